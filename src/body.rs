@@ -1,0 +1,232 @@
+//! `Body`, the one body type: empty, bytes, a channel, a slice of a file, or anybody's.
+
+mod channel;
+mod file;
+
+use std::{
+    any::Any,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use pin_project::pin_project;
+
+pub use channel::{CHANNEL_BOUND, Gone, Sender};
+pub use file::FileSlice;
+
+use crate::error::BoxError;
+
+/// The body of a request or a response.
+///
+/// It keeps its kind: what was made [`from`](Self::from) bytes is still bytes after a way through
+/// layers, so a server writes it beside the head in one call, and a [file slice](Self::file)
+/// leaves by `sendfile`. To everybody else it is an [`http_body::Body`].
+///
+/// ```
+/// use vestibule::Body;
+///
+/// let body = Body::from("hello");
+/// assert_eq!(body.len(), Some(5));
+/// assert_eq!(body.as_bytes().unwrap(), "hello");
+/// // A body that went through a generic layer is found again, not wrapped twice.
+/// assert!(Body::new(body).as_bytes().is_some());
+/// ```
+#[derive(Default)]
+pub struct Body(Kind);
+
+/// What a body is made of; drivers take it apart with [`Body::into_kind`].
+#[derive(Default)]
+pub(crate) enum Kind {
+    #[default]
+    Empty,
+    Bytes(Bytes),
+    Channel(channel::Receiver),
+    File(FileSlice),
+    Boxed(BoxBody),
+}
+
+/// Somebody's body, its type erased.
+pub(crate) type BoxBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>;
+
+impl Body {
+    /// A body with nothing in it.
+    pub fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    /// Any [`http_body::Body`] of [`Bytes`]; a [`Body`] is returned as it is.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut slot = Some(body);
+        if let Some(ours) = (&mut slot as &mut dyn Any).downcast_mut::<Option<Self>>() {
+            return ours.take().expect("the slot was filled just above");
+        }
+        let body = slot.expect("the slot was filled just above and is of another type");
+        if body.is_end_stream() && body.size_hint().exact() == Some(0) {
+            return Self::empty();
+        }
+        Self(Kind::Boxed(Box::pin(Erased(body))))
+    }
+
+    /// A body that is fed through its [`Sender`], which waits above [`CHANNEL_BOUND`] bytes.
+    ///
+    /// `len` is the exact length in bytes if it is known beforehand.
+    pub fn channel(len: Option<u64>) -> (Sender, Self) {
+        let (tx, rx) = channel::new(len);
+        (tx, Self(Kind::Channel(rx)))
+    }
+
+    /// A part of an open file. A server sends it without reading it into memory.
+    pub fn file(slice: FileSlice) -> Self {
+        Self(Kind::File(slice))
+    }
+
+    /// The exact length in bytes, if it is known.
+    #[allow(clippy::len_without_is_empty, reason = "a length that may be unknown")]
+    pub fn len(&self) -> Option<u64> {
+        http_body::Body::size_hint(self).exact()
+    }
+
+    /// The whole body, if it is in memory in one piece.
+    pub fn as_bytes(&self) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Empty => Some(Bytes::new()),
+            Kind::Bytes(b) => Some(b.clone()),
+            Kind::Channel(_) | Kind::File(_) | Kind::Boxed(_) => None,
+        }
+    }
+
+    /// The slice of a file that this body is, if it is one.
+    pub fn as_file(&self) -> Option<&FileSlice> {
+        match &self.0 {
+            Kind::File(f) => Some(f),
+            Kind::Empty | Kind::Bytes(_) | Kind::Channel(_) | Kind::Boxed(_) => None,
+        }
+    }
+
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only drivers take it apart"))]
+    pub(crate) fn into_kind(self) -> Kind {
+        self.0
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Bytes(b) => {
+                let all = std::mem::take(b);
+                self.0 = Kind::Empty;
+                Poll::Ready((!all.is_empty()).then(|| Ok(Frame::data(all))))
+            }
+            Kind::Channel(c) => c.poll_frame(cx),
+            Kind::File(f) => Poll::Ready(
+                f.read_next().transpose().map(|r| r.map(Frame::data).map_err(Into::into)),
+            ),
+            Kind::Boxed(b) => b.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Bytes(b) => b.is_empty(),
+            Kind::Channel(c) => c.is_end(),
+            Kind::File(f) => f.is_empty(),
+            Kind::Boxed(b) => b.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Bytes(b) => SizeHint::with_exact(b.len() as u64),
+            Kind::Channel(c) => c.size_hint(),
+            Kind::File(f) => SizeHint::with_exact(f.len()),
+            Kind::Boxed(b) => b.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.0 {
+            Kind::Empty => "Empty",
+            Kind::Bytes(_) => "Bytes",
+            Kind::Channel(_) => "Channel",
+            Kind::File(_) => "File",
+            Kind::Boxed(_) => "Boxed",
+        };
+        f.debug_struct("Body").field("kind", &kind).field("len", &self.len()).finish()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(if bytes.is_empty() { Kind::Empty } else { Kind::Bytes(bytes) })
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<&'static [u8]> for Body {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+/// Gives somebody's body our error type.
+#[pin_project]
+struct Erased<B>(#[pin] B);
+
+impl<B> http_body::Body for Erased<B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().0.poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}

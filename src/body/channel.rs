@@ -1,0 +1,303 @@
+//! A body that one side feeds and the other reads, with a bound between them.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+
+use crate::error::{BoxError, Error, Kind};
+
+/// Bytes that wait in a channel before its sender is told to wait: 64 KiB, one large read.
+pub const CHANNEL_BOUND: usize = 64 << 10;
+
+/// The reader of the body is gone: nobody will read what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nobody reads this body any more")]
+pub struct Gone;
+
+pub(super) fn new(len: Option<u64>) -> (Sender, Receiver) {
+    let shared = Arc::new(Mutex::new(State { left: len, ..State::default() }));
+    (Sender { shared: Some(shared.clone()) }, Receiver { shared })
+}
+
+type Shared = Arc<Mutex<State>>;
+
+#[derive(Default)]
+struct State {
+    /// Never empty slices; their lengths add up to `queued`.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    trailers: Option<HeaderMap>,
+    /// Set once, by the sender: after the queue comes the end, or this error.
+    end: Option<Result<(), BoxError>>,
+    /// What the sender promised and the reader has not yet read.
+    left: Option<u64>,
+    /// The reader has asked and found nothing.
+    wanted: bool,
+    reader_gone: bool,
+    reader: Option<Waker>,
+    sender: Option<Waker>,
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, State> {
+    // No call below panics while it holds the lock, so a poisoned one is still whole.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the waker that `cx` carries, without cloning it when it is the same.
+fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(w) => w.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+/// Feeds a [`Body::channel`](super::Body::channel).
+///
+/// Ask [`poll_ready`](Self::poll_ready) before each piece. Dropped before
+/// [`finish`](Self::finish), it ends the body with an error, so a cut body is never taken for a
+/// whole one.
+pub struct Sender {
+    /// `None` once the end was sent.
+    shared: Option<Shared>,
+}
+
+impl Sender {
+    /// Waits until the channel has room.
+    ///
+    /// # Errors
+    /// [`Gone`] when nobody reads any more.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+        let Some(shared) = &self.shared else { return Poll::Ready(Err(Gone)) };
+        let mut s = lock(shared);
+        if s.reader_gone {
+            Poll::Ready(Err(Gone))
+        } else if s.queued < CHANNEL_BOUND {
+            Poll::Ready(Ok(()))
+        } else {
+            remember(&mut s.sender, cx);
+            Poll::Pending
+        }
+    }
+
+    /// Waits until the reader has asked for data and found none.
+    ///
+    /// # Errors
+    /// [`Gone`] when nobody reads any more.
+    pub fn poll_wanted(&self, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+        let Some(shared) = &self.shared else { return Poll::Ready(Err(Gone)) };
+        let mut s = lock(shared);
+        if s.reader_gone {
+            Poll::Ready(Err(Gone))
+        } else if s.wanted {
+            Poll::Ready(Ok(()))
+        } else {
+            remember(&mut s.sender, cx);
+            Poll::Pending
+        }
+    }
+
+    /// Waits until the channel has room; [`poll_ready`](Self::poll_ready) as a future.
+    ///
+    /// # Errors
+    /// [`Gone`] when nobody reads any more.
+    pub async fn ready(&self) -> Result<(), Gone> {
+        std::future::poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// Puts a piece into the channel. It is taken even above the bound: ask for room first.
+    ///
+    /// # Errors
+    /// [`Gone`] when nobody reads any more; the piece is dropped.
+    pub fn send(&self, data: Bytes) -> Result<(), Gone> {
+        let Some(shared) = &self.shared else { return Err(Gone) };
+        let mut s = lock(shared);
+        if s.reader_gone {
+            return Err(Gone);
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        s.queued += data.len();
+        s.queue.push_back(data);
+        let waker = s.reader.take();
+        drop(s);
+        wake(waker);
+        Ok(())
+    }
+
+    /// The body is complete, with these trailers if any.
+    pub fn finish(mut self, trailers: Option<HeaderMap>) {
+        self.end(trailers, Ok(()));
+    }
+
+    /// The body breaks off: the reader gets `error` after what was sent.
+    pub fn abort(mut self, error: impl Into<BoxError>) {
+        self.end(None, Err(error.into()));
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>, end: Result<(), BoxError>) {
+        let Some(shared) = self.shared.take() else { return };
+        let mut s = lock(&shared);
+        s.trailers = trailers;
+        s.end = Some(end);
+        let waker = s.reader.take();
+        drop(s);
+        wake(waker);
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if self.shared.is_some() {
+            self.end(None, Err(Error::new(Kind::ClientGone, "the sender of the body left").into()));
+        }
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+/// The reading end; it lives inside a [`Body`](super::Body).
+pub(crate) struct Receiver {
+    shared: Shared,
+}
+
+impl Receiver {
+    pub(super) fn poll_frame(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut s = lock(&self.shared);
+        let out = if let Some(data) = s.queue.pop_front() {
+            s.queued -= data.len();
+            s.wanted = false;
+            if let Some(left) = &mut s.left {
+                *left = left.saturating_sub(data.len() as u64);
+            }
+            Poll::Ready(Some(Ok(Frame::data(data))))
+        } else if let Some(trailers) = s.trailers.take() {
+            Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        } else {
+            match s.end.take() {
+                Some(Ok(())) => {
+                    s.end = Some(Ok(()));
+                    return Poll::Ready(None);
+                }
+                Some(Err(e)) => {
+                    s.end = Some(Ok(())); // an error is told once, then the body is at its end
+                    return Poll::Ready(Some(Err(e)));
+                }
+                None => {
+                    s.wanted = true;
+                    remember(&mut s.reader, cx);
+                    Poll::Pending
+                }
+            }
+        };
+        let waker = s.sender.take();
+        drop(s);
+        wake(waker);
+        out
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        let s = lock(&self.shared);
+        s.queue.is_empty() && s.trailers.is_none() && matches!(s.end, Some(Ok(())))
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match lock(&self.shared).left {
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut s = lock(&self.shared);
+        s.reader_gone = true;
+        let rest = std::mem::take(&mut s.queue);
+        s.queued = 0;
+        let waker = s.sender.take();
+        drop(s);
+        drop(rest);
+        wake(waker);
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(w) = waker {
+        w.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::Pin, task::Waker};
+
+    use http_body::Body as _;
+
+    use super::{super::Body, *};
+
+    fn poll(body: &mut Body) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn carries_data_then_trailers_then_the_end() {
+        let (tx, mut body) = Body::channel(Some(3));
+        assert!(poll(&mut body).is_pending());
+        tx.send("abc".into()).unwrap();
+        assert_eq!(body.len(), Some(3));
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        tx.finish(Some(trailers.clone()));
+        let Poll::Ready(Some(Ok(frame))) = poll(&mut body) else { panic!() };
+        assert_eq!(frame.into_data().unwrap(), "abc");
+        assert_eq!(body.len(), Some(0));
+        let Poll::Ready(Some(Ok(frame))) = poll(&mut body) else { panic!() };
+        assert_eq!(frame.into_trailers().unwrap(), trailers);
+        assert!(matches!(poll(&mut body), Poll::Ready(None)));
+        assert!(body.is_end_stream());
+    }
+
+    #[test]
+    fn a_dropped_sender_is_an_error_and_not_an_end() {
+        let (tx, mut body) = Body::channel(None);
+        tx.send("ab".into()).unwrap();
+        drop(tx);
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
+        assert!(matches!(poll(&mut body), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn the_sender_waits_at_the_bound_and_learns_that_the_reader_left() {
+        let cx = Context::from_waker(Waker::noop());
+        let (tx, mut body) = Body::channel(None);
+        tx.send(Bytes::from(vec![0; CHANNEL_BOUND - 1])).unwrap();
+        assert!(tx.poll_ready(&cx).is_ready());
+        tx.send("x".into()).unwrap();
+        assert!(tx.poll_ready(&cx).is_pending());
+        assert!(tx.poll_wanted(&cx).is_pending());
+        assert!(poll(&mut body).is_ready());
+        assert!(tx.poll_ready(&cx).is_ready());
+        assert!(poll(&mut body).is_ready());
+        assert!(poll(&mut body).is_pending());
+        assert_eq!(tx.poll_wanted(&cx), Poll::Ready(Ok(())));
+        drop(body);
+        assert_eq!(tx.poll_ready(&cx), Poll::Ready(Err(Gone)));
+        assert_eq!(tx.send("y".into()), Err(Gone));
+    }
+}

@@ -1,0 +1,102 @@
+//! A slice of an open file as a body.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+/// The most that is read at once when a file cannot leave by `sendfile`.
+const READ_STEP: u64 = 64 << 10;
+
+/// Bytes `offset .. offset + len` of an open file.
+///
+/// The descriptor is shared, its position is not used: many responses may send one open file.
+/// On a plain socket a server sends it with `sendfile`; anywhere else it is read in steps of
+/// 64 KiB, on the thread that asks.
+#[derive(Debug, Clone)]
+pub struct FileSlice {
+    file: Arc<File>,
+    offset: u64,
+    len: u64,
+}
+
+impl FileSlice {
+    /// A slice of `len` bytes from `offset` on.
+    ///
+    /// If the file turns out shorter, the body ends in an error: nothing is padded.
+    pub fn new(file: Arc<File>, offset: u64, len: u64) -> Self {
+        Self { file, offset, len }
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Where the slice begins in the file, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many bytes are left.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Is nothing left?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Marks `n` bytes at the front as sent.
+    pub fn advance(&mut self, n: u64) {
+        let n = n.min(self.len);
+        self.offset += n;
+        self.len -= n;
+    }
+
+    /// Reads the next bytes, at most 64 KiB; `None` at the end of the slice.
+    ///
+    /// # Errors
+    /// Those of the file, and `UnexpectedEof` if it has shrunk.
+    pub fn read_next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.len == 0 {
+            return Ok(None);
+        }
+        let step = self.len.min(READ_STEP);
+        let mut buf = BytesMut::zeroed(usize::try_from(step).expect("at most READ_STEP"));
+        let n = self.file.read_at(&mut buf, self.offset)?;
+        if n == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has shrunk"));
+        }
+        buf.truncate(n);
+        self.advance(n as u64);
+        Ok(Some(buf.freeze()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn reads_its_slice_in_steps_and_refuses_to_pad() {
+        let mut f = tempfile::tempfile().unwrap();
+        let data: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
+        f.write_all(&data).unwrap();
+        let file = Arc::new(f);
+
+        let mut slice = FileSlice::new(file.clone(), 10, 150_000);
+        let mut got = Vec::new();
+        while let Some(b) = slice.read_next().unwrap() {
+            assert!(b.len() as u64 <= READ_STEP);
+            got.extend_from_slice(&b);
+        }
+        assert_eq!(got, data[10..150_010]);
+
+        let mut beyond = FileSlice::new(file, 199_999, 2);
+        assert_eq!(beyond.read_next().unwrap().unwrap().len(), 1);
+        assert_eq!(beyond.read_next().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,1 @@
+//! Drivers: a protocol core married to a socket.

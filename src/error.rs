@@ -1,0 +1,136 @@
+//! The crate's error: opaque, asked by `is_*` questions, sorted by nature and by blame.
+
+use std::{error::Error as StdError, fmt};
+
+/// Any error at all, as tower's ecosystem passes it on.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What kind of failure this is: whose fault, and whether it was a matter of time, size or form.
+///
+/// No kind belongs to one protocol or one layer; the cause, which does, is the error's `source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The client sent something that is not a valid request.
+    BadRequest,
+    /// The client's request is larger than a limit here.
+    TooLarge,
+    /// The client took too long to send its request.
+    ClientTimeout,
+    /// The client went away before the exchange was complete.
+    ClientGone,
+    /// There is no capacity now: a queue was full, or a request waited in it for too long.
+    Overloaded,
+    /// The work took longer than it may.
+    Timeout,
+    /// A server behind us could not be reached, or sent something that is not a valid response.
+    BadGateway,
+    /// Our own fault, or the application's.
+    Internal,
+}
+
+/// The error of every service in this crate.
+///
+/// It is opaque: ask [`kind`](Self::kind) or one of the `is_*` questions. The wording of its
+/// message may change; its [`source`](StdError::source) is for reading, not for matching.
+///
+/// ```
+/// use vestibule::error::{Error, Kind};
+///
+/// let e = Error::new(Kind::Overloaded, "the queue is full");
+/// assert!(e.is_overloaded() && !e.is_timeout());
+/// assert_eq!(e.to_string(), "no capacity: the queue is full");
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    source: BoxError,
+}
+
+impl Error {
+    /// An error of this kind, with its cause.
+    pub fn new(kind: Kind, source: impl Into<BoxError>) -> Self {
+        Self(Box::new(Inner { kind, source: source.into() }))
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// Was there no capacity for the request?
+    pub fn is_overloaded(&self) -> bool {
+        self.0.kind == Kind::Overloaded
+    }
+
+    /// Did something take too long, the client or the work?
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.kind, Kind::Timeout | Kind::ClientTimeout)
+    }
+
+    /// Is it the client's doing?
+    pub fn is_client(&self) -> bool {
+        matches!(
+            self.0.kind,
+            Kind::BadRequest | Kind::TooLarge | Kind::ClientTimeout | Kind::ClientGone
+        )
+    }
+
+    /// The first [`Error`] in `error`'s chain of causes, `error` itself included.
+    ///
+    /// Layers of other crates wrap errors; this finds ours inside.
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        let mut at = Some(error);
+        while let Some(e) = at {
+            if let Some(found) = e.downcast_ref::<Self>() {
+                return Some(found);
+            }
+            at = e.source();
+        }
+        None
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.0.kind {
+            Kind::BadRequest => "bad request",
+            Kind::TooLarge => "request too large",
+            Kind::ClientTimeout => "client too slow",
+            Kind::ClientGone => "client gone",
+            Kind::Overloaded => "no capacity",
+            Kind::Timeout => "timed out",
+            Kind::BadGateway => "bad gateway",
+            Kind::Internal => "internal error",
+        };
+        write!(f, "{what}: {}", self.0.source)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error").field("kind", &self.0.kind).field("source", &self.0.source).finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_found_inside_foreign_wrappers() {
+        let inner = Error::new(Kind::TooLarge, "9 bytes over");
+        let outer = std::io::Error::other(inner);
+        // io::Error hands out its payload's source, so wrap once more as a layer would.
+        let wrapped = Error::new(Kind::Internal, outer);
+        assert_eq!(Error::find(&wrapped).map(Error::kind), Some(Kind::Internal));
+        assert!(Error::find(&fmt::Error).is_none());
+    }
+}

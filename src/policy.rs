@@ -1,0 +1,1 @@
+//! Decisions as plain state: which endpoint, when to restart. No clock, no sockets.

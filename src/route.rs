@@ -1,0 +1,1 @@
+//! `Router`: by host and path prefix.

@@ -1,0 +1,1 @@
+//! What HTTP means, apart from how it travels: pure functions of RFC 9110.

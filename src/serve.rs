@@ -1,0 +1,1 @@
+//! `serve`: listener and service, and nothing else to say.

@@ -1,0 +1,1 @@
+//! Reverse proxy: requests to servers elsewhere.

@@ -1,0 +1,1 @@
+//! The application tier: workers that run the application.
