@@ -1,1 +1,29 @@
-//! HTTP/1.1 (RFC 9112), without a connection.
+//! HTTP/1.1 (RFC 9112) without a connection: bytes in, events out, and back.
+//!
+//! [`Conn`] is the whole protocol for one connection, for either [role](Role). It has no socket,
+//! no task and no clock, so it can be tested, fuzzed and driven by anything. Everything it reads
+//! it reads strictly: a byte sequence that two parties could take for different messages is a
+//! [`Fault`], never repaired. Everything a peer can grow has a bound in [`Limits`].
+//!
+//! Heads are parsed line by line as they come, each line once; names become `http` types, values
+//! are slices of the read buffer. What is written is written from the model, with exactly one
+//! framing field.
+
+mod chunked;
+mod conn;
+mod encode;
+mod error;
+mod framing;
+mod head;
+mod keep;
+mod limits;
+mod request;
+mod response;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub use conn::{Client, Conn, Event, Role, Server};
+pub use error::{Fault, Misuse};
+pub use framing::Length;
+pub use limits::Limits;

@@ -1,0 +1,169 @@
+//! The chunked coding (RFC 9112 section 7.1), decoded from a buffer.
+//!
+//! ```text
+//!   Size ──size line──▶ Data ──all of it──▶ DataEnd ──CRLF──▶ Size
+//!     └──size 0──▶ Trailers ──empty line──▶ (end)
+//! ```
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, header};
+
+use super::{
+    Fault, Limits,
+    head::{Lines, Section},
+    scan,
+};
+
+/// A decoder of one body.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    state: State,
+    /// Extension bytes seen in the whole body.
+    extensions: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Expects a size line, in whose first `scanned` bytes there is no LF.
+    Size {
+        scanned: usize,
+    },
+    /// So many bytes of the chunk are to come.
+    Data(u64),
+    /// Expects the CRLF after a chunk.
+    DataEnd,
+    Trailers(Lines),
+}
+
+/// One step of decoding.
+#[derive(Debug)]
+pub(super) enum Step {
+    Data(Bytes),
+    End(Option<HeaderMap>),
+    /// The input does not hold a whole line.
+    More,
+}
+
+/// 16 hex digits are 64 bits.
+const SIZE_DIGITS: usize = 16;
+
+impl Decoder {
+    pub(super) fn new() -> Self {
+        Self { state: State::Size { scanned: 0 }, extensions: 0 }
+    }
+
+    /// Takes one step's bytes from the front of `input`.
+    pub(super) fn step(&mut self, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
+        loop {
+            match &mut self.state {
+                State::Size { scanned } => {
+                    let Some(at) = memchr::memchr(b'\n', &input[*scanned..]) else {
+                        *scanned = input.len();
+                        // Digits, the extensions that are still allowed, and CR.
+                        let most = SIZE_DIGITS + limits.chunk_extension_bytes - self.extensions + 1;
+                        return if input.len() > most { Err(Fault::Chunk) } else { Ok(Step::More) };
+                    };
+                    let lf = *scanned + at;
+                    let line = input[..lf].strip_suffix(b"\r").ok_or(Fault::Chunk)?;
+                    let (size, extension) = size_line(line)?;
+                    self.extensions += extension;
+                    if self.extensions > limits.chunk_extension_bytes {
+                        return Err(Fault::Chunk);
+                    }
+                    input.advance(lf + 1);
+                    self.state = match size {
+                        0 => State::Trailers(Lines::default()),
+                        n => State::Data(n),
+                    };
+                }
+                State::Data(left) => {
+                    if input.is_empty() {
+                        return Ok(Step::More);
+                    }
+                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    *left -= n as u64;
+                    if *left == 0 {
+                        self.state = State::DataEnd;
+                    }
+                    return Ok(Step::Data(input.split_to(n).freeze()));
+                }
+                State::DataEnd => match input[..] {
+                    [b'\r', b'\n', ..] => {
+                        input.advance(2);
+                        self.state = State::Size { scanned: 0 };
+                    }
+                    [] | [b'\r'] => return Ok(Step::More),
+                    _ => return Err(Fault::Chunk),
+                },
+                State::Trailers(lines) => return trailers(lines, input, limits),
+            }
+        }
+    }
+}
+
+/// `chunk-size [ chunk-ext ]`: the size, and how many bytes the extension has.
+///
+/// Strict: no sign, no white space before the extension, and no control byte in it.
+fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
+    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    if digits == 0 || digits > SIZE_DIGITS {
+        return Err(Fault::Chunk);
+    }
+    let size = line[..digits].iter().fold(0u64, |n, b| {
+        let digit = match b {
+            b'0'..=b'9' => b - b'0',
+            _ => (b | 0x20) - b'a' + 10,
+        };
+        n << 4 | u64::from(digit)
+    });
+    let extension = &line[digits..];
+    let plain = extension.is_empty() || (extension[0] == b';' && scan::is_field_value(extension));
+    if !plain {
+        return Err(Fault::Chunk);
+    }
+    Ok((size, extension.len()))
+}
+
+fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
+    let section = Section { start_line: false, skip_empty: false, bytes: limits.trailer_bytes };
+    let Some(len) = lines.read(input, section, limits)? else { return Ok(Step::More) };
+    let block = input.split_to(len).freeze();
+    if len == 2 {
+        return Ok(Step::End(None));
+    }
+    let mut map = lines.map();
+    for field in lines.fields(&block) {
+        let (name, value) = field?;
+        if forbidden(&name) {
+            return Err(Fault::Trailer);
+        }
+        map.append(name, value);
+    }
+    Ok(Step::End(Some(map)))
+}
+
+/// May this field not be a trailer (RFC 9110 section 6.5.1)? Those that frame, route or
+/// authenticate a message, or say how to read its body.
+fn forbidden(name: &HeaderName) -> bool {
+    const NAMES: [HeaderName; 18] = [
+        header::TRANSFER_ENCODING,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::TRAILER,
+        header::TE,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::EXPECT,
+        header::RANGE,
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+        header::LOCATION,
+        header::CACHE_CONTROL,
+        header::MAX_FORWARDS,
+    ];
+    NAMES.contains(name)
+}

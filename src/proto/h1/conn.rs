@@ -1,0 +1,665 @@
+//! The connection's state machine: everything that changes its state is in this file.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request, response};
+
+use super::{
+    Fault, Length, Limits, Misuse,
+    chunked::{Decoder, Step},
+    encode::{self, Framing},
+    framing,
+    head::{Lines, Section},
+    keep::Connection,
+};
+
+/// One HTTP/1.1 connection, without the connection: no socket, no task, no clock.
+///
+/// Methods come in four kinds.
+/// - *Told*: [`recv`](Self::recv), [`recv_eof`](Self::recv_eof): something happened out there.
+/// - *Asked*: `send_head`, [`send_data`](Self::send_data), [`send_end`](Self::send_end): the
+///   application wants something sent. They append bytes to a buffer of the caller's.
+/// - *Wants*: [`wants_read`](Self::wants_read), [`wants_continue`](Self::wants_continue),
+///   [`deadline`](Self::deadline): what the driver should do next.
+/// - *State*: [`is_idle`](Self::is_idle), [`keeps_alive`](Self::keeps_alive) and others.
+///
+/// `now` must not go backwards. An *asked* method in a wrong state returns [`Misuse`] and changes
+/// nothing; a peer's error is a [`Fault`], after which nothing more is read.
+///
+/// Each half, reading and writing, goes through the same states:
+///
+/// ```text
+///            head            data*          end
+///   Idle ───────────▶ Body ─────────▶ Body ─────▶ Done ──(both Done, keep-alive)──▶ Idle
+///     └── eof ▶ Closed   └── fault ▶ Closed           └──(either says close)──▶ Closed
+/// ```
+///
+/// ```
+/// use std::{sync::Arc, time::Instant};
+/// use bytes::BytesMut;
+/// use vestibule::proto::h1::{Conn, Event, Limits, Server};
+///
+/// let mut conn = Conn::<Server>::new(Arc::new(Limits::default()), Instant::now());
+/// let mut input = BytesMut::from("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+/// let Some(Event::Head(head)) = conn.recv(Instant::now(), &mut input)? else { panic!() };
+/// assert_eq!(head.uri.path(), "/hello");
+/// # Ok::<(), vestibule::proto::h1::Fault>(())
+/// ```
+#[derive(Debug)]
+pub struct Conn<R: Role> {
+    reading: Reading,
+    writing: Writing,
+    /// So far nobody said close.
+    keep_alive: bool,
+    role: R,
+    limits: Arc<Limits>,
+    /// When the phase that [`deadline`](Self::deadline) bounds began.
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum Reading {
+    /// Nothing of the next message has come; `fresh` on a connection that never had one.
+    Idle {
+        fresh: bool,
+    },
+    Head(Lines),
+    Length(u64),
+    Chunked(Decoder),
+    UntilClose,
+    /// The message is complete; the other half is not.
+    Done,
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Idle,
+    Length(u64),
+    Chunked,
+    UntilClose,
+    Done,
+    Closed,
+}
+
+/// What [`Conn::recv`] found.
+#[derive(Debug)]
+pub enum Event<H> {
+    /// A whole head.
+    Head(H),
+    /// A piece of the body, never empty.
+    Data(Bytes),
+    /// The message is complete; trailers if it had any.
+    End(Option<HeaderMap>),
+}
+
+/// Which side of the connection this is.
+pub trait Role: sealed::Role {}
+
+mod sealed {
+    use super::{Bytes, Fault, Length, Lines};
+
+    /// What a head says about its message.
+    #[derive(Debug)]
+    pub struct Read<H> {
+        pub head: Option<H>,
+        pub length: Length,
+        pub keep_alive: bool,
+    }
+
+    pub trait Role: Sized {
+        type Head;
+        /// Does one empty line before a head pass?
+        const SKIP_EMPTY: bool;
+        /// Is a head only read in answer to one that was sent?
+        const ASKS_FIRST: bool;
+        fn parse(
+            &mut self,
+            head: &Bytes,
+            lines: &Lines,
+            limit: usize,
+        ) -> Result<Read<Self::Head>, Fault>;
+    }
+}
+
+use sealed::Read;
+
+/// Reads requests, writes responses.
+#[derive(Debug, Default)]
+pub struct Server {
+    version: Version,
+    /// The response must have no body: the request was HEAD.
+    head: bool,
+    expects_continue: bool,
+}
+
+/// Writes requests, reads responses.
+#[derive(Debug, Default)]
+pub struct Client {
+    /// Of the request that is under way.
+    method: Method,
+    interim: usize,
+}
+
+impl Role for Server {}
+impl Role for Client {}
+
+impl sealed::Role for Server {
+    type Head = request::Parts;
+    const SKIP_EMPTY: bool = true;
+    const ASKS_FIRST: bool = false;
+
+    fn parse(
+        &mut self,
+        head: &Bytes,
+        lines: &Lines,
+        _limit: usize,
+    ) -> Result<Read<Self::Head>, Fault> {
+        let (parts, meta) = super::request::parse(head, lines)?;
+        self.version = parts.version;
+        self.head = parts.method == Method::HEAD;
+        self.expects_continue = meta.expects_continue;
+        Ok(Read { head: Some(parts), length: meta.length, keep_alive: meta.keep_alive })
+    }
+}
+
+impl sealed::Role for Client {
+    type Head = response::Parts;
+    const SKIP_EMPTY: bool = false;
+    const ASKS_FIRST: bool = true;
+
+    fn parse(
+        &mut self,
+        head: &Bytes,
+        lines: &Lines,
+        limit: usize,
+    ) -> Result<Read<Self::Head>, Fault> {
+        let (parts, meta) = super::response::parse(head, lines, &self.method)?;
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Fault::Switched);
+        }
+        let interim = parts.status.is_informational();
+        if interim {
+            self.interim += 1;
+            if self.interim > limit {
+                return Err(Fault::Interim);
+            }
+        }
+        let head = (!interim).then_some(parts);
+        Ok(Read { head, length: meta.length, keep_alive: meta.keep_alive })
+    }
+}
+
+impl<R: Role + Default> Conn<R> {
+    /// A connection at its beginning.
+    pub fn new(limits: Arc<Limits>, now: Instant) -> Self {
+        Self {
+            reading: Reading::Idle { fresh: true },
+            writing: Writing::Idle,
+            keep_alive: true,
+            role: R::default(),
+            limits,
+            since: now,
+        }
+    }
+}
+
+/// Told.
+impl<R: Role> Conn<R> {
+    /// Takes what it can from the front of `input`, which holds what has come and was not taken.
+    ///
+    /// `None` means that more bytes are needed, or that none are wanted now: ask
+    /// [`wants_read`](Self::wants_read). Call it again with more bytes behind those that it left.
+    ///
+    /// # Errors
+    /// The peer's [`Fault`]. The reading half is closed after it.
+    pub fn recv(
+        &mut self,
+        now: Instant,
+        input: &mut BytesMut,
+    ) -> Result<Option<Event<R::Head>>, Fault> {
+        let result = self.recv_inner(now, input);
+        if result.is_err() {
+            self.reading = Reading::Closed;
+            self.keep_alive = false;
+        }
+        result
+    }
+
+    fn recv_inner(
+        &mut self,
+        now: Instant,
+        input: &mut BytesMut,
+    ) -> Result<Option<Event<R::Head>>, Fault> {
+        match &mut self.reading {
+            Reading::Idle { .. } | Reading::Head(_) => self.recv_head(now, input),
+            Reading::Length(0) => Ok(Some(self.recv_end(now, None))),
+            Reading::Length(_) | Reading::UntilClose if input.is_empty() => Ok(None),
+            Reading::Length(left) => {
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                *left -= n as u64;
+                self.since = now;
+                Ok(Some(Event::Data(input.split_to(n).freeze())))
+            }
+            Reading::UntilClose => {
+                self.since = now;
+                Ok(Some(Event::Data(input.split().freeze())))
+            }
+            Reading::Chunked(decoder) => match decoder.step(input, &self.limits)? {
+                Step::More => Ok(None),
+                Step::Data(data) => {
+                    self.since = now;
+                    Ok(Some(Event::Data(data)))
+                }
+                Step::End(trailers) => Ok(Some(self.recv_end(now, trailers))),
+            },
+            Reading::Done | Reading::Closed => Ok(None),
+        }
+    }
+
+    fn recv_head(
+        &mut self,
+        now: Instant,
+        input: &mut BytesMut,
+    ) -> Result<Option<Event<R::Head>>, Fault> {
+        let section =
+            Section { start_line: true, skip_empty: R::SKIP_EMPTY, bytes: self.limits.head_bytes };
+        loop {
+            if input.is_empty() {
+                return Ok(None);
+            }
+            if R::ASKS_FIRST && self.writing == Writing::Idle {
+                return Err(Fault::Unsolicited);
+            }
+            if let Reading::Idle { fresh } = self.reading {
+                // A later head has its time from its first byte, the first one from the start.
+                if !fresh {
+                    self.since = now;
+                }
+                self.reading = Reading::Head(Lines::default());
+            }
+            let Reading::Head(lines) = &mut self.reading else {
+                unreachable!("called in Idle and Head only")
+            };
+            let Some(len) = lines.read(input, section, &self.limits)? else { return Ok(None) };
+            let lines = std::mem::take(lines);
+            let head = input.split_to(len).freeze();
+            let read = self.role.parse(&head, &lines, self.limits.interim_responses)?;
+            let Some(head) = read.head else { continue }; // an interim response
+            self.keep_alive &= read.keep_alive;
+            self.since = now;
+            self.reading = match read.length {
+                Length::Known(n) => Reading::Length(n),
+                Length::Chunked => Reading::Chunked(Decoder::new()),
+                Length::UntilClose => Reading::UntilClose,
+            };
+            return Ok(Some(Event::Head(head)));
+        }
+    }
+
+    fn recv_end(&mut self, now: Instant, trailers: Option<HeaderMap>) -> Event<R::Head> {
+        self.reading = Reading::Done;
+        self.turn(now);
+        Event::End(trailers)
+    }
+
+    /// The peer will send nothing more.
+    ///
+    /// # Errors
+    /// [`Fault::Truncated`] in the middle of a message. Between messages, or at the end of a body
+    /// that ends with the connection (then an [`Event::End`] is returned), it is in order.
+    pub fn recv_eof(&mut self, now: Instant) -> Result<Option<Event<R::Head>>, Fault> {
+        self.keep_alive = false;
+        match std::mem::replace(&mut self.reading, Reading::Closed) {
+            Reading::UntilClose => Ok(Some(self.recv_end(now, None))),
+            Reading::Idle { .. } | Reading::Closed => Ok(None),
+            Reading::Done => {
+                self.reading = Reading::Done;
+                Ok(None)
+            }
+            Reading::Head(lines) if lines.is_new() => Ok(None),
+            Reading::Head(_) | Reading::Length(_) | Reading::Chunked(_) => Err(Fault::Truncated),
+        }
+    }
+
+    /// [`deadline`](Self::deadline) has passed. `None`: the connection was idle, close it quietly.
+    pub fn timeout(&mut self) -> Option<Fault> {
+        self.keep_alive = false;
+        match std::mem::replace(&mut self.reading, Reading::Closed) {
+            Reading::Idle { .. } | Reading::Closed | Reading::Done => None,
+            Reading::Head(_) | Reading::Length(_) | Reading::Chunked(_) | Reading::UntilClose => {
+                Some(Fault::Timeout)
+            }
+        }
+    }
+}
+
+/// Asked.
+impl<R: Role> Conn<R> {
+    /// Announces `n` bytes of the body: writes what stands before them, and returns what must
+    /// follow them.
+    ///
+    /// The bytes themselves are the caller's to send, so they need not be copied.
+    ///
+    /// # Errors
+    /// [`Misuse`] if no body is under way or it would be longer than announced.
+    pub fn send_data(&mut self, n: usize, out: &mut BytesMut) -> Result<&'static [u8], Misuse> {
+        match &mut self.writing {
+            _ if n == 0 => Ok(b""),
+            Writing::Length(left) => {
+                *left = left.checked_sub(n as u64).ok_or(Misuse::TooLong)?;
+                Ok(b"")
+            }
+            Writing::Chunked => {
+                encode::chunk_size(n, out);
+                Ok(b"\r\n")
+            }
+            Writing::UntilClose => Ok(b""),
+            Writing::Idle | Writing::Done | Writing::Closed => Err(Misuse::State),
+        }
+    }
+
+    /// Ends the message. Trailers go out with a chunked body and are dropped otherwise.
+    ///
+    /// # Errors
+    /// [`Misuse::TooShort`] before all announced bytes; the connection can then only be closed.
+    pub fn send_end(
+        &mut self,
+        now: Instant,
+        trailers: Option<&HeaderMap>,
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        match self.writing {
+            Writing::Length(0) => {}
+            Writing::Length(_) => return Err(Misuse::TooShort),
+            Writing::Chunked => encode::last_chunk(trailers, out),
+            Writing::UntilClose => self.keep_alive = false,
+            Writing::Idle | Writing::Done | Writing::Closed => return Err(Misuse::State),
+        }
+        self.writing = Writing::Done;
+        if matches!(self.reading, Reading::Idle { .. }) {
+            self.since = now; // from here on it is the answer that is waited for
+        }
+        self.turn(now);
+        Ok(())
+    }
+
+    /// No further message after the present ones.
+    pub fn close_after(&mut self) {
+        self.keep_alive = false;
+        if matches!(self.reading, Reading::Idle { .. }) && self.writing == Writing::Idle {
+            self.reading = Reading::Closed;
+            self.writing = Writing::Closed;
+        }
+    }
+
+    /// The joint rule: when both halves are done the next exchange begins, or none.
+    fn turn(&mut self, now: Instant) {
+        if !matches!(self.reading, Reading::Done) || self.writing != Writing::Done {
+            return;
+        }
+        self.since = now;
+        if self.keep_alive {
+            self.reading = Reading::Idle { fresh: false };
+            self.writing = Writing::Idle;
+        } else {
+            self.reading = Reading::Closed;
+            self.writing = Writing::Closed;
+        }
+    }
+}
+
+impl Conn<Server> {
+    /// `100 Continue`, if the client waits for it.
+    pub fn send_continue(&mut self, out: &mut BytesMut) {
+        if std::mem::take(&mut self.role.expects_continue) {
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    /// Sends a final response's head; `length` is that of the body, `None` if unknown.
+    ///
+    /// `prepared` is whole field lines, written as they are: the `Date` of the second, say.
+    /// Framing and `Connection` are written here and nowhere else. With HEAD, 204 and 304 no body
+    /// may follow; a HEAD response keeps the head's own `Content-Length`.
+    ///
+    /// # Errors
+    /// [`Misuse`] out of turn, with a status below 200, or with a `Content-Length` that
+    /// contradicts `length`.
+    pub fn send_head(
+        &mut self,
+        now: Instant,
+        status: StatusCode,
+        headers: &HeaderMap,
+        length: Option<u64>,
+        prepared: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        if self.writing != Writing::Idle || matches!(self.reading, Reading::Idle { .. }) {
+            return Err(Misuse::State);
+        }
+        if status.is_informational() {
+            return Err(Misuse::Status);
+        }
+        let own = headers.get(header::CONTENT_LENGTH);
+        let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let (framing, writing) = if no_content {
+            (Framing::None, Writing::Length(0))
+        } else if self.role.head {
+            (of_head(own, length), Writing::Length(0))
+        } else {
+            self.framing(own, length)?
+        };
+        if self.reads_body() && std::mem::take(&mut self.role.expects_continue) {
+            // The client may send the body now or never: only a new connection is clear.
+            self.keep_alive = false;
+        }
+        if writing == Writing::UntilClose || Connection::of(headers).says_close() {
+            self.keep_alive = false;
+        }
+        out.reserve(256 + prepared.len());
+        encode::status_line(status, out);
+        encode::fields(headers, out);
+        out.extend_from_slice(prepared);
+        encode::framing(framing, out);
+        encode::connection(self.keep_alive, self.role.version, out);
+        out.extend_from_slice(b"\r\n");
+        self.writing = writing;
+        self.since = now;
+        Ok(())
+    }
+
+    fn framing(
+        &self,
+        own: Option<&HeaderValue>,
+        length: Option<u64>,
+    ) -> Result<(Framing, Writing), Misuse> {
+        let own = match own {
+            Some(v) => Some(framing::content_length(v.as_bytes()).ok_or(Misuse::Length)?),
+            None => None,
+        };
+        match (own, length) {
+            (Some(a), Some(b)) if a != b => Err(Misuse::Length),
+            (_, Some(n)) | (Some(n), None) => Ok((Framing::Length(n), Writing::Length(n))),
+            (None, None) if self.role.version == Version::HTTP_10 => {
+                Ok((Framing::None, Writing::UntilClose))
+            }
+            (None, None) => Ok((Framing::Chunked, Writing::Chunked)),
+        }
+    }
+
+    /// Writes a short answer to a fault or to none, whatever the state, and closes after it.
+    ///
+    /// `false`, and nothing is written, if a response has already begun.
+    pub fn send_last(&mut self, status: StatusCode, prepared: &[u8], out: &mut BytesMut) -> bool {
+        if self.writing != Writing::Idle {
+            return false;
+        }
+        encode::status_line(status, out);
+        out.extend_from_slice(prepared);
+        let reason = status.canonical_reason().unwrap_or_default();
+        let len = if self.role.head { 0 } else { 3 + 1 + reason.len() + 1 };
+        out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
+        encode::framing(Framing::Length(len as u64), out);
+        encode::connection(false, Version::HTTP_11, out);
+        out.extend_from_slice(b"\r\n");
+        if !self.role.head {
+            for part in [status.as_str(), " ", reason, "\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
+        self.keep_alive = false;
+        self.reading = Reading::Closed;
+        self.writing = Writing::Closed;
+        true
+    }
+}
+
+/// The framing fields of a response to HEAD: those that GET would have had.
+fn of_head(own: Option<&HeaderValue>, length: Option<u64>) -> Framing {
+    match own.and_then(|v| framing::content_length(v.as_bytes())) {
+        Some(n) => Framing::Length(n),
+        // An empty body says nothing of what GET would have sent.
+        None => match length {
+            Some(n) if n > 0 => Framing::Length(n),
+            _ => Framing::None,
+        },
+    }
+}
+
+impl Conn<Client> {
+    /// Sends a request's head; `length` is that of the body, `None` if unknown (then chunked).
+    ///
+    /// `prepared` is whole field lines, written as they are.
+    ///
+    /// # Errors
+    /// [`Misuse`] out of turn, with a target that has no form for its method, or with a
+    /// `Content-Length` that contradicts `length`.
+    pub fn send_head(
+        &mut self,
+        now: Instant,
+        method: &Method,
+        target: &Uri,
+        headers: &HeaderMap,
+        length: Option<u64>,
+        prepared: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        if !self.is_idle() {
+            return Err(Misuse::State);
+        }
+        if let (Some(own), Some(n)) = (headers.get(header::CONTENT_LENGTH), length)
+            && framing::content_length(own.as_bytes()) != Some(n)
+        {
+            return Err(Misuse::Length);
+        }
+        out.reserve(512);
+        if !encode::request_line(method, target, out) {
+            return Err(Misuse::Target);
+        }
+        let (framing, writing) = match length {
+            // RFC 9110 section 8.6: methods that expect a body say that there is none.
+            Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
+                (Framing::Length(0), Writing::Length(0))
+            }
+            Some(0) => (Framing::None, Writing::Length(0)),
+            Some(n) => (Framing::Length(n), Writing::Length(n)),
+            None => (Framing::Chunked, Writing::Chunked),
+        };
+        if !headers.contains_key(header::HOST) {
+            let host = target.authority().map_or("", |a| a.as_str());
+            encode::field(b"host", host.as_bytes(), out);
+        }
+        encode::fields(headers, out);
+        out.extend_from_slice(prepared);
+        encode::framing(framing, out);
+        out.extend_from_slice(b"\r\n");
+        self.role = Client { method: method.clone(), interim: 0 };
+        self.writing = writing;
+        self.reading = Reading::Idle { fresh: true };
+        self.since = now;
+        Ok(())
+    }
+}
+
+/// Wants.
+impl<R: Role> Conn<R> {
+    /// Could more bytes be of use now? Not between a complete request and its answer.
+    pub fn wants_read(&self) -> bool {
+        !matches!(self.reading, Reading::Done | Reading::Closed)
+    }
+
+    /// Until when the peer must have made progress; the driver then calls
+    /// [`timeout`](Self::timeout). `None` while it is not the peer that is waited for.
+    pub fn deadline(&self) -> Option<Instant> {
+        let l = &self.limits;
+        let span = match self.reading {
+            Reading::Idle { fresh: false } => l.idle_timeout,
+            Reading::Idle { fresh: true } | Reading::Head(_) => l.head_timeout,
+            Reading::Length(_) | Reading::Chunked(_) | Reading::UntilClose => l.body_timeout,
+            Reading::Done | Reading::Closed => return None,
+        };
+        // A span so long that it leaves the clock's range is no deadline.
+        self.since.checked_add(span)
+    }
+
+    /// The body is waited for again, after a pause that was not the peer's.
+    pub fn resume(&mut self, now: Instant) {
+        self.since = now;
+    }
+}
+
+impl Conn<Server> {
+    /// Does the client wait for `100 Continue` before it sends the body?
+    pub fn wants_continue(&self) -> bool {
+        self.role.expects_continue
+    }
+}
+
+/// State.
+impl<R: Role> Conn<R> {
+    /// Between exchanges, and another may begin.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.reading, Reading::Idle { .. }) && self.writing == Writing::Idle
+    }
+
+    /// Will another exchange follow the present one?
+    pub fn keeps_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Is the body of a received head still to come, in part or whole?
+    pub fn reads_body(&self) -> bool {
+        match self.reading {
+            Reading::Length(n) => n > 0,
+            Reading::Chunked(_) | Reading::UntilClose => true,
+            Reading::Idle { .. } | Reading::Head(_) | Reading::Done | Reading::Closed => false,
+        }
+    }
+
+    /// How many bytes of the body are to come, if that is known.
+    pub fn body_left(&self) -> Option<u64> {
+        match self.reading {
+            Reading::Length(n) => Some(n),
+            Reading::Done | Reading::Closed | Reading::Idle { .. } | Reading::Head(_) => Some(0),
+            Reading::Chunked(_) | Reading::UntilClose => None,
+        }
+    }
+
+    /// Has the head of an outgoing message been sent, and not yet its end?
+    pub fn writes_body(&self) -> bool {
+        matches!(self.writing, Writing::Length(_) | Writing::Chunked | Writing::UntilClose)
+    }
+
+    /// Is the body that follows the outgoing head empty by the head's own rules (HEAD, 204, 304)?
+    pub fn sends_no_body(&self) -> bool {
+        self.writing == Writing::Length(0)
+    }
+
+    /// Nothing more will be read or written.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.reading, Reading::Closed)
+            && matches!(self.writing, Writing::Closed | Writing::Done | Writing::Idle)
+    }
+}

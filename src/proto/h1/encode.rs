@@ -1,0 +1,158 @@
+//! Heads and chunks as bytes, with exactly one framing field.
+//!
+//! Names and values are `http` types, which hold no CR, LF or NUL, so nothing that is written here
+//! can end a line early. Fields that frame a message or belong to one hop are never copied: they
+//! follow from the body and from the connection.
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
+
+use super::framing::Length;
+
+/// How the framing is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length(u64),
+    Chunked,
+    /// No field: no body, or one that ends with the connection.
+    None,
+}
+
+impl From<Length> for Framing {
+    fn from(length: Length) -> Self {
+        match length {
+            Length::Known(n) => Self::Length(n),
+            Length::Chunked => Self::Chunked,
+            Length::UntilClose => Self::None,
+        }
+    }
+}
+
+/// `HTTP/1.1 200 OK`.
+pub(super) fn status_line(status: StatusCode, out: &mut BytesMut) {
+    match status {
+        StatusCode::OK => out.put_slice(b"HTTP/1.1 200 OK\r\n"),
+        StatusCode::NOT_MODIFIED => out.put_slice(b"HTTP/1.1 304 Not Modified\r\n"),
+        StatusCode::NOT_FOUND => out.put_slice(b"HTTP/1.1 404 Not Found\r\n"),
+        other => {
+            out.put_slice(b"HTTP/1.1 ");
+            out.put_slice(other.as_str().as_bytes());
+            out.put_u8(b' ');
+            out.put_slice(other.canonical_reason().unwrap_or_default().as_bytes());
+            out.put_slice(b"\r\n");
+        }
+    }
+}
+
+/// `GET /path HTTP/1.1`; `false` if the target has no form for this method.
+pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) -> bool {
+    let path = match target.path_and_query() {
+        Some(p) => p.as_str(),
+        None if target.authority().is_some() => "/",
+        None => return false,
+    };
+    let origin = path.starts_with('/') || (path == "*" && method == Method::OPTIONS);
+    if !origin || method == Method::CONNECT || !super::scan::is_target(path.as_bytes()) {
+        return false;
+    }
+    out.put_slice(method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(path.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    true
+}
+
+/// All fields but those of [`is_ours`].
+pub(super) fn fields(headers: &HeaderMap, out: &mut BytesMut) {
+    for (name, value) in headers {
+        if is_ours(name) {
+            continue;
+        }
+        field(name.as_str().as_bytes(), value.as_bytes(), out);
+    }
+}
+
+/// One field line.
+pub(super) fn field(name: &[u8], value: &[u8], out: &mut BytesMut) {
+    out.reserve(name.len() + value.len() + 4);
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// The framing field, if any.
+pub(super) fn framing(framing: Framing, out: &mut BytesMut) {
+    match framing {
+        Framing::Length(n) => {
+            out.put_slice(b"content-length: ");
+            decimal(n, out);
+            out.put_slice(b"\r\n");
+        }
+        Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::None => {}
+    }
+}
+
+/// What the connection says of itself; nothing where HTTP/1.1's default holds.
+pub(super) fn connection(keep_alive: bool, version: Version, out: &mut BytesMut) {
+    if !keep_alive {
+        out.put_slice(b"connection: close\r\n");
+    } else if version == Version::HTTP_10 {
+        out.put_slice(b"connection: keep-alive\r\n");
+    }
+}
+
+/// The line before a chunk's data.
+pub(super) fn chunk_size(n: usize, out: &mut BytesMut) {
+    let mut digits = [0; 16];
+    let mut at = digits.len();
+    let mut left = n;
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[left & 15];
+        left >>= 4;
+        if left == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
+    out.put_slice(b"\r\n");
+}
+
+/// The last chunk, with trailers if there are any.
+pub(super) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
+    out.put_slice(b"0\r\n");
+    if let Some(trailers) = trailers {
+        fields(trailers, out);
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn decimal(n: u64, out: &mut BytesMut) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut left = n;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
+}
+
+/// Fields that we write ourselves, whoever else set them.
+fn is_ours(name: &HeaderName) -> bool {
+    // A standard name is an enum inside: each comparison is one byte.
+    name == header::CONTENT_LENGTH
+        || name == header::TRANSFER_ENCODING
+        || name == header::CONNECTION
+        || name == header::UPGRADE
+        || name == header::TRAILER
+        || name == header::TE
+        || name == "keep-alive"
+        || name == "proxy-connection"
+}

@@ -1,0 +1,135 @@
+//! Where a message ends: RFC 9112 section 6.3, as its numbered steps.
+//!
+//! This is the file that request smuggling is about. Whatever two parties could read differently
+//! is refused, never repaired.
+
+use http::{HeaderValue, Method, StatusCode, Version};
+
+use super::{Fault, scan};
+
+/// How the end of a body is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// So many bytes; zero where there is no body.
+    Known(u64),
+    /// By the last chunk.
+    Chunked,
+    /// By the end of the connection; responses only.
+    UntilClose,
+}
+
+/// What a head says of its body: the framing fields, as they were met.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    content_length: Option<u64>,
+    chunked: bool,
+}
+
+impl Said {
+    /// Takes note of a `Content-Length`.
+    pub(super) fn content_length(&mut self, value: &HeaderValue) -> Result<(), Fault> {
+        let n = content_length(value.as_bytes()).ok_or(Fault::ContentLength)?;
+        // Repeated is refused even when equal: who knows which one others read.
+        if self.content_length.replace(n).is_some() {
+            return Err(Fault::ContentLength);
+        }
+        Ok(())
+    }
+
+    /// Takes note of a `Transfer-Encoding`.
+    pub(super) fn transfer_encoding(&mut self, value: &HeaderValue) -> Result<(), Fault> {
+        let value = value.as_bytes();
+        if !value.eq_ignore_ascii_case(b"chunked") {
+            // One plain token is a coding that we lack; anything else is an attempt to hide.
+            let token = !value.is_empty() && scan::token_len(value) == value.len();
+            return Err(if token { Fault::TransferCoding } else { Fault::TransferEncoding });
+        }
+        if std::mem::replace(&mut self.chunked, true) {
+            return Err(Fault::TransferEncoding);
+        }
+        Ok(())
+    }
+
+    /// The body of a request.
+    pub(super) fn of_request(&self, version: Version) -> Result<Length, Fault> {
+        self.explicit(version).map(|l| l.unwrap_or(Length::Known(0))) // step 7
+    }
+
+    /// The body of a response to a request with this method.
+    pub(super) fn of_response(
+        &self,
+        status: StatusCode,
+        method: &Method,
+        version: Version,
+    ) -> Result<Length, Fault> {
+        let explicit = self.explicit(version)?;
+        // 1. No body after HEAD, nor with 1xx, 204 and 304, whatever the fields say.
+        if method == Method::HEAD
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        {
+            return Ok(Length::Known(0));
+        }
+        Ok(explicit.unwrap_or(Length::UntilClose)) // step 8
+    }
+
+    fn explicit(&self, version: Version) -> Result<Option<Length>, Fault> {
+        match (self.chunked, self.content_length) {
+            // 3. Both: the RFC lets a server choose; choosing is how smuggling works.
+            (true, Some(_)) => Err(Fault::Ambiguous),
+            // A transfer coding in HTTP/1.0 is faulty framing (section 6.1).
+            (true, None) if version == Version::HTTP_10 => Err(Fault::TransferEncoding),
+            (true, None) => Ok(Some(Length::Chunked)), // step 4
+            (false, Some(n)) => Ok(Some(Length::Known(n))), // step 6
+            (false, None) => Ok(None),
+        }
+    }
+}
+
+/// One plain decimal number of at most 64 bits: no sign, list, space or leading zero, since
+/// others take those for lists, octal or nothing.
+pub(super) fn content_length(value: &[u8]) -> Option<u64> {
+    match value {
+        [] | [b'0', _, ..] => None,
+        digits => digits.iter().try_fold(0u64, |n, &b| {
+            let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+            n.checked_mul(10)?.checked_add(digit)
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_length_is_one_plain_number() {
+        assert_eq!(content_length(b"0"), Some(0));
+        assert_eq!(content_length(b"18446744073709551615"), Some(u64::MAX));
+        for bad in [
+            "",
+            "18446744073709551616",
+            "+3",
+            "-0",
+            "010",
+            "00",
+            "0x10",
+            "1Z",
+            "5, 5",
+            "3 1",
+            "0_1",
+        ] {
+            assert_eq!(content_length(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_framing_has_no_body_and_a_response_ends_with_the_connection() {
+        let said = Said::default();
+        assert_eq!(said.of_request(Version::HTTP_10), Ok(Length::Known(0)));
+        let of = |s, m| said.of_response(s, &m, Version::HTTP_11);
+        assert_eq!(of(StatusCode::OK, Method::GET), Ok(Length::UntilClose));
+        assert_eq!(of(StatusCode::OK, Method::HEAD), Ok(Length::Known(0)));
+        assert_eq!(of(StatusCode::NOT_MODIFIED, Method::GET), Ok(Length::Known(0)));
+    }
+}

@@ -1,0 +1,166 @@
+//! A head, or trailers, line by line: each line is looked at once, however the bytes arrive.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{Fault, Limits, scan};
+
+/// Where the lines of a head are, found so far. Offsets count from the head's first byte.
+#[derive(Debug, Default)]
+#[allow(unreachable_pub, reason = "a sealed trait names it")]
+pub struct Lines {
+    /// Beginning of the line that is not yet complete.
+    line: usize,
+    /// Up to here there is no LF in that line. `line <= scanned <= bytes so far`.
+    scanned: usize,
+    /// The start line, without CRLF; empty until it is complete.
+    pub(super) start: Span,
+    /// The field lines, in order.
+    fields: Vec<Field>,
+    empty_lines: u8,
+}
+
+/// Offsets `.0 .. .1`. A head is bounded far below 4 GiB.
+pub(super) type Span = (u32, u32);
+
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    name: Span,
+    value: Span,
+}
+
+/// What a section of lines consists of, and its bounds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Section {
+    /// Does it begin with a start line?
+    pub(super) start_line: bool,
+    /// May empty lines come before the start line (RFC 9112 section 2.2)? Then one is skipped.
+    pub(super) skip_empty: bool,
+    pub(super) bytes: usize,
+}
+
+impl Lines {
+    /// Has anything been seen?
+    pub(super) fn is_new(&self) -> bool {
+        self.scanned == 0
+    }
+
+    /// Takes note of all complete lines; `Some(length)` once the empty line was found.
+    ///
+    /// `input` begins where the section begins, also when it is called again with more.
+    pub(super) fn read(
+        &mut self,
+        input: &[u8],
+        section: Section,
+        limits: &Limits,
+    ) -> Result<Option<usize>, Fault> {
+        if self.fields.capacity() == 0 && !input.is_empty() {
+            self.fields.reserve(16); // a browser's head in one go
+        }
+        while let Some(at) = memchr::memchr(b'\n', &input[self.scanned..]) {
+            let lf = self.scanned + at;
+            let line = input[self.line..lf].strip_suffix(b"\r").ok_or(Fault::LineEnd)?;
+            let start = self.line;
+            (self.line, self.scanned) = (lf + 1, lf + 1);
+            if lf + 1 > section.bytes {
+                return Err(self.too_large(section));
+            }
+            if !line.is_empty() {
+                self.line(line, start, section, limits)?;
+            } else if self.wants_start(section) {
+                self.empty_lines += 1;
+                if !section.skip_empty || self.empty_lines > 1 {
+                    return Err(Fault::EmptyLines);
+                }
+            } else {
+                return Ok(Some(lf + 1));
+            }
+        }
+        self.scanned = input.len();
+        let open = input.len() - self.line;
+        if self.wants_start(section) && open > limits.start_line_bytes + 1 {
+            return Err(Fault::StartLineTooLong);
+        }
+        if input.len() >= section.bytes {
+            return Err(self.too_large(section));
+        }
+        Ok(None)
+    }
+
+    fn wants_start(&self, section: Section) -> bool {
+        section.start_line && self.start.1 == 0
+    }
+
+    fn too_large(&self, section: Section) -> Fault {
+        if self.wants_start(section) { Fault::StartLineTooLong } else { Fault::FieldsTooLarge }
+    }
+
+    fn line(
+        &mut self,
+        line: &[u8],
+        at: usize,
+        section: Section,
+        limits: &Limits,
+    ) -> Result<(), Fault> {
+        if self.wants_start(section) {
+            if line.len() > limits.start_line_bytes {
+                return Err(Fault::StartLineTooLong);
+            }
+            self.start = span(at, at + line.len());
+            return Ok(());
+        }
+        if matches!(line[0], b' ' | b'\t') {
+            return Err(Fault::Folded);
+        }
+        // RFC 9112 section 5.1: no white space between name and colon.
+        let name = scan::token_len(line);
+        if name == 0 || line.get(name) != Some(&b':') {
+            return Err(Fault::FieldName);
+        }
+        let value = scan::trim(&line[name + 1..]);
+        if !scan::is_field_value(value) {
+            return Err(Fault::FieldValue);
+        }
+        if self.fields.len() == limits.fields || name > limits.name_bytes {
+            return Err(Fault::FieldsTooLarge);
+        }
+        let from = at + name + 1 + leading(&line[name + 1..]);
+        self.fields
+            .push(Field { name: span(at, at + name), value: span(from, from + value.len()) });
+        Ok(())
+    }
+
+    /// Every field as name and value, the value a slice of `head`; `each` takes them in order.
+    pub(super) fn fields<'a>(
+        &'a self,
+        head: &'a Bytes,
+    ) -> impl Iterator<Item = Result<(HeaderName, HeaderValue), Fault>> + 'a {
+        self.fields.iter().map(|f| {
+            let name = &head[f.name.0 as usize..f.name.1 as usize];
+            let name = HeaderName::from_bytes(name).map_err(|_| Fault::FieldName)?;
+            let value = head.slice(f.value.0 as usize..f.value.1 as usize);
+            let value = HeaderValue::from_maybe_shared(value).map_err(|_| Fault::FieldValue)?;
+            Ok((name, value))
+        })
+    }
+
+    /// A map with room for the fields.
+    pub(super) fn map(&self) -> HeaderMap {
+        HeaderMap::with_capacity(self.fields.len())
+    }
+}
+
+/// How many bytes of optional white space stand at the front.
+fn leading(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|b| matches!(b, b' ' | b'\t')).count()
+}
+
+fn span(from: usize, to: usize) -> Span {
+    let offset = |n| u32::try_from(n).unwrap_or(u32::MAX); // heads are bounded far below
+    (offset(from), offset(to))
+}
+
+/// A span as a range.
+pub(super) fn range(span: Span) -> std::ops::Range<usize> {
+    span.0 as usize..span.1 as usize
+}

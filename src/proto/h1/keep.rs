@@ -1,0 +1,40 @@
+//! Whether a connection outlives its message: RFC 9112 section 9.3.
+
+use http::{HeaderMap, HeaderValue, Version, header};
+
+use super::scan;
+
+/// The options that matter in `Connection` fields.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Connection {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut connection = Self::default();
+        for value in headers.get_all(header::CONNECTION) {
+            connection.read(value);
+        }
+        connection
+    }
+
+    /// Takes note of one field's options.
+    pub(super) fn read(&mut self, value: &HeaderValue) {
+        for option in value.as_bytes().split(|&b| b == b',') {
+            let option = scan::trim(option);
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    pub(super) fn says_close(&self) -> bool {
+        self.close
+    }
+
+    /// `close` ends it; HTTP/1.1 goes on by default, HTTP/1.0 only if asked to.
+    pub(super) fn keeps_alive(&self, version: Version) -> bool {
+        !self.close && (version == Version::HTTP_11 || self.keep_alive)
+    }
+}

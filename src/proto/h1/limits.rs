@@ -1,0 +1,56 @@
+//! What a peer may grow, and for how long it may take: every bound of the HTTP/1.1 core.
+
+use std::time::Duration;
+
+/// Bounds on one connection. The defaults are safe to face the internet with.
+///
+/// ```
+/// use vestibule::proto::h1::Limits;
+///
+/// let mut limits = Limits::default();
+/// limits.head_bytes = 64 << 10; // an application with very large cookies
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of a whole head, its empty line included. Default 32 KiB: four times the largest
+    /// cookie that browsers keep (RFC 6265 asks for 4 KiB a cookie). Beyond: 431.
+    pub head_bytes: usize,
+    /// Bytes of the start line. Default 8,000: what RFC 9112 section 3 recommends. Beyond: 414.
+    pub start_line_bytes: usize,
+    /// Fields in a head. Default 100, as Apache and nginx have it. Beyond: 431.
+    pub fields: usize,
+    /// Bytes of a field's name. Default 256; registered names stay below 40. Beyond: 431.
+    pub name_bytes: usize,
+    /// Bytes of chunk extensions in one body. Default 4 KiB: nobody sends any. Beyond: 400.
+    pub chunk_extension_bytes: usize,
+    /// Bytes of trailers. Default 8 KiB. Beyond: 431.
+    pub trailer_bytes: usize,
+    /// Interim (1xx) responses before the final one. Default 8. Beyond: an error.
+    pub interim_responses: usize,
+    /// From the connection's start, or from the first byte of a later head, to the head's end.
+    /// It is a total: bytes that trickle do not extend it. Default 20 s: a head is one packet, or
+    /// two on a bad line. Beyond: 408 if something was sent, else a close.
+    pub head_timeout: Duration,
+    /// How long a connection may be idle between requests. Default 75 s, as nginx has it.
+    pub idle_timeout: Duration,
+    /// How long a body may make no progress while it is waited for. Default 30 s. Beyond: 408.
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 32 << 10,
+            start_line_bytes: 8_000,
+            fields: 100,
+            name_bytes: 256,
+            chunk_extension_bytes: 4 << 10,
+            trailer_bytes: 8 << 10,
+            interim_responses: 8,
+            head_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+        }
+    }
+}

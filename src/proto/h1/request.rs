@@ -1,0 +1,167 @@
+//! A request's head: its line, the fields that must be single, and what follows from them.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts, uri::PathAndQuery};
+
+use super::{
+    Fault,
+    framing::{Length, Said},
+    head::{Lines, range},
+    keep::Connection,
+    scan,
+};
+
+/// What a parsed request head says, apart from itself.
+#[derive(Debug)]
+pub(super) struct Meta {
+    pub(super) length: Length,
+    pub(super) keep_alive: bool,
+    pub(super) expects_continue: bool,
+}
+
+/// Builds the head from its bytes and the lines found in them.
+pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault> {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let target;
+    (parts.method, target, parts.version) = request_line(&head[range(lines.start)])?;
+    if parts.method == Method::CONNECT {
+        return Err(Fault::Connect);
+    }
+
+    let mut said = Said::default();
+    let mut connection = Connection::default();
+    let mut host = None;
+    let mut expect = false;
+    parts.headers = lines.map();
+    for field in lines.fields(head) {
+        let (name, value) = field?;
+        if name == header::HOST {
+            if host.replace(value.clone()).is_some() {
+                return Err(Fault::Host);
+            }
+        } else if name == header::CONTENT_LENGTH {
+            said.content_length(&value)?;
+        } else if name == header::TRANSFER_ENCODING {
+            said.transfer_encoding(&value)?;
+            continue; // the body that is handed on is no longer chunked
+        } else if name == header::CONNECTION {
+            connection.read(&value);
+        } else if name == header::EXPECT {
+            expect = expectation(&value)?;
+        } else if name == header::CONTENT_TYPE && parts.headers.contains_key(&name) {
+            return Err(Fault::Repeated);
+        }
+        parts.headers.append(name, value);
+    }
+
+    let target = head.slice_ref(&head[lines.start.0 as usize..][target]);
+    parts.uri = uri(&parts.method, target, host.as_ref())?;
+    if host.is_none() && parts.version == Version::HTTP_11 {
+        return Err(Fault::HostMissing); // RFC 9112 section 3.2
+    }
+    let length = said.of_request(parts.version)?;
+    let meta = Meta {
+        length,
+        keep_alive: connection.keeps_alive(parts.version),
+        // RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
+        expects_continue: expect && parts.version == Version::HTTP_11 && length != Length::Known(0),
+    };
+    Ok((parts, meta))
+}
+
+type Target = std::ops::Range<usize>;
+
+/// `method SP request-target SP HTTP-version`, single spaces only (RFC 9112 section 3).
+fn request_line(line: &[u8]) -> Result<(Method, Target, Version), Fault> {
+    let method_end = scan::token_len(line);
+    if method_end == 0 || line.get(method_end) != Some(&b' ') {
+        return Err(Fault::RequestLine);
+    }
+    let rest = &line[method_end + 1..];
+    let target_end = memchr::memchr(b' ', rest).ok_or(Fault::RequestLine)?;
+    let version = version(&rest[target_end + 1..])?;
+    if target_end == 0 || !scan::is_target(&rest[..target_end]) {
+        return Err(Fault::Target);
+    }
+    let method = Method::from_bytes(&line[..method_end]).map_err(|_| Fault::RequestLine)?;
+    Ok((method, method_end + 1..method_end + 1 + target_end, version))
+}
+
+/// `HTTP/1.1` or `HTTP/1.0`.
+pub(super) fn version(bytes: &[u8]) -> Result<Version, Fault> {
+    match bytes {
+        b"HTTP/1.1" => Ok(Version::HTTP_11),
+        b"HTTP/1.0" => Ok(Version::HTTP_10),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Err(Fault::VersionNotSupported)
+        }
+        _ => Err(Fault::Version),
+    }
+}
+
+/// The target in one of the forms that suit its method (RFC 9112 section 3.2), as origin-form.
+fn uri(method: &Method, target: Bytes, host: Option<&HeaderValue>) -> Result<Uri, Fault> {
+    if let Some(host) = host
+        && !is_host(host.as_bytes())
+    {
+        return Err(Fault::Host);
+    }
+    match target[0] {
+        b'/' => Uri::from_maybe_shared(target).map_err(|_| Fault::Target),
+        b'*' if target.len() == 1 && method == Method::OPTIONS => Ok(Uri::from_static("*")),
+        _ => absolute(target, host),
+    }
+}
+
+/// absolute-form: refused unless it agrees with `Host`, so nobody can be routed by the other one.
+fn absolute(target: Bytes, host: Option<&HeaderValue>) -> Result<Uri, Fault> {
+    let uri = Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?;
+    let (Some("http" | "https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(Fault::Target);
+    };
+    if let Some(host) = host
+        && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+    {
+        return Err(Fault::Host);
+    }
+    let path = uri.path_and_query().cloned();
+    Ok(Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/"))))
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 section 7.2): a name, an IPv4 address or an IPv6 literal.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value {
+        [b'[', rest @ ..] => {
+            let Some(end) = memchr::memchr(b']', rest) else { return false };
+            let literal = &rest[..end];
+            if literal.is_empty()
+                || !literal.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+            {
+                return false;
+            }
+            (literal, &rest[end + 1..])
+        }
+        _ => value.split_at(memchr::memchr(b':', value).unwrap_or(value.len())),
+    };
+    let port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    // reg-name without percent signs: no host of the web has one, and readers of it differ.
+    let name = |b: &u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'!' | b'$')
+    };
+    port && !host.is_empty() && host.iter().all(name)
+}
+
+/// RFC 9110 section 10.1.1: the one expectation there is, or 417.
+fn expectation(value: &HeaderValue) -> Result<bool, Fault> {
+    if value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        Ok(true)
+    } else {
+        Err(Fault::Expectation)
+    }
+}

@@ -1,0 +1,61 @@
+//! A response's head, as a client reads it.
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, Version, header, response::Parts};
+
+use super::{
+    Fault,
+    framing::{Length, Said},
+    head::{Lines, range},
+    keep::Connection,
+    request, scan,
+};
+
+/// What a parsed response head says, apart from itself.
+#[derive(Debug)]
+pub(super) struct Meta {
+    pub(super) length: Length,
+    pub(super) keep_alive: bool,
+}
+
+/// Builds the head from its bytes; `method` is that of the request it answers.
+pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Parts, Meta), Fault> {
+    let (mut parts, ()) = Response::new(()).into_parts();
+    (parts.version, parts.status) = status_line(&head[range(lines.start)])?;
+
+    let mut said = Said::default();
+    let mut connection = Connection::default();
+    parts.headers = lines.map();
+    for field in lines.fields(head) {
+        let (name, value) = field?;
+        if name == header::CONTENT_LENGTH {
+            said.content_length(&value)?;
+        } else if name == header::TRANSFER_ENCODING {
+            said.transfer_encoding(&value)?;
+            continue;
+        } else if name == header::CONNECTION {
+            connection.read(&value);
+        }
+        parts.headers.append(name, value);
+    }
+    let length = said.of_response(parts.status, method, parts.version)?;
+    let keep_alive = connection.keeps_alive(parts.version) && length != Length::UntilClose;
+    Ok((parts, Meta { length, keep_alive }))
+}
+
+/// `HTTP-version SP status-code [ SP reason ]` (RFC 9112 section 4). The space before an absent
+/// reason is often left out by real servers, and cannot be read in two ways.
+fn status_line(line: &[u8]) -> Result<(Version, StatusCode), Fault> {
+    let (version, rest) = line.split_at_checked(8).ok_or(Fault::StatusLine)?;
+    let version = request::version(version)?;
+    let [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = rest else {
+        return Err(Fault::StatusLine);
+    };
+    match rest {
+        [] => {}
+        [b' ', reason @ ..] if scan::is_field_value(reason) => {}
+        _ => return Err(Fault::StatusLine),
+    }
+    let status = StatusCode::from_bytes(&[*a, *b, *c]).map_err(|_| Fault::StatusLine)?;
+    Ok((version, status))
+}
