@@ -116,6 +116,13 @@ impl Body {
     }
 }
 
+#[cfg(feature = "server")]
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self(kind)
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BoxError;

@@ -46,6 +46,8 @@ mod tests;
 
 pub use body::Body;
 pub use error::{BoxError, Error};
+#[cfg(feature = "server")]
+pub use serve::serve;
 
 /// A request with our body.
 pub type Request<B = Body> = http::Request<B>;

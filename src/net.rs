@@ -1,1 +1,14 @@
-//! Sockets: listening, accepting, connecting, `sendfile`.
+//! Sockets: listening, accepting, connecting, `sendfile`, and the clock.
+
+mod accept;
+pub mod clock;
+mod drain;
+mod io;
+mod listen;
+mod stream;
+
+pub use accept::{Accepted, Acceptor};
+pub use drain::{Drain, Watch};
+pub use io::Io;
+pub use listen::{Address, Listener};
+pub use stream::Stream;

@@ -1,0 +1,364 @@
+//! The server's driver: one connection, one service, requests one after the other.
+
+mod exchange;
+mod upload;
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use tower_service::Service;
+
+use crate::{
+    body::{Body, Sender},
+    conn::{output::Output, scratch, timer::Timer},
+    error::BoxError,
+    net::{Io, Watch, clock},
+    peer::Peer,
+    proto::h1::{Conn, Limits, Server},
+};
+
+/// Options of [`Connection`]; the defaults are safe to face the internet with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Bounds and times of reading: see [`Limits`].
+    pub limits: Arc<Limits>,
+    /// How long a complete head may wait for the service to be ready; then it is answered 503.
+    /// Default 30 s: a layer that queues has its own, shorter bound.
+    pub ready_timeout: Duration,
+    /// How long a write may make no progress. Default 30 s: a client that takes not one byte in
+    /// that time is not reading any more.
+    pub write_timeout: Duration,
+    /// Bytes of an unread request body that are read and dropped so that the connection can be
+    /// kept after an early response. Default 64 KiB: less than a new connection costs.
+    pub drain_bytes: u64,
+    /// How long a connection that is closed early goes on reading, so that the response reaches a
+    /// client that is still sending. Default 5 s.
+    pub linger: Duration,
+    /// Bytes that are read and dropped in that time. Default 1 MiB.
+    pub linger_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            limits: Arc::default(),
+            ready_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            drain_bytes: 64 << 10,
+            linger: Duration::from_secs(5),
+            linger_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Bytes of further requests that are read while one is answered. They are read at all only to
+/// notice that the client has left.
+const AHEAD: usize = 16 << 10;
+
+/// Serves one HTTP/1.1 connection: a future that ends with the connection.
+///
+/// The service's readiness is awaited when a head is complete and before its body is read, so
+/// nothing is reserved for a client that we still wait for. The service's future runs inside this
+/// one: when the client leaves, it is dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::{convert::Infallible, sync::Arc};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tower::service_fn;
+/// use vestibule::{Body, Request, Response, conn::h1::server, net::Watch, peer::Peer};
+///
+/// let hello = service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
+/// let (mut client, io) = tokio::io::duplex(1 << 10);
+/// let config = Arc::new(server::Config::default());
+/// tokio::spawn(server::Connection::new(io, Peer::memory(), hello, config, Watch::never()));
+///
+/// client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+/// let mut answer = String::new();
+/// client.read_to_string(&mut answer).await.unwrap();
+/// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhi"));
+/// # }
+/// ```
+pub struct Connection<I, S: Service<Request<Body>>> {
+    io: I,
+    peer: Peer,
+    service: S,
+    config: Arc<Config>,
+    core: Conn<Server>,
+    input: BytesMut,
+    output: Output,
+    stage: Stage<S::Future>,
+    /// Feeds the body of the present request, while it is not complete.
+    upload: Option<Sender>,
+    /// The upload's reader was ready for more when last asked.
+    upload_wanted: bool,
+    timer: Timer,
+    /// Of the last write that moved something, or the first that did not.
+    written: Instant,
+    watch: Watch,
+}
+
+/// Where the present exchange is.
+///
+/// ```text
+///   Head ──▶ Admit ──▶ Call ──▶ Respond ──▶ Drain ──▶ Head ...
+///                                   └────────┴──▶ Close ──▶ Linger ──▶ (end)
+/// ```
+enum Stage<F> {
+    /// A head is read.
+    Head,
+    /// The head is complete; the service's readiness is awaited, until this time.
+    Admit(Box<Request<Body>>, Instant),
+    /// The service works.
+    Call(Pin<Box<F>>),
+    /// A body that comes in pieces is sent.
+    Respond(Body),
+    /// The response is sent; the rest of the request, at most so many bytes, is dropped.
+    Drain(u64),
+    /// What is written is flushed, then the connection ends; `linger` if the client may still be
+    /// sending.
+    Close {
+        linger: bool,
+    },
+    /// Nothing more is written. What comes is dropped, at most so many bytes, until this time.
+    Linger(u64, Instant),
+    End,
+}
+
+/// What a step of the driver came to.
+enum Step {
+    /// The stage has changed, or moved on: look again.
+    Again,
+    /// Nothing to do before more bytes come or go, or somebody wakes us.
+    Wait,
+}
+
+impl<I, S, B> Connection<I, S>
+where
+    I: Io,
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// A connection at its beginning. `watch` tells it when to end; [`Watch::never`] does not.
+    pub fn new(io: I, peer: Peer, service: S, config: Arc<Config>, watch: Watch) -> Self {
+        let now = clock::now();
+        Self {
+            io,
+            peer,
+            service,
+            core: Conn::new(config.limits.clone(), now),
+            config,
+            input: BytesMut::new(),
+            output: Output::default(),
+            stage: Stage::Head,
+            upload: None,
+            upload_wanted: false,
+            timer: Timer::default(),
+            written: now,
+            watch,
+        }
+    }
+
+    /// Steps, flushes and reads until nothing more can be done now.
+    fn poll_loop(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let now = clock::now();
+        loop {
+            if self.watch.poll_draining(cx) {
+                self.core.close_after();
+            }
+            self.pump_upload(now, cx);
+            // A step is taken only when its response has room: what is behind waits for what is
+            // before it. Responses to pipelined requests gather and leave together.
+            if self.output.has_room() && matches!(self.step(now, cx), Step::Again) {
+                continue;
+            }
+            let (room, something) = (self.output.has_room(), !self.output.is_empty());
+            if self.poll_flush(now, cx)?.is_ready()
+                && (!room || (something && matches!(self.stage, Stage::Close { .. })))
+            {
+                continue; // what waited for this flush can go on
+            }
+            if let Stage::End = self.stage {
+                return Poll::Ready(Ok(()));
+            }
+            if self.poll_input(now, cx)?.is_ready() {
+                continue;
+            }
+            if self.timer.poll(cx, self.deadline(), now) {
+                if self.expire(now)? {
+                    continue;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            return Poll::Pending;
+        }
+    }
+
+    fn poll_flush(&mut self, now: Instant, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        if self.output.is_empty() {
+            return Ok(Poll::Ready(()));
+        }
+        let mut progress = false;
+        let result = self.output.poll_flush(&mut self.io, cx, &mut progress);
+        if progress {
+            self.written = now;
+        }
+        match result {
+            Poll::Ready(result) => result.map(Poll::Ready),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    /// Reads if anything is to be read in this stage. Ready: something has come.
+    fn poll_input(&mut self, now: Instant, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        let wanted = match self.stage {
+            Stage::Head | Stage::Drain(_) => self.output.has_room(),
+            Stage::Linger(..) => true,
+            // Nothing further is read before the service has taken the request.
+            Stage::Admit(..) | Stage::Close { .. } | Stage::End => false,
+            Stage::Call(_) | Stage::Respond(_) => {
+                self.upload_wanted || (self.upload.is_none() && self.input.len() < AHEAD)
+            }
+        };
+        if !wanted {
+            return Ok(Poll::Pending);
+        }
+        let left = self.core.body_left().filter(|_| self.upload.is_some());
+        let read = match (&self.upload, left) {
+            (Some(_), left) => scratch::poll_read_body(&mut self.io, cx, &mut self.input, left),
+            (None, _) => scratch::poll_read(&mut self.io, cx, &mut self.input),
+        };
+        match read {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Ok(0)) => {
+                self.eof(now);
+                Ok(Poll::Ready(()))
+            }
+            Poll::Ready(Ok(n)) => {
+                if let Stage::Linger(left, _) = &mut self.stage {
+                    self.input.clear();
+                    *left = left.saturating_sub(n as u64);
+                    if *left == 0 {
+                        self.stage = Stage::End;
+                    }
+                }
+                Ok(Poll::Ready(()))
+            }
+            Poll::Ready(Err(e)) => Err(e),
+        }
+    }
+
+    /// The client will send nothing more.
+    fn eof(&mut self, now: Instant) {
+        match self.stage {
+            // A client that has left: its work is dropped with the stage, the connection ends.
+            // One that closed only its sending half cannot be told from it.
+            Stage::Call(_) | Stage::Respond(_) | Stage::Linger(..) => {
+                self.upload = None;
+                self.stage = Stage::End;
+            }
+            Stage::Head | Stage::Drain(_) => {
+                if let Err(fault) = self.core.recv_eof(now) {
+                    self.refuse(fault.status());
+                }
+                self.stage = Stage::Close { linger: false };
+            }
+            Stage::Admit(..) | Stage::Close { .. } | Stage::End => {}
+        }
+    }
+
+    /// The earliest time at which something must have happened.
+    fn deadline(&self) -> Option<Instant> {
+        let write =
+            (!self.output.is_empty()).then(|| self.written.checked_add(self.config.write_timeout));
+        let read = match self.stage {
+            Stage::Head | Stage::Drain(_) => self.core.deadline(),
+            Stage::Admit(_, until) | Stage::Linger(_, until) => Some(until),
+            Stage::Call(_) | Stage::Respond(_) if self.upload_wanted => self.core.deadline(),
+            Stage::Call(_) | Stage::Respond(_) | Stage::Close { .. } | Stage::End => None,
+        };
+        [write.flatten(), read].into_iter().flatten().min()
+    }
+
+    /// The deadline has passed. `false`: the connection ends now.
+    fn expire(&mut self, now: Instant) -> io::Result<bool> {
+        let stuck = !self.output.is_empty()
+            && self.written.checked_add(self.config.write_timeout).is_some_and(|d| d <= now);
+        if stuck {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
+        }
+        match self.stage {
+            Stage::Admit(..) => self.refuse(http::StatusCode::SERVICE_UNAVAILABLE),
+            Stage::Head | Stage::Drain(_) | Stage::Call(_) | Stage::Respond(_) => {
+                match self.core.timeout() {
+                    Some(fault) => self.fail(fault),
+                    None => return Ok(false),
+                }
+            }
+            Stage::Linger(..) | Stage::Close { .. } | Stage::End => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Flushed to the end: shut down, and linger if the client may still be sending.
+    fn poll_close(&mut self, now: Instant, cx: &mut Context<'_>, linger: bool) -> Step {
+        if !linger {
+            self.stage = Stage::End; // dropping the socket closes both halves
+            return Step::Again;
+        }
+        match Pin::new(&mut self.io).poll_shutdown(cx) {
+            Poll::Pending => Step::Wait,
+            Poll::Ready(_) => {
+                self.input = BytesMut::new();
+                self.stage = Stage::Linger(self.config.linger_bytes, now + self.config.linger);
+                Step::Again
+            }
+        }
+    }
+}
+
+/// Nothing in it is ever pinned in place: the service's future and the body have boxes.
+impl<I, S: Service<Request<Body>>> Unpin for Connection<I, S> {}
+
+impl<I, S, B> Future for Connection<I, S>
+where
+    I: Io,
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// An error is the connection's: the client reset it, or did not read. Requests that failed
+    /// have been answered.
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.output.borrow_buffer();
+        let result = this.poll_loop(cx);
+        this.output.return_buffer();
+        if this.input.is_empty() && this.input.capacity() > 0 {
+            this.input = BytesMut::new(); // an idle connection owns no buffer
+        }
+        let result = ready!(result);
+        this.stage = Stage::End;
+        this.upload = None;
+        Poll::Ready(result)
+    }
+}
+
+impl<I, S: Service<Request<Body>>> fmt::Debug for Connection<I, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer).field("core", &self.core).finish()
+    }
+}

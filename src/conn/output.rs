@@ -1,0 +1,165 @@
+//! What waits to be written: bytes, then a large piece or a file, then bytes again.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::scratch;
+use crate::{body::FileSlice, net::Io};
+
+/// Pieces up to this size are copied behind the head, so that one write takes both: copying 16 KiB
+/// costs about as much as a second entry for the kernel to walk.
+const COPY: usize = 16 << 10;
+
+/// Above so many bytes no further response is begun before they are written.
+const ENOUGH: usize = 64 << 10;
+
+/// Written in this order: `bytes`, then `piece` or `file`, then `tail`.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    bytes: BytesMut,
+    piece: Bytes,
+    file: Option<FileSlice>,
+    tail: &'static [u8],
+}
+
+impl Output {
+    /// Borrows the thread's buffer, unless there is something in this one's own.
+    pub(super) fn borrow_buffer(&mut self) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = scratch::take_write();
+        }
+    }
+
+    /// Gives the buffer back if all is written.
+    pub(super) fn return_buffer(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() > 0 {
+            let mut bytes = std::mem::take(&mut self.bytes);
+            bytes.clear();
+            scratch::put_write(bytes);
+        }
+    }
+
+    /// Where heads and chunk lines are written. Only while there is [room](Self::has_room).
+    pub(super) fn head(&mut self) -> &mut BytesMut {
+        debug_assert!(self.has_room(), "a head would overtake the piece before it");
+        &mut self.bytes
+    }
+
+    /// May more be added?
+    pub(super) fn has_room(&self) -> bool {
+        self.piece.is_empty() && self.file.is_none() && self.bytes.len() < ENOUGH
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none()
+    }
+
+    /// Adds a piece of a body, and what must follow it.
+    pub(super) fn push(&mut self, piece: Bytes, tail: &'static [u8]) {
+        if piece.len() <= COPY {
+            self.bytes.extend_from_slice(&piece);
+            self.bytes.extend_from_slice(tail);
+        } else {
+            self.piece = piece;
+            self.tail = tail;
+        }
+    }
+
+    /// Adds a slice of a file. Only for a body whose length is known: nothing follows it.
+    pub(super) fn push_file(&mut self, file: FileSlice) {
+        if !file.is_empty() {
+            self.file = Some(file);
+        }
+    }
+
+    /// Writes until all is written; `progress` is set if anything was.
+    pub(super) fn poll_flush<I: Io>(
+        &mut self,
+        io: &mut I,
+        cx: &mut Context<'_>,
+        progress: &mut bool,
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let n = if !self.piece.is_empty() {
+                ready!(self.poll_write_both(io, cx))?
+            } else if self.bytes.is_empty() {
+                ready!(self.poll_send_file(io, cx))?
+            } else {
+                let n = if self.file.is_some() {
+                    ready!(io.poll_write_more(cx, &self.bytes))?
+                } else {
+                    ready!(Pin::new(&mut *io).poll_write(cx, &self.bytes))?
+                };
+                self.advance_bytes(n);
+                n
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *progress = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance_bytes(&mut self, n: usize) {
+        if n == self.bytes.len() {
+            self.bytes.clear(); // keeps the allocation whole, unlike `advance`
+        } else {
+            self.bytes.advance(n);
+        }
+    }
+
+    fn poll_write_both<I: Io>(
+        &mut self,
+        io: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let slices = [IoSlice::new(&self.bytes), IoSlice::new(&self.piece)];
+        let slices = if self.bytes.is_empty() { &slices[1..] } else { &slices[..] };
+        let n = ready!(Pin::new(io).poll_write_vectored(cx, slices))?;
+        let of_bytes = n.min(self.bytes.len());
+        self.advance_bytes(of_bytes);
+        self.piece.advance(n - of_bytes);
+        if self.piece.is_empty() {
+            self.piece = Bytes::new(); // an empty slice would keep the whole piece alive
+            self.bytes.extend_from_slice(std::mem::take(&mut self.tail));
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_send_file<I: Io>(
+        &mut self,
+        io: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Some(file) = &mut self.file else { return Poll::Ready(Ok(0)) };
+        match ready!(io.poll_send_file(cx, file)) {
+            Ok(0) => {
+                let e = io::Error::new(io::ErrorKind::UnexpectedEof, "the file has shrunk");
+                Poll::Ready(Err(e))
+            }
+            Ok(n) => {
+                file.advance(n as u64);
+                if file.is_empty() {
+                    self.file = None;
+                }
+                Poll::Ready(Ok(n))
+            }
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                // This connection cannot: read a step, and go on with it as a piece.
+                self.piece = file.read_next()?.unwrap_or_default();
+                let n = self.piece.len();
+                if file.is_empty() {
+                    self.file = None;
+                }
+                Poll::Ready(Ok(n))
+            }
+            Err(e) => Poll::Ready(Err(e)),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! One timer for a connection, armed lazily: moving a deadline away costs nothing.
+
+use std::{
+    pin::Pin,
+    task::{Context, Waker},
+    time::Instant,
+};
+
+use tokio::time::Sleep;
+
+/// A timer whose deadline is told anew at each poll.
+///
+/// While deadlines only move away, which they do with every request, the runtime's timer wheel is
+/// not touched: the timer goes off at the old time, and is armed anew then.
+#[derive(Debug, Default)]
+pub(super) struct Timer(Option<Armed>);
+
+#[derive(Debug)]
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    at: Instant,
+    /// Whom the sleep wakes.
+    waker: Waker,
+}
+
+impl Timer {
+    /// Has `deadline` passed? If not, the task of `cx` will be woken at it, or before.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> bool {
+        let Some(deadline) = deadline else { return false };
+        if deadline <= now {
+            return true;
+        }
+        let armed = self.0.get_or_insert_with(|| Armed {
+            sleep: Box::pin(tokio::time::sleep_until(deadline.into())),
+            at: now, // in the past: it is polled below
+            waker: Waker::noop().clone(),
+        });
+        let early_enough = armed.at > now && armed.at <= deadline;
+        if early_enough && armed.waker.will_wake(cx.waker()) {
+            return false;
+        }
+        armed.at = deadline;
+        armed.waker.clone_from(cx.waker());
+        armed.sleep.as_mut().reset(deadline.into());
+        armed.sleep.as_mut().poll(cx).is_ready()
+    }
+}

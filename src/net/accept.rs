@@ -1,0 +1,102 @@
+//! Accepting, through descriptor exhaustion and other people's resets.
+
+use std::{fs::File, io, time::Duration};
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, UnixListener};
+
+use super::{Listener, Stream};
+use crate::peer::Peer;
+
+/// How long to pause when the process has no descriptors and the reserve is spent too.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections from one listener in the present runtime.
+///
+/// It keeps one descriptor in reserve. When the process has run out of them, the reserve is given
+/// up for a moment to accept the next client and close it at once: the client learns that it is
+/// not served, instead of waiting in a queue that nobody empties.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Kind,
+    reserve: Option<File>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection, and who is at its other end.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub stream: Stream,
+    /// The client.
+    pub peer: Peer,
+}
+
+impl Acceptor {
+    /// Ties a listener to the present runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the socket.
+    pub fn new(listener: Listener) -> io::Result<Self> {
+        let listener = match listener {
+            Listener::Tcp(s) => Kind::Tcp(TcpListener::from_std(s.into())?),
+            Listener::Unix(s) => Kind::Unix(UnixListener::from_std(s.into())?),
+        };
+        Ok(Self { listener, reserve: reserve() })
+    }
+
+    /// The next connection. Errors of single connections and lack of descriptors are dealt with
+    /// here; it never gives up.
+    pub async fn accept(&mut self) -> Accepted {
+        loop {
+            match self.try_accept().await {
+                Ok(accepted) => return accepted,
+                Err(e) => self.recover(&e).await,
+            }
+        }
+    }
+
+    async fn try_accept(&self) -> io::Result<Accepted> {
+        match &self.listener {
+            Kind::Tcp(l) => {
+                let (stream, client) = l.accept().await?;
+                let peer = Peer::tcp(client, stream.local_addr()?);
+                Ok(Accepted { stream: Stream::Tcp(stream), peer })
+            }
+            Kind::Unix(l) => {
+                let (stream, _) = l.accept().await?;
+                Ok(Accepted { stream: Stream::Unix(stream), peer: Peer::unix() })
+            }
+        }
+    }
+
+    async fn recover(&mut self, error: &io::Error) {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        let exhausted =
+            matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM));
+        if !exhausted {
+            // The client was gone before it was accepted: its affair.
+            tracing::debug!(%error, "accept");
+            return;
+        }
+        tracing::warn!(%error, "no descriptors left: a connection is refused");
+        if self.reserve.take().is_some() {
+            // Not awaited for long: the connection that could not be accepted is still there.
+            let refused = tokio::time::timeout(EXHAUSTED_PAUSE, self.try_accept()).await;
+            drop(refused);
+        }
+        self.reserve = reserve();
+        if self.reserve.is_none() {
+            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        }
+    }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}

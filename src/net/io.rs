@@ -1,0 +1,42 @@
+//! What a driver needs of a connection: bytes both ways, and if it can, files.
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+
+use crate::body::FileSlice;
+
+/// A connection that a driver can drive.
+///
+/// Both extra methods have defaults, so that anything that reads and writes can be one: implement
+/// the trait with an empty block.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Writes `bytes` as the beginning of something larger that follows at once; the kernel may
+    /// wait for the rest before it sends a packet.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        std::pin::Pin::new(self).poll_write(cx, bytes)
+    }
+
+    /// Sends bytes from the front of `file` without reading them into memory; `Ok(0)` if the file
+    /// has shrunk. The caller advances the slice.
+    ///
+    /// # Errors
+    /// Those of the connection; [`Unsupported`](io::ErrorKind::Unsupported) if it cannot do this,
+    /// which is the default, and then the caller reads the file.
+    fn poll_send_file(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _file: &FileSlice,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+}
+
+/// Memory, for tests.
+impl Io for DuplexStream {}

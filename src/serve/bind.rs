@@ -1,0 +1,108 @@
+//! What a server can be bound to.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::net::{Address, Listener};
+
+/// An address to bind, or a listener that is bound already.
+#[derive(Debug)]
+pub struct Bind(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// Parsed when it is bound, so that the error comes from there.
+    Text(String),
+    Address(Address),
+    Listener(Listener),
+}
+
+impl Bind {
+    /// `n` sockets that share the address.
+    pub(super) fn listen(self, n: usize) -> io::Result<(Vec<Listener>, Unlink)> {
+        let address = match self.0 {
+            Kind::Text(text) => text.parse()?,
+            Kind::Address(address) => address,
+            Kind::Listener(first) => return Ok((spread(first, n)?, Unlink(None))),
+        };
+        let first = Listener::bind(&address, n > 1)?;
+        match &address {
+            Address::Unix(path) => {
+                let unlink = Unlink(Some(path.clone()));
+                Ok((spread(first, n)?, unlink))
+            }
+            Address::Tcp(_) => {
+                // The port may have been chosen by the kernel: the others join the first.
+                let address = first.local_addr()?;
+                let mut all = vec![first];
+                for _ in 1..n {
+                    all.push(Listener::bind(&address, true)?);
+                }
+                Ok((all, Unlink(None)))
+            }
+        }
+    }
+}
+
+/// One socket for all threads: whoever is idle accepts.
+fn spread(first: Listener, n: usize) -> io::Result<Vec<Listener>> {
+    let mut all = (1..n).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    all.push(first);
+    Ok(all)
+}
+
+/// Removes the path of a Unix socket when it is dropped.
+#[derive(Debug)]
+pub(super) struct Unlink(Option<PathBuf>);
+
+impl Drop for Unlink {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl From<&str> for Bind {
+    fn from(text: &str) -> Self {
+        Self(Kind::Text(text.to_owned()))
+    }
+}
+
+impl From<String> for Bind {
+    fn from(text: String) -> Self {
+        Self(Kind::Text(text))
+    }
+}
+
+impl From<Address> for Bind {
+    fn from(address: Address) -> Self {
+        Self(Kind::Address(address))
+    }
+}
+
+impl From<SocketAddr> for Bind {
+    fn from(address: SocketAddr) -> Self {
+        Address::from(address).into()
+    }
+}
+
+impl From<Listener> for Bind {
+    fn from(listener: Listener) -> Self {
+        Self(Kind::Listener(listener))
+    }
+}
+
+impl From<TcpListener> for Bind {
+    fn from(listener: TcpListener) -> Self {
+        Listener::from(listener).into()
+    }
+}
+
+impl From<UnixListener> for Bind {
+    fn from(listener: UnixListener) -> Self {
+        Listener::from(listener).into()
+    }
+}
