@@ -50,6 +50,12 @@ impl Output {
         &mut self.bytes
     }
 
+    /// Where the end of a message is written. Behind a piece or a file there is none: their length
+    /// was announced.
+    pub(super) fn end(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+
     /// May more be added?
     pub(super) fn has_room(&self) -> bool {
         self.piece.is_empty() && self.file.is_none() && self.bytes.len() < ENOUGH

@@ -184,7 +184,7 @@ where
     /// The response is complete: on to the next request, or not.
     fn finish(&mut self, now: Instant, trailers: Option<&HeaderMap>) {
         self.upload = None;
-        if let Err(misuse) = self.core.send_end(now, trailers, self.output.head()) {
+        if let Err(misuse) = self.core.send_end(now, trailers, self.output.end()) {
             return self.cut(&misuse.into());
         }
         self.stage = if self.core.is_idle() {

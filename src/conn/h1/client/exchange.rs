@@ -1,0 +1,239 @@
+//! A request on its way out, until the head of its response.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, request, response};
+use http_body::Body as _;
+
+use super::{Cause, Connection, Failed, Home, incoming::Incoming};
+use crate::{
+    body::{Body, Kind},
+    net::{Io, clock},
+    proto::h1::{Event, Misuse},
+};
+
+/// The future of [`Connection::exchange`].
+pub struct Exchange<I, H> {
+    /// `None` once it has ended.
+    inner: Option<Box<Inner<I, H>>>,
+}
+
+struct Inner<I, H> {
+    connection: Connection<I>,
+    home: H,
+    parts: request::Parts,
+    /// What of the body has not been handed to the connection.
+    upload: Option<Body>,
+    /// The whole body, if it can be sent again.
+    again: Option<Bytes>,
+    prepared: BytesMut,
+    begun: bool,
+    /// A byte of the response has come.
+    answered: bool,
+}
+
+impl<I: Io, H: Home<I>> Exchange<I, H> {
+    pub(super) fn new(
+        connection: Connection<I>,
+        request: Request<Body>,
+        prepared: BytesMut,
+        home: H,
+    ) -> Self {
+        let (parts, body) = request.into_parts();
+        let again = body.as_bytes();
+        Self {
+            inner: Some(Box::new(Inner {
+                connection,
+                home,
+                parts,
+                upload: Some(body),
+                again,
+                prepared,
+                begun: false,
+                answered: false,
+            })),
+        }
+    }
+}
+
+impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Cause>> {
+        let now = clock::now();
+        if !self.begun {
+            self.begun = true;
+            self.begin(now)?;
+        }
+        loop {
+            pump(&mut self.connection, &mut self.upload, now, cx)?;
+            let room = self.connection.output.has_room();
+            // A write may fail because the server has answered and closed: its answer is still
+            // there to be read, so the failure counts only if there is none.
+            let mut broken = None;
+            match self.connection.poll_flush(cx, now) {
+                Poll::Ready(Ok(())) if !room && self.upload.is_some() => continue,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(e)) => broken = Some(e),
+            }
+            match self.connection.poll_read(cx) {
+                Poll::Ready(Ok(0)) => {
+                    self.connection.core.recv_eof(now)?;
+                    return Poll::Ready(Err(Cause::Closed));
+                }
+                Poll::Ready(Ok(_)) => {
+                    self.answered = true;
+                    let connection = &mut self.connection;
+                    if let Some(Event::Head(head)) =
+                        connection.core.recv(now, &mut connection.input)?
+                    {
+                        return Poll::Ready(Ok(head));
+                    }
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
+                Poll::Pending => match broken {
+                    Some(e) => return Poll::Ready(Err(e.into())),
+                    None if self.connection.poll_expired(cx, now) => {
+                        return Poll::Ready(Err(Cause::Timeout));
+                    }
+                    None => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Instant) -> Result<(), Cause> {
+        let length = self.upload.as_ref().map_or(Some(0), Body::len);
+        let Connection { core, output, .. } = &mut self.connection;
+        core.send_head(
+            now,
+            &self.parts.method,
+            &self.parts.uri,
+            &self.parts.headers,
+            length,
+            &self.prepared,
+            output.head(),
+        )?;
+        Ok(())
+    }
+
+    /// The response with its body, and the connection inside it, unless it is complete already.
+    fn respond(mut self, parts: response::Parts) -> Result<Response<Body>, Cause> {
+        let now = clock::now();
+        let connection = &mut self.connection;
+        let whole = match connection.core.body_left() {
+            Some(left) => left <= connection.input.len() as u64,
+            None => false,
+        };
+        if !whole {
+            let left = connection.core.body_left();
+            let incoming = Incoming::new(self.connection, self.home, self.upload, left);
+            return Ok(Response::from_parts(parts, Body::new(incoming)));
+        }
+        let mut body = Bytes::new();
+        loop {
+            match connection.core.recv(now, &mut connection.input)? {
+                Some(Event::Data(data)) => body = data,
+                Some(Event::End(_)) => break,
+                Some(Event::Head(_)) | None => return Err(Cause::Closed),
+            }
+        }
+        if self.connection.is_reusable() {
+            self.home.back(self.connection);
+        }
+        Ok(Response::from_parts(parts, body.into()))
+    }
+
+    fn fail(self, cause: Cause) -> Failed {
+        let request = match self.again {
+            Some(body) if !self.answered => {
+                Some(Box::new(Request::from_parts(self.parts, body.into())))
+            }
+            _ => None,
+        };
+        Failed { cause, request }
+    }
+}
+
+/// Moves the request's body into the connection, as far as there is room.
+pub(super) fn pump<I: Io>(
+    connection: &mut Connection<I>,
+    upload: &mut Option<Body>,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Result<(), Cause> {
+    while let Some(body) = upload
+        && connection.output.has_room()
+    {
+        let Connection { core, output, .. } = &mut *connection;
+        let mut push = |piece: Bytes| -> Result<(), Misuse> {
+            let tail = core.send_data(piece.len(), output.head())?;
+            output.push(piece, tail);
+            Ok(())
+        };
+        let mut trailers = None;
+        let ended = match std::mem::take(body).into_kind() {
+            Kind::Empty => true,
+            Kind::Bytes(bytes) => {
+                push(bytes)?;
+                true
+            }
+            Kind::File(file) => {
+                core.send_data(usize::try_from(file.len()).unwrap_or(usize::MAX), output.head())?;
+                output.push_file(file);
+                true
+            }
+            other => {
+                *body = other.into();
+                match Pin::new(body).poll_frame(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(None) => true,
+                    Poll::Ready(Some(Err(e))) => return Err(Cause::Body(e)),
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(data) => {
+                            push(data)?;
+                            false
+                        }
+                        Err(frame) => {
+                            trailers = frame.into_trailers().ok();
+                            true
+                        }
+                    },
+                }
+            }
+        };
+        if ended {
+            core.send_end(now, trailers.as_ref(), output.end())?;
+            *upload = None;
+        }
+    }
+    Ok(())
+}
+
+impl<I: Io + 'static, H: Home<I>> Future for Exchange<I, H> {
+    type Output = Result<Response<Body>, Failed>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let inner = self.inner.as_mut().expect("not polled again after it has ended");
+        inner.connection.output.borrow_buffer();
+        let result = inner.poll_head(cx);
+        inner.connection.output.return_buffer();
+        let Poll::Ready(result) = result else { return Poll::Pending };
+        let inner = *self.inner.take().expect("just polled");
+        Poll::Ready(match result {
+            Ok(parts) => inner.respond(parts).map_err(|cause| Failed { cause, request: None }),
+            Err(cause) => Err(inner.fail(cause)),
+        })
+    }
+}
+
+impl<I, H> fmt::Debug for Exchange<I, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("ended", &self.inner.is_none()).finish_non_exhaustive()
+    }
+}

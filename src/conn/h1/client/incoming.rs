@@ -1,0 +1,123 @@
+//! The body of a response, read from its connection by whoever reads the body.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::{Cause, Connection, Home, exchange::pump};
+use crate::{
+    body::Body,
+    error::{BoxError, Error, Kind},
+    net::{Io, clock},
+    proto::h1::Event,
+};
+
+/// Holds the connection while it reads; lets it go home at the end. Dropped before, it drops the
+/// connection, so nobody ever reads the rest as the answer to something else.
+pub(super) struct Incoming<I, H> {
+    exchange: Option<(Connection<I>, H)>,
+    /// What of the request's body is still to be sent: the server may answer before it is.
+    upload: Option<Body>,
+    left: Option<u64>,
+}
+
+impl<I: Io, H: Home<I>> Incoming<I, H> {
+    pub(super) fn new(
+        connection: Connection<I>,
+        home: H,
+        upload: Option<Body>,
+        left: Option<u64>,
+    ) -> Self {
+        Self { exchange: Some((connection, home)), upload, left }
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<()>, Cause>> {
+        let Some((connection, _)) = &mut self.exchange else {
+            return Poll::Ready(Ok(Event::End(None)));
+        };
+        let now = clock::now();
+        loop {
+            match connection.core.recv(now, &mut connection.input)? {
+                Some(Event::Data(data)) => return Poll::Ready(Ok(Event::Data(data))),
+                Some(Event::End(trailers)) => return Poll::Ready(Ok(Event::End(trailers))),
+                Some(Event::Head(_)) | None => {}
+            }
+            if self.upload.is_some() || !connection.output.is_empty() {
+                connection.output.borrow_buffer();
+                let pumped = pump(connection, &mut self.upload, now, cx);
+                // If it can no longer be written, what was answered still counts.
+                let flushed = pumped.map(|()| connection.poll_flush(cx, now));
+                connection.output.return_buffer();
+                if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
+                    self.upload = None;
+                }
+            }
+            match connection.poll_read(cx) {
+                Poll::Pending if connection.poll_expired(cx, now) => {
+                    return Poll::Ready(Err(Cause::Timeout));
+                }
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(match connection.core.recv_eof(now)? {
+                        Some(Event::End(trailers)) => Ok(Event::End(trailers)),
+                        _ => Err(Cause::Closed),
+                    });
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
+            }
+        }
+    }
+}
+
+impl<I: Io, H: Home<I>> http_body::Body for Incoming<I, H>
+where
+    I: 'static,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.exchange.is_none() {
+            return Poll::Ready(None);
+        }
+        match ready!(self.poll_event(cx)) {
+            Ok(Event::Data(data)) => {
+                if let Some(left) = &mut self.left {
+                    *left -= data.len() as u64;
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Ok(Event::End(trailers)) => {
+                if let Some((connection, home)) = self.exchange.take()
+                    && connection.is_reusable()
+                {
+                    home.back(connection);
+                }
+                Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
+            }
+            Ok(Event::Head(())) => unreachable!("a body is under way"),
+            Err(cause) => {
+                self.exchange = None;
+                let kind =
+                    if matches!(cause, Cause::Timeout) { Kind::Timeout } else { Kind::BadGateway };
+                Poll::Ready(Some(Err(Error::new(kind, cause).into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.exchange.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
