@@ -1,3 +1,7 @@
 //! What HTTP means, apart from how it travels: pure functions of RFC 9110.
 
+pub mod conditional;
+pub mod date;
+pub mod etag;
+pub mod range;
 pub mod target;

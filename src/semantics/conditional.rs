@@ -1,0 +1,122 @@
+//! Preconditions: whether to act, to say "not modified" or to refuse (RFC 9110 section 13).
+
+use http::{HeaderMap, HeaderName, Method, header};
+
+use super::{
+    date::HttpDate,
+    etag::{self, ETag},
+};
+
+/// What a representation is recognised by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Validators<'a> {
+    /// Its entity tag, if it has one.
+    pub etag: Option<ETag<'a>>,
+    /// When it was last changed, if that is known.
+    pub last_modified: Option<HttpDate>,
+}
+
+/// What to do with a request after its preconditions have been looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Do what the method says.
+    Proceed,
+    /// Answer 304 with the headers that a 200 would have that help a cache.
+    NotModified,
+    /// Answer 412 and change nothing.
+    PreconditionFailed,
+}
+
+/// Evaluates a request's preconditions against the representation that is there now.
+///
+/// `current` is `None` if there is no representation (If-None-Match: `*` asks for that). Call it
+/// only if the answer would be a 2xx without preconditions (RFC 9110 section 13.2.1). The
+/// numbered steps are those of section 13.2.2; its step 5 is [`if_range`].
+///
+/// ```
+/// use http::{HeaderMap, Method, header};
+/// use vestibule::semantics::{conditional::{Outcome, Validators, evaluate}, etag::ETag};
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(header::IF_NONE_MATCH, r#""v1""#.parse().unwrap());
+/// let now = Validators { etag: ETag::strong(b"v1").ok(), last_modified: None };
+/// assert_eq!(evaluate(&Method::GET, &headers, Some(now)), Outcome::NotModified);
+/// assert_eq!(evaluate(&Method::PUT, &headers, Some(now)), Outcome::PreconditionFailed);
+/// ```
+pub fn evaluate(method: &Method, headers: &HeaderMap, current: Option<Validators<'_>>) -> Outcome {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let modified = current.and_then(|c| c.last_modified);
+
+    // 1. If-Match: false is 412.
+    if headers.contains_key(header::IF_MATCH) {
+        if !listed(headers, &header::IF_MATCH, current, |a, b| a.strong_eq(b)) {
+            return Outcome::PreconditionFailed;
+        }
+    // 2. else If-Unmodified-Since: false is 412. Ignored if either date is missing or no date.
+    } else if let Some(since) = date(headers, &header::IF_UNMODIFIED_SINCE)
+        && modified.is_some_and(|m| m > since)
+    {
+        return Outcome::PreconditionFailed;
+    }
+    // 3. If-None-Match: false is 304 to those who read, 412 to those who write.
+    if headers.contains_key(header::IF_NONE_MATCH) {
+        if listed(headers, &header::IF_NONE_MATCH, current, |a, b| a.weak_eq(b)) {
+            return if reads { Outcome::NotModified } else { Outcome::PreconditionFailed };
+        }
+    // 4. else, for those who read, If-Modified-Since: false is 304.
+    } else if reads
+        && let Some(since) = date(headers, &header::IF_MODIFIED_SINCE)
+        && modified.is_some_and(|m| m <= since)
+    {
+        return Outcome::NotModified;
+    }
+    // 5. is for the range; 6. otherwise.
+    Outcome::Proceed
+}
+
+/// Does a Range field count: is there no If-Range, or one that names the current representation?
+///
+/// RFC 9110 section 13.1.5. Only strong validators will do, since parts of two versions would be
+/// put together otherwise. A date is held to be strong if it is at least a second past `now`: the
+/// file could have changed again within its second (section 8.8.2.2).
+pub fn if_range(headers: &HeaderMap, current: Validators<'_>, now: HttpDate) -> bool {
+    let mut fields = headers.get_all(header::IF_RANGE).iter();
+    let value = match (fields.next(), fields.next()) {
+        (None, _) => return true,
+        (Some(value), None) => value.as_bytes(),
+        (Some(_), Some(_)) => return false,
+    };
+    if let Ok(tag) = ETag::parse(value) {
+        return current.etag.is_some_and(|c| c.strong_eq(tag));
+    }
+    match (HttpDate::parse(value), current.last_modified) {
+        (Some(date), Some(modified)) => date == modified && modified < now,
+        _ => false,
+    }
+}
+
+/// Is the current representation named by this list, or is it `*` and there is one?
+fn listed(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    current: Option<Validators<'_>>,
+    eq: impl Fn(ETag<'_>, ETag<'_>) -> bool,
+) -> bool {
+    let Some(current) = current else { return false };
+    headers.get_all(name).iter().any(|value| {
+        etag::is_any(value.as_bytes())
+            || current.etag.is_some_and(|c| etag::list(value.as_bytes()).any(|tag| eq(c, tag)))
+    })
+}
+
+/// The date in a field; `None` if it is not there, comes twice, or is no date: then it is ignored.
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<HttpDate> {
+    let mut fields = headers.get_all(name).iter();
+    match (fields.next(), fields.next()) {
+        (Some(value), None) => HttpDate::parse(value.as_bytes()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! A date as HTTP writes it: whole seconds, IMF-fixdate (RFC 9110 section 5.6.7).
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use http::HeaderValue;
+
+/// The last second of the year 9999, beyond which the format has no digits.
+const MAX: u64 = 253_402_300_799;
+
+/// A moment in whole seconds since 1970, between 1970 and 9999.
+///
+/// ```
+/// use vestibule::semantics::date::HttpDate;
+///
+/// let date = HttpDate::parse(b"Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+/// assert_eq!(date.seconds(), 784_111_777);
+/// assert_eq!(date.to_string(), "Sun, 06 Nov 1994 08:49:37 GMT");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HttpDate(u64);
+
+impl HttpDate {
+    /// The date this many seconds after the start of 1970; what the format cannot write becomes
+    /// the end of 9999.
+    pub fn from_seconds(seconds: u64) -> Self {
+        Self(seconds.min(MAX))
+    }
+
+    /// Reads a date in any of the three forms of RFC 9110 section 5.6.7; `None` if it is none.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?;
+        httpdate::parse_http_date(text).ok().map(Self::from)
+    }
+
+    /// Whole seconds since the start of 1970.
+    pub fn seconds(self) -> u64 {
+        self.0
+    }
+
+    /// The date as a field value.
+    pub fn to_value(self) -> HeaderValue {
+        HeaderValue::try_from(self.to_string()).expect("a date is plain ASCII")
+    }
+}
+
+impl From<SystemTime> for HttpDate {
+    /// Cuts the fraction of a second off. A file may claim to be older than 1970: that becomes
+    /// the start of 1970.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self::from_seconds(since.as_secs())
+    }
+}
+
+impl fmt::Display for HttpDate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // In range by construction: `httpdate` panics outside of 1970 to 9999.
+        httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(self.0)).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_forms_are_read_and_one_is_written() {
+        for form in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            let date = HttpDate::parse(form.as_bytes()).unwrap();
+            assert_eq!(date.to_value(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        }
+    }
+
+    #[test]
+    fn what_is_no_date_is_none() {
+        for bad in [&b""[..], b"yesterday", b"0", b"Sun, 06 Nov 1994 08:49:37", b"\xff\xfe"] {
+            assert_eq!(HttpDate::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn times_beyond_the_format_are_clamped() {
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(5);
+        assert_eq!(HttpDate::from(before).seconds(), 0);
+        let after = HttpDate::from_seconds(u64::MAX);
+        assert_eq!(after.to_string(), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
+    #[test]
+    fn fractions_of_a_second_are_cut_off() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_999_999_999);
+        assert_eq!(HttpDate::from(time).seconds(), 1);
+    }
+}

@@ -1,0 +1,203 @@
+//! Entity tags: reading, writing, the two ways to compare them, and lists of them (RFC 9110 8.8.3).
+
+use http::HeaderValue;
+
+/// The most tags that are read out of one field.
+///
+/// A client sends the tags of the versions that it holds: one, or a few. What comes after is as
+/// if it were not there, which errs on the safe side: a list that does not match sends the whole
+/// content (If-None-Match) or refuses to act (If-Match).
+pub const MAX_TAGS: usize = 64;
+
+/// An entity tag, borrowed from a field value.
+///
+/// ```
+/// use vestibule::semantics::etag::ETag;
+///
+/// let strong = ETag::parse(br#""v1""#).unwrap();
+/// let weak = ETag::parse(br#"W/"v1""#).unwrap();
+/// assert!(strong.weak_eq(weak));
+/// assert!(!strong.strong_eq(weak));
+/// assert_eq!(weak.to_value(), r#"W/"v1""#);
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct ETag<'a> {
+    weak: bool,
+    /// What stands between the quotes; only `etagc` characters.
+    opaque: &'a [u8],
+}
+
+/// These bytes are no entity tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an entity tag")]
+pub struct BadETag;
+
+impl<'a> ETag<'a> {
+    /// A strong tag: two representations that share it are equal byte by byte.
+    ///
+    /// # Errors
+    /// If `opaque` has a quote, a space or a control character in it.
+    pub fn strong(opaque: &'a [u8]) -> Result<Self, BadETag> {
+        Self::new(false, opaque)
+    }
+
+    /// A weak tag: two representations that share it are as good as each other.
+    ///
+    /// # Errors
+    /// If `opaque` has a quote, a space or a control character in it.
+    pub fn weak(opaque: &'a [u8]) -> Result<Self, BadETag> {
+        Self::new(true, opaque)
+    }
+
+    /// Reads one tag, which is the whole value but for white space around it.
+    ///
+    /// # Errors
+    /// If it is not one entity tag: unquoted, a list, `*`.
+    pub fn parse(value: &'a [u8]) -> Result<Self, BadETag> {
+        let value = value.trim_ascii();
+        let (weak, quoted) = value.strip_prefix(b"W/").map_or((false, value), |rest| (true, rest));
+        let opaque =
+            quoted.strip_prefix(b"\"").and_then(|q| q.strip_suffix(b"\"")).ok_or(BadETag)?;
+        Self::new(weak, opaque)
+    }
+
+    fn new(weak: bool, opaque: &'a [u8]) -> Result<Self, BadETag> {
+        if opaque.iter().all(|&b| is_etagc(b)) { Ok(Self { weak, opaque }) } else { Err(BadETag) }
+    }
+
+    /// Is it marked `W/`?
+    pub fn is_weak(self) -> bool {
+        self.weak
+    }
+
+    /// What stands between the quotes.
+    pub fn opaque(self) -> &'a [u8] {
+        self.opaque
+    }
+
+    /// RFC 9110 section 8.8.3.2: equal, and both strong.
+    pub fn strong_eq(self, other: ETag<'_>) -> bool {
+        !self.weak && !other.weak && self.opaque == other.opaque
+    }
+
+    /// RFC 9110 section 8.8.3.2: equal between the quotes, strong or weak.
+    pub fn weak_eq(self, other: ETag<'_>) -> bool {
+        self.opaque == other.opaque
+    }
+
+    /// The tag as a field value.
+    pub fn to_value(self) -> HeaderValue {
+        let mut text = Vec::with_capacity(self.opaque.len() + 4);
+        text.extend_from_slice(if self.weak { b"W/\"" } else { b"\"" });
+        text.extend_from_slice(self.opaque);
+        text.push(b'"');
+        HeaderValue::try_from(text).expect("etagc characters are field value characters")
+    }
+}
+
+/// etagc = %x21 / %x23-7E / obs-text
+fn is_etagc(b: u8) -> bool {
+    b == 0x21 || (0x23..=0x7e).contains(&b) || b >= 0x80
+}
+
+/// Is this field value of If-Match or If-None-Match the wildcard `*`?
+pub fn is_any(value: &[u8]) -> bool {
+    value.trim_ascii() == b"*"
+}
+
+/// The tags in one field value of If-Match or If-None-Match, at most [`MAX_TAGS`].
+///
+/// It ends at the first thing that is no tag: what follows cannot be read with certainty.
+///
+/// ```
+/// use vestibule::semantics::etag;
+///
+/// let tags: Vec<_> = etag::list(br#""a", W/"b,c",, "d""#).map(|t| t.opaque()).collect();
+/// assert_eq!(tags, [&b"a"[..], b"b,c", b"d"]);
+/// ```
+pub fn list(value: &[u8]) -> impl Iterator<Item = ETag<'_>> {
+    List(value).take(MAX_TAGS)
+}
+
+struct List<'a>(&'a [u8]);
+
+impl<'a> Iterator for List<'a> {
+    type Item = ETag<'a>;
+
+    fn next(&mut self) -> Option<ETag<'a>> {
+        // Empty list elements are allowed: RFC 9110 section 5.6.1.2.
+        let skip = self.0.iter().take_while(|b| matches!(b, b' ' | b'\t' | b',')).count();
+        let rest = &self.0[skip..];
+        // A tag may contain a comma, so look for the second quote, not for the next comma.
+        let start = if rest.starts_with(b"W/") { 2 } else { 0 };
+        let end = rest
+            .get(start..)
+            .filter(|quoted| quoted.first() == Some(&b'"'))
+            .and_then(|quoted| memchr::memchr(b'"', &quoted[1..]))
+            .map(|at| start + 1 + at + 1);
+        let tag = end.and_then(|end| ETag::parse(&rest[..end]).ok());
+        self.0 = match (tag, end) {
+            (Some(_), Some(end)) => &rest[end..],
+            _ => &[],
+        };
+        tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opaques(value: &[u8]) -> Vec<&[u8]> {
+        list(value).map(ETag::opaque).collect()
+    }
+
+    #[test]
+    fn comparison_follows_the_table_of_rfc_9110() {
+        let table = [
+            (r#"W/"1""#, r#"W/"1""#, false, true),
+            (r#"W/"1""#, r#"W/"2""#, false, false),
+            (r#"W/"1""#, r#""1""#, false, true),
+            (r#""1""#, r#""1""#, true, true),
+        ];
+        for (a, b, strong, weak) in table {
+            let (a, b) = (ETag::parse(a.as_bytes()).unwrap(), ETag::parse(b.as_bytes()).unwrap());
+            assert_eq!((a.strong_eq(b), a.weak_eq(b)), (strong, weak), "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_tag_is_refused() {
+        for bad in [
+            &b""[..],
+            b"\"",
+            b"abc",
+            b"W/abc",
+            b"w/\"a\"",
+            b"\"a b\"",
+            b"\"a\"b\"",
+            b"*",
+            b"\"\0\"",
+        ] {
+            assert_eq!(ETag::parse(bad).unwrap_err(), BadETag, "{bad:?}");
+        }
+        assert!(ETag::strong(b"a\"b").is_err());
+        assert_eq!(ETag::parse(b"\"\"").unwrap().opaque(), b"");
+    }
+
+    #[test]
+    fn a_list_ends_at_the_first_thing_that_is_no_tag() {
+        assert_eq!(opaques(br#""a" , "b""#), [b"a", b"b"]);
+        assert_eq!(opaques(br#""a", nonsense, "b""#), [b"a"]);
+        assert_eq!(opaques(br#""a", "unclosed"#), [b"a"]);
+        assert_eq!(opaques(br#" , ,"#), [b""; 0]);
+        assert_eq!(opaques(b"W/"), [b""; 0]);
+        assert!(is_any(b" * ") && !is_any(b"\"*\""));
+    }
+
+    #[test]
+    fn a_list_is_read_up_to_its_bound() {
+        let many = "\"a\",".repeat(MAX_TAGS + 1);
+        assert_eq!(opaques(many.as_bytes()).len(), MAX_TAGS);
+    }
+}
