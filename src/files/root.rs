@@ -1,0 +1,157 @@
+//! A folder as a root: files are opened below it and nowhere else.
+//!
+//! The kernel does the confining where it can: `openat2` with `RESOLVE_BENEATH` resolves a path
+//! in one step during which nobody can swap a folder for a symbolic link. Where a kernel or a
+//! sandbox has no `openat2` we walk down one component at a time and follow no symbolic link.
+//!
+//! The two differ in one point: `openat2` follows a relative link that stays below the root, the
+//! walk follows none. Absolute links and links that lead out are refused by both.
+
+use std::{
+    fs::{File, Metadata},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
+    io::Errno,
+};
+
+/// How often `openat2` is called again when it says that it lost a race against a rename.
+const RACES: usize = 8;
+
+/// How files and folders are opened. Not blocking: a FIFO would wait for its writer.
+const READ: OFlags =
+    OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
+
+/// How a folder is held that is only gone through: needs no right to read it.
+const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// The folder; opened once, so that it stays the same even if its path is renamed.
+#[derive(Debug)]
+pub(super) struct Root {
+    path: PathBuf,
+    fd: OnceLock<OwnedFd>,
+    /// The kernel has no `openat2`: do not ask it again.
+    walks: AtomicBool,
+}
+
+/// What was opened: a regular file or a folder.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) meta: Metadata,
+}
+
+impl Root {
+    /// Opens the folder if it is there; otherwise each [`open`](Self::open) tries again.
+    pub(super) fn new(path: PathBuf) -> Self {
+        let root = Self { path, fd: OnceLock::new(), walks: AtomicBool::new(false) };
+        if let Err(error) = root.fd() {
+            tracing::warn!(path = %root.path.display(), %error, "cannot open the folder yet");
+        }
+        root
+    }
+
+    /// Opens what `path` names below the root; `None` if there is nothing there to serve.
+    ///
+    /// Blocks on the disk. `path` is relative, its parts are separated by single slashes.
+    ///
+    /// # Errors
+    /// If the root itself cannot be opened, and where the fault is ours, not the path's: out of
+    /// descriptors or memory, a failing disk.
+    pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
+        let root = self.fd()?;
+        let opened = if self.walks.load(Relaxed) {
+            open_by_walk(root, path)
+        } else {
+            match open_beneath(root, path) {
+                Err(Errno::NOSYS) => {
+                    self.walks.store(true, Relaxed);
+                    open_by_walk(root, path)
+                }
+                // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
+                Err(Errno::PERM) => open_by_walk(root, path),
+                other => other,
+            }
+        };
+        match opened {
+            Ok(fd) => look(fd),
+            Err(errno) if is_absence(errno) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(fd) = self.fd.get() {
+            return Ok(fd.as_fd());
+        }
+        let fd = openat(CWD, &self.path, PASS, Mode::empty())?;
+        Ok(self.fd.get_or_init(|| fd).as_fd())
+    }
+}
+
+/// Regular files and folders only: a device, a FIFO or a socket is nothing to serve.
+fn look(fd: OwnedFd) -> io::Result<Option<Opened>> {
+    let file = File::from(fd);
+    let meta = file.metadata()?;
+    Ok((meta.is_file() || meta.is_dir()).then_some(Opened { file, meta }))
+}
+
+fn open_beneath(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let within = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+    let mut opened = Err(Errno::AGAIN);
+    for _ in 0..RACES {
+        opened = openat2(root, path, READ, Mode::empty(), within);
+        if !matches!(opened, Err(Errno::AGAIN | Errno::INTR)) {
+            break;
+        }
+    }
+    opened
+}
+
+fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    // The length of a path is bounded by the head of a request, and so is the number of steps.
+    let mut held: Option<OwnedFd> = None;
+    let mut rest = path;
+    loop {
+        let (name, below) = rest.split_once('/').map_or((rest, None), |(n, b)| (n, Some(b)));
+        if matches!(name, "" | "." | "..") {
+            return Err(Errno::NOENT);
+        }
+        let at = held.as_ref().map_or(root, AsFd::as_fd);
+        let how = if below.is_some() { PASS } else { READ };
+        let next = openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty())?;
+        let Some(below) = below else { return Ok(next) };
+        held = Some(next);
+        rest = below;
+    }
+}
+
+/// Does this say that there is nothing of that name for us to serve?
+///
+/// What may not be read counts as absent, so that an answer does not tell what exists.
+fn is_absence(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP           // a symbolic link that may not be followed, or too many
+            | Errno::XDEV           // a symbolic link that leads out of the root
+            | Errno::ACCESS
+            | Errno::PERM
+            | Errno::NAMETOOLONG
+            | Errno::INVAL          // a NUL in the name
+            | Errno::NXIO           // a socket
+            | Errno::NODEV
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+use std::{
+    fs,
+    io::Read,
+    os::unix::{fs::symlink, net::UnixListener},
+};
+
+use super::*;
+
+type Open = fn(BorrowedFd<'_>, &str) -> Result<OwnedFd, Errno>;
+
+/// Both ways down, so that each is tested on every kernel.
+const WAYS: [(&str, Open); 2] = [("openat2", open_beneath), ("walk", open_by_walk)];
+
+/// `root/` beside `secret.txt`, both below a temporary folder.
+fn tree() -> (tempfile::TempDir, Root) {
+    let outside = tempfile::tempdir().unwrap();
+    let path = outside.path().join("root");
+    fs::create_dir_all(path.join("a/b")).unwrap();
+    fs::write(outside.path().join("secret.txt"), "secret").unwrap();
+    fs::write(path.join("top.txt"), "top").unwrap();
+    fs::write(path.join("a/b/deep.txt"), "deep").unwrap();
+    (outside, Root::new(path))
+}
+
+fn text(fd: OwnedFd) -> String {
+    let mut text = String::new();
+    File::from(fd).read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn files_and_folders_below_are_opened_both_ways() {
+    let (_outside, root) = tree();
+    for (way, open) in WAYS {
+        let open = |path| open(root.fd().unwrap(), path);
+        assert_eq!(text(open("top.txt").unwrap()), "top", "{way}");
+        assert_eq!(text(open("a/b/deep.txt").unwrap()), "deep", "{way}");
+        assert!(look(open("a/b").unwrap()).unwrap().unwrap().meta.is_dir(), "{way}");
+        assert_eq!(open("a/none").unwrap_err(), Errno::NOENT, "{way}");
+        assert_eq!(open("top.txt/x").unwrap_err(), Errno::NOTDIR, "{way}");
+    }
+}
+
+#[test]
+fn no_way_leads_out_by_name() {
+    let (outside, root) = tree();
+    let absolute = outside.path().join("secret.txt");
+    for (way, open) in WAYS {
+        for path in ["..", "../secret.txt", "a/../../secret.txt", absolute.to_str().unwrap()] {
+            let errno = open(root.fd().unwrap(), path).unwrap_err();
+            assert!(is_absence(errno), "{way} {path}: {errno}");
+        }
+    }
+}
+
+#[test]
+fn symbolic_links_out_of_the_root_are_refused_both_ways() {
+    let (outside, root) = tree();
+    let inside = outside.path().join("root");
+    symlink("../secret.txt", inside.join("up")).unwrap();
+    symlink(outside.path().join("secret.txt"), inside.join("absolute")).unwrap();
+    symlink("..", inside.join("parent")).unwrap();
+    symlink("/", inside.join("all")).unwrap();
+    symlink("/proc/self/root", inside.join("magic")).unwrap();
+    symlink("loop", inside.join("loop")).unwrap();
+    for (way, open) in WAYS {
+        for path in
+            ["up", "absolute", "parent/secret.txt", "all/etc/passwd", "magic/etc/passwd", "loop"]
+        {
+            let errno = open(root.fd().unwrap(), path).unwrap_err();
+            assert!(is_absence(errno), "{way} {path}: {errno}");
+        }
+    }
+    assert!(root.open("up").unwrap().is_none());
+}
+
+#[test]
+fn a_relative_link_inside_is_followed_by_openat2_alone() {
+    let (outside, root) = tree();
+    symlink("a/b", outside.path().join("root/short")).unwrap();
+    symlink("../top.txt", outside.path().join("root/a/top")).unwrap();
+    let fd = root.fd().unwrap();
+    assert_eq!(text(open_beneath(fd, "short/deep.txt").unwrap()), "deep");
+    assert_eq!(text(open_beneath(fd, "a/top").unwrap()), "top");
+    assert_eq!(open_by_walk(fd, "short/deep.txt").unwrap_err(), Errno::NOTDIR);
+    assert_eq!(open_by_walk(fd, "a/top").unwrap_err(), Errno::LOOP);
+}
+
+#[test]
+fn what_is_neither_file_nor_folder_is_absent_and_does_not_block() {
+    let (outside, root) = tree();
+    let inside = outside.path().join("root");
+    rustix::fs::mkfifoat(CWD, inside.join("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+    let _socket = UnixListener::bind(inside.join("socket")).unwrap();
+    for walks in [false, true] {
+        root.walks.store(walks, Relaxed);
+        assert!(root.open("fifo").unwrap().is_none());
+        assert!(root.open("socket").unwrap().is_none());
+        assert!(root.open("a\0b").unwrap().is_none());
+        assert!(root.open(&"n".repeat(300)).unwrap().is_none());
+        assert!(root.open(&"n/".repeat(5000)).unwrap().is_none());
+        assert!(root.open("top.txt").unwrap().is_some());
+    }
+}
+
+#[test]
+fn the_root_is_opened_once_and_stays_the_same() {
+    let (outside, root) = tree();
+    fs::rename(outside.path().join("root"), outside.path().join("moved")).unwrap();
+    symlink("/etc", outside.path().join("root")).unwrap();
+    assert!(root.open("top.txt").unwrap().is_some());
+    assert!(root.open("passwd").unwrap().is_none());
+}
+
+#[test]
+fn a_root_that_is_not_there_yet_is_an_error_until_it_is() {
+    let outside = tempfile::tempdir().unwrap();
+    let path = outside.path().join("later");
+    let root = Root::new(path.clone());
+    assert_eq!(root.open("x").unwrap_err().kind(), io::ErrorKind::NotFound);
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("x"), "x").unwrap();
+    assert!(root.open("x").unwrap().is_some());
+}
