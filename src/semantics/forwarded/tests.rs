@@ -1,0 +1,116 @@
+use super::*;
+
+fn map(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        let name: HeaderName = name.parse().unwrap();
+        headers.append(name, value.parse().unwrap());
+    }
+    headers
+}
+
+/// What `forward` makes of `fields`, for a client at `ip` that asked for `host` by http.
+fn run(forward: Forward, fields: &[(&str, &str)], ip: &str, host: &str) -> HeaderMap {
+    let mut headers = map(fields);
+    let host = (!host.is_empty()).then(|| host.parse().unwrap());
+    forward.apply(&mut headers, ip.parse().ok(), &Scheme::HTTP, host);
+    headers
+}
+
+#[test]
+fn an_untrusted_client_cannot_say_who_it_is() {
+    let lies = [
+        ("forwarded", "for=6.6.6.6"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-for", "7.7.7.7"),
+        ("x-forwarded-ssl", "on"),
+        ("x-forwarded-prefix", "/admin"),
+        ("x-real-ip", "6.6.6.6"),
+        ("x-client-ip", "6.6.6.6"),
+        ("true-client-ip", "6.6.6.6"),
+        ("x_forwarded_for", "6.6.6.6"),
+        ("x.forwarded_proto", "https"),
+        ("x_real.ip", "6.6.6.6"),
+        ("proxy", "http://evil/"),
+        ("accept", "*/*"),
+        ("x-request-id", "1"),
+    ];
+    let truth = map(&[
+        ("accept", "*/*"),
+        ("x-request-id", "1"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "example.com"),
+    ]);
+    assert_eq!(run(Forward::new(), &lies, "192.0.2.1", "example.com"), truth);
+}
+
+#[test]
+fn a_trusted_proxy_has_its_lists_continued() {
+    let told = [
+        ("x-forwarded-for", "198.51.100.7"),
+        ("x-forwarded-for", ""),
+        ("x-forwarded-for", "198.51.100.8, 198.51.100.9"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "example.com"),
+        ("x-real-ip", "198.51.100.7"),
+        ("forwarded", "for=198.51.100.7;proto=https"),
+        ("proxy", "http://evil/"),
+    ];
+    let append = Forward::new().trust(Trust::Append);
+    let want = map(&[
+        ("x-forwarded-for", "198.51.100.7, 198.51.100.8, 198.51.100.9, 10.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "example.com"),
+        ("x-real-ip", "198.51.100.7"),
+        ("forwarded", "for=198.51.100.7;proto=https, for=10.0.0.1;host=inner;proto=http"),
+    ]);
+    assert_eq!(run(append, &told, "10.0.0.1", "inner"), want);
+}
+
+#[test]
+fn a_trusted_proxy_that_says_nothing_is_taken_for_the_client() {
+    let got = run(Forward::new().trust(Trust::Append), &[], "10.0.0.1", "example.com");
+    assert_eq!(got["x-forwarded-for"], "10.0.0.1");
+    assert_eq!(got["x-forwarded-proto"], "http");
+    assert_eq!(got["x-forwarded-host"], "example.com");
+    assert!(!got.contains_key("forwarded"));
+}
+
+#[test]
+fn keep_writes_nothing_and_still_drops_proxy() {
+    let told = [("x-forwarded-for", "1.2.3.4"), ("proxy", "http://evil/")];
+    let got = run(Forward::new().trust(Trust::Keep), &told, "10.0.0.1", "example.com");
+    assert_eq!(got, map(&told[..1]));
+}
+
+#[test]
+fn a_peer_without_an_address_is_unknown() {
+    let got = run(Forward::new().rfc7239(true), &[("x-forwarded-for", "6.6.6.6")], "", "");
+    let want = map(&[("forwarded", "for=unknown;proto=http"), ("x-forwarded-proto", "http")]);
+    assert_eq!(got, want);
+}
+
+#[test]
+fn forwarded_quotes_what_is_not_a_token() {
+    let cases = [
+        ("192.0.2.1", "a.example", "for=192.0.2.1;host=a.example;proto=http"),
+        ("2001:db8::1", "a:8080", r#"for="[2001:db8::1]";host="a:8080";proto=http"#),
+        ("::1", "[::1]", r#"for="[::1]";host="[::1]";proto=http"#),
+        ("::ffff:192.0.2.1", "x", "for=192.0.2.1;host=x;proto=http"),
+        ("::1", r#"a";for=b\"#, r#"for="[::1]";host="a\";for=b\\";proto=http"#),
+    ];
+    for (ip, host, want) in cases {
+        let got = run(Forward::new().rfc7239(true), &[], ip, host);
+        assert_eq!(got["forwarded"], want);
+    }
+}
+
+#[test]
+fn the_longest_addresses_fit() {
+    let all_ones = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    let got = run(Forward::new().rfc7239(true), &[], all_ones, "");
+    assert_eq!(got["x-forwarded-for"], all_ones);
+    assert_eq!(got["forwarded"], format!("for=\"[{all_ones}]\";proto=http"));
+    assert_eq!(run(Forward::new(), &[], "255.255.255.255", "")["x-forwarded-for"].len(), 15);
+}

@@ -1,0 +1,207 @@
+//! Hop-by-hop fields: what must not travel further than one connection (RFC 9110 section 7.6.1).
+
+use http::{HeaderMap, HeaderValue, header::CONNECTION};
+
+/// Fields for one connection only, whether or not `Connection` names them.
+const HOP_BY_HOP: [&str; 7] = [
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade", // with it goes every `Upgrade: h2c`, so no h2c passes through us
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings", // RFC 9113 section 3.2.1 (obsolete, and the second half of an h2c upgrade)
+];
+
+/// Fields for all recipients, which `Connection` has no business to name (RFC 9110 section 7.6.1:
+/// "a sender MUST NOT send a connection option corresponding to a field that is intended for all
+/// recipients of the content").
+///
+/// They say where a message goes, what it is, who sends it and who may keep it. A message that
+/// lost one on the way through us would be read differently behind us than in front of us.
+const END_TO_END: [&str; 12] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "range",
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "cache-control",
+    "vary",
+    "expires",
+];
+
+/// Removes the fields of this hop: `Connection`, every field that it names, `Keep-Alive`,
+/// `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade` and `HTTP2-Settings`.
+///
+/// Call it on what a peer sent *before* adding fields of our own: `Connection: x-forwarded-for`
+/// then removes at most the peer's field of that name, never ours. An end-to-end field that
+/// `Connection` names against the rules (`Host`, `Content-Length`, `Content-Type`,
+/// `Content-Encoding`, `Content-Range`, `Range`, `Authorization`, `Cookie`, `Set-Cookie`,
+/// `Cache-Control`, `Vary`, `Expires`) stays.
+///
+/// Who needs `Upgrade` or `Transfer-Encoding` reads them before. `Proxy-Authenticate` and
+/// `Proxy-Authorization` stay: RFC 9110 section 11.7 lets a chain of proxies relay them, and a
+/// gateway that asks for none has no claim to them. Remove `Proxy-Authorization` from requests if
+/// you authenticate with it yourself.
+///
+/// A message without such fields costs one look at each name; nothing is allocated unless
+/// `Connection` comes several times.
+///
+/// ```
+/// use http::HeaderMap;
+/// use vestibule::semantics::hop;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert("connection", "close, x-internal".parse().unwrap());
+/// headers.insert("x-internal", "1".parse().unwrap());
+/// headers.insert("accept", "*/*".parse().unwrap());
+/// hop::strip(&mut headers);
+/// assert_eq!(headers.len(), 1);
+/// ```
+pub fn strip(headers: &mut HeaderMap) {
+    let found = find(headers);
+    if found == 0 {
+        return;
+    }
+    if found & BIT_CONNECTION != 0 {
+        // One field is the rule: its value is a shared handle, and the rest an empty `Vec`.
+        let rest: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().skip(1).cloned().collect();
+        if let Some(first) = headers.remove(CONNECTION) {
+            strip_named(headers, &first);
+        }
+        for list in &rest {
+            strip_named(headers, list);
+        }
+    }
+    for (i, name) in HOP_BY_HOP.iter().enumerate() {
+        if found & (1 << i) != 0 {
+            headers.remove(*name);
+        }
+    }
+}
+
+/// The bit of `Connection` in [`find`]'s answer, after one for each of [`HOP_BY_HOP`].
+const BIT_CONNECTION: u8 = 1 << HOP_BY_HOP.len();
+
+/// Which hop-by-hop fields are here, a bit for each: one pass over the names, without hashing.
+fn find(headers: &HeaderMap) -> u8 {
+    let mut found = 0;
+    for name in headers.keys() {
+        let name = name.as_str();
+        // The compiler asks for the length first, so nearly every name is dismissed by that alone.
+        found |= match name {
+            "connection" => BIT_CONNECTION,
+            "te" => 1,
+            "trailer" => 1 << 1,
+            "transfer-encoding" => 1 << 2,
+            "upgrade" => 1 << 3,
+            "keep-alive" => 1 << 4,
+            "proxy-connection" => 1 << 5,
+            "http2-settings" => 1 << 6,
+            _ => 0,
+        };
+    }
+    found
+}
+
+/// Removes the fields that one `Connection` value names.
+fn strip_named(headers: &mut HeaderMap, list: &HeaderValue) {
+    for option in list.as_bytes().split(|&b| b == b',') {
+        // What is no token is no field name either, but does not shield its neighbours.
+        let Ok(option) = std::str::from_utf8(option.trim_ascii()) else { continue };
+        if option.eq_ignore_ascii_case("close") || option.eq_ignore_ascii_case("keep-alive") {
+            continue; // the usual ones: the second is removed by its own bit
+        }
+        if !END_TO_END.iter().any(|name| option.eq_ignore_ascii_case(name)) {
+            headers.remove(option);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name: http::HeaderName = name.parse().unwrap();
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn left(fields: &[(&str, &str)]) -> Vec<String> {
+        let mut headers = map(fields);
+        strip(&mut headers);
+        headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn every_hop_by_hop_field_goes_on_its_own() {
+        for name in HOP_BY_HOP.iter().chain(&["connection"]) {
+            assert_eq!(left(&[("host", "a"), (name, "x"), (name, "y")]), ["host: a"], "{name}");
+        }
+        for (i, name) in HOP_BY_HOP.iter().enumerate() {
+            assert_eq!(find(&map(&[(name, "x")])), 1 << i, "the bit of {name}");
+        }
+    }
+
+    #[test]
+    fn fields_that_connection_names_go_in_any_case_and_any_list() {
+        let fields = [
+            ("connection", "close, X-One ,,\tx-two"),
+            ("x-one", "1"),
+            ("x-one", "again"),
+            ("x-two", "2"),
+            ("connection", "x-THREE"),
+            ("x-three", "3"),
+            ("x-four", "4"),
+        ];
+        assert_eq!(left(&fields), ["x-four: 4"]);
+    }
+
+    #[test]
+    fn a_client_cannot_strip_what_we_add_afterwards() {
+        let mut headers = map(&[("connection", "X-Forwarded-For"), ("x-forwarded-for", "6.6.6.6")]);
+        strip(&mut headers);
+        assert!(headers.is_empty());
+        headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+        strip(&mut headers);
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
+    }
+
+    #[test]
+    fn end_to_end_fields_stay_though_connection_names_them() {
+        for name in END_TO_END {
+            assert_eq!(
+                left(&[(name, "1"), ("connection", &name.to_uppercase())]),
+                [format!("{name}: 1")]
+            );
+        }
+    }
+
+    #[test]
+    fn an_h2c_upgrade_leaves_no_trace() {
+        let fields = [
+            ("host", "a"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("connection", "Upgrade, HTTP2-Settings"),
+        ];
+        assert_eq!(left(&fields), ["host: a"]);
+    }
+
+    #[test]
+    fn what_is_no_token_in_connection_names_nothing_and_shields_nothing() {
+        let mut headers = map(&[("x-one", "1"), ("x-two", "2")]);
+        headers.insert(CONNECTION, HeaderValue::from_bytes(b"\xff, x-one, \x80").unwrap());
+        strip(&mut headers);
+        assert_eq!(headers, map(&[("x-two", "2")]));
+        assert_eq!(left(&[("connection", "a b, (, "), ("x", "1")]), ["x: 1"]);
+    }
+}
