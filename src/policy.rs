@@ -1,1 +1,3 @@
 //! Decisions as plain state: which endpoint, when to restart. No clock, no sockets.
+
+pub mod pick;
