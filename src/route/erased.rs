@@ -1,0 +1,98 @@
+//! One type for all services behind a router: the seam where their types are erased.
+
+use std::{
+    any::Any,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::Router;
+use crate::{body::Body, error::BoxError};
+
+/// A service behind a router.
+pub(super) trait Route: Send + Sync {
+    fn call(&self, request: Request<Body>) -> ResponseFuture;
+}
+
+/// Erases a service's type; a router's is known, and costs no second box.
+pub(super) fn erase<S, B>(service: S) -> Arc<dyn Route>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    match (&service as &dyn Any).downcast_ref::<Router>() {
+        Some(router) => Arc::new(router.clone()),
+        None => Arc::new(Erased(service)),
+    }
+}
+
+impl Route for Router {
+    fn call(&self, request: Request<Body>) -> ResponseFuture {
+        self.dispatch(request)
+    }
+}
+
+struct Erased<S>(S);
+
+impl<S, B> Route for Erased<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn call(&self, request: Request<Body>) -> ResponseFuture {
+        let mut service = self.0.clone();
+        ResponseFuture(State::Boxed(Box::pin(async move {
+            // Readiness belongs to the clone that is called (see `Service::poll_ready`).
+            poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+            let response = service.call(request).await.map_err(Into::into)?;
+            Ok(response.map(Body::new))
+        })))
+    }
+}
+
+/// The response of a [`Router`].
+pub struct ResponseFuture(State);
+
+enum State {
+    Boxed(Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>),
+    /// The router's own answer; `None` once it was given.
+    Ready(Option<Response<Body>>),
+}
+
+impl ResponseFuture {
+    pub(super) fn ready(response: Response<Body>) -> Self {
+        Self(State::Ready(Some(response)))
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Boxed(future) => future.as_mut().poll(cx),
+            State::Ready(response) => {
+                Poll::Ready(Ok(response.take().expect("polled after it was complete")))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
