@@ -1,1 +1,39 @@
-//! Layers, one file each.
+//! Layers, one file each, and the one place that says in which order they stand.
+//!
+//! All of them wrap a `Service<Request<Body>, Response = Response<Body>>` and compose with
+//! `tower::ServiceBuilder`. From the client's side inwards:
+//!
+//! 1. The access log: sees what the client was really answered, rescued errors too.
+//! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
+//!    sees responses only.
+//! 3. The timeout: what waits or works below draws from one deadline.
+//! 4. Limits, authentication, the router: refuse before any body is read.
+//! 5. The response buffer: frees the application before a slow client has read. It stands
+//!    outside of the request buffer only by habit; both orders are right.
+//! 6. The request buffer: directly in front of workers, so a slow client occupies none.
+//! 7. The application: worker threads, files, a balanced set of servers.
+//!
+//! A timeout that stands outside of the request buffer also counts the time in which the client
+//! sends its body. Where large uploads from slow clients are welcome, put it inside.
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use vestibule::{Body, Request, Response, layer};
+//!
+//! let app = ServiceBuilder::new()
+//!     .layer(layer::RescueLayer::new()) // errors end here
+//!     .service(service_fn(|_: Request| async {
+//!         Ok::<_, Infallible>(Response::new(Body::from("hello")))
+//!     }));
+//!
+//! # let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+//! let response = rt.block_on(app.oneshot(Request::new(Body::empty()))).unwrap();
+//! assert_eq!(response.body().as_bytes().unwrap(), "hello");
+//! ```
+
+#[cfg(test)]
+mod probe;
+pub mod rescue;
+
+pub use rescue::{Rescue, RescueLayer};

@@ -1,0 +1,46 @@
+//! A service for tests that insists on tower's contract: ready before every call.
+
+use std::{
+    future::Future,
+    task::{Context, Poll},
+};
+
+use tower_service::Service;
+
+/// Calls `f`; panics if this very instance was not polled ready first.
+pub(crate) struct Probe<F> {
+    ready: bool,
+    f: F,
+}
+
+impl<F> Probe<F> {
+    pub(crate) fn new(f: F) -> Self {
+        Self { ready: false, f }
+    }
+}
+
+impl<F: Clone> Clone for Probe<F> {
+    fn clone(&self) -> Self {
+        Self::new(self.f.clone())
+    }
+}
+
+impl<R, F, Fut, T, E> Service<R> for Probe<F>
+where
+    F: FnMut(R) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Response = T;
+    type Error = E;
+    type Future = Fut;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), E>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: R) -> Fut {
+        assert!(std::mem::take(&mut self.ready), "called without being ready");
+        (self.f)(request)
+    }
+}

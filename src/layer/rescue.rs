@@ -1,0 +1,331 @@
+//! `Rescue`: the one readable table from error to response.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderValue, StatusCode, header};
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    Body, Request, Response,
+    error::{BoxError, Error, Kind},
+};
+
+/// What a client is told to wait before it tries again, in seconds: 1, since a queue that was
+/// full has usually moved on by then, and a longer pause would leave capacity unused.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The response for an error: the table that [`Rescue`] uses unless it is given another.
+///
+/// | kind | status |
+/// |---|---|
+/// | `BadRequest` | 400 |
+/// | `ClientTimeout` | 408 |
+/// | `TooLarge` | 413 |
+/// | `ClientGone` | 400, which nobody will see |
+/// | `Overloaded` | 503 with `retry-after: 1` |
+/// | `Timeout` | 504 |
+/// | `BadGateway` | 502 |
+/// | `Internal`, and every error that is not ours | 500 |
+///
+/// The [`Error`] is looked for in the whole chain of causes. The body is the status line as text
+/// and never tells the cause.
+///
+/// ```
+/// use vestibule::{BoxError, Error, error::Kind, layer::rescue};
+///
+/// let error: BoxError = Error::new(Kind::Overloaded, "the queue is full").into();
+/// let response = rescue::response(&error);
+/// assert_eq!(response.status(), 503);
+/// assert_eq!(response.headers()["retry-after"], "1");
+/// assert_eq!(response.body().as_bytes().unwrap(), "503 Service Unavailable\n");
+/// ```
+pub fn response(error: &BoxError) -> Response {
+    let kind = kind(error);
+    let (status, text) = match kind {
+        Kind::BadRequest | Kind::ClientGone => (StatusCode::BAD_REQUEST, "400 Bad Request\n"),
+        Kind::ClientTimeout => (StatusCode::REQUEST_TIMEOUT, "408 Request Timeout\n"),
+        Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "413 Content Too Large\n"),
+        Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable\n"),
+        Kind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "504 Gateway Timeout\n"),
+        Kind::BadGateway => (StatusCode::BAD_GATEWAY, "502 Bad Gateway\n"),
+        Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error\n"),
+    };
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if kind == Kind::Overloaded {
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
+}
+
+/// The kind of our error in the chain; any other error is a fault of the application.
+fn kind(error: &BoxError) -> Kind {
+    Error::find(&**error).map_or(Kind::Internal, Error::kind)
+}
+
+/// The cause goes to the log, since the client is not told: its own faults quietly, ours aloud.
+fn log(error: &BoxError) {
+    let cause: &(dyn std::error::Error + 'static) = &**error;
+    match kind(error) {
+        Kind::BadRequest | Kind::ClientTimeout | Kind::TooLarge | Kind::ClientGone => {
+            tracing::debug!(cause, "a request was refused: the client's fault");
+        }
+        Kind::Overloaded | Kind::Timeout | Kind::BadGateway => {
+            tracing::warn!(cause, "a request could not be answered");
+        }
+        Kind::Internal => tracing::error!(cause, "a request failed: our fault"),
+    }
+}
+
+/// Wraps a service in [`Rescue`]. Second from outside: only the access log stands before it.
+#[derive(Clone, Copy)]
+pub struct RescueLayer<T = fn(&BoxError) -> Response> {
+    table: T,
+}
+
+impl RescueLayer {
+    /// With the table of [`response`].
+    pub fn new() -> Self {
+        Self { table: response }
+    }
+}
+
+impl<T> RescueLayer<T>
+where
+    T: Fn(&BoxError) -> Response + Clone,
+{
+    /// With a table of your own; it may fall back on [`response`].
+    ///
+    /// ```
+    /// use vestibule::layer::{RescueLayer, rescue};
+    ///
+    /// let layer = RescueLayer::with(|error| {
+    ///     let mut response = rescue::response(error);
+    ///     response.headers_mut().insert("cache-control", "no-store".parse().unwrap());
+    ///     response
+    /// });
+    /// # drop(layer);
+    /// ```
+    pub fn with(table: T) -> Self {
+        Self { table }
+    }
+}
+
+impl Default for RescueLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> fmt::Debug for RescueLayer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RescueLayer").finish_non_exhaustive()
+    }
+}
+
+impl<S, T: Clone> Layer<S> for RescueLayer<T> {
+    type Service = Rescue<S, T>;
+
+    fn layer(&self, inner: S) -> Rescue<S, T> {
+        Rescue { inner, table: self.table.clone(), failed: None }
+    }
+}
+
+/// Turns every error of the service inside into a response, so its own error is [`Infallible`].
+///
+/// `poll_ready` never fails: an error of the service inside is kept, and is the answer to the next
+/// `call`. A clone keeps no such error.
+pub struct Rescue<S, T = fn(&BoxError) -> Response> {
+    inner: S,
+    table: T,
+    /// What `poll_ready` met; answered by the next call.
+    failed: Option<BoxError>,
+}
+
+impl<S> Rescue<S> {
+    /// Wraps `inner`, with the table of [`response`].
+    pub fn new(inner: S) -> Self {
+        RescueLayer::new().layer(inner)
+    }
+}
+
+impl<S: Clone, T: Clone> Clone for Rescue<S, T> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), table: self.table.clone(), failed: None }
+    }
+}
+
+impl<S: fmt::Debug, T> fmt::Debug for Rescue<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rescue").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, T> Service<Request> for Rescue<S, T>
+where
+    S: Service<Request, Response = Response>,
+    S::Error: Into<BoxError>,
+    T: Fn(&BoxError) -> Response + Clone,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future, T>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if self.failed.is_none()
+            && let Err(e) = ready!(self.inner.poll_ready(cx))
+        {
+            self.failed = Some(e.into());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let state = match self.failed.take() {
+            Some(e) => State::Failed(Some(e)),
+            None => State::Inner(self.inner.call(request)),
+        };
+        ResponseFuture { state, table: self.table.clone() }
+    }
+}
+
+/// The future of [`Rescue`].
+#[pin_project]
+#[derive(Debug)]
+pub struct ResponseFuture<F, T> {
+    #[pin]
+    state: State<F>,
+    table: T,
+}
+
+#[pin_project(project = StateProj)]
+#[derive(Debug)]
+enum State<F> {
+    Inner(#[pin] F),
+    Failed(Option<BoxError>),
+}
+
+impl<F, T, E> Future for ResponseFuture<F, T>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+    T: Fn(&BoxError) -> Response,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let error = match this.state.project() {
+            StateProj::Inner(f) => match ready!(f.poll(cx)) {
+                Ok(response) => return Poll::Ready(Ok(response)),
+                Err(e) => e.into(),
+            },
+            StateProj::Failed(e) => e.take().expect("a future is not polled after its end"),
+        };
+        log(&error);
+        Poll::Ready(Ok((this.table)(&error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::ServiceExt;
+
+    use super::{super::probe::Probe, *};
+
+    #[test]
+    fn every_kind_has_its_status_and_no_body_tells_the_cause() {
+        for (kind, status) in [
+            (Kind::BadRequest, 400),
+            (Kind::ClientGone, 400),
+            (Kind::ClientTimeout, 408),
+            (Kind::TooLarge, 413),
+            (Kind::Overloaded, 503),
+            (Kind::Timeout, 504),
+            (Kind::BadGateway, 502),
+            (Kind::Internal, 500),
+        ] {
+            let r = response(&Error::new(kind, "secret").into());
+            assert_eq!(r.status(), status, "{kind:?}");
+            assert_eq!(r.headers().contains_key("retry-after"), kind == Kind::Overloaded);
+            assert_eq!(r.headers()["content-type"], "text/plain; charset=utf-8");
+            let text = String::from_utf8(r.body().as_bytes().unwrap().to_vec()).unwrap();
+            assert!(text.starts_with(&status.to_string()) && text.ends_with('\n'), "{text}");
+            assert!(!text.contains("secret"));
+        }
+        assert_eq!(response(&"a foreign error".into()).status(), 500);
+    }
+
+    #[test]
+    fn our_error_is_found_inside_a_foreign_one() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("foreign")]
+        struct Foreign(#[source] Error);
+        let error: BoxError = Foreign(Error::new(Kind::TooLarge, "x")).into();
+        assert_eq!(response(&error).status(), 413);
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_call_becomes_a_response_and_a_response_passes() {
+        let rescue = RescueLayer::new().layer(Probe::new(async |r: Request| {
+            if r.uri().path() == "/bad" {
+                return Err(Error::new(Kind::BadGateway, "refused"));
+            }
+            Ok(Response::new(Body::from("fine")))
+        }));
+        let bad = Request::builder().uri("/bad").body(Body::empty()).unwrap();
+        assert_eq!(rescue.clone().oneshot(bad).await.unwrap().status(), 502);
+        let good = rescue.oneshot(Request::default()).await.unwrap();
+        assert_eq!(good.body().as_bytes().unwrap(), "fine");
+    }
+
+    /// Fails its readiness, the first time only.
+    #[derive(Debug)]
+    struct Unready(bool);
+
+    impl Service<Request> for Unready {
+        type Response = Response;
+        type Error = Error;
+        type Future = std::future::Ready<Result<Response, Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Err(Error::new(Kind::Overloaded, "full")))
+        }
+
+        fn call(&mut self, _: Request) -> Self::Future {
+            std::future::ready(Ok(Response::default()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_of_readiness_answers_the_next_call_and_no_other() {
+        let mut rescue = Rescue::new(Unready(false));
+        let first = rescue.ready().await.unwrap().call(Request::default()).await.unwrap();
+        assert_eq!(first.status(), 503);
+        let second = rescue.ready().await.unwrap().call(Request::default()).await.unwrap();
+        assert_eq!(second.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_table_of_ones_own_replaces_ours() {
+        let layer = RescueLayer::with(|_| {
+            Response::builder().status(418).body(Body::empty()).expect("a valid response")
+        });
+        let rescue =
+            layer.layer(Probe::new(async |_: Request| Err(Error::new(Kind::Timeout, "t"))));
+        assert_eq!(rescue.oneshot(Request::default()).await.unwrap().status(), 418);
+    }
+}
