@@ -6,7 +6,7 @@
 //! 1. The access log: sees what the client was really answered, rescued errors too.
 //! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
 //!    sees responses only.
-//! 3. The timeout: what waits or works below draws from one deadline.
+//! 3. [`TimeoutLayer`]: what waits or works below draws from one deadline.
 //! 4. Limits, authentication, the router: refuse before any body is read.
 //! 5. The response buffer: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
@@ -17,12 +17,13 @@
 //! sends its body. Where large uploads from slow clients are welcome, put it inside.
 //!
 //! ```
-//! use std::convert::Infallible;
+//! use std::{convert::Infallible, time::Duration};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //! use vestibule::{Body, Request, Response, layer};
 //!
 //! let app = ServiceBuilder::new()
 //!     .layer(layer::RescueLayer::new()) // errors end here
+//!     .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
 //!     .service(service_fn(|_: Request| async {
 //!         Ok::<_, Infallible>(Response::new(Body::from("hello")))
 //!     }));
@@ -35,5 +36,7 @@
 #[cfg(test)]
 mod probe;
 pub mod rescue;
+pub mod timeout;
 
 pub use rescue::{Rescue, RescueLayer};
+pub use timeout::{Timeout, TimeoutLayer};
