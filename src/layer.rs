@@ -10,7 +10,7 @@
 //! 4. Limits, authentication, the router: refuse before any body is read.
 //! 5. The response buffer: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
-//! 6. The request buffer: directly in front of workers, so a slow client occupies none.
+//! 6. [`RequestBufferLayer`]: directly in front of workers, so a slow client occupies none.
 //! 7. The application: worker threads, files, a balanced set of servers.
 //!
 //! A timeout that stands outside of the request buffer also counts the time in which the client
@@ -24,6 +24,7 @@
 //! let app = ServiceBuilder::new()
 //!     .layer(layer::RescueLayer::new()) // errors end here
 //!     .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
+//!     .layer(layer::RequestBufferLayer::new()) // the application gets whole requests
 //!     .service(service_fn(|_: Request| async {
 //!         Ok::<_, Infallible>(Response::new(Body::from("hello")))
 //!     }));
@@ -33,10 +34,12 @@
 //! assert_eq!(response.body().as_bytes().unwrap(), "hello");
 //! ```
 
+pub mod buffer;
 #[cfg(test)]
 mod probe;
 pub mod rescue;
 pub mod timeout;
 
+pub use buffer::{RequestBuffer, RequestBufferLayer};
 pub use rescue::{Rescue, RescueLayer};
 pub use timeout::{Timeout, TimeoutLayer};
