@@ -47,6 +47,8 @@ mod tests;
 pub use body::Body;
 pub use error::{BoxError, Error};
 #[cfg(feature = "server")]
+pub use route::{OriginalUri, Router};
+#[cfg(feature = "server")]
 pub use serve::serve;
 
 /// A request with our body.

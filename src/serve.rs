@@ -25,6 +25,7 @@ use crate::{
     body::Body,
     conn::h1::server,
     error::BoxError,
+    layer::Rescue,
     net::{Address, Listener},
     proto::h1::Limits,
 };
@@ -44,7 +45,7 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 ///
 /// Any `Service<Request<Body>>` fits whose response body is an [`http_body::Body`] of [`Bytes`]
 /// and whose error is `Into<BoxError>`: an `axum::Router`, a `tower_http::services::ServeDir`, or
-/// layers of this crate.
+/// layers of this crate. Its errors become responses by [`rescue`](crate::layer::rescue)'s table.
 ///
 /// ```no_run
 /// use std::convert::Infallible;
@@ -215,7 +216,7 @@ where
     fn into_future(self) -> ServeFuture {
         let Self { mut listeners, unlink, service, options, shutdown } = self;
         let front = front::Front {
-            service,
+            service: Rescue::new(service),
             http1: Arc::new(options.http1),
             permits: Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS))),
             drain: options.drain,

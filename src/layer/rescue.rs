@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use pin_project::pin_project;
 use tower_layer::Layer;
@@ -141,7 +142,8 @@ impl<S, T: Clone> Layer<S> for RescueLayer<T> {
     }
 }
 
-/// Turns every error of the service inside into a response, so its own error is [`Infallible`].
+/// Turns every error of the service inside into a response, so its own error is [`Infallible`],
+/// and whatever body it answers with into a [`Body`].
 ///
 /// `poll_ready` never fails: an error of the service inside is kept, and is the answer to the next
 /// `call`. A clone keeps no such error.
@@ -171,10 +173,12 @@ impl<S: fmt::Debug, T> fmt::Debug for Rescue<S, T> {
     }
 }
 
-impl<S, T> Service<Request> for Rescue<S, T>
+impl<S, T, B> Service<Request> for Rescue<S, T>
 where
-    S: Service<Request, Response = Response>,
+    S: Service<Request, Response = Response<B>>,
     S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
     T: Fn(&BoxError) -> Response + Clone,
 {
     type Response = Response;
@@ -215,10 +219,12 @@ enum State<F> {
     Failed(Option<BoxError>),
 }
 
-impl<F, T, E> Future for ResponseFuture<F, T>
+impl<F, T, E, B> Future for ResponseFuture<F, T>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
     T: Fn(&BoxError) -> Response,
 {
     type Output = Result<Response, Infallible>;
@@ -227,7 +233,7 @@ where
         let this = self.project();
         let error = match this.state.project() {
             StateProj::Inner(f) => match ready!(f.poll(cx)) {
-                Ok(response) => return Poll::Ready(Ok(response)),
+                Ok(response) => return Poll::Ready(Ok(response.map(Body::new))),
                 Err(e) => e.into(),
             },
             StateProj::Failed(e) => e.take().expect("a future is not polled after its end"),

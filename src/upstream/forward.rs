@@ -1,0 +1,163 @@
+//! One request's way to a server and back.
+
+use std::{future::poll_fn, io, sync::Arc, task::Poll};
+
+use bytes::BytesMut;
+use http::{HeaderValue, Method, Request, Response, header, uri::Scheme};
+use tokio::runtime::{Handle, Id};
+
+use super::{Shared, endpoint::Endpoint};
+use crate::{
+    body::Body,
+    conn::h1::client::{Cause, Connection, Failed, Home},
+    error::{BoxError, Error, Kind},
+    net::{Address, Stream, clock},
+    peer::Peer,
+    semantics::hop,
+};
+
+/// No server could be connected to.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to {address}")]
+struct Unreachable {
+    address: Address,
+    #[source]
+    source: io::Error,
+}
+
+pub(super) async fn forward(
+    shared: Arc<Shared>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, BoxError> {
+    prepare(&shared, &mut request);
+    let runtime = Handle::current().id();
+    let (n, mut connection, mut reused) = shared.connect(runtime).await?;
+    loop {
+        let idempotent = is_idempotent(request.method());
+        let home = Back { shared: shared.clone(), endpoint: n, runtime };
+        let failed = match connection.exchange(request, BytesMut::new(), home).await {
+            Ok(mut response) => {
+                hop::strip(response.headers_mut());
+                return Ok(response);
+            }
+            Err(failed) => failed,
+        };
+        // A kept connection may have been closed while the request was on its way: that says
+        // nothing of the server. A new one is asked once.
+        let closed = matches!(failed.cause, Cause::Io(_) | Cause::Closed);
+        request = match failed {
+            Failed { request: Some(request), .. } if reused && closed && idempotent => *request,
+            Failed { cause, .. } => return Err(error(cause)),
+        };
+        (connection, reused) = (shared.endpoints[n].dial(&shared).await?, false);
+    }
+}
+
+/// The request as the server shall see it.
+fn prepare(shared: &Shared, request: &mut Request<Body>) {
+    let ip = request.extensions().get::<Peer>().and_then(Peer::ip);
+    let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
+    let headers = request.headers_mut();
+    hop::strip(headers);
+    headers.remove(header::EXPECT); // we have answered it, or will
+    let host = headers.get(header::HOST).cloned();
+    if host.is_none() {
+        // HTTP/1.0 without Host: whatever the first server is called.
+        let name = match &shared.endpoints[0].address {
+            Address::Tcp(host) => HeaderValue::from_str(host).ok(),
+            Address::Unix(_) => None,
+        };
+        headers.insert(header::HOST, name.unwrap_or(HeaderValue::from_static("localhost")));
+    }
+    shared.config.forward.apply(headers, ip, &scheme, host);
+}
+
+/// May it be sent twice (RFC 9110 section 9.2.2)?
+fn is_idempotent(method: &Method) -> bool {
+    method.is_idempotent()
+}
+
+fn error(cause: Cause) -> BoxError {
+    let kind = match cause {
+        // The client's failure, as its connection put it.
+        Cause::Body(error) => return error,
+        Cause::Timeout => Kind::Timeout,
+        Cause::Misuse(_) => Kind::Internal,
+        _ => Kind::BadGateway,
+    };
+    Error::new(kind, cause).into()
+}
+
+impl Shared {
+    /// A connection to the server whose turn it is, or to the next that can be reached.
+    async fn connect(&self, runtime: Id) -> Result<(usize, Connection<Stream>, bool), BoxError> {
+        let mut failure = None;
+        for _ in 0..self.endpoints.len() {
+            let now = clock::now();
+            let available = |i: usize| self.endpoints[i].is_available(now);
+            // With all left out, one that is left out is better than none.
+            let n = self.turn.pick(self.endpoints.len(), available);
+            let n = n.or_else(|| self.turn.pick(self.endpoints.len(), |_| true));
+            let n = n.expect("there is at least one endpoint");
+            let endpoint = &self.endpoints[n];
+            if let Some(connection) = endpoint.kept(self, runtime).await {
+                return Ok((n, connection, true));
+            }
+            match endpoint.dial(self).await {
+                Ok(connection) => return Ok((n, connection, false)),
+                Err(e) => {
+                    endpoint.leave_out(clock::now());
+                    failure = Some(e);
+                }
+            }
+        }
+        Err(failure.expect("an endpoint was tried").into())
+    }
+}
+
+impl Endpoint {
+    /// A kept connection that the server has not closed.
+    async fn kept(&self, shared: &Shared, runtime: Id) -> Option<Connection<Stream>> {
+        let now = clock::now();
+        loop {
+            let mut connection = self.pool.take(runtime, now, shared.config.idle_timeout)?;
+            if poll_fn(|cx| Poll::Ready(connection.poll_usable(cx))).await {
+                return Some(connection);
+            }
+        }
+    }
+
+    async fn dial(&self, shared: &Shared) -> Result<Connection<Stream>, Error> {
+        let dialled =
+            tokio::time::timeout(shared.config.connect_timeout, Stream::connect(&self.address));
+        let (kind, source) = match dialled.await {
+            Ok(Ok(stream)) => return Ok(Connection::new(stream, shared.config.limits.clone())),
+            Ok(Err(e)) => (Kind::BadGateway, e),
+            Err(_) => (Kind::Timeout, io::ErrorKind::TimedOut.into()),
+        };
+        Err(Error::new(kind, Unreachable { address: self.address.clone(), source }))
+    }
+}
+
+/// The way back into the pool.
+struct Back {
+    shared: Arc<Shared>,
+    endpoint: usize,
+    runtime: Id,
+}
+
+impl Home<Stream> for Back {
+    fn back(self, connection: Connection<Stream>) {
+        // A body may be read to its end in another runtime than the one that made the connection.
+        if Handle::try_current().is_ok_and(|h| h.id() == self.runtime) {
+            let config = &self.shared.config;
+            self.shared.endpoints[self.endpoint].pool.put(
+                self.runtime,
+                connection,
+                clock::now(),
+                config.keep_idle,
+                config.idle_timeout,
+            );
+        }
+    }
+}
