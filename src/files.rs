@@ -1,4 +1,55 @@
 //! A folder as a service.
+//!
+//! ```
+//! # fn main() {
+//! use http::HeaderValue;
+//! use vestibule::files;
+//!
+//! let site = files::dir("public")
+//!     .index("index.html")
+//!     .cache_control(HeaderValue::from_static("max-age=60"));
+//! # }
+//! ```
+//!
+//! What a request gets:
+//!
+//! | request | answer |
+//! |---|---|
+//! | GET or HEAD of a file | 200; 206 and 416 for one range; 304 and 412 by its preconditions |
+//! | a folder with a slash at the end | its index file, or 404 |
+//! | a folder without the slash | 308 to the same with the slash |
+//! | a file with a slash at the end, an empty segment (`//`) | 404 |
+//! | a hidden name (`.git`), except `/.well-known` | 404 |
+//! | what may not be read, leads out of the folder, or is neither file nor folder | 404 |
+//! | a path that two readers may understand differently | 400 |
+//! | another method | 405 |
+//!
+//! Folders are not listed. Files are opened strictly below the root: a symbolic link that leads
+//! out of it is a 404. Nothing here has a deadline: a local disk is expected. Do not serve a
+//! network file system with it that may hang.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "its service comes next"))]
+mod entry;
+mod mime;
+mod respond;
 mod root;
+mod service;
+
+use std::path::PathBuf;
+
+pub use service::{Dir, ResponseFuture, Unreadable};
+
+/// A service that answers GET and HEAD with the files below `path`.
+///
+/// The folder is opened now and kept: if `path` is renamed or is a symbolic link that is set to
+/// another folder later on, the service stays with the folder that it has opened. If it cannot
+/// be opened now, requests are errors until it can.
+///
+/// Responses carry Content-Type by the name's extension (text is said to be UTF-8),
+/// `x-content-type-options: nosniff`, ETag (of size, time of change and inode), Last-Modified and
+/// `accept-ranges: bytes`.
+pub fn dir(path: impl Into<PathBuf>) -> Dir {
+    Dir::new(path.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! The Content-Type of a file, by its name.
+
+use http::HeaderValue;
+
+/// The media type that goes with the extension of `path`, with a charset where that helps.
+///
+/// Text is said to be UTF-8: without a word on it browsers guess, by the language of their user.
+pub(super) fn content_type(path: &str) -> HeaderValue {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    let Some(kind) = mime_guess::from_ext(extension).first_raw() else {
+        return HeaderValue::from_static("application/octet-stream");
+    };
+    if is_text(kind) {
+        HeaderValue::try_from(format!("{kind}; charset=utf-8")).expect("media types are ASCII")
+    } else {
+        HeaderValue::from_static(kind)
+    }
+}
+
+fn is_text(kind: &str) -> bool {
+    kind.starts_with("text/")
+        || kind.ends_with("+json")
+        || matches!(
+            kind,
+            "application/javascript"
+                | "application/x-javascript"
+                | "application/json"
+                | "image/svg+xml"
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_extension_decides_and_text_is_utf_8() {
+        let table = [
+            ("a/index.html", "text/html; charset=utf-8"),
+            ("style.CSS", "text/css; charset=utf-8"),
+            ("app.js", "text/javascript; charset=utf-8"),
+            ("data.json", "application/json; charset=utf-8"),
+            ("site.webmanifest", "application/manifest+json; charset=utf-8"),
+            ("logo.svg", "image/svg+xml; charset=utf-8"),
+            ("photo.jpeg", "image/jpeg"),
+            ("font.woff2", "font/woff2"),
+            ("module.wasm", "application/wasm"),
+            ("archive.tar.gz", "application/gzip"),
+            ("LICENSE", "application/octet-stream"),
+            ("a.b/html", "application/octet-stream"),
+            ("x.unheard-of", "application/octet-stream"),
+            ("page.html::$DATA", "application/octet-stream"),
+        ];
+        for (path, want) in table {
+            assert_eq!(content_type(path), want, "{path}");
+        }
+    }
+}
