@@ -25,9 +25,11 @@
 //! | another method | 405 |
 //!
 //! Folders are not listed. Files are opened strictly below the root: a symbolic link that leads
-//! out of it is a 404. Nothing here has a deadline: a local disk is expected. Do not serve a
+//! out of it is a 404. Small files are kept in memory and looked at again after a second; see
+//! [`Dir::revalidate`]. Nothing here has a deadline: a local disk is expected. Do not serve a
 //! network file system with it that may hang.
 
+mod cache;
 mod entry;
 mod mime;
 mod respond;

@@ -69,6 +69,15 @@ impl Entry {
         // A folder that bears the name of the index file is not what was asked for.
         Ok(if path.is_index { Self::Missing } else { Self::Folder })
     }
+
+    /// What it holds: bytes of content in memory, and open files.
+    pub(super) fn held(&self) -> (usize, usize) {
+        match self {
+            Self::File(Page { content: Content::Memory(bytes), .. }) => (bytes.len(), 0),
+            Self::File(Page { content: Content::Open(_), .. }) => (0, 1),
+            Self::Folder | Self::Missing => (0, 0),
+        }
+    }
 }
 
 /// Where below the root a request's file is.

@@ -6,13 +6,15 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 use tower_service::Service;
 
 use super::{
+    cache::{Cache, Limits, REVALIDATE},
     entry::{Entry, Path},
     respond::{plain, respond},
     root::Root,
@@ -52,18 +54,26 @@ pub struct Dir(Arc<Inner>);
 struct Inner {
     root: Arc<Root>,
     options: Options,
+    cache: Cache,
 }
 
 #[derive(Debug, Clone)]
 struct Options {
     index: String,
     cache_control: Option<HeaderValue>,
+    revalidate: Duration,
+    limits: Limits,
 }
 
 impl Dir {
     pub(super) fn new(path: PathBuf) -> Self {
-        let options = Options { index: "index.html".to_owned(), cache_control: None };
-        Self(Arc::new(Inner { root: Arc::new(Root::new(path)), options }))
+        let options = Options {
+            index: "index.html".to_owned(),
+            cache_control: None,
+            revalidate: REVALIDATE,
+            limits: Limits::default(),
+        };
+        Self::build(Arc::new(Root::new(path)), options)
     }
 
     /// The name of the file that a folder is answered with, `index.html` by default.
@@ -78,10 +88,46 @@ impl Dir {
         self.with(|options| options.cache_control = Some(value))
     }
 
+    /// For how long a file that was looked at is served without looking again, a second by
+    /// default. A file that is replaced, written to or removed is seen at the latest then.
+    ///
+    /// Zero looks at the disk for every request, on a thread that may block: at ten times the
+    /// price of a request, for folders whose changes must be seen at once.
+    #[must_use]
+    pub fn revalidate(self, after: Duration) -> Self {
+        self.with(|options| options.revalidate = after)
+    }
+
+    /// The most paths that are remembered, 1,024 by default. Zero remembers none.
+    #[must_use]
+    pub fn cache_entries(self, most: usize) -> Self {
+        self.with(|options| options.limits.entries = most)
+    }
+
+    /// The most bytes of paths and contents held in memory, 16 MiB by default. Only files up to
+    /// 32 KiB are held.
+    #[must_use]
+    pub fn cache_bytes(self, most: usize) -> Self {
+        self.with(|options| options.limits.bytes = most)
+    }
+
+    /// The most files above 32 KiB that are held open, 256 by default. Beyond it files are opened
+    /// when they are asked for.
+    #[must_use]
+    pub fn cache_open_files(self, most: usize) -> Self {
+        self.with(|options| options.limits.open_files = most)
+    }
+
+    /// What was remembered under other options is not taken along.
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.0.options.clone();
         change(&mut options);
-        Self(Arc::new(Inner { root: self.0.root.clone(), options }))
+        Self::build(self.0.root.clone(), options)
+    }
+
+    fn build(root: Arc<Root>, options: Options) -> Self {
+        let cache = Cache::new(options.limits, options.revalidate);
+        Self(Arc::new(Inner { root, options, cache }))
     }
 }
 
@@ -96,28 +142,57 @@ impl Service<Request<Body>> for Dir {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (request, _) = request.into_parts();
-        if !matches!(request.method, Method::GET | Method::HEAD) {
-            let mut response = plain(&request.method, StatusCode::METHOD_NOT_ALLOWED);
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return ResponseFuture::ready(response);
+        match self.0.find(&request) {
+            Found::Response(response) => ResponseFuture::ready(response),
+            Found::Entry(entry) => ResponseFuture::ready(respond(&request, &entry)),
+            Found::OnDisk { normal, path, now } => {
+                let inner = self.0.clone();
+                ResponseFuture::blocking(request, move || inner.load(&normal, &path, now))
+            }
         }
-        let Ok(normal) = normalize(request.uri.path()) else {
-            return ResponseFuture::ready(plain(&request.method, StatusCode::BAD_REQUEST));
-        };
-        let Ok(path) = file_path(&normal) else {
-            return ResponseFuture::ready(plain(&request.method, StatusCode::BAD_REQUEST));
-        };
-        let Some(path) = Path::of(&path, &self.0.options.index) else {
-            return ResponseFuture::ready(plain(&request.method, StatusCode::NOT_FOUND));
-        };
-        let inner = self.0.clone();
-        ResponseFuture::blocking(request, move || inner.load(&path))
     }
 }
 
+/// What is known of a request without a look at the disk.
+enum Found {
+    /// The answer: a refusal.
+    Response(Response<Body>),
+    /// What it asks for.
+    Entry(Arc<Entry>),
+    /// Where to look. It was not there, or not lately, at `now`.
+    OnDisk { normal: Box<str>, path: Path, now: Instant },
+}
+
 impl Inner {
-    fn load(&self, path: &Path) -> io::Result<Arc<Entry>> {
-        Entry::load(&self.root, path, self.options.cache_control.as_ref()).map(Arc::new)
+    fn find(&self, request: &Parts) -> Found {
+        let method = &request.method;
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            let mut response = plain(method, StatusCode::METHOD_NOT_ALLOWED);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Found::Response(response);
+        }
+        let Ok(normal) = normalize(request.uri.path()) else {
+            return Found::Response(plain(method, StatusCode::BAD_REQUEST));
+        };
+        let now = Instant::now();
+        if let Some(entry) = self.cache.get(&normal, now) {
+            return Found::Entry(entry);
+        }
+        let Ok(path) = file_path(&normal) else {
+            return Found::Response(plain(method, StatusCode::BAD_REQUEST));
+        };
+        match Path::of(&path, &self.options.index) {
+            Some(path) => Found::OnDisk { normal: normal.into(), path, now },
+            None => Found::Response(plain(method, StatusCode::NOT_FOUND)),
+        }
+    }
+
+    /// Looks at the disk, and remembers what is there.
+    fn load(&self, normal: &str, path: &Path, now: Instant) -> io::Result<Arc<Entry>> {
+        let entry = Entry::load(&self.root, path, self.options.cache_control.as_ref())?;
+        let entry = Arc::new(entry);
+        self.cache.put(normal, entry.clone(), now);
+        Ok(entry)
     }
 }
 

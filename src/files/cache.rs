@@ -1,0 +1,203 @@
+//! A bounded table of what paths name, so that a request for a file that was just served costs no
+//! system call.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::entry::Entry;
+
+/// The most paths that are held, found and missing ones alike. At some 1 KiB for the headers of
+/// each that is 1 MiB.
+pub(super) const ENTRIES: usize = 1024;
+
+/// The most bytes of content and paths that are held: 1,024 files of 16 KiB.
+pub(super) const BYTES: usize = 16 << 20;
+
+/// The most files that are held open for `sendfile`: a quarter of the 1,024 descriptors that a
+/// process has by default.
+pub(super) const OPEN_FILES: usize = 256;
+
+/// How long what is held is believed: a second, in which a busy file is served thousands of times.
+pub(super) const REVALIDATE: Duration = Duration::from_secs(1);
+
+/// Bounds of the table; they hold at any time, not just after a clean-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    pub(super) open_files: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { entries: ENTRIES, bytes: BYTES, open_files: OPEN_FILES }
+    }
+}
+
+/// Normal paths and what they name, shared by all clones of a service.
+#[derive(Debug)]
+pub(super) struct Cache {
+    limits: Limits,
+    revalidate: Duration,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    slots: HashMap<Box<str>, Slot>,
+    /// The sums over all slots.
+    sum: Size,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Arc<Entry>,
+    /// From just before the disk was looked at.
+    looked: Instant,
+    /// Asked for since the last clean-up passed here.
+    used: bool,
+    size: Size,
+}
+
+/// What a slot takes of the bounds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    entries: usize,
+    bytes: usize,
+    open_files: usize,
+}
+
+impl Cache {
+    pub(super) fn new(limits: Limits, revalidate: Duration) -> Self {
+        Self { limits, revalidate, table: Mutex::default() }
+    }
+
+    /// What `path` names, if that is known and was looked at lately.
+    pub(super) fn get(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
+        let mut table = self.lock();
+        let slot = table.slots.get_mut(path)?;
+        if now.saturating_duration_since(slot.looked) >= self.revalidate {
+            return None;
+        }
+        slot.used = true;
+        Some(slot.entry.clone())
+    }
+
+    /// Holds what `path` was found to name when the disk was looked at.
+    pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked: Instant) {
+        let size = Size::of(path, &entry);
+        // Nothing would ever be served from here, or it alone is above the bound.
+        if self.revalidate.is_zero() || !size.fits(self.limits) {
+            return;
+        }
+        let mut table = self.lock();
+        let old = match table.slots.get(path) {
+            // Two looked at once, and the other one later.
+            Some(slot) if slot.looked > looked => return,
+            Some(_) => table.remove(path),
+            None => None,
+        };
+        let used = old.as_ref().is_some_and(|slot| slot.used);
+        let victims = if table.sum.plus(size).fits(self.limits) {
+            Vec::new()
+        } else {
+            table.make_room(self.limits, size)
+        };
+        table.sum = table.sum.plus(size);
+        table.slots.insert(path.into(), Slot { entry, looked, used, size });
+        drop(table);
+        // Files are closed and memory is freed when nobody waits for the lock.
+        drop((old, victims));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // The table is whole between any two statements that can panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn remove(&mut self, path: &str) -> Option<Slot> {
+        let slot = self.slots.remove(path)?;
+        self.sum = self.sum.minus(slot.size);
+        Some(slot)
+    }
+
+    /// Takes slots out until there is room for `more`, and for another eighth of the bounds, so
+    /// that going through the table pays for many insertions.
+    ///
+    /// First go the missing: whoever asks for many names that do not exist pushes out nothing
+    /// but those. Then, as in the second chance algorithm, whatever was not asked for since the
+    /// last time; then anything.
+    fn make_room(&mut self, limits: Limits, more: Size) -> Vec<Slot> {
+        let goal = Limits {
+            entries: limits.entries - limits.entries / 8,
+            bytes: limits.bytes - limits.bytes / 8,
+            open_files: limits.open_files - limits.open_files / 8,
+        };
+        let mut victims = Vec::new();
+        self.take_out(&mut victims, |_, slot| matches!(*slot.entry, Entry::Missing));
+        self.take_out(&mut victims, |sum, slot| {
+            sum.plus(more).is_relieved_by(slot.size, goal) && !std::mem::take(&mut slot.used)
+        });
+        self.take_out(&mut victims, |sum, slot| sum.plus(more).is_relieved_by(slot.size, limits));
+        victims
+    }
+
+    fn take_out(&mut self, victims: &mut Vec<Slot>, pick: impl Fn(Size, &mut Slot) -> bool) {
+        let mut sum = self.sum;
+        let taken = self.slots.extract_if(|_, slot| {
+            let take = pick(sum, slot);
+            if take {
+                sum = sum.minus(slot.size);
+            }
+            take
+        });
+        victims.extend(taken.map(|(_, slot)| slot));
+        self.sum = sum;
+    }
+}
+
+impl Size {
+    fn of(path: &str, entry: &Entry) -> Self {
+        let (content, open_files) = entry.held();
+        Self { entries: 1, bytes: path.len() + content, open_files }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            bytes: self.bytes + other.bytes,
+            open_files: self.open_files + other.open_files,
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            entries: self.entries - other.entries,
+            bytes: self.bytes - other.bytes,
+            open_files: self.open_files - other.open_files,
+        }
+    }
+
+    fn fits(self, limits: Limits) -> bool {
+        self.entries <= limits.entries
+            && self.bytes <= limits.bytes
+            && self.open_files <= limits.open_files
+    }
+
+    /// Is one of the bounds passed that `part` has a part in?
+    fn is_relieved_by(self, part: Self, limits: Limits) -> bool {
+        (self.entries > limits.entries && part.entries > 0)
+            || (self.bytes > limits.bytes && part.bytes > 0)
+            || (self.open_files > limits.open_files && part.open_files > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+use std::fs;
+
+use super::{
+    super::{
+        entry::{IN_MEMORY, Path},
+        root::Root,
+    },
+    *,
+};
+
+/// A folder, to make entries of every kind of.
+struct Disk {
+    folder: tempfile::TempDir,
+    root: Root,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path().to_owned());
+        Self { folder, root }
+    }
+
+    /// An entry with `len` bytes of content.
+    fn file(&self, len: u64) -> Arc<Entry> {
+        let content = vec![b'x'; usize::try_from(len).unwrap()];
+        fs::write(self.folder.path().join("f"), content).unwrap();
+        self.entry("f")
+    }
+
+    fn missing(&self) -> Arc<Entry> {
+        self.entry("missing")
+    }
+
+    fn entry(&self, name: &str) -> Arc<Entry> {
+        let path = Path::of(name, "index.html").unwrap();
+        Arc::new(Entry::load(&self.root, &path, None).unwrap())
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The sums over all slots, counted anew.
+fn counted(cache: &Cache) -> Size {
+    let table = cache.lock();
+    let sum = table
+        .slots
+        .iter()
+        .fold(Size::default(), |sum, (path, slot)| sum.plus(Size::of(path, &slot.entry)));
+    assert_eq!(sum, table.sum);
+    sum
+}
+
+#[test]
+fn an_entry_is_believed_until_it_is_to_be_looked_at_again() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    assert!(cache.get("/f", now).is_none());
+    cache.put("/f", disk.file(1), now);
+    assert!(cache.get("/f", now).is_some());
+    assert!(cache.get("/f", now + SECOND - Duration::from_nanos(1)).is_some());
+    assert!(cache.get("/f", now + SECOND).is_none());
+    cache.put("/f", disk.file(2), now + SECOND);
+    assert_eq!(cache.get("/f", now + SECOND).unwrap().held(), (2, 0));
+    assert_eq!(counted(&cache), Size { entries: 1, bytes: 4, open_files: 0 });
+}
+
+#[test]
+fn a_later_look_is_not_overwritten_by_an_earlier_one() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    cache.put("/f", disk.file(2), now + Duration::from_millis(1));
+    cache.put("/f", disk.file(1), now);
+    assert_eq!(cache.get("/f", now).unwrap().held(), (2, 0));
+}
+
+#[test]
+fn with_nothing_believed_nothing_is_held() {
+    let disk = Disk::new();
+    let cache = Cache::new(Limits::default(), Duration::ZERO);
+    cache.put("/f", disk.file(1), Instant::now());
+    assert_eq!(counted(&cache), Size::default());
+}
+
+#[test]
+fn entries_stay_within_their_bound() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
+    let file = disk.file(1);
+    for i in 0..16 {
+        cache.put(&format!("/{i}"), file.clone(), now);
+    }
+    assert_eq!(counted(&cache).entries, 16);
+    for i in 16..200 {
+        cache.put(&format!("/{i}"), file.clone(), now);
+        assert!(counted(&cache).fits(cache.limits));
+        assert!(cache.get(&format!("/{i}"), now).is_some());
+    }
+}
+
+#[test]
+fn bytes_stay_within_the_default_bound() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    let file = disk.file(IN_MEMORY);
+    // 512 of 32 KiB would be 16 MiB without their paths.
+    for i in 0..600 {
+        cache.put(&format!("/{i}"), file.clone(), now);
+        let sum = counted(&cache);
+        assert!(sum.fits(Limits::default()), "{sum:?}");
+        assert!(i < 511 || sum.bytes > BYTES / 2, "{sum:?}");
+    }
+}
+
+#[test]
+fn open_files_stay_within_their_bound_and_push_out_only_open_files() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let limits = Limits { open_files: 8, ..Limits::default() };
+    let cache = Cache::new(limits, SECOND);
+    for i in 0..50 {
+        cache.put(&format!("/small/{i}"), disk.file(1), now);
+    }
+    for i in 0..50 {
+        cache.put(&format!("/large/{i}"), disk.file(IN_MEMORY + 1), now);
+        let sum = counted(&cache);
+        assert!(sum.open_files <= 8 && sum.entries == 50 + sum.open_files, "{sum:?}");
+    }
+}
+
+#[test]
+fn what_is_larger_than_a_bound_is_not_held_and_pushes_out_nothing() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let limits = Limits { bytes: 100, open_files: 0, ..Limits::default() };
+    let cache = Cache::new(limits, SECOND);
+    cache.put("/f", disk.file(98), now);
+    cache.put("/g", disk.file(99), now);
+    cache.put("/large", disk.file(IN_MEMORY + 1), now);
+    cache.put(&"/long".repeat(100), disk.missing(), now);
+    assert_eq!(counted(&cache), Size { entries: 1, bytes: 100, open_files: 0 });
+}
+
+#[test]
+fn names_that_do_not_exist_push_out_nothing_but_each_other() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
+    let missing = disk.missing();
+    for i in 0..8 {
+        cache.put(&format!("/{i}"), disk.file(1), now);
+    }
+    for i in 0..1000 {
+        cache.put(&format!("/none/{i}"), missing.clone(), now);
+        assert!(counted(&cache).entries <= 16);
+    }
+    assert!((0..8).all(|i| cache.get(&format!("/{i}"), now).is_some()));
+}
+
+#[test]
+fn what_is_asked_for_outlives_what_is_not() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
+    let file = disk.file(1);
+    for i in 0..1000 {
+        cache.put("/hot", file.clone(), now);
+        assert!(cache.get("/hot", now).is_some());
+        cache.put(&format!("/{i}"), file.clone(), now);
+        assert!(cache.get("/hot", now).is_some(), "pushed out by {i}");
+    }
+}

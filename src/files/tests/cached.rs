@@ -1,0 +1,109 @@
+//! What is remembered, for how long, and what happens to files that change.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tower::Service;
+
+use super::*;
+
+/// Sends without waiting: `None` if the disk must be looked at first.
+fn send_now(dir: &Dir, target: &str) -> Option<Response<Body>> {
+    let mut future = dir.clone().call(request(Method::GET, target));
+    match Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer.unwrap()),
+        Poll::Pending => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hit_is_answered_at_once_and_for_a_second() {
+    let site = Site::new();
+    site.write("large.bin", vec![7; 100_000]);
+    let served = site.dir();
+    for target in ["/hello.txt", "/large.bin", "/none", "/docs", "/docs/"] {
+        let first = get(&served, target).await;
+        let second = send_now(&served.clone(), target).expect(target);
+        assert_eq!(first.headers(), second.headers(), "{target}");
+        assert_eq!(content(first).await, content(second).await, "{target}");
+    }
+    site.write("hello.txt", "changed");
+    fs::remove_file(site.root().join("large.bin")).unwrap();
+    site.write("none", "there");
+    tokio::time::advance(Duration::from_millis(999)).await;
+    assert_eq!(content(send_now(&served, "/hello.txt").unwrap()).await, "0123456789");
+    assert_eq!(send_now(&served, "/large.bin").unwrap().status(), StatusCode::OK);
+
+    tokio::time::advance(Duration::from_millis(1)).await;
+    for target in ["/hello.txt", "/large.bin", "/none"] {
+        assert!(send_now(&served, target).is_none(), "{target}");
+    }
+    assert_eq!(content(get(&served, "/hello.txt").await).await, "changed");
+    assert_eq!(get(&served, "/large.bin").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(content(get(&served, "/none").await).await, "there");
+}
+
+#[tokio::test]
+async fn without_a_second_of_trust_every_change_is_seen_at_once() {
+    let site = Site::new();
+    let served = site.dir().revalidate(Duration::ZERO);
+    let read = async || content(get(&served, "/hello.txt").await).await;
+    assert_eq!(read().await, "0123456789");
+
+    site.write("new", "replaced");
+    fs::rename(site.root().join("new"), site.root().join("hello.txt")).unwrap();
+    assert_eq!(read().await, "replaced");
+
+    let file = fs::File::options().write(true).open(site.root().join("hello.txt")).unwrap();
+    file.set_len(3).unwrap();
+    assert_eq!(read().await, "rep");
+
+    site.write("hello.txt", "x".repeat(100_000));
+    assert_eq!(read().await.len(), 100_000);
+    fs::remove_file(site.root().join("hello.txt")).unwrap();
+    assert_eq!(get(&served, "/hello.txt").await.status(), StatusCode::NOT_FOUND);
+    fs::create_dir(site.root().join("hello.txt")).unwrap();
+    assert_eq!(get(&served, "/hello.txt").await.status(), StatusCode::PERMANENT_REDIRECT);
+}
+
+#[tokio::test]
+async fn a_new_file_of_the_same_size_and_time_has_another_tag() {
+    let site = Site::new();
+    let served = site.dir().revalidate(Duration::ZERO);
+    let before = get(&served, "/hello.txt").await;
+    let time = fs::metadata(site.root().join("hello.txt")).unwrap().modified().unwrap();
+    site.write("new", "9876543210");
+    fs::File::options()
+        .write(true)
+        .open(site.root().join("new"))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    fs::rename(site.root().join("new"), site.root().join("hello.txt")).unwrap();
+    let after = get(&served, "/hello.txt").await;
+    assert_eq!(field(&before, &header::LAST_MODIFIED), field(&after, &header::LAST_MODIFIED));
+    assert_ne!(field(&before, &header::ETAG), field(&after, &header::ETAG));
+}
+
+#[tokio::test]
+async fn a_large_file_that_shrinks_under_a_response_ends_it_with_an_error() {
+    let site = Site::new();
+    site.write("large.bin", vec![7; 200_000]);
+    let response = get(&site.dir(), "/large.bin").await;
+    let file = fs::File::options().write(true).open(site.root().join("large.bin")).unwrap();
+    file.set_len(100_000).unwrap();
+    assert!(response.into_body().collect().await.is_err(), "nothing is padded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn spellings_of_a_path_share_their_entry_and_other_options_do_not() {
+    let site = Site::new();
+    let served = site.dir();
+    get(&served, "/hello.txt").await;
+    assert!(send_now(&served, "/%68ello.txt?query").is_some());
+    let other = served.cache_control(HeaderValue::from_static("no-store"));
+    assert!(send_now(&other, "/hello.txt").is_none());
+    assert!(send_now(&other.cache_entries(0), "/hello.txt").is_none());
+}
