@@ -1,1 +1,132 @@
+//! The core against its vectors, and against itself.
+//!
+//! A vector is a heading, an `http` block with what the peer sends, and an `events` block with
+//! what [`Conn`](super::Conn) must make of it; see `vectors/*.md`. Each runs whole, byte by byte,
+//! cut in two at every place, and with bytes behind it.
+//!
+//! In an `http` block each line stands for its bytes and CRLF. A `\` at the end of a line takes
+//! the CRLF away. Other bytes are written `\r`, `\n`, `\t`, `\0`, `\xNN`, `\\`; `\{300 ab}` is
+//! `ab` three hundred times.
+//!
+//! An `events` block may begin with how it is run:
+//! - `answers HEAD GET`: the bytes are responses to these requests, one after the other (`answers`
+//!   alone: nothing was asked). Files about responses have `answers GET` unless they say.
+//! - `limits fields=2 name_bytes=8`: bounds other than the defaults.
+//! - `eof`: the peer closes after these bytes.
+//!
+//! Then come the events:
+//! - `head GET /path HTTP/1.1` or `head 200 HTTP/1.1`;
+//! - `field name: value`: if a vector has any, it has all;
+//! - `expects`: the client waits for `100 Continue`;
+//! - `data "..."`, adjacent pieces joined;
+//! - `trailer name: value`, then `end`;
+//! - `keep-alive` or `close`, after `end`; the other side then ends its half, so that what follows
+//!   is the next message;
+//! - `fault Name 400`: with the status that answers it; nothing comes after;
+//! - `more`: in the middle of a message when the bytes are over.
 
+mod run;
+mod vector;
+
+use std::collections::HashSet;
+
+use vector::Vector;
+
+const FILES: [(&str, &str); 13] = [
+    ("request-line", include_str!("vectors/request-line.md")),
+    ("fields", include_str!("vectors/fields.md")),
+    ("host", include_str!("vectors/host.md")),
+    ("content-length", include_str!("vectors/content-length.md")),
+    ("transfer-encoding", include_str!("vectors/transfer-encoding.md")),
+    ("chunked", include_str!("vectors/chunked.md")),
+    ("trailers", include_str!("vectors/trailers.md")),
+    ("expect", include_str!("vectors/expect.md")),
+    ("keep-alive", include_str!("vectors/keep-alive.md")),
+    ("pipelining", include_str!("vectors/pipelining.md")),
+    ("limits", include_str!("vectors/limits.md")),
+    ("response-head", include_str!("vectors/response-head.md")),
+    ("response-framing", include_str!("vectors/response-framing.md")),
+];
+
+/// What is put behind a vector's bytes, and what must come of it.
+const NEXT_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const NEXT_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+fn vectors() -> Vec<Vector> {
+    FILES.iter().flat_map(|(file, text)| vector::parse(file, text)).collect()
+}
+
+/// Runs every vector in the ways that `ways` gives, and reports all that went wrong at once.
+fn check(ways: impl Fn(&Vector) -> Vec<(String, Vec<&[u8]>)>) {
+    let mut failures = Vec::new();
+    for vector in vectors() {
+        for (way, pieces) in ways(&vector) {
+            let got = run::run(&vector, &pieces);
+            if got != vector.events {
+                let (want, got) = (vector.events.join("\n  "), got.join("\n  "));
+                let name = &vector.name;
+                failures.push(format!("{name}, {way}\n want\n  {want}\n got\n  {got}\n"));
+                break;
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failed\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn vectors_give_their_events_whole() {
+    check(|v| vec![("whole".into(), vec![&v.input])]);
+}
+
+#[test]
+fn vectors_give_their_events_byte_by_byte() {
+    check(|v| vec![("byte by byte".into(), v.input.chunks(1).collect())]);
+}
+
+#[test]
+fn vectors_give_their_events_cut_in_two_anywhere() {
+    check(|v| {
+        // Long ones are cut at some places only: the rest is much of the same.
+        let step = v.input.len() / 512 + 1;
+        let cut = |at| (format!("cut at {at}"), vec![&v.input[..at], &v.input[at..]]);
+        (1..v.input.len()).step_by(step).map(cut).collect()
+    });
+}
+
+#[test]
+fn vectors_give_their_events_with_bytes_behind_them() {
+    let mut failures = Vec::new();
+    for mut vector in vectors() {
+        let last = vector.events.last().map_or("", |e| e.as_str());
+        let more: &[&str] = match last {
+            _ if vector.eof => continue, // then nothing is behind it
+            "keep-alive" if vector.client => &["fault Unsolicited 502"],
+            "keep-alive" => &["head GET / HTTP/1.1", "field host: a", "end", "keep-alive"],
+            "close" => &[],
+            fault if fault.starts_with("fault") => &[],
+            _ => continue,
+        };
+        let has_fields = vector.events.iter().any(|e| e.starts_with("field "));
+        let more = more.iter().filter(|e| has_fields || !e.starts_with("field "));
+        vector.events.extend(more.map(ToString::to_string));
+        let next = if vector.client { NEXT_RESPONSE } else { NEXT_REQUEST };
+        let got = run::run(&vector, &[&vector.input, next]);
+        vector.input.extend_from_slice(next);
+        let together = run::run(&vector, &[&vector.input]);
+        if got != vector.events || together != vector.events {
+            failures
+                .push(format!("{}\n {:?}\n {got:?}\n {together:?}", vector.name, vector.events));
+        }
+    }
+    assert!(failures.is_empty(), "{} failed\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn vectors_have_names_of_their_own_and_are_not_few() {
+    let vectors = vectors();
+    let mut names = HashSet::new();
+    for v in &vectors {
+        assert!(names.insert(&v.name), "{} stands there twice", v.name);
+    }
+    assert!(vectors.len() >= 200, "{} vectors", vectors.len());
+}
