@@ -1,7 +1,7 @@
 //! A request's head: its line, the fields that must be single, and what follows from them.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 
 use super::{
     Fault,
@@ -111,23 +111,36 @@ fn uri(method: &Method, target: Bytes, host: Option<&HeaderValue>) -> Result<Uri
     match target[0] {
         b'/' => Uri::from_maybe_shared(target).map_err(|_| Fault::Target),
         b'*' if target.len() == 1 && method == Method::OPTIONS => Ok(Uri::from_static("*")),
-        _ => absolute(target, host),
+        _ => absolute(method, target, host),
     }
 }
 
 /// absolute-form: refused unless it agrees with `Host`, so nobody can be routed by the other one.
-fn absolute(target: Bytes, host: Option<&HeaderValue>) -> Result<Uri, Fault> {
+fn absolute(method: &Method, target: Bytes, host: Option<&HeaderValue>) -> Result<Uri, Fault> {
+    let len = target.len();
     let uri = Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?;
-    let (Some("http" | "https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
+    else {
         return Err(Fault::Target);
     };
+    // RFC 9110 section 4.2.4: user information is there to hide the authority.
+    if authority.as_str().contains('@') {
+        return Err(Fault::Target);
+    }
     if let Some(host) = host
         && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
     {
         return Err(Fault::Host);
     }
-    let path = uri.path_and_query().cloned();
-    Ok(Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/"))))
+    if method == Method::OPTIONS && len == scheme.len() + "://".len() + authority.as_str().len() {
+        return Ok(Uri::from_static("*")); // RFC 9112 section 3.2.4: of the whole server
+    }
+    match uri.path_and_query() {
+        Some(path) if path.as_str().starts_with('/') => Ok(Uri::from(path.clone())),
+        // An empty path is `/` (RFC 9110 section 4.2.3); `http` keeps a query without one.
+        Some(query) => format!("/{}", query.as_str()).parse().map_err(|_| Fault::Target),
+        None => Ok(Uri::from_static("/")),
+    }
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 section 7.2): a name, an IPv4 address or an IPv6 literal.
@@ -163,5 +176,25 @@ fn expectation(value: &HeaderValue) -> Result<bool, Fault> {
         Ok(true)
     } else {
         Err(Fault::Expectation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_form_the_path_begins_with_a_slash() {
+        for (target, path) in [
+            ("http://a", "/"),
+            ("http://a/", "/"),
+            ("http://a?x=1", "/?x=1"),
+            ("http://a/b?x=1", "/b?x=1"),
+            ("/b?x=1", "/b?x=1"),
+        ] {
+            let host = HeaderValue::from_static("a");
+            let uri = uri(&Method::GET, Bytes::from_static(target.as_bytes()), Some(&host));
+            assert_eq!(uri.unwrap().path_and_query().unwrap().as_str(), path);
+        }
     }
 }
