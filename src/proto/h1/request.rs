@@ -1,5 +1,7 @@
 //! A request's head: its line, the fields that must be single, and what follows from them.
 
+use std::net::Ipv6Addr;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 
@@ -148,19 +150,19 @@ fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value {
         [b'[', rest @ ..] => {
             let Some(end) = memchr::memchr(b']', rest) else { return false };
-            let literal = &rest[..end];
-            if literal.is_empty()
-                || !literal.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
-            {
+            let literal = std::str::from_utf8(&rest[..end]).unwrap_or_default();
+            if literal.parse::<Ipv6Addr>().is_err() {
                 return false;
             }
-            (literal, &rest[end + 1..])
+            (&rest[..end], &rest[end + 1..])
         }
         _ => value.split_at(memchr::memchr(b':', value).unwrap_or(value.len())),
     };
     let port = match port {
-        [] => true,
-        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        [] | [b':'] => true, // an empty port is the scheme's (RFC 3986 section 3.2.3)
+        [b':', b'0'..=b'9', ..] if port.len() <= 6 => {
+            std::str::from_utf8(&port[1..]).is_ok_and(|port| port.parse::<u16>().is_ok())
+        }
         _ => false,
     };
     // reg-name without percent signs: no host of the web has one, and readers of it differ.
