@@ -20,6 +20,8 @@ pub struct Lines {
     empty_lines: u8,
 }
 
+const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
+
 /// Offsets `.0 .. .1`. A head is bounded far below 4 GiB.
 pub(super) type Span = (u32, u32);
 
@@ -123,6 +125,15 @@ impl Lines {
         }
         if self.fields.len() == limits.fields || name > limits.name_bytes {
             return Err(Fault::FieldsTooLarge);
+        }
+        // Legal white space, but there are readers that do not take it away, see an unknown coding
+        // and take the body for the next message. Real senders write one space, in front.
+        let raw = &line[name + 1..];
+        if name == TRANSFER_ENCODING.len()
+            && line[..name].eq_ignore_ascii_case(TRANSFER_ENCODING)
+            && raw.strip_prefix(b" ").unwrap_or(raw) != value
+        {
+            return Err(Fault::TransferEncoding);
         }
         let from = at + name + 1 + leading(&line[name + 1..]);
         self.fields
