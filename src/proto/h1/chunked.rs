@@ -47,6 +47,9 @@ pub(super) enum Step {
 /// 16 hex digits are 64 bits.
 const SIZE_DIGITS: usize = 16;
 
+/// Beyond it a reader with signed numbers sees a negative size.
+const SIZE_MOST: u64 = i64::MAX.unsigned_abs();
+
 impl Decoder {
     pub(super) fn new() -> Self {
         Self { state: State::Size { scanned: 0 }, extensions: 0 }
@@ -118,7 +121,7 @@ fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
     });
     let extension = &line[digits..];
     let plain = extension.is_empty() || (extension[0] == b';' && scan::is_field_value(extension));
-    if !plain {
+    if !plain || size > SIZE_MOST {
         return Err(Fault::Chunk);
     }
     Ok((size, extension.len()))

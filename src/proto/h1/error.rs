@@ -63,7 +63,7 @@ pub enum Fault {
     /// An expectation other than `100-continue`.
     #[error("unknown expectation")]
     Expectation,
-    /// A chunk's size line, extension or end is malformed, or its size exceeds 64 bits.
+    /// A chunk's size line, extension or end is malformed, or its size exceeds 63 bits.
     #[error("malformed chunk")]
     Chunk,
     /// A trailer that must not be one (framing, routing), or is malformed.
