@@ -146,9 +146,9 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
 }
 
 /// May this field not be a trailer (RFC 9110 section 6.5.1)? Those that frame, route or
-/// authenticate a message, or say how to read its body.
-fn forbidden(name: &HeaderName) -> bool {
-    const NAMES: [HeaderName; 18] = [
+/// authenticate a message, make it conditional, or say how to read its body.
+pub(super) fn forbidden(name: &HeaderName) -> bool {
+    const NAMES: [HeaderName; 27] = [
         header::TRANSFER_ENCODING,
         header::CONTENT_LENGTH,
         header::HOST,
@@ -161,12 +161,21 @@ fn forbidden(name: &HeaderName) -> bool {
         header::UPGRADE,
         header::EXPECT,
         header::RANGE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
         header::AUTHORIZATION,
+        header::PROXY_AUTHORIZATION,
+        header::WWW_AUTHENTICATE,
+        header::PROXY_AUTHENTICATE,
         header::COOKIE,
         header::SET_COOKIE,
         header::LOCATION,
         header::CACHE_CONTROL,
         header::MAX_FORWARDS,
+        header::AGE,
     ];
-    NAMES.contains(name)
+    NAMES.contains(name) || name == "keep-alive" || name == "proxy-connection"
 }

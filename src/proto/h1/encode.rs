@@ -7,7 +7,7 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
 
-use super::framing::Length;
+use super::{chunked, framing::Length};
 
 /// How the framing is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,11 +120,13 @@ pub(super) fn chunk_size(n: usize, out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// The last chunk, with trailers if there are any.
+/// The last chunk, with the trailers that may be some.
 pub(super) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
     out.put_slice(b"0\r\n");
-    if let Some(trailers) = trailers {
-        fields(trailers, out);
+    for (name, value) in trailers.into_iter().flatten() {
+        if !chunked::forbidden(name) {
+            field(name.as_str().as_bytes(), value.as_bytes(), out);
+        }
     }
     out.put_slice(b"\r\n");
 }
