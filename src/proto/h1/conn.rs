@@ -307,31 +307,58 @@ impl<R: Role> Conn<R> {
     /// The peer will send nothing more.
     ///
     /// # Errors
-    /// [`Fault::Truncated`] in the middle of a message. Between messages, or at the end of a body
-    /// that ends with the connection (then an [`Event::End`] is returned), it is in order.
+    /// [`Fault::Truncated`] in the middle of a message, or when it was the peer's to answer. Between
+    /// messages, or at the end of a body that ends with the connection (then an [`Event::End`] is
+    /// returned), it is in order.
     pub fn recv_eof(&mut self, now: Instant) -> Result<Option<Event<R::Head>>, Fault> {
         self.keep_alive = false;
+        let unanswered = self.is_unanswered();
         match std::mem::replace(&mut self.reading, Reading::Closed) {
-            Reading::UntilClose => Ok(Some(self.recv_end(now, None))),
-            Reading::Idle { .. } | Reading::Closed => Ok(None),
+            Reading::UntilClose | Reading::Length(0) => Ok(Some(self.recv_end(now, None))),
+            Reading::Closed => Ok(None),
             Reading::Done => {
                 self.reading = Reading::Done;
                 Ok(None)
             }
-            Reading::Head(lines) if lines.is_new() => Ok(None),
-            Reading::Head(_) | Reading::Length(_) | Reading::Chunked(_) => Err(Fault::Truncated),
+            Reading::Idle { .. } if !unanswered => Ok(None),
+            Reading::Head(lines) if lines.is_new() && !unanswered => Ok(None),
+            Reading::Idle { .. } | Reading::Head(_) | Reading::Length(_) | Reading::Chunked(_) => {
+                Err(Fault::Truncated)
+            }
         }
     }
 
     /// [`deadline`](Self::deadline) has passed. `None`: the connection was idle, close it quietly.
     pub fn timeout(&mut self) -> Option<Fault> {
         self.keep_alive = false;
+        let quiet = self.has_nothing() && !self.is_unanswered();
         match std::mem::replace(&mut self.reading, Reading::Closed) {
-            Reading::Idle { .. } | Reading::Closed | Reading::Done => None,
-            Reading::Head(_) | Reading::Length(_) | Reading::Chunked(_) | Reading::UntilClose => {
-                Some(Fault::Timeout)
-            }
+            Reading::Closed | Reading::Done | Reading::Length(0) => None,
+            _ if quiet => None,
+            Reading::Idle { .. }
+            | Reading::Head(_)
+            | Reading::Length(_)
+            | Reading::Chunked(_)
+            | Reading::UntilClose => Some(Fault::Timeout),
         }
+    }
+
+    /// Nothing of the next message has come; an empty line before it is nothing.
+    fn has_nothing(&self) -> bool {
+        match &self.reading {
+            Reading::Idle { .. } => true,
+            Reading::Head(lines) => lines.is_new(),
+            Reading::Length(_)
+            | Reading::Chunked(_)
+            | Reading::UntilClose
+            | Reading::Done
+            | Reading::Closed => false,
+        }
+    }
+
+    /// A request went out, at least its head, and nothing of the final answer has come.
+    fn is_unanswered(&self) -> bool {
+        R::ASKS_FIRST && self.writing != Writing::Idle && self.has_nothing()
     }
 }
 
@@ -378,7 +405,7 @@ impl<R: Role> Conn<R> {
             Writing::Idle | Writing::Done | Writing::Closed => return Err(Misuse::State),
         }
         self.writing = Writing::Done;
-        if matches!(self.reading, Reading::Idle { .. }) {
+        if self.has_nothing() {
             self.since = now; // from here on it is the answer that is waited for
         }
         self.turn(now);
@@ -388,7 +415,7 @@ impl<R: Role> Conn<R> {
     /// No further message after the present ones.
     pub fn close_after(&mut self) {
         self.keep_alive = false;
-        if matches!(self.reading, Reading::Idle { .. }) && self.writing == Writing::Idle {
+        if self.is_idle() {
             self.reading = Reading::Closed;
             self.writing = Writing::Closed;
         }
@@ -536,6 +563,7 @@ impl Conn<Client> {
     /// # Errors
     /// [`Misuse`] out of turn, with a target that has no form for its method, or with a
     /// `Content-Length` that contradicts `length`.
+    #[allow(clippy::too_many_arguments, reason = "a request head has so many parts")]
     pub fn send_head(
         &mut self,
         now: Instant,
@@ -593,12 +621,15 @@ impl<R: Role> Conn<R> {
     /// Until when the peer must have made progress; the driver then calls
     /// [`timeout`](Self::timeout). `None` while it is not the peer that is waited for.
     pub fn deadline(&self) -> Option<Instant> {
+        if self.is_unanswered() && self.writes_body() {
+            return None; // our own request is not complete
+        }
         let l = &self.limits;
         let span = match self.reading {
             Reading::Idle { fresh: false } => l.idle_timeout,
             Reading::Idle { fresh: true } | Reading::Head(_) => l.head_timeout,
-            Reading::Length(_) | Reading::Chunked(_) | Reading::UntilClose => l.body_timeout,
-            Reading::Done | Reading::Closed => return None,
+            Reading::Length(1..) | Reading::Chunked(_) | Reading::UntilClose => l.body_timeout,
+            Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };
         // A span so long that it leaves the clock's range is no deadline.
         self.since.checked_add(span)
@@ -621,7 +652,7 @@ impl Conn<Server> {
 impl<R: Role> Conn<R> {
     /// Between exchanges, and another may begin.
     pub fn is_idle(&self) -> bool {
-        matches!(self.reading, Reading::Idle { .. }) && self.writing == Writing::Idle
+        self.has_nothing() && self.writing == Writing::Idle
     }
 
     /// Will another exchange follow the present one?

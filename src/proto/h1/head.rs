@@ -42,9 +42,9 @@ pub(super) struct Section {
 }
 
 impl Lines {
-    /// Has anything been seen?
+    /// Has nothing been seen yet, but for empty lines before the start line?
     pub(super) fn is_new(&self) -> bool {
-        self.scanned == 0
+        self.start.1 == 0 && self.scanned == self.line
     }
 
     /// Takes note of all complete lines; `Some(length)` once the empty line was found.
