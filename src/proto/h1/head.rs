@@ -61,12 +61,16 @@ impl Lines {
         }
         while let Some(at) = memchr::memchr(b'\n', &input[self.scanned..]) {
             let lf = self.scanned + at;
-            let line = input[self.line..lf].strip_suffix(b"\r").ok_or(Fault::LineEnd)?;
-            let start = self.line;
-            (self.line, self.scanned) = (lf + 1, lf + 1);
+            // Bounds first: else the fault would depend on how much had come at once.
+            if self.wants_start(section) && lf - self.line > limits.start_line_bytes + 1 {
+                return Err(Fault::StartLineTooLong);
+            }
             if lf + 1 > section.bytes {
                 return Err(self.too_large(section));
             }
+            let line = input[self.line..lf].strip_suffix(b"\r").ok_or(Fault::LineEnd)?;
+            let start = self.line;
+            (self.line, self.scanned) = (lf + 1, lf + 1);
             if !line.is_empty() {
                 self.line(line, start, section, limits)?;
             } else if self.wants_start(section) {
@@ -105,9 +109,6 @@ impl Lines {
         limits: &Limits,
     ) -> Result<(), Fault> {
         if self.wants_start(section) {
-            if line.len() > limits.start_line_bytes {
-                return Err(Fault::StartLineTooLong);
-            }
             self.start = span(at, at + line.len());
             return Ok(());
         }
