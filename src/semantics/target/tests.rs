@@ -144,3 +144,32 @@ fn the_form_of_a_form_has_no_dots_to_find_either() {
         assert_eq!(once.matches('/').count(), twice.matches('/').count(), "{raw}");
     }
 }
+
+/// What somebody makes of a path who decodes until nothing changes and takes each slash for one.
+fn most_credulous(path: &str) -> String {
+    let once = percent_encoding::percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
+    if once == path { once } else { most_credulous(&once) }
+}
+
+#[test]
+fn no_short_path_that_is_accepted_has_a_dot_segment_for_anybody() {
+    let alphabet = b"/.%2eEfF5c;a";
+    let mut accepted = 0;
+    for mut n in 0..alphabet.len().pow(5) {
+        let mut path = String::from("/");
+        for _ in 0..5 {
+            path.push(char::from(alphabet[n % alphabet.len()]));
+            n /= alphabet.len();
+        }
+        let Ok(normal) = normalize(&path) else { continue };
+        accepted += 1;
+        for reading in [most_credulous(&path), most_credulous(&normal)] {
+            let dots = reading
+                .split('/')
+                .map(|segment| segment.split(';').next().unwrap())
+                .any(|name| matches!(name, "." | ".."));
+            assert!(!dots, "{path} is accepted as {normal} and may be read as {reading}");
+        }
+    }
+    assert!(accepted > 100_000, "{accepted}");
+}
