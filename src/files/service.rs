@@ -91,7 +91,7 @@ impl Dir {
     /// For how long a file that was looked at is served without looking again, a second by
     /// default. A file that is replaced, written to or removed is seen at the latest then.
     ///
-    /// Zero looks at the disk for every request, on a thread that may block: at ten times the
+    /// Zero looks at the disk for every request, on a thread that may block: at many times the
     /// price of a request, for folders whose changes must be seen at once.
     #[must_use]
     pub fn revalidate(self, after: Duration) -> Self {
@@ -223,6 +223,12 @@ impl ResponseFuture {
         Self(State::Ready(Some(response)))
     }
 
+    /// Was it answered without a look at the disk?
+    #[cfg(test)]
+    pub(super) fn is_hit(&self) -> bool {
+        matches!(self.0, State::Ready(_))
+    }
+
     fn blocking(
         request: Parts,
         load: impl FnOnce() -> io::Result<Arc<Entry>> + Send + 'static,
@@ -266,5 +272,24 @@ fn kind(error: &io::Error) -> Kind {
     match Errno::from_io_error(error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Kind::Overloaded,
         _ => Kind::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn running_out_is_told_apart_from_a_failing_disk() {
+        assert_eq!(kind(&Errno::MFILE.into()), Kind::Overloaded);
+        assert_eq!(kind(&Errno::IO.into()), Kind::Internal);
+    }
+
+    #[test]
+    fn the_future_is_little_more_than_its_response() {
+        let (future, response) = (size_of::<ResponseFuture>(), size_of::<Response<Body>>());
+        assert!(future <= response + 16, "{future} {response}");
     }
 }

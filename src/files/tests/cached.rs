@@ -9,12 +9,15 @@ use tower::Service;
 
 use super::*;
 
-/// Sends without waiting: `None` if the disk must be looked at first.
+/// The answer if it is known; `None` if the disk is looked at for it.
+///
+/// A look at the disk may be over before the first poll, so it is the future that tells.
 fn send_now(dir: &Dir, target: &str) -> Option<Response<Body>> {
     let mut future = dir.clone().call(request(Method::GET, target));
+    let hit = future.is_hit();
     match Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(answer) => Some(answer.unwrap()),
-        Poll::Pending => None,
+        Poll::Ready(answer) if hit => Some(answer.unwrap()),
+        Poll::Ready(_) | Poll::Pending => None,
     }
 }
 
