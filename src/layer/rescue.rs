@@ -330,8 +330,9 @@ mod tests {
         let layer = RescueLayer::with(|_| {
             Response::builder().status(418).body(Body::empty()).expect("a valid response")
         });
-        let rescue =
-            layer.layer(Probe::new(async |_: Request| Err(Error::new(Kind::Timeout, "t"))));
+        let rescue = layer.layer(Probe::new(async |_: Request| {
+            Err::<Response, _>(Error::new(Kind::Timeout, "t"))
+        }));
         assert_eq!(rescue.oneshot(Request::default()).await.unwrap().status(), 418);
     }
 }

@@ -1,0 +1,62 @@
+//! Services of other crates fit unchanged.
+
+use std::convert::Infallible;
+
+use axum::{Router, extract::Path, routing::get};
+use tower_http::services::ServeDir;
+
+use super::support::{exchange, start, start_with, statuses};
+use crate::{Body, Request, Response};
+
+#[tokio::test]
+async fn an_axum_router_is_served() {
+    let app = Router::new()
+        .route(
+            "/hello/{name}",
+            get(|Path(name): Path<String>| async move { format!("hello {name}") }),
+        )
+        .route("/echo", axum::routing::post(|body: String| async move { body }));
+    let server = start(app).await;
+    let answer = exchange(
+        server.addr,
+        "GET /hello/world HTTP/1.1\r\nHost: a\r\n\r\n\
+         POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+         3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+    )
+    .await;
+    assert_eq!(statuses(&answer), [200, 200]);
+    assert!(
+        answer.contains("\r\n\r\nhello world") && answer.ends_with("\r\n\r\nabcde"),
+        "{answer}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_serve_dir_of_tower_http_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.txt"), "a".repeat(100_000)).unwrap();
+    let server = start(ServeDir::new(folder.path())).await;
+    let answer =
+        exchange(server.addr, "GET /a.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(statuses(&answer), [200]);
+    assert!(answer.contains("content-length: 100000\r\n"));
+    assert_eq!(answer.split_once("\r\n\r\n").unwrap().1, "a".repeat(100_000));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn threads_of_its_own_serve_and_drain() {
+    let hello = tower::service_fn(|_: Request| async {
+        Ok::<_, Infallible>(Response::new(Body::from(
+            std::thread::current().name().unwrap().to_owned(),
+        )))
+    });
+    let server = start_with(hello, |s| s.threads(2)).await;
+    for _ in 0..8 {
+        let answer =
+            exchange(server.addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.contains("\r\n\r\nfront-"), "{answer}");
+    }
+    server.stop().await;
+}

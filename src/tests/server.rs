@@ -1,0 +1,452 @@
+//! The server over real sockets: what it answers, what it closes, and what it survives.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Notify, Semaphore},
+};
+use tower::{limit::ConcurrencyLimit, service_fn};
+
+use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
+use crate::{Body, BoxError, Error, Request, Response, error::Kind, proto::h1::Limits};
+
+/// Answers with the body it got, and says how long it was.
+async fn echo(request: Request) -> Result<Response, BoxError> {
+    let body = request.into_body().collect().await?.to_bytes();
+    Ok(Response::builder().header("x-len", body.len()).body(body.into())?)
+}
+
+#[tokio::test]
+async fn keeps_the_connection_and_answers_pipelined_requests_in_order() {
+    let server = start(service_fn(echo)).await;
+    let answer = exchange(
+        server.addr,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\noneGET /x HTTP/1.1\r\nHost: a\r\n\r\n\
+         POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nthree",
+    )
+    .await;
+    assert_eq!(statuses(&answer), [200, 200, 200]);
+    let lens: Vec<_> =
+        answer.match_indices("x-len: ").map(|(i, m)| &answer[i + m.len()..][..1]).collect();
+    assert_eq!(lens, ["3", "0", "5"]);
+    assert!(answer.ends_with("\r\n\r\nthree"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn head_gets_the_head_alone_and_http_1_0_a_close() {
+    let server = start(service_fn(|_: Request| async {
+        Ok::<_, Infallible>(Response::new(Body::from("body")))
+    }))
+    .await;
+    let answer = exchange(
+        server.addr,
+        "HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    )
+    .await;
+    assert_eq!(statuses(&answer), [200, 200], "nothing follows HTTP/1.0 without keep-alive");
+    assert_eq!(answer.matches("content-length: 4\r\n").count(), 2);
+    assert_eq!(answer.matches("\r\n\r\nbody").count(), 1);
+    assert!(answer.contains("connection: close\r\n"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn continue_is_sent_when_the_body_is_asked_for_and_not_before() {
+    let server = start(service_fn(|request: Request| async {
+        if request.uri().path() == "/refuse" {
+            return Ok(Response::builder().status(403).body(Body::empty())?);
+        }
+        echo(request).await
+    }))
+    .await;
+    let head = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        )
+    };
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(head("/take").as_bytes()).await.unwrap();
+    assert_eq!(read_until(&mut client, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"hello").await.unwrap();
+    assert!(read_until(&mut client, "\r\n\r\nhello").await.starts_with("HTTP/1.1 200 OK\r\n"));
+
+    // Refused without the body: the connection ends, since the body may come or not.
+    client.write_all(head("/refuse").as_bytes()).await.unwrap();
+    let answer = read_all(&mut client).await;
+    assert_eq!(statuses(&answer), [403]);
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_early_answer_drains_a_small_body_and_closes_before_a_large_one() {
+    let server = start(service_fn(|_: Request| async {
+        Ok::<_, Infallible>(Response::builder().status(413).body(Body::from("no")).unwrap())
+    }))
+    .await;
+    // S3: what was sent as a body is never read as a request.
+    let smuggled = "GET /evil HTTP/1.1\r\nHost: evil\r\n\r\n";
+    let answer = exchange(
+        server.addr,
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{smuggled}\
+             GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            smuggled.len()
+        ),
+    )
+    .await;
+    assert_eq!(statuses(&answer), [413, 413]);
+
+    // A large one: the answer arrives although the client never stops sending.
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut read, mut write) = client.split();
+    let mut answer = String::new();
+    let sending = async {
+        let piece = [0; 8192];
+        for _ in 0..64 {
+            if write.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+    };
+    let (_, got) = within(async { tokio::join!(sending, read.read_to_string(&mut answer)) }).await;
+    got.unwrap();
+    assert_eq!(statuses(&answer), [413]);
+    assert!(answer.contains("connection: close\r\n"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused_and_the_connection_ends() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let server = start(service_fn(move |_: Request| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, Infallible>(Response::new(Body::empty())) }
+    }))
+    .await;
+    let long = |n: usize| "a".repeat(n);
+    let cases = [
+        ("GET / HTTP/1.1\nHost: a\n\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\n:empty\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n".into(), 400),
+        ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400),
+        ("GET /#a HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400),
+        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".into(), 505),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n".into(), 501),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nhello".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n".into(), 501),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nExpect: y\r\nContent-Length: 0\r\n\r\n".into(), 417),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(9000)), 414),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", long(40_000)), 431),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(101)), 431),
+    ];
+    for (bytes, status) in cases {
+        // What follows must not be read as a request.
+        let answer =
+            exchange(server.addr, format!("{bytes}GET /next HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!(statuses(&answer), [status], "{bytes:?}");
+        assert!(answer.contains("connection: close\r\n"));
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 0, "none of it reached the service");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_malformed_chunk_fails_the_body_and_is_answered_400() {
+    let server = start(service_fn(echo)).await;
+    for chunks in
+        ["zz\r\n", "5\r\nhelloXX", "-1\r\n", "fffffffffffffffff\r\n", "5\nhello\r\n0\r\n\r\n"]
+    {
+        let answer = exchange(
+            server.addr,
+            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"),
+        )
+        .await;
+        assert_eq!(statuses(&answer), [400], "{chunks:?}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn errors_become_responses_and_the_connection_goes_on() {
+    let server = start(service_fn(|request: Request| async move {
+        match request.uri().path() {
+            "/full" => Err(BoxError::from(Error::new(Kind::Overloaded, "full"))),
+            "/odd" => Err("odd".into()),
+            _ => Ok(Response::new(Body::from("fine"))),
+        }
+    }))
+    .await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = exchange(
+        server.addr,
+        [
+            get("/full"),
+            get("/odd"),
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".into(),
+        ]
+        .concat(),
+    )
+    .await;
+    assert_eq!(statuses(&answer), [503, 500, 200]);
+    assert!(answer.contains("retry-after: 1\r\n"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_never_taken_for_whole() {
+    let server = start(service_fn(|_: Request| async {
+        let (tx, body) = Body::channel(None);
+        tx.send("some".into()).unwrap();
+        tx.abort("the application died");
+        Ok::<_, Infallible>(Response::new(body))
+    }))
+    .await;
+    let answer = exchange(server.addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(answer.contains("4\r\nsome\r\n") && !answer.contains("0\r\n\r\n"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_has_its_work_dropped() {
+    let (began, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    struct OnDrop(Arc<Notify>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let (b, d) = (began.clone(), dropped.clone());
+    let server = start(service_fn(move |_: Request| {
+        let (began, guard) = (b.clone(), OnDrop(d.clone()));
+        async move {
+            let _guard = guard;
+            began.notify_one();
+            std::future::pending::<Result<Response, Infallible>>().await
+        }
+    }))
+    .await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    within(began.notified()).await;
+    drop(client);
+    within(dropped.notified()).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_reserved_for_a_client_that_is_waited_for() {
+    // One place. Fifty clients have sent a head in part, or a head and a part of the body, which
+    // the request buffer waits for: the place is free for somebody who is complete.
+    let limited = ConcurrencyLimit::new(service_fn(echo), 1);
+    let buffered = tower::ServiceBuilder::new()
+        .layer(crate::layer::RequestBufferLayer::new())
+        .service(limited);
+    let server = start(buffered).await;
+    let mut slow = Vec::new();
+    for n in 0..50 {
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        let part: &[u8] = match n % 3 {
+            0 => b"",
+            1 => b"POST / HTTP/1.1\r\nHo",
+            _ => b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel",
+        };
+        client.write_all(part).await.unwrap();
+        slow.push(client);
+    }
+    let answer = exchange(
+        server.addr,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+    )
+    .await;
+    assert_eq!(statuses(&answer), [200]);
+    let mut other = slow.swap_remove(2);
+    other.write_all(b"lo").await.unwrap();
+    assert!(read_until(&mut other, "\r\n\r\nhello").await.starts_with("HTTP/1.1 200"));
+    drop(slow);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn readiness_is_awaited_before_the_body_is_read() {
+    // A service that is not ready: the head has come, the body has not been asked for.
+    let gate = Arc::new(Semaphore::new(0));
+    let limited = {
+        let gate = gate.clone();
+        tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(gate)
+    };
+    let server = start(tower::ServiceBuilder::new().layer(limited).service(service_fn(echo))).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client
+        .write_all(
+            b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    // Another request to the same server proves that time has passed for this one, too.
+    let answer = exchange(server.addr, "BAD\r\n\r\n").await;
+    assert_eq!(statuses(&answer), [400]);
+    let mut nothing = [0];
+    assert!(client.try_read(&mut nothing).is_err(), "no 100 before the service is ready");
+    gate.add_permits(1);
+    assert_eq!(read_until(&mut client, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"ok").await.unwrap();
+    assert!(read_until(&mut client, "\r\n\r\nok").await.starts_with("HTTP/1.1 200"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn slow_heads_idle_connections_and_slow_bodies_have_their_deadlines() {
+    let mut limits = Limits::default();
+    limits.head_timeout = Duration::from_millis(60);
+    limits.idle_timeout = Duration::from_millis(60);
+    limits.body_timeout = Duration::from_millis(60);
+    let server = start_with(service_fn(echo), |s| s.limits(limits)).await;
+    let cases: [(&str, &[u16]); 4] = [
+        ("", &[]),                                     // R2: connects and sends nothing
+        ("GET / HTTP/1.1\r\nHost: a\r\nX", &[408]),    // R1
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &[200]), // then idle
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nABC", &[408]), // R3
+    ];
+    for (bytes, expected) in cases {
+        let answer = exchange(server.addr, bytes).await;
+        assert_eq!(statuses(&answer), expected, "{bytes:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_finishes_what_is_under_way_and_closes_what_is_idle() {
+    let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (b, g) = (began.clone(), go_on.clone());
+    let server = start(service_fn(move |request: Request| {
+        let (began, go_on) = (b.clone(), g.clone());
+        async move {
+            if request.uri().path() == "/slow" {
+                began.notify_one();
+                go_on.notified().await;
+            }
+            Ok::<_, Infallible>(Response::new(Body::from("done")))
+        }
+    }))
+    .await;
+    let addr = server.addr;
+    let mut idle = TcpStream::connect(addr).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_until(&mut idle, "done").await;
+    let mut busy = TcpStream::connect(addr).await.unwrap();
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    within(began.notified()).await;
+
+    let stopping = tokio::spawn(server.stop());
+    assert_eq!(read_all(&mut idle).await, "", "the idle one is closed");
+    go_on.notify_one();
+    let answer = read_all(&mut busy).await;
+    assert!(answer.contains("connection: close\r\n") && answer.ends_with("done"), "{answer}");
+    within(stopping).await.unwrap();
+    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_wait_until_one_ends() {
+    let server = start_with(service_fn(echo), |s| s.connections(1)).await;
+    let mut first = TcpStream::connect(server.addr).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_until(&mut first, "\r\n\r\n").await;
+    let mut second = TcpStream::connect(server.addr).await.unwrap();
+    second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    // The first is still served while the second waits.
+    first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_until(&mut first, "\r\n\r\n").await;
+    let mut nothing = [0];
+    assert!(second.try_read(&mut nothing).is_err());
+    drop(first);
+    assert_eq!(statuses(&read_all(&mut second).await), [200]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_served_and_its_path_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let address = format!("unix:{}", path.display());
+    for _ in 0..2 {
+        // The second time over a path that a crash left behind.
+        drop(std::os::unix::net::UnixListener::bind(&path).ok());
+        let bound = crate::serve(address.as_str(), service_fn(echo)).bind().unwrap();
+        let task = tokio::spawn(bound.into_future());
+        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        within(client.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(statuses(&answer), [200]);
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn every_split_of_the_input_gives_the_same_answer() {
+    let server = start(service_fn(echo)).await;
+    let bytes =
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n\
+                  GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let whole = exchange(server.addr, bytes).await;
+    assert_eq!(statuses(&whole), [200, 200]);
+    for at in 1..bytes.len() {
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        client.write_all(&bytes[..at]).await.unwrap();
+        tokio::task::yield_now().await;
+        client.write_all(&bytes[at..]).await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert_eq!(statuses(&answer), [200, 200], "split at {at}");
+        assert!(answer.contains("\r\n\r\nhello"));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_panic_of_the_service_ends_one_connection() {
+    let server = start(service_fn(|request: Request| async move {
+        assert!(request.uri().path() != "/panic", "as it was asked to");
+        Ok::<_, Infallible>(Response::new(Body::from("fine")))
+    }))
+    .await;
+    assert_eq!(exchange(server.addr, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await, "");
+    let answer =
+        exchange(server.addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(statuses(&answer), [200]);
+    server.stop().await;
+}
+
+#[test]
+fn the_connection_future_is_small() {
+    use crate::{conn::h1::server::Connection, layer::Rescue, net::Stream};
+    let size = size_of::<Connection<Stream, Rescue<crate::Router>>>();
+    println!("a connection's future: {size} bytes");
+    assert!(size <= 640, "{size}");
+}
