@@ -16,6 +16,9 @@ use crate::{
     semantics::hop,
 };
 
+/// Room for the forwarding fields: three names, an address and a host.
+const LINES: usize = 160;
+
 /// No server could be connected to.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect to {address}")]
@@ -29,13 +32,14 @@ pub(super) async fn forward(
     shared: Arc<Shared>,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, BoxError> {
-    prepare(&shared, &mut request);
+    let mut lines = BytesMut::with_capacity(LINES);
+    prepare(&shared, &mut request, &mut lines);
     let runtime = Handle::current().id();
     let (n, mut connection, mut reused) = shared.connect(runtime).await?;
     loop {
         let idempotent = is_idempotent(request.method());
         let home = Back { shared: shared.clone(), endpoint: n, runtime };
-        let failed = match connection.exchange(request, BytesMut::new(), home).await {
+        let failed = match connection.exchange(request, lines, home).await {
             Ok(mut response) => {
                 hop::strip(response.headers_mut());
                 return Ok(response);
@@ -45,8 +49,8 @@ pub(super) async fn forward(
         // A kept connection may have been closed while the request was on its way: that says
         // nothing of the server. A new one is asked once.
         let closed = matches!(failed.cause, Cause::Io(_) | Cause::Closed);
-        request = match failed {
-            Failed { request: Some(request), .. } if reused && closed && idempotent => *request,
+        (request, lines) = match failed {
+            Failed { request: Some(again), .. } if reused && closed && idempotent => *again,
             Failed { cause, .. } => return Err(error(cause)),
         };
         (connection, reused) = (shared.endpoints[n].dial(&shared).await?, false);
@@ -54,7 +58,7 @@ pub(super) async fn forward(
 }
 
 /// The request as the server shall see it.
-fn prepare(shared: &Shared, request: &mut Request<Body>) {
+fn prepare(shared: &Shared, request: &mut Request<Body>, lines: &mut BytesMut) {
     let ip = request.extensions().get::<Peer>().and_then(Peer::ip);
     let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
     let headers = request.headers_mut();
@@ -69,7 +73,7 @@ fn prepare(shared: &Shared, request: &mut Request<Body>) {
         };
         headers.insert(header::HOST, name.unwrap_or(HeaderValue::from_static("localhost")));
     }
-    shared.config.forward.apply(headers, ip, &scheme, host);
+    shared.config.forward.write(headers, ip, &scheme, host.as_ref(), lines);
 }
 
 /// May it be sent twice (RFC 9110 section 9.2.2)?

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasher, BuildHasherDefault, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,7 +18,26 @@ const SHARDS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Pool([Mutex<Shard>; SHARDS]);
 
-type Shard = HashMap<Id, VecDeque<Idle>, BuildHasherDefault<DefaultHasher>>;
+type Shard = HashMap<Id, VecDeque<Idle>, BuildHasherDefault<IdHasher>>;
+
+/// Spreads a runtime's number; nobody outside chooses it, so it needs no secret.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u64(b.into()));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // 2^64 divided by the golden ratio: neighbours end up far apart.
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 #[derive(Debug)]
 struct Idle {
@@ -69,8 +88,8 @@ impl Pool {
     }
 
     fn shard(&self, runtime: Id) -> MutexGuard<'_, Shard> {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(runtime);
-        let shard = &self.0[hash as usize % SHARDS];
+        let hash = BuildHasherDefault::<IdHasher>::default().hash_one(runtime);
+        let shard = &self.0[(hash >> 60) as usize % SHARDS];
         // Nothing panics while it is held.
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }

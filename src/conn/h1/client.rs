@@ -83,9 +83,9 @@ pub enum Cause {
 pub struct Failed {
     /// Why.
     pub cause: Cause,
-    /// The request, if the server has not answered a byte of it and it can be sent again as it
-    /// was. Whether it may be is for its method to say.
-    pub request: Option<Box<Request<Body>>>,
+    /// The request and its prepared lines, if the server has not answered a byte of it and it can
+    /// be sent again as it was. Whether it may be is for its method to say.
+    pub request: Option<Box<(Request<Body>, BytesMut)>>,
 }
 
 impl<I: Io> Connection<I> {

@@ -8,10 +8,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, req
 use super::{
     Fault, Length, Limits, Misuse,
     chunked::{Decoder, Step},
-    encode::{self, Framing},
+    encode::{self, Framing, Noted},
     framing,
     head::{Lines, Section},
-    keep::Connection,
 };
 
 /// One HTTP/1.1 connection, without the connection: no socket, no task, no clock.
@@ -447,9 +446,9 @@ impl Conn<Server> {
 
     /// Sends a final response's head; `length` is that of the body, `None` if unknown.
     ///
-    /// `prepared` is whole field lines, written as they are: the `Date` of the second, say.
-    /// Framing and `Connection` are written here and nowhere else. With HEAD, 204 and 304 no body
-    /// may follow; a HEAD response keeps the head's own `Content-Length`.
+    /// `date` is the whole `Date` field line, with its CRLF; it is written unless the head has a
+    /// `Date` of its own. Framing and `Connection` are written here and nowhere else. With HEAD,
+    /// 204 and 304 no body may follow; a HEAD response keeps the head's own `Content-Length`.
     ///
     /// # Errors
     /// [`Misuse`] out of turn, with a status below 200, or with a `Content-Length` that
@@ -460,7 +459,7 @@ impl Conn<Server> {
         status: StatusCode,
         headers: &HeaderMap,
         length: Option<u64>,
-        prepared: &[u8],
+        date: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), Misuse> {
         if self.writing != Writing::Idle || matches!(self.reading, Reading::Idle { .. }) {
@@ -469,7 +468,7 @@ impl Conn<Server> {
         if status.is_informational() {
             return Err(Misuse::Status);
         }
-        let own = headers.get(header::CONTENT_LENGTH);
+        let Noted { content_length: own, connection, date: dated } = encode::note(headers);
         let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let (framing, writing) = if no_content {
             (Framing::None, Writing::Length(0))
@@ -482,13 +481,15 @@ impl Conn<Server> {
             // The client may send the body now or never: only a new connection is clear.
             self.keep_alive = false;
         }
-        if writing == Writing::UntilClose || Connection::of(headers).says_close() {
+        if writing == Writing::UntilClose || connection.says_close() {
             self.keep_alive = false;
         }
-        out.reserve(256 + prepared.len());
+        out.reserve(256 + date.len());
         encode::status_line(status, out);
         encode::fields(headers, out);
-        out.extend_from_slice(prepared);
+        if !dated {
+            out.extend_from_slice(date);
+        }
         encode::framing(framing, out);
         encode::connection(self.keep_alive, self.role.version, out);
         out.extend_from_slice(b"\r\n");
@@ -519,12 +520,12 @@ impl Conn<Server> {
     /// Writes a short answer to a fault or to none, whatever the state, and closes after it.
     ///
     /// `false`, and nothing is written, if a response has already begun.
-    pub fn send_last(&mut self, status: StatusCode, prepared: &[u8], out: &mut BytesMut) -> bool {
+    pub fn send_last(&mut self, status: StatusCode, date: &[u8], out: &mut BytesMut) -> bool {
         if self.writing != Writing::Idle {
             return false;
         }
         encode::status_line(status, out);
-        out.extend_from_slice(prepared);
+        out.extend_from_slice(date);
         let reason = status.canonical_reason().unwrap_or_default();
         let len = if self.role.head { 0 } else { 3 + 1 + reason.len() + 1 };
         out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");

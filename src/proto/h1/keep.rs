@@ -1,6 +1,6 @@
 //! Whether a connection outlives its message: RFC 9112 section 9.3.
 
-use http::{HeaderMap, HeaderValue, Version, header};
+use http::{HeaderValue, Version};
 
 use super::scan;
 
@@ -12,14 +12,6 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let mut connection = Self::default();
-        for value in headers.get_all(header::CONNECTION) {
-            connection.read(value);
-        }
-        connection
-    }
-
     /// Takes note of one field's options.
     pub(super) fn read(&mut self, value: &HeaderValue) {
         for option in value.as_bytes().split(|&b| b == b',') {

@@ -12,8 +12,13 @@ fn map(fields: &[(&str, &str)]) -> HeaderMap {
 /// What `forward` makes of `fields`, for a client at `ip` that asked for `host` by http.
 fn run(forward: Forward, fields: &[(&str, &str)], ip: &str, host: &str) -> HeaderMap {
     let mut headers = map(fields);
-    let host = (!host.is_empty()).then(|| host.parse().unwrap());
-    forward.apply(&mut headers, ip.parse().ok(), &Scheme::HTTP, host);
+    let host: Option<HeaderValue> = (!host.is_empty()).then(|| host.parse().unwrap());
+    let mut lines = BytesMut::new();
+    forward.write(&mut headers, ip.parse().ok(), &Scheme::HTTP, host.as_ref(), &mut lines);
+    for line in std::str::from_utf8(&lines).unwrap().split_terminator("\r\n") {
+        let (name, value) = line.split_once(": ").unwrap();
+        headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+    }
     headers
 }
 

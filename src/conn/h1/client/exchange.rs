@@ -152,7 +152,8 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
     fn fail(self, cause: Cause) -> Failed {
         let request = match self.again {
             Some(body) if !self.answered => {
-                Some(Box::new(Request::from_parts(self.parts, body.into())))
+                let request = Request::from_parts(self.parts, body.into());
+                Some(Box::new((request, self.prepared)))
             }
             _ => None,
         };

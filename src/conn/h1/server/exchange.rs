@@ -146,9 +146,6 @@ where
         length: Option<u64>,
     ) -> Result<(), crate::proto::h1::Misuse> {
         let (core, out) = (&mut self.core, self.output.head());
-        if parts.headers.contains_key(http::header::DATE) {
-            return core.send_head(now, parts.status, &parts.headers, length, b"", out);
-        }
         clock::with_date_line(|date| {
             core.send_head(now, parts.status, &parts.headers, length, date, out)
         })
