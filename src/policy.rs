@@ -1,3 +1,4 @@
 //! Decisions as plain state: which endpoint, when to restart. No clock, no sockets.
 
+pub mod backoff;
 pub mod pick;
