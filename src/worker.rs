@@ -1,1 +1,50 @@
 //! The application tier: workers that run the application.
+//!
+//! [`threads`] runs it on threads of this process. Each has an instance of its own, made by a
+//! factory on that thread, so the application need not be `Send`; it may block, be slow, or
+//! panic, and the rest of the process does not notice. The handle is a cheap clone, and a
+//! `Service` like any other.
+//!
+//! ```
+//! use std::{cell::Cell, rc::Rc};
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use vestibule::{Body, Request, Response, layer::RequestBufferLayer, worker};
+//!
+//! let threads = worker::threads(2, || {
+//!     // Made once on each thread; `Rc` is not `Send`, and need not be.
+//!     let hits = Rc::new(Cell::new(0));
+//!     worker::sync(move |_request| {
+//!         hits.set(hits.get() + 1);
+//!         Response::new(format!("request {} of this thread", hits.get()))
+//!     })
+//! })
+//! .start()?;
+//! // A worker is handed whole requests, so no slow client keeps it waiting.
+//! let app = ServiceBuilder::new().layer(RequestBufferLayer::new()).service(threads);
+//!
+//! # let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+//! let response = rt.block_on(app.oneshot(Request::new(Body::empty()))).unwrap();
+//! assert_eq!(response.body().as_bytes().unwrap(), "request 1 of this thread");
+//! # Ok::<_, vestibule::Error>(())
+//! ```
+
+mod error;
+mod job;
+mod queue;
+mod state;
+mod stream;
+mod sync;
+mod thread;
+mod threads;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{
+    Closed, FactoryPanicked, QueueTimeout, RequestTimeout, StillRunning, WorkerPanicked,
+};
+pub use job::ResponseFuture;
+pub use state::Stats;
+pub use sync::{Reply, SyncApp, SyncFuture, sync};
+pub use threads::{Builder, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, Threads, threads};
