@@ -8,7 +8,7 @@
 //!    sees responses only.
 //! 3. [`TimeoutLayer`]: what waits or works below draws from one deadline.
 //! 4. Limits, authentication, the router: refuse before any body is read.
-//! 5. The response buffer: frees the application before a slow client has read. It stands
+//! 5. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
 //! 6. [`RequestBufferLayer`]: directly in front of workers, so a slow client occupies none.
 //! 7. The application: worker threads, files, a balanced set of servers.
@@ -24,6 +24,7 @@
 //! let app = ServiceBuilder::new()
 //!     .layer(layer::RescueLayer::new()) // errors end here
 //!     .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
+//!     .layer(layer::ResponseBufferLayer::new())
 //!     .layer(layer::RequestBufferLayer::new()) // the application gets whole requests
 //!     .service(service_fn(|_: Request| async {
 //!         Ok::<_, Infallible>(Response::new(Body::from("hello")))
@@ -40,6 +41,6 @@ mod probe;
 pub mod rescue;
 pub mod timeout;
 
-pub use buffer::{RequestBuffer, RequestBufferLayer};
+pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
 pub use rescue::{Rescue, RescueLayer};
 pub use timeout::{Timeout, TimeoutLayer};

@@ -1,5 +1,7 @@
 //! Buffers between slow clients and an application that must not wait for them.
 
 pub mod request;
+pub mod response;
 
 pub use request::{RequestBuffer, RequestBufferLayer};
+pub use response::{ResponseBuffer, ResponseBufferLayer};
