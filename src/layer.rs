@@ -3,7 +3,7 @@
 //! All of them wrap a `Service<Request<Body>, Response = Response<Body>>` and compose with
 //! `tower::ServiceBuilder`. From the client's side inwards:
 //!
-//! 1. The access log: sees what the client was really answered, rescued errors too.
+//! 1. [`LogLayer`]: sees what the client was really answered, rescued errors too.
 //! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
 //!    sees responses only.
 //! 3. [`TimeoutLayer`]: what waits or works below draws from one deadline.
@@ -22,6 +22,7 @@
 //! use vestibule::{Body, Request, Response, layer};
 //!
 //! let app = ServiceBuilder::new()
+//!     .layer(layer::LogLayer::new()) // outermost: logs the rescued answer
 //!     .layer(layer::RescueLayer::new()) // errors end here
 //!     .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
 //!     .layer(layer::ResponseBufferLayer::new())
@@ -36,11 +37,13 @@
 //! ```
 
 pub mod buffer;
+pub mod log;
 #[cfg(test)]
 mod probe;
 pub mod rescue;
 pub mod timeout;
 
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
+pub use log::{Log, LogLayer};
 pub use rescue::{Rescue, RescueLayer};
 pub use timeout::{Timeout, TimeoutLayer};

@@ -1,0 +1,299 @@
+//! `Log`: the access log, one line for each request, when its response has ended.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Uri, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use pin_project::pin_project;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{Body, Request, Response, error::BoxError, peer::Peer};
+
+/// The `tracing` target of access lines.
+pub const TARGET: &str = "vestibule::access";
+
+/// What the access log knows of one request.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The client, if the server told.
+    pub peer: Option<Peer>,
+    /// The request's method.
+    pub method: Method,
+    /// The request's target. Its query may hold secrets: the default log writes the path alone.
+    pub uri: Uri,
+    /// The request's version.
+    pub version: Version,
+    /// The response's status; `None` if there was no response, since the client left before it
+    /// or the service failed.
+    pub status: Option<StatusCode>,
+    /// Bytes of the body. Of one in memory or in a file this is its length, as the line is written
+    /// when it is handed over; of any other, what was really taken.
+    pub bytes: u64,
+    /// Was the whole body taken?
+    pub complete: bool,
+    /// From the call to the moment of this entry.
+    pub elapsed: Duration,
+}
+
+/// Writes an entry as an `info` event of [`TARGET`].
+///
+/// Its fields are `client`, `method`, `path`, `version`, `status` (0 if there was no response),
+/// `bytes`, `complete` and `micros`.
+pub fn trace(entry: &Entry) {
+    let client = entry.peer.as_ref().map(tracing::field::display);
+    tracing::info!(
+        target: TARGET,
+        client,
+        method = entry.method.as_str(),
+        path = entry.uri.path(),
+        version = ?entry.version,
+        status = entry.status.map_or(0, |s| s.as_u16()),
+        bytes = entry.bytes,
+        complete = entry.complete,
+        micros = u64::try_from(entry.elapsed.as_micros()).unwrap_or(u64::MAX),
+    );
+}
+
+/// Wraps a service in [`Log`]. It stands outermost.
+pub struct LogLayer<W = fn(&Entry)> {
+    write: Arc<W>,
+}
+
+impl LogLayer {
+    /// Writes through `tracing`, as [`trace`] does.
+    pub fn new() -> Self {
+        Self { write: Arc::new(trace) }
+    }
+}
+
+impl<W> LogLayer<W>
+where
+    W: Fn(&Entry) + Send + Sync + 'static,
+{
+    /// Writes elsewhere. `write` runs on the thread that serves the client: it must not block.
+    ///
+    /// ```
+    /// use vestibule::layer::LogLayer;
+    ///
+    /// let layer = LogLayer::with(|entry| println!("{} {:?}", entry.uri, entry.status));
+    /// # drop(layer);
+    /// ```
+    pub fn with(write: W) -> Self {
+        Self { write: Arc::new(write) }
+    }
+}
+
+impl Default for LogLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<W> Clone for LogLayer<W> {
+    fn clone(&self) -> Self {
+        Self { write: self.write.clone() }
+    }
+}
+
+impl<W> fmt::Debug for LogLayer<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogLayer").finish_non_exhaustive()
+    }
+}
+
+impl<S, W> Layer<S> for LogLayer<W> {
+    type Service = Log<S, W>;
+
+    fn layer(&self, inner: S) -> Log<S, W> {
+        Log { inner, write: self.write.clone() }
+    }
+}
+
+/// Writes one [`Entry`] for each request that was called.
+///
+/// A response in memory or in a file is written down when it is handed over, and keeps its kind.
+/// Any other body is counted on its way, and written down when it ends or is dropped. A request
+/// without a response is written down too.
+pub struct Log<S, W = fn(&Entry)> {
+    inner: S,
+    write: Arc<W>,
+}
+
+impl<S> Log<S> {
+    /// Wraps `inner`; writes through `tracing`.
+    pub fn new(inner: S) -> Self {
+        LogLayer::new().layer(inner)
+    }
+}
+
+impl<S: Clone, W> Clone for Log<S, W> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), write: self.write.clone() }
+    }
+}
+
+impl<S: fmt::Debug, W> fmt::Debug for Log<S, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, W> Service<Request> for Log<S, W>
+where
+    S: Service<Request, Response = Response>,
+    W: Fn(&Entry) + Send + Sync + 'static,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, W>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let entry = Entry {
+            peer: request.extensions().get().cloned(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            status: None,
+            bytes: 0,
+            complete: false,
+            elapsed: Duration::ZERO,
+        };
+        let line = Line { entry, began: Instant::now(), write: self.write.clone() };
+        ResponseFuture { inner: self.inner.call(request), line: Some(line) }
+    }
+}
+
+/// The future of [`Log`].
+#[pin_project]
+pub struct ResponseFuture<F, W: Fn(&Entry)> {
+    #[pin]
+    inner: F,
+    /// Taken by the response; else written when this is dropped.
+    line: Option<Line<W>>,
+}
+
+impl<F, W, E> Future for ResponseFuture<F, W>
+where
+    F: Future<Output = Result<Response, E>>,
+    W: Fn(&Entry) + Send + Sync + 'static,
+{
+    type Output = Result<Response, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.inner.poll(cx));
+        let mut line = this.line.take().expect("not polled after its end");
+        let response = answer?; // a line that is dropped without a response says so
+        line.entry.status = Some(response.status());
+        let body = response.body();
+        if body.as_bytes().is_none() && body.as_file().is_none() {
+            return Poll::Ready(Ok(response.map(|body| Body::new(Counted::new(body, line)))));
+        }
+        // RFC 9110, section 9.3.2: of an answer to HEAD, no body is sent.
+        if line.entry.method != Method::HEAD {
+            line.entry.bytes = body.len().unwrap_or(0);
+        }
+        line.entry.complete = true;
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<F, W: Fn(&Entry)> fmt::Debug for ResponseFuture<F, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// An entry that is written when it is dropped, so no way out forgets it.
+struct Line<W: Fn(&Entry)> {
+    entry: Entry,
+    began: Instant,
+    write: Arc<W>,
+}
+
+impl<W: Fn(&Entry)> Drop for Line<W> {
+    fn drop(&mut self) {
+        self.entry.elapsed = self.began.elapsed();
+        (self.write)(&self.entry);
+    }
+}
+
+/// A body that counts what is taken of it.
+struct Counted<W: Fn(&Entry)> {
+    body: Body,
+    /// A server may stop at this length, and never ask for the end.
+    len: Option<u64>,
+    /// Dropped, and so written, at the end.
+    line: Option<Line<W>>,
+}
+
+impl<W: Fn(&Entry)> Counted<W> {
+    fn new(body: Body, line: Line<W>) -> Self {
+        Self { len: body.len(), body, line: Some(line) }
+    }
+
+    fn end(&mut self, complete: bool) {
+        if let Some(mut line) = self.line.take() {
+            line.entry.complete = complete;
+        }
+    }
+}
+
+impl<W: Fn(&Entry)> http_body::Body for Counted<W> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            None => self.end(true),
+            Some(Err(_)) => self.end(false),
+            Some(Ok(frame)) => {
+                if let (Some(data), Some(line)) = (frame.data_ref(), &mut self.line) {
+                    line.entry.bytes += data.len() as u64;
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<W: Fn(&Entry)> Drop for Counted<W> {
+    fn drop(&mut self) {
+        let complete = self.line.as_ref().is_some_and(|line| {
+            self.body.is_end_stream()
+                || self.len == Some(line.entry.bytes)
+                || line.entry.method == Method::HEAD
+        });
+        self.end(complete);
+    }
+}
+
+#[cfg(test)]
+mod tests;
