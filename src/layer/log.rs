@@ -66,21 +66,19 @@ pub fn trace(entry: &Entry) {
 }
 
 /// Wraps a service in [`Log`]. It stands outermost.
-pub struct LogLayer<W = fn(&Entry)> {
-    write: Arc<W>,
+#[derive(Clone)]
+pub struct LogLayer {
+    write: Arc<Write>,
 }
+
+type Write = dyn Fn(&Entry) + Send + Sync;
 
 impl LogLayer {
     /// Writes through `tracing`, as [`trace`] does.
     pub fn new() -> Self {
         Self { write: Arc::new(trace) }
     }
-}
 
-impl<W> LogLayer<W>
-where
-    W: Fn(&Entry) + Send + Sync + 'static,
-{
     /// Writes elsewhere. `write` runs on the thread that serves the client: it must not block.
     ///
     /// ```
@@ -89,7 +87,7 @@ where
     /// let layer = LogLayer::with(|entry| println!("{} {:?}", entry.uri, entry.status));
     /// # drop(layer);
     /// ```
-    pub fn with(write: W) -> Self {
+    pub fn with(write: impl Fn(&Entry) + Send + Sync + 'static) -> Self {
         Self { write: Arc::new(write) }
     }
 }
@@ -100,22 +98,16 @@ impl Default for LogLayer {
     }
 }
 
-impl<W> Clone for LogLayer<W> {
-    fn clone(&self) -> Self {
-        Self { write: self.write.clone() }
-    }
-}
-
-impl<W> fmt::Debug for LogLayer<W> {
+impl fmt::Debug for LogLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogLayer").finish_non_exhaustive()
     }
 }
 
-impl<S, W> Layer<S> for LogLayer<W> {
-    type Service = Log<S, W>;
+impl<S> Layer<S> for LogLayer {
+    type Service = Log<S>;
 
-    fn layer(&self, inner: S) -> Log<S, W> {
+    fn layer(&self, inner: S) -> Log<S> {
         Log { inner, write: self.write.clone() }
     }
 }
@@ -125,9 +117,10 @@ impl<S, W> Layer<S> for LogLayer<W> {
 /// A response in memory or in a file is written down when it is handed over, and keeps its kind.
 /// Any other body is counted on its way, and written down when it ends or is dropped. A request
 /// without a response is written down too.
-pub struct Log<S, W = fn(&Entry)> {
+#[derive(Clone)]
+pub struct Log<S> {
     inner: S,
-    write: Arc<W>,
+    write: Arc<Write>,
 }
 
 impl<S> Log<S> {
@@ -137,26 +130,19 @@ impl<S> Log<S> {
     }
 }
 
-impl<S: Clone, W> Clone for Log<S, W> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), write: self.write.clone() }
-    }
-}
-
-impl<S: fmt::Debug, W> fmt::Debug for Log<S, W> {
+impl<S: fmt::Debug> fmt::Debug for Log<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
-impl<S, W> Service<Request> for Log<S, W>
+impl<S> Service<Request> for Log<S>
 where
     S: Service<Request, Response = Response>,
-    W: Fn(&Entry) + Send + Sync + 'static,
 {
     type Response = Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, W>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -180,17 +166,16 @@ where
 
 /// The future of [`Log`].
 #[pin_project]
-pub struct ResponseFuture<F, W: Fn(&Entry)> {
+pub struct ResponseFuture<F> {
     #[pin]
     inner: F,
     /// Taken by the response; else written when this is dropped.
-    line: Option<Line<W>>,
+    line: Option<Line>,
 }
 
-impl<F, W, E> Future for ResponseFuture<F, W>
+impl<F, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response, E>>,
-    W: Fn(&Entry) + Send + Sync + 'static,
 {
     type Output = Result<Response, E>;
 
@@ -213,20 +198,20 @@ where
     }
 }
 
-impl<F, W: Fn(&Entry)> fmt::Debug for ResponseFuture<F, W> {
+impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
 /// An entry that is written when it is dropped, so no way out forgets it.
-struct Line<W: Fn(&Entry)> {
+struct Line {
     entry: Entry,
     began: Instant,
-    write: Arc<W>,
+    write: Arc<Write>,
 }
 
-impl<W: Fn(&Entry)> Drop for Line<W> {
+impl Drop for Line {
     fn drop(&mut self) {
         self.entry.elapsed = self.began.elapsed();
         (self.write)(&self.entry);
@@ -234,16 +219,16 @@ impl<W: Fn(&Entry)> Drop for Line<W> {
 }
 
 /// A body that counts what is taken of it.
-struct Counted<W: Fn(&Entry)> {
+struct Counted {
     body: Body,
     /// A server may stop at this length, and never ask for the end.
     len: Option<u64>,
     /// Dropped, and so written, at the end.
-    line: Option<Line<W>>,
+    line: Option<Line>,
 }
 
-impl<W: Fn(&Entry)> Counted<W> {
-    fn new(body: Body, line: Line<W>) -> Self {
+impl Counted {
+    fn new(body: Body, line: Line) -> Self {
         Self { len: body.len(), body, line: Some(line) }
     }
 
@@ -254,7 +239,7 @@ impl<W: Fn(&Entry)> Counted<W> {
     }
 }
 
-impl<W: Fn(&Entry)> http_body::Body for Counted<W> {
+impl http_body::Body for Counted {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -284,7 +269,7 @@ impl<W: Fn(&Entry)> http_body::Body for Counted<W> {
     }
 }
 
-impl<W: Fn(&Entry)> Drop for Counted<W> {
+impl Drop for Counted {
     fn drop(&mut self) {
         let complete = self.line.as_ref().is_some_and(|line| {
             self.body.is_end_stream()
