@@ -50,6 +50,8 @@ pub(super) struct Work {
     pub(super) job: Arc<Job>,
     pub(super) request: Request,
     pub(super) until: Instant,
+    /// How long that is.
+    pub(super) allowed: Duration,
 }
 
 /// How long past a request's time its worker has to give it up by itself. An application that
@@ -125,13 +127,19 @@ impl Pool {
                 s.forgotten = s.forgotten.saturating_sub(1);
                 continue;
             };
-            let allowed = after(now, self.options.request_timeout);
-            let until = job.deadline.map_or(allowed, |d| d.min(allowed));
-            let write_off_at = allowed + GRACE;
-            s.running.push(Running { id, job: job.clone(), cut_at: Some(until), write_off_at });
+            let last = after(now, self.options.request_timeout);
+            let until = job.deadline.map_or(last, |d| d.min(last));
+            let allowed = until.saturating_duration_since(now);
+            s.running.push(Running {
+                id,
+                job: job.clone(),
+                allowed,
+                cut_at: Some(until),
+                write_off_at: last + GRACE,
+            });
             self.due(&mut s, until);
             s.idle.retain(|(i, _)| *i != id);
-            return Poll::Ready(Some(Work { job, request, until }));
+            return Poll::Ready(Some(Work { job, request, until, allowed }));
         }
         s.forgotten = 0;
         if s.closed {

@@ -102,6 +102,8 @@ impl State {
 pub(super) struct Running {
     pub(super) id: Id,
     pub(super) job: Arc<Job>,
+    /// How long it may take.
+    pub(super) allowed: Duration,
     /// When the caller is told that it takes too long; `None` once it was.
     pub(super) cut_at: Option<Instant>,
     /// When the worker is taken for stuck.

@@ -124,9 +124,8 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    while let Some(Work { job, request, until }) = pool.next(id).await {
-        let began = Instant::now();
-        let late = || Error::new(Kind::Timeout, RequestTimeout(until - began));
+    while let Some(Work { job, request, until, allowed }) = pool.next(id).await {
+        let late = || Error::new(Kind::Timeout, RequestTimeout(allowed));
         let head = guarded(within(until, respond(app, request))).await;
         let outcome = match head {
             Err(panic) => Err(panic),

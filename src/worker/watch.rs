@@ -64,8 +64,10 @@ fn sleep<'a>(
 struct Due {
     /// Waited in the queue for too long.
     expired: Vec<Arc<Job>>,
-    /// Take too long.
-    cut: Vec<Arc<Job>>,
+    /// Take longer than they are allowed to.
+    cut: Vec<(Arc<Job>, Duration)>,
+    /// Workers that were just written off.
+    written_off: Vec<Id>,
     /// Places that come back with the new workers.
     places: usize,
     /// Workers to start.
@@ -98,7 +100,7 @@ impl Due {
         for r in &mut s.running {
             if r.cut_at.is_some_and(|at| now >= at) {
                 r.cut_at = None;
-                self.cut.push(r.job.clone());
+                self.cut.push((r.job.clone(), r.allowed));
             }
         }
         while let Some(at) = s.running.iter().position(|r| now >= r.write_off_at) {
@@ -111,7 +113,7 @@ impl Due {
             s.stuck.push(r.id);
             s.live -= 1;
             s.written_off += 1;
-            tracing::warn!(worker = r.id, "a worker is stuck in a request and was written off");
+            self.written_off.push(r.id);
         }
     }
 
@@ -127,7 +129,10 @@ impl Due {
     }
 
     fn is_empty(&self) -> bool {
-        self.expired.is_empty() && self.cut.is_empty() && self.start.is_empty()
+        self.expired.is_empty()
+            && self.cut.is_empty()
+            && self.written_off.is_empty()
+            && self.start.is_empty()
     }
 
     /// True if a thread could not be started.
@@ -135,9 +140,11 @@ impl Due {
         for job in self.expired {
             job.refuse(queue_timeout());
         }
-        let allowed = pool.options.request_timeout;
-        for job in self.cut {
+        for (job, allowed) in self.cut {
             job.cut(|| Error::new(Kind::Timeout, RequestTimeout(allowed)));
+        }
+        for worker in self.written_off {
+            tracing::warn!(worker, "a worker is stuck in a request and was written off");
         }
         pool.places.add_permits(self.places);
         let mut failed = false;
