@@ -104,6 +104,8 @@ fn cause<E: std::error::Error + Clone + 'static>(error: &BoxError) -> E {
 fn a_handle_may_go_anywhere() {
     fn anywhere<T: Clone + Send + Sync + 'static>() {}
     anywhere::<Threads>();
+    fn moves<T: Send + 'static>() {}
+    moves::<ResponseFuture>();
 }
 
 #[tokio::test]
