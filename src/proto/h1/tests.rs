@@ -25,6 +25,7 @@
 //! - `fault Name 400`: with the status that answers it; nothing comes after;
 //! - `more`: in the middle of a message when the bytes are over.
 
+mod conn;
 mod run;
 mod vector;
 
