@@ -127,6 +127,8 @@ use sealed::Read;
 /// Reads requests, writes responses.
 #[derive(Debug, Default)]
 pub struct Server {
+    /// A request's head has come, and no answer to it has begun; what follows is of that request.
+    asked: bool,
     version: Version,
     /// The response must have no body: the request was HEAD.
     head: bool,
@@ -156,6 +158,7 @@ impl sealed::Role for Server {
         _limit: usize,
     ) -> Result<Read<Self::Head>, Fault> {
         let (parts, meta) = super::request::parse(head, lines)?;
+        self.asked = true;
         self.version = parts.version;
         self.head = parts.method == Method::HEAD;
         self.expects_continue = meta.expects_continue;
@@ -462,7 +465,7 @@ impl Conn<Server> {
         date: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), Misuse> {
-        if self.writing != Writing::Idle || matches!(self.reading, Reading::Idle { .. }) {
+        if self.writing != Writing::Idle || !self.role.asked {
             return Err(Misuse::State);
         }
         if status.is_informational() {
@@ -493,6 +496,7 @@ impl Conn<Server> {
         encode::framing(framing, out);
         encode::connection(self.keep_alive, self.role.version, out);
         out.extend_from_slice(b"\r\n");
+        self.role.asked = false;
         self.writing = writing;
         self.since = now;
         Ok(())
@@ -527,12 +531,13 @@ impl Conn<Server> {
         encode::status_line(status, out);
         out.extend_from_slice(date);
         let reason = status.canonical_reason().unwrap_or_default();
-        let len = if self.role.head { 0 } else { 3 + 1 + reason.len() + 1 };
+        let head = self.role.asked && self.role.head;
+        let len = if head { 0 } else { 3 + 1 + reason.len() + 1 };
         out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
         encode::framing(Framing::Length(len as u64), out);
         encode::connection(false, Version::HTTP_11, out);
         out.extend_from_slice(b"\r\n");
-        if !self.role.head {
+        if !head {
             for part in [status.as_str(), " ", reason, "\n"] {
                 out.extend_from_slice(part.as_bytes());
             }

@@ -604,3 +604,45 @@ fn s17_a_final_answer_instead_of_100_closes() {
     assert!(!conn.keeps_alive() && !conn.wants_continue());
     assert_eq!(continued(&mut conn), "", "behind a final head it would be part of the body");
 }
+
+// What is not our turn.
+
+#[test]
+fn a_head_that_is_not_complete_cannot_be_answered() {
+    let (mut conn, mut input) = (server(), BytesMut::from("GET / HT"));
+    assert!(conn.recv(now(), &mut input).unwrap().is_none());
+    assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State));
+    input.extend_from_slice(b"TP/1.1\r\nHost: a\r\n\r\n");
+    while conn.recv(now(), &mut input).unwrap().is_some() {}
+    assert!(respond(&mut conn, 200, &[], Some(0)).is_ok());
+}
+
+#[test]
+fn a_connection_that_closed_without_a_request_cannot_be_answered() {
+    let mut conn = server();
+    assert!(matches!(conn.recv_eof(now()), Ok(None)));
+    assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State));
+    let mut conn = server();
+    conn.recv(now(), &mut BytesMut::from("GET /\r\n\r\n")).unwrap_err();
+    assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State), "send_last is for that");
+    assert!(conn.send_last(StatusCode::BAD_REQUEST, b"", &mut BytesMut::new()));
+}
+
+#[test]
+fn a_body_that_was_cut_off_can_still_be_answered() {
+    let mut conn = server_after(POST);
+    assert_eq!(conn.recv_eof(now()).unwrap_err(), Fault::Truncated);
+    let head = respond(&mut conn, 400, &[], Some(0)).unwrap();
+    assert!(head.contains("connection: close"));
+}
+
+#[test]
+fn a_head_of_before_does_not_empty_the_last_answer() {
+    let mut conn = server_after(HEAD);
+    respond(&mut conn, 204, &[], None).unwrap();
+    conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
+    let fault = conn.recv(now(), &mut BytesMut::from("GET / HTTP/1.1\r\n\r\n")).unwrap_err();
+    let mut out = BytesMut::new();
+    assert!(conn.send_last(fault.status(), b"", &mut out));
+    assert!(out.ends_with(b"\r\n\r\n400 Bad Request\n"), "{out:?}");
+}
