@@ -119,6 +119,8 @@ mod sealed {
             lines: &Lines,
             limit: usize,
         ) -> Result<Read<Self::Head>, Fault>;
+        /// A piece of the body has come.
+        fn body_began(&mut self);
     }
 }
 
@@ -164,6 +166,10 @@ impl sealed::Role for Server {
         self.expects_continue = meta.expects_continue;
         Ok(Read { head: Some(parts), length: meta.length, keep_alive: meta.keep_alive })
     }
+
+    fn body_began(&mut self) {
+        self.expects_continue = false; // whoever sends the body does not wait
+    }
 }
 
 impl sealed::Role for Client {
@@ -191,6 +197,8 @@ impl sealed::Role for Client {
         let head = (!interim).then_some(parts);
         Ok(Read { head, length: meta.length, keep_alive: meta.keep_alive })
     }
+
+    fn body_began(&mut self) {}
 }
 
 impl<R: Role + Default> Conn<R> {
@@ -242,6 +250,7 @@ impl<R: Role> Conn<R> {
                 let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *left -= n as u64;
                 self.since = now;
+                self.role.body_began();
                 Ok(Some(Event::Data(input.split_to(n).freeze())))
             }
             Reading::UntilClose => {
@@ -252,6 +261,7 @@ impl<R: Role> Conn<R> {
                 Step::More => Ok(None),
                 Step::Data(data) => {
                     self.since = now;
+                    self.role.body_began();
                     Ok(Some(Event::Data(data)))
                 }
                 Step::End(trailers) => Ok(Some(self.recv_end(now, trailers))),
@@ -440,9 +450,10 @@ impl<R: Role> Conn<R> {
 }
 
 impl Conn<Server> {
-    /// `100 Continue`, if the client waits for it.
+    /// `100 Continue`, if the client [waits for it](Self::wants_continue).
     pub fn send_continue(&mut self, out: &mut BytesMut) {
-        if std::mem::take(&mut self.role.expects_continue) {
+        if self.wants_continue() {
+            self.role.expects_continue = false;
             out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
@@ -480,7 +491,7 @@ impl Conn<Server> {
         } else {
             self.framing(own, length)?
         };
-        if self.reads_body() && std::mem::take(&mut self.role.expects_continue) {
+        if self.wants_continue() {
             // The client may send the body now or never: only a new connection is clear.
             self.keep_alive = false;
         }
@@ -648,9 +659,10 @@ impl<R: Role> Conn<R> {
 }
 
 impl Conn<Server> {
-    /// Does the client wait for `100 Continue` before it sends the body?
+    /// Does the client wait for `100 Continue` before it sends the body? Not once some of the body
+    /// has come, nor once the response has begun.
     pub fn wants_continue(&self) -> bool {
-        self.role.expects_continue
+        self.role.expects_continue && self.writing == Writing::Idle && self.reads_body()
     }
 }
 

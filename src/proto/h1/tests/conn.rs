@@ -646,3 +646,30 @@ fn a_head_of_before_does_not_empty_the_last_answer() {
     assert!(conn.send_last(fault.status(), b"", &mut out));
     assert!(out.ends_with(b"\r\n\r\n400 Bad Request\n"), "{out:?}");
 }
+
+#[test]
+fn whoever_sends_the_body_unasked_does_not_wait_for_100() {
+    let mut conn = server_after(EXPECT);
+    feed(&mut conn, "he");
+    assert!(!conn.wants_continue(), "RFC 9110 section 10.1.1: 100 may then be left out");
+    assert_eq!(continued(&mut conn), "");
+    let head = respond(&mut conn, 200, &[], Some(0)).unwrap();
+    assert!(!head.contains("close"), "it is clear that the body comes");
+}
+
+#[test]
+fn s17_100_never_goes_out_behind_a_final_head() {
+    let mut conn = server_after(EXPECT);
+    feed(&mut conn, "hello");
+    respond(&mut conn, 200, &[], Some(26)).unwrap();
+    assert!(!conn.wants_continue());
+    assert_eq!(continued(&mut conn), "");
+}
+
+#[test]
+fn nobody_waits_for_100_on_a_closed_connection() {
+    let mut conn = server_after(EXPECT);
+    conn.recv_eof(now()).unwrap_err();
+    assert!(!conn.wants_continue());
+    assert_eq!(continued(&mut conn), "");
+}
