@@ -575,7 +575,8 @@ fn of_head(own: Option<&HeaderValue>, length: Option<u64>) -> Framing {
 impl Conn<Client> {
     /// Sends a request's head; `length` is that of the body, `None` if unknown (then chunked).
     ///
-    /// `prepared` is whole field lines, written as they are.
+    /// `prepared` is whole field lines, written as they are. `Connection: close` in `headers` is
+    /// heeded; the field itself is written here.
     ///
     /// # Errors
     /// [`Misuse`] out of turn, with a target that has no form for its method, or with a
@@ -614,11 +615,16 @@ impl Conn<Client> {
         };
         if !headers.contains_key(header::HOST) {
             let host = target.authority().map_or("", |a| a.as_str());
+            let host = host.rsplit_once('@').map_or(host, |(_user, host)| host);
             encode::field(b"host", host.as_bytes(), out);
         }
         encode::fields(headers, out);
         out.extend_from_slice(prepared);
         encode::framing(framing, out);
+        if Connection::of(headers).says_close() {
+            self.keep_alive = false;
+        }
+        encode::connection(self.keep_alive, Version::HTTP_11, out);
         out.extend_from_slice(b"\r\n");
         self.role = Client { method: method.clone(), interim: 0 };
         self.writing = writing;

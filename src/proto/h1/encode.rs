@@ -51,12 +51,15 @@ pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) ->
         None if target.authority().is_some() => "/",
         None => return false,
     };
-    let origin = path.starts_with('/') || (path == "*" && method == Method::OPTIONS);
+    // A query alone has the empty path, which is `/` (RFC 9110 section 4.2.3).
+    let slash = if path.starts_with('?') { "/" } else { "" };
+    let origin = path.starts_with(['/', '?']) || (path == "*" && method == Method::OPTIONS);
     if !origin || method == Method::CONNECT || !super::scan::is_target(path.as_bytes()) {
         return false;
     }
     out.put_slice(method.as_str().as_bytes());
     out.put_u8(b' ');
+    out.put_slice(slash.as_bytes());
     out.put_slice(path.as_bytes());
     out.put_slice(b" HTTP/1.1\r\n");
     true

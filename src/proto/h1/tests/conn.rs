@@ -673,3 +673,26 @@ fn nobody_waits_for_100_on_a_closed_connection() {
     assert!(!conn.wants_continue());
     assert_eq!(continued(&mut conn), "");
 }
+
+#[test]
+fn a_request_that_says_close_closes() {
+    let mut conn = client();
+    let head = ask(&mut conn, Method::GET, "http://a/", &[("connection", "close")], Some(0));
+    assert_eq!(head.unwrap(), "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
+    let mut input = BytesMut::from("HTTP/1.1 204 \r\n\r\n");
+    while conn.recv(now(), &mut input).unwrap().is_some() {}
+    assert!(conn.is_closed() && !conn.is_idle(), "it does not go back to the pool");
+}
+
+#[test]
+fn user_information_is_not_part_of_host() {
+    let head = ask(&mut client(), Method::GET, "http://u:p@a:1/", &[], Some(0)).unwrap();
+    assert_eq!(head, "GET / HTTP/1.1\r\nhost: a:1\r\n\r\n");
+}
+
+#[test]
+fn a_query_without_a_path_has_the_path_slash() {
+    let head = ask(&mut client(), Method::GET, "http://a?x", &[], Some(0)).unwrap();
+    assert_eq!(head, "GET /?x HTTP/1.1\r\nhost: a\r\n\r\n");
+}
