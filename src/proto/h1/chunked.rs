@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, header};
 
 use super::{
     Fault, Limits,
-    head::{Lines, Section},
+    head::{Lines, Section, append},
     scan,
 };
 
@@ -134,13 +134,13 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
     if len == 2 {
         return Ok(Step::End(None));
     }
-    let mut map = lines.map();
+    let mut map = lines.map()?;
     for field in lines.fields(&block) {
         let (name, value) = field?;
         if forbidden(&name) {
             return Err(Fault::Trailer);
         }
-        map.append(name, value);
+        append(&mut map, name, value)?;
     }
     Ok(Step::End(Some(map)))
 }

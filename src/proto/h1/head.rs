@@ -156,10 +156,19 @@ impl Lines {
         })
     }
 
-    /// A map with room for the fields.
-    pub(super) fn map(&self) -> HeaderMap {
-        HeaderMap::with_capacity(self.fields.len())
+    /// A map with room for the fields; [`append`] fills it.
+    pub(super) fn map(&self) -> Result<HeaderMap, Fault> {
+        HeaderMap::try_with_capacity(self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
     }
+}
+
+/// Appends a field, unless there are more than a map can hold: [`Limits::fields`] may allow that.
+pub(super) fn append(
+    map: &mut HeaderMap,
+    name: HeaderName,
+    value: HeaderValue,
+) -> Result<(), Fault> {
+    map.try_append(name, value).map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
 }
 
 /// How many bytes of optional white space stand at the front.

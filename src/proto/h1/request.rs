@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 use super::{
     Fault,
     framing::{Length, Said},
-    head::{Lines, range},
+    head::{Lines, append, range},
     keep::Connection,
     scan,
 };
@@ -34,7 +34,7 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
     let mut connection = Connection::default();
     let mut host = None;
     let mut expect = false;
-    parts.headers = lines.map();
+    parts.headers = lines.map()?;
     for field in lines.fields(head) {
         let (name, value) = field?;
         if name == header::HOST {
@@ -53,7 +53,7 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
         } else if name == header::CONTENT_TYPE && parts.headers.contains_key(&name) {
             return Err(Fault::Repeated);
         }
-        parts.headers.append(name, value);
+        append(&mut parts.headers, name, value)?;
     }
 
     let target = head.slice_ref(&head[lines.start.0 as usize..][target]);

@@ -6,7 +6,7 @@ use http::{Method, Response, StatusCode, Version, header, response::Parts};
 use super::{
     Fault,
     framing::{Length, Said},
-    head::{Lines, range},
+    head::{Lines, append, range},
     keep::Connection,
     request, scan,
 };
@@ -25,7 +25,7 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Par
 
     let mut said = Said::default();
     let mut connection = Connection::default();
-    parts.headers = lines.map();
+    parts.headers = lines.map()?;
     for field in lines.fields(head) {
         let (name, value) = field?;
         if name == header::CONTENT_LENGTH {
@@ -36,7 +36,7 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Par
         } else if name == header::CONNECTION {
             connection.read(&value);
         }
-        parts.headers.append(name, value);
+        append(&mut parts.headers, name, value)?;
     }
     let length = said.of_response(parts.status, method, parts.version)?;
     let keep_alive = connection.keeps_alive(parts.version) && length != Length::UntilClose;

@@ -696,3 +696,19 @@ fn a_query_without_a_path_has_the_path_slash() {
     let head = ask(&mut client(), Method::GET, "http://a?x", &[], Some(0)).unwrap();
     assert_eq!(head, "GET /?x HTTP/1.1\r\nhost: a\r\n\r\n");
 }
+
+#[test]
+fn r7_bounds_beyond_what_a_map_holds_are_no_panic() {
+    let mut limits = Limits::default();
+    (limits.fields, limits.head_bytes) = (usize::MAX, usize::MAX);
+    limits.trailer_bytes = usize::MAX;
+    let fields: String = (0..40_000).map(|n| format!("x{n}:\r\n")).collect();
+    let new = || Conn::<Server>::new(Arc::new(limits.clone()), now());
+    let mut input = BytesMut::from(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_str());
+    assert_eq!(new().recv(now(), &mut input).unwrap_err(), Fault::FieldsTooLarge);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+    let mut input = BytesMut::from(format!("{head}{fields}\r\n").as_str());
+    let mut conn = new();
+    conn.recv(now(), &mut input).unwrap();
+    assert_eq!(conn.recv(now(), &mut input).unwrap_err(), Fault::FieldsTooLarge);
+}
