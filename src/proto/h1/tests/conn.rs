@@ -65,14 +65,14 @@ fn respond(
 
 fn ask(
     conn: &mut Conn<Client>,
-    method: Method,
+    method: &Method,
     target: &str,
     fields: &[(&'static str, &str)],
     length: Option<u64>,
 ) -> Result<String, Misuse> {
     let target: Uri = target.parse().unwrap();
     let mut out = BytesMut::from("before|");
-    let sent = conn.send_head(now(), &method, &target, &headers(fields), length, b"", &mut out);
+    let sent = conn.send_head(now(), method, &target, &headers(fields), length, b"", &mut out);
     let out = String::from_utf8(out.to_vec()).unwrap();
     let written = out.strip_prefix("before|").unwrap();
     if sent.is_err() {
@@ -183,7 +183,7 @@ fn every_status_has_a_status_line_that_a_client_reads() {
     for status in 200..=999 {
         let head = respond(&mut server_after(GET), status, &[], Some(0)).unwrap();
         let mut conn = client();
-        ask(&mut conn, Method::GET, "http://a/", &[], Some(0)).unwrap();
+        ask(&mut conn, &Method::GET, "http://a/", &[], Some(0)).unwrap();
         let event = conn.recv(now(), &mut BytesMut::from(&*head)).unwrap();
         let Some(Event::Head(parts)) = event else { panic!("{head}") };
         assert_eq!(parts.status.as_u16(), status);
@@ -336,11 +336,11 @@ fn a_misuse_changes_neither_the_state_nor_the_buffer() {
 #[test]
 fn a_client_that_misuses_it_may_still_ask_properly() {
     let mut conn = client();
-    let post = |c: &mut _, f: &[_], n| ask(c, Method::POST, "http://a/", f, n);
+    let post = |c: &mut _, f: &[_], n| ask(c, &Method::POST, "http://a/", f, n);
     assert_eq!(post(&mut conn, &[("content-length", "4")], Some(5)), Err(Misuse::Length));
     assert_eq!(post(&mut conn, &[("content-length", "x")], Some(5)), Err(Misuse::Length));
-    assert_eq!(ask(&mut conn, Method::CONNECT, "a:1", &[], Some(0)), Err(Misuse::Target));
-    assert_eq!(ask(&mut conn, Method::GET, "*", &[], Some(0)), Err(Misuse::Target));
+    assert_eq!(ask(&mut conn, &Method::CONNECT, "a:1", &[], Some(0)), Err(Misuse::Target));
+    assert_eq!(ask(&mut conn, &Method::GET, "*", &[], Some(0)), Err(Misuse::Target));
     assert!(conn.is_idle() && conn.keeps_alive());
     post(&mut conn, &[], Some(5)).unwrap();
     assert_eq!(post(&mut conn, &[], Some(5)), Err(Misuse::State));
@@ -384,10 +384,10 @@ fn trailers_go_out_with_chunks_and_only_those_that_may() {
 fn s5_every_request_with_a_body_is_framed() {
     for method in [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::POST] {
         for length in [None, Some(5)] {
-            let head = ask(&mut client(), method.clone(), "http://a/", &[], length).unwrap();
+            let head = ask(&mut client(), &method, "http://a/", &[], length).unwrap();
             assert_eq!(framings(&head), 1, "{head}");
         }
-        let head = ask(&mut client(), method.clone(), "http://a/", &[], Some(0)).unwrap();
+        let head = ask(&mut client(), &method, "http://a/", &[], Some(0)).unwrap();
         assert_eq!(framings(&head), usize::from(method == Method::POST), "{head}");
     }
 }
@@ -401,18 +401,18 @@ fn a_request_is_written_from_the_model() {
         ("host", "b"),
         ("x", "y"),
     ];
-    let head = ask(&mut client(), Method::PUT, "http://a:1/p?q", &fields, Some(5)).unwrap();
+    let head = ask(&mut client(), &Method::PUT, "http://a:1/p?q", &fields, Some(5)).unwrap();
     assert_eq!(head, "PUT /p?q HTTP/1.1\r\nhost: b\r\nx: y\r\ncontent-length: 5\r\n\r\n");
-    let head = ask(&mut client(), Method::GET, "http://a:1", &[], Some(0)).unwrap();
+    let head = ask(&mut client(), &Method::GET, "http://a:1", &[], Some(0)).unwrap();
     assert_eq!(head, "GET / HTTP/1.1\r\nhost: a:1\r\n\r\n");
-    let head = ask(&mut client(), Method::OPTIONS, "*", &[("host", "a")], Some(0)).unwrap();
+    let head = ask(&mut client(), &Method::OPTIONS, "*", &[("host", "a")], Some(0)).unwrap();
     assert_eq!(head, "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n");
 }
 
 #[test]
 fn a_client_connection_is_free_only_after_both_halves() {
     let mut conn = client();
-    ask(&mut conn, Method::POST, "http://a/", &[], Some(5)).unwrap();
+    ask(&mut conn, &Method::POST, "http://a/", &[], Some(5)).unwrap();
     let answer = "HTTP/1.1 413 \r\nContent-Length: 0\r\n\r\n";
     let mut input = BytesMut::from(answer);
     while conn.recv(now(), &mut input).unwrap().is_some() {}
@@ -434,11 +434,12 @@ fn a_pooled_connection_that_speaks_up_is_faulty() {
 // Deadlines.
 
 fn limits() -> Arc<Limits> {
-    let mut limits = Limits::default();
-    limits.head_timeout = Duration::from_secs(2);
-    limits.idle_timeout = Duration::from_secs(3);
-    limits.body_timeout = Duration::from_secs(5);
-    Arc::new(limits)
+    Arc::new(Limits {
+        head_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_secs(3),
+        body_timeout: Duration::from_secs(5),
+        ..Limits::default()
+    })
 }
 
 #[test]
@@ -510,8 +511,7 @@ fn a_body_has_time_as_long_as_it_makes_progress() {
 
 #[test]
 fn a_timeout_longer_than_the_clock_is_none() {
-    let mut limits = Limits::default();
-    limits.head_timeout = Duration::MAX;
+    let limits = Limits { head_timeout: Duration::MAX, ..Limits::default() };
     assert_eq!(Conn::<Server>::new(Arc::new(limits), now()).deadline(), None);
 }
 
@@ -536,7 +536,7 @@ fn a_client_waits_for_the_answer_from_the_end_of_its_request() {
 fn a_pooled_connection_times_out_quietly() {
     let start = now();
     let mut conn = Conn::<Client>::new(limits(), start);
-    ask(&mut conn, Method::GET, "http://a/", &[], Some(0)).unwrap();
+    ask(&mut conn, &Method::GET, "http://a/", &[], Some(0)).unwrap();
     conn.send_end(start, None, &mut BytesMut::new()).unwrap();
     let mut input = BytesMut::from("HTTP/1.1 204 \r\n\r\n");
     while conn.recv(start, &mut input).unwrap().is_some() {}
@@ -677,7 +677,7 @@ fn nobody_waits_for_100_on_a_closed_connection() {
 #[test]
 fn a_request_that_says_close_closes() {
     let mut conn = client();
-    let head = ask(&mut conn, Method::GET, "http://a/", &[("connection", "close")], Some(0));
+    let head = ask(&mut conn, &Method::GET, "http://a/", &[("connection", "close")], Some(0));
     assert_eq!(head.unwrap(), "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
     let mut input = BytesMut::from("HTTP/1.1 204 \r\n\r\n");
@@ -687,21 +687,21 @@ fn a_request_that_says_close_closes() {
 
 #[test]
 fn user_information_is_not_part_of_host() {
-    let head = ask(&mut client(), Method::GET, "http://u:p@a:1/", &[], Some(0)).unwrap();
+    let head = ask(&mut client(), &Method::GET, "http://u:p@a:1/", &[], Some(0)).unwrap();
     assert_eq!(head, "GET / HTTP/1.1\r\nhost: a:1\r\n\r\n");
 }
 
 #[test]
 fn a_query_without_a_path_has_the_path_slash() {
-    let head = ask(&mut client(), Method::GET, "http://a?x", &[], Some(0)).unwrap();
+    let head = ask(&mut client(), &Method::GET, "http://a?x", &[], Some(0)).unwrap();
     assert_eq!(head, "GET /?x HTTP/1.1\r\nhost: a\r\n\r\n");
 }
 
 #[test]
 fn r7_bounds_beyond_what_a_map_holds_are_no_panic() {
-    let mut limits = Limits::default();
-    (limits.fields, limits.head_bytes) = (usize::MAX, usize::MAX);
-    limits.trailer_bytes = usize::MAX;
+    let most = usize::MAX;
+    let limits =
+        Limits { fields: most, head_bytes: most, trailer_bytes: most, ..Limits::default() };
     let fields: String = (0..40_000).map(|n| format!("x{n}:\r\n")).collect();
     let new = || Conn::<Server>::new(Arc::new(limits.clone()), now());
     let mut input = BytesMut::from(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_str());

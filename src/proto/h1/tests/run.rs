@@ -43,7 +43,9 @@ impl Log {
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>, keep_alive: bool) {
-        self.fields("trailer", trailers.unwrap_or(&HeaderMap::new()));
+        if let Some(trailers) = trailers {
+            self.fields("trailer", trailers);
+        }
         self.push("end");
         self.push(if keep_alive { "keep-alive" } else { "close" });
     }
