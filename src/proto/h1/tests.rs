@@ -26,8 +26,13 @@
 //! - `more`: in the middle of a message when the bytes are over.
 
 mod conn;
+mod deadline;
+mod last;
+mod pair;
 mod run;
+mod side;
 mod vector;
+mod writing;
 
 use std::collections::HashSet;
 

@@ -1,0 +1,123 @@
+//! Until when the peer must have made progress, with a given now.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use http::{HeaderMap, Method, StatusCode, Uri};
+
+use super::{
+    run::now,
+    side::{GET, ask, feed},
+};
+use crate::proto::h1::{Client, Conn, Fault, Limits, Server};
+
+fn limits() -> Arc<Limits> {
+    Arc::new(Limits {
+        head_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_secs(3),
+        body_timeout: Duration::from_secs(5),
+        ..Limits::default()
+    })
+}
+
+#[test]
+fn r1_a_head_has_one_deadline_however_it_trickles() {
+    let start = now();
+    let mut conn = Conn::<Server>::new(limits(), start);
+    let deadline = conn.deadline();
+    assert_eq!(deadline, Some(start + Duration::from_secs(2)), "also before the first byte");
+    let mut input = BytesMut::new();
+    for byte in "GET / HTTP/1.1\r\nHost: a\r\n".bytes() {
+        input.extend_from_slice(&[byte]);
+        assert!(matches!(conn.recv(start + Duration::from_secs(1), &mut input), Ok(None)));
+        assert_eq!(conn.deadline(), deadline);
+    }
+    assert_eq!(conn.timeout(), Some(Fault::Timeout));
+    assert!(!conn.wants_read() && !conn.keeps_alive() && conn.deadline().is_none());
+}
+
+#[test]
+fn a_connection_that_was_silent_times_out_quietly() {
+    let mut conn = Conn::<Server>::new(limits(), now());
+    assert_eq!(conn.timeout(), None);
+    assert!(conn.is_closed());
+}
+
+#[test]
+fn an_idle_connection_has_its_own_time_and_a_later_head_begins_with_its_first_byte() {
+    let start = now();
+    let at = |s| start + Duration::from_secs(s);
+    let mut conn = Conn::<Server>::new(limits(), start);
+    feed(&mut conn, GET);
+    assert_eq!(conn.deadline(), None, "it is our turn");
+    let (none, mut out) = (HeaderMap::new(), BytesMut::new());
+    conn.send_head(at(10), StatusCode::NO_CONTENT, &none, None, b"", &mut out).unwrap();
+    conn.send_end(at(10), None, &mut out).unwrap();
+    assert_eq!(conn.deadline(), Some(at(13)));
+    let mut input = BytesMut::from("GE");
+    assert!(conn.recv(at(11), &mut input).unwrap().is_none());
+    assert_eq!(conn.deadline(), Some(at(13)), "2 s from the first byte");
+    input.extend_from_slice(b"T");
+    assert!(conn.recv(at(12), &mut input).unwrap().is_none());
+    assert_eq!(conn.deadline(), Some(at(13)));
+}
+
+#[test]
+fn a_body_has_time_as_long_as_it_makes_progress() {
+    let start = now();
+    let at = |s| start + Duration::from_secs(s);
+    let mut conn = Conn::<Server>::new(limits(), start);
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut input = BytesMut::from(chunked);
+    conn.recv(at(1), &mut input).unwrap().unwrap();
+    assert_eq!(conn.deadline(), Some(at(6)));
+    input.extend_from_slice(b"5\r\nhel");
+    conn.recv(at(4), &mut input).unwrap().unwrap();
+    assert_eq!(conn.deadline(), Some(at(9)));
+    // Neither a size line nor trailers are progress: they could trickle.
+    input.extend_from_slice(b"lo");
+    conn.recv(at(5), &mut input).unwrap().unwrap();
+    for (second, bytes) in [(6, "\r\n0"), (7, ";a\r\n"), (8, "X: y"), (9, "\r\n")] {
+        input.extend_from_slice(bytes.as_bytes());
+        assert!(conn.recv(at(second), &mut input).unwrap().is_none());
+        assert_eq!(conn.deadline(), Some(at(10)));
+    }
+    conn.resume(at(20));
+    assert_eq!(conn.deadline(), Some(at(25)), "the pause was ours");
+    assert_eq!(conn.timeout(), Some(Fault::Timeout));
+}
+
+#[test]
+fn a_timeout_longer_than_the_clock_is_none() {
+    let limits = Limits { head_timeout: Duration::MAX, ..Limits::default() };
+    assert_eq!(Conn::<Server>::new(Arc::new(limits), now()).deadline(), None);
+}
+
+#[test]
+fn a_client_waits_for_the_answer_from_the_end_of_its_request() {
+    let start = now();
+    let at = |s| start + Duration::from_secs(s);
+    let mut conn = Conn::<Client>::new(limits(), start);
+    let (target, none, mut out) =
+        (Uri::from_static("http://a/"), HeaderMap::new(), BytesMut::new());
+    conn.send_head(start, &Method::PUT, &target, &none, Some(5), b"", &mut out).unwrap();
+    assert_eq!(conn.deadline(), None, "the peer may wait for the body");
+    conn.recv(at(5), &mut BytesMut::from("HTTP/1.1 100 \r\n\r\n")).unwrap();
+    assert_eq!(conn.deadline(), None);
+    conn.send_data(5, &mut out).unwrap();
+    conn.send_end(at(10), None, &mut out).unwrap();
+    assert_eq!(conn.deadline(), Some(at(12)));
+    assert_eq!(conn.timeout(), Some(Fault::Timeout), "an answer is owed");
+}
+
+#[test]
+fn a_pooled_connection_times_out_quietly() {
+    let start = now();
+    let mut conn = Conn::<Client>::new(limits(), start);
+    ask(&mut conn, &Method::GET, "http://a/", &[], Some(0)).unwrap();
+    conn.send_end(start, None, &mut BytesMut::new()).unwrap();
+    let mut input = BytesMut::from("HTTP/1.1 204 \r\n\r\n");
+    while conn.recv(start, &mut input).unwrap().is_some() {}
+    assert_eq!(conn.deadline(), Some(start + Duration::from_secs(3)));
+    assert_eq!(conn.timeout(), None);
+}

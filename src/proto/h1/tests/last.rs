@@ -1,0 +1,98 @@
+//! Interim and last answers.
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{
+    run::now,
+    side::{EXPECT, GET, HEAD, POST, feed, respond, server, server_after},
+};
+use crate::proto::h1::{Conn, Server};
+
+// The last answer.
+
+#[test]
+fn the_last_answer_is_whole_and_the_only_one() {
+    let mut conn = server();
+    let mut out = BytesMut::new();
+    assert!(conn.send_last(StatusCode::BAD_REQUEST, b"date: now\r\n", &mut out));
+    let expected = "HTTP/1.1 400 Bad Request\r\ndate: now\r\n\
+        content-type: text/plain; charset=utf-8\r\ncontent-length: 16\r\nconnection: close\r\n\r\n\
+        400 Bad Request\n";
+    assert_eq!(out, expected);
+    assert!(!conn.send_last(StatusCode::BAD_REQUEST, b"", &mut out));
+    assert_eq!(out, expected);
+    assert!(conn.is_closed());
+}
+
+#[test]
+fn the_last_answer_to_head_has_no_body() {
+    let mut out = BytesMut::new();
+    assert!(server_after(HEAD).send_last(StatusCode::NOT_FOUND, b"", &mut out));
+    assert!(out.ends_with(b"content-length: 0\r\nconnection: close\r\n\r\n"), "{out:?}");
+}
+
+#[test]
+fn values_with_bytes_above_ascii_go_out_as_they_came() {
+    let mut map = HeaderMap::new();
+    map.insert(header::SERVER, HeaderValue::from_bytes(b"\xff\xe9").unwrap());
+    let mut out = BytesMut::new();
+    server_after(GET).send_head(now(), StatusCode::OK, &map, Some(0), b"", &mut out).unwrap();
+    assert!(out.windows(10).any(|w| w == b"server: \xff\xe9"));
+}
+
+// Expect.
+
+fn continued(conn: &mut Conn<Server>) -> String {
+    let mut out = BytesMut::new();
+    conn.send_continue(&mut out);
+    String::from_utf8(out.to_vec()).unwrap()
+}
+
+#[test]
+fn s18_100_continue_is_bare_and_goes_out_once() {
+    let mut conn = server_after(EXPECT);
+    assert!(conn.wants_continue());
+    assert_eq!(continued(&mut conn), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(!conn.wants_continue());
+    assert_eq!(continued(&mut conn), "");
+    let head = respond(&mut conn, 200, &[], Some(0)).unwrap();
+    assert!(!head.contains("close"), "the client was told to send its body");
+    assert_eq!(continued(&mut server_after(POST)), "", "nobody waits for it");
+}
+
+#[test]
+fn s17_a_final_answer_instead_of_100_closes() {
+    let mut conn = server_after(EXPECT);
+    let head = respond(&mut conn, 413, &[], Some(0)).unwrap();
+    assert!(head.contains("connection: close\r\n"));
+    assert!(!conn.keeps_alive() && !conn.wants_continue());
+    assert_eq!(continued(&mut conn), "", "behind a final head it would be part of the body");
+}
+
+#[test]
+fn whoever_sends_the_body_unasked_does_not_wait_for_100() {
+    let mut conn = server_after(EXPECT);
+    feed(&mut conn, "he");
+    assert!(!conn.wants_continue(), "RFC 9110 section 10.1.1: 100 may then be left out");
+    assert_eq!(continued(&mut conn), "");
+    let head = respond(&mut conn, 200, &[], Some(0)).unwrap();
+    assert!(!head.contains("close"), "it is clear that the body comes");
+}
+
+#[test]
+fn s17_100_never_goes_out_behind_a_final_head() {
+    let mut conn = server_after(EXPECT);
+    feed(&mut conn, "hello");
+    respond(&mut conn, 200, &[], Some(26)).unwrap();
+    assert!(!conn.wants_continue());
+    assert_eq!(continued(&mut conn), "");
+}
+
+#[test]
+fn nobody_waits_for_100_on_a_closed_connection() {
+    let mut conn = server_after(EXPECT);
+    conn.recv_eof(now()).unwrap_err();
+    assert!(!conn.wants_continue());
+    assert_eq!(continued(&mut conn), "");
+}
