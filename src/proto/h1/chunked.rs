@@ -179,3 +179,23 @@ pub(super) fn forbidden(name: &HeaderName) -> bool {
     ];
     NAMES.contains(name) || name == "keep-alive" || name == "proxy-connection"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_byte_of_a_size_line_is_looked_at_once() {
+        let limits = Limits::default();
+        let line = format!("1;{}\r", "a".repeat(limits.chunk_extension_bytes - 1));
+        let (mut decoder, mut input) = (Decoder::new(), BytesMut::new());
+        for byte in line.bytes() {
+            let before = input.len();
+            assert!(matches!(decoder.state, State::Size { scanned } if scanned == before));
+            input.extend_from_slice(&[byte]);
+            assert!(matches!(decoder.step(&mut input, &limits), Ok(Step::More)));
+        }
+        input.extend_from_slice(b"\na");
+        assert!(matches!(decoder.step(&mut input, &limits), Ok(Step::Data(_))));
+    }
+}

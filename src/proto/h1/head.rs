@@ -185,3 +185,30 @@ fn span(from: usize, to: usize) -> Span {
 pub(super) fn range(span: Span) -> std::ops::Range<usize> {
     span.0 as usize..span.1 as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R5: a head that comes byte by byte costs what one that comes whole costs. Each call looks
+    /// at the bytes behind `scanned`, so it is enough that nothing that came is left behind it.
+    #[test]
+    fn each_byte_is_looked_at_once() {
+        let limits = Limits { fields: 4_000, ..Limits::default() };
+        let section = Section { start_line: true, skip_empty: true, bytes: limits.head_bytes };
+        let room = limits.head_bytes - "GET / HTTP/1.1\r\n\r\n".len();
+        let one_value = format!("X: {}\r\n", "a".repeat(room - 5));
+        let many_lines = "a: bcde\r\n".repeat(room / 9);
+        for fields in [one_value, many_lines] {
+            let head = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+            let (mut lines, mut looked_at) = (Lines::default(), 0);
+            for n in 1..=head.len() {
+                looked_at += n - lines.scanned;
+                let found = lines.read(&head.as_bytes()[..n], section, &limits);
+                assert_eq!(found, Ok((n == head.len()).then_some(n)));
+                assert_eq!(lines.scanned, n);
+            }
+            assert_eq!(looked_at, head.len());
+        }
+    }
+}
