@@ -121,6 +121,8 @@ mod sealed {
         ) -> Result<Read<Self::Head>, Fault>;
         /// A piece of the body has come.
         fn body_began(&mut self);
+        /// Is an answer owed that has not begun?
+        fn is_asked(&self) -> bool;
     }
 }
 
@@ -170,6 +172,10 @@ impl sealed::Role for Server {
     fn body_began(&mut self) {
         self.expects_continue = false; // whoever sends the body does not wait
     }
+
+    fn is_asked(&self) -> bool {
+        self.asked
+    }
 }
 
 impl sealed::Role for Client {
@@ -199,6 +205,10 @@ impl sealed::Role for Client {
     }
 
     fn body_began(&mut self) {}
+
+    fn is_asked(&self) -> bool {
+        false
+    }
 }
 
 impl<R: Role + Default> Conn<R> {
@@ -712,9 +722,13 @@ impl<R: Role> Conn<R> {
         self.writing == Writing::Length(0)
     }
 
-    /// Nothing more will be read or written.
+    /// Nothing more will be read or written, but for a [last answer](Conn::send_last) to a fault.
     pub fn is_closed(&self) -> bool {
-        matches!(self.reading, Reading::Closed)
-            && matches!(self.writing, Writing::Closed | Writing::Done | Writing::Idle)
+        let written = match self.writing {
+            Writing::Closed | Writing::Done => true,
+            Writing::Idle => !self.role.is_asked(),
+            Writing::Length(_) | Writing::Chunked | Writing::UntilClose => false,
+        };
+        written && matches!(self.reading, Reading::Closed)
     }
 }

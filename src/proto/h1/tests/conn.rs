@@ -197,8 +197,11 @@ fn a_connection_that_closed_without_a_request_cannot_be_answered() {
 fn a_body_that_was_cut_off_can_still_be_answered() {
     let mut conn = server_after(POST);
     assert_eq!(conn.recv_eof(now()).unwrap_err(), Fault::Truncated);
+    assert!(!conn.is_closed(), "an answer may still go out");
     let head = respond(&mut conn, 400, &[], Some(0)).unwrap();
     assert!(head.contains("connection: close"));
+    conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
+    assert!(conn.is_closed());
 }
 
 #[test]
