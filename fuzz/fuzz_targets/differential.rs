@@ -1,0 +1,92 @@
+//! Invariant: whatever `httparse` rejects we reject, and whatever both accept we read alike; where
+//! it accepts and we refuse, it is by one of our named rules.
+#![no_main]
+
+use http::Method;
+use libfuzzer_sys::fuzz_target;
+use vestibule::proto::h1::{Fault, Limits};
+use vestibule_fuzz::{requests, responses};
+
+fuzz_target!(|data: &[u8]| {
+    request(data);
+    response(data);
+});
+
+fn request(data: &[u8]) {
+    let mut fields = [httparse::EMPTY_HEADER; 100];
+    let mut theirs = httparse::Request::new(&mut fields);
+    let status = theirs.parse(data);
+    let ours = requests(&Limits::default(), &[data]);
+    match (ours.messages.first(), status) {
+        (Some(message), Ok(httparse::Status::Complete(_))) => {
+            let head = &message.head;
+            assert_eq!(theirs.method, Some(head.method.as_str()));
+            assert_eq!(theirs.version, Some(u8::from(head.version == http::Version::HTTP_11)));
+            let path = theirs.path.expect("complete");
+            assert!(path == head.uri || path.starts_with("http") || path.starts_with("HTTP"));
+            // The body's framing is all that we take away.
+            let names =
+                theirs.headers.iter().filter(|h| !h.name.eq_ignore_ascii_case("transfer-encoding"));
+            assert_eq!(names.clone().count(), head.headers.len());
+            for h in names {
+                let values = head.headers.get_all(h.name);
+                assert!(values.iter().any(|v| v.as_bytes() == h.value), "{}", h.name);
+            }
+        }
+        (Some(_), other) => panic!("we accept what httparse does not: {other:?}"),
+        (None, Ok(httparse::Status::Complete(_))) => {
+            let fault = ours.fault.expect("a complete head is accepted or refused");
+            assert!(is_rule(fault), "{fault:?} is no rule");
+        }
+        (None, _) => {}
+    }
+}
+
+/// Where we are stricter, or know more than a parser of lines.
+fn is_rule(fault: Fault) -> bool {
+    match fault {
+        // It ends lines with LF alone, and skips any number of empty lines.
+        Fault::LineEnd | Fault::EmptyLines => true,
+        // It takes any visible byte as a target, and bytes above ASCII and `#` too.
+        Fault::Target | Fault::Connect => true,
+        // It does not look at values that frame or route.
+        Fault::HostMissing
+        | Fault::Host
+        | Fault::Repeated
+        | Fault::ContentLength
+        | Fault::TransferEncoding
+        | Fault::TransferCoding
+        | Fault::Ambiguous
+        | Fault::Expectation => true,
+        // It has no bounds.
+        Fault::StartLineTooLong | Fault::FieldsTooLarge => true,
+        _ => false,
+    }
+}
+
+fn response(data: &[u8]) {
+    let mut fields = [httparse::EMPTY_HEADER; 100];
+    let mut theirs = httparse::Response::new(&mut fields);
+    let status = theirs.parse(data);
+    let ours = responses(&Limits::default(), &Method::GET, &[data]);
+    match (ours.messages.first(), status) {
+        (Some(message), Ok(httparse::Status::Complete(_))) => {
+            let code = theirs.code.expect("complete");
+            if code >= 200 {
+                assert_eq!(code, message.head.status.as_u16());
+            }
+        }
+        (Some(_), other) => panic!("we accept what httparse does not: {other:?}"),
+        (None, Ok(httparse::Status::Complete(_))) => {
+            let interim = matches!(theirs.code, Some(100..=199));
+            match ours.fault {
+                None => assert!(interim, "a complete head is accepted or refused"),
+                Some(_) if interim => {} // of what follows, or 101
+                // It takes codes below 100, and LF alone behind the line.
+                Some(Fault::StatusLine) => {}
+                Some(fault) => assert!(is_rule(fault), "{fault:?} is no rule"),
+            }
+        }
+        (None, _) => {}
+    }
+}

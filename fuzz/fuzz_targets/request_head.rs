@@ -1,0 +1,29 @@
+//! Invariant: any bytes are read alike whole, byte by byte and cut in two, under default and under
+//! small bounds; nothing panics; no line's end or NUL gets into a value; each head has its Host
+//! and no Transfer-Encoding.
+#![no_main]
+
+use http::{Version, header};
+use libfuzzer_sys::fuzz_target;
+use vestibule::proto::h1::Limits;
+use vestibule_fuzz::{assert_plain, requests, small, ways};
+
+fuzz_target!(|data: &[u8]| {
+    for limits in [Limits::default(), small()] {
+        let [whole, bytes, cut] = ways(data, usize::from(data.first().copied().unwrap_or(0)));
+        let read = requests(&limits, &whole);
+        let text = read.text();
+        assert_eq!(text, requests(&limits, &bytes).text(), "byte by byte");
+        assert_eq!(text, requests(&limits, &cut).text(), "cut in two");
+        for message in &read.messages {
+            let head = &message.head;
+            assert_plain(&head.headers);
+            assert!(!head.headers.contains_key(header::TRANSFER_ENCODING));
+            assert!(head.headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1);
+            let hosts = head.headers.get_all(header::HOST).iter().count();
+            assert!(hosts == 1 || (hosts == 0 && head.version == Version::HTTP_10));
+            assert!(head.uri.path().starts_with('/') || head.uri.path() == "*");
+            assert!(head.headers.len() <= limits.fields);
+        }
+    }
+});

@@ -1,0 +1,147 @@
+//! What the targets share: one side of a connection, and what it makes of bytes.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use http::{HeaderMap, Method, StatusCode, Uri, request, response};
+use vestibule::proto::h1::{Client, Conn, Event, Fault, Limits, Server};
+
+/// What came of some bytes: messages, and how it ended.
+#[derive(Debug)]
+pub struct Read<H> {
+    /// The messages, in order; the last one may lack its end.
+    pub messages: Vec<Message<H>>,
+    /// What the peer did wrong, if it did.
+    pub fault: Option<Fault>,
+    /// Bytes that were not taken.
+    pub left: usize,
+}
+
+/// One message.
+#[derive(Debug)]
+pub struct Message<H> {
+    /// Its head.
+    pub head: H,
+    /// Its body, joined.
+    pub body: Vec<u8>,
+    /// Its end, with the trailers.
+    pub end: Option<Option<HeaderMap>>,
+}
+
+impl<H: std::fmt::Debug> Read<H> {
+    /// All of it as a string, to compare.
+    pub fn text(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// Reads requests, answering each with an empty response, from bytes that come in `pieces`.
+pub fn requests(limits: &Limits, pieces: &[&[u8]]) -> Read<request::Parts> {
+    let now = Instant::now();
+    let mut conn = Conn::<Server>::new(Arc::new(limits.clone()), now);
+    let mut out = BytesMut::new();
+    let mut read = Read { messages: Vec::new(), fault: None, left: 0 };
+    let mut input = BytesMut::new();
+    for piece in pieces {
+        input.extend_from_slice(piece);
+        loop {
+            match conn.recv(now, &mut input) {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    let end = matches!(event, Event::End(_));
+                    take(&mut read.messages, event);
+                    if end {
+                        let headers = HeaderMap::new();
+                        conn.send_head(now, StatusCode::OK, &headers, Some(0), b"", &mut out)
+                            .expect("a complete request can be answered");
+                        conn.send_end(now, None, &mut out).expect("an empty body can end");
+                        assert!(conn.is_idle() || conn.is_closed());
+                    }
+                }
+                Err(fault) => {
+                    assert!(matches!(conn.recv(now, &mut input), Ok(None)), "it reads on");
+                    assert!(!conn.keeps_alive() && !conn.wants_read());
+                    read.fault = Some(fault);
+                }
+            }
+        }
+    }
+    read.left = input.len();
+    read
+}
+
+/// Reads responses to requests with this method, one after the other.
+pub fn responses(limits: &Limits, method: &Method, pieces: &[&[u8]]) -> Read<response::Parts> {
+    let now = Instant::now();
+    let mut conn = Conn::<Client>::new(Arc::new(limits.clone()), now);
+    let (target, headers, mut out) =
+        (Uri::from_static("http://a/"), HeaderMap::new(), BytesMut::new());
+    let mut read = Read { messages: Vec::new(), fault: None, left: 0 };
+    let mut input = BytesMut::new();
+    for piece in pieces {
+        input.extend_from_slice(piece);
+        loop {
+            if conn.is_idle() {
+                conn.send_head(now, method, &target, &headers, Some(0), b"", &mut out)
+                    .expect("an idle connection takes a request");
+                conn.send_end(now, None, &mut out).expect("an empty body can end");
+            }
+            match conn.recv(now, &mut input) {
+                Ok(None) => break,
+                Ok(Some(event)) => take(&mut read.messages, event),
+                Err(fault) => {
+                    assert!(matches!(conn.recv(now, &mut input), Ok(None)), "it reads on");
+                    assert!(!conn.keeps_alive() && !conn.wants_read());
+                    read.fault = Some(fault);
+                }
+            }
+        }
+    }
+    read.left = input.len();
+    read
+}
+
+fn take<H>(messages: &mut Vec<Message<H>>, event: Event<H>) {
+    match event {
+        Event::Head(head) => {
+            assert!(messages.last().is_none_or(|m| m.end.is_some()), "a head within a message");
+            messages.push(Message { head, body: Vec::new(), end: None });
+        }
+        Event::Data(data) => {
+            assert!(!data.is_empty(), "an empty piece");
+            let message = messages.last_mut().expect("data comes behind a head");
+            assert!(message.end.is_none(), "data behind the end");
+            message.body.extend_from_slice(&data);
+        }
+        Event::End(trailers) => {
+            let message = messages.last_mut().expect("an end comes behind a head");
+            assert!(message.end.replace(trailers).is_none(), "two ends");
+        }
+    }
+}
+
+/// Small bounds, so that short inputs reach them.
+pub fn small() -> Limits {
+    let mut limits = Limits::default();
+    limits.head_bytes = 200;
+    limits.start_line_bytes = 60;
+    limits.fields = 6;
+    limits.name_bytes = 20;
+    limits.chunk_extension_bytes = 10;
+    limits.trailer_bytes = 60;
+    limits.interim_responses = 2;
+    limits
+}
+
+/// The bytes whole, one by one, and cut in two: all three must be read alike.
+pub fn ways<'a>(bytes: &'a [u8], cut: usize) -> [Vec<&'a [u8]>; 3] {
+    let (a, b) = bytes.split_at(cut % (bytes.len() + 1));
+    [vec![bytes], bytes.chunks(1).collect(), vec![a, b]]
+}
+
+/// Neither a line's end nor NUL stands in any value of the map.
+pub fn assert_plain(headers: &HeaderMap) {
+    for (name, value) in headers {
+        assert!(!value.as_bytes().iter().any(|b| matches!(b, b'\r' | b'\n' | 0)), "{name}");
+    }
+}
