@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::{
     Fault, Length, Limits, Misuse,
@@ -492,7 +492,7 @@ impl Conn<Server> {
         if status.is_informational() {
             return Err(Misuse::Status);
         }
-        let Noted { content_length: own, connection, date: dated } = encode::note(headers);
+        let Noted { content_length: own, connection, date: dated, .. } = encode::note(headers);
         let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let (framing, writing) = if no_content {
             (Framing::None, Writing::Length(0))
@@ -605,7 +605,8 @@ impl Conn<Client> {
         if !self.is_idle() {
             return Err(Misuse::State);
         }
-        if let (Some(own), Some(n)) = (headers.get(header::CONTENT_LENGTH), length)
+        let noted = encode::note(headers);
+        if let (Some(own), Some(n)) = (noted.content_length, length)
             && framing::content_length(own.as_bytes()) != Some(n)
         {
             return Err(Misuse::Length);
@@ -623,7 +624,7 @@ impl Conn<Client> {
             Some(n) => (Framing::Length(n), Writing::Length(n)),
             None => (Framing::Chunked, Writing::Chunked),
         };
-        if !headers.contains_key(header::HOST) {
+        if !noted.host {
             let host = target.authority().map_or("", |a| a.as_str());
             let host = host.rsplit_once('@').map_or(host, |(_user, host)| host);
             encode::field(b"host", host.as_bytes(), out);
@@ -631,7 +632,7 @@ impl Conn<Client> {
         encode::fields(headers, out);
         out.extend_from_slice(prepared);
         encode::framing(framing, out);
-        if Connection::of(headers).says_close() {
+        if noted.connection.says_close() {
             self.keep_alive = false;
         }
         encode::connection(self.keep_alive, Version::HTTP_11, out);

@@ -163,12 +163,13 @@ fn is_ours(name: &[u8]) -> bool {
     }
 }
 
-/// What a response's head says that decides how it is sent.
+/// What a head says that decides how it is sent.
 #[derive(Default)]
 pub(super) struct Noted<'a> {
     pub(super) content_length: Option<&'a HeaderValue>,
     pub(super) connection: Connection,
     pub(super) date: bool,
+    pub(super) host: bool,
 }
 
 /// Finds it in one pass, without a look-up for each.
@@ -181,6 +182,8 @@ pub(super) fn note(headers: &HeaderMap) -> Noted<'_> {
             noted.connection.read(value);
         } else if name == header::DATE {
             noted.date = true;
+        } else if name == header::HOST {
+            noted.host = true;
         }
     }
     noted
