@@ -177,7 +177,7 @@ pub(super) fn note(headers: &HeaderMap) -> Noted<'_> {
     let mut noted = Noted::default();
     for (name, value) in headers {
         if name == header::CONTENT_LENGTH {
-            noted.content_length = Some(value);
+            noted.content_length.get_or_insert(value);
         } else if name == header::CONNECTION {
             noted.connection.read(value);
         } else if name == header::DATE {
