@@ -6,11 +6,7 @@ use std::{
 };
 
 use bytes::{BufMut, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{Entry, FORWARDED},
-    uri::Scheme,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED, uri::Scheme};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -137,11 +133,12 @@ fn put_line(name: &HeaderName, value: &[u8], out: &mut BytesMut) {
 fn put_name(name: &HeaderName, headers: &mut HeaderMap, out: &mut BytesMut) {
     out.put_slice(name.as_str().as_bytes());
     out.put_slice(b": ");
-    if let Entry::Occupied(list) = headers.entry(name) {
-        for before in list.remove_entry_mult().1.filter(|v| !v.is_empty()) {
+    if headers.contains_key(name) {
+        for before in headers.get_all(name).iter().filter(|v| !v.is_empty()) {
             out.put_slice(before.as_bytes());
             out.put_slice(b", ");
         }
+        headers.remove(name);
     }
 }
 
