@@ -1,4 +1,70 @@
-//! The front tier and the application tier of a web site, assembled from `tower` layers.
+//! The front tier and the application tier of a web site, assembled in your own process from
+//! composable [`tower`] layers: what NGINX and Gunicorn do together, as a library.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tower::ServiceBuilder;
+//! use vestibule::{Response, Router, files, layer, serve, upstream::Upstream, worker};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // What Gunicorn does: workers, each with its own instance of the application.
+//!     let app = worker::threads(8, || worker::sync(|_request| Response::new("hello"))).start()?;
+//!     let api = Upstream::new(["10.0.0.1:3000", "10.0.0.2:3000"])?;
+//!
+//!     let site = Router::new()
+//!         .mount("/static", files::dir("public"))
+//!         .route("/api", api)
+//!         .fallback(app);
+//!
+//!     // What NGINX does: stand between the world and the workers.
+//!     let front = ServiceBuilder::new()
+//!         .layer(layer::LogLayer::new())
+//!         .layer(layer::RescueLayer::new())
+//!         .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
+//!         .layer(layer::ResponseBufferLayer::new())
+//!         .layer(layer::RequestBufferLayer::new())
+//!         .service(site);
+//!
+//!     Ok(serve("0.0.0.0:8080", front).await?)
+//! }
+//! ```
+//!
+//! # Life of a request
+//!
+//! - [`net`]: the connection is accepted, if one more is allowed.
+//! - [`conn::h1::server`]: its bytes are read and handed to [`proto::h1`], which finds a head, or
+//!   a fault with its status. Nothing is reserved for the client so far.
+//! - The head is complete: the service's readiness is awaited, the body is not yet read.
+//! - [`layer`]: the access log, the rescue table, the deadline, the limits: refuse early.
+//! - [`Router`]: by host and path, on the one [normal form](semantics::target) of the path.
+//! - [`files`], or [buffers](layer::buffer) and [`worker`]s, or an [`upstream`] server.
+//! - The response goes back up the same way; the response buffer frees the worker before the
+//!   client has read. Head and small body leave in one write, a file by `sendfile`.
+//!
+//! # Three levels
+//!
+//! Each is complete in itself and built only from the one below; enter at any.
+//!
+//! | level | modules | a user who enters here |
+//! |---|---|---|
+//! | facade | [`serve()`], [`Router`] | has a gateway in twenty lines |
+//! | services | [`layer`], [`files`], [`upstream`], [`worker`], [`conn`] | builds a custom gateway |
+//! | cores | [`proto`], [`semantics`], [`policy`] | uses or fuzzes the HTTP parser alone |
+//!
+//! The cores have no sockets, no tasks and no clocks; with `default-features = false` they are all
+//! there is, and no runtime is compiled.
+//!
+//! # Features
+//!
+//! All only add. `server`: sockets, drivers, layers, router and `serve`. `files`, `upstream` and
+//! `worker` are the services of those names; each brings `server`. All are on by default.
+//!
+//! Everything between the levels is a `Service<Request<Body>, Response = Response<Body>>`, so a
+//! file server, a thread pool and a remote cluster are of one type, and an `axum::Router` or a
+//! `tower_http` layer fits in unchanged.
+//!
+//! [`tower`]: https://docs.rs/tower
 
 // S0: vocabulary, nothing of ours below it.
 pub mod body;

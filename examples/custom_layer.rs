@@ -1,0 +1,85 @@
+//! A layer of one's own: sends beta testers to the new build, and says so in the response.
+//!
+//! Run with `cargo run --release --example custom_layer`, then
+//! `curl -i http://127.0.0.1:8080/` and `curl -i -H 'Cookie: beta=1' http://127.0.0.1:8080/`.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, header};
+use tower::{Layer, Service, service_fn};
+use vestibule::{Body, Request, Response, serve};
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let build = |name: &'static str| {
+        service_fn(move |_: Request| async move {
+            Ok::<_, Infallible>(Response::new(Body::from(format!("the {name} build\n"))))
+        })
+    };
+    // A layer wraps any service; here it has a second one to choose from.
+    let front = CanaryLayer { beta: build("beta") }.layer(build("main"));
+    eprintln!("try http://127.0.0.1:8080/");
+    serve("127.0.0.1:8080", front).await
+}
+
+/// Makes [`Canary`]s.
+struct CanaryLayer<B> {
+    beta: B,
+}
+
+impl<S, B: Clone> Layer<S> for CanaryLayer<B> {
+    type Service = Canary<S, B>;
+
+    fn layer(&self, main: S) -> Canary<S, B> {
+        Canary { main, beta: self.beta.clone() }
+    }
+}
+
+/// Two services of one type of answer; which one is asked depends on a cookie.
+#[derive(Clone)]
+struct Canary<S, B> {
+    main: S,
+    beta: B,
+}
+
+impl<S, B> Service<Request> for Canary<S, B>
+where
+    S: Service<Request, Response = Response>,
+    B: Service<Request, Response = Response, Error = S::Error>,
+    S::Error: 'static,
+    S::Future: Send + 'static,
+    B::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, S::Error>> + Send>>;
+
+    /// Ready when both are: which one is needed is known only when the request comes.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        match (self.main.poll_ready(cx)?, self.beta.poll_ready(cx)?) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let cookie = request.headers().get(header::COOKIE);
+        let beta = cookie.is_some_and(|c| c.as_bytes().starts_with(b"beta="));
+        let lane = HeaderValue::from_static(if beta { "beta" } else { "main" });
+        // Futures of two types: one box for either.
+        let answer: Self::Future = if beta {
+            Box::pin(self.beta.call(request))
+        } else {
+            Box::pin(self.main.call(request))
+        };
+        Box::pin(async move {
+            let mut response = answer.await?;
+            response.headers_mut().insert("x-lane", lane);
+            Ok(response)
+        })
+    }
+}

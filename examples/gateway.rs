@@ -1,0 +1,78 @@
+//! NGINX and Gunicorn in one program: a web site, an application on worker threads, and an API
+//! balanced over two servers.
+//!
+//! Run with `cargo run --release --example gateway`, and open the address that it prints.
+
+#![allow(unreachable_pub, reason = "modules of a program")]
+
+#[path = "gateway/api.rs"]
+mod api;
+#[path = "gateway/args.rs"]
+mod args;
+#[path = "gateway/guestbook.rs"]
+mod guestbook;
+#[path = "gateway/site.rs"]
+mod site;
+
+use std::time::Duration;
+
+use args::Args;
+use tower::ServiceBuilder;
+use vestibule::{Router, files, layer, serve, upstream::Upstream, worker};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse()?;
+    tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
+
+    // The application tier: each thread has an instance of its own; the book behind them is one.
+    let book = guestbook::Book::default();
+    let app = worker::threads(args.workers, move || {
+        let mut guest_book = guestbook::GuestBook::new(book.clone());
+        worker::sync(move |request| guest_book.handle(&request))
+    })
+    .start()?;
+
+    let site = args.site()?;
+
+    // Two servers elsewhere; here they are tasks on loopback, so that there is something to see.
+    let servers = [api::start("north").await?, api::start("south").await?];
+
+    let application = ServiceBuilder::new()
+        // Outside of the workers: they are free when they have answered, however slow the client.
+        .layer(layer::ResponseBufferLayer::new())
+        // Next to the workers: they are given whole requests, however slow the client.
+        .layer(layer::RequestBufferLayer::new().max_body(64 << 10))
+        .service(app.clone());
+
+    let front = ServiceBuilder::new()
+        // Outermost: it logs what the client was really answered.
+        .layer(layer::LogLayer::new())
+        // Everything below may fail; here each failure becomes a response.
+        .layer(layer::RescueLayer::new())
+        // One deadline for the queue, the worker and the servers elsewhere.
+        .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
+        .service(
+            Router::new()
+                .route("/guestbook", application)
+                .route("/api", Upstream::new(servers)?)
+                .fallback(files::dir(site.path())),
+        );
+
+    let mut server = serve(args.listen, front).shutdown(ctrl_c()).drain(Duration::from_secs(10));
+    if let Some(n) = args.threads {
+        server = server.threads(n);
+    }
+    let server = server.bind()?;
+    eprintln!("Open http://{}/ in a browser. Ctrl-C ends it.", server.local_addr()?);
+    server.await?;
+    app.shutdown(Duration::from_secs(5)).await?;
+    eprintln!("Bye: {:?}", app.stats());
+    Ok(())
+}
+
+async fn ctrl_c() {
+    // Without a handler for it, Ctrl-C ends the process as ever.
+    let _ = tokio::signal::ctrl_c().await;
+    eprintln!("Finishing what is under way ...");
+}

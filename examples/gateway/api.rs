@@ -1,0 +1,43 @@
+//! The servers "elsewhere": two small HTTP servers on loopback.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::{HeaderValue, StatusCode, header};
+use tower::service_fn;
+use vestibule::{Body, Request, Response, serve};
+
+/// Starts one on a free port, and returns its address.
+pub async fn start(name: &'static str) -> std::io::Result<String> {
+    let served = Arc::new(AtomicU64::new(0));
+    let app = service_fn(move |request: Request| {
+        let n = served.fetch_add(1, Ordering::Relaxed) + 1;
+        async move { Ok::<_, Infallible>(answer(name, n, &request)) }
+    });
+    let server = serve("127.0.0.1:0", app).bind()?;
+    let address = server.local_addr()?.to_string();
+    tokio::spawn(server.into_future());
+    Ok(address)
+}
+
+fn answer(name: &str, n: u64, request: &Request) -> Response {
+    if request.uri().path() != "/api/hello" {
+        let mut response = Response::new(Body::from("{\"error\":\"not found\"}\n"));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    }
+    // An address has no character that JSON would escape.
+    let client = request.headers().get("x-forwarded-for").and_then(|v| v.to_str().ok());
+    let client = client.unwrap_or("nobody");
+    let json = format!("{{\"server\":\"{name}\",\"served\":{n},\"client\":\"{client}\"}}\n");
+    let mut response = Response::new(Body::from(json));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,144 @@
+//! The application: a guest book that reads a form, keeps state and renders HTML.
+
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    fmt::Write,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use percent_encoding::percent_decode_str;
+use vestibule::{Body, Response};
+
+/// Entries that are kept; the oldest go first.
+const ENTRIES: usize = 100;
+
+/// Characters of a name, and of a message.
+const NAME: usize = 40;
+const MESSAGE: usize = 500;
+
+/// What all workers share.
+#[derive(Clone, Default)]
+pub struct Book(Arc<Mutex<VecDeque<Entry>>>);
+
+struct Entry {
+    name: String,
+    message: String,
+}
+
+/// A worker's own instance.
+pub struct GuestBook {
+    book: Book,
+    /// The page under construction; its memory is used again.
+    page: String,
+    served: u64,
+}
+
+impl GuestBook {
+    pub fn new(book: Book) -> Self {
+        Self { book, page: String::new(), served: 0 }
+    }
+
+    pub fn handle(&mut self, request: &Request<Bytes>) -> Response {
+        self.served += 1;
+        let path = request.uri().path();
+        match (request.method(), path) {
+            (&Method::GET | &Method::HEAD, "/guestbook/") => self.render(StatusCode::OK, ""),
+            (&Method::POST, "/guestbook/") => self.sign(request.body()),
+            (_, "/guestbook") => see_other(),
+            (_, "/guestbook/") => self.render(StatusCode::METHOD_NOT_ALLOWED, "Use the form."),
+            _ => self.render(StatusCode::NOT_FOUND, "There is no such page."),
+        }
+    }
+
+    /// Takes an entry, or says what is wrong with it.
+    fn sign(&mut self, form: &[u8]) -> Response {
+        let (Some(name), Some(message)) = (field(form, "name"), field(form, "message")) else {
+            return self.render(StatusCode::BAD_REQUEST, "That was not our form.");
+        };
+        let (name, message) = (name.trim(), message.trim());
+        let fits = |text: &str, most| (1..=most).contains(&text.chars().count());
+        if !fits(name, NAME) || !fits(message, MESSAGE) {
+            let what = "A name and a message, please, and neither too long.";
+            return self.render(StatusCode::UNPROCESSABLE_ENTITY, what);
+        }
+        let mut book = self.book.0.lock().unwrap_or_else(PoisonError::into_inner);
+        book.push_front(Entry { name: name.to_owned(), message: message.to_owned() });
+        book.truncate(ENTRIES);
+        drop(book);
+        see_other()
+    }
+
+    fn render(&mut self, status: StatusCode, problem: &str) -> Response {
+        let page = &mut self.page;
+        page.clear();
+        page.push_str(include_str!("guestbook_head.html"));
+        if !problem.is_empty() {
+            let _ = write!(page, "<p class=problem role=alert>{}</p>", escape(problem));
+        }
+        page.push_str("<ul class=entries>");
+        let book = self.book.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in book.iter() {
+            let (name, message) = (escape(&entry.name), escape(&entry.message));
+            let _ = write!(page, "<li><b>{name}</b><p>{message}</p></li>");
+        }
+        if book.is_empty() {
+            page.push_str("<li class=none>Nobody yet. Be the first!</li>");
+        }
+        drop(book);
+        let worker = std::thread::current();
+        let worker = worker.name().unwrap_or("a worker");
+        let _ = write!(
+            page,
+            "</ul><footer>Rendered by {worker}, which has served {}.</footer></main>",
+            self.served
+        );
+        let mut response = Response::new(Body::from(page.clone()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'self'; form-action 'self'"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// After a form, the page is got anew, so that reloading it does not send the form twice.
+fn see_other() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/guestbook/"));
+    response
+}
+
+/// A field of an `application/x-www-form-urlencoded` body.
+fn field(form: &[u8], name: &str) -> Option<String> {
+    let form = std::str::from_utf8(form).ok()?;
+    let (_, value) = form.split('&').filter_map(|f| f.split_once('=')).find(|(n, _)| *n == name)?;
+    let plain = value.replace('+', " ");
+    percent_decode_str(&plain).decode_utf8().ok().map(Cow::into_owned)
+}
+
+/// Text as HTML, in an element or in a quoted attribute.
+fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(['<', '>', '&', '"', '\'']) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out.into()
+}
