@@ -624,12 +624,12 @@ impl Conn<Client> {
             Some(n) => (Framing::Length(n), Writing::Length(n)),
             None => (Framing::Chunked, Writing::Chunked),
         };
-        if !noted.host {
+        let of_target = || {
             let host = target.authority().map_or("", |a| a.as_str());
-            let host = host.rsplit_once('@').map_or(host, |(_user, host)| host);
-            encode::field(b"host", host.as_bytes(), out);
-        }
-        encode::fields(headers, out);
+            host.rsplit_once('@').map_or(host, |(_user, host)| host).as_bytes()
+        };
+        let host = noted.host.map_or_else(of_target, HeaderValue::as_bytes);
+        encode::request_fields(headers, host, out);
         out.extend_from_slice(prepared);
         encode::framing(framing, out);
         if noted.connection.says_close() {

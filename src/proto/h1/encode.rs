@@ -75,6 +75,17 @@ pub(super) fn fields(headers: &HeaderMap, out: &mut BytesMut) {
     }
 }
 
+/// The same for a request, whose `Host` comes first and once (RFC 9112 section 3.2).
+pub(super) fn request_fields(headers: &HeaderMap, host: &[u8], out: &mut BytesMut) {
+    field(b"host", host, out);
+    for (name, value) in headers {
+        let name = name.as_str().as_bytes();
+        if name != b"host" && !is_ours(name) {
+            field(name, value.as_bytes(), out);
+        }
+    }
+}
+
 /// One field line.
 pub(super) fn field(name: &[u8], value: &[u8], out: &mut BytesMut) {
     out.reserve(name.len() + value.len() + 4);
@@ -169,7 +180,7 @@ pub(super) struct Noted<'a> {
     pub(super) content_length: Option<&'a HeaderValue>,
     pub(super) connection: Connection,
     pub(super) date: bool,
-    pub(super) host: bool,
+    pub(super) host: Option<&'a HeaderValue>,
 }
 
 /// Finds it in one pass, without a look-up for each.
@@ -183,7 +194,7 @@ pub(super) fn note(headers: &HeaderMap) -> Noted<'_> {
         } else if name == header::DATE {
             noted.date = true;
         } else if name == header::HOST {
-            noted.host = true;
+            noted.host.get_or_insert(value);
         }
     }
     noted

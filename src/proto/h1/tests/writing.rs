@@ -210,3 +210,10 @@ fn a_query_without_a_path_has_the_path_slash() {
     let head = ask(&mut client(), &Method::GET, "http://a?x", &[], Some(0)).unwrap();
     assert_eq!(head, "GET /?x HTTP/1.1\r\nhost: a\r\n\r\n");
 }
+
+#[test]
+fn a_request_has_one_host_and_it_stands_first() {
+    let fields = [("x", "y"), ("host", "b"), ("host", "c")];
+    let head = ask(&mut client(), &Method::GET, "http://a/", &fields, Some(0)).unwrap();
+    assert_eq!(head, "GET / HTTP/1.1\r\nhost: b\r\nx: y\r\n\r\n");
+}
