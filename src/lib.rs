@@ -108,6 +108,7 @@ pub mod worker;
 pub mod serve;
 
 #[cfg(all(test, feature = "files", feature = "upstream", feature = "worker"))]
+#[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 mod tests;
 
 pub use body::Body;

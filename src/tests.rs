@@ -1,7 +1,9 @@
 //! End-to-end tests, one binary.
 
 mod fit;
+mod peers;
 mod server;
+mod slow;
 mod strata;
 mod support;
 mod upstream;

@@ -98,10 +98,12 @@ impl Upstream {
         if endpoints.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to send to"));
         }
-        let mut limits = Limits::default();
-        limits.head_timeout = RESPONSE_TIMEOUT;
-        limits.body_timeout = RESPONSE_TIMEOUT;
-        limits.head_bytes = 64 << 10; // the servers are ours: cookies they set may be many
+        let limits = Limits {
+            head_timeout: RESPONSE_TIMEOUT,
+            body_timeout: RESPONSE_TIMEOUT,
+            head_bytes: 64 << 10, // the servers are ours: cookies they set may be many
+            ..Limits::default()
+        };
         Ok(Self(Arc::new(Shared {
             endpoints,
             turn: RoundRobin::new(),

@@ -21,6 +21,7 @@ pub async fn start(name: &'static str) -> std::io::Result<String> {
     });
     let server = serve("127.0.0.1:0", app).bind()?;
     let address = server.local_addr()?.to_string();
+    #[allow(clippy::disallowed_methods, reason = "it may end with the process")]
     tokio::spawn(server.into_future());
     Ok(address)
 }

@@ -120,7 +120,7 @@ impl Listener {
             }
             Self::Unix(s) => {
                 let addr = s.local_addr()?;
-                Ok(Address::Unix(addr.as_pathname().unwrap_or(Path::new("")).into()))
+                Ok(Address::Unix(addr.as_pathname().map(Path::to_owned).unwrap_or_default()))
             }
         }
     }

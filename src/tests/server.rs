@@ -319,10 +319,13 @@ async fn readiness_is_awaited_before_the_body_is_read() {
 
 #[tokio::test]
 async fn slow_heads_idle_connections_and_slow_bodies_have_their_deadlines() {
-    let mut limits = Limits::default();
-    limits.head_timeout = Duration::from_millis(60);
-    limits.idle_timeout = Duration::from_millis(60);
-    limits.body_timeout = Duration::from_millis(60);
+    let short = Duration::from_millis(60);
+    let limits = Limits {
+        head_timeout: short,
+        idle_timeout: short,
+        body_timeout: short,
+        ..Limits::default()
+    };
     let server = start_with(service_fn(echo), |s| s.limits(limits)).await;
     let cases: [(&str, &[u16]); 4] = [
         ("", &[]),                                     // R2: connects and sends nothing

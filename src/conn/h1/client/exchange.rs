@@ -83,7 +83,9 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
             }
             match self.connection.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
-                    self.connection.core.recv_eof(now)?;
+                    if self.answered {
+                        self.connection.core.recv_eof(now)?;
+                    }
                     return Poll::Ready(Err(Cause::Closed));
                 }
                 Poll::Ready(Ok(_)) => {

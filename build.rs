@@ -1,0 +1,27 @@
+//! Looks for the programs that end-to-end tests talk to, so that tests without theirs count as
+//! ignored; with `CI=true` all are taken to be there, and a missing one fails. It is not part of
+//! the published crate.
+
+use std::{env, path::Path};
+
+fn main() {
+    for name in ["CI", "PATH", "VESTIBULE_PYTHON"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+    let ci = env::var("CI").is_ok_and(|v| v == "true");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = |program: &str| {
+        let mut places = env::split_paths(&path);
+        places.any(|p| p.join(program).is_file()) || Path::new("/usr/sbin").join(program).is_file()
+    };
+    for peer in ["curl", "nginx", "chromium"] {
+        if ci || found(peer) {
+            println!("cargo::rustc-cfg=peer_{peer}");
+        }
+    }
+    // A Python with Django and gunicorn has no name of its own: it must be named.
+    if ci || env::var_os("VESTIBULE_PYTHON").is_some_and(|p| Path::new(&p).is_file()) {
+        println!("cargo::rustc-cfg=peer_django");
+    }
+}

@@ -1,0 +1,54 @@
+//! The front between real clients and real servers.
+
+mod chromium;
+mod curl;
+mod django;
+mod nginx;
+
+use std::{path::Path, process::Stdio};
+
+use tokio::process::{Child, Command};
+
+use super::support::within;
+
+/// A program of the system; it ends with the test.
+fn program(name: &str) -> Command {
+    let sbin = Path::new("/usr/sbin").join(name);
+    let mut command = Command::new(if sbin.is_file() { sbin.as_os_str() } else { name.as_ref() });
+    command.kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+/// What `curl` prints, called with these arguments behind some that every call needs.
+async fn curl(args: &[&str]) -> String {
+    let mut command = program("curl");
+    command.args(["--silent", "--show-error", "--max-time", "15"]).args(args);
+    let out = within(command.output()).await.unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Waits until a child that was just started listens.
+async fn listening(child: &mut Child, connects: impl AsyncFn() -> bool) {
+    within(async {
+        while !connects().await {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("it ended before it listened: {status}");
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// A sum that tells bodies apart (FNV-1a).
+fn sum(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// `len` bytes that do not repeat soon.
+fn noise(len: u32) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}

@@ -1,0 +1,68 @@
+//! A page with its assets in a real browser.
+
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
+
+use tower::{ServiceBuilder, service_fn};
+
+use super::program;
+use crate::{
+    Body, Request, Response, Router, files,
+    layer::LogLayer,
+    tests::support::{start, within},
+};
+
+#[tokio::test]
+#[cfg_attr(not(peer_chromium), ignore = "apt-get install chromium")]
+async fn the_example_s_page_loads_with_its_assets_and_its_script_runs() {
+    let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateway/site");
+    let api = service_fn(|_: Request| async {
+        let json = r#"{"server":"test","served":7,"client":"you"}"#;
+        Ok::<_, std::convert::Infallible>(Response::new(Body::from(json)))
+    });
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let seen = log.clone();
+    let front = ServiceBuilder::new()
+        .layer(LogLayer::with(move |entry| {
+            let status = entry.status.map_or(0, |s| s.as_u16());
+            seen.lock().unwrap().push(format!("{} {status}", entry.uri.path()));
+        }))
+        .service(Router::new().route("/api", api).fallback(files::dir(site)));
+    let server = start(front).await;
+
+    let dir = tempfile::tempdir().unwrap();
+    let shot = dir.path().join("page.png");
+    let url = format!("http://{}/", server.addr);
+    for page in [vec!["--dump-dom".to_owned()], vec![format!("--screenshot={}", shot.display())]] {
+        let mut chromium = program("chromium");
+        chromium
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
+            .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
+            .args(["--disable-component-update", "--disable-dev-shm-usage"])
+            .args(["--window-size=1000,900", "--virtual-time-budget=5000"])
+            .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            .args(&page)
+            .arg(&url)
+            .stderr(Stdio::null());
+        let out = tokio::time::timeout(std::time::Duration::from_secs(90), chromium.output())
+            .await
+            .expect("the browser ends by itself")
+            .unwrap();
+        if page[0] == "--dump-dom" {
+            let dom = String::from_utf8_lossy(&out.stdout);
+            assert!(dom.contains("The test porter answers, for the 7. time today."), "{dom}");
+        }
+    }
+    let png = std::fs::read(shot).unwrap();
+    assert!(png.starts_with(b"\x89PNG") && png.len() > 20_000, "{} bytes", png.len());
+    within(server.stop()).await;
+
+    let log = log.lock().unwrap();
+    for asset in ["/", "/style.css", "/app.js", "/house.png", "/api/hello"] {
+        assert!(log.contains(&format!("{asset} 200")), "{asset}: {log:?}");
+    }
+    assert!(log.iter().all(|l| l.ends_with(" 200") || l.ends_with(" 304")), "{log:?}");
+}

@@ -1,0 +1,121 @@
+//! nginx as the server behind the proxy.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use tokio::{
+    net::{TcpListener, TcpStream, UnixStream},
+    process::Child,
+};
+
+use super::{listening, noise, program};
+use crate::{
+    tests::support::{exchange, start, statuses, within},
+    upstream::Upstream,
+};
+
+/// nginx in a folder of its own, on a port and on a Unix socket.
+struct Nginx {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Nginx {
+    async fn start(dir: &Path, addr: SocketAddr, extra: &str) -> Self {
+        let at = dir.display();
+        let conf = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
+             events {{ worker_connections 64; }}\n\
+             http {{\n\
+               access_log off; {extra}\n\
+               client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
+               uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
+               server {{\n\
+                 listen {addr}; listen unix:{at}/sock; root {at}/root;\n\
+                 add_header X-Requests $connection_requests always;\n\
+                 location = /hello {{ return 200 \"hello $http_x_forwarded_for\"; }}\n\
+               }}\n\
+             }}\n"
+        );
+        fs::write(dir.join("conf"), conf).unwrap();
+        // A socket that was left behind by force would be in its way.
+        let _ = fs::remove_file(dir.join("sock"));
+        let mut command = program("nginx");
+        command.arg("-p").arg(dir).arg("-e").arg("stderr").arg("-c").arg(dir.join("conf"));
+        let mut child = command.spawn().expect("nginx is installed");
+        listening(&mut child, async || TcpStream::connect(addr).await.is_ok()).await;
+        Self { child, addr }
+    }
+
+    async fn stop(mut self) {
+        self.child.start_kill().unwrap();
+        within(self.child.wait()).await.unwrap();
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("1m.bin"), noise(1 << 20)).unwrap();
+    fs::write(root.join("abc.txt"), "abcdefghij").unwrap();
+    dir
+}
+
+async fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+fn get(path: &str, more: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\n{more}\r\n")
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
+async fn is_proxied_by_port_and_by_socket_over_kept_connections() {
+    let dir = folder();
+    let nginx = Nginx::start(dir.path(), free_port().await, "if_modified_since before;").await;
+    let socket = format!("unix:{}", dir.path().join("sock").display());
+    assert!(UnixStream::connect(dir.path().join("sock")).await.is_ok());
+    for server in [nginx.addr.to_string(), socket] {
+        let front = start(Upstream::new([server]).unwrap()).await;
+        let requests = [
+            get("/hello", ""),
+            get("/abc.txt", "Range: bytes=2-4\r\n"),
+            get("/abc.txt", "").replace("GET", "HEAD"),
+            get("/abc.txt", "If-Modified-Since: Fri, 31 Dec 2100 00:00:00 GMT\r\n"),
+            get("/nope", ""),
+            get("/1m.bin", "Connection: close\r\n"),
+        ];
+        let answer = exchange(front.addr, requests.concat()).await;
+        let (heads, last) = answer.split_at(answer.rfind("HTTP/1.1 200 OK").unwrap());
+        assert_eq!(statuses(heads), [200, 206, 200, 304, 404], "{heads}");
+        assert!(heads.contains("hello 127.0.0.1") && heads.contains("\r\n\r\ncde"));
+        assert_eq!(heads.matches("content-length: 10\r\n").count(), 1, "that of HEAD");
+        for n in 1..=5 {
+            assert!(heads.contains(&format!("x-requests: {n}\r\n")), "one connection: {heads}");
+        }
+        assert!(last.contains("x-requests: 6\r\n") && last.contains("content-length: 1048576\r\n"));
+        front.stop().await;
+    }
+    nginx.stop().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
+async fn may_close_kept_connections_stop_and_come_back() {
+    let dir = folder();
+    let addr = free_port().await;
+    let nginx = Nginx::start(dir.path(), addr, "keepalive_requests 2;").await;
+    let front = start(Upstream::new([addr.to_string()]).unwrap()).await;
+    let many = get("/hello", "").repeat(20) + &get("/hello", "Connection: close\r\n");
+    assert_eq!(statuses(&exchange(front.addr, &many).await), [200; 21]);
+
+    nginx.stop().await;
+    let one = get("/hello", "Connection: close\r\n");
+    assert_eq!(statuses(&exchange(front.addr, &one).await), [502]);
+
+    let nginx = Nginx::start(dir.path(), addr, "").await;
+    assert_eq!(statuses(&exchange(front.addr, &many).await), [200; 21]);
+    front.stop().await;
+    nginx.stop().await;
+}

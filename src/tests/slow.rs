@@ -1,0 +1,141 @@
+//! Five hundred slow clients before two workers: none of them ever holds one.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Barrier, Semaphore},
+    task::JoinSet,
+};
+use tower::ServiceBuilder;
+
+use super::support::{read_until, start, within};
+use crate::{
+    Request, Response,
+    layer::{RequestBufferLayer, ResponseBufferLayer},
+    worker,
+};
+
+const UPLOADERS: usize = 250;
+const READERS: usize = 250;
+const HEALTHY: usize = 4;
+const REQUESTS: usize = 100;
+/// More than the sockets' buffers take, less than the response buffer does.
+const PAGE: usize = 600_000;
+
+fn app(request: Request<Bytes>) -> Response {
+    let body = match request.uri().path() {
+        // In pieces, so that it is the response buffer that takes it, not the worker that waits.
+        "/page" => return Response::new(page()),
+        _ => request.into_body(),
+    };
+    Response::new(body.into())
+}
+
+fn page() -> crate::Body {
+    let (tx, body) = crate::Body::channel(Some(PAGE as u64));
+    let piece = Bytes::from(vec![b'p'; PAGE / 10]);
+    (0..10).for_each(|_| tx.send(piece.clone()).unwrap());
+    tx.finish(None);
+    body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_worker_is_ever_held_by_a_slow_client() {
+    let threads = worker::threads(2, || worker::sync(app)).start().unwrap();
+    let front = ServiceBuilder::new()
+        .layer(ResponseBufferLayer::new())
+        .layer(RequestBufferLayer::new())
+        .service(threads.clone());
+    let server = start(front).await;
+    let addr = server.addr;
+
+    // All slow clients are in the middle of their exchange: half sent, or nothing read but a head.
+    let midway = Arc::new(Barrier::new(UPLOADERS + READERS + 1));
+    let go_on = Arc::new(Semaphore::new(0));
+    let mut slow = JoinSet::new();
+    for _ in 0..UPLOADERS {
+        slow.spawn(upload(addr, midway.clone(), go_on.clone()));
+    }
+    for _ in 0..READERS {
+        slow.spawn(read(addr, midway.clone(), go_on.clone()));
+    }
+    within(midway.wait()).await;
+
+    let mut healthy = JoinSet::new();
+    for n in 0..HEALTHY {
+        healthy.spawn(async move {
+            let mut client = TcpStream::connect(addr).await.unwrap();
+            for i in 0..REQUESTS {
+                let body = format!("healthy-{n}-{i}.");
+                let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:";
+                let request = format!("{head} {}\r\n\r\n{body}", body.len());
+                client.write_all(request.as_bytes()).await.unwrap();
+                let answer = read_until(&mut client, &body).await;
+                assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"));
+            }
+        });
+    }
+    while let Some(done) = within(healthy.join_next()).await {
+        done.unwrap();
+    }
+    assert_eq!(slow.try_join_next().map(|r| r.unwrap()), None, "the slow ones are as they were");
+    // The workers have done all the work there was and wait for more. A worker counts a request
+    // just after its answer has left.
+    within(async {
+        while threads.stats().busy > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let stats = threads.stats();
+    assert_eq!((stats.queued, stats.stuck, stats.written_off), (0, 0, 0));
+    assert_eq!(stats.served, (READERS + HEALTHY * REQUESTS) as u64, "and no upload yet");
+
+    go_on.add_permits(UPLOADERS + READERS);
+    while let Some(done) = within(slow.join_next()).await {
+        done.unwrap();
+    }
+    server.stop().await;
+    threads.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Sends a head and half of a body in small pieces, and the rest when it may go on.
+async fn upload(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    client.set_nodelay(true).unwrap();
+    let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nABCDEFGHIJKLMNOPQRST";
+    let (first, rest) = request.split_at(request.len() - 10);
+    for piece in first.chunks(7) {
+        client.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    midway.wait().await;
+    go_on.acquire().await.unwrap().forget();
+    for byte in rest {
+        client.write_all(&[*byte]).await.unwrap();
+    }
+    let answer = read_until(&mut client, "\r\n\r\nABCDEFGHIJKLMNOPQRST").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+/// Asks for a page that does not fit into its small window, and reads it when it may go on.
+async fn read(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut client = TcpStream::from_std(socket.into()).unwrap();
+    let request = b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    let head = read_until(&mut client, "\r\n\r\n").await;
+    assert!(head.contains(&format!("content-length: {PAGE}\r\n")));
+    midway.wait().await;
+    go_on.acquire().await.unwrap().forget();
+    let mut page = Vec::new();
+    client.read_to_end(&mut page).await.unwrap();
+    assert!(page.len() == PAGE && page.iter().all(|&b| b == b'p'));
+}
