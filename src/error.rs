@@ -86,7 +86,11 @@ impl Error {
             if let Some(found) = e.downcast_ref::<Self>() {
                 return Some(found);
             }
-            at = e.source();
+            // An io::Error hands out its payload's source, and so passes over the payload.
+            at = match e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+                Some(payload) => Some(payload),
+                None => e.source(),
+            };
         }
         None
     }
@@ -128,9 +132,9 @@ mod tests {
     fn is_found_inside_foreign_wrappers() {
         let inner = Error::new(Kind::TooLarge, "9 bytes over");
         let outer = std::io::Error::other(inner);
-        // io::Error hands out its payload's source, so wrap once more as a layer would.
-        let wrapped = Error::new(Kind::Internal, outer);
-        assert_eq!(Error::find(&wrapped).map(Error::kind), Some(Kind::Internal));
+        assert_eq!(Error::find(&outer).map(Error::kind), Some(Kind::TooLarge));
+        let wrapped: BoxError = Box::new(std::io::Error::other(outer));
+        assert_eq!(Error::find(&*wrapped).map(Error::kind), Some(Kind::TooLarge));
         assert!(Error::find(&fmt::Error).is_none());
     }
 }

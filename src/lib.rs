@@ -111,6 +111,11 @@ pub mod serve;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 mod tests;
 
+/// The README's program compiles.
+#[cfg(all(doctest, feature = "files", feature = "upstream", feature = "worker"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use body::Body;
 pub use error::{BoxError, Error};
 #[cfg(feature = "server")]

@@ -103,6 +103,17 @@ impl Sender {
         }
     }
 
+    /// Waits until nobody reads any more; there may be much to do before.
+    pub fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
+        let Some(shared) = &self.shared else { return Poll::Ready(()) };
+        let mut s = lock(shared);
+        if s.reader_gone {
+            return Poll::Ready(());
+        }
+        remember(&mut s.sender, cx);
+        Poll::Pending
+    }
+
     /// Waits until the channel has room; [`poll_ready`](Self::poll_ready) as a future.
     ///
     /// # Errors

@@ -36,6 +36,10 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
     ) -> Poll<io::Result<usize>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
+
+    /// Makes the close that follows an abrupt one, which the peer cannot take for an orderly end.
+    /// By default it does nothing.
+    fn reset_on_close(&mut self) {}
 }
 
 /// Memory, for tests.

@@ -76,6 +76,13 @@ impl Io for Stream {
         self.poll_writing(cx, |fd| rustix::net::send(fd, bytes, flags))
     }
 
+    fn reset_on_close(&mut self) {
+        if let Self::Tcp(s) = self {
+            // Failing that, it is an ordinary close.
+            let _ = socket2::SockRef::from(&*s).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
     fn poll_send_file(&mut self, cx: &mut Context<'_>, f: &FileSlice) -> Poll<io::Result<usize>> {
         let step = usize::try_from(f.len().min(SEND_FILE_STEP)).expect("at most 1 MiB");
         self.poll_writing(cx, |fd| {

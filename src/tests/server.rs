@@ -226,6 +226,13 @@ async fn a_body_that_breaks_off_is_never_taken_for_whole() {
     .await;
     let answer = exchange(server.addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(answer.contains("4\r\nsome\r\n") && !answer.contains("0\r\n\r\n"), "{answer}");
+
+    // Where the end of the connection is the end of the body, it is not an orderly one.
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let ended = within(client.read_to_end(&mut answer)).await;
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     server.stop().await;
 }
 

@@ -718,6 +718,11 @@ impl<R: Role> Conn<R> {
         matches!(self.writing, Writing::Length(_) | Writing::Chunked | Writing::UntilClose)
     }
 
+    /// Does the outgoing message end with the connection? Then a close says that it was whole.
+    pub fn ends_with_close(&self) -> bool {
+        self.writing == Writing::UntilClose
+    }
+
     /// Is the body that follows the outgoing head empty by the head's own rules (HEAD, 204, 304)?
     pub fn sends_no_body(&self) -> bool {
         self.writing == Writing::Length(0)

@@ -57,9 +57,15 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
     }
 
     let target = head.slice_ref(&head[lines.start.0 as usize..][target]);
-    parts.uri = uri(&parts.method, target, host.as_ref())?;
-    if host.is_none() && parts.version == Version::HTTP_11 {
-        return Err(Fault::HostMissing); // RFC 9112 section 3.2
+    let authority;
+    (parts.uri, authority) = uri(&parts.method, target, host.as_ref())?;
+    if host.is_none() {
+        if parts.version == Version::HTTP_11 {
+            return Err(Fault::HostMissing); // RFC 9112 section 3.2
+        }
+        if let Some(authority) = authority {
+            append(&mut parts.headers, header::HOST, authority)?;
+        }
     }
     let length = said.of_request(parts.version)?;
     let meta = Meta {
@@ -103,46 +109,56 @@ pub(super) fn version(bytes: &[u8]) -> Result<Version, Fault> {
     }
 }
 
-/// The target in one of the forms that suit its method (RFC 9112 section 3.2), as origin-form.
-fn uri(method: &Method, target: Bytes, host: Option<&HeaderValue>) -> Result<Uri, Fault> {
+/// The target in one of the forms that suit its method (RFC 9112 section 3.2), as origin-form, and
+/// the authority that it named.
+fn uri(
+    method: &Method,
+    target: Bytes,
+    host: Option<&HeaderValue>,
+) -> Result<(Uri, Option<HeaderValue>), Fault> {
     if let Some(host) = host
         && !is_host(host.as_bytes())
     {
         return Err(Fault::Host);
     }
     match target[0] {
-        b'/' => Uri::from_maybe_shared(target).map_err(|_| Fault::Target),
-        b'*' if target.len() == 1 && method == Method::OPTIONS => Ok(Uri::from_static("*")),
+        b'/' => Ok((Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?, None)),
+        b'*' if target.len() == 1 && method == Method::OPTIONS => Ok((Uri::from_static("*"), None)),
         _ => absolute(method, target, host),
     }
 }
 
 /// absolute-form: refused unless it agrees with `Host`, so nobody can be routed by the other one.
-fn absolute(method: &Method, target: Bytes, host: Option<&HeaderValue>) -> Result<Uri, Fault> {
+fn absolute(
+    method: &Method,
+    target: Bytes,
+    host: Option<&HeaderValue>,
+) -> Result<(Uri, Option<HeaderValue>), Fault> {
     let len = target.len();
     let uri = Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?;
     let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
     else {
         return Err(Fault::Target);
     };
+    let authority = authority.as_str();
     // RFC 9110 section 4.2.4: user information is there to hide the authority.
-    if authority.as_str().contains('@') {
+    if authority.contains('@') || !is_host(authority.as_bytes()) {
         return Err(Fault::Target);
     }
-    if let Some(host) = host
-        && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
-    {
+    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
         return Err(Fault::Host);
     }
-    if method == Method::OPTIONS && len == scheme.len() + "://".len() + authority.as_str().len() {
-        return Ok(Uri::from_static("*")); // RFC 9112 section 3.2.4: of the whole server
-    }
-    match uri.path_and_query() {
-        Some(path) if path.as_str().starts_with('/') => Ok(Uri::from(path.clone())),
-        // An empty path is `/` (RFC 9110 section 4.2.3); `http` keeps a query without one.
-        Some(query) => format!("/{}", query.as_str()).parse().map_err(|_| Fault::Target),
-        None => Ok(Uri::from_static("/")),
-    }
+    let origin = if method == Method::OPTIONS && len == scheme.len() + 3 + authority.len() {
+        Uri::from_static("*") // RFC 9112 section 3.2.4: of the whole server
+    } else {
+        match uri.path_and_query() {
+            Some(path) if path.as_str().starts_with('/') => Uri::from(path.clone()),
+            // An empty path is `/` (RFC 9110 section 4.2.3); `http` keeps a query without one.
+            Some(query) => format!("/{}", query.as_str()).parse().map_err(|_| Fault::Target)?,
+            None => Uri::from_static("/"),
+        }
+    };
+    Ok((origin, HeaderValue::from_str(authority).ok()))
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 section 7.2): a name, an IPv4 address or an IPv6 literal.
@@ -186,6 +202,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_authority_of_an_old_request_becomes_its_host() {
+        use bytes::BytesMut;
+
+        use crate::proto::h1::{Conn, Event, Server};
+        let now = std::time::Instant::now();
+        let mut conn = Conn::<Server>::new(std::sync::Arc::default(), now);
+        let mut input = BytesMut::from("GET http://b.example:81/x HTTP/1.0\r\n\r\n");
+        let Ok(Some(Event::Head(head))) = conn.recv(now, &mut input) else { panic!() };
+        assert_eq!(head.uri.path(), "/x");
+        assert_eq!(head.headers["host"], "b.example:81");
+    }
+
+    #[test]
     fn whatever_the_form_the_path_begins_with_a_slash() {
         for (target, path) in [
             ("http://a", "/"),
@@ -196,7 +225,7 @@ mod tests {
         ] {
             let host = HeaderValue::from_static("a");
             let uri = uri(&Method::GET, Bytes::from_static(target.as_bytes()), Some(&host));
-            assert_eq!(uri.unwrap().path_and_query().unwrap().as_str(), path);
+            assert_eq!(uri.unwrap().0.path_and_query().unwrap().as_str(), path);
         }
     }
 }

@@ -200,6 +200,9 @@ where
     fn cut(&mut self, error: &BoxError) {
         tracing::warn!(peer = %self.peer, error = &**error as &dyn std::error::Error, "response cut");
         self.upload = None;
+        if self.core.ends_with_close() {
+            self.io.reset_on_close();
+        }
         self.stage = Stage::Close { linger: false };
     }
 
