@@ -264,6 +264,36 @@ async fn a_client_that_leaves_has_its_work_dropped() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_its_sending_half_is_answered_if_so_configured() {
+    let began = Arc::new(Notify::new());
+    let go_on = Arc::new(Notify::new());
+    let (b, g) = (began.clone(), go_on.clone());
+    let config = crate::conn::h1::server::Config { half_close: true, ..Default::default() };
+    let server = start_with(
+        service_fn(move |_: Request| {
+            let (began, go_on) = (b.clone(), g.clone());
+            async move {
+                began.notify_one();
+                go_on.notified().await;
+                Ok::<_, Infallible>(Response::new(Body::from("late")))
+            }
+        }),
+        |s| s.http1(config),
+    )
+    .await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    within(began.notified()).await;
+    // Another connection's end proves that this one's has been seen by now.
+    exchange(server.addr, "BAD\r\n\r\n").await;
+    go_on.notify_one();
+    let answer = read_all(&mut client).await;
+    assert!(answer.contains("connection: close\r\n") && answer.ends_with("late"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_reserved_for_a_client_that_is_waited_for() {
     // One place. Fifty clients have sent a head in part, or a head and a part of the body, which
     // the request buffer waits for: the place is free for somebody who is complete.

@@ -44,6 +44,10 @@ pub struct Config {
     pub linger: Duration,
     /// Bytes that are read and dropped in that time. Default 1 MiB.
     pub linger_bytes: u64,
+    /// Is a client that ends its sending half behind a request still there for the answer? By
+    /// default it counts as gone, and what is done for it is dropped: the two cannot be told
+    /// apart, and a client that has left is by far the more usual one.
+    pub half_close: bool,
 }
 
 impl Default for Config {
@@ -55,6 +59,7 @@ impl Default for Config {
             drain_bytes: 64 << 10,
             linger: Duration::from_secs(5),
             linger_bytes: 1 << 20,
+            half_close: false,
         }
     }
 }
@@ -100,6 +105,8 @@ pub struct Connection<I, S: Service<Request<Body>>> {
     upload: Option<Sender>,
     /// The upload's reader was ready for more when last asked.
     upload_wanted: bool,
+    /// The client has ended its sending half.
+    ended: bool,
     timer: Timer,
     /// Of the last write that moved something, or the first that did not.
     written: Instant,
@@ -163,6 +170,7 @@ where
             stage: Stage::Head,
             upload: None,
             upload_wanted: false,
+            ended: false,
             timer: Timer::default(),
             written: now,
             watch,
@@ -227,7 +235,8 @@ where
             // Nothing further is read before the service has taken the request.
             Stage::Admit(..) | Stage::Close { .. } | Stage::End => false,
             Stage::Call(_) | Stage::Respond(_) => {
-                self.upload_wanted || (self.upload.is_none() && self.input.len() < AHEAD)
+                self.upload_wanted
+                    || (self.upload.is_none() && self.input.len() < AHEAD && !self.ended)
             }
         };
         if !wanted {
@@ -260,7 +269,14 @@ where
 
     /// The client will send nothing more.
     fn eof(&mut self, now: Instant) {
+        self.ended = true;
         match self.stage {
+            Stage::Call(_) | Stage::Respond(_)
+                if self.config.half_close && !self.core.reads_body() =>
+            {
+                // Its request was whole, so this is no fault; it closes after the answer.
+                self.core.close_after();
+            }
             // A client that has left: its work is dropped with the stage, the connection ends.
             // One that closed only its sending half cannot be told from it.
             Stage::Call(_) | Stage::Respond(_) | Stage::Linger(..) => {

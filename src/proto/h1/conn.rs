@@ -1,15 +1,21 @@
-//! The connection's state machine: everything that changes its state is in this file.
+//! The connection's state machine: everything that changes its state is here, and in the files of
+//! the two roles below.
+
+mod client;
+mod role;
+mod server;
 
 use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request, response};
+use http::HeaderMap;
+
+pub use role::{Client, Role, Server};
 
 use super::{
     Fault, Length, Limits, Misuse,
     chunked::{Decoder, Step},
-    encode::{self, Framing, Noted},
-    framing,
+    encode,
     head::{Lines, Section},
 };
 
@@ -91,124 +97,6 @@ pub enum Event<H> {
     Data(Bytes),
     /// The message is complete; trailers if it had any.
     End(Option<HeaderMap>),
-}
-
-/// Which side of the connection this is.
-pub trait Role: sealed::Role {}
-
-mod sealed {
-    use super::{Bytes, Fault, Length, Lines};
-
-    /// What a head says about its message.
-    #[derive(Debug)]
-    pub struct Read<H> {
-        pub head: Option<H>,
-        pub length: Length,
-        pub keep_alive: bool,
-    }
-
-    pub trait Role: Sized {
-        type Head;
-        /// Does one empty line before a head pass?
-        const SKIP_EMPTY: bool;
-        /// Is a head only read in answer to one that was sent?
-        const ASKS_FIRST: bool;
-        fn parse(
-            &mut self,
-            head: &Bytes,
-            lines: &Lines,
-            limit: usize,
-        ) -> Result<Read<Self::Head>, Fault>;
-        /// A piece of the body has come.
-        fn body_began(&mut self);
-        /// Is an answer owed that has not begun?
-        fn is_asked(&self) -> bool;
-    }
-}
-
-use sealed::Read;
-
-/// Reads requests, writes responses.
-#[derive(Debug, Default)]
-pub struct Server {
-    /// A request's head has come, and no answer to it has begun; what follows is of that request.
-    asked: bool,
-    version: Version,
-    /// The response must have no body: the request was HEAD.
-    head: bool,
-    expects_continue: bool,
-}
-
-/// Writes requests, reads responses.
-#[derive(Debug, Default)]
-pub struct Client {
-    /// Of the request that is under way.
-    method: Method,
-    interim: usize,
-}
-
-impl Role for Server {}
-impl Role for Client {}
-
-impl sealed::Role for Server {
-    type Head = request::Parts;
-    const SKIP_EMPTY: bool = true;
-    const ASKS_FIRST: bool = false;
-
-    fn parse(
-        &mut self,
-        head: &Bytes,
-        lines: &Lines,
-        _limit: usize,
-    ) -> Result<Read<Self::Head>, Fault> {
-        let (parts, meta) = super::request::parse(head, lines)?;
-        self.asked = true;
-        self.version = parts.version;
-        self.head = parts.method == Method::HEAD;
-        self.expects_continue = meta.expects_continue;
-        Ok(Read { head: Some(parts), length: meta.length, keep_alive: meta.keep_alive })
-    }
-
-    fn body_began(&mut self) {
-        self.expects_continue = false; // whoever sends the body does not wait
-    }
-
-    fn is_asked(&self) -> bool {
-        self.asked
-    }
-}
-
-impl sealed::Role for Client {
-    type Head = response::Parts;
-    const SKIP_EMPTY: bool = false;
-    const ASKS_FIRST: bool = true;
-
-    fn parse(
-        &mut self,
-        head: &Bytes,
-        lines: &Lines,
-        limit: usize,
-    ) -> Result<Read<Self::Head>, Fault> {
-        let (parts, meta) = super::response::parse(head, lines, &self.method)?;
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Fault::Switched);
-        }
-        let interim = parts.status.is_informational();
-        if interim {
-            self.interim += 1;
-            if self.interim > limit {
-                return Err(Fault::Interim);
-            }
-        }
-        let head = (!interim).then_some(parts);
-        Ok(Read { head, length: meta.length, keep_alive: meta.keep_alive })
-    }
-
-    fn body_began(&mut self) {}
-
-    fn is_asked(&self) -> bool {
-        false
-    }
 }
 
 impl<R: Role + Default> Conn<R> {
@@ -459,192 +347,6 @@ impl<R: Role> Conn<R> {
     }
 }
 
-impl Conn<Server> {
-    /// `100 Continue`, if the client [waits for it](Self::wants_continue).
-    pub fn send_continue(&mut self, out: &mut BytesMut) {
-        if self.wants_continue() {
-            self.role.expects_continue = false;
-            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        }
-    }
-
-    /// Sends a final response's head; `length` is that of the body, `None` if unknown.
-    ///
-    /// `date` is the whole `Date` field line, with its CRLF; it is written unless the head has a
-    /// `Date` of its own. Framing and `Connection` are written here and nowhere else. With HEAD,
-    /// 204 and 304 no body may follow; a HEAD response keeps the head's own `Content-Length`.
-    ///
-    /// # Errors
-    /// [`Misuse`] out of turn, with a status below 200, or with a `Content-Length` that
-    /// contradicts `length`.
-    pub fn send_head(
-        &mut self,
-        now: Instant,
-        status: StatusCode,
-        headers: &HeaderMap,
-        length: Option<u64>,
-        date: &[u8],
-        out: &mut BytesMut,
-    ) -> Result<(), Misuse> {
-        if self.writing != Writing::Idle || !self.role.asked {
-            return Err(Misuse::State);
-        }
-        if status.is_informational() {
-            return Err(Misuse::Status);
-        }
-        let Noted { content_length: own, connection, date: dated, .. } = encode::note(headers);
-        let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let (framing, writing) = if no_content {
-            (Framing::None, Writing::Length(0))
-        } else if self.role.head {
-            (of_head(own, length), Writing::Length(0))
-        } else {
-            self.framing(own, length)?
-        };
-        if self.wants_continue() {
-            // The client may send the body now or never: only a new connection is clear.
-            self.keep_alive = false;
-        }
-        if writing == Writing::UntilClose || connection.says_close() {
-            self.keep_alive = false;
-        }
-        out.reserve(256 + date.len());
-        encode::status_line(status, out);
-        encode::fields(headers, out);
-        if !dated {
-            out.extend_from_slice(date);
-        }
-        encode::framing(framing, out);
-        encode::connection(self.keep_alive, self.role.version, out);
-        out.extend_from_slice(b"\r\n");
-        self.role.asked = false;
-        self.writing = writing;
-        self.since = now;
-        Ok(())
-    }
-
-    fn framing(
-        &self,
-        own: Option<&HeaderValue>,
-        length: Option<u64>,
-    ) -> Result<(Framing, Writing), Misuse> {
-        let own = match own {
-            Some(v) => Some(framing::content_length(v.as_bytes()).ok_or(Misuse::Length)?),
-            None => None,
-        };
-        match (own, length) {
-            (Some(a), Some(b)) if a != b => Err(Misuse::Length),
-            (_, Some(n)) | (Some(n), None) => Ok((Framing::Length(n), Writing::Length(n))),
-            (None, None) if self.role.version == Version::HTTP_10 => {
-                Ok((Framing::None, Writing::UntilClose))
-            }
-            (None, None) => Ok((Framing::Chunked, Writing::Chunked)),
-        }
-    }
-
-    /// Writes a short answer to a fault or to none, whatever the state, and closes after it.
-    ///
-    /// `false`, and nothing is written, if a response has already begun.
-    pub fn send_last(&mut self, status: StatusCode, date: &[u8], out: &mut BytesMut) -> bool {
-        if self.writing != Writing::Idle {
-            return false;
-        }
-        encode::status_line(status, out);
-        out.extend_from_slice(date);
-        let reason = status.canonical_reason().unwrap_or_default();
-        let head = self.role.asked && self.role.head;
-        let len = if head { 0 } else { 3 + 1 + reason.len() + 1 };
-        out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
-        encode::framing(Framing::Length(len as u64), out);
-        encode::connection(false, Version::HTTP_11, out);
-        out.extend_from_slice(b"\r\n");
-        if !head {
-            for part in [status.as_str(), " ", reason, "\n"] {
-                out.extend_from_slice(part.as_bytes());
-            }
-        }
-        self.keep_alive = false;
-        self.reading = Reading::Closed;
-        self.writing = Writing::Closed;
-        true
-    }
-}
-
-/// The framing fields of a response to HEAD: those that GET would have had.
-fn of_head(own: Option<&HeaderValue>, length: Option<u64>) -> Framing {
-    match own.and_then(|v| framing::content_length(v.as_bytes())) {
-        Some(n) => Framing::Length(n),
-        // An empty body says nothing of what GET would have sent.
-        None => match length {
-            Some(n) if n > 0 => Framing::Length(n),
-            _ => Framing::None,
-        },
-    }
-}
-
-impl Conn<Client> {
-    /// Sends a request's head; `length` is that of the body, `None` if unknown (then chunked).
-    ///
-    /// `prepared` is whole field lines, written as they are. `Connection: close` in `headers` is
-    /// heeded; the field itself is written here.
-    ///
-    /// # Errors
-    /// [`Misuse`] out of turn, with a target that has no form for its method, or with a
-    /// `Content-Length` that contradicts `length`.
-    #[allow(clippy::too_many_arguments, reason = "a request head has so many parts")]
-    pub fn send_head(
-        &mut self,
-        now: Instant,
-        method: &Method,
-        target: &Uri,
-        headers: &HeaderMap,
-        length: Option<u64>,
-        prepared: &[u8],
-        out: &mut BytesMut,
-    ) -> Result<(), Misuse> {
-        if !self.is_idle() {
-            return Err(Misuse::State);
-        }
-        let noted = encode::note(headers);
-        if let (Some(own), Some(n)) = (noted.content_length, length)
-            && framing::content_length(own.as_bytes()) != Some(n)
-        {
-            return Err(Misuse::Length);
-        }
-        out.reserve(512);
-        if !encode::request_line(method, target, out) {
-            return Err(Misuse::Target);
-        }
-        let (framing, writing) = match length {
-            // RFC 9110 section 8.6: methods that expect a body say that there is none.
-            Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
-                (Framing::Length(0), Writing::Length(0))
-            }
-            Some(0) => (Framing::None, Writing::Length(0)),
-            Some(n) => (Framing::Length(n), Writing::Length(n)),
-            None => (Framing::Chunked, Writing::Chunked),
-        };
-        let of_target = || {
-            let host = target.authority().map_or("", |a| a.as_str());
-            host.rsplit_once('@').map_or(host, |(_user, host)| host).as_bytes()
-        };
-        let host = noted.host.map_or_else(of_target, HeaderValue::as_bytes);
-        encode::request_fields(headers, host, out);
-        out.extend_from_slice(prepared);
-        encode::framing(framing, out);
-        if noted.connection.says_close() {
-            self.keep_alive = false;
-        }
-        encode::connection(self.keep_alive, Version::HTTP_11, out);
-        out.extend_from_slice(b"\r\n");
-        self.role = Client { method: method.clone(), interim: 0 };
-        self.writing = writing;
-        self.reading = Reading::Idle { fresh: true };
-        self.since = now;
-        Ok(())
-    }
-}
-
 /// Wants.
 impl<R: Role> Conn<R> {
     /// Could more bytes be of use now? Not between a complete request and its answer.
@@ -672,14 +374,6 @@ impl<R: Role> Conn<R> {
     /// The body is waited for again, after a pause that was not the peer's.
     pub fn resume(&mut self, now: Instant) {
         self.since = now;
-    }
-}
-
-impl Conn<Server> {
-    /// Does the client wait for `100 Continue` before it sends the body? Not once some of the body
-    /// has come, nor once the response has begun.
-    pub fn wants_continue(&self) -> bool {
-        self.role.expects_continue && self.writing == Writing::Idle && self.reads_body()
     }
 }
 

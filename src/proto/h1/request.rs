@@ -202,6 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "any time will do")]
     fn the_authority_of_an_old_request_becomes_its_host() {
         use bytes::BytesMut;
 

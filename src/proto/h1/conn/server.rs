@@ -1,0 +1,144 @@
+//! What only a server says: responses.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+
+use super::{
+    super::{
+        Misuse,
+        encode::{self, Framing, Noted},
+        framing,
+    },
+    Conn, Reading, Server, Writing,
+};
+
+impl Conn<Server> {
+    /// Does the client wait for `100 Continue` before it sends the body? Not once some of the body
+    /// has come, nor once the response has begun.
+    pub fn wants_continue(&self) -> bool {
+        self.role.expects_continue && self.writing == Writing::Idle && self.reads_body()
+    }
+
+    /// `100 Continue`, if the client [waits for it](Self::wants_continue).
+    pub fn send_continue(&mut self, out: &mut BytesMut) {
+        if self.wants_continue() {
+            self.role.expects_continue = false;
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    /// Sends a final response's head; `length` is that of the body, `None` if unknown.
+    ///
+    /// `date` is the whole `Date` field line, with its CRLF; it is written unless the head has a
+    /// `Date` of its own. Framing and `Connection` are written here and nowhere else. With HEAD,
+    /// 204 and 304 no body may follow; a HEAD response keeps the head's own `Content-Length`.
+    ///
+    /// # Errors
+    /// [`Misuse`] out of turn, with a status below 200, or with a `Content-Length` that
+    /// contradicts `length`.
+    pub fn send_head(
+        &mut self,
+        now: Instant,
+        status: StatusCode,
+        headers: &HeaderMap,
+        length: Option<u64>,
+        date: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        if self.writing != Writing::Idle || !self.role.asked {
+            return Err(Misuse::State);
+        }
+        if status.is_informational() {
+            return Err(Misuse::Status);
+        }
+        let Noted { content_length: own, connection, date: dated, .. } = encode::note(headers);
+        let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let (framing, writing) = if no_content {
+            (Framing::None, Writing::Length(0))
+        } else if self.role.head {
+            (of_head(own, length), Writing::Length(0))
+        } else {
+            self.framing(own, length)?
+        };
+        if self.wants_continue() {
+            // The client may send the body now or never: only a new connection is clear.
+            self.keep_alive = false;
+        }
+        if writing == Writing::UntilClose || connection.says_close() {
+            self.keep_alive = false;
+        }
+        out.reserve(256 + date.len());
+        encode::status_line(status, out);
+        encode::fields(headers, out);
+        if !dated {
+            out.extend_from_slice(date);
+        }
+        encode::framing(framing, out);
+        encode::connection(self.keep_alive, self.role.version, out);
+        out.extend_from_slice(b"\r\n");
+        self.role.asked = false;
+        self.writing = writing;
+        self.since = now;
+        Ok(())
+    }
+
+    fn framing(
+        &self,
+        own: Option<&HeaderValue>,
+        length: Option<u64>,
+    ) -> Result<(Framing, Writing), Misuse> {
+        let own = match own {
+            Some(v) => Some(framing::content_length(v.as_bytes()).ok_or(Misuse::Length)?),
+            None => None,
+        };
+        match (own, length) {
+            (Some(a), Some(b)) if a != b => Err(Misuse::Length),
+            (_, Some(n)) | (Some(n), None) => Ok((Framing::Length(n), Writing::Length(n))),
+            (None, None) if self.role.version == Version::HTTP_10 => {
+                Ok((Framing::None, Writing::UntilClose))
+            }
+            (None, None) => Ok((Framing::Chunked, Writing::Chunked)),
+        }
+    }
+
+    /// Writes a short answer to a fault or to none, whatever the state, and closes after it.
+    ///
+    /// `false`, and nothing is written, if a response has already begun.
+    pub fn send_last(&mut self, status: StatusCode, date: &[u8], out: &mut BytesMut) -> bool {
+        if self.writing != Writing::Idle {
+            return false;
+        }
+        encode::status_line(status, out);
+        out.extend_from_slice(date);
+        let reason = status.canonical_reason().unwrap_or_default();
+        let head = self.role.asked && self.role.head;
+        let len = if head { 0 } else { 3 + 1 + reason.len() + 1 };
+        out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
+        encode::framing(Framing::Length(len as u64), out);
+        encode::connection(false, Version::HTTP_11, out);
+        out.extend_from_slice(b"\r\n");
+        if !head {
+            for part in [status.as_str(), " ", reason, "\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
+        self.keep_alive = false;
+        self.reading = Reading::Closed;
+        self.writing = Writing::Closed;
+        true
+    }
+}
+
+/// The framing fields of a response to HEAD: those that GET would have had.
+fn of_head(own: Option<&HeaderValue>, length: Option<u64>) -> Framing {
+    match own.and_then(|v| framing::content_length(v.as_bytes())) {
+        Some(n) => Framing::Length(n),
+        // An empty body says nothing of what GET would have sent.
+        None => match length {
+            Some(n) if n > 0 => Framing::Length(n),
+            _ => Framing::None,
+        },
+    }
+}
