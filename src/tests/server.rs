@@ -378,6 +378,49 @@ async fn slow_heads_idle_connections_and_slow_bodies_have_their_deadlines() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off_and_its_response_dropped() {
+    // R4: the body never ends, and nobody takes it.
+    let (gone, seen) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    struct Endless(Arc<AtomicUsize>, Arc<Notify>);
+    impl http_body::Body for Endless {
+        type Data = bytes::Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Infallible>>> {
+            self.0.fetch_add(32 << 10, Ordering::Relaxed);
+            let data = bytes::Bytes::from_static(&[0; 32 << 10]);
+            std::task::Poll::Ready(Some(Ok(http_body::Frame::data(data))))
+        }
+    }
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            self.1.notify_one();
+        }
+    }
+    let (count, notify) = (seen.clone(), gone.clone());
+    let config = crate::conn::h1::server::Config {
+        write_timeout: Duration::from_millis(60),
+        ..Default::default()
+    };
+    let server = start_with(
+        service_fn(move |_: Request| {
+            let body = Endless(count.clone(), notify.clone());
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        }),
+        |s| s.http1(config),
+    )
+    .await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    within(gone.notified()).await;
+    // What was taken of it is what fits into the sockets, and little more.
+    assert!(seen.load(Ordering::Relaxed) < 32 << 20);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_shutdown_finishes_what_is_under_way_and_closes_what_is_idle() {
     let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (b, g) = (began.clone(), go_on.clone());
