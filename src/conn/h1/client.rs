@@ -29,6 +29,13 @@ pub use exchange::Exchange;
 /// serve again, it goes [`Home`].
 #[derive(Debug)]
 pub struct Connection<I> {
+    /// In a box, since a connection moves with every request: out of a pool, into an exchange and
+    /// its body, and back.
+    state: Box<State<I>>,
+}
+
+#[derive(Debug)]
+struct State<I> {
     io: I,
     core: Conn<h1::Client>,
     input: BytesMut,
@@ -95,7 +102,7 @@ impl<I: Io> Connection<I> {
     /// response, and `body_timeout` bounds each pause in its body, and in sending.
     pub fn new(io: I, limits: Arc<Limits>) -> Self {
         let now = clock::now();
-        Self {
+        let state = State {
             io,
             write_timeout: limits.body_timeout,
             core: Conn::new(limits, now),
@@ -103,15 +110,15 @@ impl<I: Io> Connection<I> {
             output: Output::default(),
             timer: Timer::default(),
             written: now,
-        }
+        };
+        Self { state: Box::new(state) }
     }
 
     /// Can it serve an exchange now? Not after the server has closed it, or sent something that
     /// nobody asked for. Costs no system call on a connection that is as it was left.
     pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.core.is_idle()
-            && self.input.is_empty()
-            && scratch::poll_read(&mut self.io, cx, &mut self.input).is_pending()
+        let State { io, core, input, .. } = &mut *self.state;
+        core.is_idle() && input.is_empty() && scratch::poll_read(io, cx, input).is_pending()
     }
 
     /// Sends a request and waits for the head of its response.
@@ -126,9 +133,12 @@ impl<I: Io> Connection<I> {
     }
 
     fn is_reusable(&self) -> bool {
-        self.core.is_idle() && self.input.is_empty() && self.output.is_empty()
+        let State { core, input, output, .. } = &*self.state;
+        core.is_idle() && input.is_empty() && output.is_empty()
     }
+}
 
+impl<I: Io> State<I> {
     /// Reads what has come; `Ok(0)` is the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.core.reads_body() {

@@ -180,8 +180,9 @@ where
     /// Steps, flushes and reads until nothing more can be done now.
     fn poll_loop(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let now = clock::now();
+        let draining = self.watch.poll_draining(cx);
         loop {
-            if self.watch.poll_draining(cx) {
+            if draining {
                 self.core.close_after();
             }
             self.pump_upload(now, cx);

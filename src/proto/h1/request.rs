@@ -163,29 +163,30 @@ fn absolute(
 
 /// `uri-host [ ":" port ]` (RFC 9110 section 7.2): a name, an IPv4 address or an IPv6 literal.
 fn is_host(value: &[u8]) -> bool {
-    let (host, port) = match value {
+    let port = match value {
         [b'[', rest @ ..] => {
             let Some(end) = memchr::memchr(b']', rest) else { return false };
             let literal = std::str::from_utf8(&rest[..end]).unwrap_or_default();
             if literal.parse::<Ipv6Addr>().is_err() {
                 return false;
             }
-            (&rest[..end], &rest[end + 1..])
+            &rest[end + 1..]
         }
-        _ => value.split_at(memchr::memchr(b':', value).unwrap_or(value.len())),
+        _ => match value.split_at(scan::host_len(value)) {
+            ([], _) => return false,
+            (_, port) => port,
+        },
     };
-    let port = match port {
+    match port {
         [] | [b':'] => true, // an empty port is the scheme's (RFC 3986 section 3.2.3)
-        [b':', b'0'..=b'9', ..] if port.len() <= 6 => {
-            std::str::from_utf8(&port[1..]).is_ok_and(|port| port.parse::<u16>().is_ok())
+        [b':', digits @ ..] if digits.len() <= 5 => {
+            let number = digits
+                .iter()
+                .try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')));
+            number.is_some_and(|n| n <= u16::MAX.into())
         }
         _ => false,
-    };
-    // reg-name without percent signs: no host of the web has one, and readers of it differ.
-    let name = |b: &u8| {
-        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'!' | b'$')
-    };
-    port && !host.is_empty() && host.iter().all(name)
+    }
 }
 
 /// RFC 9110 section 10.1.1: the one expectation there is, or 417.

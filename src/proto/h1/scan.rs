@@ -13,6 +13,24 @@ static TOKEN: [bool; 256] = {
     t
 };
 
+/// Bytes of a host: a registered name without percent signs, which no host of the web has and
+/// which readers take differently (RFC 3986 section 3.2.2), or an IPv4 address.
+static HOST: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        t[b] = matches!(b as u8,
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z');
+        b += 1;
+    }
+    t
+};
+
+/// How many bytes at the front belong to a host's name.
+pub(super) fn host_len(bytes: &[u8]) -> usize {
+    bytes.iter().position(|&b| !HOST[usize::from(b)]).unwrap_or(bytes.len())
+}
+
 /// How many bytes at the front belong to a token.
 pub(super) fn token_len(bytes: &[u8]) -> usize {
     bytes.iter().position(|&b| !TOKEN[usize::from(b)]).unwrap_or(bytes.len())

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, request, response};
 use http_body::Body as _;
 
-use super::{Cause, Connection, Failed, Home, incoming::Incoming};
+use super::{Cause, Connection, Failed, Home, State, incoming::Incoming};
 use crate::{
     body::{Body, Kind},
     net::{Io, clock},
@@ -70,37 +70,35 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
             self.begun = true;
             self.begin(now)?;
         }
+        let state = &mut *self.connection.state;
         loop {
-            pump(&mut self.connection, &mut self.upload, now, cx)?;
-            let room = self.connection.output.has_room();
+            pump(state, &mut self.upload, now, cx)?;
+            let room = state.output.has_room();
             // A write may fail because the server has answered and closed: its answer is still
             // there to be read, so the failure counts only if there is none.
             let mut broken = None;
-            match self.connection.poll_flush(cx, now) {
+            match state.poll_flush(cx, now) {
                 Poll::Ready(Ok(())) if !room && self.upload.is_some() => continue,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(e)) => broken = Some(e),
             }
-            match self.connection.poll_read(cx) {
+            match state.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
                     if self.answered {
-                        self.connection.core.recv_eof(now)?;
+                        state.core.recv_eof(now)?;
                     }
                     return Poll::Ready(Err(Cause::Closed));
                 }
                 Poll::Ready(Ok(_)) => {
                     self.answered = true;
-                    let connection = &mut self.connection;
-                    if let Some(Event::Head(head)) =
-                        connection.core.recv(now, &mut connection.input)?
-                    {
+                    if let Some(Event::Head(head)) = state.core.recv(now, &mut state.input)? {
                         return Poll::Ready(Ok(head));
                     }
                 }
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
                 Poll::Pending => match broken {
                     Some(e) => return Poll::Ready(Err(e.into())),
-                    None if self.connection.poll_expired(cx, now) => {
+                    None if state.poll_expired(cx, now) => {
                         return Poll::Ready(Err(Cause::Timeout));
                     }
                     None => return Poll::Pending,
@@ -111,7 +109,7 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
 
     fn begin(&mut self, now: Instant) -> Result<(), Cause> {
         let length = self.upload.as_ref().map_or(Some(0), Body::len);
-        let Connection { core, output, .. } = &mut self.connection;
+        let State { core, output, .. } = &mut *self.connection.state;
         core.send_head(
             now,
             &self.parts.method,
@@ -125,33 +123,30 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
     }
 
     /// The response with its body, and the connection inside it, unless it is complete already.
-    fn respond(mut self, parts: response::Parts) -> Result<Response<Body>, Cause> {
+    fn respond(self: Box<Self>, parts: response::Parts) -> Result<Response<Body>, Cause> {
+        let Self { mut connection, home, upload, .. } = *self;
         let now = clock::now();
-        let connection = &mut self.connection;
-        let whole = match connection.core.body_left() {
-            Some(left) => left <= connection.input.len() as u64,
-            None => false,
-        };
-        if !whole {
-            let left = connection.core.body_left();
-            let incoming = Incoming::new(self.connection, self.home, self.upload, left);
+        let State { core, input, .. } = &mut *connection.state;
+        let left = core.body_left();
+        if left.is_none_or(|left| left > input.len() as u64) {
+            let incoming = Incoming::new(connection, home, upload, left);
             return Ok(Response::from_parts(parts, Body::new(incoming)));
         }
         let mut body = Bytes::new();
         loop {
-            match connection.core.recv(now, &mut connection.input)? {
+            match core.recv(now, input)? {
                 Some(Event::Data(data)) => body = data,
                 Some(Event::End(_)) => break,
                 Some(Event::Head(_)) | None => return Err(Cause::Closed),
             }
         }
-        if self.connection.is_reusable() {
-            self.home.back(self.connection);
+        if connection.is_reusable() {
+            home.back(connection);
         }
         Ok(Response::from_parts(parts, body.into()))
     }
 
-    fn fail(self, cause: Cause) -> Failed {
+    fn fail(self: Box<Self>, cause: Cause) -> Failed {
         let request = match self.again {
             Some(body) if !self.answered => {
                 let request = Request::from_parts(self.parts, body.into());
@@ -165,15 +160,15 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
 
 /// Moves the request's body into the connection, as far as there is room.
 pub(super) fn pump<I: Io>(
-    connection: &mut Connection<I>,
+    state: &mut State<I>,
     upload: &mut Option<Body>,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Result<(), Cause> {
     while let Some(body) = upload
-        && connection.output.has_room()
+        && state.output.has_room()
     {
-        let Connection { core, output, .. } = &mut *connection;
+        let State { core, output, .. } = &mut *state;
         let mut push = |piece: Bytes| -> Result<(), Misuse> {
             let tail = core.send_data(piece.len(), output.head())?;
             output.push(piece, tail);
@@ -223,11 +218,11 @@ impl<I: Io + 'static, H: Home<I>> Future for Exchange<I, H> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let inner = self.inner.as_mut().expect("not polled again after it has ended");
-        inner.connection.output.borrow_buffer();
+        inner.connection.state.output.borrow_buffer();
         let result = inner.poll_head(cx);
-        inner.connection.output.return_buffer();
+        inner.connection.state.output.return_buffer();
         let Poll::Ready(result) = result else { return Poll::Pending };
-        let inner = *self.inner.take().expect("just polled");
+        let inner = self.inner.take().expect("just polled");
         Poll::Ready(match result {
             Ok(parts) => inner.respond(parts).map_err(|cause| Failed { cause, request: None }),
             Err(cause) => Err(inner.fail(cause)),

@@ -40,29 +40,30 @@ impl<I: Io, H: Home<I>> Incoming<I, H> {
             return Poll::Ready(Ok(Event::End(None)));
         };
         let now = clock::now();
+        let state = &mut *connection.state;
         loop {
-            match connection.core.recv(now, &mut connection.input)? {
+            match state.core.recv(now, &mut state.input)? {
                 Some(Event::Data(data)) => return Poll::Ready(Ok(Event::Data(data))),
                 Some(Event::End(trailers)) => return Poll::Ready(Ok(Event::End(trailers))),
                 Some(Event::Head(_)) | None => {}
             }
-            if self.upload.is_some() || !connection.output.is_empty() {
-                connection.output.borrow_buffer();
-                let pumped = pump(connection, &mut self.upload, now, cx);
+            if self.upload.is_some() || !state.output.is_empty() {
+                state.output.borrow_buffer();
+                let pumped = pump(state, &mut self.upload, now, cx);
                 // If it can no longer be written, what was answered still counts.
-                let flushed = pumped.map(|()| connection.poll_flush(cx, now));
-                connection.output.return_buffer();
+                let flushed = pumped.map(|()| state.poll_flush(cx, now));
+                state.output.return_buffer();
                 if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
                     self.upload = None;
                 }
             }
-            match connection.poll_read(cx) {
-                Poll::Pending if connection.poll_expired(cx, now) => {
+            match state.poll_read(cx) {
+                Poll::Pending if state.poll_expired(cx, now) => {
                     return Poll::Ready(Err(Cause::Timeout));
                 }
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(match connection.core.recv_eof(now)? {
+                    return Poll::Ready(match state.core.recv_eof(now)? {
                         Some(Event::End(trailers)) => Ok(Event::End(trailers)),
                         _ => Err(Cause::Closed),
                     });

@@ -30,7 +30,7 @@ where
     /// Takes the exchange one step further.
     pub(super) fn step(&mut self, now: Instant, cx: &mut Context<'_>) -> Step {
         match &mut self.stage {
-            Stage::Head => self.step_head(now),
+            Stage::Head => self.step_head(now, cx),
             Stage::Admit(..) => self.step_admit(cx),
             Stage::Call(future) => match future.as_mut().poll(cx) {
                 Poll::Pending => Step::Wait,
@@ -51,9 +51,9 @@ where
         }
     }
 
-    fn step_head(&mut self, now: Instant) -> Step {
+    fn step_head(&mut self, now: Instant, cx: &mut Context<'_>) -> Step {
         match self.core.recv(now, &mut self.input) {
-            Ok(Some(Event::Head(parts))) => self.open(now, parts),
+            Ok(Some(Event::Head(parts))) => return self.open(now, cx, parts),
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
             Ok(None) if self.core.is_closed() => self.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
@@ -65,16 +65,26 @@ where
         Step::Again
     }
 
-    fn open(&mut self, now: Instant, parts: request::Parts) {
-        match self.open_body(now) {
-            Ok(body) => {
-                let mut request = Request::from_parts(parts, body);
-                request.extensions_mut().insert(self.peer.clone());
+    fn open(&mut self, now: Instant, cx: &mut Context<'_>, parts: request::Parts) -> Step {
+        let body = match self.open_body(now) {
+            Ok(body) => body,
+            Err(fault) => {
+                self.refuse(fault.status());
+                return Step::Again;
+            }
+        };
+        let mut request = Request::from_parts(parts, body);
+        request.extensions_mut().insert(self.peer.clone());
+        match self.service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => self.stage = Stage::Call(Box::pin(self.service.call(request))),
+            Poll::Ready(Err(error)) => return self.give_up(&error.into()),
+            Poll::Pending => {
                 let until = now + self.config.ready_timeout;
                 self.stage = Stage::Admit(Box::new(request), until);
+                return Step::Wait;
             }
-            Err(fault) => self.refuse(fault.status()),
         }
+        Step::Again
     }
 
     fn step_admit(&mut self, cx: &mut Context<'_>) -> Step {
