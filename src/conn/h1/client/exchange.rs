@@ -123,6 +123,7 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
     }
 
     /// The response with its body, and the connection inside it, unless it is complete already.
+    #[allow(clippy::boxed_local, reason = "what it needs is moved straight out of the box")]
     fn respond(self: Box<Self>, parts: response::Parts) -> Result<Response<Body>, Cause> {
         let Self { mut connection, home, upload, .. } = *self;
         let now = clock::now();
@@ -146,6 +147,7 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
         Ok(Response::from_parts(parts, body.into()))
     }
 
+    #[allow(clippy::boxed_local, reason = "what it needs is moved straight out of the box")]
     fn fail(self: Box<Self>, cause: Cause) -> Failed {
         let request = match self.again {
             Some(body) if !self.answered => {
