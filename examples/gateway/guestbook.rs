@@ -47,8 +47,14 @@ impl GuestBook {
         match (request.method(), path) {
             (&Method::GET | &Method::HEAD, "/guestbook/") => self.render(StatusCode::OK, ""),
             (&Method::POST, "/guestbook/") => self.sign(request.body()),
-            (_, "/guestbook") => see_other(),
-            (_, "/guestbook/") => self.render(StatusCode::METHOD_NOT_ALLOWED, "Use the form."),
+            (&Method::GET | &Method::HEAD, "/guestbook") => see_other(),
+            (_, "/guestbook" | "/guestbook/") => {
+                let mut response = self.render(StatusCode::METHOD_NOT_ALLOWED, "Use the form.");
+                // RFC 9110 section 15.5.6: whoever says no to a method says which ones are taken.
+                let allow = HeaderValue::from_static("GET, HEAD, POST");
+                response.headers_mut().insert(header::ALLOW, allow);
+                response
+            }
             _ => self.render(StatusCode::NOT_FOUND, "There is no such page."),
         }
     }
@@ -101,8 +107,12 @@ impl GuestBook {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         headers.insert(
             header::CONTENT_SECURITY_POLICY,
-            HeaderValue::from_static("default-src 'self'; form-action 'self'"),
+            // What stands behind the first is not covered by it.
+            HeaderValue::from_static(
+                "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+            ),
         );
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
@@ -141,4 +151,68 @@ fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(book: &mut GuestBook, method: &str, path: &str, form: &str) -> (u16, String) {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Bytes::from(form.to_owned())).unwrap();
+        let response = book.handle(&request);
+        let page = response.body().as_bytes().unwrap();
+        (response.status().as_u16(), String::from_utf8(page.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn an_entry_is_shown_by_every_worker_and_is_text_not_markup() {
+        let book = Book::default();
+        let (mut one, mut other) = (GuestBook::new(book.clone()), GuestBook::new(book));
+        let form = "name=A%26B&message=%3Cscript%3E+%22x%22+%C3%BC";
+        assert_eq!(send(&mut one, "POST", "/guestbook/", form), (303, String::new()));
+        let (status, page) = send(&mut other, "GET", "/guestbook/", "");
+        assert_eq!(status, 200);
+        assert!(page.contains("<b>A&amp;B</b><p>&lt;script&gt; &quot;x&quot; ü</p>"), "{page}");
+    }
+
+    #[test]
+    fn what_is_no_entry_is_refused_and_not_kept() {
+        let mut book = GuestBook::new(Book::default());
+        let long = format!("name={}&message=m", "n".repeat(NAME + 1));
+        for (form, want) in [
+            ("", 400),
+            ("name=n", 400),
+            ("name=n&message=%ff", 400),
+            ("name=&message=m", 422),
+            ("name=+&message=m", 422),
+            (&long, 422),
+        ] {
+            assert_eq!(send(&mut book, "POST", "/guestbook/", form).0, want, "{form}");
+        }
+        assert!(send(&mut book, "GET", "/guestbook/", "").1.contains("Nobody yet"));
+    }
+
+    #[test]
+    fn the_book_keeps_so_many_entries_and_no_more() {
+        let mut book = GuestBook::new(Book::default());
+        for i in 0..=ENTRIES {
+            send(&mut book, "POST", "/guestbook/", &format!("name=n{i}&message=m"));
+        }
+        let (_, page) = send(&mut book, "GET", "/guestbook/", "");
+        assert_eq!(page.matches("<li>").count(), ENTRIES);
+        assert!(page.contains(&format!("<b>n{ENTRIES}</b>")) && !page.contains("<b>n0</b>"));
+    }
+
+    #[test]
+    fn a_method_it_does_not_take_is_told_which_ones_it_takes() {
+        let mut book = GuestBook::new(Book::default());
+        let request = Request::delete("/guestbook/").body(Bytes::new()).unwrap();
+        let response = book.handle(&request);
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["allow"]),
+            (405, &HeaderValue::from_static("GET, HEAD, POST"))
+        );
+        assert_eq!(send(&mut book, "POST", "/guestbook", "name=n&message=m").0, 405);
+    }
 }
