@@ -102,8 +102,8 @@ impl<S> Serve<S> {
         self
     }
 
-    /// At most `n` connections at once; further ones wait in the kernel's queue. Default
-    /// [`CONNECTIONS`].
+    /// At most `n` connections are served at once; of further ones each thread accepts one, which
+    /// waits, and the others wait in the kernel's queue. Default [`CONNECTIONS`].
     pub fn connections(mut self, n: usize) -> Self {
         self.options.connections = n.max(1);
         self
@@ -221,8 +221,12 @@ where
             permits: Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS))),
             drain: options.drain,
         };
+        let shutdown = async move {
+            shutdown.await;
+            // Before the drain: whoever takes the path over from now on keeps it.
+            drop(unlink);
+        };
         Box::pin(async move {
-            let _unlink = unlink; // the socket's path goes when the server ends
             match options.threads {
                 Some(_) => threads::run(listeners, front, shutdown).await,
                 None => {

@@ -16,6 +16,13 @@ use crate::error::{BoxError, Error, Kind};
 /// Bytes that wait in a channel before its sender is told to wait: 64 KiB, one large read.
 pub const CHANNEL_BOUND: usize = 64 << 10;
 
+/// What a piece counts for at least: a queue of single bytes costs more than their number.
+const PIECE: usize = 256;
+
+fn cost(piece: &Bytes) -> usize {
+    piece.len().max(PIECE)
+}
+
 /// The reader of the body is gone: nobody will read what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("nobody reads this body any more")]
@@ -30,7 +37,7 @@ type Shared = Arc<Mutex<State>>;
 
 #[derive(Default)]
 struct State {
-    /// Never empty slices; their lengths add up to `queued`.
+    /// Never empty slices; what they count for adds up to `queued`.
     queue: VecDeque<Bytes>,
     queued: usize,
     trailers: Option<HeaderMap>,
@@ -135,7 +142,7 @@ impl Sender {
         if data.is_empty() {
             return Ok(());
         }
-        s.queued += data.len();
+        s.queued += cost(&data);
         s.queue.push_back(data);
         let waker = s.reader.take();
         drop(s);
@@ -190,7 +197,7 @@ impl Receiver {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut s = lock(&self.shared);
         let out = if let Some(data) = s.queue.pop_front() {
-            s.queued -= data.len();
+            s.queued -= cost(&data);
             s.wanted = false;
             if let Some(left) = &mut s.left {
                 *left = left.saturating_sub(data.len() as u64);
@@ -297,9 +304,9 @@ mod tests {
     fn the_sender_waits_at_the_bound_and_learns_that_the_reader_left() {
         let cx = Context::from_waker(Waker::noop());
         let (tx, mut body) = Body::channel(None);
-        tx.send(Bytes::from(vec![0; CHANNEL_BOUND - 1])).unwrap();
+        tx.send(Bytes::from(vec![0; CHANNEL_BOUND - PIECE])).unwrap();
         assert!(tx.poll_ready(&cx).is_ready());
-        tx.send("x".into()).unwrap();
+        tx.send("x".into()).unwrap(); // it counts for PIECE
         assert!(tx.poll_ready(&cx).is_pending());
         assert!(tx.poll_wanted(&cx).is_pending());
         assert!(poll(&mut body).is_ready());

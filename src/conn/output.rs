@@ -4,6 +4,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -25,6 +26,9 @@ pub(super) struct Output {
     piece: Bytes,
     file: Option<FileSlice>,
     tail: &'static [u8],
+    /// Of the last write that moved something, or the first that did not; `None` once all is
+    /// written.
+    waiting: Option<Instant>,
 }
 
 impl Output {
@@ -44,9 +48,12 @@ impl Output {
         }
     }
 
-    /// Where heads and chunk lines are written. Only while there is [room](Self::has_room).
+    /// Where heads and chunk lines are written. Not behind a piece or a file.
     pub(super) fn head(&mut self) -> &mut BytesMut {
-        debug_assert!(self.has_room(), "a head would overtake the piece before it");
+        debug_assert!(
+            self.piece.is_empty() && self.file.is_none(),
+            "a head would overtake the piece before it"
+        );
         &mut self.bytes
     }
 
@@ -83,8 +90,35 @@ impl Output {
         }
     }
 
-    /// Writes until all is written; `progress` is set if anything was.
+    /// Since when nothing could be written, if something is to be.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.waiting
+    }
+
+    /// Drops all that is not written.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        (self.piece, self.file, self.tail, self.waiting) = (Bytes::new(), None, b"", None);
+    }
+
+    /// Writes until all is written.
     pub(super) fn poll_flush<I: Io>(
+        &mut self,
+        io: &mut I,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Poll<io::Result<()>> {
+        let mut progress = self.waiting.is_none();
+        let result = self.poll_write_all(io, cx, &mut progress);
+        if self.is_empty() {
+            self.waiting = None;
+        } else if progress {
+            self.waiting = Some(now);
+        }
+        result
+    }
+
+    fn poll_write_all<I: Io>(
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,

@@ -50,6 +50,10 @@ impl Timer {
         // Outside of the task's budget: a poll that the budget cuts short registers nothing, and
         // this one will not be repeated.
         let mut sleep = tokio::task::unconstrained(armed.sleep.as_mut());
-        Pin::new(&mut sleep).poll(cx).is_ready()
+        let passed = Pin::new(&mut sleep).poll(cx).is_ready();
+        if passed {
+            armed.waker = Waker::noop().clone(); // it wakes nobody any more
+        }
+        passed
     }
 }

@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, UnixListener};
 use super::{Listener, Stream};
 use crate::peer::Peer;
 
-/// How long to pause when the process has no descriptors and the reserve is spent too.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// How long to pause when accepting fails and would fail again at once.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections from one listener in the present runtime.
 ///
@@ -20,6 +20,8 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 pub struct Acceptor {
     listener: Kind,
     reserve: Option<File>,
+    /// It was said that there are no descriptors, and there has been none since.
+    exhausted: bool,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Acceptor {
             Listener::Tcp(s) => Kind::Tcp(TcpListener::from_std(s.into())?),
             Listener::Unix(s) => Kind::Unix(UnixListener::from_std(s.into())?),
         };
-        Ok(Self { listener, reserve: reserve() })
+        Ok(Self { listener, reserve: reserve(), exhausted: false })
     }
 
     /// The next connection. Errors of single connections and lack of descriptors are dealt with
@@ -55,7 +57,10 @@ impl Acceptor {
     pub async fn accept(&mut self) -> Accepted {
         loop {
             match self.try_accept().await {
-                Ok(accepted) => return accepted,
+                Ok(accepted) => {
+                    self.exhausted = false;
+                    return accepted;
+                }
                 Err(e) => self.recover(&e).await,
             }
         }
@@ -77,22 +82,44 @@ impl Acceptor {
 
     async fn recover(&mut self, error: &io::Error) {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        let exhausted =
-            matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM));
-        if !exhausted {
-            // The client was gone before it was accepted: its affair.
-            tracing::debug!(%error, "accept");
-            return;
+        match errno {
+            // What became of one client before it was accepted (accept(2) lists them): its affair.
+            Some(
+                Errno::CONNABORTED
+                | Errno::CONNRESET
+                | Errno::PROTO
+                | Errno::PERM
+                | Errno::INTR
+                | Errno::TIMEDOUT
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH,
+            ) => tracing::debug!(%error, "a client was gone before it was accepted"),
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                self.refuse_one(error).await;
+            }
+            // The listener itself: it may be beyond help, but must not take the processor along.
+            _ => {
+                tracing::error!(%error, "cannot accept");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-        tracing::warn!(%error, "no descriptors left: a connection is refused");
+    }
+
+    /// Gives the reserve up for a moment, to turn a client away that cannot be served.
+    async fn refuse_one(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.exhausted, true) {
+            tracing::warn!(%error, "no descriptors left: connections are refused");
+        }
         if self.reserve.take().is_some() {
             // Not awaited for long: the connection that could not be accepted is still there.
-            let refused = tokio::time::timeout(EXHAUSTED_PAUSE, self.try_accept()).await;
+            let refused = tokio::time::timeout(PAUSE, self.try_accept()).await;
             drop(refused);
         }
         self.reserve = reserve();
         if self.reserve.is_none() {
-            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

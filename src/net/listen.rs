@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -163,8 +164,10 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     };
     let socket = new()?;
     if let Err(e) = socket.bind(&addr) {
-        let in_use = e.kind() == io::ErrorKind::AddrInUse;
-        let stale = in_use
+        // Another kind of file would refuse connections just as well, and is not ours to remove.
+        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+        let stale = e.kind() == io::ErrorKind::AddrInUse
+            && is_socket
             && new()?.connect(&addr).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
         if !stale {
             return Err(e);

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::SendFlags;
+use rustix::{io::Errno, net::SendFlags};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -87,7 +87,11 @@ impl Io for Stream {
         let step = usize::try_from(f.len().min(SEND_FILE_STEP)).expect("at most 1 MiB");
         self.poll_writing(cx, |fd| {
             let mut offset = f.offset();
-            rustix::fs::sendfile(fd, f.file(), Some(&mut offset), step)
+            match rustix::fs::sendfile(fd, f.file(), Some(&mut offset), step) {
+                // A file system, or a special file, that has no such thing.
+                Err(Errno::INVAL) => Err(Errno::NOSYS),
+                result => result,
+            }
         })
     }
 }

@@ -1,6 +1,11 @@
 //! What a server can be bound to.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use tokio::net::{TcpListener, UnixListener};
 
@@ -24,12 +29,12 @@ impl Bind {
         let address = match self.0 {
             Kind::Text(text) => text.parse()?,
             Kind::Address(address) => address,
-            Kind::Listener(first) => return Ok((spread(first, n)?, Unlink(None))),
+            Kind::Listener(first) => return Ok((spread(first, n)?, Unlink::nothing())),
         };
         let first = Listener::bind(&address, n > 1)?;
         match &address {
             Address::Unix(path) => {
-                let unlink = Unlink(Some(path.clone()));
+                let unlink = Unlink::new(path)?;
                 Ok((spread(first, n)?, unlink))
             }
             Address::Tcp(_) => {
@@ -39,7 +44,7 @@ impl Bind {
                 for _ in 1..n {
                     all.push(Listener::bind(&address, true)?);
                 }
-                Ok((all, Unlink(None)))
+                Ok((all, Unlink::nothing()))
             }
         }
     }
@@ -52,13 +57,33 @@ fn spread(first: Listener, n: usize) -> io::Result<Vec<Listener>> {
     Ok(all)
 }
 
-/// Removes the path of a Unix socket when it is dropped.
+/// Removes the path of a Unix socket when it is dropped, if it is still the one that was bound.
 #[derive(Debug)]
-pub(super) struct Unlink(Option<PathBuf>);
+pub(super) struct Unlink(Option<(PathBuf, Identity)>);
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+impl Unlink {
+    fn nothing() -> Self {
+        Self(None)
+    }
+
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self(Some((path.to_owned(), identity(path)?))))
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let meta = std::fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
 
 impl Drop for Unlink {
     fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
+        if let Some((path, bound)) = self.0.take()
+            && identity(&path).is_ok_and(|now| now == bound)
+        {
             // Gone already is as good.
             let _ = std::fs::remove_file(path);
         }

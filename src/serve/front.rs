@@ -45,6 +45,9 @@ where
         let mut connections = JoinSet::new();
         let drain = Drain::new();
         let mut stop = std::pin::pin!(stop);
+        // Accepted first, then allowed: a thread that waits for a connection must not hold a
+        // place that another one's client waits for.
+        let mut waiting = None;
         loop {
             tokio::select! {
                 biased;
@@ -52,8 +55,12 @@ where
                 Some(ended) = connections.join_next(), if !connections.is_empty() => {
                     report(ended);
                 }
-                (accepted, permit) = accept(&mut acceptor, &self.permits) => {
-                    connections.spawn(self.connection(accepted, permit, &drain));
+                accepted = acceptor.accept(), if waiting.is_none() => waiting = Some(accepted),
+                permit = self.permits.clone().acquire_owned(), if waiting.is_some() => {
+                    let permit = permit.expect("the semaphore is never closed");
+                    if let Some(accepted) = waiting.take() {
+                        connections.spawn(self.connection(accepted, permit, &drain));
+                    }
                 }
             }
         }
@@ -92,16 +99,6 @@ where
             drop(permit);
         }
     }
-}
-
-/// Accepts only when a connection more is allowed: the rest waits in the kernel.
-async fn accept(
-    acceptor: &mut Acceptor,
-    permits: &Arc<Semaphore>,
-) -> (Accepted, OwnedSemaphorePermit) {
-    let permit = permits.clone().acquire_owned().await;
-    let permit = permit.expect("the semaphore is never closed");
-    (acceptor.accept().await, permit)
 }
 
 /// A panic of a service ends its connection only; it is reported here.

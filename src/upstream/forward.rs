@@ -53,7 +53,9 @@ pub(super) async fn forward(
             Failed { request: Some(again), .. } if reused && closed && idempotent => *again,
             Failed { cause, .. } => return Err(error(cause)),
         };
-        (connection, reused) = (shared.endpoints[n].dial(&shared).await?, false);
+        let dialled = shared.endpoints[n].dial(&shared).await;
+        (connection, reused) =
+            (dialled.inspect_err(|_| shared.endpoints[n].leave_out(clock::now()))?, false);
     }
 }
 

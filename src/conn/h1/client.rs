@@ -41,8 +41,6 @@ struct State<I> {
     input: BytesMut,
     output: Output,
     timer: Timer,
-    /// Of the last write that moved something.
-    written: Instant,
     write_timeout: std::time::Duration,
 }
 
@@ -109,7 +107,6 @@ impl<I: Io> Connection<I> {
             input: BytesMut::new(),
             output: Output::default(),
             timer: Timer::default(),
-            written: now,
         };
         Self { state: Box::new(state) }
     }
@@ -149,20 +146,19 @@ impl<I: Io> State<I> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
-        let mut progress = false;
-        let result = self.output.poll_flush(&mut self.io, cx, &mut progress);
-        if progress {
-            self.written = now;
+        let something = !self.output.is_empty();
+        let result = self.output.poll_flush(&mut self.io, cx, now);
+        if something && self.output.is_empty() && !self.core.writes_body() {
+            self.core.resume(now); // the request is out: from here on the answer is waited for
         }
         result
     }
 
     /// Has the server exceeded its time, in reading or in writing?
     fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let deadline = if self.output.is_empty() {
-            self.core.deadline()
-        } else {
-            self.written.checked_add(self.write_timeout)
+        let deadline = match self.output.waiting_since() {
+            Some(since) => since.checked_add(self.write_timeout),
+            None => self.core.deadline(),
         };
         self.timer.poll(cx, deadline, now)
     }

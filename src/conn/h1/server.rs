@@ -108,10 +108,18 @@ pub struct Connection<I, S: Service<Request<Body>>> {
     /// The client has ended its sending half.
     ended: bool,
     timer: Timer,
-    /// Of the last write that moved something, or the first that did not.
-    written: Instant,
     watch: Watch,
+    /// The request broke the protocol, or was too slow, in its body.
+    faulted: bool,
+    /// The response ends with the connection, and is not yet sent to its end: a close now would
+    /// say that it is whole.
+    open_ended: bool,
+    /// For the drop, which knows nothing of `I`.
+    reset_on_close: fn(&mut I),
 }
+
+/// Steps that one poll may take before other tasks get their turn: some thirty requests.
+const STEPS: usize = 96;
 
 /// Where the present exchange is.
 ///
@@ -172,8 +180,10 @@ where
             upload_wanted: false,
             ended: false,
             timer: Timer::default(),
-            written: now,
             watch,
+            faulted: false,
+            open_ended: false,
+            reset_on_close: I::reset_on_close,
         }
     }
 
@@ -181,6 +191,7 @@ where
     fn poll_loop(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let now = clock::now();
         let draining = self.watch.poll_draining(cx);
+        let mut steps = 0;
         loop {
             if draining {
                 self.core.close_after();
@@ -189,22 +200,31 @@ where
             // A step is taken only when its response has room: what is behind waits for what is
             // before it. Responses to pipelined requests gather and leave together.
             if self.output.has_room() && matches!(self.step(now, cx), Step::Again) {
-                continue;
+                steps += 1;
+                if steps < STEPS {
+                    continue;
+                }
             }
             let (room, something) = (self.output.has_room(), !self.output.is_empty());
             if self.poll_flush(now, cx)?.is_ready()
                 && (!room || (something && matches!(self.stage, Stage::Close { .. })))
+                && steps < STEPS
             {
+                steps += 1;
                 continue; // what waited for this flush can go on
             }
             if let Stage::End = self.stage {
                 return Poll::Ready(Ok(()));
             }
+            if steps >= STEPS {
+                cx.waker().wake_by_ref(); // there is more to do, after the others
+                return Poll::Pending;
+            }
             if self.poll_input(now, cx)?.is_ready() {
                 continue;
             }
             if self.timer.poll(cx, self.deadline(), now) {
-                if self.expire(now)? {
+                if self.expire()? {
                     continue;
                 }
                 return Poll::Ready(Ok(()));
@@ -217,13 +237,14 @@ where
         if self.output.is_empty() {
             return Ok(Poll::Ready(()));
         }
-        let mut progress = false;
-        let result = self.output.poll_flush(&mut self.io, cx, &mut progress);
-        if progress {
-            self.written = now;
-        }
-        match result {
-            Poll::Ready(result) => result.map(Poll::Ready),
+        match self.output.poll_flush(&mut self.io, cx, now) {
+            Poll::Ready(result) => {
+                result?;
+                if self.core.is_idle() {
+                    self.core.resume(now); // the client is idle once it has been sent it all
+                }
+                Ok(Poll::Ready(()))
+            }
             Poll::Pending => Ok(Poll::Pending),
         }
     }
@@ -231,7 +252,10 @@ where
     /// Reads if anything is to be read in this stage. Ready: something has come.
     fn poll_input(&mut self, now: Instant, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         let wanted = match self.stage {
-            Stage::Head | Stage::Drain(_) => self.output.has_room(),
+            Stage::Head => self.output.has_room(),
+            Stage::Drain(_) => {
+                self.output.has_room() && (self.upload.is_none() || self.upload_wanted)
+            }
             Stage::Linger(..) => true,
             // Nothing further is read before the service has taken the request.
             Stage::Admit(..) | Stage::Close { .. } | Stage::End => false,
@@ -296,22 +320,26 @@ where
 
     /// The earliest time at which something must have happened.
     fn deadline(&self) -> Option<Instant> {
-        let write =
-            (!self.output.is_empty()).then(|| self.written.checked_add(self.config.write_timeout));
         let read = match self.stage {
+            // While it is sent something the client is not idle.
+            Stage::Head | Stage::Drain(_) if !self.output.is_empty() => None,
+            Stage::Drain(_) if self.upload.is_some() && !self.upload_wanted => None,
             Stage::Head | Stage::Drain(_) => self.core.deadline(),
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(until),
             Stage::Call(_) | Stage::Respond(_) if self.upload_wanted => self.core.deadline(),
             Stage::Call(_) | Stage::Respond(_) | Stage::Close { .. } | Stage::End => None,
         };
-        [write.flatten(), read].into_iter().flatten().min()
+        [self.write_deadline(), read].into_iter().flatten().min()
+    }
+
+    fn write_deadline(&self) -> Option<Instant> {
+        self.output.waiting_since()?.checked_add(self.config.write_timeout)
     }
 
     /// The deadline has passed. `false`: the connection ends now.
-    fn expire(&mut self, now: Instant) -> io::Result<bool> {
-        let stuck = !self.output.is_empty()
-            && self.written.checked_add(self.config.write_timeout).is_some_and(|d| d <= now);
-        if stuck {
+    fn expire(&mut self) -> io::Result<bool> {
+        // This poll may have taken long itself: `now` of its beginning would not do.
+        if self.write_deadline().is_some_and(|d| d <= clock::now()) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
         }
         match self.stage {
@@ -329,6 +357,8 @@ where
 
     /// Flushed to the end: shut down, and linger if the client may still be sending.
     fn poll_close(&mut self, now: Instant, cx: &mut Context<'_>, linger: bool) -> Step {
+        // All is written, and unless it was cut the response is whole.
+        self.open_ended &= self.core.writes_body();
         if !linger {
             self.stage = Stage::End; // dropping the socket closes both halves
             return Step::Again;
@@ -337,11 +367,18 @@ where
             Poll::Pending => Step::Wait,
             Poll::Ready(_) => {
                 self.input = BytesMut::new();
-                self.stage = Stage::Linger(self.config.linger_bytes, now + self.config.linger);
+                let until = later(now, self.config.linger);
+                self.stage = Stage::Linger(self.config.linger_bytes, until);
                 Step::Again
             }
         }
     }
+}
+
+/// `now` and a span, or a time that will not come.
+fn later(now: Instant, span: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now.checked_add(span).unwrap_or(now + CENTURY)
 }
 
 /// Nothing in it is ever pinned in place: the service's future and the body have boxes.
@@ -371,6 +408,14 @@ where
         this.stage = Stage::End;
         this.upload = None;
         Poll::Ready(result)
+    }
+}
+
+impl<I, S: Service<Request<Body>>> Drop for Connection<I, S> {
+    fn drop(&mut self) {
+        if self.open_ended {
+            (self.reset_on_close)(&mut self.io);
+        }
     }
 }
 

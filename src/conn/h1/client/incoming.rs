@@ -55,6 +55,8 @@ impl<I: Io, H: Home<I>> Incoming<I, H> {
                 state.output.return_buffer();
                 if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
                     self.upload = None;
+                    state.output.clear();
+                    state.core.close_after();
                 }
             }
             match state.poll_read(cx) {

@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body as _;
 use tower_service::Service;
 
-use super::{Connection, Stage, Step};
+use super::{Connection, Stage, Step, later};
 use crate::{
     body::{self, Body},
     error::BoxError,
@@ -79,7 +79,7 @@ where
             Poll::Ready(Ok(())) => self.stage = Stage::Call(Box::pin(self.service.call(request))),
             Poll::Ready(Err(error)) => return self.give_up(&error.into()),
             Poll::Pending => {
-                let until = now + self.config.ready_timeout;
+                let until = later(now, self.config.ready_timeout);
                 self.stage = Stage::Admit(Box::new(request), until);
                 return Step::Wait;
             }
@@ -116,6 +116,7 @@ where
             self.refuse(StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
+        self.open_ended = self.core.ends_with_close();
         if self.core.sends_no_body() {
             return self.finish(now, None);
         }
@@ -190,19 +191,24 @@ where
 
     /// The response is complete: on to the next request, or not.
     fn finish(&mut self, now: Instant, trailers: Option<&HeaderMap>) {
-        self.upload = None;
         if let Err(misuse) = self.core.send_end(now, trailers, self.output.end()) {
             return self.cut(&misuse.into());
         }
         self.stage = if self.core.is_idle() {
             Stage::Head
         } else if self.core.is_closed() {
-            Stage::Close { linger: false }
-        } else if self.core.keeps_alive() {
+            // What the client has sent behind it, or is sending, would reset the connection, and
+            // take the response along.
+            Stage::Close { linger: !self.ended && (self.faulted || !self.input.is_empty()) }
+        } else if !self.open_ended && (self.upload.is_some() || self.core.keeps_alive()) {
+            // Somebody still reads the request, or nobody will and there is not much of it.
             Stage::Drain(self.config.drain_bytes)
         } else {
             Stage::Close { linger: true }
         };
+        if !matches!(self.stage, Stage::Drain(_)) {
+            self.upload = None;
+        }
     }
 
     /// The response cannot be completed: the connection ends in the middle of it, so that nobody
@@ -210,14 +216,18 @@ where
     fn cut(&mut self, error: &BoxError) {
         tracing::warn!(peer = %self.peer, error = &**error as &dyn std::error::Error, "response cut");
         self.upload = None;
-        if self.core.ends_with_close() {
-            self.io.reset_on_close();
-        }
         self.stage = Stage::Close { linger: false };
     }
 
     fn step_drain(&mut self, now: Instant) -> Step {
         let Stage::Drain(left) = &mut self.stage else { return Step::Again };
+        if self.upload.is_some() {
+            return Step::Wait; // it is pumped
+        }
+        if self.core.is_idle() {
+            self.stage = Stage::Head;
+            return Step::Again;
+        }
         match self.core.recv(now, &mut self.input) {
             Ok(None) if self.core.is_closed() => self.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,

@@ -67,6 +67,7 @@ where
             }
             match self.core.recv(now, &mut self.input) {
                 Ok(Some(Event::Data(data))) => {
+                    let data = detach(data);
                     if let Some(Err(_gone)) = self.upload.as_ref().map(|s| s.send(data)) {
                         self.upload = None;
                     }
@@ -101,6 +102,7 @@ where
     /// The client broke the protocol, or was too slow: its request fails, in the middle of its
     /// body or before.
     pub(super) fn fail(&mut self, fault: Fault) {
+        self.faulted = true;
         let Some(sender) = self.upload.take() else {
             self.refuse(fault.status());
             return;
@@ -113,4 +115,13 @@ where
         sender.abort(Error::new(kind, fault));
         self.core.close_after();
     }
+}
+
+/// Pieces below this size are copied out of the read buffer.
+const SMALL: usize = 4 << 10;
+
+/// A small piece by itself: as a slice it would keep a read buffer of 64 KiB alive, for as long as
+/// its reader lets it wait.
+fn detach(data: Bytes) -> Bytes {
+    if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data }
 }
