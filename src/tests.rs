@@ -1,5 +1,6 @@
 //! End-to-end tests, one binary.
 
+mod driver;
 mod exhaustion;
 mod fit;
 mod peers;

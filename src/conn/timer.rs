@@ -57,3 +57,48 @@ impl Timer {
         passed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll, time::Duration};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_went_off_is_armed_again() {
+        let start = tokio::time::Instant::now().into_std();
+        let mut timer = Timer::default();
+        // A poll that took long: its `now` is stale, and the timer goes off "too early".
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let mut polls = 0;
+        poll_fn(|cx| {
+            polls += 1;
+            if polls > 1 {
+                return Poll::Ready(());
+            }
+            assert!(timer.poll(cx, Some(start + Duration::from_millis(500)), start));
+            assert!(!timer.poll(cx, Some(start + Duration::from_secs(5)), start));
+            Poll::Pending
+        })
+        .await;
+        assert_eq!(tokio::time::Instant::now().into_std() - start, Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moves_nearer_is_kept() {
+        let start = tokio::time::Instant::now().into_std();
+        let mut timer = Timer::default();
+        let mut deadline = start + Duration::from_secs(60);
+        poll_fn(|cx| {
+            let now = tokio::time::Instant::now().into_std();
+            let passed = timer.poll(cx, Some(deadline), now);
+            if deadline > start + Duration::from_secs(2) {
+                deadline = start + Duration::from_secs(2);
+                cx.waker().wake_by_ref();
+            }
+            if passed { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert_eq!(tokio::time::Instant::now().into_std() - start, Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,323 @@
+//! The drivers in virtual time, over memory and over sockets: deadlines, ends and fairness.
+
+use std::{
+    convert::Infallible,
+    io::ErrorKind,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpStream, UnixStream},
+    sync::{Notify, mpsc, oneshot},
+};
+use tower::service_fn;
+
+use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
+use crate::{
+    Body, Request, Response,
+    conn::h1::{client, server},
+    net::{Io, Watch},
+    peer::Peer,
+    proto::h1::Limits,
+};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_response_may_take_longer_than_a_connection_may_be_idle() {
+    const LEN: usize = 4 << 20;
+    let limits = Limits { idle_timeout: Duration::from_secs(5), ..Limits::default() };
+    let config = server::Config { limits: Arc::new(limits), ..server::Config::default() };
+    let page = Bytes::from(vec![b'x'; LEN]);
+    let service = service_fn(move |_: Request| {
+        let page = page.clone();
+        async { Ok::<_, Infallible>(Response::new(Body::from(page))) }
+    });
+    let (mut client, io) = tokio::io::duplex(64 << 10);
+    let connection =
+        server::Connection::new(io, Peer::memory(), service, Arc::new(config), Watch::never());
+    let task = tokio::spawn(connection);
+    client.write_all(GET).await.unwrap();
+    // 64 KiB a second: a minute in all.
+    let (mut got, mut buf) = (0, vec![0; 64 << 10]);
+    while got < LEN {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let n = client.read(&mut buf).await.unwrap();
+        assert!(n > 0, "cut after {got} bytes");
+        got += n;
+    }
+    // Then it is idle, and closed after five seconds.
+    task.await.unwrap().unwrap();
+    while client.read(&mut buf).await.unwrap() > 0 {}
+}
+
+/// A connection with one request in it, whose writes wait for a gate.
+struct Gated {
+    request: Bytes,
+    gate: Arc<Mutex<Gate>>,
+}
+
+#[derive(Default)]
+struct Gate {
+    open: bool,
+    waker: Option<Waker>,
+    written: Vec<u8>,
+}
+
+impl AsyncRead for Gated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.request.is_empty() {
+            return Poll::Pending;
+        }
+        buf.put_slice(&std::mem::take(&mut self.request));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Gated {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let mut gate = self.gate.lock().unwrap();
+        if !gate.open {
+            gate.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        gate.written.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Io for Gated {}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_has_its_time_from_its_first_attempt() {
+    // The answer comes after longer than a write may wait, and then has to wait a little itself.
+    let gate = Arc::new(Mutex::new(Gate::default()));
+    let io = Gated { request: Bytes::from_static(GET), gate: gate.clone() };
+    let service = service_fn(|_: Request| async {
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        Ok::<_, Infallible>(Response::new(Body::from("hi")))
+    });
+    let connection =
+        server::Connection::new(io, Peer::memory(), service, Arc::default(), Watch::never());
+    let task = tokio::spawn(connection);
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    let waker = {
+        let mut gate = gate.lock().unwrap();
+        gate.open = true;
+        gate.waker.take()
+    };
+    waker.expect("a write was tried").wake();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(gate.lock().unwrap().written.ends_with(b"\r\n\r\nhi"));
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_has_its_time_from_the_end_of_the_request() {
+    let limits = Limits {
+        head_timeout: Duration::from_secs(10),
+        body_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    };
+    let (io, mut peer) = tokio::io::duplex(1024);
+    let connection = client::Connection::new(io, Arc::new(limits));
+    let body = Body::from(vec![0; 100 << 10]);
+    let request = Request::post("/").header("host", "a").body(body).unwrap();
+    let answer = tokio::spawn(connection.exchange(request, Default::default(), client::Once));
+    // It takes 25 seconds to read the request, and another to answer.
+    let (mut got, mut buf) = (0, [0; 4096]);
+    while got < 100 << 10 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        got += peer.read(&mut buf).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    peer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    assert_eq!(answer.await.unwrap().unwrap().status(), 204);
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_the_connection_is_reset_when_the_drain_cuts_it() {
+    let (began, seen) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
+    let (b, keep) = (began.clone(), seen.clone());
+    let server = start_with(
+        service_fn(move |_: Request| {
+            let (tx, body) = Body::channel(None);
+            tx.send("half".into()).unwrap();
+            keep.lock().unwrap().push(tx); // it never goes on
+            b.notify_one();
+            async { Ok::<_, Infallible>(Response::new(body)) }
+        }),
+        |s| s.drain(Duration::from_millis(20)),
+    )
+    .await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    within(began.notified()).await;
+    read_until(&mut client, "half").await;
+    server.stop().await;
+    let mut rest = Vec::new();
+    let ended = within(client.read_to_end(&mut rest)).await;
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    drop(seen);
+}
+
+#[tokio::test]
+async fn a_body_may_be_read_beyond_the_response() {
+    let (tx, mut read) = mpsc::unbounded_channel();
+    let server = start(service_fn(move |request: Request| {
+        let tx = tx.clone();
+        async move {
+            tokio::spawn(async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                tx.send(body).unwrap();
+            });
+            Ok::<_, Infallible>(Response::builder().status(202).body(Body::empty()).unwrap())
+        }
+    }))
+    .await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe").await.unwrap();
+    assert!(read_until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 202"));
+    client.write_all(b"llo").await.unwrap();
+    assert_eq!(within(read.recv()).await.unwrap(), "hello");
+    // And the connection goes on.
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    assert!(read_until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 202"));
+    assert_eq!(within(read.recv()).await.unwrap(), "ok");
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_answer_to_a_broken_body_arrives_though_the_client_goes_on_sending() {
+    let server = start(service_fn(|request: Request| async {
+        request.into_body().collect().await?;
+        Ok::<_, crate::BoxError>(Response::new(Body::empty()))
+    }))
+    .await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let first = read_until(&mut client, "\r\n\r\n").await;
+    assert_eq!(statuses(&first), [400]);
+    // Less than the server is ready to drop: none of it meets a closed door.
+    for _ in 0..20 {
+        client.write_all(&[b'x'; 20_000]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    client.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut client).await, "400 Bad Request\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_thread_that_accepts_holds_no_place() {
+    let hello =
+        service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
+    let server = start_with(hello, |s| s.threads(2).connections(1)).await;
+    // The kernel gives them to one thread or the other; either may serve the only one there is.
+    for _ in 0..20 {
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        assert_eq!(statuses(&exchange(server.addr, request).await), [200]);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn many_small_responses_leave_in_order_whatever_room_they_need() {
+    let server = start(service_fn(|_: Request| async {
+        let response = Response::builder().header("x-pad", "p".repeat(90));
+        Ok::<_, Infallible>(response.body(Body::from("hi")).unwrap())
+    }))
+    .await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    let last = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let all = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1499) + last;
+    let (mut read, mut write) = client.split();
+    let mut answers = String::new();
+    let (sent, got) = within(async {
+        tokio::join!(write.write_all(all.as_bytes()), read.read_to_string(&mut answers))
+    })
+    .await;
+    sent.unwrap();
+    got.unwrap();
+    assert_eq!(statuses(&answers), [200; 1500]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_path_of_a_socket_is_left_to_whoever_took_it_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let at = format!("unix:{}", path.display());
+    let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (b, g) = (began.clone(), go_on.clone());
+    let slow = service_fn(move |_: Request| {
+        let (began, go_on) = (b.clone(), g.clone());
+        async move {
+            began.notify_one();
+            go_on.notified().await;
+            Ok::<_, Infallible>(Response::new(Body::from("old")))
+        }
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let old = crate::serve(at.as_str(), slow).shutdown(async {
+        let _ = stopped.await;
+    });
+    let old = tokio::spawn(old.bind().unwrap().into_future());
+    let mut client = UnixStream::connect(&path).await.unwrap();
+    client.write_all(GET).await.unwrap();
+    within(began.notified()).await;
+    stop.send(()).unwrap();
+    // The old one drains; a new one takes the path over as soon as it is free.
+    within(async {
+        while path.exists() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    let hello =
+        service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("new"))) });
+    let new = tokio::spawn(crate::serve(at.as_str(), hello).bind().unwrap().into_future());
+    go_on.notify_one();
+    let mut answer = String::new();
+    within(client.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with("old"));
+    within(old).await.unwrap().unwrap();
+    assert!(UnixStream::connect(&path).await.is_ok(), "the new one's path is still there");
+    new.abort();
+}
+
+#[tokio::test]
+async fn a_file_is_not_taken_for_a_stale_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("precious.conf");
+    std::fs::write(&path, "x").unwrap();
+    let hello =
+        service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
+    let bound = crate::serve(format!("unix:{}", path.display()), hello).bind();
+    assert_eq!(bound.unwrap_err().kind(), ErrorKind::AddrInUse);
+    assert_eq!(std::fs::read(&path).unwrap(), b"x");
+}
