@@ -1,6 +1,6 @@
 //! One request's way to a server and back.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Instant};
 
 use bytes::BytesMut;
 use http::{HeaderValue, Method, Request, Response, header, uri::Scheme};
@@ -106,7 +106,7 @@ impl Shared {
             let n = n.or_else(|| self.turn.pick(self.endpoints.len(), |_| true));
             let n = n.expect("there is at least one endpoint");
             let endpoint = &self.endpoints[n];
-            if let Some(connection) = endpoint.kept(self, runtime).await {
+            if let Some(connection) = endpoint.kept(self, runtime, now).await {
                 return Ok((n, connection, true));
             }
             match endpoint.dial(self).await {
@@ -123,8 +123,7 @@ impl Shared {
 
 impl Endpoint {
     /// A kept connection that the server has not closed.
-    async fn kept(&self, shared: &Shared, runtime: Id) -> Option<Connection<Stream>> {
-        let now = clock::now();
+    async fn kept(&self, shared: &Shared, runtime: Id, now: Instant) -> Option<Connection<Stream>> {
         loop {
             let mut connection = self.pool.take(runtime, now, shared.config.idle_timeout)?;
             if poll_fn(|cx| Poll::Ready(connection.poll_usable(cx))).await {
@@ -153,14 +152,14 @@ struct Back {
 }
 
 impl Home<Stream> for Back {
-    fn back(self, connection: Connection<Stream>) {
+    fn back(self, connection: Connection<Stream>, now: Instant) {
         // A body may be read to its end in another runtime than the one that made the connection.
         if Handle::try_current().is_ok_and(|h| h.id() == self.runtime) {
             let config = &self.shared.config;
             self.shared.endpoints[self.endpoint].pool.put(
                 self.runtime,
                 connection,
-                clock::now(),
+                now,
                 config.keep_idle,
                 config.idle_timeout,
             );

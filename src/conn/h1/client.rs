@@ -46,8 +46,8 @@ struct State<I> {
 
 /// Where a connection goes when its exchange is complete and another may follow.
 pub trait Home<I>: Unpin + Send + 'static {
-    /// Takes the connection back.
-    fn back(self, connection: Connection<I>);
+    /// Takes the connection back, at this time.
+    fn back(self, connection: Connection<I>, now: Instant);
 }
 
 /// A home for connections that serve once.
@@ -55,7 +55,7 @@ pub trait Home<I>: Unpin + Send + 'static {
 pub struct Once;
 
 impl<I> Home<I> for Once {
-    fn back(self, _: Connection<I>) {}
+    fn back(self, _: Connection<I>, _: Instant) {}
 }
 
 /// Why an exchange failed.

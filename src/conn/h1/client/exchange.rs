@@ -64,8 +64,11 @@ impl<I: Io, H: Home<I>> Exchange<I, H> {
 }
 
 impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Cause>> {
-        let now = clock::now();
+    fn poll_head(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<response::Parts, Cause>> {
         if !self.begun {
             self.begun = true;
             self.begin(now)?;
@@ -124,9 +127,12 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
 
     /// The response with its body, and the connection inside it, unless it is complete already.
     #[allow(clippy::boxed_local, reason = "what it needs is moved straight out of the box")]
-    fn respond(self: Box<Self>, parts: response::Parts) -> Result<Response<Body>, Cause> {
+    fn respond(
+        self: Box<Self>,
+        now: Instant,
+        parts: response::Parts,
+    ) -> Result<Response<Body>, Cause> {
         let Self { mut connection, home, upload, .. } = *self;
-        let now = clock::now();
         let State { core, input, .. } = &mut *connection.state;
         let left = core.body_left();
         if left.is_none_or(|left| left > input.len() as u64) {
@@ -142,7 +148,7 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
             }
         }
         if connection.is_reusable() {
-            home.back(connection);
+            home.back(connection, now);
         }
         Ok(Response::from_parts(parts, body.into()))
     }
@@ -221,12 +227,13 @@ impl<I: Io + 'static, H: Home<I>> Future for Exchange<I, H> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let inner = self.inner.as_mut().expect("not polled again after it has ended");
         inner.connection.state.output.borrow_buffer();
-        let result = inner.poll_head(cx);
+        let now = clock::now();
+        let result = inner.poll_head(now, cx);
         inner.connection.state.output.return_buffer();
         let Poll::Ready(result) = result else { return Poll::Pending };
         let inner = self.inner.take().expect("just polled");
         Poll::Ready(match result {
-            Ok(parts) => inner.respond(parts).map_err(|cause| Failed { cause, request: None }),
+            Ok(parts) => inner.respond(now, parts).map_err(|cause| Failed { cause, request: None }),
             Err(cause) => Err(inner.fail(cause)),
         })
     }

@@ -102,7 +102,7 @@ where
                 if let Some((connection, home)) = self.exchange.take()
                     && connection.is_reusable()
                 {
-                    home.back(connection);
+                    home.back(connection, clock::now());
                 }
                 Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
             }
