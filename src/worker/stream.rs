@@ -3,12 +3,12 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 
 use crate::{
     Body,
@@ -21,39 +21,21 @@ use crate::{
 pub(super) struct Stream {
     /// `None` once the body has ended, by whomsoever.
     sender: Mutex<Option<Sender>>,
-    reader: Mutex<Reader>,
-}
-
-#[derive(Debug, Default)]
-struct Reader {
-    gone: bool,
-    /// The worker that waits for room, or for its application, while the reader may leave.
-    worker: Option<Waker>,
 }
 
 /// A stream and the body that reads it, of `len` bytes if that is known.
 pub(super) fn new(len: Option<u64>) -> (Arc<Stream>, Body) {
     let (sender, body) = Body::channel(len);
-    let stream = Arc::new(Stream { sender: Mutex::new(Some(sender)), reader: Mutex::default() });
-    (stream.clone(), Body::new(Outgoing { body, stream }))
+    (Arc::new(Stream { sender: Mutex::new(Some(sender)) }), body)
 }
 
 impl Stream {
     /// Waits for room, or learns that nobody reads, also while the application is waited for.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
-        {
-            let mut reader = lock(&self.reader);
-            if reader.gone {
-                return Poll::Ready(Err(Gone));
-            }
-            match &mut reader.worker {
-                Some(w) => w.clone_from(cx.waker()),
-                None => reader.worker = Some(cx.waker().clone()),
-            }
-        }
         match &*lock(&self.sender) {
-            Some(sender) => sender.poll_ready(cx),
-            None => Poll::Ready(Err(Gone)),
+            // Asked first, so that the reader's leaving wakes us whether or not there is room.
+            Some(sender) if sender.poll_gone(cx).is_pending() => sender.poll_ready(cx),
+            _ => Poll::Ready(Err(Gone)),
         }
     }
 
@@ -80,44 +62,6 @@ impl Stream {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while a lock is held, so a poisoned one is still whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The client's side: a channel that tells the worker at once when it is dropped.
-struct Outgoing {
-    body: Body,
-    stream: Arc<Stream>,
-}
-
-impl http_body::Body for Outgoing {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        let mut reader = lock(&self.stream.reader);
-        reader.gone = true;
-        let worker = reader.worker.take();
-        drop(reader);
-        if let Some(w) = worker {
-            w.wake();
-        }
-    }
 }
 
 /// How a body ended that was pumped.
