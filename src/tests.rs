@@ -3,6 +3,7 @@
 mod driver;
 mod exhaustion;
 mod fit;
+mod orders;
 mod peers;
 mod server;
 mod slow;

@@ -1,0 +1,88 @@
+//! Every order of our layers answers, and answers right.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tower::{BoxError, Layer, ServiceExt, util::BoxCloneService};
+
+use super::support::{exchange, start, statuses, within};
+use crate::{
+    Request, Response,
+    layer::{LogLayer, RequestBufferLayer, RescueLayer, ResponseBufferLayer, TimeoutLayer},
+    worker,
+};
+
+type Boxed = BoxCloneService<Request, Response, BoxError>;
+
+const LAYERS: [(&str, fn(Boxed) -> Boxed); 5] = [
+    ("log", |s| LogLayer::new().layer(s).boxed_clone()),
+    ("rescue", |s| RescueLayer::new().layer(s).map_err(|e| match e {}).boxed_clone()),
+    ("timeout", |s| TimeoutLayer::new(Duration::from_secs(20)).layer(s).boxed_clone()),
+    ("response", |s| ResponseBufferLayer::new().layer(s).boxed_clone()),
+    ("request", |s| RequestBufferLayer::new().max_body(300_000).layer(s).boxed_clone()),
+];
+
+/// Echoes the body in ten pieces; `/panic` panics.
+fn app(request: Request<Bytes>) -> Response {
+    assert!(request.uri().path() != "/panic", "as it was asked to");
+    let body = request.into_body();
+    let (tx, out) = crate::Body::channel(None);
+    for piece in body.chunks(body.len() / 10 + 1) {
+        tx.send(body.slice_ref(piece)).unwrap();
+    }
+    tx.finish(None);
+    Response::new(out)
+}
+
+#[tokio::test]
+async fn every_order_of_the_layers_is_right() {
+    let threads = worker::threads(2, || worker::sync(app)).start().unwrap();
+    let body = "0123456789abcdef".repeat(12_500); // 200 kB
+    let requests = [
+        format!("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+        format!("POST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+        "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+        "GET /3 HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+        // Above the bound, and announced: refused, and the connection ends.
+        "POST /4 HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\nsome".into(),
+    ]
+    .concat();
+    for order in permutations(LAYERS.len()) {
+        let names: Vec<_> = order.iter().map(|&i| LAYERS[i].0).collect();
+        let stack = order.iter().fold(threads.clone().boxed_clone(), |s, &i| LAYERS[i].1(s));
+        let server = start(stack).await;
+        let answer = exchange(server.addr, &requests).await;
+        assert_eq!(statuses(&answer), [200, 200, 500, 200, 413], "{names:?}");
+        // Chunk lines apart, both bodies came back whole.
+        assert!(answer.matches("0123456789abcdef").count() >= 2 * 12_400, "{names:?}");
+        server.stop().await;
+    }
+    // A worker counts its request just after its answer has left.
+    within(async {
+        while threads.stats().busy > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let stats = threads.stats();
+    assert_eq!((stats.queued, stats.stuck, stats.panics), (0, 0, 120));
+    threads.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+/// All orders of `0..n`.
+fn permutations(n: usize) -> Vec<Vec<usize>> {
+    let mut all = vec![vec![]];
+    for next in 0..n {
+        all = all
+            .into_iter()
+            .flat_map(|p| {
+                (0..=p.len()).map(move |at| {
+                    let mut p = p.clone();
+                    p.insert(at, next);
+                    p
+                })
+            })
+            .collect();
+    }
+    all
+}
