@@ -1,5 +1,6 @@
 //! The server's driver: one connection, one service, requests one after the other.
 
+mod config;
 mod exchange;
 mod upload;
 
@@ -15,54 +16,16 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use tower_service::Service;
 
+pub use config::Config;
+
 use crate::{
     body::{Body, Sender},
     conn::{output::Output, scratch, timer::Timer},
     error::BoxError,
     net::{Io, Watch, clock},
     peer::Peer,
-    proto::h1::{Conn, Limits, Server},
+    proto::h1::{Conn, Server},
 };
-
-/// Options of [`Connection`]; the defaults are safe to face the internet with.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Config {
-    /// Bounds and times of reading: see [`Limits`].
-    pub limits: Arc<Limits>,
-    /// How long a complete head may wait for the service to be ready; then it is answered 503.
-    /// Default 30 s: a layer that queues has its own, shorter bound.
-    pub ready_timeout: Duration,
-    /// How long a write may make no progress. Default 30 s: a client that takes not one byte in
-    /// that time is not reading any more.
-    pub write_timeout: Duration,
-    /// Bytes of an unread request body that are read and dropped so that the connection can be
-    /// kept after an early response. Default 64 KiB: less than a new connection costs.
-    pub drain_bytes: u64,
-    /// How long a connection that is closed early goes on reading, so that the response reaches a
-    /// client that is still sending. Default 5 s.
-    pub linger: Duration,
-    /// Bytes that are read and dropped in that time. Default 1 MiB.
-    pub linger_bytes: u64,
-    /// Is a client that ends its sending half behind a request still there for the answer? By
-    /// default it counts as gone, and what is done for it is dropped: the two cannot be told
-    /// apart, and a client that has left is by far the more usual one.
-    pub half_close: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            limits: Arc::default(),
-            ready_timeout: Duration::from_secs(30),
-            write_timeout: Duration::from_secs(30),
-            drain_bytes: 64 << 10,
-            linger: Duration::from_secs(5),
-            linger_bytes: 1 << 20,
-            half_close: false,
-        }
-    }
-}
 
 /// Bytes of further requests that are read while one is answered. They are read at all only to
 /// notice that the client has left.
