@@ -14,7 +14,10 @@ use crate::{
 
 type Boxed = BoxCloneService<Request, Response, BoxError>;
 
-const LAYERS: [(&str, fn(Boxed) -> Boxed); 5] = [
+/// A layer, with its type left out.
+type Wrap = fn(Boxed) -> Boxed;
+
+const LAYERS: [(&str, Wrap); 5] = [
     ("log", |s| LogLayer::new().layer(s).boxed_clone()),
     ("rescue", |s| RescueLayer::new().layer(s).map_err(|e| match e {}).boxed_clone()),
     ("timeout", |s| TimeoutLayer::new(Duration::from_secs(20)).layer(s).boxed_clone()),
