@@ -17,7 +17,7 @@ mod site;
 use std::time::Duration;
 
 use args::Args;
-use tower::ServiceBuilder;
+use tower::{Layer, ServiceBuilder};
 use vestibule::{Router, files, layer, serve, upstream::Upstream, worker};
 
 #[tokio::main]
@@ -38,24 +38,29 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Two servers elsewhere; here they are tasks on loopback, so that there is something to see.
     let servers = [api::start("north").await?, api::start("south").await?];
 
+    // For the queue and the worker together, or for a server elsewhere.
+    let timeout = layer::TimeoutLayer::new(Duration::from_secs(30));
+
     let application = ServiceBuilder::new()
         // Outside of the workers: they are free when they have answered, however slow the client.
         .layer(layer::ResponseBufferLayer::new())
         // Next to the workers: they are given whole requests, however slow the client.
         .layer(layer::RequestBufferLayer::new().max_body(64 << 10))
+        // Inside of the buffer: the time that a client takes to send is not the application's.
+        .layer(timeout)
         .service(app.clone());
+    // The servers elsewhere have the same time, from the head of the request on.
+    let api = timeout.layer(Upstream::new(servers)?);
 
     let front = ServiceBuilder::new()
         // Outermost: it logs what the client was really answered.
         .layer(layer::LogLayer::new())
         // Everything below may fail; here each failure becomes a response.
         .layer(layer::RescueLayer::new())
-        // One deadline for the queue, the worker and the servers elsewhere.
-        .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
         .service(
             Router::new()
                 .route("/guestbook", application)
-                .route("/api", Upstream::new(servers)?)
+                .route("/api", api)
                 .fallback(files::dir(site.path())),
         );
 

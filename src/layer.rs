@@ -6,15 +6,16 @@
 //! 1. [`LogLayer`]: sees what the client was really answered, rescued errors too.
 //! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
 //!    sees responses only.
-//! 3. [`TimeoutLayer`]: what waits or works below draws from one deadline.
-//! 4. Limits, authentication, the router: refuse before any body is read.
-//! 5. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
+//! 3. Limits, authentication, the router: refuse before any body is read.
+//! 4. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
-//! 6. [`RequestBufferLayer`]: directly in front of workers, so a slow client occupies none.
+//! 5. [`RequestBufferLayer`]: in front of workers, so a slow client occupies none.
+//! 6. [`TimeoutLayer`]: what waits or works below draws from one deadline.
 //! 7. The application: worker threads, files, a balanced set of servers.
 //!
 //! A timeout that stands outside of the request buffer also counts the time in which the client
-//! sends its body. Where large uploads from slow clients are welcome, put it inside.
+//! sends its body, and answers a slow one 504. For that time there is
+//! [`Limits::body_timeout`](crate::proto::h1::Limits::body_timeout), and 408.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};
@@ -24,9 +25,9 @@
 //! let app = ServiceBuilder::new()
 //!     .layer(layer::LogLayer::new()) // outermost: logs the rescued answer
 //!     .layer(layer::RescueLayer::new()) // errors end here
-//!     .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
-//!     .layer(layer::ResponseBufferLayer::new())
+//!     .layer(layer::ResponseBufferLayer::new()) // what it answers is taken at once
 //!     .layer(layer::RequestBufferLayer::new()) // the application gets whole requests
+//!     .layer(layer::TimeoutLayer::new(Duration::from_secs(30))) // and so much time for each
 //!     .service(service_fn(|_: Request| async {
 //!         Ok::<_, Infallible>(Response::new(Body::from("hello")))
 //!     }));

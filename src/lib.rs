@@ -21,9 +21,9 @@
 //!     let front = ServiceBuilder::new()
 //!         .layer(layer::LogLayer::new())
 //!         .layer(layer::RescueLayer::new())
-//!         .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
 //!         .layer(layer::ResponseBufferLayer::new())
 //!         .layer(layer::RequestBufferLayer::new())
+//!         .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
 //!         .service(site);
 //!
 //!     Ok(serve("0.0.0.0:8080", front).await?)
@@ -36,9 +36,9 @@
 //! - [`conn::h1::server`]: its bytes are read and handed to [`proto::h1`], which finds a head, or
 //!   a fault with its status. Nothing is reserved for the client so far.
 //! - The head is complete: the service's readiness is awaited, the body is not yet read.
-//! - [`layer`]: the access log, the rescue table, the deadline, the limits: refuse early.
+//! - [`layer`]: the access log, the rescue table, the limits: refuse early.
 //! - [`Router`]: by host and path, on the one [normal form](semantics::target) of the path.
-//! - [`files`], or [buffers](layer::buffer) and [`worker`]s, or an [`upstream`] server.
+//! - [`files`], or [buffers](layer::buffer), a deadline and [`worker`]s, or an [`upstream`] server.
 //! - The response goes back up the same way; the response buffer frees the worker before the
 //!   client has read. Head and small body leave in one write, a file by `sendfile`.
 //!
