@@ -2,6 +2,7 @@
 
 mod exchange;
 mod incoming;
+mod upload;
 
 use std::{
     io,

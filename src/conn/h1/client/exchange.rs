@@ -10,13 +10,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, request, response};
-use http_body::Body as _;
 
-use super::{Cause, Connection, Failed, Home, State, incoming::Incoming};
+use super::{Cause, Connection, Failed, Home, State, incoming::Incoming, upload::pump};
 use crate::{
-    body::{Body, Kind},
+    body::Body,
     net::{Io, clock},
-    proto::h1::{Event, Misuse},
+    proto::h1::Event,
 };
 
 /// The future of [`Connection::exchange`].
@@ -164,61 +163,6 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
         };
         Failed { cause, request }
     }
-}
-
-/// Moves the request's body into the connection, as far as there is room.
-pub(super) fn pump<I: Io>(
-    state: &mut State<I>,
-    upload: &mut Option<Body>,
-    now: Instant,
-    cx: &mut Context<'_>,
-) -> Result<(), Cause> {
-    while let Some(body) = upload
-        && state.output.has_room()
-    {
-        let State { core, output, .. } = &mut *state;
-        let mut push = |piece: Bytes| -> Result<(), Misuse> {
-            let tail = core.send_data(piece.len(), output.head())?;
-            output.push(piece, tail);
-            Ok(())
-        };
-        let mut trailers = None;
-        let ended = match std::mem::take(body).into_kind() {
-            Kind::Empty => true,
-            Kind::Bytes(bytes) => {
-                push(bytes)?;
-                true
-            }
-            Kind::File(file) => {
-                core.send_data(usize::try_from(file.len()).unwrap_or(usize::MAX), output.head())?;
-                output.push_file(file);
-                true
-            }
-            other => {
-                *body = other.into();
-                match Pin::new(body).poll_frame(cx) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(None) => true,
-                    Poll::Ready(Some(Err(e))) => return Err(Cause::Body(e)),
-                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(data) => {
-                            push(data)?;
-                            false
-                        }
-                        Err(frame) => {
-                            trailers = frame.into_trailers().ok();
-                            true
-                        }
-                    },
-                }
-            }
-        };
-        if ended {
-            core.send_end(now, trailers.as_ref(), output.end())?;
-            *upload = None;
-        }
-    }
-    Ok(())
 }
 
 impl<I: Io + 'static, H: Home<I>> Future for Exchange<I, H> {

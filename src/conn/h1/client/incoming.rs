@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::{Cause, Connection, Home, exchange::pump};
+use super::{Cause, Connection, Home, upload::pump};
 use crate::{
     body::Body,
     error::{BoxError, Error, Kind},
