@@ -17,6 +17,7 @@ mod framing;
 mod head;
 mod keep;
 mod limits;
+mod name;
 mod request;
 mod response;
 mod scan;

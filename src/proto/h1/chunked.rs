@@ -136,7 +136,7 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
     }
     let mut map = lines.map()?;
     for field in lines.fields(&block) {
-        let (name, value) = field?;
+        let (_, name, value) = field?;
         if forbidden(&name) {
             return Err(Fault::Trailer);
         }

@@ -10,6 +10,7 @@ use super::{
     framing::{Length, Said},
     head::{Lines, append, range},
     keep::Connection,
+    name::Role,
     scan,
 };
 
@@ -36,22 +37,26 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
     let mut expect = false;
     parts.headers = lines.map()?;
     for field in lines.fields(head) {
-        let (name, value) = field?;
-        if name == header::HOST {
-            if host.replace(value.clone()).is_some() {
-                return Err(Fault::Host);
+        let (role, name, value) = field?;
+        match role {
+            Role::Other => {}
+            Role::Host => {
+                if host.replace(value.clone()).is_some() {
+                    return Err(Fault::Host);
+                }
             }
-        } else if name == header::CONTENT_LENGTH {
-            said.content_length(&value)?;
-        } else if name == header::TRANSFER_ENCODING {
-            said.transfer_encoding(&value)?;
-            continue; // the body that is handed on is no longer chunked
-        } else if name == header::CONNECTION {
-            connection.read(&value);
-        } else if name == header::EXPECT {
-            expect = expectation(&value)?;
-        } else if name == header::CONTENT_TYPE && parts.headers.contains_key(&name) {
-            return Err(Fault::Repeated);
+            Role::ContentLength => said.content_length(&value)?,
+            Role::TransferEncoding => {
+                said.transfer_encoding(&value)?;
+                continue; // the body that is handed on is no longer chunked
+            }
+            Role::Connection => connection.read(&value),
+            Role::Expect => expect = expectation(&value)?,
+            Role::ContentType => {
+                if parts.headers.contains_key(&name) {
+                    return Err(Fault::Repeated);
+                }
+            }
         }
         append(&mut parts.headers, name, value)?;
     }

@@ -1,13 +1,14 @@
 //! A response's head, as a client reads it.
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, Version, header, response::Parts};
+use http::{Method, Response, StatusCode, Version, response::Parts};
 
 use super::{
     Fault,
     framing::{Length, Said},
     head::{Lines, append, range},
     keep::Connection,
+    name::Role,
     request, scan,
 };
 
@@ -27,14 +28,15 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Par
     let mut connection = Connection::default();
     parts.headers = lines.map()?;
     for field in lines.fields(head) {
-        let (name, value) = field?;
-        if name == header::CONTENT_LENGTH {
-            said.content_length(&value)?;
-        } else if name == header::TRANSFER_ENCODING {
-            said.transfer_encoding(&value)?;
-            continue;
-        } else if name == header::CONNECTION {
-            connection.read(&value);
+        let (role, name, value) = field?;
+        match role {
+            Role::ContentLength => said.content_length(&value)?,
+            Role::TransferEncoding => {
+                said.transfer_encoding(&value)?;
+                continue; // the body that is handed on is no longer chunked
+            }
+            Role::Connection => connection.read(&value),
+            Role::Host | Role::Expect | Role::ContentType | Role::Other => {}
         }
         append(&mut parts.headers, name, value)?;
     }

@@ -1,4 +1,52 @@
-//! Which bytes may stand where, and finding the first that may not.
+//! Bytes by their class, 64 at a time: the one file of the core that holds SIMD and `unsafe`.
+//!
+//! [`block`] says of 64 bytes which of them are line feeds, carriage returns and delimiters, as bit
+//! masks; [`plain_len`] passes over bytes that are nothing special. Both have a portable form, which
+//! is the definition, and one for AVX2, used where the processor has it; a test holds them against
+//! each other. All strides are constant: no load waits for the result of the one before it.
+
+#![allow(unsafe_code, reason = "SIMD, and values that were looked at already")]
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+/// Bytes that a [`block`] looks at.
+pub(super) const BLOCK: usize = 64;
+
+/// What stands where in a block; bit `i` is its byte `i`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Masks {
+    pub(super) lf: u64,
+    pub(super) cr: u64,
+    /// Bytes that are not of a token (RFC 9110 section 5.6.2).
+    pub(super) delimiters: u64,
+    /// There is a control byte other than HTAB, CR and LF. It may also say so of bytes before the
+    /// block; it is a reason to look more closely.
+    pub(super) controls: bool,
+}
+
+/// How blocks are looked at; a type, so that what is built on it is compiled for each.
+pub(super) trait Scan: Copy {
+    /// The bytes of `input` from `at` on, at most [`BLOCK`]. `at < input.len()`.
+    fn block(self, input: &[u8], at: usize) -> Masks;
+    /// How many bytes from `at` on are surely no control bytes; it may stop early.
+    fn plain_len(self, input: &[u8], at: usize) -> usize;
+}
+
+/// Work on blocks, for whatever [`Scan`] there is. `run` should be `#[inline(always)]`.
+pub(super) trait Work {
+    type Output;
+    fn run<S: Scan>(self, scan: S) -> Self::Output;
+}
+
+/// Does the work with the best that this processor has.
+pub(super) fn dispatch<W: Work>(work: W) -> W::Output {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = x86::Avx2::detect() {
+        return avx2.run(work);
+    }
+    work.run(Portable)
+}
 
 /// Bytes of a token (RFC 9110 section 5.6.2).
 static TOKEN: [bool; 256] = {
@@ -39,8 +87,7 @@ pub(super) fn token_len(bytes: &[u8]) -> usize {
 /// May all these bytes stand in a field value (RFC 9110 section 5.5)? Controls may not, but for
 /// HTAB; so no CR, LF or NUL passes.
 pub(super) fn is_field_value(bytes: &[u8]) -> bool {
-    // Eight bytes at a time: a word passes if no byte is below 0x20 or equal to 0x7f. Words with
-    // a suspect, a HTAB included, are looked at byte by byte.
+    // A word with a suspect, a HTAB included, is looked at byte by byte.
     let (words, rest) = bytes.as_chunks::<8>();
     words.iter().all(|w| no_control(u64::from_ne_bytes(*w)) || w.iter().all(|&b| value_byte(b)))
         && rest.iter().all(|&b| value_byte(b))
@@ -48,7 +95,10 @@ pub(super) fn is_field_value(bytes: &[u8]) -> bool {
 
 /// May all these bytes stand in a request target? Visible ASCII only, and no fragment.
 pub(super) fn is_target(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&b| matches!(b, 0x21..=0x7e) && b != b'#')
+    let visible = |&b: &u8| matches!(b, 0x21..=0x7e) && b != b'#';
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().all(|w| visible_word(u64::from_ne_bytes(*w)) || w.iter().all(visible))
+        && rest.iter().all(visible)
 }
 
 /// The bytes without the optional white space around them (RFC 9110 section 5.6.3).
@@ -62,51 +112,237 @@ pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
+/// A field's value from bytes for which [`is_field_value`] holds, without looking at them again.
+pub(super) fn value(bytes: Bytes) -> HeaderValue {
+    debug_assert!(is_field_value(&bytes), "only values that were looked at");
+    // SAFETY: every caller has the bytes from lines in which no control byte but HTAB was found,
+    // which is what `HeaderValue` asks of its bytes.
+    unsafe { HeaderValue::from_maybe_shared_unchecked(bytes) }
+}
+
 fn value_byte(b: u8) -> bool {
     (b >= 0x20 && b != 0x7f) || b == b'\t'
 }
 
+const ONES: u64 = u64::MAX / 0xff;
+const HIGH: u64 = ONES * 0x80;
+
 /// No byte of the word is below 0x20 or equal to 0x7f. It may say no to a word that is fine (a
 /// borrow runs into the next byte), never yes to one that is not.
 fn no_control(word: u64) -> bool {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGH: u64 = ONES * 0x80;
     let below_space = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-    let not_del = word ^ (ONES * 0x7f);
-    let del = not_del.wrapping_sub(ONES) & !not_del & HIGH;
-    below_space | del == 0
+    below_space | equal(word, 0x7f) == 0
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// All bytes of the word are within 0x21..=0x7e and none is `#`; it may say no wrongly, as above.
+fn visible_word(word: u64) -> bool {
+    let below = word.wrapping_sub(ONES * 0x21) & !word & HIGH;
+    below | (word & HIGH) | equal(word, 0x7f) | equal(word, b'#') == 0
+}
 
-    #[test]
-    fn every_byte_is_judged_alike_at_every_place_of_a_word() {
-        for b in 0..=255u8 {
-            let expected = b == b'\t' || (b >= 0x20 && b != 0x7f);
-            for place in 0..20 {
-                for filler in [b'a', 0x20, 0x80, 0xff, 0x21] {
-                    let mut v = [filler; 20];
-                    v[place] = b;
-                    assert_eq!(is_field_value(&v), expected, "{b:#x} at {place}");
+/// The high bit of each byte that equals `byte`; above such a byte others may be set wrongly.
+fn equal(word: u64, byte: u8) -> u64 {
+    let zero_where = word ^ (ONES * u64::from(byte));
+    zero_where.wrapping_sub(ONES) & !zero_where & HIGH
+}
+
+/// For every processor, and the definition of what the others do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Portable;
+
+impl Scan for Portable {
+    #[inline(always)]
+    fn block(self, input: &[u8], at: usize) -> Masks {
+        let mut masks = Masks { lf: 0, cr: 0, delimiters: 0, controls: false };
+        for (i, &b) in input[at..].iter().take(BLOCK).enumerate() {
+            masks.lf |= u64::from(b == b'\n') << i;
+            masks.cr |= u64::from(b == b'\r') << i;
+            masks.delimiters |= u64::from(!TOKEN[usize::from(b)]) << i;
+            masks.controls |= !value_byte(b) && b != b'\r' && b != b'\n';
+        }
+        masks
+    }
+
+    #[inline(always)]
+    fn plain_len(self, input: &[u8], at: usize) -> usize {
+        let (words, _) = input[at..].as_chunks::<8>();
+        8 * words.iter().take_while(|w| no_control(u64::from_ne_bytes(**w))).count()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{BLOCK, Masks, Scan, Work};
+
+    /// For processors with AVX2: whoever has one of these runs on such a processor.
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct Avx2(());
+
+    impl Avx2 {
+        pub(super) fn detect() -> Option<Self> {
+            (is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt"))
+            .then_some(Self(()))
+        }
+
+        /// Compiles the work with these features; what it calls is inlined here.
+        pub(super) fn run<W: Work>(self, work: W) -> W::Output {
+            #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+            fn with_features<W: Work>(avx2: Avx2, work: W) -> W::Output {
+                work.run(avx2)
+            }
+            // SAFETY: `detect` found the features.
+            unsafe { with_features(self, work) }
+        }
+    }
+
+    /// Bit `h` of entry `l` is set if the byte `h << 4 | l` is of a token.
+    const NIBBLES: [i8; 16] = {
+        let mut t = [0; 16];
+        let mut b = 0;
+        while b < 128 {
+            if super::TOKEN[b] {
+                t[b & 15] |= (1u8 << (b >> 4)) as i8;
+            }
+            b += 1;
+        }
+        t
+    };
+
+    impl Scan for Avx2 {
+        #[inline(always)]
+        fn block(self, input: &[u8], at: usize) -> Masks {
+            let left = input.len() - at;
+            if left >= BLOCK {
+                return masks(load(input, at), load(input, at + 32), 0, 32);
+            }
+            let (valid, left) = ((1 << left) - 1, left as u32);
+            let masks = if let Some(last) = input.len().checked_sub(BLOCK) {
+                // The last 64 bytes, without those that are before the block.
+                let m = masks(load(input, last), load(input, last + 32), 0, 32);
+                let before = BLOCK as u32 - left;
+                Masks {
+                    lf: m.lf >> before,
+                    cr: m.cr >> before,
+                    delimiters: m.delimiters >> before,
+                    ..m
                 }
+            } else if left >= 32 {
+                // Two loads that overlap: a bit that both set is the same bit.
+                let last = input.len() - 32;
+                masks(load(input, at), load(input, last), 0, left - 32)
+            } else {
+                let mut copy = [b'a'; 32]; // plain, where there are no bytes
+                copy[..left as usize].copy_from_slice(&input[at..]);
+                let half = load(&copy, 0);
+                masks(half, half, 0, 0)
+            };
+            Masks { delimiters: masks.delimiters & valid, ..masks }
+        }
+
+        #[inline(always)]
+        fn plain_len(self, input: &[u8], at: usize) -> usize {
+            let mut len = 0;
+            while input.len() - at - len >= 128 {
+                let from = at + len;
+                let zero_if_control = least(
+                    least(control(load(input, from)), control(load(input, from + 32))),
+                    least(control(load(input, from + 64)), control(load(input, from + 96))),
+                );
+                // SAFETY: as in `masks`.
+                let controls =
+                    unsafe { _mm256_movemask_epi8(_mm256_cmpeq_epi8(zero_if_control, zero())) };
+                if controls != 0 {
+                    break;
+                }
+                len += 128;
+            }
+            len
+        }
+    }
+
+    #[inline(always)]
+    fn zero() -> __m256i {
+        // SAFETY: as in `masks`.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    fn least(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as in `masks`.
+        unsafe { _mm256_min_epu8(a, b) }
+    }
+
+    /// Zero where a byte is below 0x20 or equal to 0x7f.
+    #[inline(always)]
+    fn control(bytes: __m256i) -> __m256i {
+        // SAFETY: as in `masks`.
+        unsafe {
+            let above = _mm256_subs_epu8(bytes, _mm256_set1_epi8(0x1f));
+            _mm256_min_epu8(above, _mm256_xor_si256(bytes, _mm256_set1_epi8(0x7f)))
+        }
+    }
+
+    /// 32 bytes of `input` from `at` on; panics if there are not so many.
+    #[inline(always)]
+    fn load(input: &[u8], at: usize) -> __m256i {
+        let bytes: &[u8] = &input[at..at + 32];
+        // SAFETY: the slice has 32 bytes, and an unaligned load asks for no more. AVX: see `masks`.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+    }
+
+    /// The masks of two halves, whose bits begin at these places.
+    #[inline(always)]
+    fn masks(a: __m256i, b: __m256i, at_a: u32, at_b: u32) -> Masks {
+        // SAFETY: there is no `Avx2` but where the processor has these instructions, and only its
+        // methods come here; they work on values alone, not on memory.
+        unsafe {
+            let join = |x: __m256i, y: __m256i| {
+                let bits = |v| u64::from(_mm256_movemask_epi8(v) as u32);
+                bits(x) << at_a | bits(y) << at_b
+            };
+            let is = |v, b: u8| _mm256_cmpeq_epi8(v, _mm256_set1_epi8(b as i8));
+            let (lf_a, lf_b) = (is(a, b'\n'), is(b, b'\n'));
+            let (cr_a, cr_b) = (is(a, b'\r'), is(b, b'\r'));
+            let none = zero();
+            let suspect = |v, lf, cr| {
+                let known = _mm256_or_si256(_mm256_or_si256(lf, cr), is(v, b'\t'));
+                _mm256_andnot_si256(known, _mm256_cmpeq_epi8(control(v), none))
+            };
+            let suspects = _mm256_or_si256(suspect(a, lf_a, cr_a), suspect(b, lf_b, cr_b));
+            let delimiter = |v| _mm256_cmpeq_epi8(token(v), none);
+            Masks {
+                lf: join(lf_a, lf_b),
+                cr: join(cr_a, cr_b),
+                delimiters: join(delimiter(a), delimiter(b)),
+                controls: _mm256_movemask_epi8(suspects) != 0,
             }
         }
     }
 
-    #[test]
-    fn tokens_end_at_the_first_delimiter() {
-        assert_eq!(token_len(b"Content-Length: 5"), 14);
-        assert_eq!(token_len(b": x"), 0);
-        assert_eq!(token_len(b"a\x80"), 1);
-        assert_eq!(token_len(b"a_b~"), 4);
-    }
-
-    #[test]
-    fn trim_takes_spaces_and_tabs_only() {
-        assert_eq!(trim(b" \t a b\t "), b"a b");
-        assert_eq!(trim(b" \x0b "), b"\x0b");
-        assert_eq!(trim(b"  "), b"");
+    /// Not zero where a byte is of a token: its lower half picks the row of [`NIBBLES`], its upper
+    /// half the bit. Bytes above 0x7f pick nothing.
+    #[inline(always)]
+    fn token(bytes: __m256i) -> __m256i {
+        const N: [i8; 16] = NIBBLES;
+        // SAFETY: as in `masks`.
+        unsafe {
+            let rows = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                N[0], N[1], N[2], N[3], N[4], N[5], N[6], N[7], N[8], N[9], N[10], N[11], N[12],
+                N[13], N[14], N[15],
+            ));
+            let bits = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0,
+            ));
+            let upper = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(0x0f));
+            _mm256_and_si256(_mm256_shuffle_epi8(rows, bytes), _mm256_shuffle_epi8(bits, upper))
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

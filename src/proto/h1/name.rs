@@ -1,0 +1,190 @@
+//! Field names: the usual ones are found in a table, whatever their case, without an allocation.
+
+use http::HeaderName;
+
+/// A name that decides something about the message that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Expect,
+    ContentType,
+    /// It says nothing to the connection.
+    Other,
+}
+
+/// The name, in lower case, and its role. `None` if it is none or too long for [`http`].
+#[inline]
+pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, Role)> {
+    match find(token) {
+        Some(i) => Some((NAMES[i].clone(), ROLES.get(i).copied().unwrap_or(Role::Other))),
+        None => Some((HeaderName::from_bytes(token).ok()?, Role::Other)),
+    }
+}
+
+macro_rules! names {
+    ($($name:literal,)*) => {
+        /// Names in lower case, those with a role first.
+        const TEXT: [&str; [$($name),*].len()] = [$($name),*];
+        static NAMES: [HeaderName; TEXT.len()] = [$(HeaderName::from_static($name)),*];
+    };
+}
+
+/// Roles of the first names below.
+const ROLES: [Role; 6] = [
+    Role::Host,
+    Role::ContentLength,
+    Role::TransferEncoding,
+    Role::Connection,
+    Role::Expect,
+    Role::ContentType,
+];
+
+// What browsers, proxies and applications really send; anything else is allocated.
+#[rustfmt::skip]
+names! {
+    "host", "content-length", "transfer-encoding", "connection", "expect", "content-type",
+    "accept", "accept-charset", "accept-encoding", "accept-language", "accept-ranges",
+    "access-control-allow-credentials", "access-control-allow-headers",
+    "access-control-allow-methods", "access-control-allow-origin",
+    "access-control-expose-headers", "access-control-max-age", "access-control-request-headers",
+    "access-control-request-method", "age", "allow", "alt-svc", "authorization", "baggage",
+    "cache-control", "cache-status", "cdn-cache-control", "content-disposition",
+    "content-encoding", "content-language", "content-location", "content-range",
+    "content-security-policy", "content-security-policy-report-only", "cookie",
+    "cross-origin-embedder-policy", "cross-origin-opener-policy", "cross-origin-resource-policy",
+    "date", "dnt", "early-data", "etag", "expires", "forwarded", "from", "http2-settings",
+    "idempotency-key", "if-match", "if-modified-since", "if-none-match", "if-range",
+    "if-unmodified-since", "keep-alive", "last-modified", "link", "location", "max-forwards",
+    "nel", "origin", "permissions-policy", "pragma", "priority", "proxy-authenticate",
+    "proxy-authorization", "proxy-connection", "range", "referer", "referrer-policy", "refresh",
+    "report-to", "retry-after", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform",
+    "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-gpc",
+    "sec-purpose", "sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-key",
+    "sec-websocket-protocol", "sec-websocket-version", "server", "server-timing", "set-cookie",
+    "strict-transport-security", "te", "timing-allow-origin", "traceparent", "tracestate",
+    "trailer", "upgrade", "upgrade-insecure-requests", "user-agent", "vary", "via", "warning",
+    "www-authenticate", "x-api-key", "x-content-type-options", "x-csrf-token", "x-csrftoken",
+    "x-dns-prefetch-control", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port",
+    "x-forwarded-proto", "x-frame-options", "x-powered-by", "x-real-ip", "x-request-id",
+    "x-requested-with", "x-xss-protection",
+}
+
+/// Places in the table: more than four for each name, so that a search looks at one or two.
+const PLACES: usize = 512;
+const NOBODY: u8 = u8::MAX;
+
+/// Which name is at which place; a place that is taken passes a name on to the next one.
+static TABLE: [u8; PLACES] = {
+    assert!(TEXT.len() < NOBODY as usize);
+    let mut table = [NOBODY; PLACES];
+    let mut i = 0;
+    while i < TEXT.len() {
+        let mut place = place(TEXT[i].as_bytes());
+        while table[place] != NOBODY {
+            place = (place + 1) % PLACES;
+        }
+        table[place] = i as u8;
+        i += 1;
+    }
+    table
+};
+
+/// Where the search for a name begins: by its length and three of its bytes, letters of either
+/// case alike. Not empty.
+const fn place(name: &[u8]) -> usize {
+    let len = name.len();
+    let late = if len < 4 { 0 } else { len - 4 };
+    let [a, b, c] = [name[0] | 0x20, name[len / 2] | 0x20, name[late] | 0x20];
+    (len * 37 + a as usize * 11 + b as usize * 29 + c as usize * 5) % PLACES
+}
+
+fn find(token: &[u8]) -> Option<usize> {
+    if token.is_empty() {
+        return None;
+    }
+    let mut place = place(token);
+    loop {
+        let i = TABLE[place];
+        if i == NOBODY {
+            return None;
+        }
+        if is_same(token, TEXT[usize::from(i)].as_bytes()) {
+            return Some(usize::from(i));
+        }
+        place = (place + 1) % PLACES;
+    }
+}
+
+/// Is the token this name, which is in lower case? Setting the bit of lower case makes no other
+/// byte of a token a letter, a digit or a hyphen.
+fn is_same(token: &[u8], lower: &[u8]) -> bool {
+    const LOWER: u64 = u64::from_ne_bytes([0x20; 8]);
+    if token.len() != lower.len() {
+        return false;
+    }
+    let ((a, a_rest), (b, b_rest)) = (token.as_chunks::<8>(), lower.as_chunks::<8>());
+    a.iter().zip(b).all(|(a, b)| u64::from_ne_bytes(*a) | LOWER == u64::from_ne_bytes(*b))
+        && a_rest.iter().zip(b_rest).all(|(a, b)| a | 0x20 == *b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_name_is_found_in_any_case() {
+        for text in TEXT {
+            let title: String = text
+                .char_indices()
+                .map(|(i, c)| if i % 3 == 0 { c.to_ascii_uppercase() } else { c })
+                .collect();
+            for spelt in [text, &text.to_ascii_uppercase(), &title] {
+                let (name, role) = parse(spelt.as_bytes()).unwrap();
+                assert_eq!(name, HeaderName::from_bytes(text.as_bytes()).unwrap());
+                assert_eq!(role != Role::Other, TEXT[..ROLES.len()].contains(&text));
+            }
+        }
+    }
+
+    /// Each token of one changed byte is what `http` makes of it, known or not.
+    #[test]
+    fn a_name_that_differs_in_one_byte_is_another() {
+        for text in TEXT {
+            for at in 0..text.len() {
+                for byte in (0x21..0x7f).filter(|b| super::super::scan::token_len(&[*b]) == 1) {
+                    let mut token = text.as_bytes().to_vec();
+                    token[at] = byte;
+                    let (name, _) = parse(&token).unwrap();
+                    assert_eq!(name, HeaderName::from_bytes(&token).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_roles_are_those_of_their_names() {
+        for (name, role) in [
+            ("Host", Role::Host),
+            ("content-LENGTH", Role::ContentLength),
+            ("Transfer-Encoding", Role::TransferEncoding),
+            ("connection", Role::Connection),
+            ("Expect", Role::Expect),
+            ("Content-Type", Role::ContentType),
+            ("hos", Role::Other),
+            ("Content-Lengt", Role::Other),
+        ] {
+            assert_eq!(parse(name.as_bytes()).unwrap().1, role);
+        }
+    }
+
+    #[test]
+    fn a_search_is_short() {
+        let crowd =
+            |from: usize| (0..).take_while(|i| TABLE[(from + i) % PLACES] != NOBODY).count();
+        assert!((0..PLACES).map(crowd).max() <= Some(6));
+        assert!(parse(b"").is_none());
+    }
+}

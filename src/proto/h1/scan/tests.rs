@@ -1,0 +1,93 @@
+use super::*;
+
+#[test]
+fn every_byte_is_judged_alike_at_every_place_of_a_word() {
+    for b in 0..=255u8 {
+        let value = b == b'\t' || (b >= 0x20 && b != 0x7f);
+        let target = (0x21..=0x7e).contains(&b) && b != b'#';
+        for place in 0..20 {
+            for filler in [b'a', 0x20, 0x80, 0xff, 0x21] {
+                let mut v = [filler; 20];
+                v[place] = b;
+                assert_eq!(is_field_value(&v), value, "{b:#x} at {place}");
+                let fine = target && (0x21..=0x7e).contains(&filler);
+                assert_eq!(is_target(&v), fine, "{b:#x} at {place}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_end_at_the_first_delimiter() {
+    assert_eq!(token_len(b"Content-Length: 5"), 14);
+    assert_eq!(token_len(b": x"), 0);
+    assert_eq!(token_len(b"a\x80"), 1);
+    assert_eq!(token_len(b"a_b~"), 4);
+}
+
+#[test]
+fn trim_takes_spaces_and_tabs_only() {
+    assert_eq!(trim(b" \t a b\t "), b"a b");
+    assert_eq!(trim(b" \x0b "), b"\x0b");
+    assert_eq!(trim(b"  "), b"");
+}
+
+#[test]
+fn the_portable_block_is_what_the_classes_say() {
+    let input: Vec<u8> = (0..=255).collect();
+    for at in [0, 64, 128, 192, 250] {
+        let masks = Portable.block(&input, at);
+        let here = &input[at..input.len().min(at + BLOCK)];
+        for (i, &b) in here.iter().enumerate() {
+            assert_eq!(masks.lf >> i & 1 == 1, b == b'\n');
+            assert_eq!(masks.cr >> i & 1 == 1, b == b'\r');
+            assert_eq!(masks.delimiters >> i & 1 == 1, token_len(&[b]) == 0, "{b:#x}");
+        }
+        assert_eq!(masks.controls, at <= 64);
+        assert_eq!(masks.delimiters.checked_shr(here.len() as u32).unwrap_or(0), 0);
+    }
+}
+
+/// Both forms say the same of every byte at every place, whatever the input's length: each way to
+/// load the last block is met.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx2_says_what_the_portable_form_says() {
+    let Some(avx2) = x86::Avx2::detect() else {
+        return; // nothing to compare; the portable form is tested above
+    };
+    let places = if cfg!(miri) { 7 } else { 1 };
+    for len in [1, 2, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 191, 300] {
+        for place in (0..len).step_by(places) {
+            for b in 0..=255u8 {
+                let mut input = vec![b'a'; len];
+                input[place] = b;
+                for at in [0, len / 2, len - 1, place] {
+                    let (ours, theirs) = (avx2.block(&input, at), Portable.block(&input, at));
+                    let same = |m: Masks| (m.lf, m.cr, m.delimiters);
+                    assert_eq!(same(ours), same(theirs), "{b:#x} at {place} of {len} from {at}");
+                    // It may see a control byte that stands before the block, and must see those
+                    // inside.
+                    assert!(ours.controls || !theirs.controls);
+                    assert!(theirs.controls || !ours.controls || place < at);
+                    let plain = avx2.plain_len(&input, at);
+                    assert!(plain <= len - at && plain % 128 == 0);
+                    assert!(input[at..at + plain].iter().all(|&b| b >= 0x20 && b != 0x7f));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_bytes_are_passed_over_and_controls_are_not() {
+    for len in [0, 7, 8, 100, 1_000] {
+        let mut input = vec![0xc3; len + 1];
+        assert!(Portable.plain_len(&input, 1) <= len);
+        assert!(len - Portable.plain_len(&input, 1) < 8);
+        for b in [0, b'\r', b'\n', 0x1f, 0x7f] {
+            input[len] = b;
+            assert!(Portable.plain_len(&input, 0) <= len, "{b:#x}");
+        }
+    }
+}
