@@ -1,7 +1,15 @@
-//! What a request's head costs, from bytes to `Parts`, beside `httparse` and a plain conversion.
+//! What a request's head costs, beside `httparse` and picohttpparser.
 //!
 //! `cargo bench --no-default-features --bench h1_parse`. Prints nanoseconds per head, the best of
-//! several runs: the machine can only add to it.
+//! several alternating runs: the machine can only add to it. `CARGO_CFG_HTTPARSE_DISABLE_SIMD=1` in
+//! the environment builds `httparse` without SIMD (`cargo clean -p httparse` first).
+//!
+//! - *slices*: grammar checked, names and values as slices. Ours is `HeadParser`.
+//! - *request*: a finished `http::Request` head, values sliced from the buffer. Ours is a new
+//!   `Conn` that is given the head, which also judges framing, `Host` and the like; theirs is
+//!   `httparse` and then what a server on top of it does.
+//! - *exchange*: `Conn` on a connection that stays: head, end, and an empty answer.
+//! - *by bytes*: `HeadParser`, given one byte more each time, per byte.
 
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -9,17 +17,30 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
-use vestibule::proto::h1::{Conn, Event, Limits, Server};
+use vestibule::proto::h1::{Conn, Event, HeadParser, Limits, Server};
 
-const RUNS: usize = 9;
-const HEADS: usize = 20_000;
+const RUNS: usize = 15;
+const HEADS: usize = 4_000;
 
 fn main() {
     let cookie = format!(
         "GET /account HTTP/1.1\r\nHost: shop.example\r\nCookie: {}\r\n\r\n",
         "session=0123456789abcdef; ".repeat(8 * 1024 / 26)
     );
-    println!("{:<14} {:>6} {:>10} {:>10} {:>10}", "head", "bytes", "conn", "httparse", "to http");
+    println!(
+        "{:<14} {:>6} | {:>8} {:>8} {:>8} {:>6} | {:>8} {:>8} {:>6} | {:>8} {:>8}",
+        "head",
+        "bytes",
+        "slices",
+        "httparse",
+        "pico",
+        "ratio",
+        "request",
+        "httparse",
+        "ratio",
+        "exchange",
+        "by bytes"
+    );
     for (name, head) in [
         ("minimal", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("wrk", WRK),
@@ -27,35 +48,76 @@ fn main() {
         ("8 KiB cookie", &cookie),
     ] {
         let head = head.as_bytes();
+        let runs: [fn(&[u8]) -> Instant; 7] =
+            [slices, httparse, pico, request, to_http, exchange, by_bytes];
+        let mut best = [f64::MAX; 7];
+        for _ in 0..RUNS {
+            for (run, best) in runs.iter().zip(&mut best) {
+                let start = run(head);
+                *best = best.min(start.elapsed().as_nanos() as f64 / HEADS as f64);
+            }
+        }
+        let [slices, httparse, pico, request, to_http, exchange, by_bytes] = best;
         println!(
-            "{name:<14} {:>6} {:>10.0} {:>10.0} {:>10.0}",
+            "{name:<14} {:>6} | {slices:>8.1} {httparse:>8.1} {pico:>8.1} {:>6.2} | \
+             {request:>8.0} {to_http:>8.0} {:>6.2} | {exchange:>8.0} {:>8.2}",
             head.len(),
-            best(|| conn(head)),
-            best(|| httparse(head)),
-            best(|| to_http(head)),
+            httparse.min(pico) / slices,
+            to_http / request,
+            by_bytes / head.len() as f64,
         );
     }
 }
 
-/// The least time of several runs, in nanoseconds per head.
-fn best(mut run: impl FnMut() -> Instant) -> f64 {
-    let mut least = f64::MAX;
-    for _ in 0..RUNS {
-        let start = run();
-        least = least.min(start.elapsed().as_nanos() as f64 / HEADS as f64);
+fn slices(head: &[u8]) -> Instant {
+    let mut parser = HeadParser::new(Limits::default());
+    let start = Instant::now();
+    for _ in 0..HEADS {
+        let head = parser.request(black_box(head)).expect("a head").expect("whole");
+        black_box(&head);
     }
-    least
+    start
 }
 
-/// `Conn::recv` and the answer that makes it ready for the next head, from one full read buffer.
-fn conn(head: &[u8]) -> Instant {
-    let now = Instant::now();
-    let mut conn = Conn::<Server>::new(Arc::new(Limits::default()), now);
-    let (headers, mut out) = (HeaderMap::new(), BytesMut::with_capacity(1024));
+fn by_bytes(head: &[u8]) -> Instant {
+    let mut parser = HeadParser::new(Limits::default());
+    let start = Instant::now();
+    for _ in 0..HEADS {
+        for n in 1..head.len() {
+            assert!(parser.request(black_box(&head[..n])).is_ok_and(|head| head.is_none()));
+        }
+        black_box(&parser.request(head).expect("a head").expect("whole"));
+    }
+    start
+}
+
+/// So many heads in one buffer, as pipelined requests are.
+fn buffer(head: &[u8]) -> BytesMut {
     let mut input = BytesMut::with_capacity(head.len() * HEADS);
     for _ in 0..HEADS {
         input.extend_from_slice(head);
     }
+    input
+}
+
+fn request(head: &[u8]) -> Instant {
+    let now = Instant::now();
+    let limits = Arc::new(Limits::default());
+    let mut input = buffer(head);
+    let start = Instant::now();
+    for _ in 0..HEADS {
+        let mut conn = Conn::<Server>::new(limits.clone(), now);
+        let Ok(Some(Event::Head(parts))) = conn.recv(now, &mut input) else { panic!("a head") };
+        black_box(parts);
+    }
+    start
+}
+
+fn exchange(head: &[u8]) -> Instant {
+    let now = Instant::now();
+    let mut conn = Conn::<Server>::new(Arc::new(Limits::default()), now);
+    let (headers, mut out) = (HeaderMap::new(), BytesMut::with_capacity(1024));
+    let mut input = buffer(head);
     let start = Instant::now();
     for _ in 0..HEADS {
         let Ok(Some(Event::Head(parts))) = conn.recv(now, &mut input) else { panic!("a head") };
@@ -68,7 +130,6 @@ fn conn(head: &[u8]) -> Instant {
     start
 }
 
-/// The lines alone: slices of the bytes, nothing owned, nothing checked beyond the grammar.
 fn httparse(head: &[u8]) -> Instant {
     let start = Instant::now();
     for _ in 0..HEADS {
@@ -80,13 +141,51 @@ fn httparse(head: &[u8]) -> Instant {
     start
 }
 
-/// `httparse`, then into the types of `http`, values sliced from the bytes: what a server on top
-/// of it does.
-fn to_http(head: &[u8]) -> Instant {
-    let mut input = BytesMut::with_capacity(head.len() * HEADS);
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "it is written in C")]
+fn pico(head: &[u8]) -> Instant {
+    use std::{mem::MaybeUninit, ptr};
+
+    use picohttpparser_sys::{phr_header, phr_parse_request};
+
+    let start = Instant::now();
     for _ in 0..HEADS {
-        input.extend_from_slice(head);
+        let head = black_box(head);
+        let mut fields = [const { MaybeUninit::<phr_header>::uninit() }; 100];
+        let (mut method, mut method_len) = (ptr::null(), 0);
+        let (mut path, mut path_len) = (ptr::null(), 0);
+        let (mut version, mut count) = (0, fields.len());
+        // SAFETY: all pointers are to places that live until it returns, and `count` says how
+        // many fields there is room for.
+        let len = unsafe {
+            phr_parse_request(
+                head.as_ptr().cast(),
+                head.len(),
+                &raw mut method,
+                &raw mut method_len,
+                &raw mut path,
+                &raw mut path_len,
+                &raw mut version,
+                fields.as_mut_ptr().cast(),
+                &raw mut count,
+                0,
+            )
+        };
+        assert_eq!(usize::try_from(len), Ok(head.len()));
+        black_box(&fields);
     }
+    start
+}
+
+/// There is no such build.
+#[cfg(not(target_arch = "x86_64"))]
+fn pico(head: &[u8]) -> Instant {
+    httparse(head)
+}
+
+/// `httparse`, then into the types of `http`, values sliced from the bytes.
+fn to_http(head: &[u8]) -> Instant {
+    let mut input = buffer(head);
     let start = Instant::now();
     for _ in 0..HEADS {
         let bytes = input.split_to(head.len()).freeze();

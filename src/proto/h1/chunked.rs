@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, header};
 
 use super::{
     Fault, Limits,
-    head::{Lines, Section, append},
+    head::{Lines, Section},
     scan,
 };
 
@@ -135,12 +135,12 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
         return Ok(Step::End(None));
     }
     let mut map = lines.map()?;
-    for field in lines.fields(&block) {
-        let (_, name, value) = field?;
+    for field in &lines.fields {
+        let (name, ..) = field.read(&block)?;
         if forbidden(&name) {
             return Err(Fault::Trailer);
         }
-        append(&mut map, name, value)?;
+        field.append(&mut map, name, &block)?;
     }
     Ok(Step::End(Some(map)))
 }

@@ -190,7 +190,7 @@ pub(super) fn note(headers: &HeaderMap) -> Noted<'_> {
         if name == header::CONTENT_LENGTH {
             noted.content_length.get_or_insert(value);
         } else if name == header::CONNECTION {
-            noted.connection.read(value);
+            noted.connection.read(value.as_bytes());
         } else if name == header::DATE {
             noted.date = true;
         } else if name == header::HOST {

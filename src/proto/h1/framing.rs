@@ -3,7 +3,7 @@
 //! This is the file that request smuggling is about. Whatever two parties could read differently
 //! is refused, never repaired.
 
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
 use super::{Fault, scan};
 
@@ -27,8 +27,8 @@ pub(super) struct Said {
 
 impl Said {
     /// Takes note of a `Content-Length`.
-    pub(super) fn content_length(&mut self, value: &HeaderValue) -> Result<(), Fault> {
-        let n = content_length(value.as_bytes()).ok_or(Fault::ContentLength)?;
+    pub(super) fn content_length(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let n = content_length(value).ok_or(Fault::ContentLength)?;
         // Repeated is refused even when equal: who knows which one others read.
         if self.content_length.replace(n).is_some() {
             return Err(Fault::ContentLength);
@@ -37,8 +37,7 @@ impl Said {
     }
 
     /// Takes note of a `Transfer-Encoding`.
-    pub(super) fn transfer_encoding(&mut self, value: &HeaderValue) -> Result<(), Fault> {
-        let value = value.as_bytes();
+    pub(super) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
         if !value.eq_ignore_ascii_case(b"chunked") {
             // One plain token is a coding that we lack; anything else is an attempt to hide.
             let token = !value.is_empty() && scan::token_len(value) == value.len();

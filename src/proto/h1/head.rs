@@ -1,7 +1,7 @@
 //! A head, or trailers, line by line: each byte is looked at once, however the bytes arrive.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
 use super::{
     Fault, Limits,
@@ -10,29 +10,45 @@ use super::{
 };
 
 /// Where the lines of a head are, found so far. Offsets count from the head's first byte.
-///
-/// Bytes are looked at in blocks of 64, as bit masks. In a block, the first delimiter after each
-/// line's beginning is where its name ends: adding the bits of the beginnings to those of the token
-/// bytes carries through each name and comes out behind it. So a block with five fields in it costs
-/// ten steps over set bits, and no look at single bytes.
 #[derive(Debug, Default)]
 #[allow(unreachable_pub, reason = "a sealed trait names it")]
 pub struct Lines {
-    /// Beginning of the line that is not yet complete.
-    line: usize,
-    /// Up to here everything has been looked at. `line <= scanned <= bytes so far`.
-    scanned: usize,
-    /// Where the token at that line's beginning ends; `None` if it goes on.
-    name_end: Option<usize>,
-    /// That line may hold a control byte: look again when it is complete.
-    suspect: bool,
+    place: Place,
     /// The start line, without CRLF; empty until it is complete.
     pub(super) start: Span,
     /// The token at the start line's beginning ends here.
     pub(super) start_token: u32,
     empty_lines: u8,
+    over: bool,
     /// The field lines, in order.
     pub(super) fields: Vec<Field>,
+}
+
+/// How far the bytes have been looked at.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Beginning of the line that is not yet complete.
+    line: usize,
+    /// Up to here everything has been looked at. `line <= scanned <= bytes so far`.
+    scanned: usize,
+    /// Where the token at that line's beginning ends, or [`OPEN`] while it goes on.
+    name_end: usize,
+    /// That line may hold a control byte: look again when it is complete.
+    suspect: bool,
+    /// A start line comes first, and is not complete.
+    start_line: bool,
+}
+
+/// The token at a line's beginning has not ended yet.
+const OPEN: usize = usize::MAX;
+
+/// No bit of a block, as [`u64::trailing_zeros`] has it.
+const NONE: u32 = u64::BITS;
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { line: 0, scanned: 0, name_end: OPEN, suspect: false, start_line: false }
+    }
 }
 
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
@@ -59,7 +75,19 @@ pub(super) struct Section {
 impl Lines {
     /// Has nothing been seen yet, but for empty lines before the start line?
     pub(super) fn is_new(&self) -> bool {
-        self.start.1 == 0 && self.scanned == self.line
+        self.start.1 == 0 && self.place.scanned == self.place.line
+    }
+
+    /// Was the empty line found?
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// At the beginning again; what was allocated is kept.
+    pub(super) fn clear(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Self { fields, ..Self::default() };
     }
 
     /// Takes note of all complete lines; `Some(length)` once the empty line was found.
@@ -74,206 +102,264 @@ impl Lines {
         if self.fields.capacity() == 0 && !input.is_empty() {
             self.fields.reserve(16); // a browser's head in one go
         }
-        scan::dispatch(Reading { lines: self, input, section, limits })
+        scan::dispatch(Call { lines: self, input, section: &section, limits })
     }
 
-    fn wants_start(&self, section: Section) -> bool {
-        section.start_line && self.start.1 == 0
-    }
-
-    fn too_large(&self, section: Section) -> Fault {
-        if self.wants_start(section) { Fault::StartLineTooLong } else { Fault::FieldsTooLarge }
-    }
-
-    /// Every field in order, the value a slice of `head`.
-    pub(super) fn fields<'a>(
-        &'a self,
-        head: &'a Bytes,
-    ) -> impl Iterator<Item = Result<(Role, HeaderName, HeaderValue), Fault>> + 'a {
-        self.fields.iter().map(|f| {
-            let (name, role) = name::parse(&head[range(f.name)]).ok_or(Fault::FieldName)?;
-            Ok((role, name, scan::value(head.slice(range(f.value)))))
-        })
-    }
-
-    /// A map with room for the fields; [`append`] fills it.
+    /// A map with room for the fields; [`Field::append`] fills it.
     pub(super) fn map(&self) -> Result<HeaderMap, Fault> {
         HeaderMap::try_with_capacity(self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
     }
 }
 
 /// One call of [`Lines::read`].
-struct Reading<'a> {
+struct Call<'a> {
     lines: &'a mut Lines,
     input: &'a [u8],
-    section: Section,
+    section: &'a Section,
     limits: &'a Limits,
 }
 
-impl Work for Reading<'_> {
+impl Work for Call<'_> {
     type Output = Result<Option<usize>, Fault>;
 
     #[inline(always)]
-    fn run<S: Scan>(mut self, scan: S) -> Self::Output {
-        while self.lines.scanned < self.input.len() {
-            let at = self.lines.scanned;
-            let found = self.block(at, scan.block(self.input, at))?;
+    fn run<S: Scan>(self, scan: S) -> Self::Output {
+        let Call { lines, input, section, limits } = self;
+        let most = section.bytes.min(u32::MAX as usize);
+        let input = &input[..input.len().min(most)];
+        let start_line = section.start_line && lines.start.1 == 0;
+        let mut place = Place { start_line, ..lines.place };
+        let reading = Reading { input, section, limits };
+        while place.scanned < input.len() {
+            let at = place.scanned;
+            let masks = scan.block(input, at);
+            let found = reading.block(at, masks, &mut place, lines)?;
             if found.is_some() {
+                lines.over = true;
                 return Ok(found);
             }
-            self.lines.scanned = self.input.len().min(at + BLOCK);
-            if self.lines.line <= at && self.lines.name_end.is_some() {
+            place.scanned = input.len().min(at + BLOCK);
+            if place.line <= at && place.name_end != OPEN {
                 // In the middle of a long value: only a control byte matters.
-                self.lines.scanned += scan.plain_len(self.input, self.lines.scanned);
+                place.scanned += scan.plain_len(input, place.scanned);
             }
         }
-        let open = self.input.len() - self.lines.line;
-        if self.lines.wants_start(self.section) && open > self.limits.start_line_bytes + 1 {
-            return Err(Fault::StartLineTooLong);
+        lines.place = place;
+        if let Some(fault) = reading.start_fault(place, input.len()) {
+            return Err(fault);
         }
-        if self.input.len() >= self.section.bytes {
-            return Err(self.lines.too_large(self.section));
+        if input.len() < most {
+            return Ok(None);
         }
-        Ok(None)
+        Err(if place.start_line { Fault::StartLineTooLong } else { Fault::FieldsTooLarge })
     }
+}
+
+/// The bytes, of which no more than there may be, and what they are measured by.
+///
+/// They are looked at in blocks of 64, as bit masks. In a block, the first delimiter after each
+/// line's beginning is where its name ends: adding the bits of the beginnings to those of the token
+/// bytes carries through each name and comes out behind it. So a block with five fields in it costs
+/// ten steps over set bits, and no look at single bytes.
+///
+/// The [`Place`] is a local of [`Call::run`] and given to inlined functions alone: it stays in
+/// registers.
+struct Reading<'a> {
+    input: &'a [u8],
+    section: &'a Section,
+    limits: &'a Limits,
 }
 
 impl Reading<'_> {
     /// Goes over the names and lines that end in the block at `at`.
     #[inline(always)]
-    fn block(&mut self, at: usize, masks: Masks) -> Result<Option<usize>, Fault> {
+    fn block(
+        &self,
+        at: usize,
+        masks: Masks,
+        place: &mut Place,
+        lines: &mut Lines,
+    ) -> Result<Option<usize>, Fault> {
         let Masks { lf, cr, delimiters, controls } = masks;
-        let begins = lf << 1 | u64::from(self.lines.name_end.is_none());
+        let begins = lf << 1 | u64::from(place.name_end == OPEN);
         // Where the block has less than 64 bytes the rest counts as token: no name ends there.
         let name_ends = (!delimiters).wrapping_add(begins) & delimiters;
-        let after_cr = cr << 1 | u64::from(at > 0 && self.input[at - 1] == b'\r');
-        let bare_lf = lf & !after_cr;
-        let bare_cr = after_cr & !lf;
-        // Also true of a CR whose LF comes with the next bytes: a second look will tell.
-        self.lines.suspect |= controls || bare_cr != 0 || cr >> 63 != 0;
-        let mut events = name_ends | lf;
-        if bare_lf != 0 {
-            events &= bare_lf.wrapping_sub(1) & !bare_lf; // those before the first bare one
+        let (mut events, mut bare_lf) = (name_ends | lf, NONE);
+        let odd = lf & !(cr << 1) | cr & !(lf >> 1) | controls != 0;
+        if odd {
+            let suspect;
+            (suspect, bare_lf) = self.odd_block(at, masks);
+            place.suspect |= suspect;
+            if bare_lf != NONE {
+                events &= (1 << bare_lf) - 1; // what comes before it
+            }
         }
-        let mut next = || {
-            let event = at + events.trailing_zeros() as usize;
-            let some = events != 0;
-            events &= events.wrapping_sub(1);
-            some.then_some(event)
-        };
         loop {
-            let Some(name_end) = self.lines.name_end.take().or_else(&mut next) else { break };
-            let Some(lf) = next() else {
-                self.lines.name_end = Some(name_end);
-                break;
-            };
-            if let Some(len) = self.line(name_end, lf)? {
-                return Ok(Some(len));
-            }
-        }
-        if bare_lf != 0 {
-            let lf = at + bare_lf.trailing_zeros() as usize;
-            self.bounds(lf)?;
-            return Err(Fault::LineEnd);
-        }
-        // What was suspect may have been in a line that is complete.
-        self.lines.suspect &= self.lines.line <= at || controls || bare_cr != 0 || cr >> 63 != 0;
-        Ok(None)
-    }
-
-    /// Bounds come first: else the fault would depend on how much had come at once.
-    #[inline(always)]
-    fn bounds(&self, lf: usize) -> Result<(), Fault> {
-        let wants_start = self.lines.wants_start(self.section);
-        if wants_start && lf - self.lines.line > self.limits.start_line_bytes + 1 {
-            return Err(Fault::StartLineTooLong);
-        }
-        if lf + 1 > self.section.bytes {
-            return Err(self.lines.too_large(self.section));
-        }
-        Ok(())
-    }
-
-    /// A line is complete: it ends at `lf`, behind a CR, and its name at `name_end`.
-    #[inline(always)]
-    fn line(&mut self, name_end: usize, lf: usize) -> Result<Option<usize>, Fault> {
-        self.bounds(lf)?;
-        let (at, end) = (self.lines.line, lf - 1);
-        self.lines.line = lf + 1;
-        if self.lines.wants_start(self.section) {
-            if at == end {
-                self.lines.empty_lines += 1;
-                if !self.section.skip_empty || self.lines.empty_lines > 1 {
-                    return Err(Fault::EmptyLines);
+            if place.name_end == OPEN {
+                if events == 0 {
+                    break;
                 }
-            } else {
-                self.lines.start = span(at, end);
-                self.lines.start_token = offset(name_end);
+                place.name_end = at + events.trailing_zeros() as usize;
+                events &= events - 1;
             }
+            if events == 0 {
+                break;
+            }
+            let lf = at + events.trailing_zeros() as usize;
+            events &= events - 1;
+            if self.line(lf, odd, place, lines)? {
+                return Ok(Some(lf + 1));
+            }
+        }
+        if bare_lf == NONE {
             return Ok(None);
         }
-        if at == end {
-            return Ok(Some(lf + 1));
-        }
-        self.field(at, name_end, end).map(|()| None)
+        Err(self.start_fault(*place, at + bare_lf as usize).unwrap_or(Fault::LineEnd))
     }
 
+    /// A block with a control byte, or a CR or LF that may be without the other. Is there a suspect
+    /// in it, for which a look at the whole value will tell? And where is the first LF without CR?
+    #[cold]
+    fn odd_block(&self, at: usize, Masks { lf, cr, controls, .. }: Masks) -> (bool, u32) {
+        let cr_before = at > 0 && self.input[at - 1] == b'\r';
+        let lf_behind = self.input.get(at + BLOCK) == Some(&b'\n');
+        let bare_cr = cr & !(lf >> 1 | u64::from(lf_behind) << (BLOCK - 1));
+        let bare_lf = lf & !(cr << 1 | u64::from(cr_before));
+        (controls | bare_cr != 0, bare_lf.trailing_zeros())
+    }
+
+    /// The start line, if it is not over at `end`, may be too long. Bounds come first: else the
+    /// fault would depend on how much had come at once.
     #[inline(always)]
-    fn field(&mut self, at: usize, name_end: usize, end: usize) -> Result<(), Fault> {
-        let name = name_end - at;
-        // RFC 9112 section 5.1: no white space between name and colon.
-        if name == 0 || self.input[name_end] != b':' {
-            return Err(self.no_name(at));
-        }
-        // One space is what everybody writes; whatever else is white is taken away by the way.
-        let raw = &self.input[name_end + 1..end];
-        let mut value = raw.strip_prefix(b" ").unwrap_or(raw);
-        let odd = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-        if odd(value.first()) || odd(value.last()) {
-            value = scan::trim(value);
-            // Legal, but there are readers that do not take it away, see an unknown coding and
-            // take the body for the next message.
-            if name == TRANSFER_ENCODING.len()
-                && self.input[at..name_end].eq_ignore_ascii_case(TRANSFER_ENCODING)
-            {
-                return Err(Fault::TransferEncoding);
+    fn start_fault(&self, place: Place, end: usize) -> Option<Fault> {
+        let too_long = end - place.line > self.limits.start_line_bytes + 1;
+        (place.start_line && too_long).then_some(Fault::StartLineTooLong)
+    }
+
+    /// A line is complete, it ends at `lf` behind a CR in an odd block or not. Is it the empty one at
+    /// the end?
+    #[inline(always)]
+    fn line(
+        &self,
+        lf: usize,
+        odd: bool,
+        place: &mut Place,
+        lines: &mut Lines,
+    ) -> Result<bool, Fault> {
+        let Place { line: at, name_end, .. } = *place;
+        let end = lf - 1;
+        if place.start_line {
+            place.start_line = self.start_line(*place, lf, lines)?;
+        } else {
+            if self.input[name_end] != b':' || name_end == at {
+                return if at == end { Ok(true) } else { Err(self.no_name(at)) };
             }
+            // One space is what everybody writes.
+            let from = name_end + 1 + usize::from(self.input[name_end + 1] == b' ');
+            let mut value = (from, end);
+            // Neither a space nor a tab, nor the CR of an empty value.
+            let plain = self.input[from] > b' ' && self.input[end - 1] > b' ';
+            if !plain || place.suspect {
+                value = self.odd_value(*place, value)?;
+                place.suspect &= odd; // what was suspect before was in this line
+            }
+            if lines.fields.len() >= self.limits.fields || name_end - at > self.limits.name_bytes {
+                return Err(Fault::FieldsTooLarge);
+            }
+            let field = Field { name: span(at, name_end), value: span(value.0, value.1) };
+            lines.fields.push(field);
         }
-        if self.lines.suspect && !scan::is_field_value(value) {
+        place.line = lf + 1;
+        place.name_end = OPEN;
+        Ok(false)
+    }
+
+    /// The start line, or an empty line before it: is it still to come?
+    #[inline(always)]
+    fn start_line(&self, place: Place, lf: usize, lines: &mut Lines) -> Result<bool, Fault> {
+        if let Some(fault) = self.start_fault(place, lf) {
+            return Err(fault);
+        }
+        if place.line + 1 == lf {
+            lines.empty_lines += 1;
+            if !self.section.skip_empty || lines.empty_lines > 1 {
+                return Err(Fault::EmptyLines);
+            }
+            return Ok(true);
+        }
+        lines.start = span(place.line, lf - 1);
+        lines.start_token = offset(place.name_end);
+        Ok(false)
+    }
+
+    /// A value with more white space around it than one space in front, or with a suspect in it.
+    #[cold]
+    fn odd_value(
+        &self,
+        place: Place,
+        (mut from, mut to): (usize, usize),
+    ) -> Result<(usize, usize), Fault> {
+        let raw = (from, to);
+        while from < to && is_white(self.input[from]) {
+            from += 1;
+        }
+        while from < to && is_white(self.input[to - 1]) {
+            to -= 1;
+        }
+        // Legal, but there are readers that do not take it away, see an unknown coding and take
+        // the body for the next message.
+        let name = &self.input[place.line..place.name_end];
+        if (from, to) != raw && name.eq_ignore_ascii_case(TRANSFER_ENCODING) {
+            return Err(Fault::TransferEncoding);
+        }
+        if place.suspect && !scan::is_field_value(&self.input[from..to]) {
             return Err(Fault::FieldValue);
         }
-        if self.lines.fields.len() == self.limits.fields || name > self.limits.name_bytes {
-            return Err(Fault::FieldsTooLarge);
-        }
-        let from = value.as_ptr().addr() - self.input.as_ptr().addr();
-        self.lines
-            .fields
-            .push(Field { name: span(at, name_end), value: span(from, from + value.len()) });
-        Ok(())
+        Ok((from, to))
     }
 
-    /// Why there is no name: a line that begins with white space is folded.
+    /// Why there is no name with a colon right behind it (RFC 9112 section 5.1): a line that begins
+    /// with white space is folded.
     #[cold]
     fn no_name(&self, at: usize) -> Fault {
-        if matches!(self.input[at], b' ' | b'\t') { Fault::Folded } else { Fault::FieldName }
+        if is_white(self.input[at]) { Fault::Folded } else { Fault::FieldName }
     }
 }
 
-/// Appends a field, unless there are more than a map can hold: [`Limits::fields`] may allow that.
-pub(super) fn append(
-    map: &mut HeaderMap,
-    name: HeaderName,
-    value: HeaderValue,
-) -> Result<(), Fault> {
-    map.try_append(name, value).map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
+fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+impl Field {
+    /// The name in lower case with its role, and the value, which is still to be made.
+    #[inline(always)]
+    pub(super) fn read<'a>(&self, head: &'a [u8]) -> Result<(HeaderName, Role, &'a [u8]), Fault> {
+        let (name, role) = name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)?;
+        Ok((name, role, &head[range(self.value)]))
+    }
+
+    /// Appends it, its value a slice of `head`, unless there are more than a map can hold:
+    /// [`Limits::fields`] may allow that.
+    #[inline(always)]
+    pub(super) fn append(
+        &self,
+        map: &mut HeaderMap,
+        name: HeaderName,
+        head: &Bytes,
+    ) -> Result<(), Fault> {
+        let value = scan::value(head.slice(range(self.value)));
+        map.try_append(name, value).map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
+    }
 }
 
 fn span(from: usize, to: usize) -> Span {
     (offset(from), offset(to))
 }
 
+/// A place in a head: [`Lines::read`] sees to it that there are no more than 32 bits of them.
 fn offset(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX) // heads are bounded far below
+    debug_assert!(u32::try_from(n).is_ok());
+    n as u32
 }
 
 /// A span as a range.
@@ -298,10 +384,10 @@ mod tests {
             let head = format!("GET / HTTP/1.1\r\n{fields}\r\n");
             let (mut lines, mut looked_at) = (Lines::default(), 0);
             for n in 1..=head.len() {
-                looked_at += n - lines.scanned;
+                looked_at += n - lines.place.scanned;
                 let found = lines.read(&head.as_bytes()[..n], section, &limits);
                 assert_eq!(found, Ok((n == head.len()).then_some(n)));
-                assert!(found == Ok(Some(n)) || lines.scanned == n);
+                assert!(found == Ok(Some(n)) || lines.place.scanned == n);
             }
             assert_eq!(looked_at, head.len());
         }

@@ -1,6 +1,6 @@
 //! Whether a connection outlives its message: RFC 9112 section 9.3.
 
-use http::{HeaderValue, Version};
+use http::Version;
 
 use super::scan;
 
@@ -13,8 +13,8 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Takes note of one field's options.
-    pub(super) fn read(&mut self, value: &HeaderValue) {
-        for option in value.as_bytes().split(|&b| b == b',') {
+    pub(super) fn read(&mut self, value: &[u8]) {
+        for option in value.split(|&b| b == b',') {
             let option = scan::trim(option);
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");

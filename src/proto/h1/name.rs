@@ -16,7 +16,7 @@ pub(super) enum Role {
 }
 
 /// The name, in lower case, and its role. `None` if it is none or too long for [`http`].
-#[inline]
+#[inline(always)]
 pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, Role)> {
     match find(token) {
         Some(i) => Some((NAMES[i].clone(), ROLES.get(i).copied().unwrap_or(Role::Other))),
@@ -96,7 +96,7 @@ static TABLE: [u8; PLACES] = {
 /// case alike. Not empty.
 const fn place(name: &[u8]) -> usize {
     let len = name.len();
-    let late = if len < 4 { 0 } else { len - 4 };
+    let late = len.saturating_sub(4);
     let [a, b, c] = [name[0] | 0x20, name[len / 2] | 0x20, name[late] | 0x20];
     (len * 37 + a as usize * 11 + b as usize * 29 + c as usize * 5) % PLACES
 }
@@ -125,9 +125,14 @@ fn is_same(token: &[u8], lower: &[u8]) -> bool {
     if token.len() != lower.len() {
         return false;
     }
-    let ((a, a_rest), (b, b_rest)) = (token.as_chunks::<8>(), lower.as_chunks::<8>());
-    a.iter().zip(b).all(|(a, b)| u64::from_ne_bytes(*a) | LOWER == u64::from_ne_bytes(*b))
-        && a_rest.iter().zip(b_rest).all(|(a, b)| a | 0x20 == *b)
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    let (Some(last), Some(last_lower)) = (token.last_chunk(), lower.last_chunk()) else {
+        return token.iter().zip(lower).all(|(a, b)| a | 0x20 == *b);
+    };
+    // The last eight bytes may have been looked at in part.
+    let ((words, _), (lower, _)) = (token.as_chunks(), lower.as_chunks());
+    word(last) | LOWER == word(last_lower)
+        && words.iter().zip(lower).all(|(a, b)| word(a) | LOWER == word(b))
 }
 
 #[cfg(test)]

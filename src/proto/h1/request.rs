@@ -1,6 +1,6 @@
 //! A request's head: its line, the fields that must be single, and what follows from them.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, ops::Range};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 use super::{
     Fault,
     framing::{Length, Said},
-    head::{Lines, append, range},
+    head::{Lines, range},
     keep::Connection,
     name::Role,
     scan,
@@ -25,8 +25,9 @@ pub(super) struct Meta {
 /// Builds the head from its bytes and the lines found in them.
 pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault> {
     let (mut parts, ()) = Request::new(()).into_parts();
-    let target;
-    (parts.method, target, parts.version) = request_line(&head[range(lines.start)])?;
+    let line = line(head, lines)?;
+    parts.method = Method::from_bytes(&head[line.method]).map_err(|_| Fault::RequestLine)?;
+    parts.version = line.version;
     if parts.method == Method::CONNECT {
         return Err(Fault::Connect);
     }
@@ -36,40 +37,40 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
     let mut host = None;
     let mut expect = false;
     parts.headers = lines.map()?;
-    for field in lines.fields(head) {
-        let (role, name, value) = field?;
+    for field in &lines.fields {
+        let (name, role, value) = field.read(head)?;
         match role {
             Role::Other => {}
             Role::Host => {
-                if host.replace(value.clone()).is_some() {
+                if host.replace(value).is_some() {
                     return Err(Fault::Host);
                 }
             }
-            Role::ContentLength => said.content_length(&value)?,
+            Role::ContentLength => said.content_length(value)?,
             Role::TransferEncoding => {
-                said.transfer_encoding(&value)?;
+                said.transfer_encoding(value)?;
                 continue; // the body that is handed on is no longer chunked
             }
-            Role::Connection => connection.read(&value),
-            Role::Expect => expect = expectation(&value)?,
+            Role::Connection => connection.read(value),
+            Role::Expect => expect = expectation(value)?,
             Role::ContentType => {
                 if parts.headers.contains_key(&name) {
                     return Err(Fault::Repeated);
                 }
             }
         }
-        append(&mut parts.headers, name, value)?;
+        field.append(&mut parts.headers, name, head)?;
     }
 
-    let target = head.slice_ref(&head[lines.start.0 as usize..][target]);
+    let target = head.slice(line.target);
     let authority;
-    (parts.uri, authority) = uri(&parts.method, target, host.as_ref())?;
+    (parts.uri, authority) = uri(&parts.method, target, host)?;
     if host.is_none() {
         if parts.version == Version::HTTP_11 {
             return Err(Fault::HostMissing); // RFC 9112 section 3.2
         }
         if let Some(authority) = authority {
-            append(&mut parts.headers, header::HOST, authority)?;
+            parts.headers.try_append(header::HOST, authority).map_err(|_| Fault::FieldsTooLarge)?;
         }
     }
     let length = said.of_request(parts.version)?;
@@ -82,22 +83,37 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
     Ok((parts, meta))
 }
 
-type Target = std::ops::Range<usize>;
+/// A request line, as offsets into the head.
+pub(super) struct Line {
+    pub(super) method: Range<usize>,
+    pub(super) target: Range<usize>,
+    pub(super) version: Version,
+}
 
 /// `method SP request-target SP HTTP-version`, single spaces only (RFC 9112 section 3).
-fn request_line(line: &[u8]) -> Result<(Method, Target, Version), Fault> {
-    let method_end = scan::token_len(line);
-    if method_end == 0 || line.get(method_end) != Some(&b' ') {
+pub(super) fn line(head: &[u8], lines: &Lines) -> Result<Line, Fault> {
+    let Range { start: at, end } = range(lines.start);
+    let method_end = lines.start_token as usize;
+    if method_end == at || head[method_end] != b' ' {
         return Err(Fault::RequestLine);
     }
-    let rest = &line[method_end + 1..];
-    let target_end = memchr::memchr(b' ', rest).ok_or(Fault::RequestLine)?;
-    let version = version(&rest[target_end + 1..])?;
-    if target_end == 0 || !scan::is_target(&rest[..target_end]) {
-        return Err(Fault::Target);
+    let rest = &head[method_end + 1..end];
+    // A version has one length, so the target ends where it begins.
+    let target_end = rest.len().wrapping_sub(" HTTP/1.1".len());
+    if rest.get(target_end) == Some(&b' ') && target_end > 0 && scan::is_target(&rest[..target_end])
+    {
+        let from = method_end + 1;
+        let version = version(&rest[target_end + 1..])?;
+        return Ok(Line { method: at..method_end, target: from..from + target_end, version });
     }
-    let method = Method::from_bytes(&line[..method_end]).map_err(|_| Fault::RequestLine)?;
-    Ok((method, method_end + 1..method_end + 1 + target_end, version))
+    Err(line_fault(rest))
+}
+
+/// What is wrong with a request line, of which this stands behind the method.
+#[cold]
+fn line_fault(rest: &[u8]) -> Fault {
+    let Some(target_end) = memchr::memchr(b' ', rest) else { return Fault::RequestLine };
+    version(&rest[target_end + 1..]).err().unwrap_or(Fault::Target)
 }
 
 /// `HTTP/1.1` or `HTTP/1.0`.
@@ -119,10 +135,10 @@ pub(super) fn version(bytes: &[u8]) -> Result<Version, Fault> {
 fn uri(
     method: &Method,
     target: Bytes,
-    host: Option<&HeaderValue>,
+    host: Option<&[u8]>,
 ) -> Result<(Uri, Option<HeaderValue>), Fault> {
     if let Some(host) = host
-        && !is_host(host.as_bytes())
+        && !is_host(host)
     {
         return Err(Fault::Host);
     }
@@ -137,7 +153,7 @@ fn uri(
 fn absolute(
     method: &Method,
     target: Bytes,
-    host: Option<&HeaderValue>,
+    host: Option<&[u8]>,
 ) -> Result<(Uri, Option<HeaderValue>), Fault> {
     let len = target.len();
     let uri = Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?;
@@ -150,7 +166,7 @@ fn absolute(
     if authority.contains('@') || !is_host(authority.as_bytes()) {
         return Err(Fault::Target);
     }
-    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
+    if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_bytes())) {
         return Err(Fault::Host);
     }
     let origin = if method == Method::OPTIONS && len == scheme.len() + 3 + authority.len() {
@@ -195,12 +211,8 @@ fn is_host(value: &[u8]) -> bool {
 }
 
 /// RFC 9110 section 10.1.1: the one expectation there is, or 417.
-fn expectation(value: &HeaderValue) -> Result<bool, Fault> {
-    if value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-        Ok(true)
-    } else {
-        Err(Fault::Expectation)
-    }
+fn expectation(value: &[u8]) -> Result<bool, Fault> {
+    if value.eq_ignore_ascii_case(b"100-continue") { Ok(true) } else { Err(Fault::Expectation) }
 }
 
 #[cfg(test)]
@@ -230,8 +242,7 @@ mod tests {
             ("http://a/b?x=1", "/b?x=1"),
             ("/b?x=1", "/b?x=1"),
         ] {
-            let host = HeaderValue::from_static("a");
-            let uri = uri(&Method::GET, Bytes::from_static(target.as_bytes()), Some(&host));
+            let uri = uri(&Method::GET, Bytes::from_static(target.as_bytes()), Some(b"a"));
             assert_eq!(uri.unwrap().0.path_and_query().unwrap().as_str(), path);
         }
     }

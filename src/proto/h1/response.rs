@@ -6,7 +6,7 @@ use http::{Method, Response, StatusCode, Version, response::Parts};
 use super::{
     Fault,
     framing::{Length, Said},
-    head::{Lines, append, range},
+    head::{Lines, range},
     keep::Connection,
     name::Role,
     request, scan,
@@ -22,23 +22,23 @@ pub(super) struct Meta {
 /// Builds the head from its bytes; `method` is that of the request it answers.
 pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Parts, Meta), Fault> {
     let (mut parts, ()) = Response::new(()).into_parts();
-    (parts.version, parts.status) = status_line(&head[range(lines.start)])?;
+    (parts.version, parts.status, _) = status_line(&head[range(lines.start)])?;
 
     let mut said = Said::default();
     let mut connection = Connection::default();
     parts.headers = lines.map()?;
-    for field in lines.fields(head) {
-        let (role, name, value) = field?;
+    for field in &lines.fields {
+        let (name, role, value) = field.read(head)?;
         match role {
-            Role::ContentLength => said.content_length(&value)?,
+            Role::ContentLength => said.content_length(value)?,
             Role::TransferEncoding => {
-                said.transfer_encoding(&value)?;
+                said.transfer_encoding(value)?;
                 continue; // the body that is handed on is no longer chunked
             }
-            Role::Connection => connection.read(&value),
+            Role::Connection => connection.read(value),
             Role::Host | Role::Expect | Role::ContentType | Role::Other => {}
         }
-        append(&mut parts.headers, name, value)?;
+        field.append(&mut parts.headers, name, head)?;
     }
     let length = said.of_response(parts.status, method, parts.version)?;
     let keep_alive = connection.keeps_alive(parts.version) && length != Length::UntilClose;
@@ -47,17 +47,17 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Par
 
 /// `HTTP-version SP status-code [ SP reason ]` (RFC 9112 section 4). The space before an absent
 /// reason is often left out by real servers, and cannot be read in two ways.
-fn status_line(line: &[u8]) -> Result<(Version, StatusCode), Fault> {
+pub(super) fn status_line(line: &[u8]) -> Result<(Version, StatusCode, &[u8]), Fault> {
     let (version, rest) = line.split_at_checked(8).ok_or(Fault::StatusLine)?;
     let version = request::version(version)?;
     let [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = rest else {
         return Err(Fault::StatusLine);
     };
-    match rest {
-        [] => {}
-        [b' ', reason @ ..] if scan::is_field_value(reason) => {}
+    let reason = match rest {
+        [] => rest,
+        [b' ', reason @ ..] if scan::is_field_value(reason) => reason,
         _ => return Err(Fault::StatusLine),
-    }
+    };
     let status = StatusCode::from_bytes(&[*a, *b, *c]).map_err(|_| Fault::StatusLine)?;
-    Ok((version, status))
+    Ok((version, status, reason))
 }

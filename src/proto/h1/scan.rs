@@ -20,9 +20,9 @@ pub(super) struct Masks {
     pub(super) cr: u64,
     /// Bytes that are not of a token (RFC 9110 section 5.6.2).
     pub(super) delimiters: u64,
-    /// There is a control byte other than HTAB, CR and LF. It may also say so of bytes before the
-    /// block; it is a reason to look more closely.
-    pub(super) controls: bool,
+    /// Not zero if there is a control byte other than HTAB, CR and LF. It may also say so of bytes
+    /// before the block: it is a reason to look more closely.
+    pub(super) controls: u64,
 }
 
 /// How blocks are looked at; a type, so that what is built on it is compiled for each.
@@ -153,12 +153,12 @@ pub(super) struct Portable;
 impl Scan for Portable {
     #[inline(always)]
     fn block(self, input: &[u8], at: usize) -> Masks {
-        let mut masks = Masks { lf: 0, cr: 0, delimiters: 0, controls: false };
+        let mut masks = Masks { lf: 0, cr: 0, delimiters: 0, controls: 0 };
         for (i, &b) in input[at..].iter().take(BLOCK).enumerate() {
             masks.lf |= u64::from(b == b'\n') << i;
             masks.cr |= u64::from(b == b'\r') << i;
             masks.delimiters |= u64::from(!TOKEN[usize::from(b)]) << i;
-            masks.controls |= !value_byte(b) && b != b'\r' && b != b'\n';
+            masks.controls |= u64::from(!value_byte(b) && b != b'\r' && b != b'\n');
         }
         masks
     }
@@ -172,7 +172,10 @@ impl Scan for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::*;
+    use std::{
+        arch::x86_64::*,
+        sync::atomic::{AtomicU8, Ordering},
+    };
 
     use super::{BLOCK, Masks, Scan, Work};
 
@@ -180,18 +183,33 @@ mod x86 {
     #[derive(Debug, Clone, Copy)]
     pub(super) struct Avx2(());
 
+    /// What [`Avx2::detect`] found: one load instead of one for each feature.
+    static FOUND: AtomicU8 = AtomicU8::new(0);
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+
     impl Avx2 {
+        #[inline]
         pub(super) fn detect() -> Option<Self> {
-            (is_x86_feature_detected!("avx2")
+            match FOUND.load(Ordering::Relaxed) {
+                YES => Some(Self(())),
+                NO => None,
+                _ => Self::detect_anew(),
+            }
+        }
+
+        #[cold]
+        fn detect_anew() -> Option<Self> {
+            let found = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("bmi1")
-                && is_x86_feature_detected!("bmi2")
-                && is_x86_feature_detected!("lzcnt"))
-            .then_some(Self(()))
+                && is_x86_feature_detected!("bmi2");
+            FOUND.store(if found { YES } else { NO }, Ordering::Relaxed);
+            found.then_some(Self(()))
         }
 
         /// Compiles the work with these features; what it calls is inlined here.
         pub(super) fn run<W: Work>(self, work: W) -> W::Output {
-            #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+            #[target_feature(enable = "avx2,bmi1,bmi2")]
             fn with_features<W: Work>(avx2: Avx2, work: W) -> W::Output {
                 work.run(avx2)
             }
@@ -218,13 +236,12 @@ mod x86 {
         fn block(self, input: &[u8], at: usize) -> Masks {
             let left = input.len() - at;
             if left >= BLOCK {
-                return masks(load(input, at), load(input, at + 32), 0, 32);
+                return masks(half(load(input, at)), half(load(input, at + 32)), 32);
             }
-            let (valid, left) = ((1 << left) - 1, left as u32);
             let masks = if let Some(last) = input.len().checked_sub(BLOCK) {
                 // The last 64 bytes, without those that are before the block.
-                let m = masks(load(input, last), load(input, last + 32), 0, 32);
-                let before = BLOCK as u32 - left;
+                let m = masks(half(load(input, last)), half(load(input, last + 32)), 32);
+                let before = BLOCK - left;
                 Masks {
                     lf: m.lf >> before,
                     cr: m.cr >> before,
@@ -233,15 +250,22 @@ mod x86 {
                 }
             } else if left >= 32 {
                 // Two loads that overlap: a bit that both set is the same bit.
-                let last = input.len() - 32;
-                masks(load(input, at), load(input, last), 0, left - 32)
+                masks(half(load(input, at)), half(load(input, input.len() - 32)), left - 32)
+            } else if left >= 16 {
+                let both = half(load_twice(input, at, input.len() - 16));
+                let part = |bits: u64| bits & 0xffff | bits >> 16 << (left - 16);
+                Masks {
+                    lf: part(both.lf),
+                    cr: part(both.cr),
+                    delimiters: part(both.delimiters),
+                    ..both
+                }
             } else {
-                let mut copy = [b'a'; 32]; // plain, where there are no bytes
-                copy[..left as usize].copy_from_slice(&input[at..]);
-                let half = load(&copy, 0);
-                masks(half, half, 0, 0)
+                let mut copy = [NOTHING; 32];
+                copy[..left].copy_from_slice(&input[at..]);
+                half(load(&copy, 0))
             };
-            Masks { delimiters: masks.delimiters & valid, ..masks }
+            Masks { delimiters: masks.delimiters & ((1 << left) - 1), ..masks }
         }
 
         #[inline(always)]
@@ -253,10 +277,7 @@ mod x86 {
                     least(control(load(input, from)), control(load(input, from + 32))),
                     least(control(load(input, from + 64)), control(load(input, from + 96))),
                 );
-                // SAFETY: as in `masks`.
-                let controls =
-                    unsafe { _mm256_movemask_epi8(_mm256_cmpeq_epi8(zero_if_control, zero())) };
-                if controls != 0 {
+                if bits(equal(zero_if_control, zero())) != 0 {
                     break;
                 }
                 len += 128;
@@ -265,25 +286,71 @@ mod x86 {
         }
     }
 
+    // All of these work on values alone, not on memory, and there is no `Avx2` but where the
+    // processor has the instructions; only its methods come here.
+
     #[inline(always)]
     fn zero() -> __m256i {
-        // SAFETY: as in `masks`.
+        // SAFETY: see above.
         unsafe { _mm256_setzero_si256() }
     }
 
     #[inline(always)]
     fn least(a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: as in `masks`.
+        // SAFETY: see above.
         unsafe { _mm256_min_epu8(a, b) }
+    }
+
+    #[inline(always)]
+    fn or(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+
+    /// All bits of the bytes that are equal.
+    #[inline(always)]
+    fn equal(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_cmpeq_epi8(a, b) }
+    }
+
+    #[inline(always)]
+    fn is(bytes: __m256i, byte: u8) -> __m256i {
+        // SAFETY: see above.
+        equal(bytes, unsafe { _mm256_set1_epi8(byte as i8) })
+    }
+
+    /// The high bits.
+    #[inline(always)]
+    fn bits(bytes: __m256i) -> u64 {
+        // SAFETY: see above.
+        u64::from(unsafe { _mm256_movemask_epi8(bytes) } as u32)
     }
 
     /// Zero where a byte is below 0x20 or equal to 0x7f.
     #[inline(always)]
     fn control(bytes: __m256i) -> __m256i {
-        // SAFETY: as in `masks`.
-        unsafe {
+        // SAFETY: see above.
+        let (above, not_del) = unsafe {
             let above = _mm256_subs_epu8(bytes, _mm256_set1_epi8(0x1f));
-            _mm256_min_epu8(above, _mm256_xor_si256(bytes, _mm256_set1_epi8(0x7f)))
+            (above, _mm256_xor_si256(bytes, _mm256_set1_epi8(0x7f)))
+        };
+        least(above, not_del)
+    }
+
+    /// A byte of which no mask says anything.
+    const NOTHING: u8 = b'a';
+
+    /// 16 bytes of `input` from each of these places on.
+    #[inline(always)]
+    fn load_twice(input: &[u8], at: usize, then: usize) -> __m256i {
+        let (lower, upper) = (&input[at..at + 16], &input[then..then + 16]);
+        // SAFETY: the slices have 16 bytes each, and unaligned loads ask for no more.
+        unsafe {
+            _mm256_set_m128i(
+                _mm_loadu_si128(upper.as_ptr().cast()),
+                _mm_loadu_si128(lower.as_ptr().cast()),
+            )
         }
     }
 
@@ -291,37 +358,39 @@ mod x86 {
     #[inline(always)]
     fn load(input: &[u8], at: usize) -> __m256i {
         let bytes: &[u8] = &input[at..at + 32];
-        // SAFETY: the slice has 32 bytes, and an unaligned load asks for no more. AVX: see `masks`.
+        // SAFETY: the slice has 32 bytes, and an unaligned load asks for no more. AVX: see above.
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     }
 
-    /// The masks of two halves, whose bits begin at these places.
+    /// The masks of two halves, of which the second begins at a place.
     #[inline(always)]
-    fn masks(a: __m256i, b: __m256i, at_a: u32, at_b: u32) -> Masks {
-        // SAFETY: there is no `Avx2` but where the processor has these instructions, and only its
-        // methods come here; they work on values alone, not on memory.
-        unsafe {
-            let join = |x: __m256i, y: __m256i| {
-                let bits = |v| u64::from(_mm256_movemask_epi8(v) as u32);
-                bits(x) << at_a | bits(y) << at_b
-            };
-            let is = |v, b: u8| _mm256_cmpeq_epi8(v, _mm256_set1_epi8(b as i8));
-            let (lf_a, lf_b) = (is(a, b'\n'), is(b, b'\n'));
-            let (cr_a, cr_b) = (is(a, b'\r'), is(b, b'\r'));
-            let none = zero();
-            let suspect = |v, lf, cr| {
-                let known = _mm256_or_si256(_mm256_or_si256(lf, cr), is(v, b'\t'));
-                _mm256_andnot_si256(known, _mm256_cmpeq_epi8(control(v), none))
-            };
-            let suspects = _mm256_or_si256(suspect(a, lf_a, cr_a), suspect(b, lf_b, cr_b));
-            let delimiter = |v| _mm256_cmpeq_epi8(token(v), none);
-            Masks {
-                lf: join(lf_a, lf_b),
-                cr: join(cr_a, cr_b),
-                delimiters: join(delimiter(a), delimiter(b)),
-                controls: _mm256_movemask_epi8(suspects) != 0,
-            }
+    fn masks(a: Masks, b: Masks, at_b: usize) -> Masks {
+        Masks {
+            lf: a.lf | b.lf << at_b,
+            cr: a.cr | b.cr << at_b,
+            delimiters: a.delimiters | b.delimiters << at_b,
+            controls: a.controls | b.controls,
         }
+    }
+
+    /// The masks of 32 bytes.
+    #[inline(always)]
+    fn half(bytes: __m256i) -> Masks {
+        let (lf, cr) = (is(bytes, b'\n'), is(bytes, b'\r'));
+        Masks {
+            lf: bits(lf),
+            cr: bits(cr),
+            delimiters: bits(equal(token(bytes), zero())),
+            controls: bits(suspects(bytes, lf, cr)),
+        }
+    }
+
+    /// Control bytes that are neither these LF and CR nor HTAB.
+    #[inline(always)]
+    fn suspects(bytes: __m256i, lf: __m256i, cr: __m256i) -> __m256i {
+        let known = or(or(lf, cr), is(bytes, b'\t'));
+        // SAFETY: see above.
+        unsafe { _mm256_andnot_si256(known, equal(control(bytes), zero())) }
     }
 
     /// Not zero where a byte is of a token: its lower half picks the row of [`NIBBLES`], its upper
@@ -329,7 +398,7 @@ mod x86 {
     #[inline(always)]
     fn token(bytes: __m256i) -> __m256i {
         const N: [i8; 16] = NIBBLES;
-        // SAFETY: as in `masks`.
+        // SAFETY: see above.
         unsafe {
             let rows = _mm256_broadcastsi128_si256(_mm_setr_epi8(
                 N[0], N[1], N[2], N[3], N[4], N[5], N[6], N[7], N[8], N[9], N[10], N[11], N[12],

@@ -43,7 +43,7 @@ fn the_portable_block_is_what_the_classes_say() {
             assert_eq!(masks.cr >> i & 1 == 1, b == b'\r');
             assert_eq!(masks.delimiters >> i & 1 == 1, token_len(&[b]) == 0, "{b:#x}");
         }
-        assert_eq!(masks.controls, at <= 64);
+        assert_eq!(masks.controls != 0, at <= 64);
         assert_eq!(masks.delimiters.checked_shr(here.len() as u32).unwrap_or(0), 0);
     }
 }
@@ -68,8 +68,8 @@ fn avx2_says_what_the_portable_form_says() {
                     assert_eq!(same(ours), same(theirs), "{b:#x} at {place} of {len} from {at}");
                     // It may see a control byte that stands before the block, and must see those
                     // inside.
-                    assert!(ours.controls || !theirs.controls);
-                    assert!(theirs.controls || !ours.controls || place < at);
+                    assert!(ours.controls != 0 || theirs.controls == 0);
+                    assert!(theirs.controls != 0 || ours.controls == 0 || place < at);
                     let plain = avx2.plain_len(&input, at);
                     assert!(plain <= len - at && plain % 128 == 0);
                     assert!(input[at..at + plain].iter().all(|&b| b >= 0x20 && b != 0x7f));
