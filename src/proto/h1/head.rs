@@ -85,9 +85,10 @@ impl Lines {
 
     /// At the beginning again; what was allocated is kept.
     pub(super) fn clear(&mut self) {
-        let mut fields = std::mem::take(&mut self.fields);
+        let Self { place, start, start_token, empty_lines, over, fields } = self;
         fields.clear();
-        *self = Self { fields, ..Self::default() };
+        (*place, *start, *start_token) = (Place::default(), (0, 0), 0);
+        (*empty_lines, *over) = (0, false);
     }
 
     /// Takes note of all complete lines; `Some(length)` once the empty line was found.
@@ -130,16 +131,18 @@ impl Work for Call<'_> {
         let start_line = section.start_line && lines.start.1 == 0;
         let mut place = Place { start_line, ..lines.place };
         let reading = Reading { input, section, limits };
+        let mut cr_before = place.scanned > 0 && input[place.scanned - 1] == b'\r';
         while place.scanned < input.len() {
             let at = place.scanned;
             let masks = scan.block(input, at);
-            let found = reading.block(at, masks, &mut place, lines)?;
+            let found = reading.block(at, masks, cr_before, &mut place, lines)?;
             if found.is_some() {
                 lines.over = true;
                 return Ok(found);
             }
+            cr_before = masks.cr >> (BLOCK - 1) != 0;
             place.scanned = input.len().min(at + BLOCK);
-            if place.line <= at && place.name_end != OPEN {
+            if place.line <= at && place.name_end != OPEN && !cr_before {
                 // In the middle of a long value: only a control byte matters.
                 place.scanned += scan.plain_len(input, place.scanned);
             }
@@ -177,6 +180,7 @@ impl Reading<'_> {
         &self,
         at: usize,
         masks: Masks,
+        cr_before: bool,
         place: &mut Place,
         lines: &mut Lines,
     ) -> Result<Option<usize>, Fault> {
@@ -185,11 +189,12 @@ impl Reading<'_> {
         // Where the block has less than 64 bytes the rest counts as token: no name ends there.
         let name_ends = (!delimiters).wrapping_add(begins) & delimiters;
         let (mut events, mut bare_lf) = (name_ends | lf, NONE);
-        let odd = lf & !(cr << 1) | cr & !(lf >> 1) | controls != 0;
+        // Each LF has its CR, and each CR its LF. One that is still to come makes the block odd too.
+        let after_cr = cr << 1 | u64::from(cr_before);
+        let odd = (after_cr ^ lf) | controls != 0;
         if odd {
-            let suspect;
-            (suspect, bare_lf) = self.odd_block(at, masks);
-            place.suspect |= suspect;
+            bare_lf = (lf & !after_cr).trailing_zeros();
+            place.suspect |= (after_cr & !lf) | controls != 0;
             if bare_lf != NONE {
                 events &= (1 << bare_lf) - 1; // what comes before it
             }
@@ -215,17 +220,6 @@ impl Reading<'_> {
             return Ok(None);
         }
         Err(self.start_fault(*place, at + bare_lf as usize).unwrap_or(Fault::LineEnd))
-    }
-
-    /// A block with a control byte, or a CR or LF that may be without the other. Is there a suspect
-    /// in it, for which a look at the whole value will tell? And where is the first LF without CR?
-    #[cold]
-    fn odd_block(&self, at: usize, Masks { lf, cr, controls, .. }: Masks) -> (bool, u32) {
-        let cr_before = at > 0 && self.input[at - 1] == b'\r';
-        let lf_behind = self.input.get(at + BLOCK) == Some(&b'\n');
-        let bare_cr = cr & !(lf >> 1 | u64::from(lf_behind) << (BLOCK - 1));
-        let bare_lf = lf & !(cr << 1 | u64::from(cr_before));
-        (controls | bare_cr != 0, bare_lf.trailing_zeros())
     }
 
     /// The start line, if it is not over at `end`, may be too long. Bounds come first: else the
