@@ -133,6 +133,16 @@ pub fn small() -> Limits {
     limits
 }
 
+/// With everything let in that can be.
+pub fn lenient() -> Limits {
+    let mut limits = Limits::default();
+    limits.lenient.bare_lf = true;
+    limits.lenient.folded_lines = true;
+    limits.lenient.space_before_colon = true;
+    limits.lenient.repeated_content_length = true;
+    limits
+}
+
 /// The bytes whole, one by one, and cut in two: all three must be read alike.
 pub fn ways<'a>(bytes: &'a [u8], cut: usize) -> [Vec<&'a [u8]>; 3] {
     let (a, b) = bytes.split_at(cut % (bytes.len() + 1));

@@ -1,15 +1,15 @@
-//! Invariant: any bytes are read alike whole, byte by byte and cut in two, under default and under
-//! small bounds; nothing panics; no line's end or NUL gets into a value; each head has its Host
+//! Invariant: any bytes are read alike whole, byte by byte and cut in two, under default and small
+//! bounds and with leniencies; nothing panics; no line's end or NUL gets into a value; each head has its Host
 //! and no Transfer-Encoding.
 #![no_main]
 
 use http::{Version, header};
 use libfuzzer_sys::fuzz_target;
 use vestibule::proto::h1::Limits;
-use vestibule_fuzz::{assert_plain, requests, small, ways};
+use vestibule_fuzz::{assert_plain, lenient, requests, small, ways};
 
 fuzz_target!(|data: &[u8]| {
-    for limits in [Limits::default(), small()] {
+    for limits in [Limits::default(), small(), lenient()] {
         let [whole, bytes, cut] = ways(data, usize::from(data.first().copied().unwrap_or(0)));
         let read = requests(&limits, &whole);
         let text = read.text();

@@ -5,13 +5,14 @@
 use http::{Method, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use vestibule::proto::h1::Limits;
-use vestibule_fuzz::{assert_plain, responses, small, ways};
+use vestibule_fuzz::{assert_plain, lenient, responses, small, ways};
 
 fuzz_target!(|data: &[u8]| {
     for (limits, method) in [
         (Limits::default(), Method::GET),
         (Limits::default(), Method::HEAD),
         (small(), Method::GET),
+        (lenient(), Method::GET),
     ] {
         let [whole, bytes, cut] = ways(data, usize::from(data.last().copied().unwrap_or(0)));
         let read = responses(&limits, &method, &whole);

@@ -128,7 +128,7 @@ fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
 }
 
 fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
-    let section = Section { start_line: false, skip_empty: false, bytes: limits.trailer_bytes };
+    let section = Section::of_trailers(limits);
     let Some(len) = lines.read(input, section, limits)? else { return Ok(Step::More) };
     let block = input.split_to(len).freeze();
     if len == 2 {
@@ -136,11 +136,11 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
     }
     let mut map = lines.map()?;
     for field in &lines.fields {
-        let (name, ..) = field.read(&block)?;
+        let (name, ..) = field.read(&block, lines)?;
         if forbidden(&name) {
             return Err(Fault::Trailer);
         }
-        field.append(&mut map, name, &block)?;
+        field.append(&mut map, name, &block, lines)?;
     }
     Ok(Step::End(Some(map)))
 }

@@ -16,7 +16,7 @@ use super::{
     Fault, Length, Limits, Misuse,
     chunked::{Decoder, Step},
     encode,
-    head::{Lines, Section},
+    head::Lines,
 };
 
 /// One HTTP/1.1 connection, without the connection: no socket, no task, no clock.
@@ -173,8 +173,7 @@ impl<R: Role> Conn<R> {
         now: Instant,
         input: &mut BytesMut,
     ) -> Result<Option<Event<R::Head>>, Fault> {
-        let section =
-            Section { start_line: true, skip_empty: R::SKIP_EMPTY, bytes: self.limits.head_bytes };
+        let section = R::section(&self.limits);
         loop {
             if input.is_empty() {
                 return Ok(None);
@@ -195,7 +194,7 @@ impl<R: Role> Conn<R> {
             let Some(len) = lines.read(input, section, &self.limits)? else { return Ok(None) };
             let lines = std::mem::take(lines);
             let head = input.split_to(len).freeze();
-            let read = self.role.parse(&head, &lines, self.limits.interim_responses)?;
+            let read = self.role.parse(&head, &lines, &self.limits)?;
             let Some(head) = read.head else { continue }; // an interim response
             self.keep_alive &= read.keep_alive;
             self.since = now;

@@ -36,6 +36,20 @@ impl Said {
         Ok(())
     }
 
+    /// The same where repeated lengths that are equal pass: one number is left of them, `None` if
+    /// it was left before.
+    pub(super) fn content_length_again(&mut self, value: &[u8]) -> Result<Option<u64>, Fault> {
+        let before = self.content_length;
+        for number in value.split(|&b| b == b',') {
+            let n = content_length(scan::trim(number)).ok_or(Fault::ContentLength)?;
+            if self.content_length.is_some_and(|other| other != n) {
+                return Err(Fault::ContentLength);
+            }
+            self.content_length = Some(n);
+        }
+        Ok(self.content_length.filter(|_| before.is_none()))
+    }
+
     /// Takes note of a `Transfer-Encoding`.
     pub(super) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
         if !value.eq_ignore_ascii_case(b"chunked") {

@@ -1,10 +1,12 @@
 //! A head, or trailers, line by line: each byte is looked at once, however the bytes arrive.
 
+mod lenient;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 
 use super::{
-    Fault, Limits,
+    Fault, Lenient, Limits,
     name::{self, Role},
     scan::{self, BLOCK, Masks, Scan, Work},
 };
@@ -20,6 +22,8 @@ pub struct Lines {
     pub(super) start_token: u32,
     empty_lines: u8,
     over: bool,
+    /// Some value goes over a line's end.
+    folded: bool,
     /// The field lines, in order.
     pub(super) fields: Vec<Field>,
 }
@@ -64,12 +68,32 @@ pub(super) struct Field {
 
 /// What a section of lines consists of, and its bounds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Section {
+#[allow(unreachable_pub, reason = "a sealed trait names it")]
+pub struct Section {
     /// Does it begin with a start line?
     pub(super) start_line: bool,
     /// May empty lines come before the start line (RFC 9112 section 2.2)? Then one is skipped.
     pub(super) skip_empty: bool,
     pub(super) bytes: usize,
+    pub(super) lenient: Lenient,
+}
+
+impl Section {
+    pub(super) fn of_request(limits: &Limits) -> Self {
+        let lenient = limits.lenient.of_requests();
+        Self { start_line: true, skip_empty: true, bytes: limits.head_bytes, lenient }
+    }
+
+    pub(super) fn of_response(limits: &Limits) -> Self {
+        let lenient = limits.lenient;
+        Self { start_line: true, skip_empty: false, bytes: limits.head_bytes, lenient }
+    }
+
+    /// Trailers are never folded, whoever sends them.
+    pub(super) fn of_trailers(limits: &Limits) -> Self {
+        let lenient = limits.lenient.of_requests();
+        Self { start_line: false, skip_empty: false, bytes: limits.trailer_bytes, lenient }
+    }
 }
 
 impl Lines {
@@ -85,10 +109,10 @@ impl Lines {
 
     /// At the beginning again; what was allocated is kept.
     pub(super) fn clear(&mut self) {
-        let Self { place, start, start_token, empty_lines, over, fields } = self;
+        let Self { place, start, start_token, empty_lines, over, folded, fields } = self;
         fields.clear();
         (*place, *start, *start_token) = (Place::default(), (0, 0), 0);
-        (*empty_lines, *over) = (0, false);
+        (*empty_lines, *over, *folded) = (0, false, false);
     }
 
     /// Takes note of all complete lines; `Some(length)` once the empty line was found.
@@ -103,7 +127,41 @@ impl Lines {
         if self.fields.capacity() == 0 && !input.is_empty() {
             self.fields.reserve(16); // a browser's head in one go
         }
-        scan::dispatch(Call { lines: self, input, section: &section, limits })
+        let most = section.bytes.min(u32::MAX as usize);
+        let input = &input[..input.len().min(most)];
+        let section = &section;
+        self.place.start_line = section.start_line && self.start.1 == 0;
+        let found = if section.lenient.lines() {
+            lenient::Reading { lines: self, input, section, limits }.read()?
+        } else {
+            scan::dispatch(Call { lines: self, input, section, limits })?
+        };
+        self.over = found.is_some();
+        if self.over {
+            return Ok(found);
+        }
+        if let Some(fault) = start_fault(limits, self.place, input.len()) {
+            return Err(fault);
+        }
+        if input.len() < most {
+            return Ok(None);
+        }
+        Err(if self.place.start_line { Fault::StartLineTooLong } else { Fault::FieldsTooLarge })
+    }
+
+    /// The start line, from `place` to `end`, or an empty line before it: is it still to come?
+    #[inline(always)]
+    fn start_line(&mut self, place: Place, end: usize, section: &Section) -> Result<bool, Fault> {
+        if place.line == end {
+            self.empty_lines += 1;
+            if !section.skip_empty || self.empty_lines > 1 {
+                return Err(Fault::EmptyLines);
+            }
+            return Ok(true);
+        }
+        self.start = span(place.line, end);
+        self.start_token = offset(place.name_end);
+        Ok(false)
     }
 
     /// A map with room for the fields; [`Field::append`] fills it.
@@ -126,10 +184,7 @@ impl Work for Call<'_> {
     #[inline(always)]
     fn run<S: Scan>(self, scan: S) -> Self::Output {
         let Call { lines, input, section, limits } = self;
-        let most = section.bytes.min(u32::MAX as usize);
-        let input = &input[..input.len().min(most)];
-        let start_line = section.start_line && lines.start.1 == 0;
-        let mut place = Place { start_line, ..lines.place };
+        let mut place = lines.place;
         let reading = Reading { input, section, limits };
         let mut cr_before = place.scanned > 0 && input[place.scanned - 1] == b'\r';
         while place.scanned < input.len() {
@@ -137,7 +192,6 @@ impl Work for Call<'_> {
             let masks = scan.block(input, at);
             let found = reading.block(at, masks, cr_before, &mut place, lines)?;
             if found.is_some() {
-                lines.over = true;
                 return Ok(found);
             }
             cr_before = masks.cr >> (BLOCK - 1) != 0;
@@ -148,13 +202,7 @@ impl Work for Call<'_> {
             }
         }
         lines.place = place;
-        if let Some(fault) = reading.start_fault(place, input.len()) {
-            return Err(fault);
-        }
-        if input.len() < most {
-            return Ok(None);
-        }
-        Err(if place.start_line { Fault::StartLineTooLong } else { Fault::FieldsTooLarge })
+        Ok(None)
     }
 }
 
@@ -219,15 +267,7 @@ impl Reading<'_> {
         if bare_lf == NONE {
             return Ok(None);
         }
-        Err(self.start_fault(*place, at + bare_lf as usize).unwrap_or(Fault::LineEnd))
-    }
-
-    /// The start line, if it is not over at `end`, may be too long. Bounds come first: else the
-    /// fault would depend on how much had come at once.
-    #[inline(always)]
-    fn start_fault(&self, place: Place, end: usize) -> Option<Fault> {
-        let too_long = end - place.line > self.limits.start_line_bytes + 1;
-        (place.start_line && too_long).then_some(Fault::StartLineTooLong)
+        Err(start_fault(self.limits, *place, at + bare_lf as usize).unwrap_or(Fault::LineEnd))
     }
 
     /// A line is complete, it ends at `lf` behind a CR in an odd block or not. Is it the empty one at
@@ -243,10 +283,13 @@ impl Reading<'_> {
         let Place { line: at, name_end, .. } = *place;
         let end = lf - 1;
         if place.start_line {
-            place.start_line = self.start_line(*place, lf, lines)?;
+            if let Some(fault) = start_fault(self.limits, *place, lf) {
+                return Err(fault);
+            }
+            place.start_line = lines.start_line(*place, end, self.section)?;
         } else {
             if self.input[name_end] != b':' || name_end == at {
-                return if at == end { Ok(true) } else { Err(self.no_name(at)) };
+                return if at == end { Ok(true) } else { Err(no_name(self.input[at])) };
             }
             // One space is what everybody writes.
             let from = name_end + 1 + usize::from(self.input[name_end + 1] == b' ');
@@ -265,24 +308,6 @@ impl Reading<'_> {
         }
         place.line = lf + 1;
         place.name_end = OPEN;
-        Ok(false)
-    }
-
-    /// The start line, or an empty line before it: is it still to come?
-    #[inline(always)]
-    fn start_line(&self, place: Place, lf: usize, lines: &mut Lines) -> Result<bool, Fault> {
-        if let Some(fault) = self.start_fault(place, lf) {
-            return Err(fault);
-        }
-        if place.line + 1 == lf {
-            lines.empty_lines += 1;
-            if !self.section.skip_empty || lines.empty_lines > 1 {
-                return Err(Fault::EmptyLines);
-            }
-            return Ok(true);
-        }
-        lines.start = span(place.line, lf - 1);
-        lines.start_token = offset(place.name_end);
         Ok(false)
     }
 
@@ -311,13 +336,21 @@ impl Reading<'_> {
         }
         Ok((from, to))
     }
+}
 
-    /// Why there is no name with a colon right behind it (RFC 9112 section 5.1): a line that begins
-    /// with white space is folded.
-    #[cold]
-    fn no_name(&self, at: usize) -> Fault {
-        if is_white(self.input[at]) { Fault::Folded } else { Fault::FieldName }
-    }
+/// Why there is no name with a colon right behind it (RFC 9112 section 5.1): a line that begins
+/// with white space is folded.
+#[cold]
+fn no_name(first: u8) -> Fault {
+    if is_white(first) { Fault::Folded } else { Fault::FieldName }
+}
+
+/// The start line, if it is not over at `end`, may be too long. Bounds come first: else the fault
+/// would depend on how much had come at once.
+#[inline(always)]
+fn start_fault(limits: &Limits, place: Place, end: usize) -> Option<Fault> {
+    let too_long = end - place.line > limits.start_line_bytes + 1;
+    (place.start_line && too_long).then_some(Fault::StartLineTooLong)
 }
 
 fn is_white(byte: u8) -> bool {
@@ -325,11 +358,19 @@ fn is_white(byte: u8) -> bool {
 }
 
 impl Field {
-    /// The name in lower case with its role, and the value, which is still to be made.
+    /// The name in lower case with its role, and the value as bytes.
     #[inline(always)]
-    pub(super) fn read<'a>(&self, head: &'a [u8]) -> Result<(HeaderName, Role, &'a [u8]), Fault> {
+    pub(super) fn read<'a>(
+        &self,
+        head: &'a [u8],
+        lines: &Lines,
+    ) -> Result<(HeaderName, Role, &'a [u8]), Fault> {
         let (name, role) = name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)?;
-        Ok((name, role, &head[range(self.value)]))
+        let value = &head[range(self.value)];
+        if lines.folded && role != Role::Other && lenient::is_folded(value) {
+            return Err(Fault::Folded); // readers differ on these, whoever asked for folding
+        }
+        Ok((name, role, value))
     }
 
     /// Appends it, its value a slice of `head`, unless there are more than a map can hold:
@@ -340,9 +381,14 @@ impl Field {
         map: &mut HeaderMap,
         name: HeaderName,
         head: &Bytes,
+        lines: &Lines,
     ) -> Result<(), Fault> {
-        let value = scan::value(head.slice(range(self.value)));
-        map.try_append(name, value).map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
+        let mut value = head.slice(range(self.value));
+        if lines.folded && lenient::is_folded(&value) {
+            value = lenient::unfold(&value);
+        }
+        let appended = map.try_append(name, scan::value(value));
+        appended.map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
     }
 }
 
@@ -370,7 +416,7 @@ mod tests {
     #[test]
     fn each_byte_is_looked_at_once() {
         let limits = Limits { fields: 4_000, ..Limits::default() };
-        let section = Section { start_line: true, skip_empty: true, bytes: limits.head_bytes };
+        let section = Section::of_request(&limits);
         let room = limits.head_bytes - "GET / HTTP/1.1\r\n\r\n".len();
         let one_value = format!("X: {}\r\n", "a".repeat(room - 5));
         let many_lines = "a: bcde\r\n".repeat(room / 9);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Lenient;
+
 /// Bounds on one connection. The defaults are safe to face the internet with.
 ///
 /// ```
@@ -36,6 +38,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a body may make no progress while it is waited for. Default 30 s. Beyond: 408.
     pub body_timeout: Duration,
+    /// What is let in though it is not strictly right. Default: nothing.
+    pub lenient: Lenient,
 }
 
 impl Default for Limits {
@@ -51,6 +55,7 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            lenient: Lenient::default(),
         }
     }
 }

@@ -111,8 +111,11 @@ impl HeadParser {
         if self.lines.is_over() {
             self.lines.clear();
         }
-        let section =
-            Section { start_line: true, skip_empty: request, bytes: self.limits.head_bytes };
+        let section = if request {
+            Section::of_request(&self.limits)
+        } else {
+            Section::of_response(&self.limits)
+        };
         self.lines.read(bytes, section, &self.limits).inspect_err(|_| self.lines.clear())
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 
 use super::{
-    Fault,
+    Fault, Lenient,
     framing::{Length, Said},
     head::{Lines, range},
     keep::Connection,
@@ -23,7 +23,7 @@ pub(super) struct Meta {
 }
 
 /// Builds the head from its bytes and the lines found in them.
-pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault> {
+pub(super) fn parse(head: &Bytes, lines: &Lines, lenient: Lenient) -> Result<(Parts, Meta), Fault> {
     let (mut parts, ()) = Request::new(()).into_parts();
     let line = line(head, lines)?;
     parts.method = Method::from_bytes(&head[line.method]).map_err(|_| Fault::RequestLine)?;
@@ -38,13 +38,18 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
     let mut expect = false;
     parts.headers = lines.map()?;
     for field in &lines.fields {
-        let (name, role, value) = field.read(head)?;
+        let (name, role, value) = field.read(head, lines)?;
         match role {
             Role::Other => {}
             Role::Host => {
                 if host.replace(value).is_some() {
                     return Err(Fault::Host);
                 }
+            }
+            Role::ContentLength if lenient.repeated_content_length => {
+                let Some(n) = said.content_length_again(value)? else { continue };
+                parts.headers.insert(name, n.into());
+                continue;
             }
             Role::ContentLength => said.content_length(value)?,
             Role::TransferEncoding => {
@@ -59,7 +64,7 @@ pub(super) fn parse(head: &Bytes, lines: &Lines) -> Result<(Parts, Meta), Fault>
                 }
             }
         }
-        field.append(&mut parts.headers, name, head)?;
+        field.append(&mut parts.headers, name, head, lines)?;
     }
 
     let target = head.slice(line.target);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version, response::Parts};
 
 use super::{
-    Fault,
+    Fault, Lenient,
     framing::{Length, Said},
     head::{Lines, range},
     keep::Connection,
@@ -20,7 +20,12 @@ pub(super) struct Meta {
 }
 
 /// Builds the head from its bytes; `method` is that of the request it answers.
-pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Parts, Meta), Fault> {
+pub(super) fn parse(
+    head: &Bytes,
+    lines: &Lines,
+    method: &Method,
+    lenient: Lenient,
+) -> Result<(Parts, Meta), Fault> {
     let (mut parts, ()) = Response::new(()).into_parts();
     (parts.version, parts.status, _) = status_line(&head[range(lines.start)])?;
 
@@ -28,8 +33,13 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Par
     let mut connection = Connection::default();
     parts.headers = lines.map()?;
     for field in &lines.fields {
-        let (name, role, value) = field.read(head)?;
+        let (name, role, value) = field.read(head, lines)?;
         match role {
+            Role::ContentLength if lenient.repeated_content_length => {
+                let Some(n) = said.content_length_again(value)? else { continue };
+                parts.headers.insert(name, n.into());
+                continue;
+            }
             Role::ContentLength => said.content_length(value)?,
             Role::TransferEncoding => {
                 said.transfer_encoding(value)?;
@@ -38,7 +48,7 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<(Par
             Role::Connection => connection.read(value),
             Role::Host | Role::Expect | Role::ContentType | Role::Other => {}
         }
-        field.append(&mut parts.headers, name, head)?;
+        field.append(&mut parts.headers, name, head, lines)?;
     }
     let length = said.of_response(parts.status, method, parts.version)?;
     let keep_alive = connection.keeps_alive(parts.version) && length != Length::UntilClose;

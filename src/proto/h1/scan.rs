@@ -41,6 +41,10 @@ pub(super) trait Work {
 
 /// Does the work with the best that this processor has.
 pub(super) fn dispatch<W: Work>(work: W) -> W::Output {
+    #[cfg(test)]
+    if tests::PORTABLE.get() {
+        return work.run(Portable);
+    }
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = x86::Avx2::detect() {
         return avx2.run(work);
@@ -412,6 +416,9 @@ mod x86 {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) use tests::portable;
 
 #[cfg(test)]
 mod tests;

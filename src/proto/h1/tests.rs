@@ -12,6 +12,7 @@
 //! - `answers HEAD GET`: the bytes are responses to these requests, one after the other (`answers`
 //!   alone: nothing was asked). Files about responses have `answers GET` unless they say.
 //! - `limits fields=2 name_bytes=8`: bounds other than the defaults.
+//! - `lenient bare_lf`: with these leniencies.
 //! - `eof`: the peer closes after these bytes.
 //!
 //! Then come the events:
@@ -38,7 +39,7 @@ use std::collections::HashSet;
 
 use vector::Vector;
 
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 15] = [
     ("request-line", include_str!("vectors/request-line.md")),
     ("fields", include_str!("vectors/fields.md")),
     ("host", include_str!("vectors/host.md")),
@@ -52,6 +53,8 @@ const FILES: [(&str, &str); 13] = [
     ("limits", include_str!("vectors/limits.md")),
     ("response-head", include_str!("vectors/response-head.md")),
     ("response-framing", include_str!("vectors/response-framing.md")),
+    ("lenient", include_str!("vectors/lenient.md")),
+    ("response-lenient", include_str!("vectors/response-lenient.md")),
 ];
 
 /// What is put behind a vector's bytes, and what must come of it.
@@ -82,6 +85,19 @@ fn check(ways: impl Fn(&Vector) -> Vec<(String, Vec<&[u8]>)>) {
 #[test]
 fn vectors_give_their_events_whole() {
     check(|v| vec![("whole".into(), vec![&v.input])]);
+}
+
+#[test]
+fn vectors_give_their_events_on_a_processor_without_simd() {
+    super::scan::portable(|| {
+        check(|v| {
+            let middle = v.input.split_at(v.input.len() / 2);
+            vec![
+                ("whole".into(), vec![&v.input[..]]),
+                ("cut in the middle".into(), vec![middle.0, middle.1]),
+            ]
+        });
+    });
 }
 
 #[test]
@@ -134,5 +150,5 @@ fn vectors_have_names_of_their_own_and_are_not_few() {
     for v in &vectors {
         assert!(names.insert(&v.name), "{} stands there twice", v.name);
     }
-    assert!(vectors.len() >= 200, "{} vectors", vectors.len());
+    assert!(vectors.len() >= 600, "{} vectors", vectors.len());
 }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, request, response};
 
-use super::super::{Fault, head::Lines};
+use super::super::{
+    Fault, Limits,
+    head::{Lines, Section},
+};
 
 /// Which side of the connection this is.
 pub trait Role: sealed::Role {}
@@ -13,7 +16,7 @@ pub(super) mod sealed {
 
     use super::{
         super::{Fault, Length},
-        Lines,
+        Limits, Lines, Section,
     };
 
     /// What a head says about its message.
@@ -26,15 +29,15 @@ pub(super) mod sealed {
 
     pub trait Role: Sized {
         type Head;
-        /// Does one empty line before a head pass?
-        const SKIP_EMPTY: bool;
         /// Is a head only read in answer to one that was sent?
         const ASKS_FIRST: bool;
+        /// What a head of the other side consists of.
+        fn section(limits: &Limits) -> Section;
         fn parse(
             &mut self,
             head: &Bytes,
             lines: &Lines,
-            limit: usize,
+            limits: &Limits,
         ) -> Result<Read<Self::Head>, Fault>;
         /// A piece of the body has come.
         fn body_began(&mut self);
@@ -69,16 +72,19 @@ impl Role for Client {}
 
 impl sealed::Role for Server {
     type Head = request::Parts;
-    const SKIP_EMPTY: bool = true;
     const ASKS_FIRST: bool = false;
+
+    fn section(limits: &Limits) -> Section {
+        Section::of_request(limits)
+    }
 
     fn parse(
         &mut self,
         head: &Bytes,
         lines: &Lines,
-        _limit: usize,
+        limits: &Limits,
     ) -> Result<Read<Self::Head>, Fault> {
-        let (parts, meta) = super::super::request::parse(head, lines)?;
+        let (parts, meta) = super::super::request::parse(head, lines, limits.lenient)?;
         self.asked = true;
         self.version = parts.version;
         self.head = parts.method == Method::HEAD;
@@ -97,23 +103,27 @@ impl sealed::Role for Server {
 
 impl sealed::Role for Client {
     type Head = response::Parts;
-    const SKIP_EMPTY: bool = false;
     const ASKS_FIRST: bool = true;
+
+    fn section(limits: &Limits) -> Section {
+        Section::of_response(limits)
+    }
 
     fn parse(
         &mut self,
         head: &Bytes,
         lines: &Lines,
-        limit: usize,
+        limits: &Limits,
     ) -> Result<Read<Self::Head>, Fault> {
-        let (parts, meta) = super::super::response::parse(head, lines, &self.method)?;
+        let (parts, meta) =
+            super::super::response::parse(head, lines, &self.method, limits.lenient)?;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault::Switched);
         }
         let interim = parts.status.is_informational();
         if interim {
             self.interim += 1;
-            if self.interim > limit {
+            if self.interim > limits.interim_responses {
                 return Err(Fault::Interim);
             }
         }

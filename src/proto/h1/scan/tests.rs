@@ -1,4 +1,17 @@
+use std::cell::Cell;
+
 use super::*;
+
+thread_local! {
+    pub(super) static PORTABLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something as on a processor without SIMD.
+pub(in super::super) fn portable(run: impl FnOnce()) {
+    PORTABLE.set(true);
+    run();
+    PORTABLE.set(false);
+}
 
 #[test]
 fn every_byte_is_judged_alike_at_every_place_of_a_word() {

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::proto::h1::Limits;
+use crate::proto::h1::{Lenient, Limits};
 
 /// One vector.
 #[derive(Debug)]
@@ -75,6 +75,9 @@ fn vector(name: &str, client: bool, input: Vec<u8>, lines: &[&str]) -> Vector {
                 vector.answers = rest.split_whitespace().map(|m| m.parse().unwrap()).collect();
             }
             "limits" => rest.split_whitespace().for_each(|l| limit(l, &mut vector.limits)),
+            "lenient" => {
+                rest.split_whitespace().for_each(|l| lenient(l, &mut vector.limits.lenient))
+            }
             "eof" => vector.eof = true,
             "data" => {
                 let quoted = rest.strip_prefix('"').and_then(|r| r.strip_suffix('"')).unwrap();
@@ -103,6 +106,17 @@ fn limit(setting: &str, limits: &mut Limits) {
         _ => panic!("no limit is called {name}"),
     };
     *member = value.parse().unwrap();
+}
+
+fn lenient(name: &str, lenient: &mut Lenient) {
+    let switch = match name {
+        "bare_lf" => &mut lenient.bare_lf,
+        "folded_lines" => &mut lenient.folded_lines,
+        "space_before_colon" => &mut lenient.space_before_colon,
+        "repeated_content_length" => &mut lenient.repeated_content_length,
+        _ => panic!("no leniency is called {name}"),
+    };
+    *switch = true;
 }
 
 fn unescape(text: &str, out: &mut Vec<u8>) {

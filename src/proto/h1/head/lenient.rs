@@ -1,0 +1,124 @@
+//! Lines with leniencies, one after the other: only where somebody [asked](super::Lenient) for them.
+
+use bytes::Bytes;
+
+use super::{
+    super::{Fault, Limits, scan},
+    Field, Lines, Section, is_white, no_name, range, span, start_fault,
+};
+
+/// One call of [`Lines::read`].
+pub(super) struct Reading<'a> {
+    pub(super) lines: &'a mut Lines,
+    /// At most as many bytes as there may be.
+    pub(super) input: &'a [u8],
+    pub(super) section: &'a Section,
+    pub(super) limits: &'a Limits,
+}
+
+impl Reading<'_> {
+    pub(super) fn read(mut self) -> Result<Option<usize>, Fault> {
+        while let Some(i) = memchr::memchr(b'\n', &self.input[self.lines.place.scanned..]) {
+            let (at, lf) = (self.lines.place.line, self.lines.place.scanned + i);
+            if let Some(fault) = start_fault(self.limits, self.lines.place, lf) {
+                return Err(fault);
+            }
+            let end = match self.input[at..lf] {
+                [.., b'\r'] => lf - 1,
+                _ if self.section.lenient.bare_lf => lf,
+                _ => return Err(Fault::LineEnd),
+            };
+            if self.line(at, end)? {
+                return Ok(Some(lf + 1));
+            }
+            (self.lines.place.line, self.lines.place.scanned) = (lf + 1, lf + 1);
+        }
+        self.lines.place.scanned = self.input.len();
+        Ok(None)
+    }
+
+    /// A line is complete. Is it the empty one at the end?
+    fn line(&mut self, at: usize, end: usize) -> Result<bool, Fault> {
+        let line = &self.input[at..end];
+        let name_end = at + scan::token_len(line);
+        if self.lines.place.start_line {
+            self.lines.place.name_end = name_end;
+            let place = self.lines.place;
+            self.lines.place.start_line = self.lines.start_line(place, end, self.section)?;
+        } else if line.is_empty() {
+            return Ok(true);
+        } else if is_white(line[0]) && self.section.lenient.folded_lines {
+            self.fold(at, end)?;
+        } else {
+            self.field(at, name_end, end)?;
+        }
+        Ok(false)
+    }
+
+    fn field(&mut self, at: usize, name_end: usize, end: usize) -> Result<(), Fault> {
+        let mut rest = &self.input[name_end..end];
+        if self.section.lenient.space_before_colon {
+            while let [b' ' | b'\t', behind @ ..] = rest {
+                rest = behind;
+            }
+        }
+        let [b':', raw @ ..] = rest else { return Err(no_name(self.input[at])) };
+        if name_end == at {
+            return Err(no_name(self.input[at]));
+        }
+        let value = scan::trim(raw);
+        let name = &self.input[at..name_end];
+        if raw.strip_prefix(b" ").unwrap_or(raw) != value
+            && name.eq_ignore_ascii_case(super::TRANSFER_ENCODING)
+        {
+            return Err(Fault::TransferEncoding);
+        }
+        if !scan::is_field_value(value) {
+            return Err(Fault::FieldValue);
+        }
+        if self.lines.fields.len() >= self.limits.fields || name.len() > self.limits.name_bytes {
+            return Err(Fault::FieldsTooLarge);
+        }
+        let from = end - raw.len() + leading(raw, value);
+        let value = span(from, from + value.len());
+        self.lines.fields.push(Field { name: span(at, name_end), value });
+        Ok(())
+    }
+
+    /// A line that goes on with the value of the field before.
+    fn fold(&mut self, at: usize, end: usize) -> Result<(), Fault> {
+        let line = scan::trim(&self.input[at..end]);
+        if !scan::is_field_value(line) {
+            return Err(Fault::FieldValue);
+        }
+        let Some(field) = self.lines.fields.last_mut() else { return Err(Fault::Folded) };
+        if !line.is_empty() {
+            let to = at + leading(&self.input[at..end], line) + line.len();
+            field.value = span(range(field.value).start, to);
+            self.lines.folded = true;
+        }
+        Ok(())
+    }
+}
+
+/// How many bytes of `raw` come before `trimmed`, which is a part of it.
+fn leading(raw: &[u8], trimmed: &[u8]) -> usize {
+    trimmed.as_ptr().addr() - raw.as_ptr().addr()
+}
+
+/// Does the value go over a line's end?
+pub(super) fn is_folded(value: &[u8]) -> bool {
+    memchr::memchr(b'\n', value).is_some()
+}
+
+/// The value with spaces for the line ends in it, and none around it.
+#[cold]
+pub(super) fn unfold(value: &[u8]) -> Bytes {
+    let mut value = value.to_vec();
+    for byte in &mut value {
+        if matches!(byte, b'\r' | b'\n') {
+            *byte = b' ';
+        }
+    }
+    Bytes::copy_from_slice(scan::trim(&value))
+}
