@@ -8,6 +8,7 @@
 //! Heads are parsed line by line as they come, each line once; names become `http` types, values
 //! are slices of the read buffer. What is written is written from the model, with exactly one
 //! framing field.
+#![doc = include_str!("h1/guide.md")]
 
 mod chunked;
 mod conn;
