@@ -23,7 +23,9 @@ fuzz_target!(|data: &[u8]| {
             let hosts = head.headers.get_all(header::HOST).iter().count();
             assert!(hosts == 1 || (hosts == 0 && head.version == Version::HTTP_10));
             assert!(head.uri.path().starts_with('/') || head.uri.path() == "*");
-            assert!(head.headers.len() <= limits.fields);
+            // Host may be made of the target of an old request.
+            let made = usize::from(head.version == Version::HTTP_10);
+            assert!(head.headers.len() <= limits.fields + made);
         }
     }
 });

@@ -20,7 +20,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of the start line. Default 8,000: what RFC 9112 section 3 recommends. Beyond: 414.
     pub start_line_bytes: usize,
-    /// Fields in a head. Default 100, as Apache and nginx have it. Beyond: 431.
+    /// Fields in a head, not counting a `Host` that is made of an old request's target. Default 100,
+    /// as Apache and nginx have it. Beyond: 431.
     pub fields: usize,
     /// Bytes of a field's name. Default 256; registered names stay below 40. Beyond: 431.
     pub name_bytes: usize,
