@@ -4,6 +4,7 @@ pub mod conditional;
 pub mod date;
 pub mod etag;
 pub mod forwarded;
+pub mod gateway;
 pub mod hop;
 pub mod range;
 pub mod target;

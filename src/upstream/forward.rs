@@ -3,7 +3,7 @@
 use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Instant};
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Request, Response, header, uri::Scheme};
+use http::{HeaderValue, Method, Request, Response, uri::Scheme};
 use tokio::runtime::{Handle, Id};
 
 use super::{Shared, endpoint::Endpoint};
@@ -13,7 +13,7 @@ use crate::{
     error::{BoxError, Error, Kind},
     net::{Address, Stream, clock},
     peer::Peer,
-    semantics::hop,
+    semantics::gateway,
 };
 
 /// Room for the forwarding fields: three names, an address and a host.
@@ -41,7 +41,7 @@ pub(super) async fn forward(
         let home = Back { shared: shared.clone(), endpoint: n, runtime };
         let failed = match connection.exchange(request, lines, home).await {
             Ok(mut response) => {
-                hop::strip(response.headers_mut());
+                gateway::response(response.headers_mut());
                 return Ok(response);
             }
             Err(failed) => failed,
@@ -63,19 +63,15 @@ pub(super) async fn forward(
 fn prepare(shared: &Shared, request: &mut Request<Body>, lines: &mut BytesMut) {
     let ip = request.extensions().get::<Peer>().and_then(Peer::ip);
     let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
-    let headers = request.headers_mut();
-    hop::strip(headers);
-    headers.remove(header::EXPECT); // we have answered it, or will
-    let host = headers.get(header::HOST).cloned();
-    if host.is_none() {
-        // HTTP/1.0 without Host: whatever the first server is called.
+    // HTTP/1.0 without Host: whatever the first server is called.
+    let name = || {
         let name = match &shared.endpoints[0].address {
             Address::Tcp(host) => HeaderValue::from_str(host).ok(),
             Address::Unix(_) => None,
         };
-        headers.insert(header::HOST, name.unwrap_or(HeaderValue::from_static("localhost")));
-    }
-    shared.config.forward.write(headers, ip, &scheme, host.as_ref(), lines);
+        name.unwrap_or(HeaderValue::from_static("localhost"))
+    };
+    gateway::request(request.headers_mut(), shared.config.forward, ip, &scheme, name, lines);
 }
 
 /// May it be sent twice (RFC 9110 section 9.2.2)?
