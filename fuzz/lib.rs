@@ -1,10 +1,20 @@
 //! What the targets share: one side of a connection, and what it makes of bytes.
 
+#[path = "../src/tests/two_hops/down.rs"]
+mod down;
+#[path = "../src/tests/two_hops/pass.rs"]
+mod pass;
+#[path = "../src/tests/two_hops/reference.rs"]
+mod reference;
+#[path = "../src/tests/two_hops/up.rs"]
+mod up;
+
 use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
-use http::{HeaderMap, Method, StatusCode, Uri, request, response};
-use vestibule::proto::h1::{Client, Conn, Event, Fault, Limits, Server};
+use http::{HeaderMap, Method, StatusCode, Uri, Version, request, response};
+use proto::h1::{Client, Conn, Event, Fault, Limits, Server};
+use vestibule::{proto, semantics}; // as the crate has them, for the modules above
 
 /// What came of some bytes: messages, and how it ended.
 #[derive(Debug)]
@@ -153,5 +163,21 @@ pub fn ways<'a>(bytes: &'a [u8], cut: usize) -> [Vec<&'a [u8]>; 3] {
 pub fn assert_plain(headers: &HeaderMap) {
     for (name, value) in headers {
         assert!(!value.as_bytes().iter().any(|b| matches!(b, b'\r' | b'\n' | 0)), "{name}");
+    }
+}
+
+/// The bytes through a proxy made of the cores, as requests and as responses, in pieces of `step`.
+/// Panics if the reference sees anything else on the other side.
+pub fn two_hops(bytes: &[u8], step: usize) {
+    let now = Instant::now();
+    for answers in [up::Answers::Late, up::Answers::Early] {
+        up::requests(now, bytes, step, answers);
+    }
+    for (method, version) in [
+        (Method::GET, Version::HTTP_11),
+        (Method::HEAD, Version::HTTP_11),
+        (Method::GET, Version::HTTP_10),
+    ] {
+        down::responses(now, bytes, step, &method, version);
     }
 }

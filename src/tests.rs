@@ -9,4 +9,5 @@ mod server;
 mod slow;
 mod strata;
 mod support;
+mod two_hops;
 mod upstream;

@@ -25,7 +25,7 @@ mod request;
 mod response;
 mod scan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use conn::{Client, Conn, Event, Role, Server};
 pub use error::{Fault, Misuse};

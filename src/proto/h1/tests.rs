@@ -65,6 +65,11 @@ fn vectors() -> Vec<Vector> {
     FILES.iter().flat_map(|(file, text)| vector::parse(file, text)).collect()
 }
 
+/// The bytes of every vector, for tests of what is built on the core.
+pub(crate) fn inputs() -> Vec<Vec<u8>> {
+    vectors().into_iter().map(|v| v.input).collect()
+}
+
 /// Runs every vector in the ways that `ways` gives, and reports all that went wrong at once.
 fn check(ways: impl Fn(&Vector) -> Vec<(String, Vec<&[u8]>)>) {
     let mut failures = Vec::new();

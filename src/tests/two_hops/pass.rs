@@ -1,0 +1,62 @@
+//! What both ways through the proxy share.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, response};
+
+use super::reference::{Message, values};
+use crate::{
+    proto::h1::{Conn, Event, Server},
+    semantics::gateway,
+};
+
+/// Names that must not come out of a proxy, `Connection` apart, which may be its own.
+pub(super) const OF_A_HOP: [&str; 6] =
+    ["keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings"];
+
+/// One event of the server behind, told to the client.
+pub(super) fn respond(
+    front: &mut Conn<Server>,
+    now: Instant,
+    event: Event<response::Parts>,
+    length: Option<u64>,
+    out: &mut BytesMut,
+) {
+    match event {
+        Event::Head(mut head) => {
+            gateway::response(&mut head.headers);
+            front
+                .send_head(now, head.status, &head.headers, length, b"", out)
+                .expect("what was read can be written");
+        }
+        Event::Data(data) => {
+            let tail: &[u8] = front.send_data(data.len(), out).expect("announced");
+            out.extend_from_slice(&[data, Bytes::copy_from_slice(tail)].concat());
+        }
+        Event::End(trailers) => {
+            front.send_end(now, trailers.as_ref(), out).expect("the body is complete");
+        }
+    }
+}
+
+/// What the reference takes of the input as it came, we take for the same or refuse.
+pub(super) fn check_input(reference: &[Message], ours: &[Message]) {
+    for (theirs, ours) in reference.iter().zip(ours) {
+        let same = theirs.start == ours.start && theirs.body == ours.body;
+        assert!(same, "the input is read as {ours:?} and by the reference as {theirs:?}");
+        assert_eq!(theirs.trailers, ours.trailers);
+    }
+}
+
+/// There is no field of these names.
+pub(super) fn assert_none(seen: &Message, names: &[&str]) {
+    for name in names {
+        assert!(values(&seen.fields, name).is_empty(), "{name} came through: {seen:?}");
+    }
+}
+
+/// A map as the reference has fields.
+pub(super) fn list(map: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    map.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
+}
