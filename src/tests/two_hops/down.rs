@@ -46,7 +46,7 @@ pub(super) fn responses(
     }
     way.check();
     let methods: Vec<&str> = way.asked.iter().map(Method::as_str).collect();
-    check_input(&reference::responses(bytes, &methods, true).0, &way.read);
+    check_input(&reference::responses(bytes, &methods, true), &way.read);
     way.read.len()
 }
 

@@ -39,7 +39,7 @@ pub(super) fn requests(now: Instant, bytes: &[u8], step: usize, answers: Answers
         Err(fault) => proxy.fault(fault),
     }
     proxy.check();
-    check_input(&reference::requests(bytes).0, &proxy.read);
+    check_input(&reference::requests(bytes), &proxy.read);
     proxy.read.len()
 }
 
