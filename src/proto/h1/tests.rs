@@ -32,6 +32,7 @@ mod last;
 mod pair;
 mod run;
 mod side;
+mod unwritable;
 mod vector;
 mod writing;
 

@@ -12,7 +12,7 @@ use crate::proto::h1::{Event, Fault, Misuse};
 // Framing of responses.
 
 #[test]
-fn a_response_has_exactly_one_framing_field_whatever_its_headers_say() {
+fn s15_a_response_has_exactly_one_framing_field_whatever_its_headers_say() {
     let odd: [&[(&str, &str)]; 5] = [
         &[],
         &[("transfer-encoding", "chunked")],
@@ -42,7 +42,7 @@ fn the_length_chooses_the_framing() {
 }
 
 #[test]
-fn a_status_without_body_has_no_framing_field_and_takes_no_data() {
+fn s18_a_status_without_body_has_no_framing_field_and_takes_no_data() {
     for status in [204, 304] {
         for length in [None, Some(0), Some(5)] {
             let mut conn = server_after(GET);
@@ -80,7 +80,7 @@ fn a_response_to_head_keeps_its_length_and_takes_no_data() {
 }
 
 #[test]
-fn hop_by_hop_fields_are_never_copied() {
+fn s23_hop_by_hop_fields_are_never_copied() {
     let fields = [
         ("connection", "x-real-ip"),
         ("keep-alive", "timeout=5"),
@@ -131,7 +131,7 @@ fn chunks_are_framed_and_an_empty_one_is_not_sent() {
 }
 
 #[test]
-fn trailers_go_out_with_chunks_and_only_those_that_may() {
+fn s10_trailers_go_out_with_chunks_and_only_those_that_may() {
     let trailers = headers(&[("x", "1"), ("x", "2"), ("host", "evil"), ("content-length", "5")]);
     let mut conn = server_after(GET);
     respond(&mut conn, 200, &[], None).unwrap();
@@ -161,7 +161,7 @@ fn s5_every_request_with_a_body_is_framed() {
 }
 
 #[test]
-fn a_request_is_written_from_the_model() {
+fn s15_a_request_is_written_from_the_model() {
     let fields = [
         ("transfer-encoding", ",chunked"),
         ("content-length", "5"),
@@ -178,7 +178,7 @@ fn a_request_is_written_from_the_model() {
 }
 
 #[test]
-fn a_client_connection_is_free_only_after_both_halves() {
+fn s17_a_client_connection_is_free_only_after_both_halves() {
     let mut conn = client();
     ask(&mut conn, &Method::POST, "http://a/", &[], Some(5)).unwrap();
     let answer = "HTTP/1.1 413 \r\nContent-Length: 0\r\n\r\n";
@@ -191,7 +191,7 @@ fn a_client_connection_is_free_only_after_both_halves() {
 }
 
 #[test]
-fn a_pooled_connection_that_speaks_up_is_faulty() {
+fn s19_a_pooled_connection_that_speaks_up_is_faulty() {
     let mut conn = client();
     assert!(matches!(conn.recv(now(), &mut BytesMut::new()), Ok(None)));
     let fault = conn.recv(now(), &mut BytesMut::from("H")).unwrap_err();
