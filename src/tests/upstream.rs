@@ -1,5 +1,7 @@
 //! The proxy in front of scripted servers: what they are sent, and what becomes of what they say.
 
+mod late;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
@@ -41,7 +43,7 @@ fn get(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn fields_of_the_hop_and_of_the_client_s_invention_are_replaced() {
+async fn s23_s24_fields_of_the_hop_and_of_the_client_s_invention_are_replaced() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -101,7 +103,7 @@ async fn connections_are_kept_and_bodies_framed_once() {
 }
 
 #[tokio::test]
-async fn responses_that_can_be_read_in_two_ways_are_502_and_their_connection_ends() {
+async fn s19_responses_that_can_be_read_in_two_ways_are_502_and_their_connection_ends() {
     // S19, each with a second response smuggled behind it.
     let cases = [
         "HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\nContent-Length: 30\r\n\r\n0\r\n\r\n",
@@ -138,7 +140,7 @@ async fn responses_that_can_be_read_in_two_ways_are_502_and_their_connection_end
 }
 
 #[tokio::test]
-async fn a_response_is_never_given_to_the_next_request() {
+async fn s19_a_response_is_never_given_to_the_next_request() {
     // Bytes behind a complete response, and a response before any request: neither is read as an
     // answer to the next one.
     for early in [false, true] {
@@ -180,7 +182,7 @@ async fn a_response_is_never_given_to_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_before_the_body_is_not_used_again() {
+async fn s17_a_server_that_answers_before_the_body_is_not_used_again() {
     // S17: the body was promised and not sent; what follows on that connection would be it.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
@@ -209,7 +211,7 @@ async fn a_server_that_answers_before_the_body_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn bytes_behind_an_upgrade_are_a_request_of_their_own() {
+async fn s1_bytes_behind_an_upgrade_are_a_request_of_their_own() {
     // S1: the upgrade is not passed on, and its answer is 200.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
@@ -327,7 +329,7 @@ async fn a_response_that_breaks_off_is_cut_for_the_client_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_costs_the_connection_to_the_server() {
+async fn s17_a_client_that_leaves_in_the_middle_costs_the_connection_to_the_server() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let began = Arc::new(Notify::new());
