@@ -1,6 +1,7 @@
 //! End-to-end tests, one binary.
 
 mod driver;
+mod early;
 mod exhaustion;
 mod fit;
 mod orders;

@@ -90,7 +90,7 @@ async fn continue_is_sent_when_the_body_is_asked_for_and_not_before() {
 }
 
 #[tokio::test]
-async fn an_early_answer_drains_a_small_body_and_closes_before_a_large_one() {
+async fn s3_an_early_answer_drains_a_small_body_and_closes_before_a_large_one() {
     let server = start(service_fn(|_: Request| async {
         Ok::<_, Infallible>(Response::builder().status(413).body(Body::from("no")).unwrap())
     }))

@@ -130,6 +130,55 @@ async fn a_deadline_cuts_the_answer_short_and_the_worker_not() {
     threads.shutdown(LONG).await.unwrap();
 }
 
+/// Waits for the gate if the path says so, and answers with the path.
+fn named() -> (tokio_mpsc::UnboundedReceiver<()>, mpsc::Sender<()>, impl Fn() -> SyncApp<Handler>) {
+    let (entered_tx, entered) = tokio_mpsc::unbounded_channel();
+    let (release, held) = mpsc::channel();
+    let held = Arc::new(Mutex::new(held));
+    let factory = move || {
+        let (entered, held) = (entered_tx.clone(), held.clone());
+        sync(Box::new(move |r: Request<Bytes>| {
+            let path = r.uri().path().to_owned();
+            if path.starts_with("/hold") {
+                let _ = entered.send(());
+                let _ = held.lock().unwrap().recv();
+            }
+            Response::new(path.into())
+        }) as Handler)
+    };
+    (entered, release, factory)
+}
+
+/// S22: the worker goes on and answers, when its caller has been given an error, has left, or its
+/// thread was written off. The next requests get their own answers and nobody else's.
+#[tokio::test]
+async fn s22_a_late_answer_is_never_given_to_another_request() {
+    for written_off in [false, true] {
+        for gone in [false, true] {
+            let (mut entered, release, app) = named();
+            let allowed = if written_off { SHORT * 10 } else { LONG };
+            let threads = threads(1, app).request_timeout(allowed).start().unwrap();
+            let mut request = get("/hold");
+            if !written_off {
+                request.extensions_mut().insert(Deadline(Instant::now() + SHORT * 10));
+            }
+            let held = threads.clone().ready().await.unwrap().call(request);
+            entered.recv().await.unwrap();
+            if gone {
+                drop(held);
+            } else {
+                assert_eq!(kind(&held.await.unwrap_err()), Kind::Timeout);
+            }
+            // One waits while the late answer is given, one comes after it.
+            let waiting = call(&threads, "/waiting").await;
+            release.send(()).unwrap();
+            assert_eq!(text(&waiting.await.unwrap()), "/waiting");
+            assert_eq!(text(&threads.clone().oneshot(get("/after")).await.unwrap()), "/after");
+            threads.shutdown(LONG).await.unwrap();
+        }
+    }
+}
+
 /// Sends when it is dropped.
 struct Dropped(tokio_mpsc::UnboundedSender<()>);
 

@@ -1,0 +1,62 @@
+//! S3: whatever answers a request without reading its body, what was sent as a body is never read
+//! as a request.
+
+use std::fs;
+
+use http::StatusCode;
+use tower::service_fn;
+
+use super::support::{exchange, start, statuses};
+use crate::{Body, BoxError, Request, Response, Router, files};
+
+#[tokio::test]
+async fn s3_whoever_answers_early_the_body_is_never_a_request() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    fs::write(dir.path().join("a.txt"), "text").unwrap();
+    let site = Router::new().mount("/static", files::dir(dir.path())).route(
+        "/fails",
+        service_fn(|_: Request| async { Err::<Response, BoxError>("as it was told to".into()) }),
+    );
+    let site = site.route(
+        "/empty",
+        service_fn(|_: Request| async {
+            Ok::<_, BoxError>(
+                Response::builder().status(StatusCode::NO_CONTENT).body(Body::empty())?,
+            )
+        }),
+    );
+    let front = start(site).await;
+    let evil = "GET /static/evil HTTP/1.1\r\nHost: evil\r\n\r\n";
+    let (length, chunks) = (evil.len(), format!("{:x}\r\n{evil}\r\n0\r\n\r\n", evil.len()));
+    let framings = [
+        (format!("Content-Length: {length}"), evil),
+        ("Transfer-Encoding: chunked".to_owned(), &chunks),
+    ];
+    // From a file (the second time out of the cache), a refusal, a redirect, nothing, an error.
+    for (method, path, status) in [
+        ("GET", "/static/a.txt", 200),
+        ("GET", "/static/a.txt", 200),
+        ("HEAD", "/static/a.txt", 200),
+        ("POST", "/static/a.txt", 405),
+        ("GET", "/static/none", 404),
+        ("GET", "/static/folder", 308),
+        ("GET", "/static/%2e%2e/a", 400),
+        ("GET", "/nobody", 404),
+        ("DELETE", "/empty", 204),
+        ("POST", "/fails", 500),
+    ] {
+        for (framing, body) in &framings {
+            let first = format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}");
+            let last = "GET /static/a.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            let answer = exchange(front.addr, format!("{first}{first}{last}")).await;
+            // All three are answered, or the connection ends behind an answer that says so.
+            let (got, expected) = (statuses(&answer), [status, status, 200]);
+            let closed = answer.matches("connection: close\r\n").count() == 1;
+            let told = expected.starts_with(&got) && !got.is_empty() && closed;
+            assert!(told, "{method} {path} {framing}: {answer}");
+            assert!(got.len() == 3 || framing.starts_with('T'), "so small a body is drained");
+        }
+    }
+    front.stop().await;
+}
