@@ -146,14 +146,16 @@ async fn s19_a_response_is_never_given_to_the_next_request() {
     for early in [false, true] {
         let (script, addr) = Script::new().await;
         let front = proxy(&[addr]).await;
+        let (answered, sent) = (Notify::new(), Notify::new());
         let server = async {
             let mut first = script.accept().await;
             read_until(&mut first, "\r\n\r\n").await;
             let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
             if early {
                 first.write_all(OK.as_bytes()).await.unwrap();
-                first.flush().await.unwrap();
+                answered.notified().await; // and so the connection is idle
                 first.write_all(evil.as_bytes()).await.unwrap();
+                sent.notify_one();
             } else {
                 first.write_all(format!("{OK}{evil}").as_bytes()).await.unwrap();
             }
@@ -167,6 +169,8 @@ async fn s19_a_response_is_never_given_to_the_next_request() {
             client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
             let first = read_until(&mut client, "ok").await;
             if early {
+                answered.notify_one();
+                sent.notified().await;
                 // Let the unsolicited bytes arrive: a look at another connection of the same
                 // runtime is answered after them.
                 exchange(front.addr, "BAD\r\n\r\n").await;
