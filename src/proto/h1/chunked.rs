@@ -146,7 +146,7 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
 }
 
 /// May this field not be a trailer (RFC 9110 section 6.5.1)? Those that frame, route or
-/// authenticate a message, make it conditional, or say how to read its body.
+/// authenticate a message, make it conditional, say how to read its body or who sent it.
 pub(super) fn forbidden(name: &HeaderName) -> bool {
     const NAMES: [HeaderName; 27] = [
         header::TRANSFER_ENCODING,
@@ -177,7 +177,21 @@ pub(super) fn forbidden(name: &HeaderName) -> bool {
         header::MAX_FORWARDS,
         header::AGE,
     ];
-    NAMES.contains(name) || name == "keep-alive" || name == "proxy-connection"
+    const OTHERS: [&str; 4] = ["keep-alive", "proxy-connection", "http2-settings", "proxy"];
+    NAMES.contains(name) || OTHERS.iter().any(|n| name == n) || speaks_of_the_client(name)
+}
+
+/// Does it say who the client is, as a proxy would? A proxy drops and writes such fields in heads
+/// only, and there are servers behind it that take trailers for fields of the head, and `_` or `.`
+/// for `-`.
+fn speaks_of_the_client(name: &HeaderName) -> bool {
+    let begins = |known: &str| {
+        let fits = |(n, k): (u8, u8)| n == k || k == b'-' && matches!(n, b'_' | b'.');
+        name.as_str().len() >= known.len() && name.as_str().bytes().zip(known.bytes()).all(fits)
+    };
+    ["forwarded", "x-forwarded", "x-real-ip", "x-client-ip", "true-client-ip"]
+        .iter()
+        .any(|known| begins(known))
 }
 
 #[cfg(test)]
