@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use pin_project::pin_project;
 use tokio::time::Sleep;
 
 /// A timer whose deadline is told anew at each poll.
@@ -13,12 +14,13 @@ use tokio::time::Sleep;
 /// While deadlines only move away, which they do with every request, the runtime's timer wheel is
 /// not touched: the timer goes off at the old time, and is armed anew then.
 #[derive(Debug, Default)]
-pub(super) struct Timer(Option<Armed>);
+pub(super) struct Timer(Option<Pin<Box<Armed>>>);
 
+#[pin_project]
 #[derive(Debug)]
 struct Armed {
-    sleep: Pin<Box<Sleep>>,
-    at: Instant,
+    #[pin]
+    sleep: Sleep,
     /// Whom the sleep wakes.
     waker: Waker,
 }
@@ -35,24 +37,23 @@ impl Timer {
         if deadline <= now {
             return true;
         }
-        let armed = self.0.get_or_insert_with(|| Armed {
-            sleep: Box::pin(tokio::time::sleep_until(deadline.into())),
-            at: now, // in the past: it is polled below
-            waker: Waker::noop().clone(),
+        let armed = self.0.get_or_insert_with(|| {
+            let sleep = tokio::time::sleep_until(deadline.into());
+            Box::pin(Armed { sleep, waker: Waker::noop().clone() })
         });
-        let early_enough = armed.at > now && armed.at <= deadline;
-        if early_enough && armed.waker.will_wake(cx.waker()) {
+        let mut armed = armed.as_mut().project();
+        let at = armed.sleep.deadline().into_std();
+        if at > now && at <= deadline && armed.waker.will_wake(cx.waker()) {
             return false;
         }
-        armed.at = deadline;
         armed.waker.clone_from(cx.waker());
         armed.sleep.as_mut().reset(deadline.into());
         // Outside of the task's budget: a poll that the budget cuts short registers nothing, and
         // this one will not be repeated.
-        let mut sleep = tokio::task::unconstrained(armed.sleep.as_mut());
+        let mut sleep = tokio::task::unconstrained(armed.sleep);
         let passed = Pin::new(&mut sleep).poll(cx).is_ready();
         if passed {
-            armed.waker = Waker::noop().clone(); // it wakes nobody any more
+            *armed.waker = Waker::noop().clone(); // it wakes nobody any more
         }
         passed
     }

@@ -1,20 +1,19 @@
 //! Telling many connections that it is time to end.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Waker},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// The one who says when: hands out [`Watch`]es, and waits until all are gone.
 ///
-/// An idle connection costs nothing more than its entry here: it is not polled until the drain
+/// An idle connection costs nothing more than its place here: it is not polled until the drain
 /// begins.
 #[derive(Clone, Default)]
 pub struct Drain(Arc<Shared>);
@@ -22,27 +21,46 @@ pub struct Drain(Arc<Shared>);
 /// A connection's view of a [`Drain`]. Dropped, it counts as ended.
 pub struct Watch {
     shared: Arc<Shared>,
-    id: u64,
+    place: usize,
     waker: Option<Waker>,
 }
 
 #[derive(Default)]
 struct Shared {
-    draining: AtomicBool,
-    watches: Mutex<Watches>,
+    /// 0, then `END`, then perhaps `CUT`.
+    order: AtomicU8,
+    places: Mutex<Places>,
     empty: Notify,
+    /// Where each watch leaves a permit when it ends.
+    permits: Option<Arc<Semaphore>>,
 }
 
+const END: u8 = 1;
+const CUT: u8 = 2;
+
+/// Those to wake, each at a place that its watch knows.
 #[derive(Default)]
-struct Watches {
-    next: u64,
-    wakers: HashMap<u64, Option<Waker>>,
+struct Places {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Places {
+    fn taken(&self) -> usize {
+        self.wakers.len() - self.free.len()
+    }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Watches> {
+    fn lock(&self) -> MutexGuard<'_, Places> {
         // Nothing panics while it is held.
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, order: u8) {
+        self.order.fetch_max(order, Ordering::AcqRel);
+        let wakers: Vec<_> = self.lock().wakers.iter().flatten().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -52,19 +70,28 @@ impl Drain {
         Self::default()
     }
 
+    /// A drain whose watches each give a permit back when they are dropped.
+    ///
+    /// Whoever asks for a watch has acquired one and forgotten it: the room of an owned permit in
+    /// every idle connection is saved.
+    pub fn with_permits(permits: Arc<Semaphore>) -> Self {
+        Self(Arc::new(Shared { permits: Some(permits), ..Shared::default() }))
+    }
+
     /// A watch for one more connection.
     pub fn watch(&self) -> Watch {
-        let mut w = self.0.lock();
-        let id = w.next;
-        w.next += 1;
-        w.wakers.insert(id, None);
-        drop(w);
-        Watch { shared: self.0.clone(), id, waker: None }
+        let mut p = self.0.lock();
+        let place = p.free.pop().unwrap_or_else(|| {
+            p.wakers.push(None);
+            p.wakers.len() - 1
+        });
+        drop(p);
+        Watch { shared: self.0.clone(), place, waker: None }
     }
 
     /// How many connections there are.
     pub fn len(&self) -> usize {
-        self.0.lock().wakers.len()
+        self.0.lock().taken()
     }
 
     /// Is there no connection?
@@ -74,9 +101,12 @@ impl Drain {
 
     /// Begins: every connection ends after its present exchange, idle ones now.
     pub fn begin(&self) {
-        self.0.draining.store(true, Ordering::Release);
-        let wakers: Vec<_> = self.0.lock().wakers.values().flatten().cloned().collect();
-        wakers.into_iter().for_each(Waker::wake);
+        self.0.tell(END);
+    }
+
+    /// Gives up on those that have not ended: every connection ends now.
+    pub fn cut(&self) {
+        self.0.tell(CUT);
     }
 
     /// Waits until there is no connection.
@@ -98,18 +128,20 @@ impl Watch {
         Drain::new().watch()
     }
 
-    /// Has the drain begun? If not, the task of `cx` is woken when it does.
+    /// Has the drain begun? The task of `cx` is woken when it does, and when it is
+    /// [cut](Self::is_cut).
     pub fn poll_draining(&mut self, cx: &Context<'_>) -> bool {
-        if self.shared.draining.load(Ordering::Acquire) {
-            return true;
-        }
         if !self.knows(cx) {
             self.waker = Some(cx.waker().clone());
-            self.shared.lock().wakers.insert(self.id, self.waker.clone());
-            // It may have begun between the look and the entry.
-            return self.shared.draining.load(Ordering::Acquire);
+            self.shared.lock().wakers[self.place].clone_from(&self.waker);
         }
-        false
+        // Looked at behind the entry: nothing that was told before it is missed.
+        self.shared.order.load(Ordering::Acquire) >= END
+    }
+
+    /// Must the connection end now, in the middle of whatever it does?
+    pub fn is_cut(&self) -> bool {
+        self.shared.order.load(Ordering::Acquire) >= CUT
     }
 
     /// Is the task of `cx` the one that is registered?
@@ -120,10 +152,16 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut w = self.shared.lock();
-        w.wakers.remove(&self.id);
-        if w.wakers.is_empty() {
-            drop(w);
+        let mut p = self.shared.lock();
+        let waker = p.wakers[self.place].take();
+        p.free.push(self.place);
+        let empty = p.taken() == 0;
+        drop(p);
+        drop(waker); // perhaps the last of its task, which then drops what it holds
+        if let Some(permits) = &self.shared.permits {
+            permits.add_permits(1);
+        }
+        if empty {
             self.shared.empty.notify_waiters();
         }
     }
@@ -166,7 +204,47 @@ mod tests {
             })
             .await;
         }
+        assert!(!watches[0].is_cut());
         drop(watches);
         task.await.unwrap();
+    }
+
+    #[test]
+    fn a_place_is_taken_again_and_its_new_owner_is_told() {
+        let drain = Drain::new();
+        let woken = Arc::new(AtomicU8::new(0));
+        let waker = Waker::from(Arc::new(Count(woken.clone())));
+        let cx = Context::from_waker(&waker);
+        let (mut first, mut second) = (drain.watch(), drain.watch());
+        assert!(!first.poll_draining(&cx) && !second.poll_draining(&cx));
+        drop(first);
+        let mut third = drain.watch();
+        assert_eq!((drain.len(), third.place), (2, 0));
+        drain.begin();
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "the third has not asked yet");
+        assert!(third.poll_draining(&cx) && !third.is_cut());
+        // Who asks only after the beginning is still told of the cut.
+        drain.cut();
+        assert_eq!(woken.load(Ordering::Relaxed), 3);
+        assert!(second.is_cut() && third.is_cut());
+    }
+
+    #[test]
+    fn a_watch_gives_its_permit_back() {
+        let permits = Arc::new(Semaphore::new(1));
+        let drain = Drain::with_permits(permits.clone());
+        permits.try_acquire().unwrap().forget();
+        let watch = drain.watch();
+        assert_eq!(permits.available_permits(), 0);
+        drop(watch);
+        assert_eq!(permits.available_permits(), 1);
+    }
+
+    struct Count(Arc<AtomicU8>);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

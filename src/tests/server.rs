@@ -529,8 +529,16 @@ async fn a_panic_of_the_service_ends_one_connection() {
 
 #[test]
 fn the_connection_future_is_small() {
-    use crate::{conn::h1::server::Connection, layer::Rescue, net::Stream};
-    let size = size_of::<Connection<Stream, Rescue<crate::Router>>>();
-    println!("a connection's future: {size} bytes");
-    assert!(size <= 640, "{size}");
+    use crate::{
+        conn::h1::server::Connection,
+        layer::{Rescue, RescueLayer, rescue},
+        net::Stream,
+    };
+    fn size<T: Fn(&BoxError) -> Response + Clone>(_: RescueLayer<T>) -> usize {
+        size_of::<Connection<Stream, Rescue<crate::Router, T>>>()
+    }
+    // With so many bytes its task takes 256; the next step is 384. A debug build has something of
+    // mio's in the stream.
+    let most = if cfg!(debug_assertions) { 160 } else { 152 };
+    assert_eq!(size(RescueLayer::with(rescue::response)), most);
 }

@@ -2,6 +2,7 @@
 //! the two roles below.
 
 mod client;
+mod rest;
 mod role;
 mod server;
 
@@ -10,6 +11,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
+pub use rest::Rest;
 pub use role::{Client, Role, Server};
 
 use super::{

@@ -11,7 +11,10 @@ use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body as _;
 use tower_service::Service;
 
-use super::{Connection, Stage, Step, later};
+use super::{
+    busy::{Busy, Stage},
+    link::{Link, Step, later},
+};
 use crate::{
     body::{self, Body},
     error::BoxError,
@@ -19,7 +22,7 @@ use crate::{
     proto::h1::Event,
 };
 
-impl<I, S, B> Connection<I, S>
+impl<I, S, B> Link<I, S>
 where
     I: Io,
     S: Service<Request<Body>, Response = Response<B>>,
@@ -28,161 +31,179 @@ where
     B::Error: Into<BoxError>,
 {
     /// Takes the exchange one step further.
-    pub(super) fn step(&mut self, now: Instant, cx: &mut Context<'_>) -> Step {
-        match &mut self.stage {
-            Stage::Head => self.step_head(now, cx),
-            Stage::Admit(..) => self.step_admit(cx),
-            Stage::Call(future) => match future.as_mut().poll(cx) {
-                Poll::Pending => Step::Wait,
-                Poll::Ready(Ok(response)) => {
-                    self.respond(now, cx, response);
-                    Step::Again
-                }
-                Poll::Ready(Err(error)) => self.give_up(&error.into()),
-            },
-            Stage::Respond(_) => self.step_respond(now, cx),
-            Stage::Drain(_) => self.step_drain(now),
-            Stage::Close { .. } if !self.output.is_empty() => Step::Wait,
+    pub(super) fn step(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
+        match &mut x.stage {
+            Stage::Head => self.step_head(x, now, cx),
+            Stage::Admit(..) => self.step_admit(x, cx),
+            Stage::Call => self.step_call(x, now, cx),
+            Stage::Respond(_) => self.step_respond(x, now, cx),
+            Stage::Drain(_) => self.step_drain(x, now),
+            Stage::Close { .. } if !x.output.is_empty() => Step::Wait,
             Stage::Close { linger } => {
                 let linger = *linger;
-                self.poll_close(now, cx, linger)
+                self.poll_close(x, now, cx, linger)
             }
             Stage::Linger(..) | Stage::End => Step::Wait,
         }
     }
 
-    fn step_head(&mut self, now: Instant, cx: &mut Context<'_>) -> Step {
-        match self.core.recv(now, &mut self.input) {
-            Ok(Some(Event::Head(parts))) => return self.open(now, cx, parts),
+    fn step_head(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
+        match x.core.recv(now, &mut x.input) {
+            Ok(Some(Event::Head(parts))) => return self.open(x, now, cx, parts),
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
-            Ok(None) if self.core.is_closed() => self.stage = Stage::Close { linger: false },
+            Ok(None) if x.core.is_closed() => x.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
             Err(fault) => {
                 tracing::debug!(peer = %self.peer, %fault, "refused");
-                self.refuse(fault.status());
+                self.refuse(x, fault.status());
             }
         }
         Step::Again
     }
 
-    fn open(&mut self, now: Instant, cx: &mut Context<'_>, parts: request::Parts) -> Step {
-        let body = match self.open_body(now) {
+    fn open(
+        &mut self,
+        x: &mut Busy,
+        now: Instant,
+        cx: &mut Context<'_>,
+        parts: request::Parts,
+    ) -> Step {
+        let body = match self.open_body(x, now) {
             Ok(body) => body,
             Err(fault) => {
-                self.refuse(fault.status());
+                self.refuse(x, fault.status());
                 return Step::Again;
             }
         };
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(self.peer.clone());
         match self.service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => self.stage = Stage::Call(Box::pin(self.service.call(request))),
-            Poll::Ready(Err(error)) => return self.give_up(&error.into()),
+            Poll::Ready(Ok(())) => self.call(x, request),
+            Poll::Ready(Err(error)) => return self.give_up(x, &error.into()),
             Poll::Pending => {
                 let until = later(now, self.config.ready_timeout);
-                self.stage = Stage::Admit(Box::new(request), until);
+                x.stage = Stage::Admit(Box::new(request), until);
                 return Step::Wait;
             }
         }
         Step::Again
     }
 
-    fn step_admit(&mut self, cx: &mut Context<'_>) -> Step {
+    fn step_admit(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> Step {
         match self.service.poll_ready(cx) {
             Poll::Pending => return Step::Wait,
-            Poll::Ready(Err(error)) => return self.give_up(&error.into()),
+            Poll::Ready(Err(error)) => return self.give_up(x, &error.into()),
             Poll::Ready(Ok(())) => {}
         }
-        if let Stage::Admit(request, _) = std::mem::replace(&mut self.stage, Stage::End) {
-            self.stage = Stage::Call(Box::pin(self.service.call(*request)));
+        if let Stage::Admit(request, _) = std::mem::replace(&mut x.stage, Stage::End) {
+            self.call(x, *request);
         }
         Step::Again
     }
 
+    fn call(&mut self, x: &mut Busy, request: Request<Body>) {
+        self.call = Some(Box::pin(self.service.call(request)));
+        x.stage = Stage::Call;
+    }
+
+    fn step_call(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
+        let call = self.call.as_mut().expect("in this stage there is a call");
+        let Poll::Ready(result) = call.as_mut().poll(cx) else { return Step::Wait };
+        self.call = None; // what it holds is free before its response is sent
+        match result {
+            Ok(response) => {
+                self.respond(x, now, cx, response);
+                Step::Again
+            }
+            Err(error) => self.give_up(x, &error.into()),
+        }
+    }
+
     /// A service that returns errors has no table under it that turns them into responses.
-    fn give_up(&mut self, error: &BoxError) -> Step {
+    fn give_up(&mut self, x: &mut Busy, error: &BoxError) -> Step {
         tracing::error!(peer = %self.peer, error = &**error as &dyn std::error::Error, "service failed");
-        self.refuse(StatusCode::INTERNAL_SERVER_ERROR);
+        self.refuse(x, StatusCode::INTERNAL_SERVER_ERROR);
         Step::Again
     }
 
     /// Begins the response; one whose body is in one piece is complete with it.
-    fn respond(&mut self, now: Instant, cx: &Context<'_>, response: Response<B>) {
+    fn respond(&mut self, x: &mut Busy, now: Instant, cx: &Context<'_>, response: Response<B>) {
         let (parts, body) = response.into_parts();
         let body = Body::new(body);
-        self.consider_closing(cx);
-        if let Err(misuse) = self.send_head(now, &parts, body.len()) {
+        self.consider_closing(x, cx);
+        if let Err(misuse) = self.send_head(x, now, &parts, body.len()) {
             tracing::error!(peer = %self.peer, %misuse, status = %parts.status, "response refused");
-            self.refuse(StatusCode::INTERNAL_SERVER_ERROR);
+            self.refuse(x, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
-        self.open_ended = self.core.ends_with_close();
-        if self.core.sends_no_body() {
-            return self.finish(now, None);
+        x.open_ended = x.core.ends_with_close();
+        if x.core.sends_no_body() {
+            return self.finish(x, now, None);
         }
         let sent = match body.into_kind() {
             body::Kind::Empty => Ok(()),
-            body::Kind::Bytes(bytes) => self.send_piece(bytes),
+            body::Kind::Bytes(bytes) => self.send_piece(x, bytes),
             body::Kind::File(file) => {
                 let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
-                self.core.send_data(len, self.output.head()).map(|_| self.output.push_file(file))
+                x.core.send_data(len, x.output.head()).map(|_| x.output.push_file(file))
             }
             streamed => {
-                self.stage = Stage::Respond(streamed.into());
+                x.stage = Stage::Respond(streamed.into());
                 return;
             }
         };
         match sent {
-            Ok(()) => self.finish(now, None),
-            Err(misuse) => self.cut(&misuse.into()),
+            Ok(()) => self.finish(x, now, None),
+            Err(misuse) => self.cut(x, &misuse.into()),
         }
     }
 
     /// An unread body that is too large to be dropped costs the connection, and the client is told
     /// so in the head.
-    fn consider_closing(&mut self, cx: &Context<'_>) {
-        if self.upload.as_ref().is_some_and(|s| s.poll_ready(cx) == Poll::Ready(Err(body::Gone))) {
-            self.upload = None;
+    fn consider_closing(&mut self, x: &mut Busy, cx: &Context<'_>) {
+        if x.upload.as_ref().is_some_and(|s| s.poll_ready(cx) == Poll::Ready(Err(body::Gone))) {
+            x.upload = None;
         }
-        let unread = self.upload.is_none() && self.core.reads_body();
-        if unread && self.core.body_left().is_none_or(|n| n > self.config.drain_bytes) {
-            self.core.close_after();
+        let unread = x.upload.is_none() && x.core.reads_body();
+        if unread && x.core.body_left().is_none_or(|n| n > self.config.drain_bytes) {
+            x.core.close_after();
         }
     }
 
     fn send_head(
         &mut self,
+        x: &mut Busy,
         now: Instant,
         parts: &response::Parts,
         length: Option<u64>,
     ) -> Result<(), crate::proto::h1::Misuse> {
-        let (core, out) = (&mut self.core, self.output.head());
+        let (core, out) = (&mut x.core, x.output.head());
         clock::with_date_line(|date| {
             core.send_head(now, parts.status, &parts.headers, length, date, out)
         })
     }
 
-    fn send_piece(&mut self, piece: Bytes) -> Result<(), crate::proto::h1::Misuse> {
-        let tail = self.core.send_data(piece.len(), self.output.head())?;
-        self.output.push(piece, tail);
+    fn send_piece(&mut self, x: &mut Busy, piece: Bytes) -> Result<(), crate::proto::h1::Misuse> {
+        let tail = x.core.send_data(piece.len(), x.output.head())?;
+        x.output.push(piece, tail);
         Ok(())
     }
 
-    fn step_respond(&mut self, now: Instant, cx: &mut Context<'_>) -> Step {
-        let Stage::Respond(body) = &mut self.stage else { return Step::Again };
+    fn step_respond(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
+        let Stage::Respond(body) = &mut x.stage else { return Step::Again };
         match Pin::new(body).poll_frame(cx) {
             Poll::Pending => return Step::Wait,
-            Poll::Ready(None) => self.finish(now, None),
-            Poll::Ready(Some(Err(error))) => self.cut(&error),
+            Poll::Ready(None) => self.finish(x, now, None),
+            Poll::Ready(Some(Err(error))) => self.cut(x, &error),
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
-                    if let Err(misuse) = self.send_piece(data) {
-                        self.cut(&misuse.into());
+                    if let Err(misuse) = self.send_piece(x, data) {
+                        self.cut(x, &misuse.into());
                     }
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().ok();
-                    self.finish(now, trailers.as_ref());
+                    self.finish(x, now, trailers.as_ref());
                 }
             },
         }
@@ -190,67 +211,67 @@ where
     }
 
     /// The response is complete: on to the next request, or not.
-    fn finish(&mut self, now: Instant, trailers: Option<&HeaderMap>) {
-        if let Err(misuse) = self.core.send_end(now, trailers, self.output.end()) {
-            return self.cut(&misuse.into());
+    fn finish(&mut self, x: &mut Busy, now: Instant, trailers: Option<&HeaderMap>) {
+        if let Err(misuse) = x.core.send_end(now, trailers, x.output.end()) {
+            return self.cut(x, &misuse.into());
         }
-        self.stage = if self.core.is_idle() {
+        x.stage = if x.core.is_idle() {
             Stage::Head
-        } else if self.core.is_closed() {
+        } else if x.core.is_closed() {
             // What the client has sent behind it, or is sending, would reset the connection, and
             // take the response along.
-            Stage::Close { linger: !self.ended && (self.faulted || !self.input.is_empty()) }
-        } else if !self.open_ended && (self.upload.is_some() || self.core.keeps_alive()) {
+            Stage::Close { linger: !x.ended && (x.faulted || !x.input.is_empty()) }
+        } else if !x.open_ended && (x.upload.is_some() || x.core.keeps_alive()) {
             // Somebody still reads the request, or nobody will and there is not much of it.
             Stage::Drain(self.config.drain_bytes)
         } else {
             Stage::Close { linger: true }
         };
-        if !matches!(self.stage, Stage::Drain(_)) {
-            self.upload = None;
+        if !matches!(x.stage, Stage::Drain(_)) {
+            x.upload = None;
         }
     }
 
     /// The response cannot be completed: the connection ends in the middle of it, so that nobody
     /// takes it for whole.
-    fn cut(&mut self, error: &BoxError) {
+    fn cut(&mut self, x: &mut Busy, error: &BoxError) {
         tracing::warn!(peer = %self.peer, error = &**error as &dyn std::error::Error, "response cut");
-        self.upload = None;
-        self.stage = Stage::Close { linger: false };
+        x.upload = None;
+        x.stage = Stage::Close { linger: false };
     }
 
-    fn step_drain(&mut self, now: Instant) -> Step {
-        let Stage::Drain(left) = &mut self.stage else { return Step::Again };
-        if self.upload.is_some() {
+    fn step_drain(&mut self, x: &mut Busy, now: Instant) -> Step {
+        let Stage::Drain(left) = &mut x.stage else { return Step::Again };
+        if x.upload.is_some() {
             return Step::Wait; // it is pumped
         }
-        if self.core.is_idle() {
-            self.stage = Stage::Head;
+        if x.core.is_idle() {
+            x.stage = Stage::Head;
             return Step::Again;
         }
-        match self.core.recv(now, &mut self.input) {
-            Ok(None) if self.core.is_closed() => self.stage = Stage::Close { linger: false },
+        match x.core.recv(now, &mut x.input) {
+            Ok(None) if x.core.is_closed() => x.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
             Ok(Some(Event::Data(data))) => match left.checked_sub(data.len() as u64) {
                 Some(rest) => *left = rest,
-                None => self.stage = Stage::Close { linger: true },
+                None => x.stage = Stage::Close { linger: true },
             },
-            Ok(Some(Event::End(_))) if self.core.is_idle() => self.stage = Stage::Head,
-            Ok(Some(Event::End(_) | Event::Head(_))) => self.stage = Stage::Close { linger: false },
+            Ok(Some(Event::End(_))) if x.core.is_idle() => x.stage = Stage::Head,
+            Ok(Some(Event::End(_) | Event::Head(_))) => x.stage = Stage::Close { linger: false },
             // The response is out and the request was read in vain: nothing to answer.
-            Err(_) => self.stage = Stage::Close { linger: true },
+            Err(_) => x.stage = Stage::Close { linger: true },
         }
         Step::Again
     }
 
     /// Answers in place of the service, and closes. A response that has begun is cut instead.
-    pub(super) fn refuse(&mut self, status: StatusCode) {
-        self.upload = None;
-        let core = &mut self.core;
-        let linger = self.output.has_room() && {
-            let out = self.output.head();
+    pub(super) fn refuse(&mut self, x: &mut Busy, status: StatusCode) {
+        x.upload = None;
+        let core = &mut x.core;
+        let linger = x.output.has_room() && {
+            let out = x.output.head();
             clock::with_date_line(|date| core.send_last(status, date, out))
         };
-        self.stage = Stage::Close { linger };
+        x.stage = Stage::Close { linger };
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::Connection;
+use super::{busy::Busy, link::Link};
 use crate::{
     body::Body,
     error::{BoxError, Error, Kind},
@@ -17,7 +17,7 @@ use crate::{
     proto::h1::{Event, Fault},
 };
 
-impl<I, S, B> Connection<I, S>
+impl<I, S, B> Link<I, S>
 where
     I: Io,
     S: Service<Request<Body>, Response = Response<B>>,
@@ -27,73 +27,73 @@ where
 {
     /// The body that follows the head that was just read. What came with the head is one piece;
     /// the rest will come through a channel.
-    pub(super) fn open_body(&mut self, now: Instant) -> Result<Body, Fault> {
-        let whole = match self.core.body_left() {
-            Some(0) => return self.core.recv(now, &mut self.input).map(|_end| Body::empty()),
-            Some(n) => n <= self.input.len() as u64,
+    pub(super) fn open_body(&mut self, x: &mut Busy, now: Instant) -> Result<Body, Fault> {
+        let whole = match x.core.body_left() {
+            Some(0) => return x.core.recv(now, &mut x.input).map(|_end| Body::empty()),
+            Some(n) => n <= x.input.len() as u64,
             None => false,
         };
-        if whole && let Some(Event::Data(data)) = self.core.recv(now, &mut self.input)? {
-            self.core.recv(now, &mut self.input)?; // its end
+        if whole && let Some(Event::Data(data)) = x.core.recv(now, &mut x.input)? {
+            x.core.recv(now, &mut x.input)?; // its end
             return Ok(data.into());
         }
-        let (sender, body) = Body::channel(self.core.body_left());
-        self.upload = Some(sender);
-        self.upload_wanted = false;
+        let (sender, body) = Body::channel(x.core.body_left());
+        x.upload = Some(sender);
+        x.upload_wanted = false;
         Ok(body)
     }
 
     /// Moves what has come of the body to its reader, and finds out whether more is wanted.
-    pub(super) fn pump_upload(&mut self, now: Instant, cx: &Context<'_>) {
-        let wanted = self.pump(now, cx);
-        if wanted && !self.upload_wanted {
-            self.core.resume(now); // the time that the reader took is not the client's
+    pub(super) fn pump_upload(&mut self, x: &mut Busy, now: Instant, cx: &Context<'_>) {
+        let wanted = self.pump(x, now, cx);
+        if wanted && !x.upload_wanted {
+            x.core.resume(now); // the time that the reader took is not the client's
         }
-        self.upload_wanted = wanted;
+        x.upload_wanted = wanted;
     }
 
-    fn pump(&mut self, now: Instant, cx: &Context<'_>) -> bool {
-        while let Some(sender) = &self.upload {
+    fn pump(&mut self, x: &mut Busy, now: Instant, cx: &Context<'_>) -> bool {
+        while let Some(sender) = &x.upload {
             let room = match sender.poll_ready(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(_gone)) => {
-                    self.upload = None;
+                    x.upload = None;
                     return false;
                 }
                 Poll::Pending => false,
             };
-            if !room || !self.may_continue(cx) {
+            if !room || !self.may_continue(x, cx) {
                 return false;
             }
-            match self.core.recv(now, &mut self.input) {
+            match x.core.recv(now, &mut x.input) {
                 Ok(Some(Event::Data(data))) => {
                     let data = detach(data);
-                    if let Some(Err(_gone)) = self.upload.as_ref().map(|s| s.send(data)) {
-                        self.upload = None;
+                    if let Some(Err(_gone)) = x.upload.as_ref().map(|s| s.send(data)) {
+                        x.upload = None;
                     }
                 }
                 Ok(Some(Event::End(trailers))) => {
-                    if let Some(sender) = self.upload.take() {
+                    if let Some(sender) = x.upload.take() {
                         sender.finish(trailers);
                     }
                 }
                 Ok(None) => return true,
                 Ok(Some(Event::Head(_))) => unreachable!("a body is under way"),
-                Err(fault) => self.fail(fault),
+                Err(fault) => self.fail(x, fault),
             }
         }
         false
     }
 
     /// Sends `100 Continue` once the body is asked for; until then there is nothing to read.
-    fn may_continue(&mut self, cx: &Context<'_>) -> bool {
-        if !self.core.wants_continue() {
+    fn may_continue(&mut self, x: &mut Busy, cx: &Context<'_>) -> bool {
+        if !x.core.wants_continue() {
             return true;
         }
-        let asked = self.upload.as_ref().is_some_and(|s| s.poll_wanted(cx) == Poll::Ready(Ok(())));
-        let early = !self.input.is_empty(); // the client did not wait for it
-        if (asked || early) && self.output.has_room() && !self.core.writes_body() {
-            self.core.send_continue(self.output.head());
+        let asked = x.upload.as_ref().is_some_and(|s| s.poll_wanted(cx) == Poll::Ready(Ok(())));
+        let early = !x.input.is_empty(); // the client did not wait for it
+        if (asked || early) && x.output.has_room() && !x.core.writes_body() {
+            x.core.send_continue(x.output.head());
             return true;
         }
         false
@@ -101,10 +101,10 @@ where
 
     /// The client broke the protocol, or was too slow: its request fails, in the middle of its
     /// body or before.
-    pub(super) fn fail(&mut self, fault: Fault) {
-        self.faulted = true;
-        let Some(sender) = self.upload.take() else {
-            self.refuse(fault.status());
+    pub(super) fn fail(&mut self, x: &mut Busy, fault: Fault) {
+        x.faulted = true;
+        let Some(sender) = x.upload.take() else {
+            self.refuse(x, fault.status());
             return;
         };
         // The service learns it from the body; its answer, an error as a rule, is still sent.
@@ -113,7 +113,7 @@ where
             _ => Kind::BadRequest,
         };
         sender.abort(Error::new(kind, fault));
-        self.core.close_after();
+        x.core.close_after();
     }
 }
 
