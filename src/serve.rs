@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use tokio::sync::Semaphore;
+use tower_layer::Layer;
 use tower_service::Service;
 
 pub use bind::Bind;
@@ -25,7 +26,7 @@ use crate::{
     body::Body,
     conn::h1::server,
     error::BoxError,
-    layer::Rescue,
+    layer::{RescueLayer, rescue},
     net::{Address, Listener},
     proto::h1::Limits,
 };
@@ -216,7 +217,8 @@ where
     fn into_future(self) -> ServeFuture {
         let Self { mut listeners, unlink, service, options, shutdown } = self;
         let front = front::Front {
-            service: Rescue::new(service),
+            // The table as itself, not as a pointer: it takes no room in every connection.
+            service: RescueLayer::with(rescue::response).layer(service),
             http1: Arc::new(options.http1),
             permits: Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS))),
             drain: options.drain,

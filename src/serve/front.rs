@@ -1,20 +1,26 @@
 //! The accept loop of one runtime, and its end.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-};
+use tokio::sync::Semaphore;
 use tower_service::Service;
 
 use crate::{
     body::Body,
     conn::h1::server,
     error::BoxError,
-    net::{Accepted, Acceptor, Drain, Listener},
+    net::{Accepted, Acceptor, Drain, Listener, Stream},
 };
 
 /// What all accept loops of a server share.
@@ -42,8 +48,7 @@ where
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let mut acceptor = Acceptor::new(listener)?;
-        let mut connections = JoinSet::new();
-        let drain = Drain::new();
+        let connections = Connections(Drain::with_permits(self.permits.clone()));
         let mut stop = std::pin::pin!(stop);
         // Accepted first, then allowed: a thread that waits for a connection must not hold a
         // place that another one's client waits for.
@@ -52,60 +57,68 @@ where
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                    report(ended);
-                }
                 accepted = acceptor.accept(), if waiting.is_none() => waiting = Some(accepted),
-                permit = self.permits.clone().acquire_owned(), if waiting.is_some() => {
-                    let permit = permit.expect("the semaphore is never closed");
+                permit = self.permits.acquire(), if waiting.is_some() => {
+                    permit.expect("the semaphore is never closed").forget(); // its watch has it
                     if let Some(accepted) = waiting.take() {
-                        connections.spawn(self.connection(accepted, permit, &drain));
+                        tokio::spawn(self.task(accepted, &connections.0));
                     }
                 }
             }
         }
         drop(acceptor); // the kernel refuses from here on
+        let Connections(drain) = &connections;
         drain.begin();
-        let all_ended = async {
-            while let Some(ended) = connections.join_next().await {
-                report(ended);
-            }
-        };
-        if tokio::time::timeout(self.drain, all_ended).await.is_err() {
+        if tokio::time::timeout(self.drain, drain.ended()).await.is_err() {
             tracing::warn!(connections = drain.len(), "drain deadline passed: connections are cut");
-            connections.shutdown().await;
+            drain.cut();
+            drain.ended().await;
         }
         Ok(())
     }
 
-    fn connection(
-        &self,
-        accepted: Accepted,
-        permit: OwnedSemaphorePermit,
-        drain: &Drain,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    /// A connection's task, with one of the permits.
+    fn task(&self, accepted: Accepted, drain: &Drain) -> Task<server::Connection<Stream, S>> {
         let Accepted { stream, peer } = accepted;
-        let connection = server::Connection::new(
-            stream,
-            peer,
-            self.service.clone(),
-            self.http1.clone(),
-            drain.watch(),
-        );
-        async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection");
-            }
-            drop(permit);
-        }
+        let (service, http1) = (self.service.clone(), self.http1.clone());
+        let connection = server::Connection::new(stream, peer, service, http1, drain.watch());
+        Task { connection }
     }
 }
 
-/// A panic of a service ends its connection only; it is reported here.
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task panicked");
+/// All connections of an accept loop; they end with it.
+struct Connections(Drain);
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.0.cut();
     }
+}
+
+/// What a connection's task runs. A future by hand: an `async` block would hold it twice, as what
+/// it was given and as what it awaits.
+struct Task<C> {
+    connection: C,
+}
+
+impl<C: Future<Output = io::Result<()>> + Unpin> Future for Task<C> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = Pin::new(&mut self.connection);
+        // A panic of the service ends its connection only.
+        match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) => {}
+            Ok(Poll::Ready(Err(error))) => tracing::debug!(%error, "connection"),
+            Err(panic) => tracing::error!(panic = text(&*panic), "a connection's task panicked"),
+        }
+        Poll::Ready(())
+    }
+}
+
+/// What was said with a panic, which is a string as a rule.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
