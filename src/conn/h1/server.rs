@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
@@ -97,10 +97,6 @@ where
         busy.output.borrow_buffer();
         let result = link.poll_loop(busy, cx);
         busy.output.return_buffer();
-        if busy.input.is_empty() {
-            // An idle connection owns no buffer. One without capacity may still share one.
-            busy.input = BytesMut::new();
-        }
         if !matches!(busy.stage, Stage::Call) {
             link.call = None; // given up
         }
