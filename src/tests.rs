@@ -1,5 +1,6 @@
 //! End-to-end tests, one binary.
 
+mod calls;
 mod driver;
 mod early;
 mod exhaustion;

@@ -24,6 +24,11 @@ pub struct Config {
     pub linger: Duration,
     /// Bytes that are read and dropped in that time. Default 1 MiB.
     pub linger_bytes: u64,
+    /// Bytes of further requests that are read while one is answered: one read above it at most.
+    /// Default 16 KiB: they are read only to notice that the client has left, and are kept until
+    /// their turn comes. Zero reads none, and then a client that leaves is noticed only when it is
+    /// written to.
+    pub read_ahead: usize,
     /// Is a client that ends its sending half behind a request still there for the answer? By
     /// default it counts as gone, and what is done for it is dropped: the two cannot be told
     /// apart, and a client that has left is by far the more usual one.
@@ -39,6 +44,7 @@ impl Default for Config {
             drain_bytes: 64 << 10,
             linger: Duration::from_secs(5),
             linger_bytes: 1 << 20,
+            read_ahead: 16 << 10,
             half_close: false,
         }
     }

@@ -24,10 +24,6 @@ use crate::{
     peer::Peer,
 };
 
-/// Bytes of further requests that are read while one is answered. They are read at all only to
-/// notice that the client has left.
-const AHEAD: usize = 16 << 10;
-
 /// Steps that one poll may take before other tasks get their turn: some thirty requests.
 const STEPS: usize = 96;
 
@@ -145,7 +141,8 @@ where
             // Nothing further is read before the service has taken the request.
             Stage::Admit(..) | Stage::Close { .. } | Stage::End => false,
             Stage::Call | Stage::Respond(_) => {
-                x.upload_wanted || (x.upload.is_none() && x.input.len() < AHEAD && !x.ended)
+                x.upload_wanted
+                    || (x.upload.is_none() && x.input.len() < self.config.read_ahead && !x.ended)
             }
         };
         if !wanted {

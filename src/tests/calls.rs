@@ -1,0 +1,181 @@
+//! What the server's driver asks of its connection, call by call.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Semaphore,
+};
+use tower::service_fn;
+
+use super::support::statuses;
+use crate::{
+    Body, Request, Response,
+    conn::h1::server::{Config, Connection},
+    net::{Io, Watch},
+    peer::Peer,
+};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A connection that brings what it is told to, piece by piece, and counts.
+#[derive(Clone, Default)]
+struct Counted(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    to_read: VecDeque<Bytes>,
+    written: String,
+    calls: Calls,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Calls {
+    /// Reads that brought something.
+    reads: usize,
+    /// Reads that found nothing. On a socket they are no system call behind a short read: the
+    /// runtime knows that there is nothing.
+    vain: usize,
+    writes: usize,
+}
+
+impl Counted {
+    fn bring(&self, piece: impl Into<Bytes>) {
+        self.0.lock().unwrap().to_read.push_back(piece.into());
+    }
+
+    /// Since it was last asked.
+    fn calls(&self) -> Calls {
+        std::mem::take(&mut self.0.lock().unwrap().calls)
+    }
+
+    /// The statuses written since it was last asked.
+    fn answers(&self) -> Vec<u16> {
+        statuses(&std::mem::take(&mut self.0.lock().unwrap().written))
+    }
+
+    /// Pieces that were not read.
+    fn left(&self) -> usize {
+        self.0.lock().unwrap().to_read.len()
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = self.0.lock().unwrap();
+        let Some(piece) = state.to_read.pop_front() else {
+            state.calls.vain += 1;
+            return Poll::Pending;
+        };
+        state.calls.reads += 1;
+        buf.put_slice(&piece);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.0.lock().unwrap();
+        state.calls.writes += 1;
+        state.written.push_str(std::str::from_utf8(buf).unwrap());
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        panic!("a socket has nothing to flush");
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        panic!("a connection that is kept is not shut down");
+    }
+}
+
+impl Io for Counted {}
+
+/// Goes on as far as it can; the connection does not end by that.
+fn run(connection: &mut (impl Future<Output = io::Result<()>> + Unpin)) {
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(connection).poll(&mut cx).is_pending());
+}
+
+async fn hello(_: Request) -> Result<Response, Infallible> {
+    Ok(Response::new(Body::from("hi")))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_on_a_kept_connection_costs_one_read_and_one_write() {
+    let io = Counted::default();
+    let (service, watch) = (service_fn(hello), Watch::never());
+    let mut connection =
+        Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
+    run(&mut connection);
+    assert_eq!(io.calls(), Calls { reads: 0, vain: 1, writes: 0 });
+    for _ in 0..3 {
+        io.bring(GET);
+        run(&mut connection);
+        assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1 });
+        assert_eq!(io.answers(), [200]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_come_together_cost_one_read_and_one_write() {
+    let io = Counted::default();
+    let (service, watch) = (service_fn(hello), Watch::never());
+    let mut connection =
+        Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
+    io.bring(GET.repeat(16));
+    run(&mut connection);
+    assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1 });
+    assert_eq!(io.answers(), [200; 16]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_ahead_while_a_request_is_answered_has_a_bound() {
+    const AHEAD: usize = 2 * GET.len();
+    // Of what follows the request, and whether one byte more is then read.
+    for (ahead, reads_on) in [(AHEAD - 1, true), (AHEAD, false), (AHEAD + 1, false)] {
+        let io = Counted::default();
+        let answers = Arc::new(Semaphore::new(0));
+        let a = answers.clone();
+        let service = service_fn(move |request| {
+            let answers = a.clone();
+            async move {
+                answers.acquire().await.unwrap().forget();
+                hello(request).await
+            }
+        });
+        let config = Config { read_ahead: AHEAD, ..Config::default() };
+        let (config, watch) = (Arc::new(config), Watch::never());
+        let mut connection = Connection::new(io.clone(), Peer::memory(), service, config, watch);
+        let rest = Bytes::from(GET.repeat(4));
+        io.bring(GET);
+        io.bring(rest.slice(..ahead));
+        run(&mut connection);
+        assert_eq!(io.left(), 0, "the bound is passed by one read at most");
+        io.bring(rest.slice(ahead..=ahead));
+        run(&mut connection);
+        assert_eq!(io.left(), usize::from(!reads_on), "{ahead} bytes ahead");
+        // None of it is lost.
+        io.bring(rest.slice(ahead + 1..));
+        answers.add_permits(5);
+        run(&mut connection);
+        assert_eq!((io.answers(), io.left()), (vec![200; 5], 0));
+    }
+}
