@@ -184,6 +184,27 @@ async fn a_body_that_ends_with_the_connection_is_reset_when_the_drain_cuts_it() 
 }
 
 #[tokio::test]
+async fn a_server_that_is_dropped_ends_its_connections() {
+    let began = Arc::new(Notify::new());
+    let b = began.clone();
+    let never = service_fn(move |_: Request| {
+        b.notify_one();
+        std::future::pending::<Result<Response, Infallible>>()
+    });
+    let bound = crate::serve("127.0.0.1:0", never).bind().unwrap();
+    let crate::net::Address::Tcp(addr) = bound.local_addr().unwrap() else { panic!("not TCP") };
+    let server = tokio::spawn(bound.into_future());
+    let (mut idle, mut busy) =
+        (TcpStream::connect(&addr).await.unwrap(), TcpStream::connect(&addr).await.unwrap());
+    busy.write_all(GET).await.unwrap();
+    within(began.notified()).await;
+    server.abort();
+    for client in [&mut idle, &mut busy] {
+        assert_eq!(read_all(client).await, "");
+    }
+}
+
+#[tokio::test]
 async fn a_body_may_be_read_beyond_the_response() {
     let (tx, mut read) = mpsc::unbounded_channel();
     let server = start(service_fn(move |request: Request| {
