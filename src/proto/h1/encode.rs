@@ -5,7 +5,7 @@
 //! follow from the body and from the connection.
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use super::{chunked, framing::Length, keep::Connection};
 
@@ -65,28 +65,74 @@ pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) ->
     true
 }
 
-/// All fields but those of [`is_ours`].
-pub(super) fn fields(headers: &HeaderMap, out: &mut BytesMut) {
-    for (name, value) in headers {
-        let name = name.as_str().as_bytes();
-        if !is_ours(name) {
-            field(name, value.as_bytes(), out);
+/// What a head says that decides how it is sent.
+#[derive(Default)]
+pub(super) struct Noted<'a> {
+    pub(super) content_length: Option<&'a [u8]>,
+    pub(super) connection: Connection,
+    pub(super) date: bool,
+}
+
+impl<'a> Noted<'a> {
+    /// Takes note of a field. Is it one that we write ourselves, whoever else set it?
+    ///
+    /// By length first: this is asked of every field of every message.
+    #[inline(always)]
+    fn is_ours(&mut self, name: &[u8], value: &'a [u8]) -> bool {
+        match name.len() {
+            2 => name == b"te",
+            4 => {
+                self.date |= name == b"date";
+                false
+            }
+            7 => name == b"upgrade" || name == b"trailer",
+            10 if name == b"connection" => {
+                self.connection.read(value);
+                true
+            }
+            10 => name == b"keep-alive",
+            14 if name == b"content-length" => {
+                self.content_length.get_or_insert(value);
+                true
+            }
+            16 => name == b"proxy-connection",
+            17 => name == b"transfer-encoding",
+            _ => false,
         }
     }
+}
+
+/// All fields but those that we write ourselves, in one pass.
+pub(super) fn fields<'a>(headers: &'a HeaderMap, out: &mut BytesMut) -> Noted<'a> {
+    let mut noted = Noted::default();
+    for (name, value) in headers {
+        let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        if !noted.is_ours(name, value) {
+            field(name, value, out);
+        }
+    }
+    noted
 }
 
 /// The same for a request, whose `Host` comes first and once (RFC 9112 section 3.2).
-pub(super) fn request_fields(headers: &HeaderMap, host: &[u8], out: &mut BytesMut) {
+pub(super) fn request_fields<'a>(
+    headers: &'a HeaderMap,
+    host: &[u8],
+    out: &mut BytesMut,
+) -> Noted<'a> {
     field(b"host", host, out);
+    let mut noted = Noted::default();
     for (name, value) in headers {
-        let name = name.as_str().as_bytes();
-        if name != b"host" && !is_ours(name) {
-            field(name, value.as_bytes(), out);
+        let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        if !noted.is_ours(name, value) && name != b"host" {
+            field(name, value, out);
         }
     }
+    noted
 }
 
 /// One field line.
+#[inline(always)]
 pub(super) fn field(name: &[u8], value: &[u8], out: &mut BytesMut) {
     out.reserve(name.len() + value.len() + 4);
     out.put_slice(name);
@@ -158,44 +204,4 @@ fn decimal(n: u64, out: &mut BytesMut) {
         }
     }
     out.put_slice(&digits[at..]);
-}
-
-/// Fields that we write ourselves, whoever else set them. By length first: this is asked of every
-/// field of every message.
-fn is_ours(name: &[u8]) -> bool {
-    match name.len() {
-        2 => name == b"te",
-        7 => name == b"upgrade" || name == b"trailer",
-        10 => name == b"connection" || name == b"keep-alive",
-        14 => name == b"content-length",
-        16 => name == b"proxy-connection",
-        17 => name == b"transfer-encoding",
-        _ => false,
-    }
-}
-
-/// What a head says that decides how it is sent.
-#[derive(Default)]
-pub(super) struct Noted<'a> {
-    pub(super) content_length: Option<&'a HeaderValue>,
-    pub(super) connection: Connection,
-    pub(super) date: bool,
-    pub(super) host: Option<&'a HeaderValue>,
-}
-
-/// Finds it in one pass, without a look-up for each.
-pub(super) fn note(headers: &HeaderMap) -> Noted<'_> {
-    let mut noted = Noted::default();
-    for (name, value) in headers {
-        if name == header::CONTENT_LENGTH {
-            noted.content_length.get_or_insert(value);
-        } else if name == header::CONNECTION {
-            noted.connection.read(value.as_bytes());
-        } else if name == header::DATE {
-            noted.date = true;
-        } else if name == header::HOST {
-            noted.host.get_or_insert(value);
-        }
-    }
-    noted
 }

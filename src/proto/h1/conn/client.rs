@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use super::{
     super::{
@@ -37,12 +37,7 @@ impl Conn<Client> {
         if !self.is_idle() {
             return Err(Misuse::State);
         }
-        let noted = encode::note(headers);
-        if let (Some(own), Some(n)) = (noted.content_length, length)
-            && framing::content_length(own.as_bytes()) != Some(n)
-        {
-            return Err(Misuse::Length);
-        }
+        let before = out.len();
         out.reserve(512);
         if !encode::request_line(method, target, out) {
             return Err(Misuse::Target);
@@ -60,8 +55,14 @@ impl Conn<Client> {
             let host = target.authority().map_or("", |a| a.as_str());
             host.rsplit_once('@').map_or(host, |(_user, host)| host).as_bytes()
         };
-        let host = noted.host.map_or_else(of_target, HeaderValue::as_bytes);
-        encode::request_fields(headers, host, out);
+        let host = headers.get(header::HOST).map_or_else(of_target, HeaderValue::as_bytes);
+        let noted = encode::request_fields(headers, host, out);
+        if let (Some(own), Some(n)) = (noted.content_length, length)
+            && framing::content_length(own) != Some(n)
+        {
+            out.truncate(before);
+            return Err(Misuse::Length);
+        }
         out.extend_from_slice(prepared);
         encode::framing(framing, out);
         if noted.connection.says_close() {

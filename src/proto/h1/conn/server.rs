@@ -3,16 +3,19 @@
 use std::time::Instant;
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 
 use super::{
     super::{
         Misuse,
-        encode::{self, Framing, Noted},
+        encode::{self, Framing},
         framing,
     },
     Conn, Reading, Server, Writing,
 };
+
+/// Room for most heads of responses, so that the buffer grows once.
+const HEAD_ROOM: usize = 512;
 
 impl Conn<Server> {
     /// Does the client wait for `100 Continue` before it sends the body? Not once some of the body
@@ -53,26 +56,27 @@ impl Conn<Server> {
         if status.is_informational() {
             return Err(Misuse::Status);
         }
-        let Noted { content_length: own, connection, date: dated, .. } = encode::note(headers);
+        let before = out.len();
+        out.reserve(HEAD_ROOM + date.len());
+        encode::status_line(status, out);
+        let noted = encode::fields(headers, out);
+        let own = noted.content_length;
         let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let (framing, writing) = if no_content {
             (Framing::None, Writing::Length(0))
         } else if self.role.head {
             (of_head(own, length), Writing::Length(0))
         } else {
-            self.framing(own, length)?
+            self.framing(own, length).inspect_err(|_| out.truncate(before))?
         };
         if self.wants_continue() {
             // The client may send the body now or never: only a new connection is clear.
             self.keep_alive = false;
         }
-        if writing == Writing::UntilClose || connection.says_close() {
+        if writing == Writing::UntilClose || noted.connection.says_close() {
             self.keep_alive = false;
         }
-        out.reserve(256 + date.len());
-        encode::status_line(status, out);
-        encode::fields(headers, out);
-        if !dated {
+        if !noted.date {
             out.extend_from_slice(date);
         }
         encode::framing(framing, out);
@@ -86,11 +90,11 @@ impl Conn<Server> {
 
     fn framing(
         &self,
-        own: Option<&HeaderValue>,
+        own: Option<&[u8]>,
         length: Option<u64>,
     ) -> Result<(Framing, Writing), Misuse> {
         let own = match own {
-            Some(v) => Some(framing::content_length(v.as_bytes()).ok_or(Misuse::Length)?),
+            Some(v) => Some(framing::content_length(v).ok_or(Misuse::Length)?),
             None => None,
         };
         match (own, length) {
@@ -132,8 +136,8 @@ impl Conn<Server> {
 }
 
 /// The framing fields of a response to HEAD: those that GET would have had.
-fn of_head(own: Option<&HeaderValue>, length: Option<u64>) -> Framing {
-    match own.and_then(|v| framing::content_length(v.as_bytes())) {
+fn of_head(own: Option<&[u8]>, length: Option<u64>) -> Framing {
+    match own.and_then(framing::content_length) {
         Some(n) => Framing::Length(n),
         // An empty body says nothing of what GET would have sent.
         None => match length {
