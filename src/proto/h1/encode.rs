@@ -7,7 +7,7 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
-use super::{chunked, framing::Length, keep::Connection};
+use super::{chunked, framing::Length, keep::Connection, scan};
 
 /// How the framing is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) ->
     // A query alone has the empty path, which is `/` (RFC 9110 section 4.2.3).
     let slash = if path.starts_with('?') { "/" } else { "" };
     let origin = path.starts_with(['/', '?']) || (path == "*" && method == Method::OPTIONS);
-    if !origin || method == Method::CONNECT || !super::scan::is_target(path.as_bytes()) {
+    if !origin || method == Method::CONNECT || !scan::is_target(path.as_bytes()) {
         return false;
     }
     out.put_slice(method.as_str().as_bytes());
@@ -141,26 +141,31 @@ pub(super) fn field(name: &[u8], value: &[u8], out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// The framing field, if any.
-pub(super) fn framing(framing: Framing, out: &mut BytesMut) {
+/// The end of a head: lines that the caller has, the framing field if any, what the connection says
+/// of itself (nothing where HTTP/1.1's default holds), and the empty line.
+pub(super) fn end(
+    lines: &[u8],
+    framing: Framing,
+    keep_alive: bool,
+    version: Version,
+    out: &mut BytesMut,
+) {
+    let end: &[u8] = match (keep_alive, version) {
+        (false, _) => b"connection: close\r\n\r\n",
+        (true, Version::HTTP_10) => b"connection: keep-alive\r\n\r\n",
+        (true, _) => b"\r\n",
+    };
+    out.put_slice(lines);
     match framing {
         Framing::Length(n) => {
-            out.put_slice(b"content-length: ");
-            decimal(n, out);
-            out.put_slice(b"\r\n");
+            let mut digits = [0; 20];
+            let digits = decimal(n, &mut digits);
+            field(b"content-length", digits, out);
         }
         Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
         Framing::None => {}
     }
-}
-
-/// What the connection says of itself; nothing where HTTP/1.1's default holds.
-pub(super) fn connection(keep_alive: bool, version: Version, out: &mut BytesMut) {
-    if !keep_alive {
-        out.put_slice(b"connection: close\r\n");
-    } else if version == Version::HTTP_10 {
-        out.put_slice(b"connection: keep-alive\r\n");
-    }
+    out.put_slice(end);
 }
 
 /// The line before a chunk's data.
@@ -191,8 +196,7 @@ pub(super) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-fn decimal(n: u64, out: &mut BytesMut) {
-    let mut digits = [0; 20];
+fn decimal(n: u64, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
     let mut left = n;
     loop {
@@ -203,5 +207,5 @@ fn decimal(n: u64, out: &mut BytesMut) {
             break;
         }
     }
-    out.put_slice(&digits[at..]);
+    &digits[at..]
 }

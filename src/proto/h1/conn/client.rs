@@ -63,13 +63,10 @@ impl Conn<Client> {
             out.truncate(before);
             return Err(Misuse::Length);
         }
-        out.extend_from_slice(prepared);
-        encode::framing(framing, out);
         if noted.connection.says_close() {
             self.keep_alive = false;
         }
-        encode::connection(self.keep_alive, Version::HTTP_11, out);
-        out.extend_from_slice(b"\r\n");
+        encode::end(prepared, framing, self.keep_alive, Version::HTTP_11, out);
         self.role = Client { method: method.clone(), interim: 0 };
         self.writing = writing;
         self.reading = Reading::Idle { fresh: true };

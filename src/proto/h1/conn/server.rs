@@ -76,12 +76,8 @@ impl Conn<Server> {
         if writing == Writing::UntilClose || noted.connection.says_close() {
             self.keep_alive = false;
         }
-        if !noted.date {
-            out.extend_from_slice(date);
-        }
-        encode::framing(framing, out);
-        encode::connection(self.keep_alive, self.role.version, out);
-        out.extend_from_slice(b"\r\n");
+        let date = if noted.date { b"" } else { date };
+        encode::end(date, framing, self.keep_alive, self.role.version, out);
         self.role.asked = false;
         self.writing = writing;
         self.since = now;
@@ -119,10 +115,8 @@ impl Conn<Server> {
         let reason = status.canonical_reason().unwrap_or_default();
         let head = self.role.asked && self.role.head;
         let len = if head { 0 } else { 3 + 1 + reason.len() + 1 };
-        out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
-        encode::framing(Framing::Length(len as u64), out);
-        encode::connection(false, Version::HTTP_11, out);
-        out.extend_from_slice(b"\r\n");
+        let content_type = b"content-type: text/plain; charset=utf-8\r\n";
+        encode::end(content_type, Framing::Length(len as u64), false, Version::HTTP_11, out);
         if !head {
             for part in [status.as_str(), " ", reason, "\n"] {
                 out.extend_from_slice(part.as_bytes());
