@@ -134,11 +134,7 @@ pub(super) fn request_fields<'a>(
 /// One field line.
 #[inline(always)]
 pub(super) fn field(name: &[u8], value: &[u8], out: &mut BytesMut) {
-    out.reserve(name.len() + value.len() + 4);
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
+    scan::append_field(name, value, out);
 }
 
 /// The end of a head: lines that the caller has, the framing field if any, what the connection says
@@ -150,11 +146,6 @@ pub(super) fn end(
     version: Version,
     out: &mut BytesMut,
 ) {
-    let end: &[u8] = match (keep_alive, version) {
-        (false, _) => b"connection: close\r\n\r\n",
-        (true, Version::HTTP_10) => b"connection: keep-alive\r\n\r\n",
-        (true, _) => b"\r\n",
-    };
     out.put_slice(lines);
     match framing {
         Framing::Length(n) => {
@@ -165,7 +156,11 @@ pub(super) fn end(
         Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
         Framing::None => {}
     }
-    out.put_slice(end);
+    match (keep_alive, version) {
+        (false, _) => out.put_slice(b"connection: close\r\n\r\n"),
+        (true, Version::HTTP_10) => out.put_slice(b"connection: keep-alive\r\n\r\n"),
+        (true, _) => out.put_slice(b"\r\n"),
+    }
 }
 
 /// The line before a chunk's data.

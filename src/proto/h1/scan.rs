@@ -1,13 +1,14 @@
-//! Bytes by their class, 64 at a time: the one file of the core that holds SIMD and `unsafe`.
+//! Bytes by their class, 64 at a time, and in bulk: the one file of the core that holds SIMD and
+//! `unsafe`.
 //!
 //! [`block`] says of 64 bytes which of them are line feeds, carriage returns and delimiters, as bit
 //! masks; [`plain_len`] passes over bytes that are nothing special. Both have a portable form, which
 //! is the definition, and one for AVX2, used where the processor has it; a test holds them against
 //! each other. All strides are constant: no load waits for the result of the one before it.
 
-#![allow(unsafe_code, reason = "SIMD, and values that were looked at already")]
+#![allow(unsafe_code, reason = "SIMD, values that were looked at already, and room that is there")]
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 
 /// Bytes that a [`block`] looks at.
@@ -122,6 +123,56 @@ pub(super) fn value(bytes: Bytes) -> HeaderValue {
     // SAFETY: every caller has the bytes from lines in which no control byte but HTAB was found,
     // which is what `HeaderValue` asks of its bytes.
     unsafe { HeaderValue::from_maybe_shared_unchecked(bytes) }
+}
+
+/// Appends `name: value` and CRLF, with one look at the room there is for all of it.
+#[inline(always)]
+pub(super) fn append_field(name: &[u8], value: &[u8], out: &mut BytesMut) {
+    // Two slices together are no longer than the address space.
+    let len = (name.len() + value.len()).checked_add(4).expect("a field fits into memory");
+    out.reserve(len);
+    let line = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+    // SAFETY: there is room for both and four bytes more, of which each part takes its own; neither
+    // is a part of the buffer, which is borrowed for writing. All that is then counted as length was
+    // written.
+    unsafe {
+        copy(name, line);
+        let colon = line.add(name.len());
+        colon.cast::<[u8; 2]>().write_unaligned(*b": ");
+        let text = colon.add(2);
+        copy(value, text);
+        text.add(value.len()).cast::<[u8; 2]>().write_unaligned(*b"\r\n");
+        out.set_len(out.len() + len);
+    }
+}
+
+/// Copies bytes; up to 32, as names and values mostly are, without a call: by their first and last
+/// few, which overlap.
+///
+/// # Safety
+/// There is room for them at `to`, and it is nowhere in `from`.
+#[inline(always)]
+unsafe fn copy(from: &[u8], to: *mut u8) {
+    /// The first and the last `N`, of at least `N` and at most twice as many.
+    #[inline(always)]
+    unsafe fn ends<const N: usize>(from: &[u8], to: *mut u8) {
+        if let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
+            // SAFETY: the caller has room for all of `from`, whose ends these are.
+            unsafe {
+                to.cast::<[u8; N]>().write_unaligned(*first);
+                to.add(from.len() - N).cast::<[u8; N]>().write_unaligned(*last);
+            }
+        }
+    }
+    // SAFETY: as this function's.
+    unsafe {
+        match from.len() {
+            16..=32 => ends::<16>(from, to),
+            8..16 => ends::<8>(from, to),
+            4..8 => ends::<4>(from, to),
+            len => to.copy_from_nonoverlapping(from.as_ptr(), len),
+        }
+    }
 }
 
 fn value_byte(b: u8) -> bool {

@@ -104,3 +104,19 @@ fn plain_bytes_are_passed_over_and_controls_are_not() {
         }
     }
 }
+
+#[test]
+fn a_field_is_appended_whatever_its_lengths_and_the_room() {
+    let text: Vec<u8> = (b'!'..=b'~').collect();
+    for name in 0..text.len() {
+        for value in [0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 64, name] {
+            for room in [0, name + value + 3, 300] {
+                let mut out = BytesMut::with_capacity(room);
+                let (name, value) = (&text[..name], &text[text.len() - value..]);
+                append_field(name, value, &mut out);
+                append_field(b"d", b"", &mut out);
+                assert_eq!(out, [name, b": ", value, b"\r\nd: \r\n"].concat());
+            }
+        }
+    }
+}
