@@ -157,7 +157,8 @@ mod tests {
     /// Each token of one changed byte is what `http` makes of it, known or not.
     #[test]
     fn a_name_that_differs_in_one_byte_is_another() {
-        for text in TEXT {
+        let names = if cfg!(miri) { 10 } else { TEXT.len() }; // Miri is slow
+        for text in &TEXT[..names] {
             for at in 0..text.len() {
                 for byte in (0x21..0x7f).filter(|b| super::super::scan::token_len(&[*b]) == 1) {
                     let mut token = text.as_bytes().to_vec();

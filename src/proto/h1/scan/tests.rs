@@ -108,7 +108,8 @@ fn plain_bytes_are_passed_over_and_controls_are_not() {
 #[test]
 fn a_field_is_appended_whatever_its_lengths_and_the_room() {
     let text: Vec<u8> = (b'!'..=b'~').collect();
-    for name in 0..text.len() {
+    let step = if cfg!(miri) { 7 } else { 1 };
+    for name in (0..text.len()).step_by(step) {
         for value in [0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 64, name] {
             for room in [0, name + value + 3, 300] {
                 let mut out = BytesMut::with_capacity(room);
