@@ -128,10 +128,14 @@ fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
 }
 
 fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
+    if input.starts_with(b"\r\n") && lines.is_new() {
+        input.advance(2);
+        return Ok(Step::End(None)); // none, as a rule
+    }
     let section = Section::of_trailers(limits);
     let Some(len) = lines.read(input, section, limits)? else { return Ok(Step::More) };
     let block = input.split_to(len).freeze();
-    if len == 2 {
+    if lines.fields.is_empty() {
         return Ok(Step::End(None));
     }
     let mut map = lines.map()?;

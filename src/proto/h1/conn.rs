@@ -56,6 +56,8 @@ use super::{
 #[derive(Debug)]
 pub struct Conn<R: Role> {
     reading: Reading,
+    /// Those of the head that is read, or was; kept for the room they have.
+    lines: Lines,
     writing: Writing,
     /// So far nobody said close.
     keep_alive: bool,
@@ -71,7 +73,7 @@ enum Reading {
     Idle {
         fresh: bool,
     },
-    Head(Lines),
+    Head,
     Length(u64),
     Chunked(Decoder),
     UntilClose,
@@ -106,6 +108,7 @@ impl<R: Role + Default> Conn<R> {
     pub fn new(limits: Arc<Limits>, now: Instant) -> Self {
         Self {
             reading: Reading::Idle { fresh: true },
+            lines: Lines::default(),
             writing: Writing::Idle,
             keep_alive: true,
             role: R::default(),
@@ -143,7 +146,7 @@ impl<R: Role> Conn<R> {
         input: &mut BytesMut,
     ) -> Result<Option<Event<R::Head>>, Fault> {
         match &mut self.reading {
-            Reading::Idle { .. } | Reading::Head(_) => self.recv_head(now, input),
+            Reading::Idle { .. } | Reading::Head => self.recv_head(now, input),
             Reading::Length(0) => Ok(Some(self.recv_end(now, None))),
             Reading::Length(_) | Reading::UntilClose if input.is_empty() => Ok(None),
             Reading::Length(left) => {
@@ -188,16 +191,18 @@ impl<R: Role> Conn<R> {
                 if !fresh {
                     self.since = now;
                 }
-                self.reading = Reading::Head(Lines::default());
+                self.reading = Reading::Head;
+                self.lines.clear();
             }
-            let Reading::Head(lines) = &mut self.reading else {
-                unreachable!("called in Idle and Head only")
+            let Some(len) = self.lines.read(input, section, &self.limits)? else {
+                return Ok(None);
             };
-            let Some(len) = lines.read(input, section, &self.limits)? else { return Ok(None) };
-            let lines = std::mem::take(lines);
             let head = input.split_to(len).freeze();
-            let read = self.role.parse(&head, &lines, &self.limits)?;
-            let Some(head) = read.head else { continue }; // an interim response
+            let read = self.role.parse(&head, &self.lines, &self.limits)?;
+            let Some(head) = read.head else {
+                self.lines.clear();
+                continue; // an interim response
+            };
             self.keep_alive &= read.keep_alive;
             self.since = now;
             self.reading = match read.length {
@@ -232,8 +237,8 @@ impl<R: Role> Conn<R> {
                 Ok(None)
             }
             Reading::Idle { .. } if !unanswered => Ok(None),
-            Reading::Head(lines) if lines.is_new() && !unanswered => Ok(None),
-            Reading::Idle { .. } | Reading::Head(_) | Reading::Length(_) | Reading::Chunked(_) => {
+            Reading::Head if self.lines.is_new() && !unanswered => Ok(None),
+            Reading::Idle { .. } | Reading::Head | Reading::Length(_) | Reading::Chunked(_) => {
                 Err(Fault::Truncated)
             }
         }
@@ -247,7 +252,7 @@ impl<R: Role> Conn<R> {
             Reading::Closed | Reading::Done | Reading::Length(0) => None,
             _ if quiet => None,
             Reading::Idle { .. }
-            | Reading::Head(_)
+            | Reading::Head
             | Reading::Length(_)
             | Reading::Chunked(_)
             | Reading::UntilClose => Some(Fault::Timeout),
@@ -258,7 +263,7 @@ impl<R: Role> Conn<R> {
     fn has_nothing(&self) -> bool {
         match &self.reading {
             Reading::Idle { .. } => true,
-            Reading::Head(lines) => lines.is_new(),
+            Reading::Head => self.lines.is_new(),
             Reading::Length(_)
             | Reading::Chunked(_)
             | Reading::UntilClose
@@ -364,7 +369,7 @@ impl<R: Role> Conn<R> {
         let l = &self.limits;
         let span = match self.reading {
             Reading::Idle { fresh: false } => l.idle_timeout,
-            Reading::Idle { fresh: true } | Reading::Head(_) => l.head_timeout,
+            Reading::Idle { fresh: true } | Reading::Head => l.head_timeout,
             Reading::Length(1..) | Reading::Chunked(_) | Reading::UntilClose => l.body_timeout,
             Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };
@@ -395,7 +400,7 @@ impl<R: Role> Conn<R> {
         match self.reading {
             Reading::Length(n) => n > 0,
             Reading::Chunked(_) | Reading::UntilClose => true,
-            Reading::Idle { .. } | Reading::Head(_) | Reading::Done | Reading::Closed => false,
+            Reading::Idle { .. } | Reading::Head | Reading::Done | Reading::Closed => false,
         }
     }
 
@@ -403,7 +408,7 @@ impl<R: Role> Conn<R> {
     pub fn body_left(&self) -> Option<u64> {
         match self.reading {
             Reading::Length(n) => Some(n),
-            Reading::Done | Reading::Closed | Reading::Idle { .. } | Reading::Head(_) => Some(0),
+            Reading::Done | Reading::Closed | Reading::Idle { .. } | Reading::Head => Some(0),
             Reading::Chunked(_) | Reading::UntilClose => None,
         }
     }

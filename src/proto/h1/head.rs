@@ -55,6 +55,12 @@ impl Default for Place {
     }
 }
 
+/// Fields that there is room for from the start: a browser's head in one go.
+const FIELDS: usize = 16;
+
+/// Room for more fields than this, 1 KiB, is not kept for the next head.
+const KEPT_FIELDS: usize = 64;
+
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
 
 /// Offsets `.0 .. .1`. A head is bounded far below 4 GiB.
@@ -107,10 +113,13 @@ impl Lines {
         self.over
     }
 
-    /// At the beginning again; what was allocated is kept.
+    /// At the beginning again; what was allocated is kept, unless it is much.
     pub(super) fn clear(&mut self) {
         let Self { place, start, start_token, empty_lines, over, folded, fields } = self;
         fields.clear();
+        if fields.capacity() > KEPT_FIELDS {
+            *fields = Vec::new();
+        }
         (*place, *start, *start_token) = (Place::default(), (0, 0), 0);
         (*empty_lines, *over, *folded) = (0, false, false);
     }
@@ -125,7 +134,7 @@ impl Lines {
         limits: &Limits,
     ) -> Result<Option<usize>, Fault> {
         if self.fields.capacity() == 0 && !input.is_empty() {
-            self.fields.reserve(16); // a browser's head in one go
+            self.fields.reserve(FIELDS);
         }
         let most = section.bytes.min(u32::MAX as usize);
         let input = &input[..input.len().min(most)];
