@@ -367,19 +367,20 @@ fn is_white(byte: u8) -> bool {
 }
 
 impl Field {
-    /// The name in lower case with its role, and the value as bytes.
+    /// The name in lower case, with its role.
     #[inline(always)]
-    pub(super) fn read<'a>(
-        &self,
-        head: &'a [u8],
-        lines: &Lines,
-    ) -> Result<(HeaderName, Role, &'a [u8]), Fault> {
-        let (name, role) = name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)?;
+    pub(super) fn name(&self, head: &[u8]) -> Result<(HeaderName, Role), Fault> {
+        name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)
+    }
+
+    /// The value of a field with a role.
+    ///
+    /// # Errors
+    /// Readers differ on these if they are folded, whoever asked for folding.
+    #[inline(always)]
+    pub(super) fn value<'a>(&self, head: &'a [u8], lines: &Lines) -> Result<&'a [u8], Fault> {
         let value = &head[range(self.value)];
-        if lines.folded && role != Role::Other && lenient::is_folded(value) {
-            return Err(Fault::Folded); // readers differ on these, whoever asked for folding
-        }
-        Ok((name, role, value))
+        if lines.folded && lenient::is_folded(value) { Err(Fault::Folded) } else { Ok(value) }
     }
 
     /// Appends it, its value a slice of `head`, unless there are more than a map can hold:
