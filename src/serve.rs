@@ -46,7 +46,7 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 ///
 /// Any `Service<Request<Body>>` fits whose response body is an [`http_body::Body`] of [`Bytes`]
 /// and whose error is `Into<BoxError>`: an `axum::Router`, a `tower_http::services::ServeDir`, or
-/// layers of this crate. Its errors become responses by [`rescue`](crate::layer::rescue)'s table.
+/// layers of this crate. Its errors become responses by [`rescue`]'s table.
 ///
 /// ```no_run
 /// use std::convert::Infallible;
