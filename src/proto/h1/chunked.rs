@@ -140,7 +140,7 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
     }
     let mut map = lines.map()?;
     for field in &lines.fields {
-        let (name, _role) = field.name(&block)?;
+        let (name, ..) = field.read(&block, lines)?;
         if forbidden(&name) {
             return Err(Fault::Trailer);
         }

@@ -367,20 +367,19 @@ fn is_white(byte: u8) -> bool {
 }
 
 impl Field {
-    /// The name in lower case, with its role.
+    /// The name in lower case with its role, and the value as bytes.
     #[inline(always)]
-    pub(super) fn name(&self, head: &[u8]) -> Result<(HeaderName, Role), Fault> {
-        name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)
-    }
-
-    /// The value of a field with a role.
-    ///
-    /// # Errors
-    /// Readers differ on these if they are folded, whoever asked for folding.
-    #[inline(always)]
-    pub(super) fn value<'a>(&self, head: &'a [u8], lines: &Lines) -> Result<&'a [u8], Fault> {
+    pub(super) fn read<'a>(
+        &self,
+        head: &'a [u8],
+        lines: &Lines,
+    ) -> Result<(HeaderName, Role, &'a [u8]), Fault> {
+        let (name, role) = name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)?;
         let value = &head[range(self.value)];
-        if lines.folded && lenient::is_folded(value) { Err(Fault::Folded) } else { Ok(value) }
+        if lines.folded && role != Role::Other && lenient::is_folded(value) {
+            return Err(Fault::Folded); // readers differ on these, whoever asked for folding
+        }
+        Ok((name, role, value))
     }
 
     /// Appends it, its value a slice of `head`, unless there are more than a map can hold:
@@ -393,13 +392,19 @@ impl Field {
         head: &Bytes,
         lines: &Lines,
     ) -> Result<(), Fault> {
-        let mut value = head.slice(range(self.value));
-        if lines.folded && lenient::is_folded(&value) {
-            value = lenient::unfold(&value);
+        let range = range(self.value);
+        if lines.folded && lenient::is_folded(&head[range.clone()]) {
+            return append(map, name, lenient::unfold(&head[range]));
         }
-        let appended = map.try_append(name, scan::value(value));
-        appended.map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
+        append(map, name, head.slice(range))
     }
+}
+
+/// Appends a field whose value was looked at.
+#[inline(always)]
+fn append(map: &mut HeaderMap, name: HeaderName, value: Bytes) -> Result<(), Fault> {
+    let appended = map.try_append(name, scan::value(value));
+    appended.map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
 }
 
 fn span(from: usize, to: usize) -> Span {

@@ -38,27 +38,26 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, lenient: Lenient) -> Result<(Pa
     let mut expect = false;
     parts.headers = lines.map()?;
     for field in &lines.fields {
-        let (name, role) = field.name(head)?;
-        let value = || field.value(head, lines);
+        let (name, role, value) = field.read(head, lines)?;
         match role {
             Role::Other => {}
             Role::Host => {
-                if host.replace(value()?).is_some() {
+                if host.replace(value).is_some() {
                     return Err(Fault::Host);
                 }
             }
             Role::ContentLength if lenient.repeated_content_length => {
-                let Some(n) = said.content_length_again(value()?)? else { continue };
+                let Some(n) = said.content_length_again(value)? else { continue };
                 parts.headers.insert(name, n.into());
                 continue;
             }
-            Role::ContentLength => said.content_length(value()?)?,
+            Role::ContentLength => said.content_length(value)?,
             Role::TransferEncoding => {
-                said.transfer_encoding(value()?)?;
+                said.transfer_encoding(value)?;
                 continue; // the body that is handed on is no longer chunked
             }
-            Role::Connection => connection.read(value()?),
-            Role::Expect => expect = expectation(value()?)?,
+            Role::Connection => connection.read(value),
+            Role::Expect => expect = expectation(value)?,
             Role::ContentType => {
                 if parts.headers.contains_key(&name) {
                     return Err(Fault::Repeated);

@@ -33,20 +33,19 @@ pub(super) fn parse(
     let mut connection = Connection::default();
     parts.headers = lines.map()?;
     for field in &lines.fields {
-        let (name, role) = field.name(head)?;
-        let value = || field.value(head, lines);
+        let (name, role, value) = field.read(head, lines)?;
         match role {
             Role::ContentLength if lenient.repeated_content_length => {
-                let Some(n) = said.content_length_again(value()?)? else { continue };
+                let Some(n) = said.content_length_again(value)? else { continue };
                 parts.headers.insert(name, n.into());
                 continue;
             }
-            Role::ContentLength => said.content_length(value()?)?,
+            Role::ContentLength => said.content_length(value)?,
             Role::TransferEncoding => {
-                said.transfer_encoding(value()?)?;
+                said.transfer_encoding(value)?;
                 continue; // the body that is handed on is no longer chunked
             }
-            Role::Connection => connection.read(value()?),
+            Role::Connection => connection.read(value),
             Role::Host | Role::Expect | Role::ContentType | Role::Other => {}
         }
         field.append(&mut parts.headers, name, head, lines)?;
