@@ -6,6 +6,7 @@ mod drain;
 mod io;
 mod listen;
 mod stream;
+mod unsent;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, Watch};

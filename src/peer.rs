@@ -1,6 +1,11 @@
-//! Who is on the other side of a connection, and until when an answer is of use to them.
+//! Who is on the other side of a connection, how fast they must be, and until when an answer is of
+//! use to them.
+
+mod pace;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
+
+pub use pace::{Pace, Rate};
 
 /// The client of a connection; every request carries it in its extensions.
 ///

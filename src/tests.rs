@@ -1,6 +1,7 @@
 //! End-to-end tests, one binary.
 
 mod calls;
+mod deadlines;
 mod driver;
 mod early;
 mod exhaustion;

@@ -4,13 +4,17 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::scratch;
-use crate::{body::FileSlice, net::Io};
+use crate::{
+    body::FileSlice,
+    net::Io,
+    peer::{Pace, Rate},
+};
 
 /// Pieces up to this size are copied behind the head, so that one write takes both: copying 16 KiB
 /// costs about as much as a second entry for the kernel to walk.
@@ -26,9 +30,22 @@ pub(super) struct Output {
     piece: Bytes,
     file: Option<FileSlice>,
     tail: &'static [u8],
-    /// Of the last write that moved something, or the first that did not; `None` once all is
-    /// written.
-    waiting: Option<Instant>,
+    /// `None` once all is written.
+    waiting: Option<Waiting>,
+}
+
+/// A peer that does not take what is to be written.
+#[derive(Debug)]
+struct Waiting {
+    /// The time of the last write that moved something, or of the first that did not.
+    since: Instant,
+    pace: Pace,
+    /// What the kernel held at the beginning, for this peer.
+    held: Option<u64>,
+    /// What the kernel took since then.
+    moved: u64,
+    /// How much of both together has counted as progress.
+    counted: u64,
 }
 
 impl Output {
@@ -90,9 +107,28 @@ impl Output {
         }
     }
 
-    /// Since when nothing could be written, if something is to be.
-    pub(super) fn waiting_since(&self) -> Option<Instant> {
-        self.waiting
+    /// Was something to be written that the peer did not take?
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// When the peer will have taken too little, if nothing moves until then: at least something
+    /// within `timeout`, and its pace. `None` if nothing waits.
+    pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        let waiting = self.waiting.as_ref()?;
+        [waiting.since.checked_add(timeout), waiting.pace.due()].into_iter().flatten().min()
+    }
+
+    /// The deadline has passed: looks whether the peer has taken something of what the kernel
+    /// holds for it, which may be megabytes, and so moves the deadline.
+    pub(super) fn look_closer<I: Io>(&mut self, io: &I, now: Instant, rate: Rate) {
+        let Some(w) = &mut self.waiting else { return };
+        let (Some(held), Some(left)) = (w.held, io.unsent()) else { return };
+        let taken = (held + w.moved).saturating_sub(left);
+        let Some(news) = taken.checked_sub(w.counted).filter(|n| *n > 0) else { return };
+        w.counted = taken;
+        w.since = now;
+        w.pace.moved(rate, now, news);
     }
 
     /// Drops all that is not written.
@@ -101,19 +137,32 @@ impl Output {
         (self.piece, self.file, self.tail, self.waiting) = (Bytes::new(), None, b"", None);
     }
 
-    /// Writes until all is written.
+    /// Writes until all is written. `rate` is what the peer must take it at.
     pub(super) fn poll_flush<I: Io>(
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,
         now: Instant,
+        rate: Rate,
     ) -> Poll<io::Result<()>> {
-        let mut progress = self.waiting.is_none();
-        let result = self.poll_write_all(io, cx, &mut progress);
+        let mut moved = 0;
+        let result = self.poll_write_all(io, cx, &mut moved);
         if self.is_empty() {
             self.waiting = None;
-        } else if progress {
-            self.waiting = Some(now);
+            return result;
+        }
+        match &mut self.waiting {
+            None => {
+                let (pace, held) = (Pace::begin(rate, now), io.unsent());
+                self.waiting = Some(Waiting { since: now, pace, held, moved: 0, counted: 0 });
+            }
+            Some(w) if moved > 0 => {
+                w.since = now;
+                w.moved += moved;
+                w.counted += moved;
+                w.pace.moved(rate, now, moved);
+            }
+            Some(_) => {}
         }
         result
     }
@@ -122,7 +171,7 @@ impl Output {
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,
-        progress: &mut bool,
+        moved: &mut u64,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let n = if !self.piece.is_empty() {
@@ -141,7 +190,7 @@ impl Output {
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            *progress = true;
+            *moved += n as u64;
         }
         Poll::Ready(Ok(()))
     }

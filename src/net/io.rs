@@ -11,7 +11,7 @@ use crate::body::FileSlice;
 
 /// A connection that a driver can drive.
 ///
-/// Both extra methods have defaults, so that anything that reads and writes can be one: implement
+/// All extra methods have defaults, so that anything that reads and writes can be one: implement
 /// the trait with an empty block.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
     /// Writes `bytes` as the beginning of something larger that follows at once; the kernel may
@@ -35,6 +35,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         _file: &FileSlice,
     ) -> Poll<io::Result<usize>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Bytes that were written and that the peer has not taken from the kernel yet; `None`, the
+    /// default, if nobody knows. A slow reader's progress shows here first.
+    fn unsent(&self) -> Option<u64> {
+        None
     }
 
     /// Makes the close that follows an abrupt one, which the peer cannot take for an orderly end.

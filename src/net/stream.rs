@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{Address, Io};
+use super::{Address, Io, unsent::unsent};
 use crate::body::FileSlice;
 
 /// The most that one `sendfile` moves: 1 MiB, so that other connections get their turn.
@@ -74,6 +74,13 @@ impl Io for Stream {
     fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         self.poll_writing(cx, |fd| rustix::net::send(fd, bytes, flags))
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        match self {
+            Self::Tcp(s) => unsent(s),
+            Self::Unix(s) => unsent(s),
+        }
     }
 
     fn reset_on_close(&mut self) {

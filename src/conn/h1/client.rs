@@ -18,6 +18,7 @@ use super::super::{output::Output, scratch, timer::Timer};
 use crate::{
     body::Body,
     net::{Io, clock},
+    peer::Rate,
     proto::h1::{self, Conn, Fault, Limits, Misuse},
 };
 
@@ -148,7 +149,7 @@ impl<I: Io> State<I> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
         let something = !self.output.is_empty();
-        let result = self.output.poll_flush(&mut self.io, cx, now);
+        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY);
         if something && self.output.is_empty() && !self.core.writes_body() {
             self.core.resume(now); // the request is out: from here on the answer is waited for
         }
@@ -157,9 +158,14 @@ impl<I: Io> State<I> {
 
     /// Has the server exceeded its time, in reading or in writing?
     fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let deadline = match self.output.waiting_since() {
-            Some(since) => since.checked_add(self.write_timeout),
-            None => self.core.deadline(),
+        let writing = self.output.deadline(self.write_timeout);
+        if writing.is_some_and(|d| d <= now) {
+            self.output.look_closer(&self.io, now, Rate::ANY);
+        }
+        let deadline = if self.output.is_waiting() {
+            self.output.deadline(self.write_timeout)
+        } else {
+            self.core.deadline()
         };
         self.timer.poll(cx, deadline, now)
     }

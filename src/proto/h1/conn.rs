@@ -20,6 +20,7 @@ use super::{
     encode,
     head::Lines,
 };
+use crate::peer::Pace;
 
 /// One HTTP/1.1 connection, without the connection: no socket, no task, no clock.
 ///
@@ -65,6 +66,10 @@ pub struct Conn<R: Role> {
     limits: Arc<Limits>,
     /// When the phase that [`deadline`](Self::deadline) bounds began.
     since: Instant,
+    /// That of the body that is read, if it is a request's.
+    pace: Pace,
+    /// When that body must be complete.
+    ends: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -114,6 +119,8 @@ impl<R: Role + Default> Conn<R> {
             role: R::default(),
             limits,
             since: now,
+            pace: Pace::default(),
+            ends: None,
         }
     }
 }
@@ -152,7 +159,7 @@ impl<R: Role> Conn<R> {
             Reading::Length(left) => {
                 let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *left -= n as u64;
-                self.since = now;
+                self.moved(now, n);
                 self.role.body_began();
                 Ok(Some(Event::Data(input.split_to(n).freeze())))
             }
@@ -163,7 +170,7 @@ impl<R: Role> Conn<R> {
             Reading::Chunked(decoder) => match decoder.step(input, &self.limits)? {
                 Step::More => Ok(None),
                 Step::Data(data) => {
-                    self.since = now;
+                    self.moved(now, data.len());
                     self.role.body_began();
                     Ok(Some(Event::Data(data)))
                 }
@@ -205,6 +212,10 @@ impl<R: Role> Conn<R> {
             };
             self.keep_alive &= read.keep_alive;
             self.since = now;
+            if !R::ASKS_FIRST && read.length != Length::Known(0) {
+                self.pace = Pace::begin(self.limits.body_rate, now);
+                self.ends = now.checked_add(self.limits.body_total_timeout);
+            }
             self.reading = match read.length {
                 Length::Known(n) => Reading::Length(n),
                 Length::Chunked => Reading::Chunked(Decoder::new()),
@@ -214,8 +225,15 @@ impl<R: Role> Conn<R> {
         }
     }
 
+    /// So many bytes of the body have come.
+    fn moved(&mut self, now: Instant, bytes: usize) {
+        self.since = now;
+        self.pace.moved(self.limits.body_rate, now, bytes as u64);
+    }
+
     fn recv_end(&mut self, now: Instant, trailers: Option<HeaderMap>) -> Event<R::Head> {
         self.reading = Reading::Done;
+        (self.pace, self.ends) = (Pace::default(), None);
         self.turn(now);
         Event::End(trailers)
     }
@@ -374,12 +392,15 @@ impl<R: Role> Conn<R> {
             Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };
         // A span so long that it leaves the clock's range is no deadline.
-        self.since.checked_add(span)
+        [self.since.checked_add(span), self.pace.due(), self.ends].into_iter().flatten().min()
     }
 
-    /// The body is waited for again, after a pause that was not the peer's.
+    /// The peer is waited for again, after a pause that was not its own.
     pub fn resume(&mut self, now: Instant) {
         self.since = now;
+        if self.pace.due().is_some() {
+            self.pace = Pace::begin(self.limits.body_rate, now);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Lenient;
+use crate::peer::Rate;
 
 /// Bounds on one connection. The defaults are safe to face the internet with.
 ///
@@ -39,6 +40,13 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a body may make no progress while it is waited for. Default 30 s. Beyond: 408.
     pub body_timeout: Duration,
+    /// How fast the body of a request must come while it is waited for. Default 240 bytes a second
+    /// with a grace of 60 s, a tenth of the slowest modem's: a byte now and then is no progress.
+    /// Beyond: 408. A server may answer as slowly as it likes.
+    pub body_rate: Rate,
+    /// From a request's head to the end of its body, in all. Default 6 h, in which a line of
+    /// 1 Mbit/s brings 2.7 GB; it is there so that nothing lasts for ever. Beyond: 408.
+    pub body_total_timeout: Duration,
     /// What is let in though it is not strictly right. Default: nothing.
     pub lenient: Lenient,
 }
@@ -56,6 +64,8 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            body_rate: Rate::new(240, Duration::from_secs(60)),
+            body_total_timeout: Duration::from_secs(6 * 3600),
             lenient: Lenient::default(),
         }
     }

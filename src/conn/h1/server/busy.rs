@@ -34,6 +34,8 @@ pub(super) struct Busy {
     pub(super) upload: Option<Sender>,
     /// The upload's reader was ready for more when last asked.
     pub(super) upload_wanted: bool,
+    /// Since when it is the service that is waited for, not the client.
+    pub(super) asked: Instant,
     /// The client has ended its sending half.
     pub(super) ended: bool,
     /// The request broke the protocol, or was too slow, in its body.
@@ -80,7 +82,7 @@ impl Phase {
                     spare.core.wake(limits, rest);
                     spare
                 }
-                None => Box::new(Busy::new(Conn::resting(limits.clone(), rest))),
+                None => Box::new(Busy::new(limits, rest)),
             };
             *self = Self::Busy(busy);
         }
@@ -108,9 +110,10 @@ impl Phase {
 }
 
 impl Busy {
-    fn new(core: Conn<Server>) -> Self {
+    fn new(limits: &Arc<Limits>, rest: Rest) -> Self {
         Self {
-            core,
+            core: Conn::resting(limits.clone(), rest),
+            asked: rest.since(),
             input: BytesMut::new(),
             output: Output::default(),
             stage: Stage::Head,

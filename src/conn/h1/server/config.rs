@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::proto::h1::Limits;
+use crate::{peer::Rate, proto::h1::Limits};
 
 /// Options of [`Connection`](super::Connection); the defaults are safe to face the internet with.
 #[derive(Debug, Clone)]
@@ -13,9 +13,16 @@ pub struct Config {
     /// How long a complete head may wait for the service to be ready; then it is answered 503.
     /// Default 30 s: a layer that queues has its own, shorter bound.
     pub ready_timeout: Duration,
-    /// How long a write may make no progress. Default 30 s: a client that takes not one byte in
-    /// that time is not reading any more.
+    /// How long the service may take to answer a request that is complete, or whose body it does
+    /// not read; then it is dropped, and 504 is answered. Default 5 min: layers and workers have
+    /// their own, shorter bounds, this one is for a service that has none.
+    pub answer_timeout: Duration,
+    /// How long a write may make no progress. Default 60 s, as nginx: a client that takes not one
+    /// byte in that time, nor any that the kernel holds for it, is not reading any more.
     pub write_timeout: Duration,
+    /// How fast a client must take a response, once it is slower than we are. Default 240 bytes a
+    /// second with a grace of 120 s: a window that opens by a byte now and then is no progress.
+    pub write_rate: Rate,
     /// Bytes of an unread request body that are read and dropped so that the connection can be
     /// kept after an early response. Default 64 KiB: less than a new connection costs.
     pub drain_bytes: u64,
@@ -40,7 +47,9 @@ impl Default for Config {
         Self {
             limits: Arc::default(),
             ready_timeout: Duration::from_secs(30),
-            write_timeout: Duration::from_secs(30),
+            answer_timeout: Duration::from_secs(300),
+            write_timeout: Duration::from_secs(60),
+            write_rate: Rate::new(240, Duration::from_secs(120)),
             drain_bytes: 64 << 10,
             linger: Duration::from_secs(5),
             linger_bytes: 1 << 20,

@@ -34,7 +34,7 @@ where
     pub(super) fn step(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
         match &mut x.stage {
             Stage::Head => self.step_head(x, now, cx),
-            Stage::Admit(..) => self.step_admit(x, cx),
+            Stage::Admit(..) => self.step_admit(x, now, cx),
             Stage::Call => self.step_call(x, now, cx),
             Stage::Respond(_) => self.step_respond(x, now, cx),
             Stage::Drain(_) => self.step_drain(x, now),
@@ -78,7 +78,7 @@ where
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(self.peer.clone());
         match self.service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => self.call(x, request),
+            Poll::Ready(Ok(())) => self.call(x, now, request),
             Poll::Ready(Err(error)) => return self.give_up(x, &error.into()),
             Poll::Pending => {
                 let until = later(now, self.config.ready_timeout);
@@ -89,21 +89,22 @@ where
         Step::Again
     }
 
-    fn step_admit(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> Step {
+    fn step_admit(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
         match self.service.poll_ready(cx) {
             Poll::Pending => return Step::Wait,
             Poll::Ready(Err(error)) => return self.give_up(x, &error.into()),
             Poll::Ready(Ok(())) => {}
         }
         if let Stage::Admit(request, _) = std::mem::replace(&mut x.stage, Stage::End) {
-            self.call(x, *request);
+            self.call(x, now, *request);
         }
         Step::Again
     }
 
-    fn call(&mut self, x: &mut Busy, request: Request<Body>) {
+    fn call(&mut self, x: &mut Busy, now: Instant, request: Request<Body>) {
         self.call = Some(Box::pin(self.service.call(request)));
         x.stage = Stage::Call;
+        x.asked = now;
     }
 
     fn step_call(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
@@ -223,6 +224,7 @@ where
             Stage::Close { linger: !x.ended && (x.faulted || !x.input.is_empty()) }
         } else if !x.open_ended && (x.upload.is_some() || x.core.keeps_alive()) {
             // Somebody still reads the request, or nobody will and there is not much of it.
+            x.core.resume(now); // up to here it was we who did not read
             Stage::Drain(self.config.drain_bytes)
         } else {
             Stage::Close { linger: true }

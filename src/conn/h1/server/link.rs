@@ -115,7 +115,7 @@ where
         if x.output.is_empty() {
             return Ok(Poll::Ready(()));
         }
-        match x.output.poll_flush(&mut self.io, cx, now) {
+        match x.output.poll_flush(&mut self.io, cx, now, self.config.write_rate) {
             Poll::Ready(result) => {
                 result?;
                 if x.core.is_idle() {
@@ -206,23 +206,33 @@ where
             Stage::Head | Stage::Drain(_) => x.core.deadline(),
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(until),
             Stage::Call | Stage::Respond(_) if x.upload_wanted => x.core.deadline(),
-            Stage::Call | Stage::Respond(_) | Stage::Close { .. } | Stage::End => None,
+            Stage::Call => x.asked.checked_add(self.config.answer_timeout),
+            Stage::Respond(_) | Stage::Close { .. } | Stage::End => None,
         };
         [self.write_deadline(x), read].into_iter().flatten().min()
     }
 
     fn write_deadline(&self, x: &Busy) -> Option<Instant> {
-        x.output.waiting_since()?.checked_add(self.config.write_timeout)
+        x.output.deadline(self.config.write_timeout)
     }
 
     /// The deadline has passed. `false`: the connection ends now.
     fn expire(&mut self, x: &mut Busy) -> io::Result<bool> {
         // This poll may have taken long itself: `now` of its beginning would not do.
-        if self.write_deadline(x).is_some_and(|d| d <= clock::now()) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
+        let now = clock::now();
+        if self.write_deadline(x).is_some_and(|d| d <= now) {
+            x.output.look_closer(&self.io, now, self.config.write_rate);
+            if self.write_deadline(x).is_some_and(|d| d <= now) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
+            }
+            return Ok(true);
         }
         match x.stage {
             Stage::Admit(..) => self.refuse(x, http::StatusCode::SERVICE_UNAVAILABLE),
+            Stage::Call if !x.upload_wanted => {
+                tracing::error!(peer = %self.peer, "the service did not answer in time");
+                self.refuse(x, http::StatusCode::GATEWAY_TIMEOUT);
+            }
             Stage::Head | Stage::Drain(_) | Stage::Call | Stage::Respond(_) => {
                 match x.core.timeout() {
                     Some(fault) => self.fail(x, fault),

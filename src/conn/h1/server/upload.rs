@@ -46,8 +46,10 @@ where
     /// Moves what has come of the body to its reader, and finds out whether more is wanted.
     pub(super) fn pump_upload(&mut self, x: &mut Busy, now: Instant, cx: &Context<'_>) {
         let wanted = self.pump(x, now, cx);
-        if wanted && !x.upload_wanted {
-            x.core.resume(now); // the time that the reader took is not the client's
+        match (x.upload_wanted, wanted) {
+            (false, true) => x.core.resume(now), // the time that the reader took is not the client's
+            (true, false) => x.asked = now,      // nor the other way round
+            _ => {}
         }
         x.upload_wanted = wanted;
     }

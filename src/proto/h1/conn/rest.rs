@@ -29,6 +29,11 @@ impl Rest {
     pub fn new(now: Instant) -> Self {
         Self { fresh: true, since: now }
     }
+
+    /// Since when it is idle.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
 }
 
 impl<R: Role + Default> Conn<R> {

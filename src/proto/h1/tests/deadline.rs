@@ -9,7 +9,10 @@ use super::{
     run::now,
     side::{GET, ask, feed},
 };
-use crate::proto::h1::{Client, Conn, Fault, Limits, Server};
+use crate::{
+    peer::Rate,
+    proto::h1::{Client, Conn, Fault, Limits, Server},
+};
 
 fn limits() -> Arc<Limits> {
     Arc::new(Limits {
@@ -86,6 +89,62 @@ fn a_body_has_time_as_long_as_it_makes_progress() {
     assert_eq!(conn.deadline(), Some(at(25)), "the pause was ours");
     assert_eq!(conn.timeout(), Some(Fault::Timeout));
 }
+
+#[test]
+fn a_request_body_has_a_pace_to_keep_and_a_response_has_not() {
+    let start = now();
+    let at = |s| start + Duration::from_secs(s);
+    let limits = Arc::new(Limits {
+        body_timeout: Duration::from_secs(5),
+        body_rate: Rate::new(10, Duration::from_secs(8)),
+        ..Limits::default()
+    });
+    let mut conn = Conn::<Server>::new(limits.clone(), start);
+    let mut input = BytesMut::from(POST_1000);
+    conn.recv(start, &mut input).unwrap().unwrap();
+    assert_eq!(conn.deadline(), Some(at(5)), "nothing at all");
+    for second in [4, 8] {
+        input.extend_from_slice(b"x");
+        conn.recv(at(second) - Duration::from_secs(1), &mut input).unwrap().unwrap();
+    }
+    assert_eq!(conn.deadline(), Some(at(8) + Duration::from_millis(200)), "a byte is worth 0.1 s");
+    conn.resume(at(8));
+    assert_eq!(conn.deadline(), Some(at(13)), "a pause that was ours: all begins again");
+    assert_eq!(conn.timeout(), Some(Fault::Timeout));
+
+    let mut conn = Conn::<Client>::new(limits, start);
+    ask(&mut conn, &Method::GET, "http://a/", &[], Some(0)).unwrap();
+    conn.send_end(start, None, &mut BytesMut::new()).unwrap();
+    let mut input = BytesMut::from("HTTP/1.1 200 \r\nContent-Length: 100\r\n\r\nx");
+    for second in [0, 4, 8, 12] {
+        while conn.recv(at(second), &mut input).unwrap().is_some() {}
+        assert_eq!(conn.deadline(), Some(at(second + 5)));
+        input.extend_from_slice(b"x");
+    }
+}
+
+#[test]
+fn a_request_body_has_an_end_in_time_however_it_comes() {
+    let start = now();
+    let at = |s| start + Duration::from_secs(s);
+    let limits = Limits {
+        body_timeout: Duration::from_secs(100),
+        body_rate: Rate::ANY,
+        body_total_timeout: Duration::from_secs(100),
+        ..Limits::default()
+    };
+    let mut conn = Conn::<Server>::new(Arc::new(limits), start);
+    let mut input = BytesMut::from(POST_1000);
+    conn.recv(at(7), &mut input).unwrap().unwrap();
+    input.extend_from_slice(&[b'x'; 999]);
+    conn.recv(at(99), &mut input).unwrap().unwrap();
+    assert_eq!(conn.deadline(), Some(at(107)));
+    input.extend_from_slice(b"x");
+    while conn.recv(at(100), &mut input).unwrap().is_some() {}
+    assert_eq!(conn.deadline(), None, "it is over, and our turn");
+}
+
+const POST_1000: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
 
 #[test]
 fn a_timeout_longer_than_the_clock_is_none() {

@@ -1,0 +1,60 @@
+//! What of a socket's bytes the peer has not taken yet: the kernel's side of a slow reader.
+
+#![allow(unsafe_code, reason = "one system call that rustix has no safe form of")]
+
+use std::os::fd::AsFd;
+
+/// Bytes that were written and not acknowledged (TCP) or not read (Unix sockets) by the peer.
+/// `None` if the kernel does not say.
+pub(super) fn unsent(socket: impl AsFd) -> Option<u64> {
+    /// `SIOCOUTQ`, which is `TIOCOUTQ` (tcp(7), unix(7)); a few architectures number it differently
+    /// and are left out.
+    #[cfg(any(
+        target_arch = "x86",
+        target_arch = "x86_64",
+        target_arch = "arm",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "s390x",
+        target_arch = "loongarch64",
+    ))]
+    fn ask(socket: impl AsFd) -> rustix::io::Result<i32> {
+        const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+        // SAFETY: this request stores one `int` and reads nothing.
+        unsafe { rustix::ioctl::ioctl(socket, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) }
+    }
+    #[cfg(not(any(
+        target_arch = "x86",
+        target_arch = "x86_64",
+        target_arch = "arm",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "s390x",
+        target_arch = "loongarch64",
+    )))]
+    fn ask(_: impl AsFd) -> rustix::io::Result<i32> {
+        Err(rustix::io::Errno::NOSYS)
+    }
+    u64::try_from(ask(socket).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
+
+    use super::unsent;
+
+    #[test]
+    fn what_the_peer_reads_is_no_longer_unsent() {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        assert_eq!(unsent(&a), Some(0));
+        a.write_all(&[0; 1000]).unwrap();
+        let held = unsent(&a).unwrap();
+        assert!(held >= 1000, "{held}");
+        b.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(unsent(&a), Some(0));
+    }
+}

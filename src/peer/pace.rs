@@ -1,0 +1,127 @@
+//! `Pace`: is a peer as fast as it must be?
+
+use std::time::{Duration, Instant};
+
+/// How fast a peer must be: so many bytes a second, with a grace.
+///
+/// The grace is a store of time. It is full at the beginning, empties as time passes, and is filled
+/// by bytes, each worth its part of a second; who has emptied it was too slow. So a pause or a bad
+/// line is borne, one byte every half minute is not, and a fast beginning buys no slow end, since
+/// the store never holds more than the grace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes a second. Zero: any will do.
+    pub bytes: u32,
+    /// What the store holds.
+    pub grace: Duration,
+}
+
+impl Rate {
+    /// Any speed will do.
+    pub const ANY: Self = Self { bytes: 0, grace: Duration::ZERO };
+
+    /// At least so many bytes a second, after a grace.
+    pub const fn new(bytes: u32, grace: Duration) -> Self {
+        Self { bytes, grace }
+    }
+}
+
+/// The pace of one transfer: until when its store lasts.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use vestibule::peer::{Pace, Rate};
+///
+/// let rate = Rate::new(100, Duration::from_secs(10));
+/// let start = Instant::now();
+/// let mut pace = Pace::begin(rate, start);
+/// let after = |s| start + Duration::from_secs(s);
+/// assert_eq!(pace.due(), Some(after(10)));
+/// pace.moved(rate, after(8), 300); // worth three seconds
+/// assert_eq!(pace.due(), Some(after(13)));
+/// pace.moved(rate, after(8), 1 << 30); // no more than the grace
+/// assert_eq!(pace.due(), Some(after(18)));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pace {
+    due: Option<Instant>,
+}
+
+impl Pace {
+    /// A transfer that begins now, or goes on after a pause that was not the peer's: its store is
+    /// full.
+    pub fn begin(rate: Rate, now: Instant) -> Self {
+        let due = if rate.bytes == 0 { None } else { now.checked_add(rate.grace) };
+        Self { due }
+    }
+
+    /// So many bytes went over just now.
+    pub fn moved(&mut self, rate: Rate, now: Instant, bytes: u64) {
+        let Some(due) = self.due else { return };
+        let full = now.checked_add(rate.grace);
+        let worth = bytes.saturating_mul(1_000_000_000) / u64::from(rate.bytes.max(1));
+        // A time out of the clock's range is never.
+        self.due = [due.checked_add(Duration::from_nanos(worth)), full].into_iter().flatten().min();
+    }
+
+    /// When the peer will have been too slow, if nothing moves until then.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "some time to count from")]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate::new(240, Duration::from_secs(60));
+
+    const DAY: u64 = 24 * 3600;
+
+    /// For how many seconds does one who sends `bytes` every `every` seconds last, up to a day?
+    fn lasts(rate: Rate, bytes: u64, every: u64) -> u64 {
+        let start = Instant::now();
+        let mut pace = Pace::begin(rate, start);
+        let mut at = 0;
+        while at < DAY {
+            let now = start + Duration::from_secs(at + every);
+            match pace.due() {
+                Some(due) if due <= now => return (due - start).as_secs(),
+                _ => pace.moved(rate, now, bytes),
+            }
+            at += every;
+        }
+        DAY
+    }
+
+    #[test]
+    fn who_is_as_fast_as_the_rate_lasts_and_who_is_slower_does_not() {
+        assert_eq!(lasts(RATE, 240, 1), DAY);
+        assert_eq!(lasts(RATE, 240 * 59, 59), DAY, "in bursts within the grace");
+        assert!(lasts(RATE, 239, 1) < DAY);
+        assert_eq!(lasts(RATE, 120, 1), 119, "half as fast: twice the grace");
+        assert_eq!(lasts(RATE, 1, 10), 60);
+        assert_eq!(lasts(RATE, 240 * 61, 61), 60, "a pause longer than the grace");
+    }
+
+    #[test]
+    fn a_fast_beginning_buys_no_slow_end() {
+        let start = Instant::now();
+        let mut pace = Pace::begin(RATE, start);
+        pace.moved(RATE, start, u64::MAX);
+        assert_eq!(pace.due(), Some(start + RATE.grace));
+    }
+
+    #[test]
+    fn no_rate_and_endless_graces_are_never_due() {
+        let now = Instant::now();
+        let mut any = Pace::begin(Rate::ANY, now);
+        any.moved(Rate::ANY, now, 1);
+        assert_eq!(any.due(), None);
+        let endless = Rate::new(1, Duration::MAX);
+        let mut pace = Pace::begin(endless, now);
+        pace.moved(endless, now, u64::MAX);
+        assert_eq!(pace.due(), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! Every deadline of a connection, in virtual time: who keeps to it is served, however slowly, and
+//! who does not is cut, at the time that the options say.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::TcpSocket,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tower::service_fn;
+
+use super::support::{start_with, statuses};
+use crate::{
+    Body, Request, Response,
+    conn::h1::server::{Config, Connection},
+    net::Watch,
+    peer::{Peer, Rate},
+    proto::h1::Limits,
+};
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// What the connections of these tests may take; all times differ, so that each shows.
+fn config() -> Config {
+    let limits = Limits {
+        head_timeout: secs(20),
+        idle_timeout: secs(70),
+        body_timeout: secs(30),
+        body_rate: Rate::new(10, secs(60)),
+        body_total_timeout: secs(1000),
+        ..Limits::default()
+    };
+    Config {
+        limits: Arc::new(limits),
+        ready_timeout: secs(25),
+        answer_timeout: secs(300),
+        write_timeout: secs(60),
+        write_rate: Rate::new(10, secs(120)),
+        linger: secs(5),
+        ..Config::default()
+    }
+}
+
+/// A server over a pipe that holds 64 bytes; its application answers with what the path asks for.
+fn connect() -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
+    let app = service_fn(|request: Request| async move {
+        match request.uri().path() {
+            "/never" => std::future::pending::<()>().await,
+            "/kilobyte" => {
+                return Ok::<_, Infallible>(Response::new(Body::from(vec![b'k'; 1000])));
+            }
+            _ => {}
+        }
+        let status = match request.into_body().collect().await {
+            Ok(_) => 200,
+            Err(_) => 408,
+        };
+        Ok(Response::builder().status(status).body(Body::empty()).unwrap())
+    });
+    let (client, io) = tokio::io::duplex(64);
+    let connection = Connection::new(io, Peer::memory(), app, Arc::new(config()), Watch::never());
+    (client, tokio::spawn(connection))
+}
+
+/// Sends `pieces`, one each `every`, then reads to the end. What came, and after how long.
+async fn send(pieces: &[&str], every: Duration) -> (String, Duration) {
+    let (mut client, _task) = connect();
+    let start = Instant::now();
+    let (mut read, mut write) = tokio::io::split(&mut client);
+    let mut answer = String::new();
+    let all = read.read_to_string(&mut answer);
+    let sending = async {
+        for piece in pieces {
+            if write.write_all(piece.as_bytes()).await.is_err() {
+                break;
+            }
+            sleep(every).await;
+        }
+        std::future::pending::<()>().await; // it stays, silent
+    };
+    tokio::select! {
+        result = all => drop(result.unwrap()),
+        () = sending => unreachable!(),
+    }
+    (answer, start.elapsed())
+}
+
+const HEAD: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn r1_r2_a_head_has_its_time_in_all() {
+    let (answer, took) = send(&[], secs(1)).await;
+    assert_eq!((answer.as_str(), took.as_secs()), ("", 20), "R2: it said nothing");
+    let trickle: Vec<String> =
+        "GET / HTTP/1.1\r\nHost: abcdefghijklmnopq".chars().map(String::from).collect();
+    let trickle: Vec<&str> = trickle.iter().map(String::as_str).collect();
+    let (answer, took) = send(&trickle, secs(1)).await;
+    assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 20), "R1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_quietly() {
+    let (answer, took) = send(&["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], secs(1)).await;
+    assert_eq!((statuses(&answer), took.as_secs()), (vec![200], 70));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_a_body_that_stops_is_answered_408() {
+    let (answer, took) = send(&[HEAD, "ABC"], secs(2)).await;
+    assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 2 + 30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_a_body_that_trickles_below_the_rate_is_answered_408() {
+    let mut pieces = vec![HEAD];
+    pieces.extend(["x"; 99]);
+    // A byte in 25 s is worth 0.1 s. It never pauses for 30 s.
+    let (answer, took) = send(&pieces, secs(25)).await;
+    assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_as_slow_as_it_may_be_is_taken() {
+    let mut pieces = vec![HEAD];
+    pieces.extend(["0123456789"; 10]);
+    let (answer, took) = send(&pieces, secs(1)).await;
+    assert_eq!(statuses(&answer), [200]);
+    assert_eq!(took.as_secs(), 10 + 70, "then it was idle");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_fast_enough_and_never_ends_has_an_end() {
+    let mut pieces = vec!["POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"];
+    pieces.extend(["14\r\n01234567890123456789\r\n"; 2000]);
+    let (answer, took) = send(&pieces, secs(1)).await;
+    assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_does_not_answer_is_given_up() {
+    let whole = "GET /never HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (answer, took) = send(&[whole], secs(1)).await;
+    assert_eq!((statuses(&answer), took.as_secs()), (vec![504], 300));
+    // Nor does it read the body: from when it could have.
+    let unread = "POST /never HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    let much = "x".repeat(70_000);
+    let (answer, took) = send(&[unread, &much], secs(1)).await;
+    assert_eq!(statuses(&answer), [504]);
+    assert!((300..=310).contains(&took.as_secs()), "{took:?}");
+}
+
+/// Reads `/kilobyte` so many bytes at a time. How it ended, and after how long.
+async fn read(step: usize, every: Duration) -> (Result<usize, ()>, Duration) {
+    let (mut client, task) = connect();
+    let start = Instant::now();
+    let request = "GET /kilobyte HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut body = Vec::new();
+    let mut buf = vec![0; step];
+    loop {
+        sleep(every).await;
+        match client.read(&mut buf).await {
+            Ok(n) if n > 0 => body.extend_from_slice(&buf[..n]),
+            _ => break,
+        }
+    }
+    let result = task.await.unwrap().map(|()| body.len()).map_err(drop);
+    (result, start.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_client_that_does_not_read_or_hardly_is_cut() {
+    let (result, took) = read(1, secs(200)).await;
+    assert!(result.is_err() && took >= secs(200), "nothing within 60 s");
+    // A byte in 20 s is worth 0.1 s of 120.
+    let (mut client, task) = connect();
+    let start = Instant::now();
+    client.write_all(b"GET /kilobyte HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let reading = async {
+        loop {
+            sleep(secs(20)).await;
+            let _ = client.read(&mut [0]).await;
+        }
+    };
+    let ended = tokio::select! {
+        result = task => result.unwrap(),
+        () = reading => unreachable!(),
+    };
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert!((120..=121).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_as_slowly_as_it_may_gets_it_all() {
+    let (result, took) = read(10, secs(1)).await;
+    assert!(result.is_ok_and(|n| n > 1000), "the head and the body");
+    assert!(took >= secs(100), "{took:?}");
+}
+
+/// Random speeds on both sides of the rate: cut if and only if the store of time runs out.
+#[tokio::test(start_paused = true)]
+async fn a_body_is_cut_if_and_only_if_its_pace_says_so() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let (mut cut, mut served) = (0, 0);
+    for _ in 0..200 {
+        // What the model says: as `Pace`'s documentation has it, in milliseconds.
+        let (bytes, every) = (1 + random(40), 500 + random(8_000));
+        let pieces = 2 + random(60);
+        let (mut due, mut fine) = (60_000.0_f64, true);
+        for piece in 1..=pieces {
+            let at = (piece * every) as f64;
+            fine &= at < due;
+            due = (due + bytes as f64 * 100.0).min(at + 60_000.0);
+        }
+        let (mut client, task) = connect();
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            bytes * pieces
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        let piece = vec![b'x'; bytes as usize];
+        for _ in 0..pieces {
+            sleep(Duration::from_millis(every)).await;
+            if client.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer).await;
+        drop(client);
+        let _ = task.await.unwrap();
+        assert_eq!(
+            statuses(&answer),
+            [if fine { 200 } else { 408 }],
+            "{bytes} each {every} ms, {pieces} times"
+        );
+        if fine { served += 1 } else { cut += 1 }
+    }
+    assert!(cut > 20 && served > 20, "both happen: {cut} and {served}");
+}
+
+#[tokio::test]
+async fn r4_what_the_kernel_holds_counts_as_progress_when_the_client_takes_it() {
+    // Megabytes may wait in the kernel for a client that reads steadily: no write moves for long.
+    let config = Config {
+        write_timeout: Duration::from_millis(400),
+        write_rate: Rate::new(1, secs(600)),
+        ..Config::default()
+    };
+    let page = Bytes::from(vec![b'x'; 16 << 20]);
+    let app = service_fn(move |_: Request| {
+        let page = page.clone();
+        async { Ok::<_, Infallible>(Response::new(Body::from(page))) }
+    });
+    let server = start_with(app, |s| s.http1(config)).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap(); // the rest waits at the server's end
+    let mut client = socket.connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let (mut got, mut buf, start) = (0, vec![0; 16 << 10], Instant::now());
+    loop {
+        // 0.5 MB a second for three times as long as a write may wait, then all the rest.
+        if start.elapsed() < Duration::from_millis(1200) {
+            sleep(Duration::from_millis(30)).await;
+        }
+        match client.read(&mut buf).await.unwrap() {
+            0 => break,
+            n => got += n,
+        }
+    }
+    assert!(got > 16 << 20, "{got}");
+    server.stop().await;
+}
