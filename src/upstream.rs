@@ -22,8 +22,8 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use crate::{
-    body::Body, error::BoxError, net::Address, policy::pick::RoundRobin, proto::h1::Limits,
-    semantics::forwarded::Forward,
+    body::Body, error::BoxError, net::Address, peer::Deadline, policy::pick::RoundRobin,
+    proto::h1::Limits, semantics::forwarded::Forward,
 };
 
 use endpoint::Endpoint;
@@ -49,6 +49,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 ///   method is idempotent and nothing of an answer came.
 /// - Hop-by-hop fields are removed both ways, `Host` is kept, and `X-Forwarded-*` says who the
 ///   client is: see [`Forward`].
+/// - A request with a [`Deadline`] is given no more time than that, connecting included, and is not
+///   sent if it has passed.
 /// - Errors are [`Kind::BadGateway`](crate::error::Kind::BadGateway) and
 ///   [`Kind::Timeout`](crate::error::Kind::Timeout).
 ///
@@ -167,7 +169,12 @@ impl Service<Request<Body>> for Upstream {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(forward::forward(self.0.clone(), request)))
+        let deadline = request.extensions().get::<Deadline>().copied();
+        let forward = forward::forward(self.0.clone(), request);
+        ResponseFuture(match deadline {
+            None => Box::pin(forward),
+            Some(deadline) => Box::pin(forward::within(deadline, forward)),
+        })
     }
 }
 

@@ -8,10 +8,12 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Notify,
+    time::Instant,
 };
+use tower::ServiceExt;
 
 use super::support::{Running, exchange, read_all, read_until, start, statuses, within};
-use crate::{proto::h1::Limits, upstream::Upstream};
+use crate::{Body, Error, Request, peer::Deadline, proto::h1::Limits, upstream::Upstream};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -385,4 +387,27 @@ async fn large_bodies_pass_whole_in_both_directions() {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
     assert!(answer[end..] == body);
     front.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_s_deadline_bounds_the_servers_and_one_that_passed_is_not_sent() {
+    let (script, addr) = Script::new().await;
+    let asked = |deadline: Instant| {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "http://a/".parse().unwrap();
+        request.extensions_mut().insert(Deadline(deadline.into_std()));
+        upstream(&[addr]).oneshot(request)
+    };
+    let passed = asked(Instant::now()).await.unwrap_err();
+    assert!(Error::find(&*passed).is_some_and(Error::is_timeout), "{passed}");
+    // Nobody came for that one: the first that is accepted is this.
+    let (answer, head) = tokio::join!(asked(Instant::now() + Duration::from_millis(100)), async {
+        let mut server = script.accept().await;
+        let head = read_until(&mut server, "\r\n\r\n").await;
+        // It never answers, and sees the proxy leave.
+        assert_eq!(read_all(&mut server).await, "");
+        head
+    });
+    assert!(head.starts_with("GET / HTTP/1.1\r\n"));
+    assert!(Error::find(&*answer.unwrap_err()).is_some_and(Error::is_timeout));
 }

@@ -12,7 +12,7 @@ use crate::{
     conn::h1::client::{Cause, Connection, Failed, Home},
     error::{BoxError, Error, Kind},
     net::{Address, Stream, clock},
-    peer::Peer,
+    peer::{Deadline, Peer},
     semantics::gateway,
 };
 
@@ -58,6 +58,26 @@ pub(super) async fn forward(
             (dialled.inspect_err(|_| shared.endpoints[n].leave_out(clock::now()))?, false);
     }
 }
+
+/// No longer than the request's own deadline: what is connected by then is dropped, and what has
+/// expired is not sent at all.
+pub(super) async fn within(
+    deadline: Deadline,
+    forward: impl Future<Output = Result<Response<Body>, BoxError>>,
+) -> Result<Response<Body>, BoxError> {
+    if deadline.0 <= clock::now() {
+        return Err(Error::new(Kind::Timeout, Expired).into());
+    }
+    match tokio::time::timeout_at(deadline.0.into(), forward).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(Kind::Timeout, Expired).into()),
+    }
+}
+
+/// The request's deadline passed before a server had answered.
+#[derive(Debug, thiserror::Error)]
+#[error("the deadline passed before the server answered")]
+struct Expired;
 
 /// The request as the server shall see it.
 fn prepare(shared: &Shared, request: &mut Request<Body>, lines: &mut BytesMut) {
