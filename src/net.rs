@@ -3,6 +3,7 @@
 mod accept;
 pub mod clock;
 mod drain;
+mod gate;
 mod io;
 mod listen;
 mod stream;
@@ -10,6 +11,7 @@ mod unsent;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, Watch};
+pub use gate::{Capacity, Gate, GateWaiting};
 pub use io::Io;
 pub use listen::{Address, Listener};
 pub use stream::Stream;

@@ -3,7 +3,12 @@
 
 mod pace;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 pub use pace::{Pace, Rate};
 
@@ -44,8 +49,24 @@ impl Peer {
     }
 
     /// The client's IP address, where it has one.
-    pub fn ip(&self) -> Option<std::net::IpAddr> {
+    pub fn ip(&self) -> Option<IpAddr> {
         self.addr().map(|a| a.ip())
+    }
+
+    /// Whom limits take the client for, where it has an address: an IPv4 address, or the first 64
+    /// bits of an IPv6 address, of which one client has all the others (RFC 4291 section 2.5.4).
+    ///
+    /// ```
+    /// # use vestibule::peer::Peer;
+    /// # let here = "[2001:db8::9]:80".parse().unwrap();
+    /// let peer = Peer::tcp("[2001:db8:1:2:3:4:5:6]:5000".parse().unwrap(), here);
+    /// assert_eq!(peer.network().unwrap().to_string(), "2001:db8:1:2::");
+    /// ```
+    pub fn network(&self) -> Option<IpAddr> {
+        Some(match self.ip()?.to_canonical() {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        })
     }
 
     /// The client's address and port, where it has one.

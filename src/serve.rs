@@ -1,7 +1,11 @@
 //! `serve`: a listener and a service, and safe defaults for everything else.
 
 mod bind;
+#[doc = include_str!("serve/deadlines.md")]
+pub mod deadlines {}
+mod door;
 mod front;
+mod tally;
 mod threads;
 
 use std::{
@@ -16,18 +20,19 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tokio::sync::Semaphore;
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use bind::Bind;
+
+use door::Door;
 
 use crate::{
     body::Body,
     conn::h1::server,
     error::BoxError,
     layer::{RescueLayer, rescue},
-    net::{Address, Listener},
+    net::{Address, Gate, Listener},
     proto::h1::Limits,
 };
 
@@ -66,6 +71,7 @@ pub fn serve<S>(address: impl Into<Bind>, service: S) -> Serve<S> {
         options: Options {
             threads: None,
             connections: CONNECTIONS,
+            connections_per_client: None,
             drain: DRAIN,
             http1: server::Config::default(),
         },
@@ -88,6 +94,7 @@ type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct Options {
     threads: Option<NonZeroUsize>,
     connections: usize,
+    connections_per_client: Option<usize>,
     drain: Duration,
     http1: server::Config,
 }
@@ -104,9 +111,27 @@ impl<S> Serve<S> {
     }
 
     /// At most `n` connections are served at once; of further ones each thread accepts one, which
-    /// waits, and the others wait in the kernel's queue. Default [`CONNECTIONS`].
+    /// waits, and the others wait in the kernel's queue. Connections that are idle then end to make
+    /// room. Default [`CONNECTIONS`].
     pub fn connections(mut self, n: usize) -> Self {
         self.options.connections = n.max(1);
+        self
+    }
+
+    /// At most `n` connections of one client are open at once: of one IPv4 address, or one IPv6
+    /// network of 64 bits. Further ones are closed as they come, without an answer. No limit by
+    /// default: behind another proxy all connections are its own.
+    pub fn connections_per_client(mut self, n: usize) -> Self {
+        self.options.connections_per_client = Some(n);
+        self
+    }
+
+    /// While `gate` is closed no connection is accepted and no further head is read: clients wait
+    /// in the kernel until there is room behind the gate. It reserves nothing.
+    ///
+    /// It holds up every request, also those that would not need what it stands for.
+    pub fn gate(mut self, gate: Gate) -> Self {
+        self.options.http1.gate = gate;
         self
     }
 
@@ -216,11 +241,14 @@ where
 
     fn into_future(self) -> ServeFuture {
         let Self { mut listeners, unlink, service, options, shutdown } = self;
+        let Options { connections, connections_per_client, .. } = options;
+        let gate = options.http1.gate.clone();
+        let door = Door::new(listeners.len(), connections, connections_per_client, gate);
         let front = front::Front {
             // The table as itself, not as a pointer: it takes no room in every connection.
             service: RescueLayer::with(rescue::response).layer(service),
             http1: Arc::new(options.http1),
-            permits: Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS))),
+            door: Arc::new(door),
             drain: options.drain,
         };
         let shutdown = async move {
@@ -233,7 +261,7 @@ where
                 Some(_) => threads::run(listeners, front, shutdown).await,
                 None => {
                     let listener = listeners.pop().expect("bound to one listener at least");
-                    front.run(listener, shutdown).await
+                    front.run(0, listener, shutdown).await
                 }
             }
         })

@@ -1,5 +1,6 @@
 //! End-to-end tests, one binary.
 
+mod admission;
 mod calls;
 mod deadlines;
 mod driver;

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
 };
@@ -33,7 +33,12 @@ struct Shared {
     empty: Notify,
     /// Where each watch leaves a permit when it ends.
     permits: Option<Arc<Semaphore>>,
+    /// How many idle connections should end to make room.
+    unwanted: AtomicUsize,
 }
+
+/// Connections that are woken at a time to see whether one of them is idle and can end.
+const ASKED: usize = 64;
 
 const END: u8 = 1;
 const CUT: u8 = 2;
@@ -43,11 +48,21 @@ const CUT: u8 = 2;
 struct Places {
     wakers: Vec<Option<Waker>>,
     free: Vec<usize>,
+    /// Where the next to be asked to end are.
+    asked: usize,
 }
 
 impl Places {
     fn taken(&self) -> usize {
         self.wakers.len() - self.free.len()
+    }
+
+    /// The next few, round and round.
+    fn some(&mut self) -> Vec<Waker> {
+        let (len, from) = (self.wakers.len(), self.asked);
+        let n = len.min(ASKED);
+        self.asked = (from + n).checked_rem(len).unwrap_or(0);
+        (from..from + n).filter_map(|i| self.wakers[i % len].clone()).collect()
     }
 }
 
@@ -109,6 +124,21 @@ impl Drain {
         self.0.tell(CUT);
     }
 
+    /// Asks for room: one connection that is idle should end. A few are woken to see whether they
+    /// are; call it again, some time later, for the next few.
+    ///
+    /// Nobody keeps a list of those that are idle: each request would pay for it.
+    pub fn make_room(&self) {
+        self.0.unwanted.store(1, Ordering::Release);
+        let some = self.0.lock().some();
+        some.into_iter().for_each(Waker::wake);
+    }
+
+    /// There is room: no connection need end any more.
+    pub fn has_room(&self) {
+        self.0.unwanted.store(0, Ordering::Release);
+    }
+
     /// Waits until there is no connection.
     pub async fn ended(&self) {
         loop {
@@ -142,6 +172,17 @@ impl Watch {
     /// Must the connection end now, in the middle of whatever it does?
     pub fn is_cut(&self) -> bool {
         self.shared.order.load(Ordering::Acquire) >= CUT
+    }
+
+    /// Should some idle connection end to [make room](Drain::make_room)?
+    pub fn wants_room(&self) -> bool {
+        self.shared.unwanted.load(Ordering::Acquire) > 0
+    }
+
+    /// Is it this connection that ends to make room? Asked of one that can.
+    pub fn gives_room(&self) -> bool {
+        let unwanted = &self.shared.unwanted;
+        unwanted.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
     }
 
     /// Is the task of `cx` the one that is registered?
@@ -238,6 +279,27 @@ mod tests {
         assert_eq!(permits.available_permits(), 0);
         drop(watch);
         assert_eq!(permits.available_permits(), 1);
+    }
+
+    #[test]
+    fn room_is_asked_of_a_few_at_a_time_and_given_once() {
+        let drain = Drain::new();
+        let woken = Arc::new(AtomicU8::new(0));
+        let waker = Waker::from(Arc::new(Count(woken.clone())));
+        let cx = Context::from_waker(&waker);
+        drain.make_room(); // of nobody
+        drain.has_room();
+        let mut watches: Vec<_> = (0..ASKED + 1).map(|_| drain.watch()).collect();
+        watches.iter_mut().for_each(|w| assert!(!w.poll_draining(&cx)));
+        assert!(!watches[0].wants_room() && !watches[0].gives_room(), "nobody asked");
+        drain.make_room();
+        assert_eq!(usize::from(woken.load(Ordering::Relaxed)), ASKED);
+        assert!(watches[7].wants_room());
+        assert!(watches[7].gives_room() && !watches[8].gives_room());
+        drain.make_room();
+        assert_eq!(usize::from(woken.load(Ordering::Relaxed)), 2 * ASKED, "the last is asked too");
+        drain.has_room();
+        assert!(!watches[7].gives_room());
     }
 
     struct Count(Arc<AtomicU8>);

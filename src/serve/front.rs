@@ -13,7 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tokio::sync::Semaphore;
 use tower_service::Service;
 
 use crate::{
@@ -23,13 +22,14 @@ use crate::{
     net::{Accepted, Acceptor, Drain, Listener, Stream},
 };
 
-/// What all accept loops of a server share.
+use super::door::{Counted, Door, Entered};
+
+/// What each accept loop of a server has.
 #[derive(Clone)]
 pub(super) struct Front<S> {
     pub(super) service: S,
     pub(super) http1: Arc<server::Config>,
-    /// One for each connection.
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) door: Arc<Door>,
     pub(super) drain: Duration,
 }
 
@@ -41,28 +41,23 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Accepts and serves until `stop`, then drains. Dropped, it ends all its connections.
+    /// Accepts and serves until `stop`, then drains; loop number `n` of the server's. Dropped, it
+    /// ends all its connections.
     pub(super) async fn run(
         self,
+        n: usize,
         listener: Listener,
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let mut acceptor = Acceptor::new(listener)?;
-        let connections = Connections(Drain::with_permits(self.permits.clone()));
+        let connections = Connections(self.door.drain(n).clone());
         let mut stop = std::pin::pin!(stop);
-        // Accepted first, then allowed: a thread that waits for a connection must not hold a
-        // place that another one's client waits for.
-        let mut waiting = None;
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                accepted = acceptor.accept(), if waiting.is_none() => waiting = Some(accepted),
-                permit = self.permits.acquire(), if waiting.is_some() => {
-                    permit.expect("the semaphore is never closed").forget(); // its watch has it
-                    if let Some(accepted) = waiting.take() {
-                        tokio::spawn(self.task(accepted, &connections.0));
-                    }
+                entered = self.door.next(&mut acceptor) => {
+                    tokio::spawn(self.task(entered, &connections.0));
                 }
             }
         }
@@ -77,12 +72,11 @@ where
         Ok(())
     }
 
-    /// A connection's task, with one of the permits.
-    fn task(&self, accepted: Accepted, drain: &Drain) -> Task<server::Connection<Stream, S>> {
-        let Accepted { stream, peer } = accepted;
+    fn task(&self, entered: Entered, drain: &Drain) -> Task<server::Connection<Stream, S>> {
+        let Entered { accepted: Accepted { stream, peer }, counted } = entered;
         let (service, http1) = (self.service.clone(), self.http1.clone());
         let connection = server::Connection::new(stream, peer, service, http1, drain.watch());
-        Task { connection }
+        Task { connection, _counted: counted }
     }
 }
 
@@ -99,6 +93,7 @@ impl Drop for Connections {
 /// it was given and as what it awaits.
 struct Task<C> {
     connection: C,
+    _counted: Option<Box<Counted>>,
 }
 
 impl<C: Future<Output = io::Result<()>> + Unpin> Future for Task<C> {

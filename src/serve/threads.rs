@@ -29,7 +29,7 @@ where
     for (n, listener) in listeners.into_iter().enumerate() {
         let (front, told, ended) = (front.clone(), told.clone(), ended.clone());
         std::thread::Builder::new().name(format!("front-{n}")).spawn(move || {
-            let result = thread(listener, front, told);
+            let result = thread(n, listener, front, told);
             // Nobody waits any more if the server's future was dropped.
             let _ = ended.blocking_send(result);
         })?;
@@ -49,7 +49,12 @@ where
     Ok(())
 }
 
-fn thread<S, B>(listener: Listener, front: Front<S>, told: watch::Receiver<bool>) -> io::Result<()>
+fn thread<S, B>(
+    n: usize,
+    listener: Listener,
+    front: Front<S>,
+    told: watch::Receiver<bool>,
+) -> io::Result<()>
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -67,7 +72,7 @@ where
             }
         };
         tokio::select! {
-            result = front.run(listener, stop) => result,
+            result = front.run(n, listener, stop) => result,
             () = async { while gone.changed().await.is_ok() {} } => Ok(()),
         }
     })

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     Request, Response,
     error::{BoxError, Error, Kind},
+    net::Gate,
     peer::Deadline,
 };
 
@@ -236,6 +237,12 @@ impl Threads {
     /// How the pool is doing now.
     pub fn stats(&self) -> Stats {
         self.owner.0.stats()
+    }
+
+    /// Open while there is a place: for [`Serve::gate`](crate::serve::Serve::gate), so that clients
+    /// wait in the kernel while workers and queue are full. It does not keep the pool alive.
+    pub fn gate(&self) -> Gate {
+        Gate::new(self.owner.0.places.clone())
     }
 
     /// Takes no more work from any handle: calls are answered with [`Kind::Overloaded`]. What is

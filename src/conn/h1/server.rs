@@ -11,6 +11,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -31,6 +32,10 @@ use crate::{
     peer::Peer,
     proto::h1::Rest,
 };
+
+/// How long a connection must have been idle to make room for another: longer than a client takes
+/// to send its next request as a rule, short beside the time that a client waits to be let in.
+const GIVES_ROOM_AFTER: Duration = Duration::from_millis(250);
 
 /// Serves one HTTP/1.1 connection: a future that ends with the connection.
 ///
@@ -76,6 +81,13 @@ where
     }
 }
 
+impl<I: Io, S: Service<Request<Body>>> Connection<I, S> {
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.link.peer
+    }
+}
+
 /// Nothing in it is ever pinned in place: the service's future and the body have boxes.
 impl<I: Io, S: Service<Request<Body>>> Unpin for Connection<I, S> {}
 
@@ -106,6 +118,14 @@ where
             link.call = None;
         }
         phase.settle();
+        if result.is_pending()
+            && let Phase::Resting(rest) = phase
+            && link.watch.wants_room()
+            && rest.since() + GIVES_ROOM_AFTER <= clock::now()
+            && link.watch.gives_room()
+        {
+            return Poll::Ready(Ok(())); // idle: somebody else has more use for the place
+        }
         result
     }
 }

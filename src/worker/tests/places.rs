@@ -46,6 +46,7 @@ async fn a_place_that_frees_in_time_goes_to_the_caller_who_waits() {
     let held = call(&threads, "/hold").await;
     gate.entered().await;
     let mut next = threads.clone();
+    assert!(!threads.gate().is_open());
     assert!(!is_ready(&mut next));
     gate.release.send(()).unwrap();
     assert_eq!(held.await.unwrap().status(), 200);

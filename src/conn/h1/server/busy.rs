@@ -8,6 +8,7 @@ use http::Request;
 use crate::{
     body::{Body, Sender},
     conn::output::Output,
+    net::GateWaiting,
     proto::h1::{Conn, Limits, Rest, Server},
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Busy {
     pub(super) upload: Option<Sender>,
     /// The upload's reader was ready for more when last asked.
     pub(super) upload_wanted: bool,
+    /// Waits at the gate before the next head.
+    pub(super) gate: GateWaiting,
     /// Since when it is the service that is waited for, not the client.
     pub(super) asked: Instant,
     /// The client has ended its sending half.
@@ -114,6 +117,7 @@ impl Busy {
         Self {
             core: Conn::resting(limits.clone(), rest),
             asked: rest.since(),
+            gate: GateWaiting::default(),
             input: BytesMut::new(),
             output: Output::default(),
             stage: Stage::Head,
@@ -127,11 +131,13 @@ impl Busy {
 
     /// How to go on later, if everything but that is as in a new one.
     fn rest(&self) -> Option<Rest> {
-        let Self { core, input, output, stage, upload, ended, faulted, open_ended, .. } = self;
+        let Self { core, input, output, stage, upload, gate, ended, faulted, open_ended, .. } =
+            self;
         let as_new = matches!(stage, Stage::Head)
             && input.is_empty()
             && output.is_empty()
             && upload.is_none()
+            && !gate.is_waiting()
             && !(*ended || *faulted || *open_ended);
         if as_new { core.rest() } else { None }
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{peer::Rate, proto::h1::Limits};
+use crate::{net::Gate, peer::Rate, proto::h1::Limits};
 
 /// Options of [`Connection`](super::Connection); the defaults are safe to face the internet with.
 #[derive(Debug, Clone)]
@@ -10,6 +10,9 @@ use crate::{peer::Rate, proto::h1::Limits};
 pub struct Config {
     /// Bounds and times of reading: see [`Limits`].
     pub limits: Arc<Limits>,
+    /// Asked before each head is read: while it is closed nothing is, and clients wait in the
+    /// kernel. Default: always open.
+    pub gate: Gate,
     /// How long a complete head may wait for the service to be ready; then it is answered 503.
     /// Default 30 s: a layer that queues has its own, shorter bound.
     pub ready_timeout: Duration,
@@ -46,6 +49,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             limits: Arc::default(),
+            gate: Gate::always_open(),
             ready_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(60),

@@ -135,7 +135,7 @@ where
         cx: &mut Context<'_>,
     ) -> io::Result<Poll<()>> {
         let wanted = match x.stage {
-            Stage::Head => x.output.has_room(),
+            Stage::Head => x.output.has_room() && self.is_let_in(x, now, cx),
             Stage::Drain(_) => x.output.has_room() && (x.upload.is_none() || x.upload_wanted),
             Stage::Linger(..) => true,
             // Nothing further is read before the service has taken the request.
@@ -173,6 +173,19 @@ where
         }
     }
 
+    /// May the next head be read? One that is on its way may.
+    fn is_let_in(&self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> bool {
+        if !x.input.is_empty() || !x.core.is_idle() {
+            return true;
+        }
+        let waited = x.gate.is_waiting();
+        let open = self.config.gate.poll_opened(&mut x.gate, cx).is_ready();
+        if open && waited {
+            x.core.resume(now); // it was we who did not read
+        }
+        open
+    }
+
     /// The client will send nothing more.
     fn eof(&mut self, x: &mut Busy, now: Instant) {
         x.ended = true;
@@ -202,6 +215,7 @@ where
         let read = match x.stage {
             // While it is sent something the client is not idle.
             Stage::Head | Stage::Drain(_) if !x.output.is_empty() => None,
+            Stage::Head if x.gate.is_waiting() => None,
             Stage::Drain(_) if x.upload.is_some() && !x.upload_wanted => None,
             Stage::Head | Stage::Drain(_) => x.core.deadline(),
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(until),

@@ -1,0 +1,171 @@
+//! A gate before requests: it asks whether there is capacity at all, and reserves nothing.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::sync::Semaphore;
+
+/// Something that may have no room for a request.
+pub trait Capacity: Send + Sync + 'static {
+    /// Is there room now?
+    fn is_free(&self) -> bool;
+
+    /// Waits until there is. Another may have taken it by then.
+    fn freed(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Free permits are capacity. One that is closed has room: what comes will be refused, not kept
+/// waiting.
+impl Capacity for Semaphore {
+    fn is_free(&self) -> bool {
+        self.available_permits() > 0 || self.is_closed()
+    }
+
+    fn freed(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            drop(self.acquire().await); // taken for a moment only, so the next one has its turn
+        })
+    }
+}
+
+/// Decides whether the next connection is accepted and the next head is read.
+///
+/// While it is closed, clients wait in the kernel, where they cost next to nothing, and not with
+/// a head, a body and a place in a queue. It reserves nothing: a request that comes through may
+/// still find the room taken, and then waits for readiness as always.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tokio::sync::Semaphore;
+/// use vestibule::net::Gate;
+///
+/// let places = Arc::new(Semaphore::new(1));
+/// let gate = Gate::new(places.clone());
+/// assert!(gate.is_open());
+/// let place = places.try_acquire().unwrap();
+/// assert!(!gate.is_open());
+/// drop(place);
+/// assert!(gate.is_open());
+/// ```
+#[derive(Clone, Default)]
+pub struct Gate(Option<Arc<dyn Capacity>>);
+
+impl Gate {
+    /// Open while `capacity` has room.
+    pub fn new(capacity: Arc<impl Capacity>) -> Self {
+        Self(Some(capacity))
+    }
+
+    /// A gate that is always open: the default.
+    pub fn always_open() -> Self {
+        Self(None)
+    }
+
+    /// Is it open?
+    pub fn is_open(&self) -> bool {
+        self.0.as_ref().is_none_or(|c| c.is_free())
+    }
+
+    /// Waits until it is open.
+    pub async fn opened(&self) {
+        if let Some(capacity) = &self.0
+            && !capacity.is_free()
+        {
+            capacity.clone().freed().await;
+        }
+    }
+
+    /// Is it open? If not, the task of `cx` is woken once it was, as long as `waiting` is kept;
+    /// it is the caller's to hold in between, and empty at first.
+    pub fn poll_opened(&self, waiting: &mut GateWaiting, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(capacity) = &self.0 else { return Poll::Ready(()) };
+        if waiting.0.is_none() && capacity.is_free() {
+            return Poll::Ready(());
+        }
+        let freed = waiting.0.get_or_insert_with(|| capacity.clone().freed());
+        let poll = freed.as_mut().poll(cx);
+        if poll.is_ready() {
+            waiting.0 = None;
+        }
+        poll
+    }
+}
+
+/// A turn at a [`Gate`] that is closed.
+#[derive(Default)]
+pub struct GateWaiting(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl GateWaiting {
+    /// Does it wait at a gate?
+    pub fn is_waiting(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for GateWaiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GateWaiting").field("waiting", &self.is_waiting()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_at_a_gate_takes_nothing() {
+        let places = Arc::new(Semaphore::new(1));
+        let gate = Gate::new(places.clone());
+        gate.opened().await;
+        let place = places.clone().acquire_owned().await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waiting = [const { GateWaiting(None) }; 3];
+        for w in &mut waiting {
+            assert!(gate.poll_opened(w, &mut cx).is_pending() && w.is_waiting());
+        }
+        let mut reserved = std::pin::pin!(places.acquire());
+        assert!(reserved.as_mut().poll(&mut cx).is_pending());
+        drop(place);
+        for w in &mut waiting {
+            assert!(gate.poll_opened(w, &mut cx).is_ready() && !w.is_waiting());
+        }
+        assert!(reserved.poll(&mut cx).is_ready(), "it passed from one to the next");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_given_up_holds_nobody_up() {
+        let places = Arc::new(Semaphore::new(1));
+        let gate = Gate::new(places.clone());
+        let place = places.clone().acquire_owned().await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut first, mut second) = (GateWaiting::default(), GateWaiting::default());
+        assert!(gate.poll_opened(&mut first, &mut cx).is_pending());
+        assert!(gate.poll_opened(&mut second, &mut cx).is_pending());
+        drop(place);
+        drop(first);
+        assert!(gate.poll_opened(&mut second, &mut cx).is_ready());
+        assert!(places.try_acquire().is_ok());
+    }
+
+    #[test]
+    fn what_is_closed_for_ever_keeps_nobody_waiting() {
+        let places = Arc::new(Semaphore::new(0));
+        let gate = Gate::new(places.clone());
+        assert!(!gate.is_open());
+        places.close();
+        assert!(gate.is_open());
+    }
+}

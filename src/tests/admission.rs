@@ -1,0 +1,159 @@
+//! Who is let in when there is no room: nothing is reserved for those that are still awaited, and
+//! the idle make room for the others.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Notify, Semaphore},
+};
+use tower::service_fn;
+
+use super::support::{exchange, read_all, read_until, start_with, statuses, within};
+use crate::{Body, Request, Response, net::Gate};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const LAST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+async fn hello(_: Request) -> Result<Response, Infallible> {
+    Ok(Response::new(Body::from("hi")))
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_those_who_wait() {
+    let server = start_with(service_fn(hello), |s| s.connections(2)).await;
+    let mut idle = [
+        TcpStream::connect(server.addr).await.unwrap(),
+        TcpStream::connect(server.addr).await.unwrap(),
+    ];
+    for client in &mut idle {
+        client.write_all(GET.as_bytes()).await.unwrap();
+        read_until(client, "hi").await;
+    }
+    // Long before the two have been idle for as long as they may.
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        client.write_all(GET.as_bytes()).await.unwrap();
+        read_until(&mut client, "hi").await;
+        drop(client);
+    }
+    let mut next = TcpStream::connect(server.addr).await.unwrap();
+    next.write_all(GET.as_bytes()).await.unwrap();
+    read_until(&mut next, "hi").await;
+    // One of the two at least has ended, in order and between exchanges.
+    drop(next);
+    server.stop().await;
+    for client in &mut idle {
+        assert_eq!(read_all(client).await, "");
+    }
+}
+
+#[tokio::test]
+async fn who_is_at_work_makes_no_room() {
+    let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (b, g) = (began.clone(), go_on.clone());
+    let app = service_fn(move |_: Request| {
+        let (began, go_on) = (b.clone(), g.clone());
+        async move {
+            began.notify_one();
+            go_on.acquire().await.unwrap().forget();
+            Ok::<_, Infallible>(Response::new(Body::from("hi")))
+        }
+    });
+    let server = start_with(app, |s| s.connections(1)).await;
+    let mut busy = TcpStream::connect(server.addr).await.unwrap();
+    busy.write_all(GET.as_bytes()).await.unwrap();
+    within(began.notified()).await;
+    let mut waiting = TcpStream::connect(server.addr).await.unwrap();
+    waiting.write_all(GET.as_bytes()).await.unwrap();
+    let patience = Duration::from_millis(400); // longer than who is idle would be left alone
+    assert!(tokio::time::timeout(patience, began.notified()).await.is_err(), "let in beside it");
+    go_on.add_permits(2);
+    read_until(&mut busy, "hi").await;
+    // Now that it is idle, it does.
+    read_until(&mut waiting, "hi").await;
+    assert_eq!(read_all(&mut busy).await, "");
+    drop(waiting);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_client_has_so_many_connections_and_no_more() {
+    let server = start_with(service_fn(hello), |s| s.connections_per_client(2)).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        client.write_all(GET.as_bytes()).await.unwrap();
+        read_until(&mut client, "hi").await;
+        held.push(client);
+    }
+    assert_eq!(exchange(server.addr, "").await, "", "closed as it came");
+    // Another client is another matter; loopback has many addresses.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(server.addr).await.unwrap();
+    other.write_all(LAST.as_bytes()).await.unwrap();
+    assert_eq!(statuses(&read_all(&mut other).await), [200]);
+    // Of those that end none is counted any more.
+    held.pop().unwrap().shutdown().await.unwrap();
+    within(async {
+        while statuses(&exchange(server.addr, LAST).await) != [200] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(held);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_gate_is_closed_no_head_is_read_and_nobody_is_accepted() {
+    let places = Arc::new(Semaphore::new(1));
+    let gate = Gate::new(places.clone());
+    let server = start_with(service_fn(hello), |s| s.gate(gate)).await;
+    let mut kept = TcpStream::connect(server.addr).await.unwrap();
+    kept.write_all(GET.as_bytes()).await.unwrap();
+    read_until(&mut kept, "hi").await;
+    let place = places.clone().acquire_owned().await.unwrap();
+    // Neither on the connection that is there nor on a new one.
+    let mut new = TcpStream::connect(server.addr).await.unwrap();
+    for client in [&mut kept, &mut new] {
+        client.write_all(GET.as_bytes()).await.unwrap();
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_millis(50), client.read(&mut byte));
+        assert!(read.await.is_err(), "answered though the gate is closed");
+    }
+    drop(place);
+    read_until(&mut kept, "hi").await;
+    read_until(&mut new, "hi").await;
+    assert_eq!(places.available_permits(), 1, "nothing is kept by those who waited");
+    // A shutdown does not wait for the gate.
+    let _place = places.acquire_owned().await.unwrap();
+    server.stop().await;
+    assert_eq!(read_all(&mut kept).await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_at_the_gate_is_not_idle() {
+    let places = Arc::new(Semaphore::new(1));
+    let gate = Gate::new(places.clone());
+    let limits = crate::proto::h1::Limits {
+        idle_timeout: Duration::from_millis(80),
+        ..crate::proto::h1::Limits::default()
+    };
+    let server = start_with(service_fn(hello), |s| s.limits(limits).gate(gate)).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(GET.as_bytes()).await.unwrap();
+    let place = places.clone().acquire_owned();
+    read_until(&mut client, "hi").await;
+    let place = place.await.unwrap();
+    client.write_all(LAST.as_bytes()).await.unwrap();
+    let mut byte = [0];
+    // Three times as long as it may be idle.
+    let read = tokio::time::timeout(Duration::from_millis(240), client.read(&mut byte));
+    assert!(read.await.is_err(), "closed, or answered");
+    drop(place);
+    assert!(read_all(&mut client).await.starts_with("HTTP/1.1 200"));
+    server.stop().await;
+}
