@@ -10,7 +10,7 @@ use tokio::{
     sync::{Barrier, Semaphore},
     task::JoinSet,
 };
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, service_fn};
 
 use super::support::{read_until, start, within};
 use crate::{
@@ -138,4 +138,31 @@ async fn read(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
     let mut page = Vec::new();
     client.read_to_end(&mut page).await.unwrap();
     assert!(page.len() == PAGE && page.iter().all(|&b| b == b'p'));
+}
+
+#[tokio::test]
+async fn the_kernel_takes_no_megabytes_for_a_client_that_does_not_read() {
+    // R4: what the server can get rid of is what is on its way, and little more.
+    let (tx, body) = crate::Body::channel(None);
+    let body = std::sync::Mutex::new(Some(body));
+    let body = Arc::new(body);
+    let app = service_fn(move |_: Request<crate::Body>| {
+        let body = body.lock().unwrap().take().unwrap();
+        async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
+    });
+    let server = start(app).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    let mut client = socket.connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut sent = 0;
+    // Until nothing has moved for as long as nobody here would take.
+    while let Ok(ready) = tokio::time::timeout(Duration::from_millis(300), tx.ready()).await {
+        ready.unwrap();
+        tx.send(Bytes::from(vec![b'x'; 16 << 10])).unwrap();
+        sent += 16 << 10;
+    }
+    assert!(sent < 512 << 10, "{sent} bytes");
+    drop(client);
+    server.stop().await;
 }
