@@ -1,6 +1,7 @@
 //! End-to-end tests, one binary.
 
 mod admission;
+mod attacks;
 mod calls;
 mod deadlines;
 mod driver;

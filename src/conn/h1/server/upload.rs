@@ -112,6 +112,7 @@ where
         // The service learns it from the body; its answer, an error as a rule, is still sent.
         let kind = match fault {
             Fault::Timeout => Kind::ClientTimeout,
+            Fault::FieldsTooLarge => Kind::TooLarge, // its trailers
             _ => Kind::BadRequest,
         };
         sender.abort(Error::new(kind, fault));
