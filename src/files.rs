@@ -15,7 +15,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | GET or HEAD of a file | 200; 206 and 416 for one range; 304 and 412 by its preconditions |
+//! | GET or HEAD of a file | 200; 206 and 416 for ranges, several as `multipart/byteranges`; 304 and 412 by its preconditions |
 //! | a folder with a slash at the end | its index file, or 404 |
 //! | a folder without the slash | 308 to the same with the slash |
 //! | a file with a slash at the end, an empty segment (`//`) | 404 |
@@ -32,6 +32,7 @@
 mod cache;
 mod entry;
 mod mime;
+mod multipart;
 mod respond;
 mod root;
 mod service;

@@ -6,7 +6,10 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
 };
 
-use super::entry::{Entry, Page};
+use super::{
+    entry::{Entry, Page},
+    multipart,
+};
 use crate::{
     Body,
     semantics::{
@@ -53,6 +56,12 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
             let mut headers = page.headers.clone();
             headers.insert(header::CONTENT_RANGE, range::content_range(first, last, page.len));
             let body = page.slice(first, last - first + 1);
+            complete(method, StatusCode::PARTIAL_CONTENT, headers, body)
+        }
+        Part::Several(parts) => {
+            let mut headers = page.headers.clone();
+            let (kind, body) = multipart::body(page, &parts);
+            headers.insert(header::CONTENT_TYPE, kind);
             complete(method, StatusCode::PARTIAL_CONTENT, headers, body)
         }
         Part::Unsatisfiable => {

@@ -11,8 +11,9 @@ use http::{HeaderMap, HeaderValue, Method, header};
 /// assert_eq!(parse(b"bytes=-300", 1000), Part::Slice { first: 700, last: 999 });
 /// assert_eq!(parse(b"bytes=1000-", 1000), Part::Unsatisfiable);
 /// assert_eq!(parse(b"lines=1-2", 1000), Part::Whole);
+/// assert_eq!(parse(b"bytes=0-9,500-509", 1000), Part::Several(vec![(0, 9), (500, 509)]));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// All of it, with a 200.
     Whole,
@@ -23,9 +24,19 @@ pub enum Part {
         /// Offset of the last byte.
         last: u64,
     },
-    /// Nothing: the content has no such bytes; a 416.
+    /// These bytes, first and last of each, in the order that they were asked for, with a 206 of
+    /// `multipart/byteranges`. At least two and at most [`MAX_PARTS`]; no two overlap.
+    Several(Vec<(u64, u64)>),
+    /// Nothing: the content has no such bytes, or so many parts of it are not given; a 416.
     Unsatisfiable,
 }
+
+/// The most parts that one request is given: 16. Readers of large documents ask for a few.
+pub const MAX_PARTS: usize = 16;
+
+/// Parts with no more bytes between them than this are sent as one: 80, about what the head of
+/// another part takes (RFC 9110 section 15.3.7.2).
+const GAP: u64 = 80;
 
 /// What a request asks for of a content of `len` bytes, if its If-Range (if any) holds.
 ///
@@ -43,16 +54,23 @@ pub fn requested(method: &Method, headers: &HeaderMap, len: u64) -> Part {
 
 /// What a Range field value asks for of a content of `len` bytes.
 ///
-/// A field that is malformed or in an unknown unit is ignored, as RFC 9110 section 14.2 tells.
-/// So is one that asks for several parts: a server may ignore any Range, no client needs
-/// `multipart/byteranges`, and many small or overlapping parts are how servers were worn out.
+/// A field that is malformed or in an unknown unit is ignored, as RFC 9110 section 14.2 tells. Parts
+/// beyond the end are left out, those close to each other in order are joined. Parts that overlap
+/// and more than [`MAX_PARTS`] are refused, not served: they are how servers were worn out.
 pub fn parse(value: &[u8], len: u64) -> Part {
     let Some((unit, set)) = split_once(value.trim_ascii(), b'=') else { return Part::Whole };
     if !unit.eq_ignore_ascii_case(b"bytes") {
         return Part::Whole;
     }
-    // A comma is no digit, so several parts fall out here as well.
-    let Some((first, last)) = split_once(set.trim_ascii(), b'-') else { return Part::Whole };
+    if memchr::memchr(b',', set).is_none() {
+        return one(set.trim_ascii(), len);
+    }
+    several(set, len)
+}
+
+/// One range-spec (RFC 9110 section 14.1.1).
+fn one(spec: &[u8], len: u64) -> Part {
+    let Some((first, last)) = split_once(spec, b'-') else { return Part::Whole };
     match (number(first), number(last)) {
         (Number::Is(first), Number::Is(last)) if first > last => Part::Whole,
         (Number::Is(first), Number::Is(last)) => slice(first, last, len),
@@ -62,6 +80,39 @@ pub fn parse(value: &[u8], len: u64) -> Part {
         (Number::Absent, Number::Is(_)) if len == 0 => Part::Whole,
         (Number::Absent, Number::Is(suffix)) => slice(len.saturating_sub(suffix), u64::MAX, len),
         _ => Part::Whole,
+    }
+}
+
+/// A list of them; empty elements are allowed (RFC 9110 section 5.6.1.2).
+fn several(set: &[u8], len: u64) -> Part {
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    let (mut specs, mut malformed) = (0, false);
+    for spec in set.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|s| !s.is_empty()) {
+        specs += 1;
+        if specs > MAX_PARTS {
+            return Part::Unsatisfiable;
+        }
+        match one(spec, len) {
+            Part::Slice { first, last } => match parts.last_mut() {
+                Some((_, end)) if first > *end && first - *end - 1 <= GAP => *end = last,
+                _ => parts.push((first, last)),
+            },
+            Part::Unsatisfiable => {}
+            Part::Whole | Part::Several(_) => malformed = true,
+        }
+    }
+    if malformed || specs == 0 {
+        return Part::Whole;
+    }
+    let mut sorted = parts.clone();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|w| w[1].0 <= w[0].1) {
+        return Part::Unsatisfiable;
+    }
+    match *parts {
+        [] => Part::Unsatisfiable,
+        [(first, last)] => Part::Slice { first, last },
+        _ => Part::Several(parts),
     }
 }
 
@@ -159,12 +210,40 @@ mod tests {
     }
 
     #[test]
-    fn several_ranges_are_ignored() {
-        for value in ["bytes=0-,0-,0-", "bytes=0-1,3-4", "bytes=-1,", "bytes=,0-1"] {
-            assert_eq!(parse(value.as_bytes(), 10), Part::Whole, "{value}");
+    fn several_ranges_are_parts_in_the_order_asked_for() {
+        let table = [
+            ("bytes=0-1,500-501", vec![(0, 1), (500, 501)]),
+            ("bytes=500-501 , 0-1", vec![(500, 501), (0, 1)]),
+            ("bytes=,0-1,,900-,", vec![(0, 1), (900, 999)]),
+            ("bytes=0-1,-1,2000-", vec![(0, 1), (999, 999)]),
+            ("bytes=0-1,82-82,200-300", vec![(0, 82), (200, 300)]),
+            ("bytes=0-1,83-83", vec![(0, 1), (83, 83)]),
+        ];
+        for (value, want) in table {
+            assert_eq!(parse(value.as_bytes(), 1000), Part::Several(want), "{value}");
         }
+        assert_eq!(parse(b"bytes=0-1,2000-", 1000), part(0, 1));
+        assert_eq!(parse(b"bytes=0-1,2-3", 1000), part(0, 3));
+        assert_eq!(parse(b"bytes=-1,", 10), part(9, 9));
+    }
+
+    #[test]
+    fn parts_that_overlap_and_too_many_are_refused() {
+        for value in
+            ["bytes=0-,0-,0-", "bytes=0-500,300-400", "bytes=600-700,0-600", "bytes=2000-,3000-"]
+        {
+            assert_eq!(parse(value.as_bytes(), 1000), Part::Unsatisfiable, "{value}");
+        }
+        let some = |n: usize| {
+            let specs: Vec<_> = (0..n).map(|i| format!("{0}-{0}", i * 100)).collect();
+            parse(format!("bytes={}", specs.join(",")).as_bytes(), u64::MAX)
+        };
+        assert!(matches!(some(MAX_PARTS), Part::Several(parts) if parts.len() == MAX_PARTS));
+        assert_eq!(some(MAX_PARTS + 1), Part::Unsatisfiable);
         let many = format!("bytes={}", "0-0,".repeat(10_000));
-        assert_eq!(parse(many.as_bytes(), 10), Part::Whole);
+        assert_eq!(parse(many.as_bytes(), 10), Part::Unsatisfiable);
+        assert_eq!(parse(b"bytes=,,", 10), Part::Whole);
+        assert_eq!(parse(b"bytes=0-1,x", 10), Part::Whole);
     }
 
     #[test]
