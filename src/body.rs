@@ -110,6 +110,24 @@ impl Body {
         }
     }
 
+    /// Another body with the same content, if it can be had twice: empty, bytes, or a slice of a
+    /// file. It is for sending a request again.
+    ///
+    /// ```
+    /// # use vestibule::Body;
+    /// let body = Body::from("again");
+    /// assert_eq!(body.replay().unwrap().as_bytes(), body.as_bytes());
+    /// assert!(Body::channel(None).1.replay().is_none());
+    /// ```
+    pub fn replay(&self) -> Option<Self> {
+        match &self.0 {
+            Kind::Empty => Some(Self::empty()),
+            Kind::Bytes(b) => Some(b.clone().into()),
+            Kind::File(f) => Some(Self::file(f.clone())),
+            Kind::Channel(_) | Kind::Boxed(_) => None,
+        }
+    }
+
     #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only drivers take it apart"))]
     pub(crate) fn into_kind(self) -> Kind {
         self.0

@@ -58,7 +58,8 @@
 //! # Features
 //!
 //! All only add. `server`: sockets, drivers, layers, router and `serve`. `files`, `upstream` and
-//! `worker` are the services of those names; each brings `server`. All are on by default.
+//! `worker` are the services of those names; each brings `server`. These are on by default. `metrics`
+//! exports figures through the crate of that name.
 //!
 //! Everything between the levels is a `Service<Request<Body>, Response = Response<Body>>`, so a
 //! file server, a thread pool and a remote cluster are of one type, and an `axum::Router` or a
@@ -68,6 +69,7 @@
 
 // S0: vocabulary, nothing of ours below it.
 pub mod body;
+pub mod budget;
 pub mod error;
 pub mod peer;
 
@@ -117,6 +119,7 @@ mod tests;
 struct Readme;
 
 pub use body::Body;
+pub use budget::Budget;
 pub use error::{BoxError, Error};
 #[cfg(feature = "server")]
 pub use route::{OriginalUri, Router};

@@ -1,6 +1,6 @@
 //! A slice of an open file as a body.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{any::Any, fmt, fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,11 +12,14 @@ const READ_STEP: u64 = 64 << 10;
 /// The descriptor is shared, its position is not used: many responses may send one open file.
 /// On a plain socket a server sends it with `sendfile`; anywhere else it is read in steps of
 /// 64 KiB, on the thread that asks.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FileSlice {
     file: Arc<File>,
     offset: u64,
     len: u64,
+    /// What is given back when nobody needs the file any more.
+    #[expect(dead_code, reason = "dropped with the slice")]
+    held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl FileSlice {
@@ -24,7 +27,14 @@ impl FileSlice {
     ///
     /// If the file turns out shorter, the body ends in an error: nothing is padded.
     pub fn new(file: Arc<File>, offset: u64, len: u64) -> Self {
-        Self { file, offset, len }
+        Self { file, offset, len, held: None }
+    }
+
+    /// Keeps `what` until the last clone of this slice is dropped: a share of a disk's budget, say.
+    #[must_use]
+    pub fn holding(mut self, what: impl Any + Send + Sync) -> Self {
+        self.held = Some(Arc::new(what));
+        self
     }
 
     /// The open file.
@@ -71,6 +81,17 @@ impl FileSlice {
         buf.truncate(n);
         self.advance(n as u64);
         Ok(Some(buf.freeze()))
+    }
+}
+
+impl fmt::Debug for FileSlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, offset, len, .. } = self;
+        f.debug_struct("FileSlice")
+            .field("file", file)
+            .field("offset", offset)
+            .field("len", len)
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 /// Every room, lowest stratum first; see ARCHITECTURE.md.
 const STRATA: [&[&str]; 6] = [
-    &["body", "error", "peer"],
+    &["body", "budget", "error", "peer"],
     &["proto", "semantics", "policy"],
     &["net"],
     &["conn"],
@@ -17,8 +17,9 @@ const STRATA: [&[&str]; 6] = [
 ];
 
 /// What the crate's root re-exports, and where it lives.
-const AT_ROOT: [(&str, &str); 5] = [
+const AT_ROOT: [(&str, &str); 6] = [
     ("Body", "body"),
+    ("Budget", "budget"),
     ("BoxError", "error"),
     ("Error", "error"),
     ("Request", "body"),
