@@ -249,6 +249,13 @@ impl Lease {
         self.change(bytes, u64::MAX).expect("all together is less than 2^64");
     }
 
+    /// This share, which is nothing then.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let bytes = std::mem::take(&mut self.bytes);
+        Self { budget: self.budget.clone(), of: self.of, bytes }
+    }
+
     fn change(&mut self, bytes: u64, most: u64) -> Result<(), Full> {
         match bytes.checked_sub(self.bytes) {
             Some(0) => return Ok(()),

@@ -18,7 +18,6 @@ pub struct FileSlice {
     offset: u64,
     len: u64,
     /// What is given back when nobody needs the file any more.
-    #[expect(dead_code, reason = "dropped with the slice")]
     held: Option<Arc<dyn Any + Send + Sync>>,
 }
 

@@ -2,6 +2,10 @@
 
 pub mod request;
 pub mod response;
+mod spill;
+
+#[cfg(test)]
+mod tests;
 
 pub use request::{RequestBuffer, RequestBufferLayer};
 pub use response::{ResponseBuffer, ResponseBufferLayer};

@@ -1,52 +1,97 @@
 //! `RequestBuffer`: the service inside is called only when the whole request body is here.
 
+mod capped;
+mod reading;
+mod trailed;
+
 use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header::CONTENT_LENGTH, request::Parts};
+use http::header::CONTENT_LENGTH;
 use http_body::Body as _;
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use self::{capped::Capped, reading::Reading};
 use crate::{
-    Body, Request, Response,
+    Budget, Request, Response,
     error::{BoxError, Error, Kind},
 };
 
 /// The largest body that is taken, unless set otherwise: 1 MiB, as nginx's
-/// `client_max_body_size`. The memory for it is taken as the bytes come, not before.
-pub const MAX_BODY: usize = 1 << 20;
+/// `client_max_body_size`. Room for it is taken as the bytes come, not before.
+pub const MAX_BODY: u64 = 1 << 20;
+
+/// Up to so much of a body is kept in memory, unless set otherwise: 64 KiB, in which nearly every
+/// form and call fits. Larger ones go to disk.
+pub const MEMORY: usize = 64 << 10;
 
 /// The request's body is larger than the buffer may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is larger than {limit} bytes")]
 pub struct BodyTooLarge {
     /// The bound, in bytes.
-    pub limit: usize,
+    pub limit: u64,
 }
 
 /// Wraps a service in [`RequestBuffer`]. It stands directly in front of workers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RequestBufferLayer {
-    max_body: usize,
+    options: Options,
+}
+
+/// Which requests are meant.
+type Which = dyn Fn(&Request) -> bool + Send + Sync;
+
+#[derive(Clone)]
+struct Options {
+    max_body: u64,
+    memory: usize,
+    budget: Budget,
+    streams: Option<Arc<Which>>,
 }
 
 impl RequestBufferLayer {
-    /// Bodies of up to [`MAX_BODY`].
+    /// Bodies of up to [`MAX_BODY`], each with up to [`MEMORY`] in memory, and a
+    /// [budget](Self::budget) of its own.
     pub fn new() -> Self {
-        Self { max_body: MAX_BODY }
+        let (max_body, memory) = (MAX_BODY, MEMORY);
+        Self { options: Options { max_body, memory, budget: Budget::default(), streams: None } }
     }
 
     /// The largest body that is taken, in bytes.
     #[must_use]
-    pub fn max_body(mut self, bytes: usize) -> Self {
-        self.max_body = bytes;
+    pub fn max_body(mut self, bytes: u64) -> Self {
+        self.options.max_body = bytes;
+        self
+    }
+
+    /// Bytes of a body that are kept in memory; a larger one goes to disk, whole.
+    #[must_use]
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.options.memory = bytes;
+        self
+    }
+
+    /// The budget that it shares with other buffers.
+    #[must_use]
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.options.budget = budget;
+        self
+    }
+
+    /// Requests for which this is true are handed on at once, with their body as it comes, still
+    /// not larger than [`max_body`](Self::max_body): uploads that the service wants to see while
+    /// they come. None by default.
+    #[must_use]
+    pub fn stream(mut self, which: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
+        self.options.streams = Some(Arc::new(which));
         self
     }
 }
@@ -61,22 +106,27 @@ impl<S> Layer<S> for RequestBufferLayer {
     type Service = RequestBuffer<S>;
 
     fn layer(&self, inner: S) -> RequestBuffer<S> {
-        RequestBuffer { inner, max_body: self.max_body }
+        RequestBuffer { inner, options: self.options.clone() }
     }
 }
 
-/// Calls the service inside with whole requests only: their body is in memory, in one piece.
+/// Calls the service inside with whole requests only: their body is in memory, in one piece, or in
+/// a temporary file without a name.
 ///
 /// It is ready by itself. The readiness of the service inside, which may hold a place in a queue,
 /// is asked for once the body is here, so no place is ever held for a client that is still sending.
 ///
 /// - A body that came in one piece passes as it is, without a copy; so does a slice of a file.
+/// - A body above what is kept in memory is a [slice of a file](crate::Body::as_file), to be read, handed
+///   on as a descriptor, or sent by `sendfile`. Either can be [had twice](crate::Body::replay).
+/// - When the [`Budget`] is tight bodies go to disk at once; when it is spent, or the disk is full,
+///   the request is an error of [`Kind::Overloaded`], 503.
 /// - A body above the bound is an error of [`Kind::TooLarge`] whose source is [`BodyTooLarge`]:
 ///   at once if its length was declared, otherwise where it grows above.
 /// - An error of the body, such as a client that left, is passed on as it is.
-/// - Trailers are kept; a body that has them is a frame of data, then a frame of trailers.
+/// - Trailers are kept; a body that has them is frames of data, then a frame of trailers.
 /// - Headers are not touched: a length that was not declared stays undeclared, and
-///   [`Body::len`] knows it.
+///   [`Body::len`](crate::Body::len) knows it.
 ///
 /// ```
 /// use tower::{Layer, service_fn};
@@ -86,14 +136,14 @@ impl<S> Layer<S> for RequestBufferLayer {
 ///     let body = r.body().as_bytes().expect("the whole body is here");
 ///     Ok::<_, BoxError>(Response::new(Body::from(body)))
 /// });
-/// let buffered = RequestBufferLayer::new().max_body(64 << 10).layer(app);
+/// let buffered = RequestBufferLayer::new().max_body(32 << 10).layer(app);
 /// # drop(buffered);
 /// ```
 #[derive(Debug, Clone)]
 pub struct RequestBuffer<S> {
     /// Never polled itself: each call readies a clone of its own.
     inner: S,
-    max_body: usize,
+    options: Options,
 }
 
 impl<S> RequestBuffer<S> {
@@ -118,108 +168,56 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let service = self.inner.clone();
-        let state = match admit(&request, self.max_body) {
+        let state = match self.options.admit(&request) {
             Err(e) => State::Refused(Some(e)),
             Ok(Size::Whole) => State::Ready { service, request: Some(request) },
-            Ok(Size::Streamed) => State::Reading {
+            Ok(Size::Streamed) => {
+                let request = request.map(|b| Capped::cap(b, self.options.max_body));
+                State::Ready { service, request: Some(request) }
+            }
+            Ok(Size::Unknown) => State::Reading {
                 service: Some(service),
-                reading: Box::new(Reading::new(request, self.max_body)),
+                reading: Box::new(Reading::new(request, &self.options)),
             },
         };
         ResponseFuture { state }
     }
 }
 
-/// Is the body here already?
+/// What is known of a body before it is read.
 enum Size {
+    /// It is here already.
     Whole,
+    /// Nobody waits for its end.
     Streamed,
+    Unknown,
 }
 
-/// Refuses what is known to be too large before a byte of it is read.
-fn admit(request: &Request, limit: usize) -> Result<Size, BoxError> {
-    let body = request.body();
-    if body.as_file().is_some() {
-        return Ok(Size::Whole);
+impl Options {
+    /// Refuses what is known to be too large, or has no room, before a byte of it is read.
+    fn admit(&self, request: &Request) -> Result<Size, BoxError> {
+        let body = request.body();
+        if body.as_file().is_some() {
+            return Ok(Size::Whole);
+        }
+        let whole = body.as_bytes().is_some();
+        let declared = if whole { None } else { request.headers().get(CONTENT_LENGTH) };
+        let declared = declared.and_then(|v| v.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+        if body.size_hint().lower().max(declared) > self.max_body {
+            return Err(too_large(self.max_body));
+        }
+        if whole {
+            return Ok(Size::Whole);
+        }
+        if self.streams.as_ref().is_some_and(|streams| streams(request)) {
+            return Ok(Size::Streamed);
+        }
+        Ok(Size::Unknown)
     }
-    let whole = body.as_bytes().is_some();
-    let declared = if whole { None } else { request.headers().get(CONTENT_LENGTH) };
-    let declared = declared.and_then(|v| v.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
-    if body.size_hint().lower().max(declared) > limit as u64 {
-        return Err(too_large(limit));
-    }
-    Ok(if whole { Size::Whole } else { Size::Streamed })
 }
 
-fn too_large(limit: usize) -> BoxError {
+fn too_large(limit: u64) -> BoxError {
     Error::new(Kind::TooLarge, BodyTooLarge { limit }).into()
-}
-
-/// A request whose body is on its way.
-struct Reading {
-    /// Taken when the body is complete.
-    parts: Option<Parts>,
-    body: Body,
-    limit: usize,
-    /// The first piece, not copied: most bodies have no second one.
-    first: Bytes,
-    /// All pieces, once there are two. They are copied, since a small piece may keep a large read
-    /// buffer alive.
-    all: BytesMut,
-    trailers: Option<HeaderMap>,
-}
-
-impl Reading {
-    fn new(request: Request, limit: usize) -> Self {
-        let (parts, body) = request.into_parts();
-        Self {
-            parts: Some(parts),
-            body,
-            limit,
-            first: Bytes::new(),
-            all: BytesMut::new(),
-            trailers: None,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request, BoxError>> {
-        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            match frame?.into_data() {
-                Ok(data) => self.push(data)?,
-                Err(frame) => self.trailers = frame.into_trailers().ok(),
-            }
-        }
-        let parts = self.parts.take().expect("a body ends once");
-        Poll::Ready(Ok(Request::from_parts(parts, self.whole())))
-    }
-
-    fn push(&mut self, data: Bytes) -> Result<(), BoxError> {
-        // One of the two is empty.
-        let have = self.first.len() + self.all.len();
-        if data.len() > self.limit - have {
-            return Err(too_large(self.limit));
-        }
-        if have == 0 {
-            self.first = data;
-            return Ok(());
-        }
-        if self.all.is_empty() {
-            self.all.reserve(have + data.len());
-            self.all.extend_from_slice(&std::mem::take(&mut self.first));
-        }
-        self.all.extend_from_slice(&data);
-        Ok(())
-    }
-
-    fn whole(&mut self) -> Body {
-        let first = std::mem::take(&mut self.first);
-        let data = if self.all.is_empty() { first } else { self.all.split().freeze() };
-        let Some(trailers) = self.trailers.take() else { return data.into() };
-        let (tx, body) = Body::channel(Some(data.len() as u64));
-        tx.send(data).expect("its reader is held here");
-        tx.finish(Some(trailers));
-        body
-    }
 }
 
 /// The future of [`RequestBuffer`].
@@ -279,6 +277,18 @@ where
 impl<S: Service<Request>> fmt::Debug for ResponseFuture<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_body, memory, budget, streams } = self;
+        f.debug_struct("Options")
+            .field("max_body", max_body)
+            .field("memory", memory)
+            .field("budget", budget)
+            .field("streams", &streams.is_some())
+            .finish()
     }
 }
 

@@ -1,6 +1,8 @@
-//! `ResponseBuffer`: takes a streamed body into memory as fast as it comes, however slowly the
-//! client reads.
+//! `ResponseBuffer`: takes a body as fast as it comes, into memory and then to disk, however slowly
+//! the client reads.
 
+mod feed;
+mod reader;
 mod shared;
 
 use std::{
@@ -9,38 +11,69 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_TYPE};
-use http_body::{Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::task::AbortHandle;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::shared::{Feed, Reader};
-use crate::{Body, Request, Response, error::BoxError};
+use self::{feed::Feed, reader::Reader};
+use crate::{
+    Body, Budget, Request, Response,
+    budget::Full,
+    error::{BoxError, Error, Kind},
+};
 
-/// How much of one response is kept in memory, unless set otherwise: 1 MiB, so that nearly every
-/// page fits whole, and a thousand slow clients take no more than a gigabyte.
-pub const MAX_BUFFERED: usize = 1 << 20;
+/// How much of one response is kept in memory, unless set otherwise: 256 KiB, so that nearly every
+/// page fits whole, and a thousand slow clients take no more than 256 MiB.
+pub const MEMORY: usize = 256 << 10;
+
+/// How much of one response goes to disk, unless set otherwise: 1 GiB, as nginx's
+/// `proxy_max_temp_file_size`.
+pub const DISK: u64 = 1 << 30;
+
+/// A body in one piece up to this size is handed on as it is: 16 KiB, which leaves with its head.
+const SMALL: usize = 16 << 10;
 
 /// Wraps a service in [`ResponseBuffer`]. It stands in front of workers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ResponseBufferLayer {
-    max_buffered: usize,
+    options: Options,
+}
+
+#[derive(Debug, Clone)]
+struct Options {
+    memory: usize,
+    disk: u64,
+    budget: Budget,
 }
 
 impl ResponseBufferLayer {
-    /// Keeps up to [`MAX_BUFFERED`] of each response.
+    /// Keeps up to [`MEMORY`] of each response in memory and [`DISK`] on disk, with a
+    /// [budget](Self::budget) of its own.
     pub fn new() -> Self {
-        Self { max_buffered: MAX_BUFFERED }
+        Self { options: Options { memory: MEMORY, disk: DISK, budget: Budget::default() } }
     }
 
-    /// How much of one response is kept in memory, in bytes. Above it, the service inside waits
-    /// for the client. The last piece may reach beyond.
+    /// How much of one response is kept in memory, in bytes. The last piece may reach beyond.
     #[must_use]
-    pub fn max_buffered(mut self, bytes: usize) -> Self {
-        self.max_buffered = bytes;
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.options.memory = bytes;
+        self
+    }
+
+    /// How much of one response is kept on disk, in bytes; zero keeps none there. Above both bounds
+    /// the service inside waits for the client. The last piece may reach beyond.
+    #[must_use]
+    pub fn disk(mut self, bytes: u64) -> Self {
+        self.options.disk = bytes;
+        self
+    }
+
+    /// The budget that it shares with other buffers.
+    #[must_use]
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.options.budget = budget;
         self
     }
 }
@@ -55,17 +88,20 @@ impl<S> Layer<S> for ResponseBufferLayer {
     type Service = ResponseBuffer<S>;
 
     fn layer(&self, inner: S) -> ResponseBuffer<S> {
-        ResponseBuffer { inner, max_buffered: self.max_buffered }
+        ResponseBuffer { inner, options: self.options.clone() }
     }
 }
 
 /// Frees the service inside before a slow client has read the response.
 ///
-/// Heads are never held back, nor is a byte that the client would read now. What is in memory or
-/// in a file passes as it is. A streamed body that is complete at once becomes bytes; any other
-/// is read by a task, into memory up to a bound, and then as fast as the client reads. At its end
-/// it is dropped, and with it whatever it holds: a worker, a place, a connection.
+/// Heads are never held back, nor is a byte that the client would read now. What is in a file passes
+/// as it is. A body that is complete at once becomes bytes; any other is read by a task, into memory
+/// up to a bound, then to a temporary file without a name, and then as fast as the client reads. At
+/// its end it is dropped, and with it whatever it holds: a worker, a place, a connection.
 ///
+/// - When the [`Budget`] is tight, what could wait in memory goes to disk. When it is spent, a request
+///   is an error of [`Kind::Overloaded`], 503, and the service inside is not asked.
+/// - A disk that is full, or fails, costs no response: its body then waits for the client.
 /// - A client that leaves ends the task and drops the body.
 /// - An error of the body reaches the client after the bytes before it.
 /// - A length that is known stays known; trailers are kept.
@@ -76,11 +112,11 @@ impl<S> Layer<S> for ResponseBufferLayer {
 #[derive(Debug, Clone)]
 pub struct ResponseBuffer<S> {
     inner: S,
-    max_buffered: usize,
+    options: Options,
 }
 
 impl<S> ResponseBuffer<S> {
-    /// Wraps `inner`; keeps up to [`MAX_BUFFERED`] of each response.
+    /// Wraps `inner`; keeps up to [`MEMORY`] and [`DISK`] of each response.
     pub fn new(inner: S) -> Self {
         ResponseBufferLayer::new().layer(inner)
     }
@@ -100,7 +136,12 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        ResponseFuture { inner: self.inner.call(request), max_buffered: self.max_buffered }
+        let options = self.options.clone();
+        if options.budget.is_spent() {
+            options.budget.count_refused();
+            return ResponseFuture { inner: None, options };
+        }
+        ResponseFuture { inner: Some(self.inner.call(request)), options }
     }
 }
 
@@ -108,9 +149,10 @@ where
 #[pin_project]
 #[derive(Debug)]
 pub struct ResponseFuture<F> {
+    /// `None`: the service inside was not asked.
     #[pin]
-    inner: F,
-    max_buffered: usize,
+    inner: Option<F>,
+    options: Options,
 }
 
 impl<F, E> Future for ResponseFuture<F>
@@ -122,12 +164,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx)).map_err(Into::into)?;
+        let Some(inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(Err(Error::new(Kind::Overloaded, Full).into()));
+        };
+        let response = ready!(inner.poll(cx)).map_err(Into::into)?;
         Poll::Ready(Ok(if passes(&response) {
             response
         } else {
-            let max = *this.max_buffered;
-            response.map(|body| buffer(body, max, cx))
+            response.map(|body| buffer(body, this.options, cx))
         }))
     }
 }
@@ -135,7 +179,7 @@ where
 /// Is it here already, or not to be held up?
 fn passes(response: &Response) -> bool {
     let body = response.body();
-    if body.as_bytes().is_some() || body.as_file().is_some() {
+    if body.as_bytes().is_some_and(|b| b.len() <= SMALL) || body.as_file().is_some() {
         return true;
     }
     let headers = response.headers();
@@ -152,59 +196,34 @@ fn passes(response: &Response) -> bool {
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// Takes what is there now; if that is not all, leaves the rest to a task.
-fn buffer(mut body: Body, max: usize, cx: &mut Context<'_>) -> Body {
-    let len = body.len();
-    let mut feed = Feed::new(len, max);
+fn buffer(mut body: Body, options: &Options, cx: &mut Context<'_>) -> Body {
+    let mut feed = Feed::new(body.len(), options);
+    let shared = feed.shared();
+    let mut ended = None;
     if let Poll::Ready(end) = feed.poll_drain(&mut body, cx) {
         // The service inside is free before anybody can learn of the end.
-        drop(body);
-        return feed.finish(end);
+        body = Body::empty();
+        if !feed.is_writing() {
+            return feed.finish(end);
+        }
+        ended = Some(end);
     }
-    let reader = feed.reader();
     let task = spawn(async move {
-        let end = poll_fn(|cx| feed.poll_drain(&mut body, cx)).await;
+        let end = match ended {
+            Some(end) => end,
+            None => poll_fn(|cx| feed.poll_drain(&mut body, cx)).await,
+        };
         drop(body);
+        poll_fn(|cx| feed.poll_written(cx)).await;
         feed.end(end);
     });
-    Body::new(Buffered { reader, task })
+    Body::new(Reader::new(shared, Some(task)))
 }
 
 /// The task is bound to the outgoing body: it ends with it.
 #[allow(clippy::disallowed_methods, reason = "aborted when the outgoing body is dropped")]
 fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
     tokio::spawn(work).abort_handle()
-}
-
-/// What the client reads.
-struct Buffered {
-    reader: Reader,
-    task: AbortHandle,
-}
-
-impl http_body::Body for Buffered {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.reader.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.reader.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.reader.left().map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-impl Drop for Buffered {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// How a body ended: whole, with its trailers, or broken off.

@@ -8,11 +8,13 @@ use std::{
     },
 };
 
+use bytes::Bytes;
+use http::HeaderMap;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::{super::super::probe::Probe, *};
-use crate::body::CHANNEL_BOUND;
+use crate::{Body, body::CHANNEL_BOUND};
 
 /// Answers with the request's body.
 async fn echo(r: Request) -> Result<Response, BoxError> {
@@ -23,7 +25,7 @@ fn request(body: Body) -> Request {
     Request::new(body)
 }
 
-fn limit(error: &BoxError) -> Option<usize> {
+fn limit(error: &BoxError) -> Option<u64> {
     let ours = Error::find(&**error)?;
     assert_eq!(ours.kind(), Kind::TooLarge);
     ours.source()?.downcast_ref::<BodyTooLarge>().map(|e| e.limit)
@@ -121,7 +123,7 @@ async fn a_large_body_comes_through_in_order() {
         tx.finish(None);
     });
     let response = RequestBuffer::new(Probe::new(echo)).oneshot(request(body)).await.unwrap();
-    assert!(response.body().as_bytes().unwrap() == expected);
+    assert!(response.into_body().collect().await.unwrap().to_bytes() == expected);
 }
 
 #[tokio::test]

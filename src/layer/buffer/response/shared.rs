@@ -1,20 +1,21 @@
-//! The memory between the task that drains a body and the client that reads it.
+//! What is between the task that drains a body and the client that reads it: pieces in memory, and
+//! stretches of a file.
 
 use std::{
     collections::VecDeque,
+    fs::File,
     mem,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame};
 
 use super::End;
 use crate::{
-    Body,
+    Budget,
+    budget::Lease,
     error::{BoxError, Error, Kind},
 };
 
@@ -22,15 +23,28 @@ use crate::{
 /// single bytes cannot take more memory than the bound says.
 const PIECE: usize = 64;
 
-/// What may be joined into one piece when a body turns out complete at once: 64 KiB. Above it,
-/// copying costs more than writing several pieces.
-const JOIN: usize = 64 << 10;
+/// Shared by the task and the client.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<State>>);
 
-#[derive(Default)]
+/// The next of a body.
+pub(super) enum Stretch {
+    /// Never empty.
+    Memory(Bytes),
+    /// Bytes `0 .. 1` of the file; never empty.
+    Disk(u64, u64),
+}
+
 struct State {
-    /// Never empty slices; their costs add up to `held`.
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Stretch>,
+    /// What the pieces in memory count for, those on their way to the disk not included.
     held: usize,
+    /// And those.
+    writing: usize,
+    lease: Lease,
+    /// Stretches that have not been read to their end.
+    on_disk: usize,
+    file: Option<Arc<File>>,
     trailers: Option<HeaderMap>,
     /// Set once: after the queue comes the end, or this error.
     end: Option<Result<(), BoxError>>,
@@ -40,19 +54,21 @@ struct State {
     feeder: Option<Waker>,
 }
 
-/// The side of the task.
-pub(super) struct Feed {
-    shared: Arc<Mutex<State>>,
-    trailers: Option<HeaderMap>,
-    max: usize,
+/// What a reader finds.
+pub(super) enum Next {
+    Data(Bytes),
+    /// To be read from this file; [`Shared::was_read`] then says so.
+    OnDisk(Arc<File>, u64, u64),
+    Trailers(HeaderMap),
+    End,
+    Failed(BoxError),
 }
 
-/// The side of the client.
-pub(super) struct Reader(Arc<Mutex<State>>);
-
-fn lock(shared: &Mutex<State>) -> MutexGuard<'_, State> {
-    // Nothing panics while the lock is held, so a poisoned one is still whole.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+/// How much there is, for the side that feeds.
+pub(super) struct Level {
+    pub(super) held: usize,
+    pub(super) is_empty: bool,
+    pub(super) on_disk: bool,
 }
 
 fn cost(data: &Bytes) -> usize {
@@ -66,59 +82,89 @@ fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-impl Feed {
-    pub(super) fn new(len: Option<u64>, max: usize) -> Self {
-        let state = State { left: len, ..State::default() };
-        Self { shared: Arc::new(Mutex::new(state)), trailers: None, max }
+fn wake(waker: Option<Waker>) {
+    if let Some(w) = waker {
+        w.wake();
+    }
+}
+
+impl State {
+    fn count(&mut self) {
+        self.lease.set((self.held + self.writing) as u64);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(len: Option<u64>, budget: &Budget) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            queue: VecDeque::new(),
+            held: 0,
+            writing: 0,
+            lease: budget.memory(),
+            on_disk: 0,
+            file: None,
+            trailers: None,
+            end: None,
+            left: len,
+            reader: None,
+            feeder: None,
+        })))
     }
 
-    pub(super) fn reader(&self) -> Reader {
-        Reader(self.shared.clone())
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held, so a poisoned one is still whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves `body` into memory until it ends, or has nothing now, or the bound is reached.
-    pub(super) fn poll_drain(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
-            ready!(self.poll_room(cx));
-            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                None => return Poll::Ready(Ok(self.trailers.take())),
-                Some(Err(e)) => return Poll::Ready(Err(e)),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.push(data),
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
-                },
-            }
+    /// How much there is. With `cx` its task is woken when there is less.
+    pub(super) fn level(&self, cx: Option<&Context<'_>>) -> Level {
+        let mut s = self.lock();
+        if let Some(cx) = cx {
+            remember(&mut s.feeder, cx);
         }
+        Level { held: s.held, is_empty: s.queue.is_empty(), on_disk: s.on_disk > 0 }
     }
 
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut s = lock(&self.shared);
-        if s.held < self.max || s.queue.is_empty() {
-            return Poll::Ready(());
-        }
-        remember(&mut s.feeder, cx);
-        Poll::Pending
-    }
-
-    fn push(&self, data: Bytes) {
+    /// A piece in memory, behind all others.
+    pub(super) fn push(&self, data: Bytes) {
         if data.is_empty() {
             return;
         }
-        let mut s = lock(&self.shared);
+        let mut s = self.lock();
         s.held += cost(&data);
-        s.queue.push_back(data);
+        s.count();
+        s.queue.push_back(Stretch::Memory(data));
         let reader = s.reader.take();
         drop(s);
         wake(reader);
     }
 
-    /// Tells the reader how the body ended.
-    pub(super) fn end(self, end: End) {
-        self.set_end(end);
+    /// A stretch of the file, behind all others.
+    pub(super) fn push_disk(&self, file: &Arc<File>, from: u64, to: u64) {
+        let mut s = self.lock();
+        s.file.get_or_insert_with(|| file.clone());
+        match s.queue.back_mut() {
+            Some(Stretch::Disk(_, end)) if *end == from => *end = to,
+            _ => {
+                s.queue.push_back(Stretch::Disk(from, to));
+                s.on_disk += 1;
+            }
+        }
+        let reader = s.reader.take();
+        drop(s);
+        wake(reader);
     }
 
-    fn set_end(&self, end: End) {
-        let mut s = lock(&self.shared);
+    /// So much is on its way to the disk.
+    pub(super) fn set_writing(&self, bytes: usize) {
+        let mut s = self.lock();
+        s.writing = bytes;
+        s.count();
+    }
+
+    /// Tells the reader how the body ended; the first time counts.
+    pub(super) fn set_end(&self, end: End) {
+        let mut s = self.lock();
         if s.end.is_some() {
             return;
         }
@@ -128,79 +174,82 @@ impl Feed {
         wake(reader);
     }
 
-    /// The body that was complete at once: bytes if it is simple, else what is in memory.
-    pub(super) fn finish(self, end: End) -> Body {
-        let mut s = lock(&self.shared);
-        let small = s.queue.len() == 1 || s.held <= JOIN;
-        if matches!(end, Ok(None)) && small {
-            let mut queue = mem::take(&mut s.queue);
-            if queue.len() <= 1 {
-                return queue.pop_front().unwrap_or_default().into();
+    /// All of it, if it is one piece in memory or `most` bytes at most, with its share of the budget.
+    pub(super) fn take_small(&self, most: usize) -> Option<(VecDeque<Bytes>, Lease)> {
+        let mut s = self.lock();
+        if s.on_disk > 0 || (s.queue.len() > 1 && s.held > most) {
+            return None;
+        }
+        let lease = s.lease.take();
+        let pieces = mem::take(&mut s.queue).into_iter().filter_map(|stretch| match stretch {
+            Stretch::Memory(data) => Some(data),
+            Stretch::Disk(..) => None,
+        });
+        Some((pieces.collect(), lease))
+    }
+
+    /// The next for the reader.
+    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Next> {
+        let mut s = self.lock();
+        match s.queue.front_mut() {
+            Some(Stretch::Memory(data)) => {
+                let data = mem::take(data);
+                s.queue.pop_front();
+                s.held -= cost(&data);
+                s.count();
+                s.left = s.left.map(|left| left.saturating_sub(data.len() as u64));
+                let feeder = s.feeder.take();
+                drop(s);
+                wake(feeder);
+                return Poll::Ready(Next::Data(data));
             }
-            let mut all = BytesMut::with_capacity(queue.iter().map(Bytes::len).sum());
-            queue.iter().for_each(|piece| all.extend_from_slice(piece));
-            return all.freeze().into();
-        }
-        let (tx, body) = Body::channel(s.left);
-        for piece in mem::take(&mut s.queue) {
-            tx.send(piece).expect("its reader is held here");
-        }
-        match end {
-            Ok(trailers) => tx.finish(trailers),
-            Err(e) => tx.abort(e),
-        }
-        body
-    }
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        // Without an end, the body panicked or the runtime is shutting down: never a whole body.
-        self.set_end(Err(Error::new(Kind::Internal, "the body's task ended before it").into()));
-    }
-}
-
-impl Reader {
-    pub(super) fn poll_frame(
-        &self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut s = lock(&self.0);
-        if let Some(data) = s.queue.pop_front() {
-            s.held -= cost(&data);
-            s.left = s.left.map(|left| left.saturating_sub(data.len() as u64));
-            let feeder = s.feeder.take();
-            drop(s);
-            wake(feeder);
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+            Some(&mut Stretch::Disk(from, to)) => {
+                let file = s.file.clone().expect("a stretch was written to it");
+                return Poll::Ready(Next::OnDisk(file, from, to));
+            }
+            None => {}
         }
         if let Some(trailers) = s.trailers.take() {
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            return Poll::Ready(Next::Trailers(trailers));
         }
-        match s.end.replace(Ok(())) {
-            Some(Ok(())) => Poll::Ready(None),
+        Poll::Ready(match s.end.replace(Ok(())) {
+            Some(Ok(())) => Next::End,
             // Told once, then the body is at its end.
-            Some(Err(e)) => Poll::Ready(Some(Err(e))),
+            Some(Err(e)) => Next::Failed(e),
             None => {
                 s.end = None;
                 remember(&mut s.reader, cx);
-                Poll::Pending
+                return Poll::Pending;
             }
+        })
+    }
+
+    /// So many bytes were read from the front stretch of the file.
+    pub(super) fn was_read(&self, bytes: u64) {
+        let mut s = self.lock();
+        let Some(Stretch::Disk(from, to)) = s.queue.front_mut() else { return };
+        *from += bytes;
+        if *from >= *to {
+            s.queue.pop_front();
+            s.on_disk -= 1;
         }
+        s.left = s.left.map(|left| left.saturating_sub(bytes));
+        let feeder = s.feeder.take();
+        drop(s);
+        wake(feeder);
     }
 
     pub(super) fn is_end(&self) -> bool {
-        let s = lock(&self.0);
+        let s = self.lock();
         s.queue.is_empty() && s.trailers.is_none() && matches!(s.end, Some(Ok(())))
     }
 
     pub(super) fn left(&self) -> Option<u64> {
-        lock(&self.0).left
+        self.lock().left
     }
 }
 
-fn wake(waker: Option<Waker>) {
-    if let Some(w) = waker {
-        w.wake();
-    }
+/// Without an end, the body panicked or the runtime is shutting down: never a whole body.
+pub(super) fn cut() -> End {
+    Err(Error::new(Kind::Internal, "the body's task ended before it").into())
 }

@@ -9,7 +9,8 @@ use std::{
     task::Waker,
 };
 
-use http_body::Body as _;
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tower::ServiceExt;
@@ -64,7 +65,7 @@ async fn through(max: usize, response: Response) -> Response {
     let app = Probe::new(move |_: Request| {
         std::future::ready(Ok::<_, BoxError>(response.lock().unwrap().take().unwrap()))
     });
-    let layer = ResponseBufferLayer::new().max_buffered(max);
+    let layer = ResponseBufferLayer::new().memory(max).disk(0);
     layer.layer(app).oneshot(Request::default()).await.unwrap()
 }
 
@@ -79,7 +80,7 @@ fn poll(body: &mut Body) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
 #[tokio::test]
 async fn a_client_that_reads_nothing_holds_nothing_up() {
     let (body, given, dropped) = scripted(100, 1000);
-    let out = buffered(MAX_BUFFERED, body).await;
+    let out = buffered(MEMORY, body).await;
     // Nobody reads `out`; the body inside is read to its end all the same, and dropped.
     dropped.await.unwrap();
     assert_eq!(given.load(Ordering::SeqCst), 100);
@@ -119,7 +120,7 @@ async fn settle() {
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_body() {
     let (tx, body) = Body::channel(None);
-    let out = buffered(MAX_BUFFERED, body).await;
+    let out = buffered(MEMORY, body).await;
     tx.send("abc".into()).unwrap();
     settle().await;
     drop(out);
@@ -130,7 +131,7 @@ async fn a_client_that_leaves_ends_the_body() {
 #[tokio::test]
 async fn a_head_and_the_bytes_that_are_here_are_not_held_back() {
     let (tx, body) = Body::channel(Some(6));
-    let mut out = buffered(MAX_BUFFERED, body).await;
+    let mut out = buffered(MEMORY, body).await;
     assert_eq!(out.len(), Some(6));
     tx.send("abc".into()).unwrap();
     assert_eq!(out.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
@@ -154,7 +155,7 @@ async fn an_error_comes_after_the_bytes_before_it() {
         if at_once {
             tx.take().unwrap().abort("cut");
         }
-        let mut out = buffered(MAX_BUFFERED, body).await;
+        let mut out = buffered(MEMORY, body).await;
         if let Some(tx) = tx {
             tx.abort("cut");
         }
@@ -179,7 +180,7 @@ async fn a_body_that_panics_is_an_error_and_no_end() {
             Poll::Pending
         }
     }
-    let mut out = buffered(MAX_BUFFERED, Body::new(Panics(false))).await;
+    let mut out = buffered(MEMORY, Body::new(Panics(false))).await;
     assert!(out.frame().await.unwrap().is_err());
 }
 
@@ -189,7 +190,7 @@ async fn a_stream_that_is_complete_at_once_becomes_bytes() {
     tx.send("abc".into()).unwrap();
     tx.send("def".into()).unwrap();
     tx.finish(None);
-    assert_eq!(buffered(MAX_BUFFERED, body).await.as_bytes().unwrap(), "abcdef");
+    assert_eq!(buffered(MEMORY, body).await.as_bytes().unwrap(), "abcdef");
 }
 
 #[tokio::test]
@@ -212,7 +213,7 @@ async fn event_streams_and_those_who_ask_pass_unbuffered() {
         let (tx, body) = Body::channel(None);
         let mut response = Response::new(body);
         response.headers_mut().insert(name, value.parse().unwrap());
-        let _out = through(MAX_BUFFERED, response).await;
+        let _out = through(MEMORY, response).await;
         tx.send(vec![0; crate::body::CHANNEL_BOUND].into()).unwrap();
         settle().await;
         let cx = Context::from_waker(Waker::noop());

@@ -1,0 +1,188 @@
+//! The side of the task: drains a body as fast as it comes, into memory, then to disk.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Body as _;
+
+use super::{
+    super::spill::{NotWritten, Spill},
+    End, Options,
+    reader::Reader,
+    shared::{Level, Shared, cut},
+};
+use crate::Body;
+
+/// What may be joined into one piece when a body turns out complete at once: 64 KiB. Above it,
+/// copying costs more than writing several pieces.
+const JOIN: usize = 64 << 10;
+
+pub(super) struct Feed {
+    shared: Shared,
+    options: Options,
+    trailers: Option<HeaderMap>,
+    /// What goes to disk; made when it is first needed.
+    spill: Option<Box<Spill>>,
+    /// The disk has failed, or is full: no more of this body goes there.
+    no_disk: bool,
+    /// What came behind the last batch that does, for memory.
+    behind: Vec<Bytes>,
+}
+
+impl Feed {
+    pub(super) fn new(len: Option<u64>, options: &Options) -> Self {
+        let shared = Shared::new(len, &options.budget);
+        Self {
+            shared,
+            options: options.clone(),
+            trailers: None,
+            spill: None,
+            no_disk: false,
+            behind: Vec::new(),
+        }
+    }
+
+    pub(super) fn shared(&self) -> Shared {
+        self.shared.clone()
+    }
+
+    /// Moves `body` into memory and to disk until it ends, or has nothing now, or all bounds are
+    /// reached.
+    pub(super) fn poll_drain(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            ready!(self.poll_room(cx));
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                None => return Poll::Ready(Ok(self.trailers.take())),
+                Some(Err(e)) => return Poll::Ready(Err(e)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.push(data),
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+            }
+        }
+    }
+
+    /// Waits until there is room for another piece, in memory or on disk.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = self.poll_written(cx); // what is on its way goes on
+        let level = self.shared.level(None);
+        if self.has_room(&level) {
+            return Poll::Ready(());
+        }
+        // Looked at again behind the entry: what was read meanwhile woke nobody.
+        let level = self.shared.level(Some(cx));
+        if self.has_room(&level) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn has_room(&self, level: &Level) -> bool {
+        if self.is_writing() {
+            return self.disk_has_room(level);
+        }
+        // A reader that has taken everything always gets the next piece.
+        self.memory_has_room(level) || self.disk_has_room(level) || level.is_empty
+    }
+
+    fn memory_has_room(&self, level: &Level) -> bool {
+        level.held < self.options.memory && !self.options.budget.is_tight()
+    }
+
+    fn disk_has_room(&self, level: &Level) -> bool {
+        let used = match &self.spill {
+            Some(spill) if !spill.has_room() => return false,
+            Some(spill) if level.on_disk || !spill.is_settled() => spill.end(),
+            _ => 0,
+        };
+        !self.no_disk && used < self.options.disk
+    }
+
+    /// Is something on its way to the disk? Then what comes must go behind it.
+    pub(super) fn is_writing(&self) -> bool {
+        self.spill.as_ref().is_some_and(|s| !s.is_settled())
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        let level = self.shared.level(None);
+        let to_memory =
+            !self.is_writing() && (self.memory_has_room(&level) || !self.disk_has_room(&level));
+        if to_memory {
+            return self.shared.push(data);
+        }
+        let spill = self.spill.get_or_insert_with(|| Spill::new(&self.options.budget).into());
+        if !level.on_disk {
+            spill.rewind();
+        }
+        if let Err(full) = spill.push(data.clone()) {
+            self.give_up_disk(&full);
+            self.behind.push(data);
+        }
+        if let Some(spill) = &self.spill {
+            self.shared.set_writing(spill.in_memory());
+        }
+    }
+
+    /// Goes on writing; ready when nothing is left to be written.
+    pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(spill) = &mut self.spill
+            && !spill.is_settled()
+        {
+            match ready!(spill.poll_step(cx)) {
+                Ok(n) => {
+                    if let Some(file) = spill.file() {
+                        let to = spill.written();
+                        self.shared.push_disk(file, to - n, to);
+                    }
+                }
+                Err(NotWritten { batch, error }) => {
+                    let rest = spill.take_batch();
+                    batch.into_iter().chain(rest).for_each(|piece| self.shared.push(piece));
+                    self.give_up_disk(&error);
+                }
+            }
+            self.shared.set_writing(self.spill.as_ref().map_or(0, |s| s.in_memory()));
+        }
+        self.behind.drain(..).for_each(|piece| self.shared.push(piece));
+        Poll::Ready(())
+    }
+
+    /// From here on what does not fit into memory waits for the client.
+    fn give_up_disk(&mut self, why: &dyn std::error::Error) {
+        tracing::warn!(%why, "a response cannot be put on disk; its sender waits");
+        self.no_disk = true;
+    }
+
+    /// The end, for the reader. Everything has been written.
+    pub(super) fn end(self, end: End) {
+        self.shared.set_end(end);
+    }
+
+    /// The body that was complete at once, nothing of it on its way to the disk: bytes if it is
+    /// simple, else what there is.
+    pub(super) fn finish(self, end: End) -> Body {
+        if matches!(end, Ok(None))
+            && let Some((mut pieces, lease)) = self.shared.take_small(JOIN)
+        {
+            if pieces.len() <= 1 {
+                return lease.hold(pieces.pop_front().unwrap_or_default()).into();
+            }
+            let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+            pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+            return lease.hold(all.freeze()).into();
+        }
+        let reader = Reader::new(self.shared(), None);
+        self.end(end);
+        Body::new(reader)
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.shared.set_end(cut());
+    }
+}

@@ -1,0 +1,209 @@
+//! A temporary file without a name, written behind its end on threads that may block.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::{
+    Budget,
+    budget::{Full, Lease},
+};
+
+/// So much is gathered while the last batch is written: 128 KiB. A slow disk holds up the body's
+/// sender, never a thread that serves others, and a body on its way takes twice that at most, but for
+/// a single piece that is larger.
+const BATCH: usize = 128 << 10;
+
+/// What is written and not yet written of a body.
+pub(super) struct Spill {
+    budget: Budget,
+    /// Made with the first batch.
+    file: Option<Arc<File>>,
+    disk: Lease,
+    /// Up to here the file is written.
+    written: u64,
+    batch: Vec<Bytes>,
+    batched: usize,
+    writing: Option<Write>,
+}
+
+/// A batch on its way to the disk.
+struct Write {
+    job: JoinHandle<(Vec<Bytes>, io::Result<Arc<File>>)>,
+    len: usize,
+}
+
+/// A batch that could not be written, to be dealt with in another way; nothing of it counts.
+#[derive(Debug)]
+pub(super) struct NotWritten {
+    pub(super) batch: Vec<Bytes>,
+    pub(super) error: io::Error,
+}
+
+impl Spill {
+    /// Nothing on disk yet.
+    pub(super) fn new(budget: &Budget) -> Self {
+        Self {
+            budget: budget.clone(),
+            file: None,
+            disk: budget.disk(),
+            written: 0,
+            batch: Vec::new(),
+            batched: 0,
+            writing: None,
+        }
+    }
+
+    /// Bytes that are to be written, and are in memory.
+    pub(super) fn in_memory(&self) -> usize {
+        self.batched + self.writing.as_ref().map_or(0, |w| w.len)
+    }
+
+    /// Is everything written that was pushed?
+    pub(super) fn is_settled(&self) -> bool {
+        self.batch.is_empty() && self.writing.is_none()
+    }
+
+    /// May more be pushed, without piling up?
+    pub(super) fn has_room(&self) -> bool {
+        self.batched < BATCH
+    }
+
+    /// Up to here the file is written.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The file's length, once all is written.
+    pub(super) fn end(&self) -> u64 {
+        self.written + self.in_memory() as u64
+    }
+
+    /// The file from its beginning again: what was written has been read.
+    pub(super) fn rewind(&mut self) {
+        if self.is_settled() {
+            self.written = 0;
+        }
+    }
+
+    /// Adds a piece behind the others.
+    ///
+    /// # Errors
+    /// [`Full`] if the budget has no room on disk for it; then nothing was added.
+    pub(super) fn push(&mut self, piece: Bytes) -> Result<(), Full> {
+        let end = self.end() + piece.len() as u64;
+        if end > self.disk.bytes() {
+            if self.disk.bytes() == 0 {
+                self.budget.count_spilled();
+            }
+            self.disk.try_set(end)?;
+        }
+        self.batched += piece.len();
+        self.batch.push(piece);
+        Ok(())
+    }
+
+    /// Writes what was pushed. Ready: all is written, or a batch was not.
+    pub(super) fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotWritten>> {
+        while !self.is_settled() {
+            ready!(self.poll_step(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Begins to write what was pushed, if nothing is being written, and waits for the next batch
+    /// to be done; how much it was.
+    pub(super) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, NotWritten>> {
+        if self.writing.is_none() && !self.batch.is_empty() {
+            self.begin();
+        }
+        let Some(write) = &mut self.writing else { return Poll::Ready(Ok(0)) };
+        let done = ready!(Pin::new(&mut write.job).poll(cx));
+        let len = write.len as u64;
+        self.writing = None;
+        let (batch, result) = done.unwrap_or_else(|e| (Vec::new(), Err(io::Error::other(e))));
+        match result {
+            Ok(file) => {
+                self.file = Some(file);
+                self.written += len;
+                Poll::Ready(Ok(len))
+            }
+            Err(error) => Poll::Ready(Err(NotWritten { batch, error })),
+        }
+    }
+
+    fn begin(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        let len = std::mem::take(&mut self.batched);
+        let (file, at) = (self.file.clone(), self.written);
+        let dir = self.budget.spill_dir().to_owned();
+        let job = spawn_blocking(move || {
+            let result = write(file, &dir, at, &batch);
+            (batch, result)
+        });
+        self.writing = Some(Write { job, len });
+    }
+
+    /// What was pushed and is not being written, taken back.
+    pub(super) fn take_batch(&mut self) -> Vec<Bytes> {
+        self.batched = 0;
+        std::mem::take(&mut self.batch)
+    }
+
+    /// The file, if anything was written to it.
+    pub(super) fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
+
+    /// The file with its share of the disk.
+    pub(super) fn into_parts(self) -> (Option<Arc<File>>, Lease) {
+        (self.file, self.disk)
+    }
+}
+
+/// Writes the pieces one behind the other, to a new file if there is none.
+fn write(
+    file: Option<Arc<File>>,
+    dir: &Path,
+    mut at: u64,
+    pieces: &[Bytes],
+) -> io::Result<Arc<File>> {
+    let file = match file {
+        Some(file) => file,
+        None => Arc::new(nameless(dir)?),
+    };
+    for piece in pieces {
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(file)
+}
+
+/// A file that nobody else may open (0600) and that never has a name, or loses it at once where the
+/// file system cannot do that: whatever becomes of us, nothing is left behind.
+fn nameless(dir: &Path) -> io::Result<File> {
+    let how = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, how, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            Ok(tempfile::NamedTempFile::new_in(dir)?.into_file())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

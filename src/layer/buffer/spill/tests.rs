@@ -1,0 +1,55 @@
+use std::{future::poll_fn, os::unix::fs::MetadataExt};
+
+use super::*;
+
+fn budget(disk: u64) -> Budget {
+    Budget::builder().disk(disk).build()
+}
+
+#[tokio::test]
+async fn r12_a_file_without_a_name_that_nobody_else_may_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let budget = Budget::builder().spill_dir(dir.path()).build();
+    let mut spill = Spill::new(&budget);
+    for piece in ["hello", ", ", "world"] {
+        spill.push(Bytes::from_static(piece.as_bytes())).unwrap();
+    }
+    assert_eq!((spill.in_memory(), spill.end()), (12, 12));
+    poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
+    assert_eq!((spill.in_memory(), spill.is_settled()), (0, true));
+    let meta = spill.file().unwrap().metadata().unwrap();
+    assert_eq!((meta.nlink(), meta.mode() & 0o777, meta.len()), (0, 0o600, 12));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!((budget.usage().disk, budget.usage().spilled), (12, 1));
+    let mut text = [0; 12];
+    spill.file().unwrap().read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"hello, world");
+    drop(spill);
+    assert_eq!(budget.usage().disk, 0);
+}
+
+#[tokio::test]
+async fn the_budget_s_disk_is_not_passed_and_a_file_that_was_read_is_used_again() {
+    let budget = budget(10);
+    let mut spill = Spill::new(&budget);
+    spill.push(Bytes::from_static(b"0123456789")).unwrap();
+    assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
+    poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
+    assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
+    spill.rewind();
+    spill.push(Bytes::from_static(b"abcdefghij")).unwrap();
+    poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
+    let (file, disk) = spill.into_parts();
+    assert_eq!((file.unwrap().metadata().unwrap().len(), disk.bytes()), (10, 10));
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_written_comes_back() {
+    let budget = Budget::builder().spill_dir("/nonexistent/folder").build();
+    let mut spill = Spill::new(&budget);
+    spill.push(Bytes::from_static(b"hello")).unwrap();
+    let failed = poll_fn(|cx| spill.poll_settle(cx)).await.unwrap_err();
+    assert_eq!(failed.batch, [Bytes::from("hello")]);
+    assert_eq!(failed.error.kind(), io::ErrorKind::NotFound);
+    assert!(spill.is_settled() && spill.file().is_none());
+}
