@@ -19,6 +19,8 @@ pub enum Kind {
     ClientTimeout,
     /// The client went away before the exchange was complete.
     ClientGone,
+    /// The client asks more often, or for more at a time, than it may.
+    TooManyRequests,
     /// There is no capacity now: a queue was full, or a request waited in it for too long.
     Overloaded,
     /// The work took longer than it may.
@@ -64,6 +66,11 @@ impl Error {
         self.0.kind == Kind::Overloaded
     }
 
+    /// Did the client ask more often, or for more at a time, than it may?
+    pub fn is_too_many_requests(&self) -> bool {
+        self.0.kind == Kind::TooManyRequests
+    }
+
     /// Did something take too long, the client or the work?
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::Timeout | Kind::ClientTimeout)
@@ -73,7 +80,11 @@ impl Error {
     pub fn is_client(&self) -> bool {
         matches!(
             self.0.kind,
-            Kind::BadRequest | Kind::TooLarge | Kind::ClientTimeout | Kind::ClientGone
+            Kind::BadRequest
+                | Kind::TooLarge
+                | Kind::ClientTimeout
+                | Kind::ClientGone
+                | Kind::TooManyRequests
         )
     }
 
@@ -103,6 +114,7 @@ impl fmt::Display for Error {
             Kind::TooLarge => "request too large",
             Kind::ClientTimeout => "client too slow",
             Kind::ClientGone => "client gone",
+            Kind::TooManyRequests => "too many requests",
             Kind::Overloaded => "no capacity",
             Kind::Timeout => "timed out",
             Kind::BadGateway => "bad gateway",
@@ -136,5 +148,13 @@ mod tests {
         let wrapped: BoxError = Box::new(std::io::Error::other(outer));
         assert_eq!(Error::find(&*wrapped).map(Error::kind), Some(Kind::TooLarge));
         assert!(Error::find(&fmt::Error).is_none());
+    }
+
+    #[test]
+    fn too_many_requests_are_the_clients_doing_and_no_lack_of_capacity() {
+        let e = Error::new(Kind::TooManyRequests, "9 a second");
+        assert!(e.is_too_many_requests() && e.is_client());
+        assert!(!e.is_overloaded() && !e.is_timeout());
+        assert_eq!(e.to_string(), "too many requests: 9 a second");
     }
 }

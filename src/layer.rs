@@ -38,6 +38,7 @@
 //! ```
 
 pub mod buffer;
+pub mod limit;
 pub mod log;
 #[cfg(test)]
 mod probe;

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
     fmt,
     future::Future,
     pin::Pin,
@@ -14,13 +15,15 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::limit::RateLimited;
 use crate::{
     Body, Request, Response,
     error::{BoxError, Error, Kind},
 };
 
-/// What a client is told to wait before it tries again, in seconds: 1, since a queue that was
-/// full has usually moved on by then, and a longer pause would leave capacity unused.
+/// What a client is told to wait before it tries again, in seconds, where nobody knows better: 1,
+/// since a queue that was full has usually moved on by then, and a longer pause would leave
+/// capacity unused.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The response for an error: the table that [`Rescue`] uses unless it is given another.
@@ -31,10 +34,14 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// | `ClientTimeout` | 408 |
 /// | `TooLarge` | 413 |
 /// | `ClientGone` | 400, which nobody will see |
+/// | `TooManyRequests` | 429 with `retry-after` |
 /// | `Overloaded` | 503 with `retry-after: 1` |
 /// | `Timeout` | 504 |
 /// | `BadGateway` | 502 |
 /// | `Internal`, and every error that is not ours | 500 |
+///
+/// With 429, `retry-after` has the seconds that a source of [`RateLimited`] tells, rounded up and at
+/// least 1; without such a source it is 1.
 ///
 /// The [`Error`] is looked for in the whole chain of causes. The body is the status line as text
 /// and never tells the cause.
@@ -49,11 +56,13 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// assert_eq!(response.body().as_bytes().unwrap(), "503 Service Unavailable\n");
 /// ```
 pub fn response(error: &BoxError) -> Response {
-    let kind = kind(error);
+    let ours = Error::find(&**error);
+    let kind = ours.map_or(Kind::Internal, Error::kind);
     let (status, text) = match kind {
         Kind::BadRequest | Kind::ClientGone => (StatusCode::BAD_REQUEST, "400 Bad Request\n"),
         Kind::ClientTimeout => (StatusCode::REQUEST_TIMEOUT, "408 Request Timeout\n"),
         Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "413 Content Too Large\n"),
+        Kind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "429 Too Many Requests\n"),
         Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable\n"),
         Kind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "504 Gateway Timeout\n"),
         Kind::BadGateway => (StatusCode::BAD_GATEWAY, "502 Bad Gateway\n"),
@@ -63,8 +72,9 @@ pub fn response(error: &BoxError) -> Response {
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if kind == Kind::Overloaded {
-        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+    if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
+        let told = ours.and_then(Error::source).and_then(|e| e.downcast_ref::<RateLimited>());
+        headers.insert(header::RETRY_AFTER, told.map_or(RETRY_AFTER, |e| e.seconds().into()));
     }
     response
 }
@@ -78,7 +88,11 @@ fn kind(error: &BoxError) -> Kind {
 fn log(error: &BoxError) {
     let cause: &(dyn std::error::Error + 'static) = &**error;
     match kind(error) {
-        Kind::BadRequest | Kind::ClientTimeout | Kind::TooLarge | Kind::ClientGone => {
+        Kind::BadRequest
+        | Kind::ClientTimeout
+        | Kind::TooLarge
+        | Kind::ClientGone
+        | Kind::TooManyRequests => {
             tracing::debug!(cause, "a request was refused: the client's fault");
         }
         Kind::Overloaded | Kind::Timeout | Kind::BadGateway => {
@@ -256,6 +270,7 @@ mod tests {
             (Kind::ClientGone, 400),
             (Kind::ClientTimeout, 408),
             (Kind::TooLarge, 413),
+            (Kind::TooManyRequests, 429),
             (Kind::Overloaded, 503),
             (Kind::Timeout, 504),
             (Kind::BadGateway, 502),
@@ -263,13 +278,27 @@ mod tests {
         ] {
             let r = response(&Error::new(kind, "secret").into());
             assert_eq!(r.status(), status, "{kind:?}");
-            assert_eq!(r.headers().contains_key("retry-after"), kind == Kind::Overloaded);
+            let again = matches!(kind, Kind::Overloaded | Kind::TooManyRequests);
+            assert_eq!(r.headers().get("retry-after").is_some_and(|v| v == "1"), again);
             assert_eq!(r.headers()["content-type"], "text/plain; charset=utf-8");
             let text = String::from_utf8(r.body().as_bytes().unwrap().to_vec()).unwrap();
             assert!(text.starts_with(&status.to_string()) && text.ends_with('\n'), "{text}");
             assert!(!text.contains("secret"));
         }
         assert_eq!(response(&"a foreign error".into()).status(), 500);
+    }
+
+    #[test]
+    fn a_client_that_asks_too_often_is_told_when_to_come_back_in_whole_seconds() {
+        for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (59_900, "60")] {
+            let retry_after = std::time::Duration::from_millis(millis);
+            let error = Error::new(Kind::TooManyRequests, RateLimited { retry_after });
+            let r = response(&std::io::Error::other(error).into());
+            assert_eq!(
+                (r.status().as_u16(), &r.headers()["retry-after"]),
+                (429, &seconds.parse().unwrap())
+            );
+        }
     }
 
     #[test]

@@ -1,0 +1,5 @@
+//! Limits, and why they refuse.
+
+mod error;
+
+pub use error::{QueueFull, QueueTimeout, RateLimited, TooManyInFlight};
