@@ -10,8 +10,10 @@
 //! 4. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
 //! 5. [`RequestBufferLayer`]: in front of workers, so a slow client occupies none.
-//! 6. [`TimeoutLayer`]: what waits or works below draws from one deadline.
-//! 7. The application: worker threads, files, a balanced set of servers.
+//! 6. [`ConcurrencyLimitLayer`]: so many at a time. Inside of the request buffer, so that no slow
+//!    client holds a place.
+//! 7. [`TimeoutLayer`]: what waits or works below draws from one deadline.
+//! 8. The application: worker threads, files, a balanced set of servers.
 //!
 //! A timeout that stands outside of the request buffer also counts the time in which the client
 //! sends its body, and answers a slow one 504. For that time there is
@@ -46,6 +48,7 @@ pub mod rescue;
 pub mod timeout;
 
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
+pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer};
 pub use log::{Log, LogLayer};
 pub use rescue::{Rescue, RescueLayer};
 pub use timeout::{Timeout, TimeoutLayer};

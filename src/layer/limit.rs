@@ -1,5 +1,15 @@
-//! Limits, and why they refuse.
+//! Limits: how many requests at a time.
+//!
+//! A limit belongs to its layer: all services that a layer and its clones make, and all clones of
+//! those, share it. What is answered counts until its body has ended or is dropped. A body that is
+//! complete with its head (empty, bytes, a slice of a file) does not count beyond it: the service
+//! inside has nothing more to do, and the body keeps its kind.
 
+pub mod concurrency;
 mod error;
+mod held;
+#[cfg(test)]
+mod testing;
 
+pub use concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer};
 pub use error::{QueueFull, QueueTimeout, RateLimited, TooManyInFlight};

@@ -1,0 +1,286 @@
+//! `ConcurrencyLimit`: at most so many requests inside at a time; the others wait in order.
+
+mod places;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use self::places::{Permit, Places};
+use super::{
+    error::{QueueFull, QueueTimeout},
+    held::hold,
+};
+use crate::{
+    Request, Response,
+    error::{BoxError, Error, Kind},
+};
+
+/// Requests that may wait for each place, unless set otherwise: 64, as for each of the
+/// [workers](crate::worker). At 10 ms for each, the last one waits 0.6 s; a longer queue only makes
+/// answers that nobody waits for any more.
+pub const QUEUE_PER_PLACE: usize = 64;
+
+/// How long a request may wait for a place, unless set otherwise: 10 s, about as long as a person
+/// waits before reloading the page.
+pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Wraps a service in [`ConcurrencyLimit`]. All services that it and its clones make share the
+/// places.
+#[derive(Debug, Clone)]
+pub struct ConcurrencyLimitLayer {
+    places: Arc<Places>,
+    /// [`QUEUE_PER_PLACE`] if not set.
+    queue: Option<usize>,
+    queue_timeout: Duration,
+}
+
+impl ConcurrencyLimitLayer {
+    /// At most `n` requests at a time, at least one.
+    pub fn new(n: usize) -> Self {
+        Self { places: Arc::new(Places::new(n)), queue: None, queue_timeout: QUEUE_TIMEOUT }
+    }
+
+    /// How many requests may wait for a place; [`QUEUE_PER_PLACE`] for each if not set. With 0
+    /// none waits: what finds no place is refused.
+    #[must_use]
+    pub fn queue(mut self, len: usize) -> Self {
+        self.queue = Some(len);
+        self
+    }
+
+    /// How long a request may wait for a place; [`QUEUE_TIMEOUT`] if not set.
+    #[must_use]
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = timeout;
+        self
+    }
+
+    /// How the limit is doing now.
+    pub fn stats(&self) -> Stats {
+        self.places.stats()
+    }
+
+    fn queue_len(&self) -> usize {
+        self.queue.unwrap_or_else(|| self.places.limit().saturating_mul(QUEUE_PER_PLACE))
+    }
+}
+
+impl<S> Layer<S> for ConcurrencyLimitLayer {
+    type Service = ConcurrencyLimit<S>;
+
+    fn layer(&self, inner: S) -> ConcurrencyLimit<S> {
+        ConcurrencyLimit { inner, limit: self.clone(), place: Place::None }
+    }
+}
+
+/// What a concurrency limit looks like at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many places there are.
+    pub limit: usize,
+    /// How many are taken, those by handles that are ready but not called included.
+    pub in_flight: usize,
+    /// How many wait for one.
+    pub waiting: usize,
+}
+
+/// At most so many requests are inside of the service at a time, over all clones.
+///
+/// **Places.** `poll_ready` reserves one for this handle, a clone has none; `call` spends it, and it
+/// is free again when the response's body has ended or is dropped, when the service inside fails,
+/// or when the future is dropped. For a body that is complete with its head (empty, bytes, a slice
+/// of a file) that is with the head. A handle that is ready and not called keeps its place until it
+/// is dropped.
+///
+/// **Waiting.** Places are given in the order in which handles came. Where too many wait already,
+/// or the time is over, `poll_ready` is ready all the same and the next `call` answers with
+/// [`Kind::Overloaded`], whose source is [`QueueFull`] or [`QueueTimeout`]; the service inside is not
+/// called. So `poll_ready` fails only if that of the service inside does. A handle leaves the queue
+/// when it is dropped; one that is kept but polled no more stays in it, with its turn.
+///
+/// **Deadlines.** A request's [`Deadline`](crate::peer::Deadline) does not shorten the wait:
+/// `poll_ready` comes before there is a request to look at. The queue timeout bounds it.
+///
+/// Waiting needs a tokio runtime.
+///
+/// **Where it stands.** Inside of the [request buffer](crate::layer::RequestBufferLayer), or a
+/// client that sends its body slowly holds a place; and inside of the [response
+/// buffer](crate::layer::ResponseBufferLayer), or one that reads slowly does.
+///
+/// ```
+/// use tower::{Layer, service_fn};
+/// use vestibule::{Body, BoxError, Request, Response, layer::ConcurrencyLimitLayer};
+///
+/// let app = service_fn(|_: Request| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+/// let limit = ConcurrencyLimitLayer::new(8).queue(100);
+/// let limited = limit.layer(app);
+/// assert_eq!(limit.stats().limit, 8);
+/// # drop(limited);
+/// ```
+pub struct ConcurrencyLimit<S> {
+    inner: S,
+    limit: ConcurrencyLimitLayer,
+    place: Place,
+}
+
+/// What `poll_ready` has got for the next call.
+#[derive(Default)]
+enum Place {
+    #[default]
+    None,
+    Waiting(Pin<Box<Wait>>),
+    Held(Permit),
+    /// There was none, or none in time.
+    Refused(Error),
+}
+
+/// `None` when the time is over.
+type Wait = dyn Future<Output = Option<Permit>> + Send + Sync;
+
+impl<S> ConcurrencyLimit<S> {
+    /// Wraps `inner`, of which at most `n` requests are inside at a time.
+    pub fn new(inner: S, n: usize) -> Self {
+        ConcurrencyLimitLayer::new(n).layer(inner)
+    }
+
+    /// How the limit is doing now.
+    pub fn stats(&self) -> Stats {
+        self.limit.stats()
+    }
+
+    /// A place, or a turn in the queue, or neither.
+    fn take_place(&self) -> Place {
+        let places = &self.limit.places;
+        if let Some(permit) = places.try_take() {
+            return Place::Held(permit);
+        }
+        match places.queue(self.limit.queue_len()) {
+            Ok(waiter) => {
+                let place = tokio::time::timeout(self.limit.queue_timeout, waiter.place());
+                Place::Waiting(Box::pin(async { place.await.ok() }))
+            }
+            Err(full) => Place::Refused(Error::new(Kind::Overloaded, full)),
+        }
+    }
+}
+
+impl<S: Clone> Clone for ConcurrencyLimit<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), limit: self.limit.clone(), place: Place::None }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for ConcurrencyLimit<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConcurrencyLimit")
+            .field("inner", &self.inner)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Service<Request> for ConcurrencyLimit<S>
+where
+    S: Service<Request, Response = Response>,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if matches!(self.place, Place::None) {
+            self.place = self.take_place();
+        }
+        if let Place::Waiting(wait) = &mut self.place {
+            self.place = match ready!(wait.as_mut().poll(cx)) {
+                Some(permit) => Place::Held(permit),
+                None => {
+                    let late = QueueTimeout(self.limit.queue_timeout);
+                    Place::Refused(Error::new(Kind::Overloaded, late))
+                }
+            };
+        }
+        if !matches!(self.place, Place::Held(_)) {
+            return Poll::Ready(Ok(())); // and the next call is refused
+        }
+        let ready = ready!(self.inner.poll_ready(cx));
+        if ready.is_err() {
+            self.place = Place::None;
+        }
+        Poll::Ready(ready.map_err(Into::into))
+    }
+
+    /// On a handle that is not ready it is refused as if the queue were full.
+    fn call(&mut self, request: Request) -> Self::Future {
+        let state = match std::mem::take(&mut self.place) {
+            Place::Held(permit) => {
+                State::Inner { future: self.inner.call(request), permit: Some(permit) }
+            }
+            Place::Refused(e) => State::Refused(Some(e)),
+            Place::None | Place::Waiting(_) => {
+                let full = QueueFull { waiting: self.limit.places.waiting() };
+                State::Refused(Some(Error::new(Kind::Overloaded, full)))
+            }
+        };
+        ResponseFuture { state }
+    }
+}
+
+/// The future of [`ConcurrencyLimit`].
+#[pin_project]
+pub struct ResponseFuture<F> {
+    #[pin]
+    state: State<F>,
+}
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Inner {
+        #[pin]
+        future: F,
+        permit: Option<Permit>,
+    },
+    Refused(Option<Error>),
+}
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Inner { future, permit } => {
+                let answer = ready!(future.poll(cx));
+                let permit = permit.take(); // an error gives it back here
+                Poll::Ready(answer.map(|response| hold(response, permit)).map_err(Into::into))
+            }
+            StateProj::Refused(e) => {
+                Poll::Ready(Err(e.take().expect("a future is not polled after its end").into()))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

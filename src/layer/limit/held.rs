@@ -1,0 +1,142 @@
+//! `hold`: keeps something until the end of a response, its body included.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::{Body, Response, error::BoxError};
+
+/// Keeps `guard` until the response's body has ended, has failed, or is dropped.
+///
+/// A body that is complete lets go of it at once, and passes as it is.
+pub(super) fn hold<G>(response: Response, guard: G) -> Response
+where
+    G: Send + Unpin + 'static,
+{
+    if is_complete(response.body()) {
+        return response;
+    }
+    response.map(|body| Body::new(Held { body, guard: Some(guard) }))
+}
+
+/// Has the service that made it nothing more to do for it?
+fn is_complete(body: &Body) -> bool {
+    body.is_end_stream() || body.as_file().is_some() || body.as_bytes().is_some()
+}
+
+struct Held<G> {
+    body: Body,
+    guard: Option<G>,
+}
+
+impl<G: Unpin> http_body::Body for Held<G> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        // Whoever knows the length may stop before it is told the end.
+        let more = matches!(frame, Some(Ok(_))) && !self.body.is_end_stream();
+        if !more {
+            self.guard = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Weak};
+
+    use http::{HeaderMap, HeaderValue};
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::body::{FileSlice, Sender};
+
+    /// A streamed body, and what tells whether its guard is still there.
+    fn held(len: Option<u64>) -> (Sender, Body, Weak<()>) {
+        let (tx, body) = Body::channel(len);
+        let (body, guard) = with_guard(body);
+        (tx, body, guard)
+    }
+
+    fn with_guard(body: Body) -> (Body, Weak<()>) {
+        let guard = Arc::new(());
+        let weak = Arc::downgrade(&guard);
+        (hold(Response::new(body), guard).into_body(), weak)
+    }
+
+    fn is_held(guard: &Weak<()>) -> bool {
+        guard.strong_count() == 1
+    }
+
+    #[test]
+    fn a_complete_body_lets_go_at_once_and_keeps_its_kind() {
+        let file = FileSlice::new(tempfile::tempfile().unwrap().into(), 0, 5);
+        for body in [Body::empty(), Body::from("hello"), Body::file(file)] {
+            let before = format!("{body:?}");
+            let (body, guard) = with_guard(body);
+            assert!(!is_held(&guard));
+            assert_eq!(format!("{body:?}"), before);
+        }
+        let (tx, body) = Body::channel(Some(0));
+        tx.finish(None);
+        assert!(!is_held(&with_guard(body).1));
+    }
+
+    #[tokio::test]
+    async fn a_streamed_body_holds_until_it_is_told_the_end() {
+        let (tx, mut body, guard) = held(None);
+        tx.send(Bytes::from("a")).unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+        assert!(is_held(&guard) && !body.is_end_stream());
+        tx.finish(None);
+        assert!(is_held(&guard));
+        assert!(body.frame().await.is_none());
+        assert!(!is_held(&guard));
+    }
+
+    #[tokio::test]
+    async fn it_lets_go_with_the_last_frame_of_which_the_end_is_known_and_keeps_length_and_trailers()
+     {
+        let (tx, mut body, guard) = held(Some(2));
+        assert_eq!(body.len(), Some(2));
+        tx.send(Bytes::from("ab")).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x", HeaderValue::from_static("y"));
+        tx.finish(Some(trailers.clone()));
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        assert!(is_held(&guard), "the trailers are still to come");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_trailers().unwrap(), trailers);
+        assert!(!is_held(&guard) && body.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn an_error_and_a_drop_let_go() {
+        let (tx, mut body, guard) = held(None);
+        drop(tx);
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(!is_held(&guard));
+
+        let (_tx, body, guard) = held(None);
+        assert!(is_held(&guard));
+        drop(body);
+        assert!(!is_held(&guard));
+    }
+}
