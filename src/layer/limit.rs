@@ -1,4 +1,4 @@
-//! Limits: how many requests at a time.
+//! Limits: how many requests at a time, and how many from one client at a time.
 //!
 //! A limit belongs to its layer: all services that a layer and its clones make, and all clones of
 //! those, share it. What is answered counts until its body has ended or is dropped. A body that is
@@ -8,8 +8,13 @@
 pub mod concurrency;
 mod error;
 mod held;
+pub mod in_flight;
+mod key;
+mod sharded;
 #[cfg(test)]
 mod testing;
 
 pub use concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer};
 pub use error::{QueueFull, QueueTimeout, RateLimited, TooManyInFlight};
+pub use in_flight::{InFlight, InFlightLayer};
+pub use key::{IPV6_PREFIX, client_net};

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
+use pin_project::pin_project;
 
 use crate::{Body, Response, error::BoxError};
 
@@ -15,7 +16,7 @@ use crate::{Body, Response, error::BoxError};
 /// A body that is complete lets go of it at once, and passes as it is.
 pub(super) fn hold<G>(response: Response, guard: G) -> Response
 where
-    G: Send + Unpin + 'static,
+    G: Send + 'static,
 {
     if is_complete(response.body()) {
         return response;
@@ -28,24 +29,26 @@ fn is_complete(body: &Body) -> bool {
     body.is_end_stream() || body.as_file().is_some() || body.as_bytes().is_some()
 }
 
+#[pin_project]
 struct Held<G> {
     body: Body,
     guard: Option<G>,
 }
 
-impl<G: Unpin> http_body::Body for Held<G> {
+impl<G> http_body::Body for Held<G> {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let this = self.project();
+        let frame = ready!(Pin::new(&mut *this.body).poll_frame(cx));
         // Whoever knows the length may stop before it is told the end.
-        let more = matches!(frame, Some(Ok(_))) && !self.body.is_end_stream();
+        let more = matches!(frame, Some(Ok(_))) && !this.body.is_end_stream();
         if !more {
-            self.guard = None;
+            *this.guard = None;
         }
         Poll::Ready(frame)
     }

@@ -1,6 +1,18 @@
-//! A random number generator for tests: the same numbers for the same seed.
+//! What tests of limits share: requests from an address, and random numbers.
 
-/// Xorshift; its seed is not 0.
+use crate::{Request, peer::Peer};
+
+/// A request of a client at `ip`.
+pub(super) fn from_ip(ip: &str) -> Request {
+    let mut request = Request::default();
+    let here = ([192, 0, 2, 9], 80).into();
+    request
+        .extensions_mut()
+        .insert(Peer::tcp((ip.parse::<std::net::IpAddr>().unwrap(), 5000).into(), here));
+    request
+}
+
+/// Xorshift, the same numbers for the same seed, which is not 0.
 pub(super) struct Rng(pub(super) u64);
 
 impl Rng {

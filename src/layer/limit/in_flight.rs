@@ -1,0 +1,252 @@
+//! `InFlight`: at most so many requests of one client are answered at a time.
+
+use std::{
+    fmt,
+    future::Future,
+    hash::Hash,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    error::TooManyInFlight,
+    held::hold,
+    key::{IPV6_PREFIX, KeyFn, by_net},
+    sharded::Sharded,
+};
+use crate::{
+    Request, Response,
+    error::{BoxError, Error, Kind},
+};
+
+/// Wraps a service in [`InFlight`]. All services that it and its clones make count together.
+pub struct InFlightLayer<K = IpAddr> {
+    limit: usize,
+    key: KeyFn<K>,
+    counts: Arc<dyn Count<K>>,
+}
+
+impl InFlightLayer {
+    /// At most `n` requests at a time, at least one, from each IPv4 address and each IPv6 network of
+    /// [`IPV6_PREFIX`] bits. See [`client_net`](super::client_net) for who that is; clients without
+    /// an IP address are not limited.
+    ///
+    /// One connection of HTTP/1.1 has one request at a time. A browser opens 6, and many people may
+    /// share one IPv4 address.
+    pub fn per_ip(n: usize) -> Self {
+        Self { limit: n.max(1), key: by_net(IPV6_PREFIX), counts: Arc::new(Sharded::new()) }
+    }
+
+    /// How many bits of an IPv6 address make one client, instead of [`IPV6_PREFIX`].
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.key = by_net(bits);
+        self
+    }
+}
+
+impl<K> InFlightLayer<K> {
+    /// At most `n` requests at a time, at least one, for each key. Requests for which `key` tells
+    /// `None` are not limited.
+    ///
+    /// ```
+    /// use vestibule::{Request, layer::InFlightLayer};
+    ///
+    /// // Each host may have 100 requests in flight, whoever asks for it.
+    /// let layer = InFlightLayer::per(100, |r: &Request| r.headers().get("host").cloned());
+    /// # drop(layer);
+    /// ```
+    pub fn per<F>(n: usize, key: F) -> Self
+    where
+        F: Fn(&Request) -> Option<K> + Send + Sync + 'static,
+        K: Hash + Eq + Clone + Send + 'static,
+    {
+        Self { limit: n.max(1), key: Arc::new(key), counts: Arc::new(Sharded::new()) }
+    }
+
+    /// How many clients have requests in flight now.
+    pub fn clients(&self) -> usize {
+        self.counts.keys()
+    }
+}
+
+impl<K> Clone for InFlightLayer<K> {
+    fn clone(&self) -> Self {
+        Self { limit: self.limit, key: self.key.clone(), counts: self.counts.clone() }
+    }
+}
+
+impl<K> fmt::Debug for InFlightLayer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlightLayer").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl<S, K> Layer<S> for InFlightLayer<K> {
+    type Service = InFlight<S, K>;
+
+    fn layer(&self, inner: S) -> InFlight<S, K> {
+        InFlight { inner, limit: self.clone() }
+    }
+}
+
+/// The counts behind all clones. A trait, so that only the maker of a limit needs bounds on `K`.
+trait Count<K>: Send + Sync {
+    /// One more for `key`, unless it has `limit`.
+    fn enter(&self, key: &K, limit: usize) -> bool;
+    /// One less; a key without any is forgotten.
+    fn leave(&self, key: &K);
+    fn keys(&self) -> usize;
+}
+
+impl<K> Count<K> for Sharded<K, usize>
+where
+    K: Hash + Eq + Clone + Send,
+{
+    fn enter(&self, key: &K, limit: usize) -> bool {
+        let mut part = self.part(key);
+        match part.get_mut(key) {
+            Some(n) if *n >= limit => return false,
+            Some(n) => *n += 1,
+            None => drop(part.insert(key.clone(), 1)),
+        }
+        true
+    }
+
+    fn leave(&self, key: &K) {
+        let mut part = self.part(key);
+        match part.get_mut(key) {
+            Some(n) if *n > 1 => *n -= 1,
+            _ => drop(part.remove(key)),
+        }
+    }
+
+    fn keys(&self) -> usize {
+        self.parts().map(|part| part.len()).sum()
+    }
+}
+
+/// One request that counts; no longer when it is dropped.
+struct Entry<K> {
+    key: K,
+    counts: Arc<dyn Count<K>>,
+}
+
+impl<K> Drop for Entry<K> {
+    fn drop(&mut self) {
+        self.counts.leave(&self.key);
+    }
+}
+
+/// At most so many requests of one client are answered at a time, over all clones.
+///
+/// One more is refused at once, with an error of [`Kind::TooManyRequests`] whose source is
+/// [`TooManyInFlight`]; the service inside is not called. A request counts from `call` until its
+/// response's body has ended or is dropped, or its future is. A body that is complete with its head
+/// counts until then only.
+///
+/// Readiness passes through. A request that is refused gives back what was reserved inside: the
+/// service inside is exchanged for a clone, so that a refused client occupies nothing.
+///
+/// The memory is bounded by the requests in flight: a client without any is not known.
+pub struct InFlight<S, K = IpAddr> {
+    inner: S,
+    limit: InFlightLayer<K>,
+}
+
+impl<S: Clone, K> Clone for InFlight<S, K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), limit: self.limit.clone() }
+    }
+}
+
+impl<S: fmt::Debug, K> fmt::Debug for InFlight<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlight").field("inner", &self.inner).field("limit", &self.limit).finish()
+    }
+}
+
+impl<S, K> Service<Request> for InFlight<S, K>
+where
+    S: Service<Request, Response = Response> + Clone,
+    S::Error: Into<BoxError>,
+    K: Send + 'static,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, K>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let InFlightLayer { limit, ref key, ref counts } = self.limit;
+        let state = match key(&request) {
+            Some(key) if !counts.enter(&key, limit) => {
+                self.inner = self.inner.clone(); // a clone has nothing reserved
+                State::Refused(Some(Error::new(Kind::TooManyRequests, TooManyInFlight { limit })))
+            }
+            key => {
+                let entry = key.map(|key| Entry { key, counts: counts.clone() });
+                State::Inner { future: self.inner.call(request), entry }
+            }
+        };
+        ResponseFuture { state }
+    }
+}
+
+/// The future of [`InFlight`].
+#[pin_project]
+pub struct ResponseFuture<F, K> {
+    #[pin]
+    state: State<F, K>,
+}
+
+#[pin_project(project = StateProj)]
+enum State<F, K> {
+    Inner {
+        #[pin]
+        future: F,
+        /// `None` for a request that is not limited.
+        entry: Option<Entry<K>>,
+    },
+    Refused(Option<Error>),
+}
+
+impl<F, K, E> Future for ResponseFuture<F, K>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+    K: Send + 'static,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Inner { future, entry } => {
+                let answer = ready!(future.poll(cx)).map_err(Into::into);
+                let Some(entry) = entry.take() else { return Poll::Ready(answer) };
+                Poll::Ready(answer.map(|response| hold(response, entry)))
+            }
+            StateProj::Refused(e) => {
+                Poll::Ready(Err(e.take().expect("a future is not polled after its end").into()))
+            }
+        }
+    }
+}
+
+impl<F, K> fmt::Debug for ResponseFuture<F, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
