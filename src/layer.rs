@@ -6,8 +6,8 @@
 //! 1. [`LogLayer`]: sees what the client was really answered, rescued errors too.
 //! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
 //!    sees responses only.
-//! 3. [`InFlightLayer`] and other limits of each client, authentication, the router: refuse before
-//!    any body is read.
+//! 3. [`RateLimitLayer`] and [`InFlightLayer`] for each client, authentication, the router: refuse
+//!    before any body is read.
 //! 4. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
 //! 5. [`RequestBufferLayer`]: in front of workers, so a slow client occupies none.
@@ -50,6 +50,8 @@ pub mod timeout;
 
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
+#[cfg(feature = "limit")]
+pub use limit::{RateLimit, RateLimitLayer};
 pub use log::{Log, LogLayer};
 pub use rescue::{Rescue, RescueLayer};
 pub use timeout::{Timeout, TimeoutLayer};

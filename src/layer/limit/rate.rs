@@ -1,0 +1,224 @@
+//! `RateLimit`: so many requests of one client in a time, and a few more at once.
+
+mod buckets;
+
+use std::{
+    fmt,
+    future::Future,
+    hash::Hash,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use governor::Quota;
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use self::buckets::{Buckets, Check, quota};
+use super::{
+    error::RateLimited,
+    key::{IPV6_PREFIX, KeyFn, by_net},
+};
+use crate::{
+    Request, Response,
+    error::{BoxError, Error, Kind},
+};
+
+/// Keys that are known at a time, unless set otherwise: 65,536, for which addresses take 4 MiB or
+/// less. Only those with requests in the time of a burst need to be known.
+pub const MAX_KEYS: usize = 1 << 16;
+
+/// Wraps a service in [`RateLimit`]. All services that it and its clones make count together.
+pub struct RateLimitLayer<K = IpAddr> {
+    quota: Quota,
+    key: KeyFn<K>,
+    buckets: Arc<dyn Check<K>>,
+}
+
+impl RateLimitLayer {
+    /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, from
+    /// each IPv4 address and each IPv6 network of [`IPV6_PREFIX`] bits. See
+    /// [`client_net`](super::client_net) for who that is; clients without an IP address are not
+    /// limited.
+    ///
+    /// The burst is used up by requests that come faster than the rate, and fills again at the rate.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use vestibule::layer::RateLimitLayer;
+    ///
+    /// // A page and its 40 pictures at once, then 10 requests a second.
+    /// let layer = RateLimitLayer::per_ip(10, Duration::from_secs(1), 41);
+    /// # drop(layer);
+    /// ```
+    pub fn per_ip(rate: u32, per: Duration, burst: u32) -> Self {
+        Self::make(quota(rate, per, burst), by_net(IPV6_PREFIX), MAX_KEYS)
+    }
+
+    /// How many bits of an IPv6 address make one client, instead of [`IPV6_PREFIX`].
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.key = by_net(bits);
+        self
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + 'static> RateLimitLayer<K> {
+    /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, for
+    /// each key. Requests for which `key` tells `None` are not limited.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use vestibule::{Request, layer::RateLimitLayer};
+    ///
+    /// // Five attempts to log in, then one a minute, from wherever they come.
+    /// let minute = Duration::from_secs(60);
+    /// let layer = RateLimitLayer::per(1, minute, 5, |r: &Request| {
+    ///     (r.uri().path() == "/login").then_some(())
+    /// });
+    /// # drop(layer);
+    /// ```
+    pub fn per<F>(rate: u32, per: Duration, burst: u32, key: F) -> Self
+    where
+        F: Fn(&Request) -> Option<K> + Send + Sync + 'static,
+    {
+        Self::make(quota(rate, per, burst), Arc::new(key), MAX_KEYS)
+    }
+
+    /// How many keys are known at a time at most; [`MAX_KEYS`] if not set. What was counted so far
+    /// is forgotten.
+    #[must_use]
+    pub fn max_keys(self, max: usize) -> Self {
+        Self::make(self.quota, self.key, max)
+    }
+
+    fn make(quota: Quota, key: KeyFn<K>, max_keys: usize) -> Self {
+        Self { quota, key, buckets: Arc::new(Buckets::new(quota, max_keys)) }
+    }
+}
+
+impl<K> RateLimitLayer<K> {
+    /// How many keys are known now, idle ones that were not yet forgotten included.
+    pub fn keys(&self) -> usize {
+        self.buckets.keys()
+    }
+}
+
+impl<K> Clone for RateLimitLayer<K> {
+    fn clone(&self) -> Self {
+        Self { quota: self.quota, key: self.key.clone(), buckets: self.buckets.clone() }
+    }
+}
+
+impl<K> fmt::Debug for RateLimitLayer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer").field("quota", &self.quota).finish_non_exhaustive()
+    }
+}
+
+impl<S, K> Layer<S> for RateLimitLayer<K> {
+    type Service = RateLimit<S, K>;
+
+    fn layer(&self, inner: S) -> RateLimit<S, K> {
+        RateLimit { inner, limit: self.clone() }
+    }
+}
+
+/// So many requests of one client in a time, and a few more at once, over all clones.
+///
+/// What comes too often is refused at once, with an error of [`Kind::TooManyRequests`] whose source
+/// is [`RateLimited`]: it has the time until the next request is allowed, and the rescue table makes
+/// `retry-after` of it. A refused request costs the client nothing: it is not counted. The service
+/// inside is not called, and what was reserved inside is given back, since the service is exchanged
+/// for a clone. Otherwise readiness passes through.
+///
+/// **Memory.** At most so many keys are known, see [`RateLimitLayer::max_keys`]. When there is no
+/// room for a new one, those are forgotten that have their whole burst again, at most once a second.
+/// If that is not enough, all new clients share one bucket, as large as that of a single client:
+/// an attacker with very many addresses may keep new clients out, but not those that are known, and
+/// gets neither memory nor more requests.
+pub struct RateLimit<S, K = IpAddr> {
+    inner: S,
+    limit: RateLimitLayer<K>,
+}
+
+impl<S: Clone, K> Clone for RateLimit<S, K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), limit: self.limit.clone() }
+    }
+}
+
+impl<S: fmt::Debug, K> fmt::Debug for RateLimit<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimit").field("inner", &self.inner).field("limit", &self.limit).finish()
+    }
+}
+
+impl<S, K> Service<Request> for RateLimit<S, K>
+where
+    S: Service<Request, Response = Response> + Clone,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let RateLimitLayer { key, buckets, .. } = &self.limit;
+        let state = match key(&request).map_or(Ok(()), |key| buckets.check(&key)) {
+            Ok(()) => State::Inner(self.inner.call(request)),
+            Err(retry_after) => {
+                self.inner = self.inner.clone(); // a clone has nothing reserved
+                State::Refused(Some(Error::new(Kind::TooManyRequests, RateLimited { retry_after })))
+            }
+        };
+        ResponseFuture { state }
+    }
+}
+
+/// The future of [`RateLimit`].
+#[pin_project]
+pub struct ResponseFuture<F> {
+    #[pin]
+    state: State<F>,
+}
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Inner(#[pin] F),
+    Refused(Option<Error>),
+}
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Inner(future) => future.poll(cx).map_err(Into::into),
+            StateProj::Refused(e) => {
+                Poll::Ready(Err(e.take().expect("a future is not polled after its end").into()))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! The buckets of a rate limit, one for each key, of which there is a bounded number.
+
+use std::{
+    hash::Hash,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::Clock,
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, NotKeyed, StateStore},
+};
+use tokio::time::Instant;
+
+use super::super::sharded::Sharded;
+
+/// How often idle keys are looked for at most, once there is no room for a new one: every second. A
+/// look at 65,536 of them takes about a millisecond.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest time that a bucket may take to fill: 10 years, so that no sum of such times leaves
+/// the 64 bits of nanoseconds (584 years) that governor counts in.
+const LONGEST: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
+
+/// What a rate limit asks of its buckets. A trait, so that only the maker of a limit needs bounds on
+/// `K`.
+pub(super) trait Check<K>: Send + Sync {
+    /// Takes one from the bucket of `key`, or tells when there will be one.
+    fn check(&self, key: &K) -> Result<(), Duration>;
+    /// How many keys have a bucket.
+    fn keys(&self) -> usize;
+}
+
+pub(super) struct Buckets<K: Hash + Eq + Clone> {
+    limiter: RateLimiter<K, Store<K>, TokioClock, NoOpMiddleware<Nanos>>,
+    store: Store<K>,
+    /// When idle keys are looked for again, by the limiter's clock.
+    next_sweep: AtomicU64,
+}
+
+impl<K: Hash + Eq + Clone> Buckets<K> {
+    pub(super) fn new(quota: Quota, max_keys: usize) -> Self {
+        let store = Store(Arc::new(States {
+            keys: Sharded::new(),
+            len: AtomicUsize::new(0),
+            max: max_keys,
+            others: InMemoryState::default(),
+        }));
+        let limiter = RateLimiter::new(quota, store.clone(), TokioClock(Instant::now()));
+        Self { limiter, store, next_sweep: AtomicU64::new(0) }
+    }
+
+    /// Makes room, if it is due; only one of those who meet here does it.
+    fn sweep(&self) {
+        let now = self.limiter.clock().now();
+        let due = self.next_sweep.load(Relaxed);
+        let next = now.as_u64() + SWEEP_EVERY.as_nanos() as u64;
+        if now.as_u64() >= due
+            && self.next_sweep.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
+        {
+            self.store.0.forget_idle(now);
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send> Check<K> for Buckets<K> {
+    fn check(&self, key: &K) -> Result<(), Duration> {
+        if self.store.0.is_full() {
+            self.sweep();
+        }
+        self.limiter
+            .check_key(key)
+            .map_err(|not_until| not_until.wait_time_from(self.limiter.clock().now()))
+    }
+
+    fn keys(&self) -> usize {
+        self.store.0.len.load(Relaxed)
+    }
+}
+
+/// `rate` in each `per`, and `burst` at once; each is taken as the nearest value that makes sense.
+pub(super) fn quota(rate: u32, per: Duration, burst: u32) -> Quota {
+    let interval = (per / rate.max(1)).clamp(Duration::from_nanos(1), LONGEST);
+    let fits = u32::try_from(LONGEST.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
+    let burst = NonZeroU32::new(burst.min(fits)).unwrap_or(NonZeroU32::MIN);
+    Quota::with_period(interval).expect("it is not zero").allow_burst(burst)
+}
+
+/// Tokio's clock, which tests can pause; from the moment when the limit was made.
+struct TokioClock(Instant);
+
+impl Clock for TokioClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.0.elapsed().as_nanos().try_into().unwrap_or(u64::MAX))
+    }
+}
+
+/// When each bucket will be full again, which is all that is to know about it (GCRA).
+struct States<K> {
+    keys: Sharded<K, Nanos>,
+    /// Of all parts together; counted before an insertion, so it is never above `max`.
+    len: AtomicUsize,
+    max: usize,
+    /// All keys that there is no room for.
+    others: InMemoryState,
+}
+
+impl<K> States<K> {
+    fn is_full(&self) -> bool {
+        self.len.load(Relaxed) >= self.max
+    }
+
+    /// Forgets the buckets that are full: new ones are the same.
+    fn forget_idle(&self, now: Nanos) {
+        for mut part in self.keys.parts() {
+            let before = part.len();
+            part.retain(|_, full_at| *full_at > now);
+            self.len.fetch_sub(before - part.len(), Relaxed);
+        }
+    }
+}
+
+/// Our own store for governor: its own have no bound, and one lock.
+struct Store<K>(Arc<States<K>>);
+
+impl<K> Clone for Store<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Hash + Eq + Clone> StateStore for Store<K> {
+    type Key = K;
+
+    fn measure_and_replace<T, F, E>(&self, key: &K, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let states = &*self.0;
+        let mut part = states.keys.part(key);
+        if let Some(full_at) = part.get_mut(key) {
+            let (outcome, next) = f(Some(*full_at))?;
+            *full_at = next;
+            return Ok(outcome);
+        }
+        let (outcome, next) = f(None)?;
+        let one_more = |n| (n < states.max).then(|| n + 1);
+        if states.len.fetch_update(Relaxed, Relaxed, one_more).is_ok() {
+            part.insert(key.clone(), next);
+            return Ok(outcome);
+        }
+        drop(part);
+        states.others.measure_and_replace(&NotKeyed::NonKey, f)
+    }
+}
