@@ -1,0 +1,272 @@
+//! Tests of the gradient against simulated services.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use super::*;
+
+const MS: u64 = 1000;
+
+/// A service that works on `slots` requests at a time, in the order in which they come; in
+/// microseconds.
+struct Service {
+    slots: usize,
+    latency: u64,
+    /// Adds up to so much to a latency, at random.
+    jitter: u64,
+    seed: u64,
+    now: u64,
+    /// When each slot is free.
+    free: BinaryHeap<Reverse<u64>>,
+    /// When each request ends, when it began, how many there were.
+    inside: BinaryHeap<Reverse<(u64, u64, usize)>>,
+}
+
+impl Service {
+    fn new(slots: usize, latency: u64) -> Self {
+        let free = (0..slots).map(|_| Reverse(0)).collect();
+        Self { slots, latency, jitter: 0, seed: 1, now: 0, free, inside: BinaryHeap::new() }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        self.seed
+    }
+
+    fn begin(&mut self) {
+        let Reverse(free) = self.free.pop().unwrap();
+        let extra = if self.jitter == 0 { 0 } else { self.random() % self.jitter };
+        let end = free.max(self.now) + self.latency + extra;
+        self.free.push(Reverse(end));
+        self.inside.push(Reverse((end, self.now, self.inside.len() + 1)));
+    }
+
+    /// Serves `n` requests, with as many inside as `gradient` allows and `demand` asks for. Returns
+    /// the mean limit, and how many were served in a second.
+    fn serve(&mut self, gradient: &mut Gradient, demand: usize, n: usize) -> (f64, f64) {
+        let (began, mut limits) = (self.now, 0);
+        for _ in 0..n {
+            while self.inside.len() < gradient.limit().min(demand).max(1) {
+                self.begin();
+            }
+            let Reverse((end, begun, in_flight)) = self.inside.pop().unwrap();
+            self.now = end;
+            gradient.on_sample(Duration::from_micros(end - begun), in_flight);
+            limits += gradient.limit();
+            let limit = gradient.limit() as f64;
+            assert!((gradient.min..=gradient.max).contains(&limit), "{limit}");
+        }
+        let seconds = (self.now - began) as f64 / 1e6;
+        (limits as f64 / n as f64, n as f64 / seconds)
+    }
+
+    /// What it can do in a second.
+    fn capacity(&self) -> f64 {
+        self.slots as f64 * 1e6 / (self.latency + self.jitter / 2) as f64
+    }
+}
+
+const ALL: usize = usize::MAX;
+
+/// Two numbers that differ by a tenth at most.
+fn near(a: f64, b: f64) -> bool {
+    (a / b - 1.0).abs() <= 0.1
+}
+
+#[test]
+fn without_tolerance_it_settles_between_the_slots_of_a_service_and_the_queue_above() {
+    for slots in [20, 50, 100] {
+        let mut gradient = Gradient::new().tolerance(1.0);
+        let mut service = Service::new(slots, 10 * MS);
+        service.serve(&mut gradient, ALL, 100_000);
+        let (limit, rate) = service.serve(&mut gradient, ALL, 100_000);
+        let slots = slots as f64;
+        assert!(limit > slots && limit < slots + 4.0, "{slots} slots: {limit}");
+        assert!(rate > service.capacity() * 0.97, "{slots} slots: {rate}");
+    }
+}
+
+#[test]
+fn with_tolerance_the_limit_is_at_most_so_much_above_and_nothing_is_lost() {
+    for (slots, jitter) in [(5, 0), (20, 0), (20, 20 * MS), (20, 100 * MS), (100, 100 * MS)] {
+        let mut gradient = Gradient::new();
+        let mut service = Service { jitter, ..Service::new(slots, 10 * MS) };
+        service.serve(&mut gradient, ALL, 100_000);
+        let (limit, rate) = service.serve(&mut gradient, ALL, 100_000);
+        let slots = slots as f64;
+        assert!(limit > slots && limit < slots * 1.6 + 4.0, "{slots} slots: {limit}");
+        assert!(rate > service.capacity() * 0.97, "{slots} slots, jitter {jitter}: {rate}");
+    }
+}
+
+#[test]
+fn a_small_service_is_not_starved_and_its_queue_stays_short() {
+    for slots in [1, 2, 3] {
+        let mut gradient = Gradient::new();
+        let mut service = Service::new(slots, 10 * MS);
+        service.serve(&mut gradient, ALL, 10_000);
+        let (limit, rate) = service.serve(&mut gradient, ALL, 10_000);
+        assert!(limit > slots as f64 && limit < 12.0, "{slots} slots: {limit}");
+        assert!(rate > service.capacity() * 0.97, "{slots} slots: {rate}");
+    }
+}
+
+#[test]
+fn an_overload_that_lasts_never_becomes_normal() {
+    let mut gradient = Gradient::new();
+    let mut service = Service::new(20, 10 * MS);
+    service.serve(&mut gradient, ALL, 50_000);
+    let (before, _) = service.serve(&mut gradient, ALL, 50_000);
+    service.serve(&mut gradient, ALL, 300_000);
+    let (after, _) = service.serve(&mut gradient, ALL, 50_000);
+    assert!(near(before, after), "{before} and {after}");
+}
+
+#[test]
+fn a_latency_that_doubles_shrinks_the_limit_and_it_recovers_when_that_is_how_it_is() {
+    let mut gradient = Gradient::new();
+    let mut service = Service::new(20, 10 * MS);
+    service.serve(&mut gradient, ALL, 50_000);
+    let (before, _) = service.serve(&mut gradient, ALL, 50_000);
+
+    service.latency *= 2;
+    service.serve(&mut gradient, ALL, 1000);
+    let (shrunk, _) = service.serve(&mut gradient, ALL, 1000);
+    assert!(shrunk < before * 0.75, "{before}, then {shrunk}");
+    service.serve(&mut gradient, ALL, 50_000);
+    let (slow, rate) = service.serve(&mut gradient, ALL, 50_000);
+    assert!(near(slow, before), "{before}, then {slow}");
+    assert!(rate > service.capacity() * 0.97);
+
+    service.latency /= 2;
+    service.serve(&mut gradient, ALL, 50_000);
+    let (again, _) = service.serve(&mut gradient, ALL, 50_000);
+    assert!(near(again, before), "{before}, then {again}");
+}
+
+#[test]
+fn slots_that_go_away_and_come_back_are_followed() {
+    let mut gradient = Gradient::new();
+    let mut service = Service::new(40, 10 * MS);
+    service.serve(&mut gradient, ALL, 50_000);
+    let (before, _) = service.serve(&mut gradient, ALL, 50_000);
+    let gone: Vec<_> = (0..30).filter_map(|_| service.free.pop()).collect();
+    service.serve(&mut gradient, ALL, 50_000);
+    let (few, _) = service.serve(&mut gradient, ALL, 50_000);
+    assert!(few > 10.0 && few < 22.0, "{few}");
+    service.free.extend(gone);
+    service.serve(&mut gradient, ALL, 50_000);
+    let (after, _) = service.serve(&mut gradient, ALL, 50_000);
+    assert!(near(before, after), "{before}, {few}, {after}");
+}
+
+#[test]
+fn nothing_grows_while_nobody_asks_for_more() {
+    let mut gradient = Gradient::new();
+    let mut service = Service::new(100, 10 * MS);
+    service.serve(&mut gradient, 9, 10_000);
+    assert_eq!((gradient.limit(), gradient.settled()), (20, 20));
+    service.serve(&mut gradient, 15, 10_000);
+    assert_eq!(gradient.settled(), 30, "not beyond twice what is asked for");
+    service.serve(&mut gradient, ALL, 10_000);
+    let grown = gradient.settled();
+    Service::new(100, 99 * MS).serve(&mut gradient, 3, 10_000);
+    assert_eq!(gradient.settled(), grown, "nor does it shrink");
+}
+
+#[test]
+fn it_begins_with_a_probe_and_a_probe_ends_with_ten_calm_samples() {
+    let ms = Duration::from_millis(1);
+    let mut gradient = Gradient::new();
+    for in_flight in [5; 9] {
+        assert_eq!((gradient.limit(), gradient.settled()), (5, 20));
+        gradient.on_sample(ms, in_flight);
+        gradient.on_sample(ms * 99, 6); // began in a crowd, and tells nothing
+    }
+    gradient.on_sample(ms, 5);
+    assert_eq!(gradient.limit(), 20);
+    let mut rounds = 0;
+    while gradient.limit() >= 20 {
+        (0..gradient.limit()).for_each(|_| gradient.on_sample(ms, 20 + rounds));
+        rounds += 1;
+    }
+    assert_eq!(rounds as u32, PROBE_EVERY);
+    assert_eq!(gradient.limit(), gradient.settled() / 4);
+}
+
+#[test]
+fn a_probe_that_stands_still_is_given_up_and_the_next_is_put_off() {
+    let sec = Duration::from_secs(1);
+    let mut gradient = Gradient::new();
+    gradient.on_stall(sec * 9);
+    assert_eq!(gradient.limit(), 5, "nothing is known yet: it waits for 10 s");
+    gradient.on_stall(sec * 10);
+    assert_eq!(gradient.limit(), 20);
+    gradient.on_stall(sec * 10);
+
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        let mut rounds = 0;
+        while !gradient.probe.now {
+            let n = gradient.limit();
+            (0..n).for_each(|_| gradient.on_sample(sec, n));
+            rounds += 1;
+        }
+        waits.push(rounds);
+        gradient.on_stall(sec * 4 - Duration::from_nanos(1));
+        assert!(gradient.probe.now, "four times the latency");
+        gradient.on_stall(sec * 4);
+        assert!(!gradient.probe.now);
+    }
+    assert_eq!(waits, [128, 256, 512, 1024, 2048, 4096, 4096, 4096, 4096]);
+}
+
+#[test]
+fn whatever_it_is_told_it_stays_within_its_bounds() {
+    let mut random = Service::new(1, 1);
+    for (min, max) in [(1, 1), (1, 2), (3, 3), (1, 1000), (20, 200), (1, usize::MAX)] {
+        let new = || Gradient::new().min(min).max(max);
+        for mut g in [new().initial(0), new().initial(usize::MAX), new().tolerance(f64::NAN)] {
+            for _ in 0..20_000 {
+                let rtt = match random.random() % 4 {
+                    0 => Duration::ZERO,
+                    1 => Duration::MAX,
+                    2 => Duration::from_nanos(random.random()),
+                    _ => Duration::from_millis(random.random() % 100),
+                };
+                let in_flight = match random.random() % 4 {
+                    0 => 0,
+                    1 => usize::MAX,
+                    _ => g.limit(),
+                };
+                g.on_sample(rtt, in_flight);
+                if random.random().is_multiple_of(64) {
+                    g.on_stall(rtt);
+                }
+                assert!((min..=max).contains(&g.limit()), "{g:?}");
+                assert!((min..=max).contains(&g.settled()), "{g:?}");
+                assert!(g.limit <= g.max && g.long.is_none_or(f64::is_finite), "{g:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_stands_still_is_no_latency_at_all_and_the_limit_grows() {
+    let mut gradient = Gradient::new().max(50);
+    for _ in 0..10_000 {
+        gradient.on_sample(Duration::ZERO, gradient.limit());
+    }
+    assert_eq!(gradient.settled(), 50);
+}
+
+#[test]
+fn bounds_that_contradict_each_other_give_way_to_the_last_one() {
+    assert_eq!(Gradient::new().max(10).min(30).settled(), 30);
+    assert_eq!(Gradient::new().min(30).max(10).settled(), 10);
+    assert_eq!(Gradient::new().min(0).max(0).settled(), 1);
+    assert_eq!(Gradient::new().tolerance(0.0).tolerance, 1.0);
+    assert_eq!(Gradient::new().tolerance(f64::NAN).tolerance, 1.0);
+    assert_eq!(Gradient::default().queue(0).queue, 1.0);
+}
