@@ -15,7 +15,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::places::{Permit, Places};
+use self::places::{Begun, Permit, Places};
 use super::{
     error::{QueueFull, QueueTimeout},
     held::hold,
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     Request, Response,
     error::{BoxError, Error, Kind},
+    policy::gradient::Gradient,
 };
 
 /// Requests that may wait for each place, unless set otherwise: 64, as for each of the
@@ -47,7 +48,29 @@ pub struct ConcurrencyLimitLayer {
 impl ConcurrencyLimitLayer {
     /// At most `n` requests at a time, at least one.
     pub fn new(n: usize) -> Self {
-        Self { places: Arc::new(Places::new(n)), queue: None, queue_timeout: QUEUE_TIMEOUT }
+        Self::with(Places::new(n))
+    }
+
+    /// As many requests at a time as the service inside can work on, which is learned from how
+    /// long its answers take, up to their heads. See [`Gradient`] for how, and for its bounds.
+    ///
+    /// Each answer counts, whatever its status, and each [`Kind::Timeout`]; other errors and
+    /// requests that were dropped tell nothing. A body that goes on for long holds its place but
+    /// does not count as latency. When the limit falls, what is inside stays there: no place is free
+    /// before so many have left.
+    ///
+    /// ```
+    /// use vestibule::{layer::ConcurrencyLimitLayer, policy::gradient::Gradient};
+    ///
+    /// let layer = ConcurrencyLimitLayer::adaptive(Gradient::new().max(200));
+    /// # drop(layer);
+    /// ```
+    pub fn adaptive(gradient: Gradient) -> Self {
+        Self::with(Places::adaptive(gradient))
+    }
+
+    fn with(places: Places) -> Self {
+        Self { places: Arc::new(places), queue: None, queue_timeout: QUEUE_TIMEOUT }
     }
 
     /// How many requests may wait for a place; [`QUEUE_PER_PLACE`] for each if not set. With 0
@@ -71,7 +94,7 @@ impl ConcurrencyLimitLayer {
     }
 
     fn queue_len(&self) -> usize {
-        self.queue.unwrap_or_else(|| self.places.limit().saturating_mul(QUEUE_PER_PLACE))
+        self.queue.unwrap_or_else(|| self.places.settled().saturating_mul(QUEUE_PER_PLACE))
     }
 }
 
@@ -165,6 +188,7 @@ impl<S> ConcurrencyLimit<S> {
         if let Some(permit) = places.try_take() {
             return Place::Held(permit);
         }
+        places.stalled();
         match places.queue(self.limit.queue_len()) {
             Ok(waiter) => {
                 let place = tokio::time::timeout(self.limit.queue_timeout, waiter.place());
@@ -207,6 +231,7 @@ where
             self.place = match ready!(wait.as_mut().poll(cx)) {
                 Some(permit) => Place::Held(permit),
                 None => {
+                    self.limit.places.stalled();
                     let late = QueueTimeout(self.limit.queue_timeout);
                     Place::Refused(Error::new(Kind::Overloaded, late))
                 }
@@ -226,7 +251,8 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let state = match std::mem::take(&mut self.place) {
             Place::Held(permit) => {
-                State::Inner { future: self.inner.call(request), permit: Some(permit) }
+                let begun = permit.places().begin();
+                State::Inner { future: self.inner.call(request), permit: Some(permit), begun }
             }
             Place::Refused(e) => State::Refused(Some(e)),
             Place::None | Place::Waiting(_) => {
@@ -251,6 +277,8 @@ enum State<F> {
         #[pin]
         future: F,
         permit: Option<Permit>,
+        /// Only where the limit adapts.
+        begun: Option<Begun>,
     },
     Refused(Option<Error>),
 }
@@ -264,15 +292,25 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Inner { future, permit } => {
-                let answer = ready!(future.poll(cx));
-                let permit = permit.take(); // an error gives it back here
-                Poll::Ready(answer.map(|response| hold(response, permit)).map_err(Into::into))
+            StateProj::Inner { future, permit, begun } => {
+                let answer = ready!(future.poll(cx)).map_err(Into::into);
+                let permit = permit.take().expect("a future is not polled after its end");
+                permit.places().answered(begun.take().filter(|_| tells_latency(&answer)));
+                // With an error the place is given back here.
+                Poll::Ready(answer.map(|response| hold(response, permit)))
             }
             StateProj::Refused(e) => {
                 Poll::Ready(Err(e.take().expect("a future is not polled after its end").into()))
             }
         }
+    }
+}
+
+/// Is this what the service made in the time that it took? Its quick errors would make it look fast.
+fn tells_latency(answer: &Result<Response, BoxError>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(e) => Error::find(&**e).is_some_and(|e| e.kind() == Kind::Timeout),
     }
 }
 

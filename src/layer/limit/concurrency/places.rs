@@ -1,21 +1,32 @@
 //! The places of a concurrency limit, and the queue for them.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{super::error::QueueFull, Stats};
+use crate::policy::gradient::Gradient;
 
 /// What a limit's handles share. Relaxed counters: the semaphore orders what matters.
 #[derive(Debug)]
 pub(super) struct Places {
     /// Places are counted in it, never held by its own permits: a [`Permit`] gives them back.
-    free: Semaphore,
+    pub(super) free: Semaphore,
     limit: AtomicUsize,
+    /// Places that are there no more but still taken: they vanish when they are given back.
+    pub(super) owed: AtomicUsize,
     waiting: AtomicUsize,
+    adaptive: Option<Mutex<Adaptive>>,
+}
+
+#[derive(Debug)]
+struct Adaptive {
+    gradient: Gradient,
+    /// Since when somebody waits and none was answered.
+    stalled: Option<Instant>,
 }
 
 impl Places {
@@ -24,8 +35,16 @@ impl Places {
         Self {
             free: Semaphore::new(limit),
             limit: AtomicUsize::new(limit),
+            owed: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            adaptive: None,
         }
+    }
+
+    pub(super) fn adaptive(gradient: Gradient) -> Self {
+        let limit = gradient.limit();
+        let adaptive = Some(Mutex::new(Adaptive { gradient, stalled: None }));
+        Self { adaptive, ..Self::new(limit) }
     }
 
     /// A place at once, if one is free. Nobody overtakes: while somebody waits, none is.
@@ -43,6 +62,14 @@ impl Places {
         }
     }
 
+    /// The places that there are, without regard to a probe, which is over soon.
+    pub(super) fn settled(&self) -> usize {
+        match &self.adaptive {
+            Some(adaptive) => lock(adaptive).gradient.settled(),
+            None => self.limit(),
+        }
+    }
+
     pub(super) fn limit(&self) -> usize {
         self.limit.load(Relaxed)
     }
@@ -52,7 +79,8 @@ impl Places {
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.limit().saturating_sub(self.free.available_permits())
+        let there = self.limit() + self.owed.load(Relaxed);
+        there.saturating_sub(self.free.available_permits())
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -60,13 +88,86 @@ impl Places {
     }
 
     fn give_back(&self) {
-        self.free.add_permits(1);
+        if self.pay(1) == 0 {
+            self.free.add_permits(1);
+        }
     }
+
+    /// How many of `n` places make up for such as are owed.
+    fn pay(&self, n: usize) -> usize {
+        // Nearly always it is 0, and nothing is written.
+        if self.owed.load(Relaxed) == 0 {
+            return 0;
+        }
+        let fewer = |owed: usize| Some(owed.saturating_sub(n));
+        self.owed.fetch_update(Relaxed, Relaxed, fewer).map_or(0, |owed| owed.min(n))
+    }
+}
+
+/// What only a limit that adapts does.
+impl Places {
+    /// What a request has to remember from its beginning.
+    pub(super) fn begin(&self) -> Option<Begun> {
+        self.adaptive.is_some().then(|| Begun { at: Instant::now(), in_flight: self.in_flight() })
+    }
+
+    /// A request was answered; it tells something about the service if it is given as it began.
+    pub(super) fn answered(&self, begun: Option<Begun>) {
+        let Some(adaptive) = &self.adaptive else { return };
+        let mut adaptive = lock(adaptive);
+        adaptive.stalled = None;
+        let Some(Begun { at, in_flight }) = begun else { return };
+        adaptive.gradient.on_sample(at.elapsed(), in_flight);
+        let limit = adaptive.gradient.limit();
+        drop(adaptive);
+        self.resize(limit);
+    }
+
+    /// Somebody finds no place, or none in time.
+    pub(super) fn stalled(&self) {
+        let Some(adaptive) = &self.adaptive else { return };
+        let mut adaptive = lock(adaptive);
+        let since = *adaptive.stalled.get_or_insert_with(Instant::now);
+        adaptive.gradient.on_stall(since.elapsed());
+        let limit = adaptive.gradient.limit();
+        drop(adaptive);
+        self.resize(limit);
+    }
+
+    /// Not under the lock, since new places wake those who wait; two that cross add up all the same.
+    pub(super) fn resize(&self, limit: usize) {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let had = self.limit.swap(limit, Relaxed);
+        let more = limit.saturating_sub(had);
+        self.free.add_permits(more - self.pay(more));
+        self.owed.fetch_add(had.saturating_sub(limit), Relaxed);
+        // From the free ones at once, also such as came back before they were owed.
+        let pay = self.pay(self.free.available_permits());
+        self.owed.fetch_add(pay - self.free.forget_permits(pay), Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held, so a poisoned one is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When a request began, and how many were inside, itself included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    at: Instant,
+    in_flight: usize,
 }
 
 /// One place; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Places>);
+
+impl Permit {
+    pub(super) fn places(&self) -> &Places {
+        &self.0
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {

@@ -1,5 +1,7 @@
 //! Tests of the concurrency limit: places, the queue, bodies.
 
+mod adaptive;
+
 use std::{error::Error as _, future::pending};
 
 use bytes::Bytes;

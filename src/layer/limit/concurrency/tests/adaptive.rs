@@ -1,0 +1,148 @@
+//! A limit that adapts: with a service, and its places by themselves.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::*;
+
+/// A service that works on so many at a time, in order; its latency is in milliseconds.
+fn slots(
+    n: usize,
+    latency: Arc<AtomicU64>,
+) -> impl Service<Request, Response = Response, Error = BoxError, Future: Send> + Clone + Send {
+    let slots = Arc::new(tokio::sync::Semaphore::new(n));
+    Probe::new(move |r: Request| {
+        let (slots, latency) = (slots.clone(), latency.clone());
+        async move {
+            let _slot = slots.acquire().await?;
+            tokio::time::sleep(Duration::from_millis(latency.load(Relaxed))).await;
+            hello(r).await
+        }
+    })
+}
+
+/// As many clients as `n`, each of which asks again when it is answered.
+fn clients<S>(n: usize, service: &S) -> tokio::task::JoinSet<()>
+where
+    S: Service<Request, Response = Response, Future: Send> + Clone + Send + 'static,
+{
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..n {
+        let service = service.clone();
+        all.spawn(async move {
+            loop {
+                let _ = service.clone().oneshot(Request::default()).await;
+            }
+        });
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_limit_finds_what_the_service_can_do_and_follows_it() {
+    const SEC: Duration = Duration::from_secs(1);
+    let latency = Arc::new(AtomicU64::new(20));
+    let limit = ConcurrencyLimitLayer::adaptive(Gradient::new());
+    assert_eq!(limit.stats().limit, 5, "it begins with a probe");
+    let mut clients = clients(200, &limit.layer(slots(20, latency.clone())));
+    tokio::time::sleep(SEC * 30).await;
+    let settled = limit.places.settled();
+    assert!((20..=34).contains(&settled), "{:?}", limit.stats());
+
+    latency.store(200, Relaxed);
+    tokio::time::sleep(SEC).await;
+    let slow = limit.places.settled();
+    assert!(slow < settled, "{settled}, then {slow}");
+    latency.store(20, Relaxed);
+    tokio::time::sleep(SEC * 60).await;
+    let again = limit.places.settled();
+    assert!((20..=34).contains(&again), "{settled}, {slow}, {again}");
+
+    clients.shutdown().await;
+    let Stats { limit: there, in_flight, waiting } = limit.stats();
+    assert_eq!((in_flight, waiting), (0, 0), "no place is lost or owed of {there}");
+    assert_eq!(
+        (limit.places.free.available_permits(), limit.places.owed.load(Relaxed)),
+        (there, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_go_on_for_ever_do_not_keep_a_probe_from_its_end() {
+    let limit = ConcurrencyLimitLayer::adaptive(Gradient::new()).queue_timeout(Duration::MAX);
+    let streams = limit.layer(Probe::new(async |_: Request| {
+        let (tx, body) = Body::channel(None);
+        Ok::<_, BoxError>(Response::builder().extension(Arc::new(tx)).body(body).unwrap())
+    }));
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(streams.clone().oneshot(Request::default()).await.unwrap());
+    }
+    let waits = tokio::spawn(streams.clone().oneshot(Request::default()));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(!waits.is_finished());
+    // The next one to come finds that nothing moves.
+    let next = tokio::spawn(streams.oneshot(Request::default()));
+    held.push(waits.await.unwrap().unwrap());
+    held.push(next.await.unwrap().unwrap());
+    assert_eq!(limit.stats(), stats(20, 7, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_count_as_latency_and_other_errors_tell_nothing() {
+    for (kind, known) in [(Kind::Timeout, true), (Kind::Overloaded, false), (Kind::Internal, false)]
+    {
+        let limit = ConcurrencyLimitLayer::adaptive(Gradient::new());
+        let fails = limit.layer(Probe::new(move |_: Request| {
+            std::future::ready(Err::<Response, _>(Error::new(kind, "no")))
+        }));
+        for _ in 0..10 {
+            assert!(fails.clone().oneshot(Request::default()).await.is_err());
+        }
+        let expected = if known { 20 } else { 5 };
+        assert_eq!(limit.stats(), stats(expected, 0, 0), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_limit_that_falls_takes_free_places_first_and_is_owed_the_others() {
+    let places = Arc::new(Places::new(10));
+    let mut taken: Vec<_> = (0..8).map(|_| places.try_take().unwrap()).collect();
+    places.resize(5);
+    assert_eq!((places.free.available_permits(), places.owed.load(Relaxed)), (0, 3));
+    assert_eq!(places.stats(), stats(5, 8, 0));
+    taken.pop();
+    assert_eq!(places.stats(), stats(5, 7, 0));
+    assert!(places.try_take().is_none());
+    places.resize(6); // one that was owed is not, any more
+    assert_eq!((places.stats(), places.owed.load(Relaxed)), (stats(6, 7, 0), 1));
+    taken.truncate(5);
+    assert_eq!((places.stats(), places.owed.load(Relaxed)), (stats(6, 5, 0), 0));
+    taken.push(places.try_take().unwrap());
+    assert!(places.try_take().is_none());
+    drop(taken);
+    places.resize(1);
+    assert_eq!((places.stats(), places.free.available_permits()), (stats(1, 0, 0), 1));
+}
+
+#[test]
+fn a_limit_that_moves_at_random_loses_no_place() {
+    for seed in 1..=30 {
+        let (mut rng, places) = (Rng(seed), Arc::new(Places::new(5)));
+        let mut taken = Vec::new();
+        for _ in 0..1000 {
+            match rng.below(4) {
+                0 => places.resize(1 + rng.below(20)),
+                1 if !taken.is_empty() => drop(taken.swap_remove(rng.below(taken.len()))),
+                _ => {
+                    let room = taken.len() < places.limit();
+                    let place = places.try_take();
+                    assert_eq!(place.is_some(), room, "seed {seed}");
+                    taken.extend(place);
+                }
+            }
+            assert_eq!(places.in_flight(), taken.len(), "seed {seed}");
+        }
+        drop(taken);
+        assert_eq!(places.free.available_permits(), places.limit(), "seed {seed}");
+    }
+}
