@@ -58,8 +58,8 @@
 //! # Features
 //!
 //! All only add. `server`: sockets, drivers, layers, router and `serve`. `files`, `upstream` and
-//! `worker` are the services of those names; each brings `server`. These are on by default. `metrics`
-//! exports figures through the crate of that name.
+//! `worker` are the services of those names, `limit` is a rate for each client; each brings `server`.
+//! These are on by default. `metrics` exports figures through the crate of that name.
 //!
 //! Everything between the levels is a `Service<Request<Body>, Response = Response<Body>>`, so a
 //! file server, a thread pool and a remote cluster are of one type, and an `axum::Router` or a

@@ -12,6 +12,10 @@ use std::{
 
 pub use pace::{Pace, Rate};
 
+/// Bits of an IPv6 address that make one client, unless set otherwise: 64, since a household or a
+/// server is given at least so large a network and may change its address inside of it at will.
+pub const IPV6_PREFIX: u8 = 64;
+
 /// The client of a connection; every request carries it in its extensions.
 ///
 /// Cheap to clone: all requests of a connection share one.
@@ -53,19 +57,25 @@ impl Peer {
         self.addr().map(|a| a.ip())
     }
 
-    /// Whom limits take the client for, where it has an address: an IPv4 address, or the first 64
-    /// bits of an IPv6 address, of which one client has all the others (RFC 4291 section 2.5.4).
+    /// Whom limits take the client for, where it has an address. An IPv4 address counts by itself,
+    /// also one that came by an IPv6 socket (`::ffff:192.0.2.1`). Of an IPv6 address only the first
+    /// `ipv6_prefix` bits count; [`IPV6_PREFIX`] is usual.
     ///
     /// ```
-    /// # use vestibule::peer::Peer;
-    /// # let here = "[2001:db8::9]:80".parse().unwrap();
+    /// use vestibule::peer::{IPV6_PREFIX, Peer};
+    ///
+    /// let here = "[2001:db8::9]:80".parse().unwrap();
     /// let peer = Peer::tcp("[2001:db8:1:2:3:4:5:6]:5000".parse().unwrap(), here);
-    /// assert_eq!(peer.network().unwrap().to_string(), "2001:db8:1:2::");
+    /// assert_eq!(peer.network(IPV6_PREFIX).unwrap().to_string(), "2001:db8:1:2::");
     /// ```
-    pub fn network(&self) -> Option<IpAddr> {
+    pub fn network(&self, ipv6_prefix: u8) -> Option<IpAddr> {
         Some(match self.ip()?.to_canonical() {
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-            v4 @ IpAddr::V4(_) => v4,
+            IpAddr::V4(ip) => IpAddr::V4(ip),
+            IpAddr::V6(ip) => {
+                let rest = 128u32.saturating_sub(ipv6_prefix.into());
+                let mask = u128::MAX.checked_shl(rest).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & mask))
+            }
         })
     }
 
@@ -101,3 +111,29 @@ impl fmt::Display for Peer {
 /// Time in a queue, in a worker and upstream all draw from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_address_counts_whole_and_of_an_ipv6_address_its_network() {
+        let network = |ip: &str, prefix| {
+            let ip: IpAddr = ip.parse().unwrap();
+            let peer = Peer::tcp((ip, 1).into(), (ip, 80).into());
+            peer.network(prefix).unwrap().to_string()
+        };
+        for prefix in [0, 64, 128] {
+            assert_eq!(network("192.0.2.1", prefix), "192.0.2.1");
+            assert_eq!(network("::ffff:192.0.2.1", prefix), "192.0.2.1");
+        }
+        let ip = "2001:db8:a:b:c:d:e:ffff";
+        assert_eq!(network(ip, 0), "::");
+        assert_eq!(network(ip, 56), "2001:db8:a::");
+        assert_eq!(network(ip, 64), "2001:db8:a:b::");
+        assert_eq!(network(ip, 127), "2001:db8:a:b:c:d:e:fffe");
+        assert_eq!(network(ip, 128), ip);
+        assert_eq!(network(ip, 255), ip);
+        assert_eq!((Peer::unix().network(64), Peer::memory().network(64)), (None, None));
+    }
+}

@@ -44,6 +44,5 @@ mod testing;
 pub use concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer};
 pub use error::{QueueFull, QueueTimeout, RateLimited, TooManyInFlight};
 pub use in_flight::{InFlight, InFlightLayer};
-pub use key::{IPV6_PREFIX, client_net};
 #[cfg(feature = "limit")]
 pub use rate::{RateLimit, RateLimitLayer};

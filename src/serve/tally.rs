@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::peer::Peer;
+use crate::peer::{IPV6_PREFIX, Peer};
 
 /// Counts of connections, for all threads. It holds clients that have one open, no others.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Tally {
     /// One more connection of this client, if it may have one: then [`left`](Self::left) must
     /// follow. A client without an address always may.
     pub(super) fn admits(&self, peer: &Peer) -> bool {
-        let Some(client) = peer.network() else { return true };
+        let Some(client) = peer.network(IPV6_PREFIX) else { return true };
         let mut open = self.lock();
         let n = open.entry(client).or_default();
         let admitted = *n < self.most;
@@ -38,7 +38,7 @@ impl Tally {
 
     /// A connection that was admitted has ended.
     pub(super) fn left(&self, peer: &Peer) {
-        let Some(client) = peer.network() else { return };
+        let Some(client) = peer.network(IPV6_PREFIX) else { return };
         let mut open = self.lock();
         if let Some(n) = open.get_mut(&client) {
             *n -= 1;

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     Request, Response,
     error::{BoxError, Error, Kind},
+    net::Gate,
     policy::gradient::Gradient,
 };
 
@@ -71,6 +72,12 @@ impl ConcurrencyLimitLayer {
 
     fn with(places: Places) -> Self {
         Self { places: Arc::new(places), queue: None, queue_timeout: QUEUE_TIMEOUT }
+    }
+
+    /// Open while a place is free: for [`Serve::gate`](crate::serve::Serve::gate), so that clients
+    /// wait in the kernel and not in the queue.
+    pub fn gate(&self) -> Gate {
+        Gate::new(self.places.clone())
     }
 
     /// How many requests may wait for a place; [`QUEUE_PER_PLACE`] for each if not set. With 0

@@ -17,12 +17,13 @@ use tower_service::Service;
 use super::{
     error::TooManyInFlight,
     held::hold,
-    key::{IPV6_PREFIX, KeyFn, by_net},
+    key::{KeyFn, by_net},
     sharded::Sharded,
 };
 use crate::{
     Request, Response,
     error::{BoxError, Error, Kind},
+    peer::IPV6_PREFIX,
 };
 
 /// Wraps a service in [`InFlight`]. All services that it and its clones make count together.
@@ -34,7 +35,7 @@ pub struct InFlightLayer<K = IpAddr> {
 
 impl InFlightLayer {
     /// At most `n` requests at a time, at least one, from each IPv4 address and each IPv6 network of
-    /// [`IPV6_PREFIX`] bits. See [`client_net`](super::client_net) for who that is; clients without
+    /// [`IPV6_PREFIX`] bits. See [`Peer::network`](crate::peer::Peer::network) for who that is; clients without
     /// an IP address are not limited.
     ///
     /// One connection of HTTP/1.1 has one request at a time. A browser opens 6, and many people may

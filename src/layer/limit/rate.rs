@@ -21,11 +21,12 @@ use tower_service::Service;
 use self::buckets::{Buckets, Check, quota};
 use super::{
     error::RateLimited,
-    key::{IPV6_PREFIX, KeyFn, by_net},
+    key::{KeyFn, by_net},
 };
 use crate::{
     Request, Response,
     error::{BoxError, Error, Kind},
+    peer::IPV6_PREFIX,
 };
 
 /// Keys that are known at a time, unless set otherwise: 65,536, for which addresses take 4 MiB or
@@ -42,7 +43,7 @@ pub struct RateLimitLayer<K = IpAddr> {
 impl RateLimitLayer {
     /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, from
     /// each IPv4 address and each IPv6 network of [`IPV6_PREFIX`] bits. See
-    /// [`client_net`](super::client_net) for who that is; clients without an IP address are not
+    /// [`Peer::network`](crate::peer::Peer::network) for who that is; clients without an IP address are not
     /// limited.
     ///
     /// The burst is used up by requests that come faster than the rate, and fills again at the rate.

@@ -1,14 +1,17 @@
 //! The places of a concurrency limit, and the queue for them.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{super::error::QueueFull, Stats};
-use crate::policy::gradient::Gradient;
+use crate::{net::Capacity, policy::gradient::Gradient};
 
 /// What a limit's handles share. Relaxed counters: the semaphore orders what matters.
 #[derive(Debug)]
@@ -27,6 +30,19 @@ struct Adaptive {
     gradient: Gradient,
     /// Since when somebody waits and none was answered.
     stalled: Option<Instant>,
+}
+
+/// A free place is capacity; a queue is not.
+impl Capacity for Places {
+    fn is_free(&self) -> bool {
+        self.free.available_permits() > 0
+    }
+
+    fn freed(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            drop(self.free.acquire().await); // taken for a moment only, so the next one has its turn
+        })
+    }
 }
 
 impl Places {

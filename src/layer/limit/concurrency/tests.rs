@@ -340,3 +340,18 @@ async fn a_waiting_request_is_woken_by_the_end_of_another() {
     go.send(()).unwrap();
     assert!(second.await.unwrap().is_ok() && first.await.unwrap().is_ok());
 }
+
+#[tokio::test]
+async fn the_gate_is_open_while_a_place_is_free_and_takes_none() {
+    let layer = ConcurrencyLimitLayer::new(1);
+    let gate = layer.gate();
+    let mut handle =
+        layer.layer(Probe::new(async |_: Request| Ok::<_, BoxError>(Response::default())));
+    assert!(gate.is_open());
+    handle.ready().await.unwrap();
+    assert!(!gate.is_open());
+    let opened = tokio::spawn(async move { gate.opened().await });
+    drop(handle);
+    opened.await.unwrap();
+    assert_eq!(layer.stats().in_flight, 0);
+}
