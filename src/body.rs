@@ -2,6 +2,8 @@
 
 mod channel;
 mod file;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers and drivers make them"))]
+mod stretch;
 
 use std::{
     any::Any,
@@ -16,6 +18,11 @@ use pin_project::pin_project;
 
 pub use channel::{CHANNEL_BOUND, Gone, Sender};
 pub use file::FileSlice;
+#[cfg_attr(
+    not(feature = "server"),
+    expect(unused_imports, reason = "only layers and drivers use them")
+)]
+pub(crate) use stretch::{PollStretch, Stretch, Stretches};
 
 use crate::error::BoxError;
 
@@ -45,6 +52,8 @@ pub(crate) enum Kind {
     Bytes(Bytes),
     Channel(channel::Receiver),
     File(FileSlice),
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers make them"))]
+    Stretched(stretch::Stretched),
     Boxed(BoxBody),
 }
 
@@ -98,7 +107,7 @@ impl Body {
         match &self.0 {
             Kind::Empty => Some(Bytes::new()),
             Kind::Bytes(b) => Some(b.clone()),
-            Kind::Channel(_) | Kind::File(_) | Kind::Boxed(_) => None,
+            Kind::Channel(_) | Kind::File(_) | Kind::Stretched(_) | Kind::Boxed(_) => None,
         }
     }
 
@@ -106,7 +115,11 @@ impl Body {
     pub fn as_file(&self) -> Option<&FileSlice> {
         match &self.0 {
             Kind::File(f) => Some(f),
-            Kind::Empty | Kind::Bytes(_) | Kind::Channel(_) | Kind::Boxed(_) => None,
+            Kind::Empty
+            | Kind::Bytes(_)
+            | Kind::Channel(_)
+            | Kind::Stretched(_)
+            | Kind::Boxed(_) => None,
         }
     }
 
@@ -124,7 +137,7 @@ impl Body {
             Kind::Empty => Some(Self::empty()),
             Kind::Bytes(b) => Some(b.clone().into()),
             Kind::File(f) => Some(Self::file(f.clone())),
-            Kind::Channel(_) | Kind::Boxed(_) => None,
+            Kind::Channel(_) | Kind::Stretched(_) | Kind::Boxed(_) => None,
         }
     }
 
@@ -160,6 +173,7 @@ impl http_body::Body for Body {
             Kind::File(f) => Poll::Ready(
                 f.read_next().transpose().map(|r| r.map(Frame::data).map_err(Into::into)),
             ),
+            Kind::Stretched(s) => s.poll_frame(cx),
             Kind::Boxed(b) => b.as_mut().poll_frame(cx),
         }
     }
@@ -170,6 +184,7 @@ impl http_body::Body for Body {
             Kind::Bytes(b) => b.is_empty(),
             Kind::Channel(c) => c.is_end(),
             Kind::File(f) => f.is_empty(),
+            Kind::Stretched(s) => s.is_end(),
             Kind::Boxed(b) => b.is_end_stream(),
         }
     }
@@ -180,6 +195,7 @@ impl http_body::Body for Body {
             Kind::Bytes(b) => SizeHint::with_exact(b.len() as u64),
             Kind::Channel(c) => c.size_hint(),
             Kind::File(f) => SizeHint::with_exact(f.len()),
+            Kind::Stretched(s) => s.size_hint(),
             Kind::Boxed(b) => b.size_hint(),
         }
     }
@@ -192,6 +208,7 @@ impl fmt::Debug for Body {
             Kind::Bytes(_) => "Bytes",
             Kind::Channel(_) => "Channel",
             Kind::File(_) => "File",
+            Kind::Stretched(_) => "Stretched",
             Kind::Boxed(_) => "Boxed",
         };
         f.debug_struct("Body").field("kind", &kind).field("len", &self.len()).finish()

@@ -100,10 +100,13 @@ impl Output {
         }
     }
 
-    /// Adds a slice of a file. Only for a body whose length is known: nothing follows it.
-    pub(super) fn push_file(&mut self, file: FileSlice) {
-        if !file.is_empty() {
+    /// Adds a slice of a file, and what must follow it.
+    pub(super) fn push_file(&mut self, file: FileSlice, tail: &'static [u8]) {
+        if file.is_empty() {
+            self.bytes.extend_from_slice(tail);
+        } else {
             self.file = Some(file);
+            self.tail = tail;
         }
     }
 
@@ -216,7 +219,9 @@ impl Output {
         self.piece.advance(n - of_bytes);
         if self.piece.is_empty() {
             self.piece = Bytes::new(); // an empty slice would keep the whole piece alive
-            self.bytes.extend_from_slice(std::mem::take(&mut self.tail));
+            if self.file.is_none() {
+                self.bytes.extend_from_slice(std::mem::take(&mut self.tail));
+            }
         }
         Poll::Ready(Ok(n))
     }
@@ -236,6 +241,7 @@ impl Output {
                 file.advance(n as u64);
                 if file.is_empty() {
                     self.file = None;
+                    self.bytes.extend_from_slice(std::mem::take(&mut self.tail));
                 }
                 Poll::Ready(Ok(n))
             }
@@ -244,7 +250,7 @@ impl Output {
                 self.piece = file.read_next()?.unwrap_or_default();
                 let n = self.piece.len();
                 if file.is_empty() {
-                    self.file = None;
+                    self.file = None; // the tail follows the piece then
                 }
                 Poll::Ready(Ok(n))
             }

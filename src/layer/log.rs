@@ -9,15 +9,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Method, StatusCode, Uri, Version};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body as _, SizeHint};
 use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Body, Request, Response, error::BoxError, peer::Peer};
+use crate::{
+    Body, Request, Response,
+    body::{PollStretch, Stretches},
+    peer::Peer,
+};
 
 /// The `tracing` target of access lines.
 pub const TARGET: &str = "vestibule::access";
@@ -187,7 +190,7 @@ where
         line.entry.status = Some(response.status());
         let body = response.body();
         if body.as_bytes().is_none() && body.as_file().is_none() {
-            return Poll::Ready(Ok(response.map(|body| Body::new(Counted::new(body, line)))));
+            return Poll::Ready(Ok(response.map(|body| Body::stretches(Counted::new(body, line)))));
         }
         // RFC 9110, section 9.3.2: of an answer to HEAD, no body is sent.
         if line.entry.method != Method::HEAD {
@@ -239,28 +242,22 @@ impl Counted {
     }
 }
 
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
+impl Stretches for Counted {
+    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
+        let stretch = ready!(self.body.poll_stretch(cx));
+        match &stretch {
             None => self.end(true),
             Some(Err(_)) => self.end(false),
-            Some(Ok(frame)) => {
-                if let (Some(data), Some(line)) = (frame.data_ref(), &mut self.line) {
-                    line.entry.bytes += data.len() as u64;
+            Some(Ok(stretch)) => {
+                if let Some(line) = &mut self.line {
+                    line.entry.bytes += stretch.len();
                 }
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(stretch)
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_end(&self) -> bool {
         self.body.is_end_stream()
     }
 

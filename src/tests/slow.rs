@@ -10,11 +10,11 @@ use tokio::{
     sync::{Barrier, Semaphore},
     task::JoinSet,
 };
-use tower::{ServiceBuilder, service_fn};
+use tower::{Layer, ServiceBuilder, service_fn};
 
 use super::support::{read_until, start, within};
 use crate::{
-    Request, Response,
+    Body, Request, Response,
     layer::{RequestBufferLayer, ResponseBufferLayer},
     worker,
 };
@@ -35,8 +35,8 @@ fn app(request: Request<Bytes>) -> Response {
     Response::new(body.into())
 }
 
-fn page() -> crate::Body {
-    let (tx, body) = crate::Body::channel(Some(PAGE as u64));
+fn page() -> Body {
+    let (tx, body) = Body::channel(Some(PAGE as u64));
     let piece = Bytes::from(vec![b'p'; PAGE / 10]);
     (0..10).for_each(|_| tx.send(piece.clone()).unwrap());
     tx.finish(None);
@@ -143,10 +143,10 @@ async fn read(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
 #[tokio::test]
 async fn the_kernel_takes_no_megabytes_for_a_client_that_does_not_read() {
     // R4: what the server can get rid of is what is on its way, and little more.
-    let (tx, body) = crate::Body::channel(None);
+    let (tx, body) = Body::channel(None);
     let body = std::sync::Mutex::new(Some(body));
     let body = Arc::new(body);
-    let app = service_fn(move |_: Request<crate::Body>| {
+    let app = service_fn(move |_: Request<Body>| {
         let body = body.lock().unwrap().take().unwrap();
         async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
     });
@@ -165,4 +165,92 @@ async fn the_kernel_takes_no_megabytes_for_a_client_that_does_not_read() {
     assert!(sent < 512 << 10, "{sent} bytes");
     drop(client);
     server.stop().await;
+}
+
+/// A stream of `len` bytes, of a length that is known beforehand or not.
+fn stream(len: usize, known: bool) -> Body {
+    let (tx, body) = Body::channel(known.then_some(len as u64));
+    tokio::spawn(async move {
+        let mut at = 0;
+        while at < len {
+            if tx.ready().await.is_err() {
+                return;
+            }
+            let piece: Vec<u8> = (at..len.min(at + 50_000)).map(|i| (i / 7) as u8).collect();
+            at += piece.len();
+            let _ = tx.send(piece.into());
+        }
+        tx.finish(None);
+    });
+    body
+}
+
+#[tokio::test]
+async fn what_went_to_disk_reaches_the_client_as_it_was() {
+    let app = service_fn(|request: Request<Body>| async move {
+        let path = request.uri().path();
+        let len = path[2..].parse().unwrap();
+        Ok::<_, std::convert::Infallible>(Response::new(stream(len, path.starts_with("/k"))))
+    });
+    let buffered = ServiceBuilder::new()
+        .layer(crate::layer::LogLayer::with(|_| ()))
+        .layer(ResponseBufferLayer::new().memory(60_000))
+        .service(app);
+    let server = start(buffered).await;
+    let want = |len: usize| (0..len).map(|i| (i / 7) as u8).collect::<Vec<_>>();
+    for len in [0, 1, 60_000, 250_000, 3_000_000] {
+        for path in [format!("/k{len}"), format!("/u{len}")] {
+            let mut client = TcpStream::connect(server.addr).await.unwrap();
+            let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await; // so that it is all on disk
+            let mut all = Vec::new();
+            within(client.read_to_end(&mut all)).await.unwrap();
+            let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+            let mut body = bytes::BytesMut::from(&all[end..]);
+            if path.starts_with("/u") {
+                body = unchunk(&body);
+            }
+            assert!(body[..] == want(len), "{path}: {} bytes", body.len());
+            // Over a connection that knows no `sendfile`.
+            let app = service_fn(move |_: Request<Body>| {
+                let body = stream(len, true);
+                async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
+            });
+            let app = ResponseBufferLayer::new().memory(60_000).layer(app);
+            let (mut client, io) = tokio::io::duplex(30_000);
+            let connection = crate::conn::h1::server::Connection::new(
+                io,
+                crate::peer::Peer::memory(),
+                app,
+                Arc::default(),
+                crate::net::Watch::never(),
+            );
+            let task = tokio::spawn(connection);
+            client.write_all(head.as_bytes()).await.unwrap();
+            let mut all = Vec::new();
+            within(client.read_to_end(&mut all)).await.unwrap();
+            assert!(all.ends_with(&want(len)) && all.len() < len + 500, "{path}");
+            task.await.unwrap().unwrap();
+        }
+    }
+    server.stop().await;
+}
+
+/// The data of a chunked body without trailers.
+fn unchunk(mut body: &[u8]) -> bytes::BytesMut {
+    let mut data = bytes::BytesMut::new();
+    loop {
+        let line = body.windows(2).position(|w| w == b"\r\n").unwrap();
+        let size = std::str::from_utf8(&body[..line]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        body = &body[line + 2..];
+        data.extend_from_slice(&body[..size]);
+        assert_eq!(&body[size..size + 2], b"\r\n");
+        body = &body[size + 2..];
+        if size == 0 {
+            assert!(body.is_empty());
+            return data;
+        }
+    }
 }

@@ -217,7 +217,7 @@ fn buffer(mut body: Body, options: &Options, cx: &mut Context<'_>) -> Body {
         poll_fn(|cx| feed.poll_written(cx)).await;
         feed.end(end);
     });
-    Body::new(Reader::new(shared, Some(task)))
+    Body::stretches(Reader::new(shared, Some(task)))
 }
 
 /// The task is bound to the outgoing body: it ends with it.

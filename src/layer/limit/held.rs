@@ -1,15 +1,13 @@
 //! `hold`: keeps something until the end of a response, its body included.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body as _, SizeHint};
+
+use crate::{
+    Body, Response,
+    body::{PollStretch, Stretches},
 };
-
-use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use pin_project::pin_project;
-
-use crate::{Body, Response, error::BoxError};
 
 /// Keeps `guard` until the response's body has ended, has failed, or is dropped.
 ///
@@ -21,7 +19,7 @@ where
     if is_complete(response.body()) {
         return response;
     }
-    response.map(|body| Body::new(Held { body, guard: Some(guard) }))
+    response.map(|body| Body::stretches(Held { body, guard: Some(guard) }))
 }
 
 /// Has the service that made it nothing more to do for it?
@@ -29,31 +27,23 @@ fn is_complete(body: &Body) -> bool {
     body.is_end_stream() || body.as_file().is_some() || body.as_bytes().is_some()
 }
 
-#[pin_project]
 struct Held<G> {
     body: Body,
     guard: Option<G>,
 }
 
-impl<G> http_body::Body for Held<G> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        let frame = ready!(Pin::new(&mut *this.body).poll_frame(cx));
+impl<G: Send> Stretches for Held<G> {
+    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
+        let stretch = ready!(self.body.poll_stretch(cx));
         // Whoever knows the length may stop before it is told the end.
-        let more = matches!(frame, Some(Ok(_))) && !this.body.is_end_stream();
+        let more = matches!(stretch, Some(Ok(_))) && !self.body.is_end_stream();
         if !more {
-            *this.guard = None;
+            self.guard = None;
         }
-        Poll::Ready(frame)
+        Poll::Ready(stretch)
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_end(&self) -> bool {
         self.body.is_end_stream()
     }
 
@@ -66,6 +56,7 @@ impl<G> http_body::Body for Held<G> {
 mod tests {
     use std::sync::{Arc, Weak};
 
+    use bytes::Bytes;
     use http::{HeaderMap, HeaderValue};
     use http_body_util::BodyExt;
 

@@ -9,6 +9,8 @@ use std::{
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
+use crate::BoxError;
+
 use super::{super::probe::Probe, *};
 use crate::error::{Error, Kind};
 

@@ -1,19 +1,14 @@
 //! The request's body, on its way from the caller to the connection.
 
 use std::{
-    pin::Pin,
     task::{Context, Poll},
     time::Instant,
 };
 
-use bytes::Bytes;
-use http_body::Body as _;
-
 use super::{Cause, State};
 use crate::{
-    body::{Body, Kind},
+    body::{Body, Stretch},
     net::Io,
-    proto::h1::Misuse,
 };
 
 /// Moves the request's body into the connection, as far as there is room.
@@ -27,46 +22,25 @@ pub(super) fn pump<I: Io>(
         && state.output.has_room()
     {
         let State { core, output, .. } = &mut *state;
-        let mut push = |piece: Bytes| -> Result<(), Misuse> {
-            let tail = core.send_data(piece.len(), output.head())?;
-            output.push(piece, tail);
-            Ok(())
+        let trailers = match body.poll_stretch(cx) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Some(Err(e))) => return Err(Cause::Body(e)),
+            Poll::Ready(Some(Ok(Stretch::Bytes(piece)))) => {
+                let tail = core.send_data(piece.len(), output.head())?;
+                output.push(piece, tail);
+                continue;
+            }
+            Poll::Ready(Some(Ok(Stretch::File(file)))) => {
+                let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
+                let tail = core.send_data(len, output.head())?;
+                output.push_file(file, tail);
+                continue;
+            }
+            Poll::Ready(Some(Ok(Stretch::Trailers(trailers)))) => Some(trailers),
+            Poll::Ready(None) => None,
         };
-        let mut trailers = None;
-        let ended = match std::mem::take(body).into_kind() {
-            Kind::Empty => true,
-            Kind::Bytes(bytes) => {
-                push(bytes)?;
-                true
-            }
-            Kind::File(file) => {
-                core.send_data(usize::try_from(file.len()).unwrap_or(usize::MAX), output.head())?;
-                output.push_file(file);
-                true
-            }
-            other => {
-                *body = other.into();
-                match Pin::new(body).poll_frame(cx) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(None) => true,
-                    Poll::Ready(Some(Err(e))) => return Err(Cause::Body(e)),
-                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(data) => {
-                            push(data)?;
-                            false
-                        }
-                        Err(frame) => {
-                            trailers = frame.into_trailers().ok();
-                            true
-                        }
-                    },
-                }
-            }
-        };
-        if ended {
-            core.send_end(now, trailers.as_ref(), output.end())?;
-            *upload = None;
-        }
+        core.send_end(now, trailers.as_ref(), output.end())?;
+        *upload = None;
     }
     Ok(())
 }

@@ -1,14 +1,12 @@
 //! The steps of an exchange: head, admission, call, response, and how it ends.
 
 use std::{
-    pin::Pin,
     task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
-use http_body::Body as _;
 use tower_service::Service;
 
 use super::{
@@ -16,10 +14,10 @@ use super::{
     link::{Link, Step, later},
 };
 use crate::{
-    body::{self, Body},
+    body::{self, Body, FileSlice, Stretch},
     error::BoxError,
     net::{Io, clock},
-    proto::h1::Event,
+    proto::h1::{Event, Misuse},
 };
 
 impl<I, S, B> Link<I, S>
@@ -144,10 +142,7 @@ where
         let sent = match body.into_kind() {
             body::Kind::Empty => Ok(()),
             body::Kind::Bytes(bytes) => self.send_piece(x, bytes),
-            body::Kind::File(file) => {
-                let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
-                x.core.send_data(len, x.output.head()).map(|_| x.output.push_file(file))
-            }
+            body::Kind::File(file) => self.send_file(x, file),
             streamed => {
                 x.stage = Stage::Respond(streamed.into());
                 return;
@@ -177,36 +172,50 @@ where
         now: Instant,
         parts: &response::Parts,
         length: Option<u64>,
-    ) -> Result<(), crate::proto::h1::Misuse> {
+    ) -> Result<(), Misuse> {
         let (core, out) = (&mut x.core, x.output.head());
         clock::with_date_line(|date| {
             core.send_head(now, parts.status, &parts.headers, length, date, out)
         })
     }
 
-    fn send_piece(&mut self, x: &mut Busy, piece: Bytes) -> Result<(), crate::proto::h1::Misuse> {
+    fn send_piece(&mut self, x: &mut Busy, piece: Bytes) -> Result<(), Misuse> {
         let tail = x.core.send_data(piece.len(), x.output.head())?;
         x.output.push(piece, tail);
         Ok(())
     }
 
+    fn send_file(&mut self, x: &mut Busy, file: FileSlice) -> Result<(), Misuse> {
+        let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
+        let tail = x.core.send_data(len, x.output.head())?;
+        x.output.push_file(file, tail);
+        Ok(())
+    }
+
     fn step_respond(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Respond(body) = &mut x.stage else { return Step::Again };
-        match Pin::new(body).poll_frame(cx) {
+        let stretch = match body.poll_stretch(cx) {
             Poll::Pending => return Step::Wait,
-            Poll::Ready(None) => self.finish(x, now, None),
-            Poll::Ready(Some(Err(error))) => self.cut(x, &error),
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => {
-                    if let Err(misuse) = self.send_piece(x, data) {
-                        self.cut(x, &misuse.into());
-                    }
-                }
-                Err(frame) => {
-                    let trailers = frame.into_trailers().ok();
-                    self.finish(x, now, trailers.as_ref());
-                }
-            },
+            Poll::Ready(None) => {
+                self.finish(x, now, None);
+                return Step::Again;
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.cut(x, &error);
+                return Step::Again;
+            }
+            Poll::Ready(Some(Ok(stretch))) => stretch,
+        };
+        let sent = match stretch {
+            Stretch::Bytes(data) => self.send_piece(x, data),
+            Stretch::File(file) => self.send_file(x, file),
+            Stretch::Trailers(trailers) => {
+                self.finish(x, now, Some(&trailers));
+                Ok(())
+            }
+        };
+        if let Err(misuse) = sent {
+            self.cut(x, &misuse.into());
         }
         Step::Again
     }

@@ -157,8 +157,12 @@ impl Feed {
         self.no_disk = true;
     }
 
-    /// The end, for the reader. Everything has been written.
-    pub(super) fn end(self, end: End) {
+    /// The end, for the reader. Everything has been written; the file is the reader's now.
+    pub(super) fn end(mut self, end: End) {
+        if let Some(spill) = self.spill.take() {
+            let (_file, disk) = spill.into_parts();
+            self.shared.keep(disk);
+        }
         self.shared.set_end(end);
     }
 
@@ -177,7 +181,7 @@ impl Feed {
         }
         let reader = Reader::new(self.shared(), None);
         self.end(end);
-        Body::new(reader)
+        Body::stretches(reader)
     }
 }
 

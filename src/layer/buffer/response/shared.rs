@@ -15,6 +15,7 @@ use http::HeaderMap;
 use super::End;
 use crate::{
     Budget,
+    body::FileSlice,
     budget::Lease,
     error::{BoxError, Error, Kind},
 };
@@ -22,6 +23,9 @@ use crate::{
 /// What each piece counts at least, in bytes: 64, about what it takes to hold it. So a body of
 /// single bytes cannot take more memory than the bound says.
 const PIECE: usize = 64;
+
+/// Pieces from this size on count until they are sent: 4 KiB.
+const LARGE: usize = 4 << 10;
 
 /// Shared by the task and the client.
 #[derive(Clone)]
@@ -36,15 +40,17 @@ pub(super) enum Stretch {
 }
 
 struct State {
+    budget: Budget,
     queue: VecDeque<Stretch>,
     /// What the pieces in memory count for, those on their way to the disk not included.
     held: usize,
     /// And those.
     writing: usize,
     lease: Lease,
-    /// Stretches that have not been read to their end.
+    /// Stretches that the reader has not done with.
     on_disk: usize,
     file: Option<Arc<File>>,
+    disk: Option<Lease>,
     trailers: Option<HeaderMap>,
     /// Set once: after the queue comes the end, or this error.
     end: Option<Result<(), BoxError>>,
@@ -57,8 +63,8 @@ struct State {
 /// What a reader finds.
 pub(super) enum Next {
     Data(Bytes),
-    /// To be read from this file; [`Shared::was_read`] then says so.
-    OnDisk(Arc<File>, u64, u64),
+    /// A stretch of the file, which stays as it is until this is dropped.
+    OnDisk(FileSlice),
     Trailers(HeaderMap),
     End,
     Failed(BoxError),
@@ -92,17 +98,38 @@ impl State {
     fn count(&mut self) {
         self.lease.set((self.held + self.writing) as u64);
     }
+
+    /// A large piece counts until it is sent.
+    fn keep_counting(&self, data: Bytes) -> Bytes {
+        if data.len() < LARGE {
+            return data;
+        }
+        let mut lease = self.budget.memory();
+        lease.set(data.len() as u64);
+        lease.hold(data)
+    }
+}
+
+/// A stretch of the file that is being sent.
+struct Sending(Shared);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.was_sent();
+    }
 }
 
 impl Shared {
     pub(super) fn new(len: Option<u64>, budget: &Budget) -> Self {
         Self(Arc::new(Mutex::new(State {
+            budget: budget.clone(),
             queue: VecDeque::new(),
             held: 0,
             writing: 0,
             lease: budget.memory(),
             on_disk: 0,
             file: None,
+            disk: None,
             trailers: None,
             end: None,
             left: len,
@@ -162,6 +189,14 @@ impl Shared {
         s.count();
     }
 
+    /// The file's share of the disk, for as long as the reader may read it.
+    pub(super) fn keep(&self, disk: Lease) {
+        let mut s = self.lock();
+        if s.on_disk > 0 {
+            s.disk = Some(disk);
+        }
+    }
+
     /// Tells the reader how the body ended; the first time counts.
     pub(super) fn set_end(&self, end: End) {
         let mut s = self.lock();
@@ -197,6 +232,7 @@ impl Shared {
                 s.queue.pop_front();
                 s.held -= cost(&data);
                 s.count();
+                let data = s.keep_counting(data);
                 s.left = s.left.map(|left| left.saturating_sub(data.len() as u64));
                 let feeder = s.feeder.take();
                 drop(s);
@@ -204,8 +240,12 @@ impl Shared {
                 return Poll::Ready(Next::Data(data));
             }
             Some(&mut Stretch::Disk(from, to)) => {
+                s.queue.pop_front();
+                s.left = s.left.map(|left| left.saturating_sub(to - from));
                 let file = s.file.clone().expect("a stretch was written to it");
-                return Poll::Ready(Next::OnDisk(file, from, to));
+                drop(s);
+                let slice = FileSlice::new(file, from, to - from).holding(Sending(self.clone()));
+                return Poll::Ready(Next::OnDisk(slice));
             }
             None => {}
         }
@@ -224,18 +264,14 @@ impl Shared {
         })
     }
 
-    /// So many bytes were read from the front stretch of the file.
-    pub(super) fn was_read(&self, bytes: u64) {
+    /// The reader has done with a stretch of the file.
+    fn was_sent(&self) {
         let mut s = self.lock();
-        let Some(Stretch::Disk(from, to)) = s.queue.front_mut() else { return };
-        *from += bytes;
-        if *from >= *to {
-            s.queue.pop_front();
-            s.on_disk -= 1;
-        }
-        s.left = s.left.map(|left| left.saturating_sub(bytes));
+        s.on_disk -= 1;
+        let ended = if s.on_disk == 0 { (s.disk.take(), s.file.take()) } else { (None, None) };
         let feeder = s.feeder.take();
         drop(s);
+        drop(ended); // closes the file, if the task does not write to it any more
         wake(feeder);
     }
 
