@@ -15,7 +15,10 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, spawn_blocking},
+};
 
 use crate::{
     Budget,
@@ -169,8 +172,23 @@ impl Spill {
     }
 
     /// The file with its share of the disk.
-    pub(super) fn into_parts(self) -> (Option<Arc<File>>, Lease) {
-        (self.file, self.disk)
+    pub(super) fn into_parts(mut self) -> (Option<Arc<File>>, Lease) {
+        let disk = self.disk.take();
+        (self.file.take(), disk)
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        close(self.file.take());
+    }
+}
+
+/// Closes a file on a thread that may block: with the last handle on a file without a name its space
+/// is given back, which takes a third of a millisecond for each megabyte.
+pub(super) fn close(file: Option<Arc<File>>) {
+    if let (Some(file), Ok(runtime)) = (file, Handle::try_current()) {
+        runtime.spawn_blocking(move || drop(file));
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::End;
+use super::{super::spill::close, End};
 use crate::{
     Budget,
     body::FileSlice,
@@ -107,6 +107,12 @@ impl State {
         let mut lease = self.budget.memory();
         lease.set(data.len() as u64);
         lease.hold(data)
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        close(self.file.take());
     }
 }
 
@@ -271,7 +277,8 @@ impl Shared {
         let ended = if s.on_disk == 0 { (s.disk.take(), s.file.take()) } else { (None, None) };
         let feeder = s.feeder.take();
         drop(s);
-        drop(ended); // closes the file, if the task does not write to it any more
+        let (_disk, file) = ended;
+        close(file);
         wake(feeder);
     }
 
