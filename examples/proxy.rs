@@ -2,22 +2,47 @@
 //!
 //! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000`.
 
-use vestibule::{serve, upstream::Upstream};
+use tower::{Service, ServiceBuilder};
+use vestibule::{
+    BoxError, Budget, Request, Response, layer,
+    serve::{Serve, serve},
+    upstream::Upstream,
+};
 
 const HELP: &str = "\
-proxy --listen ADDR [--threads N] UPSTREAM [UPSTREAM ...]
+proxy --listen ADDR [--threads N] [--buffer] UPSTREAM [UPSTREAM ...]
 
   --listen ADDR   host:port or unix:/path
   --threads N     one runtime a thread (0: one a core); without it, the caller's runtime
+  --buffer        whole requests and responses between slow clients and servers that must not wait
   UPSTREAM        host:port, http://host:port or unix:/path";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Args { listen, threads, upstreams } = Args::parse()?;
+    let Args { listen, threads, buffer, upstreams } = Args::parse()?;
 
     let servers = Upstream::new(upstreams)?;
-    let mut server = serve(listen, servers).shutdown(async {
+    if !buffer {
+        return run(serve(listen, servers), threads).await;
+    }
+    // One bound on the memory of both buffers together; above it they go to disk.
+    let budget = Budget::default();
+    let buffered = ServiceBuilder::new()
+        // The server is free when it has answered, however slow the client.
+        .layer(layer::ResponseBufferLayer::new().budget(budget.clone()))
+        // It is asked when the request is whole, however slow the client.
+        .layer(layer::RequestBufferLayer::new().max_body(1 << 30).budget(budget))
+        .service(servers);
+    run(serve(listen, buffered), threads).await
+}
+
+async fn run<S>(server: Serve<S>, threads: Option<usize>) -> Result<(), Box<dyn std::error::Error>>
+where
+    S: Service<Request, Response = Response, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let mut server = server.shutdown(async {
         let _ = tokio::signal::ctrl_c().await;
     });
     if let Some(n) = threads {
@@ -31,18 +56,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 struct Args {
     listen: String,
     threads: Option<usize>,
+    buffer: bool,
     upstreams: Vec<String>,
 }
 
 impl Args {
     fn parse() -> Result<Self, lexopt::Error> {
         use lexopt::prelude::*;
-        let mut args = Self { listen: "127.0.0.1:8080".into(), threads: None, upstreams: vec![] };
+        let listen = "127.0.0.1:8080".into();
+        let mut args = Self { listen, threads: None, buffer: false, upstreams: vec![] };
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("listen") => args.listen = parser.value()?.string()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
+                Long("buffer") => args.buffer = true,
                 Short('h') | Long("help") => {
                     println!("{HELP}");
                     std::process::exit(0);
