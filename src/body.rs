@@ -123,6 +123,12 @@ impl Body {
         }
     }
 
+    /// Has whoever made it nothing more to do for it? Then nothing is held for its sake.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_complete(&self) -> bool {
+        http_body::Body::is_end_stream(self) || self.replay().is_some()
+    }
+
     /// Another body with the same content, if it can be had twice: empty, bytes, or a slice of a
     /// file. It is for sending a request again.
     ///

@@ -11,10 +11,12 @@
 //! 4. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
 //! 5. [`RequestBufferLayer`]: in front of workers, so a slow client occupies none.
-//! 6. [`ConcurrencyLimitLayer`]: so many at a time. Inside of the request buffer, so that no slow
+//! 6. [`DisconnectLayer`]: what becomes of work whose client leaves. Inside of the request buffer, so
+//!    that only whole requests are worked on without one; outside of limits, in which they count.
+//! 7. [`ConcurrencyLimitLayer`]: so many at a time. Inside of the request buffer, so that no slow
 //!    client holds a place.
-//! 7. [`TimeoutLayer`]: what waits or works below draws from one deadline.
-//! 8. The application: worker threads, files, a balanced set of servers.
+//! 8. [`TimeoutLayer`]: what waits or works below draws from one deadline.
+//! 9. The application: worker threads, files, a balanced set of servers.
 //!
 //! A timeout that stands outside of the request buffer also counts the time in which the client
 //! sends its body, and answers a slow one 504. For that time there is
@@ -41,6 +43,7 @@
 //! ```
 
 pub mod buffer;
+pub mod disconnect;
 pub mod limit;
 pub mod log;
 #[cfg(test)]
@@ -49,6 +52,7 @@ pub mod rescue;
 pub mod timeout;
 
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
+pub use disconnect::{Disconnect, DisconnectLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
 #[cfg(feature = "limit")]
 pub use limit::{RateLimit, RateLimitLayer};

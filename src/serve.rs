@@ -32,7 +32,7 @@ use crate::{
     conn::h1::server,
     error::BoxError,
     layer::{RescueLayer, rescue},
-    net::{Address, Gate, Listener},
+    net::{Address, Drain, Gate, Listener},
     proto::h1::Limits,
 };
 
@@ -73,6 +73,7 @@ pub fn serve<S>(address: impl Into<Bind>, service: S) -> Serve<S> {
             connections: CONNECTIONS,
             connections_per_client: None,
             drain: DRAIN,
+            others: Vec::new(),
             http1: server::Config::default(),
         },
         shutdown: Box::pin(std::future::pending()),
@@ -96,6 +97,7 @@ struct Options {
     connections: usize,
     connections_per_client: Option<usize>,
     drain: Duration,
+    others: Vec<Drain>,
     http1: server::Config,
 }
 
@@ -152,6 +154,14 @@ impl<S> Serve<S> {
     /// How long a shutdown waits for exchanges under way before it cuts them. Default [`DRAIN`].
     pub fn drain(mut self, timeout: Duration) -> Self {
         self.options.drain = timeout;
+        self
+    }
+
+    /// A shutdown also waits for what is registered in `other`, within the same time, then cuts it:
+    /// work that goes on without its client, say, by
+    /// [`DisconnectLayer::detached`](crate::layer::DisconnectLayer::detached).
+    pub fn drain_also(mut self, other: Drain) -> Self {
+        self.options.others.push(other);
         self
     }
 
@@ -250,6 +260,7 @@ where
             http1: Arc::new(options.http1),
             door: Arc::new(door),
             drain: options.drain,
+            others: options.others.into(),
         };
         let shutdown = async move {
             shutdown.await;

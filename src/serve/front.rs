@@ -31,6 +31,8 @@ pub(super) struct Front<S> {
     pub(super) http1: Arc<server::Config>,
     pub(super) door: Arc<Door>,
     pub(super) drain: Duration,
+    /// What else a shutdown waits for.
+    pub(super) others: Arc<[Drain]>,
 }
 
 impl<S, B> Front<S>
@@ -63,11 +65,22 @@ where
         }
         drop(acceptor); // the kernel refuses from here on
         let Connections(drain) = &connections;
-        drain.begin();
-        if tokio::time::timeout(self.drain, drain.ended()).await.is_err() {
-            tracing::warn!(connections = drain.len(), "drain deadline passed: connections are cut");
-            drain.cut();
+        // The connections first: what they begin without their client is among the others then.
+        for drain in std::iter::once(drain).chain(&*self.others) {
+            drain.begin();
+        }
+        let ended = async {
             drain.ended().await;
+            for other in &*self.others {
+                other.ended().await;
+            }
+        };
+        if tokio::time::timeout(self.drain, ended).await.is_err() {
+            tracing::warn!(connections = drain.len(), "drain deadline passed: all is cut");
+            for drain in std::iter::once(drain).chain(&*self.others) {
+                drain.cut();
+                drain.ended().await;
+            }
         }
         Ok(())
     }

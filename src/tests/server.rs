@@ -542,3 +542,45 @@ fn the_connection_future_is_small() {
     let most = if cfg!(debug_assertions) { 160 } else { 152 };
     assert_eq!(size(RescueLayer::with(rescue::response)), most);
 }
+
+#[tokio::test]
+async fn a_shutdown_waits_for_work_that_goes_on_without_its_client_and_then_cuts_it() {
+    for (patience, finishes) in
+        [(Duration::from_secs(20), true), (Duration::from_millis(50), false)]
+    {
+        let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let done = Arc::new(AtomicUsize::new(0));
+        let (b, g, d) = (began.clone(), go_on.clone(), done.clone());
+        let app = service_fn(move |_: Request| {
+            let (began, go_on, done) = (b.clone(), g.clone(), d.clone());
+            async move {
+                began.notify_one();
+                go_on.notified().await;
+                done.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            }
+        });
+        let layer = crate::layer::DisconnectLayer::detach();
+        let detached = layer.detached();
+        let app = tower::Layer::layer(&layer, app);
+        let register = detached.clone();
+        let options = |s: crate::serve::Serve<_>| s.drain(patience).drain_also(register).threads(1);
+        let server = start_with(app, options).await;
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        within(began.notified()).await;
+        drop(client);
+        within(async {
+            while detached.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let stopping = tokio::spawn(server.stop());
+        if finishes {
+            go_on.notify_one();
+        }
+        within(stopping).await.unwrap();
+        assert_eq!((done.load(Ordering::SeqCst), detached.len()), (usize::from(finishes), 0));
+    }
+}

@@ -16,15 +16,10 @@ pub(super) fn hold<G>(response: Response, guard: G) -> Response
 where
     G: Send + 'static,
 {
-    if is_complete(response.body()) {
+    if response.body().is_complete() {
         return response;
     }
     response.map(|body| Body::stretches(Held { body, guard: Some(guard) }))
-}
-
-/// Has the service that made it nothing more to do for it?
-fn is_complete(body: &Body) -> bool {
-    body.is_end_stream() || body.as_file().is_some() || body.as_bytes().is_some()
 }
 
 struct Held<G> {

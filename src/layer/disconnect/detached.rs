@@ -1,0 +1,76 @@
+//! Work that goes on without its client, counted and bounded.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, time::timeout};
+
+use crate::{
+    Body, Response,
+    error::BoxError,
+    net::{Drain, Watch},
+};
+
+pub(super) type Work = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub(super) struct Detached {
+    pub(super) drain: Drain,
+    pub(super) most: usize,
+    pub(super) within: Duration,
+}
+
+impl Detached {
+    pub(super) fn new(most: usize, within: Duration) -> Self {
+        Self { drain: Drain::new(), most, within }
+    }
+
+    /// Runs `work` in a task of this runtime, if there is one and the bound allows.
+    pub(super) fn go_on(&self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
+        let watch = self.drain.watch();
+        let Ok(runtime) = Handle::try_current().map_err(drop) else { return };
+        if self.drain.len() > self.most {
+            tracing::warn!(most = self.most, "too much work without its client: it is cancelled");
+            return;
+        }
+        let work = timeout(self.within, work);
+        runtime.spawn(async move {
+            // The watch goes last: whoever waits for the end finds everything given back.
+            let (mut watch, mut work) = (watch, Box::pin(work));
+            let ended = poll_fn(|cx| {
+                if is_cut(&mut watch, cx) {
+                    return Poll::Ready(None);
+                }
+                work.as_mut().poll(cx).map(Some)
+            });
+            match ended.await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => {
+                    let cause: &(dyn std::error::Error + 'static) = &*error;
+                    tracing::warn!(cause, "work whose client had left failed");
+                }
+                Some(Err(_elapsed)) => tracing::warn!("work whose client had left took too long"),
+                None => tracing::warn!("work whose client had left was cut"),
+            }
+            drop(work);
+            drop(watch);
+        });
+    }
+}
+
+fn is_cut(watch: &mut Watch, cx: &std::task::Context<'_>) -> bool {
+    watch.poll_draining(cx) && watch.is_cut()
+}
+
+/// Reads a body to its end.
+pub(super) async fn read(mut body: Body) -> Result<(), BoxError> {
+    while let Some(stretch) = poll_fn(|cx| body.poll_stretch(cx)).await {
+        stretch?;
+    }
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! Clients that leave at each stage, under each policy.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Notify, Semaphore},
+    task::yield_now,
+    time::timeout,
+};
+use tower::ServiceExt;
+
+use super::{
+    super::{ConcurrencyLimitLayer, RequestBufferLayer, probe::Probe},
+    *,
+};
+use crate::{conn::h1::server::Connection, net::Watch, peer::Peer};
+
+/// An application that works until it is allowed to go on, then sends two pieces, each after leave.
+#[derive(Clone)]
+struct App {
+    leave: Arc<Semaphore>,
+    /// How far it got: 1 begun, 2 answered, 4 at the end of its body.
+    reached: Arc<AtomicUsize>,
+    /// Told when its body is dropped.
+    gone: Arc<Notify>,
+}
+
+impl App {
+    fn new() -> Self {
+        let (leave, reached, gone) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
+        Self { leave, reached, gone }
+    }
+
+    fn reached(&self) -> usize {
+        self.reached.load(Ordering::SeqCst)
+    }
+
+    fn service(&self) -> Probe<impl FnMut(Request) -> Work + Clone + use<>> {
+        let app = self.clone();
+        Probe::new(move |_: Request| {
+            let app = app.clone();
+            Box::pin(async move {
+                app.reached.store(1, Ordering::SeqCst);
+                app.leave.acquire().await.unwrap().forget();
+                app.reached.store(2, Ordering::SeqCst);
+                let (tx, body) = Body::channel(None);
+                tokio::spawn(async move {
+                    for _ in 0..2 {
+                        app.leave.acquire().await.unwrap().forget();
+                        if tx.ready().await.is_err() || tx.send(Bytes::from("x")).is_err() {
+                            app.gone.notify_one();
+                            return;
+                        }
+                    }
+                    app.reached.store(4, Ordering::SeqCst);
+                    tx.finish(None);
+                });
+                Ok(Response::new(body))
+            }) as Work
+        })
+    }
+}
+
+async fn settle() {
+    for _ in 0..50 {
+        yield_now().await;
+    }
+}
+
+/// Begins a call and polls it once.
+async fn begin(layer: &DisconnectLayer, app: &App) -> ResponseFuture {
+    let mut service = layer.layer(app.service());
+    let mut call = service.ready().await.unwrap().call(Request::default());
+    let pending = timeout(Duration::ZERO, &mut call).await;
+    assert!(pending.is_err() && app.reached() == 1);
+    call
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_cancelled_goes_on_to_its_head_or_to_its_end() {
+    for (layer, after_head, after_all) in [
+        (DisconnectLayer::cancel(), 1, 1),
+        (DisconnectLayer::detach(), 2, 2),
+        (DisconnectLayer::finish(), 2, 4),
+    ] {
+        let app = App::new();
+        let drain = layer.detached();
+        drop(begin(&layer, &app).await);
+        let goes_on = usize::from(after_head > 1);
+        assert_eq!((drain.len(), app.reached()), (goes_on, 1));
+        app.leave.add_permits(1);
+        settle().await;
+        assert_eq!(app.reached(), after_head);
+        app.leave.add_permits(2);
+        drain.ended().await;
+        settle().await;
+        assert_eq!(app.reached(), after_all);
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_read_to_its_end_under_finish_alone() {
+    for (layer, to_the_end) in [
+        (DisconnectLayer::cancel(), false),
+        (DisconnectLayer::detach(), false),
+        (DisconnectLayer::finish(), true),
+    ] {
+        let app = App::new();
+        let call = begin(&layer, &app).await;
+        app.leave.add_permits(2);
+        let mut body = call.await.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+        drop(body);
+        app.leave.add_permits(1);
+        if to_the_end {
+            layer.detached().ended().await;
+            assert_eq!(app.reached(), 4);
+        } else {
+            app.gone.notified().await;
+            assert_eq!((app.reached(), layer.detached().len()), (2, 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_stays_needs_no_task_and_what_is_complete_keeps_its_kind() {
+    for layer in [DisconnectLayer::detach(), DisconnectLayer::finish()] {
+        let app = App::new();
+        app.leave.add_permits(3);
+        let body = layer.layer(app.service()).oneshot(Request::default()).await.unwrap();
+        assert_eq!(body.into_body().collect().await.unwrap().to_bytes(), "xx");
+        let hello = Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new("hi".into())));
+        let body = layer.layer(hello).oneshot(Request::default()).await.unwrap().into_body();
+        assert_eq!(body.as_bytes().unwrap(), "hi");
+        drop(body);
+        assert!(layer.detached().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_on_is_bounded_in_number_and_in_time() {
+    let layer = DisconnectLayer::detach().max_detached(2).within(Duration::from_secs(60));
+    let apps: Vec<App> = (0..4).map(|_| App::new()).collect();
+    for (app, going_on) in apps.iter().zip([1, 2, 2]) {
+        drop(begin(&layer, app).await);
+        assert_eq!(layer.detached().len(), going_on);
+    }
+    let start = tokio::time::Instant::now();
+    layer.detached().ended().await;
+    assert_eq!(start.elapsed().as_secs(), 60);
+    apps[..3].iter().for_each(|app| app.leave.add_permits(3));
+    settle().await;
+    assert!(apps.iter().all(|app| app.reached() <= 1), "all were dropped");
+    drop(begin(&layer, &apps[3]).await);
+    apps[3].leave.add_permits(1);
+    layer.detached().ended().await;
+    assert_eq!(apps[3].reached(), 2, "and there is room again");
+}
+
+#[tokio::test]
+async fn a_shutdown_can_cut_it() {
+    let (layer, app) = (DisconnectLayer::finish(), App::new());
+    drop(begin(&layer, &app).await);
+    let drain = layer.detached();
+    drain.begin();
+    settle().await;
+    assert_eq!(drain.len(), 1, "a drain lets it end");
+    drain.cut();
+    drain.ended().await;
+}
+
+#[test]
+fn outside_of_a_runtime_it_is_cancelled() {
+    let (layer, app) = (DisconnectLayer::detach(), App::new());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let call = runtime.block_on(begin(&layer, &app));
+    drop(call);
+    assert!(layer.detached().is_empty());
+}
+
+#[tokio::test]
+async fn a_place_is_taken_until_the_work_truly_ends() {
+    let (layer, app) = (DisconnectLayer::finish(), App::new());
+    let limit = ConcurrencyLimitLayer::new(1);
+    let mut service = layer.layer(limit.layer(app.service()));
+    let mut call = service.ready().await.unwrap().call(Request::default());
+    let _ = timeout(Duration::ZERO, &mut call).await;
+    drop(call);
+    app.leave.add_permits(2);
+    settle().await;
+    assert_eq!((app.reached(), limit.stats().in_flight), (2, 1));
+    app.leave.add_permits(1);
+    layer.detached().ended().await;
+    assert_eq!((app.reached(), limit.stats().in_flight), (4, 0));
+}
+
+#[tokio::test]
+async fn behind_a_server_it_goes_on_when_the_client_resets() {
+    let (layer, app) = (DisconnectLayer::detach(), App::new());
+    let service = RequestBufferLayer::new().layer(layer.layer(app.service()));
+    let (mut client, io) = tokio::io::duplex(1 << 10);
+    let connection = Connection::new(io, Peer::memory(), service, Arc::default(), Watch::never());
+    let connection = tokio::spawn(connection);
+    // Of a request that is not whole nothing goes on.
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await.unwrap();
+    settle().await;
+    assert_eq!(app.reached(), 0);
+    client.write_all(b"y").await.unwrap();
+    settle().await;
+    assert_eq!(app.reached(), 1);
+    drop(client);
+    connection.await.unwrap().unwrap();
+    assert_eq!(layer.detached().len(), 1);
+    app.leave.add_permits(1);
+    layer.detached().ended().await;
+    assert_eq!(app.reached(), 2);
+}
