@@ -28,6 +28,7 @@ pub use bind::Bind;
 use door::Door;
 
 use crate::{
+    Budget,
     body::Body,
     conn::h1::server,
     error::BoxError,
@@ -125,6 +126,13 @@ impl<S> Serve<S> {
     /// default: behind another proxy all connections are its own.
     pub fn connections_per_client(mut self, n: usize) -> Self {
         self.options.connections_per_client = Some(n);
+        self
+    }
+
+    /// What heads and answers that wait for slow clients may take together with other buffers: give
+    /// the same one to the layers. Default: one of its own.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.options.http1.budget = budget;
         self
     }
 

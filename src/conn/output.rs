@@ -89,6 +89,11 @@ impl Output {
         self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none()
     }
 
+    /// Bytes of its own that it holds; pieces are somebody else's.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Adds a piece of a body, and what must follow it.
     pub(super) fn push(&mut self, piece: Bytes, tail: &'static [u8]) {
         if piece.len() <= COPY {

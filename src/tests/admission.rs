@@ -157,3 +157,53 @@ async fn a_client_that_waits_at_the_gate_is_not_idle() {
     assert!(read_all(&mut client).await.starts_with("HTTP/1.1 200"));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn heads_and_answers_that_wait_count_and_when_all_is_spent_requests_are_refused() {
+    const PAGE: usize = 12_000; // copied behind its head
+    let budget = crate::Budget::builder().hard(200_000).build();
+    let page = service_fn(async |_: Request| {
+        Ok::<_, Infallible>(Response::new(Body::from(vec![b'p'; PAGE])))
+    });
+    let config =
+        Arc::new(crate::conn::h1::server::Config { budget: budget.clone(), ..Default::default() });
+    let connect = |pipe| {
+        let (client, io) = tokio::io::duplex(pipe);
+        let (peer, watch) = (crate::peer::Peer::memory(), crate::net::Watch::never());
+        let connection =
+            crate::conn::h1::server::Connection::new(io, peer, page, config.clone(), watch);
+        tokio::spawn(connection);
+        client
+    };
+    let settled = async |want: &dyn Fn(u64) -> bool| {
+        within(async {
+            while !want(budget.usage().memory) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    let mut half = connect(1 << 16);
+    half.write_all(&GET.as_bytes()[..20]).await.unwrap();
+    settled(&|n| n == 20).await;
+    half.write_all(&GET.as_bytes()[20..]).await.unwrap();
+    let mut answer = vec![0; PAGE + 50];
+    half.read_exact(&mut answer).await.unwrap();
+    settled(&|n| n == 0).await;
+
+    let mut slow = Vec::new();
+    while budget.usage().memory < 200_000 {
+        let before = budget.usage().memory;
+        let mut client = connect(256);
+        client.write_all(GET.as_bytes()).await.unwrap();
+        settled(&|n| n >= before + 10_000).await;
+        slow.push(client);
+    }
+    let mut refused = connect(1 << 16);
+    refused.write_all(GET.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within(refused.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!((statuses(&answer), budget.usage().refused), (vec![503], 1));
+    drop((slow, half));
+    settled(&|n| n == 0).await;
+}

@@ -117,7 +117,7 @@ where
             busy.upload = None;
             link.call = None;
         }
-        phase.settle();
+        phase.settle(&link.config.budget);
         if result.is_pending()
             && let Phase::Resting(rest) = phase
             && link.watch.wants_room()

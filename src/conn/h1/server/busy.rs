@@ -6,7 +6,9 @@ use bytes::BytesMut;
 use http::Request;
 
 use crate::{
+    Budget,
     body::{Body, Sender},
+    budget::Lease,
     conn::output::Output,
     net::GateWaiting,
     proto::h1::{Conn, Limits, Rest, Server},
@@ -35,6 +37,8 @@ pub(super) struct Busy {
     pub(super) upload: Option<Sender>,
     /// The upload's reader was ready for more when last asked.
     pub(super) upload_wanted: bool,
+    /// What it has of the budget, for what waits here between two polls.
+    pub(super) lease: Option<Lease>,
     /// Waits at the gate before the next head.
     pub(super) gate: GateWaiting,
     /// Since when it is the service that is waited for, not the client.
@@ -97,15 +101,17 @@ impl Phase {
 
     /// Gives back what an idle connection does not need: all, its buffer included, which then
     /// serves the next one's heads.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self, budget: &Budget) {
         let Self::Busy(busy) = self else { return };
         let Some(rest) = busy.rest() else {
             if busy.input.is_empty() {
                 // Nor does one that waits for its service. Without capacity it may still share one.
                 busy.input = BytesMut::new();
             }
+            busy.count(budget);
             return;
         };
+        busy.lease = None;
         if let Self::Busy(busy) = std::mem::replace(self, Self::Resting(rest)) {
             SPARE.set(Some(busy));
         }
@@ -117,6 +123,7 @@ impl Busy {
         Self {
             core: Conn::resting(limits.clone(), rest),
             asked: rest.since(),
+            lease: None,
             gate: GateWaiting::default(),
             input: BytesMut::new(),
             output: Output::default(),
@@ -126,6 +133,14 @@ impl Busy {
             ended: false,
             faulted: false,
             open_ended: false,
+        }
+    }
+
+    /// Counts a head, or requests, that came in part, and what a slow client has not taken.
+    fn count(&mut self, budget: &Budget) {
+        let held = (self.input.len() + self.output.held()) as u64;
+        if held > 0 || self.lease.is_some() {
+            self.lease.get_or_insert_with(|| budget.memory()).set(held);
         }
     }
 
@@ -202,7 +217,7 @@ mod tests {
             let mut phase = Phase::Resting(Rest::new(now));
             let deadline = phase.wake(limits).core.deadline().unwrap();
             assert_eq!((deadline - now).as_secs(), seconds);
-            phase.settle();
+            phase.settle(&Budget::default());
             assert!(matches!(phase, Phase::Resting(_)));
         }
     }

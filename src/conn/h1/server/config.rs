@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{net::Gate, peer::Rate, proto::h1::Limits};
+use crate::{Budget, net::Gate, peer::Rate, proto::h1::Limits};
 
 /// Options of [`Connection`](super::Connection); the defaults are safe to face the internet with.
 #[derive(Debug, Clone)]
@@ -10,6 +10,9 @@ use crate::{net::Gate, peer::Rate, proto::h1::Limits};
 pub struct Config {
     /// Bounds and times of reading: see [`Limits`].
     pub limits: Arc<Limits>,
+    /// What heads that are on their way, and answers that wait for slow clients, may take together
+    /// with other buffers. When it is spent, requests are answered 503. Default: one of its own.
+    pub budget: Budget,
     /// Asked before each head is read: while it is closed nothing is, and clients wait in the
     /// kernel. Default: always open.
     pub gate: Gate,
@@ -49,6 +52,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             limits: Arc::default(),
+            budget: Budget::default(),
             gate: Gate::always_open(),
             ready_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_secs(300),

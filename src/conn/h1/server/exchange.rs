@@ -66,6 +66,11 @@ where
         cx: &mut Context<'_>,
         parts: request::Parts,
     ) -> Step {
+        if self.config.budget.is_spent() {
+            self.config.budget.count_refused();
+            self.refuse(x, StatusCode::SERVICE_UNAVAILABLE);
+            return Step::Again;
+        }
         let body = match self.open_body(x, now) {
             Ok(body) => body,
             Err(fault) => {
