@@ -23,6 +23,10 @@ const COPY: usize = 16 << 10;
 /// Above so many bytes no further response is begun before they are written.
 const ENOUGH: usize = 64 << 10;
 
+/// Who takes so much, 1 MiB, within so long is a fast reader.
+const FAST: u64 = 1 << 20;
+const FAST_WITHIN: Duration = Duration::from_secs(1);
+
 /// Written in this order: `bytes`, then `piece` or `file`, then `tail`.
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -37,6 +41,7 @@ pub(super) struct Output {
 /// A peer that does not take what is to be written.
 #[derive(Debug)]
 struct Waiting {
+    began: Instant,
     /// The time of the last write that moved something, or of the first that did not.
     since: Instant,
     pace: Pace,
@@ -115,6 +120,12 @@ impl Output {
         }
     }
 
+    /// Does the peer take what it has to be waited for in fast?
+    pub(super) fn is_read_fast(&self) -> bool {
+        let waiting = self.waiting.as_ref();
+        waiting.is_some_and(|w| w.moved >= FAST && w.since.duration_since(w.began) < FAST_WITHIN)
+    }
+
     /// Was something to be written that the peer did not take?
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
@@ -162,7 +173,8 @@ impl Output {
         match &mut self.waiting {
             None => {
                 let (pace, held) = (Pace::begin(rate, now), io.unsent());
-                self.waiting = Some(Waiting { since: now, pace, held, moved: 0, counted: 0 });
+                let (began, since) = (now, now);
+                self.waiting = Some(Waiting { began, since, pace, held, moved: 0, counted: 0 });
             }
             Some(w) if moved > 0 => {
                 w.since = now;

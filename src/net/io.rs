@@ -43,6 +43,10 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         None
     }
 
+    /// The peer reads fast: the kernel may hold more for it than it does for any peer. By default it
+    /// does nothing.
+    fn open_up(&mut self) {}
+
     /// Makes the close that follows an abrupt one, which the peer cannot take for an orderly end.
     /// By default it does nothing.
     fn reset_on_close(&mut self) {}

@@ -17,7 +17,7 @@ const BACKLOG: i32 = 4096;
 
 /// Bytes that the kernel takes for a client beyond those that are on their way to it: 128 KiB. The
 /// kernel's own bound, some megabytes, is a slow reader's to fill, and with ten thousand of them it is
-/// gigabytes; a fast reader needs no more than what the next wake-up brings.
+/// gigabytes. Who turns out to read fast is [given more](super::Io::open_up): fewer wake-ups.
 const UNSENT: u32 = 128 << 10;
 
 /// Where to listen or to connect: `host:port`, `http://host:port` or `unix:/path`.

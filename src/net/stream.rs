@@ -83,6 +83,13 @@ impl Io for Stream {
         }
     }
 
+    fn open_up(&mut self) {
+        if let Self::Tcp(s) = self {
+            // Failing that, it stays slower than it could be.
+            let _ = socket2::SockRef::from(&*s).set_tcp_notsent_lowat(0); // the system's default
+        }
+    }
+
     fn reset_on_close(&mut self) {
         if let Self::Tcp(s) = self {
             // Failing that, it is an ordinary close.
