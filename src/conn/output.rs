@@ -42,6 +42,8 @@ pub(super) struct Output {
 #[derive(Debug)]
 struct Waiting {
     began: Instant,
+    /// It was told that the peer reads fast.
+    told: bool,
     /// The time of the last write that moved something, or of the first that did not.
     since: Instant,
     pace: Pace,
@@ -120,10 +122,11 @@ impl Output {
         }
     }
 
-    /// Does the peer take what it has to be waited for in fast?
-    pub(super) fn is_read_fast(&self) -> bool {
-        let waiting = self.waiting.as_ref();
-        waiting.is_some_and(|w| w.moved >= FAST && w.since.duration_since(w.began) < FAST_WITHIN)
+    /// Does the peer read fast, though it has to be waited for? Told once for each time.
+    pub(super) fn turns_out_fast(&mut self) -> bool {
+        let Some(w) = &mut self.waiting else { return false };
+        let fast = w.moved >= FAST && w.since.duration_since(w.began) < FAST_WITHIN;
+        fast && !std::mem::replace(&mut w.told, true)
     }
 
     /// Was something to be written that the peer did not take?
@@ -174,7 +177,8 @@ impl Output {
             None => {
                 let (pace, held) = (Pace::begin(rate, now), io.unsent());
                 let (began, since) = (now, now);
-                self.waiting = Some(Waiting { began, since, pace, held, moved: 0, counted: 0 });
+                self.waiting =
+                    Some(Waiting { began, told: false, since, pace, held, moved: 0, counted: 0 });
             }
             Some(w) if moved > 0 => {
                 w.since = now;

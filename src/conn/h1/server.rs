@@ -76,16 +76,7 @@ where
 {
     /// A connection at its beginning. `watch` tells it when to end; [`Watch::never`] does not.
     pub fn new(io: I, peer: Peer, service: S, config: Arc<Config>, watch: Watch) -> Self {
-        let link = Link {
-            io,
-            peer,
-            service,
-            config,
-            call: None,
-            timer: Timer::default(),
-            opened_up: false,
-            watch,
-        };
+        let link = Link { io, peer, service, config, call: None, timer: Timer::default(), watch };
         Self { phase: Phase::Resting(Rest::new(clock::now())), link }
     }
 }

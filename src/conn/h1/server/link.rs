@@ -37,8 +37,6 @@ pub(super) struct Link<I, S: Service<Request<Body>>> {
     /// The service's future, in [`Stage::Call`].
     pub(super) call: Option<Pin<Box<S::Future>>>,
     pub(super) timer: Timer,
-    /// The kernel was told that the client reads fast.
-    pub(super) opened_up: bool,
     /// Last: when it is dropped the connection has ended.
     pub(super) watch: Watch,
 }
@@ -126,8 +124,7 @@ where
                 Ok(Poll::Ready(()))
             }
             Poll::Pending => {
-                if !self.opened_up && x.output.is_read_fast() {
-                    self.opened_up = true;
+                if x.output.turns_out_fast() {
                     self.io.open_up();
                 }
                 Ok(Poll::Pending)
