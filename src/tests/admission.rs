@@ -204,6 +204,7 @@ async fn heads_and_answers_that_wait_count_and_when_all_is_spent_requests_are_re
     let mut answer = String::new();
     within(refused.read_to_string(&mut answer)).await.unwrap();
     assert_eq!((statuses(&answer), budget.usage().refused), (vec![503], 1));
+    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
     drop((slow, half));
     settled(&|n| n == 0).await;
 }

@@ -115,8 +115,14 @@ impl Conn<Server> {
         let reason = status.canonical_reason().unwrap_or_default();
         let head = self.role.asked && self.role.head;
         let len = if head { 0 } else { 3 + 1 + reason.len() + 1 };
-        let content_type = b"content-type: text/plain; charset=utf-8\r\n";
-        encode::end(content_type, Framing::Length(len as u64), false, Version::HTTP_11, out);
+        let fields: &[u8] = match status {
+            // What was full has moved on by then, as a rule.
+            StatusCode::SERVICE_UNAVAILABLE => {
+                b"content-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
+            }
+            _ => b"content-type: text/plain; charset=utf-8\r\n",
+        };
+        encode::end(fields, Framing::Length(len as u64), false, Version::HTTP_11, out);
         if !head {
             for part in [status.as_str(), " ", reason, "\n"] {
                 out.extend_from_slice(part.as_bytes());
