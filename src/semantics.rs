@@ -6,5 +6,6 @@ pub mod etag;
 pub mod forwarded;
 pub mod gateway;
 pub mod hop;
+pub mod negotiate;
 pub mod range;
 pub mod target;

@@ -1,0 +1,217 @@
+//! Which coding of a content a client is sent (RFC 9110 section 12.5.3).
+
+use http::{HeaderMap, header};
+
+/// A content coding that files are kept in beside the plain one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Coding {
+    /// As it is.
+    Identity,
+    /// RFC 8878.
+    Zstd,
+    /// RFC 7932.
+    Brotli,
+    /// RFC 1952.
+    Gzip,
+}
+
+impl Coding {
+    /// As it stands in Content-Encoding; `None` for what is not coded.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Identity => None,
+            Self::Zstd => Some("zstd"),
+            Self::Brotli => Some("br"),
+            Self::Gzip => Some("gzip"),
+        }
+    }
+
+    fn is(self, name: &[u8]) -> bool {
+        match self {
+            Self::Identity => name.eq_ignore_ascii_case(b"identity"),
+            Self::Zstd => name.eq_ignore_ascii_case(b"zstd"),
+            Self::Brotli => name.eq_ignore_ascii_case(b"br"),
+            // RFC 9110 section 8.4.1.3: an old name of it.
+            Self::Gzip => {
+                name.eq_ignore_ascii_case(b"gzip") || name.eq_ignore_ascii_case(b"x-gzip")
+            }
+        }
+    }
+}
+
+/// Elements of a list that are looked at: 32. Browsers send four.
+const MAX_ELEMENTS: usize = 32;
+
+/// What a request accepts, read once for any number of questions.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING};
+/// use vestibule::semantics::negotiate::{Accepts, Coding};
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, br;q=0.8, *;q=0"));
+/// let accepts = Accepts::of(&headers);
+/// let here = [Coding::Brotli, Coding::Gzip, Coding::Identity];
+/// assert_eq!(accepts.best(&here), Some(Coding::Gzip));
+/// assert_eq!(accepts.best(&[Coding::Identity]), None, "excluded by the asterisk: 406");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepts {
+    /// Thousandths, of identity, zstd, br and gzip.
+    weights: [u16; 4],
+}
+
+const ALL: [Coding; 4] = [Coding::Identity, Coding::Zstd, Coding::Brotli, Coding::Gzip];
+
+impl Accepts {
+    /// Nothing but what is not coded, which is what a request without the field gets: it says that
+    /// any coding will do, but who says nothing seldom knows how to decode.
+    const PLAIN: Self = Self { weights: [1, 0, 0, 0] };
+
+    /// What the Accept-Encoding fields of a request say.
+    ///
+    /// An element that is malformed is as if it were not there.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut fields = headers.get_all(header::ACCEPT_ENCODING).iter().peekable();
+        if fields.peek().is_none() {
+            return Self::PLAIN;
+        }
+        let (mut named, mut any) = ([None; 4], None);
+        let elements = fields.flat_map(|v| v.as_bytes().split(|&b| b == b','));
+        for element in elements.take(MAX_ELEMENTS) {
+            let Some((name, weight)) = element_of(element) else { continue };
+            if name == b"*" {
+                any = any.or(Some(weight));
+            }
+            for (coding, slot) in ALL.iter().zip(&mut named) {
+                if coding.is(name) {
+                    *slot = slot.or(Some(weight));
+                }
+            }
+        }
+        let mut weights = [0; 4];
+        for (i, weight) in weights.iter_mut().enumerate() {
+            // What is not coded is acceptable unless it is excluded, and is the last choice then.
+            let unnamed = if i == 0 { any.unwrap_or(1) } else { any.unwrap_or(0) };
+            *weight = named[i].unwrap_or(unnamed);
+        }
+        Self { weights }
+    }
+
+    /// The most welcome of what there is, of equals the first; `None` if nothing is acceptable.
+    pub fn best(&self, available: &[Coding]) -> Option<Coding> {
+        let mut best = None;
+        for &coding in available {
+            let weight = self.weights[coding as usize];
+            if weight > 0 && best.is_none_or(|(w, _)| weight > w) {
+                best = Some((weight, coding));
+            }
+        }
+        best.map(|(_, coding)| coding)
+    }
+}
+
+/// A name, and its weight in thousandths; `None` if it is malformed.
+fn element_of(element: &[u8]) -> Option<(&[u8], u16)> {
+    let mut parts = element.split(|&b| b == b';').map(<[u8]>::trim_ascii);
+    let name = parts.next().filter(|n| !n.is_empty())?;
+    let weight = match parts.next() {
+        None => 1000,
+        Some(parameter) => match parameter.split_at_checked(2)? {
+            (b"q=" | b"Q=", value) => weight_of(value)?,
+            _ => return None,
+        },
+    };
+    parts.next().is_none().then_some((name, weight))
+}
+
+/// qvalue = ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] )
+fn weight_of(value: &[u8]) -> Option<u16> {
+    let (whole, digits) = match value {
+        [whole @ (b'0' | b'1')] => (whole, &[][..]),
+        [whole @ (b'0' | b'1'), b'.', digits @ ..] if digits.len() <= 3 => (whole, digits),
+        _ => return None,
+    };
+    let mut weight = u16::from(whole - b'0') * 1000;
+    for (digit, worth) in digits.iter().zip([100, 10, 1]) {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        weight += u16::from(digit - b'0') * worth;
+    }
+    (weight <= 1000).then_some(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::{Coding::*, *};
+
+    fn accepts(value: &str) -> Accepts {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_str(value).unwrap());
+        Accepts::of(&headers)
+    }
+
+    const ANY: [Coding; 4] = [Zstd, Brotli, Gzip, Identity];
+
+    #[test]
+    fn the_most_welcome_is_chosen_and_of_equals_the_first_of_ours() {
+        let table = [
+            ("gzip, deflate, br, zstd", Some(Zstd)),
+            ("gzip, deflate, br", Some(Brotli)),
+            ("br;q=0.5, gzip;q=0.8", Some(Gzip)),
+            ("GZIP", Some(Gzip)),
+            ("x-gzip", Some(Gzip)),
+            ("deflate", Some(Identity)),
+            ("", Some(Identity)),
+            ("identity", Some(Identity)),
+            ("identity, gzip", Some(Gzip)),
+            ("identity;q=1, gzip;q=0.5", Some(Identity)),
+            ("gzip;q=0", Some(Identity)),
+            ("*", Some(Zstd)),
+            ("*;q=0.5, zstd;q=0", Some(Brotli)),
+            ("*;q=0, gzip", Some(Gzip)),
+            ("*;q=0", None),
+            ("identity;q=0", None),
+            ("identity;q=0, *;q=0.001", Some(Zstd)),
+            ("gzip;q=0.000, identity;q=0.0", None),
+            ("br;q=0, br", Some(Identity)),
+        ];
+        for (value, want) in table {
+            assert_eq!(accepts(value).best(&ANY), want, "{value}");
+        }
+        assert_eq!(accepts("identity;q=0").best(&[Identity]), None);
+        assert_eq!(accepts("br").best(&[Gzip, Identity]), Some(Identity));
+        assert_eq!(Accepts::of(&HeaderMap::new()).best(&ANY), Some(Identity));
+    }
+
+    #[test]
+    fn what_is_malformed_is_as_if_it_were_not_there() {
+        for bad in [
+            "gzip;q=2",
+            "gzip;q=1.001",
+            "gzip;q=0.5555",
+            "gzip;q=",
+            "gzip;q=-1",
+            "gzip;x=1",
+            "gzip;q=0.5;x",
+            ";q=1",
+            "gzip;q",
+            "g zip",
+            "gzip; q = 1",
+        ] {
+            assert_eq!(accepts(bad).best(&ANY), Some(Identity), "{bad}");
+            assert_eq!(accepts(&format!("{bad}, br;q=0.1")).best(&ANY), Some(Brotli), "{bad}");
+        }
+        assert_eq!(accepts("gzip ; Q=0.9").best(&ANY), Some(Gzip));
+    }
+
+    #[test]
+    fn a_list_is_read_up_to_its_bound() {
+        let many = |n: usize| "x,".repeat(n) + "gzip";
+        assert_eq!(accepts(&many(MAX_ELEMENTS - 1)).best(&ANY), Some(Gzip));
+        assert_eq!(accepts(&many(MAX_ELEMENTS)).best(&ANY), Some(Identity));
+    }
+}
