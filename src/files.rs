@@ -24,13 +24,18 @@
 //! | a path that two readers may understand differently | 400 |
 //! | another method | 405 |
 //!
-//! Folders are not listed. Files are opened strictly below the root: a symbolic link that leads
-//! out of it is a 404. Small files are kept in memory and looked at again after a second; see
+//! What else there can be, each by a method of [`Dir`]: files that were compressed beforehand, pages
+//! without their extension, a page for what is not there, listings of folders, Cache-Control by name.
+//!
+//! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
+//! [`Symlinks`] says otherwise. Small files are kept in memory and looked at again after a second; see
 //! [`Dir::revalidate`]. Nothing here has a deadline: a local disk is expected. Do not serve a
 //! network file system with it that may hang.
 
 mod cache;
+mod choices;
 mod entry;
+mod listing;
 mod mime;
 mod multipart;
 mod respond;
@@ -39,6 +44,8 @@ mod service;
 
 use std::path::PathBuf;
 
+pub use choices::is_hashed;
+pub use root::Symlinks;
 pub use service::{Dir, ResponseFuture, Unreadable};
 
 /// A service that answers GET and HEAD with the files below `path`.

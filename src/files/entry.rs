@@ -12,12 +12,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
+    choices::Choices,
+    listing::Listing,
     mime::content_type,
     root::{Opened, Root},
 };
 use crate::{
     body::{Body, FileSlice},
-    semantics::{conditional::Validators, date::HttpDate, etag::ETag},
+    semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
 
 /// Up to this size a file's content is held in memory, so that head and body leave in one write;
@@ -30,10 +32,21 @@ const TRIES: usize = 3;
 /// What a path names.
 #[derive(Debug)]
 pub(super) enum Entry {
-    File(Page),
+    File(Variants),
+    /// What is in a folder that has no index file.
+    Listing(Listing),
     /// A folder that was asked for without the slash.
     Folder,
     Missing,
+}
+
+/// A file, and the same in other codings.
+#[derive(Debug)]
+pub(super) struct Variants {
+    pub(super) plain: Page,
+    /// In the order in which we would choose; empty without such files, and unless they are asked
+    /// for.
+    pub(super) coded: Vec<(Coding, Page)>,
 }
 
 /// A file with all that its responses need.
@@ -55,28 +68,88 @@ enum Content {
 
 impl Entry {
     /// Looks up what `path` names below `root`. Blocks on the disk.
-    pub(super) fn load(
-        root: &Root,
-        path: &Path,
-        cache_control: Option<&HeaderValue>,
-    ) -> io::Result<Self> {
-        let Some(Opened { file, meta }) = root.open(&path.below_root)? else {
+    pub(super) fn load(root: &Root, path: &Path, choices: &Choices) -> io::Result<Self> {
+        let found = Self::at(root, &path.below_root, path.is_index, choices)?;
+        if !matches!(found, Self::Missing) {
+            return Ok(found);
+        }
+        if path.is_index && choices.listing {
+            let folder = path.below_root.rsplit_once('/').map_or(".", |(folder, _)| folder);
+            if let Some(Opened { file, meta }) = root.open(folder)?
+                && meta.is_dir()
+            {
+                return Listing::read(&file, choices.hidden).map(Self::Listing);
+            }
+        }
+        if !path.is_index && choices.html_extension {
+            let page = format!("{}.html", path.below_root);
+            return Self::at(root, &page, true, choices);
+        }
+        Ok(Self::Missing)
+    }
+
+    fn at(root: &Root, path: &str, file_only: bool, choices: &Choices) -> io::Result<Self> {
+        let Some(Opened { file, meta }) = root.open(path)? else {
             return Ok(Self::Missing);
         };
-        if !meta.is_dir() {
-            return Page::load(file, meta, &path.below_root, cache_control).map(Self::File);
+        if meta.is_dir() {
+            // A folder that bears the name of the index file is not what was asked for.
+            return Ok(if file_only { Self::Missing } else { Self::Folder });
         }
-        // A folder that bears the name of the index file is not what was asked for.
-        Ok(if path.is_index { Self::Missing } else { Self::Folder })
+        Variants::load(root, file, meta, path, choices).map(Self::File)
     }
 
     /// What it holds: bytes of content in memory, and open files.
     pub(super) fn held(&self) -> (usize, usize) {
         match self {
-            Self::File(Page { content: Content::Memory(bytes), .. }) => (bytes.len(), 0),
-            Self::File(Page { content: Content::Open(_), .. }) => (0, 1),
+            Self::File(Variants { plain, coded }) => {
+                let all = std::iter::once(plain).chain(coded.iter().map(|(_, page)| page));
+                all.map(|page| match &page.content {
+                    Content::Memory(bytes) => (bytes.len(), 0),
+                    Content::Open(_) => (0, 1),
+                })
+                .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+            }
+            Self::Listing(listing) => (listing.html.len() + listing.json.len(), 0),
             Self::Folder | Self::Missing => (0, 0),
         }
+    }
+}
+
+/// Codings that are looked for beside a file, best first, with the ends of their names.
+const CODINGS: [(Coding, &str); 3] =
+    [(Coding::Zstd, ".zst"), (Coding::Brotli, ".br"), (Coding::Gzip, ".gz")];
+
+impl Variants {
+    fn load(
+        root: &Root,
+        file: File,
+        meta: Metadata,
+        path: &str,
+        choices: &Choices,
+    ) -> io::Result<Self> {
+        let written = (meta.mtime(), meta.mtime_nsec());
+        let mut plain = Page::load(file, meta, path, choices)?;
+        let mut coded = Vec::new();
+        for (coding, end) in CODINGS.into_iter().filter(|_| choices.precompressed) {
+            let Some(Opened { file, meta }) = root.open(&format!("{path}{end}"))? else { continue };
+            // One that is older than the file is of a version that is no more.
+            if meta.is_dir() || (meta.mtime(), meta.mtime_nsec()) < written {
+                continue;
+            }
+            let mut page = Page::load(file, meta, path, choices)?;
+            let name = coding.name().expect("all of these have one");
+            page.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+            coded.push((coding, page));
+        }
+        if choices.precompressed {
+            let pages = coded.iter_mut().map(|(_, page)| page);
+            for page in std::iter::once(&mut plain).chain(pages) {
+                let value = HeaderValue::from_static("accept-encoding");
+                page.headers.insert(header::VARY, value);
+            }
+        }
+        Ok(Self { plain, coded })
     }
 }
 
@@ -91,31 +164,27 @@ pub(super) struct Path {
 impl Path {
     /// The file that a decoded path without its leading slash stands for; `None` if it stands for
     /// none: hidden names, and empty segments, which would be second names of the same file.
-    pub(super) fn of(path: &str, index: &str) -> Option<Self> {
+    pub(super) fn of(path: &str, choices: &Choices) -> Option<Self> {
         let (folders, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));
         for (i, segment) in folders.into_iter().flat_map(|f| f.split('/')).enumerate() {
             // RFC 8615: what is well-known is at the top.
             let hidden = segment.starts_with('.') && !(i == 0 && segment == ".well-known");
-            if hidden || segment.is_empty() {
+            if (hidden && !choices.hidden) || segment.is_empty() {
                 return None;
             }
         }
-        if name.starts_with('.') && path != ".well-known" {
+        if name.starts_with('.') && path != ".well-known" && !choices.hidden {
             return None;
         }
         let is_index = name.is_empty();
-        let below_root = if is_index { format!("{path}{index}") } else { path.to_owned() };
+        let below_root =
+            if is_index { format!("{path}{}", choices.index) } else { path.to_owned() };
         Some(Self { below_root, is_index })
     }
 }
 
 impl Page {
-    fn load(
-        file: File,
-        mut meta: Metadata,
-        path: &str,
-        cache_control: Option<&HeaderValue>,
-    ) -> io::Result<Self> {
+    fn load(file: File, mut meta: Metadata, path: &str, choices: &Choices) -> io::Result<Self> {
         let mut content = None;
         for _ in 0..TRIES {
             if meta.len() > IN_MEMORY {
@@ -143,8 +212,8 @@ impl Page {
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::LAST_MODIFIED, modified.to_value());
         headers.insert(header::ETAG, etag.clone());
-        if let Some(value) = cache_control {
-            headers.insert(header::CACHE_CONTROL, value.clone());
+        if let Some(value) = choices.cache_control.as_ref().and_then(|policy| policy(path)) {
+            headers.insert(header::CACHE_CONTROL, value);
         }
         Ok(Self { headers, len: meta.len(), etag, modified, content })
     }
@@ -213,7 +282,7 @@ mod tests {
         ];
         for (path, below_root, is_index) in table {
             let want = Path { below_root: below_root.to_owned(), is_index };
-            assert_eq!(Path::of(path, "index.html"), Some(want), "{path}");
+            assert_eq!(Path::of(path, &Choices::default()), Some(want), "{path}");
         }
     }
 
@@ -235,7 +304,7 @@ mod tests {
             ".well-known/.x",
             ".well-known-not",
         ] {
-            assert_eq!(Path::of(path, "index.html"), None, "{path}");
+            assert_eq!(Path::of(path, &Choices::default()), None, "{path}");
         }
     }
 

@@ -7,7 +7,8 @@ use http::{
 };
 
 use super::{
-    entry::{Entry, Page},
+    entry::{Entry, Page, Variants},
+    listing::Listing,
     multipart,
 };
 use crate::{
@@ -15,18 +16,24 @@ use crate::{
     semantics::{
         conditional::{self, Outcome},
         date::HttpDate,
+        negotiate::{Accepts, Coding},
         range::{self, Part},
     },
 };
 
 /// What a 304 repeats of a 200, as far as we send it: RFC 9110 section 15.4.5.
-const OF_NOT_MODIFIED: [HeaderName; 3] =
-    [header::ETAG, header::LAST_MODIFIED, header::CACHE_CONTROL];
+const OF_NOT_MODIFIED: [HeaderName; 4] =
+    [header::ETAG, header::LAST_MODIFIED, header::CACHE_CONTROL, header::VARY];
 
-/// The answer to a GET or HEAD request for `entry`.
-pub(super) fn respond(request: &Parts, entry: &Entry) -> Response<Body> {
+/// The answer to a GET or HEAD request for `entry`; `status` is that of a file.
+pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Response<Body> {
     match entry {
-        Entry::File(page) => file(request, page),
+        Entry::File(variants) => match choose(request, variants) {
+            Some(page) if status == StatusCode::OK => file(request, page),
+            Some(page) => stand_in(request, page, status),
+            None => not_acceptable(request),
+        },
+        Entry::Listing(listing) => list(request, listing),
         Entry::Folder => redirect(request),
         Entry::Missing => plain(&request.method, StatusCode::NOT_FOUND),
     }
@@ -39,6 +46,58 @@ pub(super) fn plain(method: &Method, status: StatusCode) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     complete(method, status, headers, Body::from(format!("{reason}\n")))
+}
+
+/// The coding that the request likes best; `None` if it likes none.
+fn choose<'a>(request: &Parts, variants: &'a Variants) -> Option<&'a Page> {
+    let Variants { plain, coded } = variants;
+    if !plain.headers.contains_key(header::VARY) {
+        return Some(plain); // nobody was asked to choose
+    }
+    let mut available = Vec::with_capacity(coded.len() + 1);
+    available.extend(coded.iter().map(|(coding, _)| *coding));
+    available.push(Coding::Identity);
+    let best = Accepts::of(&request.headers).best(&available)?;
+    let page = coded.iter().find(|(coding, _)| *coding == best).map(|(_, page)| page);
+    Some(page.unwrap_or(plain))
+}
+
+fn not_acceptable(request: &Parts) -> Response<Body> {
+    let mut response = plain(&request.method, StatusCode::NOT_ACCEPTABLE);
+    let vary = HeaderValue::from_static("accept-encoding");
+    response.headers_mut().insert(header::VARY, vary);
+    response
+}
+
+/// A page that stands for one that is not there: whole, and nothing to be kept or asked again by.
+fn stand_in(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> {
+    let mut headers = page.headers.clone();
+    for name in [header::ETAG, header::LAST_MODIFIED, header::ACCEPT_RANGES, header::CACHE_CONTROL]
+    {
+        headers.remove(name);
+    }
+    complete(&request.method, status, headers, page.slice(0, page.len))
+}
+
+/// A folder, as HTML unless JSON is what is accepted.
+fn list(request: &Parts, listing: &Listing) -> Response<Body> {
+    let accept = request.headers.get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
+    let wants = |kind| memchr::memmem::find(accept, kind).is_some();
+    let json = wants(b"application/json") && !wants(b"text/html");
+    let (kind, body) = if json {
+        ("application/json", &listing.json)
+    } else {
+        ("text/html; charset=utf-8", &listing.html)
+    };
+    let mut headers = HeaderMap::with_capacity(5);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    // It changes without a trace, and needs nothing from anywhere.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let policy = HeaderValue::from_static("default-src 'none'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    complete(&request.method, StatusCode::OK, headers, Body::from(body.clone()))
 }
 
 fn file(request: &Parts, page: &Page) -> Response<Body> {

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat},
     io::Errno,
 };
 
@@ -33,10 +33,26 @@ const READ: OFlags =
 /// How a folder is held that is only gone through: needs no right to read it.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// Which symbolic links below a folder are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Symlinks {
+    /// Relative ones that stay inside of the folder.
+    Inside,
+    /// Any that lead to what has the same owner as the link itself: where several people keep files
+    /// side by side, none can publish another's.
+    SameOwner,
+    /// None.
+    Never,
+    /// Any. Whoever can make a link there can publish any file that this process can read.
+    Any,
+}
+
 /// The folder; opened once, so that it stays the same even if its path is renamed.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
+    symlinks: Symlinks,
     fd: OnceLock<OwnedFd>,
     /// The kernel has no `openat2`: do not ask it again.
     walks: AtomicBool,
@@ -52,11 +68,25 @@ pub(super) struct Opened {
 impl Root {
     /// Opens the folder if it is there; otherwise each [`open`](Self::open) tries again.
     pub(super) fn new(path: PathBuf) -> Self {
-        let root = Self { path, fd: OnceLock::new(), walks: AtomicBool::new(false) };
+        let (fd, walks) = (OnceLock::new(), AtomicBool::new(false));
+        let root = Self { path, symlinks: Symlinks::Inside, fd, walks };
         if let Err(error) = root.fd() {
             tracing::warn!(path = %root.path.display(), %error, "cannot open the folder yet");
         }
         root
+    }
+
+    pub(super) fn symlinks(&self) -> Symlinks {
+        self.symlinks
+    }
+
+    /// The same folder under another rule. What was opened stays the same, if it can be held twice.
+    pub(super) fn with_symlinks(&self, symlinks: Symlinks) -> Self {
+        let root = Self { symlinks, ..Self::new(self.path.clone()) };
+        match self.fd.get().map(OwnedFd::try_clone) {
+            Some(Ok(fd)) => Self { fd: fd.into(), ..root },
+            _ => root,
+        }
     }
 
     /// Opens what `path` names below the root; `None` if there is nothing there to serve.
@@ -68,7 +98,13 @@ impl Root {
     /// descriptors or memory, a failing disk.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
         let root = self.fd()?;
-        let opened = if self.walks.load(Relaxed) {
+        let opened = if path == "." {
+            openat(root, ".", READ, Mode::empty())
+        } else if self.symlinks == Symlinks::Any {
+            openat(root, path, READ, Mode::empty())
+        } else if self.symlinks == Symlinks::SameOwner {
+            open_by_owner(root, path)
+        } else if self.walks.load(Relaxed) || self.symlinks == Symlinks::Never {
             open_by_walk(root, path)
         } else {
             match open_beneath(root, path) {
@@ -128,6 +164,35 @@ fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
         let at = held.as_ref().map_or(root, AsFd::as_fd);
         let how = if below.is_some() { PASS } else { READ };
         let next = openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty())?;
+        let Some(below) = below else { return Ok(next) };
+        held = Some(next);
+        rest = below;
+    }
+}
+
+/// As [`open_by_walk`], and through a link if what it leads to has the link's owner.
+fn open_by_owner(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let mut held: Option<OwnedFd> = None;
+    let mut rest = path;
+    loop {
+        let (name, below) = rest.split_once('/').map_or((rest, None), |(n, b)| (n, Some(b)));
+        if matches!(name, "" | "." | "..") {
+            return Err(Errno::NOENT);
+        }
+        let at = held.as_ref().map_or(root, AsFd::as_fd);
+        let how = if below.is_some() { PASS } else { READ };
+        let next = match openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty()) {
+            // NOTDIR: a link where a folder should be.
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                let link = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let target = openat(at, name, how, Mode::empty())?;
+                if fstat(&target)?.st_uid != link.st_uid {
+                    return Err(Errno::LOOP);
+                }
+                target
+            }
+            other => other?,
+        };
         let Some(below) = below else { return Ok(next) };
         held = Some(next);
         rest = below;

@@ -15,9 +15,10 @@ use tower_service::Service;
 
 use super::{
     cache::{Cache, Limits, REVALIDATE},
+    choices::Choices,
     entry::{Entry, Path},
     respond::{plain, respond},
-    root::Root,
+    root::{Root, Symlinks},
 };
 use crate::{
     Body, BoxError, Error,
@@ -59,8 +60,8 @@ struct Inner {
 
 #[derive(Debug, Clone)]
 struct Options {
-    index: String,
-    cache_control: Option<HeaderValue>,
+    choices: Choices,
+    symlinks: Symlinks,
     revalidate: Duration,
     limits: Limits,
 }
@@ -68,8 +69,8 @@ struct Options {
 impl Dir {
     pub(super) fn new(path: PathBuf) -> Self {
         let options = Options {
-            index: "index.html".to_owned(),
-            cache_control: None,
+            choices: Choices::default(),
+            symlinks: Symlinks::Inside,
             revalidate: REVALIDATE,
             limits: Limits::default(),
         };
@@ -79,13 +80,84 @@ impl Dir {
     /// The name of the file that a folder is answered with, `index.html` by default.
     #[must_use]
     pub fn index(self, name: impl Into<String>) -> Self {
-        self.with(|options| options.index = name.into())
+        self.with(|options| options.choices.index = name.into())
     }
 
     /// A Cache-Control value for every file, as in `max-age=3600`. None by default.
     #[must_use]
     pub fn cache_control(self, value: HeaderValue) -> Self {
-        self.with(|options| options.cache_control = Some(value))
+        self.cache_policy(move |_| Some(value.clone()))
+    }
+
+    /// A Cache-Control value by the file's path below the folder; none for `None`. It is asked when
+    /// a file is looked at, not for each request.
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use vestibule::files;
+    ///
+    /// let site = files::dir("public").cache_policy(|path| {
+    ///     Some(HeaderValue::from_static(if files::is_hashed(path) {
+    ///         "public, max-age=31536000, immutable" // another content has another name
+    ///     } else {
+    ///         "no-cache" // kept, and asked for each time
+    ///     }))
+    /// });
+    /// ```
+    #[must_use]
+    pub fn cache_policy(
+        self,
+        policy: impl Fn(&str) -> Option<HeaderValue> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.choices.cache_control = Some(Arc::new(policy)))
+    }
+
+    /// Serves `a.js.zst`, `a.js.br` or `a.js.gz` for `a.js` to those who accept it, unless it is
+    /// older than the file itself; and 406 to those who accept nothing that is there. Off by
+    /// default.
+    #[must_use]
+    pub fn precompressed(self) -> Self {
+        self.with(|options| options.choices.precompressed = true)
+    }
+
+    /// Serves `about.html` for `/about` where there is nothing of that name. Off by default.
+    #[must_use]
+    pub fn html_extension(self) -> Self {
+        self.with(|options| options.choices.html_extension = true)
+    }
+
+    /// Lists a folder without an index file: as HTML, or as JSON to those who accept only that. Up
+    /// to 10,000 names, folders first. Off by default.
+    #[must_use]
+    pub fn listing(self) -> Self {
+        self.with(|options| options.choices.listing = true)
+    }
+
+    /// Serves names that begin with a dot, too. Off by default, but for `/.well-known`.
+    #[must_use]
+    pub fn hidden(self) -> Self {
+        self.with(|options| options.choices.hidden = true)
+    }
+
+    /// Serves this file, with 200, for whatever names nothing: the page of an application that finds
+    /// its own way. Instead of [`not_found`](Self::not_found).
+    #[must_use]
+    pub fn fallback(self, path: impl Into<String>) -> Self {
+        self.with(|options| options.choices.otherwise = Some((path.into(), StatusCode::OK)))
+    }
+
+    /// Serves this file, with 404, for whatever names nothing. Instead of
+    /// [`fallback`](Self::fallback).
+    #[must_use]
+    pub fn not_found(self, path: impl Into<String>) -> Self {
+        let status = StatusCode::NOT_FOUND;
+        self.with(|options| options.choices.otherwise = Some((path.into(), status)))
+    }
+
+    /// Which symbolic links are followed; [`Symlinks::Inside`] by default.
+    #[must_use]
+    pub fn symlinks(self, which: Symlinks) -> Self {
+        self.with(|options| options.symlinks = which)
     }
 
     /// For how long a file that was looked at is served without looking again, a second by
@@ -125,7 +197,10 @@ impl Dir {
         Self::build(self.0.root.clone(), options)
     }
 
-    fn build(root: Arc<Root>, options: Options) -> Self {
+    fn build(mut root: Arc<Root>, options: Options) -> Self {
+        if root.symlinks() != options.symlinks {
+            root = Arc::new(root.with_symlinks(options.symlinks));
+        }
         let cache = Cache::new(options.limits, options.revalidate);
         Self(Arc::new(Inner { root, options, cache }))
     }
@@ -144,7 +219,7 @@ impl Service<Request<Body>> for Dir {
         let (request, _) = request.into_parts();
         match self.0.find(&request) {
             Found::Response(response) => ResponseFuture::ready(response),
-            Found::Entry(entry) => ResponseFuture::ready(respond(&request, &entry)),
+            Found::Entry(entry, status) => ResponseFuture::ready(respond(&request, &entry, status)),
             Found::OnDisk { normal, path, now } => {
                 let inner = self.0.clone();
                 ResponseFuture::blocking(request, move || inner.load(&normal, &path, now))
@@ -153,12 +228,18 @@ impl Service<Request<Body>> for Dir {
     }
 }
 
+/// Where what stands for missing files is remembered: no path of a request is empty.
+const OTHERWISE: &str = "";
+
+/// What was found, and the status that it is served with.
+type Loaded = (StatusCode, Arc<Entry>);
+
 /// What is known of a request without a look at the disk.
 enum Found {
     /// The answer: a refusal.
     Response(Response<Body>),
-    /// What it asks for.
-    Entry(Arc<Entry>),
+    /// What it asks for, or what stands for what is not there, with its status.
+    Entry(Arc<Entry>, StatusCode),
     /// Where to look. It was not there, or not lately, at `now`.
     OnDisk { normal: Box<str>, path: Path, now: Instant },
 }
@@ -176,23 +257,54 @@ impl Inner {
         };
         let now = Instant::now();
         if let Some(entry) = self.cache.get(&normal, now) {
-            return Found::Entry(entry);
+            if !self.is_replaced(&entry) {
+                return Found::Entry(entry, StatusCode::OK);
+            }
+            if let Some((status, entry)) = self.cached_otherwise(now) {
+                return Found::Entry(entry, status);
+            }
         }
         let Ok(path) = file_path(&normal) else {
             return Found::Response(plain(method, StatusCode::BAD_REQUEST));
         };
-        match Path::of(&path, &self.options.index) {
+        match Path::of(&path, &self.options.choices) {
             Some(path) => Found::OnDisk { normal: normal.into(), path, now },
             None => Found::Response(plain(method, StatusCode::NOT_FOUND)),
         }
     }
 
+    /// Does something else stand for it?
+    fn is_replaced(&self, entry: &Entry) -> bool {
+        matches!(entry, Entry::Missing) && self.options.choices.otherwise.is_some()
+    }
+
+    /// What stands for what is not there, if it was looked at lately.
+    fn cached_otherwise(&self, now: Instant) -> Option<(StatusCode, Arc<Entry>)> {
+        let (_, status) = self.options.choices.otherwise.as_ref()?;
+        Some((*status, self.cache.get(OTHERWISE, now)?))
+    }
+
     /// Looks at the disk, and remembers what is there.
-    fn load(&self, normal: &str, path: &Path, now: Instant) -> io::Result<Arc<Entry>> {
-        let entry = Entry::load(&self.root, path, self.options.cache_control.as_ref())?;
-        let entry = Arc::new(entry);
+    fn load(&self, normal: &str, path: &Path, now: Instant) -> io::Result<Loaded> {
+        let choices = &self.options.choices;
+        let entry = Arc::new(Entry::load(&self.root, path, choices)?);
         self.cache.put(normal, entry.clone(), now);
-        Ok(entry)
+        let Some((page, status)) = choices.otherwise.as_ref().filter(|_| self.is_replaced(&entry))
+        else {
+            return Ok((StatusCode::OK, entry));
+        };
+        if let Some(cached) = self.cached_otherwise(now) {
+            return Ok(cached);
+        }
+        let path = Path { below_root: page.trim_start_matches('/').to_owned(), is_index: true };
+        let otherwise = match Entry::load(&self.root, &path, choices)? {
+            file @ Entry::File(_) => Arc::new(file),
+            Entry::Listing(_) | Entry::Folder | Entry::Missing => {
+                return Ok((StatusCode::OK, entry)); // that is not there either
+            }
+        };
+        self.cache.put(OTHERWISE, otherwise.clone(), now);
+        Ok((*status, otherwise))
     }
 }
 
@@ -210,7 +322,7 @@ enum State {
 #[derive(Debug)]
 struct Pending {
     request: Parts,
-    load: JoinHandle<io::Result<Arc<Entry>>>,
+    load: JoinHandle<io::Result<Loaded>>,
 }
 
 /// The folder or a file in it cannot be read, and it is not the request's fault.
@@ -231,7 +343,7 @@ impl ResponseFuture {
 
     fn blocking(
         request: Parts,
-        load: impl FnOnce() -> io::Result<Arc<Entry>> + Send + 'static,
+        load: impl FnOnce() -> io::Result<Loaded> + Send + 'static,
     ) -> Self {
         let load = tokio::task::spawn_blocking(load);
         Self(State::Blocking(Box::new(Pending { request, load })))
@@ -254,7 +366,7 @@ impl Future for ResponseFuture {
             Err(error) => return Poll::Ready(Err(Error::new(Kind::Internal, error).into())),
         };
         Poll::Ready(match loaded {
-            Ok(entry) => Ok(respond(&pending.request, &entry)),
+            Ok((status, entry)) => Ok(respond(&pending.request, &entry, status)),
             Err(error) => Err(Error::new(kind(&error), Unreadable(error)).into()),
         })
     }

@@ -1,6 +1,7 @@
 //! Requests against real temporary folders.
 
 mod cached;
+mod choices;
 mod paths;
 
 use std::{fs, time::Duration};

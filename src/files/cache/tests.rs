@@ -33,8 +33,9 @@ impl Disk {
     }
 
     fn entry(&self, name: &str) -> Arc<Entry> {
-        let path = Path::of(name, "index.html").unwrap();
-        Arc::new(Entry::load(&self.root, &path, None).unwrap())
+        let choices = crate::files::choices::Choices::default();
+        let path = Path::of(name, &choices).unwrap();
+        Arc::new(Entry::load(&self.root, &path, &choices).unwrap())
     }
 }
 
