@@ -92,11 +92,11 @@ impl Reading<'_> {
             return Err(Fault::FieldValue);
         }
         let Some(field) = self.lines.fields.last_mut() else { return Err(Fault::Folded) };
-        if !line.is_empty() {
-            let to = at + leading(&self.input[at..end], line) + line.len();
-            field.value = span(range(field.value).start, to);
-            self.lines.folded = true;
-        }
+        // A line of white space alone adds nothing to a value, but it makes the field a folded one:
+        // there are readers to whom such a line ends the head.
+        let to = at + leading(&self.input[at..end], line) + line.len();
+        field.value = span(range(field.value).start, to);
+        self.lines.folded = true;
         Ok(())
     }
 }
