@@ -63,7 +63,8 @@ impl Decoder {
                     let Some(at) = memchr::memchr(b'\n', &input[*scanned..]) else {
                         *scanned = input.len();
                         // Digits, the extensions that are still allowed, and CR.
-                        let most = SIZE_DIGITS + limits.chunk_extension_bytes - self.extensions + 1;
+                        let left = limits.chunk_extension_bytes - self.extensions;
+                        let most = left.saturating_add(SIZE_DIGITS + 1);
                         return if input.len() > most { Err(Fault::Chunk) } else { Ok(Step::More) };
                     };
                     let lf = *scanned + at;

@@ -98,7 +98,9 @@ impl Section {
     /// Trailers are never folded, whoever sends them.
     pub(super) fn of_trailers(limits: &Limits) -> Self {
         let lenient = limits.lenient.of_requests();
-        Self { start_line: false, skip_empty: false, bytes: limits.trailer_bytes, lenient }
+        // Where no trailers are allowed the empty line that ends them still is.
+        let bytes = limits.trailer_bytes.max(b"\r\n".len());
+        Self { start_line: false, skip_empty: false, bytes, lenient }
     }
 }
 
@@ -358,7 +360,7 @@ fn no_name(first: u8) -> Fault {
 /// would depend on how much had come at once.
 #[inline(always)]
 fn start_fault(limits: &Limits, place: Place, end: usize) -> Option<Fault> {
-    let too_long = end - place.line > limits.start_line_bytes + 1;
+    let too_long = end - place.line > limits.start_line_bytes.saturating_add(1);
     (place.start_line && too_long).then_some(Fault::StartLineTooLong)
 }
 

@@ -28,7 +28,8 @@ pub struct Limits {
     pub name_bytes: usize,
     /// Bytes of chunk extensions in one body. Default 4 KiB: nobody sends any. Beyond: 400.
     pub chunk_extension_bytes: usize,
-    /// Bytes of trailers. Default 8 KiB. Beyond: 431.
+    /// Bytes of trailers, the empty line after them included, which alone is always allowed. Default
+    /// 8 KiB. Beyond: 431.
     pub trailer_bytes: usize,
     /// Interim (1xx) responses before the final one. Default 8. Beyond: an error.
     pub interim_responses: usize,

@@ -227,6 +227,29 @@ fn a_request_that_says_close_closes() {
 }
 
 #[test]
+fn r7_bounds_as_large_as_numbers_go_bound_nothing() {
+    let most = usize::MAX;
+    let limits = Limits {
+        head_bytes: most,
+        start_line_bytes: most,
+        fields: most,
+        name_bytes: most,
+        chunk_extension_bytes: most,
+        trailer_bytes: most,
+        ..Limits::default()
+    };
+    let mut conn = Conn::<Server>::new(Arc::new(limits), now());
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunks = format!("1;{}\r\na\r\n0\r\nX: y\r\n\r\n", "e".repeat(5_000));
+    let (mut input, mut events) = (BytesMut::new(), 0);
+    for byte in head.bytes().chain(chunks.bytes()) {
+        input.extend_from_slice(&[byte]);
+        events += usize::from(conn.recv(now(), &mut input).unwrap().is_some());
+    }
+    assert_eq!(events, 3, "head, data and end");
+}
+
+#[test]
 fn r7_bounds_beyond_what_a_map_holds_are_no_panic() {
     let most = usize::MAX;
     let limits =
