@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Conn, Limits, Reading, Role, Writing};
+use crate::peer::Pace;
 
 /// What must be kept of a [`Conn`] between two exchanges to go on later.
 ///
@@ -61,6 +62,7 @@ impl<R: Role + Default> Conn<R> {
         self.keep_alive = true;
         self.role = R::default();
         self.since = since;
+        (self.pace, self.ends) = (Pace::default(), None);
         if !Arc::ptr_eq(&self.limits, limits) {
             self.limits = limits.clone();
         }
