@@ -61,8 +61,7 @@ impl Conn<Server> {
         encode::status_line(status, out);
         let noted = encode::fields(headers, out);
         let own = noted.content_length;
-        let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let (framing, writing) = if no_content {
+        let (framing, writing) = if has_no_content(status) {
             (Framing::None, Writing::Length(0))
         } else if self.role.head {
             (of_head(own, length), Writing::Length(0))
@@ -105,25 +104,29 @@ impl Conn<Server> {
 
     /// Writes a short answer to a fault or to none, whatever the state, and closes after it.
     ///
-    /// `false`, and nothing is written, if a response has already begun.
+    /// `false`, and nothing is written, if a response has already begun, or if the status is not a
+    /// final one.
     pub fn send_last(&mut self, status: StatusCode, date: &[u8], out: &mut BytesMut) -> bool {
-        if self.writing != Writing::Idle {
+        if self.writing != Writing::Idle || status.is_informational() {
             return false;
         }
         encode::status_line(status, out);
         out.extend_from_slice(date);
         let reason = status.canonical_reason().unwrap_or_default();
         let head = self.role.asked && self.role.head;
+        let bare = has_no_content(status);
         let len = if head { 0 } else { 3 + 1 + reason.len() + 1 };
         let fields: &[u8] = match status {
+            _ if bare => b"",
             // What was full has moved on by then, as a rule.
             StatusCode::SERVICE_UNAVAILABLE => {
                 b"content-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
             }
             _ => b"content-type: text/plain; charset=utf-8\r\n",
         };
-        encode::end(fields, Framing::Length(len as u64), false, Version::HTTP_11, out);
-        if !head {
+        let framing = if bare { Framing::None } else { Framing::Length(len as u64) };
+        encode::end(fields, framing, false, Version::HTTP_11, out);
+        if !head && !bare {
             for part in [status.as_str(), " ", reason, "\n"] {
                 out.extend_from_slice(part.as_bytes());
             }
@@ -133,6 +136,11 @@ impl Conn<Server> {
         self.writing = Writing::Closed;
         true
     }
+}
+
+/// Final statuses that end with their head (RFC 9112 section 6.3).
+fn has_no_content(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// The framing fields of a response to HEAD: those that GET would have had.

@@ -33,6 +33,21 @@ fn the_last_answer_to_head_has_no_body() {
 }
 
 #[test]
+fn s18_the_last_answer_is_final_and_has_no_body_where_its_status_has_none() {
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+        let mut out = BytesMut::new();
+        assert!(server_after(GET).send_last(status, b"", &mut out));
+        let (code, reason) = (status.as_str(), status.canonical_reason().unwrap());
+        assert_eq!(out, format!("HTTP/1.1 {code} {reason}\r\nconnection: close\r\n\r\n"));
+    }
+    for status in [100, 101, 199] {
+        let (mut conn, mut out) = (server_after(GET), BytesMut::new());
+        assert!(!conn.send_last(StatusCode::from_u16(status).unwrap(), b"", &mut out));
+        assert!(out.is_empty() && !conn.is_closed(), "a final answer may still be sent");
+    }
+}
+
+#[test]
 fn values_with_bytes_above_ascii_go_out_as_they_came() {
     let mut map = HeaderMap::new();
     map.insert(header::SERVER, HeaderValue::from_bytes(b"\xff\xe9").unwrap());
