@@ -71,8 +71,10 @@ pub struct Fields<'a> {
 }
 
 impl HeadParser {
-    /// A parser with these bounds; those that concern bodies and time are not its own.
-    pub fn new(limits: Limits) -> Self {
+    /// A parser with these bounds; those that concern bodies and time are not its own. Folded lines
+    /// are refused whatever [`Lenient`](super::Lenient) says: a slice of one would hold CR and LF.
+    pub fn new(mut limits: Limits) -> Self {
+        limits.lenient.folded_lines = false;
         Self { lines: Lines::default(), limits }
     }
 
@@ -171,5 +173,18 @@ mod tests {
             assert_eq!((head.version, head.len), (Version::HTTP_11, 28));
             assert_eq!(parser.request(b"GET / HTTP/3\r\n\r\n").unwrap_err(), Fault::Version);
         }
+    }
+
+    #[test]
+    fn no_slice_holds_the_end_of_a_line_whatever_is_let_in() {
+        let mut limits = Limits::default();
+        limits.lenient.bare_lf = true;
+        limits.lenient.folded_lines = true;
+        limits.lenient.space_before_colon = true;
+        let mut parser = HeadParser::new(limits);
+        let head = parser.response(b"HTTP/1.1 200 OK\nA : b\n\n").unwrap().unwrap();
+        assert!(head.fields().eq([(&b"A"[..], &b"b"[..])]));
+        let folded = parser.response(b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n");
+        assert_eq!(folded.unwrap_err(), Fault::Folded);
     }
 }
