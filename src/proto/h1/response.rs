@@ -37,7 +37,8 @@ pub(super) fn parse(
         match role {
             Role::ContentLength if lenient.repeated_content_length => {
                 let Some(n) = said.content_length_again(value)? else { continue };
-                parts.headers.insert(name, n.into());
+                let put = parts.headers.try_insert(name, n.into());
+                put.map_err(|_| Fault::FieldsTooLarge)?;
                 continue;
             }
             Role::ContentLength => said.content_length(value)?,
