@@ -29,7 +29,9 @@
 mod conn;
 mod deadline;
 mod last;
+mod orders;
 mod pair;
+mod reference;
 mod run;
 mod side;
 mod unwritable;
