@@ -27,18 +27,17 @@ fn reference(input: &[u8], request: bool) -> Outcome<Refused> {
     let (mut start, mut fields) = (None, Vec::new());
     while let Some(n) = input[at..].iter().position(|&b| b == b'\n') {
         let Some((b'\r', line)) = input[at..at + n].split_last() else { return Err(Refused) };
-        if start.is_none() {
-            if line.is_empty() {
-                return Err(Refused);
+        match start {
+            None if line.is_empty() => return Err(Refused),
+            None => start = Some(line),
+            Some(start) if line.is_empty() => {
+                let parts = if request { request_line(start) } else { status_line(start) };
+                return Ok(Some(Head { len: at + n + 1, start: parts.ok_or(Refused)?, fields }));
             }
-            start = Some(line);
-        } else if line.is_empty() {
-            let line = start.expect("it came first");
-            let parts = if request { request_line(line) } else { status_line(line) };
-            return Ok(Some(Head { len: at + n + 1, start: parts.ok_or(Refused)?, fields }));
-        } else {
-            let (name, value) = field(line).ok_or(Refused)?;
-            fields.push(((at + name.0, name.1), (at + value.0, value.1)));
+            Some(_) => {
+                let (name, value) = field(line).ok_or(Refused)?;
+                fields.push(((at + name.0, name.1), (at + value.0, value.1)));
+            }
         }
         at += n + 1;
     }
