@@ -155,7 +155,8 @@ fn most_credulous(path: &str) -> String {
 fn no_short_path_that_is_accepted_has_a_dot_segment_for_anybody() {
     let alphabet = b"/.%2eEfF5c;a";
     let mut accepted = 0;
-    for mut n in 0..alphabet.len().pow(5) {
+    let step = if cfg!(miri) { 997 } else { 1 };
+    for mut n in (0..alphabet.len().pow(5)).step_by(step) {
         let mut path = String::from("/");
         for _ in 0..5 {
             path.push(char::from(alphabet[n % alphabet.len()]));
@@ -171,5 +172,5 @@ fn no_short_path_that_is_accepted_has_a_dot_segment_for_anybody() {
             assert!(!dots, "{path} is accepted as {normal} and may be read as {reading}");
         }
     }
-    assert!(accepted > 100_000, "{accepted}");
+    assert!(accepted * step > 100_000, "{accepted}");
 }
