@@ -32,6 +32,7 @@
 //! [`Dir::revalidate`]. Nothing here has a deadline: a local disk is expected. Do not serve a
 //! network file system with it that may hang.
 
+mod accel;
 mod cache;
 mod choices;
 mod entry;
@@ -44,6 +45,7 @@ mod service;
 
 use std::path::PathBuf;
 
+pub use accel::{Accel, AccelLayer};
 pub use choices::is_hashed;
 pub use root::Symlinks;
 pub use service::{Dir, ResponseFuture, Unreadable};

@@ -1,5 +1,6 @@
 //! Requests against real temporary folders.
 
+mod accel;
 mod cached;
 mod choices;
 mod paths;

@@ -1,0 +1,266 @@
+//! `Accel`: an application names a file, and the front sends it.
+
+use std::{
+    fmt,
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Dir, service};
+use crate::{BoxError, Request, Response};
+
+/// nginx's name: a path as in a request, escaped.
+const ACCEL: HeaderName = HeaderName::from_static("x-accel-redirect");
+
+/// Apache's and lighttpd's: a path in the file system.
+const SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
+
+/// Fields of the request that the files answer by.
+const OF_REQUEST: [HeaderName; 7] = [
+    header::ACCEPT_ENCODING,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::RANGE,
+];
+
+/// Fields of the application's response that are about its own body, not about the file.
+const OF_BODY: [HeaderName; 8] = [
+    header::ACCEPT_RANGES,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::TRANSFER_ENCODING,
+    header::VARY,
+];
+
+/// Wraps a service in [`Accel`].
+///
+/// ```
+/// use tower::{Layer, service_fn};
+/// use vestibule::{Body, BoxError, Request, Response, files::{self, AccelLayer}};
+///
+/// // It looks at who asks, and leaves the sending to the front.
+/// let app = service_fn(|_: Request| async {
+///     let response = Response::builder().header("x-accel-redirect", "/protected/report.pdf");
+///     Ok::<_, BoxError>(response.body(Body::empty()).unwrap())
+/// });
+/// let app = AccelLayer::new(files::dir("/srv/reports")).prefix("/protected").layer(app);
+/// # drop(app);
+/// ```
+#[derive(Debug, Clone)]
+pub struct AccelLayer {
+    dir: Dir,
+    prefix: String,
+    root: Option<PathBuf>,
+}
+
+impl AccelLayer {
+    /// Sends files of `dir` for `X-Accel-Redirect`.
+    pub fn new(dir: Dir) -> Self {
+        Self { dir, prefix: String::new(), root: None }
+    }
+
+    /// What the paths begin with that the application names; it is cut off. One that begins
+    /// otherwise names nothing.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Also understands `X-Sendfile`, whose paths are those of the file system and begin with `root`,
+    /// which is where the folder is.
+    #[must_use]
+    pub fn sendfile(mut self, root: impl Into<PathBuf>) -> Self {
+        self.root = Some(root.into());
+        self
+    }
+
+    /// The target that the application names, if it names one; `Some(None)` if that is nothing here.
+    fn target(&self, headers: &HeaderMap) -> Option<Option<Uri>> {
+        if let Some(value) = headers.get(ACCEL) {
+            let path = value.to_str().ok().and_then(|path| path.strip_prefix(&*self.prefix));
+            return Some(path.filter(|p| p.starts_with('/')).and_then(|p| p.parse().ok()));
+        }
+        let (root, value) = (self.root.as_ref()?, headers.get(SENDFILE)?);
+        let path = value.to_str().ok().and_then(|path| {
+            let below = std::path::Path::new(path).strip_prefix(root).ok()?.to_str()?;
+            let mut escaped = String::from("/");
+            for &b in below.as_bytes() {
+                if b.is_ascii_alphanumeric() || b"/-._~".contains(&b) {
+                    escaped.push(b.into());
+                } else {
+                    escaped.push_str(&format!("%{b:02X}"));
+                }
+            }
+            escaped.parse().ok()
+        });
+        Some(path)
+    }
+}
+
+impl<S> Layer<S> for AccelLayer {
+    type Service = Accel<S>;
+
+    fn layer(&self, inner: S) -> Accel<S> {
+        Accel { inner, layer: self.clone() }
+    }
+}
+
+/// Sends the file that the application names in `X-Accel-Redirect` (or `X-Sendfile`) instead of the
+/// body that it answered with, which is dropped: whoever made it is free.
+///
+/// Conditions, ranges and codings are those of the client's request. What the application says
+/// beside (cookies, `Content-Type`, `Content-Disposition`, `Cache-Control`) is kept; what is about
+/// its own body is not. What it names and is not there is a 404. The fields themselves never reach
+/// the client, and count in responses only: put it around applications whose word counts.
+#[derive(Debug, Clone)]
+pub struct Accel<S> {
+    inner: S,
+    layer: AccelLayer,
+}
+
+impl<S> Service<Request> for Accel<S>
+where
+    S: Service<Request, Response = Response>,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let asked = Asked::of(&request);
+        let layer = self.layer.clone();
+        ResponseFuture { asked, layer, state: State::Inner(self.inner.call(request)) }
+    }
+}
+
+/// What must be kept of a request.
+struct Asked {
+    head: bool,
+    fields: HeaderMap,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let mut fields = HeaderMap::new();
+        for name in OF_REQUEST {
+            for value in request.headers().get_all(&name) {
+                fields.append(name.clone(), value.clone());
+            }
+        }
+        Self { head: request.method() == Method::HEAD, fields }
+    }
+}
+
+/// The future of [`Accel`].
+#[pin_project]
+pub struct ResponseFuture<F> {
+    asked: Asked,
+    layer: AccelLayer,
+    #[pin]
+    state: State<F>,
+}
+
+#[pin_project(project = StateProj)]
+#[allow(clippy::large_enum_variant, reason = "the small one is the rare one")]
+enum State<F> {
+    Inner(#[pin] F),
+    /// The file, and what the application said.
+    File(#[pin] service::ResponseFuture, HeaderMap),
+}
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let mut response = match this.state.as_mut().project() {
+                StateProj::Inner(f) => ready!(f.poll(cx)).map_err(Into::into)?,
+                StateProj::File(f, said) => {
+                    let response = ready!(f.poll(cx))?;
+                    return Poll::Ready(Ok(merge(response, std::mem::take(said))));
+                }
+            };
+            let target = this.layer.target(response.headers());
+            response.headers_mut().remove(ACCEL);
+            response.headers_mut().remove(SENDFILE);
+            let Some(target) = target else { return Poll::Ready(Ok(response)) };
+            let said = std::mem::take(response.headers_mut());
+            drop(response); // with its body: whoever made it has nothing more to do
+            let mut request = Request::default();
+            if this.asked.head {
+                *request.method_mut() = Method::HEAD;
+            }
+            // What names nothing here is asked for by a name that nothing has.
+            *request.uri_mut() = target.unwrap_or_else(|| Uri::from_static("//"));
+            *request.headers_mut() = std::mem::take(&mut this.asked.fields);
+            let file = this.layer.dir.call(request);
+            this.state.set(State::File(file, said));
+        }
+    }
+}
+
+/// The file's response, with what the application said of it.
+fn merge(mut response: Response, mut said: HeaderMap) -> Response {
+    let status = response.status();
+    for name in OF_BODY {
+        said.remove(name);
+    }
+    let whole = |kind: &HeaderValue| !kind.as_bytes().starts_with(b"multipart/byteranges");
+    let headers = response.headers_mut();
+    let of_file = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+        && headers.get(header::CONTENT_TYPE).is_none_or(whole);
+    if !of_file {
+        said.remove(header::CONTENT_TYPE);
+        said.remove(header::CONTENT_DISPOSITION);
+    }
+    if status.is_client_error() {
+        said.remove(header::CACHE_CONTROL);
+        said.remove(header::EXPIRES);
+    }
+    let mut replaced = None;
+    for (name, value) in said {
+        // Of several values only the first comes with its name: it replaces the file's.
+        match name {
+            Some(name) => {
+                headers.insert(name.clone(), value);
+                replaced = Some(name);
+            }
+            None => {
+                if let Some(name) = &replaced {
+                    headers.append(name.clone(), value);
+                }
+            }
+        }
+    }
+    response
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

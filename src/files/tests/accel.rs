@@ -1,0 +1,123 @@
+//! An application that names a file.
+
+use tower::{Layer, service_fn};
+
+use super::*;
+use crate::files::AccelLayer;
+
+type Fields = Vec<(&'static str, String)>;
+
+/// What a client gets from an application that answers "not this" with these fields.
+async fn answer(layer: &AccelLayer, said: Fields, request: Request<Body>) -> Response<Body> {
+    let app = service_fn(move |_: Request<Body>| {
+        let mut response = Response::builder().header("x-own", "kept");
+        for (name, value) in &said {
+            response = response.header(*name, value);
+        }
+        let response = response.body(Body::from("not this")).unwrap();
+        async { Ok::<_, crate::BoxError>(response) }
+    });
+    layer.layer(app).oneshot(request).await.unwrap()
+}
+
+fn ask(target: &str, fields: &[(header::HeaderName, &str)]) -> Request<Body> {
+    let mut request = request(Method::GET, target);
+    for (name, value) in fields {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn the_file_is_sent_with_what_the_application_said_of_it() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir()).prefix("/protected");
+    let said = || {
+        vec![
+            ("x-accel-redirect", "/protected/hello.txt".to_owned()),
+            ("content-type", "text/x-greeting".to_owned()),
+            ("content-disposition", "attachment".to_owned()),
+            ("etag", "\"of the page\"".to_owned()),
+            ("content-length", "8".to_owned()),
+            ("set-cookie", "a=1".to_owned()),
+            ("set-cookie", "b=2".to_owned()),
+        ]
+    };
+    let response = answer(&layer, said(), ask("/download?id=7", &[])).await;
+    let headers = response.headers();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(headers[header::CONTENT_TYPE], "text/x-greeting");
+    assert_eq!(headers[header::CONTENT_DISPOSITION], "attachment");
+    assert_eq!(
+        (&headers["x-own"], headers.get_all("set-cookie").iter().count()),
+        (&HeaderValue::from_static("kept"), 2)
+    );
+    assert!(!headers.contains_key("x-accel-redirect") && !headers.contains_key("content-length"));
+    let tag = headers[header::ETAG].clone();
+    assert_ne!(tag, "\"of the page\"");
+    assert_eq!(content(response).await, "0123456789");
+
+    let part = answer(&layer, said(), ask("/", &[(header::RANGE, "bytes=2-4")])).await;
+    assert_eq!(
+        (part.status(), &part.headers()[header::CONTENT_RANGE]),
+        (StatusCode::PARTIAL_CONTENT, &HeaderValue::from_static("bytes 2-4/10"))
+    );
+    assert_eq!(content(part).await, "234");
+    let same =
+        answer(&layer, said(), ask("/", &[(header::IF_NONE_MATCH, tag.to_str().unwrap())])).await;
+    assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
+    let mut head = ask("/", &[]);
+    *head.method_mut() = Method::HEAD;
+    let head = answer(&layer, said(), head).await;
+    assert_eq!(
+        (&head.headers()[header::CONTENT_LENGTH], head.body().len()),
+        (&HeaderValue::from_static("10"), Some(0))
+    );
+    // A form that is answered with a file: the method was the application's affair.
+    let mut post = ask("/", &[]);
+    *post.method_mut() = Method::POST;
+    assert_eq!(content(answer(&layer, said(), post).await).await, "0123456789");
+}
+
+#[tokio::test]
+async fn what_is_named_and_is_not_there_or_leads_out_is_nothing() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
+    let outside = site.outside.path().join("secret.txt");
+    for (name, value, status) in [
+        ("x-accel-redirect", "/protected/none.txt", 404),
+        ("x-accel-redirect", "/hello.txt", 404),
+        ("x-accel-redirect", "/protectedhello.txt", 404),
+        ("x-accel-redirect", "/protected/.env", 404),
+        ("x-accel-redirect", "/protected/../secret.txt", 400),
+        ("x-accel-redirect", "/protected/%2e%2e/secret.txt", 400),
+        ("x-accel-redirect", "", 404),
+        ("x-sendfile", outside.to_str().unwrap(), 404),
+        ("x-sendfile", "hello.txt", 404),
+        ("x-sendfile", &format!("{}/../secret.txt", site.root().display()), 400),
+    ] {
+        let said = vec![(name, value.to_owned()), ("cache-control", "max-age=60".to_owned())];
+        let response = answer(&layer, said, ask("/", &[])).await;
+        assert_eq!(response.status(), status, "{name}: {value}");
+        assert!(!response.headers().contains_key(name));
+        assert!(!response.headers().contains_key(header::CACHE_CONTROL));
+        assert_ne!(content(response).await, "secret");
+    }
+    let path = format!("{}/a b/100%.txt", site.root().display());
+    let response = answer(&layer, vec![("x-sendfile", path)], ask("/", &[])).await;
+    assert_eq!(content(response).await, "odd");
+}
+
+#[tokio::test]
+async fn who_names_nothing_is_not_touched() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir());
+    let response = answer(&layer, vec![("etag", "\"1\"".to_owned())], ask("/hello.txt", &[])).await;
+    assert_eq!(response.headers()[header::ETAG], "\"1\"");
+    assert_eq!(content(response).await, "not this");
+    // `X-Sendfile` is not understood unless asked for, and does not leak.
+    let said = vec![("x-sendfile", "/etc/passwd".to_owned())];
+    let response = answer(&layer, said, ask("/", &[])).await;
+    assert!(!response.headers().contains_key("x-sendfile"));
+    assert_eq!(content(response).await, "not this");
+}
