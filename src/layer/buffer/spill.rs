@@ -70,6 +70,14 @@ impl Spill {
         }
     }
 
+    /// On this file.
+    #[cfg(test)]
+    pub(super) fn on(file: Arc<File>, budget: &Budget) -> Self {
+        let mut spill = Self::new(budget);
+        spill.file = Some(file);
+        spill
+    }
+
     /// Bytes that are to be written, and are in memory.
     pub(super) fn in_memory(&self) -> usize {
         self.batched + self.writing.as_ref().map_or(0, |w| w.len)

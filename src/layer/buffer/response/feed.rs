@@ -190,3 +190,36 @@ impl Drop for Feed {
         self.shared.set_end(cut());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, future::poll_fn, sync::Arc};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::Budget;
+
+    #[tokio::test]
+    async fn on_a_disk_that_is_really_full_the_response_is_whole_all_the_same() {
+        let options = Options { memory: 10, disk: 1 << 20, budget: Budget::default() };
+        let mut feed = Feed::new(None, &options);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        feed.spill = Some(Box::new(Spill::on(Arc::new(full), &options.budget)));
+        let reader = Reader::new(feed.shared(), None);
+        let (tx, mut body) = Body::channel(None);
+        let pieces: Vec<Bytes> = (0..20u8).map(|i| Bytes::from(vec![i; 100])).collect();
+        pieces.iter().for_each(|piece| tx.send(piece.clone()).unwrap());
+        tx.finish(None);
+        let feeding = tokio::spawn(async move {
+            let end = poll_fn(|cx| feed.poll_drain(&mut body, cx)).await;
+            poll_fn(|cx| feed.poll_written(cx)).await;
+            assert!(feed.no_disk, "it was tried");
+            feed.end(end);
+        });
+        let all = Body::stretches(reader).collect().await.unwrap().to_bytes();
+        assert_eq!(all, pieces.concat());
+        feeding.await.unwrap();
+        assert_eq!((options.budget.usage().memory, options.budget.usage().disk), (0, 0));
+    }
+}

@@ -53,3 +53,14 @@ async fn a_batch_that_cannot_be_written_comes_back() {
     assert_eq!(failed.error.kind(), io::ErrorKind::NotFound);
     assert!(spill.is_settled() && spill.file().is_none());
 }
+
+#[tokio::test]
+async fn a_disk_that_is_really_full_says_so_and_gives_the_batch_back() {
+    // Whatever is written to it fails as on a full disk.
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut spill = Spill::on(Arc::new(full), &Budget::default());
+    spill.push(Bytes::from_static(b"hello")).unwrap();
+    let failed = poll_fn(|cx| spill.poll_settle(cx)).await.unwrap_err();
+    assert_eq!(failed.error.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(failed.batch, [Bytes::from("hello")]);
+}
