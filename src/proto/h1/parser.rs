@@ -85,6 +85,10 @@ impl HeadParser {
     ///
     /// # Errors
     /// The peer's [`Fault`]; the next call begins a new head.
+    ///
+    /// # Panics
+    /// It may if the bytes of the call before, which gave `None`, are not at the front of `bytes`.
+    /// For another connection take another parser.
     pub fn request<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<RequestHead<'a>>, Fault> {
         let Some(len) = self.read(bytes, true)? else { return Ok(None) };
         let line = request::line(bytes, &self.lines)?;

@@ -92,6 +92,38 @@ fn avx2_says_what_the_portable_form_says() {
     }
 }
 
+/// The same of random bytes, of which several are odd, at every place of inputs of every length.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx2_says_what_the_portable_form_says_of_any_bytes_of_any_length() {
+    const ODD: &[u8] = b"\r\n\t :az\0\x1f\x20\x7f\x80\xff";
+    let Some(avx2) = x86::Avx2::detect() else { return };
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64; // xorshift64
+    let step = if cfg!(miri) { 37 } else { 1 };
+    for (len, odd_ones) in (1..=200).step_by(step).flat_map(|n| [1, 3, 30, 300].map(|m| (n, m))) {
+        let mut input = vec![b'a'; len];
+        for byte in &mut input {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            if state.is_multiple_of(odd_ones) {
+                *byte = ODD[(state >> 32) as usize % ODD.len()];
+            }
+        }
+        for at in 0..len {
+            let (ours, theirs) = (avx2.block(&input, at), Portable.block(&input, at));
+            let same = |m: Masks| (m.lf, m.cr, m.delimiters);
+            assert_eq!(same(ours), same(theirs), "from {at} of {input:?}");
+            assert!(ours.controls != 0 || theirs.controls == 0, "from {at} of {input:?}");
+            let whole = at + BLOCK <= len;
+            assert!(!whole || ours.controls == 0 || theirs.controls != 0, "{at} of {input:?}");
+            for plain in [avx2.plain_len(&input, at), Portable.plain_len(&input, at)] {
+                assert!(input[at..at + plain].iter().all(|&b| b >= 0x20 && b != 0x7f));
+            }
+        }
+    }
+}
+
 #[test]
 fn plain_bytes_are_passed_over_and_controls_are_not() {
     for len in [0, 7, 8, 100, 1_000] {
