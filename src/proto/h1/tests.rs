@@ -27,6 +27,7 @@
 //! - `more`: in the middle of a message when the bytes are over.
 
 mod conn;
+mod cuts;
 mod deadline;
 mod last;
 mod orders;
