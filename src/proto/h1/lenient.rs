@@ -3,8 +3,8 @@
 /// What a [`Conn`](super::Conn) lets in though another reader may take it differently.
 ///
 /// All are off by default, and only for a peer that cannot be mended: an old device behind a
-/// gateway, say. None of them touches chunked bodies or `Transfer-Encoding`, and whatever was let
-/// in is written on as it should have been.
+/// gateway, say. None of them touches chunked bodies or what `Transfer-Encoding` may say, and
+/// whatever was let in is written on as it should have been.
 ///
 /// ```
 /// use vestibule::proto::h1::Limits;
