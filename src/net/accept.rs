@@ -1,6 +1,6 @@
 //! Accepting, through descriptor exhaustion and other people's resets.
 
-use std::{fs::File, io, time::Duration};
+use std::{fs::File, io, net::SocketAddr, time::Duration};
 
 use rustix::io::Errno;
 use tokio::net::{TcpListener, UnixListener};
@@ -26,7 +26,9 @@ pub struct Acceptor {
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(TcpListener),
+    /// With the address that every connection has come to, if it is bound to one: a system call less
+    /// for each.
+    Tcp(TcpListener, Option<SocketAddr>),
     Unix(UnixListener),
 }
 
@@ -46,7 +48,11 @@ impl Acceptor {
     /// When the runtime cannot watch the socket.
     pub fn new(listener: Listener) -> io::Result<Self> {
         let listener = match listener {
-            Listener::Tcp(s) => Kind::Tcp(TcpListener::from_std(s.into())?),
+            Listener::Tcp(s) => {
+                let listener = TcpListener::from_std(s.into())?;
+                let here = listener.local_addr().ok().filter(|here| !here.ip().is_unspecified());
+                Kind::Tcp(listener, here)
+            }
             Listener::Unix(s) => Kind::Unix(UnixListener::from_std(s.into())?),
         };
         Ok(Self { listener, reserve: reserve(), exhausted: false })
@@ -68,9 +74,10 @@ impl Acceptor {
 
     async fn try_accept(&self) -> io::Result<Accepted> {
         match &self.listener {
-            Kind::Tcp(l) => {
+            Kind::Tcp(l, here) => {
                 let (stream, client) = l.accept().await?;
-                let peer = Peer::tcp(client, stream.local_addr()?);
+                let here = here.map_or_else(|| stream.local_addr(), Ok)?;
+                let peer = Peer::tcp(client, here);
                 Ok(Accepted { stream: Stream::Tcp(stream), peer })
             }
             Kind::Unix(l) => {

@@ -584,3 +584,24 @@ async fn a_shutdown_waits_for_work_that_goes_on_without_its_client_and_then_cuts
         assert_eq!((done.load(Ordering::SeqCst), detached.len()), (usize::from(finishes), 0));
     }
 }
+
+#[tokio::test]
+async fn a_request_says_where_its_client_came_from_and_to() {
+    for bound in ["127.0.0.1:0", "0.0.0.0:0"] {
+        let app = service_fn(async |request: Request| {
+            let peer = request.extensions().get::<crate::peer::Peer>().unwrap();
+            let text = format!("{} to {}", peer.addr().unwrap(), peer.local_addr().unwrap());
+            Ok::<_, Infallible>(Response::new(Body::from(text)))
+        });
+        let server = crate::serve(bound, app).bind().unwrap();
+        let crate::net::Address::Tcp(addr) = server.local_addr().unwrap() else { panic!() };
+        let port = addr.rsplit(':').next().unwrap().parse::<u16>().unwrap();
+        let server = tokio::spawn(server.into_future());
+        let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let here = client.local_addr().unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert!(answer.ends_with(&format!("\r\n\r\n{here} to 127.0.0.1:{port}")), "{answer}");
+        server.abort();
+    }
+}
