@@ -286,3 +286,52 @@ async fn r4_what_the_kernel_holds_counts_as_progress_when_the_client_takes_it() 
     }
     assert!(got > 16 << 20, "{got}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_time_in_which_the_service_was_not_ready_is_not_the_client_s() {
+    // Busy for longer than a body may pause; nothing is read meanwhile.
+    let ready = Instant::now() + secs(40);
+    let app = service_fn(|request: Request| async move {
+        let status = if request.into_body().collect().await.is_ok() { 200 } else { 408 };
+        Ok::<_, Infallible>(Response::builder().status(status).body(Body::empty()).unwrap())
+    });
+    let app = NotBefore { ready: Box::pin(tokio::time::sleep_until(ready)), app };
+    let (mut client, io) = tokio::io::duplex(64);
+    let config = Config { ready_timeout: secs(100), ..config() };
+    let connection = Connection::new(io, Peer::memory(), app, Arc::new(config), Watch::never());
+    // Looked at every second, though nothing happens.
+    let _task = tokio::spawn(async move {
+        let mut connection = std::pin::pin!(connection);
+        while tokio::time::timeout(secs(1), &mut connection).await.is_err() {}
+    });
+    client.write_all(HEAD.replace("100", "5").as_bytes()).await.unwrap();
+    tokio::time::sleep_until(ready + secs(20)).await;
+    client.write_all(b"hello").await.unwrap();
+    let mut answer = vec![0; 15];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200 OK");
+}
+
+/// A service that is ready from some time on.
+struct NotBefore<S> {
+    ready: std::pin::Pin<Box<tokio::time::Sleep>>,
+    app: S,
+}
+
+impl<S: tower::Service<Request>> tower::Service<Request> for NotBefore<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), S::Error>> {
+        std::task::ready!(self.ready.as_mut().poll(cx));
+        self.app.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> S::Future {
+        self.app.call(request)
+    }
+}

@@ -98,6 +98,7 @@ where
             Poll::Ready(Err(error)) => return self.give_up(x, &error.into()),
             Poll::Ready(Ok(())) => {}
         }
+        x.core.resume(now); // up to here it was the service that was waited for
         if let Stage::Admit(request, _) = std::mem::replace(&mut x.stage, Stage::End) {
             self.call(x, now, *request);
         }
