@@ -33,8 +33,10 @@
 //! network file system with it that may hang.
 
 mod accel;
+mod backend;
 mod cache;
 mod choices;
+mod embedded;
 mod entry;
 mod listing;
 mod mime;
@@ -46,7 +48,9 @@ mod service;
 use std::path::PathBuf;
 
 pub use accel::{Accel, AccelLayer};
+pub use backend::{Backend, Content, Found, Item, Source};
 pub use choices::is_hashed;
+pub use embedded::Embedded;
 pub use root::Symlinks;
 pub use service::{Dir, ResponseFuture, Unreadable};
 
@@ -61,6 +65,12 @@ pub use service::{Dir, ResponseFuture, Unreadable};
 /// `accept-ranges: bytes`.
 pub fn dir(path: impl Into<PathBuf>) -> Dir {
     Dir::new(path.into())
+}
+
+/// A service that answers GET and HEAD with the files of a [`Backend`]: those that are
+/// [part of the program](Embedded), say. It has all options that a folder's has.
+pub fn from(backend: impl Backend) -> Dir {
+    Dir::from(backend)
 }
 
 #[cfg(test)]

@@ -1,33 +1,19 @@
 //! What a path names, read from the disk once and ready to be answered with many times.
 
-use std::{
-    fs::{File, Metadata},
-    io,
-    os::unix::fs::{FileExt, MetadataExt},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{io, time::SystemTime};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
+    backend::{Backend, Content, Found, Source},
     choices::Choices,
     listing::Listing,
     mime::content_type,
-    root::{Opened, Root},
 };
 use crate::{
     body::{Body, FileSlice},
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
-
-/// Up to this size a file's content is held in memory, so that head and body leave in one write;
-/// above it, one `sendfile` is cheaper than the memory and the copy.
-pub(super) const IN_MEMORY: u64 = 32 << 10;
-
-/// How often a file is read again because somebody wrote to it meanwhile.
-const TRIES: usize = 3;
 
 /// What a path names.
 #[derive(Debug)]
@@ -55,48 +41,38 @@ pub(super) struct Page {
     /// The headers of a 200 to GET.
     pub(super) headers: HeaderMap,
     pub(super) len: u64,
-    etag: HeaderValue,
-    modified: HttpDate,
+    etag: Option<HeaderValue>,
+    modified: Option<HttpDate>,
     content: Content,
 }
 
-#[derive(Debug)]
-enum Content {
-    Memory(Bytes),
-    Open(Arc<File>),
-}
-
 impl Entry {
-    /// Looks up what `path` names below `root`. Blocks on the disk.
-    pub(super) fn load(root: &Root, path: &Path, choices: &Choices) -> io::Result<Self> {
-        let found = Self::at(root, &path.below_root, path.is_index, choices)?;
+    /// Looks up what `path` names. May block.
+    pub(super) fn load(from: &dyn Backend, path: &Path, choices: &Choices) -> io::Result<Self> {
+        let found = Self::at(from, &path.below_root, path.is_index, choices)?;
         if !matches!(found, Self::Missing) {
             return Ok(found);
         }
         if path.is_index && choices.listing {
             let folder = path.below_root.rsplit_once('/').map_or(".", |(folder, _)| folder);
-            if let Some(Opened { file, meta }) = root.open(folder)?
-                && meta.is_dir()
-            {
-                return Listing::read(&file, choices.hidden).map(Self::Listing);
+            if let Found::Folder = from.look(folder)? {
+                return Listing::of(from, folder, choices.hidden).map(Self::Listing);
             }
         }
         if !path.is_index && choices.html_extension {
             let page = format!("{}.html", path.below_root);
-            return Self::at(root, &page, true, choices);
+            return Self::at(from, &page, true, choices);
         }
         Ok(Self::Missing)
     }
 
-    fn at(root: &Root, path: &str, file_only: bool, choices: &Choices) -> io::Result<Self> {
-        let Some(Opened { file, meta }) = root.open(path)? else {
-            return Ok(Self::Missing);
-        };
-        if meta.is_dir() {
+    fn at(from: &dyn Backend, path: &str, file_only: bool, choices: &Choices) -> io::Result<Self> {
+        Ok(match from.look(path)? {
+            Found::File(source) => Self::File(Variants::load(from, source, path, choices)?),
             // A folder that bears the name of the index file is not what was asked for.
-            return Ok(if file_only { Self::Missing } else { Self::Folder });
-        }
-        Variants::load(root, file, meta, path, choices).map(Self::File)
+            Found::Folder if !file_only => Self::Folder,
+            Found::Folder | Found::Missing => Self::Missing,
+        })
     }
 
     /// What it holds: bytes of content in memory, and open files.
@@ -105,8 +81,8 @@ impl Entry {
             Self::File(Variants { plain, coded }) => {
                 let all = std::iter::once(plain).chain(coded.iter().map(|(_, page)| page));
                 all.map(|page| match &page.content {
-                    Content::Memory(bytes) => (bytes.len(), 0),
-                    Content::Open(_) => (0, 1),
+                    Content::Bytes(bytes) => (bytes.len(), 0),
+                    Content::File(..) => (0, 1),
                 })
                 .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
             }
@@ -121,23 +97,17 @@ const CODINGS: [(Coding, &str); 3] =
     [(Coding::Zstd, ".zst"), (Coding::Brotli, ".br"), (Coding::Gzip, ".gz")];
 
 impl Variants {
-    fn load(
-        root: &Root,
-        file: File,
-        meta: Metadata,
-        path: &str,
-        choices: &Choices,
-    ) -> io::Result<Self> {
-        let written = (meta.mtime(), meta.mtime_nsec());
-        let mut plain = Page::load(file, meta, path, choices)?;
+    fn load(from: &dyn Backend, source: Source, path: &str, choices: &Choices) -> io::Result<Self> {
+        let written = source.modified;
+        let mut plain = Page::new(source, path, choices);
         let mut coded = Vec::new();
         for (coding, end) in CODINGS.into_iter().filter(|_| choices.precompressed) {
-            let Some(Opened { file, meta }) = root.open(&format!("{path}{end}"))? else { continue };
+            let Found::File(source) = from.look(&format!("{path}{end}"))? else { continue };
             // One that is older than the file is of a version that is no more.
-            if meta.is_dir() || (meta.mtime(), meta.mtime_nsec()) < written {
+            if source.modified < written {
                 continue;
             }
-            let mut page = Page::load(file, meta, path, choices)?;
+            let mut page = Page::new(source, path, choices);
             let name = coding.name().expect("all of these have one");
             page.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
             coded.push((coding, page));
@@ -184,85 +154,47 @@ impl Path {
 }
 
 impl Page {
-    fn load(file: File, mut meta: Metadata, path: &str, choices: &Choices) -> io::Result<Self> {
-        let mut content = None;
-        for _ in 0..TRIES {
-            if meta.len() > IN_MEMORY {
-                break;
-            }
-            let bytes = read(&file, meta.len())?;
-            let after = file.metadata()?;
-            let same = bytes.len() as u64 == after.len() && stamp(&meta) == stamp(&after);
-            meta = after;
-            if same {
-                content = Some(Content::Memory(bytes));
-                break;
-            }
-        }
-        // Large, or being written to all the time: read by the response itself.
-        let content = content.unwrap_or_else(|| Content::Open(Arc::new(file)));
-        let etag = etag(&meta);
+    fn new(source: Source, path: &str, choices: &Choices) -> Self {
+        let Source { content, modified, tag } = source;
+        // A tag that is none is left out: nothing is ever not modified under it.
+        let etag = ETag::strong(tag.as_bytes()).ok().map(ETag::to_value);
         // Not later than now: RFC 9110 section 8.8.2.1.
         let now = HttpDate::from(SystemTime::now());
-        let modified = HttpDate::from(meta.modified()?).min(now);
+        let modified = modified.map(|at| HttpDate::from(at).min(now));
 
         let mut headers = HeaderMap::with_capacity(7);
         headers.insert(header::CONTENT_TYPE, content_type(path));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        headers.insert(header::LAST_MODIFIED, modified.to_value());
-        headers.insert(header::ETAG, etag.clone());
+        if let Some(modified) = modified {
+            headers.insert(header::LAST_MODIFIED, modified.to_value());
+        }
+        if let Some(etag) = &etag {
+            headers.insert(header::ETAG, etag.clone());
+        }
         if let Some(value) = choices.cache_control.as_ref().and_then(|policy| policy(path)) {
             headers.insert(header::CACHE_CONTROL, value);
         }
-        Ok(Self { headers, len: meta.len(), etag, modified, content })
+        Self { headers, len: content.len(), etag, modified, content }
     }
 
     /// What the file is recognised by.
     pub(super) fn validators(&self) -> Validators<'_> {
-        let etag = ETag::parse(self.etag.as_bytes()).ok();
-        Validators { etag, last_modified: Some(self.modified) }
+        let etag = self.etag.as_ref().and_then(|tag| ETag::parse(tag.as_bytes()).ok());
+        Validators { etag, last_modified: self.modified }
     }
 
     /// `len` bytes of the content from `offset` on, which are within it.
     pub(super) fn slice(&self, offset: u64, len: u64) -> Body {
         match &self.content {
-            Content::Memory(bytes) => {
+            Content::Bytes(bytes) => {
                 let at = usize::try_from(offset).expect("within what is in memory");
                 let len = usize::try_from(len).expect("within what is in memory");
                 Body::from(bytes.slice(at..at + len))
             }
-            Content::Open(file) => Body::file(FileSlice::new(file.clone(), offset, len)),
+            Content::File(file, _) => Body::file(FileSlice::new(file.clone(), offset, len)),
         }
     }
-}
-
-/// What changes when a file is replaced or written to.
-fn stamp(meta: &Metadata) -> (u64, i64, i64, u64) {
-    (meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino())
-}
-
-/// With separators, and nanoseconds: pasted together without, two states of a file had one tag.
-fn etag(meta: &Metadata) -> HeaderValue {
-    let (len, seconds, nanos, inode) = stamp(meta);
-    let opaque = format!("{len:x}-{seconds:x}.{nanos:x}-{inode:x}");
-    ETag::strong(opaque.as_bytes()).expect("hexadecimal digits, dots and hyphens").to_value()
-}
-
-/// The content, up to one byte more than it should be.
-fn read(file: &File, len: u64) -> io::Result<Bytes> {
-    let mut buf = vec![0; usize::try_from(len.min(IN_MEMORY) + 1).expect("32 KiB and a byte")];
-    let mut filled = 0;
-    while filled < buf.len() {
-        match file.read_at(&mut buf[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    buf.truncate(filled);
-    Ok(Bytes::from(buf.into_boxed_slice()))
 }
 
 #[cfg(test)]
@@ -306,20 +238,5 @@ mod tests {
         ] {
             assert_eq!(Path::of(path, &Choices::default()), None, "{path}");
         }
-    }
-
-    #[test]
-    fn tags_of_different_states_differ_where_digits_would_run_together() {
-        let dir = tempfile::tempdir().unwrap();
-        let tag = |content: &str, seconds: u64| {
-            let path = dir.path().join("f");
-            std::fs::write(&path, content).unwrap();
-            let file = File::options().write(true).open(path).unwrap();
-            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-            file.set_modified(at).unwrap();
-            etag(&file.metadata().unwrap())
-        };
-        // Time 0x11, size 1 against time 0x1, size 0x11: "111" both, without a separator.
-        assert_ne!(tag("x", 0x11), tag(&"x".repeat(0x11), 0x1));
     }
 }

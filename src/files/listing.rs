@@ -1,16 +1,10 @@
 //! What is in a folder, for people (HTML) and for programs (JSON).
 
-use std::{
-    fmt::Write,
-    fs::File,
-    io,
-    os::unix::ffi::OsStrExt,
-    time::{Duration, SystemTime},
-};
+use std::{fmt::Write, io};
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, Dir, FileType, statat};
 
+use super::backend::{Backend, Item};
 use crate::semantics::date::HttpDate;
 
 /// Names that are listed: 10,000. A folder with more says that there are more.
@@ -22,44 +16,13 @@ pub(super) struct Listing {
     pub(super) json: Bytes,
 }
 
-struct Item {
-    name: Vec<u8>,
-    folder: bool,
-    size: u64,
-    modified: SystemTime,
-}
-
 impl Listing {
-    /// Reads the folder. Blocks on the disk.
-    pub(super) fn read(folder: &File, hidden: bool) -> io::Result<Self> {
-        let mut items = Vec::new();
-        let mut more = false;
-        for entry in Dir::read_from(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") || (name.starts_with(b".") && !hidden) {
-                continue;
-            }
-            if items.len() == MOST {
-                more = true;
-                break;
-            }
-            // What is gone meanwhile, and what is neither file nor folder, is not there. Links are
-            // not looked through: whether they lead anywhere shows when they are asked for.
-            let name = std::ffi::OsStr::from_bytes(name);
-            let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
-                continue;
-            }
-            let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-            items.push(Item {
-                name: name.as_bytes().to_vec(),
-                folder: kind == FileType::Directory,
-                size: u64::try_from(stat.st_size).unwrap_or(0),
-                modified: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(1 << 40)),
-            });
-        }
+    /// Reads the folder. May block.
+    pub(super) fn of(from: &dyn Backend, folder: &str, hidden: bool) -> io::Result<Self> {
+        let mut items = from.list(folder, MOST)?;
+        let more = items.len() > MOST;
+        items.truncate(MOST);
+        items.retain(|item| hidden || !item.name.starts_with(b"."));
         // Folders first, then by name.
         items.sort_by(|a, b| (!a.folder, &a.name).cmp(&(!b.folder, &b.name)));
         Ok(Self { html: html(&items, more).into(), json: json(&items, more).into() })
@@ -126,14 +89,12 @@ fn json(items: &[Item], more: bool) -> String {
             }
         }
         let kind = if item.folder { "folder" } else { "file" };
-        let modified = HttpDate::from(item.modified);
-        let modified = modified.to_value();
-        let modified = modified.to_str().unwrap_or_default();
-        let _ = write!(
-            text,
-            "\",\"type\":\"{kind}\",\"size\":{},\"modified\":\"{modified}\"}}",
-            item.size
-        );
+        let _ = write!(text, "\",\"type\":\"{kind}\",\"size\":{}", item.size);
+        if let Some(modified) = item.modified {
+            let modified = HttpDate::from(modified).to_value();
+            let _ = write!(text, ",\"modified\":\"{}\"", modified.to_str().unwrap_or_default());
+        }
+        text.push('}');
     }
     let _ = writeln!(text, "],\"more\":{more}}}");
     text

@@ -7,6 +7,8 @@
 //! The two differ in one point: `openat2` follows a relative link that stays below the root, the
 //! walk follows none. Absolute links and links that lead out are refused by both.
 
+pub(super) mod source;
+
 use std::{
     fs::{File, Metadata},
     io,
@@ -16,12 +18,15 @@ use std::{
         OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::{Duration, SystemTime},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat},
     io::Errno,
 };
+
+use super::backend::{Backend, Found, Item};
 
 /// How often `openat2` is called again when it says that it lost a race against a rename.
 const RACES: usize = 8;
@@ -130,6 +135,46 @@ impl Root {
         }
         let fd = openat(CWD, &self.path, PASS, Mode::empty())?;
         Ok(self.fd.get_or_init(|| fd).as_fd())
+    }
+}
+
+impl Backend for Root {
+    fn look(&self, path: &str) -> io::Result<Found> {
+        Ok(match self.open(path)? {
+            None => Found::Missing,
+            Some(Opened { meta, .. }) if meta.is_dir() => Found::Folder,
+            Some(Opened { file, meta }) => Found::File(source::source(file, meta)?),
+        })
+    }
+
+    fn list(&self, path: &str, most: usize) -> io::Result<Vec<Item>> {
+        let Some(Opened { file: folder, .. }) = self.open(path)? else { return Ok(Vec::new()) };
+        let mut items = Vec::new();
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if items.len() > most {
+                break;
+            }
+            // What is gone meanwhile, and what is neither file nor folder, is not there. Links are
+            // not looked through: whether they lead anywhere shows when they are asked for.
+            let Ok(stat) = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
+                continue;
+            }
+            let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+            items.push(Item {
+                name: name.to_bytes().to_vec(),
+                folder: kind == FileType::Directory,
+                size: u64::try_from(stat.st_size).unwrap_or(0),
+                modified: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+            });
+        }
+        Ok(items)
     }
 }
 

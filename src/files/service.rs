@@ -14,6 +14,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use tower_service::Service;
 
 use super::{
+    backend::Backend,
     cache::{Cache, Limits, REVALIDATE},
     choices::Choices,
     entry::{Entry, Path},
@@ -53,7 +54,7 @@ pub struct Dir(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    root: Arc<Root>,
+    from: From,
     options: Options,
     cache: Cache,
 }
@@ -66,15 +67,40 @@ struct Options {
     limits: Limits,
 }
 
-impl Dir {
-    pub(super) fn new(path: PathBuf) -> Self {
-        let options = Options {
+/// Where the files come from.
+#[derive(Debug, Clone)]
+enum From {
+    Folder(Arc<Root>),
+    Other(Arc<dyn Backend>),
+}
+
+impl From {
+    fn backend(&self) -> &dyn Backend {
+        match self {
+            Self::Folder(root) => &**root,
+            Self::Other(backend) => &**backend,
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
             choices: Choices::default(),
             symlinks: Symlinks::Inside,
             revalidate: REVALIDATE,
             limits: Limits::default(),
-        };
-        Self::build(Arc::new(Root::new(path)), options)
+        }
+    }
+}
+
+impl Dir {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self::build(From::Folder(Arc::new(Root::new(path))), Options::default())
+    }
+
+    pub(super) fn from(backend: impl Backend) -> Self {
+        Self::build(From::Other(Arc::new(backend)), Options::default())
     }
 
     /// The name of the file that a folder is answered with, `index.html` by default.
@@ -154,7 +180,7 @@ impl Dir {
         self.with(|options| options.choices.otherwise = Some((path.into(), status)))
     }
 
-    /// Which symbolic links are followed; [`Symlinks::Inside`] by default.
+    /// Which symbolic links of a folder are followed; [`Symlinks::Inside`] by default.
     #[must_use]
     pub fn symlinks(self, which: Symlinks) -> Self {
         self.with(|options| options.symlinks = which)
@@ -194,15 +220,17 @@ impl Dir {
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.0.options.clone();
         change(&mut options);
-        Self::build(self.0.root.clone(), options)
+        Self::build(self.0.from.clone(), options)
     }
 
-    fn build(mut root: Arc<Root>, options: Options) -> Self {
-        if root.symlinks() != options.symlinks {
-            root = Arc::new(root.with_symlinks(options.symlinks));
+    fn build(mut from: From, options: Options) -> Self {
+        if let From::Folder(root) = &mut from
+            && root.symlinks() != options.symlinks
+        {
+            *root = Arc::new(root.with_symlinks(options.symlinks));
         }
         let cache = Cache::new(options.limits, options.revalidate);
-        Self(Arc::new(Inner { root, options, cache }))
+        Self(Arc::new(Inner { from, options, cache }))
     }
 }
 
@@ -287,7 +315,7 @@ impl Inner {
     /// Looks at the disk, and remembers what is there.
     fn load(&self, normal: &str, path: &Path, now: Instant) -> io::Result<Loaded> {
         let choices = &self.options.choices;
-        let entry = Arc::new(Entry::load(&self.root, path, choices)?);
+        let entry = Arc::new(Entry::load(self.from.backend(), path, choices)?);
         self.cache.put(normal, entry.clone(), now);
         let Some((page, status)) = choices.otherwise.as_ref().filter(|_| self.is_replaced(&entry))
         else {
@@ -297,7 +325,7 @@ impl Inner {
             return Ok(cached);
         }
         let path = Path { below_root: page.trim_start_matches('/').to_owned(), is_index: true };
-        let otherwise = match Entry::load(&self.root, &path, choices)? {
+        let otherwise = match Entry::load(self.from.backend(), &path, choices)? {
             file @ Entry::File(_) => Arc::new(file),
             Entry::Listing(_) | Entry::Folder | Entry::Missing => {
                 return Ok((StatusCode::OK, entry)); // that is not there either

@@ -1,6 +1,7 @@
 //! Requests against real temporary folders.
 
 mod accel;
+mod backends;
 mod cached;
 mod choices;
 mod paths;
@@ -12,7 +13,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use super::{Dir, dir, entry::IN_MEMORY};
+use super::{Dir, dir, root::source::IN_MEMORY};
 use crate::{Body, Error, error::Kind};
 
 /// `root/` with some files, and `secret.txt` beside it.

@@ -2,8 +2,8 @@ use std::fs;
 
 use super::{
     super::{
-        entry::{IN_MEMORY, Path},
-        root::Root,
+        entry::Path,
+        root::{Root, source::IN_MEMORY},
     },
     *,
 };

@@ -1,0 +1,92 @@
+//! `Backend`: where files come from.
+
+use std::{fmt, fs::File, io, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+
+/// Where the files of a [`Dir`](super::Dir) come from: a [folder](super::dir), a program's own memory
+/// ([`Embedded`](super::Embedded)), or whatever you have.
+///
+/// Its methods are called on threads that may block, once for each path and time of
+/// [`Dir::revalidate`](super::Dir::revalidate), not for each request.
+///
+/// Paths are below the root, without a slash in front: `a/b.txt`; `.` is the root itself. They hold no
+/// empty parts and no `.` or `..`, but a backend that opens files must see to links itself.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// What is at a path.
+    ///
+    /// # Errors
+    /// Where the fault is ours, not the path's: the request is answered 500, or 503 when
+    /// descriptors or memory have run out.
+    fn look(&self, path: &str) -> io::Result<Found>;
+
+    /// What is in a folder, in any order, at most `most` items; one more tells that there are more.
+    /// Nothing, unless there is a better answer.
+    ///
+    /// # Errors
+    /// As those of [`look`](Self::look).
+    fn list(&self, path: &str, most: usize) -> io::Result<Vec<Item>> {
+        let _ = (path, most);
+        Ok(Vec::new())
+    }
+}
+
+/// What is at a path.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing that may be served.
+    Missing,
+    /// A folder.
+    Folder,
+    /// A file.
+    File(Source),
+}
+
+/// A file of a backend.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What is in it.
+    pub content: Content,
+    /// When it was last changed, if that is known.
+    pub modified: Option<SystemTime>,
+    /// What tells this state of the file from every other one, byte by byte: the inside of a strong
+    /// entity tag, so without quotes, spaces and control characters.
+    pub tag: String,
+}
+
+/// What is in a file.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// All of it.
+    Bytes(Bytes),
+    /// So many bytes of an open file, which a server sends without reading them.
+    File(Arc<File>, u64),
+}
+
+impl Content {
+    /// How long it is, in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(_, len) => *len,
+        }
+    }
+
+    /// Is there nothing in it?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a folder has in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its name, of any bytes but `/` and NUL.
+    pub name: Vec<u8>,
+    /// Is it a folder?
+    pub folder: bool,
+    /// How large it is, in bytes.
+    pub size: u64,
+    /// When it was last changed, if that is known.
+    pub modified: Option<SystemTime>,
+}

@@ -1,0 +1,89 @@
+//! `Embedded`: files that are part of the program.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    io,
+};
+
+use bytes::Bytes;
+
+use super::backend::{Backend, Content, Found, Item, Source};
+
+/// Files in memory, as a [`Backend`]: what `include_bytes!`, `rust-embed` or `include_dir` put into
+/// the program, or anything that was made at its start.
+///
+/// ```
+/// use vestibule::files::{self, Embedded};
+///
+/// let site = files::from(Embedded::from_iter([
+///     ("index.html", "<h1>hello</h1>".as_bytes()),
+///     ("assets/app.js", b"alert(1)"),
+/// ]));
+/// # drop(site);
+/// ```
+///
+/// With `rust-embed`: `Embedded::from_iter(Assets::iter().map(|path| (path.to_string(),
+/// Assets::get(&path).unwrap().data.into_owned())))`.
+#[derive(Clone, Default)]
+pub struct Embedded {
+    /// Sorted, so that a folder's files stand together.
+    files: BTreeMap<String, Source>,
+}
+
+impl<P: Into<String>, B: Into<Bytes>> FromIterator<(P, B)> for Embedded {
+    /// Files by their paths below the root; slashes in front are cut off. Of two with one path the
+    /// last one counts.
+    fn from_iter<I: IntoIterator<Item = (P, B)>>(files: I) -> Self {
+        let files = files.into_iter().map(|(path, content)| {
+            let (path, content) = (path.into(), content.into());
+            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&content[..]);
+            let tag = format!("{:x}-{hash:x}", content.len());
+            let source = Source { content: Content::Bytes(content), modified: None, tag };
+            (path.trim_start_matches('/').to_owned(), source)
+        });
+        Self { files: files.collect() }
+    }
+}
+
+impl Embedded {
+    /// What is below a folder, by the rest of its path.
+    fn below<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a Source)> + use<'a> {
+        let prefix = if folder == "." { String::new() } else { format!("{folder}/") };
+        let from = self.files.range(prefix.clone()..);
+        from.map_while(move |(path, source)| Some((path.strip_prefix(&prefix)?, source)))
+    }
+}
+
+impl Backend for Embedded {
+    fn look(&self, path: &str) -> io::Result<Found> {
+        if let Some(source) = self.files.get(path) {
+            return Ok(Found::File(source.clone()));
+        }
+        let folder = path == "." || self.below(path).next().is_some();
+        Ok(if folder { Found::Folder } else { Found::Missing })
+    }
+
+    fn list(&self, path: &str, most: usize) -> io::Result<Vec<Item>> {
+        let mut items: Vec<Item> = Vec::new();
+        for (rest, source) in self.below(path) {
+            let (name, folder) = rest.split_once('/').map_or((rest, false), |(f, _)| (f, true));
+            if items.last().is_some_and(|item| item.name == name.as_bytes()) {
+                continue; // another file of the same folder
+            }
+            if items.len() > most {
+                break;
+            }
+            let size = if folder { 0 } else { source.content.len() };
+            items.push(Item { name: name.into(), folder, size, modified: None });
+        }
+        Ok(items)
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("files", &self.files.len()).finish()
+    }
+}

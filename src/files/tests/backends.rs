@@ -1,0 +1,119 @@
+//! Files that come from elsewhere than a folder.
+
+use std::{
+    io,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::*;
+use crate::files::{self, Backend, Content, Embedded, Found, Source};
+
+fn site() -> Embedded {
+    Embedded::from_iter([
+        ("index.html", "<h1>home</h1>".as_bytes()),
+        ("/docs/index.html", b"docs"),
+        ("docs/a.txt", b"0123456789"),
+        ("docs/deep/er/b.txt", b"deep"),
+        ("docs/a.txt.gz", b"as gzip"),
+        (".env", b"secret"),
+    ])
+}
+
+#[tokio::test]
+async fn files_in_the_program_are_served_as_those_of_a_folder() {
+    let dir = files::from(site()).precompressed();
+    assert_eq!(content(get(&dir, "/").await).await, "<h1>home</h1>");
+    assert_eq!(content(get(&dir, "/docs/").await).await, "docs");
+    assert_eq!(content(get(&dir, "/docs/deep/er/b.txt").await).await, "deep");
+    for (target, status) in [
+        ("/docs", 308),
+        ("/docs/deep", 308),
+        ("/do", 404),
+        ("/docs/deep/", 404),
+        ("/.env", 404),
+        ("/docs/a.txt/", 404),
+    ] {
+        assert_eq!(get(&dir, target).await.status().as_u16(), status, "{target}");
+    }
+    let file = get(&dir, "/docs/a.txt").await;
+    let tag = field(&file, &header::ETAG).to_owned();
+    assert!(!file.headers().contains_key(header::LAST_MODIFIED));
+    let same = get_with(&dir, "/docs/a.txt", &[(header::IF_NONE_MATCH, &tag)]).await;
+    assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
+    let part = [(header::RANGE, "bytes=2-4"), (header::IF_RANGE, tag.as_str())];
+    assert_eq!(content(get_with(&dir, "/docs/a.txt", &part).await).await, "234");
+    let coded = get_with(&dir, "/docs/a.txt", &[(header::ACCEPT_ENCODING, "gzip")]).await;
+    assert_eq!(field(&coded, &header::CONTENT_ENCODING), "gzip");
+    // Another content has another tag.
+    let other = files::from(Embedded::from_iter([("docs/a.txt", "0123456780")]));
+    assert_ne!(field(&get(&other, "/docs/a.txt").await, &header::ETAG), tag);
+}
+
+#[tokio::test]
+async fn a_folder_in_the_program_is_listed_once_for_each_name() {
+    let dir = files::from(site()).listing().index("none");
+    let json = get_with(&dir, "/docs/", &[(header::ACCEPT, "application/json")]).await;
+    let json = String::from_utf8(content(json).await.to_vec()).unwrap();
+    let names: Vec<&str> =
+        json.split("\"name\":\"").skip(1).map(|r| r.split('"').next().unwrap()).collect();
+    assert_eq!(names, ["deep", "a.txt", "a.txt.gz", "index.html"]);
+    let root = String::from_utf8(content(get(&dir, "/").await).await.to_vec()).unwrap();
+    assert!(root.contains("./docs/") && !root.contains(".env"));
+}
+
+/// A disk that does not answer for some of its files, until it is told to.
+#[derive(Debug, Default)]
+struct Slow {
+    open: Mutex<bool>,
+    opened: Condvar,
+    looks: AtomicUsize,
+}
+
+#[derive(Debug, Clone)]
+struct Disk(Arc<Slow>);
+
+impl Backend for Disk {
+    fn look(&self, path: &str) -> io::Result<Found> {
+        self.0.looks.fetch_add(1, Ordering::SeqCst);
+        match path {
+            "broken" => return Err(io::Error::other("a bad sector")),
+            "fast" => {}
+            _ => drop(self.0.opened.wait_while(self.0.open.lock().unwrap(), |open| !*open)),
+        }
+        let content = Content::Bytes(path.to_owned().into());
+        Ok(Found::File(Source { content, modified: None, tag: "\"no tag\"".to_owned() }))
+    }
+}
+
+#[tokio::test]
+async fn a_slow_disk_holds_up_those_who_wait_for_it_and_nobody_else() {
+    // One thread for everything but the disk.
+    let disk = Disk(Arc::default());
+    let dir = files::from(disk.clone());
+    let slow: Vec<_> = (0..10)
+        .map(|i| {
+            let dir = dir.clone();
+            tokio::spawn(async move { content(get(&dir, &format!("/slow{i}")).await).await })
+        })
+        .collect();
+    while disk.0.looks.load(Ordering::SeqCst) < 10 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        let fast = get(&dir, "/fast").await;
+        assert!(!fast.headers().contains_key(header::ETAG), "a bad one is left out");
+        assert_eq!(content(fast).await, "fast");
+    }
+    assert!(slow.iter().all(|task| !task.is_finished()));
+    let error = dir.clone().oneshot(request(Method::GET, "/broken")).await.unwrap_err();
+    assert_eq!(Error::find(&*error).unwrap().kind(), Kind::Internal);
+    *disk.0.open.lock().unwrap() = true;
+    disk.0.opened.notify_all();
+    for (i, task) in slow.into_iter().enumerate() {
+        assert_eq!(task.await.unwrap(), format!("slow{i}"));
+    }
+    assert_eq!(disk.0.looks.load(Ordering::SeqCst), 12, "what is known is not looked at again");
+}
