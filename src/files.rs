@@ -36,6 +36,7 @@ mod accel;
 mod backend;
 mod cache;
 mod choices;
+mod dir;
 mod embedded;
 mod entry;
 mod listing;
@@ -50,9 +51,10 @@ use std::path::PathBuf;
 pub use accel::{Accel, AccelLayer};
 pub use backend::{Backend, Content, Found, Item, Source};
 pub use choices::is_hashed;
+pub use dir::Dir;
 pub use embedded::Embedded;
 pub use root::Symlinks;
-pub use service::{Dir, ResponseFuture, Unreadable};
+pub use service::{ResponseFuture, Unreadable};
 
 /// A service that answers GET and HEAD with the files below `path`.
 ///

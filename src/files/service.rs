@@ -1,12 +1,10 @@
-//! `Dir`, the service, and its future.
+//! What a request to a `Dir` gets: from memory at once, or from a look at the disk.
 
 use std::{
     io,
-    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -14,225 +12,15 @@ use tokio::{task::JoinHandle, time::Instant};
 use tower_service::Service;
 
 use super::{
-    backend::Backend,
-    cache::{Cache, Limits, REVALIDATE},
-    choices::Choices,
+    dir::{Dir, Inner},
     entry::{Entry, Path},
     respond::{plain, respond},
-    root::{Root, Symlinks},
 };
 use crate::{
     Body, BoxError, Error,
     error::Kind,
     semantics::target::{file_path, normalize},
 };
-
-/// The files below a folder as a service; made by [`dir`](super::dir).
-///
-/// Always ready, and cheap to clone: clones share the open folder. It answers for itself, down
-/// to 404 and 405; an error means that the fault is here. Must be called within a Tokio runtime.
-///
-/// ```
-/// use http::{Request, StatusCode, header};
-/// use tower::ServiceExt;
-/// use vestibule::{Body, files};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() {
-/// let folder = tempfile::tempdir().unwrap();
-/// std::fs::write(folder.path().join("hello.txt"), "hello").unwrap();
-///
-/// let request = Request::get("/hello.txt").body(Body::empty()).unwrap();
-/// let response = files::dir(folder.path()).oneshot(request).await.unwrap();
-/// assert_eq!(response.status(), StatusCode::OK);
-/// assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
-/// assert_eq!(response.body().as_bytes().unwrap(), "hello");
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-pub struct Dir(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    from: From,
-    options: Options,
-    cache: Cache,
-}
-
-#[derive(Debug, Clone)]
-struct Options {
-    choices: Choices,
-    symlinks: Symlinks,
-    revalidate: Duration,
-    limits: Limits,
-}
-
-/// Where the files come from.
-#[derive(Debug, Clone)]
-enum From {
-    Folder(Arc<Root>),
-    Other(Arc<dyn Backend>),
-}
-
-impl From {
-    fn backend(&self) -> &dyn Backend {
-        match self {
-            Self::Folder(root) => &**root,
-            Self::Other(backend) => &**backend,
-        }
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            choices: Choices::default(),
-            symlinks: Symlinks::Inside,
-            revalidate: REVALIDATE,
-            limits: Limits::default(),
-        }
-    }
-}
-
-impl Dir {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self::build(From::Folder(Arc::new(Root::new(path))), Options::default())
-    }
-
-    pub(super) fn from(backend: impl Backend) -> Self {
-        Self::build(From::Other(Arc::new(backend)), Options::default())
-    }
-
-    /// The name of the file that a folder is answered with, `index.html` by default.
-    #[must_use]
-    pub fn index(self, name: impl Into<String>) -> Self {
-        self.with(|options| options.choices.index = name.into())
-    }
-
-    /// A Cache-Control value for every file, as in `max-age=3600`. None by default.
-    #[must_use]
-    pub fn cache_control(self, value: HeaderValue) -> Self {
-        self.cache_policy(move |_| Some(value.clone()))
-    }
-
-    /// A Cache-Control value by the file's path below the folder; none for `None`. It is asked when
-    /// a file is looked at, not for each request.
-    ///
-    /// ```
-    /// use http::HeaderValue;
-    /// use vestibule::files;
-    ///
-    /// let site = files::dir("public").cache_policy(|path| {
-    ///     Some(HeaderValue::from_static(if files::is_hashed(path) {
-    ///         "public, max-age=31536000, immutable" // another content has another name
-    ///     } else {
-    ///         "no-cache" // kept, and asked for each time
-    ///     }))
-    /// });
-    /// ```
-    #[must_use]
-    pub fn cache_policy(
-        self,
-        policy: impl Fn(&str) -> Option<HeaderValue> + Send + Sync + 'static,
-    ) -> Self {
-        self.with(|options| options.choices.cache_control = Some(Arc::new(policy)))
-    }
-
-    /// Serves `a.js.zst`, `a.js.br` or `a.js.gz` for `a.js` to those who accept it, unless it is
-    /// older than the file itself; and 406 to those who accept nothing that is there. Off by
-    /// default.
-    #[must_use]
-    pub fn precompressed(self) -> Self {
-        self.with(|options| options.choices.precompressed = true)
-    }
-
-    /// Serves `about.html` for `/about` where there is nothing of that name. Off by default.
-    #[must_use]
-    pub fn html_extension(self) -> Self {
-        self.with(|options| options.choices.html_extension = true)
-    }
-
-    /// Lists a folder without an index file: as HTML, or as JSON to those who accept only that. Up
-    /// to 10,000 names, folders first. Off by default.
-    #[must_use]
-    pub fn listing(self) -> Self {
-        self.with(|options| options.choices.listing = true)
-    }
-
-    /// Serves names that begin with a dot, too. Off by default, but for `/.well-known`.
-    #[must_use]
-    pub fn hidden(self) -> Self {
-        self.with(|options| options.choices.hidden = true)
-    }
-
-    /// Serves this file, with 200, for whatever names nothing: the page of an application that finds
-    /// its own way. Instead of [`not_found`](Self::not_found).
-    #[must_use]
-    pub fn fallback(self, path: impl Into<String>) -> Self {
-        self.with(|options| options.choices.otherwise = Some((path.into(), StatusCode::OK)))
-    }
-
-    /// Serves this file, with 404, for whatever names nothing. Instead of
-    /// [`fallback`](Self::fallback).
-    #[must_use]
-    pub fn not_found(self, path: impl Into<String>) -> Self {
-        let status = StatusCode::NOT_FOUND;
-        self.with(|options| options.choices.otherwise = Some((path.into(), status)))
-    }
-
-    /// Which symbolic links of a folder are followed; [`Symlinks::Inside`] by default.
-    #[must_use]
-    pub fn symlinks(self, which: Symlinks) -> Self {
-        self.with(|options| options.symlinks = which)
-    }
-
-    /// For how long a file that was looked at is served without looking again, a second by
-    /// default. A file that is replaced, written to or removed is seen at the latest then.
-    ///
-    /// Zero looks at the disk for every request, on a thread that may block: at many times the
-    /// price of a request, for folders whose changes must be seen at once.
-    #[must_use]
-    pub fn revalidate(self, after: Duration) -> Self {
-        self.with(|options| options.revalidate = after)
-    }
-
-    /// The most paths that are remembered, 1,024 by default. Zero remembers none.
-    #[must_use]
-    pub fn cache_entries(self, most: usize) -> Self {
-        self.with(|options| options.limits.entries = most)
-    }
-
-    /// The most bytes of paths and contents held in memory, 16 MiB by default. Only files up to
-    /// 32 KiB are held.
-    #[must_use]
-    pub fn cache_bytes(self, most: usize) -> Self {
-        self.with(|options| options.limits.bytes = most)
-    }
-
-    /// The most files above 32 KiB that are held open, 256 by default. Beyond it files are opened
-    /// when they are asked for.
-    #[must_use]
-    pub fn cache_open_files(self, most: usize) -> Self {
-        self.with(|options| options.limits.open_files = most)
-    }
-
-    /// What was remembered under other options is not taken along.
-    fn with(self, change: impl FnOnce(&mut Options)) -> Self {
-        let mut options = self.0.options.clone();
-        change(&mut options);
-        Self::build(self.0.from.clone(), options)
-    }
-
-    fn build(mut from: From, options: Options) -> Self {
-        if let From::Folder(root) = &mut from
-            && root.symlinks() != options.symlinks
-        {
-            *root = Arc::new(root.with_symlinks(options.symlinks));
-        }
-        let cache = Cache::new(options.limits, options.revalidate);
-        Self(Arc::new(Inner { from, options, cache }))
-    }
-}
 
 impl Service<Request<Body>> for Dir {
     type Response = Response<Body>;
