@@ -208,3 +208,48 @@ async fn heads_and_answers_that_wait_count_and_when_all_is_spent_requests_are_re
     drop((slow, half));
     settled(&|n| n == 0).await;
 }
+
+#[tokio::test]
+async fn however_connections_end_each_gives_its_place_back() {
+    let app = service_fn(|request: Request| async move {
+        match request.uri().path() {
+            "/panic" => panic!("as it was told to"),
+            "/never" => std::future::pending::<()>().await,
+            _ => {}
+        }
+        let (tx, body) = Body::channel(Some(100_000));
+        let _ = tx.send(vec![b'x'; 50_000].into());
+        drop(tx); // breaks off in the middle
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let server = start_with(app, |s| s.connections(4).connections_per_client(4)).await;
+    let addr = server.addr;
+    let one = async |n: usize| {
+        let Ok(mut client) = TcpStream::connect(addr).await else { return };
+        let request: &[u8] = match n % 8 {
+            0 => b"",
+            1 => b"GET / HT",
+            2 => b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf",
+            3 => b"GET /panic HTTP/1.1\r\nHost: a\r\n\r\n",
+            4 => b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n",
+            5 => b"\0\0 nonsense\r\n\r\n",
+            6 => b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            _ => b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /never HTTP/1.1\r\nHost: a\r\n\r\n",
+        };
+        let _ = client.write_all(request).await;
+        if n % 3 == 0 {
+            let _ = client.read(&mut [0; 100]).await;
+        }
+        if n % 2 == 0 {
+            // A reset, not an orderly end.
+            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    };
+    // Those that would wait for an answer that never comes are given up.
+    for n in 0..400 {
+        let _ = tokio::time::timeout(Duration::from_millis(20), one(n)).await;
+    }
+    let last = tokio::spawn(async move { exchange(addr, "GET /x HTTP/1.0\r\n\r\n").await });
+    assert_eq!(statuses(&within(last).await.unwrap()), [200]);
+    server.stop().await;
+}
