@@ -1,22 +1,56 @@
 //! A folder as a web site.
 //!
-//! Run with `cargo run --release --example static_site -- --listen 127.0.0.1:8080 DIR`.
+//! Run with `cargo run --release --example static_site -- --log --list --listen 127.0.0.1:8080 DIR`.
 
-use vestibule::{files, serve};
+use tower::{Layer, Service};
+use vestibule::{
+    BoxError, Request, Response, files, layer,
+    serve::{Serve, serve},
+};
 
 const HELP: &str = "\
-static_site --listen ADDR [--threads N] DIR
+static_site --listen ADDR [--threads N] [OPTION ...] DIR
 
-  --listen ADDR   host:port or unix:/path
-  --threads N     one runtime a thread (0: one a core); without it, the caller's runtime
-  DIR             the folder";
+  --listen ADDR     host:port or unix:/path
+  --threads N       one runtime a thread (0: one a core); without it, the caller's runtime
+  --log             a line for each request
+  --list            lists folders that have no index.html
+  --precompressed   sends a.js.zst, a.js.br or a.js.gz for a.js to those who accept it
+  --fallback FILE   serves this file for whatever is not there, as single page applications need
+  DIR               the folder";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Args { listen, threads, dir } = Args::parse()?;
+    tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
+    let Args { listen, threads, log, list, precompressed, fallback, dir } = Args::parse()?;
 
-    let mut server = serve(listen, files::dir(dir)).shutdown(async {
+    let mut site = files::dir(&dir).cache_policy(|path| {
+        // Another content has another name: it need never be asked for again.
+        files::is_hashed(path)
+            .then(|| "public, max-age=31536000, immutable".parse().expect("ASCII"))
+    });
+    if list {
+        site = site.listing();
+    }
+    if precompressed {
+        site = site.precompressed();
+    }
+    if let Some(page) = fallback {
+        site = site.fallback(page);
+    }
+    eprintln!("{dir}");
+    if log {
+        return run(serve(listen, layer::LogLayer::new().layer(site)), threads).await;
+    }
+    run(serve(listen, site), threads).await
+}
+
+async fn run<S>(server: Serve<S>, threads: Option<usize>) -> Result<(), Box<dyn std::error::Error>>
+where
+    S: Service<Request, Response = Response, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let mut server = server.shutdown(async {
         let _ = tokio::signal::ctrl_c().await;
     });
     if let Some(n) = threads {
@@ -30,18 +64,34 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 struct Args {
     listen: String,
     threads: Option<usize>,
+    log: bool,
+    list: bool,
+    precompressed: bool,
+    fallback: Option<String>,
     dir: String,
 }
 
 impl Args {
     fn parse() -> Result<Self, lexopt::Error> {
         use lexopt::prelude::*;
-        let mut args = Self { listen: "127.0.0.1:8080".into(), threads: None, dir: ".".into() };
+        let mut args = Self {
+            listen: "127.0.0.1:8080".into(),
+            threads: None,
+            log: false,
+            list: false,
+            precompressed: false,
+            fallback: None,
+            dir: ".".into(),
+        };
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("listen") => args.listen = parser.value()?.string()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
+                Long("log") => args.log = true,
+                Long("list") => args.list = true,
+                Long("precompressed") => args.precompressed = true,
+                Long("fallback") => args.fallback = Some(parser.value()?.string()?),
                 Short('h') | Long("help") => {
                     println!("{HELP}");
                     std::process::exit(0);
