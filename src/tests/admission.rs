@@ -237,10 +237,10 @@ async fn however_connections_end_each_gives_its_place_back() {
             _ => b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /never HTTP/1.1\r\nHost: a\r\n\r\n",
         };
         let _ = client.write_all(request).await;
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             let _ = client.read(&mut [0; 100]).await;
         }
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             // A reset, not an orderly end.
             socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         }
