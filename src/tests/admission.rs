@@ -139,7 +139,7 @@ async fn a_client_that_waits_at_the_gate_is_not_idle() {
     let places = Arc::new(Semaphore::new(1));
     let gate = Gate::new(places.clone());
     let limits = crate::proto::h1::Limits {
-        idle_timeout: Duration::from_millis(80),
+        idle_timeout: Duration::from_millis(700),
         ..crate::proto::h1::Limits::default()
     };
     let server = start_with(service_fn(hello), |s| s.limits(limits).gate(gate)).await;
@@ -151,7 +151,7 @@ async fn a_client_that_waits_at_the_gate_is_not_idle() {
     client.write_all(LAST.as_bytes()).await.unwrap();
     let mut byte = [0];
     // Three times as long as it may be idle.
-    let read = tokio::time::timeout(Duration::from_millis(240), client.read(&mut byte));
+    let read = tokio::time::timeout(Duration::from_millis(2100), client.read(&mut byte));
     assert!(read.await.is_err(), "closed, or answered");
     drop(place);
     assert!(read_all(&mut client).await.starts_with("HTTP/1.1 200"));
