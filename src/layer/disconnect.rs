@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use http::Method;
 use http_body::{Body as _, SizeHint};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -61,6 +62,7 @@ impl DisconnectLayer {
 
     /// As [`detach`](Self::detach), and the body of the response is read to its end, also when the
     /// client leaves in the middle of it: for what is behind and should be complete, such as a cache.
+    /// Not for streams of events, which never end. Answers to HEAD have no body to be read.
     pub fn finish() -> Self {
         Self::new(Policy::Finish)
     }
@@ -146,9 +148,14 @@ where
     }
 
     fn call(&mut self, request: Request) -> ResponseFuture {
+        // The body of an answer to HEAD is dropped by whoever answers: nobody has left.
+        let policy = match self.policy {
+            Policy::Finish if request.method() == Method::HEAD => Policy::Detach,
+            policy => policy,
+        };
         let answer = self.inner.call(request);
         let work: Work = Box::pin(async { answer.await.map_err(Into::into) });
-        ResponseFuture { work: Some(work), policy: self.policy, detached: self.detached.clone() }
+        ResponseFuture { work: Some(work), policy, detached: self.detached.clone() }
     }
 }
 

@@ -71,6 +71,8 @@ fn is_cut(watch: &mut Watch, cx: &std::task::Context<'_>) -> bool {
 pub(super) async fn read(mut body: Body) -> Result<(), BoxError> {
     while let Some(stretch) = poll_fn(|cx| body.poll_stretch(cx)).await {
         stretch?;
+        // A body that always has more would never let others have their turn.
+        tokio::task::consume_budget().await;
     }
     Ok(())
 }

@@ -218,3 +218,49 @@ async fn behind_a_server_it_goes_on_when_the_client_resets() {
     layer.detached().ended().await;
     assert_eq!(app.reached(), 2);
 }
+
+#[tokio::test]
+async fn a_body_that_always_has_more_lets_others_have_their_turn() {
+    let endless = body_of(|| Some(Bytes::from_static(b"more")));
+    let layer = DisconnectLayer::finish();
+    let body = Arc::new(std::sync::Mutex::new(Some(endless)));
+    let app = Probe::new(move |_: Request| {
+        let body = body.lock().unwrap().take().unwrap();
+        async { Ok::<_, BoxError>(Response::new(body)) }
+    });
+    drop(layer.layer(app).oneshot(Request::default()).await.unwrap());
+    let drain = layer.detached();
+    settle().await; // which would hang
+    assert_eq!(drain.len(), 1);
+    drain.begin();
+    drain.cut();
+    drain.ended().await;
+}
+
+#[tokio::test]
+async fn of_an_answer_to_head_nothing_is_finished() {
+    let (layer, app) = (DisconnectLayer::finish(), App::new());
+    app.leave.add_permits(1);
+    let head = Request::builder().method("HEAD").body(Body::empty()).unwrap();
+    drop(layer.layer(app.service()).oneshot(head).await.unwrap());
+    assert!(layer.detached().is_empty());
+    app.leave.add_permits(2);
+    app.gone.notified().await;
+}
+
+/// A body of whatever the function gives.
+fn body_of(next: impl FnMut() -> Option<Bytes> + Send + Unpin + 'static) -> Body {
+    struct Made<F>(F);
+    impl<F: FnMut() -> Option<Bytes> + Unpin> http_body::Body for Made<F> {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+            Poll::Ready((self.0)().map(|data| Ok(http_body::Frame::data(data))))
+        }
+    }
+    Body::new(Made(next))
+}
