@@ -1,6 +1,11 @@
 //! nginx as the server behind the proxy.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::atomic::{AtomicU8, Ordering},
+};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
@@ -42,7 +47,11 @@ impl Nginx {
         let mut command = program("nginx");
         command.arg("-p").arg(dir).arg("-e").arg("stderr").arg("-c").arg(dir.join("conf"));
         let mut child = command.spawn().expect("nginx is installed");
-        listening(&mut child, async || TcpStream::connect(addr).await.is_ok()).await;
+        let socket = dir.join("sock");
+        let both = async || {
+            TcpStream::connect(addr).await.is_ok() && UnixStream::connect(&socket).await.is_ok()
+        };
+        listening(&mut child, both).await;
         Self { child, addr }
     }
 
@@ -61,8 +70,11 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// An address that stays free until it is used: no other test listens on it or connects from it.
+async fn free_address() -> SocketAddr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    TcpListener::bind((Ipv4Addr::new(127, 77, 0, n), 0)).await.unwrap().local_addr().unwrap()
 }
 
 fn get(path: &str, more: &str) -> String {
@@ -73,9 +85,8 @@ fn get(path: &str, more: &str) -> String {
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
 async fn is_proxied_by_port_and_by_socket_over_kept_connections() {
     let dir = folder();
-    let nginx = Nginx::start(dir.path(), free_port().await, "if_modified_since before;").await;
+    let nginx = Nginx::start(dir.path(), free_address().await, "if_modified_since before;").await;
     let socket = format!("unix:{}", dir.path().join("sock").display());
-    assert!(UnixStream::connect(dir.path().join("sock")).await.is_ok());
     for server in [nginx.addr.to_string(), socket] {
         let front = start(Upstream::new([server]).unwrap()).await;
         let requests = [
@@ -104,7 +115,7 @@ async fn is_proxied_by_port_and_by_socket_over_kept_connections() {
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
 async fn may_close_kept_connections_stop_and_come_back() {
     let dir = folder();
-    let addr = free_port().await;
+    let addr = free_address().await;
     let nginx = Nginx::start(dir.path(), addr, "keepalive_requests 2;").await;
     let front = start(Upstream::new([addr.to_string()]).unwrap()).await;
     let many = get("/hello", "").repeat(20) + &get("/hello", "Connection: close\r\n");
