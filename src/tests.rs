@@ -6,6 +6,7 @@ mod calls;
 mod deadlines;
 mod driver;
 mod early;
+mod ends;
 mod exhaustion;
 mod fit;
 mod orders;

@@ -273,7 +273,7 @@ where
     ) -> Step {
         // All is written, and unless it was cut the response is whole.
         x.open_ended &= x.core.writes_body();
-        if !linger {
+        if !linger && !self.would_reset(x, cx) {
             x.stage = Stage::End; // dropping the socket closes both halves
             return Step::Again;
         }
@@ -286,6 +286,16 @@ where
                 Step::Again
             }
         }
+    }
+
+    /// Has the client sent more behind a whole response? Closed over it, the connection is reset,
+    /// and what the kernel has not sent of the response is lost.
+    fn would_reset(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> bool {
+        if x.ended || x.core.writes_body() {
+            return false;
+        }
+        !x.input.is_empty()
+            || matches!(scratch::poll_read(&mut self.io, cx, &mut x.input), Poll::Ready(Ok(1..)))
     }
 }
 
