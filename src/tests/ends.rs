@@ -59,3 +59,17 @@ async fn a_request_that_a_shutdown_forestalls_does_not_cost_the_response_before_
     drop(client);
     within(stopping).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_a_body_that_nobody_reads() {
+    let early =
+        service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("early"))) });
+    let server = start(early).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").await.unwrap();
+    read_until(&mut client, "early").await;
+    let stopping = tokio::spawn(server.stop());
+    assert_eq!(read_all(&mut client).await, "");
+    drop(client);
+    within(stopping).await.unwrap();
+}

@@ -262,6 +262,11 @@ where
         if x.upload.is_some() {
             return Step::Wait; // it is pumped
         }
+        if !x.core.keeps_alive() {
+            // Nothing follows, so there is nothing to clear the way for.
+            x.stage = Stage::Close { linger: !x.ended && (x.faulted || x.core.reads_body()) };
+            return Step::Again;
+        }
         if x.core.is_idle() {
             x.stage = Stage::Head;
             return Step::Again;
