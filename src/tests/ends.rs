@@ -73,3 +73,48 @@ async fn a_shutdown_does_not_wait_for_a_body_that_nobody_reads() {
     drop(client);
     within(stopping).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_place_is_let_go_when_a_shutdown_begins() {
+    let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (b, g) = (began.clone(), go_on.clone());
+    let slow = service_fn(move |_: Request| {
+        let (began, go_on) = (b.clone(), g.clone());
+        async move {
+            began.notify_one();
+            go_on.notified().await;
+            Ok::<_, Infallible>(Response::new(Body::from("done")))
+        }
+    });
+    let server = start_with(slow, |s| s.connections(1)).await;
+    let mut first = TcpStream::connect(server.addr).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    within(began.notified()).await;
+    let mut second = TcpStream::connect(server.addr).await.unwrap();
+    second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await; // it is accepted, or is still in the queue: both may be
+    }
+    let stopping = tokio::spawn(server.stop());
+    assert_eq!(read_all(&mut second).await, "", "while the first is still served");
+    go_on.notify_one();
+    assert!(read_all(&mut first).await.ends_with("done"));
+    within(stopping).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_looked_at_whatever_is_left_of_the_task_s_budget() {
+    let (io, server) = tokio::io::duplex(1 << 10);
+    let mut connection = Connection::new(io, Arc::new(Limits::default()));
+    let (tell, told) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let usable = poll_fn(|cx| {
+            while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+            Poll::Ready(connection.poll_usable(cx))
+        });
+        let _ = tell.send(usable.await);
+    });
+    drop(server);
+    assert!(!within(told).await.unwrap(), "the server has closed it");
+    within(task).await.unwrap();
+}

@@ -5,7 +5,9 @@ mod incoming;
 mod upload;
 
 use std::{
+    future::{Future, poll_fn},
     io,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -117,7 +119,13 @@ impl<I: Io> Connection<I> {
     /// nobody asked for. Costs no system call on a connection that is as it was left.
     pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
         let State { io, core, input, .. } = &mut *self.state;
-        core.is_idle() && input.is_empty() && scratch::poll_read(io, cx, input).is_pending()
+        if !core.is_idle() || !input.is_empty() {
+            return false;
+        }
+        // Outside of the task's budget: a read that the budget cuts short says nothing of the
+        // connection, and is pending too.
+        let quiet = poll_fn(|cx| Poll::Ready(scratch::poll_read(io, cx, input).is_pending()));
+        pin!(tokio::task::unconstrained(quiet)).poll(cx) == Poll::Ready(true)
     }
 
     /// Sends a request and waits for the head of its response.
