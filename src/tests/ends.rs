@@ -10,7 +10,11 @@ use tokio::{
 use tower::service_fn;
 
 use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
-use crate::{Body, Request, Response, conn::h1::client::Connection, proto::h1::Limits};
+use crate::{
+    Body, Request, Response,
+    conn::h1::{client::Connection, server},
+    proto::h1::Limits,
+};
 
 /// More than the buffers of both sockets.
 const LARGE: usize = 32 << 20;
@@ -117,4 +121,18 @@ async fn a_kept_connection_is_looked_at_whatever_is_left_of_the_task_s_budget() 
     drop(server);
     assert!(!within(told).await.unwrap(), "the server has closed it");
     within(task).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_empty_line_is_no_reason_to_wait_for_a_client_at_a_shutdown() {
+    let hour = std::time::Duration::from_secs(3600);
+    let http1 = server::Config { linger: hour, ..server::Config::default() };
+    let server = start_with(service_fn(large), |s| s.http1(http1)).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"\r\n").await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    server.stop().await; // the client does not react to it
+    assert_eq!(read_all(&mut client).await, "");
 }

@@ -273,8 +273,12 @@ where
     ) -> Step {
         // All is written, and unless it was cut the response is whole.
         x.open_ended &= x.core.writes_body();
-        if !linger && !self.would_reset(x, cx) {
-            x.stage = Stage::End; // dropping the socket closes both halves
+        if !linger {
+            x.stage = if self.would_reset(x, cx) {
+                Stage::Close { linger: true }
+            } else {
+                Stage::End // dropping the socket closes both halves
+            };
             return Step::Again;
         }
         match Pin::new(&mut self.io).poll_shutdown(cx) {
@@ -291,11 +295,9 @@ where
     /// Has the client sent more behind a whole response? Closed over it, the connection is reset,
     /// and what the kernel has not sent of the response is lost.
     fn would_reset(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> bool {
-        if x.ended || x.core.writes_body() {
-            return false;
-        }
-        !x.input.is_empty()
-            || matches!(scratch::poll_read(&mut self.io, cx, &mut x.input), Poll::Ready(Ok(1..)))
+        !x.ended
+            && !x.core.writes_body()
+            && matches!(scratch::poll_read(&mut self.io, cx, &mut x.input), Poll::Ready(Ok(1..)))
     }
 }
 
