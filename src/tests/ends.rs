@@ -9,7 +9,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
+use super::support::{read_all, read_until, start, start_with, within};
 use crate::{
     Body, Request, Response,
     conn::h1::{client::Connection, server},
