@@ -9,7 +9,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use super::support::{read_all, read_until, start, start_with, within};
+use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
 use crate::{
     Body, Request, Response,
     conn::h1::{client::Connection, server},
@@ -62,6 +62,18 @@ async fn a_request_that_a_shutdown_forestalls_does_not_cost_the_response_before_
     assert_eq!(count(&mut client).await, (LARGE, true));
     drop(client);
     within(stopping).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_does_not_cost_the_answers_before_it() {
+    let server = start(service_fn(|request: Request| async move {
+        assert!(request.uri().path() != "/panic", "as it was asked to");
+        Ok::<_, Infallible>(Response::new(Body::from("fine")))
+    }))
+    .await;
+    let both = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /panic HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(statuses(&exchange(server.addr, both).await), [200]);
+    server.stop().await;
 }
 
 #[tokio::test]

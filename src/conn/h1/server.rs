@@ -10,7 +10,7 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -132,10 +132,16 @@ where
 
 impl<I: Io, S: Service<Request<Body>>> Drop for Connection<I, S> {
     fn drop(&mut self) {
-        if let Phase::Busy(busy) = &self.phase
-            && busy.open_ended
-        {
-            self.link.io.reset_on_close();
+        let Self { phase: Phase::Busy(busy), link } = self else { return };
+        if !matches!(busy.stage, Stage::End) {
+            // The service has panicked, or nobody drives it any more. What was gathered for the
+            // requests before goes as far as it goes at once.
+            let mut cx = Context::from_waker(Waker::noop());
+            let rate = link.config.write_rate;
+            let _ = busy.output.poll_flush(&mut link.io, &mut cx, clock::now(), rate);
+        }
+        if busy.open_ended {
+            link.io.reset_on_close();
         }
     }
 }
