@@ -35,12 +35,12 @@ where
         })?;
     }
     drop((ended, told));
-    let first = tokio::select! {
-        () = stop => None,
-        first = all_ended.recv() => first,
-    };
-    if let Some(result) = first {
-        result?; // a thread does not end by itself but with an error
+    tokio::select! {
+        () = stop => {}
+        // A thread does not end by itself but with an error, or a panic, which tells nothing.
+        first = all_ended.recv() => {
+            first.unwrap_or_else(|| Err(io::Error::other("every thread of the server panicked")))?;
+        }
     }
     tell.send_replace(true);
     while let Some(result) = all_ended.recv().await {

@@ -40,7 +40,8 @@ pub struct Config {
     /// Bytes of further requests that are read while one is answered: one read above it at most.
     /// Default 16 KiB: they are read only to notice that the client has left, and are kept until
     /// their turn comes. Zero reads none, and then a client that leaves is noticed only when it is
-    /// written to.
+    /// written to; so is one that leaves behind more than this, or behind a body that the service
+    /// does not read. [`answer_timeout`](Self::answer_timeout) bounds what it can hold.
     pub read_ahead: usize,
     /// Is a client that ends its sending half behind a request still there for the answer? By
     /// default it counts as gone, and what is done for it is dropped: the two cannot be told
