@@ -38,6 +38,16 @@ pub(super) struct Output {
     waiting: Option<Waiting>,
 }
 
+/// What follows when all is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Then {
+    /// Nothing, or nobody knows when.
+    Wait,
+    /// At once the end of the connection. What it closes with leaves in the packet that says so:
+    /// on short-lived connections, one packet less for each.
+    Close,
+}
+
 /// A peer that does not take what is to be written.
 #[derive(Debug)]
 struct Waiting {
@@ -166,9 +176,10 @@ impl Output {
         cx: &mut Context<'_>,
         now: Instant,
         rate: Rate,
+        then: Then,
     ) -> Poll<io::Result<()>> {
         let mut moved = 0;
-        let result = self.poll_write_all(io, cx, &mut moved);
+        let result = self.poll_write_all(io, cx, then, &mut moved);
         if self.is_empty() {
             self.waiting = None;
             return result;
@@ -195,6 +206,7 @@ impl Output {
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,
+        then: Then,
         moved: &mut u64,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
@@ -203,7 +215,7 @@ impl Output {
             } else if self.bytes.is_empty() {
                 ready!(self.poll_send_file(io, cx))?
             } else {
-                let n = if self.file.is_some() {
+                let n = if self.file.is_some() || matches!(then, Then::Close) {
                     ready!(io.poll_write_more(cx, &self.bytes))?
                 } else {
                     ready!(Pin::new(&mut *io).poll_write(cx, &self.bytes))?

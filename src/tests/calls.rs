@@ -45,6 +45,8 @@ struct Calls {
     /// runtime knows that there is nothing.
     vain: usize,
     writes: usize,
+    /// Of those, the ones whose end may wait for what follows at once.
+    held: usize,
 }
 
 impl Counted {
@@ -106,7 +108,12 @@ impl AsyncWrite for Counted {
     }
 }
 
-impl Io for Counted {}
+impl Io for Counted {
+    fn poll_write_more(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.lock().unwrap().calls.held += 1;
+        Pin::new(self).poll_write(cx, buf)
+    }
+}
 
 /// Goes on as far as it can; the connection does not end by that.
 fn run(connection: &mut (impl Future<Output = io::Result<()>> + Unpin)) {
@@ -125,13 +132,26 @@ async fn a_request_on_a_kept_connection_costs_one_read_and_one_write() {
     let mut connection =
         Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
     run(&mut connection);
-    assert_eq!(io.calls(), Calls { reads: 0, vain: 1, writes: 0 });
+    assert_eq!(io.calls(), Calls { reads: 0, vain: 1, ..Calls::default() });
     for _ in 0..3 {
         io.bring(GET);
         run(&mut connection);
-        assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1 });
+        assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1, held: 0 });
         assert_eq!(io.answers(), [200]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_answer_leaves_with_the_end_of_the_connection() {
+    let io = Counted::default();
+    let (service, watch) = (service_fn(hello), Watch::never());
+    let mut connection =
+        Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
+    io.bring("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(matches!(Pin::new(&mut connection).poll(&mut cx), Poll::Ready(Ok(()))));
+    assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1, held: 1 });
+    assert_eq!(io.answers(), [200]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,7 +162,7 @@ async fn requests_that_come_together_cost_one_read_and_one_write() {
         Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
     io.bring(GET.repeat(16));
     run(&mut connection);
-    assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1 });
+    assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1, held: 0 });
     assert_eq!(io.answers(), [200; 16]);
 }
 

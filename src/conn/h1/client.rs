@@ -16,7 +16,11 @@ use std::{
 use bytes::BytesMut;
 use http::Request;
 
-use super::super::{output::Output, scratch, timer::Timer};
+use super::super::{
+    output::{Output, Then},
+    scratch,
+    timer::Timer,
+};
 use crate::{
     body::Body,
     net::{Io, clock},
@@ -157,7 +161,7 @@ impl<I: Io> State<I> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
         let something = !self.output.is_empty();
-        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY);
+        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, Then::Wait);
         if something && self.output.is_empty() && !self.core.writes_body() {
             self.core.resume(now); // the request is out: from here on the answer is waited for
         }

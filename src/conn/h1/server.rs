@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     body::Body,
-    conn::timer::Timer,
+    conn::{output::Then, timer::Timer},
     error::BoxError,
     net::{Io, Watch, clock},
     peer::Peer,
@@ -138,7 +138,7 @@ impl<I: Io, S: Service<Request<Body>>> Drop for Connection<I, S> {
             // requests before goes as far as it goes at once.
             let mut cx = Context::from_waker(Waker::noop());
             let rate = link.config.write_rate;
-            let _ = busy.output.poll_flush(&mut link.io, &mut cx, clock::now(), rate);
+            let _ = busy.output.poll_flush(&mut link.io, &mut cx, clock::now(), rate, Then::Close);
         }
         if busy.open_ended {
             link.io.reset_on_close();

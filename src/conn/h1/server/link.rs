@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    conn::{scratch, timer::Timer},
+    conn::{output::Then, scratch, timer::Timer},
     error::BoxError,
     net::{Io, Watch, clock},
     peer::Peer,
@@ -115,7 +115,9 @@ where
         if x.output.is_empty() {
             return Ok(Poll::Ready(()));
         }
-        match x.output.poll_flush(&mut self.io, cx, now, self.config.write_rate) {
+        let closes = matches!(x.stage, Stage::Close { .. });
+        let then = if closes { Then::Close } else { Then::Wait };
+        match x.output.poll_flush(&mut self.io, cx, now, self.config.write_rate, then) {
             Poll::Ready(result) => {
                 result?;
                 if x.core.is_idle() {
