@@ -1,9 +1,26 @@
 //! Accepting, through descriptor exhaustion and other people's resets.
 
-use std::{fs::File, io, net::SocketAddr, time::Duration};
+#![allow(unsafe_code, reason = "the runtime must trust that a socket keeps its descriptor")]
 
-use rustix::io::Errno;
-use tokio::net::{TcpListener, UnixListener};
+use std::{
+    fs::File,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{SocketAddrAny, SocketFlags, acceptfrom_with},
+};
+use socket2::Socket;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::{TcpStream, UnixStream},
+};
 
 use super::{Listener, Stream};
 use crate::peer::Peer;
@@ -18,7 +35,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// not served, instead of waiting in a queue that nobody empties.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: Kind,
+    listener: AsyncFd<Socket>,
+    kind: Kind,
+    /// Something was accepted since the runtime said that there is something.
+    took_one: AtomicBool,
     reserve: Option<File>,
     /// It was said that there are no descriptors, and there has been none since.
     exhausted: bool,
@@ -28,8 +48,8 @@ pub struct Acceptor {
 enum Kind {
     /// With the address that every connection has come to, if it is bound to one: a system call less
     /// for each.
-    Tcp(TcpListener, Option<SocketAddr>),
-    Unix(UnixListener),
+    Tcp(Option<SocketAddr>),
+    Unix,
 }
 
 /// A connection, and who is at its other end.
@@ -47,15 +67,17 @@ impl Acceptor {
     /// # Errors
     /// When the runtime cannot watch the socket.
     pub fn new(listener: Listener) -> io::Result<Self> {
-        let listener = match listener {
+        let (socket, kind) = match listener {
             Listener::Tcp(s) => {
-                let listener = TcpListener::from_std(s.into())?;
-                let here = listener.local_addr().ok().filter(|here| !here.ip().is_unspecified());
-                Kind::Tcp(listener, here)
+                let here = s.local_addr().ok().and_then(|here| here.as_socket());
+                let kind = Kind::Tcp(here.filter(|here| !here.ip().is_unspecified()));
+                (s, kind)
             }
-            Listener::Unix(s) => Kind::Unix(UnixListener::from_std(s.into())?),
+            Listener::Unix(s) => (s, Kind::Unix),
         };
-        Ok(Self { listener, reserve: reserve(), exhausted: false })
+        let listener = watched(socket)?;
+        let took_one = AtomicBool::new(false);
+        Ok(Self { listener, kind, took_one, reserve: reserve(), exhausted: false })
     }
 
     /// The next connection. Errors of single connections and lack of descriptors are dealt with
@@ -73,18 +95,43 @@ impl Acceptor {
     }
 
     async fn try_accept(&self) -> io::Result<Accepted> {
-        match &self.listener {
-            Kind::Tcp(l, here) => {
-                let (stream, client) = l.accept().await?;
-                let here = here.map_or_else(|| stream.local_addr(), Ok)?;
-                let peer = Peer::tcp(client, here);
-                Ok(Accepted { stream: Stream::Tcp(stream), peer })
+        let (fd, client) = loop {
+            let mut ready = self.listener.readable().await?;
+            // An error says here that there is nothing, and to wait.
+            if let Ok(result) = ready.try_io(|listener| Ok(self.take(listener.get_ref())?)) {
+                break result?;
             }
-            Kind::Unix(l) => {
-                let (stream, _) = l.accept().await?;
+        };
+        match self.kind {
+            Kind::Tcp(here) => {
+                let stream = TcpStream::from_std(fd.into())?;
+                let client = client.ok_or(Errno::CONNABORTED)?.try_into()?;
+                let here = here.map_or_else(|| stream.local_addr(), Ok)?;
+                Ok(Accepted { stream: Stream::Tcp(stream), peer: Peer::tcp(client, here) })
+            }
+            Kind::Unix => {
+                let stream = UnixStream::from_std(fd.into())?;
                 Ok(Accepted { stream: Stream::Unix(stream), peer: Peer::unix() })
             }
         }
+    }
+
+    /// The next connection of the queue, if there is one.
+    ///
+    /// The kernel makes a socket and its file before it looks into the queue: an `accept` in vain
+    /// costs as much as one that brings something, ten times a look. And each time that the runtime
+    /// wakes us, the last one would be in vain.
+    fn take(&self, listener: &Socket) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+        if self.took_one.load(Relaxed) {
+            let queue = PollFd::new(listener, PollFlags::IN);
+            if poll(&mut [queue], Some(&Timespec::default()))? == 0 {
+                self.took_one.store(false, Relaxed);
+                return Err(Errno::AGAIN);
+            }
+        }
+        let taken = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        self.took_one.store(taken.is_ok(), Relaxed);
+        taken
     }
 
     async fn recover(&mut self, error: &io::Error) {
@@ -129,6 +176,11 @@ impl Acceptor {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a `Socket` owns its descriptor, always the same one, and closes it when it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
 fn reserve() -> Option<File> {
