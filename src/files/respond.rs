@@ -102,10 +102,12 @@ fn list(request: &Parts, listing: &Listing) -> Response<Body> {
 
 fn file(request: &Parts, page: &Page) -> Response<Body> {
     let Parts { method, headers, .. } = request;
-    match conditional::evaluate(method, headers, Some(page.validators())) {
-        Outcome::Proceed => {}
-        Outcome::NotModified => return not_modified(page),
-        Outcome::PreconditionFailed => return plain(method, StatusCode::PRECONDITION_FAILED),
+    if conditional::is_conditional(headers) {
+        match conditional::evaluate(method, headers, Some(page.validators())) {
+            Outcome::Proceed => {}
+            Outcome::NotModified => return not_modified(page),
+            Outcome::PreconditionFailed => return plain(method, StatusCode::PRECONDITION_FAILED),
+        }
     }
     match part(request, page) {
         Part::Whole => {

@@ -27,6 +27,12 @@ pub enum Outcome {
     PreconditionFailed,
 }
 
+/// Has a request preconditions at all? Most have none, and then nothing need be known of what is
+/// there. One look at each name costs less than five look-ups.
+pub fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("if-"))
+}
+
 /// Evaluates a request's preconditions against the representation that is there now.
 ///
 /// `current` is `None` if there is no representation (If-None-Match: `*` asks for that). Call it
@@ -44,8 +50,7 @@ pub enum Outcome {
 /// assert_eq!(evaluate(&Method::PUT, &headers, Some(now)), Outcome::PreconditionFailed);
 /// ```
 pub fn evaluate(method: &Method, headers: &HeaderMap, current: Option<Validators<'_>>) -> Outcome {
-    // Most requests have none: one look at each name costs less than five look-ups.
-    if !headers.keys().any(|name| name.as_str().starts_with("if-")) {
+    if !is_conditional(headers) {
         return Outcome::Proceed;
     }
     let reads = matches!(*method, Method::GET | Method::HEAD);
