@@ -59,6 +59,8 @@ struct Slot {
     entry: Arc<Entry>,
     /// From just before the disk was looked at.
     looked: Instant,
+    /// Since when somebody looks at the disk again.
+    looking: Option<Instant>,
     /// Asked for since the last clean-up passed here.
     used: bool,
     size: Size,
@@ -77,15 +79,36 @@ impl Cache {
         Self { limits, revalidate, table: Mutex::default() }
     }
 
-    /// What `path` names, if that is known and was looked at lately.
+    /// What `path` names, if that is known and was looked at lately. Otherwise it is for the caller
+    /// to look; those who come meanwhile get what was known before, for as long again.
+    ///
+    /// The caller says by [`put`](Self::put) what it has found, and by [`forsake`](Self::forsake)
+    /// that it will not look after all.
     pub(super) fn get(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
         let mut table = self.lock();
         let slot = table.slots.get_mut(path)?;
-        if now.saturating_duration_since(slot.looked) >= self.revalidate {
+        let is_late = |since: Instant| now.saturating_duration_since(since) >= self.revalidate;
+        if is_late(slot.looked) && slot.looking.is_none_or(is_late) {
+            slot.looking = Some(now);
             return None;
         }
         slot.used = true;
         Some(slot.entry.clone())
+    }
+
+    /// What `path` names, if that was looked at since `now`, or not long before it.
+    pub(super) fn fresh(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
+        let table = self.lock();
+        let slot = table.slots.get(path)?;
+        let is_late = now.saturating_duration_since(slot.looked) >= self.revalidate;
+        (!is_late).then(|| slot.entry.clone())
+    }
+
+    /// Who was to look at `path` does not: it is for the next who asks.
+    pub(super) fn forsake(&self, path: &str) {
+        if let Some(slot) = self.lock().slots.get_mut(path) {
+            slot.looking = None;
+        }
     }
 
     /// Holds what `path` was found to name when the disk was looked at.
@@ -109,7 +132,7 @@ impl Cache {
             table.make_room(self.limits, size)
         };
         table.sum = table.sum.plus(size);
-        table.slots.insert(path.into(), Slot { entry, looked, used, size });
+        table.slots.insert(path.into(), Slot { entry, looked, looking: None, used, size });
         drop(table);
         // Files are closed and memory is freed when nobody waits for the lock.
         drop((old, victims));

@@ -171,7 +171,9 @@ impl Dir {
     }
 
     /// For how long a file that was looked at is served without looking again, a second by
-    /// default. A file that is replaced, written to or removed is seen at the latest then.
+    /// default. A file that is replaced, written to or removed is seen at the latest then: the next
+    /// request looks, and those that come while it does get what was known, for as long again at
+    /// most.
     ///
     /// Zero looks at the disk for every request, on a thread that may block: at many times the
     /// price of a request, for folders whose changes must be seen at once.

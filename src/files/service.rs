@@ -37,8 +37,8 @@ impl Service<Request<Body>> for Dir {
             Found::Response(response) => ResponseFuture::ready(response),
             Found::Entry(entry, status) => ResponseFuture::ready(respond(&request, &entry, status)),
             Found::OnDisk { normal, path, now } => {
-                let inner = self.0.clone();
-                ResponseFuture::blocking(request, move || inner.load(&normal, &path, now))
+                let look = Look { inner: self.0.clone(), normal, path, now };
+                ResponseFuture::blocking(request, look)
             }
         }
     }
@@ -109,8 +109,8 @@ impl Inner {
         else {
             return Ok((StatusCode::OK, entry));
         };
-        if let Some(cached) = self.cached_otherwise(now) {
-            return Ok(cached);
+        if let Some(cached) = self.cache.fresh(OTHERWISE, now) {
+            return Ok((*status, cached));
         }
         let path = Path { below_root: page.trim_start_matches('/').to_owned(), is_index: true };
         let otherwise = match Entry::load(self.from.backend(), &path, choices)? {
@@ -121,6 +121,29 @@ impl Inner {
         };
         self.cache.put(OTHERWISE, otherwise.clone(), now);
         Ok((*status, otherwise))
+    }
+}
+
+/// A look at the disk that is to be taken. While there is one, nobody else looks at the same.
+struct Look {
+    inner: Arc<Inner>,
+    normal: Box<str>,
+    path: Path,
+    now: Instant,
+}
+
+impl Look {
+    fn take(self) -> io::Result<Loaded> {
+        self.inner.load(&self.normal, &self.path, self.now)
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        // It has failed, or the client has left before it began; or this changes nothing.
+        for path in [&self.normal, OTHERWISE] {
+            self.inner.cache.forsake(path);
+        }
     }
 }
 
@@ -157,11 +180,8 @@ impl ResponseFuture {
         matches!(self.0, State::Ready(_))
     }
 
-    fn blocking(
-        request: Parts,
-        load: impl FnOnce() -> io::Result<Loaded> + Send + 'static,
-    ) -> Self {
-        let load = tokio::task::spawn_blocking(load);
+    fn blocking(request: Parts, look: Look) -> Self {
+        let load = tokio::task::spawn_blocking(|| look.take());
         Self(State::Blocking(Box::new(Pending { request, load })))
     }
 }

@@ -167,3 +167,23 @@ fn what_is_asked_for_outlives_what_is_not() {
         assert!(cache.get("/hot", now).is_some(), "pushed out by {i}");
     }
 }
+
+#[test]
+fn one_is_to_look_again_and_the_others_get_what_was_known_for_as_long_again() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    cache.put("/f", disk.file(1), now);
+    let later = now + SECOND;
+    assert!(cache.get("/f", later).is_none(), "the first is to look");
+    assert!(cache.get("/f", later).is_some());
+    assert!(cache.fresh("/f", later).is_none());
+    let late = later + SECOND;
+    assert!(cache.get("/f", late - Duration::from_nanos(1)).is_some());
+    assert!(cache.get("/f", late).is_none(), "the look takes long: another one");
+    assert!(cache.get("/f", late).is_some());
+    cache.forsake("/f");
+    assert!(cache.get("/f", late).is_none(), "nobody looks");
+    cache.put("/f", disk.file(2), late);
+    assert!(cache.get("/f", late).is_some() && cache.fresh("/f", late).is_some());
+    cache.forsake("/none");
+}
