@@ -28,8 +28,9 @@
 //! without their extension, a page for what is not there, listings of folders, Cache-Control by name.
 //!
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
-//! [`Symlinks`] says otherwise. Small files are kept in memory and looked at again after a second; see
-//! [`Dir::revalidate`]. Nothing here has a deadline: a local disk is expected. Do not serve a
+//! [`Symlinks`] says otherwise. Small files are kept in memory and large ones are kept open; the kernel
+//! tells of changes ([`Dir::watch`]), and after a second they are looked at again anyway
+//! ([`Dir::revalidate`]). Nothing here has a deadline: a local disk is expected. Do not serve a
 //! network file system with it that may hang.
 
 mod accel;
@@ -45,6 +46,7 @@ mod multipart;
 mod respond;
 mod root;
 mod service;
+mod watch;
 
 use std::path::PathBuf;
 

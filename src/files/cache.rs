@@ -50,6 +50,8 @@ pub(super) struct Cache {
 #[derive(Debug, Default)]
 struct Table {
     slots: HashMap<Box<str>, Slot>,
+    /// How often something was forgotten because it has changed.
+    changes: u64,
     /// The sums over all slots.
     sum: Size,
 }
@@ -111,14 +113,38 @@ impl Cache {
         }
     }
 
-    /// Holds what `path` was found to name when the disk was looked at.
-    pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked: Instant) {
+    /// Is anything ever served from here?
+    pub(super) fn is_used(&self) -> bool {
+        !self.revalidate.is_zero() && self.limits.entries > 0
+    }
+
+    /// A count of the changes that were heard of, to be taken before a look.
+    pub(super) fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Forgets the paths for which `is_changed` says so.
+    pub(super) fn forget(&self, is_changed: impl Fn(&str) -> bool) {
+        let mut victims = Vec::new();
+        let mut table = self.lock();
+        table.changes += 1;
+        table.take_out(&mut victims, |_, path, _| is_changed(path));
+        drop(table);
+        drop(victims);
+    }
+
+    /// Holds what `path` was found to name when the disk was looked at, unless something has changed
+    /// since the count was `changes`: it may be that.
+    pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked: Instant, changes: u64) {
         let size = Size::of(path, &entry);
         // Nothing would ever be served from here, or it alone is above the bound.
         if self.revalidate.is_zero() || !size.fits(self.limits) {
             return;
         }
         let mut table = self.lock();
+        if table.changes != changes {
+            return;
+        }
         let old = match table.slots.get(path) {
             // Two looked at once, and the other one later.
             Some(slot) if slot.looked > looked => return,
@@ -164,18 +190,20 @@ impl Table {
             open_files: limits.open_files - limits.open_files / 8,
         };
         let mut victims = Vec::new();
-        self.take_out(&mut victims, |_, slot| matches!(*slot.entry, Entry::Missing));
-        self.take_out(&mut victims, |sum, slot| {
+        self.take_out(&mut victims, |_, _, slot| matches!(*slot.entry, Entry::Missing));
+        self.take_out(&mut victims, |sum, _, slot| {
             sum.plus(more).is_relieved_by(slot.size, goal) && !std::mem::take(&mut slot.used)
         });
-        self.take_out(&mut victims, |sum, slot| sum.plus(more).is_relieved_by(slot.size, limits));
+        self.take_out(&mut victims, |sum, _, slot| {
+            sum.plus(more).is_relieved_by(slot.size, limits)
+        });
         victims
     }
 
-    fn take_out(&mut self, victims: &mut Vec<Slot>, pick: impl Fn(Size, &mut Slot) -> bool) {
+    fn take_out(&mut self, victims: &mut Vec<Slot>, pick: impl Fn(Size, &str, &mut Slot) -> bool) {
         let mut sum = self.sum;
-        let taken = self.slots.extract_if(|_, slot| {
-            let take = pick(sum, slot);
+        let taken = self.slots.extract_if(|path, slot| {
+            let take = pick(sum, path, slot);
             if take {
                 sum = sum.minus(slot.size);
             }

@@ -1,6 +1,10 @@
 //! `Dir`: the files of a folder or of another backend as a service, and its options.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::{HeaderValue, StatusCode};
 
@@ -9,6 +13,7 @@ use super::{
     cache::{Cache, Limits, REVALIDATE},
     choices::Choices,
     root::{Root, Symlinks},
+    watch::Watch,
 };
 
 /// The files below a folder as a service; made by [`dir`](super::dir).
@@ -40,13 +45,33 @@ pub struct Dir(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) from: From,
     pub(super) options: Options,
-    pub(super) cache: Cache,
+    pub(super) cache: Arc<Cache>,
+    /// Begun by the first look; nothing in it if the kernel has none for us.
+    watch: OnceLock<Option<Watch>>,
+}
+
+impl Inner {
+    /// Who tells of changes.
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        if !self.options.watch || !self.cache.is_used() {
+            return None;
+        }
+        let begin = || match Watch::new(self.cache.clone()) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::debug!(%error, "changes of files are not heard of, but looked for");
+                None
+            }
+        };
+        self.watch.get_or_init(begin).as_ref()
+    }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Options {
     pub(super) choices: Choices,
     symlinks: Symlinks,
+    watch: bool,
     revalidate: Duration,
     limits: Limits,
 }
@@ -72,6 +97,7 @@ impl Default for Options {
         Self {
             choices: Choices::default(),
             symlinks: Symlinks::Inside,
+            watch: true,
             revalidate: REVALIDATE,
             limits: Limits::default(),
         }
@@ -182,6 +208,18 @@ impl Dir {
         self.with(|options| options.revalidate = after)
     }
 
+    /// Lets the kernel tell of changes (inotify), so that they are seen within some hundredths of a
+    /// second, not just when a file is looked at again. On by default, for folders.
+    ///
+    /// It takes a thread, from the first look on, and watches up to 1,024 folders. What it is not
+    /// told of is seen by the next look: what other machines do on a network file system, and
+    /// what changes behind a symbolic link. Where the kernel has no more watches for us, it does
+    /// without.
+    #[must_use]
+    pub fn watch(self, on: bool) -> Self {
+        self.with(|options| options.watch = on)
+    }
+
     /// The most paths that are remembered, 1,024 by default. Zero remembers none.
     #[must_use]
     pub fn cache_entries(self, most: usize) -> Self {
@@ -202,6 +240,11 @@ impl Dir {
         self.with(|options| options.limits.open_files = most)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_watched(&self) -> bool {
+        self.0.watch.get().is_some()
+    }
+
     /// What was remembered under other options is not taken along.
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.0.options.clone();
@@ -215,7 +258,7 @@ impl Dir {
         {
             *root = Arc::new(root.with_symlinks(options.symlinks));
         }
-        let cache = Cache::new(options.limits, options.revalidate);
-        Self(Arc::new(Inner { from, options, cache }))
+        let cache = Arc::new(Cache::new(options.limits, options.revalidate));
+        Self(Arc::new(Inner { from, options, cache, watch: OnceLock::new() }))
     }
 }

@@ -12,7 +12,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use tower_service::Service;
 
 use super::{
-    dir::{Dir, Inner},
+    dir::{Dir, From, Inner},
     entry::{Entry, Path},
     respond::{plain, respond},
 };
@@ -44,7 +44,7 @@ impl Service<Request<Body>> for Dir {
     }
 }
 
-/// Where what stands for missing files is remembered: no path of a request is empty.
+/// Where what stands for missing files is remembered: no request's path lacks a slash.
 const OTHERWISE: &str = "";
 
 /// What was found, and the status that it is served with.
@@ -102,10 +102,10 @@ impl Inner {
 
     /// Looks at the disk, and remembers what is there.
     fn load(&self, normal: &str, path: &Path, now: Instant) -> io::Result<Loaded> {
-        let choices = &self.options.choices;
-        let entry = Arc::new(Entry::load(self.from.backend(), path, choices)?);
-        self.cache.put(normal, entry.clone(), now);
-        let Some((page, status)) = choices.otherwise.as_ref().filter(|_| self.is_replaced(&entry))
+        let (entry, changes) = self.look(path)?;
+        self.cache.put(normal, entry.clone(), now, changes);
+        let Some((page, status)) =
+            self.options.choices.otherwise.as_ref().filter(|_| self.is_replaced(&entry))
         else {
             return Ok((StatusCode::OK, entry));
         };
@@ -113,14 +113,24 @@ impl Inner {
             return Ok((*status, cached));
         }
         let path = Path { below_root: page.trim_start_matches('/').to_owned(), is_index: true };
-        let otherwise = match Entry::load(self.from.backend(), &path, choices)? {
-            file @ Entry::File(_) => Arc::new(file),
-            Entry::Listing(_) | Entry::Folder | Entry::Missing => {
-                return Ok((StatusCode::OK, entry)); // that is not there either
-            }
-        };
-        self.cache.put(OTHERWISE, otherwise.clone(), now);
+        let (otherwise, changes) = self.look(&path)?;
+        if !matches!(*otherwise, Entry::File(_)) {
+            return Ok((StatusCode::OK, entry)); // that is not there either
+        }
+        self.cache.put(OTHERWISE, otherwise.clone(), now, changes);
         Ok((*status, otherwise))
+    }
+
+    /// What is at a path, and the count of changes from before.
+    fn look(&self, path: &Path) -> io::Result<(Arc<Entry>, u64)> {
+        let changes = self.cache.changes();
+        if let From::Folder(root) = &self.from
+            && let Some(watch) = self.watch()
+        {
+            watch.follow(root, &path.below_root);
+        }
+        let entry = Entry::load(self.from.backend(), path, &self.options.choices)?;
+        Ok((Arc::new(entry), changes))
     }
 }
 

@@ -5,6 +5,7 @@ mod backends;
 mod cached;
 mod choices;
 mod paths;
+mod watched;
 
 use std::{fs, time::Duration};
 

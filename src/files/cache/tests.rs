@@ -57,11 +57,11 @@ fn an_entry_is_believed_until_it_is_to_be_looked_at_again() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     assert!(cache.get("/f", now).is_none());
-    cache.put("/f", disk.file(1), now);
+    cache.put("/f", disk.file(1), now, 0);
     assert!(cache.get("/f", now).is_some());
     assert!(cache.get("/f", now + SECOND - Duration::from_nanos(1)).is_some());
     assert!(cache.get("/f", now + SECOND).is_none());
-    cache.put("/f", disk.file(2), now + SECOND);
+    cache.put("/f", disk.file(2), now + SECOND, 0);
     assert_eq!(cache.get("/f", now + SECOND).unwrap().held(), (2, 0));
     assert_eq!(counted(&cache), Size { entries: 1, bytes: 4, open_files: 0 });
 }
@@ -70,8 +70,8 @@ fn an_entry_is_believed_until_it_is_to_be_looked_at_again() {
 fn a_later_look_is_not_overwritten_by_an_earlier_one() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    cache.put("/f", disk.file(2), now + Duration::from_millis(1));
-    cache.put("/f", disk.file(1), now);
+    cache.put("/f", disk.file(2), now + Duration::from_millis(1), 0);
+    cache.put("/f", disk.file(1), now, 0);
     assert_eq!(cache.get("/f", now).unwrap().held(), (2, 0));
 }
 
@@ -79,7 +79,7 @@ fn a_later_look_is_not_overwritten_by_an_earlier_one() {
 fn with_nothing_believed_nothing_is_held() {
     let disk = Disk::new();
     let cache = Cache::new(Limits::default(), Duration::ZERO);
-    cache.put("/f", disk.file(1), Instant::now());
+    cache.put("/f", disk.file(1), Instant::now(), 0);
     assert_eq!(counted(&cache), Size::default());
 }
 
@@ -89,11 +89,11 @@ fn entries_stay_within_their_bound() {
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let file = disk.file(1);
     for i in 0..16 {
-        cache.put(&format!("/{i}"), file.clone(), now);
+        cache.put(&format!("/{i}"), file.clone(), now, 0);
     }
     assert_eq!(counted(&cache).entries, 16);
     for i in 16..200 {
-        cache.put(&format!("/{i}"), file.clone(), now);
+        cache.put(&format!("/{i}"), file.clone(), now, 0);
         assert!(counted(&cache).fits(cache.limits));
         assert!(cache.get(&format!("/{i}"), now).is_some());
     }
@@ -106,7 +106,7 @@ fn bytes_stay_within_the_default_bound() {
     let file = disk.file(IN_MEMORY);
     // 512 of 32 KiB would be 16 MiB without their paths.
     for i in 0..600 {
-        cache.put(&format!("/{i}"), file.clone(), now);
+        cache.put(&format!("/{i}"), file.clone(), now, 0);
         let sum = counted(&cache);
         assert!(sum.fits(Limits::default()), "{sum:?}");
         assert!(i < 511 || sum.bytes > BYTES / 2, "{sum:?}");
@@ -119,10 +119,10 @@ fn open_files_stay_within_their_bound_and_push_out_only_open_files() {
     let limits = Limits { open_files: 8, ..Limits::default() };
     let cache = Cache::new(limits, SECOND);
     for i in 0..50 {
-        cache.put(&format!("/small/{i}"), disk.file(1), now);
+        cache.put(&format!("/small/{i}"), disk.file(1), now, 0);
     }
     for i in 0..50 {
-        cache.put(&format!("/large/{i}"), disk.file(IN_MEMORY + 1), now);
+        cache.put(&format!("/large/{i}"), disk.file(IN_MEMORY + 1), now, 0);
         let sum = counted(&cache);
         assert!(sum.open_files <= 8 && sum.entries == 50 + sum.open_files, "{sum:?}");
     }
@@ -133,10 +133,10 @@ fn what_is_larger_than_a_bound_is_not_held_and_pushes_out_nothing() {
     let (disk, now) = (Disk::new(), Instant::now());
     let limits = Limits { bytes: 100, open_files: 0, ..Limits::default() };
     let cache = Cache::new(limits, SECOND);
-    cache.put("/f", disk.file(98), now);
-    cache.put("/g", disk.file(99), now);
-    cache.put("/large", disk.file(IN_MEMORY + 1), now);
-    cache.put(&"/long".repeat(100), disk.missing(), now);
+    cache.put("/f", disk.file(98), now, 0);
+    cache.put("/g", disk.file(99), now, 0);
+    cache.put("/large", disk.file(IN_MEMORY + 1), now, 0);
+    cache.put(&"/long".repeat(100), disk.missing(), now, 0);
     assert_eq!(counted(&cache), Size { entries: 1, bytes: 100, open_files: 0 });
 }
 
@@ -146,10 +146,10 @@ fn names_that_do_not_exist_push_out_nothing_but_each_other() {
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let missing = disk.missing();
     for i in 0..8 {
-        cache.put(&format!("/{i}"), disk.file(1), now);
+        cache.put(&format!("/{i}"), disk.file(1), now, 0);
     }
     for i in 0..1000 {
-        cache.put(&format!("/none/{i}"), missing.clone(), now);
+        cache.put(&format!("/none/{i}"), missing.clone(), now, 0);
         assert!(counted(&cache).entries <= 16);
     }
     assert!((0..8).all(|i| cache.get(&format!("/{i}"), now).is_some()));
@@ -161,9 +161,9 @@ fn what_is_asked_for_outlives_what_is_not() {
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let file = disk.file(1);
     for i in 0..1000 {
-        cache.put("/hot", file.clone(), now);
+        cache.put("/hot", file.clone(), now, 0);
         assert!(cache.get("/hot", now).is_some());
-        cache.put(&format!("/{i}"), file.clone(), now);
+        cache.put(&format!("/{i}"), file.clone(), now, 0);
         assert!(cache.get("/hot", now).is_some(), "pushed out by {i}");
     }
 }
@@ -172,7 +172,7 @@ fn what_is_asked_for_outlives_what_is_not() {
 fn one_is_to_look_again_and_the_others_get_what_was_known_for_as_long_again() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    cache.put("/f", disk.file(1), now);
+    cache.put("/f", disk.file(1), now, 0);
     let later = now + SECOND;
     assert!(cache.get("/f", later).is_none(), "the first is to look");
     assert!(cache.get("/f", later).is_some());
@@ -183,7 +183,23 @@ fn one_is_to_look_again_and_the_others_get_what_was_known_for_as_long_again() {
     assert!(cache.get("/f", late).is_some());
     cache.forsake("/f");
     assert!(cache.get("/f", late).is_none(), "nobody looks");
-    cache.put("/f", disk.file(2), late);
+    cache.put("/f", disk.file(2), late, 0);
     assert!(cache.get("/f", late).is_some() && cache.fresh("/f", late).is_some());
     cache.forsake("/none");
+}
+
+#[test]
+fn what_has_changed_is_forgotten_and_a_look_from_before_is_not_believed() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    let before = cache.changes();
+    cache.put("/f", disk.file(1), now, before);
+    cache.put("/g", disk.file(1), now, before);
+    cache.forget(|path| path == "/f");
+    assert!(cache.get("/f", now).is_none() && cache.get("/g", now).is_some());
+    assert_eq!(counted(&cache).entries, 1);
+    cache.put("/f", disk.file(1), now, before);
+    assert!(cache.get("/f", now).is_none(), "it may be what was there before");
+    cache.put("/f", disk.file(1), now, cache.changes());
+    assert!(cache.get("/f", now).is_some());
 }

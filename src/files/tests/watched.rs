@@ -1,0 +1,132 @@
+//! Changes that the kernel tells of: here nothing is looked at again for an hour.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Asks until the answer is right; it will be, within some hundredths of a second.
+async fn becomes(dir: &Dir, target: &str, right: impl Fn(StatusCode, &[u8]) -> bool) {
+    let asked = async {
+        loop {
+            let response = get(dir, target).await;
+            let status = response.status();
+            // A file that shrinks as it is sent is an error; the next answer knows better.
+            if let Ok(body) = response.into_body().collect().await
+                && right(status, &body.to_bytes())
+            {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let within = tokio::time::timeout(Duration::from_secs(20), asked).await;
+    assert!(within.is_ok(), "nothing was told of {target}");
+}
+
+#[tokio::test]
+async fn what_changes_is_seen_before_it_is_looked_for() {
+    let site = Site::new();
+    let served = site.dir().revalidate(HOUR).precompressed().html_extension();
+    let path = |name: &str| site.root().join(name);
+    let is = |text: &'static str| move |_, body: &[u8]| body == text.as_bytes();
+    let missing = |status, _: &[u8]| status == StatusCode::NOT_FOUND;
+
+    becomes(&served, "/hello.txt", is("0123456789")).await;
+    site.write("hello.txt", "written");
+    becomes(&served, "/hello.txt", is("written")).await;
+    site.write("new", "renamed");
+    fs::rename(path("new"), path("hello.txt")).unwrap();
+    becomes(&served, "/hello.txt", is("renamed")).await;
+    let file = fs::File::options().write(true).open(path("hello.txt")).unwrap();
+    file.set_len(2).unwrap();
+    becomes(&served, "/hello.txt", is("re")).await;
+    site.write("hello.txt", "x".repeat(100_000));
+    becomes(&served, "/hello.txt", |_, body| body.len() == 100_000).await;
+    file.set_len(60_000).unwrap();
+    becomes(&served, "/hello.txt", |_, body| body.len() == 60_000).await;
+    fs::remove_file(path("hello.txt")).unwrap();
+    becomes(&served, "/hello.txt", missing).await;
+
+    becomes(&served, "/docs/deep/a.txt", missing).await;
+    fs::create_dir(path("docs/deep")).unwrap();
+    becomes(&served, "/docs/deep", |status, _| status == StatusCode::PERMANENT_REDIRECT).await;
+    site.write("docs/deep/a.txt", "deep");
+    becomes(&served, "/docs/deep/a.txt", is("deep")).await;
+    becomes(&served, "/about", missing).await;
+    site.write("about.html", "about");
+    becomes(&served, "/about", is("about")).await;
+
+    let served = &served;
+    let gzip = async || {
+        let fields = [(header::ACCEPT_ENCODING, "gzip")];
+        let response = get_with(served, "/docs/", &fields).await;
+        field(&response, &header::CONTENT_ENCODING).to_owned()
+    };
+    assert_eq!(gzip().await, "(none)");
+    site.write("docs/index.html.gz", "gzipped");
+    becomes(served, "/docs/", is("docs")).await;
+    while gzip().await != "gzip" {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_is_followed() {
+    let site = Site::new();
+    for release in ["one", "two", "three"] {
+        fs::create_dir_all(site.root().join(release).join("js")).unwrap();
+        site.write(&format!("{release}/js/app.js"), release);
+    }
+    let current = site.root().join("current");
+    symlink("one", &current).unwrap();
+    let served = site.dir().revalidate(HOUR).listing();
+    becomes(&served, "/current/js/app.js", |_, body| body == b"one").await;
+    for release in ["two", "three"] {
+        symlink(release, site.root().join("next")).unwrap();
+        fs::rename(site.root().join("next"), &current).unwrap();
+        let now = |_, body: &[u8]| body == release.as_bytes();
+        becomes(&served, "/current/js/app.js", now).await;
+    }
+    site.write("three/js/app.js", "four");
+    becomes(&served, "/current/js/app.js", |_, body| body == b"four").await;
+
+    fs::rename(site.root().join("one"), site.root().join("old")).unwrap();
+    fs::rename(site.root().join("two"), site.root().join("one")).unwrap();
+    becomes(&served, "/one/js/app.js", |_, body| body == b"two").await;
+    let lists = |name: &'static str| {
+        move |_, body: &[u8]| memchr::memmem::find(body, name.as_bytes()).is_some()
+    };
+    becomes(&served, "/one/js/", lists("app.js")).await;
+    site.write("one/js/more.js", "");
+    becomes(&served, "/one/js/", lists("more.js")).await;
+}
+
+#[tokio::test]
+async fn the_page_for_what_is_not_there_is_watched_too() {
+    let site = Site::new();
+    let served = site.dir().revalidate(HOUR).not_found("docs/404.html");
+    becomes(&served, "/none", |_, body| body == b"Not Found\n").await;
+    site.write("docs/404.html", "first");
+    becomes(&served, "/none", |_, body| body == b"first").await;
+    site.write("docs/404.html", "second");
+    becomes(&served, "/none", |_, body| body == b"second").await;
+}
+
+#[tokio::test]
+async fn who_wants_no_watch_has_none() {
+    let site = Site::new();
+    for served in [
+        site.dir().watch(false),
+        site.dir().revalidate(Duration::ZERO),
+        site.dir().cache_entries(0),
+    ] {
+        get(&served, "/hello.txt").await;
+        assert!(!served.is_watched());
+    }
+    let served = site.dir();
+    assert!(!served.is_watched(), "nobody has asked for anything");
+    get(&served, "/hello.txt").await;
+    assert!(served.is_watched());
+}

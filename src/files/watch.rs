@@ -1,0 +1,210 @@
+//! `Watch`: hears from the kernel of what changes below a folder.
+
+mod changes;
+
+use std::{
+    collections::HashMap,
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    fs::inotify::{self, CreateFlags, Event, ReadFlags, WatchFlags},
+    io::Errno,
+};
+
+use self::changes::Changes;
+use super::{cache::Cache, root::Root};
+use crate::semantics::target::file_path;
+
+/// The most folders that are watched: one for each path that is remembered, by default. The kernel's
+/// own bound is for all of a user's programs together.
+const FOLDERS: usize = 1024;
+
+/// How long changes are gathered, so that one who writes all the time keeps nobody busy.
+const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+
+/// The most changes that are read before the first of them is acted on.
+const BATCH: usize = 4096;
+
+/// Room for some hundred events.
+const BUFFER: usize = 16 << 10;
+
+/// What is told of: all that changes what a path names, or what is in it.
+const CHANGES: WatchFlags = WatchFlags::CREATE
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::MODIFY)
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::ONLYDIR);
+
+/// Forgets what has changed; see inotify(7). Its thread ends when it is dropped.
+///
+/// A folder is watched from just before the first look into it, with all the folders above it. So a
+/// change is either before the look, and seen by it, or after it, and told.
+#[derive(Debug)]
+pub(super) struct Watch(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inotify: OwnedFd,
+    /// Readable once nobody needs the watch any more.
+    stop: OwnedFd,
+    folders: Mutex<Folders>,
+}
+
+/// Which folders are watched. One can have several paths, by symbolic links.
+#[derive(Debug, Default)]
+struct Folders {
+    by_path: HashMap<Box<str>, i32>,
+    by_watch: HashMap<i32, Vec<Box<str>>>,
+    /// How often some were, perhaps, replaced by others.
+    replaced: u64,
+}
+
+impl Watch {
+    /// Begins to hear. What changes is taken out of `cache`.
+    ///
+    /// # Errors
+    /// If the kernel has none of it left for us: 128 for each user, by default.
+    pub(super) fn new(cache: Arc<Cache>) -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let shared = Arc::new(Shared { inotify, stop, folders: Mutex::default() });
+        let hears = shared.clone();
+        thread::Builder::new().name("files-watch".to_owned()).spawn(move || hears.run(&cache))?;
+        Ok(Self(shared))
+    }
+
+    /// Watches all folders on the way to `path`, as far as they are there. May block.
+    pub(super) fn follow(&self, root: &Root, path: &str) {
+        let ends = path.match_indices('/').map(|(end, _)| &path[..end]);
+        for folder in std::iter::once(".").chain(ends) {
+            let replaced = match &*self.0.folders() {
+                folders if folders.by_path.contains_key(folder) => continue,
+                folders if folders.by_path.len() >= FOLDERS => return,
+                folders => folders.replaced,
+            };
+            let Ok(Some(opened)) = root.open(folder) else { return };
+            let mut folders = self.0.folders();
+            if folders.replaced != replaced {
+                return; // it may be this one
+            }
+            // By its descriptor: a path could lead out of the root.
+            let path = format!("/proc/self/fd/{}", opened.file.as_raw_fd());
+            match inotify::add_watch(&self.0.inotify, path, CHANGES) {
+                Ok(watch) => folders.add(folder, watch),
+                Err(error) => return tracing::debug!(folder, %error, "a folder is not watched"),
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // A counter at zero takes any number.
+        let _ = rustix::io::write(&self.0.stop, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Shared {
+    fn folders(&self) -> MutexGuard<'_, Folders> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, cache: &Cache) {
+        while self.await_change() {
+            let changes = self.read();
+            if !changes.is_empty() {
+                self.unfollow(&changes);
+                // What is no path stands for all that name nothing.
+                cache.forget(|path| file_path(path).ok().is_none_or(|path| changes.touch(&path)));
+            }
+        }
+    }
+
+    /// `false`: it is over.
+    fn await_change(&self) -> bool {
+        let stop = PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN);
+        let change = PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN);
+        let mut both = [stop, change];
+        loop {
+            match poll(&mut both, None) {
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        let [stop, change] = &both;
+        if change.revents().intersects(PollFlags::ERR | PollFlags::NVAL) {
+            return false;
+        }
+        // Others of the same kind are on their way, usually.
+        stop.revents().is_empty() && !matches!(poll(&mut both[..1], Some(&GATHER)), Ok(1..))
+    }
+
+    /// What has changed since the last time.
+    fn read(&self) -> Changes {
+        let mut changes = Changes::default();
+        let mut buffer = [MaybeUninit::uninit(); BUFFER];
+        let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
+        let mut folders = self.folders();
+        for _ in 0..BATCH {
+            match events.next() {
+                Ok(event) => folders.hear(&event, &mut changes),
+                Err(Errno::INTR) => {}
+                Err(_) => break, // nothing more
+            }
+        }
+        changes
+    }
+
+    /// Folders that are others now are watched anew when somebody looks into them.
+    fn unfollow(&self, changes: &Changes) {
+        let mut folders = self.folders();
+        let Folders { by_path, by_watch, replaced } = &mut *folders;
+        *replaced += 1;
+        by_path.retain(|folder, watch| {
+            let stays = !changes.all && !changes.replace(folder);
+            if !stays && let Some(paths) = by_watch.get_mut(watch) {
+                paths.retain(|path| path != folder);
+                if paths.is_empty() {
+                    by_watch.remove(watch);
+                    let _ = inotify::remove_watch(&self.inotify, *watch); // it may be gone itself
+                }
+            }
+            stays
+        });
+    }
+}
+
+impl Folders {
+    fn add(&mut self, folder: &str, watch: i32) {
+        // Another one may have come first.
+        if self.by_path.insert(folder.into(), watch).is_none() {
+            self.by_watch.entry(watch).or_default().push(folder.into());
+        }
+    }
+
+    fn hear(&mut self, event: &Event<'_>, changes: &mut Changes) {
+        let kind = event.events();
+        if kind.intersects(ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT) {
+            changes.all = true;
+        }
+        if kind.contains(ReadFlags::IGNORED) {
+            // The folder is gone.
+            for folder in self.by_watch.remove(&event.wd()).unwrap_or_default() {
+                self.by_path.remove(&folder);
+            }
+        }
+        let Some(name) = event.file_name() else { return };
+        for folder in self.by_watch.get(&event.wd()).into_iter().flatten() {
+            changes.add(folder, name.to_bytes());
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Which paths a change of a folder's entry may concern.
+
+use std::collections::{HashMap, HashSet};
+
+/// Names that have changed, by their folder below the root.
+///
+/// It says yes too often rather than too seldom: what is forgotten without need costs a look.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Nobody knows what else has changed.
+    pub(super) all: bool,
+    names: HashMap<Box<str>, HashSet<Box<[u8]>>>,
+}
+
+impl Changes {
+    /// `name` in `folder` is new, gone or another; `.` is the root.
+    pub(super) fn add(&mut self, folder: &str, name: &[u8]) {
+        match self.names.get_mut(folder) {
+            Some(names) => {
+                if !names.contains(name) {
+                    names.insert(name.into());
+                }
+            }
+            None => {
+                self.names.insert(folder.into(), HashSet::from([name.into()]));
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty()
+    }
+
+    /// May what is known of `path` be wrong now? Paths are below the root; one with a slash at its
+    /// end is the folder's index file or listing.
+    pub(super) fn touch(&self, path: &str) -> bool {
+        if self.all {
+            return true;
+        }
+        let (folder, name) = split(path);
+        // `a` stands for `a.html`, too, and `a.js` for `a.js.gz`.
+        let begins = |names: &HashSet<Box<[u8]>>| {
+            names.iter().any(|changed| changed.starts_with(name.as_bytes()))
+        };
+        self.names.get(folder).is_some_and(begins) || self.replace(folder)
+    }
+
+    /// Is `folder`, or one above it, another one now?
+    pub(super) fn replace(&self, mut folder: &str) -> bool {
+        while folder != "." {
+            let (parent, name) = split(folder);
+            if self.names.get(parent).is_some_and(|names| names.contains(name.as_bytes())) {
+                return true;
+            }
+            folder = parent;
+        }
+        false
+    }
+}
+
+/// The folder and the name in it.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or((".", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_concerns_what_its_name_may_stand_for() {
+        let concerned = |folder: &str, name: &str, path: &str| {
+            let mut changes = Changes::default();
+            changes.add(folder, name.as_bytes());
+            changes.add("elsewhere", b"x");
+            changes.touch(path)
+        };
+        for (folder, name, path) in [
+            (".", "a.js", "a.js"),
+            (".", "a.js.gz", "a.js"),
+            (".", "about.html", "about"),
+            (".", "index.html", ""),
+            (".", "new", ""),
+            ("docs", "index.html", "docs/"),
+            ("docs", "a", "docs/a"),
+            (".", "docs", "docs"),
+            (".", "docs", "docs/"),
+            (".", "docs", "docs/a/b/c.txt"),
+            ("docs", "a", "docs/a/b/c.txt"),
+            ("docs/a", "b", "docs/a/b/c.txt"),
+        ] {
+            assert!(concerned(folder, name, path), "{folder} {name} {path}");
+        }
+        for (folder, name, path) in [
+            (".", "a", "a.js"),
+            (".", "b.js", "a.js"),
+            ("docs", "a.js", "a.js"),
+            (".", "doc", "docs/a"),
+            (".", "docs2", "docs/a"),
+            ("docs", "a", "docs2/a"),
+            ("a/docs", "a", "docs/a"),
+        ] {
+            assert!(!concerned(folder, name, path), "{folder} {name} {path}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_knows_all_has_changed() {
+        let mut changes = Changes::default();
+        assert!(changes.is_empty() && !changes.touch("a"));
+        changes.all = true;
+        assert!(!changes.is_empty() && changes.touch("a") && changes.touch(""));
+    }
+}
