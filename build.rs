@@ -2,7 +2,7 @@
 //! ignored; with `CI=true` all are taken to be there, and a missing one fails. It is not part of
 //! the published crate.
 
-use std::{env, path::Path};
+use std::{env, fs, os::unix::fs::MetadataExt, path::Path};
 
 fn main() {
     for name in ["CI", "PATH", "VESTIBULE_PYTHON"] {
@@ -19,6 +19,11 @@ fn main() {
         if ci || found(peer) {
             println!("cargo::rustc-cfg=peer_{peer}");
         }
+    }
+    // Mounting takes root, or a program that has its rights.
+    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if ci || (Path::new("/dev/fuse").exists() && (is_root || found("fusermount3"))) {
+        println!("cargo::rustc-cfg=peer_fuse");
     }
     // A Python with Django and gunicorn has no name of its own: it must be named.
     if ci || env::var_os("VESTIBULE_PYTHON").is_some_and(|p| Path::new(&p).is_file()) {

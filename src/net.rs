@@ -2,6 +2,7 @@
 
 mod accept;
 pub mod clock;
+pub(crate) mod cold;
 mod drain;
 mod gate;
 mod io;

@@ -10,13 +10,15 @@ const READ_STEP: u64 = 64 << 10;
 /// Bytes `offset .. offset + len` of an open file.
 ///
 /// The descriptor is shared, its position is not used: many responses may send one open file.
-/// On a plain socket a server sends it with `sendfile`; anywhere else it is read in steps of
-/// 64 KiB, on the thread that asks.
+/// On a plain socket a server sends it with `sendfile`, and has another thread read first what is not
+/// in memory; anywhere else it is read in steps of 64 KiB, on the thread that asks.
 #[derive(Clone)]
 pub struct FileSlice {
     file: Arc<File>,
     offset: u64,
     len: u64,
+    /// What is before this in the file is in memory.
+    warm_to: u64,
     /// What is given back when nobody needs the file any more.
     held: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -26,7 +28,16 @@ impl FileSlice {
     ///
     /// If the file turns out shorter, the body ends in an error: nothing is padded.
     pub fn new(file: Arc<File>, offset: u64, len: u64) -> Self {
-        Self { file, offset, len, held: None }
+        Self { file, offset, len, warm_to: 0, held: None }
+    }
+
+    /// The file's bytes before `to`, counted from its beginning, were read lately: a server need not
+    /// look whether they are in memory before it sends them. Otherwise it looks, every 2 MiB, and
+    /// has another thread read what is not.
+    #[must_use]
+    pub fn warm(mut self, to: u64) -> Self {
+        self.warm_to = to;
+        self
     }
 
     /// Keeps `what` until the last clone of this slice is dropped: a share of a disk's budget, say.
@@ -49,6 +60,11 @@ impl FileSlice {
     /// How many bytes are left.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// How many of the next bytes are in memory, as far as is known.
+    pub fn warm_len(&self) -> u64 {
+        self.warm_to.saturating_sub(self.offset).min(self.len)
     }
 
     /// Is nothing left?

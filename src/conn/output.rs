@@ -8,11 +8,12 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::scratch;
 use crate::{
     body::FileSlice,
-    net::Io,
+    net::{Io, cold},
     peer::{Pace, Rate},
 };
 
@@ -22,6 +23,9 @@ const COPY: usize = 16 << 10;
 
 /// Above so many bytes no further response is begun before they are written.
 const ENOUGH: usize = 64 << 10;
+
+/// So much of a file is looked for in memory at a time, 2 MiB, and if need be read into it.
+const WARM_STEP: u64 = 2 << 20;
 
 /// Who takes so much, 1 MiB, within so long is a fast reader.
 const FAST: u64 = 1 << 20;
@@ -33,6 +37,8 @@ pub(super) struct Output {
     bytes: BytesMut,
     piece: Bytes,
     file: Option<FileSlice>,
+    /// Reads what of the file is not in memory.
+    fetch: Option<JoinHandle<()>>,
     tail: &'static [u8],
     /// `None` once all is written.
     waiting: Option<Waiting>,
@@ -166,7 +172,8 @@ impl Output {
     /// Drops all that is not written.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
-        (self.piece, self.file, self.tail, self.waiting) = (Bytes::new(), None, b"", None);
+        let Self { bytes, .. } = std::mem::take(self);
+        self.bytes = bytes; // its allocation
     }
 
     /// Writes until all is written. `rate` is what the peer must take it at.
@@ -180,8 +187,8 @@ impl Output {
     ) -> Poll<io::Result<()>> {
         let mut moved = 0;
         let result = self.poll_write_all(io, cx, then, &mut moved);
-        if self.is_empty() {
-            self.waiting = None;
+        if self.is_empty() || self.fetch.is_some() {
+            self.waiting = None; // nobody, or a disk, which is no fault of the peer's
             return result;
         }
         match &mut self.waiting {
@@ -259,11 +266,35 @@ impl Output {
         Poll::Ready(Ok(n))
     }
 
+    /// Ready when the file's next bytes are in memory: a disk would hold up all connections of this
+    /// thread.
+    fn poll_warm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(file) = self.file.as_mut().filter(|file| file.warm_len() == 0) else {
+            return Poll::Ready(());
+        };
+        let (from, to) = (file.offset(), file.offset() + file.len().min(WARM_STEP));
+        // Without a runtime this is the connection's end, and nobody is held up.
+        if self.fetch.is_none()
+            && cold::is_cold(file.file(), from, to)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let file = file.file().clone();
+            self.fetch = Some(runtime.spawn_blocking(move || cold::warm_up(&file, from, to)));
+        }
+        if let Some(fetch) = &mut self.fetch {
+            let _ = ready!(Pin::new(fetch).poll(cx)); // what went wrong, sending it will tell
+            self.fetch = None;
+        }
+        *file = file.clone().warm(to);
+        Poll::Ready(())
+    }
+
     fn poll_send_file<I: Io>(
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_warm(cx));
         let Some(file) = &mut self.file else { return Poll::Ready(Ok(0)) };
         match ready!(io.poll_send_file(cx, file)) {
             Ok(0) => {

@@ -1,6 +1,9 @@
 //! What a path names, read from the disk once and ready to be answered with many times.
 
-use std::{io, time::SystemTime};
+use std::{
+    io,
+    time::{Duration, Instant, SystemTime},
+};
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -12,8 +15,16 @@ use super::{
 };
 use crate::{
     body::{Body, FileSlice},
+    net::cold,
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
+
+/// Bytes of an open file that are read into memory when it is looked at: 1 MiB.
+const WARM: u64 = 1 << 20;
+
+/// How long the kernel is trusted to keep them there: twice the time after which a file is looked at
+/// again, by default.
+const WARM_FOR: Duration = Duration::from_secs(2);
 
 /// What a path names.
 #[derive(Debug)]
@@ -44,6 +55,7 @@ pub(super) struct Page {
     etag: Option<HeaderValue>,
     modified: Option<HttpDate>,
     content: Content,
+    looked: Instant,
 }
 
 impl Entry {
@@ -175,7 +187,13 @@ impl Page {
         if let Some(value) = choices.cache_control.as_ref().and_then(|policy| policy(path)) {
             headers.insert(header::CACHE_CONTROL, value);
         }
-        Self { headers, len: content.len(), etag, modified, content }
+        if let Content::File(file, len) = &content {
+            let to = WARM.min(*len);
+            if cold::is_cold(file, 0, to) {
+                cold::warm_up(file, 0, to);
+            }
+        }
+        Self { headers, len: content.len(), etag, modified, content, looked: Instant::now() }
     }
 
     /// What the file is recognised by.
@@ -192,7 +210,10 @@ impl Page {
                 let len = usize::try_from(len).expect("within what is in memory");
                 Body::from(bytes.slice(at..at + len))
             }
-            Content::File(file, _) => Body::file(FileSlice::new(file.clone(), offset, len)),
+            Content::File(file, _) => {
+                let warm_to = if self.looked.elapsed() < WARM_FOR { WARM } else { 0 };
+                Body::file(FileSlice::new(file.clone(), offset, len).warm(warm_to))
+            }
         }
     }
 }

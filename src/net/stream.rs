@@ -98,7 +98,9 @@ impl Io for Stream {
     }
 
     fn poll_send_file(&mut self, cx: &mut Context<'_>, f: &FileSlice) -> Poll<io::Result<usize>> {
-        let step = usize::try_from(f.len().min(SEND_FILE_STEP)).expect("at most 1 MiB");
+        // Not beyond what is in memory: the kernel would wait for the disk.
+        let len = if f.warm_len() > 0 { f.warm_len() } else { f.len() };
+        let step = usize::try_from(len.min(SEND_FILE_STEP)).expect("at most 1 MiB");
         self.poll_writing(cx, |fd| {
             let mut offset = f.offset();
             match rustix::fs::sendfile(fd, f.file(), Some(&mut offset), step) {

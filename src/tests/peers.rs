@@ -2,6 +2,7 @@
 
 mod chromium;
 mod curl;
+mod disk;
 mod django;
 mod nginx;
 

@@ -3,22 +3,17 @@
 use std::{
     fs::{File, Metadata},
     io,
-    num::NonZeroU64,
     os::unix::fs::{FileExt, MetadataExt},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use rustix::fs::{Advice, fadvise};
 
 use crate::files::backend::{Content, Source};
 
 /// Up to this size a file's content is held in memory, so that head and body leave in one write;
 /// above it, one `sendfile` is cheaper than the memory and the copy.
 pub(in crate::files) const IN_MEMORY: u64 = 32 << 10;
-
-/// Bytes of a large file that are fetched from the disk when it is looked at: 1 MiB.
-const READ_AHEAD: u64 = 1 << 20;
 
 /// How often a file is read again because somebody wrote to it meanwhile.
 const TRIES: usize = 3;
@@ -40,12 +35,7 @@ pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Source> {
         }
     }
     // Large, or being written to all the time: read by the response itself.
-    let content = content.unwrap_or_else(|| {
-        // `sendfile` waits for a disk, on the connection's thread: it had better have begun. What
-        // is beyond the kernel reads ahead by itself, and where it cannot nothing is lost.
-        let _ = fadvise(&file, 0, NonZeroU64::new(READ_AHEAD), Advice::WillNeed);
-        Content::File(Arc::new(file), meta.len())
-    });
+    let content = content.unwrap_or_else(|| Content::File(Arc::new(file), meta.len()));
     Ok(Source { content, modified: Some(meta.modified()?), tag: tag(&meta) })
 }
 

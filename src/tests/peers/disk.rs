@@ -1,0 +1,216 @@
+//! A disk that answers when it is told to: a file system of our own.
+
+use std::{
+    ffi::OsStr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, Request,
+};
+use rustix::mount::{UnmountFlags, unmount};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tower::service_fn;
+
+use crate::{
+    Body, Response, Router, files,
+    tests::support::{PATIENCE, read_until, start, within},
+};
+
+const LEN: u64 = 5 << 20;
+const MIB: u64 = 1 << 20;
+const FILE: INodeNo = INodeNo(2);
+
+/// The byte of the file at an offset.
+fn byte(at: u64) -> u8 {
+    (at % 251) as u8
+}
+
+/// One file, of which nothing from an offset on can be read yet.
+#[derive(Clone, Default)]
+struct Disk(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    until: u64,
+    /// The kernel waits for these.
+    waiting: Vec<(u64, u32, ReplyData)>,
+}
+
+impl Disk {
+    /// Everything before `until` can be read from now on.
+    fn open(&self, until: u64) {
+        let mut state = self.0.lock().unwrap();
+        state.until = state.until.max(until);
+        for (offset, size, reply) in std::mem::take(&mut state.waiting) {
+            if offset < state.until {
+                answer(offset, size, reply);
+            } else {
+                state.waiting.push((offset, size, reply));
+            }
+        }
+    }
+
+    fn is_read(&self) -> bool {
+        !self.0.lock().unwrap().waiting.is_empty()
+    }
+}
+
+fn answer(offset: u64, size: u32, reply: ReplyData) {
+    let to = (offset + u64::from(size)).min(LEN);
+    reply.data(&(offset..to).map(byte).collect::<Vec<_>>());
+}
+
+fn attributes(inode: INodeNo) -> FileAttr {
+    let (kind, perm, size) = match inode {
+        FILE => (FileType::RegularFile, 0o644, LEN),
+        _ => (FileType::Directory, 0o755, 0),
+    };
+    let time = UNIX_EPOCH + Duration::from_secs(1);
+    let (atime, mtime, ctime, crtime) = (time, time, time, time);
+    let (uid, gid, rdev, flags, nlink, blksize) = (0, 0, 0, 0, 1, 4096);
+    let blocks = size / 512;
+    FileAttr {
+        ino: inode,
+        size,
+        blocks,
+        atime,
+        mtime,
+        ctime,
+        crtime,
+        kind,
+        perm,
+        nlink,
+        uid,
+        gid,
+        rdev,
+        blksize,
+        flags,
+    }
+}
+
+impl Filesystem for Disk {
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if name == "large.bin" {
+            reply.entry(&PATIENCE, &attributes(FILE), Generation(0));
+        } else {
+            reply.error(Errno::ENOENT);
+        }
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&PATIENCE, &attributes(inode));
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut state = self.0.lock().unwrap();
+        if offset < state.until {
+            answer(offset, size, reply);
+        } else {
+            state.waiting.push((offset, size, reply));
+        }
+    }
+}
+
+/// Takes the file system away at the end, whoever still has a file of it open.
+struct Mounted {
+    disk: Disk,
+    at: PathBuf,
+    _session: BackgroundSession,
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.disk.open(LEN);
+        unmount(&self.at, UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// Server, clients and all connections share one thread here: whoever waits for the disk on it
+/// holds up everybody.
+#[tokio::test]
+#[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
+async fn nobody_waits_for_the_disk_but_those_who_need_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::default();
+    let mut config = Config::default();
+    config.mount_options = vec![MountOption::RO, MountOption::FSName("vestibule-test".to_owned())];
+    let _mounted = Mounted {
+        _session: fuser::spawn_mount(disk.clone(), folder.path(), &config).unwrap(),
+        disk: disk.clone(),
+        at: folder.path().to_owned(),
+    };
+
+    let hello = service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("hi"))));
+    let site = Router::new().mount("/disk", files::dir(folder.path())).route("/hello", hello);
+    let server = start(site).await;
+
+    // If the thread waits for the disk, it is let go for the test to fail instead of hanging.
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let rescue = disk.clone();
+    let watchdog = thread::spawn(move || {
+        let hangs = is_done.recv_timeout(PATIENCE).is_err();
+        rescue.open(LEN);
+        hangs
+    });
+    let others_are_served = async || {
+        within(async {
+            while !disk.is_read() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        for _ in 0..3 {
+            let mut other = TcpStream::connect(server.addr).await.unwrap();
+            other.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            read_until(&mut other, "hi").await;
+        }
+        assert!(disk.is_read(), "it still waits");
+    };
+
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    let get = b"GET /disk/large.bin HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    client.write_all(get).await.unwrap();
+    // While the file is looked at.
+    others_are_served().await;
+    disk.open(MIB);
+    let head = read_until(&mut client, "\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    // While it is sent: first what is in memory, then, piece by piece, what is not.
+    let mut body = Vec::new();
+    for until in [MIB, 3 * MIB, LEN] {
+        disk.open(until);
+        let want = usize::try_from(until).unwrap();
+        within(async {
+            while body.len() < want {
+                assert_ne!(client.read_buf(&mut body).await.unwrap(), 0);
+            }
+        })
+        .await;
+        if until < LEN {
+            others_are_served().await;
+        }
+    }
+    assert!(body.iter().zip(0..).all(|(&b, at)| b == byte(at)) && body.len() as u64 == LEN);
+    drop(client);
+    server.stop().await;
+    let _ = done.send(());
+    assert!(!watchdog.join().unwrap(), "a thread waited for the disk");
+}
