@@ -237,6 +237,33 @@ async fn what_went_to_disk_reaches_the_client_as_it_was() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn what_the_kernel_still_has_of_a_file_is_not_written_over() {
+    // `sendfile` hands the file's pages to the socket: there they stay until the client has them.
+    const LEN: usize = 20_000;
+    let (tx, body) = Body::channel(Some(2 * LEN as u64));
+    let body = Arc::new(std::sync::Mutex::new(Some(body)));
+    let app = service_fn(move |_: Request<Body>| {
+        let body = body.lock().unwrap().take().unwrap();
+        std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(body)))
+    });
+    let server = start(ResponseBufferLayer::new().memory(0).layer(app)).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut all = vec![0; 3 * LEN];
+    for (n, letter) in [b'a', b'b'].into_iter().enumerate() {
+        tx.send(Bytes::from(vec![letter; LEN])).unwrap();
+        // It is at the client, which has not read it.
+        while within(client.peek(&mut all)).await.unwrap() < (n + 1) * LEN {}
+    }
+    tx.finish(None);
+    all.clear();
+    within(client.read_to_end(&mut all)).await.unwrap();
+    let (a, b) = all[all.len() - 2 * LEN..].split_at(LEN);
+    assert!(a.iter().all(|&x| x == b'a') && b.iter().all(|&x| x == b'b'));
+    server.stop().await;
+}
+
 /// The data of a chunked body without trailers.
 fn unchunk(mut body: &[u8]) -> bytes::BytesMut {
     let mut data = bytes::BytesMut::new();

@@ -103,9 +103,11 @@ impl Spill {
         self.written + self.in_memory() as u64
     }
 
-    /// The file from its beginning again: what was written has been read.
-    pub(super) fn rewind(&mut self) {
-        if self.is_settled() {
+    /// Begins with an empty file again: what was written has been read. Not by writing over it:
+    /// `sendfile` is done when the socket has the file's pages, and they are sent later.
+    pub(super) fn renew(&mut self) {
+        if self.is_settled() && self.written > 0 {
+            close(self.file.take());
             self.written = 0;
         }
     }

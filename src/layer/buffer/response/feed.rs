@@ -116,7 +116,7 @@ impl Feed {
         }
         let spill = self.spill.get_or_insert_with(|| Spill::new(&self.options.budget).into());
         if !level.on_disk {
-            spill.rewind();
+            spill.renew();
         }
         if let Err(full) = spill.push(data.clone()) {
             self.give_up_disk(&full);

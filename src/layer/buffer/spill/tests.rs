@@ -29,16 +29,20 @@ async fn r12_a_file_without_a_name_that_nobody_else_may_open() {
 }
 
 #[tokio::test]
-async fn the_budget_s_disk_is_not_passed_and_a_file_that_was_read_is_used_again() {
+async fn the_budget_s_disk_is_not_passed_and_its_room_is_used_again_but_never_the_same_file() {
     let budget = budget(10);
     let mut spill = Spill::new(&budget);
     spill.push(Bytes::from_static(b"0123456789")).unwrap();
     assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
     poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
     assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
-    spill.rewind();
+    let first = spill.file().unwrap().clone();
+    spill.renew();
     spill.push(Bytes::from_static(b"abcdefghij")).unwrap();
     poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
+    let mut text = [0; 10];
+    first.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"0123456789", "whoever still sends it");
     let (file, disk) = spill.into_parts();
     assert_eq!((file.unwrap().metadata().unwrap().len(), disk.bytes()), (10, 10));
 }
