@@ -28,7 +28,16 @@ use crate::{
 /// So much is gathered while the last batch is written: 128 KiB. A slow disk holds up the body's
 /// sender, never a thread that serves others, and a body on its way takes twice that at most, but for
 /// a single piece that is larger.
-const BATCH: usize = 128 << 10;
+const BATCH: u64 = 128 << 10;
+
+/// What each piece counts at least, in bytes: 64, about what it takes to hold it. So a body of
+/// single bytes cannot take more memory than the bound says.
+const PIECE: usize = 64;
+
+/// What a piece in memory counts for.
+pub(super) fn cost(data: &Bytes) -> usize {
+    data.len().max(PIECE)
+}
 
 /// What is written and not yet written of a body.
 pub(super) struct Spill {
@@ -40,12 +49,14 @@ pub(super) struct Spill {
     written: u64,
     batch: Vec<Bytes>,
     batched: usize,
+    /// What the batch counts for. It goes with the batch: whoever leaves does not stop a write.
+    memory: Lease,
     writing: Option<Write>,
 }
 
 /// A batch on its way to the disk.
 struct Write {
-    job: JoinHandle<(Vec<Bytes>, io::Result<Arc<File>>)>,
+    job: JoinHandle<(Vec<Bytes>, Lease, io::Result<Arc<File>>)>,
     len: usize,
 }
 
@@ -66,6 +77,7 @@ impl Spill {
             written: 0,
             batch: Vec::new(),
             batched: 0,
+            memory: budget.memory(),
             writing: None,
         }
     }
@@ -78,19 +90,14 @@ impl Spill {
         spill
     }
 
-    /// Bytes that are to be written, and are in memory.
-    pub(super) fn in_memory(&self) -> usize {
-        self.batched + self.writing.as_ref().map_or(0, |w| w.len)
-    }
-
     /// Is everything written that was pushed?
     pub(super) fn is_settled(&self) -> bool {
         self.batch.is_empty() && self.writing.is_none()
     }
 
-    /// May more be pushed, without piling up?
+    /// May more be pushed, without piling up? When all memory is taken nothing is gathered.
     pub(super) fn has_room(&self) -> bool {
-        self.batched < BATCH
+        self.memory.bytes() < BATCH && (self.writing.is_none() || !self.budget.is_spent())
     }
 
     /// Up to here the file is written.
@@ -100,7 +107,8 @@ impl Spill {
 
     /// The file's length, once all is written.
     pub(super) fn end(&self) -> u64 {
-        self.written + self.in_memory() as u64
+        let writing = self.writing.as_ref().map_or(0, |w| w.len);
+        self.written + (writing + self.batched) as u64
     }
 
     /// Begins with an empty file again: what was written has been read. Not by writing over it:
@@ -125,6 +133,7 @@ impl Spill {
             self.disk.try_set(end)?;
         }
         self.batched += piece.len();
+        self.memory.set(self.memory.bytes() + cost(&piece) as u64);
         self.batch.push(piece);
         Ok(())
     }
@@ -147,7 +156,10 @@ impl Spill {
         let done = ready!(Pin::new(&mut write.job).poll(cx));
         let len = write.len as u64;
         self.writing = None;
-        let (batch, result) = done.unwrap_or_else(|e| (Vec::new(), Err(io::Error::other(e))));
+        let (batch, _memory, result) = match done {
+            Ok(done) => done,
+            Err(e) => (Vec::new(), self.budget.memory(), Err(io::Error::other(e))),
+        };
         match result {
             Ok(file) => {
                 self.file = Some(file);
@@ -163,9 +175,10 @@ impl Spill {
         let len = std::mem::take(&mut self.batched);
         let (file, at) = (self.file.clone(), self.written);
         let dir = self.budget.spill_dir().to_owned();
+        let memory = self.memory.take();
         let job = spawn_blocking(move || {
             let result = write(file, &dir, at, &batch);
-            (batch, result)
+            (batch, memory, result)
         });
         self.writing = Some(Write { job, len });
     }
@@ -173,6 +186,7 @@ impl Spill {
     /// What was pushed and is not being written, taken back.
     pub(super) fn take_batch(&mut self) -> Vec<Bytes> {
         self.batched = 0;
+        self.memory.set(0);
         std::mem::take(&mut self.batch)
     }
 

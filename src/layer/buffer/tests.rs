@@ -314,3 +314,26 @@ async fn a_client_that_leaves_gives_everything_back() {
         .unwrap();
     }
 }
+
+#[tokio::test]
+async fn when_all_memory_is_taken_nothing_is_gathered_for_the_disk() {
+    const PIECE: usize = 10_000;
+    let body = || {
+        let (tx, body) = Body::channel(None);
+        (0..50).for_each(|_| tx.send(vec![b'x'; PIECE].into()).unwrap());
+        tx.finish(None);
+        body
+    };
+    let tight = || Budget::builder().soft(0).hard(PIECE as u64).build();
+
+    let budget = tight();
+    let requests = RequestBufferLayer::new().budget(budget.clone()).layer(service_fn(echo));
+    let answer = requests.oneshot(Request::new(body())).await.unwrap();
+    assert_eq!(answer.body().len(), Some(50 * PIECE as u64));
+    assert_eq!(budget.usage().memory_peak, PIECE as u64);
+
+    let budget = tight();
+    let answer = through(ResponseBufferLayer::new().budget(budget.clone()), body()).await;
+    assert_eq!(answer.collect().await.unwrap().to_bytes().len(), 50 * PIECE);
+    assert_eq!(budget.usage().memory_peak, PIECE as u64);
+}

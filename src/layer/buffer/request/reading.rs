@@ -25,7 +25,7 @@ pub(super) struct Reading {
     max_body: u64,
     memory: usize,
     budget: Budget,
-    /// What is in memory of it.
+    /// What is in memory of it, and stays there.
     lease: Lease,
     len: u64,
     store: Store,
@@ -88,7 +88,6 @@ impl Reading {
             Poll::Pending if !spill.has_room() => return Poll::Pending,
             Poll::Ready(Ok(_)) | Poll::Pending => Ok(()),
         };
-        self.lease.set(spill.in_memory() as u64);
         Poll::Ready(result.map_err(|e| self.refused(e)))
     }
 
@@ -135,17 +134,14 @@ impl Reading {
                 Store::Disk(_) => unreachable!("looked at just above"),
             };
             self.append(so_far)?;
+            self.lease.set(0); // what is on its way to the disk counts there
         }
         self.append(data)
     }
 
     fn append(&mut self, data: Bytes) -> Result<(), Full> {
         let Store::Disk(spill) = &mut self.store else { return Ok(()) };
-        if !data.is_empty() {
-            spill.push(data)?;
-        }
-        self.lease.set(spill.in_memory() as u64);
-        Ok(())
+        if data.is_empty() { Ok(()) } else { spill.push(data) }
     }
 
     fn refused(&self, why: impl Into<BoxError>) -> BoxError {

@@ -122,9 +122,6 @@ impl Feed {
             self.give_up_disk(&full);
             self.behind.push(data);
         }
-        if let Some(spill) = &self.spill {
-            self.shared.set_writing(spill.in_memory());
-        }
     }
 
     /// Goes on writing; ready when nothing is left to be written.
@@ -145,7 +142,6 @@ impl Feed {
                     self.give_up_disk(&error);
                 }
             }
-            self.shared.set_writing(self.spill.as_ref().map_or(0, |s| s.in_memory()));
         }
         self.behind.drain(..).for_each(|piece| self.shared.push(piece));
         Poll::Ready(())

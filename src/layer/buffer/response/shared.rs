@@ -12,17 +12,16 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::{super::spill::close, End};
+use super::{
+    super::spill::{close, cost},
+    End,
+};
 use crate::{
     Budget,
     body::FileSlice,
     budget::Lease,
     error::{BoxError, Error, Kind},
 };
-
-/// What each piece counts at least, in bytes: 64, about what it takes to hold it. So a body of
-/// single bytes cannot take more memory than the bound says.
-const PIECE: usize = 64;
 
 /// Pieces from this size on count until they are sent: 4 KiB.
 const LARGE: usize = 4 << 10;
@@ -44,8 +43,6 @@ struct State {
     queue: VecDeque<Stretch>,
     /// What the pieces in memory count for, those on their way to the disk not included.
     held: usize,
-    /// And those.
-    writing: usize,
     lease: Lease,
     /// Stretches that the reader has not done with.
     on_disk: usize,
@@ -77,10 +74,6 @@ pub(super) struct Level {
     pub(super) on_disk: bool,
 }
 
-fn cost(data: &Bytes) -> usize {
-    data.len().max(PIECE)
-}
-
 fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(w) => w.clone_from(cx.waker()),
@@ -96,7 +89,7 @@ fn wake(waker: Option<Waker>) {
 
 impl State {
     fn count(&mut self) {
-        self.lease.set((self.held + self.writing) as u64);
+        self.lease.set(self.held as u64);
     }
 
     /// A large piece counts until it is sent.
@@ -131,7 +124,6 @@ impl Shared {
             budget: budget.clone(),
             queue: VecDeque::new(),
             held: 0,
-            writing: 0,
             lease: budget.memory(),
             on_disk: 0,
             file: None,
@@ -186,13 +178,6 @@ impl Shared {
         let reader = s.reader.take();
         drop(s);
         wake(reader);
-    }
-
-    /// So much is on its way to the disk.
-    pub(super) fn set_writing(&self, bytes: usize) {
-        let mut s = self.lock();
-        s.writing = bytes;
-        s.count();
     }
 
     /// The file's share of the disk, for as long as the reader may read it.

@@ -14,9 +14,9 @@ async fn r12_a_file_without_a_name_that_nobody_else_may_open() {
     for piece in ["hello", ", ", "world"] {
         spill.push(Bytes::from_static(piece.as_bytes())).unwrap();
     }
-    assert_eq!((spill.in_memory(), spill.end()), (12, 12));
+    assert_eq!((budget.usage().memory, spill.end()), (3 * PIECE as u64, 12));
     poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
-    assert_eq!((spill.in_memory(), spill.is_settled()), (0, true));
+    assert_eq!((budget.usage().memory, spill.is_settled()), (0, true));
     let meta = spill.file().unwrap().metadata().unwrap();
     assert_eq!((meta.nlink(), meta.mode() & 0o777, meta.len()), (0, 0o600, 12));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -67,4 +67,35 @@ async fn a_disk_that_is_really_full_says_so_and_gives_the_batch_back() {
     let failed = poll_fn(|cx| spill.poll_settle(cx)).await.unwrap_err();
     assert_eq!(failed.error.kind(), io::ErrorKind::StorageFull);
     assert_eq!(failed.batch, [Bytes::from("hello")]);
+}
+
+#[tokio::test]
+async fn tiny_pieces_count_for_what_they_cost() {
+    let budget = Budget::default();
+    let mut spill = Spill::new(&budget);
+    let mut pushed = 0;
+    while spill.has_room() {
+        spill.push(Bytes::from_static(b"x")).unwrap();
+        pushed += 1;
+    }
+    assert_eq!((pushed, budget.usage().memory), (BATCH / PIECE as u64, BATCH));
+}
+
+#[test]
+fn what_is_on_its_way_counts_until_it_is_written_though_nobody_waits_for_it() {
+    let budget = Budget::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+    let runtime = runtime.unwrap();
+    let _entered = runtime.enter();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let slow_disk = spawn_blocking(move || wait.recv());
+    let mut spill = Spill::new(&budget);
+    spill.push(Bytes::from(vec![0; 1000])).unwrap();
+    assert!(spill.poll_step(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    drop(spill);
+    assert_eq!(budget.usage().memory, 1000);
+    drop(go_on);
+    let _ = runtime.block_on(slow_disk).unwrap();
+    runtime.block_on(spawn_blocking(|| ())).unwrap(); // behind the write
+    assert_eq!(budget.usage().memory, 0);
 }
