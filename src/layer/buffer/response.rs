@@ -100,7 +100,8 @@ impl<S> Layer<S> for ResponseBufferLayer {
 /// its end it is dropped, and with it whatever it holds: a worker, a place, a connection.
 ///
 /// - When the [`Budget`] is tight, what could wait in memory goes to disk. When it is spent, a request
-///   is an error of [`Kind::Overloaded`], 503, and the service inside is not asked.
+///   is an error of [`Kind::Overloaded`], 503, and the service inside is not asked: it is exchanged
+///   for a clone, so that nothing stays reserved.
 /// - A disk that is full, or fails, costs no response: its body then waits for the client.
 /// - A client that leaves ends the task and drops the body.
 /// - An error of the body reaches the client after the bytes before it.
@@ -124,7 +125,7 @@ impl<S> ResponseBuffer<S> {
 
 impl<S> Service<Request> for ResponseBuffer<S>
 where
-    S: Service<Request, Response = Response>,
+    S: Service<Request, Response = Response> + Clone,
     S::Error: Into<BoxError>,
 {
     type Response = Response;
@@ -139,6 +140,7 @@ where
         let options = self.options.clone();
         if options.budget.is_spent() {
             options.budget.count_refused();
+            self.inner = self.inner.clone(); // a clone has nothing reserved
             return ResponseFuture { inner: None, options };
         }
         ResponseFuture { inner: Some(self.inner.call(request)), options }
