@@ -38,6 +38,15 @@ pub(super) enum Stretch {
     Disk(u64, u64),
 }
 
+impl Stretch {
+    fn in_memory(&self) -> usize {
+        match self {
+            Self::Memory(data) => data.len(),
+            Self::Disk(..) => 0,
+        }
+    }
+}
+
 struct State {
     budget: Budget,
     queue: VecDeque<Stretch>,
@@ -200,11 +209,16 @@ impl Shared {
         wake(reader);
     }
 
-    /// All of it, if it is one piece in memory or `most` bytes at most, with its share of the budget.
+    /// All of it, if it is one piece in memory or `most` bytes at most, and as long as it said it
+    /// was, with its share of the budget.
     pub(super) fn take_small(&self, most: usize) -> Option<(VecDeque<Bytes>, Lease)> {
         let mut s = self.lock();
         if s.on_disk > 0 || (s.queue.len() > 1 && s.held > most) {
             return None;
+        }
+        let len: usize = s.queue.iter().map(Stretch::in_memory).sum();
+        if s.left.is_some_and(|left| left != len as u64) {
+            return None; // whoever sends it finds that out, and nobody takes it for whole
         }
         let lease = s.lease.take();
         let pieces = mem::take(&mut s.queue).into_iter().filter_map(|stretch| match stretch {

@@ -194,6 +194,17 @@ async fn a_stream_that_is_complete_at_once_becomes_bytes() {
 }
 
 #[tokio::test]
+async fn a_body_of_another_length_than_it_said_is_not_made_whole() {
+    for said in [3, 8] {
+        let (tx, body) = Body::channel(Some(said));
+        tx.send("hello".into()).unwrap();
+        tx.finish(None);
+        let out = buffered(MEMORY, body).await;
+        assert_eq!((out.len(), out.as_bytes()), (Some(said), None), "the server finds out");
+    }
+}
+
+#[tokio::test]
 async fn what_is_in_memory_or_in_a_file_passes_untouched() {
     let bytes = Bytes::from(vec![1; 10]);
     let out = buffered(1, bytes.clone().into()).await;
