@@ -63,6 +63,7 @@ struct Write {
 /// A batch that could not be written, to be dealt with in another way; nothing of it counts.
 #[derive(Debug)]
 pub(super) struct NotWritten {
+    /// Empty if it is lost: with a runtime that ends goes what had not begun.
     pub(super) batch: Vec<Bytes>,
     pub(super) error: io::Error,
 }

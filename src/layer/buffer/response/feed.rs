@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::Body as _;
 
 use super::{
-    super::spill::{NotWritten, Spill},
+    super::spill::{NotWritten, Spill, close},
     End, Options,
     reader::Reader,
     shared::{Level, Shared, cut},
@@ -138,8 +138,12 @@ impl Feed {
                 }
                 Err(NotWritten { batch, error }) => {
                     let rest = spill.take_batch();
+                    let lost = batch.is_empty();
                     batch.into_iter().chain(rest).for_each(|piece| self.shared.push(piece));
                     self.give_up_disk(&error);
+                    if lost {
+                        self.shared.set_end(Err(error.into()));
+                    }
                 }
             }
         }
@@ -156,8 +160,9 @@ impl Feed {
     /// The end, for the reader. Everything has been written; the file is the reader's now.
     pub(super) fn end(mut self, end: End) {
         if let Some(spill) = self.spill.take() {
-            let (_file, disk) = spill.into_parts();
+            let (file, disk) = spill.into_parts();
             self.shared.keep(disk);
+            close(file);
         }
         self.shared.set_end(end);
     }
@@ -217,5 +222,24 @@ mod tests {
         assert_eq!(all, pieces.concat());
         feeding.await.unwrap();
         assert_eq!((options.budget.usage().memory, options.budget.usage().disk), (0, 0));
+    }
+
+    #[test]
+    fn a_batch_that_is_lost_is_an_error_and_not_left_out() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        let _entered = handle.enter(); // nothing that may block begins any more
+        let options = Options { memory: 0, disk: 1 << 20, budget: Budget::default() };
+        let mut feed = Feed::new(None, &options);
+        let mut reader = Body::stretches(Reader::new(feed.shared(), None));
+        let (tx, mut body) = Body::channel(None);
+        tx.send("never written".into()).unwrap();
+        tx.finish(None);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(end) = feed.poll_drain(&mut body, &mut cx) else { panic!("it ends") };
+        feed.end(end);
+        let read = Pin::new(&mut reader).poll_frame(&mut cx);
+        assert!(matches!(read, Poll::Ready(Some(Err(_)))), "{read:?}");
     }
 }
