@@ -7,7 +7,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -161,7 +161,7 @@ where
 
 /// The future of [`Disconnect`].
 pub struct ResponseFuture {
-    /// `None` once it has ended.
+    /// `None` once it has ended, or panicked.
     work: Option<Work>,
     policy: Policy,
     detached: Arc<Detached>,
@@ -171,9 +171,13 @@ impl Future for ResponseFuture {
     type Output = Result<Response, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let work = self.work.as_mut().expect("not polled after its end");
-        let answer = ready!(work.as_mut().poll(cx));
-        self.work = None;
+        // Taken out: after a panic there is nothing that could go on.
+        let mut work = self.work.take().expect("not polled after its end");
+        let Poll::Ready(answer) = work.as_mut().poll(cx) else {
+            self.work = Some(work);
+            return Poll::Pending;
+        };
+        drop(work);
         let response = answer?;
         Poll::Ready(Ok(if self.policy == Policy::Finish && !response.body().is_complete() {
             let detached = self.detached.clone();
@@ -202,19 +206,20 @@ impl Drop for ResponseFuture {
 
 /// A body that is read to its end, by whomever.
 struct Finishing {
-    /// `None` once it has ended.
+    /// `None` once it has ended, or panicked.
     body: Option<Body>,
     detached: Arc<Detached>,
 }
 
 impl Stretches for Finishing {
     fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let stretch = ready!(body.poll_stretch(cx));
-        if !matches!(stretch, Some(Ok(_))) {
-            self.body = None;
+        // Taken out, as above.
+        let Some(mut body) = self.body.take() else { return Poll::Ready(None) };
+        let stretch = body.poll_stretch(cx);
+        if matches!(stretch, Poll::Pending | Poll::Ready(Some(Ok(_)))) {
+            self.body = Some(body);
         }
-        Poll::Ready(stretch)
+        stretch
     }
 
     fn is_end(&self) -> bool {

@@ -248,6 +248,39 @@ async fn of_an_answer_to_head_nothing_is_finished() {
     app.gone.notified().await;
 }
 
+#[tokio::test]
+async fn work_that_panicked_does_not_go_on() {
+    let layer = DisconnectLayer::finish();
+    let polled = Arc::new(AtomicUsize::new(0));
+    let panics = |polled: &Arc<AtomicUsize>| {
+        let polled = polled.clone();
+        move || -> Option<Bytes> {
+            polled.fetch_add(1, Ordering::SeqCst);
+            panic!("on purpose")
+        }
+    };
+    let once = panics(&polled);
+    let work = Probe::new(move |_: Request| {
+        let once = once.clone();
+        std::future::poll_fn(move |_| -> Poll<Result<Response, BoxError>> {
+            once();
+            Poll::Pending
+        })
+    });
+    let at_work = layer.layer(work).oneshot(Request::default());
+    assert!(tokio::spawn(at_work).await.unwrap_err().is_panic());
+
+    let body = Arc::new(std::sync::Mutex::new(Some(body_of(panics(&polled)))));
+    let app = Probe::new(move |_: Request| {
+        let body = body.lock().unwrap().take().unwrap();
+        async { Ok::<_, BoxError>(Response::new(body)) }
+    });
+    let response = layer.layer(app).oneshot(Request::default()).await.unwrap();
+    assert!(tokio::spawn(response.into_body().collect()).await.unwrap_err().is_panic());
+    settle().await;
+    assert_eq!((polled.load(Ordering::SeqCst), layer.detached().len()), (2, 0));
+}
+
 /// A body of whatever the function gives.
 fn body_of(next: impl FnMut() -> Option<Bytes> + Send + Unpin + 'static) -> Body {
     struct Made<F>(F);
