@@ -30,9 +30,11 @@ impl Tally {
     pub(super) fn admits(&self, peer: &Peer) -> bool {
         let Some(client) = peer.network(IPV6_PREFIX) else { return true };
         let mut open = self.lock();
-        let n = open.entry(client).or_default();
-        let admitted = *n < self.most;
-        *n += usize::from(admitted);
+        let n = open.get(&client).copied().unwrap_or(0);
+        let admitted = n < self.most;
+        if admitted {
+            open.insert(client, n + 1);
+        }
         admitted
     }
 
@@ -66,6 +68,13 @@ mod tests {
         tally.left(&a);
         assert!(tally.admits(&a) && !tally.admits(&a));
         [&a, &a, &b].into_iter().for_each(|p| tally.left(p));
+        assert!(tally.lock().is_empty());
+    }
+
+    #[test]
+    fn who_is_turned_away_is_not_known() {
+        let tally = Tally::new(0);
+        assert!(!tally.admits(&peer("192.0.2.1")));
         assert!(tally.lock().is_empty());
     }
 
