@@ -21,6 +21,7 @@ use tower_service::Service;
 use self::{capped::Capped, reading::Reading};
 use crate::{
     Budget, Request, Response,
+    budget::Full,
     error::{BoxError, Error, Kind},
 };
 
@@ -197,10 +198,7 @@ impl Options {
     /// Refuses what is known to be too large, or has no room, before a byte of it is read.
     fn admit(&self, request: &Request) -> Result<Size, BoxError> {
         let body = request.body();
-        if body.as_file().is_some() {
-            return Ok(Size::Whole);
-        }
-        let whole = body.as_bytes().is_some();
+        let whole = body.as_bytes().is_some() || body.as_file().is_some();
         let declared = if whole { None } else { request.headers().get(CONTENT_LENGTH) };
         let declared = declared.and_then(|v| v.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
         if body.size_hint().lower().max(declared) > self.max_body {
@@ -212,8 +210,16 @@ impl Options {
         if self.streams.as_ref().is_some_and(|streams| streams(request)) {
             return Ok(Size::Streamed);
         }
+        if self.budget.is_spent() {
+            return Err(no_room(&self.budget, Full));
+        }
         Ok(Size::Unknown)
     }
+}
+
+fn no_room(budget: &Budget, why: impl Into<BoxError>) -> BoxError {
+    budget.count_refused();
+    Error::new(Kind::Overloaded, why).into()
 }
 
 fn too_large(limit: u64) -> BoxError {

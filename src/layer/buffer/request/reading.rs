@@ -10,12 +10,12 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, request::Parts};
 use http_body::Body as _;
 
-use super::{super::spill::Spill, Options, too_large, trailed::Trailed};
+use super::{super::spill::Spill, Options, no_room, too_large, trailed::Trailed};
 use crate::{
     Body, Budget, Request,
     body::FileSlice,
     budget::{Full, Lease},
-    error::{BoxError, Error, Kind},
+    error::BoxError,
 };
 
 pub(super) struct Reading {
@@ -72,7 +72,7 @@ impl Reading {
         }
         if let Store::Disk(spill) = &mut self.store {
             let written = ready!(spill.poll_settle(cx));
-            written.map_err(|failed| self.refused(failed.error))?;
+            written.map_err(|failed| no_room(&self.budget, failed.error))?;
         }
         let parts = self.parts.take().expect("a body ends once");
         Poll::Ready(Ok(Request::from_parts(parts, self.whole())))
@@ -88,7 +88,7 @@ impl Reading {
             Poll::Pending if !spill.has_room() => return Poll::Pending,
             Poll::Ready(Ok(_)) | Poll::Pending => Ok(()),
         };
-        Poll::Ready(result.map_err(|e| self.refused(e)))
+        Poll::Ready(result.map_err(|e| no_room(&self.budget, e)))
     }
 
     fn push(&mut self, data: Bytes) -> Result<(), BoxError> {
@@ -101,13 +101,13 @@ impl Reading {
             return Err(too_large(self.max_body));
         }
         if first && self.budget.is_spent() {
-            return Err(self.refused(Full));
+            return Err(no_room(&self.budget, Full));
         }
         let stays = !matches!(self.store, Store::Disk(_))
             && self.len <= self.memory as u64
             && !self.budget.is_tight()
             && self.lease.try_set(self.len).is_ok();
-        if stays { self.keep(data) } else { self.spill(data).map_err(|e| self.refused(e)) }
+        if stays { self.keep(data) } else { self.spill(data).map_err(|e| no_room(&self.budget, e)) }
     }
 
     fn keep(&mut self, data: Bytes) -> Result<(), BoxError> {
@@ -142,11 +142,6 @@ impl Reading {
     fn append(&mut self, data: Bytes) -> Result<(), Full> {
         let Store::Disk(spill) = &mut self.store else { return Ok(()) };
         if data.is_empty() { Ok(()) } else { spill.push(data) }
-    }
-
-    fn refused(&self, why: impl Into<BoxError>) -> BoxError {
-        self.budget.count_refused();
-        Error::new(Kind::Overloaded, why).into()
     }
 
     fn whole(&mut self) -> Body {

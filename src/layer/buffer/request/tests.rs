@@ -14,7 +14,10 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::{super::super::probe::Probe, *};
-use crate::{Body, body::CHANNEL_BOUND};
+use crate::{
+    Body,
+    body::{CHANNEL_BOUND, FileSlice},
+};
 
 /// Answers with the request's body.
 async fn echo(r: Request) -> Result<Response, BoxError> {
@@ -87,7 +90,25 @@ async fn a_declared_length_above_the_bound_is_refused_unread() {
     assert_eq!(limit(&buffer.clone().oneshot(by_header).await.unwrap_err()), Some(10));
 
     let whole = request("12345678901".into());
-    assert_eq!(limit(&buffer.oneshot(whole).await.unwrap_err()), Some(10));
+    assert_eq!(limit(&buffer.clone().oneshot(whole).await.unwrap_err()), Some(10));
+
+    // As a buffer outside of this one leaves it, with a larger bound of its own.
+    let file = FileSlice::new(Arc::new(tempfile::tempfile().unwrap()), 0, 11);
+    assert_eq!(limit(&buffer.oneshot(request(Body::file(file))).await.unwrap_err()), Some(10));
+}
+
+#[tokio::test]
+async fn without_memory_nothing_is_asked_of_the_client() {
+    let budget = Budget::builder().hard(0).build();
+    let layer = RequestBufferLayer::new().budget(budget.clone());
+    let (tx, body) = Body::channel(None);
+    let mut call = by_hand(layer.layer(Probe::new(echo)).oneshot(request(body)));
+    let Poll::Ready(Err(error)) = call.poll() else { panic!("it waits for the body") };
+    assert_eq!(Error::find(&*error).unwrap().kind(), Kind::Overloaded);
+    assert_eq!(budget.usage().refused, 1);
+    let cx = Context::from_waker(std::task::Waker::noop());
+    drop(call);
+    assert_eq!(tx.poll_wanted(&cx), Poll::Ready(Err(crate::body::Gone)));
 }
 
 #[tokio::test]
