@@ -10,10 +10,13 @@ use tokio::{
     sync::Notify,
     time::Instant,
 };
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
 
 use super::support::{Running, exchange, read_all, read_until, start, statuses, within};
-use crate::{Body, Error, Request, peer::Deadline, proto::h1::Limits, upstream::Upstream};
+use crate::{
+    Body, Error, Request, layer::RequestBufferLayer, peer::Deadline, proto::h1::Limits,
+    upstream::Upstream,
+};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -386,6 +389,24 @@ async fn large_bodies_pass_whole_in_both_directions() {
     let ((), answer) = tokio::join!(server, client);
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
     assert!(answer[end..] == body);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn trailers_reach_the_server_through_a_buffer_too() {
+    let (script, addr) = Script::new().await;
+    let front = start(RequestBufferLayer::new().layer(upstream(&[addr]))).await;
+    let server = async {
+        let mut server = script.accept().await;
+        let request = read_until(&mut server, "x-sum: 1\r\n\r\n").await;
+        server.write_all(OK.as_bytes()).await.unwrap();
+        request
+    };
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n";
+    let (request, answer) = tokio::join!(within(server), exchange(front.addr, request));
+    assert!(request.ends_with("\r\n\r\n2\r\nhi\r\n0\r\nx-sum: 1\r\n\r\n"), "{request}");
+    assert_eq!(statuses(&answer), [200]);
     front.stop().await;
 }
 

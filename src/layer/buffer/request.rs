@@ -125,9 +125,10 @@ impl<S> Layer<S> for RequestBufferLayer {
 /// - A body above the bound is an error of [`Kind::TooLarge`] whose source is [`BodyTooLarge`]:
 ///   at once if its length was declared, otherwise where it grows above.
 /// - An error of the body, such as a client that left, is passed on as it is.
-/// - Trailers are kept; a body that has them is frames of data, then a frame of trailers.
+/// - Trailers are kept; a body that has them is frames of data, then a frame of trailers, and does
+///   not tell its length, since only a chunked body can carry them (RFC 9112 section 7.1.2).
 /// - Headers are not touched: a length that was not declared stays undeclared, and
-///   [`Body::len`](crate::Body::len) knows it.
+///   [`Body::len`](crate::Body::len) knows it, where there are no trailers.
 ///
 /// ```
 /// use tower::{Layer, service_fn};

@@ -35,6 +35,13 @@ impl http_body::Body for Trailed {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        if self.trailers.is_some() {
+            // With an exact length it would be sent with `content-length`, and have no trailers.
+            let least = hint.lower();
+            hint = SizeHint::new();
+            hint.set_lower(least);
+        }
+        hint
     }
 }
