@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     Budget,
+    body::FileSlice,
     budget::{Full, Lease},
 };
 
@@ -194,6 +195,20 @@ impl Spill {
     /// The file, if anything was written to it.
     pub(super) fn file(&self) -> Option<&Arc<File>> {
         self.file.as_ref()
+    }
+
+    /// All that was written, if anything was. It has its share of the disk until it is dropped.
+    pub(super) fn into_slice(self) -> Option<FileSlice> {
+        struct Kept(Option<Arc<File>>, #[expect(dead_code, reason = "given back")] Lease);
+        impl Drop for Kept {
+            fn drop(&mut self) {
+                close(self.0.take());
+            }
+        }
+        let len = self.written;
+        let (file, disk) = self.into_parts();
+        let file = file?;
+        Some(FileSlice::new(file.clone(), 0, len).holding(Kept(Some(file), disk)))
     }
 
     /// The file with its share of the disk.

@@ -13,7 +13,6 @@ use http_body::Body as _;
 use super::{super::spill::Spill, Options, no_room, too_large, trailed::Trailed};
 use crate::{
     Body, Budget, Request,
-    body::FileSlice,
     budget::{Full, Lease},
     error::BoxError,
 };
@@ -150,9 +149,7 @@ impl Reading {
             Store::One(bytes) => Body::from(lease.hold(bytes)),
             Store::Memory(bytes) => Body::from(lease.hold(bytes.freeze())),
             Store::Disk(spill) => {
-                let (file, disk) = spill.into_parts();
-                let file = file.expect("it was written to its end");
-                Body::file(FileSlice::new(file, 0, self.len).holding(disk))
+                Body::file(spill.into_slice().expect("it was written to its end"))
             }
         };
         match self.trailers.take() {
