@@ -34,9 +34,10 @@ pub(super) struct Reading {
 
 /// Where the body is.
 enum Store {
-    /// The first piece, not copied: most bodies have no second one.
+    /// Nothing yet, or the only piece, which is not copied.
     One(Bytes),
-    /// Several, copied: a small piece may keep a large read buffer alive.
+    /// Copied: there are several, or it waits for others, and a small piece may keep a large read
+    /// buffer alive.
     Memory(BytesMut),
     Disk(Spill),
 }
@@ -111,7 +112,7 @@ impl Reading {
 
     fn keep(&mut self, data: Bytes) -> Result<(), BoxError> {
         match &mut self.store {
-            Store::One(first) if first.is_empty() => *first = data,
+            Store::One(none) if none.is_empty() && self.body.is_end_stream() => *none = data,
             Store::One(first) => {
                 let mut all = BytesMut::with_capacity(first.len() + data.len());
                 all.extend_from_slice(first);

@@ -77,6 +77,18 @@ async fn one_streamed_piece_is_not_copied() {
 }
 
 #[tokio::test]
+async fn a_piece_that_waits_for_others_keeps_no_read_buffer_alive() {
+    let (tx, body) = Body::channel(None);
+    let read = Bytes::from(vec![1; 64 << 10]);
+    let mut call = by_hand(RequestBuffer::new(Probe::new(echo)).oneshot(request(body)));
+    tx.send(read.slice(..4 << 10)).unwrap();
+    assert!(call.poll().is_pending());
+    assert!(read.is_unique());
+    tx.finish(None);
+    assert!(call.poll().is_ready());
+}
+
+#[tokio::test]
 async fn a_declared_length_above_the_bound_is_refused_unread() {
     let buffer = RequestBufferLayer::new().max_body(10).layer(Probe::new(echo));
     // The sender is alive and sends nothing: a buffer that read would wait.
