@@ -17,8 +17,8 @@ use bytes::Bytes;
 /// Above so much memory buffers go to disk, unless set otherwise: 256 MiB.
 pub const SOFT: u64 = 256 << 20;
 
-/// So much memory is never passed, unless set otherwise: 512 MiB. Between the two there is room for
-/// what is on its way to the disk.
+/// At so much memory nothing new begins, unless set otherwise: 512 MiB. Between the two there is room
+/// for what is on its way to the disk. Above it, a body that is under way has one piece in memory.
 pub const HARD: u64 = 512 << 20;
 
 /// So much disk may be taken, unless set otherwise: 4 GiB.
@@ -77,7 +77,7 @@ impl Builder {
         self
     }
 
-    /// Bytes of memory that are never passed. Default [`HARD`].
+    /// Bytes of memory at which nothing new begins. Default [`HARD`].
     pub fn hard(mut self, bytes: u64) -> Self {
         self.hard = bytes;
         self
