@@ -15,7 +15,10 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tower::ServiceExt;
 
-use super::{super::super::probe::Probe, *};
+use super::{
+    super::super::{limit::ConcurrencyLimitLayer, probe::Probe},
+    *,
+};
 
 /// Gives its pieces with a wait before each, and tells when it is dropped.
 struct Scripted {
@@ -230,4 +233,21 @@ async fn event_streams_and_those_who_ask_pass_unbuffered() {
         let cx = Context::from_waker(Waker::noop());
         assert!(tx.poll_ready(&cx).is_pending(), "{name}: {value}: nobody read it");
     }
+}
+
+#[tokio::test]
+async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
+    let budget = Budget::builder().hard(10).build();
+    let inside = ConcurrencyLimitLayer::new(1);
+    let layer = ResponseBufferLayer::new().budget(budget.clone());
+    // Kept, as a connection keeps its handle between requests.
+    let hello = Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new("hello".into())));
+    let mut service = layer.layer(inside.layer(hello));
+    service.ready().await.unwrap();
+    let mut taken = budget.memory();
+    taken.set(10);
+    assert!(service.call(Request::default()).await.is_err());
+    assert_eq!(inside.stats().in_flight, 0);
+    drop(taken);
+    assert!(service.ready().await.unwrap().call(Request::default()).await.is_ok());
 }
