@@ -120,8 +120,9 @@ where
     }
 }
 
-/// Pieces below this size are copied out of the read buffer.
-const SMALL: usize = 4 << 10;
+/// Pieces below this size, 16 KiB, are copied out of the read buffer: so what waits holds at most four
+/// times what it counts for.
+const SMALL: usize = 16 << 10;
 
 /// A small piece by itself: as a slice it would keep a read buffer of 64 KiB alive, for as long as
 /// its reader lets it wait.
