@@ -1,13 +1,18 @@
 //! A connected socket, TCP or Unix.
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use rustix::{io::Errno, net::SendFlags};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::SendFlags,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -44,24 +49,42 @@ impl Stream {
         }
     }
 
-    /// Runs a system call on the writable socket until it does not answer "would block".
+    /// Runs a system call that writes up to `most` bytes, on the writable socket, until it does not
+    /// answer "would block".
+    ///
+    /// What writes less has filled the socket, and would write nothing the next time. As this costs
+    /// `sendfile` as much as a success, the socket is asked instead, which also makes the kernel tell
+    /// when there is room again.
     fn poll_writing(
         &self,
         cx: &mut Context<'_>,
+        most: usize,
         call: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        let written = Cell::new(0);
+        let attempt = |fd: BorrowedFd<'_>| {
+            let n = call(fd)?;
+            if n > 0 && n < most && !is_writable(fd) {
+                written.set(n);
+                return Err(io::ErrorKind::WouldBlock.into()); // the next one, so the runtime waits
+            }
+            Ok(n)
+        };
         loop {
             let result = match self {
                 Self::Tcp(s) => {
                     ready!(s.poll_write_ready(cx))?;
-                    s.try_io(Interest::WRITABLE, || Ok(call(s.as_fd())?))
+                    s.try_io(Interest::WRITABLE, || attempt(s.as_fd()))
                 }
                 Self::Unix(s) => {
                     ready!(s.poll_write_ready(cx))?;
-                    s.try_io(Interest::WRITABLE, || Ok(call(s.as_fd())?))
+                    s.try_io(Interest::WRITABLE, || attempt(s.as_fd()))
                 }
             };
             match result {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && written.get() > 0 => {
+                    return Poll::Ready(Ok(written.get()));
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -70,10 +93,17 @@ impl Stream {
     }
 }
 
+/// Has the socket room for a write that is worth it?
+fn is_writable(socket: BorrowedFd<'_>) -> bool {
+    let mut ask = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    // If it cannot be asked, whoever writes will see.
+    poll(&mut ask, Some(&Timespec::default())).map_or(true, |n| n > 0)
+}
+
 impl Io for Stream {
     fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        self.poll_writing(cx, |fd| rustix::net::send(fd, bytes, flags))
+        self.poll_writing(cx, bytes.len(), |fd| rustix::net::send(fd, bytes, flags))
     }
 
     fn unsent(&self) -> Option<u64> {
@@ -101,7 +131,7 @@ impl Io for Stream {
         // Not beyond what is in memory: the kernel would wait for the disk.
         let len = if f.warm_len() > 0 { f.warm_len() } else { f.len() };
         let step = usize::try_from(len.min(SEND_FILE_STEP)).expect("at most 1 MiB");
-        self.poll_writing(cx, |fd| {
+        self.poll_writing(cx, step, |fd| {
             let mut offset = f.offset();
             match rustix::fs::sendfile(fd, f.file(), Some(&mut offset), step) {
                 // A file system, or a special file, that has no such thing.
@@ -160,6 +190,58 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, io::Write, sync::Arc};
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+
+    /// Two ends of TCP, and of a Unix socket.
+    async fn pairs() -> [(Stream, Stream); 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let (a, b) = UnixStream::pair().unwrap();
+        [(Stream::Tcp(near), Stream::Tcp(far)), (Stream::Unix(a), Stream::Unix(b))]
+    }
+
+    #[tokio::test]
+    async fn a_file_that_fills_the_socket_goes_on_when_there_is_room_again() {
+        const LEN: usize = 32 << 20;
+        let mut file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
+        file.write_all(&content).unwrap();
+        let file = Arc::new(file);
+        for (mut near, mut far) in pairs().await {
+            let mut slice = FileSlice::new(file.clone(), 0, LEN as u64);
+            let mut got = Vec::new();
+            let mut waited = 0;
+            while !slice.is_empty() {
+                let send = poll_fn(|cx| Poll::Ready(near.poll_send_file(cx, &slice)));
+                match send.await {
+                    Poll::Ready(n) => slice.advance(n.unwrap() as u64),
+                    Poll::Pending => {
+                        waited += 1;
+                        // Whoever waits is woken once the other end has read enough.
+                        let sent = poll_fn(|cx| near.poll_send_file(cx, &slice));
+                        let read = async { while far.read_buf(&mut got).await.unwrap() > 0 {} };
+                        tokio::select! {
+                            n = sent => slice.advance(n.unwrap() as u64),
+                            () = read => unreachable!("it is not closed"),
+                        }
+                    }
+                }
+            }
+            assert!(waited > 0, "it never was full");
+            drop(near);
+            far.read_to_end(&mut got).await.unwrap();
+            assert!(got == content);
         }
     }
 }
