@@ -41,6 +41,7 @@ mod dir;
 mod embedded;
 mod entry;
 mod listing;
+mod looks;
 mod mime;
 mod multipart;
 mod respond;

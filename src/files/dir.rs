@@ -12,7 +12,9 @@ use super::{
     backend::Backend,
     cache::{Cache, Limits, REVALIDATE},
     choices::Choices,
+    looks::Looks,
     root::{Root, Symlinks},
+    service::Loaded,
     watch::Watch,
 };
 
@@ -46,6 +48,7 @@ pub(super) struct Inner {
     pub(super) from: From,
     pub(super) options: Options,
     pub(super) cache: Arc<Cache>,
+    pub(super) looks: Looks<Loaded>,
     /// Begun by the first look; nothing in it if the kernel has none for us.
     watch: OnceLock<Option<Watch>>,
 }
@@ -259,6 +262,7 @@ impl Dir {
             *root = Arc::new(root.with_symlinks(options.symlinks));
         }
         let cache = Arc::new(Cache::new(options.limits, options.revalidate));
-        Self(Arc::new(Inner { from, options, cache, watch: OnceLock::new() }))
+        let looks = Looks::default();
+        Self(Arc::new(Inner { from, options, cache, looks, watch: OnceLock::new() }))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::oneshot, time::Instant};
 use tower_service::Service;
 
 use super::{
@@ -48,7 +48,7 @@ impl Service<Request<Body>> for Dir {
 const OTHERWISE: &str = "";
 
 /// What was found, and the status that it is served with.
-type Loaded = (StatusCode, Arc<Entry>);
+pub(super) type Loaded = (StatusCode, Arc<Entry>);
 
 /// What is known of a request without a look at the disk.
 enum Found {
@@ -174,7 +174,7 @@ enum State {
 #[derive(Debug)]
 struct Pending {
     request: Parts,
-    load: JoinHandle<io::Result<Loaded>>,
+    load: oneshot::Receiver<io::Result<Loaded>>,
 }
 
 /// The folder or a file in it cannot be read, and it is not the request's fault.
@@ -194,7 +194,8 @@ impl ResponseFuture {
     }
 
     fn blocking(request: Parts, look: Look) -> Self {
-        let load = tokio::task::spawn_blocking(|| look.take());
+        let inner = look.inner.clone();
+        let load = inner.looks.take(|| look.take());
         Self(State::Blocking(Box::new(Pending { request, load })))
     }
 }
@@ -212,19 +213,12 @@ impl Future for ResponseFuture {
         let loaded = match std::task::ready!(Pin::new(&mut pending.load).poll(cx)) {
             Ok(loaded) => loaded,
             // It panicked, or the runtime is shutting down.
-            Err(error) => return Poll::Ready(Err(Error::new(Kind::Internal, error).into())),
+            Err(_) => Err(io::Error::other("the look at the disk was cut short")),
         };
         Poll::Ready(match loaded {
             Ok((status, entry)) => Ok(respond(&pending.request, &entry, status)),
             Err(error) => Err(Error::new(kind(&error), Unreadable(error)).into()),
         })
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        // Nobody waits any more: if it has not begun, it need not.
-        self.load.abort();
     }
 }
 
