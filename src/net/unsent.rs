@@ -4,38 +4,31 @@
 
 use std::os::fd::AsFd;
 
+use rustix::ioctl::{Getter, Opcode, ioctl};
+
+/// `SIOCOUTQ`, which is `TIOCOUTQ` (tcp(7), unix(7)).
+const SIOCOUTQ: Opcode = 0x5411;
+
+/// A few architectures number it differently, and are left out.
+const IS_KNOWN: bool = cfg!(any(
+    target_arch = "x86",
+    target_arch = "x86_64",
+    target_arch = "arm",
+    target_arch = "aarch64",
+    target_arch = "riscv64",
+    target_arch = "s390x",
+    target_arch = "loongarch64",
+));
+
 /// Bytes that were written and not acknowledged (TCP) or not read (Unix sockets) by the peer.
 /// `None` if the kernel does not say.
 pub(super) fn unsent(socket: impl AsFd) -> Option<u64> {
-    /// `SIOCOUTQ`, which is `TIOCOUTQ` (tcp(7), unix(7)); a few architectures number it differently
-    /// and are left out.
-    #[cfg(any(
-        target_arch = "x86",
-        target_arch = "x86_64",
-        target_arch = "arm",
-        target_arch = "aarch64",
-        target_arch = "riscv64",
-        target_arch = "s390x",
-        target_arch = "loongarch64",
-    ))]
-    fn ask(socket: impl AsFd) -> rustix::io::Result<i32> {
-        const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
-        // SAFETY: this request stores one `int` and reads nothing.
-        unsafe { rustix::ioctl::ioctl(socket, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) }
+    if !IS_KNOWN {
+        return None;
     }
-    #[cfg(not(any(
-        target_arch = "x86",
-        target_arch = "x86_64",
-        target_arch = "arm",
-        target_arch = "aarch64",
-        target_arch = "riscv64",
-        target_arch = "s390x",
-        target_arch = "loongarch64",
-    )))]
-    fn ask(_: impl AsFd) -> rustix::io::Result<i32> {
-        Err(rustix::io::Errno::NOSYS)
-    }
-    u64::try_from(ask(socket).ok()?).ok()
+    // SAFETY: this request stores one `int` and reads nothing.
+    let unsent = unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) };
+    u64::try_from(unsent.ok()?).ok()
 }
 
 #[cfg(test)]
