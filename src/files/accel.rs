@@ -41,8 +41,8 @@ const OF_BODY: [HeaderName; 8] = [
     header::CONTENT_RANGE,
     header::ETAG,
     header::LAST_MODIFIED,
+    header::TRAILER,
     header::TRANSFER_ENCODING,
-    header::VARY,
 ];
 
 /// Wraps a service in [`Accel`].
@@ -240,6 +240,10 @@ fn merge(mut response: Response, mut said: HeaderMap) -> Response {
     if status.is_client_error() {
         said.remove(header::CACHE_CONTROL);
         said.remove(header::EXPIRES);
+    }
+    // Who may have it, the application decides, by a cookie perhaps; which coding, the files.
+    if let Some(of_file) = headers.remove(header::VARY) {
+        said.append(header::VARY, of_file);
     }
     let mut replaced = None;
     for (name, value) in said {

@@ -121,3 +121,31 @@ async fn who_names_nothing_is_not_touched() {
     assert!(!response.headers().contains_key("x-sendfile"));
     assert_eq!(content(response).await, "not this");
 }
+
+#[tokio::test]
+async fn what_the_application_varies_by_is_kept_beside_the_coding() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir().precompressed());
+    let said = || {
+        vec![
+            ("x-accel-redirect", "/hello.txt".to_owned()),
+            ("cache-control", "public, max-age=60".to_owned()),
+            ("vary", "cookie".to_owned()),
+            ("vary", "authorization".to_owned()),
+            ("trailer", "x-checksum".to_owned()),
+        ]
+    };
+    let vary = |response: &Response<Body>| -> Vec<String> {
+        let fields = response.headers().get_all(header::VARY).iter();
+        fields.map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let whole = answer(&layer, said(), ask("/", &[])).await;
+    assert_eq!(vary(&whole), ["cookie", "authorization", "accept-encoding"]);
+    assert!(!whole.headers().contains_key(header::TRAILER));
+    let same = answer(&layer, said(), ask("/", &[(header::IF_NONE_MATCH, "*")])).await;
+    assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
+    assert_eq!(vary(&same), ["cookie", "authorization", "accept-encoding"]);
+    let plain = AccelLayer::new(site.dir());
+    let response = answer(&plain, said(), ask("/", &[])).await;
+    assert_eq!(vary(&response), ["cookie", "authorization"]);
+}
