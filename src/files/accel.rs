@@ -22,9 +22,11 @@ const ACCEL: HeaderName = HeaderName::from_static("x-accel-redirect");
 /// Apache's and lighttpd's: a path in the file system.
 const SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
 
-/// Fields of the request that the files answer by.
-const OF_REQUEST: [HeaderName; 7] = [
-    header::ACCEPT_ENCODING,
+/// Fields of a GET or HEAD request that the files answer by, beside Accept-Encoding.
+///
+/// In any other request they are the application's affair, which has acted by now: a 412 or a 304
+/// would say that it has not.
+const OF_REQUEST: [HeaderName; 6] = [
     header::IF_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_NONE_MATCH,
@@ -160,9 +162,11 @@ struct Asked {
 
 impl Asked {
     fn of(request: &Request) -> Self {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let mut fields = HeaderMap::new();
-        for name in OF_REQUEST {
-            for value in request.headers().get_all(&name) {
+        let names = if reads { &OF_REQUEST[..] } else { &[] };
+        for name in names.iter().chain([&header::ACCEPT_ENCODING]) {
+            for value in request.headers().get_all(name) {
                 fields.append(name.clone(), value.clone());
             }
         }

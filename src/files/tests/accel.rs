@@ -149,3 +149,22 @@ async fn what_the_application_varies_by_is_kept_beside_the_coding() {
     let response = answer(&plain, said(), ask("/", &[])).await;
     assert_eq!(vary(&response), ["cookie", "authorization"]);
 }
+
+#[tokio::test]
+async fn preconditions_of_other_methods_are_not_for_the_file() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir());
+    for fields in [
+        (header::IF_MATCH, "\"of the order\""),
+        (header::IF_NONE_MATCH, "*"),
+        (header::IF_UNMODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (header::RANGE, "bytes=1-2"),
+    ] {
+        let mut request = ask("/", std::slice::from_ref(&fields));
+        *request.method_mut() = Method::PUT;
+        let said = vec![("x-accel-redirect", "/hello.txt".to_owned())];
+        let response = answer(&layer, said, request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{fields:?}");
+        assert_eq!(content(response).await, "0123456789", "{fields:?}");
+    }
+}
