@@ -13,7 +13,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Dir, service};
+use super::{Dir, respond, service};
 use crate::{BoxError, Request, Response};
 
 /// nginx's name: a path as in a request, escaped.
@@ -204,7 +204,12 @@ where
             let mut response = match this.state.as_mut().project() {
                 StateProj::Inner(f) => ready!(f.poll(cx)).map_err(Into::into)?,
                 StateProj::File(f, said) => {
-                    let response = ready!(f.poll(cx))?;
+                    let mut response = ready!(f.poll(cx))?;
+                    if response.status() == StatusCode::PERMANENT_REDIRECT {
+                        // A folder without its slash. Where that is, the client cannot ask for.
+                        let method = if this.asked.head { Method::HEAD } else { Method::GET };
+                        response = respond::plain(&method, StatusCode::NOT_FOUND);
+                    }
                     return Poll::Ready(Ok(merge(response, std::mem::take(said))));
                 }
             };

@@ -168,3 +168,17 @@ async fn preconditions_of_other_methods_are_not_for_the_file() {
         assert_eq!(content(response).await, "0123456789", "{fields:?}");
     }
 }
+
+#[tokio::test]
+async fn a_folder_without_its_slash_is_nothing_and_no_redirect() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir()).prefix("/protected");
+    for method in [Method::GET, Method::HEAD] {
+        let said = vec![("x-accel-redirect", "/protected/docs".to_owned())];
+        let mut request = ask("/download/7", &[]);
+        *request.method_mut() = method;
+        let response = answer(&layer, said, request).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(field(&response, &header::LOCATION), "(none)");
+    }
+}
