@@ -74,11 +74,12 @@ impl AccelLayer {
         Self { dir, prefix: String::new(), root: None }
     }
 
-    /// What the paths begin with that the application names; it is cut off. One that begins
-    /// otherwise names nothing.
+    /// What the paths begin with that the application names, as in `/protected`; it is cut off. One
+    /// that begins otherwise names nothing. A slash at its end makes no difference.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
+        self.prefix.truncate(self.prefix.trim_end_matches('/').len());
         self
     }
 
@@ -124,10 +125,11 @@ impl<S> Layer<S> for AccelLayer {
 /// Sends the file that the application names in `X-Accel-Redirect` (or `X-Sendfile`) instead of the
 /// body that it answered with, which is dropped: whoever made it is free.
 ///
-/// Conditions, ranges and codings are those of the client's request. What the application says
-/// beside (cookies, `Content-Type`, `Content-Disposition`, `Cache-Control`) is kept; what is about
-/// its own body is not. What it names and is not there is a 404. The fields themselves never reach
-/// the client, and count in responses only: put it around applications whose word counts.
+/// Codings are those of the client's request, and conditions and ranges if it is a GET or HEAD. What
+/// the application says beside (cookies, `Content-Type`, `Content-Disposition`, `Cache-Control`,
+/// `Vary`) is kept; what is about its own body is not. What it names and is not there is a 404, and
+/// so is a folder without the slash. The fields themselves never reach the client, and count in
+/// responses only: put it around applications whose word counts.
 #[derive(Debug, Clone)]
 pub struct Accel<S> {
     inner: S,

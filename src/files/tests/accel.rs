@@ -182,3 +182,44 @@ async fn a_folder_without_its_slash_is_nothing_and_no_redirect() {
         assert_eq!(field(&response, &header::LOCATION), "(none)");
     }
 }
+
+#[tokio::test]
+async fn a_prefix_with_a_slash_is_the_one_without() {
+    let site = Site::new();
+    for prefix in ["/protected", "/protected/", "/protected//"] {
+        let layer = AccelLayer::new(site.dir()).prefix(prefix);
+        for (value, status) in [("/protected/hello.txt", 200), ("/protectedhello.txt", 404)] {
+            let said = vec![("x-accel-redirect", value.to_owned())];
+            assert_eq!(answer(&layer, said, ask("/", &[])).await.status(), status, "{prefix}");
+        }
+    }
+    let layer = AccelLayer::new(site.dir()).prefix("/");
+    let said = vec![("x-accel-redirect", "/hello.txt".to_owned())];
+    assert_eq!(answer(&layer, said, ask("/", &[])).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn hostile_targets_name_nothing() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir());
+    for (value, status) in [
+        ("http://evil.com/hello.txt", 404),
+        ("//evil.com/hello.txt", 404),
+        ("//hello.txt", 404),
+        ("hello.txt", 404),
+        ("*", 404),
+        ("/\\hello.txt", 400),
+        ("/%2e%2e/secret.txt", 400),
+        ("/docs/..%2f..%2fsecret.txt", 400),
+        ("/hello.txt%00", 400),
+        ("/%2eenv", 404),
+        ("/hello.txt?x=/../y", 200),
+        ("/hello.txt#x", 200),
+    ] {
+        let response =
+            answer(&layer, vec![("x-accel-redirect", value.to_owned())], ask("/", &[])).await;
+        let got = response.status().as_u16();
+        assert!(got == status || (status == 400 && got == 404), "{value}: {got}");
+        assert_ne!(content(response).await, "secret", "{value}");
+    }
+}
