@@ -106,7 +106,9 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
         match conditional::evaluate(method, headers, Some(page.validators())) {
             Outcome::Proceed => {}
             Outcome::NotModified => return not_modified(page),
-            Outcome::PreconditionFailed => return plain(method, StatusCode::PRECONDITION_FAILED),
+            Outcome::PreconditionFailed => {
+                return refused(method, page, StatusCode::PRECONDITION_FAILED);
+            }
         }
     }
     match part(request, page) {
@@ -126,12 +128,21 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
             complete(method, StatusCode::PARTIAL_CONTENT, headers, body)
         }
         Part::Unsatisfiable => {
-            let mut response = plain(method, StatusCode::RANGE_NOT_SATISFIABLE);
+            let mut response = refused(method, page, StatusCode::RANGE_NOT_SATISFIABLE);
             let value = range::content_range_unsatisfied(page.len);
             response.headers_mut().insert(header::CONTENT_RANGE, value);
             response
         }
     }
+}
+
+/// A refusal that was for this page and may not be for one in another coding.
+fn refused(method: &Method, page: &Page, status: StatusCode) -> Response<Body> {
+    let mut response = plain(method, status);
+    if let Some(vary) = page.headers.get(header::VARY) {
+        response.headers_mut().insert(header::VARY, vary.clone());
+    }
+    response
 }
 
 /// Step 5 of RFC 9110 section 13.2.2: the range, if there is one and If-Range lets it count.

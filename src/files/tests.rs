@@ -4,6 +4,7 @@ mod accel;
 mod backends;
 mod cached;
 mod choices;
+mod coded;
 mod paths;
 mod watched;
 
