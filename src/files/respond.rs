@@ -151,10 +151,14 @@ fn part(request: &Parts, page: &Page) -> Part {
         return Part::Whole;
     }
     let now = HttpDate::from(SystemTime::now());
-    if conditional::if_range(&request.headers, page.validators(), now) {
-        range::requested(&request.method, &request.headers, page.len)
-    } else {
-        Part::Whole
+    if !conditional::if_range(&request.headers, page.validators(), now) {
+        return Part::Whole;
+    }
+    match range::requested(&request.method, &request.headers, page.len) {
+        // The coding would be said of all that is sent, so that a client who decodes as told would
+        // decode what stands between the parts, too.
+        Part::Several(_) if page.headers.contains_key(header::CONTENT_ENCODING) => Part::Whole,
+        part => part,
     }
 }
 

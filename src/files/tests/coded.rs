@@ -29,3 +29,21 @@ async fn whatever_depends_on_the_coding_says_so() {
         assert_eq!(field(&response, &header::VARY), "accept-encoding", "{fields:?}");
     }
 }
+
+#[tokio::test]
+async fn r8_several_parts_of_a_coded_file_are_not_mixed_with_what_is_not_coded() {
+    let (_site, dir) = coded_site();
+    let several = (header::RANGE, "bytes=0-0,900-900");
+    let whole = get_with(&dir, "/app.js", &[(header::ACCEPT_ENCODING, "gzip"), several]).await;
+    assert_eq!(whole.status(), StatusCode::OK);
+    assert_eq!(field(&whole, &header::CONTENT_ENCODING), "gzip");
+    assert_eq!(content(whole).await, "z".repeat(1000));
+    let one = (header::RANGE, "bytes=0-0,2-2");
+    let one = get_with(&dir, "/app.js", &[(header::ACCEPT_ENCODING, "gzip"), one]).await;
+    assert_eq!(field(&one, &header::CONTENT_RANGE), "bytes 0-2/1000");
+    assert_eq!(field(&one, &header::CONTENT_ENCODING), "gzip");
+    let several = (header::RANGE, "bytes=0-0,99-99");
+    let plain = get_with(&dir, "/app.js", &[(header::ACCEPT_ENCODING, "br"), several]).await;
+    assert_eq!(plain.status(), StatusCode::PARTIAL_CONTENT);
+    assert!(field(&plain, &header::CONTENT_TYPE).starts_with("multipart/byteranges"));
+}
