@@ -31,7 +31,9 @@ pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Res
         Entry::File(variants) => match choose(request, variants) {
             Some(page) if status == StatusCode::OK => file(request, page),
             Some(page) => stand_in(request, page, status),
-            None => not_acceptable(request),
+            None if status == StatusCode::OK => not_acceptable(request),
+            // That there is nothing is told in the end to those, too, who accept no page of it.
+            None => stand_in(request, &variants.plain, status),
         },
         Entry::Listing(listing) => list(request, listing),
         Entry::Folder => redirect(request),

@@ -47,3 +47,18 @@ async fn r8_several_parts_of_a_coded_file_are_not_mixed_with_what_is_not_coded()
     assert_eq!(plain.status(), StatusCode::PARTIAL_CONTENT);
     assert!(field(&plain, &header::CONTENT_TYPE).starts_with("multipart/byteranges"));
 }
+
+#[tokio::test]
+async fn what_is_not_there_is_a_404_for_whom_no_coding_of_the_page_will_do() {
+    let (_site, dir) = coded_site();
+    let dir = dir.not_found("app.js");
+    for (coding, text) in [("gzip", "z"), ("br", "p"), ("identity;q=0", "p"), ("*;q=0", "p")] {
+        for _ in 0..2 {
+            let response = get_with(&dir, "/none", &[(header::ACCEPT_ENCODING, coding)]).await;
+            assert_eq!(response.status(), StatusCode::NOT_FOUND, "{coding}");
+            assert_eq!(field(&response, &header::VARY), "accept-encoding", "{coding}");
+            assert_eq!(field(&response, &header::ETAG), "(none)", "{coding}");
+            assert_eq!(content(response).await[..1], *text.as_bytes(), "{coding}");
+        }
+    }
+}
