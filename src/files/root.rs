@@ -22,7 +22,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat},
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2,
+        readlinkat, statat,
+    },
     io::Errno,
 };
 
@@ -37,6 +40,9 @@ const READ: OFlags =
 
 /// How a folder is held that is only gone through: needs no right to read it.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// How a symbolic link itself is held.
+const LINK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Which symbolic links below a folder are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,20 +234,25 @@ fn open_by_owner(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
         let how = if below.is_some() { PASS } else { READ };
         let next = match openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty()) {
             // NOTDIR: a link where a folder should be.
-            Err(Errno::LOOP | Errno::NOTDIR) => {
-                let link = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                let target = openat(at, name, how, Mode::empty())?;
-                if fstat(&target)?.st_uid != link.st_uid {
-                    return Err(Errno::LOOP);
-                }
-                target
-            }
+            Err(Errno::LOOP | Errno::NOTDIR) => through_own_link(at, name, how)?,
             other => other?,
         };
         let Some(below) = below else { return Ok(next) };
         held = Some(next);
         rest = below;
     }
+}
+
+/// Opens what a link leads to that has the link's owner.
+///
+/// The link is held and read by its descriptor: looked at and followed by its name, it could be one
+/// link when its owner is asked for and another one when it is followed.
+fn through_own_link(at: BorrowedFd<'_>, name: &str, how: OFlags) -> Result<OwnedFd, Errno> {
+    let link = openat(at, name, LINK, Mode::empty())?;
+    let owner = fstat(&link)?.st_uid;
+    // Fails for what is no link.
+    let target = openat(at, readlinkat(&link, "", Vec::new())?, how, Mode::empty())?;
+    if fstat(&target)?.st_uid == owner { Ok(target) } else { Err(Errno::LOOP) }
 }
 
 /// Does this say that there is nothing of that name for us to serve?

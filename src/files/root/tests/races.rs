@@ -1,0 +1,77 @@
+//! Somebody who may write below the root exchanges names while they are being opened.
+
+use std::thread;
+
+use rustix::fs::{RenameFlags, renameat_with};
+
+use super::*;
+
+/// How often a name is opened while two things take turns at it.
+const OPENED: usize = if cfg!(miri) { 10 } else { 20_000 };
+
+/// What is read at `path` under this rule while `one` and `other`, both below the root, change
+/// places all the time.
+fn read_while(root: &Root, [one, other]: [&str; 2], path: &str) -> Vec<String> {
+    let (fd, over) = (root.fd().unwrap(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                renameat_with(fd, one, fd, other, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let open = |_| {
+            let opened = root.open(path).unwrap()?;
+            Some(text(opened.file.into()))
+        };
+        let mut texts: Vec<String> = (0..OPENED).filter_map(open).collect();
+        over.store(true, Relaxed);
+        texts.sort();
+        texts.dedup();
+        texts
+    })
+}
+
+#[test]
+fn f4_a_folder_that_is_exchanged_for_a_link_leads_nowhere() {
+    let (outside, root) = tree();
+    fs::create_dir(outside.path().join("b")).unwrap();
+    fs::write(outside.path().join("b/deep.txt"), "secret").unwrap();
+    symlink(outside.path(), outside.path().join("root/out")).unwrap();
+    symlink("..", outside.path().join("root/up")).unwrap();
+    for link in ["out", "up"] {
+        for symlinks in [Symlinks::Inside, Symlinks::Never] {
+            let root = root.with_symlinks(symlinks);
+            let read = read_while(&root, ["a", link], "a/b/deep.txt");
+            assert!(read.iter().all(|text| text == "deep"), "{symlinks:?} {link} {read:?}");
+        }
+    }
+    root.walks.store(true, Relaxed);
+    let read = read_while(&root, ["a", "out"], "a/b/deep.txt");
+    assert!(read.iter().all(|text| text == "deep"), "walk {read:?}");
+}
+
+#[test]
+fn f4_a_file_that_is_exchanged_for_a_link_leads_nowhere() {
+    let (outside, root) = tree();
+    symlink(outside.path().join("secret.txt"), outside.path().join("root/link")).unwrap();
+    for symlinks in [Symlinks::Inside, Symlinks::Never] {
+        let root = root.with_symlinks(symlinks);
+        let read = read_while(&root, ["top.txt", "link"], "top.txt");
+        assert!(read.iter().all(|text| text == "top"), "{symlinks:?} {read:?}");
+    }
+}
+
+#[test]
+fn f4_the_owner_that_is_asked_for_is_that_of_the_link_that_is_followed() {
+    if !rustix::process::getuid().is_root() {
+        return; // none but root can make another's link
+    }
+    let (outside, root) = tree();
+    let root = root.with_symlinks(Symlinks::SameOwner);
+    let path = |name: &str| outside.path().join("root").join(name);
+    symlink("top.txt", path("ours")).unwrap();
+    symlink("../secret.txt", path("theirs")).unwrap();
+    std::os::unix::fs::lchown(path("theirs"), Some(12345), None).unwrap();
+    let read = read_while(&root, ["ours", "theirs"], "ours");
+    assert!(read.iter().all(|text| text == "top"), "{read:?}");
+}
