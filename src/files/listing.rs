@@ -5,7 +5,10 @@ use std::{fmt::Write, io};
 use bytes::Bytes;
 
 use super::backend::{Backend, Item};
-use crate::semantics::date::HttpDate;
+use crate::semantics::{
+    date::HttpDate,
+    target::{file_path, normalize},
+};
 
 /// Names that are listed: 10,000. A folder with more says that there are more.
 const MOST: usize = 10_000;
@@ -23,10 +26,30 @@ impl Listing {
         let more = items.len() > MOST;
         items.truncate(MOST);
         items.retain(|item| hidden || !item.name.starts_with(b"."));
+        items.retain(|item| has_target(&item.name));
         // Folders first, then by name.
         items.sort_by(|a, b| (!a.folder, &a.name).cmp(&(!b.folder, &b.name)));
         Ok(Self { html: html(&items, more).into(), json: json(&items, more).into() })
     }
+}
+
+/// Can a request name it? Names of control characters, say, would be links that lead nowhere.
+fn has_target(name: &[u8]) -> bool {
+    let path = format!("/{}", escaped(name));
+    normalize(&path).is_ok_and(|normal| file_path(&normal).is_ok())
+}
+
+/// A name as a segment of a path.
+fn escaped(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for &b in name {
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
+            text.push(b.into());
+        } else {
+            let _ = write!(text, "%{b:02X}");
+        }
+    }
+    text
 }
 
 fn html(items: &[Item], more: bool) -> String {
@@ -38,13 +61,7 @@ fn html(items: &[Item], more: bool) -> String {
         let slash = if item.folder { "/" } else { "" };
         // Relative, and from here on: no name is taken for a scheme or for another host.
         page.push_str("<li><a href=\"./");
-        for &b in &item.name {
-            if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
-                page.push(b.into());
-            } else {
-                let _ = write!(page, "%{b:02X}");
-            }
-        }
+        page.push_str(&escaped(&item.name));
         page.push_str(slash);
         page.push_str("\">");
         for c in String::from_utf8_lossy(&item.name).chars() {

@@ -5,6 +5,7 @@ mod backends;
 mod cached;
 mod choices;
 mod coded;
+mod listed;
 mod paths;
 mod watched;
 
