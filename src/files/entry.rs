@@ -73,7 +73,8 @@ impl Entry {
             return Ok(found);
         }
         if path.is_index && choices.listing {
-            let folder = path.below_root.rsplit_once('/').map_or(".", |(folder, _)| folder);
+            let folder = path.below_root.strip_suffix(&*choices.index).unwrap_or_default();
+            let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
             if let Found::Folder = from.look(folder)? {
                 return Listing::of(from, folder, choices.hidden).map(Self::Listing);
             }

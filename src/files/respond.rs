@@ -83,8 +83,10 @@ fn stand_in(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> 
 
 /// A folder, as HTML unless JSON is what is accepted.
 fn list(request: &Parts, listing: &Listing) -> Response<Body> {
-    let accept = request.headers.get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
-    let wants = |kind| memchr::memmem::find(accept, kind).is_some();
+    let wants = |kind| {
+        let mut fields = request.headers.get_all(header::ACCEPT).iter();
+        fields.any(|value| memchr::memmem::find(value.as_bytes(), kind).is_some())
+    };
     let json = wants(b"application/json") && !wants(b"text/html");
     let (kind, body) = if json {
         ("application/json", &listing.json)

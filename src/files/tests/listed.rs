@@ -69,3 +69,75 @@ async fn whatever_is_listed_can_be_asked_for() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_folder_is_listed_that_was_asked_for_wherever_its_index_would_be() {
+    let site = Site::new();
+    for name in ["a/web/inner.txt", "a/outer.txt", "web/inner.txt"] {
+        fs::create_dir_all(site.root().join(name).parent().unwrap()).unwrap();
+        site.write(name, "x");
+    }
+    let dir = site.dir().listing().index("web/index.html");
+    assert_eq!(listed(&dir, "/a/").await.1, ["web", "outer.txt"]);
+    assert_eq!(listed(&dir, "/a/web/").await.1, ["inner.txt"]);
+    assert!(listed(&dir, "/").await.1.contains(&"hello.txt".to_owned()));
+    for none in ["/none/", "/hello.txt/", "/a/outer.txt/"] {
+        assert_eq!(get(&dir, none).await.status(), StatusCode::NOT_FOUND, "{none}");
+    }
+}
+
+#[tokio::test]
+async fn json_is_for_those_who_accept_it_and_no_html_in_any_of_their_fields() {
+    let site = Site::new();
+    let dir = site.dir().listing();
+    for (fields, kind) in [
+        (&["application/json"][..], "application/json"),
+        (&["text/plain", "application/json, */*"], "application/json"),
+        (&["application/json", "text/html"], "text/html; charset=utf-8"),
+        (&["*/*"], "text/html; charset=utf-8"),
+        (&[], "text/html; charset=utf-8"),
+    ] {
+        let mut request = request(Method::GET, "/empty/");
+        for field in fields {
+            request.headers_mut().append(header::ACCEPT, field.parse().unwrap());
+        }
+        let response = send(&dir, request).await;
+        assert_eq!(field(&response, &header::CONTENT_TYPE), kind, "{fields:?}");
+        let head = send(&dir, super::request(Method::HEAD, "/empty/")).await;
+        assert_eq!(head.body().len(), Some(0));
+    }
+}
+
+/// A folder of more names than anybody wants to read.
+#[derive(Debug)]
+struct Many(usize);
+
+impl crate::files::Backend for Many {
+    fn look(&self, path: &str) -> std::io::Result<crate::files::Found> {
+        use crate::files::Found;
+        Ok(if path == "." { Found::Folder } else { Found::Missing })
+    }
+
+    fn list(&self, _: &str, _: usize) -> std::io::Result<Vec<crate::files::Item>> {
+        let item = |i| crate::files::Item {
+            name: format!("{i:05}").into_bytes(),
+            folder: false,
+            size: 0,
+            modified: None,
+        };
+        Ok((0..self.0).map(item).collect())
+    }
+}
+
+#[tokio::test]
+async fn a_listing_has_a_bound_and_says_when_it_is_reached() {
+    for (there, listed, more) in [(10_000, 10_000, false), (10_001, 10_000, true)] {
+        let dir = crate::files::from(Many(there)).listing();
+        let json = get_with(&dir, "/", &[(header::ACCEPT, "application/json")]).await;
+        let json = String::from_utf8(content(json).await.to_vec()).unwrap();
+        assert_eq!(json.matches("\"name\":").count(), listed);
+        assert!(json.ends_with(&format!("],\"more\":{more}}}\n")));
+        let page = String::from_utf8(content(get(&dir, "/").await).await.to_vec()).unwrap();
+        assert_eq!(page.matches("<li>").count(), 1 + listed + usize::from(more));
+    }
+}
