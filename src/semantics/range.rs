@@ -55,8 +55,10 @@ pub fn requested(method: &Method, headers: &HeaderMap, len: u64) -> Part {
 /// What a Range field value asks for of a content of `len` bytes.
 ///
 /// A field that is malformed or in an unknown unit is ignored, as RFC 9110 section 14.2 tells. Parts
-/// beyond the end are left out, those close to each other in order are joined. Parts that overlap
-/// and more than [`MAX_PARTS`] are refused, not served: they are how servers were worn out.
+/// beyond the end are left out, those close to each other in order are joined. Two that overlap are
+/// joined as well: who asks for the head and the tail of a file cannot know how short it is. More
+/// that overlap and more than [`MAX_PARTS`] are refused, not served: they are how servers were worn
+/// out.
 pub fn parse(value: &[u8], len: u64) -> Part {
     let Some((unit, set)) = split_once(value.trim_ascii(), b'=') else { return Part::Whole };
     if !unit.eq_ignore_ascii_case(b"bytes") {
@@ -86,7 +88,7 @@ fn one(spec: &[u8], len: u64) -> Part {
 /// A list of them; empty elements are allowed (RFC 9110 section 5.6.1.2).
 fn several(set: &[u8], len: u64) -> Part {
     let mut parts: Vec<(u64, u64)> = Vec::new();
-    let (mut specs, mut malformed) = (0, false);
+    let (mut specs, mut overlaps, mut malformed) = (0, 0, false);
     for spec in set.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|s| !s.is_empty()) {
         specs += 1;
         if specs > MAX_PARTS {
@@ -95,6 +97,10 @@ fn several(set: &[u8], len: u64) -> Part {
         match one(spec, len) {
             Part::Slice { first, last } => match parts.last_mut() {
                 Some((_, end)) if first > *end && first - *end - 1 <= GAP => *end = last,
+                Some((start, end)) if first <= *end && *start <= last => {
+                    overlaps += 1;
+                    (*start, *end) = (first.min(*start), last.max(*end));
+                }
                 _ => parts.push((first, last)),
             },
             Part::Unsatisfiable => {}
@@ -106,7 +112,7 @@ fn several(set: &[u8], len: u64) -> Part {
     }
     let mut sorted = parts.clone();
     sorted.sort_unstable();
-    if sorted.windows(2).any(|w| w[1].0 <= w[0].1) {
+    if overlaps > 1 || sorted.windows(2).any(|w| w[1].0 <= w[0].1) {
         return Part::Unsatisfiable;
     }
     match *parts {
@@ -225,13 +231,23 @@ mod tests {
         assert_eq!(parse(b"bytes=0-1,2000-", 1000), part(0, 1));
         assert_eq!(parse(b"bytes=0-1,2-3", 1000), part(0, 3));
         assert_eq!(parse(b"bytes=-1,", 10), part(9, 9));
+        // Head and tail of what is shorter than both.
+        for value in ["bytes=0-0,-1", "bytes=0-1023,-1024", "bytes=-1024,0-1023", "bytes=0-,0-"] {
+            assert_eq!(parse(value.as_bytes(), 1), part(0, 0), "{value}");
+        }
+        assert_eq!(parse(b"bytes=300-400,0-350", 1000), part(0, 400));
+        assert_eq!(parse(b"bytes=0-500,300-400", 1000), part(0, 500));
     }
 
     #[test]
     fn parts_that_overlap_and_too_many_are_refused() {
-        for value in
-            ["bytes=0-,0-,0-", "bytes=0-500,300-400", "bytes=600-700,0-600", "bytes=2000-,3000-"]
-        {
+        for value in [
+            "bytes=0-,0-,0-",
+            "bytes=0-500,300-400,200-600",
+            "bytes=0-500,600-700,0-500",
+            "bytes=0-1,1-2,900-901,901-902",
+            "bytes=2000-,3000-",
+        ] {
             assert_eq!(parse(value.as_bytes(), 1000), Part::Unsatisfiable, "{value}");
         }
         let some = |n: usize| {
