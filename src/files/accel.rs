@@ -94,11 +94,11 @@ impl AccelLayer {
     /// The target that the application names, if it names one; `Some(None)` if that is nothing here.
     fn target(&self, headers: &HeaderMap) -> Option<Option<Uri>> {
         if let Some(value) = headers.get(ACCEL) {
-            let path = value.to_str().ok().and_then(|path| path.strip_prefix(&*self.prefix));
+            let path = text(value).and_then(|path| path.strip_prefix(&*self.prefix));
             return Some(path.filter(|p| p.starts_with('/')).and_then(|p| p.parse().ok()));
         }
         let (root, value) = (self.root.as_ref()?, headers.get(SENDFILE)?);
-        let path = value.to_str().ok().and_then(|path| {
+        let path = text(value).and_then(|path| {
             let below = std::path::Path::new(path).strip_prefix(root).ok()?.to_str()?;
             let mut escaped = String::from("/");
             for &b in below.as_bytes() {
@@ -112,6 +112,11 @@ impl AccelLayer {
         });
         Some(path)
     }
+}
+
+/// Names of files are in UTF-8 and often stand there as they are.
+fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
 }
 
 impl<S> Layer<S> for AccelLayer {

@@ -103,9 +103,14 @@ async fn what_is_named_and_is_not_there_or_leads_out_is_nothing() {
         assert!(!response.headers().contains_key(header::CACHE_CONTROL));
         assert_ne!(content(response).await, "secret");
     }
-    let path = format!("{}/a b/100%.txt", site.root().display());
-    let response = answer(&layer, vec![("x-sendfile", path)], ask("/", &[])).await;
-    assert_eq!(content(response).await, "odd");
+    site.write("a b/r\u{e9}sum\u{e9}.txt", "odd");
+    for name in ["a b/100%.txt", "a b/r\u{e9}sum\u{e9}.txt"] {
+        let path = format!("{}/{name}", site.root().display());
+        let response = answer(&layer, vec![("x-sendfile", path)], ask("/", &[])).await;
+        assert_eq!(content(response).await, "odd", "{name}");
+    }
+    let raw = vec![("x-accel-redirect", "/protected/a%20b/r\u{e9}sum\u{e9}.txt".to_owned())];
+    assert_eq!(content(answer(&layer, raw, ask("/", &[])).await).await, "odd");
 }
 
 #[tokio::test]
