@@ -203,26 +203,13 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     opened
 }
 
-fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+/// Opens a path one name at a time; `through` opens what may be a link.
+fn walk(
+    root: BorrowedFd<'_>,
+    path: &str,
+    through: impl Fn(BorrowedFd<'_>, &str, OFlags, Errno) -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Errno> {
     // The length of a path is bounded by the head of a request, and so is the number of steps.
-    let mut held: Option<OwnedFd> = None;
-    let mut rest = path;
-    loop {
-        let (name, below) = rest.split_once('/').map_or((rest, None), |(n, b)| (n, Some(b)));
-        if matches!(name, "" | "." | "..") {
-            return Err(Errno::NOENT);
-        }
-        let at = held.as_ref().map_or(root, AsFd::as_fd);
-        let how = if below.is_some() { PASS } else { READ };
-        let next = openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty())?;
-        let Some(below) = below else { return Ok(next) };
-        held = Some(next);
-        rest = below;
-    }
-}
-
-/// As [`open_by_walk`], and through a link if what it leads to has the link's owner.
-fn open_by_owner(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     let mut held: Option<OwnedFd> = None;
     let mut rest = path;
     loop {
@@ -234,13 +221,23 @@ fn open_by_owner(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
         let how = if below.is_some() { PASS } else { READ };
         let next = match openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty()) {
             // NOTDIR: a link where a folder should be.
-            Err(Errno::LOOP | Errno::NOTDIR) => through_own_link(at, name, how)?,
+            Err(why @ (Errno::LOOP | Errno::NOTDIR)) => through(at, name, how, why)?,
             other => other?,
         };
         let Some(below) = below else { return Ok(next) };
         held = Some(next);
         rest = below;
     }
+}
+
+/// Through no link at all.
+fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    walk(root, path, |_, _, _, why| Err(why))
+}
+
+/// Through a link if what it leads to has the link's owner.
+fn open_by_owner(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    walk(root, path, |at, name, how, _| through_own_link(at, name, how))
 }
 
 /// Opens what a link leads to that has the link's owner.
