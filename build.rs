@@ -22,6 +22,9 @@ fn main() {
     }
     // Mounting takes root, or a program that has its rights.
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if ci || is_root {
+        println!("cargo::rustc-cfg=peer_root");
+    }
     if ci || (Path::new("/dev/fuse").exists() && (is_root || found("fusermount3"))) {
         println!("cargo::rustc-cfg=peer_fuse");
     }
