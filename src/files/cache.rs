@@ -25,10 +25,6 @@ pub(super) const OPEN_FILES: usize = 256;
 /// How long what is held is believed: a second, in which a busy file is served thousands of times.
 pub(super) const REVALIDATE: Duration = Duration::from_secs(1);
 
-/// Requests a second that make a file hot. What is sent so often is in the processor's cache, and
-/// copying it costs less there than handing its pages to the socket one by one.
-const HOT: f64 = 1000.0;
-
 /// Bounds of the table; they hold at any time, not just after a clean-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -69,8 +65,6 @@ struct Slot {
     looking: Option<Instant>,
     /// Asked for since the last clean-up passed here.
     used: bool,
-    /// How often it was asked for since it was looked at.
-    hits: u32,
     size: Size,
 }
 
@@ -101,7 +95,6 @@ impl Cache {
             return None;
         }
         slot.used = true;
-        slot.hits = slot.hits.saturating_add(1);
         Some(slot.entry.clone())
     }
 
@@ -111,14 +104,6 @@ impl Cache {
         let slot = table.slots.get(path)?;
         let is_late = now.saturating_duration_since(slot.looked) >= self.revalidate;
         (!is_late).then(|| slot.entry.clone())
-    }
-
-    /// Has `path` been asked for [so often](HOT) since it was looked at?
-    pub(super) fn is_hot(&self, path: &str, now: Instant) -> bool {
-        let table = self.lock();
-        let Some(slot) = table.slots.get(path) else { return false };
-        let seconds = now.saturating_duration_since(slot.looked).as_secs_f64();
-        f64::from(slot.hits) >= HOT * seconds.max(1.0)
     }
 
     /// Who was to look at `path` does not: it is for the next who asks.
@@ -173,7 +158,7 @@ impl Cache {
             table.make_room(self.limits, size)
         };
         table.sum = table.sum.plus(size);
-        table.slots.insert(path.into(), Slot { entry, looked, looking: None, used, hits: 0, size });
+        table.slots.insert(path.into(), Slot { entry, looked, looking: None, used, size });
         drop(table);
         // Files are closed and memory is freed when nobody waits for the lock.
         drop((old, victims));

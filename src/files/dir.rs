@@ -230,7 +230,7 @@ impl Dir {
     }
 
     /// The most bytes of paths and contents held in memory, 16 MiB by default. Only files up to
-    /// 32 KiB are held, and up to 128 KiB those that are asked for a thousand times a second.
+    /// 32 KiB are held.
     #[must_use]
     pub fn cache_bytes(self, most: usize) -> Self {
         self.with(|options| options.limits.bytes = most)

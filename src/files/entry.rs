@@ -2,11 +2,9 @@
 
 use std::{
     io,
-    os::unix::fs::FileExt,
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
@@ -20,9 +18,6 @@ use crate::{
     net::cold,
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
-
-/// Up to this size, 128 KiB, an open file's content is taken into memory when the file is hot.
-const HOT_LEN: u64 = 128 << 10;
 
 /// Bytes of an open file that are read into memory when it is looked at: 1 MiB.
 const WARM: u64 = 1 << 20;
@@ -59,8 +54,6 @@ pub(super) struct Page {
     pub(super) len: u64,
     etag: Option<HeaderValue>,
     modified: Option<HttpDate>,
-    /// The same, as exactly as it is known.
-    written: Option<SystemTime>,
     content: Content,
     looked: Instant,
 }
@@ -93,16 +86,6 @@ impl Entry {
             Found::Folder if !file_only => Self::Folder,
             Found::Folder | Found::Missing => Self::Missing,
         })
-    }
-
-    /// Reads open files that are not too large. They stay open files if that fails.
-    pub(super) fn take_into_memory(&mut self) {
-        let Self::File(Variants { plain, coded }) = self else { return };
-        for page in std::iter::once(plain).chain(coded.iter_mut().map(|(_, page)| page)) {
-            if let Some(bytes) = page.read() {
-                page.content = Content::Bytes(bytes);
-            }
-        }
     }
 
     /// What it holds: bytes of content in memory, and open files.
@@ -190,7 +173,6 @@ impl Page {
         let etag = ETag::strong(tag.as_bytes()).ok().map(ETag::to_value);
         // Not later than now: RFC 9110 section 8.8.2.1.
         let now = HttpDate::from(SystemTime::now());
-        let written = modified;
         let modified = modified.map(|at| HttpDate::from(at).min(now));
 
         let mut headers = HeaderMap::with_capacity(7);
@@ -212,19 +194,7 @@ impl Page {
                 cold::warm_up(file, 0, to);
             }
         }
-        let (len, looked) = (content.len(), Instant::now());
-        Self { headers, len, etag, modified, written, content, looked }
-    }
-
-    /// The content of an open file, if it is not too large, and is still that which was looked at.
-    fn read(&self) -> Option<Bytes> {
-        let Content::File(file, len @ ..=HOT_LEN) = &self.content else { return None };
-        let mut bytes = vec![0; usize::try_from(*len).ok()?];
-        file.read_exact_at(&mut bytes, 0).ok()?;
-        let after = file.metadata().ok()?;
-        let same =
-            after.len() == *len && self.written.is_some_and(|at| Some(at) == after.modified().ok());
-        same.then(|| bytes.into())
+        Self { headers, len: content.len(), etag, modified, content, looked: Instant::now() }
     }
 
     /// What the file is recognised by.

@@ -102,7 +102,7 @@ impl Inner {
 
     /// Looks at the disk, and remembers what is there.
     fn load(&self, normal: &str, path: &Path, now: Instant) -> io::Result<Loaded> {
-        let (entry, changes) = self.look(normal, path, now)?;
+        let (entry, changes) = self.look(path)?;
         self.cache.put(normal, entry.clone(), now, changes);
         let Some((page, status)) =
             self.options.choices.otherwise.as_ref().filter(|_| self.is_replaced(&entry))
@@ -113,7 +113,7 @@ impl Inner {
             return Ok((*status, cached));
         }
         let path = Path { below_root: page.trim_start_matches('/').to_owned(), is_index: true };
-        let (otherwise, changes) = self.look(OTHERWISE, &path, now)?;
+        let (otherwise, changes) = self.look(&path)?;
         if !matches!(*otherwise, Entry::File(_)) {
             return Ok((StatusCode::OK, entry)); // that is not there either
         }
@@ -121,18 +121,15 @@ impl Inner {
         Ok((*status, otherwise))
     }
 
-    /// What is at a path, and the count of changes from before. `name` is what it is remembered by.
-    fn look(&self, name: &str, path: &Path, now: Instant) -> io::Result<(Arc<Entry>, u64)> {
+    /// What is at a path, and the count of changes from before.
+    fn look(&self, path: &Path) -> io::Result<(Arc<Entry>, u64)> {
         let changes = self.cache.changes();
         if let From::Folder(root) = &self.from
             && let Some(watch) = self.watch()
         {
             watch.follow(root, &path.below_root);
         }
-        let mut entry = Entry::load(self.from.backend(), path, &self.options.choices)?;
-        if self.cache.is_hot(name, now) {
-            entry.take_into_memory();
-        }
+        let entry = Entry::load(self.from.backend(), path, &self.options.choices)?;
         Ok((Arc::new(entry), changes))
     }
 }

@@ -203,19 +203,3 @@ fn what_has_changed_is_forgotten_and_a_look_from_before_is_not_believed() {
     cache.put("/f", disk.file(1), now, cache.changes());
     assert!(cache.get("/f", now).is_some());
 }
-
-#[test]
-fn what_is_asked_for_a_thousand_times_a_second_is_hot() {
-    let (disk, now) = (Disk::new(), Instant::now());
-    let cache = Cache::new(Limits::default(), SECOND);
-    cache.put("/f", disk.file(1), now, 0);
-    for _ in 0..999 {
-        assert!(cache.get("/f", now).is_some());
-    }
-    assert!(!cache.is_hot("/f", now + SECOND / 2) && !cache.is_hot("/f", now + SECOND));
-    assert!(cache.get("/f", now).is_some());
-    assert!(cache.is_hot("/f", now + SECOND / 2) && cache.is_hot("/f", now + SECOND));
-    assert!(!cache.is_hot("/f", now + SECOND + Duration::from_millis(2)));
-    cache.put("/f", disk.file(1), now + SECOND, 0);
-    assert!(!cache.is_hot("/f", now + SECOND) && !cache.is_hot("/none", now));
-}

@@ -51,26 +51,6 @@ async fn a_hit_is_answered_at_once_and_for_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hot_file_of_middle_size_is_taken_into_memory_and_goes_when_it_cools() {
-    let site = Site::new();
-    let large = vec![7; 200_000];
-    site.write("middle.bin", &large[..100_000]);
-    site.write("large.bin", &large);
-    let served = site.dir().watch(false);
-    let is_open = async |target: &str| get(&served, target).await.body().as_file().is_some();
-    for target in ["/middle.bin", "/large.bin"] {
-        for _ in 0..=1000 {
-            assert!(is_open(target).await);
-        }
-    }
-    tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(!is_open("/middle.bin").await && is_open("/large.bin").await);
-    assert_eq!(content(get(&served, "/middle.bin").await).await, large[..100_000]);
-    tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(is_open("/middle.bin").await, "nobody has asked for it");
-}
-
-#[tokio::test(start_paused = true)]
 async fn one_looks_again_and_the_others_get_what_was_known() {
     let site = Site::new();
     let served = site.dir().watch(false);
