@@ -14,15 +14,12 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{SocketAddrAny, SocketFlags, acceptfrom_with},
+    net::{SocketAddrAny, SocketFlags, acceptfrom_with, getsockname},
 };
 use socket2::Socket;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    net::{TcpStream, UnixStream},
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Listener, Stream};
+use super::{Listener, Stream, stream::Kind};
 use crate::peer::Peer;
 
 /// How long to pause when accepting fails and would fail again at once.
@@ -36,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Acceptor {
     listener: AsyncFd<Socket>,
-    kind: Kind,
+    here: Here,
     /// Something was accepted since the runtime said that there is something.
     took_one: AtomicBool,
     reserve: Option<File>,
@@ -44,10 +41,10 @@ pub struct Acceptor {
     exhausted: bool,
 }
 
+/// What connections come to.
 #[derive(Debug)]
-enum Kind {
-    /// With the address that every connection has come to, if it is bound to one: a system call less
-    /// for each.
+enum Here {
+    /// An address, if the listener is bound to one: a system call less for each connection.
     Tcp(Option<SocketAddr>),
     Unix,
 }
@@ -67,17 +64,16 @@ impl Acceptor {
     /// # Errors
     /// When the runtime cannot watch the socket.
     pub fn new(listener: Listener) -> io::Result<Self> {
-        let (socket, kind) = match listener {
+        let (socket, here) = match listener {
             Listener::Tcp(s) => {
                 let here = s.local_addr().ok().and_then(|here| here.as_socket());
-                let kind = Kind::Tcp(here.filter(|here| !here.ip().is_unspecified()));
-                (s, kind)
+                (s, Here::Tcp(here.filter(|here| !here.ip().is_unspecified())))
             }
-            Listener::Unix(s) => (s, Kind::Unix),
+            Listener::Unix(s) => (s, Here::Unix),
         };
         let listener = watched(socket)?;
         let took_one = AtomicBool::new(false);
-        Ok(Self { listener, kind, took_one, reserve: reserve(), exhausted: false })
+        Ok(Self { listener, here, took_one, reserve: reserve(), exhausted: false })
     }
 
     /// The next connection. Errors of single connections and lack of descriptors are dealt with
@@ -102,16 +98,19 @@ impl Acceptor {
                 break result?;
             }
         };
-        match self.kind {
-            Kind::Tcp(here) => {
-                let stream = TcpStream::from_std(fd.into())?;
+        match self.here {
+            Here::Tcp(here) => {
                 let client = client.ok_or(Errno::CONNABORTED)?.try_into()?;
-                let here = here.map_or_else(|| stream.local_addr(), Ok)?;
-                Ok(Accepted { stream: Stream::Tcp(stream), peer: Peer::tcp(client, here) })
+                let here = match here {
+                    Some(here) => here,
+                    None => getsockname(&fd)?.try_into()?,
+                };
+                let stream = Stream::accepted(fd, Kind::Tcp);
+                Ok(Accepted { stream, peer: Peer::tcp(client, here) })
             }
-            Kind::Unix => {
-                let stream = UnixStream::from_std(fd.into())?;
-                Ok(Accepted { stream: Stream::Unix(stream), peer: Peer::unix() })
+            Here::Unix => {
+                let stream = Stream::accepted(fd, Kind::Unix);
+                Ok(Accepted { stream, peer: Peer::unix() })
             }
         }
     }

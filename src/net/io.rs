@@ -37,6 +37,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
+    /// Is it known, without asking the kernel, that the last read took all that had come? By default
+    /// it is not.
+    fn is_drained(&self) -> bool {
+        false
+    }
+
     /// Bytes that were written and that the peer has not taken from the kernel yet; `None`, the
     /// default, if nobody knows. A slow reader's progress shows here first.
     fn unsent(&self) -> Option<u64> {

@@ -3,15 +3,15 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    net::SendFlags,
+    io::{Errno, retry_on_intr},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -24,13 +24,48 @@ use crate::body::FileSlice;
 /// The most that one `sendfile` moves: 1 MiB, so that other connections get their turn.
 const SEND_FILE_STEP: u64 = 1 << 20;
 
-/// A connected stream socket.
+/// A connected stream socket: TCP (without Nagle's delay) or Unix.
+///
+/// One that was just accepted is not known to the runtime before it has to be waited for: a client
+/// that asks once, and whose request is there by then, costs no registration and no removal of one.
 #[derive(Debug)]
-pub enum Stream {
-    /// TCP, without Nagle's delay.
+pub struct Stream(State);
+
+#[derive(Debug)]
+enum State {
+    New(New),
     Tcp(TcpStream),
-    /// A Unix socket.
     Unix(UnixStream),
+    /// The runtime could not take it, and it is closed.
+    Gone,
+}
+
+/// A socket that the runtime does not know.
+#[derive(Debug)]
+struct New {
+    socket: OwnedFd,
+    kind: Kind,
+    /// A read took all that had come: the next one is waited for.
+    drained: bool,
+}
+
+/// What a socket is one of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Tcp,
+    Unix,
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self(State::Tcp(stream))
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self(State::Unix(stream))
+    }
 }
 
 impl Stream {
@@ -43,9 +78,50 @@ impl Stream {
             Address::Tcp(host) => {
                 let stream = TcpStream::connect(host.as_str()).await?;
                 stream.set_nodelay(true)?;
-                Ok(Self::Tcp(stream))
+                Ok(stream.into())
             }
-            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Address::Unix(path) => Ok(UnixStream::connect(path).await?.into()),
+        }
+    }
+
+    /// One that was accepted and does not block.
+    pub(super) fn accepted(socket: OwnedFd, kind: Kind) -> Self {
+        Self(State::New(New { socket, kind, drained: false }))
+    }
+
+    /// Has the runtime watch it, if it does not yet.
+    fn watch(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.0, State::Gone) {
+            State::New(New { socket, kind, .. }) => {
+                self.0 = match kind {
+                    Kind::Tcp => State::Tcp(TcpStream::from_std(socket.into())?),
+                    Kind::Unix => State::Unix(UnixStream::from_std(socket.into())?),
+                };
+            }
+            known => self.0 = known,
+        }
+        Ok(())
+    }
+
+    /// Its descriptor, as long as it has one.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            State::New(new) => Some(new.socket.as_fd()),
+            State::Tcp(s) => Some(s.as_fd()),
+            State::Unix(s) => Some(s.as_fd()),
+            State::Gone => None,
+        }
+    }
+
+    /// A first attempt at what may block, if nobody waits yet; `None`: watch and wait.
+    fn at_once(
+        &self,
+        call: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let State::New(new) = &self.0 else { return None };
+        match retry_on_intr(|| call(new.socket.as_fd())) {
+            Err(Errno::AGAIN) => None,
+            result => Some(Poll::Ready(result.map_err(Into::into))),
         }
     }
 
@@ -56,11 +132,15 @@ impl Stream {
     /// `sendfile` as much as a success, the socket is asked instead, which also makes the kernel tell
     /// when there is room again.
     fn poll_writing(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         most: usize,
         call: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if let Some(result) = self.at_once(&call) {
+            return result;
+        }
+        self.watch()?;
         let written = Cell::new(0);
         let attempt = |fd: BorrowedFd<'_>| {
             let n = call(fd)?;
@@ -71,15 +151,16 @@ impl Stream {
             Ok(n)
         };
         loop {
-            let result = match self {
-                Self::Tcp(s) => {
+            let result = match &self.0 {
+                State::Tcp(s) => {
                     ready!(s.poll_write_ready(cx))?;
                     s.try_io(Interest::WRITABLE, || attempt(s.as_fd()))
                 }
-                Self::Unix(s) => {
+                State::Unix(s) => {
                     ready!(s.poll_write_ready(cx))?;
                     s.try_io(Interest::WRITABLE, || attempt(s.as_fd()))
                 }
+                State::New(_) | State::Gone => return Poll::Ready(Err(gone())),
             };
             match result {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && written.get() > 0 => {
@@ -100,30 +181,55 @@ fn is_writable(socket: BorrowedFd<'_>) -> bool {
     poll(&mut ask, Some(&Timespec::default())).map_or(true, |n| n > 0)
 }
 
+/// What is said of a socket that the runtime could not take.
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+impl New {
+    /// What has come by now; `None`: wait for it.
+    fn read(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
+        if self.drained {
+            return None;
+        }
+        let room = buf.initialize_unfilled();
+        match retry_on_intr(|| rustix::net::recv(&self.socket, &mut *room, RecvFlags::empty())) {
+            Err(Errno::AGAIN) => None,
+            Ok((n, _)) => {
+                self.drained = n < room.len();
+                buf.advance(n);
+                Some(Ok(()))
+            }
+            Err(errno) => Some(Err(errno.into())),
+        }
+    }
+}
+
 impl Io for Stream {
     fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         self.poll_writing(cx, bytes.len(), |fd| rustix::net::send(fd, bytes, flags))
     }
 
+    fn is_drained(&self) -> bool {
+        matches!(&self.0, State::New(new) if new.drained)
+    }
+
     fn unsent(&self) -> Option<u64> {
-        match self {
-            Self::Tcp(s) => unsent(s),
-            Self::Unix(s) => unsent(s),
-        }
+        unsent(self.fd()?)
     }
 
     fn open_up(&mut self) {
-        if let Self::Tcp(s) = self {
-            // Failing that, it stays slower than it could be.
-            let _ = socket2::SockRef::from(&*s).set_tcp_notsent_lowat(0); // the system's default
+        if let Some(fd) = self.fd() {
+            // Failing that, it stays slower than it could be. A Unix socket has no such thing.
+            let _ = socket2::SockRef::from(&fd).set_tcp_notsent_lowat(0); // the system's default
         }
     }
 
     fn reset_on_close(&mut self) {
-        if let Self::Tcp(s) = self {
-            // Failing that, it is an ordinary close.
-            let _ = socket2::SockRef::from(&*s).set_linger(Some(std::time::Duration::ZERO));
+        if let Some(fd) = self.fd() {
+            // Failing that, and for a Unix socket, it is an ordinary close.
+            let _ = socket2::SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO));
         }
     }
 
@@ -148,9 +254,17 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        let stream = self.get_mut();
+        if let State::New(new) = &mut stream.0 {
+            if let Some(result) = new.read(buf) {
+                return Poll::Ready(result);
+            }
+            stream.watch()?;
+        }
+        match &mut stream.0 {
+            State::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            State::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            State::New(_) | State::Gone => Poll::Ready(Err(gone())),
         }
     }
 }
@@ -161,9 +275,16 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        let stream = self.get_mut();
+        let send = |fd: BorrowedFd<'_>| rustix::net::send(fd, buf, SendFlags::NOSIGNAL);
+        if let Some(result) = stream.at_once(send) {
+            return result;
+        }
+        stream.watch()?;
+        match &mut stream.0 {
+            State::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            State::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            State::New(_) | State::Gone => Poll::Ready(Err(gone())),
         }
     }
 
@@ -172,9 +293,19 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        let stream = self.get_mut();
+        let send = |fd: BorrowedFd<'_>| {
+            let mut nothing = SendAncillaryBuffer::default();
+            rustix::net::sendmsg(fd, bufs, &mut nothing, SendFlags::NOSIGNAL)
+        };
+        if let Some(result) = stream.at_once(send) {
+            return result;
+        }
+        stream.watch()?;
+        match &mut stream.0 {
+            State::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            State::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            State::New(_) | State::Gone => Poll::Ready(Err(gone())),
         }
     }
 
@@ -186,10 +317,12 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(())) // sockets keep nothing back
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(fd) = self.fd() else { return Poll::Ready(Err(gone())) };
+        match rustix::net::shutdown(fd, Shutdown::Write) {
+            // It has ended already.
+            Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
+            result => Poll::Ready(result.map_err(Into::into)),
         }
     }
 }
@@ -198,17 +331,88 @@ impl AsyncWrite for Stream {
 mod tests {
     use std::{future::poll_fn, io::Write, sync::Arc};
 
-    use tokio::{io::AsyncReadExt, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
 
-    /// Two ends of TCP, and of a Unix socket.
+    /// Two ends of TCP, and of a Unix socket; the second one is accepted.
     async fn pairs() -> [(Stream, Stream); 2] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
+        let far = Stream::accepted(far.into_std().unwrap().into(), Kind::Tcp);
         let (a, b) = UnixStream::pair().unwrap();
-        [(Stream::Tcp(near), Stream::Tcp(far)), (Stream::Unix(a), Stream::Unix(b))]
+        let b = Stream::accepted(b.into_std().unwrap().into(), Kind::Unix);
+        [(near.into(), far), (a.into(), b)]
+    }
+
+    fn is_new(stream: &Stream) -> bool {
+        matches!(stream.0, State::New(_))
+    }
+
+    #[tokio::test]
+    async fn who_asks_once_is_answered_before_the_runtime_knows_the_socket() {
+        for (mut near, mut far) in pairs().await {
+            near.write_all(b"request").await.unwrap();
+            let mut got = [0; 16];
+            assert!(!far.is_drained());
+            assert_eq!(far.read(&mut got).await.unwrap(), 7);
+            assert!(far.is_drained());
+            let head = poll_fn(|cx| far.poll_write_more(cx, b"re")).await.unwrap();
+            let rest = far.write_vectored(&[IoSlice::new(b"spo"), IoSlice::new(b"ns")]).await;
+            assert_eq!((head, rest.unwrap(), far.write(b"e").await.unwrap()), (2, 5, 1));
+            assert!(is_new(&far));
+            far.shutdown().await.unwrap();
+            drop(far);
+            let mut answer = String::new();
+            near.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "response");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_to_be_waited_for_is_watched_from_then_on() {
+        for (mut near, mut far) in pairs().await {
+            let mut got = [0; 4];
+            let later = async { near.write_all(b"request").await.unwrap() };
+            let (n, ()) = tokio::join!(far.read(&mut got), later);
+            assert_eq!((n.unwrap(), is_new(&far)), (4, false));
+            assert_eq!((far.read(&mut got).await.unwrap(), &got[..3]), (3, &b"est"[..]));
+            near.shutdown().await.unwrap();
+            assert_eq!(far.read(&mut got).await.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_filled_its_buffer_is_followed_by_another_one() {
+        for (mut near, mut far) in pairs().await {
+            near.write_all(b"request").await.unwrap();
+            let mut got = [0; 4];
+            assert_eq!((far.read(&mut got).await.unwrap(), far.is_drained()), (4, false));
+            assert_eq!((far.read(&mut got).await.unwrap(), far.is_drained()), (3, true));
+            drop(near);
+            assert!(is_new(&far));
+            assert_eq!(far.read(&mut got).await.unwrap(), 0, "the end, which is waited for");
+            assert!(!is_new(&far));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_fills_the_socket_goes_on_when_there_is_room_again() {
+        const LEN: usize = 8 << 20;
+        for (mut near, mut far) in pairs().await {
+            let answer: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
+            let (mut got, write) = (Vec::new(), async {
+                far.write_all(&answer).await.unwrap();
+                assert!(!is_new(&far), "it was never full");
+                drop(far);
+            });
+            let (read, ()) = tokio::join!(near.read_to_end(&mut got), write);
+            assert!(read.unwrap() == LEN && got == answer);
+        }
     }
 
     #[tokio::test]
@@ -218,7 +422,7 @@ mod tests {
         let content: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
         file.write_all(&content).unwrap();
         let file = Arc::new(file);
-        for (mut near, mut far) in pairs().await {
+        for (mut far, mut near) in pairs().await {
             let mut slice = FileSlice::new(file.clone(), 0, LEN as u64);
             let mut got = Vec::new();
             let mut waited = 0;

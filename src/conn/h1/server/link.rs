@@ -299,6 +299,7 @@ where
     fn would_reset(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> bool {
         !x.ended
             && !x.core.writes_body()
+            && !self.io.is_drained()
             && matches!(scratch::poll_read(&mut self.io, cx, &mut x.input), Poll::Ready(Ok(1..)))
     }
 }
