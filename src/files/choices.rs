@@ -48,22 +48,88 @@ impl fmt::Debug for Choices {
 }
 
 /// Has this name a hash in it, so that its content never changes: `app.3f9a1c77.js`,
-/// `index-BqG3x9_a.css`?
+/// `index-BqG3x9_a.css`, `main.3f9a1c77.chunk.js`?
 ///
-/// A part between dots or hyphens, not the first and not the last, of at least eight letters,
-/// digits, `-` or `_`, with a digit in it. A hyphen before the last dot counts as a divider too.
+/// One of its parts between dots or hyphens, neither the first nor the last, must look like one: eight
+/// or more hexadecimal digits of one case, with both letters and digits, or eight or more letters,
+/// digits and `_` that go from small to capital to digit and back five times. Words (`jquery`), dates
+/// (`20240131`) and words with a number behind them (`version2`) do not. This errs towards no, and
+/// some hashes do look like words: where a whole folder is of such files, ask for that instead
+/// (`path.starts_with("assets/")`).
 ///
 /// ```
 /// use vestibule::files::is_hashed;
 ///
 /// assert!(is_hashed("assets/app.3f9a1c77.js") && is_hashed("index-BqG3x9_a.css"));
-/// assert!(!is_hashed("jquery.min.js") && !is_hashed("report-2024.pdf") && !is_hashed("a.html"));
+/// assert!(!is_hashed("jquery.min.js") && !is_hashed("report-20240131.pdf") && !is_hashed("a.html"));
 /// ```
 pub fn is_hashed(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let Some((stem, _extension)) = name.rsplit_once('.') else { return false };
-    let Some((_, hash)) = stem.rsplit_once(['.', '-']) else { return false };
-    hash.len() >= 8
-        && hash.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && hash.bytes().any(|b| b.is_ascii_digit())
+    stem.split(['.', '-']).skip(1).any(is_hash)
+}
+
+/// As long as the shortest hashes that bundlers use.
+const HASH: usize = 8;
+
+fn is_hash(part: &str) -> bool {
+    let bytes = part.as_bytes();
+    if bytes.len() < HASH || !bytes.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'_') {
+        return false;
+    }
+    let digits = bytes.iter().filter(|b| b.is_ascii_digit()).count();
+    let lower = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    let upper = |b: &u8| matches!(b, b'0'..=b'9' | b'A'..=b'F');
+    if (bytes.iter().all(lower) || bytes.iter().all(upper)) && digits > 0 && digits < bytes.len() {
+        return true;
+    }
+    let kind = |b: u8| (b.is_ascii_digit(), b.is_ascii_uppercase(), b == b'_');
+    digits > 0 && bytes.windows(2).filter(|pair| kind(pair[0]) != kind(pair[1])).count() >= 5
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_of_bundlers_are_told_from_words_and_dates() {
+        for name in [
+            "static/js/main.3f9a1c77.chunk.js",
+            "main.3f9a1c77.min.js",
+            "main.3f9a1c77.js.map",
+            "app.d41d8cd98f00b204e9800998ecf8427e.css",
+            "APP.3F9A1C77.JS",
+            "index-BqG3x9_a.css",
+            "vendor-B1x9GqZ7.js",
+            "index.4Tm8Kq2L.mjs",
+            "css/base.55e7cbb9ba48.css",
+        ] {
+            assert!(is_hashed(name), "{name}");
+        }
+        for name in [
+            "user-manual-version2.pdf",
+            "report-20240131.pdf",
+            "price_list.20240131.xlsx",
+            "photo-vacation1.jpg",
+            "my-document2024.pdf",
+            "team-photo_2024.jpg",
+            "a-facade.js",
+            "a-defaced.js",
+            "a-effaceable.js",
+            "3f9a1c77.js",
+            "app.3f9a1c77",
+            "app.3f9a1c7.js",
+            "jquery.min.js",
+            "jquery-3.7.1.min.js",
+            "my-iPhone4s.jpg",
+            "a-JavaScript.html",
+            "report-Q3Results.pdf",
+            "the-README_FIRST.txt",
+            "",
+            ".",
+            "a.",
+        ] {
+            assert!(!is_hashed(name), "{name}");
+        }
+    }
 }
