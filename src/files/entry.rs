@@ -14,7 +14,7 @@ use super::{
     mime::content_type,
 };
 use crate::{
-    body::{Body, FileSlice},
+    body::{Body, FileSlice, Stretch},
     net::cold,
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
@@ -205,15 +205,24 @@ impl Page {
 
     /// `len` bytes of the content from `offset` on, which are within it.
     pub(super) fn slice(&self, offset: u64, len: u64) -> Body {
+        match self.stretch(offset, len) {
+            Stretch::File(file) => Body::file(file),
+            Stretch::Bytes(bytes) => Body::from(bytes),
+            Stretch::Trailers(_) => unreachable!("a file has none"),
+        }
+    }
+
+    /// The same, as one of several.
+    pub(super) fn stretch(&self, offset: u64, len: u64) -> Stretch {
         match &self.content {
             Content::Bytes(bytes) => {
                 let at = usize::try_from(offset).expect("within what is in memory");
                 let len = usize::try_from(len).expect("within what is in memory");
-                Body::from(bytes.slice(at..at + len))
+                Stretch::Bytes(bytes.slice(at..at + len))
             }
             Content::File(file, _) => {
                 let warm_to = if self.looked.elapsed() < WARM_FOR { WARM } else { 0 };
-                Body::file(FileSlice::new(file.clone(), offset, len).warm(warm_to))
+                Stretch::File(FileSlice::new(file.clone(), offset, len).warm(warm_to))
             }
         }
     }

@@ -3,16 +3,18 @@
 use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
-    pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, header};
-use http_body::{Frame, SizeHint};
+use http_body::SizeHint;
 
 use super::entry::Page;
-use crate::{Body, BoxError, semantics::range};
+use crate::{
+    Body,
+    body::{PollStretch, Stretch, Stretches},
+    semantics::range,
+};
 
 /// The Content-Type and the body of a response with these parts of `page`.
 pub(super) fn body(page: &Page, parts: &[(u64, u64)]) -> (HeaderValue, Body) {
@@ -27,45 +29,32 @@ pub(super) fn body(page: &Page, parts: &[(u64, u64)]) -> (HeaderValue, Body) {
         head.extend_from_slice(b"\r\ncontent-range: ");
         head.extend_from_slice(range.as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
-        pieces.push_back(Body::from(head));
-        pieces.push_back(page.slice(first, last - first + 1));
+        pieces.push_back(Stretch::Bytes(head.into()));
+        pieces.push_back(page.stretch(first, last - first + 1));
     }
-    pieces.push_back(Body::from(format!("\r\n--{boundary}--\r\n")));
+    pieces.push_back(Stretch::Bytes(format!("\r\n--{boundary}--\r\n").into()));
     let kind = HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}"))
         .expect("hexadecimal digits");
-    (kind, Body::new(Pieces(pieces)))
+    (kind, Body::stretches(Pieces(pieces)))
 }
 
 fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// One body after the other; the length of each is known.
-struct Pieces(VecDeque<Body>);
+/// One after the other: those in a file leave by `sendfile`, and are waited for where that may block.
+struct Pieces(VecDeque<Stretch>);
 
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        while let Some(piece) = self.0.front_mut() {
-            match Pin::new(piece).poll_frame(cx) {
-                Poll::Ready(None) => drop(self.0.pop_front()),
-                other => return other,
-            }
-        }
-        Poll::Ready(None)
+impl Stretches for Pieces {
+    fn poll_stretch(&mut self, _: &mut Context<'_>) -> PollStretch {
+        Poll::Ready(self.0.pop_front().map(Ok))
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.0.iter().all(http_body::Body::is_end_stream)
+    fn is_end(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let len = self.0.iter().map(|b| b.len().expect("bytes and slices of files")).sum();
-        SizeHint::with_exact(len)
+        SizeHint::with_exact(self.0.iter().map(Stretch::len).sum())
     }
 }

@@ -255,9 +255,9 @@ async fn several_ranges_are_parts_of_one_body() {
     assert_eq!(body, want);
 
     let many = format!("bytes={}0-", "0-,".repeat(1000));
-    for refused in ["bytes=0-9,5-6,6-7", "bytes=0-,0-,0-", &many] {
-        let response = get_with(&dir, "/large.txt", &[(header::RANGE, refused)]).await;
-        assert_eq!(response.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    for (range, status) in [("bytes=0-9,5-6,6-7", 416), ("bytes=0-,0-,0-", 416), (&many, 200)] {
+        let response = get_with(&dir, "/large.txt", &[(header::RANGE, range)]).await;
+        assert_eq!(response.status().as_u16(), status);
     }
 }
 

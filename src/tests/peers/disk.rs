@@ -21,7 +21,7 @@ use tower::service_fn;
 
 use crate::{
     Body, Response, Router, files,
-    tests::support::{PATIENCE, read_until, start, within},
+    tests::support::{PATIENCE, Running, read_until, start, within},
 };
 
 const LEN: u64 = 5 << 20;
@@ -139,57 +139,85 @@ struct Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         self.disk.open(LEN);
-        unmount(&self.at, UnmountFlags::DETACH).unwrap();
+        // By force, which ends what a server that was not stopped still has open.
+        unmount(&self.at, UnmountFlags::DETACH | UnmountFlags::FORCE).unwrap();
     }
 }
 
-/// Server, clients and all connections share one thread here: whoever waits for the disk on it
-/// holds up everybody.
-#[tokio::test]
-#[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
-async fn nobody_waits_for_the_disk_but_those_who_need_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = Disk::default();
-    let mut config = Config::default();
-    config.mount_options = vec![MountOption::RO, MountOption::FSName("vestibule-test".to_owned())];
-    let _mounted = Mounted {
-        _session: fuser::spawn_mount(disk.clone(), folder.path(), &config).unwrap(),
-        disk: disk.clone(),
-        at: folder.path().to_owned(),
-    };
+/// A server of a folder on such a disk. Server, clients and all connections share one thread: whoever
+/// waits for the disk on it holds up everybody.
+struct Served {
+    disk: Disk,
+    server: Running,
+    /// If the thread waits for the disk, it is let go for the test to fail instead of hanging.
+    watchdog: thread::JoinHandle<bool>,
+    done: std::sync::mpsc::Sender<()>,
+    _mounted: Mounted,
+    _folder: tempfile::TempDir,
+}
 
-    let hello = service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("hi"))));
-    let site = Router::new().mount("/disk", files::dir(folder.path())).route("/hello", hello);
-    let server = start(site).await;
+impl Served {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let mut config = Config::default();
+        config.mount_options =
+            vec![MountOption::RO, MountOption::FSName("vestibule-test".to_owned())];
+        let mounted = Mounted {
+            _session: fuser::spawn_mount(disk.clone(), folder.path(), &config).unwrap(),
+            disk: disk.clone(),
+            at: folder.path().to_owned(),
+        };
+        let hello = service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("hi"))));
+        let site = Router::new().mount("/disk", files::dir(folder.path())).route("/hello", hello);
+        let server = start(site).await;
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        let rescue = disk.clone();
+        let watchdog = thread::spawn(move || {
+            let hangs = is_done.recv_timeout(PATIENCE).is_err();
+            rescue.open(LEN);
+            hangs
+        });
+        Self { disk, server, watchdog, done, _mounted: mounted, _folder: folder }
+    }
 
-    // If the thread waits for the disk, it is let go for the test to fail instead of hanging.
-    let (done, is_done) = std::sync::mpsc::channel::<()>();
-    let rescue = disk.clone();
-    let watchdog = thread::spawn(move || {
-        let hangs = is_done.recv_timeout(PATIENCE).is_err();
-        rescue.open(LEN);
-        hangs
-    });
-    let others_are_served = async || {
+    async fn ask(&self, fields: &str) -> TcpStream {
+        let mut client = TcpStream::connect(self.server.addr).await.unwrap();
+        let get = format!("GET /disk/large.bin HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        client.write_all(get.as_bytes()).await.unwrap();
+        client
+    }
+
+    async fn others_are_served(&self) {
         within(async {
-            while !disk.is_read() {
+            while !self.disk.is_read() {
                 tokio::task::yield_now().await;
             }
         })
         .await;
         for _ in 0..3 {
-            let mut other = TcpStream::connect(server.addr).await.unwrap();
+            let mut other = TcpStream::connect(self.server.addr).await.unwrap();
             other.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
             read_until(&mut other, "hi").await;
         }
-        assert!(disk.is_read(), "it still waits");
-    };
+        assert!(self.disk.is_read(), "it still waits");
+    }
 
-    let mut client = TcpStream::connect(server.addr).await.unwrap();
-    let get = b"GET /disk/large.bin HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    client.write_all(get).await.unwrap();
+    async fn end(self) {
+        self.server.stop().await;
+        let _ = self.done.send(());
+        assert!(!self.watchdog.join().unwrap(), "a thread waited for the disk");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
+async fn nobody_waits_for_the_disk_but_those_who_need_it() {
+    let served = Served::new().await;
+    let disk = &served.disk;
+    let mut client = served.ask("Connection: close\r\n").await;
     // While the file is looked at.
-    others_are_served().await;
+    served.others_are_served().await;
     disk.open(MIB);
     let head = read_until(&mut client, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -205,12 +233,25 @@ async fn nobody_waits_for_the_disk_but_those_who_need_it() {
         })
         .await;
         if until < LEN {
-            others_are_served().await;
+            served.others_are_served().await;
         }
     }
     assert!(body.iter().zip(0..).all(|(&b, at)| b == byte(at)) && body.len() as u64 == LEN);
     drop(client);
-    server.stop().await;
-    let _ = done.send(());
-    assert!(!watchdog.join().unwrap(), "a thread waited for the disk");
+    served.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
+async fn nobody_waits_for_one_of_several_parts() {
+    let served = Served::new().await;
+    served.disk.open(MIB);
+    let mut client = served.ask("Range: bytes=0-9,4000000-4000009\r\n").await;
+    served.others_are_served().await;
+    served.disk.open(LEN);
+    let answer = read_until(&mut client, "--\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 206 Partial Content\r\n"), "{answer}");
+    assert!(answer.contains("\r\ncontent-range: bytes 4000000-4000009/5242880\r\n"), "{answer}");
+    drop(client);
+    served.end().await;
 }
