@@ -3,6 +3,7 @@
 mod accept;
 pub mod clock;
 pub(crate) mod cold;
+pub(crate) mod disk;
 mod drain;
 mod gate;
 mod io;

@@ -1,204 +1,235 @@
-//! `Looks`: looks at the disk wait for one of a few threads.
+//! `Looks`: one look at the disk for all who ask for the same at a time.
 
 use std::{
-    collections::VecDeque,
+    collections::HashMap,
     fmt, io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::sync::oneshot;
 
-/// The most threads that look for one service at a time, 32: as many as an ordinary disk has places
-/// in its queue. A disk that hangs leaves the runtime's other blocking threads to others.
-const THREADS: usize = 32;
+use crate::net::disk::{Disk, Job};
 
-/// How long a thread waits for another look. Without it, while the first hundreds of looks are over
-/// before the next ones come, the runtime begins a thread for nearly each.
-const LINGER: Duration = Duration::from_millis(5);
-
-/// What is to be done where it may block.
-type Job<T> = Box<dyn FnOnce() -> io::Result<T> + Send>;
-
-/// Looks that wait, in order. There is at most one for each request.
-pub(super) struct Looks<T>(Arc<Shared<T>>);
-
-struct Shared<T> {
-    queue: Mutex<Queue<T>>,
-    more: Condvar,
+/// Looks that wait or are taken, by the path that is looked at.
+pub(super) struct Looks<T> {
+    disk: Disk,
+    flights: Arc<Flights<T>>,
 }
 
-/// A look, and where its answer goes.
-type Waiting<T> = (Job<T>, oneshot::Sender<io::Result<T>>);
+struct Flights<T>(Mutex<HashMap<Arc<str>, Waiters<T>>>);
 
-struct Queue<T> {
-    waiting: VecDeque<Waiting<T>>,
-    /// That are at work, about to be, or idle.
-    threads: usize,
-    /// Of those, the ones that wait for a look. Each takes one when it wakes.
-    idle: usize,
-}
+/// Those who wait for a look.
+type Waiters<T> = Vec<oneshot::Sender<io::Result<T>>>;
 
 impl<T> fmt::Debug for Looks<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Looks").field("waiting", &self.0.lock().waiting.len()).finish()
+        f.debug_struct("Looks").field("paths", &self.flights.lock().len()).finish()
     }
 }
 
 impl<T> Default for Looks<T> {
     fn default() -> Self {
-        let queue = Mutex::new(Queue { waiting: VecDeque::new(), threads: 0, idle: 0 });
-        Self(Arc::new(Shared { queue, more: Condvar::new() }))
+        Self { disk: Disk::default(), flights: Arc::new(Flights(Mutex::default())) }
     }
 }
 
-impl<T: Send + 'static> Looks<T> {
-    /// Has a thread do it, unless nobody waits for the answer by then. No answer comes if it panics.
-    pub(super) fn take(
+impl<T: Clone + Send + 'static> Looks<T> {
+    /// The answer of a look at `path`: of one that is on its way, or of a new one, which `begin`
+    /// makes. No answer comes if it panics, or if the runtime ends.
+    pub(super) fn join<L>(
         &self,
-        look: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> oneshot::Receiver<io::Result<T>> {
+        path: &str,
+        begin: impl FnOnce() -> L,
+    ) -> oneshot::Receiver<io::Result<T>>
+    where
+        L: FnOnce() -> io::Result<T> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let mut queue = self.0.lock();
-        queue.waiting.push_back((Box::new(look), answer));
-        let is_seen_to = queue.waiting.len() <= queue.idle;
-        let begins = !is_seen_to && queue.threads < THREADS;
-        queue.threads += usize::from(begins);
-        drop(queue);
-        if is_seen_to {
-            self.0.more.notify_one();
-        } else if begins {
-            let thread = Looker { shared: self.0.clone(), counts: true };
-            spawn_blocking(move || thread.run());
+        let mut flights = self.flights.lock();
+        if let Some(waiters) = flights.get_mut(path) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            waiters.push(answer);
+            return answered;
         }
+        let path: Arc<str> = path.into();
+        flights.insert(path.clone(), vec![answer]);
+        drop(flights);
+        let (flights, look) = (self.flights.clone(), Some(begin()));
+        let flight = Flight { path, flights, look, landed: false };
+        self.disk.run(Box::new(flight));
+        answered
+    }
+
+    /// The answer of a look of one's own.
+    pub(super) fn alone<L>(&self, look: L) -> oneshot::Receiver<io::Result<T>>
+    where
+        L: FnOnce() -> io::Result<T> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        self.disk.run(Box::new(Alone { look, answer }));
         answered
     }
 }
 
-/// One of the threads.
-struct Looker<T> {
-    shared: Arc<Shared<T>>,
-    /// Among [`Queue::threads`].
-    counts: bool,
+/// A look that others can join.
+struct Flight<T, L> {
+    path: Arc<str>,
+    flights: Arc<Flights<T>>,
+    /// Until it is taken.
+    look: Option<L>,
+    /// It is in the table no more; another one may be.
+    landed: bool,
 }
 
-impl<T> Looker<T> {
-    fn run(mut self) {
-        while let Some((look, answer)) = self.next() {
-            if answer.is_closed() {
-                continue; // the client has left
-            }
-            match catch_unwind(AssertUnwindSafe(look)) {
-                Ok(result) => drop(answer.send(result)),
-                Err(_panic) => drop(answer), // which tells it
-            }
+impl<T, L> Flight<T, L> {
+    /// From here on nobody joins it. Those who did.
+    fn land(&mut self) -> Waiters<T> {
+        if std::mem::replace(&mut self.landed, true) {
+            return Vec::new();
         }
-    }
-
-    /// The next look. If none comes, the thread counts no more from the same moment on.
-    fn next(&mut self) -> Option<Waiting<T>> {
-        let mut queue = self.shared.lock();
-        if queue.waiting.is_empty() {
-            queue.idle += 1;
-            let empty = |queue: &mut Queue<T>| queue.waiting.is_empty();
-            let waited = self.shared.more.wait_timeout_while(queue, LINGER, empty);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-            queue.idle -= 1;
-        }
-        let next = queue.waiting.pop_front();
-        if next.is_none() {
-            self.counts = false;
-            queue.threads -= 1;
-        }
-        next
+        self.flights.lock().remove(&self.path).unwrap_or_default()
     }
 }
 
-impl<T> Drop for Looker<T> {
+impl<T, L> Drop for Flight<T, L> {
     fn drop(&mut self) {
-        if !self.counts {
-            return;
-        }
-        // It never ran: its runtime ends. What waits is for the other threads, if there are any.
-        let mut queue = self.shared.lock();
-        queue.threads -= 1;
-        let left = match queue.threads {
-            0 => std::mem::take(&mut queue.waiting),
-            _ => VecDeque::new(),
-        };
-        drop(queue);
-        drop(left);
+        drop(self.land()); // if it has panicked, or was never taken
     }
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+impl<T, L> Job for Flight<T, L>
+where
+    T: Clone + Send,
+    L: FnOnce() -> io::Result<T> + Send,
+{
+    fn is_wanted(&mut self) -> bool {
+        let mut flights = self.flights.lock();
+        let waiters = flights.get(&self.path).filter(|_| !self.landed);
+        let wanted = waiters.is_some_and(|w| w.iter().any(|waiter| !waiter.is_closed()));
+        if !wanted && !std::mem::replace(&mut self.landed, true) {
+            flights.remove(&self.path);
+        }
+        wanted
+    }
+
+    fn run(mut self: Box<Self>) {
+        let Some(look) = self.look.take() else { return };
+        let found = look();
+        for waiter in self.land() {
+            let answer = match &found {
+                Ok(found) => Ok(found.clone()),
+                Err(error) => Err(again(error)),
+            };
+            let _ = waiter.send(answer);
+        }
+    }
+}
+
+/// A look that nobody joins.
+struct Alone<T, L> {
+    look: L,
+    answer: oneshot::Sender<io::Result<T>>,
+}
+
+impl<T, L> Job for Alone<T, L>
+where
+    T: Send,
+    L: FnOnce() -> io::Result<T> + Send,
+{
+    fn is_wanted(&mut self) -> bool {
+        !self.answer.is_closed()
+    }
+
+    fn run(self: Box<Self>) {
+        let Self { look, answer } = *self;
+        let _ = answer.send(look());
+    }
+}
+
+/// The same error for one more.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+impl<T> Flights<T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Waiters<T>>> {
+        // The table is whole between any two statements that can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
 
     #[tokio::test]
-    async fn looks_are_taken_by_a_few_threads_and_none_is_left() {
-        let looks = Looks::default();
-        // All threads at once: there are that many, and no more.
-        let together = Arc::new(Barrier::new(THREADS));
-        let answers: Vec<_> = (0..10 * THREADS)
-            .map(|n| {
-                let together = together.clone();
-                looks.take(move || {
-                    together.wait();
-                    Ok(n)
-                })
+    async fn all_who_ask_for_the_same_get_the_answer_of_one_look() {
+        let (looks, taken) = (Looks::default(), Arc::new(AtomicUsize::new(0)));
+        let hold = Arc::new(Barrier::new(2));
+        let join = |path: &str| {
+            looks.join(path, || {
+                let (taken, hold) = (taken.clone(), hold.clone());
+                move || {
+                    hold.wait();
+                    Ok(taken.fetch_add(1, Ordering::SeqCst))
+                }
             })
-            .collect();
-        assert_eq!(looks.0.lock().threads, THREADS);
-        for (n, answer) in answers.into_iter().enumerate() {
-            assert_eq!(answer.await.unwrap().unwrap(), n);
+        };
+        let all: Vec<_> = (0..100).map(|_| join("/a")).collect();
+        hold.wait();
+        for answer in all {
+            assert_eq!(answer.await.unwrap().unwrap(), 0);
         }
-        while looks.0.lock().threads > 0 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(looks.take(|| Ok(7)).await.unwrap().unwrap(), 7);
+        // The next one is another look, and what is asked for beside it, too.
+        let (a, b) = (join("/a"), join("/b"));
+        hold.wait();
+        hold.wait();
+        assert_eq!(a.await.unwrap().unwrap() + b.await.unwrap().unwrap(), 1 + 2);
+        assert!(looks.flights.lock().is_empty());
     }
 
     #[tokio::test]
-    async fn a_panic_costs_its_own_look_and_who_left_costs_none() {
-        let looks = Looks::<u32>::default();
-        let hold = Arc::new(Barrier::new(THREADS + 1));
-        let held: Vec<_> = (0..THREADS)
-            .map(|_| {
-                let hold = hold.clone();
-                looks.take(move || {
-                    hold.wait();
-                    panic!("a fault of the backend")
+    async fn an_error_is_everybody_s_and_so_is_a_panic() {
+        let looks = Looks::<()>::default();
+        let hold = Arc::new(Barrier::new(2));
+        for panics in [false, true] {
+            let join = || {
+                looks.join("/a", || {
+                    let hold = hold.clone();
+                    move || {
+                        hold.wait();
+                        assert!(!panics, "a fault of the backend");
+                        Err(io::Error::from_raw_os_error(5))
+                    }
                 })
-            })
-            .collect();
-        drop(looks.take(|| unreachable!("nobody waits for it")));
-        let last = looks.take(|| Ok(1));
-        hold.wait();
-        for answer in held {
-            assert!(answer.await.is_err());
+            };
+            let (a, b) = (join(), join());
+            hold.wait();
+            for answer in [a, b] {
+                match answer.await {
+                    Ok(answer) => assert_eq!(answer.unwrap_err().raw_os_error(), Some(5)),
+                    Err(_) => assert!(panics),
+                }
+            }
+            assert!(looks.flights.lock().is_empty());
         }
-        assert_eq!(last.await.unwrap().unwrap(), 1);
     }
 
-    #[test]
-    fn a_runtime_that_ends_leaves_nobody_waiting() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let handle = runtime.handle().clone();
-        runtime.shutdown_background();
-        let looks = Looks::<u32>::default();
-        let _entered = handle.enter();
-        let mut answer = looks.take(|| Ok(1));
-        assert_eq!(answer.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
-        assert_eq!(looks.0.lock().threads, 0);
+    #[tokio::test]
+    async fn whoever_comes_when_all_others_have_left_gets_an_answer() {
+        let looks = Looks::default();
+        for n in 0..1000 {
+            drop(looks.join("/a", || move || Ok(n)));
+            let answer = looks.join("/a", || move || Ok(n)).await;
+            assert_eq!(answer.unwrap().unwrap(), n);
+        }
     }
 }

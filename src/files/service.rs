@@ -37,8 +37,7 @@ impl Service<Request<Body>> for Dir {
             Found::Response(response) => ResponseFuture::ready(response),
             Found::Entry(entry, status) => ResponseFuture::ready(respond(&request, &entry, status)),
             Found::OnDisk { normal, path, now } => {
-                let look = Look { inner: self.0.clone(), normal, path, now };
-                ResponseFuture::blocking(request, look)
+                ResponseFuture::blocking(request, self.0.look_up(normal, path, now))
             }
         }
     }
@@ -89,6 +88,19 @@ impl Inner {
         }
     }
 
+    /// Looks at the disk where that may block. Those who ask for one path at a time have one look.
+    fn look_up(self: &Arc<Self>, normal: Box<str>, path: Path, now: Instant) -> Looked {
+        let look = || {
+            let look = Look { inner: self.clone(), normal: normal.clone(), path, now };
+            move || look.take()
+        };
+        if self.cache.is_used() {
+            self.looks.join(&normal, look)
+        } else {
+            self.looks.alone(look()) // what changes must be seen at once
+        }
+    }
+
     /// Does something else stand for it?
     fn is_replaced(&self, entry: &Entry) -> bool {
         matches!(entry, Entry::Missing) && self.options.choices.otherwise.is_some()
@@ -134,7 +146,9 @@ impl Inner {
     }
 }
 
-/// A look at the disk that is to be taken. While there is one, nobody else looks at the same.
+type Looked = oneshot::Receiver<io::Result<Loaded>>;
+
+/// A look at the disk that is to be taken.
 struct Look {
     inner: Arc<Inner>,
     normal: Box<str>,
@@ -171,7 +185,7 @@ enum State {
 #[derive(Debug)]
 struct Pending {
     request: Parts,
-    load: oneshot::Receiver<io::Result<Loaded>>,
+    load: Looked,
 }
 
 /// The folder or a file in it cannot be read, and it is not the request's fault.
@@ -190,9 +204,7 @@ impl ResponseFuture {
         matches!(self.0, State::Ready(_))
     }
 
-    fn blocking(request: Parts, look: Look) -> Self {
-        let inner = look.inner.clone();
-        let load = inner.looks.take(|| look.take());
+    fn blocking(request: Parts, load: Looked) -> Self {
         Self(State::Blocking(Box::new(Pending { request, load })))
     }
 }
