@@ -18,6 +18,7 @@ use pin_project::pin_project;
 
 pub use channel::{CHANNEL_BOUND, Gone, Sender};
 pub use file::FileSlice;
+pub(crate) use file::Lately;
 #[cfg_attr(
     not(feature = "server"),
     expect(unused_imports, reason = "only layers and drivers use them")

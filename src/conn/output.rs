@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::scratch;
 use crate::{
@@ -24,9 +24,6 @@ const COPY: usize = 16 << 10;
 /// Above so many bytes no further response is begun before they are written.
 const ENOUGH: usize = 64 << 10;
 
-/// So much of a file is looked for in memory at a time, 2 MiB, and if need be read into it.
-const WARM_STEP: u64 = 2 << 20;
-
 /// Who takes so much, 1 MiB, within so long is a fast reader.
 const FAST: u64 = 1 << 20;
 const FAST_WITHIN: Duration = Duration::from_secs(1);
@@ -37,8 +34,8 @@ pub(super) struct Output {
     bytes: BytesMut,
     piece: Bytes,
     file: Option<FileSlice>,
-    /// Reads what of the file is not in memory.
-    fetch: Option<JoinHandle<()>>,
+    /// What of the file is not in memory is being read, up to there.
+    fetch: Option<(u64, oneshot::Receiver<()>)>,
     tail: &'static [u8],
     /// `None` once all is written.
     waiting: Option<Waiting>,
@@ -186,7 +183,7 @@ impl Output {
         then: Then,
     ) -> Poll<io::Result<()>> {
         let mut moved = 0;
-        let result = self.poll_write_all(io, cx, then, &mut moved);
+        let result = self.poll_write_all(io, cx, now, then, &mut moved);
         if self.is_empty() || self.fetch.is_some() {
             self.waiting = None; // nobody, or a disk, which is no fault of the peer's
             return result;
@@ -213,6 +210,7 @@ impl Output {
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,
+        now: Instant,
         then: Then,
         moved: &mut u64,
     ) -> Poll<io::Result<()>> {
@@ -220,7 +218,9 @@ impl Output {
             let n = if !self.piece.is_empty() {
                 ready!(self.poll_write_both(io, cx))?
             } else if self.bytes.is_empty() {
-                ready!(self.poll_send_file(io, cx))?
+                ready!(self.poll_warm(cx, now));
+                let Some(n) = ready!(self.poll_send_file(io, cx))? else { continue };
+                n
             } else {
                 let n = if self.file.is_some() || matches!(then, Then::Close) {
                     ready!(io.poll_write_more(cx, &self.bytes))?
@@ -268,34 +268,40 @@ impl Output {
 
     /// Ready when the file's next bytes are in memory: a disk would hold up all connections of this
     /// thread.
-    fn poll_warm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_warm(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let Some(file) = self.file.as_mut().filter(|file| file.warm_len() == 0) else {
             return Poll::Ready(());
         };
-        let (from, to) = (file.offset(), file.offset() + file.len().min(WARM_STEP));
-        // Without a runtime this is the connection's end, and nobody is held up.
-        if self.fetch.is_none()
-            && cold::is_cold(file.file(), from, to)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let file = file.file().clone();
-            self.fetch = Some(runtime.spawn_blocking(move || cold::warm_up(&file, from, to)));
-        }
-        if let Some(fetch) = &mut self.fetch {
-            let _ = ready!(Pin::new(fetch).poll(cx)); // what went wrong, sending it will tell
+        if let Some((to, fetched)) = &mut self.fetch {
+            let _ = ready!(Pin::new(fetched).poll(cx)); // what went wrong, sending it will tell
+            file.is_warm_to(*to, now);
             self.fetch = None;
+            return Poll::Ready(());
         }
-        *file = file.clone().warm(to);
+        let (to, is_warm) = file.next_window(now);
+        // Without a runtime this is the connection's end, and nobody is held up.
+        if !is_warm
+            && cold::is_cold(file.file(), file.offset(), to)
+            && Handle::try_current().is_ok()
+        {
+            self.fetch = Some((to, cold::fetch(file.file().clone(), file.offset(), to)));
+            return self.poll_warm(cx, now);
+        }
+        if is_warm {
+            file.trust_to(to);
+        } else {
+            file.is_warm_to(to, now);
+        }
         Poll::Ready(())
     }
 
+    /// Sends from the file; `None`: it was read, and is to be written.
     fn poll_send_file<I: Io>(
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_warm(cx));
-        let Some(file) = &mut self.file else { return Poll::Ready(Ok(0)) };
+    ) -> Poll<io::Result<Option<usize>>> {
+        let Some(file) = &mut self.file else { return Poll::Ready(Ok(Some(0))) };
         match ready!(io.poll_send_file(cx, file)) {
             Ok(0) => {
                 let e = io::Error::new(io::ErrorKind::UnexpectedEof, "the file has shrunk");
@@ -307,18 +313,20 @@ impl Output {
                     self.file = None;
                     self.bytes.extend_from_slice(std::mem::take(&mut self.tail));
                 }
-                Poll::Ready(Ok(n))
+                Poll::Ready(Ok(Some(n)))
             }
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {
                 // This connection cannot: read a step, and go on with it as a piece.
                 self.piece = file.read_next()?.unwrap_or_default();
-                let n = self.piece.len();
                 if file.is_empty() {
                     self.file = None; // the tail follows the piece then
                 }
-                Poll::Ready(Ok(n))
+                Poll::Ready(Ok(None))
             }
             Err(e) => Poll::Ready(Err(e)),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,6 @@
 //! What a path names, read from the disk once and ready to be answered with many times.
 
-use std::{
-    io,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{fs::File, io, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -14,17 +11,10 @@ use super::{
     mime::content_type,
 };
 use crate::{
-    body::{Body, FileSlice, Stretch},
-    net::cold,
+    body::{Body, FileSlice, Lately, Stretch},
+    net::{clock, cold},
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
-
-/// Bytes of an open file that are read into memory when it is looked at: 1 MiB.
-const WARM: u64 = 1 << 20;
-
-/// How long the kernel is trusted to keep them there: twice the time after which a file is looked at
-/// again, by default.
-const WARM_FOR: Duration = Duration::from_secs(2);
 
 /// What a path names.
 #[derive(Debug)]
@@ -55,7 +45,8 @@ pub(super) struct Page {
     etag: Option<HeaderValue>,
     modified: Option<HttpDate>,
     content: Content,
-    looked: Instant,
+    /// What is known of an open file.
+    lately: Option<Arc<Lately>>,
 }
 
 impl Entry {
@@ -188,13 +179,12 @@ impl Page {
         if let Some(value) = choices.cache_control.as_ref().and_then(|policy| policy(path)) {
             headers.insert(header::CACHE_CONTROL, value);
         }
-        if let Content::File(file, len) = &content {
-            let to = WARM.min(*len);
-            if cold::is_cold(file, 0, to) {
-                cold::warm_up(file, 0, to);
-            }
-        }
-        Self { headers, len: content.len(), etag, modified, content, looked: Instant::now() }
+        let lately = match &content {
+            Content::File(file, len) => Some(Arc::new(warmed(file, *len))),
+            Content::Bytes(_) => None,
+        };
+        let len = content.len();
+        Self { headers, len, etag, modified, content, lately }
     }
 
     /// What the file is recognised by.
@@ -221,11 +211,26 @@ impl Page {
                 Stretch::Bytes(bytes.slice(at..at + len))
             }
             Content::File(file, _) => {
-                let warm_to = if self.looked.elapsed() < WARM_FOR { WARM } else { 0 };
-                Stretch::File(FileSlice::new(file.clone(), offset, len).warm(warm_to))
+                let slice = FileSlice::new(file.clone(), offset, len);
+                Stretch::File(match &self.lately {
+                    Some(lately) => slice.knowing(lately.clone()),
+                    None => slice,
+                })
             }
         }
     }
+}
+
+/// Reads the beginning of an open file into memory, which is sent next as a rule. May block.
+fn warmed(file: &File, len: u64) -> Lately {
+    let to = len.min(Lately::WINDOW);
+    if cold::is_cold(file, 0, to) {
+        cold::warm_up(file, 0, to);
+    }
+    let now = clock::now();
+    let lately = Lately::new(len, now);
+    lately.set(0, to, now);
+    lately
 }
 
 #[cfg(test)]

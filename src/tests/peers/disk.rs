@@ -218,12 +218,12 @@ async fn nobody_waits_for_the_disk_but_those_who_need_it() {
     let mut client = served.ask("Connection: close\r\n").await;
     // While the file is looked at.
     served.others_are_served().await;
-    disk.open(MIB);
+    disk.open(2 * MIB);
     let head = read_until(&mut client, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     // While it is sent: first what is in memory, then, piece by piece, what is not.
     let mut body = Vec::new();
-    for until in [MIB, 3 * MIB, LEN] {
+    for until in [2 * MIB, 4 * MIB, LEN] {
         disk.open(until);
         let want = usize::try_from(until).unwrap();
         within(async {
@@ -245,7 +245,7 @@ async fn nobody_waits_for_the_disk_but_those_who_need_it() {
 #[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
 async fn nobody_waits_for_one_of_several_parts() {
     let served = Served::new().await;
-    served.disk.open(MIB);
+    served.disk.open(2 * MIB);
     let mut client = served.ask("Range: bytes=0-9,4000000-4000009\r\n").await;
     served.others_are_served().await;
     served.disk.open(LEN);
