@@ -7,6 +7,7 @@
 //! The two differ in one point: `openat2` follows a relative link that stays below the root, the
 //! walk follows none. Absolute links and links that lead out are refused by both.
 
+mod owners;
 pub(super) mod source;
 
 use std::{
@@ -22,10 +23,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2,
-        readlinkat, statat,
-    },
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat},
     io::Errno,
 };
 
@@ -41,17 +39,14 @@ const READ: OFlags =
 /// How a folder is held that is only gone through: needs no right to read it.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// How a symbolic link itself is held.
-const LINK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 /// Which symbolic links below a folder are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Symlinks {
     /// Relative ones that stay inside of the folder.
     Inside,
-    /// Any that lead to what has the same owner as the link itself: where several people keep files
-    /// side by side, none can publish another's.
+    /// Any that lead to what has the same owner as the link itself, each by itself where one leads
+    /// to another: where several people keep files side by side, none can publish another's.
     SameOwner,
     /// None.
     Never,
@@ -114,7 +109,7 @@ impl Root {
         } else if self.symlinks == Symlinks::Any {
             openat(root, path, READ, Mode::empty())
         } else if self.symlinks == Symlinks::SameOwner {
-            open_by_owner(root, path)
+            owners::open_by_owner(root, path, READ)
         } else if self.walks.load(Relaxed) || self.symlinks == Symlinks::Never {
             open_by_walk(root, path)
         } else {
@@ -203,12 +198,8 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     opened
 }
 
-/// Opens a path one name at a time; `through` opens what may be a link.
-fn walk(
-    root: BorrowedFd<'_>,
-    path: &str,
-    through: impl Fn(BorrowedFd<'_>, &str, OFlags, Errno) -> Result<OwnedFd, Errno>,
-) -> Result<OwnedFd, Errno> {
+/// Opens a path one name at a time, through no link at all.
+fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     // The length of a path is bounded by the head of a request, and so is the number of steps.
     let mut held: Option<OwnedFd> = None;
     let mut rest = path;
@@ -219,37 +210,11 @@ fn walk(
         }
         let at = held.as_ref().map_or(root, AsFd::as_fd);
         let how = if below.is_some() { PASS } else { READ };
-        let next = match openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty()) {
-            // NOTDIR: a link where a folder should be.
-            Err(why @ (Errno::LOOP | Errno::NOTDIR)) => through(at, name, how, why)?,
-            other => other?,
-        };
+        let next = openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty())?;
         let Some(below) = below else { return Ok(next) };
         held = Some(next);
         rest = below;
     }
-}
-
-/// Through no link at all.
-fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    walk(root, path, |_, _, _, why| Err(why))
-}
-
-/// Through a link if what it leads to has the link's owner.
-fn open_by_owner(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    walk(root, path, |at, name, how, _| through_own_link(at, name, how))
-}
-
-/// Opens what a link leads to that has the link's owner.
-///
-/// The link is held and read by its descriptor: looked at and followed by its name, it could be one
-/// link when its owner is asked for and another one when it is followed.
-fn through_own_link(at: BorrowedFd<'_>, name: &str, how: OFlags) -> Result<OwnedFd, Errno> {
-    let link = openat(at, name, LINK, Mode::empty())?;
-    let owner = fstat(&link)?.st_uid;
-    // Fails for what is no link.
-    let target = openat(at, readlinkat(&link, "", Vec::new())?, how, Mode::empty())?;
-    if fstat(&target)?.st_uid == owner { Ok(target) } else { Err(Errno::LOOP) }
 }
 
 /// Does this say that there is nothing of that name for us to serve?

@@ -1,3 +1,4 @@
+mod owners;
 mod races;
 
 use std::{
