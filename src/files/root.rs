@@ -6,6 +6,9 @@
 //!
 //! The two differ in one point: `openat2` follows a relative link that stays below the root, the
 //! walk follows none. Absolute links and links that lead out are refused by both.
+//!
+//! What a path leads to is held and looked at before it is opened: to open a FIFO wakes the program
+//! that waits to write into it, and to open a device may do anything.
 
 mod owners;
 pub(super) mod source;
@@ -13,7 +16,10 @@ pub(super) mod source;
 use std::{
     fs::{File, Metadata},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::PathBuf,
     sync::{
         OnceLock,
@@ -29,8 +35,14 @@ use rustix::{
 
 use super::backend::{Backend, Found, Item};
 
-/// How often `openat2` is called again when it says that it lost a race against a rename.
+/// How often a path is gone down again when a race against a rename was lost.
 const RACES: usize = 8;
+
+/// Where each of our descriptors has a name, by which what is held can be opened.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// How what a path leads to is held until it is known what it is: nothing happens to it by that.
+const HOLD: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// How files and folders are opened. Not blocking: a FIFO would wait for its writer.
 const READ: OFlags =
@@ -62,6 +74,8 @@ pub(super) struct Root {
     fd: OnceLock<OwnedFd>,
     /// The kernel has no `openat2`: do not ask it again.
     walks: AtomicBool,
+    /// [`DESCRIPTORS`].
+    descriptors: &'static str,
 }
 
 /// What was opened: a regular file or a folder.
@@ -75,7 +89,8 @@ impl Root {
     /// Opens the folder if it is there; otherwise each [`open`](Self::open) tries again.
     pub(super) fn new(path: PathBuf) -> Self {
         let (fd, walks) = (OnceLock::new(), AtomicBool::new(false));
-        let root = Self { path, symlinks: Symlinks::Inside, fd, walks };
+        let symlinks = Symlinks::Inside;
+        let root = Self { path, symlinks, fd, walks, descriptors: DESCRIPTORS };
         if let Err(error) = root.fd() {
             tracing::warn!(path = %root.path.display(), %error, "cannot open the folder yet");
         }
@@ -104,29 +119,55 @@ impl Root {
     /// descriptors or memory, a failing disk.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
         let root = self.fd()?;
-        let opened = if path == "." {
-            openat(root, ".", READ, Mode::empty())
-        } else if self.symlinks == Symlinks::Any {
-            openat(root, path, READ, Mode::empty())
-        } else if self.symlinks == Symlinks::SameOwner {
-            owners::open_by_owner(root, path, READ)
-        } else if self.walks.load(Relaxed) || self.symlinks == Symlinks::Never {
-            open_by_walk(root, path)
-        } else {
-            match open_beneath(root, path) {
-                Err(Errno::NOSYS) => {
-                    self.walks.store(true, Relaxed);
-                    open_by_walk(root, path)
-                }
-                // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
-                Err(Errno::PERM) => open_by_walk(root, path),
-                other => other,
+        let mut opened = Err(Errno::AGAIN);
+        for _ in 0..RACES {
+            opened = self.try_open(root, path);
+            if !matches!(opened, Err(Errno::AGAIN | Errno::INTR)) {
+                break;
             }
-        };
+        }
         match opened {
-            Ok(fd) => look(fd),
+            Ok(opened) => Ok(Some(opened)),
             Err(errno) if is_absence(errno) => Ok(None),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn try_open(&self, root: BorrowedFd<'_>, path: &str) -> Result<Opened, Errno> {
+        let held = File::from(self.find(root, path, HOLD)?);
+        let meta = look(&held)?;
+        let by_descriptor = format!("{}/{}", self.descriptors, held.as_raw_fd());
+        match openat(CWD, by_descriptor, READ, Mode::empty()) {
+            Ok(fd) => Ok(Opened { file: fd.into(), meta }),
+            // It may not be read; or there is no /proc, or not for us: then by its path again.
+            Err(Errno::NOENT | Errno::ACCESS) => {
+                let file = File::from(self.find(root, path, READ)?);
+                let now = look(&file)?;
+                let same = (now.dev(), now.ino()) == (meta.dev(), meta.ino());
+                if same { Ok(Opened { file, meta: now }) } else { Err(Errno::AGAIN) }
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Opens what `path` leads to in the way of `how`, as far as the rule for links lets it.
+    fn find(&self, root: BorrowedFd<'_>, path: &str, how: OFlags) -> Result<OwnedFd, Errno> {
+        if path == "." || self.symlinks == Symlinks::Any {
+            openat(root, path, how, Mode::empty())
+        } else if self.symlinks == Symlinks::SameOwner {
+            owners::open_by_owner(root, path, how)
+        } else if self.walks.load(Relaxed) || self.symlinks == Symlinks::Never {
+            open_by_walk(root, path, how)
+        } else {
+            match open_beneath(root, path, how) {
+                Err(Errno::NOSYS) => {
+                    self.walks.store(true, Relaxed);
+                    open_by_walk(root, path, how)
+                }
+                // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
+                Err(Errno::PERM) => open_by_walk(root, path, how),
+                other => other,
+            }
         }
     }
 
@@ -180,26 +221,19 @@ impl Backend for Root {
 }
 
 /// Regular files and folders only: a device, a FIFO or a socket is nothing to serve.
-fn look(fd: OwnedFd) -> io::Result<Option<Opened>> {
-    let file = File::from(fd);
-    let meta = file.metadata()?;
-    Ok((meta.is_file() || meta.is_dir()).then_some(Opened { file, meta }))
+fn look(file: &File) -> Result<Metadata, Errno> {
+    let meta = file.metadata().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    if meta.is_file() || meta.is_dir() { Ok(meta) } else { Err(Errno::NOENT) }
 }
 
-fn open_beneath(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+/// Says `AGAIN` where a race against a rename may have been lost, anywhere in the system.
+fn open_beneath(root: BorrowedFd<'_>, path: &str, how: OFlags) -> Result<OwnedFd, Errno> {
     let within = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
-    let mut opened = Err(Errno::AGAIN);
-    for _ in 0..RACES {
-        opened = openat2(root, path, READ, Mode::empty(), within);
-        if !matches!(opened, Err(Errno::AGAIN | Errno::INTR)) {
-            break;
-        }
-    }
-    opened
+    openat2(root, path, how, Mode::empty(), within)
 }
 
-/// Opens a path one name at a time, through no link at all.
-fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+/// Opens a path one name at a time, through no link at all: one at the end is held itself, if at all.
+fn open_by_walk(root: BorrowedFd<'_>, path: &str, last: OFlags) -> Result<OwnedFd, Errno> {
     // The length of a path is bounded by the head of a request, and so is the number of steps.
     let mut held: Option<OwnedFd> = None;
     let mut rest = path;
@@ -209,7 +243,7 @@ fn open_by_walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
             return Err(Errno::NOENT);
         }
         let at = held.as_ref().map_or(root, AsFd::as_fd);
-        let how = if below.is_some() { PASS } else { READ };
+        let how = if below.is_some() { PASS } else { last };
         let next = openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty())?;
         let Some(below) = below else { return Ok(next) };
         held = Some(next);
@@ -231,7 +265,7 @@ fn is_absence(errno: Errno) -> bool {
             | Errno::PERM
             | Errno::NAMETOOLONG
             | Errno::INVAL          // a NUL in the name
-            | Errno::NXIO           // a socket
+            | Errno::NXIO           // a socket, or a device without its driver
             | Errno::NODEV
     )
 }

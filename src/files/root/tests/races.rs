@@ -55,9 +55,11 @@ fn f4_a_file_that_is_exchanged_for_a_link_leads_nowhere() {
     let (outside, root) = tree();
     symlink(outside.path().join("secret.txt"), outside.path().join("root/link")).unwrap();
     for symlinks in [Symlinks::Inside, Symlinks::Never] {
-        let root = root.with_symlinks(symlinks);
-        let read = read_while(&root, ["top.txt", "link"], "top.txt");
-        assert!(read.iter().all(|text| text == "top"), "{symlinks:?} {read:?}");
+        for descriptors in [DESCRIPTORS, "/none"] {
+            let root = Root { descriptors, ..root.with_symlinks(symlinks) };
+            let read = read_while(&root, ["top.txt", "link"], "top.txt");
+            assert!(read.iter().all(|text| text == "top"), "{root:?} {read:?}");
+        }
     }
 }
 
