@@ -44,9 +44,12 @@ const DESCRIPTORS: &str = "/proc/self/fd";
 /// How what a path leads to is held until it is known what it is: nothing happens to it by that.
 const HOLD: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// How files and folders are opened. Not blocking: a FIFO would wait for its writer.
-const READ: OFlags =
-    OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
+/// How files and folders are opened. Blocking: who has a lease of a file is waited for.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
+
+/// How they are opened by their path, where somebody may have put a FIFO meanwhile: not blocking, it
+/// would wait for its writer.
+const READ_BY_PATH: OFlags = READ.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
 /// How a folder is held that is only gone through: needs no right to read it.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -82,6 +85,7 @@ pub(super) struct Root {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
+    /// As it was before it was opened.
     pub(super) meta: Metadata,
 }
 
@@ -141,7 +145,7 @@ impl Root {
             Ok(fd) => Ok(Opened { file: fd.into(), meta }),
             // It may not be read; or there is no /proc, or not for us: then by its path again.
             Err(Errno::NOENT | Errno::ACCESS) => {
-                let file = File::from(self.find(root, path, READ)?);
+                let file = File::from(self.find(root, path, READ_BY_PATH)?);
                 let now = look(&file)?;
                 let same = (now.dev(), now.ino()) == (meta.dev(), meta.ino());
                 if same { Ok(Opened { file, meta: now }) } else { Err(Errno::AGAIN) }

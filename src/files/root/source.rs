@@ -18,7 +18,7 @@ pub(in crate::files) const IN_MEMORY: u64 = 32 << 10;
 /// How often a file is read again because somebody wrote to it meanwhile.
 const TRIES: usize = 3;
 
-/// The file as it is now.
+/// The file as it is now; `meta` may be as it was before it was opened.
 pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Source> {
     let mut content = None;
     for _ in 0..TRIES {
@@ -34,8 +34,14 @@ pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Source> {
             break;
         }
     }
-    // Large, or being written to all the time: read by the response itself.
-    let content = content.unwrap_or_else(|| Content::File(Arc::new(file), meta.len()));
+    let content = if let Some(content) = content {
+        content
+    } else {
+        // Large, or being written to all the time: read by the response itself. To open it may have
+        // taken long, and who had a lease of it has written to it meanwhile.
+        meta = file.metadata()?;
+        Content::File(Arc::new(file), meta.len())
+    };
     Ok(Source { content, modified: Some(meta.modified()?), tag: tag(&meta) })
 }
 

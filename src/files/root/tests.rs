@@ -1,4 +1,5 @@
 mod kinds;
+mod leases;
 mod owners;
 mod races;
 
@@ -36,7 +37,7 @@ fn text(fd: OwnedFd) -> String {
 fn files_and_folders_below_are_opened_both_ways() {
     let (_outside, root) = tree();
     for (way, open) in WAYS {
-        let open = |path| open(root.fd().unwrap(), path, READ);
+        let open = |path| open(root.fd().unwrap(), path, READ_BY_PATH);
         assert_eq!(text(open("top.txt").unwrap()), "top", "{way}");
         assert_eq!(text(open("a/b/deep.txt").unwrap()), "deep", "{way}");
         assert!(look(&open("a/b").unwrap().into()).unwrap().is_dir(), "{way}");
@@ -51,7 +52,7 @@ fn no_way_leads_out_by_name() {
     let absolute = outside.path().join("secret.txt");
     for (way, open) in WAYS {
         for path in ["..", "../secret.txt", "a/../../secret.txt", absolute.to_str().unwrap()] {
-            let errno = open(root.fd().unwrap(), path, READ).unwrap_err();
+            let errno = open(root.fd().unwrap(), path, READ_BY_PATH).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -71,7 +72,7 @@ fn symbolic_links_out_of_the_root_are_refused_both_ways() {
         for path in
             ["up", "absolute", "parent/secret.txt", "all/etc/passwd", "magic/etc/passwd", "loop"]
         {
-            let errno = open(root.fd().unwrap(), path, READ).unwrap_err();
+            let errno = open(root.fd().unwrap(), path, READ_BY_PATH).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -93,8 +94,8 @@ fn a_relative_link_inside_is_followed_by_openat2_alone() {
     assert_eq!(read("short/deep.txt"), None);
     assert_eq!(read("a/top"), None);
     let fd = root.fd().unwrap();
-    assert_eq!(open_by_walk(fd, "short/deep.txt", READ).unwrap_err(), Errno::NOTDIR);
-    assert_eq!(open_by_walk(fd, "a/top", READ).unwrap_err(), Errno::LOOP);
+    assert_eq!(open_by_walk(fd, "short/deep.txt", READ_BY_PATH).unwrap_err(), Errno::NOTDIR);
+    assert_eq!(open_by_walk(fd, "a/top", READ_BY_PATH).unwrap_err(), Errno::LOOP);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn what_is_not_served_is_not_opened() {
         assert!(root.open("link").unwrap().is_none(), "{root:?}");
         assert!(!opens.any(), "a program that waits to write has been woken: {root:?}");
     }
-    openat(CWD, inside.join("fifo"), READ, Mode::empty()).unwrap();
+    openat(CWD, inside.join("fifo"), READ_BY_PATH, Mode::empty()).unwrap();
     assert!(opens.any(), "it would have been heard of");
 
     // Only root can make a device. /dev/null itself is opened by everybody all the time.

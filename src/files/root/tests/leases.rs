@@ -1,0 +1,83 @@
+//! Files that another program has a lease of, as file servers take them to hold back what was
+//! written.
+
+use std::{
+    env,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::fs::fcntl_getfl;
+
+use super::*;
+use crate::files::backend::Content;
+
+/// Takes a lease, and says so; gives it up when somebody opens the file, and writes to it before.
+const HOLDER: &str = "
+import fcntl, os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
+fd = os.open(sys.argv[1], os.O_RDWR)
+while True:
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        break
+    except BlockingIOError: # a process that is just being started has the file open too
+        pass
+os.write(1, b'!')
+signal.sigwait([signal.SIGIO])
+os.write(fd, b'written' * int(sys.argv[2]))
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+";
+
+/// A program that has a lease of a file until somebody opens it.
+struct Holder(Child);
+
+impl Holder {
+    fn of(path: &Path, writes: usize) -> Self {
+        let python = env::var("VESTIBULE_PYTHON").expect("VESTIBULE_PYTHON names a Python");
+        let mut command = Command::new(python);
+        command.args(["-c", HOLDER]).arg(path).arg(writes.to_string()).stdout(Stdio::piped());
+        let mut holder = Self(command.spawn().unwrap());
+        holder.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        holder
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[cfg_attr(not(peer_django), ignore = "VESTIBULE_PYTHON=a python that takes a lease")]
+fn a_file_that_is_leased_is_waited_for_and_read_as_it_is_then() {
+    let (outside, root) = tree();
+    let path = outside.path().join("root/top.txt");
+    for (before, writes) in [(3, 1), (3, 10_000), (70_000, 11_000)] {
+        fs::write(&path, vec![b'-'; before]).unwrap();
+        let holder = Holder::of(&path, writes);
+        let Found::File(source) = root.look("top.txt").unwrap() else { panic!("{writes}") };
+        drop(holder);
+        let want = "written".repeat(writes);
+        assert_eq!(source.content.len(), want.len() as u64);
+        assert!(source.tag.starts_with(&format!("{:x}-", want.len())), "{}", source.tag);
+        match source.content {
+            Content::Bytes(bytes) => assert_eq!(bytes, want),
+            Content::File(file, _) => assert_eq!(io::read_to_string(&*file).unwrap(), want),
+        }
+    }
+}
+
+#[test]
+fn files_are_opened_to_wait_for_them_where_nothing_else_can_be() {
+    let (_outside, mut root) = tree();
+    let waits = |root: &Root| {
+        let file = root.open("top.txt").unwrap().unwrap().file;
+        !fcntl_getfl(file).unwrap().contains(OFlags::NONBLOCK)
+    };
+    assert!(waits(&root));
+    root.descriptors = "/none";
+    assert!(!waits(&root), "by its path it could be a FIFO meanwhile");
+}
