@@ -58,7 +58,8 @@ const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Symlinks {
-    /// Relative ones that stay inside of the folder.
+    /// Relative ones that stay inside of the folder. Where the kernel has no `openat2` (before Linux
+    /// 5.6, and in some sandboxes) none is followed: there it is as [`Never`](Self::Never).
     Inside,
     /// Any that lead to what has the same owner as the link itself, each by itself where one leads
     /// to another: where several people keep files side by side, none can publish another's.
@@ -160,18 +161,32 @@ impl Root {
             openat(root, path, how, Mode::empty())
         } else if self.symlinks == Symlinks::SameOwner {
             owners::open_by_owner(root, path, how)
-        } else if self.walks.load(Relaxed) || self.symlinks == Symlinks::Never {
+        } else if self.symlinks == Symlinks::Never {
             open_by_walk(root, path, how)
         } else {
-            match open_beneath(root, path, how) {
-                Err(Errno::NOSYS) => {
-                    self.walks.store(true, Relaxed);
-                    open_by_walk(root, path, how)
-                }
-                // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
-                Err(Errno::PERM) => open_by_walk(root, path, how),
-                other => other,
+            self.find_inside(root, path, how, open_beneath)
+        }
+    }
+
+    /// By `openat2`, or as if there were no links where the kernel has none.
+    fn find_inside(
+        &self,
+        root: BorrowedFd<'_>,
+        path: &str,
+        how: OFlags,
+        beneath: impl FnOnce(BorrowedFd<'_>, &str, OFlags) -> Result<OwnedFd, Errno>,
+    ) -> Result<OwnedFd, Errno> {
+        if self.walks.load(Relaxed) {
+            return open_by_walk(root, path, how);
+        }
+        match beneath(root, path, how) {
+            Err(Errno::NOSYS) => {
+                self.walks.store(true, Relaxed);
+                open_by_walk(root, path, how)
             }
+            // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
+            Err(Errno::PERM) => open_by_walk(root, path, how),
+            other => other,
         }
     }
 

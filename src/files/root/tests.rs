@@ -99,6 +99,39 @@ fn a_relative_link_inside_is_followed_by_openat2_alone() {
 }
 
 #[test]
+fn without_openat2_it_walks_and_remembers_if_the_kernel_said_so() {
+    let (outside, root) = tree();
+    symlink("top.txt", outside.path().join("root/link")).unwrap();
+    let fd = root.fd().unwrap();
+    let find = |path, says: Result<&str, Errno>| {
+        let asked = std::cell::Cell::new(false);
+        let found = root.find_inside(fd, path, READ, |root, asked_for, how| {
+            asked.set(true);
+            assert_eq!((asked_for, how), (path, READ));
+            says.and_then(|instead| openat(root, instead, how, Mode::empty()))
+        });
+        (asked.get(), found.map(text))
+    };
+    // What it finds or does not find is the answer.
+    assert_eq!(find("top.txt", Ok("a/b/deep.txt")), (true, Ok("deep".to_owned())));
+    let others =
+        [Errno::NOENT, Errno::XDEV, Errno::LOOP, Errno::ACCESS, Errno::AGAIN, Errno::MFILE];
+    for errno in others {
+        assert_eq!(find("top.txt", Err(errno)), (true, Err(errno)));
+    }
+    // A sandbox, or this one path.
+    for _ in 0..2 {
+        assert_eq!(find("top.txt", Err(Errno::PERM)), (true, Ok("top".to_owned())));
+        assert_eq!(find("link", Err(Errno::PERM)), (true, Err(Errno::LOOP)));
+    }
+    // An old kernel.
+    assert_eq!(find("top.txt", Err(Errno::NOSYS)), (true, Ok("top".to_owned())));
+    assert_eq!(find("a/b/deep.txt", Ok("top.txt")), (false, Ok("deep".to_owned())));
+    assert_eq!(find("link", Ok("top.txt")), (false, Err(Errno::LOOP)));
+    assert!(root.open("link").unwrap().is_none() && root.open("top.txt").unwrap().is_some());
+}
+
+#[test]
 fn what_is_neither_file_nor_folder_is_absent_and_does_not_block() {
     let (outside, root) = tree();
     let inside = outside.path().join("root");
