@@ -204,7 +204,9 @@ impl Backend for Root {
         Ok(match self.open(path)? {
             None => Found::Missing,
             Some(Opened { meta, .. }) if meta.is_dir() => Found::Folder,
-            Some(Opened { file, meta }) => Found::File(source::source(file, meta)?),
+            Some(Opened { file, meta }) => {
+                source::source(file, meta)?.map_or(Found::Missing, Found::File)
+            }
         })
     }
 

@@ -18,31 +18,37 @@ pub(in crate::files) const IN_MEMORY: u64 = 32 << 10;
 /// How often a file is read again because somebody wrote to it meanwhile.
 const TRIES: usize = 3;
 
-/// The file as it is now; `meta` may be as it was before it was opened.
-pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Source> {
-    let mut content = None;
+/// The file as it is now; `meta` may be as it was before it was opened. `None` if it is not as long
+/// as it says, as those are that a kernel makes up: then nobody could be told its length.
+pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Option<Source>> {
+    let mut lies = 0;
     for _ in 0..TRIES {
         if meta.len() > IN_MEMORY {
             break;
         }
         let bytes = read(&file, meta.len())?;
         let after = file.metadata()?;
-        let same = bytes.len() as u64 == after.len() && stamp(&meta) == stamp(&after);
+        let (is_same, is_whole) =
+            (stamp(&meta) == stamp(&after), bytes.len() as u64 == after.len());
         meta = after;
-        if same {
-            content = Some(Content::Bytes(bytes));
-            break;
+        match (is_same, is_whole) {
+            (true, true) => return of(Content::Bytes(bytes), &meta).map(Some),
+            // Or it was written to twice within one tick of the clock: each time, hardly.
+            (true, false) => lies += 1,
+            (false, _) => {}
         }
     }
-    let content = if let Some(content) = content {
-        content
-    } else {
-        // Large, or being written to all the time: read by the response itself. To open it may have
-        // taken long, and who had a lease of it has written to it meanwhile.
-        meta = file.metadata()?;
-        Content::File(Arc::new(file), meta.len())
-    };
-    Ok(Source { content, modified: Some(meta.modified()?), tag: tag(&meta) })
+    if lies == TRIES {
+        return Ok(None);
+    }
+    // Large, or being written to all the time: read by the response itself. To open it may have taken
+    // long, and who had a lease of it has written to it meanwhile.
+    let meta = file.metadata()?;
+    of(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
+}
+
+fn of(content: Content, meta: &Metadata) -> io::Result<Source> {
+    Ok(Source { content, modified: Some(meta.modified()?), tag: tag(meta) })
 }
 
 /// What changes when a file is replaced or written to.
@@ -77,6 +83,43 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+
+    #[test]
+    fn what_was_written_to_meanwhile_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let above = vec![1; usize::try_from(IN_MEMORY).unwrap() + 1];
+        for (before, after) in [
+            (&b"abc"[..], &b"longer than before"[..]),
+            (b"abc", b""),
+            (b"", b"abc"),
+            (b"abc", &above),
+            (&above, b"abc"),
+        ] {
+            std::fs::write(&path, before).unwrap();
+            let meta = std::fs::metadata(&path).unwrap();
+            std::fs::write(&path, after).unwrap();
+            let file = File::options().read(true).open(&path).unwrap();
+            let source = source(file, meta).unwrap().unwrap();
+            assert_eq!(source.content.len(), after.len() as u64);
+            match source.content {
+                Content::Bytes(bytes) => assert_eq!(bytes, after),
+                Content::File(file, _) => {
+                    assert_eq!(io::read_to_string(&*file).unwrap().as_bytes(), after);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_long_as_it_says_is_nothing_to_serve() {
+        // The one says 0 and has some bytes, the other says 4096 and has fewer.
+        for path in ["/proc/sys/kernel/ostype", "/sys/kernel/uevent_seqnum"] {
+            let Ok(file) = File::options().read(true).open(path) else { continue };
+            let meta = file.metadata().unwrap();
+            assert!(source(file, meta).unwrap().is_none(), "{path}");
+        }
+    }
 
     #[test]
     fn tags_of_different_states_differ_where_digits_would_run_together() {

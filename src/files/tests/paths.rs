@@ -131,3 +131,15 @@ async fn links_out_of_the_root_are_absent_and_links_within_are_followed() {
     // Only `openat2` follows links; without it this one is absent as well.
     assert_ne!(content(get(&served, "/in").await).await, "secret");
 }
+
+#[tokio::test]
+async fn a_file_that_a_kernel_makes_up_is_absent() {
+    // Their sizes are 0 and 4096, and neither is true.
+    for (root, target) in [("/proc/sys/kernel", "/ostype"), ("/sys/kernel", "/uevent_seqnum")] {
+        if fs::exists(root).unwrap() {
+            assert_eq!(get(&dir(root), target).await.status(), StatusCode::NOT_FOUND, "{target}");
+        }
+    }
+    let site = Site::new();
+    assert_eq!(content(get(&site.dir(), "/nothing.txt").await).await, "");
+}
