@@ -12,6 +12,7 @@ mod fit;
 mod orders;
 mod peers;
 mod server;
+mod sites;
 mod slow;
 mod strata;
 mod support;

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_of_different_states_differ_where_digits_would_run_together() {
+    fn f5_tags_of_different_states_differ_where_digits_would_run_together() {
         let dir = tempfile::tempdir().unwrap();
         let state = |content: &str, seconds: u64| {
             let path = dir.path().join("f");

@@ -40,7 +40,7 @@ async fn a_folder_without_the_slash_is_redirected_to_itself_with_it() {
 }
 
 #[tokio::test]
-async fn no_redirect_leads_to_another_host() {
+async fn f3_no_redirect_leads_to_another_host() {
     let site = Site::new();
     fs::create_dir_all(site.root().join("evil.com/dir")).unwrap();
     let served = site.dir();
@@ -55,7 +55,7 @@ async fn no_redirect_leads_to_another_host() {
 }
 
 #[tokio::test]
-async fn traversal_in_every_spelling_is_refused() {
+async fn f1_traversal_in_every_spelling_is_refused() {
     let site = Site::new();
     let served = site.dir();
     for target in [
@@ -109,7 +109,7 @@ async fn hidden_names_are_absent_except_the_well_known() {
 }
 
 #[tokio::test]
-async fn names_are_decoded_once() {
+async fn f2_names_are_decoded_once() {
     let site = Site::new();
     site.write("%41.txt", "percent");
     site.write("A.txt", "letter");
@@ -120,7 +120,7 @@ async fn names_are_decoded_once() {
 }
 
 #[tokio::test]
-async fn links_out_of_the_root_are_absent_and_links_within_are_followed() {
+async fn f4_links_out_of_the_root_are_absent_and_links_within_are_followed() {
     let site = Site::new();
     symlink("../secret.txt", site.root().join("out")).unwrap();
     symlink(site.outside.path(), site.root().join("up")).unwrap();

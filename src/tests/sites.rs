@@ -1,0 +1,120 @@
+//! Folders behind a router and a server, as a client sees them that writes what it likes.
+
+use std::fs;
+
+use http::StatusCode;
+use tower::service_fn;
+
+use super::support::{Running, exchange, start, statuses};
+use crate::{Body, BoxError, Response, Router, files};
+
+/// A folder with these files, each of which has its own path in it.
+fn folder(paths: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for path in paths {
+        let file = folder.path().join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, format!("this is {path}")).unwrap();
+    }
+    folder
+}
+
+/// The whole answer to a GET.
+async fn get(server: &Running, target: &str) -> String {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    exchange(server.addr, request).await
+}
+
+#[tokio::test]
+async fn f2_what_one_path_is_refused_no_spelling_of_it_is_served() {
+    let folder = folder(&["public/page", "admin/secret"]);
+    let refuse = service_fn(async |_| {
+        let mut response = Response::new(Body::from("refused"));
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        Ok::<_, BoxError>(response)
+    });
+    // One lets through what is named, the other all but what is named.
+    let dir = files::dir(folder.path());
+    let named = Router::new().route("/public", dir.clone()).route("/admin", refuse);
+    let others = Router::new().route("/admin", refuse).fallback(dir);
+    for site in [named, others] {
+        let server = start(site).await;
+        for (target, want) in [
+            ("/public/page", 200),
+            ("/%70ublic/p%61ge", 200),
+            ("/public/..%2fadmin/secret", 400),
+            ("/public/..%2Fadmin%2Fsecret", 400),
+            ("/public/../admin/secret", 400),
+            ("/public/%2e%2e/admin/secret", 400),
+            ("/public/%2e%2e%2fadmin/secret", 400),
+            ("/public/%252e%252e/admin/secret", 400),
+            ("/public/..%252fadmin/secret", 400),
+            ("/public/..%5cadmin/secret", 400),
+            ("/public/..\\admin/secret", 400),
+            ("/public/..;/admin/secret", 400),
+            ("/public%2f..%2fadmin/secret", 400),
+            ("/./admin/secret", 400),
+            ("/admin/secret", 403),
+            ("/admin", 403),
+            ("/admin/", 403),
+            ("/%61dmin/secret", 403),
+            ("/%61%64%6d%69%6e/secret", 403),
+            ("/admin//secret", 403),
+            ("http://a/admin/secret", 403),
+            ("/%2561dmin/secret", 404),
+            ("//admin/secret", 404),
+            ("/ADMIN/secret", 404),
+            ("/admin;x/secret", 404),
+        ] {
+            let answer = get(&server, target).await;
+            assert_eq!(statuses(&answer), [want], "{target}: {answer}");
+            assert!(!answer.contains("this is admin"), "{target}: {answer}");
+        }
+        // To the one router a path of its own, to the other a file's, which it cannot be.
+        let answer = get(&server, "/admin%2fsecret").await;
+        assert!(matches!(statuses(&answer)[..], [400 | 404]), "{answer}");
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn f3_no_redirect_leads_to_another_host_from_where_a_folder_is_mounted() {
+    let folder = folder(&["dir/x", "evil.com/dir/x"]);
+    let dir = || files::dir(folder.path());
+    let site = Router::new()
+        .mount("/files", dir())
+        .mount("/nested", Router::new().mount("/deep", dir()))
+        .mount("/", dir());
+    let server = start(site).await;
+    for (target, want) in [
+        ("/dir", "./dir/"),
+        ("/files/dir", "./dir/"),
+        ("/files/evil.com/dir?x=//evil.com", "./dir/?x=//evil.com"),
+        ("/nested/deep/evil.com", "./evil.com/"),
+        ("/files/%65vil.com", "./%65vil.com/"),
+        ("http://a/files/dir", "./dir/"),
+        ("//evil.com/dir", ""),
+        ("//evil.com", ""),
+        ("///evil.com/dir", ""),
+        ("/files//evil.com/dir", ""),
+        ("/files//evil.com", ""),
+        ("/files///evil.com/dir", ""),
+        ("/files/%2fevil.com/dir", ""),
+        ("/files/%5cevil.com/dir", ""),
+        ("/files/\\evil.com/dir", ""),
+        ("/files%2f%2fevil.com/dir", ""),
+        ("/files/..//evil.com/dir", ""),
+        ("/nested/deep//evil.com/dir", ""),
+        ("/nested//deep/evil.com", ""),
+    ] {
+        let answer = get(&server, target).await;
+        let location = answer.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("location").then(|| value.trim())
+        });
+        assert_eq!(location.unwrap_or_default(), want, "{target}: {answer}");
+        let redirects = statuses(&answer) == [308];
+        assert_eq!(redirects, !want.is_empty(), "{target}: {answer}");
+    }
+    server.stop().await;
+}
