@@ -1,11 +1,19 @@
 //! Folders behind a router and a server, as a client sees them that writes what it likes.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::Duration,
+};
 
 use http::StatusCode;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+};
 use tower::service_fn;
 
-use super::support::{Running, exchange, start, statuses};
+use super::support::{Running, exchange, read_all, read_until, start, statuses};
 use crate::{Body, BoxError, Response, Router, files};
 
 /// A folder with these files, each of which has its own path in it.
@@ -116,5 +124,72 @@ async fn f3_no_redirect_leads_to_another_host_from_where_a_folder_is_mounted() {
         let redirects = statuses(&answer) == [308];
         assert_eq!(redirects, !want.is_empty(), "{target}: {answer}");
     }
+    server.stop().await;
+}
+
+const MIB: u64 = 1 << 20;
+
+fn cut(path: &Path, len: u64) {
+    File::options().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let server = start(files::dir(folder.path())).await;
+    for asked in ["", "Range: bytes=10-\r\n"] {
+        // More than all buffers between the two hold.
+        fs::write(&path, "").unwrap();
+        cut(&path, 64 * MIB);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1 << 16).unwrap();
+        let mut client = socket.connect(server.addr).await.unwrap();
+        let get = format!("GET /file HTTP/1.1\r\nHost: a\r\n{asked}\r\n");
+        client.write_all(get.as_bytes()).await.unwrap();
+        let head = read_until(&mut client, "\r\n\r\n").await.to_ascii_lowercase();
+        let announced = 64 * MIB - if asked.is_empty() { 0 } else { 10 };
+        assert!(head.contains(&format!("\r\ncontent-length: {announced}\r\n")), "{head}");
+        cut(&path, 32 * MIB);
+        // That this has an end is what the connection's is.
+        let got = read_all(&mut client).await.len() as u64;
+        assert!(got <= 32 * MIB, "{asked:?}: padded to {got}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_shrank_since_it_was_looked_at_ends_the_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, vec![b'7'; 100_000]).unwrap();
+    let site = files::dir(folder.path()).watch(false).revalidate(Duration::from_secs(3600));
+    let server = start(site).await;
+    // From here on it is known, and how long it was.
+    let head = "HEAD /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&exchange(server.addr, head).await), [200]);
+    cut(&path, 50_000);
+    for (asked, announced, there) in [
+        ("", 100_000, 50_000),
+        ("Range: bytes=49990-50009\r\n", 20, 10),
+        ("Range: bytes=60000-60009\r\n", 10, 0),
+        ("Range: bytes=-5\r\n", 5, 0),
+    ] {
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        let get = format!("GET /file HTTP/1.1\r\nHost: a\r\n{asked}\r\n");
+        client.write_all(get.as_bytes()).await.unwrap();
+        let answer = read_all(&mut client).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let length = format!("\r\ncontent-length: {announced}");
+        assert!(head.to_ascii_lowercase().contains(&length), "{asked}: {head}");
+        assert!(body.len() <= there, "{asked}: {} bytes", body.len());
+        assert!(body.bytes().all(|b| b == b'7'), "{asked}: padded");
+    }
+    // What is there still is sent, and the connection stays.
+    let ranges = "GET /file HTTP/1.1\r\nHost: a\r\nRange: bytes=0-4\r\n\r\n\
+                  GET /file HTTP/1.1\r\nHost: a\r\nRange: bytes=9-9\r\nConnection: close\r\n\r\n";
+    let answer = exchange(server.addr, ranges).await;
+    assert_eq!(statuses(&answer), [206, 206], "{answer}");
+    assert!(answer.contains("\r\n\r\n77777HTTP") && answer.ends_with("\r\n\r\n7"), "{answer}");
     server.stop().await;
 }
