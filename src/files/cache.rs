@@ -2,7 +2,8 @@
 //! system call.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,6 +25,10 @@ pub(super) const OPEN_FILES: usize = 256;
 
 /// How long what is held is believed: a second, in which a busy file is served thousands of times.
 pub(super) const REVALIDATE: Duration = Duration::from_secs(1);
+
+/// So many batches of changes are remembered, for looks that began before them: at a hundred a second,
+/// a sixth of a second's.
+const RECENT: usize = 16;
 
 /// Bounds of the table; they hold at any time, not just after a clean-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +55,21 @@ pub(super) struct Cache {
 #[derive(Debug, Default)]
 struct Table {
     slots: HashMap<Box<str>, Slot>,
-    /// How often something was forgotten because it has changed.
+    /// How many batches of changes were heard of.
     changes: u64,
+    /// The last of them.
+    recent: VecDeque<Change>,
     /// The sums over all slots.
     sum: Size,
+}
+
+/// Does a batch of changes concern a path?
+struct Change(Box<dyn Fn(&str) -> bool + Send>);
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Change")
+    }
 }
 
 #[derive(Debug)]
@@ -61,8 +77,8 @@ struct Slot {
     entry: Arc<Entry>,
     /// From just before the disk was looked at.
     looked: Instant,
-    /// Since when somebody looks at the disk again.
-    looking: Option<Instant>,
+    /// Somebody looks at the disk again.
+    looking: bool,
     /// Asked for since the last clean-up passed here.
     used: bool,
     size: Size,
@@ -82,16 +98,17 @@ impl Cache {
     }
 
     /// What `path` names, if that is known and was looked at lately. Otherwise it is for the caller
-    /// to look; those who come meanwhile get what was known before, for as long again.
+    /// to look; those who come meanwhile get what was known before, for as long again, and after that
+    /// have to wait for the look.
     ///
     /// The caller says by [`put`](Self::put) what it has found, and by [`forsake`](Self::forsake)
     /// that it will not look after all.
     pub(super) fn get(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
         let mut table = self.lock();
         let slot = table.slots.get_mut(path)?;
-        let is_late = |since: Instant| now.saturating_duration_since(since) >= self.revalidate;
-        if is_late(slot.looked) && slot.looking.is_none_or(is_late) {
-            slot.looking = Some(now);
+        let age = now.saturating_duration_since(slot.looked);
+        if age >= self.revalidate && (!slot.looking || age >= self.revalidate.saturating_mul(2)) {
+            slot.looking = true;
             return None;
         }
         slot.used = true;
@@ -109,7 +126,7 @@ impl Cache {
     /// Who was to look at `path` does not: it is for the next who asks.
     pub(super) fn forsake(&self, path: &str) {
         if let Some(slot) = self.lock().slots.get_mut(path) {
-            slot.looking = None;
+            slot.looking = false;
         }
     }
 
@@ -123,18 +140,21 @@ impl Cache {
         self.lock().changes
     }
 
-    /// Forgets the paths for which `is_changed` says so.
-    pub(super) fn forget(&self, is_changed: impl Fn(&str) -> bool) {
+    /// Forgets the paths that a batch of changes concerns. All requests wait meanwhile: it should not
+    /// take long to tell.
+    pub(super) fn forget(&self, concerns: impl Fn(&str) -> bool + Send + 'static) {
         let mut victims = Vec::new();
         let mut table = self.lock();
         table.changes += 1;
-        table.take_out(&mut victims, |_, path, _| is_changed(path));
+        table.take_out(&mut victims, |_, path, _| concerns(path));
+        let forgotten = (table.recent.len() == RECENT).then(|| table.recent.pop_front());
+        table.recent.push_back(Change(Box::new(concerns)));
         drop(table);
-        drop(victims);
+        drop((victims, forgotten));
     }
 
-    /// Holds what `path` was found to name when the disk was looked at, unless something has changed
-    /// since the count was `changes`: it may be that.
+    /// Holds what `path` was found to name when the disk was looked at, unless it may have changed
+    /// since the count was `changes`. Then nothing older is held either.
     pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked: Instant, changes: u64) {
         let size = Size::of(path, &entry);
         // Nothing would ever be served from here, or it alone is above the bound.
@@ -142,15 +162,16 @@ impl Cache {
             return;
         }
         let mut table = self.lock();
-        if table.changes != changes {
-            return;
-        }
         let old = match table.slots.get(path) {
             // Two looked at once, and the other one later.
             Some(slot) if slot.looked > looked => return,
             Some(_) => table.remove(path),
             None => None,
         };
+        if table.may_have_changed(path, changes) {
+            drop(table);
+            return drop(old);
+        }
         let used = old.as_ref().is_some_and(|slot| slot.used);
         let victims = if table.sum.plus(size).fits(self.limits) {
             Vec::new()
@@ -158,7 +179,7 @@ impl Cache {
             table.make_room(self.limits, size)
         };
         table.sum = table.sum.plus(size);
-        table.slots.insert(path.into(), Slot { entry, looked, looking: None, used, size });
+        table.slots.insert(path.into(), Slot { entry, looked, looking: false, used, size });
         drop(table);
         // Files are closed and memory is freed when nobody waits for the lock.
         drop((old, victims));
@@ -177,11 +198,20 @@ impl Table {
         Some(slot)
     }
 
+    /// Has a batch of changes concerned `path` since the count was `changes`?
+    fn may_have_changed(&self, path: &str, changes: u64) -> bool {
+        let since = usize::try_from(self.changes - changes).unwrap_or(usize::MAX);
+        match self.recent.len().checked_sub(since) {
+            Some(before) => self.recent.range(before..).any(|change| (change.0)(path)),
+            None => true, // nobody knows any more what has changed first
+        }
+    }
+
     /// Takes slots out until there is room for `more`, and for another eighth of the bounds, so
     /// that going through the table pays for many insertions.
     ///
-    /// First go the missing: whoever asks for many names that do not exist pushes out nothing
-    /// but those. Then, as in the second chance algorithm, whatever was not asked for since the
+    /// First go the missing: whoever asks for many names that do not exist pushes out an eighth of the
+    /// others once, and then nothing but those. Then, as in the second chance algorithm, whatever was not asked for since the
     /// last time; then anything.
     fn make_room(&mut self, limits: Limits, more: Size) -> Vec<Slot> {
         let goal = Limits {

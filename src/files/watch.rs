@@ -123,7 +123,9 @@ impl Shared {
             if !changes.is_empty() {
                 self.unfollow(&changes);
                 // What is no path stands for all that name nothing.
-                cache.forget(|path| file_path(path).ok().is_none_or(|path| changes.touch(&path)));
+                cache.forget(move |path| {
+                    file_path(path).ok().is_none_or(|path| changes.touch(&path))
+                });
             }
         }
     }

@@ -179,10 +179,8 @@ fn one_is_to_look_again_and_the_others_get_what_was_known_for_as_long_again() {
     assert!(cache.fresh("/f", later).is_none());
     let late = later + SECOND;
     assert!(cache.get("/f", late - Duration::from_nanos(1)).is_some());
-    assert!(cache.get("/f", late).is_none(), "the look takes long: another one");
-    assert!(cache.get("/f", late).is_some());
     cache.forsake("/f");
-    assert!(cache.get("/f", late).is_none(), "nobody looks");
+    assert!(cache.get("/f", later).is_none(), "nobody looks");
     cache.put("/f", disk.file(2), late, 0);
     assert!(cache.get("/f", late).is_some() && cache.fresh("/f", late).is_some());
     cache.forsake("/none");
@@ -202,4 +200,56 @@ fn what_has_changed_is_forgotten_and_a_look_from_before_is_not_believed() {
     assert!(cache.get("/f", now).is_none(), "it may be what was there before");
     cache.put("/f", disk.file(1), now, cache.changes());
     assert!(cache.get("/f", now).is_some());
+}
+
+#[test]
+fn what_changes_elsewhere_keeps_no_look_out() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    cache.put("/f", disk.file(1), now, 0);
+    for round in 1..4 {
+        let at = now + SECOND * round;
+        assert!(cache.get("/f", at).is_none(), "it is late");
+        let changes = cache.changes();
+        for _ in 0..RECENT {
+            cache.forget(|path| path == "/log"); // while the disk answers
+        }
+        cache.put("/f", disk.file(1 + u64::from(round)), at, changes);
+        assert_eq!(cache.get("/f", at).unwrap().held().0, 1 + round as usize);
+    }
+}
+
+#[test]
+fn what_may_have_changed_while_it_was_looked_at_is_not_held_and_nothing_older_either() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    let late = now + SECOND;
+    for batches in [1, RECENT + 1] {
+        cache.put("/f", disk.file(1), now, cache.changes());
+        assert!(cache.get("/f", late).is_none());
+        let changes = cache.changes();
+        // The file itself; or too much since then for anybody to know.
+        for batch in 0..batches {
+            cache.forget(move |path| batch == 0 && batches == 1 && path == "/f");
+        }
+        cache.put("/f", disk.file(2), late, changes);
+        assert!(cache.get("/f", late).is_none(), "{batches}");
+    }
+    assert_eq!(cache.lock().recent.len(), RECENT);
+    assert_eq!(counted(&cache), Size::default());
+}
+
+#[test]
+fn what_was_known_is_served_for_as_long_again_at_most() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    cache.put("/f", disk.file(1), now, 0);
+    assert!(cache.get("/f", now + SECOND).is_none(), "somebody looks, and the disk hangs");
+    assert!(cache.get("/f", now + SECOND * 2 - Duration::from_nanos(1)).is_some());
+    for seconds in 2..9 {
+        assert!(cache.get("/f", now + SECOND * seconds).is_none(), "{seconds}");
+    }
+    let for_ever = Cache::new(Limits::default(), Duration::MAX);
+    for_ever.put("/f", disk.file(1), now, 0);
+    assert!(for_ever.get("/f", now + SECOND * 100).is_some());
 }

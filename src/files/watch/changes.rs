@@ -1,6 +1,9 @@
 //! Which paths a change of a folder's entry may concern.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Bound,
+};
 
 /// Names that have changed, by their folder below the root.
 ///
@@ -9,7 +12,8 @@ use std::collections::{HashMap, HashSet};
 pub(super) struct Changes {
     /// Nobody knows what else has changed.
     pub(super) all: bool,
-    names: HashMap<Box<str>, HashSet<Box<[u8]>>>,
+    /// Sorted: there may be thousands, and each path that is remembered is looked for among them.
+    names: HashMap<Box<str>, BTreeSet<Box<[u8]>>>,
 }
 
 impl Changes {
@@ -22,7 +26,7 @@ impl Changes {
                 }
             }
             None => {
-                self.names.insert(folder.into(), HashSet::from([name.into()]));
+                self.names.insert(folder.into(), BTreeSet::from([name.into()]));
             }
         }
     }
@@ -39,8 +43,12 @@ impl Changes {
         }
         let (folder, name) = split(path);
         // `a` stands for `a.html`, too, and `a.js` for `a.js.gz`.
-        let begins = |names: &HashSet<Box<[u8]>>| {
-            names.iter().any(|changed| changed.starts_with(name.as_bytes()))
+        let begins = |names: &BTreeSet<Box<[u8]>>| {
+            let from = (Bound::Included(name.as_bytes()), Bound::Unbounded);
+            names
+                .range::<[u8], _>(from)
+                .next()
+                .is_some_and(|changed| changed.starts_with(name.as_bytes()))
         };
         self.names.get(folder).is_some_and(begins) || self.replace(folder)
     }
@@ -79,6 +87,7 @@ mod tests {
             (".", "a.js", "a.js"),
             (".", "a.js.gz", "a.js"),
             (".", "about.html", "about"),
+            (".", "ab", "ab"),
             (".", "index.html", ""),
             (".", "new", ""),
             ("docs", "index.html", "docs/"),
