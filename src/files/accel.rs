@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::SystemTime,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -14,7 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Dir, respond, service};
-use crate::{BoxError, Request, Response};
+use crate::{BoxError, Request, Response, semantics::date::HttpDate};
 
 /// nginx's name: a path as in a request, escaped.
 const ACCEL: HeaderName = HeaderName::from_static("x-accel-redirect");
@@ -46,6 +47,9 @@ const OF_BODY: [HeaderName; 8] = [
     header::TRAILER,
     header::TRANSFER_ENCODING,
 ];
+
+/// Directives of Cache-Control that keep a response from caches.
+const FORBIDDING: [&str; 3] = ["no-store", "no-cache", "private"];
 
 /// Wraps a service in [`Accel`].
 ///
@@ -254,8 +258,7 @@ fn merge(mut response: Response, mut said: HeaderMap) -> Response {
         said.remove(header::CONTENT_DISPOSITION);
     }
     if status.is_client_error() {
-        said.remove(header::CACHE_CONTROL);
-        said.remove(header::EXPIRES);
+        keep_from_caches(&mut said);
     }
     // Who may have it, the application decides, by a cookie perhaps; which coding, the files.
     if let Some(of_file) = headers.remove(header::VARY) {
@@ -277,6 +280,29 @@ fn merge(mut response: Response, mut said: HeaderMap) -> Response {
         }
     }
     response
+}
+
+/// Of how long the file may be kept, leaves what forbids it: a refusal with the application's cookies
+/// beside it would be kept by heuristics otherwise.
+fn keep_from_caches(said: &mut HeaderMap) {
+    let mut forbidden = Vec::new();
+    for value in said.get_all(header::CACHE_CONTROL) {
+        for directive in value.as_bytes().split(|&b| b == b',') {
+            // Of `private="set-cookie"` it is all that is private now.
+            let name = directive.split(|&b| b == b'=').next().unwrap_or_default().trim_ascii();
+            let known = FORBIDDING.iter().find(|f| name.eq_ignore_ascii_case(f.as_bytes()));
+            forbidden.extend(known.filter(|f| !forbidden.contains(f)));
+        }
+    }
+    said.remove(header::CACHE_CONTROL);
+    let now = HttpDate::from(SystemTime::now());
+    let later = |at: &HeaderValue| HttpDate::parse(at.as_bytes()).is_some_and(|at| at > now);
+    if said.get_all(header::EXPIRES).iter().any(later) {
+        said.remove(header::EXPIRES);
+    }
+    for directive in forbidden {
+        said.append(header::CACHE_CONTROL, HeaderValue::from_static(directive));
+    }
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

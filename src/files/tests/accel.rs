@@ -1,9 +1,11 @@
 //! An application that names a file.
 
+use std::time::SystemTime;
+
 use tower::{Layer, service_fn};
 
 use super::*;
-use crate::files::AccelLayer;
+use crate::{files::AccelLayer, semantics::date::HttpDate};
 
 type Fields = Vec<(&'static str, String)>;
 
@@ -111,6 +113,37 @@ async fn what_is_named_and_is_not_there_or_leads_out_is_nothing() {
     }
     let raw = vec![("x-accel-redirect", "/protected/a%20b/r\u{e9}sum\u{e9}.txt".to_owned())];
     assert_eq!(content(answer(&layer, raw, ask("/", &[])).await).await, "odd");
+}
+
+#[tokio::test]
+async fn what_may_not_be_kept_may_not_be_kept_as_a_404_either() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir());
+    let later = HttpDate::from(SystemTime::now() + Duration::from_secs(600)).to_value();
+    let later = later.to_str().unwrap();
+    for (name, value, kept) in [
+        ("cache-control", "no-store", "no-store"),
+        ("cache-control", "max-age=60 , Private=\"set-cookie\",s-maxage=60", "private"),
+        ("cache-control", "no-cache, no-cache,must-revalidate", "no-cache"),
+        ("cache-control", "public, max-age=60, x-private", "(none)"),
+        ("cache-control", "", "(none)"),
+        ("expires", "0", "0"),
+        ("expires", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ("expires", later, "(none)"),
+    ] {
+        for (file, want) in [("/none.txt", kept), ("/hello.txt", value)] {
+            let said = vec![("x-accel-redirect", file.to_owned()), (name, value.to_owned())];
+            let response = answer(&layer, said, ask("/", &[])).await;
+            let name = header::HeaderName::from_static(name);
+            assert_eq!(field(&response, &name), want, "{file} {value}");
+        }
+    }
+    let said = ["private, max-age=60", "no-store"].map(|v| ("cache-control", v.to_owned()));
+    let mut said = Vec::from(said);
+    said.push(("x-accel-redirect", "/none.txt".to_owned()));
+    let response = answer(&layer, said, ask("/", &[])).await;
+    let kept: Vec<_> = response.headers().get_all(header::CACHE_CONTROL).iter().collect();
+    assert_eq!(kept, ["private", "no-store"]);
 }
 
 #[tokio::test]
