@@ -40,6 +40,7 @@ mod choices;
 mod dir;
 mod embedded;
 mod entry;
+mod escape;
 mod listing;
 mod looks;
 mod mime;

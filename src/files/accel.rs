@@ -14,10 +14,10 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Dir, respond, service};
+use super::{Dir, escape, respond, service};
 use crate::{BoxError, Request, Response, semantics::date::HttpDate};
 
-/// nginx's name: a path as in a request, escaped.
+/// nginx's name: a path as in a request, escaped as far as it has to be.
 const ACCEL: HeaderName = HeaderName::from_static("x-accel-redirect");
 
 /// Apache's and lighttpd's: a path in the file system.
@@ -99,20 +99,13 @@ impl AccelLayer {
     fn target(&self, headers: &HeaderMap) -> Option<Option<Uri>> {
         if let Some(value) = headers.get(ACCEL) {
             let path = text(value).and_then(|path| path.strip_prefix(&*self.prefix));
-            return Some(path.filter(|p| p.starts_with('/')).and_then(|p| p.parse().ok()));
+            let path = path.filter(|path| path.starts_with('/'));
+            return Some(path.and_then(|path| escape::target(path.as_bytes()).parse().ok()));
         }
         let (root, value) = (self.root.as_ref()?, headers.get(SENDFILE)?);
         let path = text(value).and_then(|path| {
             let below = std::path::Path::new(path).strip_prefix(root).ok()?.to_str()?;
-            let mut escaped = String::from("/");
-            for &b in below.as_bytes() {
-                if b.is_ascii_alphanumeric() || b"/-._~".contains(&b) {
-                    escaped.push(b.into());
-                } else {
-                    escaped.push_str(&format!("%{b:02X}"));
-                }
-            }
-            escaped.parse().ok()
+            format!("/{}", escape::names(below.as_bytes())).parse().ok()
         });
         Some(path)
     }

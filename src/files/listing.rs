@@ -4,7 +4,10 @@ use std::{fmt::Write, io};
 
 use bytes::Bytes;
 
-use super::backend::{Backend, Item};
+use super::{
+    backend::{Backend, Item},
+    escape,
+};
 use crate::semantics::{
     date::HttpDate,
     target::{file_path, normalize},
@@ -35,21 +38,8 @@ impl Listing {
 
 /// Can a request name it? Names of control characters, say, would be links that lead nowhere.
 fn has_target(name: &[u8]) -> bool {
-    let path = format!("/{}", escaped(name));
+    let path = format!("/{}", escape::names(name));
     normalize(&path).is_ok_and(|normal| file_path(&normal).is_ok())
-}
-
-/// A name as a segment of a path.
-fn escaped(name: &[u8]) -> String {
-    let mut text = String::with_capacity(name.len());
-    for &b in name {
-        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
-            text.push(b.into());
-        } else {
-            let _ = write!(text, "%{b:02X}");
-        }
-    }
-    text
 }
 
 fn html(items: &[Item], more: bool) -> String {
@@ -61,7 +51,7 @@ fn html(items: &[Item], more: bool) -> String {
         let slash = if item.folder { "/" } else { "" };
         // Relative, and from here on: no name is taken for a scheme or for another host.
         page.push_str("<li><a href=\"./");
-        page.push_str(&escaped(&item.name));
+        page.push_str(&escape::names(&item.name));
         page.push_str(slash);
         page.push_str("\">");
         for c in String::from_utf8_lossy(&item.name).chars() {

@@ -147,6 +147,29 @@ async fn what_may_not_be_kept_may_not_be_kept_as_a_404_either() {
 }
 
 #[tokio::test]
+async fn a_name_may_be_written_as_it_is_or_escaped() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
+    let odd: String = (b' '..=b'~').filter(|b| !b"/?#\\".contains(b)).map(char::from).collect();
+    for name in [&odd, "100%", "%zz", "a [1] <b> {c} |d| ^e^ `f` \"g\".txt"] {
+        site.write(name, name);
+        let sendfile = format!("{}/{name}", site.root().display());
+        for (field, value) in [
+            ("x-accel-redirect", format!("/protected/{name}")),
+            ("x-accel-redirect", format!("/protected/{name}?a=b c\"%")),
+            (
+                "x-accel-redirect",
+                format!("/protected/{}", crate::files::escape::names(name.as_bytes())),
+            ),
+            ("x-sendfile", sendfile),
+        ] {
+            let response = answer(&layer, vec![(field, value)], ask("/", &[])).await;
+            assert_eq!(content(response).await, *name, "{field}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_names_nothing_is_not_touched() {
     let site = Site::new();
     let layer = AccelLayer::new(site.dir());
@@ -249,6 +272,13 @@ async fn hostile_targets_name_nothing() {
         ("/\\hello.txt", 400),
         ("/%2e%2e/secret.txt", 400),
         ("/docs/..%2f..%2fsecret.txt", 400),
+        ("/docs/ /../../secret.txt", 400),
+        ("/%%32e%%32e/secret.txt", 400),
+        ("/%2%65%2%65/secret.txt", 400),
+        ("/..\\secret.txt", 400),
+        ("/a b\\..\\secret.txt", 400),
+        ("/\t", 400),
+        ("/\u{85}", 400),
         ("/hello.txt%00", 400),
         ("/%2eenv", 404),
         ("/hello.txt?x=/../y", 200),

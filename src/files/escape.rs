@@ -1,0 +1,58 @@
+//! Paths as a URI may hold them (RFC 3986).
+
+use std::fmt::Write;
+
+/// A name, or several with slashes between them: none of their bytes has another meaning.
+pub(super) fn names(names: &[u8]) -> String {
+    escaped(names, |b, _| b.is_ascii_alphanumeric() || b"/-._~".contains(&b))
+}
+
+/// A path and its query that are escaped as far as their writer has thought of it.
+pub(super) fn target(target: &[u8]) -> String {
+    escaped(target, |b, behind| match b {
+        b'%' => matches!(behind, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()),
+        _ => b.is_ascii_graphic() && !b"\"<>[\\]^`{|}".contains(&b),
+    })
+}
+
+/// Escapes each byte that may not stand there as it is, before those that are behind it.
+fn escaped(text: &[u8], may_stand: impl Fn(u8, &[u8]) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (i, &b) in text.iter().enumerate() {
+        if may_stand(b, &text[i + 1..]) {
+            out.push(b.into());
+        } else {
+            let _ = write!(out, "%{b:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_escaped_is_a_target() {
+        let all: Vec<u8> = (0..=255).collect();
+        for escaped in [names(&all), target(&all)] {
+            assert!(format!("/{escaped}").parse::<http::Uri>().is_ok(), "{escaped}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_writer_has_left_out_is_escaped() {
+        for (written, escaped) in [
+            ("/a%20b/100%25.txt?q=%3D&r=(1)", "/a%20b/100%25.txt?q=%3D&r=(1)"),
+            ("/a b/100%.txt", "/a%20b/100%25.txt"),
+            ("/%", "/%25"),
+            ("/%4", "/%254"),
+            ("/%%34", "/%25%34"),
+            ("/%2g%zz%Af", "/%252g%25zz%Af"),
+            ("/\u{e9}\\", "/%C3%A9%5C"),
+        ] {
+            assert_eq!(target(written.as_bytes()), escaped);
+        }
+        assert_eq!(names(b"a%20b/c?d#e"), "a%2520b/c%3Fd%23e");
+    }
+}
