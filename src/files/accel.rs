@@ -36,17 +36,27 @@ const OF_REQUEST: [HeaderName; 6] = [
     header::RANGE,
 ];
 
-/// Fields of the application's response that are about its own body, not about the file.
-const OF_BODY: [HeaderName; 8] = [
+/// Fields of the application's response that are about its own body or status, not about the file.
+const OF_ITS_OWN: [HeaderName; 15] = [
     header::ACCEPT_RANGES,
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,
     header::CONTENT_RANGE,
     header::ETAG,
     header::LAST_MODIFIED,
+    header::LOCATION,
+    header::RETRY_AFTER,
     header::TRAILER,
     header::TRANSFER_ENCODING,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
 ];
+
+/// What the names of fields begin with that are for nginx, as `x-accel-expires` is.
+const OF_NGINX: &str = "x-accel-";
 
 /// Directives of Cache-Control that keep a response from caches.
 const FORBIDDING: [&str; 3] = ["no-store", "no-cache", "private"];
@@ -129,9 +139,10 @@ impl<S> Layer<S> for AccelLayer {
 ///
 /// Codings are those of the client's request, and conditions and ranges if it is a GET or HEAD. What
 /// the application says beside (cookies, `Content-Type`, `Content-Disposition`, `Cache-Control`,
-/// `Vary`) is kept; what is about its own body is not. What it names and is not there is a 404, and
-/// so is a folder without the slash. The fields themselves never reach the client, and count in
-/// responses only: put it around applications whose word counts.
+/// `Vary`) is kept; what is about its own body or status is not, nor what else it tells nginx by
+/// `X-Accel-` fields. What it names and is not there is a 404, and so is a folder without the slash.
+/// The fields that name files never reach the client, and count in responses only: put it around
+/// applications whose word counts.
 #[derive(Debug, Clone)]
 pub struct Accel<S> {
     inner: S,
@@ -239,7 +250,11 @@ where
 /// The file's response, with what the application said of it.
 fn merge(mut response: Response, mut said: HeaderMap) -> Response {
     let status = response.status();
-    for name in OF_BODY {
+    for name in OF_ITS_OWN {
+        said.remove(name);
+    }
+    let of_nginx = said.keys().filter(|name| name.as_str().starts_with(OF_NGINX));
+    for name in of_nginx.cloned().collect::<Vec<_>>() {
         said.remove(name);
     }
     let whole = |kind: &HeaderValue| !kind.as_bytes().starts_with(b"multipart/byteranges");

@@ -184,6 +184,39 @@ async fn who_names_nothing_is_not_touched() {
 }
 
 #[tokio::test]
+async fn what_is_about_the_application_s_own_response_is_left_out_of_the_file_s() {
+    let site = Site::new();
+    let layer = AccelLayer::new(site.dir());
+    let own = [
+        ("content-digest", "sha-256=:abc=:"),
+        ("repr-digest", "sha-256=:abc=:"),
+        ("digest", "sha-256=abc"),
+        ("content-md5", "abc"),
+        ("location", "/elsewhere"),
+        ("www-authenticate", "Basic"),
+        ("retry-after", "120"),
+        ("x-accel-buffering", "no"),
+        ("x-accel-expires", "60"),
+        ("x-accel-anything", "x"),
+    ];
+    for file in ["/hello.txt", "/none.txt"] {
+        let mut said = vec![("x-accel-redirect", file.to_owned())];
+        said.extend(own.map(|(name, value)| (name, value.to_owned())));
+        let response = answer(&layer, said, ask("/", &[])).await;
+        for (name, _) in own {
+            assert!(!response.headers().contains_key(name), "{file} {name}");
+        }
+        assert_eq!(response.headers()["x-own"], "kept");
+    }
+    // Without a file it is all the application's, and may be for another nginx in front.
+    let said = own.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let response = answer(&layer, said, ask("/", &[])).await;
+    for (name, value) in own {
+        assert_eq!(response.headers()[name], value);
+    }
+}
+
+#[tokio::test]
 async fn what_the_application_varies_by_is_kept_beside_the_coding() {
     let site = Site::new();
     let layer = AccelLayer::new(site.dir().precompressed());
