@@ -14,7 +14,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Dir, escape, respond, service};
+use super::{Dir, escape, multipart::KindOfWhole, respond, service};
 use crate::{BoxError, Request, Response, semantics::date::HttpDate};
 
 /// nginx's name: a path as in a request, escaped as far as it has to be.
@@ -241,6 +241,9 @@ where
             // What names nothing here is asked for by a name that nothing has.
             *request.uri_mut() = target.unwrap_or_else(|| Uri::from_static("//"));
             *request.headers_mut() = std::mem::take(&mut this.asked.fields);
+            if let Some(kind) = said.get(header::CONTENT_TYPE) {
+                request.extensions_mut().insert(KindOfWhole(kind.clone()));
+            }
             let file = this.layer.dir.call(request);
             this.state.set(State::File(file, said));
         }
@@ -257,13 +260,14 @@ fn merge(mut response: Response, mut said: HeaderMap) -> Response {
     for name in of_nginx.cloned().collect::<Vec<_>>() {
         said.remove(name);
     }
-    let whole = |kind: &HeaderValue| !kind.as_bytes().starts_with(b"multipart/byteranges");
     let headers = response.headers_mut();
-    let of_file = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
-        && headers.get(header::CONTENT_TYPE).is_none_or(whole);
+    let of_file = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if !of_file {
-        said.remove(header::CONTENT_TYPE);
         said.remove(header::CONTENT_DISPOSITION);
+    }
+    let several = |kind: &HeaderValue| kind.as_bytes().starts_with(b"multipart/byteranges");
+    if !of_file || headers.get(header::CONTENT_TYPE).is_some_and(several) {
+        said.remove(header::CONTENT_TYPE); // each part says it
     }
     if status.is_client_error() {
         keep_from_caches(&mut said);

@@ -16,11 +16,21 @@ use crate::{
     semantics::range,
 };
 
+/// The Content-Type that the whole would be sent with, if that is not the file's own: an extension of
+/// the request. Each part says it.
+#[derive(Debug, Clone)]
+pub(super) struct KindOfWhole(pub(super) HeaderValue);
+
 /// The Content-Type and the body of a response with these parts of `page`.
-pub(super) fn body(page: &Page, parts: &[(u64, u64)]) -> (HeaderValue, Body) {
+pub(super) fn body(
+    page: &Page,
+    parts: &[(u64, u64)],
+    kind: Option<&KindOfWhole>,
+) -> (HeaderValue, Body) {
     // So that no content can have it in it on purpose; by chance it is one in 2^128.
     let boundary = format!("{:016x}{:016x}", random(), random());
-    let own = page.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let own = kind.map(|KindOfWhole(kind)| kind).or_else(|| page.headers.get(header::CONTENT_TYPE));
+    let own = own.map_or(&b""[..], HeaderValue::as_bytes);
     let mut pieces = VecDeque::with_capacity(2 * parts.len() + 1);
     for &(first, last) in parts {
         let range = range::content_range(first, last, page.len);

@@ -127,7 +127,7 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
         }
         Part::Several(parts) => {
             let mut headers = page.headers.clone();
-            let (kind, body) = multipart::body(page, &parts);
+            let (kind, body) = multipart::body(page, &parts, request.extensions.get());
             headers.insert(header::CONTENT_TYPE, kind);
             complete(method, StatusCode::PARTIAL_CONTENT, headers, body)
         }

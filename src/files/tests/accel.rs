@@ -217,6 +217,34 @@ async fn what_is_about_the_application_s_own_response_is_left_out_of_the_file_s(
 }
 
 #[tokio::test]
+async fn each_of_several_parts_is_of_the_type_that_the_application_says() {
+    let site = Site::new();
+    site.write("large.txt", vec![b'x'; 10_000]);
+    let layer = AccelLayer::new(site.dir());
+    for (kind, want) in
+        [(Some("text/x-greeting"), "text/x-greeting"), (None, "text/plain; charset=utf-8")]
+    {
+        // The second time from memory.
+        for _ in 0..2 {
+            let mut said = vec![
+                ("x-accel-redirect", "/large.txt".to_owned()),
+                ("content-disposition", "attachment".to_owned()),
+            ];
+            said.extend(kind.map(|kind| ("content-type", kind.to_owned())));
+            let response =
+                answer(&layer, said, ask("/", &[(header::RANGE, "bytes=0-0,5000-5001")])).await;
+            assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
+            let outer = field(&response, &header::CONTENT_TYPE);
+            assert!(outer.starts_with("multipart/byteranges; boundary="), "{outer}");
+            assert_eq!(field(&response, &header::CONTENT_DISPOSITION), "attachment");
+            let body = String::from_utf8(content(response).await.to_vec()).unwrap();
+            assert_eq!(body.matches(&format!("\r\ncontent-type: {want}\r\n")).count(), 2);
+            assert_eq!(body.matches("content-type").count(), 2, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_the_application_varies_by_is_kept_beside_the_coding() {
     let site = Site::new();
     let layer = AccelLayer::new(site.dir().precompressed());
