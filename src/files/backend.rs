@@ -1,6 +1,6 @@
 //! `Backend`: where files come from.
 
-use std::{fmt, fs::File, io, sync::Arc, time::SystemTime};
+use std::{fmt, fs::File, io, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
@@ -20,14 +20,14 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// descriptors or memory have run out.
     fn look(&self, path: &str) -> io::Result<Found>;
 
-    /// What is in a folder, in any order, at most `most` items; one more tells that there are more.
-    /// Nothing, unless there is a better answer.
+    /// Tells `each` of what is in a folder, one after the other in any order, until it says `Break`:
+    /// it knows how many it wants. Nothing, unless there is a better answer.
     ///
     /// # Errors
     /// As those of [`look`](Self::look).
-    fn list(&self, path: &str, most: usize) -> io::Result<Vec<Item>> {
-        let _ = (path, most);
-        Ok(Vec::new())
+    fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
+        let _ = (path, each);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     fmt,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     io,
+    ops::ControlFlow,
 };
 
 use bytes::Bytes;
@@ -65,20 +66,19 @@ impl Backend for Embedded {
         Ok(if folder { Found::Folder } else { Found::Missing })
     }
 
-    fn list(&self, path: &str, most: usize) -> io::Result<Vec<Item>> {
-        let mut items: Vec<Item> = Vec::new();
+    fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
+        let mut last = None;
         for (rest, source) in self.below(path) {
             let (name, folder) = rest.split_once('/').map_or((rest, false), |(f, _)| (f, true));
-            if items.last().is_some_and(|item| item.name == name.as_bytes()) {
+            if last.replace(name) == Some(name) {
                 continue; // another file of the same folder
             }
-            if items.len() > most {
+            let size = if folder { 0 } else { source.content.len() };
+            if each(Item { name: name.into(), folder, size, modified: None }).is_break() {
                 break;
             }
-            let size = if folder { 0 } else { source.content.len() };
-            items.push(Item { name: name.into(), folder, size, modified: None });
         }
-        Ok(items)
+        Ok(())
     }
 }
 

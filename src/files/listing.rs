@@ -1,6 +1,6 @@
 //! What is in a folder, for people (HTML) and for programs (JSON).
 
-use std::{fmt::Write, io};
+use std::{fmt::Write, io, ops::ControlFlow};
 
 use bytes::Bytes;
 
@@ -25,11 +25,18 @@ pub(super) struct Listing {
 impl Listing {
     /// Reads the folder. May block.
     pub(super) fn of(from: &dyn Backend, folder: &str, hidden: bool) -> io::Result<Self> {
-        let mut items = from.list(folder, MOST)?;
-        let more = items.len() > MOST;
-        items.truncate(MOST);
-        items.retain(|item| hidden || !item.name.starts_with(b"."));
-        items.retain(|item| has_target(&item.name));
+        let mut items = Vec::new();
+        let mut more = false;
+        from.list(folder, &mut |item| {
+            if (hidden || !item.name.starts_with(b".")) && has_target(&item.name) {
+                more = items.len() >= MOST;
+                if more {
+                    return ControlFlow::Break(());
+                }
+                items.push(item);
+            }
+            ControlFlow::Continue(())
+        })?;
         // Folders first, then by name.
         items.sort_by(|a, b| (!a.folder, &a.name).cmp(&(!b.folder, &b.name)));
         Ok(Self { html: html(&items, more).into(), json: json(&items, more).into() })

@@ -16,6 +16,7 @@ pub(super) mod source;
 use std::{
     fs::{File, Metadata},
     io,
+    ops::ControlFlow,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -210,17 +211,13 @@ impl Backend for Root {
         })
     }
 
-    fn list(&self, path: &str, most: usize) -> io::Result<Vec<Item>> {
-        let Some(Opened { file: folder, .. }) = self.open(path)? else { return Ok(Vec::new()) };
-        let mut items = Vec::new();
+    fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
+        let Some(Opened { file: folder, .. }) = self.open(path)? else { return Ok(()) };
         for entry in Dir::read_from(&folder)? {
             let entry = entry?;
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
-            }
-            if items.len() > most {
-                break;
             }
             // What is gone meanwhile, and what is neither file nor folder, is not there. Links are
             // not looked through: whether they lead anywhere shows when they are asked for.
@@ -230,14 +227,17 @@ impl Backend for Root {
                 continue;
             }
             let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-            items.push(Item {
+            let item = Item {
                 name: name.to_bytes().to_vec(),
                 folder: kind == FileType::Directory,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 modified: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
-            });
+            };
+            if each(item).is_break() {
+                break;
+            }
         }
-        Ok(items)
+        Ok(())
     }
 }
 

@@ -1,8 +1,17 @@
 //! Listings of folders with names that nobody would choose.
 
-use std::os::unix::ffi::OsStrExt;
+use std::{
+    io,
+    ops::ControlFlow,
+    os::unix::ffi::OsStrExt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use super::*;
+use crate::files::{Backend, Found, Item};
 
 /// Names that a listing must not be broken by.
 const HOSTILE: [&[u8]; 24] = [
@@ -108,35 +117,51 @@ async fn json_is_for_those_who_accept_it_and_no_html_in_any_of_their_fields() {
     }
 }
 
-/// A folder of more names than anybody wants to read.
+/// A folder of more names than anybody wants to read, behind some that are not shown, and how many
+/// of them were told.
 #[derive(Debug)]
-struct Many(usize);
+struct Many {
+    unseen: usize,
+    seen: usize,
+    told: Arc<AtomicUsize>,
+}
 
-impl crate::files::Backend for Many {
-    fn look(&self, path: &str) -> std::io::Result<crate::files::Found> {
-        use crate::files::Found;
+impl Backend for Many {
+    fn look(&self, path: &str) -> io::Result<Found> {
         Ok(if path == "." { Found::Folder } else { Found::Missing })
     }
 
-    fn list(&self, _: &str, _: usize) -> std::io::Result<Vec<crate::files::Item>> {
-        let item = |i| crate::files::Item {
-            name: format!("{i:05}").into_bytes(),
-            folder: false,
-            size: 0,
-            modified: None,
-        };
-        Ok((0..self.0).map(item).collect())
+    fn list(&self, _: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
+        let unseen = (0..self.unseen).map(|i| if i % 2 == 0 { ".x" } else { "\n" }.to_owned());
+        for name in unseen.chain((0..self.seen).map(|i| format!("{i:05}"))) {
+            self.told.fetch_add(1, Ordering::Relaxed);
+            let item = Item { name: name.into(), folder: false, size: 0, modified: None };
+            if each(item).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
 #[tokio::test]
 async fn a_listing_has_a_bound_and_says_when_it_is_reached() {
-    for (there, listed, more) in [(10_000, 10_000, false), (10_001, 10_000, true)] {
-        let dir = crate::files::from(Many(there)).listing();
+    for (unseen, seen, listed, more, told) in [
+        (0, 10_000, 10_000, false, 10_000),
+        (0, 10_001, 10_000, true, 10_001),
+        (0, 20_000, 10_000, true, 10_001),
+        // Names that are not shown are not counted.
+        (20_000, 50, 50, false, 20_050),
+        (20_000, 10_000, 10_000, false, 30_000),
+        (20_000, 20_000, 10_000, true, 30_001),
+    ] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let dir = crate::files::from(Many { unseen, seen, told: count.clone() }).listing();
         let json = get_with(&dir, "/", &[(header::ACCEPT, "application/json")]).await;
         let json = String::from_utf8(content(json).await.to_vec()).unwrap();
         assert_eq!(json.matches("\"name\":").count(), listed);
         assert!(json.ends_with(&format!("],\"more\":{more}}}\n")));
+        assert_eq!(count.load(Ordering::Relaxed), told);
         let page = String::from_utf8(content(get(&dir, "/").await).await.to_vec()).unwrap();
         assert_eq!(page.matches("<li>").count(), 1 + listed + usize::from(more));
     }
