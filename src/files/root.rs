@@ -14,6 +14,7 @@ mod owners;
 pub(super) mod source;
 
 use std::{
+    ffi::CStr,
     fs::{File, Metadata},
     io,
     ops::ControlFlow,
@@ -191,6 +192,30 @@ impl Root {
         }
     }
 
+    /// What is shown of a name in `folder`, whose path that is: of a link, what it leads to.
+    ///
+    /// `None` for what is gone meanwhile, what is neither file nor folder, and links that are not
+    /// followed or lead nowhere.
+    fn item(&self, folder: &File, path: &str, name: &CStr) -> Option<Item> {
+        let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let (kind, size, seconds) = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => {
+                let name = name.to_str().ok()?;
+                let path = if path == "." { name.to_owned() } else { format!("{path}/{name}") };
+                let Opened { meta, .. } = self.open(&path).ok()??;
+                (FileType::from_raw_mode(meta.mode()), meta.size(), meta.mtime())
+            }
+            kind => (kind, u64::try_from(stat.st_size).unwrap_or(0), stat.st_mtime),
+        };
+        let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        matches!(kind, FileType::RegularFile | FileType::Directory).then(|| Item {
+            name: name.to_bytes().to_vec(),
+            folder: kind == FileType::Directory,
+            size,
+            modified: SystemTime::UNIX_EPOCH.checked_add(since),
+        })
+    }
+
     fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         if let Some(fd) = self.fd.get() {
             return Ok(fd.as_fd());
@@ -216,24 +241,10 @@ impl Backend for Root {
         for entry in Dir::read_from(&folder)? {
             let entry = entry?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            // What is gone meanwhile, and what is neither file nor folder, is not there. Links are
-            // not looked through: whether they lead anywhere shows when they are asked for.
-            let Ok(stat) = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
-                continue;
-            }
-            let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-            let item = Item {
-                name: name.to_bytes().to_vec(),
-                folder: kind == FileType::Directory,
-                size: u64::try_from(stat.st_size).unwrap_or(0),
-                modified: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
-            };
-            if each(item).is_break() {
+            if !matches!(name.to_bytes(), b"." | b"..")
+                && let Some(item) = self.item(&folder, path, name)
+                && each(item).is_break()
+            {
                 break;
             }
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::*;
-use crate::files::{Backend, Found, Item};
+use crate::files::{Backend, Found, Item, Symlinks};
 
 /// Names that a listing must not be broken by.
 const HOSTILE: [&[u8]; 24] = [
@@ -92,6 +92,51 @@ async fn the_folder_is_listed_that_was_asked_for_wherever_its_index_would_be() {
     assert!(listed(&dir, "/").await.1.contains(&"hello.txt".to_owned()));
     for none in ["/none/", "/hello.txt/", "/a/outer.txt/"] {
         assert_eq!(get(&dir, none).await.status(), StatusCode::NOT_FOUND, "{none}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_is_listed_as_what_it_leads_to_if_that_is_served() {
+    let site = Site::new();
+    let at = std::time::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    fs::File::open(site.root().join("hello.txt")).unwrap().set_modified(at).unwrap();
+    for folder in [site.root(), site.root().join("empty")] {
+        let up = if folder.ends_with("empty") { "../" } else { "" };
+        for (link, to) in [
+            ("to-file", "hello.txt"),
+            ("to-folder", "docs"),
+            ("to-nothing", "none.txt"),
+            ("to-itself", "to-itself"),
+            ("to-outside", "../secret.txt"),
+        ] {
+            std::os::unix::fs::symlink(format!("{up}{to}"), folder.join(link)).unwrap();
+        }
+        std::os::unix::fs::symlink("/dev/null", folder.join("to-device")).unwrap();
+    }
+    fs::remove_file(site.root().join("index.html")).unwrap();
+    for (rule, want) in [
+        (Symlinks::Never, &[][..]),
+        (Symlinks::Inside, &["to-folder", "to-file"]),
+        (Symlinks::Any, &["to-folder", "to-file", "to-outside"]),
+    ] {
+        let dir = site.dir().listing().symlinks(rule);
+        for target in ["/", "/empty/"] {
+            let (links, names) = listed(&dir, target).await;
+            let names: Vec<_> = names.iter().filter(|name| name.starts_with("to-")).collect();
+            assert_eq!(names, want, "{rule:?} {target}");
+            for link in links {
+                let status = get(&dir, &format!("{target}{link}")).await.status();
+                assert_eq!(status, StatusCode::OK, "{rule:?} {target}{link}");
+            }
+        }
+        let accept = [(header::ACCEPT, "application/json")];
+        let json = get_with(&dir, "/empty/", &accept).await;
+        let json = String::from_utf8(content(json).await.to_vec()).unwrap();
+        let file = r#"{"name":"to-file","type":"file","size":10,"modified":"Sun, 06 Nov 1994"#;
+        let folder = r#"{"name":"to-folder","type":"folder","#;
+        for item in [file, folder] {
+            assert_eq!(json.contains(item), rule != Symlinks::Never, "{json}");
+        }
     }
 }
 
