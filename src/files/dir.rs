@@ -165,8 +165,8 @@ impl Dir {
         self.with(|options| options.choices.html_extension = true)
     }
 
-    /// Lists a folder without an index file: as HTML, or as JSON to those who accept only that. Up
-    /// to 10,000 names, folders first. Off by default.
+    /// Lists a folder without an index file: as HTML, or as JSON to those whose Accept gives it more
+    /// weight. Up to 10,000 names, folders first. Off by default.
     #[must_use]
     pub fn listing(self) -> Self {
         self.with(|options| options.choices.listing = true)

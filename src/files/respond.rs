@@ -16,7 +16,7 @@ use crate::{
     semantics::{
         conditional::{self, Outcome},
         date::HttpDate,
-        negotiate::{Accepts, Coding},
+        negotiate::{Accepts, Coding, media_weight},
         range::{self, Part},
     },
 };
@@ -81,13 +81,10 @@ fn stand_in(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> 
     complete(&request.method, status, headers, page.slice(0, page.len))
 }
 
-/// A folder, as HTML unless JSON is what is accepted.
+/// A folder, as HTML unless JSON is liked better.
 fn list(request: &Parts, listing: &Listing) -> Response<Body> {
-    let wants = |kind| {
-        let mut fields = request.headers.get_all(header::ACCEPT).iter();
-        fields.any(|value| memchr::memmem::find(value.as_bytes(), kind).is_some())
-    };
-    let json = wants(b"application/json") && !wants(b"text/html");
+    let weight = |kind| media_weight(&request.headers, kind);
+    let json = weight("application/json") > weight("text/html");
     let (kind, body) = if json {
         ("application/json", &listing.json)
     } else {

@@ -1,4 +1,5 @@
-//! Which coding of a content a client is sent (RFC 9110 section 12.5.3).
+//! Which coding of a content a client is sent (RFC 9110 section 12.5.3), and which media type
+//! (section 12.5.1).
 
 use http::{HeaderMap, header};
 
@@ -111,6 +112,76 @@ impl Accepts {
     }
 }
 
+/// How welcome a media type is, in thousandths, by the Accept fields of a request: by the most
+/// specific range that it is in, of equals the first. Nothing if it is in none, and 1000 without the
+/// field.
+///
+/// Parameters of ranges are not looked at; an element that is malformed is as if it were not there.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header::ACCEPT};
+/// use vestibule::semantics::negotiate::media_weight;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(ACCEPT, HeaderValue::from_static("text/html;q=0.5, text/*;q=0.2, */*;q=0.1"));
+/// assert_eq!(media_weight(&headers, "text/html"), 500);
+/// assert_eq!(media_weight(&headers, "text/plain"), 200);
+/// assert_eq!(media_weight(&headers, "application/json"), 100);
+/// ```
+pub fn media_weight(headers: &HeaderMap, media_type: &str) -> u16 {
+    let mut fields = headers.get_all(header::ACCEPT).iter().peekable();
+    if fields.peek().is_none() {
+        return 1000;
+    }
+    let mut best = None;
+    let elements = fields.flat_map(|v| split(v.as_bytes(), b','));
+    for (range, weight) in elements.take(MAX_ELEMENTS).filter_map(range_of) {
+        if let Some(specific) = specificity(range, media_type.as_bytes())
+            && best.is_none_or(|(s, _)| specific > s)
+        {
+            best = Some((specific, weight));
+        }
+    }
+    best.map_or(0, |(_, weight)| weight)
+}
+
+/// A media range without its parameters, and its weight; `None` if that is malformed.
+fn range_of(element: &[u8]) -> Option<(&[u8], u16)> {
+    let mut parts = split(element, b';').map(<[u8]>::trim_ascii);
+    let range = parts.next()?;
+    let weight = parts.find_map(|part| match part {
+        [b'q' | b'Q', b'=', value @ ..] => Some(weight_of(value)),
+        _ => None,
+    });
+    Some((range, weight.unwrap_or(Some(1000))?))
+}
+
+/// How closely a range describes a media type; `None` if it does not.
+fn specificity(range: &[u8], media_type: &[u8]) -> Option<u8> {
+    if range == b"*/*" {
+        return Some(0);
+    }
+    if let Some(kind @ [.., b'/']) = range.strip_suffix(b"*") {
+        let begins = media_type.get(..kind.len())?.eq_ignore_ascii_case(kind);
+        return begins.then_some(1);
+    }
+    range.eq_ignore_ascii_case(media_type).then_some(2)
+}
+
+/// Splits at a separator where it is not in a quoted string.
+fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |&b| {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ => return b == separator && !quoted,
+        }
+        false
+    })
+}
+
 /// A name, and its weight in thousandths; `None` if it is malformed.
 fn element_of(element: &[u8]) -> Option<(&[u8], u16)> {
     let mut parts = element.split(|&b| b == b';').map(<[u8]>::trim_ascii);
@@ -213,5 +284,69 @@ mod tests {
         let many = |n: usize| "x,".repeat(n) + "gzip";
         assert_eq!(accepts(&many(MAX_ELEMENTS - 1)).best(&ANY), Some(Gzip));
         assert_eq!(accepts(&many(MAX_ELEMENTS)).best(&ANY), Some(Identity));
+    }
+
+    /// The weights of `text/html` and `application/json`.
+    fn weights(fields: &[&str]) -> (u16, u16) {
+        let mut headers = HeaderMap::new();
+        for value in fields {
+            headers.append(header::ACCEPT, HeaderValue::from_str(value).unwrap());
+        }
+        (media_weight(&headers, "text/html"), media_weight(&headers, "application/json"))
+    }
+
+    #[test]
+    fn the_most_specific_range_weighs_a_media_type() {
+        assert_eq!(weights(&[]), (1000, 1000));
+        for (value, html, json) in [
+            ("*/*", 1000, 1000),
+            ("application/json", 0, 1000),
+            ("Application/JSON", 0, 1000),
+            ("application/json;q=0", 0, 0),
+            ("text/html, application/json;q=0.9", 1000, 900),
+            ("text/html;q=0.1, application/json ; Q=0.2", 100, 200),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", 1000, 800),
+            ("*/*;q=0.3, text/*;q=0.2, text/html;q=0.1", 100, 300),
+            ("text/html;q=0, text/*, */*", 0, 1000),
+            ("TEXT/*;q=0.5", 500, 0),
+            ("application/*;q=0.5", 0, 500),
+            ("text/html;q=0.1, text/html", 100, 0),
+            ("text/html;level=1;q=0.4;x=y", 400, 0),
+            ("application/json;charset=utf-8", 0, 1000),
+            (r#"text/x;a=",application/json;q=1,", text/html;b="\";q=0";q=0.7"#, 700, 0),
+            ("application/jsonp, application/json-seq, text/htm, text/html5, text", 0, 0),
+            ("", 0, 0),
+            (",, ,text/html", 1000, 0),
+        ] {
+            assert_eq!(weights(&[value]), (html, json), "{value}");
+        }
+        assert_eq!(weights(&["text/html;q=0.5", "*/*;q=0.1"]), (500, 100));
+    }
+
+    #[test]
+    fn malformed_ranges_are_as_if_they_were_not_there() {
+        for bad in [
+            "text/html;q=2",
+            "text/html;q=",
+            "text/html;q=0.5555",
+            "text/html;q=.2",
+            "text / html",
+            "*",
+            "*; q=0.2",
+            "*/html",
+            "te*",
+            "text",
+            "text/",
+            "/",
+            ";q=1",
+            "\"text/html",
+            "\\text/html",
+        ] {
+            assert_eq!(weights(&[bad]), (0, 0), "{bad}");
+            assert_eq!(weights(&[bad, "text/*;q=0.3"]), (300, 0), "{bad}");
+        }
+        let many = |n: usize| "x/y,".repeat(n) + "text/html";
+        assert_eq!(weights(&[&many(MAX_ELEMENTS - 1)]), (1000, 0));
+        assert_eq!(weights(&[&many(MAX_ELEMENTS)]), (0, 0));
     }
 }

@@ -141,13 +141,20 @@ async fn a_link_is_listed_as_what_it_leads_to_if_that_is_served() {
 }
 
 #[tokio::test]
-async fn json_is_for_those_who_accept_it_and_no_html_in_any_of_their_fields() {
+async fn json_is_for_those_who_like_it_better_than_html() {
     let site = Site::new();
     let dir = site.dir().listing();
     for (fields, kind) in [
         (&["application/json"][..], "application/json"),
-        (&["text/plain", "application/json, */*"], "application/json"),
+        (&["text/plain", "application/json, */*;q=0.9"], "application/json"),
+        (&["application/json, text/html;q=0.5"], "application/json"),
+        (&["text/html;q=0, */*"], "application/json"),
+        (&["Application/JSON"], "application/json"),
+        (&["application/json, */*"], "text/html; charset=utf-8"),
         (&["application/json", "text/html"], "text/html; charset=utf-8"),
+        (&["application/json;q=0.1, text/*"], "text/html; charset=utf-8"),
+        (&["application/json;q=0, */*"], "text/html; charset=utf-8"),
+        (&["application/json-seq"], "text/html; charset=utf-8"),
         (&["*/*"], "text/html; charset=utf-8"),
         (&[], "text/html; charset=utf-8"),
     ] {
