@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Body,
     semantics::{
-        conditional::{self, Outcome},
+        conditional::{self, Outcome, Validators},
         date::HttpDate,
         negotiate::{Accepts, Coding, media_weight},
         range::{self, Part},
@@ -98,19 +98,19 @@ fn list(request: &Parts, listing: &Listing) -> Response<Body> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let policy = HeaderValue::from_static("default-src 'none'");
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    // Nothing to recognise it by; but it is there, and not what a tag names.
+    if let Some(response) = decided(request, &headers, Validators::default()) {
+        return response;
+    }
     complete(&request.method, StatusCode::OK, headers, Body::from(body.clone()))
 }
 
 fn file(request: &Parts, page: &Page) -> Response<Body> {
     let Parts { method, headers, .. } = request;
-    if conditional::is_conditional(headers) {
-        match conditional::evaluate(method, headers, Some(page.validators())) {
-            Outcome::Proceed => {}
-            Outcome::NotModified => return not_modified(page),
-            Outcome::PreconditionFailed => {
-                return refused(method, page, StatusCode::PRECONDITION_FAILED);
-            }
-        }
+    if conditional::is_conditional(headers)
+        && let Some(response) = decided(request, &page.headers, page.validators())
+    {
+        return response;
     }
     match part(request, page) {
         Part::Whole => {
@@ -129,7 +129,7 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
             complete(method, StatusCode::PARTIAL_CONTENT, headers, body)
         }
         Part::Unsatisfiable => {
-            let mut response = refused(method, page, StatusCode::RANGE_NOT_SATISFIABLE);
+            let mut response = refused(method, &page.headers, StatusCode::RANGE_NOT_SATISFIABLE);
             let value = range::content_range_unsatisfied(page.len);
             response.headers_mut().insert(header::CONTENT_RANGE, value);
             response
@@ -137,10 +137,21 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
     }
 }
 
-/// A refusal that was for this page and may not be for one in another coding.
-fn refused(method: &Method, page: &Page, status: StatusCode) -> Response<Body> {
+/// The answer to a request whose preconditions decide what it is; `whole` are the headers of a 200.
+fn decided(request: &Parts, whole: &HeaderMap, now: Validators<'_>) -> Option<Response<Body>> {
+    match conditional::evaluate(&request.method, &request.headers, Some(now)) {
+        Outcome::Proceed => None,
+        Outcome::NotModified => Some(not_modified(whole)),
+        Outcome::PreconditionFailed => {
+            Some(refused(&request.method, whole, StatusCode::PRECONDITION_FAILED))
+        }
+    }
+}
+
+/// A refusal that was for what has these headers and may not be for the same in another form.
+fn refused(method: &Method, whole: &HeaderMap, status: StatusCode) -> Response<Body> {
     let mut response = plain(method, status);
-    if let Some(vary) = page.headers.get(header::VARY) {
+    if let Some(vary) = whole.get(header::VARY) {
         response.headers_mut().insert(header::VARY, vary.clone());
     }
     response
@@ -163,11 +174,11 @@ fn part(request: &Parts, page: &Page) -> Part {
     }
 }
 
-fn not_modified(page: &Page) -> Response<Body> {
+fn not_modified(whole: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     for name in OF_NOT_MODIFIED {
-        if let Some(value) = page.headers.get(&name) {
+        if let Some(value) = whole.get(&name) {
             response.headers_mut().insert(name, value.clone());
         }
     }

@@ -169,6 +169,24 @@ async fn json_is_for_those_who_like_it_better_than_html() {
     }
 }
 
+#[tokio::test]
+async fn a_listing_is_there_and_has_no_tag() {
+    let site = Site::new();
+    let dir = site.dir().listing();
+    for (name, value, status) in [
+        (header::IF_MATCH, "\"x\"", StatusCode::PRECONDITION_FAILED),
+        (header::IF_MATCH, "*", StatusCode::OK),
+        (header::IF_NONE_MATCH, "\"x\"", StatusCode::OK),
+        (header::IF_NONE_MATCH, "*", StatusCode::NOT_MODIFIED),
+        (header::IF_UNMODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT", StatusCode::OK),
+        (header::IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT", StatusCode::OK),
+    ] {
+        let response = get_with(&dir, "/empty/", &[(name, value)]).await;
+        assert_eq!(response.status(), status, "{value}");
+        assert_eq!(field(&response, &header::VARY), "accept", "{value}");
+    }
+}
+
 /// A folder of more names than anybody wants to read, behind some that are not shown, and how many
 /// of them were told.
 #[derive(Debug)]
