@@ -16,7 +16,7 @@ use crate::{
     semantics::{
         conditional::{self, Outcome, Validators},
         date::HttpDate,
-        negotiate::{Accepts, Coding, media_weight},
+        negotiate::{Accepts, Coding, prefers},
         range::{self, Part},
     },
 };
@@ -83,8 +83,7 @@ fn stand_in(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> 
 
 /// A folder, as HTML unless JSON is liked better.
 fn list(request: &Parts, listing: &Listing) -> Response<Body> {
-    let weight = |kind| media_weight(&request.headers, kind);
-    let json = weight("application/json") > weight("text/html");
+    let json = prefers(&request.headers, "application/json", "text/html");
     let (kind, body) = if json {
         ("application/json", &listing.json)
     } else {

@@ -129,20 +129,42 @@ impl Accepts {
 /// assert_eq!(media_weight(&headers, "application/json"), 100);
 /// ```
 pub fn media_weight(headers: &HeaderMap, media_type: &str) -> u16 {
+    weighed(headers, media_type).0
+}
+
+/// Is a media type more welcome than another one: by its [weight](media_weight), or, of equals, because
+/// it is named more specifically?
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header::ACCEPT};
+/// use vestibule::semantics::negotiate::prefers;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
+/// assert!(prefers(&headers, "application/json", "text/html"));
+/// headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+/// assert!(!prefers(&headers, "application/json", "text/html"), "as welcome");
+/// ```
+pub fn prefers(headers: &HeaderMap, media_type: &str, to: &str) -> bool {
+    weighed(headers, media_type) > weighed(headers, to)
+}
+
+/// The weight of a media type, and how closely the range describes it that says so.
+fn weighed(headers: &HeaderMap, media_type: &str) -> (u16, u8) {
     let mut fields = headers.get_all(header::ACCEPT).iter().peekable();
     if fields.peek().is_none() {
-        return 1000;
+        return (1000, 0);
     }
     let mut best = None;
     let elements = fields.flat_map(|v| split(v.as_bytes(), b','));
     for (range, weight) in elements.take(MAX_ELEMENTS).filter_map(range_of) {
         if let Some(specific) = specificity(range, media_type.as_bytes())
-            && best.is_none_or(|(s, _)| specific > s)
+            && best.is_none_or(|(_, s)| specific > s)
         {
-            best = Some((specific, weight));
+            best = Some((weight, specific));
         }
     }
-    best.map_or(0, |(_, weight)| weight)
+    best.unwrap_or((0, 0))
 }
 
 /// A media range without its parameters, and its weight; `None` if that is malformed.

@@ -150,7 +150,7 @@ async fn json_is_for_those_who_like_it_better_than_html() {
         (&["application/json, text/html;q=0.5"], "application/json"),
         (&["text/html;q=0, */*"], "application/json"),
         (&["Application/JSON"], "application/json"),
-        (&["application/json, */*"], "text/html; charset=utf-8"),
+        (&["application/json, text/plain, */*"], "application/json"),
         (&["application/json", "text/html"], "text/html; charset=utf-8"),
         (&["application/json;q=0.1, text/*"], "text/html; charset=utf-8"),
         (&["application/json;q=0, */*"], "text/html; charset=utf-8"),
