@@ -122,7 +122,8 @@ pub use body::Body;
 pub use budget::Budget;
 pub use error::{BoxError, Error};
 #[cfg(feature = "server")]
-pub use route::{OriginalUri, Router};
+pub use route::Router;
+pub use semantics::target::OriginalUri;
 #[cfg(feature = "server")]
 pub use serve::serve;
 

@@ -10,14 +10,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Uri, header};
+use http::{Request, Response, StatusCode, header};
 use tower_service::Service;
 
 use self::{
     entry::{Host, Prefix, host_of},
     erased::{ResponseFuture, Route, erase},
 };
-use crate::{body::Body, error::BoxError, semantics::target};
+use crate::{
+    body::Body,
+    error::BoxError,
+    semantics::target::{self, OriginalUri},
+};
 
 /// Sends each request to a service, by its host and by the longest path prefix.
 ///
@@ -54,11 +58,6 @@ use crate::{body::Body, error::BoxError, semantics::target};
 /// ```
 #[derive(Clone, Default)]
 pub struct Router(Arc<Table>);
-
-/// The request's URI as it was before the first [`mount`](Router::mount) took a prefix off it;
-/// in the request's extensions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginalUri(pub Uri);
 
 #[derive(Clone, Default)]
 struct Table {

@@ -6,6 +6,13 @@
 
 use std::borrow::Cow;
 
+use http::Uri;
+
+/// A request's URI as it was before a router took the first prefix off it; in the request's
+/// extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginalUri(pub Uri);
+
 /// Why a path has no normal form. All of them are the client's fault: a 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
