@@ -4,13 +4,15 @@ use std::{fmt, sync::Arc};
 
 use http::{HeaderValue, StatusCode};
 
-/// Cache-Control for a path below the root.
+/// The value of a field for a path below the root.
 pub(super) type Policy = dyn Fn(&str) -> Option<HeaderValue> + Send + Sync;
 
 #[derive(Clone)]
 pub(super) struct Choices {
-    /// What a folder is answered with.
-    pub(super) index: String,
+    /// What a folder is answered with: the first that is there.
+    pub(super) indexes: Vec<String>,
+    /// Instead of what is guessed by the name.
+    pub(super) content_type: Option<Arc<Policy>>,
     pub(super) cache_control: Option<Arc<Policy>>,
     pub(super) precompressed: bool,
     pub(super) html_extension: bool,
@@ -23,7 +25,8 @@ pub(super) struct Choices {
 impl Default for Choices {
     fn default() -> Self {
         Self {
-            index: "index.html".to_owned(),
+            indexes: vec!["index.html".to_owned()],
+            content_type: None,
             cache_control: None,
             precompressed: false,
             html_extension: false,
@@ -37,7 +40,7 @@ impl Default for Choices {
 impl fmt::Debug for Choices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Choices")
-            .field("index", &self.index)
+            .field("indexes", &self.indexes)
             .field("precompressed", &self.precompressed)
             .field("html_extension", &self.html_extension)
             .field("listing", &self.listing)

@@ -119,7 +119,33 @@ impl Dir {
     /// The name of the file that a folder is answered with, `index.html` by default.
     #[must_use]
     pub fn index(self, name: impl Into<String>) -> Self {
-        self.with(|options| options.choices.index = name.into())
+        self.indexes([name])
+    }
+
+    /// Several names: a folder is answered with the first of them that is there.
+    #[must_use]
+    pub fn indexes(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        self.with(|options| options.choices.indexes = names)
+    }
+
+    /// A Content-Type by the file's path below the folder, instead of the one by its extension; that
+    /// one for `None`. As [`cache_policy`](Self::cache_policy).
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use vestibule::files;
+    ///
+    /// let site = files::dir("public").content_type(|path| {
+    ///     path.ends_with(".txt").then(|| HeaderValue::from_static("text/plain; charset=iso-8859-1"))
+    /// });
+    /// ```
+    #[must_use]
+    pub fn content_type(
+        self,
+        policy: impl Fn(&str) -> Option<HeaderValue> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.choices.content_type = Some(Arc::new(policy)))
     }
 
     /// A Cache-Control value for every file, as in `max-age=3600`. None by default.
@@ -152,14 +178,15 @@ impl Dir {
     }
 
     /// Serves `a.js.zst`, `a.js.br` or `a.js.gz` for `a.js` to those who accept it, unless it is
-    /// older than the file itself; and 406 to those who accept nothing that is there. Off by
-    /// default.
+    /// more than a minute older than the file itself; and 406 to those who accept nothing that is
+    /// there. Off by default.
     #[must_use]
     pub fn precompressed(self) -> Self {
         self.with(|options| options.choices.precompressed = true)
     }
 
-    /// Serves `about.html` for `/about` where there is nothing of that name. Off by default.
+    /// Serves `about.html` for `/about` where there is nothing of that name, or a folder with nothing
+    /// to be answered with. Off by default.
     #[must_use]
     pub fn html_extension(self) -> Self {
         self.with(|options| options.choices.html_extension = true)

@@ -1,6 +1,11 @@
 //! What a path names, read from the disk once and ready to be answered with many times.
 
-use std::{fs::File, io, sync::Arc, time::SystemTime};
+use std::{
+    fs::File,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -52,20 +57,46 @@ pub(super) struct Page {
 impl Entry {
     /// Looks up what `path` names. May block.
     pub(super) fn load(from: &dyn Backend, path: &Path, choices: &Choices) -> io::Result<Self> {
-        let found = Self::at(from, &path.below_root, path.is_index, choices)?;
-        if !matches!(found, Self::Missing) {
-            return Ok(found);
+        let Path { below_root: path, is_folder } = path;
+        if *is_folder {
+            return Self::in_folder(from, path, choices);
         }
-        if path.is_index && choices.listing {
-            let folder = path.below_root.strip_suffix(&*choices.index).unwrap_or_default();
-            let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
-            if let Found::Folder = from.look(folder)? {
-                return Listing::of(from, folder, choices.hidden).map(Self::Listing);
+        let found = Self::at(from, path, false, choices)?;
+        let page = choices.html_extension.then(|| format!("{path}.html"));
+        match (found, page) {
+            (Self::Missing, Some(page)) => Self::page(from, &page, choices),
+            // A page and a folder for what is below it, as in `blog.html` and `blog/2026.html`.
+            (Self::Folder, Some(page)) => {
+                match Self::in_folder(from, &format!("{path}/"), choices)? {
+                    Self::Missing => match Self::page(from, &page, choices)? {
+                        Self::Missing => Ok(Self::Folder),
+                        page => Ok(page),
+                    },
+                    _ => Ok(Self::Folder),
+                }
+            }
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// A file and nothing else.
+    pub(super) fn page(from: &dyn Backend, path: &str, choices: &Choices) -> io::Result<Self> {
+        Self::at(from, path, true, choices)
+    }
+
+    /// What a folder is answered with, whose path ends in a slash or is empty.
+    fn in_folder(from: &dyn Backend, folder: &str, choices: &Choices) -> io::Result<Self> {
+        for index in &choices.indexes {
+            let found = Self::page(from, &format!("{folder}{index}"), choices)?;
+            if !matches!(found, Self::Missing) {
+                return Ok(found);
             }
         }
-        if !path.is_index && choices.html_extension {
-            let page = format!("{}.html", path.below_root);
-            return Self::at(from, &page, true, choices);
+        let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
+        if choices.listing
+            && let Found::Folder = from.look(folder)?
+        {
+            return Listing::of(from, folder, choices.hidden).map(Self::Listing);
         }
         Ok(Self::Missing)
     }
@@ -107,8 +138,8 @@ impl Variants {
         let mut coded = Vec::new();
         for (coding, end) in CODINGS.into_iter().filter(|_| choices.precompressed) {
             let Found::File(source) = from.look(&format!("{path}{end}"))? else { continue };
-            // One that is older than the file is of a version that is no more.
-            if source.modified < written {
+            if is_of_another_version(source.modified, written) {
+                tracing::debug!(path, end, "older than the file itself, and not sent");
                 continue;
             }
             let mut page = Page::new(source, path, choices);
@@ -127,17 +158,28 @@ impl Variants {
     }
 }
 
-/// Where below the root a request's file is.
+/// What is older than the file by more than this, a minute, was not made of it. Within it nobody knows:
+/// who copies a folder writes its files in any order.
+const SLACK: Duration = Duration::from_secs(60);
+
+fn is_of_another_version(coded: Option<SystemTime>, plain: Option<SystemTime>) -> bool {
+    match (coded, plain) {
+        (Some(coded), Some(plain)) => coded.checked_add(SLACK).is_some_and(|latest| latest < plain),
+        _ => false,
+    }
+}
+
+/// What a request names, below the root.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Path {
     pub(super) below_root: String,
-    /// The request named a folder, with the slash; this is its index file.
-    pub(super) is_index: bool,
+    /// It was named with the slash: its index file, or a list of what is in it.
+    is_folder: bool,
 }
 
 impl Path {
-    /// The file that a decoded path without its leading slash stands for; `None` if it stands for
-    /// none: hidden names, and empty segments, which would be second names of the same file.
+    /// What a decoded path without its leading slash stands for; `None` if it stands for
+    /// nothing: hidden names, and empty segments, which would be second names of the same file.
     pub(super) fn of(path: &str, choices: &Choices) -> Option<Self> {
         let (folders, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));
         for (i, segment) in folders.into_iter().flat_map(|f| f.split('/')).enumerate() {
@@ -150,10 +192,7 @@ impl Path {
         if name.starts_with('.') && path != ".well-known" && !choices.hidden {
             return None;
         }
-        let is_index = name.is_empty();
-        let below_root =
-            if is_index { format!("{path}{}", choices.index) } else { path.to_owned() };
-        Some(Self { below_root, is_index })
+        Some(Self { below_root: path.to_owned(), is_folder: name.is_empty() })
     }
 }
 
@@ -162,16 +201,19 @@ impl Page {
         let Source { content, modified, tag } = source;
         // A tag that is none is left out: nothing is ever not modified under it.
         let etag = ETag::strong(tag.as_bytes()).ok().map(ETag::to_value);
-        // Not later than now: RFC 9110 section 8.8.2.1.
+        // Not later than now: RFC 9110 section 8.8.2.1. But what is said for want of a better date, and
+        // is another one each time, nothing is recognised by.
         let now = HttpDate::from(SystemTime::now());
-        let modified = modified.map(|at| HttpDate::from(at).min(now));
+        let said = modified.map(|at| HttpDate::from(at).min(now));
+        let modified = modified.map(HttpDate::from).filter(|at| *at <= now);
 
         let mut headers = HeaderMap::with_capacity(7);
-        headers.insert(header::CONTENT_TYPE, content_type(path));
+        let kind = choices.content_type.as_ref().and_then(|policy| policy(path));
+        headers.insert(header::CONTENT_TYPE, kind.unwrap_or_else(|| content_type(path)));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        if let Some(modified) = modified {
-            headers.insert(header::LAST_MODIFIED, modified.to_value());
+        if let Some(said) = said {
+            headers.insert(header::LAST_MODIFIED, said.to_value());
         }
         if let Some(etag) = &etag {
             headers.insert(header::ETAG, etag.clone());
@@ -238,20 +280,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_a_file_or_the_index_of_a_folder() {
+    fn a_path_names_a_file_or_a_folder() {
         let table = [
-            ("", "index.html", true),
-            ("a/", "a/index.html", true),
-            ("a", "a", false),
-            ("a/b.txt", "a/b.txt", false),
-            (".well-known/acme", ".well-known/acme", false),
-            (".well-known", ".well-known", false),
-            ("a..b", "a..b", false),
+            ("", true),
+            ("a/", true),
+            ("a", false),
+            ("a/b.txt", false),
+            (".well-known/acme", false),
+            (".well-known", false),
+            ("a..b", false),
         ];
-        for (path, below_root, is_index) in table {
-            let want = Path { below_root: below_root.to_owned(), is_index };
+        for (path, is_folder) in table {
+            let want = Path { below_root: path.to_owned(), is_folder };
             assert_eq!(Path::of(path, &Choices::default()), Some(want), "{path}");
         }
+    }
+
+    #[test]
+    fn a_file_in_another_coding_is_believed_to_be_of_the_same_version_for_a_minute() {
+        let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert!(!is_of_another_version(at(100), at(160)));
+        assert!(is_of_another_version(at(100), at(161)));
+        assert!(!is_of_another_version(at(200), at(100)));
+        assert!(!is_of_another_version(None, at(100)) && !is_of_another_version(at(100), None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts,
 };
 
 use super::{
@@ -18,6 +18,7 @@ use crate::{
         date::HttpDate,
         negotiate::{Accepts, Coding, prefers},
         range::{self, Part},
+        target::OriginalUri,
     },
 };
 
@@ -189,9 +190,9 @@ fn not_modified(whole: &HeaderMap) -> Response<Body> {
 /// The reference is relative: it is right below any prefix that a router has cut off, and since
 /// it begins with `./` no path can turn it into another host or scheme.
 fn redirect(request: &Parts) -> Response<Body> {
-    let path = request.uri.path();
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let (mark, query) = request.uri.query().map_or(("", ""), |query| ("?", query));
+    let uri = asked(request);
+    let name = uri.path().rsplit('/').next().unwrap_or_default();
+    let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
     let location = format!("./{name}/{mark}{query}");
     let mut response = plain(&request.method, StatusCode::PERMANENT_REDIRECT);
     match HeaderValue::try_from(location) {
@@ -199,6 +200,15 @@ fn redirect(request: &Parts) -> Response<Body> {
         Err(_) => return plain(&request.method, StatusCode::NOT_FOUND),
     };
     response
+}
+
+/// What the client asked for, where it matters: `/` is also what a router makes of the path that it
+/// has mounted us at, with or without a slash at its end.
+pub(super) fn asked(request: &Parts) -> &Uri {
+    match request.extensions.get::<OriginalUri>() {
+        Some(OriginalUri(original)) if request.uri.path() == "/" => original,
+        _ => &request.uri,
+    }
 }
 
 /// GET: the body, whose length frames the message. HEAD: that length, and no body.

@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
 };
 
@@ -12,9 +12,11 @@ use tokio::{sync::oneshot, time::Instant};
 use tower_service::Service;
 
 use super::{
+    backend::Backend,
+    choices::Choices,
     dir::{Dir, From, Inner},
     entry::{Entry, Path},
-    respond::{plain, respond},
+    respond::{asked, plain, respond},
 };
 use crate::{
     Body, BoxError, Error,
@@ -34,7 +36,7 @@ impl Service<Request<Body>> for Dir {
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (request, _) = request.into_parts();
         match self.0.find(&request) {
-            Found::Response(response) => ResponseFuture::ready(response),
+            Found::Refused(status) => ResponseFuture::ready(refuse(&request.method, status)),
             Found::Entry(entry, status) => ResponseFuture::ready(respond(&request, &entry, status)),
             Found::OnDisk { normal, path, now } => {
                 ResponseFuture::blocking(request, self.0.look_up(normal, path, now))
@@ -50,26 +52,38 @@ const OTHERWISE: &str = "";
 pub(super) type Loaded = (StatusCode, Arc<Entry>);
 
 /// What is known of a request without a look at the disk.
-enum Found {
-    /// The answer: a refusal.
-    Response(Response<Body>),
+pub(super) enum Found {
+    /// It is none for a file, or names one in two ways.
+    Refused(StatusCode),
     /// What it asks for, or what stands for what is not there, with its status.
     Entry(Arc<Entry>, StatusCode),
-    /// Where to look. It was not there, or not lately, at `now`.
-    OnDisk { normal: Box<str>, path: Path, now: Instant },
+    /// Where to look, if there can be anything. It was not there, or not lately, at `now`.
+    OnDisk { normal: Box<str>, path: Option<Path>, now: Instant },
+}
+
+/// What needs no look.
+static MISSING: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Missing));
+static FOLDER: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Folder));
+
+/// A short answer to what is refused.
+pub(super) fn refuse(method: &Method, status: StatusCode) -> Response<Body> {
+    let mut response = plain(method, status);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
 }
 
 impl Inner {
-    fn find(&self, request: &Parts) -> Found {
-        let method = &request.method;
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            let mut response = plain(method, StatusCode::METHOD_NOT_ALLOWED);
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Found::Response(response);
+    pub(super) fn find(&self, request: &Parts) -> Found {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return Found::Refused(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let Ok(normal) = normalize(request.uri.path()) else {
-            return Found::Response(plain(method, StatusCode::BAD_REQUEST));
-        };
+        let path = request.uri.path();
+        if path == "/" && !asked(request).path().ends_with('/') {
+            return Found::Entry(FOLDER.clone(), StatusCode::OK);
+        }
+        let Ok(normal) = normalize(path) else { return Found::Refused(StatusCode::BAD_REQUEST) };
         let now = Instant::now();
         if let Some(entry) = self.cache.get(&normal, now) {
             if !self.is_replaced(&entry) {
@@ -79,17 +93,26 @@ impl Inner {
                 return Found::Entry(entry, status);
             }
         }
-        let Ok(path) = file_path(&normal) else {
-            return Found::Response(plain(method, StatusCode::BAD_REQUEST));
-        };
-        match Path::of(&path, &self.options.choices) {
-            Some(path) => Found::OnDisk { normal: normal.into(), path, now },
-            None => Found::Response(plain(method, StatusCode::NOT_FOUND)),
+        let Ok(path) = file_path(&normal) else { return Found::Refused(StatusCode::BAD_REQUEST) };
+        let path = Path::of(&path, &self.options.choices);
+        if path.is_none() {
+            if !self.is_replaced(&MISSING) {
+                return Found::Entry(MISSING.clone(), StatusCode::OK);
+            }
+            if let Some((status, entry)) = self.cached_otherwise(now) {
+                return Found::Entry(entry, status);
+            }
         }
+        Found::OnDisk { normal: normal.into(), path, now }
     }
 
     /// Looks at the disk where that may block. Those who ask for one path at a time have one look.
-    fn look_up(self: &Arc<Self>, normal: Box<str>, path: Path, now: Instant) -> Looked {
+    pub(super) fn look_up(
+        self: &Arc<Self>,
+        normal: Box<str>,
+        path: Option<Path>,
+        now: Instant,
+    ) -> Looked {
         let look = || {
             let look = Look { inner: self.clone(), normal: normal.clone(), path, now };
             move || look.take()
@@ -113,9 +136,13 @@ impl Inner {
     }
 
     /// Looks at the disk, and remembers what is there.
-    fn load(&self, normal: &str, path: &Path, now: Instant) -> io::Result<Loaded> {
-        let (entry, changes) = self.look(path)?;
-        self.cache.put(normal, entry.clone(), now, changes);
+    fn load(&self, normal: &str, path: Option<&Path>, now: Instant) -> io::Result<Loaded> {
+        let entry = match path {
+            Some(path) => self.look(normal, &path.below_root, now, |from, choices| {
+                Entry::load(from, path, choices)
+            })?,
+            None => MISSING.clone(),
+        };
         let Some((page, status)) =
             self.options.choices.otherwise.as_ref().filter(|_| self.is_replaced(&entry))
         else {
@@ -124,41 +151,45 @@ impl Inner {
         if let Some(cached) = self.cache.fresh(OTHERWISE, now) {
             return Ok((*status, cached));
         }
-        let path = Path { below_root: page.trim_start_matches('/').to_owned(), is_index: true };
-        let (otherwise, changes) = self.look(&path)?;
-        if !matches!(*otherwise, Entry::File(_)) {
-            return Ok((StatusCode::OK, entry)); // that is not there either
-        }
-        self.cache.put(OTHERWISE, otherwise.clone(), now, changes);
+        let page = page.trim_start_matches('/');
+        let otherwise =
+            self.look(OTHERWISE, page, now, |from, choices| Entry::page(from, page, choices))?;
         Ok((*status, otherwise))
     }
 
-    /// What is at a path, and the count of changes from before.
-    fn look(&self, path: &Path) -> io::Result<(Arc<Entry>, u64)> {
+    /// Looks at what is remembered as `name`, and at the folders on the way to `path` from then on.
+    fn look(
+        &self,
+        name: &str,
+        path: &str,
+        now: Instant,
+        load: impl FnOnce(&dyn Backend, &Choices) -> io::Result<Entry>,
+    ) -> io::Result<Arc<Entry>> {
         let changes = self.cache.changes();
         if let From::Folder(root) = &self.from
             && let Some(watch) = self.watch()
         {
-            watch.follow(root, &path.below_root);
+            watch.follow(root, path);
         }
-        let entry = Entry::load(self.from.backend(), path, &self.options.choices)?;
-        Ok((Arc::new(entry), changes))
+        let entry = Arc::new(load(self.from.backend(), &self.options.choices)?);
+        self.cache.put(name, entry.clone(), now, changes);
+        Ok(entry)
     }
 }
 
-type Looked = oneshot::Receiver<io::Result<Loaded>>;
+pub(super) type Looked = oneshot::Receiver<io::Result<Loaded>>;
 
 /// A look at the disk that is to be taken.
 struct Look {
     inner: Arc<Inner>,
     normal: Box<str>,
-    path: Path,
+    path: Option<Path>,
     now: Instant,
 }
 
 impl Look {
     fn take(self) -> io::Result<Loaded> {
-        self.inner.load(&self.normal, &self.path, self.now)
+        self.inner.load(&self.normal, self.path.as_ref(), self.now)
     }
 }
 
@@ -219,16 +250,22 @@ impl Future for ResponseFuture {
             }
             State::Blocking(pending) => pending,
         };
-        let loaded = match std::task::ready!(Pin::new(&mut pending.load).poll(cx)) {
-            Ok(loaded) => loaded,
-            // It panicked, or the runtime is shutting down.
-            Err(_) => Err(io::Error::other("the look at the disk was cut short")),
-        };
-        Poll::Ready(match loaded {
-            Ok((status, entry)) => Ok(respond(&pending.request, &entry, status)),
-            Err(error) => Err(Error::new(kind(&error), Unreadable(error)).into()),
-        })
+        let (status, entry) = std::task::ready!(poll_looked(&mut pending.load, cx))?;
+        Poll::Ready(Ok(respond(&pending.request, &entry, status)))
     }
+}
+
+/// What a look has found.
+pub(super) fn poll_looked(
+    looked: &mut Looked,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Loaded, BoxError>> {
+    let loaded = match std::task::ready!(Pin::new(looked).poll(cx)) {
+        Ok(loaded) => loaded,
+        // It panicked, or the runtime is shutting down.
+        Err(_) => Err(io::Error::other("the look at the disk was cut short")),
+    };
+    Poll::Ready(loaded.map_err(|error| Error::new(kind(&error), Unreadable(error)).into()))
 }
 
 fn kind(error: &io::Error) -> Kind {

@@ -64,6 +64,34 @@ async fn a_folder_in_the_program_is_listed_once_for_each_name() {
     assert!(root.contains("./docs/") && !root.contains(".env"));
 }
 
+/// Nothing at all, and how often it was asked for.
+#[derive(Debug, Clone, Default)]
+struct Empty(Arc<AtomicUsize>);
+
+impl Backend for Empty {
+    fn look(&self, _: &str) -> io::Result<Found> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(Found::Missing)
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_costs_no_look_each_time_with_or_without_a_page() {
+    for (with_page, looks) in [(false, 1), (true, 2)] {
+        let empty = Empty::default();
+        let mut dir = files::from(empty.clone());
+        if with_page {
+            dir = dir.not_found("404.html"); // which is not there either
+        }
+        for target in ["/none"; 10].iter().chain(&["/.env"; 10]) {
+            let response = get(&dir, target).await;
+            assert_eq!(response.status(), StatusCode::NOT_FOUND);
+            assert_eq!(content(response).await, "Not Found\n");
+        }
+        assert_eq!(empty.0.load(Ordering::SeqCst), looks);
+    }
+}
+
 /// A disk that does not answer for some of its files, until it is told to.
 #[derive(Debug, Default)]
 struct Slow {

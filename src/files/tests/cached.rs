@@ -130,3 +130,24 @@ async fn spellings_of_a_path_share_their_entry_and_other_options_do_not() {
     assert!(send_now(&other, "/hello.txt").is_none());
     assert!(send_now(&other.cache_entries(0), "/hello.txt").is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_from_the_future_is_not_recognised_by_a_date_of_ours() {
+    let site = Site::new();
+    let file = fs::File::options().write(true).open(site.root().join("hello.txt")).unwrap();
+    file.set_modified(std::time::SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    let dir = site.dir();
+    let first = get(&dir, "/hello.txt").await;
+    let (said, tag) = (&first.headers()[header::LAST_MODIFIED], &first.headers()[header::ETAG]);
+    let said = said.to_str().unwrap();
+    let before = "Sun, 06 Nov 1994 08:49:37 GMT";
+    for (field, value, status) in [
+        (header::IF_UNMODIFIED_SINCE, said, 200),
+        (header::IF_UNMODIFIED_SINCE, before, 200),
+        (header::IF_MODIFIED_SINCE, said, 200),
+        (header::IF_NONE_MATCH, tag.to_str().unwrap(), 304),
+    ] {
+        let response = get_with(&dir, "/hello.txt", &[(field.clone(), value)]).await;
+        assert_eq!(response.status().as_u16(), status, "{field} {value}");
+    }
+}

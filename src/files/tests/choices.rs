@@ -23,7 +23,7 @@ async fn the_coding_that_is_accepted_best_is_sent_and_said() {
         site.write(name, content);
         set_times(&site, name, 1_000_000);
     }
-    set_times(&site, "old.js.gz", 999_999);
+    set_times(&site, "old.js.gz", 1_000_000 - 61);
     let dir = site.dir().precompressed();
     let accept = header::ACCEPT_ENCODING;
     let mut tags = Vec::new();
@@ -74,7 +74,9 @@ async fn an_application_s_page_stands_for_whatever_is_not_there() {
         assert_eq!(content(response).await, "<h1>home</h1>");
     }
     assert_eq!(content(get(&dir, "/hello.txt").await).await, "0123456789");
-    assert_eq!(get(&dir, "/.git/config").await.status(), StatusCode::NOT_FOUND);
+    for target in ["/.git/config", "/orders//7"] {
+        assert_eq!(content(get(&dir, target).await).await, "<h1>home</h1>", "{target}");
+    }
     assert_eq!(get(&dir, "/a/../b").await.status(), StatusCode::BAD_REQUEST);
     let nowhere = site.dir().fallback("none.html");
     assert_eq!(get(&nowhere, "/x").await.status(), StatusCode::NOT_FOUND);
@@ -92,6 +94,11 @@ async fn a_page_of_ones_own_says_that_there_is_nothing() {
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
         assert!(!response.headers().contains_key(header::ETAG));
         assert_eq!(content(response).await, "<h1>nothing here</h1>");
+    }
+    for target in ["/.env", "/a//b", "/docs/.git/"] {
+        let response = get(&dir, target).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{target}");
+        assert_eq!(content(response).await, "<h1>nothing here</h1>", "{target}");
     }
     let head = send(&dir, request(Method::HEAD, "/none")).await;
     assert_eq!((head.status(), head.body().len()), (StatusCode::NOT_FOUND, Some(0)));
@@ -111,6 +118,45 @@ async fn a_page_is_found_without_its_extension() {
         assert_eq!(get(&dir, target).await.status(), StatusCode::NOT_FOUND, "{target}");
     }
     assert_eq!(get(&site.dir(), "/about").await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_page_stands_for_the_folder_of_what_is_below_it() {
+    let site = Site::new();
+    fs::create_dir(site.root().join("blog")).unwrap();
+    site.write("blog.html", "the blog");
+    site.write("blog/2026.html", "this year");
+    let dir = site.dir().html_extension();
+    assert_eq!(content(get(&dir, "/blog").await).await, "the blog");
+    assert_eq!(content(get(&dir, "/blog/2026").await).await, "this year");
+    // What the folder itself is answered with comes first.
+    for dir in [dir.clone().listing(), dir.clone().index("2026.html")] {
+        assert_eq!(get(&dir, "/blog").await.status(), StatusCode::PERMANENT_REDIRECT);
+    }
+    assert_eq!(get(&dir, "/empty").await.status(), StatusCode::PERMANENT_REDIRECT);
+}
+
+#[tokio::test]
+async fn a_folder_is_answered_with_the_first_of_several_names() {
+    let site = Site::new();
+    site.write("docs/default.htm", "default");
+    let dir = site.dir().indexes(["default.htm", "index.html"]);
+    assert_eq!(content(get(&dir, "/docs/").await).await, "default");
+    assert_eq!(content(get(&dir, "/").await).await, "<h1>home</h1>");
+    assert_eq!(get(&dir.indexes([""; 0]), "/").await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_type_of_a_file_can_be_told() {
+    let site = Site::new();
+    let dir = site.dir().content_type(|path| {
+        path.ends_with("hello.txt").then(|| HeaderValue::from_static("text/x-greeting"))
+    });
+    let kind = async |target| {
+        get(&dir, target).await.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned()
+    };
+    assert_eq!(kind("/hello.txt").await, "text/x-greeting");
+    assert_eq!(kind("/nothing.txt").await, "text/plain; charset=utf-8");
 }
 
 #[tokio::test]
