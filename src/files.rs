@@ -17,7 +17,7 @@
 //! |---|---|
 //! | GET or HEAD of a file | 200; 206 and 416 for ranges, several as `multipart/byteranges`; 304 and 412 by its preconditions |
 //! | a folder with a slash at the end | its index file, or 404 |
-//! | a folder without the slash | 308 to the same with the slash |
+//! | a folder without the slash | 308 to the same with the slash, where a router has mounted one too |
 //! | a file with a slash at the end, an empty segment (`//`) | 404 |
 //! | a hidden name (`.git`), except `/.well-known` | 404 |
 //! | what may not be read, leads out of the folder, or is neither file nor folder | 404 |
@@ -25,7 +25,8 @@
 //! | another method | 405 |
 //!
 //! What else there can be, each by a method of [`Dir`]: files that were compressed beforehand, pages
-//! without their extension, a page for what is not there, listings of folders, Cache-Control by name.
+//! without their extension, a page for what is not there or another service for it, listings of
+//! folders, Cache-Control and Content-Type by name.
 //!
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
 //! [`Symlinks`] says otherwise. Small files are kept in memory and large ones are kept open; the kernel
@@ -45,6 +46,7 @@ mod listing;
 mod looks;
 mod mime;
 mod multipart;
+mod or;
 mod respond;
 mod root;
 mod service;
@@ -57,6 +59,7 @@ pub use backend::{Backend, Content, Found, Item, Source};
 pub use choices::is_hashed;
 pub use dir::Dir;
 pub use embedded::Embedded;
+pub use or::Or;
 pub use root::Symlinks;
 pub use service::{ResponseFuture, Unreadable};
 

@@ -210,6 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "any time will do")]
     fn a_window_that_was_in_memory_is_trusted_for_two_seconds() {
         const MIB: u64 = 1 << 20;
         let (file, now) = (Arc::new(tempfile::tempfile().unwrap()), Instant::now());

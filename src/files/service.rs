@@ -39,7 +39,7 @@ impl Service<Request<Body>> for Dir {
             Found::Refused(status) => ResponseFuture::ready(refuse(&request.method, status)),
             Found::Entry(entry, status) => ResponseFuture::ready(respond(&request, &entry, status)),
             Found::OnDisk { normal, path, now } => {
-                ResponseFuture::blocking(request, self.0.look_up(normal, path, now))
+                ResponseFuture::blocking(request, self.0.look_up(&normal, path, now))
             }
         }
     }
@@ -109,16 +109,16 @@ impl Inner {
     /// Looks at the disk where that may block. Those who ask for one path at a time have one look.
     pub(super) fn look_up(
         self: &Arc<Self>,
-        normal: Box<str>,
+        normal: &str,
         path: Option<Path>,
         now: Instant,
     ) -> Looked {
         let look = || {
-            let look = Look { inner: self.clone(), normal: normal.clone(), path, now };
+            let look = Look { inner: self.clone(), normal: normal.into(), path, now };
             move || look.take()
         };
         if self.cache.is_used() {
-            self.looks.join(&normal, look)
+            self.looks.join(normal, look)
         } else {
             self.looks.alone(look()) // what changes must be seen at once
         }

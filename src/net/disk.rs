@@ -33,6 +33,7 @@ pub(crate) trait Job: Send {
 }
 
 /// Threads of the callers' runtimes, and the jobs that wait for one, in order.
+#[derive(Default)]
 pub(crate) struct Disk(Arc<Shared>);
 
 #[derive(Default)]
@@ -58,12 +59,6 @@ struct Queue {
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Disk").field("waiting", &self.0.lock().waiting.len()).finish()
-    }
-}
-
-impl Default for Disk {
-    fn default() -> Self {
-        Self(Arc::default())
     }
 }
 
@@ -222,7 +217,9 @@ mod tests {
         let mut answers = Vec::new();
         for _ in 0..10 * THREADS {
             let together = together.clone();
-            answers.push(ask(&disk, move || drop(together.wait())));
+            answers.push(ask(&disk, move || {
+                together.wait();
+            }));
             let queue = disk.0.lock();
             assert!(queue.running + queue.begun.values().sum::<usize>() <= THREADS);
         }
@@ -263,7 +260,11 @@ mod tests {
         let hold = Arc::new(Barrier::new(THREADS + 1));
         let held: Vec<_> = (0..THREADS)
             .map(|_| hold.clone())
-            .map(|hold| ask(&disk, move || drop(hold.wait())))
+            .map(|hold| {
+                ask(&disk, move || {
+                    hold.wait();
+                })
+            })
             .collect();
         let (file, wanted) = (Arc::new(()), Arc::new(()));
         let hold_on = |what: &Arc<()>| {

@@ -1,0 +1,154 @@
+//! `Or`: a file if there is one, and another service if there is none.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{StatusCode, request::Parts};
+use pin_project::pin_project;
+use tower_service::Service;
+
+use super::{
+    Dir,
+    entry::Entry,
+    respond::respond,
+    service::{Found, Looked, poll_looked, refuse},
+};
+use crate::{Body, BoxError, Request, Response};
+
+impl Dir {
+    /// Sends to `service` what names no file, and whatever is not GET or HEAD: nginx's
+    /// `try_files $uri @application`.
+    ///
+    /// A request for a file never waits for the service, which is cloned for each of the others, and
+    /// waited for inside the response's future. With a [`fallback`](Self::fallback) or a page for
+    /// [what is not there](Self::not_found) it gets the other methods only. What cannot be a path
+    /// (`/a/..%2fb`) is a 400 here already.
+    ///
+    /// ```
+    /// use tower::{ServiceExt, service_fn};
+    /// use vestibule::{Body, BoxError, Request, Response, files::{self, Embedded}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let app = service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("app"))));
+    /// let site = files::from(Embedded::from_iter([("a.css", "body {}")])).or(app);
+    ///
+    /// let get = |path| site.clone().oneshot(http::Request::get(path).body(Body::empty()).unwrap());
+    /// assert_eq!(get("/a.css").await.unwrap().body().as_bytes().unwrap(), "body {}");
+    /// assert_eq!(get("/orders").await.unwrap().body().as_bytes().unwrap(), "app");
+    /// # }
+    /// ```
+    pub fn or<S, B>(self, service: S) -> Or<S>
+    where
+        S: Service<Request, Response = Response<B>> + Clone,
+    {
+        Or { dir: self, service }
+    }
+}
+
+/// Files, and another service for what is none; made by [`Dir::or`].
+#[derive(Debug, Clone)]
+pub struct Or<S> {
+    dir: Dir,
+    service: S,
+}
+
+impl<S, B> Service<Request> for Or<S>
+where
+    S: Service<Request, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> ResponseFuture<S> {
+        let (parts, body) = request.into_parts();
+        ResponseFuture(match self.dir.0.find(&parts) {
+            Found::Entry(entry, status) if !matches!(*entry, Entry::Missing) => {
+                State::File(Some(respond(&parts, &entry, status)))
+            }
+            Found::Refused(status) if status == StatusCode::BAD_REQUEST => {
+                State::File(Some(refuse(&parts.method, status)))
+            }
+            Found::Entry(..) | Found::Refused(_) => {
+                State::Ready(self.service.clone(), Some(Request::from_parts(parts, body)))
+            }
+            Found::OnDisk { normal, path, now } => {
+                let looked = self.dir.0.look_up(&normal, path, now);
+                State::Look(looked, Some(Box::new((parts, body))), self.service.clone())
+            }
+        })
+    }
+}
+
+/// The future of [`Or`].
+#[pin_project]
+pub struct ResponseFuture<S: Service<Request>>(#[pin] State<S>);
+
+#[pin_project(project = StateProj)]
+#[allow(clippy::large_enum_variant, reason = "a file's response is the common one")]
+enum State<S: Service<Request>> {
+    /// `None` once it was given.
+    File(Option<Response>),
+    /// Is there a file?
+    Look(Looked, Option<Box<(Parts, Body)>>, S),
+    /// There is none: until the service is ready.
+    Ready(S, Option<Request>),
+    Call(#[pin] S::Future),
+}
+
+impl<S, B> Future for ResponseFuture<S>
+where
+    S: Service<Request, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().0;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::File(response) => {
+                    return Poll::Ready(Ok(response.take().expect("polled after completion")));
+                }
+                StateProj::Look(looked, request, service) => {
+                    let (status, entry) = ready!(poll_looked(looked, cx))?;
+                    let (parts, body) = *request.take().expect("polled after completion");
+                    if !matches!(*entry, Entry::Missing) {
+                        return Poll::Ready(Ok(respond(&parts, &entry, status)));
+                    }
+                    State::Ready(service.clone(), Some(Request::from_parts(parts, body)))
+                }
+                StateProj::Ready(service, request) => {
+                    ready!(service.poll_ready(cx)).map_err(Into::into)?;
+                    State::Call(service.call(request.take().expect("polled after completion")))
+                }
+                StateProj::Call(future) => {
+                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
+                    return Poll::Ready(Ok(response.map(Body::new)));
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<S: Service<Request>> fmt::Debug for ResponseFuture<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+//! A file if there is one, and another service if there is none.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tower::Service;
+
+use super::*;
+use crate::{BoxError, files::Or};
+
+/// Says what it was asked, and how often; ready from the second time on that it is polled.
+#[derive(Debug, Clone, Default)]
+struct App {
+    calls: Arc<AtomicUsize>,
+    polled: bool,
+}
+
+impl Service<Request<Body>> for App {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if std::mem::replace(&mut self.polled, true) {
+            return Poll::Ready(Ok(()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        assert!(std::mem::take(&mut self.polled), "it was not ready");
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let said = format!("{} {} ", request.method(), request.uri());
+        Box::pin(async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Ok(Response::new(Body::from([said.as_bytes(), &body].concat())))
+        })
+    }
+}
+
+async fn answer<S>(or: &Or<S>, request: Request<Body>) -> (u16, Bytes)
+where
+    Or<S>: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone,
+{
+    let response = or.clone().oneshot(request).await.unwrap();
+    (response.status().as_u16(), content(response).await)
+}
+
+#[tokio::test]
+async fn what_names_a_file_is_one_and_all_else_is_the_service_s() {
+    let site = Site::new();
+    let app = App::default();
+    let or = site.dir().or(app.clone());
+    // The second time they are known.
+    for _ in 0..2 {
+        for (target, status, text) in [
+            ("/hello.txt", 200, "0123456789"),
+            ("/", 200, "<h1>home</h1>"),
+            ("/docs", 308, "Permanent Redirect\n"),
+            ("/docs/../x", 400, "Bad Request\n"),
+            ("/docs/..%2fx", 400, "Bad Request\n"),
+        ] {
+            let (got, content) = answer(&or, request(Method::GET, target)).await;
+            assert_eq!((got, &content[..]), (status, text.as_bytes()), "{target}");
+        }
+    }
+    assert_eq!(app.calls.load(Ordering::SeqCst), 0);
+    for _ in 0..2 {
+        for target in ["/orders/7?x=1", "/empty/", "/.env", "/a//b", "/hello.txt/"] {
+            let got = answer(&or, request(Method::GET, target)).await;
+            assert_eq!(got, (200, format!("GET {target} ").into()));
+        }
+    }
+    let mut post = request(Method::POST, "/hello.txt");
+    *post.body_mut() = Body::from("form");
+    assert_eq!(answer(&or, post).await, (200, "POST /hello.txt form".into()));
+    let star = request(Method::OPTIONS, "*");
+    assert_eq!(answer(&or, star).await, (200, "OPTIONS * ".into()));
+    assert_eq!(app.calls.load(Ordering::SeqCst), 12);
+}
+
+#[tokio::test]
+async fn a_page_of_ones_own_comes_before_the_service() {
+    let site = Site::new();
+    let or = site.dir().fallback("index.html").or(App::default());
+    for _ in 0..2 {
+        let got = answer(&or, request(Method::GET, "/orders/7")).await;
+        assert_eq!(got, (200, "<h1>home</h1>".into()));
+    }
+    assert_eq!(answer(&or, request(Method::PUT, "/x")).await.1, "PUT /x ");
+}
