@@ -25,6 +25,10 @@ use crate::semantics::target::file_path;
 /// own bound is for all of a user's programs together.
 const FOLDERS: usize = 1024;
 
+/// The most paths that one folder is known by, and there are any number of where a link leads up.
+/// What is asked for by others is not heard of, but looked at again in time.
+const NAMES: usize = 8;
+
 /// How long changes are gathered, so that one who writes all the time keeps nobody busy.
 const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
@@ -56,6 +60,8 @@ struct Shared {
     /// Readable once nobody needs the watch any more.
     stop: OwnedFd,
     folders: Mutex<Folders>,
+    /// What is known of the files.
+    cache: Arc<Cache>,
 }
 
 /// Which folders are watched. One can have several paths, by symbolic links.
@@ -75,9 +81,9 @@ impl Watch {
     pub(super) fn new(cache: Arc<Cache>) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        let shared = Arc::new(Shared { inotify, stop, folders: Mutex::default() });
+        let shared = Arc::new(Shared { inotify, stop, folders: Mutex::default(), cache });
         let hears = shared.clone();
-        thread::Builder::new().name("files-watch".to_owned()).spawn(move || hears.run(&cache))?;
+        thread::Builder::new().name("files-watch".to_owned()).spawn(move || hears.run())?;
         Ok(Self(shared))
     }
 
@@ -87,13 +93,16 @@ impl Watch {
         for folder in std::iter::once(".").chain(ends) {
             let replaced = match &*self.0.folders() {
                 folders if folders.by_path.contains_key(folder) => continue,
-                folders if folders.by_path.len() >= FOLDERS => return,
                 folders => folders.replaced,
             };
             let Ok(Some(opened)) = root.open(folder) else { return };
             let mut folders = self.0.folders();
             if folders.replaced != replaced {
                 return; // it may be this one
+            }
+            if folders.by_watch.len() >= FOLDERS {
+                drop(folders);
+                return self.0.begin_anew();
             }
             // By its descriptor: a path could lead out of the root.
             let path = format!("/proc/self/fd/{}", opened.file.as_raw_fd());
@@ -117,13 +126,25 @@ impl Shared {
         self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, cache: &Cache) {
+    /// There are too many folders to watch: those that are still looked into will be watched again.
+    /// Nothing is known for certain of what was in them.
+    fn begin_anew(&self) {
+        let mut folders = self.folders();
+        for watch in folders.by_watch.keys() {
+            let _ = inotify::remove_watch(&self.inotify, *watch); // it may be gone itself
+        }
+        *folders = Folders { replaced: folders.replaced + 1, ..Folders::default() };
+        drop(folders);
+        self.cache.forget(|_| true);
+    }
+
+    fn run(&self) {
         while self.await_change() {
             let changes = self.read();
             if !changes.is_empty() {
                 self.unfollow(&changes);
                 // What is no path stands for all that name nothing.
-                cache.forget(move |path| {
+                self.cache.forget(move |path| {
                     file_path(path).ok().is_none_or(|path| changes.touch(&path))
                 });
             }
@@ -187,9 +208,10 @@ impl Shared {
 
 impl Folders {
     fn add(&mut self, folder: &str, watch: i32) {
+        let names = self.by_watch.entry(watch).or_default();
         // Another one may have come first.
-        if self.by_path.insert(folder.into(), watch).is_none() {
-            self.by_watch.entry(watch).or_default().push(folder.into());
+        if names.len() < NAMES && self.by_path.insert(folder.into(), watch).is_none() {
+            names.push(folder.into());
         }
     }
 
@@ -210,3 +232,6 @@ impl Folders {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
