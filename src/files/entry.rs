@@ -39,6 +39,8 @@ pub(super) struct Variants {
     /// In the order in which we would choose; empty without such files, and unless they are asked
     /// for.
     pub(super) coded: Vec<(Coding, Page)>,
+    /// A request's Accept-Encoding decides.
+    pub(super) is_chosen: bool,
 }
 
 /// A file with all that its responses need.
@@ -113,7 +115,7 @@ impl Entry {
     /// What it holds: bytes of content in memory, and open files.
     pub(super) fn held(&self) -> (usize, usize) {
         match self {
-            Self::File(Variants { plain, coded }) => {
+            Self::File(Variants { plain, coded, .. }) => {
                 let all = std::iter::once(plain).chain(coded.iter().map(|(_, page)| page));
                 all.map(|page| match &page.content {
                     Content::Bytes(bytes) => (bytes.len(), 0),
@@ -154,7 +156,7 @@ impl Variants {
                 page.headers.insert(header::VARY, value);
             }
         }
-        Ok(Self { plain, coded })
+        Ok(Self { plain, coded, is_chosen: choices.precompressed })
     }
 }
 

@@ -44,18 +44,22 @@ pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Res
 
 /// A short text that says the status; HEAD gets its length only.
 pub(super) fn plain(method: &Method, status: StatusCode) -> Response<Body> {
-    let reason = status.canonical_reason().unwrap_or("error");
+    // Of names that are not there a server is asked for all the time.
+    let text = match status {
+        StatusCode::NOT_FOUND => Body::from("Not Found\n"),
+        _ => Body::from(format!("{}\n", status.canonical_reason().unwrap_or("error"))),
+    };
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    complete(method, status, headers, Body::from(format!("{reason}\n")))
+    complete(method, status, headers, text)
 }
 
 /// The coding that the request likes best; `None` if it likes none.
 fn choose<'a>(request: &Parts, variants: &'a Variants) -> Option<&'a Page> {
-    let Variants { plain, coded } = variants;
-    if !plain.headers.contains_key(header::VARY) {
-        return Some(plain); // nobody was asked to choose
+    let Variants { plain, coded, is_chosen } = variants;
+    if !is_chosen {
+        return Some(plain);
     }
     let mut available = Vec::with_capacity(coded.len() + 1);
     available.extend(coded.iter().map(|(coding, _)| *coding));
@@ -107,15 +111,16 @@ fn list(request: &Parts, listing: &Listing) -> Response<Body> {
 
 fn file(request: &Parts, page: &Page) -> Response<Body> {
     let Parts { method, headers, .. } = request;
-    if conditional::is_conditional(headers)
-        && let Some(response) = decided(request, &page.headers, page.validators())
-    {
+    let whole = || complete(method, StatusCode::OK, page.headers.clone(), page.slice(0, page.len));
+    // One look at each name: most requests ask for nothing else.
+    if !headers.keys().any(|name| *name == header::RANGE || name.as_str().starts_with("if-")) {
+        return whole();
+    }
+    if let Some(response) = decided(request, &page.headers, page.validators()) {
         return response;
     }
     match part(request, page) {
-        Part::Whole => {
-            complete(method, StatusCode::OK, page.headers.clone(), page.slice(0, page.len))
-        }
+        Part::Whole => whole(),
         Part::Slice { first, last } => {
             let mut headers = page.headers.clone();
             headers.insert(header::CONTENT_RANGE, range::content_range(first, last, page.len));
@@ -159,9 +164,6 @@ fn refused(method: &Method, whole: &HeaderMap, status: StatusCode) -> Response<B
 
 /// Step 5 of RFC 9110 section 13.2.2: the range, if there is one and If-Range lets it count.
 fn part(request: &Parts, page: &Page) -> Part {
-    if !request.headers.contains_key(header::RANGE) {
-        return Part::Whole;
-    }
     let now = HttpDate::from(SystemTime::now());
     if !conditional::if_range(&request.headers, page.validators(), now) {
         return Part::Whole;
