@@ -10,6 +10,7 @@ mod io;
 mod listen;
 mod stream;
 mod unsent;
+mod watched;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, Watch};

@@ -1,7 +1,5 @@
 //! Accepting, through descriptor exhaustion and other people's resets.
 
-#![allow(unsafe_code, reason = "the runtime must trust that a socket keeps its descriptor")]
-
 use std::{
     fs::File,
     io,
@@ -16,10 +14,9 @@ use rustix::{
     io::Errno,
     net::{SocketAddrAny, SocketFlags, acceptfrom_with, getsockname},
 };
-use socket2::Socket;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
 
-use super::{Listener, Stream, stream::Kind};
+use super::{Listener, Stream, stream::Kind, watched::for_reads};
 use crate::peer::Peer;
 
 /// How long to pause when accepting fails and would fail again at once.
@@ -32,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// not served, instead of waiting in a queue that nobody empties.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: AsyncFd<Socket>,
+    listener: AsyncFd<OwnedFd>,
     here: Here,
     /// Something was accepted since the runtime said that there is something.
     took_one: AtomicBool,
@@ -71,7 +68,7 @@ impl Acceptor {
             }
             Listener::Unix(s) => (s, Here::Unix),
         };
-        let listener = watched(socket)?;
+        let listener = for_reads(socket.into())?;
         let took_one = AtomicBool::new(false);
         Ok(Self { listener, here, took_one, reserve: reserve(), exhausted: false })
     }
@@ -120,7 +117,7 @@ impl Acceptor {
     /// The kernel makes a socket and its file before it looks into the queue: an `accept` in vain
     /// costs as much as one that brings something, ten times a look. And each time that the runtime
     /// wakes us, the last one would be in vain.
-    fn take(&self, listener: &Socket) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    fn take(&self, listener: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
         if self.took_one.load(Relaxed) {
             let queue = PollFd::new(listener, PollFlags::IN);
             if poll(&mut [queue], Some(&Timespec::default()))? == 0 {
@@ -175,11 +172,6 @@ impl Acceptor {
             tokio::time::sleep(PAUSE).await;
         }
     }
-}
-
-fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: a `Socket` owns its descriptor, always the same one, and closes it when it is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
 fn reserve() -> Option<File> {

@@ -13,14 +13,18 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr},
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown},
+    net::{SendAncillaryBuffer, SendFlags, Shutdown},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
     net::{TcpStream, UnixStream},
 };
 
-use super::{Address, Io, unsent::unsent};
+use super::{
+    Address, Io,
+    unsent::unsent,
+    watched::{for_reads, receive},
+};
 use crate::body::FileSlice;
 
 /// The most that one `sendfile` moves: 1 MiB, so that other connections get their turn.
@@ -30,13 +34,17 @@ const SEND_FILE_STEP: u64 = 1 << 20;
 ///
 /// One that was just accepted is not known to the runtime before it has to be waited for: a client
 /// that asks once, and whose request is there by then, costs no registration and no removal of one.
-/// Under load that is so; where it was not lately, the socket is only looked at now and then.
+/// Under load that is so; where it was not lately, the socket is only looked at now and then. And
+/// one that never has to be waited for to write is not known as writable either, which the runtime
+/// would be told of each new one.
 #[derive(Debug)]
 pub struct Stream(State);
 
 #[derive(Debug)]
 enum State {
     New(New),
+    /// Known for reads.
+    Reads(AsyncFd<OwnedFd>, Kind),
     Tcp(TcpStream),
     Unix(UnixStream),
     /// The runtime could not take it, and it is closed.
@@ -92,17 +100,31 @@ impl Stream {
         Self(State::New(New { socket, kind, drained: false }))
     }
 
-    /// Has the runtime watch it, if it does not yet.
-    fn watch(&mut self) -> io::Result<()> {
+    /// Has the runtime watch it for reads, if it does not yet.
+    fn watch_reads(&mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.0, State::Gone) {
             State::New(New { socket, kind, .. }) => {
-                self.0 = match kind {
-                    Kind::Tcp => State::Tcp(TcpStream::from_std(socket.into())?),
-                    Kind::Unix => State::Unix(UnixStream::from_std(socket.into())?),
-                };
+                self.0 = State::Reads(for_reads(socket)?, kind);
             }
             known => self.0 = known,
         }
+        Ok(())
+    }
+
+    /// Has the runtime watch it for all, if it does not yet.
+    fn watch(&mut self) -> io::Result<()> {
+        let (socket, kind) = match std::mem::replace(&mut self.0, State::Gone) {
+            State::New(New { socket, kind, .. }) => (socket, kind),
+            State::Reads(socket, kind) => (socket.into_inner(), kind),
+            known => {
+                self.0 = known;
+                return Ok(());
+            }
+        };
+        self.0 = match kind {
+            Kind::Tcp => State::Tcp(TcpStream::from_std(socket.into())?),
+            Kind::Unix => State::Unix(UnixStream::from_std(socket.into())?),
+        };
         Ok(())
     }
 
@@ -110,19 +132,24 @@ impl Stream {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.0 {
             State::New(new) => Some(new.socket.as_fd()),
+            State::Reads(s, _) => Some(s.get_ref().as_fd()),
             State::Tcp(s) => Some(s.as_fd()),
             State::Unix(s) => Some(s.as_fd()),
             State::Gone => None,
         }
     }
 
-    /// A first attempt at what may block, if nobody waits yet; `None`: watch and wait.
+    /// An attempt to write, if it never had to be waited for yet; `None`: watch and wait.
     fn at_once(
         &self,
         call: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
     ) -> Option<Poll<io::Result<usize>>> {
-        let State::New(new) = &self.0 else { return None };
-        match retry_on_intr(|| call(new.socket.as_fd())) {
+        let socket = match &self.0 {
+            State::New(new) => &new.socket,
+            State::Reads(socket, _) => socket.get_ref(),
+            State::Tcp(_) | State::Unix(_) | State::Gone => return None,
+        };
+        match retry_on_intr(|| call(socket.as_fd())) {
             Err(Errno::AGAIN) => None,
             result => Some(Poll::Ready(result.map_err(Into::into))),
         }
@@ -163,7 +190,7 @@ impl Stream {
                     ready!(s.poll_write_ready(cx))?;
                     s.try_io(Interest::WRITABLE, || attempt(s.as_fd()))
                 }
-                State::New(_) | State::Gone => return Poll::Ready(Err(gone())),
+                State::New(_) | State::Reads(..) | State::Gone => return Poll::Ready(Err(gone())),
             };
             match result {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && written.get() > 0 => {
@@ -195,19 +222,37 @@ impl New {
         if self.drained || !luck::tries() {
             return None;
         }
-        let room = buf.initialize_unfilled();
-        match retry_on_intr(|| rustix::net::recv(&self.socket, &mut *room, RecvFlags::empty())) {
+        match receive(&self.socket, buf) {
             Err(Errno::AGAIN) => {
                 luck::had(false);
                 None
             }
-            Ok((n, _)) => {
+            Ok(drained) => {
                 luck::had(true);
-                self.drained = n < room.len();
-                buf.advance(n);
+                self.drained = drained;
                 Some(Ok(()))
             }
             Err(errno) => Some(Err(errno.into())),
+        }
+    }
+}
+
+fn poll_receive(
+    socket: &AsyncFd<OwnedFd>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        let mut ready = ready!(socket.poll_read_ready(cx))?;
+        match receive(socket.get_ref(), buf) {
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Ok(all) => {
+                if all {
+                    ready.clear_ready(); // the next read would be in vain; an end is kept in mind
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Err(errno) => return Poll::Ready(Err(errno.into())),
         }
     }
 }
@@ -266,9 +311,10 @@ impl AsyncRead for Stream {
             if let Some(result) = new.read(buf) {
                 return Poll::Ready(result);
             }
-            stream.watch()?;
+            stream.watch_reads()?;
         }
         match &mut stream.0 {
+            State::Reads(s, _) => poll_receive(s, cx, buf),
             State::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             State::Unix(s) => Pin::new(s).poll_read(cx, buf),
             State::New(_) | State::Gone => Poll::Ready(Err(gone())),
@@ -291,7 +337,7 @@ impl AsyncWrite for Stream {
         match &mut stream.0 {
             State::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             State::Unix(s) => Pin::new(s).poll_write(cx, buf),
-            State::New(_) | State::Gone => Poll::Ready(Err(gone())),
+            State::New(_) | State::Reads(..) | State::Gone => Poll::Ready(Err(gone())),
         }
     }
 
@@ -312,7 +358,7 @@ impl AsyncWrite for Stream {
         match &mut stream.0 {
             State::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             State::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            State::New(_) | State::Gone => Poll::Ready(Err(gone())),
+            State::New(_) | State::Reads(..) | State::Gone => Poll::Ready(Err(gone())),
         }
     }
 
