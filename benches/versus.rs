@@ -1,9 +1,12 @@
-//! Whole servers side by side: ours, nginx, and hyper-util's client as a proxy.
+//! Whole servers side by side: ours, nginx, tower-http's `ServeDir` under axum, and hyper-util's client
+//! as a proxy.
 //!
 //! `cargo build --release --examples && cargo bench --bench versus -- [SCENARIO ...] [--rounds N]
-//! [--seconds N]`, with nginx and wrk installed. Scenarios: `static-1k`, `static-100k`, `proxy-1k`.
-//! Servers run on core 0, the load and the backend on core 1; rounds alternate; what counts is
-//! the ratio within a round. Nothing here judges.
+//! [--seconds N]`, with nginx and wrk installed. Servers run on core 0, the load and the backend on
+//! core 1; rounds alternate; what counts is the ratio within a round. Nothing here judges.
+//!
+//! Scenarios: `static-1k`, `static-404`, `static-100k`, `static-10m`; `churn`, a connection for each
+//! request; `distinct`, 100,000 files in turn, where the memory is what to look at; `proxy-1k`.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -29,14 +32,56 @@ fn main() {
     match args.first().map(String::as_str) {
         // Roles of this same program.
         Some("backend") => return block_on(backend(&args[1])),
+        Some("serve-dir") => return block_on(serve_dir(&args[1], args[2].clone())),
         Some("hyper-proxy") => return block_on(hyper_proxy(&args[1], args[2].clone())),
         _ => {}
     }
     let seconds = option(&mut args, "--seconds", 3);
     let rounds = option(&mut args, "--rounds", 5);
-    for scenario in ["static-1k", "static-100k", "proxy-1k"] {
-        if args.is_empty() || args.iter().any(|a| a == scenario) {
+    for scenario in &SCENARIOS {
+        if args.is_empty() || args.iter().any(|a| a == scenario.name) {
             compare(scenario, seconds, rounds);
+        }
+    }
+}
+
+/// What is asked for.
+struct Scenario {
+    name: &'static str,
+    path: &'static str,
+    /// What is said to wrk beside; `{}` is the folder.
+    wrk: &'static [&'static str],
+    status: u16,
+}
+
+const SCENARIOS: [Scenario; 7] = [
+    Scenario { name: "static-1k", path: "/1k", wrk: &[], status: 200 },
+    Scenario { name: "static-404", path: "/none", wrk: &[], status: 404 },
+    Scenario { name: "static-100k", path: "/100k", wrk: &[], status: 200 },
+    Scenario { name: "static-10m", path: "/10m", wrk: &[], status: 200 },
+    Scenario { name: "churn", path: "/1k", wrk: &["-H", "Connection: close"], status: 200 },
+    Scenario { name: "distinct", path: "/", wrk: &["-s", "{}/distinct.lua"], status: 200 },
+    Scenario { name: "proxy-1k", path: "/b/1k", wrk: &[], status: 200 },
+];
+
+/// Asks for one of 100,000 files after the other.
+const DISTINCT: &str = "local n = 0\n\
+    request = function()\n\
+      n = (n + 7919) % 100000\n\
+      return wrk.format('GET', '/d/' .. n % 100 .. '/' .. n)\n\
+    end\n";
+
+/// The files of a scenario.
+fn files(scenario: &Scenario, dir: &Path) {
+    for (name, len) in [("1k", 1 << 10), ("100k", 100 << 10), ("10m", 10 << 20)] {
+        fs::write(dir.join(name), vec![b'x'; len]).unwrap();
+    }
+    if scenario.name == "distinct" {
+        fs::write(dir.join("distinct.lua"), DISTINCT).unwrap();
+        for n in 0..100_000 {
+            let folder = dir.join(format!("d/{}", n % 100));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(n.to_string()), vec![b'x'; 1 << 10]).unwrap();
         }
     }
 }
@@ -86,81 +131,103 @@ impl Server {
         let ticks: f64 = fields[11..13].iter().map(|f| f.parse::<f64>().unwrap()).sum();
         ticks / 100.0 // USER_HZ, the same on every Linux
     }
+
+    /// Memory that is its own, in MiB.
+    fn memory(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
 }
 
-fn compare(scenario: &str, seconds: u64, rounds: u64) {
+fn compare(scenario: &Scenario, seconds: u64, rounds: u64) {
     let dir = tempfile::tempdir().unwrap();
-    for (name, len) in [("1k", 1 << 10), ("100k", 100 << 10)] {
-        fs::write(dir.path().join(name), vec![b'x'; len]).unwrap();
-    }
+    files(scenario, dir.path());
     let me = env::current_exe().unwrap();
     let me = me.to_str().unwrap();
     let backend = free_port();
     let address = |port: u16| format!("127.0.0.1:{port}");
     let _backend = Server::start("backend", 1, backend, &[me, "backend", &address(backend)]);
 
-    let (ours, path) = match scenario {
-        "static-1k" => ("static_site", "/1k"),
-        "static-100k" => ("static_site", "/100k"),
-        _ => ("proxy", "/b/1k"),
+    let proxies = scenario.name.starts_with("proxy");
+    let (to, root) = (address(backend), dir.path().to_str().unwrap().to_owned());
+    let (ours, target, peer) = if proxies {
+        ("proxy", &to, ("hyper-util", "hyper-proxy"))
+    } else {
+        ("static_site", &root, ("ServeDir", "serve-dir"))
     };
-    let to = address(backend);
-    let root = dir.path().to_str().unwrap().to_owned();
-    let target = if ours == "proxy" { &to } else { &root };
     let example = example(ours);
     let mut servers = Vec::new();
     let port = free_port();
     let conf = nginx(dir.path(), port, backend);
     servers.push(Server::start("nginx", 0, port, &["nginx", "-p", &root, "-c", &conf]));
-    if ours == "proxy" {
-        let port = free_port();
-        let command = [me, "hyper-proxy", &address(port), &to];
-        servers.push(Server::start("hyper-util", 0, port, &command));
-    }
+    let port = free_port();
+    servers.push(Server::start(peer.0, 0, port, &[me, peer.1, &address(port), target]));
     let port = free_port();
     let command = [&example, "--listen", &address(port), "--threads", "1", target];
     servers.push(Server::start("vestibule", 0, port, &command));
 
+    let wrk: Vec<_> = scenario.wrk.iter().map(|arg| arg.replace("{}", &root)).collect();
     let mut results = vec![Vec::new(); servers.len()];
     for round in 0..=rounds {
         for (server, results) in servers.iter().zip(&mut results) {
-            let result = load(server, path, if round == 0 { 1 } else { seconds });
+            let result = load(server, scenario, &wrk, if round == 0 { 1 } else { seconds });
             if round > 0 {
                 results.push(result); // the first one warms up
             }
         }
     }
-    println!("\n{scenario}: {rounds} alternating rounds of {seconds} s; medians (min-max)\n");
-    println!("| server | requests/s | ÷ nginx | CPU µs a request | ÷ nginx |");
-    println!("| --- | --- | --- | --- | --- |");
+    let name = scenario.name;
+    println!("\n{name}: {rounds} alternating rounds of {seconds} s; medians (min-max)\n");
+    println!(
+        "| server | requests/s | ÷ nginx | CPU µs a request | ÷ nginx | MiB after each round |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
     for (server, own) in servers.iter().zip(&results) {
-        let of = |pick: fn(&(f64, f64)) -> f64| own.iter().map(pick).collect::<Vec<_>>();
-        let ratio = |pick: fn(&(f64, f64)) -> f64| {
+        let of = |pick: fn(&Round) -> f64| own.iter().map(pick).collect::<Vec<_>>();
+        let ratio = |pick: fn(&Round) -> f64| {
             own.iter().zip(&results[0]).map(|(a, b)| pick(a) / pick(b)).collect::<Vec<_>>()
         };
+        let memory: Vec<_> = own.iter().map(|r| format!("{:.0}", r.memory)).collect();
         println!(
-            "| {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} |",
             server.name,
-            spread(of(|r| r.0), 0),
-            spread(ratio(|r| r.0), 2),
-            spread(of(|r| r.1), 2),
-            spread(ratio(|r| r.1), 2),
+            spread(of(|r| r.rate), 0),
+            spread(ratio(|r| r.rate), 2),
+            spread(of(|r| r.cpu), 2),
+            spread(ratio(|r| r.cpu), 2),
+            memory.join(" "),
         );
     }
 }
 
-/// Requests a second, and microseconds of processor for each.
-fn load(server: &Server, path: &str, seconds: u64) -> (f64, f64) {
+/// What a round came to: requests a second, microseconds of processor for each, and memory.
+#[derive(Clone)]
+struct Round {
+    rate: f64,
+    cpu: f64,
+    memory: f64,
+}
+
+fn load(server: &Server, scenario: &Scenario, wrk: &[String], seconds: u64) -> Round {
     let before = server.cpu();
-    let url = format!("http://127.0.0.1:{}{path}", server.port);
-    let wrk = ["-c", "1", "wrk", "-t1", "-c64", &format!("-d{seconds}s"), &url];
-    let out = Command::new("taskset").args(wrk).output().expect("wrk is installed");
+    let url = format!("http://127.0.0.1:{}{}", server.port, scenario.path);
+    let out = Command::new("taskset")
+        .args(["-c", "1", "wrk", "-t1", "-c64", &format!("-d{seconds}s")])
+        .args(wrk)
+        .arg(&url)
+        .output()
+        .expect("wrk is installed");
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(!out.contains("Non-2xx"), "{}: {out}", server.name);
+    assert_eq!(out.contains("Non-2xx"), scenario.status != 200, "{}: {out}", server.name);
     let word_before = |what| out.split(what).next().unwrap().split_whitespace().last().unwrap();
     let requests: f64 = word_before(" requests in").parse().expect("wrk says how many");
     let rate = out.split("Requests/sec:").nth(1).unwrap().split_whitespace().next().unwrap();
-    (rate.parse().unwrap(), (server.cpu() - before) / requests * 1e6)
+    Round {
+        rate: rate.parse().unwrap(),
+        cpu: (server.cpu() - before) / requests * 1e6,
+        memory: server.memory(),
+    }
 }
 
 fn spread(mut values: Vec<f64>, digits: usize) -> String {
@@ -215,6 +282,12 @@ async fn backend(listen: &str) -> io::Result<()> {
         async { Ok::<_, Infallible>(response) }
     });
     serve(listen, app).await
+}
+
+/// A folder under axum, on one thread as the others are.
+async fn serve_dir(listen: &str, root: String) -> io::Result<()> {
+    let app = axum::Router::new().fallback_service(tower_http::services::ServeDir::new(root));
+    axum::serve(tokio::net::TcpListener::bind(listen).await?, app).await
 }
 
 /// The shortest proxy that hyper-util's pooling client makes, on hyper's own server.
