@@ -7,8 +7,8 @@ use bytes::Bytes;
 /// Where the files of a [`Dir`](super::Dir) come from: a [folder](super::dir), a program's own memory
 /// ([`Embedded`](super::Embedded)), or whatever you have.
 ///
-/// Its methods are called on threads that may block, once for each path and time of
-/// [`Dir::revalidate`](super::Dir::revalidate), not for each request.
+/// Its methods are called on threads that may block, but for [`look_at_once`](Self::look_at_once), and
+/// once for each path and time of [`Dir::revalidate`](super::Dir::revalidate), not for each request.
 ///
 /// Paths are below the root, without a slash in front: `a/b.txt`; `.` is the root itself. They hold no
 /// empty parts and no `.` or `..`, but a backend that opens files must see to links itself.
@@ -19,6 +19,14 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Where the fault is ours, not the path's: the request is answered 500, or 503 when
     /// descriptors or memory have run out.
     fn look(&self, path: &str) -> io::Result<Found>;
+
+    /// What is at a path, if that can be told without waiting for anything: it is asked on the thread of
+    /// a connection. `None`, as it is unless there is a better answer, has [`look`](Self::look) asked,
+    /// and so has every kind of trouble.
+    fn look_at_once(&self, path: &str) -> Option<Found> {
+        let _ = path;
+        None
+    }
 
     /// Tells `each` of what is in a folder, one after the other in any order, until it says `Break`:
     /// it knows how many it wants. Nothing, unless there is a better answer.
@@ -89,4 +97,52 @@ pub struct Item {
     pub size: u64,
     /// When it was last changed, if that is known.
     pub modified: Option<SystemTime>,
+}
+
+/// A backend as it is seen by who may wait, or by who may not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    backend: &'a dyn Backend,
+    waits: bool,
+}
+
+impl<'a> View<'a> {
+    /// For a thread that may block.
+    pub(super) fn waiting(backend: &'a dyn Backend) -> Self {
+        Self { backend, waits: true }
+    }
+
+    /// For any thread: what has to be waited for is an error of the kind `WouldBlock`.
+    pub(super) fn at_once(backend: &'a dyn Backend) -> Self {
+        Self { backend, waits: false }
+    }
+
+    pub(super) fn waits(self) -> bool {
+        self.waits
+    }
+
+    pub(super) fn look(self, path: &str) -> io::Result<Found> {
+        if self.waits {
+            return self.backend.look(path);
+        }
+        match self.backend.look_at_once(path) {
+            // Of an open file the beginning is read into memory next.
+            None | Some(Found::File(Source { content: Content::File(..), .. })) => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Some(found) => Ok(found),
+        }
+    }
+
+    pub(super) fn list(
+        self,
+        path: &str,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        if self.waits {
+            self.backend.list(path, each)
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
 }

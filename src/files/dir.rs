@@ -1,6 +1,7 @@
 //! `Dir`: the files of a folder or of another backend as a service, and its options.
 
 use std::{
+    io::{self, ErrorKind},
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -54,10 +55,13 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Who tells of changes.
-    pub(super) fn watch(&self) -> Option<&Watch> {
+    /// Hears of changes on the way to `path` from now on, if they are to be heard of.
+    ///
+    /// # Errors
+    /// `WouldBlock`: that is not so yet, and it has to be waited for.
+    pub(super) fn follow(&self, root: &Root, path: &str, waits: bool) -> io::Result<()> {
         if !self.options.watch || !self.cache.is_used() {
-            return None;
+            return Ok(());
         }
         let begin = || match Watch::new(self.cache.clone()) {
             Ok(watch) => Some(watch),
@@ -66,7 +70,14 @@ impl Inner {
                 None
             }
         };
-        self.watch.get_or_init(begin).as_ref()
+        let watch = if waits { Some(self.watch.get_or_init(begin)) } else { self.watch.get() };
+        match watch {
+            Some(Some(watch)) if waits => watch.follow(root, path),
+            Some(Some(watch)) if !watch.follows(path) => return Err(ErrorKind::WouldBlock.into()),
+            Some(_) => {}
+            None => return Err(ErrorKind::WouldBlock.into()),
+        }
+        Ok(())
     }
 }
 
@@ -74,6 +85,7 @@ impl Inner {
 pub(super) struct Options {
     pub(super) choices: Choices,
     symlinks: Symlinks,
+    pub(super) at_once: bool,
     watch: bool,
     revalidate: Duration,
     limits: Limits,
@@ -100,6 +112,7 @@ impl Default for Options {
         Self {
             choices: Choices::default(),
             symlinks: Symlinks::Inside,
+            at_once: true,
             watch: true,
             revalidate: REVALIDATE,
             limits: Limits::default(),
@@ -231,11 +244,21 @@ impl Dir {
     /// request looks, and those that come while it does get what was known, for as long again at
     /// most.
     ///
-    /// Zero looks at the disk for every request, on a thread that may block: at many times the
-    /// price of a request, for folders whose changes must be seen at once.
+    /// Zero looks at the disk for every request: at two or three times the price of a request, or many
+    /// times where [it has to be waited for](Self::at_once), for folders whose changes must be seen at
+    /// once.
     #[must_use]
     pub fn revalidate(self, after: Duration) -> Self {
         self.with(|options| options.revalidate = after)
+    }
+
+    /// Looks at what the kernel has in memory on the connection's own thread, which costs a third of
+    /// handing it to one that may block. On by default: for small files by [`Symlinks::Inside`] on a
+    /// local disk, and for those that are part of the program. The kernel is asked so that it says that
+    /// it would have to wait, and does not.
+    #[must_use]
+    pub fn at_once(self, on: bool) -> Self {
+        self.with(|options| options.at_once = on)
     }
 
     /// Lets the kernel tell of changes (inotify), so that they are seen within some hundredths of a

@@ -49,6 +49,14 @@ impl<P: Into<String>, B: Into<Bytes>> FromIterator<(P, B)> for Embedded {
 }
 
 impl Embedded {
+    fn find(&self, path: &str) -> Found {
+        if let Some(source) = self.files.get(path) {
+            return Found::File(source.clone());
+        }
+        let folder = path == "." || self.below(path).next().is_some();
+        if folder { Found::Folder } else { Found::Missing }
+    }
+
     /// What is below a folder, by the rest of its path.
     fn below<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a Source)> + use<'a> {
         let prefix = if folder == "." { String::new() } else { format!("{folder}/") };
@@ -59,11 +67,11 @@ impl Embedded {
 
 impl Backend for Embedded {
     fn look(&self, path: &str) -> io::Result<Found> {
-        if let Some(source) = self.files.get(path) {
-            return Ok(Found::File(source.clone()));
-        }
-        let folder = path == "." || self.below(path).next().is_some();
-        Ok(if folder { Found::Folder } else { Found::Missing })
+        Ok(self.find(path))
+    }
+
+    fn look_at_once(&self, path: &str) -> Option<Found> {
+        Some(self.find(path))
     }
 
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {

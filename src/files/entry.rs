@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
-    backend::{Backend, Content, Found, Source},
+    backend::{Content, Found, Source, View},
     choices::Choices,
     listing::Listing,
     mime::content_type,
@@ -58,7 +58,7 @@ pub(super) struct Page {
 
 impl Entry {
     /// Looks up what `path` names. May block.
-    pub(super) fn load(from: &dyn Backend, path: &Path, choices: &Choices) -> io::Result<Self> {
+    pub(super) fn load(from: View<'_>, path: &Path, choices: &Choices) -> io::Result<Self> {
         let Path { below_root: path, is_folder } = path;
         if *is_folder {
             return Self::in_folder(from, path, choices);
@@ -82,12 +82,12 @@ impl Entry {
     }
 
     /// A file and nothing else.
-    pub(super) fn page(from: &dyn Backend, path: &str, choices: &Choices) -> io::Result<Self> {
+    pub(super) fn page(from: View<'_>, path: &str, choices: &Choices) -> io::Result<Self> {
         Self::at(from, path, true, choices)
     }
 
     /// What a folder is answered with, whose path ends in a slash or is empty.
-    fn in_folder(from: &dyn Backend, folder: &str, choices: &Choices) -> io::Result<Self> {
+    fn in_folder(from: View<'_>, folder: &str, choices: &Choices) -> io::Result<Self> {
         for index in &choices.indexes {
             let found = Self::page(from, &format!("{folder}{index}"), choices)?;
             if !matches!(found, Self::Missing) {
@@ -103,7 +103,7 @@ impl Entry {
         Ok(Self::Missing)
     }
 
-    fn at(from: &dyn Backend, path: &str, file_only: bool, choices: &Choices) -> io::Result<Self> {
+    fn at(from: View<'_>, path: &str, file_only: bool, choices: &Choices) -> io::Result<Self> {
         Ok(match from.look(path)? {
             Found::File(source) => Self::File(Variants::load(from, source, path, choices)?),
             // A folder that bears the name of the index file is not what was asked for.
@@ -134,7 +134,7 @@ const CODINGS: [(Coding, &str); 3] =
     [(Coding::Zstd, ".zst"), (Coding::Brotli, ".br"), (Coding::Gzip, ".gz")];
 
 impl Variants {
-    fn load(from: &dyn Backend, source: Source, path: &str, choices: &Choices) -> io::Result<Self> {
+    fn load(from: View<'_>, source: Source, path: &str, choices: &Choices) -> io::Result<Self> {
         let written = source.modified;
         let mut plain = Page::new(source, path, choices);
         let mut coded = Vec::new();

@@ -5,7 +5,7 @@ use std::{fmt::Write, io, ops::ControlFlow};
 use bytes::Bytes;
 
 use super::{
-    backend::{Backend, Item},
+    backend::{Item, View},
     escape,
 };
 use crate::semantics::{
@@ -24,7 +24,7 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads the folder. May block.
-    pub(super) fn of(from: &dyn Backend, folder: &str, hidden: bool) -> io::Result<Self> {
+    pub(super) fn of(from: View<'_>, folder: &str, hidden: bool) -> io::Result<Self> {
         let mut items = Vec::new();
         let mut more = false;
         from.list(folder, &mut |item| {

@@ -10,6 +10,7 @@
 //! What a path leads to is held and looked at before it is opened: to open a FIFO wakes the program
 //! that waits to write into it, and to open a device may do anything.
 
+mod at_once;
 mod owners;
 pub(super) mod source;
 
@@ -35,6 +36,7 @@ use rustix::{
     io::Errno,
 };
 
+use self::at_once::AtOnce;
 use super::backend::{Backend, Found, Item};
 
 /// How often a path is gone down again when a race against a rename was lost.
@@ -82,6 +84,7 @@ pub(super) struct Root {
     walks: AtomicBool,
     /// [`DESCRIPTORS`].
     descriptors: &'static str,
+    at_once: AtOnce,
 }
 
 /// What was opened: a regular file or a folder.
@@ -97,7 +100,8 @@ impl Root {
     pub(super) fn new(path: PathBuf) -> Self {
         let (fd, walks) = (OnceLock::new(), AtomicBool::new(false));
         let symlinks = Symlinks::Inside;
-        let root = Self { path, symlinks, fd, walks, descriptors: DESCRIPTORS };
+        let (descriptors, at_once) = (DESCRIPTORS, AtOnce::default());
+        let root = Self { path, symlinks, fd, walks, descriptors, at_once };
         if let Err(error) = root.fd() {
             tracing::warn!(path = %root.path.display(), %error, "cannot open the folder yet");
         }
@@ -126,6 +130,7 @@ impl Root {
     /// descriptors or memory, a failing disk.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
         let root = self.fd()?;
+        self.at_once.learn(root);
         let mut opened = Err(Errno::AGAIN);
         for _ in 0..RACES {
             opened = self.try_open(root, path);
@@ -234,6 +239,10 @@ impl Backend for Root {
                 source::source(file, meta)?.map_or(Found::Missing, Found::File)
             }
         })
+    }
+
+    fn look_at_once(&self, path: &str) -> Option<Found> {
+        Self::look_at_once(self, path)
     }
 
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {

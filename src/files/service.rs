@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, time::Instant};
 use tower_service::Service;
 
 use super::{
-    backend::Backend,
+    backend::View,
     choices::Choices,
     dir::{Dir, From, Inner},
     entry::{Entry, Path},
@@ -103,6 +103,12 @@ impl Inner {
                 return Found::Entry(entry, status);
             }
         }
+        if self.options.at_once
+            && let Ok((status, entry)) =
+                self.load(View::at_once(self.from.backend()), &normal, path.as_ref(), now)
+        {
+            return Found::Entry(entry, status);
+        }
         Found::OnDisk { normal: normal.into(), path, now }
     }
 
@@ -136,9 +142,15 @@ impl Inner {
     }
 
     /// Looks at the disk, and remembers what is there.
-    fn load(&self, normal: &str, path: Option<&Path>, now: Instant) -> io::Result<Loaded> {
+    fn load(
+        &self,
+        from: View<'_>,
+        normal: &str,
+        path: Option<&Path>,
+        now: Instant,
+    ) -> io::Result<Loaded> {
         let entry = match path {
-            Some(path) => self.look(normal, &path.below_root, now, |from, choices| {
+            Some(path) => self.look(from, normal, &path.below_root, now, |choices| {
                 Entry::load(from, path, choices)
             })?,
             None => MISSING.clone(),
@@ -153,25 +165,24 @@ impl Inner {
         }
         let page = page.trim_start_matches('/');
         let otherwise =
-            self.look(OTHERWISE, page, now, |from, choices| Entry::page(from, page, choices))?;
+            self.look(from, OTHERWISE, page, now, |choices| Entry::page(from, page, choices))?;
         Ok((*status, otherwise))
     }
 
     /// Looks at what is remembered as `name`, and at the folders on the way to `path` from then on.
     fn look(
         &self,
+        from: View<'_>,
         name: &str,
         path: &str,
         now: Instant,
-        load: impl FnOnce(&dyn Backend, &Choices) -> io::Result<Entry>,
+        load: impl FnOnce(&Choices) -> io::Result<Entry>,
     ) -> io::Result<Arc<Entry>> {
         let changes = self.cache.changes();
-        if let From::Folder(root) = &self.from
-            && let Some(watch) = self.watch()
-        {
-            watch.follow(root, path);
+        if let From::Folder(root) = &self.from {
+            self.follow(root, path, from.waits())?;
         }
-        let entry = Arc::new(load(self.from.backend(), &self.options.choices)?);
+        let entry = Arc::new(load(&self.options.choices)?);
         self.cache.put(name, entry.clone(), now, changes);
         Ok(entry)
     }
@@ -189,7 +200,8 @@ struct Look {
 
 impl Look {
     fn take(self) -> io::Result<Loaded> {
-        self.inner.load(&self.normal, self.path.as_ref(), self.now)
+        let from = View::waiting(self.inner.from.backend());
+        self.inner.load(from, &self.normal, self.path.as_ref(), self.now)
     }
 }
 

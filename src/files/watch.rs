@@ -87,10 +87,15 @@ impl Watch {
         Ok(Self(shared))
     }
 
+    /// Are all folders on the way to `path` watched?
+    pub(super) fn follows(&self, path: &str) -> bool {
+        let folders = self.0.folders();
+        on_the_way(path).all(|folder| folders.by_path.contains_key(folder))
+    }
+
     /// Watches all folders on the way to `path`, as far as they are there. May block.
     pub(super) fn follow(&self, root: &Root, path: &str) {
-        let ends = path.match_indices('/').map(|(end, _)| &path[..end]);
-        for folder in std::iter::once(".").chain(ends) {
+        for folder in on_the_way(path) {
             let replaced = match &*self.0.folders() {
                 folders if folders.by_path.contains_key(folder) => continue,
                 folders => folders.replaced,
@@ -112,6 +117,12 @@ impl Watch {
             }
         }
     }
+}
+
+/// The folders that a path goes through.
+fn on_the_way(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(end, _)| &path[..end]);
+    std::iter::once(".").chain(ends)
 }
 
 impl Drop for Watch {

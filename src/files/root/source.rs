@@ -47,12 +47,12 @@ pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Option<Source
     of(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
 }
 
-fn of(content: Content, meta: &Metadata) -> io::Result<Source> {
+pub(super) fn of(content: Content, meta: &Metadata) -> io::Result<Source> {
     Ok(Source { content, modified: Some(meta.modified()?), tag: tag(meta) })
 }
 
 /// What changes when a file is replaced or written to.
-fn stamp(meta: &Metadata) -> (u64, i64, i64, u64) {
+pub(super) fn stamp(meta: &Metadata) -> (u64, i64, i64, u64) {
     (meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino())
 }
 

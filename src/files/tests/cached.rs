@@ -25,7 +25,7 @@ fn send_now(dir: &Dir, target: &str) -> Option<Response<Body>> {
 async fn a_hit_is_answered_at_once_and_for_a_second() {
     let site = Site::new();
     site.write("large.bin", vec![7; 100_000]);
-    let served = site.dir().watch(false);
+    let served = site.dir().watch(false).at_once(false);
     for target in ["/hello.txt", "/large.bin", "/none", "/docs", "/docs/"] {
         let first = get(&served, target).await;
         let second = send_now(&served.clone(), target).expect(target);
@@ -53,7 +53,7 @@ async fn a_hit_is_answered_at_once_and_for_a_second() {
 #[tokio::test(start_paused = true)]
 async fn one_looks_again_and_the_others_get_what_was_known() {
     let site = Site::new();
-    let served = site.dir().watch(false);
+    let served = site.dir().watch(false).at_once(false);
     get(&served, "/hello.txt").await;
     site.write("hello.txt", "changed");
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -123,7 +123,7 @@ async fn a_large_file_that_shrinks_under_a_response_ends_it_with_an_error() {
 #[tokio::test(start_paused = true)]
 async fn spellings_of_a_path_share_their_entry_and_other_options_do_not() {
     let site = Site::new();
-    let served = site.dir();
+    let served = site.dir().at_once(false);
     get(&served, "/hello.txt").await;
     assert!(send_now(&served, "/%68ello.txt?query").is_some());
     let other = served.cache_control(HeaderValue::from_static("no-store"));
@@ -150,4 +150,31 @@ async fn a_file_from_the_future_is_not_recognised_by_a_date_of_ours() {
         let response = get_with(&dir, "/hello.txt", &[(field.clone(), value)]).await;
         assert_eq!(response.status().as_u16(), status, "{field} {value}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_memory_is_looked_at_without_a_thread_that_may_block() {
+    let site = Site::new();
+    site.write("large.bin", vec![7; 100_000]);
+    let served = site.dir().revalidate(Duration::ZERO);
+    get(&served, "/hello.txt").await;
+    if send_now(&served, "/hello.txt").is_none() {
+        return; // no local disk, or an old kernel
+    }
+    for text in ["a", "", "another text"] {
+        site.write("hello.txt", text);
+        let answer = send_now(&served, "/hello.txt").unwrap();
+        assert_eq!(content(answer).await, text);
+    }
+    site.write("new", "renamed");
+    fs::rename(site.root().join("new"), site.root().join("hello.txt")).unwrap();
+    assert_eq!(content(send_now(&served, "/hello.txt").unwrap()).await, "renamed");
+    fs::remove_file(site.root().join("hello.txt")).unwrap();
+    assert_eq!(get(&served, "/hello.txt").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(get(&served, "/docs").await.status(), StatusCode::PERMANENT_REDIRECT);
+    assert!(send_now(&served, "/docs/").is_some());
+    assert!(
+        send_now(&served, "/large.bin").is_none(),
+        "large ones are opened where that may block"
+    );
 }

@@ -1,0 +1,190 @@
+//! Looks that wait for nothing: what the kernel has in memory of small files.
+
+use std::{
+    fs::{File, Metadata},
+    io::IoSliceMut,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use rustix::{
+    fs::{CWD, FsWord, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2},
+    io::{Errno, ReadWriteFlags, preadv2},
+};
+
+use super::{HOLD, READ, Root, Symlinks, is_absence, source};
+use crate::files::backend::{Content, Found, Source};
+
+/// File systems, by their numbers in statfs(2), that open a file whose path is in memory without
+/// asking anybody else: ext, XFS, Btrfs, F2FS, tmpfs, and the layers of containers.
+const LOCAL: [FsWord; 6] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630];
+
+/// What of a root is known once and for all.
+#[derive(Debug, Default)]
+pub(super) struct AtOnce {
+    /// The kernel cannot: do not ask it again.
+    never: AtomicBool,
+    /// It is on a local file system. Not known before somebody has looked who may wait.
+    is_local: OnceLock<bool>,
+}
+
+impl AtOnce {
+    /// Learns what there is to know of a root. May block.
+    pub(super) fn learn(&self, root: BorrowedFd<'_>) {
+        self.is_local.get_or_init(|| fstatfs(root).is_ok_and(|fs| LOCAL.contains(&fs.f_type)));
+    }
+}
+
+impl Root {
+    /// What is at a path, if that can be told without waiting for a disk, for a server elsewhere, or for
+    /// who has a lease of the file.
+    ///
+    /// By the rule for links inside of the root; small files, folders, and names that are known to be
+    /// missing. Everything else is for [`open`](Self::open), and so is every kind of trouble.
+    pub(super) fn look_at_once(&self, path: &str) -> Option<Found> {
+        let AtOnce { never, is_local } = &self.at_once;
+        let able = self.symlinks == Symlinks::Inside && !self.walks.load(Relaxed);
+        if !able || never.load(Relaxed) || is_local.get() != Some(&true) {
+            return None;
+        }
+        let root = self.fd.get()?;
+        // Only what is in memory, and on this file system.
+        let within = ResolveFlags::BENEATH
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV
+            | ResolveFlags::CACHED;
+        let held = match openat2(root, path, HOLD, Mode::empty(), within) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                never.store(true, Relaxed); // before Linux 5.12
+                return None;
+            }
+            // Perhaps a sandbox's word; another file system, or out of the root.
+            Err(Errno::PERM | Errno::XDEV) => return None,
+            Err(errno) => return is_absence(errno).then_some(Found::Missing),
+        };
+        let meta = held.metadata().ok()?;
+        if meta.is_dir() {
+            return Some(Found::Folder);
+        }
+        if !meta.is_file() {
+            return Some(Found::Missing);
+        }
+        if meta.len() > source::IN_MEMORY {
+            return None;
+        }
+        // By its descriptor, for it to be what was looked at; a lease is not waited for.
+        let by_descriptor = format!("{}/{}", self.descriptors, held.as_raw_fd());
+        let how = READ.union(OFlags::NONBLOCK);
+        let file = File::from(openat(CWD, by_descriptor, how, Mode::empty()).ok()?);
+        content(&file, &meta).map(Found::File)
+    }
+}
+
+/// The whole of a small file, if all of it is in memory and nobody writes to it meanwhile.
+fn content(file: &File, meta: &Metadata) -> Option<Source> {
+    let len = usize::try_from(meta.len()).ok()?;
+    let mut bytes = vec![0; len + 1];
+    let mut buf = [IoSliceMut::new(&mut bytes)];
+    let n = preadv2(file, &mut buf, 0, ReadWriteFlags::NOWAIT).ok()?;
+    let after = file.metadata().ok()?;
+    if n != len || source::stamp(meta) != source::stamp(&after) {
+        return None;
+    }
+    bytes.truncate(n);
+    source::of(Content::Bytes(bytes.into_boxed_slice().into()), &after).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::{fs::symlink, net::UnixListener},
+    };
+
+    use rustix::fs::{FileType, mknodat};
+
+    use super::*;
+
+    /// A root whose file system is known, of a folder with some things in it.
+    fn root() -> (tempfile::TempDir, Root) {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("docs")).unwrap();
+        fs::write(path("docs/a.txt"), "content").unwrap();
+        fs::write(path("docs/empty"), "").unwrap();
+        fs::write(path("large"), vec![7; usize::try_from(source::IN_MEMORY).unwrap() + 1]).unwrap();
+        symlink("docs/a.txt", path("inside")).unwrap();
+        symlink("/etc/hostname", path("outside")).unwrap();
+        let root = Root::new(folder.path().to_owned());
+        (folder, root)
+    }
+
+    fn found(root: &Root, path: &str) -> Option<String> {
+        Some(match root.look_at_once(path)? {
+            Found::Missing => "missing".to_owned(),
+            Found::Folder => "folder".to_owned(),
+            Found::File(Source { content: Content::Bytes(bytes), .. }) => {
+                String::from_utf8(bytes.to_vec()).unwrap()
+            }
+            Found::File(_) => "open".to_owned(),
+        })
+    }
+
+    #[test]
+    fn what_is_in_memory_is_told_as_by_a_look_that_may_wait() {
+        let (_folder, root) = root();
+        assert_eq!(found(&root, "docs/a.txt"), None, "nobody knows yet what is waited for here");
+        root.open("docs").unwrap();
+        if root.at_once.is_local.get() != Some(&true) {
+            return; // then nothing is told at once
+        }
+        let whole = |text: &str| Some(text.to_owned());
+        for (path, want) in [
+            ("docs/a.txt", whole("content")),
+            ("docs/empty", whole("")),
+            ("docs", whole("folder")),
+            ("inside", whole("content")),
+            ("large", None),
+            ("outside", None),
+        ] {
+            let waited = root.open(path).unwrap().is_some();
+            assert_eq!(found(&root, path), want, "{path}");
+            assert!(want.is_none() || waited, "{path}");
+        }
+        assert!(root.open("none").unwrap().is_none());
+        assert_eq!(found(&root, "none"), whole("missing"), "it is known not to be there");
+        assert!(matches!(found(&root, "docs/a.txt/x").as_deref(), None | Some("missing")));
+        // The same state has the same tag.
+        let Some(Found::File(now)) = root.look_at_once("docs/a.txt") else {
+            panic!("it was there")
+        };
+        let Ok(Found::File(then)) = crate::files::Backend::look(&root, "docs/a.txt") else {
+            panic!()
+        };
+        assert_eq!((now.tag, now.modified), (then.tag, then.modified));
+    }
+
+    #[test]
+    fn nothing_is_told_at_once_under_other_rules_and_of_what_is_no_file() {
+        let (folder, root) = root();
+        for symlinks in [Symlinks::Never, Symlinks::Any, Symlinks::SameOwner] {
+            let root = root.with_symlinks(symlinks);
+            root.open("docs/a.txt").unwrap();
+            assert_eq!(found(&root, "docs/a.txt"), None, "{symlinks:?}");
+        }
+        let _socket = UnixListener::bind(folder.path().join("socket")).unwrap();
+        let fifo = folder.path().join("fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for path in ["socket", "fifo"] {
+            assert!(root.open(path).unwrap().is_none());
+            assert!(matches!(found(&root, path).as_deref(), None | Some("missing")), "{path}");
+        }
+        root.walks.store(true, Relaxed);
+        assert_eq!(found(&root, "docs/a.txt"), None);
+    }
+}
