@@ -1,23 +1,27 @@
 //! A folder as a web site.
 //!
-//! Run with `cargo run --release --example static_site -- --log --list --listen 127.0.0.1:8080 DIR`.
+//! Run with `cargo run --release --example static_site -- DIR`, and open what it says. On a terminal it
+//! shows what it serves, a line for each request.
+
+use std::io::IsTerminal;
 
 use tower::{Layer, Service};
 use vestibule::{
     BoxError, Request, Response, files, layer,
+    net::Address,
     serve::{Serve, serve},
 };
 
 const HELP: &str = "\
-static_site --listen ADDR [--threads N] [OPTION ...] DIR
+static_site [--listen ADDR] [--threads N] [OPTION ...] [DIR]
 
-  --listen ADDR     host:port or unix:/path
+  --listen ADDR     host:port or unix:/path; 127.0.0.1:8080 if it is not given
   --threads N       one runtime a thread (0: one a core); without it, the caller's runtime
-  --log             a line for each request
+  --log             a line for each request, even if this is no terminal
   --list            lists folders that have no index.html
   --precompressed   sends a.js.zst, a.js.br or a.js.gz for a.js to those who accept it
   --fallback FILE   serves this file for whatever is not there, as single page applications need
-  DIR               the folder";
+  DIR               the folder; this one if it is not given";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,8 +42,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(page) = fallback {
         site = site.fallback(page);
     }
-    eprintln!("{dir}");
-    if log {
+    let shown = std::path::absolute(&dir).unwrap_or_else(|_| dir.into());
+    eprintln!("The files of {}", shown.display());
+    if log || std::io::stderr().is_terminal() {
         return run(serve(listen, layer::LogLayer::new().layer(site)), threads).await;
     }
     run(serve(listen, site), threads).await
@@ -57,7 +62,10 @@ where
         server = server.threads(n);
     }
     let server = server.bind()?;
-    eprintln!("site on {}", server.local_addr()?);
+    match server.local_addr()? {
+        at @ Address::Tcp(_) => eprintln!("Open http://{at}/"),
+        at @ Address::Unix(_) => eprintln!("Open {at}"),
+    }
     Ok(server.await?)
 }
 
