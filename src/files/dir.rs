@@ -13,9 +13,9 @@ use super::{
     backend::Backend,
     cache::{Cache, Limits, REVALIDATE},
     choices::Choices,
+    entry::Loaded,
     looks::Looks,
     root::{Root, Symlinks},
-    service::Loaded,
     watch::Watch,
 };
 

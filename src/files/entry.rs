@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
     backend::{Content, Found, Source, View},
@@ -20,6 +20,9 @@ use crate::{
     net::{clock, cold},
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
+
+/// What was found, and the status that it is served with.
+pub(super) type Loaded = (StatusCode, Arc<Entry>);
 
 /// What a path names.
 #[derive(Debug)]

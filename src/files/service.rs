@@ -15,7 +15,7 @@ use super::{
     backend::View,
     choices::Choices,
     dir::{Dir, From, Inner},
-    entry::{Entry, Path},
+    entry::{Entry, Loaded, Path},
     respond::{asked, plain, respond},
 };
 use crate::{
@@ -47,9 +47,6 @@ impl Service<Request<Body>> for Dir {
 
 /// Where what stands for missing files is remembered: no request's path lacks a slash.
 const OTHERWISE: &str = "";
-
-/// What was found, and the status that it is served with.
-pub(super) type Loaded = (StatusCode, Arc<Entry>);
 
 /// What is known of a request without a look at the disk.
 pub(super) enum Found {
