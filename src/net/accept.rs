@@ -77,6 +77,17 @@ impl Acceptor {
     /// here; it never gives up.
     pub async fn accept(&mut self) -> Accepted {
         loop {
+            let mut accepted = self.accept_new().await;
+            match accepted.stream.watch() {
+                Ok(()) => return accepted,
+                Err(error) => tracing::error!(%error, "a connection cannot be watched"),
+            }
+        }
+    }
+
+    /// The same, but the runtime does not know the stream yet: for who polls it from one task.
+    pub(crate) async fn accept_new(&mut self) -> Accepted {
+        loop {
             match self.try_accept().await {
                 Ok(accepted) => {
                     self.exhausted = false;

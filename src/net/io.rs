@@ -37,9 +37,9 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
-    /// Is it known, without asking the kernel, that the last read took all that had come? By default
-    /// it is not.
-    fn is_drained(&self) -> bool {
+    /// Has everything been read that has come? `false`, which it says by default, if nobody knows but a
+    /// read.
+    fn is_drained(&mut self) -> bool {
         false
     }
 

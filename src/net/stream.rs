@@ -12,12 +12,13 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::{Errno, retry_on_intr},
+    io::{Errno, ioctl_fionread, retry_on_intr},
     net::{SendAncillaryBuffer, SendFlags, Shutdown},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
     net::{TcpStream, UnixStream},
+    runtime::Handle,
 };
 
 use super::{
@@ -43,7 +44,7 @@ pub struct Stream(State);
 #[derive(Debug)]
 enum State {
     New(New),
-    /// Known for reads.
+    /// The runtime knows it for reads.
     Reads(AsyncFd<OwnedFd>, Kind),
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -56,8 +57,16 @@ enum State {
 struct New {
     socket: OwnedFd,
     kind: Kind,
-    /// A read took all that had come: the next one is waited for.
-    drained: bool,
+    next: Next,
+}
+
+/// What the next read of a new socket will find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Unknown,
+    /// The last read took all: what comes then is waited for.
+    Nothing,
+    Something,
 }
 
 /// What a socket is one of.
@@ -95,13 +104,15 @@ impl Stream {
         }
     }
 
-    /// One that was accepted and does not block.
+    /// One that was accepted and does not block. Until it is [watched](Self::watch) for all, it is to be
+    /// polled by one task.
     pub(super) fn accepted(socket: OwnedFd, kind: Kind) -> Self {
-        Self(State::New(New { socket, kind, drained: false }))
+        Self(State::New(New { socket, kind, next: Next::Unknown }))
     }
 
     /// Has the runtime watch it for reads, if it does not yet.
     fn watch_reads(&mut self) -> io::Result<()> {
+        Handle::try_current().map_err(io::Error::other)?;
         match std::mem::replace(&mut self.0, State::Gone) {
             State::New(New { socket, kind, .. }) => {
                 self.0 = State::Reads(for_reads(socket)?, kind);
@@ -112,7 +123,11 @@ impl Stream {
     }
 
     /// Has the runtime watch it for all, if it does not yet.
-    fn watch(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Outside of a runtime, and when the kernel has no room for it.
+    pub(super) fn watch(&mut self) -> io::Result<()> {
+        Handle::try_current().map_err(io::Error::other)?;
         let (socket, kind) = match std::mem::replace(&mut self.0, State::Gone) {
             State::New(New { socket, kind, .. }) => (socket, kind),
             State::Reads(socket, kind) => (socket.into_inner(), kind),
@@ -126,6 +141,17 @@ impl Stream {
             Kind::Unix => State::Unix(UnixStream::from_std(socket.into())?),
         };
         Ok(())
+    }
+
+    /// Has it watched for all, for a write that has to wait.
+    ///
+    /// With the registration for reads goes whom it was to wake. That is this same task, which reads
+    /// again for it: nobody else is given a stream that is not known for all.
+    fn watch_writes(&mut self, cx: &Context<'_>) -> io::Result<()> {
+        if let State::Reads(..) = self.0 {
+            cx.waker().wake_by_ref();
+        }
+        self.watch()
     }
 
     /// Its descriptor, as long as it has one.
@@ -170,7 +196,7 @@ impl Stream {
         if let Some(result) = self.at_once(&call) {
             return result;
         }
-        self.watch()?;
+        self.watch_writes(cx)?;
         let written = Cell::new(0);
         let attempt = |fd: BorrowedFd<'_>| {
             let n = call(fd)?;
@@ -219,8 +245,10 @@ fn gone() -> io::Error {
 impl New {
     /// What has come by now; `None`: wait for it.
     fn read(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
-        if self.drained || !luck::tries() {
-            return None;
+        match self.next {
+            Next::Something => {}
+            Next::Unknown if luck::tries() => {}
+            Next::Unknown | Next::Nothing => return None,
         }
         match receive(&self.socket, buf) {
             Err(Errno::AGAIN) => {
@@ -229,7 +257,7 @@ impl New {
             }
             Ok(drained) => {
                 luck::had(true);
-                self.drained = drained;
+                self.next = if drained { Next::Nothing } else { Next::Something };
                 Some(Ok(()))
             }
             Err(errno) => Some(Err(errno.into())),
@@ -263,8 +291,12 @@ impl Io for Stream {
         self.poll_writing(cx, bytes.len(), |fd| rustix::net::send(fd, bytes, flags))
     }
 
-    fn is_drained(&self) -> bool {
-        matches!(&self.0, State::New(new) if new.drained)
+    fn is_drained(&mut self) -> bool {
+        let State::New(new) = &mut self.0 else { return false };
+        // Nobody is told of what comes; and it is read for certain then.
+        let unread = ioctl_fionread(&new.socket).unwrap_or(1) > 0;
+        new.next = if unread { Next::Something } else { Next::Nothing };
+        !unread
     }
 
     fn unsent(&self) -> Option<u64> {
@@ -333,7 +365,7 @@ impl AsyncWrite for Stream {
         if let Some(result) = stream.at_once(send) {
             return result;
         }
-        stream.watch()?;
+        stream.watch_writes(cx)?;
         match &mut stream.0 {
             State::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             State::Unix(s) => Pin::new(s).poll_write(cx, buf),
@@ -354,7 +386,7 @@ impl AsyncWrite for Stream {
         if let Some(result) = stream.at_once(send) {
             return result;
         }
-        stream.watch()?;
+        stream.watch_writes(cx)?;
         match &mut stream.0 {
             State::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             State::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),

@@ -22,7 +22,7 @@ use super::support::{exchange, read_all, read_until, start, start_with, statuses
 use crate::{
     Body, Request, Response,
     conn::h1::{client, server},
-    net::{Io, Watch},
+    net::{Acceptor, Io, Listener, Watch},
     peer::Peer,
     proto::h1::Limits,
 };
@@ -341,4 +341,70 @@ async fn a_file_is_not_taken_for_a_stale_socket() {
     let bound = crate::serve(format!("unix:{}", path.display()), hello).bind();
     assert_eq!(bound.unwrap_err().kind(), ErrorKind::AddrInUse);
     assert_eq!(std::fs::read(&path).unwrap(), b"x");
+}
+
+/// Ready when it is told so; answers at once.
+#[derive(Clone)]
+struct Held(Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>>, Bytes);
+
+impl tower::Service<Request> for Held {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        let mut until = self.0.lock().unwrap();
+        if let Some(future) = &mut *until {
+            std::task::ready!(future.as_mut().poll(cx));
+            *until = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        std::future::ready(Ok(Response::new(Body::from(self.1.clone()))))
+    }
+}
+
+#[tokio::test]
+async fn what_comes_behind_a_request_that_had_to_wait_costs_no_tail() {
+    const LEN: usize = 40_000;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let to = listener.local_addr().unwrap();
+    let mut acceptor = Acceptor::new(Listener::Tcp(listener.into())).unwrap();
+    for request in [
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    ] {
+        // A client that has little room, so that most of the answer waits in the kernel.
+        let client = tokio::net::TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(2304).unwrap();
+        let (accepted, client) = tokio::join!(acceptor.accept_new(), client.connect(to));
+        let mut client = client.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let (tell, told) = oneshot::channel::<()>();
+        let (asked, is_asked) = oneshot::channel::<()>();
+        let until = Box::pin(async move {
+            let _ = asked.send(());
+            let _ = told.await;
+        });
+        let service = Held(Arc::new(Mutex::new(Some(until))), Bytes::from(vec![b'x'; LEN]));
+        let task = tokio::spawn(server::Connection::new(
+            accepted.stream,
+            Peer::unix(),
+            service,
+            Arc::default(),
+            Watch::never(),
+        ));
+        within(is_asked).await.unwrap();
+        // RFC 9112 section 2.2: some clients send an empty line behind a body.
+        client.write_all(b"\r\n").await.unwrap();
+        tell.send(()).unwrap();
+        let mut got = Vec::new();
+        within(client.read_to_end(&mut got)).await.unwrap();
+        assert!(got.len() > LEN, "{} bytes", got.len());
+        drop(client);
+        let _ = within(task).await;
+    }
 }

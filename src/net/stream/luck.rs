@@ -16,7 +16,7 @@ pub(super) fn tries() -> bool {
     if FOUND.get() >= 128 {
         return true;
     }
-    LEFT_OUT.set(LEFT_OUT.get() + 1);
+    LEFT_OUT.set(LEFT_OUT.get().wrapping_add(1));
     LEFT_OUT.get().is_multiple_of(SELDOM)
 }
 

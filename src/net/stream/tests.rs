@@ -1,4 +1,4 @@
-use std::{future::poll_fn, io::Write, sync::Arc};
+use std::{future::poll_fn, io::Write, sync::Arc, task::Waker, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,7 +27,6 @@ async fn who_asks_once_is_answered_before_the_runtime_knows_the_socket() {
     for (mut near, mut far) in pairs().await {
         near.write_all(b"request").await.unwrap();
         let mut got = [0; 16];
-        assert!(!far.is_drained());
         assert_eq!(far.read(&mut got).await.unwrap(), 7);
         assert!(far.is_drained());
         let head = poll_fn(|cx| far.poll_write_more(cx, b"re")).await.unwrap();
@@ -62,6 +61,10 @@ async fn a_read_that_filled_its_buffer_is_followed_by_another_one() {
         let mut got = [0; 4];
         assert_eq!((far.read(&mut got).await.unwrap(), far.is_drained()), (4, false));
         assert_eq!((far.read(&mut got).await.unwrap(), far.is_drained()), (3, true));
+        near.write_all(b"more").await.unwrap();
+        assert!(!far.is_drained(), "what has come since the last read counts");
+        assert_eq!((far.read(&mut got).await.unwrap(), is_new(&far)), (4, true));
+        assert!(far.is_drained());
         drop(near);
         assert!(is_new(&far));
         assert_eq!(far.read(&mut got).await.unwrap(), 0, "the end, which is waited for");
@@ -115,5 +118,50 @@ async fn a_file_that_fills_the_socket_goes_on_when_there_is_room_again() {
         drop(near);
         far.read_to_end(&mut got).await.unwrap();
         assert!(got == content);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_to_read_is_woken_though_a_write_had_to_wait_then() {
+    for (mut near, mut far) in pairs().await {
+        let answer = vec![0; 32 << 20]; // more than anybody takes
+        let (mut got, mut sent, mut polls) = ([0; 8], 0, 0);
+        let both = poll_fn(|cx| {
+            polls += 1;
+            let mut buf = ReadBuf::new(&mut got);
+            if Pin::new(&mut far).poll_read(cx, &mut buf)?.is_ready() {
+                return Poll::Ready(io::Result::Ok(buf.filled().len()));
+            }
+            while let Poll::Ready(n) = Pin::new(&mut far).poll_write(cx, &answer[sent..])? {
+                sent += n;
+            }
+            Poll::Pending
+        });
+        let told = async {
+            tokio::task::yield_now().await;
+            near.write_all(b"ping").await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let n = tokio::select! {
+            n = tokio::time::timeout(Duration::from_secs(20), both) => n.expect("it sleeps"),
+            () = told => unreachable!("it does not end"),
+        };
+        assert_eq!(n.unwrap(), 4);
+    }
+}
+
+#[test]
+fn outside_of_a_runtime_what_has_to_wait_is_an_error() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (_near, mut far) in runtime.block_on(pairs()) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let piece = vec![0; 1 << 20];
+        let result = loop {
+            match Pin::new(&mut far).poll_write(&mut cx, &piece) {
+                Poll::Ready(Ok(_)) => {}
+                result => break result,
+            }
+        };
+        assert!(matches!(result, Poll::Ready(Err(_))), "{result:?}");
     }
 }
