@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::{Handle, Id},
-    task::spawn_blocking,
-};
+use tokio::runtime::{Handle, Id};
 
 /// The most threads that work at a time, 32: as many as an ordinary disk has places in its queue. A
 /// disk that hangs leaves the runtime's other blocking threads to others.
@@ -20,6 +17,10 @@ const THREADS: usize = 32;
 /// How long a thread waits for more. Without it, while the first hundreds of jobs are done before the
 /// next ones come, the runtime begins a thread for nearly each.
 const LINGER: Duration = Duration::from_millis(5);
+
+/// So many jobs a thread does before it leaves those of other runtimes to a thread of theirs: the end of
+/// its own waits for it.
+const TENURE: usize = 64;
 
 /// So many jobs may wait before those that nobody wants any more are let go.
 const FEW: usize = 64;
@@ -44,7 +45,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Box<dyn Job>>,
+    waiting: VecDeque<Waiting>,
     /// With so many waiting the unwanted ones are let go: twice as many as were wanted then.
     full: usize,
     /// Threads that work, or wait for more.
@@ -54,6 +55,12 @@ struct Queue {
     /// Threads that a runtime was asked for and has not begun. A runtime all of whose threads are busy
     /// may never begin one; that is no matter of the others.
     begun: HashMap<Id, usize>,
+}
+
+/// A job, and the runtime that it came from.
+struct Waiting {
+    runtime: Handle,
+    job: Box<dyn Job>,
 }
 
 impl fmt::Debug for Disk {
@@ -68,43 +75,48 @@ impl Disk {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub(crate) fn run(&self, job: Box<dyn Job>) {
-        let runtime = Handle::current().id();
+        let runtime = Handle::current();
         let mut queue = self.0.lock();
-        let unwanted = queue.push(job);
+        let unwanted = queue.push(Waiting { runtime: runtime.clone(), job });
         let is_seen_to = queue.waiting.len() <= queue.idle;
-        let begun = queue.begun.get(&runtime).copied().unwrap_or(0);
-        let begins = !is_seen_to && queue.running + begun < THREADS;
-        if begins {
-            queue.begun.insert(runtime, begun + 1);
-        }
+        let begins = !is_seen_to && queue.begins(runtime.id());
         drop(queue);
         drop(unwanted);
         if is_seen_to {
             self.0.more.notify_one();
         } else if begins {
-            let thread = Thread { shared: self.0.clone(), runtime: Some(runtime) };
-            spawn_blocking(move || thread.run());
+            Thread::begin(&self.0, &runtime);
         }
     }
 }
 
 impl Queue {
     /// Adds a job. Gives back those that nobody wants, once there are many.
-    fn push(&mut self, job: Box<dyn Job>) -> Vec<Box<dyn Job>> {
-        self.waiting.push_back(job);
+    fn push(&mut self, waiting: Waiting) -> Vec<Waiting> {
+        self.waiting.push_back(waiting);
         if self.waiting.len() <= self.full.max(FEW) {
             return Vec::new();
         }
         let mut unwanted = Vec::new();
-        for mut job in std::mem::take(&mut self.waiting) {
-            if job.is_wanted() {
-                self.waiting.push_back(job);
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            if waiting.job.is_wanted() {
+                self.waiting.push_back(waiting);
             } else {
-                unwanted.push(job);
+                unwanted.push(waiting);
             }
         }
         self.full = 2 * self.waiting.len();
         unwanted
+    }
+
+    /// May one more thread of this runtime begin? Then it is counted.
+    fn begins(&mut self, runtime: Id) -> bool {
+        let begun = self.begun.get(&runtime).copied().unwrap_or(0);
+        let begins = self.running + begun < THREADS;
+        if begins {
+            self.begun.insert(runtime, begun + 1);
+        }
+        begins
     }
 
     fn no_longer_begun(&mut self, runtime: Id) {
@@ -118,30 +130,41 @@ impl Queue {
 /// One of the threads.
 struct Thread {
     shared: Arc<Shared>,
-    /// The runtime that it was asked of, until it runs.
-    runtime: Option<Id>,
+    /// The one that it was asked of.
+    runtime: Id,
+    runs: bool,
 }
 
 impl Thread {
+    /// One that [may](Queue::begins) begin.
+    fn begin(shared: &Arc<Shared>, runtime: &Handle) {
+        let thread = Self { shared: shared.clone(), runtime: runtime.id(), runs: false };
+        runtime.spawn_blocking(move || thread.run());
+    }
+
     fn run(mut self) {
         let mut queue = self.shared.lock();
-        if let Some(runtime) = self.runtime.take() {
-            queue.no_longer_begun(runtime);
-        }
+        queue.no_longer_begun(self.runtime);
+        self.runs = true;
         if queue.running >= THREADS {
             return; // others have come first
         }
         queue.running += 1;
         drop(queue);
-        while let Some(mut job) = self.next() {
-            if job.is_wanted() {
-                let _ = catch_unwind(AssertUnwindSafe(|| job.run()));
-            }
+        let mut done = 0;
+        while let Some(mut job) = self.next(done) {
+            done += 1;
+            // With what it holds, which may panic when it is dropped.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                if job.is_wanted() {
+                    job.run();
+                }
+            }));
         }
     }
 
-    /// The next job. If none comes, the thread runs no more from the same moment on.
-    fn next(&self) -> Option<Box<dyn Job>> {
+    /// The next job. If none comes for this thread, it runs no more from the same moment on.
+    fn next(&self, done: usize) -> Option<Box<dyn Job>> {
         let mut queue = self.shared.lock();
         if queue.waiting.is_empty() {
             queue.idle += 1;
@@ -150,18 +173,32 @@ impl Thread {
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
             queue.idle -= 1;
         }
-        let next = queue.waiting.pop_front();
-        queue.running -= usize::from(next.is_none());
-        next
+        let others = queue.waiting.front().map(|first| &first.runtime);
+        let other = others.filter(|of| done >= TENURE && of.id() != self.runtime).cloned();
+        if other.is_none()
+            && let Some(waiting) = queue.waiting.pop_front()
+        {
+            return Some(waiting.job);
+        }
+        queue.running -= 1;
+        if let Some(other) = other
+            && queue.begins(other.id())
+        {
+            drop(queue);
+            Self::begin(&self.shared, &other);
+        }
+        None
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        let Some(runtime) = self.runtime else { return };
+        if self.runs {
+            return;
+        }
         // It never ran: its runtime ends. What waits is for the other threads, if there are any.
         let mut queue = self.shared.lock();
-        queue.no_longer_begun(runtime);
+        queue.no_longer_begun(self.runtime);
         let left = match (queue.running, queue.begun.len()) {
             (0, 0) => std::mem::take(&mut queue.waiting),
             _ => VecDeque::new(),
@@ -294,6 +331,52 @@ mod tests {
         let mut answer = ask(&disk, || ());
         assert_eq!(answer.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
         assert!(disk.0.lock().begun.is_empty());
+    }
+
+    #[test]
+    fn a_runtime_ends_though_another_one_has_more_and_more_to_do() {
+        let disk = Arc::new(Disk::default());
+        let one = Builder::new_current_thread().build().unwrap();
+        // A thread of the first one is at work when the other begins, which never stops.
+        let hold = Arc::new(Barrier::new(2));
+        let held = hold.clone();
+        let first = one.block_on(async {
+            ask(&disk, move || {
+                held.wait();
+            })
+        });
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (began, begins) = mpsc::channel();
+        let feeder = std::thread::spawn({
+            let disk = disk.clone();
+            move || {
+                let other = Builder::new_current_thread().build().unwrap();
+                other.block_on(async {
+                    let mut jobs = VecDeque::new();
+                    while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                        while jobs.len() < 2 * THREADS {
+                            jobs.push_back(ask(&disk, || ()));
+                        }
+                        jobs.pop_front().expect("some").await.unwrap();
+                        let _ = began.send(());
+                    }
+                    for job in jobs {
+                        job.await.unwrap();
+                    }
+                });
+            }
+        });
+        begins.recv().unwrap();
+        hold.wait();
+        let (ended, ends) = mpsc::channel();
+        let end = std::thread::spawn(move || {
+            drop(one); // which waits for its threads
+            ended.send(()).unwrap();
+        });
+        ends.recv_timeout(Duration::from_secs(20)).expect("it waits for the other one's jobs");
+        end.join().unwrap();
+        drop((first, stop));
+        feeder.join().unwrap();
     }
 
     #[test]
