@@ -340,11 +340,12 @@ mod tests {
         // A thread of the first one is at work when the other begins, which never stops.
         let hold = Arc::new(Barrier::new(2));
         let held = hold.clone();
-        let first = one.block_on(async {
+        let first = {
+            let _entered = one.enter();
             ask(&disk, move || {
                 held.wait();
             })
-        });
+        };
         let (stop, stopped) = mpsc::channel::<()>();
         let (began, begins) = mpsc::channel();
         let feeder = std::thread::spawn({

@@ -19,9 +19,9 @@ use super::{HOLD, READ, Root, Symlinks, is_absence, source};
 use crate::files::backend::{Content, Found, Source};
 
 /// File systems, by their numbers in statfs(2), that open a file whose path is in memory without
-/// asking anybody else: ext, XFS, Btrfs, F2FS, tmpfs, and the layers of containers.
-const LOCAL: [FsWord; 6] =
-    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630];
+/// asking anybody else: ext, XFS, Btrfs, F2FS and tmpfs. Not the layers of containers, which may lie
+/// anywhere.
+const LOCAL: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
 /// What of a root is known once and for all.
 #[derive(Debug, Default)]
@@ -81,22 +81,29 @@ impl Root {
         let by_descriptor = format!("{}/{}", self.descriptors, held.as_raw_fd());
         let how = READ.union(OFlags::NONBLOCK);
         let file = File::from(openat(CWD, by_descriptor, how, Mode::empty()).ok()?);
-        content(&file, &meta).map(Found::File)
+        match content(&file, &meta) {
+            Ok(source) => source.map(Found::File),
+            Err(errno) => {
+                // A file system that cannot say.
+                never.fetch_or(matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS), Relaxed);
+                None
+            }
+        }
     }
 }
 
 /// The whole of a small file, if all of it is in memory and nobody writes to it meanwhile.
-fn content(file: &File, meta: &Metadata) -> Option<Source> {
-    let len = usize::try_from(meta.len()).ok()?;
+fn content(file: &File, meta: &Metadata) -> rustix::io::Result<Option<Source>> {
+    let len = usize::try_from(meta.len()).unwrap_or(0);
     let mut bytes = vec![0; len + 1];
     let mut buf = [IoSliceMut::new(&mut bytes)];
-    let n = preadv2(file, &mut buf, 0, ReadWriteFlags::NOWAIT).ok()?;
-    let after = file.metadata().ok()?;
+    let n = preadv2(file, &mut buf, 0, ReadWriteFlags::NOWAIT)?;
+    let Ok(after) = file.metadata() else { return Ok(None) };
     if n != len || source::stamp(meta) != source::stamp(&after) {
-        return None;
+        return Ok(None);
     }
     bytes.truncate(n);
-    source::of(Content::Bytes(bytes.into_boxed_slice().into()), &after).ok()
+    Ok(source::of(Content::Bytes(bytes.into_boxed_slice().into()), &after).ok())
 }
 
 #[cfg(test)]
