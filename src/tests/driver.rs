@@ -22,7 +22,7 @@ use super::support::{exchange, read_all, read_until, start, start_with, statuses
 use crate::{
     Body, Request, Response,
     conn::h1::{client, server},
-    net::{Acceptor, Io, Listener, Watch},
+    net::{Acceptor, Address, Io, Listener, Watch},
     peer::Peer,
     proto::h1::Limits,
 };
@@ -345,7 +345,9 @@ async fn a_file_is_not_taken_for_a_stale_socket() {
 
 /// Ready when it is told so; answers at once.
 #[derive(Clone)]
-struct Held(Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>>, Bytes);
+struct Held(Arc<Mutex<Option<Until>>>, Bytes);
+
+type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl tower::Service<Request> for Held {
     type Response = Response<Body>;
@@ -369,10 +371,9 @@ impl tower::Service<Request> for Held {
 #[tokio::test]
 async fn what_comes_behind_a_request_that_had_to_wait_costs_no_tail() {
     const LEN: usize = 40_000;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let to = listener.local_addr().unwrap();
-    let mut acceptor = Acceptor::new(Listener::Tcp(listener.into())).unwrap();
+    let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".to_owned()), false).unwrap();
+    let to = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let mut acceptor = Acceptor::new(listener).unwrap();
     for request in [
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -385,7 +386,7 @@ async fn what_comes_behind_a_request_that_had_to_wait_costs_no_tail() {
         client.write_all(request.as_bytes()).await.unwrap();
         let (tell, told) = oneshot::channel::<()>();
         let (asked, is_asked) = oneshot::channel::<()>();
-        let until = Box::pin(async move {
+        let until: Until = Box::pin(async move {
             let _ = asked.send(());
             let _ = told.await;
         });
