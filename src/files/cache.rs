@@ -135,20 +135,31 @@ impl Cache {
         !self.revalidate.is_zero() && self.limits.entries > 0
     }
 
+    /// May what `path` names have changed, for all that was heard of since the count was `changes`?
+    pub(super) fn may_have_changed(&self, path: &str, changes: u64) -> bool {
+        self.lock().may_have_changed(path, changes)
+    }
+
+    /// Is a look that began at `began` still one of the same time, at `now`?
+    pub(super) fn is_recent(&self, began: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(began) < self.revalidate
+    }
+
     /// A count of the changes that were heard of, to be taken before a look.
     pub(super) fn changes(&self) -> u64 {
         self.lock().changes
     }
 
     /// Forgets the paths that a batch of changes concerns. All requests wait meanwhile: it should not
-    /// take long to tell.
-    pub(super) fn forget(&self, concerns: impl Fn(&str) -> bool + Send + 'static) {
+    /// take long to tell. A large one is not kept for looks that are on their way: they do not count.
+    pub(super) fn forget(&self, concerns: impl Fn(&str) -> bool + Send + 'static, is_large: bool) {
         let mut victims = Vec::new();
         let mut table = self.lock();
         table.changes += 1;
         table.take_out(&mut victims, |_, path, _| concerns(path));
         let forgotten = (table.recent.len() == RECENT).then(|| table.recent.pop_front());
-        table.recent.push_back(Change(Box::new(concerns)));
+        let kept = if is_large { Change(Box::new(|_| true)) } else { Change(Box::new(concerns)) };
+        table.recent.push_back(kept);
         drop(table);
         drop((victims, forgotten));
     }
@@ -157,9 +168,8 @@ impl Cache {
     /// since the count was `changes`. Then nothing older is held either.
     pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked: Instant, changes: u64) {
         let size = Size::of(path, &entry);
-        // Nothing would ever be served from here, or it alone is above the bound.
-        if self.revalidate.is_zero() || !size.fits(self.limits) {
-            return;
+        if self.revalidate.is_zero() {
+            return; // nothing would ever be served from here
         }
         let mut table = self.lock();
         let old = match table.slots.get(path) {
@@ -168,7 +178,8 @@ impl Cache {
             Some(_) => table.remove(path),
             None => None,
         };
-        if table.may_have_changed(path, changes) {
+        // Or it alone is above the bound.
+        if table.may_have_changed(path, changes) || !size.fits(self.limits) {
             drop(table);
             return drop(old);
         }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::{HeaderValue, StatusCode};
+use tokio::time::Instant;
 
 use super::{
     backend::Backend,
@@ -49,7 +50,8 @@ pub(super) struct Inner {
     pub(super) from: From,
     pub(super) options: Options,
     pub(super) cache: Arc<Cache>,
-    pub(super) looks: Looks<Loaded>,
+    /// Marked with the time, and with what had been heard of until then.
+    pub(super) looks: Looks<Loaded, (Instant, u64)>,
     /// Begun by the first look; nothing in it if the kernel has none for us.
     watch: OnceLock<Option<Watch>>,
 }
@@ -255,7 +257,8 @@ impl Dir {
     /// Looks at what the kernel has in memory on the connection's own thread, which costs a third of
     /// handing it to one that may block. On by default: for small files by [`Symlinks::Inside`] on a
     /// local disk, and for those that are part of the program. The kernel is asked so that it says that
-    /// it would have to wait, and does not.
+    /// it would have to wait for the disk, and does not; but a virus scanner that is asked for each file
+    /// that is opened is waited for, so turn it off beside one.
     #[must_use]
     pub fn at_once(self, on: bool) -> Self {
         self.with(|options| options.at_once = on)

@@ -10,53 +10,74 @@ use tokio::sync::oneshot;
 
 use crate::net::disk::{Disk, Job};
 
-/// Looks that wait or are taken, by the path that is looked at.
-pub(super) struct Looks<T> {
+/// So many may wait for one look before those who have left are let go.
+const FEW: usize = 64;
+
+/// Looks that wait or are taken, by the path that is looked at. Each bears a mark of when it began.
+pub(super) struct Looks<T, M> {
     disk: Disk,
-    flights: Arc<Flights<T>>,
+    table: Arc<Table<T, M>>,
 }
 
-struct Flights<T>(Mutex<HashMap<Arc<str>, Waiters<T>>>);
+struct Table<T, M>(Mutex<ByPath<T, M>>);
 
-/// Those who wait for a look.
-type Waiters<T> = Vec<oneshot::Sender<io::Result<T>>>;
+type ByPath<T, M> = HashMap<Arc<str>, Arc<Shared<T, M>>>;
 
-impl<T> fmt::Debug for Looks<T> {
+/// What a look and those who wait for it share.
+struct Shared<T, M> {
+    mark: M,
+    /// `None`: it is over.
+    waiters: Mutex<Option<Waiters<T>>>,
+}
+
+struct Waiters<T> {
+    all: Vec<oneshot::Sender<io::Result<T>>>,
+    /// With so many those who have left are let go: twice as many as were there then.
+    full: usize,
+}
+
+impl<T, M> fmt::Debug for Looks<T, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Looks").field("paths", &self.flights.lock().len()).finish()
+        f.debug_struct("Looks").field("paths", &self.table.lock().len()).finish()
     }
 }
 
-impl<T> Default for Looks<T> {
+impl<T, M> Default for Looks<T, M> {
     fn default() -> Self {
-        Self { disk: Disk::default(), flights: Arc::new(Flights(Mutex::default())) }
+        Self { disk: Disk::default(), table: Arc::new(Table(Mutex::default())) }
     }
 }
 
-impl<T: Clone + Send + 'static> Looks<T> {
-    /// The answer of a look at `path`: of one that is on its way, or of a new one, which `begin`
-    /// makes. No answer comes if it panics, or if the runtime ends.
+impl<T: Clone + Send + 'static, M: Send + Sync + 'static> Looks<T, M> {
+    /// The answer of a look at `path`: of one that is on its way, if what has happened since its mark
+    /// does no harm, or of a new one, which `begin` makes. No answer comes if it panics, or if the
+    /// runtime ends.
     pub(super) fn join<L>(
         &self,
         path: &str,
+        mark: M,
+        is_harmless: impl FnOnce(&M) -> bool,
         begin: impl FnOnce() -> L,
     ) -> oneshot::Receiver<io::Result<T>>
     where
         L: FnOnce() -> io::Result<T> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let mut flights = self.flights.lock();
-        if let Some(waiters) = flights.get_mut(path) {
-            waiters.retain(|waiter| !waiter.is_closed());
+        let mut table = self.table.lock();
+        if let Some(shared) = table.get(path).filter(|shared| is_harmless(&shared.mark))
+            && let Some(waiters) = &mut *shared.waiters()
+        {
             waiters.push(answer);
             return answered;
         }
+        let waiters = Waiters { all: vec![answer], full: 0 };
+        let shared = Arc::new(Shared { mark, waiters: Mutex::new(Some(waiters)) });
         let path: Arc<str> = path.into();
-        flights.insert(path.clone(), vec![answer]);
-        drop(flights);
-        let (flights, look) = (self.flights.clone(), Some(begin()));
-        let flight = Flight { path, flights, look, landed: false };
-        self.disk.run(Box::new(flight));
+        // One that others wait for goes on without being found any more.
+        table.insert(path.clone(), shared.clone());
+        drop(table);
+        let (table, look) = (self.table.clone(), Some(begin()));
+        self.disk.run(Box::new(Flight { path, table, shared, look }));
         answered
     }
 
@@ -71,43 +92,62 @@ impl<T: Clone + Send + 'static> Looks<T> {
     }
 }
 
-/// A look that others can join.
-struct Flight<T, L> {
-    path: Arc<str>,
-    flights: Arc<Flights<T>>,
-    /// Until it is taken.
-    look: Option<L>,
-    /// It is in the table no more; another one may be.
-    landed: bool,
-}
-
-impl<T, L> Flight<T, L> {
-    /// From here on nobody joins it. Those who did.
-    fn land(&mut self) -> Waiters<T> {
-        if std::mem::replace(&mut self.landed, true) {
-            return Vec::new();
+impl<T> Waiters<T> {
+    fn push(&mut self, waiter: oneshot::Sender<io::Result<T>>) {
+        if self.all.len() >= self.full.max(FEW) {
+            self.all.retain(|waiter| !waiter.is_closed());
+            self.full = 2 * self.all.len();
         }
-        self.flights.lock().remove(&self.path).unwrap_or_default()
+        self.all.push(waiter);
     }
 }
 
-impl<T, L> Drop for Flight<T, L> {
+impl<T, M> Shared<T, M> {
+    fn waiters(&self) -> MutexGuard<'_, Option<Waiters<T>>> {
+        // Nothing panics while it is held.
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A look that others can join.
+struct Flight<T, M, L> {
+    path: Arc<str>,
+    table: Arc<Table<T, M>>,
+    shared: Arc<Shared<T, M>>,
+    /// Until it is taken.
+    look: Option<L>,
+}
+
+impl<T, M, L> Flight<T, M, L> {
+    /// From here on nobody joins it. Those who did.
+    fn land(&self) -> Vec<oneshot::Sender<io::Result<T>>> {
+        let mut table = self.table.lock();
+        if table.get(&self.path).is_some_and(|shared| Arc::ptr_eq(shared, &self.shared)) {
+            table.remove(&self.path);
+        }
+        drop(table);
+        let waiters = self.shared.waiters().take();
+        waiters.map(|waiters| waiters.all).unwrap_or_default()
+    }
+}
+
+impl<T, M, L> Drop for Flight<T, M, L> {
     fn drop(&mut self) {
         drop(self.land()); // if it has panicked, or was never taken
     }
 }
 
-impl<T, L> Job for Flight<T, L>
+impl<T, M, L> Job for Flight<T, M, L>
 where
     T: Clone + Send,
+    M: Send + Sync,
     L: FnOnce() -> io::Result<T> + Send,
 {
     fn is_wanted(&mut self) -> bool {
-        let mut flights = self.flights.lock();
-        let waiters = flights.get(&self.path).filter(|_| !self.landed);
-        let wanted = waiters.is_some_and(|w| w.iter().any(|waiter| !waiter.is_closed()));
-        if !wanted && !std::mem::replace(&mut self.landed, true) {
-            flights.remove(&self.path);
+        let mut waiters = self.shared.waiters();
+        let wanted = waiters.as_ref().is_some_and(|w| w.all.iter().any(|w| !w.is_closed()));
+        if !wanted {
+            *waiters = None; // nobody joins it from here on
         }
         wanted
     }
@@ -154,8 +194,8 @@ fn again(error: &io::Error) -> io::Error {
     }
 }
 
-impl<T> Flights<T> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Waiters<T>>> {
+impl<T, M> Table<T, M> {
+    fn lock(&self) -> MutexGuard<'_, ByPath<T, M>> {
         // The table is whole between any two statements that can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,13 +215,18 @@ mod tests {
         let (looks, taken) = (Looks::default(), Arc::new(AtomicUsize::new(0)));
         let hold = Arc::new(Barrier::new(2));
         let join = |path: &str| {
-            looks.join(path, || {
-                let (taken, hold) = (taken.clone(), hold.clone());
-                move || {
-                    hold.wait();
-                    Ok(taken.fetch_add(1, Ordering::SeqCst))
-                }
-            })
+            looks.join(
+                path,
+                (),
+                |()| true,
+                || {
+                    let (taken, hold) = (taken.clone(), hold.clone());
+                    move || {
+                        hold.wait();
+                        Ok(taken.fetch_add(1, Ordering::SeqCst))
+                    }
+                },
+            )
         };
         let all: Vec<_> = (0..100).map(|_| join("/a")).collect();
         hold.wait();
@@ -193,23 +238,28 @@ mod tests {
         hold.wait();
         hold.wait();
         assert_eq!(a.await.unwrap().unwrap() + b.await.unwrap().unwrap(), 1 + 2);
-        assert!(looks.flights.lock().is_empty());
+        assert!(looks.table.lock().is_empty());
     }
 
     #[tokio::test]
     async fn an_error_is_everybody_s_and_so_is_a_panic() {
-        let looks = Looks::<()>::default();
+        let looks = Looks::<(), ()>::default();
         let hold = Arc::new(Barrier::new(2));
         for panics in [false, true] {
             let join = || {
-                looks.join("/a", || {
-                    let hold = hold.clone();
-                    move || {
-                        hold.wait();
-                        assert!(!panics, "a fault of the backend");
-                        Err(io::Error::from_raw_os_error(5))
-                    }
-                })
+                looks.join(
+                    "/a",
+                    (),
+                    |()| true,
+                    || {
+                        let hold = hold.clone();
+                        move || {
+                            hold.wait();
+                            assert!(!panics, "a fault of the backend");
+                            Err(io::Error::from_raw_os_error(5))
+                        }
+                    },
+                )
             };
             let (a, b) = (join(), join());
             hold.wait();
@@ -219,7 +269,7 @@ mod tests {
                     Err(_) => assert!(panics),
                 }
             }
-            assert!(looks.flights.lock().is_empty());
+            assert!(looks.table.lock().is_empty());
         }
     }
 
@@ -227,9 +277,61 @@ mod tests {
     async fn whoever_comes_when_all_others_have_left_gets_an_answer() {
         let looks = Looks::default();
         for n in 0..1000 {
-            drop(looks.join("/a", || move || Ok(n)));
-            let answer = looks.join("/a", || move || Ok(n)).await;
+            drop(looks.join("/a", (), |()| true, || move || Ok(n)));
+            let answer = looks.join("/a", (), |()| true, || move || Ok(n)).await;
             assert_eq!(answer.unwrap().unwrap(), n);
         }
+    }
+
+    #[tokio::test]
+    async fn who_may_not_join_begins_another_look_and_each_gets_its_own_answer() {
+        let looks = Looks::default();
+        let hold = Arc::new(Barrier::new(2));
+        let join = |mark: u32| {
+            let hold = hold.clone();
+            looks.join(
+                "/a",
+                mark,
+                move |of| *of == mark,
+                || {
+                    move || {
+                        hold.wait();
+                        Ok(mark)
+                    }
+                },
+            )
+        };
+        let (one, two, again) = (join(1), join(2), join(2));
+        hold.wait();
+        hold.wait();
+        for (answer, want) in [(one, 1), (two, 2), (again, 2)] {
+            assert_eq!(answer.await.unwrap().unwrap(), want);
+        }
+        assert!(looks.table.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn those_who_left_are_not_kept_while_a_look_hangs() {
+        let looks = Looks::default();
+        let hold = Arc::new(Barrier::new(2));
+        let held = hold.clone();
+        let first = looks.join(
+            "/a",
+            (),
+            |()| true,
+            || {
+                move || {
+                    held.wait();
+                    Ok(())
+                }
+            },
+        );
+        for _ in 0..100 * FEW {
+            drop(looks.join("/a", (), |()| true, || || unreachable!("there is one")));
+        }
+        let kept = looks.table.lock()["/a"].waiters().as_ref().unwrap().all.len();
+        assert!(kept <= 2 * FEW, "{kept}");
+        hold.wait();
+        first.await.unwrap().unwrap();
     }
 }

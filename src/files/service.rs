@@ -104,6 +104,7 @@ impl Inner {
             && let Ok((status, entry)) =
                 self.load(View::at_once(self.from.backend()), &normal, path.as_ref(), now)
         {
+            self.cache.forsake(OTHERWISE); // it was perhaps claimed in vain
             return Found::Entry(entry, status);
         }
         Found::OnDisk { normal: normal.into(), path, now }
@@ -121,7 +122,12 @@ impl Inner {
             move || look.take()
         };
         if self.cache.is_used() {
-            self.looks.join(normal, look)
+            let changes = self.cache.changes();
+            // A look from before a change, or from long ago, has nothing to say to who comes now.
+            let is_harmless = |(began, since): &(Instant, u64)| {
+                self.cache.is_recent(*began, now) && !self.cache.may_have_changed(normal, *since)
+            };
+            self.looks.join(normal, (now, changes), is_harmless, look)
         } else {
             self.looks.alone(look()) // what changes must be seen at once
         }

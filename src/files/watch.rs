@@ -35,6 +35,9 @@ const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// The most changes that are read before the first of them is acted on.
 const BATCH: usize = 4096;
 
+/// More names than this are not worth keeping for looks that are on their way.
+const MANY: usize = 256;
+
 /// Room for some hundred events.
 const BUFFER: usize = 16 << 10;
 
@@ -146,7 +149,7 @@ impl Shared {
         }
         *folders = Folders { replaced: folders.replaced + 1, ..Folders::default() };
         drop(folders);
-        self.cache.forget(|_| true);
+        self.cache.forget(|_| true, false);
     }
 
     fn run(&self) {
@@ -155,9 +158,10 @@ impl Shared {
             if !changes.is_empty() {
                 self.unfollow(&changes);
                 // What is no path stands for all that name nothing.
-                self.cache.forget(move |path| {
-                    file_path(path).ok().is_none_or(|path| changes.touch(&path))
-                });
+                let is_large = changes.len() > MANY;
+                let concerns =
+                    move |path: &str| file_path(path).ok().is_none_or(|path| changes.touch(&path));
+                self.cache.forget(concerns, is_large);
             }
         }
     }

@@ -194,7 +194,7 @@ fn what_has_changed_is_forgotten_and_a_look_from_before_is_not_believed() {
     let before = cache.changes();
     cache.put("/f", disk.file(1), now, before);
     cache.put("/g", disk.file(1), now, before);
-    cache.forget(|path| path == "/f");
+    cache.forget(|path| path == "/f", false);
     assert!(cache.get("/f", now).is_none() && cache.get("/g", now).is_some());
     assert_eq!(counted(&cache).entries, 1);
     cache.put("/f", disk.file(1), now, before);
@@ -213,7 +213,7 @@ fn what_changes_elsewhere_keeps_no_look_out() {
         assert!(cache.get("/f", at).is_none(), "it is late");
         let changes = cache.changes();
         for _ in 0..RECENT {
-            cache.forget(|path| path == "/log"); // while the disk answers
+            cache.forget(|path| path == "/log", false); // while the disk answers
         }
         cache.put("/f", disk.file(1 + u64::from(round)), at, changes);
         assert_eq!(cache.get("/f", at).unwrap().held().0, 1 + round as usize);
@@ -231,7 +231,7 @@ fn what_may_have_changed_while_it_was_looked_at_is_not_held_and_nothing_older_ei
         let changes = cache.changes();
         // The file itself; or too much since then for anybody to know.
         for batch in 0..batches {
-            cache.forget(move |path| batch == 0 && batches == 1 && path == "/f");
+            cache.forget(move |path| batch == 0 && batches == 1 && path == "/f", false);
         }
         cache.put("/f", disk.file(2), late, changes);
         assert!(cache.get("/f", late).is_none(), "{batches}");

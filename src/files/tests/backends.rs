@@ -145,3 +145,88 @@ async fn a_slow_disk_holds_up_those_who_wait_for_it_and_nobody_else() {
     }
     assert_eq!(disk.0.looks.load(Ordering::SeqCst), 12, "what is known is not looked at again");
 }
+
+/// What is at `/a`, at once or late.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    text: Arc<Mutex<String>>,
+    /// Looks that have seen it and do not say so before they are told to.
+    held: Arc<(Mutex<Option<usize>>, Condvar)>,
+}
+
+impl Told {
+    fn set(&self, text: &str) {
+        text.clone_into(&mut self.text.lock().unwrap());
+    }
+
+    fn let_go(&self) {
+        *self.held.0.lock().unwrap() = None;
+        self.held.1.notify_all();
+    }
+
+    /// Until so many looks are held.
+    async fn hold(&self, looks: usize) {
+        while *self.held.0.lock().unwrap() != Some(looks) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Backend for Told {
+    fn look(&self, path: &str) -> io::Result<Found> {
+        let found = self.look_at_once(path).unwrap();
+        let mut held = self.held.0.lock().unwrap();
+        if let Some(n) = &mut *held {
+            *n += 1;
+        }
+        drop(self.held.1.wait_while(held, |held| held.is_some()).unwrap());
+        Ok(found)
+    }
+
+    fn look_at_once(&self, path: &str) -> Option<Found> {
+        if path != "a" {
+            return Some(Found::Missing);
+        }
+        let text = self.text.lock().unwrap().clone();
+        let tag = text.len().to_string();
+        Some(Found::File(Source { content: Content::Bytes(text.into()), modified: None, tag }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_outgrows_the_cache_is_not_old_again() {
+    let long = "new".repeat(10);
+    for at_once in [false, true] {
+        let told = Told::default();
+        told.set("old");
+        let dir = files::from(told.clone()).cache_bytes(20).at_once(at_once);
+        assert_eq!(content(get(&dir, "/a").await).await, "old");
+        told.set(&long);
+        for millis in [1100, 800] {
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            assert_eq!(content(get(&dir, "/a").await).await, long, "{at_once} {millis}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_long_after_a_look_began_gets_the_answer_of_another_one() {
+    let told = Told::default();
+    *told.held.0.lock().unwrap() = Some(0);
+    told.set("old");
+    let dir = files::from(told.clone()).at_once(false);
+    let ask = || {
+        let dir = dir.clone();
+        tokio::spawn(async move { content(get(&dir, "/a").await).await })
+    };
+    let (first, second) = (ask(), ask());
+    told.hold(1).await;
+    told.set("new");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let third = ask();
+    told.hold(2).await;
+    told.let_go();
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), ("old".into(), "old".into()));
+    assert_eq!(third.await.unwrap(), "new");
+    assert_eq!(content(get(&dir, "/a").await).await, "new", "the later look is remembered");
+}

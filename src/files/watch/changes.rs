@@ -31,6 +31,11 @@ impl Changes {
         }
     }
 
+    /// How many names there are.
+    pub(super) fn len(&self) -> usize {
+        self.names.values().map(BTreeSet::len).sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         !self.all && self.names.is_empty()
     }
