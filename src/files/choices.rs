@@ -18,6 +18,8 @@ pub(super) struct Choices {
     pub(super) html_extension: bool,
     pub(super) listing: bool,
     pub(super) hidden: bool,
+    /// A folder that would be answered with nothing is nothing.
+    pub(super) only_answered_folders: bool,
     /// What stands for a path that names nothing, and its status.
     pub(super) otherwise: Option<(String, StatusCode)>,
 }
@@ -32,6 +34,7 @@ impl Default for Choices {
             html_extension: false,
             listing: false,
             hidden: false,
+            only_answered_folders: false,
             otherwise: None,
         }
     }

@@ -301,6 +301,11 @@ impl Dir {
         self.0.watch.get().is_some()
     }
 
+    /// For who has something else for folders that would be answered with nothing.
+    pub(super) fn only_answered_folders(self) -> Self {
+        self.with(|options| options.choices.only_answered_folders = true)
+    }
+
     /// What was remembered under other options is not taken along.
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.0.options.clone();

@@ -67,21 +67,24 @@ impl Entry {
             return Self::in_folder(from, path, choices);
         }
         let found = Self::at(from, path, false, choices)?;
-        let page = choices.html_extension.then(|| format!("{path}.html"));
-        match (found, page) {
-            (Self::Missing, Some(page)) => Self::page(from, &page, choices),
-            // A page and a folder for what is below it, as in `blog.html` and `blog/2026.html`.
-            (Self::Folder, Some(page)) => {
-                match Self::in_folder(from, &format!("{path}/"), choices)? {
-                    Self::Missing => match Self::page(from, &page, choices)? {
-                        Self::Missing => Ok(Self::Folder),
-                        page => Ok(page),
-                    },
-                    _ => Ok(Self::Folder),
-                }
+        let asks = choices.html_extension || choices.only_answered_folders;
+        if matches!(found, Self::Folder) && asks {
+            let inside = Self::in_folder(from, &format!("{path}/"), choices)?;
+            if !matches!(inside, Self::Missing) {
+                return Ok(found);
             }
-            (found, _) => Ok(found),
+        } else if !matches!(found, Self::Missing) {
+            return Ok(found);
         }
+        // There is nothing, or a folder with nothing to be answered with, as `blog` for what is below it
+        // beside `blog.html`.
+        if choices.html_extension {
+            let page = Self::page(from, &format!("{path}.html"), choices)?;
+            if !matches!(page, Self::Missing) {
+                return Ok(page);
+            }
+        }
+        Ok(if choices.only_answered_folders { Self::Missing } else { found })
     }
 
     /// A file and nothing else.

@@ -21,8 +21,8 @@ use super::{
 use crate::{Body, BoxError, Request, Response};
 
 impl Dir {
-    /// Sends to `service` what names no file, and whatever is not GET or HEAD: nginx's
-    /// `try_files $uri @application`.
+    /// Sends to `service` what names no file and no folder that is answered with one or listed, and
+    /// whatever is not GET or HEAD: nginx's `try_files $uri $uri/ @application`.
     ///
     /// A request for a file never waits for the service, which is cloned for each of the others, and
     /// waited for inside the response's future. With a [`fallback`](Self::fallback) or a page for
@@ -47,7 +47,7 @@ impl Dir {
     where
         S: Service<Request, Response = Response<B>> + Clone,
     {
-        Or { dir: self, service }
+        Or { dir: self.only_answered_folders(), service }
     }
 }
 
