@@ -192,7 +192,7 @@ async fn a_server_that_is_dropped_ends_its_connections() {
         std::future::pending::<Result<Response, Infallible>>()
     });
     let bound = crate::serve("127.0.0.1:0", never).bind().unwrap();
-    let crate::net::Address::Tcp(addr) = bound.local_addr().unwrap() else { panic!("not TCP") };
+    let Address::Tcp(addr) = bound.local_addr().unwrap() else { panic!("not TCP") };
     let server = tokio::spawn(bound.into_future());
     let (mut idle, mut busy) =
         (TcpStream::connect(&addr).await.unwrap(), TcpStream::connect(&addr).await.unwrap());
