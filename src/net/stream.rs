@@ -28,8 +28,8 @@ use super::{
 };
 use crate::body::FileSlice;
 
-/// The most that one `sendfile` moves: 1 MiB, so that other connections get their turn.
-const SEND_FILE_STEP: u64 = 1 << 20;
+/// The most that one `sendfile` moves: 2 MiB, so that other connections get their turn.
+const SEND_FILE_STEP: u64 = 2 << 20;
 
 /// A connected stream socket: TCP (without Nagle's delay) or Unix.
 ///
@@ -320,7 +320,7 @@ impl Io for Stream {
     fn poll_send_file(&mut self, cx: &mut Context<'_>, f: &FileSlice) -> Poll<io::Result<usize>> {
         // Not beyond what is in memory: the kernel would wait for the disk.
         let len = if f.warm_len() > 0 { f.warm_len() } else { f.len() };
-        let step = usize::try_from(len.min(SEND_FILE_STEP)).expect("at most 1 MiB");
+        let step = usize::try_from(len.min(SEND_FILE_STEP)).expect("at most 2 MiB");
         self.poll_writing(cx, step, |fd| {
             let mut offset = f.offset();
             match rustix::fs::sendfile(fd, f.file(), Some(&mut offset), step) {
