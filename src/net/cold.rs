@@ -156,8 +156,10 @@ mod tests {
             for at in known {
                 warm_up(&file, at, at + 1);
             }
+            // Counted afterwards: pages become warm meanwhile, since to ask for one may have it read.
+            let cold = is_cold(&file, 0, LEN);
             let colds = (0..LEN).step_by(4096).filter(|&at| is_cold_at(&file, at)).count();
-            assert!(colds < 256 || is_cold(&file, 0, LEN), "{colds} of 512 pages are cold");
+            assert!(cold || colds < 256, "{colds} of 512 pages are cold");
         }
     }
 }
