@@ -181,11 +181,14 @@ impl Thread {
             return Some(waiting.job);
         }
         queue.running -= 1;
-        if let Some(other) = other
-            && queue.begins(other.id())
-        {
-            drop(queue);
-            Self::begin(&self.shared, &other);
+        // A thread of theirs; and of ours, which may have jobs behind those, and theirs may never begin.
+        let own = queue.waiting.iter().find(|waiting| waiting.runtime.id() == self.runtime);
+        let own = own.map(|waiting| waiting.runtime.clone());
+        let mut next: Vec<Handle> = other.into_iter().chain(own).collect();
+        next.retain(|runtime| queue.begins(runtime.id()));
+        drop(queue);
+        for runtime in &next {
+            Self::begin(&self.shared, runtime);
         }
         None
     }
@@ -378,6 +381,30 @@ mod tests {
         end.join().unwrap();
         drop((first, stop));
         feeder.join().unwrap();
+    }
+
+    #[test]
+    fn the_jobs_of_a_runtime_that_is_busy_hold_up_none_behind_them() {
+        let disk = Disk::default();
+        let busy = Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (end, ends) = mpsc::channel::<()>();
+        let blocked = busy.spawn_blocking(move || ends.recv().is_err());
+        let first: Vec<_> = {
+            let _entered = busy.enter();
+            (0..3 * TENURE).map(|_| ask(&disk, || ())).collect()
+        };
+        let other = Builder::new_current_thread().enable_time().build().unwrap();
+        other.block_on(async {
+            let answer = tokio::time::timeout(Duration::from_secs(20), ask(&disk, || ())).await;
+            answer.expect("it waits for threads that never begin").unwrap();
+        });
+        drop(end);
+        assert!(busy.block_on(blocked).unwrap());
+        busy.block_on(async {
+            for answer in first {
+                answer.await.unwrap();
+            }
+        });
     }
 
     #[test]
