@@ -148,8 +148,10 @@ impl Stream {
     /// With the registration for reads goes whom it was to wake. That is this same task, which reads
     /// again for it: nobody else is given a stream that is not known for all.
     fn watch_writes(&mut self, cx: &Context<'_>) -> io::Result<()> {
-        if let State::Reads(..) = self.0 {
-            cx.waker().wake_by_ref();
+        match self.0 {
+            State::Tcp(_) | State::Unix(_) | State::Gone => return Ok(()),
+            State::Reads(..) => cx.waker().wake_by_ref(),
+            State::New(_) => {}
         }
         self.watch()
     }
