@@ -104,7 +104,9 @@ impl Inner {
             && let Ok((status, entry)) =
                 self.load(View::at_once(self.from.backend()), &normal, path.as_ref(), now)
         {
-            self.cache.forsake(OTHERWISE); // it was perhaps claimed in vain
+            if self.options.choices.otherwise.is_some() {
+                self.cache.forsake(OTHERWISE); // it was perhaps claimed in vain
+            }
             return Found::Entry(entry, status);
         }
         Found::OnDisk { normal: normal.into(), path, now }
