@@ -42,8 +42,10 @@ impl Timer {
             Box::pin(Armed { sleep, waker: Waker::noop().clone() })
         });
         let mut armed = armed.as_mut().project();
-        let at = armed.sleep.deadline().into_std();
-        if at > now && at <= deadline && armed.waker.will_wake(cx.waker()) {
+        // Not by `now`: it may be from before the sleep went off, and who was woken then will not be
+        // woken again.
+        let goes_off = !armed.sleep.is_elapsed() && armed.sleep.deadline().into_std() <= deadline;
+        if goes_off && armed.waker.will_wake(cx.waker()) {
             return false;
         }
         armed.waker.clone_from(cx.waker());
@@ -64,6 +66,17 @@ mod tests {
     use std::{future::poll_fn, task::Poll, time::Duration};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_that_began_before_it_went_off_does_not_wait_for_it() {
+        let now = tokio::time::Instant::now().into_std();
+        let deadline = Some(now + Duration::from_secs(5));
+        let mut timer = Timer::default();
+        assert!(!poll_fn(|cx| Poll::Ready(timer.poll(cx, deadline, now))).await);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let passed = poll_fn(|cx| Poll::Ready(timer.poll(cx, deadline, now))).await;
+        assert!(passed, "nobody would be woken");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_that_went_off_is_armed_again() {
