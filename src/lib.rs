@@ -72,6 +72,8 @@ pub mod body;
 pub mod budget;
 pub mod error;
 pub mod peer;
+#[cfg_attr(not(feature = "files"), allow(dead_code, reason = "files spend heads"))]
+mod spare;
 
 // S1: pure. No runtime, no sockets, no clock: time is an argument.
 pub mod policy;

@@ -4,11 +4,10 @@ use std::{
     io::{self, ErrorKind},
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, StatusCode};
-use tokio::time::Instant;
 
 use super::{
     backend::Backend,

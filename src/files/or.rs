@@ -18,7 +18,7 @@ use super::{
     respond::respond,
     service::{Found, Looked, poll_looked, refuse},
 };
-use crate::{Body, BoxError, Request, Response};
+use crate::{Body, BoxError, Request, Response, spare};
 
 impl Dir {
     /// Sends to `service` what names no file and no folder that is answered with one or listed, and
@@ -77,7 +77,9 @@ where
         let (parts, body) = request.into_parts();
         ResponseFuture(match self.dir.0.find(&parts) {
             Found::Entry(entry, status) if !matches!(*entry, Entry::Missing) => {
-                State::File(Some(respond(&parts, &entry, status)))
+                let response = respond(&parts, &entry, status);
+                spare::spend(parts);
+                State::File(Some(response))
             }
             Found::Refused(status) if status == StatusCode::BAD_REQUEST => {
                 State::File(Some(refuse(&parts.method, status)))

@@ -1,6 +1,6 @@
 //! From what a path names to the response, by the request's method, preconditions and range.
 
-use std::time::SystemTime;
+use std::{sync::LazyLock, time::SystemTime};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts,
@@ -20,6 +20,7 @@ use crate::{
         range::{self, Part},
         target::OriginalUri,
     },
+    spare,
 };
 
 /// What a 304 repeats of a 200, as far as we send it: RFC 9110 section 15.4.5.
@@ -42,6 +43,14 @@ pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Res
     }
 }
 
+/// The fields of a short text.
+static PLAIN: LazyLock<HeaderMap> = LazyLock::new(|| {
+    HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ])
+});
+
 /// A short text that says the status; HEAD gets its length only.
 pub(super) fn plain(method: &Method, status: StatusCode) -> Response<Body> {
     // Of names that are not there a server is asked for all the time.
@@ -49,10 +58,7 @@ pub(super) fn plain(method: &Method, status: StatusCode) -> Response<Body> {
         StatusCode::NOT_FOUND => Body::from("Not Found\n"),
         _ => Body::from(format!("{}\n", status.canonical_reason().unwrap_or("error"))),
     };
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    complete(method, status, headers, text)
+    complete(method, status, PLAIN.clone(), text)
 }
 
 /// The coding that the request likes best; `None` if it likes none.
@@ -227,6 +233,6 @@ fn complete(
     }
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    *response.headers_mut() = headers;
+    spare::put(headers, response.headers_mut());
     response
 }

@@ -5,10 +5,11 @@ use std::{
     pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll},
+    time::Instant,
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::{
@@ -21,7 +22,9 @@ use super::{
 use crate::{
     Body, BoxError, Error,
     error::Kind,
+    net::clock,
     semantics::target::{file_path, normalize},
+    spare,
 };
 
 impl Service<Request<Body>> for Dir {
@@ -35,13 +38,15 @@ impl Service<Request<Body>> for Dir {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (request, _) = request.into_parts();
-        match self.0.find(&request) {
-            Found::Refused(status) => ResponseFuture::ready(refuse(&request.method, status)),
-            Found::Entry(entry, status) => ResponseFuture::ready(respond(&request, &entry, status)),
+        let response = match self.0.find(&request) {
+            Found::Refused(status) => refuse(&request.method, status),
+            Found::Entry(entry, status) => respond(&request, &entry, status),
             Found::OnDisk { normal, path, now } => {
-                ResponseFuture::blocking(request, self.0.look_up(&normal, path, now))
+                return ResponseFuture::blocking(request, self.0.look_up(&normal, path, now));
             }
-        }
+        };
+        spare::spend(request);
+        ResponseFuture::ready(response)
     }
 }
 
@@ -81,7 +86,7 @@ impl Inner {
             return Found::Entry(FOLDER.clone(), StatusCode::OK);
         }
         let Ok(normal) = normalize(path) else { return Found::Refused(StatusCode::BAD_REQUEST) };
-        let now = Instant::now();
+        let now = clock::lately();
         if let Some(entry) = self.cache.get(&normal, now) {
             if !self.is_replaced(&entry) {
                 return Found::Entry(entry, StatusCode::OK);

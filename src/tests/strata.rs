@@ -8,7 +8,7 @@ use std::{
 
 /// Every room, lowest stratum first; see ARCHITECTURE.md.
 const STRATA: [&[&str]; 6] = [
-    &["body", "budget", "error", "peer"],
+    &["body", "budget", "error", "peer", "spare"],
     &["proto", "semantics", "policy"],
     &["net"],
     &["conn"],

@@ -39,7 +39,7 @@ fn second_names_of_folders_leave_room_for_others() {
 #[test]
 fn where_there_are_too_many_folders_the_ones_in_use_are_watched() {
     let (folder, root, cache, watch) = watched();
-    let now = tokio::time::Instant::now();
+    let now = std::time::Instant::now();
     for n in 0..2 * FOLDERS {
         fs::create_dir(folder.path().join(n.to_string())).unwrap();
     }

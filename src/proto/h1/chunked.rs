@@ -139,7 +139,8 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
     if lines.fields.is_empty() {
         return Ok(Step::End(None));
     }
-    let mut map = lines.map()?;
+    let mut map = HeaderMap::new();
+    lines.make_room(&mut map)?;
     for field in &lines.fields {
         let (name, ..) = field.read(&block, lines)?;
         if forbidden(&name) {

@@ -205,11 +205,12 @@ impl<R: Role> Conn<R> {
                 return Ok(None);
             };
             let head = input.split_to(len).freeze();
-            let read = self.role.parse(&head, &self.lines, &self.limits)?;
-            let Some(head) = read.head else {
+            let mut parts = R::blank();
+            let read = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
+            if !read.is_final {
                 self.lines.clear();
                 continue; // an interim response
-            };
+            }
             self.keep_alive &= read.keep_alive;
             self.since = now;
             if !R::ASKS_FIRST && read.length != Length::Known(0) {
@@ -221,7 +222,7 @@ impl<R: Role> Conn<R> {
                 Length::Chunked => Reading::Chunked(Decoder::new()),
                 Length::UntilClose => Reading::UntilClose,
             };
-            return Ok(Some(Event::Head(head)));
+            return Ok(Some(Event::Head(parts)));
         }
     }
 

@@ -149,9 +149,7 @@ pub(super) fn end(
     out.put_slice(lines);
     match framing {
         Framing::Length(n) => {
-            let mut digits = [0; 20];
-            let digits = decimal(n, &mut digits);
-            field(b"content-length", digits, out);
+            field(b"content-length", itoa::Buffer::new().format(n).as_bytes(), out);
         }
         Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
         Framing::None => {}
@@ -189,18 +187,4 @@ pub(super) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
         }
     }
     out.put_slice(b"\r\n");
-}
-
-fn decimal(n: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    let mut left = n;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    &digits[at..]
 }

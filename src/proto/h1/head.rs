@@ -10,6 +10,7 @@ use super::{
     name::{self, Role},
     scan::{self, BLOCK, Masks, Scan, Work},
 };
+use crate::spare;
 
 /// Where the lines of a head are, found so far. Offsets count from the head's first byte.
 #[derive(Debug, Default)]
@@ -175,9 +176,9 @@ impl Lines {
         Ok(false)
     }
 
-    /// A map with room for the fields; [`Field::append`] fills it.
-    pub(super) fn map(&self) -> Result<HeaderMap, Fault> {
-        HeaderMap::try_with_capacity(self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
+    /// Gives a map that is as new room for the fields; [`Field::append`] fills it.
+    pub(super) fn make_room(&self, map: &mut HeaderMap) -> Result<(), Fault> {
+        spare::make_room(map, self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
     }
 }
 

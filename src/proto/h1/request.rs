@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, ops::Range};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
+use http::{HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{
     Fault, Lenient,
@@ -22,9 +22,13 @@ pub(super) struct Meta {
     pub(super) expects_continue: bool,
 }
 
-/// Builds the head from its bytes and the lines found in them.
-pub(super) fn parse(head: &Bytes, lines: &Lines, lenient: Lenient) -> Result<(Parts, Meta), Fault> {
-    let (mut parts, ()) = Request::new(()).into_parts();
+/// Fills in a blank head from its bytes and the lines found in them.
+pub(super) fn parse(
+    parts: &mut Parts,
+    head: &Bytes,
+    lines: &Lines,
+    lenient: Lenient,
+) -> Result<Meta, Fault> {
     let line = line(head, lines)?;
     parts.method = Method::from_bytes(&head[line.method]).map_err(|_| Fault::RequestLine)?;
     parts.version = line.version;
@@ -36,7 +40,7 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, lenient: Lenient) -> Result<(Pa
     let mut connection = Connection::default();
     let mut host = None;
     let mut expect = false;
-    parts.headers = lines.map()?;
+    lines.make_room(&mut parts.headers)?;
     for field in &lines.fields {
         let (name, role, value) = field.read(head, lines)?;
         match role {
@@ -80,13 +84,12 @@ pub(super) fn parse(head: &Bytes, lines: &Lines, lenient: Lenient) -> Result<(Pa
         }
     }
     let length = said.of_request(parts.version)?;
-    let meta = Meta {
+    Ok(Meta {
         length,
         keep_alive: connection.keeps_alive(parts.version),
         // RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
         expects_continue: expect && parts.version == Version::HTTP_11 && length != Length::Known(0),
-    };
-    Ok((parts, meta))
+    })
 }
 
 /// A request line, as offsets into the head.
@@ -136,6 +139,9 @@ pub(super) fn version(bytes: &[u8]) -> Result<Version, Fault> {
     }
 }
 
+/// The most that a `Uri` takes: it counts in 16 bits, of which it needs one number for itself.
+const URI_BYTES: usize = u16::MAX as usize - 1;
+
 /// The target in one of the forms that suit its method (RFC 9112 section 3.2), as origin-form, and
 /// the authority that it named.
 fn uri(
@@ -149,7 +155,10 @@ fn uri(
         return Err(Fault::Host);
     }
     match target[0] {
-        b'/' => Ok((Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?, None)),
+        // What `Uri` allows, without the ways of its other forms.
+        b'/' if target.len() <= URI_BYTES => {
+            Ok((PathAndQuery::from_maybe_shared(target).map_err(|_| Fault::Target)?.into(), None))
+        }
         b'*' if target.len() == 1 && method == Method::OPTIONS => Ok((Uri::from_static("*"), None)),
         _ => absolute(method, target, host),
     }
@@ -207,10 +216,12 @@ fn is_host(value: &[u8]) -> bool {
     match port {
         [] | [b':'] => true, // an empty port is the scheme's (RFC 3986 section 3.2.3)
         [b':', digits @ ..] if digits.len() <= 5 => {
-            let number = digits
-                .iter()
-                .try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')));
-            number.is_some_and(|n| n <= u16::MAX.into())
+            // What is no digit makes it larger than any port.
+            let number = digits.iter().fold(0, |n, b| match b.wrapping_sub(b'0') {
+                digit @ 0..=9 => n * 10 + u32::from(digit),
+                _ => u32::from(u16::MAX) + 1,
+            });
+            number <= u16::MAX.into()
         }
         _ => false,
     }

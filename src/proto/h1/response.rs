@@ -1,7 +1,7 @@
 //! A response's head, as a client reads it.
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, Version, response::Parts};
+use http::{Method, StatusCode, Version, response::Parts};
 
 use super::{
     Fault, Lenient,
@@ -19,19 +19,19 @@ pub(super) struct Meta {
     pub(super) keep_alive: bool,
 }
 
-/// Builds the head from its bytes; `method` is that of the request it answers.
+/// Fills in a blank head from its bytes; `method` is that of the request it answers.
 pub(super) fn parse(
+    parts: &mut Parts,
     head: &Bytes,
     lines: &Lines,
     method: &Method,
     lenient: Lenient,
-) -> Result<(Parts, Meta), Fault> {
-    let (mut parts, ()) = Response::new(()).into_parts();
+) -> Result<Meta, Fault> {
     (parts.version, parts.status, _) = status_line(&head[range(lines.start)])?;
 
     let mut said = Said::default();
     let mut connection = Connection::default();
-    parts.headers = lines.map()?;
+    lines.make_room(&mut parts.headers)?;
     for field in &lines.fields {
         let (name, role, value) = field.read(head, lines)?;
         match role {
@@ -53,7 +53,7 @@ pub(super) fn parse(
     }
     let length = said.of_response(parts.status, method, parts.version)?;
     let keep_alive = connection.keeps_alive(parts.version) && length != Length::UntilClose;
-    Ok((parts, Meta { length, keep_alive }))
+    Ok(Meta { length, keep_alive })
 }
 
 /// `HTTP-version SP status-code [ SP reason ]` (RFC 9112 section 4). The space before an absent

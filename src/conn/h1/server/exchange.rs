@@ -18,6 +18,7 @@ use crate::{
     error::BoxError,
     net::{Io, clock},
     proto::h1::{Event, Misuse},
+    spare,
 };
 
 impl<I, S, B> Link<I, S>
@@ -46,6 +47,9 @@ where
     }
 
     fn step_head(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
+        if x.input.is_empty() && !x.core.is_closed() {
+            return Step::Wait;
+        }
         match x.core.recv(now, &mut x.input) {
             Ok(Some(Event::Head(parts))) => return self.open(x, now, cx, parts),
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
@@ -64,7 +68,7 @@ where
         x: &mut Busy,
         now: Instant,
         cx: &mut Context<'_>,
-        parts: request::Parts,
+        mut parts: request::Parts,
     ) -> Step {
         if self.config.budget.is_spent() {
             self.config.budget.count_refused();
@@ -78,18 +82,16 @@ where
                 return Step::Again;
             }
         };
-        let mut request = Request::from_parts(parts, body);
-        request.extensions_mut().insert(self.peer.clone());
+        parts.extensions = spare::extensions(&self.peer);
         match self.service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => self.call(x, now, request),
-            Poll::Ready(Err(error)) => return self.give_up(x, &error.into()),
+            Poll::Ready(Ok(())) => self.call(x, now, cx, Request::from_parts(parts, body)),
+            Poll::Ready(Err(error)) => self.give_up(x, &error.into()),
             Poll::Pending => {
                 let until = later(now, self.config.ready_timeout);
-                x.stage = Stage::Admit(Box::new(request), until);
-                return Step::Wait;
+                x.stage = Stage::Admit(Box::new(Request::from_parts(parts, body)), until);
+                Step::Wait
             }
         }
-        Step::Again
     }
 
     fn step_admit(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
@@ -99,16 +101,26 @@ where
             Poll::Ready(Ok(())) => {}
         }
         x.core.resume(now); // up to here it was the service that was waited for
-        if let Stage::Admit(request, _) = std::mem::replace(&mut x.stage, Stage::End) {
-            self.call(x, now, *request);
+        match std::mem::replace(&mut x.stage, Stage::End) {
+            Stage::Admit(request, _) => self.call(x, now, cx, *request),
+            _ => Step::Again,
         }
-        Step::Again
     }
 
-    fn call(&mut self, x: &mut Busy, now: Instant, request: Request<Body>) {
+    fn call(
+        &mut self,
+        x: &mut Busy,
+        now: Instant,
+        cx: &mut Context<'_>,
+        request: Request<Body>,
+    ) -> Step {
         self.call = Some(Box::pin(self.service.call(request)));
         x.stage = Stage::Call;
         x.asked = now;
+        if x.upload.is_some() {
+            return Step::Again; // what has come of the body is moved first
+        }
+        self.step_call(x, now, cx)
     }
 
     fn step_call(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {

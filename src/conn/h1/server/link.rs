@@ -24,8 +24,8 @@ use crate::{
     peer::Peer,
 };
 
-/// Steps that one poll may take before other tasks get their turn: some thirty requests.
-const STEPS: usize = 96;
+/// Steps that one poll may take before other tasks get their turn: so many small requests.
+const STEPS: usize = 48;
 
 /// All that an idle connection owns. What belongs to an exchange is in [`Busy`], which is passed
 /// to every method.
@@ -59,7 +59,8 @@ where
 {
     /// Steps, flushes and reads until nothing more can be done now.
     pub(super) fn poll_loop(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let now = clock::now();
+        let clock = clock::hold();
+        let now = clock.now;
         let draining = self.watch.poll_draining(cx);
         if draining && self.watch.is_cut() {
             return Poll::Ready(Ok(()));

@@ -1,7 +1,7 @@
 //! The two roles: what each reads, and what it remembers of the exchange.
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, request, response};
+use http::{Method, Request, Response, StatusCode, Version, request, response};
 
 use super::super::{
     Fault, Limits,
@@ -21,8 +21,9 @@ pub(super) mod sealed {
 
     /// What a head says about its message.
     #[derive(Debug)]
-    pub struct Read<H> {
-        pub head: Option<H>,
+    pub struct Read {
+        /// Not that of an interim response.
+        pub is_final: bool,
         pub length: Length,
         pub keep_alive: bool,
     }
@@ -33,12 +34,16 @@ pub(super) mod sealed {
         const ASKS_FIRST: bool;
         /// What a head of the other side consists of.
         fn section(limits: &Limits) -> Section;
+        /// A head in which nothing is said yet.
+        fn blank() -> Self::Head;
+        /// Reads a head into a blank one: in place, for it is large.
         fn parse(
             &mut self,
+            into: &mut Self::Head,
             head: &Bytes,
             lines: &Lines,
             limits: &Limits,
-        ) -> Result<Read<Self::Head>, Fault>;
+        ) -> Result<Read, Fault>;
         /// A piece of the body has come.
         fn body_began(&mut self);
         /// Is an answer owed that has not begun?
@@ -78,18 +83,23 @@ impl sealed::Role for Server {
         Section::of_request(limits)
     }
 
+    fn blank() -> request::Parts {
+        Request::new(()).into_parts().0
+    }
+
     fn parse(
         &mut self,
+        into: &mut request::Parts,
         head: &Bytes,
         lines: &Lines,
         limits: &Limits,
-    ) -> Result<Read<Self::Head>, Fault> {
-        let (parts, meta) = super::super::request::parse(head, lines, limits.lenient)?;
+    ) -> Result<Read, Fault> {
+        let meta = super::super::request::parse(into, head, lines, limits.lenient)?;
         self.asked = true;
-        self.version = parts.version;
-        self.head = parts.method == Method::HEAD;
+        self.version = into.version;
+        self.head = into.method == Method::HEAD;
         self.expects_continue = meta.expects_continue;
-        Ok(Read { head: Some(parts), length: meta.length, keep_alive: meta.keep_alive })
+        Ok(Read { is_final: true, length: meta.length, keep_alive: meta.keep_alive })
     }
 
     fn body_began(&mut self) {
@@ -109,26 +119,29 @@ impl sealed::Role for Client {
         Section::of_response(limits)
     }
 
+    fn blank() -> response::Parts {
+        Response::new(()).into_parts().0
+    }
+
     fn parse(
         &mut self,
+        into: &mut response::Parts,
         head: &Bytes,
         lines: &Lines,
         limits: &Limits,
-    ) -> Result<Read<Self::Head>, Fault> {
-        let (parts, meta) =
-            super::super::response::parse(head, lines, &self.method, limits.lenient)?;
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+    ) -> Result<Read, Fault> {
+        let meta = super::super::response::parse(into, head, lines, &self.method, limits.lenient)?;
+        if into.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault::Switched);
         }
-        let interim = parts.status.is_informational();
+        let interim = into.status.is_informational();
         if interim {
             self.interim += 1;
             if self.interim > limits.interim_responses {
                 return Err(Fault::Interim);
             }
         }
-        let head = (!interim).then_some(parts);
-        Ok(Read { head, length: meta.length, keep_alive: meta.keep_alive })
+        Ok(Read { is_final: !interim, length: meta.length, keep_alive: meta.keep_alive })
     }
 
     fn body_began(&mut self) {}
