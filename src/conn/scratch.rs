@@ -17,7 +17,7 @@ const READ: usize = 16 << 10;
 const BODY_READ: usize = 64 << 10;
 
 /// A write buffer above this size is not kept.
-const KEPT: usize = 128 << 10;
+pub(super) const KEPT: usize = 128 << 10;
 
 thread_local! {
     static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };

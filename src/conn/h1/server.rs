@@ -108,7 +108,6 @@ where
         let busy = phase.wake(&link.config.limits);
         busy.output.borrow_buffer();
         let result = link.poll_loop(busy, cx);
-        busy.output.return_buffer();
         if !matches!(busy.stage, Stage::Call) {
             link.call = None; // given up
         }

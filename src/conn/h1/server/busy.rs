@@ -99,8 +99,8 @@ impl Phase {
         }
     }
 
-    /// Gives back what an idle connection does not need: all, its buffer included, which then
-    /// serves the next one's heads.
+    /// Gives back what an idle connection does not need: all, its buffers included, which then
+    /// serve the next one's heads.
     pub(super) fn settle(&mut self, budget: &Budget) {
         let Self::Busy(busy) = self else { return };
         let Some(rest) = busy.rest() else {
@@ -108,12 +108,17 @@ impl Phase {
                 // Nor does one that waits for its service. Without capacity it may still share one.
                 busy.input = BytesMut::new();
             }
+            busy.output.return_buffer();
             busy.count(budget);
             return;
         };
+        busy.output.keep_buffer();
         busy.lease = None;
         if let Self::Busy(busy) = std::mem::replace(self, Self::Resting(rest)) {
-            SPARE.set(Some(busy));
+            let old = SPARE.replace(Some(busy));
+            if let Some(mut old) = old {
+                old.output.return_buffer(); // for those that are not at rest
+            }
         }
     }
 }
