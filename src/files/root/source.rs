@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::files::backend::{Content, Source};
 
@@ -44,7 +45,16 @@ pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Option<Source
     // Large, or being written to all the time: read by the response itself. To open it may have taken
     // long, and who had a lease of it has written to it meanwhile.
     let meta = file.metadata()?;
+    touch(&file);
     of(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
+}
+
+/// Reads a byte, so that the time of the last access is that of the look, and has the kernel leave it
+/// at that. With each piece that is sent it would think about that time anew, and once a day write it,
+/// on a connection's thread. Who neither owns the file nor is privileged cannot stop it.
+fn touch(file: &File) {
+    let _ = file.read_at(&mut [0], 0); // what is wrong with it is told when it is sent
+    let _ = fcntl_setfl(file, OFlags::NOATIME);
 }
 
 pub(super) fn of(content: Content, meta: &Metadata) -> io::Result<Source> {
@@ -119,6 +129,32 @@ mod tests {
             let meta = file.metadata().unwrap();
             assert!(source(file, meta).unwrap().is_none(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_large_file_says_that_it_was_looked_at_and_not_each_time_it_is_sent() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, vec![1; usize::try_from(IN_MEMORY).unwrap() + 1]).unwrap();
+        let open = || File::open(&path).unwrap();
+        let long_ago = std::fs::FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH);
+        let age = || File::options().write(true).open(&path).unwrap().set_times(long_ago).unwrap();
+        let accessed = || std::fs::metadata(&path).unwrap().accessed().unwrap();
+
+        age();
+        open().read_at(&mut [0], 0).unwrap();
+        if accessed() == SystemTime::UNIX_EPOCH {
+            return; // mounted so that nobody is told
+        }
+        age();
+        let file = open();
+        let meta = file.metadata().unwrap();
+        let source = source(file, meta).unwrap().unwrap();
+        assert!(accessed() > SystemTime::UNIX_EPOCH);
+        age();
+        let Content::File(file, _) = source.content else { panic!("it is large") };
+        assert!(file.read_at(&mut [0], 0).unwrap() == 1);
+        assert_eq!(accessed(), SystemTime::UNIX_EPOCH);
     }
 
     #[test]
