@@ -52,7 +52,7 @@ mod root;
 mod service;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use accel::{Accel, AccelLayer};
 pub use backend::{Backend, Content, Found, Item, Source};
@@ -74,6 +74,30 @@ pub use service::{ResponseFuture, Unreadable};
 /// `accept-ranges: bytes`.
 pub fn dir(path: impl Into<PathBuf>) -> Dir {
     Dir::new(path.into())
+}
+
+/// A service that answers GET and HEAD of any path with the one file at `path`, which is what a router
+/// mounts at `/favicon.ico`. It has the options that a folder's has, and the same care: the folder that
+/// the file is in is held, and `path` may be a link to what is in that folder only, unless
+/// [`Symlinks`] says otherwise. While there is no such file it is a 404. The name must be UTF-8.
+///
+/// ```
+/// use tower::ServiceExt;
+/// use vestibule::{Body, Router, files};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let folder = tempfile::tempdir().unwrap();
+/// std::fs::write(folder.path().join("v2.txt"), "User-agent: *\n").unwrap();
+/// let site = Router::new().route("/robots.txt", files::file(folder.path().join("v2.txt")));
+///
+/// let request = http::Request::get("/robots.txt").body(Body::empty()).unwrap();
+/// let response = site.oneshot(request).await.unwrap();
+/// assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+/// # }
+/// ```
+pub fn file(path: impl AsRef<Path>) -> Dir {
+    Dir::of_file(path.as_ref())
 }
 
 /// A service that answers GET and HEAD with the files of a [`Backend`]: those that are

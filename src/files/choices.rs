@@ -9,6 +9,8 @@ pub(super) type Policy = dyn Fn(&str) -> Option<HeaderValue> + Send + Sync;
 
 #[derive(Clone)]
 pub(super) struct Choices {
+    /// The normal path that every path stands for.
+    pub(super) one: Option<Arc<str>>,
     /// What a folder is answered with: the first that is there.
     pub(super) indexes: Vec<String>,
     /// Instead of what is guessed by the name.
@@ -27,6 +29,7 @@ pub(super) struct Choices {
 impl Default for Choices {
     fn default() -> Self {
         Self {
+            one: None,
             indexes: vec!["index.html".to_owned()],
             content_type: None,
             cache_control: None,
@@ -43,6 +46,7 @@ impl Default for Choices {
 impl fmt::Debug for Choices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Choices")
+            .field("one", &self.one)
             .field("indexes", &self.indexes)
             .field("precompressed", &self.precompressed)
             .field("html_extension", &self.html_extension)

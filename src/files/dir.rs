@@ -1,8 +1,9 @@
 //! `Dir`: the files of a folder or of another backend as a service, and its options.
 
 use std::{
+    ffi::OsStr,
     io::{self, ErrorKind},
-    path::PathBuf,
+    path::{self, PathBuf},
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -19,7 +20,8 @@ use super::{
     watch::Watch,
 };
 
-/// The files below a folder as a service; made by [`dir`](super::dir).
+/// The files below a folder as a service; made by [`dir`](super::dir), [`file`](super::file) and
+/// [`from`](super::from).
 ///
 /// Always ready, and cheap to clone: clones share the open folder. It answers for itself, down
 /// to 404 and 405; an error means that the fault is here. Must be called within a Tokio runtime.
@@ -124,6 +126,23 @@ impl Default for Options {
 impl Dir {
     pub(super) fn new(path: PathBuf) -> Self {
         Self::build(From::Folder(Arc::new(Root::new(path))), Options::default())
+    }
+
+    pub(super) fn of_file(path: &path::Path) -> Self {
+        let name = path.file_name().and_then(OsStr::to_str);
+        if name.is_none() {
+            tracing::warn!(path = %path.display(), "this names no file");
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let choices = Choices {
+            one: Some(format!("/{}", name.unwrap_or(".").replace('%', "%25")).into()),
+            indexes: Vec::new(),
+            only_answered_folders: true,
+            ..Choices::default()
+        };
+        let options = Options { choices, ..Options::default() };
+        let root = Root::new(folder.unwrap_or_else(|| path::Path::new(".")).to_owned());
+        Self::build(From::Folder(Arc::new(root)), options)
     }
 
     pub(super) fn from(backend: impl Backend) -> Self {

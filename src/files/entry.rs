@@ -186,6 +186,11 @@ pub(super) struct Path {
 }
 
 impl Path {
+    /// A file, whatever its name.
+    pub(super) fn of_file(name: &str) -> Self {
+        Self { below_root: name.to_owned(), is_folder: false }
+    }
+
     /// What a decoded path without its leading slash stands for; `None` if it stands for
     /// nothing: hidden names, and empty segments, which would be second names of the same file.
     pub(super) fn of(path: &str, choices: &Choices) -> Option<Self> {

@@ -1,6 +1,7 @@
 //! What a request to a `Dir` gets: from memory at once, or from a look at the disk.
 
 use std::{
+    borrow::Cow,
     io,
     pin::Pin,
     sync::{Arc, LazyLock},
@@ -81,11 +82,18 @@ impl Inner {
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return Found::Refused(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let path = request.uri.path();
-        if path == "/" && !asked(request).path().ends_with('/') {
-            return Found::Entry(FOLDER.clone(), StatusCode::OK);
-        }
-        let Ok(normal) = normalize(path) else { return Found::Refused(StatusCode::BAD_REQUEST) };
+        let normal = if let Some(name) = &self.options.choices.one {
+            Cow::Borrowed(&**name)
+        } else {
+            let path = request.uri.path();
+            if path == "/" && !asked(request).path().ends_with('/') {
+                return Found::Entry(FOLDER.clone(), StatusCode::OK);
+            }
+            let Ok(normal) = normalize(path) else {
+                return Found::Refused(StatusCode::BAD_REQUEST);
+            };
+            normal
+        };
         let now = clock::lately();
         if let Some(entry) = self.cache.get(&normal, now) {
             if !self.is_replaced(&entry) {
@@ -96,7 +104,11 @@ impl Inner {
             }
         }
         let Ok(path) = file_path(&normal) else { return Found::Refused(StatusCode::BAD_REQUEST) };
-        let path = Path::of(&path, &self.options.choices);
+        let path = if self.options.choices.one.is_some() {
+            Some(Path::of_file(&path))
+        } else {
+            Path::of(&path, &self.options.choices)
+        };
         if path.is_none() {
             if !self.is_replaced(&MISSING) {
                 return Found::Entry(MISSING.clone(), StatusCode::OK);

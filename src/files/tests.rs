@@ -6,6 +6,7 @@ mod cached;
 mod choices;
 mod coded;
 mod listed;
+mod one;
 mod or;
 mod paths;
 mod watched;
