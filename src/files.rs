@@ -26,7 +26,7 @@
 //!
 //! What else there can be, each by a method of [`Dir`]: files that were compressed beforehand, pages
 //! without their extension, a page for what is not there or another service for it, listings of
-//! folders, Cache-Control and Content-Type by name.
+//! folders, Cache-Control and Content-Type by name. [`file()`] serves one file for all paths.
 //!
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
 //! [`Symlinks`] says otherwise. Small files are kept in memory and large ones are kept open; the kernel

@@ -67,10 +67,8 @@ impl Lately {
     }
 
     fn millis(&self, now: Instant) -> u32 {
-        let since = now.saturating_duration_since(self.base);
-        let millis =
-            since.as_secs().saturating_mul(1000).saturating_add(since.subsec_millis().into());
-        u32::try_from(millis.saturating_add(1)).unwrap_or(0) // after 49 days nothing is known any more
+        let since = now.saturating_duration_since(self.base).as_millis();
+        u32::try_from(since + 1).unwrap_or(0) // after 49 days nothing is known any more
     }
 
     /// These bytes are in memory: the window that they begin in, if they are all of it. Of a window in

@@ -8,8 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foldhash::quality::RandomState;
-
 use super::entry::Entry;
 
 /// The most paths that are held, found and missing ones alike. At some 1 KiB for the headers of
@@ -54,9 +52,7 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Clients choose the names: they are hashed with seeds that nobody knows, at a fifth of what the
-    /// standard library's way takes. That there are few is what bounds the worst.
-    slots: HashMap<Box<str>, Slot, RandomState>,
+    slots: HashMap<Box<str>, Slot>,
     /// How many batches of changes were heard of.
     changes: u64,
     /// The last of them.

@@ -70,13 +70,17 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, BadTarget> {
     if bytes.first() != Some(&b'/') {
         return if path == "*" { Ok(Cow::Borrowed(path)) } else { Err(BadTarget::NotAbsolute) };
     }
-    // Nearly all paths are plain: one step for each byte.
-    let seen = bytes.iter().fold(0, |seen, b| seen | CLASS[usize::from(*b)]);
-    if seen & (CONTROL | BACKSLASH) != 0 {
-        return Err(first_bad(bytes));
+    let (mut decode, mut dots, mut before) = (false, false, 0);
+    for &b in bytes {
+        match CLASS[usize::from(b)] {
+            Class::Plain => {}
+            Class::Dot => dots |= before == b'/',
+            Class::Look => decode = true,
+            Class::Control => return Err(BadTarget::Control),
+            Class::Backslash => return Err(BadTarget::Backslash),
+        }
+        before = b;
     }
-    let decode = seen & LOOK != 0;
-    let dots = seen & DOT != 0 && bytes.windows(2).any(|pair| pair == b"/.");
     let normal = if decode { Cow::Owned(decoded(bytes)?) } else { Cow::Borrowed(path) };
     if (dots || decode) && has_dot_segment(normal.as_bytes()) {
         return Err(BadTarget::DotSegment);
@@ -109,34 +113,26 @@ pub fn file_path(normal: &str) -> Result<Cow<'_, str>, BadTarget> {
     Ok(Cow::Owned(path.replace("%25", "%")))
 }
 
-/// What is wrong with a path that has a control character or a backslash, whichever comes first.
-#[cold]
-fn first_bad(bytes: &[u8]) -> BadTarget {
-    let backslash = bytes.iter().position(|&b| CLASS[usize::from(b)] & BACKSLASH != 0);
-    let control = bytes.iter().position(|&b| CLASS[usize::from(b)] & CONTROL != 0);
-    match (backslash, control) {
-        (Some(b), Some(c)) if c > b => BadTarget::Backslash,
-        (Some(_), None) => BadTarget::Backslash,
-        _ => BadTarget::Control,
-    }
+#[derive(Clone, Copy)]
+enum Class {
+    Plain,
+    Dot,
+    /// An escape, or not ASCII: worth the slower way.
+    Look,
+    Control,
+    Backslash,
 }
 
-const DOT: u8 = 1;
-/// An escape, or not ASCII: worth the slower way.
-const LOOK: u8 = 2;
-const CONTROL: u8 = 4;
-const BACKSLASH: u8 = 8;
-
-const CLASS: [u8; 256] = {
-    let mut table = [0; 256];
+const CLASS: [Class; 256] = {
+    let mut table = [Class::Plain; 256];
     let mut b = 0;
     while b < 256 {
         table[b] = match b as u8 {
-            0..=0x1f | 0x7f => CONTROL,
-            b'%' | 0x80.. => LOOK,
-            b'\\' => BACKSLASH,
-            b'.' => DOT,
-            _ => 0,
+            0..=0x1f | 0x7f => Class::Control,
+            b'%' | 0x80.. => Class::Look,
+            b'\\' => Class::Backslash,
+            b'.' => Class::Dot,
+            _ => Class::Plain,
         };
         b += 1;
     }

@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, ops::Range};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderValue, Method, Uri, Version, header, request::Parts};
 
 use super::{
     Fault, Lenient,
@@ -139,9 +139,6 @@ pub(super) fn version(bytes: &[u8]) -> Result<Version, Fault> {
     }
 }
 
-/// The most that a `Uri` takes: it counts in 16 bits, of which it needs one number for itself.
-const URI_BYTES: usize = u16::MAX as usize - 1;
-
 /// The target in one of the forms that suit its method (RFC 9112 section 3.2), as origin-form, and
 /// the authority that it named.
 fn uri(
@@ -155,10 +152,7 @@ fn uri(
         return Err(Fault::Host);
     }
     match target[0] {
-        // What `Uri` allows, without the ways of its other forms.
-        b'/' if target.len() <= URI_BYTES => {
-            Ok((PathAndQuery::from_maybe_shared(target).map_err(|_| Fault::Target)?.into(), None))
-        }
+        b'/' => Ok((Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?, None)),
         b'*' if target.len() == 1 && method == Method::OPTIONS => Ok((Uri::from_static("*"), None)),
         _ => absolute(method, target, host),
     }
@@ -216,12 +210,10 @@ fn is_host(value: &[u8]) -> bool {
     match port {
         [] | [b':'] => true, // an empty port is the scheme's (RFC 3986 section 3.2.3)
         [b':', digits @ ..] if digits.len() <= 5 => {
-            // What is no digit makes it larger than any port.
-            let number = digits.iter().fold(0, |n, b| match b.wrapping_sub(b'0') {
-                digit @ 0..=9 => n * 10 + u32::from(digit),
-                _ => u32::from(u16::MAX) + 1,
-            });
-            number <= u16::MAX.into()
+            let number = digits
+                .iter()
+                .try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')));
+            number.is_some_and(|n| n <= u16::MAX.into())
         }
         _ => false,
     }

@@ -48,7 +48,7 @@ where
 
     fn step_head(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
         if x.input.is_empty() && !x.core.is_closed() {
-            return Step::Wait;
+            return Step::Wait; // nothing to ask the core about, twice for each request
         }
         match x.core.recv(now, &mut x.input) {
             Ok(Some(Event::Head(parts))) => return self.open(x, now, cx, parts),
