@@ -58,6 +58,20 @@ pub(crate) enum Kind {
     Boxed(BoxBody),
 }
 
+/// A body that every service of this crate accepts: shorthand for the bounds.
+///
+/// It is implemented for every [`http_body::Body`] of [`Bytes`] that qualifies. Use it as a bound;
+/// [`Body::new`] turns a value of such a type into a [`Body`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an HTTP body that this crate accepts",
+    note = "expected an `http_body::Body<Data = Bytes> + Send + 'static` whose error converts into \
+            `BoxError`"
+)]
+pub trait HttpBody: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static {}
+
+impl<B> HttpBody for B where B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static
+{}
+
 /// Somebody's body, its type erased.
 pub(crate) type BoxBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>;
 
@@ -68,11 +82,7 @@ impl Body {
     }
 
     /// Any [`http_body::Body`] of [`Bytes`]; a [`Body`] is returned as it is.
-    pub fn new<B>(body: B) -> Self
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    pub fn new<B: HttpBody>(body: B) -> Self {
         let mut slot = Some(body);
         if let Some(ours) = (&mut slot as &mut dyn Any).downcast_mut::<Option<Self>>() {
             return ours.take().expect("the slot was filled just above");

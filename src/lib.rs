@@ -72,6 +72,8 @@ pub mod body;
 pub mod budget;
 pub mod error;
 pub mod peer;
+#[cfg(feature = "server")]
+mod service;
 #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "files spend heads"))]
 mod spare;
 
@@ -128,6 +130,8 @@ pub use route::Router;
 pub use semantics::target::OriginalUri;
 #[cfg(feature = "server")]
 pub use serve::serve;
+#[cfg(feature = "server")]
+pub use service::HttpService;
 
 /// A request with our body.
 pub type Request<B = Body> = http::Request<B>;

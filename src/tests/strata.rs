@@ -8,7 +8,7 @@ use std::{
 
 /// Every room, lowest stratum first; see ARCHITECTURE.md.
 const STRATA: [&[&str]; 6] = [
-    &["body", "budget", "error", "peer", "spare"],
+    &["body", "budget", "error", "peer", "service", "spare"],
     &["proto", "semantics", "policy"],
     &["net"],
     &["conn"],
@@ -17,11 +17,12 @@ const STRATA: [&[&str]; 6] = [
 ];
 
 /// What the crate's root re-exports, and where it lives.
-const AT_ROOT: [(&str, &str); 6] = [
+const AT_ROOT: [(&str, &str); 7] = [
     ("Body", "body"),
     ("Budget", "budget"),
     ("BoxError", "error"),
     ("Error", "error"),
+    ("HttpService", "service"),
     ("Request", "body"),
     ("Response", "body"),
 ];
