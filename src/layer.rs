@@ -1,7 +1,8 @@
 //! Layers, one file each, and the one place that says in which order they stand.
 //!
-//! All of them wrap a `Service<Request<Body>, Response = Response<Body>>` and compose with
-//! `tower::ServiceBuilder`. From the client's side inwards:
+//! Each of them wraps any [`HttpService`](crate::HttpService) and is one itself, whatever the bodies
+//! of its requests and responses: over or under an `axum::Router`, and between layers of
+//! `tower_http`. They compose with `tower::ServiceBuilder`. From the client's side inwards:
 //!
 //! 1. [`LogLayer`]: sees what the client was really answered, rescued errors too.
 //! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
@@ -57,5 +58,5 @@ pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer
 #[cfg(feature = "limit")]
 pub use limit::{RateLimit, RateLimitLayer};
 pub use log::{Log, LogLayer};
-pub use rescue::{Rescue, RescueLayer};
+pub use rescue::{Rescue, RescueExt, RescueLayer};
 pub use timeout::{Timeout, TimeoutLayer};

@@ -20,7 +20,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tower_layer::Layer;
 use tower_service::Service;
 
 pub use bind::Bind;
@@ -32,7 +31,7 @@ use crate::{
     body::Body,
     conn::h1::server,
     error::BoxError,
-    layer::{RescueLayer, rescue},
+    layer::Rescue,
     net::{Address, Drain, Gate, Listener},
     proto::h1::Limits,
 };
@@ -263,8 +262,7 @@ where
         let gate = options.http1.gate.clone();
         let door = Door::new(listeners.len(), connections, connections_per_client, gate);
         let front = front::Front {
-            // The table as itself, not as a pointer: it takes no room in every connection.
-            service: RescueLayer::with(rescue::response).layer(service),
+            service: Rescue::new(service),
             http1: Arc::new(options.http1),
             door: Arc::new(door),
             drain: options.drain,

@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use self::detached::{Detached, Work};
 use crate::{
-    Body, Request, Response,
+    Body, HttpService, Request, Response,
     body::{PollStretch, Stretches},
     error::BoxError,
     net::Drain,
@@ -133,10 +133,9 @@ pub struct Disconnect<S> {
     detached: Arc<Detached>,
 }
 
-impl<S> Service<Request> for Disconnect<S>
+impl<S, B> Service<Request<B>> for Disconnect<S>
 where
-    S: Service<Request, Response = Response>,
-    S::Error: Into<BoxError>,
+    S: HttpService<B>,
     S::Future: Send + 'static,
 {
     type Response = Response;
@@ -147,14 +146,16 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request) -> ResponseFuture {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
         // The body of an answer to HEAD is dropped by whoever answers: nobody has left.
         let policy = match self.policy {
             Policy::Finish if request.method() == Method::HEAD => Policy::Detach,
             policy => policy,
         };
         let answer = self.inner.call(request);
-        let work: Work = Box::pin(async { answer.await.map_err(Into::into) });
+        let work: Work = Box::pin(async {
+            answer.await.map(|response| response.map(Body::new)).map_err(Into::into)
+        });
         ResponseFuture { work: Some(work), policy, detached: self.detached.clone() }
     }
 }

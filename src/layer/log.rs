@@ -17,8 +17,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Body, Request, Response,
-    body::{PollStretch, Stretches},
+    Body, HttpService, Request, Response,
+    body::{HttpBody, PollStretch, Stretches},
     peer::Peer,
 };
 
@@ -139,9 +139,9 @@ impl<S: fmt::Debug> fmt::Debug for Log<S> {
     }
 }
 
-impl<S> Service<Request> for Log<S>
+impl<S, B> Service<Request<B>> for Log<S>
 where
-    S: Service<Request, Response = Response>,
+    S: HttpService<B>,
 {
     type Response = Response;
     type Error = S::Error;
@@ -151,7 +151,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let entry = Entry {
             peer: request.extensions().get().cloned(),
             method: request.method().clone(),
@@ -176,9 +176,10 @@ pub struct ResponseFuture<F> {
     line: Option<Line>,
 }
 
-impl<F, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody,
 {
     type Output = Result<Response, E>;
 
@@ -186,7 +187,7 @@ where
         let this = self.project();
         let answer = ready!(this.inner.poll(cx));
         let mut line = this.line.take().expect("not polled after its end");
-        let response = answer?; // a line that is dropped without a response says so
+        let response = answer?.map(Body::new); // a line that is dropped without a response says so
         line.entry.status = Some(response.status());
         let body = response.body();
         if body.as_bytes().is_none() && body.as_file().is_none() {

@@ -9,7 +9,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use pin_project::pin_project;
 use tower_layer::Layer;
@@ -17,7 +16,8 @@ use tower_service::Service;
 
 use super::limit::RateLimited;
 use crate::{
-    Body, Request, Response,
+    Body, HttpService, Request, Response,
+    body::HttpBody,
     error::{BoxError, Error, Kind},
 };
 
@@ -102,128 +102,161 @@ fn log(error: &BoxError) {
     }
 }
 
-/// Wraps a service in [`Rescue`]. Second from outside: only the access log stands before it.
-#[derive(Clone, Copy)]
-pub struct RescueLayer<T = fn(&BoxError) -> Response> {
-    table: T,
+/// Makes a response from the error of a service, for [`Rescue`].
+///
+/// Every `Fn(&BoxError) -> Response` is one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not make responses from errors",
+    note = "expected a `Fn(&BoxError) -> Response`"
+)]
+pub trait Responder {
+    /// The response for `error`.
+    fn respond(&self, error: &BoxError) -> Response;
 }
 
-impl RescueLayer {
-    /// With the table of [`response`].
-    pub fn new() -> Self {
-        Self { table: response }
+impl<F: Fn(&BoxError) -> Response> Responder for F {
+    fn respond(&self, error: &BoxError) -> Response {
+        self(error)
     }
 }
 
-impl<T> RescueLayer<T>
-where
-    T: Fn(&BoxError) -> Response + Clone,
-{
-    /// With a table of your own; it may fall back on [`response`].
+/// The [`Responder`] that [`Rescue`] uses by default: the table of [`response`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StatusTable;
+
+impl Responder for StatusTable {
+    fn respond(&self, error: &BoxError) -> Response {
+        response(error)
+    }
+}
+
+/// Wraps a service in [`Rescue`]. It is the second layer from outside, after the access log.
+#[derive(Clone, Copy, Default)]
+pub struct RescueLayer<R = StatusTable> {
+    responder: R,
+}
+
+impl RescueLayer {
+    /// Responds by the table of [`response`].
+    pub fn new() -> Self {
+        Self { responder: StatusTable }
+    }
+}
+
+impl<R: Responder + Clone> RescueLayer<R> {
+    /// Responds by `responder`, which may fall back on [`response`].
     ///
     /// ```
     /// use vestibule::layer::{RescueLayer, rescue};
     ///
-    /// let layer = RescueLayer::with(|error| {
+    /// let layer = RescueLayer::with(|error: &vestibule::BoxError| {
     ///     let mut response = rescue::response(error);
     ///     response.headers_mut().insert("cache-control", "no-store".parse().unwrap());
     ///     response
     /// });
     /// # drop(layer);
     /// ```
-    pub fn with(table: T) -> Self {
-        Self { table }
+    pub fn with(responder: R) -> Self {
+        Self { responder }
     }
 }
 
-impl Default for RescueLayer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T> fmt::Debug for RescueLayer<T> {
+impl<R> fmt::Debug for RescueLayer<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RescueLayer").finish_non_exhaustive()
     }
 }
 
-impl<S, T: Clone> Layer<S> for RescueLayer<T> {
-    type Service = Rescue<S, T>;
+impl<S, R: Clone> Layer<S> for RescueLayer<R> {
+    type Service = Rescue<S, R>;
 
-    fn layer(&self, inner: S) -> Rescue<S, T> {
-        Rescue { inner, table: self.table.clone(), failed: None }
+    fn layer(&self, inner: S) -> Rescue<S, R> {
+        Rescue { inner, responder: self.responder.clone(), not_ready: None }
     }
 }
 
-/// Turns every error of the service inside into a response, so its own error is [`Infallible`],
-/// and whatever body it answers with into a [`Body`].
+/// Makes any service infallible, as `axum` and `serve` want it.
 ///
-/// `poll_ready` never fails: an error of the service inside is kept, and is the answer to the next
-/// `call`. A clone keeps no such error.
-pub struct Rescue<S, T = fn(&BoxError) -> Response> {
+/// ```
+/// use vestibule::{Router, layer::RescueExt};
+///
+/// let site: axum::Router = axum::Router::new().fallback_service(Router::new().infallible());
+/// # drop(site);
+/// ```
+pub trait RescueExt: Sized {
+    /// Wraps the service in [`Rescue`], with the table of [`response`].
+    fn infallible(self) -> Rescue<Self> {
+        Rescue::new(self)
+    }
+}
+
+impl<S> RescueExt for S {}
+
+/// Turns every error of the inner service into a response, so that its own error is
+/// [`Infallible`], and every response body into a [`Body`].
+///
+/// `poll_ready` never fails: an error of the inner service is kept, and the next `call` responds to
+/// it. A clone keeps no such error.
+pub struct Rescue<S, R = StatusTable> {
     inner: S,
-    table: T,
-    /// What `poll_ready` met; answered by the next call.
-    failed: Option<BoxError>,
+    responder: R,
+    /// The error that `poll_ready` met; the next call responds to it.
+    not_ready: Option<BoxError>,
 }
 
 impl<S> Rescue<S> {
-    /// Wraps `inner`, with the table of [`response`].
+    /// Wraps `inner`; responds by the table of [`response`].
     pub fn new(inner: S) -> Self {
         RescueLayer::new().layer(inner)
     }
 }
 
-impl<S: Clone, T: Clone> Clone for Rescue<S, T> {
+impl<S: Clone, R: Clone> Clone for Rescue<S, R> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), table: self.table.clone(), failed: None }
+        Self { inner: self.inner.clone(), responder: self.responder.clone(), not_ready: None }
     }
 }
 
-impl<S: fmt::Debug, T> fmt::Debug for Rescue<S, T> {
+impl<S: fmt::Debug, R> fmt::Debug for Rescue<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rescue").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
-impl<S, T, B> Service<Request> for Rescue<S, T>
+impl<S, B, R> Service<Request<B>> for Rescue<S, R>
 where
-    S: Service<Request, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-    T: Fn(&BoxError) -> Response + Clone,
+    S: HttpService<B>,
+    R: Responder + Clone,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = ResponseFuture<S::Future, T>;
+    type Future = ResponseFuture<S::Future, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        if self.failed.is_none()
+        if self.not_ready.is_none()
             && let Err(e) = ready!(self.inner.poll_ready(cx))
         {
-            self.failed = Some(e.into());
+            self.not_ready = Some(e.into());
         }
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        let state = match self.failed.take() {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let state = match self.not_ready.take() {
             Some(e) => State::Failed(Some(e)),
             None => State::Inner(self.inner.call(request)),
         };
-        ResponseFuture { state, table: self.table.clone() }
+        ResponseFuture { state, responder: self.responder.clone() }
     }
 }
 
 /// The future of [`Rescue`].
 #[pin_project]
 #[derive(Debug)]
-pub struct ResponseFuture<F, T> {
+pub struct ResponseFuture<F, R> {
     #[pin]
     state: State<F>,
-    table: T,
+    responder: R,
 }
 
 #[pin_project(project = StateProj)]
@@ -233,13 +266,12 @@ enum State<F> {
     Failed(Option<BoxError>),
 }
 
-impl<F, T, E, B> Future for ResponseFuture<F, T>
+impl<F, R, E, B> Future for ResponseFuture<F, R>
 where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-    T: Fn(&BoxError) -> Response,
+    B: HttpBody,
+    R: Responder,
 {
     type Output = Result<Response, Infallible>;
 
@@ -253,7 +285,7 @@ where
             StateProj::Failed(e) => e.take().expect("a future is not polled after its end"),
         };
         log(&error);
-        Poll::Ready(Ok((this.table)(&error)))
+        Poll::Ready(Ok(this.responder.respond(&error)))
     }
 }
 
@@ -355,8 +387,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_table_of_ones_own_replaces_ours() {
-        let layer = RescueLayer::with(|_| {
+    async fn responder_of_the_user_replaces_the_table() {
+        let layer = RescueLayer::with(|_: &BoxError| {
             Response::builder().status(418).body(Body::empty()).expect("a valid response")
         });
         let rescue = layer.layer(Probe::new(async |_: Request| {

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Request, Response,
+    HttpService, Request,
     error::{BoxError, Error, Kind},
     peer::Deadline,
 };
@@ -65,12 +65,11 @@ impl<S> Timeout<S> {
     }
 }
 
-impl<S> Service<Request> for Timeout<S>
+impl<S, B> Service<Request<B>> for Timeout<S>
 where
-    S: Service<Request, Response = Response>,
-    S::Error: Into<BoxError>,
+    S: HttpService<B>,
 {
-    type Response = Response;
+    type Response = S::Response;
     type Error = BoxError;
     type Future = ResponseFuture<S::Future>;
 
@@ -78,7 +77,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let now = Instant::now();
         let earlier = request.extensions().get::<Deadline>().map(|d| Instant::from_std(d.0));
         // A time too long to add up is no bound at all.
@@ -108,12 +107,12 @@ pub struct ResponseFuture<F> {
     sleep: Option<Sleep>,
 }
 
-impl<F, E> Future for ResponseFuture<F>
+impl<F, R, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<R, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response, BoxError>;
+    type Output = Result<R, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -144,7 +143,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::{super::probe::Probe, *};
-    use crate::Body;
+    use crate::{Body, Response};
 
     const SEC: Duration = Duration::from_secs(1);
 

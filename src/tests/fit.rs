@@ -1,5 +1,7 @@
 //! Services of other crates fit unchanged.
 
+mod layers;
+
 use std::convert::Infallible;
 
 use axum::{Router, extract::Path, routing::get};

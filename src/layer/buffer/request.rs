@@ -20,7 +20,8 @@ use tower_service::Service;
 
 use self::{capped::Capped, reading::Reading};
 use crate::{
-    Budget, Request, Response,
+    Body, Budget, HttpService, Request,
+    body::HttpBody,
     budget::Full,
     error::{BoxError, Error, Kind},
 };
@@ -155,12 +156,12 @@ impl<S> RequestBuffer<S> {
     }
 }
 
-impl<S> Service<Request> for RequestBuffer<S>
+impl<S, B> Service<Request<B>> for RequestBuffer<S>
 where
-    S: Service<Request, Response = Response> + Clone,
-    S::Error: Into<BoxError>,
+    S: HttpService + Clone,
+    B: HttpBody,
 {
-    type Response = Response;
+    type Response = S::Response;
     type Error = BoxError;
     type Future = ResponseFuture<S>;
 
@@ -168,7 +169,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = request.map(Body::new);
         let service = self.inner.clone();
         let state = match self.options.admit(&request) {
             Err(e) => State::Refused(Some(e)),
@@ -251,12 +253,8 @@ enum State<S, F> {
     Called(#[pin] F),
 }
 
-impl<S> Future for ResponseFuture<S>
-where
-    S: Service<Request, Response = Response>,
-    S::Error: Into<BoxError>,
-{
-    type Output = Result<Response, BoxError>;
+impl<S: HttpService> Future for ResponseFuture<S> {
+    type Output = Result<S::Response, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;

@@ -19,7 +19,8 @@ use tower_service::Service;
 
 use self::{feed::Feed, reader::Reader};
 use crate::{
-    Body, Budget, Request, Response,
+    Body, Budget, HttpService, Request, Response,
+    body::HttpBody,
     budget::Full,
     error::{BoxError, Error, Kind},
 };
@@ -123,10 +124,9 @@ impl<S> ResponseBuffer<S> {
     }
 }
 
-impl<S> Service<Request> for ResponseBuffer<S>
+impl<S, B> Service<Request<B>> for ResponseBuffer<S>
 where
-    S: Service<Request, Response = Response> + Clone,
-    S::Error: Into<BoxError>,
+    S: HttpService<B> + Clone,
 {
     type Response = Response;
     type Error = BoxError;
@@ -136,7 +136,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let options = self.options.clone();
         if options.budget.is_spent() {
             options.budget.count_refused();
@@ -157,9 +157,10 @@ pub struct ResponseFuture<F> {
     options: Options,
 }
 
-impl<F, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody,
     E: Into<BoxError>,
 {
     type Output = Result<Response, BoxError>;
@@ -169,7 +170,7 @@ where
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(Err(Error::new(Kind::Overloaded, Full).into()));
         };
-        let response = ready!(inner.poll(cx)).map_err(Into::into)?;
+        let response = ready!(inner.poll(cx)).map_err(Into::into)?.map(Body::new);
         Poll::Ready(Ok(if passes(&response) {
             response
         } else {

@@ -97,7 +97,7 @@ async fn a_request_is_whole_wherever_it_was_kept() {
                 for body in [body, again] {
                     assert!(body.collect().await?.to_bytes() == want);
                 }
-                Ok::<_, BoxError>(Response::default())
+                Ok::<Response, BoxError>(Response::default())
             }
         });
         let layer = RequestBufferLayer::new().memory(MEMORY).budget(budget.clone());

@@ -132,7 +132,8 @@ async fn who_stays_needs_no_task_and_what_is_complete_keeps_its_kind() {
         app.leave.add_permits(3);
         let body = layer.layer(app.service()).oneshot(Request::default()).await.unwrap();
         assert_eq!(body.into_body().collect().await.unwrap().to_bytes(), "xx");
-        let hello = Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new("hi".into())));
+        let hello =
+            Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("hi"))));
         let body = layer.layer(hello).oneshot(Request::default()).await.unwrap().into_body();
         assert_eq!(body.as_bytes().unwrap(), "hi");
         drop(body);

@@ -21,7 +21,8 @@ use super::{
     held::hold,
 };
 use crate::{
-    Request, Response,
+    Body, HttpService, Request, Response,
+    body::HttpBody,
     error::{BoxError, Error, Kind},
     net::Gate,
     policy::gradient::Gradient,
@@ -221,10 +222,9 @@ impl<S: fmt::Debug> fmt::Debug for ConcurrencyLimit<S> {
     }
 }
 
-impl<S> Service<Request> for ConcurrencyLimit<S>
+impl<S, B> Service<Request<B>> for ConcurrencyLimit<S>
 where
-    S: Service<Request, Response = Response>,
-    S::Error: Into<BoxError>,
+    S: HttpService<B>,
 {
     type Response = Response;
     type Error = BoxError;
@@ -255,7 +255,7 @@ where
     }
 
     /// On a handle that is not ready it is refused as if the queue were full.
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let state = match std::mem::take(&mut self.place) {
             Place::Held(permit) => {
                 let begun = permit.places().begin();
@@ -290,9 +290,10 @@ enum State<F> {
     Refused(Option<Error>),
 }
 
-impl<F, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody,
     E: Into<BoxError>,
 {
     type Output = Result<Response, BoxError>;
@@ -300,7 +301,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Inner { future, permit, begun } => {
-                let answer = ready!(future.poll(cx)).map_err(Into::into);
+                let answer = ready!(future.poll(cx));
+                let answer = answer.map(|r| r.map(Body::new)).map_err(Into::into);
                 let permit = permit.take().expect("a future is not polled after its end");
                 permit.places().answered(begun.take().filter(|_| tells_latency(&answer)));
                 // With an error the place is given back here.

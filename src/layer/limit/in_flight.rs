@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use http::request::Parts;
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -21,7 +22,8 @@ use super::{
     sharded::Sharded,
 };
 use crate::{
-    Request, Response,
+    Body, HttpService, Request, Response,
+    body::HttpBody,
     error::{BoxError, Error, Kind},
     peer::IPV6_PREFIX,
 };
@@ -57,15 +59,16 @@ impl<K> InFlightLayer<K> {
     /// `None` are not limited.
     ///
     /// ```
-    /// use vestibule::{Request, layer::InFlightLayer};
+    /// use http::request::Parts;
+    /// use vestibule::layer::InFlightLayer;
     ///
-    /// // Each host may have 100 requests in flight, whoever asks for it.
-    /// let layer = InFlightLayer::per(100, |r: &Request| r.headers().get("host").cloned());
+    /// // Each host may have 100 requests in flight, over all clients.
+    /// let layer = InFlightLayer::per(100, |head: &Parts| head.headers.get("host").cloned());
     /// # drop(layer);
     /// ```
     pub fn per<F>(n: usize, key: F) -> Self
     where
-        F: Fn(&Request) -> Option<K> + Send + Sync + 'static,
+        F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
         K: Hash + Eq + Clone + Send + 'static,
     {
         Self { limit: n.max(1), key: Arc::new(key), counts: Arc::new(Sharded::new()) }
@@ -173,10 +176,9 @@ impl<S: fmt::Debug, K> fmt::Debug for InFlight<S, K> {
     }
 }
 
-impl<S, K> Service<Request> for InFlight<S, K>
+impl<S, B, K> Service<Request<B>> for InFlight<S, K>
 where
-    S: Service<Request, Response = Response> + Clone,
-    S::Error: Into<BoxError>,
+    S: HttpService<B> + Clone,
     K: Send + 'static,
 {
     type Response = Response;
@@ -187,15 +189,17 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let InFlightLayer { limit, ref key, ref counts } = self.limit;
-        let state = match key(&request) {
+        let (head, body) = request.into_parts();
+        let state = match key(&head) {
             Some(key) if !counts.enter(&key, limit) => {
                 self.inner = self.inner.clone(); // a clone has nothing reserved
                 State::Refused(Some(Error::new(Kind::TooManyRequests, TooManyInFlight { limit })))
             }
             key => {
                 let entry = key.map(|key| Entry { key, counts: counts.clone() });
+                let request = Request::from_parts(head, body);
                 State::Inner { future: self.inner.call(request), entry }
             }
         };
@@ -221,9 +225,10 @@ enum State<F, K> {
     Refused(Option<Error>),
 }
 
-impl<F, K, E> Future for ResponseFuture<F, K>
+impl<F, K, B, E> Future for ResponseFuture<F, K>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody,
     E: Into<BoxError>,
     K: Send + 'static,
 {
@@ -232,7 +237,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Inner { future, entry } => {
-                let answer = ready!(future.poll(cx)).map_err(Into::into);
+                let answer = ready!(future.poll(cx));
+                let answer = answer.map(|r| r.map(Body::new)).map_err(Into::into);
                 let Some(entry) = entry.take() else { return Poll::Ready(answer) };
                 Poll::Ready(answer.map(|response| hold(response, entry)))
             }

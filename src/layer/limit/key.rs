@@ -2,12 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::{Request, peer::Peer};
+use http::request::Parts;
 
-/// Tells a request's key; `None` where the limit does not apply.
-pub(super) type KeyFn<K> = Arc<dyn Fn(&Request) -> Option<K> + Send + Sync>;
+use crate::peer::Peer;
+
+/// Returns a request's key; `None` if the limit does not apply to it.
+pub(super) type KeyFn<K> = Arc<dyn Fn(&Parts) -> Option<K> + Send + Sync>;
 
 /// By the network of the request's client, if it has one.
 pub(super) fn by_net(ipv6_prefix: u8) -> KeyFn<IpAddr> {
-    Arc::new(move |request| request.extensions().get::<Peer>()?.network(ipv6_prefix))
+    Arc::new(move |head| head.extensions.get::<Peer>()?.network(ipv6_prefix))
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use governor::Quota;
+use http::request::Parts;
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -24,7 +25,7 @@ use super::{
     key::{KeyFn, by_net},
 };
 use crate::{
-    Request, Response,
+    HttpService, Request,
     error::{BoxError, Error, Kind},
     peer::IPV6_PREFIX,
 };
@@ -74,18 +75,19 @@ impl<K: Hash + Eq + Clone + Send + 'static> RateLimitLayer<K> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use vestibule::{Request, layer::RateLimitLayer};
+    /// use http::request::Parts;
+    /// use vestibule::layer::RateLimitLayer;
     ///
     /// // Five attempts to log in, then one a minute, from wherever they come.
     /// let minute = Duration::from_secs(60);
-    /// let layer = RateLimitLayer::per(1, minute, 5, |r: &Request| {
-    ///     (r.uri().path() == "/login").then_some(())
+    /// let layer = RateLimitLayer::per(1, minute, 5, |head: &Parts| {
+    ///     (head.uri.path() == "/login").then_some(())
     /// });
     /// # drop(layer);
     /// ```
     pub fn per<F>(rate: u32, per: Duration, burst: u32, key: F) -> Self
     where
-        F: Fn(&Request) -> Option<K> + Send + Sync + 'static,
+        F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
     {
         Self::make(quota(rate, per, burst), Arc::new(key), MAX_KEYS)
     }
@@ -159,12 +161,11 @@ impl<S: fmt::Debug, K> fmt::Debug for RateLimit<S, K> {
     }
 }
 
-impl<S, K> Service<Request> for RateLimit<S, K>
+impl<S, B, K> Service<Request<B>> for RateLimit<S, K>
 where
-    S: Service<Request, Response = Response> + Clone,
-    S::Error: Into<BoxError>,
+    S: HttpService<B> + Clone,
 {
-    type Response = Response;
+    type Response = S::Response;
     type Error = BoxError;
     type Future = ResponseFuture<S::Future>;
 
@@ -172,10 +173,11 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let RateLimitLayer { key, buckets, .. } = &self.limit;
-        let state = match key(&request).map_or(Ok(()), |key| buckets.check(&key)) {
-            Ok(()) => State::Inner(self.inner.call(request)),
+        let (head, body) = request.into_parts();
+        let state = match key(&head).map_or(Ok(()), |key| buckets.check(&key)) {
+            Ok(()) => State::Inner(self.inner.call(Request::from_parts(head, body))),
             Err(retry_after) => {
                 self.inner = self.inner.clone(); // a clone has nothing reserved
                 State::Refused(Some(Error::new(Kind::TooManyRequests, RateLimited { retry_after })))
@@ -198,12 +200,12 @@ enum State<F> {
     Refused(Option<Error>),
 }
 
-impl<F, E> Future for ResponseFuture<F>
+impl<F, R, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<R, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response, BoxError>;
+    type Output = Result<R, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {

@@ -117,7 +117,7 @@ async fn a_request_without_a_response_is_logged_too() {
     let layer = LogLayer::with(move |e: &Entry| written.lock().unwrap().push(e.clone()));
     let log = layer.layer(Probe::new(async |r: Request| {
         if r.uri().path() == "/fails" {
-            return Err(Error::new(Kind::Internal, "x"));
+            return Err::<Response, _>(Error::new(Kind::Internal, "x"));
         }
         pending().await
     }));

@@ -8,7 +8,7 @@ use tower::{ServiceBuilder, service_fn};
 
 use super::{curl, noise, program, sum};
 use crate::{
-    BoxError, Request, Response, Router, files,
+    Body, BoxError, Request, Response, Router, files,
     layer::RequestBufferLayer,
     tests::support::{Running, start, within},
     upstream::Upstream,
@@ -19,7 +19,7 @@ async fn site(folder: &Path) -> Running {
     let echo = service_fn(|request: Request| async move {
         let body = request.into_body().collect().await?.to_bytes();
         let sum = sum(&body).to_string();
-        Ok::<_, BoxError>(Response::builder().header("x-sum", sum).body(body.into())?)
+        Ok::<_, BoxError>(Response::builder().header("x-sum", sum).body(Body::from(body))?)
     });
     let bounded =
         |max| ServiceBuilder::new().layer(RequestBufferLayer::new().max_body(max)).service(echo);

@@ -241,7 +241,8 @@ async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
     let inside = ConcurrencyLimitLayer::new(1);
     let layer = ResponseBufferLayer::new().budget(budget.clone());
     // Kept, as a connection keeps its handle between requests.
-    let hello = Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new("hello".into())));
+    let hello =
+        Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("hello"))));
     let mut service = layer.layer(inside.layer(hello));
     service.ready().await.unwrap();
     let mut taken = budget.memory();

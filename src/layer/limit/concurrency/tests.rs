@@ -346,7 +346,7 @@ async fn the_gate_is_open_while_a_place_is_free_and_takes_none() {
     let layer = ConcurrencyLimitLayer::new(1);
     let gate = layer.gate();
     let mut handle =
-        layer.layer(Probe::new(async |_: Request| Ok::<_, BoxError>(Response::default())));
+        layer.layer(Probe::new(async |_: Request| Ok::<Response, BoxError>(Response::default())));
     assert!(gate.is_open());
     handle.ready().await.unwrap();
     assert!(!gate.is_open());

@@ -88,7 +88,7 @@ async fn who_has_no_ip_is_not_limited() {
 
 #[tokio::test]
 async fn a_key_of_ones_own_may_be_anything() {
-    let layer = InFlightLayer::per(0, |r: &Request| Some(r.uri().path().to_owned()));
+    let layer = InFlightLayer::per(0, |head: &Parts| Some(head.uri.path().to_owned()));
     let mut service = layer.layer(Probe::new(never));
     let to = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
     let _a = service.ready().await.unwrap().call(to("/a"));
@@ -150,7 +150,7 @@ async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
 async fn whatever_happens_counts_are_right_and_end_at_zero() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
-        let layer = InFlightLayer::per(2, |r: &Request| r.extensions().get::<usize>().copied());
+        let layer = InFlightLayer::per(2, |head: &Parts| head.extensions.get::<usize>().copied());
         let mut service = layer.layer(Probe::new(echo));
         let (mut calls, mut bodies) = (Vec::new(), Vec::new());
         let mut counts = [0; 3];

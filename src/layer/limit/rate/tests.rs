@@ -7,7 +7,7 @@ use tower::ServiceExt;
 
 use super::{super::super::probe::Probe, *};
 use crate::{
-    Body,
+    Body, Response,
     layer::{
         ConcurrencyLimitLayer,
         limit::testing::{Rng, from_ip},
@@ -94,7 +94,7 @@ async fn networks_and_keys_of_ones_own_share_a_bucket_and_no_key_has_none() {
     let finer = layer.ipv6_prefix(128);
     assert!(served(&finer, "2001:db8::1").await && served(&finer, "2001:db8::2").await);
 
-    let path = RateLimitLayer::per(1, SEC, 1, |r: &Request| match r.uri().path() {
+    let path = RateLimitLayer::per(1, SEC, 1, |head: &Parts| match head.uri.path() {
         "/" => None,
         path => Some(path.to_owned()),
     });

@@ -1,0 +1,198 @@
+//! Our layers directly over axum and tower-http, inside axum, and between tower-http's layers.
+
+use std::{net::IpAddr, time::Duration};
+
+use axum::{Router, routing::post};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header::ACCEPT_ENCODING};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower_http::{
+    compression::CompressionLayer,
+    cors::CorsLayer,
+    decompression::RequestDecompressionLayer,
+    limit::RequestBodyLimitLayer,
+    request_id::{MakeRequestUuid, SetRequestIdLayer},
+    services::ServeDir,
+    set_header::SetResponseHeaderLayer,
+    trace::TraceLayer,
+};
+
+use crate::{
+    Body, BoxError, HttpService, Request,
+    body::HttpBody,
+    layer::{
+        ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer, LogLayer, RateLimitLayer,
+        RequestBufferLayer, RescueExt, RescueLayer, ResponseBufferLayer, TimeoutLayer,
+    },
+    tests::support::{exchange, start, statuses},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// An axum application that echoes what it is sent.
+fn echo() -> Router {
+    Router::new().route("/", post(async |body: String| body))
+}
+
+/// Sends `body` through `service` and returns the response's.
+async fn send<S, B>(service: S, body: B) -> String
+where
+    S: HttpService<B>,
+    B: HttpBody,
+    S::ResponseBody: HttpBody,
+{
+    let request = Request::post("/").body(body).unwrap();
+    let Ok(response) = service.oneshot(request).await.map_err(Into::<BoxError>::into) else {
+        panic!("the service failed");
+    };
+    assert_eq!(response.status(), 200);
+    let Ok(body) = response.into_body().collect().await.map_err(Into::<BoxError>::into) else {
+        panic!("the body failed");
+    };
+    String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
+
+/// Asserts that `layer` fits over an axum router, over a tower-http service, and over itself, with
+/// requests of our body, of axum's, and of a foreign one.
+macro_rules! fits {
+    ($layer:expr) => {{
+        let layer = $layer;
+        let app = || layer.layer(echo());
+        assert_eq!(send(app(), Body::from("ours")).await, "ours");
+        assert_eq!(send(app(), axum::body::Body::from("axum's")).await, "axum's");
+        assert_eq!(send(app(), Full::new(Bytes::from("foreign"))).await, "foreign");
+        let cors = layer.layer(CorsLayer::permissive().layer(echo()));
+        assert_eq!(send(cors, Body::from("cors")).await, "cors");
+        let twice = layer.layer(layer.layer(echo()));
+        assert_eq!(send(twice, Body::from("twice")).await, "twice");
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.txt"), "file").unwrap();
+        let request = Request::get("/a.txt").body(Body::empty()).unwrap();
+        let response = layer.layer(ServeDir::new(folder.path())).oneshot(request).await;
+        let body = response.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "file");
+        let inside = echo().layer(ServiceBuilder::new().layer(RescueLayer::new()).layer(layer));
+        assert_eq!(send(inside, Body::from("inside")).await, "inside");
+    }};
+}
+
+#[tokio::test]
+async fn log_layer_fits() {
+    fits!(LogLayer::new());
+}
+
+#[tokio::test]
+async fn rescue_layer_fits() {
+    fits!(RescueLayer::new());
+}
+
+#[tokio::test]
+async fn timeout_layer_fits() {
+    fits!(TimeoutLayer::new(MINUTE));
+}
+
+#[tokio::test]
+async fn request_buffer_layer_fits() {
+    fits!(RequestBufferLayer::new());
+}
+
+#[tokio::test]
+async fn response_buffer_layer_fits() {
+    fits!(ResponseBufferLayer::new());
+}
+
+#[tokio::test]
+async fn concurrency_limit_layer_fits() {
+    fits!(ConcurrencyLimitLayer::new(2));
+}
+
+#[tokio::test]
+async fn in_flight_layer_fits() {
+    fits!(InFlightLayer::<IpAddr>::per_ip(2));
+}
+
+#[tokio::test]
+async fn rate_limit_layer_fits() {
+    fits!(RateLimitLayer::<IpAddr>::per_ip(100, MINUTE, 100));
+}
+
+#[tokio::test]
+async fn disconnect_layer_fits() {
+    fits!(DisconnectLayer::finish());
+}
+
+/// All of ours, with a layer of tower-http between any two, over an axum router.
+fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Send + Sync {
+    let id = HeaderName::from_static("x-request-id");
+    let mark = |name| {
+        let value = HeaderValue::from_static("set");
+        SetResponseHeaderLayer::overriding(HeaderName::from_static(name), value)
+    };
+    ServiceBuilder::new()
+        .layer(LogLayer::new())
+        .layer(TraceLayer::new_for_http())
+        .layer(RescueLayer::new())
+        .layer(CorsLayer::permissive())
+        .layer(RateLimitLayer::per_ip(100, MINUTE, 100))
+        .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
+        .layer(InFlightLayer::per_ip(9))
+        .layer(CompressionLayer::new())
+        .layer(ResponseBufferLayer::new())
+        .layer(RequestBodyLimitLayer::new(1 << 20))
+        .layer(RequestBufferLayer::new())
+        .layer(RequestDecompressionLayer::new())
+        .layer(DisconnectLayer::detach())
+        .layer(mark("x-inner"))
+        .layer(ConcurrencyLimitLayer::new(9))
+        .layer(mark("x-innermost"))
+        .layer(TimeoutLayer::new(MINUTE))
+        .service(echo())
+}
+
+#[tokio::test]
+async fn layers_stand_between_layers_of_tower_http() {
+    let text = "a body long enough to be compressed ".repeat(100);
+    assert_eq!(send(interleaved(), axum::body::Body::from(text.clone())).await, text);
+
+    let mut request = Request::post("/").body(axum::body::Body::from(text.clone())).unwrap();
+    request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    let Ok(response) = interleaved().oneshot(request).await.map_err(Into::<BoxError>::into) else {
+        panic!("the stack failed");
+    };
+    let headers = response.headers();
+    assert_eq!(headers["content-encoding"], "gzip");
+    assert!(headers["x-inner"] == "set" && headers["x-innermost"] == "set");
+    let Ok(body) = response.into_body().collect().await.map_err(Into::<BoxError>::into) else {
+        panic!("the body failed");
+    };
+    assert!(body.to_bytes().len() < text.len() / 2);
+}
+
+#[tokio::test]
+async fn interleaved_layers_are_served_and_mount_inside_axum() {
+    let request =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    let server = start(interleaved()).await;
+    let answer = exchange(server.addr, request).await;
+    assert_eq!(statuses(&answer), [200]);
+    assert!(answer.ends_with("hello"), "{answer}");
+    server.stop().await;
+
+    let site = Router::new().nest_service("/echo", interleaved().infallible());
+    let request = Request::post("/echo").body(axum::body::Body::from("nested")).unwrap();
+    let body = site.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "nested");
+}
+
+#[tokio::test]
+async fn axum_router_takes_rescued_buffers_as_its_layer() {
+    let buffers = ServiceBuilder::new()
+        .layer(RescueLayer::new())
+        .layer(ResponseBufferLayer::new())
+        .layer(RequestBufferLayer::new().max_body(10));
+    let app = echo().layer(buffers);
+    assert_eq!(send(app.clone(), Body::from("small")).await, "small");
+    let request = Request::post("/").body(Body::from("larger than ten bytes")).unwrap();
+    assert_eq!(app.oneshot(request).await.unwrap().status(), 413);
+}
