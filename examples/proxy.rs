@@ -2,9 +2,9 @@
 //!
 //! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000`.
 
-use tower::{Service, ServiceBuilder};
+use tower::ServiceBuilder;
 use vestibule::{
-    BoxError, Budget, Request, Response, layer,
+    Budget, HttpService, layer,
     serve::{Serve, serve},
     upstream::Upstream,
 };
@@ -39,8 +39,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn run<S>(server: Serve<S>, threads: Option<usize>) -> Result<(), Box<dyn std::error::Error>>
 where
-    S: Service<Request, Response = Response, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     let mut server = server.shutdown(async {
         let _ = tokio::signal::ctrl_c().await;

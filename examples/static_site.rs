@@ -5,9 +5,9 @@
 
 use std::io::IsTerminal;
 
-use tower::{Layer, Service};
+use tower::Layer;
 use vestibule::{
-    BoxError, Request, Response, files, layer,
+    HttpService, files, layer,
     net::Address,
     serve::{Serve, serve},
 };
@@ -52,8 +52,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn run<S>(server: Serve<S>, threads: Option<usize>) -> Result<(), Box<dyn std::error::Error>>
 where
-    S: Service<Request, Response = Response, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     let mut server = server.shutdown(async {
         let _ = tokio::signal::ctrl_c().await;

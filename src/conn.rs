@@ -1,6 +1,24 @@
-//! Drivers: a protocol core married to a connection.
+//! Connections: from an accepted stream to the driver of its protocol.
+//!
+//! A server's [`Connection`] is one future for one task, whatever stages it goes through:
+//!
+//! ```text
+//! accepted stream ─▶ [PROXY header] ─▶ [TLS handshake] ─▶ choice of protocol ─▶ driver
+//! ```
+//!
+//! Each stage hands a [`Transport`] to the next: the stream, what was read ahead, what is known of
+//! the client, the [`Watch`](crate::net::Watch) by which a shutdown ends it, and the time at which
+//! it was accepted, from which one deadline counts over all stages. A driver gives its transport
+//! back after an upgrade. The only protocol so far is HTTP/1.1 without TLS.
 
+mod config;
 pub mod h1;
 mod output;
 mod scratch;
+mod server;
 mod timer;
+mod transport;
+
+pub use config::{Config, Http1Config};
+pub use server::Connection;
+pub use transport::Transport;

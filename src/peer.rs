@@ -1,5 +1,4 @@
-//! Who is on the other side of a connection, how fast they must be, and until when an answer is of
-//! use to them.
+//! Who is on the other side of a connection, how it came, and until when an answer is of use.
 
 mod pace;
 
@@ -10,46 +9,164 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
+use http::uri::Scheme;
+
 pub use pace::{Pace, Rate};
 
 /// Bits of an IPv6 address that make one client, unless set otherwise: 64, since a household or a
 /// server is given at least so large a network and may change its address inside of it at will.
 pub const IPV6_PREFIX: u8 = 64;
 
-/// The client of a connection; every request carries it in its extensions.
+/// The client of a connection, and how the connection came. Every request carries it in its
+/// extensions.
 ///
-/// Cheap to clone: all requests of a connection share one.
+/// It is built up in the stages of the connection: the accepted socket gives the addresses, a PROXY
+/// header replaces the client's ([`proxied`](Self::proxied)), a TLS handshake adds its facts
+/// ([`secured`](Self::secured)). Cheap to clone: all requests of a connection share one.
 ///
 /// ```
-/// use vestibule::peer::Peer;
+/// use http::uri::Scheme;
+/// use vestibule::peer::{Peer, Tls};
 ///
-/// let peer = Peer::tcp("192.0.2.1:5000".parse().unwrap(), "192.0.2.9:80".parse().unwrap());
-/// assert_eq!(peer.ip().unwrap().to_string(), "192.0.2.1");
+/// let peer = Peer::tcp("192.0.2.1:5000".parse().unwrap(), "192.0.2.9:443".parse().unwrap());
+/// assert_eq!((peer.ip().unwrap().to_string(), peer.scheme()), ("192.0.2.1".to_owned(), Scheme::HTTP));
+///
+/// let peer = peer.secured(Tls::new("TLSv1.3").with_server_name("example.com"));
+/// assert_eq!(peer.scheme(), Scheme::HTTPS);
+/// assert_eq!(peer.tls().unwrap().server_name(), Some("example.com"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer(Arc<Ends>);
+pub struct Peer(Arc<Facts>);
 
-#[derive(Debug, PartialEq, Eq)]
-enum Ends {
-    Tcp { client: SocketAddr, here: SocketAddr },
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Facts {
+    socket: Socket,
+    source: Option<Source>,
+    tls: Option<Tls>,
+}
+
+/// The two ends of the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Tcp { remote: SocketAddr, local: SocketAddr },
     Unix,
     Memory,
 }
 
+/// What a trusted proxy in front says of the connection, by the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// The address of the client that the proxy accepted.
+    pub client: SocketAddr,
+    /// The address that this client connected to.
+    pub destination: SocketAddr,
+}
+
+/// The facts of a TLS handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    version: &'static str,
+    server_name: Option<Box<str>>,
+    alpn: Option<Bytes>,
+    client_certificate: Option<Bytes>,
+}
+
+impl Tls {
+    /// A handshake of this protocol version, as in `TLSv1.3`.
+    pub fn new(version: &'static str) -> Self {
+        Self { version, server_name: None, alpn: None, client_certificate: None }
+    }
+
+    /// The host name that the client asked for (SNI, RFC 6066 section 3).
+    #[must_use]
+    pub fn with_server_name(mut self, name: &str) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// The application protocol that was agreed upon (ALPN, RFC 7301), as in `h2`.
+    #[must_use]
+    pub fn with_alpn(mut self, protocol: impl Into<Bytes>) -> Self {
+        self.alpn = Some(protocol.into());
+        self
+    }
+
+    /// The client's certificate, in DER, once it has been verified.
+    #[must_use]
+    pub fn with_client_certificate(mut self, der: impl Into<Bytes>) -> Self {
+        self.client_certificate = Some(der.into());
+        self
+    }
+
+    /// The protocol version, as in `TLSv1.3`.
+    pub fn version(&self) -> &'static str {
+        self.version
+    }
+
+    /// The host name that the client asked for, if it named one.
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// The application protocol that was agreed upon, if any.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
+    }
+
+    /// The client's verified certificate in DER, if it presented one.
+    pub fn client_certificate(&self) -> Option<&[u8]> {
+        self.client_certificate.as_deref()
+    }
+}
+
 impl Peer {
-    /// A client that came by TCP, and the address it came to.
-    pub fn tcp(client: SocketAddr, here: SocketAddr) -> Self {
-        Self(Arc::new(Ends::Tcp { client, here }))
+    /// A client on a TCP socket: its address, and the local address that it connected to.
+    pub fn tcp(remote: SocketAddr, local: SocketAddr) -> Self {
+        Self::new(Socket::Tcp { remote, local })
     }
 
     /// A client on a Unix socket.
     pub fn unix() -> Self {
-        Self(Arc::new(Ends::Unix))
+        Self::new(Socket::Unix)
     }
 
-    /// No client: bytes from memory, as in tests.
+    /// A client in memory, as in tests.
     pub fn memory() -> Self {
-        Self(Arc::new(Ends::Memory))
+        Self::new(Socket::Memory)
+    }
+
+    fn new(socket: Socket) -> Self {
+        Self(Arc::new(Facts { socket, source: None, tls: None }))
+    }
+
+    /// The same client, with the addresses that a trusted proxy in front gives for it.
+    #[must_use]
+    pub fn proxied(mut self, source: Source) -> Self {
+        Arc::make_mut(&mut self.0).source = Some(source);
+        self
+    }
+
+    /// The same client, behind a TLS handshake.
+    #[must_use]
+    pub fn secured(mut self, tls: Tls) -> Self {
+        Arc::make_mut(&mut self.0).tls = Some(tls);
+        self
+    }
+
+    /// The scheme of its requests: `https` behind a TLS handshake, else `http`.
+    pub fn scheme(&self) -> Scheme {
+        if self.0.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
+    /// The facts of the TLS handshake, if there was one.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.0.tls.as_ref()
+    }
+
+    /// What a proxy in front said of the connection, if one did.
+    pub fn source(&self) -> Option<&Source> {
+        self.0.source.as_ref()
     }
 
     /// The client's IP address, where it has one.
@@ -79,29 +196,40 @@ impl Peer {
         })
     }
 
-    /// The client's address and port, where it has one.
+    /// The client's address and port, where it has one: the one that a proxy in front gave, else
+    /// that of the socket.
     pub fn addr(&self) -> Option<SocketAddr> {
-        match *self.0 {
-            Ends::Tcp { client, .. } => Some(client),
-            Ends::Unix | Ends::Memory => None,
+        match (self.0.source, self.0.socket) {
+            (Some(source), _) => Some(source.client),
+            (None, Socket::Tcp { remote, .. }) => Some(remote),
+            (None, Socket::Unix | Socket::Memory) => None,
         }
     }
 
-    /// The address that the client connected to, where there is one.
+    /// The address at the other end of the socket, where there is one: a proxy's, if there is a
+    /// proxy in front.
+    pub fn remote_addr(&self) -> Option<SocketAddr> {
+        match self.0.socket {
+            Socket::Tcp { remote, .. } => Some(remote),
+            Socket::Unix | Socket::Memory => None,
+        }
+    }
+
+    /// The address that the socket was accepted on, where there is one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        match *self.0 {
-            Ends::Tcp { here, .. } => Some(here),
-            Ends::Unix | Ends::Memory => None,
+        match self.0.socket {
+            Socket::Tcp { local, .. } => Some(local),
+            Socket::Unix | Socket::Memory => None,
         }
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self.0 {
-            Ends::Tcp { client, .. } => client.fmt(f),
-            Ends::Unix => f.write_str("unix"),
-            Ends::Memory => f.write_str("memory"),
+        match (self.addr(), self.0.socket) {
+            (Some(addr), _) => addr.fmt(f),
+            (None, Socket::Unix) => f.write_str("unix"),
+            (None, Socket::Tcp { .. } | Socket::Memory) => f.write_str("memory"),
         }
     }
 }
@@ -115,6 +243,34 @@ pub struct Deadline(pub Instant);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proxy_source_names_the_client_and_the_socket_stays_known() {
+        let [client, destination, proxy, local] =
+            ["192.0.2.1:1", "192.0.2.2:443", "10.0.0.1:2", "10.0.0.2:80"]
+                .map(|addr| addr.parse::<SocketAddr>().unwrap());
+        let peer = Peer::tcp(proxy, local);
+        let proxied = peer.clone().proxied(Source { client, destination });
+        assert_eq!((proxied.addr(), proxied.ip()), (Some(client), Some(client.ip())));
+        assert_eq!((proxied.remote_addr(), proxied.local_addr()), (Some(proxy), Some(local)));
+        assert_eq!(proxied.to_string(), "192.0.2.1:1");
+        assert_eq!(proxied.source().unwrap().destination, destination);
+        assert_eq!(peer.addr(), Some(proxy), "a clone is not changed");
+        assert_eq!(Peer::unix().proxied(Source { client, destination }).addr(), Some(client));
+    }
+
+    #[test]
+    fn tls_facts_make_the_scheme_https() {
+        let tls = Tls::new("TLSv1.3")
+            .with_server_name("a")
+            .with_alpn("h2")
+            .with_client_certificate(vec![1]);
+        let peer = Peer::memory().secured(tls);
+        assert_eq!((peer.scheme(), Peer::memory().scheme()), (Scheme::HTTPS, Scheme::HTTP));
+        let tls = peer.tls().unwrap();
+        assert_eq!((tls.version(), tls.server_name()), ("TLSv1.3", Some("a")));
+        assert_eq!((tls.alpn(), tls.client_certificate()), (Some(&b"h2"[..]), Some(&[1][..])));
+    }
 
     #[test]
     fn an_ipv4_address_counts_whole_and_of_an_ipv6_address_its_network() {

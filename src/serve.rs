@@ -18,21 +18,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use tower_service::Service;
-
 pub use bind::Bind;
 
 use door::Door;
 
 use crate::{
-    Budget,
-    body::Body,
-    conn::h1::server,
-    error::BoxError,
+    Budget, HttpService,
+    conn::{Config, Http1Config},
     layer::Rescue,
     net::{Address, Drain, Gate, Listener},
+    peer::Rate,
     proto::h1::Limits,
 };
 
@@ -49,9 +44,8 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// dropped, it closes its connections. Everything has a safe default; see [`Serve`]'s methods and
 /// [`Limits`].
 ///
-/// Any `Service<Request<Body>>` fits whose response body is an [`http_body::Body`] of [`Bytes`]
-/// and whose error is `Into<BoxError>`: an `axum::Router`, a `tower_http::services::ServeDir`, or
-/// layers of this crate. Its errors become responses by [`rescue`]'s table.
+/// Any [`HttpService`] fits: an `axum::Router`, a `tower_http::services::ServeDir`, or layers of this
+/// crate. Its errors become responses by the table of [`rescue`](crate::layer::rescue::response).
 ///
 /// ```no_run
 /// use std::convert::Infallible;
@@ -64,17 +58,21 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// serve("127.0.0.1:8080", hello).await
 /// # }
 /// ```
-pub fn serve<S>(address: impl Into<Bind>, service: S) -> Serve<S> {
+pub fn serve<S>(address: impl Into<Bind>, service: S) -> Serve<S>
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
     Serve {
         bind: address.into(),
         service,
         options: Options {
-            threads: None,
+            threads: Threads::CallersRuntime,
             connections: CONNECTIONS,
             connections_per_client: None,
             drain: DRAIN,
             others: Vec::new(),
-            http1: server::Config::default(),
+            config: Config::new(),
         },
         shutdown: Box::pin(std::future::pending()),
     }
@@ -93,30 +91,66 @@ type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[derive(Debug, Clone)]
 struct Options {
-    threads: Option<NonZeroUsize>,
+    threads: Threads,
     connections: usize,
     connections_per_client: Option<usize>,
     drain: Duration,
     others: Vec<Drain>,
-    http1: server::Config,
+    config: Config,
+}
+
+/// Where connections run.
+#[derive(Debug, Clone, Copy)]
+enum Threads {
+    CallersRuntime,
+    Count(usize),
+    PerCore,
+}
+
+impl Threads {
+    /// How many threads to start; `None` for the caller's runtime.
+    fn count(self) -> io::Result<Option<NonZeroUsize>> {
+        match self {
+            Self::CallersRuntime => Ok(None),
+            Self::PerCore => {
+                Ok(Some(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)))
+            }
+            Self::Count(n) => match NonZeroUsize::new(n) {
+                Some(n) => Ok(Some(n)),
+                None => Err(invalid("0 threads serve nothing: see thread_per_core()")),
+            },
+        }
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
 impl<S> Serve<S> {
     /// Serves from `n` threads of its own, each with a single-threaded runtime, a listener on the
-    /// same port (`SO_REUSEPORT`) and upstream connections of its own. Zero means one per core.
+    /// same port (`SO_REUSEPORT`) and upstream connections of its own. Zero is an error of
+    /// [`bind`](Self::bind).
     ///
-    /// Without it, connections are tasks of the caller's runtime.
+    /// By default connections are tasks of the caller's runtime. The last call of this method and of
+    /// [`thread_per_core`](Self::thread_per_core) counts.
     pub fn threads(mut self, n: usize) -> Self {
-        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        self.options.threads = Some(NonZeroUsize::new(n).unwrap_or_else(cores));
+        self.options.threads = Threads::Count(n);
+        self
+    }
+
+    /// Serves from as many threads of its own as the machine has cores. See
+    /// [`threads`](Self::threads).
+    pub fn thread_per_core(mut self) -> Self {
+        self.options.threads = Threads::PerCore;
         self
     }
 
     /// At most `n` connections are served at once; of further ones each thread accepts one, which
-    /// waits, and the others wait in the kernel's queue. Connections that are idle then end to make
-    /// room. Default [`CONNECTIONS`].
+    /// waits, and the others wait in the kernel's queue. Idle connections then end to make room.
+    /// Default [`CONNECTIONS`]. Zero is an error of [`bind`](Self::bind).
     pub fn connections(mut self, n: usize) -> Self {
-        self.options.connections = n.max(1);
+        self.options.connections = n;
         self
     }
 
@@ -128,20 +162,18 @@ impl<S> Serve<S> {
         self
     }
 
-    /// What heads and answers that wait for slow clients may take together with other buffers: give
-    /// the same one to the layers. Default: one of its own.
-    pub fn budget(mut self, budget: Budget) -> Self {
-        self.options.http1.budget = budget;
-        self
+    /// The memory that incomplete heads, and responses that wait for slow clients, share with other
+    /// buffers: give the same one to the layers. Default: a budget of its own.
+    pub fn budget(self, budget: Budget) -> Self {
+        self.with(|config| config.budget(budget))
     }
 
     /// While `gate` is closed no connection is accepted and no further head is read: clients wait
     /// in the kernel until there is room behind the gate. It reserves nothing.
     ///
-    /// It holds up every request, also those that would not need what it stands for.
-    pub fn gate(mut self, gate: Gate) -> Self {
-        self.options.http1.gate = gate;
-        self
+    /// The gate applies to every request, also to those that do not need the capacity behind it.
+    pub fn gate(self, gate: Gate) -> Self {
+        self.with(|config| config.gate(gate))
     }
 
     /// Begins a graceful shutdown when `signal` completes: no connection is accepted any more,
@@ -173,25 +205,53 @@ impl<S> Serve<S> {
     }
 
     /// Bounds on what clients may send, and how slowly.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.options.http1.limits = Arc::new(limits);
-        self
+    pub fn limits(self, limits: impl Into<Arc<Limits>>) -> Self {
+        self.with(|config| config.limits(limits))
     }
 
-    /// All options of the HTTP/1.1 driver.
-    pub fn http1(mut self, config: server::Config) -> Self {
-        self.options.http1 = config;
+    /// How long a complete head may wait for the service to be ready: see
+    /// [`Config::ready_timeout`].
+    pub fn ready_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.ready_timeout(timeout))
+    }
+
+    /// How long the service may take to answer: see [`Config::answer_timeout`].
+    pub fn answer_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.answer_timeout(timeout))
+    }
+
+    /// How long a write may make no progress: see [`Config::write_timeout`].
+    pub fn write_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.write_timeout(timeout))
+    }
+
+    /// How fast a client must take a response: see [`Config::write_rate`].
+    pub fn write_rate(self, rate: Rate) -> Self {
+        self.with(|config| config.write_rate(rate))
+    }
+
+    /// The options of HTTP/1.1 alone. It changes no other option.
+    pub fn http1(self, http1: Http1Config) -> Self {
+        self.with(|config| config.http1(http1))
+    }
+
+    fn with(mut self, change: impl FnOnce(Config) -> Config) -> Self {
+        self.options.config = change(self.options.config);
         self
     }
 
     /// Binds now, so that the address can be asked for, and connections wait from now on.
     ///
     /// # Errors
-    /// An address that cannot be parsed, looked up or bound.
+    /// An address that cannot be parsed, looked up or bound, and an option that serves nothing.
     pub fn bind(self) -> io::Result<Bound<S>> {
-        let n = self.options.threads.map_or(1, NonZeroUsize::get);
-        let (listeners, unlink) = self.bind.listen(n)?;
+        if self.options.connections == 0 {
+            return Err(invalid("0 connections serve nothing"));
+        }
+        let threads = self.options.threads.count()?;
+        let (listeners, unlink) = self.bind.listen(threads.map_or(1, NonZeroUsize::get))?;
         Ok(Bound {
+            has_threads: threads.is_some(),
             listeners,
             unlink,
             service: self.service,
@@ -204,7 +264,8 @@ impl<S> Serve<S> {
 /// A server that listens, and serves once it is awaited.
 #[must_use = "a server does nothing until it is awaited"]
 pub struct Bound<S> {
-    /// One for each thread.
+    /// Whether each listener gets a thread of its own; else there is one.
+    has_threads: bool,
     listeners: Vec<Listener>,
     unlink: bind::Unlink,
     service: S,
@@ -225,13 +286,10 @@ impl<S> Bound<S> {
 /// A running server.
 pub type ServeFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-impl<S, B> IntoFuture for Serve<S>
+impl<S> IntoFuture for Serve<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     /// An error is one of binding; once it serves, it ends by shutdown only.
     type Output = io::Result<()>;
@@ -245,25 +303,22 @@ where
     }
 }
 
-impl<S, B> IntoFuture for Bound<S>
+impl<S> IntoFuture for Bound<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     type Output = io::Result<()>;
     type IntoFuture = ServeFuture;
 
     fn into_future(self) -> ServeFuture {
-        let Self { mut listeners, unlink, service, options, shutdown } = self;
+        let Self { has_threads, mut listeners, unlink, service, options, shutdown } = self;
         let Options { connections, connections_per_client, .. } = options;
-        let gate = options.http1.gate.clone();
+        let gate = options.config.gate.clone();
         let door = Door::new(listeners.len(), connections, connections_per_client, gate);
         let front = front::Front {
             service: Rescue::new(service),
-            http1: Arc::new(options.http1),
+            config: Arc::new(options.config),
             door: Arc::new(door),
             drain: options.drain,
             others: options.others.into(),
@@ -274,13 +329,11 @@ where
             drop(unlink);
         };
         Box::pin(async move {
-            match options.threads {
-                Some(_) => threads::run(listeners, front, shutdown).await,
-                None => {
-                    let listener = listeners.pop().expect("bound to one listener at least");
-                    front.run(0, listener, shutdown).await
-                }
+            if has_threads {
+                return threads::run(listeners, front, shutdown).await;
             }
+            let listener = listeners.pop().expect("bound to one listener at least");
+            front.run(0, listener, shutdown).await
         })
     }
 }

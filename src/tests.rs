@@ -11,6 +11,7 @@ mod exhaustion;
 mod fit;
 mod orders;
 mod peers;
+mod pipeline;
 mod server;
 mod sites;
 mod slow;

@@ -85,13 +85,6 @@ impl Output {
         }
     }
 
-    /// All is written, and the next connection is lent the whole: a large buffer is not kept for it.
-    pub(super) fn keep_buffer(&mut self) {
-        if self.bytes.capacity() > scratch::KEPT {
-            self.bytes = BytesMut::new();
-        }
-    }
-
     /// Where heads and chunk lines are written. Not behind a piece or a file.
     pub(super) fn head(&mut self) -> &mut BytesMut {
         debug_assert!(

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Uri, Version, uri::Scheme};
 use http_body::{Body as _, SizeHint};
 use pin_project::pin_project;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ pub const TARGET: &str = "vestibule::access";
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Entry {
-    /// The client, if the server told.
+    /// The client and how it came: address, scheme, TLS facts. `None` without a server's [`Peer`].
     pub peer: Option<Peer>,
     /// The request's method.
     pub method: Method,
@@ -51,13 +51,15 @@ pub struct Entry {
 
 /// Writes an entry as an `info` event of [`TARGET`].
 ///
-/// Its fields are `client`, `method`, `path`, `version`, `status` (0 if there was no response),
-/// `bytes`, `complete` and `micros`.
+/// Its fields are `client`, `scheme`, `method`, `path`, `version`, `status` (0 if there was no
+/// response), `bytes`, `complete` and `micros`.
 pub fn trace(entry: &Entry) {
     let client = entry.peer.as_ref().map(tracing::field::display);
+    let scheme = entry.peer.as_ref().map(Peer::scheme);
     tracing::info!(
         target: TARGET,
         client,
+        scheme = scheme.as_ref().map(Scheme::as_str),
         method = entry.method.as_str(),
         path = entry.uri.path(),
         version = ?entry.version,

@@ -27,7 +27,7 @@ mod scan;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use conn::{Client, Conn, Event, Rest, Role, Server};
+pub use conn::{Client, Conn, Event, IdleState, Role, Server};
 pub use error::{Fault, Misuse};
 pub use framing::Length;
 pub use lenient::Lenient;

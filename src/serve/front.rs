@@ -11,14 +11,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use tower_service::Service;
-
 use crate::{
-    body::Body,
-    conn::h1::server,
-    error::BoxError,
+    HttpService,
+    conn::{Config, Connection, Transport},
     net::{Accepted, Acceptor, Drain, Listener, Stream},
 };
 
@@ -28,20 +23,17 @@ use super::door::{Counted, Door, Entered};
 #[derive(Clone)]
 pub(super) struct Front<S> {
     pub(super) service: S,
-    pub(super) http1: Arc<server::Config>,
+    pub(super) config: Arc<Config>,
     pub(super) door: Arc<Door>,
     pub(super) drain: Duration,
     /// What else a shutdown waits for.
     pub(super) others: Arc<[Drain]>,
 }
 
-impl<S, B> Front<S>
+impl<S> Front<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     /// Accepts and serves until `stop`, then drains; loop number `n` of the server's. Dropped, it
     /// ends all its connections.
@@ -85,10 +77,10 @@ where
         Ok(())
     }
 
-    fn task(&self, entered: Entered, drain: &Drain) -> Task<server::Connection<Stream, S>> {
+    fn task(&self, entered: Entered, drain: &Drain) -> Task<Connection<Stream, S>> {
         let Entered { accepted: Accepted { stream, peer }, counted } = entered;
-        let (service, http1) = (self.service.clone(), self.http1.clone());
-        let connection = server::Connection::new(stream, peer, service, http1, drain.watch());
+        let transport = Transport::new(stream, peer, drain.watch());
+        let connection = Connection::new(transport, self.service.clone(), self.config.clone());
         Task { connection, _counted: counted }
     }
 }

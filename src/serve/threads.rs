@@ -2,26 +2,20 @@
 
 use std::{future::Future, io};
 
-use bytes::Bytes;
-use http::{Request, Response};
 use tokio::sync::{mpsc, watch};
-use tower_service::Service;
 
 use super::front::Front;
-use crate::{body::Body, error::BoxError, net::Listener};
+use crate::{HttpService, net::Listener};
 
 /// Runs one thread per listener until `stop`; when this future is dropped they end at once.
-pub(super) async fn run<S, B>(
+pub(super) async fn run<S>(
     listeners: Vec<Listener>,
     front: Front<S>,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     // Dropped without a word: the threads end at once. Told `true`: they drain.
     let (tell, told) = watch::channel(false);
@@ -49,18 +43,15 @@ where
     Ok(())
 }
 
-fn thread<S, B>(
+fn thread<S>(
     n: usize,
     listener: Listener,
     front: Front<S>,
     told: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut gone = told.clone();

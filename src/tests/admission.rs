@@ -165,13 +165,15 @@ async fn heads_and_answers_that_wait_count_and_when_all_is_spent_requests_are_re
     let page = service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(vec![b'p'; PAGE])))
     });
-    let config =
-        Arc::new(crate::conn::h1::server::Config { budget: budget.clone(), ..Default::default() });
+    let config = Arc::new(crate::conn::Config::new().budget(budget.clone()));
     let connect = |pipe| {
         let (client, io) = tokio::io::duplex(pipe);
         let (peer, watch) = (crate::peer::Peer::memory(), crate::net::Watch::never());
-        let connection =
-            crate::conn::h1::server::Connection::new(io, peer, page, config.clone(), watch);
+        let connection = crate::conn::h1::server::Connection::new(
+            crate::conn::Transport::new(io, peer, watch),
+            page,
+            config.clone(),
+        );
         tokio::spawn(connection);
         client
     };

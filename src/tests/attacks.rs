@@ -17,7 +17,7 @@ use tower::{
 use super::support::statuses;
 use crate::{
     Body, BoxError, Request, Response,
-    conn::h1::server::{Config, Connection},
+    conn::{Config, Transport, h1::server::Connection},
     layer::{RequestBufferLayer, RescueLayer, ResponseBufferLayer},
     net::Watch,
     peer::Peer,
@@ -57,7 +57,8 @@ fn front() -> Front {
 fn connect(front: &Front, pipe: usize) -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     let (client, io) = tokio::io::duplex(pipe);
     let config = Arc::new(Config::default());
-    let connection = Connection::new(io, Peer::memory(), front.clone(), config, Watch::never());
+    let connection =
+        Connection::new(Transport::new(io, Peer::memory(), Watch::never()), front.clone(), config);
     (client, tokio::spawn(connection))
 }
 

@@ -19,7 +19,7 @@ use tower::service_fn;
 use super::support::statuses;
 use crate::{
     Body, Request, Response,
-    conn::h1::server::{Config, Connection},
+    conn::{Config, Http1Config, Transport, h1::server::Connection},
     net::{Io, Watch},
     peer::Peer,
 };
@@ -130,7 +130,7 @@ async fn a_request_on_a_kept_connection_costs_one_read_and_one_write() {
     let io = Counted::default();
     let (service, watch) = (service_fn(hello), Watch::never());
     let mut connection =
-        Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
+        Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     run(&mut connection);
     assert_eq!(io.calls(), Calls { reads: 0, vain: 1, ..Calls::default() });
     for _ in 0..3 {
@@ -146,7 +146,7 @@ async fn the_last_answer_leaves_with_the_end_of_the_connection() {
     let io = Counted::default();
     let (service, watch) = (service_fn(hello), Watch::never());
     let mut connection =
-        Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
+        Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     io.bring("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let mut cx = Context::from_waker(Waker::noop());
     assert!(matches!(Pin::new(&mut connection).poll(&mut cx), Poll::Ready(Ok(()))));
@@ -159,7 +159,7 @@ async fn requests_that_come_together_cost_one_read_and_one_write() {
     let io = Counted::default();
     let (service, watch) = (service_fn(hello), Watch::never());
     let mut connection =
-        Connection::new(io.clone(), Peer::memory(), service, Arc::default(), watch);
+        Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     io.bring(GET.repeat(16));
     run(&mut connection);
     assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1, held: 0 });
@@ -181,9 +181,10 @@ async fn what_is_read_ahead_while_a_request_is_answered_has_a_bound() {
                 hello(request).await
             }
         });
-        let config = Config { read_ahead: AHEAD, ..Config::default() };
+        let config = Config::new().http1(Http1Config::new().read_ahead(AHEAD));
         let (config, watch) = (Arc::new(config), Watch::never());
-        let mut connection = Connection::new(io.clone(), Peer::memory(), service, config, watch);
+        let mut connection =
+            Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, config);
         let rest = Bytes::from(GET.repeat(4));
         io.bring(GET);
         io.bring(rest.slice(..ahead));

@@ -16,7 +16,7 @@ use tower::service_fn;
 use super::support::statuses;
 use crate::{
     Body, Request, Response,
-    conn::h1::server::{Config, Connection},
+    conn::{Config, Http1Config, Transport, h1::server::Connection},
     net::Watch,
     peer::{Peer, Rate},
     proto::h1::Limits,
@@ -37,15 +37,13 @@ fn config() -> Config {
         body_total_timeout: secs(1000),
         ..Limits::default()
     };
-    Config {
-        limits: Arc::new(limits),
-        ready_timeout: secs(25),
-        answer_timeout: secs(300),
-        write_timeout: secs(60),
-        write_rate: Rate::new(10, secs(120)),
-        linger: secs(5),
-        ..Config::default()
-    }
+    Config::new()
+        .limits(limits)
+        .ready_timeout(secs(25))
+        .answer_timeout(secs(300))
+        .write_timeout(secs(60))
+        .write_rate(Rate::new(10, secs(120)))
+        .http1(Http1Config::new().linger(secs(5)))
 }
 
 /// A server over a pipe that holds 64 bytes; its application answers with what the path asks for.
@@ -65,7 +63,11 @@ fn connect() -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
         Ok(Response::builder().status(status).body(Body::empty()).unwrap())
     });
     let (client, io) = tokio::io::duplex(64);
-    let connection = Connection::new(io, Peer::memory(), app, Arc::new(config()), Watch::never());
+    let connection = Connection::new(
+        Transport::new(io, Peer::memory(), Watch::never()),
+        app,
+        Arc::new(config()),
+    );
     (client, tokio::spawn(connection))
 }
 
@@ -256,8 +258,6 @@ async fn a_body_is_cut_if_and_only_if_its_pace_says_so() {
 async fn r4_what_the_kernel_holds_counts_as_progress_when_the_client_takes_it() {
     // Megabytes may wait in the kernel for a client that reads steadily, if the listener is not one
     // of ours: no write moves for long.
-    let config =
-        Config { write_timeout: secs(1), write_rate: Rate::new(1, secs(600)), ..Config::default() };
     let page = Bytes::from(vec![b'x'; 16 << 20]);
     let app = service_fn(move |_: Request| {
         let page = page.clone();
@@ -265,7 +265,9 @@ async fn r4_what_the_kernel_holds_counts_as_progress_when_the_client_takes_it() 
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, app).http1(config).into_future());
+    let server = serve(listener, app).write_timeout(secs(1));
+    let server = server.write_rate(Rate::new(1, secs(600)));
+    tokio::spawn(server.into_future());
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap(); // the rest waits at the server's end
     let mut client = socket.connect(addr).await.unwrap();
@@ -294,8 +296,9 @@ async fn the_time_in_which_the_service_was_not_ready_is_not_the_client_s() {
     });
     let app = NotBefore { ready: Box::pin(tokio::time::sleep_until(ready)), app };
     let (mut client, io) = tokio::io::duplex(64);
-    let config = Config { ready_timeout: secs(100), ..config() };
-    let connection = Connection::new(io, Peer::memory(), app, Arc::new(config), Watch::never());
+    let config = config().ready_timeout(secs(100));
+    let connection =
+        Connection::new(Transport::new(io, Peer::memory(), Watch::never()), app, Arc::new(config));
     // Looked at every second, though nothing happens.
     let _task = tokio::spawn(async move {
         let mut connection = std::pin::pin!(connection);

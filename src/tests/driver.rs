@@ -21,7 +21,10 @@ use tower::service_fn;
 use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
 use crate::{
     Body, Request, Response,
-    conn::h1::{client, server},
+    conn::{
+        Config, Transport,
+        h1::{client, server},
+    },
     net::{Acceptor, Address, Io, Listener, Watch},
     peer::Peer,
     proto::h1::Limits,
@@ -33,15 +36,18 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 async fn a_response_may_take_longer_than_a_connection_may_be_idle() {
     const LEN: usize = 4 << 20;
     let limits = Limits { idle_timeout: Duration::from_secs(5), ..Limits::default() };
-    let config = server::Config { limits: Arc::new(limits), ..server::Config::default() };
+    let config = Config::new().limits(limits);
     let page = Bytes::from(vec![b'x'; LEN]);
     let service = service_fn(move |_: Request| {
         let page = page.clone();
         async { Ok::<_, Infallible>(Response::new(Body::from(page))) }
     });
     let (mut client, io) = tokio::io::duplex(64 << 10);
-    let connection =
-        server::Connection::new(io, Peer::memory(), service, Arc::new(config), Watch::never());
+    let connection = server::Connection::new(
+        Transport::new(io, Peer::memory(), Watch::never()),
+        service,
+        Arc::new(config),
+    );
     let task = tokio::spawn(connection);
     client.write_all(GET).await.unwrap();
     // 64 KiB a second: a minute in all.
@@ -119,8 +125,11 @@ async fn a_write_has_its_time_from_its_first_attempt() {
         tokio::time::sleep(Duration::from_secs(31)).await;
         Ok::<_, Infallible>(Response::new(Body::from("hi")))
     });
-    let connection =
-        server::Connection::new(io, Peer::memory(), service, Arc::default(), Watch::never());
+    let connection = server::Connection::new(
+        Transport::new(io, Peer::memory(), Watch::never()),
+        service,
+        Arc::default(),
+    );
     let task = tokio::spawn(connection);
     tokio::time::sleep(Duration::from_secs(32)).await;
     let waker = {
@@ -392,11 +401,9 @@ async fn what_comes_behind_a_request_that_had_to_wait_costs_no_tail() {
         });
         let service = Held(Arc::new(Mutex::new(Some(until))), Bytes::from(vec![b'x'; LEN]));
         let task = tokio::spawn(server::Connection::new(
-            accepted.stream,
-            Peer::unix(),
+            Transport::new(accepted.stream, Peer::unix(), Watch::never()),
             service,
             Arc::default(),
-            Watch::never(),
         ));
         within(is_asked).await.unwrap();
         // RFC 9112 section 2.2: some clients send an empty line behind a body.

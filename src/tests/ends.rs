@@ -12,7 +12,7 @@ use tower::service_fn;
 use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
 use crate::{
     Body, Request, Response,
-    conn::h1::{client::Connection, server},
+    conn::{Http1Config, h1::client::Connection},
     proto::h1::Limits,
 };
 
@@ -138,7 +138,7 @@ async fn a_kept_connection_is_looked_at_whatever_is_left_of_the_task_s_budget() 
 #[tokio::test]
 async fn an_empty_line_is_no_reason_to_wait_for_a_client_at_a_shutdown() {
     let hour = std::time::Duration::from_secs(3600);
-    let http1 = server::Config { linger: hour, ..server::Config::default() };
+    let http1 = Http1Config::new().linger(hour);
     let server = start_with(service_fn(large), |s| s.http1(http1)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"\r\n").await.unwrap();

@@ -269,7 +269,7 @@ async fn a_client_that_ends_its_sending_half_is_answered_if_so_configured() {
     let began = Arc::new(Notify::new());
     let go_on = Arc::new(Notify::new());
     let (b, g) = (began.clone(), go_on.clone());
-    let config = crate::conn::h1::server::Config { half_close: true, ..Default::default() };
+    let config = crate::conn::Http1Config::new().half_close(true);
     let server = start_with(
         service_fn(move |_: Request| {
             let (began, go_on) = (b.clone(), g.clone());
@@ -401,16 +401,12 @@ async fn a_client_that_does_not_read_is_cut_off_and_its_response_dropped() {
         }
     }
     let (count, notify) = (seen.clone(), gone.clone());
-    let config = crate::conn::h1::server::Config {
-        write_timeout: Duration::from_millis(60),
-        ..Default::default()
-    };
     let server = start_with(
         service_fn(move |_: Request| {
             let body = Endless(count.clone(), notify.clone());
             async move { Ok::<_, Infallible>(Response::new(body)) }
         }),
-        |s| s.http1(config),
+        |s| s.write_timeout(Duration::from_millis(60)),
     )
     .await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
@@ -529,10 +525,10 @@ async fn a_panic_of_the_service_ends_one_connection() {
 
 #[test]
 fn the_connection_future_is_small() {
-    use crate::{conn::h1::server::Connection, layer::Rescue, net::Stream};
-    // With so many bytes its task takes 256; the next step is 384. A debug build has something of
+    use crate::{conn::Connection, layer::Rescue, net::Stream};
+    // With up to 152 bytes its task takes 256; the next step is 384. A debug build has a field of
     // mio's in the stream.
-    let most = if cfg!(debug_assertions) { 160 } else { 152 };
+    let most = if cfg!(debug_assertions) { 152 } else { 144 };
     assert_eq!(size_of::<Connection<Stream, Rescue<crate::Router>>>(), most);
 }
 

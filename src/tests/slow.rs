@@ -220,11 +220,13 @@ async fn what_went_to_disk_reaches_the_client_as_it_was() {
             let app = ResponseBufferLayer::new().memory(60_000).layer(app);
             let (mut client, io) = tokio::io::duplex(30_000);
             let connection = crate::conn::h1::server::Connection::new(
-                io,
-                crate::peer::Peer::memory(),
+                crate::conn::Transport::new(
+                    io,
+                    crate::peer::Peer::memory(),
+                    crate::net::Watch::never(),
+                ),
                 app,
                 Arc::default(),
-                crate::net::Watch::never(),
             );
             let task = tokio::spawn(connection);
             client.write_all(head.as_bytes()).await.unwrap();

@@ -1,9 +1,8 @@
-//! The server's driver: one connection, one service, requests one after the other.
+//! The server's HTTP/1.1 driver: one connection, one service, requests one after the other.
 
-mod busy;
-mod config;
+mod active;
+mod driver;
 mod exchange;
-mod link;
 mod upload;
 
 use std::{
@@ -14,46 +13,45 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use tower_service::Service;
-
-pub use config::Config;
+use bytes::BytesMut;
 
 use self::{
-    busy::{Phase, Stage},
-    link::Link,
+    active::{Phase, Stage},
+    driver::Driver,
 };
 use crate::{
-    body::Body,
-    conn::{output::Then, timer::Timer},
-    error::BoxError,
-    net::{Io, Watch, clock},
+    HttpService,
+    conn::{Config, Transport, output::Then, timer::Timer},
+    net::{Io, clock},
     peer::Peer,
-    proto::h1::Rest,
+    proto::h1::IdleState,
 };
 
-/// How long a connection must have been idle to make room for another: longer than a client takes
-/// to send its next request as a rule, short beside the time that a client waits to be let in.
-const GIVES_ROOM_AFTER: Duration = Duration::from_millis(250);
+/// How long a connection must have been idle to make room for another: longer than a client usually
+/// takes to send its next request, and short beside the time that a client waits to be let in.
+const SHED_AFTER: Duration = Duration::from_millis(250);
 
 /// Serves one HTTP/1.1 connection: a future that ends with the connection.
 ///
 /// The service's readiness is awaited when a head is complete and before its body is read, so
-/// nothing is reserved for a client that we still wait for. The service's future runs inside this
+/// nothing is reserved for a client that is still waited for. The service's future runs inside this
 /// one: when the client leaves, it is dropped.
+///
+/// This is the driver alone, for a stream that is known to speak HTTP/1.1.
+/// [`conn::Connection`](crate::conn::Connection) begins with the stages before it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use std::{convert::Infallible, sync::Arc};
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// use tower::service_fn;
-/// use vestibule::{Body, Request, Response, conn::h1::server, net::Watch, peer::Peer};
+/// use vestibule::{Body, Request, Response, net::Watch, peer::Peer};
+/// use vestibule::conn::{Config, Transport, h1::server};
 ///
 /// let hello = service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
 /// let (mut client, io) = tokio::io::duplex(1 << 10);
-/// let config = Arc::new(server::Config::default());
-/// tokio::spawn(server::Connection::new(io, Peer::memory(), hello, config, Watch::never()));
+/// let transport = Transport::new(io, Peer::memory(), Watch::never());
+/// tokio::spawn(server::Connection::new(transport, hello, Arc::new(Config::new())));
 ///
 /// client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
 /// let mut answer = String::new();
@@ -61,93 +59,115 @@ const GIVES_ROOM_AFTER: Duration = Duration::from_millis(250);
 /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhi"));
 /// # }
 /// ```
-pub struct Connection<I: Io, S: Service<Request<Body>>> {
+pub struct Connection<I: Io, S>(
+    /// `None` once the transport was taken out.
+    Option<Inner<I, S>>,
+);
+
+struct Inner<I, S> {
     phase: Phase,
-    link: Link<I, S>,
+    driver: Driver<I, S>,
 }
 
-impl<I, S, B> Connection<I, S>
+impl<I, S> Connection<I, S>
 where
     I: Io,
-    S: Service<Request<Body>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService,
+    S::Future: Send + 'static,
 {
-    /// A connection at its beginning. `watch` tells it when to end; [`Watch::never`] does not.
-    pub fn new(io: I, peer: Peer, service: S, config: Arc<Config>, watch: Watch) -> Self {
-        let link = Link { io, peer, service, config, call: None, timer: Timer::default(), watch };
-        Self { phase: Phase::Resting(Rest::new(clock::now())), link }
+    /// Drives a stream of HTTP/1.1 from its first request on.
+    pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
+        let Transport { io, peer, read_ahead, accepted, watch } = transport;
+        let mut phase = Phase::Idle(IdleState::new(accepted));
+        if !read_ahead.is_empty() {
+            phase.activate(&config.limits).input = read_ahead;
+        }
+        let driver = Driver { io, peer, service, config, timer: Timer::default(), watch };
+        Self(Some(Inner { phase, driver }))
     }
 }
 
-impl<I: Io, S: Service<Request<Body>>> Connection<I, S> {
-    /// Who is at the other end.
+impl<I: Io, S> Connection<I, S> {
+    /// The client.
     pub fn peer(&self) -> &Peer {
-        &self.link.peer
+        &self.inner().driver.peer
+    }
+
+    /// Gives the transport up, with what was read and not used: after an upgrade, the bytes of the
+    /// next protocol.
+    ///
+    /// An exchange under way is dropped, and so is what was not yet written of a response.
+    pub fn into_parts(mut self) -> Transport<I> {
+        let Inner { phase, driver } = self.0.take().expect("taken once, by value");
+        let (read_ahead, accepted) = match phase {
+            Phase::Idle(idle) => (BytesMut::new(), idle.since()),
+            Phase::Active(active) => (active.input, clock::now()),
+        };
+        let Driver { io, peer, watch, .. } = driver;
+        Transport { io, peer, read_ahead, accepted, watch }
+    }
+
+    fn inner(&self) -> &Inner<I, S> {
+        self.0.as_ref().expect("the transport is taken out only by value")
     }
 }
 
-/// Nothing in it is ever pinned in place: the service's future and the body have boxes.
-impl<I: Io, S: Service<Request<Body>>> Unpin for Connection<I, S> {}
+/// Nothing in it is pinned in place: the service's future and the body have boxes of their own.
+impl<I: Io, S> Unpin for Connection<I, S> {}
 
-impl<I, S, B> Future for Connection<I, S>
+impl<I, S> Future for Connection<I, S>
 where
     I: Io,
-    S: Service<Request<Body>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService,
+    S::Future: Send + 'static,
 {
     /// An error is the connection's: the client reset it, or did not read. Requests that failed
     /// have been answered.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { phase, link } = &mut *self;
-        let busy = phase.wake(&link.config.limits);
-        busy.output.borrow_buffer();
-        let result = link.poll_loop(busy, cx);
-        if !matches!(busy.stage, Stage::Call) {
-            link.call = None; // given up
-        }
+        let inner = self.0.as_mut().expect("the transport is taken out only by value");
+        let Inner { phase, driver } = inner;
+        let active = phase.activate(&driver.config.limits);
+        active.output.borrow_buffer();
+        let result = driver.poll_loop(active, cx);
         if result.is_ready() {
-            busy.stage = Stage::End;
-            busy.upload = None;
-            link.call = None;
+            active.stage = Stage::End; // drops the service's future
+            active.upload = None;
         }
-        phase.settle(&link.config.budget);
+        phase.try_idle(&driver.config.budget);
         if result.is_pending()
-            && let Phase::Resting(rest) = phase
-            && link.watch.wants_room()
-            && rest.since() + GIVES_ROOM_AFTER <= clock::now()
-            && link.watch.gives_room()
+            && let Phase::Idle(idle) = phase
+            && driver.watch.wants_room()
+            && idle.since() + SHED_AFTER <= clock::now()
+            && driver.watch.gives_room()
         {
-            return Poll::Ready(Ok(())); // idle: somebody else has more use for the place
+            return Poll::Ready(Ok(())); // idle: another client needs the place
         }
         result
     }
 }
 
-impl<I: Io, S: Service<Request<Body>>> Drop for Connection<I, S> {
+impl<I: Io, S> Drop for Connection<I, S> {
     fn drop(&mut self) {
-        let Self { phase: Phase::Busy(busy), link } = self else { return };
-        if !matches!(busy.stage, Stage::End) {
-            // The service has panicked, or nobody drives it any more. What was gathered for the
-            // requests before goes as far as it goes at once.
+        let Some(Inner { phase: Phase::Active(active), driver }) = &mut self.0 else { return };
+        if !matches!(active.stage, Stage::End) {
+            // The service has panicked, or the task was dropped. What was gathered for the requests
+            // before is written as far as the socket takes it at once.
             let mut cx = Context::from_waker(Waker::noop());
-            let rate = link.config.write_rate;
-            let _ = busy.output.poll_flush(&mut link.io, &mut cx, clock::now(), rate, Then::Close);
+            let rate = driver.config.write_rate;
+            let output = &mut active.output;
+            let _ = output.poll_flush(&mut driver.io, &mut cx, clock::now(), rate, Then::Close);
         }
-        if busy.open_ended {
-            link.io.reset_on_close();
+        if active.open_ended {
+            driver.io.reset_on_close();
         }
     }
 }
 
-impl<I: Io, S: Service<Request<Body>>> fmt::Debug for Connection<I, S> {
+impl<I: Io, S> fmt::Debug for Connection<I, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { phase, link } = self;
-        f.debug_struct("Connection").field("peer", &link.peer).field("phase", phase).finish()
+        let Inner { phase, driver } = self.inner();
+        f.debug_struct("Connection").field("peer", &driver.peer).field("phase", phase).finish()
     }
 }

@@ -16,7 +16,11 @@ use super::{
     super::{ConcurrencyLimitLayer, RequestBufferLayer, probe::Probe},
     *,
 };
-use crate::{conn::h1::server::Connection, net::Watch, peer::Peer};
+use crate::{
+    conn::{Transport, h1::server::Connection},
+    net::Watch,
+    peer::Peer,
+};
 
 /// An application that works until it is allowed to go on, then sends two pieces, each after leave.
 #[derive(Clone)]
@@ -203,7 +207,11 @@ async fn behind_a_server_it_goes_on_when_the_client_resets() {
     let (layer, app) = (DisconnectLayer::detach(), App::new());
     let service = RequestBufferLayer::new().layer(layer.layer(app.service()));
     let (mut client, io) = tokio::io::duplex(1 << 10);
-    let connection = Connection::new(io, Peer::memory(), service, Arc::default(), Watch::never());
+    let connection = Connection::new(
+        Transport::new(io, Peer::memory(), Watch::never()),
+        service,
+        Arc::default(),
+    );
     let connection = tokio::spawn(connection);
     // Of a request that is not whole nothing goes on.
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await.unwrap();

@@ -164,7 +164,7 @@ fn the_default_line_has_every_field_and_not_the_query() {
     };
     tracing::subscriber::with_default(subscriber, || trace(&entry));
     let line = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    let expected = "vestibule::access: client=unix method=\"POST\" path=\"/a\" version=HTTP/1.1 \
-                    status=201 bytes=12 complete=true micros=3000";
+    let expected = "vestibule::access: client=unix scheme=\"http\" method=\"POST\" path=\"/a\" \
+                    version=HTTP/1.1 status=201 bytes=12 complete=true micros=3000";
     assert!(line.contains(expected), "{line}");
 }

@@ -2,7 +2,7 @@
 //! the two roles below.
 
 mod client;
-mod rest;
+mod idle;
 mod role;
 mod server;
 
@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
-pub use rest::Rest;
+pub use idle::IdleState;
 pub use role::{Client, Role, Server};
 
 use super::{

@@ -1,63 +1,63 @@
 //! The steps of an exchange: head, admission, call, response, and how it ends.
 
 use std::{
-    task::{Context, Poll},
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, request, response};
-use tower_service::Service;
+use http::{HeaderMap, Request, StatusCode, request, response};
+use pin_project::pin_project;
 
 use super::{
-    busy::{Busy, Stage},
-    link::{Link, Step, later},
+    active::{Active, Stage, Upload},
+    driver::{Driver, Step, later},
 };
 use crate::{
-    body::{self, Body, FileSlice, Stretch},
+    HttpService, Response,
+    body::{self, Body, FileSlice, HttpBody, Stretch},
     error::BoxError,
     net::{Io, clock},
     proto::h1::{Event, Misuse},
     spare,
 };
 
-impl<I, S, B> Link<I, S>
+impl<I, S> Driver<I, S>
 where
     I: Io,
-    S: Service<Request<Body>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService,
+    S::Future: Send + 'static,
 {
     /// Takes the exchange one step further.
-    pub(super) fn step(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
-        match &mut x.stage {
-            Stage::Head => self.step_head(x, now, cx),
-            Stage::Admit(..) => self.step_admit(x, now, cx),
-            Stage::Call => self.step_call(x, now, cx),
-            Stage::Respond(_) => self.step_respond(x, now, cx),
-            Stage::Drain(_) => self.step_drain(x, now),
-            Stage::Close { .. } if !x.output.is_empty() => Step::Wait,
+    pub(super) fn step(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
+        match &mut active.stage {
+            Stage::Head(_) => self.step_head(active, now, cx),
+            Stage::Admit(..) => self.step_admit(active, now, cx),
+            Stage::Call(..) => self.step_call(active, now, cx),
+            Stage::Respond(_) => self.step_respond(active, now, cx),
+            Stage::Drain(_) => self.step_drain(active, now),
+            Stage::Close { .. } if !active.output.is_empty() => Step::Wait,
             Stage::Close { linger } => {
                 let linger = *linger;
-                self.poll_close(x, now, cx, linger)
+                self.poll_close(active, now, cx, linger)
             }
             Stage::Linger(..) | Stage::End => Step::Wait,
         }
     }
 
-    fn step_head(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
-        if x.input.is_empty() && !x.core.is_closed() {
+    fn step_head(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
+        if active.input.is_empty() && !active.core.is_closed() {
             return Step::Wait; // nothing to ask the core about, twice for each request
         }
-        match x.core.recv(now, &mut x.input) {
-            Ok(Some(Event::Head(parts))) => return self.open(x, now, cx, parts),
+        match active.core.recv(now, &mut active.input) {
+            Ok(Some(Event::Head(parts))) => return self.open(active, now, cx, parts),
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
-            Ok(None) if x.core.is_closed() => x.stage = Stage::Close { linger: false },
+            Ok(None) if active.core.is_closed() => active.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
             Err(fault) => {
                 tracing::debug!(peer = %self.peer, %fault, "refused");
-                self.refuse(x, fault.status());
+                self.refuse(active, fault.status());
             }
         }
         Step::Again
@@ -65,247 +65,270 @@ where
 
     fn open(
         &mut self,
-        x: &mut Busy,
+        active: &mut Active,
         now: Instant,
         cx: &mut Context<'_>,
         mut parts: request::Parts,
     ) -> Step {
         if self.config.budget.is_spent() {
             self.config.budget.count_refused();
-            self.refuse(x, StatusCode::SERVICE_UNAVAILABLE);
+            self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);
             return Step::Again;
         }
-        let body = match self.open_body(x, now) {
+        let body = match self.open_body(active, now) {
             Ok(body) => body,
             Err(fault) => {
-                self.refuse(x, fault.status());
+                self.refuse(active, fault.status());
                 return Step::Again;
             }
         };
         parts.extensions = spare::extensions(&self.peer);
         match self.service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => self.call(x, now, cx, Request::from_parts(parts, body)),
-            Poll::Ready(Err(error)) => self.give_up(x, &error.into()),
+            Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
+            Poll::Ready(Err(error)) => self.give_up(active, &error.into()),
             Poll::Pending => {
                 let until = later(now, self.config.ready_timeout);
-                x.stage = Stage::Admit(Box::new(Request::from_parts(parts, body)), until);
+                active.stage = Stage::Admit(Box::new(Request::from_parts(parts, body)), until);
                 Step::Wait
             }
         }
     }
 
-    fn step_admit(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
+    fn step_admit(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         match self.service.poll_ready(cx) {
             Poll::Pending => return Step::Wait,
-            Poll::Ready(Err(error)) => return self.give_up(x, &error.into()),
+            Poll::Ready(Err(error)) => return self.give_up(active, &error.into()),
             Poll::Ready(Ok(())) => {}
         }
-        x.core.resume(now); // up to here it was the service that was waited for
-        match std::mem::replace(&mut x.stage, Stage::End) {
-            Stage::Admit(request, _) => self.call(x, now, cx, *request),
+        active.core.resume(now); // up to here it was the service that was waited for
+        match std::mem::replace(&mut active.stage, Stage::End) {
+            Stage::Admit(request, _) => self.call(active, now, cx, *request),
             _ => Step::Again,
         }
     }
 
     fn call(
         &mut self,
-        x: &mut Busy,
+        active: &mut Active,
         now: Instant,
         cx: &mut Context<'_>,
         request: Request<Body>,
     ) -> Step {
-        self.call = Some(Box::pin(self.service.call(request)));
-        x.stage = Stage::Call;
-        x.asked = now;
-        if x.upload.is_some() {
+        let call = Box::pin(IntoResponse(self.service.call(request)));
+        active.stage = Stage::Call(call, now);
+        if active.upload.is_some() {
             return Step::Again; // what has come of the body is moved first
         }
-        self.step_call(x, now, cx)
+        self.step_call(active, now, cx)
     }
 
-    fn step_call(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
-        let call = self.call.as_mut().expect("in this stage there is a call");
+    fn step_call(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
+        let Stage::Call(call, _) = &mut active.stage else { return Step::Again };
         let Poll::Ready(result) = call.as_mut().poll(cx) else { return Step::Wait };
-        self.call = None; // what it holds is free before its response is sent
+        active.stage = Stage::End; // what the call holds is free before its response is sent
         match result {
             Ok(response) => {
-                self.respond(x, now, cx, response);
+                self.respond(active, now, cx, response);
                 Step::Again
             }
-            Err(error) => self.give_up(x, &error.into()),
+            Err(error) => self.give_up(active, &error),
         }
     }
 
     /// A service that returns errors has no table under it that turns them into responses.
-    fn give_up(&mut self, x: &mut Busy, error: &BoxError) -> Step {
+    fn give_up(&mut self, active: &mut Active, error: &BoxError) -> Step {
         tracing::error!(peer = %self.peer, error = &**error as &dyn std::error::Error, "service failed");
-        self.refuse(x, StatusCode::INTERNAL_SERVER_ERROR);
+        self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
         Step::Again
     }
 
     /// Begins the response; one whose body is in one piece is complete with it.
-    fn respond(&mut self, x: &mut Busy, now: Instant, cx: &Context<'_>, response: Response<B>) {
+    fn respond(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>, response: Response) {
         let (parts, body) = response.into_parts();
-        let body = Body::new(body);
-        self.consider_closing(x, cx);
-        if let Err(misuse) = self.send_head(x, now, &parts, body.len()) {
+        self.consider_closing(active, cx);
+        if let Err(misuse) = self.send_head(active, now, &parts, body.len()) {
             tracing::error!(peer = %self.peer, %misuse, status = %parts.status, "response refused");
-            self.refuse(x, StatusCode::INTERNAL_SERVER_ERROR);
+            self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
-        x.open_ended = x.core.ends_with_close();
-        if x.core.sends_no_body() {
-            return self.finish(x, now, None);
+        active.open_ended = active.core.ends_with_close();
+        if active.core.sends_no_body() {
+            return self.finish(active, now, None);
         }
         let sent = match body.into_kind() {
             body::Kind::Empty => Ok(()),
-            body::Kind::Bytes(bytes) => self.send_piece(x, bytes),
-            body::Kind::File(file) => self.send_file(x, file),
+            body::Kind::Bytes(bytes) => self.send_piece(active, bytes),
+            body::Kind::File(file) => self.send_file(active, file),
             streamed => {
-                x.stage = Stage::Respond(streamed.into());
+                active.stage = Stage::Respond(streamed.into());
                 return;
             }
         };
         match sent {
-            Ok(()) => self.finish(x, now, None),
-            Err(misuse) => self.cut(x, &misuse.into()),
+            Ok(()) => self.finish(active, now, None),
+            Err(misuse) => self.cut(active, &misuse.into()),
         }
     }
 
     /// An unread body that is too large to be dropped costs the connection, and the client is told
     /// so in the head.
-    fn consider_closing(&mut self, x: &mut Busy, cx: &Context<'_>) {
-        if x.upload.as_ref().is_some_and(|s| s.poll_ready(cx) == Poll::Ready(Err(body::Gone))) {
-            x.upload = None;
+    fn consider_closing(&mut self, active: &mut Active, cx: &Context<'_>) {
+        let gone = |u: &Upload| u.sender.poll_ready(cx) == Poll::Ready(Err(body::Gone));
+        if active.upload.as_ref().is_some_and(gone) {
+            active.upload = None;
         }
-        let unread = x.upload.is_none() && x.core.reads_body();
-        if unread && x.core.body_left().is_none_or(|n| n > self.config.drain_bytes) {
-            x.core.close_after();
+        let unread = active.upload.is_none() && active.core.reads_body();
+        if unread && active.core.body_left().is_none_or(|n| n > self.config.http1.drain_bytes) {
+            active.core.close_after();
         }
     }
 
     fn send_head(
         &mut self,
-        x: &mut Busy,
+        active: &mut Active,
         now: Instant,
         parts: &response::Parts,
         length: Option<u64>,
     ) -> Result<(), Misuse> {
-        let (core, out) = (&mut x.core, x.output.head());
+        let (core, out) = (&mut active.core, active.output.head());
         clock::with_date_line(|date| {
             core.send_head(now, parts.status, &parts.headers, length, date, out)
         })
     }
 
-    fn send_piece(&mut self, x: &mut Busy, piece: Bytes) -> Result<(), Misuse> {
-        let tail = x.core.send_data(piece.len(), x.output.head())?;
-        x.output.push(piece, tail);
+    fn send_piece(&mut self, active: &mut Active, piece: Bytes) -> Result<(), Misuse> {
+        let tail = active.core.send_data(piece.len(), active.output.head())?;
+        active.output.push(piece, tail);
         Ok(())
     }
 
-    fn send_file(&mut self, x: &mut Busy, file: FileSlice) -> Result<(), Misuse> {
+    fn send_file(&mut self, active: &mut Active, file: FileSlice) -> Result<(), Misuse> {
         let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
-        let tail = x.core.send_data(len, x.output.head())?;
-        x.output.push_file(file, tail);
+        let tail = active.core.send_data(len, active.output.head())?;
+        active.output.push_file(file, tail);
         Ok(())
     }
 
-    fn step_respond(&mut self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> Step {
-        let Stage::Respond(body) = &mut x.stage else { return Step::Again };
+    fn step_respond(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
+        let Stage::Respond(body) = &mut active.stage else { return Step::Again };
         let stretch = match body.poll_stretch(cx) {
             Poll::Pending => return Step::Wait,
             Poll::Ready(None) => {
-                self.finish(x, now, None);
+                self.finish(active, now, None);
                 return Step::Again;
             }
             Poll::Ready(Some(Err(error))) => {
-                self.cut(x, &error);
+                self.cut(active, &error);
                 return Step::Again;
             }
             Poll::Ready(Some(Ok(stretch))) => stretch,
         };
         let sent = match stretch {
-            Stretch::Bytes(data) => self.send_piece(x, data),
-            Stretch::File(file) => self.send_file(x, file),
+            Stretch::Bytes(data) => self.send_piece(active, data),
+            Stretch::File(file) => self.send_file(active, file),
             Stretch::Trailers(trailers) => {
-                self.finish(x, now, Some(&trailers));
+                self.finish(active, now, Some(&trailers));
                 Ok(())
             }
         };
         if let Err(misuse) = sent {
-            self.cut(x, &misuse.into());
+            self.cut(active, &misuse.into());
         }
         Step::Again
     }
 
     /// The response is complete: on to the next request, or not.
-    fn finish(&mut self, x: &mut Busy, now: Instant, trailers: Option<&HeaderMap>) {
-        if let Err(misuse) = x.core.send_end(now, trailers, x.output.end()) {
-            return self.cut(x, &misuse.into());
+    fn finish(&mut self, active: &mut Active, now: Instant, trailers: Option<&HeaderMap>) {
+        if let Err(misuse) = active.core.send_end(now, trailers, active.output.end()) {
+            return self.cut(active, &misuse.into());
         }
-        x.stage = if x.core.is_idle() {
-            Stage::Head
-        } else if x.core.is_closed() {
+        active.stage = if active.core.is_idle() {
+            Stage::head()
+        } else if active.core.is_closed() {
             // What the client has sent behind it, or is sending, would reset the connection, and
             // take the response along.
-            Stage::Close { linger: !x.ended && (x.faulted || !x.input.is_empty()) }
-        } else if !x.open_ended && (x.upload.is_some() || x.core.keeps_alive()) {
+            Stage::Close {
+                linger: !active.read_closed && (active.protocol_error || !active.input.is_empty()),
+            }
+        } else if !active.open_ended && (active.upload.is_some() || active.core.keeps_alive()) {
             // Somebody still reads the request, or nobody will and there is not much of it.
-            x.core.resume(now); // up to here it was we who did not read
-            Stage::Drain(self.config.drain_bytes)
+            active.core.resume(now); // up to here it was we who did not read
+            Stage::Drain(self.config.http1.drain_bytes)
         } else {
             Stage::Close { linger: true }
         };
-        if !matches!(x.stage, Stage::Drain(_)) {
-            x.upload = None;
+        if !matches!(active.stage, Stage::Drain(_)) {
+            active.upload = None;
         }
     }
 
     /// The response cannot be completed: the connection ends in the middle of it, so that nobody
     /// takes it for whole.
-    fn cut(&mut self, x: &mut Busy, error: &BoxError) {
+    fn cut(&mut self, active: &mut Active, error: &BoxError) {
         tracing::warn!(peer = %self.peer, error = &**error as &dyn std::error::Error, "response cut");
-        x.upload = None;
-        x.stage = Stage::Close { linger: false };
+        active.upload = None;
+        active.stage = Stage::Close { linger: false };
     }
 
-    fn step_drain(&mut self, x: &mut Busy, now: Instant) -> Step {
-        let Stage::Drain(left) = &mut x.stage else { return Step::Again };
-        if x.upload.is_some() {
+    fn step_drain(&mut self, active: &mut Active, now: Instant) -> Step {
+        let Stage::Drain(left) = &mut active.stage else { return Step::Again };
+        if active.upload.is_some() {
             return Step::Wait; // it is pumped
         }
-        if !x.core.keeps_alive() {
+        if !active.core.keeps_alive() {
             // Nothing follows, so there is nothing to clear the way for.
-            x.stage = Stage::Close { linger: !x.ended && (x.faulted || x.core.reads_body()) };
+            active.stage = Stage::Close {
+                linger: !active.read_closed && (active.protocol_error || active.core.reads_body()),
+            };
             return Step::Again;
         }
-        if x.core.is_idle() {
-            x.stage = Stage::Head;
+        if active.core.is_idle() {
+            active.stage = Stage::head();
             return Step::Again;
         }
-        match x.core.recv(now, &mut x.input) {
-            Ok(None) if x.core.is_closed() => x.stage = Stage::Close { linger: false },
+        match active.core.recv(now, &mut active.input) {
+            Ok(None) if active.core.is_closed() => active.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
             Ok(Some(Event::Data(data))) => match left.checked_sub(data.len() as u64) {
                 Some(rest) => *left = rest,
-                None => x.stage = Stage::Close { linger: true },
+                None => active.stage = Stage::Close { linger: true },
             },
-            Ok(Some(Event::End(_))) if x.core.is_idle() => x.stage = Stage::Head,
-            Ok(Some(Event::End(_) | Event::Head(_))) => x.stage = Stage::Close { linger: false },
+            Ok(Some(Event::End(_))) if active.core.is_idle() => active.stage = Stage::head(),
+            Ok(Some(Event::End(_) | Event::Head(_))) => {
+                active.stage = Stage::Close { linger: false }
+            }
             // The response is out and the request was read in vain: nothing to answer.
-            Err(_) => x.stage = Stage::Close { linger: true },
+            Err(_) => active.stage = Stage::Close { linger: true },
         }
         Step::Again
     }
 
     /// Answers in place of the service, and closes. A response that has begun is cut instead.
-    pub(super) fn refuse(&mut self, x: &mut Busy, status: StatusCode) {
-        x.upload = None;
-        let core = &mut x.core;
-        let linger = x.output.has_room() && {
-            let out = x.output.head();
+    pub(super) fn refuse(&mut self, active: &mut Active, status: StatusCode) {
+        active.upload = None;
+        let core = &mut active.core;
+        let linger = active.output.has_room() && {
+            let out = active.output.head();
             clock::with_date_line(|date| core.send_last(status, date, out))
         };
-        x.stage = Stage::Close { linger };
+        active.stage = Stage::Close { linger };
+    }
+}
+
+/// A service's future with its output brought into our types.
+#[pin_project]
+struct IntoResponse<F>(#[pin] F);
+
+impl<F, B, E> Future for IntoResponse<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(self.project().0.poll(cx));
+        Poll::Ready(result.map(|response| response.map(Body::new)).map_err(Into::into))
     }
 }

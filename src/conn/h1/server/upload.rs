@@ -6,96 +6,99 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
-use tower_service::Service;
 
-use super::{busy::Busy, link::Link};
+use super::{
+    active::{Active, Upload},
+    driver::Driver,
+};
 use crate::{
+    HttpService,
     body::Body,
-    error::{BoxError, Error, Kind},
+    error::{Error, Kind},
     net::Io,
     proto::h1::{Event, Fault},
 };
 
-impl<I, S, B> Link<I, S>
+impl<I, S> Driver<I, S>
 where
     I: Io,
-    S: Service<Request<Body>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService,
+    S::Future: Send + 'static,
 {
     /// The body that follows the head that was just read. What came with the head is one piece;
     /// the rest will come through a channel.
-    pub(super) fn open_body(&mut self, x: &mut Busy, now: Instant) -> Result<Body, Fault> {
-        let whole = match x.core.body_left() {
-            Some(0) => return x.core.recv(now, &mut x.input).map(|_end| Body::empty()),
-            Some(n) => n <= x.input.len() as u64,
+    pub(super) fn open_body(&mut self, active: &mut Active, now: Instant) -> Result<Body, Fault> {
+        let whole = match active.core.body_left() {
+            Some(0) => return active.core.recv(now, &mut active.input).map(|_end| Body::empty()),
+            Some(n) => n <= active.input.len() as u64,
             None => false,
         };
-        if whole && let Some(Event::Data(data)) = x.core.recv(now, &mut x.input)? {
-            x.core.recv(now, &mut x.input)?; // its end
+        if whole && let Some(Event::Data(data)) = active.core.recv(now, &mut active.input)? {
+            active.core.recv(now, &mut active.input)?; // its end
             return Ok(data.into());
         }
-        let (sender, body) = Body::channel(x.core.body_left());
-        x.upload = Some(sender);
-        x.upload_wanted = false;
+        let (sender, body) = Body::channel(active.core.body_left());
+        active.upload = Some(Upload { sender, wanted: false });
         Ok(body)
     }
 
     /// Moves what has come of the body to its reader, and finds out whether more is wanted.
-    pub(super) fn pump_upload(&mut self, x: &mut Busy, now: Instant, cx: &Context<'_>) {
-        let wanted = self.pump(x, now, cx);
-        match (x.upload_wanted, wanted) {
-            (false, true) => x.core.resume(now), // the time that the reader took is not the client's
-            (true, false) => x.asked = now,      // nor the other way round
+    pub(super) fn pump_upload(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>) {
+        let was_wanted = active.wants_upload();
+        let is_wanted = self.pump(active, now, cx);
+        match (was_wanted, is_wanted) {
+            (false, true) => active.core.resume(now), // the reader's time is not the client's
+            (true, false) => active.restart_call_timer(now), // nor the other way round
             _ => {}
         }
-        x.upload_wanted = wanted;
+        if let Some(upload) = &mut active.upload {
+            upload.wanted = is_wanted;
+        }
     }
 
-    fn pump(&mut self, x: &mut Busy, now: Instant, cx: &Context<'_>) -> bool {
-        while let Some(sender) = &x.upload {
+    fn pump(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>) -> bool {
+        while let Some(Upload { sender, .. }) = &active.upload {
             let room = match sender.poll_ready(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(_gone)) => {
-                    x.upload = None;
+                    active.upload = None;
                     return false;
                 }
                 Poll::Pending => false,
             };
-            if !room || !self.may_continue(x, cx) {
+            if !room || !self.may_continue(active, cx) {
                 return false;
             }
-            match x.core.recv(now, &mut x.input) {
+            match active.core.recv(now, &mut active.input) {
                 Ok(Some(Event::Data(data))) => {
                     let data = detach(data);
-                    if let Some(Err(_gone)) = x.upload.as_ref().map(|s| s.send(data)) {
-                        x.upload = None;
+                    if let Some(Err(_gone)) = active.upload.as_ref().map(|u| u.sender.send(data)) {
+                        active.upload = None;
                     }
                 }
                 Ok(Some(Event::End(trailers))) => {
-                    if let Some(sender) = x.upload.take() {
-                        sender.finish(trailers);
+                    if let Some(upload) = active.upload.take() {
+                        upload.sender.finish(trailers);
                     }
                 }
                 Ok(None) => return true,
                 Ok(Some(Event::Head(_))) => unreachable!("a body is under way"),
-                Err(fault) => self.fail(x, fault),
+                Err(fault) => self.fail(active, fault),
             }
         }
         false
     }
 
     /// Sends `100 Continue` once the body is asked for; until then there is nothing to read.
-    fn may_continue(&mut self, x: &mut Busy, cx: &Context<'_>) -> bool {
-        if !x.core.wants_continue() {
+    fn may_continue(&mut self, active: &mut Active, cx: &Context<'_>) -> bool {
+        if !active.core.wants_continue() {
             return true;
         }
-        let asked = x.upload.as_ref().is_some_and(|s| s.poll_wanted(cx) == Poll::Ready(Ok(())));
-        let early = !x.input.is_empty(); // the client did not wait for it
-        if (asked || early) && x.output.has_room() && !x.core.writes_body() {
-            x.core.send_continue(x.output.head());
+        let asked =
+            active.upload.as_ref().is_some_and(|u| u.sender.poll_wanted(cx) == Poll::Ready(Ok(())));
+        let early = !active.input.is_empty(); // the client did not wait for it
+        if (asked || early) && active.output.has_room() && !active.core.writes_body() {
+            active.core.send_continue(active.output.head());
             return true;
         }
         false
@@ -103,10 +106,10 @@ where
 
     /// The client broke the protocol, or was too slow: its request fails, in the middle of its
     /// body or before.
-    pub(super) fn fail(&mut self, x: &mut Busy, fault: Fault) {
-        x.faulted = true;
-        let Some(sender) = x.upload.take() else {
-            self.refuse(x, fault.status());
+    pub(super) fn fail(&mut self, active: &mut Active, fault: Fault) {
+        active.protocol_error = true;
+        let Some(Upload { sender, .. }) = active.upload.take() else {
+            self.refuse(active, fault.status());
             return;
         };
         // The service learns it from the body; its answer, an error as a rule, is still sent.
@@ -116,7 +119,7 @@ where
             _ => Kind::BadRequest,
         };
         sender.abort(Error::new(kind, fault));
-        x.core.close_after();
+        active.core.close_after();
     }
 }
 

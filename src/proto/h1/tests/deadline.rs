@@ -180,17 +180,3 @@ fn a_pooled_connection_times_out_quietly() {
     assert_eq!(conn.deadline(), Some(start + Duration::from_secs(3)));
     assert_eq!(conn.timeout(), None);
 }
-
-#[test]
-fn a_connection_that_wakes_has_no_deadline_of_a_body_that_another_one_left() {
-    let start = now();
-    let mut conn = Conn::<Server>::new(limits(), start);
-    let rest = conn.rest().unwrap();
-    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
-    feed(&mut conn, post);
-    assert_eq!(conn.timeout(), Some(Fault::Timeout));
-    let limits =
-        Arc::new(Limits { head_timeout: Duration::from_secs(1 << 20), ..Limits::default() });
-    conn.wake(&limits, rest);
-    assert_eq!(conn.deadline(), Some(start + limits.head_timeout));
-}

@@ -8,18 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use tower_service::Service;
+use bytes::BytesMut;
 
-use super::{
-    Config,
-    busy::{Busy, Stage},
-};
+use super::active::{Active, Stage};
 use crate::{
-    body::Body,
-    conn::{output::Then, scratch, timer::Timer},
-    error::BoxError,
+    HttpService,
+    conn::{Config, output::Then, scratch, timer::Timer},
     net::{Io, Watch, clock},
     peer::Peer,
 };
@@ -27,15 +21,13 @@ use crate::{
 /// Steps that one poll may take before other tasks get their turn: so many small requests.
 const STEPS: usize = 48;
 
-/// All that an idle connection owns. What belongs to an exchange is in [`Busy`], which is passed
+/// All that an idle connection owns. What belongs to an exchange is in [`Active`], which is passed
 /// to every method.
-pub(super) struct Link<I, S: Service<Request<Body>>> {
+pub(super) struct Driver<I, S> {
     pub(super) io: I,
     pub(super) peer: Peer,
     pub(super) service: S,
     pub(super) config: Arc<Config>,
-    /// The service's future, in [`Stage::Call`].
-    pub(super) call: Option<Pin<Box<S::Future>>>,
     pub(super) timer: Timer,
     /// Last: when it is dropped the connection has ended.
     pub(super) watch: Watch,
@@ -49,16 +41,18 @@ pub(super) enum Step {
     Wait,
 }
 
-impl<I, S, B> Link<I, S>
+impl<I, S> Driver<I, S>
 where
     I: Io,
-    S: Service<Request<Body>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService,
+    S::Future: Send + 'static,
 {
     /// Steps, flushes and reads until nothing more can be done now.
-    pub(super) fn poll_loop(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_loop(
+        &mut self,
+        active: &mut Active,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let clock = clock::hold();
         let now = clock.now;
         let draining = self.watch.poll_draining(cx);
@@ -68,37 +62,37 @@ where
         let mut steps = 0;
         loop {
             if draining {
-                x.core.close_after();
+                active.core.close_after();
             }
-            self.pump_upload(x, now, cx);
+            self.pump_upload(active, now, cx);
             // A step is taken only when its response has room: what is behind waits for what is
             // before it. Responses to pipelined requests gather and leave together.
-            if x.output.has_room() && matches!(self.step(x, now, cx), Step::Again) {
+            if active.output.has_room() && matches!(self.step(active, now, cx), Step::Again) {
                 steps += 1;
                 if steps < STEPS {
                     continue;
                 }
             }
-            let (room, something) = (x.output.has_room(), !x.output.is_empty());
-            if self.poll_flush(x, now, cx)?.is_ready()
-                && (!room || (something && matches!(x.stage, Stage::Close { .. })))
+            let (room, something) = (active.output.has_room(), !active.output.is_empty());
+            if self.poll_flush(active, now, cx)?.is_ready()
+                && (!room || (something && matches!(active.stage, Stage::Close { .. })))
                 && steps < STEPS
             {
                 steps += 1;
                 continue; // what waited for this flush can go on
             }
-            if let Stage::End = x.stage {
+            if let Stage::End = active.stage {
                 return Poll::Ready(Ok(()));
             }
             if steps >= STEPS {
                 cx.waker().wake_by_ref(); // there is more to do, after the others
                 return Poll::Pending;
             }
-            if self.poll_input(x, now, cx)?.is_ready() {
+            if self.poll_input(active, now, cx)?.is_ready() {
                 continue;
             }
-            if self.timer.poll(cx, self.deadline(x), now) {
-                if self.expire(x)? {
+            if self.timer.poll(cx, self.deadline(active), now) {
+                if self.expire(active)? {
                     continue;
                 }
                 return Poll::Ready(Ok(()));
@@ -109,25 +103,25 @@ where
 
     fn poll_flush(
         &mut self,
-        x: &mut Busy,
+        active: &mut Active,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> io::Result<Poll<()>> {
-        if x.output.is_empty() {
+        if active.output.is_empty() {
             return Ok(Poll::Ready(()));
         }
-        let closes = matches!(x.stage, Stage::Close { .. });
+        let closes = matches!(active.stage, Stage::Close { .. });
         let then = if closes { Then::Close } else { Then::Wait };
-        match x.output.poll_flush(&mut self.io, cx, now, self.config.write_rate, then) {
+        match active.output.poll_flush(&mut self.io, cx, now, self.config.write_rate, then) {
             Poll::Ready(result) => {
                 result?;
-                if x.core.is_idle() {
-                    x.core.resume(now); // the client is idle once it has been sent it all
+                if active.core.is_idle() {
+                    active.core.resume(now); // the client is idle once it has been sent it all
                 }
                 Ok(Poll::Ready(()))
             }
             Poll::Pending => {
-                if x.output.turns_out_fast() {
+                if active.output.turns_out_fast() {
                     self.io.open_up();
                 }
                 Ok(Poll::Pending)
@@ -138,41 +132,45 @@ where
     /// Reads if anything is to be read in this stage. Ready: something has come.
     fn poll_input(
         &mut self,
-        x: &mut Busy,
+        active: &mut Active,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> io::Result<Poll<()>> {
-        let wanted = match x.stage {
-            Stage::Head => x.output.has_room() && self.is_let_in(x, now, cx),
-            Stage::Drain(_) => x.output.has_room() && (x.upload.is_none() || x.upload_wanted),
+        let wanted = match active.stage {
+            Stage::Head(_) => active.output.has_room() && self.is_let_in(active, now, cx),
+            Stage::Drain(_) => {
+                active.output.has_room() && (active.upload.is_none() || active.wants_upload())
+            }
             Stage::Linger(..) => true,
             // Nothing further is read before the service has taken the request.
             Stage::Admit(..) | Stage::Close { .. } | Stage::End => false,
-            Stage::Call | Stage::Respond(_) => {
-                x.upload_wanted
-                    || (x.upload.is_none() && x.input.len() < self.config.read_ahead && !x.ended)
+            Stage::Call(..) | Stage::Respond(_) => {
+                active.wants_upload()
+                    || (active.upload.is_none()
+                        && active.input.len() < self.config.http1.read_ahead
+                        && !active.read_closed)
             }
         };
         if !wanted {
             return Ok(Poll::Pending);
         }
-        let left = x.core.body_left().filter(|_| x.upload.is_some());
-        let read = match (&x.upload, left) {
-            (Some(_), left) => scratch::poll_read_body(&mut self.io, cx, &mut x.input, left),
-            (None, _) => scratch::poll_read(&mut self.io, cx, &mut x.input),
+        let left = active.core.body_left().filter(|_| active.upload.is_some());
+        let read = match (&active.upload, left) {
+            (Some(_), left) => scratch::poll_read_body(&mut self.io, cx, &mut active.input, left),
+            (None, _) => scratch::poll_read(&mut self.io, cx, &mut active.input),
         };
         match read {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Ok(0)) => {
-                self.eof(x, now);
+                self.eof(active, now);
                 Ok(Poll::Ready(()))
             }
             Poll::Ready(Ok(n)) => {
-                if let Stage::Linger(left, _) = &mut x.stage {
-                    x.input.clear();
+                if let Stage::Linger(left, _) = &mut active.stage {
+                    active.input.clear();
                     *left = left.saturating_sub(n as u64);
                     if *left == 0 {
-                        x.stage = Stage::End;
+                        active.stage = Stage::End;
                     }
                 }
                 Ok(Poll::Ready(()))
@@ -182,82 +180,85 @@ where
     }
 
     /// May the next head be read? One that is on its way may.
-    fn is_let_in(&self, x: &mut Busy, now: Instant, cx: &mut Context<'_>) -> bool {
-        if !x.input.is_empty() || !x.core.is_idle() {
+    fn is_let_in(&self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
+        if !active.input.is_empty() || !active.core.is_idle() {
             return true;
         }
-        let waited = x.gate.is_waiting();
-        let open = self.config.gate.poll_opened(&mut x.gate, cx).is_ready();
+        let Stage::Head(gate) = &mut active.stage else { return true };
+        let waited = gate.is_waiting();
+        let open = self.config.gate.poll_opened(gate, cx).is_ready();
         if open && waited {
-            x.core.resume(now); // it was we who did not read
+            active.core.resume(now); // it was we who did not read
         }
         open
     }
 
     /// The client will send nothing more.
-    fn eof(&mut self, x: &mut Busy, now: Instant) {
-        x.ended = true;
-        match x.stage {
-            Stage::Call | Stage::Respond(_) if self.config.half_close && !x.core.reads_body() => {
+    fn eof(&mut self, active: &mut Active, now: Instant) {
+        active.read_closed = true;
+        match active.stage {
+            Stage::Call(..) | Stage::Respond(_)
+                if self.config.http1.half_close && !active.core.reads_body() =>
+            {
                 // Its request was whole, so this is no fault; it closes after the answer.
-                x.core.close_after();
+                active.core.close_after();
             }
             // A client that has left: its work is dropped with the stage, the connection ends.
             // One that closed only its sending half cannot be told from it.
-            Stage::Call | Stage::Respond(_) | Stage::Linger(..) => {
-                x.upload = None;
-                x.stage = Stage::End;
+            Stage::Call(..) | Stage::Respond(_) | Stage::Linger(..) => {
+                active.upload = None;
+                active.stage = Stage::End;
             }
-            Stage::Head | Stage::Drain(_) => {
-                if let Err(fault) = x.core.recv_eof(now) {
-                    self.refuse(x, fault.status());
+            Stage::Head(_) | Stage::Drain(_) => {
+                if let Err(fault) = active.core.recv_eof(now) {
+                    self.refuse(active, fault.status());
                 }
-                x.stage = Stage::Close { linger: false };
+                active.stage = Stage::Close { linger: false };
             }
             Stage::Admit(..) | Stage::Close { .. } | Stage::End => {}
         }
     }
 
     /// The earliest time at which something must have happened.
-    fn deadline(&self, x: &Busy) -> Option<Instant> {
-        let read = match x.stage {
+    fn deadline(&self, active: &Active) -> Option<Instant> {
+        let read = match &active.stage {
             // While it is sent something the client is not idle.
-            Stage::Head | Stage::Drain(_) if !x.output.is_empty() => None,
-            Stage::Head if x.gate.is_waiting() => None,
-            Stage::Drain(_) if x.upload.is_some() && !x.upload_wanted => None,
-            Stage::Head | Stage::Drain(_) => x.core.deadline(),
-            Stage::Admit(_, until) | Stage::Linger(_, until) => Some(until),
-            Stage::Call | Stage::Respond(_) if x.upload_wanted => x.core.deadline(),
-            Stage::Call => x.asked.checked_add(self.config.answer_timeout),
+            Stage::Head(_) | Stage::Drain(_) if !active.output.is_empty() => None,
+            Stage::Head(gate) if gate.is_waiting() => None,
+            Stage::Drain(_) if active.upload.is_some() && !active.wants_upload() => None,
+            Stage::Head(_) | Stage::Drain(_) => active.core.deadline(),
+            Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
+            Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
+            Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
             Stage::Respond(_) | Stage::Close { .. } | Stage::End => None,
         };
-        [self.write_deadline(x), read].into_iter().flatten().min()
+        [self.write_deadline(active), read].into_iter().flatten().min()
     }
 
-    fn write_deadline(&self, x: &Busy) -> Option<Instant> {
-        x.output.deadline(self.config.write_timeout)
+    fn write_deadline(&self, active: &Active) -> Option<Instant> {
+        active.output.deadline(self.config.write_timeout)
     }
 
     /// The deadline has passed. `false`: the connection ends now.
-    fn expire(&mut self, x: &mut Busy) -> io::Result<bool> {
+    fn expire(&mut self, active: &mut Active) -> io::Result<bool> {
         // This poll may have taken long itself: `now` of its beginning would not do.
         let now = clock::now();
-        if self.write_deadline(x).is_some_and(|d| d <= now) {
-            x.output.look_closer(&self.io, now, self.config.write_rate);
-            if self.write_deadline(x).is_some_and(|d| d <= now) {
+        if self.write_deadline(active).is_some_and(|d| d <= now) {
+            active.output.look_closer(&self.io, now, self.config.write_rate);
+            if self.write_deadline(active).is_some_and(|d| d <= now) {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
             }
             return Ok(true);
         }
-        match x.stage {
-            Stage::Admit(..) => self.refuse(x, http::StatusCode::SERVICE_UNAVAILABLE),
-            Stage::Call if !x.upload_wanted => {
+        match active.stage {
+            Stage::Admit(..) => self.refuse(active, http::StatusCode::SERVICE_UNAVAILABLE),
+            Stage::Call(..) if !active.wants_upload() => {
                 tracing::error!(peer = %self.peer, "the service did not answer in time");
-                self.refuse(x, http::StatusCode::GATEWAY_TIMEOUT);
+                self.refuse(active, http::StatusCode::GATEWAY_TIMEOUT);
             }
-            Stage::Head | Stage::Drain(_) | Stage::Call | Stage::Respond(_) => {
-                match x.core.timeout() {
-                    Some(fault) => self.fail(x, fault),
+            Stage::Head(_) | Stage::Drain(_) | Stage::Call(..) | Stage::Respond(_) => {
+                match active.core.timeout() {
+                    Some(fault) => self.fail(active, fault),
                     None => return Ok(false),
                 }
             }
@@ -269,15 +270,15 @@ where
     /// Flushed to the end: shut down, and linger if the client may still be sending.
     pub(super) fn poll_close(
         &mut self,
-        x: &mut Busy,
+        active: &mut Active,
         now: Instant,
         cx: &mut Context<'_>,
         linger: bool,
     ) -> Step {
         // All is written, and unless it was cut the response is whole.
-        x.open_ended &= x.core.writes_body();
+        active.open_ended &= active.core.writes_body();
         if !linger {
-            x.stage = if self.would_reset(x, cx) {
+            active.stage = if self.would_reset(active, cx) {
                 Stage::Close { linger: true }
             } else {
                 Stage::End // dropping the socket closes both halves
@@ -287,9 +288,9 @@ where
         match Pin::new(&mut self.io).poll_shutdown(cx) {
             Poll::Pending => Step::Wait,
             Poll::Ready(_) => {
-                x.input = BytesMut::new();
-                let until = later(now, self.config.linger);
-                x.stage = Stage::Linger(self.config.linger_bytes, until);
+                active.input = BytesMut::new();
+                let until = later(now, self.config.http1.linger);
+                active.stage = Stage::Linger(self.config.http1.linger_bytes, until);
                 Step::Again
             }
         }
@@ -297,11 +298,14 @@ where
 
     /// Has the client sent more behind a whole response? Closed over it, the connection is reset,
     /// and what the kernel has not sent of the response is lost.
-    fn would_reset(&mut self, x: &mut Busy, cx: &mut Context<'_>) -> bool {
-        !x.ended
-            && !x.core.writes_body()
+    fn would_reset(&mut self, active: &mut Active, cx: &mut Context<'_>) -> bool {
+        !active.read_closed
+            && !active.core.writes_body()
             && !self.io.is_drained()
-            && matches!(scratch::poll_read(&mut self.io, cx, &mut x.input), Poll::Ready(Ok(1..)))
+            && matches!(
+                scratch::poll_read(&mut self.io, cx, &mut active.input),
+                Poll::Ready(Ok(1..))
+            )
     }
 }
 

@@ -1,0 +1,242 @@
+//! What a connection owns only while it is not idle.
+
+use std::{fmt, pin::Pin, sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use http::Request;
+
+use crate::{
+    Budget, Response,
+    body::{Body, Sender},
+    budget::Lease,
+    conn::output::Output,
+    error::BoxError,
+    net::GateWaiting,
+    proto::h1::{Conn, IdleState, Limits, Server},
+};
+
+/// Idle or active. An idle connection is one of thousands: it keeps only what it needs to go on.
+pub(super) enum Phase {
+    Idle(IdleState),
+    Active(Box<Active>),
+}
+
+/// An exchange, what has come of the next one, and what is still to be written.
+pub(super) struct Active {
+    pub(super) core: Conn<Server>,
+    pub(super) input: BytesMut,
+    pub(super) output: Output,
+    pub(super) stage: Stage,
+    /// Feeds the body of the present request, while it is not complete.
+    pub(super) upload: Option<Upload>,
+    /// Its share of the budget, for what is held between two polls.
+    lease: Option<Lease>,
+    /// The client has ended its sending half.
+    pub(super) read_closed: bool,
+    /// The request broke the protocol, or was too slow, in its body.
+    pub(super) protocol_error: bool,
+    /// The response ends with the connection and is not yet sent to its end: an orderly close now
+    /// would say that it is whole.
+    pub(super) open_ended: bool,
+}
+
+/// The service's future. Its type is erased here, so that the driver's state does not depend on the
+/// service.
+pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
+
+/// A request body on its way to the service.
+pub(super) struct Upload {
+    pub(super) sender: Sender,
+    /// Whether its reader was ready for more when last asked.
+    pub(super) wanted: bool,
+}
+
+/// The stage of the present exchange.
+///
+/// ```text
+///   Head ──▶ Admit ──▶ Call ──▶ Respond ──▶ Drain ──▶ Head ...
+///                                   └────────┴──▶ Close ──▶ Linger ──▶ (end)
+/// ```
+pub(super) enum Stage {
+    /// A head is read, perhaps after waiting at the gate.
+    Head(GateWaiting),
+    /// The head is complete; the service's readiness is awaited, until this time.
+    Admit(Box<Request<Body>>, Instant),
+    /// The service works; it, and not the client, is waited for since this time.
+    Call(Call, Instant),
+    /// A body that comes in pieces is sent.
+    Respond(Body),
+    /// The response is sent; the rest of the request, at most so many bytes, is dropped.
+    Drain(u64),
+    /// What is written is flushed, then the connection ends; `linger` if the client may still be
+    /// sending.
+    Close {
+        linger: bool,
+    },
+    /// Nothing more is written. What comes is dropped, at most so many bytes, until this time.
+    Linger(u64, Instant),
+    End,
+}
+
+impl Stage {
+    /// Waits for the next head, which may be read at once.
+    pub(super) fn head() -> Self {
+        Self::Head(GateWaiting::default())
+    }
+
+    /// Whether the next head is held up by the gate.
+    pub(super) fn is_gated(&self) -> bool {
+        matches!(self, Self::Head(gate) if gate.is_waiting())
+    }
+}
+
+impl Phase {
+    /// The exchange state that the next poll works with.
+    pub(super) fn activate(&mut self, limits: &Arc<Limits>) -> &mut Active {
+        if let Self::Idle(idle) = *self {
+            *self = Self::Active(Box::new(Active::new(limits, idle)));
+        }
+        match self {
+            Self::Active(active) => active,
+            Self::Idle(_) => unreachable!("it was activated just above"),
+        }
+    }
+
+    /// Becomes idle if nothing is under way, and drops what an idle connection does not need, its
+    /// buffers included.
+    pub(super) fn try_idle(&mut self, budget: &Budget) {
+        let Self::Active(active) = self else { return };
+        active.output.return_buffer();
+        if let Some(idle) = active.idle_state() {
+            *self = Self::Idle(idle);
+            return;
+        }
+        if active.input.is_empty() {
+            // Without capacity it may still share its allocation with a request's head.
+            active.input = BytesMut::new();
+        }
+        active.count(budget);
+    }
+}
+
+impl Active {
+    fn new(limits: &Arc<Limits>, idle: IdleState) -> Self {
+        Self {
+            core: Conn::from_idle(limits.clone(), idle),
+            lease: None,
+            input: BytesMut::new(),
+            output: Output::default(),
+            stage: Stage::head(),
+            upload: None,
+            read_closed: false,
+            protocol_error: false,
+            open_ended: false,
+        }
+    }
+
+    /// Whether the reader of the request's body was ready for more when last asked.
+    pub(super) fn wants_upload(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.wanted)
+    }
+
+    /// The service is about to be waited for, not the client.
+    pub(super) fn restart_call_timer(&mut self, now: Instant) {
+        if let Stage::Call(_, since) = &mut self.stage {
+            *since = now;
+        }
+    }
+
+    /// Counts a head, or requests, that came in part, and what a slow client has not taken.
+    fn count(&mut self, budget: &Budget) {
+        let held = (self.input.len() + self.output.held()) as u64;
+        if held > 0 || self.lease.is_some() {
+            self.lease.get_or_insert_with(|| budget.memory()).set(held);
+        }
+    }
+
+    /// What is needed to go on later, if all else is as in a new one.
+    fn idle_state(&self) -> Option<IdleState> {
+        let is_new = matches!(self.stage, Stage::Head(_))
+            && !self.stage.is_gated()
+            && self.input.is_empty()
+            && self.output.is_empty()
+            && self.upload.is_none()
+            && !(self.read_closed || self.protocol_error || self.open_ended);
+        if is_new { self.core.idle_state() } else { None }
+    }
+}
+
+impl fmt::Debug for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle(_) => "Idle",
+            Self::Active(_) => "Active",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{
+        conn::{Transport, h1::server::Connection},
+        net::Watch,
+        peer::Peer,
+    };
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn is_idle<I, S>(connection: &Connection<I, S>) -> bool
+    where
+        I: crate::net::Io,
+    {
+        matches!(connection.0.as_ref().unwrap().phase, Phase::Idle(_))
+    }
+
+    #[tokio::test]
+    async fn idle_connection_owns_no_exchange_state() {
+        let hello = service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        let (mut client, io) = tokio::io::duplex(1 << 10);
+        let transport = Transport::new(io, Peer::memory(), Watch::never());
+        let mut connection = Connection::new(transport, hello, Arc::default());
+        for _ in 0..2 {
+            assert!(is_idle(&connection));
+            client.write_all(&REQUEST[..9]).await.unwrap();
+            assert!(is_pending(&mut connection));
+            assert!(!is_idle(&connection), "half a head is kept");
+            client.write_all(&REQUEST[9..]).await.unwrap();
+            assert!(is_pending(&mut connection));
+            let mut answer = [0; 1 << 10];
+            assert!(client.read(&mut answer).await.unwrap() > 0);
+        }
+    }
+
+    /// Polls once; is it pending?
+    fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        Pin::new(future).poll(&mut cx).is_pending()
+    }
+
+    #[tokio::test]
+    async fn activated_connection_has_its_own_limits() {
+        let now = Instant::now();
+        let [short, long] = [1, 100].map(|s| {
+            let idle_timeout = std::time::Duration::from_secs(s);
+            Arc::new(Limits { idle_timeout, head_timeout: idle_timeout, ..Limits::default() })
+        });
+        for (limits, seconds) in [(&short, 1), (&long, 100), (&short, 1)] {
+            let mut phase = Phase::Idle(IdleState::new(now));
+            let deadline = phase.activate(limits).core.deadline().unwrap();
+            assert_eq!((deadline - now).as_secs(), seconds);
+            phase.try_idle(&Budget::default());
+            assert!(matches!(phase, Phase::Idle(_)));
+        }
+    }
+}

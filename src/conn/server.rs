@@ -1,0 +1,86 @@
+//! `Connection`: the server's side of a connection, from accept to its end.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{Config, Transport, h1};
+use crate::{HttpService, net::Io, peer::Peer};
+
+/// Serves one connection: a future that ends with it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::{convert::Infallible, sync::Arc};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tower::service_fn;
+/// use vestibule::{Body, Request, Response};
+/// use vestibule::{conn::{Config, Connection, Transport}, net::Watch, peer::Peer};
+///
+/// let hello = service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
+/// let (mut client, io) = tokio::io::duplex(1 << 10);
+/// let transport = Transport::new(io, Peer::memory(), Watch::never());
+/// tokio::spawn(Connection::new(transport, hello, Arc::new(Config::new())));
+///
+/// client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+/// let mut answer = String::new();
+/// client.read_to_string(&mut answer).await.unwrap();
+/// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhi"));
+/// # }
+/// ```
+pub struct Connection<I: Io, S>(Stage<I, S>);
+
+/// A stage owns the transport until it hands it to the next.
+enum Stage<I: Io, S> {
+    Http1(h1::server::Connection<I, S>),
+}
+
+impl<I, S> Connection<I, S>
+where
+    I: Io,
+    S: HttpService,
+    S::Future: Send + 'static,
+{
+    /// Begins with the first stage that `config` asks for.
+    pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
+        Self(Stage::Http1(h1::server::Connection::new(transport, service, config)))
+    }
+}
+
+impl<I: Io, S> Connection<I, S> {
+    /// The client, as far as it is known at this stage.
+    pub fn peer(&self) -> &Peer {
+        match &self.0 {
+            Stage::Http1(connection) => connection.peer(),
+        }
+    }
+}
+
+impl<I, S> Future for Connection<I, S>
+where
+    I: Io,
+    S: HttpService,
+    S::Future: Send + 'static,
+{
+    /// An error is the connection's: the client reset it, or did not read. Requests that failed
+    /// have been answered.
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Stage::Http1(connection) => Pin::new(connection).poll(cx),
+        }
+    }
+}
+
+/// Nothing in it is pinned in place: the service's future and the body have boxes of their own.
+impl<I: Io, S> Unpin for Connection<I, S> {}
+
+impl<I: Io, S> fmt::Debug for Connection<I, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", self.peer()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! The stages of a connection: what one hands to the next, and what a driver gives back.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::Poll,
+    time::Duration,
+};
+
+use http::uri::Scheme;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    time::Instant,
+};
+use tower::{Layer, service_fn};
+
+use crate::{
+    Body, Budget, HttpService, Request, Response,
+    conn::{Config, Connection, Http1Config, Transport, h1::server},
+    layer::LogLayer,
+    net::{Drain, Gate, Watch},
+    peer::{Peer, Tls},
+    proto::h1::Limits,
+    serve::{Serve, serve},
+};
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn transport() -> (DuplexStream, Transport<DuplexStream>) {
+    let (client, io) = tokio::io::duplex(1 << 10);
+    (client, Transport::new(io, Peer::memory(), Watch::never()))
+}
+
+/// Answers with the request's path.
+fn path() -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
+    service_fn(async |request: Request| {
+        Ok::<_, Infallible>(Response::new(Body::from(request.uri().path().to_owned())))
+    })
+}
+
+#[tokio::test]
+async fn connection_serves_what_an_earlier_stage_read_ahead() {
+    let (mut client, mut transport) = transport();
+    transport.read_ahead.extend_from_slice(&GET[..10]);
+    client.write_all(&GET[10..]).await.unwrap();
+    client.shutdown().await.unwrap();
+    let config = Config::new().http1(Http1Config::new().half_close(true));
+    Connection::new(transport, path(), Arc::new(config)).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("\r\n\r\n/a"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_deadline_counts_from_accept_over_all_stages() {
+    let (mut client, transport) = transport();
+    let began = Instant::now();
+    // A stage before the driver takes 15 of the 20 seconds.
+    tokio::time::advance(Duration::from_secs(15)).await;
+    tokio::spawn(Connection::new(transport, path(), Arc::default()));
+    client.write_all(&GET[..10]).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(began.elapsed().as_secs(), 20);
+}
+
+#[tokio::test]
+async fn driver_gives_its_transport_back_with_what_it_read_ahead() {
+    let drain = Drain::new();
+    let (mut client, mut transport) = transport();
+    transport.watch = drain.watch();
+    let mut connection = server::Connection::new(transport, path(), Arc::default());
+    client.write_all(&[GET, &GET[..12]].concat()).await.unwrap();
+    poll_fn(|cx| {
+        assert!(Pin::new(&mut connection).poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    let Transport { mut io, read_ahead, peer, .. } = connection.into_parts();
+    assert_eq!((&read_ahead[..], peer), (&GET[..12], Peer::memory()));
+    // The answer went out, and the stream works on.
+    io.write_all(b"next protocol").await.unwrap();
+    drop(io);
+    let mut received = String::new();
+    client.read_to_string(&mut received).await.unwrap();
+    assert!(received.ends_with("\r\n\r\n/anext protocol"), "{received}");
+    assert!(drain.is_empty(), "the watch was dropped with the rest");
+}
+
+#[tokio::test]
+async fn idle_driver_gives_its_transport_back() {
+    let (_client, transport) = transport();
+    let accepted = transport.accepted;
+    let connection = server::Connection::new(transport, path(), Arc::default());
+    let transport = connection.into_parts();
+    assert!(transport.read_ahead.is_empty());
+    assert_eq!(transport.accepted, accepted);
+}
+
+#[tokio::test]
+async fn scheme_of_the_peer_reaches_service_and_log() {
+    let schemes = Arc::new(Mutex::new(Vec::new()));
+    let (logged, seen) = (schemes.clone(), schemes.clone());
+    let scheme_of = |peer: Option<&Peer>| peer.expect("a peer").scheme();
+    let log = LogLayer::with(move |entry| {
+        logged.lock().unwrap().push(scheme_of(entry.peer.as_ref()));
+    });
+    let service = log.layer(service_fn(move |request: Request| {
+        seen.lock().unwrap().push(scheme_of(request.extensions().get()));
+        async { Ok::<_, Infallible>(Response::new(Body::empty())) }
+    }));
+    let (mut client, mut transport) = transport();
+    transport.peer = transport.peer.secured(Tls::new("TLSv1.3"));
+    client.write_all(GET).await.unwrap();
+    client.shutdown().await.unwrap();
+    let config = Config::new().http1(Http1Config::new().half_close(true));
+    Connection::new(transport, service, Arc::new(config)).await.unwrap();
+    assert_eq!(*schemes.lock().unwrap(), [Scheme::HTTPS, Scheme::HTTPS]);
+}
+
+#[test]
+fn serve_options_commute() {
+    type Hello = fn(Request) -> std::future::Ready<Result<Response, Infallible>>;
+    type Option = fn(Serve<tower::util::ServiceFn<Hello>>) -> Serve<tower::util::ServiceFn<Hello>>;
+    let options: [Option; 6] = [
+        |s| s.http1(Http1Config::new().half_close(true)),
+        |s| s.limits(Limits { head_bytes: 1, ..Limits::default() }),
+        |s| s.budget(Budget::builder().hard(7).build()),
+        |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(1)))),
+        |s| s.write_timeout(Duration::from_secs(9)).answer_timeout(Duration::from_secs(8)),
+        |s| s.threads(3).connections(5).drain(Duration::from_secs(4)),
+    ];
+    let hello: Hello = |_| std::future::ready(Ok(Response::new(Body::empty())));
+    let with = |order: &mut dyn Iterator<Item = &Option>| {
+        let server = order.fold(serve("127.0.0.1:0", service_fn(hello)), |s, option| option(s));
+        format!("{server:?}")
+    };
+    let forward = with(&mut options.iter());
+    for first in 0..options.len() {
+        let (tail, head) = options.split_at(first);
+        assert_eq!(with(&mut head.iter().chain(tail)), forward);
+        assert_eq!(with(&mut head.iter().chain(tail).rev()), forward);
+    }
+}
+
+#[tokio::test]
+async fn serve_refuses_options_that_serve_nothing() {
+    let server = || serve("127.0.0.1:0", path());
+    for server in [server().threads(0), server().connections(0)] {
+        let error = server.bind().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+    assert!(server().thread_per_core().bind().is_ok());
+}
