@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let servers = [api::start("north").await?, api::start("south").await?];
 
     // For the queue and the worker together, or for a server elsewhere.
-    let timeout = layer::TimeoutLayer::new(Duration::from_secs(30));
+    let timeout = layer::RequestDeadlineLayer::new(Duration::from_secs(30));
 
     // Of memory, for all buffers together; above it they use the disk.
     let budget = Budget::default();

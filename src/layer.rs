@@ -7,7 +7,7 @@
 //! 1. [`LogLayer`]: sees what the client was really answered, rescued errors too.
 //! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
 //!    sees responses only.
-//! 3. [`RateLimitLayer`] and [`InFlightLayer`] for each client, authentication, the router: refuse
+//! 3. [`ClientRateLimitLayer`] and [`InFlightLayer`] for each client, authentication, the router: refuse
 //!    before any body is read.
 //! 4. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
@@ -16,7 +16,7 @@
 //!    that only whole requests are worked on without one; outside of limits, in which they count.
 //! 7. [`ConcurrencyLimitLayer`]: so many at a time. Inside of the request buffer, so that no slow
 //!    client holds a place.
-//! 8. [`TimeoutLayer`]: what waits or works below draws from one deadline.
+//! 8. [`RequestDeadlineLayer`]: what waits or works below draws from one deadline.
 //! 9. The application: worker threads, files, a balanced set of servers.
 //!
 //! A timeout that stands outside of the request buffer also counts the time in which the client
@@ -33,7 +33,7 @@
 //!     .layer(layer::RescueLayer::new()) // errors end here
 //!     .layer(layer::ResponseBufferLayer::new()) // what it answers is taken at once
 //!     .layer(layer::RequestBufferLayer::new()) // the application gets whole requests
-//!     .layer(layer::TimeoutLayer::new(Duration::from_secs(30))) // and so much time for each
+//!     .layer(layer::RequestDeadlineLayer::new(Duration::from_secs(30))) // and so much time for each
 //!     .service(service_fn(|_: Request| async {
 //!         Ok::<_, Infallible>(Response::new(Body::from("hello")))
 //!     }));
@@ -49,14 +49,14 @@ pub mod limit;
 pub mod log;
 #[cfg(test)]
 mod probe;
+pub mod request_deadline;
 pub mod rescue;
-pub mod timeout;
 
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
-pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
 #[cfg(feature = "limit")]
-pub use limit::{RateLimit, RateLimitLayer};
+pub use limit::{ClientRateLimit, ClientRateLimitLayer};
+pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
 pub use log::{Log, LogLayer};
+pub use request_deadline::{RequestDeadline, RequestDeadlineLayer};
 pub use rescue::{Rescue, RescueExt, RescueLayer};
-pub use timeout::{Timeout, TimeoutLayer};

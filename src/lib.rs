@@ -23,7 +23,7 @@
 //!         .layer(layer::RescueLayer::new())
 //!         .layer(layer::ResponseBufferLayer::new())
 //!         .layer(layer::RequestBufferLayer::new())
-//!         .layer(layer::TimeoutLayer::new(Duration::from_secs(30)))
+//!         .layer(layer::RequestDeadlineLayer::new(Duration::from_secs(30)))
 //!         .service(site);
 //!
 //!     Ok(serve("0.0.0.0:8080", front).await?)

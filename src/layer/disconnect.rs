@@ -30,13 +30,20 @@ pub const MAX_DETACHED: usize = 1024;
 
 /// How long it may go on, unless set otherwise: 10 minutes, twice what a server gives a service whose
 /// client waits.
-pub const WITHIN: Duration = Duration::from_secs(600);
+pub const TIME_LIMIT: Duration = Duration::from_secs(600);
 
 /// What becomes of work whose client has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Policy {
+pub enum Policy {
+    /// It is dropped where it is. This is so without any layer, and undoes no layer that stands
+    /// outside of this one.
     Cancel,
+    /// It goes on to the head of its response, which is then dropped with its body: for what
+    /// should not stop halfway, such as an order that is being placed.
     Detach,
+    /// As [`Detach`](Self::Detach), and the body of the response is read to its end, also when the
+    /// client leaves in the middle of it: for what is behind and should be complete, such as a
+    /// cache. Not for streams of events, which never end. Answers to HEAD have no body to be read.
     Finish,
 }
 
@@ -44,46 +51,58 @@ enum Policy {
 #[derive(Debug, Clone)]
 pub struct DisconnectLayer {
     policy: Policy,
-    detached: Detached,
+    detached: Arc<Detached>,
+}
+
+/// Options of a [`DisconnectLayer`].
+#[derive(Debug)]
+#[must_use = "a layer is made by build()"]
+pub struct Builder {
+    policy: Policy,
+    max_detached: usize,
+    time_limit: Duration,
+}
+
+impl Builder {
+    /// How much work may go on at a time without its client; above it, work is cancelled. Default
+    /// [`MAX_DETACHED`].
+    pub fn max_detached(mut self, n: usize) -> Self {
+        self.max_detached = n;
+        self
+    }
+
+    /// How long work may go on without its client. Default [`TIME_LIMIT`].
+    pub fn time_limit(mut self, time: Duration) -> Self {
+        self.time_limit = time;
+        self
+    }
+
+    /// The finished layer.
+    pub fn build(self) -> DisconnectLayer {
+        let detached = Arc::new(Detached::new(self.max_detached, self.time_limit));
+        DisconnectLayer { policy: self.policy, detached }
+    }
 }
 
 impl DisconnectLayer {
-    /// Work is dropped where it is. This is so without any layer, and undoes none that stands
-    /// outside of it.
+    /// A layer with [`Policy::Cancel`].
     pub fn cancel() -> Self {
-        Self::new(Policy::Cancel)
+        Self::builder(Policy::Cancel).build()
     }
 
-    /// Work goes on to the head of its response, which is then dropped with its body: for what
-    /// should not stop halfway, such as an order that is being placed.
+    /// A layer with [`Policy::Detach`].
     pub fn detach() -> Self {
-        Self::new(Policy::Detach)
+        Self::builder(Policy::Detach).build()
     }
 
-    /// As [`detach`](Self::detach), and the body of the response is read to its end, also when the
-    /// client leaves in the middle of it: for what is behind and should be complete, such as a cache.
-    /// Not for streams of events, which never end. Answers to HEAD have no body to be read.
+    /// A layer with [`Policy::Finish`].
     pub fn finish() -> Self {
-        Self::new(Policy::Finish)
+        Self::builder(Policy::Finish).build()
     }
 
-    fn new(policy: Policy) -> Self {
-        Self { policy, detached: Detached::new(MAX_DETACHED, WITHIN) }
-    }
-
-    /// How much work may go on at a time without its client; above it, work is cancelled. Default
-    /// [`MAX_DETACHED`].
-    #[must_use]
-    pub fn max_detached(mut self, n: usize) -> Self {
-        self.detached.most = n;
-        self
-    }
-
-    /// How long work may go on without its client. Default [`WITHIN`].
-    #[must_use]
-    pub fn within(mut self, time: Duration) -> Self {
-        self.detached.within = time;
-        self
+    /// A layer with options.
+    pub fn builder(policy: Policy) -> Builder {
+        Builder { policy, max_detached: MAX_DETACHED, time_limit: TIME_LIMIT }
     }
 
     /// The register of what goes on without its client: how much it is, waiting for its end, and
@@ -98,7 +117,7 @@ impl<S> Layer<S> for DisconnectLayer {
     type Service = Disconnect<S>;
 
     fn layer(&self, inner: S) -> Disconnect<S> {
-        Disconnect { inner, policy: self.policy, detached: Arc::new(self.detached.clone()) }
+        Disconnect { inner, policy: self.policy, detached: self.detached.clone() }
     }
 }
 

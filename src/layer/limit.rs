@@ -2,7 +2,7 @@
 //!
 //! | layer | bounds | above it |
 //! |---|---|---|
-//! | [`RateLimitLayer`] | how often a client asks | 429 at once, with `retry-after` |
+//! | [`ClientRateLimitLayer`] | how often a client asks | 429 at once, with `retry-after` |
 //! | [`InFlightLayer`] | how many of a client's requests are answered at a time | 429 at once |
 //! | [`ConcurrencyLimitLayer`] | how many requests are inside at a time | they wait, then 503 |
 //!
@@ -22,10 +22,10 @@
 //!
 //! let app = ServiceBuilder::new()
 //!     .layer(layer::RescueLayer::new()) // makes 429 and 503 of the refusals
-//!     .layer(layer::RateLimitLayer::per_ip(10, Duration::from_secs(1), 50))
+//!     .layer(layer::ClientRateLimitLayer::per_ip(10, Duration::from_secs(1), 50))
 //!     .layer(layer::InFlightLayer::per_ip(20))
 //!     .layer(layer::RequestBufferLayer::new())
-//!     .layer(layer::ConcurrencyLimitLayer::new(100).queue_timeout(Duration::from_secs(2)))
+//!     .layer(layer::ConcurrencyLimitLayer::new(100))
 //!     .service_fn(|_: Request| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
 //! # drop(app);
 //! ```
@@ -45,4 +45,4 @@ pub use concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer};
 pub use error::{QueueFull, QueueTimeout, RateLimited, TooManyInFlight};
 pub use in_flight::{InFlight, InFlightLayer};
 #[cfg(feature = "limit")]
-pub use rate::{RateLimit, RateLimitLayer};
+pub use rate::{ClientRateLimit, ClientRateLimitLayer};

@@ -8,7 +8,7 @@ use tower::{BoxError, Layer, ServiceExt, util::BoxCloneService};
 use super::support::{exchange, start, statuses, within};
 use crate::{
     Request, Response,
-    layer::{LogLayer, RequestBufferLayer, RescueLayer, ResponseBufferLayer, TimeoutLayer},
+    layer::{LogLayer, RequestBufferLayer, RequestDeadlineLayer, RescueLayer, ResponseBufferLayer},
     worker,
 };
 
@@ -20,7 +20,7 @@ type Wrap = fn(Boxed) -> Boxed;
 const LAYERS: [(&str, Wrap); 5] = [
     ("log", |s| LogLayer::new().layer(s).boxed_clone()),
     ("rescue", |s| RescueLayer::new().layer(s).map_err(|e| match e {}).boxed_clone()),
-    ("timeout", |s| TimeoutLayer::new(Duration::from_secs(20)).layer(s).boxed_clone()),
+    ("timeout", |s| RequestDeadlineLayer::new(Duration::from_secs(20)).layer(s).boxed_clone()),
     ("response", |s| ResponseBufferLayer::new().layer(s).boxed_clone()),
     ("request", |s| RequestBufferLayer::new().max_body(300_000).layer(s).boxed_clone()),
 ];

@@ -18,7 +18,7 @@ use crate::{
 pub(super) type Work = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
 /// All of it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Detached {
     pub(super) drain: Drain,
     pub(super) most: usize,

@@ -147,7 +147,10 @@ async fn who_stays_needs_no_task_and_what_is_complete_keeps_its_kind() {
 
 #[tokio::test(start_paused = true)]
 async fn what_goes_on_is_bounded_in_number_and_in_time() {
-    let layer = DisconnectLayer::detach().max_detached(2).within(Duration::from_secs(60));
+    let layer = DisconnectLayer::builder(Policy::Detach)
+        .max_detached(2)
+        .time_limit(Duration::from_secs(60))
+        .build();
     let apps: Vec<App> = (0..4).map(|_| App::new()).collect();
     for (app, going_on) in apps.iter().zip([1, 2, 2]) {
         drop(begin(&layer, app).await);

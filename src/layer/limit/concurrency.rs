@@ -37,10 +37,41 @@ pub const QUEUE_PER_PLACE: usize = 64;
 /// waits before reloading the page.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many requests may be inside of a [`ConcurrencyLimit`] at a time.
+#[derive(Debug, Clone)]
+pub enum Limit {
+    /// So many, at least one.
+    Fixed(usize),
+    /// As many as the inner service can work on, which is learned from how long its answers take,
+    /// up to their heads. See [`Gradient`] for how, and for its bounds.
+    ///
+    /// Each answer counts, whatever its status, and each [`Kind::Timeout`]; other errors and
+    /// requests that were dropped say nothing. A body that goes on for long holds its place but
+    /// does not count as latency. When the limit falls, what is inside stays there: no place is free
+    /// before so many have left.
+    Adaptive(Gradient),
+}
+
+impl From<usize> for Limit {
+    fn from(n: usize) -> Self {
+        Self::Fixed(n)
+    }
+}
+
+impl From<Gradient> for Limit {
+    fn from(gradient: Gradient) -> Self {
+        Self::Adaptive(gradient)
+    }
+}
+
 /// Wraps a service in [`ConcurrencyLimit`]. All services that it and its clones make share the
 /// places.
 #[derive(Debug, Clone)]
-pub struct ConcurrencyLimitLayer {
+pub struct ConcurrencyLimitLayer(Arc<Shared>);
+
+/// What all handles of one limit share.
+#[derive(Debug)]
+struct Shared {
     places: Arc<Places>,
     /// [`QUEUE_PER_PLACE`] if not set.
     queue: Option<usize>,
@@ -48,61 +79,73 @@ pub struct ConcurrencyLimitLayer {
 }
 
 impl ConcurrencyLimitLayer {
-    /// At most `n` requests at a time, at least one.
-    pub fn new(n: usize) -> Self {
-        Self::with(Places::new(n))
-    }
-
-    /// As many requests at a time as the service inside can work on, which is learned from how
-    /// long its answers take, up to their heads. See [`Gradient`] for how, and for its bounds.
-    ///
-    /// Each answer counts, whatever its status, and each [`Kind::Timeout`]; other errors and
-    /// requests that were dropped tell nothing. A body that goes on for long holds its place but
-    /// does not count as latency. When the limit falls, what is inside stays there: no place is free
-    /// before so many have left.
+    /// A fixed or an adaptive limit, with the default queue.
     ///
     /// ```
     /// use vestibule::{layer::ConcurrencyLimitLayer, policy::gradient::Gradient};
     ///
-    /// let layer = ConcurrencyLimitLayer::adaptive(Gradient::new().max(200));
-    /// # drop(layer);
+    /// let fixed = ConcurrencyLimitLayer::new(100);
+    /// let adaptive = ConcurrencyLimitLayer::new(Gradient::new().max(200));
+    /// # drop((fixed, adaptive));
     /// ```
-    pub fn adaptive(gradient: Gradient) -> Self {
-        Self::with(Places::adaptive(gradient))
+    pub fn new(limit: impl Into<Limit>) -> Self {
+        Self::builder(limit).build()
     }
 
-    fn with(places: Places) -> Self {
-        Self { places: Arc::new(places), queue: None, queue_timeout: QUEUE_TIMEOUT }
+    /// A limit with options.
+    pub fn builder(limit: impl Into<Limit>) -> Builder {
+        Builder { limit: limit.into(), queue: None, queue_timeout: QUEUE_TIMEOUT }
     }
 
     /// Open while a place is free: for [`Serve::gate`](crate::serve::Serve::gate), so that clients
     /// wait in the kernel and not in the queue.
     pub fn gate(&self) -> Gate {
-        Gate::new(self.places.clone())
+        Gate::new(self.0.places.clone())
     }
 
+    /// The state of the limit now.
+    pub fn stats(&self) -> Stats {
+        self.0.places.stats()
+    }
+}
+
+impl Shared {
+    fn queue_len(&self) -> usize {
+        self.queue.unwrap_or_else(|| self.places.settled().saturating_mul(QUEUE_PER_PLACE))
+    }
+}
+
+/// Options of a [`ConcurrencyLimitLayer`].
+#[derive(Debug)]
+#[must_use = "a limit is made by build()"]
+pub struct Builder {
+    limit: Limit,
+    queue: Option<usize>,
+    queue_timeout: Duration,
+}
+
+impl Builder {
     /// How many requests may wait for a place; [`QUEUE_PER_PLACE`] for each if not set. With 0
-    /// none waits: what finds no place is refused.
-    #[must_use]
+    /// none waits: a request that finds no place is refused.
     pub fn queue(mut self, len: usize) -> Self {
         self.queue = Some(len);
         self
     }
 
     /// How long a request may wait for a place; [`QUEUE_TIMEOUT`] if not set.
-    #[must_use]
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;
         self
     }
 
-    /// How the limit is doing now.
-    pub fn stats(&self) -> Stats {
-        self.places.stats()
-    }
-
-    fn queue_len(&self) -> usize {
-        self.queue.unwrap_or_else(|| self.places.settled().saturating_mul(QUEUE_PER_PLACE))
+    /// The finished limit.
+    pub fn build(self) -> ConcurrencyLimitLayer {
+        let Self { limit, queue, queue_timeout } = self;
+        let places = Arc::new(match limit {
+            Limit::Fixed(n) => Places::new(n),
+            Limit::Adaptive(gradient) => Places::adaptive(gradient),
+        });
+        ConcurrencyLimitLayer(Arc::new(Shared { places, queue, queue_timeout }))
     }
 }
 
@@ -154,7 +197,7 @@ pub struct Stats {
 /// use vestibule::{Body, BoxError, Request, Response, layer::ConcurrencyLimitLayer};
 ///
 /// let app = service_fn(|_: Request| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
-/// let limit = ConcurrencyLimitLayer::new(8).queue(100);
+/// let limit = ConcurrencyLimitLayer::builder(8).queue(100).build();
 /// let limited = limit.layer(app);
 /// assert_eq!(limit.stats().limit, 8);
 /// # drop(limited);
@@ -185,21 +228,21 @@ impl<S> ConcurrencyLimit<S> {
         ConcurrencyLimitLayer::new(n).layer(inner)
     }
 
-    /// How the limit is doing now.
+    /// The state of the limit now.
     pub fn stats(&self) -> Stats {
         self.limit.stats()
     }
 
     /// A place, or a turn in the queue, or neither.
     fn take_place(&self) -> Place {
-        let places = &self.limit.places;
+        let Shared { places, queue_timeout, .. } = &*self.limit.0;
         if let Some(permit) = places.try_take() {
             return Place::Held(permit);
         }
         places.stalled();
-        match places.queue(self.limit.queue_len()) {
+        match places.queue(self.limit.0.queue_len()) {
             Ok(waiter) => {
-                let place = tokio::time::timeout(self.limit.queue_timeout, waiter.place());
+                let place = tokio::time::timeout(*queue_timeout, waiter.place());
                 Place::Waiting(Box::pin(async { place.await.ok() }))
             }
             Err(full) => Place::Refused(Error::new(Kind::Overloaded, full)),
@@ -238,8 +281,8 @@ where
             self.place = match ready!(wait.as_mut().poll(cx)) {
                 Some(permit) => Place::Held(permit),
                 None => {
-                    self.limit.places.stalled();
-                    let late = QueueTimeout(self.limit.queue_timeout);
+                    self.limit.0.places.stalled();
+                    let late = QueueTimeout(self.limit.0.queue_timeout);
                     Place::Refused(Error::new(Kind::Overloaded, late))
                 }
             };
@@ -263,7 +306,7 @@ where
             }
             Place::Refused(e) => State::Refused(Some(e)),
             Place::None | Place::Waiting(_) => {
-                let full = QueueFull { waiting: self.limit.places.waiting() };
+                let full = QueueFull { waiting: self.limit.0.places.waiting() };
                 State::Refused(Some(Error::new(Kind::Overloaded, full)))
             }
         };

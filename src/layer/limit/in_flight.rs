@@ -43,14 +43,12 @@ impl InFlightLayer {
     /// One connection of HTTP/1.1 has one request at a time. A browser opens 6, and many people may
     /// share one IPv4 address.
     pub fn per_ip(n: usize) -> Self {
-        Self { limit: n.max(1), key: by_net(IPV6_PREFIX), counts: Arc::new(Sharded::new()) }
+        Self::per_network(n, IPV6_PREFIX)
     }
 
-    /// How many bits of an IPv6 address make one client, instead of [`IPV6_PREFIX`].
-    #[must_use]
-    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
-        self.key = by_net(bits);
-        self
+    /// As [`per_ip`](Self::per_ip), with `ipv6_prefix` bits of an IPv6 address that make one client.
+    pub fn per_network(n: usize, ipv6_prefix: u8) -> Self {
+        Self { limit: n.max(1), key: by_net(ipv6_prefix), counts: Arc::new(Sharded::new()) }
     }
 }
 

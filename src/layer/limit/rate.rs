@@ -1,4 +1,4 @@
-//! `RateLimit`: so many requests of one client in a time, and a few more at once.
+//! `ClientRateLimit`: so many requests of one client in a time, and a few more at once.
 
 mod buckets;
 
@@ -34,14 +34,14 @@ use crate::{
 /// less. Only those with requests in the time of a burst need to be known.
 pub const MAX_KEYS: usize = 1 << 16;
 
-/// Wraps a service in [`RateLimit`]. All services that it and its clones make count together.
-pub struct RateLimitLayer<K = IpAddr> {
+/// Wraps a service in [`ClientRateLimit`]. All services that it and its clones make count together.
+pub struct ClientRateLimitLayer<K = IpAddr> {
     quota: Quota,
     key: KeyFn<K>,
     buckets: Arc<dyn Check<K>>,
 }
 
-impl RateLimitLayer {
+impl ClientRateLimitLayer {
     /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, from
     /// each IPv4 address and each IPv6 network of [`IPV6_PREFIX`] bits. See
     /// [`Peer::network`](crate::peer::Peer::network) for who that is; clients without an IP address are not
@@ -51,36 +51,91 @@ impl RateLimitLayer {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use vestibule::layer::RateLimitLayer;
+    /// use vestibule::layer::ClientRateLimitLayer;
     ///
     /// // A page and its 40 pictures at once, then 10 requests a second.
-    /// let layer = RateLimitLayer::per_ip(10, Duration::from_secs(1), 41);
+    /// let layer = ClientRateLimitLayer::per_ip(10, Duration::from_secs(1), 41);
     /// # drop(layer);
     /// ```
     pub fn per_ip(rate: u32, per: Duration, burst: u32) -> Self {
-        Self::make(quota(rate, per, burst), by_net(IPV6_PREFIX), MAX_KEYS)
+        Self::builder(rate, per, burst).per_ip()
     }
 
-    /// How many bits of an IPv6 address make one client, instead of [`IPV6_PREFIX`].
-    #[must_use]
-    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
-        self.key = by_net(bits);
-        self
+    /// A limit with options.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use vestibule::layer::ClientRateLimitLayer;
+    ///
+    /// let second = Duration::from_secs(1);
+    /// let layer = ClientRateLimitLayer::builder(10, second, 41).ipv6_prefix(56).per_ip();
+    /// # drop(layer);
+    /// ```
+    pub fn builder(rate: u32, per: Duration, burst: u32) -> Builder {
+        let quota = quota(rate, per, burst);
+        Builder { quota, max_keys: MAX_KEYS, ipv6_prefix: IPV6_PREFIX }
     }
 }
 
-impl<K: Hash + Eq + Clone + Send + 'static> RateLimitLayer<K> {
+/// Options of a [`ClientRateLimitLayer`].
+#[derive(Debug)]
+#[must_use = "a limit is made by per_ip() or per()"]
+pub struct Builder {
+    quota: Quota,
+    max_keys: usize,
+    ipv6_prefix: u8,
+}
+
+impl Builder {
+    /// How many keys are known at a time at most; [`MAX_KEYS`] if not set.
+    pub fn max_keys(mut self, max: usize) -> Self {
+        self.max_keys = max;
+        self
+    }
+
+    /// How many bits of an IPv6 address make one client for [`per_ip`](Self::per_ip);
+    /// [`IPV6_PREFIX`] if not set.
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.ipv6_prefix = bits;
+        self
+    }
+
+    /// The finished limit, for each client address. See [`ClientRateLimitLayer::per_ip`].
+    pub fn per_ip(self) -> ClientRateLimitLayer {
+        let key = by_net(self.ipv6_prefix);
+        self.build(key)
+    }
+
+    /// The finished limit, for each key. See [`ClientRateLimitLayer::per`].
+    pub fn per<K, F>(self, key: F) -> ClientRateLimitLayer<K>
+    where
+        F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
+        K: Hash + Eq + Clone + Send + 'static,
+    {
+        self.build(Arc::new(key))
+    }
+
+    fn build<K>(self, key: KeyFn<K>) -> ClientRateLimitLayer<K>
+    where
+        K: Hash + Eq + Clone + Send + 'static,
+    {
+        let Self { quota, max_keys, .. } = self;
+        ClientRateLimitLayer { quota, key, buckets: Arc::new(Buckets::new(quota, max_keys)) }
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + 'static> ClientRateLimitLayer<K> {
     /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, for
     /// each key. Requests for which `key` tells `None` are not limited.
     ///
     /// ```
     /// use std::time::Duration;
     /// use http::request::Parts;
-    /// use vestibule::layer::RateLimitLayer;
+    /// use vestibule::layer::ClientRateLimitLayer;
     ///
     /// // Five attempts to log in, then one a minute, from wherever they come.
     /// let minute = Duration::from_secs(60);
-    /// let layer = RateLimitLayer::per(1, minute, 5, |head: &Parts| {
+    /// let layer = ClientRateLimitLayer::per(1, minute, 5, |head: &Parts| {
     ///     (head.uri.path() == "/login").then_some(())
     /// });
     /// # drop(layer);
@@ -89,45 +144,34 @@ impl<K: Hash + Eq + Clone + Send + 'static> RateLimitLayer<K> {
     where
         F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
     {
-        Self::make(quota(rate, per, burst), Arc::new(key), MAX_KEYS)
-    }
-
-    /// How many keys are known at a time at most; [`MAX_KEYS`] if not set. What was counted so far
-    /// is forgotten.
-    #[must_use]
-    pub fn max_keys(self, max: usize) -> Self {
-        Self::make(self.quota, self.key, max)
-    }
-
-    fn make(quota: Quota, key: KeyFn<K>, max_keys: usize) -> Self {
-        Self { quota, key, buckets: Arc::new(Buckets::new(quota, max_keys)) }
+        ClientRateLimitLayer::builder(rate, per, burst).per(key)
     }
 }
 
-impl<K> RateLimitLayer<K> {
+impl<K> ClientRateLimitLayer<K> {
     /// How many keys are known now, idle ones that were not yet forgotten included.
     pub fn keys(&self) -> usize {
         self.buckets.keys()
     }
 }
 
-impl<K> Clone for RateLimitLayer<K> {
+impl<K> Clone for ClientRateLimitLayer<K> {
     fn clone(&self) -> Self {
         Self { quota: self.quota, key: self.key.clone(), buckets: self.buckets.clone() }
     }
 }
 
-impl<K> fmt::Debug for RateLimitLayer<K> {
+impl<K> fmt::Debug for ClientRateLimitLayer<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimitLayer").field("quota", &self.quota).finish_non_exhaustive()
+        f.debug_struct("ClientRateLimitLayer").field("quota", &self.quota).finish_non_exhaustive()
     }
 }
 
-impl<S, K> Layer<S> for RateLimitLayer<K> {
-    type Service = RateLimit<S, K>;
+impl<S, K> Layer<S> for ClientRateLimitLayer<K> {
+    type Service = ClientRateLimit<S, K>;
 
-    fn layer(&self, inner: S) -> RateLimit<S, K> {
-        RateLimit { inner, limit: self.clone() }
+    fn layer(&self, inner: S) -> ClientRateLimit<S, K> {
+        ClientRateLimit { inner, limit: self.clone() }
     }
 }
 
@@ -139,29 +183,32 @@ impl<S, K> Layer<S> for RateLimitLayer<K> {
 /// inside is not called, and what was reserved inside is given back, since the service is exchanged
 /// for a clone. Otherwise readiness passes through.
 ///
-/// **Memory.** At most so many keys are known, see [`RateLimitLayer::max_keys`]. When there is no
+/// **Memory.** At most so many keys are known, see [`Builder::max_keys`]. When there is no
 /// room for a new one, those are forgotten that have their whole burst again, at most once a second.
 /// If that is not enough, all new clients share one bucket, as large as that of a single client:
 /// an attacker with very many addresses may keep new clients out, but not those that are known, and
 /// gets neither memory nor more requests.
-pub struct RateLimit<S, K = IpAddr> {
+pub struct ClientRateLimit<S, K = IpAddr> {
     inner: S,
-    limit: RateLimitLayer<K>,
+    limit: ClientRateLimitLayer<K>,
 }
 
-impl<S: Clone, K> Clone for RateLimit<S, K> {
+impl<S: Clone, K> Clone for ClientRateLimit<S, K> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), limit: self.limit.clone() }
     }
 }
 
-impl<S: fmt::Debug, K> fmt::Debug for RateLimit<S, K> {
+impl<S: fmt::Debug, K> fmt::Debug for ClientRateLimit<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimit").field("inner", &self.inner).field("limit", &self.limit).finish()
+        f.debug_struct("ClientRateLimit")
+            .field("inner", &self.inner)
+            .field("limit", &self.limit)
+            .finish()
     }
 }
 
-impl<S, B, K> Service<Request<B>> for RateLimit<S, K>
+impl<S, B, K> Service<Request<B>> for ClientRateLimit<S, K>
 where
     S: HttpService<B> + Clone,
 {
@@ -174,7 +221,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let RateLimitLayer { key, buckets, .. } = &self.limit;
+        let ClientRateLimitLayer { key, buckets, .. } = &self.limit;
         let (head, body) = request.into_parts();
         let state = match key(&head).map_or(Ok(()), |key| buckets.check(&key)) {
             Ok(()) => State::Inner(self.inner.call(Request::from_parts(head, body))),
@@ -187,7 +234,7 @@ where
     }
 }
 
-/// The future of [`RateLimit`].
+/// The future of [`ClientRateLimit`].
 #[pin_project]
 pub struct ResponseFuture<F> {
     #[pin]

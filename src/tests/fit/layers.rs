@@ -22,8 +22,8 @@ use crate::{
     Body, BoxError, HttpService, Request,
     body::HttpBody,
     layer::{
-        ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer, LogLayer, RateLimitLayer,
-        RequestBufferLayer, RescueExt, RescueLayer, ResponseBufferLayer, TimeoutLayer,
+        ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer, LogLayer,
+        RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer,
     },
     tests::support::{exchange, start, statuses},
 };
@@ -89,7 +89,7 @@ async fn rescue_layer_fits() {
 
 #[tokio::test]
 async fn timeout_layer_fits() {
-    fits!(TimeoutLayer::new(MINUTE));
+    fits!(RequestDeadlineLayer::new(MINUTE));
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn in_flight_layer_fits() {
 
 #[tokio::test]
 async fn rate_limit_layer_fits() {
-    fits!(RateLimitLayer::<IpAddr>::per_ip(100, MINUTE, 100));
+    fits!(ClientRateLimitLayer::<IpAddr>::per_ip(100, MINUTE, 100));
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Sen
         .layer(TraceLayer::new_for_http())
         .layer(RescueLayer::new())
         .layer(CorsLayer::permissive())
-        .layer(RateLimitLayer::per_ip(100, MINUTE, 100))
+        .layer(ClientRateLimitLayer::per_ip(100, MINUTE, 100))
         .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
         .layer(InFlightLayer::per_ip(9))
         .layer(CompressionLayer::new())
@@ -146,7 +146,7 @@ fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Sen
         .layer(mark("x-inner"))
         .layer(ConcurrencyLimitLayer::new(9))
         .layer(mark("x-innermost"))
-        .layer(TimeoutLayer::new(MINUTE))
+        .layer(RequestDeadlineLayer::new(MINUTE))
         .service(echo())
 }
 

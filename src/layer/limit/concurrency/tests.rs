@@ -100,7 +100,7 @@ async fn who_came_first_is_served_first_and_nobody_overtakes() {
 
 #[tokio::test]
 async fn a_waiter_that_is_dropped_leaves_the_queue_to_those_behind_it() {
-    let limit = ConcurrencyLimitLayer::new(1).queue(2);
+    let limit = ConcurrencyLimitLayer::builder(1).queue(2).build();
     let mut a = limit.layer(Probe::new(hello));
     let (mut b, mut c) = (a.clone(), a.clone());
     assert!(is_ready(&mut a) && !is_ready(&mut b) && !is_ready(&mut c));
@@ -122,7 +122,7 @@ async fn a_waiter_that_is_dropped_leaves_the_queue_to_those_behind_it() {
 #[tokio::test]
 async fn the_queue_is_bounded_and_what_finds_it_full_is_refused_at_once() {
     for len in [0, 1, 2] {
-        let limit = ConcurrencyLimitLayer::new(1).queue(len);
+        let limit = ConcurrencyLimitLayer::builder(1).queue(len).build();
         let mut a = limit.layer(Probe::new(hello));
         assert!(is_ready(&mut a));
         let mut waiters: Vec<_> = (0..len).map(|_| a.clone()).collect();
@@ -159,8 +159,10 @@ async fn who_waits_for_too_long_is_refused_and_leaves_the_queue() {
     assert_eq!(began.elapsed().as_secs(), 10);
     assert_eq!(limit.stats(), stats(1, 1, 0));
 
-    let patient = limit.clone().queue_timeout(Duration::MAX).layer(Probe::new(hello));
-    let waits = tokio::spawn(patient.oneshot(Request::default()));
+    let limit = ConcurrencyLimitLayer::builder(1).queue_timeout(Duration::MAX).build();
+    let mut holder = limit.layer(Probe::new(hello));
+    assert!(is_ready(&mut holder));
+    let waits = tokio::spawn(holder.clone().oneshot(Request::default()));
     tokio::time::sleep(QUEUE_TIMEOUT * 1000).await;
     assert_eq!(limit.stats(), stats(1, 1, 1));
     drop(holder);
@@ -256,7 +258,7 @@ async fn no_place_is_ever_lost_or_made_up_whatever_happens() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
         let places = 1 + rng.below(4);
-        let limit = ConcurrencyLimitLayer::new(places).queue(rng.below(4));
+        let limit = ConcurrencyLimitLayer::builder(places).queue(rng.below(4)).build();
         let service = limit.layer(Probe::new(async |_: Request| {
             let (tx, body) = Body::channel(None);
             let held = Response::builder().extension(Arc::new(tx)).body(body);

@@ -67,7 +67,7 @@ async fn an_ipv6_client_is_a_network_of_64_bits_or_as_many_as_set() {
     let _call = service.ready().await.unwrap().call(from_ip("2001:db8::1"));
     assert_refused(service.clone().oneshot(from_ip("2001:db8::ffff:0:0:2")).await, 1);
 
-    let mut finer = layer.ipv6_prefix(128).layer(Probe::new(never));
+    let mut finer = InFlightLayer::per_network(1, 128).layer(Probe::new(never));
     let _a = finer.ready().await.unwrap().call(from_ip("2001:db8::1"));
     let _b = finer.ready().await.unwrap().call(from_ip("2001:db8::2"));
     assert_refused(finer.oneshot(from_ip("2001:db8::1")).await, 1);

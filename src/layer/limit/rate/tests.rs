@@ -23,19 +23,19 @@ async fn hello(_: Request) -> Result<Response, BoxError> {
 }
 
 /// How long the client is told to wait; `None` if it is served.
-async fn wait<K>(layer: &RateLimitLayer<K>, request: Request) -> Option<Duration> {
+async fn wait<K>(layer: &ClientRateLimitLayer<K>, request: Request) -> Option<Duration> {
     let Err(error) = layer.layer(Probe::new(hello)).oneshot(request).await else { return None };
     let ours = Error::find(&*error).unwrap();
     assert!(ours.is_too_many_requests());
     Some(ours.source().unwrap().downcast_ref::<RateLimited>().unwrap().retry_after)
 }
 
-async fn served(layer: &RateLimitLayer, ip: &str) -> bool {
+async fn served(layer: &ClientRateLimitLayer, ip: &str) -> bool {
     wait(layer, from_ip(ip)).await.is_none()
 }
 
 /// How many of `n` requests at once are served.
-async fn served_of(layer: &RateLimitLayer, ip: &str, n: usize) -> usize {
+async fn served_of(layer: &ClientRateLimitLayer, ip: &str, n: usize) -> usize {
     let mut sum = 0;
     for _ in 0..n {
         sum += usize::from(served(layer, ip).await);
@@ -45,7 +45,7 @@ async fn served_of(layer: &RateLimitLayer, ip: &str, n: usize) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_is_served_and_then_the_rate() {
-    let layer = RateLimitLayer::per_ip(10, SEC, 3);
+    let layer = ClientRateLimitLayer::per_ip(10, SEC, 3);
     assert_eq!(served_of(&layer, IP, 2).await, 2);
     assert_eq!(served_of(&layer, IP, 1).await, 1, "the whole burst");
     assert_eq!(wait(&layer, from_ip(IP)).await, Some(MS * 100), "one above");
@@ -62,7 +62,7 @@ async fn a_burst_is_served_and_then_the_rate() {
 #[tokio::test(start_paused = true)]
 async fn over_a_long_time_the_rate_is_met_exactly() {
     let mut rng = Rng(7);
-    let layer = RateLimitLayer::per_ip(5, SEC, 10);
+    let layer = ClientRateLimitLayer::per_ip(5, SEC, 10);
     let (began, mut sum) = (Instant::now(), 0);
     while began.elapsed() < SEC * 100 {
         sum += served_of(&layer, IP, rng.below(5)).await;
@@ -74,7 +74,7 @@ async fn over_a_long_time_the_rate_is_met_exactly() {
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_is_429_and_says_when_to_come_back() {
-    let layer = RateLimitLayer::per_ip(1, SEC * 90, 1);
+    let layer = ClientRateLimitLayer::per_ip(1, SEC * 90, 1);
     let site = crate::layer::RescueLayer::new().layer(layer.layer(Probe::new(hello)));
     assert_eq!(site.clone().oneshot(from_ip(IP)).await.unwrap().status(), 200);
     advance(MS * 500).await;
@@ -87,14 +87,14 @@ async fn the_answer_is_429_and_says_when_to_come_back() {
 
 #[tokio::test(start_paused = true)]
 async fn networks_and_keys_of_ones_own_share_a_bucket_and_no_key_has_none() {
-    let layer = RateLimitLayer::per_ip(1, SEC, 1);
+    let layer = ClientRateLimitLayer::per_ip(1, SEC, 1);
     assert!(served(&layer, "2001:db8::1").await);
     assert!(!served(&layer, "2001:db8::2").await);
     assert!(served(&layer, "2001:db8:0:1::1").await);
-    let finer = layer.ipv6_prefix(128);
+    let finer = ClientRateLimitLayer::builder(1, SEC, 1).ipv6_prefix(128).per_ip();
     assert!(served(&finer, "2001:db8::1").await && served(&finer, "2001:db8::2").await);
 
-    let path = RateLimitLayer::per(1, SEC, 1, |head: &Parts| match head.uri.path() {
+    let path = ClientRateLimitLayer::per(1, SEC, 1, |head: &Parts| match head.uri.path() {
         "/" => None,
         path => Some(path.to_owned()),
     });
@@ -110,7 +110,7 @@ async fn networks_and_keys_of_ones_own_share_a_bucket_and_no_key_has_none() {
 
 #[tokio::test(start_paused = true)]
 async fn when_there_is_no_room_idle_keys_are_forgotten_once_a_second() {
-    let layer = RateLimitLayer::per_ip(1, SEC, 1).max_keys(2);
+    let layer = ClientRateLimitLayer::builder(1, SEC, 1).max_keys(2).per_ip();
     assert!(served(&layer, "192.0.2.1").await && served(&layer, "192.0.2.2").await);
     assert_eq!(layer.keys(), 2);
     advance(SEC).await;
@@ -129,7 +129,7 @@ async fn when_there_is_no_room_idle_keys_are_forgotten_once_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn above_the_bound_new_keys_share_one_bucket_and_known_ones_keep_theirs() {
-    let layer = RateLimitLayer::per_ip(1, SEC, 4).max_keys(100);
+    let layer = ClientRateLimitLayer::builder(1, SEC, 4).max_keys(100).per_ip();
     let ip = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
     for n in 0..100 {
         assert_eq!(served_of(&layer, &ip(n), 3).await, 3);
@@ -141,7 +141,7 @@ async fn above_the_bound_new_keys_share_one_bucket_and_known_ones_keep_theirs() 
     assert_eq!((served_above, layer.keys()), (4, 100));
     assert_eq!(served_of(&layer, &ip(50), 2).await, 1, "as if nothing had happened");
     for max in [0, 1] {
-        let layer = RateLimitLayer::per_ip(1, SEC, 1).max_keys(max);
+        let layer = ClientRateLimitLayer::builder(1, SEC, 1).max_keys(max).per_ip();
         assert!(served(&layer, "192.0.2.1").await);
         assert_eq!(layer.keys(), max);
         assert!(!served(&layer, "192.0.2.1").await);
@@ -150,12 +150,12 @@ async fn above_the_bound_new_keys_share_one_bucket_and_known_ones_keep_theirs() 
 
 #[tokio::test(start_paused = true)]
 async fn absurd_rates_are_taken_as_the_nearest_that_make_sense() {
-    let never = RateLimitLayer::per_ip(0, Duration::MAX, 0);
+    let never = ClientRateLimitLayer::per_ip(0, Duration::MAX, 0);
     assert!(served(&never, IP).await);
     assert!(wait(&never, from_ip(IP)).await.unwrap() > SEC * 3600 * 24 * 365);
-    let always = RateLimitLayer::per_ip(u32::MAX, Duration::ZERO, u32::MAX);
+    let always = ClientRateLimitLayer::per_ip(u32::MAX, Duration::ZERO, u32::MAX);
     assert_eq!(served_of(&always, IP, 1000).await, 1000);
-    let long = RateLimitLayer::per_ip(1, Duration::MAX, u32::MAX);
+    let long = ClientRateLimitLayer::per_ip(1, Duration::MAX, u32::MAX);
     advance(SEC * 3600 * 24 * 365).await;
     assert!(served(&long, IP).await);
 }
@@ -163,7 +163,8 @@ async fn absurd_rates_are_taken_as_the_nearest_that_make_sense() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
     let inside = ConcurrencyLimitLayer::new(1);
-    let mut service = RateLimitLayer::per_ip(1, SEC, 1).layer(inside.layer(Probe::new(hello)));
+    let mut service =
+        ClientRateLimitLayer::per_ip(1, SEC, 1).layer(inside.layer(Probe::new(hello)));
     for refused in [false, true] {
         let answer = service.ready().await.unwrap().call(from_ip(IP)).await;
         assert_eq!(answer.is_err(), refused);

@@ -41,34 +41,35 @@ where
 async fn an_adaptive_limit_finds_what_the_service_can_do_and_follows_it() {
     const SEC: Duration = Duration::from_secs(1);
     let latency = Arc::new(AtomicU64::new(20));
-    let limit = ConcurrencyLimitLayer::adaptive(Gradient::new());
+    let limit = ConcurrencyLimitLayer::new(Gradient::new());
     assert_eq!(limit.stats().limit, 5, "it begins with a probe");
     let mut clients = clients(200, &limit.layer(slots(20, latency.clone())));
     tokio::time::sleep(SEC * 30).await;
-    let settled = limit.places.settled();
+    let settled = limit.0.places.settled();
     assert!((20..=34).contains(&settled), "{:?}", limit.stats());
 
     latency.store(200, Relaxed);
     tokio::time::sleep(SEC).await;
-    let slow = limit.places.settled();
+    let slow = limit.0.places.settled();
     assert!(slow < settled, "{settled}, then {slow}");
     latency.store(20, Relaxed);
     tokio::time::sleep(SEC * 60).await;
-    let again = limit.places.settled();
+    let again = limit.0.places.settled();
     assert!((20..=34).contains(&again), "{settled}, {slow}, {again}");
 
     clients.shutdown().await;
     let Stats { limit: there, in_flight, waiting } = limit.stats();
     assert_eq!((in_flight, waiting), (0, 0), "no place is lost or owed of {there}");
     assert_eq!(
-        (limit.places.free.available_permits(), limit.places.owed.load(Relaxed)),
+        (limit.0.places.free.available_permits(), limit.0.places.owed.load(Relaxed)),
         (there, 0)
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn streams_that_go_on_for_ever_do_not_keep_a_probe_from_its_end() {
-    let limit = ConcurrencyLimitLayer::adaptive(Gradient::new()).queue_timeout(Duration::MAX);
+    let limit =
+        ConcurrencyLimitLayer::builder(Gradient::new()).queue_timeout(Duration::MAX).build();
     let streams = limit.layer(Probe::new(async |_: Request| {
         let (tx, body) = Body::channel(None);
         Ok::<_, BoxError>(Response::builder().extension(Arc::new(tx)).body(body).unwrap())
@@ -91,7 +92,7 @@ async fn streams_that_go_on_for_ever_do_not_keep_a_probe_from_its_end() {
 async fn timeouts_count_as_latency_and_other_errors_tell_nothing() {
     for (kind, known) in [(Kind::Timeout, true), (Kind::Overloaded, false), (Kind::Internal, false)]
     {
-        let limit = ConcurrencyLimitLayer::adaptive(Gradient::new());
+        let limit = ConcurrencyLimitLayer::new(Gradient::new());
         let fails = limit.layer(Probe::new(move |_: Request| {
             std::future::ready(Err::<Response, _>(Error::new(kind, "no")))
         }));

@@ -1,4 +1,4 @@
-//! `Timeout`: bounds the time from the call to the head of the response.
+//! `RequestDeadline`: bounds the time from the call to the head of the response.
 
 use std::{
     fmt,
@@ -24,48 +24,50 @@ use crate::{
 #[error("no response within {0:?}")]
 pub struct Elapsed(pub Duration);
 
-/// Wraps a service in [`Timeout`].
+/// Wraps a service in [`RequestDeadline`].
 #[derive(Debug, Clone, Copy)]
-pub struct TimeoutLayer {
+pub struct RequestDeadlineLayer {
     after: Duration,
 }
 
-impl TimeoutLayer {
+impl RequestDeadlineLayer {
     /// Answers must begin within `after`.
     pub fn new(after: Duration) -> Self {
         Self { after }
     }
 }
 
-impl<S> Layer<S> for TimeoutLayer {
-    type Service = Timeout<S>;
+impl<S> Layer<S> for RequestDeadlineLayer {
+    type Service = RequestDeadline<S>;
 
-    fn layer(&self, inner: S) -> Timeout<S> {
-        Timeout { inner, after: self.after }
+    fn layer(&self, inner: S) -> RequestDeadline<S> {
+        RequestDeadline { inner, after: self.after }
     }
 }
 
 /// Bounds the time from `call` to the head of the response.
 ///
-/// It tells those below: a [`Deadline`] in the request's extensions, never later than one that is
-/// there already. The one that comes first counts. Past it, the future of the service inside is
-/// dropped and the answer is an error of [`Kind::Timeout`] whose source is [`Elapsed`].
+/// It sets a [`Deadline`] in the request's extensions, never later than one that is there already,
+/// which queues, workers and upstream connections below draw from. Past the earlier of the two, the
+/// inner future is dropped and the result is an error of [`Kind::Timeout`] whose source is
+/// [`Elapsed`]. (The `TimeoutLayer`s of `tower` and `tower_http` set no deadline for the services
+/// below them.)
 ///
 /// Neither the time in `poll_ready` nor the response's body is bounded by it.
 #[derive(Debug, Clone)]
-pub struct Timeout<S> {
+pub struct RequestDeadline<S> {
     inner: S,
     after: Duration,
 }
 
-impl<S> Timeout<S> {
+impl<S> RequestDeadline<S> {
     /// Wraps `inner`; answers must begin within `after`.
     pub fn new(inner: S, after: Duration) -> Self {
         Self { inner, after }
     }
 }
 
-impl<S, B> Service<Request<B>> for Timeout<S>
+impl<S, B> Service<Request<B>> for RequestDeadline<S>
 where
     S: HttpService<B>,
 {
@@ -95,7 +97,7 @@ where
     }
 }
 
-/// The future of [`Timeout`].
+/// The future of [`RequestDeadline`].
 #[pin_project]
 pub struct ResponseFuture<F> {
     #[pin]
@@ -165,7 +167,7 @@ mod tests {
     }
 
     async fn told(within: Duration, request: Request) -> String {
-        let timeout = TimeoutLayer::new(within).layer(Probe::new(tells_deadline));
+        let timeout = RequestDeadlineLayer::new(within).layer(Probe::new(tells_deadline));
         let response = timeout.oneshot(request).await.unwrap();
         String::from_utf8(response.body().as_bytes().unwrap().to_vec()).unwrap()
     }
@@ -173,7 +175,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_never_comes_is_a_timeout_that_says_after_what_time() {
         let began = Instant::now();
-        let error = Timeout::new(Probe::new(never), SEC).oneshot(Request::default()).await;
+        let error = RequestDeadline::new(Probe::new(never), SEC).oneshot(Request::default()).await;
         let error = error.unwrap_err();
         let ours = Error::find(&*error).unwrap();
         assert_eq!(ours.kind(), Kind::Timeout);
@@ -192,7 +194,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_earlier_deadline_from_outside_ends_the_work_too() {
         let began = Instant::now();
-        let timeout = Timeout::new(Probe::new(never), SEC * 9);
+        let timeout = RequestDeadline::new(Probe::new(never), SEC * 9);
         let error = timeout.oneshot(with_deadline(SEC * 2)).await.unwrap_err();
         assert!(Error::find(&*error).unwrap().is_timeout());
         assert_eq!(began.elapsed().as_secs(), 2);
@@ -201,7 +203,7 @@ mod tests {
     #[test]
     fn an_answer_at_once_needs_no_timer() {
         // There is no runtime here: making a timer would panic.
-        let mut timeout = Timeout::new(Probe::new(tells_deadline), SEC);
+        let mut timeout = RequestDeadline::new(Probe::new(tells_deadline), SEC);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(timeout.poll_ready(&mut cx).is_ready());
         let answer = std::pin::pin!(timeout.call(Request::default())).poll(&mut cx);
