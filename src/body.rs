@@ -2,6 +2,7 @@
 
 mod channel;
 mod file;
+mod stream;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers and drivers make them"))]
 mod stretch;
 
@@ -13,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_core::Stream;
 use http_body::{Frame, SizeHint};
 use pin_project::pin_project;
 
@@ -100,6 +102,27 @@ impl Body {
     pub fn channel(len: Option<u64>) -> (Sender, Self) {
         let (tx, rx) = channel::new(len);
         (tx, Self(Kind::Channel(rx)))
+    }
+
+    /// A body whose pieces come from a stream. Its length is not known beforehand, and an error ends
+    /// it.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use tokio_stream::StreamExt;
+    /// use vestibule::Body;
+    ///
+    /// let lines = tokio_stream::iter(["one", "two"]).map(|line| Ok::<_, Infallible>(format!("{line}\n")));
+    /// let body = Body::from_stream(lines);
+    /// assert_eq!(body.len(), None);
+    /// ```
+    pub fn from_stream<S, T, E>(stream: S) -> Self
+    where
+        S: Stream<Item = Result<T, E>> + Send + 'static,
+        T: Into<Bytes> + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        Self(Kind::Boxed(Box::pin(stream::FromStream(stream))))
     }
 
     /// A part of an open file. A server sends it without reading it into memory.
@@ -287,5 +310,26 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.0.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn stream_body_ends_with_its_stream_and_passes_errors_on() {
+        let pieces = [Ok("one "), Ok("two"), Err("broken")];
+        let mut body = Body::from_stream(tokio_stream::iter(pieces));
+        assert!(body.len().is_none() && !http_body::Body::is_end_stream(&body));
+        for piece in ["one ", "two"] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), piece);
+        }
+        assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), "broken");
+        let whole =
+            Body::from_stream(tokio_stream::iter([Ok::<_, BoxError>(vec![1]), Ok(vec![2])]));
+        assert_eq!(whole.collect().await.unwrap().to_bytes(), &[1, 2][..]);
     }
 }
