@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use args::Args;
 use tower::{Layer, ServiceBuilder};
-use vestibule::{Budget, Router, files, layer, serve, upstream::Upstream, worker};
+use vestibule::{Router, files, layer, serve, upstream::Upstream, worker};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,13 +41,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // For the queue and the worker together, or for a server elsewhere.
     let timeout = layer::RequestDeadlineLayer::new(Duration::from_secs(30));
 
-    // Of memory, for all buffers together; above it they use the disk.
-    let budget = Budget::default();
     let application = ServiceBuilder::new()
         // Outside of the workers: they are free when they have answered, however slow the client.
-        .layer(layer::ResponseBufferLayer::new().budget(budget.clone()))
+        .layer(layer::ResponseBufferLayer::new())
         // Next to the workers: they are given whole requests, however slow the client.
-        .layer(layer::RequestBufferLayer::new().max_body(64 << 10).budget(budget))
+        .layer(layer::RequestBufferLayer::new().max_body(64 << 10))
         // Inside of the buffer: the time that a client takes to send is not the application's.
         .layer(timeout)
         .service(app.clone());

@@ -4,7 +4,7 @@
 
 use tower::ServiceBuilder;
 use vestibule::{
-    Budget, HttpService, layer,
+    HttpService, layer,
     serve::{Serve, serve},
     upstream::Upstream,
 };
@@ -26,13 +26,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if !buffer {
         return run(serve(listen, servers), threads).await;
     }
-    // One bound on the memory of both buffers together; above it they go to disk.
-    let budget = Budget::default();
     let buffered = ServiceBuilder::new()
         // The server is free when it has answered, however slow the client.
-        .layer(layer::ResponseBufferLayer::new().budget(budget.clone()))
+        .layer(layer::ResponseBufferLayer::new())
         // It is asked when the request is whole, however slow the client.
-        .layer(layer::RequestBufferLayer::new().max_body(1 << 30).budget(budget))
+        .layer(layer::RequestBufferLayer::new().max_body(1 << 30))
         .service(servers);
     run(serve(listen, buffered), threads).await
 }

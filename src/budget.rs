@@ -24,7 +24,8 @@ pub const HARD: u64 = 512 << 20;
 /// So much disk may be taken, unless set otherwise: 4 GiB.
 pub const DISK: u64 = 4 << 30;
 
-/// What the buffers of a front may take together: one handle for all of them, cheap to clone.
+/// What the buffers of a process may take together: one handle for all of them, cheap to clone.
+/// Servers and buffers that are given none share one, the process's own.
 ///
 /// Each buffer has bounds of its own; this is the bound on their number times their size. Memory
 /// above the *soft* bound makes buffers spill to disk at once; at the *hard* bound the newest request
@@ -61,7 +62,7 @@ struct Store {
 }
 
 /// Settings for a [`Budget`]; made by [`Budget::builder`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[must_use = "it makes a budget with build()"]
 pub struct Builder {
     soft: u64,
@@ -134,6 +135,11 @@ pub struct Usage {
 pub struct Full;
 
 impl Budget {
+    /// Whether `other` is a handle of the same budget.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// A budget with the default bounds, to be changed.
     pub fn builder() -> Builder {
         let spill_dir = env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);

@@ -163,7 +163,8 @@ impl<S> Serve<S> {
     }
 
     /// The memory that incomplete heads, and responses that wait for slow clients, share with other
-    /// buffers: give the same one to the layers. Default: a budget of its own.
+    /// buffers: give the same one to the layers. Default:
+    /// [`process_budget`](crate::net::process_budget), which the layers share too.
     pub fn budget(self, budget: Budget) -> Self {
         self.with(|config| config.budget(budget))
     }

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Budget, net::Gate, peer::Rate, proto::h1::Limits};
+use crate::{
+    Budget,
+    net::{Gate, process_budget},
+    peer::Rate,
+    proto::h1::Limits,
+};
 
 /// Options of a [`Connection`](super::Connection) that every protocol has; the defaults are safe to
 /// face the internet with.
@@ -33,7 +38,7 @@ impl Config {
     pub fn new() -> Self {
         Self {
             limits: Arc::default(),
-            budget: Budget::default(),
+            budget: process_budget(),
             gate: Gate::always_open(),
             ready_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_secs(300),
@@ -51,7 +56,7 @@ impl Config {
     }
 
     /// The memory that incomplete heads, and responses that wait for slow clients, share with other
-    /// buffers. When it is spent, requests are answered 503. Default: a budget of its own.
+    /// buffers. When it is spent, requests are answered 503. Default: [`process_budget`].
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;

@@ -24,6 +24,7 @@ use crate::{
     body::HttpBody,
     budget::Full,
     error::{BoxError, Error, Kind},
+    net::process_budget,
 };
 
 /// The largest body that is taken, unless set otherwise: 1 MiB, as nginx's
@@ -60,11 +61,10 @@ struct Options {
 }
 
 impl RequestBufferLayer {
-    /// Bodies of up to [`MAX_BODY`], each with up to [`MEMORY`] in memory, and a
-    /// [budget](Self::budget) of its own.
+    /// Bodies of up to [`MAX_BODY`], each with up to [`MEMORY`] in memory.
     pub fn new() -> Self {
         let (max_body, memory) = (MAX_BODY, MEMORY);
-        Self { options: Options { max_body, memory, budget: Budget::default(), streams: None } }
+        Self { options: Options { max_body, memory, budget: process_budget(), streams: None } }
     }
 
     /// The largest body that is taken, in bytes.
@@ -81,7 +81,7 @@ impl RequestBufferLayer {
         self
     }
 
-    /// The budget that it shares with other buffers.
+    /// The budget that it shares with other buffers; [`process_budget`] if not set.
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.options.budget = budget;

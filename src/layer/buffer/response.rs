@@ -23,6 +23,7 @@ use crate::{
     body::HttpBody,
     budget::Full,
     error::{BoxError, Error, Kind},
+    net::process_budget,
 };
 
 /// How much of one response is kept in memory, unless set otherwise: 256 KiB, so that nearly every
@@ -50,10 +51,9 @@ struct Options {
 }
 
 impl ResponseBufferLayer {
-    /// Keeps up to [`MEMORY`] of each response in memory and [`DISK`] on disk, with a
-    /// [budget](Self::budget) of its own.
+    /// Keeps up to [`MEMORY`] of each response in memory and [`DISK`] on disk.
     pub fn new() -> Self {
-        Self { options: Options { memory: MEMORY, disk: DISK, budget: Budget::default() } }
+        Self { options: Options { memory: MEMORY, disk: DISK, budget: process_budget() } }
     }
 
     /// How much of one response is kept in memory, in bytes. The last piece may reach beyond.
@@ -71,7 +71,7 @@ impl ResponseBufferLayer {
         self
     }
 
-    /// The budget that it shares with other buffers.
+    /// The budget that it shares with other buffers; [`process_budget`] if not set.
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.options.budget = budget;
