@@ -251,7 +251,7 @@ fn pin(core: usize) {
 
 async fn server() -> io::Result<()> {
     let app = || {
-        worker::sync(|request: Request<Bytes>| {
+        worker::blocking(|request: Request<Bytes>| {
             thread::sleep(WORK);
             Response::new(match request.uri().path() {
                 "/page" => Body::from(vec![b'p'; PAGE]),

@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let book = guestbook::Book::default();
     let app = worker::threads(args.workers, move || {
         let mut guest_book = guestbook::GuestBook::new(book.clone());
-        worker::sync(move |request| guest_book.handle(&request))
+        worker::blocking(move |request| guest_book.handle(&request))
     })
     .start()?;
 

@@ -9,7 +9,7 @@
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     // What Gunicorn does: workers, each with its own instance of the application.
-//!     let app = worker::threads(8, || worker::sync(|_request| Response::new("hello"))).start()?;
+//!     let app = worker::threads(8, || worker::blocking(|_request| Response::new("hello"))).start()?;
 //!     let api = Upstream::new(["10.0.0.1:3000", "10.0.0.2:3000"])?;
 //!
 //!     let site = Router::new()

@@ -13,7 +13,7 @@
 //! let threads = worker::threads(2, || {
 //!     // Made once on each thread; `Rc` is not `Send`, and need not be.
 //!     let hits = Rc::new(Cell::new(0));
-//!     worker::sync(move |_request| {
+//!     worker::blocking(move |_request| {
 //!         hits.set(hits.get() + 1);
 //!         Response::new(format!("request {} of this thread", hits.get()))
 //!     })
@@ -28,12 +28,12 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 
+mod blocking;
 mod error;
 mod job;
 mod queue;
 mod state;
 mod stream;
-mod sync;
 mod thread;
 mod threads;
 mod watch;
@@ -41,10 +41,10 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
 pub use error::{
     Closed, FactoryPanicked, QueueTimeout, RequestTimeout, StillRunning, WorkerPanicked,
 };
 pub use job::ResponseFuture;
 pub use state::Stats;
-pub use sync::{Reply, SyncApp, SyncFuture, sync};
 pub use threads::{Builder, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, Threads, threads};

@@ -39,7 +39,7 @@ fn app(request: Request<Bytes>) -> Response {
 
 #[tokio::test]
 async fn every_order_of_the_layers_is_right() {
-    let threads = worker::threads(2, || worker::sync(app)).start().unwrap();
+    let threads = worker::threads(2, || worker::blocking(app)).start().unwrap();
     let body = "0123456789abcdef".repeat(12_500); // 200 kB
     let requests = [
         format!("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()),

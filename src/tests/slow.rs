@@ -45,7 +45,7 @@ fn page() -> Body {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_worker_is_ever_held_by_a_slow_client() {
-    let threads = worker::threads(2, || worker::sync(app)).start().unwrap();
+    let threads = worker::threads(2, || worker::blocking(app)).start().unwrap();
     let front = ServiceBuilder::new()
         .layer(ResponseBufferLayer::new())
         .layer(RequestBufferLayer::new())

@@ -54,7 +54,7 @@ type Handler = Box<dyn FnMut(Request<Bytes>) -> Response>;
 
 /// A blocking application: `/hold...` waits for the gate, `/panic` panics, others answer with the
 /// name of their thread.
-fn gated() -> (Gate, impl Fn() -> SyncApp<Handler> + Send + Sync) {
+fn gated() -> (Gate, impl Fn() -> BlockingService<Handler> + Send + Sync) {
     let (entered_tx, entered) = tokio_mpsc::unbounded_channel();
     let (release, held) = mpsc::channel();
     let held = Arc::new(Mutex::new(held));
@@ -63,7 +63,7 @@ fn gated() -> (Gate, impl Fn() -> SyncApp<Handler> + Send + Sync) {
     let factory = move || {
         builds.fetch_add(1, Ordering::SeqCst);
         let (entered, held) = (entered_tx.clone(), held.clone());
-        sync(Box::new(move |r: Request<Bytes>| {
+        blocking(Box::new(move |r: Request<Bytes>| {
             let path = r.uri().path().to_owned();
             let _ = entered.send(path.clone());
             if path.starts_with("/hold") {
@@ -116,7 +116,7 @@ async fn an_instance_is_built_once_on_each_thread_and_need_not_be_send() {
         counted.fetch_add(1, Ordering::SeqCst);
         let here = std::thread::current().id();
         let calls = Rc::new(Cell::new(0));
-        sync(move |_| {
+        blocking(move |_| {
             assert_eq!(std::thread::current().id(), here);
             calls.set(calls.get() + 1);
             Response::new(calls.get().to_string())
@@ -151,7 +151,7 @@ async fn an_axum_router_is_an_application_and_its_small_body_comes_in_one_piece(
 
 #[tokio::test]
 async fn an_error_of_the_application_is_the_callers() {
-    let threads = threads(1, || sync(|_| Err::<Response, _>("no such table"))).start().unwrap();
+    let threads = threads(1, || blocking(|_| Err::<Response, _>("no such table"))).start().unwrap();
     let error = threads.oneshot(get("/")).await.unwrap_err();
     assert_eq!(error.to_string(), "no such table");
 }
@@ -169,7 +169,7 @@ async fn what_the_application_spawned_goes_on_between_requests() {
                 let _ = tell.send(n * 2);
             }
         });
-        sync(|_| Response::new(""))
+        blocking(|_| Response::new(""))
     });
     let threads = threads.start().unwrap();
     threads.clone().oneshot(get("/")).await.unwrap();

@@ -44,7 +44,7 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// by `factory` on its own thread: it need not be `Send`. See [`Threads`].
 ///
 /// The application is any `Service` from [`Request`] to a response with any body of [`Bytes`],
-/// such as an `axum::Router`, or what [`sync`](super::sync()) makes of a plain function.
+/// such as an `axum::Router`, or what [`blocking`](super::blocking()) makes of a plain function.
 pub fn threads<F>(n: usize, factory: F) -> Builder<F> {
     let workers = n.max(1);
     let options = Options {

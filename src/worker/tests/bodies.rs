@@ -17,7 +17,7 @@ fn streaming(within: Duration) -> (Threads, mpsc::Sender<Body>) {
     let bodies = Arc::new(Mutex::new(bodies));
     let app = move || {
         let bodies = bodies.clone();
-        sync(move |_| Response::new(bodies.lock().unwrap().recv().unwrap()))
+        blocking(move |_| Response::new(bodies.lock().unwrap().recv().unwrap()))
     };
     (threads(1, app).queue(0).request_timeout(within).start().unwrap(), tx)
 }

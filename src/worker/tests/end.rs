@@ -66,7 +66,7 @@ async fn a_worker_that_waits_to_be_rebuilt_does_not_hold_up_the_end() {
         let attempt = built.fetch_add(1, Ordering::SeqCst);
         let _ = tell.send(attempt);
         assert_eq!(attempt, 0, "never again");
-        sync(|_| -> Response { panic!("once") })
+        blocking(|_| -> Response { panic!("once") })
     });
     let threads = threads.start().unwrap();
     assert!(threads.clone().oneshot(get("/")).await.is_err());

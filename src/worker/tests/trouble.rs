@@ -27,7 +27,7 @@ async fn an_instance_that_cannot_be_rebuilt_is_tried_again() {
     let threads = threads(1, move || {
         let attempt = counted.fetch_add(1, Ordering::SeqCst);
         assert_ne!(attempt, 1, "the second attempt fails");
-        sync(move |r: Request<Bytes>| {
+        blocking(move |r: Request<Bytes>| {
             assert_ne!(r.uri().path(), "/panic");
             Response::new(attempt.to_string())
         })
@@ -47,7 +47,7 @@ fn a_factory_that_panics_at_the_start_is_an_error_and_leaves_no_thread() {
     let started = threads(3, move || {
         let _ = &kept;
         assert_ne!(nth.fetch_add(1, Ordering::SeqCst), 1, "no database");
-        sync(|_| Response::new(""))
+        blocking(|_| Response::new(""))
     })
     .start();
     let error: BoxError = started.unwrap_err().into();
@@ -131,13 +131,14 @@ async fn a_deadline_cuts_the_answer_short_and_the_worker_not() {
 }
 
 /// Waits for the gate if the path says so, and answers with the path.
-fn named() -> (tokio_mpsc::UnboundedReceiver<()>, mpsc::Sender<()>, impl Fn() -> SyncApp<Handler>) {
+fn named()
+-> (tokio_mpsc::UnboundedReceiver<()>, mpsc::Sender<()>, impl Fn() -> BlockingService<Handler>) {
     let (entered_tx, entered) = tokio_mpsc::unbounded_channel();
     let (release, held) = mpsc::channel();
     let held = Arc::new(Mutex::new(held));
     let factory = move || {
         let (entered, held) = (entered_tx.clone(), held.clone());
-        sync(Box::new(move |r: Request<Bytes>| {
+        blocking(Box::new(move |r: Request<Bytes>| {
             let path = r.uri().path().to_owned();
             if path.starts_with("/hold") {
                 let _ = entered.send(());
