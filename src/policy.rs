@@ -3,3 +3,5 @@
 pub mod backoff;
 pub mod gradient;
 pub mod pick;
+#[cfg(feature = "worker")]
+pub(crate) mod restart;
