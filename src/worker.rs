@@ -29,22 +29,27 @@
 //! ```
 
 mod blocking;
+mod builder;
 mod error;
-mod job;
+mod executor;
+mod future;
+mod pool;
 mod queue;
-mod state;
-mod stream;
-mod thread;
+mod stats;
+mod supervisor;
 mod threads;
-mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
-pub use error::{
-    Closed, FactoryPanicked, QueueTimeout, RequestTimeout, StillRunning, WorkerPanicked,
+pub use builder::{
+    Builder, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, threads, try_threads,
 };
-pub use job::ResponseFuture;
-pub use state::Stats;
-pub use threads::{Builder, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, Threads, threads};
+pub use error::{
+    Closed, DeadlineExceeded, FactoryPanicked, NoWorkers, QueueTimeout, RequestTimeout,
+    StillRunning, WorkerPanicked,
+};
+pub use future::ResponseFuture;
+pub use stats::Stats;
+pub use threads::Threads;

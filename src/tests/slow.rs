@@ -92,7 +92,7 @@ async fn no_worker_is_ever_held_by_a_slow_client() {
     })
     .await;
     let stats = threads.stats();
-    assert_eq!((stats.queued, stats.stuck, stats.written_off), (0, 0, 0));
+    assert_eq!((stats.queued, stats.stuck, stats.abandoned), (0, 0, 0));
     assert_eq!(stats.served, (READERS + HEALTHY * REQUESTS) as u64, "and no upload yet");
 
     go_on.add_permits(UPLOADERS + READERS);

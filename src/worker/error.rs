@@ -1,42 +1,53 @@
-//! What can go wrong with workers, one small type for each cause.
+//! Causes of failures of a worker pool, one small type each.
 
 use std::time::Duration;
 
-/// No worker began the request in time; it was not run.
+/// The pool was to be started without workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no worker was free in time")]
+#[error("a pool without workers never answers: start it with at least 1")]
+pub struct NoWorkers;
+
+/// No worker was free within the queue timeout; the request was not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no worker was free within the queue timeout")]
 pub struct QueueTimeout;
 
-/// The pool takes no more work: it was closed.
+/// The request's [`Deadline`](crate::peer::Deadline) passed before a worker was free; the request was
+/// not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the workers are shut down")]
+#[error("the request's deadline passed before a worker was free")]
+pub struct DeadlineExceeded;
+
+/// The pool is closed and takes no more requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker pool is closed")]
 pub struct Closed;
 
-/// The application did not finish in the time it was given.
+/// The application did not finish within the request timeout or the request's deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the application did not finish within {0:?}")]
 pub struct RequestTimeout(pub Duration);
 
-/// The application panicked over this request.
+/// The application panicked while it ran the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the application panicked: {message}")]
 pub struct WorkerPanicked {
-    /// What the panic said.
+    /// Message of the panic.
     pub message: String,
 }
 
 /// The factory panicked, so there is no application.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the application could not be built: {message}")]
+#[error("the application could not be built, its factory panicked: {message}")]
 pub struct FactoryPanicked {
-    /// What the panic said.
+    /// Message of the panic.
     pub message: String,
 }
 
-/// Some threads did not end in the time they were given.
+/// Workers were still running when the time of a shutdown was over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{threads} threads are still running")]
+#[error("{workers} workers are still running")]
 pub struct StillRunning {
     /// How many.
-    pub threads: usize,
+    pub workers: usize,
 }

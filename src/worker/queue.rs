@@ -1,265 +1,201 @@
-//! The pool: one bounded queue that idle workers pull from, and who is doing what.
+//! `Queue`: requests that wait for a worker, workers that wait for a request, and who runs what.
+
+pub(super) mod job;
+pub(super) mod reservation;
+pub(super) mod streamed;
 
 use std::{
-    future::poll_fn,
-    io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
-    task::{Context, Poll},
-    thread::JoinHandle,
+    collections::VecDeque,
+    mem,
+    sync::Arc,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, Semaphore};
-
+use self::job::Job;
 use super::{
-    error::{Closed, FactoryPanicked, QueueTimeout, WorkerPanicked},
-    job::Job,
-    state::{Id, Options, Running, State, Stats},
+    error::{Closed, QueueTimeout},
+    stats::Stats,
 };
 use crate::{
     Request,
     error::{Error, Kind},
+    policy::restart::WorkerId,
 };
 
-/// Where a thread tells, once, whether its application was built.
-pub(super) type Started = mpsc::Sender<Result<(), FactoryPanicked>>;
-
-/// Starts a worker thread.
-pub(super) type Spawn =
-    dyn Fn(Arc<Pool>, Id, Option<Started>) -> io::Result<JoinHandle<()>> + Send + Sync;
-
-/// What all handles, workers and the watch share.
+/// The queue of a pool, behind the pool's lock.
 ///
-/// Locks are taken in the order pool, then job; wakers are woken with neither held.
-pub(super) struct Pool {
-    pub(super) options: Options,
-    /// A place for each request that waits or is worked on.
-    pub(super) places: Arc<Semaphore>,
-    state: Mutex<State>,
-    /// Wakes the watch: something is due earlier than it thinks, or it may have to end.
-    pub(super) watch: Condvar,
-    /// Wakes workers that wait before they build their application again.
-    pause: Condvar,
-    /// Told when the last thread ends.
-    ended: Notify,
-    pub(super) spawn: Box<Spawn>,
+/// Idle workers pull: a job is bound to a worker only when that worker begins it, so it never waits
+/// for a busy worker while another one is idle. The bound on the length is the pool's permits; each
+/// job owns one.
+///
+/// It knows workers by their id and waker alone. Methods that may end a job return it, so that its
+/// caller is woken without the lock.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// Oldest first. Cancelled jobs stay until they reach the front or make up half of it.
+    jobs: VecDeque<Arc<Job>>,
+    /// How many of `jobs` are cancelled.
+    cancelled: usize,
+    /// The worker that became idle last is woken first: its caches are warm.
+    idle: Vec<(WorkerId, Waker)>,
+    in_flight: Vec<InFlight>,
+    is_closed: bool,
+    served: u64,
+    cancelled_total: u64,
+    wait_total: Duration,
 }
 
-/// What a worker is given to do.
-pub(super) struct Work {
-    pub(super) job: Arc<Job>,
-    pub(super) request: Request,
-    pub(super) until: Instant,
-    /// How long that is.
-    pub(super) allowed: Duration,
+/// A job that a worker runs.
+struct InFlight {
+    worker: WorkerId,
+    job: Arc<Job>,
+    /// Time that it may take.
+    total: Duration,
 }
 
-/// How long past a request's time its worker has to give it up by itself. An application that
-/// awaits does so at once; 50 ms covers a thread that the machine schedules late.
-pub(super) const GRACE: Duration = Duration::from_millis(50);
-
-/// A moment so far away that it never comes; for durations too long to add.
-const NEVER: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
-
-pub(super) fn after(now: Instant, wait: Duration) -> Instant {
-    now + wait.min(NEVER)
+/// The answer to an idle worker.
+pub(super) enum Next {
+    /// It runs this request.
+    Begin(Arc<Job>, Request),
+    /// This job has expired: refuse it and ask again.
+    Expired(Arc<Job>),
+    /// There is no job, and there will be none.
+    Closed,
 }
 
-impl Pool {
-    pub(super) fn new(options: Options, spawn: Box<Spawn>) -> Arc<Self> {
-        let places = (options.workers + options.queue).min(Semaphore::MAX_PERMITS);
-        Arc::new(Self {
-            options,
-            places: Arc::new(Semaphore::new(places)),
-            state: Mutex::default(),
-            watch: Condvar::new(),
-            pause: Condvar::new(),
-            ended: Notify::new(),
-            spawn,
-        })
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held, so a poisoned one is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Queues a job and wakes one idle worker.
-    pub(super) fn push(&self, job: &Arc<Job>) {
-        let mut s = self.lock();
-        if s.closed {
-            drop(s);
-            return job.refuse(closed());
+impl Queue {
+    /// Queues a job; returns the waker of an idle worker.
+    ///
+    /// # Errors
+    /// The queue is closed.
+    pub(super) fn push(&mut self, job: &Arc<Job>) -> Result<Option<Waker>, ()> {
+        if self.is_closed {
+            return Err(());
         }
-        s.queue.push_back(job.clone());
-        self.due(&mut s, job.queue_until);
-        let worker = s.idle.pop();
-        drop(s);
-        if let Some((_, waker)) = worker {
-            waker.wake();
-        }
+        self.jobs.push_back(job.clone());
+        Ok(self.idle.pop().map(|(_, waker)| waker))
     }
 
-    /// Sees to it that the watch wakes no later than `at`.
-    fn due(&self, s: &mut State, at: Instant) {
-        if s.watch_until.is_none_or(|until| at < until) {
-            s.watch_until = Some(at);
-            self.watch.notify_one();
-        }
-    }
-
-    /// The next request for worker `id`; `None` when there will be no more.
-    pub(super) async fn next(&self, id: Id) -> Option<Work> {
-        poll_fn(|cx| self.poll_next(id, cx)).await
-    }
-
-    fn poll_next(&self, id: Id, cx: &Context<'_>) -> Poll<Option<Work>> {
-        let now = Instant::now();
-        let mut s = self.lock();
-        while let Some(job) = s.queue.pop_front() {
-            if now >= job.queue_until {
-                drop(s);
-                job.refuse(queue_timeout());
-                s = self.lock();
-                continue;
+    /// The next job for `worker`, or registers it as idle.
+    pub(super) fn poll_next(
+        &mut self,
+        worker: WorkerId,
+        now: Instant,
+        cx: &Context<'_>,
+    ) -> Poll<Next> {
+        while let Some(job) = self.jobs.pop_front() {
+            if job.has_expired(now) && job.is_queued() {
+                return Poll::Ready(Next::Expired(job));
             }
             let Some(request) = job.begin() else {
-                s.forgotten = s.forgotten.saturating_sub(1);
+                self.cancelled = self.cancelled.saturating_sub(1);
                 continue;
             };
-            let last = after(now, self.options.request_timeout);
-            let until = job.deadline.map_or(last, |d| d.min(last));
-            let allowed = until.saturating_duration_since(now);
-            s.running.push(Running {
-                id,
-                job: job.clone(),
-                allowed,
-                cut_at: Some(until),
-                write_off_at: last + GRACE,
-            });
-            self.due(&mut s, until);
-            s.idle.retain(|(i, _)| *i != id);
-            return Poll::Ready(Some(Work { job, request, until, allowed }));
+            self.idle.retain(|(id, _)| *id != worker);
+            self.wait_total += now.saturating_duration_since(job.queued_at());
+            return Poll::Ready(Next::Begin(job, request));
         }
-        s.forgotten = 0;
-        if s.closed {
-            self.watch.notify_one();
-            return Poll::Ready(None);
+        self.cancelled = 0;
+        if self.is_closed {
+            return Poll::Ready(Next::Closed);
         }
-        match s.idle.iter_mut().find(|(i, _)| *i == id) {
+        match self.idle.iter_mut().find(|(id, _)| *id == worker) {
             Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => s.idle.push((id, cx.waker().clone())),
+            None => self.idle.push((worker, cx.waker().clone())),
         }
         Poll::Pending
     }
 
-    /// Worker `id` is done with its request. False if it was written off and its place is taken:
-    /// it has to end.
-    pub(super) fn done(&self, id: Id, panicked: bool) -> bool {
-        let mut s = self.lock();
-        s.served += 1;
-        s.panics += u64::from(panicked);
-        if let Some(at) = s.running.iter().position(|r| r.id == id) {
-            s.running.swap_remove(at);
-            if s.closed {
-                self.watch.notify_one();
+    /// Records that `worker` runs `job`, which may take `total`.
+    pub(super) fn set_in_flight(&mut self, worker: WorkerId, job: Arc<Job>, total: Duration) {
+        self.in_flight.push(InFlight { worker, job, total });
+    }
+
+    /// `worker` has ended its job.
+    pub(super) fn finish(&mut self, worker: WorkerId) {
+        self.served += 1;
+        self.take_in_flight(worker);
+    }
+
+    /// The job of `worker` and the time it may take.
+    pub(super) fn in_flight(&self, worker: WorkerId) -> Option<(Arc<Job>, Duration)> {
+        let running = self.in_flight.iter().find(|r| r.worker == worker)?;
+        Some((running.job.clone(), running.total))
+    }
+
+    /// Forgets that `worker` runs a job, and returns it.
+    pub(super) fn take_in_flight(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
+        let at = self.in_flight.iter().position(|r| r.worker == worker)?;
+        Some(self.in_flight.swap_remove(at).job)
+    }
+
+    /// Counts a job that its caller has left before it was begun.
+    pub(super) fn on_cancelled(&mut self) {
+        self.cancelled_total += 1;
+        self.cancelled += 1;
+        if self.cancelled * 2 > self.jobs.len() {
+            self.jobs.retain(|job| job.is_queued());
+            self.cancelled = 0;
+        }
+    }
+
+    /// Removes the jobs that have expired.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
+        let mut expired = Vec::new();
+        self.jobs.retain(|job| {
+            let has_expired = job.has_expired(now);
+            if has_expired {
+                expired.push(job.clone());
             }
-            return true;
+            !has_expired
+        });
+        if !expired.is_empty() {
+            self.cancelled = self.jobs.iter().filter(|job| !job.is_queued()).count();
         }
-        // The watch has taken this worker for stuck.
-        s.stuck.retain(|i| *i != id);
-        if s.live >= self.options.workers {
-            return false;
-        }
-        s.live += 1;
-        let places = s.owed.min(1);
-        s.owed -= places;
-        drop(s);
-        self.places.add_permits(places);
-        true
+        expired
     }
 
-    /// A queued job was left by its caller.
-    pub(super) fn forget_one(&self) {
-        let mut s = self.lock();
-        s.forgotten += 1;
-        if s.forgotten * 2 > s.queue.len() {
-            s.queue.retain(|job| job.is_queued());
-            s.forgotten = 0;
-        }
+    /// When the first job expires.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.jobs.iter().map(|job| job.expires_at()).min()
     }
 
-    /// Waits before another attempt to build; false if the pool closes meanwhile.
-    pub(super) fn pause(&self, wait: Duration) -> bool {
-        let s = self.lock();
-        let (s, _) = self
-            .pause
-            .wait_timeout_while(s, wait, |s| !s.closed)
-            .unwrap_or_else(PoisonError::into_inner);
-        !s.closed
+    /// Takes no more jobs. Returns the wakers of idle workers, which are told so.
+    pub(super) fn close(&mut self) -> Vec<(WorkerId, Waker)> {
+        self.is_closed = true;
+        mem::take(&mut self.idle)
     }
 
-    /// The thread of worker `id` ends, for whatever reason; `live` if its place is now free.
-    pub(super) fn left(&self, id: Id, live: bool) {
-        let mut s = self.lock();
-        let at = s.running.iter().position(|r| r.id == id);
-        let unfinished = at.map(|at| s.running.swap_remove(at));
-        s.stuck.retain(|i| *i != id);
-        s.live -= usize::from(live);
-        drop(s);
-        if let Some(r) = unfinished {
-            let message = "its thread ended".to_owned();
-            r.job.refuse(Error::new(Kind::Internal, WorkerPanicked { message }));
-        }
-        self.thread_ended();
+    /// Removes all jobs that no worker has begun.
+    pub(super) fn take_all(&mut self) -> VecDeque<Arc<Job>> {
+        self.cancelled = 0;
+        mem::take(&mut self.jobs)
     }
 
-    pub(super) fn thread_ended(&self) {
-        let mut s = self.lock();
-        s.threads -= 1;
-        let last = s.threads == 0;
-        self.watch.notify_one();
-        drop(s);
-        if last {
-            self.ended.notify_waiters();
-        }
+    /// Whether it is closed and no job waits.
+    pub(super) fn is_drained(&self) -> bool {
+        // Not by `cancelled`: it is too high for a moment when a job is cancelled as it is refused.
+        self.is_closed && !self.jobs.iter().any(|job| job.is_queued())
     }
 
-    /// No more work is taken; what is queued is still done, then the threads end.
-    pub(super) fn close(&self) {
-        self.places.close();
-        let mut s = self.lock();
-        s.closed = true;
-        let idle = std::mem::take(&mut s.idle);
-        self.watch.notify_one();
-        self.pause.notify_all();
-        drop(s);
-        for (_, waker) in idle {
-            waker.wake();
-        }
+    /// Jobs that wait, cancelled ones excluded.
+    fn queued(&self) -> usize {
+        self.jobs.len().saturating_sub(self.cancelled)
     }
 
-    /// Answers all that is queued: it will not be run.
-    pub(super) fn refuse_queued(&self) {
-        let queued = std::mem::take(&mut self.lock().queue);
-        for job in queued {
-            job.refuse(closed());
-        }
+    /// Adds the figures of the queue to `stats`.
+    pub(super) fn add_to(&self, stats: &mut Stats) {
+        stats.busy = self.in_flight.len();
+        stats.queued = self.queued();
+        stats.served = self.served;
+        stats.cancelled = self.cancelled_total;
+        stats.queue_wait = self.wait_total;
     }
 
-    /// Waits until the last thread has ended.
-    pub(super) async fn ended(&self) {
-        loop {
-            let ended = self.ended.notified();
-            if self.lock().threads == 0 {
-                return;
-            }
-            ended.await;
-        }
-    }
-
-    pub(super) fn stats(&self) -> Stats {
-        self.lock().stats()
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
     }
 }
 

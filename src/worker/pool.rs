@@ -1,0 +1,297 @@
+//! `Pool`: what the handles, the workers and the supervisor of a pool share.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::{
+    error::WorkerPanicked,
+    queue::{Next, Queue, closed, job::Job},
+    stats::Stats,
+};
+use crate::{
+    Request,
+    error::{BoxError, Error, Kind},
+    policy::restart::{Allowance, Config, Startup, Supervisor, WorkerId},
+};
+
+/// The queue, and the supervisor's state, behind one lock: a worker that takes a request or ends one
+/// changes both.
+///
+/// Locks are taken in the order pool, then job; wakers are woken with neither held.
+pub(super) struct Pool {
+    /// One for each request that waits or is run.
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) queue_timeout: Duration,
+    state: Mutex<State>,
+    /// Wakes the supervisor's thread: `wake_at` has moved ahead, or a worker's state has changed.
+    alarm: Condvar,
+    /// Wakes the thread that starts the pool.
+    started: Condvar,
+    /// Notified when all threads have ended.
+    ended: Notify,
+    refused: AtomicU64,
+}
+
+pub(super) struct State {
+    pub(super) queue: Queue,
+    pub(super) supervisor: Supervisor,
+    /// Until when the supervisor's thread sleeps; `None` if until it is woken.
+    wake_at: Option<Instant>,
+    /// Why the first worker that failed to start did so.
+    startup_error: Option<BoxError>,
+    has_ended: bool,
+    panics: u64,
+}
+
+impl State {
+    /// Tells the supervisor when the queue of the closed pool is empty.
+    pub(super) fn check_drained(&mut self) {
+        if self.queue.is_drained() {
+            self.supervisor.on_drained();
+        }
+    }
+}
+
+/// A request for a worker to run.
+pub(super) struct Work {
+    pub(super) job: Arc<Job>,
+    pub(super) request: Request,
+    pub(super) allowance: Allowance,
+}
+
+impl Pool {
+    pub(super) fn new(config: Config, queue: usize, queue_timeout: Duration) -> Arc<Self> {
+        let permits = config.workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
+        let state = State {
+            queue: Queue::default(),
+            supervisor: Supervisor::new(config, Instant::now()),
+            wake_at: None,
+            startup_error: None,
+            has_ended: false,
+            panics: 0,
+        };
+        Arc::new(Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            queue_timeout,
+            state: Mutex::new(state),
+            alarm: Condvar::new(),
+            started: Condvar::new(),
+            ended: Notify::new(),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held, so a poisoned one is still consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a job and wakes an idle worker.
+    pub(super) fn push(&self, job: &Arc<Job>) {
+        let mut s = self.lock();
+        let Ok(idle) = s.queue.push(job) else {
+            drop(s);
+            return self.refuse(job, closed());
+        };
+        self.wake_supervisor_by(&mut s, job.expires_at());
+        drop(s);
+        if let Some(waker) = idle {
+            waker.wake();
+        }
+    }
+
+    /// Makes the supervisor's thread wake no later than `at`. As all requests have the same timeouts,
+    /// it is hardly ever woken for that.
+    fn wake_supervisor_by(&self, s: &mut State, at: Instant) {
+        if s.wake_at.is_none_or(|wake_at| at < wake_at) {
+            s.wake_at = Some(at);
+            self.alarm.notify_one();
+        }
+    }
+
+    /// Sleeps until the supervisor has something to do or is woken.
+    pub(super) fn sleep<'a>(&self, mut s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        s.wake_at = s.queue.next_expiry().into_iter().chain(s.supervisor.deadline()).min();
+        match s.wake_at {
+            None => self.alarm.wait(s).unwrap_or_else(PoisonError::into_inner),
+            Some(at) => {
+                let timeout = at.saturating_duration_since(Instant::now());
+                self.alarm.wait_timeout(s, timeout).unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    /// Waits for the next request for worker `id`; `None` if the pool is closed and its queue empty.
+    pub(super) async fn next(&self, id: WorkerId) -> Option<Work> {
+        poll_fn(|cx| self.poll_next(id, cx)).await
+    }
+
+    fn poll_next(&self, id: WorkerId, cx: &Context<'_>) -> Poll<Option<Work>> {
+        loop {
+            let now = Instant::now();
+            let mut s = self.lock();
+            let Poll::Ready(next) = s.queue.poll_next(id, now, cx) else { return Poll::Pending };
+            match next {
+                Next::Begin(job, request) => {
+                    let allowance = s.supervisor.on_begin(id, now, job.deadline());
+                    s.queue.set_in_flight(id, job.clone(), allowance.total);
+                    self.wake_supervisor_by(&mut s, allowance.until);
+                    return Poll::Ready(Some(Work { job, request, allowance }));
+                }
+                Next::Expired(job) => {
+                    drop(s);
+                    self.refuse(&job, job.expiry());
+                }
+                Next::Closed => {
+                    s.check_drained();
+                    self.alarm.notify_one();
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    /// Worker `id` has ended its request; `crashed` if it panicked. Returns whether it may take another
+    /// one; otherwise it must exit.
+    pub(super) fn done(&self, id: WorkerId, crashed: bool) -> bool {
+        let mut s = self.lock();
+        s.queue.finish(id);
+        s.panics += u64::from(crashed);
+        s.supervisor.on_done(id, crashed)
+    }
+
+    /// Worker `id` has built its application and takes requests.
+    pub(super) fn on_ready(&self, id: WorkerId) {
+        self.update(|s| s.supervisor.on_ready(id));
+    }
+
+    /// Worker `id` could not be started; [`on_exit`](Self::on_exit) follows.
+    pub(super) fn on_failed(&self, id: WorkerId, error: BoxError) {
+        let mut s = self.lock();
+        if s.supervisor.startup() == Startup::Pending {
+            s.startup_error.get_or_insert(error);
+            return;
+        }
+        drop(s); // a log subscriber may ask for the figures of the pool
+        tracing::error!(worker = %id, %error, "cannot start a worker, it will be tried again");
+    }
+
+    /// Worker `id` takes no more requests, and its slot is free.
+    pub(super) fn on_exit(&self, id: WorkerId) {
+        let now = Instant::now();
+        let unfinished = self.update(|s| {
+            s.supervisor.on_exit(id, now);
+            s.queue.take_in_flight(id)
+        });
+        if let Some(job) = unfinished {
+            let cause = WorkerPanicked { message: "its worker exited".to_owned() };
+            drop(job.take_permit());
+            job.abort(|| Error::new(Kind::Internal, cause.clone()));
+        }
+    }
+
+    /// Changes the state of workers, and wakes the threads that wait for that.
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut s = self.lock();
+        let out = change(&mut s);
+        s.check_drained();
+        self.alarm.notify_one();
+        self.started.notify_all();
+        out
+    }
+
+    /// Waits until all workers are ready.
+    ///
+    /// # Errors
+    /// Why the first one that failed could not be started.
+    pub(super) fn wait_started(&self) -> Result<(), BoxError> {
+        let is_pending = |s: &mut State| s.supervisor.startup() == Startup::Pending;
+        let s = self.started.wait_while(self.lock(), is_pending);
+        let mut s = s.unwrap_or_else(PoisonError::into_inner);
+        match s.supervisor.startup() {
+            Startup::Ready => Ok(()),
+            Startup::Pending | Startup::Failed => {
+                Err(s.startup_error.take().unwrap_or_else(|| "a worker exited".into()))
+            }
+        }
+    }
+
+    /// A job was cancelled before a worker began it.
+    pub(super) fn on_cancelled(&self) {
+        let mut s = self.lock();
+        s.queue.on_cancelled();
+        if s.queue.is_drained() {
+            s.supervisor.on_drained();
+            self.alarm.notify_one();
+        }
+    }
+
+    /// Takes no more requests. Queued ones are still run, then the workers exit.
+    pub(super) fn close(&self) {
+        self.permits.close();
+        let idle = self.update(|s| {
+            s.supervisor.close();
+            s.queue.close()
+        });
+        for (_, waker) in idle {
+            waker.wake();
+        }
+    }
+
+    /// Refuses all queued requests of a closed pool.
+    pub(super) fn refuse_queued(&self) {
+        for job in self.update(|s| s.queue.take_all()) {
+            self.refuse(&job, closed());
+        }
+    }
+
+    /// Answers a job that will not be run.
+    pub(super) fn refuse(&self, job: &Job, error: Error) {
+        self.count_refused();
+        job.refuse(error);
+    }
+
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records that all threads have ended.
+    pub(super) fn set_ended(&self) {
+        self.lock().has_ended = true;
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until all threads have ended.
+    pub(super) async fn ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.lock().has_ended {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let now = Instant::now();
+        let mut stats = Stats::default();
+        let s = self.lock();
+        s.queue.add_to(&mut stats);
+        stats.workers = s.supervisor.ready();
+        stats.stuck = s.supervisor.stuck(now);
+        stats.abandoned = s.supervisor.abandoned_total();
+        stats.panics = s.panics;
+        drop(s);
+        stats.refused = self.refused.load(Ordering::Relaxed);
+        stats
+    }
+}

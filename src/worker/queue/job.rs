@@ -1,0 +1,179 @@
+//! `Job`: a request on its way through the pool, and the answer to it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{super::error::DeadlineExceeded, queue_timeout, streamed::Streamed};
+use crate::{
+    Request, Response,
+    error::{BoxError, Error, Kind},
+};
+
+/// Result of a request, as its caller receives it.
+pub(crate) type Answer = Result<Response, BoxError>;
+
+/// A request that its caller, the queue, a worker and the supervisor share.
+///
+/// ```text
+/// Queued --begin--> Running --answer--> Answered --poll--> Ended
+///   |  \--answer (refused)---------------^                  ^
+///   \--cancel-----------------------------------------------|
+///                     Running --cancel (the work goes on)---/
+/// ```
+pub(crate) struct Job {
+    times: Times,
+    cell: Mutex<Cell>,
+}
+
+/// Bounds of a job's wait in the queue.
+pub(crate) struct Times {
+    pub(crate) queued_at: Instant,
+    /// When its queue timeout has passed.
+    pub(crate) queue_until: Instant,
+    /// The caller's own [`Deadline`](crate::peer::Deadline).
+    pub(crate) deadline: Option<Instant>,
+}
+
+struct Cell {
+    phase: Phase,
+    caller: Option<Waker>,
+    /// Returned to the pool when the work has ended.
+    permit: Option<OwnedSemaphorePermit>,
+    /// The body that a worker sends after the head.
+    body: Option<Arc<Streamed>>,
+}
+
+#[allow(clippy::large_enum_variant, reason = "it lives in one allocation, beside the lock")]
+enum Phase {
+    Queued(Request),
+    Running,
+    Answered(Answer),
+    Ended,
+}
+
+impl Job {
+    pub(crate) fn new(request: Request, permit: OwnedSemaphorePermit, times: Times) -> Arc<Self> {
+        let phase = Phase::Queued(request);
+        let cell = Cell { phase, caller: None, permit: Some(permit), body: None };
+        Arc::new(Self { times, cell: Mutex::new(cell) })
+    }
+
+    pub(super) fn queued_at(&self) -> Instant {
+        self.times.queued_at
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.times.deadline
+    }
+
+    /// When the job is refused if no worker has begun it.
+    pub(crate) fn expires_at(&self) -> Instant {
+        self.times.deadline.map_or(self.times.queue_until, |d| d.min(self.times.queue_until))
+    }
+
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        now >= self.expires_at()
+    }
+
+    /// The error of an expired job: a timeout if its own deadline came first, else no capacity.
+    pub(crate) fn expiry(&self) -> Error {
+        match self.times.deadline {
+            Some(deadline) if deadline <= self.times.queue_until => {
+                Error::new(Kind::Timeout, DeadlineExceeded)
+            }
+            _ => queue_timeout(),
+        }
+    }
+
+    /// Takes the request out for the worker that runs it; `None` if the job was cancelled.
+    pub(super) fn begin(&self) -> Option<Request> {
+        let mut cell = self.lock();
+        match std::mem::replace(&mut cell.phase, Phase::Running) {
+            Phase::Queued(request) => Some(request),
+            other @ (Phase::Running | Phase::Answered(_) | Phase::Ended) => {
+                cell.phase = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(self.lock().phase, Phase::Queued(_))
+    }
+
+    /// Answers the caller. The first answer counts; none does after the caller has left.
+    pub(crate) fn answer(&self, answer: Answer) {
+        let mut cell = self.lock();
+        if !matches!(cell.phase, Phase::Running | Phase::Queued(_)) {
+            drop(cell);
+            return; // and drops the answer without the lock
+        }
+        let before = std::mem::replace(&mut cell.phase, Phase::Answered(answer));
+        let caller = cell.caller.take();
+        drop(cell);
+        drop(before);
+        if let Some(waker) = caller {
+            waker.wake();
+        }
+    }
+
+    /// Answers a job that will not be run, and returns its permit.
+    pub(crate) fn refuse(&self, error: Error) {
+        drop(self.take_permit());
+        self.answer(Err(error.into()));
+    }
+
+    /// Announces that the rest of the response is sent through `body`.
+    pub(crate) fn set_body(&self, body: Arc<Streamed>) {
+        self.lock().body = Some(body);
+    }
+
+    /// Ends the exchange in the worker's place: answers with the error, or aborts the body.
+    pub(crate) fn abort(&self, error: impl Fn() -> Error) {
+        self.answer(Err(error().into()));
+        let body = self.lock().body.take();
+        if let Some(body) = body {
+            body.abort(error());
+        }
+    }
+
+    pub(crate) fn take_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.lock().permit.take()
+    }
+
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Answer> {
+        let mut cell = self.lock();
+        match std::mem::replace(&mut cell.phase, Phase::Ended) {
+            Phase::Answered(answer) => Poll::Ready(answer),
+            other @ (Phase::Queued(_) | Phase::Running | Phase::Ended) => {
+                cell.phase = other;
+                match &mut cell.caller {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => cell.caller = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The caller has left. Returns whether no worker had begun the job: it will not be run.
+    pub(crate) fn cancel(&self) -> bool {
+        let mut cell = self.lock();
+        let before = std::mem::replace(&mut cell.phase, Phase::Ended);
+        let was_queued = matches!(before, Phase::Queued(_));
+        let permit = if was_queued { cell.permit.take() } else { None };
+        drop(cell);
+        drop((before, permit));
+        was_queued
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cell> {
+        // Nothing panics while the lock is held, so a poisoned one is still consistent.
+        self.cell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,102 @@
+//! `Reservation`: the permit that a ready handle holds for its next call.
+
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use super::{closed, queue_timeout};
+use crate::error::Error;
+
+/// What `poll_ready` has got for the next call.
+#[derive(Default)]
+pub(crate) enum Reservation {
+    #[default]
+    None,
+    Waiting(Waiting),
+    Held(Permit),
+    /// There was no permit within the queue timeout, or the pool is closed.
+    Refused(Error),
+}
+
+/// A permit, and the rest of the queue timeout.
+pub(crate) struct Permit {
+    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) remaining: Duration,
+}
+
+pub(crate) struct Waiting {
+    since: Instant,
+    acquire: Pin<Box<Acquire>>,
+}
+
+/// `None` when the queue timeout has passed.
+type Acquire =
+    dyn Future<Output = Option<Result<OwnedSemaphorePermit, AcquireError>>> + Send + Sync;
+
+impl Reservation {
+    /// Waits for a permit, at most for `timeout`.
+    pub(crate) fn poll(
+        &mut self,
+        permits: &Arc<Semaphore>,
+        timeout: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if matches!(self, Self::None) {
+            *self = Self::try_acquire(permits, timeout);
+        }
+        if matches!(self, Self::None) {
+            *self = Self::wait(permits, timeout);
+        }
+        if let Self::Waiting(waiting) = self {
+            let acquired = ready!(waiting.acquire.as_mut().poll(cx));
+            let remaining = timeout.saturating_sub(waiting.since.elapsed());
+            *self = match acquired {
+                Some(Ok(permit)) => Self::Held(Permit { permit, remaining }),
+                Some(Err(_)) => Self::Refused(closed()),
+                None => Self::Refused(queue_timeout()),
+            };
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes the permit for a call. Without a reservation it takes one that is free.
+    ///
+    /// # Errors
+    /// `Kind::Overloaded` if there is none.
+    pub(crate) fn take(
+        &mut self,
+        permits: &Arc<Semaphore>,
+        timeout: Duration,
+    ) -> Result<Permit, Error> {
+        let mut taken = mem::take(self);
+        if matches!(taken, Self::None | Self::Waiting(_)) {
+            taken = Self::try_acquire(permits, timeout);
+        }
+        match taken {
+            Self::Held(permit) => Ok(permit),
+            Self::Refused(error) => Err(error),
+            Self::None | Self::Waiting(_) => Err(queue_timeout()),
+        }
+    }
+
+    fn try_acquire(permits: &Arc<Semaphore>, timeout: Duration) -> Self {
+        match permits.clone().try_acquire_owned() {
+            Ok(permit) => Self::Held(Permit { permit, remaining: timeout }),
+            Err(TryAcquireError::Closed) => Self::Refused(closed()),
+            Err(TryAcquireError::NoPermits) => Self::None,
+        }
+    }
+
+    fn wait(permits: &Arc<Semaphore>, timeout: Duration) -> Self {
+        let acquire = tokio::time::timeout(timeout, permits.clone().acquire_owned());
+        let acquire = Box::pin(async { acquire.await.ok() });
+        Self::Waiting(Waiting { since: Instant::now(), acquire })
+    }
+}

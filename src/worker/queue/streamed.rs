@@ -1,0 +1,102 @@
+//! `Streamed`: a response body that a worker sends to the client piece by piece.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Body as _;
+
+use crate::{
+    Body,
+    body::{Gone, Sender},
+    error::BoxError,
+};
+
+/// The sending side of a response body. The supervisor may end it in the place of a stuck worker.
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    /// `None` once the body has ended.
+    sender: Mutex<Option<Sender>>,
+}
+
+/// The sending side, and the body that receives from it, of `len` bytes if that is known.
+pub(crate) fn new(len: Option<u64>) -> (Arc<Streamed>, Body) {
+    let (sender, body) = Body::channel(len);
+    (Arc::new(Streamed { sender: Mutex::new(Some(sender)) }), body)
+}
+
+impl Streamed {
+    /// Waits for room. Also registers for the reader's departure, so that a worker that waits for its
+    /// application learns of it.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+        match &*lock(&self.sender) {
+            // Registered first, since a channel with room does not register for anything.
+            Some(sender) if sender.poll_gone(cx).is_pending() => sender.poll_ready(cx),
+            _ => Poll::Ready(Err(Gone)),
+        }
+    }
+
+    pub(crate) fn send(&self, data: Bytes) -> Result<(), Gone> {
+        lock(&self.sender).as_ref().ok_or(Gone)?.send(data)
+    }
+
+    pub(crate) fn finish(&self, trailers: Option<HeaderMap>) {
+        // Taken first: the reader is woken without the lock.
+        let sender = lock(&self.sender).take();
+        if let Some(s) = sender {
+            s.finish(trailers);
+        }
+    }
+
+    pub(crate) fn abort(&self, error: impl Into<BoxError>) {
+        let sender = lock(&self.sender).take();
+        if let Some(s) = sender {
+            s.abort(error);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while the lock is held, so a poisoned one is still consistent.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How the sending of a body ended.
+pub(crate) enum Ended {
+    Complete(Option<HeaderMap>),
+    Failed(BoxError),
+    /// The reader has left.
+    ReaderGone,
+}
+
+/// Sends `first` and then `body` into `stream`, as there is room.
+pub(crate) async fn pump(mut body: Body, first: Option<Bytes>, stream: &Streamed) -> Ended {
+    if let Some(data) = first
+        && stream.send(data).is_err()
+    {
+        return Ended::ReaderGone;
+    }
+    let mut trailers = None;
+    std::future::poll_fn(|cx| {
+        loop {
+            if ready!(stream.poll_room(cx)).is_err() {
+                return Poll::Ready(Ended::ReaderGone);
+            }
+            let frame = match ready!(Pin::new(&mut body).poll_frame(cx)) {
+                None => return Poll::Ready(Ended::Complete(trailers.take())),
+                Some(Err(e)) => return Poll::Ready(Ended::Failed(e)),
+                Some(Ok(frame)) => frame,
+            };
+            match frame.into_data() {
+                // If the reader has left, the next turn learns of it.
+                Ok(data) => drop(stream.send(data)),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+    })
+    .await
+}

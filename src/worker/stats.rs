@@ -1,0 +1,41 @@
+//! `Stats`: figures of a pool.
+
+use std::time::Duration;
+
+/// Figures of a pool at one moment.
+///
+/// ```
+/// use vestibule::{Response, worker};
+///
+/// let threads = worker::threads(2, || worker::blocking(|_request| Response::new("hello"))).start()?;
+/// let stats = threads.stats();
+/// assert_eq!((stats.workers, stats.busy, stats.queued), (2, 0, 0));
+/// # Ok::<_, vestibule::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Workers that are idle or run a request. Fewer than the pool was started with while some are
+    /// restarted.
+    pub workers: usize,
+    /// Workers that run a request, abandoned ones excluded.
+    pub busy: usize,
+    /// Requests that wait for a worker.
+    pub queued: usize,
+    /// Workers past their request timeout that are still not done: abandoned ones, and those that may
+    /// not be abandoned because of [`max_abandoned`](super::Builder::max_abandoned).
+    pub stuck: usize,
+    /// Workers that were abandoned, since the start.
+    pub abandoned: u64,
+    /// Requests that workers have finished since the start; panics and errors count.
+    pub served: u64,
+    /// Requests that were answered with an error without being run, since the start: there was no
+    /// permit or no worker in time, or the pool was closed.
+    pub refused: u64,
+    /// Requests whose caller left before a worker began them, since the start; they were not run.
+    pub cancelled: u64,
+    /// Panics of the application since the start.
+    pub panics: u64,
+    /// Time that all requests that were begun since the start had spent in the queue.
+    pub queue_wait: Duration,
+}

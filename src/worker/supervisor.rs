@@ -1,0 +1,106 @@
+//! The supervisor's thread: carries out what [`Supervisor`](crate::policy::restart::Supervisor) decides.
+//!
+//! It keeps the time for the whole pool, so that no request arms a timer: it sleeps until the first
+//! queued request expires or the first running one is due, and is woken for changes of workers, or for
+//! a request that is due earlier.
+
+use std::{
+    io,
+    sync::{Arc, MutexGuard},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use super::{
+    error::RequestTimeout,
+    executor::Executor,
+    pool::{Pool, State},
+};
+use crate::{
+    error::{Error, Kind},
+    policy::restart::{Action, WorkerId},
+};
+
+/// Starts the workers and waits until all are ready. If one fails, all have exited on return.
+///
+/// # Errors
+/// [`Kind::Internal`] with what the first worker that failed has reported, or with an [`io::Error`] if
+/// a thread cannot be started.
+pub(super) fn start(pool: &Arc<Pool>, executor: impl Executor) -> Result<JoinHandle<()>, Error> {
+    let shared = pool.clone();
+    let supervisor = thread::Builder::new().name("supervisor".to_owned());
+    let supervisor = supervisor.spawn(move || run(&shared, executor)).map_err(|e| {
+        let context = format!("cannot start the thread of the supervisor: {e}");
+        Error::new(Kind::Internal, io::Error::new(e.kind(), context))
+    })?;
+    if let Err(cause) = pool.wait_started() {
+        pool.close();
+        let _ = supervisor.join(); // its panic was reported when it happened
+        return Err(Error::new(Kind::Internal, cause));
+    }
+    Ok(supervisor)
+}
+
+fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
+    let mut s = pool.lock();
+    loop {
+        let now = Instant::now();
+        let expired = s.queue.take_expired(now);
+        if !expired.is_empty() {
+            s.check_drained();
+            drop(s);
+            for job in expired {
+                pool.refuse(&job, job.expiry());
+            }
+            s = pool.lock();
+        } else if let Some(action) = s.supervisor.poll(now) {
+            perform(pool, &mut executor, s, action);
+            s = pool.lock();
+        } else if s.supervisor.is_ended() {
+            break;
+        } else {
+            s = pool.sleep(s);
+        }
+    }
+    drop(s);
+    pool.refuse_queued(); // there are none, unless the start has failed
+    drop(executor);
+    pool.set_ended();
+}
+
+fn perform(
+    pool: &Pool,
+    executor: &mut impl Executor,
+    mut s: MutexGuard<'_, State>,
+    action: Action,
+) {
+    match action {
+        Action::Start(id) => {
+            drop(s);
+            start_worker(pool, executor, id);
+        }
+        Action::Abort(id) => {
+            let in_flight = s.queue.in_flight(id);
+            drop(s);
+            if let Some((job, total)) = in_flight {
+                job.abort(|| Error::new(Kind::Timeout, RequestTimeout(total)));
+            }
+            executor.abort(id);
+        }
+        Action::Abandon(id) => {
+            let job = s.queue.take_in_flight(id);
+            drop(s);
+            // Its replacement takes the next request, so the permit is free again.
+            drop(job.and_then(|job| job.take_permit()));
+            tracing::warn!(worker = %id, "a worker is stuck in a request and was abandoned");
+            executor.abandon(id);
+        }
+    }
+}
+
+fn start_worker(pool: &Pool, executor: &mut impl Executor, id: WorkerId) {
+    if let Err(error) = executor.start(id) {
+        pool.on_failed(id, error.into());
+        pool.on_exit(id);
+    }
+}

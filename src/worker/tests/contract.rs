@@ -1,0 +1,218 @@
+//! The contract of a worker pool, wherever its workers run.
+//!
+//! Each test is generic over a [`Placement`], which starts a pool whose applications follow a
+//! [`Script`]. A new executor gets the whole suite with an implementation of that trait and a line of
+//! `contract_tests!`.
+
+mod bodies;
+mod end;
+mod placement;
+mod queue;
+mod restart;
+mod timeout;
+
+use std::time::Duration;
+
+use tower::{Service, ServiceExt};
+
+use super::{super::*, LONG, SHORT, cause, get, kind, text};
+use crate::{BoxError, Error, Request, Response, error::Kind, net::Gate};
+
+/// A pool for a test, and the control over its applications.
+///
+/// What an application does depends on the path of the request:
+///
+/// | path | |
+/// |---|---|
+/// | `/hold...` | waits until it is [released](Self::release) |
+/// | `/panic` | panics |
+/// | `/fail` | returns the error "failed" |
+/// | `/stream...` | sends "abc"; when released "def" with the trailer `x-sum: 6`, of 6 bytes in all |
+/// | `/endless` | sends "abc" and then waits without blocking, also if it is released |
+/// | `/break` | sends "abc" and, when released, ends the body with an error |
+/// | `/stream-hold` | sends "abc", then blocks until released |
+/// | `/stream-panic` | sends "abc", then panics |
+///
+/// All others, and `/hold` when it is released, answer with the path and the number of the instance:
+/// `/path 0`.
+trait Placement: Sized {
+    type Handle: Handle;
+
+    /// Starts a pool.
+    fn start(settings: Settings) -> Result<Self, Error>;
+
+    fn handle(&self) -> &Self::Handle;
+
+    /// Waits for the next request that an application begins; returns its path.
+    async fn entered(&mut self) -> String;
+
+    /// Whether a request was begun that [`entered`](Self::entered) has not returned.
+    fn has_entered(&mut self) -> bool;
+
+    /// Waits until the application is built for the `n`-th time (from 0) or fails to be.
+    async fn built(&mut self, n: usize);
+
+    /// How often a build was begun.
+    fn builds(&self) -> usize;
+
+    /// Lets the request of this path go on, or the build of this name, now or later.
+    fn release(&self, path: &str);
+
+    /// Calls a clone of the handle when it is ready.
+    async fn call(&self, request: Request) -> ResponseFuture {
+        self.handle().clone().ready().await.unwrap().call(request)
+    }
+
+    /// Calls with a path, without waiting for the answer.
+    async fn begin(&self, path: &str) -> ResponseFuture {
+        self.call(get(path)).await
+    }
+
+    /// Calls with a path and waits for the answer.
+    async fn get(&self, path: &str) -> Result<Response, BoxError> {
+        self.begin(path).await.await
+    }
+
+    fn stats(&self) -> Stats {
+        self.handle().stats()
+    }
+
+    async fn shutdown(&self) {
+        self.handle().shutdown(LONG).await.unwrap();
+    }
+}
+
+/// The handle of any pool.
+trait Handle:
+    Service<Request, Response = Response, Error = BoxError, Future = ResponseFuture>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    fn stats(&self) -> Stats;
+    fn gate(&self) -> Gate;
+    fn close(&self);
+    async fn shutdown(&self, within: Duration) -> Result<(), Error>;
+
+    /// Whether it gets a permit without waiting.
+    fn is_ready(&mut self) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        self.poll_ready(&mut cx).is_ready()
+    }
+}
+
+/// Options of the pool, and what its builds do.
+#[derive(Clone)]
+struct Settings {
+    workers: usize,
+    queue: usize,
+    queue_timeout: Duration,
+    request_timeout: Duration,
+    max_abandoned: usize,
+    /// What the first builds do; all others succeed.
+    builds: Vec<Build>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Build {
+    Succeed,
+    /// Returns the error "no database".
+    Fail,
+    /// Panics with "no database".
+    Panic,
+    /// Succeeds when `/build` is released.
+    Hold,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            queue: 64,
+            queue_timeout: LONG,
+            request_timeout: LONG,
+            max_abandoned: 1,
+            builds: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    fn start<P: Placement>(self) -> P {
+        P::start(self).unwrap()
+    }
+}
+
+/// Runs each test of the suite for a placement.
+macro_rules! contract_tests {
+    ($placement:ty: $($module:ident { $($test:ident)* })*) => {
+        $($(
+            #[tokio::test]
+            async fn $test() {
+                $module::$test::<$placement>().await;
+            }
+        )*)*
+    };
+}
+
+/// The list of all tests, for [`contract_tests`].
+macro_rules! for_placement {
+    ($placement:ty) => {
+        contract_tests! { $placement:
+            queue {
+                caller_waits_for_permit_and_is_refused_after_queue_timeout
+                freed_permit_goes_to_waiting_caller
+                reserved_permit_is_not_cloned_and_is_freed_with_its_handle
+                cancelled_request_is_never_run_and_frees_its_permit
+                cancelled_requests_do_not_accumulate_in_queue
+                deadline_that_passes_in_queue_is_timeout
+                queue_timeout_before_deadline_is_overload
+                request_past_its_deadline_is_not_run
+                requests_are_begun_in_order
+                request_never_waits_for_busy_worker_while_another_is_idle
+                figures_tell_what_happened
+            }
+            restart {
+                error_of_application_is_returned_to_caller
+                panic_costs_one_answer_and_one_instance
+                panic_does_not_affect_other_workers
+                failed_rebuild_is_tried_again
+                request_waits_for_slow_rebuild
+                start_returns_error_of_build
+                start_returns_panic_of_build
+                start_refuses_zero_workers
+            }
+            timeout {
+                stuck_worker_is_abandoned_and_replaced
+                stuck_worker_is_replaced_after_its_caller_left
+                stuck_worker_keeps_its_slot_at_bound_of_abandoned
+                stuck_worker_at_bound_goes_on_when_its_request_ends
+                deadline_aborts_request_and_keeps_worker
+                late_answer_is_never_given_to_another_request
+            }
+            bodies {
+                permit_is_freed_when_streamed_body_has_ended
+                departed_client_frees_worker_that_waits_for_its_application
+                body_past_request_timeout_is_aborted
+                failed_body_ends_with_its_error
+                body_that_blocks_its_worker_is_aborted_and_worker_abandoned
+                panic_in_body_is_error_after_bytes_before_it
+            }
+            end {
+                closed_pool_drains_its_queue_and_refuses_new_requests
+                shutdown_past_its_time_refuses_queued_requests
+                dropped_handles_let_work_finish_and_workers_exit
+                closed_pool_restarts_worker_for_queued_requests
+                pause_before_restart_does_not_delay_shutdown
+                abandoned_worker_is_awaited_by_shutdown
+            }
+        }
+    };
+}
+
+mod threads {
+    use super::*;
+
+    for_placement!(placement::InThreads);
+}

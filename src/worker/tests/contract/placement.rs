@@ -1,0 +1,220 @@
+//! Scripted applications on threads of this process.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use tokio::sync::{Notify, mpsc};
+
+use super::*;
+use crate::Body;
+
+/// A pool of worker threads with scripted applications.
+pub(super) struct InThreads {
+    threads: Threads,
+    entered: mpsc::UnboundedReceiver<String>,
+    built: mpsc::UnboundedReceiver<usize>,
+    control: Arc<Control>,
+}
+
+/// What the test and the applications share.
+struct Control {
+    builds: Vec<Build>,
+    started: AtomicUsize,
+    entered: mpsc::UnboundedSender<String>,
+    built: mpsc::UnboundedSender<usize>,
+    /// Names that were released and not yet used.
+    released: Mutex<HashSet<String>>,
+    on_release: Condvar,
+    on_release_async: Notify,
+}
+
+impl Control {
+    fn release(&self, name: &str) {
+        self.released.lock().unwrap().insert(name.to_owned());
+        self.on_release.notify_all();
+        self.on_release_async.notify_waiters();
+    }
+
+    /// Blocks until `name` is released.
+    fn wait(&self, name: &str) {
+        let released = self.released.lock().unwrap();
+        let mut released = self.on_release.wait_while(released, |r| !r.contains(name)).unwrap();
+        released.remove(name);
+    }
+
+    async fn wait_async(&self, name: &str) {
+        loop {
+            let notified = self.on_release_async.notified();
+            if self.released.lock().unwrap().remove(name) {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn build(self: &Arc<Self>) -> Result<BlockingService<Handler>, &'static str> {
+        let n = self.started.fetch_add(1, Ordering::SeqCst);
+        let _ = self.built.send(n);
+        match self.builds.get(n).copied().unwrap_or(Build::Succeed) {
+            Build::Fail => return Err("no database"),
+            Build::Panic => panic!("no database"),
+            Build::Hold => self.wait("/build"),
+            Build::Succeed => {}
+        }
+        let control = self.clone();
+        Ok(
+            blocking(
+                Box::new(move |r: Request<Bytes>| control.answer(n, r.uri().path())) as Handler
+            ),
+        )
+    }
+
+    fn answer(self: &Arc<Self>, instance: usize, path: &str) -> Result<Response, &'static str> {
+        let _ = self.entered.send(path.to_owned());
+        match path {
+            "/panic" => panic!("as it was told to"),
+            "/fail" => return Err("failed"),
+            "/endless" | "/break" => return Ok(Response::new(self.stream(path, None))),
+            _ if path.starts_with("/stream-") => {
+                let (control, path) = (self.clone(), path.to_owned());
+                let second = Box::new(move || match &*path {
+                    "/stream-panic" => panic!("in the middle"),
+                    _ => control.wait(&path),
+                });
+                let first = Some("abc".into());
+                return Ok(Response::new(Body::new(TwoSteps { first, second })));
+            }
+            _ if path.starts_with("/stream") => {
+                return Ok(Response::new(self.stream(path, Some(6))));
+            }
+            _ if path.starts_with("/hold") => self.wait(path),
+            _ => {}
+        }
+        Ok(Response::new(format!("{path} {instance}").into()))
+    }
+
+    /// A body that goes on when it is released.
+    fn stream(self: &Arc<Self>, path: &str, len: Option<u64>) -> Body {
+        let (tx, body) = Body::channel(len);
+        let (control, path) = (self.clone(), path.to_owned());
+        tokio::spawn(async move {
+            let _ = tx.send("abc".into());
+            control.wait_async(&path).await;
+            match &*path {
+                "/endless" => std::future::pending().await,
+                "/break" => tx.abort("the disk is gone"),
+                _ => {
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("x-sum", "6".parse().unwrap());
+                    let _ = tx.send("def".into());
+                    tx.finish(Some(trailers));
+                }
+            }
+        });
+        body
+    }
+}
+
+type Handler = Box<dyn FnMut(Request<Bytes>) -> Result<Response, &'static str>>;
+
+/// Gives one piece, then runs blocking code.
+struct TwoSteps {
+    first: Option<Bytes>,
+    second: Box<dyn FnMut() + Send>,
+}
+
+impl http_body::Body for TwoSteps {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.first.take() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => {
+                (self.second)();
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Placement for InThreads {
+    type Handle = Threads;
+
+    fn start(settings: Settings) -> Result<Self, Error> {
+        let (entered_tx, entered) = mpsc::unbounded_channel();
+        let (built_tx, built) = mpsc::unbounded_channel();
+        let control = Arc::new(Control {
+            builds: settings.builds,
+            started: AtomicUsize::new(0),
+            entered: entered_tx,
+            built: built_tx,
+            released: Mutex::default(),
+            on_release: Condvar::new(),
+            on_release_async: Notify::new(),
+        });
+        let shared = control.clone();
+        let threads = try_threads(settings.workers, move || shared.build())
+            .queue(settings.queue)
+            .queue_timeout(settings.queue_timeout)
+            .request_timeout(settings.request_timeout)
+            .max_abandoned(settings.max_abandoned)
+            .start()?;
+        Ok(Self { threads, entered, built, control })
+    }
+
+    fn handle(&self) -> &Threads {
+        &self.threads
+    }
+
+    async fn entered(&mut self) -> String {
+        self.entered.recv().await.expect("the test holds a sender")
+    }
+
+    fn has_entered(&mut self) -> bool {
+        self.entered.try_recv().is_ok()
+    }
+
+    async fn built(&mut self, n: usize) {
+        while self.built.recv().await.expect("the test holds a sender") != n {}
+    }
+
+    fn builds(&self) -> usize {
+        self.control.started.load(Ordering::SeqCst)
+    }
+
+    fn release(&self, path: &str) {
+        self.control.release(path);
+    }
+}
+
+impl Handle for Threads {
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+
+    fn gate(&self) -> Gate {
+        self.gate()
+    }
+
+    fn close(&self) {
+        self.close();
+    }
+
+    async fn shutdown(&self, within: Duration) -> Result<(), Error> {
+        self.shutdown(within).await
+    }
+}

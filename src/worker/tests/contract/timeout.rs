@@ -1,0 +1,115 @@
+//! Applications that take too long.
+
+use std::time::Instant;
+
+use super::*;
+use crate::peer::Deadline;
+
+pub(super) async fn stuck_worker_is_abandoned_and_replaced<P: Placement>() {
+    let settings = Settings { queue: 0, request_timeout: SHORT, ..Settings::default() };
+    let mut pool: P = settings.start();
+    let error = pool.get("/hold").await.unwrap_err();
+    assert_eq!(kind(&error), Kind::Timeout);
+    assert_eq!(cause::<RequestTimeout>(&error), RequestTimeout(SHORT));
+    assert_eq!(pool.entered().await, "/hold");
+
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    let stats = pool.stats();
+    assert_eq!((stats.workers, stats.stuck, stats.abandoned), (1, 1, 1));
+    assert_eq!(pool.builds(), 2);
+
+    pool.release("/hold");
+    pool.shutdown().await;
+    assert_eq!(pool.stats().stuck, 0);
+}
+
+pub(super) async fn stuck_worker_is_replaced_after_its_caller_left<P: Placement>() {
+    let settings = Settings { queue: 0, request_timeout: SHORT, ..Settings::default() };
+    let mut pool: P = settings.start();
+    let left = pool.begin("/hold").await;
+    pool.entered().await;
+    drop(left);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    pool.release("/hold");
+    pool.shutdown().await;
+}
+
+/// A pool of one worker whose abandoned predecessor and itself are stuck in `/hold1` and `/hold2`.
+async fn two_stuck<P: Placement>() -> P {
+    let queue_timeout = SHORT * 10;
+    let settings = Settings { request_timeout: SHORT, queue_timeout, ..Settings::default() };
+    let mut pool: P = Settings { max_abandoned: 1, ..settings }.start();
+    for path in ["/hold1", "/hold2"] {
+        assert_eq!(kind(&pool.get(path).await.unwrap_err()), Kind::Timeout);
+        assert_eq!(pool.entered().await, path);
+    }
+    // There is no third worker, so a request waits in the queue.
+    let error = pool.get("/waits").await.unwrap_err();
+    assert_eq!(kind(&error), Kind::Overloaded);
+    let stats = pool.stats();
+    assert_eq!((stats.workers, stats.stuck, stats.abandoned), (1, 2, 1));
+    assert_eq!(pool.builds(), 2);
+    pool
+}
+
+pub(super) async fn stuck_worker_keeps_its_slot_at_bound_of_abandoned<P: Placement>() {
+    let pool: P = two_stuck().await;
+    // The abandoned one exits, so the other one is abandoned and replaced.
+    pool.release("/hold1");
+    assert_eq!(text(&pool.get("/works").await.unwrap()), "/works 2");
+    assert_eq!((pool.stats().stuck, pool.stats().abandoned), (1, 2));
+    pool.release("/hold2");
+    pool.shutdown().await;
+    assert_eq!(pool.stats().stuck, 0);
+}
+
+pub(super) async fn stuck_worker_at_bound_goes_on_when_its_request_ends<P: Placement>() {
+    let pool: P = two_stuck().await;
+    pool.release("/hold2");
+    assert_eq!(text(&pool.get("/works").await.unwrap()), "/works 1");
+    assert_eq!((pool.stats().stuck, pool.stats().abandoned), (1, 1));
+    pool.release("/hold1");
+    pool.shutdown().await;
+    assert_eq!(pool.builds(), 2, "its instance is as good as before");
+}
+
+pub(super) async fn deadline_aborts_request_and_keeps_worker<P: Placement>() {
+    let mut pool: P = Settings::default().start();
+    let mut request = get("/hold");
+    request.extensions_mut().insert(Deadline(Instant::now() + SHORT * 10));
+    let error = pool.call(request).await.await.unwrap_err();
+    assert_eq!(kind(&error), Kind::Timeout);
+    assert_eq!(pool.entered().await, "/hold", "it was begun");
+    let after = pool.begin("/after").await;
+    pool.release("/hold");
+    assert_eq!(text(&after.await.unwrap()), "/after 0");
+    assert_eq!(pool.stats().abandoned, 0);
+    pool.shutdown().await;
+}
+
+/// S22: a worker answers after its caller was answered or has left, or after it was abandoned.
+pub(super) async fn late_answer_is_never_given_to_another_request<P: Placement>() {
+    for abandoned in [false, true] {
+        for gone in [false, true] {
+            let request_timeout = if abandoned { SHORT * 10 } else { LONG };
+            let mut pool: P = Settings { request_timeout, ..Settings::default() }.start();
+            let mut request = get("/hold");
+            if !abandoned {
+                request.extensions_mut().insert(Deadline(Instant::now() + SHORT * 10));
+            }
+            let held = pool.call(request).await;
+            pool.entered().await;
+            if gone {
+                drop(held);
+            } else {
+                assert_eq!(kind(&held.await.unwrap_err()), Kind::Timeout);
+            }
+            // One request waits while the late answer is given, one comes after it.
+            let waiting = pool.begin("/waiting").await;
+            pool.release("/hold");
+            assert!(text(&waiting.await.unwrap()).starts_with("/waiting"));
+            assert!(text(&pool.get("/after").await.unwrap()).starts_with("/after"));
+            pool.shutdown().await;
+        }
+    }
+}
