@@ -1,6 +1,8 @@
 //! `Supervisor`: when the workers of a pool start, restart and are abandoned.
 
+mod slot;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
 mod tests;
 
 use std::{
@@ -8,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::slot::{Slot, State};
 use super::backoff::Backoff;
 
 /// Duration that stands for "never": an [`Instant`] cannot hold an arbitrary [`Duration`].
@@ -121,70 +124,6 @@ enum Phase {
     Running,
     Draining,
     Ending,
-}
-
-#[derive(Debug)]
-struct Slot {
-    state: State,
-    /// Exits in a row with no completed request in between.
-    failures: u32,
-}
-
-/// ```text
-///            Start             on_ready         on_begin
-///   Vacant --------> Starting ----------> Idle ----------> Busy
-///   ^ ^ ^ ^             |                 | ^               | |
-///   | | | |   on_exit   |                 | |    on_done    | | on_done, crashed
-///   | | | +-------------+     on_exit     | +---------------+ v
-///   | | +---------------------------------+               Exiting
-///   | |              on_exit, or Abandon after the grace     |
-///   | +------------------------------------------------------+
-///   |          on_exit, or Abandon after the grace  (from Busy)
-///   +--------------------------------------------------------
-/// ```
-#[derive(Debug, Clone, Copy)]
-enum State {
-    /// No worker. The next one starts at `start_at`.
-    Vacant {
-        start_at: Instant,
-    },
-    /// Builds its application.
-    Starting {
-        id: WorkerId,
-    },
-    Idle {
-        id: WorkerId,
-    },
-    /// Runs a request. `abort_at` is `None` once that was decided.
-    Busy {
-        id: WorkerId,
-        abort_at: Option<Instant>,
-        abandon_at: Instant,
-    },
-    /// Has panicked and discards its application.
-    Exiting {
-        id: WorkerId,
-        abandon_at: Instant,
-    },
-}
-
-impl State {
-    fn id(self) -> Option<WorkerId> {
-        match self {
-            Self::Vacant { .. } => None,
-            Self::Starting { id }
-            | Self::Idle { id }
-            | Self::Busy { id, .. }
-            | Self::Exiting { id, .. } => Some(id),
-        }
-    }
-
-    fn abandon_at(self) -> Option<Instant> {
-        match self {
-            Self::Busy { abandon_at, .. } | Self::Exiting { abandon_at, .. } => Some(abandon_at),
-            Self::Vacant { .. } | Self::Starting { .. } | Self::Idle { .. } => None,
-        }
-    }
 }
 
 impl Supervisor {

@@ -55,6 +55,7 @@ struct InFlight {
 }
 
 /// The answer to an idle worker.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(super) enum Next {
     /// It runs this request.
     Begin(Arc<Job>, Request),

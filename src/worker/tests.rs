@@ -1,13 +1,18 @@
 //! Tests of worker pools, by what a caller observes: with real threads, and short but real times.
 
 mod contract;
+mod executor;
 mod threads;
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use crate::{
     Body, BoxError, Request, Response,
     error::{Error, Kind},
+    peer::Deadline,
 };
 
 /// Does not pass in a test that succeeds.
@@ -17,6 +22,13 @@ const SHORT: Duration = Duration::from_millis(30);
 
 fn get(path: &str) -> Request {
     Request::builder().uri(path).body(Body::empty()).unwrap()
+}
+
+/// A request whose deadline is `within` from now.
+fn with_deadline(path: &str, within: Duration) -> Request {
+    let mut request = get(path);
+    request.extensions_mut().insert(Deadline(Instant::now() + within));
+    request
 }
 
 fn text(response: &Response) -> String {

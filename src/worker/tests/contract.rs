@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tower::{Service, ServiceExt};
 
-use super::{super::*, LONG, SHORT, cause, get, kind, text};
+use super::{super::*, LONG, SHORT, cause, get, kind, text, with_deadline};
 use crate::{BoxError, Error, Request, Response, error::Kind, net::Gate};
 
 /// A pool for a test, and the control over its applications.

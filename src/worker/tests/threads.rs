@@ -224,6 +224,11 @@ async fn dropped_handle_ends_all_threads() {
     assert_eq!(Arc::strong_count(&alive), 1, "all threads have ended");
 }
 
+async fn begin(threads: &Threads) -> ResponseFuture {
+    let mut threads = threads.clone();
+    ServiceExt::<Request>::ready(&mut threads).await.unwrap().call(get("/"))
+}
+
 #[tokio::test]
 async fn cancelled_requests_make_up_at_most_half_of_the_queue() {
     let (release, held) = std::sync::mpsc::channel::<()>();
@@ -236,12 +241,9 @@ async fn cancelled_requests_make_up_at_most_half_of_the_queue() {
         })
     });
     let threads = threads.queue(8).start().unwrap();
-    let call = || async {
-        ServiceExt::<Request>::ready(&mut threads.clone()).await.unwrap().call(get("/"))
-    };
-    let waiting = [call().await, call().await, call().await];
+    let waiting = [begin(&threads).await, begin(&threads).await, begin(&threads).await];
     for _ in 0..1000 {
-        drop(call().await);
+        drop(begin(&threads).await);
         let len = threads.owner.pool.lock().queue.len();
         assert!(len <= 7, "{len} jobs for 3 callers");
     }

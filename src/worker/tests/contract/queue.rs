@@ -1,15 +1,6 @@
 //! Permits, the queue and its bounds.
 
-use std::time::Instant;
-
 use super::*;
-use crate::peer::Deadline;
-
-fn with_deadline(path: &str, within: Duration) -> Request {
-    let mut request = get(path);
-    request.extensions_mut().insert(Deadline(Instant::now() + within));
-    request
-}
 
 pub(super) async fn caller_waits_for_permit_and_is_refused_after_queue_timeout<P: Placement>() {
     let queue_timeout = Duration::from_millis(200);

@@ -1,9 +1,6 @@
 //! Applications that take too long.
 
-use std::time::Instant;
-
 use super::*;
-use crate::peer::Deadline;
 
 pub(super) async fn stuck_worker_is_abandoned_and_replaced<P: Placement>() {
     let settings = Settings { queue: 0, request_timeout: SHORT, ..Settings::default() };
@@ -36,16 +33,16 @@ pub(super) async fn stuck_worker_is_replaced_after_its_caller_left<P: Placement>
 
 /// A pool of one worker whose abandoned predecessor and itself are stuck in `/hold1` and `/hold2`.
 async fn two_stuck<P: Placement>() -> P {
-    let queue_timeout = SHORT * 10;
-    let settings = Settings { request_timeout: SHORT, queue_timeout, ..Settings::default() };
-    let mut pool: P = Settings { max_abandoned: 1, ..settings }.start();
+    let settings = Settings { request_timeout: SHORT, max_abandoned: 1, ..Settings::default() };
+    let mut pool: P = settings.start();
     for path in ["/hold1", "/hold2"] {
         assert_eq!(kind(&pool.get(path).await.unwrap_err()), Kind::Timeout);
         assert_eq!(pool.entered().await, path);
     }
-    // There is no third worker, so a request waits in the queue.
-    let error = pool.get("/waits").await.unwrap_err();
-    assert_eq!(kind(&error), Kind::Overloaded);
+    // There is no third worker, so a request waits in the queue. This one waits for longer than the
+    // grace after the timeout.
+    let error = pool.call(with_deadline("/waits", SHORT * 5)).await.await.unwrap_err();
+    assert_eq!(cause::<DeadlineExceeded>(&error), DeadlineExceeded);
     let stats = pool.stats();
     assert_eq!((stats.workers, stats.stuck, stats.abandoned), (1, 2, 1));
     assert_eq!(pool.builds(), 2);
@@ -75,9 +72,7 @@ pub(super) async fn stuck_worker_at_bound_goes_on_when_its_request_ends<P: Place
 
 pub(super) async fn deadline_aborts_request_and_keeps_worker<P: Placement>() {
     let mut pool: P = Settings::default().start();
-    let mut request = get("/hold");
-    request.extensions_mut().insert(Deadline(Instant::now() + SHORT * 10));
-    let error = pool.call(request).await.await.unwrap_err();
+    let error = pool.call(with_deadline("/hold", SHORT * 10)).await.await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
     assert_eq!(pool.entered().await, "/hold", "it was begun");
     let after = pool.begin("/after").await;
@@ -93,11 +88,8 @@ pub(super) async fn late_answer_is_never_given_to_another_request<P: Placement>(
         for gone in [false, true] {
             let request_timeout = if abandoned { SHORT * 10 } else { LONG };
             let mut pool: P = Settings { request_timeout, ..Settings::default() }.start();
-            let mut request = get("/hold");
-            if !abandoned {
-                request.extensions_mut().insert(Deadline(Instant::now() + SHORT * 10));
-            }
-            let held = pool.call(request).await;
+            let deadline = if abandoned { LONG } else { SHORT * 10 };
+            let held = pool.call(with_deadline("/hold", deadline)).await;
             pool.entered().await;
             if gone {
                 drop(held);
