@@ -1,9 +1,8 @@
-//! The application tier: workers that run the application.
+//! The application tier: a pool of workers that run the application.
 //!
-//! [`threads`] runs it on threads of this process. Each has an instance of its own, made by a
-//! factory on that thread, so the application need not be `Send`; it may block, be slow, or
-//! panic, and the rest of the process does not notice. The handle is a cheap clone, and a
-//! `Service` like any other.
+//! [`threads`] runs it on threads of this process. Each thread builds an instance of the application
+//! with a factory, so the application need not be `Send`. It may block, be slow or panic without
+//! effect on the rest of the process. [`Threads`] is the handle: a `Service`, cheap to clone.
 //!
 //! ```
 //! use std::{cell::Cell, rc::Rc};
@@ -11,7 +10,7 @@
 //! use vestibule::{Body, Request, Response, layer::RequestBufferLayer, worker};
 //!
 //! let threads = worker::threads(2, || {
-//!     // Made once on each thread; `Rc` is not `Send`, and need not be.
+//!     // Built once on each thread; an `Rc` is not `Send`.
 //!     let hits = Rc::new(Cell::new(0));
 //!     worker::blocking(move |_request| {
 //!         hits.set(hits.get() + 1);
@@ -19,7 +18,7 @@
 //!     })
 //! })
 //! .start()?;
-//! // A worker is handed whole requests, so no slow client keeps it waiting.
+//! // Workers receive complete requests: no slow client keeps one waiting.
 //! let app = ServiceBuilder::new().layer(RequestBufferLayer::new()).service(threads);
 //!
 //! # let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -27,6 +26,47 @@
 //! assert_eq!(response.body().as_bytes().unwrap(), "request 1 of this thread");
 //! # Ok::<_, vestibule::Error>(())
 //! ```
+//!
+//! # Errors
+//!
+//! The source of an [`Error`](crate::Error) of a pool is one of these, or the application's own error.
+//!
+//! | source | kind | the request |
+//! |---|---|---|
+//! | [`QueueTimeout`] | `Overloaded` | found no permit or no worker in time, and was not run |
+//! | [`DeadlineExceeded`] | `Timeout` | waited in the queue until its own deadline, and was not run |
+//! | [`Closed`] | `Overloaded` | came to a closed pool, or was queued when a shutdown ran out of time |
+//! | [`RequestTimeout`] | `Timeout` | took too long in the application |
+//! | [`WorkerPanicked`] | `Internal` | made the application panic |
+//!
+//! ```
+//! use std::{error::Error as _, time::Duration};
+//! use tower::ServiceExt;
+//! use vestibule::{Body, Error, Request, Response, worker};
+//!
+//! let app = || worker::blocking(|_request| -> Response<&str> { panic!("no such table") });
+//! let threads = worker::threads(1, app).start()?;
+//! # let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+//! let error = rt.block_on(threads.oneshot(Request::new(Body::empty()))).unwrap_err();
+//! let source = Error::find(&*error).and_then(|e| e.source()).unwrap();
+//! let panicked = source.downcast_ref::<worker::WorkerPanicked>().unwrap();
+//! assert_eq!(panicked.message, "no such table");
+//! # Ok::<_, Error>(())
+//! ```
+//!
+//! # Structure
+//!
+//! ```text
+//! Threads --push--> Queue <--next-- worker <--start, abort, abandon-- Executor
+//!                     |                |                                 ^
+//!                     |                +--ready, done, exit--+           | actions
+//!                     |                                      v           |
+//!                     +--expired requests--> supervisor (policy::restart::Supervisor)
+//! ```
+//!
+//! The queue and the supervisor's state are behind the one lock of the pool. The queue knows workers
+//! by their id, the supervisor knows neither clock nor threads, and an executor is all that another
+//! kind of worker has to implement.
 
 mod blocking;
 mod builder;
