@@ -4,7 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use axum::{Router, routing::post};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header::ACCEPT_ENCODING};
+use http::{
+    HeaderName, HeaderValue,
+    header::{ACCEPT_ENCODING, SERVER},
+};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_http::{
@@ -53,6 +56,14 @@ where
     String::from_utf8(body.to_bytes().to_vec()).unwrap()
 }
 
+/// Asserts that each of the foreign layers fits between two of ours.
+macro_rules! between {
+    ($ours:expr, $($foreign:expr,)*) => {$(
+        let stack = $ours.layer($foreign.layer($ours.layer(echo())));
+        assert_eq!(send(stack, Body::from("between")).await, "between");
+    )*};
+}
+
 /// Asserts that `layer` fits over an axum router, over a tower-http service, and over itself, with
 /// requests of our body, of axum's, and of a foreign one.
 macro_rules! fits {
@@ -72,6 +83,16 @@ macro_rules! fits {
         let response = layer.layer(ServeDir::new(folder.path())).oneshot(request).await;
         let body = response.unwrap().into_body().collect().await.unwrap();
         assert_eq!(body.to_bytes(), "file");
+        between!(
+            layer,
+            CompressionLayer::new(),
+            CorsLayer::permissive(),
+            SetRequestIdLayer::new(HeaderName::from_static("x-request-id"), MakeRequestUuid),
+            SetResponseHeaderLayer::overriding(SERVER, HeaderValue::from_static("a")),
+            TraceLayer::new_for_http(),
+            RequestBodyLimitLayer::new(1 << 20),
+            RequestDecompressionLayer::new(),
+        );
         let inside = echo().layer(ServiceBuilder::new().layer(RescueLayer::new()).layer(layer));
         assert_eq!(send(inside, Body::from("inside")).await, "inside");
     }};
