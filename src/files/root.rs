@@ -10,7 +10,7 @@
 //! What a path leads to is held and looked at before it is opened: to open a FIFO wakes the program
 //! that waits to write into it, and to open a device may do anything.
 
-mod at_once;
+mod cached_lookup;
 mod owners;
 pub(super) mod source;
 
@@ -36,7 +36,7 @@ use rustix::{
     io::Errno,
 };
 
-use self::at_once::AtOnce;
+use self::cached_lookup::CachedLookupSupport;
 use super::backend::{Backend, Found, Item};
 
 /// How often a path is gone down again when a race against a rename was lost.
@@ -45,8 +45,9 @@ const RACES: usize = 8;
 /// Where each of our descriptors has a name, by which what is held can be opened.
 const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// How what a path leads to is held until it is known what it is: nothing happens to it by that.
-const HOLD: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+/// Flags that open a path without opening what it names, until its type is known: no FIFO or device
+/// notices it.
+const OPEN_PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// How files and folders are opened. Blocking: who has a lease of a file is waited for.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
@@ -55,8 +56,8 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 /// would wait for its writer.
 const READ_BY_PATH: OFlags = READ.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
-/// How a folder is held that is only gone through: needs no right to read it.
-const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Flags that open a folder for path resolution only, which needs no permission to read it.
+const OPEN_DIR_PATH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Which symbolic links below a folder are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +81,11 @@ pub(super) struct Root {
     path: PathBuf,
     symlinks: Symlinks,
     fd: OnceLock<OwnedFd>,
-    /// The kernel has no `openat2`: do not ask it again.
-    walks: AtomicBool,
+    /// The kernel has no `openat2`, so it is not tried again.
+    openat2_unavailable: AtomicBool,
     /// [`DESCRIPTORS`].
     descriptors: &'static str,
-    at_once: AtOnce,
+    cached_lookup: CachedLookupSupport,
 }
 
 /// What was opened: a regular file or a folder.
@@ -98,10 +99,10 @@ pub(super) struct Opened {
 impl Root {
     /// Opens the folder if it is there; otherwise each [`open`](Self::open) tries again.
     pub(super) fn new(path: PathBuf) -> Self {
-        let (fd, walks) = (OnceLock::new(), AtomicBool::new(false));
+        let (fd, openat2_unavailable) = (OnceLock::new(), AtomicBool::new(false));
         let symlinks = Symlinks::Inside;
-        let (descriptors, at_once) = (DESCRIPTORS, AtOnce::default());
-        let root = Self { path, symlinks, fd, walks, descriptors, at_once };
+        let (descriptors, cached_lookup) = (DESCRIPTORS, CachedLookupSupport::default());
+        let root = Self { path, symlinks, fd, openat2_unavailable, descriptors, cached_lookup };
         if let Err(error) = root.fd() {
             tracing::warn!(path = %root.path.display(), %error, "cannot open the folder yet");
         }
@@ -130,7 +131,7 @@ impl Root {
     /// descriptors or memory, a failing disk.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
         let root = self.fd()?;
-        self.at_once.learn(root);
+        self.cached_lookup.probe(root);
         let mut opened = Err(Errno::AGAIN);
         for _ in 0..RACES {
             opened = self.try_open(root, path);
@@ -146,15 +147,15 @@ impl Root {
     }
 
     fn try_open(&self, root: BorrowedFd<'_>, path: &str) -> Result<Opened, Errno> {
-        let held = File::from(self.find(root, path, HOLD)?);
-        let meta = look(&held)?;
+        let held = File::from(self.find(root, path, OPEN_PATH)?);
+        let meta = servable_metadata(&held)?;
         let by_descriptor = format!("{}/{}", self.descriptors, held.as_raw_fd());
         match openat(CWD, by_descriptor, READ, Mode::empty()) {
             Ok(fd) => Ok(Opened { file: fd.into(), meta }),
             // It may not be read; or there is no /proc, or not for us: then by its path again.
             Err(Errno::NOENT | Errno::ACCESS) => {
                 let file = File::from(self.find(root, path, READ_BY_PATH)?);
-                let now = look(&file)?;
+                let now = servable_metadata(&file)?;
                 let same = (now.dev(), now.ino()) == (meta.dev(), meta.ino());
                 if same { Ok(Opened { file, meta: now }) } else { Err(Errno::AGAIN) }
             }
@@ -183,12 +184,12 @@ impl Root {
         how: OFlags,
         beneath: impl FnOnce(BorrowedFd<'_>, &str, OFlags) -> Result<OwnedFd, Errno>,
     ) -> Result<OwnedFd, Errno> {
-        if self.walks.load(Relaxed) {
+        if self.openat2_unavailable.load(Relaxed) {
             return open_by_walk(root, path, how);
         }
         match beneath(root, path, how) {
             Err(Errno::NOSYS) => {
-                self.walks.store(true, Relaxed);
+                self.openat2_unavailable.store(true, Relaxed);
                 open_by_walk(root, path, how)
             }
             // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
@@ -225,7 +226,7 @@ impl Root {
         if let Some(fd) = self.fd.get() {
             return Ok(fd.as_fd());
         }
-        let fd = openat(CWD, &self.path, PASS, Mode::empty())?;
+        let fd = openat(CWD, &self.path, OPEN_DIR_PATH, Mode::empty())?;
         Ok(self.fd.get_or_init(|| fd).as_fd())
     }
 }
@@ -261,8 +262,8 @@ impl Backend for Root {
     }
 }
 
-/// Regular files and folders only: a device, a FIFO or a socket is nothing to serve.
-fn look(file: &File) -> Result<Metadata, Errno> {
+/// Returns the metadata of a regular file or a folder; `NOENT` for a device, a FIFO or a socket.
+fn servable_metadata(file: &File) -> Result<Metadata, Errno> {
     let meta = file.metadata().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     if meta.is_file() || meta.is_dir() { Ok(meta) } else { Err(Errno::NOENT) }
 }
@@ -284,7 +285,7 @@ fn open_by_walk(root: BorrowedFd<'_>, path: &str, last: OFlags) -> Result<OwnedF
             return Err(Errno::NOENT);
         }
         let at = held.as_ref().map_or(root, AsFd::as_fd);
-        let how = if below.is_some() { PASS } else { last };
+        let how = if below.is_some() { OPEN_DIR_PATH } else { last };
         let next = openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty())?;
         let Some(below) = below else { return Ok(next) };
         held = Some(next);

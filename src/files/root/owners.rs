@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::PASS;
+use super::OPEN_DIR_PATH;
 
 /// How many links one path may lead through: as many as the kernel follows.
 const LINKS: usize = 40;
@@ -43,7 +43,7 @@ pub(super) fn open_by_owner(
     let mut links = 0;
     while let Some(Step { name, owner }) = steps.pop() {
         let at = held.as_ref().map_or(root, AsFd::as_fd);
-        let how = if steps.is_empty() { how } else { PASS };
+        let how = if steps.is_empty() { how } else { OPEN_DIR_PATH };
         let (next, stat) = open_itself(at, &name, how)?;
         if owner.is_some_and(|owner| owner != stat.st_uid) {
             return Err(Errno::LOOP);
@@ -58,7 +58,7 @@ pub(super) fn open_by_owner(
         }
         let target = readlinkat(&next, "", Vec::new())?;
         if target.to_bytes().starts_with(b"/") {
-            held = Some(openat(CWD, "/", PASS, Mode::empty())?);
+            held = Some(openat(CWD, "/", OPEN_DIR_PATH, Mode::empty())?);
         }
         go_first(&mut steps, target.to_bytes(), stat.st_uid);
     }

@@ -40,7 +40,7 @@ fn files_and_folders_below_are_opened_both_ways() {
         let open = |path| open(root.fd().unwrap(), path, READ_BY_PATH);
         assert_eq!(text(open("top.txt").unwrap()), "top", "{way}");
         assert_eq!(text(open("a/b/deep.txt").unwrap()), "deep", "{way}");
-        assert!(look(&open("a/b").unwrap().into()).unwrap().is_dir(), "{way}");
+        assert!(servable_metadata(&open("a/b").unwrap().into()).unwrap().is_dir(), "{way}");
         assert_eq!(open("a/none").unwrap_err(), Errno::NOENT, "{way}");
         assert_eq!(open("top.txt/x").unwrap_err(), Errno::NOTDIR, "{way}");
     }
@@ -77,7 +77,7 @@ fn symbolic_links_out_of_the_root_are_refused_both_ways() {
         }
     }
     for walks in [false, true] {
-        root.walks.store(walks, Relaxed);
+        root.openat2_unavailable.store(walks, Relaxed);
         assert!(root.open("up").unwrap().is_none());
     }
 }
@@ -90,7 +90,7 @@ fn a_relative_link_inside_is_followed_by_openat2_alone() {
     let read = |path| Some(text(root.open(path).unwrap()?.file.into()));
     assert_eq!(read("short/deep.txt").as_deref(), Some("deep"));
     assert_eq!(read("a/top").as_deref(), Some("top"));
-    root.walks.store(true, Relaxed);
+    root.openat2_unavailable.store(true, Relaxed);
     assert_eq!(read("short/deep.txt"), None);
     assert_eq!(read("a/top"), None);
     let fd = root.fd().unwrap();
@@ -138,7 +138,7 @@ fn what_is_neither_file_nor_folder_is_absent_and_does_not_block() {
     rustix::fs::mkfifoat(CWD, inside.join("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
     let _socket = UnixListener::bind(inside.join("socket")).unwrap();
     for walks in [false, true] {
-        root.walks.store(walks, Relaxed);
+        root.openat2_unavailable.store(walks, Relaxed);
         assert!(root.open("fifo").unwrap().is_none());
         assert!(root.open("socket").unwrap().is_none());
         assert!(root.open("a\0b").unwrap().is_none());

@@ -42,7 +42,7 @@ fn each_way(root: &Root) -> impl Iterator<Item = Root> {
     RULES.into_iter().flat_map(|rule| [false, true].map(|walks| (rule, walks))).map(
         |(rule, walks)| {
             let root = root.with_symlinks(rule);
-            root.walks.store(walks, Relaxed);
+            root.openat2_unavailable.store(walks, Relaxed);
             root
         },
     )

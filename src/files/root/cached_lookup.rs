@@ -1,4 +1,4 @@
-//! Looks that wait for nothing: what the kernel has in memory of small files.
+//! Lookups that never block: small files that the kernel has in memory.
 
 use std::{
     fs::{File, Metadata},
@@ -15,40 +15,42 @@ use rustix::{
     io::{Errno, ReadWriteFlags, preadv2},
 };
 
-use super::{HOLD, READ, Root, Symlinks, is_absence, source};
+use super::{OPEN_PATH, READ, Root, Symlinks, is_absence, source};
 use crate::files::backend::{Content, Found, Source};
 
 /// File systems, by their numbers in statfs(2), that open a file whose path is in memory without
-/// asking anybody else: ext, XFS, Btrfs, F2FS and tmpfs. Not the layers of containers, which may lie
-/// anywhere.
+/// asking a server or a daemon: ext, XFS, Btrfs, F2FS and tmpfs. overlayfs is not one of them: its
+/// lower layer can be any file system.
 const LOCAL: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
-/// What of a root is known once and for all.
+/// Whether lookups that never block are possible below a root. Learned once.
 #[derive(Debug, Default)]
-pub(super) struct AtOnce {
-    /// The kernel cannot: do not ask it again.
-    never: AtomicBool,
-    /// It is on a local file system. Not known before somebody has looked who may wait.
+pub(super) struct CachedLookupSupport {
+    /// The kernel or the file system has no such lookup, so it is not tried again.
+    unsupported: AtomicBool,
+    /// Whether the root is on a local file system. Unset before the first blocking lookup.
     is_local: OnceLock<bool>,
 }
 
-impl AtOnce {
-    /// Learns what there is to know of a root. May block.
-    pub(super) fn learn(&self, root: BorrowedFd<'_>) {
+impl CachedLookupSupport {
+    /// Reads the type of the root's file system, once. May block.
+    pub(super) fn probe(&self, root: BorrowedFd<'_>) {
         self.is_local.get_or_init(|| fstatfs(root).is_ok_and(|fs| LOCAL.contains(&fs.f_type)));
     }
 }
 
 impl Root {
-    /// What is at a path, if that can be told without waiting for a disk, for a server elsewhere, or for
-    /// who has a lease of the file.
+    /// Looks up a path without waiting for a disk, a remote server or the holder of a lease on the
+    /// file.
     ///
-    /// By the rule for links inside of the root; small files, folders, and names that are known to be
-    /// missing. Everything else is for [`open`](Self::open), and so is every kind of trouble.
+    /// Answers for small files, folders and names that the kernel knows to be missing, and only under
+    /// [`Symlinks::Inside`]. Returns `None` for everything else and on every error: the caller then
+    /// uses [`open`](Self::open), which may block.
     pub(super) fn look_at_once(&self, path: &str) -> Option<Found> {
-        let AtOnce { never, is_local } = &self.at_once;
-        let able = self.symlinks == Symlinks::Inside && !self.walks.load(Relaxed);
-        if !able || never.load(Relaxed) || is_local.get() != Some(&true) {
+        let CachedLookupSupport { unsupported, is_local } = &self.cached_lookup;
+        let is_possible =
+            self.symlinks == Symlinks::Inside && !self.openat2_unavailable.load(Relaxed);
+        if !is_possible || unsupported.load(Relaxed) || is_local.get() != Some(&true) {
             return None;
         }
         let root = self.fd.get()?;
@@ -57,10 +59,10 @@ impl Root {
             | ResolveFlags::NO_MAGICLINKS
             | ResolveFlags::NO_XDEV
             | ResolveFlags::CACHED;
-        let held = match openat2(root, path, HOLD, Mode::empty(), within) {
+        let held = match openat2(root, path, OPEN_PATH, Mode::empty(), within) {
             Ok(fd) => File::from(fd),
             Err(Errno::INVAL | Errno::NOSYS) => {
-                never.store(true, Relaxed); // before Linux 5.12
+                unsupported.store(true, Relaxed); // before Linux 5.12
                 return None;
             }
             // Perhaps a sandbox's word; another file system, or out of the root.
@@ -85,7 +87,7 @@ impl Root {
             Ok(source) => source.map(Found::File),
             Err(errno) => {
                 // A file system that cannot say.
-                never.fetch_or(matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS), Relaxed);
+                unsupported.fetch_or(matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS), Relaxed);
                 None
             }
         }
@@ -147,7 +149,7 @@ mod tests {
         let (_folder, root) = root();
         assert_eq!(found(&root, "docs/a.txt"), None, "nobody knows yet what is waited for here");
         root.open("docs").unwrap();
-        if root.at_once.is_local.get() != Some(&true) {
+        if root.cached_lookup.is_local.get() != Some(&true) {
             return; // then nothing is told at once
         }
         let whole = |text: &str| Some(text.to_owned());
@@ -191,7 +193,7 @@ mod tests {
             assert!(root.open(path).unwrap().is_none());
             assert!(matches!(found(&root, path).as_deref(), None | Some("missing")), "{path}");
         }
-        root.walks.store(true, Relaxed);
+        root.openat2_unavailable.store(true, Relaxed);
         assert_eq!(found(&root, "docs/a.txt"), None);
     }
 }
