@@ -1,48 +1,52 @@
-//! `Backend`: where files come from.
+//! `Backend`: the source of a `Dir`'s files.
 
 use std::{fmt, fs::File, io, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-/// Where the files of a [`Dir`](super::Dir) come from: a [folder](super::dir), a program's own memory
-/// ([`Embedded`](super::Embedded)), or whatever you have.
+/// The source of the files of a [`Dir`](super::Dir): a [folder](super::dir), the program's own memory
+/// ([`Embedded`](super::Embedded)), an archive, or an object store.
 ///
-/// Its methods are called on threads that may block, but for [`look_at_once`](Self::look_at_once), and
-/// once for each path and time of [`Dir::revalidate`](super::Dir::revalidate), not for each request.
+/// All methods but [`try_lookup_cached`](Self::try_lookup_cached) run on threads that may block. They
+/// are called once for each path and [`revalidate`](super::Dir::revalidate) interval, not for each
+/// request.
 ///
-/// Paths are below the root, without a slash in front: `a/b.txt`; `.` is the root itself. They hold no
-/// empty parts and no `.` or `..`, but a backend that opens files must see to links itself.
+/// Paths are relative to the root and have no leading slash: `a/b.txt`; `.` is the root itself. They
+/// contain no empty segments and no `.` or `..`. A backend that opens files must check symbolic links
+/// itself.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// What is at a path.
+    /// Looks up a path. May block.
     ///
     /// # Errors
-    /// Where the fault is ours, not the path's: the request is answered 500, or 503 when
-    /// descriptors or memory have run out.
-    fn look(&self, path: &str) -> io::Result<Found>;
+    /// Failures that are not the path's fault, such as an I/O error. The request ends in an error of
+    /// the kind `Internal` (500), or `Overloaded` (503) when descriptors or memory have run out.
+    fn lookup(&self, path: &str) -> io::Result<Found>;
 
-    /// What is at a path, if that can be told without waiting for anything: it is asked on the thread of
-    /// a connection. `None`, as it is unless there is a better answer, has [`look`](Self::look) asked,
-    /// and so has every kind of trouble.
-    fn look_at_once(&self, path: &str) -> Option<Found> {
+    /// Looks up a path without blocking: it is called on the thread of a connection.
+    ///
+    /// `None`, which is the default, makes the caller use [`lookup`](Self::lookup) instead. Return it
+    /// for every error, too.
+    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
         let _ = path;
         None
     }
 
-    /// Tells `each` of what is in a folder, one after the other in any order, until it says `Break`:
-    /// it knows how many it wants. Nothing, unless there is a better answer.
+    /// Calls `each` for every item of a folder, in any order, until it returns `Break`. May block.
+    ///
+    /// The default lists nothing.
     ///
     /// # Errors
-    /// As those of [`look`](Self::look).
+    /// As for [`lookup`](Self::lookup).
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
         let _ = (path, each);
         Ok(())
     }
 }
 
-/// What is at a path.
+/// The result of a lookup.
 #[derive(Debug)]
 pub enum Found {
-    /// Nothing that may be served.
+    /// Nothing that can be served.
     Missing,
     /// A folder.
     Folder,
@@ -53,26 +57,26 @@ pub enum Found {
 /// A file of a backend.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// What is in it.
+    /// Its content.
     pub content: Content,
-    /// When it was last changed, if that is known.
+    /// The time of the last modification, if it is known.
     pub modified: Option<SystemTime>,
-    /// What tells this state of the file from every other one, byte by byte: the inside of a strong
-    /// entity tag, so without quotes, spaces and control characters.
+    /// A value that differs for every state of the file: the opaque part of a strong entity tag, so
+    /// without quotes, spaces and control characters.
     pub tag: String,
 }
 
-/// What is in a file.
+/// The content of a file.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// All of it.
+    /// The whole content in memory.
     Bytes(Bytes),
-    /// So many bytes of an open file, which a server sends without reading them.
+    /// An open file and its length in bytes; a server sends it without reading it.
     File(Arc<File>, u64),
 }
 
 impl Content {
-    /// How long it is, in bytes.
+    /// The length in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -80,53 +84,53 @@ impl Content {
         }
     }
 
-    /// Is there nothing in it?
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What a folder has in it.
+/// An item of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Its name, of any bytes but `/` and NUL.
     pub name: Vec<u8>,
-    /// Is it a folder?
+    /// Whether it is a folder.
     pub folder: bool,
-    /// How large it is, in bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// When it was last changed, if that is known.
+    /// The time of the last modification, if it is known.
     pub modified: Option<SystemTime>,
 }
 
-/// A backend as it is seen by who may wait, or by who may not.
+/// A backend together with the right to block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
     backend: &'a dyn Backend,
-    waits: bool,
+    can_block: bool,
 }
 
 impl<'a> View<'a> {
-    /// For a thread that may block.
-    pub(super) fn waiting(backend: &'a dyn Backend) -> Self {
-        Self { backend, waits: true }
+    /// Returns a view for a thread that may block.
+    pub(super) fn blocking(backend: &'a dyn Backend) -> Self {
+        Self { backend, can_block: true }
     }
 
-    /// For any thread: what has to be waited for is an error of the kind `WouldBlock`.
-    pub(super) fn at_once(backend: &'a dyn Backend) -> Self {
-        Self { backend, waits: false }
+    /// Returns a view for any thread: a lookup that would block is an error of the kind `WouldBlock`.
+    pub(super) fn non_blocking(backend: &'a dyn Backend) -> Self {
+        Self { backend, can_block: false }
     }
 
-    pub(super) fn waits(self) -> bool {
-        self.waits
+    pub(super) fn can_block(self) -> bool {
+        self.can_block
     }
 
-    pub(super) fn look(self, path: &str) -> io::Result<Found> {
-        if self.waits {
-            return self.backend.look(path);
+    pub(super) fn lookup(self, path: &str) -> io::Result<Found> {
+        if self.can_block {
+            return self.backend.lookup(path);
         }
-        match self.backend.look_at_once(path) {
-            // Of an open file the beginning is read into memory next.
+        match self.backend.try_lookup_cached(path) {
+            // The start of an open file is read into memory next, which blocks.
             None | Some(Found::File(Source { content: Content::File(..), .. })) => {
                 Err(io::ErrorKind::WouldBlock.into())
             }
@@ -139,7 +143,7 @@ impl<'a> View<'a> {
         path: &str,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> io::Result<()> {
-        if self.waits {
+        if self.can_block {
             self.backend.list(path, each)
         } else {
             Err(io::ErrorKind::WouldBlock.into())

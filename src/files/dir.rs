@@ -62,7 +62,7 @@ impl Inner {
     ///
     /// # Errors
     /// `WouldBlock`: that is not so yet, and it has to be waited for.
-    pub(super) fn follow(&self, root: &Root, path: &str, waits: bool) -> io::Result<()> {
+    pub(super) fn follow(&self, root: &Root, path: &str, can_block: bool) -> io::Result<()> {
         if !self.options.watch || !self.cache.is_used() {
             return Ok(());
         }
@@ -73,9 +73,9 @@ impl Inner {
                 None
             }
         };
-        let watch = if waits { Some(self.watch.get_or_init(begin)) } else { self.watch.get() };
+        let watch = if can_block { Some(self.watch.get_or_init(begin)) } else { self.watch.get() };
         match watch {
-            Some(Some(watch)) if waits => watch.follow(root, path),
+            Some(Some(watch)) if can_block => watch.follow(root, path),
             Some(Some(watch)) if !watch.follows(path) => return Err(ErrorKind::WouldBlock.into()),
             Some(_) => {}
             None => return Err(ErrorKind::WouldBlock.into()),
@@ -88,7 +88,7 @@ impl Inner {
 pub(super) struct Options {
     pub(super) choices: Choices,
     symlinks: Symlinks,
-    pub(super) at_once: bool,
+    pub(super) inline_lookups: bool,
     watch: bool,
     revalidate: Duration,
     limits: Limits,
@@ -115,7 +115,7 @@ impl Default for Options {
         Self {
             choices: Choices::default(),
             symlinks: Symlinks::Inside,
-            at_once: true,
+            inline_lookups: true,
             watch: true,
             revalidate: REVALIDATE,
             limits: Limits::default(),
@@ -265,21 +265,22 @@ impl Dir {
     /// most.
     ///
     /// Zero looks at the disk for every request: at two or three times the price of a request, or many
-    /// times where [it has to be waited for](Self::at_once), for folders whose changes must be seen at
+    /// times where [it has to be waited for](Self::inline_lookups), for folders whose changes must be seen at
     /// once.
     #[must_use]
     pub fn revalidate(self, after: Duration) -> Self {
         self.with(|options| options.revalidate = after)
     }
 
-    /// Looks at what the kernel has in memory on the connection's own thread, which costs a third of
-    /// handing it to one that may block. On by default: for small files by [`Symlinks::Inside`] on a
-    /// local disk, and for those that are part of the program. The kernel is asked so that it says that
-    /// it would have to wait for the disk, and does not; but a virus scanner that is asked for each file
-    /// that is opened is waited for, so turn it off beside one.
+    /// Looks up paths on the connection's own thread if that cannot block, which costs a third of a
+    /// lookup on another thread. On by default.
+    ///
+    /// It applies to small files in the page cache on a local disk under [`Symlinks::Inside`], and to
+    /// [`Embedded`](super::Embedded) ones. The kernel refuses a lookup that would wait for the disk.
+    /// It does wait for a virus scanner that checks each open (fanotify), so turn this off beside one.
     #[must_use]
-    pub fn at_once(self, on: bool) -> Self {
-        self.with(|options| options.at_once = on)
+    pub fn inline_lookups(self, on: bool) -> Self {
+        self.with(|options| options.inline_lookups = on)
     }
 
     /// Lets the kernel tell of changes (inotify), so that they are seen within some hundredths of a

@@ -66,11 +66,11 @@ impl Embedded {
 }
 
 impl Backend for Embedded {
-    fn look(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Found> {
         Ok(self.find(path))
     }
 
-    fn look_at_once(&self, path: &str) -> Option<Found> {
+    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
         Some(self.find(path))
     }
 

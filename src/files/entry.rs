@@ -102,7 +102,7 @@ impl Entry {
         }
         let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
         if choices.listing
-            && let Found::Folder = from.look(folder)?
+            && let Found::Folder = from.lookup(folder)?
         {
             return Listing::of(from, folder, choices.hidden).map(Self::Listing);
         }
@@ -110,7 +110,7 @@ impl Entry {
     }
 
     fn at(from: View<'_>, path: &str, file_only: bool, choices: &Choices) -> io::Result<Self> {
-        Ok(match from.look(path)? {
+        Ok(match from.lookup(path)? {
             Found::File(source) => Self::File(Variants::load(from, source, path, choices)?),
             // A folder that bears the name of the index file is not what was asked for.
             Found::Folder if !file_only => Self::Folder,
@@ -145,7 +145,7 @@ impl Variants {
         let mut plain = Page::new(source, path, choices);
         let mut coded = Vec::new();
         for (coding, end) in CODINGS.into_iter().filter(|_| choices.precompressed) {
-            let Found::File(source) = from.look(&format!("{path}{end}"))? else { continue };
+            let Found::File(source) = from.lookup(&format!("{path}{end}"))? else { continue };
             if is_of_another_version(source.modified, written) {
                 tracing::debug!(path, end, "older than the file itself, and not sent");
                 continue;

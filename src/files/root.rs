@@ -232,7 +232,7 @@ impl Root {
 }
 
 impl Backend for Root {
-    fn look(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Found> {
         Ok(match self.open(path)? {
             None => Found::Missing,
             Some(Opened { meta, .. }) if meta.is_dir() => Found::Folder,
@@ -242,8 +242,8 @@ impl Backend for Root {
         })
     }
 
-    fn look_at_once(&self, path: &str) -> Option<Found> {
-        Self::look_at_once(self, path)
+    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
+        Self::try_lookup_cached(self, path)
     }
 
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {

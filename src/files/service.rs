@@ -117,9 +117,9 @@ impl Inner {
                 return Found::Entry(entry, status);
             }
         }
-        if self.options.at_once
+        if self.options.inline_lookups
             && let Ok((status, entry)) =
-                self.load(View::at_once(self.from.backend()), &normal, path.as_ref(), now)
+                self.load(View::non_blocking(self.from.backend()), &normal, path.as_ref(), now)
         {
             if self.options.choices.otherwise.is_some() {
                 self.cache.forsake(OTHERWISE); // it was perhaps claimed in vain
@@ -202,7 +202,7 @@ impl Inner {
     ) -> io::Result<Arc<Entry>> {
         let changes = self.cache.changes();
         if let From::Folder(root) = &self.from {
-            self.follow(root, path, from.waits())?;
+            self.follow(root, path, from.can_block())?;
         }
         let entry = Arc::new(load(&self.options.choices)?);
         self.cache.put(name, entry.clone(), now, changes);
@@ -222,7 +222,7 @@ struct Look {
 
 impl Look {
     fn take(self) -> io::Result<Loaded> {
-        let from = View::waiting(self.inner.from.backend());
+        let from = View::blocking(self.inner.from.backend());
         self.inner.load(from, &self.normal, self.path.as_ref(), self.now)
     }
 }

@@ -36,7 +36,7 @@ impl Disk {
     fn entry(&self, name: &str) -> Arc<Entry> {
         let choices = crate::files::choices::Choices::default();
         let path = Path::of(name, &choices).unwrap();
-        Arc::new(Entry::load(View::waiting(&self.root), &path, &choices).unwrap())
+        Arc::new(Entry::load(View::blocking(&self.root), &path, &choices).unwrap())
     }
 }
 

@@ -46,7 +46,7 @@ impl Root {
     /// Answers for small files, folders and names that the kernel knows to be missing, and only under
     /// [`Symlinks::Inside`]. Returns `None` for everything else and on every error: the caller then
     /// uses [`open`](Self::open), which may block.
-    pub(super) fn look_at_once(&self, path: &str) -> Option<Found> {
+    pub(super) fn try_lookup_cached(&self, path: &str) -> Option<Found> {
         let CachedLookupSupport { unsupported, is_local } = &self.cached_lookup;
         let is_possible =
             self.symlinks == Symlinks::Inside && !self.openat2_unavailable.load(Relaxed);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn found(root: &Root, path: &str) -> Option<String> {
-        Some(match root.look_at_once(path)? {
+        Some(match root.try_lookup_cached(path)? {
             Found::Missing => "missing".to_owned(),
             Found::Folder => "folder".to_owned(),
             Found::File(Source { content: Content::Bytes(bytes), .. }) => {
@@ -169,10 +169,10 @@ mod tests {
         assert_eq!(found(&root, "none"), whole("missing"), "it is known not to be there");
         assert!(matches!(found(&root, "docs/a.txt/x").as_deref(), None | Some("missing")));
         // The same state has the same tag.
-        let Some(Found::File(now)) = root.look_at_once("docs/a.txt") else {
+        let Some(Found::File(now)) = root.try_lookup_cached("docs/a.txt") else {
             panic!("it was there")
         };
-        let Ok(Found::File(then)) = crate::files::Backend::look(&root, "docs/a.txt") else {
+        let Ok(Found::File(then)) = crate::files::Backend::lookup(&root, "docs/a.txt") else {
             panic!()
         };
         assert_eq!((now.tag, now.modified), (then.tag, then.modified));

@@ -69,7 +69,7 @@ async fn a_folder_in_the_program_is_listed_once_for_each_name() {
 struct Empty(Arc<AtomicUsize>);
 
 impl Backend for Empty {
-    fn look(&self, _: &str) -> io::Result<Found> {
+    fn lookup(&self, _: &str) -> io::Result<Found> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(Found::Missing)
     }
@@ -104,7 +104,7 @@ struct Slow {
 struct Disk(Arc<Slow>);
 
 impl Backend for Disk {
-    fn look(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Found> {
         self.0.looks.fetch_add(1, Ordering::SeqCst);
         match path {
             "broken" => return Err(io::Error::other("a bad sector")),
@@ -173,8 +173,8 @@ impl Told {
 }
 
 impl Backend for Told {
-    fn look(&self, path: &str) -> io::Result<Found> {
-        let found = self.look_at_once(path).unwrap();
+    fn lookup(&self, path: &str) -> io::Result<Found> {
+        let found = self.try_lookup_cached(path).unwrap();
         let mut held = self.held.0.lock().unwrap();
         if let Some(n) = &mut *held {
             *n += 1;
@@ -183,7 +183,7 @@ impl Backend for Told {
         Ok(found)
     }
 
-    fn look_at_once(&self, path: &str) -> Option<Found> {
+    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
         if path != "a" {
             return Some(Found::Missing);
         }
@@ -196,15 +196,15 @@ impl Backend for Told {
 #[tokio::test(start_paused = true)]
 async fn what_outgrows_the_cache_is_not_old_again() {
     let long = "new".repeat(10);
-    for at_once in [false, true] {
+    for inline in [false, true] {
         let told = Told::default();
         told.set("old");
-        let dir = files::from(told.clone()).cache_bytes(20).at_once(at_once);
+        let dir = files::from(told.clone()).cache_bytes(20).inline_lookups(inline);
         assert_eq!(content(get(&dir, "/a").await).await, "old");
         told.set(&long);
         for millis in [1100, 800] {
             tokio::time::advance(Duration::from_millis(millis)).await;
-            assert_eq!(content(get(&dir, "/a").await).await, long, "{at_once} {millis}");
+            assert_eq!(content(get(&dir, "/a").await).await, long, "{inline} {millis}");
         }
     }
 }
@@ -214,7 +214,7 @@ async fn who_asks_long_after_a_look_began_gets_the_answer_of_another_one() {
     let told = Told::default();
     *told.held.0.lock().unwrap() = Some(0);
     told.set("old");
-    let dir = files::from(told.clone()).at_once(false);
+    let dir = files::from(told.clone()).inline_lookups(false);
     let ask = || {
         let dir = dir.clone();
         tokio::spawn(async move { content(get(&dir, "/a").await).await })

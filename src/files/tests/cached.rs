@@ -25,7 +25,7 @@ fn send_now(dir: &Dir, target: &str) -> Option<Response<Body>> {
 async fn a_hit_is_answered_at_once_and_for_a_second() {
     let site = Site::new();
     site.write("large.bin", vec![7; 100_000]);
-    let served = site.dir().watch(false).at_once(false);
+    let served = site.dir().watch(false).inline_lookups(false);
     for target in ["/hello.txt", "/large.bin", "/none", "/docs", "/docs/"] {
         let first = get(&served, target).await;
         let second = send_now(&served.clone(), target).expect(target);
@@ -53,7 +53,7 @@ async fn a_hit_is_answered_at_once_and_for_a_second() {
 #[tokio::test(start_paused = true)]
 async fn one_looks_again_and_the_others_get_what_was_known() {
     let site = Site::new();
-    let served = site.dir().watch(false).at_once(false);
+    let served = site.dir().watch(false).inline_lookups(false);
     get(&served, "/hello.txt").await;
     site.write("hello.txt", "changed");
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -123,7 +123,7 @@ async fn a_large_file_that_shrinks_under_a_response_ends_it_with_an_error() {
 #[tokio::test(start_paused = true)]
 async fn spellings_of_a_path_share_their_entry_and_other_options_do_not() {
     let site = Site::new();
-    let served = site.dir().at_once(false);
+    let served = site.dir().inline_lookups(false);
     get(&served, "/hello.txt").await;
     assert!(send_now(&served, "/%68ello.txt?query").is_some());
     let other = served.cache_control(HeaderValue::from_static("no-store"));

@@ -197,7 +197,7 @@ struct Many {
 }
 
 impl Backend for Many {
-    fn look(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Found> {
         Ok(if path == "." { Found::Folder } else { Found::Missing })
     }
 
