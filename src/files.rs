@@ -37,28 +37,28 @@
 mod accel;
 mod backend;
 mod cache;
-mod choices;
 mod dir;
 mod embedded;
 mod entry;
 mod escape;
 mod listing;
-mod looks;
+mod lookup_config;
 mod mime;
 mod multipart;
 mod or;
 mod respond;
 mod root;
 mod service;
+mod single_flight;
 mod watch;
 
 use std::path::{Path, PathBuf};
 
 pub use accel::{Accel, AccelLayer};
 pub use backend::{Backend, Content, Found, Item, Source};
-pub use choices::is_hashed;
 pub use dir::Dir;
 pub use embedded::Embedded;
+pub use lookup_config::is_hashed;
 pub use or::Or;
 pub use root::Symlinks;
 pub use service::{ResponseFuture, Unreadable};

@@ -73,12 +73,12 @@ impl fmt::Debug for Change {
 #[derive(Debug)]
 struct Slot {
     entry: Arc<Entry>,
-    /// From just before the disk was looked at.
-    looked: Instant,
+    /// The time just before the lookup began.
+    looked_up: Instant,
     /// Until when that is believed; `None`: for ever.
     until: Option<Instant>,
-    /// Somebody looks at the disk again.
-    looking: bool,
+    /// A refresh is claimed.
+    is_refreshing: bool,
     /// Asked for since the last clean-up passed here.
     used: bool,
     size: Size,
@@ -97,19 +97,20 @@ impl Cache {
         Self { limits, revalidate, table: Mutex::default() }
     }
 
-    /// What `path` names, if that is known and was looked at lately. Otherwise it is for the caller
-    /// to look; those who come meanwhile get what was known before, for as long again, and after that
-    /// have to wait for the look.
+    /// Returns the entry of `path` while it is fresh.
     ///
-    /// The caller says by [`put`](Self::put) what it has found, and by [`forsake`](Self::forsake)
-    /// that it will not look after all.
+    /// On a stale entry the first caller gets `None` and with it the refresh claim. Other callers get
+    /// the stale entry for another `revalidate` interval, then `None` as well.
+    ///
+    /// The caller with the claim ends it by [`put`](Self::put) or by
+    /// [`release_refresh`](Self::release_refresh).
     pub(super) fn get(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
         let mut table = self.lock();
         let slot = table.slots.get_mut(path)?;
         if slot.until.is_some_and(|until| until <= now) {
-            let age = now.saturating_duration_since(slot.looked);
-            if !slot.looking || age >= self.revalidate.saturating_mul(2) {
-                slot.looking = true;
+            let age = now.saturating_duration_since(slot.looked_up);
+            if !slot.is_refreshing || age >= self.revalidate.saturating_mul(2) {
+                slot.is_refreshing = true;
                 return None;
             }
         }
@@ -117,7 +118,7 @@ impl Cache {
         Some(slot.entry.clone())
     }
 
-    /// What `path` names, if that was looked at since `now`, or not long before it.
+    /// Returns the entry of `path` if it is fresh at `now`. Claims no refresh.
     pub(super) fn fresh(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
         let table = self.lock();
         let slot = table.slots.get(path)?;
@@ -125,10 +126,10 @@ impl Cache {
         (!is_late).then(|| slot.entry.clone())
     }
 
-    /// Who was to look at `path` does not: it is for the next who asks.
-    pub(super) fn forsake(&self, path: &str) {
+    /// Releases the refresh claim on `path`, so that the next request gets it.
+    pub(super) fn release_refresh(&self, path: &str) {
         if let Some(slot) = self.lock().slots.get_mut(path) {
-            slot.looking = false;
+            slot.is_refreshing = false;
         }
     }
 
@@ -168,7 +169,7 @@ impl Cache {
 
     /// Holds what `path` was found to name when the disk was looked at, unless it may have changed
     /// since the count was `changes`. Then nothing older is held either.
-    pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked: Instant, changes: u64) {
+    pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked_up: Instant, changes: u64) {
         let size = Size::of(path, &entry);
         if self.revalidate.is_zero() {
             return; // nothing would ever be served from here
@@ -176,7 +177,7 @@ impl Cache {
         let mut table = self.lock();
         let old = match table.slots.get(path) {
             // Two looked at once, and the other one later.
-            Some(slot) if slot.looked > looked => return,
+            Some(slot) if slot.looked_up > looked_up => return,
             Some(_) => table.remove(path),
             None => None,
         };
@@ -192,8 +193,11 @@ impl Cache {
             table.make_room(self.limits, size)
         };
         table.sum = table.sum.plus(size);
-        let until = looked.checked_add(self.revalidate);
-        table.slots.insert(path.into(), Slot { entry, looked, until, looking: false, used, size });
+        let until = looked_up.checked_add(self.revalidate);
+        table.slots.insert(
+            path.into(),
+            Slot { entry, looked_up, until, is_refreshing: false, used, size },
+        );
         drop(table);
         // Files are closed and memory is freed when nobody waits for the lock.
         drop((old, victims));

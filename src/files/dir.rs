@@ -13,10 +13,10 @@ use http::{HeaderValue, StatusCode};
 use super::{
     backend::Backend,
     cache::{Cache, Limits, REVALIDATE},
-    choices::Choices,
     entry::Loaded,
-    looks::Looks,
+    lookup_config::LookupConfig,
     root::{Root, Symlinks},
+    single_flight::SingleFlight,
     watch::Watch,
 };
 
@@ -51,8 +51,8 @@ pub(super) struct Inner {
     pub(super) from: From,
     pub(super) options: Options,
     pub(super) cache: Arc<Cache>,
-    /// Marked with the time, and with what had been heard of until then.
-    pub(super) looks: Looks<Loaded, (Instant, u64)>,
+    /// Blocking lookups in flight, marked with their start and with the count of changes then.
+    pub(super) lookups: SingleFlight<Loaded, (Instant, u64)>,
     /// Begun by the first look; nothing in it if the kernel has none for us.
     watch: OnceLock<Option<Watch>>,
 }
@@ -86,7 +86,7 @@ impl Inner {
 
 #[derive(Debug, Clone)]
 pub(super) struct Options {
-    pub(super) choices: Choices,
+    pub(super) config: LookupConfig,
     symlinks: Symlinks,
     pub(super) inline_lookups: bool,
     watch: bool,
@@ -113,7 +113,7 @@ impl From {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            choices: Choices::default(),
+            config: LookupConfig::default(),
             symlinks: Symlinks::Inside,
             inline_lookups: true,
             watch: true,
@@ -134,13 +134,13 @@ impl Dir {
             tracing::warn!(path = %path.display(), "this names no file");
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let choices = Choices {
-            one: Some(format!("/{}", name.unwrap_or(".").replace('%', "%25")).into()),
+        let config = LookupConfig {
+            single_file: Some(format!("/{}", name.unwrap_or(".").replace('%', "%25")).into()),
             indexes: Vec::new(),
-            only_answered_folders: true,
-            ..Choices::default()
+            index_required: true,
+            ..LookupConfig::default()
         };
-        let options = Options { choices, ..Options::default() };
+        let options = Options { config, ..Options::default() };
         let root = Root::new(folder.unwrap_or_else(|| path::Path::new(".")).to_owned());
         Self::build(From::Folder(Arc::new(root)), options)
     }
@@ -159,7 +159,7 @@ impl Dir {
     #[must_use]
     pub fn indexes(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
-        self.with(|options| options.choices.indexes = names)
+        self.with(|options| options.config.indexes = names)
     }
 
     /// A Content-Type by the file's path below the folder, instead of the one by its extension; that
@@ -178,7 +178,7 @@ impl Dir {
         self,
         policy: impl Fn(&str) -> Option<HeaderValue> + Send + Sync + 'static,
     ) -> Self {
-        self.with(|options| options.choices.content_type = Some(Arc::new(policy)))
+        self.with(|options| options.config.content_type = Some(Arc::new(policy)))
     }
 
     /// A Cache-Control value for every file, as in `max-age=3600`. None by default.
@@ -207,7 +207,7 @@ impl Dir {
         self,
         policy: impl Fn(&str) -> Option<HeaderValue> + Send + Sync + 'static,
     ) -> Self {
-        self.with(|options| options.choices.cache_control = Some(Arc::new(policy)))
+        self.with(|options| options.config.cache_control = Some(Arc::new(policy)))
     }
 
     /// Serves `a.js.zst`, `a.js.br` or `a.js.gz` for `a.js` to those who accept it, unless it is
@@ -215,34 +215,34 @@ impl Dir {
     /// there. Off by default.
     #[must_use]
     pub fn precompressed(self) -> Self {
-        self.with(|options| options.choices.precompressed = true)
+        self.with(|options| options.config.precompressed = true)
     }
 
     /// Serves `about.html` for `/about` where there is nothing of that name, or a folder with nothing
     /// to be answered with. Off by default.
     #[must_use]
     pub fn html_extension(self) -> Self {
-        self.with(|options| options.choices.html_extension = true)
+        self.with(|options| options.config.html_extension = true)
     }
 
     /// Lists a folder without an index file: as HTML, or as JSON to those whose Accept gives it more
     /// weight. Up to 10,000 names, folders first. Off by default.
     #[must_use]
     pub fn listing(self) -> Self {
-        self.with(|options| options.choices.listing = true)
+        self.with(|options| options.config.listing = true)
     }
 
     /// Serves names that begin with a dot, too. Off by default, but for `/.well-known`.
     #[must_use]
     pub fn hidden(self) -> Self {
-        self.with(|options| options.choices.hidden = true)
+        self.with(|options| options.config.hidden = true)
     }
 
     /// Serves this file, with 200, for whatever names nothing: the page of an application that finds
     /// its own way. Instead of [`not_found`](Self::not_found).
     #[must_use]
     pub fn fallback(self, path: impl Into<String>) -> Self {
-        self.with(|options| options.choices.otherwise = Some((path.into(), StatusCode::OK)))
+        self.with(|options| options.config.fallback_page = Some((path.into(), StatusCode::OK)))
     }
 
     /// Serves this file, with 404, for whatever names nothing. Instead of
@@ -250,7 +250,7 @@ impl Dir {
     #[must_use]
     pub fn not_found(self, path: impl Into<String>) -> Self {
         let status = StatusCode::NOT_FOUND;
-        self.with(|options| options.choices.otherwise = Some((path.into(), status)))
+        self.with(|options| options.config.fallback_page = Some((path.into(), status)))
     }
 
     /// Which symbolic links of a folder are followed; [`Symlinks::Inside`] by default.
@@ -320,9 +320,9 @@ impl Dir {
         self.0.watch.get().is_some()
     }
 
-    /// For who has something else for folders that would be answered with nothing.
-    pub(super) fn only_answered_folders(self) -> Self {
-        self.with(|options| options.choices.only_answered_folders = true)
+    /// Treats a folder without an index file as missing.
+    pub(super) fn require_index(self) -> Self {
+        self.with(|options| options.config.index_required = true)
     }
 
     /// What was remembered under other options is not taken along.
@@ -339,7 +339,7 @@ impl Dir {
             *root = Arc::new(root.with_symlinks(options.symlinks));
         }
         let cache = Arc::new(Cache::new(options.limits, options.revalidate));
-        let looks = Looks::default();
-        Self(Arc::new(Inner { from, options, cache, looks, watch: OnceLock::new() }))
+        let lookups = SingleFlight::default();
+        Self(Arc::new(Inner { from, options, cache, lookups, watch: OnceLock::new() }))
     }
 }

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
     backend::{Content, Found, Source, View},
-    choices::Choices,
     listing::Listing,
+    lookup_config::LookupConfig,
     mime::content_type,
 };
 use crate::{
@@ -61,15 +61,15 @@ pub(super) struct Page {
 
 impl Entry {
     /// Looks up what `path` names. May block.
-    pub(super) fn load(from: View<'_>, path: &Path, choices: &Choices) -> io::Result<Self> {
+    pub(super) fn load(from: View<'_>, path: &Path, config: &LookupConfig) -> io::Result<Self> {
         let Path { below_root: path, is_folder } = path;
         if *is_folder {
-            return Self::in_folder(from, path, choices);
+            return Self::in_folder(from, path, config);
         }
-        let found = Self::at(from, path, false, choices)?;
-        let asks = choices.html_extension || choices.only_answered_folders;
+        let found = Self::at(from, path, false, config)?;
+        let asks = config.html_extension || config.index_required;
         if matches!(found, Self::Folder) && asks {
-            let inside = Self::in_folder(from, &format!("{path}/"), choices)?;
+            let inside = Self::in_folder(from, &format!("{path}/"), config)?;
             if !matches!(inside, Self::Missing) {
                 return Ok(found);
             }
@@ -78,40 +78,40 @@ impl Entry {
         }
         // There is nothing, or a folder with nothing to be answered with, as `blog` for what is below it
         // beside `blog.html`.
-        if choices.html_extension {
-            let page = Self::page(from, &format!("{path}.html"), choices)?;
+        if config.html_extension {
+            let page = Self::page(from, &format!("{path}.html"), config)?;
             if !matches!(page, Self::Missing) {
                 return Ok(page);
             }
         }
-        Ok(if choices.only_answered_folders { Self::Missing } else { found })
+        Ok(if config.index_required { Self::Missing } else { found })
     }
 
     /// A file and nothing else.
-    pub(super) fn page(from: View<'_>, path: &str, choices: &Choices) -> io::Result<Self> {
-        Self::at(from, path, true, choices)
+    pub(super) fn page(from: View<'_>, path: &str, config: &LookupConfig) -> io::Result<Self> {
+        Self::at(from, path, true, config)
     }
 
     /// What a folder is answered with, whose path ends in a slash or is empty.
-    fn in_folder(from: View<'_>, folder: &str, choices: &Choices) -> io::Result<Self> {
-        for index in &choices.indexes {
-            let found = Self::page(from, &format!("{folder}{index}"), choices)?;
+    fn in_folder(from: View<'_>, folder: &str, config: &LookupConfig) -> io::Result<Self> {
+        for index in &config.indexes {
+            let found = Self::page(from, &format!("{folder}{index}"), config)?;
             if !matches!(found, Self::Missing) {
                 return Ok(found);
             }
         }
         let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
-        if choices.listing
+        if config.listing
             && let Found::Folder = from.lookup(folder)?
         {
-            return Listing::of(from, folder, choices.hidden).map(Self::Listing);
+            return Listing::of(from, folder, config.hidden).map(Self::Listing);
         }
         Ok(Self::Missing)
     }
 
-    fn at(from: View<'_>, path: &str, file_only: bool, choices: &Choices) -> io::Result<Self> {
+    fn at(from: View<'_>, path: &str, file_only: bool, config: &LookupConfig) -> io::Result<Self> {
         Ok(match from.lookup(path)? {
-            Found::File(source) => Self::File(Variants::load(from, source, path, choices)?),
+            Found::File(source) => Self::File(Variants::load(from, source, path, config)?),
             // A folder that bears the name of the index file is not what was asked for.
             Found::Folder if !file_only => Self::Folder,
             Found::Folder | Found::Missing => Self::Missing,
@@ -140,29 +140,29 @@ const CODINGS: [(Coding, &str); 3] =
     [(Coding::Zstd, ".zst"), (Coding::Brotli, ".br"), (Coding::Gzip, ".gz")];
 
 impl Variants {
-    fn load(from: View<'_>, source: Source, path: &str, choices: &Choices) -> io::Result<Self> {
+    fn load(from: View<'_>, source: Source, path: &str, config: &LookupConfig) -> io::Result<Self> {
         let written = source.modified;
-        let mut plain = Page::new(source, path, choices);
+        let mut plain = Page::new(source, path, config);
         let mut coded = Vec::new();
-        for (coding, end) in CODINGS.into_iter().filter(|_| choices.precompressed) {
+        for (coding, end) in CODINGS.into_iter().filter(|_| config.precompressed) {
             let Found::File(source) = from.lookup(&format!("{path}{end}"))? else { continue };
             if is_of_another_version(source.modified, written) {
                 tracing::debug!(path, end, "older than the file itself, and not sent");
                 continue;
             }
-            let mut page = Page::new(source, path, choices);
+            let mut page = Page::new(source, path, config);
             let name = coding.name().expect("all of these have one");
             page.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
             coded.push((coding, page));
         }
-        if choices.precompressed {
+        if config.precompressed {
             let pages = coded.iter_mut().map(|(_, page)| page);
             for page in std::iter::once(&mut plain).chain(pages) {
                 let value = HeaderValue::from_static("accept-encoding");
                 page.headers.insert(header::VARY, value);
             }
         }
-        Ok(Self { plain, coded, is_chosen: choices.precompressed })
+        Ok(Self { plain, coded, is_chosen: config.precompressed })
     }
 }
 
@@ -193,16 +193,16 @@ impl Path {
 
     /// What a decoded path without its leading slash stands for; `None` if it stands for
     /// nothing: hidden names, and empty segments, which would be second names of the same file.
-    pub(super) fn of(path: &str, choices: &Choices) -> Option<Self> {
+    pub(super) fn of(path: &str, config: &LookupConfig) -> Option<Self> {
         let (folders, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));
         for (i, segment) in folders.into_iter().flat_map(|f| f.split('/')).enumerate() {
             // RFC 8615: what is well-known is at the top.
             let hidden = segment.starts_with('.') && !(i == 0 && segment == ".well-known");
-            if (hidden && !choices.hidden) || segment.is_empty() {
+            if (hidden && !config.hidden) || segment.is_empty() {
                 return None;
             }
         }
-        if name.starts_with('.') && path != ".well-known" && !choices.hidden {
+        if name.starts_with('.') && path != ".well-known" && !config.hidden {
             return None;
         }
         Some(Self { below_root: path.to_owned(), is_folder: name.is_empty() })
@@ -210,7 +210,7 @@ impl Path {
 }
 
 impl Page {
-    fn new(source: Source, path: &str, choices: &Choices) -> Self {
+    fn new(source: Source, path: &str, config: &LookupConfig) -> Self {
         let Source { content, modified, tag } = source;
         // A tag that is none is left out: nothing is ever not modified under it.
         let etag = ETag::strong(tag.as_bytes()).ok().map(ETag::to_value);
@@ -221,7 +221,7 @@ impl Page {
         let modified = modified.map(HttpDate::from).filter(|at| *at <= now);
 
         let mut headers = HeaderMap::with_capacity(7);
-        let kind = choices.content_type.as_ref().and_then(|policy| policy(path));
+        let kind = config.content_type.as_ref().and_then(|policy| policy(path));
         headers.insert(header::CONTENT_TYPE, kind.unwrap_or_else(|| content_type(path)));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -231,7 +231,7 @@ impl Page {
         if let Some(etag) = &etag {
             headers.insert(header::ETAG, etag.clone());
         }
-        if let Some(value) = choices.cache_control.as_ref().and_then(|policy| policy(path)) {
+        if let Some(value) = config.cache_control.as_ref().and_then(|policy| policy(path)) {
             headers.insert(header::CACHE_CONTROL, value);
         }
         let lately = match &content {
@@ -305,7 +305,7 @@ mod tests {
         ];
         for (path, is_folder) in table {
             let want = Path { below_root: path.to_owned(), is_folder };
-            assert_eq!(Path::of(path, &Choices::default()), Some(want), "{path}");
+            assert_eq!(Path::of(path, &LookupConfig::default()), Some(want), "{path}");
         }
     }
 
@@ -336,7 +336,7 @@ mod tests {
             ".well-known/.x",
             ".well-known-not",
         ] {
-            assert_eq!(Path::of(path, &Choices::default()), None, "{path}");
+            assert_eq!(Path::of(path, &LookupConfig::default()), None, "{path}");
         }
     }
 }

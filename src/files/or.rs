@@ -16,7 +16,7 @@ use super::{
     Dir,
     entry::Entry,
     respond::respond,
-    service::{Found, Looked, poll_looked, refuse},
+    service::{LookupResult, Resolution, poll_lookup, refuse},
 };
 use crate::{Body, BoxError, Request, Response, spare};
 
@@ -47,7 +47,7 @@ impl Dir {
     where
         S: Service<Request, Response = Response<B>> + Clone,
     {
-        Or { dir: self.only_answered_folders(), service }
+        Or { dir: self.require_index(), service }
     }
 }
 
@@ -76,20 +76,20 @@ where
     fn call(&mut self, request: Request) -> ResponseFuture<S> {
         let (parts, body) = request.into_parts();
         ResponseFuture(match self.dir.0.find(&parts) {
-            Found::Entry(entry, status) if !matches!(*entry, Entry::Missing) => {
+            Resolution::Entry(entry, status) if !matches!(*entry, Entry::Missing) => {
                 let response = respond(&parts, &entry, status);
                 spare::spend(parts);
                 State::File(Some(response))
             }
-            Found::Refused(status) if status == StatusCode::BAD_REQUEST => {
+            Resolution::Refused(status) if status == StatusCode::BAD_REQUEST => {
                 State::File(Some(refuse(&parts.method, status)))
             }
-            Found::Entry(..) | Found::Refused(_) => {
+            Resolution::Entry(..) | Resolution::Refused(_) => {
                 State::Ready(self.service.clone(), Some(Request::from_parts(parts, body)))
             }
-            Found::OnDisk { normal, path, now } => {
-                let looked = self.dir.0.look_up(&normal, path, now);
-                State::Look(looked, Some(Box::new((parts, body))), self.service.clone())
+            Resolution::OnDisk { normal, path, now } => {
+                let result = self.dir.0.lookup_blocking(&normal, path, now);
+                State::Lookup(result, Some(Box::new((parts, body))), self.service.clone())
             }
         })
     }
@@ -105,7 +105,7 @@ enum State<S: Service<Request>> {
     /// `None` once it was given.
     File(Option<Response>),
     /// Is there a file?
-    Look(Looked, Option<Box<(Parts, Body)>>, S),
+    Lookup(LookupResult, Option<Box<(Parts, Body)>>, S),
     /// There is none: until the service is ready.
     Ready(S, Option<Request>),
     Call(#[pin] S::Future),
@@ -127,8 +127,8 @@ where
                 StateProj::File(response) => {
                     return Poll::Ready(Ok(response.take().expect("polled after completion")));
                 }
-                StateProj::Look(looked, request, service) => {
-                    let (status, entry) = ready!(poll_looked(looked, cx))?;
+                StateProj::Lookup(result, request, service) => {
+                    let (status, entry) = ready!(poll_lookup(result, cx))?;
                     let (parts, body) = *request.take().expect("polled after completion");
                     if !matches!(*entry, Entry::Missing) {
                         return Poll::Ready(Ok(respond(&parts, &entry, status)));

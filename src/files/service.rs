@@ -1,4 +1,4 @@
-//! What a request to a `Dir` gets: from memory at once, or from a look at the disk.
+//! `Dir` as a service: answers from the cache, or after a lookup.
 
 use std::{
     borrow::Cow,
@@ -15,9 +15,9 @@ use tower_service::Service;
 
 use super::{
     backend::View,
-    choices::Choices,
     dir::{Dir, From, Inner},
     entry::{Entry, Loaded, Path},
+    lookup_config::LookupConfig,
     respond::{asked, plain, respond},
 };
 use crate::{
@@ -40,10 +40,13 @@ impl Service<Request<Body>> for Dir {
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (request, _) = request.into_parts();
         let response = match self.0.find(&request) {
-            Found::Refused(status) => refuse(&request.method, status),
-            Found::Entry(entry, status) => respond(&request, &entry, status),
-            Found::OnDisk { normal, path, now } => {
-                return ResponseFuture::blocking(request, self.0.look_up(&normal, path, now));
+            Resolution::Refused(status) => refuse(&request.method, status),
+            Resolution::Entry(entry, status) => respond(&request, &entry, status),
+            Resolution::OnDisk { normal, path, now } => {
+                return ResponseFuture::blocking(
+                    request,
+                    self.0.lookup_blocking(&normal, path, now),
+                );
             }
         };
         spare::spend(request);
@@ -51,24 +54,24 @@ impl Service<Request<Body>> for Dir {
     }
 }
 
-/// Where what stands for missing files is remembered: no request's path lacks a slash.
-const OTHERWISE: &str = "";
+/// Cache key of the fallback page. It cannot be a request's path, which begins with a slash.
+const FALLBACK_PAGE: &str = "";
 
-/// What is known of a request without a look at the disk.
-pub(super) enum Found {
-    /// It is none for a file, or names one in two ways.
+/// What the cache, or a lookup that does not block, knows of a request.
+pub(super) enum Resolution {
+    /// The method is not for files, or the path has no normal form.
     Refused(StatusCode),
-    /// What it asks for, or what stands for what is not there, with its status.
+    /// The entry, or the fallback page, with its status.
     Entry(Arc<Entry>, StatusCode),
-    /// Where to look, if there can be anything. It was not there, or not lately, at `now`.
+    /// A lookup that may block is needed. `path` is `None` if it can name nothing.
     OnDisk { normal: Box<str>, path: Option<Path>, now: Instant },
 }
 
-/// What needs no look.
+/// Entries that need no lookup.
 static MISSING: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Missing));
 static FOLDER: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Folder));
 
-/// A short answer to what is refused.
+/// Returns the response to a refused request.
 pub(super) fn refuse(method: &Method, status: StatusCode) -> Response<Body> {
     let mut response = plain(method, status);
     if status == StatusCode::METHOD_NOT_ALLOWED {
@@ -78,92 +81,94 @@ pub(super) fn refuse(method: &Method, status: StatusCode) -> Response<Body> {
 }
 
 impl Inner {
-    pub(super) fn find(&self, request: &Parts) -> Found {
+    pub(super) fn find(&self, request: &Parts) -> Resolution {
         if !matches!(request.method, Method::GET | Method::HEAD) {
-            return Found::Refused(StatusCode::METHOD_NOT_ALLOWED);
+            return Resolution::Refused(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let normal = if let Some(name) = &self.options.choices.one {
+        let normal = if let Some(name) = &self.options.config.single_file {
             Cow::Borrowed(&**name)
         } else {
             let path = request.uri.path();
             if path == "/" && !asked(request).path().ends_with('/') {
-                return Found::Entry(FOLDER.clone(), StatusCode::OK);
+                return Resolution::Entry(FOLDER.clone(), StatusCode::OK);
             }
             let Ok(normal) = normalize(path) else {
-                return Found::Refused(StatusCode::BAD_REQUEST);
+                return Resolution::Refused(StatusCode::BAD_REQUEST);
             };
             normal
         };
         let now = clock::lately();
         if let Some(entry) = self.cache.get(&normal, now) {
             if !self.is_replaced(&entry) {
-                return Found::Entry(entry, StatusCode::OK);
+                return Resolution::Entry(entry, StatusCode::OK);
             }
-            if let Some((status, entry)) = self.cached_otherwise(now) {
-                return Found::Entry(entry, status);
+            if let Some((status, entry)) = self.cached_fallback_page(now) {
+                return Resolution::Entry(entry, status);
             }
         }
-        let Ok(path) = file_path(&normal) else { return Found::Refused(StatusCode::BAD_REQUEST) };
-        let path = if self.options.choices.one.is_some() {
+        let Ok(path) = file_path(&normal) else {
+            return Resolution::Refused(StatusCode::BAD_REQUEST);
+        };
+        let path = if self.options.config.single_file.is_some() {
             Some(Path::of_file(&path))
         } else {
-            Path::of(&path, &self.options.choices)
+            Path::of(&path, &self.options.config)
         };
         if path.is_none() {
             if !self.is_replaced(&MISSING) {
-                return Found::Entry(MISSING.clone(), StatusCode::OK);
+                return Resolution::Entry(MISSING.clone(), StatusCode::OK);
             }
-            if let Some((status, entry)) = self.cached_otherwise(now) {
-                return Found::Entry(entry, status);
+            if let Some((status, entry)) = self.cached_fallback_page(now) {
+                return Resolution::Entry(entry, status);
             }
         }
         if self.options.inline_lookups
             && let Ok((status, entry)) =
                 self.load(View::non_blocking(self.from.backend()), &normal, path.as_ref(), now)
         {
-            if self.options.choices.otherwise.is_some() {
-                self.cache.forsake(OTHERWISE); // it was perhaps claimed in vain
+            if self.options.config.fallback_page.is_some() {
+                self.cache.release_refresh(FALLBACK_PAGE); // `find` may have claimed it
             }
-            return Found::Entry(entry, status);
+            return Resolution::Entry(entry, status);
         }
-        Found::OnDisk { normal: normal.into(), path, now }
+        Resolution::OnDisk { normal: normal.into(), path, now }
     }
 
-    /// Looks at the disk where that may block. Those who ask for one path at a time have one look.
-    pub(super) fn look_up(
+    /// Looks up a path on a thread that may block. Concurrent requests for one path share a lookup.
+    pub(super) fn lookup_blocking(
         self: &Arc<Self>,
         normal: &str,
         path: Option<Path>,
         now: Instant,
-    ) -> Looked {
-        let look = || {
-            let look = Look { inner: self.clone(), normal: normal.into(), path, now };
-            move || look.take()
+    ) -> LookupResult {
+        let begin = || {
+            let lookup = Lookup { inner: self.clone(), normal: normal.into(), path, now };
+            move || lookup.run()
         };
         if self.cache.is_used() {
             let changes = self.cache.changes();
-            // A look from before a change, or from long ago, has nothing to say to who comes now.
+            // A lookup from before a change, or from long ago, must not answer this request.
             let is_harmless = |(began, since): &(Instant, u64)| {
                 self.cache.is_recent(*began, now) && !self.cache.may_have_changed(normal, *since)
             };
-            self.looks.join(normal, (now, changes), is_harmless, look)
+            self.lookups.join(normal, (now, changes), is_harmless, begin)
         } else {
-            self.looks.alone(look()) // what changes must be seen at once
+            self.lookups.alone(begin()) // what changes must be seen at once
         }
     }
 
-    /// Does something else stand for it?
+    /// Whether the fallback page is served instead of `entry`.
     fn is_replaced(&self, entry: &Entry) -> bool {
-        matches!(entry, Entry::Missing) && self.options.choices.otherwise.is_some()
+        matches!(entry, Entry::Missing) && self.options.config.fallback_page.is_some()
     }
 
-    /// What stands for what is not there, if it was looked at lately.
-    fn cached_otherwise(&self, now: Instant) -> Option<(StatusCode, Arc<Entry>)> {
-        let (_, status) = self.options.choices.otherwise.as_ref()?;
-        Some((*status, self.cache.get(OTHERWISE, now)?))
+    /// Returns the fallback page if it is cached.
+    fn cached_fallback_page(&self, now: Instant) -> Option<(StatusCode, Arc<Entry>)> {
+        let (_, status) = self.options.config.fallback_page.as_ref()?;
+        Some((*status, self.cache.get(FALLBACK_PAGE, now)?))
     }
 
-    /// Looks at the disk, and remembers what is there.
+    /// Looks up a path, or the fallback page if it is missing, and caches the entry.
     fn load(
         &self,
         from: View<'_>,
@@ -172,66 +177,66 @@ impl Inner {
         now: Instant,
     ) -> io::Result<Loaded> {
         let entry = match path {
-            Some(path) => self.look(from, normal, &path.below_root, now, |choices| {
-                Entry::load(from, path, choices)
+            Some(path) => self.lookup(from, normal, &path.below_root, now, |config| {
+                Entry::load(from, path, config)
             })?,
             None => MISSING.clone(),
         };
         let Some((page, status)) =
-            self.options.choices.otherwise.as_ref().filter(|_| self.is_replaced(&entry))
+            self.options.config.fallback_page.as_ref().filter(|_| self.is_replaced(&entry))
         else {
             return Ok((StatusCode::OK, entry));
         };
-        if let Some(cached) = self.cache.fresh(OTHERWISE, now) {
+        if let Some(cached) = self.cache.fresh(FALLBACK_PAGE, now) {
             return Ok((*status, cached));
         }
         let page = page.trim_start_matches('/');
         let otherwise =
-            self.look(from, OTHERWISE, page, now, |choices| Entry::page(from, page, choices))?;
+            self.lookup(from, FALLBACK_PAGE, page, now, |config| Entry::page(from, page, config))?;
         Ok((*status, otherwise))
     }
 
-    /// Looks at what is remembered as `name`, and at the folders on the way to `path` from then on.
-    fn look(
+    /// Runs `load`, caches its entry as `name`, and watches the folders on the way to `path`.
+    fn lookup(
         &self,
         from: View<'_>,
         name: &str,
         path: &str,
         now: Instant,
-        load: impl FnOnce(&Choices) -> io::Result<Entry>,
+        load: impl FnOnce(&LookupConfig) -> io::Result<Entry>,
     ) -> io::Result<Arc<Entry>> {
         let changes = self.cache.changes();
         if let From::Folder(root) = &self.from {
             self.follow(root, path, from.can_block())?;
         }
-        let entry = Arc::new(load(&self.options.choices)?);
+        let entry = Arc::new(load(&self.options.config)?);
         self.cache.put(name, entry.clone(), now, changes);
         Ok(entry)
     }
 }
 
-pub(super) type Looked = oneshot::Receiver<io::Result<Loaded>>;
+pub(super) type LookupResult = oneshot::Receiver<io::Result<Loaded>>;
 
-/// A look at the disk that is to be taken.
-struct Look {
+/// A lookup that is still to be run.
+struct Lookup {
     inner: Arc<Inner>,
     normal: Box<str>,
     path: Option<Path>,
     now: Instant,
 }
 
-impl Look {
-    fn take(self) -> io::Result<Loaded> {
+impl Lookup {
+    fn run(self) -> io::Result<Loaded> {
         let from = View::blocking(self.inner.from.backend());
         self.inner.load(from, &self.normal, self.path.as_ref(), self.now)
     }
 }
 
-impl Drop for Look {
+impl Drop for Lookup {
     fn drop(&mut self) {
-        // It has failed, or the client has left before it began; or this changes nothing.
-        for path in [&self.normal, OTHERWISE] {
-            self.inner.cache.forsake(path);
+        // It has failed, or all clients left before it began. After a success this changes nothing.
+        for path in [&self.normal, FALLBACK_PAGE] {
+            self.inner.cache.release_refresh(path);
         }
     }
 }
@@ -246,11 +251,11 @@ enum State {
     Blocking(Box<Pending>),
 }
 
-/// A look at the disk, on a thread that may block.
+/// A lookup on a thread that may block.
 #[derive(Debug)]
 struct Pending {
     request: Parts,
-    load: Looked,
+    load: LookupResult,
 }
 
 /// The folder or a file in it cannot be read, and it is not the request's fault.
@@ -263,13 +268,13 @@ impl ResponseFuture {
         Self(State::Ready(Some(response)))
     }
 
-    /// Was it answered without a look at the disk?
+    /// Whether it was answered without another thread.
     #[cfg(test)]
     pub(super) fn is_hit(&self) -> bool {
         matches!(self.0, State::Ready(_))
     }
 
-    fn blocking(request: Parts, load: Looked) -> Self {
+    fn blocking(request: Parts, load: LookupResult) -> Self {
         Self(State::Blocking(Box::new(Pending { request, load })))
     }
 }
@@ -284,20 +289,22 @@ impl Future for ResponseFuture {
             }
             State::Blocking(pending) => pending,
         };
-        let (status, entry) = std::task::ready!(poll_looked(&mut pending.load, cx))?;
+        let (status, entry) = std::task::ready!(poll_lookup(&mut pending.load, cx))?;
         Poll::Ready(Ok(respond(&pending.request, &entry, status)))
     }
 }
 
-/// What a look has found.
-pub(super) fn poll_looked(
-    looked: &mut Looked,
+/// Polls a lookup that runs on another thread.
+pub(super) fn poll_lookup(
+    result: &mut LookupResult,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Loaded, BoxError>> {
-    let loaded = match std::task::ready!(Pin::new(looked).poll(cx)) {
+    let loaded = match std::task::ready!(Pin::new(result).poll(cx)) {
         Ok(loaded) => loaded,
         // It panicked, or the runtime is shutting down.
-        Err(_) => Err(io::Error::other("the look at the disk was cut short")),
+        Err(_) => Err(io::Error::other(
+            "the lookup was cancelled: it panicked or the runtime is shutting down",
+        )),
     };
     Poll::Ready(loaded.map_err(|error| Error::new(kind(&error), Unreadable(error)).into()))
 }

@@ -3,10 +3,10 @@
 mod accel;
 mod backends;
 mod cached;
-mod choices;
 mod coded;
 mod listed;
 mod one;
+mod options;
 mod or;
 mod paths;
 mod watched;

@@ -34,9 +34,9 @@ impl Disk {
     }
 
     fn entry(&self, name: &str) -> Arc<Entry> {
-        let choices = crate::files::choices::Choices::default();
-        let path = Path::of(name, &choices).unwrap();
-        Arc::new(Entry::load(View::blocking(&self.root), &path, &choices).unwrap())
+        let config = crate::files::lookup_config::LookupConfig::default();
+        let path = Path::of(name, &config).unwrap();
+        Arc::new(Entry::load(View::blocking(&self.root), &path, &config).unwrap())
     }
 }
 
@@ -180,11 +180,11 @@ fn one_is_to_look_again_and_the_others_get_what_was_known_for_as_long_again() {
     assert!(cache.fresh("/f", later).is_none());
     let late = later + SECOND;
     assert!(cache.get("/f", late - Duration::from_nanos(1)).is_some());
-    cache.forsake("/f");
+    cache.release_refresh("/f");
     assert!(cache.get("/f", later).is_none(), "nobody looks");
     cache.put("/f", disk.file(2), late, 0);
     assert!(cache.get("/f", late).is_some() && cache.fresh("/f", late).is_some());
-    cache.forsake("/none");
+    cache.release_refresh("/none");
 }
 
 #[test]

@@ -1,35 +1,35 @@
-//! Which file a path stands for, and with which fields: what a folder's service can be told.
+//! `LookupConfig`: which file a path stands for, and with which header fields.
 
 use std::{fmt, sync::Arc};
 
 use http::{HeaderValue, StatusCode};
 
-/// The value of a field for a path below the root.
+/// Returns the value of a header field for a path below the root.
 pub(super) type Policy = dyn Fn(&str) -> Option<HeaderValue> + Send + Sync;
 
 #[derive(Clone)]
-pub(super) struct Choices {
-    /// The normal path that every path stands for.
-    pub(super) one: Option<Arc<str>>,
-    /// What a folder is answered with: the first that is there.
+pub(super) struct LookupConfig {
+    /// The normal path of the only file, which answers every request path.
+    pub(super) single_file: Option<Arc<str>>,
+    /// Names of index files; the first one that exists answers for its folder.
     pub(super) indexes: Vec<String>,
-    /// Instead of what is guessed by the name.
+    /// Overrides the Content-Type that is guessed from the extension.
     pub(super) content_type: Option<Arc<Policy>>,
     pub(super) cache_control: Option<Arc<Policy>>,
     pub(super) precompressed: bool,
     pub(super) html_extension: bool,
     pub(super) listing: bool,
     pub(super) hidden: bool,
-    /// A folder that would be answered with nothing is nothing.
-    pub(super) only_answered_folders: bool,
-    /// What stands for a path that names nothing, and its status.
-    pub(super) otherwise: Option<(String, StatusCode)>,
+    /// Treats a folder without an index file and without a listing as missing.
+    pub(super) index_required: bool,
+    /// The page for paths that name nothing, and its status.
+    pub(super) fallback_page: Option<(String, StatusCode)>,
 }
 
-impl Default for Choices {
+impl Default for LookupConfig {
     fn default() -> Self {
         Self {
-            one: None,
+            single_file: None,
             indexes: vec!["index.html".to_owned()],
             content_type: None,
             cache_control: None,
@@ -37,22 +37,22 @@ impl Default for Choices {
             html_extension: false,
             listing: false,
             hidden: false,
-            only_answered_folders: false,
-            otherwise: None,
+            index_required: false,
+            fallback_page: None,
         }
     }
 }
 
-impl fmt::Debug for Choices {
+impl fmt::Debug for LookupConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Choices")
-            .field("one", &self.one)
+        f.debug_struct("LookupConfig")
+            .field("single_file", &self.single_file)
             .field("indexes", &self.indexes)
             .field("precompressed", &self.precompressed)
             .field("html_extension", &self.html_extension)
             .field("listing", &self.listing)
             .field("hidden", &self.hidden)
-            .field("otherwise", &self.otherwise)
+            .field("fallback_page", &self.fallback_page)
             .finish_non_exhaustive()
     }
 }

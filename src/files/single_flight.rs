@@ -1,4 +1,4 @@
-//! `Looks`: one look at the disk for all who ask for the same at a time.
+//! `SingleFlight`: one blocking lookup for all requests of the same path.
 
 use std::{
     collections::HashMap,
@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 
 use crate::net::disk::{Disk, Job};
 
-/// So many may wait for one look before those who have left are let go.
-const FEW: usize = 64;
+/// The number of waiters above which those that have gone are pruned.
+const PRUNE_THRESHOLD: usize = 64;
 
-/// Looks that wait or are taken, by the path that is looked at. Each bears a mark of when it began.
-pub(super) struct Looks<T, M> {
+/// Lookups in flight, by path. Each carries the mark of its start.
+pub(super) struct SingleFlight<T, M> {
     disk: Disk,
     table: Arc<Table<T, M>>,
 }
@@ -23,35 +23,36 @@ struct Table<T, M>(Mutex<ByPath<T, M>>);
 
 type ByPath<T, M> = HashMap<Arc<str>, Arc<Shared<T, M>>>;
 
-/// What a look and those who wait for it share.
+/// State that a lookup and its waiters share.
 struct Shared<T, M> {
     mark: M,
-    /// `None`: it is over.
+    /// `None` once the lookup is over.
     waiters: Mutex<Option<Waiters<T>>>,
 }
 
 struct Waiters<T> {
     all: Vec<oneshot::Sender<io::Result<T>>>,
-    /// With so many those who have left are let go: twice as many as were there then.
-    full: usize,
+    /// The length at which to prune next: twice the length after the last time.
+    prune_at: usize,
 }
 
-impl<T, M> fmt::Debug for Looks<T, M> {
+impl<T, M> fmt::Debug for SingleFlight<T, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Looks").field("paths", &self.table.lock().len()).finish()
+        f.debug_struct("SingleFlight").field("paths", &self.table.lock().len()).finish()
     }
 }
 
-impl<T, M> Default for Looks<T, M> {
+impl<T, M> Default for SingleFlight<T, M> {
     fn default() -> Self {
         Self { disk: Disk::default(), table: Arc::new(Table(Mutex::default())) }
     }
 }
 
-impl<T: Clone + Send + 'static, M: Send + Sync + 'static> Looks<T, M> {
-    /// The answer of a look at `path`: of one that is on its way, if what has happened since its mark
-    /// does no harm, or of a new one, which `begin` makes. No answer comes if it panics, or if the
-    /// runtime ends.
+impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
+    /// Joins the lookup of `path` that is in flight if `is_harmless` accepts its mark; otherwise starts
+    /// a new one, which `begin` makes.
+    ///
+    /// The receiver fails if the lookup panics or the runtime shuts down.
     pub(super) fn join<L>(
         &self,
         path: &str,
@@ -70,33 +71,33 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> Looks<T, M> {
             waiters.push(answer);
             return answered;
         }
-        let waiters = Waiters { all: vec![answer], full: 0 };
+        let waiters = Waiters { all: vec![answer], prune_at: 0 };
         let shared = Arc::new(Shared { mark, waiters: Mutex::new(Some(waiters)) });
         let path: Arc<str> = path.into();
-        // One that others wait for goes on without being found any more.
+        // A lookup that is replaced here still answers its own waiters.
         table.insert(path.clone(), shared.clone());
         drop(table);
-        let (table, look) = (self.table.clone(), Some(begin()));
-        self.disk.run(Box::new(Flight { path, table, shared, look }));
+        let (table, lookup) = (self.table.clone(), Some(begin()));
+        self.disk.run(Box::new(Flight { path, table, shared, lookup }));
         answered
     }
 
-    /// The answer of a look of one's own.
-    pub(super) fn alone<L>(&self, look: L) -> oneshot::Receiver<io::Result<T>>
+    /// Starts a lookup that is not shared.
+    pub(super) fn alone<L>(&self, lookup: L) -> oneshot::Receiver<io::Result<T>>
     where
         L: FnOnce() -> io::Result<T> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        self.disk.run(Box::new(Alone { look, answer }));
+        self.disk.run(Box::new(Alone { lookup, answer }));
         answered
     }
 }
 
 impl<T> Waiters<T> {
     fn push(&mut self, waiter: oneshot::Sender<io::Result<T>>) {
-        if self.all.len() >= self.full.max(FEW) {
+        if self.all.len() >= self.prune_at.max(PRUNE_THRESHOLD) {
             self.all.retain(|waiter| !waiter.is_closed());
-            self.full = 2 * self.all.len();
+            self.prune_at = 2 * self.all.len();
         }
         self.all.push(waiter);
     }
@@ -109,18 +110,18 @@ impl<T, M> Shared<T, M> {
     }
 }
 
-/// A look that others can join.
+/// A lookup that others can join.
 struct Flight<T, M, L> {
     path: Arc<str>,
     table: Arc<Table<T, M>>,
     shared: Arc<Shared<T, M>>,
-    /// Until it is taken.
-    look: Option<L>,
+    /// `None` once it has run.
+    lookup: Option<L>,
 }
 
 impl<T, M, L> Flight<T, M, L> {
-    /// From here on nobody joins it. Those who did.
-    fn land(&self) -> Vec<oneshot::Sender<io::Result<T>>> {
+    /// Removes the flight from the table and returns its waiters.
+    fn complete(&self) -> Vec<oneshot::Sender<io::Result<T>>> {
         let mut table = self.table.lock();
         if table.get(&self.path).is_some_and(|shared| Arc::ptr_eq(shared, &self.shared)) {
             table.remove(&self.path);
@@ -133,7 +134,7 @@ impl<T, M, L> Flight<T, M, L> {
 
 impl<T, M, L> Drop for Flight<T, M, L> {
     fn drop(&mut self) {
-        drop(self.land()); // if it has panicked, or was never taken
+        drop(self.complete()); // it has panicked, or has never run
     }
 }
 
@@ -147,27 +148,27 @@ where
         let mut waiters = self.shared.waiters();
         let wanted = waiters.as_ref().is_some_and(|w| w.all.iter().any(|w| !w.is_closed()));
         if !wanted {
-            *waiters = None; // nobody joins it from here on
+            *waiters = None; // no request joins it any more
         }
         wanted
     }
 
     fn run(mut self: Box<Self>) {
-        let Some(look) = self.look.take() else { return };
-        let found = look();
-        for waiter in self.land() {
+        let Some(lookup) = self.lookup.take() else { return };
+        let found = lookup();
+        for waiter in self.complete() {
             let answer = match &found {
                 Ok(found) => Ok(found.clone()),
-                Err(error) => Err(again(error)),
+                Err(error) => Err(clone_error(error)),
             };
             let _ = waiter.send(answer);
         }
     }
 }
 
-/// A look that nobody joins.
+/// A lookup that is not shared.
 struct Alone<T, L> {
-    look: L,
+    lookup: L,
     answer: oneshot::Sender<io::Result<T>>,
 }
 
@@ -181,13 +182,13 @@ where
     }
 
     fn run(self: Box<Self>) {
-        let Self { look, answer } = *self;
-        let _ = answer.send(look());
+        let Self { lookup, answer } = *self;
+        let _ = answer.send(lookup());
     }
 }
 
-/// The same error for one more.
-fn again(error: &io::Error) -> io::Error {
+/// Copies an error for one more waiter.
+fn clone_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno) => io::Error::from_raw_os_error(errno),
         None => io::Error::new(error.kind(), error.to_string()),
@@ -212,18 +213,18 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_ask_for_the_same_get_the_answer_of_one_look() {
-        let (looks, taken) = (Looks::default(), Arc::new(AtomicUsize::new(0)));
+        let (flights, count) = (SingleFlight::default(), Arc::new(AtomicUsize::new(0)));
         let hold = Arc::new(Barrier::new(2));
         let join = |path: &str| {
-            looks.join(
+            flights.join(
                 path,
                 (),
                 |()| true,
                 || {
-                    let (taken, hold) = (taken.clone(), hold.clone());
+                    let (count, hold) = (count.clone(), hold.clone());
                     move || {
                         hold.wait();
-                        Ok(taken.fetch_add(1, Ordering::SeqCst))
+                        Ok(count.fetch_add(1, Ordering::SeqCst))
                     }
                 },
             )
@@ -238,16 +239,16 @@ mod tests {
         hold.wait();
         hold.wait();
         assert_eq!(a.await.unwrap().unwrap() + b.await.unwrap().unwrap(), 1 + 2);
-        assert!(looks.table.lock().is_empty());
+        assert!(flights.table.lock().is_empty());
     }
 
     #[tokio::test]
     async fn an_error_is_everybody_s_and_so_is_a_panic() {
-        let looks = Looks::<(), ()>::default();
+        let flights = SingleFlight::<(), ()>::default();
         let hold = Arc::new(Barrier::new(2));
         for panics in [false, true] {
             let join = || {
-                looks.join(
+                flights.join(
                     "/a",
                     (),
                     |()| true,
@@ -269,27 +270,27 @@ mod tests {
                     Err(_) => assert!(panics),
                 }
             }
-            assert!(looks.table.lock().is_empty());
+            assert!(flights.table.lock().is_empty());
         }
     }
 
     #[tokio::test]
     async fn whoever_comes_when_all_others_have_left_gets_an_answer() {
-        let looks = Looks::default();
+        let flights = SingleFlight::default();
         for n in 0..1000 {
-            drop(looks.join("/a", (), |()| true, || move || Ok(n)));
-            let answer = looks.join("/a", (), |()| true, || move || Ok(n)).await;
+            drop(flights.join("/a", (), |()| true, || move || Ok(n)));
+            let answer = flights.join("/a", (), |()| true, || move || Ok(n)).await;
             assert_eq!(answer.unwrap().unwrap(), n);
         }
     }
 
     #[tokio::test]
     async fn who_may_not_join_begins_another_look_and_each_gets_its_own_answer() {
-        let looks = Looks::default();
+        let flights = SingleFlight::default();
         let hold = Arc::new(Barrier::new(2));
         let join = |mark: u32| {
             let hold = hold.clone();
-            looks.join(
+            flights.join(
                 "/a",
                 mark,
                 move |of| *of == mark,
@@ -307,15 +308,15 @@ mod tests {
         for (answer, want) in [(one, 1), (two, 2), (again, 2)] {
             assert_eq!(answer.await.unwrap().unwrap(), want);
         }
-        assert!(looks.table.lock().is_empty());
+        assert!(flights.table.lock().is_empty());
     }
 
     #[tokio::test]
     async fn those_who_left_are_not_kept_while_a_look_hangs() {
-        let looks = Looks::default();
+        let flights = SingleFlight::default();
         let hold = Arc::new(Barrier::new(2));
         let held = hold.clone();
-        let first = looks.join(
+        let first = flights.join(
             "/a",
             (),
             |()| true,
@@ -326,11 +327,11 @@ mod tests {
                 }
             },
         );
-        for _ in 0..100 * FEW {
-            drop(looks.join("/a", (), |()| true, || || unreachable!("there is one")));
+        for _ in 0..100 * PRUNE_THRESHOLD {
+            drop(flights.join("/a", (), |()| true, || || unreachable!("there is one")));
         }
-        let kept = looks.table.lock()["/a"].waiters().as_ref().unwrap().all.len();
-        assert!(kept <= 2 * FEW, "{kept}");
+        let kept = flights.table.lock()["/a"].waiters().as_ref().unwrap().all.len();
+        assert!(kept <= 2 * PRUNE_THRESHOLD, "{kept}");
         hold.wait();
         first.await.unwrap().unwrap();
     }
