@@ -223,7 +223,7 @@ where
                     if response.status() == StatusCode::PERMANENT_REDIRECT {
                         // A folder without its slash. Where that is, the client cannot ask for.
                         let method = if this.asked.head { Method::HEAD } else { Method::GET };
-                        response = respond::plain(&method, StatusCode::NOT_FOUND);
+                        response = respond::status_text(&method, StatusCode::NOT_FOUND);
                     }
                     return Poll::Ready(Ok(merge(response, std::mem::take(said))));
                 }

@@ -35,15 +35,14 @@ pub(super) enum Entry {
     Missing,
 }
 
-/// A file, and the same in other codings.
+/// A file in each of its content codings.
 #[derive(Debug)]
 pub(super) struct Variants {
-    pub(super) plain: Page,
-    /// In the order in which we would choose; empty without such files, and unless they are asked
-    /// for.
-    pub(super) coded: Vec<(Coding, Page)>,
-    /// A request's Accept-Encoding decides.
-    pub(super) is_chosen: bool,
+    pub(super) identity: Page,
+    /// Precompressed files, preferred one first. Empty unless `precompressed` is set.
+    pub(super) encoded: Vec<(Coding, Page)>,
+    /// Whether Accept-Encoding selects the variant.
+    pub(super) is_negotiated: bool,
 }
 
 /// A file with all that its responses need.
@@ -121,8 +120,8 @@ impl Entry {
     /// What it holds: bytes of content in memory, and open files.
     pub(super) fn held(&self) -> (usize, usize) {
         match self {
-            Self::File(Variants { plain, coded, .. }) => {
-                let all = std::iter::once(plain).chain(coded.iter().map(|(_, page)| page));
+            Self::File(Variants { identity, encoded, .. }) => {
+                let all = std::iter::once(identity).chain(encoded.iter().map(|(_, page)| page));
                 all.map(|page| match &page.content {
                     Content::Bytes(bytes) => (bytes.len(), 0),
                     Content::File(..) => (0, 1),
@@ -135,15 +134,15 @@ impl Entry {
     }
 }
 
-/// Codings that are looked for beside a file, best first, with the ends of their names.
+/// Codings of precompressed files with their suffixes, preferred one first.
 const CODINGS: [(Coding, &str); 3] =
     [(Coding::Zstd, ".zst"), (Coding::Brotli, ".br"), (Coding::Gzip, ".gz")];
 
 impl Variants {
     fn load(from: View<'_>, source: Source, path: &str, config: &LookupConfig) -> io::Result<Self> {
         let written = source.modified;
-        let mut plain = Page::new(source, path, config);
-        let mut coded = Vec::new();
+        let mut identity = Page::new(source, path, config);
+        let mut encoded = Vec::new();
         for (coding, end) in CODINGS.into_iter().filter(|_| config.precompressed) {
             let Found::File(source) = from.lookup(&format!("{path}{end}"))? else { continue };
             if is_of_another_version(source.modified, written) {
@@ -153,16 +152,16 @@ impl Variants {
             let mut page = Page::new(source, path, config);
             let name = coding.name().expect("all of these have one");
             page.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
-            coded.push((coding, page));
+            encoded.push((coding, page));
         }
         if config.precompressed {
-            let pages = coded.iter_mut().map(|(_, page)| page);
-            for page in std::iter::once(&mut plain).chain(pages) {
+            let pages = encoded.iter_mut().map(|(_, page)| page);
+            for page in std::iter::once(&mut identity).chain(pages) {
                 let value = HeaderValue::from_static("accept-encoding");
                 page.headers.insert(header::VARY, value);
             }
         }
-        Ok(Self { plain, coded, is_chosen: config.precompressed })
+        Ok(Self { identity, encoded, is_negotiated: config.precompressed })
     }
 }
 
@@ -170,9 +169,11 @@ impl Variants {
 /// who copies a folder writes its files in any order.
 const SLACK: Duration = Duration::from_secs(60);
 
-fn is_of_another_version(coded: Option<SystemTime>, plain: Option<SystemTime>) -> bool {
-    match (coded, plain) {
-        (Some(coded), Some(plain)) => coded.checked_add(SLACK).is_some_and(|latest| latest < plain),
+fn is_of_another_version(encoded: Option<SystemTime>, identity: Option<SystemTime>) -> bool {
+    match (encoded, identity) {
+        (Some(encoded), Some(identity)) => {
+            encoded.checked_add(SLACK).is_some_and(|latest| latest < identity)
+        }
         _ => false,
     }
 }

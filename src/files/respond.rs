@@ -35,15 +35,15 @@ pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Res
             Some(page) => stand_in(request, page, status),
             None if status == StatusCode::OK => not_acceptable(request),
             // That there is nothing is told in the end to those, too, who accept no page of it.
-            None => stand_in(request, &variants.plain, status),
+            None => stand_in(request, &variants.identity, status),
         },
         Entry::Listing(listing) => list(request, listing),
         Entry::Folder => redirect(request),
-        Entry::Missing => plain(&request.method, StatusCode::NOT_FOUND),
+        Entry::Missing => status_text(&request.method, StatusCode::NOT_FOUND),
     }
 }
 
-/// The fields of a short text.
+/// The header fields of a short text.
 static PLAIN: LazyLock<HeaderMap> = LazyLock::new(|| {
     HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
@@ -51,8 +51,8 @@ static PLAIN: LazyLock<HeaderMap> = LazyLock::new(|| {
     ])
 });
 
-/// A short text that says the status; HEAD gets its length only.
-pub(super) fn plain(method: &Method, status: StatusCode) -> Response<Body> {
+/// Returns a response with the status as a short text; HEAD gets its length only.
+pub(super) fn status_text(method: &Method, status: StatusCode) -> Response<Body> {
     // Of names that are not there a server is asked for all the time.
     let text = match status {
         StatusCode::NOT_FOUND => Body::from("Not Found\n"),
@@ -61,22 +61,22 @@ pub(super) fn plain(method: &Method, status: StatusCode) -> Response<Body> {
     complete(method, status, PLAIN.clone(), text)
 }
 
-/// The coding that the request likes best; `None` if it likes none.
+/// Returns the variant that Accept-Encoding prefers; `None` if it accepts none.
 fn choose<'a>(request: &Parts, variants: &'a Variants) -> Option<&'a Page> {
-    let Variants { plain, coded, is_chosen } = variants;
-    if !is_chosen {
-        return Some(plain);
+    let Variants { identity, encoded, is_negotiated } = variants;
+    if !is_negotiated {
+        return Some(identity);
     }
-    let mut available = Vec::with_capacity(coded.len() + 1);
-    available.extend(coded.iter().map(|(coding, _)| *coding));
+    let mut available = Vec::with_capacity(encoded.len() + 1);
+    available.extend(encoded.iter().map(|(coding, _)| *coding));
     available.push(Coding::Identity);
     let best = Accepts::of(&request.headers).best(&available)?;
-    let page = coded.iter().find(|(coding, _)| *coding == best).map(|(_, page)| page);
-    Some(page.unwrap_or(plain))
+    let page = encoded.iter().find(|(coding, _)| *coding == best).map(|(_, page)| page);
+    Some(page.unwrap_or(identity))
 }
 
 fn not_acceptable(request: &Parts) -> Response<Body> {
-    let mut response = plain(&request.method, StatusCode::NOT_ACCEPTABLE);
+    let mut response = status_text(&request.method, StatusCode::NOT_ACCEPTABLE);
     let vary = HeaderValue::from_static("accept-encoding");
     response.headers_mut().insert(header::VARY, vary);
     response
@@ -161,7 +161,7 @@ fn decided(request: &Parts, whole: &HeaderMap, now: Validators<'_>) -> Option<Re
 
 /// A refusal that was for what has these headers and may not be for the same in another form.
 fn refused(method: &Method, whole: &HeaderMap, status: StatusCode) -> Response<Body> {
-    let mut response = plain(method, status);
+    let mut response = status_text(method, status);
     if let Some(vary) = whole.get(header::VARY) {
         response.headers_mut().insert(header::VARY, vary.clone());
     }
@@ -202,10 +202,10 @@ fn redirect(request: &Parts) -> Response<Body> {
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
     let location = format!("./{name}/{mark}{query}");
-    let mut response = plain(&request.method, StatusCode::PERMANENT_REDIRECT);
+    let mut response = status_text(&request.method, StatusCode::PERMANENT_REDIRECT);
     match HeaderValue::try_from(location) {
         Ok(location) => response.headers_mut().insert(header::LOCATION, location),
-        Err(_) => return plain(&request.method, StatusCode::NOT_FOUND),
+        Err(_) => return status_text(&request.method, StatusCode::NOT_FOUND),
     };
     response
 }

@@ -18,7 +18,7 @@ use super::{
     dir::{Dir, From, Inner},
     entry::{Entry, Loaded, Path},
     lookup_config::LookupConfig,
-    respond::{asked, plain, respond},
+    respond::{asked, respond, status_text},
 };
 use crate::{
     Body, BoxError, Error,
@@ -73,7 +73,7 @@ static FOLDER: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Folder));
 
 /// Returns the response to a refused request.
 pub(super) fn refuse(method: &Method, status: StatusCode) -> Response<Body> {
-    let mut response = plain(method, status);
+    let mut response = status_text(method, status);
     if status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     }

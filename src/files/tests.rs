@@ -3,7 +3,7 @@
 mod accel;
 mod backends;
 mod cached;
-mod coded;
+mod encoded;
 mod listed;
 mod one;
 mod options;
