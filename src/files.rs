@@ -34,7 +34,6 @@
 //! ([`Dir::revalidate`]). Nothing here has a deadline: a local disk is expected. Do not serve a
 //! network file system with it that may hang.
 
-mod accel;
 mod backend;
 mod cache;
 mod dir;
@@ -45,23 +44,24 @@ mod listing;
 mod lookup_config;
 mod mime;
 mod multipart;
-mod or;
 mod respond;
 mod root;
 mod service;
 mod single_flight;
+mod try_files;
 mod watch;
+mod x_accel_redirect;
 
 use std::path::{Path, PathBuf};
 
-pub use accel::{Accel, AccelLayer};
 pub use backend::{Backend, Content, Found, Item, Source};
 pub use dir::Dir;
 pub use embedded::Embedded;
 pub use lookup_config::is_hashed;
-pub use or::Or;
 pub use root::Symlinks;
 pub use service::{ResponseFuture, Unreadable};
+pub use try_files::TryFiles;
+pub use x_accel_redirect::{XAccelRedirect, XAccelRedirectLayer};
 
 /// A service that answers GET and HEAD with the files below `path`.
 ///
@@ -102,7 +102,7 @@ pub fn file(path: impl AsRef<Path>) -> Dir {
 
 /// A service that answers GET and HEAD with the files of a [`Backend`]: those that are
 /// [part of the program](Embedded), say. It has all options that a folder's has.
-pub fn from(backend: impl Backend) -> Dir {
+pub fn backend(backend: impl Backend) -> Dir {
     Dir::from(backend)
 }
 

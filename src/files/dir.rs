@@ -21,7 +21,7 @@ use super::{
 };
 
 /// The files below a folder as a service; made by [`dir`](super::dir), [`file`](super::file) and
-/// [`from`](super::from).
+/// [`backend`](super::backend()).
 ///
 /// Always ready, and cheap to clone: clones share the open folder. It answers for itself, down
 /// to 404 and 405; an error means that the fault is here. Must be called within a Tokio runtime.
@@ -48,7 +48,7 @@ pub struct Dir(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) from: From,
+    pub(super) storage: Storage,
     pub(super) options: Options,
     pub(super) cache: Arc<Cache>,
     /// Blocking lookups in flight, marked with their start and with the count of changes then.
@@ -96,12 +96,12 @@ pub(super) struct Options {
 
 /// Where the files come from.
 #[derive(Debug, Clone)]
-pub(super) enum From {
+pub(super) enum Storage {
     Folder(Arc<Root>),
     Other(Arc<dyn Backend>),
 }
 
-impl From {
+impl Storage {
     pub(super) fn backend(&self) -> &dyn Backend {
         match self {
             Self::Folder(root) => &**root,
@@ -125,7 +125,7 @@ impl Default for Options {
 
 impl Dir {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self::build(From::Folder(Arc::new(Root::new(path))), Options::default())
+        Self::build(Storage::Folder(Arc::new(Root::new(path))), Options::default())
     }
 
     pub(super) fn of_file(path: &path::Path) -> Self {
@@ -142,11 +142,11 @@ impl Dir {
         };
         let options = Options { config, ..Options::default() };
         let root = Root::new(folder.unwrap_or_else(|| path::Path::new(".")).to_owned());
-        Self::build(From::Folder(Arc::new(root)), options)
+        Self::build(Storage::Folder(Arc::new(root)), options)
     }
 
     pub(super) fn from(backend: impl Backend) -> Self {
-        Self::build(From::Other(Arc::new(backend)), Options::default())
+        Self::build(Storage::Other(Arc::new(backend)), Options::default())
     }
 
     /// The name of the file that a folder is answered with, `index.html` by default.
@@ -329,17 +329,17 @@ impl Dir {
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.0.options.clone();
         change(&mut options);
-        Self::build(self.0.from.clone(), options)
+        Self::build(self.0.storage.clone(), options)
     }
 
-    fn build(mut from: From, options: Options) -> Self {
-        if let From::Folder(root) = &mut from
+    fn build(mut storage: Storage, options: Options) -> Self {
+        if let Storage::Folder(root) = &mut storage
             && root.symlinks() != options.symlinks
         {
             *root = Arc::new(root.with_symlinks(options.symlinks));
         }
         let cache = Arc::new(Cache::new(options.limits, options.revalidate));
         let lookups = SingleFlight::default();
-        Self(Arc::new(Inner { from, options, cache, lookups, watch: OnceLock::new() }))
+        Self(Arc::new(Inner { storage, options, cache, lookups, watch: OnceLock::new() }))
     }
 }

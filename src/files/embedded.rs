@@ -18,7 +18,7 @@ use super::backend::{Backend, Content, Found, Item, Source};
 /// ```
 /// use vestibule::files::{self, Embedded};
 ///
-/// let site = files::from(Embedded::from_iter([
+/// let site = files::backend(Embedded::from_iter([
 ///     ("index.html", "<h1>hello</h1>".as_bytes()),
 ///     ("assets/app.js", b"alert(1)"),
 /// ]));

@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::{
     backend::View,
-    dir::{Dir, From, Inner},
+    dir::{Dir, Inner, Storage},
     entry::{Entry, Loaded, Path},
     lookup_config::LookupConfig,
     respond::{asked, respond, status_text},
@@ -124,7 +124,7 @@ impl Inner {
         }
         if self.options.inline_lookups
             && let Ok((status, entry)) =
-                self.load(View::non_blocking(self.from.backend()), &normal, path.as_ref(), now)
+                self.load(View::non_blocking(self.storage.backend()), &normal, path.as_ref(), now)
         {
             if self.options.config.fallback_page.is_some() {
                 self.cache.release_refresh(FALLBACK_PAGE); // `find` may have claimed it
@@ -206,7 +206,7 @@ impl Inner {
         load: impl FnOnce(&LookupConfig) -> io::Result<Entry>,
     ) -> io::Result<Arc<Entry>> {
         let changes = self.cache.changes();
-        if let From::Folder(root) = &self.from {
+        if let Storage::Folder(root) = &self.storage {
             self.follow(root, path, from.can_block())?;
         }
         let entry = Arc::new(load(&self.options.config)?);
@@ -227,7 +227,7 @@ struct Lookup {
 
 impl Lookup {
     fn run(self) -> io::Result<Loaded> {
-        let from = View::blocking(self.inner.from.backend());
+        let from = View::blocking(self.inner.storage.backend());
         self.inner.load(from, &self.normal, self.path.as_ref(), self.now)
     }
 }

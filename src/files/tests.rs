@@ -1,15 +1,15 @@
 //! Requests against real temporary folders.
 
-mod accel;
 mod backends;
 mod cached;
 mod encoded;
 mod listed;
 mod one;
 mod options;
-mod or;
 mod paths;
+mod try_files;
 mod watched;
+mod x_accel_redirect;
 
 use std::{fs, time::Duration};
 

@@ -24,7 +24,7 @@ fn site() -> Embedded {
 
 #[tokio::test]
 async fn files_in_the_program_are_served_as_those_of_a_folder() {
-    let dir = files::from(site()).precompressed();
+    let dir = files::backend(site()).precompressed();
     assert_eq!(content(get(&dir, "/").await).await, "<h1>home</h1>");
     assert_eq!(content(get(&dir, "/docs/").await).await, "docs");
     assert_eq!(content(get(&dir, "/docs/deep/er/b.txt").await).await, "deep");
@@ -48,13 +48,13 @@ async fn files_in_the_program_are_served_as_those_of_a_folder() {
     let coded = get_with(&dir, "/docs/a.txt", &[(header::ACCEPT_ENCODING, "gzip")]).await;
     assert_eq!(field(&coded, &header::CONTENT_ENCODING), "gzip");
     // Another content has another tag.
-    let other = files::from(Embedded::from_iter([("docs/a.txt", "0123456780")]));
+    let other = files::backend(Embedded::from_iter([("docs/a.txt", "0123456780")]));
     assert_ne!(field(&get(&other, "/docs/a.txt").await, &header::ETAG), tag);
 }
 
 #[tokio::test]
 async fn a_folder_in_the_program_is_listed_once_for_each_name() {
-    let dir = files::from(site()).listing().index("none");
+    let dir = files::backend(site()).listing().index("none");
     let json = get_with(&dir, "/docs/", &[(header::ACCEPT, "application/json")]).await;
     let json = String::from_utf8(content(json).await.to_vec()).unwrap();
     let names: Vec<&str> =
@@ -79,7 +79,7 @@ impl Backend for Empty {
 async fn what_is_not_there_costs_no_look_each_time_with_or_without_a_page() {
     for (with_page, looks) in [(false, 1), (true, 2)] {
         let empty = Empty::default();
-        let mut dir = files::from(empty.clone());
+        let mut dir = files::backend(empty.clone());
         if with_page {
             dir = dir.not_found("404.html"); // which is not there either
         }
@@ -120,7 +120,7 @@ impl Backend for Disk {
 async fn a_slow_disk_holds_up_those_who_wait_for_it_and_nobody_else() {
     // One thread for everything but the disk.
     let disk = Disk(Arc::default());
-    let dir = files::from(disk.clone());
+    let dir = files::backend(disk.clone());
     let slow: Vec<_> = (0..10)
         .map(|i| {
             let dir = dir.clone();
@@ -199,7 +199,7 @@ async fn what_outgrows_the_cache_is_not_old_again() {
     for inline in [false, true] {
         let told = Told::default();
         told.set("old");
-        let dir = files::from(told.clone()).cache_bytes(20).inline_lookups(inline);
+        let dir = files::backend(told.clone()).cache_bytes(20).inline_lookups(inline);
         assert_eq!(content(get(&dir, "/a").await).await, "old");
         told.set(&long);
         for millis in [1100, 800] {
@@ -214,7 +214,7 @@ async fn who_asks_long_after_a_look_began_gets_the_answer_of_another_one() {
     let told = Told::default();
     *told.held.0.lock().unwrap() = Some(0);
     told.set("old");
-    let dir = files::from(told.clone()).inline_lookups(false);
+    let dir = files::backend(told.clone()).inline_lookups(false);
     let ask = || {
         let dir = dir.clone();
         tokio::spawn(async move { content(get(&dir, "/a").await).await })

@@ -1,4 +1,4 @@
-//! `Or`: a file if there is one, and another service if there is none.
+//! `TryFiles`: a file if the path names one, and another service otherwise.
 
 use std::{
     fmt,
@@ -36,29 +36,29 @@ impl Dir {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let app = service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("app"))));
-    /// let site = files::from(Embedded::from_iter([("a.css", "body {}")])).or(app);
+    /// let site = files::backend(Embedded::from_iter([("a.css", "body {}")])).or(app);
     ///
     /// let get = |path| site.clone().oneshot(http::Request::get(path).body(Body::empty()).unwrap());
     /// assert_eq!(get("/a.css").await.unwrap().body().as_bytes().unwrap(), "body {}");
     /// assert_eq!(get("/orders").await.unwrap().body().as_bytes().unwrap(), "app");
     /// # }
     /// ```
-    pub fn or<S, B>(self, service: S) -> Or<S>
+    pub fn or<S, B>(self, service: S) -> TryFiles<S>
     where
         S: Service<Request, Response = Response<B>> + Clone,
     {
-        Or { dir: self.require_index(), service }
+        TryFiles { dir: self.require_index(), service }
     }
 }
 
-/// Files, and another service for what is none; made by [`Dir::or`].
+/// Files, and another service for all other requests; made by [`Dir::or`].
 #[derive(Debug, Clone)]
-pub struct Or<S> {
+pub struct TryFiles<S> {
     dir: Dir,
     service: S,
 }
 
-impl<S, B> Service<Request> for Or<S>
+impl<S, B> Service<Request> for TryFiles<S>
 where
     S: Service<Request, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
@@ -95,18 +95,18 @@ where
     }
 }
 
-/// The future of [`Or`].
+/// The future of [`TryFiles`].
 #[pin_project]
 pub struct ResponseFuture<S: Service<Request>>(#[pin] State<S>);
 
 #[pin_project(project = StateProj)]
 #[allow(clippy::large_enum_variant, reason = "a file's response is the common one")]
 enum State<S: Service<Request>> {
-    /// `None` once it was given.
+    /// `None` after completion.
     File(Option<Response>),
-    /// Is there a file?
+    /// Waits for a lookup of the file.
     Lookup(LookupResult, Option<Box<(Parts, Body)>>, S),
-    /// There is none: until the service is ready.
+    /// There is no file: waits for the service to be ready.
     Ready(S, Option<Request>),
     Call(#[pin] S::Future),
 }

@@ -5,12 +5,16 @@ use std::time::SystemTime;
 use tower::{Layer, service_fn};
 
 use super::*;
-use crate::{files::AccelLayer, semantics::date::HttpDate};
+use crate::{files::XAccelRedirectLayer, semantics::date::HttpDate};
 
 type Fields = Vec<(&'static str, String)>;
 
 /// What a client gets from an application that answers "not this" with these fields.
-async fn answer(layer: &AccelLayer, said: Fields, request: Request<Body>) -> Response<Body> {
+async fn answer(
+    layer: &XAccelRedirectLayer,
+    said: Fields,
+    request: Request<Body>,
+) -> Response<Body> {
     let app = service_fn(move |_: Request<Body>| {
         let mut response = Response::builder().header("x-own", "kept");
         for (name, value) in &said {
@@ -33,7 +37,7 @@ fn ask(target: &str, fields: &[(header::HeaderName, &str)]) -> Request<Body> {
 #[tokio::test]
 async fn the_file_is_sent_with_what_the_application_said_of_it() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir()).prefix("/protected");
+    let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected");
     let said = || {
         vec![
             ("x-accel-redirect", "/protected/hello.txt".to_owned()),
@@ -84,7 +88,7 @@ async fn the_file_is_sent_with_what_the_application_said_of_it() {
 #[tokio::test]
 async fn what_is_named_and_is_not_there_or_leads_out_is_nothing() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
+    let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
     let outside = site.outside.path().join("secret.txt");
     for (name, value, status) in [
         ("x-accel-redirect", "/protected/none.txt", 404),
@@ -118,7 +122,7 @@ async fn what_is_named_and_is_not_there_or_leads_out_is_nothing() {
 #[tokio::test]
 async fn what_may_not_be_kept_may_not_be_kept_as_a_404_either() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir());
+    let layer = XAccelRedirectLayer::new(site.dir());
     let later = HttpDate::from(SystemTime::now() + Duration::from_secs(600)).to_value();
     let later = later.to_str().unwrap();
     for (name, value, kept) in [
@@ -149,7 +153,7 @@ async fn what_may_not_be_kept_may_not_be_kept_as_a_404_either() {
 #[tokio::test]
 async fn a_name_may_be_written_as_it_is_or_escaped() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
+    let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
     let odd: String = (b' '..=b'~').filter(|b| !b"/?#\\".contains(b)).map(char::from).collect();
     for name in [&odd, "100%", "%zz", "a [1] <b> {c} |d| ^e^ `f` \"g\".txt"] {
         site.write(name, name);
@@ -172,7 +176,7 @@ async fn a_name_may_be_written_as_it_is_or_escaped() {
 #[tokio::test]
 async fn who_names_nothing_is_not_touched() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir());
+    let layer = XAccelRedirectLayer::new(site.dir());
     let response = answer(&layer, vec![("etag", "\"1\"".to_owned())], ask("/hello.txt", &[])).await;
     assert_eq!(response.headers()[header::ETAG], "\"1\"");
     assert_eq!(content(response).await, "not this");
@@ -186,7 +190,7 @@ async fn who_names_nothing_is_not_touched() {
 #[tokio::test]
 async fn what_is_about_the_application_s_own_response_is_left_out_of_the_file_s() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir());
+    let layer = XAccelRedirectLayer::new(site.dir());
     let own = [
         ("content-digest", "sha-256=:abc=:"),
         ("repr-digest", "sha-256=:abc=:"),
@@ -220,7 +224,7 @@ async fn what_is_about_the_application_s_own_response_is_left_out_of_the_file_s(
 async fn each_of_several_parts_is_of_the_type_that_the_application_says() {
     let site = Site::new();
     site.write("large.txt", vec![b'x'; 10_000]);
-    let layer = AccelLayer::new(site.dir());
+    let layer = XAccelRedirectLayer::new(site.dir());
     for (kind, want) in
         [(Some("text/x-greeting"), "text/x-greeting"), (None, "text/plain; charset=utf-8")]
     {
@@ -247,7 +251,7 @@ async fn each_of_several_parts_is_of_the_type_that_the_application_says() {
 #[tokio::test]
 async fn what_the_application_varies_by_is_kept_beside_the_coding() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir().precompressed());
+    let layer = XAccelRedirectLayer::new(site.dir().precompressed());
     let said = || {
         vec![
             ("x-accel-redirect", "/hello.txt".to_owned()),
@@ -267,7 +271,7 @@ async fn what_the_application_varies_by_is_kept_beside_the_coding() {
     let same = answer(&layer, said(), ask("/", &[(header::IF_NONE_MATCH, "*")])).await;
     assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(vary(&same), ["cookie", "authorization", "accept-encoding"]);
-    let plain = AccelLayer::new(site.dir());
+    let plain = XAccelRedirectLayer::new(site.dir());
     let response = answer(&plain, said(), ask("/", &[])).await;
     assert_eq!(vary(&response), ["cookie", "authorization"]);
 }
@@ -275,7 +279,7 @@ async fn what_the_application_varies_by_is_kept_beside_the_coding() {
 #[tokio::test]
 async fn preconditions_of_other_methods_are_not_for_the_file() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir());
+    let layer = XAccelRedirectLayer::new(site.dir());
     for fields in [
         (header::IF_MATCH, "\"of the order\""),
         (header::IF_NONE_MATCH, "*"),
@@ -294,7 +298,7 @@ async fn preconditions_of_other_methods_are_not_for_the_file() {
 #[tokio::test]
 async fn a_folder_without_its_slash_is_nothing_and_no_redirect() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir()).prefix("/protected");
+    let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected");
     for method in [Method::GET, Method::HEAD] {
         let said = vec![("x-accel-redirect", "/protected/docs".to_owned())];
         let mut request = ask("/download/7", &[]);
@@ -309,13 +313,13 @@ async fn a_folder_without_its_slash_is_nothing_and_no_redirect() {
 async fn a_prefix_with_a_slash_is_the_one_without() {
     let site = Site::new();
     for prefix in ["/protected", "/protected/", "/protected//"] {
-        let layer = AccelLayer::new(site.dir()).prefix(prefix);
+        let layer = XAccelRedirectLayer::new(site.dir()).prefix(prefix);
         for (value, status) in [("/protected/hello.txt", 200), ("/protectedhello.txt", 404)] {
             let said = vec![("x-accel-redirect", value.to_owned())];
             assert_eq!(answer(&layer, said, ask("/", &[])).await.status(), status, "{prefix}");
         }
     }
-    let layer = AccelLayer::new(site.dir()).prefix("/");
+    let layer = XAccelRedirectLayer::new(site.dir()).prefix("/");
     let said = vec![("x-accel-redirect", "/hello.txt".to_owned())];
     assert_eq!(answer(&layer, said, ask("/", &[])).await.status(), StatusCode::OK);
 }
@@ -323,7 +327,7 @@ async fn a_prefix_with_a_slash_is_the_one_without() {
 #[tokio::test]
 async fn hostile_targets_name_nothing() {
     let site = Site::new();
-    let layer = AccelLayer::new(site.dir());
+    let layer = XAccelRedirectLayer::new(site.dir());
     for (value, status) in [
         ("http://evil.com/hello.txt", 404),
         ("//evil.com/hello.txt", 404),

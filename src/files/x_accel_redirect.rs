@@ -1,4 +1,4 @@
-//! `Accel`: an application names a file, and the front sends it.
+//! `XAccelRedirect`: the application names a file in a header field, and the gateway sends it.
 
 use std::{
     fmt,
@@ -17,17 +17,17 @@ use tower_service::Service;
 use super::{Dir, escape, multipart::KindOfWhole, respond, service};
 use crate::{BoxError, Request, Response, semantics::date::HttpDate};
 
-/// nginx's name: a path as in a request, escaped as far as it has to be.
-const ACCEL: HeaderName = HeaderName::from_static("x-accel-redirect");
+/// nginx's field: the path of a request target, percent-encoded where needed.
+const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
-/// Apache's and lighttpd's: a path in the file system.
-const SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
+/// The field of Apache and lighttpd: a path in the file system.
+const X_SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
 
-/// Fields of a GET or HEAD request that the files answer by, beside Accept-Encoding.
+/// Fields of a GET or HEAD request that apply to the file, beside Accept-Encoding.
 ///
-/// In any other request they are the application's affair, which has acted by now: a 412 or a 304
-/// would say that it has not.
-const OF_REQUEST: [HeaderName; 6] = [
+/// In requests of other methods they apply to the application, which has acted by now: a 412 or a 304
+/// would claim that it has not.
+const REQUEST_FIELDS: [HeaderName; 6] = [
     header::IF_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_NONE_MATCH,
@@ -36,8 +36,8 @@ const OF_REQUEST: [HeaderName; 6] = [
     header::RANGE,
 ];
 
-/// Fields of the application's response that are about its own body or status, not about the file.
-const OF_ITS_OWN: [HeaderName; 15] = [
+/// Fields that describe the application's own body or status. They are removed from its response.
+const REPLACED_FIELDS: [HeaderName; 15] = [
     header::ACCEPT_RANGES,
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,
@@ -55,41 +55,41 @@ const OF_ITS_OWN: [HeaderName; 15] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// What the names of fields begin with that are for nginx, as `x-accel-expires` is.
-const OF_NGINX: &str = "x-accel-";
+/// Prefix of fields that control nginx, such as `x-accel-expires`.
+const X_ACCEL_PREFIX: &str = "x-accel-";
 
 /// Directives of Cache-Control that keep a response from caches.
 const FORBIDDING: [&str; 3] = ["no-store", "no-cache", "private"];
 
-/// Wraps a service in [`Accel`].
+/// Wraps a service in [`XAccelRedirect`].
 ///
 /// ```
 /// use tower::{Layer, service_fn};
-/// use vestibule::{Body, BoxError, Request, Response, files::{self, AccelLayer}};
+/// use vestibule::{Body, BoxError, Request, Response, files::{self, XAccelRedirectLayer}};
 ///
-/// // It looks at who asks, and leaves the sending to the front.
+/// // The application checks the user's permission; the gateway sends the file.
 /// let app = service_fn(|_: Request| async {
 ///     let response = Response::builder().header("x-accel-redirect", "/protected/report.pdf");
 ///     Ok::<_, BoxError>(response.body(Body::empty()).unwrap())
 /// });
-/// let app = AccelLayer::new(files::dir("/srv/reports")).prefix("/protected").layer(app);
+/// let app = XAccelRedirectLayer::new(files::dir("/srv/reports")).prefix("/protected").layer(app);
 /// # drop(app);
 /// ```
 #[derive(Debug, Clone)]
-pub struct AccelLayer {
+pub struct XAccelRedirectLayer {
     dir: Dir,
     prefix: String,
     root: Option<PathBuf>,
 }
 
-impl AccelLayer {
+impl XAccelRedirectLayer {
     /// Sends files of `dir` for `X-Accel-Redirect`.
     pub fn new(dir: Dir) -> Self {
         Self { dir, prefix: String::new(), root: None }
     }
 
-    /// What the paths begin with that the application names, as in `/protected`; it is cut off. One
-    /// that begins otherwise names nothing. A slash at its end makes no difference.
+    /// Strips `prefix`, such as `/protected`, from the paths that the application names; a path without
+    /// it is a 404. A trailing slash makes no difference.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
@@ -97,22 +97,22 @@ impl AccelLayer {
         self
     }
 
-    /// Also understands `X-Sendfile`, whose paths are those of the file system and begin with `root`,
-    /// which is where the folder is.
+    /// Accepts `X-Sendfile` too. Its value is a path in the file system that begins with `root`, the
+    /// path of the folder that is served.
     #[must_use]
     pub fn sendfile(mut self, root: impl Into<PathBuf>) -> Self {
         self.root = Some(root.into());
         self
     }
 
-    /// The target that the application names, if it names one; `Some(None)` if that is nothing here.
+    /// Returns the target that the application names; `Some(None)` if it is not below the prefix.
     fn target(&self, headers: &HeaderMap) -> Option<Option<Uri>> {
-        if let Some(value) = headers.get(ACCEL) {
+        if let Some(value) = headers.get(X_ACCEL_REDIRECT) {
             let path = text(value).and_then(|path| path.strip_prefix(&*self.prefix));
             let path = path.filter(|path| path.starts_with('/'));
             return Some(path.and_then(|path| escape::target(path.as_bytes()).parse().ok()));
         }
-        let (root, value) = (self.root.as_ref()?, headers.get(SENDFILE)?);
+        let (root, value) = (self.root.as_ref()?, headers.get(X_SENDFILE)?);
         let path = text(value).and_then(|path| {
             let below = std::path::Path::new(path).strip_prefix(root).ok()?.to_str()?;
             format!("/{}", escape::names(below.as_bytes())).parse().ok()
@@ -121,35 +121,37 @@ impl AccelLayer {
     }
 }
 
-/// Names of files are in UTF-8 and often stand there as they are.
+/// Returns a value as text. File names are often sent as plain UTF-8.
 fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
-impl<S> Layer<S> for AccelLayer {
-    type Service = Accel<S>;
+impl<S> Layer<S> for XAccelRedirectLayer {
+    type Service = XAccelRedirect<S>;
 
-    fn layer(&self, inner: S) -> Accel<S> {
-        Accel { inner, layer: self.clone() }
+    fn layer(&self, inner: S) -> XAccelRedirect<S> {
+        XAccelRedirect { inner, layer: self.clone() }
     }
 }
 
-/// Sends the file that the application names in `X-Accel-Redirect` (or `X-Sendfile`) instead of the
-/// body that it answered with, which is dropped: whoever made it is free.
+/// Sends the file that the application names in `X-Accel-Redirect` (or `X-Sendfile`); made by
+/// [`XAccelRedirectLayer`].
 ///
-/// Codings are those of the client's request, and conditions and ranges if it is a GET or HEAD. What
-/// the application says beside (cookies, `Content-Type`, `Content-Disposition`, `Cache-Control`,
-/// `Vary`) is kept; what is about its own body or status is not, nor what else it tells nginx by
-/// `X-Accel-` fields. What it names and is not there is a 404, and so is a folder without the slash.
-/// The fields that name files never reach the client, and count in responses only: put it around
-/// applications whose word counts.
+/// The application's own body is dropped, which frees its worker. Accept-Encoding comes from the
+/// client's request, and so do conditions and ranges if it is a GET or HEAD. The application's cookies,
+/// `Content-Type`, `Content-Disposition`, `Cache-Control` and `Vary` are kept; fields about its own body
+/// or status and other `X-Accel-` fields are not. A file that does not exist is a 404, and so is a
+/// folder without the trailing slash.
+///
+/// The fields that name files never reach the client, and are ignored in requests. Put it around
+/// applications that you trust: they can publish any file of the folder.
 #[derive(Debug, Clone)]
-pub struct Accel<S> {
+pub struct XAccelRedirect<S> {
     inner: S,
-    layer: AccelLayer,
+    layer: XAccelRedirectLayer,
 }
 
-impl<S> Service<Request> for Accel<S>
+impl<S> Service<Request> for XAccelRedirect<S>
 where
     S: Service<Request, Response = Response>,
     S::Error: Into<BoxError>,
@@ -169,7 +171,7 @@ where
     }
 }
 
-/// What must be kept of a request.
+/// The parts of a request that the file's response depends on.
 struct Asked {
     head: bool,
     fields: HeaderMap,
@@ -179,7 +181,7 @@ impl Asked {
     fn of(request: &Request) -> Self {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let mut fields = HeaderMap::new();
-        let names = if reads { &OF_REQUEST[..] } else { &[] };
+        let names = if reads { &REQUEST_FIELDS[..] } else { &[] };
         for name in names.iter().chain([&header::ACCEPT_ENCODING]) {
             for value in request.headers().get_all(name) {
                 fields.append(name.clone(), value.clone());
@@ -189,11 +191,11 @@ impl Asked {
     }
 }
 
-/// The future of [`Accel`].
+/// The future of [`XAccelRedirect`].
 #[pin_project]
 pub struct ResponseFuture<F> {
     asked: Asked,
-    layer: AccelLayer,
+    layer: XAccelRedirectLayer,
     #[pin]
     state: State<F>,
 }
@@ -202,7 +204,7 @@ pub struct ResponseFuture<F> {
 #[allow(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum State<F> {
     Inner(#[pin] F),
-    /// The file, and what the application said.
+    /// The file's response, and the header fields of the application.
     File(#[pin] service::ResponseFuture, HeaderMap),
 }
 
@@ -221,7 +223,7 @@ where
                 StateProj::File(f, said) => {
                     let mut response = ready!(f.poll(cx))?;
                     if response.status() == StatusCode::PERMANENT_REDIRECT {
-                        // A folder without its slash. Where that is, the client cannot ask for.
+                        // A folder without the slash. The client cannot request its path.
                         let method = if this.asked.head { Method::HEAD } else { Method::GET };
                         response = respond::status_text(&method, StatusCode::NOT_FOUND);
                     }
@@ -229,16 +231,16 @@ where
                 }
             };
             let target = this.layer.target(response.headers());
-            response.headers_mut().remove(ACCEL);
-            response.headers_mut().remove(SENDFILE);
+            response.headers_mut().remove(X_ACCEL_REDIRECT);
+            response.headers_mut().remove(X_SENDFILE);
             let Some(target) = target else { return Poll::Ready(Ok(response)) };
             let said = std::mem::take(response.headers_mut());
-            drop(response); // with its body: whoever made it has nothing more to do
+            drop(response); // with its body, which frees the worker
             let mut request = Request::default();
             if this.asked.head {
                 *request.method_mut() = Method::HEAD;
             }
-            // What names nothing here is asked for by a name that nothing has.
+            // A target that is not below the prefix becomes a path that names no file.
             *request.uri_mut() = target.unwrap_or_else(|| Uri::from_static("//"));
             *request.headers_mut() = std::mem::take(&mut this.asked.fields);
             if let Some(kind) = said.get(header::CONTENT_TYPE) {
@@ -250,13 +252,13 @@ where
     }
 }
 
-/// The file's response, with what the application said of it.
+/// Merges the application's header fields into the file's response.
 fn merge(mut response: Response, mut said: HeaderMap) -> Response {
     let status = response.status();
-    for name in OF_ITS_OWN {
+    for name in REPLACED_FIELDS {
         said.remove(name);
     }
-    let of_nginx = said.keys().filter(|name| name.as_str().starts_with(OF_NGINX));
+    let of_nginx = said.keys().filter(|name| name.as_str().starts_with(X_ACCEL_PREFIX));
     for name in of_nginx.cloned().collect::<Vec<_>>() {
         said.remove(name);
     }
@@ -272,13 +274,13 @@ fn merge(mut response: Response, mut said: HeaderMap) -> Response {
     if status.is_client_error() {
         keep_from_caches(&mut said);
     }
-    // Who may have it, the application decides, by a cookie perhaps; which coding, the files.
+    // Both vary: the application by a cookie perhaps, the file by Accept-Encoding.
     if let Some(of_file) = headers.remove(header::VARY) {
         said.append(header::VARY, of_file);
     }
     let mut replaced = None;
     for (name, value) in said {
-        // Of several values only the first comes with its name: it replaces the file's.
+        // `HeaderMap` yields the name with the first value only: that one replaces the file's.
         match name {
             Some(name) => {
                 headers.insert(name.clone(), value);
@@ -294,8 +296,8 @@ fn merge(mut response: Response, mut said: HeaderMap) -> Response {
     response
 }
 
-/// Of how long the file may be kept, leaves what forbids it: a refusal with the application's cookies
-/// beside it would be kept by heuristics otherwise.
+/// Removes what lets caches store the file, and keeps what forbids it: an error that carries the
+/// application's cookies could be stored by heuristics otherwise.
 fn keep_from_caches(said: &mut HeaderMap) {
     let mut forbidden = Vec::new();
     for value in said.get_all(header::CACHE_CONTROL) {

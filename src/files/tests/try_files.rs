@@ -12,7 +12,7 @@ use std::{
 use tower::Service;
 
 use super::*;
-use crate::{BoxError, files::Or};
+use crate::{BoxError, files::TryFiles};
 
 /// Says what it was asked, and how often; ready from the second time on that it is polled.
 #[derive(Debug, Clone, Default)]
@@ -46,9 +46,9 @@ impl Service<Request<Body>> for App {
     }
 }
 
-async fn answer<S>(or: &Or<S>, request: Request<Body>) -> (u16, Bytes)
+async fn answer<S>(or: &TryFiles<S>, request: Request<Body>) -> (u16, Bytes)
 where
-    Or<S>: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone,
+    TryFiles<S>: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone,
 {
     let response = or.clone().oneshot(request).await.unwrap();
     (response.status().as_u16(), content(response).await)
