@@ -205,39 +205,47 @@ impl<T, M> Table<T, M> {
 #[cfg(test)]
 mod tests {
     use std::sync::{
-        Barrier,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     };
 
     use super::*;
 
+    /// Blocks lookups: each one needs a permit to go on. A barrier would let two lookups release each
+    /// other.
+    fn permits() -> (mpsc::Sender<()>, impl Fn() + Clone) {
+        let (release, permits) = mpsc::channel();
+        let permits = Arc::new(Mutex::new(permits));
+        (release, move || permits.lock().unwrap().recv().unwrap())
+    }
+
     #[tokio::test]
     async fn all_who_ask_for_the_same_get_the_answer_of_one_look() {
         let (flights, count) = (SingleFlight::default(), Arc::new(AtomicUsize::new(0)));
-        let hold = Arc::new(Barrier::new(2));
+        let (release, wait) = permits();
         let join = |path: &str| {
             flights.join(
                 path,
                 (),
                 |()| true,
                 || {
-                    let (count, hold) = (count.clone(), hold.clone());
+                    let (count, wait) = (count.clone(), wait.clone());
                     move || {
-                        hold.wait();
+                        wait();
                         Ok(count.fetch_add(1, Ordering::SeqCst))
                     }
                 },
             )
         };
         let all: Vec<_> = (0..100).map(|_| join("/a")).collect();
-        hold.wait();
+        release.send(()).unwrap();
         for answer in all {
             assert_eq!(answer.await.unwrap().unwrap(), 0);
         }
         // The next one is another look, and what is asked for beside it, too.
         let (a, b) = (join("/a"), join("/b"));
-        hold.wait();
-        hold.wait();
+        release.send(()).unwrap();
+        release.send(()).unwrap();
         assert_eq!(a.await.unwrap().unwrap() + b.await.unwrap().unwrap(), 1 + 2);
         assert!(flights.table.lock().is_empty());
     }
@@ -245,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_is_everybody_s_and_so_is_a_panic() {
         let flights = SingleFlight::<(), ()>::default();
-        let hold = Arc::new(Barrier::new(2));
+        let (release, wait) = permits();
         for panics in [false, true] {
             let join = || {
                 flights.join(
@@ -253,9 +261,9 @@ mod tests {
                     (),
                     |()| true,
                     || {
-                        let hold = hold.clone();
+                        let wait = wait.clone();
                         move || {
-                            hold.wait();
+                            wait();
                             assert!(!panics, "a fault of the backend");
                             Err(io::Error::from_raw_os_error(5))
                         }
@@ -263,7 +271,7 @@ mod tests {
                 )
             };
             let (a, b) = (join(), join());
-            hold.wait();
+            release.send(()).unwrap();
             for answer in [a, b] {
                 match answer.await {
                     Ok(answer) => assert_eq!(answer.unwrap_err().raw_os_error(), Some(5)),
@@ -287,24 +295,24 @@ mod tests {
     #[tokio::test]
     async fn who_may_not_join_begins_another_look_and_each_gets_its_own_answer() {
         let flights = SingleFlight::default();
-        let hold = Arc::new(Barrier::new(2));
+        let (release, wait) = permits();
         let join = |mark: u32| {
-            let hold = hold.clone();
+            let wait = wait.clone();
             flights.join(
                 "/a",
                 mark,
                 move |of| *of == mark,
                 || {
                     move || {
-                        hold.wait();
+                        wait();
                         Ok(mark)
                     }
                 },
             )
         };
         let (one, two, again) = (join(1), join(2), join(2));
-        hold.wait();
-        hold.wait();
+        release.send(()).unwrap();
+        release.send(()).unwrap();
         for (answer, want) in [(one, 1), (two, 2), (again, 2)] {
             assert_eq!(answer.await.unwrap().unwrap(), want);
         }
@@ -314,15 +322,14 @@ mod tests {
     #[tokio::test]
     async fn those_who_left_are_not_kept_while_a_look_hangs() {
         let flights = SingleFlight::default();
-        let hold = Arc::new(Barrier::new(2));
-        let held = hold.clone();
+        let (release, held) = permits();
         let first = flights.join(
             "/a",
             (),
             |()| true,
             || {
                 move || {
-                    held.wait();
+                    held();
                     Ok(())
                 }
             },
@@ -332,7 +339,7 @@ mod tests {
         }
         let kept = flights.table.lock()["/a"].waiters().as_ref().unwrap().all.len();
         assert!(kept <= 2 * PRUNE_THRESHOLD, "{kept}");
-        hold.wait();
+        release.send(()).unwrap();
         first.await.unwrap().unwrap();
     }
 }
