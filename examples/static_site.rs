@@ -7,7 +7,9 @@ use std::io::IsTerminal;
 
 use tower::Layer;
 use vestibule::{
-    HttpService, files, layer,
+    HttpService,
+    files::{self, Builder},
+    layer,
     net::Address,
     serve::{Serve, serve},
 };
@@ -28,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
     let Args { listen, threads, log, list, precompressed, fallback, dir } = Args::parse()?;
 
-    let mut site = files::dir(&dir).cache_policy(|path| {
+    let mut site = Builder::dir(&dir).cache_policy(|path| {
         // Another content has another name: it need never be asked for again.
         files::is_hashed(path)
             .then(|| "public, max-age=31536000, immutable".parse().expect("ASCII"))
@@ -42,6 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(page) = fallback {
         site = site.fallback(page);
     }
+    let site = site.build();
     let shown = std::path::absolute(&dir).unwrap_or_else(|_| dir.into());
     eprintln!("The files of {}", shown.display());
     if log || std::io::stderr().is_terminal() {

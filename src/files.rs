@@ -1,40 +1,45 @@
-//! A folder as a service.
+//! Static files as a service.
 //!
 //! ```
 //! # fn main() {
 //! use http::HeaderValue;
-//! use vestibule::files;
+//! use vestibule::files::{self, Builder};
 //!
-//! let site = files::dir("public")
-//!     .index("index.html")
-//!     .cache_control(HeaderValue::from_static("max-age=60"));
+//! let site = files::dir("public"); // with the default options
+//! let site = Builder::dir("public")
+//!     .index("home.html")
+//!     .cache_control(HeaderValue::from_static("max-age=60"))
+//!     .build();
+//! # drop(site);
 //! # }
 //! ```
 //!
-//! What a request gets:
+//! How a request is answered:
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
 //! | GET or HEAD of a file | 200; 206 and 416 for ranges, several as `multipart/byteranges`; 304 and 412 by its preconditions |
-//! | a folder with a slash at the end | its index file, or 404 |
-//! | a folder without the slash | 308 to the same with the slash, where a router has mounted one too |
-//! | a file with a slash at the end, an empty segment (`//`) | 404 |
+//! | a folder with a trailing slash | its index file, or 404 |
+//! | a folder without the slash | 308 to the same path with the slash, also at the root of a mounted service |
+//! | a file with a trailing slash, an empty segment (`//`) | 404 |
 //! | a hidden name (`.git`), except `/.well-known` | 404 |
-//! | what may not be read, leads out of the folder, or is neither file nor folder | 404 |
-//! | a path that two readers may understand differently | 400 |
+//! | a file that cannot be read, leads out of the folder, or is neither file nor folder | 404 |
+//! | a path that two readers could understand differently | 400 |
 //! | another method | 405 |
 //!
-//! What else there can be, each by a method of [`Dir`]: files that were compressed beforehand, pages
-//! without their extension, a page for what is not there or another service for it, listings of
-//! folders, Cache-Control and Content-Type by name. [`file()`] serves one file for all paths.
+//! A [`Builder`] has all options: precompressed files, pages without their extension, a page for
+//! missing files or [another service](Builder::or) for them, listings of folders, Cache-Control and
+//! Content-Type by name. [`file()`] serves one file for all paths, [`backend()`] serves files from
+//! elsewhere than a folder.
 //!
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
-//! [`Symlinks`] says otherwise. Small files are kept in memory and large ones are kept open; the kernel
-//! tells of changes ([`Dir::watch`]), and after a second they are looked at again anyway
-//! ([`Dir::revalidate`]). Nothing here has a deadline: a local disk is expected. Do not serve a
-//! network file system with it that may hang.
+//! [`Symlinks`] says otherwise. Small files are cached in memory, large ones are kept open. The kernel
+//! reports changes ([`Builder::watch`]), and a cached entry is revalidated after a second in any case
+//! ([`Builder::revalidate`]). No lookup has a deadline, since a local disk is expected: do not serve a
+//! network file system that may hang.
 
 mod backend;
+mod builder;
 mod cache;
 mod dir;
 mod embedded;
@@ -55,6 +60,7 @@ mod x_accel_redirect;
 use std::path::{Path, PathBuf};
 
 pub use backend::{Backend, Content, Found, Item, Source};
+pub use builder::Builder;
 pub use dir::Dir;
 pub use embedded::Embedded;
 pub use lookup_config::is_hashed;
@@ -63,23 +69,32 @@ pub use service::{ResponseFuture, Unreadable};
 pub use try_files::TryFiles;
 pub use x_accel_redirect::{XAccelRedirect, XAccelRedirectLayer};
 
-/// A service that answers GET and HEAD with the files below `path`.
+/// Serves GET and HEAD requests with the files below the folder `path`, with default options.
 ///
-/// The folder is opened now and kept: if `path` is renamed or is a symbolic link that is set to
-/// another folder later on, the service stays with the folder that it has opened. If it cannot
-/// be opened now, requests are errors until it can.
+/// The folder is opened now and kept open: if `path` is renamed, or is a symbolic link that is later
+/// set to another folder, the service keeps the folder that it has opened. If it cannot be opened now,
+/// requests are errors until it can.
 ///
-/// Responses carry Content-Type by the name's extension (text is said to be UTF-8),
-/// `x-content-type-options: nosniff`, ETag (of size, time of change and inode), Last-Modified and
+/// Responses carry Content-Type by the file's extension (text is declared as UTF-8),
+/// `x-content-type-options: nosniff`, ETag (of size, modification time and inode), Last-Modified and
 /// `accept-ranges: bytes`.
+///
+/// ```
+/// use vestibule::{Router, files};
+///
+/// let site = Router::new().mount("/static", files::dir("public"));
+/// # drop(site);
+/// ```
 pub fn dir(path: impl Into<PathBuf>) -> Dir {
-    Dir::new(path.into())
+    Builder::dir(path).build()
 }
 
-/// A service that answers GET and HEAD of any path with the one file at `path`, which is what a router
-/// mounts at `/favicon.ico`. It has the options that a folder's has, and the same care: the folder that
-/// the file is in is held, and `path` may be a link to what is in that folder only, unless
-/// [`Symlinks`] says otherwise. While there is no such file it is a 404. The name must be UTF-8.
+/// Serves GET and HEAD requests of any path with the one file at `path`, with default options. A router
+/// mounts it at `/favicon.ico`, for example.
+///
+/// The folder of the file is opened now and kept open. `path` may be a symbolic link to a file in the
+/// same folder only, unless [`Symlinks`] says otherwise. While the file does not exist, responses are
+/// 404. The file name must be UTF-8.
 ///
 /// ```
 /// use tower::ServiceExt;
@@ -97,13 +112,20 @@ pub fn dir(path: impl Into<PathBuf>) -> Dir {
 /// # }
 /// ```
 pub fn file(path: impl AsRef<Path>) -> Dir {
-    Dir::of_file(path.as_ref())
+    Builder::file(path).build()
 }
 
-/// A service that answers GET and HEAD with the files of a [`Backend`]: those that are
-/// [part of the program](Embedded), say. It has all options that a folder's has.
+/// Serves GET and HEAD requests with the files of a [`Backend`], with default options; [`Embedded`] is
+/// one, of files that are part of the program.
+///
+/// ```
+/// use vestibule::files::{self, Embedded};
+///
+/// let site = files::backend(Embedded::from_iter([("index.html", "<h1>hello</h1>")]));
+/// # drop(site);
+/// ```
 pub fn backend(backend: impl Backend) -> Dir {
-    Dir::from(backend)
+    Builder::backend(backend).build()
 }
 
 #[cfg(test)]

@@ -1,21 +1,20 @@
 //! `LookupConfig`: which file a path stands for, and with which header fields.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use http::{HeaderValue, StatusCode};
 
 /// Returns the value of a header field for a path below the root.
 pub(super) type Policy = dyn Fn(&str) -> Option<HeaderValue> + Send + Sync;
 
-#[derive(Clone)]
 pub(super) struct LookupConfig {
     /// The normal path of the only file, which answers every request path.
-    pub(super) single_file: Option<Arc<str>>,
+    pub(super) single_file: Option<Box<str>>,
     /// Names of index files; the first one that exists answers for its folder.
     pub(super) indexes: Vec<String>,
     /// Overrides the Content-Type that is guessed from the extension.
-    pub(super) content_type: Option<Arc<Policy>>,
-    pub(super) cache_control: Option<Arc<Policy>>,
+    pub(super) content_type: Option<Box<Policy>>,
+    pub(super) cache_control: Option<Box<Policy>>,
     pub(super) precompressed: bool,
     pub(super) html_extension: bool,
     pub(super) listing: bool,

@@ -97,25 +97,21 @@ pub(super) struct Opened {
 }
 
 impl Root {
-    /// Opens the folder if it is there; otherwise each [`open`](Self::open) tries again.
-    pub(super) fn new(path: PathBuf) -> Self {
+    /// Opens the folder if it exists; otherwise each [`open`](Self::open) tries again.
+    pub(super) fn new(path: PathBuf, symlinks: Symlinks) -> Self {
         let (fd, openat2_unavailable) = (OnceLock::new(), AtomicBool::new(false));
-        let symlinks = Symlinks::Inside;
         let (descriptors, cached_lookup) = (DESCRIPTORS, CachedLookupSupport::default());
         let root = Self { path, symlinks, fd, openat2_unavailable, descriptors, cached_lookup };
         if let Err(error) = root.fd() {
-            tracing::warn!(path = %root.path.display(), %error, "cannot open the folder yet");
+            tracing::warn!(path = %root.path.display(), %error, "cannot open the folder; each request tries again");
         }
         root
     }
 
-    pub(super) fn symlinks(&self) -> Symlinks {
-        self.symlinks
-    }
-
-    /// The same folder under another rule. What was opened stays the same, if it can be held twice.
-    pub(super) fn with_symlinks(&self, symlinks: Symlinks) -> Self {
-        let root = Self { symlinks, ..Self::new(self.path.clone()) };
+    /// The same open folder under another rule.
+    #[cfg(test)]
+    fn with_symlinks(&self, symlinks: Symlinks) -> Self {
+        let root = Self::new(self.path.clone(), symlinks);
         match self.fd.get().map(OwnedFd::try_clone) {
             Some(Ok(fd)) => Self { fd: fd.into(), ..root },
             _ => root,

@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use super::{Dir, dir, root::source::IN_MEMORY};
+use super::{Builder, Dir, dir, root::source::IN_MEMORY};
 use crate::{Body, Error, error::Kind};
 
 /// `root/` with some files, and `secret.txt` beside it.
@@ -57,6 +57,10 @@ impl Site {
     fn dir(&self) -> Dir {
         dir(self.root())
     }
+
+    fn builder(&self) -> Builder {
+        Builder::dir(self.root())
+    }
 }
 
 fn request(method: Method, target: &str) -> Request<Body> {
@@ -94,7 +98,7 @@ fn field<'a>(response: &'a Response<Body>, name: &header::HeaderName) -> &'a str
 #[tokio::test]
 async fn a_file_is_answered_with_its_headers() {
     let site = Site::new();
-    let served = site.dir().cache_control(HeaderValue::from_static("max-age=60"));
+    let served = site.builder().cache_control(HeaderValue::from_static("max-age=60")).build();
     let response = get(&served, "/hello.txt").await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(field(&response, &header::CONTENT_TYPE), "text/plain; charset=utf-8");
@@ -163,7 +167,7 @@ async fn other_methods_are_405_with_allow() {
 #[tokio::test]
 async fn preconditions_are_answered_with_304_and_412() {
     let site = Site::new();
-    let served = site.dir().cache_control(HeaderValue::from_static("no-cache"));
+    let served = site.builder().cache_control(HeaderValue::from_static("no-cache")).build();
     let first = get(&served, "/hello.txt").await;
     let tag = field(&first, &header::ETAG);
     let date = field(&first, &header::LAST_MODIFIED);

@@ -20,42 +20,18 @@ use super::{
 };
 use crate::{Body, BoxError, Request, Response, spare};
 
-impl Dir {
-    /// Sends to `service` what names no file and no folder that is answered with one or listed, and
-    /// whatever is not GET or HEAD: nginx's `try_files $uri $uri/ @application`.
-    ///
-    /// A request for a file never waits for the service, which is cloned for each of the others, and
-    /// waited for inside the response's future. With a [`fallback`](Self::fallback) or a page for
-    /// [what is not there](Self::not_found) it gets the other methods only. What cannot be a path
-    /// (`/a/..%2fb`) is a 400 here already.
-    ///
-    /// ```
-    /// use tower::{ServiceExt, service_fn};
-    /// use vestibule::{Body, BoxError, Request, Response, files::{self, Embedded}};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let app = service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("app"))));
-    /// let site = files::backend(Embedded::from_iter([("a.css", "body {}")])).or(app);
-    ///
-    /// let get = |path| site.clone().oneshot(http::Request::get(path).body(Body::empty()).unwrap());
-    /// assert_eq!(get("/a.css").await.unwrap().body().as_bytes().unwrap(), "body {}");
-    /// assert_eq!(get("/orders").await.unwrap().body().as_bytes().unwrap(), "app");
-    /// # }
-    /// ```
-    pub fn or<S, B>(self, service: S) -> TryFiles<S>
-    where
-        S: Service<Request, Response = Response<B>> + Clone,
-    {
-        TryFiles { dir: self.require_index(), service }
-    }
-}
-
-/// Files, and another service for all other requests; made by [`Dir::or`].
+/// Files, and another service for all other requests; made by
+/// [`Builder::or`](super::Builder::or).
 #[derive(Debug, Clone)]
 pub struct TryFiles<S> {
     dir: Dir,
     service: S,
+}
+
+impl<S> TryFiles<S> {
+    pub(super) fn new(dir: Dir, service: S) -> Self {
+        Self { dir, service }
+    }
 }
 
 impl<S, B> Service<Request> for TryFiles<S>

@@ -167,7 +167,10 @@ async fn a_file_that_shrank_since_it_was_looked_at_ends_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, vec![b'7'; 100_000]).unwrap();
-    let site = files::dir(folder.path()).watch(false).revalidate(Duration::from_secs(3600));
+    let site = files::Builder::dir(folder.path())
+        .watch(false)
+        .revalidate(Duration::from_secs(3600))
+        .build();
     let server = start(site).await;
     // From here on it is known, and how long it was.
     let head = "HEAD /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";

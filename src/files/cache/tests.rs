@@ -4,7 +4,7 @@ use super::{
     super::{
         backend::View,
         entry::Path,
-        root::{Root, source::IN_MEMORY},
+        root::{Root, Symlinks, source::IN_MEMORY},
     },
     *,
 };
@@ -18,7 +18,7 @@ struct Disk {
 impl Disk {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let root = Root::new(folder.path().to_owned());
+        let root = Root::new(folder.path().to_owned(), Symlinks::Inside);
         Self { folder, root }
     }
 

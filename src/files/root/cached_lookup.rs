@@ -129,7 +129,7 @@ mod tests {
         fs::write(path("large"), vec![7; usize::try_from(source::IN_MEMORY).unwrap() + 1]).unwrap();
         symlink("docs/a.txt", path("inside")).unwrap();
         symlink("/etc/hostname", path("outside")).unwrap();
-        let root = Root::new(folder.path().to_owned());
+        let root = Root::new(folder.path().to_owned(), Symlinks::Inside);
         (folder, root)
     }
 

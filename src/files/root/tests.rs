@@ -24,7 +24,7 @@ fn tree() -> (tempfile::TempDir, Root) {
     fs::write(outside.path().join("secret.txt"), "secret").unwrap();
     fs::write(path.join("top.txt"), "top").unwrap();
     fs::write(path.join("a/b/deep.txt"), "deep").unwrap();
-    (outside, Root::new(path))
+    (outside, Root::new(path, Symlinks::Inside))
 }
 
 fn text(fd: OwnedFd) -> String {
@@ -161,7 +161,7 @@ fn the_root_is_opened_once_and_stays_the_same() {
 fn a_root_that_is_not_there_yet_is_an_error_until_it_is() {
     let outside = tempfile::tempdir().unwrap();
     let path = outside.path().join("later");
-    let root = Root::new(path.clone());
+    let root = Root::new(path.clone(), Symlinks::Inside);
     assert_eq!(root.open("x").unwrap_err().kind(), io::ErrorKind::NotFound);
     fs::create_dir(&path).unwrap();
     fs::write(path.join("x"), "x").unwrap();

@@ -3,17 +3,18 @@
 use super::*;
 
 /// `app.js` in two codings: 100 bytes plain, 1,000 as gzip.
-fn encoded_site() -> (Site, Dir) {
+fn encoded_site() -> (Site, Builder) {
     let site = Site::new();
     site.write("app.js", "p".repeat(100));
     site.write("app.js.gz", "z".repeat(1000));
-    let dir = site.dir().precompressed();
-    (site, dir)
+    let builder = site.builder().precompressed();
+    (site, builder)
 }
 
 #[tokio::test]
 async fn whatever_depends_on_the_coding_says_so() {
-    let (_site, dir) = encoded_site();
+    let (_site, builder) = encoded_site();
+    let dir = builder.build();
     for (fields, coding, status) in [
         ((header::RANGE, "bytes=100-"), "identity", 416),
         ((header::RANGE, "bytes=100-"), "gzip", 206),
@@ -32,7 +33,8 @@ async fn whatever_depends_on_the_coding_says_so() {
 
 #[tokio::test]
 async fn r8_several_parts_of_a_coded_file_are_not_mixed_with_what_is_not_coded() {
-    let (_site, dir) = encoded_site();
+    let (_site, builder) = encoded_site();
+    let dir = builder.build();
     let several = (header::RANGE, "bytes=0-0,900-900");
     let whole = get_with(&dir, "/app.js", &[(header::ACCEPT_ENCODING, "gzip"), several]).await;
     assert_eq!(whole.status(), StatusCode::OK);
@@ -50,8 +52,8 @@ async fn r8_several_parts_of_a_coded_file_are_not_mixed_with_what_is_not_coded()
 
 #[tokio::test]
 async fn what_is_not_there_is_a_404_for_whom_no_coding_of_the_page_will_do() {
-    let (_site, dir) = encoded_site();
-    let dir = dir.not_found("app.js");
+    let (_site, builder) = encoded_site();
+    let dir = builder.not_found("app.js").build();
     for (coding, text) in [("gzip", "z"), ("br", "p"), ("identity;q=0", "p"), ("*;q=0", "p")] {
         for _ in 0..2 {
             let response = get_with(&dir, "/none", &[(header::ACCEPT_ENCODING, coding)]).await;

@@ -67,7 +67,7 @@ async fn whatever_is_listed_can_be_asked_for() {
         let name = std::ffi::OsStr::from_bytes(name);
         fs::write(folder.join(name), name.as_bytes()).unwrap();
     }
-    for dir in [site.dir().listing(), site.dir().listing().hidden()] {
+    for dir in [site.builder().listing().build(), site.builder().listing().hidden().build()] {
         let (links, names) = listed(&dir, "/list/").await;
         assert_eq!(links.len(), names.len());
         assert!(names.len() > 10, "{names:?}");
@@ -86,7 +86,7 @@ async fn the_folder_is_listed_that_was_asked_for_wherever_its_index_would_be() {
         fs::create_dir_all(site.root().join(name).parent().unwrap()).unwrap();
         site.write(name, "x");
     }
-    let dir = site.dir().listing().index("web/index.html");
+    let dir = site.builder().listing().index("web/index.html").build();
     assert_eq!(listed(&dir, "/a/").await.1, ["web", "outer.txt"]);
     assert_eq!(listed(&dir, "/a/web/").await.1, ["inner.txt"]);
     assert!(listed(&dir, "/").await.1.contains(&"hello.txt".to_owned()));
@@ -119,7 +119,7 @@ async fn a_link_is_listed_as_what_it_leads_to_if_that_is_served() {
         (Symlinks::Inside, &["to-folder", "to-file"]),
         (Symlinks::Any, &["to-folder", "to-file", "to-outside"]),
     ] {
-        let dir = site.dir().listing().symlinks(rule);
+        let dir = site.builder().listing().symlinks(rule).build();
         for target in ["/", "/empty/"] {
             let (links, names) = listed(&dir, target).await;
             let names: Vec<_> = names.iter().filter(|name| name.starts_with("to-")).collect();
@@ -143,7 +143,7 @@ async fn a_link_is_listed_as_what_it_leads_to_if_that_is_served() {
 #[tokio::test]
 async fn json_is_for_those_who_like_it_better_than_html() {
     let site = Site::new();
-    let dir = site.dir().listing();
+    let dir = site.builder().listing().build();
     for (fields, kind) in [
         (&["application/json"][..], "application/json"),
         (&["text/plain", "application/json, */*;q=0.9"], "application/json"),
@@ -172,7 +172,7 @@ async fn json_is_for_those_who_like_it_better_than_html() {
 #[tokio::test]
 async fn a_listing_is_there_and_has_no_tag() {
     let site = Site::new();
-    let dir = site.dir().listing();
+    let dir = site.builder().listing().build();
     for (name, value, status) in [
         (header::IF_MATCH, "\"x\"", StatusCode::PRECONDITION_FAILED),
         (header::IF_MATCH, "*", StatusCode::OK),
@@ -226,7 +226,7 @@ async fn a_listing_has_a_bound_and_says_when_it_is_reached() {
         (20_000, 20_000, 10_000, true, 30_001),
     ] {
         let count = Arc::new(AtomicUsize::new(0));
-        let dir = crate::files::backend(Many { unseen, seen, told: count.clone() }).listing();
+        let dir = Builder::backend(Many { unseen, seen, told: count.clone() }).listing().build();
         let json = get_with(&dir, "/", &[(header::ACCEPT, "application/json")]).await;
         let json = String::from_utf8(content(json).await.to_vec()).unwrap();
         assert_eq!(json.matches("\"name\":").count(), listed);

@@ -24,7 +24,7 @@ async fn the_coding_that_is_accepted_best_is_sent_and_said() {
         set_times(&site, name, 1_000_000);
     }
     set_times(&site, "old.js.gz", 1_000_000 - 61);
-    let dir = site.dir().precompressed();
+    let dir = site.builder().precompressed().build();
     let accept = header::ACCEPT_ENCODING;
     let mut tags = Vec::new();
     for (value, coding, text) in [
@@ -66,7 +66,7 @@ async fn the_coding_that_is_accepted_best_is_sent_and_said() {
 #[tokio::test]
 async fn an_application_s_page_stands_for_whatever_is_not_there() {
     let site = Site::new();
-    let dir = site.dir().fallback("/index.html");
+    let dir = site.builder().fallback("/index.html").build();
     for target in ["/orders/7", "/none.js", "/orders/7"] {
         let response = get(&dir, target).await;
         assert_eq!(response.status(), StatusCode::OK, "{target}");
@@ -78,7 +78,7 @@ async fn an_application_s_page_stands_for_whatever_is_not_there() {
         assert_eq!(content(get(&dir, target).await).await, "<h1>home</h1>", "{target}");
     }
     assert_eq!(get(&dir, "/a/../b").await.status(), StatusCode::BAD_REQUEST);
-    let nowhere = site.dir().fallback("none.html");
+    let nowhere = site.builder().fallback("none.html").build();
     assert_eq!(get(&nowhere, "/x").await.status(), StatusCode::NOT_FOUND);
 }
 
@@ -86,7 +86,7 @@ async fn an_application_s_page_stands_for_whatever_is_not_there() {
 async fn a_page_of_ones_own_says_that_there_is_nothing() {
     let site = Site::new();
     site.write("404.html", "<h1>nothing here</h1>");
-    let dir = site.dir().not_found("404.html");
+    let dir = site.builder().not_found("404.html").build();
     for _ in 0..2 {
         let fields = [(header::RANGE, "bytes=0-1"), (header::IF_NONE_MATCH, "*")];
         let response = get_with(&dir, "/none", &fields).await;
@@ -110,7 +110,7 @@ async fn a_page_is_found_without_its_extension() {
     let site = Site::new();
     site.write("about.html", "about");
     site.write("docs.html", "not this one");
-    let dir = site.dir().html_extension();
+    let dir = site.builder().html_extension().build();
     assert_eq!(content(get(&dir, "/about").await).await, "about");
     assert_eq!(content(get(&dir, "/about.html").await).await, "about");
     assert_eq!(get(&dir, "/docs").await.status(), StatusCode::PERMANENT_REDIRECT);
@@ -126,11 +126,12 @@ async fn a_page_stands_for_the_folder_of_what_is_below_it() {
     fs::create_dir(site.root().join("blog")).unwrap();
     site.write("blog.html", "the blog");
     site.write("blog/2026.html", "this year");
-    let dir = site.dir().html_extension();
+    let dir = site.builder().html_extension().build();
     assert_eq!(content(get(&dir, "/blog").await).await, "the blog");
     assert_eq!(content(get(&dir, "/blog/2026").await).await, "this year");
     // What the folder itself is answered with comes first.
-    for dir in [dir.clone().listing(), dir.clone().index("2026.html")] {
+    let pages = || site.builder().html_extension();
+    for dir in [pages().listing().build(), pages().index("2026.html").build()] {
         assert_eq!(get(&dir, "/blog").await.status(), StatusCode::PERMANENT_REDIRECT);
     }
     assert_eq!(get(&dir, "/empty").await.status(), StatusCode::PERMANENT_REDIRECT);
@@ -140,18 +141,24 @@ async fn a_page_stands_for_the_folder_of_what_is_below_it() {
 async fn a_folder_is_answered_with_the_first_of_several_names() {
     let site = Site::new();
     site.write("docs/default.htm", "default");
-    let dir = site.dir().indexes(["default.htm", "index.html"]);
+    let dir = site.builder().indexes(["default.htm", "index.html"]).build();
     assert_eq!(content(get(&dir, "/docs/").await).await, "default");
     assert_eq!(content(get(&dir, "/").await).await, "<h1>home</h1>");
-    assert_eq!(get(&dir.indexes([""; 0]), "/").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(
+        get(&site.builder().indexes([""; 0]).build(), "/").await.status(),
+        StatusCode::NOT_FOUND
+    );
 }
 
 #[tokio::test]
 async fn the_type_of_a_file_can_be_told() {
     let site = Site::new();
-    let dir = site.dir().content_type(|path| {
-        path.ends_with("hello.txt").then(|| HeaderValue::from_static("text/x-greeting"))
-    });
+    let dir = site
+        .builder()
+        .content_type(|path| {
+            path.ends_with("hello.txt").then(|| HeaderValue::from_static("text/x-greeting"))
+        })
+        .build();
     let kind = async |target| {
         get(&dir, target).await.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned()
     };
@@ -173,7 +180,7 @@ async fn a_folder_is_listed_sorted_and_escaped() {
     ] {
         site.write(&format!("list/{name}"), "x");
     }
-    let dir = site.dir().listing();
+    let dir = site.builder().listing().build();
     let page = get(&dir, "/list/").await;
     assert_eq!(page.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
     assert_eq!(page.headers()[header::CONTENT_SECURITY_POLICY], "default-src 'none'");
@@ -204,7 +211,9 @@ async fn a_folder_is_listed_sorted_and_escaped() {
     // An index file comes first, the root is a folder too, and none is listed unless told to.
     assert_eq!(content(get(&dir, "/docs/").await).await, "docs");
     fs::remove_file(site.root().join("index.html")).unwrap();
-    let root = String::from_utf8(content(get(&site.dir().listing(), "/").await).await.to_vec());
+    let root = String::from_utf8(
+        content(get(&site.builder().listing().build(), "/").await).await.to_vec(),
+    );
     assert!(root.unwrap().contains("./docs/"));
     assert_eq!(get(&site.dir(), "/list/").await.status(), StatusCode::NOT_FOUND);
     assert_eq!(get(&dir, "/hello.txt/").await.status(), StatusCode::NOT_FOUND);
@@ -213,7 +222,7 @@ async fn a_folder_is_listed_sorted_and_escaped() {
 #[tokio::test]
 async fn hidden_names_are_served_if_they_are_allowed() {
     let site = Site::new();
-    let dir = site.dir().hidden();
+    let dir = site.builder().hidden().build();
     assert_eq!(content(get(&dir, "/.env").await).await, "secret");
     assert_eq!(content(get(&dir, "/.git/config").await).await, "secret");
     assert_eq!(get(&dir, "/../secret.txt").await.status(), StatusCode::BAD_REQUEST);
@@ -240,7 +249,7 @@ async fn f4_links_are_followed_as_far_as_the_rule_says() {
             },
         ),
     ] {
-        let dir = site.dir().symlinks(which);
+        let dir = site.builder().symlinks(which).build();
         for target in ["/inside", "/folder/index.html", "/outside", "/absolute"] {
             let status = get(&dir, target).await.status().as_u16();
             let want = if served.contains(&target) { 200 } else { 404 };
@@ -253,7 +262,7 @@ async fn f4_links_are_followed_as_far_as_the_rule_says() {
         // Somebody else's link to what is ours.
         let link = site.root().join("inside");
         std::os::unix::fs::lchown(link, Some(12345), None).unwrap();
-        let dir = site.dir().symlinks(Symlinks::SameOwner);
+        let dir = site.builder().symlinks(Symlinks::SameOwner).build();
         assert_eq!(get(&dir, "/inside").await.status(), StatusCode::NOT_FOUND);
     }
 }
@@ -262,10 +271,36 @@ async fn f4_links_are_followed_as_far_as_the_rule_says() {
 async fn cache_control_follows_the_name() {
     let site = Site::new();
     site.write("app.3f9a1c77.js", "x");
-    let dir = site.dir().cache_policy(|path| {
-        is_hashed(path).then(|| HeaderValue::from_static("max-age=31536000, immutable"))
-    });
+    let dir = site
+        .builder()
+        .cache_policy(|path| {
+            is_hashed(path).then(|| HeaderValue::from_static("max-age=31536000, immutable"))
+        })
+        .build();
     let hashed = get(&dir, "/app.3f9a1c77.js").await;
     assert_eq!(hashed.headers()[header::CACHE_CONTROL], "max-age=31536000, immutable");
     assert!(!get(&dir, "/hello.txt").await.headers().contains_key(header::CACHE_CONTROL));
+}
+
+#[tokio::test]
+async fn options_commute_and_the_last_page_for_missing_files_counts() {
+    let site = Site::new();
+    symlink("hello.txt", site.root().join("link")).unwrap();
+    let max_age = HeaderValue::from_static("max-age=60");
+    let one = site.builder().symlinks(Symlinks::Never).cache_control(max_age.clone()).hidden();
+    let other = site.builder().hidden().cache_control(max_age).symlinks(Symlinks::Never);
+    for dir in [one.build(), other.build()] {
+        assert_eq!(get(&dir, "/link").await.status(), StatusCode::NOT_FOUND);
+        let hidden = get(&dir, "/.env").await;
+        assert_eq!(field(&hidden, &header::CACHE_CONTROL), "max-age=60");
+        assert_eq!(content(hidden).await, "secret");
+    }
+    for (builder, status) in [
+        (site.builder().fallback("none").not_found("hello.txt"), StatusCode::NOT_FOUND),
+        (site.builder().not_found("none").fallback("hello.txt"), StatusCode::OK),
+    ] {
+        let response = get(&builder.build(), "/missing").await;
+        assert_eq!(response.status(), status);
+        assert_eq!(content(response).await, "0123456789");
+    }
 }

@@ -15,7 +15,7 @@ async fn a_folder_with_a_slash_is_its_index_file() {
     for none in ["/empty/", "/odd/", "/none/"] {
         assert_eq!(get(&served, none).await.status(), StatusCode::NOT_FOUND, "{none}");
     }
-    let other = site.dir().index("hello.txt");
+    let other = site.builder().index("hello.txt").build();
     assert_eq!(content(get(&other, "/").await).await, "0123456789");
 }
 

@@ -58,7 +58,7 @@ where
 async fn what_names_a_file_is_one_and_all_else_is_the_service_s() {
     let site = Site::new();
     let app = App::default();
-    let or = site.dir().or(app.clone());
+    let or = site.builder().or(app.clone());
     // The second time they are known.
     for _ in 0..2 {
         for (target, status, text) in [
@@ -90,7 +90,7 @@ async fn what_names_a_file_is_one_and_all_else_is_the_service_s() {
 #[tokio::test]
 async fn a_page_of_ones_own_comes_before_the_service() {
     let site = Site::new();
-    let or = site.dir().fallback("index.html").or(App::default());
+    let or = site.builder().fallback("index.html").or(App::default());
     for _ in 0..2 {
         let got = answer(&or, request(Method::GET, "/orders/7")).await;
         assert_eq!(got, (200, "<h1>home</h1>".into()));

@@ -28,7 +28,7 @@ async fn becomes(dir: &Dir, target: &str, right: impl Fn(StatusCode, &[u8]) -> b
 #[tokio::test]
 async fn what_changes_is_seen_before_it_is_looked_for() {
     let site = Site::new();
-    let served = site.dir().revalidate(HOUR).precompressed().html_extension();
+    let served = site.builder().revalidate(HOUR).precompressed().html_extension().build();
     let path = |name: &str| site.root().join(name);
     let is = |text: &'static str| move |_, body: &[u8]| body == text.as_bytes();
     let missing = |status, _: &[u8]| status == StatusCode::NOT_FOUND;
@@ -81,7 +81,7 @@ async fn a_folder_that_is_replaced_is_followed() {
     }
     let current = site.root().join("current");
     symlink("one", &current).unwrap();
-    let served = site.dir().revalidate(HOUR).listing();
+    let served = site.builder().revalidate(HOUR).listing().build();
     becomes(&served, "/current/js/app.js", |_, body| body == b"one").await;
     for release in ["two", "three"] {
         symlink(release, site.root().join("next")).unwrap();
@@ -106,7 +106,7 @@ async fn a_folder_that_is_replaced_is_followed() {
 #[tokio::test]
 async fn the_page_for_what_is_not_there_is_watched_too() {
     let site = Site::new();
-    let served = site.dir().revalidate(HOUR).not_found("docs/404.html");
+    let served = site.builder().revalidate(HOUR).not_found("docs/404.html").build();
     becomes(&served, "/none", |_, body| body == b"Not Found\n").await;
     site.write("docs/404.html", "first");
     becomes(&served, "/none", |_, body| body == b"first").await;
@@ -118,9 +118,9 @@ async fn the_page_for_what_is_not_there_is_watched_too() {
 async fn who_wants_no_watch_has_none() {
     let site = Site::new();
     for served in [
-        site.dir().watch(false),
-        site.dir().revalidate(Duration::ZERO),
-        site.dir().cache_entries(0),
+        site.builder().watch(false).build(),
+        site.builder().revalidate(Duration::ZERO).build(),
+        site.builder().cache_entries(0).build(),
     ] {
         get(&served, "/hello.txt").await;
         assert!(!served.is_watched());

@@ -251,7 +251,7 @@ async fn each_of_several_parts_is_of_the_type_that_the_application_says() {
 #[tokio::test]
 async fn what_the_application_varies_by_is_kept_beside_the_coding() {
     let site = Site::new();
-    let layer = XAccelRedirectLayer::new(site.dir().precompressed());
+    let layer = XAccelRedirectLayer::new(site.builder().precompressed().build());
     let said = || {
         vec![
             ("x-accel-redirect", "/hello.txt".to_owned()),

@@ -1,11 +1,11 @@
 use std::{fs, os::unix::fs::symlink, time::Duration};
 
 use super::*;
-use crate::files::cache::Limits;
+use crate::files::{cache::Limits, root::Symlinks};
 
 fn watched() -> (tempfile::TempDir, Root, Arc<Cache>, Watch) {
     let folder = tempfile::tempdir().unwrap();
-    let root = Root::new(folder.path().to_owned());
+    let root = Root::new(folder.path().to_owned(), Symlinks::Inside);
     let cache = Arc::new(Cache::new(Limits::default(), Duration::from_secs(1)));
     let watch = Watch::new(cache.clone()).unwrap();
     (folder, root, cache, watch)

@@ -1,0 +1,321 @@
+//! `Builder`: the options of a `Dir`.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http::{HeaderValue, StatusCode};
+
+use super::{
+    backend::Backend,
+    cache::{Limits, REVALIDATE},
+    dir::{Dir, Storage},
+    lookup_config::LookupConfig,
+    root::{Root, Symlinks},
+    try_files::TryFiles,
+};
+use crate::HttpService;
+
+/// Options of a [`Dir`]. [`build`](Self::build) makes the service.
+///
+/// The options commute: their order makes no difference. Three pairs set the same option, of which
+/// the last call counts: [`index`](Self::index) and [`indexes`](Self::indexes),
+/// [`cache_control`](Self::cache_control) and [`cache_policy`](Self::cache_policy),
+/// [`fallback`](Self::fallback) and [`not_found`](Self::not_found).
+///
+/// ```
+/// # fn main() {
+/// use http::HeaderValue;
+/// use vestibule::files::Builder;
+///
+/// let site = Builder::dir("public")
+///     .precompressed()
+///     .cache_control(HeaderValue::from_static("max-age=60"))
+///     .build();
+/// # drop(site);
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing before `build`"]
+pub struct Builder {
+    origin: Origin,
+    options: Options,
+}
+
+/// The files that are served; a folder is opened by [`Builder::build`].
+#[derive(Debug)]
+enum Origin {
+    Folder(PathBuf),
+    Backend(Box<dyn Backend>),
+}
+
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) config: LookupConfig,
+    pub(super) symlinks: Symlinks,
+    pub(super) inline_lookups: bool,
+    pub(super) watch: bool,
+    pub(super) revalidate: Duration,
+    pub(super) limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            config: LookupConfig::default(),
+            symlinks: Symlinks::Inside,
+            inline_lookups: true,
+            watch: true,
+            revalidate: REVALIDATE,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Builder {
+    /// Serves the files below the folder `path`; see [`dir`](super::dir()).
+    pub fn dir(path: impl Into<PathBuf>) -> Self {
+        Self { origin: Origin::Folder(path.into()), options: Options::default() }
+    }
+
+    /// Serves the file `path` for every request path; see [`file`](super::file()).
+    pub fn file(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        let name = path.file_name().and_then(OsStr::to_str);
+        if name.is_none() {
+            tracing::warn!(path = %path.display(), "the path has no file name in UTF-8");
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let config = LookupConfig {
+            single_file: Some(format!("/{}", name.unwrap_or(".").replace('%', "%25")).into()),
+            indexes: Vec::new(),
+            index_required: true,
+            ..LookupConfig::default()
+        };
+        let folder = folder.unwrap_or_else(|| Path::new(".")).to_owned();
+        let options = Options { config, ..Options::default() };
+        Self { origin: Origin::Folder(folder), options }
+    }
+
+    /// Serves the files of `backend`; see [`backend`](super::backend()).
+    pub fn backend(backend: impl Backend) -> Self {
+        Self { origin: Origin::Backend(Box::new(backend)), options: Options::default() }
+    }
+
+    /// Makes the service, and opens its folder.
+    ///
+    /// If the folder cannot be opened yet, this logs a warning. Requests are errors until it can.
+    ///
+    /// ```
+    /// let site = vestibule::files::Builder::dir("public").listing().build();
+    /// # drop(site);
+    /// ```
+    pub fn build(self) -> Dir {
+        let Self { origin, options } = self;
+        let storage = match origin {
+            Origin::Folder(path) => Storage::Folder(Root::new(path, options.symlinks)),
+            Origin::Backend(backend) => Storage::Backend(backend),
+        };
+        Dir::new(storage, options)
+    }
+
+    /// Makes a service that sends to `service` every request that names no file: nginx's
+    /// `try_files $uri $uri/ @application`.
+    ///
+    /// These are requests of other methods than GET and HEAD, and paths without a file, an index file
+    /// or a listing. With a [`fallback`](Self::fallback) or [`not_found`](Self::not_found) page every
+    /// GET and HEAD is answered from the files. A path without a normal form (`/a/..%2fb`) is a 400.
+    ///
+    /// A request for a file never waits for `service`. `service` is cloned for each other request, and
+    /// its readiness is awaited inside the response's future.
+    ///
+    /// ```
+    /// use tower::{ServiceExt, service_fn};
+    /// use vestibule::{Body, BoxError, Request, Response, files::{Builder, Embedded}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let app = service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("app"))));
+    /// let files = Embedded::from_iter([("a.css", "body {}")]);
+    /// let site = Builder::backend(files).or(app);
+    ///
+    /// let get = |path| site.clone().oneshot(http::Request::get(path).body(Body::empty()).unwrap());
+    /// assert_eq!(get("/a.css").await.unwrap().body().as_bytes().unwrap(), "body {}");
+    /// assert_eq!(get("/orders").await.unwrap().body().as_bytes().unwrap(), "app");
+    /// # }
+    /// ```
+    pub fn or<S>(mut self, service: S) -> TryFiles<S>
+    where
+        S: HttpService + Clone,
+    {
+        self.options.config.index_required = true;
+        TryFiles::new(self.build(), service)
+    }
+}
+
+/// Options.
+impl Builder {
+    /// The name of the index file of a folder, `index.html` by default.
+    pub fn index(self, name: impl Into<String>) -> Self {
+        self.indexes([name])
+    }
+
+    /// The names of index files: a folder is answered with the first one that exists.
+    pub fn indexes(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.options.config.indexes = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the Content-Type by the file's path below the folder. `None` leaves the one that is guessed
+    /// from the extension. Called once for each lookup, not for each request.
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use vestibule::files::Builder;
+    ///
+    /// let site = Builder::dir("public").content_type(|path| {
+    ///     path.ends_with(".txt").then(|| HeaderValue::from_static("text/plain; charset=iso-8859-1"))
+    /// });
+    /// # drop(site);
+    /// ```
+    pub fn content_type(
+        mut self,
+        policy: impl Fn(&str) -> Option<HeaderValue> + Send + Sync + 'static,
+    ) -> Self {
+        self.options.config.content_type = Some(Box::new(policy));
+        self
+    }
+
+    /// Sets Cache-Control for every file, such as `max-age=3600`. None by default.
+    pub fn cache_control(self, value: HeaderValue) -> Self {
+        self.cache_policy(move |_| Some(value.clone()))
+    }
+
+    /// Sets Cache-Control by the file's path below the folder. `None` sends none. Called once for each
+    /// lookup, not for each request.
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use vestibule::files::{self, Builder};
+    ///
+    /// let site = Builder::dir("public").cache_policy(|path| {
+    ///     Some(HeaderValue::from_static(if files::is_hashed(path) {
+    ///         "public, max-age=31536000, immutable" // other content has another name
+    ///     } else {
+    ///         "no-cache" // stored, and revalidated on each use
+    ///     }))
+    /// });
+    /// # drop(site);
+    /// ```
+    pub fn cache_policy(
+        mut self,
+        policy: impl Fn(&str) -> Option<HeaderValue> + Send + Sync + 'static,
+    ) -> Self {
+        self.options.config.cache_control = Some(Box::new(policy));
+        self
+    }
+
+    /// Serves `a.js.zst`, `a.js.br` or `a.js.gz` for `a.js` to clients that accept it, unless it is more
+    /// than a minute older than the file itself. Clients that accept none of them nor the file get a
+    /// 406. Off by default.
+    pub fn precompressed(mut self) -> Self {
+        self.options.config.precompressed = true;
+        self
+    }
+
+    /// Serves `about.html` for `/about` if there is no such file, and no folder with an index file or a
+    /// listing. Off by default.
+    pub fn html_extension(mut self) -> Self {
+        self.options.config.html_extension = true;
+        self
+    }
+
+    /// Lists a folder without an index file: as JSON if Accept prefers it to HTML, otherwise as HTML. Up
+    /// to 10,000 names, folders first. Off by default.
+    pub fn listing(mut self) -> Self {
+        self.options.config.listing = true;
+        self
+    }
+
+    /// Serves names that begin with a dot. Off by default, except for `/.well-known`.
+    pub fn hidden(mut self) -> Self {
+        self.options.config.hidden = true;
+        self
+    }
+
+    /// Serves this file with the status 200 for every path that names nothing: the page of a
+    /// single-page application. Replaces a [`not_found`](Self::not_found) page.
+    pub fn fallback(mut self, path: impl Into<String>) -> Self {
+        self.options.config.fallback_page = Some((path.into(), StatusCode::OK));
+        self
+    }
+
+    /// Serves this file with the status 404 for every path that names nothing. Replaces a
+    /// [`fallback`](Self::fallback) page.
+    pub fn not_found(mut self, path: impl Into<String>) -> Self {
+        self.options.config.fallback_page = Some((path.into(), StatusCode::NOT_FOUND));
+        self
+    }
+
+    /// Which symbolic links below a folder are followed, [`Symlinks::Inside`] by default.
+    pub fn symlinks(mut self, which: Symlinks) -> Self {
+        self.options.symlinks = which;
+        self
+    }
+
+    /// How long the result of a lookup is fresh, one second by default.
+    ///
+    /// The first request after that looks the path up again. Requests that arrive meanwhile get the
+    /// stale entry, for as long again at most.
+    ///
+    /// Zero looks up the path on each request. That costs two or three times as much as a cached
+    /// response, and far more where a lookup [may block](Self::inline_lookups).
+    pub fn revalidate(mut self, after: Duration) -> Self {
+        self.options.revalidate = after;
+        self
+    }
+
+    /// Looks up paths on the connection's own thread if that cannot block, which costs a third of a
+    /// lookup on another thread. On by default.
+    ///
+    /// It applies to small files in the page cache on a local disk under [`Symlinks::Inside`], and to
+    /// [`Embedded`](super::Embedded) ones. The kernel refuses a lookup that would wait for the disk.
+    /// It does wait for a virus scanner that checks each open (fanotify), so turn this off beside one.
+    pub fn inline_lookups(mut self, on: bool) -> Self {
+        self.options.inline_lookups = on;
+        self
+    }
+
+    /// Watches the folders by inotify, so that a change is seen within some hundredths of a second, not
+    /// only after [`revalidate`](Self::revalidate). On by default, for folders.
+    ///
+    /// It takes a thread from the first lookup on, and watches up to 1,024 folders. Not seen are
+    /// changes that another machine makes on a network file system, and changes behind a symbolic link:
+    /// these are seen by the next lookup. If the kernel's limit of watches is reached, none is used.
+    pub fn watch(mut self, on: bool) -> Self {
+        self.options.watch = on;
+        self
+    }
+
+    /// The maximum number of paths in the cache, 1,024 by default. Zero turns the cache off.
+    pub fn cache_entries(mut self, most: usize) -> Self {
+        self.options.limits.entries = most;
+        self
+    }
+
+    /// The maximum size of the cache in bytes of paths and content, 16 MiB by default. Only files of up
+    /// to 32 KiB are held in memory.
+    pub fn cache_bytes(mut self, most: usize) -> Self {
+        self.options.limits.bytes = most;
+        self
+    }
+
+    /// The maximum number of files above 32 KiB that the cache keeps open, 256 by default. Other files
+    /// are opened on each request.
+    pub fn cache_open_files(mut self, most: usize) -> Self {
+        self.options.limits.open_files = most;
+        self
+    }
+}
