@@ -28,7 +28,7 @@ use crate::{
     spare,
 };
 
-impl Service<Request<Body>> for Dir {
+impl<B> Service<Request<B>> for Dir {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = ResponseFuture;
@@ -37,7 +37,7 @@ impl Service<Request<Body>> for Dir {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (request, _) = request.into_parts();
         let response = match self.0.find(&request) {
             Resolution::Refused(status) => refuse(&request.method, status),

@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 use pin_project::pin_project;
 use tower_service::Service;
@@ -18,10 +17,12 @@ use super::{
     respond::respond,
     service::{LookupResult, Resolution, poll_lookup, refuse},
 };
-use crate::{Body, BoxError, Request, Response, spare};
+use crate::{Body, BoxError, HttpService, Request, Response, body::HttpBody, spare};
 
 /// Files, and another service for all other requests; made by
 /// [`Builder::or`](super::Builder::or).
+///
+/// It takes requests with any body; the service behind it gets them with a [`Body`].
 #[derive(Debug, Clone)]
 pub struct TryFiles<S> {
     dir: Dir,
@@ -34,12 +35,10 @@ impl<S> TryFiles<S> {
     }
 }
 
-impl<S, B> Service<Request> for TryFiles<S>
+impl<S, B> Service<Request<B>> for TryFiles<S>
 where
-    S: Service<Request, Response = Response<B>> + Clone,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone,
+    B: HttpBody,
 {
     type Response = Response;
     type Error = BoxError;
@@ -49,7 +48,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> ResponseFuture<S> {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture<S> {
         let (parts, body) = request.into_parts();
         ResponseFuture(match self.dir.0.find(&parts) {
             Resolution::Entry(entry, status) if !matches!(*entry, Entry::Missing) => {
@@ -61,11 +60,13 @@ where
                 State::File(Some(refuse(&parts.method, status)))
             }
             Resolution::Entry(..) | Resolution::Refused(_) => {
-                State::Ready(self.service.clone(), Some(Request::from_parts(parts, body)))
+                let request = Request::from_parts(parts, Body::new(body));
+                State::Ready(self.service.clone(), Some(request))
             }
             Resolution::OnDisk { normal, path, now } => {
                 let result = self.dir.0.lookup_blocking(&normal, path, now);
-                State::Lookup(result, Some(Box::new((parts, body))), self.service.clone())
+                let request = Box::new((parts, Body::new(body)));
+                State::Lookup(result, Some(request), self.service.clone())
             }
         })
     }
@@ -87,12 +88,9 @@ enum State<S: Service<Request>> {
     Call(#[pin] S::Future),
 }
 
-impl<S, B> Future for ResponseFuture<S>
+impl<S> Future for ResponseFuture<S>
 where
-    S: Service<Request, Response = Response<B>> + Clone,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone,
 {
     type Output = Result<Response, BoxError>;
 

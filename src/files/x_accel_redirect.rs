@@ -15,7 +15,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Dir, escape, multipart::KindOfWhole, respond, service};
-use crate::{BoxError, Request, Response, semantics::date::HttpDate};
+use crate::{
+    Body, BoxError, HttpService, Request, Response, body::HttpBody, semantics::date::HttpDate,
+};
 
 /// nginx's field: the path of a request target, percent-encoded where needed.
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
@@ -151,10 +153,9 @@ pub struct XAccelRedirect<S> {
     layer: XAccelRedirectLayer,
 }
 
-impl<S> Service<Request> for XAccelRedirect<S>
+impl<S, B> Service<Request<B>> for XAccelRedirect<S>
 where
-    S: Service<Request, Response = Response>,
-    S::Error: Into<BoxError>,
+    S: HttpService<B>,
 {
     type Response = Response;
     type Error = BoxError;
@@ -164,7 +165,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let asked = Asked::of(&request);
         let layer = self.layer.clone();
         ResponseFuture { asked, layer, state: State::Inner(self.inner.call(request)) }
@@ -178,7 +179,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(request: &Request) -> Self {
+    fn of<B>(request: &Request<B>) -> Self {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let mut fields = HeaderMap::new();
         let names = if reads { &REQUEST_FIELDS[..] } else { &[] };
@@ -208,9 +209,10 @@ enum State<F> {
     File(#[pin] service::ResponseFuture, HeaderMap),
 }
 
-impl<F, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody,
     E: Into<BoxError>,
 {
     type Output = Result<Response, BoxError>;
@@ -233,10 +235,10 @@ where
             let target = this.layer.target(response.headers());
             response.headers_mut().remove(X_ACCEL_REDIRECT);
             response.headers_mut().remove(X_SENDFILE);
-            let Some(target) = target else { return Poll::Ready(Ok(response)) };
+            let Some(target) = target else { return Poll::Ready(Ok(response.map(Body::new))) };
             let said = std::mem::take(response.headers_mut());
             drop(response); // with its body, which frees the worker
-            let mut request = Request::default();
+            let mut request = Request::new(());
             if this.asked.head {
                 *request.method_mut() = Method::HEAD;
             }

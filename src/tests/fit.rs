@@ -1,5 +1,6 @@
 //! Services of other crates fit unchanged.
 
+mod files;
 mod layers;
 
 use std::convert::Infallible;
