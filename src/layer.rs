@@ -45,6 +45,7 @@
 
 pub mod buffer;
 pub mod disconnect;
+pub mod from_fn;
 pub mod limit;
 pub mod log;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub mod rescue;
 
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
+pub use from_fn::{FromFn, FromFnLayer, Next, from_fn};
 #[cfg(feature = "limit")]
 pub use limit::{ClientRateLimit, ClientRateLimitLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
