@@ -290,7 +290,7 @@ async fn server() -> io::Result<()> {
         .layer(ResponseBufferLayer::new().budget(budget.clone()))
         .layer(RequestBufferLayer::new().budget(budget))
         .service(pool);
-    let site = Router::new().route("/stats", stats).route("/", app);
+    let site = Router::new().route("/stats", stats).fallback(app);
     // Slower than the default allows: these clients are to stay.
     let mut limits = Limits::default();
     limits.body_rate = Rate::ANY;

@@ -59,8 +59,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .layer(layer::RescueLayer::new())
         .service(
             Router::new()
-                .route("/guestbook", application)
-                .route("/api", api)
+                .prefix("/guestbook", application)
+                .prefix("/api", api)
                 .fallback(files::dir(site.path())),
         );
 

@@ -13,8 +13,8 @@
 //!     let api = Upstream::new(["10.0.0.1:3000", "10.0.0.2:3000"])?;
 //!
 //!     let site = Router::new()
-//!         .mount("/static", files::dir("public"))
-//!         .route("/api", api)
+//!         .nest("/static", files::dir("public"))
+//!         .prefix("/api", api)
 //!         .fallback(app);
 //!
 //!     // What NGINX does: stand between the world and the workers.
@@ -126,7 +126,7 @@ pub use body::Body;
 pub use budget::Budget;
 pub use error::{BoxError, Error};
 #[cfg(feature = "server")]
-pub use route::Router;
+pub use route::{PathParams, Router};
 pub use semantics::target::OriginalUri;
 #[cfg(feature = "server")]
 pub use serve::serve;

@@ -1,7 +1,12 @@
-//! `Router`: by host and path prefix.
+//! `Router`: by host, path and path prefix.
 
-mod entry;
+mod children;
 mod erased;
+mod hosts;
+mod nested;
+mod params;
+mod paths;
+mod pattern;
 
 use std::{
     fmt,
@@ -9,30 +14,73 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use tower_service::Service;
 
+pub use self::params::PathParams;
 use self::{
-    entry::{Host, Prefix, host_of},
     erased::{ResponseFuture, Route, erase},
+    hosts::HostTable,
+    paths::{Entry, Mode, PathTable},
+    pattern::Pattern,
 };
 use crate::{
-    body::Body,
+    body::{Body, HttpBody},
     error::BoxError,
-    semantics::target::{self, OriginalUri},
+    semantics::target,
+    service::HttpService,
 };
 
-/// Sends each request to a service, by its host and by the longest path prefix.
+/// Sends each request to a service, by its host and its path.
 ///
-/// Any tower service of requests with our [`Body`] is taken, whatever its body and error types:
-/// another router, a service of this crate, an `axum::Router`. It is cloned for each request and
-/// waited for inside the response's future, so the router itself is always ready.
+/// Any [`HttpService`] is accepted: another router, a service of this crate, an `axum::Router`. It
+/// is cloned for each request, and its readiness is awaited inside the response's future, so the
+/// router itself is always ready. The router accepts requests with any body, so it also fits into
+/// an `axum::Router` (`fallback_service(Rescue::new(router))`).
 ///
-/// The path is brought into its normal form once, before it is compared: escapes are decoded, and
-/// a path with `..` or a broken escape in it is answered with 400, so a service behind `/public`
-/// is never handed `/public/..%2fadmin`. Prefixes match whole segments: `/api` is for `/api` and
-/// `/api/x`, not for `/apix`. Nothing that matches, and no [`fallback`](Self::fallback): 404.
+/// | method | pattern | matches | the service sees |
+/// |---|---|---|---|
+/// | [`route`](Self::route) | `/users` | `/users` only | the URI |
+/// | | `/users/{id}` | `/users/7`, not `/users/` or `/users/7/x` | the URI, and `id` in [`PathParams`] |
+/// | | `/files/{*path}` | `/files/a`, `/files/a/b`, not `/files/` | the URI, and `path` in [`PathParams`] |
+/// | [`nest`](Self::nest) | `/app` | `/app`, `/app/`, `/app/x/y`, not `/apple` | the URI without `/app`, and [`OriginalUri`](crate::OriginalUri) |
+/// | [`prefix`](Self::prefix) | `/app` | the same | the URI |
+/// | [`host`](Self::host) | `example.com` | this host, all paths | the URI |
+/// | | `*.example.com` | hosts below it, at any depth | the URI |
+/// | [`fallback`](Self::fallback) | | all that nothing else matches | the URI |
+///
+/// # Precedence
+///
+/// The order of registration is irrelevant. The host decides first: an exact name, then the longest
+/// wildcard. A host's service gets all of the host's requests; the other entries are for all other
+/// hosts. Paths are compared segment by segment. At the first difference a literal segment precedes
+/// a `{param}`, a `{param}` precedes a `{*rest}`, and a `{*rest}` precedes a prefix that ends there.
+/// So the longest prefix wins, and a route wins over a prefix of the same path. If nothing matches
+/// below a segment, the next candidate is tried: with the prefix `/a` and the route `/a/b/c`,
+/// `/a/b/d` goes to the prefix. Without a match and without a fallback, the response is 404.
+///
+/// # The path is compared in its normal form
+///
+/// The path is decoded [once](target::normalize) before it is compared, and `%2F` never separates
+/// segments. A path with `..`, a broken escape or a control character is refused with 400, so a
+/// service behind `/public` never sees `/public/..%2fadmin`. Upper and lower case differ. Patterns
+/// may have escapes: `/caf%C3%A9` and `/café` are the same pattern, and a percent sign is written
+/// `%25`. The service sees the path as the client sent it.
+///
+/// # Differences from axum
+///
+/// - A service decides on methods itself; the router never answers 405.
+/// - Patterns overlap freely: `/{page}`, `/{*path}` and `prefix("/", ..)` may stand together.
+///   Only two patterns that match the same paths are a conflict.
+/// - A parameter is a whole segment: there is no `/v{version}`.
+/// - `nest` and `prefix` accept `/`, and ignore a slash at the end of the prefix.
+/// - A nested router answers 404 itself; it does not inherit the outer fallback.
+///
+/// # Performance
+///
+/// The time of a lookup does not depend on the number of entries: it hashes each segment of the
+/// path, and each label of the host, at most once. Adding an entry to a router that shares its
+/// table with a clone copies the table first.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -41,15 +89,17 @@ use crate::{
 /// use vestibule::{Body, Router};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), vestibule::BoxError> {
-/// let api = tower::service_fn(|request: Request<Body>| async move {
+/// let path = tower::service_fn(|request: Request<Body>| async move {
 ///     Ok::<_, Infallible>(Response::new(Body::from(request.uri().path().to_owned())))
 /// });
 /// let router = Router::new()
-///     .route("/api", api)
-///     .mount("/v1", api)
-///     .host("*.example.com", Router::new().fallback(api));
+///     .route("/users/{id}", path)
+///     .prefix("/api", path)
+///     .nest("/v1", path)
+///     .host("*.example.com", Router::new().fallback(path));
 ///
 /// let ask = |uri: &str| router.clone().oneshot(Request::get(uri).body(Body::empty()).unwrap());
+/// assert_eq!(ask("/users/7").await?.body().as_bytes().unwrap(), "/users/7");
 /// assert_eq!(ask("/api/time").await?.body().as_bytes().unwrap(), "/api/time");
 /// assert_eq!(ask("/v1/time").await?.body().as_bytes().unwrap(), "/time");
 /// assert_eq!(ask("http://a.example.com/x").await?.body().as_bytes().unwrap(), "/x");
@@ -57,176 +107,227 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Default)]
+#[must_use = "a router does nothing unless it is served or called"]
 pub struct Router(Arc<Table>);
 
 #[derive(Clone, Default)]
 struct Table {
-    /// Exact names first, then wildcards, the longest first.
-    hosts: Vec<(Host, Arc<dyn Route>)>,
-    /// The longest first.
-    paths: Vec<Entry>,
+    hosts: HostTable,
+    paths: PathTable,
     fallback: Option<Arc<dyn Route>>,
 }
 
-#[derive(Clone)]
-struct Entry {
-    prefix: Prefix,
-    mode: Mode,
-    service: Arc<dyn Route>,
-}
-
-/// What the service is shown of a path.
-#[derive(Clone, Copy)]
-enum Mode {
-    Whole,
-    BelowPrefix,
-}
-
 impl Router {
-    /// A router that answers 404 to everything.
+    /// Returns a router that answers 404 to every request.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sends everything for `host` to `service`, often another router. The router's own routes
-    /// are for all other hosts.
+    /// Sends requests whose whole path matches `path` to `service`.
     ///
-    /// Upper and lower case are the same, ports are ignored. `*.example.com` is for all names
-    /// below `example.com`, at any depth, and not for `example.com`; an exact name wins over a
-    /// wildcard, a longer wildcard over a shorter one. A name given again replaces the first.
-    /// The request's host is the one in its URI if there is one, else its `Host` field (RFC 9112
-    /// section 3.2.2).
-    #[must_use]
-    pub fn host<S, B>(mut self, host: &str, service: S) -> Self
+    /// `{name}` matches one segment that is not empty, `{*name}` at the end all that is left, at
+    /// least one byte; both are in the request's [`PathParams`]. Literal braces are written `{{`
+    /// and `}}`. `/a` and `/a/` are different paths.
+    ///
+    /// # Panics
+    /// If the pattern is invalid, or matches the same paths as one that is registered.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use vestibule::{Body, BoxError, Router};
+    /// # let service = tower::service_fn(async |_: Request<Body>| {
+    /// #     Ok::<_, BoxError>(Response::new(Body::empty()))
+    /// # });
+    /// let router = Router::new().route("/users/{id}", service).route("/users/me", service);
+    /// ```
+    #[track_caller]
+    pub fn route<S>(self, path: &str, service: S) -> Self
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: HttpService + Clone + Send + Sync + 'static,
+        S::Future: Send,
     {
-        let host = Host::new(host);
-        let hosts = &mut Arc::make_mut(&mut self.0).hosts;
-        hosts.retain(|(h, _)| *h != host);
-        let at = hosts.partition_point(|(h, _)| h.rank() > host.rank());
-        hosts.insert(at, (host, erase(service)));
+        match Pattern::parse(path) {
+            Ok(parsed) => self.insert(path, &parsed, Mode::Exact, erase(service)),
+            Err(reason) => panic!("invalid path pattern `{path}`: {reason}"),
+        }
+    }
+
+    /// Sends requests for `prefix` and for paths below it to `service`, which sees the path below
+    /// `prefix` only.
+    ///
+    /// Nested at `/static`, the service sees `/static/a.css?x` as `/a.css?x`, and both `/static`
+    /// and `/static/` as `/`. The URI that the client sent is in the request's extensions as
+    /// [`OriginalUri`](crate::OriginalUri). The prefix may have `{name}` segments. A slash at its
+    /// end is ignored; nested at `/`, a service sees the URI unchanged.
+    ///
+    /// # Panics
+    /// If the prefix is invalid, or a prefix that matches the same paths is registered.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use vestibule::{Body, BoxError, Router};
+    /// # let service = tower::service_fn(async |_: Request<Body>| {
+    /// #     Ok::<_, BoxError>(Response::new(Body::empty()))
+    /// # });
+    /// let articles = Router::new().route("/{article}", service);
+    /// let router = Router::new().nest("/{language}/articles", articles);
+    /// ```
+    #[track_caller]
+    pub fn nest<S>(self, prefix: &str, service: S) -> Self
+    where
+        S: HttpService + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        match Pattern::parse_prefix(prefix) {
+            Ok(parsed) => {
+                let mode = Mode::Nest { segments: parsed.segments().len() };
+                self.insert(prefix, &parsed, mode, erase(service))
+            }
+            Err(reason) => panic!("invalid path prefix `{prefix}`: {reason}"),
+        }
+    }
+
+    /// Sends the same requests as [`nest`](Self::nest) to `service`, with their URI unchanged.
+    ///
+    /// It is for applications that know their place, and for servers behind a proxy.
+    ///
+    /// # Panics
+    /// If the prefix is invalid, or a prefix that matches the same paths is registered.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use vestibule::{Body, BoxError, Router};
+    /// # let api = tower::service_fn(async |_: Request<Body>| {
+    /// #     Ok::<_, BoxError>(Response::new(Body::empty()))
+    /// # });
+    /// let router = Router::new().prefix("/api", api); // sees `/api/time` as `/api/time`
+    /// ```
+    #[track_caller]
+    pub fn prefix<S>(self, prefix: &str, service: S) -> Self
+    where
+        S: HttpService + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        match Pattern::parse_prefix(prefix) {
+            Ok(parsed) => self.insert(prefix, &parsed, Mode::Prefix, erase(service)),
+            Err(reason) => panic!("invalid path prefix `{prefix}`: {reason}"),
+        }
+    }
+
+    /// Sends all requests for `host` to `service`, often another router.
+    ///
+    /// Upper and lower case are the same, and ports are ignored. `*.example.com` matches all names
+    /// below `example.com`, at any depth, and not `example.com` itself. The request's host is the
+    /// one in its URI if there is one, else its `Host` field (RFC 9112 section 3.2.2).
+    ///
+    /// # Panics
+    /// If the pattern is no host name (with a port, say, or with a star elsewhere), or is
+    /// registered already.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use vestibule::{Body, BoxError, Router};
+    /// # let service = tower::service_fn(async |_: Request<Body>| {
+    /// #     Ok::<_, BoxError>(Response::new(Body::empty()))
+    /// # });
+    /// let router = Router::new()
+    ///     .host("example.com", Router::new().prefix("/api", service))
+    ///     .host("*.example.com", service)
+    ///     .fallback(service); // all other hosts
+    /// ```
+    #[track_caller]
+    pub fn host<S>(mut self, host: &str, service: S) -> Self
+    where
+        S: HttpService + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        if let Err(reason) = Arc::make_mut(&mut self.0).hosts.insert(host, erase(service)) {
+            panic!("invalid host pattern `{host}`: {reason}");
+        }
         self
     }
 
-    /// Sends requests for `prefix` and for paths below it to `service`, their URI as it is.
+    /// Sends all requests that nothing else matches to `service`, instead of answering 404. A
+    /// second fallback replaces the first.
     ///
-    /// The prefix is written plainly, without escapes; a slash at its end means nothing, `/` is a
-    /// prefix of everything. A prefix given again replaces the first.
-    #[must_use]
-    pub fn route<S, B>(self, prefix: &str, service: S) -> Self
+    /// Requests without a path (`OPTIONS *`, `CONNECT`) are among them.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use vestibule::{Body, BoxError, Router};
+    /// # let service = tower::service_fn(async |_: Request<Body>| {
+    /// #     Ok::<_, BoxError>(Response::new(Body::empty()))
+    /// # });
+    /// let router = Router::new().nest("/static", service).fallback(service);
+    /// ```
+    pub fn fallback<S>(mut self, service: S) -> Self
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.add(prefix, Mode::Whole, erase(service))
-    }
-
-    /// As [`route`](Self::route), with the prefix taken off the URI: mounted at `/static`, the
-    /// service sees `/static/a.css?x` as `/a.css?x`, and `/static` as `/`. The URI as it came is
-    /// in the request's extensions as [`OriginalUri`].
-    #[must_use]
-    pub fn mount<S, B>(self, prefix: &str, service: S) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.add(prefix, Mode::BelowPrefix, erase(service))
-    }
-
-    /// Sends to `service` what no prefix matches, instead of answering 404. Requests without a
-    /// path (`OPTIONS *`) come here too.
-    #[must_use]
-    pub fn fallback<S, B>(mut self, service: S) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: HttpService + Clone + Send + Sync + 'static,
+        S::Future: Send,
     {
         Arc::make_mut(&mut self.0).fallback = Some(erase(service));
         self
     }
 
-    fn add(mut self, prefix: &str, mode: Mode, service: Arc<dyn Route>) -> Self {
-        let prefix = Prefix::new(prefix);
+    #[track_caller]
+    fn insert(
+        mut self,
+        pattern: &str,
+        parsed: &Pattern,
+        mode: Mode,
+        service: Arc<dyn Route>,
+    ) -> Self {
         let paths = &mut Arc::make_mut(&mut self.0).paths;
-        paths.retain(|entry| entry.prefix != prefix);
-        let at = paths.partition_point(|entry| entry.prefix.len() > prefix.len());
-        paths.insert(at, Entry { prefix, mode, service });
+        if let Err(known) = paths.insert(pattern, parsed, mode, service) {
+            panic!(
+                "path pattern `{pattern}` conflicts with `{known}`, which is registered already"
+            );
+        }
         self
     }
 
     fn dispatch(&self, mut request: Request<Body>) -> ResponseFuture {
-        if let Some(service) = self.0.by_host(&request) {
+        if let Some(service) = self.0.hosts.find(&request) {
             return service.call(request);
         }
-        match self.0.by_path(request.uri().path()) {
-            Ok(Some(entry)) => {
-                if let Mode::BelowPrefix = entry.mode {
-                    take_off(&entry.prefix, &mut request);
+        match self.0.find(request.uri().path()) {
+            Ok(Some((entry, params))) => {
+                if !params.is_empty() {
+                    let known = request.extensions_mut().get_or_insert_default::<PathParams>();
+                    known.append(params);
                 }
+                nested::strip(&mut request, entry.nested_segments());
                 entry.service.call(request)
             }
             Ok(None) => match &self.0.fallback {
                 Some(service) => service.call(request),
-                None => answer(StatusCode::NOT_FOUND, "Not Found\n"),
+                None => refuse(StatusCode::NOT_FOUND, "404 Not Found\n"),
             },
-            Err(_bad_target) => answer(StatusCode::BAD_REQUEST, "Bad Request\n"),
+            Err(_bad_target) => refuse(StatusCode::BAD_REQUEST, "400 Bad Request\n"),
         }
     }
 }
 
 impl Table {
-    fn by_host(&self, request: &Request<Body>) -> Option<&dyn Route> {
-        if self.hosts.is_empty() {
-            return None;
-        }
-        let asked = host_of(request)?;
-        self.hosts.iter().find(|(host, _)| host.matches(asked)).map(|(_, service)| &**service)
-    }
-
-    fn by_path(&self, path: &str) -> Result<Option<&Entry>, target::BadTarget> {
+    fn find(&self, path: &str) -> Result<Option<(&Entry, PathParams)>, target::BadTarget> {
         if !path.starts_with('/') {
             return Ok(None); // asterisk-form or authority-form (RFC 9112 section 3.2)
         }
-        // The one place where a path is read for routing: no matcher sees the raw form.
+        // The only place where a path is read for routing: the table never sees the raw form.
         let normal = target::normalize(path)?;
-        Ok(self.paths.iter().find(|entry| entry.prefix.covers(&normal)))
+        Ok(self.paths.find(&normal).map(|entry| (entry, entry.capture(&normal))))
     }
 }
 
-/// Shortens the request's URI by `prefix` and keeps the original.
-fn take_off(prefix: &Prefix, request: &mut Request<Body>) {
-    let below = prefix.below(request.uri());
-    let original = std::mem::replace(request.uri_mut(), below);
-    // The outermost mount saw what the client sent.
-    let extensions = request.extensions_mut();
-    if extensions.get::<OriginalUri>().is_none() {
-        extensions.insert(OriginalUri(original));
-    }
-}
-
-fn answer(status: StatusCode, text: &'static str) -> ResponseFuture {
+fn refuse(status: StatusCode, text: &'static str) -> ResponseFuture {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
-    let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let content_type = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     ResponseFuture::ready(response)
 }
 
-impl Service<Request<Body>> for Router {
+impl<B: HttpBody> Service<Request<B>> for Router {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = ResponseFuture;
@@ -235,18 +336,16 @@ impl Service<Request<Body>> for Router {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        self.dispatch(request)
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        self.dispatch(request.map(Body::new))
     }
 }
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts: Vec<_> = self.0.hosts.iter().map(|(host, _)| host).collect();
-        let paths: Vec<_> = self.0.paths.iter().map(|entry| &entry.prefix).collect();
         f.debug_struct("Router")
-            .field("hosts", &hosts)
-            .field("paths", &paths)
+            .field("hosts", &self.0.hosts)
+            .field("paths", &self.0.paths)
             .field("fallback", &self.0.fallback.is_some())
             .finish()
     }

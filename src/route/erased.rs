@@ -1,4 +1,4 @@
-//! One type for all services behind a router: the seam where their types are erased.
+//! One type for all services behind a router.
 
 use std::{
     any::Any,
@@ -9,26 +9,21 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
-use tower_service::Service;
 
 use super::Router;
-use crate::{body::Body, error::BoxError};
+use crate::{body::Body, error::BoxError, service::HttpService};
 
 /// A service behind a router.
 pub(super) trait Route: Send + Sync {
     fn call(&self, request: Request<Body>) -> ResponseFuture;
 }
 
-/// Erases a service's type; a router's is known, and costs no second box.
-pub(super) fn erase<S, B>(service: S) -> Arc<dyn Route>
+/// Erases the type of a service. A router is called directly, without a second box.
+pub(super) fn erase<S>(service: S) -> Arc<dyn Route>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone + Send + Sync + 'static,
+    S::Future: Send,
 {
     match (&service as &dyn Any).downcast_ref::<Router>() {
         Some(router) => Arc::new(router.clone()),
@@ -44,13 +39,10 @@ impl Route for Router {
 
 struct Erased<S>(S);
 
-impl<S, B> Route for Erased<S>
+impl<S> Route for Erased<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: HttpService + Clone + Send + Sync + 'static,
+    S::Future: Send,
 {
     fn call(&self, request: Request<Body>) -> ResponseFuture {
         let mut service = self.0.clone();
@@ -68,7 +60,7 @@ pub struct ResponseFuture(State);
 
 enum State {
     Boxed(Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>),
-    /// The router's own answer; `None` once it was given.
+    /// The router's own response; `None` once it was returned.
     Ready(Option<Response<Body>>),
 }
 

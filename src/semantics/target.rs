@@ -8,8 +8,18 @@ use std::borrow::Cow;
 
 use http::Uri;
 
-/// A request's URI as it was before a router took the first prefix off it; in the request's
-/// extensions.
+/// A request's URI as the client sent it, before a router removed the prefix of a nested service.
+/// It is in the extensions of the nested service's requests.
+///
+/// ```
+/// use vestibule::OriginalUri;
+///
+/// fn path_of(request: &http::Request<()>) -> &str {
+///     let original = request.extensions().get::<OriginalUri>();
+///     original.map_or(request.uri(), |OriginalUri(uri)| uri).path()
+/// }
+/// # assert_eq!(path_of(&http::Request::new(())), "/");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginalUri(pub Uri);
 

@@ -14,7 +14,7 @@ async fn s3_whoever_answers_early_the_body_is_never_a_request() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("folder")).unwrap();
     fs::write(dir.path().join("a.txt"), "text").unwrap();
-    let site = Router::new().mount("/static", files::dir(dir.path())).route(
+    let site = Router::new().nest("/static", files::dir(dir.path())).route(
         "/fails",
         service_fn(|_: Request| async { Err::<Response, BoxError>("as it was told to".into()) }),
     );

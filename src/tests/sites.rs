@@ -43,8 +43,8 @@ async fn f2_what_one_path_is_refused_no_spelling_of_it_is_served() {
     });
     // One lets through what is named, the other all but what is named.
     let dir = files::dir(folder.path());
-    let named = Router::new().route("/public", dir.clone()).route("/admin", refuse);
-    let others = Router::new().route("/admin", refuse).fallback(dir);
+    let named = Router::new().prefix("/public", dir.clone()).prefix("/admin", refuse);
+    let others = Router::new().prefix("/admin", refuse).fallback(dir);
     for site in [named, others] {
         let server = start(site).await;
         for (target, want) in [
@@ -90,9 +90,9 @@ async fn f3_no_redirect_leads_to_another_host_from_where_a_folder_is_mounted() {
     let folder = folder(&["dir/x", "evil.com/dir/x"]);
     let dir = || files::dir(folder.path());
     let site = Router::new()
-        .mount("/files", dir())
-        .mount("/nested", Router::new().mount("/deep", dir()))
-        .mount("/", dir());
+        .nest("/files", dir())
+        .nest("/nested", Router::new().nest("/deep", dir()))
+        .nest("/", dir());
     let server = start(site).await;
     for (target, want) in [
         ("/dir", "./dir/"),

@@ -30,7 +30,7 @@ async fn the_example_s_page_loads_with_its_assets_and_its_script_runs() {
             let status = entry.status.map_or(0, |s| s.as_u16());
             seen.lock().unwrap().push(format!("{} {status}", entry.uri.path()));
         }))
-        .service(Router::new().route("/api", api).fallback(files::dir(site)));
+        .service(Router::new().prefix("/api", api).fallback(files::dir(site)));
     let server = start(front).await;
 
     let dir = tempfile::tempdir().unwrap();

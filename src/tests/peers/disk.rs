@@ -169,7 +169,7 @@ impl Served {
             at: folder.path().to_owned(),
         };
         let hello = service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("hi"))));
-        let site = Router::new().mount("/disk", files::dir(folder.path())).route("/hello", hello);
+        let site = Router::new().nest("/disk", files::dir(folder.path())).route("/hello", hello);
         let server = start(site).await;
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let rescue = disk.clone();
