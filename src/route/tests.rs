@@ -6,6 +6,7 @@ use tower::{ServiceExt, service_fn};
 use super::*;
 use crate::OriginalUri;
 
+mod random;
 mod services;
 
 /// A service that responds with its name, the URI it sees, the original one, and the parameters.
