@@ -6,10 +6,12 @@ mod layers;
 use std::convert::Infallible;
 
 use axum::{Router, extract::Path, routing::get};
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt, util::MapErrLayer};
 use tower_http::services::ServeDir;
 
 use super::support::{exchange, start, start_with, statuses};
-use crate::{Body, Request, Response};
+use crate::{Body, BoxError, OriginalUri, PathParams, Request, Response};
 
 #[tokio::test]
 async fn an_axum_router_is_served() {
@@ -62,4 +64,31 @@ async fn threads_of_its_own_serve_and_drain() {
         assert!(answer.contains("\r\n\r\nfront-"), "{answer}");
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn router_fits_into_an_axum_router() {
+    let answer = tower::service_fn(async |request: Request| {
+        let original = request.extensions().get::<OriginalUri>().unwrap().0.to_string();
+        let (path, id) = (request.uri().path(), request.extensions().get::<PathParams>().unwrap());
+        let text = format!("{original} {path} {} ", id.get("id").unwrap());
+        let body = request.into_body().collect().await?.to_bytes();
+        Ok::<_, BoxError>(Response::new(Body::from(text + str::from_utf8(&body)?)))
+    });
+    let ours = crate::Router::new().nest("/app", crate::Router::new().route("/{id}", answer));
+    // The router itself accepts axum's body type.
+    let infallible = MapErrLayer::new(|error: BoxError| -> Infallible { panic!("{error}") });
+    let ours = infallible.layer(ours);
+    let app = Router::new().nest_service("/nested", ours.clone()).fallback_service(ours);
+    for (uri, want) in [
+        ("/app/7", "/app/7 /7 7 body"),
+        ("/nested/app/7", "/app/7 /7 7 body"),
+        ("/nested/app/7/8", "404 Not Found\n"),
+        ("/app/..%2f", "400 Bad Request\n"),
+    ] {
+        let request = http::Request::post(uri).body(axum::body::Body::from("body")).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, want, "{uri}");
+    }
 }
