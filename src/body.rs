@@ -2,6 +2,8 @@
 
 mod channel;
 mod file;
+#[cfg(feature = "server")]
+mod guarded;
 mod stream;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers and drivers make them"))]
 mod stretch;
@@ -157,10 +159,15 @@ impl Body {
         }
     }
 
-    /// Has whoever made it nothing more to do for it? Then nothing is held for its sake.
+    /// Whether its producer has nothing left to do for it: it is in memory, in a file, or at its end.
     #[cfg(feature = "server")]
     pub(crate) fn is_complete(&self) -> bool {
-        http_body::Body::is_end_stream(self) || self.replay().is_some()
+        match &self.0 {
+            Kind::Empty | Kind::Bytes(_) | Kind::File(_) => true,
+            Kind::Channel(_) | Kind::Stretched(_) | Kind::Boxed(_) => {
+                http_body::Body::is_end_stream(self)
+            }
+        }
     }
 
     /// Another body with the same content, if it can be had twice: empty, bytes, or a slice of a

@@ -1,13 +1,6 @@
 //! `hold`: keeps something until the end of a response, its body included.
 
-use std::task::{Context, Poll, ready};
-
-use http_body::{Body as _, SizeHint};
-
-use crate::{
-    Body, Response,
-    body::{PollStretch, Stretches},
-};
+use crate::Response;
 
 /// Keeps `guard` until the response's body has ended, has failed, or is dropped.
 ///
@@ -16,35 +9,7 @@ pub(super) fn hold<G>(response: Response, guard: G) -> Response
 where
     G: Send + 'static,
 {
-    if response.body().is_complete() {
-        return response;
-    }
-    response.map(|body| Body::stretches(Held { body, guard: Some(guard) }))
-}
-
-struct Held<G> {
-    body: Body,
-    guard: Option<G>,
-}
-
-impl<G: Send> Stretches for Held<G> {
-    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
-        let stretch = ready!(self.body.poll_stretch(cx));
-        // Whoever knows the length may stop before it is told the end.
-        let more = matches!(stretch, Some(Ok(_))) && !self.body.is_end_stream();
-        if !more {
-            self.guard = None;
-        }
-        Poll::Ready(stretch)
-    }
-
-    fn is_end(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    response.map(|body| body.with_guard(guard))
 }
 
 #[cfg(test)]
@@ -53,10 +18,11 @@ mod tests {
 
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue};
+    use http_body::Body as _;
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::body::{FileSlice, Sender};
+    use crate::body::{Body, FileSlice, Sender};
 
     /// A streamed body, and what tells whether its guard is still there.
     fn held(len: Option<u64>) -> (Sender, Body, Weak<()>) {

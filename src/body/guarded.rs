@@ -1,0 +1,44 @@
+//! A body that keeps something until its end.
+
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body as _, SizeHint};
+
+use super::{Body, PollStretch, Stretches};
+
+impl Body {
+    /// Keeps `guard` until the body has ended, has failed, or is dropped.
+    ///
+    /// A body that is [complete](Self::is_complete) drops it at once, and passes as it is.
+    pub(crate) fn with_guard<G: Send + 'static>(self, guard: G) -> Self {
+        if self.is_complete() {
+            return self;
+        }
+        Self::stretches(Guarded { body: self, guard: Some(guard) })
+    }
+}
+
+struct Guarded<G> {
+    body: Body,
+    guard: Option<G>,
+}
+
+impl<G: Send> Stretches for Guarded<G> {
+    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
+        let stretch = ready!(self.body.poll_stretch(cx));
+        // A reader that knows the length may stop before it is told the end.
+        let has_more = matches!(stretch, Some(Ok(_))) && !self.body.is_end_stream();
+        if !has_more {
+            self.guard = None;
+        }
+        Poll::Ready(stretch)
+    }
+
+    fn is_end(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
