@@ -1,9 +1,11 @@
-//! Memory of requests that have been answered, for those to come: their maps cost five allocations.
+//! Memory of heads that have been sent or answered, for heads to come: their maps cost five
+//! allocations.
 //!
-//! A thread has one of each, lent by [`make_room`] and [`extensions`] and given back by [`spend`].
-//! Nothing of the old request is left in them but who sent it, and that is overwritten.
+//! Each thread has stacks of them: [`make_room`] and [`extensions`] take from them, [`spend`] and
+//! [`spend_headers`] give back. Nothing of the old head is left in them except its client, which is
+//! overwritten.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use http::{Extensions, HeaderMap, header::MaxSizeReached, request};
 
@@ -13,16 +15,28 @@ use crate::peer::Peer;
 /// send half as many.
 const FIELDS: usize = 64;
 
+/// So many of each are kept by a thread: a proxy has as many requests under way before the first of
+/// them is answered. 64 usual maps take 80 KiB.
+const KEPT: usize = 64;
+
 thread_local! {
-    static HEADERS: Cell<Option<HeaderMap>> = const { Cell::new(None) };
+    static HEADERS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
     /// They hold a [`Peer`], and nothing else.
-    static EXTENSIONS: Cell<Option<Extensions>> = const { Cell::new(None) };
+    static EXTENSIONS: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Gives a map that is as new room for so many fields.
+/// Keeps `item`, unless there are enough.
+fn keep<T>(item: T, stack: &RefCell<Vec<T>>) {
+    let mut stack = stack.borrow_mut();
+    if stack.len() < KEPT {
+        stack.push(item);
+    }
+}
+
+/// Gives an empty map room for so many fields.
 pub(crate) fn make_room(map: &mut HeaderMap, fields: usize) -> Result<(), MaxSizeReached> {
-    // Where the thread ends it may be gone.
-    if let Ok(Some(spare)) = HEADERS.try_with(Cell::take) {
+    // At the end of the thread the stack may be gone.
+    if let Ok(Some(spare)) = HEADERS.try_with(|stack| stack.borrow_mut().pop()) {
         put(spare, map);
     }
     map.try_reserve(fields)
@@ -38,7 +52,7 @@ pub(crate) fn put(map: HeaderMap, new: &mut HeaderMap) {
 
 /// What a request of `peer`'s comes with.
 pub(crate) fn extensions(peer: &Peer) -> Extensions {
-    let spare = EXTENSIONS.try_with(Cell::take);
+    let spare = EXTENSIONS.try_with(|stack| stack.borrow_mut().pop());
     let mut extensions = spare.ok().flatten().unwrap_or_default();
     match extensions.get_mut::<Peer>() {
         Some(old) => old.clone_from(peer),
@@ -47,15 +61,20 @@ pub(crate) fn extensions(peer: &Peer) -> Extensions {
     extensions
 }
 
-/// Nobody needs this head any more.
-pub(crate) fn spend(request::Parts { mut headers, extensions, .. }: request::Parts) {
-    if headers.capacity() <= FIELDS {
-        headers.clear();
-        let _ = HEADERS.try_with(|place| place.set(Some(headers)));
-    }
-    // What layers have added is theirs, and ends with the request.
+/// Keeps the memory of a request that has been answered.
+pub(crate) fn spend(request::Parts { headers, extensions, .. }: request::Parts) {
+    spend_headers(headers);
+    // With others in it, it would be emptied of them and lose its room.
     if extensions.len() == 1 && extensions.get::<Peer>().is_some() {
-        let _ = EXTENSIONS.try_with(|place| place.set(Some(extensions)));
+        let _ = EXTENSIONS.try_with(|stack| keep(extensions, stack));
+    }
+}
+
+/// Keeps the memory of fields that have been sent.
+pub(crate) fn spend_headers(mut headers: HeaderMap) {
+    if (1..=FIELDS).contains(&headers.capacity()) {
+        headers.clear();
+        let _ = HEADERS.try_with(|stack| keep(headers, stack));
     }
 }
 
@@ -81,13 +100,20 @@ mod tests {
         let [alice, bob] = ["192.0.2.1:1", "192.0.2.2:2"]
             .map(|client| Peer::tcp(client.parse().unwrap(), "192.0.2.9:80".parse().unwrap()));
         spend(head(&alice, 9));
-        let room = HEADERS.take().map(|map| (map.capacity(), HEADERS.set(Some(map))).0).unwrap();
+        let room = HEADERS.with_borrow(|maps| maps[0].capacity());
         assert!(room >= 9);
         let next = head(&bob, 0);
         assert_eq!((next.headers.capacity(), next.headers.len()), (room, 0));
         assert!(next.headers.get(header::COOKIE).is_none());
         assert_eq!((next.extensions.len(), next.extensions.get()), (1, Some(&bob)));
-        assert!(HEADERS.take().is_none() && EXTENSIONS.take().is_none(), "they are lent once");
+        assert!(HEADERS.take().is_empty() && EXTENSIONS.take().is_empty(), "they are lent once");
+    }
+
+    #[test]
+    fn no_more_than_enough_are_kept() {
+        let heads: Vec<_> = (0..=KEPT).map(|_| head(&Peer::memory(), 2)).collect();
+        heads.into_iter().for_each(spend);
+        assert_eq!((HEADERS.take().len(), EXTENSIONS.take().len()), (KEPT, KEPT));
     }
 
     #[test]
@@ -105,11 +131,11 @@ mod tests {
         let mut head = head(&Peer::memory(), FIELDS + 1);
         head.extensions.insert("a layer's");
         spend(head);
-        assert!(HEADERS.take().is_none() && EXTENSIONS.take().is_none());
+        assert!(HEADERS.take().is_empty() && EXTENSIONS.take().is_empty());
 
         let (mut bare, ()) = Request::new(()).into_parts();
         bare.extensions.insert("no peer");
         spend(bare);
-        assert!(EXTENSIONS.take().is_none());
+        assert!(EXTENSIONS.take().is_empty());
     }
 }

@@ -151,6 +151,7 @@ where
             self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
+        spare::spend_headers(parts.headers);
         active.open_ended = active.core.ends_with_close();
         if active.core.sends_no_body() {
             return self.finish(active, now, None);
