@@ -12,6 +12,7 @@
 //! back after an upgrade. The only protocol so far is HTTP/1.1 without TLS.
 
 mod config;
+mod delivery;
 pub mod h1;
 mod output;
 mod scratch;
@@ -20,5 +21,6 @@ mod timer;
 mod transport;
 
 pub use config::{Config, Http1Config};
+pub use delivery::Delivery;
 pub use server::Connection;
 pub use transport::Transport;

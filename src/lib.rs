@@ -74,7 +74,7 @@ pub mod error;
 pub mod peer;
 #[cfg(feature = "server")]
 mod service;
-#[cfg_attr(not(feature = "files"), allow(dead_code, reason = "files spend heads"))]
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "drivers spend heads"))]
 mod spare;
 
 // S1: pure. No runtime, no sockets, no clock: time is an argument.

@@ -109,6 +109,11 @@ impl Output {
         self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none()
     }
 
+    /// How many of the bytes to be written are in memory.
+    pub(super) fn buffered(&self) -> usize {
+        self.bytes.len() + self.piece.len()
+    }
+
     /// Bytes of its own that it holds; pieces are somebody else's.
     pub(super) fn held(&self) -> usize {
         self.bytes.capacity()

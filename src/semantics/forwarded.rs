@@ -28,36 +28,36 @@ pub enum Trust {
     Keep,
 }
 
-/// Writes the forwarding fields of a request on its way to a server behind us.
+/// Which forwarding fields a request carries to a server behind us, and what becomes of those that
+/// it carries already.
 ///
 /// [`hop::strip`](super::hop::strip) comes first, so that a client cannot have our fields removed.
 /// In every mode the field `Proxy` is dropped: it has no meaning in HTTP, and CGI-like
 /// applications take it for their `HTTP_PROXY` variable (the "httpoxy" attack).
 ///
 /// ```
-/// use bytes::BytesMut;
 /// use http::{HeaderMap, HeaderValue, uri::Scheme};
-/// use vestibule::semantics::forwarded::Forward;
+/// use vestibule::semantics::forwarded::ForwardedFields;
 ///
 /// let mut headers = HeaderMap::new();
 /// headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
 /// let host = HeaderValue::from_static("example.com");
 /// let ip = "192.0.2.1".parse().unwrap();
-/// let mut lines = BytesMut::new();
-/// Forward::new().write(&mut headers, Some(ip), &Scheme::HTTPS, Some(&host), &mut lines);
-/// assert!(headers.is_empty());
-/// assert_eq!(
-///     lines,
-///     "x-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: https\r\nx-forwarded-host: example.com\r\n",
-/// );
+/// ForwardedFields::new().apply(&mut headers, Some(ip), &Scheme::HTTPS, Some(&host));
+/// assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
+/// assert_eq!(headers["x-forwarded-proto"], "https");
+/// assert_eq!(headers["x-forwarded-host"], "example.com");
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Forward {
+pub struct ForwardedFields {
     trust: Trust,
     rfc7239: bool,
 }
 
-impl Forward {
+impl ForwardedFields {
+    /// The most fields that [`apply`](Self::apply) adds.
+    const MAX: usize = 4;
+
     /// [`Trust::Replace`], and no `Forwarded`, which few applications read.
     pub const fn new() -> Self {
         Self { trust: Trust::Replace, rfc7239: false }
@@ -70,76 +70,74 @@ impl Forward {
         self
     }
 
-    /// Writes `Forwarded` too (RFC 7239). With [`Trust::Append`] a `Forwarded` that is there is
-    /// continued in any case, lest its list be one hop short.
+    /// Adds `Forwarded` too (RFC 7239). With [`Trust::Append`] a `Forwarded` that is there is
+    /// always continued, since its list would be one hop short otherwise.
     #[must_use]
     pub const fn rfc7239(mut self, on: bool) -> Self {
         self.rfc7239 = on;
         self
     }
 
-    /// Drops from `headers` what the peer has no right to say, and writes our fields to `out` as
-    /// whole field lines: the peer's address if it has one, the scheme it used (anything but
-    /// `https` counts as `http`), and the host it asked for.
-    ///
-    /// They are lines, not entries of the map, since they are made anew for each request and are
-    /// next written to a connection: a map would grow for them, and be taken apart again.
-    pub fn write(
+    /// Drops from `headers` what the peer has no right to say, and adds our fields: the peer's
+    /// address if it has one, the scheme it used (anything but `https` counts as `http`), and the
+    /// host it asked for.
+    pub fn apply(
         &self,
         headers: &mut HeaderMap,
         ip: Option<IpAddr>,
         scheme: &Scheme,
         host: Option<&HeaderValue>,
-        out: &mut BytesMut,
     ) {
         drop_untrusted(headers, self.trust);
         if self.trust == Trust::Keep {
             return;
         }
+        // Grows the map once instead of at each field. Beyond its maximum the fields below panic, as
+        // those of any layer would; a head from the network is far smaller.
+        let _ = headers.try_reserve(Self::MAX);
+        // With `Replace` nothing of the kind is left.
+        let has = |headers: &HeaderMap, name: &HeaderName| {
+            self.trust == Trust::Append && headers.contains_key(name)
+        };
         let client = ip.map(Client::new);
         let proto = if *scheme == Scheme::HTTPS { "https" } else { "http" };
-        if self.rfc7239 || self.trust == Trust::Append && headers.contains_key(&FORWARDED) {
-            put_name(&FORWARDED, headers, out);
-            put_element(client.as_ref(), host, proto, out);
-            out.put_slice(b"\r\n");
+        let is_continued = has(headers, &FORWARDED);
+        if self.rfc7239 || is_continued {
+            let mut element = BytesMut::new();
+            put_element(client.as_ref(), host, proto, &mut element);
+            insert(headers, &FORWARDED, &element, is_continued);
         }
         if let Some(client) = &client {
-            put_name(&X_FORWARDED_FOR, headers, out);
-            out.put_slice(client.bare());
-            out.put_slice(b"\r\n");
+            let is_continued = has(headers, &X_FORWARDED_FOR);
+            insert(headers, &X_FORWARDED_FOR, client.bare(), is_continued);
         }
-        let theirs = |name| self.trust == Trust::Append && headers.contains_key(name);
-        if !theirs(&X_FORWARDED_PROTO) {
-            put_line(&X_FORWARDED_PROTO, proto.as_bytes(), out);
+        // Where there is none yet, to append costs half of what to insert does.
+        if !has(headers, &X_FORWARDED_PROTO) {
+            headers.append(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
         }
         if let Some(host) = host
-            && !theirs(&X_FORWARDED_HOST)
+            && !has(headers, &X_FORWARDED_HOST)
         {
-            put_line(&X_FORWARDED_HOST, host.as_bytes(), out);
+            headers.append(&X_FORWARDED_HOST, host.clone());
         }
     }
 }
 
-/// A whole field line.
-fn put_line(name: &HeaderName, value: &[u8], out: &mut BytesMut) {
-    out.put_slice(name.as_str().as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
-}
-
-/// The beginning of a line: the name, and the list that is in `headers` already, which moves here,
-/// so that it stays one list.
-fn put_name(name: &HeaderName, headers: &mut HeaderMap, out: &mut BytesMut) {
-    out.put_slice(name.as_str().as_bytes());
-    out.put_slice(b": ");
-    if headers.contains_key(name) {
-        for before in headers.get_all(name).iter().filter(|v| !v.is_empty()) {
-            out.put_slice(before.as_bytes());
-            out.put_slice(b", ");
-        }
-        headers.remove(name);
+/// Adds a field; with `is_continued`, as the last element of the list that stands in fields of this
+/// name.
+fn insert(headers: &mut HeaderMap, name: &HeaderName, element: &[u8], is_continued: bool) {
+    const VALID: &str = "made of field values and visible ASCII";
+    if !is_continued {
+        headers.append(name, HeaderValue::from_bytes(element).expect(VALID));
+        return;
     }
+    let mut list = BytesMut::new();
+    for before in headers.get_all(name).iter().filter(|v| !v.is_empty()) {
+        list.put_slice(before.as_bytes());
+        list.put_slice(b", ");
+    }
+    list.put_slice(element);
+    headers.insert(name, HeaderValue::from_maybe_shared(list.freeze()).expect(VALID));
 }
 
 /// Drops what the peer has no right to say under `trust`. One pass over the names; a request

@@ -1,5 +1,6 @@
 //! The proxy in front of scripted servers: what they are sent, and what becomes of what they say.
 
+mod endpoints;
 mod late;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -41,6 +42,10 @@ async fn proxy(to: &[SocketAddr]) -> Running {
 
 fn upstream(to: &[SocketAddr]) -> Upstream {
     Upstream::new(to.iter().map(ToString::to_string)).unwrap()
+}
+
+fn with_limits(to: SocketAddr, limits: Limits) -> Upstream {
+    Upstream::builder([to.to_string()]).limits(limits).build().unwrap()
 }
 
 fn get(path: &str) -> String {
@@ -314,7 +319,7 @@ async fn no_server_is_502_and_a_silent_one_504() {
 
     let (script, addr) = Script::new().await;
     let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
-    let front = start(upstream(&[addr]).limits(limits)).await;
+    let front = start(with_limits(addr, limits)).await;
     let (answer, _silent) = tokio::join!(exchange(front.addr, get("/")), script.accept());
     assert_eq!(statuses(&answer), [504]);
     front.stop().await;

@@ -1,4 +1,4 @@
-//! The client's driver: one connection, one exchange at a time, driven by whoever waits for it.
+//! The client's driver: one connection, one exchange at a time, polled by the task that waits for it.
 
 mod exchange;
 mod incoming;
@@ -23,6 +23,8 @@ use super::super::{
 };
 use crate::{
     body::Body,
+    conn::Delivery,
+    error::{BoxError, Error, Kind},
     net::{Io, clock},
     peer::Rate,
     proto::h1::{self, Conn, Fault, Limits, Misuse},
@@ -32,13 +34,13 @@ pub use exchange::Exchange;
 
 /// A connection to a server, between exchanges.
 ///
-/// It has no task of its own: [`exchange`](Self::exchange) is polled by the task that wants the
-/// answer, and so is the body of the response. When that body has ended and the connection can
-/// serve again, it goes [`Home`].
+/// It has no task of its own: [`exchange`](Self::exchange) is polled by the task that waits for
+/// the response, and so is the response's body. When that body has ended and the connection can
+/// serve another exchange, it is given to [`Checkin`].
 #[derive(Debug)]
 pub struct Connection<I> {
-    /// In a box, since a connection moves with every request: out of a pool, into an exchange and
-    /// its body, and back.
+    /// Boxed, since a connection moves with every request: out of a pool, into an exchange and its
+    /// body, and back.
     state: Box<State<I>>,
 }
 
@@ -52,18 +54,18 @@ struct State<I> {
     write_timeout: std::time::Duration,
 }
 
-/// Where a connection goes when its exchange is complete and another may follow.
-pub trait Home<I>: Unpin + Send + 'static {
-    /// Takes the connection back, at this time.
-    fn back(self, connection: Connection<I>, now: Instant);
+/// Takes a connection back when its exchange is complete and another may follow.
+pub trait Checkin<I>: Unpin + Send + 'static {
+    /// Takes the connection back; it is idle since `now`.
+    fn checkin(self, connection: Connection<I>, now: Instant);
 }
 
-/// A home for connections that serve once.
+/// Closes a connection after its one exchange.
 #[derive(Debug, Clone, Copy)]
-pub struct Once;
+pub struct SingleUse;
 
-impl<I> Home<I> for Once {
-    fn back(self, _: Connection<I>, _: Instant) {}
+impl<I> Checkin<I> for SingleUse {
+    fn checkin(self, _: Connection<I>, _: Instant) {}
 }
 
 /// Why an exchange failed.
@@ -82,23 +84,49 @@ pub enum Cause {
     /// The server took too long.
     #[error("server too slow")]
     Timeout,
+    /// The request's [`Deadline`](crate::peer::Deadline) passed before the server had answered.
+    #[error("the deadline passed before the server answered")]
+    Deadline,
     /// The request cannot be sent.
     #[error("request cannot be sent")]
     Misuse(#[from] Misuse),
-    /// The request's body failed on its way here.
+    /// The request's body failed while it was read.
     #[error("request body failed")]
-    Body(#[source] crate::BoxError),
+    Body(#[source] BoxError),
 }
 
-/// A failed exchange.
+impl Cause {
+    /// The crate's error, whose kind says whose fault it is. A failure of the request's body is
+    /// passed on as it is: it belongs to the client's connection.
+    pub(crate) fn into_error(self) -> BoxError {
+        let kind = match self {
+            Self::Body(error) => return error,
+            Self::Timeout | Self::Deadline => Kind::Timeout,
+            Self::Misuse(_) => Kind::Internal,
+            Self::Io(_) | Self::Closed | Self::Fault(_) => Kind::BadGateway,
+        };
+        Error::new(kind, self).into()
+    }
+}
+
+/// A failed exchange. Its connection is closed, unless nothing was begun on it.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Failed {
-    /// Why.
+pub struct ExchangeError {
+    /// Why it failed.
     pub cause: Cause,
-    /// The request and its prepared lines, if the server has not answered a byte of it and it can
-    /// be sent again as it was. Whether it may be is for its method to say.
-    pub request: Option<Box<(Request<Body>, BytesMut)>>,
+    /// Whether the server may have received a part of the request.
+    pub delivery: Delivery,
+    /// The request as it was given, if not a byte of a response has been read and its body can be
+    /// [sent again](Body::replay) or was not yet read.
+    pub request: Option<Box<Request<Body>>>,
+}
+
+impl ExchangeError {
+    /// A failure after the server began to answer.
+    fn after_answer(cause: Cause) -> Self {
+        Self { cause, delivery: Delivery::MaybeSent, request: None }
+    }
 }
 
 impl<I: Io> Connection<I> {
@@ -119,28 +147,26 @@ impl<I: Io> Connection<I> {
         Self { state: Box::new(state) }
     }
 
-    /// Can it serve an exchange now? Not after the server has closed it, or sent something that
-    /// nobody asked for. Costs no system call on a connection that is as it was left.
+    /// Whether it can serve an exchange now: not after the server has closed it, or has sent
+    /// something that was not asked for. Costs no system call unless something has come.
     pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
         let State { io, core, input, .. } = &mut *self.state;
         if !core.is_idle() || !input.is_empty() {
             return false;
         }
-        // Outside of the task's budget: a read that the budget cuts short says nothing of the
-        // connection, and is pending too.
-        let quiet = poll_fn(|cx| Poll::Ready(scratch::poll_read(io, cx, input).is_pending()));
-        pin!(tokio::task::unconstrained(quiet)).poll(cx) == Poll::Ready(true)
+        // Outside of the task's budget: a read that the budget cuts short is pending too, and says
+        // nothing about the connection.
+        let is_quiet = poll_fn(|cx| Poll::Ready(scratch::poll_read(io, cx, input).is_pending()));
+        pin!(tokio::task::unconstrained(is_quiet)).poll(cx) == Poll::Ready(true)
     }
 
     /// Sends a request and waits for the head of its response.
     ///
-    /// `prepared` is whole field lines, written behind the request's own. The response's body
-    /// holds the connection until it has ended.
-    pub fn exchange<H>(self, request: Request<Body>, prepared: BytesMut, home: H) -> Exchange<I, H>
-    where
-        H: Home<I>,
-    {
-        Exchange::new(self, request, prepared, home)
+    /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the
+    /// head. The response's body owns the connection until it has ended, and then gives it to
+    /// `checkin`.
+    pub fn exchange<C: Checkin<I>>(self, request: Request<Body>, checkin: C) -> Exchange<I, C> {
+        Exchange::new(self, request, checkin)
     }
 
     fn is_reusable(&self) -> bool {
@@ -150,7 +176,7 @@ impl<I: Io> Connection<I> {
 }
 
 impl<I: Io> State<I> {
-    /// Reads what has come; `Ok(0)` is the end.
+    /// Reads into the input buffer; `Ok(0)` is the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.core.reads_body() {
             let left = self.core.body_left();
@@ -160,16 +186,16 @@ impl<I: Io> State<I> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
-        let something = !self.output.is_empty();
+        let had_output = !self.output.is_empty();
         let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, Then::Wait);
-        if something && self.output.is_empty() && !self.core.writes_body() {
-            self.core.resume(now); // the request is out: from here on the answer is waited for
+        if had_output && self.output.is_empty() && !self.core.writes_body() {
+            self.core.resume(now); // the request is written: the time to answer begins
         }
         result
     }
 
-    /// Has the server exceeded its time, in reading or in writing?
-    fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    /// Whether the server has exceeded its time, in reading or in writing, or `until` has passed.
+    fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
         let writing = self.output.deadline(self.write_timeout);
         if writing.is_some_and(|d| d <= now) {
             self.output.look_closer(&self.io, now, Rate::ANY);
@@ -179,6 +205,7 @@ impl<I: Io> State<I> {
         } else {
             self.core.deadline()
         };
+        let deadline = [deadline, until].into_iter().flatten().min();
         self.timer.poll(cx, deadline, now)
     }
 }

@@ -176,7 +176,7 @@ impl Lines {
         Ok(false)
     }
 
-    /// Gives a map that is as new room for the fields; [`Field::append`] fills it.
+    /// Gives an empty map room for the fields; [`Field::append`] fills it.
     pub(super) fn make_room(&self, map: &mut HeaderMap) -> Result<(), Fault> {
         spare::make_room(map, self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
     }

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
-use http::{HeaderValue, request, uri::Scheme};
+use http::{HeaderValue, header::HOST, request, uri::Scheme};
 
 use super::{
     pass::{OF_A_HOP, assert_none, check_input, list, respond},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     proto::h1::{Client, Conn, Event, Fault, Limits, Server},
-    semantics::{forwarded::Forward, gateway},
+    semantics::{forwarded::ForwardedFields, gateway},
 };
 
 /// What a client must not say of itself in trailers either.
@@ -131,12 +131,13 @@ impl Proxy {
         if self.answers == Answers::Late {
             self.front.send_continue(&mut self.back); // the body is asked for
         }
-        let (mut lines, ip) = (BytesMut::new(), IpAddr::from([192, 0, 2, 1]));
-        let (forward, name) = (Forward::new(), || HeaderValue::from_static("behind"));
-        let headers = &mut head.headers;
-        gateway::request(headers, forward, Some(ip), &Scheme::HTTP, name, &mut lines);
+        let (headers, ip) = (&mut head.headers, IpAddr::from([192, 0, 2, 1]));
+        gateway::request(headers, &ForwardedFields::new(), Some(ip), &Scheme::HTTP);
+        if !headers.contains_key(HOST) {
+            headers.insert(HOST, HeaderValue::from_static("behind"));
+        }
         self.behind
-            .send_head(self.now, &head.method, &head.uri, headers, length, &lines, &mut self.wire)
+            .send_head(self.now, &head.method, &head.uri, headers, length, b"", &mut self.wire)
             .expect("what was read can be written");
         if self.answers == Answers::Early {
             self.answer(&method);

@@ -24,7 +24,7 @@ async fn serve_one(script: &Script) -> (String, TcpStream) {
 async fn s17_an_answer_after_the_timeout_is_given_to_nobody() {
     let (script, addr) = Script::new().await;
     let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
-    let front = start(upstream(&[addr]).limits(limits)).await;
+    let front = start(with_limits(addr, limits)).await;
     let server = async {
         let mut late = script.accept().await;
         read_until(&mut late, "\r\n\r\n").await;

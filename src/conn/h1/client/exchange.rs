@@ -8,91 +8,96 @@ use std::{
     time::Instant,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response, request, response};
 
-use super::{Cause, Connection, Failed, Home, State, incoming::Incoming, upload::pump};
+use super::{Cause, Checkin, Connection, ExchangeError, State, incoming::Incoming, upload::pump};
 use crate::{
     body::Body,
+    conn::Delivery,
     net::{Io, clock},
+    peer::Deadline,
     proto::h1::Event,
+    spare,
 };
 
 /// The future of [`Connection::exchange`].
-pub struct Exchange<I, H> {
+///
+/// It is not boxed: whoever holds it decides where it lives.
+pub struct Exchange<I, C> {
     /// `None` once it has ended.
-    inner: Option<Box<Inner<I, H>>>,
+    inner: Option<Inner<I, C>>,
 }
 
-struct Inner<I, H> {
+struct Inner<I, C> {
     connection: Connection<I>,
-    home: H,
+    checkin: C,
     parts: request::Parts,
-    /// What of the body has not been handed to the connection.
+    /// The part of the body that has not been handed to the connection.
     upload: Option<Body>,
-    /// The whole body, if it can be sent again.
-    again: Option<Bytes>,
-    prepared: BytesMut,
-    begun: bool,
-    /// A byte of the response has come.
-    answered: bool,
+    /// The whole body once more, if it can be sent twice.
+    replay: Option<Body>,
+    /// The request's own deadline.
+    deadline: Option<Instant>,
+    progress: Progress,
 }
 
-impl<I: Io, H: Home<I>> Exchange<I, H> {
-    pub(super) fn new(
-        connection: Connection<I>,
-        request: Request<Body>,
-        prepared: BytesMut,
-        home: H,
-    ) -> Self {
+/// How far an exchange has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    /// Request and body are as they were given.
+    New,
+    /// The head is encoded, and perhaps a part of the body; nothing has been written.
+    Encoded,
+    /// At least a byte has been written.
+    Written,
+    /// At least a byte of the response has been read.
+    Answered,
+}
+
+impl<I: Io, C: Checkin<I>> Exchange<I, C> {
+    pub(super) fn new(connection: Connection<I>, request: Request<Body>, checkin: C) -> Self {
         let (parts, body) = request.into_parts();
-        let again = body.as_bytes();
-        Self {
-            inner: Some(Box::new(Inner {
-                connection,
-                home,
-                parts,
-                upload: Some(body),
-                again,
-                prepared,
-                begun: false,
-                answered: false,
-            })),
-        }
+        let deadline = parts.extensions.get::<Deadline>().map(|deadline| deadline.0);
+        let replay = body.replay();
+        let upload = Some(body);
+        let progress = Progress::New;
+        let inner = Inner { connection, checkin, parts, upload, replay, deadline, progress };
+        Self { inner: Some(inner) }
     }
 }
 
-impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
+impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
     fn poll_head(
         &mut self,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Poll<Result<response::Parts, Cause>> {
-        if !self.begun {
-            self.begun = true;
+        if self.progress == Progress::New {
             self.begin(now)?;
         }
-        let state = &mut *self.connection.state;
         loop {
+            let state = &mut *self.connection.state;
             pump(state, &mut self.upload, now, cx)?;
-            let room = state.output.has_room();
-            // A write may fail because the server has answered and closed: its answer is still
-            // there to be read, so the failure counts only if there is none.
+            let had_room = state.output.has_room();
+            // A write may fail because the server has answered and closed. Its answer can still be
+            // read, so the failure counts only if there is none.
             let mut broken = None;
-            match state.poll_flush(cx, now) {
-                Poll::Ready(Ok(())) if !room && self.upload.is_some() => continue,
+            match self.poll_flush(cx, now) {
+                Poll::Ready(Ok(())) if !had_room && self.upload.is_some() => continue,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(e)) => broken = Some(e),
             }
+            let state = &mut *self.connection.state;
             match state.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
-                    if self.answered {
+                    if self.progress == Progress::Answered {
                         state.core.recv_eof(now)?;
                     }
                     return Poll::Ready(Err(Cause::Closed));
                 }
                 Poll::Ready(Ok(_)) => {
-                    self.answered = true;
+                    self.progress = Progress::Answered;
                     if let Some(Event::Head(head)) = state.core.recv(now, &mut state.input)? {
                         return Poll::Ready(Ok(head));
                     }
@@ -100,16 +105,16 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
                 Poll::Pending => match broken {
                     Some(e) => return Poll::Ready(Err(e.into())),
-                    None if state.poll_expired(cx, now) => {
-                        return Poll::Ready(Err(Cause::Timeout));
-                    }
-                    None => return Poll::Pending,
+                    None => return self.poll_expired(now, cx).map(Err),
                 },
             }
         }
     }
 
     fn begin(&mut self, now: Instant) -> Result<(), Cause> {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Cause::Deadline);
+        }
         let length = self.upload.as_ref().map_or(Some(0), Body::len);
         let State { core, output, .. } = &mut *self.connection.state;
         core.send_head(
@@ -118,24 +123,40 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
             &self.parts.uri,
             &self.parts.headers,
             length,
-            &self.prepared,
+            &[],
             output.head(),
         )?;
+        self.progress = Progress::Encoded;
         Ok(())
     }
 
-    /// The response with its body, and the connection inside it, unless it is complete already.
-    #[allow(clippy::boxed_local, reason = "what it needs is moved straight out of the box")]
-    fn respond(
-        self: Box<Self>,
-        now: Instant,
-        parts: response::Parts,
-    ) -> Result<Response<Body>, Cause> {
-        let Self { mut connection, home, upload, .. } = *self;
+    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<std::io::Result<()>> {
+        let state = &mut *self.connection.state;
+        let before = state.output.buffered();
+        let result = state.poll_flush(cx, now);
+        // A file is sent after the head, which is in the buffer.
+        if self.progress == Progress::Encoded && state.output.buffered() < before {
+            self.progress = Progress::Written;
+        }
+        result
+    }
+
+    fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Cause> {
+        if !self.connection.state.poll_expired(cx, now, self.deadline) {
+            return Poll::Pending;
+        }
+        let is_deadline = self.deadline.is_some_and(|deadline| deadline <= clock::now());
+        Poll::Ready(if is_deadline { Cause::Deadline } else { Cause::Timeout })
+    }
+
+    /// The response with its body. Unless it is complete already, the body owns the connection.
+    fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause> {
+        let Self { mut connection, checkin, upload, parts: request, .. } = self;
+        spare::spend(request);
         let State { core, input, .. } = &mut *connection.state;
         let left = core.body_left();
         if left.is_none_or(|left| left > input.len() as u64) {
-            let incoming = Incoming::new(connection, home, upload, left);
+            let incoming = Incoming::new(connection, checkin, upload, left);
             return Ok(Response::from_parts(parts, Body::new(incoming)));
         }
         let mut body = Bytes::new();
@@ -147,26 +168,32 @@ impl<I: Io + 'static, H: Home<I>> Inner<I, H> {
             }
         }
         if connection.is_reusable() {
-            home.back(connection, now);
+            checkin.checkin(connection, now);
         }
         Ok(Response::from_parts(parts, body.into()))
     }
 
-    #[allow(clippy::boxed_local, reason = "what it needs is moved straight out of the box")]
-    fn fail(self: Box<Self>, cause: Cause) -> Failed {
-        let request = match self.again {
-            Some(body) if !self.answered => {
-                let request = Request::from_parts(self.parts, body.into());
-                Some(Box::new((request, self.prepared)))
-            }
-            _ => None,
+    fn fail(self, now: Instant, cause: Cause) -> ExchangeError {
+        let delivery = if self.progress >= Progress::Written {
+            Delivery::MaybeSent
+        } else {
+            Delivery::NotSent
         };
-        Failed { cause, request }
+        let body = match self.progress {
+            Progress::New => self.upload,
+            Progress::Encoded | Progress::Written => self.replay,
+            Progress::Answered => None,
+        };
+        if self.progress == Progress::New && self.connection.is_reusable() {
+            self.checkin.checkin(self.connection, now);
+        }
+        let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
+        ExchangeError { cause, delivery, request }
     }
 }
 
-impl<I: Io + 'static, H: Home<I>> Future for Exchange<I, H> {
-    type Output = Result<Response<Body>, Failed>;
+impl<I: Io + 'static, C: Checkin<I>> Future for Exchange<I, C> {
+    type Output = Result<Response<Body>, ExchangeError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let inner = self.inner.as_mut().expect("not polled again after it has ended");
@@ -177,13 +204,13 @@ impl<I: Io + 'static, H: Home<I>> Future for Exchange<I, H> {
         let Poll::Ready(result) = result else { return Poll::Pending };
         let inner = self.inner.take().expect("just polled");
         Poll::Ready(match result {
-            Ok(parts) => inner.respond(now, parts).map_err(|cause| Failed { cause, request: None }),
-            Err(cause) => Err(inner.fail(cause)),
+            Ok(parts) => inner.respond(now, parts).map_err(ExchangeError::after_answer),
+            Err(cause) => Err(inner.fail(now, cause)),
         })
     }
 }
 
-impl<I, H> fmt::Debug for Exchange<I, H> {
+impl<I, C> fmt::Debug for Exchange<I, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange").field("ended", &self.inner.is_none()).finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! The body of a response, read from its connection by whoever reads the body.
+//! The body of a response: it owns the connection, and reads it when it is polled.
 
 use std::{
     pin::Pin,
@@ -8,31 +8,33 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::{Cause, Connection, Home, upload::pump};
+use super::{Cause, Checkin, Connection, upload::pump};
 use crate::{
     body::Body,
-    error::{BoxError, Error, Kind},
+    error::BoxError,
     net::{Io, clock},
     proto::h1::Event,
 };
 
-/// Holds the connection while it reads; lets it go home at the end. Dropped before, it drops the
-/// connection, so nobody ever reads the rest as the answer to something else.
-pub(super) struct Incoming<I, H> {
-    exchange: Option<(Connection<I>, H)>,
-    /// What of the request's body is still to be sent: the server may answer before it is.
+/// Owns the connection while it reads, and checks it in at the end. Dropped before, it drops the
+/// connection, so that the rest is never read as the answer to another request.
+pub(super) struct Incoming<I, C> {
+    exchange: Option<(Connection<I>, C)>,
+    /// The part of the request's body that is still to be sent: the server may answer before the
+    /// request is complete.
     upload: Option<Body>,
+    /// Bytes of the body that are still to come, if that is known.
     left: Option<u64>,
 }
 
-impl<I: Io, H: Home<I>> Incoming<I, H> {
+impl<I: Io, C: Checkin<I>> Incoming<I, C> {
     pub(super) fn new(
         connection: Connection<I>,
-        home: H,
+        checkin: C,
         upload: Option<Body>,
         left: Option<u64>,
     ) -> Self {
-        Self { exchange: Some((connection, home)), upload, left }
+        Self { exchange: Some((connection, checkin)), upload, left }
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<()>, Cause>> {
@@ -50,7 +52,7 @@ impl<I: Io, H: Home<I>> Incoming<I, H> {
             if self.upload.is_some() || !state.output.is_empty() {
                 state.output.borrow_buffer();
                 let pumped = pump(state, &mut self.upload, now, cx);
-                // If it can no longer be written, what was answered still counts.
+                // A request that can no longer be written does not spoil the answer to it.
                 let flushed = pumped.map(|()| state.poll_flush(cx, now));
                 state.output.return_buffer();
                 if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
@@ -60,7 +62,7 @@ impl<I: Io, H: Home<I>> Incoming<I, H> {
                 }
             }
             match state.poll_read(cx) {
-                Poll::Pending if state.poll_expired(cx, now) => {
+                Poll::Pending if state.poll_expired(cx, now, None) => {
                     return Poll::Ready(Err(Cause::Timeout));
                 }
                 Poll::Pending => return Poll::Pending,
@@ -77,7 +79,7 @@ impl<I: Io, H: Home<I>> Incoming<I, H> {
     }
 }
 
-impl<I: Io, H: Home<I>> http_body::Body for Incoming<I, H>
+impl<I: Io, C: Checkin<I>> http_body::Body for Incoming<I, C>
 where
     I: 'static,
 {
@@ -99,19 +101,17 @@ where
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Ok(Event::End(trailers)) => {
-                if let Some((connection, home)) = self.exchange.take()
+                if let Some((connection, checkin)) = self.exchange.take()
                     && connection.is_reusable()
                 {
-                    home.back(connection, clock::now());
+                    checkin.checkin(connection, clock::now());
                 }
                 Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
             }
             Ok(Event::Head(())) => unreachable!("a body is under way"),
             Err(cause) => {
                 self.exchange = None;
-                let kind =
-                    if matches!(cause, Cause::Timeout) { Kind::Timeout } else { Kind::BadGateway };
-                Poll::Ready(Some(Err(Error::new(kind, cause).into())))
+                Poll::Ready(Some(Err(cause.into_error())))
             }
         }
     }

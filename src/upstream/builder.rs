@@ -1,0 +1,151 @@
+//! Options of an [`Upstream`].
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use tower_layer::Layer;
+
+use super::{Balance, Endpoint, ForwardLayer, Remote, RetryLayer, Upstream, remote::RemoteOptions};
+use crate::{
+    net::Address,
+    policy::pick::{Pick, RoundRobin},
+    proto::h1::Limits,
+    semantics::forwarded::ForwardedFields,
+};
+
+/// Builds an [`Upstream`]. The order of options does not matter.
+///
+/// ```
+/// use std::time::Duration;
+/// use vestibule::{policy::pick::LeastOutstanding, upstream::Upstream};
+///
+/// let api = Upstream::builder(["10.0.0.1:3000", "10.0.0.2:3000"])
+///     .policy(LeastOutstanding::new())
+///     .connect_timeout(Duration::from_secs(1))
+///     .build()?;
+/// # drop(api);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub struct UpstreamBuilder {
+    addresses: io::Result<Vec<Address>>,
+    policy: Arc<dyn Pick>,
+    attempts: Option<usize>,
+    forward: ForwardedFields,
+    remote: RemoteOptions,
+}
+
+impl UpstreamBuilder {
+    /// Without a server.
+    pub fn new() -> Self {
+        Self {
+            addresses: Ok(Vec::new()),
+            policy: Arc::new(RoundRobin::new()),
+            attempts: None,
+            forward: ForwardedFields::new(),
+            remote: RemoteOptions::default(),
+        }
+    }
+
+    /// Adds a server: `host:port`, `http://host:port` or `unix:/path`.
+    pub fn server(mut self, server: impl AsRef<str>) -> Self {
+        match server.as_ref().parse() {
+            Ok(address) => self.address(address),
+            Err(e) => {
+                // The first error is the one that is told.
+                self.addresses = self.addresses.and(Err(e));
+                self
+            }
+        }
+    }
+
+    /// Adds the server at this address.
+    pub fn address(mut self, address: Address) -> Self {
+        if let Ok(addresses) = &mut self.addresses {
+            addresses.push(address);
+        }
+        self
+    }
+
+    /// Which server a request goes to. Default: [`RoundRobin`].
+    pub fn policy(mut self, policy: impl Pick + 'static) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// How often a request is sent at most. Default: once for each server, and once more.
+    pub fn attempts(mut self, n: usize) -> Self {
+        self.attempts = Some(n);
+        self
+    }
+
+    /// What the servers are told of the client. Default: `X-Forwarded-For`, `-Proto` and `-Host`, and
+    /// nothing that the client says of itself.
+    pub fn forward(mut self, fields: ForwardedFields) -> Self {
+        self.forward = fields;
+        self
+    }
+
+    /// At most `n` idle connections to each server, for each runtime. Default
+    /// [`KEEP_IDLE`](super::KEEP_IDLE).
+    pub fn keep_idle(mut self, n: usize) -> Self {
+        self.remote.keep_idle = n;
+        self
+    }
+
+    /// How long a connection may be idle before it is closed. Default
+    /// [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.remote.idle_timeout = timeout;
+        self
+    }
+
+    /// How long connecting may take, for each server tried. Default
+    /// [`CONNECT_TIMEOUT`](super::CONNECT_TIMEOUT).
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.remote.connect_timeout = timeout;
+        self
+    }
+
+    /// Bounds on what servers may send, and how slowly: `head_timeout` is the time from the end of the
+    /// request to the response's head, `body_timeout` bounds each pause in its body and in sending.
+    /// Default [`RESPONSE_TIMEOUT`](super::RESPONSE_TIMEOUT) for both, and 64 KiB of head.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.remote.limits = Arc::new(limits);
+        self
+    }
+
+    /// The proxy.
+    ///
+    /// # Errors
+    /// The first address that could not be parsed, or that there is none.
+    pub fn build(self) -> io::Result<Upstream> {
+        let addresses = self.addresses?;
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to send to"));
+        }
+        let attempts = self.attempts.unwrap_or(addresses.len() + 1);
+        let endpoints = addresses
+            .into_iter()
+            .map(|address| Endpoint::from(Remote::with_options(address, self.remote.clone())));
+        let balance = Balance::new(endpoints, self.policy);
+        let retry = RetryLayer::new().attempts(attempts).layer(balance);
+        Ok(Upstream(ForwardLayer::new().fields(self.forward).layer(retry)))
+    }
+}
+
+impl Default for UpstreamBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for UpstreamBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBuilder")
+            .field("addresses", &self.addresses)
+            .field("attempts", &self.attempts)
+            .field("forward", &self.forward)
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,42 @@
+//! A new connection to the server.
+
+use std::{io, sync::Arc, time::Instant};
+
+use super::Shared;
+use crate::{
+    conn::{
+        Delivery,
+        h1::client::{Cause, Connection},
+    },
+    net::{Stream, clock},
+    upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
+};
+
+/// Connects within the connect timeout and, if there is one, until the request's deadline.
+///
+/// A handshake over the stream, as of TLS, belongs between the two steps here: both bounds hold for it.
+pub(super) async fn connect(
+    shared: Arc<Shared>,
+    deadline: Option<Instant>,
+) -> Result<Connection<Stream>, AttemptError> {
+    let timeout = shared.options.connect_timeout;
+    let until_deadline = deadline.map(|d| d.saturating_duration_since(clock::now()));
+    if until_deadline.is_some_and(|left| left.is_zero()) {
+        return Err(too_late());
+    }
+    let allowed = until_deadline.map_or(timeout, |left| left.min(timeout));
+    let source = match tokio::time::timeout(allowed, Stream::connect(&shared.address)).await {
+        Ok(Ok(stream)) => return Ok(Connection::new(stream, shared.options.limits.clone())),
+        Ok(Err(e)) => e,
+        Err(_) if until_deadline.is_some_and(|left| left <= timeout) => return Err(too_late()),
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    let source = Unreachable::into_error(shared.address.clone(), source);
+    Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
+}
+
+/// The error of a request whose deadline has passed.
+fn too_late() -> AttemptError {
+    let source = Cause::Deadline.into_error();
+    AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, source)
+}

@@ -1,0 +1,264 @@
+//! One server on loopback: the pool of idle connections and its owner.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::Method;
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::Builder,
+    time::{advance, pause, timeout},
+};
+use tower::ServiceExt;
+
+use super::*;
+use crate::{
+    peer::Deadline,
+    upstream::{AttemptErrorKind, Delivery},
+};
+
+const SEC: Duration = Duration::from_secs(1);
+/// The resolution of the runtime's timers.
+const TICK: Duration = Duration::from_millis(1);
+
+async fn listen() -> (TcpListener, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr.into())
+}
+
+fn get() -> Request<Body> {
+    Request::get("/").body(Body::empty()).unwrap()
+}
+
+/// Reads a request's head.
+async fn read_head(server: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(server.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Takes a connection, and answers a request on it with 204.
+async fn serve_one(listener: &TcpListener) -> TcpStream {
+    let mut server = listener.accept().await.unwrap().0;
+    answer(&mut server).await;
+    server
+}
+
+async fn answer(server: &mut TcpStream) -> String {
+    let head = read_head(server).await;
+    server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    head
+}
+
+/// Lets tasks that can go on do so.
+async fn settle() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn assert_closed(server: &mut TcpStream) {
+    let end = timeout(20 * SEC, server.read(&mut [0; 8])).await.expect("it is still open");
+    assert_eq!(end.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_at_their_timeout_without_traffic() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).idle_timeout(60 * SEC).build();
+    let (one, mut first) = tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
+    one.unwrap();
+    pause();
+    advance(30 * SEC).await;
+    // While the first is in use, another is made, and is used last.
+    let (mut a, mut b) = (remote.clone(), remote.clone());
+    let (a, b) = (a.call(get()), b.call(get()));
+    let (a, b, _, mut second) = tokio::join!(a, b, answer(&mut first), serve_one(&listener));
+    assert!(a.is_ok() && b.is_ok());
+    assert_eq!(remote.idle_connections(), 2);
+    advance(59 * SEC).await;
+    settle().await;
+    assert_eq!(remote.idle_connections(), 2);
+    advance(SEC + TICK).await;
+    settle().await;
+    assert_eq!(remote.idle_connections(), 0);
+    tokio::time::resume();
+    assert_closed(&mut first).await;
+    assert_closed(&mut second).await;
+}
+
+#[tokio::test]
+async fn connections_after_an_empty_pool_are_closed_at_their_timeout_too() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).idle_timeout(60 * SEC).build();
+    for _ in 0..2 {
+        let (response, mut server) =
+            tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
+        response.unwrap();
+        settle().await;
+        pause();
+        advance(60 * SEC + TICK).await;
+        settle().await;
+        assert_eq!(remote.idle_connections(), 0);
+        tokio::time::resume();
+        assert_closed(&mut server).await;
+    }
+}
+
+#[tokio::test]
+async fn runtime_that_ends_closes_its_idle_connections_and_no_others() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).build();
+    let (response, mut ours) = tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
+    response.unwrap();
+    let (again, theirs) = (remote.clone(), remote.clone());
+    let other = std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(theirs.oneshot(get())).unwrap();
+        assert_eq!(again.idle_connections(), 2);
+        drop(runtime);
+        assert_eq!(again.idle_connections(), 1);
+    });
+    let mut theirs = serve_one(&listener).await;
+    assert_closed(&mut theirs).await;
+    other.join().unwrap();
+    // Ours still serves.
+    let (response, _) = tokio::join!(remote.clone().oneshot(get()), answer(&mut ours));
+    response.unwrap();
+}
+
+#[tokio::test]
+async fn connection_whose_body_ends_in_another_runtime_is_not_kept() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).build();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let response = runtime.spawn(remote.clone().oneshot(get()));
+    let mut server = listener.accept().await.unwrap().0;
+    read_head(&mut server).await;
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+    let body = response.await.unwrap().unwrap().into_body();
+    server.write_all(b"body").await.unwrap();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "body");
+    assert_eq!(remote.idle_connections(), 0);
+    assert_closed(&mut server).await;
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn no_more_connections_are_kept_than_asked_for() {
+    for keep in [0, 1] {
+        let (listener, address) = listen().await;
+        let remote = Remote::builder(address).keep_idle(keep).build();
+        let two =
+            || async { tokio::join!(remote.clone().oneshot(get()), remote.clone().oneshot(get())) };
+        let servers = async {
+            let mut first = listener.accept().await.unwrap().0;
+            let mut second = listener.accept().await.unwrap().0;
+            answer(&mut first).await;
+            answer(&mut second).await;
+            (first, second)
+        };
+        let ((a, b), _servers) = tokio::join!(two(), servers);
+        assert!(a.is_ok() && b.is_ok());
+        assert_eq!(remote.idle_connections(), keep);
+    }
+}
+
+#[tokio::test]
+async fn request_without_host_names_the_server() {
+    let (listener, address) = listen().await;
+    let host = address.to_string();
+    let remote = Remote::builder(address).build();
+    let server = async || {
+        let mut server = listener.accept().await.unwrap().0;
+        let head = answer(&mut server).await;
+        drop(server);
+        head
+    };
+    let (response, head) = tokio::join!(remote.clone().oneshot(get()), server());
+    response.unwrap();
+    assert!(head.contains(&format!("host: {host}\r\n")), "{head}");
+    let absolute = Request::get("http://example.com/").body(Body::empty()).unwrap();
+    let (response, head) = tokio::join!(remote.clone().oneshot(absolute), server());
+    response.unwrap();
+    assert!(head.contains("host: example.com\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn request_past_its_deadline_is_not_sent_and_costs_no_connection() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).build();
+    let (response, _server) = tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
+    response.unwrap();
+    let mut late = get();
+    late.extensions_mut().insert(Deadline(crate::net::clock::now()));
+    let mut error = remote.clone().oneshot(late).await.unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (AttemptErrorKind::Timeout, Delivery::NotSent));
+    assert!(error.take_request().is_some());
+    assert_eq!(remote.idle_connections(), 1);
+}
+
+#[tokio::test]
+async fn failures_tell_whether_the_request_may_have_been_sent() {
+    let (listener, address) = listen().await;
+    let refused: SocketAddr = address.to_string().parse().unwrap();
+    let remote = Remote::builder(address).build();
+    // The server reads the request and closes.
+    let server = async {
+        let mut server = listener.accept().await.unwrap().0;
+        read_head(&mut server).await;
+    };
+    let (lost, ()) = tokio::join!(remote.clone().oneshot(get()), server);
+    let mut lost = lost.unwrap_err();
+    assert_eq!(
+        (lost.kind(), lost.delivery()),
+        (AttemptErrorKind::ConnectionLost, Delivery::MaybeSent)
+    );
+    assert_eq!(lost.take_request().unwrap().method(), Method::GET);
+    // The same on a connection that was idle.
+    let server = async {
+        let mut server = serve_one(&listener).await;
+        read_head(&mut server).await;
+    };
+    let client = async {
+        remote.clone().oneshot(get()).await.unwrap();
+        remote.clone().oneshot(get()).await.unwrap_err()
+    };
+    let (stale, ()) = tokio::join!(client, server);
+    assert_eq!(
+        (stale.kind(), stale.delivery()),
+        (AttemptErrorKind::StaleConnection, Delivery::MaybeSent)
+    );
+    // Nothing listens.
+    drop(listener);
+    let (_tx, body) = Body::channel(None);
+    let streamed = Request::post("/").body(body).unwrap();
+    let mut unreachable = remote.oneshot(streamed).await.unwrap_err();
+    assert_eq!(
+        (unreachable.kind(), unreachable.delivery()),
+        (AttemptErrorKind::Unreachable, Delivery::NotSent)
+    );
+    assert!(unreachable.take_request().is_some());
+    assert!(
+        std::error::Error::source(&unreachable).unwrap().to_string().contains(&refused.to_string())
+    );
+}
+
+#[tokio::test]
+async fn answer_that_is_no_http_is_a_protocol_error_without_the_request() {
+    let (listener, address) = listen().await;
+    let server = async {
+        let mut server = listener.accept().await.unwrap().0;
+        read_head(&mut server).await;
+        server.write_all(b"220 smtp.example.com ESMTP\r\n\r\n").await.unwrap();
+        server
+    };
+    let (error, _server) = tokio::join!(Remote::builder(address).build().oneshot(get()), server);
+    let mut error = error.unwrap_err();
+    assert_eq!(error.kind(), AttemptErrorKind::Protocol);
+    assert!(error.take_request().is_none());
+}

@@ -1,0 +1,396 @@
+//! Endpoints, balance and retry over services in memory; sockets are in `src/tests/upstream.rs`.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::{Ready, poll_fn, ready},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::Method;
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::*;
+use crate::{
+    Error, HttpService,
+    error::Kind,
+    policy::pick::{Candidates, RoundRobin},
+};
+
+type Outcome = Result<Response<Body>, BoxError>;
+type Step = fn(Request<Body>) -> Outcome;
+
+/// Answers as it is told, in turn; then with 200. Panics when it is called without being ready.
+#[derive(Default)]
+struct Scripted {
+    script: Arc<Script>,
+    is_ready: bool,
+}
+
+#[derive(Default)]
+struct Script {
+    calls: AtomicUsize,
+    outcomes: Mutex<VecDeque<Step>>,
+    never_ready: bool,
+    fails_to_become_ready: bool,
+}
+
+impl Scripted {
+    fn new(outcomes: impl IntoIterator<Item = Step>) -> Self {
+        let outcomes = Mutex::new(outcomes.into_iter().collect());
+        Self { script: Arc::new(Script { outcomes, ..Script::default() }), is_ready: false }
+    }
+
+    fn calls(&self) -> usize {
+        self.script.calls.load(Relaxed)
+    }
+}
+
+impl Clone for Scripted {
+    fn clone(&self) -> Self {
+        Self { script: self.script.clone(), is_ready: false }
+    }
+}
+
+impl Service<Request<Body>> for Scripted {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Ready<Outcome>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.script.fails_to_become_ready {
+            return Poll::Ready(Err("broken".into()));
+        }
+        self.is_ready = !self.script.never_ready;
+        if self.is_ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        assert!(std::mem::take(&mut self.is_ready), "called without being ready");
+        self.script.calls.fetch_add(1, Relaxed);
+        let outcome = self.script.outcomes.lock().unwrap().pop_front();
+        ready(outcome.map_or_else(|| Ok(Response::new(Body::empty())), |outcome| outcome(request)))
+    }
+}
+
+fn not_sent(request: Request<Body>) -> Outcome {
+    let source = Error::new(Kind::BadGateway, "refused");
+    let error = AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source);
+    Err(error.with_request(request).into())
+}
+
+fn maybe_sent(request: Request<Body>) -> Outcome {
+    let source = Error::new(Kind::BadGateway, "broken");
+    let error = AttemptError::new(AttemptErrorKind::ConnectionLost, Delivery::MaybeSent, source);
+    Err(error.with_request(request).into())
+}
+
+fn stale(request: Request<Body>) -> Outcome {
+    let source = Error::new(Kind::BadGateway, "closed");
+    let error = AttemptError::new(AttemptErrorKind::StaleConnection, Delivery::MaybeSent, source);
+    Err(error.with_request(request).into())
+}
+
+fn too_late(request: Request<Body>) -> Outcome {
+    let source = Error::new(Kind::Timeout, "too late");
+    let error = AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, source);
+    Err(error.with_request(request).into())
+}
+
+fn failed(_: Request<Body>) -> Outcome {
+    Err(Error::new(Kind::Internal, "a bug").into())
+}
+
+fn request(method: Method) -> Request<Body> {
+    Request::builder().method(method).body(Body::empty()).unwrap()
+}
+
+fn balance(services: &[&Scripted]) -> Balance<Scripted> {
+    let named = services.iter().enumerate();
+    Balance::round_robin(named.map(|(i, s)| Endpoint::new(i.to_string(), (*s).clone())))
+}
+
+async fn send<S: HttpService>(service: S, method: Method) -> Result<u16, BoxError> {
+    let response = service.oneshot(request(method)).await.map_err(Into::into)?;
+    Ok(response.status().as_u16())
+}
+
+#[tokio::test]
+async fn retry_sends_unsent_request_elsewhere_whatever_its_method_and_body() {
+    let (dead, alive) = (Scripted::new([not_sent as _]), Scripted::new([]));
+    let retry = RetryLayer::new().layer(balance(&[&dead, &alive]));
+    let (tx, body) = Body::channel(None);
+    let streamed = Request::post("/").body(body).unwrap();
+    assert_eq!(retry.oneshot(streamed).await.unwrap().status(), 200);
+    assert_eq!((dead.calls(), alive.calls()), (1, 1));
+    drop(tx);
+}
+
+#[tokio::test]
+async fn retry_repeats_possibly_sent_request_only_if_idempotent() {
+    for (method, calls) in [(Method::GET, 1), (Method::PUT, 1), (Method::POST, 0)] {
+        let (broken, alive) = (Scripted::new([maybe_sent as _]), Scripted::new([]));
+        let retry = RetryLayer::new().layer(balance(&[&broken, &alive]));
+        let status = send(retry, method.clone()).await;
+        assert_eq!((status.is_ok(), alive.calls()), (calls == 1, calls), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn retry_leaves_timeouts_and_failures_of_the_service_alone() {
+    for (outcome, kind) in [(too_late as _, Kind::Timeout), (failed as _, Kind::Internal)] {
+        let (slow, alive) = (Scripted::new([outcome]), Scripted::new([]));
+        let retry = RetryLayer::new().layer(balance(&[&slow, &alive]));
+        let error = send(retry, Method::GET).await.unwrap_err();
+        assert_eq!(error.downcast::<Error>().unwrap().kind(), kind, "the source alone");
+        assert_eq!(alive.calls(), 0);
+    }
+}
+
+#[tokio::test]
+async fn retry_tries_each_endpoint_once_and_returns_last_failure() {
+    let dead = [0; 3].map(|_| Scripted::new([not_sent as _, not_sent as _]));
+    let retry = RetryLayer::new().attempts(9).layer(balance(&[&dead[0], &dead[1], &dead[2]]));
+    let error = send(retry, Method::GET).await.unwrap_err();
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert_eq!(dead.map(|d| d.calls()), [1; 3]);
+}
+
+#[tokio::test]
+async fn retry_ends_after_its_attempts() {
+    let dead = [0; 3].map(|_| Scripted::new([not_sent as _]));
+    let retry = RetryLayer::new().attempts(2).layer(balance(&[&dead[0], &dead[1], &dead[2]]));
+    send(retry, Method::GET).await.unwrap_err();
+    assert_eq!(dead.map(|d| d.calls()), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn stale_connection_sends_request_elsewhere_and_is_no_failure() {
+    let (stale_one, other) = (Scripted::new([stale as _]), Scripted::new([]));
+    let balance = balance(&[&stale_one, &other]);
+    let retry = RetryLayer::new().layer(balance.clone());
+    assert_eq!(send(retry, Method::GET).await.unwrap(), 200);
+    assert_eq!((stale_one.calls(), other.calls()), (1, 1));
+    let handle = balance.endpoints()[0].handle();
+    assert_eq!((handle.failures(), handle.is_available()), (0, true));
+}
+
+#[tokio::test]
+async fn stale_connection_of_only_endpoint_is_repeated_once() {
+    let only = Scripted::new([stale as _]);
+    let retry = RetryLayer::new().attempts(9).layer(balance(&[&only]));
+    assert_eq!(send(retry, Method::GET).await.unwrap(), 200);
+    assert_eq!(only.calls(), 2);
+
+    let only = Scripted::new([stale as _, stale as _, stale as _]);
+    let retry = RetryLayer::new().attempts(9).layer(balance(&[&only]));
+    send(retry, Method::GET).await.unwrap_err();
+    assert_eq!(only.calls(), 2);
+}
+
+#[tokio::test]
+async fn balance_without_endpoints_fails_at_once() {
+    let error = balance(&[]).oneshot(request(Method::GET)).await.unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (AttemptErrorKind::NoEndpoint, Delivery::NotSent));
+    let error = send(RetryLayer::new().layer(balance(&[])), Method::GET).await.unwrap_err();
+    assert!(Error::find(&*error).is_some_and(Error::is_overloaded));
+}
+
+#[tokio::test]
+async fn balance_asks_policy_once_for_each_attempt() {
+    struct Counting(RoundRobin, Arc<AtomicUsize>);
+    impl Pick for Counting {
+        fn pick(&self, candidates: Candidates<'_>) -> Option<usize> {
+            self.1.fetch_add(1, Relaxed);
+            self.0.pick(candidates)
+        }
+    }
+    let dead = [0; 2].map(|_| Scripted::new([not_sent as _, not_sent as _]));
+    let picks = Arc::new(AtomicUsize::new(0));
+    let endpoints = [0, 1].map(|i| Endpoint::new(i.to_string(), dead[i].clone()));
+    let balance = Balance::new(endpoints, Counting(RoundRobin::new(), picks.clone()));
+    let retry = RetryLayer::new().attempts(2).layer(balance);
+    // The second time both are ejected.
+    for round in 1..=2 {
+        send(retry.clone(), Method::GET).await.unwrap_err();
+        assert_eq!(picks.load(Relaxed), 2 * round);
+    }
+    assert_eq!(dead.map(|d| d.calls()), [2, 2]);
+}
+
+#[tokio::test]
+async fn balance_refuses_pick_of_tried_endpoint() {
+    struct First;
+    impl Pick for First {
+        fn pick(&self, _: Candidates<'_>) -> Option<usize> {
+            Some(0)
+        }
+    }
+    let dead = Scripted::new([not_sent as _]);
+    let endpoints = ["a", "b"].map(|key| Endpoint::new(key, dead.clone()));
+    let retry = RetryLayer::new().layer(Balance::new(endpoints, First));
+    send(retry, Method::GET).await.unwrap_err();
+    assert_eq!(dead.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unreachable_endpoint_is_ejected_until_it_is_tried_again() {
+    let (dead, alive) = (Scripted::new([not_sent as _]), Scripted::new([]));
+    let balance = balance(&[&dead, &alive]);
+    let retry = RetryLayer::new().layer(balance.clone());
+    let handle = balance.endpoints()[0].handle();
+    for _ in 0..4 {
+        assert_eq!(send(retry.clone(), Method::GET).await.unwrap(), 200);
+        assert!(!handle.is_available());
+    }
+    assert_eq!((dead.calls(), handle.failures()), (1, 1));
+    assert!(handle.last_error().unwrap().contains("refused"));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(handle.is_available());
+    for _ in 0..2 {
+        assert_eq!(send(retry.clone(), Method::GET).await.unwrap(), 200);
+    }
+    assert_eq!((dead.calls(), handle.failures()), (2, 0));
+}
+
+#[tokio::test]
+async fn handle_ejects_and_restores_endpoint() {
+    let (one, two) = (Scripted::new([]), Scripted::new([]));
+    let balance = balance(&[&one, &two]);
+    balance.endpoints()[0].handle().eject(Duration::MAX);
+    for _ in 0..4 {
+        send(balance.clone(), Method::GET).await.unwrap();
+    }
+    assert_eq!((one.calls(), two.calls()), (0, 4));
+    balance.endpoints()[0].handle().restore();
+    for _ in 0..4 {
+        send(balance.clone(), Method::GET).await.unwrap();
+    }
+    assert_eq!((one.calls(), two.calls()), (2, 6));
+}
+
+#[tokio::test]
+async fn endpoint_that_fails_to_become_ready_is_ejected_and_request_goes_elsewhere() {
+    let broken = Scripted {
+        script: Arc::new(Script { fails_to_become_ready: true, ..Script::default() }),
+        is_ready: false,
+    };
+    let balance = balance(&[&broken, &Scripted::new([])]);
+    let (_tx, body) = Body::channel(None);
+    let retry = RetryLayer::new().layer(balance.clone());
+    let streamed = Request::post("/").body(body).unwrap();
+    assert_eq!(retry.oneshot(streamed).await.unwrap().status(), 200);
+    assert!(!balance.endpoints()[0].handle().is_available());
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoint_that_does_not_become_ready_in_time_is_left_but_not_ejected() {
+    let busy = Scripted {
+        script: Arc::new(Script { never_ready: true, ..Script::default() }),
+        is_ready: false,
+    };
+    let balance = balance(&[&busy, &Scripted::new([])]);
+    let started = tokio::time::Instant::now();
+    let retry = RetryLayer::new().layer(balance.clone());
+    assert_eq!(send(retry, Method::POST).await.unwrap(), 200);
+    assert_eq!(started.elapsed(), READY_TIMEOUT);
+    assert!(balance.endpoints()[0].handle().is_available());
+    let error = balance.endpoints()[0].clone().oneshot(request(Method::GET)).await.unwrap_err();
+    assert_eq!(error.kind(), AttemptErrorKind::Busy);
+    assert!(Error::find(&error).is_some_and(Error::is_overloaded));
+}
+
+#[tokio::test]
+async fn request_is_in_flight_until_response_body_ends() {
+    let senders = Arc::new(Mutex::new(VecDeque::new()));
+    let bodies = senders.clone();
+    let streaming = service_fn(move |_: Request<Body>| {
+        let (tx, body) = Body::channel(None);
+        bodies.lock().unwrap().push_back(tx);
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let endpoint = Endpoint::new("streaming", streaming);
+    let call = || endpoint.clone().oneshot(request(Method::GET));
+    let in_flight = || endpoint.handle().in_flight();
+
+    let response = call().await.unwrap();
+    assert_eq!(in_flight(), 1);
+    senders.lock().unwrap().pop_front().unwrap().finish(None);
+    response.into_body().collect().await.unwrap();
+    assert_eq!(in_flight(), 0);
+
+    let response = call().await.unwrap();
+    assert_eq!(in_flight(), 1);
+    drop(response);
+    assert_eq!(in_flight(), 0);
+
+    // Given up before it was answered, and answered with a complete body.
+    let mut endpoint = Endpoint::new("complete", ErasedService::new(Scripted::new([])));
+    let call = endpoint.call(request(Method::GET));
+    assert_eq!(endpoint.handle().in_flight(), 1);
+    drop(call);
+    assert_eq!(endpoint.handle().in_flight(), 0);
+    let response = endpoint.call(request(Method::GET)).await.unwrap();
+    assert_eq!((response.status().as_u16(), endpoint.handle().in_flight()), (200, 0));
+}
+
+#[tokio::test]
+async fn least_outstanding_sees_load_of_endpoints() {
+    let never =
+        service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+    let endpoints = ["a", "b", "c"].map(|key| Endpoint::new(key, never));
+    let policy = crate::policy::pick::LeastOutstanding::new();
+    let mut balance = Balance::new(endpoints, policy);
+    let calls: Vec<_> = (0..7).map(|_| balance.call(request(Method::GET))).collect();
+    let mut load: Vec<_> = balance.endpoints().iter().map(|e| e.handle().in_flight()).collect();
+    load.sort_unstable();
+    assert_eq!(load, [2, 2, 3]);
+    drop(calls);
+}
+
+#[tokio::test]
+async fn retry_passes_readiness_through() {
+    let never = Scripted {
+        script: Arc::new(Script { never_ready: true, ..Script::default() }),
+        is_ready: false,
+    };
+    let mut retry = RetryLayer::new().layer(never);
+    let ready =
+        poll_fn(|cx| Poll::Ready(<_ as Service<Request<Body>>>::poll_ready(&mut retry, cx)));
+    assert!(ready.await.is_pending());
+}
+
+#[test]
+fn builder_tells_first_bad_address_whatever_order_of_options() {
+    let error = Upstream::builder(["a:1", "no port", "worse"]).keep_idle(1).build().unwrap_err();
+    assert!(error.to_string().contains("'no port'"), "{error}");
+    let error = UpstreamBuilder::new().build().unwrap_err();
+    assert_eq!(error.to_string(), "no server to send to");
+    let built =
+        UpstreamBuilder::new().keep_idle(1).server("unix:/a").server("b:2").build().unwrap();
+    let keys: Vec<_> = built.endpoints().iter().map(|e| e.key().as_str()).collect();
+    assert_eq!(keys, ["unix:/a", "b:2"]);
+}
+
+#[test]
+fn services_are_clone_send_and_sync() {
+    fn assert_shared<T: Clone + Send + Sync + 'static>() {}
+    assert_shared::<Upstream>();
+    assert_shared::<Remote>();
+    assert_shared::<Endpoint<Remote>>();
+    assert_shared::<Balance<ErasedService>>();
+    assert_shared::<Forward<Retry<Balance<Remote>>>>();
+    assert_shared::<EndpointHandle>();
+}
+
+#[test]
+fn future_of_whole_proxy_is_small() {
+    let size = size_of::<ResponseFuture>();
+    // It is moved into the box that a server makes for each request.
+    assert!(size <= 512, "{size} bytes");
+}
