@@ -12,13 +12,17 @@ use std::{
 use http::uri::Scheme;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    sync::oneshot,
     time::Instant,
 };
 use tower::{Layer, service_fn};
 
 use crate::{
     Body, Budget, HttpService, Request, Response,
-    conn::{Config, Connection, Http1Config, Transport, h1::server},
+    conn::{
+        Config, Connection, Http1Config, Transport,
+        h1::{client, server},
+    },
     layer::LogLayer,
     net::{Drain, Gate, Watch},
     peer::{Peer, Tls},
@@ -98,6 +102,32 @@ async fn idle_driver_gives_its_transport_back() {
     let transport = connection.into_parts();
     assert!(transport.read_ahead.is_empty());
     assert_eq!(transport.accepted, accepted);
+}
+
+/// Hands a connection back to the test when its exchange is complete.
+struct Return(oneshot::Sender<client::Connection<DuplexStream>>);
+
+impl client::Checkin<DuplexStream> for Return {
+    fn checkin(self, connection: client::Connection<DuplexStream>, _: std::time::Instant) {
+        self.0.send(connection).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn client_driver_gives_its_stream_back() {
+    let (mut server, io) = tokio::io::duplex(1 << 10);
+    let (back, returned) = oneshot::channel();
+    let connection = client::Connection::new(io, Arc::default());
+    let request = Request::get("/").header("host", "a").body(Body::empty()).unwrap();
+    server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    connection.exchange(request, Return(back)).await.unwrap();
+    let mut parts = returned.await.unwrap().into_parts();
+    assert!(parts.read_ahead.is_empty());
+    parts.io.write_all(b"next protocol").await.unwrap();
+    drop(parts);
+    let mut received = String::new();
+    server.read_to_string(&mut received).await.unwrap();
+    assert!(received.ends_with("\r\n\r\nnext protocol"), "{received}");
 }
 
 #[tokio::test]

@@ -54,6 +54,16 @@ struct State<I> {
     write_timeout: std::time::Duration,
 }
 
+/// What a [`Connection`] gives up by [`Connection::into_parts`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Parts<I> {
+    /// The stream.
+    pub io: I,
+    /// Bytes that were read from the stream and not used.
+    pub read_ahead: BytesMut,
+}
+
 /// Takes a connection back when its exchange is complete and another may follow.
 pub trait Checkin<I>: Unpin + Send + 'static {
     /// Takes the connection back; it is idle since `now`.
@@ -167,6 +177,13 @@ impl<I: Io> Connection<I> {
     /// `checkin`.
     pub fn exchange<C: Checkin<I>>(self, request: Request<Body>, checkin: C) -> Exchange<I, C> {
         Exchange::new(self, request, checkin)
+    }
+
+    /// Gives the stream up, with what was read and not used: after an upgrade, the bytes of the next
+    /// protocol.
+    pub fn into_parts(self) -> Parts<I> {
+        let State { io, input, .. } = *self.state;
+        Parts { io, read_ahead: input }
     }
 
     fn is_reusable(&self) -> bool {
