@@ -4,6 +4,7 @@ mod channel;
 mod file;
 #[cfg(feature = "server")]
 mod guarded;
+mod read_at;
 mod stream;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers and drivers make them"))]
 mod stretch;

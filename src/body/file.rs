@@ -5,7 +5,6 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::unix::fs::FileExt,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -14,6 +13,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+
+use super::read_at::read_at;
 
 /// The most that is read at once when a file cannot leave by `sendfile`.
 const READ_STEP: u64 = 64 << 10;
@@ -182,7 +183,7 @@ impl FileSlice {
         }
         let step = self.len.min(READ_STEP);
         let mut buf = BytesMut::zeroed(usize::try_from(step).expect("at most READ_STEP"));
-        let n = self.file.read_at(&mut buf, self.offset)?;
+        let n = read_at(&self.file, &mut buf, self.offset)?;
         if n == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has shrunk"));
         }
