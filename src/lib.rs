@@ -67,6 +67,11 @@
 //!
 //! [`tower`]: https://docs.rs/tower
 
+#[cfg(all(feature = "server", not(target_os = "linux")))]
+compile_error!(
+    "the `server` feature needs Linux; the cores (default-features = false) build everywhere"
+);
+
 // S0: vocabulary, nothing of ours below it.
 pub mod body;
 pub mod budget;
