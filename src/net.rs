@@ -1,6 +1,7 @@
 //! Sockets: listening, accepting, connecting, `sendfile`, and the clock.
 
 mod accept;
+mod async_fd;
 pub mod clock;
 pub(crate) mod cold;
 pub(crate) mod disk;
@@ -11,7 +12,6 @@ mod listen;
 mod process_budget;
 mod stream;
 mod unsent;
-mod watched;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, Watch};

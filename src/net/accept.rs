@@ -14,9 +14,12 @@ use rustix::{
     io::Errno,
     net::{SocketAddrAny, SocketFlags, acceptfrom_with, getsockname},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{
+    io::unix::AsyncFd,
+    net::{TcpStream, UnixStream},
+};
 
-use super::{Listener, Stream, stream::Kind, watched::for_reads};
+use super::{Listener, Stream, async_fd::register_for_reads};
 use crate::peer::Peer;
 
 /// How long to pause when accepting fails and would fail again at once.
@@ -68,25 +71,16 @@ impl Acceptor {
             }
             Listener::Unix(s) => (s, Here::Unix),
         };
-        let listener = for_reads(socket.into())?;
+        let listener = register_for_reads(socket.into())?;
         let took_one = AtomicBool::new(false);
         Ok(Self { listener, here, took_one, reserve: reserve(), exhausted: false })
     }
 
-    /// The next connection. Errors of single connections and lack of descriptors are dealt with
-    /// here; it never gives up.
+    /// Returns the next connection, registered with the present runtime.
+    ///
+    /// Errors of single connections are logged. Without free descriptors, clients are accepted and
+    /// closed. It never fails.
     pub async fn accept(&mut self) -> Accepted {
-        loop {
-            let mut accepted = self.accept_new().await;
-            match accepted.stream.watch() {
-                Ok(()) => return accepted,
-                Err(error) => tracing::error!(%error, "a connection cannot be watched"),
-            }
-        }
-    }
-
-    /// The same, but the runtime does not know the stream yet: for who polls it from one task.
-    pub(crate) async fn accept_new(&mut self) -> Accepted {
         loop {
             match self.try_accept().await {
                 Ok(accepted) => {
@@ -113,11 +107,11 @@ impl Acceptor {
                     Some(here) => here,
                     None => getsockname(&fd)?.try_into()?,
                 };
-                let stream = Stream::accepted(fd, Kind::Tcp);
+                let stream = TcpStream::from_std(fd.into())?.into();
                 Ok(Accepted { stream, peer: Peer::tcp(client, here) })
             }
             Here::Unix => {
-                let stream = Stream::accepted(fd, Kind::Unix);
+                let stream = UnixStream::from_std(fd.into())?.into();
                 Ok(Accepted { stream, peer: Peer::unix() })
             }
         }

@@ -37,10 +37,9 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
-    /// Has everything been read that has come? `false`, which it says by default, if nobody knows but a
-    /// read.
-    fn is_drained(&mut self) -> bool {
-        false
+    /// Whether the receive queue is empty. `None`, the default, if only a read can tell.
+    fn recv_queue_empty(&self) -> Option<bool> {
+        None
     }
 
     /// Bytes that were written and that the peer has not taken from the kernel yet; `None`, the

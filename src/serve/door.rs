@@ -61,7 +61,7 @@ impl Door {
         // place that another one's client waits for.
         let (accepted, counted) = loop {
             self.gate.opened().await;
-            let accepted = acceptor.accept_new().await;
+            let accepted = acceptor.accept().await;
             match self.count(&accepted.peer) {
                 Ok(counted) => break (accepted, counted),
                 Err(TooMany) => {

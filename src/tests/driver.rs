@@ -390,7 +390,7 @@ async fn what_comes_behind_a_request_that_had_to_wait_costs_no_tail() {
         // A client that has little room, so that most of the answer waits in the kernel.
         let client = tokio::net::TcpSocket::new_v4().unwrap();
         client.set_recv_buffer_size(2304).unwrap();
-        let (accepted, client) = tokio::join!(acceptor.accept_new(), client.connect(to));
+        let (accepted, client) = tokio::join!(acceptor.accept(), client.connect(to));
         let mut client = client.unwrap();
         client.write_all(request.as_bytes()).await.unwrap();
         let (tell, told) = oneshot::channel::<()>();

@@ -299,13 +299,16 @@ where
     /// Has the client sent more behind a whole response? Closed over it, the connection is reset,
     /// and what the kernel has not sent of the response is lost.
     fn would_reset(&mut self, active: &mut Active, cx: &mut Context<'_>) -> bool {
-        !active.read_closed
-            && !active.core.writes_body()
-            && !self.io.is_drained()
-            && matches!(
-                scratch::poll_read(&mut self.io, cx, &mut active.input),
-                Poll::Ready(Ok(1..))
-            )
+        if active.read_closed || active.core.writes_body() {
+            return false;
+        }
+        match self.io.recv_queue_empty() {
+            Some(is_empty) => !is_empty,
+            None => {
+                let read = scratch::poll_read(&mut self.io, cx, &mut active.input);
+                matches!(read, Poll::Ready(Ok(1..)))
+            }
+        }
     }
 }
 

@@ -1,0 +1,16 @@
+//! Registration of a socket with the runtime's poller.
+
+#![allow(unsafe_code, reason = "AsyncFd::register_with_interest is the only constructor")]
+
+use std::{io, os::fd::OwnedFd};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Registers a non-blocking socket with the present runtime, for read readiness only.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub(super) fn register_for_reads(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, always returns the same descriptor, and closes it on drop.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
