@@ -97,7 +97,7 @@ impl Inner {
             };
             normal
         };
-        let now = clock::lately();
+        let now = clock::now();
         if let Some(entry) = self.cache.get(&normal, now) {
             if !self.is_replaced(&entry) {
                 return Resolution::Entry(entry, StatusCode::OK);

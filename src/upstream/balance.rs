@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 
 use http::{Request, Response};
@@ -23,7 +22,6 @@ use crate::{
     body::{Body, HttpBody},
     conn::Delivery,
     error::{Error, Kind},
-    net::clock,
     policy::pick::{Candidate, Candidates, Pick, RoundRobin, Source},
 };
 
@@ -99,7 +97,6 @@ impl<S, P: Pick + ?Sized> Shared<S, P> {
         let mut view = View {
             endpoints: &self.endpoints,
             is_uniform: self.is_uniform,
-            now: clock::lately(),
             history,
             ignores_ejection: false,
             may_repeat: false,
@@ -118,7 +115,6 @@ impl<S, P: Pick + ?Sized> Shared<S, P> {
 struct View<'a, S> {
     endpoints: &'a [Endpoint<S>],
     is_uniform: bool,
-    now: Instant,
     history: Option<&'a History>,
     /// All that were not tried are ejected.
     ignores_ejection: bool,
@@ -136,7 +132,7 @@ impl<S> View<'_, S> {
     }
 
     fn is_available(&self, endpoint: &Endpoint<S>) -> bool {
-        self.ignores_ejection || endpoint.handle().is_available_at(self.now)
+        self.ignores_ejection || endpoint.handle().is_available()
     }
 
     fn all_are_tried(&self) -> bool {

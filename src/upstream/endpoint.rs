@@ -195,7 +195,8 @@ impl EndpointHandle {
 
     /// Whether it is not ejected.
     pub fn is_available(&self) -> bool {
-        self.is_available_at(clock::now())
+        let until = self.0.ejected_until.load(Relaxed);
+        until == 0 || until <= self.millis(clock::now())
     }
 
     /// Attempts that failed since the last one that did not. A closed idle connection, and a failure of
@@ -219,11 +220,6 @@ impl EndpointHandle {
     /// Ends its ejection.
     pub fn restore(&self) {
         self.0.ejected_until.store(0, Relaxed);
-    }
-
-    pub(super) fn is_available_at(&self, now: Instant) -> bool {
-        let until = self.0.ejected_until.load(Relaxed);
-        until == 0 || until <= self.millis(now)
     }
 
     fn millis(&self, at: Instant) -> u64 {

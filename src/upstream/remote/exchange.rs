@@ -58,7 +58,7 @@ impl Pending {
         if !History::needs_new_connection(request) {
             let runtime = Handle::current().id();
             let timeout = shared.options.idle_timeout;
-            while let Some(mut idle) = shared.pool.checkout(runtime, clock::lately(), timeout) {
+            while let Some(mut idle) = shared.pool.checkout(runtime, clock::now(), timeout) {
                 if idle.poll_usable(cx) {
                     return self.exchange(idle, runtime, true);
                 }

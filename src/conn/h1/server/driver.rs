@@ -53,8 +53,7 @@ where
         active: &mut Active,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let clock = clock::hold();
-        let now = clock.now;
+        let now = clock::now();
         let draining = self.watch.poll_draining(cx);
         if draining && self.watch.is_cut() {
             return Poll::Ready(Ok(()));

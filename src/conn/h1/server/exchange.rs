@@ -192,7 +192,7 @@ where
         length: Option<u64>,
     ) -> Result<(), Misuse> {
         let (core, out) = (&mut active.core, active.output.head());
-        clock::with_date_line(|date| {
+        clock::with_date_line(now, |date| {
             core.send_head(now, parts.status, &parts.headers, length, date, out)
         })
     }
@@ -310,7 +310,7 @@ where
         let core = &mut active.core;
         let linger = active.output.has_room() && {
             let out = active.output.head();
-            clock::with_date_line(|date| core.send_last(status, date, out))
+            clock::with_date_line(clock::now(), |date| core.send_last(status, date, out))
         };
         active.stage = Stage::Close { linger };
     }
