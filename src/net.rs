@@ -2,9 +2,9 @@
 
 mod accept;
 mod async_fd;
+pub(crate) mod blocking_pool;
 pub mod clock;
 pub(crate) mod cold;
-pub(crate) mod disk;
 mod drain;
 mod gate;
 mod io;

@@ -8,14 +8,14 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::net::disk::{Disk, Job};
+use crate::net::blocking_pool::{BlockingPool, Job};
 
 /// The number of waiters above which those that have gone are pruned.
 const PRUNE_THRESHOLD: usize = 64;
 
 /// Lookups in flight, by path. Each carries the mark of its start.
 pub(super) struct SingleFlight<T, M> {
-    disk: Disk,
+    pool: BlockingPool,
     table: Arc<Table<T, M>>,
 }
 
@@ -44,7 +44,7 @@ impl<T, M> fmt::Debug for SingleFlight<T, M> {
 
 impl<T, M> Default for SingleFlight<T, M> {
     fn default() -> Self {
-        Self { disk: Disk::default(), table: Arc::new(Table(Mutex::default())) }
+        Self { pool: BlockingPool::default(), table: Arc::new(Table(Mutex::default())) }
     }
 }
 
@@ -78,7 +78,7 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
         table.insert(path.clone(), shared.clone());
         drop(table);
         let (table, lookup) = (self.table.clone(), Some(begin()));
-        self.disk.run(Box::new(Flight { path, table, shared, lookup }));
+        self.pool.run(Box::new(Flight { path, table, shared, lookup }));
         answered
     }
 
@@ -88,7 +88,7 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
         L: FnOnce() -> io::Result<T> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        self.disk.run(Box::new(Alone { lookup, answer }));
+        self.pool.run(Box::new(Alone { lookup, answer }));
         answered
     }
 }

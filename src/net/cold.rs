@@ -16,7 +16,7 @@ use rustix::{
 };
 use tokio::sync::oneshot;
 
-use super::disk::{Disk, Job};
+use super::blocking_pool::{BlockingPool, Job};
 
 /// The number of the file system that is memory, see statfs(2).
 const TMPFS: FsWord = 0x0102_1994;
@@ -94,10 +94,10 @@ pub(crate) fn warm_up(file: &File, from: u64, to: u64) {
 /// # Panics
 /// Outside of a Tokio runtime.
 pub(crate) fn fetch(file: Arc<File>, from: u64, to: u64) -> oneshot::Receiver<()> {
-    /// For all connections: a disk that hangs takes no more threads than these.
-    static DISK: LazyLock<Disk> = LazyLock::new(Disk::default);
+    /// Shared by all connections: a disk that hangs takes no more threads of a runtime than these.
+    static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
     let (done, fetched) = oneshot::channel();
-    DISK.run(Box::new(Fetch { file, from, to, done }));
+    POOL.run(Box::new(Fetch { file, from, to, done }));
     fetched
 }
 
