@@ -45,7 +45,7 @@ use crate::{
 /// use vestibule::policy::pick::LeastOutstanding;
 /// use vestibule::upstream::{Balance, Endpoint, ErasedService, Remote};
 ///
-/// let threads = worker::threads(4, || worker::sync(|_| Response::new("from a thread"))).start()?;
+/// let threads = worker::threads(4, || worker::blocking(|_| Response::new("from a thread"))).start()?;
 /// let remote = Remote::new("10.0.0.2:3000")?;
 /// let closure = service_fn(|_: Request| async {
 ///     Ok::<_, Infallible>(Response::new(Body::from("from here")))
