@@ -1,5 +1,7 @@
 //! The strata: no import points up or sideways.
 
+mod purity;
+
 use std::{
     collections::BTreeMap,
     fs,
