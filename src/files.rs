@@ -82,7 +82,7 @@ pub use x_accel_redirect::{XAccelRedirect, XAccelRedirectLayer};
 /// ```
 /// use vestibule::{Router, files};
 ///
-/// let site = Router::new().mount("/static", files::dir("public"));
+/// let site = Router::new().nest("/static", files::dir("public"));
 /// # drop(site);
 /// ```
 pub fn dir(path: impl Into<PathBuf>) -> Dir {
