@@ -59,9 +59,9 @@ use crate::{
 /// # drop(balance);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Balance<S, P: ?Sized = RoundRobin>(Arc<Shared<S, P>>);
+pub struct Balance<S, P = RoundRobin>(Arc<Shared<S, P>>);
 
-struct Shared<S, P: ?Sized> {
+struct Shared<S, P> {
     endpoints: Arc<[Endpoint<S>]>,
     is_uniform: bool,
     policy: P,
@@ -83,14 +83,14 @@ impl<S> Balance<S> {
     }
 }
 
-impl<S, P: ?Sized> Balance<S, P> {
+impl<S, P> Balance<S, P> {
     /// The endpoints.
     pub fn endpoints(&self) -> &[Endpoint<S>] {
         &self.0.endpoints
     }
 }
 
-impl<S, P: Pick + ?Sized> Shared<S, P> {
+impl<S, P: Pick> Shared<S, P> {
     /// The endpoint that this request goes to. The policy is asked once.
     fn pick(&self, request: &Request<Body>) -> Option<&Endpoint<S>> {
         let history = History::of(request);
@@ -167,7 +167,7 @@ impl<S> Source for View<'_, S> {
 impl<S, P, B> Service<Request<B>> for Balance<S, P>
 where
     S: HttpService + Clone,
-    P: Pick + ?Sized,
+    P: Pick,
     B: HttpBody,
 {
     type Response = Response<Body>;
@@ -192,13 +192,13 @@ where
     }
 }
 
-impl<S, P: ?Sized> Clone for Balance<S, P> {
+impl<S, P> Clone for Balance<S, P> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S, P: ?Sized> fmt::Debug for Balance<S, P> {
+impl<S, P> fmt::Debug for Balance<S, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let handles: Vec<_> = self.0.endpoints.iter().map(Endpoint::handle).collect();
         f.debug_struct("Balance").field("endpoints", &handles).finish_non_exhaustive()
