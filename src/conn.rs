@@ -14,6 +14,7 @@
 mod config;
 mod delivery;
 pub mod h1;
+pub(crate) mod head_pool;
 mod output;
 mod scratch;
 mod server;

@@ -79,8 +79,6 @@ pub mod error;
 pub mod peer;
 #[cfg(feature = "server")]
 mod service;
-#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "drivers spend heads"))]
-mod spare;
 
 // S1: pure. No runtime, no sockets, no clock: time is an argument.
 pub mod policy;

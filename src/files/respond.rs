@@ -20,7 +20,6 @@ use crate::{
         range::{self, Part},
         target::OriginalUri,
     },
-    spare,
 };
 
 /// What a 304 repeats of a 200, as far as we send it: RFC 9110 section 15.4.5.
@@ -233,6 +232,6 @@ fn complete(
     }
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    spare::put(headers, response.headers_mut());
+    *response.headers_mut() = headers;
     response
 }

@@ -22,10 +22,10 @@ use super::{
 };
 use crate::{
     Body, BoxError, Error,
+    conn::head_pool,
     error::Kind,
     net::clock,
     semantics::target::{file_path, normalize},
-    spare,
 };
 
 impl<B> Service<Request<B>> for Dir {
@@ -49,7 +49,7 @@ impl<B> Service<Request<B>> for Dir {
                 );
             }
         };
-        spare::spend(request);
+        head_pool::release(request);
         ResponseFuture::ready(response)
     }
 }

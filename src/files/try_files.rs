@@ -17,7 +17,7 @@ use super::{
     respond::respond,
     service::{LookupResult, Resolution, poll_lookup, refuse},
 };
-use crate::{Body, BoxError, HttpService, Request, Response, body::HttpBody, spare};
+use crate::{Body, BoxError, HttpService, Request, Response, body::HttpBody, conn::head_pool};
 
 /// Files, and another service for all other requests; made by
 /// [`Builder::or`](super::Builder::or).
@@ -53,7 +53,7 @@ where
         ResponseFuture(match self.dir.0.find(&parts) {
             Resolution::Entry(entry, status) if !matches!(*entry, Entry::Missing) => {
                 let response = respond(&parts, &entry, status);
-                spare::spend(parts);
+                head_pool::release(parts);
                 State::File(Some(response))
             }
             Resolution::Refused(status) if status == StatusCode::BAD_REQUEST => {

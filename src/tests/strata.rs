@@ -10,7 +10,7 @@ use std::{
 
 /// Every room, lowest stratum first; see ARCHITECTURE.md.
 const STRATA: [&[&str]; 6] = [
-    &["body", "budget", "error", "peer", "service", "spare"],
+    &["body", "budget", "error", "peer", "service"],
     &["proto", "semantics", "policy"],
     &["net"],
     &["conn"],

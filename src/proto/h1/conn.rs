@@ -60,6 +60,8 @@ pub struct Conn<R: Role> {
     /// Those of the head that is read, or was; kept for the room they have.
     lines: Lines,
     writing: Writing,
+    /// Memory for the fields of the next head.
+    fields: HeaderMap,
     /// So far nobody said close.
     keep_alive: bool,
     role: R,
@@ -115,6 +117,7 @@ impl<R: Role + Default> Conn<R> {
             reading: Reading::Idle { fresh: true },
             lines: Lines::default(),
             writing: Writing::Idle,
+            fields: HeaderMap::new(),
             keep_alive: true,
             role: R::default(),
             limits,
@@ -145,6 +148,13 @@ impl<R: Role> Conn<R> {
             self.keep_alive = false;
         }
         result
+    }
+
+    /// Gives the memory of an old map to the fields of the next head, instead of an allocation. The map
+    /// is emptied.
+    pub fn reuse_fields(&mut self, mut map: HeaderMap) {
+        map.clear();
+        self.fields = map;
     }
 
     fn recv_inner(
@@ -205,7 +215,7 @@ impl<R: Role> Conn<R> {
                 return Ok(None);
             };
             let head = input.split_to(len).freeze();
-            let mut parts = R::blank();
+            let mut parts = R::blank(std::mem::take(&mut self.fields));
             let read = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
             if !read.is_final {
                 self.lines.clear();

@@ -10,8 +10,6 @@ use super::{
     name::{self, Role},
     scan::{self, BLOCK, Masks, Scan, Work},
 };
-use crate::spare;
-
 /// Where the lines of a head are, found so far. Offsets count from the head's first byte.
 #[derive(Debug, Default)]
 #[allow(unreachable_pub, reason = "a sealed trait names it")]
@@ -178,7 +176,7 @@ impl Lines {
 
     /// Gives an empty map room for the fields; [`Field::append`] fills it.
     pub(super) fn make_room(&self, map: &mut HeaderMap) -> Result<(), Fault> {
-        spare::make_room(map, self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
+        map.try_reserve(self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
     }
 }
 

@@ -4,9 +4,6 @@ use std::{fs, path::Path};
 
 use super::{STRATA, rust_files};
 
-/// Files that still break a rule. Nothing may be added; the aim is an empty list.
-const EXCEPTIONS: [&str; 1] = ["spare.rs"];
-
 /// The file that may cache which instructions the processor has. They never change, so this is no
 /// state: it saves two loads for each block of a head.
 const CPU_FEATURES: &str = "proto/h1/scan.rs";
@@ -25,11 +22,10 @@ fn semantics_has_no_wire_format() {
     check(&["semantics"], |_, code| wire_format(code));
 }
 
-/// Asserts that `faults` finds none in the code of these modules, but for the exceptions, and that
-/// each exception in them is still needed.
+/// Asserts that `faults` finds none in the code of these modules.
 fn check(modules: &[&str], faults: impl Fn(&str, &str) -> Vec<String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut wrong, mut unused, mut seen) = (Vec::new(), Vec::new(), 0);
+    let (mut wrong, mut seen) = (Vec::new(), 0);
     for file in rust_files(&root) {
         let path = file.strip_prefix(&root).unwrap();
         let module = path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
@@ -40,16 +36,10 @@ fn check(modules: &[&str], faults: impl Fn(&str, &str) -> Vec<String>) {
         seen += 1;
         let path = path.to_str().unwrap();
         let found = faults(path, &code(&fs::read_to_string(&file).unwrap()));
-        match (EXCEPTIONS.contains(&path), found.is_empty()) {
-            (false, _) => wrong.extend(found.into_iter().map(|fault| format!("{path}: {fault}"))),
-            (true, true) => unused.push(path.to_owned()),
-            (true, false) => {}
-        }
+        wrong.extend(found.into_iter().map(|fault| format!("{path}: {fault}")));
     }
-    unused.extend(EXCEPTIONS.iter().filter(|e| !root.join(e).exists()).map(|e| (*e).to_owned()));
     assert!(seen >= modules.len(), "the check finds the files of {modules:?}");
     assert_eq!(wrong, Vec::<String>::new());
-    assert_eq!(unused, Vec::<String>::new(), "remove these from EXCEPTIONS");
 }
 
 /// The code of a file without its tests and comments.

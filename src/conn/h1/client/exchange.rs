@@ -14,11 +14,10 @@ use http::{Request, Response, request, response};
 use super::{Cause, Checkin, Connection, ExchangeError, State, incoming::Incoming, upload::pump};
 use crate::{
     body::Body,
-    conn::Delivery,
+    conn::{Delivery, head_pool},
     net::{Io, clock},
     peer::Deadline,
     proto::h1::Event,
-    spare,
 };
 
 /// The future of [`Connection::exchange`].
@@ -98,6 +97,7 @@ impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
                 }
                 Poll::Ready(Ok(_)) => {
                     self.progress = Progress::Answered;
+                    state.core.reuse_fields(head_pool::acquire_fields());
                     if let Some(Event::Head(head)) = state.core.recv(now, &mut state.input)? {
                         return Poll::Ready(Ok(head));
                     }
@@ -152,7 +152,7 @@ impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
     /// The response with its body. Unless it is complete already, the body owns the connection.
     fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause> {
         let Self { mut connection, checkin, upload, parts: request, .. } = self;
-        spare::spend(request);
+        head_pool::release(request);
         let State { core, input, .. } = &mut *connection.state;
         let left = core.body_left();
         if left.is_none_or(|left| left > input.len() as u64) {

@@ -17,10 +17,10 @@ use super::{
 use crate::{
     HttpService, Response,
     body::{self, Body, FileSlice, HttpBody, Stretch},
+    conn::head_pool,
     error::BoxError,
     net::{Io, clock},
     proto::h1::{Event, Misuse},
-    spare,
 };
 
 impl<I, S> Driver<I, S>
@@ -49,6 +49,9 @@ where
     fn step_head(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         if active.input.is_empty() && !active.core.is_closed() {
             return Step::Wait; // nothing to ask the core about, twice for each request
+        }
+        if active.core.is_idle() {
+            active.core.reuse_fields(head_pool::acquire_fields());
         }
         match active.core.recv(now, &mut active.input) {
             Ok(Some(Event::Head(parts))) => return self.open(active, now, cx, parts),
@@ -82,7 +85,7 @@ where
                 return Step::Again;
             }
         };
-        parts.extensions = spare::extensions(&self.peer);
+        parts.extensions = head_pool::acquire_extensions(&self.peer);
         match self.service.poll_ready(cx) {
             Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
             Poll::Ready(Err(error)) => self.give_up(active, &error.into()),
@@ -151,7 +154,7 @@ where
             self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
-        spare::spend_headers(parts.headers);
+        head_pool::release_fields(parts.headers);
         active.open_ended = active.core.ends_with_close();
         if active.core.sends_no_body() {
             return self.finish(active, now, None);

@@ -1,7 +1,7 @@
 //! The two roles: what each reads, and what it remembers of the exchange.
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, request, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
 
 use super::super::{
     Fault, Limits,
@@ -13,6 +13,7 @@ pub trait Role: sealed::Role {}
 
 pub(super) mod sealed {
     use bytes::Bytes;
+    use http::HeaderMap;
 
     use super::{
         super::{Fault, Length},
@@ -34,8 +35,8 @@ pub(super) mod sealed {
         const ASKS_FIRST: bool;
         /// What a head of the other side consists of.
         fn section(limits: &Limits) -> Section;
-        /// A head in which nothing is said yet.
-        fn blank() -> Self::Head;
+        /// A head without content, whose fields will be put into the empty map `fields`.
+        fn blank(fields: HeaderMap) -> Self::Head;
         /// Reads a head into a blank one: in place, for it is large.
         fn parse(
             &mut self,
@@ -83,8 +84,10 @@ impl sealed::Role for Server {
         Section::of_request(limits)
     }
 
-    fn blank() -> request::Parts {
-        Request::new(()).into_parts().0
+    fn blank(fields: HeaderMap) -> request::Parts {
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.headers = fields;
+        head
     }
 
     fn parse(
@@ -119,8 +122,10 @@ impl sealed::Role for Client {
         Section::of_response(limits)
     }
 
-    fn blank() -> response::Parts {
-        Response::new(()).into_parts().0
+    fn blank(fields: HeaderMap) -> response::Parts {
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.headers = fields;
+        head
     }
 
     fn parse(
