@@ -5,6 +5,7 @@ mod file;
 #[cfg(feature = "server")]
 mod guarded;
 mod read_at;
+mod residency;
 mod stream;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers and drivers make them"))]
 mod stretch;
@@ -23,7 +24,7 @@ use pin_project::pin_project;
 
 pub use channel::{CHANNEL_BOUND, Gone, Sender};
 pub use file::FileSlice;
-pub(crate) use file::Lately;
+pub(crate) use residency::ResidencyCache;
 #[cfg_attr(
     not(feature = "server"),
     expect(unused_imports, reason = "only layers and drivers use them")

@@ -1,20 +1,13 @@
 //! A slice of an open file as a body.
 
-use std::{
-    any::Any,
-    fmt,
-    fs::File,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+use std::{any::Any, fmt, fs::File, io, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::read_at::read_at;
+use super::{
+    read_at::read_at,
+    residency::{Residency, ResidencyCache},
+};
 
 /// The most that is read at once when a file cannot leave by `sendfile`.
 const READ_STEP: u64 = 64 << 10;
@@ -29,65 +22,9 @@ pub struct FileSlice {
     file: Arc<File>,
     offset: u64,
     len: u64,
-    /// What is before this in the file is in memory.
-    warm_to: u64,
-    /// What was in memory lately, for all slices of the file.
-    lately: Option<Arc<Lately>>,
-    /// What is given back when nobody needs the file any more.
-    held: Option<Arc<dyn Any + Send + Sync>>,
-}
-
-/// Which windows of a file were in memory, and when: what is sent all the time need not be looked for
-/// each time.
-#[derive(Debug)]
-pub(crate) struct Lately {
-    len: u64,
-    base: Instant,
-    /// Milliseconds since then, and one; 0: never.
-    windows: Box<[AtomicU32]>,
-}
-
-impl Lately {
-    /// So much is looked for in memory at a time, 2 MiB.
-    pub(crate) const WINDOW: u64 = 2 << 20;
-
-    /// Of so many windows it is remembered, 512: the first GiB.
-    const MOST: u64 = 512;
-
-    /// How long the kernel is trusted to keep them there.
-    const TRUST: Duration = Duration::from_secs(2);
-
-    /// Nothing is known of a file of `len` bytes.
-    pub(crate) fn new(len: u64, now: Instant) -> Self {
-        let windows = len.div_ceil(Self::WINDOW).min(Self::MOST);
-        Self { len, base: now, windows: (0..windows).map(|_| AtomicU32::new(0)).collect() }
-    }
-
-    fn window(&self, at: u64) -> Option<&AtomicU32> {
-        self.windows.get(usize::try_from(at / Self::WINDOW).ok()?)
-    }
-
-    fn millis(&self, now: Instant) -> u32 {
-        let since = now.saturating_duration_since(self.base).as_millis();
-        u32::try_from(since + 1).unwrap_or(0) // after 49 days nothing is known any more
-    }
-
-    /// These bytes are in memory: the window that they begin in, if they are all of it. Of a window in
-    /// part nothing is said, since who sends its other part would believe it.
-    pub(crate) fn set(&self, from: u64, to: u64, now: Instant) {
-        let begin = from - from % Self::WINDOW;
-        let is_whole = from == begin && to >= self.len.min(begin + Self::WINDOW);
-        if let Some(window) = self.window(from).filter(|_| is_whole) {
-            window.store(self.millis(now), Relaxed);
-        }
-    }
-
-    /// Is it still, presumably?
-    fn is_warm(&self, at: u64, now: Instant) -> bool {
-        let set = self.window(at).map_or(0, |window| window.load(Relaxed));
-        let trusted = u32::try_from(Self::TRUST.as_millis()).unwrap_or(0);
-        set > 0 && self.millis(now).checked_sub(set).is_some_and(|age| age < trusted)
-    }
+    residency: Residency,
+    /// Dropped with the last clone.
+    guard: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl FileSlice {
@@ -95,49 +32,30 @@ impl FileSlice {
     ///
     /// If the file turns out shorter, the body ends in an error: nothing is padded.
     pub fn new(file: Arc<File>, offset: u64, len: u64) -> Self {
-        Self { file, offset, len, warm_to: 0, lately: None, held: None }
+        Self { file, offset, len, residency: Residency::default(), guard: None }
     }
 
-    /// The file's bytes before `to`, counted from its beginning, were read lately: a server need not
-    /// look whether they are in memory before it sends them. Otherwise it looks, every 2 MiB, and
-    /// has another thread read what is not.
-    #[must_use]
-    pub fn warm(mut self, to: u64) -> Self {
-        self.warm_to = to;
+    /// Shares what is known of the file's residency with its other slices.
+    pub(crate) fn with_residency(mut self, cache: Arc<ResidencyCache>) -> Self {
+        self.residency = Residency::with_cache(cache);
         self
     }
 
-    /// What is known of it is for other slices of the file, too.
-    pub(crate) fn knowing(mut self, lately: Arc<Lately>) -> Self {
-        self.lately = Some(lately);
-        self
+    /// Returns up to where the next bytes must be checked before they are sent; `None` if they are known to
+    /// be resident. Valid while [`resident_len`](Self::resident_len) is 0.
+    pub(crate) fn unchecked_to(&mut self, now: Instant) -> Option<u64> {
+        self.residency.unchecked_to(self.offset, self.offset + self.len, now)
     }
 
-    /// Up to where the next bytes must be in memory before they are sent, and whether they were
-    /// lately.
-    pub(crate) fn next_window(&self, now: Instant) -> (u64, bool) {
-        let window = (self.offset / Lately::WINDOW + 1) * Lately::WINDOW;
-        let is_warm = self.lately.as_ref().is_some_and(|l| l.is_warm(self.offset, now));
-        (window.min(self.offset + self.len), is_warm)
+    /// Marks the next bytes, up to `to`, as resident.
+    pub(crate) fn mark_resident(&mut self, to: u64, now: Instant) {
+        self.residency.mark(self.offset, to, now);
     }
 
-    /// The next bytes were in memory lately, up to `to`.
-    pub(crate) fn trust_to(&mut self, to: u64) {
-        self.warm_to = to;
-    }
-
-    /// The next bytes are in memory now, up to `to`.
-    pub(crate) fn is_warm_to(&mut self, to: u64, now: Instant) {
-        self.warm_to = to;
-        if let Some(lately) = &self.lately {
-            lately.set(self.offset, to, now);
-        }
-    }
-
-    /// Keeps `what` until the last clone of this slice is dropped: a share of a disk's budget, say.
+    /// Drops `guard` with the last clone of this slice: a share of a disk's budget, for example.
     #[must_use]
-    pub fn holding(mut self, what: impl Any + Send + Sync) -> Self {
-        self.held = Some(Arc::new(what));
+    pub fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
+        self.guard = Some(Arc::new(guard));
         self
     }
 
@@ -156,9 +74,9 @@ impl FileSlice {
         self.len
     }
 
-    /// How many of the next bytes are in memory, as far as is known.
-    pub fn warm_len(&self) -> u64 {
-        self.warm_to.saturating_sub(self.offset).min(self.len)
+    /// Returns how many of the next bytes are known to be in the page cache.
+    pub fn resident_len(&self) -> u64 {
+        self.residency.end().saturating_sub(self.offset).min(self.len)
     }
 
     /// Is nothing left?
@@ -209,35 +127,6 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-
-    #[test]
-    #[allow(clippy::disallowed_methods, reason = "any time will do")]
-    fn a_window_that_was_in_memory_is_trusted_for_two_seconds() {
-        const MIB: u64 = 1 << 20;
-        let (file, now) = (Arc::new(tempfile::tempfile().unwrap()), Instant::now());
-        let lately = Arc::new(Lately::new(5 * MIB, now));
-        let slice = |from, len| FileSlice::new(file.clone(), from, len).knowing(lately.clone());
-        let later = |millis| now + Duration::from_millis(millis);
-        assert_eq!(slice(0, 5 * MIB).next_window(now), (2 * MIB, false));
-        // Parts of a window say nothing of it.
-        slice(0, MIB).is_warm_to(MIB, now);
-        slice(MIB, MIB).is_warm_to(2 * MIB, now);
-        assert!(!slice(0, 1).next_window(now).1);
-        slice(0, 5 * MIB).is_warm_to(2 * MIB, later(100));
-        assert_eq!(slice(MIB, 3 * MIB).next_window(later(2099)), (2 * MIB, true));
-        assert!(!slice(MIB, MIB).next_window(later(2100)).1);
-        assert!(!slice(2 * MIB, MIB).next_window(later(200)).1);
-        // The last one ends with the file; before the first look, and after 49 days, nothing is known.
-        slice(4 * MIB, MIB).is_warm_to(5 * MIB, now);
-        assert_eq!(slice(4 * MIB + 1, 10).next_window(now), (4 * MIB + 11, true));
-        let day = 24 * 3600 * 1000;
-        slice(4 * MIB, MIB).is_warm_to(5 * MIB, later(50 * day));
-        assert!(!slice(4 * MIB, MIB).next_window(later(50 * day)).1);
-        // Beyond the first GiB nothing is remembered.
-        let lately = Arc::new(Lately::new(u64::MAX, now));
-        let far = 1 << 40;
-        FileSlice::new(file.clone(), far, 4 * MIB).knowing(lately).is_warm_to(far + 2 * MIB, now);
-    }
 
     #[test]
     fn reads_its_slice_in_steps_and_refuses_to_pad() {

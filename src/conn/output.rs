@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use super::scratch;
 use crate::{
     body::FileSlice,
-    net::{Io, cold},
+    net::{Io, page_cache},
     peer::{Pace, Rate},
 };
 
@@ -34,8 +34,8 @@ pub(super) struct Output {
     bytes: BytesMut,
     piece: Bytes,
     file: Option<FileSlice>,
-    /// What of the file is not in memory is being read, up to there.
-    fetch: Option<(u64, oneshot::Receiver<()>)>,
+    /// The file's bytes up to this offset are being read into the page cache.
+    prefetch: Option<(u64, oneshot::Receiver<()>)>,
     tail: &'static [u8],
     /// `None` once all is written.
     waiting: Option<Waiting>,
@@ -189,7 +189,7 @@ impl Output {
     ) -> Poll<io::Result<()>> {
         let mut moved = 0;
         let result = self.poll_write_all(io, cx, now, then, &mut moved);
-        if self.is_empty() || self.fetch.is_some() {
+        if self.is_empty() || self.prefetch.is_some() {
             self.waiting = None; // nobody, or a disk, which is no fault of the peer's
             return result;
         }
@@ -223,7 +223,7 @@ impl Output {
             let n = if !self.piece.is_empty() {
                 ready!(self.poll_write_both(io, cx))?
             } else if self.bytes.is_empty() {
-                ready!(self.poll_warm(cx, now));
+                ready!(self.poll_resident(cx, now));
                 let Some(n) = ready!(self.poll_send_file(io, cx))? else { continue };
                 n
             } else {
@@ -271,32 +271,27 @@ impl Output {
         Poll::Ready(Ok(n))
     }
 
-    /// Ready when the file's next bytes are in memory: a disk would hold up all connections of this
-    /// thread.
-    fn poll_warm(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let Some(file) = self.file.as_mut().filter(|file| file.warm_len() == 0) else {
+    /// Ready when the file's next bytes are in the page cache: `sendfile` would wait for the disk, and with
+    /// it all connections of this thread.
+    fn poll_resident(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let Some(file) = self.file.as_mut().filter(|file| file.resident_len() == 0) else {
             return Poll::Ready(());
         };
-        if let Some((to, fetched)) = &mut self.fetch {
-            let _ = ready!(Pin::new(fetched).poll(cx)); // what went wrong, sending it will tell
-            file.is_warm_to(*to, now);
-            self.fetch = None;
+        if let Some((to, read)) = &mut self.prefetch {
+            let _ = ready!(Pin::new(read).poll(cx)); // sending it reports what went wrong
+            file.mark_resident(*to, now);
+            self.prefetch = None;
             return Poll::Ready(());
         }
-        let (to, is_warm) = file.next_window(now);
-        // Without a runtime this is the connection's end, and nobody is held up.
-        if !is_warm
-            && cold::is_cold(file.file(), file.offset(), to)
-            && Handle::try_current().is_ok()
+        let Some(to) = file.unchecked_to(now) else { return Poll::Ready(()) };
+        // Without a runtime the connection is being dropped, and blocks no other.
+        if !page_cache::is_resident(file.file(), file.offset(), to) && Handle::try_current().is_ok()
         {
-            self.fetch = Some((to, cold::fetch(file.file().clone(), file.offset(), to)));
-            return self.poll_warm(cx, now);
+            let read = page_cache::prefetch(file.file().clone(), file.offset(), to);
+            self.prefetch = Some((to, read));
+            return self.poll_resident(cx, now);
         }
-        if is_warm {
-            file.trust_to(to);
-        } else {
-            file.is_warm_to(to, now);
-        }
+        file.mark_resident(to, now);
         Poll::Ready(())
     }
 

@@ -16,8 +16,8 @@ use super::{
     mime::content_type,
 };
 use crate::{
-    body::{Body, FileSlice, Lately, Stretch},
-    net::{clock, cold},
+    body::{Body, FileSlice, ResidencyCache, Stretch},
+    net::{clock, page_cache},
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
 
@@ -54,8 +54,8 @@ pub(super) struct Page {
     etag: Option<HeaderValue>,
     modified: Option<HttpDate>,
     content: Content,
-    /// What is known of an open file.
-    lately: Option<Arc<Lately>>,
+    /// That of an open file.
+    residency: Option<Arc<ResidencyCache>>,
 }
 
 impl Entry {
@@ -235,12 +235,12 @@ impl Page {
         if let Some(value) = config.cache_control.as_ref().and_then(|policy| policy(path)) {
             headers.insert(header::CACHE_CONTROL, value);
         }
-        let lately = match &content {
-            Content::File(file, len) => Some(Arc::new(warmed(file, *len))),
+        let residency = match &content {
+            Content::File(file, len) => Some(Arc::new(prefetched(file, *len))),
             Content::Bytes(_) => None,
         };
         let len = content.len();
-        Self { headers, len, etag, modified, content, lately }
+        Self { headers, len, etag, modified, content, residency }
     }
 
     /// What the file is recognised by.
@@ -268,8 +268,8 @@ impl Page {
             }
             Content::File(file, _) => {
                 let slice = FileSlice::new(file.clone(), offset, len);
-                Stretch::File(match &self.lately {
-                    Some(lately) => slice.knowing(lately.clone()),
+                Stretch::File(match &self.residency {
+                    Some(cache) => slice.with_residency(cache.clone()),
                     None => slice,
                 })
             }
@@ -277,16 +277,16 @@ impl Page {
     }
 }
 
-/// Reads the beginning of an open file into memory, which is sent next as a rule. May block.
-fn warmed(file: &File, len: u64) -> Lately {
-    let to = len.min(Lately::WINDOW);
-    if cold::is_cold(file, 0, to) {
-        cold::warm_up(file, 0, to);
+/// Reads the beginning of an open file, which most responses send next, into the page cache. May block.
+fn prefetched(file: &File, len: u64) -> ResidencyCache {
+    let to = len.min(ResidencyCache::WINDOW);
+    if !page_cache::is_resident(file, 0, to) {
+        page_cache::read_ahead(file, 0, to);
     }
     let now = clock::now();
-    let lately = Lately::new(len, now);
-    lately.set(0, to, now);
-    lately
+    let cache = ResidencyCache::new(len, now);
+    cache.mark(0, to, now);
+    cache
 }
 
 #[cfg(test)]

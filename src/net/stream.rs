@@ -145,8 +145,8 @@ impl Io for Stream {
     }
 
     fn poll_send_file(&mut self, cx: &mut Context<'_>, f: &FileSlice) -> Poll<io::Result<usize>> {
-        // Not beyond what is in memory: the kernel would wait for the disk.
-        let len = if f.warm_len() > 0 { f.warm_len() } else { f.len() };
+        // Not beyond the resident bytes: the kernel would wait for the disk.
+        let len = if f.resident_len() > 0 { f.resident_len() } else { f.len() };
         let step = usize::try_from(len.min(SEND_FILE_STEP)).expect("at most 2 MiB");
         self.poll_writing(cx, step, |fd| {
             let mut offset = f.offset();

@@ -208,7 +208,7 @@ impl Spill {
         let len = self.written;
         let (file, disk) = self.into_parts();
         let file = file?;
-        Some(FileSlice::new(file.clone(), 0, len).holding(Kept(Some(file), disk)))
+        Some(FileSlice::new(file.clone(), 0, len).with_guard(Kept(Some(file), disk)))
     }
 
     /// The file with its share of the disk.

@@ -249,7 +249,7 @@ impl Shared {
                 s.left = s.left.map(|left| left.saturating_sub(to - from));
                 let file = s.file.clone().expect("a stretch was written to it");
                 drop(s);
-                let slice = FileSlice::new(file, from, to - from).holding(Sending(self.clone()));
+                let slice = FileSlice::new(file, from, to - from).with_guard(Sending(self.clone()));
                 return Poll::Ready(Next::OnDisk(slice));
             }
             None => {}
