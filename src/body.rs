@@ -1,10 +1,12 @@
 //! `Body`, the one body type: empty, bytes, a channel, a slice of a file, or anybody's.
 
 mod channel;
+#[cfg_attr(not(feature = "files"), allow(dead_code, reason = "only `files` knows residency"))]
 mod file;
 #[cfg(feature = "server")]
 mod guarded;
 mod read_at;
+#[cfg_attr(not(feature = "files"), allow(dead_code, reason = "only `files` knows residency"))]
 mod residency;
 mod stream;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers and drivers make them"))]
@@ -24,6 +26,7 @@ use pin_project::pin_project;
 
 pub use channel::{CHANNEL_BOUND, Gone, Sender};
 pub use file::FileSlice;
+#[cfg(feature = "files")]
 pub(crate) use residency::ResidencyCache;
 #[cfg_attr(
     not(feature = "server"),
