@@ -217,3 +217,21 @@ async fn axum_router_takes_rescued_buffers_as_its_layer() {
     let request = Request::post("/").body(Body::from("larger than ten bytes")).unwrap();
     assert_eq!(app.oneshot(request).await.unwrap().status(), 413);
 }
+
+#[tokio::test]
+async fn axum_router_stands_in_for_the_site_of_the_readme() {
+    let front = ServiceBuilder::new()
+        .layer(LogLayer::new())
+        .layer(RescueLayer::new())
+        .layer(ResponseBufferLayer::new())
+        .layer(RequestBufferLayer::new())
+        .layer(RequestDeadlineLayer::new(MINUTE))
+        .service(echo());
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
+                   Connection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let server = start(front).await;
+    let answer = exchange(server.addr, request).await;
+    assert_eq!(statuses(&answer), [200]);
+    assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
+    server.stop().await;
+}
