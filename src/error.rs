@@ -31,10 +31,12 @@ pub enum Kind {
     Internal,
 }
 
-/// The error of every service in this crate.
+/// The error that services of this crate report, mostly inside of a [`BoxError`]: see
+/// [`find`](Self::find).
 ///
 /// It is opaque: ask [`kind`](Self::kind) or one of the `is_*` questions. The wording of its
-/// message may change; its [`source`](StdError::source) is for reading, not for matching.
+/// message may change. Match on its kind, or on a [`source`](StdError::source) that the docs of a
+/// service name.
 ///
 /// ```
 /// use vestibule::error::{Error, Kind};

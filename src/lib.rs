@@ -61,9 +61,9 @@
 //! `worker` are the services of those names, `limit` is a rate for each client; each brings `server`.
 //! These are on by default. `metrics` exports figures through the crate of that name.
 //!
-//! Everything between the levels is a `Service<Request<Body>, Response = Response<Body>>`, so a
-//! file server, a thread pool and a remote cluster are of one type, and an `axum::Router` or a
-//! `tower_http` layer fits in unchanged.
+//! Every service here is an [`HttpService`]: a `tower::Service` of requests with any body, whose
+//! responses have any body and whose error is any error. So a file server, a thread pool and a remote
+//! cluster are interchangeable, and an `axum::Router` or a `tower_http` layer fits in unchanged.
 //!
 //! [`tower`]: https://docs.rs/tower
 

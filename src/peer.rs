@@ -174,7 +174,7 @@ impl Peer {
         self.addr().map(|a| a.ip())
     }
 
-    /// Whom limits take the client for, where it has an address. An IPv4 address counts by itself,
+    /// The key by which limits count this client; `None` without an IP address. An IPv4 address counts by itself,
     /// also one that came by an IPv6 socket (`::ffff:192.0.2.1`). Of an IPv6 address only the first
     /// `ipv6_prefix` bits count; [`IPV6_PREFIX`] is usual.
     ///

@@ -146,8 +146,9 @@ impl<S> Serve<S> {
         self
     }
 
-    /// At most `n` connections are served at once; of further ones each thread accepts one, which
-    /// waits, and the others wait in the kernel's queue. Idle connections then end to make room.
+    /// At most `n` connections are served at once. Beyond that, each thread accepts one more and holds
+    /// it until a place is free; the rest stay in the kernel's accept queue. Idle connections are
+    /// closed to free places.
     /// Default [`CONNECTIONS`]. Zero is an error of [`bind`](Self::bind).
     pub fn connections(mut self, n: usize) -> Self {
         self.options.connections = n;
@@ -156,7 +157,7 @@ impl<S> Serve<S> {
 
     /// At most `n` connections of one client are open at once: of one IPv4 address, or one IPv6
     /// network of 64 bits. Further ones are closed as they come, without an answer. No limit by
-    /// default: behind another proxy all connections are its own.
+    /// default: behind a proxy, all connections come from the proxy's address.
     pub fn connections_per_client(mut self, n: usize) -> Self {
         self.options.connections_per_client = Some(n);
         self

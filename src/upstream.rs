@@ -4,7 +4,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`Forward`] | makes a client's request a gateway's: hop-by-hop fields, `X-Forwarded-*` |
+//! | [`Forward`] | rewrites a client's request as a gateway must: hop-by-hop fields, `X-Forwarded-*` |
 //! | [`Retry`] | sends a request again that failed without harm |
 //! | [`Balance`] | sends a request to the [`Endpoint`] that a [policy](crate::policy::pick) picks |
 //! | [`Remote`] | is one server at an address, with a pool of idle connections |
@@ -67,9 +67,9 @@ pub use retry::{ATTEMPTS, Retry, RetryLayer};
 ///
 /// - Servers take turns, unless another [policy](UpstreamBuilder::policy) is set. One that cannot be
 ///   reached is ejected for a second.
-/// - A request that was not sent goes to the next server; one that may have been sent, too, if its method
-///   is idempotent and nothing of an answer came. Each server is tried once, and one whose idle connection
-///   turned out to be closed once more if there is no other.
+/// - A request that was not sent goes to the next server. One that may have been sent is retried only if
+///   its method is idempotent, its body can be sent again, and no byte of a response has arrived. Each
+///   server is tried once; if none is left, one whose idle connection was closed is tried again.
 /// - Hop-by-hop fields are removed both ways, `Host` is kept, and `X-Forwarded-*` says who the client is.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included. A request whose deadline has passed is not sent.

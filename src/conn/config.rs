@@ -163,9 +163,9 @@ impl Http1Config {
         self
     }
 
-    /// Bytes of further requests that are read while one is answered: one read above it at most.
-    /// Default 16 KiB: they are read only to notice that the client has left, and are kept until
-    /// their turn comes. Zero reads none, and then a client that leaves is noticed only when it is
+    /// How many bytes of the next requests are buffered while one is answered; the last read may
+    /// exceed it. Default 16 KiB: they are read only to notice that the client has left, and are kept
+    /// until their turn comes. Zero reads none, and then a client that leaves is noticed only when it is
     /// written to; so is one that leaves behind more than this, or behind a body that the service
     /// does not read. [`Config::answer_timeout`] bounds what it can hold.
     #[must_use]

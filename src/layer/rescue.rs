@@ -175,7 +175,7 @@ impl<S, R: Clone> Layer<S> for RescueLayer<R> {
     }
 }
 
-/// Makes any service infallible, as `axum` and `serve` want it.
+/// Makes any service infallible, as `axum` wants it. ([`serve`](crate::serve()) accepts errors.)
 ///
 /// ```
 /// use vestibule::{Router, layer::RescueExt};

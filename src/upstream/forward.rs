@@ -46,7 +46,7 @@ impl<S> Layer<S> for ForwardLayer {
     }
 }
 
-/// Makes a client's request a gateway's: without hop-by-hop fields (RFC 9110 section 7.6.1) and
+/// Rewrites a client's request as a gateway must: without hop-by-hop fields (RFC 9110 section 7.6.1) and
 /// `Expect`, and with fields that say who the client is, as [`ForwardedFields`] has it. Removes the
 /// hop-by-hop fields of the response.
 ///

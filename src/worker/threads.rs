@@ -31,7 +31,7 @@ use crate::{
 
 /// The handle of a pool of worker threads: a [`Service`], cheap to clone.
 ///
-/// **Permits.** There are as many as workers and queue together. `poll_ready` reserves one for this
+/// **Permits.** The pool has one for each worker and one for each slot of the queue. `poll_ready` reserves one for this
 /// handle; a clone starts without. `call` spends it, and it is free again when the work has ended:
 /// after the last byte of a streamed body, and not when a client leaves. If there is none,
 /// `poll_ready` waits, at most for the queue timeout; then it is ready and the next `call` is answered

@@ -53,7 +53,7 @@ impl InFlightLayer {
 }
 
 impl<K> InFlightLayer<K> {
-    /// At most `n` requests at a time, at least one, for each key. Requests for which `key` tells
+    /// At most `n` requests at a time, at least one, for each key. Requests for which `key` returns
     /// `None` are not limited.
     ///
     /// ```

@@ -126,7 +126,7 @@ impl Builder {
 
 impl<K: Hash + Eq + Clone + Send + 'static> ClientRateLimitLayer<K> {
     /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, for
-    /// each key. Requests for which `key` tells `None` are not limited.
+    /// each key. Requests for which `key` returns `None` are not limited.
     ///
     /// ```
     /// use std::time::Duration;
