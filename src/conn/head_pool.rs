@@ -57,7 +57,8 @@ pub(crate) fn release(request::Parts { headers, extensions, .. }: request::Parts
 
 /// Keeps the memory of fields that have been sent.
 pub(crate) fn release_fields(mut fields: HeaderMap) {
-    if !(1..=MAX_FIELDS).contains(&fields.capacity()) {
+    // The capacity does not count repeated values.
+    if !(1..=MAX_FIELDS).contains(&fields.capacity()) || fields.len() > MAX_FIELDS {
         return;
     }
     let _ = FIELDS.try_with(|stack| {

@@ -262,3 +262,27 @@ async fn answer_that_is_no_http_is_a_protocol_error_without_the_request() {
     assert_eq!(error.kind(), AttemptErrorKind::Protocol);
     assert!(error.take_request().is_none());
 }
+
+#[tokio::test]
+async fn upload_goes_on_after_an_early_response_head() {
+    const PIECE: usize = 20 << 10;
+    let (listener, address) = listen().await;
+    let server = tokio::spawn(async move {
+        let mut server = listener.accept().await.unwrap().0;
+        read_head(&mut server).await;
+        server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+        let mut body = vec![0; 3 * PIECE];
+        server.read_exact(&mut body).await.unwrap();
+        server.write_all(b"done").await.unwrap();
+    });
+    let remote = Remote::builder(address).build();
+    let (tx, body) = Body::channel(Some(3 * PIECE as u64));
+    let response = remote.oneshot(Request::post("/").body(body).unwrap()).await.unwrap();
+    for _ in 0..3 {
+        tx.send(vec![b'x'; PIECE].into()).unwrap();
+    }
+    tx.finish(None);
+    let body = timeout(20 * SEC, response.into_body().collect()).await.expect("it stalls");
+    assert_eq!(body.unwrap().to_bytes(), "done");
+    server.await.unwrap();
+}

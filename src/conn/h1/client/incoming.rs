@@ -52,6 +52,7 @@ impl<I: Io, C: Checkin<I>> Incoming<I, C> {
             if self.upload.is_some() || !state.output.is_empty() {
                 state.output.borrow_buffer();
                 let pumped = pump(state, &mut self.upload, now, cx);
+                let had_room = state.output.has_room();
                 // A request that can no longer be written does not spoil the answer to it.
                 let flushed = pumped.map(|()| state.poll_flush(cx, now));
                 state.output.return_buffer();
@@ -59,6 +60,8 @@ impl<I: Io, C: Checkin<I>> Incoming<I, C> {
                     self.upload = None;
                     state.output.clear();
                     state.core.close_after();
+                } else if !had_room && self.upload.is_some() && state.output.is_empty() {
+                    continue; // the pump stopped for want of room, and nothing wakes it
                 }
             }
             match state.poll_read(cx) {

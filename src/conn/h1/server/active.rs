@@ -66,8 +66,9 @@ pub(super) enum Stage {
     Call(Call, Instant),
     /// A body that comes in pieces is sent.
     Respond(Body),
-    /// The response is sent; the rest of the request, at most so many bytes, is dropped.
-    Drain(u64),
+    /// The response is sent; the rest of the request, at most so many bytes, is dropped. A reader of
+    /// the request's body that does not read is waited for until this time.
+    Drain(u64, Instant),
     /// What is written is flushed, then the connection ends; `linger` if the client may still be
     /// sending.
     Close {
@@ -137,6 +138,11 @@ impl Active {
     /// Whether the reader of the request's body was ready for more when last asked.
     pub(super) fn wants_upload(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.wanted)
+    }
+
+    /// Whether the rest of the request's body waits for a reader that does not read.
+    pub(super) fn has_stalled_reader(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| !upload.wanted)
     }
 
     /// The service is about to be waited for, not the client.
@@ -222,6 +228,36 @@ mod tests {
     fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         Pin::new(future).poll(&mut cx).is_pending()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_ends_though_a_request_body_is_kept_unread() {
+        for drains in [false, true] {
+            let kept = Arc::new(std::sync::Mutex::new(None));
+            let keep = kept.clone();
+            let service = service_fn(move |request: Request<Body>| {
+                *keep.lock().unwrap() = Some(request.into_body());
+                async { Ok::<_, Infallible>(Response::new(Body::from("early"))) }
+            });
+            let (mut client, io) = tokio::io::duplex(1 << 20);
+            let drain = crate::net::Drain::new();
+            let transport = Transport::new(io, Peer::memory(), drain.watch());
+            let task = tokio::spawn(Connection::new(transport, service, Arc::default()));
+            let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+            client.write_all(head).await.unwrap();
+            client.write_all(&[b'x'; 300_000]).await.unwrap();
+            let mut answer = [0; 1 << 10];
+            assert!(client.read(&mut answer).await.unwrap() > 0);
+            drop(client);
+            let began = tokio::time::Instant::now();
+            if drains {
+                drain.begin();
+            }
+            let minute = std::time::Duration::from_secs(60);
+            tokio::time::timeout(minute, task).await.expect("it does not end").unwrap().unwrap();
+            assert_eq!(began.elapsed().as_secs(), if drains { 0 } else { 30 });
+            assert!(kept.lock().unwrap().is_some());
+        }
     }
 
     #[tokio::test]

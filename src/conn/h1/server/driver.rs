@@ -64,6 +64,9 @@ where
                 active.core.close_after();
             }
             self.pump_upload(active, now, cx);
+            if draining && matches!(active.stage, Stage::Drain(..)) && active.has_stalled_reader() {
+                active.upload = None; // the rest of the request is of no use to a reader that stopped
+            }
             // A step is taken only when its response has room: what is behind waits for what is
             // before it. Responses to pipelined requests gather and leave together.
             if active.output.has_room() && matches!(self.step(active, now, cx), Step::Again) {
@@ -137,7 +140,7 @@ where
     ) -> io::Result<Poll<()>> {
         let wanted = match active.stage {
             Stage::Head(_) => active.output.has_room() && self.is_let_in(active, now, cx),
-            Stage::Drain(_) => {
+            Stage::Drain(..) => {
                 active.output.has_room() && (active.upload.is_none() || active.wants_upload())
             }
             Stage::Linger(..) => true,
@@ -208,7 +211,7 @@ where
                 active.upload = None;
                 active.stage = Stage::End;
             }
-            Stage::Head(_) | Stage::Drain(_) => {
+            Stage::Head(_) | Stage::Drain(..) => {
                 if let Err(fault) = active.core.recv_eof(now) {
                     self.refuse(active, fault.status());
                 }
@@ -222,10 +225,10 @@ where
     fn deadline(&self, active: &Active) -> Option<Instant> {
         let read = match &active.stage {
             // While it is sent something the client is not idle.
-            Stage::Head(_) | Stage::Drain(_) if !active.output.is_empty() => None,
+            Stage::Head(_) | Stage::Drain(..) if !active.output.is_empty() => None,
             Stage::Head(gate) if gate.is_waiting() => None,
-            Stage::Drain(_) if active.upload.is_some() && !active.wants_upload() => None,
-            Stage::Head(_) | Stage::Drain(_) => active.core.deadline(),
+            Stage::Drain(_, until) if active.has_stalled_reader() => Some(*until),
+            Stage::Head(_) | Stage::Drain(..) => active.core.deadline(),
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
             Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
             Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
@@ -250,12 +253,13 @@ where
             return Ok(true);
         }
         match active.stage {
+            Stage::Drain(..) if active.has_stalled_reader() => active.upload = None,
             Stage::Admit(..) => self.refuse(active, http::StatusCode::SERVICE_UNAVAILABLE),
             Stage::Call(..) if !active.wants_upload() => {
                 tracing::error!(peer = %self.peer, "the service did not answer in time");
                 self.refuse(active, http::StatusCode::GATEWAY_TIMEOUT);
             }
-            Stage::Head(_) | Stage::Drain(_) | Stage::Call(..) | Stage::Respond(_) => {
+            Stage::Head(_) | Stage::Drain(..) | Stage::Call(..) | Stage::Respond(_) => {
                 match active.core.timeout() {
                     Some(fault) => self.fail(active, fault),
                     None => return Ok(false),

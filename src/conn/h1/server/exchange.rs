@@ -36,7 +36,7 @@ where
             Stage::Admit(..) => self.step_admit(active, now, cx),
             Stage::Call(..) => self.step_call(active, now, cx),
             Stage::Respond(_) => self.step_respond(active, now, cx),
-            Stage::Drain(_) => self.step_drain(active, now),
+            Stage::Drain(..) => self.step_drain(active, now),
             Stage::Close { .. } if !active.output.is_empty() => Step::Wait,
             Stage::Close { linger } => {
                 let linger = *linger;
@@ -257,11 +257,12 @@ where
         } else if !active.open_ended && (active.upload.is_some() || active.core.keeps_alive()) {
             // Somebody still reads the request, or nobody will and there is not much of it.
             active.core.resume(now); // up to here it was we who did not read
-            Stage::Drain(self.config.http1.drain_bytes)
+            let until = later(now, self.config.limits.body_timeout);
+            Stage::Drain(self.config.http1.drain_bytes, until)
         } else {
             Stage::Close { linger: true }
         };
-        if !matches!(active.stage, Stage::Drain(_)) {
+        if !matches!(active.stage, Stage::Drain(..)) {
             active.upload = None;
         }
     }
@@ -275,7 +276,7 @@ where
     }
 
     fn step_drain(&mut self, active: &mut Active, now: Instant) -> Step {
-        let Stage::Drain(left) = &mut active.stage else { return Step::Again };
+        let Stage::Drain(left, _) = &mut active.stage else { return Step::Again };
         if active.upload.is_some() {
             return Step::Wait; // it is pumped
         }
