@@ -42,8 +42,9 @@ pub struct Peer(Arc<Facts>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Facts {
     socket: Socket,
-    source: Option<Source>,
-    tls: Option<Tls>,
+    /// Boxed, as few connections have them: each connection owns one of these.
+    source: Option<Box<Source>>,
+    tls: Option<Box<Tls>>,
 }
 
 /// The two ends of the socket.
@@ -143,14 +144,14 @@ impl Peer {
     /// The same client, with the addresses that a trusted proxy in front gives for it.
     #[must_use]
     pub fn proxied(mut self, source: Source) -> Self {
-        Arc::make_mut(&mut self.0).source = Some(source);
+        Arc::make_mut(&mut self.0).source = Some(Box::new(source));
         self
     }
 
     /// The same client, behind a TLS handshake.
     #[must_use]
     pub fn secured(mut self, tls: Tls) -> Self {
-        Arc::make_mut(&mut self.0).tls = Some(tls);
+        Arc::make_mut(&mut self.0).tls = Some(Box::new(tls));
         self
     }
 
@@ -161,12 +162,12 @@ impl Peer {
 
     /// The facts of the TLS handshake, if there was one.
     pub fn tls(&self) -> Option<&Tls> {
-        self.0.tls.as_ref()
+        self.0.tls.as_deref()
     }
 
     /// What a proxy in front said of the connection, if one did.
     pub fn source(&self) -> Option<&Source> {
-        self.0.source.as_ref()
+        self.0.source.as_deref()
     }
 
     /// The client's IP address, where it has one.
@@ -199,7 +200,7 @@ impl Peer {
     /// The client's address and port, where it has one: the one that a proxy in front gave, else
     /// that of the socket.
     pub fn addr(&self) -> Option<SocketAddr> {
-        match (self.0.source, self.0.socket) {
+        match (self.source(), self.0.socket) {
             (Some(source), _) => Some(source.client),
             (None, Socket::Tcp { remote, .. }) => Some(remote),
             (None, Socket::Unix | Socket::Memory) => None,
