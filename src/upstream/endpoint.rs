@@ -217,6 +217,12 @@ impl EndpointHandle {
         self.0.ejected_until.store(until.max(1), Relaxed);
     }
 
+    /// As [`eject`](Self::eject), unless it is ejected for longer already.
+    fn eject_at_least(&self, period: Duration) {
+        let until = clock::now().checked_add(period).map_or(u64::MAX, |until| self.millis(until));
+        self.0.ejected_until.fetch_max(until.max(1), Relaxed);
+    }
+
     /// Ends its ejection.
     pub fn restore(&self) {
         self.0.ejected_until.store(0, Relaxed);
@@ -251,7 +257,7 @@ impl EndpointHandle {
                     let error: &dyn std::error::Error = &*error;
                     tracing::warn!(endpoint = %self.key(), error, "endpoint ejected");
                 }
-                self.eject(EJECTION);
+                self.eject_at_least(EJECTION);
             }
             AttemptErrorKind::ConnectionLost
             | AttemptErrorKind::Timeout
