@@ -31,6 +31,8 @@ pub(super) struct Active {
     pub(super) upload: Option<Upload>,
     /// Its share of the budget, for what is held between two polls.
     lease: Option<Lease>,
+    /// When bytes were last read.
+    pub(super) last_read: Instant,
     /// The client has ended its sending half.
     pub(super) read_closed: bool,
     /// The request broke the protocol, or was too slow, in its body.
@@ -125,6 +127,7 @@ impl Active {
         Self {
             core: Conn::from_idle(limits.clone(), idle),
             lease: None,
+            last_read: idle.since(),
             input: BytesMut::new(),
             output: Output::default(),
             stage: Stage::head(),

@@ -168,6 +168,7 @@ where
                 Ok(Poll::Ready(()))
             }
             Poll::Ready(Ok(n)) => {
+                active.last_read = now;
                 if let Stage::Linger(left, _) = &mut active.stage {
                     active.input.clear();
                     *left = left.saturating_sub(n as u64);
@@ -281,7 +282,7 @@ where
         // All is written, and unless it was cut the response is whole.
         active.open_ended &= active.core.writes_body();
         if !linger {
-            active.stage = if self.would_reset(active, cx) {
+            active.stage = if self.would_reset(active, now, cx) {
                 Stage::Close { linger: true }
             } else {
                 Stage::End // dropping the socket closes both halves
@@ -299,19 +300,18 @@ where
         }
     }
 
-    /// Has the client sent more behind a whole response? Closed over it, the connection is reset,
-    /// and what the kernel has not sent of the response is lost.
-    fn would_reset(&mut self, active: &mut Active, cx: &mut Context<'_>) -> bool {
+    /// Returns whether the client has sent more behind a whole response. A close over unread bytes resets
+    /// the connection, and the rest of the response in the send buffer is lost.
+    fn would_reset(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
         if active.read_closed || active.core.writes_body() {
             return false;
         }
-        match self.io.recv_queue_empty() {
-            Some(is_empty) => !is_empty,
-            None => {
-                let read = scratch::poll_read(&mut self.io, cx, &mut active.input);
-                matches!(read, Poll::Ready(Ok(1..)))
-            }
+        let read = scratch::poll_read(&mut self.io, cx, &mut active.input);
+        if matches!(read, Poll::Ready(Ok(1..))) {
+            return true;
         }
+        // The poller may not have reported yet what came since the last read.
+        active.last_read < now && self.io.recv_queue_empty() == Some(false)
     }
 }
 
