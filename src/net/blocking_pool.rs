@@ -62,7 +62,7 @@ impl fmt::Debug for BlockingPool {
 }
 
 impl BlockingPool {
-    /// Submits a job. It is dropped without having run if nobody wants it any more, or if the runtime shuts
+    /// Submits a job. It is dropped without having run if its result is no longer wanted, or if the runtime shuts
     /// down.
     ///
     /// # Panics
@@ -109,7 +109,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Queue {
-    /// Adds a job. Returns those that nobody wants, once there are many.
+    /// Adds a job. Returns those whose results are no longer wanted, once there are many.
     fn push(&mut self, job: Box<dyn Job>) -> Vec<Box<dyn Job>> {
         self.waiting.push_back(job);
         if self.waiting.len() <= self.prune_at.max(PRUNE_THRESHOLD) {

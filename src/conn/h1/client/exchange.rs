@@ -22,7 +22,7 @@ use crate::{
 
 /// The future of [`Connection::exchange`].
 ///
-/// It is not boxed: whoever holds it decides where it lives.
+/// It is not boxed: its owner decides where it lives.
 pub struct Exchange<I, C> {
     /// `None` once it has ended.
     inner: Option<Inner<I, C>>,
