@@ -35,8 +35,8 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(600);
 /// What becomes of work whose client has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// It is dropped where it is. This is so without any layer, and undoes no layer that stands
-    /// outside of this one.
+    /// It is dropped at once, as without this layer. It does not change the policy of a layer outside
+    /// of this one.
     Cancel,
     /// It goes on to the head of its response, which is then dropped with its body: for what
     /// should not stop halfway, such as an order that is being placed.

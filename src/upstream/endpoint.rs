@@ -322,3 +322,19 @@ impl<S, F> fmt::Debug for ResponseFuture<S, F> {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failure_does_not_shorten_an_ejection() {
+        let handle = EndpointHandle::new("a".into());
+        handle.eject(EJECTION * 60);
+        handle.eject_at_least(EJECTION);
+        tokio::time::advance(EJECTION * 2).await;
+        assert!(!handle.is_available());
+        tokio::time::advance(EJECTION * 60).await;
+        assert!(handle.is_available());
+    }
+}

@@ -119,7 +119,7 @@ impl Cause {
     }
 }
 
-/// A failed exchange. Its connection is closed, unless nothing was begun on it.
+/// A failed exchange. Its connection is closed, or given back if no byte of the request was encoded.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ExchangeError {

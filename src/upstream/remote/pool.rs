@@ -23,7 +23,7 @@ pub(super) struct Pool([Mutex<Shard>; SHARDS]);
 
 type Shard = HashMap<Id, VecDeque<Idle>, BuildHasherDefault<IdHasher>>;
 
-/// Spreads a runtime's number; nobody outside chooses it, so it needs no secret.
+/// Hashes a runtime's id. Peers cannot choose it, so the hash needs no random key.
 #[derive(Debug, Default)]
 struct IdHasher(u64);
 

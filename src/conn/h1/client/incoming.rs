@@ -61,7 +61,7 @@ impl<I: Io, C: Checkin<I>> Incoming<I, C> {
                     state.output.clear();
                     state.core.close_after();
                 } else if !had_room && self.upload.is_some() && state.output.is_empty() {
-                    continue; // the pump stopped for want of room, and nothing wakes it
+                    continue; // the pump stopped at a full output, and no waker is registered for it
                 }
             }
             match state.poll_read(cx) {
