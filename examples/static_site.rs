@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use tower::Layer;
 use vestibule::{
     HttpService,
-    files::{self, Builder},
+    files::{self, DirBuilder},
     layer,
     net::Address,
     serve::{Serve, serve},
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
     let Args { listen, threads, log, list, precompressed, fallback, dir } = Args::parse()?;
 
-    let mut site = Builder::dir(&dir).cache_policy(|path| {
+    let mut site = DirBuilder::dir(&dir).cache_policy(|path| {
         // Another content has another name: it need never be asked for again.
         files::is_hashed(path)
             .then(|| "public, max-age=31536000, immutable".parse().expect("ASCII"))

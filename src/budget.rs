@@ -64,14 +64,14 @@ struct Store {
 /// Settings for a [`Budget`]; made by [`Budget::builder`].
 #[derive(Debug)]
 #[must_use = "it makes a budget with build()"]
-pub struct Builder {
+pub struct BudgetBuilder {
     soft: u64,
     hard: u64,
     disk: u64,
     spill_dir: PathBuf,
 }
 
-impl Builder {
+impl BudgetBuilder {
     /// Bytes of memory above which buffers go to disk. Default [`SOFT`].
     pub fn soft(mut self, bytes: u64) -> Self {
         self.soft = bytes;
@@ -141,9 +141,9 @@ impl Budget {
     }
 
     /// A budget with the default bounds, to be changed.
-    pub fn builder() -> Builder {
+    pub fn builder() -> BudgetBuilder {
         let spill_dir = env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
-        Builder { soft: SOFT, hard: HARD, disk: DISK, spill_dir }
+        BudgetBuilder { soft: SOFT, hard: HARD, disk: DISK, spill_dir }
     }
 
     /// A share of the memory; nothing at first.

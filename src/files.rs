@@ -3,10 +3,10 @@
 //! ```
 //! # fn main() {
 //! use http::HeaderValue;
-//! use vestibule::files::{self, Builder};
+//! use vestibule::files::{self, DirBuilder};
 //!
 //! let site = files::dir("public"); // with the default options
-//! let site = Builder::dir("public")
+//! let site = DirBuilder::dir("public")
 //!     .index("home.html")
 //!     .cache_control(HeaderValue::from_static("max-age=60"))
 //!     .build();
@@ -27,15 +27,15 @@
 //! | a path that two readers could understand differently | 400 |
 //! | another method | 405 |
 //!
-//! A [`Builder`] has all options: precompressed files, pages without their extension, a page for
-//! missing files or [another service](Builder::or) for them, listings of folders, Cache-Control and
+//! A [`DirBuilder`] has all options: precompressed files, pages without their extension, a page for
+//! missing files or [another service](DirBuilder::or) for them, listings of folders, Cache-Control and
 //! Content-Type by name. [`file()`] serves one file for all paths, [`backend()`] serves files from
 //! elsewhere than a folder.
 //!
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
 //! [`Symlinks`] says otherwise. Small files are cached in memory, large ones are kept open. The kernel
-//! reports changes ([`Builder::watch`]), and a cached entry is revalidated after a second in any case
-//! ([`Builder::revalidate`]). No lookup has a deadline, since a local disk is expected: do not serve a
+//! reports changes ([`DirBuilder::watch`]), and a cached entry is revalidated after a second in any case
+//! ([`DirBuilder::revalidate`]). No lookup has a deadline, since a local disk is expected: do not serve a
 //! network file system that may hang.
 
 mod backend;
@@ -60,7 +60,7 @@ mod x_accel_redirect;
 use std::path::{Path, PathBuf};
 
 pub use backend::{Backend, Content, Found, Item, Source};
-pub use builder::Builder;
+pub use builder::DirBuilder;
 pub use dir::Dir;
 pub use embedded::Embedded;
 pub use lookup_config::is_hashed;
@@ -86,7 +86,7 @@ pub use x_accel_redirect::{XAccelRedirect, XAccelRedirectLayer};
 /// # drop(site);
 /// ```
 pub fn dir(path: impl Into<PathBuf>) -> Dir {
-    Builder::dir(path).build()
+    DirBuilder::dir(path).build()
 }
 
 /// Serves GET and HEAD requests of any path with the one file at `path`, with default options. A router
@@ -112,7 +112,7 @@ pub fn dir(path: impl Into<PathBuf>) -> Dir {
 /// # }
 /// ```
 pub fn file(path: impl AsRef<Path>) -> Dir {
-    Builder::file(path).build()
+    DirBuilder::file(path).build()
 }
 
 /// Serves GET and HEAD requests with the files of a [`Backend`], with default options; [`Embedded`] is
@@ -125,7 +125,7 @@ pub fn file(path: impl AsRef<Path>) -> Dir {
 /// # drop(site);
 /// ```
 pub fn backend(backend: impl Backend) -> Dir {
-    Builder::backend(backend).build()
+    DirBuilder::backend(backend).build()
 }
 
 #[cfg(test)]

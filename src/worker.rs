@@ -84,7 +84,7 @@ mod tests;
 
 pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
 pub use builder::{
-    Builder, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, threads, try_threads,
+    QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, ThreadsBuilder, threads, try_threads,
 };
 pub use error::{
     Closed, DeadlineExceeded, FactoryPanicked, NoWorkers, QueueTimeout, RequestTimeout,

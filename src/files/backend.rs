@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// ([`Embedded`](super::Embedded)), an archive, or an object store.
 ///
 /// All methods but [`try_lookup_cached`](Self::try_lookup_cached) run on threads that may block. They
-/// are called once for each path and [`revalidate`](super::Builder::revalidate) interval, not for each
+/// are called once for each path and [`revalidate`](super::DirBuilder::revalidate) interval, not for each
 /// request.
 ///
 /// Paths are relative to the root and have no leading slash: `a/b.txt`; `.` is the root itself. They

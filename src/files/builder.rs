@@ -1,4 +1,4 @@
-//! `Builder`: the options of a `Dir`.
+//! `DirBuilder`: the options of a `Dir`.
 
 use std::{
     ffi::OsStr,
@@ -28,9 +28,9 @@ use crate::HttpService;
 /// ```
 /// # fn main() {
 /// use http::HeaderValue;
-/// use vestibule::files::Builder;
+/// use vestibule::files::DirBuilder;
 ///
-/// let site = Builder::dir("public")
+/// let site = DirBuilder::dir("public")
 ///     .precompressed()
 ///     .cache_control(HeaderValue::from_static("max-age=60"))
 ///     .build();
@@ -39,12 +39,12 @@ use crate::HttpService;
 /// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing before `build`"]
-pub struct Builder {
+pub struct DirBuilder {
     origin: Origin,
     options: Options,
 }
 
-/// The files that are served; a folder is opened by [`Builder::build`].
+/// The files that are served; a folder is opened by [`DirBuilder::build`].
 #[derive(Debug)]
 enum Origin {
     Folder(PathBuf),
@@ -74,7 +74,7 @@ impl Default for Options {
     }
 }
 
-impl Builder {
+impl DirBuilder {
     /// Serves the files below the folder `path`; see [`dir`](super::dir()).
     pub fn dir(path: impl Into<PathBuf>) -> Self {
         Self { origin: Origin::Folder(path.into()), options: Options::default() }
@@ -109,7 +109,7 @@ impl Builder {
     /// If the folder cannot be opened yet, this logs a warning. Requests are errors until it can.
     ///
     /// ```
-    /// let site = vestibule::files::Builder::dir("public").listing().build();
+    /// let site = vestibule::files::DirBuilder::dir("public").listing().build();
     /// # drop(site);
     /// ```
     pub fn build(self) -> Dir {
@@ -133,13 +133,13 @@ impl Builder {
     ///
     /// ```
     /// use tower::{ServiceExt, service_fn};
-    /// use vestibule::{Body, BoxError, Request, Response, files::{Builder, Embedded}};
+    /// use vestibule::{Body, BoxError, Request, Response, files::{DirBuilder, Embedded}};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let app = service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("app"))));
     /// let files = Embedded::from_iter([("a.css", "body {}")]);
-    /// let site = Builder::backend(files).or(app);
+    /// let site = DirBuilder::backend(files).or(app);
     ///
     /// let get = |path| site.clone().oneshot(http::Request::get(path).body(Body::empty()).unwrap());
     /// assert_eq!(get("/a.css").await.unwrap().body().as_bytes().unwrap(), "body {}");
@@ -156,7 +156,7 @@ impl Builder {
 }
 
 /// Options.
-impl Builder {
+impl DirBuilder {
     /// The name of the index file of a folder, `index.html` by default.
     pub fn index(self, name: impl Into<String>) -> Self {
         self.indexes([name])
@@ -173,9 +173,9 @@ impl Builder {
     ///
     /// ```
     /// use http::HeaderValue;
-    /// use vestibule::files::Builder;
+    /// use vestibule::files::DirBuilder;
     ///
-    /// let site = Builder::dir("public").content_type(|path| {
+    /// let site = DirBuilder::dir("public").content_type(|path| {
     ///     path.ends_with(".txt").then(|| HeaderValue::from_static("text/plain; charset=iso-8859-1"))
     /// });
     /// # drop(site);
@@ -198,9 +198,9 @@ impl Builder {
     ///
     /// ```
     /// use http::HeaderValue;
-    /// use vestibule::files::{self, Builder};
+    /// use vestibule::files::{self, DirBuilder};
     ///
-    /// let site = Builder::dir("public").cache_policy(|path| {
+    /// let site = DirBuilder::dir("public").cache_policy(|path| {
     ///     Some(HeaderValue::from_static(if files::is_hashed(path) {
     ///         "public, max-age=31536000, immutable" // other content has another name
     ///     } else {

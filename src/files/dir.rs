@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The files below a folder as a service; made by [`dir`](super::dir()), [`file`](super::file()),
-/// [`backend`](super::backend()) and [`Builder::build`](super::Builder::build).
+/// [`backend`](super::backend()) and [`DirBuilder::build`](super::DirBuilder::build).
 ///
 /// It is always ready and cheap to clone: clones share the open folder and the cache. It takes requests
 /// with any body, which it drops unread. It answers every request itself, with a 404 or a 405 too; an
@@ -36,7 +36,7 @@ use super::{
 /// # }
 /// ```
 ///
-/// It has no options of its own: a [`Builder`](super::Builder) has them, and cannot be cloned.
+/// It has no options of its own: a [`DirBuilder`](super::DirBuilder) has them, and cannot be cloned.
 ///
 /// ```compile_fail
 /// use vestibule::files;

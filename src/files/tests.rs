@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use super::{Builder, Dir, dir, root::source::IN_MEMORY};
+use super::{Dir, DirBuilder, dir, root::source::IN_MEMORY};
 use crate::{Body, Error, error::Kind};
 
 /// `root/` with some files, and `secret.txt` beside it.
@@ -58,8 +58,8 @@ impl Site {
         dir(self.root())
     }
 
-    fn builder(&self) -> Builder {
-        Builder::dir(self.root())
+    fn builder(&self) -> DirBuilder {
+        DirBuilder::dir(self.root())
     }
 }
 

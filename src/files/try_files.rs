@@ -20,7 +20,7 @@ use super::{
 use crate::{Body, BoxError, HttpService, Request, Response, body::HttpBody, conn::head_pool};
 
 /// Files, and another service for all other requests; made by
-/// [`Builder::or`](super::Builder::or).
+/// [`DirBuilder::or`](super::DirBuilder::or).
 ///
 /// It takes requests with any body; the service behind it gets them with a [`Body`].
 #[derive(Debug, Clone)]

@@ -57,13 +57,13 @@ pub struct DisconnectLayer {
 /// Options of a [`DisconnectLayer`].
 #[derive(Debug)]
 #[must_use = "a layer is made by build()"]
-pub struct Builder {
+pub struct DisconnectBuilder {
     policy: Policy,
     max_detached: usize,
     time_limit: Duration,
 }
 
-impl Builder {
+impl DisconnectBuilder {
     /// How much work may go on at a time without its client; above it, work is cancelled. Default
     /// [`MAX_DETACHED`].
     pub fn max_detached(mut self, n: usize) -> Self {
@@ -101,8 +101,8 @@ impl DisconnectLayer {
     }
 
     /// A layer with options.
-    pub fn builder(policy: Policy) -> Builder {
-        Builder { policy, max_detached: MAX_DETACHED, time_limit: TIME_LIMIT }
+    pub fn builder(policy: Policy) -> DisconnectBuilder {
+        DisconnectBuilder { policy, max_detached: MAX_DETACHED, time_limit: TIME_LIMIT }
     }
 
     /// The register of what goes on without its client: how much it is, waiting for its end, and

@@ -167,7 +167,7 @@ async fn a_file_that_shrank_since_it_was_looked_at_ends_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, vec![b'7'; 100_000]).unwrap();
-    let site = files::Builder::dir(folder.path())
+    let site = files::DirBuilder::dir(folder.path())
         .watch(false)
         .revalidate(Duration::from_secs(3600))
         .build();

@@ -1,4 +1,4 @@
-//! `threads` and `Builder`: settings of a pool of worker threads.
+//! `threads` and `ThreadsBuilder`: settings of a pool of worker threads.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
 /// 0.6 s; a longer queue only produces answers whose callers have left.
 pub const QUEUE_PER_WORKER: usize = 64;
 
-/// Default of [`Builder::queue_timeout`]: 10 s, about as long as a person waits before they reload the
+/// Default of [`ThreadsBuilder::queue_timeout`]: 10 s, about as long as a person waits before they reload the
 /// page.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Default of [`Builder::request_timeout`]: 30 s, as Gunicorn's.
+/// Default of [`ThreadsBuilder::request_timeout`]: 30 s, as Gunicorn's.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long after the request timeout a worker is abandoned. An application that awaits ends at once;
@@ -46,17 +46,17 @@ const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Durati
 /// let threads = worker::threads(8, || worker::blocking(|_request| Response::new("hello"))).start()?;
 /// # Ok::<_, vestibule::Error>(())
 /// ```
-pub fn threads<F, A>(n: usize, factory: F) -> Builder<A>
+pub fn threads<F, A>(n: usize, factory: F) -> ThreadsBuilder<A>
 where
     F: Fn() -> A + Send + Sync + 'static,
     A: HttpService + 'static,
 {
-    Builder::new(n, Arc::new(move || Ok(factory())))
+    ThreadsBuilder::new(n, Arc::new(move || Ok(factory())))
 }
 
 /// A pool of `n` worker threads, as [`threads`], whose factory returns a `Result`.
 ///
-/// An error at the start is the source of the error of [`Builder::start`]. A worker that cannot be
+/// An error at the start is the source of the error of [`ThreadsBuilder::start`]. A worker that cannot be
 /// built later is tried again, with growing pauses.
 ///
 /// ```
@@ -70,13 +70,13 @@ where
 /// let error = threads.start().unwrap_err();
 /// assert!(error.to_string().contains("No such file"));
 /// ```
-pub fn try_threads<F, A, E>(n: usize, factory: F) -> Builder<A>
+pub fn try_threads<F, A, E>(n: usize, factory: F) -> ThreadsBuilder<A>
 where
     F: Fn() -> Result<A, E> + Send + Sync + 'static,
     A: HttpService + 'static,
     E: Into<BoxError>,
 {
-    Builder::new(n, Arc::new(move || factory().map_err(Into::into)))
+    ThreadsBuilder::new(n, Arc::new(move || factory().map_err(Into::into)))
 }
 
 /// Settings for [`Threads`]; made by [`threads`] and [`try_threads`].
@@ -94,7 +94,7 @@ where
 /// # Ok::<_, vestibule::Error>(())
 /// ```
 #[must_use = "nothing runs before start()"]
-pub struct Builder<A> {
+pub struct ThreadsBuilder<A> {
     factory: Arc<Factory<A>>,
     settings: Settings,
 }
@@ -108,7 +108,7 @@ struct Settings {
     max_abandoned: usize,
 }
 
-impl<A: HttpService + 'static> Builder<A> {
+impl<A: HttpService + 'static> ThreadsBuilder<A> {
     fn new(workers: usize, factory: Arc<Factory<A>>) -> Self {
         let settings = Settings {
             workers,
@@ -178,8 +178,8 @@ impl<A: HttpService + 'static> Builder<A> {
     }
 }
 
-impl<A> fmt::Debug for Builder<A> {
+impl<A> fmt::Debug for ThreadsBuilder<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("ThreadsBuilder").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

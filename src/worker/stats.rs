@@ -23,7 +23,7 @@ pub struct Stats {
     /// Requests that wait for a worker.
     pub queued: usize,
     /// Workers past their request timeout that are still not done: abandoned ones, and those that may
-    /// not be abandoned because of [`max_abandoned`](super::Builder::max_abandoned).
+    /// not be abandoned because of [`max_abandoned`](super::ThreadsBuilder::max_abandoned).
     pub stuck: usize,
     /// Workers that were abandoned, since the start.
     pub abandoned: u64,

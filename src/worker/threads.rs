@@ -46,7 +46,7 @@ use crate::{
 /// **Timeout.** A request that takes longer than the request timeout, or its [`Deadline`], is answered
 /// with [`Kind::Timeout`]. An application that awaits is dropped at that moment. One that blocks cannot
 /// be interrupted: past the request timeout its thread is abandoned and another one takes its place.
-/// When the abandoned thread returns, it exits. [`max_abandoned`](super::Builder::max_abandoned) bounds
+/// When the abandoned thread returns, it exits. [`max_abandoned`](super::ThreadsBuilder::max_abandoned) bounds
 /// their number.
 ///
 /// **Panics.** One costs one answer, [`Kind::Internal`]. The instance is dropped and its thread exits;

@@ -24,7 +24,7 @@ fn site() -> Embedded {
 
 #[tokio::test]
 async fn files_in_the_program_are_served_as_those_of_a_folder() {
-    let dir = Builder::backend(site()).precompressed().build();
+    let dir = DirBuilder::backend(site()).precompressed().build();
     assert_eq!(content(get(&dir, "/").await).await, "<h1>home</h1>");
     assert_eq!(content(get(&dir, "/docs/").await).await, "docs");
     assert_eq!(content(get(&dir, "/docs/deep/er/b.txt").await).await, "deep");
@@ -54,7 +54,7 @@ async fn files_in_the_program_are_served_as_those_of_a_folder() {
 
 #[tokio::test]
 async fn a_folder_in_the_program_is_listed_once_for_each_name() {
-    let dir = Builder::backend(site()).listing().index("none").build();
+    let dir = DirBuilder::backend(site()).listing().index("none").build();
     let json = get_with(&dir, "/docs/", &[(header::ACCEPT, "application/json")]).await;
     let json = String::from_utf8(content(json).await.to_vec()).unwrap();
     let names: Vec<&str> =
@@ -79,7 +79,7 @@ impl Backend for Empty {
 async fn what_is_not_there_costs_no_look_each_time_with_or_without_a_page() {
     for (with_page, looks) in [(false, 1), (true, 2)] {
         let empty = Empty::default();
-        let mut builder = Builder::backend(empty.clone());
+        let mut builder = DirBuilder::backend(empty.clone());
         if with_page {
             builder = builder.not_found("404.html"); // which is not there either
         }
@@ -200,7 +200,7 @@ async fn what_outgrows_the_cache_is_not_old_again() {
     for inline in [false, true] {
         let told = Told::default();
         told.set("old");
-        let dir = Builder::backend(told.clone()).cache_bytes(20).inline_lookups(inline).build();
+        let dir = DirBuilder::backend(told.clone()).cache_bytes(20).inline_lookups(inline).build();
         assert_eq!(content(get(&dir, "/a").await).await, "old");
         told.set(&long);
         for millis in [1100, 800] {
@@ -215,7 +215,7 @@ async fn who_asks_long_after_a_look_began_gets_the_answer_of_another_one() {
     let told = Told::default();
     *told.held.0.lock().unwrap() = Some(0);
     told.set("old");
-    let dir = Builder::backend(told.clone()).inline_lookups(false).build();
+    let dir = DirBuilder::backend(told.clone()).inline_lookups(false).build();
     let ask = || {
         let dir = dir.clone();
         tokio::spawn(async move { content(get(&dir, "/a").await).await })

@@ -3,7 +3,7 @@
 use super::*;
 
 /// `app.js` in two codings: 100 bytes plain, 1,000 as gzip.
-fn encoded_site() -> (Site, Builder) {
+fn encoded_site() -> (Site, DirBuilder) {
     let site = Site::new();
     site.write("app.js", "p".repeat(100));
     site.write("app.js.gz", "z".repeat(1000));

@@ -226,7 +226,7 @@ async fn a_listing_has_a_bound_and_says_when_it_is_reached() {
         (20_000, 20_000, 10_000, true, 30_001),
     ] {
         let count = Arc::new(AtomicUsize::new(0));
-        let dir = Builder::backend(Many { unseen, seen, told: count.clone() }).listing().build();
+        let dir = DirBuilder::backend(Many { unseen, seen, told: count.clone() }).listing().build();
         let json = get_with(&dir, "/", &[(header::ACCEPT, "application/json")]).await;
         let json = String::from_utf8(content(json).await.to_vec()).unwrap();
         assert_eq!(json.matches("\"name\":").count(), listed);

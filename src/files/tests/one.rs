@@ -28,7 +28,7 @@ async fn its_name_may_be_any_and_it_may_come_and_go() {
         [".env.local", "100%.txt", "%2F", "with space", "a\\b", "caf\u{e9}", "new\nline", "..."]
     {
         let path = site.root().join(name);
-        let served = Builder::file(&path).revalidate(Duration::ZERO).build();
+        let served = DirBuilder::file(&path).revalidate(Duration::ZERO).build();
         assert_eq!(get(&served, "/").await.status(), StatusCode::NOT_FOUND, "{name:?}");
         fs::write(&path, name).unwrap();
         assert_eq!(content(get(&served, "/").await).await, name);
@@ -60,7 +60,7 @@ async fn a_change_of_it_is_heard_of() {
     let site = Site::new();
     let path = site.root().join("100%.txt");
     fs::write(&path, "old").unwrap();
-    let served = Builder::file(&path).revalidate(Duration::from_secs(3600)).build();
+    let served = DirBuilder::file(&path).revalidate(Duration::from_secs(3600)).build();
     assert_eq!(content(get(&served, "/").await).await, "old");
     fs::write(&path, "new").unwrap();
     let heard = async {

@@ -93,8 +93,8 @@ impl ConcurrencyLimitLayer {
     }
 
     /// A limit with options.
-    pub fn builder(limit: impl Into<Limit>) -> Builder {
-        Builder { limit: limit.into(), queue: None, queue_timeout: QUEUE_TIMEOUT }
+    pub fn builder(limit: impl Into<Limit>) -> ConcurrencyLimitBuilder {
+        ConcurrencyLimitBuilder { limit: limit.into(), queue: None, queue_timeout: QUEUE_TIMEOUT }
     }
 
     /// Open while a place is free: for [`Serve::gate`](crate::serve::Serve::gate), so that clients
@@ -118,13 +118,13 @@ impl Shared {
 /// Options of a [`ConcurrencyLimitLayer`].
 #[derive(Debug)]
 #[must_use = "a limit is made by build()"]
-pub struct Builder {
+pub struct ConcurrencyLimitBuilder {
     limit: Limit,
     queue: Option<usize>,
     queue_timeout: Duration,
 }
 
-impl Builder {
+impl ConcurrencyLimitBuilder {
     /// How many requests may wait for a place; [`QUEUE_PER_PLACE`] for each if not set. With 0
     /// none waits: a request that finds no place is refused.
     pub fn queue(mut self, len: usize) -> Self {

@@ -71,22 +71,22 @@ impl ClientRateLimitLayer {
     /// let layer = ClientRateLimitLayer::builder(10, second, 41).ipv6_prefix(56).per_ip();
     /// # drop(layer);
     /// ```
-    pub fn builder(rate: u32, per: Duration, burst: u32) -> Builder {
+    pub fn builder(rate: u32, per: Duration, burst: u32) -> ClientRateLimitBuilder {
         let quota = quota(rate, per, burst);
-        Builder { quota, max_keys: MAX_KEYS, ipv6_prefix: IPV6_PREFIX }
+        ClientRateLimitBuilder { quota, max_keys: MAX_KEYS, ipv6_prefix: IPV6_PREFIX }
     }
 }
 
 /// Options of a [`ClientRateLimitLayer`].
 #[derive(Debug)]
 #[must_use = "a limit is made by per_ip() or per()"]
-pub struct Builder {
+pub struct ClientRateLimitBuilder {
     quota: Quota,
     max_keys: usize,
     ipv6_prefix: u8,
 }
 
-impl Builder {
+impl ClientRateLimitBuilder {
     /// How many keys are known at a time at most; [`MAX_KEYS`] if not set.
     pub fn max_keys(mut self, max: usize) -> Self {
         self.max_keys = max;
@@ -183,7 +183,7 @@ impl<S, K> Layer<S> for ClientRateLimitLayer<K> {
 /// inside is not called, and what was reserved inside is given back, since the service is exchanged
 /// for a clone. Otherwise readiness passes through.
 ///
-/// **Memory.** At most so many keys are known, see [`Builder::max_keys`]. When there is no
+/// **Memory.** At most so many keys are known, see [`ClientRateLimitBuilder::max_keys`]. When there is no
 /// room for a new one, those are forgotten that have their whole burst again, at most once a second.
 /// If that is not enough, all new clients share one bucket, as large as that of a single client:
 /// an attacker with very many addresses may keep new clients out, but not those that are known, and

@@ -22,7 +22,7 @@ use tower_http::{
 
 use crate::{
     Body, BoxError, HttpService, Request,
-    files::{self, Builder, XAccelRedirectLayer},
+    files::{self, DirBuilder, XAccelRedirectLayer},
     layer::RescueLayer,
 };
 
@@ -133,7 +133,7 @@ async fn x_accel_redirect_is_a_layer_of_axum() {
 #[tokio::test]
 async fn try_files_wraps_axum_and_mounts_inside_it() {
     let folder = folder();
-    let site = Builder::dir(folder.path()).or(app());
+    let site = DirBuilder::dir(folder.path()).or(app());
     assert_eq!(send(site.clone(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(site.clone(), axums("/hello")).await, (200, "hello".into()));
     for _ in 0..2 {
@@ -189,7 +189,7 @@ async fn dir_stands_under_layers_of_tower_http() {
 #[tokio::test]
 async fn files_stand_over_layers_of_tower_http() {
     let folder = folder();
-    let site = || Builder::dir(folder.path()).or(wrapped!(app()));
+    let site = || DirBuilder::dir(folder.path()).or(wrapped!(app()));
     assert_eq!(send(site(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(site(), axums("/hello")).await, (200, "hello".into()));
     assert_eq!(send(wrapped!(site()), foreign("POST", "/hello", "echo")).await.1, "echo");
@@ -200,7 +200,7 @@ async fn files_stand_over_layers_of_tower_http() {
 
     let other = tempfile::tempdir().unwrap();
     std::fs::write(other.path().join("c.txt"), "other").unwrap();
-    let both = Builder::dir(folder.path()).or(ServeDir::new(other.path()));
+    let both = DirBuilder::dir(folder.path()).or(ServeDir::new(other.path()));
     assert_eq!(send(both.clone(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(both, axums("/c.txt")).await, (200, "other".into()));
 }
@@ -212,7 +212,7 @@ fn services_of_files_are_shared_by_threads() {
     check::<Body, _>(&dir);
     check::<axum::body::Body, _>(&dir);
     check::<(), _>(&dir); // a body is dropped unread, so it need not be one
-    let or = Builder::dir(".").or(app());
+    let or = DirBuilder::dir(".").or(app());
     check::<Body, _>(&or);
     check::<axum::body::Body, _>(&or);
     let accel = XAccelRedirectLayer::new(dir).layer(app());

@@ -25,7 +25,7 @@ fn handle_and_future_are_send() {
     shared::<Threads>();
     fn moves<T: Send + 'static>() {}
     moves::<ResponseFuture>();
-    moves::<Builder<axum::Router>>();
+    moves::<ThreadsBuilder<axum::Router>>();
 }
 
 #[tokio::test]
