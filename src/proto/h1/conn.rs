@@ -60,8 +60,6 @@ pub struct Conn<R: Role> {
     /// Those of the head that is read, or was; kept for the room they have.
     lines: Lines,
     writing: Writing,
-    /// Memory for the fields of the next head.
-    fields: HeaderMap,
     /// So far nobody said close.
     keep_alive: bool,
     role: R,
@@ -117,7 +115,6 @@ impl<R: Role + Default> Conn<R> {
             reading: Reading::Idle { fresh: true },
             lines: Lines::default(),
             writing: Writing::Idle,
-            fields: HeaderMap::new(),
             keep_alive: true,
             role: R::default(),
             limits,
@@ -142,7 +139,36 @@ impl<R: Role> Conn<R> {
         now: Instant,
         input: &mut BytesMut,
     ) -> Result<Option<Event<R::Head>>, Fault> {
-        let result = self.recv_inner(now, input);
+        self.recv_with(now, input, HeaderMap::new)
+    }
+
+    /// As [`recv`](Self::recv), with the map for the fields of a complete head from `fields`: a driver
+    /// that keeps the maps of earlier heads saves their allocations. The map must be empty.
+    ///
+    /// ```
+    /// # use std::{sync::Arc, time::Instant};
+    /// # use bytes::BytesMut;
+    /// # use vestibule::proto::h1::{Conn, Event, Limits, Server};
+    /// use http::HeaderMap;
+    ///
+    /// # let now = Instant::now();
+    /// # let mut conn = Conn::<Server>::new(Arc::new(Limits::default()), now);
+    /// # let mut input = BytesMut::from("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+    /// let map = || HeaderMap::with_capacity(100);
+    /// let Some(Event::Head(head)) = conn.recv_with(now, &mut input, map)? else { panic!() };
+    /// assert!(head.headers.capacity() >= 100 && head.headers["host"] == "a");
+    /// # Ok::<(), vestibule::proto::h1::Fault>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_with(
+        &mut self,
+        now: Instant,
+        input: &mut BytesMut,
+        fields: impl Fn() -> HeaderMap,
+    ) -> Result<Option<Event<R::Head>>, Fault> {
+        let result = self.recv_inner(now, input, fields);
         if result.is_err() {
             self.reading = Reading::Closed;
             self.keep_alive = false;
@@ -150,20 +176,14 @@ impl<R: Role> Conn<R> {
         result
     }
 
-    /// Gives the memory of an old map to the fields of the next head, instead of an allocation. The map
-    /// is emptied.
-    pub fn reuse_fields(&mut self, mut map: HeaderMap) {
-        map.clear();
-        self.fields = map;
-    }
-
     fn recv_inner(
         &mut self,
         now: Instant,
         input: &mut BytesMut,
+        fields: impl Fn() -> HeaderMap,
     ) -> Result<Option<Event<R::Head>>, Fault> {
         match &mut self.reading {
-            Reading::Idle { .. } | Reading::Head => self.recv_head(now, input),
+            Reading::Idle { .. } | Reading::Head => self.recv_head(now, input, fields),
             Reading::Length(0) => Ok(Some(self.recv_end(now, None))),
             Reading::Length(_) | Reading::UntilClose if input.is_empty() => Ok(None),
             Reading::Length(left) => {
@@ -194,6 +214,7 @@ impl<R: Role> Conn<R> {
         &mut self,
         now: Instant,
         input: &mut BytesMut,
+        fields: impl Fn() -> HeaderMap,
     ) -> Result<Option<Event<R::Head>>, Fault> {
         let section = R::section(&self.limits);
         loop {
@@ -215,7 +236,7 @@ impl<R: Role> Conn<R> {
                 return Ok(None);
             };
             let head = input.split_to(len).freeze();
-            let mut parts = R::blank(std::mem::take(&mut self.fields));
+            let mut parts = R::blank(fields());
             let read = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
             if !read.is_final {
                 self.lines.clear();

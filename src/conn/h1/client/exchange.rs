@@ -97,8 +97,9 @@ impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
                 }
                 Poll::Ready(Ok(_)) => {
                     self.progress = Progress::Answered;
-                    state.core.reuse_fields(head_pool::acquire_fields());
-                    if let Some(Event::Head(head)) = state.core.recv(now, &mut state.input)? {
+                    let State { core, input, .. } = state;
+                    let event = core.recv_with(now, input, head_pool::acquire_fields)?;
+                    if let Some(Event::Head(head)) = event {
                         return Poll::Ready(Ok(head));
                     }
                 }

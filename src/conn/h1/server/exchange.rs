@@ -50,10 +50,7 @@ where
         if active.input.is_empty() && !active.core.is_closed() {
             return Step::Wait; // nothing to ask the core about, twice for each request
         }
-        if active.core.is_idle() {
-            active.core.reuse_fields(head_pool::acquire_fields());
-        }
-        match active.core.recv(now, &mut active.input) {
+        match active.core.recv_with(now, &mut active.input, head_pool::acquire_fields) {
             Ok(Some(Event::Head(parts))) => return self.open(active, now, cx, parts),
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
             Ok(None) if active.core.is_closed() => active.stage = Stage::Close { linger: false },
