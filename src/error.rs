@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_found_inside_foreign_wrappers() {
+    fn error_is_found_inside_foreign_wrappers() {
         let inner = Error::new(Kind::TooLarge, "9 bytes over");
         let outer = std::io::Error::other(inner);
         assert_eq!(Error::find(&outer).map(Error::kind), Some(Kind::TooLarge));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_requests_are_the_clients_doing_and_no_lack_of_capacity() {
+    fn too_many_requests_is_client_error_and_not_overload() {
         let e = Error::new(Kind::TooManyRequests, "9 a second");
         assert!(e.is_too_many_requests() && e.is_client());
         assert!(!e.is_overloaded() && !e.is_timeout());

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_address_counts_whole_and_of_an_ipv6_address_its_network() {
+    fn ipv4_client_is_its_address_and_ipv6_client_its_network() {
         let network = |ip: &str, prefix| {
             let ip: IpAddr = ip.parse().unwrap();
             let peer = Peer::tcp((ip, 1).into(), (ip, 80).into());

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_shown_by_every_worker_and_is_text_not_markup() {
+    fn entry_is_shown_by_every_worker_as_text() {
         let book = Book::default();
         let (mut one, mut other) = (GuestBook::new(book.clone()), GuestBook::new(book));
         let form = "name=A%26B&message=%3Cscript%3E+%22x%22+%C3%BC";
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_refused_and_not_kept() {
+    fn invalid_entry_is_refused_and_not_kept() {
         let mut book = GuestBook::new(Book::default());
         let long = format!("name={}&message=m", "n".repeat(NAME + 1));
         for (form, want) in [
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_book_keeps_so_many_entries_and_no_more() {
+    fn book_keeps_bounded_number_of_entries() {
         let mut book = GuestBook::new(Book::default());
         for i in 0..=ENTRIES {
             send(&mut book, "POST", "/guestbook/", &format!("name=n{i}&message=m"));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_it_does_not_take_is_told_which_ones_it_takes() {
+    fn unsupported_method_is_answered_with_allow() {
         let mut book = GuestBook::new(Book::default());
         let request = Request::delete("/guestbook/").body(Bytes::new()).unwrap();
         let response = book.handle(&request);

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn carries_data_then_trailers_then_the_end() {
+    fn channel_carries_data_then_trailers_then_end() {
         let (tx, mut body) = Body::channel(Some(3));
         assert!(poll(&mut body).is_pending());
         tx.send("abc".into()).unwrap();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_sender_is_an_error_and_not_an_end() {
+    fn dropped_sender_is_error_and_not_end() {
         let (tx, mut body) = Body::channel(None);
         tx.send("ab".into()).unwrap();
         drop(tx);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sender_waits_at_the_bound_and_learns_that_the_reader_left() {
+    fn sender_waits_at_bound_and_learns_that_reader_left() {
         let cx = Context::from_waker(Waker::noop());
         let (tx, mut body) = Body::channel(None);
         tx.send(Bytes::from(vec![0; CHANNEL_BOUND - PIECE])).unwrap();

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_its_slice_in_steps_and_refuses_to_pad() {
+    fn file_slice_is_read_in_steps_and_never_padded() {
         let mut f = tempfile::tempfile().unwrap();
         let data: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
         f.write_all(&data).unwrap();

@@ -5,7 +5,7 @@ fn budget(soft: u64, hard: u64, disk: u64) -> Budget {
 }
 
 #[test]
-fn what_fits_is_given_up_to_the_bound_and_not_beyond() {
+fn budget_grants_shares_up_to_its_bound() {
     let budget = budget(50, 100, 10);
     let (mut a, mut b) = (budget.memory(), budget.memory());
     a.try_set(99).unwrap();
@@ -26,7 +26,7 @@ fn what_fits_is_given_up_to_the_bound_and_not_beyond() {
 }
 
 #[test]
-fn what_is_there_already_counts_though_it_is_too_much() {
+fn forced_share_counts_though_it_exceeds_bound() {
     let budget = budget(1, 2, 0);
     let mut lease = budget.memory();
     lease.set(u64::MAX / 2);
@@ -70,7 +70,7 @@ fn many_threads_never_pass_the_bound_together() {
 
 #[test]
 #[cfg(feature = "metrics")]
-fn the_figures_are_metrics_too() {
+fn budget_exports_its_figures_as_metrics() {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();

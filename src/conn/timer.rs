@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_poll_that_began_before_it_went_off_does_not_wait_for_it() {
+    async fn poll_that_began_before_expiry_does_not_wait_for_it() {
         let now = tokio::time::Instant::now().into_std();
         let deadline = Some(now + Duration::from_secs(5));
         let mut timer = Timer::default();
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_timer_that_went_off_is_armed_again() {
+    async fn expired_timer_is_armed_again() {
         let start = tokio::time::Instant::now().into_std();
         let mut timer = Timer::default();
         // A poll that took long: its `now` is stale, and the timer goes off "too early".
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_that_moves_nearer_is_kept() {
+    async fn deadline_that_moves_nearer_is_kept() {
         let start = tokio::time::Instant::now().into_std();
         let mut timer = Timer::default();
         let mut deadline = start + Duration::from_secs(60);

@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_a_file_or_a_folder() {
+    fn path_names_file_or_directory() {
         let table = [
             ("", true),
             ("a/", true),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_another_coding_is_believed_to_be_of_the_same_version_for_a_minute() {
+    fn encoded_file_belongs_to_same_version_within_a_minute() {
         let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         assert!(!is_of_another_version(at(100), at(160)));
         assert!(is_of_another_version(at(100), at(161)));

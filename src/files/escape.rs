@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_escaped_is_a_target() {
+    fn escaped_path_is_valid_target() {
         let all: Vec<u8> = (0..=255).collect();
         for escaped in [names(&all), target(&all)] {
             assert!(format!("/{escaped}").parse::<http::Uri>().is_ok(), "{escaped}");
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_writer_has_left_out_is_escaped() {
+    fn escape_changes_only_unescaped_characters() {
         for (written, escaped) in [
             ("/a%20b/100%25.txt?q=%3D&r=(1)", "/a%20b/100%25.txt?q=%3D&r=(1)"),
             ("/a b/100%.txt", "/a%20b/100%25.txt"),

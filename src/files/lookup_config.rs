@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_of_bundlers_are_told_from_words_and_dates() {
+    fn bundler_hashes_are_distinguished_from_words_and_dates() {
         for name in [
             "static/js/main.3f9a1c77.chunk.js",
             "main.3f9a1c77.min.js",

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_extension_decides_and_text_is_utf_8() {
+    fn extension_decides_type_and_text_is_utf_8() {
         let table = [
             ("a/index.html", "text/html; charset=utf-8"),
             ("style.CSS", "text/css; charset=utf-8"),

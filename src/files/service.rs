@@ -324,13 +324,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn running_out_is_told_apart_from_a_failing_disk() {
+    fn lack_of_descriptors_is_distinguished_from_failing_disk() {
         assert_eq!(kind(&Errno::MFILE.into()), Kind::Overloaded);
         assert_eq!(kind(&Errno::IO.into()), Kind::Internal);
     }
 
     #[test]
-    fn the_future_is_little_more_than_its_response() {
+    fn future_is_little_larger_than_its_response() {
         let (future, response) = (size_of::<ResponseFuture>(), size_of::<Response<Body>>());
         assert!(future <= response + 16, "{future} {response}");
     }

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_ask_for_the_same_get_the_answer_of_one_look() {
+    async fn callers_of_same_path_share_one_lookup() {
         let (flights, count) = (SingleFlight::default(), Arc::new(AtomicUsize::new(0)));
         let (release, wait) = permits();
         let join = |path: &str| {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_is_everybody_s_and_so_is_a_panic() {
+    async fn error_and_panic_of_lookup_reach_every_caller() {
         let flights = SingleFlight::<(), ()>::default();
         let (release, wait) = permits();
         for panics in [false, true] {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_comes_when_all_others_have_left_gets_an_answer() {
+    async fn caller_after_all_others_left_gets_result() {
         let flights = SingleFlight::default();
         for n in 0..1000 {
             drop(flights.join("/a", (), |()| true, || move || Ok(n)));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_may_not_join_begins_another_look_and_each_gets_its_own_answer() {
+    async fn caller_that_may_not_join_starts_lookup_of_its_own() {
         let flights = SingleFlight::default();
         let (release, wait) = permits();
         let join = |mark: u32| {
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_left_are_not_kept_while_a_look_hangs() {
+    async fn departed_callers_are_not_kept_while_lookup_hangs() {
         let flights = SingleFlight::default();
         let (release, held) = permits();
         let first = flights.join(

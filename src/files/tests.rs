@@ -96,7 +96,7 @@ fn field<'a>(response: &'a Response<Body>, name: &header::HeaderName) -> &'a str
 }
 
 #[tokio::test]
-async fn a_file_is_answered_with_its_headers() {
+async fn file_is_answered_with_its_headers() {
     let site = Site::new();
     let served = site.builder().cache_control(HeaderValue::from_static("max-age=60")).build();
     let response = get(&served, "/hello.txt").await;
@@ -268,7 +268,7 @@ async fn several_ranges_are_parts_of_one_body() {
 }
 
 #[tokio::test]
-async fn if_range_sends_the_whole_when_the_file_is_another() {
+async fn if_range_sends_whole_file_when_it_has_changed() {
     let site = Site::new();
     let served = site.dir();
     let tag = field(&get(&served, "/hello.txt").await, &header::ETAG).to_owned();
@@ -300,7 +300,7 @@ async fn dates_outside_of_what_http_can_write_do_no_harm() {
 }
 
 #[tokio::test]
-async fn a_root_that_is_missing_is_our_fault_and_not_a_404() {
+async fn missing_root_is_server_error_and_not_404() {
     let site = Site::new();
     let served = dir(site.outside.path().join("later"));
     let error = served.clone().oneshot(request(Method::GET, "/x")).await.unwrap_err();

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_never_comes_is_a_timeout_that_says_after_what_time() {
+    async fn timeout_error_names_the_time_that_passed() {
         let began = Instant::now();
         let error = RequestDeadline::new(Probe::new(never), SEC).oneshot(Request::default()).await;
         let error = error.unwrap_err();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_is_set_and_only_ever_narrowed() {
+    async fn deadline_is_set_and_only_ever_narrowed() {
         assert_eq!(told(SEC, Request::default()).await, "1000");
         assert_eq!(told(SEC, with_deadline(SEC * 3)).await, "1000");
         assert_eq!(told(SEC * 3, with_deadline(SEC * 2)).await, "2000");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_earlier_deadline_from_outside_ends_the_work_too() {
+    async fn earlier_deadline_from_outside_ends_the_work_too() {
         let began = Instant::now();
         let timeout = RequestDeadline::new(Probe::new(never), SEC * 9);
         let error = timeout.oneshot(with_deadline(SEC * 2)).await.unwrap_err();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_at_once_needs_no_timer() {
+    fn immediate_response_needs_no_timer() {
         // There is no runtime here: making a timer would panic.
         let mut timeout = RequestDeadline::new(Probe::new(tells_deadline), SEC);
         let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -296,7 +296,7 @@ mod tests {
     use super::{super::probe::Probe, *};
 
     #[test]
-    fn every_kind_has_its_status_and_no_body_tells_the_cause() {
+    fn every_kind_has_its_status_and_no_body_reveals_the_cause() {
         for (kind, status) in [
             (Kind::BadRequest, 400),
             (Kind::ClientGone, 400),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_too_often_is_told_when_to_come_back_in_whole_seconds() {
+    fn retry_after_of_rate_limit_is_in_whole_seconds() {
         for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (59_900, "60")] {
             let retry_after = std::time::Duration::from_millis(millis);
             let error = Error::new(Kind::TooManyRequests, RateLimited { retry_after });
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn our_error_is_found_inside_a_foreign_one() {
+    fn error_is_found_inside_foreign_one() {
         #[derive(Debug, thiserror::Error)]
         #[error("foreign")]
         struct Foreign(#[source] Error);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_of_the_call_becomes_a_response_and_a_response_passes() {
+    async fn error_of_call_becomes_response_and_response_is_passed_on() {
         let rescue = RescueLayer::new().layer(Probe::new(async |r: Request| {
             if r.uri().path() == "/bad" {
                 return Err(Error::new(Kind::BadGateway, "refused"));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_of_readiness_answers_the_next_call_and_no_other() {
+    async fn error_of_readiness_answers_the_next_call_and_no_other() {
         let mut rescue = Rescue::new(Unready(false));
         let first = rescue.ready().await.unwrap().call(Request::default()).await.unwrap();
         assert_eq!(first.status(), 503);

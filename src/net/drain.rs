@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn wakes_every_watch_and_ends_when_they_are_gone() {
+    async fn drain_wakes_every_watch_and_ends_when_all_are_dropped() {
         let drain = Drain::new();
         let mut watches = [drain.watch(), drain.watch()];
         let task = tokio::spawn({
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_taken_again_and_its_new_owner_is_told() {
+    fn slot_is_used_again_and_its_new_owner_is_told() {
         let drain = Drain::new();
         let woken = Arc::new(AtomicU8::new(0));
         let waker = Waker::from(Arc::new(Count(woken.clone())));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_gives_its_permit_back() {
+    fn dropped_watch_returns_its_permit() {
         let permits = Arc::new(Semaphore::new(1));
         let drain = Drain::with_permits(permits.clone());
         permits.try_acquire().unwrap().forget();
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_asked_of_a_few_at_a_time_and_given_once() {
+    fn drain_sheds_few_idle_connections_at_a_time_and_each_once() {
         let drain = Drain::new();
         let woken = Arc::new(AtomicU8::new(0));
         let waker = Waker::from(Arc::new(Count(woken.clone())));

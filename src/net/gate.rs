@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_at_a_gate_takes_nothing() {
+    async fn waiter_at_gate_takes_nothing() {
         let places = Arc::new(Semaphore::new(1));
         let gate = Gate::new(places.clone());
         gate.opened().await;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_that_is_given_up_holds_nobody_up() {
+    async fn abandoned_turn_delays_no_other_waiter() {
         let places = Arc::new(Semaphore::new(1));
         let gate = Gate::new(places.clone());
         let place = places.clone().acquire_owned().await.unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_closed_for_ever_keeps_nobody_waiting() {
+    fn gate_closed_for_ever_keeps_no_waiter() {
         let places = Arc::new(Semaphore::new(0));
         let gate = Gate::new(places.clone());
         assert!(!gate.is_open());

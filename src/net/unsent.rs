@@ -41,7 +41,7 @@ mod tests {
     use super::unsent;
 
     #[test]
-    fn what_the_peer_reads_is_no_longer_unsent() {
+    fn bytes_read_by_peer_are_no_longer_unsent() {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         assert_eq!(unsent(&a), Some(0));
         a.write_all(&[0; 1000]).unwrap();

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_as_fast_as_the_rate_lasts_and_who_is_slower_does_not() {
+    fn rate_meter_passes_fast_peers_and_fails_slow_ones() {
         assert_eq!(lasts(RATE, 240, 1), DAY);
         assert_eq!(lasts(RATE, 240 * 59, 59), DAY, "in bursts within the grace");
         assert!(lasts(RATE, 239, 1) < DAY);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_beginning_buys_no_slow_end() {
+    fn fast_beginning_does_not_excuse_slow_end() {
         let start = Instant::now();
         let mut pace = Pace::begin(RATE, start);
         pace.moved(RATE, start, u64::MAX);

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_forms_are_read_and_one_is_written() {
+    fn date_is_read_in_three_forms_and_written_in_one() {
         for form in [
             "Sun, 06 Nov 1994 08:49:37 GMT",
             "Sunday, 06-Nov-94 08:49:37 GMT",
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_none() {
+    fn invalid_date_is_none() {
         for bad in [&b""[..], b"yesterday", b"0", b"Sun, 06 Nov 1994 08:49:37", b"\xff\xfe"] {
             assert_eq!(HttpDate::parse(bad), None);
         }

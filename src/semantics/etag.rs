@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn comparison_follows_the_table_of_rfc_9110() {
+    fn tag_comparison_follows_the_table_of_rfc_9110() {
         let table = [
             (r#"W/"1""#, r#"W/"1""#, false, true),
             (r#"W/"1""#, r#"W/"2""#, false, false),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tag_is_refused() {
+    fn invalid_tag_is_refused() {
         for bad in [
             &b""[..],
             b"\"",
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_ends_at_the_first_thing_that_is_no_tag() {
+    fn tag_list_ends_at_first_invalid_tag() {
         assert_eq!(opaques(br#""a" , "b""#), [b"a", b"b"]);
         assert_eq!(opaques(br#""a", nonsense, "b""#), [b"a"]);
         assert_eq!(opaques(br#""a", "unclosed"#), [b"a"]);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_read_up_to_its_bound() {
+    fn tag_list_is_read_up_to_its_bound() {
         let many = "\"a\",".repeat(MAX_TAGS + 1);
         assert_eq!(opaques(many.as_bytes()).len(), MAX_TAGS);
     }

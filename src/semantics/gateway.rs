@@ -67,7 +67,7 @@ mod tests {
     const FOR_HOST_A: [&str; 4] = ["host: a", OURS[0], OURS[1], "x-forwarded-host: a"];
 
     #[test]
-    fn s24_an_h2c_upgrade_never_reaches_the_server() {
+    fn s24_h2c_upgrade_never_reaches_the_server() {
         for connection in ["Upgrade, HTTP2-Settings", "upgrade", "keep-alive", "x"] {
             let fields = [
                 ("host", "a"),
@@ -93,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_host_says_nothing_of_one() {
+    fn request_without_host_has_no_forwarded_host() {
         assert_eq!(through(&[]), OURS);
     }
 
     #[test]
-    fn s17_an_expectation_is_answered_here_and_goes_no_further() {
+    fn s17_expectation_is_answered_here_and_not_forwarded() {
         let headers = through(&[("host", "a"), ("expect", "100-continue"), ("x", "y")]);
         assert_eq!(headers[..2], ["host: a", "x: y"]);
         assert!(!headers.iter().any(|h| h.starts_with("expect")));

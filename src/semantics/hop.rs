@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn every_hop_by_hop_field_goes_on_its_own() {
+    fn every_hop_by_hop_field_is_removed_without_connection_naming_it() {
         for name in HOP_BY_HOP.iter().chain(&["connection"]) {
             assert_eq!(left(&[("host", "a"), (name, "x"), (name, "y")]), ["host: a"], "{name}");
         }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_connection_names_go_in_any_case_and_any_list() {
+    fn fields_named_by_connection_are_removed_in_any_case_and_any_list() {
         let fields = [
             ("connection", "close, X-One ,,\tx-two"),
             ("x-one", "1"),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_cannot_strip_what_we_add_afterwards() {
+    fn connection_field_cannot_strip_fields_that_are_added_afterwards() {
         let mut headers = map(&[("connection", "X-Forwarded-For"), ("x-forwarded-for", "6.6.6.6")]);
         strip(&mut headers);
         assert!(headers.is_empty());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_h2c_upgrade_leaves_no_trace() {
+    fn h2c_upgrade_leaves_no_field_behind() {
         let fields = [
             ("host", "a"),
             ("upgrade", "h2c"),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_in_connection_names_nothing_and_shields_nothing() {
+    fn connection_option_that_is_no_token_removes_nothing() {
         let mut headers = map(&[("x-one", "1"), ("x-two", "2")]);
         headers.insert(CONNECTION, HeaderValue::from_bytes(b"\xff, x-one, \x80").unwrap());
         strip(&mut headers);

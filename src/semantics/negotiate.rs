@@ -250,7 +250,7 @@ mod tests {
     const ANY: [Coding; 4] = [Zstd, Brotli, Gzip, Identity];
 
     #[test]
-    fn the_most_welcome_is_chosen_and_of_equals_the_first_of_ours() {
+    fn highest_weight_is_chosen_and_first_offer_among_equals() {
         let table = [
             ("gzip, deflate, br, zstd", Some(Zstd)),
             ("gzip, deflate, br", Some(Brotli)),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_as_if_it_were_not_there() {
+    fn malformed_coding_is_ignored() {
         for bad in [
             "gzip;q=2",
             "gzip;q=1.001",
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_read_up_to_its_bound() {
+    fn accept_list_is_read_up_to_its_bound() {
         let many = |n: usize| "x,".repeat(n) + "gzip";
         assert_eq!(accepts(&many(MAX_ELEMENTS - 1)).best(&ANY), Some(Gzip));
         assert_eq!(accepts(&many(MAX_ELEMENTS)).best(&ANY), Some(Identity));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_range_weighs_a_media_type() {
+    fn most_specific_range_weighs_media_type() {
         assert_eq!(weights(&[]), (1000, 1000));
         for (value, html, json) in [
             ("*/*", 1000, 1000),
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_ranges_are_as_if_they_were_not_there() {
+    fn malformed_media_ranges_are_ignored() {
         for bad in [
             "text/html;q=2",
             "text/html;q=",

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_end_is_unsatisfiable() {
+    fn range_beyond_the_end_is_unsatisfiable() {
         for value in ["bytes=10-", "bytes=10-20", "bytes=-0"] {
             assert_eq!(parse(value.as_bytes(), 10), Part::Unsatisfiable, "{value}");
         }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_u64_saturate() {
+    fn range_numbers_beyond_u64_saturate() {
         let big = "9".repeat(200);
         assert_eq!(parse(format!("bytes={big}-").as_bytes(), 10), Part::Unsatisfiable);
         assert_eq!(parse(format!("bytes={big}-{big}").as_bytes(), 10), Part::Unsatisfiable);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn only_get_asks_for_a_part_and_only_once() {
+    fn range_applies_only_to_get_and_only_once() {
         let mut headers = HeaderMap::new();
         headers.append(header::RANGE, HeaderValue::from_static("bytes=0-1"));
         assert_eq!(requested(&Method::GET, &headers, 10), part(0, 1));

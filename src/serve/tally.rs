@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn each_client_has_its_own_count_and_none_is_kept_of_those_who_left() {
+    fn each_client_has_its_own_count_and_none_is_kept_after_it_left() {
         let tally = Tally::new(2);
         let (a, b) = (peer("192.0.2.1"), peer("192.0.2.2"));
         assert!(tally.admits(&a) && tally.admits(&a) && !tally.admits(&a));
@@ -72,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_turned_away_is_not_known() {
+    fn refused_client_is_not_counted() {
         let tally = Tally::new(0);
         assert!(!tally.admits(&peer("192.0.2.1")));
         assert!(tally.lock().is_empty());
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_client_and_a_unix_socket_none() {
+    fn ipv6_network_is_one_client_and_unix_socket_has_none() {
         let tally = Tally::new(1);
         assert!(tally.admits(&peer("[2001:db8::1]")));
         assert!(!tally.admits(&peer("[2001:db8::2]")));

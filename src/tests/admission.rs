@@ -21,7 +21,7 @@ async fn hello(_: Request) -> Result<Response, Infallible> {
 }
 
 #[tokio::test]
-async fn idle_connections_make_room_for_those_who_wait() {
+async fn idle_connections_are_shed_for_waiting_ones() {
     let server = start_with(service_fn(hello), |s| s.connections(2)).await;
     let mut idle = [
         TcpStream::connect(server.addr).await.unwrap(),
@@ -50,7 +50,7 @@ async fn idle_connections_make_room_for_those_who_wait() {
 }
 
 #[tokio::test]
-async fn who_is_at_work_makes_no_room() {
+async fn active_connection_is_not_shed() {
     let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let (b, g) = (began.clone(), go_on.clone());
     let app = service_fn(move |_: Request| {
@@ -79,7 +79,7 @@ async fn who_is_at_work_makes_no_room() {
 }
 
 #[tokio::test]
-async fn one_client_has_so_many_connections_and_no_more() {
+async fn client_has_bounded_number_of_connections() {
     let server = start_with(service_fn(hello), |s| s.connections_per_client(2)).await;
     let mut held = Vec::new();
     for _ in 0..2 {
@@ -108,7 +108,7 @@ async fn one_client_has_so_many_connections_and_no_more() {
 }
 
 #[tokio::test]
-async fn while_the_gate_is_closed_no_head_is_read_and_nobody_is_accepted() {
+async fn closed_gate_stops_accepting_and_reading_heads() {
     let places = Arc::new(Semaphore::new(1));
     let gate = Gate::new(places.clone());
     let server = start_with(service_fn(hello), |s| s.gate(gate)).await;
@@ -135,7 +135,7 @@ async fn while_the_gate_is_closed_no_head_is_read_and_nobody_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_at_the_gate_is_not_idle() {
+async fn client_waiting_at_gate_is_not_idle() {
     let places = Arc::new(Semaphore::new(1));
     let gate = Gate::new(places.clone());
     let limits = crate::proto::h1::Limits {
@@ -159,7 +159,7 @@ async fn a_client_that_waits_at_the_gate_is_not_idle() {
 }
 
 #[tokio::test]
-async fn heads_and_answers_that_wait_count_and_when_all_is_spent_requests_are_refused() {
+async fn waiting_heads_and_answers_are_charged_and_spent_budget_refuses_requests() {
     const PAGE: usize = 12_000; // copied behind its head
     let budget = crate::Budget::builder().hard(200_000).build();
     let page = service_fn(async |_: Request| {
@@ -212,7 +212,7 @@ async fn heads_and_answers_that_wait_count_and_when_all_is_spent_requests_are_re
 }
 
 #[tokio::test]
-async fn however_connections_end_each_gives_its_place_back() {
+async fn connections_release_their_slots_however_they_end() {
     let app = service_fn(|request: Request| async move {
         match request.uri().path() {
             "/panic" => panic!("as it was told to"),

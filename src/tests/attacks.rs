@@ -231,7 +231,7 @@ async fn healthy(front: Front) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_attack_ends_as_it_should_and_the_healthy_do_not_notice() {
+async fn each_attack_ends_as_expected_and_healthy_clients_are_served() {
     let front = front();
     let mut attackers = JoinSet::new();
     for attack in ATTACKS {

@@ -126,7 +126,7 @@ async fn hello(_: Request) -> Result<Response, Infallible> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_on_a_kept_connection_costs_one_read_and_one_write() {
+async fn request_on_idle_connection_costs_one_read_and_one_write() {
     let io = Counted::default();
     let (service, watch) = (service_fn(hello), Watch::never());
     let mut connection =
@@ -142,7 +142,7 @@ async fn a_request_on_a_kept_connection_costs_one_read_and_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_answer_leaves_with_the_end_of_the_connection() {
+async fn last_answer_leaves_with_the_end_of_its_connection() {
     let io = Counted::default();
     let (service, watch) = (service_fn(hello), Watch::never());
     let mut connection =
@@ -155,7 +155,7 @@ async fn the_last_answer_leaves_with_the_end_of_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_come_together_cost_one_read_and_one_write() {
+async fn pipelined_requests_cost_one_read_and_one_write() {
     let io = Counted::default();
     let (service, watch) = (service_fn(hello), Watch::never());
     let mut connection =
@@ -167,7 +167,7 @@ async fn requests_that_come_together_cost_one_read_and_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_read_ahead_while_a_request_is_answered_has_a_bound() {
+async fn read_ahead_during_a_request_has_a_bound() {
     const AHEAD: usize = 2 * GET.len();
     // Of what follows the request, and whether one byte more is then read.
     for (ahead, reads_on) in [(AHEAD - 1, true), (AHEAD, false), (AHEAD + 1, false)] {

@@ -97,7 +97,7 @@ async fn send(pieces: &[&str], every: Duration) -> (String, Duration) {
 const HEAD: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n";
 
 #[tokio::test(start_paused = true)]
-async fn r1_r2_a_head_has_its_time_in_all() {
+async fn r1_r2_head_has_total_deadline() {
     let (answer, took) = send(&[], secs(1)).await;
     assert_eq!((answer.as_str(), took.as_secs()), ("", 20), "R2: it said nothing");
     let trickle: Vec<String> =
@@ -108,19 +108,19 @@ async fn r1_r2_a_head_has_its_time_in_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_closed_quietly() {
+async fn idle_connection_is_closed_without_a_response() {
     let (answer, took) = send(&["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], secs(1)).await;
     assert_eq!((statuses(&answer), took.as_secs()), (vec![200], 70));
 }
 
 #[tokio::test(start_paused = true)]
-async fn r3_a_body_that_stops_is_answered_408() {
+async fn r3_stalled_body_is_answered_with_408() {
     let (answer, took) = send(&[HEAD, "ABC"], secs(2)).await;
     assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 2 + 30));
 }
 
 #[tokio::test(start_paused = true)]
-async fn r3_a_body_that_trickles_below_the_rate_is_answered_408() {
+async fn r3_body_below_the_minimum_rate_is_answered_with_408() {
     let mut pieces = vec![HEAD];
     pieces.extend(["x"; 99]);
     // A byte in 25 s is worth 0.1 s. It never pauses for 30 s.
@@ -129,7 +129,7 @@ async fn r3_a_body_that_trickles_below_the_rate_is_answered_408() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_as_slow_as_it_may_be_is_taken() {
+async fn body_at_the_minimum_rate_is_accepted() {
     let mut pieces = vec![HEAD];
     pieces.extend(["0123456789"; 10]);
     let (answer, took) = send(&pieces, secs(1)).await;
@@ -138,7 +138,7 @@ async fn a_body_as_slow_as_it_may_be_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_is_fast_enough_and_never_ends_has_an_end() {
+async fn fast_endless_body_reaches_its_total_timeout() {
     let mut pieces = vec!["POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"];
     pieces.extend(["14\r\n01234567890123456789\r\n"; 2000]);
     let (answer, took) = send(&pieces, secs(1)).await;
@@ -146,7 +146,7 @@ async fn a_body_that_is_fast_enough_and_never_ends_has_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_does_not_answer_is_given_up() {
+async fn service_without_answer_is_given_up() {
     let whole = "GET /never HTTP/1.1\r\nHost: a\r\n\r\n";
     let (answer, took) = send(&[whole], secs(1)).await;
     assert_eq!((statuses(&answer), took.as_secs()), (vec![504], 300));
@@ -178,7 +178,7 @@ async fn read(step: usize, every: Duration) -> (Result<usize, ()>, Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn r4_a_client_that_does_not_read_or_hardly_is_cut() {
+async fn r4_client_that_does_not_read_or_hardly_reads_is_aborted() {
     let (result, took) = read(1, secs(200)).await;
     assert!(result.is_err() && took >= secs(200), "nothing within 60 s");
     // A byte in 20 s is worth 0.1 s of 120.
@@ -200,7 +200,7 @@ async fn r4_a_client_that_does_not_read_or_hardly_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_as_slowly_as_it_may_gets_it_all() {
+async fn client_that_reads_at_the_minimum_rate_gets_everything() {
     let (result, took) = read(10, secs(1)).await;
     assert!(result.is_ok_and(|n| n > 1000), "the head and the body");
     assert!(took >= secs(100), "{took:?}");
@@ -208,7 +208,7 @@ async fn a_client_that_reads_as_slowly_as_it_may_gets_it_all() {
 
 /// Random speeds on both sides of the rate: cut if and only if the store of time runs out.
 #[tokio::test(start_paused = true)]
-async fn a_body_is_cut_if_and_only_if_its_pace_says_so() {
+async fn body_is_cut_exactly_when_its_rate_is_too_low() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |below: u64| {
         seed ^= seed << 13;
@@ -255,7 +255,7 @@ async fn a_body_is_cut_if_and_only_if_its_pace_says_so() {
 }
 
 #[tokio::test]
-async fn r4_what_the_kernel_holds_counts_as_progress_when_the_client_takes_it() {
+async fn r4_bytes_in_the_kernel_count_as_progress_when_the_client_takes_them() {
     // Megabytes may wait in the kernel for a client that reads steadily, if the listener is not one
     // of ours: no write moves for long.
     let page = Bytes::from(vec![b'x'; 16 << 20]);
@@ -287,7 +287,7 @@ async fn r4_what_the_kernel_holds_counts_as_progress_when_the_client_takes_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_in_which_the_service_was_not_ready_is_not_the_client_s() {
+async fn time_of_unready_service_is_not_charged_to_the_client() {
     // Busy for longer than a body may pause; nothing is read meanwhile.
     let ready = Instant::now() + secs(40);
     let app = service_fn(|request: Request| async move {

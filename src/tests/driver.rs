@@ -33,7 +33,7 @@ use crate::{
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[tokio::test(start_paused = true)]
-async fn a_response_may_take_longer_than_a_connection_may_be_idle() {
+async fn response_may_take_longer_than_idle_timeout() {
     const LEN: usize = 4 << 20;
     let limits = Limits { idle_timeout: Duration::from_secs(5), ..Limits::default() };
     let config = Config::new().limits(limits);
@@ -117,7 +117,7 @@ impl AsyncWrite for Gated {
 impl Io for Gated {}
 
 #[tokio::test(start_paused = true)]
-async fn a_write_has_its_time_from_its_first_attempt() {
+async fn write_timeout_starts_at_the_first_attempt() {
     // The answer comes after longer than a write may wait, and then has to wait a little itself.
     let gate = Arc::new(Mutex::new(Gate::default()));
     let io = Gated { request: Bytes::from_static(GET), gate: gate.clone() };
@@ -144,7 +144,7 @@ async fn a_write_has_its_time_from_its_first_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_has_its_time_from_the_end_of_the_request() {
+async fn server_timeout_starts_at_the_end_of_the_request() {
     let limits = Limits {
         head_timeout: Duration::from_secs(10),
         body_timeout: Duration::from_secs(10),
@@ -167,7 +167,7 @@ async fn a_server_has_its_time_from_the_end_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_body_that_ends_with_the_connection_is_reset_when_the_drain_cuts_it() {
+async fn body_that_ends_with_connection_is_reset_when_drain_aborts_it() {
     let (began, seen) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
     let (b, keep) = (began.clone(), seen.clone());
     let server = start_with(
@@ -193,7 +193,7 @@ async fn a_body_that_ends_with_the_connection_is_reset_when_the_drain_cuts_it() 
 }
 
 #[tokio::test]
-async fn a_server_that_is_dropped_ends_its_connections() {
+async fn dropped_server_ends_its_connections() {
     let began = Arc::new(Notify::new());
     let b = began.clone();
     let never = service_fn(move |_: Request| {
@@ -214,7 +214,7 @@ async fn a_server_that_is_dropped_ends_its_connections() {
 }
 
 #[tokio::test]
-async fn a_body_may_be_read_beyond_the_response() {
+async fn request_body_may_be_read_beyond_the_response() {
     let (tx, mut read) = mpsc::unbounded_channel();
     let server = start(service_fn(move |request: Request| {
         let tx = tx.clone();
@@ -241,7 +241,7 @@ async fn a_body_may_be_read_beyond_the_response() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_broken_body_arrives_though_the_client_goes_on_sending() {
+async fn answer_to_broken_body_arrives_though_the_client_goes_on_sending() {
     let server = start(service_fn(|request: Request| async {
         request.into_body().collect().await?;
         Ok::<_, crate::BoxError>(Response::new(Body::empty()))
@@ -263,7 +263,7 @@ async fn the_answer_to_a_broken_body_arrives_though_the_client_goes_on_sending()
 }
 
 #[tokio::test]
-async fn a_thread_that_accepts_holds_no_place() {
+async fn accepting_thread_holds_no_connection_slot() {
     let hello =
         service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
     let server = start_with(hello, |s| s.threads(2).connections(1)).await;
@@ -276,7 +276,7 @@ async fn a_thread_that_accepts_holds_no_place() {
 }
 
 #[tokio::test]
-async fn many_small_responses_leave_in_order_whatever_room_they_need() {
+async fn many_small_responses_leave_in_order_with_any_buffer_sizes() {
     let server = start(service_fn(|_: Request| async {
         let response = Response::builder().header("x-pad", "p".repeat(90));
         Ok::<_, Infallible>(response.body(Body::from("hi")).unwrap())
@@ -298,7 +298,7 @@ async fn many_small_responses_leave_in_order_whatever_room_they_need() {
 }
 
 #[tokio::test]
-async fn the_path_of_a_socket_is_left_to_whoever_took_it_over() {
+async fn socket_path_taken_over_by_another_server_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let at = format!("unix:{}", path.display());
@@ -341,7 +341,7 @@ async fn the_path_of_a_socket_is_left_to_whoever_took_it_over() {
 }
 
 #[tokio::test]
-async fn a_file_is_not_taken_for_a_stale_socket() {
+async fn regular_file_is_not_taken_for_stale_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("precious.conf");
     std::fs::write(&path, "x").unwrap();
@@ -378,7 +378,7 @@ impl tower::Service<Request> for Held {
 }
 
 #[tokio::test]
-async fn what_comes_behind_a_request_that_had_to_wait_costs_no_tail() {
+async fn bytes_behind_delayed_request_do_not_cut_its_response() {
     const LEN: usize = 40_000;
     let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".to_owned()), false).unwrap();
     let to = listener.local_addr().unwrap().to_string().parse().unwrap();

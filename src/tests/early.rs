@@ -10,7 +10,7 @@ use super::support::{exchange, start, statuses};
 use crate::{Body, BoxError, Request, Response, Router, files};
 
 #[tokio::test]
-async fn s3_whoever_answers_early_the_body_is_never_a_request() {
+async fn s3_unread_body_after_early_answer_is_never_a_request() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("folder")).unwrap();
     fs::write(dir.path().join("a.txt"), "text").unwrap();

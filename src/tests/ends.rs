@@ -44,7 +44,7 @@ async fn bytes_behind_the_last_request_do_not_cost_its_response() {
 }
 
 #[tokio::test]
-async fn a_request_that_a_shutdown_forestalls_does_not_cost_the_response_before_it() {
+async fn request_cut_by_shutdown_does_not_cost_the_response_before_it() {
     let server = start(service_fn(large)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -65,7 +65,7 @@ async fn a_request_that_a_shutdown_forestalls_does_not_cost_the_response_before_
 }
 
 #[tokio::test]
-async fn a_panic_does_not_cost_the_answers_before_it() {
+async fn panic_does_not_cost_the_answers_before_it() {
     let server = start(service_fn(|request: Request| async move {
         assert!(request.uri().path() != "/panic", "as it was asked to");
         Ok::<_, Infallible>(Response::new(Body::from("fine")))
@@ -77,7 +77,7 @@ async fn a_panic_does_not_cost_the_answers_before_it() {
 }
 
 #[tokio::test]
-async fn a_shutdown_does_not_wait_for_a_body_that_nobody_reads() {
+async fn shutdown_does_not_wait_for_unread_body() {
     let early =
         service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("early"))) });
     let server = start(early).await;
@@ -91,7 +91,7 @@ async fn a_shutdown_does_not_wait_for_a_body_that_nobody_reads() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_a_place_is_let_go_when_a_shutdown_begins() {
+async fn client_waiting_for_permit_is_released_when_shutdown_begins() {
     let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (b, g) = (began.clone(), go_on.clone());
     let slow = service_fn(move |_: Request| {
@@ -119,7 +119,7 @@ async fn a_client_that_waits_for_a_place_is_let_go_when_a_shutdown_begins() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_is_looked_at_whatever_is_left_of_the_task_s_budget() {
+async fn idle_connection_is_checked_without_task_budget() {
     let (io, server) = tokio::io::duplex(1 << 10);
     let mut connection = Connection::new(io, Arc::new(Limits::default()));
     let (tell, told) = oneshot::channel();
@@ -136,7 +136,7 @@ async fn a_kept_connection_is_looked_at_whatever_is_left_of_the_task_s_budget() 
 }
 
 #[tokio::test]
-async fn an_empty_line_is_no_reason_to_wait_for_a_client_at_a_shutdown() {
+async fn empty_line_does_not_make_shutdown_wait_for_its_client() {
     let hour = std::time::Duration::from_secs(3600);
     let http1 = Http1Config::new().linger(hour);
     let server = start_with(service_fn(large), |s| s.http1(http1)).await;

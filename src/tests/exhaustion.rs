@@ -22,15 +22,13 @@ const DESCRIPTORS: u64 = 40;
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn without_descriptors_clients_are_turned_away_and_served_again_after() {
+async fn server_without_descriptors_refuses_clients_and_recovers() {
     if env::var_os(CHILD).is_some() {
         return be_the_server().await;
     }
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["--exact", "--nocapture", "--test-threads=1"]);
-    child.arg(
-        "tests::exhaustion::without_descriptors_clients_are_turned_away_and_served_again_after",
-    );
+    child.arg("tests::exhaustion::server_without_descriptors_refuses_clients_and_recovers");
     child.env(CHILD, "1").kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = child.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

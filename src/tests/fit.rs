@@ -14,7 +14,7 @@ use super::support::{exchange, start, start_with, statuses};
 use crate::{Body, BoxError, OriginalUri, PathParams, Request, Response};
 
 #[tokio::test]
-async fn an_axum_router_is_served() {
+async fn serve_takes_axum_router() {
     let app = Router::new()
         .route(
             "/hello/{name}",
@@ -38,7 +38,7 @@ async fn an_axum_router_is_served() {
 }
 
 #[tokio::test]
-async fn a_serve_dir_of_tower_http_is_served() {
+async fn serve_takes_serve_dir_of_tower_http() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "a".repeat(100_000)).unwrap();
     let server = start(ServeDir::new(folder.path())).await;
@@ -51,7 +51,7 @@ async fn a_serve_dir_of_tower_http_is_served() {
 }
 
 #[tokio::test]
-async fn threads_of_its_own_serve_and_drain() {
+async fn serve_with_threads_serves_and_drains() {
     let hello = tower::service_fn(|_: Request| async {
         Ok::<_, Infallible>(Response::new(Body::from(
             std::thread::current().name().unwrap().to_owned(),

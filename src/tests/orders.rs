@@ -38,7 +38,7 @@ fn app(request: Request<Bytes>) -> Response {
 }
 
 #[tokio::test]
-async fn every_order_of_the_layers_is_right() {
+async fn every_order_of_layers_gives_correct_responses() {
     let threads = worker::threads(2, || worker::blocking(app)).start().unwrap();
     let body = "0123456789abcdef".repeat(12_500); // 200 kB
     let requests = [

@@ -27,7 +27,7 @@ async fn echo(request: Request) -> Result<Response, BoxError> {
 }
 
 #[tokio::test]
-async fn keeps_the_connection_and_answers_pipelined_requests_in_order() {
+async fn server_keeps_the_connection_and_answers_pipelined_requests_in_order() {
     let server = start(service_fn(echo)).await;
     let answer = exchange(
         server.addr,
@@ -44,7 +44,7 @@ async fn keeps_the_connection_and_answers_pipelined_requests_in_order() {
 }
 
 #[tokio::test]
-async fn head_gets_the_head_alone_and_http_1_0_a_close() {
+async fn response_to_head_is_head_alone_and_http_1_0_ends_with_close() {
     let server = start(service_fn(|_: Request| async {
         Ok::<_, Infallible>(Response::new(Body::from("body")))
     }))
@@ -90,7 +90,7 @@ async fn continue_is_sent_when_the_body_is_asked_for_and_not_before() {
 }
 
 #[tokio::test]
-async fn s3_an_early_answer_drains_a_small_body_and_closes_before_a_large_one() {
+async fn s3_early_answer_drains_small_body_and_closes_before_large_one() {
     let server = start(service_fn(|_: Request| async {
         Ok::<_, Infallible>(Response::builder().status(413).body(Body::from("no")).unwrap())
     }))
@@ -175,7 +175,7 @@ async fn malformed_requests_are_refused_and_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn a_malformed_chunk_fails_the_body_and_is_answered_400() {
+async fn malformed_chunk_fails_the_body_and_is_answered_with_400() {
     let server = start(service_fn(echo)).await;
     for chunks in
         ["zz\r\n", "5\r\nhelloXX", "-1\r\n", "fffffffffffffffff\r\n", "5\nhello\r\n0\r\n\r\n"]
@@ -217,7 +217,7 @@ async fn errors_become_responses_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_never_taken_for_whole() {
+async fn truncated_body_is_never_taken_for_complete() {
     let server = start(service_fn(|_: Request| async {
         let (tx, body) = Body::channel(None);
         tx.send("some".into()).unwrap();
@@ -238,7 +238,7 @@ async fn a_body_that_breaks_off_is_never_taken_for_whole() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_has_its_work_dropped() {
+async fn departed_client_has_its_work_dropped() {
     let (began, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     struct OnDrop(Arc<Notify>);
     impl Drop for OnDrop {
@@ -265,7 +265,7 @@ async fn a_client_that_leaves_has_its_work_dropped() {
 }
 
 #[tokio::test]
-async fn a_client_that_ends_its_sending_half_is_answered_if_so_configured() {
+async fn half_closed_client_is_answered_if_so_configured() {
     let began = Arc::new(Notify::new());
     let go_on = Arc::new(Notify::new());
     let (b, g) = (began.clone(), go_on.clone());
@@ -295,7 +295,7 @@ async fn a_client_that_ends_its_sending_half_is_answered_if_so_configured() {
 }
 
 #[tokio::test]
-async fn nothing_is_reserved_for_a_client_that_is_waited_for() {
+async fn slow_client_holds_no_reservation() {
     // One place. Fifty clients have sent a head in part, or a head and a part of the body, which
     // the request buffer waits for: the place is free for somebody who is complete.
     let limited = ConcurrencyLimit::new(service_fn(echo), 1);
@@ -379,7 +379,7 @@ async fn slow_heads_idle_connections_and_slow_bodies_have_their_deadlines() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off_and_its_response_dropped() {
+async fn client_that_does_not_read_is_aborted_and_its_response_dropped() {
     // R4: the body never ends, and nobody takes it.
     let (gone, seen) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     struct Endless(Arc<AtomicUsize>, Arc<Notify>);
@@ -418,7 +418,7 @@ async fn a_client_that_does_not_read_is_cut_off_and_its_response_dropped() {
 }
 
 #[tokio::test]
-async fn a_shutdown_finishes_what_is_under_way_and_closes_what_is_idle() {
+async fn shutdown_finishes_active_requests_and_closes_idle_connections() {
     let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (b, g) = (began.clone(), go_on.clone());
     let server = start(service_fn(move |request: Request| {
@@ -468,7 +468,7 @@ async fn connections_above_the_limit_wait_until_one_ends() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_served_and_its_path_removed() {
+async fn unix_socket_is_served_and_its_path_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.sock");
     let address = format!("unix:{}", path.display());
@@ -510,7 +510,7 @@ async fn every_split_of_the_input_gives_the_same_answer() {
 }
 
 #[tokio::test]
-async fn a_panic_of_the_service_ends_one_connection() {
+async fn panic_of_service_ends_one_connection() {
     let server = start(service_fn(|request: Request| async move {
         assert!(request.uri().path() != "/panic", "as it was asked to");
         Ok::<_, Infallible>(Response::new(Body::from("fine")))
@@ -524,7 +524,7 @@ async fn a_panic_of_the_service_ends_one_connection() {
 }
 
 #[test]
-fn the_connection_future_is_small() {
+fn connection_future_is_small() {
     use crate::{conn::Connection, layer::Rescue, net::Stream};
     // With up to 152 bytes its task takes 256; the next step is 384. A debug build has a field of
     // mio's in the stream.
@@ -533,7 +533,7 @@ fn the_connection_future_is_small() {
 }
 
 #[tokio::test]
-async fn a_shutdown_waits_for_work_that_goes_on_without_its_client_and_then_cuts_it() {
+async fn shutdown_waits_for_detached_work_and_then_aborts_it() {
     for (patience, finishes) in
         [(Duration::from_secs(20), true), (Duration::from_millis(50), false)]
     {
@@ -575,7 +575,7 @@ async fn a_shutdown_waits_for_work_that_goes_on_without_its_client_and_then_cuts
 }
 
 #[tokio::test]
-async fn a_request_says_where_its_client_came_from_and_to() {
+async fn request_has_addresses_of_its_client_and_of_the_listener() {
     for bound in ["127.0.0.1:0", "0.0.0.0:0"] {
         let app = service_fn(async |request: Request| {
             let peer = request.extensions().get::<crate::peer::Peer>().unwrap();

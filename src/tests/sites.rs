@@ -34,7 +34,7 @@ async fn get(server: &Running, target: &str) -> String {
 }
 
 #[tokio::test]
-async fn f2_what_one_path_is_refused_no_spelling_of_it_is_served() {
+async fn f2_path_refused_in_one_spelling_is_served_in_none() {
     let folder = folder(&["public/page", "admin/secret"]);
     let refuse = service_fn(async |_| {
         let mut response = Response::new(Body::from("refused"));
@@ -138,7 +138,7 @@ fn cut(path: &Path, len: u64) {
 }
 
 #[tokio::test]
-async fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
+async fn file_that_shrinks_while_it_is_sent_ends_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     let server = start(files::dir(folder.path())).await;
@@ -163,7 +163,7 @@ async fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_file_that_shrank_since_it_was_looked_at_ends_the_connection() {
+async fn file_that_shrank_after_its_lookup_ends_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, vec![b'7'; 100_000]).unwrap();

@@ -44,7 +44,7 @@ fn page() -> Body {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_worker_is_ever_held_by_a_slow_client() {
+async fn no_slow_client_ever_holds_a_worker() {
     let threads = worker::threads(2, || worker::blocking(app)).start().unwrap();
     let front = ServiceBuilder::new()
         .layer(ResponseBufferLayer::new())
@@ -141,7 +141,7 @@ async fn read(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
 }
 
 #[tokio::test]
-async fn the_kernel_takes_no_megabytes_for_a_client_that_does_not_read() {
+async fn kernel_buffers_at_most_the_send_limit_for_client_that_does_not_read() {
     // R4: what the server can get rid of is what is on its way, and little more.
     let (tx, body) = Body::channel(None);
     let body = std::sync::Mutex::new(Some(body));
@@ -186,7 +186,7 @@ fn stream(len: usize, known: bool) -> Body {
 }
 
 #[tokio::test]
-async fn what_went_to_disk_reaches_the_client_as_it_was() {
+async fn spilled_body_reaches_the_client_unchanged() {
     let app = service_fn(|request: Request<Body>| async move {
         let path = request.uri().path();
         let len = path[2..].parse().unwrap();
@@ -240,7 +240,7 @@ async fn what_went_to_disk_reaches_the_client_as_it_was() {
 }
 
 #[tokio::test]
-async fn what_the_kernel_still_has_of_a_file_is_not_written_over() {
+async fn file_bytes_in_the_kernel_are_not_overwritten() {
     // `sendfile` hands the file's pages to the socket: there they stay until the client has them.
     const LEN: usize = 20_000;
     let (tx, body) = Body::channel(Some(2 * LEN as u64));

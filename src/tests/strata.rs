@@ -121,7 +121,7 @@ fn rust_files(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_check_reads_groups_and_paths() {
+fn check_reads_groups_and_paths() {
     let code = "use crate::{body::{Body, Sender}, error::Error};\nlet x = crate::net::clock::now();\n// use crate::serve\n";
     assert_eq!(imports(code), ["body", "error", "net"]);
 }

@@ -113,7 +113,7 @@ fn run(now: Instant, bytes: &[u8], step: usize) -> (usize, usize) {
 }
 
 #[test]
-fn what_comes_out_is_what_went_in_whatever_comes() {
+fn proxy_forwards_exactly_the_messages_it_was_sent() {
     #[allow(clippy::disallowed_methods, reason = "a moment must come from somewhere")]
     let now = Instant::now();
     let vectors = h1::tests::inputs();

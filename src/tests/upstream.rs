@@ -53,7 +53,7 @@ fn get(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn s23_s24_fields_of_the_hop_and_of_the_client_s_invention_are_replaced() {
+async fn s23_s24_hop_by_hop_and_forged_fields_are_replaced() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -82,7 +82,7 @@ async fn s23_s24_fields_of_the_hop_and_of_the_client_s_invention_are_replaced() 
 }
 
 #[tokio::test]
-async fn connections_are_kept_and_bodies_framed_once() {
+async fn connections_are_reused_and_bodies_framed_once() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -150,7 +150,7 @@ async fn s19_responses_that_can_be_read_in_two_ways_are_502_and_their_connection
 }
 
 #[tokio::test]
-async fn s19_a_response_is_never_given_to_the_next_request() {
+async fn s19_response_is_never_given_to_the_next_request() {
     // Bytes behind a complete response, and a response before any request: neither is read as an
     // answer to the next one.
     for early in [false, true] {
@@ -196,7 +196,7 @@ async fn s19_a_response_is_never_given_to_the_next_request() {
 }
 
 #[tokio::test]
-async fn s17_a_server_that_answers_before_the_body_is_not_used_again() {
+async fn s17_server_that_answers_before_the_body_is_not_used_again() {
     // S17: the body was promised and not sent; what follows on that connection would be it.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
@@ -225,7 +225,7 @@ async fn s17_a_server_that_answers_before_the_body_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn s1_bytes_behind_an_upgrade_are_a_request_of_their_own() {
+async fn s1_bytes_behind_an_upgrade_are_parsed_as_next_request() {
     // S1: the upgrade is not passed on, and its answer is 200.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
@@ -250,7 +250,7 @@ async fn s1_bytes_behind_an_upgrade_are_a_request_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_was_closed_is_replaced_for_get_and_not_for_post() {
+async fn closed_idle_connection_is_replaced_for_get_and_not_for_post() {
     for (method, expected) in [("GET", 200), ("POST", 502)] {
         let (script, addr) = Script::new().await;
         let front = proxy(&[addr]).await;
@@ -281,7 +281,7 @@ async fn a_kept_connection_that_was_closed_is_replaced_for_get_and_not_for_post(
 }
 
 #[tokio::test]
-async fn servers_take_turns_and_a_dead_one_is_left_out() {
+async fn servers_take_turns_and_dead_one_is_ejected() {
     let (one, first) = Script::new().await;
     let (two, second) = Script::new().await;
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -326,7 +326,7 @@ async fn no_server_is_502_and_a_silent_one_504() {
 }
 
 #[tokio::test]
-async fn a_response_that_breaks_off_is_cut_for_the_client_too() {
+async fn truncated_response_is_cut_for_the_client_too() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -343,7 +343,7 @@ async fn a_response_that_breaks_off_is_cut_for_the_client_too() {
 }
 
 #[tokio::test]
-async fn s17_a_client_that_leaves_in_the_middle_costs_the_connection_to_the_server() {
+async fn s17_client_that_leaves_midway_costs_the_server_connection() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let began = Arc::new(Notify::new());
@@ -398,7 +398,7 @@ async fn large_bodies_pass_whole_in_both_directions() {
 }
 
 #[tokio::test]
-async fn trailers_reach_the_server_through_a_buffer_too() {
+async fn trailers_reach_the_server_through_request_buffer() {
     let (script, addr) = Script::new().await;
     let front = start(RequestBufferLayer::new().layer(upstream(&[addr]))).await;
     let server = async {
@@ -416,7 +416,7 @@ async fn trailers_reach_the_server_through_a_buffer_too() {
 }
 
 #[tokio::test]
-async fn a_request_s_deadline_bounds_the_servers_and_one_that_passed_is_not_sent() {
+async fn deadline_of_request_bounds_the_servers_and_expired_request_is_not_sent() {
     let (script, addr) = Script::new().await;
     let asked = |deadline: Instant| {
         let mut request = Request::new(Body::empty());

@@ -22,7 +22,7 @@ fn write(output: &mut Output, io: &mut DuplexStream) -> u64 {
 }
 
 #[tokio::test]
-async fn what_is_read_from_a_file_counts_when_it_is_written() {
+async fn file_bytes_count_as_sent_when_they_are_written() {
     const LEN: usize = 200_000;
     // A connection that cannot send files, and takes so much at a time.
     let (mut io, mut peer) = duplex(10_000);
@@ -42,7 +42,7 @@ async fn what_is_read_from_a_file_counts_when_it_is_written() {
 }
 
 #[tokio::test]
-async fn a_file_that_has_shrunk_is_an_error_whoever_sends_it() {
+async fn file_that_has_shrunk_is_error_however_it_is_sent() {
     let (mut io, _peer) = duplex(1 << 20);
     let mut output = Output::default();
     output.push_file(FileSlice::new(file(100), 0, 200), b"");

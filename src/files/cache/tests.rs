@@ -54,7 +54,7 @@ fn counted(cache: &Cache) -> Size {
 }
 
 #[test]
-fn an_entry_is_believed_until_it_is_to_be_looked_at_again() {
+fn entry_is_fresh_until_it_must_be_revalidated() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     assert!(cache.get("/f", now).is_none());
@@ -68,7 +68,7 @@ fn an_entry_is_believed_until_it_is_to_be_looked_at_again() {
 }
 
 #[test]
-fn a_later_look_is_not_overwritten_by_an_earlier_one() {
+fn result_of_later_lookup_is_not_overwritten_by_earlier_one() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     cache.put("/f", disk.file(2), now + Duration::from_millis(1), 0);
@@ -77,7 +77,7 @@ fn a_later_look_is_not_overwritten_by_an_earlier_one() {
 }
 
 #[test]
-fn with_nothing_believed_nothing_is_held() {
+fn cache_without_freshness_holds_nothing() {
     let disk = Disk::new();
     let cache = Cache::new(Limits::default(), Duration::ZERO);
     cache.put("/f", disk.file(1), Instant::now(), 0);
@@ -115,7 +115,7 @@ fn bytes_stay_within_the_default_bound() {
 }
 
 #[test]
-fn open_files_stay_within_their_bound_and_push_out_only_open_files() {
+fn open_files_stay_within_their_bound_and_evict_only_open_files() {
     let (disk, now) = (Disk::new(), Instant::now());
     let limits = Limits { open_files: 8, ..Limits::default() };
     let cache = Cache::new(limits, SECOND);
@@ -130,7 +130,7 @@ fn open_files_stay_within_their_bound_and_push_out_only_open_files() {
 }
 
 #[test]
-fn what_is_larger_than_a_bound_is_not_held_and_pushes_out_nothing() {
+fn entry_larger_than_a_bound_is_not_held_and_evicts_nothing() {
     let (disk, now) = (Disk::new(), Instant::now());
     let limits = Limits { bytes: 100, open_files: 0, ..Limits::default() };
     let cache = Cache::new(limits, SECOND);
@@ -142,7 +142,7 @@ fn what_is_larger_than_a_bound_is_not_held_and_pushes_out_nothing() {
 }
 
 #[test]
-fn names_that_do_not_exist_push_out_nothing_but_each_other() {
+fn missing_names_evict_only_each_other() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let missing = disk.missing();
@@ -157,7 +157,7 @@ fn names_that_do_not_exist_push_out_nothing_but_each_other() {
 }
 
 #[test]
-fn what_is_asked_for_outlives_what_is_not() {
+fn requested_entries_outlive_others() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let file = disk.file(1);
@@ -170,7 +170,7 @@ fn what_is_asked_for_outlives_what_is_not() {
 }
 
 #[test]
-fn one_is_to_look_again_and_the_others_get_what_was_known_for_as_long_again() {
+fn one_caller_revalidates_while_others_get_stale_entry_for_one_more_lifetime() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     cache.put("/f", disk.file(1), now, 0);
@@ -188,7 +188,7 @@ fn one_is_to_look_again_and_the_others_get_what_was_known_for_as_long_again() {
 }
 
 #[test]
-fn what_has_changed_is_forgotten_and_a_look_from_before_is_not_believed() {
+fn changed_entry_is_removed_and_earlier_lookup_is_not_believed() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     let before = cache.changes();
@@ -204,7 +204,7 @@ fn what_has_changed_is_forgotten_and_a_look_from_before_is_not_believed() {
 }
 
 #[test]
-fn what_changes_elsewhere_keeps_no_look_out() {
+fn change_elsewhere_releases_refresh_claim() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     cache.put("/f", disk.file(1), now, 0);
@@ -221,7 +221,7 @@ fn what_changes_elsewhere_keeps_no_look_out() {
 }
 
 #[test]
-fn what_may_have_changed_while_it_was_looked_at_is_not_held_and_nothing_older_either() {
+fn entry_that_may_have_changed_during_its_lookup_is_not_held() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     let late = now + SECOND;
@@ -241,7 +241,7 @@ fn what_may_have_changed_while_it_was_looked_at_is_not_held_and_nothing_older_ei
 }
 
 #[test]
-fn what_was_known_is_served_for_as_long_again_at_most() {
+fn stale_entry_is_served_for_at_most_one_more_lifetime() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     cache.put("/f", disk.file(1), now, 0);

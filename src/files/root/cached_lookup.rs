@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_memory_is_told_as_by_a_look_that_may_wait() {
+    fn cached_lookup_agrees_with_blocking_lookup() {
         let (_folder, root) = root();
         assert_eq!(found(&root, "docs/a.txt"), None, "nobody knows yet what is waited for here");
         root.open("docs").unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_at_once_under_other_rules_and_of_what_is_no_file() {
+    fn cached_lookup_declines_other_rules_and_special_files() {
         let (folder, root) = root();
         for symlinks in [Symlinks::Never, Symlinks::Any, Symlinks::SameOwner] {
             let root = root.with_symlinks(symlinks);

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_to_meanwhile_is_read_again() {
+    fn file_modified_during_read_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let above = vec![1; usize::try_from(IN_MEMORY).unwrap() + 1];
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_long_as_it_says_is_nothing_to_serve() {
+    fn file_of_other_length_than_stated_is_absent() {
         // The one says 0 and has some bytes, the other says 4096 and has fewer.
         for path in ["/proc/sys/kernel/ostype", "/sys/kernel/uevent_seqnum"] {
             let Ok(file) = File::options().read(true).open(path) else { continue };
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_says_that_it_was_looked_at_and_not_each_time_it_is_sent() {
+    fn access_time_of_large_file_is_updated_once_per_lookup() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, vec![1; usize::try_from(IN_MEMORY).unwrap() + 1]).unwrap();

@@ -34,7 +34,7 @@ fn text(fd: OwnedFd) -> String {
 }
 
 #[test]
-fn files_and_folders_below_are_opened_both_ways() {
+fn files_and_directories_below_root_are_opened_by_openat2_and_by_walk() {
     let (_outside, root) = tree();
     for (way, open) in WAYS {
         let open = |path| open(root.fd().unwrap(), path, READ_BY_PATH);
@@ -47,7 +47,7 @@ fn files_and_folders_below_are_opened_both_ways() {
 }
 
 #[test]
-fn no_way_leads_out_by_name() {
+fn no_name_leads_out_of_root() {
     let (outside, root) = tree();
     let absolute = outside.path().join("secret.txt");
     for (way, open) in WAYS {
@@ -59,7 +59,7 @@ fn no_way_leads_out_by_name() {
 }
 
 #[test]
-fn symbolic_links_out_of_the_root_are_refused_both_ways() {
+fn symbolic_links_out_of_root_are_refused_by_openat2_and_by_walk() {
     let (outside, root) = tree();
     let inside = outside.path().join("root");
     symlink("../secret.txt", inside.join("up")).unwrap();
@@ -83,7 +83,7 @@ fn symbolic_links_out_of_the_root_are_refused_both_ways() {
 }
 
 #[test]
-fn a_relative_link_inside_is_followed_by_openat2_alone() {
+fn relative_link_inside_is_followed_by_openat2_alone() {
     let (outside, root) = tree();
     symlink("a/b", outside.path().join("root/short")).unwrap();
     symlink("../top.txt", outside.path().join("root/a/top")).unwrap();
@@ -99,7 +99,7 @@ fn a_relative_link_inside_is_followed_by_openat2_alone() {
 }
 
 #[test]
-fn without_openat2_it_walks_and_remembers_if_the_kernel_said_so() {
+fn lookup_without_openat2_walks_and_remembers_what_the_kernel_said() {
     let (outside, root) = tree();
     symlink("top.txt", outside.path().join("root/link")).unwrap();
     let fd = root.fd().unwrap();
@@ -132,7 +132,7 @@ fn without_openat2_it_walks_and_remembers_if_the_kernel_said_so() {
 }
 
 #[test]
-fn what_is_neither_file_nor_folder_is_absent_and_does_not_block() {
+fn root_is_opened_once_and_stays_the_same() {
     let (outside, root) = tree();
     let inside = outside.path().join("root");
     rustix::fs::mkfifoat(CWD, inside.join("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
@@ -149,7 +149,7 @@ fn what_is_neither_file_nor_folder_is_absent_and_does_not_block() {
 }
 
 #[test]
-fn the_root_is_opened_once_and_stays_the_same() {
+fn special_file_is_absent_and_does_not_block() {
     let (outside, root) = tree();
     fs::rename(outside.path().join("root"), outside.path().join("moved")).unwrap();
     symlink("/etc", outside.path().join("root")).unwrap();
@@ -158,7 +158,7 @@ fn the_root_is_opened_once_and_stays_the_same() {
 }
 
 #[test]
-fn a_root_that_is_not_there_yet_is_an_error_until_it_is() {
+fn missing_root_is_error_until_it_exists() {
     let outside = tempfile::tempdir().unwrap();
     let path = outside.path().join("later");
     let root = Root::new(path.clone(), Symlinks::Inside);

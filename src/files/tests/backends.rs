@@ -53,7 +53,7 @@ async fn files_in_the_program_are_served_as_those_of_a_folder() {
 }
 
 #[tokio::test]
-async fn a_folder_in_the_program_is_listed_once_for_each_name() {
+async fn embedded_directory_is_listed_once_for_each_name() {
     let dir = DirBuilder::backend(site()).listing().index("none").build();
     let json = get_with(&dir, "/docs/", &[(header::ACCEPT, "application/json")]).await;
     let json = String::from_utf8(content(json).await.to_vec()).unwrap();
@@ -76,7 +76,7 @@ impl Backend for Empty {
 }
 
 #[tokio::test]
-async fn what_is_not_there_costs_no_look_each_time_with_or_without_a_page() {
+async fn missing_file_is_not_looked_up_each_time() {
     for (with_page, looks) in [(false, 1), (true, 2)] {
         let empty = Empty::default();
         let mut builder = DirBuilder::backend(empty.clone());
@@ -118,7 +118,7 @@ impl Backend for Disk {
 }
 
 #[tokio::test]
-async fn a_slow_disk_holds_up_those_who_wait_for_it_and_nobody_else() {
+async fn slow_disk_delays_only_requests_that_need_it() {
     // One thread for everything but the disk.
     let disk = Disk(Arc::default());
     let dir = files::backend(disk.clone());
@@ -195,7 +195,7 @@ impl Backend for Told {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_outgrows_the_cache_is_not_old_again() {
+async fn entry_that_outgrows_the_cache_is_not_served_in_its_old_state() {
     let long = "new".repeat(10);
     for inline in [false, true] {
         let told = Told::default();
@@ -211,7 +211,7 @@ async fn what_outgrows_the_cache_is_not_old_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_long_after_a_look_began_gets_the_answer_of_another_one() {
+async fn late_caller_gets_result_of_new_lookup() {
     let told = Told::default();
     *told.held.0.lock().unwrap() = Some(0);
     told.set("old");

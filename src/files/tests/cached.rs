@@ -22,7 +22,7 @@ fn send_now(dir: &Dir, target: &str) -> Option<Response<Body>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_is_answered_at_once_and_for_a_second() {
+async fn hit_is_served_without_lookup_for_one_second() {
     let site = Site::new();
     site.write("large.bin", vec![7; 100_000]);
     let served = site.builder().watch(false).inline_lookups(false).build();
@@ -51,7 +51,7 @@ async fn a_hit_is_answered_at_once_and_for_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_looks_again_and_the_others_get_what_was_known() {
+async fn one_request_revalidates_while_others_get_stale_entry() {
     let site = Site::new();
     let served = site.builder().watch(false).inline_lookups(false).build();
     get(&served, "/hello.txt").await;
@@ -69,7 +69,7 @@ async fn one_looks_again_and_the_others_get_what_was_known() {
 }
 
 #[tokio::test]
-async fn without_a_second_of_trust_every_change_is_seen_at_once() {
+async fn dir_without_revalidation_interval_sees_every_change_at_once() {
     let site = Site::new();
     let served = site.builder().revalidate(Duration::ZERO).build();
     let read = async || content(get(&served, "/hello.txt").await).await;
@@ -92,7 +92,7 @@ async fn without_a_second_of_trust_every_change_is_seen_at_once() {
 }
 
 #[tokio::test]
-async fn a_new_file_of_the_same_size_and_time_has_another_tag() {
+async fn new_file_of_same_size_and_time_has_another_etag() {
     let site = Site::new();
     let served = site.builder().revalidate(Duration::ZERO).build();
     let before = get(&served, "/hello.txt").await;
@@ -111,7 +111,7 @@ async fn a_new_file_of_the_same_size_and_time_has_another_tag() {
 }
 
 #[tokio::test]
-async fn a_large_file_that_shrinks_under_a_response_ends_it_with_an_error() {
+async fn large_file_that_shrinks_under_response_ends_it_with_error() {
     let site = Site::new();
     site.write("large.bin", vec![7; 200_000]);
     let response = get(&site.dir(), "/large.bin").await;
@@ -121,7 +121,7 @@ async fn a_large_file_that_shrinks_under_a_response_ends_it_with_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spellings_of_a_path_share_their_entry() {
+async fn spellings_of_one_path_share_their_entry() {
     let site = Site::new();
     let served = site.builder().inline_lookups(false).build();
     get(&served, "/hello.txt").await;
@@ -132,7 +132,7 @@ async fn spellings_of_a_path_share_their_entry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_from_the_future_is_not_recognised_by_a_date_of_ours() {
+async fn file_from_the_future_is_not_validated_by_its_date() {
     let site = Site::new();
     let file = fs::File::options().write(true).open(site.root().join("hello.txt")).unwrap();
     file.set_modified(std::time::SystemTime::now() + Duration::from_secs(3600)).unwrap();
@@ -153,7 +153,7 @@ async fn a_file_from_the_future_is_not_recognised_by_a_date_of_ours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_memory_is_looked_at_without_a_thread_that_may_block() {
+async fn resident_file_is_looked_up_without_blocking_thread() {
     let site = Site::new();
     site.write("large.bin", vec![7; 100_000]);
     let served = site.builder().revalidate(Duration::ZERO).build();

@@ -12,7 +12,7 @@ fn encoded_site() -> (Site, DirBuilder) {
 }
 
 #[tokio::test]
-async fn whatever_depends_on_the_coding_says_so() {
+async fn response_that_depends_on_accept_encoding_has_vary() {
     let (_site, builder) = encoded_site();
     let dir = builder.build();
     for (fields, coding, status) in [
@@ -32,7 +32,7 @@ async fn whatever_depends_on_the_coding_says_so() {
 }
 
 #[tokio::test]
-async fn r8_several_parts_of_a_coded_file_are_not_mixed_with_what_is_not_coded() {
+async fn r8_parts_of_encoded_file_are_not_mixed_with_identity() {
     let (_site, builder) = encoded_site();
     let dir = builder.build();
     let several = (header::RANGE, "bytes=0-0,900-900");
@@ -51,7 +51,7 @@ async fn r8_several_parts_of_a_coded_file_are_not_mixed_with_what_is_not_coded()
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_a_404_for_whom_no_coding_of_the_page_will_do() {
+async fn missing_file_is_404_though_no_coding_of_its_page_is_acceptable() {
     let (_site, builder) = encoded_site();
     let dir = builder.not_found("app.js").build();
     for (coding, text) in [("gzip", "z"), ("br", "p"), ("identity;q=0", "p"), ("*;q=0", "p")] {

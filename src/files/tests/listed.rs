@@ -59,7 +59,7 @@ async fn listed(dir: &Dir, target: &str) -> (Vec<String>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn whatever_is_listed_can_be_asked_for() {
+async fn every_listed_entry_can_be_requested() {
     let site = Site::new();
     let folder = site.root().join("list");
     fs::create_dir(&folder).unwrap();
@@ -80,7 +80,7 @@ async fn whatever_is_listed_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn the_folder_is_listed_that_was_asked_for_wherever_its_index_would_be() {
+async fn listing_is_of_the_requested_directory_wherever_its_index_is() {
     let site = Site::new();
     for name in ["a/web/inner.txt", "a/outer.txt", "web/inner.txt"] {
         fs::create_dir_all(site.root().join(name).parent().unwrap()).unwrap();
@@ -96,7 +96,7 @@ async fn the_folder_is_listed_that_was_asked_for_wherever_its_index_would_be() {
 }
 
 #[tokio::test]
-async fn a_link_is_listed_as_what_it_leads_to_if_that_is_served() {
+async fn link_is_listed_as_its_target_if_that_is_served() {
     let site = Site::new();
     let at = std::time::UNIX_EPOCH + Duration::from_secs(784_111_777);
     fs::File::open(site.root().join("hello.txt")).unwrap().set_modified(at).unwrap();
@@ -141,7 +141,7 @@ async fn a_link_is_listed_as_what_it_leads_to_if_that_is_served() {
 }
 
 #[tokio::test]
-async fn json_is_for_those_who_like_it_better_than_html() {
+async fn listing_is_json_for_clients_that_prefer_it() {
     let site = Site::new();
     let dir = site.builder().listing().build();
     for (fields, kind) in [
@@ -170,7 +170,7 @@ async fn json_is_for_those_who_like_it_better_than_html() {
 }
 
 #[tokio::test]
-async fn a_listing_is_there_and_has_no_tag() {
+async fn listing_is_served_without_etag() {
     let site = Site::new();
     let dir = site.builder().listing().build();
     for (name, value, status) in [
@@ -215,7 +215,7 @@ impl Backend for Many {
 }
 
 #[tokio::test]
-async fn a_listing_has_a_bound_and_says_when_it_is_reached() {
+async fn listing_is_cut_at_its_bound_and_says_so() {
     for (unseen, seen, listed, more, told) in [
         (0, 10_000, 10_000, false, 10_000),
         (0, 10_001, 10_000, true, 10_001),

@@ -4,7 +4,7 @@ use super::*;
 use crate::files;
 
 #[tokio::test]
-async fn a_file_is_the_answer_to_every_path() {
+async fn single_file_answers_every_path() {
     let site = Site::new();
     let served = files::file(site.root().join("hello.txt"));
     for target in ["/", "/hello.txt", "/a/b", "/none", "/docs", "/..%2f", "/.git", "/x?y"] {
@@ -22,7 +22,7 @@ async fn a_file_is_the_answer_to_every_path() {
 }
 
 #[tokio::test]
-async fn its_name_may_be_any_and_it_may_come_and_go() {
+async fn single_file_may_have_any_name_and_may_come_and_go() {
     let site = Site::new();
     for name in
         [".env.local", "100%.txt", "%2F", "with space", "a\\b", "caf\u{e9}", "new\nline", "..."]
@@ -38,7 +38,7 @@ async fn its_name_may_be_any_and_it_may_come_and_go() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_not_there() {
+async fn path_that_is_no_file_is_404() {
     use std::os::unix::{ffi::OsStrExt, fs::symlink};
     let site = Site::new();
     let odd = std::ffi::OsStr::from_bytes(b"\xff");
@@ -56,7 +56,7 @@ async fn what_is_no_file_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_change_of_it_is_heard_of() {
+async fn change_of_single_file_is_noticed() {
     let site = Site::new();
     let path = site.root().join("100%.txt");
     fs::write(&path, "old").unwrap();

@@ -11,7 +11,7 @@ fn set_times(site: &Site, path: &str, seconds: u64) {
 }
 
 #[tokio::test]
-async fn the_coding_that_is_accepted_best_is_sent_and_said() {
+async fn most_preferred_coding_is_sent_and_named() {
     let site = Site::new();
     for (name, content) in [
         ("app.js", "plain"),
@@ -64,7 +64,7 @@ async fn the_coding_that_is_accepted_best_is_sent_and_said() {
 }
 
 #[tokio::test]
-async fn an_application_s_page_stands_for_whatever_is_not_there() {
+async fn fallback_page_of_application_stands_for_missing_files() {
     let site = Site::new();
     let dir = site.builder().fallback("/index.html").build();
     for target in ["/orders/7", "/none.js", "/orders/7"] {
@@ -83,7 +83,7 @@ async fn an_application_s_page_stands_for_whatever_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_page_of_ones_own_says_that_there_is_nothing() {
+async fn not_found_page_is_sent_with_404() {
     let site = Site::new();
     site.write("404.html", "<h1>nothing here</h1>");
     let dir = site.builder().not_found("404.html").build();
@@ -106,7 +106,7 @@ async fn a_page_of_ones_own_says_that_there_is_nothing() {
 }
 
 #[tokio::test]
-async fn a_page_is_found_without_its_extension() {
+async fn page_is_found_without_its_extension() {
     let site = Site::new();
     site.write("about.html", "about");
     site.write("docs.html", "not this one");
@@ -121,7 +121,7 @@ async fn a_page_is_found_without_its_extension() {
 }
 
 #[tokio::test]
-async fn a_page_stands_for_the_folder_of_what_is_below_it() {
+async fn page_with_directory_name_stands_for_directory() {
     let site = Site::new();
     fs::create_dir(site.root().join("blog")).unwrap();
     site.write("blog.html", "the blog");
@@ -138,7 +138,7 @@ async fn a_page_stands_for_the_folder_of_what_is_below_it() {
 }
 
 #[tokio::test]
-async fn a_folder_is_answered_with_the_first_of_several_names() {
+async fn first_of_several_index_names_wins() {
     let site = Site::new();
     site.write("docs/default.htm", "default");
     let dir = site.builder().indexes(["default.htm", "index.html"]).build();
@@ -151,7 +151,7 @@ async fn a_folder_is_answered_with_the_first_of_several_names() {
 }
 
 #[tokio::test]
-async fn the_type_of_a_file_can_be_told() {
+async fn content_type_of_extension_can_be_set() {
     let site = Site::new();
     let dir = site
         .builder()
@@ -167,7 +167,7 @@ async fn the_type_of_a_file_can_be_told() {
 }
 
 #[tokio::test]
-async fn a_folder_is_listed_sorted_and_escaped() {
+async fn listing_is_sorted_and_escaped() {
     let site = Site::new();
     fs::create_dir_all(site.root().join("list/zoo")).unwrap();
     for name in [
@@ -229,7 +229,7 @@ async fn hidden_names_are_served_if_they_are_allowed() {
 }
 
 #[tokio::test]
-async fn f4_links_are_followed_as_far_as_the_rule_says() {
+async fn f4_links_are_followed_as_far_as_their_rule_allows() {
     let site = Site::new();
     symlink("hello.txt", site.root().join("inside")).unwrap();
     symlink("../secret.txt", site.root().join("outside")).unwrap();

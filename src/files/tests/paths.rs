@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use super::*;
 
 #[tokio::test]
-async fn a_folder_with_a_slash_is_its_index_file() {
+async fn directory_with_slash_is_its_index_file() {
     let site = Site::new();
     let served = site.dir();
     let home = get(&served, "/").await;
@@ -20,7 +20,7 @@ async fn a_folder_with_a_slash_is_its_index_file() {
 }
 
 #[tokio::test]
-async fn a_folder_without_the_slash_is_redirected_to_itself_with_it() {
+async fn directory_without_slash_is_redirected_to_itself_with_slash() {
     let site = Site::new();
     fs::create_dir_all(site.root().join("docs/x:y")).unwrap();
     let served = site.dir();
@@ -133,7 +133,7 @@ async fn f4_links_out_of_the_root_are_absent_and_links_within_are_followed() {
 }
 
 #[tokio::test]
-async fn a_file_that_a_kernel_makes_up_is_absent() {
+async fn file_made_up_by_the_kernel_is_absent() {
     // Their sizes are 0 and 4096, and neither is true.
     for (root, target) in [("/proc/sys/kernel", "/ostype"), ("/sys/kernel", "/uevent_seqnum")] {
         if fs::exists(root).unwrap() {

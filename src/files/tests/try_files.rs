@@ -55,7 +55,7 @@ where
 }
 
 #[tokio::test]
-async fn what_names_a_file_is_one_and_all_else_is_the_service_s() {
+async fn try_files_serves_files_and_passes_all_else_to_service() {
     let site = Site::new();
     let app = App::default();
     let or = site.builder().or(app.clone());
@@ -88,7 +88,7 @@ async fn what_names_a_file_is_one_and_all_else_is_the_service_s() {
 }
 
 #[tokio::test]
-async fn a_page_of_ones_own_comes_before_the_service() {
+async fn fallback_page_precedes_inner_service() {
     let site = Site::new();
     let or = site.builder().fallback("index.html").or(App::default());
     for _ in 0..2 {

@@ -26,7 +26,7 @@ async fn becomes(dir: &Dir, target: &str, right: impl Fn(StatusCode, &[u8]) -> b
 }
 
 #[tokio::test]
-async fn what_changes_is_seen_before_it_is_looked_for() {
+async fn watched_change_is_seen_before_revalidation() {
     let site = Site::new();
     let served = site.builder().revalidate(HOUR).precompressed().html_extension().build();
     let path = |name: &str| site.root().join(name);
@@ -73,7 +73,7 @@ async fn what_changes_is_seen_before_it_is_looked_for() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_replaced_is_followed() {
+async fn replaced_directory_is_watched() {
     let site = Site::new();
     for release in ["one", "two", "three"] {
         fs::create_dir_all(site.root().join(release).join("js")).unwrap();
@@ -104,7 +104,7 @@ async fn a_folder_that_is_replaced_is_followed() {
 }
 
 #[tokio::test]
-async fn the_page_for_what_is_not_there_is_watched_too() {
+async fn fallback_page_is_watched_too() {
     let site = Site::new();
     let served = site.builder().revalidate(HOUR).not_found("docs/404.html").build();
     becomes(&served, "/none", |_, body| body == b"Not Found\n").await;
@@ -115,7 +115,7 @@ async fn the_page_for_what_is_not_there_is_watched_too() {
 }
 
 #[tokio::test]
-async fn who_wants_no_watch_has_none() {
+async fn dir_without_watch_has_none() {
     let site = Site::new();
     for served in [
         site.builder().watch(false).build(),

@@ -35,7 +35,7 @@ fn ask(target: &str, fields: &[(header::HeaderName, &str)]) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn the_file_is_sent_with_what_the_application_said_of_it() {
+async fn file_is_sent_with_headers_of_the_application() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected");
     let said = || {
@@ -86,7 +86,7 @@ async fn the_file_is_sent_with_what_the_application_said_of_it() {
 }
 
 #[tokio::test]
-async fn what_is_named_and_is_not_there_or_leads_out_is_nothing() {
+async fn named_path_that_is_missing_or_outside_is_404() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
     let outside = site.outside.path().join("secret.txt");
@@ -120,7 +120,7 @@ async fn what_is_named_and_is_not_there_or_leads_out_is_nothing() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_kept_may_not_be_kept_as_a_404_either() {
+async fn no_store_of_response_applies_to_its_404_too() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir());
     let later = HttpDate::from(SystemTime::now() + Duration::from_secs(600)).to_value();
@@ -151,7 +151,7 @@ async fn what_may_not_be_kept_may_not_be_kept_as_a_404_either() {
 }
 
 #[tokio::test]
-async fn a_name_may_be_written_as_it_is_or_escaped() {
+async fn named_path_may_be_plain_or_escaped() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
     let odd: String = (b' '..=b'~').filter(|b| !b"/?#\\".contains(b)).map(char::from).collect();
@@ -174,7 +174,7 @@ async fn a_name_may_be_written_as_it_is_or_escaped() {
 }
 
 #[tokio::test]
-async fn who_names_nothing_is_not_touched() {
+async fn response_without_the_field_is_passed_on() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir());
     let response = answer(&layer, vec![("etag", "\"1\"".to_owned())], ask("/hello.txt", &[])).await;
@@ -188,7 +188,7 @@ async fn who_names_nothing_is_not_touched() {
 }
 
 #[tokio::test]
-async fn what_is_about_the_application_s_own_response_is_left_out_of_the_file_s() {
+async fn headers_about_the_replaced_body_are_removed() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir());
     let own = [
@@ -221,7 +221,7 @@ async fn what_is_about_the_application_s_own_response_is_left_out_of_the_file_s(
 }
 
 #[tokio::test]
-async fn each_of_several_parts_is_of_the_type_that_the_application_says() {
+async fn each_part_has_content_type_of_the_application() {
     let site = Site::new();
     site.write("large.txt", vec![b'x'; 10_000]);
     let layer = XAccelRedirectLayer::new(site.dir());
@@ -249,7 +249,7 @@ async fn each_of_several_parts_is_of_the_type_that_the_application_says() {
 }
 
 #[tokio::test]
-async fn what_the_application_varies_by_is_kept_beside_the_coding() {
+async fn vary_of_application_is_kept_beside_that_of_coding() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.builder().precompressed().build());
     let said = || {
@@ -296,7 +296,7 @@ async fn preconditions_of_other_methods_are_not_for_the_file() {
 }
 
 #[tokio::test]
-async fn a_folder_without_its_slash_is_nothing_and_no_redirect() {
+async fn directory_without_slash_is_404_and_not_redirected() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected");
     for method in [Method::GET, Method::HEAD] {
@@ -310,7 +310,7 @@ async fn a_folder_without_its_slash_is_nothing_and_no_redirect() {
 }
 
 #[tokio::test]
-async fn a_prefix_with_a_slash_is_the_one_without() {
+async fn prefix_with_slash_is_same_as_without() {
     let site = Site::new();
     for prefix in ["/protected", "/protected/", "/protected//"] {
         let layer = XAccelRedirectLayer::new(site.dir()).prefix(prefix);

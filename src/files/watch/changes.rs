@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_concerns_what_its_name_may_stand_for() {
+    fn change_invalidates_each_path_its_name_may_serve() {
         let concerned = |folder: &str, name: &str, path: &str| {
             let mut changes = Changes::default();
             changes.add(folder, name.as_bytes());
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_knows_all_has_changed() {
+    fn lost_events_invalidate_everything() {
         let mut changes = Changes::default();
         assert!(changes.is_empty() && !changes.touch("a"));
         changes.all = true;

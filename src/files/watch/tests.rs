@@ -19,7 +19,7 @@ fn counts(watch: &Watch) -> (usize, usize) {
 }
 
 #[test]
-fn second_names_of_folders_leave_room_for_others() {
+fn second_names_of_directories_leave_room_for_others() {
     let (folder, root, _, watch) = watched();
     symlink(".", folder.path().join("ubuntu")).unwrap(); // as mirrors have it
     for name in ["a", "b", "other"] {
@@ -37,7 +37,7 @@ fn second_names_of_folders_leave_room_for_others() {
 }
 
 #[test]
-fn where_there_are_too_many_folders_the_ones_in_use_are_watched() {
+fn watches_beyond_the_bound_go_to_directories_in_use() {
     let (folder, root, cache, watch) = watched();
     let now = std::time::Instant::now();
     for n in 0..2 * FOLDERS {

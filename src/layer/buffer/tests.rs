@@ -73,7 +73,7 @@ fn is_free(budget: &Budget) -> bool {
 }
 
 #[tokio::test]
-async fn a_request_is_whole_wherever_it_was_kept() {
+async fn request_is_whole_wherever_it_was_kept() {
     let budget = Budget::default();
     let mut random = Random(7);
     const MEMORY: usize = 100_000;
@@ -117,7 +117,7 @@ fn kind(error: &BoxError) -> Kind {
 }
 
 #[tokio::test]
-async fn a_request_that_has_no_room_is_refused_and_leaves_nothing_behind() {
+async fn request_without_room_is_refused_and_leaves_nothing_behind() {
     let cases = [
         // The disk's share of the budget is one byte too small; the folder is not there.
         (Budget::builder().disk(199_999).build(), 200_000, Some(Kind::Overloaded)),
@@ -155,7 +155,7 @@ async fn a_request_that_has_no_room_is_refused_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_streamed_is_handed_on_at_once_and_still_bounded() {
+async fn streamed_request_is_handed_on_at_once_and_still_bounded() {
     let layer = RequestBufferLayer::new()
         .max_body(10)
         .stream(|request| request.uri().path().starts_with("/up"));
@@ -188,7 +188,7 @@ async fn through(layer: ResponseBufferLayer, body: Body) -> Body {
 }
 
 #[tokio::test]
-async fn a_response_is_whole_whichever_way_it_went() {
+async fn response_is_whole_wherever_it_was_kept() {
     let mut random = Random(11);
     for round in 0..60 {
         let budget = Budget::builder().soft(random.below(3) as u64 * 100_000).build();
@@ -232,7 +232,7 @@ impl Drop for Tells {
 }
 
 #[tokio::test]
-async fn the_service_is_free_though_nobody_reads_and_memory_would_not_do() {
+async fn service_is_freed_though_client_does_not_read_and_memory_is_short() {
     let budget = Budget::default();
     let data = Random(5).bytes(3 << 20);
     let (tx, dropped) = oneshot::channel();
@@ -259,7 +259,7 @@ async fn the_service_is_free_though_nobody_reads_and_memory_would_not_do() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_full_or_fails_costs_no_response() {
+async fn full_or_failing_disk_costs_no_response() {
     for budget in [
         Budget::builder().spill_dir("/nonexistent").build(),
         Budget::builder().disk(0).build(),
@@ -279,7 +279,7 @@ async fn a_disk_that_is_full_or_fails_costs_no_response() {
 }
 
 #[tokio::test]
-async fn a_budget_that_is_spent_refuses_before_the_service_is_asked() {
+async fn spent_budget_refuses_request_before_service_is_called() {
     let budget = Budget::builder().hard(10).build();
     let mut taken = budget.memory();
     taken.set(10);
@@ -293,7 +293,7 @@ async fn a_budget_that_is_spent_refuses_before_the_service_is_asked() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_gives_everything_back() {
+async fn departed_client_returns_its_whole_share() {
     let budget = Budget::default();
     for taken in [0, 1, 3, 8] {
         let layer = ResponseBufferLayer::new().memory(30_000).budget(budget.clone());
@@ -316,7 +316,7 @@ async fn a_client_that_leaves_gives_everything_back() {
 }
 
 #[tokio::test]
-async fn when_all_memory_is_taken_nothing_is_gathered_for_the_disk() {
+async fn response_with_all_memory_taken_gathers_nothing_for_disk() {
     const PIECE: usize = 10_000;
     let body = || {
         let (tx, body) = Body::channel(None);

@@ -84,7 +84,7 @@ async fn begin(layer: &DisconnectLayer, app: &App) -> ResponseFuture {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_is_cancelled_goes_on_to_its_head_or_to_its_end() {
+async fn work_is_cancelled_or_continues_to_its_head_or_to_its_end() {
     for (layer, after_head, after_all) in [
         (DisconnectLayer::cancel(), 1, 1),
         (DisconnectLayer::detach(), 2, 2),
@@ -106,7 +106,7 @@ async fn work_is_cancelled_goes_on_to_its_head_or_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_body_is_read_to_its_end_under_finish_alone() {
+async fn finish_alone_reads_body_to_its_end() {
     for (layer, to_the_end) in [
         (DisconnectLayer::cancel(), false),
         (DisconnectLayer::detach(), false),
@@ -130,7 +130,7 @@ async fn a_body_is_read_to_its_end_under_finish_alone() {
 }
 
 #[tokio::test]
-async fn who_stays_needs_no_task_and_what_is_complete_keeps_its_kind() {
+async fn connected_client_needs_no_task_and_complete_body_keeps_its_kind() {
     for layer in [DisconnectLayer::detach(), DisconnectLayer::finish()] {
         let app = App::new();
         app.leave.add_permits(3);
@@ -146,7 +146,7 @@ async fn who_stays_needs_no_task_and_what_is_complete_keeps_its_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_goes_on_is_bounded_in_number_and_in_time() {
+async fn detached_work_is_bounded_in_number_and_time() {
     let layer = DisconnectLayer::builder(Policy::Detach)
         .max_detached(2)
         .time_limit(Duration::from_secs(60))
@@ -169,7 +169,7 @@ async fn what_goes_on_is_bounded_in_number_and_in_time() {
 }
 
 #[tokio::test]
-async fn a_shutdown_can_cut_it() {
+async fn shutdown_can_abort_detached_work() {
     let (layer, app) = (DisconnectLayer::finish(), App::new());
     drop(begin(&layer, &app).await);
     let drain = layer.detached();
@@ -181,7 +181,7 @@ async fn a_shutdown_can_cut_it() {
 }
 
 #[test]
-fn outside_of_a_runtime_it_is_cancelled() {
+fn work_outside_of_runtime_is_cancelled() {
     let (layer, app) = (DisconnectLayer::detach(), App::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let call = runtime.block_on(begin(&layer, &app));
@@ -190,7 +190,7 @@ fn outside_of_a_runtime_it_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_place_is_taken_until_the_work_truly_ends() {
+async fn permit_is_held_until_detached_work_ends() {
     let (layer, app) = (DisconnectLayer::finish(), App::new());
     let limit = ConcurrencyLimitLayer::new(1);
     let mut service = layer.layer(limit.layer(app.service()));
@@ -206,7 +206,7 @@ async fn a_place_is_taken_until_the_work_truly_ends() {
 }
 
 #[tokio::test]
-async fn behind_a_server_it_goes_on_when_the_client_resets() {
+async fn detached_work_continues_when_client_resets_its_connection() {
     let (layer, app) = (DisconnectLayer::detach(), App::new());
     let service = RequestBufferLayer::new().layer(layer.layer(app.service()));
     let (mut client, io) = tokio::io::duplex(1 << 10);
@@ -232,7 +232,7 @@ async fn behind_a_server_it_goes_on_when_the_client_resets() {
 }
 
 #[tokio::test]
-async fn a_body_that_always_has_more_lets_others_have_their_turn() {
+async fn endless_body_yields_to_other_tasks() {
     let endless = body_of(|| Some(Bytes::from_static(b"more")));
     let layer = DisconnectLayer::finish();
     let body = Arc::new(std::sync::Mutex::new(Some(endless)));
@@ -250,7 +250,7 @@ async fn a_body_that_always_has_more_lets_others_have_their_turn() {
 }
 
 #[tokio::test]
-async fn of_an_answer_to_head_nothing_is_finished() {
+async fn response_to_head_is_not_read_to_its_end() {
     let (layer, app) = (DisconnectLayer::finish(), App::new());
     app.leave.add_permits(1);
     let head = Request::builder().method("HEAD").body(Body::empty()).unwrap();
@@ -261,7 +261,7 @@ async fn of_an_answer_to_head_nothing_is_finished() {
 }
 
 #[tokio::test]
-async fn work_that_panicked_does_not_go_on() {
+async fn work_that_panicked_does_not_continue() {
     let layer = DisconnectLayer::finish();
     let polled = Arc::new(AtomicUsize::new(0));
     let panics = |polled: &Arc<AtomicUsize>| {

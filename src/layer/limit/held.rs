@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_body_lets_go_at_once_and_keeps_its_kind() {
+    fn complete_body_releases_at_once_and_keeps_its_kind() {
         let file = FileSlice::new(tempfile::tempfile().unwrap().into(), 0, 5);
         for body in [Body::empty(), Body::from("hello"), Body::file(file)] {
             let before = format!("{body:?}");
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_streamed_body_holds_until_it_is_told_the_end() {
+    async fn streamed_body_holds_until_its_end_is_read() {
         let (tx, mut body, guard) = held(None);
         tx.send(Bytes::from("a")).unwrap();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
@@ -68,8 +68,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_lets_go_with_the_last_frame_of_which_the_end_is_known_and_keeps_length_and_trailers()
-     {
+    async fn body_with_known_end_releases_with_its_last_frame_and_keeps_length_and_trailers() {
         let (tx, mut body, guard) = held(Some(2));
         assert_eq!(body.len(), Some(2));
         tx.send(Bytes::from("ab")).unwrap();
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_and_a_drop_let_go() {
+    async fn error_and_drop_release_the_body() {
         let (tx, mut body, guard) = held(None);
         drop(tx);
         assert!(body.frame().await.unwrap().is_err());

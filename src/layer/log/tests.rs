@@ -36,7 +36,7 @@ fn one(lines: &Lines) -> Entry {
 }
 
 #[tokio::test]
-async fn a_body_in_memory_or_in_a_file_keeps_its_kind_and_is_logged_at_once() {
+async fn body_in_memory_or_file_keeps_its_kind_and_is_logged_at_once() {
     let (log, lines) = logged("hello".into());
     let mut request = Request::get("/a?token=1").version(Version::HTTP_10).body(Body::empty());
     let peer = Peer::tcp("192.0.2.1:5".parse().unwrap(), "192.0.2.9:80".parse().unwrap());
@@ -57,7 +57,7 @@ async fn a_body_in_memory_or_in_a_file_keeps_its_kind_and_is_logged_at_once() {
 }
 
 #[tokio::test]
-async fn a_stream_is_logged_at_its_end_with_what_was_sent() {
+async fn stream_is_logged_at_its_end_with_bytes_sent() {
     let (tx, body) = Body::channel(None);
     let (log, lines) = logged(body);
     let mut body = log.oneshot(Request::default()).await.unwrap().into_body();
@@ -74,7 +74,7 @@ async fn a_stream_is_logged_at_its_end_with_what_was_sent() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_dropped_or_breaks_off_is_logged_as_not_complete() {
+async fn stream_that_fails_or_is_dropped_is_logged_as_incomplete() {
     for breaks in [true, false] {
         let (tx, body) = Body::channel(Some(9));
         let (log, lines) = logged(body);
@@ -93,7 +93,7 @@ async fn a_stream_that_is_dropped_or_breaks_off_is_logged_as_not_complete() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_at_the_known_length_has_taken_the_whole() {
+async fn response_read_to_its_known_length_is_logged_as_complete() {
     let (tx, body) = Body::channel(Some(3));
     let (log, lines) = logged(body);
     let mut body = log.oneshot(Request::default()).await.unwrap().into_body();
@@ -104,14 +104,14 @@ async fn a_server_that_stops_at_the_known_length_has_taken_the_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_to_head_sends_nothing() {
+async fn response_to_head_is_logged_with_no_bytes() {
     let (log, lines) = logged("hello".into());
     log.oneshot(Request::head("/").body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!((one(&lines).bytes, one(&lines).complete), (0, true));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_a_response_is_logged_too() {
+async fn request_without_response_is_logged_too() {
     let lines = Lines::default();
     let written = lines.clone();
     let layer = LogLayer::with(move |e: &Entry| written.lock().unwrap().push(e.clone()));
@@ -147,7 +147,7 @@ impl Write for Sink {
 }
 
 #[test]
-fn the_default_line_has_every_field_and_not_the_query() {
+fn default_line_has_every_field_but_the_query() {
     let sink = Sink::default();
     let written = sink.clone();
     let subscriber =

@@ -75,7 +75,7 @@ fn near(a: f64, b: f64) -> bool {
 }
 
 #[test]
-fn without_tolerance_it_settles_between_the_slots_of_a_service_and_the_queue_above() {
+fn limit_without_tolerance_settles_between_slots_and_queue() {
     for slots in [20, 50, 100] {
         let mut gradient = Gradient::new().tolerance(1.0);
         let mut service = Service::new(slots, 10 * MS);
@@ -88,7 +88,7 @@ fn without_tolerance_it_settles_between_the_slots_of_a_service_and_the_queue_abo
 }
 
 #[test]
-fn with_tolerance_the_limit_is_at_most_so_much_above_and_nothing_is_lost() {
+fn limit_with_tolerance_stays_within_it_and_loses_no_throughput() {
     for (slots, jitter) in [(5, 0), (20, 0), (20, 20 * MS), (20, 100 * MS), (100, 100 * MS)] {
         let mut gradient = Gradient::new();
         let mut service = Service { jitter, ..Service::new(slots, 10 * MS) };
@@ -101,7 +101,7 @@ fn with_tolerance_the_limit_is_at_most_so_much_above_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_small_service_is_not_starved_and_its_queue_stays_short() {
+fn small_service_is_not_starved_and_its_queue_stays_short() {
     for slots in [1, 2, 3] {
         let mut gradient = Gradient::new();
         let mut service = Service::new(slots, 10 * MS);
@@ -113,7 +113,7 @@ fn a_small_service_is_not_starved_and_its_queue_stays_short() {
 }
 
 #[test]
-fn an_overload_that_lasts_never_becomes_normal() {
+fn lasting_overload_never_becomes_normal() {
     let mut gradient = Gradient::new();
     let mut service = Service::new(20, 10 * MS);
     service.serve(&mut gradient, ALL, 50_000);
@@ -124,7 +124,7 @@ fn an_overload_that_lasts_never_becomes_normal() {
 }
 
 #[test]
-fn a_latency_that_doubles_shrinks_the_limit_and_it_recovers_when_that_is_how_it_is() {
+fn doubled_latency_shrinks_the_limit_until_it_has_become_normal() {
     let mut gradient = Gradient::new();
     let mut service = Service::new(20, 10 * MS);
     service.serve(&mut gradient, ALL, 50_000);
@@ -162,7 +162,7 @@ fn slots_that_go_away_and_come_back_are_followed() {
 }
 
 #[test]
-fn nothing_grows_while_nobody_asks_for_more() {
+fn limit_does_not_grow_without_demand() {
     let mut gradient = Gradient::new();
     let mut service = Service::new(100, 10 * MS);
     service.serve(&mut gradient, 9, 10_000);
@@ -176,7 +176,7 @@ fn nothing_grows_while_nobody_asks_for_more() {
 }
 
 #[test]
-fn it_begins_with_a_probe_and_a_probe_ends_with_ten_calm_samples() {
+fn limit_begins_with_probe_that_ends_after_ten_calm_samples() {
     let ms = Duration::from_millis(1);
     let mut gradient = Gradient::new();
     for in_flight in [5; 9] {
@@ -196,7 +196,7 @@ fn it_begins_with_a_probe_and_a_probe_ends_with_ten_calm_samples() {
 }
 
 #[test]
-fn a_probe_that_stands_still_is_given_up_and_the_next_is_put_off() {
+fn probe_without_progress_is_given_up_and_the_next_is_put_off() {
     let sec = Duration::from_secs(1);
     let mut gradient = Gradient::new();
     gradient.on_stall(sec * 9);
@@ -223,7 +223,7 @@ fn a_probe_that_stands_still_is_given_up_and_the_next_is_put_off() {
 }
 
 #[test]
-fn whatever_it_is_told_it_stays_within_its_bounds() {
+fn limit_stays_within_its_bounds_with_any_samples() {
     let mut random = Service::new(1, 1);
     for (min, max) in [(1, 1), (1, 2), (3, 3), (1, 1000), (20, 200), (1, usize::MAX)] {
         let new = || Gradient::new().min(min).max(max);
@@ -253,7 +253,7 @@ fn whatever_it_is_told_it_stays_within_its_bounds() {
 }
 
 #[test]
-fn a_clock_that_stands_still_is_no_latency_at_all_and_the_limit_grows() {
+fn stopped_clock_is_no_latency_and_the_limit_grows() {
     let mut gradient = Gradient::new().max(50);
     for _ in 0..10_000 {
         gradient.on_sample(Duration::ZERO, gradient.limit());
@@ -262,7 +262,7 @@ fn a_clock_that_stands_still_is_no_latency_at_all_and_the_limit_grows() {
 }
 
 #[test]
-fn bounds_that_contradict_each_other_give_way_to_the_last_one() {
+fn contradictory_bounds_yield_to_the_last_one_set() {
     assert_eq!(Gradient::new().max(10).min(30).settled(), 30);
     assert_eq!(Gradient::new().min(30).max(10).settled(), 10);
     assert_eq!(Gradient::new().min(0).max(0).settled(), 1);

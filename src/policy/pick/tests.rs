@@ -76,7 +76,7 @@ fn round_robin_survives_shrinking_set_and_wrapping_turn() {
 }
 
 #[test]
-fn least_outstanding_goes_round_among_equals() {
+fn least_outstanding_rotates_among_equals() {
     assert_eq!(shares(&LeastOutstanding::new(), &Uniform::new(3, &[]), 300), [100; 3]);
     let mut endpoints = Uniform::new(4, &[3]).0;
     endpoints[1].in_flight = 1;

@@ -201,7 +201,7 @@ fn worker_keeps_its_slot_while_the_bound_of_abandoned_workers_is_reached() {
 }
 
 #[test]
-fn nothing_is_abandoned_with_a_bound_of_zero() {
+fn bound_of_zero_abandons_no_worker() {
     let (mut supervisor, ids, now) = running(1, 0);
     supervisor.on_begin(ids[0], now, None);
     assert_eq!(actions(&mut supervisor, now + TIMEOUT * 2), [Action::Abort(ids[0])]);

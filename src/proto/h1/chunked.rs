@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_byte_of_a_size_line_is_looked_at_once() {
+    fn each_byte_of_size_line_is_read_once() {
         let limits = Limits::default();
         let line = format!("1;{}\r", "a".repeat(limits.chunk_extension_bytes - 1));
         let (mut decoder, mut input) = (Decoder::new(), BytesMut::new());

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_framing_has_no_body_and_a_response_ends_with_the_connection() {
+    fn request_without_framing_has_no_body_and_response_ends_with_its_connection() {
         let said = Said::default();
         assert_eq!(said.of_request(Version::HTTP_10), Ok(Length::Known(0)));
         let of = |s, m| said.of_response(s, &m, Version::HTTP_11);

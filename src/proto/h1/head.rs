@@ -430,7 +430,7 @@ mod tests {
     /// R5: a head that comes byte by byte costs what one that comes whole costs. Each call looks
     /// at the bytes behind `scanned`, so it is enough that nothing that came is left behind it.
     #[test]
-    fn each_byte_is_looked_at_once() {
+    fn each_byte_of_head_is_read_once() {
         let limits = Limits { fields: 4_000, ..Limits::default() };
         let section = Section::of_request(&limits);
         let room = limits.head_bytes - "GET / HTTP/1.1\r\n\r\n".len();

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_name_is_found_in_any_case() {
+    fn known_name_is_found_in_any_case() {
         for text in TEXT {
             let title: String = text
                 .char_indices()
@@ -156,7 +156,7 @@ mod tests {
 
     /// Each token of one changed byte is what `http` makes of it, known or not.
     #[test]
-    fn a_name_that_differs_in_one_byte_is_another() {
+    fn name_that_differs_in_one_byte_is_another() {
         let names = if cfg!(miri) { 10 } else { TEXT.len() }; // Miri is slow
         for text in &TEXT[..names] {
             for at in 0..text.len() {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_roles_are_those_of_their_names() {
+    fn known_fields_are_those_of_their_names() {
         for (name, role) in [
             ("Host", Role::Host),
             ("content-LENGTH", Role::ContentLength),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_is_short() {
+    fn name_search_takes_few_steps() {
         let crowd =
             |from: usize| (0..).take_while(|i| TABLE[(from + i) % PLACES] != NOBODY).count();
         assert!((0..PLACES).map(crowd).max() <= Some(6));

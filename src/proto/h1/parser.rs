@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_head_after_the_other_and_after_a_fault() {
+    fn parser_reads_heads_in_sequence_and_after_a_fault() {
         let mut parser = HeadParser::default();
         for _ in 0..3 {
             let head = parser.request(b"\r\nPOST * HTTP/1.0\r\na:b \r\n\r\nx").unwrap().unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn no_slice_holds_the_end_of_a_line_whatever_is_let_in() {
+    fn no_slice_holds_end_of_line_with_any_leniency() {
         let mut limits = Limits::default();
         limits.lenient.bare_lf = true;
         limits.lenient.folded_lines = true;

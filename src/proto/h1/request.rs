@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "any time will do")]
-    fn the_authority_of_an_old_request_becomes_its_host() {
+    fn authority_of_old_request_becomes_its_host() {
         use bytes::BytesMut;
 
         use crate::proto::h1::{Conn, Event, Server};
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_form_the_path_begins_with_a_slash() {
+    fn path_begins_with_slash_in_every_form_of_target() {
         for (target, path) in [
             ("http://a", "/"),
             ("http://a/", "/"),

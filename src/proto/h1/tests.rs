@@ -153,7 +153,7 @@ fn vectors_give_their_events_with_bytes_behind_them() {
 }
 
 #[test]
-fn vectors_have_names_of_their_own_and_are_not_few() {
+fn vectors_have_unique_names_and_are_not_few() {
     let vectors = vectors();
     let mut names = HashSet::new();
     for v in &vectors {

@@ -24,7 +24,7 @@ fn check(method: &Method, fields: &[(HeaderName, &'static str)], want: Outcome) 
 }
 
 #[test]
-fn if_match_refuses_what_is_not_strongly_the_same() {
+fn if_match_refuses_tags_that_do_not_match_strongly() {
     use header::IF_MATCH;
     check(&Method::PUT, &[(IF_MATCH, r#""x""#)], Outcome::Proceed);
     check(&Method::PUT, &[(IF_MATCH, "*")], Outcome::Proceed);
@@ -46,7 +46,7 @@ fn if_unmodified_since_counts_only_without_if_match() {
 }
 
 #[test]
-fn if_none_match_is_not_modified_to_readers_and_a_refusal_to_writers() {
+fn if_none_match_is_not_modified_for_readers_and_refusal_for_writers() {
     use header::IF_NONE_MATCH;
     for same in [r#""x""#, r#"W/"x""#, "*", r#""a", W/"x""#] {
         check(&Method::GET, &[(IF_NONE_MATCH, same)], Outcome::NotModified);
@@ -69,7 +69,7 @@ fn if_modified_since_counts_only_for_readers_and_without_if_none_match() {
 }
 
 #[test]
-fn a_refusal_comes_before_not_modified() {
+fn refusal_precedes_not_modified() {
     use header::{IF_MATCH, IF_NONE_MATCH};
     check(
         &Method::GET,
@@ -80,7 +80,7 @@ fn a_refusal_comes_before_not_modified() {
 }
 
 #[test]
-fn where_nothing_is_there_a_star_matches_nothing() {
+fn star_matches_nothing_without_a_representation() {
     use header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH};
     let none = |name, value| evaluate(&Method::PUT, &headers(&[(name, value)]), None);
     assert_eq!(none(IF_NONE_MATCH, "*"), Outcome::Proceed);
@@ -89,7 +89,7 @@ fn where_nothing_is_there_a_star_matches_nothing() {
 }
 
 #[test]
-fn if_range_needs_a_strong_validator() {
+fn if_range_needs_strong_validator() {
     use header::IF_RANGE;
     let date = |text: &str| HttpDate::parse(text.as_bytes()).unwrap();
     let holds = |value, now| if_range(&headers(&[(IF_RANGE, value)]), current(), date(now));

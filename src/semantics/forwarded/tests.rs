@@ -18,7 +18,7 @@ fn run(ours: ForwardedFields, fields: &[(&str, &str)], ip: &str, host: &str) -> 
 }
 
 #[test]
-fn an_untrusted_client_cannot_say_who_it_is() {
+fn untrusted_client_has_its_forwarding_fields_replaced() {
     let lies = [
         ("forwarded", "for=6.6.6.6"),
         ("x-forwarded-for", "6.6.6.6"),
@@ -46,7 +46,7 @@ fn an_untrusted_client_cannot_say_who_it_is() {
 }
 
 #[test]
-fn a_trusted_proxy_has_its_lists_continued() {
+fn trusted_proxy_has_its_lists_continued() {
     let told = [
         ("x-forwarded-for", "198.51.100.7"),
         ("x-forwarded-for", ""),
@@ -69,7 +69,7 @@ fn a_trusted_proxy_has_its_lists_continued() {
 }
 
 #[test]
-fn a_trusted_proxy_that_says_nothing_is_taken_for_the_client() {
+fn trusted_proxy_without_fields_is_taken_for_the_client() {
     let got = run(ForwardedFields::new().trust(Trust::Append), &[], "10.0.0.1", "example.com");
     assert_eq!(got["x-forwarded-for"], "10.0.0.1");
     assert_eq!(got["x-forwarded-proto"], "http");
@@ -78,14 +78,14 @@ fn a_trusted_proxy_that_says_nothing_is_taken_for_the_client() {
 }
 
 #[test]
-fn keep_writes_nothing_and_still_drops_proxy() {
+fn keep_mode_writes_nothing_and_still_drops_proxy() {
     let told = [("x-forwarded-for", "1.2.3.4"), ("proxy", "http://evil/")];
     let got = run(ForwardedFields::new().trust(Trust::Keep), &told, "10.0.0.1", "example.com");
     assert_eq!(got, map(&told[..1]));
 }
 
 #[test]
-fn a_peer_without_an_address_is_unknown() {
+fn peer_without_address_is_unknown() {
     let got = run(ForwardedFields::new().rfc7239(true), &[("x-forwarded-for", "6.6.6.6")], "", "");
     let want = map(&[("forwarded", "for=unknown;proto=http"), ("x-forwarded-proto", "http")]);
     assert_eq!(got, want);
@@ -107,7 +107,7 @@ fn forwarded_quotes_what_is_not_a_token() {
 }
 
 #[test]
-fn the_longest_addresses_fit() {
+fn longest_addresses_fit_the_buffer() {
     let all_ones = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
     let got = run(ForwardedFields::new().rfc7239(true), &[], all_ones, "");
     assert_eq!(got["x-forwarded-for"], all_ones);

@@ -5,7 +5,7 @@ fn bad(path: &str) -> BadTarget {
 }
 
 #[test]
-fn a_plain_path_is_borrowed_as_it_is() {
+fn plain_path_is_borrowed_unchanged() {
     for path in ["/", "/a", "/a/b.txt", "/a.b/..c/...", "/a//b", "//x", "/;a=b/@:!$&'()*+,=~", "*"]
     {
         assert!(matches!(normalize(path), Ok(Cow::Borrowed(p)) if p == path), "{path}");
@@ -108,7 +108,7 @@ fn plain_backslashes_are_refused() {
 }
 
 #[test]
-fn what_is_not_utf_8_is_refused() {
+fn path_that_is_not_utf_8_is_refused() {
     for path in
         ["/%c0%ae%c0%ae/", "/%c0%af", "/%e0%80%ae", "/%ff", "/%C3", "/%ed%a0%80", "/%f5%80%80%80"]
     {
@@ -117,14 +117,14 @@ fn what_is_not_utf_8_is_refused() {
 }
 
 #[test]
-fn a_path_begins_with_a_slash() {
+fn path_without_leading_slash_is_refused() {
     for path in ["", "a", "a/b", "%2f", "**", "http://a/", "?", "%2fa"] {
         assert_eq!(bad(path), BadTarget::NotAbsolute, "{path}");
     }
 }
 
 #[test]
-fn a_file_path_has_no_escaped_slashes() {
+fn file_path_has_no_escaped_slashes() {
     let file = |raw| file_path(&normalize(raw).unwrap()).map(Cow::into_owned);
     assert_eq!(file("/").unwrap(), "");
     assert_eq!(file("/a/b").unwrap(), "a/b");
@@ -136,7 +136,7 @@ fn a_file_path_has_no_escaped_slashes() {
 }
 
 #[test]
-fn the_form_of_a_form_has_no_dots_to_find_either() {
+fn normal_form_of_normal_form_has_no_new_segments() {
     // What comes out, decoded once more by somebody, is refused or still the same segments.
     for raw in ["/a%2fb", "/%252f", "/x%25252e", "/a b%20c", "/%25"] {
         let once = normalize(raw).unwrap().into_owned();
@@ -152,7 +152,7 @@ fn most_credulous(path: &str) -> String {
 }
 
 #[test]
-fn no_short_path_that_is_accepted_has_a_dot_segment_for_anybody() {
+fn no_accepted_short_path_has_dot_segment_in_any_reading() {
     let alphabet = b"/.%2eEfF5c;a";
     let mut accepted = 0;
     let step = if cfg!(miri) { 997 } else { 1 };

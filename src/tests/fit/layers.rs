@@ -129,7 +129,7 @@ async fn concurrency_limit_layer_fits() {
 }
 
 #[tokio::test]
-async fn in_flight_layer_fits() {
+async fn in_flight_limit_layer_fits() {
     fits!(InFlightLayer::<IpAddr>::per_ip(2));
 }
 

@@ -17,7 +17,7 @@ use crate::{
 
 #[tokio::test]
 #[cfg_attr(not(peer_chromium), ignore = "apt-get install chromium")]
-async fn the_example_s_page_loads_with_its_assets_and_its_script_runs() {
+async fn page_of_example_loads_with_its_assets_and_runs_its_script() {
     let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateway/site");
     let api = service_fn(|_: Request| async {
         let json = r#"{"server":"test","served":7,"client":"you"}"#;

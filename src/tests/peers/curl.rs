@@ -43,7 +43,7 @@ fn folder() -> tempfile::TempDir {
 
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
-async fn gets_heads_ranges_and_conditions() {
+async fn curl_gets_heads_ranges_and_conditions() {
     let folder = folder();
     let site = site(folder.path()).await;
     let url = |path: &str| format!("http://{}{path}", site.addr);
@@ -86,7 +86,7 @@ async fn gets_heads_ranges_and_conditions() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
-async fn uploads_with_100_continue_in_chunks_and_as_a_form() {
+async fn curl_uploads_with_100_continue_in_chunks_and_as_form() {
     let folder = folder();
     let site = site(folder.path()).await;
     let url = |path: &str| format!("http://{}{path}", site.addr);
@@ -127,7 +127,7 @@ async fn uploads_with_100_continue_in_chunks_and_as_a_form() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
-async fn a_large_file_arrives_whole_by_itself_and_through_the_proxy() {
+async fn large_file_arrives_whole_directly_and_through_proxy() {
     let folder = folder();
     let site = site(folder.path()).await;
     let proxy = start(Upstream::new([site.addr.to_string()]).unwrap()).await;
@@ -147,7 +147,7 @@ async fn a_large_file_arrives_whole_by_itself_and_through_the_proxy() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
-async fn no_path_leads_out_of_the_folder() {
+async fn no_path_leads_out_of_the_root() {
     let outer = folder();
     let root = outer.path().join("root");
     std::fs::create_dir(&root).unwrap();

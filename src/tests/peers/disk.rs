@@ -212,7 +212,7 @@ impl Served {
 
 #[tokio::test]
 #[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
-async fn nobody_waits_for_the_disk_but_those_who_need_it() {
+async fn slow_disk_blocks_only_requests_that_need_it() {
     let served = Served::new().await;
     let disk = &served.disk;
     let mut client = served.ask("Connection: close\r\n").await;
@@ -243,7 +243,7 @@ async fn nobody_waits_for_the_disk_but_those_who_need_it() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
-async fn nobody_waits_for_one_of_several_parts() {
+async fn part_on_slow_disk_blocks_no_other_request() {
     let served = Served::new().await;
     served.disk.open(2 * MIB);
     let mut client = served.ask("Range: bytes=0-9,4000000-4000009\r\n").await;

@@ -83,7 +83,7 @@ fn get(path: &str, more: &str) -> String {
 
 #[tokio::test]
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
-async fn is_proxied_by_port_and_by_socket_over_kept_connections() {
+async fn nginx_proxies_to_port_and_socket_over_idle_connections() {
     let dir = folder();
     let nginx = Nginx::start(dir.path(), free_address().await, "if_modified_since before;").await;
     let socket = format!("unix:{}", dir.path().join("sock").display());
@@ -113,7 +113,7 @@ async fn is_proxied_by_port_and_by_socket_over_kept_connections() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
-async fn may_close_kept_connections_stop_and_come_back() {
+async fn nginx_may_close_idle_connections_and_restart() {
     let dir = folder();
     let addr = free_address().await;
     let nginx = Nginx::start(dir.path(), addr, "keepalive_requests 2;").await;

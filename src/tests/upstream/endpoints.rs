@@ -55,7 +55,7 @@ async fn worker_threads_remote_server_and_closure_share_requests() {
 }
 
 #[tokio::test]
-async fn all_ejected_servers_are_tried_once_each() {
+async fn balance_tries_each_ejected_server_once() {
     for alive in [0, 1] {
         // Two addresses on which nothing listens: the first request ejects both.
         let (first, second) = (Script::new().await, Script::new().await);

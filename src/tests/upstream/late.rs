@@ -21,7 +21,7 @@ async fn serve_one(script: &Script) -> (String, TcpStream) {
 }
 
 #[tokio::test]
-async fn s17_an_answer_after_the_timeout_is_given_to_nobody() {
+async fn s17_answer_after_the_timeout_is_discarded() {
     let (script, addr) = Script::new().await;
     let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
     let front = start(with_limits(addr, limits)).await;
@@ -48,7 +48,7 @@ async fn s17_an_answer_after_the_timeout_is_given_to_nobody() {
 }
 
 #[tokio::test]
-async fn s17_an_answer_for_a_client_that_is_gone_is_given_to_nobody() {
+async fn s17_answer_for_departed_client_is_discarded() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let mut client = TcpStream::connect(front.addr).await.unwrap();
@@ -65,7 +65,7 @@ async fn s17_an_answer_for_a_client_that_is_gone_is_given_to_nobody() {
 }
 
 #[tokio::test]
-async fn s17_the_rest_of_an_answer_is_given_to_nobody_else() {
+async fn s17_rest_of_answer_is_given_to_no_other_request() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let mut client = TcpStream::connect(front.addr).await.unwrap();
@@ -85,7 +85,7 @@ async fn s17_the_rest_of_an_answer_is_given_to_nobody_else() {
 }
 
 #[tokio::test]
-async fn s17_a_body_that_is_promised_and_withheld_costs_the_connection() {
+async fn s17_promised_body_that_is_withheld_costs_the_connection() {
     // The client waits for 100, gets an error instead of the chance to send, and says nothing.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
@@ -115,7 +115,7 @@ async fn s17_a_body_that_is_promised_and_withheld_costs_the_connection() {
 }
 
 #[tokio::test]
-async fn s17_a_body_that_the_client_breaks_off_costs_the_connection() {
+async fn s17_body_cut_by_the_client_costs_the_connection() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let breaks = [
@@ -153,7 +153,7 @@ async fn s17_a_body_that_the_client_breaks_off_costs_the_connection() {
 }
 
 #[tokio::test]
-async fn s17_an_answer_that_begins_before_the_body_is_whole_does_not_cut_the_body() {
+async fn s17_answer_that_begins_early_does_not_cut_the_request_body() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {

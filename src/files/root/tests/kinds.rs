@@ -49,7 +49,7 @@ fn each_way(root: &Root) -> impl Iterator<Item = Root> {
 }
 
 #[test]
-fn what_is_not_served_is_not_opened() {
+fn special_file_is_not_opened() {
     let (outside, root) = tree();
     let inside = outside.path().join("root");
     let mode = Mode::RUSR | Mode::WUSR;
@@ -77,7 +77,7 @@ fn what_is_not_served_is_not_opened() {
 }
 
 #[test]
-fn without_proc_files_are_opened_by_their_path_again() {
+fn files_without_proc_are_opened_by_path_again() {
     let (outside, root) = tree();
     let inside = outside.path().join("root");
     rustix::fs::mkfifoat(CWD, inside.join("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
@@ -96,7 +96,7 @@ fn without_proc_files_are_opened_by_their_path_again() {
 
 #[test]
 #[cfg_attr(not(peer_root), ignore = "run as root: a user may read what is theirs")]
-fn what_may_not_be_read_is_absent() {
+fn unreadable_file_is_absent() {
     let (outside, root) = tree();
     let change = |path: &str, mode| {
         use std::os::unix::fs::PermissionsExt;

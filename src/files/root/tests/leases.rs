@@ -52,7 +52,7 @@ impl Drop for Holder {
 
 #[test]
 #[cfg_attr(not(peer_django), ignore = "VESTIBULE_PYTHON=a python that takes a lease")]
-fn a_file_that_is_leased_is_waited_for_and_read_as_it_is_then() {
+fn leased_file_is_awaited_and_read_as_it_is_then() {
     let (outside, root) = tree();
     let path = outside.path().join("root/top.txt");
     for (before, writes) in [(3, 1), (3, 10_000), (70_000, 11_000)] {
@@ -71,7 +71,7 @@ fn a_file_that_is_leased_is_waited_for_and_read_as_it_is_then() {
 }
 
 #[test]
-fn files_are_opened_to_wait_for_them_where_nothing_else_can_be() {
+fn leased_files_are_opened_blocking_where_no_other_way_exists() {
     let (_outside, mut root) = tree();
     let waits = |root: &Root| {
         let file = root.open("top.txt").unwrap().unwrap().file;

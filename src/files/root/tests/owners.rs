@@ -55,7 +55,7 @@ fn own_links_lead_anywhere_in_every_spelling() {
 }
 
 #[test]
-fn a_path_leads_through_as_many_links_as_the_kernel_follows() {
+fn path_follows_as_many_links_as_the_kernel() {
     let (outside, root) = own();
     symlink(".", outside.path().join("root/l")).unwrap();
     for (links, want) in [(40, Some("top")), (41, None), (15_000, None)] {
@@ -73,7 +73,7 @@ fn a_path_leads_through_as_many_links_as_the_kernel_follows() {
 
 #[test]
 #[cfg_attr(not(peer_root), ignore = "run as root: none else can make another's link")]
-fn f4_nobody_publishes_by_a_link_of_their_own_what_another_s_link_leads_to() {
+fn f4_link_of_one_owner_publishes_nothing_behind_link_of_another() {
     let (outside, root) = own();
     fs::create_dir_all(outside.path().join("bob/folder")).unwrap();
     fs::create_dir(outside.path().join("alice")).unwrap();

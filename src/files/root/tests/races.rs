@@ -32,7 +32,7 @@ fn read_while(root: &Root, [one, other]: [&str; 2], path: &str) -> Vec<String> {
 }
 
 #[test]
-fn f4_a_folder_that_is_exchanged_for_a_link_leads_nowhere() {
+fn f4_directory_exchanged_for_link_leads_nowhere() {
     let (outside, root) = tree();
     fs::create_dir(outside.path().join("b")).unwrap();
     fs::write(outside.path().join("b/deep.txt"), "secret").unwrap();
@@ -51,7 +51,7 @@ fn f4_a_folder_that_is_exchanged_for_a_link_leads_nowhere() {
 }
 
 #[test]
-fn f4_a_file_that_is_exchanged_for_a_link_leads_nowhere() {
+fn f4_file_exchanged_for_link_leads_nowhere() {
     let (outside, root) = tree();
     symlink(outside.path().join("secret.txt"), outside.path().join("root/link")).unwrap();
     for symlinks in [Symlinks::Inside, Symlinks::Never] {
@@ -65,7 +65,7 @@ fn f4_a_file_that_is_exchanged_for_a_link_leads_nowhere() {
 
 #[test]
 #[cfg_attr(not(peer_root), ignore = "run as root: none else can make another's link")]
-fn f4_the_owner_that_is_asked_for_is_that_of_the_link_that_is_followed() {
+fn f4_owner_check_applies_to_the_link_that_is_followed() {
     let (outside, root) = tree();
     let root = root.with_symlinks(Symlinks::SameOwner);
     let path = |name: &str| outside.path().join("root").join(name);

@@ -35,7 +35,7 @@ fn limit(error: &BoxError) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn a_body_in_one_piece_passes_without_a_copy() {
+async fn body_in_one_piece_is_passed_without_copy() {
     let bytes = Bytes::from(vec![7; 100]);
     let at = bytes.as_ptr();
     let response =
@@ -44,7 +44,7 @@ async fn a_body_in_one_piece_passes_without_a_copy() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_arrives_whole_and_no_call_comes_before() {
+async fn streamed_body_arrives_whole_and_service_is_called_after_it() {
     let called = Arc::new(AtomicBool::new(false));
     let seen = called.clone();
     let mut buffer = RequestBuffer::new(Probe::new(move |r: Request| {
@@ -77,7 +77,7 @@ async fn one_streamed_piece_is_not_copied() {
 }
 
 #[tokio::test]
-async fn a_piece_that_waits_for_others_keeps_no_read_buffer_alive() {
+async fn waiting_piece_keeps_no_read_buffer_alive() {
     let (tx, body) = Body::channel(None);
     let read = Bytes::from(vec![1; 64 << 10]);
     let mut call = by_hand(RequestBuffer::new(Probe::new(echo)).oneshot(request(body)));
@@ -89,7 +89,7 @@ async fn a_piece_that_waits_for_others_keeps_no_read_buffer_alive() {
 }
 
 #[tokio::test]
-async fn a_declared_length_above_the_bound_is_refused_unread() {
+async fn declared_length_above_the_bound_is_refused_unread() {
     let buffer = RequestBufferLayer::new().max_body(10).layer(Probe::new(echo));
     // The sender is alive and sends nothing: a buffer that read would wait.
     let (_tx, body) = Body::channel(Some(11));
@@ -110,7 +110,7 @@ async fn a_declared_length_above_the_bound_is_refused_unread() {
 }
 
 #[test]
-fn a_file_is_closed_where_that_may_block() {
+fn file_is_closed_on_blocking_thread() {
     let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
     let runtime = runtime.unwrap();
     let file = runtime.block_on(async {
@@ -133,7 +133,7 @@ fn a_file_is_closed_where_that_may_block() {
 }
 
 #[tokio::test]
-async fn without_memory_nothing_is_asked_of_the_client() {
+async fn request_without_memory_is_not_read() {
     let budget = Budget::builder().hard(0).build();
     let layer = RequestBufferLayer::new().budget(budget.clone());
     let (tx, body) = Body::channel(None);
@@ -147,7 +147,7 @@ async fn without_memory_nothing_is_asked_of_the_client() {
 }
 
 #[tokio::test]
-async fn a_body_may_reach_the_bound_and_not_pass_it() {
+async fn body_may_reach_its_bound_but_not_exceed_it() {
     let buffer = RequestBufferLayer::new().max_body(10).layer(Probe::new(echo));
     for (more, fits) in [("67890", true), ("678901", false)] {
         let (tx, body) = Body::channel(None);
@@ -167,7 +167,7 @@ async fn a_body_may_reach_the_bound_and_not_pass_it() {
 }
 
 #[tokio::test]
-async fn a_large_body_comes_through_in_order() {
+async fn large_body_arrives_in_order() {
     let (tx, body) = Body::channel(None);
     let data: Vec<u8> = (0..900_000u32).map(|i| i as u8).collect();
     let expected = data.clone();
@@ -197,7 +197,7 @@ async fn trailers_are_kept() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_client_passes_as_it_is() {
+async fn error_of_client_body_is_passed_on_unchanged() {
     let (tx, body) = Body::channel(None);
     tx.send("ab".into()).unwrap();
     tx.abort(Error::new(Kind::ClientTimeout, "too slow"));

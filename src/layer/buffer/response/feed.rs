@@ -202,7 +202,7 @@ mod tests {
     use crate::Budget;
 
     #[tokio::test]
-    async fn on_a_disk_that_is_really_full_the_response_is_whole_all_the_same() {
+    async fn response_is_whole_though_its_disk_is_full() {
         let options = Options { memory: 10, disk: 1 << 20, budget: Budget::default() };
         let mut feed = Feed::new(None, &options);
         let full = File::options().write(true).open("/dev/full").unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_is_lost_is_an_error_and_not_left_out() {
+    fn lost_batch_is_error_and_not_gap() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let handle = runtime.handle().clone();
         runtime.shutdown_background();

@@ -81,7 +81,7 @@ fn poll(body: &mut Body) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_holds_nothing_up() {
+async fn client_that_reads_nothing_delays_no_worker() {
     let (body, given, dropped) = scripted(100, 1000);
     let out = buffered(MEMORY, body).await;
     // Nobody reads `out`; the body inside is read to its end all the same, and dropped.
@@ -93,7 +93,7 @@ async fn a_client_that_reads_nothing_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn above_the_bound_the_body_waits_for_the_client() {
+async fn body_above_the_bound_waits_for_the_client() {
     let (body, given, dropped) = scripted(100, 1000);
     let mut out = buffered(10_000, body).await;
     settle().await;
@@ -121,7 +121,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_the_body() {
+async fn departed_client_ends_the_body() {
     let (tx, body) = Body::channel(None);
     let out = buffered(MEMORY, body).await;
     tx.send("abc".into()).unwrap();
@@ -132,7 +132,7 @@ async fn a_client_that_leaves_ends_the_body() {
 }
 
 #[tokio::test]
-async fn a_head_and_the_bytes_that_are_here_are_not_held_back() {
+async fn head_and_available_bytes_are_not_held_back() {
     let (tx, body) = Body::channel(Some(6));
     let mut out = buffered(MEMORY, body).await;
     assert_eq!(out.len(), Some(6));
@@ -150,7 +150,7 @@ async fn a_head_and_the_bytes_that_are_here_are_not_held_back() {
 }
 
 #[tokio::test]
-async fn an_error_comes_after_the_bytes_before_it() {
+async fn error_comes_after_the_bytes_before_it() {
     for at_once in [true, false] {
         let (tx, body) = Body::channel(None);
         tx.send("abc".into()).unwrap();
@@ -169,7 +169,7 @@ async fn an_error_comes_after_the_bytes_before_it() {
 }
 
 #[tokio::test]
-async fn a_body_that_panics_is_an_error_and_no_end() {
+async fn panic_of_body_is_error_and_not_end() {
     struct Panics(bool);
     impl http_body::Body for Panics {
         type Data = Bytes;
@@ -188,7 +188,7 @@ async fn a_body_that_panics_is_an_error_and_no_end() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_complete_at_once_becomes_bytes() {
+async fn stream_that_is_complete_at_once_becomes_bytes() {
     let (tx, body) = Body::channel(None);
     tx.send("abc".into()).unwrap();
     tx.send("def".into()).unwrap();
@@ -197,7 +197,7 @@ async fn a_stream_that_is_complete_at_once_becomes_bytes() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_length_than_it_said_is_not_made_whole() {
+async fn body_of_other_length_than_declared_is_not_completed() {
     for said in [3, 8] {
         let (tx, body) = Body::channel(Some(said));
         tx.send("hello".into()).unwrap();
@@ -208,7 +208,7 @@ async fn a_body_of_another_length_than_it_said_is_not_made_whole() {
 }
 
 #[tokio::test]
-async fn what_is_in_memory_or_in_a_file_passes_untouched() {
+async fn body_in_memory_or_file_is_passed_on_unchanged() {
     let bytes = Bytes::from(vec![1; 10]);
     let out = buffered(1, bytes.clone().into()).await;
     assert_eq!(out.as_bytes().unwrap().as_ptr(), bytes.as_ptr());
@@ -218,7 +218,7 @@ async fn what_is_in_memory_or_in_a_file_passes_untouched() {
 }
 
 #[tokio::test]
-async fn event_streams_and_those_who_ask_pass_unbuffered() {
+async fn event_streams_and_opted_out_responses_are_not_buffered() {
     for (name, value) in [
         ("content-type", "text/event-stream"),
         ("content-type", "Text/Event-Stream; charset=utf-8"),
@@ -236,7 +236,7 @@ async fn event_streams_and_those_who_ask_pass_unbuffered() {
 }
 
 #[tokio::test]
-async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
+async fn refused_request_releases_permit_reserved_inside() {
     let budget = Budget::builder().hard(10).build();
     let inside = ConcurrencyLimitLayer::new(1);
     let layer = ResponseBufferLayer::new().budget(budget.clone());

@@ -7,7 +7,7 @@ fn budget(disk: u64) -> Budget {
 }
 
 #[tokio::test]
-async fn r12_a_file_without_a_name_that_nobody_else_may_open() {
+async fn r12_spill_file_has_no_name_and_can_be_opened_by_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let budget = Budget::builder().spill_dir(dir.path()).build();
     let mut spill = Spill::new(&budget);
@@ -29,7 +29,7 @@ async fn r12_a_file_without_a_name_that_nobody_else_may_open() {
 }
 
 #[tokio::test]
-async fn the_budget_s_disk_is_not_passed_and_its_room_is_used_again_but_never_the_same_file() {
+async fn disk_budget_is_not_exceeded_and_its_room_is_used_again_in_other_files() {
     let budget = budget(10);
     let mut spill = Spill::new(&budget);
     spill.push(Bytes::from_static(b"0123456789")).unwrap();
@@ -48,7 +48,7 @@ async fn the_budget_s_disk_is_not_passed_and_its_room_is_used_again_but_never_th
 }
 
 #[tokio::test]
-async fn a_batch_that_cannot_be_written_comes_back() {
+async fn batch_that_cannot_be_written_is_returned() {
     let budget = Budget::builder().spill_dir("/nonexistent/folder").build();
     let mut spill = Spill::new(&budget);
     spill.push(Bytes::from_static(b"hello")).unwrap();
@@ -59,7 +59,7 @@ async fn a_batch_that_cannot_be_written_comes_back() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_really_full_says_so_and_gives_the_batch_back() {
+async fn full_disk_is_reported_and_returns_the_batch() {
     // Whatever is written to it fails as on a full disk.
     let full = File::options().write(true).open("/dev/full").unwrap();
     let mut spill = Spill::on(Arc::new(full), &Budget::default());
@@ -82,7 +82,7 @@ async fn tiny_pieces_count_for_what_they_cost() {
 }
 
 #[test]
-fn what_is_on_its_way_counts_until_it_is_written_though_nobody_waits_for_it() {
+fn bytes_being_written_count_until_they_are_written() {
     let budget = Budget::default();
     let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
     let runtime = runtime.unwrap();

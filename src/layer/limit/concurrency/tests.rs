@@ -47,7 +47,7 @@ fn refusal<E: std::error::Error + Copy + 'static>(answer: Answer) -> E {
 }
 
 #[tokio::test]
-async fn as_many_are_ready_as_there_are_places_and_one_more_waits() {
+async fn limit_is_ready_for_as_many_as_it_has_permits() {
     let limit = ConcurrencyLimitLayer::new(2);
     let [mut a, mut b, mut c] = std::array::from_fn(|_| limit.layer(Probe::new(hello)));
     assert!(is_ready(&mut a));
@@ -61,7 +61,7 @@ async fn as_many_are_ready_as_there_are_places_and_one_more_waits() {
 }
 
 #[tokio::test]
-async fn a_clone_of_a_ready_handle_has_no_place() {
+async fn clone_of_ready_handle_has_no_permit() {
     let mut a = ConcurrencyLimit::new(Probe::new(hello), 1);
     assert!(is_ready(&mut a));
     let mut b = a.clone();
@@ -70,7 +70,7 @@ async fn a_clone_of_a_ready_handle_has_no_place() {
 }
 
 #[tokio::test]
-async fn a_handle_that_is_not_ready_never_calls_the_service_inside() {
+async fn unready_handle_never_calls_inner_service() {
     let mut a = ConcurrencyLimit::new(Probe::new(hello), 1);
     assert_eq!(refusal::<QueueFull>(a.call(Request::default()).await), QueueFull { waiting: 0 });
     assert_eq!(a.stats(), stats(1, 0, 0));
@@ -78,7 +78,7 @@ async fn a_handle_that_is_not_ready_never_calls_the_service_inside() {
 }
 
 #[tokio::test]
-async fn who_came_first_is_served_first_and_nobody_overtakes() {
+async fn waiters_are_served_in_order_of_arrival() {
     let mut holder = ConcurrencyLimit::new(Probe::new(hello), 1);
     assert!(is_ready(&mut holder));
     let mut waiters: Vec<_> = (0..4).map(|_| holder.clone()).collect();
@@ -99,7 +99,7 @@ async fn who_came_first_is_served_first_and_nobody_overtakes() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_is_dropped_leaves_the_queue_to_those_behind_it() {
+async fn dropped_waiter_leaves_the_queue_to_those_behind_it() {
     let limit = ConcurrencyLimitLayer::builder(1).queue(2).build();
     let mut a = limit.layer(Probe::new(hello));
     let (mut b, mut c) = (a.clone(), a.clone());
@@ -120,7 +120,7 @@ async fn a_waiter_that_is_dropped_leaves_the_queue_to_those_behind_it() {
 }
 
 #[tokio::test]
-async fn the_queue_is_bounded_and_what_finds_it_full_is_refused_at_once() {
+async fn full_queue_refuses_at_once() {
     for len in [0, 1, 2] {
         let limit = ConcurrencyLimitLayer::builder(1).queue(len).build();
         let mut a = limit.layer(Probe::new(hello));
@@ -138,7 +138,7 @@ async fn the_queue_is_bounded_and_what_finds_it_full_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn sixty_four_may_wait_for_each_place_unless_set_otherwise() {
+async fn sixty_four_waiters_are_allowed_for_each_permit_by_default() {
     let limit = ConcurrencyLimitLayer::new(2);
     let mut handles: Vec<_> = (0..130).map(|_| limit.layer(Probe::new(hello))).collect();
     assert_eq!(handles.iter_mut().filter_map(|h| is_ready(h).then_some(())).count(), 2);
@@ -149,7 +149,7 @@ async fn sixty_four_may_wait_for_each_place_unless_set_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_too_long_is_refused_and_leaves_the_queue() {
+async fn waiter_past_queue_timeout_is_refused_and_leaves_the_queue() {
     let limit = ConcurrencyLimitLayer::new(1);
     let mut holder = limit.layer(Probe::new(hello));
     assert!(is_ready(&mut holder));
@@ -171,7 +171,7 @@ async fn who_waits_for_too_long_is_refused_and_leaves_the_queue() {
 }
 
 #[tokio::test]
-async fn an_error_a_dropped_future_and_a_complete_body_give_the_place_back() {
+async fn error_and_dropped_future_and_complete_body_release_the_permit() {
     let limit = ConcurrencyLimitLayer::new(1);
     let fails = limit.layer(Probe::new(async |_: Request| Err::<Response, BoxError>("no".into())));
     assert_eq!(fails.oneshot(Request::default()).await.unwrap_err().to_string(), "no");
@@ -204,7 +204,7 @@ async fn streamed() -> (ConcurrencyLimitLayer, Sender, Body) {
 }
 
 #[tokio::test]
-async fn a_streamed_body_keeps_the_place_until_it_has_ended_or_failed_or_is_dropped() {
+async fn streamed_body_holds_the_permit_until_it_ends_fails_or_is_dropped() {
     let (limit, tx, mut body) = streamed().await;
     tx.send(Bytes::from("x")).unwrap();
     assert!(body.frame().await.unwrap().is_ok());
@@ -242,7 +242,7 @@ impl Service<Request> for Unready {
 }
 
 #[tokio::test]
-async fn a_failed_readiness_gives_the_place_back_and_a_pending_one_keeps_it() {
+async fn failed_readiness_releases_the_permit_and_pending_one_keeps_it() {
     let limit = ConcurrencyLimitLayer::new(1);
     let mut fails = limit.layer(Unready(true));
     assert_eq!(fails.ready().await.err().unwrap().to_string(), "broken");
@@ -254,7 +254,7 @@ async fn a_failed_readiness_gives_the_place_back_and_a_pending_one_keeps_it() {
 
 /// Requests, their stages, and everything that may happen to each, in random order.
 #[tokio::test(start_paused = true)]
-async fn no_place_is_ever_lost_or_made_up_whatever_happens() {
+async fn no_permit_is_lost_or_invented_in_any_order_of_calls() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
         let places = 1 + rng.below(4);
@@ -294,7 +294,7 @@ async fn no_place_is_ever_lost_or_made_up_whatever_happens() {
 }
 
 #[tokio::test]
-async fn a_thousand_trickling_requests_outside_of_a_request_buffer_hold_no_place() {
+async fn thousand_trickling_requests_outside_of_request_buffer_hold_no_permit() {
     let limit = ConcurrencyLimitLayer::new(2);
     let site = RequestBufferLayer::new().layer(limit.layer(Probe::new(hello)));
     let mut slow = Vec::new();
@@ -323,7 +323,7 @@ async fn a_thousand_trickling_requests_outside_of_a_request_buffer_hold_no_place
 }
 
 #[tokio::test]
-async fn a_waiting_request_is_woken_by_the_end_of_another() {
+async fn waiting_request_is_woken_when_another_ends() {
     let limit = ConcurrencyLimitLayer::new(1);
     let (go, gone) = oneshot::channel::<()>();
     let mut gone = Some(gone);
@@ -344,7 +344,7 @@ async fn a_waiting_request_is_woken_by_the_end_of_another() {
 }
 
 #[tokio::test]
-async fn the_gate_is_open_while_a_place_is_free_and_takes_none() {
+async fn gate_is_open_while_a_permit_is_free_and_takes_none() {
     let layer = ConcurrencyLimitLayer::new(1);
     let gate = layer.gate();
     let mut handle =

@@ -41,7 +41,7 @@ fn assert_refused(answer: Answer, limit: usize) {
 }
 
 #[tokio::test]
-async fn a_client_may_have_so_many_and_one_more_is_refused_but_another_client_is_not() {
+async fn client_at_its_bound_is_refused_while_another_is_served() {
     let layer = InFlightLayer::per_ip(2);
     let mut service = layer.layer(Probe::new(never));
     let mut calls = Vec::new();
@@ -61,7 +61,7 @@ async fn a_client_may_have_so_many_and_one_more_is_refused_but_another_client_is
 }
 
 #[tokio::test]
-async fn an_ipv6_client_is_a_network_of_64_bits_or_as_many_as_set() {
+async fn ipv6_client_is_its_network_of_64_bits_or_as_many_as_set() {
     let layer = InFlightLayer::per_ip(1);
     let mut service = layer.layer(Probe::new(never));
     let _call = service.ready().await.unwrap().call(from_ip("2001:db8::1"));
@@ -74,7 +74,7 @@ async fn an_ipv6_client_is_a_network_of_64_bits_or_as_many_as_set() {
 }
 
 #[tokio::test]
-async fn who_has_no_ip_is_not_limited() {
+async fn client_without_ip_is_not_limited() {
     let layer = InFlightLayer::per_ip(1);
     let mut service = layer.layer(Probe::new(never));
     let mut calls = Vec::new();
@@ -87,7 +87,7 @@ async fn who_has_no_ip_is_not_limited() {
 }
 
 #[tokio::test]
-async fn a_key_of_ones_own_may_be_anything() {
+async fn custom_key_may_be_of_any_type() {
     let layer = InFlightLayer::per(0, |head: &Parts| Some(head.uri.path().to_owned()));
     let mut service = layer.layer(Probe::new(never));
     let to = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
@@ -98,7 +98,7 @@ async fn a_key_of_ones_own_may_be_anything() {
 }
 
 #[tokio::test]
-async fn a_request_counts_until_its_body_ends_or_fails_or_is_dropped() {
+async fn request_counts_until_its_body_ends_fails_or_is_dropped() {
     let layer = InFlightLayer::per_ip(1);
     let service = layer.layer(Probe::new(echo));
     let with = |body: Body| {
@@ -133,7 +133,7 @@ async fn a_request_counts_until_its_body_ends_or_fails_or_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
+async fn refused_request_releases_permit_reserved_inside() {
     let inside = ConcurrencyLimitLayer::new(2);
     let mut service = InFlightLayer::per_ip(1).layer(inside.layer(Probe::new(never)));
     let _call = service.ready().await.unwrap().call(from_ip(IP));
@@ -147,7 +147,7 @@ async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
 }
 
 #[tokio::test]
-async fn whatever_happens_counts_are_right_and_end_at_zero() {
+async fn counts_are_exact_and_end_at_zero_in_any_order() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
         let layer = InFlightLayer::per(2, |head: &Parts| head.extensions.get::<usize>().copied());

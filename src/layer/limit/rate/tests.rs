@@ -44,7 +44,7 @@ async fn served_of(layer: &ClientRateLimitLayer, ip: &str, n: usize) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_burst_is_served_and_then_the_rate() {
+async fn burst_is_served_and_then_the_rate() {
     let layer = ClientRateLimitLayer::per_ip(10, SEC, 3);
     assert_eq!(served_of(&layer, IP, 2).await, 2);
     assert_eq!(served_of(&layer, IP, 1).await, 1, "the whole burst");
@@ -60,7 +60,7 @@ async fn a_burst_is_served_and_then_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn over_a_long_time_the_rate_is_met_exactly() {
+async fn rate_is_met_exactly_over_a_long_time() {
     let mut rng = Rng(7);
     let layer = ClientRateLimitLayer::per_ip(5, SEC, 10);
     let (began, mut sum) = (Instant::now(), 0);
@@ -73,7 +73,7 @@ async fn over_a_long_time_the_rate_is_met_exactly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_is_429_and_says_when_to_come_back() {
+async fn refusal_is_429_and_says_when_to_come_back() {
     let layer = ClientRateLimitLayer::per_ip(1, SEC * 90, 1);
     let site = crate::layer::RescueLayer::new().layer(layer.layer(Probe::new(hello)));
     assert_eq!(site.clone().oneshot(from_ip(IP)).await.unwrap().status(), 200);
@@ -86,7 +86,7 @@ async fn the_answer_is_429_and_says_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn networks_and_keys_of_ones_own_share_a_bucket_and_no_key_has_none() {
+async fn networks_and_custom_keys_share_one_bucket_and_no_key_has_none() {
     let layer = ClientRateLimitLayer::per_ip(1, SEC, 1);
     assert!(served(&layer, "2001:db8::1").await);
     assert!(!served(&layer, "2001:db8::2").await);
@@ -109,7 +109,7 @@ async fn networks_and_keys_of_ones_own_share_a_bucket_and_no_key_has_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_there_is_no_room_idle_keys_are_forgotten_once_a_second() {
+async fn full_table_forgets_idle_keys_once_a_second() {
     let layer = ClientRateLimitLayer::builder(1, SEC, 1).max_keys(2).per_ip();
     assert!(served(&layer, "192.0.2.1").await && served(&layer, "192.0.2.2").await);
     assert_eq!(layer.keys(), 2);
@@ -128,7 +128,7 @@ async fn when_there_is_no_room_idle_keys_are_forgotten_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn above_the_bound_new_keys_share_one_bucket_and_known_ones_keep_theirs() {
+async fn new_keys_above_the_bound_share_one_bucket_and_known_ones_keep_theirs() {
     let layer = ClientRateLimitLayer::builder(1, SEC, 4).max_keys(100).per_ip();
     let ip = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
     for n in 0..100 {
@@ -149,7 +149,7 @@ async fn above_the_bound_new_keys_share_one_bucket_and_known_ones_keep_theirs() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn absurd_rates_are_taken_as_the_nearest_that_make_sense() {
+async fn absurd_rates_are_replaced_by_the_nearest_valid_ones() {
     let never = ClientRateLimitLayer::per_ip(0, Duration::MAX, 0);
     assert!(served(&never, IP).await);
     assert!(wait(&never, from_ip(IP)).await.unwrap() > SEC * 3600 * 24 * 365);
@@ -161,7 +161,7 @@ async fn absurd_rates_are_taken_as_the_nearest_that_make_sense() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_request_gives_back_the_place_that_was_reserved_inside() {
+async fn refused_request_releases_permit_reserved_inside() {
     let inside = ConcurrencyLimitLayer::new(1);
     let mut service =
         ClientRateLimitLayer::per_ip(1, SEC, 1).layer(inside.layer(Probe::new(hello)));

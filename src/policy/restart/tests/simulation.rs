@@ -236,7 +236,7 @@ impl World {
 }
 
 #[test]
-fn supervisor_copes_with_random_workers() {
+fn supervisor_keeps_its_invariants_with_random_workers() {
     let (mut started, mut abandoned) = (0, 0);
     for seed in 1..=SEEDS {
         let mut world = World::new(seed);

@@ -31,7 +31,7 @@ fn every_byte_is_judged_alike_at_every_place_of_a_word() {
 }
 
 #[test]
-fn tokens_end_at_the_first_delimiter() {
+fn token_ends_at_its_first_delimiter() {
     assert_eq!(token_len(b"Content-Length: 5"), 14);
     assert_eq!(token_len(b": x"), 0);
     assert_eq!(token_len(b"a\x80"), 1);
@@ -46,7 +46,7 @@ fn trim_takes_spaces_and_tabs_only() {
 }
 
 #[test]
-fn the_portable_block_is_what_the_classes_say() {
+fn portable_block_agrees_with_the_class_tables() {
     let input: Vec<u8> = (0..=255).collect();
     for at in [0, 64, 128, 192, 250] {
         let masks = Portable.block(&input, at);
@@ -65,7 +65,7 @@ fn the_portable_block_is_what_the_classes_say() {
 /// load the last block is met.
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn avx2_says_what_the_portable_form_says() {
+fn avx2_agrees_with_portable_form() {
     let Some(avx2) = x86::Avx2::detect() else {
         return; // nothing to compare; the portable form is tested above
     };
@@ -95,7 +95,7 @@ fn avx2_says_what_the_portable_form_says() {
 /// The same of random bytes, of which several are odd, at every place of inputs of every length.
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn avx2_says_what_the_portable_form_says_of_any_bytes_of_any_length() {
+fn avx2_agrees_with_portable_form_on_any_bytes_of_any_length() {
     const ODD: &[u8] = b"\r\n\t :az\0\x1f\x20\x7f\x80\xff";
     let Some(avx2) = x86::Avx2::detect() else { return };
     let mut state = 0x9e37_79b9_7f4a_7c15_u64; // xorshift64
@@ -138,7 +138,7 @@ fn plain_bytes_are_passed_over_and_controls_are_not() {
 }
 
 #[test]
-fn a_field_is_appended_whatever_its_lengths_and_the_room() {
+fn append_field_writes_any_lengths_into_any_capacity() {
     let text: Vec<u8> = (b'!'..=b'~').collect();
     let step = if cfg!(miri) { 7 } else { 1 };
     for name in (0..text.len()).step_by(step) {

@@ -17,7 +17,7 @@ use crate::proto::h1::{Conn, Event, Fault, Limits, Misuse, Server};
 // Keep-alive.
 
 #[test]
-fn a_response_to_http_1_0_ends_with_the_connection_unless_it_has_a_length_and_both_agree() {
+fn response_to_http_1_0_ends_with_connection_unless_length_is_known_and_both_agree() {
     let head = respond(&mut server_after(GET_10), 200, &[], Some(1)).unwrap();
     assert_eq!(head, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\n");
     let head = respond(&mut server_after(GET_10_KEEP), 200, &[], Some(1)).unwrap();
@@ -35,7 +35,7 @@ fn a_response_to_http_1_0_ends_with_the_connection_unless_it_has_a_length_and_bo
 }
 
 #[test]
-fn whoever_says_close_is_obeyed_and_told() {
+fn close_is_obeyed_and_announced() {
     let told = |head: String| head.contains("connection: close\r\n");
     let mut conn = server_after("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(told(respond(&mut conn, 204, &[], None).unwrap()));
@@ -57,7 +57,7 @@ fn whoever_says_close_is_obeyed_and_told() {
 }
 
 #[test]
-fn the_next_request_waits_until_this_one_is_answered() {
+fn next_request_waits_until_the_current_one_is_answered() {
     let mut conn = server();
     let mut input = BytesMut::from(format!("{GET}{GET}").as_str());
     assert!(matches!(conn.recv(now(), &mut input), Ok(Some(Event::Head(_)))));
@@ -72,7 +72,7 @@ fn the_next_request_waits_until_this_one_is_answered() {
 }
 
 #[test]
-fn s3_after_an_early_response_the_body_is_still_the_body() {
+fn s3_body_after_early_response_is_still_read_as_body() {
     let mut conn = server_after(POST);
     respond(&mut conn, 413, &[], Some(0)).unwrap();
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
@@ -88,7 +88,7 @@ fn s3_after_an_early_response_the_body_is_still_the_body() {
 }
 
 #[test]
-fn a_fault_after_an_early_response_closes_and_answers_nothing() {
+fn fault_after_early_response_closes_without_an_answer() {
     let mut conn = server_after("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     respond(&mut conn, 200, &[], Some(2)).unwrap();
     let fault = conn.recv(now(), &mut BytesMut::from("zz\r\n")).unwrap_err();
@@ -101,7 +101,7 @@ fn a_fault_after_an_early_response_closes_and_answers_nothing() {
 }
 
 #[test]
-fn a_client_that_closes_its_half_still_gets_its_answer() {
+fn half_closed_client_still_gets_its_answer() {
     let mut conn = server_after(GET);
     assert!(matches!(conn.recv_eof(now()), Ok(None)));
     let head = respond(&mut conn, 200, &[], Some(2)).unwrap();
@@ -122,7 +122,7 @@ fn eof_right_behind_a_head_without_body_is_its_end() {
 // Misuse.
 
 #[test]
-fn a_misuse_changes_neither_the_state_nor_the_buffer() {
+fn misuse_changes_neither_state_nor_buffer() {
     let mut conn = server();
     let mut out = BytesMut::from("before");
     assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State), "nothing was asked");
@@ -158,7 +158,7 @@ fn a_misuse_changes_neither_the_state_nor_the_buffer() {
 }
 
 #[test]
-fn a_client_that_misuses_it_may_still_ask_properly() {
+fn client_conn_works_after_misuse() {
     let mut conn = client();
     let post = |c: &mut _, f: &[_], n| ask(c, &Method::POST, "http://a/", f, n);
     assert_eq!(post(&mut conn, &[("content-length", "4")], Some(5)), Err(Misuse::Length));
@@ -173,7 +173,7 @@ fn a_client_that_misuses_it_may_still_ask_properly() {
 // What is not our turn.
 
 #[test]
-fn a_head_that_is_not_complete_cannot_be_answered() {
+fn incomplete_head_cannot_be_answered() {
     let (mut conn, mut input) = (server(), BytesMut::from("GET / HT"));
     assert!(conn.recv(now(), &mut input).unwrap().is_none());
     assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State));
@@ -183,7 +183,7 @@ fn a_head_that_is_not_complete_cannot_be_answered() {
 }
 
 #[test]
-fn a_connection_that_closed_without_a_request_cannot_be_answered() {
+fn connection_closed_without_request_cannot_be_answered() {
     let mut conn = server();
     assert!(matches!(conn.recv_eof(now()), Ok(None)));
     assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State));
@@ -194,7 +194,7 @@ fn a_connection_that_closed_without_a_request_cannot_be_answered() {
 }
 
 #[test]
-fn a_body_that_was_cut_off_can_still_be_answered() {
+fn truncated_body_can_still_be_answered() {
     let mut conn = server_after(POST);
     assert_eq!(conn.recv_eof(now()).unwrap_err(), Fault::Truncated);
     assert!(!conn.is_closed(), "an answer may still go out");
@@ -205,7 +205,7 @@ fn a_body_that_was_cut_off_can_still_be_answered() {
 }
 
 #[test]
-fn a_head_of_before_does_not_empty_the_last_answer() {
+fn earlier_head_request_does_not_empty_the_last_answer() {
     let mut conn = server_after(HEAD);
     respond(&mut conn, 204, &[], None).unwrap();
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
@@ -216,7 +216,7 @@ fn a_head_of_before_does_not_empty_the_last_answer() {
 }
 
 #[test]
-fn a_request_that_says_close_closes() {
+fn request_with_close_closes_the_connection() {
     let mut conn = client();
     let head = ask(&mut conn, &Method::GET, "http://a/", &[("connection", "close")], Some(0));
     assert_eq!(head.unwrap(), "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
@@ -227,7 +227,7 @@ fn a_request_that_says_close_closes() {
 }
 
 #[test]
-fn r7_bounds_as_large_as_numbers_go_bound_nothing() {
+fn r7_maximal_bounds_restrict_nothing() {
     let most = usize::MAX;
     let limits = Limits {
         head_bytes: most,
@@ -250,7 +250,7 @@ fn r7_bounds_as_large_as_numbers_go_bound_nothing() {
 }
 
 #[test]
-fn r7_bounds_beyond_what_a_map_holds_are_no_panic() {
+fn r7_bounds_beyond_capacity_of_header_map_do_not_panic() {
     let most = usize::MAX;
     let limits =
         Limits { fields: most, head_bytes: most, trailer_bytes: most, ..Limits::default() };

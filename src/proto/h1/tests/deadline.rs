@@ -24,7 +24,7 @@ fn limits() -> Arc<Limits> {
 }
 
 #[test]
-fn r1_a_head_has_one_deadline_however_it_trickles() {
+fn r1_head_has_one_deadline_however_it_trickles() {
     let start = now();
     let mut conn = Conn::<Server>::new(limits(), start);
     let deadline = conn.deadline();
@@ -40,14 +40,14 @@ fn r1_a_head_has_one_deadline_however_it_trickles() {
 }
 
 #[test]
-fn a_connection_that_was_silent_times_out_quietly() {
+fn silent_connection_times_out_without_a_response() {
     let mut conn = Conn::<Server>::new(limits(), now());
     assert_eq!(conn.timeout(), None);
     assert!(conn.is_closed());
 }
 
 #[test]
-fn an_idle_connection_has_its_own_time_and_a_later_head_begins_with_its_first_byte() {
+fn idle_timeout_is_separate_and_next_head_starts_with_its_first_byte() {
     let start = now();
     let at = |s| start + Duration::from_secs(s);
     let mut conn = Conn::<Server>::new(limits(), start);
@@ -66,7 +66,7 @@ fn an_idle_connection_has_its_own_time_and_a_later_head_begins_with_its_first_by
 }
 
 #[test]
-fn a_body_has_time_as_long_as_it_makes_progress() {
+fn body_timeout_restarts_with_progress() {
     let start = now();
     let at = |s| start + Duration::from_secs(s);
     let mut conn = Conn::<Server>::new(limits(), start);
@@ -91,7 +91,7 @@ fn a_body_has_time_as_long_as_it_makes_progress() {
 }
 
 #[test]
-fn a_request_body_has_a_pace_to_keep_and_a_response_has_not() {
+fn request_body_has_minimum_rate_and_response_has_none() {
     let start = now();
     let at = |s| start + Duration::from_secs(s);
     let limits = Arc::new(Limits {
@@ -124,7 +124,7 @@ fn a_request_body_has_a_pace_to_keep_and_a_response_has_not() {
 }
 
 #[test]
-fn a_request_body_has_an_end_in_time_however_it_comes() {
+fn request_body_has_total_timeout_at_any_pace() {
     let start = now();
     let at = |s| start + Duration::from_secs(s);
     let limits = Limits {
@@ -147,13 +147,13 @@ fn a_request_body_has_an_end_in_time_however_it_comes() {
 const POST_1000: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
 
 #[test]
-fn a_timeout_longer_than_the_clock_is_none() {
+fn timeout_longer_than_the_clock_is_none() {
     let limits = Limits { head_timeout: Duration::MAX, ..Limits::default() };
     assert_eq!(Conn::<Server>::new(Arc::new(limits), now()).deadline(), None);
 }
 
 #[test]
-fn a_client_waits_for_the_answer_from_the_end_of_its_request() {
+fn client_timeout_starts_at_the_end_of_its_request() {
     let start = now();
     let at = |s| start + Duration::from_secs(s);
     let mut conn = Conn::<Client>::new(limits(), start);
@@ -170,7 +170,7 @@ fn a_client_waits_for_the_answer_from_the_end_of_its_request() {
 }
 
 #[test]
-fn a_pooled_connection_times_out_quietly() {
+fn pooled_connection_times_out_without_an_error() {
     let start = now();
     let mut conn = Conn::<Client>::new(limits(), start);
     ask(&mut conn, &Method::GET, "http://a/", &[], Some(0)).unwrap();

@@ -12,7 +12,7 @@ use crate::proto::h1::{Conn, Server};
 // The last answer.
 
 #[test]
-fn the_last_answer_is_whole_and_the_only_one() {
+fn last_answer_is_whole_and_the_only_one() {
     let mut conn = server();
     let mut out = BytesMut::new();
     assert!(conn.send_last(StatusCode::BAD_REQUEST, b"date: now\r\n", &mut out));
@@ -26,14 +26,14 @@ fn the_last_answer_is_whole_and_the_only_one() {
 }
 
 #[test]
-fn the_last_answer_to_head_has_no_body() {
+fn last_answer_to_head_has_no_body() {
     let mut out = BytesMut::new();
     assert!(server_after(HEAD).send_last(StatusCode::NOT_FOUND, b"", &mut out));
     assert!(out.ends_with(b"content-length: 0\r\nconnection: close\r\n\r\n"), "{out:?}");
 }
 
 #[test]
-fn s18_the_last_answer_is_final_and_has_no_body_where_its_status_has_none() {
+fn s18_last_answer_is_final_and_has_no_body_where_its_status_has_none() {
     for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
         let mut out = BytesMut::new();
         assert!(server_after(GET).send_last(status, b"", &mut out));
@@ -48,7 +48,7 @@ fn s18_the_last_answer_is_final_and_has_no_body_where_its_status_has_none() {
 }
 
 #[test]
-fn values_with_bytes_above_ascii_go_out_as_they_came() {
+fn values_with_bytes_above_ascii_are_written_unchanged() {
     let mut map = HeaderMap::new();
     map.insert(header::SERVER, HeaderValue::from_bytes(b"\xff\xe9").unwrap());
     let mut out = BytesMut::new();
@@ -65,7 +65,7 @@ fn continued(conn: &mut Conn<Server>) -> String {
 }
 
 #[test]
-fn s18_100_continue_is_bare_and_goes_out_once() {
+fn s18_100_continue_has_no_fields_and_is_sent_once() {
     let mut conn = server_after(EXPECT);
     assert!(conn.wants_continue());
     assert_eq!(continued(&mut conn), "HTTP/1.1 100 Continue\r\n\r\n");
@@ -77,7 +77,7 @@ fn s18_100_continue_is_bare_and_goes_out_once() {
 }
 
 #[test]
-fn s17_a_final_answer_instead_of_100_closes() {
+fn s17_final_answer_instead_of_100_closes() {
     let mut conn = server_after(EXPECT);
     let head = respond(&mut conn, 413, &[], Some(0)).unwrap();
     assert!(head.contains("connection: close\r\n"));
@@ -86,7 +86,7 @@ fn s17_a_final_answer_instead_of_100_closes() {
 }
 
 #[test]
-fn whoever_sends_the_body_unasked_does_not_wait_for_100() {
+fn client_that_sends_body_unasked_gets_no_100() {
     let mut conn = server_after(EXPECT);
     feed(&mut conn, "he");
     assert!(!conn.wants_continue(), "RFC 9110 section 10.1.1: 100 may then be left out");
@@ -96,7 +96,7 @@ fn whoever_sends_the_body_unasked_does_not_wait_for_100() {
 }
 
 #[test]
-fn s17_100_never_goes_out_behind_a_final_head() {
+fn s17_100_is_never_sent_after_a_final_head() {
     let mut conn = server_after(EXPECT);
     feed(&mut conn, "hello");
     respond(&mut conn, 200, &[], Some(26)).unwrap();
@@ -105,7 +105,7 @@ fn s17_100_never_goes_out_behind_a_final_head() {
 }
 
 #[test]
-fn nobody_waits_for_100_on_a_closed_connection() {
+fn closed_connection_awaits_no_100() {
     let mut conn = server_after(EXPECT);
     conn.recv_eof(now()).unwrap_err();
     assert!(!conn.wants_continue());

@@ -176,7 +176,7 @@ fn read_answers(methods: &[Method], mut out: BytesMut) {
 }
 
 #[test]
-fn whatever_is_called_when_a_client_reads_the_answers() {
+fn client_conn_survives_calls_in_any_order() {
     let mut rng = Rng(0x2545_f491_4f6c_dd1d);
     let (mut heads, mut bytes) = (0, 0);
     for _ in 0..rounds() {
@@ -218,7 +218,7 @@ fn ask(rng: &mut Rng) -> BytesMut {
 }
 
 #[test]
-fn whatever_is_called_when_a_server_reads_the_requests() {
+fn server_conn_survives_calls_in_any_order() {
     let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
     for _ in 0..rounds() {
         let mut input = ask(&mut rng);

@@ -180,7 +180,7 @@ impl Pair {
 }
 
 #[test]
-fn what_one_says_the_other_hears_however_the_wire_cuts() {
+fn client_and_server_agree_however_the_wire_cuts() {
     let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
     let rounds = if cfg!(miri) { 5 } else { 50 };
     for _ in 0..20 {

@@ -192,11 +192,11 @@ fn heads() -> usize {
 }
 
 #[test]
-fn heads_are_what_a_reader_of_single_lines_reads() {
+fn heads_agree_with_line_by_line_reader() {
     compare(&mut Rng(0x9e37_79b9), heads());
 }
 
 #[test]
-fn heads_are_what_a_reader_of_single_lines_reads_without_simd() {
+fn heads_agree_with_line_by_line_reader_without_simd() {
     scan::portable(|| compare(&mut Rng(0x85eb_ca6b), heads()));
 }

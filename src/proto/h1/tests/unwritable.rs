@@ -23,7 +23,7 @@ fn is_tchar(byte: u8) -> bool {
 // without `unsafe`, which the crate denies, there is no other way to build them.
 
 #[test]
-fn s15_a_name_is_a_token_or_cannot_be_built() {
+fn s15_name_that_is_no_token_cannot_be_built() {
     for byte in 0..=255 {
         for name in [&around(byte)[..], &[byte], &[b'a', byte], &[byte, b'z']] {
             let built = HeaderName::from_bytes(name).is_ok();
@@ -35,7 +35,7 @@ fn s15_a_name_is_a_token_or_cannot_be_built() {
 }
 
 #[test]
-fn s15_a_value_holds_no_control_byte_but_a_tab_or_cannot_be_built() {
+fn s15_value_with_control_byte_other_than_tab_cannot_be_built() {
     for byte in 0..=255u8 {
         let fine = byte == b'\t' || !byte.is_ascii_control();
         for value in [&around(byte)[..], &[byte], &[b'a', byte], &[byte, b'z']] {
@@ -47,7 +47,7 @@ fn s15_a_value_holds_no_control_byte_but_a_tab_or_cannot_be_built() {
 }
 
 #[test]
-fn s15_a_method_is_a_token_or_cannot_be_built() {
+fn s15_method_that_is_no_token_cannot_be_built() {
     for byte in 0..=255 {
         for method in [&around(byte)[..], &[byte], &[b'a', byte], &[byte, b'z']] {
             assert!(Method::from_bytes(method).is_err() || is_tchar(byte), "{byte:#x}");
@@ -57,7 +57,7 @@ fn s15_a_method_is_a_token_or_cannot_be_built() {
 }
 
 #[test]
-fn s15_a_target_is_visible_ascii_without_a_fragment_or_is_not_written() {
+fn s15_target_with_fragment_or_invisible_byte_is_not_written() {
     let (mut built, mut written) = (0, 0);
     for byte in 0..=255u8 {
         for prefix in ["/", "/?", "http://a/", "http://a/?", "http://a?"] {
@@ -90,7 +90,7 @@ fn s15_a_target_is_visible_ascii_without_a_fragment_or_is_not_written() {
 }
 
 #[test]
-fn s15_a_host_from_the_target_is_visible_ascii() {
+fn s15_host_from_target_is_visible_ascii() {
     for byte in 0..=255u8 {
         let target = format!("http://a{}z/", char::from(byte));
         let Ok(target) = Uri::try_from(&*target) else { continue };
@@ -125,7 +125,7 @@ fn s15_forms_that_a_proxy_must_not_pass_on_are_not_written() {
 }
 
 #[test]
-fn s15_a_length_whose_body_is_gone_is_refused_or_left_out() {
+fn s15_length_without_its_body_is_refused_or_left_out() {
     // GET with a length, its body stripped: neither the length alone nor a hung request.
     let fields = [("content-length", "5")];
     let request = ask(&mut client(), &Method::GET, "http://a/", &fields, Some(0));
@@ -137,7 +137,7 @@ fn s15_a_length_whose_body_is_gone_is_refused_or_left_out() {
 // S5: a request's body is framed, or is none.
 
 #[test]
-fn s5_a_request_without_a_length_takes_no_data() {
+fn s5_request_without_length_takes_no_data() {
     for method in [Method::GET, Method::HEAD, Method::DELETE, Method::POST] {
         let mut conn = client();
         ask(&mut conn, &method, "http://a/", &[], Some(0)).unwrap();
@@ -169,7 +169,7 @@ fn s18_no_response_without_a_body_says_how_long_it_is() {
 }
 
 #[test]
-fn s18_a_response_to_head_has_neither_body_nor_chunks() {
+fn s18_response_to_head_has_neither_body_nor_chunks() {
     let mut conn = server_after(HEAD);
     let head = respond(&mut conn, 200, &[("transfer-encoding", "chunked")], None).unwrap();
     assert_eq!(head, "HTTP/1.1 200 OK\r\n\r\n");

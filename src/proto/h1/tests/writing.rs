@@ -12,7 +12,7 @@ use crate::proto::h1::{Event, Fault, Misuse};
 // Framing of responses.
 
 #[test]
-fn s15_a_response_has_exactly_one_framing_field_whatever_its_headers_say() {
+fn s15_response_has_exactly_one_framing_field_with_any_headers() {
     let odd: [&[(&str, &str)]; 5] = [
         &[],
         &[("transfer-encoding", "chunked")],
@@ -30,7 +30,7 @@ fn s15_a_response_has_exactly_one_framing_field_whatever_its_headers_say() {
 }
 
 #[test]
-fn the_length_chooses_the_framing() {
+fn known_length_chooses_the_framing() {
     let known = respond(&mut server_after(GET), 200, &[], Some(5)).unwrap();
     assert_eq!(known, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
     let most = respond(&mut server_after(GET), 200, &[], Some(u64::MAX)).unwrap();
@@ -42,7 +42,7 @@ fn the_length_chooses_the_framing() {
 }
 
 #[test]
-fn s18_a_status_without_body_has_no_framing_field_and_takes_no_data() {
+fn s18_status_without_body_has_no_framing_field_and_takes_no_data() {
     for status in [204, 304] {
         for length in [None, Some(0), Some(5)] {
             let mut conn = server_after(GET);
@@ -59,7 +59,7 @@ fn s18_a_status_without_body_has_no_framing_field_and_takes_no_data() {
 }
 
 #[test]
-fn a_response_to_head_keeps_its_length_and_takes_no_data() {
+fn response_to_head_keeps_its_length_and_takes_no_data() {
     for (own, length, line) in [
         (Some("7"), None, "content-length: 7\r\n"),
         (Some("7"), Some(0), "content-length: 7\r\n"),
@@ -131,7 +131,7 @@ fn chunks_are_framed_and_an_empty_one_is_not_sent() {
 }
 
 #[test]
-fn s10_trailers_go_out_with_chunks_and_only_those_that_may() {
+fn s10_permitted_trailers_are_sent_and_only_with_chunks() {
     let trailers = headers(&[("x", "1"), ("x", "2"), ("host", "evil"), ("content-length", "5")]);
     let mut conn = server_after(GET);
     respond(&mut conn, 200, &[], None).unwrap();
@@ -161,7 +161,7 @@ fn s5_every_request_with_a_body_is_framed() {
 }
 
 #[test]
-fn s15_a_request_is_written_from_the_model() {
+fn s15_request_is_written_from_the_model() {
     let fields = [
         ("transfer-encoding", ",chunked"),
         ("content-length", "5"),
@@ -178,7 +178,7 @@ fn s15_a_request_is_written_from_the_model() {
 }
 
 #[test]
-fn s17_a_client_connection_is_free_only_after_both_halves() {
+fn s17_client_connection_is_free_only_after_both_halves() {
     let mut conn = client();
     ask(&mut conn, &Method::POST, "http://a/", &[], Some(5)).unwrap();
     let answer = "HTTP/1.1 413 \r\nContent-Length: 0\r\n\r\n";
@@ -191,7 +191,7 @@ fn s17_a_client_connection_is_free_only_after_both_halves() {
 }
 
 #[test]
-fn s19_a_pooled_connection_that_speaks_up_is_faulty() {
+fn s19_pooled_connection_with_unsolicited_bytes_is_faulty() {
     let mut conn = client();
     assert!(matches!(conn.recv(now(), &mut BytesMut::new()), Ok(None)));
     let fault = conn.recv(now(), &mut BytesMut::from("H")).unwrap_err();
@@ -206,13 +206,13 @@ fn user_information_is_not_part_of_host() {
 }
 
 #[test]
-fn a_query_without_a_path_has_the_path_slash() {
+fn query_without_path_has_path_slash() {
     let head = ask(&mut client(), &Method::GET, "http://a?x", &[], Some(0)).unwrap();
     assert_eq!(head, "GET /?x HTTP/1.1\r\nhost: a\r\n\r\n");
 }
 
 #[test]
-fn a_request_has_one_host_and_it_stands_first() {
+fn request_has_one_host_field_and_it_is_first() {
     let fields = [("x", "y"), ("host", "b"), ("host", "c")];
     let head = ask(&mut client(), &Method::GET, "http://a/", &fields, Some(0)).unwrap();
     assert_eq!(head, "GET / HTTP/1.1\r\nhost: b\r\nx: y\r\n\r\n");

@@ -38,7 +38,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_adaptive_limit_finds_what_the_service_can_do_and_follows_it() {
+async fn adaptive_limit_finds_capacity_of_service_and_follows_it() {
     const SEC: Duration = Duration::from_secs(1);
     let latency = Arc::new(AtomicU64::new(20));
     let limit = ConcurrencyLimitLayer::new(Gradient::new());
@@ -67,7 +67,7 @@ async fn an_adaptive_limit_finds_what_the_service_can_do_and_follows_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_go_on_for_ever_do_not_keep_a_probe_from_its_end() {
+async fn endless_streams_do_not_keep_probe_from_its_end() {
     let limit =
         ConcurrencyLimitLayer::builder(Gradient::new()).queue_timeout(Duration::MAX).build();
     let streams = limit.layer(Probe::new(async |_: Request| {
@@ -89,7 +89,7 @@ async fn streams_that_go_on_for_ever_do_not_keep_a_probe_from_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeouts_count_as_latency_and_other_errors_tell_nothing() {
+async fn timeouts_count_as_latency_and_other_errors_do_not() {
     for (kind, known) in [(Kind::Timeout, true), (Kind::Overloaded, false), (Kind::Internal, false)]
     {
         let limit = ConcurrencyLimitLayer::new(Gradient::new());
@@ -105,7 +105,7 @@ async fn timeouts_count_as_latency_and_other_errors_tell_nothing() {
 }
 
 #[test]
-fn a_limit_that_falls_takes_free_places_first_and_is_owed_the_others() {
+fn falling_limit_takes_free_permits_first_and_retires_others_later() {
     let places = Arc::new(Places::new(10));
     let mut taken: Vec<_> = (0..8).map(|_| places.try_take().unwrap()).collect();
     places.resize(5);
@@ -126,7 +126,7 @@ fn a_limit_that_falls_takes_free_places_first_and_is_owed_the_others() {
 }
 
 #[test]
-fn a_limit_that_moves_at_random_loses_no_place() {
+fn limit_that_moves_at_random_loses_no_permit() {
     for seed in 1..=30 {
         let (mut rng, places) = (Rng(seed), Arc::new(Places::new(5)));
         let mut taken = Vec::new();
