@@ -15,6 +15,7 @@ mod pipeline;
 mod server;
 mod sites;
 mod slow;
+mod source;
 mod strata;
 mod support;
 mod two_hops;

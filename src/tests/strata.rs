@@ -2,11 +2,9 @@
 
 mod purity;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs};
+
+use super::source;
 
 /// Every room, lowest stratum first; see ARCHITECTURE.md.
 const STRATA: [&[&str]; 6] = [
@@ -36,10 +34,10 @@ fn every_import_points_downward() {
         .enumerate()
         .flat_map(|(level, rooms)| rooms.iter().map(move |room| (*room, level)))
         .collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = source::repository().join("src");
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for file in rust_files(&root) {
+    for file in source::files(&root, "rs") {
         let path = file.strip_prefix(&root).unwrap();
         let room = path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
         if matches!(room, "lib" | "tests") || path.ends_with("tests.rs") {
@@ -105,19 +103,6 @@ fn top_level(group: &str) -> Vec<String> {
 
 fn name(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
-}
-
-fn rust_files(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            files.push(path);
-        }
-    }
-    files
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! S0 and S1 have no state of their own, and `semantics` knows no message syntax.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use super::{STRATA, rust_files};
+use super::{super::source, STRATA};
 
 /// The file that may cache which instructions the processor has. They never change, so this is no
 /// state: it saves two loads for each block of a head.
@@ -24,9 +24,9 @@ fn semantics_has_no_wire_format() {
 
 /// Asserts that `faults` finds none in the code of these modules.
 fn check(modules: &[&str], faults: impl Fn(&str, &str) -> Vec<String>) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = source::repository().join("src");
     let (mut wrong, mut seen) = (Vec::new(), 0);
-    for file in rust_files(&root) {
+    for file in source::files(&root, "rs") {
         let path = file.strip_prefix(&root).unwrap();
         let module = path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
         let is_test = path.iter().any(|part| part == "tests" || part == "tests.rs");
