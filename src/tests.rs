@@ -9,6 +9,7 @@ mod early;
 mod ends;
 mod exhaustion;
 mod fit;
+mod incidents;
 mod orders;
 mod peers;
 mod pipeline;
