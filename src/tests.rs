@@ -10,6 +10,7 @@ mod ends;
 mod exhaustion;
 mod fit;
 mod incidents;
+mod names;
 mod orders;
 mod peers;
 mod pipeline;
