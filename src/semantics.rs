@@ -1,4 +1,4 @@
-//! What HTTP means, apart from how it travels: pure functions of RFC 9110.
+//! HTTP semantics (RFC 9110), independent of the version of the protocol: pure functions.
 
 pub mod conditional;
 pub mod date;

@@ -1,4 +1,4 @@
-//! Preconditions: whether to act, to say "not modified" or to refuse (RFC 9110 section 13).
+//! Conditional requests (RFC 9110 section 13): whether to proceed, or to answer 304 or 412.
 
 use http::{HeaderMap, HeaderName, Method, header};
 
@@ -7,37 +7,38 @@ use super::{
     etag::{self, ETag},
 };
 
-/// What a representation is recognised by.
+/// The validators of a representation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Validators<'a> {
     /// Its entity tag, if it has one.
     pub etag: Option<ETag<'a>>,
-    /// When it was last changed, if that is known.
+    /// Its time of last modification, if that is known.
     pub last_modified: Option<HttpDate>,
 }
 
-/// What to do with a request after its preconditions have been looked at.
+/// The result of evaluating a request's preconditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Do what the method says.
+    /// Perform the request.
     Proceed,
-    /// Answer 304 with the headers that a 200 would have that help a cache.
+    /// Answer 304 with the fields of a 200 that a cache needs (RFC 9110 section 15.4.5).
     NotModified,
-    /// Answer 412 and change nothing.
+    /// Answer 412 without performing the request.
     PreconditionFailed,
 }
 
-/// Has a request preconditions at all? Most have none, and then nothing need be known of what is
-/// there. One look at each name costs less than five look-ups.
+/// Returns whether a request has preconditions. Most have none, and then the validators need not be
+/// computed.
 pub fn is_conditional(headers: &HeaderMap) -> bool {
+    // One pass over the names costs less than five lookups.
     headers.keys().any(|name| name.as_str().starts_with("if-"))
 }
 
-/// Evaluates a request's preconditions against the representation that is there now.
+/// Evaluates a request's preconditions against the current representation.
 ///
-/// `current` is `None` if there is no representation (If-None-Match: `*` asks for that). Call it
-/// only if the answer would be a 2xx without preconditions (RFC 9110 section 13.2.1). The
-/// numbered steps are those of section 13.2.2; its step 5 is [`if_range`].
+/// `current` is `None` if there is no representation (the condition of `If-None-Match: *`). Call it only
+/// if the response without preconditions would be a 2xx (RFC 9110 section 13.2.1). The numbered steps
+/// are those of section 13.2.2; its step 5 is [`if_range`].
 ///
 /// ```
 /// use http::{HeaderMap, Method, header};
@@ -61,33 +62,34 @@ pub fn evaluate(method: &Method, headers: &HeaderMap, current: Option<Validators
         if !listed(headers, &header::IF_MATCH, current, |a, b| a.strong_eq(b)) {
             return Outcome::PreconditionFailed;
         }
-    // 2. else If-Unmodified-Since: false is 412. Ignored if either date is missing or no date.
+    // 2. else If-Unmodified-Since: false is 412. Ignored if either date is missing or invalid.
     } else if let Some(since) = date(headers, &header::IF_UNMODIFIED_SINCE)
         && modified.is_some_and(|m| m > since)
     {
         return Outcome::PreconditionFailed;
     }
-    // 3. If-None-Match: false is 304 to those who read, 412 to those who write.
+    // 3. If-None-Match: false is 304 for GET and HEAD, 412 for other methods.
     if headers.contains_key(header::IF_NONE_MATCH) {
         if listed(headers, &header::IF_NONE_MATCH, current, |a, b| a.weak_eq(b)) {
             return if reads { Outcome::NotModified } else { Outcome::PreconditionFailed };
         }
-    // 4. else, for those who read, If-Modified-Since: false is 304.
+    // 4. else, for GET and HEAD, If-Modified-Since: false is 304.
     } else if reads
         && let Some(since) = date(headers, &header::IF_MODIFIED_SINCE)
         && modified.is_some_and(|m| m <= since)
     {
         return Outcome::NotModified;
     }
-    // 5. is for the range; 6. otherwise.
+    // 5. is `if_range`; 6. otherwise.
     Outcome::Proceed
 }
 
-/// Does a Range field count: is there no If-Range, or one that names the current representation?
+/// Returns whether the `Range` field applies: there is no `If-Range`, or it matches the current
+/// representation (RFC 9110 section 13.1.5).
 ///
-/// RFC 9110 section 13.1.5. Only strong validators will do, since parts of two versions would be
-/// put together otherwise. A date is held to be strong if it is at least a second past `now`: the
-/// file could have changed again within its second (section 8.8.2.2).
+/// Only strong validators match, so that a client never combines parts of two versions. A date is strong
+/// if it is at least one second before `now`: the file could have changed again within the same second
+/// (section 8.8.2.2).
 pub fn if_range(headers: &HeaderMap, current: Validators<'_>, now: HttpDate) -> bool {
     let mut fields = headers.get_all(header::IF_RANGE).iter();
     let value = match (fields.next(), fields.next()) {
@@ -104,7 +106,7 @@ pub fn if_range(headers: &HeaderMap, current: Validators<'_>, now: HttpDate) -> 
     }
 }
 
-/// Is the current representation named by this list, or is it `*` and there is one?
+/// Whether the list contains the tag of the current representation, or is `*` and there is one.
 fn listed(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -118,7 +120,7 @@ fn listed(
     })
 }
 
-/// The date in a field; `None` if it is not there, comes twice, or is no date: then it is ignored.
+/// The date in a field; `None` (ignored) if it is absent, repeated or invalid.
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<HttpDate> {
     let mut fields = headers.get_all(name).iter();
     match (fields.next(), fields.next()) {

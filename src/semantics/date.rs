@@ -1,4 +1,4 @@
-//! A date as HTTP writes it: whole seconds, IMF-fixdate (RFC 9110 section 5.6.7).
+//! `HttpDate`: a date in whole seconds, written as IMF-fixdate (RFC 9110 section 5.6.7).
 
 use std::{
     fmt,
@@ -7,10 +7,10 @@ use std::{
 
 use http::HeaderValue;
 
-/// The last second of the year 9999, beyond which the format has no digits.
+/// The last second of the year 9999, the latest that the format can express.
 const MAX: u64 = 253_402_300_799;
 
-/// A moment in whole seconds since 1970, between 1970 and 9999.
+/// A date and time in whole seconds, between the years 1970 and 9999.
 ///
 /// ```
 /// use vestibule::semantics::date::HttpDate;
@@ -23,32 +23,30 @@ const MAX: u64 = 253_402_300_799;
 pub struct HttpDate(u64);
 
 impl HttpDate {
-    /// The date this many seconds after the start of 1970; what the format cannot write becomes
-    /// the end of 9999.
+    /// Makes a date of seconds since the Unix epoch. Later dates become the last second of 9999.
     pub fn from_seconds(seconds: u64) -> Self {
         Self(seconds.min(MAX))
     }
 
-    /// Reads a date in any of the three forms of RFC 9110 section 5.6.7; `None` if it is none.
+    /// Parses a date in any of the three formats of RFC 9110 section 5.6.7; `None` if it is invalid.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         httpdate::parse_http_date(text).ok().map(Self::from)
     }
 
-    /// Whole seconds since the start of 1970.
+    /// Returns the seconds since the Unix epoch.
     pub fn seconds(self) -> u64 {
         self.0
     }
 
-    /// The date as a field value.
+    /// Returns the date as a field value.
     pub fn to_value(self) -> HeaderValue {
         HeaderValue::try_from(self.to_string()).expect("a date is plain ASCII")
     }
 }
 
 impl From<SystemTime> for HttpDate {
-    /// Cuts the fraction of a second off. A file may claim to be older than 1970: that becomes
-    /// the start of 1970.
+    /// Truncates to whole seconds. A time before 1970, which a file may have, becomes the epoch.
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Self::from_seconds(since.as_secs())

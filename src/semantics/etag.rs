@@ -1,12 +1,12 @@
-//! Entity tags: reading, writing, the two ways to compare them, and lists of them (RFC 9110 8.8.3).
+//! Entity tags (RFC 9110 section 8.8.3): parsing, writing, strong and weak comparison, lists.
 
 use http::HeaderValue;
 
-/// The most tags that are read out of one field.
+/// The maximum of tags read from one field value, 64. Clients send the tags of the versions that they
+/// have stored: one, or a few.
 ///
-/// A client sends the tags of the versions that it holds: one, or a few. What comes after is as
-/// if it were not there, which errs on the safe side: a list that does not match sends the whole
-/// content (If-None-Match) or refuses to act (If-Match).
+/// The rest is ignored, which is safe: a list without a match sends the whole content
+/// (`If-None-Match`) or refuses the request (`If-Match`).
 pub const MAX_TAGS: usize = 64;
 
 /// An entity tag, borrowed from a field value.
@@ -23,17 +23,17 @@ pub const MAX_TAGS: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub struct ETag<'a> {
     weak: bool,
-    /// What stands between the quotes; only `etagc` characters.
+    /// The opaque tag without its quotes; only `etagc` characters.
     opaque: &'a [u8],
 }
 
-/// These bytes are no entity tag.
+/// The bytes are not an entity tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an entity tag")]
 pub struct BadETag;
 
 impl<'a> ETag<'a> {
-    /// A strong tag: two representations that share it are equal byte by byte.
+    /// Makes a strong tag: representations with the same tag are identical byte for byte.
     ///
     /// # Errors
     /// If `opaque` has a quote, a space or a control character in it.
@@ -41,7 +41,7 @@ impl<'a> ETag<'a> {
         Self::new(false, opaque)
     }
 
-    /// A weak tag: two representations that share it are as good as each other.
+    /// Makes a weak tag: representations with the same tag are equivalent.
     ///
     /// # Errors
     /// If `opaque` has a quote, a space or a control character in it.
@@ -49,7 +49,7 @@ impl<'a> ETag<'a> {
         Self::new(true, opaque)
     }
 
-    /// Reads one tag, which is the whole value but for white space around it.
+    /// Parses a field value that is a single tag, with optional white space around it.
     ///
     /// # Errors
     /// If it is not one entity tag: unquoted, a list, `*`.
@@ -65,27 +65,27 @@ impl<'a> ETag<'a> {
         if opaque.iter().all(|&b| is_etagc(b)) { Ok(Self { weak, opaque }) } else { Err(BadETag) }
     }
 
-    /// Is it marked `W/`?
+    /// Returns whether the tag is weak (`W/`).
     pub fn is_weak(self) -> bool {
         self.weak
     }
 
-    /// What stands between the quotes.
+    /// Returns the opaque tag without its quotes.
     pub fn opaque(self) -> &'a [u8] {
         self.opaque
     }
 
-    /// RFC 9110 section 8.8.3.2: equal, and both strong.
+    /// Strong comparison (RFC 9110 section 8.8.3.2): both are strong and their opaque tags are equal.
     pub fn strong_eq(self, other: ETag<'_>) -> bool {
         !self.weak && !other.weak && self.opaque == other.opaque
     }
 
-    /// RFC 9110 section 8.8.3.2: equal between the quotes, strong or weak.
+    /// Weak comparison (RFC 9110 section 8.8.3.2): the opaque tags are equal.
     pub fn weak_eq(self, other: ETag<'_>) -> bool {
         self.opaque == other.opaque
     }
 
-    /// The tag as a field value.
+    /// Returns the tag as a field value.
     pub fn to_value(self) -> HeaderValue {
         let mut text = Vec::with_capacity(self.opaque.len() + 4);
         text.extend_from_slice(if self.weak { b"W/\"" } else { b"\"" });
@@ -100,14 +100,14 @@ fn is_etagc(b: u8) -> bool {
     b == 0x21 || (0x23..=0x7e).contains(&b) || b >= 0x80
 }
 
-/// Is this field value of If-Match or If-None-Match the wildcard `*`?
+/// Returns whether a field value of `If-Match` or `If-None-Match` is the wildcard `*`.
 pub fn is_any(value: &[u8]) -> bool {
     value.trim_ascii() == b"*"
 }
 
-/// The tags in one field value of If-Match or If-None-Match, at most [`MAX_TAGS`].
+/// Iterates over the tags in a field value of `If-Match` or `If-None-Match`, at most [`MAX_TAGS`].
 ///
-/// It ends at the first thing that is no tag: what follows cannot be read with certainty.
+/// It stops at the first element that is not a tag, since the rest cannot be parsed reliably.
 ///
 /// ```
 /// use vestibule::semantics::etag;

@@ -1,12 +1,11 @@
-//! Which coding of a content a client is sent (RFC 9110 section 12.5.3), and which media type
-//! (section 12.5.1).
+//! Content negotiation: content codings (RFC 9110 section 12.5.3) and media types (section 12.5.1).
 
 use http::{HeaderMap, header};
 
-/// A content coding that files are kept in beside the plain one.
+/// A content coding of precompressed files, or `identity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Coding {
-    /// As it is.
+    /// Not encoded.
     Identity,
     /// RFC 8878.
     Zstd,
@@ -17,7 +16,7 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// As it stands in Content-Encoding; `None` for what is not coded.
+    /// Returns the value of `Content-Encoding`; `None` for [`Identity`](Self::Identity).
     pub const fn name(self) -> Option<&'static str> {
         match self {
             Self::Identity => None,
@@ -32,7 +31,7 @@ impl Coding {
             Self::Identity => name.eq_ignore_ascii_case(b"identity"),
             Self::Zstd => name.eq_ignore_ascii_case(b"zstd"),
             Self::Brotli => name.eq_ignore_ascii_case(b"br"),
-            // RFC 9110 section 8.4.1.3: an old name of it.
+            // RFC 9110 section 8.4.1.3: x-gzip is equivalent.
             Self::Gzip => {
                 name.eq_ignore_ascii_case(b"gzip") || name.eq_ignore_ascii_case(b"x-gzip")
             }
@@ -40,10 +39,10 @@ impl Coding {
     }
 }
 
-/// Elements of a list that are looked at: 32. Browsers send four.
+/// List elements that are read, 32; the rest is ignored. Browsers send four.
 const MAX_ELEMENTS: usize = 32;
 
-/// What a request accepts, read once for any number of questions.
+/// The content codings that a request accepts, parsed from `Accept-Encoding`.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING};
@@ -58,20 +57,18 @@ const MAX_ELEMENTS: usize = 32;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepts {
-    /// Thousandths, of identity, zstd, br and gzip.
+    /// Quality values in thousandths, indexed by [`Coding`].
     weights: [u16; 4],
 }
 
 const ALL: [Coding; 4] = [Coding::Identity, Coding::Zstd, Coding::Brotli, Coding::Gzip];
 
 impl Accepts {
-    /// Nothing but what is not coded, which is what a request without the field gets: it says that
-    /// any coding will do, but who says nothing seldom knows how to decode.
+    /// `identity` alone, for a request without the field. RFC 9110 allows any coding then, but clients
+    /// that send no field often cannot decode.
     const PLAIN: Self = Self { weights: [1, 0, 0, 0] };
 
-    /// What the Accept-Encoding fields of a request say.
-    ///
-    /// An element that is malformed is as if it were not there.
+    /// Parses the `Accept-Encoding` fields of a request. Malformed elements are ignored.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut fields = headers.get_all(header::ACCEPT_ENCODING).iter().peekable();
         if fields.peek().is_none() {
@@ -92,14 +89,15 @@ impl Accepts {
         }
         let mut weights = [0; 4];
         for (i, weight) in weights.iter_mut().enumerate() {
-            // What is not coded is acceptable unless it is excluded, and is the last choice then.
+            // Identity is acceptable unless it is excluded, with the lowest weight.
             let unnamed = if i == 0 { any.unwrap_or(1) } else { any.unwrap_or(0) };
             *weight = named[i].unwrap_or(unnamed);
         }
         Self { weights }
     }
 
-    /// The most welcome of what there is, of equals the first; `None` if nothing is acceptable.
+    /// Returns the available coding with the highest weight, the first one of equals; `None` if none is
+    /// acceptable (406).
     pub fn best(&self, available: &[Coding]) -> Option<Coding> {
         let mut best = None;
         for &coding in available {
@@ -112,11 +110,10 @@ impl Accepts {
     }
 }
 
-/// How welcome a media type is, in thousandths, by the Accept fields of a request: by the most
-/// specific range that it is in, of equals the first. Nothing if it is in none, and 1000 without the
-/// field.
+/// Returns the quality value of a media type by the `Accept` fields of a request, in thousandths.
 ///
-/// Parameters of ranges are not looked at; an element that is malformed is as if it were not there.
+/// The most specific range that matches decides, the first one of equals. Without a match the value is
+/// 0, without the field it is 1000. Parameters of ranges and malformed elements are ignored.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::ACCEPT};
@@ -132,8 +129,8 @@ pub fn media_weight(headers: &HeaderMap, media_type: &str) -> u16 {
     weighed(headers, media_type).0
 }
 
-/// Is a media type more welcome than another one: by its [weight](media_weight), or, of equals, because
-/// it is named more specifically?
+/// Returns whether a request prefers `media_type` to `to`: it has the higher [weight](media_weight), or
+/// the same weight by a more specific range.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::ACCEPT};
@@ -143,13 +140,13 @@ pub fn media_weight(headers: &HeaderMap, media_type: &str) -> u16 {
 /// headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
 /// assert!(prefers(&headers, "application/json", "text/html"));
 /// headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-/// assert!(!prefers(&headers, "application/json", "text/html"), "as welcome");
+/// assert!(!prefers(&headers, "application/json", "text/html"), "the same weight");
 /// ```
 pub fn prefers(headers: &HeaderMap, media_type: &str, to: &str) -> bool {
     weighed(headers, media_type) > weighed(headers, to)
 }
 
-/// The weight of a media type, and how closely the range describes it that says so.
+/// The weight of a media type, and the specificity of the range that gives it.
 fn weighed(headers: &HeaderMap, media_type: &str) -> (u16, u8) {
     let mut fields = headers.get_all(header::ACCEPT).iter().peekable();
     if fields.peek().is_none() {
@@ -167,7 +164,7 @@ fn weighed(headers: &HeaderMap, media_type: &str) -> (u16, u8) {
     best.unwrap_or((0, 0))
 }
 
-/// A media range without its parameters, and its weight; `None` if that is malformed.
+/// Parses a media range and its weight, without other parameters; `None` if the weight is malformed.
 fn range_of(element: &[u8]) -> Option<(&[u8], u16)> {
     let mut parts = split(element, b';').map(<[u8]>::trim_ascii);
     let range = parts.next()?;
@@ -178,7 +175,7 @@ fn range_of(element: &[u8]) -> Option<(&[u8], u16)> {
     Some((range, weight.unwrap_or(Some(1000))?))
 }
 
-/// How closely a range describes a media type; `None` if it does not.
+/// The specificity of a range that matches a media type; `None` if it does not match.
 fn specificity(range: &[u8], media_type: &[u8]) -> Option<u8> {
     if range == b"*/*" {
         return Some(0);
@@ -190,7 +187,7 @@ fn specificity(range: &[u8], media_type: &[u8]) -> Option<u8> {
     range.eq_ignore_ascii_case(media_type).then_some(2)
 }
 
-/// Splits at a separator where it is not in a quoted string.
+/// Splits at a separator outside of quoted strings.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |&b| {
@@ -204,7 +201,7 @@ fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A name, and its weight in thousandths; `None` if it is malformed.
+/// Parses a coding and its weight in thousandths; `None` if it is malformed.
 fn element_of(element: &[u8]) -> Option<(&[u8], u16)> {
     let mut parts = element.split(|&b| b == b';').map(<[u8]>::trim_ascii);
     let name = parts.next().filter(|n| !n.is_empty())?;

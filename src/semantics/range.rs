@@ -1,8 +1,8 @@
-//! What part of a content a Range field asks for (RFC 9110 section 14), and what to say about it.
+//! Range requests (RFC 9110 section 14): parsing `Range`, writing `Content-Range`.
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-/// What to send of a content.
+/// The part of a representation to send.
 ///
 /// ```
 /// use vestibule::semantics::range::{Part, parse};
@@ -24,24 +24,25 @@ pub enum Part {
         /// Offset of the last byte.
         last: u64,
     },
-    /// These bytes, first and last of each, in the order that they were asked for, with a 206 of
-    /// `multipart/byteranges`. At least two and at most [`MAX_PARTS`]; no two overlap.
+    /// Several slices as (first, last), in the requested order, with a 206 of `multipart/byteranges`. At
+    /// least two and at most [`MAX_PARTS`]; no two overlap.
     Several(Vec<(u64, u64)>),
-    /// Nothing: the content has no such bytes, or the parts overlap; a 416.
+    /// No part: none lies within the content, or several overlap. A 416.
     Unsatisfiable,
 }
 
-/// The most parts that one request is given: 64. Readers of large documents ask for some dozens.
-/// Who asks for more is sent the whole, which costs less than so many parts.
+/// The maximum of parts in a response, 64. Viewers of large documents request some dozens. A request for
+/// more is answered with the whole content, which costs less than so many parts.
 pub const MAX_PARTS: usize = 64;
 
-/// Parts with no more bytes between them than this are sent as one: 80, about what the head of
-/// another part takes (RFC 9110 section 15.3.7.2).
+/// Parts with a gap of at most so many bytes, 80, are joined: the head of a part takes about as much
+/// (RFC 9110 section 15.3.7.2).
 const GAP: u64 = 80;
 
-/// What a request asks for of a content of `len` bytes, if its If-Range (if any) holds.
+/// Returns the part of a content of `len` bytes that a request selects, provided that its `If-Range`, if
+/// any, holds.
 ///
-/// Only GET can ask for a part (RFC 9110 section 14.2). A Range field that comes twice is ignored.
+/// Only GET can select a part (RFC 9110 section 14.2). A repeated `Range` field is ignored.
 pub fn requested(method: &Method, headers: &HeaderMap, len: u64) -> Part {
     if method != Method::GET {
         return Part::Whole;
@@ -53,13 +54,13 @@ pub fn requested(method: &Method, headers: &HeaderMap, len: u64) -> Part {
     }
 }
 
-/// What a Range field value asks for of a content of `len` bytes.
+/// Parses a `Range` field value for a content of `len` bytes.
 ///
-/// A field that is malformed, in an unknown unit or longer than [`MAX_PARTS`] is ignored, as RFC 9110
-/// section 14.2 tells and allows; and so is any of an empty content, of which no part can be named.
-/// Parts beyond the end are left out, those close to each other in order are joined. Two that overlap
-/// are joined as well, if one follows the other: who asks for the head and the tail of a file cannot
-/// know how short it is. More that overlap are refused, not served: they are how servers were worn out.
+/// A field that is malformed, in an unknown unit or with more than [`MAX_PARTS`] ranges is ignored (RFC
+/// 9110 section 14.2), and so is any range of an empty content. Ranges beyond the end are left out;
+/// ranges in order with a small gap are joined. Two consecutive ranges that overlap are joined too: a
+/// client that requests the head and the tail of a file does not know how short it is. More overlaps are
+/// refused (section 17.15 names them as a denial of service).
 pub fn parse(value: &[u8], len: u64) -> Part {
     let Some((unit, set)) = split_once(value.trim_ascii(), b'=') else { return Part::Whole };
     if !unit.eq_ignore_ascii_case(b"bytes") || len == 0 {
@@ -71,7 +72,7 @@ pub fn parse(value: &[u8], len: u64) -> Part {
     several(set, len)
 }
 
-/// One range-spec (RFC 9110 section 14.1.1).
+/// Parses one range-spec (RFC 9110 section 14.1.1).
 fn one(spec: &[u8], len: u64) -> Part {
     let Some((first, last)) = split_once(spec, b'-') else { return Part::Whole };
     match (number(first), number(last)) {
@@ -84,7 +85,7 @@ fn one(spec: &[u8], len: u64) -> Part {
     }
 }
 
-/// A list of them; empty elements are allowed (RFC 9110 section 5.6.1.2).
+/// Parses a list of range-specs; empty elements are allowed (RFC 9110 section 5.6.1.2).
 fn several(set: &[u8], len: u64) -> Part {
     let mut parts: Vec<(u64, u64)> = Vec::new();
     let (mut specs, mut malformed) = (0, false);
@@ -105,7 +106,7 @@ fn several(set: &[u8], len: u64) -> Part {
     let joined = joined(&parts);
     parts = match (overlaps(&parts), overlaps(&joined)) {
         (0 | 1, 0) => joined,
-        // One lies in the gap between two others, that must not be joined then.
+        // One lies in the gap between two others, so these must stay apart.
         (0, _) => parts,
         _ => return Part::Unsatisfiable,
     };
@@ -116,7 +117,7 @@ fn several(set: &[u8], len: u64) -> Part {
     }
 }
 
-/// How many parts begin before one that begins earlier has ended.
+/// Counts the parts that begin before the end of a part that begins earlier.
 fn overlaps(parts: &[(u64, u64)]) -> usize {
     let mut sorted = parts.to_vec();
     sorted.sort_unstable();
@@ -128,7 +129,7 @@ fn overlaps(parts: &[(u64, u64)]) -> usize {
     overlaps
 }
 
-/// Joins each part with the one before it, if they overlap or it follows close behind.
+/// Joins consecutive parts that overlap or have a gap of at most [`GAP`].
 fn joined(parts: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut all: Vec<(u64, u64)> = Vec::with_capacity(parts.len());
     for &(first, last) in parts {
@@ -142,12 +143,12 @@ fn joined(parts: &[(u64, u64)]) -> Vec<(u64, u64)> {
     all
 }
 
-/// The Content-Range value of a 206.
+/// Returns the `Content-Range` value of a 206.
 pub fn content_range(first: u64, last: u64, len: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes {first}-{last}/{len}")).expect("digits")
 }
 
-/// The Content-Range value of a 416, which tells the client the length that it misjudged.
+/// Returns the `Content-Range` value of a 416, with the length of the content.
 pub fn content_range_unsatisfied(len: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes */{len}")).expect("digits")
 }
@@ -166,7 +167,7 @@ enum Number {
     Bad,
 }
 
-/// Digits, saturating: a position beyond `u64` is beyond every content, which is all that counts.
+/// Parses digits and saturates: a position beyond `u64` is beyond the end of every content.
 fn number(digits: &[u8]) -> Number {
     if digits.is_empty() {
         return Number::Absent;
