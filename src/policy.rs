@@ -1,4 +1,5 @@
-//! Decisions as plain state: which endpoint, when to restart. No clock, no sockets.
+//! Policies as pure state machines: balancing, adaptive limits, restarts. They have no clock and no I/O;
+//! time is an argument.
 
 pub mod backoff;
 pub mod gradient;

@@ -1,8 +1,8 @@
-//! `Backoff`: how long to wait before the next attempt, after so many failures.
+//! `Backoff`: exponential delays between attempts.
 
 use std::time::Duration;
 
-/// Waits that double from failure to failure, up to a bound.
+/// Delays that double with each failure, up to a bound.
 ///
 /// ```
 /// use std::time::Duration;
@@ -19,12 +19,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits `first` after the first failure and never longer than `max`.
+    /// Makes delays of `first` after the first failure, and of at most `max`.
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self { first, max }
     }
 
-    /// The wait after `failures` failures in a row; none after none.
+    /// Returns the delay after so many consecutive failures; zero without one.
     pub fn delay(&self, failures: u32) -> Duration {
         let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
         let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);

@@ -1,57 +1,57 @@
-//! `Gradient`: how many requests at a time a service can work on, told by its latency alone.
+//! `Gradient`: an adaptive concurrency limit, estimated from latency alone.
 
 use std::time::Duration;
 
-/// A service below this latency, 100 us, is taken to have it: what differs below is the machine's own
-/// scheduling. It also keeps a clock that stood still from counting as infinitely fast.
-const FLOOR: Duration = Duration::from_micros(100);
+/// The lowest latency that is told apart, 100 us: below it the scheduling of the machine dominates. It
+/// also bounds the gradient where a clock did not advance.
+const MIN_LATENCY: Duration = Duration::from_micros(100);
 
-/// Samples that make a mean at least, so that no single one decides.
-const ROUND: usize = 10;
+/// The least number of samples of a mean, so that no single one decides.
+const MIN_SAMPLES: usize = 10;
 
-/// How much a change of the limit is smoothed: a fifth of it at a time, as Netflix's Gradient2. So a
-/// limit falls by 10 % in a round at most.
+/// The share of a change that a round applies, a fifth, as in Netflix's Gradient2. So a limit falls by at
+/// most 10 % in a round.
 const SMOOTHING: f64 = 0.2;
 
-/// How much each calm round weighs in the long-term latency: a tenth, so one that was unlucky moves
-/// little, and 100 samples count.
-const LONG_WEIGHT: f64 = 0.1;
+/// The weight of an unloaded round in the long-term latency, a tenth: an outlier moves it little, and
+/// about 100 samples count.
+const MIN_WEIGHT: f64 = 0.1;
 
-/// The share of the limit below which the service is calm, and to which a probe lowers it.
-const CALM: f64 = 0.25;
+/// The share of the limit up to which the service counts as unloaded, and to which a probe lowers it.
+const UNLOADED: f64 = 0.25;
 
-/// Crowded rounds before a probe: 64. A probe is about one round at a quarter of the limit, so it
-/// costs 1 % of what the service can do.
-const PROBE_EVERY: u32 = 64;
+/// Loaded rounds before a probe, 64. A probe takes about one round at a quarter of the limit, so it
+/// costs 1 % of the throughput.
+const PROBE_INTERVAL: u32 = 64;
 
-/// The same after probes that came to nothing: it doubles up to 4,096.
-const PROBE_SELDOM: u32 = 64 * PROBE_EVERY;
+/// The maximum of that after probes without a result, 4,096: it doubles with each of them.
+const MAX_PROBE_INTERVAL: u32 = 64 * PROBE_INTERVAL;
 
-/// How long a probe may stand still where no latency is known yet.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a probe may be without a sample while no latency is known yet.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A limit on concurrency that follows latency, after Netflix's Gradient2.
 ///
-/// A service that has more requests inside than it can work on lets them queue, and its latency
-/// grows with their number. So after each round (as many samples as the limit) the limit is
-/// multiplied by the *gradient* of long-term to short-term latency, and a few places for a
-/// [`queue`](Self::queue) are added:
+/// A service with more requests in flight than it can work on queues them, and its latency grows with
+/// their number. So after each round (as many samples as the limit) the limit is multiplied by the
+/// *gradient* of long-term to short-term latency, and a few permits for a [`queue`](Self::queue) are
+/// added:
 ///
 /// ```text
 /// gradient = clamp(tolerance * long / short, 0.5, 1.0)
 /// limit    = limit * gradient + queue                    (a fifth of the way each round)
 /// ```
 ///
-/// It settles where the queue makes up for the gradient: for a service that works on `c` requests
-/// at `tolerance * c` and a few more.
+/// It converges where the queue balances the gradient: for a service that works on `c` requests at
+/// `tolerance * c` and a few more.
 ///
-/// What is not as in Gradient2, since an average over all latencies follows a lasting overload until
-/// that seems normal: the long-term latency is that of a *calm* service, with a quarter of the limit
-/// inside or less. Where it is never calm by itself, every 64 rounds a *probe* lowers the limit to
-/// that quarter for 10 samples. It begins with a probe, to have a latency to go by.
+/// It differs from Gradient2 in the long-term latency, since an average over all latencies follows a
+/// lasting overload: it is the latency of the *unloaded* service, with at most a quarter of the limit in
+/// flight. If the load never falls that low, a *probe* every 64 rounds lowers the limit to that quarter
+/// for 10 samples. The first rounds are a probe too, to measure a first latency.
 ///
-/// It has no clock and knows no requests: it is [told](Self::on_sample) of each answer and
-/// [asked](Self::limit) for the limit.
+/// It has no clock and no requests: [`on_sample`](Self::on_sample) takes the latency of each response,
+/// and [`limit`](Self::limit) returns the limit.
 ///
 /// ```
 /// use std::time::Duration;
@@ -72,28 +72,28 @@ pub struct Gradient {
     tolerance: f64,
     /// Between `min` and `max`, both at least 1.
     limit: f64,
-    /// Mean latency while it was calm, in seconds, once there is one.
+    /// Mean latency of the unloaded service, in seconds.
     long: Option<f64>,
-    /// Mean latency of the last crowded round, in seconds.
+    /// Mean latency of the last loaded round, in seconds.
     short: Option<f64>,
-    calm_rounds: u32,
-    calm: Round,
-    crowded: Round,
+    unloaded_rounds: u32,
+    unloaded: Round,
+    loaded: Round,
     probe: Probe,
 }
 
-/// When the limit is lowered to learn the latency of a calm service.
+/// The schedule of probes, which lower the limit to measure the latency of the unloaded service.
 #[derive(Debug, Clone)]
 struct Probe {
-    now: bool,
-    /// Crowded rounds until the next one, and between two.
+    is_active: bool,
+    /// Loaded rounds until the next probe, and between two.
     due_in: u32,
-    every: u32,
+    interval: u32,
 }
 
 impl Gradient {
-    /// Begins with 20 places, and moves between 1 and 1,000; with a queue of 4 and a tolerance of
-    /// 1.5.
+    /// Makes a limit that starts at 20 and stays between 1 and 1,000, with a queue of 4 and a tolerance
+    /// of 1.5.
     pub fn new() -> Self {
         Self {
             min: 1.0,
@@ -103,22 +103,22 @@ impl Gradient {
             limit: 20.0,
             long: None,
             short: None,
-            calm_rounds: 0,
-            calm: Round::default(),
-            crowded: Round::default(),
-            probe: Probe { now: true, due_in: PROBE_EVERY, every: PROBE_EVERY },
+            unloaded_rounds: 0,
+            unloaded: Round::default(),
+            loaded: Round::default(),
+            probe: Probe { is_active: true, due_in: PROBE_INTERVAL, interval: PROBE_INTERVAL },
         }
     }
 
-    /// The limit to begin with, within the bounds as they are now; 20 if not set.
+    /// Sets the first limit, clamped to the present bounds. Defaults to 20.
     #[must_use]
     pub fn initial(mut self, limit: usize) -> Self {
         self.limit = (limit as f64).clamp(self.min, self.max);
         self
     }
 
-    /// The limit is never below, also while it probes; at least 1, which it is if not set. It raises
-    /// the maximum if that is lower.
+    /// Sets the lower bound of the limit, which holds during probes too. At least 1, the default. It
+    /// raises a lower maximum.
     #[must_use]
     pub fn min(mut self, limit: usize) -> Self {
         self.min = limit.max(1) as f64;
@@ -127,7 +127,7 @@ impl Gradient {
         self
     }
 
-    /// The limit is never above; 1,000 if not set. It lowers the minimum if that is higher.
+    /// Sets the upper bound of the limit. Defaults to 1,000. It lowers a higher minimum.
     #[must_use]
     pub fn max(mut self, limit: usize) -> Self {
         self.max = limit.max(1) as f64;
@@ -136,100 +136,100 @@ impl Gradient {
         self
     }
 
-    /// How many requests may queue inside of the service, at least 1; 4 if not set. By so much the
-    /// limit tries to grow; without, it could never grow.
+    /// Sets how many requests may queue inside of the service. At least 1; defaults to 4. The limit grows
+    /// by so much in a round without added latency.
     #[must_use]
     pub fn queue(mut self, len: usize) -> Self {
         self.queue = len.max(1) as f64;
         self
     }
 
-    /// By which factor latency may rise above that of a calm service before the limit falls, at
-    /// least 1; 1.5 if not set. More where latencies vary widely by themselves.
+    /// Sets the factor by which latency may exceed that of the unloaded service before the limit falls. At
+    /// least 1; defaults to 1.5. Use a larger one for a service whose latency varies much.
     #[must_use]
     pub fn tolerance(mut self, factor: f64) -> Self {
-        // Written so that NaN is 1 as well.
+        // NaN becomes 1 too.
         self.tolerance = if factor > 1.0 { factor } else { 1.0 };
         self
     }
 
-    /// How many requests may be inside now.
+    /// Returns how many requests may be in flight now.
     pub fn limit(&self) -> usize {
-        let limit = if self.probe.now { (self.limit * CALM).max(self.min) } else { self.limit };
+        let limit =
+            if self.probe.is_active { (self.limit * UNLOADED).max(self.min) } else { self.limit };
         limit as usize
     }
 
-    /// The limit as it is outside of probes: what the service is thought to work on.
+    /// Returns the limit outside of probes: the estimate of the service's concurrency.
     pub fn settled(&self) -> usize {
         self.limit as usize
     }
 
-    /// Told of an answer: how long it took, and how many requests were inside when it began, itself
+    /// Takes the latency of a response, and the number of requests in flight when it began, itself
     /// included.
     pub fn on_sample(&mut self, rtt: Duration, in_flight: usize) {
-        let latency = rtt.max(FLOOR).as_secs_f64();
+        let latency = rtt.max(MIN_LATENCY).as_secs_f64();
         let in_flight = in_flight as f64;
-        if in_flight <= (self.limit * CALM).max(self.min) {
-            if let Some(mean) = self.calm.add(latency, ROUND) {
-                self.on_calm_round(mean);
+        if in_flight <= (self.limit * UNLOADED).max(self.min) {
+            if let Some(mean) = self.unloaded.add(latency, MIN_SAMPLES) {
+                self.on_unloaded_round(mean);
             }
-        } else if self.probe.now || in_flight < self.limit / 2.0 {
-            // It began before the probe; or nobody asks for more than there is, and so nothing can
-            // be said about having less or more.
-        } else if let Some(mean) = self.crowded.add(latency, ROUND.max(self.limit as usize)) {
-            self.on_crowded_round(mean);
+        } else if self.probe.is_active || in_flight < self.limit / 2.0 {
+            // It began before the probe; or the limit was not used, so the latency says nothing about it.
+        } else if let Some(mean) = self.loaded.add(latency, MIN_SAMPLES.max(self.limit as usize)) {
+            self.on_loaded_round(mean);
         }
     }
 
-    /// Told that requests wait for a place while none was answered for so long.
+    /// Takes how long requests have waited for a permit without any sample.
     ///
-    /// A probe that stands still for several latencies is given up, and the next one is put off:
-    /// what is inside stays for longer than an answer takes, as streams do.
+    /// A probe without a sample for several latencies is ended, and the next one is delayed: the requests
+    /// in flight hold their permits for longer than a response head takes, as streams do.
     pub fn on_stall(&mut self, quiet: Duration) {
         let known = self.short.or(self.long).map(|s| Duration::try_from_secs_f64(s * 4.0));
-        let patience = match known {
-            Some(latency) => latency.unwrap_or(Duration::MAX).max(PATIENCE / 10),
-            None => PATIENCE,
+        let timeout = match known {
+            Some(latency) => latency.unwrap_or(Duration::MAX).max(PROBE_TIMEOUT / 10),
+            None => PROBE_TIMEOUT,
         };
-        if self.probe.now && quiet >= patience {
-            self.probe.every = (self.probe.every * 2).min(PROBE_SELDOM);
+        if self.probe.is_active && quiet >= timeout {
+            self.probe.interval = (self.probe.interval * 2).min(MAX_PROBE_INTERVAL);
             self.end_probe();
         }
     }
 
-    fn on_calm_round(&mut self, mean: f64) {
-        // First the plain mean of all rounds, until that weighs a new one less.
-        self.calm_rounds = self.calm_rounds.saturating_add(1);
-        let weight = (1.0 / f64::from(self.calm_rounds)).max(LONG_WEIGHT);
+    fn on_unloaded_round(&mut self, mean: f64) {
+        // The plain mean of the first rounds, then an exponential average.
+        self.unloaded_rounds = self.unloaded_rounds.saturating_add(1);
+        let weight = (1.0 / f64::from(self.unloaded_rounds)).max(MIN_WEIGHT);
         let long = self.long.unwrap_or(mean);
         self.long = Some(long + (mean - long) * weight);
-        if self.probe.now {
-            self.probe.every = PROBE_EVERY;
+        if self.probe.is_active {
+            self.probe.interval = PROBE_INTERVAL;
             self.end_probe();
         }
     }
 
     fn end_probe(&mut self) {
-        self.probe.now = false;
-        self.probe.due_in = self.probe.every;
-        self.crowded = Round::default();
+        self.probe.is_active = false;
+        self.probe.due_in = self.probe.interval;
+        self.loaded = Round::default();
     }
 
-    fn on_crowded_round(&mut self, short: f64) {
+    fn on_loaded_round(&mut self, short: f64) {
         self.short = Some(short);
-        // Without a calm latency yet, the first crowded one has to do.
+        // The first loaded latency stands in for an unloaded one.
         let long = self.long.get_or_insert(short);
         let gradient = (self.tolerance * *long / short).clamp(0.5, 1.0);
         if *long > short * 2.0 {
-            *long *= 0.95; // no service is faster when it is crowded: the calm was an unlucky one
+            *long *= 0.95; // no service is faster under load: the long-term latency is an outlier
         }
         let aim = self.limit * gradient + self.queue;
         let limit = self.limit + (aim - self.limit) * SMOOTHING;
         self.limit = limit.clamp(self.min, self.max);
         self.probe.due_in = self.probe.due_in.saturating_sub(1);
-        self.probe.now = self.probe.due_in == 0;
-        if self.probe.now {
-            self.calm = Round::default();
+        self.probe.is_active = self.probe.due_in == 0;
+        if self.probe.is_active {
+            self.unloaded = Round::default();
         }
     }
 }
@@ -240,7 +240,7 @@ impl Default for Gradient {
     }
 }
 
-/// Latencies on their way to a mean.
+/// The sum of a round's latencies.
 #[derive(Debug, Clone, Default)]
 struct Round {
     sum: f64,
@@ -248,7 +248,7 @@ struct Round {
 }
 
 impl Round {
-    /// The mean, once there are `enough`; then it begins anew.
+    /// Adds a latency. Returns the mean once there are `enough`, and starts over.
     fn add(&mut self, latency: f64, enough: usize) -> Option<f64> {
         self.sum += latency;
         self.n += 1;

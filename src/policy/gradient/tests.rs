@@ -166,23 +166,23 @@ fn limit_does_not_grow_without_demand() {
     let mut gradient = Gradient::new();
     let mut service = Service::new(100, 10 * MS);
     service.serve(&mut gradient, 9, 10_000);
-    assert_eq!((gradient.limit(), gradient.settled()), (20, 20));
+    assert_eq!((gradient.limit(), gradient.steady_limit()), (20, 20));
     service.serve(&mut gradient, 15, 10_000);
-    assert_eq!(gradient.settled(), 30, "not beyond twice what is asked for");
+    assert_eq!(gradient.steady_limit(), 30, "not beyond twice what is asked for");
     service.serve(&mut gradient, ALL, 10_000);
-    let grown = gradient.settled();
+    let grown = gradient.steady_limit();
     Service::new(100, 99 * MS).serve(&mut gradient, 3, 10_000);
-    assert_eq!(gradient.settled(), grown, "nor does it shrink");
+    assert_eq!(gradient.steady_limit(), grown, "nor does it shrink");
 }
 
 #[test]
-fn limit_begins_with_probe_that_ends_after_ten_calm_samples() {
+fn limit_begins_with_probe_that_ends_after_ten_unloaded_samples() {
     let ms = Duration::from_millis(1);
     let mut gradient = Gradient::new();
     for in_flight in [5; 9] {
-        assert_eq!((gradient.limit(), gradient.settled()), (5, 20));
+        assert_eq!((gradient.limit(), gradient.steady_limit()), (5, 20));
         gradient.on_sample(ms, in_flight);
-        gradient.on_sample(ms * 99, 6); // began in a crowd, and tells nothing
+        gradient.on_sample(ms * 99, 6); // it began under load and is ignored
     }
     gradient.on_sample(ms, 5);
     assert_eq!(gradient.limit(), 20);
@@ -191,8 +191,8 @@ fn limit_begins_with_probe_that_ends_after_ten_calm_samples() {
         (0..gradient.limit()).for_each(|_| gradient.on_sample(ms, 20 + rounds));
         rounds += 1;
     }
-    assert_eq!(rounds as u32, PROBE_EVERY);
-    assert_eq!(gradient.limit(), gradient.settled() / 4);
+    assert_eq!(rounds as u32, PROBE_INTERVAL);
+    assert_eq!(gradient.limit(), gradient.steady_limit() / 4);
 }
 
 #[test]
@@ -208,16 +208,16 @@ fn probe_without_progress_is_given_up_and_the_next_is_put_off() {
     let mut waits = Vec::new();
     for _ in 0..9 {
         let mut rounds = 0;
-        while !gradient.probe.now {
+        while !gradient.probe.is_active {
             let n = gradient.limit();
             (0..n).for_each(|_| gradient.on_sample(sec, n));
             rounds += 1;
         }
         waits.push(rounds);
         gradient.on_stall(sec * 4 - Duration::from_nanos(1));
-        assert!(gradient.probe.now, "four times the latency");
+        assert!(gradient.probe.is_active, "four times the latency");
         gradient.on_stall(sec * 4);
-        assert!(!gradient.probe.now);
+        assert!(!gradient.probe.is_active);
     }
     assert_eq!(waits, [128, 256, 512, 1024, 2048, 4096, 4096, 4096, 4096]);
 }
@@ -245,7 +245,7 @@ fn limit_stays_within_its_bounds_with_any_samples() {
                     g.on_stall(rtt);
                 }
                 assert!((min..=max).contains(&g.limit()), "{g:?}");
-                assert!((min..=max).contains(&g.settled()), "{g:?}");
+                assert!((min..=max).contains(&g.steady_limit()), "{g:?}");
                 assert!(g.limit <= g.max && g.long.is_none_or(f64::is_finite), "{g:?}");
             }
         }
@@ -258,14 +258,14 @@ fn stopped_clock_is_no_latency_and_the_limit_grows() {
     for _ in 0..10_000 {
         gradient.on_sample(Duration::ZERO, gradient.limit());
     }
-    assert_eq!(gradient.settled(), 50);
+    assert_eq!(gradient.steady_limit(), 50);
 }
 
 #[test]
 fn contradictory_bounds_yield_to_the_last_one_set() {
-    assert_eq!(Gradient::new().max(10).min(30).settled(), 30);
-    assert_eq!(Gradient::new().min(30).max(10).settled(), 10);
-    assert_eq!(Gradient::new().min(0).max(0).settled(), 1);
+    assert_eq!(Gradient::new().max(10).min(30).steady_limit(), 30);
+    assert_eq!(Gradient::new().min(30).max(10).steady_limit(), 10);
+    assert_eq!(Gradient::new().min(0).max(0).steady_limit(), 1);
     assert_eq!(Gradient::new().tolerance(0.0).tolerance, 1.0);
     assert_eq!(Gradient::new().tolerance(f64::NAN).tolerance, 1.0);
     assert_eq!(Gradient::default().queue(0).queue, 1.0);

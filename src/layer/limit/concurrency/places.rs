@@ -81,7 +81,7 @@ impl Places {
     /// The places that there are, without regard to a probe, which is over soon.
     pub(super) fn settled(&self) -> usize {
         match &self.adaptive {
-            Some(adaptive) => lock(adaptive).gradient.settled(),
+            Some(adaptive) => lock(adaptive).gradient.steady_limit(),
             None => self.limit(),
         }
     }
