@@ -161,7 +161,7 @@ impl Gradient {
     }
 
     /// Returns the limit outside of probes: the estimate of the service's concurrency.
-    pub fn settled(&self) -> usize {
+    pub fn steady_limit(&self) -> usize {
         self.limit as usize
     }
 
