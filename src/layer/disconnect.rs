@@ -1,4 +1,4 @@
-//! `Disconnect`: what becomes of work whose client has left.
+//! `Disconnect`: whether a request is cancelled or completed when its client disconnects.
 
 mod detached;
 
@@ -24,26 +24,24 @@ use crate::{
     net::Drain,
 };
 
-/// Work that goes on at a time though its client has left, unless set otherwise: 1,024. What clients
-/// can start and leave must have a bound.
+/// The default bound on detached requests at a time, 1,024: clients could start and abandon any number.
 pub const MAX_DETACHED: usize = 1024;
 
-/// How long it may go on, unless set otherwise: 10 minutes, twice what a server gives a service whose
-/// client waits.
+/// The default time that a detached request may take, 10 minutes: twice the `answer_timeout` of a server.
 pub const TIME_LIMIT: Duration = Duration::from_secs(600);
 
-/// What becomes of work whose client has left.
+/// What happens to a request whose client disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// It is dropped at once, as without this layer. It does not change the policy of a layer outside
-    /// of this one.
+    /// Its future is dropped at once, as without this layer. The policy of an outer `Disconnect` still
+    /// applies to that one's own future.
     Cancel,
-    /// It goes on to the head of its response, which is then dropped with its body: for what
-    /// should not stop halfway, such as an order that is being placed.
+    /// It runs until the head of its response, which is then dropped with its body: for requests that
+    /// should not stop halfway, such as placing an order.
     Detach,
-    /// As [`Detach`](Self::Detach), and the body of the response is read to its end, also when the
-    /// client leaves in the middle of it: for what is behind and should be complete, such as a
-    /// cache. Not for streams of events, which never end. Answers to HEAD have no body to be read.
+    /// As [`Detach`](Self::Detach), and the response's body is read to its end, also when the client
+    /// disconnects while it is sent: for an inner service that needs the complete body, such as a
+    /// cache. Do not use it for event streams, which never end. Responses to HEAD have no body to read.
     Finish,
 }
 
@@ -64,20 +62,20 @@ pub struct DisconnectBuilder {
 }
 
 impl DisconnectBuilder {
-    /// How much work may go on at a time without its client; above it, work is cancelled. Default
+    /// Sets how many requests may be detached at a time; further ones are cancelled. Defaults to
     /// [`MAX_DETACHED`].
     pub fn max_detached(mut self, n: usize) -> Self {
         self.max_detached = n;
         self
     }
 
-    /// How long work may go on without its client. Default [`TIME_LIMIT`].
+    /// Sets how long a detached request may take. Defaults to [`TIME_LIMIT`].
     pub fn time_limit(mut self, time: Duration) -> Self {
         self.time_limit = time;
         self
     }
 
-    /// The finished layer.
+    /// Makes the layer.
     pub fn build(self) -> DisconnectLayer {
         let detached = Arc::new(Detached::new(self.max_detached, self.time_limit));
         DisconnectLayer { policy: self.policy, detached }
@@ -105,8 +103,8 @@ impl DisconnectLayer {
         DisconnectBuilder { policy, max_detached: MAX_DETACHED, time_limit: TIME_LIMIT }
     }
 
-    /// The register of what goes on without its client: how much it is, waiting for its end, and
-    /// cutting it. For a shutdown, give it to
+    /// Returns a handle to the detached requests, which counts them, waits for their end and aborts
+    /// them. To wait for them at shutdown, pass it to
     /// [`Serve::drain_also`](crate::serve::Serve::drain_also).
     pub fn detached(&self) -> Drain {
         self.detached.drain.clone()
@@ -121,27 +119,28 @@ impl<S> Layer<S> for DisconnectLayer {
     }
 }
 
-/// Decides what becomes of a call whose future is dropped before its end, as the server's drivers
-/// do when the client has left.
+/// Applies a [`Policy`] to calls whose future is dropped before its end. The server's drivers drop it
+/// when the client disconnects.
 ///
-/// There is no task as long as the client is there. Work that goes on without it is moved into one,
-/// with all that it holds: a place in a limit or a queue is given back when the work truly ends, so
-/// clients that come and leave start no more work than clients that stay.
+/// A request is moved into a task of its own only when its client disconnects, with everything that it
+/// holds. The permit of a limit or a queue is released when the request ends, so clients that disconnect
+/// start no more work than clients that wait.
 ///
-/// Put the [request buffer](super::RequestBuffer) *outside* of it: then only requests that came
-/// whole are worked on without their client. Inside of it, the body of a client that left ends in an
-/// error, and the work that goes on is that of refusing it.
+/// Put the [request buffer](super::RequestBuffer) *outside* of it, so that only complete requests are
+/// detached. With the buffer inside, the body of a disconnected client ends in an error, and the detached
+/// request fails.
 ///
-/// What goes on is bounded in number and in time, ends with its runtime, and its failure is logged.
+/// Detached requests are bounded in number and time and end with their runtime. Their failures are
+/// logged.
 ///
 /// ```
 /// use tower::ServiceBuilder;
 /// use vestibule::{Body, BoxError, Request, Response, layer};
 ///
 /// let orders = ServiceBuilder::new()
-///     .layer(layer::RequestBufferLayer::new()) // only whole requests go on
-///     .layer(layer::DisconnectLayer::detach()) // and they do to their end
-///     .layer(layer::ConcurrencyLimitLayer::new(10)) // in which they still count
+///     .layer(layer::RequestBufferLayer::new()) // only complete requests are detached
+///     .layer(layer::DisconnectLayer::detach())
+///     .layer(layer::ConcurrencyLimitLayer::new(10)) // counts detached requests too
 ///     .service_fn(|_: Request| async { Ok::<_, BoxError>(Response::new(Body::from("placed"))) });
 /// # drop(orders);
 /// ```
@@ -166,7 +165,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        // The body of an answer to HEAD is dropped by whoever answers: nobody has left.
+        // Servers drop the body of a response to HEAD: that is not a disconnect.
         let policy = match self.policy {
             Policy::Finish if request.method() == Method::HEAD => Policy::Detach,
             policy => policy,
@@ -181,7 +180,7 @@ where
 
 /// The future of [`Disconnect`].
 pub struct ResponseFuture {
-    /// `None` once it has ended, or panicked.
+    /// `None` after its end or a panic.
     work: Option<Work>,
     policy: Policy,
     detached: Arc<Detached>,
@@ -191,7 +190,7 @@ impl Future for ResponseFuture {
     type Output = Result<Response, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Taken out: after a panic there is nothing that could go on.
+        // Taken out, so that it is not detached after a panic.
         let mut work = self.work.take().expect("not polled after its end");
         let Poll::Ready(answer) = work.as_mut().poll(cx) else {
             self.work = Some(work);
@@ -224,9 +223,9 @@ impl Drop for ResponseFuture {
     }
 }
 
-/// A body that is read to its end, by whomever.
+/// A body that is read to its end in a task when it is dropped before.
 struct Finishing {
-    /// `None` once it has ended, or panicked.
+    /// `None` after its end or a panic.
     body: Option<Body>,
     detached: Arc<Detached>,
 }
