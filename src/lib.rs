@@ -55,6 +55,12 @@
 //! The cores have no sockets, no tasks and no clocks; with `default-features = false` they are all
 //! there is, and no runtime is compiled.
 //!
+//! # Guides
+//!
+//! [With axum](guide::axum), [with tower-http](guide::tower_http), [all defaults and
+//! limits](guide::limits), [every deadline](serve::deadlines), [every status that the front answers by
+//! itself](guide::statuses).
+//!
 //! # Features
 //!
 //! All only add. `server`: sockets, drivers, layers, router and `serve`. `files`, `upstream` and
@@ -115,6 +121,9 @@ pub mod worker;
 #[cfg(feature = "server")]
 #[allow(clippy::disallowed_methods, reason = "above S2")]
 pub mod serve;
+
+#[cfg(all(feature = "files", feature = "limit", feature = "upstream", feature = "worker"))]
+pub mod guide;
 
 #[cfg(all(test, feature = "files", feature = "upstream", feature = "worker"))]
 #[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]

@@ -1,0 +1,13 @@
+//! Guides: how the parts fit together. Each page stands alone, and its programs compile.
+
+#[doc = include_str!("guide/axum.md")]
+pub mod axum {}
+
+#[doc = include_str!("guide/tower_http.md")]
+pub mod tower_http {}
+
+#[doc = include_str!("guide/limits.md")]
+pub mod limits {}
+
+#[doc = include_str!("guide/statuses.md")]
+pub mod statuses {}
