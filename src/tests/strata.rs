@@ -13,7 +13,7 @@ const STRATA: [&[&str]; 6] = [
     &["net"],
     &["conn"],
     &["layer", "files", "upstream", "worker", "route"],
-    &["serve"],
+    &["serve", "guide"],
 ];
 
 /// What the crate's root re-exports, and where it lives.
