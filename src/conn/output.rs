@@ -37,6 +37,8 @@ pub(super) struct Output {
     /// The file's bytes up to this offset are being read into the page cache.
     prefetch: Option<(u64, oneshot::Receiver<()>)>,
     tail: &'static [u8],
+    /// Bytes that the connection has taken so far.
+    written: u64,
     /// `None` once all is written.
     waiting: Option<Waiting>,
 }
@@ -109,6 +111,11 @@ impl Output {
         self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none()
     }
 
+    /// Bytes that the connection has taken so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// How many of the bytes to be written are in memory.
     pub(super) fn buffered(&self) -> usize {
         self.bytes.len() + self.piece.len()
@@ -174,8 +181,8 @@ impl Output {
     /// Drops all that is not written.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
-        let Self { bytes, .. } = std::mem::take(self);
-        self.bytes = bytes; // its allocation
+        let Self { bytes, written, .. } = std::mem::take(self);
+        (self.bytes, self.written) = (bytes, written); // the allocation
     }
 
     /// Writes until all is written. `rate` is what the peer must take it at.
@@ -239,6 +246,7 @@ impl Output {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *moved += n as u64;
+            self.written += n as u64;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,7 +1,12 @@
 //! Every deadline of a connection, in virtual time: who keeps to it is served, however slowly, and
 //! who does not is cut, at the time that the options say.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -16,7 +21,10 @@ use tower::service_fn;
 use super::support::statuses;
 use crate::{
     Body, Request, Response,
-    conn::{Config, Http1Config, Transport, h1::server::Connection},
+    conn::{
+        Config, Http1Config, Transport,
+        h1::{client, server::Connection},
+    },
     net::Watch,
     peer::{Peer, Rate},
     proto::h1::Limits,
@@ -323,10 +331,7 @@ impl<S: tower::Service<Request>> tower::Service<Request> for NotBefore<S> {
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         std::task::ready!(self.ready.as_mut().poll(cx));
         self.app.poll_ready(cx)
     }
@@ -334,4 +339,36 @@ impl<S: tower::Service<Request>> tower::Service<Request> for NotBefore<S> {
     fn call(&mut self, request: Request) -> S::Future {
         self.app.call(request)
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_that_answered_early_may_wait_for_the_rest_of_the_request() {
+    let (mut server, io) = tokio::io::duplex(1 << 10);
+    let limits = Limits { body_timeout: secs(30), ..Limits::default() };
+    let connection = client::Connection::new(io, Arc::new(limits));
+    let (upload, body) = Body::channel(None);
+    let request = Request::post("/").header("host", "a").body(body).unwrap();
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+    let response = connection.exchange(request, client::SingleUse).await.unwrap();
+    let sending = tokio::spawn(async move {
+        for _ in 0..5 {
+            sleep(secs(20)).await;
+            upload.send("piece".into()).unwrap();
+        }
+        upload.finish(None);
+        let mut received = String::new();
+        let read = async {
+            while !received.ends_with("0\r\n\r\n") {
+                received.push(server.read_u8().await.unwrap().into());
+            }
+        };
+        read.await;
+        sleep(secs(29)).await;
+        server.write_all(b"done").await.unwrap();
+        server
+    });
+    let began = Instant::now();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "done");
+    assert_eq!(began.elapsed().as_secs(), 129);
+    drop(sending.await.unwrap());
 }

@@ -203,10 +203,12 @@ impl<I: Io> State<I> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
-        let had_output = !self.output.is_empty();
+        let before = self.output.written();
         let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, Then::Wait);
-        if had_output && self.output.is_empty() && !self.core.writes_body() {
-            self.core.resume(now); // the request is written: the time to answer begins
+        if self.output.written() > before {
+            // The time to answer begins when the request is written. A server that has answered before
+            // may still be reading it.
+            self.core.resume(now);
         }
         result
     }
