@@ -13,10 +13,11 @@ use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::{TcpListener, TcpSocket},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use tower::service_fn;
+use tower::{Service, service_fn};
 
 use super::support::statuses;
 use crate::{
@@ -371,4 +372,44 @@ async fn server_that_answered_early_may_wait_for_the_rest_of_the_request() {
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "done");
     assert_eq!(began.elapsed().as_secs(), 129);
     drop(sending.await.unwrap());
+}
+
+/// Reserves a permit at the first question for its readiness, and is never ready.
+#[derive(Clone)]
+struct Reserving {
+    permits: Arc<Semaphore>,
+    reserved: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Service<Request> for Reserving {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        let permit = || Arc::new(self.permits.clone().try_acquire_owned().unwrap());
+        self.reserved.get_or_insert_with(permit);
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        unreachable!("it is not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lingering_connection_reserves_nothing_of_its_service() {
+    let permits = Arc::new(Semaphore::new(1));
+    let service = Reserving { permits: permits.clone(), reserved: None };
+    let (mut client, io) = tokio::io::duplex(1 << 10);
+    let transport = Transport::new(io, Peer::memory(), Watch::never());
+    let task = tokio::spawn(Connection::new(transport, service, Arc::new(config())));
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(permits.available_permits(), 0);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(statuses(&answer), [503]);
+    assert!(!task.is_finished(), "it waits for the client to close");
+    assert_eq!(permits.available_permits(), 1);
 }

@@ -82,6 +82,7 @@ where
         if !read_ahead.is_empty() {
             phase.activate(&config.limits).input = read_ahead;
         }
+        let service = Some(service);
         let driver = Driver { io, peer, service, config, timer: Timer::default(), watch };
         Self(Some(Inner { phase, driver }))
     }

@@ -26,7 +26,9 @@ const STEPS: usize = 48;
 pub(super) struct Driver<I, S> {
     pub(super) io: I,
     pub(super) peer: Peer,
-    pub(super) service: S,
+    /// `None` once the connection serves no further request: what it has reserved is given back
+    /// although the connection may linger.
+    pub(super) service: Option<S>,
     pub(super) config: Arc<Config>,
     pub(super) timer: Timer,
     /// Last: when it is dropped the connection has ended.

@@ -83,9 +83,9 @@ where
             }
         };
         parts.extensions = head_pool::acquire_extensions(&self.peer);
-        match self.service.poll_ready(cx) {
+        match self.poll_service_ready(cx) {
             Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
-            Poll::Ready(Err(error)) => self.give_up(active, &error.into()),
+            Poll::Ready(Err(error)) => self.give_up(active, &error),
             Poll::Pending => {
                 let until = later(now, self.config.ready_timeout);
                 active.stage = Stage::Admit(Box::new(Request::from_parts(parts, body)), until);
@@ -94,10 +94,18 @@ where
         }
     }
 
+    fn poll_service_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.service().poll_ready(cx).map_err(Into::into)
+    }
+
+    fn service(&mut self) -> &mut S {
+        self.service.as_mut().expect("only a refusal drops it, and no request follows one")
+    }
+
     fn step_admit(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
-        match self.service.poll_ready(cx) {
+        match self.poll_service_ready(cx) {
             Poll::Pending => return Step::Wait,
-            Poll::Ready(Err(error)) => return self.give_up(active, &error.into()),
+            Poll::Ready(Err(error)) => return self.give_up(active, &error),
             Poll::Ready(Ok(())) => {}
         }
         active.core.resume(now); // up to here it was the service that was waited for
@@ -114,7 +122,7 @@ where
         cx: &mut Context<'_>,
         request: Request<Body>,
     ) -> Step {
-        let call = Box::pin(IntoResponse(self.service.call(request)));
+        let call = Box::pin(IntoResponse(self.service().call(request)));
         active.stage = Stage::Call(call, now);
         if active.upload.is_some() {
             return Step::Again; // what has come of the body is moved first
@@ -308,6 +316,7 @@ where
     /// Answers in place of the service, and closes. A response that has begun is cut instead.
     pub(super) fn refuse(&mut self, active: &mut Active, status: StatusCode) {
         active.upload = None;
+        self.service = None;
         let core = &mut active.core;
         let linger = active.output.has_room() && {
             let out = active.output.head();
