@@ -16,6 +16,7 @@ mod delivery;
 pub mod h1;
 pub(crate) mod head_pool;
 mod output;
+mod request_log;
 mod scratch;
 mod server;
 mod timer;
@@ -23,5 +24,6 @@ mod transport;
 
 pub use config::{Config, Http1Config};
 pub use delivery::Delivery;
+pub(crate) use request_log::{RequestInfo, log_request};
 pub use server::Connection;
 pub use transport::Transport;

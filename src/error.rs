@@ -138,9 +138,52 @@ impl StdError for Error {
     }
 }
 
+/// An error and its causes in one line, each cause once: the text of many errors has that of their
+/// cause in it.
+#[cfg(feature = "server")]
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+#[cfg(feature = "server")]
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.0.to_string();
+        let mut at = self.0.source();
+        while let Some(error) = at {
+            let cause = error.to_string();
+            if !text.contains(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
+            at = error.source();
+        }
+        f.write_str(&text)
+    }
+}
+
+/// The message of a panic.
+#[cfg(feature = "server")]
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("its value is not text")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn chain_tells_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect to {0}")]
+        struct Unreachable(&'static str, #[source] std::io::Error);
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = Error::new(Kind::BadGateway, Unreachable("10.0.0.1:80", refused));
+        let told = "bad gateway: cannot connect to 10.0.0.1:80: connection refused";
+        assert_eq!(Chain(&error).to_string(), told);
+        assert_eq!(Chain(&std::io::Error::other(error)).to_string(), told);
+    }
 
     #[test]
     fn error_is_found_inside_foreign_wrappers() {

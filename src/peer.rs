@@ -1,6 +1,7 @@
 //! Who is on the other side of a connection, how it came, and until when an answer is of use.
 
 mod pace;
+mod request_id;
 
 use std::{
     fmt,
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::uri::Scheme;
 
 pub use pace::{Pace, Rate};
+pub use request_id::RequestId;
 
 /// Bits of an IPv6 address that make one client, unless set otherwise: 64, since a household or a
 /// server is given at least so large a network and may change its address inside of it at will.

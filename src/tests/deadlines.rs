@@ -327,7 +327,7 @@ struct NotBefore<S> {
     app: S,
 }
 
-impl<S: tower::Service<Request>> tower::Service<Request> for NotBefore<S> {
+impl<S: Service<Request>> Service<Request> for NotBefore<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;

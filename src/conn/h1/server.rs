@@ -21,9 +21,9 @@ use self::{
 };
 use crate::{
     HttpService,
-    conn::{Config, Transport, output::Then, timer::Timer},
+    conn::{Config, Transport, output::Then, request_log::next_connection, timer::Timer},
     net::{Io, clock},
-    peer::Peer,
+    peer::{Peer, RequestId},
     proto::h1::IdleState,
 };
 
@@ -83,7 +83,8 @@ where
             phase.activate(&config.limits).input = read_ahead;
         }
         let service = Some(service);
-        let driver = Driver { io, peer, service, config, timer: Timer::default(), watch };
+        let last_id = RequestId::new(next_connection(), 0);
+        let driver = Driver { io, peer, last_id, service, config, timer: Timer::default(), watch };
         Self(Some(Inner { phase, driver }))
     }
 }

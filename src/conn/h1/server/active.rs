@@ -9,7 +9,7 @@ use crate::{
     Budget, Response,
     body::{Body, Sender},
     budget::Lease,
-    conn::output::Output,
+    conn::{RequestInfo, output::Output},
     error::BoxError,
     net::GateWaiting,
     proto::h1::{Conn, IdleState, Limits, Server},
@@ -27,6 +27,8 @@ pub(super) struct Active {
     pub(super) input: BytesMut,
     pub(super) output: Output,
     pub(super) stage: Stage,
+    /// The present request, for log lines.
+    pub(super) request: RequestInfo,
     /// Feeds the body of the present request, while it is not complete.
     pub(super) upload: Option<Upload>,
     /// Its share of the budget, for what is held between two polls.
@@ -131,6 +133,7 @@ impl Active {
             input: BytesMut::new(),
             output: Output::default(),
             stage: Stage::head(),
+            request: RequestInfo::default(),
             upload: None,
             read_closed: false,
             protocol_error: false,

@@ -13,9 +13,9 @@ use bytes::BytesMut;
 use super::active::{Active, Stage};
 use crate::{
     HttpService,
-    conn::{Config, output::Then, scratch, timer::Timer},
+    conn::{Config, log_request, output::Then, scratch, timer::Timer},
     net::{Io, Watch, clock},
-    peer::Peer,
+    peer::{Peer, RequestId},
 };
 
 /// Steps that one poll may take before other tasks get their turn: so many small requests.
@@ -26,6 +26,8 @@ const STEPS: usize = 48;
 pub(super) struct Driver<I, S> {
     pub(super) io: I,
     pub(super) peer: Peer,
+    /// That of the last request; 0 before the first.
+    pub(super) last_id: RequestId,
     /// `None` once the connection serves no further request: what it has reserved is given back
     /// although the connection may linger.
     pub(super) service: Option<S>,
@@ -216,7 +218,7 @@ where
             }
             Stage::Head(_) | Stage::Drain(..) => {
                 if let Err(fault) = active.core.recv_eof(now) {
-                    self.refuse(active, fault.status());
+                    self.refuse_fault(active, fault);
                 }
                 active.stage = Stage::Close { linger: false };
             }
@@ -257,9 +259,14 @@ where
         }
         match active.stage {
             Stage::Drain(..) if active.has_stalled_reader() => active.upload = None,
-            Stage::Admit(..) => self.refuse(active, http::StatusCode::SERVICE_UNAVAILABLE),
+            Stage::Admit(..) => {
+                let message = "the service was not ready in time";
+                log_request!(warn, "vestibule::request", &active.request, "{message}");
+                self.refuse(active, http::StatusCode::SERVICE_UNAVAILABLE);
+            }
             Stage::Call(..) if !active.wants_upload() => {
-                tracing::error!(peer = %self.peer, "the service did not answer in time");
+                let message = "the service did not answer in time";
+                log_request!(error, "vestibule::request", &active.request, "{message}");
                 self.refuse(active, http::StatusCode::GATEWAY_TIMEOUT);
             }
             Stage::Head(_) | Stage::Drain(..) | Stage::Call(..) | Stage::Respond(_) => {

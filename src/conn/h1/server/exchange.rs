@@ -17,10 +17,11 @@ use super::{
 use crate::{
     HttpService, Response,
     body::{self, Body, FileSlice, HttpBody, Stretch},
-    conn::head_pool,
-    error::BoxError,
+    conn::{RequestInfo, head_pool, log_request},
+    error::{BoxError, Chain},
     net::{Io, clock},
-    proto::h1::{Event, Misuse},
+    peer::RequestId,
+    proto::h1::{Event, Fault, Misuse},
 };
 
 impl<I, S> Driver<I, S>
@@ -55,12 +56,16 @@ where
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
             Ok(None) if active.core.is_closed() => active.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
-            Err(fault) => {
-                tracing::debug!(peer = %self.peer, %fault, "refused");
-                self.refuse(active, fault.status());
-            }
+            Err(fault) => self.refuse_fault(active, fault),
         }
         Step::Again
+    }
+
+    /// The number of one more request.
+    fn next_id(&mut self) -> RequestId {
+        let last = self.last_id;
+        self.last_id = RequestId::new(last.connection(), last.request().wrapping_add(1));
+        self.last_id
     }
 
     fn open(
@@ -70,19 +75,23 @@ where
         cx: &mut Context<'_>,
         mut parts: request::Parts,
     ) -> Step {
+        active.stage = Stage::End; // the head is read: what follows decides
+        let id = self.next_id();
+        active.request = RequestInfo::new(&self.peer, id, &parts.method, &parts.uri);
         if self.config.budget.is_spent() {
             self.config.budget.count_refused();
+            log_request!(warn, "vestibule::request", &active.request, "the budget is spent");
             self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);
             return Step::Again;
         }
         let body = match self.open_body(active, now) {
             Ok(body) => body,
             Err(fault) => {
-                self.refuse(active, fault.status());
+                self.refuse_fault(active, fault);
                 return Step::Again;
             }
         };
-        parts.extensions = head_pool::acquire_extensions(&self.peer);
+        parts.extensions = head_pool::acquire_extensions(&self.peer, id);
         match self.poll_service_ready(cx) {
             Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
             Poll::Ready(Err(error)) => self.give_up(active, &error),
@@ -145,7 +154,8 @@ where
 
     /// A service that returns errors has no table under it that turns them into responses.
     fn give_up(&mut self, active: &mut Active, error: &BoxError) -> Step {
-        tracing::error!(peer = %self.peer, error = &**error as &dyn std::error::Error, "service failed");
+        let error = Chain(&**error);
+        log_request!(error, "vestibule::request", &active.request, %error, "the service failed");
         self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
         Step::Again
     }
@@ -155,7 +165,9 @@ where
         let (parts, body) = response.into_parts();
         self.consider_closing(active, cx);
         if let Err(misuse) = self.send_head(active, now, &parts, body.len()) {
-            tracing::error!(peer = %self.peer, %misuse, status = %parts.status, "response refused");
+            let status = parts.status.as_u16();
+            let message = "the service's response cannot be sent";
+            log_request!(error, "vestibule::request", &active.request, status, error = %misuse, "{message}");
             self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
@@ -269,13 +281,15 @@ where
         };
         if !matches!(active.stage, Stage::Drain(..)) {
             active.upload = None;
+            active.request = RequestInfo::default(); // it shares the memory of the head
         }
     }
 
     /// The response cannot be completed: the connection ends in the middle of it, so that nobody
     /// takes it for whole.
     fn cut(&mut self, active: &mut Active, error: &BoxError) {
-        tracing::warn!(peer = %self.peer, error = &**error as &dyn std::error::Error, "response cut");
+        let error = Chain(&**error);
+        log_request!(warn, "vestibule::request", &active.request, %error, "the response is cut");
         active.upload = None;
         active.stage = Stage::Close { linger: false };
     }
@@ -311,6 +325,16 @@ where
             Err(_) => active.stage = Stage::Close { linger: true },
         }
         Step::Again
+    }
+
+    /// Refuses a request that breaks the protocol, or is too slow.
+    pub(super) fn refuse_fault(&mut self, active: &mut Active, fault: Fault) {
+        if matches!(active.stage, Stage::Head(_)) {
+            let id = self.next_id();
+            active.request = RequestInfo::without_head(&self.peer, id);
+        }
+        log_request!(debug, "vestibule::request", &active.request, error = %fault, "a request was refused");
+        self.refuse(active, fault.status());
     }
 
     /// Answers in place of the service, and closes. A response that has begun is cut instead.

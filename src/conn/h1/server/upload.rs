@@ -109,7 +109,7 @@ where
     pub(super) fn fail(&mut self, active: &mut Active, fault: Fault) {
         active.protocol_error = true;
         let Some(Upload { sender, .. }) = active.upload.take() else {
-            self.refuse(active, fault.status());
+            self.refuse_fault(active, fault);
             return;
         };
         // The service learns it from the body; its answer, an error as a rule, is still sent.

@@ -1,0 +1,90 @@
+//! What every log line about a request says: its client, its id, its method and its path.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http::{Method, Request, Uri, uri::PathAndQuery};
+
+use crate::{
+    peer::{Peer, RequestId},
+    semantics::target::OriginalUri,
+};
+
+/// Emits a `tracing` event about a request: level, target, [`RequestInfo`], then fields and a message.
+///
+/// Nothing is formatted unless the event is enabled.
+macro_rules! log_request {
+    ($level:ident, $target:literal, $request:expr, $($fields:tt)+) => {{
+        let request: &$crate::conn::RequestInfo = $request;
+        tracing::$level!(
+            target: $target,
+            client = request.client().map(tracing::field::display),
+            request_id = request.id().map(tracing::field::display),
+            method = request.method(),
+            path = request.path(),
+            $($fields)+
+        )
+    }};
+}
+pub(crate) use log_request;
+
+/// A number for one more connection.
+pub(super) fn next_connection() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+}
+
+/// What log lines say of a request. Cloning it allocates nothing, but for methods of one's own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RequestInfo {
+    client: Option<Peer>,
+    id: Option<RequestId>,
+    method: Option<Method>,
+    target: Option<PathAndQuery>,
+}
+
+impl RequestInfo {
+    /// That of a request, in which the server's driver has put its client and its id.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let extensions = request.extensions();
+        // A nested router has shortened the URI.
+        let uri = extensions.get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
+        Self {
+            client: extensions.get().cloned(),
+            id: extensions.get().copied(),
+            method: Some(request.method().clone()),
+            target: uri.path_and_query().cloned(),
+        }
+    }
+
+    /// That of a request with this head.
+    pub(super) fn new(client: &Peer, id: RequestId, method: &Method, uri: &Uri) -> Self {
+        Self {
+            client: Some(client.clone()),
+            id: Some(id),
+            method: Some(method.clone()),
+            target: uri.path_and_query().cloned(),
+        }
+    }
+
+    /// That of a request whose head could not be read.
+    pub(super) fn without_head(client: &Peer, id: RequestId) -> Self {
+        Self { client: Some(client.clone()), id: Some(id), ..Self::default() }
+    }
+
+    pub(crate) fn client(&self) -> Option<&Peer> {
+        self.client.as_ref()
+    }
+
+    pub(crate) fn id(&self) -> Option<RequestId> {
+        self.id
+    }
+
+    pub(crate) fn method(&self) -> Option<&str> {
+        self.method.as_ref().map(Method::as_str)
+    }
+
+    /// The path without the query, which may hold secrets.
+    pub(crate) fn path(&self) -> Option<&str> {
+        self.target.as_ref().map(PathAndQuery::path)
+    }
+}
