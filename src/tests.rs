@@ -11,6 +11,7 @@ mod exhaustion;
 mod fit;
 mod incidents;
 mod names;
+mod log_lines;
 mod orders;
 mod peers;
 mod pipeline;

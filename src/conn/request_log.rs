@@ -47,7 +47,8 @@ impl RequestInfo {
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         let extensions = request.extensions();
         // A nested router has shortened the URI.
-        let uri = extensions.get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
+        let original = extensions.get::<OriginalUri>();
+        let uri = original.map_or_else(|| request.uri(), |original| &original.0);
         Self {
             client: extensions.get().cloned(),
             id: extensions.get().copied(),

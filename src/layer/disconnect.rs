@@ -20,6 +20,7 @@ use self::detached::{Detached, Work};
 use crate::{
     Body, HttpService, Request, Response,
     body::{PollStretch, Stretches},
+    conn::RequestInfo,
     error::BoxError,
     net::Drain,
 };
@@ -170,11 +171,12 @@ where
             Policy::Finish if request.method() == Method::HEAD => Policy::Detach,
             policy => policy,
         };
+        let info = RequestInfo::of(&request);
         let answer = self.inner.call(request);
         let work: Work = Box::pin(async {
             answer.await.map(|response| response.map(Body::new)).map_err(Into::into)
         });
-        ResponseFuture { work: Some(work), policy, detached: self.detached.clone() }
+        ResponseFuture { work: Some(work), request: info, policy, detached: self.detached.clone() }
     }
 }
 
@@ -182,6 +184,7 @@ where
 pub struct ResponseFuture {
     /// `None` after its end or a panic.
     work: Option<Work>,
+    request: RequestInfo,
     policy: Policy,
     detached: Arc<Detached>,
 }
@@ -199,8 +202,8 @@ impl Future for ResponseFuture {
         drop(work);
         let response = answer?;
         Poll::Ready(Ok(if self.policy == Policy::Finish && !response.body().is_complete() {
-            let detached = self.detached.clone();
-            response.map(|body| Body::stretches(Finishing { body: Some(body), detached }))
+            let (request, detached) = (self.request.clone(), self.detached.clone());
+            response.map(|body| Body::stretches(Finishing { body: Some(body), request, detached }))
         } else {
             response
         }))
@@ -215,7 +218,7 @@ impl Drop for ResponseFuture {
             Policy::Finish => true,
         };
         if let Some(work) = self.work.take() {
-            self.detached.go_on(async move {
+            self.detached.go_on(std::mem::take(&mut self.request), async move {
                 let body = work.await?.into_body();
                 if finish { detached::read(body).await } else { Ok(()) }
             });
@@ -227,6 +230,7 @@ impl Drop for ResponseFuture {
 struct Finishing {
     /// `None` after its end or a panic.
     body: Option<Body>,
+    request: RequestInfo,
     detached: Arc<Detached>,
 }
 
@@ -253,7 +257,7 @@ impl Stretches for Finishing {
 impl Drop for Finishing {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|b| !b.is_end_stream()) {
-            self.detached.go_on(detached::read(body));
+            self.detached.go_on(std::mem::take(&mut self.request), detached::read(body));
         }
     }
 }

@@ -18,7 +18,8 @@ use super::limit::RateLimited;
 use crate::{
     Body, HttpService, Request, Response,
     body::HttpBody,
-    error::{BoxError, Error, Kind},
+    conn::{RequestInfo, log_request},
+    error::{BoxError, Chain, Error, Kind},
 };
 
 /// What a client is told to wait before it tries again, in seconds, where nobody knows better: 1,
@@ -85,20 +86,24 @@ fn kind(error: &BoxError) -> Kind {
 }
 
 /// The cause goes to the log, since the client is not told: its own faults quietly, ours aloud.
-fn log(error: &BoxError) {
-    let cause: &(dyn std::error::Error + 'static) = &**error;
-    match kind(error) {
+fn log(request: &RequestInfo, error: &BoxError) {
+    let kind = kind(error);
+    let error = Chain(&**error);
+    match kind {
         Kind::BadRequest
         | Kind::ClientTimeout
         | Kind::TooLarge
         | Kind::ClientGone
         | Kind::TooManyRequests => {
-            tracing::debug!(cause, "a request was refused: the client's fault");
+            let message = "a request was refused: the client's fault";
+            log_request!(debug, "vestibule::request", request, %error, "{message}");
         }
         Kind::Overloaded | Kind::Timeout | Kind::BadGateway => {
-            tracing::warn!(cause, "a request could not be answered");
+            log_request!(warn, "vestibule::request", request, %error, "a request could not be answered");
         }
-        Kind::Internal => tracing::error!(cause, "a request failed: our fault"),
+        Kind::Internal => {
+            log_request!(error, "vestibule::request", request, %error, "a request failed: our fault");
+        }
     }
 }
 
@@ -242,11 +247,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let info = RequestInfo::of(&request);
         let state = match self.not_ready.take() {
             Some(e) => State::Failed(Some(e)),
             None => State::Inner(self.inner.call(request)),
         };
-        ResponseFuture { state, responder: self.responder.clone() }
+        ResponseFuture { state, request: info, responder: self.responder.clone() }
     }
 }
 
@@ -256,6 +262,7 @@ where
 pub struct ResponseFuture<F, R> {
     #[pin]
     state: State<F>,
+    request: RequestInfo,
     responder: R,
 }
 
@@ -284,7 +291,7 @@ where
             },
             StateProj::Failed(e) => e.take().expect("a future is not polled after its end"),
         };
-        log(&error);
+        log(this.request, &error);
         Poll::Ready(Ok(this.responder.respond(&error)))
     }
 }

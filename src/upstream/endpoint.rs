@@ -24,6 +24,8 @@ use super::{
 use crate::{
     HttpService,
     body::{Body, HttpBody},
+    conn::{RequestInfo, log_request},
+    error::Chain,
     net::clock,
 };
 
@@ -254,8 +256,9 @@ impl EndpointHandle {
             | AttemptErrorKind::NoEndpoint => return,
             AttemptErrorKind::Unreachable => {
                 if self.is_available() {
-                    let error: &dyn std::error::Error = &*error;
-                    tracing::warn!(endpoint = %self.key(), error, "endpoint ejected");
+                    let request = error.request_mut().map(|request| RequestInfo::of(request));
+                    let (request, error) = (request.unwrap_or_default(), Chain(error));
+                    log_request!(warn, "vestibule::upstream", &request, endpoint = %self.key(), %error, "endpoint ejected");
                 }
                 self.eject_at_least(EJECTION);
             }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Request,
-    error::{BoxError, Error, Kind},
+    error::{BoxError, Chain, Error, Kind},
     policy::restart::{Allowance, Config, Startup, Supervisor, WorkerId},
 };
 
@@ -182,6 +182,7 @@ impl Pool {
             return;
         }
         drop(s); // a log subscriber may ask for the figures of the pool
+        let error = Chain(&*error);
         tracing::error!(worker = %id, %error, "cannot start a worker, it will be tried again");
     }
 

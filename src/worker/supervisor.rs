@@ -17,6 +17,7 @@ use super::{
     pool::{Pool, State},
 };
 use crate::{
+    conn::{RequestInfo, log_request},
     error::{Error, Kind},
     policy::restart::{Action, WorkerId},
 };
@@ -91,8 +92,10 @@ fn perform(
             let job = s.queue.take_in_flight(id);
             drop(s);
             // Its replacement takes the next request, so the permit is free again.
-            drop(job.and_then(|job| job.take_permit()));
-            tracing::warn!(worker = %id, "a worker is stuck in a request and was abandoned");
+            drop(job.as_ref().and_then(|job| job.take_permit()));
+            let request = job.map_or_else(RequestInfo::default, |job| job.request().clone());
+            let message = "a worker is stuck in a request and was abandoned";
+            log_request!(warn, "vestibule::worker", &request, worker = %id, "{message}");
             executor.abandon(id);
         }
     }

@@ -22,6 +22,7 @@ use crate::{
     Body, Budget, HttpService, Request, Response,
     body::HttpBody,
     budget::Full,
+    conn::RequestInfo,
     error::{BoxError, Error, Kind},
     net::process_budget,
 };
@@ -141,9 +142,10 @@ where
         if options.budget.is_spent() {
             options.budget.count_refused();
             self.inner = self.inner.clone(); // a clone has nothing reserved
-            return ResponseFuture { inner: None, options };
+            return ResponseFuture { inner: None, options, request: RequestInfo::default() };
         }
-        ResponseFuture { inner: Some(self.inner.call(request)), options }
+        let info = RequestInfo::of(&request);
+        ResponseFuture { inner: Some(self.inner.call(request)), options, request: info }
     }
 }
 
@@ -155,6 +157,7 @@ pub struct ResponseFuture<F> {
     #[pin]
     inner: Option<F>,
     options: Options,
+    request: RequestInfo,
 }
 
 impl<F, B, E> Future for ResponseFuture<F>
@@ -174,7 +177,7 @@ where
         Poll::Ready(Ok(if passes(&response) {
             response
         } else {
-            response.map(|body| buffer(body, this.options, cx))
+            response.map(|body| buffer(body, this.options, this.request, cx))
         }))
     }
 }
@@ -199,8 +202,8 @@ fn passes(response: &Response) -> bool {
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// Takes what is there now; if that is not all, leaves the rest to a task.
-fn buffer(mut body: Body, options: &Options, cx: &mut Context<'_>) -> Body {
-    let mut feed = Feed::new(body.len(), options);
+fn buffer(mut body: Body, options: &Options, request: &RequestInfo, cx: &mut Context<'_>) -> Body {
+    let mut feed = Feed::new(body.len(), options, request.clone());
     let shared = feed.shared();
     let mut ended = None;
     if let Poll::Ready(end) = feed.poll_drain(&mut body, cx) {

@@ -8,10 +8,12 @@ use std::{
 };
 
 use tokio::{runtime::Handle, time::timeout};
+use tracing::field::display;
 
 use crate::{
     Body, Response,
-    error::BoxError,
+    conn::{RequestInfo, log_request},
+    error::{BoxError, Chain},
     net::{Drain, Watch},
 };
 
@@ -30,12 +32,17 @@ impl Detached {
         Self { drain: Drain::new(), most, within }
     }
 
-    /// Runs `work` in a task of this runtime, if there is one and the bound allows.
-    pub(super) fn go_on(&self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
+    /// Runs `work` for `request` in a task of this runtime, if there is one and the bound allows.
+    pub(super) fn go_on(
+        &self,
+        request: RequestInfo,
+        work: impl Future<Output = Result<(), BoxError>> + Send + 'static,
+    ) {
         let watch = self.drain.watch();
         let Ok(runtime) = Handle::try_current().map_err(drop) else { return };
         if self.drain.len() > self.most {
-            tracing::warn!(most = self.most, "too much work without its client: it is cancelled");
+            let message = "too much work without its client: it is cancelled";
+            log_request!(warn, "vestibule::request", &request, most = self.most, "{message}");
             return;
         }
         let work = timeout(self.within, work);
@@ -48,14 +55,15 @@ impl Detached {
                 }
                 work.as_mut().poll(cx).map(Some)
             });
-            match ended.await {
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => {
-                    let cause: &(dyn std::error::Error + 'static) = &*error;
-                    tracing::warn!(cause, "work whose client had left failed");
-                }
-                Some(Err(_elapsed)) => tracing::warn!("work whose client had left took too long"),
-                None => tracing::warn!("work whose client had left was cut"),
+            let (message, error) = match ended.await {
+                Some(Ok(Ok(()))) => (None, None),
+                Some(Ok(Err(error))) => (Some("work whose client had left failed"), Some(error)),
+                Some(Err(_elapsed)) => (Some("work whose client had left took too long"), None),
+                None => (Some("work whose client had left was cut"), None),
+            };
+            if let Some(message) = message {
+                let error = error.as_deref().map(|error| display(Chain(error)));
+                log_request!(warn, "vestibule::request", &request, error, "{message}");
             }
             drop(work);
             drop(watch);

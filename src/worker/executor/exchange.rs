@@ -1,7 +1,6 @@
 //! One request in an application: bounded by time, its panic caught, its body sent.
 
 use std::{
-    any::Any,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
@@ -22,7 +21,7 @@ use super::super::{
 };
 use crate::{
     Body, HttpService, Request, Response,
-    error::{BoxError, Error, Kind},
+    error::{BoxError, Error, Kind, panic_message},
     policy::restart::Allowance,
 };
 
@@ -145,14 +144,9 @@ async fn catch<T>(work: impl Future<Output = T>) -> Result<T, WorkerPanicked> {
     let mut work = pin!(work);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(WorkerPanicked { message: panic_message(&*panic) })),
+        Err(panic) => {
+            Poll::Ready(Err(WorkerPanicked { message: panic_message(&*panic).to_owned() }))
+        }
     })
     .await
-}
-
-/// Message of a panic.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("its value is not text").to_owned()
 }

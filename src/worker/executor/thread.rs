@@ -12,9 +12,13 @@ use tokio::runtime::Runtime;
 use super::{
     super::{error::FactoryPanicked, pool::Pool},
     Executor,
-    exchange::{panic_message, run_request},
+    exchange::run_request,
 };
-use crate::{HttpService, error::BoxError, policy::restart::WorkerId};
+use crate::{
+    HttpService,
+    error::{BoxError, panic_message},
+    policy::restart::WorkerId,
+};
 
 /// Builds the application of a worker, on its thread.
 pub(crate) type Factory<A> = dyn Fn() -> Result<A, BoxError> + Send + Sync;
@@ -84,7 +88,7 @@ fn build<A>(factory: &Factory<A>) -> Result<(Runtime, A), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guard = runtime.enter();
     let app = catch_unwind(AssertUnwindSafe(factory))
-        .map_err(|panic| FactoryPanicked { message: panic_message(&*panic) })??;
+        .map_err(|panic| FactoryPanicked { message: panic_message(&*panic).to_owned() })??;
     drop(guard);
     Ok((runtime, app))
 }

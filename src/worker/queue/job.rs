@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{super::error::DeadlineExceeded, queue_timeout, streamed::Streamed};
 use crate::{
     Request, Response,
+    conn::RequestInfo,
     error::{BoxError, Error, Kind},
 };
 
@@ -26,6 +27,7 @@ pub(crate) type Answer = Result<Response, BoxError>;
 ///                     Running --cancel (the work goes on)---/
 /// ```
 pub(crate) struct Job {
+    request: RequestInfo,
     times: Times,
     cell: Mutex<Cell>,
 }
@@ -58,9 +60,15 @@ enum Phase {
 
 impl Job {
     pub(crate) fn new(request: Request, permit: OwnedSemaphorePermit, times: Times) -> Arc<Self> {
+        let info = RequestInfo::of(&request);
         let phase = Phase::Queued(request);
         let cell = Cell { phase, caller: None, permit: Some(permit), body: None };
-        Arc::new(Self { times, cell: Mutex::new(cell) })
+        Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
+    }
+
+    /// What log lines say of the request.
+    pub(crate) fn request(&self) -> &RequestInfo {
+        &self.request
     }
 
     pub(super) fn queued_at(&self) -> Instant {

@@ -15,7 +15,11 @@ use super::{
     reader::Reader,
     shared::{Level, Shared, cut},
 };
-use crate::Body;
+use crate::{
+    Body,
+    conn::{RequestInfo, log_request},
+    error::Chain,
+};
 
 /// What may be joined into one piece when a body turns out complete at once: 64 KiB. Above it,
 /// copying costs more than writing several pieces.
@@ -24,6 +28,7 @@ const JOIN: usize = 64 << 10;
 pub(super) struct Feed {
     shared: Shared,
     options: Options,
+    request: RequestInfo,
     trailers: Option<HeaderMap>,
     /// What goes to disk; made when it is first needed.
     spill: Option<Box<Spill>>,
@@ -34,11 +39,12 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(len: Option<u64>, options: &Options) -> Self {
+    pub(super) fn new(len: Option<u64>, options: &Options, request: RequestInfo) -> Self {
         let shared = Shared::new(len, &options.budget);
         Self {
             shared,
             options: options.clone(),
+            request,
             trailers: None,
             spill: None,
             no_disk: false,
@@ -152,8 +158,10 @@ impl Feed {
     }
 
     /// From here on what does not fit into memory waits for the client.
-    fn give_up_disk(&mut self, why: &dyn std::error::Error) {
-        tracing::warn!(%why, "a response cannot be put on disk; its sender waits");
+    fn give_up_disk(&mut self, error: &(dyn std::error::Error + 'static)) {
+        let error = Chain(error);
+        let message = "a response cannot be put on disk; its sender waits";
+        log_request!(warn, "vestibule::request", &self.request, %error, "{message}");
         self.no_disk = true;
     }
 
@@ -204,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn response_is_whole_though_its_disk_is_full() {
         let options = Options { memory: 10, disk: 1 << 20, budget: Budget::default() };
-        let mut feed = Feed::new(None, &options);
+        let mut feed = Feed::new(None, &options, RequestInfo::default());
         let full = File::options().write(true).open("/dev/full").unwrap();
         feed.spill = Some(Box::new(Spill::on(Arc::new(full), &options.budget)));
         let reader = Reader::new(feed.shared(), None);
@@ -231,7 +239,7 @@ mod tests {
         runtime.shutdown_background();
         let _entered = handle.enter(); // nothing that may block begins any more
         let options = Options { memory: 0, disk: 1 << 20, budget: Budget::default() };
-        let mut feed = Feed::new(None, &options);
+        let mut feed = Feed::new(None, &options, RequestInfo::default());
         let mut reader = Body::stretches(Reader::new(feed.shared(), None));
         let (tx, mut body) = Body::channel(None);
         tx.send("never written".into()).unwrap();
