@@ -53,8 +53,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let api = timeout.layer(Upstream::new(servers)?);
 
     let front = ServiceBuilder::new()
-        // Outermost: it logs what the client was really answered.
-        .layer(layer::LogLayer::new())
         // Everything below may fail; here each failure becomes a response.
         .layer(layer::RescueLayer::new())
         .service(

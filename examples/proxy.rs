@@ -10,21 +10,22 @@ use vestibule::{
 };
 
 const HELP: &str = "\
-proxy --listen ADDR [--threads N] [--buffer] UPSTREAM [UPSTREAM ...]
+proxy --listen ADDR [--threads N] [--buffer] [--log] UPSTREAM [UPSTREAM ...]
 
   --listen ADDR   host:port or unix:/path
   --threads N     one runtime a thread (0: one a core); without it, the caller's runtime
   --buffer        whole requests and responses between slow clients and servers that must not wait
+  --log           a line for each request
   UPSTREAM        host:port, http://host:port or unix:/path";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Args { listen, threads, buffer, upstreams } = Args::parse()?;
+    let Args { listen, threads, buffer, log, upstreams } = Args::parse()?;
 
     let servers = Upstream::new(upstreams)?;
     if !buffer {
-        return run(serve(listen, servers), threads).await;
+        return run(serve(listen, servers), threads, log).await;
     }
     let buffered = ServiceBuilder::new()
         // The server is free when it has answered, however slow the client.
@@ -32,10 +33,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // It is asked when the request is whole, however slow the client.
         .layer(layer::RequestBufferLayer::new().max_body(1 << 30))
         .service(servers);
-    run(serve(listen, buffered), threads).await
+    run(serve(listen, buffered), threads, log).await
 }
 
-async fn run<S>(server: Serve<S>, threads: Option<usize>) -> Result<(), Box<dyn std::error::Error>>
+async fn run<S>(
+    server: Serve<S>,
+    threads: Option<usize>,
+    log: bool,
+) -> Result<(), Box<dyn std::error::Error>>
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -43,6 +48,9 @@ where
     let mut server = server.shutdown(async {
         let _ = tokio::signal::ctrl_c().await;
     });
+    if !log {
+        server = server.without_access_log();
+    }
     if let Some(n) = threads {
         server = server.threads(n);
     }
@@ -55,6 +63,7 @@ struct Args {
     listen: String,
     threads: Option<usize>,
     buffer: bool,
+    log: bool,
     upstreams: Vec<String>,
 }
 
@@ -62,13 +71,14 @@ impl Args {
     fn parse() -> Result<Self, lexopt::Error> {
         use lexopt::prelude::*;
         let listen = "127.0.0.1:8080".into();
-        let mut args = Self { listen, threads: None, buffer: false, upstreams: vec![] };
+        let mut args = Self { listen, threads: None, buffer: false, log: false, upstreams: vec![] };
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("listen") => args.listen = parser.value()?.string()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
                 Long("buffer") => args.buffer = true,
+                Long("log") => args.log = true,
                 Short('h') | Long("help") => {
                     println!("{HELP}");
                     std::process::exit(0);

@@ -5,11 +5,9 @@
 
 use std::io::IsTerminal;
 
-use tower::Layer;
 use vestibule::{
     HttpService,
     files::{self, DirBuilder},
-    layer,
     net::Address,
     serve::{Serve, serve},
 };
@@ -47,10 +45,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let site = site.build();
     let shown = std::path::absolute(&dir).unwrap_or_else(|_| dir.into());
     eprintln!("The files of {}", shown.display());
-    if log || std::io::stderr().is_terminal() {
-        return run(serve(listen, layer::LogLayer::new().layer(site)), threads).await;
-    }
-    run(serve(listen, site), threads).await
+    let server = serve(listen, site);
+    let shows_lines = log || std::io::stderr().is_terminal();
+    run(if shows_lines { server } else { server.without_access_log() }, threads).await
 }
 
 async fn run<S>(server: Serve<S>, threads: Option<usize>) -> Result<(), Box<dyn std::error::Error>>

@@ -11,6 +11,7 @@
 //! it was accepted, from which one deadline counts over all stages. A driver gives its transport
 //! back after an upgrade. The only protocol so far is HTTP/1.1 without TLS.
 
+pub mod access_log;
 mod config;
 mod delivery;
 pub mod h1;
@@ -19,6 +20,8 @@ mod output;
 mod request_log;
 mod scratch;
 mod server;
+#[cfg(test)]
+pub(crate) mod testing;
 mod timer;
 mod transport;
 

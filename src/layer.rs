@@ -4,20 +4,19 @@
 //! of its requests and responses: over or under an `axum::Router`, and between layers of
 //! `tower_http`. They compose with `tower::ServiceBuilder`. From the client's side inwards:
 //!
-//! 1. [`LogLayer`]: sees what the client was really answered, rescued errors too.
-//! 2. [`RescueLayer`]: makes every error below it a response. What stands outside of it
+//! 1. [`RescueLayer`]: makes every error below it a response. What stands outside of it
 //!    sees responses only.
-//! 3. [`ClientRateLimitLayer`] and [`InFlightLayer`] for each client, authentication, the router: refuse
+//! 2. [`ClientRateLimitLayer`] and [`InFlightLayer`] for each client, authentication, the router: refuse
 //!    before any body is read.
-//! 4. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
+//! 3. [`ResponseBufferLayer`]: frees the application before a slow client has read. It stands
 //!    outside of the request buffer only by habit; both orders are right.
-//! 5. [`RequestBufferLayer`]: in front of workers, so a slow client occupies none.
-//! 6. [`DisconnectLayer`]: what becomes of work whose client leaves. Inside of the request buffer, so
+//! 4. [`RequestBufferLayer`]: in front of workers, so a slow client occupies none.
+//! 5. [`DisconnectLayer`]: what becomes of work whose client leaves. Inside of the request buffer, so
 //!    that only whole requests are worked on without one; outside of limits, in which they count.
-//! 7. [`ConcurrencyLimitLayer`]: so many at a time. Inside of the request buffer, so that no slow
+//! 6. [`ConcurrencyLimitLayer`]: so many at a time. Inside of the request buffer, so that no slow
 //!    client holds a place.
-//! 8. [`RequestDeadlineLayer`]: what waits or works below draws from one deadline.
-//! 9. The application: worker threads, files, a balanced set of servers.
+//! 7. [`RequestDeadlineLayer`]: what waits or works below draws from one deadline.
+//! 8. The application: worker threads, files, a balanced set of servers.
 //!
 //! A timeout that stands outside of the request buffer also counts the time in which the client
 //! sends its body, and answers a slow one 504. For that time there is
@@ -29,7 +28,6 @@
 //! use vestibule::{Body, Request, Response, layer};
 //!
 //! let app = ServiceBuilder::new()
-//!     .layer(layer::LogLayer::new()) // outermost: logs the rescued answer
 //!     .layer(layer::RescueLayer::new()) // errors end here
 //!     .layer(layer::ResponseBufferLayer::new()) // what it answers is taken at once
 //!     .layer(layer::RequestBufferLayer::new()) // the application gets whole requests
@@ -47,7 +45,6 @@ pub mod buffer;
 pub mod disconnect;
 pub mod from_fn;
 pub mod limit;
-pub mod log;
 #[cfg(test)]
 mod probe;
 pub mod request_deadline;
@@ -59,6 +56,5 @@ pub use from_fn::{FromFn, FromFnLayer, Next, from_fn};
 #[cfg(feature = "limit")]
 pub use limit::{ClientRateLimit, ClientRateLimitLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
-pub use log::{Log, LogLayer};
 pub use request_deadline::{RequestDeadline, RequestDeadlineLayer};
 pub use rescue::{Rescue, RescueExt, RescueLayer};

@@ -19,7 +19,6 @@
 //!
 //!     // What NGINX does: stand between the world and the workers.
 //!     let front = ServiceBuilder::new()
-//!         .layer(layer::LogLayer::new())
 //!         .layer(layer::RescueLayer::new())
 //!         .layer(layer::ResponseBufferLayer::new())
 //!         .layer(layer::RequestBufferLayer::new())
@@ -36,7 +35,7 @@
 //! - [`conn::h1::server`]: its bytes are read and handed to [`proto::h1`], which finds a head, or
 //!   a fault with its status. Nothing is reserved for the client so far.
 //! - The head is complete: the service's readiness is awaited, the body is not yet read.
-//! - [`layer`]: the access log, the rescue table, the limits: refuse early.
+//! - [`layer`]: the rescue table, the limits: refuse early.
 //! - [`Router`]: by host and path, on the one [normal form](semantics::target) of the path.
 //! - [`files`], or [buffers](layer::buffer), a deadline and [`worker`]s, or an [`upstream`] server.
 //! - The response goes back up the same way; the response buffer frees the worker before the

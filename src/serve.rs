@@ -24,7 +24,7 @@ use door::Door;
 
 use crate::{
     Budget, HttpService,
-    conn::{Config, Http1Config},
+    conn::{Config, Http1Config, access_log::Entry},
     layer::Rescue,
     net::{Address, Drain, Gate, Listener},
     peer::Rate,
@@ -230,6 +230,16 @@ impl<S> Serve<S> {
     /// How fast a client must take a response: see [`Config::write_rate`].
     pub fn write_rate(self, rate: Rate) -> Self {
         self.with(|config| config.write_rate(rate))
+    }
+
+    /// Where the access log is written: see [`Config::access_log`].
+    pub fn access_log(self, write: impl Fn(&Entry) + Send + Sync + 'static) -> Self {
+        self.with(|config| config.access_log(write))
+    }
+
+    /// Writes no access log.
+    pub fn without_access_log(self) -> Self {
+        self.with(Config::without_access_log)
     }
 
     /// The options of HTTP/1.1 alone. It changes no other option.

@@ -1,5 +1,6 @@
 //! End-to-end tests, one binary.
 
+mod access_log;
 mod admission;
 mod attacks;
 mod calls;
@@ -10,8 +11,8 @@ mod ends;
 mod exhaustion;
 mod fit;
 mod incidents;
-mod names;
 mod log_lines;
+mod names;
 mod orders;
 mod peers;
 mod pipeline;

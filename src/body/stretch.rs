@@ -19,6 +19,7 @@ pub(crate) enum Stretch {
     Trailers(HeaderMap),
 }
 
+#[cfg(feature = "files")]
 impl Stretch {
     /// How many bytes of data it is.
     pub(crate) fn len(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::access_log::{AccessLog, Entry};
 use crate::{
     Budget,
     net::{Gate, process_budget},
@@ -30,6 +31,7 @@ pub struct Config {
     pub(crate) answer_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) write_rate: Rate,
+    pub(crate) access_log: AccessLog,
     pub(crate) http1: Http1Config,
 }
 
@@ -44,6 +46,7 @@ impl Config {
             answer_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(60),
             write_rate: Rate::new(240, Duration::from_secs(120)),
+            access_log: AccessLog::default(),
             http1: Http1Config::new(),
         }
     }
@@ -101,6 +104,23 @@ impl Config {
     #[must_use]
     pub fn write_rate(mut self, rate: Rate) -> Self {
         self.write_rate = rate;
+        self
+    }
+
+    /// Where the [access log](super::access_log) is written. Default:
+    /// [`access_log::trace`](super::access_log::trace), which is an event of `tracing`.
+    ///
+    /// `write` runs on the thread that serves the client, so it must not block.
+    #[must_use]
+    pub fn access_log(mut self, write: impl Fn(&Entry) + Send + Sync + 'static) -> Self {
+        self.access_log = AccessLog::Custom(Arc::new(write));
+        self
+    }
+
+    /// Writes no access log.
+    #[must_use]
+    pub fn without_access_log(mut self) -> Self {
+        self.access_log = AccessLog::Off;
         self
     }
 

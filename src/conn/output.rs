@@ -116,6 +116,19 @@ impl Output {
         self.written
     }
 
+    /// The position behind all that waits, among all bytes of the connection.
+    pub(super) fn end_position(&self) -> u64 {
+        let file = self.file.as_ref().map_or(0, FileSlice::len);
+        self.written + (self.buffered() + self.tail.len()) as u64 + file
+    }
+
+    /// Bytes behind the first empty line that waits at position `from` or behind it.
+    pub(super) fn body_behind(&self, from: u64) -> usize {
+        let start = usize::try_from(from.saturating_sub(self.written)).unwrap_or(usize::MAX);
+        let bytes = self.bytes.get(start..).unwrap_or_default();
+        memchr::memmem::find(bytes, b"\r\n\r\n").map_or(0, |at| bytes.len() - at - 4)
+    }
+
     /// How many of the bytes to be written are in memory.
     pub(super) fn buffered(&self) -> usize {
         self.bytes.len() + self.piece.len()

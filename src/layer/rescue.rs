@@ -135,7 +135,7 @@ impl Responder for StatusTable {
     }
 }
 
-/// Wraps a service in [`Rescue`]. It is the second layer from outside, after the access log.
+/// Wraps a service in [`Rescue`]. It is the outermost layer.
 #[derive(Clone, Copy, Default)]
 pub struct RescueLayer<R = StatusTable> {
     responder: R,

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    io::{self, Write},
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use tracing::instrument::WithSubscriber;
 
 use crate::{
     Body, BoxError, Error, HttpService, Request, Response,
-    conn::{Config, Connection, Transport},
+    conn::{Config, Connection, Transport, testing::Lines},
     error::Kind,
     layer::{DisconnectLayer, RescueLayer},
     net::Watch,
@@ -25,41 +25,8 @@ use crate::{
     worker,
 };
 
-/// Where a subscriber writes.
-#[derive(Clone, Default)]
-pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    pub(super) fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
-        let lines = self.clone();
-        tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
-            .with_writer(move || lines.clone())
-            .with_ansi(false)
-            .without_time()
-            .finish()
-    }
-
-    /// The lines of `target`.
-    pub(super) fn of(&self, target: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let of = format!(" {target}: ");
-        text.lines().filter(|line| line.contains(&of)).map(str::to_owned).collect()
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Write::write(&mut *self.0.lock().unwrap(), bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What a client at 192.0.2.1:9 is sent for `request`, and the lines of that time.
-pub(super) async fn lines_of<S>(service: S, request: &str) -> (String, Lines)
+async fn lines_of<S>(service: S, request: &str) -> (String, Lines)
 where
     S: HttpService<Body, Future: Send> + Send + 'static,
 {

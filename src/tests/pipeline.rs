@@ -23,7 +23,7 @@ use crate::{
         Config, Connection, Http1Config, Transport,
         h1::{client, server},
     },
-    layer::LogLayer,
+    layer::RescueLayer,
     net::{Drain, Gate, Watch},
     peer::{Peer, Tls},
     proto::h1::Limits,
@@ -135,20 +135,36 @@ async fn scheme_of_the_peer_reaches_service_and_log() {
     let schemes = Arc::new(Mutex::new(Vec::new()));
     let (logged, seen) = (schemes.clone(), schemes.clone());
     let scheme_of = |peer: Option<&Peer>| peer.expect("a peer").scheme();
-    let log = LogLayer::with(move |entry| {
-        logged.lock().unwrap().push(scheme_of(entry.peer.as_ref()));
-    });
-    let service = log.layer(service_fn(move |request: Request| {
+    let service = service_fn(move |request: Request| {
         seen.lock().unwrap().push(scheme_of(request.extensions().get()));
         async { Ok::<_, Infallible>(Response::new(Body::empty())) }
-    }));
+    });
     let (mut client, mut transport) = transport();
     transport.peer = transport.peer.secured(Tls::new("TLSv1.3"));
     client.write_all(GET).await.unwrap();
     client.shutdown().await.unwrap();
     let config = Config::new().http1(Http1Config::new().half_close(true));
+    let config = config.access_log(move |entry| {
+        logged.lock().unwrap().push(entry.peer.scheme());
+    });
     Connection::new(transport, service, Arc::new(config)).await.unwrap();
     assert_eq!(*schemes.lock().unwrap(), [Scheme::HTTPS, Scheme::HTTPS]);
+}
+
+#[tokio::test]
+async fn connection_of_a_rescued_service_runs_in_a_task_of_its_own() {
+    let (mut client, transport) = transport();
+    let rescued = RescueLayer::new().layer(path());
+    let task =
+        tokio::spawn(
+            async move { Connection::new(transport, rescued, Arc::new(Config::new())).await },
+        );
+    client.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("\r\n\r\n/a"), "{answer}");
+    drop(client);
+    task.await.unwrap().unwrap();
 }
 
 #[test]
@@ -161,7 +177,7 @@ fn serve_options_commute() {
         |s| s.budget(Budget::builder().hard(7).build()),
         |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(1)))),
         |s| s.write_timeout(Duration::from_secs(9)).answer_timeout(Duration::from_secs(8)),
-        |s| s.threads(3).connections(5).drain(Duration::from_secs(4)),
+        |s| s.without_access_log().threads(3).connections(5).drain(Duration::from_secs(4)),
     ];
     let hello: Hello = |_| std::future::ready(Ok(Response::new(Body::empty())));
     let with = |order: &mut dyn Iterator<Item = &Option>| {

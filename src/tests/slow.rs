@@ -192,10 +192,8 @@ async fn spilled_body_reaches_the_client_unchanged() {
         let len = path[2..].parse().unwrap();
         Ok::<_, std::convert::Infallible>(Response::new(stream(len, path.starts_with("/k"))))
     });
-    let buffered = ServiceBuilder::new()
-        .layer(crate::layer::LogLayer::with(|_| ()))
-        .layer(ResponseBufferLayer::new().memory(60_000))
-        .service(app);
+    let buffered =
+        ServiceBuilder::new().layer(ResponseBufferLayer::new().memory(60_000)).service(app);
     let server = start(buffered).await;
     let want = |len: usize| (0..len).map(|i| (i / 7) as u8).collect::<Vec<_>>();
     for len in [0, 1, 60_000, 250_000, 3_000_000] {

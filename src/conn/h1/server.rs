@@ -103,7 +103,10 @@ impl<I: Io, S> Connection<I, S> {
         let Inner { phase, driver } = self.0.take().expect("taken once, by value");
         let (read_ahead, accepted) = match phase {
             Phase::Idle(idle) => (BytesMut::new(), idle.since()),
-            Phase::Active(active) => (active.input, clock::now()),
+            Phase::Active(mut active) => {
+                active.transfers.cut(&driver.config.access_log);
+                (active.input, clock::now())
+            }
         };
         let Driver { io, peer, watch, .. } = driver;
         Transport { io, peer, read_ahead, accepted, watch }
@@ -136,6 +139,7 @@ where
         if result.is_ready() {
             active.stage = Stage::End; // drops the service's future
             active.upload = None;
+            active.transfers.cut(&driver.config.access_log);
         }
         phase.try_idle(&driver.config.budget);
         if result.is_pending()
@@ -160,7 +164,9 @@ impl<I: Io, S> Drop for Connection<I, S> {
             let rate = driver.config.write_rate;
             let output = &mut active.output;
             let _ = output.poll_flush(&mut driver.io, &mut cx, clock::now(), rate, Then::Close);
+            active.transfers.advance(output.written(), &driver.config.access_log);
         }
+        active.transfers.cut(&driver.config.access_log);
         if active.open_ended {
             driver.io.reset_on_close();
         }

@@ -25,7 +25,7 @@ use crate::{
     Body, BoxError, HttpService, Request,
     body::HttpBody,
     layer::{
-        ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer, LogLayer,
+        ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer,
         RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer,
     },
     tests::support::{exchange, start, statuses},
@@ -99,11 +99,6 @@ macro_rules! fits {
 }
 
 #[tokio::test]
-async fn log_layer_fits() {
-    fits!(LogLayer::new());
-}
-
-#[tokio::test]
 async fn rescue_layer_fits() {
     fits!(RescueLayer::new());
 }
@@ -151,7 +146,6 @@ fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Sen
         SetResponseHeaderLayer::overriding(HeaderName::from_static(name), value)
     };
     ServiceBuilder::new()
-        .layer(LogLayer::new())
         .layer(TraceLayer::new_for_http())
         .layer(RescueLayer::new())
         .layer(CorsLayer::permissive())
@@ -221,7 +215,6 @@ async fn axum_router_takes_rescued_buffers_as_its_layer() {
 #[tokio::test]
 async fn axum_router_stands_in_for_the_site_of_the_readme() {
     let front = ServiceBuilder::new()
-        .layer(LogLayer::new())
         .layer(RescueLayer::new())
         .layer(ResponseBufferLayer::new())
         .layer(RequestBufferLayer::new())

@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tower::{ServiceBuilder, service_fn};
+use tower::service_fn;
 
 use super::program;
 use crate::{
     Body, Request, Response, Router, files,
-    layer::LogLayer,
-    tests::support::{start, within},
+    serve::Serve,
+    tests::support::{start_with, within},
 };
 
 #[tokio::test]
@@ -23,15 +23,17 @@ async fn page_of_example_loads_with_its_assets_and_runs_its_script() {
         let json = r#"{"server":"test","served":7,"client":"you"}"#;
         Ok::<_, std::convert::Infallible>(Response::new(Body::from(json)))
     });
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let seen = log.clone();
-    let front = ServiceBuilder::new()
-        .layer(LogLayer::with(move |entry| {
+    let entries = Arc::new(Mutex::new(Vec::new()));
+    let seen = entries.clone();
+    let front = Router::new().prefix("/api", api).fallback(files::dir(site));
+    let log = |server: Serve<_>| {
+        server.access_log(move |entry| {
+            let path = entry.uri.as_ref().map_or("", |uri| uri.path());
             let status = entry.status.map_or(0, |s| s.as_u16());
-            seen.lock().unwrap().push(format!("{} {status}", entry.uri.path()));
-        }))
-        .service(Router::new().prefix("/api", api).fallback(files::dir(site)));
-    let server = start(front).await;
+            seen.lock().unwrap().push(format!("{path} {status}"));
+        })
+    };
+    let server = start_with(front, log).await;
 
     let dir = tempfile::tempdir().unwrap();
     let shot = dir.path().join("page.png");
@@ -60,7 +62,7 @@ async fn page_of_example_loads_with_its_assets_and_runs_its_script() {
     assert!(png.starts_with(b"\x89PNG") && png.len() > 20_000, "{} bytes", png.len());
     within(server.stop()).await;
 
-    let log = log.lock().unwrap();
+    let log = entries.lock().unwrap();
     for asset in ["/", "/style.css", "/app.js", "/house.png", "/api/hello"] {
         assert!(log.contains(&format!("{asset} 200")), "{asset}: {log:?}");
     }

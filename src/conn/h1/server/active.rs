@@ -9,7 +9,7 @@ use crate::{
     Budget, Response,
     body::{Body, Sender},
     budget::Lease,
-    conn::{RequestInfo, output::Output},
+    conn::{RequestInfo, access_log::Transfers, output::Output},
     error::BoxError,
     net::GateWaiting,
     proto::h1::{Conn, IdleState, Limits, Server},
@@ -29,6 +29,12 @@ pub(super) struct Active {
     pub(super) stage: Stage,
     /// The present request, for log lines.
     pub(super) request: RequestInfo,
+    /// When the first byte of its head was there.
+    pub(super) request_began: Instant,
+    /// Bytes of its head, with which log lines share memory.
+    pub(super) head_bytes: usize,
+    /// Entries of the access log that cannot be written yet.
+    pub(super) transfers: Transfers,
     /// Feeds the body of the present request, while it is not complete.
     pub(super) upload: Option<Upload>,
     /// Its share of the budget, for what is held between two polls.
@@ -43,6 +49,10 @@ pub(super) struct Active {
     /// would say that it is whole.
     pub(super) open_ended: bool,
 }
+
+/// Heads up to this size, 4 KiB, are not counted while their request is answered: the lease would cost
+/// each request more than such a head is worth.
+const SMALL_HEAD: usize = 4 << 10;
 
 /// The service's future. Its type is erased here, so that the driver's state does not depend on the
 /// service.
@@ -134,6 +144,9 @@ impl Active {
             output: Output::default(),
             stage: Stage::head(),
             request: RequestInfo::default(),
+            request_began: idle.since(),
+            head_bytes: 0,
+            transfers: Transfers::default(),
             upload: None,
             read_closed: false,
             protocol_error: false,
@@ -160,7 +173,8 @@ impl Active {
 
     /// Counts a head, or requests, that came in part, and what a slow client has not taken.
     fn count(&mut self, budget: &Budget) {
-        let held = (self.input.len() + self.output.held()) as u64;
+        let head = if self.head_bytes > SMALL_HEAD { self.head_bytes } else { 0 };
+        let held = (self.input.len() + self.output.held() + self.transfers.held() + head) as u64;
         if held > 0 || self.lease.is_some() {
             self.lease.get_or_insert_with(|| budget.memory()).set(held);
         }
@@ -173,6 +187,7 @@ impl Active {
             && self.input.is_empty()
             && self.output.is_empty()
             && self.upload.is_none()
+            && self.transfers.is_empty()
             && !(self.read_closed || self.protocol_error || self.open_ended);
         if is_new { self.core.idle_state() } else { None }
     }

@@ -114,11 +114,14 @@ where
         cx: &mut Context<'_>,
     ) -> io::Result<Poll<()>> {
         if active.output.is_empty() {
+            active.transfers.advance(active.output.written(), &self.config.access_log);
             return Ok(Poll::Ready(()));
         }
         let closes = matches!(active.stage, Stage::Close { .. });
         let then = if closes { Then::Close } else { Then::Wait };
-        match active.output.poll_flush(&mut self.io, cx, now, self.config.write_rate, then) {
+        let flushed = active.output.poll_flush(&mut self.io, cx, now, self.config.write_rate, then);
+        active.transfers.advance(active.output.written(), &self.config.access_log);
+        match flushed {
             Poll::Ready(result) => {
                 result?;
                 if active.core.is_idle() {

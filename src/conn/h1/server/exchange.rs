@@ -17,7 +17,7 @@ use super::{
 use crate::{
     HttpService, Response,
     body::{self, Body, FileSlice, HttpBody, Stretch},
-    conn::{RequestInfo, head_pool, log_request},
+    conn::{RequestInfo, access_log::Entry, head_pool, log_request},
     error::{BoxError, Chain},
     net::{Io, clock},
     peer::RequestId,
@@ -51,8 +51,15 @@ where
         if active.input.is_empty() && !active.core.is_closed() {
             return Step::Wait; // nothing to ask the core about, twice for each request
         }
+        if active.core.is_idle() {
+            active.request_began = now;
+        }
+        let received = active.input.len();
         match active.core.recv_with(now, &mut active.input, head_pool::acquire_fields) {
-            Ok(Some(Event::Head(parts))) => return self.open(active, now, cx, parts),
+            Ok(Some(Event::Head(parts))) => {
+                active.head_bytes = received - active.input.len();
+                return self.open(active, now, cx, parts);
+            }
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
             Ok(None) if active.core.is_closed() => active.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
@@ -78,6 +85,10 @@ where
         active.stage = Stage::End; // the head is read: what follows decides
         let id = self.next_id();
         active.request = RequestInfo::new(&self.peer, id, &parts.method, &parts.uri);
+        if self.config.access_log.is_enabled() {
+            let entry = Entry::of_request(&self.peer, id, &parts);
+            active.transfers.open(entry, active.request_began, active.head_bytes);
+        }
         if self.config.budget.is_spent() {
             self.config.budget.count_refused();
             log_request!(warn, "vestibule::request", &active.request, "the budget is spent");
@@ -171,6 +182,7 @@ where
             self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
+        active.transfers.head(parts.status, parts.extensions.get());
         head_pool::release_fields(parts.headers);
         active.open_ended = active.core.ends_with_close();
         if active.core.sends_no_body() {
@@ -219,6 +231,7 @@ where
 
     fn send_piece(&mut self, active: &mut Active, piece: Bytes) -> Result<(), Misuse> {
         let tail = active.core.send_data(piece.len(), active.output.head())?;
+        active.transfers.body(active.output.end_position(), piece.len() as u64);
         active.output.push(piece, tail);
         Ok(())
     }
@@ -226,6 +239,7 @@ where
     fn send_file(&mut self, active: &mut Active, file: FileSlice) -> Result<(), Misuse> {
         let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
         let tail = active.core.send_data(len, active.output.head())?;
+        active.transfers.body(active.output.end_position(), file.len());
         active.output.push_file(file, tail);
         Ok(())
     }
@@ -263,6 +277,7 @@ where
         if let Err(misuse) = active.core.send_end(now, trailers, active.output.end()) {
             return self.cut(active, &misuse.into());
         }
+        active.transfers.end(active.output.end_position());
         active.stage = if active.core.is_idle() {
             Stage::head()
         } else if active.core.is_closed() {
@@ -282,6 +297,7 @@ where
         if !matches!(active.stage, Stage::Drain(..)) {
             active.upload = None;
             active.request = RequestInfo::default(); // it shares the memory of the head
+            active.head_bytes = 0;
         }
     }
 
@@ -332,6 +348,10 @@ where
         if matches!(active.stage, Stage::Head(_)) {
             let id = self.next_id();
             active.request = RequestInfo::without_head(&self.peer, id);
+            if self.config.access_log.is_enabled() {
+                let entry = Entry::without_head(&self.peer, id);
+                active.transfers.open(entry, active.request_began, 0);
+            }
         }
         log_request!(debug, "vestibule::request", &active.request, error = %fault, "a request was refused");
         self.refuse(active, fault.status());
@@ -342,10 +362,18 @@ where
         active.upload = None;
         self.service = None;
         let core = &mut active.core;
+        let before = active.output.end_position();
         let linger = active.output.has_room() && {
             let out = active.output.head();
             clock::with_date_line(clock::now(), |date| core.send_last(status, date, out))
         };
+        if linger && active.transfers.is_open() {
+            let (body, end) =
+                (active.output.body_behind(before) as u64, active.output.end_position());
+            active.transfers.head(status, None);
+            active.transfers.body(end - body, body);
+            active.transfers.end(end);
+        }
         active.stage = Stage::Close { linger };
     }
 }

@@ -1,0 +1,139 @@
+//! `Transfers`: entries of responses of which something is still to be sent.
+
+use std::{collections::VecDeque, time::Instant};
+
+use http::StatusCode;
+
+use super::{AccessLog, Entry};
+use crate::{net::clock, peer::Peer};
+
+/// The entries of a connection that cannot be written yet, oldest first.
+///
+/// Bytes are told apart by their position among all that the connection sends: a driver says where
+/// bodies lie and where responses end when it puts them into its output, and how far the output has
+/// been written. Without an access log it is empty and costs nothing.
+#[derive(Debug, Default)]
+pub(in crate::conn) struct Transfers {
+    entries: VecDeque<Transfer>,
+    /// What lies in the output and has not been written, of responses that have an entry.
+    marks: VecDeque<Mark>,
+    /// Whether the last entry's response is not in the output to its end.
+    is_open: bool,
+}
+
+#[derive(Debug)]
+struct Transfer {
+    entry: Entry,
+    began: Instant,
+    /// Bytes of the request's head, whose memory the entry shares.
+    head: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// Bytes of a body, from the first position to before the second.
+    Body(u64, u64),
+    /// A response ends before this position.
+    End(u64),
+}
+
+impl Transfers {
+    /// Begins the entry of a request that began at `began` with a head of `head` bytes.
+    pub(in crate::conn) fn open(&mut self, entry: Entry, began: Instant, head: usize) {
+        debug_assert!(!self.is_open, "responses are sent one after the other");
+        self.entries.push_back(Transfer { entry, began, head });
+        self.is_open = true;
+    }
+
+    /// Whether there is an entry of the response that is being sent.
+    pub(in crate::conn) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    pub(in crate::conn) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The head of a response is in the output. A layer may know the client better.
+    pub(in crate::conn) fn head(&mut self, status: StatusCode, peer: Option<&Peer>) {
+        if let Some(entry) = self.open_entry() {
+            entry.status = Some(status);
+            if let Some(peer) = peer {
+                entry.peer = peer.clone();
+            }
+        }
+    }
+
+    /// `len` bytes of a body are in the output, or about to be, at position `at`.
+    pub(in crate::conn) fn body(&mut self, at: u64, len: u64) {
+        if !self.is_open || len == 0 {
+            return;
+        }
+        match self.marks.back_mut() {
+            Some(Mark::Body(_, end)) if *end == at => *end += len,
+            _ => self.marks.push_back(Mark::Body(at, at + len)),
+        }
+    }
+
+    /// The response is in the output to its end, at position `at`.
+    pub(in crate::conn) fn end(&mut self, at: u64) {
+        if std::mem::take(&mut self.is_open) {
+            self.marks.push_back(Mark::End(at));
+        }
+    }
+
+    /// The output has been written up to position `written`: writes the entries of responses that are
+    /// complete by now.
+    pub(in crate::conn) fn advance(&mut self, written: u64, log: &AccessLog) {
+        while let Some(mark) = self.marks.front_mut() {
+            let Some(transfer) = self.entries.front_mut() else { break };
+            match mark {
+                Mark::Body(from, end) => {
+                    let to = written.clamp(*from, *end);
+                    transfer.entry.bytes += to - *from;
+                    *from = to;
+                    if to < *end {
+                        break;
+                    }
+                }
+                Mark::End(end) if *end > written => break,
+                Mark::End(_) => {
+                    transfer.entry.complete = true;
+                    self.write_first(log);
+                }
+            }
+            self.marks.pop_front();
+        }
+    }
+
+    /// Nothing more is sent: writes all entries as they are.
+    pub(in crate::conn) fn cut(&mut self, log: &AccessLog) {
+        self.marks.clear();
+        self.is_open = false;
+        while !self.entries.is_empty() {
+            self.write_first(log);
+        }
+    }
+
+    /// Bytes of memory that it holds.
+    pub(in crate::conn) fn held(&self) -> usize {
+        self.entries.capacity() * size_of::<Transfer>()
+            + self.marks.capacity() * size_of::<Mark>()
+            + self.entries.iter().map(|transfer| transfer.head).sum::<usize>()
+    }
+
+    fn open_entry(&mut self) -> Option<&mut Entry> {
+        if self.is_open {
+            self.entries.back_mut().map(|transfer| &mut transfer.entry)
+        } else {
+            None
+        }
+    }
+
+    fn write_first(&mut self, log: &AccessLog) {
+        if let Some(Transfer { mut entry, began, .. }) = self.entries.pop_front() {
+            entry.elapsed = clock::now().saturating_duration_since(began);
+            log.write(&entry);
+        }
+    }
+}
