@@ -66,6 +66,33 @@
 //! `worker` are the services of those names, `limit` is a rate for each client; each brings `server`.
 //! These are on by default. `metrics` exports figures through the crate of that name.
 //!
+//! # Logs
+//!
+//! Events go through [`tracing`](https://docs.rs/tracing); the program installs a subscriber. Every line
+//! about a request has the fields `client`, `request_id` ([`peer::RequestId`]), `method` and `path`, the
+//! latter without the query, and `error`, the chain of causes with each told once.
+//!
+//! | target | level | what |
+//! |---|---|---|
+//! | `vestibule::access` | info | each response, when it has left or its connection has ended: [`conn::access_log`] |
+//! | `vestibule::request` | error | a request failed by a fault here: an error of the application, a panic, a service that did not answer in time, a response that cannot be sent |
+//! | | warn | no capacity, a timeout, an upstream's failure, a response that was cut, work without its client that failed |
+//! | | debug | a request that was refused by the client's fault |
+//! | `vestibule::upstream` | warn | an endpoint was ejected |
+//! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
+//! | | warn | a worker that is stuck in a request was abandoned |
+//! | `vestibule::net` | error | connections cannot be accepted |
+//! | | warn | there are no descriptors left |
+//! | `vestibule::serve` | error | a panic that the connection did not catch |
+//! | | warn | a shutdown aborted what was under way |
+//! | | debug | a connection failed, or was closed for a limit |
+//! | `vestibule::files` | warn | a folder or a name that cannot be served |
+//! | | debug | a folder that cannot be watched, a precompressed file older than its original |
+//!
+//! A target stands for those below it too: `vestibule::files` for `vestibule::files::root`. The filter
+//! `vestibule=info,vestibule::access=off` shows what fails and writes no access log, which then costs
+//! nothing.
+//!
 //! Every service here is an [`HttpService`]: a `tower::Service` of requests with any body, whose
 //! responses have any body and whose error is any error. So a file server, a thread pool and a remote
 //! cluster are interchangeable, and an `axum::Router` or a `tower_http` layer fits in unchanged.
