@@ -14,6 +14,7 @@ mod incidents;
 mod log_lines;
 mod names;
 mod orders;
+mod panics;
 mod peers;
 mod pipeline;
 mod server;

@@ -67,6 +67,10 @@ where
 {
     /// An error is the connection's: the client reset it, or did not read. Requests that failed
     /// have been answered.
+    ///
+    /// A panic of the service, in its readiness, its call, its future or the body of its response, is
+    /// caught: it is an error line and a 500, or a cut if the response has begun. Then the connection is
+    /// closed, and the service dropped.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,7 +1,6 @@
 //! The accept loop of one runtime, and its end.
 
 use std::{
-    any::Any,
     future::Future,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,6 +13,7 @@ use std::{
 use crate::{
     HttpService,
     conn::{Config, Connection, Transport},
+    error::panic_message,
     net::{Accepted, Acceptor, Drain, Listener, Stream},
 };
 
@@ -106,19 +106,16 @@ impl<C: Future<Output = io::Result<()>> + Unpin> Future for Task<C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = Pin::new(&mut self.connection);
-        // A panic of the service ends its connection only.
+        // The driver catches those of the service; one of a destructor, say, ends its connection only.
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => {}
             Ok(Poll::Ready(Err(error))) => tracing::debug!(%error, "connection"),
-            Err(panic) => tracing::error!(panic = text(&*panic), "a connection's task panicked"),
+            Err(panic) => {
+                let panic = panic_message(&*panic);
+                tracing::error!(panic, "a connection's task panicked");
+            }
         }
         Poll::Ready(())
     }
-}
-
-/// What was said with a panic, which is a string as a rule.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }

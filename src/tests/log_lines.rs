@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What a client at 192.0.2.1:9 is sent for `request`, and the lines of that time.
-async fn lines_of<S>(service: S, request: &str) -> (String, Lines)
+pub(super) async fn lines_of<S>(service: S, request: &str) -> (String, Lines)
 where
     S: HttpService<Body, Future: Send> + Send + 'static,
 {
@@ -52,7 +52,7 @@ const POST: &str =
     "POST /a/b?token=secret HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
 
 /// Asserts that the one line about the request has all of its fields and `told`, once.
-fn assert_line(lines: &Lines, target: &str, level: &str, told: &str) {
+pub(super) fn assert_line(lines: &Lines, target: &str, level: &str, told: &str) {
     let lines = lines.of(target);
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert!(line.trim_start().starts_with(level), "{line}");

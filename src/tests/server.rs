@@ -516,7 +516,8 @@ async fn panic_of_service_ends_one_connection() {
         Ok::<_, Infallible>(Response::new(Body::from("fine")))
     }))
     .await;
-    assert_eq!(exchange(server.addr, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await, "");
+    let answer = exchange(server.addr, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(statuses(&answer), [500]);
     let answer =
         exchange(server.addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert_eq!(statuses(&answer), [200]);

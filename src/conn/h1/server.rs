@@ -158,7 +158,7 @@ impl<I: Io, S> Drop for Connection<I, S> {
     fn drop(&mut self) {
         let Some(Inner { phase: Phase::Active(active), driver }) = &mut self.0 else { return };
         if !matches!(active.stage, Stage::End) {
-            // The service has panicked, or the task was dropped. What was gathered for the requests
+            // The task was dropped, or a destructor has panicked. What was gathered for the requests
             // before is written as far as the socket takes it at once.
             let mut cx = Context::from_waker(Waker::noop());
             let rate = driver.config.write_rate;

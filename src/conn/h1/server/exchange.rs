@@ -1,6 +1,7 @@
 //! The steps of an exchange: head, admission, call, response, and how it ends.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Instant,
@@ -18,7 +19,7 @@ use crate::{
     HttpService, Response,
     body::{self, Body, FileSlice, HttpBody, Stretch},
     conn::{RequestInfo, access_log::Entry, head_pool, log_request},
-    error::{BoxError, Chain},
+    error::{BoxError, Chain, panic_message},
     net::{Io, clock},
     peer::RequestId,
     proto::h1::{Event, Fault, Misuse},
@@ -115,7 +116,10 @@ where
     }
 
     fn poll_service_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.service().poll_ready(cx).map_err(Into::into)
+        match catch(|| self.service().poll_ready(cx)) {
+            Ok(ready) => ready.map_err(Into::into),
+            Err(panicked) => Poll::Ready(Err(panicked.into())),
+        }
     }
 
     fn service(&mut self) -> &mut S {
@@ -142,7 +146,10 @@ where
         cx: &mut Context<'_>,
         request: Request<Body>,
     ) -> Step {
-        let call = Box::pin(IntoResponse(self.service().call(request)));
+        let call = match catch(|| self.service().call(request)) {
+            Ok(call) => Box::pin(IntoResponse(call)),
+            Err(panicked) => return self.give_up(active, &panicked.into()),
+        };
         active.stage = Stage::Call(call, now);
         if active.upload.is_some() {
             return Step::Again; // what has come of the body is moved first
@@ -152,7 +159,11 @@ where
 
     fn step_call(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Call(call, _) = &mut active.stage else { return Step::Again };
-        let Poll::Ready(result) = call.as_mut().poll(cx) else { return Step::Wait };
+        let result = match catch(|| call.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => return Step::Wait,
+            Ok(Poll::Ready(result)) => result,
+            Err(panicked) => Err(panicked.into()),
+        };
         active.stage = Stage::End; // what the call holds is free before its response is sent
         match result {
             Ok(response) => {
@@ -163,7 +174,8 @@ where
         }
     }
 
-    /// A service that returns errors has no table under it that turns them into responses.
+    /// Answers for a service that has panicked, or that returns errors: then no table below it turns
+    /// them into responses.
     fn give_up(&mut self, active: &mut Active, error: &BoxError) -> Step {
         let error = Chain(&**error);
         log_request!(error, "vestibule::request", &active.request, %error, "the service failed");
@@ -174,8 +186,15 @@ where
     /// Begins the response; one whose body is in one piece is complete with it.
     fn respond(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>, response: Response) {
         let (parts, body) = response.into_parts();
+        let length = match catch(|| body.len()) {
+            Ok(length) => length,
+            Err(panicked) => {
+                self.give_up(active, &panicked.into());
+                return;
+            }
+        };
         self.consider_closing(active, cx);
-        if let Err(misuse) = self.send_head(active, now, &parts, body.len()) {
+        if let Err(misuse) = self.send_head(active, now, &parts, length) {
             let status = parts.status.as_u16();
             let message = "the service's response cannot be sent";
             log_request!(error, "vestibule::request", &active.request, status, error = %misuse, "{message}");
@@ -246,17 +265,23 @@ where
 
     fn step_respond(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Respond(body) = &mut active.stage else { return Step::Again };
-        let stretch = match body.poll_stretch(cx) {
-            Poll::Pending => return Step::Wait,
-            Poll::Ready(None) => {
+        let stretch = match catch(|| body.poll_stretch(cx)) {
+            Ok(Poll::Pending) => return Step::Wait,
+            Ok(Poll::Ready(None)) => {
                 self.finish(active, now, None);
                 return Step::Again;
             }
-            Poll::Ready(Some(Err(error))) => {
+            Ok(Poll::Ready(Some(Err(error)))) => {
                 self.cut(active, &error);
                 return Step::Again;
             }
-            Poll::Ready(Some(Ok(stretch))) => stretch,
+            Ok(Poll::Ready(Some(Ok(stretch)))) => stretch,
+            Err(panicked) => {
+                let error = Chain(&panicked);
+                log_request!(error, "vestibule::request", &active.request, %error, "the response is cut");
+                self.abort_response(active);
+                return Step::Again;
+            }
         };
         let sent = match stretch {
             Stretch::Bytes(data) => self.send_piece(active, data),
@@ -306,6 +331,11 @@ where
     fn cut(&mut self, active: &mut Active, error: &BoxError) {
         let error = Chain(&**error);
         log_request!(warn, "vestibule::request", &active.request, %error, "the response is cut");
+        self.abort_response(active);
+    }
+
+    fn abort_response(&mut self, active: &mut Active) {
+        self.service = None;
         active.upload = None;
         active.stage = Stage::Close { linger: false };
     }
@@ -377,6 +407,17 @@ where
         active.stage = Stage::Close { linger };
     }
 }
+
+/// Runs code of the service. What panics is dropped by the caller and not asked again.
+fn catch<T>(run: impl FnOnce() -> T) -> Result<T, ServicePanicked> {
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(|panic| ServicePanicked(panic_message(&*panic).to_owned()))
+}
+
+/// The service has panicked, in its readiness, its call, its future or the body of its response.
+#[derive(Debug, thiserror::Error)]
+#[error("the service panicked: {0}")]
+struct ServicePanicked(String);
 
 /// A service's future with its output brought into our types.
 #[pin_project]
