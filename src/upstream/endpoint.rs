@@ -70,7 +70,9 @@ impl fmt::Display for EndpointKey {
 ///
 /// A request counts as in flight from `call` until the end of its response's body. A response that is
 /// complete with its head counts until then only. An endpoint whose service cannot be reached, or fails
-/// to become ready, is ejected for a second.
+/// to become ready, is ejected for a second. When that begins, a `WARN` event "endpoint ejected" with the
+/// fields `endpoint` (the key) and `error` is written to the target `vestibule::upstream::endpoint`; the
+/// end of an ejection is not logged. See [`EndpointHandle`] for the figures.
 ///
 /// Clones share load and health. An endpoint is always ready; its service's readiness is awaited after
 /// `call`, for up to [`READY_TIMEOUT`](super::READY_TIMEOUT).
@@ -166,8 +168,10 @@ struct State {
     key: EndpointKey,
     in_flight: AtomicUsize,
     born: Instant,
-    /// Milliseconds since `born` until which it is ejected; 0: not ejected.
+    /// Milliseconds since `born` until which it is ejected after a failure; 0: not ejected.
     ejected_until: AtomicU64,
+    /// The same for [`EndpointHandle::eject`]. Apart, so that a success does not end it.
+    ejected_by_hand_until: AtomicU64,
     /// Failures since the last success.
     failures: AtomicU32,
     last_error: Mutex<Option<Arc<str>>>,
@@ -180,6 +184,7 @@ impl EndpointHandle {
             in_flight: AtomicUsize::new(0),
             born: clock::now(),
             ejected_until: AtomicU64::new(0),
+            ejected_by_hand_until: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             last_error: Mutex::default(),
         }))
@@ -197,7 +202,8 @@ impl EndpointHandle {
 
     /// Whether it is not ejected.
     pub fn is_available(&self) -> bool {
-        let until = self.0.ejected_until.load(Relaxed);
+        let (failed, by_hand) = (&self.0.ejected_until, &self.0.ejected_by_hand_until);
+        let until = failed.load(Relaxed).max(by_hand.load(Relaxed));
         until == 0 || until <= self.millis(clock::now())
     }
 
@@ -212,22 +218,27 @@ impl EndpointHandle {
         self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sends it no requests for so long, while there are others.
+    /// Sends it no requests for `period`, while there are others. Neither a success nor a failure changes
+    /// that; [`restore`](Self::restore) does.
     pub fn eject(&self, period: Duration) {
-        let until = clock::now().checked_add(period).map_or(u64::MAX, |until| self.millis(until));
         // Relaxed: a late reader sends one more request, which then goes elsewhere.
-        self.0.ejected_until.store(until.max(1), Relaxed);
+        self.0.ejected_by_hand_until.store(self.millis_after(period), Relaxed);
     }
 
-    /// As [`eject`](Self::eject), unless it is ejected for longer already.
-    fn eject_at_least(&self, period: Duration) {
-        let until = clock::now().checked_add(period).map_or(u64::MAX, |until| self.millis(until));
-        self.0.ejected_until.fetch_max(until.max(1), Relaxed);
+    /// Ejects it after a failure, unless it is ejected for longer already.
+    fn eject_after_failure(&self) {
+        self.0.ejected_until.fetch_max(self.millis_after(EJECTION), Relaxed);
     }
 
-    /// Ends its ejection.
+    /// Ends its ejection, by [`eject`](Self::eject) or by a failure.
     pub fn restore(&self) {
         self.0.ejected_until.store(0, Relaxed);
+        self.0.ejected_by_hand_until.store(0, Relaxed);
+    }
+
+    /// The end of a period that begins now; never 0.
+    fn millis_after(&self, period: Duration) -> u64 {
+        clock::now().checked_add(period).map_or(u64::MAX, |until| self.millis(until)).max(1)
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -239,7 +250,7 @@ impl EndpointHandle {
         // Read before it is written: the line is shared by all threads.
         if self.0.failures.load(Relaxed) != 0 {
             self.0.failures.store(0, Relaxed);
-            self.restore();
+            self.0.ejected_until.store(0, Relaxed);
         }
     }
 
@@ -260,7 +271,7 @@ impl EndpointHandle {
                     let (request, error) = (request.unwrap_or_default(), Chain(error));
                     log_request!(warn, "vestibule::upstream", &request, endpoint = %self.key(), %error, "endpoint ejected");
                 }
-                self.eject_at_least(EJECTION);
+                self.eject_after_failure();
             }
             AttemptErrorKind::ConnectionLost
             | AttemptErrorKind::Timeout
@@ -334,10 +345,35 @@ mod tests {
     async fn failure_does_not_shorten_an_ejection() {
         let handle = EndpointHandle::new("a".into());
         handle.eject(EJECTION * 60);
-        handle.eject_at_least(EJECTION);
+        handle.eject_after_failure();
         tokio::time::advance(EJECTION * 2).await;
         assert!(!handle.is_available());
         tokio::time::advance(EJECTION * 60).await;
+        assert!(handle.is_available());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn success_ends_an_ejection_by_failure_and_none_by_hand() {
+        let handle = EndpointHandle::new("a".into());
+        let fail = || {
+            let mut error = AttemptError::new(
+                AttemptErrorKind::Unreachable,
+                crate::conn::Delivery::NotSent,
+                "",
+            );
+            handle.record_failure(&mut error);
+        };
+        fail();
+        assert!(!handle.is_available());
+        handle.record_success();
+        assert!(handle.is_available());
+
+        handle.eject(EJECTION * 60);
+        fail();
+        handle.record_success();
+        tokio::time::advance(EJECTION * 59).await;
+        assert_eq!((handle.is_available(), handle.failures()), (false, 0));
+        handle.restore();
         assert!(handle.is_available());
     }
 }

@@ -127,6 +127,8 @@ pub struct ExchangeError {
     pub cause: Cause,
     /// Whether the server may have received a part of the request.
     pub delivery: Delivery,
+    /// Whether at least a byte of a response, interim ones included, has been read.
+    pub has_answer: bool,
     /// The request as it was given, if not a byte of a response has been read and its body can be
     /// [sent again](Body::replay) or was not yet read.
     pub request: Option<Box<Request<Body>>>,
@@ -135,7 +137,7 @@ pub struct ExchangeError {
 impl ExchangeError {
     /// A failure after the server began to answer.
     fn after_answer(cause: Cause) -> Self {
-        Self { cause, delivery: Delivery::MaybeSent, request: None }
+        Self { cause, delivery: Delivery::MaybeSent, has_answer: true, request: None }
     }
 }
 

@@ -107,10 +107,13 @@ impl Future for ResponseFuture {
 /// The attempt's error for that of the exchange.
 #[cold]
 fn failed(error: ExchangeError, is_reused: bool) -> AttemptError {
-    let ExchangeError { cause, delivery, request, .. } = error;
+    let ExchangeError { cause, delivery, request, has_answer } = error;
     let kind = match cause {
         // RFC 9112 section 9.3.1: a server may close an idle connection while a request is on its way.
-        Cause::Io(_) | Cause::Closed if is_reused => AttemptErrorKind::StaleConnection,
+        // One that has begun to answer was not idle any more.
+        Cause::Io(_) | Cause::Closed if is_reused && !has_answer => {
+            AttemptErrorKind::StaleConnection
+        }
         Cause::Io(_) | Cause::Closed => AttemptErrorKind::ConnectionLost,
         Cause::Timeout | Cause::Deadline => AttemptErrorKind::Timeout,
         Cause::Fault(_) => AttemptErrorKind::Protocol,

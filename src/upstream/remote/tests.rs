@@ -249,6 +249,30 @@ async fn failures_tell_whether_the_request_may_have_been_sent() {
 }
 
 #[tokio::test]
+async fn reused_connection_that_breaks_in_an_answer_is_not_stale() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).build();
+    let parts = ["H", "HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 103 Early Hints\r\n\r\n"];
+    for (part, is_reset) in parts.iter().flat_map(|part| [(part, false), (part, true)]) {
+        let server = async {
+            let mut server = serve_one(&listener).await;
+            read_head(&mut server).await;
+            server.write_all(part.as_bytes()).await.unwrap();
+            if is_reset {
+                socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        };
+        let client = async {
+            remote.clone().oneshot(get()).await.unwrap();
+            remote.clone().oneshot(get()).await.unwrap_err()
+        };
+        let (mut broken, ()) = tokio::join!(client, server);
+        assert_ne!(broken.kind(), AttemptErrorKind::StaleConnection, "{part:?} {is_reset}");
+        assert!(broken.take_request().is_none());
+    }
+}
+
+#[tokio::test]
 async fn answer_that_is_no_http_is_a_protocol_error_without_the_request() {
     let (listener, address) = listen().await;
     let server = async {

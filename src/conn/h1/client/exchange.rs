@@ -180,6 +180,7 @@ impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
         } else {
             Delivery::NotSent
         };
+        let has_answer = self.progress == Progress::Answered;
         let body = match self.progress {
             Progress::New => self.upload,
             Progress::Encoded | Progress::Written => self.replay,
@@ -189,7 +190,7 @@ impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
             self.checkin.checkin(self.connection, now);
         }
         let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
-        ExchangeError { cause, delivery, request }
+        ExchangeError { cause, delivery, has_answer, request }
     }
 }
 
