@@ -257,8 +257,7 @@ impl Pool {
 
     /// Answers a job that will not be run.
     pub(super) fn refuse(&self, job: &Job, error: Error) {
-        self.count_refused();
-        job.refuse(error);
+        job.refuse(error, || self.count_refused());
     }
 
     pub(super) fn count_refused(&self) {

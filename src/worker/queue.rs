@@ -141,7 +141,7 @@ impl Queue {
         }
     }
 
-    /// Removes the jobs that have expired.
+    /// Removes the jobs that have expired, cancelled ones included.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
         let mut expired = Vec::new();
         self.jobs.retain(|job| {
@@ -206,4 +206,42 @@ pub(super) fn closed() -> Error {
 
 pub(super) fn queue_timeout() -> Error {
     Error::new(Kind::Overloaded, QueueTimeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::{job::Times, *};
+
+    #[test]
+    fn cancelled_job_that_expires_is_not_refused() {
+        let permits = Arc::new(Semaphore::new(9));
+        let now = Instant::now();
+        let times = || Times { queued_at: now, queue_until: now, deadline: None };
+        let mut queue = Queue::default();
+        let jobs: Vec<_> = (0..4)
+            .map(|_| {
+                let permit = permits.clone().try_acquire_owned().unwrap();
+                let job = Job::new(Request::default(), permit, times());
+                queue.push(&job).unwrap();
+                job
+            })
+            .collect();
+        assert!(jobs[1].cancel());
+        queue.on_cancelled();
+        let mut refused = 0;
+        for job in queue.take_expired(now) {
+            // Cancelled after it was taken out of the queue, and before it is refused.
+            if Arc::ptr_eq(&job, &jobs[2]) {
+                assert!(job.cancel());
+                queue.on_cancelled();
+            }
+            job.refuse(job.expiry(), || refused += 1);
+        }
+        let mut stats = Stats::default();
+        queue.add_to(&mut stats);
+        assert_eq!((refused, stats.cancelled, stats.queued), (2, 2, 0));
+        assert_eq!((queue.len(), permits.available_permits()), (0, 9));
+    }
 }

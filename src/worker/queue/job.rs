@@ -130,10 +130,23 @@ impl Job {
         }
     }
 
-    /// Answers a job that will not be run, and returns its permit.
-    pub(crate) fn refuse(&self, error: Error) {
-        drop(self.take_permit());
-        self.answer(Err(error.into()));
+    /// Answers a job that will not be run, and returns its permit. Calls `count` before its caller is
+    /// woken, and not at all if the caller has left.
+    pub(crate) fn refuse(&self, error: Error, count: impl FnOnce()) {
+        let mut cell = self.lock();
+        let permit = cell.permit.take();
+        if !matches!(cell.phase, Phase::Queued(_)) {
+            drop(cell);
+            return;
+        }
+        let before = std::mem::replace(&mut cell.phase, Phase::Answered(Err(error.into())));
+        let caller = cell.caller.take();
+        drop(cell);
+        count();
+        drop((before, permit));
+        if let Some(waker) = caller {
+            waker.wake();
+        }
     }
 
     /// Announces that the rest of the response is sent through `body`.
