@@ -67,7 +67,13 @@ impl RequestBufferLayer {
         Self { options: Options { max_body, memory, budget: process_budget(), streams: None } }
     }
 
-    /// The largest body that is taken, in bytes.
+    /// The largest body that is taken, in bytes. Default [`MAX_BODY`].
+    ///
+    /// It holds for all requests that go through this layer. Of two buffers, one inside of the other, the
+    /// outer one reads the body first: a body above its bound never reaches the inner one, whose larger
+    /// bound has no effect, and a smaller bound of the inner one refuses the whole body. For a route that
+    /// takes larger uploads give the outer one the largest bound of all routes, or put a buffer in front
+    /// of each route instead of one in front of the router.
     #[must_use]
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.options.max_body = bytes;

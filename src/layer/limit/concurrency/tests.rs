@@ -170,6 +170,27 @@ async fn waiter_past_queue_timeout_is_refused_and_leaves_the_queue() {
     assert_eq!(limit.stats(), stats(1, 0, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn deadline_that_passes_in_queue_is_timeout_and_queue_timeout_before_it_overload() {
+    const SEC: Duration = Duration::from_secs(1);
+    for (deadline, queue_timeout, want) in
+        [(SEC, SEC * 2, Kind::Timeout), (SEC * 2, SEC, Kind::Overloaded)]
+    {
+        let limit = ConcurrencyLimitLayer::builder(1).queue_timeout(queue_timeout).build();
+        let mut holder = limit.layer(Probe::new(hello));
+        assert!(is_ready(&mut holder));
+        let waits = tower::ServiceBuilder::new()
+            .layer(crate::layer::RequestDeadlineLayer::new(deadline))
+            .layer(RequestBufferLayer::new())
+            .service(holder.clone());
+        let began = Instant::now();
+        let error = waits.oneshot(Request::<Body>::default()).await.unwrap_err();
+        assert_eq!(Error::find(&*error).unwrap().kind(), want);
+        assert_eq!(began.elapsed().as_secs(), 1);
+        assert_eq!(limit.stats().waiting, 0);
+    }
+}
+
 #[tokio::test]
 async fn error_and_dropped_future_and_complete_body_release_the_permit() {
     let limit = ConcurrencyLimitLayer::new(1);
