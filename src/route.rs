@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use tower_service::Service;
 
 pub use self::params::PathParams;
@@ -27,7 +27,10 @@ use self::{
 use crate::{
     body::{Body, HttpBody},
     error::BoxError,
-    semantics::target,
+    semantics::{
+        problem::{self, Format},
+        target,
+    },
     service::HttpService,
 };
 
@@ -301,9 +304,9 @@ impl Router {
             }
             Ok(None) => match &self.0.fallback {
                 Some(service) => service.call(request),
-                None => refuse(StatusCode::NOT_FOUND, "404 Not Found\n"),
+                None => refuse(&request, StatusCode::NOT_FOUND),
             },
-            Err(_bad_target) => refuse(StatusCode::BAD_REQUEST, "400 Bad Request\n"),
+            Err(_bad_target) => refuse(&request, StatusCode::BAD_REQUEST),
         }
     }
 }
@@ -319,12 +322,8 @@ impl Table {
     }
 }
 
-fn refuse(status: StatusCode, text: &'static str) -> ResponseFuture {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    let content_type = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    ResponseFuture::ready(response)
+fn refuse(request: &Request<Body>, status: StatusCode) -> ResponseFuture {
+    ResponseFuture::ready(problem::response(status, None, Format::of(request.headers())))
 }
 
 impl<B: HttpBody> Service<Request<B>> for Router {

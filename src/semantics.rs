@@ -7,5 +7,7 @@ pub mod forwarded;
 pub mod gateway;
 pub mod hop;
 pub mod negotiate;
+pub mod problem;
 pub mod range;
 pub mod target;
+

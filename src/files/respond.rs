@@ -54,8 +54,11 @@ static PLAIN: LazyLock<HeaderMap> = LazyLock::new(|| {
 pub(super) fn status_text(method: &Method, status: StatusCode) -> Response<Body> {
     // Of names that are not there a server is asked for all the time.
     let text = match status {
-        StatusCode::NOT_FOUND => Body::from("Not Found\n"),
-        _ => Body::from(format!("{}\n", status.canonical_reason().unwrap_or("error"))),
+        StatusCode::NOT_FOUND => Body::from("404 Not Found\n"),
+        _ => {
+            let reason = status.canonical_reason().unwrap_or_default();
+            Body::from(format!("{} {reason}\n", status.as_str()))
+        }
     };
     complete(method, status, PLAIN.clone(), text)
 }

@@ -137,9 +137,9 @@ async fn head_has_the_headers_of_get_and_the_length_and_no_body() {
         ("/hello.txt", "10"),
         ("/large.bin", "100000"),
         ("/nothing.txt", "0"),
-        ("/none", "10"),
-        ("/docs", "19"),
-        ("/%00", "12"),
+        ("/none", "14"),
+        ("/docs", "23"),
+        ("/%00", "16"),
     ] {
         let head = send(&served, request(Method::HEAD, target)).await;
         let get = get(&served, target).await;

@@ -14,13 +14,16 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::limit::RateLimited;
+use super::{buffer::request::BodyTooLarge, limit::RateLimited};
 use crate::{
     Body, HttpService, Request, Response,
     body::HttpBody,
     conn::{RequestInfo, log_request},
     error::{BoxError, Chain, Error, Kind},
+    semantics::problem::{self, Accept},
 };
+
+pub use crate::semantics::problem::Format;
 
 /// What a client is told to wait before it tries again, in seconds, where nobody knows better: 1,
 /// since a queue that was full has usually moved on by then, and a longer pause would leave
@@ -44,40 +47,33 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// With 429, `retry-after` has the seconds that a source of [`RateLimited`] tells, rounded up and at
 /// least 1; without such a source it is 1.
 ///
-/// The [`Error`] is looked for in the whole chain of causes. The body is the status line as text
-/// and never tells the cause.
+/// The [`Error`] is looked for in the whole chain of causes. The body is that of
+/// [`problem::response`](crate::semantics::problem::response), and never tells the cause.
 ///
 /// ```
-/// use vestibule::{BoxError, Error, error::Kind, layer::rescue};
+/// use vestibule::{BoxError, Error, error::Kind, layer::rescue::{self, Format}};
 ///
 /// let error: BoxError = Error::new(Kind::Overloaded, "the queue is full").into();
-/// let response = rescue::response(&error);
+/// let response = rescue::response(&error, Format::Text);
 /// assert_eq!(response.status(), 503);
 /// assert_eq!(response.headers()["retry-after"], "1");
 /// assert_eq!(response.body().as_bytes().unwrap(), "503 Service Unavailable\n");
 /// ```
-pub fn response(error: &BoxError) -> Response {
-    let ours = Error::find(&**error);
-    let kind = ours.map_or(Kind::Internal, Error::kind);
-    let (status, text) = match kind {
-        Kind::BadRequest | Kind::ClientGone => (StatusCode::BAD_REQUEST, "400 Bad Request\n"),
-        Kind::ClientTimeout => (StatusCode::REQUEST_TIMEOUT, "408 Request Timeout\n"),
-        Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "413 Content Too Large\n"),
-        Kind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "429 Too Many Requests\n"),
-        Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable\n"),
-        Kind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "504 Gateway Timeout\n"),
-        Kind::BadGateway => (StatusCode::BAD_GATEWAY, "502 Bad Gateway\n"),
-        Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error\n"),
-    };
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
-        let told = ours.and_then(Error::source).and_then(|e| e.downcast_ref::<RateLimited>());
-        headers.insert(header::RETRY_AFTER, told.map_or(RETRY_AFTER, |e| e.seconds().into()));
+pub fn response(error: &BoxError, format: Format) -> Response {
+    respond(error, format, false)
+}
+
+fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::BadRequest | Kind::ClientGone => StatusCode::BAD_REQUEST,
+        Kind::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        Kind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Kind::BadGateway => StatusCode::BAD_GATEWAY,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
-    response
 }
 
 /// The kind of our error in the chain; any other error is a fault of the application.
@@ -109,19 +105,19 @@ fn log(request: &RequestInfo, error: &BoxError) {
 
 /// Makes a response from the error of a service, for [`Rescue`].
 ///
-/// Every `Fn(&BoxError) -> Response` is one.
+/// Every `Fn(&BoxError, Format) -> Response` is one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make responses from errors",
-    note = "expected a `Fn(&BoxError) -> Response`"
+    note = "expected a `Fn(&BoxError, Format) -> Response`"
 )]
 pub trait Responder {
-    /// The response for `error`.
-    fn respond(&self, error: &BoxError) -> Response;
+    /// The response for `error`, in the format that the client prefers.
+    fn respond(&self, error: &BoxError, format: Format) -> Response;
 }
 
-impl<F: Fn(&BoxError) -> Response> Responder for F {
-    fn respond(&self, error: &BoxError) -> Response {
-        self(error)
+impl<F: Fn(&BoxError, Format) -> Response> Responder for F {
+    fn respond(&self, error: &BoxError, format: Format) -> Response {
+        self(error, format)
     }
 }
 
@@ -130,12 +126,39 @@ impl<F: Fn(&BoxError) -> Response> Responder for F {
 pub struct StatusTable;
 
 impl Responder for StatusTable {
-    fn respond(&self, error: &BoxError) -> Response {
-        response(error)
+    fn respond(&self, error: &BoxError, format: Format) -> Response {
+        respond(error, format, false)
     }
 }
 
-/// Wraps a service in [`Rescue`]. It is the outermost layer.
+/// The [`Responder`] of [`RescueLayer::tell_limits`]: the table of [`response`], with the limit that a body
+/// exceeds as the response's detail.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StatusTableWithLimits;
+
+impl Responder for StatusTableWithLimits {
+    fn respond(&self, error: &BoxError, format: Format) -> Response {
+        respond(error, format, true)
+    }
+}
+
+fn respond(error: &BoxError, format: Format, tells_limits: bool) -> Response {
+    let ours = Error::find(&**error);
+    let kind = ours.map_or(Kind::Internal, Error::kind);
+    let source = ours.and_then(Error::source);
+    let limit = source.and_then(|e| e.downcast_ref::<BodyTooLarge>());
+    let detail = limit.filter(|_| tells_limits).map(ToString::to_string);
+    let mut response = problem::response(status(kind), detail.as_deref(), format);
+    if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
+        let told = source.and_then(|e| e.downcast_ref::<RateLimited>());
+        let seconds = told.map_or(RETRY_AFTER, |e| e.seconds().into());
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// Wraps a service in [`Rescue`]. It is the outermost layer, but for a
+/// [`TrustedProxyLayer`](super::TrustedProxyLayer).
 #[derive(Clone, Copy, Default)]
 pub struct RescueLayer<R = StatusTable> {
     responder: R,
@@ -146,16 +169,22 @@ impl RescueLayer {
     pub fn new() -> Self {
         Self { responder: StatusTable }
     }
+
+    /// Tells a client whose body exceeds a limit how many bytes are allowed, as the response's detail:
+    /// `the body is larger than 1048576 bytes`. Off by default; the log has it in any case.
+    pub fn tell_limits(self) -> RescueLayer<StatusTableWithLimits> {
+        RescueLayer { responder: StatusTableWithLimits }
+    }
 }
 
 impl<R: Responder + Clone> RescueLayer<R> {
     /// Responds by `responder`, which may fall back on [`response`].
     ///
     /// ```
-    /// use vestibule::layer::{RescueLayer, rescue};
+    /// use vestibule::layer::{RescueLayer, rescue::{self, Format}};
     ///
-    /// let layer = RescueLayer::with(|error: &vestibule::BoxError| {
-    ///     let mut response = rescue::response(error);
+    /// let layer = RescueLayer::with(|error: &vestibule::BoxError, format: Format| {
+    ///     let mut response = rescue::response(error, format);
     ///     response.headers_mut().insert("cache-control", "no-store".parse().unwrap());
     ///     response
     /// });
@@ -199,6 +228,9 @@ impl<S> RescueExt for S {}
 
 /// Turns every error of the inner service into a response, so that its own error is
 /// [`Infallible`], and every response body into a [`Body`].
+///
+/// The response is text, or `application/problem+json` (RFC 9457) for a client that
+/// [prefers JSON](Format::of).
 ///
 /// `poll_ready` never fails: an error of the inner service is kept, and the next `call` responds to
 /// it. A clone keeps no such error.
@@ -248,11 +280,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let info = RequestInfo::of(&request);
+        let accept = Accept::of(request.headers());
         let state = match self.not_ready.take() {
             Some(e) => State::Failed(Some(e)),
             None => State::Inner(self.inner.call(request)),
         };
-        ResponseFuture { state, request: info, responder: self.responder.clone() }
+        ResponseFuture { state, request: info, accept, responder: self.responder.clone() }
     }
 }
 
@@ -263,6 +296,7 @@ pub struct ResponseFuture<F, R> {
     #[pin]
     state: State<F>,
     request: RequestInfo,
+    accept: Accept,
     responder: R,
 }
 
@@ -292,7 +326,7 @@ where
             StateProj::Failed(e) => e.take().expect("a future is not polled after its end"),
         };
         log(this.request, &error);
-        Poll::Ready(Ok(this.responder.respond(&error)))
+        Poll::Ready(Ok(this.responder.respond(&error, this.accept.format())))
     }
 }
 
@@ -315,16 +349,20 @@ mod tests {
             (Kind::BadGateway, 502),
             (Kind::Internal, 500),
         ] {
-            let r = response(&Error::new(kind, "secret").into());
+            let r = response(&Error::new(kind, "secret").into(), Format::Text);
             assert_eq!(r.status(), status, "{kind:?}");
             let again = matches!(kind, Kind::Overloaded | Kind::TooManyRequests);
             assert_eq!(r.headers().get("retry-after").is_some_and(|v| v == "1"), again);
             assert_eq!(r.headers()["content-type"], "text/plain; charset=utf-8");
             let text = String::from_utf8(r.body().as_bytes().unwrap().to_vec()).unwrap();
-            assert!(text.starts_with(&status.to_string()) && text.ends_with('\n'), "{text}");
-            assert!(!text.contains("secret"));
+            let phrase = r.status().canonical_reason().unwrap();
+            assert_eq!(text, format!("{status} {phrase}\n"), "as in the status line");
+            assert_eq!(r.headers()["vary"], "accept");
+            let json = response(&Error::new(kind, "secret").into(), Format::Json);
+            let want = format!(r#"{{"status":{status},"title":"{phrase}"}}"#);
+            assert_eq!((json.status(), json.body().as_bytes().unwrap()), (r.status(), want.into()));
         }
-        assert_eq!(response(&"a foreign error".into()).status(), 500);
+        assert_eq!(response(&"a foreign error".into(), Format::Text).status(), 500);
     }
 
     #[test]
@@ -332,7 +370,7 @@ mod tests {
         for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (59_900, "60")] {
             let retry_after = std::time::Duration::from_millis(millis);
             let error = Error::new(Kind::TooManyRequests, RateLimited { retry_after });
-            let r = response(&std::io::Error::other(error).into());
+            let r = response(&std::io::Error::other(error).into(), Format::Text);
             assert_eq!(
                 (r.status().as_u16(), &r.headers()["retry-after"]),
                 (429, &seconds.parse().unwrap())
@@ -346,7 +384,7 @@ mod tests {
         #[error("foreign")]
         struct Foreign(#[source] Error);
         let error: BoxError = Foreign(Error::new(Kind::TooLarge, "x")).into();
-        assert_eq!(response(&error).status(), 413);
+        assert_eq!(response(&error, Format::Text).status(), 413);
     }
 
     #[tokio::test]
@@ -395,12 +433,48 @@ mod tests {
 
     #[tokio::test]
     async fn responder_of_the_user_replaces_the_table() {
-        let layer = RescueLayer::with(|_: &BoxError| {
+        let layer = RescueLayer::with(|_: &BoxError, _: Format| {
             Response::builder().status(418).body(Body::empty()).expect("a valid response")
         });
         let rescue = layer.layer(Probe::new(async |_: Request| {
             Err::<Response, _>(Error::new(Kind::Timeout, "t"))
         }));
         assert_eq!(rescue.oneshot(Request::default()).await.unwrap().status(), 418);
+    }
+
+    /// Fails with `error`, for a client that accepts this.
+    async fn rescued<R: Responder + Clone>(
+        layer: RescueLayer<R>,
+        error: fn() -> Error,
+        accept: &'static str,
+    ) -> Response {
+        let failing = Probe::new(move |_: Request| std::future::ready(Err::<Response, _>(error())));
+        let request = Request::builder().header("accept", accept).body(Body::empty()).unwrap();
+        layer.layer(failing).oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn client_that_prefers_json_is_answered_with_it() {
+        let error = || Error::new(Kind::BadGateway, "refused");
+        let json = rescued(RescueLayer::new(), error, "application/json").await;
+        assert_eq!(json.headers()["content-type"], "application/problem+json");
+        assert_eq!(json.body().as_bytes().unwrap(), r#"{"status":502,"title":"Bad Gateway"}"#);
+        let text = rescued(RescueLayer::new(), error, "text/html, */*").await;
+        assert_eq!(text.headers()["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(text.body().as_bytes().unwrap(), "502 Bad Gateway\n");
+    }
+
+    #[tokio::test]
+    async fn limit_of_a_body_is_told_by_choice() {
+        let error = || Error::new(Kind::TooLarge, BodyTooLarge { limit: 9 });
+        let text = |r: Response| String::from_utf8(r.body().as_bytes().unwrap().to_vec()).unwrap();
+        let untold = rescued(RescueLayer::new(), error, "*/*").await;
+        assert_eq!(text(untold), "413 Payload Too Large\n");
+        let told = rescued(RescueLayer::new().tell_limits(), error, "*/*").await;
+        assert_eq!(text(told), "413 Payload Too Large\nthe body is larger than 9 bytes\n");
+        let json = rescued(RescueLayer::new().tell_limits(), error, "application/json").await;
+        let want = r#"{"status":413,"title":"Payload Too Large","detail":"the body is larger than 9 bytes"}"#;
+        assert_eq!(text(json), want);
+        assert_eq!(error().to_string(), "request too large: the body is larger than 9 bytes");
     }
 }

@@ -35,7 +35,7 @@ async fn send(router: &Router, request: Request<Body>) -> (u16, String) {
 async fn get(router: &Router, uri: &str, host: &str) -> String {
     let mut request = Request::get(uri).body(Body::empty()).unwrap();
     if !host.is_empty() {
-        request.headers_mut().insert(header::HOST, host.parse().unwrap());
+        request.headers_mut().insert(http::header::HOST, host.parse().unwrap());
     }
     match send(router, request).await {
         (200, body) => body,

@@ -87,7 +87,7 @@ async fn missing_file_is_not_looked_up_each_time() {
         for target in ["/none"; 10].iter().chain(&["/.env"; 10]) {
             let response = get(&dir, target).await;
             assert_eq!(response.status(), StatusCode::NOT_FOUND);
-            assert_eq!(content(response).await, "Not Found\n");
+            assert_eq!(content(response).await, "404 Not Found\n");
         }
         assert_eq!(empty.0.load(Ordering::SeqCst), looks);
     }

@@ -94,7 +94,7 @@ async fn f1_traversal_in_every_spelling_is_refused() {
     ] {
         let response = get(&served, target).await;
         assert_eq!(response.status(), StatusCode::NOT_FOUND, "{target}");
-        assert_eq!(content(response).await, "Not Found\n", "{target}");
+        assert_eq!(content(response).await, "404 Not Found\n", "{target}");
     }
 }
 

@@ -64,7 +64,7 @@ async fn try_files_serves_files_and_passes_all_else_to_service() {
         for (target, status, text) in [
             ("/hello.txt", 200, "0123456789"),
             ("/", 200, "<h1>home</h1>"),
-            ("/docs", 308, "Permanent Redirect\n"),
+            ("/docs", 308, "308 Permanent Redirect\n"),
             ("/docs/../x", 400, "Bad Request\n"),
             ("/docs/..%2fx", 400, "Bad Request\n"),
         ] {

@@ -109,7 +109,9 @@ async fn layer_fits_over_and_under_axum() {
 
     let rescued = from_fn(async |request: Request, next: Next| {
         let result = add_header(request, next).await;
-        Ok::<_, Infallible>(result.unwrap_or_else(|error| rescue::response(&error)))
+        Ok::<_, Infallible>(
+            result.unwrap_or_else(|error| rescue::response(&error, rescue::Format::Text)),
+        )
     });
     let infallible = MapErrLayer::new(|error: BoxError| -> Infallible { panic!("{error}") });
     let under = app.layer((infallible, rescued));

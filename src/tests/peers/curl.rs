@@ -120,7 +120,7 @@ async fn curl_uploads_with_100_continue_in_chunks_and_as_form() {
     // Too large: the refusal arrives although curl has not sent it all, or anything.
     for expect in ["Expect:", "Expect: 100-continue"] {
         let out = curl(&["--header", expect, "--upload-file", file, &url("/small")]).await;
-        assert_eq!(out, "413 Content Too Large\n", "{expect}");
+        assert_eq!(out, "413 Payload Too Large\n", "{expect}");
     }
     site.stop().await;
 }

@@ -33,7 +33,7 @@ fn assert_refused(answer: Answer, limit: usize) {
     let ours = Error::find(&*error).unwrap();
     assert!(ours.is_too_many_requests());
     assert_eq!(ours.source().unwrap().downcast_ref(), Some(&TooManyInFlight { limit }));
-    let response = crate::layer::rescue::response(&error);
+    let response = crate::layer::rescue::response(&error, crate::layer::rescue::Format::Text);
     assert_eq!(
         (response.status().as_u16(), &response.headers()["retry-after"]),
         (429, &"1".parse().unwrap())

@@ -1,0 +1,177 @@
+//! Responses in place of an application's: the status as a short text, or as JSON (RFC 9457).
+
+use bytes::BytesMut;
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, VARY},
+};
+
+use super::negotiate::{media_weight, prefers};
+use crate::body::Body;
+
+const TEXT: &str = "text/plain";
+const JSON: &str = "application/json";
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The format of a [`response`] in place of an application's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Format {
+    /// `text/plain`: the status and its reason phrase, and a line of detail if there is one.
+    #[default]
+    Text,
+    /// `application/problem+json` (RFC 9457): `status`, `title`, and `detail` if there is one.
+    Json,
+}
+
+impl Format {
+    /// JSON for a client that prefers `application/json` or `application/problem+json` to plain text, or
+    /// names either and likes plain text no better; otherwise text.
+    ///
+    /// ```
+    /// use http::{HeaderMap, HeaderValue, header::ACCEPT};
+    /// use vestibule::semantics::problem::Format;
+    ///
+    /// let of = |accept| {
+    ///     Format::of(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+    /// };
+    /// assert_eq!(of("application/json, text/plain, */*"), Format::Json);
+    /// assert_eq!(of("text/html, */*;q=0.8"), Format::Text);
+    /// assert_eq!(Format::of(&HeaderMap::new()), Format::Text);
+    /// ```
+    pub fn of(headers: &HeaderMap) -> Self {
+        // A type that is in no narrower range than `application/*`.
+        const UNNAMED: &str = "application/octet-stream";
+        let is_wanted = |json| {
+            let (json_weight, text) = (media_weight(headers, json), media_weight(headers, TEXT));
+            let is_named = prefers(headers, json, UNNAMED);
+            json_weight > text || (json_weight > 0 && json_weight == text && is_named)
+        };
+        if headers.contains_key(ACCEPT) && (is_wanted(JSON) || is_wanted(PROBLEM_JSON)) {
+            Self::Json
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// The `Accept` of a request, kept until it is known whether a [`Format`] is needed.
+#[derive(Debug, Clone, Default)]
+pub struct Accept(Option<HeaderValue>);
+
+impl Accept {
+    /// That of a request's fields. Several lines are joined.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut lines = headers.get_all(ACCEPT).iter();
+        let Some(first) = lines.next() else { return Self(None) };
+        if lines.next().is_none() {
+            return Self(Some(first.clone()));
+        }
+        let lines: Vec<_> = headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes).collect();
+        Self(HeaderValue::from_bytes(&lines.join(&b", "[..])).ok())
+    }
+
+    /// The format of a response to this request.
+    pub fn format(&self) -> Format {
+        let Some(accept) = &self.0 else { return Format::Text };
+        Format::of(&HeaderMap::from_iter([(ACCEPT, accept.clone())]))
+    }
+}
+
+/// A response with this status in place of an application's. A text says the status and its reason phrase
+/// as the status line does; `detail` is one sentence for the client, without a full stop.
+///
+/// It says `vary: accept`, since its format depends on that field.
+///
+/// ```
+/// use http::StatusCode;
+/// use vestibule::semantics::problem::{Format, response};
+///
+/// let text = response(StatusCode::PAYLOAD_TOO_LARGE, Some("at most 9 bytes"), Format::Text);
+/// assert_eq!(text.body().as_bytes().unwrap(), "413 Payload Too Large\nat most 9 bytes\n");
+/// let json = response(StatusCode::BAD_GATEWAY, None, Format::Json);
+/// assert_eq!(json.headers()["content-type"], "application/problem+json");
+/// assert_eq!(json.body().as_bytes().unwrap(), r#"{"status":502,"title":"Bad Gateway"}"#);
+/// ```
+pub fn response(status: StatusCode, detail: Option<&str>, format: Format) -> Response<Body> {
+    let title = status.canonical_reason().unwrap_or_default();
+    let mut out = BytesMut::new();
+    let content_type = match format {
+        Format::Text => {
+            out.extend([status.as_str(), " ", title, "\n"].map(str::as_bytes).concat());
+            out.extend(detail.into_iter().flat_map(|detail| [detail, "\n"]).flat_map(str::bytes));
+            "text/plain; charset=utf-8"
+        }
+        Format::Json => {
+            out.extend([r#"{"status":"#, status.as_str(), r#","title":"#].concat().bytes());
+            put_string(title, &mut out);
+            if let Some(detail) = detail {
+                out.extend(br#","detail":"#);
+                put_string(detail, &mut out);
+            }
+            out.extend(b"}");
+            PROBLEM_JSON
+        }
+    };
+    let mut response = Response::new(Body::from(out.freeze()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// A string of JSON (RFC 8259 section 7).
+fn put_string(text: &str, out: &mut BytesMut) {
+    out.extend(b"\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend([b'\\', c as u8]),
+            '\0'..='\x1f' => out.extend(format!("\\u{:04x}", u32::from(c)).bytes()),
+            _ => out.extend(c.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+    out.extend(b"\"");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn format_follows_the_accept_field() {
+        let cases: [(&[&str], Format); 14] = [
+            (&[], Format::Text),
+            (&["*/*"], Format::Text),
+            (&["text/plain"], Format::Text),
+            (&["application/json"], Format::Json),
+            (&["application/problem+json"], Format::Json),
+            (&["application/*"], Format::Json),
+            (&["application/json, text/plain, */*"], Format::Json),
+            (&["application/json, */*"], Format::Json),
+            (&["text/plain, application/json;q=0.9"], Format::Text),
+            (&["application/json;q=0.1, */*;q=0.5"], Format::Text),
+            (&["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], Format::Text),
+            (&["image/png"], Format::Text),
+            (&["text/html", "application/json"], Format::Json),
+            (&["application/json;q=0"], Format::Text),
+        ];
+        for (lines, want) in cases {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(ACCEPT, line.parse().unwrap());
+            }
+            assert_eq!(Format::of(&headers), want, "{lines:?}");
+            assert_eq!(Accept::of(&headers).format(), want, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn json_escapes_what_it_must() {
+        let json = response(StatusCode::OK, Some("a\"b\\c\u{1}\nd\u{e9}"), Format::Json);
+        let want =
+            "{\"status\":200,\"title\":\"OK\",\"detail\":\"a\\\"b\\\\c\\u0001\\u000ad\u{e9}\"}";
+        assert_eq!(json.body().as_bytes().unwrap(), want);
+        let bare = response(StatusCode::from_u16(599).unwrap(), None, Format::Json);
+        assert_eq!(bare.body().as_bytes().unwrap(), r#"{"status":599,"title":""}"#);
+    }
+}
