@@ -49,6 +49,7 @@ pub mod limit;
 mod probe;
 pub mod request_deadline;
 pub mod rescue;
+pub mod trusted_proxy;
 
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
@@ -58,3 +59,4 @@ pub use limit::{ClientRateLimit, ClientRateLimitLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
 pub use request_deadline::{RequestDeadline, RequestDeadlineLayer};
 pub use rescue::{Rescue, RescueExt, RescueLayer};
+pub use trusted_proxy::{ClientField, TrustedProxy, TrustedProxyLayer};

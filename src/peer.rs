@@ -1,5 +1,6 @@
 //! Who is on the other side of a connection, how it came, and until when an answer is of use.
 
+mod network;
 mod pace;
 mod request_id;
 
@@ -13,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::uri::Scheme;
 
+pub use network::{InvalidNetwork, Network};
 pub use pace::{Pace, Rate};
 pub use request_id::RequestId;
 
@@ -26,6 +28,11 @@ pub const IPV6_PREFIX: u8 = 64;
 /// It is built up in the stages of the connection: the accepted socket gives the addresses, a PROXY
 /// header replaces the client's ([`proxied`](Self::proxied)), a TLS handshake adds its facts
 /// ([`secured`](Self::secured)). Cheap to clone: all requests of a connection share one.
+///
+/// Behind a proxy that says in a header field who its client is, each request has a client of its own:
+/// [`TrustedProxyLayer`](../layer/trusted_proxy/struct.TrustedProxyLayer.html) sets it
+/// ([`forwarded_for`](Self::forwarded_for)). Then [`ip`](Self::ip) and [`scheme`](Self::scheme) are the
+/// client's, and [`hop_ip`](Self::hop_ip) and [`hop_scheme`](Self::hop_scheme) the proxy's.
 ///
 /// ```
 /// use http::uri::Scheme;
@@ -45,8 +52,19 @@ pub struct Peer(Arc<Facts>);
 struct Facts {
     socket: Socket,
     /// Boxed, as few connections have them: each connection owns one of these.
-    source: Option<Box<Source>>,
+    proxied: Option<Box<Proxied>>,
     tls: Option<Box<Tls>>,
+}
+
+/// What trusted proxies in front say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Proxied {
+    /// Of the connection.
+    source: Option<Source>,
+    /// Of the request: its client's address, and its port if that is known.
+    client: Option<(IpAddr, Option<u16>)>,
+    /// Of the request: the scheme that its client used.
+    scheme: Option<Scheme>,
 }
 
 /// The two ends of the socket.
@@ -140,14 +158,34 @@ impl Peer {
     }
 
     fn new(socket: Socket) -> Self {
-        Self(Arc::new(Facts { socket, source: None, tls: None }))
+        Self(Arc::new(Facts { socket, proxied: None, tls: None }))
     }
 
-    /// The same client, with the addresses that a trusted proxy in front gives for it.
+    /// The same client, with the addresses that a trusted proxy in front gives for it by the PROXY
+    /// protocol.
     #[must_use]
     pub fn proxied(mut self, source: Source) -> Self {
-        Arc::make_mut(&mut self.0).source = Some(Box::new(source));
+        self.proxied_mut().source = Some(source);
         self
+    }
+
+    /// The same hop, for a client at this address, which a trusted proxy names in the request; its port
+    /// is often unknown.
+    #[must_use]
+    pub fn forwarded_for(mut self, ip: IpAddr, port: Option<u16>) -> Self {
+        self.proxied_mut().client = Some((ip, port));
+        self
+    }
+
+    /// The same hop, for a client that used this scheme, which a trusted proxy names in the request.
+    #[must_use]
+    pub fn forwarded_proto(mut self, scheme: Scheme) -> Self {
+        self.proxied_mut().scheme = Some(scheme);
+        self
+    }
+
+    fn proxied_mut(&mut self) -> &mut Proxied {
+        Arc::make_mut(&mut self.0).proxied.get_or_insert_default()
     }
 
     /// The same client, behind a TLS handshake.
@@ -157,8 +195,15 @@ impl Peer {
         self
     }
 
-    /// The scheme of its requests: `https` behind a TLS handshake, else `http`.
+    /// The scheme that the client used: the one that a trusted proxy names, else that of the
+    /// [hop](Self::hop_scheme).
     pub fn scheme(&self) -> Scheme {
+        let named = self.0.proxied.as_ref().and_then(|proxied| proxied.scheme.clone());
+        named.unwrap_or_else(|| self.hop_scheme())
+    }
+
+    /// The scheme of the connection: `https` behind a TLS handshake, else `http`.
+    pub fn hop_scheme(&self) -> Scheme {
         if self.0.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
@@ -167,14 +212,31 @@ impl Peer {
         self.0.tls.as_deref()
     }
 
-    /// What a proxy in front said of the connection, if one did.
+    /// What a proxy in front said of the connection by the PROXY protocol, if one did.
     pub fn source(&self) -> Option<&Source> {
-        self.0.source.as_deref()
+        self.0.proxied.as_ref()?.source.as_ref()
     }
 
-    /// The client's IP address, where it has one.
+    /// The client's IP address, where it has one: the one that a trusted proxy names in the request, else
+    /// that of the [hop](Self::hop_ip).
     pub fn ip(&self) -> Option<IpAddr> {
-        self.addr().map(|a| a.ip())
+        self.client().map(|(ip, _)| ip)
+    }
+
+    /// The IP address of the one that sends requests on this connection: the client, or an HTTP proxy in
+    /// front. It is the address that the PROXY protocol gave, else that of the socket, where it has one.
+    pub fn hop_ip(&self) -> Option<IpAddr> {
+        self.hop_addr().map(|addr| addr.ip())
+    }
+
+    fn hop_addr(&self) -> Option<SocketAddr> {
+        self.source().map(|source| source.client).or_else(|| self.remote_addr())
+    }
+
+    /// The client's address, and its port if that is known.
+    fn client(&self) -> Option<(IpAddr, Option<u16>)> {
+        let named = self.0.proxied.as_ref().and_then(|proxied| proxied.client);
+        named.or_else(|| self.hop_addr().map(|addr| (addr.ip(), Some(addr.port()))))
     }
 
     /// The key by which limits count this client; `None` without an IP address. An IPv4 address counts by itself,
@@ -199,14 +261,16 @@ impl Peer {
         })
     }
 
-    /// The client's address and port, where it has one: the one that a proxy in front gave, else
-    /// that of the socket.
+    /// The client's address and port, where both are known: a proxy that [names](Self::forwarded_for) the
+    /// client often leaves out its port.
     pub fn addr(&self) -> Option<SocketAddr> {
-        match (self.source(), self.0.socket) {
-            (Some(source), _) => Some(source.client),
-            (None, Socket::Tcp { remote, .. }) => Some(remote),
-            (None, Socket::Unix | Socket::Memory) => None,
-        }
+        let (ip, port) = self.client()?;
+        Some(SocketAddr::new(ip, port?))
+    }
+
+    /// Whether it is on a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        self.0.socket == Socket::Unix
     }
 
     /// The address at the other end of the socket, where there is one: a proxy's, if there is a
@@ -229,8 +293,9 @@ impl Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.addr(), self.0.socket) {
-            (Some(addr), _) => addr.fmt(f),
+        match (self.client(), self.0.socket) {
+            (Some((ip, Some(port))), _) => SocketAddr::new(ip, port).fmt(f),
+            (Some((ip, None)), _) => ip.fmt(f),
             (None, Socket::Unix) => f.write_str("unix"),
             (None, Socket::Tcp { .. } | Socket::Memory) => f.write_str("memory"),
         }
@@ -260,6 +325,27 @@ mod tests {
         assert_eq!(proxied.source().unwrap().destination, destination);
         assert_eq!(peer.addr(), Some(proxy), "a clone is not changed");
         assert_eq!(Peer::unix().proxied(Source { client, destination }).addr(), Some(client));
+    }
+
+    #[test]
+    fn forwarded_client_is_apart_from_its_hop() {
+        let proxy: SocketAddr = "10.0.0.1:2".parse().unwrap();
+        let peer = Peer::tcp(proxy, "10.0.0.2:80".parse().unwrap());
+        let ip: IpAddr = "2001:db8::1".parse().unwrap();
+        let named = peer.clone().forwarded_for(ip, None).forwarded_proto(Scheme::HTTPS);
+        assert_eq!((named.ip(), named.addr(), named.to_string()), (Some(ip), None, ip.to_string()));
+        assert_eq!((named.hop_ip(), named.remote_addr()), (Some(proxy.ip()), Some(proxy)));
+        assert_eq!((named.scheme(), named.hop_scheme()), (Scheme::HTTPS, Scheme::HTTP));
+        assert_eq!(named.network(IPV6_PREFIX).unwrap().to_string(), "2001:db8::");
+        assert_eq!((peer.ip(), peer.scheme()), (Some(proxy.ip()), Scheme::HTTP), "not changed");
+
+        let named = Peer::unix().forwarded_for(ip, Some(7));
+        assert_eq!((named.addr(), named.hop_ip()), (Some((ip, 7).into()), None));
+        assert_eq!(named.to_string(), "[2001:db8::1]:7");
+
+        let [client, destination] = ["192.0.2.1:1", "192.0.2.2:443"].map(|a| a.parse().unwrap());
+        let behind = peer.proxied(Source { client, destination }).forwarded_for(ip, None);
+        assert_eq!((behind.ip(), behind.hop_ip()), (Some(ip), Some(client.ip())));
     }
 
     #[test]

@@ -10,4 +10,4 @@ pub mod negotiate;
 pub mod problem;
 pub mod range;
 pub mod target;
-
+pub mod via;

@@ -1,4 +1,7 @@
-//! Who the client is, told to the server behind us: `Forwarded` (RFC 7239) and `X-Forwarded-*`.
+//! Who the client is, as proxies in front say, and as the server behind us is told: `Forwarded`
+//! (RFC 7239) and `X-Forwarded-*`.
+
+mod client;
 
 use std::{
     io::{Cursor, Write},
@@ -7,6 +10,12 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED, uri::Scheme};
+
+use crate::peer::Peer;
+
+pub use client::{
+    ClientField, InvalidClientField, MAX_BYTES, MAX_HOPS, NamedClient, drop_all, x_forwarded_proto,
+};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -21,8 +30,12 @@ pub enum Trust {
     /// spelled with `_` or `.` for `-`, which CGI-like applications read as the same names.
     #[default]
     Replace,
-    /// The peer's address is added to their lists: the peer is a proxy of ours, in front of us.
+    /// The [hop's address](Peer::hop_ip) is added to their lists: it is a proxy of ours, in front of us.
     /// Its `X-Forwarded-Proto` and `X-Forwarded-Host` stay, as it has seen the client.
+    ///
+    /// If not all connections come from such a proxy, a
+    /// [`TrustedProxyLayer`](../../layer/trusted_proxy/struct.TrustedProxyLayer.html) has to stand outside,
+    /// which drops the fields of the others.
     Append,
     /// They stay as they are and nothing is written.
     Keep,
@@ -36,16 +49,16 @@ pub enum Trust {
 /// applications take it for their `HTTP_PROXY` variable (the "httpoxy" attack).
 ///
 /// ```
-/// use http::{HeaderMap, HeaderValue, uri::Scheme};
-/// use vestibule::semantics::forwarded::ForwardedFields;
+/// use http::{HeaderMap, HeaderValue};
+/// use vestibule::{peer::Peer, semantics::forwarded::ForwardedFields};
 ///
 /// let mut headers = HeaderMap::new();
 /// headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
 /// let host = HeaderValue::from_static("example.com");
-/// let ip = "192.0.2.1".parse().unwrap();
-/// ForwardedFields::new().apply(&mut headers, Some(ip), &Scheme::HTTPS, Some(&host));
+/// let peer = Peer::tcp("192.0.2.1:5000".parse().unwrap(), "192.0.2.9:80".parse().unwrap());
+/// ForwardedFields::new().apply(&mut headers, &peer, Some(&host));
 /// assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
-/// assert_eq!(headers["x-forwarded-proto"], "https");
+/// assert_eq!(headers["x-forwarded-proto"], "http");
 /// assert_eq!(headers["x-forwarded-host"], "example.com");
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,16 +91,10 @@ impl ForwardedFields {
         self
     }
 
-    /// Drops from `headers` what the peer has no right to say, and adds our fields: the peer's
-    /// address if it has one, the scheme it used (anything but `https` counts as `http`), and the
-    /// host it asked for.
-    pub fn apply(
-        &self,
-        headers: &mut HeaderMap,
-        ip: Option<IpAddr>,
-        scheme: &Scheme,
-        host: Option<&HeaderValue>,
-    ) {
+    /// Drops from `headers` what the peer has no right to say, and adds our fields: the address of the
+    /// client, with [`Trust::Append`] of the hop, if it has one; the scheme that it used (anything but
+    /// `https` counts as `http`); and the host it asked for.
+    pub fn apply(&self, headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
         drop_untrusted(headers, self.trust);
         if self.trust == Trust::Keep {
             return;
@@ -99,12 +106,16 @@ impl ForwardedFields {
         let has = |headers: &HeaderMap, name: &HeaderName| {
             self.trust == Trust::Append && headers.contains_key(name)
         };
+        // With `Append` the client stands in the lists already, if the hop is not the client.
+        let (ip, scheme) = match self.trust {
+            Trust::Append => (peer.hop_ip(), peer.hop_scheme()),
+            Trust::Replace | Trust::Keep => (peer.ip(), peer.scheme()),
+        };
         let client = ip.map(Client::new);
-        let proto = if *scheme == Scheme::HTTPS { "https" } else { "http" };
         let is_continued = has(headers, &FORWARDED);
         if self.rfc7239 || is_continued {
             let mut element = BytesMut::new();
-            put_element(client.as_ref(), host, proto, &mut element);
+            put_element(client.as_ref(), host, proto(&scheme), &mut element);
             insert(headers, &FORWARDED, &element, is_continued);
         }
         if let Some(client) = &client {
@@ -113,7 +124,7 @@ impl ForwardedFields {
         }
         // Where there is none yet, to append costs half of what to insert does.
         if !has(headers, &X_FORWARDED_PROTO) {
-            headers.append(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+            headers.append(&X_FORWARDED_PROTO, HeaderValue::from_static(proto(&peer.scheme())));
         }
         if let Some(host) = host
             && !has(headers, &X_FORWARDED_HOST)
@@ -140,21 +151,20 @@ fn insert(headers: &mut HeaderMap, name: &HeaderName, element: &[u8], is_continu
     headers.insert(name, HeaderValue::from_maybe_shared(list.freeze()).expect(VALID));
 }
 
+fn proto(scheme: &Scheme) -> &'static str {
+    if *scheme == Scheme::HTTPS { "https" } else { "http" }
+}
+
 /// Drops what the peer has no right to say under `trust`. One pass over the names; a request
 /// without such fields, which is nearly every one, allocates nothing.
 fn drop_untrusted(headers: &mut HeaderMap, trust: Trust) {
-    let unwanted = |name: &HeaderName| {
-        let name = name.as_str().as_bytes();
-        name == b"proxy" || trust == Trust::Replace && speaks_of_the_client(name)
-    };
-    let names: Vec<HeaderName> = headers.keys().filter(|n| unwanted(n)).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
+    client::drop_fields(headers, |name| {
+        name == b"proxy" || trust == Trust::Replace && names_the_client(name)
+    });
 }
 
-/// Is this, after the folding of CGI, a field that says who the client is?
-fn speaks_of_the_client(name: &[u8]) -> bool {
+/// Whether this is, after the folding of CGI, a field that says who the client is.
+fn names_the_client(name: &[u8]) -> bool {
     match name.first() {
         Some(b'f') => name == b"forwarded",
         Some(b't') => folds_to(name, b"true-client-ip"),
@@ -266,7 +276,7 @@ fn put_value(out: &mut BytesMut, value: &[u8]) {
 }
 
 /// `tchar` of RFC 9110 section 5.6.2.
-fn is_token(b: u8) -> bool {
+pub(super) fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 

@@ -1,6 +1,7 @@
 //! The proxy in front of scripted servers: what they are sent, and what becomes of what they say.
 
 mod endpoints;
+mod forwarding;
 mod late;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -4,12 +4,15 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
-use super::{Balance, Endpoint, ForwardLayer, Remote, RetryLayer, Upstream, remote::RemoteOptions};
+use super::{
+    Balance, Endpoint, ForwardLayer, Remote, RetryLayer, Upstream,
+    forward::Options as ForwardOptions, remote::RemoteOptions,
+};
 use crate::{
     net::Address,
     policy::pick::{Pick, RoundRobin},
     proto::h1::Limits,
-    semantics::forwarded::ForwardedFields,
+    semantics::{forwarded::ForwardedFields, via::Via},
 };
 
 /// Builds an [`Upstream`]. The order of options does not matter.
@@ -30,7 +33,7 @@ pub struct UpstreamBuilder {
     addresses: io::Result<Vec<Address>>,
     policy: Arc<dyn Pick>,
     attempts: Option<usize>,
-    forward: ForwardedFields,
+    forward: ForwardOptions,
     remote: RemoteOptions,
 }
 
@@ -41,7 +44,7 @@ impl UpstreamBuilder {
             addresses: Ok(Vec::new()),
             policy: Arc::new(RoundRobin::new()),
             attempts: None,
-            forward: ForwardedFields::new(),
+            forward: ForwardOptions::default(),
             remote: RemoteOptions::default(),
         }
     }
@@ -81,7 +84,19 @@ impl UpstreamBuilder {
     /// What the servers are told of the client. Default: `X-Forwarded-For`, `-Proto` and `-Host`, and
     /// nothing that the client says of itself.
     pub fn forward(mut self, fields: ForwardedFields) -> Self {
-        self.forward = fields;
+        self.forward.fields = fields;
+        self
+    }
+
+    /// Adds `Via`, see [`ForwardLayer::via`]. Off by default.
+    pub fn via(mut self, via: Via) -> Self {
+        self.forward.via = Some(via);
+        self
+    }
+
+    /// Forwards TRACE, see [`ForwardLayer::forward_trace`]. Off by default.
+    pub fn forward_trace(mut self, on: bool) -> Self {
+        self.forward.forwards_trace = on;
         self
     }
 
@@ -129,7 +144,7 @@ impl UpstreamBuilder {
             .map(|address| Endpoint::from(Remote::with_options(address, self.remote.clone())));
         let balance = Balance::new(endpoints, self.policy);
         let retry = RetryLayer::new().attempts(attempts).layer(balance);
-        Ok(Upstream(ForwardLayer::new().fields(self.forward).layer(retry)))
+        Ok(Upstream(ForwardLayer { options: self.forward }.layer(retry)))
     }
 }
 

@@ -7,21 +7,34 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response, uri::Scheme};
+use http::{Method, Request, Response, StatusCode, uri::Scheme};
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     HttpService,
+    body::{Body, HttpBody},
     peer::Peer,
-    semantics::{forwarded::ForwardedFields, gateway},
+    semantics::{
+        forwarded::ForwardedFields,
+        gateway,
+        problem::{self, Format},
+        via::Via,
+    },
 };
 
 /// Wraps a service in [`Forward`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ForwardLayer {
-    fields: ForwardedFields,
+    pub(super) options: Options,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Options {
+    pub(super) fields: ForwardedFields,
+    pub(super) via: Option<Via>,
+    pub(super) forwards_trace: bool,
 }
 
 impl ForwardLayer {
@@ -33,7 +46,24 @@ impl ForwardLayer {
     /// Which fields are added, and what becomes of those that a request has already.
     #[must_use]
     pub fn fields(mut self, fields: ForwardedFields) -> Self {
-        self.fields = fields;
+        self.options.fields = fields;
+        self
+    }
+
+    /// Adds `Via` to requests and responses (RFC 9110 section 7.6.3). Off by default, as in nginx and
+    /// HAProxy, although the RFC asks for it: servers behind a front of one's own seldom need it, and
+    /// some refuse to compress for it.
+    #[must_use]
+    pub fn via(mut self, via: Via) -> Self {
+        self.options.via = Some(via);
+        self
+    }
+
+    /// Forwards TRACE, without credentials. Off by default: it is answered with 501. See
+    /// [`gateway::answer`].
+    #[must_use]
+    pub fn forward_trace(mut self, on: bool) -> Self {
+        self.options.forwards_trace = on;
         self
     }
 }
@@ -42,7 +72,7 @@ impl<S> Layer<S> for ForwardLayer {
     type Service = Forward<S>;
 
     fn layer(&self, inner: S) -> Forward<S> {
-        Forward { inner, fields: self.fields }
+        Forward { inner, options: self.options.clone() }
     }
 }
 
@@ -52,6 +82,12 @@ impl<S> Layer<S> for ForwardLayer {
 ///
 /// The client is that of the request's [`Peer`] extension. It stands outside of
 /// [`Retry`](super::Retry), so that a request is changed once however often it is sent.
+///
+/// A request for the gateway itself is answered here: `Max-Forwards: 0` and TRACE, see
+/// [`gateway::answer`]. A TRACE with content is answered with 400 (RFC 9110 section 9.3.8).
+///
+/// Interim responses of a server, such as 103 Early Hints, are not relayed: the client's driver drops
+/// them, and the server's driver sends none but 100.
 ///
 /// Readiness passes through.
 ///
@@ -73,7 +109,7 @@ impl<S> Layer<S> for ForwardLayer {
 #[derive(Debug, Clone)]
 pub struct Forward<S> {
     inner: S,
-    fields: ForwardedFields,
+    options: Options,
 }
 
 impl<S> Forward<S> {
@@ -85,9 +121,10 @@ impl<S> Forward<S> {
 
 impl<S, B> Service<Request<B>> for Forward<S>
 where
-    S: HttpService<B>,
+    S: HttpService<B> + Clone,
+    B: HttpBody,
 {
-    type Response = Response<S::ResponseBody>;
+    type Response = Response<Body>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -96,32 +133,82 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let peer = request.extensions().get::<Peer>();
-        let ip = peer.and_then(Peer::ip);
-        // The target may claim any scheme.
-        let of_target = || request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
-        let scheme = peer.map_or_else(of_target, Peer::scheme);
-        gateway::request(request.headers_mut(), &self.fields, ip, &scheme);
-        ResponseFuture(self.inner.call(request))
+        if let Some(response) = self.options.answer(&mut request) {
+            self.inner = self.inner.clone(); // a clone has nothing reserved
+            return ResponseFuture(State::Answered(Some(Box::new(response))));
+        }
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
+            // A server that sets no peer gives the scheme here. With a peer the target may claim any.
+            let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
+            Peer::memory().forwarded_proto(scheme)
+        });
+        let version = request.version();
+        gateway::request(request.headers_mut(), &self.options.fields, &peer);
+        let via = self.options.via.clone();
+        if let Some(via) = &via {
+            via.append(request.headers_mut(), version);
+        }
+        ResponseFuture(State::Forwarded { future: self.inner.call(request), via })
+    }
+}
+
+impl Options {
+    /// The response to a request that is not forwarded.
+    fn answer<B: HttpBody>(&self, request: &mut Request<B>) -> Option<Response<Body>> {
+        if !matches!(*request.method(), Method::OPTIONS | Method::TRACE) {
+            return None;
+        }
+        let (method, has_content) = (request.method().clone(), !request.body().is_end_stream());
+        let mut status = gateway::answer(&method, request.headers_mut(), self.forwards_trace);
+        if status.is_none() && method == Method::TRACE && has_content {
+            status = Some(StatusCode::BAD_REQUEST);
+        }
+        Some(match status? {
+            StatusCode::OK => Response::new(Body::empty()),
+            status => problem::response(status, None, Format::of(request.headers())),
+        })
     }
 }
 
 /// The future of [`Forward`].
 #[pin_project]
-pub struct ResponseFuture<F>(#[pin] F);
+pub struct ResponseFuture<F>(#[pin] State<F>);
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Forwarded {
+        #[pin]
+        future: F,
+        via: Option<Via>,
+    },
+    /// Boxed, so that it does not add to the size.
+    Answered(Option<Box<Response<Body>>>),
+}
 
 impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    R: HttpBody,
 {
-    type Output = Result<Response<R>, E>;
+    type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut result = ready!(self.project().0.poll(cx));
-        if let Ok(response) = &mut result {
+        let (future, via) = match self.project().0.project() {
+            StateProj::Forwarded { future, via } => (future, via),
+            StateProj::Answered(response) => {
+                let response = response.take().expect("not polled again after it has ended");
+                return Poll::Ready(Ok(*response));
+            }
+        };
+        Poll::Ready(ready!(future.poll(cx)).map(|response| {
+            let mut response = response.map(Body::new);
             gateway::response(response.headers_mut());
-        }
-        Poll::Ready(result)
+            let version = response.version();
+            if let Some(via) = via {
+                via.append(response.headers_mut(), version);
+            }
+            response
+        }))
     }
 }
 

@@ -13,8 +13,14 @@ fn map(fields: &[(&str, &str)]) -> HeaderMap {
 fn run(ours: ForwardedFields, fields: &[(&str, &str)], ip: &str, host: &str) -> HeaderMap {
     let mut headers = map(fields);
     let host: Option<HeaderValue> = (!host.is_empty()).then(|| host.parse().unwrap());
-    ours.apply(&mut headers, ip.parse().ok(), &Scheme::HTTP, host.as_ref());
+    ours.apply(&mut headers, &peer(ip), host.as_ref());
     headers
+}
+
+/// A client at `ip`, which may be empty.
+fn peer(ip: &str) -> Peer {
+    let Ok(ip) = ip.parse::<IpAddr>() else { return Peer::unix() };
+    Peer::tcp((ip, 5000).into(), (ip, 80).into())
 }
 
 #[test]
@@ -116,4 +122,28 @@ fn longest_addresses_fit_the_buffer() {
         run(ForwardedFields::new(), &[], "255.255.255.255", "")["x-forwarded-for"].len(),
         15
     );
+}
+
+#[test]
+fn named_client_is_sent_alone_or_in_front_of_its_hop() {
+    let told = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7")];
+    let named = peer("10.0.0.1").forwarded_for([192, 0, 2, 7].into(), None);
+    let named = named.forwarded_proto(Scheme::HTTPS);
+    let run = |trust| {
+        let mut headers = map(&told);
+        ForwardedFields::new().rfc7239(true).trust(trust).apply(&mut headers, &named, None);
+        headers
+    };
+    let append = map(&[
+        ("x-forwarded-for", "192.0.2.7, 10.0.0.1"),
+        ("forwarded", "for=192.0.2.7, for=10.0.0.1;proto=http"),
+        ("x-forwarded-proto", "https"),
+    ]);
+    assert_eq!(run(Trust::Append), append);
+    let replace = map(&[
+        ("forwarded", "for=192.0.2.7;proto=https"),
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "https"),
+    ]);
+    assert_eq!(run(Trust::Replace), replace);
 }

@@ -25,8 +25,9 @@ use crate::{
     Body, BoxError, HttpService, Request,
     body::HttpBody,
     layer::{
-        ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer,
+        ClientField, ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer,
         RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer,
+        TrustedProxyLayer,
     },
     tests::support::{exchange, start, statuses},
 };
@@ -138,6 +139,11 @@ async fn disconnect_layer_fits() {
     fits!(DisconnectLayer::finish());
 }
 
+#[tokio::test]
+async fn trusted_proxy_layer_fits() {
+    fits!(TrustedProxyLayer::new(ClientField::XForwardedFor).trust("10.0.0.0/8".parse().unwrap()));
+}
+
 /// All of ours, with a layer of tower-http between any two, over an axum router.
 fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Send + Sync {
     let id = HeaderName::from_static("x-request-id");
@@ -146,6 +152,7 @@ fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Sen
         SetResponseHeaderLayer::overriding(HeaderName::from_static(name), value)
     };
     ServiceBuilder::new()
+        .layer(TrustedProxyLayer::new(ClientField::XForwardedFor).trust_unix())
         .layer(TraceLayer::new_for_http())
         .layer(RescueLayer::new())
         .layer(CorsLayer::permissive())

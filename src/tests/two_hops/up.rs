@@ -1,16 +1,17 @@
 //! Requests, through a proxy made of the cores alone: the server behind must see, by the reference,
 //! the same ones, whole or not at all, and not a byte more; and the client one answer to each.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
-use http::{HeaderValue, header::HOST, request, uri::Scheme};
+use http::{HeaderValue, header::HOST, request};
 
 use super::{
     pass::{OF_A_HOP, assert_none, check_input, list, respond},
     reference::{self, Message, Stop, values},
 };
 use crate::{
+    peer::Peer,
     proto::h1::{Client, Conn, Event, Fault, Limits, Server},
     semantics::{forwarded::ForwardedFields, gateway},
 };
@@ -131,8 +132,9 @@ impl Proxy {
         if self.answers == Answers::Late {
             self.front.send_continue(&mut self.back); // the body is asked for
         }
-        let (headers, ip) = (&mut head.headers, IpAddr::from([192, 0, 2, 1]));
-        gateway::request(headers, &ForwardedFields::new(), Some(ip), &Scheme::HTTP);
+        let headers = &mut head.headers;
+        let peer = Peer::tcp(([192, 0, 2, 1], 1).into(), ([192, 0, 2, 9], 80).into());
+        gateway::request(headers, &ForwardedFields::new(), &peer);
         if !headers.contains_key(HOST) {
             headers.insert(HOST, HeaderValue::from_static("behind"));
         }

@@ -1,0 +1,249 @@
+//! `TrustedProxy`: the client of a request as a trusted proxy in front names it.
+
+use std::{
+    fmt,
+    future::Future,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    HttpService,
+    error::{BoxError, Error, Kind},
+    peer::{Network, Peer},
+    semantics::forwarded::{InvalidClientField, drop_all, x_forwarded_proto},
+};
+
+pub use crate::semantics::forwarded::ClientField;
+
+/// Wraps a service in [`TrustedProxy`]. It stands outermost, so that all that asks for the client sees the
+/// same one.
+///
+/// ```
+/// use vestibule::layer::{ClientField, TrustedProxyLayer};
+///
+/// let layer = TrustedProxyLayer::new(ClientField::XForwardedFor)
+///     .trust("10.0.0.0/8".parse()?)
+///     .trust("fd00::/8".parse()?)
+///     .x_forwarded_proto(true);
+/// # drop(layer);
+/// # Ok::<(), vestibule::peer::InvalidNetwork>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct TrustedProxyLayer {
+    options: Arc<Options>,
+}
+
+#[derive(Debug, Clone)]
+struct Options {
+    field: ClientField,
+    networks: Vec<Network>,
+    trusts_unix: bool,
+    reads_proto: bool,
+}
+
+impl TrustedProxyLayer {
+    /// Trusts no proxy yet. The trusted ones must write `field`, and be reached by nobody else than
+    /// clients whose request they add to it.
+    pub fn new(field: ClientField) -> Self {
+        let options =
+            Options { field, networks: Vec::new(), trusts_unix: false, reads_proto: false };
+        Self { options: Arc::new(options) }
+    }
+
+    /// Trusts proxies with an address in this network, directly in front or further away.
+    #[must_use]
+    pub fn trust(self, network: Network) -> Self {
+        self.with(|options| options.networks.push(network))
+    }
+
+    /// Trusts whoever connects to a Unix socket. Off by default.
+    #[must_use]
+    pub fn trust_unix(self) -> Self {
+        self.with(|options| options.trusts_unix = true)
+    }
+
+    /// Takes the client's scheme from `X-Forwarded-Proto`. Off by default: turn it on only if each trusted
+    /// proxy sets or removes that field, since one that does not know it passes on what the client
+    /// claims. [`ClientField::Forwarded`] has the scheme in itself and ignores this.
+    #[must_use]
+    pub fn x_forwarded_proto(self, on: bool) -> Self {
+        self.with(|options| options.reads_proto = on)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(Arc::make_mut(&mut self.options));
+        self
+    }
+}
+
+impl<S> Layer<S> for TrustedProxyLayer {
+    type Service = TrustedProxy<S>;
+
+    fn layer(&self, inner: S) -> TrustedProxy<S> {
+        TrustedProxy { inner, options: self.options.clone() }
+    }
+}
+
+/// Sets the [`Peer`] of each request to the client that a trusted proxy in front names, as nginx does
+/// with `set_real_ip_from` and `real_ip_recursive`.
+///
+/// A request's hop ([`Peer::hop_ip`]) is trusted if its address is in one of the networks. Then one
+/// field, the [`ClientField`], is read as [`ClientField::resolve`] says: from the end, over trusted
+/// addresses, to the first other one. [`Peer::ip`], [`Peer::network`], [`Peer::addr`] and
+/// [`Peer::scheme`] are the client's from here on, for the access log, limits for each client, and what
+/// [`ForwardedFields`](crate::semantics::forwarded::ForwardedFields) tells a server behind. A request in
+/// which no client is named is the hop's own. The response carries the same [`Peer`] in its extensions, for
+/// the access log of the server outside.
+///
+/// Behind this layer fields that name a client are true:
+/// - Of a trusted hop the list begins with the client, whatever that client had put in front; other
+///   fields that name one are dropped. `X-Forwarded-Proto`, `-Host` and the like stay.
+/// - Of any other hop, and of requests without a [`Peer`], all of them are dropped.
+///
+/// What a trusted proxy has written and cannot be read in one way only is an error of
+/// [`Kind::BadRequest`] whose source is [`InvalidClientField`]: 400. Readiness passes through.
+///
+/// A server behind is told the client alone by default. With
+/// [`Trust::Append`](crate::semantics::forwarded::Trust::Append) it is told the chain: client, proxies,
+/// and the hop.
+///
+/// ```
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use vestibule::{Body, BoxError, Request, Response, peer::Peer};
+/// use vestibule::layer::{ClientField, TrustedProxyLayer};
+///
+/// let layer = TrustedProxyLayer::new(ClientField::XForwardedFor).trust("10.0.0.0/8".parse()?);
+/// let app = layer.layer(service_fn(|request: Request| async move {
+///     let client = request.extensions().get::<Peer>().unwrap().to_string();
+///     Ok::<_, BoxError>(Response::new(Body::from(client)))
+/// }));
+///
+/// let proxy = Peer::tcp("10.0.0.1:5000".parse().unwrap(), "10.0.0.9:80".parse().unwrap());
+/// let request = Request::builder().extension(proxy).header("x-forwarded-for", "192.0.2.7");
+/// # let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// let response = rt.block_on(app.oneshot(request.body(Body::empty()).unwrap())).unwrap();
+/// assert_eq!(response.body().as_bytes().unwrap(), "192.0.2.7");
+/// # Ok::<(), vestibule::peer::InvalidNetwork>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct TrustedProxy<S> {
+    inner: S,
+    options: Arc<Options>,
+}
+
+impl Options {
+    fn trusts(&self, ip: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(ip))
+    }
+
+    fn trusts_hop(&self, peer: &Peer) -> bool {
+        match peer.hop_ip() {
+            Some(ip) => self.trusts(ip),
+            None => self.trusts_unix && peer.is_unix(),
+        }
+    }
+
+    /// Makes the request's peer and fields tell the same client. Returns the peer if it is another now.
+    fn apply<B>(&self, request: &mut Request<B>) -> Result<Option<Peer>, InvalidClientField> {
+        let hop = request.extensions().get::<Peer>().filter(|peer| self.trusts_hop(peer)).cloned();
+        let Some(mut peer) = hop else {
+            drop_all(request.headers_mut());
+            return Ok(None);
+        };
+        let scheme = if self.reads_proto && self.field != ClientField::Forwarded {
+            x_forwarded_proto(request.headers())?
+        } else {
+            None
+        };
+        let client = self.field.resolve(request.headers_mut(), |ip| self.trusts(ip))?;
+        let named = client.as_ref().and_then(|client| client.scheme.clone());
+        if client.is_none() && scheme.is_none() {
+            return Ok(None);
+        }
+        if let Some(client) = client {
+            peer = peer.forwarded_for(client.ip, client.port);
+        }
+        if let Some(scheme) = scheme.or(named) {
+            peer = peer.forwarded_proto(scheme);
+        }
+        request.extensions_mut().insert(peer.clone());
+        Ok(Some(peer))
+    }
+}
+
+impl<S, B> Service<Request<B>> for TrustedProxy<S>
+where
+    S: HttpService<B> + Clone,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        ResponseFuture(match self.options.apply(&mut request) {
+            Ok(peer) => State::Inner { future: self.inner.call(request), peer },
+            Err(invalid) => {
+                self.inner = self.inner.clone(); // a clone has nothing reserved
+                State::Refused(Some(Error::new(Kind::BadRequest, invalid)))
+            }
+        })
+    }
+}
+
+/// The future of [`TrustedProxy`].
+#[pin_project]
+pub struct ResponseFuture<F>(#[pin] State<F>);
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Inner {
+        #[pin]
+        future: F,
+        peer: Option<Peer>,
+    },
+    Refused(Option<Error>),
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().0.project() {
+            StateProj::Inner { future, peer } => {
+                let mut response = ready!(future.poll(cx)).map_err(Into::into)?;
+                if let Some(peer) = peer.take() {
+                    response.extensions_mut().insert(peer);
+                }
+                Poll::Ready(Ok(response))
+            }
+            StateProj::Refused(error) => {
+                Poll::Ready(Err(error.take().expect("not polled after its end").into()))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

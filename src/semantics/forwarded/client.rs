@@ -1,0 +1,399 @@
+//! The client that trusted proxies name: `Forwarded` (RFC 7239), `X-Forwarded-For`, `X-Real-IP`.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED, uri::Scheme};
+
+use super::{X_FORWARDED_FOR, X_FORWARDED_PROTO, folds_to, is_token, names_the_client};
+
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// The most proxies that are walked over; one more is refused. Real chains have two or three.
+pub const MAX_HOPS: usize = 16;
+
+/// The most bytes of the field, all of its lines together: 4 KiB, a hundred addresses. A client can
+/// send any number in front of what the proxies write.
+pub const MAX_BYTES: usize = 4 << 10;
+
+/// The field in which the proxies in front say who their client is.
+///
+/// It is one field, and the proxies must write that one: what they pass on unseen is the client's own
+/// invention. So there is no variant that reads several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientField {
+    /// `Forwarded` (RFC 7239). It also has the scheme.
+    Forwarded,
+    /// `X-Forwarded-For`: addresses, to which each proxy appends that of its client. The usual one
+    /// (nginx, HAProxy, Envoy, load balancers).
+    XForwardedFor,
+    /// `X-Real-IP`: one address, which the proxy sets (nginx).
+    XRealIp,
+}
+
+/// The client that a field names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedClient {
+    /// Its address. An IPv4 address inside of an IPv6 one counts as the IPv4 address.
+    pub ip: IpAddr,
+    /// Its port, if the field has it.
+    pub port: Option<u16>,
+    /// The scheme that it used, if the field has it: `http` or `https`.
+    pub scheme: Option<Scheme>,
+}
+
+/// The field of a trusted proxy cannot be read in one way only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct InvalidClientField {
+    field: &'static str,
+    reason: &'static str,
+}
+
+/// Who sent the request to a proxy, as the proxy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Node {
+    Address(IpAddr, Option<u16>),
+    /// `unknown`, or an obfuscated identifier (RFC 7239 sections 6.2 and 6.3).
+    Unidentified,
+}
+
+/// What one proxy says.
+#[derive(Debug, Clone, Copy)]
+struct Element<'a> {
+    /// As it stands in the field.
+    text: &'a [u8],
+    /// Without a `for` parameter the proxy does not say who sent the request.
+    node: &'a [u8],
+    proto: Option<&'a [u8]>,
+    has_repeated: bool,
+}
+
+impl ClientField {
+    /// The field's name.
+    pub fn name(self) -> HeaderName {
+        match self {
+            Self::Forwarded => FORWARDED,
+            Self::XForwardedFor => X_FORWARDED_FOR.clone(),
+            Self::XRealIp => X_REAL_IP.clone(),
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Forwarded => "Forwarded",
+            Self::XForwardedFor => "X-Forwarded-For",
+            Self::XRealIp => "X-Real-IP",
+        }
+    }
+
+    /// The client that trusted proxies name in this field of a request which came from one of them;
+    /// `None` if they name none.
+    ///
+    /// The list is walked from its end, over addresses for which `is_trusted` is true, to the first
+    /// that is not: that one is the client, and what stands before it is its invention. If all are
+    /// trusted, the first of the list is the client. At a node that is `unknown`, obfuscated, or not
+    /// told, the walk ends too, and the proxy that wrote it counts as the client.
+    ///
+    /// The list in `headers` then begins with the client. Other fields that name a client are dropped,
+    /// since the proxies may have passed them on unseen: `Forwarded`, `X-Forwarded-For`, `X-Real-IP`,
+    /// `X-Client-IP` and `True-Client-IP`, also spelled with `_` or `.` for `-`.
+    ///
+    /// # Errors
+    /// If what trusted proxies have written is malformed, or exceeds [`MAX_HOPS`] or [`MAX_BYTES`]; a
+    /// `Forwarded` that is malformed anywhere, since a quote that is never closed hides what follows;
+    /// a repeated `X-Real-IP`. Nothing is changed then.
+    ///
+    /// ```
+    /// use http::HeaderMap;
+    /// use vestibule::{peer::Network, semantics::forwarded::ClientField};
+    ///
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert("x-forwarded-for", "6.6.6.6, 192.0.2.7, 10.0.0.2".parse().unwrap());
+    /// let ours: Network = "10.0.0.0/8".parse().unwrap();
+    /// let client = ClientField::XForwardedFor.resolve(&mut headers, |ip| ours.contains(ip));
+    /// assert_eq!(client.unwrap().unwrap().ip.to_string(), "192.0.2.7");
+    /// assert_eq!(headers["x-forwarded-for"], "192.0.2.7, 10.0.0.2");
+    /// ```
+    pub fn resolve(
+        self,
+        headers: &mut HeaderMap,
+        is_trusted: impl Fn(IpAddr) -> bool,
+    ) -> Result<Option<NamedClient>, InvalidClientField> {
+        let name = self.name();
+        let elements = self.elements(headers, &name)?;
+        let (begin, client) = self.walk(&elements, is_trusted)?;
+        let rest = match &elements[begin..] {
+            [] => None,
+            rest if begin == 0
+                && headers.get_all(&name).iter().count() == 1
+                && !rest.is_empty() =>
+            {
+                drop_others(headers, &name);
+                return Ok(client);
+            }
+            rest => Some(rest.iter().map(|e| e.text).collect::<Vec<_>>().join(&b", "[..])),
+        };
+        drop_others(headers, &name);
+        headers.remove(&name);
+        if let Some(rest) = rest {
+            let value = HeaderValue::from_bytes(&rest).expect("made of parts of field values");
+            headers.insert(name, value);
+        }
+        Ok(client)
+    }
+
+    /// The elements of all lines of the field, in order.
+    fn elements<'a>(
+        self,
+        headers: &'a HeaderMap,
+        name: &HeaderName,
+    ) -> Result<Vec<Element<'a>>, InvalidClientField> {
+        let mut elements = Vec::new();
+        let (mut lines, mut bytes) = (0, 0);
+        for line in headers.get_all(name) {
+            lines += 1;
+            bytes += line.len();
+            if bytes > MAX_BYTES {
+                return Err(self.invalid("it is too long"));
+            }
+            let line = line.as_bytes();
+            match self {
+                // Each line by itself: a quote that one of them opens ends with it or is refused.
+                Self::Forwarded => parse_forwarded(line, &mut elements)
+                    .ok_or_else(|| self.invalid("it does not follow the grammar of RFC 7239"))?,
+                Self::XForwardedFor => {
+                    let parts = line.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+                    elements.extend(parts.filter(|part| !part.is_empty()).map(Element::bare));
+                }
+                Self::XRealIp if lines > 1 => return Err(self.invalid("it is repeated")),
+                Self::XRealIp => elements.push(Element::bare(line.trim_ascii())),
+            }
+        }
+        Ok(elements)
+    }
+
+    /// The client, and the index of its element.
+    fn walk(
+        self,
+        elements: &[Element<'_>],
+        is_trusted: impl Fn(IpAddr) -> bool,
+    ) -> Result<(usize, Option<NamedClient>), InvalidClientField> {
+        let (mut begin, mut client) = (elements.len(), None);
+        for (index, element) in elements.iter().enumerate().rev() {
+            if elements.len() - index > MAX_HOPS {
+                return Err(self.invalid("it names too many proxies"));
+            }
+            if element.has_repeated {
+                return Err(self.invalid("a parameter is repeated"));
+            }
+            let node = self.node(element.node);
+            let node = node.ok_or_else(|| self.invalid("an address is malformed"))?;
+            let Node::Address(ip, port) = node else { break };
+            begin = index;
+            client = Some(NamedClient { ip, port, scheme: element.proto.and_then(scheme) });
+            if !is_trusted(ip) {
+                break;
+            }
+        }
+        Ok((begin, client))
+    }
+
+    fn node(self, text: &[u8]) -> Option<Node> {
+        let text = str::from_utf8(text).ok()?;
+        // Squid writes `unknown` into X-Forwarded-For, too.
+        if text.eq_ignore_ascii_case("unknown") {
+            return Some(Node::Unidentified);
+        }
+        match self {
+            Self::Forwarded => rfc7239_node(text),
+            Self::XForwardedFor | Self::XRealIp => loose_node(text),
+        }
+    }
+
+    const fn invalid(self, reason: &'static str) -> InvalidClientField {
+        InvalidClientField { field: self.title(), reason }
+    }
+}
+
+impl<'a> Element<'a> {
+    /// An element that is an address and nothing else.
+    const fn bare(text: &'a [u8]) -> Self {
+        Self { text, node: text, proto: None, has_repeated: false }
+    }
+}
+
+/// The scheme that a trusted proxy gives in `X-Forwarded-Proto`: `http` or `https`; `None` if the
+/// field is absent.
+///
+/// # Errors
+/// If it is repeated, a list, or another scheme.
+///
+/// ```
+/// use http::{HeaderMap, uri::Scheme};
+/// use vestibule::semantics::forwarded::x_forwarded_proto;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert("x-forwarded-proto", "https".parse().unwrap());
+/// assert_eq!(x_forwarded_proto(&headers), Ok(Some(Scheme::HTTPS)));
+/// ```
+pub fn x_forwarded_proto(headers: &HeaderMap) -> Result<Option<Scheme>, InvalidClientField> {
+    let mut lines = headers.get_all(&X_FORWARDED_PROTO).iter();
+    let Some(value) = lines.next() else { return Ok(None) };
+    let found = scheme(value.as_bytes().trim_ascii()).filter(|_| lines.next().is_none());
+    let reason = "it is not one scheme, http or https";
+    found.map(Some).ok_or(InvalidClientField { field: "X-Forwarded-Proto", reason })
+}
+
+/// Drops every field that says who the client is; see [`Trust::Replace`](super::Trust::Replace).
+pub fn drop_all(headers: &mut HeaderMap) {
+    drop_fields(headers, names_the_client);
+}
+
+/// Drops the fields that name a client, but the one of this name.
+fn drop_others(headers: &mut HeaderMap, chosen: &HeaderName) {
+    const NAMES: [&[u8]; 5] =
+        [b"forwarded", b"x-forwarded-for", b"x-real-ip", b"x-client-ip", b"true-client-ip"];
+    drop_fields(headers, |name| {
+        name != chosen.as_str().as_bytes() && NAMES.iter().any(|known| folds_to(name, known))
+    });
+}
+
+/// One pass over the names; without such fields nothing is allocated.
+pub(super) fn drop_fields(headers: &mut HeaderMap, is_unwanted: impl Fn(&[u8]) -> bool) {
+    let unwanted = headers.keys().filter(|name| is_unwanted(name.as_str().as_bytes()));
+    for name in unwanted.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+fn scheme(text: &[u8]) -> Option<Scheme> {
+    match text {
+        _ if text.eq_ignore_ascii_case(b"https") => Some(Scheme::HTTPS),
+        _ if text.eq_ignore_ascii_case(b"http") => Some(Scheme::HTTP),
+        _ => None,
+    }
+}
+
+/// RFC 7239 section 6: `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]:80`, `_hidden`, `_hidden:_port`.
+fn rfc7239_node(text: &str) -> Option<Node> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port {
+        Some(port) if is_obfuscated(port) => None,
+        Some(port) => Some(port_of(port)?),
+        None => None,
+    };
+    if is_obfuscated(name) || name.eq_ignore_ascii_case("unknown") {
+        return Some(Node::Unidentified);
+    }
+    let ip = match name.strip_prefix('[') {
+        Some(rest) => IpAddr::V6(rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?),
+        None => IpAddr::V4(name.parse().ok()?),
+    };
+    Some(Node::Address(ip.to_canonical(), port))
+}
+
+/// As proxies write addresses outside of `Forwarded`: IPv6 with brackets or without, a port behind
+/// either.
+fn loose_node(text: &str) -> Option<Node> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(Node::Address(ip.to_canonical(), None));
+    }
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Some(Node::Address(addr.ip().to_canonical(), Some(addr.port())));
+    }
+    if is_obfuscated(text) {
+        return Some(Node::Unidentified);
+    }
+    let ip: Ipv6Addr = text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    Some(Node::Address(IpAddr::V6(ip).to_canonical(), None))
+}
+
+/// RFC 7239 section 6.3.
+fn is_obfuscated(text: &str) -> bool {
+    let is_valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    text.len() > 1 && text.starts_with('_') && text.bytes().all(is_valid)
+}
+
+/// RFC 7239 section 6.1: 1 to 5 digits.
+fn port_of(text: &str) -> Option<u16> {
+    let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}
+
+/// Adds the elements of a `Forwarded` line (RFC 7239 section 4) to `elements`; `None` if it does not
+/// follow the grammar. White space is allowed around `;` too, as several proxies write it.
+fn parse_forwarded<'a>(line: &'a [u8], elements: &mut Vec<Element<'a>>) -> Option<()> {
+    let mut rest = line;
+    loop {
+        rest = rest.trim_ascii_start();
+        let begin = rest;
+        let mut element = Element { node: b"unknown", ..Element::bare(b"") };
+        let (mut has_for, mut has_pair) = (false, false);
+        loop {
+            rest = rest.trim_ascii_start();
+            if let Some((name, value, after)) = parse_pair(rest)? {
+                has_pair = true;
+                if name.eq_ignore_ascii_case(b"for") {
+                    element.has_repeated |= has_for;
+                    (element.node, has_for) = (value, true);
+                } else if name.eq_ignore_ascii_case(b"proto") {
+                    element.has_repeated |= element.proto.is_some();
+                    element.proto = Some(value);
+                }
+                rest = after;
+            }
+            element.text = begin[..begin.len() - rest.len()].trim_ascii();
+            rest = rest.trim_ascii_start();
+            match rest.split_first() {
+                Some((b';', after)) => rest = after,
+                Some((b',', after)) => {
+                    rest = after;
+                    break;
+                }
+                Some(_) => return None,
+                None => {
+                    elements.extend(has_pair.then_some(element));
+                    return Some(());
+                }
+            }
+        }
+        // RFC 9110 section 5.6.1.2: empty elements of a list are ignored.
+        elements.extend(has_pair.then_some(element));
+    }
+}
+
+/// A pair's name and value, and what follows.
+type Pair<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// `name=value`, the value without its quotes; `Some(None)` if there is none, `None` if it is malformed.
+fn parse_pair(text: &[u8]) -> Option<Option<Pair<'_>>> {
+    let end = text.iter().position(|&b| !is_token(b)).unwrap_or(text.len());
+    if end == 0 {
+        return Some(None);
+    }
+    let (name, rest) = text.split_at(end);
+    let value = rest.strip_prefix(b"=")?;
+    if let Some(quoted) = value.strip_prefix(b"\"") {
+        // A node and a scheme need no escapes, so one with a backslash is malformed in the end; it is
+        // only skipped here.
+        let (mut at, mut is_escaped) = (0, false);
+        loop {
+            match quoted.get(at)? {
+                _ if is_escaped => is_escaped = false,
+                b'\\' => is_escaped = true,
+                b'"' => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        return Some(Some((name, &quoted[..at], &quoted[at + 1..])));
+    }
+    let end = value.iter().position(|&b| !is_token(b)).unwrap_or(value.len());
+    (end > 0).then(|| Some((name, &value[..end], &value[end..])))
+}
+
+#[cfg(test)]
+mod tests;
