@@ -54,6 +54,36 @@
 //! The cores have no sockets, no tasks and no clocks; with `default-features = false` they are all
 //! there is, and no runtime is compiled.
 //!
+//! # The order of layers
+//!
+//! From the client's side inwards:
+//!
+//! 1. [`TrustedProxyLayer`](layer::TrustedProxyLayer), if there is a proxy in front: what stands inside of
+//!    it sees the client, and not that proxy. So does the access log, which the server writes.
+//! 2. [`RescueLayer`](layer::RescueLayer): makes every error below it a response. What stands outside of
+//!    it sees responses only.
+//! 3. [`ClientRateLimitLayer`](layer::ClientRateLimitLayer) and [`InFlightLayer`](layer::InFlightLayer) for
+//!    each client, authentication, the router: refuse before any body is read.
+//! 4. [`ResponseBufferLayer`](layer::ResponseBufferLayer): frees all below before a slow client has read.
+//!    Outside of the request buffer, so that it takes the response of everything that works.
+//! 5. [`RequestBufferLayer`](layer::RequestBufferLayer): all below is given whole requests, so a slow client
+//!    occupies no permit and no worker, and no time of theirs runs while it sends.
+//! 6. [`DisconnectLayer`](layer::DisconnectLayer): what becomes of work whose client leaves. Inside of the
+//!    request buffer, so that only whole requests are worked on without one; outside of limits, in which
+//!    they count.
+//! 7. [`ConcurrencyLimitLayer`](layer::ConcurrencyLimitLayer): so many at a time. Inside of the request
+//!    buffer, so that no slow client holds a permit.
+//! 8. [`RequestDeadlineLayer`](layer::RequestDeadlineLayer): what waits or works below draws from one
+//!    deadline. Inside of the request buffer: outside of it, it would count the time in which the client
+//!    sends its body, and answer a slow one 504. For that time there is
+//!    [`Limits::body_timeout`](proto::h1::Limits::body_timeout), and 408.
+//! 9. The application: worker threads, files, a balanced set of servers.
+//!
+//! In the program above the buffers stand around the whole site, so their bounds hold for all of it: a
+//! request body may have up to [`MAX_BODY`](layer::buffer::request::MAX_BODY), 1 MiB, an upload to
+//! `/api` included; see [`max_body`](layer::RequestBufferLayer::max_body). Around one route of the router
+//! they hold for that route.
+//!
 //! # Guides
 //!
 //! [With axum](guide::axum), [with tower-http](guide::tower_http), [all defaults and

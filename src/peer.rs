@@ -30,7 +30,7 @@ pub const IPV6_PREFIX: u8 = 64;
 /// ([`secured`](Self::secured)). Cheap to clone: all requests of a connection share one.
 ///
 /// Behind a proxy that says in a header field who its client is, each request has a client of its own:
-/// [`TrustedProxyLayer`](../layer/trusted_proxy/struct.TrustedProxyLayer.html) sets it
+/// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer) sets it
 /// ([`forwarded_for`](Self::forwarded_for)). Then [`ip`](Self::ip) and [`scheme`](Self::scheme) are the
 /// client's, and [`hop_ip`](Self::hop_ip) and [`hop_scheme`](Self::hop_scheme) the proxy's.
 ///

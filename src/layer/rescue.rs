@@ -48,7 +48,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// least 1; without such a source it is 1.
 ///
 /// The [`Error`] is looked for in the whole chain of causes. The body is that of
-/// [`problem::response`](crate::semantics::problem::response), and never tells the cause.
+/// [`problem::response`], and never tells the cause.
 ///
 /// ```
 /// use vestibule::{BoxError, Error, error::Kind, layer::rescue::{self, Format}};

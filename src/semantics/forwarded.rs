@@ -34,7 +34,7 @@ pub enum Trust {
     /// Its `X-Forwarded-Proto` and `X-Forwarded-Host` stay, as it has seen the client.
     ///
     /// If not all connections come from such a proxy, a
-    /// [`TrustedProxyLayer`](../../layer/trusted_proxy/struct.TrustedProxyLayer.html) has to stand outside,
+    /// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer) has to stand outside,
     /// which drops the fields of the others.
     Append,
     /// They stay as they are and nothing is written.

@@ -28,8 +28,9 @@ fn resolve(field: ClientField, lines: &[&str]) -> Result<(String, String), Strin
         e.to_string()
     })?;
     let client = client.map_or_else(String::new, |NamedClient { ip, port, scheme }| {
-        let addr = port.map_or(ip.to_string(), |port| SocketAddr::new(ip, port).to_string());
-        addr + &scheme.map_or(String::new(), |s| format!(" {s}"))
+        let addr =
+            port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(ip, port).to_string());
+        addr + &scheme.map_or_else(String::new, |s| format!(" {s}"))
     });
     let left: Vec<_> = headers.get_all(&name).iter().map(|v| v.to_str().unwrap()).collect();
     Ok((client, left.join(" | ")))
