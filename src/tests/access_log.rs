@@ -276,3 +276,26 @@ async fn unrescued_error_is_logged_as_the_client_sees_it() {
     let body = answer.split_once("\r\n\r\n").unwrap().1.len() as u64;
     assert_eq!(log.summary().await, ("/fails".into(), Some(500), body, true));
 }
+
+#[tokio::test]
+async fn entry_names_the_client_of_a_trusted_proxy() {
+    use tower::Layer;
+
+    use crate::layer::{ClientField, RescueLayer, TrustedProxyLayer};
+    let trusted = TrustedProxyLayer::new(ClientField::Forwarded);
+    let trusted = trusted.trust("127.0.0.0/8".parse().unwrap());
+    let site = trusted.layer(RescueLayer::new().layer(service_fn(app)));
+    let (server, log) = logged(site, |server| server).await;
+    for field in ["Forwarded: for=192.0.2.7;proto=https\r\n", "", "Forwarded: nonsense\r\n"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{field}\r\n");
+        exchange(server.addr, request).await;
+    }
+    let entries = log.rest(server).await;
+    let told: Vec<_> = entries
+        .iter()
+        .map(|e| (e.peer.ip().unwrap().to_string(), e.peer.scheme().to_string()))
+        .collect();
+    let told: Vec<_> = told.iter().map(|(ip, scheme)| (ip.as_str(), scheme.as_str())).collect();
+    assert_eq!(told, [("192.0.2.7", "https"), ("127.0.0.1", "http"), ("127.0.0.1", "http")]);
+    assert_eq!(entries[2].status.unwrap(), 400, "the proxy's own fault");
+}

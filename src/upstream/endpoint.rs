@@ -70,9 +70,9 @@ impl fmt::Display for EndpointKey {
 ///
 /// A request counts as in flight from `call` until the end of its response's body. A response that is
 /// complete with its head counts until then only. An endpoint whose service cannot be reached, or fails
-/// to become ready, is ejected for a second. When that begins, a `WARN` event "endpoint ejected" with the
-/// fields `endpoint` (the key) and `error` is written to the target `vestibule::upstream::endpoint`; the
-/// end of an ejection is not logged. See [`EndpointHandle`] for the figures.
+/// to become ready, is ejected for a second. When that begins, a `WARN` event "endpoint ejected" is written
+/// to the target `vestibule::upstream`, with the fields `endpoint` (the key), `error`, and those of the
+/// request. The end of an ejection is not logged. See [`EndpointHandle`] for the figures.
 ///
 /// Clones share load and health. An endpoint is always ready; its service's readiness is awaited after
 /// `call`, for up to [`READY_TIMEOUT`](super::READY_TIMEOUT).
