@@ -1,5 +1,7 @@
 //! What waits to be written: bytes, then a large piece or a file, then bytes again.
 
+mod reader;
+
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -10,11 +12,12 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{runtime::Handle, sync::oneshot};
 
+use self::reader::SlowReader;
 use super::scratch;
 use crate::{
     body::FileSlice,
     net::{Io, page_cache},
-    peer::{Pace, Rate},
+    peer::Rate,
 };
 
 /// Pieces up to this size are copied behind the head, so that one write takes both: copying 16 KiB
@@ -23,10 +26,6 @@ const COPY: usize = 16 << 10;
 
 /// Above so many bytes no further response is begun before they are written.
 const ENOUGH: usize = 64 << 10;
-
-/// Who takes so much, 1 MiB, within so long is a fast reader.
-const FAST: u64 = 1 << 20;
-const FAST_WITHIN: Duration = Duration::from_secs(1);
 
 /// Written in this order: `bytes`, then `piece` or `file`, then `tail`.
 #[derive(Debug, Default)]
@@ -39,8 +38,8 @@ pub(super) struct Output {
     tail: &'static [u8],
     /// Bytes that the connection has taken so far.
     written: u64,
-    /// `None` once all is written.
-    waiting: Option<Waiting>,
+    /// `None` as long as the peer has taken all at once.
+    reader: Option<SlowReader>,
 }
 
 /// What follows when all is written.
@@ -51,23 +50,6 @@ pub(super) enum Then {
     /// At once the end of the connection. What it closes with leaves in the packet that says so:
     /// on short-lived connections, one packet less for each.
     Close,
-}
-
-/// A peer that does not take what is to be written.
-#[derive(Debug)]
-struct Waiting {
-    began: Instant,
-    /// It was told that the peer reads fast.
-    told: bool,
-    /// The time of the last write that moved something, or of the first that did not.
-    since: Instant,
-    pace: Pace,
-    /// What the kernel held at the beginning, for this peer.
-    held: Option<u64>,
-    /// What the kernel took since then.
-    moved: u64,
-    /// How much of both together has counted as progress.
-    counted: u64,
 }
 
 impl Output {
@@ -160,35 +142,28 @@ impl Output {
         }
     }
 
-    /// Does the peer read fast, though it has to be waited for? Told once for each time.
-    pub(super) fn turns_out_fast(&mut self) -> bool {
-        let Some(w) = &mut self.waiting else { return false };
-        let fast = w.moved >= FAST && w.since.duration_since(w.began) < FAST_WITHIN;
-        fast && !std::mem::replace(&mut w.told, true)
-    }
-
-    /// Was something to be written that the peer did not take?
+    /// Whether something waits for the peer to take it.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        self.reader.as_ref().is_some_and(SlowReader::is_waiting)
     }
 
-    /// When the peer will have taken too little, if nothing moves until then: at least something
-    /// within `timeout`, and its pace. `None` if nothing waits.
+    /// Whether the peer turns out to read fast, though it had to be waited for. Says so once.
+    pub(super) fn report_fast_reader(&mut self) -> bool {
+        self.reader.as_mut().is_some_and(SlowReader::report_fast)
+    }
+
+    /// When the peer will have taken too little, if it takes nothing until then: something within
+    /// `timeout`, and what its pace demands. `None` if nothing waits for it.
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        let waiting = self.waiting.as_ref()?;
-        [waiting.since.checked_add(timeout), waiting.pace.due()].into_iter().flatten().min()
+        self.reader.as_ref()?.deadline(timeout)
     }
 
-    /// The deadline has passed: looks whether the peer has taken something of what the kernel
-    /// holds for it, which may be megabytes, and so moves the deadline.
-    pub(super) fn look_closer<I: Io>(&mut self, io: &I, now: Instant, rate: Rate) {
-        let Some(w) = &mut self.waiting else { return };
-        let (Some(held), Some(left)) = (w.held, io.unsent()) else { return };
-        let taken = (held + w.moved).saturating_sub(left);
-        let Some(news) = taken.checked_sub(w.counted).filter(|n| *n > 0) else { return };
-        w.counted = taken;
-        w.since = now;
-        w.pace.moved(rate, now, news);
+    /// Counts what the peer has taken of what the kernel holds for it, which may be megabytes, and so
+    /// moves the deadline. To be called when the deadline has passed.
+    pub(super) fn update_progress<I: Io>(&mut self, io: &I, now: Instant, rate: Rate) {
+        if let Some(reader) = &mut self.reader {
+            reader.update(io, now, rate);
+        }
     }
 
     /// Drops all that is not written.
@@ -209,24 +184,21 @@ impl Output {
     ) -> Poll<io::Result<()>> {
         let mut moved = 0;
         let result = self.poll_write_all(io, cx, now, then, &mut moved);
-        if self.is_empty() || self.prefetch.is_some() {
-            self.waiting = None; // nobody, or a disk, which is no fault of the peer's
-            return result;
+        if let Some(reader) = &mut self.reader {
+            reader.accept(moved);
         }
-        match &mut self.waiting {
-            None => {
-                let (pace, held) = (Pace::begin(rate, now), io.unsent());
-                let (began, since) = (now, now);
-                self.waiting =
-                    Some(Waiting { began, told: false, since, pace, held, moved: 0, counted: 0 });
+        // The peer is not waited for while there is nothing for it, or while a disk is read.
+        let waits = !self.is_empty() && self.prefetch.is_none();
+        match &mut self.reader {
+            Some(reader) if waits => {
+                reader.resume(now);
+                if moved > 0 {
+                    reader.update(io, now, rate);
+                }
             }
-            Some(w) if moved > 0 => {
-                w.since = now;
-                w.moved += moved;
-                w.counted += moved;
-                w.pace.moved(rate, now, moved);
-            }
-            Some(_) => {}
+            Some(reader) => reader.pause(now),
+            None if waits => self.reader = Some(SlowReader::begin(io, now, rate)),
+            None => {}
         }
         result
     }

@@ -64,6 +64,12 @@ impl Pace {
         self.due = [due.checked_add(Duration::from_nanos(worth)), full].into_iter().flatten().min();
     }
 
+    /// For so long the peer was not waited for: its store lasts longer by that time.
+    pub fn pause(&mut self, time: Duration) {
+        // A time out of the clock's range is never.
+        self.due = self.due.and_then(|due| due.checked_add(time));
+    }
+
     /// When the peer will have been too slow, if nothing moves until then.
     pub fn due(&self) -> Option<Instant> {
         self.due

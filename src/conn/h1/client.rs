@@ -219,7 +219,7 @@ impl<I: Io> State<I> {
     fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
         let writing = self.output.deadline(self.write_timeout);
         if writing.is_some_and(|d| d <= now) {
-            self.output.look_closer(&self.io, now, Rate::ANY);
+            self.output.update_progress(&self.io, now, Rate::ANY);
         }
         let deadline = if self.output.is_waiting() {
             self.output.deadline(self.write_timeout)

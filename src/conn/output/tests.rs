@@ -1,8 +1,15 @@
-use std::{fs::File, io::Write, sync::Arc, task::Waker};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    sync::Arc,
+    task::Waker,
+};
 
-use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use super::*;
+use crate::net::{Acceptor, Address, Listener, Stream};
 
 fn file(len: usize) -> Arc<File> {
     let mut file = tempfile::tempfile().unwrap();
@@ -50,4 +57,175 @@ async fn file_that_has_shrunk_is_error_however_it_is_sent() {
     let result = output.poll_write_all(&mut io, &mut cx, Instant::now(), Then::Wait, &mut moved);
     let Poll::Ready(Err(error)) = result else { panic!("{result:?}") };
     assert_eq!((error.kind(), moved), (io::ErrorKind::UnexpectedEof, 100));
+}
+
+/// A body that is written to a slow reader.
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    /// A file, by `sendfile`.
+    File,
+    /// A file, over a connection that knows no `sendfile`.
+    FileRead,
+    /// Pieces of so many bytes, each pushed when the one before it is written.
+    Pieces(usize),
+}
+
+/// A socket, with or without `sendfile`.
+struct Slow(Stream, Sent);
+
+impl Io for Slow {
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        file: &FileSlice,
+    ) -> Poll<io::Result<usize>> {
+        match self.1 {
+            Sent::File => self.0.poll_send_file(cx, file),
+            _ => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    fn unsent(&self) -> Option<u64> {
+        self.0.unsent()
+    }
+}
+
+impl AsyncRead for Slow {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Slow {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A connection over loopback in segments of 1,448 bytes, as of Ethernet, and a client whose receive
+/// buffer is small.
+async fn connect(sent: Sent) -> (Slow, Socket) {
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let Address::Tcp(addr) = listener.local_addr().unwrap() else { panic!("not TCP") };
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    client.set_tcp_mss(1448).unwrap();
+    client.set_recv_buffer_size(4 << 10).unwrap();
+    client.connect(&addr.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let accepted = Acceptor::new(listener).unwrap().accept().await;
+    (Slow(accepted.stream, sent), client)
+}
+
+/// A server that writes a body of so many bytes, and the rest of them that is not yet in its output.
+struct Model {
+    io: Slow,
+    output: Output,
+    rest: usize,
+}
+
+impl Model {
+    const RATE: Rate = Rate::new(240, Duration::from_secs(120));
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// Writes what the socket takes; `false` once all is written.
+    fn write(&mut self, now: Instant) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            if let Sent::Pieces(size) = self.io.1
+                && self.output.is_empty()
+                && self.rest > 0
+            {
+                let piece = vec![b'x'; size.min(self.rest)];
+                self.rest -= piece.len();
+                self.output.push(piece.into(), b"");
+            }
+            match self.output.poll_flush(&mut self.io, &mut cx, now, Self::RATE, Then::Wait) {
+                Poll::Pending => return true,
+                Poll::Ready(result) => result.unwrap(),
+            }
+            if self.rest == 0 {
+                return false;
+            }
+        }
+    }
+
+    fn is_expired(&mut self, now: Instant) -> bool {
+        let is_due = |o: &Output| o.deadline(Self::TIMEOUT).is_some_and(|due| due <= now);
+        if is_due(&self.output) {
+            self.output.update_progress(&self.io, now, Self::RATE);
+        }
+        is_due(&self.output)
+    }
+}
+
+/// After how many seconds a client is cut that takes `pace` bytes each second, of `len` bytes;
+/// `None` if it is not. The seconds are the model's: the network delivers and acknowledges between
+/// two of them.
+async fn cut_after(sent: Sent, len: usize, pace: usize, seconds: u64) -> Option<u64> {
+    let (io, mut client) = connect(sent).await;
+    let mut server = Model { io, output: Output::default(), rest: len };
+    if let Sent::File | Sent::FileRead = sent {
+        server.rest = 0;
+        server.output.push_file(FileSlice::new(file(len), 0, len as u64), b"");
+    }
+    let (start, mut buf) = (Instant::now(), vec![0; pace]);
+    for second in 0..seconds {
+        let now = start + Duration::from_secs(second);
+        let mut owed = pace;
+        while owed > 0 {
+            if !server.write(now) {
+                return None;
+            }
+            match client.read(&mut buf[..owed]) {
+                Ok(n) => owed -= n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(Duration::from_millis(1)).await; // for the network to deliver
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
+        tokio::task::yield_now().await; // the runtime learns that the socket is writable
+        if server.is_expired(now + Duration::from_millis(999)) {
+            return Some(second);
+        }
+    }
+    None
+}
+
+const SENT: [Sent; 4] = [Sent::File, Sent::FileRead, Sent::Pieces(20_000), Sent::Pieces(100)];
+
+#[tokio::test]
+async fn reader_that_keeps_the_rate_is_never_cut() {
+    for sent in SENT {
+        for pace in [260, 300, 500, 1000, 2000, 10_000] {
+            let cut = cut_after(sent, 2_000_000, pace, 3000).await;
+            assert_eq!(cut, None, "{sent:?} at {pace} bytes a second");
+        }
+    }
+}
+
+#[tokio::test]
+async fn reader_that_stays_below_the_rate_is_always_cut() {
+    for sent in SENT {
+        for pace in [1, 100, 200, 220] {
+            let cut = cut_after(sent, 2_000_000, pace, 8000).await;
+            assert!(cut.is_some(), "{sent:?} at {pace} bytes a second");
+        }
+    }
 }

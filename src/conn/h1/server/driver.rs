@@ -130,7 +130,7 @@ where
                 Ok(Poll::Ready(()))
             }
             Poll::Pending => {
-                if active.output.turns_out_fast() {
+                if active.output.report_fast_reader() {
                     self.io.open_up();
                 }
                 Ok(Poll::Pending)
@@ -254,7 +254,7 @@ where
         // This poll may have taken long itself: `now` of its beginning would not do.
         let now = clock::now();
         if self.write_deadline(active).is_some_and(|d| d <= now) {
-            active.output.look_closer(&self.io, now, self.config.write_rate);
+            active.output.update_progress(&self.io, now, self.config.write_rate);
             if self.write_deadline(active).is_some_and(|d| d <= now) {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
             }

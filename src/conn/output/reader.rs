@@ -1,0 +1,104 @@
+//! `SlowReader`: how fast a peer takes what is written to it.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    net::Io,
+    peer::{Pace, Rate},
+};
+
+/// A peer that takes 1 MiB within a second is a fast reader.
+const FAST: u64 = 1 << 20;
+const FAST_WITHIN: Duration = Duration::from_secs(1);
+
+/// A peer that had to be waited for, and what it has taken since.
+///
+/// What counts is what has left the kernel's queue, not what the kernel accepts: the queue grows and
+/// shrinks by itself, and a write that fills it says nothing about the peer.
+#[derive(Debug)]
+pub(super) struct SlowReader {
+    began: Instant,
+    /// Bytes in the kernel's queue at the beginning; `None` if the kernel does not say.
+    queued: Option<u64>,
+    /// Bytes that the kernel has accepted since the beginning.
+    accepted: u64,
+    /// Bytes that the peer had taken since the beginning when it was last looked at.
+    taken: u64,
+    /// When that number was last seen to grow.
+    since: Instant,
+    pace: Pace,
+    /// Since when nothing waits for the peer. Its clock stands still until then.
+    paused: Option<Instant>,
+    reported_fast: bool,
+}
+
+impl SlowReader {
+    /// A write had to wait for the peer of `io` for the first time.
+    pub(super) fn begin(io: &impl Io, now: Instant, rate: Rate) -> Self {
+        Self {
+            began: now,
+            queued: io.unsent(),
+            accepted: 0,
+            taken: 0,
+            since: now,
+            pace: Pace::begin(rate, now),
+            paused: None,
+            reported_fast: false,
+        }
+    }
+
+    /// The kernel has accepted so many bytes more.
+    pub(super) fn accept(&mut self, bytes: u64) {
+        self.accepted += bytes;
+    }
+
+    /// Nothing waits for the peer any more, or not for the peer alone.
+    pub(super) fn pause(&mut self, now: Instant) {
+        self.paused.get_or_insert(now);
+    }
+
+    /// Something waits for the peer again: the pause was not its own.
+    pub(super) fn resume(&mut self, now: Instant) {
+        let Some(paused) = self.paused.take() else { return };
+        let pause = now.saturating_duration_since(paused);
+        self.since += pause;
+        self.pace.pause(pause);
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.paused.is_none()
+    }
+
+    /// Counts what the peer has taken since the last look, and so moves its deadline.
+    pub(super) fn update(&mut self, io: &impl Io, now: Instant, rate: Rate) {
+        let taken = match self.queued {
+            None => self.accepted,
+            Some(queued) => match io.unsent() {
+                Some(left) => (queued + self.accepted).saturating_sub(left),
+                None => return,
+            },
+        };
+        // It may have shrunk: a Unix socket's queue is counted with its overhead.
+        let news = taken.saturating_sub(self.taken);
+        self.taken = taken;
+        if news > 0 {
+            self.since = now;
+            self.pace.moved(rate, now, news);
+        }
+    }
+
+    /// When the peer will have taken too little, if it takes nothing until then: something within
+    /// `timeout`, and what its pace demands. `None` if nothing waits for it.
+    pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        if self.paused.is_some() {
+            return None;
+        }
+        [self.since.checked_add(timeout), self.pace.due()].into_iter().flatten().min()
+    }
+
+    /// Whether the peer turns out to read fast, though it had to be waited for. Says so once.
+    pub(super) fn report_fast(&mut self) -> bool {
+        let is_fast = self.accepted >= FAST && self.since.duration_since(self.began) < FAST_WITHIN;
+        is_fast && !std::mem::replace(&mut self.reported_fast, true)
+    }
+}
