@@ -18,6 +18,7 @@ mod panics;
 mod peers;
 mod pipeline;
 mod server;
+mod shutdown;
 mod sites;
 mod slow;
 mod source;

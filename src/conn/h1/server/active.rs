@@ -43,6 +43,8 @@ pub(super) struct Active {
     pub(super) last_read: Instant,
     /// The client has ended its sending half.
     pub(super) read_closed: bool,
+    /// Once the drain has begun: until when a head that has begun may be completed.
+    pub(super) drain_until: Option<Instant>,
     /// The request broke the protocol, or was too slow, in its body.
     pub(super) protocol_error: bool,
     /// The response ends with the connection and is not yet sent to its end: an orderly close now
@@ -149,6 +151,7 @@ impl Active {
             transfers: Transfers::default(),
             upload: None,
             read_closed: false,
+            drain_until: None,
             protocol_error: false,
             open_ended: false,
         }

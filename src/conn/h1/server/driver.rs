@@ -21,6 +21,10 @@ use crate::{
 /// Steps that one poll may take before other tasks get their turn: so many small requests.
 const STEPS: usize = 48;
 
+/// How long the rest of a head may still take once the drain has begun: the network's delays, not
+/// the client's.
+const DRAIN_HEAD: Duration = Duration::from_secs(1);
+
 /// All that an idle connection owns. What belongs to an exchange is in [`Active`], which is passed
 /// to every method.
 pub(super) struct Driver<I, S> {
@@ -66,6 +70,7 @@ where
         loop {
             if draining {
                 active.core.close_after();
+                active.drain_until.get_or_insert_with(|| later(now, DRAIN_HEAD));
             }
             self.pump_upload(active, now, cx);
             if draining && matches!(active.stage, Stage::Drain(..)) && active.has_stalled_reader() {
@@ -96,6 +101,9 @@ where
             }
             if self.poll_input(active, now, cx)?.is_ready() {
                 continue;
+            }
+            if draining && matches!(active.stage, Stage::Linger(..)) {
+                self.watch = Watch::never(); // all is sent: the drain need not wait
             }
             if self.timer.poll(cx, self.deadline(active), now) {
                 if self.expire(active)? {
@@ -236,7 +244,10 @@ where
             Stage::Head(_) | Stage::Drain(..) if !active.output.is_empty() => None,
             Stage::Head(gate) if gate.is_waiting() => None,
             Stage::Drain(_, until) if active.has_stalled_reader() => Some(*until),
-            Stage::Head(_) | Stage::Drain(..) => active.core.deadline(),
+            Stage::Head(_) => {
+                [active.core.deadline(), active.drain_until].into_iter().flatten().min()
+            }
+            Stage::Drain(..) => active.core.deadline(),
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
             Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
             Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
@@ -261,6 +272,10 @@ where
             return Ok(true);
         }
         match active.stage {
+            Stage::Head(_) if active.drain_until.is_some_and(|d| d <= now) => {
+                // No request is complete, so none is lost.
+                active.stage = Stage::Close { linger: !active.read_closed };
+            }
             Stage::Drain(..) if active.has_stalled_reader() => active.upload = None,
             Stage::Admit(..) => {
                 let message = "the service was not ready in time";

@@ -1,0 +1,116 @@
+//! What a shutdown waits for, and what it does not.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::TcpStream,
+    task::JoinHandle,
+    time::Instant,
+};
+use tower::service_fn;
+
+use super::support::{read_until, start_with, statuses, within};
+use crate::{
+    Body, Request, Response,
+    conn::{Config, Connection, Http1Config, Transport},
+    net::Drain,
+    peer::Peer,
+};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A body that is too large to be dropped: the connection lingers behind the answer.
+const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Answers without reading the body.
+async fn early(_: Request) -> Result<Response, Infallible> {
+    Ok(Response::new(Body::from("early")))
+}
+
+fn connect(drain: &Drain) -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
+    let (client, io) = tokio::io::duplex(1 << 10);
+    let config = Config::new().http1(Http1Config::new().linger(HOUR));
+    let transport = Transport::new(io, Peer::memory(), drain.watch());
+    (client, tokio::spawn(Connection::new(transport, service_fn(early), Arc::new(config))))
+}
+
+/// Lets the connections do all that they can without time.
+async fn settle() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn incomplete_head_holds_a_drain_for_one_second() {
+    for before in [&b""[..], GET] {
+        let drain = Drain::new();
+        let (mut client, _task) = connect(&drain);
+        client.write_all(before).await.unwrap();
+        client.write_all(&GET[..20]).await.unwrap();
+        settle().await;
+        let began = Instant::now();
+        drain.begin();
+        drain.ended().await;
+        assert_eq!(began.elapsed().as_secs(), 1);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(statuses(&answer).len(), before.len() / GET.len(), "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_that_is_completed_during_a_drain_is_answered() {
+    let drain = Drain::new();
+    let (mut client, task) = connect(&drain);
+    client.write_all(&GET[..20]).await.unwrap();
+    settle().await;
+    drain.begin();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    client.write_all(&GET[20..]).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("connection: close\r\n") && answer.ends_with("early"), "{answer}");
+    task.await.unwrap().unwrap();
+    assert!(drain.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lingering_connection_does_not_hold_a_drain() {
+    for begins_first in [false, true] {
+        let drain = Drain::new();
+        let (mut client, task) = connect(&drain);
+        client.write_all(&POST[..20]).await.unwrap();
+        settle().await;
+        let began = Instant::now();
+        if begins_first {
+            drain.begin();
+        }
+        client.write_all(&POST[20..]).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("early"), "{answer}");
+        drain.begin();
+        drain.ended().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        // It goes on reading, so that its client gets the answer.
+        client.write_all(&[0; 100_000]).await.unwrap();
+        assert!(!task.is_finished());
+        drop(client);
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn server_ends_while_a_connection_lingers() {
+    let http1 = Http1Config::new().linger(HOUR);
+    let server = start_with(service_fn(early), |s| s.drain(HOUR).http1(http1)).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(POST).await.unwrap();
+    read_until(&mut client, "early").await;
+    assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0, "its end has come");
+    server.stop().await;
+}
