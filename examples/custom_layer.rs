@@ -15,6 +15,7 @@ use vestibule::{Body, Request, Response, serve};
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let build = |name: &'static str| {
         service_fn(move |_: Request| async move {
             Ok::<_, Infallible>(Response::new(Body::from(format!("the {name} build\n"))))
@@ -22,8 +23,7 @@ async fn main() -> std::io::Result<()> {
     };
     // A layer wraps any service; here it has a second one to choose from.
     let front = CanaryLayer { beta: build("beta") }.layer(build("main"));
-    eprintln!("try http://127.0.0.1:8080/");
-    serve("127.0.0.1:8080", front).await
+    serve("127.0.0.1:8080", front).shutdown(serve::shutdown_signal()).await
 }
 
 /// Makes [`Canary`]s.

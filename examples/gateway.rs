@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use args::Args;
 use tower::{Layer, ServiceBuilder};
-use vestibule::{Router, files, layer, serve, upstream::Upstream, worker};
+use vestibule::{Router, files, layer, net::Address, serve, upstream::Upstream, worker};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,20 +62,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .fallback(files::dir(site.path())),
         );
 
-    let mut server = serve(args.listen, front).shutdown(ctrl_c()).drain(Duration::from_secs(10));
+    let mut server = serve(args.listen, front)
+        // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+        .shutdown(serve::shutdown_signal())
+        .drain(Duration::from_secs(10));
     if let Some(n) = args.threads {
         server = server.threads(n);
     }
     let server = server.bind()?;
-    eprintln!("Open http://{}/ in a browser. Ctrl-C ends it.", server.local_addr()?);
+    match server.local_addr()? {
+        at @ Address::Tcp(_) => eprintln!("Open http://{at}/ in a browser. Ctrl-C ends it."),
+        at @ Address::Unix(_) => eprintln!("Listening on {at}. Ctrl-C ends it."),
+    }
     server.await?;
     app.shutdown(Duration::from_secs(5)).await?;
     eprintln!("Bye: {:?}", app.stats());
     Ok(())
-}
-
-async fn ctrl_c() {
-    // Without a handler for it, Ctrl-C ends the process as ever.
-    let _ = tokio::signal::ctrl_c().await;
-    eprintln!("Finishing what is under way ...");
 }

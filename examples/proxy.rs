@@ -5,7 +5,7 @@
 use tower::ServiceBuilder;
 use vestibule::{
     HttpService, layer,
-    serve::{Serve, serve},
+    serve::{Serve, serve, shutdown_signal},
     upstream::Upstream,
 };
 
@@ -45,9 +45,8 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let mut server = server.shutdown(async {
-        let _ = tokio::signal::ctrl_c().await;
-    });
+    // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+    let mut server = server.shutdown(shutdown_signal());
     if !log {
         server = server.without_access_log();
     }
@@ -55,7 +54,6 @@ where
         server = server.threads(n);
     }
     let server = server.bind()?;
-    eprintln!("proxy on {}", server.local_addr()?);
     Ok(server.await?)
 }
 

@@ -9,7 +9,7 @@ use vestibule::{
     HttpService,
     files::{self, DirBuilder},
     net::Address,
-    serve::{Serve, serve},
+    serve::{Serve, serve, shutdown_signal},
 };
 
 const HELP: &str = "\
@@ -55,16 +55,15 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let mut server = server.shutdown(async {
-        let _ = tokio::signal::ctrl_c().await;
-    });
+    // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+    let mut server = server.shutdown(shutdown_signal());
     if let Some(n) = threads {
         server = server.threads(n);
     }
     let server = server.bind()?;
     match server.local_addr()? {
         at @ Address::Tcp(_) => eprintln!("Open http://{at}/"),
-        at @ Address::Unix(_) => eprintln!("Open {at}"),
+        at @ Address::Unix(_) => eprintln!("Listening on {at}"),
     }
     Ok(server.await?)
 }

@@ -8,6 +8,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     tracing_subscriber::fmt::init(); // shows the address and a line for each request
 //!     // What Gunicorn does: workers, each with its own instance of the application.
 //!     let app = worker::threads(8, || worker::blocking(|_request| Response::new("hello"))).start()?;
 //!     let api = Upstream::new(["10.0.0.1:3000", "10.0.0.2:3000"])?;
@@ -25,7 +26,7 @@
 //!         .layer(layer::RequestDeadlineLayer::new(Duration::from_secs(30)))
 //!         .service(site);
 //!
-//!     Ok(serve("0.0.0.0:8080", front).await?)
+//!     Ok(serve("0.0.0.0:8080", front).shutdown(serve::shutdown_signal()).await?)
 //! }
 //! ```
 //!

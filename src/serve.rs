@@ -5,6 +5,7 @@ mod bind;
 pub mod deadlines {}
 mod door;
 mod front;
+mod signal;
 mod tally;
 mod threads;
 
@@ -19,6 +20,7 @@ use std::{
 };
 
 pub use bind::Bind;
+pub use signal::shutdown_signal;
 
 use door::Door;
 
@@ -57,6 +59,17 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// });
 /// serve("127.0.0.1:8080", hello).await
 /// # }
+/// ```
+///
+/// A service that does not fit is refused here, where it is named, and not at the `.await`:
+///
+/// ```compile_fail,E0277
+/// use vestibule::{Body, Response, serve};
+///
+/// let takes_text = tower::service_fn(|_: String| async {
+///     Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+/// });
+/// serve("127.0.0.1:8080", takes_text);
 /// ```
 pub fn serve<S>(address: impl Into<Bind>, service: S) -> Serve<S>
 where
@@ -181,7 +194,8 @@ impl<S> Serve<S> {
     /// Begins a graceful shutdown when `signal` completes: no connection is accepted any more,
     /// idle ones are closed, exchanges under way are finished. Then the server's future ends.
     ///
-    /// The library installs no signal handlers; `tokio::signal::ctrl_c()` fits here.
+    /// By default a server ends with its future only: the library handles no signals unless it is told
+    /// to, by [`shutdown_signal()`](shutdown_signal) here.
     pub fn shutdown<F>(mut self, signal: F) -> Self
     where
         F: Future + Send + 'static,
@@ -335,12 +349,16 @@ where
             drain: options.drain,
             others: options.others.into(),
         };
+        let address = listeners[0].local_addr();
         let shutdown = async move {
             shutdown.await;
             // Before the drain: whoever takes the path over from now on keeps it.
             drop(unlink);
         };
         Box::pin(async move {
+            if let Ok(address) = address {
+                tracing::info!(%address, "listening");
+            }
             if has_threads {
                 return threads::run(listeners, front, shutdown).await;
             }

@@ -1,10 +1,12 @@
 //! What a shutdown waits for, and what it does not.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, env, path::Path, process::Stdio, sync::Arc, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    net::TcpStream,
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines},
+    net::{TcpStream, UnixStream},
+    process::{Child, ChildStdout, Command},
     task::JoinHandle,
     time::Instant,
 };
@@ -16,6 +18,7 @@ use crate::{
     conn::{Config, Connection, Http1Config, Transport},
     net::Drain,
     peer::Peer,
+    serve::{self, serve},
 };
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -25,8 +28,12 @@ const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Answers without reading the body.
-async fn early(_: Request) -> Result<Response, Infallible> {
+/// Answers without reading the body, and `/never` not at all.
+async fn early(request: Request) -> Result<Response, Infallible> {
+    if request.uri().path() == "/never" {
+        println!("begun");
+        std::future::pending::<()>().await;
+    }
     Ok(Response::new(Body::from("early")))
 }
 
@@ -113,4 +120,68 @@ async fn server_ends_while_a_connection_lingers() {
     read_until(&mut client, "early").await;
     assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0, "its end has come");
     server.stop().await;
+}
+
+/// Set in the child, which then is the server, at this path.
+const CHILD: &str = "VESTIBULE_TEST_SIGNALS";
+
+async fn child(path: &Path) -> (Child, UnixStream, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "--nocapture", "--test-threads=1"]);
+    child.arg("tests::shutdown::signal_drains_a_server_and_a_second_one_ends_the_process");
+    child.env(CHILD, path).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    wait_for(&mut lines, "listening").await;
+    // Once it answers, it handles signals.
+    let mut client = UnixStream::connect(path).await.unwrap();
+    client.write_all(GET).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"early") {
+        answer.push(within(client.read_u8()).await.unwrap());
+    }
+    (child, client, lines)
+}
+
+async fn wait_for(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) {
+    while !within(lines.next_line()).await.unwrap().unwrap().contains(text) {}
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+#[tokio::test]
+async fn signal_drains_a_server_and_a_second_one_ends_the_process() {
+    if let Some(path) = env::var_os(CHILD) {
+        let address = format!("unix:{}", path.to_str().unwrap());
+        let server = serve(address, service_fn(early)).shutdown(serve::shutdown_signal());
+        let server = server.bind().unwrap();
+        println!("listening");
+        return server.await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    for signal in [Signal::TERM, Signal::INT] {
+        let (mut server, mut client, _output) = child(&path).await;
+        send(&server, signal);
+        assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0, "the idle one is closed");
+        assert_eq!(within(server.wait()).await.unwrap().code(), Some(0));
+        assert!(!path.exists(), "the socket's file is removed");
+    }
+    for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let (mut server, mut client, mut lines) = child(&path).await;
+        client.write_all(b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        wait_for(&mut lines, "begun").await;
+        send(&server, Signal::TERM);
+        within(async {
+            while path.exists() {
+                tokio::task::yield_now().await; // until the first one has come
+            }
+        })
+        .await;
+        send(&server, signal);
+        assert_eq!(within(server.wait()).await.unwrap().code(), Some(status));
+    }
 }

@@ -1,0 +1,57 @@
+//! `shutdown_signal`: what asks a server to end.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Completes at the first SIGINT (Ctrl-C) or SIGTERM: what [`Serve::shutdown`](super::Serve::shutdown)
+/// is given as a rule.
+///
+/// From the first poll on, these signals no longer end the process by themselves. After the first one
+/// has come the second ends the process at once, with the status that a shell gives it (130 or 143):
+/// no destructor runs. Nothing else in this crate handles signals.
+///
+/// If the handlers cannot be installed this logs an error and never completes.
+///
+/// ```no_run
+/// use vestibule::{Router, serve};
+///
+/// # async fn run() -> std::io::Result<()> {
+/// serve("127.0.0.1:8080", Router::new()).shutdown(serve::shutdown_signal()).await
+/// # }
+/// ```
+pub async fn shutdown_signal() {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot handle signals: they end the process at once");
+            return std::future::pending().await;
+        }
+    };
+    signals.next().await;
+    tracing::info!("shutting down; a second signal ends the process at once");
+    tokio::spawn(async move {
+        let status = signals.next().await;
+        tracing::warn!(status, "a second signal ended the shutdown");
+        std::process::exit(status);
+    });
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The exit status that a shell gives a process that the next signal has ended: 128 and its number.
+    async fn next(&mut self) -> i32 {
+        let kind = tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        };
+        128 + kind.as_raw_value()
+    }
+}
