@@ -31,14 +31,17 @@ struct Shared {
     order: AtomicU8,
     places: Mutex<Places>,
     empty: Notify,
-    /// Where each watch leaves a permit when it ends.
-    permits: Option<Arc<Semaphore>>,
-    /// How many idle connections should end to make room.
-    unwanted: AtomicUsize,
+    room: Arc<Room>,
 }
 
-/// Connections that are woken at a time to see whether one of them is idle and can end.
-const ASKED: usize = 64;
+/// What the registers of one server share.
+#[derive(Default)]
+struct Room {
+    /// Where each watch leaves a permit when it ends.
+    permits: Option<Arc<Semaphore>>,
+    /// How many idle connections should end, for others that wait.
+    shed_requests: AtomicUsize,
+}
 
 const END: u8 = 1;
 const CUT: u8 = 2;
@@ -48,8 +51,8 @@ const CUT: u8 = 2;
 struct Places {
     wakers: Vec<Option<Waker>>,
     free: Vec<usize>,
-    /// Where the next to be asked to end are.
-    asked: usize,
+    /// Where the next that are woken to shed begin.
+    next: usize,
 }
 
 impl Places {
@@ -57,11 +60,11 @@ impl Places {
         self.wakers.len() - self.free.len()
     }
 
-    /// The next few, round and round.
-    fn some(&mut self) -> Vec<Waker> {
-        let (len, from) = (self.wakers.len(), self.asked);
-        let n = len.min(ASKED);
-        self.asked = (from + n).checked_rem(len).unwrap_or(0);
+    /// The next `n`, round and round.
+    fn next(&mut self, n: usize) -> Vec<Waker> {
+        let (len, from) = (self.wakers.len(), self.next);
+        let n = len.min(n);
+        self.next = (from + n).checked_rem(len).unwrap_or(0);
         (from..from + n).filter_map(|i| self.wakers[i % len].clone()).collect()
     }
 }
@@ -90,7 +93,14 @@ impl Drain {
     /// Whoever asks for a watch has acquired one and forgotten it: the room of an owned permit in
     /// every idle connection is saved.
     pub fn with_permits(permits: Arc<Semaphore>) -> Self {
-        Self(Arc::new(Shared { permits: Some(permits), ..Shared::default() }))
+        let room = Room { permits: Some(permits), ..Room::default() };
+        Self(Arc::new(Shared { room: Arc::new(room), ..Shared::default() }))
+    }
+
+    /// Another drain for connections of the same server: it shares permits and
+    /// [requests to shed](Self::request_shed), and nothing else.
+    pub fn sibling(&self) -> Self {
+        Self(Arc::new(Shared { room: self.0.room.clone(), ..Shared::default() }))
     }
 
     /// A watch for one more connection.
@@ -124,19 +134,19 @@ impl Drain {
         self.0.tell(CUT);
     }
 
-    /// Asks for room: one connection that is idle should end. A few are woken to see whether they
-    /// are; call it again, some time later, for the next few.
-    ///
-    /// Nobody keeps a list of those that are idle: each request would pay for it.
-    pub fn make_room(&self) {
-        self.0.unwanted.store(1, Ordering::Release);
-        let some = self.0.lock().some();
-        some.into_iter().for_each(Waker::wake);
+    /// Asks that `n` idle connections end, of this drain and its siblings, in place of what was asked
+    /// for before. They do when they are [woken](Self::wake_next).
+    pub fn request_shed(&self, n: usize) {
+        self.0.room.shed_requests.store(n, Ordering::Release);
     }
 
-    /// There is room: no connection need end any more.
-    pub fn has_room(&self) {
-        self.0.unwanted.store(0, Ordering::Release);
+    /// Wakes the next `n` connections of this drain, in turn, so that those among them that are idle
+    /// see a [request to shed](Self::request_shed).
+    ///
+    /// There is no list of the idle ones: each request would pay for it.
+    pub fn wake_next(&self, n: usize) {
+        let next = self.0.lock().next(n);
+        next.into_iter().for_each(Waker::wake);
     }
 
     /// Waits until there is no connection.
@@ -174,15 +184,16 @@ impl Watch {
         self.shared.order.load(Ordering::Acquire) >= CUT
     }
 
-    /// Should some idle connection end to [make room](Drain::make_room)?
-    pub fn wants_room(&self) -> bool {
-        self.shared.unwanted.load(Ordering::Acquire) > 0
+    /// Whether some idle connection should end: see [`Drain::request_shed`].
+    pub fn is_shed_requested(&self) -> bool {
+        self.shared.room.shed_requests.load(Ordering::Acquire) > 0
     }
 
-    /// Is it this connection that ends to make room? Asked of one that can.
-    pub fn gives_room(&self) -> bool {
-        let unwanted = &self.shared.unwanted;
-        unwanted.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
+    /// Takes one of the requests to shed, if one is left: then this connection, which is idle, must
+    /// end.
+    pub fn claim_shed(&self) -> bool {
+        let requests = &self.shared.room.shed_requests;
+        requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
     }
 
     /// Is the task of `cx` the one that is registered?
@@ -199,7 +210,7 @@ impl Drop for Watch {
         let empty = p.taken() == 0;
         drop(p);
         drop(waker); // perhaps the last of its task, which then drops what it holds
-        if let Some(permits) = &self.shared.permits {
+        if let Some(permits) = &self.shared.room.permits {
             permits.add_permits(1);
         }
         if empty {
@@ -282,24 +293,26 @@ mod tests {
     }
 
     #[test]
-    fn drain_sheds_few_idle_connections_at_a_time_and_each_once() {
+    fn drain_wakes_connections_in_turn_and_each_request_to_shed_is_claimed_once() {
         let drain = Drain::new();
+        let sibling = drain.sibling();
         let woken = Arc::new(AtomicU8::new(0));
         let waker = Waker::from(Arc::new(Count(woken.clone())));
         let cx = Context::from_waker(&waker);
-        drain.make_room(); // of nobody
-        drain.has_room();
-        let mut watches: Vec<_> = (0..ASKED + 1).map(|_| drain.watch()).collect();
+        drain.wake_next(5); // of none
+        let mut watches: Vec<_> = (0..10).map(|_| drain.watch()).collect();
         watches.iter_mut().for_each(|w| assert!(!w.poll_draining(&cx)));
-        assert!(!watches[0].wants_room() && !watches[0].gives_room(), "nobody asked");
-        drain.make_room();
-        assert_eq!(usize::from(woken.load(Ordering::Relaxed)), ASKED);
-        assert!(watches[7].wants_room());
-        assert!(watches[7].gives_room() && !watches[8].gives_room());
-        drain.make_room();
-        assert_eq!(usize::from(woken.load(Ordering::Relaxed)), 2 * ASKED, "the last is asked too");
-        drain.has_room();
-        assert!(!watches[7].gives_room());
+        assert!(!watches[0].is_shed_requested() && !watches[0].claim_shed());
+        sibling.request_shed(2);
+        for (n, all) in [(8, 8), (8, 16), (99, 26)] {
+            drain.wake_next(n);
+            assert_eq!(woken.load(Ordering::Relaxed), all);
+        }
+        assert!(watches[7].is_shed_requested());
+        assert!(watches[7].claim_shed() && watches[8].claim_shed() && !watches[9].claim_shed());
+        drain.request_shed(3);
+        drain.request_shed(0);
+        assert!(!watches[9].is_shed_requested() && !watches[9].claim_shed());
     }
 
     struct Count(Arc<AtomicU8>);

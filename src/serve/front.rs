@@ -17,7 +17,7 @@ use crate::{
     net::{Accepted, Acceptor, Drain, Listener, Stream},
 };
 
-use super::door::{Counted, Door, Entered};
+use super::door::{Counted, Door, Entered, Shedding};
 
 /// What each accept loop of a server has.
 #[derive(Clone)]
@@ -46,11 +46,12 @@ where
         let mut acceptor = Acceptor::new(listener)?;
         let connections = Connections(self.door.drain(n).clone());
         let mut stop = std::pin::pin!(stop);
+        let mut shedding = Shedding::default();
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                entered = self.door.next(&mut acceptor) => {
+                entered = self.door.next(&mut acceptor, &mut shedding) => {
                     tokio::spawn(self.task(entered, &connections.0));
                 }
             }

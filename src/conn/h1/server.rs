@@ -144,9 +144,9 @@ where
         phase.try_idle(&driver.config.budget);
         if result.is_pending()
             && let Phase::Idle(idle) = phase
-            && driver.watch.wants_room()
+            && driver.watch.is_shed_requested()
             && idle.since() + SHED_AFTER <= clock::now()
-            && driver.watch.gives_room()
+            && driver.watch.claim_shed()
         {
             return Poll::Ready(Ok(())); // idle: another client needs the place
         }
