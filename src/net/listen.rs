@@ -86,8 +86,14 @@ impl Listener {
     /// A Unix socket's path is freed first if nobody listens there any more.
     ///
     /// # Errors
-    /// Those of look-up, `bind` and `listen`.
+    /// Those of look-up, `bind` and `listen`. They name the address and, where that is known, what to
+    /// do: `cannot listen on 127.0.0.1:80: permission denied (ports below 1024 need
+    /// CAP_NET_BIND_SERVICE)`.
     pub fn bind(address: &Address, share: bool) -> io::Result<Self> {
+        Self::try_bind(address, share).map_err(|error| cannot_listen(address, error))
+    }
+
+    fn try_bind(address: &Address, share: bool) -> io::Result<Self> {
         match address {
             Address::Tcp(host) => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -146,6 +152,60 @@ impl From<UnixListener> for Listener {
     }
 }
 
+/// Why a socket does not listen.
+#[derive(thiserror::Error)]
+#[error("cannot listen on {address}: {reason}")]
+struct CannotListen {
+    address: Address,
+    reason: String,
+    source: io::Error,
+}
+
+/// As its text: `main` prints errors by `Debug`.
+impl fmt::Debug for CannotListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Says what failed and what to do. The kind stays.
+fn cannot_listen(address: &Address, source: io::Error) -> io::Error {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, InvalidInput, NotFound, PermissionDenied};
+    let kind = source.kind();
+    let advice = match address {
+        Address::Tcp(host) => match kind {
+            PermissionDenied if is_privileged(host) => {
+                Some("ports below 1024 need CAP_NET_BIND_SERVICE")
+            }
+            AddrInUse => Some("another program listens there"),
+            AddrNotAvailable => Some("no interface of this machine has it"),
+            _ => None,
+        },
+        Address::Unix(path) => match kind {
+            PermissionDenied => Some("its folder must be writable"),
+            AddrInUse if is_socket(path) => Some("another program listens there"),
+            AddrInUse => Some("a file that is not a socket has this path"),
+            NotFound => Some("its folder does not exist"),
+            InvalidInput => Some("a socket's path has at most 107 bytes"),
+            _ => None,
+        },
+    };
+    let reason = match advice {
+        Some(advice) => format!("{kind} ({advice})"),
+        None => source.to_string(),
+    };
+    io::Error::new(kind, CannotListen { address: address.clone(), reason, source })
+}
+
+fn is_privileged(host: &str) -> bool {
+    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    port.is_some_and(|port| (1..1024_u16).contains(&port))
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
 fn bind_tcp(addr: SocketAddr, share: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -171,9 +231,8 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     let socket = new()?;
     if let Err(e) = socket.bind(&addr) {
         // Another kind of file would refuse connections just as well, and is not ours to remove.
-        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
         let stale = e.kind() == io::ErrorKind::AddrInUse
-            && is_socket
+            && is_socket(path)
             && new()?.connect(&addr).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
         if !stale {
             return Err(e);
@@ -183,4 +242,64 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     }
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Why `address` cannot be listened on; the kind is that of the cause.
+    fn refusal(address: &Address) -> String {
+        let error = Listener::bind(address, false).unwrap_err();
+        let inner = error.get_ref().and_then(|inner| inner.source()).unwrap();
+        assert_eq!(inner.downcast_ref::<io::Error>().unwrap().kind(), error.kind());
+        let text = error.to_string();
+        assert!(format!("{error:?}").contains(&text), "as main prints it: {error:?}");
+        text
+    }
+
+    #[test]
+    fn listener_that_cannot_bind_says_what_failed_and_what_to_do() {
+        let taken = Listener::bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let taken = taken.local_addr().unwrap();
+        let why = "address in use (another program listens there)";
+        assert_eq!(refusal(&taken), format!("cannot listen on {taken}: {why}"));
+        // RFC 5737: in no network.
+        let foreign = Address::Tcp("192.0.2.1:80".into());
+        let why = "address not available (no interface of this machine has it)";
+        assert_eq!(refusal(&foreign), format!("cannot listen on {foreign}: {why}"));
+        let unknown = Address::Tcp("no-such-host.invalid:80".into());
+        assert!(refusal(&unknown).starts_with("cannot listen on no-such-host.invalid:80: "));
+
+        let folder = tempfile::tempdir().unwrap();
+        let unix = |name: &str| Address::Unix(folder.path().join(name));
+        let _bound = Listener::bind(&unix("live"), false).unwrap();
+        std::fs::write(folder.path().join("file"), "not ours").unwrap();
+        for (name, why) in [
+            ("live", "address in use (another program listens there)"),
+            ("file", "address in use (a file that is not a socket has this path)"),
+            ("no/folder", "entity not found (its folder does not exist)"),
+            (&"x".repeat(200), "invalid input parameter (a socket's path has at most 107 bytes)"),
+        ] {
+            let address = unix(name);
+            assert_eq!(refusal(&address), format!("cannot listen on {address}: {why}"));
+        }
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"not ours");
+    }
+
+    #[test]
+    fn permission_error_names_the_capability_for_low_ports_only() {
+        let denied = |address: &str| {
+            let address = address.parse().unwrap();
+            cannot_listen(&address, io::ErrorKind::PermissionDenied.into()).to_string()
+        };
+        assert_eq!(
+            denied("127.0.0.1:80"),
+            "cannot listen on 127.0.0.1:80: permission denied \
+             (ports below 1024 need CAP_NET_BIND_SERVICE)"
+        );
+        assert_eq!(denied("[::1]:8080"), "cannot listen on [::1]:8080: permission denied");
+        let unix = denied("unix:/run/app.sock");
+        assert!(unix.ends_with("permission denied (its folder must be writable)"), "{unix}");
+    }
 }

@@ -27,7 +27,9 @@ impl Bind {
     /// `n` sockets that share the address.
     pub(super) fn listen(self, n: usize) -> io::Result<(Vec<Listener>, Unlink)> {
         let address = match self.0 {
-            Kind::Text(text) => text.parse()?,
+            Kind::Text(text) => text
+                .parse()
+                .map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot listen: {e}")))?,
             Kind::Address(address) => address,
             Kind::Listener(first) => return Ok((spread(first, n)?, Unlink::nothing())),
         };
