@@ -22,6 +22,7 @@ mod shutdown;
 mod sites;
 mod slow;
 mod source;
+mod startup;
 mod strata;
 mod support;
 mod two_hops;

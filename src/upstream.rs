@@ -41,6 +41,7 @@ use std::{
 
 use http::{Request, Response};
 use pin_project::pin_project;
+use tokio::task::JoinSet;
 use tower_service::Service;
 
 use crate::{
@@ -106,6 +107,42 @@ impl Upstream {
     /// [`build`](UpstreamBuilder::build).
     pub fn builder<A: AsRef<str>>(servers: impl IntoIterator<Item = A>) -> UpstreamBuilder {
         servers.into_iter().fold(UpstreamBuilder::new(), |builder, server| builder.server(server))
+    }
+
+    /// Connects to each server once and closes the connection: whether they can be reached now.
+    ///
+    /// Nothing else connects before the first request, since a server may be started later. A server that
+    /// a request cannot reach is a warning in the log (`endpoint ejected`). Await this before the server
+    /// starts to make it an error instead:
+    ///
+    /// ```no_run
+    /// # async fn run() -> std::io::Result<()> {
+    /// let api = vestibule::upstream::Upstream::new(["10.0.0.1:3000", "10.0.0.2:3000"])?;
+    /// api.check().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// It names each server that was not connected to within the connect timeout, and why.
+    ///
+    /// # Panics
+    /// When it is polled outside of a Tokio runtime.
+    pub async fn check(&self) -> io::Result<()> {
+        let mut checks = JoinSet::new();
+        for endpoint in self.endpoints() {
+            let remote = endpoint.service().clone();
+            checks.spawn(async move { remote.check().await });
+        }
+        let mut failures = Vec::new();
+        while let Some(result) = checks.join_next().await {
+            failures.extend(result?.err().map(|error| error.to_string()));
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        failures.sort_unstable();
+        Err(io::Error::new(io::ErrorKind::NotConnected, failures.join("; ")))
     }
 
     /// The servers, in the order in which they were added.

@@ -2,18 +2,20 @@
 
 use std::{
     ffi::OsStr,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use http::{HeaderValue, StatusCode};
+use rustix::fs::{CWD, Mode, openat};
 
 use super::{
     backend::Backend,
     cache::{Limits, REVALIDATE},
     dir::{Dir, Storage},
     lookup_config::LookupConfig,
-    root::{Root, Symlinks},
+    root::{OPEN_DIR_PATH, Root, Symlinks},
     try_files::TryFiles,
 };
 use crate::HttpService;
@@ -106,7 +108,8 @@ impl DirBuilder {
 
     /// Makes the service, and opens its folder.
     ///
-    /// If the folder cannot be opened yet, this logs a warning. Requests are errors until it can.
+    /// If the folder cannot be opened yet, this logs a warning. Requests are errors until it can. See
+    /// [`try_build`](Self::try_build) for a folder that must be there.
     ///
     /// ```
     /// let site = vestibule::files::DirBuilder::dir("public").listing().build();
@@ -119,6 +122,22 @@ impl DirBuilder {
             Origin::Backend(backend) => Storage::Backend(backend),
         };
         Dir::new(storage, options)
+    }
+
+    /// Makes the service as [`build`](Self::build) does, of a folder that must be there: for one that is
+    /// part of the installation, where a warning would be too little.
+    ///
+    /// # Errors
+    /// Those of opening the folder. They name it.
+    pub fn try_build(self) -> io::Result<Dir> {
+        if let Origin::Folder(path) = &self.origin {
+            openat(CWD, path, OPEN_DIR_PATH, Mode::empty()).map_err(|errno| {
+                let error = io::Error::from(errno);
+                let text = format!("cannot open the folder {}: {error}", path.display());
+                io::Error::new(error.kind(), text)
+            })?;
+        }
+        Ok(self.build())
     }
 
     /// Makes a service that sends to `service` every request that names no file: nginx's

@@ -57,7 +57,8 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 const READ_BY_PATH: OFlags = READ.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
 /// Flags that open a folder for path resolution only, which needs no permission to read it.
-const OPEN_DIR_PATH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(super) const OPEN_DIR_PATH: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Which symbolic links below a folder are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

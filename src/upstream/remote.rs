@@ -10,6 +10,7 @@ mod reaper;
 mod tests;
 
 use std::{
+    error::Error as StdError,
     fmt, io,
     sync::Arc,
     task::{Context, Poll},
@@ -92,6 +93,16 @@ impl Remote {
     /// The server's address.
     pub fn address(&self) -> &Address {
         &self.0.address
+    }
+
+    /// Connects once; the error names the server and what failed.
+    pub(super) async fn check(&self) -> io::Result<()> {
+        let Err(error) = connect::connect(self.0.clone(), None).await else { return Ok(()) };
+        let mut cause: &dyn StdError = &error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        Err(io::Error::other(format!("cannot connect to {}: {cause}", self.address())))
     }
 
     /// How many connections are idle now, in all runtimes.

@@ -1,0 +1,62 @@
+//! What is wrong at the start is an error that names it.
+
+use tokio::net::TcpListener;
+use tower::service_fn;
+
+use crate::{
+    Body, BoxError, Request, Response, files::DirBuilder, serve, upstream::Upstream, worker,
+};
+
+#[tokio::test]
+async fn upstream_check_names_servers_that_cannot_be_reached() {
+    let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let live = live.local_addr().unwrap().to_string();
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let gone = format!("unix:{}", folder.path().join("gone").display());
+    let api = Upstream::new([&live, &gone, &dead]).unwrap();
+    let error = api.check().await.unwrap_err().to_string();
+    let refused = format!("cannot connect to {dead}: Connection refused (os error 111)");
+    let missing = format!("cannot connect to {gone}: No such file or directory (os error 2)");
+    assert_eq!(error, format!("{refused}; {missing}"));
+    assert_eq!(api.endpoints()[0].service().idle_connections(), 0);
+}
+
+#[tokio::test]
+async fn upstream_check_succeeds_if_all_servers_can_be_reached() {
+    let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = Upstream::new([live.local_addr().unwrap().to_string()]).unwrap();
+    api.check().await.unwrap();
+}
+
+#[test]
+fn try_build_is_error_that_names_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (missing, file) = (folder.path().join("nope"), folder.path().join("file"));
+    std::fs::write(&file, "").unwrap();
+    for (path, why) in [(&missing, "No such file"), (&file, "Not a directory")] {
+        let error = DirBuilder::dir(path).try_build().unwrap_err().to_string();
+        let text = format!("cannot open the folder {}: {why}", path.display());
+        assert!(error.starts_with(&text), "{error}");
+    }
+    drop(DirBuilder::dir(folder.path()).try_build().unwrap());
+    // A file that does not exist yet has a folder.
+    drop(DirBuilder::file(missing).try_build().unwrap());
+}
+
+#[test]
+fn pools_without_members_are_errors() {
+    let error = Upstream::new::<&str>([]).unwrap_err();
+    assert_eq!(error.to_string(), "no server to send to");
+    let error = worker::threads(0, || worker::blocking(|_| Response::new(""))).start();
+    assert!(error.unwrap_err().to_string().contains("at least 1"));
+}
+
+#[test]
+fn address_that_is_none_is_error_that_names_it() {
+    let hello = || service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::empty())));
+    for address in ["8080", "localhost", "http://a/b:80"] {
+        let error = serve(address, hello()).bind().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot listen: '{address}' is neither")), "{error}");
+    }
+}
