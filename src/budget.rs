@@ -1,4 +1,16 @@
 //! `Budget`: the memory and the disk that all buffers of a front may take together.
+//!
+//! # Metrics
+//!
+//! With the feature `metrics` these are told to the recorder of the crate of that name. They are sums
+//! over all budgets of the process and have no labels.
+//!
+//! | name | type | unit | what |
+//! |---|---|---|---|
+//! | `vestibule_budget_memory_bytes` | gauge | bytes | memory that is taken now |
+//! | `vestibule_budget_disk_bytes` | gauge | bytes | disk that is taken now |
+//! | `vestibule_budget_refused_total` | counter | requests | refused for want of memory or disk |
+//! | `vestibule_budget_spilled_total` | counter | bodies | written to disk |
 
 #[cfg_attr(not(feature = "metrics"), path = "budget/no_gauges.rs")]
 mod gauges;

@@ -95,7 +95,9 @@
 //!
 //! All only add. `server`: sockets, drivers, layers, router and `serve`. `files`, `upstream` and
 //! `worker` are the services of those names, `limit` is a rate for each client; each brings `server`.
-//! These are on by default. `metrics` exports figures through the crate of that name.
+//! These are on by default. `metrics` exports figures through the crate of that name:
+//! `vestibule_budget_memory_bytes`, `vestibule_budget_disk_bytes`, `vestibule_budget_refused_total` and
+//! `vestibule_budget_spilled_total`, whose types and units are [in a table](budget#metrics).
 //!
 //! # Logs
 //!

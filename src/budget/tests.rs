@@ -106,3 +106,15 @@ fn budget_exports_its_figures_as_metrics() {
         assert_eq!(seen, want);
     });
 }
+
+#[test]
+fn every_metric_is_named_in_the_docs() {
+    let names: Vec<_> =
+        include_str!("gauges.rs").split('"').filter(|s| s.starts_with("vestibule_")).collect();
+    assert_eq!(names.len(), 4);
+    for docs in [include_str!("../budget.rs"), include_str!("../lib.rs")] {
+        for name in &names {
+            assert!(docs.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}

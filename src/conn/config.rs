@@ -209,3 +209,13 @@ impl Default for Http1Config {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_has_the_budget_of_the_process_by_default() {
+        assert!(Config::new().budget.is_same(&process_budget()));
+    }
+}

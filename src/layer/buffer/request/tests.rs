@@ -217,3 +217,8 @@ impl<F: Future> Task<F> {
         self.0.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()))
     }
 }
+
+#[test]
+fn request_buffer_has_the_budget_of_the_process_by_default() {
+    assert!(RequestBufferLayer::new().options.budget.is_same(&process_budget()));
+}

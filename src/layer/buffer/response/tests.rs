@@ -252,3 +252,8 @@ async fn refused_request_releases_permit_reserved_inside() {
     drop(taken);
     assert!(service.ready().await.unwrap().call(Request::default()).await.is_ok());
 }
+
+#[test]
+fn response_buffer_has_the_budget_of_the_process_by_default() {
+    assert!(ResponseBufferLayer::new().options.budget.is_same(&process_budget()));
+}
