@@ -67,7 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .shutdown(serve::shutdown_signal())
         .drain(Duration::from_secs(10));
     if let Some(n) = args.threads {
-        server = server.threads(n);
+        server = server.runtime_threads(n);
     }
     let server = server.bind()?;
     match server.local_addr()? {

@@ -51,7 +51,7 @@ where
         server = server.without_access_log();
     }
     if let Some(n) = threads {
-        server = server.threads(n);
+        server = server.runtime_threads(n);
     }
     let server = server.bind()?;
     Ok(server.await?)

@@ -58,7 +58,7 @@ where
     // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
     let mut server = server.shutdown(shutdown_signal());
     if let Some(n) = threads {
-        server = server.threads(n);
+        server = server.runtime_threads(n);
     }
     let server = server.bind()?;
     match server.local_addr()? {

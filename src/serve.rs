@@ -5,9 +5,9 @@ mod bind;
 pub mod deadlines {}
 mod door;
 mod front;
+mod runtime_threads;
 mod signal;
 mod tally;
-mod threads;
 
 use std::{
     fmt,
@@ -80,7 +80,7 @@ where
         bind: address.into(),
         service,
         options: Options {
-            threads: Threads::CallersRuntime,
+            runtimes: Runtimes::Caller,
             connections: CONNECTIONS,
             connections_per_client: None,
             drain: DRAIN,
@@ -104,7 +104,7 @@ type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[derive(Debug, Clone)]
 struct Options {
-    threads: Threads,
+    runtimes: Runtimes,
     connections: usize,
     connections_per_client: Option<usize>,
     drain: Duration,
@@ -114,21 +114,21 @@ struct Options {
 
 /// Where connections run.
 #[derive(Debug, Clone, Copy)]
-enum Threads {
-    CallersRuntime,
-    Count(usize),
+enum Runtimes {
+    Caller,
+    Threads(usize),
     PerCore,
 }
 
-impl Threads {
+impl Runtimes {
     /// How many threads to start; `None` for the caller's runtime.
     fn count(self) -> io::Result<Option<NonZeroUsize>> {
         match self {
-            Self::CallersRuntime => Ok(None),
+            Self::Caller => Ok(None),
             Self::PerCore => {
                 Ok(Some(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)))
             }
-            Self::Count(n) => match NonZeroUsize::new(n) {
+            Self::Threads(n) => match NonZeroUsize::new(n) {
                 Some(n) => Ok(Some(n)),
                 None => Err(invalid("0 threads serve nothing: see thread_per_core()")),
             },
@@ -147,15 +147,15 @@ impl<S> Serve<S> {
     ///
     /// By default connections are tasks of the caller's runtime. The last call of this method and of
     /// [`thread_per_core`](Self::thread_per_core) counts.
-    pub fn threads(mut self, n: usize) -> Self {
-        self.options.threads = Threads::Count(n);
+    pub fn runtime_threads(mut self, n: usize) -> Self {
+        self.options.runtimes = Runtimes::Threads(n);
         self
     }
 
     /// Serves from as many threads of its own as the machine has cores. See
-    /// [`threads`](Self::threads).
+    /// [`runtime_threads`](Self::runtime_threads).
     pub fn thread_per_core(mut self) -> Self {
-        self.options.threads = Threads::PerCore;
+        self.options.runtimes = Runtimes::PerCore;
         self
     }
 
@@ -274,7 +274,7 @@ impl<S> Serve<S> {
         if self.options.connections == 0 {
             return Err(invalid("0 connections serve nothing"));
         }
-        let threads = self.options.threads.count()?;
+        let threads = self.options.runtimes.count()?;
         let (listeners, unlink) = self.bind.listen(threads.map_or(1, NonZeroUsize::get))?;
         Ok(Bound {
             has_threads: threads.is_some(),
@@ -360,7 +360,7 @@ where
                 tracing::info!(%address, "listening");
             }
             if has_threads {
-                return threads::run(listeners, front, shutdown).await;
+                return runtime_threads::run(listeners, front, shutdown).await;
             }
             let listener = listeners.pop().expect("bound to one listener at least");
             front.run(0, listener, shutdown).await

@@ -266,7 +266,7 @@ async fn answer_to_broken_body_arrives_though_the_client_goes_on_sending() {
 async fn accepting_thread_holds_no_connection_slot() {
     let hello =
         service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
-    let server = start_with(hello, |s| s.threads(2).connections(1)).await;
+    let server = start_with(hello, |s| s.runtime_threads(2).connections(1)).await;
     // The kernel gives them to one thread or the other; either may serve the only one there is.
     for _ in 0..20 {
         let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";

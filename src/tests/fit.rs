@@ -57,7 +57,7 @@ async fn serve_with_threads_serves_and_drains() {
             std::thread::current().name().unwrap().to_owned(),
         )))
     });
-    let server = start_with(hello, |s| s.threads(2)).await;
+    let server = start_with(hello, |s| s.runtime_threads(2)).await;
     for _ in 0..8 {
         let answer =
             exchange(server.addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;

@@ -177,7 +177,7 @@ fn serve_options_commute() {
         |s| s.budget(Budget::builder().hard(7).build()),
         |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(1)))),
         |s| s.write_timeout(Duration::from_secs(9)).answer_timeout(Duration::from_secs(8)),
-        |s| s.without_access_log().threads(3).connections(5).drain(Duration::from_secs(4)),
+        |s| s.without_access_log().runtime_threads(3).connections(5).drain(Duration::from_secs(4)),
     ];
     let hello: Hello = |_| std::future::ready(Ok(Response::new(Body::empty())));
     let with = |order: &mut dyn Iterator<Item = &Option>| {
@@ -195,7 +195,7 @@ fn serve_options_commute() {
 #[tokio::test]
 async fn serve_refuses_options_that_serve_nothing() {
     let server = || serve("127.0.0.1:0", path());
-    for server in [server().threads(0), server().connections(0)] {
+    for server in [server().runtime_threads(0), server().connections(0)] {
         let error = server.bind().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     }
