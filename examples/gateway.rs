@@ -65,7 +65,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut server = serve(args.listen, front)
         // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
         .shutdown(serve::shutdown_signal())
-        .drain(Duration::from_secs(10));
+        .shutdown_timeout(Duration::from_secs(10));
     if let Some(n) = args.threads {
         server = server.runtime_threads(n);
     }

@@ -37,8 +37,9 @@ use crate::{
 /// fit a usual descriptor limit beside the files and upstream connections they lead to.
 pub const CONNECTIONS: usize = 8_192;
 
-/// How long a shutdown waits for exchanges under way, unless [`Serve::drain`] says otherwise.
-pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long a shutdown waits for exchanges under way, unless [`Serve::shutdown_timeout`] says
+/// otherwise.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves `service` at `address`: `host:port`, `unix:/path`, or a listener of tokio's.
 ///
@@ -83,7 +84,7 @@ where
             runtimes: Runtimes::Caller,
             connections: CONNECTIONS,
             connections_per_client: None,
-            drain: DRAIN,
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
             others: Vec::new(),
             config: Config::new(),
         },
@@ -107,7 +108,7 @@ struct Options {
     runtimes: Runtimes,
     connections: usize,
     connections_per_client: Option<usize>,
-    drain: Duration,
+    shutdown_timeout: Duration,
     others: Vec<Drain>,
     config: Config,
 }
@@ -206,9 +207,10 @@ impl<S> Serve<S> {
         self
     }
 
-    /// How long a shutdown waits for exchanges under way before it cuts them. Default [`DRAIN`].
-    pub fn drain(mut self, timeout: Duration) -> Self {
-        self.options.drain = timeout;
+    /// How long a shutdown waits for exchanges under way before it cuts them. Default
+    /// [`SHUTDOWN_TIMEOUT`].
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.options.shutdown_timeout = timeout;
         self
     }
 
@@ -346,7 +348,7 @@ where
             service: Rescue::new(service),
             config: Arc::new(options.config),
             door: Arc::new(door),
-            drain: options.drain,
+            shutdown_timeout: options.shutdown_timeout,
             others: options.others.into(),
         };
         let address = listeners[0].local_addr();

@@ -25,7 +25,7 @@ pub(super) struct Front<S> {
     pub(super) service: S,
     pub(super) config: Arc<Config>,
     pub(super) door: Arc<Door>,
-    pub(super) drain: Duration,
+    pub(super) shutdown_timeout: Duration,
     /// What else a shutdown waits for.
     pub(super) others: Arc<[Drain]>,
 }
@@ -68,7 +68,7 @@ where
                 other.ended().await;
             }
         };
-        if tokio::time::timeout(self.drain, ended).await.is_err() {
+        if tokio::time::timeout(self.shutdown_timeout, ended).await.is_err() {
             tracing::warn!(connections = drain.len(), "drain deadline passed: all is cut");
             for drain in std::iter::once(drain).chain(&*self.others) {
                 drain.cut();

@@ -220,7 +220,7 @@ async fn body_that_breaks_off_has_an_entry_that_is_not_complete() {
 
 #[tokio::test]
 async fn exchange_that_a_shutdown_aborts_has_an_entry() {
-    let options = |s: Serve<_>| s.drain(Duration::from_millis(20));
+    let options = |s: Serve<_>| s.shutdown_timeout(Duration::from_millis(20));
     let (server, mut log) = logged(service_fn(app), options).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all((get("/hello") + &get("/never")).as_bytes()).await.unwrap();

@@ -178,7 +178,7 @@ async fn body_that_ends_with_connection_is_reset_when_drain_aborts_it() {
             b.notify_one();
             async { Ok::<_, Infallible>(Response::new(body)) }
         }),
-        |s| s.drain(Duration::from_millis(20)),
+        |s| s.shutdown_timeout(Duration::from_millis(20)),
     )
     .await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();

@@ -177,7 +177,10 @@ fn serve_options_commute() {
         |s| s.budget(Budget::builder().hard(7).build()),
         |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(1)))),
         |s| s.write_timeout(Duration::from_secs(9)).answer_timeout(Duration::from_secs(8)),
-        |s| s.without_access_log().runtime_threads(3).connections(5).drain(Duration::from_secs(4)),
+        |s| {
+            let s = s.without_access_log().runtime_threads(3).connections(5);
+            s.shutdown_timeout(Duration::from_secs(4))
+        },
     ];
     let hello: Hello = |_| std::future::ready(Ok(Response::new(Body::empty())));
     let with = |order: &mut dyn Iterator<Item = &Option>| {

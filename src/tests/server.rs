@@ -554,8 +554,9 @@ async fn shutdown_waits_for_detached_work_and_then_aborts_it() {
         let detached = layer.detached();
         let app = tower::Layer::layer(&layer, app);
         let register = detached.clone();
-        let options =
-            |s: crate::serve::Serve<_>| s.drain(patience).drain_also(register).runtime_threads(1);
+        let options = |s: crate::serve::Serve<_>| {
+            s.shutdown_timeout(patience).drain_also(register).runtime_threads(1)
+        };
         let server = start_with(app, options).await;
         let mut client = TcpStream::connect(server.addr).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();

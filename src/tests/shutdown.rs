@@ -114,7 +114,7 @@ async fn lingering_connection_does_not_hold_a_drain() {
 #[tokio::test]
 async fn server_ends_while_a_connection_lingers() {
     let http1 = Http1Config::new().linger(HOUR);
-    let server = start_with(service_fn(early), |s| s.drain(HOUR).http1(http1)).await;
+    let server = start_with(service_fn(early), |s| s.shutdown_timeout(HOUR).http1(http1)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(POST).await.unwrap();
     read_until(&mut client, "early").await;
