@@ -141,7 +141,7 @@ impl Default for Config {
 /// Options of an HTTP/1.1 connection that no other protocol has.
 #[derive(Debug, Clone)]
 pub struct Http1Config {
-    pub(crate) drain_bytes: u64,
+    pub(crate) discard_bytes: u64,
     pub(crate) linger: Duration,
     pub(crate) linger_bytes: u64,
     pub(crate) read_ahead: usize,
@@ -152,7 +152,7 @@ impl Http1Config {
     /// The defaults.
     pub fn new() -> Self {
         Self {
-            drain_bytes: 64 << 10,
+            discard_bytes: 64 << 10,
             linger: Duration::from_secs(5),
             linger_bytes: 1 << 20,
             read_ahead: 16 << 10,
@@ -163,8 +163,8 @@ impl Http1Config {
     /// Bytes of an unread request body that are read and dropped so that the connection can be
     /// kept after an early response. Default 64 KiB: less than a new connection costs.
     #[must_use]
-    pub fn drain_bytes(mut self, bytes: u64) -> Self {
-        self.drain_bytes = bytes;
+    pub fn discard_bytes(mut self, bytes: u64) -> Self {
+        self.discard_bytes = bytes;
         self
     }
 

@@ -70,8 +70,8 @@ pub(super) struct Upload {
 /// The stage of the present exchange.
 ///
 /// ```text
-///   Head ──▶ Admit ──▶ Call ──▶ Respond ──▶ Drain ──▶ Head ...
-///                                   └────────┴──▶ Close ──▶ Linger ──▶ (end)
+///   Head ──▶ Admit ──▶ Call ──▶ Respond ──▶ Discard ──▶ Head ...
+///                                   └──────────┴──▶ Close ──▶ Linger ──▶ (end)
 /// ```
 pub(super) enum Stage {
     /// A head is read, perhaps after waiting at the gate.
@@ -84,7 +84,7 @@ pub(super) enum Stage {
     Respond(Body),
     /// The response is sent; the rest of the request, at most so many bytes, is dropped. A reader of
     /// the request's body that does not read is waited for until this time.
-    Drain(u64, Instant),
+    Discard(u64, Instant),
     /// What is written is flushed, then the connection ends; `linger` if the client may still be
     /// sending.
     Close {

@@ -73,7 +73,8 @@ where
                 active.drain_until.get_or_insert_with(|| later(now, DRAIN_HEAD));
             }
             self.pump_upload(active, now, cx);
-            if draining && matches!(active.stage, Stage::Drain(..)) && active.has_stalled_reader() {
+            if draining && matches!(active.stage, Stage::Discard(..)) && active.has_stalled_reader()
+            {
                 active.upload = None; // the rest of the request is of no use to a reader that stopped
             }
             // A step is taken only when its response has room: what is behind waits for what is
@@ -155,7 +156,7 @@ where
     ) -> io::Result<Poll<()>> {
         let wanted = match active.stage {
             Stage::Head(_) => active.output.has_room() && self.is_let_in(active, now, cx),
-            Stage::Drain(..) => {
+            Stage::Discard(..) => {
                 active.output.has_room() && (active.upload.is_none() || active.wants_upload())
             }
             Stage::Linger(..) => true,
@@ -227,7 +228,7 @@ where
                 active.upload = None;
                 active.stage = Stage::End;
             }
-            Stage::Head(_) | Stage::Drain(..) => {
+            Stage::Head(_) | Stage::Discard(..) => {
                 if let Err(fault) = active.core.recv_eof(now) {
                     self.refuse_fault(active, fault);
                 }
@@ -241,13 +242,13 @@ where
     fn deadline(&self, active: &Active) -> Option<Instant> {
         let read = match &active.stage {
             // While it is sent something the client is not idle.
-            Stage::Head(_) | Stage::Drain(..) if !active.output.is_empty() => None,
+            Stage::Head(_) | Stage::Discard(..) if !active.output.is_empty() => None,
             Stage::Head(gate) if gate.is_waiting() => None,
-            Stage::Drain(_, until) if active.has_stalled_reader() => Some(*until),
+            Stage::Discard(_, until) if active.has_stalled_reader() => Some(*until),
             Stage::Head(_) => {
                 [active.core.deadline(), active.drain_until].into_iter().flatten().min()
             }
-            Stage::Drain(..) => active.core.deadline(),
+            Stage::Discard(..) => active.core.deadline(),
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
             Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
             Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
@@ -276,7 +277,7 @@ where
                 // No request is complete, so none is lost.
                 active.stage = Stage::Close { linger: !active.read_closed };
             }
-            Stage::Drain(..) if active.has_stalled_reader() => active.upload = None,
+            Stage::Discard(..) if active.has_stalled_reader() => active.upload = None,
             Stage::Admit(..) => {
                 let message = "the service was not ready in time";
                 log_request!(warn, "vestibule::request", &active.request, "{message}");
@@ -287,7 +288,7 @@ where
                 log_request!(error, "vestibule::request", &active.request, "{message}");
                 self.refuse(active, http::StatusCode::GATEWAY_TIMEOUT);
             }
-            Stage::Head(_) | Stage::Drain(..) | Stage::Call(..) | Stage::Respond(_) => {
+            Stage::Head(_) | Stage::Discard(..) | Stage::Call(..) | Stage::Respond(_) => {
                 match active.core.timeout() {
                     Some(fault) => self.fail(active, fault),
                     None => return Ok(false),

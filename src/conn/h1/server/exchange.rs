@@ -38,7 +38,7 @@ where
             Stage::Admit(..) => self.step_admit(active, now, cx),
             Stage::Call(..) => self.step_call(active, now, cx),
             Stage::Respond(_) => self.step_respond(active, now, cx),
-            Stage::Drain(..) => self.step_drain(active, now),
+            Stage::Discard(..) => self.step_discard(active, now),
             Stage::Close { .. } if !active.output.is_empty() => Step::Wait,
             Stage::Close { linger } => {
                 let linger = *linger;
@@ -230,7 +230,7 @@ where
             active.upload = None;
         }
         let unread = active.upload.is_none() && active.core.reads_body();
-        if unread && active.core.body_left().is_none_or(|n| n > self.config.http1.drain_bytes) {
+        if unread && active.core.body_left().is_none_or(|n| n > self.config.http1.discard_bytes) {
             active.core.close_after();
         }
     }
@@ -315,11 +315,11 @@ where
             // Somebody still reads the request, or nobody will and there is not much of it.
             active.core.resume(now); // up to here it was we who did not read
             let until = later(now, self.config.limits.body_timeout);
-            Stage::Drain(self.config.http1.drain_bytes, until)
+            Stage::Discard(self.config.http1.discard_bytes, until)
         } else {
             Stage::Close { linger: true }
         };
-        if !matches!(active.stage, Stage::Drain(..)) {
+        if !matches!(active.stage, Stage::Discard(..)) {
             active.upload = None;
             active.request = RequestInfo::default(); // it shares the memory of the head
             active.head_bytes = 0;
@@ -340,8 +340,8 @@ where
         active.stage = Stage::Close { linger: false };
     }
 
-    fn step_drain(&mut self, active: &mut Active, now: Instant) -> Step {
-        let Stage::Drain(left, _) = &mut active.stage else { return Step::Again };
+    fn step_discard(&mut self, active: &mut Active, now: Instant) -> Step {
+        let Stage::Discard(left, _) = &mut active.stage else { return Step::Again };
         if active.upload.is_some() {
             return Step::Wait; // it is pumped
         }
