@@ -42,7 +42,7 @@ mod sharded;
 mod testing;
 
 pub use concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer};
-pub use error::{QueueFull, QueueTimeout, RateLimited, TooManyInFlight};
+pub use error::{PermitTimeout, QueueFull, RateLimited, TooManyInFlight};
 pub use in_flight::{InFlight, InFlightLayer};
 #[cfg(feature = "limit")]
 pub use rate::{ClientRateLimit, ClientRateLimitLayer};

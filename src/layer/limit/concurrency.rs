@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use self::places::{Begun, Permit, Places};
 use super::{
-    error::{QueueFull, QueueTimeout},
+    error::{PermitTimeout, QueueFull},
     held::hold,
 };
 use crate::{
@@ -179,7 +179,7 @@ pub struct Stats {
 ///
 /// **Waiting.** Places are given in the order in which handles came. Where too many wait already,
 /// or the time is over, `poll_ready` is ready all the same and the next `call` answers with
-/// [`Kind::Overloaded`], whose source is [`QueueFull`] or [`QueueTimeout`]; the service inside is not
+/// [`Kind::Overloaded`], whose source is [`QueueFull`] or [`PermitTimeout`]; the service inside is not
 /// called. So `poll_ready` fails only if that of the service inside does. A handle leaves the queue
 /// when it is dropped; one that is kept but polled no more stays in it, with its turn.
 ///
@@ -282,7 +282,7 @@ where
                 Some(permit) => Place::Held(permit),
                 None => {
                     self.limit.0.places.stalled();
-                    let late = QueueTimeout(self.limit.0.queue_timeout);
+                    let late = PermitTimeout(self.limit.0.queue_timeout);
                     Place::Refused(Error::new(Kind::Overloaded, late))
                 }
             };

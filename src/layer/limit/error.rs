@@ -10,10 +10,10 @@ pub struct QueueFull {
     pub waiting: usize,
 }
 
-/// No place became free in time.
+/// No permit became free within the queue timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no place within {0:?}")]
-pub struct QueueTimeout(pub Duration);
+#[error("no permit within {0:?}")]
+pub struct PermitTimeout(pub Duration);
 
 /// As many requests of this client are being answered as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -155,7 +155,7 @@ async fn waiter_past_queue_timeout_is_refused_and_leaves_the_queue() {
     assert!(is_ready(&mut holder));
     let began = Instant::now();
     let answer = holder.clone().oneshot(Request::default()).await;
-    assert_eq!(refusal::<QueueTimeout>(answer), QueueTimeout(QUEUE_TIMEOUT));
+    assert_eq!(refusal::<PermitTimeout>(answer), PermitTimeout(QUEUE_TIMEOUT));
     assert_eq!(began.elapsed().as_secs(), 10);
     assert_eq!(limit.stats(), stats(1, 1, 0));
 
