@@ -24,6 +24,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Args { listen, threads, buffer, log, upstreams } = Args::parse()?;
 
     let servers = Upstream::new(upstreams)?;
+    // A server may be started later than this; with `?` it would have to be there.
+    if let Err(error) = servers.check().await {
+        tracing::warn!("{error}");
+    }
     if !buffer {
         return run(serve(listen, servers), threads, log).await;
     }

@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(page) = fallback {
         site = site.fallback(page);
     }
-    let site = site.build();
+    let site = site.try_build()?;
     let shown = std::path::absolute(&dir).unwrap_or_else(|_| dir.into());
     eprintln!("The files of {}", shown.display());
     let server = serve(listen, site);

@@ -31,7 +31,8 @@ pub struct Transport<I> {
     /// When the connection was accepted. The time to the first head counts from here, so that all
     /// stages before it share one deadline.
     pub accepted: Instant,
-    /// Tells the connection when to end; held until it has.
+    /// Tells the connection when to end; held until it has. A stage that has no complete request ends
+    /// within a second of it.
     pub watch: Watch,
 }
 
