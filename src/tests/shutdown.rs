@@ -122,6 +122,21 @@ async fn server_ends_while_a_connection_lingers() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn server_leaves_a_socket_file_that_is_no_longer_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let server = serve(format!("unix:{}", path.display()), service_fn(early)).bind().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    drop(server);
+    assert!(path.exists());
+    // Its own it removes, though it was never awaited.
+    std::fs::remove_file(&path).unwrap();
+    drop(serve(format!("unix:{}", path.display()), service_fn(early)).bind().unwrap());
+    assert!(!path.exists());
+}
+
 /// Set in the child, which then is the server, at this path.
 const CHILD: &str = "VESTIBULE_TEST_SIGNALS";
 
