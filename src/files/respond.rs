@@ -17,6 +17,7 @@ use crate::{
         conditional::{self, Outcome, Validators},
         date::HttpDate,
         negotiate::{Accepts, Coding, prefers},
+        problem::{self, Format},
         range::{self, Part},
         target::OriginalUri,
     },
@@ -38,7 +39,7 @@ pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Res
         },
         Entry::Listing(listing) => list(request, listing),
         Entry::Folder => redirect(request),
-        Entry::Missing => status_text(&request.method, StatusCode::NOT_FOUND),
+        Entry::Missing => status_text(request, StatusCode::NOT_FOUND),
     }
 }
 
@@ -47,20 +48,26 @@ static PLAIN: LazyLock<HeaderMap> = LazyLock::new(|| {
     HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::VARY, HeaderValue::from_static("accept")),
     ])
 });
 
-/// Returns a response with the status as a short text; HEAD gets its length only.
-pub(super) fn status_text(method: &Method, status: StatusCode) -> Response<Body> {
-    // Of names that are not there a server is asked for all the time.
-    let text = match status {
-        StatusCode::NOT_FOUND => Body::from("404 Not Found\n"),
-        _ => {
-            let reason = status.canonical_reason().unwrap_or_default();
-            Body::from(format!("{} {reason}\n", status.as_str()))
-        }
-    };
-    complete(method, status, PLAIN.clone(), text)
+/// Returns a response with the status as a short text, or as JSON if the client prefers that; HEAD gets
+/// its length only.
+pub(super) fn status_text(request: &Parts, status: StatusCode) -> Response<Body> {
+    status_body(&request.method, status, Format::of(&request.headers))
+}
+
+/// Returns a response with the status in this format.
+pub(super) fn status_body(method: &Method, status: StatusCode, format: Format) -> Response<Body> {
+    // Names that do not exist are requested all the time.
+    if status == StatusCode::NOT_FOUND && format == Format::Text {
+        return complete(method, status, PLAIN.clone(), Body::from("404 Not Found\n"));
+    }
+    let (parts, body) = problem::response(status, None, format).into_parts();
+    let mut headers = parts.headers;
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    complete(method, status, headers, body)
 }
 
 /// Returns the variant that Accept-Encoding prefers; `None` if it accepts none.
@@ -78,9 +85,8 @@ fn choose<'a>(request: &Parts, variants: &'a Variants) -> Option<&'a Page> {
 }
 
 fn not_acceptable(request: &Parts) -> Response<Body> {
-    let mut response = status_text(&request.method, StatusCode::NOT_ACCEPTABLE);
-    let vary = HeaderValue::from_static("accept-encoding");
-    response.headers_mut().insert(header::VARY, vary);
+    let mut response = status_text(request, StatusCode::NOT_ACCEPTABLE);
+    add_vary(response.headers_mut(), &HeaderValue::from_static("accept-encoding"));
     response
 }
 
@@ -142,7 +148,7 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
             complete(method, StatusCode::PARTIAL_CONTENT, headers, body)
         }
         Part::Unsatisfiable => {
-            let mut response = refused(method, &page.headers, StatusCode::RANGE_NOT_SATISFIABLE);
+            let mut response = refused(request, &page.headers, StatusCode::RANGE_NOT_SATISFIABLE);
             let value = range::content_range_unsatisfied(page.len);
             response.headers_mut().insert(header::CONTENT_RANGE, value);
             response
@@ -156,18 +162,24 @@ fn decided(request: &Parts, whole: &HeaderMap, now: Validators<'_>) -> Option<Re
         Outcome::Proceed => None,
         Outcome::NotModified => Some(not_modified(whole)),
         Outcome::PreconditionFailed => {
-            Some(refused(&request.method, whole, StatusCode::PRECONDITION_FAILED))
+            Some(refused(request, whole, StatusCode::PRECONDITION_FAILED))
         }
     }
 }
 
 /// A refusal that was for what has these headers and may not be for the same in another form.
-fn refused(method: &Method, whole: &HeaderMap, status: StatusCode) -> Response<Body> {
-    let mut response = status_text(method, status);
+fn refused(request: &Parts, whole: &HeaderMap, status: StatusCode) -> Response<Body> {
+    let mut response = status_text(request, status);
     if let Some(vary) = whole.get(header::VARY) {
-        response.headers_mut().insert(header::VARY, vary.clone());
+        add_vary(response.headers_mut(), vary);
     }
     response
+}
+
+/// Adds what a refusal depends on to the format that its text depends on.
+fn add_vary(headers: &mut HeaderMap, of_file: &HeaderValue) {
+    headers.insert(header::VARY, of_file.clone());
+    headers.append(header::VARY, HeaderValue::from_static("accept"));
 }
 
 /// Step 5 of RFC 9110 section 13.2.2: the range, if there is one and If-Range lets it count.
@@ -204,10 +216,10 @@ fn redirect(request: &Parts) -> Response<Body> {
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
     let location = format!("./{name}/{mark}{query}");
-    let mut response = status_text(&request.method, StatusCode::PERMANENT_REDIRECT);
+    let mut response = status_text(request, StatusCode::PERMANENT_REDIRECT);
     match HeaderValue::try_from(location) {
         Ok(location) => response.headers_mut().insert(header::LOCATION, location),
-        Err(_) => return status_text(&request.method, StatusCode::NOT_FOUND),
+        Err(_) => return status_text(request, StatusCode::NOT_FOUND),
     };
     response
 }

@@ -40,7 +40,7 @@ impl<B> Service<Request<B>> for Dir {
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (request, _) = request.into_parts();
         let response = match self.0.find(&request) {
-            Resolution::Refused(status) => refuse(&request.method, status),
+            Resolution::Refused(status) => refuse(&request, status),
             Resolution::Entry(entry, status) => respond(&request, &entry, status),
             Resolution::OnDisk { normal, path, now } => {
                 return ResponseFuture::blocking(
@@ -72,8 +72,8 @@ static MISSING: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Missing)
 static FOLDER: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Folder));
 
 /// Returns the response to a refused request.
-pub(super) fn refuse(method: &Method, status: StatusCode) -> Response<Body> {
-    let mut response = status_text(method, status);
+pub(super) fn refuse(request: &Parts, status: StatusCode) -> Response<Body> {
+    let mut response = status_text(request, status);
     if status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     }

@@ -57,7 +57,7 @@ where
                 State::File(Some(response))
             }
             Resolution::Refused(status) if status == StatusCode::BAD_REQUEST => {
-                State::File(Some(refuse(&parts.method, status)))
+                State::File(Some(refuse(&parts, status)))
             }
             Resolution::Entry(..) | Resolution::Refused(_) => {
                 let request = Request::from_parts(parts, Body::new(body));

@@ -16,7 +16,9 @@ use tower_service::Service;
 
 use super::{Dir, escape, multipart::KindOfWhole, respond, service};
 use crate::{
-    Body, BoxError, HttpService, Request, Response, body::HttpBody, semantics::date::HttpDate,
+    Body, BoxError, HttpService, Request, Response,
+    body::HttpBody,
+    semantics::{date::HttpDate, problem::Format},
 };
 
 /// nginx's field: the path of a request target, percent-encoded where needed.
@@ -227,7 +229,8 @@ where
                     if response.status() == StatusCode::PERMANENT_REDIRECT {
                         // A folder without the slash. The client cannot request its path.
                         let method = if this.asked.head { Method::HEAD } else { Method::GET };
-                        response = respond::status_text(&method, StatusCode::NOT_FOUND);
+                        let status = StatusCode::NOT_FOUND;
+                        response = respond::status_body(&method, status, Format::Text);
                     }
                     return Poll::Ready(Ok(merge(response, std::mem::take(said))));
                 }

@@ -193,13 +193,18 @@ async fn interim_responses_are_dropped_before_the_final_one() {
 #[tokio::test]
 async fn errors_have_one_shape_in_every_place_that_answers() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let site = crate::Router::new().prefix("/api", upstream(&[dead]));
+    let folder = tempfile::tempdir().unwrap();
+    let site = crate::Router::new()
+        .prefix("/api", upstream(&[dead]))
+        .nest("/files", crate::files::dir(folder.path()));
     let front = start(site).await;
     let ask = async |request: &str| exchange(front.addr, request).await;
     let close = "Host: a\r\nConnection: close\r\n";
     for (request, text) in [
         (format!("GET /api HTTP/1.1\r\n{close}\r\n"), "502 Bad Gateway"),
         (format!("GET /none HTTP/1.1\r\n{close}\r\n"), "404 Not Found"),
+        (format!("GET /files/none HTTP/1.1\r\n{close}\r\n"), "404 Not Found"),
+        (format!("DELETE /files/none HTTP/1.1\r\n{close}\r\n"), "405 Method Not Allowed"),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), "400 Bad Request"), // the driver's own: no Host
         ("GET / HTTP/3.1\r\n\r\n".to_owned(), "505 HTTP Version Not Supported"),
     ] {
@@ -208,7 +213,12 @@ async fn errors_have_one_shape_in_every_place_that_answers() {
         assert!(answer.contains("content-type: text/plain; charset=utf-8\r\n"), "{answer}");
         assert!(answer.ends_with(&format!("\r\n\r\n{text}\n")), "{answer}");
     }
-    for (path, status, title) in [("/api", 502, "Bad Gateway"), ("/none", 404, "Not Found")] {
+    for (path, status, title) in [
+        ("/api", 502, "Bad Gateway"),
+        ("/none", 404, "Not Found"),
+        ("/files/none", 404, "Not Found"),
+        ("/files/%00", 400, "Bad Request"),
+    ] {
         let json = format!(r#"{{"status":{status},"title":"{title}"}}"#);
         for method in ["GET", "HEAD"] {
             let accept = "Accept: application/json\r\n";
