@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode, Uri, Version, request, response};
 use proto::h1::{Client, Conn, Event, Fault, Limits, Server};
-use vestibule::{proto, semantics}; // as the crate has them, for the modules above
+use vestibule::{peer, proto, semantics}; // as the crate has them, for the modules above
 
 /// What came of some bytes: messages, and how it ended.
 #[derive(Debug)]
