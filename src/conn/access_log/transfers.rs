@@ -41,6 +41,9 @@ impl Transfers {
     /// Begins the entry of a request that began at `began` with a head of `head` bytes.
     pub(in crate::conn) fn open(&mut self, entry: Entry, began: Instant, head: usize) {
         debug_assert!(!self.is_open, "responses are sent one after the other");
+        if self.entries.capacity() == 0 {
+            self.entries.reserve_exact(1); // most connections pipeline nothing
+        }
         self.entries.push_back(Transfer { entry, began, head });
         self.is_open = true;
     }

@@ -52,9 +52,9 @@ pub(super) struct Active {
     pub(super) open_ended: bool,
 }
 
-/// Heads up to this size, 4 KiB, are not counted while their request is answered: the lease would cost
-/// each request more than such a head is worth.
-const SMALL_HEAD: usize = 4 << 10;
+/// What is kept for log lines is not counted up to this size, 4 KiB: a lease would cost each request more
+/// than that is worth.
+const UNCOUNTED: usize = 4 << 10;
 
 /// The service's future. Its type is erased here, so that the driver's state does not depend on the
 /// service.
@@ -176,8 +176,9 @@ impl Active {
 
     /// Counts a head, or requests, that came in part, and what a slow client has not taken.
     fn count(&mut self, budget: &Budget) {
-        let head = if self.head_bytes > SMALL_HEAD { self.head_bytes } else { 0 };
-        let held = (self.input.len() + self.output.held() + self.transfers.held() + head) as u64;
+        let head = if self.transfers.is_open() { 0 } else { self.head_bytes };
+        let log = Some(self.transfers.held() + head).filter(|held| *held > UNCOUNTED);
+        let held = (self.input.len() + self.output.held() + log.unwrap_or(0)) as u64;
         if held > 0 || self.lease.is_some() {
             self.lease.get_or_insert_with(|| budget.memory()).set(held);
         }
@@ -214,7 +215,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        conn::{Transport, h1::server::Connection},
+        conn::{Config, Transport, h1::server::Connection},
         net::Watch,
         peer::Peer,
     };
@@ -252,6 +253,29 @@ mod tests {
     fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         Pin::new(future).poll(&mut cx).is_pending()
+    }
+
+    #[tokio::test]
+    async fn large_head_counts_in_the_budget_while_its_response_waits() {
+        for logs in [false, true] {
+            let never = service_fn(|_: Request<Body>| {
+                std::future::pending::<Result<Response, Infallible>>()
+            });
+            let (mut client, io) = tokio::io::duplex(64 << 10);
+            let budget = Budget::default();
+            let config = Config::new().budget(budget.clone());
+            let config = if logs { config.access_log(|_| ()) } else { config };
+            let transport = Transport::new(io, Peer::memory(), Watch::never());
+            let mut connection = Connection::new(transport, never, Arc::new(config));
+            let cookie = "x".repeat(20_000);
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            assert!(is_pending(&mut connection));
+            let used = budget.usage().memory;
+            assert!((20_000..25_000).contains(&used), "{used}");
+            let Phase::Active(active) = &connection.0.as_ref().unwrap().phase else { panic!() };
+            assert_eq!(active.transfers.is_empty(), !logs, "no subscriber asks for an entry");
+        }
     }
 
     #[tokio::test(start_paused = true)]
