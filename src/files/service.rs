@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    io,
+    io::{self, ErrorKind},
     pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll},
@@ -309,10 +309,12 @@ pub(super) fn poll_lookup(
     Poll::Ready(loaded.map_err(|error| Error::new(kind(&error), Unreadable(error)).into()))
 }
 
+/// Returns `Overloaded` if descriptors, memory or threads have run out.
 fn kind(error: &io::Error) -> Kind {
     use rustix::io::Errno;
-    match Errno::from_io_error(error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Kind::Overloaded,
+    match (Errno::from_io_error(error), error.kind()) {
+        (Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM), _)
+        | (_, ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => Kind::Overloaded,
         _ => Kind::Internal,
     }
 }
@@ -326,6 +328,8 @@ mod tests {
     #[test]
     fn lack_of_descriptors_is_distinguished_from_failing_disk() {
         assert_eq!(kind(&Errno::MFILE.into()), Kind::Overloaded);
+        let no_thread = io::Error::new(Errno::AGAIN.kind(), "cannot start a thread");
+        assert_eq!(kind(&no_thread), Kind::Overloaded);
         assert_eq!(kind(&Errno::IO.into()), Kind::Internal);
     }
 

@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::net::blocking_pool::{BlockingPool, Job};
+use crate::net::blocking_pool::{BlockingPool, Job, copy_error};
 
 /// The number of waiters above which those that have gone are pruned.
 const PRUNE_THRESHOLD: usize = 64;
@@ -44,7 +44,14 @@ impl<T, M> fmt::Debug for SingleFlight<T, M> {
 
 impl<T, M> Default for SingleFlight<T, M> {
     fn default() -> Self {
-        Self { pool: BlockingPool::default(), table: Arc::new(Table(Mutex::default())) }
+        Self::on(BlockingPool::default())
+    }
+}
+
+impl<T, M> SingleFlight<T, M> {
+    /// Creates an empty one, whose lookups run on `pool`.
+    pub(super) fn on(pool: BlockingPool) -> Self {
+        Self { pool, table: Arc::new(Table(Mutex::default())) }
     }
 }
 
@@ -52,7 +59,7 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
     /// Joins the lookup of `path` that is in flight if `is_harmless` accepts its mark; otherwise starts
     /// a new one, which `begin` makes.
     ///
-    /// The receiver fails if the lookup panics or the runtime shuts down.
+    /// The receiver resolves to an error if no thread can be started, and fails if the lookup panics.
     pub(super) fn join<L>(
         &self,
         path: &str,
@@ -77,7 +84,7 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
         // A lookup that is replaced here still answers its own waiters.
         table.insert(path.clone(), shared.clone());
         drop(table);
-        let (table, lookup) = (self.table.clone(), Some(begin()));
+        let (table, lookup) = (self.table.clone(), Some(in_runtime(begin())));
         self.pool.run(Box::new(Flight { path, table, shared, lookup }));
         answered
     }
@@ -88,8 +95,17 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
         L: FnOnce() -> io::Result<T> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        self.pool.run(Box::new(Alone { lookup, answer }));
+        self.pool.run(Box::new(Alone { lookup: in_runtime(lookup), answer }));
         answered
+    }
+}
+
+/// Enters the caller's runtime for the lookup: a backend may spawn tasks, or wait for a future.
+fn in_runtime<T>(lookup: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let runtime = Handle::try_current().ok();
+    move || {
+        let _entered = runtime.as_ref().map(Handle::enter);
+        lookup()
     }
 }
 
@@ -120,6 +136,19 @@ struct Flight<T, M, L> {
 }
 
 impl<T, M, L> Flight<T, M, L> {
+    /// Ends the flight with a result for all waiters.
+    fn answer(&self, found: &io::Result<T>)
+    where
+        T: Clone,
+    {
+        for waiter in self.complete() {
+            let _ = waiter.send(match found {
+                Ok(found) => Ok(found.clone()),
+                Err(error) => Err(copy_error(error)),
+            });
+        }
+    }
+
     /// Removes the flight from the table and returns its waiters.
     fn complete(&self) -> Vec<oneshot::Sender<io::Result<T>>> {
         let mut table = self.table.lock();
@@ -155,14 +184,11 @@ where
 
     fn run(mut self: Box<Self>) {
         let Some(lookup) = self.lookup.take() else { return };
-        let found = lookup();
-        for waiter in self.complete() {
-            let answer = match &found {
-                Ok(found) => Ok(found.clone()),
-                Err(error) => Err(clone_error(error)),
-            };
-            let _ = waiter.send(answer);
-        }
+        self.answer(&lookup());
+    }
+
+    fn fail(self: Box<Self>, error: &io::Error) {
+        self.answer(&Err(copy_error(error)));
     }
 }
 
@@ -185,13 +211,9 @@ where
         let Self { lookup, answer } = *self;
         let _ = answer.send(lookup());
     }
-}
 
-/// Copies an error for one more waiter.
-fn clone_error(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(errno) => io::Error::from_raw_os_error(errno),
-        None => io::Error::new(error.kind(), error.to_string()),
+    fn fail(self: Box<Self>, error: &io::Error) {
+        let _ = self.answer.send(Err(copy_error(error)));
     }
 }
 
@@ -280,6 +302,28 @@ mod tests {
             }
             assert!(flights.table.lock().is_empty());
         }
+    }
+
+    #[test]
+    fn all_waiters_get_an_error_if_no_thread_can_be_started() {
+        let flights = SingleFlight::<(), ()>::on(BlockingPool::without_threads());
+        for _ in 0..2 {
+            let join = flights.join("/a", (), |()| true, || || unreachable!("there is no thread"));
+            let alone = flights.alone(|| unreachable!("there is no thread"));
+            for mut answer in [join, alone] {
+                let error = answer.try_recv().unwrap().unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            }
+            assert!(flights.table.lock().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn lookup_runs_in_the_runtime_of_its_caller() {
+        let flights = SingleFlight::<_, ()>::default();
+        let lookup = || Ok(Handle::try_current().is_ok());
+        assert!(flights.alone(lookup).await.unwrap().unwrap());
+        assert!(flights.join("/a", (), |()| true, || lookup).await.unwrap().unwrap());
     }
 
     #[tokio::test]

@@ -1,22 +1,21 @@
-//! A bounded pool of blocking threads per runtime, for work that may wait for a disk.
+//! A bounded pool of threads for work that may wait for a disk.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
+    collections::VecDeque,
+    fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
-use tokio::runtime::{Handle, Id};
+use tokio::sync::oneshot;
 
-/// The most threads of one runtime, 32: the queue depth of an ordinary disk. A disk that hangs leaves the
-/// runtime's other blocking threads alone.
+/// The most threads of one pool, 32: the queue depth of an ordinary disk. A disk that hangs takes no more.
 const MAX_THREADS: usize = 32;
 
-/// How long an idle thread waits for the next job. Without it most jobs start a thread, since the thread of
-/// the last one is not idle in the runtime's pool yet.
-const LINGER: Duration = Duration::from_millis(5);
+/// How long an idle thread waits for the next job: 10 s, as the threads of a Tokio runtime do.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Jobs that may wait before the unwanted ones are dropped.
 const PRUNE_THRESHOLD: usize = 64;
@@ -28,15 +27,26 @@ pub(crate) trait Job: Send {
     fn is_wanted(&mut self) -> bool;
     /// Does the work. A panic ends this job only.
     fn run(self: Box<Self>);
+    /// Ends the job without having run: no thread can be started for it. Called on the thread of a submitter,
+    /// so it must not block. The default drops the job.
+    fn fail(self: Box<Self>, error: &io::Error) {
+        let _ = error;
+    }
 }
 
-/// Runs jobs in order, on blocking threads of the runtime that submits them.
-///
-/// Runtimes share nothing: one that is busy, or shuts down, delays no other.
-#[derive(Default)]
-pub(crate) struct BlockingPool(Mutex<HashMap<Id, Weak<Threads>>>);
+/// Starts a thread that runs the closure.
+type StartThread = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
-/// The threads of one runtime, and the jobs that wait for one. The threads own it.
+/// Runs jobs in order, on threads that it starts when they are needed.
+///
+/// It needs no runtime. Tokio's `spawn_blocking` panics if the system cannot start its first thread (at
+/// `RLIMIT_NPROC`, in a full pids cgroup); here the jobs [fail](Job::fail) instead.
+pub(crate) struct BlockingPool {
+    threads: Arc<Threads>,
+    start_thread: StartThread,
+}
+
+/// What the threads of a pool share.
 #[derive(Default)]
 struct Threads {
     queue: Mutex<Queue>,
@@ -53,6 +63,8 @@ struct Queue {
     running: usize,
     /// Of those, the ones that wait for a job. Each takes one when it wakes.
     idle: usize,
+    /// The pool was dropped. Threads end when no job waits.
+    is_closed: bool,
 }
 
 impl fmt::Debug for BlockingPool {
@@ -61,16 +73,39 @@ impl fmt::Debug for BlockingPool {
     }
 }
 
+impl Default for BlockingPool {
+    fn default() -> Self {
+        Self::with_threads_by(|body| {
+            thread::Builder::new().name("blocking".to_owned()).spawn(body).map(drop)
+        })
+    }
+}
+
+impl Drop for BlockingPool {
+    fn drop(&mut self) {
+        self.threads.lock().is_closed = true;
+        self.threads.more.notify_all();
+    }
+}
+
 impl BlockingPool {
-    /// Submits a job. It is dropped without having run if its result is no longer wanted, or if the runtime shuts
-    /// down.
+    /// Creates a pool whose threads are started by `start_thread`.
+    pub(crate) fn with_threads_by(start_thread: StartThread) -> Self {
+        Self { threads: Arc::default(), start_thread }
+    }
+
+    /// Creates a pool that can start no thread.
+    #[cfg(test)]
+    pub(crate) fn without_threads() -> Self {
+        Self::with_threads_by(|_| Err(io::Error::from_raw_os_error(11))) // EAGAIN
+    }
+
+    /// Submits a job. It is dropped without having run if its result is no longer wanted.
     ///
-    /// # Panics
-    /// Outside of a Tokio runtime.
+    /// If no thread can be started, a job waits for one of the others to become free, and fails if there is
+    /// none. Never panics, so it can be called in `Drop`.
     pub(crate) fn run(&self, job: Box<dyn Job>) {
-        let runtime = Handle::current();
-        let threads = self.threads(runtime.id());
-        let mut queue = threads.lock();
+        let mut queue = self.threads.lock();
         let unwanted = queue.push(job);
         let has_thread = queue.waiting.len() <= queue.idle;
         let starts_thread = !has_thread && queue.running < MAX_THREADS;
@@ -78,34 +113,74 @@ impl BlockingPool {
         drop(queue);
         drop(unwanted);
         if has_thread {
-            threads.more.notify_one();
+            self.threads.more.notify_one();
         } else if starts_thread {
-            let thread = Thread { of: threads, has_ended: false };
-            runtime.spawn_blocking(move || thread.run());
+            let of = self.threads.clone();
+            // Made on the thread: what is not started must not count itself out when it is dropped.
+            let body = move || Thread { of, has_ended: false }.run();
+            if let Err(error) = (self.start_thread)(Box::new(body)) {
+                self.fail_without_threads(&error);
+            }
         }
     }
 
-    fn threads(&self, runtime: Id) -> Arc<Threads> {
-        let mut by_runtime = lock(&self.0);
-        if let Some(threads) = by_runtime.get(&runtime).and_then(Weak::upgrade) {
-            return threads;
+    /// Runs `work`. The receiver resolves to its result, or to an error if no thread can be started; it fails
+    /// if `work` panics. Dropped before the work begins, it cancels it.
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> oneshot::Receiver<io::Result<T>> {
+        let (result, receiver) = oneshot::channel();
+        self.run(Box::new(Call { work, result }));
+        receiver
+    }
+
+    /// A thread could not be started. If there is no other, nothing would ever run the waiting jobs.
+    fn fail_without_threads(&self, error: &io::Error) {
+        tracing::warn!(%error, "cannot start a thread for work that may block");
+        let error = io::Error::new(error.kind(), format!("cannot start a thread: {error}"));
+        let failed = self.threads.lock().take_stranded();
+        for job in failed {
+            job.fail(&error);
         }
-        by_runtime.retain(|_, threads| threads.strong_count() > 0);
-        let threads = Arc::new(Threads::default());
-        by_runtime.insert(runtime, Arc::downgrade(&threads));
-        threads
+    }
+}
+
+/// A function call as a job.
+struct Call<T, W> {
+    work: W,
+    result: oneshot::Sender<io::Result<T>>,
+}
+
+impl<T: Send, W: FnOnce() -> T + Send> Job for Call<T, W> {
+    fn is_wanted(&mut self) -> bool {
+        !self.result.is_closed()
+    }
+
+    fn run(self: Box<Self>) {
+        let Self { work, result } = *self;
+        let _ = result.send(Ok(work()));
+    }
+
+    fn fail(self: Box<Self>, error: &io::Error) {
+        let Self { result, .. } = *self;
+        let _ = result.send(Err(copy_error(error)));
+    }
+}
+
+/// Copies an error: one for each of those who wait.
+pub(crate) fn copy_error(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 
 impl Threads {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        lock(&self.queue)
+        // Nothing panics while the lock is held but a job that is asked whether it is wanted.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Nothing panics while a lock is held but a job that is asked whether it is wanted.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Queue {
@@ -125,6 +200,12 @@ impl Queue {
         }
         self.prune_at = 2 * self.waiting.len();
         unwanted
+    }
+
+    /// Counts a thread that does not run. Returns the waiting jobs if it was the last one.
+    fn take_stranded(&mut self) -> VecDeque<Box<dyn Job>> {
+        self.running -= 1;
+        if self.running == 0 { std::mem::take(&mut self.waiting) } else { VecDeque::new() }
     }
 }
 
@@ -146,14 +227,14 @@ impl Thread {
         }
     }
 
-    /// Returns the next job. If none comes within [`LINGER`] the thread ends, under the same lock: no job
+    /// Returns the next job. If none comes within [`KEEP_ALIVE`] the thread ends, under the same lock: no job
     /// that is submitted from then on counts on it.
     fn next(&mut self) -> Option<Box<dyn Job>> {
         let mut queue = self.of.lock();
-        if queue.waiting.is_empty() {
+        if queue.waiting.is_empty() && !queue.is_closed {
             queue.idle += 1;
-            let is_empty = |queue: &mut Queue| queue.waiting.is_empty();
-            let waited = self.of.more.wait_timeout_while(queue, LINGER, is_empty);
+            let has_nothing = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closed;
+            let waited = self.of.more.wait_timeout_while(queue, KEEP_ALIVE, has_nothing);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
             queue.idle -= 1;
         }
@@ -168,52 +249,33 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        if self.has_ended {
-            return;
+        if !self.has_ended {
+            // It unwinds: the payload of a job's panic has panicked when it was dropped.
+            let stranded = self.of.lock().take_stranded();
+            drop(stranded);
         }
-        // The runtime shut down before the thread began. Without threads the jobs would wait forever.
-        let mut queue = self.of.lock();
-        queue.running -= 1;
-        let dropped =
-            if queue.running == 0 { std::mem::take(&mut queue.waiting) } else { VecDeque::new() };
-        drop(queue);
-        drop(dropped);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Barrier, mpsc};
-
-    use tokio::{runtime::Builder, sync::oneshot};
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    };
 
     use super::*;
 
-    /// A job that is wanted while the receiver of its answer exists.
-    struct Asked<F> {
-        work: F,
-        answer: oneshot::Sender<()>,
-    }
-
-    impl<F: FnOnce() + Send> Job for Asked<F> {
-        fn is_wanted(&mut self) -> bool {
-            !self.answer.is_closed()
-        }
-
-        fn run(self: Box<Self>) {
-            (self.work)();
-            let _ = self.answer.send(());
-        }
-    }
-
-    fn ask(pool: &BlockingPool, work: impl FnOnce() + Send + 'static) -> oneshot::Receiver<()> {
-        let (answer, answered) = oneshot::channel();
-        pool.run(Box::new(Asked { work, answer }));
-        answered
+    fn ask(
+        pool: &BlockingPool,
+        work: impl FnOnce() + Send + 'static,
+    ) -> oneshot::Receiver<io::Result<()>> {
+        pool.call(work)
     }
 
     fn running(pool: &BlockingPool) -> usize {
-        pool.threads(Handle::current().id()).lock().running
+        pool.threads.lock().running
     }
 
     #[tokio::test]
@@ -230,12 +292,33 @@ mod tests {
             assert!(running(&pool) <= MAX_THREADS);
         }
         for answer in answers {
-            answer.await.unwrap();
+            answer.await.unwrap().unwrap();
         }
-        while running(&pool) > 0 {
-            tokio::task::yield_now().await;
+        // Idle threads take further jobs.
+        for _ in 0..10 * MAX_THREADS {
+            ask(&pool, || ()).await.unwrap().unwrap();
         }
-        ask(&pool, || ()).await.unwrap();
+        assert!(running(&pool) <= MAX_THREADS);
+    }
+
+    #[tokio::test]
+    async fn threads_end_with_their_pool_and_after_the_waiting_jobs() {
+        let pool = BlockingPool::default();
+        let threads = pool.threads.clone();
+        let (go_on, waits) = mpsc::channel::<()>();
+        let mut answers = vec![ask(&pool, move || {
+            let _ = waits.recv();
+        })];
+        answers.extend((0..2 * MAX_THREADS).map(|_| ask(&pool, || ())));
+        drop(pool);
+        drop(go_on);
+        for answer in answers {
+            answer.await.unwrap().unwrap();
+        }
+        while Arc::strong_count(&threads) > 1 {
+            thread::yield_now();
+        }
+        assert_eq!(threads.lock().running, 0);
     }
 
     #[tokio::test]
@@ -256,7 +339,7 @@ mod tests {
         for answer in held {
             assert!(answer.await.is_err());
         }
-        last.await.unwrap();
+        last.await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -285,45 +368,64 @@ mod tests {
         assert_eq!(Arc::strong_count(&wanted), 2);
         hold.wait();
         for answer in held {
-            answer.await.unwrap();
+            answer.await.unwrap().unwrap();
         }
-        last.await.unwrap();
+        last.await.unwrap().unwrap();
     }
 
     #[test]
-    fn jobs_of_a_runtime_that_has_shut_down_are_dropped() {
-        let runtime = Builder::new_current_thread().build().unwrap();
-        let handle = runtime.handle().clone();
-        runtime.shutdown_background();
-        let pool = BlockingPool::default();
-        let _entered = handle.enter();
-        let mut answer = ask(&pool, || ());
-        assert_eq!(answer.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
+    fn job_fails_if_no_thread_can_be_started_for_it() {
+        let pool = BlockingPool::without_threads();
+        for _ in 0..2 {
+            let mut answer = ask(&pool, || unreachable!("there is no thread"));
+            let error = answer.try_recv().unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            assert!(error.to_string().starts_with("cannot start a thread: "), "{error}");
+        }
         assert_eq!(running(&pool), 0);
     }
 
-    #[test]
-    fn runtime_without_free_threads_delays_no_other() {
-        let pool = BlockingPool::default();
-        let busy = Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
-        let (end, ends) = mpsc::channel::<()>();
-        let blocked = busy.spawn_blocking(move || ends.recv().is_err());
-        let first: Vec<_> = {
-            let _entered = busy.enter();
-            (0..2 * MAX_THREADS).map(|_| ask(&pool, || ())).collect()
-        };
-        let other = Builder::new_current_thread().enable_time().build().unwrap();
-        other.block_on(async {
-            let answer = tokio::time::timeout(Duration::from_secs(20), ask(&pool, || ())).await;
-            answer.expect("it waits for the other runtime's threads").unwrap();
-        });
-        drop(other); // which waits for its own threads only
-        drop(end);
-        assert!(busy.block_on(blocked).unwrap());
-        busy.block_on(async {
-            for answer in first {
-                answer.await.unwrap();
+    #[tokio::test]
+    async fn job_waits_for_another_thread_if_none_can_be_started_for_it() {
+        let starts_one = |body| {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            if COUNT.fetch_add(1, Relaxed) > 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
             }
+            thread::Builder::new().spawn(body).map(drop)
+        };
+        let pool = BlockingPool::with_threads_by(starts_one);
+        let (go_on, waits) = mpsc::channel::<()>();
+        let first = ask(&pool, move || {
+            let _ = waits.recv();
         });
+        let others: Vec<_> = (0..3).map(|_| ask(&pool, || ())).collect();
+        drop(go_on);
+        for answer in [first].into_iter().chain(others) {
+            answer.await.unwrap().unwrap();
+        }
+        assert_eq!(running(&pool), 1);
+    }
+
+    #[test]
+    fn pool_needs_no_runtime_and_may_be_used_while_unwinding() {
+        struct InDrop(BlockingPool, mpsc::Sender<bool>);
+        impl Drop for InDrop {
+            fn drop(&mut self) {
+                let ran = ask(&self.0, || ()).blocking_recv().unwrap().is_ok();
+                self.1.send(ran).unwrap();
+            }
+        }
+        for (pool, runs) in
+            [(BlockingPool::default(), true), (BlockingPool::without_threads(), false)]
+        {
+            let (ran, has_run) = mpsc::channel();
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                let _in_drop = InDrop(pool, ran);
+                panic!("a fault of the application");
+            }));
+            assert!(panicked.is_err());
+            assert_eq!(has_run.recv().unwrap(), runs);
+        }
     }
 }

@@ -88,12 +88,10 @@ pub(crate) fn read_ahead(file: &File, from: u64, to: u64) {
 }
 
 /// Has another thread [read](read_ahead) the bytes `from .. to`. The receiver resolves when it has; dropped
-/// before the thread begins, it cancels the read.
-///
-/// # Panics
-/// Outside of a Tokio runtime.
+/// before the thread begins, it cancels the read. If no thread can be started it fails at once: the bytes
+/// are then read where they are sent.
 pub(crate) fn prefetch(file: Arc<File>, from: u64, to: u64) -> oneshot::Receiver<()> {
-    /// Shared by all connections: a disk that hangs takes no more threads of a runtime than these.
+    /// Shared by all connections: a disk that hangs takes no more threads than these.
     static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
     let (done, is_done) = oneshot::channel();
     POOL.run(Box::new(Prefetch { file, from, to, done }));

@@ -3,8 +3,10 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
+    net::{SocketAddr, ToSocketAddrs},
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
+    sync::LazyLock,
     task::{Context, Poll, ready},
 };
 
@@ -18,7 +20,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{Address, Io, unsent::unsent};
+use super::{Address, Io, blocking_pool::BlockingPool, unsent::unsent};
 use crate::body::FileSlice;
 
 /// The most that one `sendfile` moves: 2 MiB, so that other connections get their turn.
@@ -54,7 +56,7 @@ impl Stream {
     pub async fn connect(to: &Address) -> io::Result<Self> {
         match to {
             Address::Tcp(host) => {
-                let stream = TcpStream::connect(host.as_str()).await?;
+                let stream = connect_tcp(host).await?;
                 stream.set_nodelay(true)?;
                 Ok(stream.into())
             }
@@ -111,6 +113,20 @@ impl Stream {
             }
         }
     }
+}
+
+/// Connects to `host:port`. A name is looked up on a thread of our own pool: tokio's panics if the system can
+/// start no thread.
+async fn connect_tcp(host: &str) -> io::Result<TcpStream> {
+    /// Name servers that do not answer take no thread from the disks.
+    static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
+    if let Ok(addr) = host.parse::<SocketAddr>() {
+        return TcpStream::connect(addr).await;
+    }
+    let name = host.to_owned();
+    let found = POOL.call(move || name.to_socket_addrs().map(Vec::from_iter)).await;
+    let addrs = found.map_err(|_| io::Error::other("the look-up of the name panicked"))???;
+    TcpStream::connect(&*addrs).await
 }
 
 /// Returns whether poll(2) reports room for a write.

@@ -1,17 +1,33 @@
-//! A server that runs out of descriptors, in a process of its own.
+//! Servers that run out of descriptors or threads, in processes of their own.
 
-use std::{convert::Infallible, env, io::ErrorKind, process::Stdio};
+use std::{
+    convert::Infallible,
+    env,
+    fs::{self, Permissions},
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Stdio,
+    thread,
+};
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, Uid, getrlimit, setrlimit},
+    thread::set_thread_uid,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     process::Command,
 };
-use tower::service_fn;
+use tower::{Layer, service_fn};
 
-use super::support::{exchange, statuses, within};
-use crate::{Body, Request, Response, serve};
+use super::support::{exchange, start, statuses, within};
+use crate::{
+    Body, BoxError, Budget, Request, Response, Router, files,
+    layer::{RequestBufferLayer, RescueLayer, ResponseBufferLayer},
+    serve,
+};
 
 /// Set in the child, which then is the server.
 const CHILD: &str = "VESTIBULE_TEST_CHILD";
@@ -73,4 +89,68 @@ async fn be_the_server() {
     let server = serve("127.0.0.1:0", hello).bind().unwrap();
     println!("listening on {}", server.local_addr().unwrap());
     server.await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_root), ignore = "run as root: the child takes another uid")]
+async fn server_survives_when_no_thread_can_be_started() {
+    if let Some(folder) = env::var_os(CHILD) {
+        return serve_without_threads(Path::new(&folder)).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    fs::write(folder.path().join("large.bin"), vec![b'7'; 100_000]).unwrap();
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "--nocapture", "--test-threads=1"]);
+    child.arg("tests::exhaustion::server_survives_when_no_thread_can_be_started");
+    child.env(CHILD, folder.path()).kill_on_drop(true).stdin(Stdio::null());
+    let output = within(child.output()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Serves on this thread as a user that may start no other.
+async fn serve_without_threads(folder: &Path) {
+    let budget = Budget::builder().spill_dir(folder).build();
+    let app = service_fn(async |request: Request| -> Result<Response, BoxError> {
+        match request.uri().path() {
+            "/panic" => panic!("a fault of the application"),
+            "/large" => {
+                let pieces = (0..30).map(|_| Ok::<_, BoxError>(vec![b'1'; 10_000]));
+                Ok(Response::new(Body::from_stream(tokio_stream::iter(pieces))))
+            }
+            _ => Ok(Response::new(request.into_body())),
+        }
+    });
+    let app = RequestBufferLayer::new().budget(budget.clone()).layer(app);
+    let app = ResponseBufferLayer::new().memory(1000).budget(budget).layer(app);
+    let site = Router::new().nest("/files", files::dir(folder)).fallback(app);
+    let server = start(RescueLayer::new().layer(site)).await;
+    let get = async |path: &str| {
+        let head = "Host: a\r\nConnection: close\r\n\r\n";
+        exchange(server.addr, format!("GET {path} HTTP/1.1\r\n{head}")).await
+    };
+    let post = async |path: &str| {
+        let head = "Host: a\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n";
+        let body = "x".repeat(300_000);
+        exchange(server.addr, format!("POST {path} HTTP/1.1\r\n{head}{body}")).await
+    };
+    let usual = getrlimit(Resource::Nproc);
+    set_thread_uid(Uid::from_raw(65_534)).unwrap();
+    let none = Rlimit { current: Some(0), maximum: usual.maximum };
+    setrlimit(Resource::Nproc, none).unwrap();
+    assert!(thread::Builder::new().spawn(|| ()).is_err(), "the limit holds");
+    // Each twice: no client waits for a lookup that did not begin.
+    for _ in 0..2 {
+        assert_eq!(statuses(&post("/echo").await), [503]);
+        assert_eq!(statuses(&get("/files/large.bin").await), [503]);
+        assert_eq!(statuses(&get("/files/none").await), [503]);
+        let large = get("/large").await; // from memory
+        assert_eq!((statuses(&large), large.matches('1').count() > 300_000), (vec![200], true));
+    }
+    setrlimit(Resource::Nproc, usual).unwrap();
+    assert_eq!(statuses(&get("/files/large.bin").await), [200]);
+    assert_eq!(statuses(&post("/echo").await), [200]);
+    post("/panic").await; // its body is closed while the handler's panic unwinds
+    assert_eq!(statuses(&post("/echo").await), [200]);
+    server.stop().await;
 }

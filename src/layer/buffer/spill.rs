@@ -4,9 +4,9 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll, ready},
 };
 
@@ -15,16 +15,17 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
-use tokio::{
-    runtime::Handle,
-    task::{JoinHandle, spawn_blocking},
-};
+use tokio::sync::oneshot;
 
 use crate::{
     Budget,
     body::FileSlice,
     budget::{Full, Lease},
+    net::blocking_pool::{BlockingPool, Job, copy_error},
 };
+
+/// Writes and closes the temporary files of all buffers.
+static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
 
 /// So much is gathered while the last batch is written: 128 KiB. A slow disk holds up the body's
 /// sender, never a thread that serves others, and a body on its way takes twice that at most, but for
@@ -42,6 +43,7 @@ pub(super) fn cost(data: &Bytes) -> usize {
 
 /// What is written and not yet written of a body.
 pub(super) struct Spill {
+    pool: &'static BlockingPool,
     budget: Budget,
     /// Made with the first batch.
     file: Option<Arc<File>>,
@@ -57,14 +59,45 @@ pub(super) struct Spill {
 
 /// A batch on its way to the disk.
 struct Write {
-    job: JoinHandle<(Vec<Bytes>, Lease, io::Result<Arc<File>>)>,
+    written: oneshot::Receiver<Written>,
     len: usize,
+}
+
+/// A batch that has been on its way, what it counts for, and the file that it was written to.
+type Written = (Vec<Bytes>, Lease, io::Result<Arc<File>>);
+
+/// Writes a batch.
+struct WriteJob {
+    file: Option<Arc<File>>,
+    dir: PathBuf,
+    at: u64,
+    batch: Vec<Bytes>,
+    memory: Lease,
+    written: oneshot::Sender<Written>,
+}
+
+impl Job for WriteJob {
+    fn is_wanted(&mut self) -> bool {
+        !self.written.is_closed()
+    }
+
+    fn run(self: Box<Self>) {
+        let Self { file, dir, at, batch, memory, written } = *self;
+        let result = write(file, &dir, at, &batch);
+        let _ = written.send((batch, memory, result));
+    }
+
+    fn fail(self: Box<Self>, error: &io::Error) {
+        let Self { file, batch, memory, written, .. } = *self;
+        drop(file); // not the last handle: the spill has one
+        let _ = written.send((batch, memory, Err(copy_error(error))));
+    }
 }
 
 /// A batch that could not be written, to be dealt with in another way; nothing of it counts.
 #[derive(Debug)]
 pub(super) struct NotWritten {
-    /// Empty if it is lost: with a runtime that ends goes what had not begun.
+    /// Empty if it is lost: its write has panicked.
     pub(super) batch: Vec<Bytes>,
     pub(super) error: io::Error,
 }
@@ -73,6 +106,7 @@ impl Spill {
     /// Nothing on disk yet.
     pub(super) fn new(budget: &Budget) -> Self {
         Self {
+            pool: &POOL,
             budget: budget.clone(),
             file: None,
             disk: budget.disk(),
@@ -90,6 +124,21 @@ impl Spill {
         let mut spill = Self::new(budget);
         spill.file = Some(file);
         spill
+    }
+
+    /// Writes on this pool.
+    #[cfg(test)]
+    pub(super) fn on_pool(pool: &'static BlockingPool, budget: &Budget) -> Self {
+        let mut spill = Self::new(budget);
+        spill.pool = pool;
+        spill
+    }
+
+    /// Loses the batch that is on its way, as a write does that panics.
+    #[cfg(test)]
+    pub(super) fn lose_batch(&mut self) {
+        self.begin();
+        self.writing.as_mut().expect("it has just begun").written = oneshot::channel().1;
     }
 
     /// Is everything written that was pushed?
@@ -155,12 +204,15 @@ impl Spill {
             self.begin();
         }
         let Some(write) = &mut self.writing else { return Poll::Ready(Ok(0)) };
-        let done = ready!(Pin::new(&mut write.job).poll(cx));
+        let done = ready!(Pin::new(&mut write.written).poll(cx));
         let len = write.len as u64;
         self.writing = None;
         let (batch, _memory, result) = match done {
             Ok(done) => done,
-            Err(e) => (Vec::new(), self.budget.memory(), Err(io::Error::other(e))),
+            Err(_) => {
+                let error = io::Error::other("the write panicked");
+                (Vec::new(), self.budget.memory(), Err(error))
+            }
         };
         match result {
             Ok(file) => {
@@ -178,11 +230,9 @@ impl Spill {
         let (file, at) = (self.file.clone(), self.written);
         let dir = self.budget.spill_dir().to_owned();
         let memory = self.memory.take();
-        let job = spawn_blocking(move || {
-            let result = write(file, &dir, at, &batch);
-            (batch, memory, result)
-        });
-        self.writing = Some(Write { job, len });
+        let (done, written) = oneshot::channel();
+        self.pool.run(Box::new(WriteJob { file, dir, at, batch, memory, written: done }));
+        self.writing = Some(Write { written, len });
     }
 
     /// What was pushed and is not being written, taken back.
@@ -199,16 +249,23 @@ impl Spill {
 
     /// All that was written, if anything was. It has its share of the disk until it is dropped.
     pub(super) fn into_slice(self) -> Option<FileSlice> {
-        struct Kept(Option<Arc<File>>, #[expect(dead_code, reason = "given back")] Lease);
+        struct Kept {
+            file: Option<Arc<File>>,
+            pool: &'static BlockingPool,
+            _disk: Lease,
+        }
+
         impl Drop for Kept {
             fn drop(&mut self) {
-                close(self.0.take());
+                close_on(self.pool, self.file.take());
             }
         }
-        let len = self.written;
+
+        let (len, pool) = (self.written, self.pool);
         let (file, disk) = self.into_parts();
         let file = file?;
-        Some(FileSlice::new(file.clone(), 0, len).with_guard(Kept(Some(file), disk)))
+        let kept = Kept { file: Some(file.clone()), pool, _disk: disk };
+        Some(FileSlice::new(file, 0, len).with_guard(kept))
     }
 
     /// The file with its share of the disk.
@@ -220,15 +277,30 @@ impl Spill {
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        close(self.file.take());
+        close_on(self.pool, self.file.take());
     }
 }
 
-/// Closes a file on a thread that may block: with the last handle on a file without a name its space
-/// is given back, which takes a third of a millisecond for each megabyte.
+/// Closes a file on a thread that may block if this is its last handle: then the space of a file without a
+/// name is freed, which takes a third of a millisecond for each megabyte. If no thread can be started the file
+/// is closed here. Never panics.
 pub(super) fn close(file: Option<Arc<File>>) {
-    if let (Some(file), Ok(runtime)) = (file, Handle::try_current()) {
-        runtime.spawn_blocking(move || drop(file));
+    close_on(&POOL, file);
+}
+
+fn close_on(pool: &BlockingPool, file: Option<Arc<File>>) {
+    struct Close(#[expect(dead_code, reason = "closed when it is dropped")] File);
+
+    impl Job for Close {
+        fn is_wanted(&mut self) -> bool {
+            true
+        }
+
+        fn run(self: Box<Self>) {}
+    }
+
+    if let Some(file) = file.and_then(Arc::into_inner) {
+        pool.run(Box::new(Close(file)));
     }
 }
 

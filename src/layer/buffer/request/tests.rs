@@ -109,29 +109,6 @@ async fn declared_length_above_the_bound_is_refused_unread() {
     assert_eq!(limit(&buffer.oneshot(request(Body::file(file))).await.unwrap_err()), Some(10));
 }
 
-#[test]
-fn file_is_closed_on_blocking_thread() {
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
-    let runtime = runtime.unwrap();
-    let file = runtime.block_on(async {
-        let (tx, body) = Body::channel(None);
-        tx.send("to disk".into()).unwrap();
-        tx.finish(None);
-        let buffer = RequestBufferLayer::new().memory(0).layer(Probe::new(echo));
-        let response = buffer.oneshot(request(body)).await.unwrap();
-        let file = Arc::downgrade(response.body().as_file().unwrap().file());
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let busy = tokio::task::spawn_blocking(move || wait.recv());
-        drop(response);
-        assert_eq!(file.strong_count(), 1, "it waits for its thread");
-        drop(go_on);
-        let _ = busy.await.unwrap();
-        file
-    });
-    drop(runtime);
-    assert_eq!(file.strong_count(), 0);
-}
-
 #[tokio::test]
 async fn request_without_memory_is_not_read() {
     let budget = Budget::builder().hard(0).build();

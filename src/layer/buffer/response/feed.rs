@@ -202,12 +202,16 @@ impl Drop for Feed {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, future::poll_fn, sync::Arc};
+    use std::{
+        fs::File,
+        future::poll_fn,
+        sync::{Arc, LazyLock},
+    };
 
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::Budget;
+    use crate::{Budget, net::blocking_pool::BlockingPool};
 
     #[tokio::test]
     async fn response_is_whole_though_its_disk_is_full() {
@@ -234,20 +238,41 @@ mod tests {
 
     #[test]
     fn lost_batch_is_error_and_not_gap() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let handle = runtime.handle().clone();
-        runtime.shutdown_background();
-        let _entered = handle.enter(); // nothing that may block begins any more
         let options = Options { memory: 0, disk: 1 << 20, budget: Budget::default() };
         let mut feed = Feed::new(None, &options, RequestInfo::default());
+        let mut spill = Spill::new(&options.budget);
+        spill.push("never written".into()).unwrap();
+        spill.lose_batch();
+        feed.spill = Some(Box::new(spill));
         let mut reader = Body::stretches(Reader::new(feed.shared(), None));
         let (tx, mut body) = Body::channel(None);
-        tx.send("never written".into()).unwrap();
         tx.finish(None);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let Poll::Ready(end) = feed.poll_drain(&mut body, &mut cx) else { panic!("it ends") };
         feed.end(end);
         let read = Pin::new(&mut reader).poll_frame(&mut cx);
         assert!(matches!(read, Poll::Ready(Some(Err(_)))), "{read:?}");
+    }
+
+    #[tokio::test]
+    async fn response_is_whole_if_no_thread_can_be_started_to_spill_it() {
+        static NONE: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::without_threads);
+        let options = Options { memory: 10, disk: 1 << 20, budget: Budget::default() };
+        let mut feed = Feed::new(None, &options, RequestInfo::default());
+        feed.spill = Some(Box::new(Spill::on_pool(&NONE, &options.budget)));
+        let reader = Reader::new(feed.shared(), None);
+        let (tx, mut body) = Body::channel(None);
+        let pieces: Vec<Bytes> = (0..20u8).map(|i| Bytes::from(vec![i; 100])).collect();
+        pieces.iter().for_each(|piece| tx.send(piece.clone()).unwrap());
+        tx.finish(None);
+        let feeding = tokio::spawn(async move {
+            let end = poll_fn(|cx| feed.poll_drain(&mut body, cx)).await;
+            poll_fn(|cx| feed.poll_written(cx)).await;
+            assert!(feed.no_disk, "it was tried");
+            feed.end(end);
+        });
+        let all = Body::stretches(reader).collect().await.unwrap().to_bytes();
+        assert_eq!(all, pieces.concat());
+        feeding.await.unwrap();
     }
 }

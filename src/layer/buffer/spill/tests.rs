@@ -1,4 +1,4 @@
-use std::{future::poll_fn, os::unix::fs::MetadataExt};
+use std::{future::poll_fn, os::unix::fs::MetadataExt, sync::Mutex};
 
 use super::*;
 
@@ -81,21 +81,81 @@ async fn tiny_pieces_count_for_what_they_cost() {
     assert_eq!((pushed, budget.usage().memory), (BATCH / PIECE as u64, BATCH));
 }
 
+/// A pool whose threads begin when they are told to.
+macro_rules! held_pool {
+    ($held:ident, $pool:ident) => {
+        static $held: Mutex<Vec<Box<dyn FnOnce() + Send>>> = Mutex::new(Vec::new());
+        static $pool: LazyLock<BlockingPool> = LazyLock::new(|| {
+            BlockingPool::with_threads_by(|body| {
+                $held.lock().unwrap().push(body);
+                Ok(())
+            })
+        });
+    };
+}
+
 #[test]
-fn bytes_being_written_count_until_they_are_written() {
+fn batch_counts_until_its_thread_drops_it_though_nobody_waits_for_it() {
+    held_pool!(HELD, POOL);
     let budget = Budget::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
-    let runtime = runtime.unwrap();
-    let _entered = runtime.enter();
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
-    let slow_disk = spawn_blocking(move || wait.recv());
-    let mut spill = Spill::new(&budget);
+    let mut spill = Spill::on_pool(&POOL, &budget);
     spill.push(Bytes::from(vec![0; 1000])).unwrap();
     assert!(spill.poll_step(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
     drop(spill);
     assert_eq!(budget.usage().memory, 1000);
-    drop(go_on);
-    let _ = runtime.block_on(slow_disk).unwrap();
-    runtime.block_on(spawn_blocking(|| ())).unwrap(); // behind the write
+    std::thread::spawn(HELD.lock().unwrap().pop().unwrap());
+    while budget.usage().memory > 0 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn file_is_closed_on_another_thread_with_the_last_slice() {
+    held_pool!(HELD, POOL);
+    let (mut reader, writer) = io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&reader, true).unwrap();
+    let mut is_closed = move || matches!(io::Read::read(&mut reader, &mut [0]), Ok(0));
+    let mut spill = Spill::on_pool(&POOL, &Budget::default());
+    spill.file = Some(Arc::new(File::from(std::os::fd::OwnedFd::from(writer))));
+    let slice = spill.into_slice().unwrap();
+    let other = slice.clone();
+    drop(slice);
+    assert!(HELD.lock().unwrap().is_empty(), "it is in use");
+    drop(other);
+    assert!(!is_closed());
+    std::thread::spawn(HELD.lock().unwrap().pop().unwrap());
+    while !is_closed() {
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn batch_comes_back_if_no_thread_can_be_started() {
+    static NONE: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::without_threads);
+    let budget = Budget::default();
+    let mut spill = Spill::on_pool(&NONE, &budget);
+    spill.push(Bytes::from_static(b"hello")).unwrap();
+    let failed = poll_fn(|cx| spill.poll_settle(cx)).await.unwrap_err();
+    assert_eq!(failed.batch, [Bytes::from("hello")]);
+    assert_eq!(failed.error.kind(), io::ErrorKind::WouldBlock);
     assert_eq!(budget.usage().memory, 0);
+}
+
+#[test]
+fn file_is_closed_in_place_if_no_thread_can_be_started_even_while_unwinding() {
+    struct Closes(Option<Arc<File>>);
+    impl Drop for Closes {
+        fn drop(&mut self) {
+            close_on(&BlockingPool::without_threads(), self.0.take());
+        }
+    }
+    let (mut reader, writer) = io::pipe().unwrap();
+    let file = Arc::new(File::from(std::os::fd::OwnedFd::from(writer)));
+    let panicked = std::panic::catch_unwind(|| {
+        let _closes = Closes(Some(file));
+        panic!("a fault of the application");
+    });
+    assert!(panicked.is_err());
+    // The end of the pipe says that its other side is closed.
+    assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
 }
