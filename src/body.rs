@@ -5,6 +5,8 @@ mod channel;
 mod file;
 #[cfg(feature = "server")]
 mod guarded;
+#[cfg(not(feature = "server"))]
+mod in_place;
 mod read_at;
 #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "only `files` knows residency"))]
 mod residency;
@@ -26,6 +28,8 @@ use pin_project::pin_project;
 
 pub use channel::{CHANNEL_BOUND, Gone, Sender};
 pub use file::FileSlice;
+#[cfg(feature = "server")]
+pub(crate) use file::Prefetching;
 #[cfg(feature = "files")]
 pub(crate) use residency::ResidencyCache;
 #[cfg_attr(
@@ -222,9 +226,7 @@ impl http_body::Body for Body {
                 Poll::Ready((!all.is_empty()).then(|| Ok(Frame::data(all))))
             }
             Kind::Channel(c) => c.poll_frame(cx),
-            Kind::File(f) => Poll::Ready(
-                f.read_next().transpose().map(|r| r.map(Frame::data).map_err(Into::into)),
-            ),
+            Kind::File(f) => f.poll_next(cx).map_ok(Frame::data).map_err(Into::into),
             Kind::Stretched(s) => s.poll_frame(cx),
             Kind::Boxed(b) => b.as_mut().poll_frame(cx),
         }

@@ -37,6 +37,21 @@
 //! reports changes ([`DirBuilder::watch`]), and a cached entry is revalidated after a second in any case
 //! ([`DirBuilder::revalidate`]). No lookup has a deadline, since a local disk is expected: do not serve a
 //! network file system that may hang.
+//!
+//! # Under layers of others
+//!
+//! A server sends a large file by `sendfile` if its body reaches it as a [`Body`](crate::Body). All layers of
+//! this crate keep it one, and so do layers that do not change the type of the response body, such as
+//! tower-http's `CorsLayer`, `SetResponseHeaderLayer` and `SetRequestIdLayer`. Layers that wrap the body, such
+//! as tower-http's `TraceLayer`, `CompressionLayer` (when it compresses nothing, too), `CatchPanicLayer` and
+//! `RequestBodyLimitLayer`, and an `axum::Router` around the service, make the server read the file in steps
+//! of 64 KiB and copy it. That costs more CPU; it blocks no other connection, since what is not in the page
+//! cache is read by another thread first. Small files are in memory in either case.
+//!
+//! Under axum's `nest_service` the root of the folder is answered with its index file for the prefix without
+//! its slash, too, with no redirect: axum makes both paths `/`, and tells the original one only to those who
+//! depend on axum. Relative links in that index file then miss the prefix. [`Router`](crate::Router) redirects;
+//! below axum, write links in it from the root, or redirect by a route of axum.
 
 mod backend;
 mod builder;

@@ -5,6 +5,7 @@ mod async_fd;
 pub(crate) mod blocking_pool;
 pub mod clock;
 mod drain;
+pub(crate) mod file_slice;
 mod gate;
 mod io;
 mod listen;

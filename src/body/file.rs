@@ -1,6 +1,15 @@
 //! A slice of an open file as a body.
 
-use std::{any::Any, fmt, fs::File, io, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    fmt,
+    fs::File,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,24 +24,55 @@ const READ_STEP: u64 = 64 << 10;
 /// Bytes `offset .. offset + len` of an open file.
 ///
 /// The descriptor is shared, its position is not used: many responses may send one open file.
-/// On a plain socket a server sends it with `sendfile`, and has another thread read first what is not
-/// in memory; anywhere else it is read in steps of 64 KiB, on the thread that asks.
+/// On a plain socket a server sends it with `sendfile`; as an [`http_body::Body`] it is read in steps of
+/// 64 KiB. In either case what is not in the page cache is first read into it by another thread, so that no
+/// connection waits for a disk. (Without the feature `server` there is no such thread: each step is read on
+/// the thread that polls.)
 #[derive(Clone)]
 pub struct FileSlice {
     file: Arc<File>,
     offset: u64,
     len: u64,
     residency: Residency,
+    prefetch: Prefetch,
+    pending: Pending,
     /// Dropped with the last clone.
     guard: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+/// Starts to read the next bytes of a slice into the page cache. `None`: they can be read now.
+///
+/// This module knows no threads. Whoever makes a slice tells how its bytes are prefetched.
+pub(crate) type Prefetch = fn(&mut FileSlice) -> Option<Prefetching>;
+
+/// Bytes that are being read into the page cache.
+pub(crate) struct Prefetching {
+    /// The offset in the file up to which they are read.
+    pub(crate) to: u64,
+    /// Resolves to the time at which they are resident.
+    pub(crate) read: Pin<Box<dyn Future<Output = Instant> + Send + Sync>>,
+}
+
+/// The prefetch that a slice waits for. A clone of the slice does not wait for it.
+#[derive(Default)]
+struct Pending(Option<Box<Prefetching>>);
+
+impl Clone for Pending {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
 impl FileSlice {
-    /// A slice of `len` bytes from `offset` on.
-    ///
-    /// If the file turns out shorter, the body ends in an error: nothing is padded.
-    pub fn new(file: Arc<File>, offset: u64, len: u64) -> Self {
-        Self { file, offset, len, residency: Residency::default(), guard: None }
+    /// A slice whose bytes are prefetched by `prefetch` before they are read.
+    pub(crate) fn with_prefetch(
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+        prefetch: Prefetch,
+    ) -> Self {
+        let (residency, pending) = (Residency::default(), Pending::default());
+        Self { file, offset, len, residency, prefetch, pending, guard: None }
     }
 
     /// Shares what is known of the file's residency with its other slices.
@@ -91,7 +131,28 @@ impl FileSlice {
         self.len -= n;
     }
 
-    /// Reads the next bytes, at most 64 KiB; `None` at the end of the slice.
+    /// Reads the next bytes, at most 64 KiB, once they are in the page cache; `None` at the end of the slice.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if self.len > 0 && self.resident_len() == 0 {
+            ready!(self.poll_prefetch(cx));
+        }
+        Poll::Ready(self.read_next().transpose())
+    }
+
+    fn poll_prefetch(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.pending.0.is_none() {
+            self.pending.0 = (self.prefetch)(self).map(Box::new);
+        }
+        let Some(prefetching) = &mut self.pending.0 else { return Poll::Ready(()) };
+        let now = ready!(prefetching.read.as_mut().poll(cx));
+        let to = prefetching.to;
+        self.pending = Pending::default();
+        self.mark_resident(to, now);
+        Poll::Ready(())
+    }
+
+    /// Reads the next bytes, at most 64 KiB and not beyond those [known](Self::resident_len) to be in the
+    /// page cache; `None` at the end of the slice. Waits for the disk if nothing is known of them.
     ///
     /// # Errors
     /// Those of the file, and `UnexpectedEof` if it has shrunk.
@@ -99,7 +160,8 @@ impl FileSlice {
         if self.len == 0 {
             return Ok(None);
         }
-        let step = self.len.min(READ_STEP);
+        let resident = self.resident_len();
+        let step = if resident > 0 { resident } else { self.len }.min(READ_STEP);
         let mut buf = BytesMut::zeroed(usize::try_from(step).expect("at most READ_STEP"));
         let n = read_at(&self.file, &mut buf, self.offset)?;
         if n == 0 {
@@ -124,17 +186,20 @@ impl fmt::Debug for FileSlice {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, sync::Mutex, task::Waker};
 
     use super::*;
 
+    fn file(len: u32) -> (Arc<File>, Vec<u8>) {
+        let mut file = tempfile::tempfile().unwrap();
+        let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        file.write_all(&data).unwrap();
+        (Arc::new(file), data)
+    }
+
     #[test]
     fn file_slice_is_read_in_steps_and_never_padded() {
-        let mut f = tempfile::tempfile().unwrap();
-        let data: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
-        f.write_all(&data).unwrap();
-        let file = Arc::new(f);
-
+        let (file, data) = file(200_000);
         let mut slice = FileSlice::new(file.clone(), 10, 150_000);
         let mut got = Vec::new();
         while let Some(b) = slice.read_next().unwrap() {
@@ -146,5 +211,44 @@ mod tests {
         let mut beyond = FileSlice::new(file, 199_999, 2);
         assert_eq!(beyond.read_next().unwrap().unwrap().len(), 1);
         assert_eq!(beyond.read_next().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any time will do")]
+    fn slice_reads_only_what_was_prefetched() {
+        /// Up to which offsets prefetches were started; the last one is not done yet.
+        static STARTED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+        static IS_DONE: Mutex<bool> = Mutex::new(false);
+        let prefetch = |slice: &mut FileSlice| {
+            let to = slice.unchecked_to(Instant::now()).unwrap();
+            STARTED.lock().unwrap().push(to);
+            let read = std::future::poll_fn(|_| {
+                let mut is_done = IS_DONE.lock().unwrap();
+                let ready = std::mem::take(&mut *is_done);
+                if ready { Poll::Ready(Instant::now()) } else { Poll::Pending }
+            });
+            Some(Prefetching { to, read: Box::pin(read) })
+        };
+        const WINDOW: u64 = ResidencyCache::WINDOW;
+        let (file, data) = file(u32::try_from(WINDOW).unwrap() + 100_000);
+        let mut slice = FileSlice::with_prefetch(file, WINDOW - 10, 100_000, prefetch);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut got = Vec::new();
+        // Ten bytes to the end of a window, then the other ones.
+        for window_end in [WINDOW, WINDOW + 99_990] {
+            assert!(slice.poll_next(&mut cx).is_pending());
+            assert!(slice.clone().pending.0.is_none());
+            assert!(slice.poll_next(&mut cx).is_pending());
+            assert_eq!(*STARTED.lock().unwrap().last().unwrap(), window_end);
+            *IS_DONE.lock().unwrap() = true;
+            while slice.offset() < window_end {
+                let Poll::Ready(Some(Ok(bytes))) = slice.poll_next(&mut cx) else { panic!() };
+                got.extend_from_slice(&bytes);
+            }
+            assert_eq!(slice.offset(), window_end);
+        }
+        assert!(matches!(slice.poll_next(&mut cx), Poll::Ready(None)));
+        assert_eq!(got, data[data.len() - 100_010..][..100_000]);
+        assert_eq!(STARTED.lock().unwrap().len(), 2);
     }
 }

@@ -64,7 +64,7 @@ impl Stretched {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             if let Some(file) = &mut self.file {
-                match file.read_next().transpose() {
+                match ready!(file.poll_next(cx)) {
                     Some(read) => return Poll::Ready(Some(Ok(Frame::data(read?)))),
                     None => self.file = None,
                 }

@@ -16,7 +16,7 @@ use self::reader::SlowReader;
 use super::scratch;
 use crate::{
     body::FileSlice,
-    net::{Io, page_cache},
+    net::{Io, file_slice::prefetch_next},
     peer::Rate,
 };
 
@@ -276,16 +276,12 @@ impl Output {
             self.prefetch = None;
             return Poll::Ready(());
         }
-        let Some(to) = file.unchecked_to(now) else { return Poll::Ready(()) };
         // Without a runtime the connection is being dropped, and blocks no other.
-        if !page_cache::is_resident(file.file(), file.offset(), to) && Handle::try_current().is_ok()
-        {
-            let read = page_cache::prefetch(file.file().clone(), file.offset(), to);
-            self.prefetch = Some((to, read));
-            return self.poll_resident(cx, now);
+        if Handle::try_current().is_err() {
+            return Poll::Ready(());
         }
-        file.mark_resident(to, now);
-        Poll::Ready(())
+        self.prefetch = prefetch_next(file, now);
+        if self.prefetch.is_some() { self.poll_resident(cx, now) } else { Poll::Ready(()) }
     }
 
     /// Sends from the file; `None`: it was read, and is to be written.

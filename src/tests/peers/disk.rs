@@ -17,10 +17,14 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tower::service_fn;
+use tower::{Layer, service_fn};
+use tower_http::{
+    catch_panic::CatchPanicLayer, compression::CompressionLayer, limit::RequestBodyLimitLayer,
+    trace::TraceLayer,
+};
 
 use crate::{
-    Body, Response, Router, files,
+    Body, HttpService, Response, Router, files,
     tests::support::{PATIENCE, Running, read_until, start, within},
 };
 
@@ -158,6 +162,14 @@ struct Served {
 
 impl Served {
     async fn new() -> Self {
+        Self::wrapped(|files| files).await
+    }
+
+    /// With a wrapper around the files.
+    async fn wrapped<S>(wrap: impl FnOnce(files::Dir) -> S) -> Self
+    where
+        S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
+    {
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk::default();
         let mut config = Config::default();
@@ -169,7 +181,8 @@ impl Served {
             at: folder.path().to_owned(),
         };
         let hello = service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("hi"))));
-        let site = Router::new().nest("/disk", files::dir(folder.path())).route("/hello", hello);
+        let site =
+            Router::new().nest("/disk", wrap(files::dir(folder.path()))).route("/hello", hello);
         let server = start(site).await;
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let rescue = disk.clone();
@@ -213,7 +226,20 @@ impl Served {
 #[tokio::test]
 #[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
 async fn slow_disk_blocks_only_requests_that_need_it() {
-    let served = Served::new().await;
+    blocks_no_other(Served::new().await).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_fuse), ignore = "mounting a file system: run as root, or install fuse3")]
+async fn foreign_wrapper_of_a_file_body_blocks_no_other_connection() {
+    blocks_no_other(Served::wrapped(|files| TraceLayer::new_for_http().layer(files)).await).await;
+    blocks_no_other(Served::wrapped(|files| CompressionLayer::new().layer(files)).await).await;
+    blocks_no_other(Served::wrapped(|files| CatchPanicLayer::new().layer(files)).await).await;
+    blocks_no_other(Served::wrapped(|files| RequestBodyLimitLayer::new(1).layer(files)).await)
+        .await;
+}
+
+async fn blocks_no_other(served: Served) {
     let disk = &served.disk;
     let mut client = served.ask("Connection: close\r\n").await;
     // While the file is looked at.
