@@ -144,8 +144,9 @@ impl<S> Layer<S> for XAccelRedirectLayer {
 /// The application's own body is dropped, which frees its worker. Accept-Encoding comes from the
 /// client's request, and so do conditions and ranges if it is a GET or HEAD. The application's cookies,
 /// `Content-Type`, `Content-Disposition`, `Cache-Control` and `Vary` are kept; fields about its own body
-/// or status and other `X-Accel-` fields are not. A file that does not exist is a 404, and so is a
-/// folder without the trailing slash.
+/// or status and other `X-Accel-` fields are not. An empty `Content-Type` stands for the file's own. A
+/// file that does not exist is a 404 and a warning in the log, and so is a folder without the trailing
+/// slash.
 ///
 /// The fields that name files never reach the client, and are ignored in requests. Put it around
 /// applications that you trust: they can publish any file of the folder.
@@ -207,8 +208,14 @@ pub struct ResponseFuture<F> {
 #[allow(clippy::large_enum_variant, reason = "the small one is the rare one")]
 enum State<F> {
     Inner(#[pin] F),
-    /// The file's response, and the header fields of the application.
-    File(#[pin] service::ResponseFuture, HeaderMap),
+    File {
+        #[pin]
+        response: service::ResponseFuture,
+        /// The header fields of the application.
+        said: HeaderMap,
+        /// The file, as the application names it.
+        named: HeaderValue,
+    },
 }
 
 impl<F, B, E> Future for ResponseFuture<F>
@@ -224,22 +231,29 @@ where
         loop {
             let mut response = match this.state.as_mut().project() {
                 StateProj::Inner(f) => ready!(f.poll(cx)).map_err(Into::into)?,
-                StateProj::File(f, said) => {
-                    let mut response = ready!(f.poll(cx))?;
+                StateProj::File { response, said, named } => {
+                    let mut response = ready!(response.poll(cx))?;
                     if response.status() == StatusCode::PERMANENT_REDIRECT {
                         // A folder without the slash. The client cannot request its path.
                         let method = if this.asked.head { Method::HEAD } else { Method::GET };
                         let status = StatusCode::NOT_FOUND;
                         response = respond::status_body(&method, status, Format::Text);
                     }
+                    if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+                    {
+                        let (path, status) = (named.as_bytes().escape_ascii(), response.status());
+                        tracing::warn!(%path, %status, "the application names a file that cannot be sent");
+                    }
                     return Poll::Ready(Ok(merge(response, std::mem::take(said))));
                 }
             };
             let target = this.layer.target(response.headers());
-            response.headers_mut().remove(X_ACCEL_REDIRECT);
-            response.headers_mut().remove(X_SENDFILE);
-            let Some(target) = target else { return Poll::Ready(Ok(response.map(Body::new))) };
-            let said = std::mem::take(response.headers_mut());
+            let accel = response.headers_mut().remove(X_ACCEL_REDIRECT);
+            let sendfile = response.headers_mut().remove(X_SENDFILE);
+            let (Some(target), Some(named)) = (target, accel.or(sendfile)) else {
+                return Poll::Ready(Ok(response.map(Body::new)));
+            };
+            let mut said = std::mem::take(response.headers_mut());
             drop(response); // with its body, which frees the worker
             let mut request = Request::new(());
             if this.asked.head {
@@ -248,11 +262,14 @@ where
             // A target that is not below the prefix becomes a path that names no file.
             *request.uri_mut() = target.unwrap_or_else(|| Uri::from_static("//"));
             *request.headers_mut() = std::mem::take(&mut this.asked.fields);
+            if said.get(header::CONTENT_TYPE).is_some_and(HeaderValue::is_empty) {
+                said.remove(header::CONTENT_TYPE);
+            }
             if let Some(kind) = said.get(header::CONTENT_TYPE) {
                 request.extensions_mut().insert(KindOfWhole(kind.clone()));
             }
-            let file = this.layer.dir.call(request);
-            this.state.set(State::File(file, said));
+            let response = this.layer.dir.call(request);
+            this.state.set(State::File { response, said, named });
         }
     }
 }

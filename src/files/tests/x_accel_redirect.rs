@@ -1,6 +1,10 @@
 //! An application that names a file.
 
-use std::time::SystemTime;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use tower::{Layer, service_fn};
 
@@ -83,6 +87,63 @@ async fn file_is_sent_with_headers_of_the_application() {
     let mut post = ask("/", &[]);
     *post.method_mut() = Method::POST;
     assert_eq!(content(answer(&layer, said(), post).await).await, "0123456789");
+}
+
+#[tokio::test]
+async fn empty_content_type_of_the_application_stands_for_the_file_s_own() {
+    let site = Site::new();
+    let layer = XAccelRedirectLayer::new(site.builder().revalidate(Duration::ZERO).build());
+    let said =
+        || vec![("x-accel-redirect", "/hello.txt".to_owned()), ("content-type", String::new())];
+    let response = answer(&layer, said(), ask("/", &[])).await;
+    let kinds: Vec<_> = response.headers().get_all(header::CONTENT_TYPE).iter().collect();
+    assert_eq!(kinds, ["text/plain; charset=utf-8"]);
+    site.write("hello.txt", "7".repeat(1000));
+    let ranges = [(header::RANGE, "bytes=0-1,900-901")];
+    let parts = answer(&layer, said(), ask("/", &ranges)).await;
+    let parts = String::from_utf8(content(parts).await.to_vec()).unwrap();
+    assert_eq!(parts.matches("content-type: text/plain; charset=utf-8\r\n").count(), 2, "{parts}");
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct LogSink(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for LogSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn named_file_that_is_missing_is_logged() {
+    let site = Site::new();
+    let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
+    // The place that logs is known to `tracing` before the subscriber is.
+    let none = vec![("x-accel-redirect", "/none".to_owned())];
+    answer(&layer, none, ask("/", &[])).await;
+    for (name, value) in [
+        ("x-accel-redirect", "/protected/none.txt"),
+        ("x-accel-redirect", "/outside-of-the-prefix"),
+        ("x-accel-redirect", "/protected/../refused"),
+        ("x-sendfile", "/not-below-the-root"),
+    ] {
+        let log = LogSink::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        tracing::callsite::rebuild_interest_cache();
+        answer(&layer, vec![(name, value.to_owned())], ask("/", &[])).await;
+        drop(guard);
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("WARN") && log.contains(value), "{value}: {log}");
+    }
 }
 
 #[tokio::test]
