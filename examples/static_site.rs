@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         site = site.precompressed();
     }
     if let Some(page) = fallback {
-        site = site.fallback(page);
+        site = site.fallback_page(page);
     }
     let site = site.try_build()?;
     let shown = std::path::absolute(&dir).unwrap_or_else(|_| dir.into());

@@ -20,7 +20,7 @@
 //! |---|---|
 //! | GET or HEAD of a file | 200; 206 and 416 for ranges, several as `multipart/byteranges`; 304 and 412 by its preconditions |
 //! | a folder with a trailing slash | its index file, or 404 |
-//! | a folder without the slash | 308 to the same path with the slash, also at the root of a mounted service |
+//! | a folder without the slash | 308 to the same path with the slash, also at the root of a nested service |
 //! | a file with a trailing slash, an empty segment (`//`) | 404 |
 //! | a hidden name (`.git`), except `/.well-known` | 404 |
 //! | a file that cannot be read, leads out of the folder, or is neither file nor folder | 404 |
@@ -104,8 +104,8 @@ pub fn dir(path: impl Into<PathBuf>) -> Dir {
     DirBuilder::dir(path).build()
 }
 
-/// Serves GET and HEAD requests of any path with the one file at `path`, with default options. A router
-/// mounts it at `/favicon.ico`, for example.
+/// Serves GET and HEAD requests of any path with the one file at `path`, with default options. For
+/// example, a router has it for the route `/favicon.ico`.
 ///
 /// The folder of the file is opened now and kept open. `path` may be a symbolic link to a file in the
 /// same folder only, unless [`Symlinks`] says otherwise. While the file does not exist, responses are

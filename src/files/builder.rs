@@ -25,7 +25,7 @@ use crate::HttpService;
 /// The options commute: their order makes no difference. Three pairs set the same option, of which
 /// the last call counts: [`index`](Self::index) and [`indexes`](Self::indexes),
 /// [`cache_control`](Self::cache_control) and [`cache_policy`](Self::cache_policy),
-/// [`fallback`](Self::fallback) and [`not_found`](Self::not_found).
+/// [`fallback_page`](Self::fallback_page) and [`not_found_page`](Self::not_found_page).
 ///
 /// ```
 /// # fn main() {
@@ -144,8 +144,8 @@ impl DirBuilder {
     /// `try_files $uri $uri/ @application`.
     ///
     /// These are requests of other methods than GET and HEAD, and paths without a file, an index file
-    /// or a listing. With a [`fallback`](Self::fallback) or [`not_found`](Self::not_found) page every
-    /// GET and HEAD is answered from the files. A path without a normal form (`/a/..%2fb`) is a 400.
+    /// or a listing. With a [`fallback_page`](Self::fallback_page) or
+    /// [`not_found_page`](Self::not_found_page) every GET and HEAD is answered from the files. A path without a normal form (`/a/..%2fb`) is a 400.
     ///
     /// A request for a file never waits for `service`. `service` is cloned for each other request, and
     /// its readiness is awaited inside the response's future.
@@ -265,15 +265,16 @@ impl DirBuilder {
     }
 
     /// Serves this file with the status 200 for every path that names nothing: the page of a
-    /// single-page application. Replaces a [`not_found`](Self::not_found) page.
-    pub fn fallback(mut self, path: impl Into<String>) -> Self {
+    /// single-page application. Replaces a
+    /// [`not_found_page`](Self::not_found_page).
+    pub fn fallback_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::OK));
         self
     }
 
     /// Serves this file with the status 404 for every path that names nothing. Replaces a
-    /// [`fallback`](Self::fallback) page.
-    pub fn not_found(mut self, path: impl Into<String>) -> Self {
+    /// [`fallback_page`](Self::fallback_page).
+    pub fn not_found_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::NOT_FOUND));
         self
     }

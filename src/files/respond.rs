@@ -224,8 +224,8 @@ fn redirect(request: &Parts) -> Response<Body> {
     response
 }
 
-/// What the client asked for, where it matters: `/` is also what a router makes of the path that it
-/// has mounted us at, with or without a slash at its end.
+/// Returns the URI that the client asked for, where it matters: below a nested service's prefix a router
+/// makes `/` of the prefix with and without a slash at its end.
 pub(super) fn asked(request: &Parts) -> &Uri {
     match request.extensions.get::<OriginalUri>() {
         Some(OriginalUri(original)) if request.uri.path() == "/" => original,

@@ -81,7 +81,7 @@ async fn missing_file_is_not_looked_up_each_time() {
         let empty = Empty::default();
         let mut builder = DirBuilder::backend(empty.clone());
         if with_page {
-            builder = builder.not_found("404.html"); // which is not there either
+            builder = builder.not_found_page("404.html"); // which is not there either
         }
         let dir = builder.build();
         for target in ["/none"; 10].iter().chain(&["/.env"; 10]) {

@@ -53,7 +53,7 @@ async fn r8_parts_of_encoded_file_are_not_mixed_with_identity() {
 #[tokio::test]
 async fn missing_file_is_404_though_no_coding_of_its_page_is_acceptable() {
     let (_site, builder) = encoded_site();
-    let dir = builder.not_found("app.js").build();
+    let dir = builder.not_found_page("app.js").build();
     for (coding, text) in [("gzip", "z"), ("br", "p"), ("identity;q=0", "p"), ("*;q=0", "p")] {
         for _ in 0..2 {
             let response = get_with(&dir, "/none", &[(header::ACCEPT_ENCODING, coding)]).await;

@@ -66,7 +66,7 @@ async fn most_preferred_coding_is_sent_and_named() {
 #[tokio::test]
 async fn fallback_page_of_application_stands_for_missing_files() {
     let site = Site::new();
-    let dir = site.builder().fallback("/index.html").build();
+    let dir = site.builder().fallback_page("/index.html").build();
     for target in ["/orders/7", "/none.js", "/orders/7"] {
         let response = get(&dir, target).await;
         assert_eq!(response.status(), StatusCode::OK, "{target}");
@@ -78,7 +78,7 @@ async fn fallback_page_of_application_stands_for_missing_files() {
         assert_eq!(content(get(&dir, target).await).await, "<h1>home</h1>", "{target}");
     }
     assert_eq!(get(&dir, "/a/../b").await.status(), StatusCode::BAD_REQUEST);
-    let nowhere = site.builder().fallback("none.html").build();
+    let nowhere = site.builder().fallback_page("none.html").build();
     assert_eq!(get(&nowhere, "/x").await.status(), StatusCode::NOT_FOUND);
 }
 
@@ -86,7 +86,7 @@ async fn fallback_page_of_application_stands_for_missing_files() {
 async fn not_found_page_is_sent_with_404() {
     let site = Site::new();
     site.write("404.html", "<h1>nothing here</h1>");
-    let dir = site.builder().not_found("404.html").build();
+    let dir = site.builder().not_found_page("404.html").build();
     for _ in 0..2 {
         let fields = [(header::RANGE, "bytes=0-1"), (header::IF_NONE_MATCH, "*")];
         let response = get_with(&dir, "/none", &fields).await;
@@ -296,8 +296,8 @@ async fn options_commute_and_the_last_page_for_missing_files_counts() {
         assert_eq!(content(hidden).await, "secret");
     }
     for (builder, status) in [
-        (site.builder().fallback("none").not_found("hello.txt"), StatusCode::NOT_FOUND),
-        (site.builder().not_found("none").fallback("hello.txt"), StatusCode::OK),
+        (site.builder().fallback_page("none").not_found_page("hello.txt"), StatusCode::NOT_FOUND),
+        (site.builder().not_found_page("none").fallback_page("hello.txt"), StatusCode::OK),
     ] {
         let response = get(&builder.build(), "/missing").await;
         assert_eq!(response.status(), status);

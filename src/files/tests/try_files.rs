@@ -90,7 +90,7 @@ async fn try_files_serves_files_and_passes_all_else_to_service() {
 #[tokio::test]
 async fn fallback_page_precedes_inner_service() {
     let site = Site::new();
-    let or = site.builder().fallback("index.html").or(App::default());
+    let or = site.builder().fallback_page("index.html").or(App::default());
     for _ in 0..2 {
         let got = answer(&or, request(Method::GET, "/orders/7")).await;
         assert_eq!(got, (200, "<h1>home</h1>".into()));

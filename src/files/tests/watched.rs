@@ -106,7 +106,7 @@ async fn replaced_directory_is_watched() {
 #[tokio::test]
 async fn fallback_page_is_watched_too() {
     let site = Site::new();
-    let served = site.builder().revalidate(HOUR).not_found("docs/404.html").build();
+    let served = site.builder().revalidate(HOUR).not_found_page("docs/404.html").build();
     becomes(&served, "/none", |_, body| body == b"404 Not Found\n").await;
     site.write("docs/404.html", "first");
     becomes(&served, "/none", |_, body| body == b"first").await;
