@@ -24,6 +24,7 @@
 //! | a file with a trailing slash, an empty segment (`//`) | 404 |
 //! | a hidden name (`.git`), except `/.well-known` | 404 |
 //! | a file that cannot be read, leads out of the folder, or is neither file nor folder | 404 |
+//! | anything on a file system that the kernel makes up (`/proc`, `/sys`) | 404 |
 //! | a path that two readers could understand differently | 400 |
 //! | another method | 405 |
 //!
@@ -86,9 +87,11 @@ pub use x_accel_redirect::{XAccelRedirect, XAccelRedirectLayer};
 
 /// Serves GET and HEAD requests with the files below the folder `path`, with default options.
 ///
-/// The folder is opened now and kept open: if `path` is renamed, or is a symbolic link that is later
-/// set to another folder, the service keeps the folder that it has opened. If it cannot be opened now,
-/// requests are errors until it can.
+/// The folder is opened now and kept open: if it is renamed, or if `path` is a symbolic link that is later
+/// set to another folder, the service keeps the folder that it has opened. If that folder is deleted, as by
+/// `rm -rf dist && npm run build`, responses are 404 until there is a folder at `path` again, which is
+/// then opened; symbolic links in `path` are followed then as they are at that time. If it cannot be opened
+/// now, requests are errors until it can.
 ///
 /// Responses carry Content-Type by the file's extension (text is declared as UTF-8),
 /// `x-content-type-options: nosniff`, ETag (of size, modification time and inode), Last-Modified and

@@ -17,6 +17,7 @@ use super::{
     lookup_config::LookupConfig,
     root::{OPEN_DIR_PATH, Root, Symlinks},
     try_files::TryFiles,
+    watch::FOLDERS,
 };
 use crate::HttpService;
 
@@ -59,6 +60,7 @@ pub(super) struct Options {
     pub(super) symlinks: Symlinks,
     pub(super) inline_lookups: bool,
     pub(super) watch: bool,
+    pub(super) watched_folders: usize,
     pub(super) revalidate: Duration,
     pub(super) limits: Limits,
 }
@@ -70,6 +72,7 @@ impl Default for Options {
             symlinks: Symlinks::Inside,
             inline_lookups: true,
             watch: true,
+            watched_folders: FOLDERS,
             revalidate: REVALIDATE,
             limits: Limits::default(),
         }
@@ -311,15 +314,28 @@ impl DirBuilder {
     /// Watches the folders by inotify, so that a change is seen within some hundredths of a second, not
     /// only after [`revalidate`](Self::revalidate). On by default, for folders.
     ///
-    /// It takes a thread from the first lookup on, and watches up to 1,024 folders. Not seen are
-    /// changes that another machine makes on a network file system, and changes behind a symbolic link:
-    /// these are seen by the next lookup. If the kernel's limit of watches is reached, none is used.
+    /// It takes a thread from the first lookup on. Not seen are changes that another machine makes on a
+    /// network file system, changes behind a symbolic link, and those in folders above
+    /// [`watched_folders`](Self::watched_folders): these are seen by the next lookup. If the kernel's limit
+    /// of watches is reached, none is used.
     pub fn watch(mut self, on: bool) -> Self {
         self.options.watch = on;
         self
     }
 
-    /// The maximum number of paths in the cache, 1,024 by default. Zero turns the cache off.
+    /// The maximum number of folders that are [watched](Self::watch), 4,096 by default; the first ones that
+    /// are looked into. Each takes some 1.5 KiB of the kernel's memory, and a watch of
+    /// `fs.inotify.max_user_watches`, which all programs of a user share.
+    pub fn watched_folders(mut self, most: usize) -> Self {
+        self.options.watched_folders = most;
+        self
+    }
+
+    /// The maximum number of paths in the cache, 4,096 by default. Zero turns the cache off.
+    ///
+    /// An entry takes about 1 KiB, beside the content of a small file. Where more paths than this are
+    /// requested in turn, each request is a lookup, which costs two or three times as much as a cached
+    /// response: then raise it.
     pub fn cache_entries(mut self, most: usize) -> Self {
         self.options.limits.entries = most;
         self

@@ -11,10 +11,10 @@ use std::{
 use super::entry::Entry;
 
 /// The most paths that are held, found and missing ones alike. At some 1 KiB for the headers of
-/// each that is 1 MiB.
-pub(super) const ENTRIES: usize = 1024;
+/// each that is 4 MiB.
+pub(super) const ENTRIES: usize = 4096;
 
-/// The most bytes of content and paths that are held: 1,024 files of 16 KiB.
+/// The most bytes of content and paths that are held: 4,096 files of 4 KiB.
 pub(super) const BYTES: usize = 16 << 20;
 
 /// The most files that are held open for `sendfile`: a quarter of the 1,024 descriptors that a

@@ -88,6 +88,14 @@ impl Dir {
 }
 
 impl Inner {
+    /// Forgets what is known of the files: they are in another folder now.
+    pub(super) fn forget_all(&self) {
+        match self.watch.get() {
+            Some(Some(watch)) => watch.begin_anew(),
+            _ => self.cache.forget(|_| true, false),
+        }
+    }
+
     /// Watches the folders on the way to `path` from now on, unless watching is off.
     ///
     /// # Errors
@@ -96,7 +104,7 @@ impl Inner {
         if !self.options.watch || !self.cache.is_used() {
             return Ok(());
         }
-        let begin = || match Watch::new(self.cache.clone()) {
+        let begin = || match Watch::new(self.cache.clone(), self.options.watched_folders) {
             Ok(watch) => Some(watch),
             Err(error) => {
                 tracing::debug!(%error, "cannot watch the folder; it is looked up again instead");

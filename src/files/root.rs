@@ -23,20 +23,22 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
-        OnceLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat},
+    fs::{
+        AtFlags, CWD, Dir, FileType, FsWord, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat,
+        openat2, statat,
+    },
     io::Errno,
 };
 
-use self::cached_lookup::CachedLookupSupport;
 use super::backend::{Backend, Found, Item};
 
 /// How often a path is gone down again when a race against a rename was lost.
@@ -76,17 +78,42 @@ pub enum Symlinks {
     Any,
 }
 
-/// The folder; opened once, so that it stays the same even if its path is renamed.
+/// The folder. It is kept open, so that it stays the same if its path is renamed, and opened anew if it is
+/// deleted.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
     symlinks: Symlinks,
-    fd: OnceLock<OwnedFd>,
+    /// `None` until it can be opened.
+    folder: Mutex<Option<Arc<OpenFolder>>>,
     /// The kernel has no `openat2`, so it is not tried again.
     openat2_unavailable: AtomicBool,
     /// [`DESCRIPTORS`].
     descriptors: &'static str,
-    cached_lookup: CachedLookupSupport,
+    /// The kernel or the file system has no lookup that never blocks, so it is not tried again.
+    cached_lookup_unsupported: AtomicBool,
+}
+
+/// The open folder.
+#[derive(Debug)]
+struct OpenFolder {
+    fd: OwnedFd,
+    /// Whether lookups that never block are possible below it.
+    is_local: bool,
+}
+
+impl OpenFolder {
+    /// Opens a folder. May block.
+    fn open(path: &Path) -> io::Result<Self> {
+        let fd = openat(CWD, path, OPEN_DIR_PATH, Mode::empty())?;
+        let is_local = cached_lookup::is_local(fd.as_fd());
+        Ok(Self { fd, is_local })
+    }
+
+    /// Whether it was deleted: it has no name any more.
+    fn is_deleted(&self) -> bool {
+        fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
+    }
 }
 
 /// What was opened: a regular file or a folder.
@@ -100,10 +127,15 @@ pub(super) struct Opened {
 impl Root {
     /// Opens the folder if it exists; otherwise each [`open`](Self::open) tries again.
     pub(super) fn new(path: PathBuf, symlinks: Symlinks) -> Self {
-        let (fd, openat2_unavailable) = (OnceLock::new(), AtomicBool::new(false));
-        let (descriptors, cached_lookup) = (DESCRIPTORS, CachedLookupSupport::default());
-        let root = Self { path, symlinks, fd, openat2_unavailable, descriptors, cached_lookup };
-        if let Err(error) = root.fd() {
+        let root = Self {
+            path,
+            symlinks,
+            folder: Mutex::default(),
+            openat2_unavailable: AtomicBool::new(false),
+            descriptors: DESCRIPTORS,
+            cached_lookup_unsupported: AtomicBool::new(false),
+        };
+        if let Err(error) = root.folder() {
             tracing::warn!(path = %root.path.display(), %error, "cannot open the folder; each request tries again");
         }
         root
@@ -113,10 +145,8 @@ impl Root {
     #[cfg(test)]
     fn with_symlinks(&self, symlinks: Symlinks) -> Self {
         let root = Self::new(self.path.clone(), symlinks);
-        match self.fd.get().map(OwnedFd::try_clone) {
-            Some(Ok(fd)) => Self { fd: fd.into(), ..root },
-            _ => root,
-        }
+        root.lock().clone_from(&self.lock());
+        root
     }
 
     /// Opens what `path` names below the root; `None` if there is nothing there to serve.
@@ -127,8 +157,8 @@ impl Root {
     /// If the root itself cannot be opened, and where the fault is ours, not the path's: out of
     /// descriptors or memory, a failing disk.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
-        let root = self.fd()?;
-        self.cached_lookup.probe(root);
+        let folder = self.folder()?;
+        let root = folder.fd.as_fd();
         let mut opened = Err(Errno::AGAIN);
         for _ in 0..RACES {
             opened = self.try_open(root, path);
@@ -219,12 +249,34 @@ impl Root {
         })
     }
 
-    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
-        if let Some(fd) = self.fd.get() {
-            return Ok(fd.as_fd());
+    /// Returns the open folder, or opens it.
+    fn folder(&self) -> io::Result<Arc<OpenFolder>> {
+        if let Some(folder) = &*self.lock() {
+            return Ok(folder.clone());
         }
-        let fd = openat(CWD, &self.path, OPEN_DIR_PATH, Mode::empty())?;
-        Ok(self.fd.get_or_init(|| fd).as_fd())
+        let folder = Arc::new(OpenFolder::open(&self.path)?);
+        Ok(self.lock().get_or_insert(folder).clone())
+    }
+
+    /// Opens the folder anew if it was deleted and there is one at its path again. Returns whether it did.
+    /// May block.
+    pub(super) fn reopen_if_deleted(&self) -> bool {
+        let Some(old) = self.lock().clone().filter(|folder| folder.is_deleted()) else {
+            return false;
+        };
+        let Ok(new) = OpenFolder::open(&self.path) else { return false };
+        let mut folder = self.lock();
+        let is_first = folder.as_ref().is_some_and(|folder| Arc::ptr_eq(folder, &old));
+        if is_first {
+            *folder = Some(Arc::new(new));
+        }
+        drop(folder);
+        is_first
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<OpenFolder>>> {
+        // Nothing panics while it is held.
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -259,10 +311,30 @@ impl Backend for Root {
     }
 }
 
-/// Returns the metadata of a regular file or a folder; `NOENT` for a device, a FIFO or a socket.
+/// File systems that the kernel makes up, by their numbers in statfs(2). Their files have no length that is
+/// known beforehand, may be read once or never, and tell of processes: procfs, sysfs, cgroup v1 and v2,
+/// debugfs, tracefs, securityfs, configfs, bpf, pstore, efivarfs, selinuxfs.
+const PSEUDO: [FsWord; 12] = [
+    0x9fa0,
+    0x6265_6572,
+    0x0027_e0eb,
+    0x6367_7270,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0x6265_6570,
+    0xcafe_4a11,
+    0x6165_676c,
+    0xde5e_81e4,
+    0xf97c_ff8c,
+];
+
+/// Returns the metadata of a regular file or a folder; `NOENT` for a device, a FIFO or a socket, and for what
+/// the kernel makes up.
 fn servable_metadata(file: &File) -> Result<Metadata, Errno> {
     let meta = file.metadata().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    if meta.is_file() || meta.is_dir() { Ok(meta) } else { Err(Errno::NOENT) }
+    let is_pseudo = || fstatfs(file).is_ok_and(|fs| PSEUDO.contains(&fs.f_type));
+    if (meta.is_file() || meta.is_dir()) && !is_pseudo() { Ok(meta) } else { Err(Errno::NOENT) }
 }
 
 /// Says `AGAIN` where a race against a rename may have been lost, anywhere in the system.

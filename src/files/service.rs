@@ -205,6 +205,12 @@ impl Inner {
         now: Instant,
         load: impl FnOnce(&LookupConfig) -> io::Result<Entry>,
     ) -> io::Result<Arc<Entry>> {
+        if let Storage::Folder(root) = &self.storage
+            && from.can_block()
+            && root.reopen_if_deleted()
+        {
+            self.forget_all();
+        }
         let changes = self.cache.changes();
         if let Storage::Folder(root) = &self.storage {
             self.follow(root, path, from.can_block())?;

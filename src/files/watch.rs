@@ -21,9 +21,9 @@ use self::changes::Changes;
 use super::{cache::Cache, root::Root};
 use crate::semantics::target::file_path;
 
-/// The most folders that are watched: one for each path that is remembered, by default. The kernel's
-/// own bound is for all of a user's programs together.
-const FOLDERS: usize = 1024;
+/// The most folders that are watched by default, 4,096: one for each entry of the cache. The kernel's bound
+/// (`fs.inotify.max_user_watches`, 8,192 at least) is for all programs of a user together.
+pub(super) const FOLDERS: usize = 4096;
 
 /// The most paths that one folder is known by, and there are any number of where a link leads up.
 /// What is asked for by others is not heard of, but looked at again in time.
@@ -63,6 +63,7 @@ struct Shared {
     /// Readable once nobody needs the watch any more.
     stop: OwnedFd,
     folders: Mutex<Folders>,
+    max_folders: usize,
     /// What is known of the files.
     cache: Arc<Cache>,
 }
@@ -77,40 +78,44 @@ struct Folders {
 }
 
 impl Watch {
-    /// Begins to hear. What changes is taken out of `cache`.
+    /// Begins to hear, of `max_folders` folders at most. What changes is taken out of `cache`.
     ///
     /// # Errors
     /// If the kernel has none of it left for us: 128 for each user, by default.
-    pub(super) fn new(cache: Arc<Cache>) -> io::Result<Self> {
+    pub(super) fn new(cache: Arc<Cache>, max_folders: usize) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        let shared = Arc::new(Shared { inotify, stop, folders: Mutex::default(), cache });
+        let shared =
+            Arc::new(Shared { inotify, stop, folders: Mutex::default(), max_folders, cache });
         let hears = shared.clone();
         thread::Builder::new().name("files-watch".to_owned()).spawn(move || hears.run())?;
         Ok(Self(shared))
     }
 
-    /// Are all folders on the way to `path` watched?
+    /// Returns whether [`follow`](Self::follow) has nothing to do: all folders on the way to `path` are
+    /// watched, or no more can be.
     pub(super) fn follows(&self, path: &str) -> bool {
         let folders = self.0.folders();
-        on_the_way(path).all(|folder| folders.by_path.contains_key(folder))
+        folders.by_watch.len() >= self.0.max_folders
+            || on_the_way(path).all(|folder| folders.by_path.contains_key(folder))
     }
 
-    /// Watches all folders on the way to `path`, as far as they are there. May block.
+    /// Watches all folders on the way to `path`, as far as they are there and the bound allows. What is in
+    /// other folders is looked up again in time. May block.
     pub(super) fn follow(&self, root: &Root, path: &str) {
         for folder in on_the_way(path) {
             let replaced = match &*self.0.folders() {
                 folders if folders.by_path.contains_key(folder) => continue,
                 folders => folders.replaced,
             };
+            if self.0.folders().by_watch.len() >= self.0.max_folders {
+                return;
+            }
             let Ok(Some(opened)) = root.open(folder) else { return };
             let mut folders = self.0.folders();
-            if folders.replaced != replaced {
-                return; // it may be this one
-            }
-            if folders.by_watch.len() >= FOLDERS {
-                drop(folders);
-                return self.0.begin_anew();
+            // It may be the one that was replaced, or another one was watched meanwhile.
+            if folders.replaced != replaced || folders.by_watch.len() >= self.0.max_folders {
+                return;
             }
             // By its descriptor: a path could lead out of the root.
             let path = format!("/proc/self/fd/{}", opened.file.as_raw_fd());
@@ -119,6 +124,17 @@ impl Watch {
                 Err(error) => return tracing::debug!(folder, %error, "a folder is not watched"),
             }
         }
+    }
+
+    /// Watches nothing and forgets all files: the root is another folder now.
+    pub(super) fn begin_anew(&self) {
+        let mut folders = self.0.folders();
+        for watch in folders.by_watch.keys() {
+            let _ = inotify::remove_watch(&self.0.inotify, *watch); // it may be gone itself
+        }
+        *folders = Folders { replaced: folders.replaced + 1, ..Folders::default() };
+        drop(folders);
+        self.0.cache.forget(|_| true, false);
     }
 }
 
@@ -138,18 +154,6 @@ impl Drop for Watch {
 impl Shared {
     fn folders(&self) -> MutexGuard<'_, Folders> {
         self.folders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// There are too many folders to watch: those that are still looked into will be watched again.
-    /// Nothing is known for certain of what was in them.
-    fn begin_anew(&self) {
-        let mut folders = self.folders();
-        for watch in folders.by_watch.keys() {
-            let _ = inotify::remove_watch(&self.inotify, *watch); // it may be gone itself
-        }
-        *folders = Folders { replaced: folders.replaced + 1, ..Folders::default() };
-        drop(folders);
-        self.cache.forget(|_| true, false);
     }
 
     fn run(&self) {

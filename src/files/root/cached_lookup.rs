@@ -4,10 +4,7 @@ use std::{
     fs::{File, Metadata},
     io::IoSliceMut,
     os::fd::{AsRawFd, BorrowedFd},
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::atomic::Ordering::Relaxed,
 };
 
 use rustix::{
@@ -23,20 +20,9 @@ use crate::files::backend::{Content, Found, Source};
 /// lower layer can be any file system.
 const LOCAL: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
-/// Whether lookups that never block are possible below a root. Learned once.
-#[derive(Debug, Default)]
-pub(super) struct CachedLookupSupport {
-    /// The kernel or the file system has no such lookup, so it is not tried again.
-    unsupported: AtomicBool,
-    /// Whether the root is on a local file system. Unset before the first blocking lookup.
-    is_local: OnceLock<bool>,
-}
-
-impl CachedLookupSupport {
-    /// Reads the type of the root's file system, once. May block.
-    pub(super) fn probe(&self, root: BorrowedFd<'_>) {
-        self.is_local.get_or_init(|| fstatfs(root).is_ok_and(|fs| LOCAL.contains(&fs.f_type)));
-    }
+/// Whether the folder is on a local file system. May block.
+pub(super) fn is_local(folder: BorrowedFd<'_>) -> bool {
+    fstatfs(folder).is_ok_and(|fs| LOCAL.contains(&fs.f_type))
 }
 
 impl Root {
@@ -47,13 +33,14 @@ impl Root {
     /// [`Symlinks::Inside`]. Returns `None` for everything else and on every error: the caller then
     /// uses [`open`](Self::open), which may block.
     pub(super) fn try_lookup_cached(&self, path: &str) -> Option<Found> {
-        let CachedLookupSupport { unsupported, is_local } = &self.cached_lookup;
+        let unsupported = &self.cached_lookup_unsupported;
         let is_possible =
             self.symlinks == Symlinks::Inside && !self.openat2_unavailable.load(Relaxed);
-        if !is_possible || unsupported.load(Relaxed) || is_local.get() != Some(&true) {
+        if !is_possible || unsupported.load(Relaxed) {
             return None;
         }
-        let root = self.fd.get()?;
+        let folder = self.lock().clone().filter(|folder| folder.is_local)?;
+        let root = &folder.fd;
         // Only what is in memory, and on this file system.
         let within = ResolveFlags::BENEATH
             | ResolveFlags::NO_MAGICLINKS
@@ -67,7 +54,10 @@ impl Root {
             }
             // Perhaps a sandbox's word; another file system, or out of the root.
             Err(Errno::PERM | Errno::XDEV) => return None,
-            Err(errno) => return is_absence(errno).then_some(Found::Missing),
+            // Nothing is below a deleted folder. Another one may be at its path.
+            Err(errno) => {
+                return (is_absence(errno) && !folder.is_deleted()).then_some(Found::Missing);
+            }
         };
         let meta = held.metadata().ok()?;
         if meta.is_dir() {
@@ -147,9 +137,7 @@ mod tests {
     #[test]
     fn cached_lookup_agrees_with_blocking_lookup() {
         let (_folder, root) = root();
-        assert_eq!(found(&root, "docs/a.txt"), None, "nobody knows yet what is waited for here");
-        root.open("docs").unwrap();
-        if root.cached_lookup.is_local.get() != Some(&true) {
+        if !root.folder().unwrap().is_local {
             return; // then nothing is told at once
         }
         let whole = |text: &str| Some(text.to_owned());

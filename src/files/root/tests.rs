@@ -37,7 +37,7 @@ fn text(fd: OwnedFd) -> String {
 fn files_and_directories_below_root_are_opened_by_openat2_and_by_walk() {
     let (_outside, root) = tree();
     for (way, open) in WAYS {
-        let open = |path| open(root.fd().unwrap(), path, READ_BY_PATH);
+        let open = |path| open(root.folder().unwrap().fd.as_fd(), path, READ_BY_PATH);
         assert_eq!(text(open("top.txt").unwrap()), "top", "{way}");
         assert_eq!(text(open("a/b/deep.txt").unwrap()), "deep", "{way}");
         assert!(servable_metadata(&open("a/b").unwrap().into()).unwrap().is_dir(), "{way}");
@@ -52,7 +52,7 @@ fn no_name_leads_out_of_root() {
     let absolute = outside.path().join("secret.txt");
     for (way, open) in WAYS {
         for path in ["..", "../secret.txt", "a/../../secret.txt", absolute.to_str().unwrap()] {
-            let errno = open(root.fd().unwrap(), path, READ_BY_PATH).unwrap_err();
+            let errno = open(root.folder().unwrap().fd.as_fd(), path, READ_BY_PATH).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -72,7 +72,7 @@ fn symbolic_links_out_of_root_are_refused_by_openat2_and_by_walk() {
         for path in
             ["up", "absolute", "parent/secret.txt", "all/etc/passwd", "magic/etc/passwd", "loop"]
         {
-            let errno = open(root.fd().unwrap(), path, READ_BY_PATH).unwrap_err();
+            let errno = open(root.folder().unwrap().fd.as_fd(), path, READ_BY_PATH).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -93,7 +93,8 @@ fn relative_link_inside_is_followed_by_openat2_alone() {
     root.openat2_unavailable.store(true, Relaxed);
     assert_eq!(read("short/deep.txt"), None);
     assert_eq!(read("a/top"), None);
-    let fd = root.fd().unwrap();
+    let folder = root.folder().unwrap();
+    let fd = folder.fd.as_fd();
     assert_eq!(open_by_walk(fd, "short/deep.txt", READ_BY_PATH).unwrap_err(), Errno::NOTDIR);
     assert_eq!(open_by_walk(fd, "a/top", READ_BY_PATH).unwrap_err(), Errno::LOOP);
 }
@@ -102,7 +103,8 @@ fn relative_link_inside_is_followed_by_openat2_alone() {
 fn lookup_without_openat2_walks_and_remembers_what_the_kernel_said() {
     let (outside, root) = tree();
     symlink("top.txt", outside.path().join("root/link")).unwrap();
-    let fd = root.fd().unwrap();
+    let folder = root.folder().unwrap();
+    let fd = folder.fd.as_fd();
     let find = |path, says: Result<&str, Errno>| {
         let asked = std::cell::Cell::new(false);
         let found = root.find_inside(fd, path, READ, |root, asked_for, how| {

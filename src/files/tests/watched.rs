@@ -130,3 +130,31 @@ async fn dir_without_watch_has_none() {
     get(&served, "/hello.txt").await;
     assert!(served.is_watched());
 }
+
+#[tokio::test]
+async fn root_that_is_deleted_and_made_anew_is_opened_again() {
+    for (watch, inline) in [(true, true), (true, false), (false, true), (false, false)] {
+        let site = Site::new();
+        let revalidate = if watch { HOUR } else { Duration::from_nanos(1) };
+        let builder = site.builder().revalidate(revalidate).watch(watch).inline_lookups(inline);
+        let served = builder.build();
+        assert_eq!(content(get(&served, "/hello.txt").await).await, "0123456789");
+        for round in ["first", "second"] {
+            fs::remove_dir_all(site.root()).unwrap();
+            let gone = |status, _: &[u8]| status == StatusCode::NOT_FOUND;
+            becomes(&served, "/hello.txt", gone).await;
+            fs::create_dir(site.root()).unwrap();
+            site.write("new.txt", round);
+            assert_eq!(content(get(&served, "/new.txt").await).await, round);
+            site.write("hello.txt", round);
+            becomes(&served, "/hello.txt", |_, body| body == round.as_bytes()).await;
+        }
+        // The folder that is open is kept while it exists.
+        let elsewhere = site.outside.path().join("elsewhere");
+        fs::rename(site.root(), &elsewhere).unwrap();
+        fs::create_dir(site.root()).unwrap();
+        site.write("other.txt", "other");
+        assert_eq!(get(&served, "/other.txt").await.status(), StatusCode::NOT_FOUND);
+        assert_eq!(content(get(&served, "/new.txt").await).await, "second");
+    }
+}

@@ -130,3 +130,18 @@ fn unreadable_file_is_absent() {
         });
     });
 }
+
+#[test]
+fn files_that_the_kernel_makes_up_are_missing_and_not_opened() {
+    for (folder, files) in [
+        ("/proc", ["self/status", "self/mem", "sys/kernel/ostype", "kmsg", "kcore", "self", "."]),
+        ("/sys", ["kernel/uevent_seqnum", "kernel/mm", ".", "fs", "power", "bus", "none"]),
+        ("/", ["proc/self/status", "proc/kmsg", "proc", "sys/kernel", "sys", "proc/1", "sys/fs"]),
+    ] {
+        for root in each_way(&Root::new(folder.into(), Symlinks::Inside)) {
+            for path in files {
+                assert!(root.open(path).unwrap().is_none(), "{folder} {path} {root:?}");
+            }
+        }
+    }
+}

@@ -12,7 +12,8 @@ const OPENED: usize = if cfg!(miri) { 10 } else { 20_000 };
 /// What is read at `path` under this rule while `one` and `other`, both below the root, change
 /// places all the time.
 fn read_while(root: &Root, [one, other]: [&str; 2], path: &str) -> Vec<String> {
-    let (fd, over) = (root.fd().unwrap(), AtomicBool::new(false));
+    let folder = root.folder().unwrap();
+    let (fd, over) = (folder.fd.as_fd(), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Relaxed) {
