@@ -36,7 +36,15 @@
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
 //! [`Symlinks`] says otherwise. Small files are cached in memory, large ones are kept open. The kernel
 //! reports changes ([`DirBuilder::watch`]), and a cached entry is revalidated after a second in any case
-//! ([`DirBuilder::revalidate`]). No lookup has a deadline, since a local disk is expected: do not serve a
+//! ([`DirBuilder::revalidate`]). While descriptors, memory or threads have run out a cached entry is served
+//! for up to a minute, and what is not cached is an error of the kind
+//! [`Overloaded`](crate::error::Kind::Overloaded) (503).
+//!
+//! The cache holds 4,096 paths, 16 MiB of content and 256 open files, and 4,096 folders are watched. Where
+//! more are requested in turn throughput falls by about a third, since each request is a lookup:
+//! [`DirBuilder::cache_entries`], [`cache_bytes`](DirBuilder::cache_bytes),
+//! [`cache_open_files`](DirBuilder::cache_open_files) and [`watched_folders`](DirBuilder::watched_folders) raise
+//! the bounds. No lookup has a deadline, since a local disk is expected: do not serve a
 //! network file system that may hang.
 //!
 //! # Under layers of others

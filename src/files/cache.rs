@@ -24,6 +24,10 @@ pub(super) const OPEN_FILES: usize = 256;
 /// How long what is held is believed: a second, in which a busy file is served thousands of times.
 pub(super) const REVALIDATE: Duration = Duration::from_secs(1);
 
+/// How long after its last lookup an entry is served while lookups fail because descriptors, memory or
+/// threads have run out: a minute. A change that is reported removes it before.
+pub(super) const MAX_STALE: Duration = Duration::from_secs(60);
+
 /// So many batches of changes are remembered, for looks that began before them: at a hundred a second,
 /// a sixth of a second's.
 const RECENT: usize = 16;
@@ -124,6 +128,14 @@ impl Cache {
         let slot = table.slots.get(path)?;
         let is_late = slot.until.is_some_and(|until| until <= now);
         (!is_late).then(|| slot.entry.clone())
+    }
+
+    /// Returns the entry of `path` if it was looked up within [`MAX_STALE`], fresh or not. Claims no refresh.
+    pub(super) fn stale(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
+        let table = self.lock();
+        let slot = table.slots.get(path)?;
+        let age = now.saturating_duration_since(slot.looked_up);
+        (age < MAX_STALE).then(|| slot.entry.clone())
     }
 
     /// Releases the refresh claim on `path`, so that the next request gets it.

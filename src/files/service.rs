@@ -140,12 +140,13 @@ impl Inner {
         normal: &str,
         path: Option<Path>,
         now: Instant,
-    ) -> LookupResult {
+    ) -> PendingLookup {
+        let stale = self.stale(normal, now);
         let begin = || {
             let lookup = Lookup { inner: self.clone(), normal: normal.into(), path, now };
             move || lookup.run()
         };
-        if self.cache.is_used() {
+        let result = if self.cache.is_used() {
             let changes = self.cache.changes();
             // A lookup from before a change, or from long ago, must not answer this request.
             let is_harmless = |(began, since): &(Instant, u64)| {
@@ -154,6 +155,18 @@ impl Inner {
             self.lookups.join(normal, (now, changes), is_harmless, begin)
         } else {
             self.lookups.alone(begin()) // what changes must be seen at once
+        };
+        PendingLookup { result, stale }
+    }
+
+    /// Returns what the cache would answer if its entries were fresh for longer.
+    fn stale(&self, normal: &str, now: Instant) -> Option<Loaded> {
+        let entry = self.cache.stale(normal, now)?;
+        match &self.options.config.fallback_page {
+            Some((_, status)) if self.is_replaced(&entry) => {
+                Some((*status, self.cache.stale(FALLBACK_PAGE, now)?))
+            }
+            _ => Some((StatusCode::OK, entry)),
         }
     }
 
@@ -221,7 +234,13 @@ impl Inner {
     }
 }
 
-pub(super) type LookupResult = oneshot::Receiver<io::Result<Loaded>>;
+/// A lookup that runs on a thread that may block.
+#[derive(Debug)]
+pub(super) struct PendingLookup {
+    result: oneshot::Receiver<io::Result<Loaded>>,
+    /// Served instead if descriptors, memory or threads have run out.
+    stale: Option<Loaded>,
+}
 
 /// A lookup that is still to be run.
 struct Lookup {
@@ -261,7 +280,7 @@ enum State {
 #[derive(Debug)]
 struct Pending {
     request: Parts,
-    load: LookupResult,
+    lookup: PendingLookup,
 }
 
 /// The folder or a file in it cannot be read, and it is not the request's fault.
@@ -280,8 +299,8 @@ impl ResponseFuture {
         matches!(self.0, State::Ready(_))
     }
 
-    fn blocking(request: Parts, load: LookupResult) -> Self {
-        Self(State::Blocking(Box::new(Pending { request, load })))
+    fn blocking(request: Parts, lookup: PendingLookup) -> Self {
+        Self(State::Blocking(Box::new(Pending { request, lookup })))
     }
 }
 
@@ -295,24 +314,28 @@ impl Future for ResponseFuture {
             }
             State::Blocking(pending) => pending,
         };
-        let (status, entry) = std::task::ready!(poll_lookup(&mut pending.load, cx))?;
+        let (status, entry) = std::task::ready!(pending.lookup.poll(cx))?;
         Poll::Ready(Ok(respond(&pending.request, &entry, status)))
     }
 }
 
-/// Polls a lookup that runs on another thread.
-pub(super) fn poll_lookup(
-    result: &mut LookupResult,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Loaded, BoxError>> {
-    let loaded = match std::task::ready!(Pin::new(result).poll(cx)) {
-        Ok(loaded) => loaded,
-        // It panicked, or the runtime is shutting down.
-        Err(_) => Err(io::Error::other(
-            "the lookup was cancelled: it panicked or the runtime is shutting down",
-        )),
-    };
-    Poll::Ready(loaded.map_err(|error| Error::new(kind(&error), Unreadable(error)).into()))
+impl PendingLookup {
+    /// Polls the lookup that runs on another thread.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Loaded, BoxError>> {
+        let error = match std::task::ready!(Pin::new(&mut self.result).poll(cx)) {
+            Ok(Ok(loaded)) => return Poll::Ready(Ok(loaded)),
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::other("the lookup panicked"),
+        };
+        let kind = kind(&error);
+        if kind == Kind::Overloaded
+            && let Some(stale) = self.stale.take()
+        {
+            tracing::debug!(%error, "the lookup failed; the stale entry is served");
+            return Poll::Ready(Ok(stale));
+        }
+        Poll::Ready(Err(Error::new(kind, Unreadable(error)).into()))
+    }
 }
 
 /// Returns `Overloaded` if descriptors, memory or threads have run out.

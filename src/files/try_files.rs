@@ -15,7 +15,7 @@ use super::{
     Dir,
     entry::Entry,
     respond::respond,
-    service::{LookupResult, Resolution, poll_lookup, refuse},
+    service::{PendingLookup, Resolution, refuse},
 };
 use crate::{Body, BoxError, HttpService, Request, Response, body::HttpBody, conn::head_pool};
 
@@ -64,9 +64,9 @@ where
                 State::Ready(self.service.clone(), Some(request))
             }
             Resolution::OnDisk { normal, path, now } => {
-                let result = self.dir.0.lookup_blocking(&normal, path, now);
+                let lookup = self.dir.0.lookup_blocking(&normal, path, now);
                 let request = Box::new((parts, Body::new(body)));
-                State::Lookup(result, Some(request), self.service.clone())
+                State::Lookup(lookup, Some(request), self.service.clone())
             }
         })
     }
@@ -82,7 +82,7 @@ enum State<S: Service<Request>> {
     /// `None` after completion.
     File(Option<Response>),
     /// Waits for a lookup of the file.
-    Lookup(LookupResult, Option<Box<(Parts, Body)>>, S),
+    Lookup(PendingLookup, Option<Box<(Parts, Body)>>, S),
     /// There is no file: waits for the service to be ready.
     Ready(S, Option<Request>),
     Call(#[pin] S::Future),
@@ -101,8 +101,8 @@ where
                 StateProj::File(response) => {
                     return Poll::Ready(Ok(response.take().expect("polled after completion")));
                 }
-                StateProj::Lookup(result, request, service) => {
-                    let (status, entry) = ready!(poll_lookup(result, cx))?;
+                StateProj::Lookup(lookup, request, service) => {
+                    let (status, entry) = ready!(lookup.poll(cx))?;
                     let (parts, body) = *request.take().expect("polled after completion");
                     if !matches!(*entry, Entry::Missing) {
                         return Poll::Ready(Ok(respond(&parts, &entry, status)));

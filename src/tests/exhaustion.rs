@@ -9,6 +9,7 @@ use std::{
     path::Path,
     process::Stdio,
     thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -22,7 +23,7 @@ use tokio::{
 };
 use tower::{Layer, service_fn};
 
-use super::support::{exchange, start, statuses, within};
+use super::support::{exchange, read_until, start, statuses, within};
 use crate::{
     Body, BoxError, Budget, Request, Response, Router, files,
     layer::{RequestBufferLayer, RescueLayer, ResponseBufferLayer},
@@ -89,6 +90,54 @@ async fn be_the_server() {
     let server = serve("127.0.0.1:0", hello).bind().unwrap();
     println!("listening on {}", server.local_addr().unwrap());
     server.await.unwrap();
+}
+
+#[tokio::test]
+async fn files_of_the_cache_are_served_without_descriptors() {
+    if env::var_os(CHILD).is_some() {
+        return serve_files_without_descriptors().await;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "--nocapture", "--test-threads=1"]);
+    child.arg("tests::exhaustion::files_of_the_cache_are_served_without_descriptors");
+    child.env(CHILD, "1").kill_on_drop(true).stdin(Stdio::null());
+    let output = within(child.output()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+async fn serve_files_without_descriptors() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("small.txt"), "small").unwrap();
+    fs::write(folder.path().join("large.txt"), "7".repeat(100_000)).unwrap();
+    fs::write(folder.path().join("other.txt"), "other").unwrap();
+    // Each request looks the path up again.
+    let dir = files::DirBuilder::dir(folder.path()).revalidate(Duration::from_nanos(1)).build();
+    let server = start(RescueLayer::new().layer(dir)).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    let mut get = async |path: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let head = read_until(&mut client, "\r\n\r\n").await;
+        let (_, len) = head.split_once("content-length: ").unwrap();
+        let len = len.split("\r\n").next().unwrap().parse().unwrap();
+        within(client.read_exact(&mut vec![0; len])).await.unwrap();
+        statuses(&head)
+    };
+    for path in ["/small.txt", "/large.txt"] {
+        assert_eq!(get(path).await, [200]);
+    }
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..usual }).unwrap();
+    assert!(fs::File::open(folder.path()).is_err(), "the limit holds");
+    for path in ["/small.txt", "/large.txt"] {
+        assert_eq!(get(path).await, [200]);
+    }
+    for path in ["/other.txt", "/none"] {
+        assert_eq!(get(path).await, [503]);
+    }
+    setrlimit(Resource::Nofile, usual).unwrap();
+    assert_eq!(get("/other.txt").await, [200]);
+    server.stop().await;
 }
 
 #[tokio::test]

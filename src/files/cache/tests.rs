@@ -54,6 +54,20 @@ fn counted(cache: &Cache) -> Size {
 }
 
 #[test]
+fn stale_entry_is_served_for_a_minute_if_nothing_can_be_looked_up() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits::default(), SECOND);
+    assert!(cache.stale("/f", now).is_none());
+    cache.put("/f", disk.file(1), now, 0);
+    let last = now + MAX_STALE - Duration::from_nanos(1);
+    assert!(cache.stale("/f", last).is_some());
+    assert!(cache.stale("/f", now + MAX_STALE).is_none());
+    assert!(cache.get("/f", last).is_none(), "that was no claim");
+    cache.forget(|path| path == "/f", false);
+    assert!(cache.stale("/f", now).is_none());
+}
+
+#[test]
 fn entry_is_fresh_until_it_must_be_revalidated() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
