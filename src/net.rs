@@ -11,6 +11,7 @@ mod io;
 mod listen;
 pub(crate) mod page_cache;
 mod process_budget;
+pub(crate) mod reclaim;
 mod stream;
 mod unsent;
 

@@ -1,4 +1,4 @@
-//! Servers that run out of descriptors or threads, in processes of their own.
+//! Servers that run out of descriptors or threads, or that had much memory in use, in processes of their own.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,8 @@ use tokio::{
     net::TcpStream,
     process::Command,
 };
-use tower::{Layer, service_fn};
+use tokio_stream::StreamExt;
+use tower::{Layer, ServiceExt, service_fn};
 
 use super::support::{exchange, read_until, start, statuses, within};
 use crate::{
@@ -202,4 +203,49 @@ async fn serve_without_threads(folder: &Path) {
     post("/panic").await; // its body is closed while the handler's panic unwinds
     assert_eq!(statuses(&post("/echo").await), [200]);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn memory_of_slow_readers_returns_to_the_system() {
+    if env::var_os(CHILD).is_some() {
+        return buffer_for_slow_readers().await;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "--nocapture", "--test-threads=1"]);
+    child.arg("tests::exhaustion::memory_of_slow_readers_returns_to_the_system");
+    child.env(CHILD, "1").kill_on_drop(true).stdin(Stdio::null());
+    let output = within(child.output()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Bytes of memory that this process has from the system.
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+async fn buffer_for_slow_readers() {
+    const READERS: usize = 600;
+    let app = service_fn(async |_: Request| -> Result<Response, BoxError> {
+        // 256 KiB at once; the rest comes later.
+        let pieces = (0..16).map(|_| Ok::<_, BoxError>(vec![1_u8; 16 << 10]));
+        let pieces = tokio_stream::iter(pieces).chain(tokio_stream::pending());
+        Ok(Response::new(Body::from_stream(pieces)))
+    });
+    let app = ResponseBufferLayer::new().memory(1 << 20).layer(app);
+    let before = resident();
+    let (mut responses, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..READERS {
+        responses.push(app.clone().oneshot(Request::new(Body::empty())).await.unwrap());
+        others.push(vec![1_u8; 200]); // small allocations that stay, as those of other requests
+    }
+    assert!(resident() - before > READERS * (250 << 10), "{before} {}", resident());
+    drop(responses);
+    within(async {
+        while resident() > before + (20 << 20) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(others.len(), READERS);
 }

@@ -15,6 +15,7 @@ use crate::{
     Body, Budget, Request,
     budget::{Full, Lease},
     error::BoxError,
+    net::reclaim,
 };
 
 pub(super) struct Reading {
@@ -40,6 +41,12 @@ enum Store {
     /// buffer alive.
     Memory(BytesMut),
     Disk(Spill),
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        reclaim::after_free(self.budget.usage().memory);
+    }
 }
 
 impl Reading {

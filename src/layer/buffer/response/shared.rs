@@ -21,6 +21,7 @@ use crate::{
     body::FileSlice,
     budget::Lease,
     error::{BoxError, Error, Kind},
+    net::reclaim,
 };
 
 /// Pieces from this size on count until they are sent: 4 KiB.
@@ -115,6 +116,7 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         close(self.file.take());
+        reclaim::after_free(self.budget.usage().memory);
     }
 }
 
