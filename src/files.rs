@@ -41,7 +41,7 @@
 //! [`Overloaded`](crate::error::Kind::Overloaded) (503).
 //!
 //! The cache holds 4,096 paths, 16 MiB of content and 256 open files, and 4,096 folders are watched. Where
-//! more are requested in turn throughput falls by about a third, since each request is a lookup:
+//! more are requested in turn throughput falls by about a half, since each request is a lookup:
 //! [`DirBuilder::cache_entries`], [`cache_bytes`](DirBuilder::cache_bytes),
 //! [`cache_open_files`](DirBuilder::cache_open_files) and [`watched_folders`](DirBuilder::watched_folders) raise
 //! the bounds. No lookup has a deadline, since a local disk is expected: do not serve a
@@ -49,18 +49,12 @@
 //!
 //! # Under layers of others
 //!
-//! A server sends a large file by `sendfile` if its body reaches it as a [`Body`](crate::Body). All layers of
-//! this crate keep it one, and so do layers that do not change the type of the response body, such as
-//! tower-http's `CorsLayer`, `SetResponseHeaderLayer` and `SetRequestIdLayer`. Layers that wrap the body, such
-//! as tower-http's `TraceLayer`, `CompressionLayer` (when it compresses nothing, too), `CatchPanicLayer` and
-//! `RequestBodyLimitLayer`, and an `axum::Router` around the service, make the server read the file in steps
-//! of 64 KiB and copy it. That costs more CPU; it blocks no other connection, since what is not in the page
-//! cache is read by another thread first. Small files are in memory in either case.
-//!
-//! Under axum's `nest_service` the root of the folder is answered with its index file for the prefix without
-//! its slash, too, with no redirect: axum makes both paths `/`, and tells the original one only to those who
-//! depend on axum. Relative links in that index file then miss the prefix. [`Router`](crate::Router) redirects;
-//! below axum, write links in it from the root, or redirect by a route of axum.
+//! A server sends a large file by `sendfile` if its body reaches it as a [`Body`](crate::Body), which the layers
+//! of this crate keep. Layers that wrap the body, such as tower-http's `TraceLayer`, `CompressionLayer` (when it
+//! compresses nothing, too), `CatchPanicLayer` and `RequestBodyLimitLayer`, and an `axum::Router` around the
+//! service make the server read the file in steps of 64 KiB, which costs more CPU; what is not in the page cache
+//! is read by another thread first. [The guide](crate::guide) has a table of layers, and says what to mind below
+//! axum's `nest_service`.
 
 mod backend;
 mod builder;

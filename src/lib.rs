@@ -115,12 +115,12 @@
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
 //! | | warn | a worker that is stuck in a request was abandoned |
 //! | `vestibule::net` | error | connections cannot be accepted |
-//! | | warn | there are no descriptors left |
+//! | | warn | there are no descriptors left, a thread cannot be started |
 //! | `vestibule::serve` | error | a panic that the connection did not catch |
 //! | | warn | a shutdown aborted what was under way |
 //! | | debug | a connection failed, or was closed for a limit |
-//! | `vestibule::files` | warn | a folder or a name that cannot be served |
-//! | | debug | a folder that cannot be watched, a precompressed file older than its original |
+//! | `vestibule::files` | warn | a folder or a name that cannot be served, a file that an application names |
+//! | | debug | a folder that cannot be watched, a stale entry that is served, a precompressed file older than its original |
 //!
 //! A target stands for those below it too: `vestibule::files` for `vestibule::files::root`. The filter
 //! `vestibule=info,vestibule::access=off` shows what fails and writes no access log, which then costs

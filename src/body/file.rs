@@ -37,8 +37,11 @@ pub struct FileSlice {
     prefetch: Prefetch,
     pending: Pending,
     /// Dropped with the last clone.
-    guard: Option<Arc<dyn Any + Send + Sync>>,
+    guard: Option<Arc<Guard>>,
 }
+
+/// What is kept with a slice. Boxed, so that slices without one have a thin pointer for it.
+struct Guard(#[expect(dead_code, reason = "dropped with the slice")] Box<dyn Any + Send + Sync>);
 
 /// Starts to read the next bytes of a slice into the page cache. `None`: they can be read now.
 ///
@@ -95,7 +98,7 @@ impl FileSlice {
     /// Drops `guard` with the last clone of this slice: a share of a disk's budget, for example.
     #[must_use]
     pub fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
-        self.guard = Some(Arc::new(guard));
+        self.guard = Some(Arc::new(Guard(Box::new(guard))));
         self
     }
 

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn all_waiters_get_an_error_if_no_thread_can_be_started() {
+    fn lookup_without_thread_is_error_for_all_waiters() {
         let flights = SingleFlight::<(), ()>::on(BlockingPool::without_threads());
         for _ in 0..2 {
             let join = flights.join("/a", (), |()| true, || || unreachable!("there is no thread"));

@@ -18,6 +18,7 @@ use super::{Dir, escape, multipart::KindOfWhole, respond, service};
 use crate::{
     Body, BoxError, HttpService, Request, Response,
     body::HttpBody,
+    conn::{RequestInfo, log_request},
     semantics::{date::HttpDate, problem::Format},
 };
 
@@ -177,6 +178,7 @@ where
 
 /// The parts of a request that the file's response depends on.
 struct Asked {
+    info: RequestInfo,
     head: bool,
     fields: HeaderMap,
 }
@@ -191,7 +193,8 @@ impl Asked {
                 fields.append(name.clone(), value.clone());
             }
         }
-        Self { head: request.method() == Method::HEAD, fields }
+        let (info, head) = (RequestInfo::of(request), request.method() == Method::HEAD);
+        Self { info, head, fields }
     }
 }
 
@@ -242,7 +245,7 @@ where
                     if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
                     {
                         let (path, status) = (named.as_bytes().escape_ascii(), response.status());
-                        tracing::warn!(%path, %status, "the application names a file that cannot be sent");
+                        log_request!(warn, "vestibule::files", &this.asked.info, file = %path, %status, "the application names a file that cannot be sent");
                     }
                     return Poll::Ready(Ok(merge(response, std::mem::take(said))));
                 }

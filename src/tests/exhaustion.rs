@@ -200,7 +200,8 @@ async fn serve_without_threads(folder: &Path) {
     setrlimit(Resource::Nproc, usual).unwrap();
     assert_eq!(statuses(&get("/files/large.bin").await), [200]);
     assert_eq!(statuses(&post("/echo").await), [200]);
-    post("/panic").await; // its body is closed while the handler's panic unwinds
+    // The body is closed while the handler's panic unwinds.
+    assert_eq!(statuses(&post("/panic").await), [500]);
     assert_eq!(statuses(&post("/echo").await), [200]);
     server.stop().await;
 }

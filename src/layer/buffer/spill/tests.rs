@@ -95,7 +95,7 @@ macro_rules! held_pool {
 }
 
 #[test]
-fn batch_counts_until_its_thread_drops_it_though_nobody_waits_for_it() {
+fn abandoned_batch_counts_until_its_thread_drops_it() {
     held_pool!(HELD, POOL);
     let budget = Budget::default();
     let mut spill = Spill::on_pool(&POOL, &budget);
