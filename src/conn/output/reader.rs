@@ -7,9 +7,13 @@ use crate::{
     peer::{Pace, Rate},
 };
 
-/// A peer that takes 1 MiB within a second is a fast reader.
-const FAST: u64 = 1 << 20;
-const FAST_WITHIN: Duration = Duration::from_secs(1);
+/// Bytes per second of a fast reader, 1 MiB.
+const FAST_RATE: u64 = 1 << 20;
+
+/// Bytes that a peer must have taken before its rate counts, 256 KiB: several times what its kernel takes for a
+/// program that does not read. Until then a response costs a wake-up for each 128 KiB or so, and a file of 1 MiB
+/// would be sent by five system calls instead of three.
+const FAST_AFTER: u64 = 256 << 10;
 
 /// A peer that had to be waited for, and what it has taken since.
 ///
@@ -98,7 +102,37 @@ impl SlowReader {
 
     /// Whether the peer turns out to read fast, though it had to be waited for. Says so once.
     pub(super) fn report_fast(&mut self) -> bool {
-        let is_fast = self.accepted >= FAST && self.since.duration_since(self.began) < FAST_WITHIN;
+        let elapsed = self.since.saturating_duration_since(self.began);
+        let is_fast = self.accepted >= FAST_AFTER
+            && u128::from(self.accepted) * 1000 >= u128::from(FAST_RATE) * elapsed.as_millis();
         is_fast && !std::mem::replace(&mut self.reported_fast, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[test]
+    fn fast_reader_is_reported_once_after_256_kib_at_1_mib_per_second() {
+        let (io, _peer) = duplex(1);
+        let (rate, began) = (Rate::ANY, crate::net::clock::now());
+        // Bytes, milliseconds since the beginning, and whether that is fast.
+        for (bytes, millis, is_fast) in [
+            (FAST_AFTER - 1, 1, false),
+            (FAST_AFTER, 1, true),
+            (FAST_AFTER, 250, true),
+            (FAST_AFTER, 251, false),
+            (FAST_RATE, 1000, true),
+            (FAST_RATE, 1001, false),
+        ] {
+            let mut reader = SlowReader::begin(&io, began, rate);
+            reader.accept(bytes);
+            reader.update(&io, began + Duration::from_millis(millis), rate);
+            assert_eq!(reader.report_fast(), is_fast, "{bytes} bytes in {millis} ms");
+            assert!(!reader.report_fast());
+        }
     }
 }
