@@ -11,6 +11,7 @@ mod ends;
 mod exhaustion;
 mod fit;
 mod incidents;
+mod links;
 mod log_lines;
 mod names;
 mod orders;
