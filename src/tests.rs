@@ -21,6 +21,7 @@ mod pipeline;
 mod server;
 mod shutdown;
 mod sites;
+mod sleep;
 mod slow;
 mod source;
 mod startup;

@@ -263,7 +263,7 @@ async fn body_is_cut_exactly_when_its_rate_is_too_low() {
     assert!(cut > 20 && served > 20, "both happen: {cut} and {served}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r4_bytes_in_the_kernel_count_as_progress_when_the_client_takes_them() {
     // Megabytes may wait in the kernel for a client that reads steadily, if the listener is not one
     // of ours: no write moves for long.

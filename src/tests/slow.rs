@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::{Barrier, Semaphore},
+    sync::{Barrier, Notify, Semaphore},
     task::JoinSet,
 };
 use tower::{Layer, ServiceBuilder, service_fn};
@@ -167,8 +167,9 @@ async fn kernel_buffers_at_most_the_send_limit_for_client_that_does_not_read() {
     server.stop().await;
 }
 
-/// A stream of `len` bytes, of a length that is known beforehand or not.
-fn stream(len: usize, known: bool) -> Body {
+/// A stream of `len` bytes, of a length that is known beforehand or not. Tells `taken` once all of it was
+/// taken.
+fn stream(len: usize, known: bool, taken: Arc<Notify>) -> Body {
     let (tx, body) = Body::channel(known.then_some(len as u64));
     tokio::spawn(async move {
         let mut at = 0;
@@ -181,16 +182,20 @@ fn stream(len: usize, known: bool) -> Body {
             let _ = tx.send(piece.into());
         }
         tx.finish(None);
+        taken.notify_one();
     });
     body
 }
 
 #[tokio::test]
 async fn spilled_body_reaches_the_client_unchanged() {
-    let app = service_fn(|request: Request<Body>| async move {
+    let taken = Arc::new(Notify::new());
+    let tell = taken.clone();
+    let app = service_fn(move |request: Request<Body>| {
         let path = request.uri().path();
         let len = path[2..].parse().unwrap();
-        Ok::<_, std::convert::Infallible>(Response::new(stream(len, path.starts_with("/k"))))
+        let body = stream(len, path.starts_with("/k"), tell.clone());
+        async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
     });
     let buffered =
         ServiceBuilder::new().layer(ResponseBufferLayer::new().memory(60_000)).service(app);
@@ -201,7 +206,7 @@ async fn spilled_body_reaches_the_client_unchanged() {
             let mut client = TcpStream::connect(server.addr).await.unwrap();
             let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             client.write_all(head.as_bytes()).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(20)).await; // so that it is all on disk
+            within(taken.notified()).await; // all of it is on disk, or on its way there
             let mut all = Vec::new();
             within(client.read_to_end(&mut all)).await.unwrap();
             let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
@@ -212,7 +217,7 @@ async fn spilled_body_reaches_the_client_unchanged() {
             assert!(body[..] == want(len), "{path}: {} bytes", body.len());
             // Over a connection that knows no `sendfile`.
             let app = service_fn(move |_: Request<Body>| {
-                let body = stream(len, true);
+                let body = stream(len, true, Arc::default());
                 async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
             });
             let app = ResponseBufferLayer::new().memory(60_000).layer(app);

@@ -24,68 +24,90 @@ pub(super) fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
+/// A function of test code.
+pub(super) struct Function {
+    pub(super) name: String,
+    /// The attribute that makes it a test, `#[test]` or one of tokio's.
+    pub(super) test: Option<String>,
+    /// From its first line to the brace that ends it.
+    pub(super) text: String,
+}
+
 /// A test of the crate or of its examples.
 pub(super) struct Test {
     /// Its file, from the repository's root.
     pub(super) file: String,
     /// Its function.
     pub(super) name: String,
-    /// Its attribute, `#[test]` or one of tokio's.
-    pub(super) attribute: String,
-    /// Its lines, from the attribute to the brace that ends it.
-    pub(super) text: String,
 }
 
 /// All tests of the crate and of its examples.
 pub(super) fn tests() -> Vec<Test> {
     let mut found = Vec::new();
-    for folder in ["src", "examples"] {
-        for path in files(&repository().join(folder), "rs") {
-            let file = path.strip_prefix(repository()).unwrap().to_str().unwrap();
-            found.extend(tests_of(file, &fs::read_to_string(&path).unwrap()));
-        }
+    for (file, functions) in functions() {
+        let tests = functions.into_iter().filter(|function| function.test.is_some());
+        found.extend(tests.map(|test| Test { file: file.clone(), name: test.name }));
     }
     assert!(found.len() > 500, "the check finds the tests");
     found
 }
 
-/// The tests in the text of a file.
-fn tests_of(file: &str, text: &str) -> Vec<Test> {
-    let lines: Vec<&str> = text.lines().collect();
+/// The functions of the test code of each file, which is named from the repository's root.
+pub(super) fn functions() -> Vec<(String, Vec<Function>)> {
     let mut found = Vec::new();
-    for (at, line) in lines.iter().enumerate() {
-        let attribute = line.trim_start();
-        if !["#[test]", "#[tokio::test"].iter().any(|start| attribute.starts_with(start)) {
-            continue;
+    for folder in ["src", "examples"] {
+        for path in files(&repository().join(folder), "rs") {
+            let file = path.strip_prefix(repository()).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            let is_test = |part: &std::ffi::OsStr| part == "tests" || part == "tests.rs";
+            let text = if file.iter().any(is_test) {
+                &*text
+            } else {
+                text.find("#[cfg(test)]\nmod ").map_or("", |at| &text[at..])
+            };
+            found.push((file.to_str().unwrap().to_owned(), functions_of(text)));
         }
-        let Some(name) = lines[at..].iter().find_map(|line| function(line)) else { continue };
-        // A test of a macro has a name that the macro is given.
+    }
+    found
+}
+
+fn functions_of(text: &str) -> Vec<Function> {
+    let lines: Vec<&str> = text.lines().collect();
+    let (mut found, mut test) = (Vec::new(), None);
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        if ["#[test]", "#[tokio::test"].iter().any(|start| code.starts_with(start)) {
+            test = Some(code.to_owned());
+        }
+        let Some(name) = function(code) else { continue };
+        let test = test.take();
+        // A macro names its functions when it is used.
         if name.is_empty() {
             continue;
         }
-        let end = format!("{}}}", &line[..line.len() - attribute.len()]);
-        let length = lines[at..].iter().position(|line| **line == end).unwrap_or(0);
-        found.push(Test {
-            file: file.to_owned(),
-            name: name.to_owned(),
-            attribute: attribute.to_owned(),
-            text: lines[at..=at + length].join("\n"),
-        });
+        let end = format!("{}}}", &line[..line.len() - code.len()]);
+        let length = if code.ends_with('}') {
+            0
+        } else {
+            lines[at..].iter().position(|line| **line == end).unwrap_or(0)
+        };
+        let text = lines[at..=at + length].join("\n");
+        found.push(Function { name: name.to_owned(), test, text });
     }
     found
 }
 
 /// The name of the function that a line begins, which is empty if a macro gives it.
 fn function(line: &str) -> Option<&str> {
-    let line = line.trim_start();
-    let line = line.strip_prefix("async ").unwrap_or(line);
+    let words = ["pub(crate) ", "pub(super) ", "pub ", "const ", "async "];
+    let line = words.iter().fold(line, |line, word| line.strip_prefix(word).unwrap_or(line));
     let rest = line.strip_prefix("fn ")?;
     let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
     Some(&rest[..end])
 }
 
 #[test]
-fn source_reader_finds_tests_and_where_they_end() {
+fn source_reader_finds_functions_and_where_they_end() {
     let text = r"
     #[tokio::test(start_paused = true)]
     #[cfg_attr(miri, ignore)]
@@ -97,13 +119,14 @@ fn source_reader_finds_tests_and_where_they_end() {
     #[test]
     fn second_name_is_found() {
     }
-    fn helper() {}
+    pub(super) fn helper() {}
     #[test]
     fn $test() {}
 ";
-    let tests = tests_of("a.rs", text);
-    let names: Vec<&str> = tests.iter().map(|test| &*test.name).collect();
-    assert_eq!(names, ["first_name_is_found", "second_name_is_found"]);
-    assert_eq!(tests[0].attribute, "#[tokio::test(start_paused = true)]");
-    assert!(tests[0].text.ends_with("\n        }\n    }") && !tests[1].text.contains("helper"));
+    let functions = functions_of(text);
+    let names: Vec<&str> = functions.iter().map(|function| &*function.name).collect();
+    assert_eq!(names, ["first_name_is_found", "second_name_is_found", "helper"]);
+    assert_eq!(functions[0].test.as_deref(), Some("#[tokio::test(start_paused = true)]"));
+    assert!(functions[0].text.ends_with("\n        }\n    }"));
+    assert!(!functions[1].text.contains("helper") && functions[2].test.is_none());
 }
