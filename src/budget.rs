@@ -18,13 +18,12 @@ mod gauges;
 use std::{
     env, fmt,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
+
+use crate::sync::AtomicU64;
 
 /// Above so much memory buffers go to disk, unless set otherwise: 256 MiB.
 pub const SOFT: u64 = 256 << 20;

@@ -144,6 +144,7 @@ pub mod error;
 pub mod peer;
 #[cfg(feature = "server")]
 mod service;
+mod sync;
 
 // S1: pure. No runtime, no sockets, no clock: time is an argument.
 pub mod policy;

@@ -13,6 +13,8 @@ mod fit;
 mod incidents;
 mod links;
 mod log_lines;
+#[cfg(vestibule_loom)]
+mod models;
 mod names;
 mod orders;
 mod panics;

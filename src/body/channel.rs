@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -11,7 +11,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
-use crate::error::{BoxError, Error, Kind};
+use crate::{
+    error::{BoxError, Error, Kind},
+    sync::{Mutex, MutexGuard},
+};
 
 /// Bytes that wait in a channel before its sender is told to wait: 64 KiB, one large read.
 pub const CHANNEL_BOUND: usize = 64 << 10;

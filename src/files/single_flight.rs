@@ -3,12 +3,15 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::net::blocking_pool::{BlockingPool, Job, copy_error};
+use crate::{
+    net::blocking_pool::{BlockingPool, Job, copy_error},
+    sync::{Mutex, MutexGuard},
+};
 
 /// The number of waiters above which those that have gone are pruned.
 const PRUNE_THRESHOLD: usize = 64;
@@ -70,22 +73,10 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
     where
         L: FnOnce() -> io::Result<T> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let mut table = self.table.lock();
-        if let Some(shared) = table.get(path).filter(|shared| is_harmless(&shared.mark))
-            && let Some(waiters) = &mut *shared.waiters()
-        {
-            waiters.push(answer);
-            return answered;
+        let (answered, flight) = self.table.join(path, mark, is_harmless, || in_runtime(begin()));
+        if let Some(flight) = flight {
+            self.pool.run(flight);
         }
-        let waiters = Waiters { all: vec![answer], prune_at: 0 };
-        let shared = Arc::new(Shared { mark, waiters: Mutex::new(Some(waiters)) });
-        let path: Arc<str> = path.into();
-        // A lookup that is replaced here still answers its own waiters.
-        table.insert(path.clone(), shared.clone());
-        drop(table);
-        let (table, lookup) = (self.table.clone(), Some(in_runtime(begin())));
-        self.pool.run(Box::new(Flight { path, table, shared, lookup }));
         answered
     }
 
@@ -106,6 +97,40 @@ fn in_runtime<T>(lookup: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || {
         let _entered = runtime.as_ref().map(Handle::enter);
         lookup()
+    }
+}
+
+impl<T, M> Table<T, M> {
+    /// A waiter for the result, and the lookup if it has to be run.
+    #[allow(clippy::type_complexity, reason = "it is used once")]
+    fn join<L>(
+        self: &Arc<Self>,
+        path: &str,
+        mark: M,
+        is_harmless: impl FnOnce(&M) -> bool,
+        begin: impl FnOnce() -> L,
+    ) -> (oneshot::Receiver<io::Result<T>>, Option<Box<Flight<T, M, L>>>) {
+        let (answer, answered) = oneshot::channel();
+        let mut table = self.lock();
+        if let Some(shared) = table.get(path).filter(|shared| is_harmless(&shared.mark))
+            && let Some(waiters) = &mut *shared.waiters()
+        {
+            waiters.push(answer);
+            return (answered, None);
+        }
+        let waiters = Waiters { all: vec![answer], prune_at: 0 };
+        let shared = Arc::new(Shared { mark, waiters: Mutex::new(Some(waiters)) });
+        let path: Arc<str> = path.into();
+        // A lookup that is replaced here still answers its own waiters.
+        table.insert(path.clone(), shared.clone());
+        drop(table);
+        let (table, lookup) = (self.clone(), Some(begin()));
+        (answered, Some(Box::new(Flight { path, table, shared, lookup })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByPath<T, M>> {
+        // The table is whole between any two statements that can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -217,13 +242,8 @@ where
     }
 }
 
-impl<T, M> Table<T, M> {
-    fn lock(&self) -> MutexGuard<'_, ByPath<T, M>> {
-        // The table is whole between any two statements that can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
+#[cfg(all(test, vestibule_loom))]
+mod models;
 #[cfg(test)]
 mod tests {
     use std::sync::{

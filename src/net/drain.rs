@@ -2,14 +2,13 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     task::{Context, Waker},
 };
 
 use tokio::sync::{Notify, Semaphore};
+
+use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard};
 
 /// The one who says when: hands out [`Watch`]es, and waits until all are gone.
 ///

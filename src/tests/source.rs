@@ -59,7 +59,9 @@ pub(super) fn functions() -> Vec<(String, Vec<Function>)> {
         for path in files(&repository().join(folder), "rs") {
             let file = path.strip_prefix(repository()).unwrap();
             let text = fs::read_to_string(&path).unwrap();
-            let is_test = |part: &std::ffi::OsStr| part == "tests" || part == "tests.rs";
+            let is_test = |part: &std::ffi::OsStr| {
+                ["tests", "tests.rs", "models.rs"].iter().any(|name| part == *name)
+            };
             let text = if file.iter().any(is_test) {
                 &*text
             } else {

@@ -8,7 +8,7 @@ use super::source;
 
 /// Every room, lowest stratum first; see ARCHITECTURE.md.
 const STRATA: [&[&str]; 6] = [
-    &["body", "budget", "error", "peer", "service"],
+    &["body", "budget", "error", "peer", "service", "sync"],
     &["proto", "semantics", "policy"],
     &["net"],
     &["conn"],

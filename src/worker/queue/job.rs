@@ -1,7 +1,7 @@
 //! `Job`: a request on its way through the pool, and the answer to it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -13,6 +13,7 @@ use crate::{
     Request, Response,
     conn::RequestInfo,
     error::{BoxError, Error, Kind},
+    sync::{Mutex, MutexGuard},
 };
 
 /// Result of a request, as its caller receives it.
@@ -198,3 +199,6 @@ impl Job {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(all(test, vestibule_loom))]
+mod models;

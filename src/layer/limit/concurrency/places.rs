@@ -2,16 +2,17 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use super::{super::error::QueueFull, Stats};
-use crate::{net::Capacity, policy::gradient::Gradient};
+use crate::{
+    net::Capacity,
+    policy::gradient::Gradient,
+    sync::{AtomicUsize, Semaphore},
+};
 
 /// What a limit's handles share. Relaxed counters: the semaphore orders what matters.
 #[derive(Debug)]
@@ -209,3 +210,6 @@ impl Drop for Waiter {
         self.0.waiting.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(all(test, vestibule_loom))]
+mod models;

@@ -1,0 +1,66 @@
+//! Locks and atomics of the types that threads share: those of std, or those of loom where its models of
+//! these types run (`--cfg vestibule_loom`, see CONTRIBUTING.md).
+
+#[cfg(vestibule_loom)]
+use loom::sync as primitives;
+#[cfg(not(vestibule_loom))]
+use std::sync as primitives;
+
+#[cfg(feature = "server")]
+pub(crate) use primitives::atomic::{AtomicU8, AtomicUsize};
+pub(crate) use primitives::{Mutex, MutexGuard, atomic::AtomicU64};
+#[cfg(all(feature = "server", not(vestibule_loom)))]
+pub(crate) use tokio::sync::Semaphore;
+
+#[cfg(all(feature = "server", vestibule_loom))]
+pub(crate) use semaphore::Semaphore;
+
+/// Tokio's semaphore, with a step of the model before each operation: another thread may run there, and sees
+/// what was done before.
+#[cfg(all(feature = "server", vestibule_loom))]
+mod semaphore {
+    use std::sync::atomic::Ordering::AcqRel;
+
+    use tokio::sync::{AcquireError, SemaphorePermit, TryAcquireError};
+
+    use super::AtomicUsize;
+
+    #[derive(Debug)]
+    pub(crate) struct Semaphore {
+        inner: tokio::sync::Semaphore,
+        steps: AtomicUsize,
+    }
+
+    impl Semaphore {
+        pub(crate) const MAX_PERMITS: usize = tokio::sync::Semaphore::MAX_PERMITS;
+
+        pub(crate) fn new(permits: usize) -> Self {
+            Self { inner: tokio::sync::Semaphore::new(permits), steps: AtomicUsize::new(0) }
+        }
+
+        fn step(&self) -> &tokio::sync::Semaphore {
+            self.steps.fetch_add(1, AcqRel);
+            &self.inner
+        }
+
+        pub(crate) fn try_acquire(&self) -> Result<SemaphorePermit<'_>, TryAcquireError> {
+            self.step().try_acquire()
+        }
+
+        pub(crate) async fn acquire(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+            self.step().acquire().await
+        }
+
+        pub(crate) fn available_permits(&self) -> usize {
+            self.step().available_permits()
+        }
+
+        pub(crate) fn add_permits(&self, n: usize) {
+            self.step().add_permits(n);
+        }
+
+        pub(crate) fn forget_permits(&self, n: usize) -> usize {
+            self.step().forget_permits(n)
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The counters of a budget.
+
+use loom::{model, thread};
+
+use crate::Budget;
+
+#[test]
+fn leases_stay_within_their_bound_together() {
+    model(|| {
+        let budget = Budget::builder().soft(100).hard(100).spill_dir("/").build();
+        let take = |budget: Budget| {
+            let mut lease = budget.memory();
+            let taken = lease.try_set(60).is_ok();
+            assert!(budget.usage().memory <= 100);
+            taken.then_some(lease)
+        };
+        let other = budget.clone();
+        let thread = thread::spawn(move || take(other));
+        let (a, b) = (take(budget.clone()), thread.join().unwrap());
+        assert!(a.is_some() != b.is_some(), "60 and 60 are more than 100");
+        drop((a, b));
+        assert_eq!(budget.usage().memory, 0);
+    });
+}
+
+#[test]
+fn dropped_lease_makes_room_for_another() {
+    model(|| {
+        let budget = Budget::builder().soft(100).hard(100).spill_dir("/").build();
+        let mut lease = budget.memory();
+        lease.try_set(60).unwrap();
+        let thread = thread::spawn(move || drop(lease));
+        let mut other = budget.memory();
+        let early = other.try_set(60).is_ok();
+        thread.join().unwrap();
+        assert!(early || other.try_set(60).is_ok());
+        assert_eq!(budget.usage().memory, 60);
+    });
+}

@@ -1,0 +1,88 @@
+//! The drain: a connection that registers while it begins is not forgotten.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Wake, Waker},
+};
+
+use loom::{model, thread};
+
+use crate::net::Drain;
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn connection_that_registers_during_begin_is_told() {
+    model(|| {
+        let drain = Drain::new();
+        let mut watch = drain.watch();
+        let begins = thread::spawn({
+            let drain = drain.clone();
+            move || drain.begin()
+        });
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let told = watch.poll_draining(&Context::from_waker(&waker));
+        begins.join().unwrap();
+        assert!(told || woken.0.load(SeqCst), "it sleeps through the shutdown");
+        assert!(watch.poll_draining(&Context::from_waker(&waker)));
+        drop(watch);
+        assert!(drain.is_empty());
+    });
+}
+
+#[test]
+fn cut_is_never_taken_back_by_begin() {
+    model(|| {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let begins = thread::spawn({
+            let drain = drain.clone();
+            move || drain.begin()
+        });
+        drain.cut();
+        begins.join().unwrap();
+        assert!(watch.is_cut());
+    });
+}
+
+#[test]
+fn one_connection_at_most_ends_for_one_request_for_room() {
+    model(|| {
+        let drain = Drain::new();
+        let (a, b) = (drain.watch(), drain.watch());
+        drain.make_room();
+        let other = thread::spawn(move || b.gives_room());
+        let gives = a.gives_room();
+        assert!(gives != other.join().unwrap(), "exactly one of them");
+    });
+}
+
+#[test]
+fn slot_of_ended_connection_goes_to_one_other() {
+    model(|| {
+        let drain = Drain::new();
+        let ended = drain.watch();
+        let thread = thread::spawn({
+            let drain = drain.clone();
+            move || {
+                drop(ended);
+                drain.watch()
+            }
+        });
+        let (a, b) = (drain.watch(), thread.join().unwrap());
+        assert_eq!(drain.len(), 2);
+        drop((a, b));
+        assert!(drain.is_empty());
+    });
+}
