@@ -138,7 +138,7 @@ async fn ejected_endpoint_is_named_with_the_request_that_found_it_down() {
     assert_line(&lines, "vestibule::request", "WARN", &told);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn work_that_fails_without_its_client_is_named_with_its_request() {
     let layer = DisconnectLayer::detach();
     let detached = layer.detached();
