@@ -210,7 +210,7 @@ async fn cut_after(sent: Sent, len: usize, pace: usize, seconds: u64) -> Option<
 
 const SENT: [Sent; 4] = [Sent::File, Sent::FileRead, Sent::Pieces(20_000), Sent::Pieces(100)];
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reader_that_keeps_the_rate_is_never_cut() {
     for sent in SENT {
         for pace in [260, 300, 500, 1000, 2000, 10_000] {
@@ -220,7 +220,7 @@ async fn reader_that_keeps_the_rate_is_never_cut() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reader_that_stays_below_the_rate_is_always_cut() {
     for sent in SENT {
         for pace in [1, 100, 200, 220] {
