@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, header};
 
 use super::{
     Fault, Limits,
+    framing::MAX_LENGTH,
     head::{Lines, Section},
     scan,
 };
@@ -46,9 +47,6 @@ pub(super) enum Step {
 
 /// 16 hex digits are 64 bits.
 const SIZE_DIGITS: usize = 16;
-
-/// Beyond it a reader with signed numbers sees a negative size.
-const SIZE_MOST: u64 = i64::MAX.unsigned_abs();
 
 impl Decoder {
     pub(super) fn new() -> Self {
@@ -122,7 +120,7 @@ fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
     });
     let extension = &line[digits..];
     let plain = extension.is_empty() || (extension[0] == b';' && scan::is_field_value(extension));
-    if !plain || size > SIZE_MOST {
+    if !plain || size > MAX_LENGTH {
         return Err(Fault::Chunk);
     }
     Ok((size, extension.len()))

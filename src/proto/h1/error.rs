@@ -48,7 +48,7 @@ pub enum Fault {
     /// A field that must be single came twice.
     #[error("a field that must be single is repeated")]
     Repeated,
-    /// `Content-Length` is not one plain decimal number.
+    /// `Content-Length` is not one plain decimal number of at most 63 bits.
     #[error("malformed Content-Length")]
     ContentLength,
     /// `Transfer-Encoding` is not exactly `chunked`, or came in HTTP/1.0.

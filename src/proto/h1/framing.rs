@@ -99,16 +99,20 @@ impl Said {
     }
 }
 
-/// One plain decimal number of at most 64 bits: no sign, list, space or leading zero, since
+/// The largest length of a body or chunk: a reader with signed numbers sees a negative one beyond it.
+pub(super) const MAX_LENGTH: u64 = i64::MAX.unsigned_abs();
+
+/// One plain decimal number of at most [`MAX_LENGTH`]: no sign, list, space or leading zero, since
 /// others take those for lists, octal or nothing.
 pub(super) fn content_length(value: &[u8]) -> Option<u64> {
-    match value {
+    let number = match value {
         [] | [b'0', _, ..] => None,
         digits => digits.iter().try_fold(0u64, |n, &b| {
             let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
             n.checked_mul(10)?.checked_add(digit)
         }),
-    }
+    };
+    number.filter(|&n| n <= MAX_LENGTH)
 }
 
 #[cfg(test)]
@@ -118,9 +122,11 @@ mod tests {
     #[test]
     fn content_length_is_one_plain_number() {
         assert_eq!(content_length(b"0"), Some(0));
-        assert_eq!(content_length(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(content_length(b"9223372036854775807"), Some(MAX_LENGTH));
         for bad in [
             "",
+            "9223372036854775808",
+            "18446744073709551615",
             "18446744073709551616",
             "+3",
             "-0",
