@@ -51,10 +51,11 @@ pub enum Fault {
     /// `Content-Length` is not one plain decimal number of at most 63 bits.
     #[error("malformed Content-Length")]
     ContentLength,
-    /// `Transfer-Encoding` is not exactly `chunked`, or came in HTTP/1.0.
+    /// `Transfer-Encoding` is no list of plain tokens, has not `chunked` once and at its end, or came
+    /// in HTTP/1.0.
     #[error("malformed Transfer-Encoding")]
     TransferEncoding,
-    /// A well-formed transfer coding that is not `chunked`.
+    /// A transfer coding before the final `chunked`; none other is known.
     #[error("transfer coding not supported")]
     TransferCoding,
     /// Both `Content-Length` and `Transfer-Encoding`.

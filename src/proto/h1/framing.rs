@@ -22,7 +22,20 @@ pub enum Length {
 #[derive(Debug, Default)]
 pub(super) struct Said {
     content_length: Option<u64>,
-    chunked: bool,
+    codings: Codings,
+}
+
+/// The transfer codings of all `Transfer-Encoding` fields together.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Codings {
+    #[default]
+    None,
+    /// `chunked` alone, the only one that is known here.
+    Chunked,
+    /// Unknown ones.
+    Unknown,
+    /// Unknown ones, and `chunked` as the final one.
+    UnknownThenChunked,
 }
 
 impl Said {
@@ -50,15 +63,23 @@ impl Said {
         Ok(self.content_length.filter(|_| before.is_none()))
     }
 
-    /// Takes note of a `Transfer-Encoding`.
+    /// Takes note of a `Transfer-Encoding`: a list of plain tokens. No registered coding has
+    /// parameters, and an empty member is an attempt to hide another.
     pub(super) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
-        if !value.eq_ignore_ascii_case(b"chunked") {
-            // One plain token is a coding that we lack; anything else is an attempt to hide.
-            let token = !value.is_empty() && scan::token_len(value) == value.len();
-            return Err(if token { Fault::TransferCoding } else { Fault::TransferEncoding });
-        }
-        if std::mem::replace(&mut self.chunked, true) {
-            return Err(Fault::TransferEncoding);
+        for coding in value.split(|&b| b == b',') {
+            let coding = scan::trim(coding);
+            if coding.is_empty() || scan::token_len(coding) != coding.len() {
+                return Err(Fault::TransferEncoding);
+            }
+            self.codings = match (self.codings, coding.eq_ignore_ascii_case(b"chunked")) {
+                (Codings::None, true) => Codings::Chunked,
+                (Codings::None | Codings::Unknown, false) => Codings::Unknown,
+                (Codings::Unknown, true) => Codings::UnknownThenChunked,
+                // Section 6.1: `chunked` is applied once, and last.
+                (Codings::Chunked | Codings::UnknownThenChunked, _) => {
+                    return Err(Fault::TransferEncoding);
+                }
+            };
         }
         Ok(())
     }
@@ -87,14 +108,19 @@ impl Said {
     }
 
     fn explicit(&self, version: Version) -> Result<Option<Length>, Fault> {
-        match (self.chunked, self.content_length) {
+        match (self.codings, self.content_length) {
+            (Codings::None, Some(n)) => Ok(Some(Length::Known(n))), // step 6
+            (Codings::None, None) => Ok(None),
             // 3. Both: the RFC lets a server choose; choosing is how smuggling works.
-            (true, Some(_)) => Err(Fault::Ambiguous),
+            (_, Some(_)) => Err(Fault::Ambiguous),
             // A transfer coding in HTTP/1.0 is faulty framing (section 6.1).
-            (true, None) if version == Version::HTTP_10 => Err(Fault::TransferEncoding),
-            (true, None) => Ok(Some(Length::Chunked)), // step 4
-            (false, Some(n)) => Ok(Some(Length::Known(n))), // step 6
-            (false, None) => Ok(None),
+            (_, None) if version == Version::HTTP_10 => Err(Fault::TransferEncoding),
+            (Codings::Chunked, None) => Ok(Some(Length::Chunked)), // step 4
+            // 4. Without a final `chunked` the end of a request is unknown: 400. A response would
+            // end with the connection, in a coding that is unknown here.
+            (Codings::Unknown, None) => Err(Fault::TransferEncoding),
+            // Section 6.1: a coding that is not understood is 501.
+            (Codings::UnknownThenChunked, None) => Err(Fault::TransferCoding),
         }
     }
 }
