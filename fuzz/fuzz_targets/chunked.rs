@@ -38,17 +38,73 @@ fn plain(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut body = Vec::new();
     loop {
         let end = bytes.windows(2).position(|w| w == b"\r\n")?;
-        let line = std::str::from_utf8(bytes[..end].split(|b| *b == b';').next()?).ok()?;
-        if line.is_empty() || !line.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let line = &bytes[..end];
+        let digits = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());
+        let size = usize::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+        if !is_extensions(&mut line[digits..].iter().copied().peekable()) {
             return None;
         }
-        let size = usize::from_str_radix(line, 16).ok()?;
         bytes = &bytes[end + 2..];
         if size == 0 {
             return Some((body, bytes));
         }
         body.extend_from_slice(bytes.get(..size)?);
         bytes = bytes[size..].strip_prefix(b"\r\n")?;
+    }
+}
+
+type Extensions<'a> = std::iter::Peekable<std::iter::Copied<std::slice::Iter<'a, u8>>>;
+
+/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, byte by byte.
+fn is_extensions(bytes: &mut Extensions<'_>) -> bool {
+    let white = |bytes: &mut Extensions<'_>| {
+        let mut count = 0;
+        while bytes.next_if(|b| matches!(b, b' ' | b'\t')).is_some() {
+            count += 1;
+        }
+        count
+    };
+    let token = |bytes: &mut Extensions<'_>| {
+        let tchar = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+        let mut some = false;
+        while bytes.next_if(tchar).is_some() {
+            some = true;
+        }
+        some
+    };
+    loop {
+        let before = white(bytes);
+        match bytes.next() {
+            None => return before == 0,
+            Some(b';') => {}
+            Some(_) => return false,
+        }
+        white(bytes);
+        if !token(bytes) {
+            return false;
+        }
+        let rest = bytes.clone();
+        white(bytes);
+        if bytes.next_if_eq(&b'=').is_none() {
+            *bytes = rest; // the white space belongs to what follows
+            continue;
+        }
+        white(bytes);
+        if bytes.next_if_eq(&b'"').is_none() {
+            if !token(bytes) {
+                return false;
+            }
+            continue;
+        }
+        loop {
+            let is_text = |b: u8| b == b'\t' || (b >= b' ' && b != 0x7f);
+            match bytes.next() {
+                Some(b'"') => break,
+                Some(b'\\') if bytes.next_if(|b| is_text(*b)).is_some() => {}
+                Some(b) if b != b'\\' && is_text(b) => {}
+                _ => return false,
+            }
+        }
     }
 }
 

@@ -104,8 +104,6 @@ impl Decoder {
 }
 
 /// `chunk-size [ chunk-ext ]`: the size, and how many bytes the extension has.
-///
-/// Strict: no sign, no white space before the extension, and no control byte in it.
 fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     if digits == 0 || digits > SIZE_DIGITS {
@@ -119,11 +117,57 @@ fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
         n << 4 | u64::from(digit)
     });
     let extension = &line[digits..];
-    let plain = extension.is_empty() || (extension[0] == b';' && scan::is_field_value(extension));
-    if !plain || size > MAX_LENGTH {
+    if !is_extension(extension) || size > MAX_LENGTH {
         return Err(Fault::Chunk);
     }
     Ok((size, extension.len()))
+}
+
+/// `*( BWS ";" BWS name [ BWS "=" BWS value ] )`, where a value is a token or a quoted string (RFC
+/// 9112 section 7.1.1).
+fn is_extension(extension: &[u8]) -> bool {
+    if !scan::is_field_value(extension) {
+        return false; // no control byte stands in it, whatever it is
+    }
+    let mut rest = extension;
+    while !rest.is_empty() {
+        let Some(name) = skip_white(rest).strip_prefix(b";").map(skip_white) else { return false };
+        let len = scan::token_len(name);
+        if len == 0 {
+            return false;
+        }
+        rest = &name[len..];
+        if let Some(value) = skip_white(rest).strip_prefix(b"=").map(skip_white) {
+            let len =
+                if value.starts_with(b"\"") { quoted_len(value) } else { scan::token_len(value) };
+            if len == 0 {
+                return false;
+            }
+            rest = &value[len..];
+        }
+    }
+    true
+}
+
+fn skip_white(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// How long the quoted string at the front is (RFC 9110 section 5.6.4); zero if it does not end.
+fn quoted_len(bytes: &[u8]) -> usize {
+    let mut is_escaped = false;
+    for (at, byte) in bytes.iter().enumerate().skip(1) {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    0
 }
 
 fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
