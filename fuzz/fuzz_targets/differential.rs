@@ -59,7 +59,7 @@ fn is_rule(fault: Fault) -> bool {
         | Fault::Ambiguous
         | Fault::Expectation => true,
         // It has no bounds.
-        Fault::StartLineTooLong | Fault::FieldsTooLarge => true,
+        Fault::MethodTooLong | Fault::StartLineTooLong | Fault::FieldsTooLarge => true,
         _ => false,
     }
 }

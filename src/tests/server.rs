@@ -160,6 +160,7 @@ async fn malformed_requests_are_refused_and_the_connection_ends() {
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".into(), 501),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n".into(), 400),
         ("POST / HTTP/1.1\r\nHost: a\r\nExpect: y\r\nContent-Length: 0\r\n\r\n".into(), 417),
+        (format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", long(9000)), 501),
         (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(9000)), 414),
         (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", long(40_000)), 431),
         (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(101)), 431),

@@ -70,6 +70,9 @@ pub enum Fault {
     /// A trailer that must not be one (framing, routing), or is malformed.
     #[error("forbidden or malformed trailer")]
     Trailer,
+    /// The method exceeds its bound.
+    #[error("method too long")]
+    MethodTooLong,
     /// The start line exceeds its bound.
     #[error("start line too long")]
     StartLineTooLong,
@@ -102,7 +105,9 @@ impl Fault {
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::TransferCoding | Self::Connect => StatusCode::NOT_IMPLEMENTED,
+            Self::TransferCoding | Self::Connect | Self::MethodTooLong => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             Self::StatusLine | Self::Interim | Self::Unsolicited | Self::Switched => {
                 StatusCode::BAD_GATEWAY
             }

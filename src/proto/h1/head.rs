@@ -79,6 +79,8 @@ pub struct Section {
     pub(super) start_line: bool,
     /// May empty lines come before the start line (RFC 9112 section 2.2)? Then one is skipped.
     pub(super) skip_empty: bool,
+    /// Bytes that the token at the start line's beginning may have.
+    pub(super) method_bytes: usize,
     pub(super) bytes: usize,
     pub(super) lenient: Lenient,
 }
@@ -86,12 +88,24 @@ pub struct Section {
 impl Section {
     pub(super) fn of_request(limits: &Limits) -> Self {
         let lenient = limits.lenient.of_requests();
-        Self { start_line: true, skip_empty: true, bytes: limits.head_bytes, lenient }
+        Self {
+            start_line: true,
+            skip_empty: true,
+            method_bytes: limits.method_bytes.min(limits.start_line_bytes),
+            bytes: limits.head_bytes,
+            lenient,
+        }
     }
 
     pub(super) fn of_response(limits: &Limits) -> Self {
         let lenient = limits.lenient;
-        Self { start_line: true, skip_empty: false, bytes: limits.head_bytes, lenient }
+        Self {
+            start_line: true,
+            skip_empty: false,
+            method_bytes: usize::MAX,
+            bytes: limits.head_bytes,
+            lenient,
+        }
     }
 
     /// Trailers are never folded, whoever sends them.
@@ -99,7 +113,7 @@ impl Section {
         let lenient = limits.lenient.of_requests();
         // Where no trailers are allowed the empty line that ends them still is.
         let bytes = limits.trailer_bytes.max(b"\r\n".len());
-        Self { start_line: false, skip_empty: false, bytes, lenient }
+        Self { start_line: false, skip_empty: false, method_bytes: usize::MAX, bytes, lenient }
     }
 }
 
@@ -150,7 +164,7 @@ impl Lines {
         if self.over {
             return Ok(found);
         }
-        if let Some(fault) = start_fault(limits, self.place, input.len()) {
+        if let Some(fault) = start_fault(section, limits, self.place, input.len()) {
             return Err(fault);
         }
         if input.len() < most {
@@ -277,7 +291,8 @@ impl Reading<'_> {
         if bare_lf == NONE {
             return Ok(None);
         }
-        Err(start_fault(self.limits, *place, at + bare_lf as usize).unwrap_or(Fault::LineEnd))
+        let fault = start_fault(self.section, self.limits, *place, at + bare_lf as usize);
+        Err(fault.unwrap_or(Fault::LineEnd))
     }
 
     /// A line is complete, it ends at `lf` behind a CR in an odd block or not. Is it the empty one at
@@ -293,7 +308,7 @@ impl Reading<'_> {
         let Place { line: at, name_end, .. } = *place;
         let end = lf - 1;
         if place.start_line {
-            if let Some(fault) = start_fault(self.limits, *place, lf) {
+            if let Some(fault) = start_fault(self.section, self.limits, *place, lf) {
                 return Err(fault);
             }
             place.start_line = lines.start_line(*place, end, self.section)?;
@@ -355,12 +370,18 @@ fn no_name(first: u8) -> Fault {
     if is_white(first) { Fault::Folded } else { Fault::FieldName }
 }
 
-/// The start line, if it is not over at `end`, may be too long. Bounds come first: else the fault
-/// would depend on how much had come at once.
+/// The start line, if it is not over at `end`, may be too long, and its method first of all. Bounds
+/// come first: else the fault would depend on how much had come at once.
 #[inline(always)]
-fn start_fault(limits: &Limits, place: Place, end: usize) -> Option<Fault> {
+fn start_fault(section: &Section, limits: &Limits, place: Place, end: usize) -> Option<Fault> {
+    if !place.start_line {
+        return None;
+    }
+    if place.name_end.min(end) - place.line > section.method_bytes {
+        return Some(Fault::MethodTooLong); // whatever comes behind it
+    }
     let too_long = end - place.line > limits.start_line_bytes.saturating_add(1);
-    (place.start_line && too_long).then_some(Fault::StartLineTooLong)
+    too_long.then_some(Fault::StartLineTooLong)
 }
 
 fn is_white(byte: u8) -> bool {

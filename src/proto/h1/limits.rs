@@ -21,6 +21,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of the start line. Default 8,000: what RFC 9112 section 3 recommends. Beyond: 414.
     pub start_line_bytes: usize,
+    /// Bytes of the method. Default 32; registered methods stay below 20. Beyond: 501.
+    pub method_bytes: usize,
     /// Fields in a head, not counting a `Host` that is made of an old request's target. Default 100,
     /// as Apache and nginx have it. Beyond: 431.
     pub fields: usize,
@@ -57,6 +59,7 @@ impl Default for Limits {
         Self {
             head_bytes: 32 << 10,
             start_line_bytes: 8_000,
+            method_bytes: 32,
             fields: 100,
             name_bytes: 256,
             chunk_extension_bytes: 4 << 10,

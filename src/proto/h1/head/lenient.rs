@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     super::{Fault, Limits, scan},
-    Field, Lines, Section, is_white, no_name, range, span, start_fault,
+    Field, Lines, OPEN, Section, is_white, no_name, range, span, start_fault,
 };
 
 /// One call of [`Lines::read`].
@@ -20,7 +20,8 @@ impl Reading<'_> {
     pub(super) fn read(mut self) -> Result<Option<usize>, Fault> {
         while let Some(i) = memchr::memchr(b'\n', &self.input[self.lines.place.scanned..]) {
             let (at, lf) = (self.lines.place.line, self.lines.place.scanned + i);
-            if let Some(fault) = start_fault(self.limits, self.lines.place, lf) {
+            self.find_name_end();
+            if let Some(fault) = start_fault(self.section, self.limits, self.lines.place, lf) {
                 return Err(fault);
             }
             let end = match self.input[at..lf] {
@@ -33,8 +34,21 @@ impl Reading<'_> {
             }
             (self.lines.place.line, self.lines.place.scanned) = (lf + 1, lf + 1);
         }
+        self.find_name_end();
         self.lines.place.scanned = self.input.len();
         Ok(None)
+    }
+
+    /// Finds where the method ends, as far as its bound matters.
+    fn find_name_end(&mut self) {
+        if !self.lines.place.start_line {
+            return;
+        }
+        let at = self.lines.place.line;
+        let line = &self.input[at..];
+        let line = &line[..line.len().min(self.section.method_bytes.saturating_add(1))];
+        let len = scan::token_len(line);
+        self.lines.place.name_end = if len == line.len() { OPEN } else { at + len };
     }
 
     /// A line is complete. Is it the empty one at the end?

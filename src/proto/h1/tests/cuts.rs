@@ -19,6 +19,7 @@ fn limits(rng: &mut Rng) -> Limits {
         0 => {
             limits.head_bytes = rng.below(150);
             limits.start_line_bytes = rng.below(30);
+            limits.method_bytes = rng.below(6);
             limits.fields = rng.below(6);
             limits.name_bytes = rng.below(20);
             limits.chunk_extension_bytes = rng.below(12);

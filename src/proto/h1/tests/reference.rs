@@ -106,7 +106,8 @@ fn ours(parser: &mut HeadParser, input: &[u8], request: bool) -> Outcome<Fault> 
 
 /// It refuses nothing for its length: that is not what is compared.
 fn parser() -> HeadParser {
-    HeadParser::new(Limits { name_bytes: usize::MAX, ..Limits::default() })
+    let most = usize::MAX;
+    HeadParser::new(Limits { name_bytes: most, method_bytes: most, ..Limits::default() })
 }
 
 /// A head with lines whose ends, colons and names lie about the ends of blocks, some bytes changed.

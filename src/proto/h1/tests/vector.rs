@@ -98,6 +98,7 @@ fn limit(setting: &str, limits: &mut Limits) {
     let member = match name {
         "head_bytes" => &mut limits.head_bytes,
         "start_line_bytes" => &mut limits.start_line_bytes,
+        "method_bytes" => &mut limits.method_bytes,
         "fields" => &mut limits.fields,
         "name_bytes" => &mut limits.name_bytes,
         "chunk_extension_bytes" => &mut limits.chunk_extension_bytes,
