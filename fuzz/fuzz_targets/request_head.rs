@@ -26,6 +26,7 @@ fuzz_target!(|data: &[u8]| {
             // Host may be made of the target of an old request.
             let made = usize::from(head.version == Version::HTTP_10);
             assert!(head.headers.len() <= limits.fields + made);
+            assert!(!head.uri.path().contains('\\'), "{}", head.uri);
         }
     }
 });

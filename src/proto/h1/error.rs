@@ -12,7 +12,8 @@ pub enum Fault {
     /// The status line is not `version SP code SP reason`.
     #[error("malformed status line")]
     StatusLine,
-    /// The target holds a byte that must not be there, or has no form that suits the method.
+    /// The target holds a byte that must not be there, such as a backslash before the query, or has
+    /// no form that suits the method.
     #[error("malformed request target")]
     Target,
     /// A version that is not `HTTP/` digit `.` digit.

@@ -98,12 +98,26 @@ pub(super) fn is_field_value(bytes: &[u8]) -> bool {
         && rest.iter().all(|&b| value_byte(b))
 }
 
-/// May all these bytes stand in a request target? Visible ASCII only, and no fragment.
+/// May all these bytes stand in a request target? Visible ASCII only, no fragment, and no backslash
+/// before the query, since there are readers that take it for a slash.
 pub(super) fn is_target(bytes: &[u8]) -> bool {
-    let visible = |&b: &u8| matches!(b, 0x21..=0x7e) && b != b'#';
+    let plain = |&b: &u8| is_visible(b) && b != b'\\';
     let (words, rest) = bytes.as_chunks::<8>();
-    words.iter().all(|w| visible_word(u64::from_ne_bytes(*w)) || w.iter().all(visible))
-        && rest.iter().all(visible)
+    let is_plain = words.iter().all(|w| plain_word(u64::from_ne_bytes(*w)) || w.iter().all(plain))
+        && rest.iter().all(plain);
+    is_plain || is_target_with_backslash(bytes)
+}
+
+/// Browsers send the backslashes of a query as they are.
+#[cold]
+fn is_target_with_backslash(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&b| is_visible(b))
+        && memchr::memchr2(b'\\', b'?', bytes).is_some_and(|at| bytes[at] == b'?')
+}
+
+/// Visible ASCII but `#`, with which a fragment would begin.
+fn is_visible(b: u8) -> bool {
+    matches!(b, 0x21..=0x7e) && b != b'#'
 }
 
 /// The bytes without the optional white space around them (RFC 9110 section 5.6.3).
@@ -189,10 +203,12 @@ fn no_control(word: u64) -> bool {
     below_space | equal(word, 0x7f) == 0
 }
 
-/// All bytes of the word are within 0x21..=0x7e and none is `#`; it may say no wrongly, as above.
-fn visible_word(word: u64) -> bool {
+/// All bytes of the word are within 0x21..=0x7e and none is `#` or a backslash; it may say no
+/// wrongly, as above.
+fn plain_word(word: u64) -> bool {
     let below = word.wrapping_sub(ONES * 0x21) & !word & HIGH;
-    below | (word & HIGH) | equal(word, 0x7f) | equal(word, b'#') == 0
+    let excluded = equal(word, 0x7f) | equal(word, b'#') | equal(word, b'\\');
+    below | (word & HIGH) | excluded == 0
 }
 
 /// The high bit of each byte that equals `byte`; above such a byte others may be set wrongly.

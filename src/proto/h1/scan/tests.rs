@@ -17,7 +17,7 @@ pub(in super::super) fn portable(run: impl FnOnce()) {
 fn every_byte_is_judged_alike_at_every_place_of_a_word() {
     for b in 0..=255u8 {
         let value = b == b'\t' || (b >= 0x20 && b != 0x7f);
-        let target = (0x21..=0x7e).contains(&b) && b != b'#';
+        let target = (0x21..=0x7e).contains(&b) && b != b'#' && b != b'\\';
         for place in 0..20 {
             for filler in [b'a', 0x20, 0x80, 0xff, 0x21] {
                 let mut v = [filler; 20];
@@ -28,6 +28,19 @@ fn every_byte_is_judged_alike_at_every_place_of_a_word() {
             }
         }
     }
+}
+
+#[test]
+fn backslash_is_in_a_target_behind_the_query_s_beginning_only() {
+    for at in 0..20 {
+        for query in 0..20 {
+            let mut target = [b'a'; 20];
+            target[query] = b'?';
+            target[at] = b'\\';
+            assert_eq!(is_target(&target), query < at, "{}", target.escape_ascii());
+        }
+    }
+    assert!(!is_target(b"/?\\#") && !is_target(b"/?\\\x80"));
 }
 
 #[test]

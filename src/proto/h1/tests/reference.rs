@@ -71,7 +71,8 @@ fn request_line(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let fine = !method.is_empty()
         && !target.is_empty()
         && method.iter().all(|&b| is_tchar(b))
-        && target.iter().all(|&b| b > 0x20 && b < 0x7f && b != b'#');
+        && target.iter().all(|&b| b > 0x20 && b < 0x7f && b != b'#')
+        && !target.split(|&b| b == b'?').next()?.contains(&b'\\');
     fine.then(|| vec![method.to_vec(), target.to_vec(), version.to_vec()])
 }
 
@@ -112,7 +113,9 @@ fn parser() -> HeadParser {
 
 /// A head with lines whose ends, colons and names lie about the ends of blocks, some bytes changed.
 fn random(rng: &mut Rng, request: bool) -> Vec<u8> {
-    const ODD: [&[u8]; 22] = [
+    const ODD: [&[u8]; 24] = [
+        b"\\",
+        b"?",
         b"\r",
         b"\n",
         b"\r\n",
