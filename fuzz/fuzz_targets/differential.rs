@@ -47,6 +47,8 @@ fn is_rule(fault: Fault) -> bool {
     match fault {
         // It ends lines with LF alone, and skips any number of empty lines.
         Fault::LineEnd | Fault::EmptyLines => true,
+        // It does not look at names that CGI takes for others.
+        Fault::AmbiguousName => true,
         // It takes any visible byte as a target, a backslash too, and bytes above ASCII and `#`.
         Fault::Target | Fault::Connect => true,
         // It does not look at values that frame or route.

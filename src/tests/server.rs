@@ -152,6 +152,7 @@ async fn malformed_requests_are_refused_and_the_connection_ends() {
         ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n".into(), 400),
         ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400),
         ("GET /\\a HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent_Length: 0\r\n\r\n".into(), 400),
         ("GET /#a HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400),
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".into(), 505),
         ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n".into(), 501),

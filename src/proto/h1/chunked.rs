@@ -12,6 +12,7 @@ use super::{
     Fault, Limits,
     framing::MAX_LENGTH,
     head::{Lines, Section},
+    name::Role,
     scan,
 };
 
@@ -184,8 +185,8 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
     let mut map = HeaderMap::new();
     lines.make_room(&mut map)?;
     for field in &lines.fields {
-        let (name, ..) = field.read(&block, lines)?;
-        if forbidden(&name) {
+        let (name, role, _) = field.read(&block, lines)?;
+        if role == Role::Ambiguous || forbidden(&name) {
             return Err(Fault::Trailer);
         }
         field.append(&mut map, name, &block, lines)?;

@@ -34,6 +34,10 @@ pub enum Fault {
     /// A field line without a colon, or with a name that is empty or not a token.
     #[error("malformed field name")]
     FieldName,
+    /// A name that is that of a framing field but for `_` or `.` in place of `-`. CGI-like programs
+    /// behind us would take it for that field.
+    #[error("a field name that may be taken for Content-Length or Transfer-Encoding")]
+    AmbiguousName,
     /// A control byte in a field's value.
     #[error("malformed field value")]
     FieldValue,
@@ -118,6 +122,7 @@ impl Fault {
             | Self::LineEnd
             | Self::Folded
             | Self::FieldName
+            | Self::AmbiguousName
             | Self::FieldValue
             | Self::EmptyLines
             | Self::HostMissing

@@ -11,6 +11,8 @@ pub(super) enum Role {
     Connection,
     Expect,
     ContentType,
+    /// CGI-like programs take it for `Content-Length` or `Transfer-Encoding`.
+    Ambiguous,
     /// It says nothing to the connection.
     Other,
 }
@@ -20,8 +22,20 @@ pub(super) enum Role {
 pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, Role)> {
     match find(token) {
         Some(i) => Some((NAMES[i].clone(), ROLES.get(i).copied().unwrap_or(Role::Other))),
-        None => Some((HeaderName::from_bytes(token).ok()?, Role::Other)),
+        None => {
+            let role = if is_ambiguous(token) { Role::Ambiguous } else { Role::Other };
+            Some((HeaderName::from_bytes(token).ok()?, role))
+        }
     }
+}
+
+/// Is this the name of a framing field but for `_` or `.` in place of `-`? CGI and WSGI have one
+/// variable for `-` and `_`, PHP also for `.`.
+fn is_ambiguous(token: &[u8]) -> bool {
+    let is_alike = |(&n, k): (&u8, u8)| n | 0x20 == k || k == b'-' && matches!(n, b'_' | b'.');
+    ["content-length", "transfer-encoding"]
+        .iter()
+        .any(|known| token.len() == known.len() && token.iter().zip(known.bytes()).all(is_alike))
 }
 
 macro_rules! names {
@@ -179,6 +193,9 @@ mod tests {
             ("connection", Role::Connection),
             ("Expect", Role::Expect),
             ("Content-Type", Role::ContentType),
+            ("Content_Length", Role::Ambiguous),
+            ("transfer.encoding", Role::Ambiguous),
+            ("content~length", Role::Other),
             ("hos", Role::Other),
             ("Content-Lengt", Role::Other),
         ] {

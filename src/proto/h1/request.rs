@@ -45,6 +45,7 @@ pub(super) fn parse(
         let (name, role, value) = field.read(head, lines)?;
         match role {
             Role::Other => {}
+            Role::Ambiguous => return Err(Fault::AmbiguousName),
             Role::Host => {
                 if host.replace(value).is_some() {
                     return Err(Fault::Host);

@@ -47,7 +47,7 @@ pub(super) fn parse(
                 continue; // the body that is handed on is no longer chunked
             }
             Role::Connection => connection.read(value),
-            Role::Host | Role::Expect | Role::ContentType | Role::Other => {}
+            Role::Host | Role::Expect | Role::ContentType | Role::Ambiguous | Role::Other => {}
         }
         field.append(&mut parts.headers, name, head, lines)?;
     }
