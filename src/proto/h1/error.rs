@@ -47,7 +47,8 @@ pub enum Fault {
     /// No `Host` in an HTTP/1.1 request.
     #[error("no Host field")]
     HostMissing,
-    /// More than one `Host`, one that is not a host, or one that contradicts the target.
+    /// More than one `Host`, one that is not a host, or one that names another host or port than an
+    /// absolute target does.
     #[error("Host is repeated, malformed or at odds with the target")]
     Host,
     /// A field that must be single came twice.

@@ -80,9 +80,10 @@ pub(super) fn parse(
         if parts.version == Version::HTTP_11 {
             return Err(Fault::HostMissing); // RFC 9112 section 3.2
         }
-        if let Some(authority) = authority {
-            parts.headers.try_append(header::HOST, authority).map_err(|_| Fault::FieldsTooLarge)?;
-        }
+    }
+    if let Some(authority) = authority {
+        // RFC 9112 section 3.2.2: it takes the place of the host.
+        parts.headers.try_insert(header::HOST, authority).map_err(|_| Fault::FieldsTooLarge)?;
     }
     let length = said.of_request(parts.version)?;
     Ok(Meta {
@@ -147,11 +148,10 @@ fn uri(
     target: Bytes,
     host: Option<&[u8]>,
 ) -> Result<(Uri, Option<HeaderValue>), Fault> {
-    if let Some(host) = host
-        && !is_host(host)
-    {
-        return Err(Fault::Host);
-    }
+    let host = match host {
+        Some(host) => Some(Host::parse(host).ok_or(Fault::Host)?),
+        None => None,
+    };
     match target[0] {
         b'/' => Ok((Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?, None)),
         b'*' if target.len() == 1 && method == Method::OPTIONS => Ok((Uri::from_static("*"), None)),
@@ -159,24 +159,29 @@ fn uri(
     }
 }
 
-/// absolute-form: refused unless it agrees with `Host`, so nobody can be routed by the other one.
+/// absolute-form, whose authority is the host (RFC 9112 section 3.2.2).
+///
+/// The RFC has a `Host` beside it ignored. One that names another host or port is refused: whoever
+/// stands before us may have gone by it.
 fn absolute(
     method: &Method,
     target: Bytes,
-    host: Option<&[u8]>,
+    host: Option<Host<'_>>,
 ) -> Result<(Uri, Option<HeaderValue>), Fault> {
     let len = target.len();
     let uri = Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?;
-    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
-    else {
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(Fault::Target);
     };
+    let default_port = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return Err(Fault::Target),
+    };
     let authority = authority.as_str();
-    // RFC 9110 section 4.2.4: user information is there to hide the authority.
-    if authority.contains('@') || !is_host(authority.as_bytes()) {
-        return Err(Fault::Target);
-    }
-    if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_bytes())) {
+    // No user information: RFC 9110 section 4.2.4 has it as a way to hide the authority.
+    let named = Host::parse(authority.as_bytes()).ok_or(Fault::Target)?;
+    if host.is_some_and(|host| !host.is_same(named, default_port)) {
         return Err(Fault::Host);
     }
     let origin = if method == Method::OPTIONS && len == scheme.len() + 3 + authority.len() {
@@ -192,31 +197,43 @@ fn absolute(
     Ok((origin, HeaderValue::from_str(authority).ok()))
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110 section 7.2): a name, an IPv4 address or an IPv6 literal.
-fn is_host(value: &[u8]) -> bool {
-    let port = match value {
-        [b'[', rest @ ..] => {
-            let Some(end) = memchr::memchr(b']', rest) else { return false };
-            let literal = std::str::from_utf8(&rest[..end]).unwrap_or_default();
-            if literal.parse::<Ipv6Addr>().is_err() {
-                return false;
+/// `uri-host [ ":" port ]` (RFC 9110 section 7.2).
+#[derive(Clone, Copy)]
+struct Host<'a> {
+    /// A name, an IPv4 address or an IPv6 literal in brackets.
+    name: &'a [u8],
+    /// `None` if it is the scheme's, as an empty one is (RFC 3986 section 3.2.3).
+    port: Option<u16>,
+}
+
+impl<'a> Host<'a> {
+    fn parse(value: &'a [u8]) -> Option<Self> {
+        let len = match value {
+            [b'[', rest @ ..] => {
+                let end = memchr::memchr(b']', rest)?;
+                std::str::from_utf8(&rest[..end]).ok()?.parse::<Ipv6Addr>().ok()?;
+                end + 2 // with both brackets
             }
-            &rest[end + 1..]
-        }
-        _ => match value.split_at(scan::host_len(value)) {
-            ([], _) => return false,
-            (_, port) => port,
-        },
-    };
-    match port {
-        [] | [b':'] => true, // an empty port is the scheme's (RFC 3986 section 3.2.3)
-        [b':', digits @ ..] if digits.len() <= 5 => {
-            let number = digits
-                .iter()
-                .try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')));
-            number.is_some_and(|n| n <= u16::MAX.into())
-        }
-        _ => false,
+            _ => scan::host_len(value),
+        };
+        let (name, port) = value.split_at(len);
+        let port = match port {
+            [] | [b':'] => None,
+            [b':', digits @ ..] if digits.len() <= 5 => {
+                let number = digits.iter().try_fold(0u32, |n, b| {
+                    b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
+                });
+                Some(u16::try_from(number?).ok()?)
+            }
+            _ => return None,
+        };
+        if name.is_empty() { None } else { Some(Self { name, port }) }
+    }
+
+    /// Whether both name the same host and port, for a scheme with this default port.
+    fn is_same(self, other: Self, default_port: u16) -> bool {
+        self.name.eq_ignore_ascii_case(other.name)
+            && self.port.unwrap_or(default_port) == other.port.unwrap_or(default_port)
     }
 }
 
