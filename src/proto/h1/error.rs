@@ -41,7 +41,7 @@ pub enum Fault {
     /// A control byte in a field's value.
     #[error("malformed field value")]
     FieldValue,
-    /// More than one empty line before a request.
+    /// More than two empty lines before a request.
     #[error("empty lines before the request")]
     EmptyLines,
     /// No `Host` in an HTTP/1.1 request.

@@ -57,6 +57,10 @@ impl Default for Place {
 /// Fields that there is room for from the start: a browser's head in one go.
 const FIELDS: usize = 16;
 
+/// Empty lines that are skipped before a request: RFC 9112 section 2.2 asks for at least one, and
+/// some old clients send two behind a body.
+const EMPTY_LINES: u8 = 2;
+
 /// Room for more fields than this, 1 KiB, is not kept for the next head.
 const KEPT_FIELDS: usize = 64;
 
@@ -77,8 +81,8 @@ pub(super) struct Field {
 pub struct Section {
     /// Does it begin with a start line?
     pub(super) start_line: bool,
-    /// May empty lines come before the start line (RFC 9112 section 2.2)? Then one is skipped.
-    pub(super) skip_empty: bool,
+    /// Empty lines that may come before the start line.
+    pub(super) empty_lines: u8,
     /// Bytes that the token at the start line's beginning may have.
     pub(super) method_bytes: usize,
     pub(super) bytes: usize,
@@ -90,7 +94,7 @@ impl Section {
         let lenient = limits.lenient.of_requests();
         Self {
             start_line: true,
-            skip_empty: true,
+            empty_lines: EMPTY_LINES,
             method_bytes: limits.method_bytes.min(limits.start_line_bytes),
             bytes: limits.head_bytes,
             lenient,
@@ -101,7 +105,7 @@ impl Section {
         let lenient = limits.lenient;
         Self {
             start_line: true,
-            skip_empty: false,
+            empty_lines: 0,
             method_bytes: usize::MAX,
             bytes: limits.head_bytes,
             lenient,
@@ -113,7 +117,7 @@ impl Section {
         let lenient = limits.lenient.of_requests();
         // Where no trailers are allowed the empty line that ends them still is.
         let bytes = limits.trailer_bytes.max(b"\r\n".len());
-        Self { start_line: false, skip_empty: false, method_bytes: usize::MAX, bytes, lenient }
+        Self { start_line: false, empty_lines: 0, method_bytes: usize::MAX, bytes, lenient }
     }
 }
 
@@ -178,7 +182,7 @@ impl Lines {
     fn start_line(&mut self, place: Place, end: usize, section: &Section) -> Result<bool, Fault> {
         if place.line == end {
             self.empty_lines += 1;
-            if !section.skip_empty || self.empty_lines > 1 {
+            if self.empty_lines > section.empty_lines {
                 return Err(Fault::EmptyLines);
             }
             return Ok(true);
