@@ -1,5 +1,7 @@
 //! Heads as slices of the bytes they came in, for those who want the lines and nothing more.
 
+use std::fmt;
+
 use http::Version;
 
 use super::{
@@ -34,7 +36,7 @@ pub struct HeadParser {
 }
 
 /// What [`HeadParser::request`] found.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
     /// A token, in the case it came in.
@@ -49,7 +51,7 @@ pub struct RequestHead<'a> {
 }
 
 /// What [`HeadParser::response`] found.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ResponseHead<'a> {
     /// HTTP/1.1 or HTTP/1.0.
@@ -64,7 +66,7 @@ pub struct ResponseHead<'a> {
 }
 
 /// The fields of a head in order: names as they came, values without the white space around them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Fields<'a> {
     bytes: &'a [u8],
     fields: std::slice::Iter<'a, Field>,
@@ -159,6 +161,45 @@ impl<'a> Iterator for Fields<'a> {
 
 impl ExactSizeIterator for Fields<'_> {}
 
+/// Bytes that are printed as text, with escapes where they are not ASCII.
+struct Text<'a>(&'a [u8]);
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for RequestHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &Text(self.method))
+            .field("target", &Text(self.target))
+            .field("version", &self.version)
+            .field("len", &self.len)
+            .field("fields", &self.fields)
+            .finish()
+    }
+}
+
+impl fmt::Debug for ResponseHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseHead")
+            .field("version", &self.version)
+            .field("status", &self.status)
+            .field("reason", &Text(self.reason))
+            .field("len", &self.len)
+            .field("fields", &self.fields)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.clone().map(|(name, value)| (Text(name), Text(value)))).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +218,21 @@ mod tests {
             assert_eq!((head.version, head.len), (Version::HTTP_11, 28));
             assert_eq!(parser.request(b"GET / HTTP/3\r\n\r\n").unwrap_err(), Fault::Version);
         }
+    }
+
+    #[test]
+    fn heads_print_as_text() {
+        let mut parser = HeadParser::default();
+        let head = parser.request(b"GET /a HTTP/1.1\r\nHost: a\r\nX: \"\xff\r\n\r\n").unwrap();
+        assert_eq!(
+            format!("{:?}", head.unwrap()),
+            r#"RequestHead { method: "GET", target: "/a", version: HTTP/1.1, len: 35, fields: {"Host": "a", "X": "\"\xff"} }"#
+        );
+        let head = parser.response(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        assert_eq!(
+            format!("{:?}", head.unwrap()),
+            r#"ResponseHead { version: HTTP/1.1, status: 200, reason: "OK", len: 19, fields: {} }"#
+        );
     }
 
     #[test]
