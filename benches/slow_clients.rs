@@ -292,8 +292,7 @@ async fn server() -> io::Result<()> {
         .service(pool);
     let site = Router::new().route("/stats", stats).fallback(app);
     // Slower than the default allows: these clients are to stay.
-    let mut limits = Limits::default();
-    limits.body_rate = Rate::ANY;
+    let limits = Limits::new().body_rate(Rate::ANY);
     let server = serve("127.0.0.1:0", site).limits(limits).connections(32_000).runtime_threads(1);
     let server = server.bind()?;
     println!("{}", server.local_addr()?);

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode, Uri, Version, request, response};
-use proto::h1::{Client, Conn, Event, Fault, Limits, Server};
+use proto::h1::{Client, Conn, Event, Fault, Lenient, Limits, Server};
 use vestibule::{peer, proto, semantics}; // as the crate has them, for the modules above
 
 /// What came of some bytes: messages, and how it ended.
@@ -132,25 +132,25 @@ fn take<H>(messages: &mut Vec<Message<H>>, event: Event<H>) {
 
 /// Small bounds, so that short inputs reach them.
 pub fn small() -> Limits {
-    let mut limits = Limits::default();
-    limits.head_bytes = 200;
-    limits.start_line_bytes = 60;
-    limits.fields = 6;
-    limits.name_bytes = 20;
-    limits.chunk_extension_bytes = 10;
-    limits.trailer_bytes = 60;
-    limits.interim_responses = 2;
-    limits
+    Limits::new()
+        .max_head_bytes(200)
+        .max_start_line_bytes(60)
+        .max_method_bytes(12)
+        .max_fields(6)
+        .max_name_bytes(20)
+        .max_chunk_extension_bytes(10)
+        .max_trailer_bytes(60)
+        .max_interim_responses(2)
 }
 
 /// With everything let in that can be.
 pub fn lenient() -> Limits {
-    let mut limits = Limits::default();
-    limits.lenient.bare_lf = true;
-    limits.lenient.folded_lines = true;
-    limits.lenient.space_before_colon = true;
-    limits.lenient.repeated_content_length = true;
-    limits
+    let lenient = Lenient::new()
+        .bare_lf(true)
+        .folded_lines(true)
+        .space_before_colon(true)
+        .repeated_content_length(true);
+    Limits::new().lenient(lenient)
 }
 
 /// The bytes whole, one by one, and cut in two: all three must be read alike.

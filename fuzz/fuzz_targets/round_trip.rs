@@ -40,9 +40,7 @@ fn request(message: &Message<request::Parts>) {
     finish(&mut conn, message, &mut out);
     assert_framed(&out);
     // A head may grow by our own framing line, or by `close`.
-    let mut limits = Limits::default();
-    limits.head_bytes += 200;
-    limits.fields += 3;
+    let limits = Limits::new().max_head_bytes((32 << 10) + 200).max_fields(103);
     // A request of HTTP/1.0 without a host has none to send.
     if !head.headers.contains_key(header::HOST) {
         return;
@@ -70,10 +68,10 @@ fn response(message: &Message<response::Parts>) {
         .expect("what was read can be written");
     finish(&mut conn, message, &mut out);
     assert_framed(&out);
-    let mut limits = Limits::default();
-    limits.head_bytes += 200;
-    limits.start_line_bytes += 200;
-    limits.fields += 3;
+    let limits = Limits::new()
+        .max_head_bytes((32 << 10) + 200)
+        .max_start_line_bytes(8_200)
+        .max_fields(103);
     let again = responses(&limits, &Method::GET, &[&out]);
     assert!(again.fault.is_none() && again.left == 0, "{:?} of {out:?}", again.fault);
     let [again] = &again.messages[..] else { panic!("not one message: {out:?}") };
