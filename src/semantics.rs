@@ -6,6 +6,7 @@ pub mod etag;
 pub mod forwarded;
 pub mod gateway;
 pub mod hop;
+pub mod lookalike;
 pub mod negotiate;
 pub mod problem;
 pub mod range;

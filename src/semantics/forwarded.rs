@@ -11,6 +11,7 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED, uri::Scheme};
 
+use super::lookalike;
 use crate::peer::Peer;
 
 pub use client::{
@@ -26,8 +27,7 @@ static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host"
 #[non_exhaustive]
 pub enum Trust {
     /// They are dropped and ours written: the peer is any client of the internet. All of
-    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`, `X-Client-IP` and `True-Client-IP` go, also
-    /// spelled with `_` or `.` for `-`, which CGI-like applications read as the same names.
+    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`, `X-Client-IP` and `True-Client-IP` go.
     #[default]
     Replace,
     /// The [hop's address](Peer::hop_ip) is added to their lists: it is a proxy of ours, in front of us.
@@ -46,7 +46,8 @@ pub enum Trust {
 ///
 /// [`hop::strip`](super::hop::strip) comes first, so that a client cannot have our fields removed.
 /// In every mode the field `Proxy` is dropped: it has no meaning in HTTP, and CGI-like
-/// applications take it for their `HTTP_PROXY` variable (the "httpoxy" attack).
+/// applications take it for their `HTTP_PROXY` variable (the "httpoxy" attack). So are all
+/// [lookalikes](super::lookalike) of these fields and of those that frame a message.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -159,7 +160,9 @@ fn proto(scheme: &Scheme) -> &'static str {
 /// without such fields, which is nearly every one, allocates nothing.
 fn drop_untrusted(headers: &mut HeaderMap, trust: Trust) {
     client::drop_fields(headers, |name| {
-        name == b"proxy" || trust == Trust::Replace && names_the_client(name)
+        name == b"proxy"
+            || trust == Trust::Replace && names_the_client(name)
+            || lookalike::is_alike_any(name)
     });
 }
 

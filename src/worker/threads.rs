@@ -27,6 +27,7 @@ use crate::{
     net::Gate,
     peer::Deadline,
     policy::restart::after,
+    semantics::lookalike,
 };
 
 /// The handle of a pool of worker threads: a [`Service`], cheap to clone.
@@ -58,6 +59,9 @@ use crate::{
 /// until the body has ended, the client has left, or the request timeout has passed since the request
 /// began. With a [`ResponseBufferLayer`](crate::layer::ResponseBufferLayer) in front, slow clients do
 /// not prolong that.
+///
+/// **Fields.** [Lookalikes](crate::semantics::lookalike) of framing and forwarding fields are dropped,
+/// since applications that come from CGI or WSGI take them for those.
 ///
 /// **Runtime.** Each worker has a tokio runtime of its own. Tasks that the application spawns on it go
 /// on between requests, and end with the instance. A task that blocks delays the next request.
@@ -186,7 +190,8 @@ impl<B: HttpBody> Service<Request<B>> for Threads {
 
     /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the
     /// answer is [`Kind::Overloaded`].
-    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+    fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
+        lookalike::strip(request.headers_mut());
         self.submit(request.map(Body::new))
     }
 }

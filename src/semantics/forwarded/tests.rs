@@ -52,6 +52,27 @@ fn untrusted_client_has_its_forwarding_fields_replaced() {
 }
 
 #[test]
+fn lookalikes_are_dropped_in_every_mode_of_trust() {
+    let lies = [
+        ("x_forwarded_for", "6.6.6.6"),
+        ("x-forwarded-for", "198.51.100.7"),
+        ("x-forwarded_host", "evil"),
+        ("content_length", "5"),
+        ("transfer.encoding", "chunked"),
+        ("x_request_id", "1"),
+    ];
+    for (trust, of_client) in
+        [(Trust::Append, "198.51.100.7, 192.0.2.1"), (Trust::Keep, "198.51.100.7")]
+    {
+        let headers = run(ForwardedFields::new().trust(trust), &lies, "192.0.2.1", "");
+        assert_eq!(headers["x-forwarded-for"], of_client);
+        assert_eq!(headers["x_request_id"], "1");
+        let alike = headers.keys().filter(|n| n.as_str().contains(['_', '.'])).count();
+        assert_eq!(alike, 1, "{headers:?}");
+    }
+}
+
+#[test]
 fn trusted_proxy_has_its_lists_continued() {
     let told = [
         ("x-forwarded-for", "198.51.100.7"),

@@ -53,6 +53,23 @@ async fn instance_is_built_once_on_each_thread_and_need_not_be_send() {
 }
 
 #[tokio::test]
+async fn application_gets_no_field_that_it_may_take_for_a_framing_or_forwarding_one() {
+    let threads = threads(1, || {
+        blocking(|request| {
+            let mut names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
+            names.sort_unstable();
+            Response::new(names.join(" "))
+        })
+    });
+    let mut request = get("/");
+    for name in ["accept", "x_forwarded_for", "x-forwarded-for", "content_length", "x_y"] {
+        request.headers_mut().append(name, http::HeaderValue::from_static("1"));
+    }
+    let response = threads.start().unwrap().oneshot(request).await.unwrap();
+    assert_eq!(text(&response), "accept x-forwarded-for x_y");
+}
+
+#[tokio::test]
 async fn axum_router_is_an_application_and_its_small_body_comes_in_one_piece() {
     use axum::routing;
     let threads = threads(1, || {
