@@ -26,6 +26,60 @@ async fn echo(request: Request) -> Result<Response, BoxError> {
     Ok(Response::builder().header("x-len", body.len()).body(body.into())?)
 }
 
+/// A service that is never ready, and counts its calls.
+#[derive(Clone)]
+struct NeverReady(Arc<AtomicUsize>);
+
+impl tower_service::Service<Request> for NeverReady {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response, Infallible>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Pending
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok(Response::new(Body::empty())))
+    }
+}
+
+#[tokio::test]
+async fn server_answers_options_asterisk_without_its_service() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let server = start(NeverReady(calls.clone())).await;
+    let answer = exchange(
+        server.addr,
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi\
+         OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n\
+         OPTIONS * HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    )
+    .await;
+    assert_eq!(statuses(&answer), [200, 200, 200]);
+    let allow = "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
+    assert_eq!(answer.matches(allow).count(), 3, "{answer}");
+    assert_eq!(answer.matches("content-length: 0\r\n").count(), 3, "{answer}");
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn service_answers_options_of_its_resources() {
+    let server = start(service_fn(echo)).await;
+    let answer = exchange(
+        server.addr,
+        "OPTIONS /a HTTP/1.1\r\nHost: a\r\n\r\n\
+         OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert_eq!((statuses(&answer), answer.matches("x-len: 0").count()), (vec![200, 200], 2));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn server_keeps_the_connection_and_answers_pipelined_requests_in_order() {
     let server = start(service_fn(echo)).await;

@@ -37,6 +37,10 @@ const SHED_AFTER: Duration = Duration::from_millis(250);
 /// nothing is reserved for a client that is still waited for. The service's future runs inside this
 /// one: when the client leaves, it is dropped.
 ///
+/// `OPTIONS *` is a question to the server (RFC 9110 section 9.3.7) and answered here, with the methods
+/// that a service can be called with in general; what a resource allows, the service says. The service
+/// does not see it, nor need it be ready.
+///
 /// This is the driver alone, for a stream that is known to speak HTTP/1.1.
 /// [`conn::Connection`](crate::conn::Connection) begins with the stages before it.
 ///

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, request, response};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header::ALLOW, request, response};
 use pin_project::pin_project;
 
 use super::{
@@ -103,6 +103,11 @@ where
                 return Step::Again;
             }
         };
+        if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+            drop(body); // what comes of it is read and dropped, as that of any early response
+            self.respond(active, now, cx, server_options());
+            return Step::Again;
+        }
         parts.extensions = head_pool::acquire_extensions(&self.peer, id);
         match self.poll_service_ready(cx) {
             Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
@@ -418,6 +423,16 @@ fn catch<T>(run: impl FnOnce() -> T) -> Result<T, ServicePanicked> {
 #[derive(Debug, thiserror::Error)]
 #[error("the service panicked: {0}")]
 struct ServicePanicked(String);
+
+/// The response to `OPTIONS *`, which asks about the server and not about a resource (RFC 9110 section
+/// 9.3.7).
+fn server_options() -> Response {
+    const METHODS: HeaderValue =
+        HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    let mut response = Response::new(Body::empty());
+    response.headers_mut().insert(ALLOW, METHODS);
+    response
+}
 
 /// A service's future with its output brought into our types.
 #[pin_project]
