@@ -10,6 +10,7 @@ mod early;
 mod ends;
 mod exhaustion;
 mod fit;
+mod half_close;
 mod incidents;
 mod links;
 mod log_lines;

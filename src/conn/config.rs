@@ -19,7 +19,7 @@ use crate::{
 ///
 /// let config = Config::new()
 ///     .answer_timeout(Duration::from_secs(60))
-///     .http1(Http1Config::new().half_close(true));
+///     .http1(Http1Config::new().half_close(Duration::from_secs(5)));
 /// # drop(config);
 /// ```
 #[derive(Debug, Clone)]
@@ -145,7 +145,7 @@ pub struct Http1Config {
     pub(crate) linger: Duration,
     pub(crate) linger_bytes: u64,
     pub(crate) read_ahead: usize,
-    pub(crate) half_close: bool,
+    pub(crate) half_close: Duration,
 }
 
 impl Http1Config {
@@ -156,7 +156,7 @@ impl Http1Config {
             linger: Duration::from_secs(5),
             linger_bytes: 1 << 20,
             read_ahead: 16 << 10,
-            half_close: false,
+            half_close: Duration::from_secs(30),
         }
     }
 
@@ -194,12 +194,28 @@ impl Http1Config {
         self
     }
 
-    /// Whether a client that ends its sending half behind a request still waits for the response.
-    /// By default it counts as gone, and the work for it is dropped: the two cannot be told apart,
-    /// and a client that has left is by far the more usual one.
+    /// How long a client that has ended its sending half behind a whole request is waited with for the
+    /// next piece of its response. Default 30 s, as long as a worker has for a request by default.
+    ///
+    /// `printf 'GET / HTTP/1.0\r\n\r\n' | nc -N host 80` does this, and so do some health checks. The
+    /// same FIN comes from a client that has closed its socket, which is the more usual case: the two
+    /// cannot be told apart before something is written, which makes a closed socket reset the
+    /// connection. So the time is a trade-off:
+    ///
+    /// - Within it, half-closed clients are answered, and the work for clients that have left goes on:
+    ///   a [`DisconnectLayer`](crate::layer::DisconnectLayer) sees them leave when the time is over, or
+    ///   when a write fails. A reset, or the end of the connection in the middle of a request, counts
+    ///   as leaving at once.
+    /// - [`Duration::ZERO`]: each client that ends its sending half has left at once. For slow services
+    ///   whose clients often give up.
+    /// - [`Duration::MAX`]: only [`Config::answer_timeout`] bounds the wait for a response's head, and
+    ///   nothing bounds a stream that sends nothing.
+    ///
+    /// Each piece of a response, and each request that was sent ahead, begins the time anew; it does not
+    /// run while the client is sent something.
     #[must_use]
-    pub fn half_close(mut self, waits: bool) -> Self {
-        self.half_close = waits;
+    pub fn half_close(mut self, time: Duration) -> Self {
+        self.half_close = time;
         self
     }
 }

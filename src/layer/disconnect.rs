@@ -121,7 +121,8 @@ impl<S> Layer<S> for DisconnectLayer {
 }
 
 /// Applies a [`Policy`] to calls whose future is dropped before its end. The server's drivers drop it
-/// when the client disconnects.
+/// when the client disconnects: at once if it resets the connection, and after
+/// [`Http1Config::half_close`](crate::conn::Http1Config::half_close) if it only ends it.
 ///
 /// A request is moved into a task of its own only when its client disconnects, with everything that it
 /// holds. The permit of a limit or a queue is released when the request ends, so clients that disconnect

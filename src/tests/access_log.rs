@@ -10,7 +10,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use super::support::{Running, exchange, read_until, start_with, within};
+use super::support::{Running, exchange, read_until, reset, start_with, within};
 use crate::{
     Body, BoxError, HttpService, Request, Response, conn::access_log::Entry, files, peer::Peer,
     proto::h1::Limits, serve::Serve,
@@ -204,7 +204,7 @@ async fn client_that_leaves_before_its_response_has_an_entry_without_status() {
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all((get("/hello") + &get("/never")).as_bytes()).await.unwrap();
     read_until(&mut client, "hello").await;
-    drop(client);
+    reset(client);
     assert_eq!(log.summary().await, ("/hello".into(), Some(200), 5, true));
     assert_eq!(log.summary().await, ("/never".into(), None, 0, false));
     assert!(log.rest(server).await.is_empty());

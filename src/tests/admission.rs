@@ -11,7 +11,7 @@ use tokio::{
 use tower::service_fn;
 
 use super::support::{exchange, read_all, read_until, start_with, statuses, within};
-use crate::{Body, Request, Response, net::Gate};
+use crate::{Body, Request, Response, conn::Http1Config, net::Gate, serve::Serve};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -224,7 +224,10 @@ async fn connections_release_their_slots_however_they_end() {
         drop(tx); // breaks off in the middle
         Ok::<_, Infallible>(Response::new(body))
     });
-    let server = start_with(app, |s| s.connections(4).connections_per_client(4)).await;
+    // An orderly end of the client counts as its leaving, as a reset does.
+    let http1 = Http1Config::new().half_close(Duration::ZERO);
+    let options = |s: Serve<_>| s.connections(4).connections_per_client(4).http1(http1);
+    let server = start_with(app, options).await;
     let addr = server.addr;
     let one = async |n: usize| {
         let Ok(mut client) = TcpStream::connect(addr).await else { return };

@@ -50,8 +50,7 @@ async fn connection_serves_what_an_earlier_stage_read_ahead() {
     transport.read_ahead.extend_from_slice(&GET[..10]);
     client.write_all(&GET[10..]).await.unwrap();
     client.shutdown().await.unwrap();
-    let config = Config::new().http1(Http1Config::new().half_close(true));
-    Connection::new(transport, path(), Arc::new(config)).await.unwrap();
+    Connection::new(transport, path(), Arc::default()).await.unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     assert!(answer.ends_with("\r\n\r\n/a"), "{answer}");
@@ -143,8 +142,7 @@ async fn scheme_of_the_peer_reaches_service_and_log() {
     transport.peer = transport.peer.secured(Tls::new("TLSv1.3"));
     client.write_all(GET).await.unwrap();
     client.shutdown().await.unwrap();
-    let config = Config::new().http1(Http1Config::new().half_close(true));
-    let config = config.access_log(move |entry| {
+    let config = Config::new().access_log(move |entry| {
         logged.lock().unwrap().push(entry.peer.scheme());
     });
     Connection::new(transport, service, Arc::new(config)).await.unwrap();
@@ -172,7 +170,7 @@ fn serve_options_commute() {
     type Hello = fn(Request) -> std::future::Ready<Result<Response, Infallible>>;
     type Option = fn(Serve<tower::util::ServiceFn<Hello>>) -> Serve<tower::util::ServiceFn<Hello>>;
     let options: [Option; 6] = [
-        |s| s.http1(Http1Config::new().half_close(true)),
+        |s| s.http1(Http1Config::new().half_close(Duration::ZERO)),
         |s| s.limits(Limits { head_bytes: 1, ..Limits::default() }),
         |s| s.budget(Budget::builder().hard(7).build()),
         |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(1)))),

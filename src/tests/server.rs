@@ -17,7 +17,7 @@ use tokio::{
 };
 use tower::{limit::ConcurrencyLimit, service_fn};
 
-use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
+use super::support::{exchange, read_all, read_until, reset, start, start_with, statuses, within};
 use crate::{Body, BoxError, Error, Request, Response, error::Kind, proto::h1::Limits};
 
 /// Answers with the body it got, and says how long it was.
@@ -317,28 +317,24 @@ async fn departed_client_has_its_work_dropped() {
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     within(began.notified()).await;
-    drop(client);
+    reset(client);
     within(dropped.notified()).await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn half_closed_client_is_answered_if_so_configured() {
+async fn half_closed_client_is_answered_over_tcp() {
     let began = Arc::new(Notify::new());
     let go_on = Arc::new(Notify::new());
     let (b, g) = (began.clone(), go_on.clone());
-    let config = crate::conn::Http1Config::new().half_close(true);
-    let server = start_with(
-        service_fn(move |_: Request| {
-            let (began, go_on) = (b.clone(), g.clone());
-            async move {
-                began.notify_one();
-                go_on.notified().await;
-                Ok::<_, Infallible>(Response::new(Body::from("late")))
-            }
-        }),
-        |s| s.http1(config),
-    )
+    let server = start(service_fn(move |_: Request| {
+        let (began, go_on) = (b.clone(), g.clone());
+        async move {
+            began.notify_one();
+            go_on.notified().await;
+            Ok::<_, Infallible>(Response::new(Body::from("late")))
+        }
+    }))
     .await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -619,7 +615,7 @@ async fn shutdown_waits_for_detached_work_and_then_aborts_it() {
         let mut client = TcpStream::connect(server.addr).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         within(began.notified()).await;
-        drop(client);
+        reset(client);
         within(async {
             while detached.is_empty() {
                 tokio::task::yield_now().await;

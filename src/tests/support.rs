@@ -107,6 +107,11 @@ pub(super) async fn read_until(client: &mut TcpStream, end: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// Closes the connection with a reset, which says that the client has left, as a mere end does not.
+pub(super) fn reset(client: TcpStream) {
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
 /// The statuses of all responses in `text`.
 pub(super) fn statuses(text: &str) -> Vec<u16> {
     text.match_indices("HTTP/1.1 ")

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt};
 
-use super::support::{Running, exchange, read_all, read_until, start, statuses, within};
+use super::support::{Running, exchange, read_all, read_until, reset, start, statuses, within};
 use crate::{
     Body, Error, Request, layer::RequestBufferLayer, peer::Deadline, proto::h1::Limits,
     upstream::Upstream,
@@ -361,6 +361,7 @@ async fn s17_client_that_leaves_midway_costs_the_server_connection() {
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         began.notified().await;
         read_until(&mut client, "some").await;
+        reset(client);
     };
     tokio::join!(server, client);
     front.stop().await;

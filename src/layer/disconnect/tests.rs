@@ -17,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    conn::{Transport, h1::server::Connection},
+    conn::{Config, Http1Config, Transport, h1::server::Connection},
     net::Watch,
     peer::Peer,
 };
@@ -210,12 +210,10 @@ async fn detached_work_continues_when_client_resets_its_connection() {
     let (layer, app) = (DisconnectLayer::detach(), App::new());
     let service = RequestBufferLayer::new().layer(layer.layer(app.service()));
     let (mut client, io) = tokio::io::duplex(1 << 10);
-    let connection = Connection::new(
-        Transport::new(io, Peer::memory(), Watch::never()),
-        service,
-        Arc::default(),
-    );
-    let connection = tokio::spawn(connection);
+    // In memory there are no resets: an end counts as one.
+    let config = Config::new().http1(Http1Config::new().half_close(Duration::ZERO));
+    let transport = Transport::new(io, Peer::memory(), Watch::never());
+    let connection = tokio::spawn(Connection::new(transport, service, Arc::new(config)));
     // Of a request that is not whole nothing goes on.
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await.unwrap();
     settle().await;

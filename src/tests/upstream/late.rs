@@ -55,7 +55,7 @@ async fn s17_answer_for_departed_client_is_discarded() {
     client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut late = script.accept().await;
     read_until(&mut late, "\r\n\r\n").await;
-    drop(client);
+    reset(client);
     assert!(rest(&mut late).await.is_empty(), "closed with its client");
     let _ = late.write_all(EVIL.as_bytes()).await;
     let (answer, (head, _kept)) = tokio::join!(exchange(front.addr, get("/2")), serve_one(&script));
@@ -74,7 +74,7 @@ async fn s17_rest_of_answer_is_given_to_no_other_request() {
     read_until(&mut late, "\r\n\r\n").await;
     late.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nsome").await.unwrap();
     read_until(&mut client, "some").await;
-    drop(client);
+    reset(client);
     // The rest of the body looks like an answer.
     let _ = late.write_all(EVIL.as_bytes()).await;
     assert!(rest(&mut late).await.is_empty());

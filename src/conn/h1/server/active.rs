@@ -43,6 +43,8 @@ pub(super) struct Active {
     pub(super) last_read: Instant,
     /// The client has ended its sending half.
     pub(super) read_closed: bool,
+    /// Since when a client that did so behind a whole request waits for the next piece of a response.
+    pub(super) half_closed: Option<Instant>,
     /// Once the drain has begun: until when a head that has begun may be completed.
     pub(super) drain_until: Option<Instant>,
     /// The request broke the protocol, or was too slow, in its body.
@@ -151,6 +153,7 @@ impl Active {
             transfers: Transfers::default(),
             upload: None,
             read_closed: false,
+            half_closed: None,
             drain_until: None,
             protocol_error: false,
             open_ended: false,
@@ -165,6 +168,12 @@ impl Active {
     /// Whether the rest of the request's body waits for a reader that does not read.
     pub(super) fn has_stalled_reader(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| !upload.wanted)
+    }
+
+    /// Whether the request has come to its end, though it may not have been read to it.
+    pub(super) fn has_whole_request(&self) -> bool {
+        let remaining = if self.core.reads_body() { self.core.body_left() } else { Some(0) };
+        remaining.is_some_and(|n| n <= self.input.len() as u64)
     }
 
     /// The service is about to be waited for, not the client.

@@ -136,6 +136,9 @@ where
                 if active.core.is_idle() {
                     active.core.resume(now); // the client is idle once it has been sent it all
                 }
+                if active.half_closed.is_some() {
+                    active.half_closed = Some(now);
+                }
                 Ok(Poll::Ready(()))
             }
             Poll::Pending => {
@@ -216,14 +219,17 @@ where
     fn eof(&mut self, active: &mut Active, now: Instant) {
         active.read_closed = true;
         match active.stage {
+            // Its request was whole, so this is no fault: the client may only have ended its sending
+            // half. It cannot be told from one that has left.
             Stage::Call(..) | Stage::Respond(_)
-                if self.config.http1.half_close && !active.core.reads_body() =>
+                if active.has_whole_request() && !self.config.http1.half_close.is_zero() =>
             {
-                // Its request was whole, so this is no fault; it closes after the answer.
-                active.core.close_after();
+                active.half_closed = Some(now);
+                if active.input.is_empty() {
+                    active.core.close_after(); // else further requests were read ahead
+                }
             }
             // A client that has left: its work is dropped with the stage, the connection ends.
-            // One that closed only its sending half cannot be told from it.
             Stage::Call(..) | Stage::Respond(_) | Stage::Linger(..) => {
                 active.upload = None;
                 active.stage = Stage::End;
@@ -254,7 +260,16 @@ where
             Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
             Stage::Respond(_) | Stage::Close { .. } | Stage::End => None,
         };
-        [self.write_deadline(active), read].into_iter().flatten().min()
+        let deadlines = [self.write_deadline(active), read, self.half_close_deadline(active)];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// When a half-closed client counts as one that has left. One that is sent something shows by
+    /// taking it that it is there.
+    fn half_close_deadline(&self, active: &Active) -> Option<Instant> {
+        let waits = matches!(active.stage, Stage::Call(..) | Stage::Respond(_));
+        let since = active.half_closed.filter(|_| waits && active.output.is_empty())?;
+        since.checked_add(self.config.http1.half_close)
     }
 
     fn write_deadline(&self, active: &Active) -> Option<Instant> {
@@ -271,6 +286,9 @@ where
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
             }
             return Ok(true);
+        }
+        if self.half_close_deadline(active).is_some_and(|d| d <= now) {
+            return Ok(false);
         }
         match active.stage {
             Stage::Head(_) if active.drain_until.is_some_and(|d| d <= now) => {

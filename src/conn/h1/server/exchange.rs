@@ -103,6 +103,12 @@ where
                 return Step::Again;
             }
         };
+        if active.half_closed.is_some() {
+            active.half_closed = Some(now);
+            if active.input.is_empty() {
+                active.core.close_after(); // nothing can come after it
+            }
+        }
         if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
             drop(body); // what comes of it is read and dropped, as that of any early response
             self.respond(active, now, cx, server_options());
@@ -270,7 +276,11 @@ where
 
     fn step_respond(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Respond(body) = &mut active.stage else { return Step::Again };
-        let stretch = match catch(|| body.poll_stretch(cx)) {
+        let polled = catch(|| body.poll_stretch(cx));
+        if matches!(polled, Ok(Poll::Ready(_))) && active.half_closed.is_some() {
+            active.half_closed = Some(now);
+        }
+        let stretch = match polled {
             Ok(Poll::Pending) => return Step::Wait,
             Ok(Poll::Ready(None)) => {
                 self.finish(active, now, None);
