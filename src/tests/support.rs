@@ -110,6 +110,7 @@ pub(super) async fn read_until(client: &mut TcpStream, end: &str) -> String {
 /// Closes the connection with a reset, which says that the client has left, as a mere end does not.
 pub(super) fn reset(client: TcpStream) {
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
 }
 
 /// The statuses of all responses in `text`.

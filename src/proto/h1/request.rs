@@ -76,10 +76,8 @@ pub(super) fn parse(
     let target = head.slice(line.target);
     let authority;
     (parts.uri, authority) = uri(&parts.method, target, host)?;
-    if host.is_none() {
-        if parts.version == Version::HTTP_11 {
-            return Err(Fault::HostMissing); // RFC 9112 section 3.2
-        }
+    if host.is_none() && parts.version == Version::HTTP_11 {
+        return Err(Fault::HostMissing); // RFC 9112 section 3.2
     }
     if let Some(authority) = authority {
         // RFC 9112 section 3.2.2: it takes the place of the host.
