@@ -46,6 +46,19 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     /// Pauses before a slot is filled again, by the number of its failures in a row.
     pub(crate) backoff: Backoff,
+    /// How long a worker may take to be ready, if that is bounded.
+    pub(crate) start_timeout: Option<Duration>,
+    /// When the back-off ends, if it does.
+    pub(crate) give_up: Option<GiveUp>,
+}
+
+/// When a slot whose workers fail is not filled again for long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GiveUp {
+    /// Exits in a row with no completed request in between.
+    pub(crate) failures: u32,
+    /// How long after the last of them the slot is filled again.
+    pub(crate) pause: Duration,
 }
 
 /// A command for the executor of the workers.
@@ -57,6 +70,8 @@ pub(crate) enum Action {
     Abort(WorkerId),
     /// Give this worker up: it did not end its request in time, and another one takes its slot.
     Abandon(WorkerId),
+    /// End this worker, which has no request.
+    Stop(WorkerId),
 }
 
 /// Time that a request may take.
@@ -82,7 +97,8 @@ pub(crate) enum Startup {
 /// has exited are ignored.
 ///
 /// **Start.** All slots are filled at once. If a worker exits before all are ready, the start has
-/// failed and nothing is started any more.
+/// failed and nothing is started any more. A worker that is not ready within the start timeout is
+/// stopped, then as later.
 ///
 /// **Restart.** A slot whose worker has exited is filled again. The first time after a completed
 /// request that is immediate: a panic costs no capacity. Each further time without a completed request
@@ -182,10 +198,12 @@ impl Supervisor {
     /// Worker `id` has exited, or could not be started.
     pub(crate) fn on_exit(&mut self, id: WorkerId, now: Instant) {
         self.abandoned.retain(|abandoned| *abandoned != id);
-        let backoff = self.config.backoff;
+        let Config { backoff, give_up, .. } = self.config;
         let Some(slot) = self.slot(id) else { return };
-        slot.state = State::Vacant { start_at: after(now, backoff.delay(slot.failures)) };
+        let pause = backoff.delay(slot.failures);
         slot.failures = slot.failures.saturating_add(1);
+        let pause = give_up.filter(|g| slot.failures >= g.failures).map_or(pause, |g| g.pause);
+        slot.state = State::Vacant { start_at: after(now, pause) };
         if self.phase == Phase::Starting {
             self.fail_to_start();
         }
@@ -215,7 +233,10 @@ impl Supervisor {
     /// The next thing to do at `now`; `None` if there is nothing before the next event or
     /// [`deadline`](Self::deadline).
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Action> {
-        self.poll_abort(now).or_else(|| self.poll_abandon(now)).or_else(|| self.poll_start(now))
+        self.poll_abort(now)
+            .or_else(|| self.poll_abandon(now))
+            .or_else(|| self.poll_stop(now))
+            .or_else(|| self.poll_start(now))
     }
 
     fn poll_abort(&mut self, now: Instant) -> Option<Action> {
@@ -241,6 +262,19 @@ impl Supervisor {
         Some(Action::Abandon(id))
     }
 
+    fn poll_stop(&mut self, now: Instant) -> Option<Action> {
+        let is_ending = self.phase == Phase::Ending;
+        self.slots.iter_mut().find_map(|slot| match &mut slot.state {
+            State::Starting { id, stop_at, is_stopped: is_stopped @ false }
+                if is_ending || stop_at.is_some_and(|at| at <= now) =>
+            {
+                *is_stopped = true;
+                Some(Action::Stop(*id))
+            }
+            _ => None,
+        })
+    }
+
     fn poll_start(&mut self, now: Instant) -> Option<Action> {
         if !self.starts_workers() {
             return None;
@@ -249,7 +283,8 @@ impl Supervisor {
         let slot = self.slots.iter().position(is_due)?;
         let id = WorkerId { slot, number: self.next_number };
         self.next_number += 1;
-        self.slots[slot].state = State::Starting { id };
+        let stop_at = self.config.start_timeout.map(|timeout| after(now, timeout));
+        self.slots[slot].state = State::Starting { id, stop_at, is_stopped: false };
         Some(Action::Start(id))
     }
 
@@ -260,6 +295,7 @@ impl Supervisor {
             let other = match slot.state {
                 State::Vacant { start_at } => Some(start_at).filter(|_| self.starts_workers()),
                 State::Busy { abort_at, .. } => abort_at,
+                State::Starting { stop_at, is_stopped: false, .. } => stop_at,
                 State::Starting { .. } | State::Idle { .. } | State::Exiting { .. } => None,
             };
             abandon_at.into_iter().chain(other).min()
@@ -274,6 +310,12 @@ impl Supervisor {
             _ if self.has_failed_to_start => Startup::Failed,
             Phase::Running | Phase::Draining | Phase::Ending => Startup::Ready,
         }
+    }
+
+    /// Whether all slots are given up: until one of their workers is ready no request is answered.
+    pub(crate) fn has_failed(&self) -> bool {
+        let Some(GiveUp { failures, .. }) = self.config.give_up else { return false };
+        self.ready() == 0 && self.slots.iter().all(|slot| slot.failures >= failures)
     }
 
     /// Whether all workers have exited and none will be started.

@@ -170,6 +170,8 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
             request_timeout,
             grace: GRACE,
             backoff: RESTART_BACKOFF,
+            start_timeout: None,
+            give_up: None,
         };
         let pool = Pool::new(config, queue, queue_timeout);
         let executor = ThreadExecutor::new(pool.clone(), self.factory);

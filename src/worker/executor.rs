@@ -32,4 +32,10 @@ pub(super) trait Executor: Send + 'static {
     fn abandon(&mut self, id: WorkerId) {
         let _ = id;
     }
+
+    /// Ends worker `id`, which has no request and may still build its application. The default is for
+    /// executors that cannot: it exits when it asks for its next request.
+    fn stop(&mut self, id: WorkerId) {
+        let _ = id;
+    }
 }

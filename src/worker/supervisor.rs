@@ -98,6 +98,10 @@ fn perform(
             log_request!(warn, "vestibule::worker", &request, worker = %id, "{message}");
             executor.abandon(id);
         }
+        Action::Stop(id) => {
+            drop(s);
+            executor.stop(id);
+        }
     }
 }
 

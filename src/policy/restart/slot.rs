@@ -30,9 +30,11 @@ pub(super) enum State {
     Vacant {
         start_at: Instant,
     },
-    /// Builds its application.
+    /// Builds its application, and is stopped at `stop_at` if it has not by then.
     Starting {
         id: WorkerId,
+        stop_at: Option<Instant>,
+        is_stopped: bool,
     },
     Idle {
         id: WorkerId,
@@ -54,7 +56,7 @@ impl State {
     pub(super) fn id(self) -> Option<WorkerId> {
         match self {
             Self::Vacant { .. } => None,
-            Self::Starting { id }
+            Self::Starting { id, .. }
             | Self::Idle { id }
             | Self::Busy { id, .. }
             | Self::Exiting { id, .. } => Some(id),

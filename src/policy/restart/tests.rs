@@ -16,6 +16,8 @@ fn config(workers: usize, max_abandoned: usize) -> Config {
         request_timeout: TIMEOUT,
         grace: GRACE,
         backoff: Backoff::new(FIRST_PAUSE, MAX_PAUSE),
+        start_timeout: None,
+        give_up: None,
     }
 }
 
@@ -73,7 +75,8 @@ fn startup_fails_with_first_worker_that_exits_and_starts_nothing_more() {
     supervisor.on_ready(ids[0]);
     supervisor.on_exit(ids[1], now);
     assert_eq!(supervisor.startup(), Startup::Failed);
-    assert_eq!((supervisor.poll(now), supervisor.deadline()), (None, None));
+    assert_eq!(actions(&mut supervisor, now), [Action::Stop(ids[2])]);
+    assert_eq!(supervisor.deadline(), None);
     supervisor.on_ready(ids[2]);
     assert_eq!(supervisor.startup(), Startup::Failed, "a late worker does not repair it");
     supervisor.on_exit(ids[0], now);
@@ -249,6 +252,75 @@ fn events_of_exited_worker_are_ignored() {
     assert_eq!(supervisor.alive(), 1);
     supervisor.on_ready(new);
     assert_eq!(supervisor.ready(), 1);
+}
+
+#[test]
+fn worker_that_is_not_ready_in_time_is_stopped_and_its_slot_filled_again() {
+    let now = Instant::now();
+    let start_timeout = Some(Duration::from_secs(5));
+    let mut supervisor = Supervisor::new(Config { start_timeout, ..config(2, 0) }, now);
+    let ids = starts(&mut supervisor, now);
+    supervisor.on_ready(ids[0]);
+    supervisor.on_ready(ids[1]);
+    crash(&mut supervisor, ids[0], now);
+    let slow = starts(&mut supervisor, now)[0];
+    let late = now + Duration::from_secs(5);
+    assert_eq!(supervisor.deadline(), Some(late));
+    assert_eq!(actions(&mut supervisor, late), [Action::Stop(slow)]);
+    assert_eq!(supervisor.deadline(), None, "it is stopped once");
+    supervisor.on_exit(slow, late);
+    assert_eq!(supervisor.deadline(), Some(late + FIRST_PAUSE));
+}
+
+#[test]
+fn worker_that_is_starting_is_stopped_when_the_pool_ends() {
+    let now = Instant::now();
+    let mut supervisor = Supervisor::new(config(2, 0), now);
+    let ids = starts(&mut supervisor, now);
+    supervisor.on_exit(ids[0], now);
+    assert_eq!(supervisor.startup(), Startup::Failed);
+    assert_eq!(actions(&mut supervisor, now), [Action::Stop(ids[1])]);
+}
+
+/// A supervisor whose slots are given up after three failures.
+fn giving_up(workers: usize) -> (Supervisor, Vec<WorkerId>, Instant) {
+    let (mut supervisor, ids, now) = running(workers, 0);
+    supervisor.config.give_up = Some(GiveUp { failures: 3, pause: MAX_PAUSE * 6 });
+    (supervisor, ids, now)
+}
+
+#[test]
+fn pool_fails_when_all_slots_are_given_up_and_is_tried_again_after_a_pause() {
+    let (mut supervisor, mut ids, mut now) = giving_up(2);
+    for round in 0..3 {
+        assert!(!supervisor.has_failed(), "after {round} failures");
+        for id in &ids {
+            supervisor.on_exit(*id, now);
+        }
+        now = supervisor.deadline().unwrap();
+        ids = if round < 2 { starts(&mut supervisor, now) } else { Vec::new() };
+    }
+    assert!(supervisor.has_failed());
+    let ids = starts(&mut supervisor, now);
+    assert_eq!(ids.len(), 2);
+    assert!(supervisor.has_failed(), "they are not ready");
+    supervisor.on_exit(ids[0], now);
+    assert_eq!(supervisor.deadline(), Some(now + MAX_PAUSE * 6));
+    supervisor.on_ready(ids[1]);
+    assert!(!supervisor.has_failed());
+}
+
+#[test]
+fn completed_request_ends_the_count_of_failures() {
+    let (mut supervisor, mut ids, now) = giving_up(1);
+    for _ in 0..10 {
+        supervisor.on_begin(ids[0], now, None);
+        assert!(supervisor.on_done(ids[0], false));
+        supervisor.on_exit(ids[0], now);
+        ids = starts(&mut supervisor, now);
+        supervisor.on_ready(ids[0]);
+    }
+    assert!(!supervisor.has_failed());
 }
 
 #[test]

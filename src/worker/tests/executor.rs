@@ -60,6 +60,8 @@ fn start(workers: usize, fails: fn(usize) -> bool) -> Result<Started, Error> {
         request_timeout: SHORT * 10,
         grace: SHORT,
         backoff: Backoff::new(Duration::from_millis(1), SHORT),
+        start_timeout: None,
+        give_up: None,
     };
     let pool = Pool::new(config, 1, LONG);
     let (tx, commands) = mpsc::channel();

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use super::*;
 
 const SEEDS: u64 = 4_000;
+/// Far beyond the longest pause of the back-off.
+const GIVE_UP_PAUSE: Duration = Duration::from_secs(5);
 /// Events before the pool is closed.
 const EVENTS: usize = 120;
 
@@ -59,6 +61,9 @@ impl World {
             request_timeout: Duration::from_millis(1 + rng.below(100)),
             grace: Duration::from_millis(rng.below(20)),
             backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(300)),
+            start_timeout: (rng.below(2) == 0).then(|| Duration::from_millis(1 + rng.below(200))),
+            give_up: (rng.below(2) == 0)
+                .then(|| GiveUp { failures: 1 + rng.below(4) as u32, pause: GIVE_UP_PAUSE }),
         };
         let supervisor = Supervisor::new(config, now);
         Self {
@@ -167,6 +172,7 @@ impl World {
                 Action::Start(id) => self.start(id),
                 Action::Abort(id) => self.abort(id),
                 Action::Abandon(id) => self.abandon(id),
+                Action::Stop(id) => self.stop(id),
             }
             self.check_bounds();
             turns += 1;
@@ -214,6 +220,13 @@ impl World {
         self.abandoned.push(id);
     }
 
+    fn stop(&mut self, id: WorkerId) {
+        let (life, at) = self.alive.get_mut(&id).expect("a worker that has exited is not stopped");
+        assert!(matches!(life, Life::Builds { .. }), "{life:?}");
+        *life = Life::Builds { fails: true };
+        *at = self.now + Duration::from_millis(self.rng.below(20));
+    }
+
     fn check_bounds(&self) {
         let Config { workers, max_abandoned, .. } = self.config;
         assert!(self.abandoned.len() <= max_abandoned);
@@ -230,7 +243,9 @@ impl World {
         let stopped = self.is_drained || self.startup() == Startup::Failed;
         if self.alive.len() - self.abandoned.len() < self.config.workers && !stopped {
             let at = deadline.expect("a missing worker will be started");
-            assert!(at <= self.now + Duration::from_millis(300));
+            let is_given_up = self.config.give_up.is_some();
+            let longest = if is_given_up { GIVE_UP_PAUSE } else { Duration::from_millis(300) };
+            assert!(at <= self.now + longest);
         }
     }
 }
