@@ -73,6 +73,7 @@ mod builder;
 mod error;
 mod executor;
 mod future;
+mod handle;
 mod pool;
 mod queue;
 mod stats;

@@ -2,31 +2,20 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tower_service::Service;
 
-use super::{
-    error::StillRunning,
-    future::ResponseFuture,
-    pool::Pool,
-    queue::{
-        job::{Job, Times},
-        reservation::Reservation,
-    },
-    stats::Stats,
-};
+use super::{future::ResponseFuture, handle::PoolHandle, pool::Pool, stats::Stats};
 use crate::{
     Body, Request, Response,
     body::HttpBody,
-    error::{BoxError, Error, Kind},
+    error::{BoxError, Error},
     net::Gate,
-    peer::Deadline,
-    policy::restart::after,
     semantics::lookalike,
 };
 
@@ -81,94 +70,45 @@ use crate::{
 /// # });
 /// # Ok::<_, vestibule::Error>(())
 /// ```
-pub struct Threads {
-    pub(super) owner: Arc<Owner>,
-    reservation: Reservation,
-}
-
-/// What all handles share; closes the pool with the last of them.
-pub(super) struct Owner {
-    pub(super) pool: Arc<Pool>,
-    /// The supervisor's thread, until it was joined.
-    supervisor: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.pool.close();
-    }
-}
+///
+/// [`Deadline`]: crate::peer::Deadline
+/// [`Kind::Internal`]: crate::error::Kind::Internal
+/// [`Kind::Overloaded`]: crate::error::Kind::Overloaded
+/// [`Kind::Timeout`]: crate::error::Kind::Timeout
+#[derive(Clone)]
+pub struct Threads(pub(super) PoolHandle);
 
 impl Threads {
     pub(super) fn new(pool: Arc<Pool>, supervisor: JoinHandle<()>) -> Self {
-        let owner = Owner { pool, supervisor: Mutex::new(Some(supervisor)) };
-        Self { owner: Arc::new(owner), reservation: Reservation::None }
+        Self(PoolHandle::new(pool, supervisor))
     }
 
     /// Returns the figures of the pool at this moment.
     pub fn stats(&self) -> Stats {
-        self.owner.pool.stats()
+        self.0.stats()
     }
 
     /// Returns a gate that is open while there is a permit: for
     /// [`Serve::gate`](crate::serve::Serve::gate), so that clients wait in the kernel while workers and
     /// queue are full. It does not keep the pool alive.
     pub fn gate(&self) -> Gate {
-        Gate::new(self.owner.pool.permits.clone())
+        self.0.gate()
     }
 
-    /// Closes the pool for all handles: calls are answered with [`Kind::Overloaded`]. Queued requests
+    /// Closes the pool for all handles: calls are answered with [`Kind::Overloaded`](crate::error::Kind::Overloaded). Queued requests
     /// are still run, then the threads exit.
     pub fn close(&self) {
-        self.owner.pool.close();
+        self.0.close();
     }
 
     /// [Closes](Self::close) the pool and waits until all threads have exited, at most for `within`.
     ///
     /// # Errors
-    /// [`Kind::Timeout`] with [`StillRunning`] when that time has passed. Requests that are queued then
-    /// are answered with [`Kind::Overloaded`] and not run; running ones go on, and their threads exit
+    /// [`Kind::Timeout`](crate::error::Kind::Timeout) with [`StillRunning`](super::StillRunning) when that time has passed. Requests that are queued then
+    /// are answered with [`Kind::Overloaded`](crate::error::Kind::Overloaded) and not run; running ones go on, and their threads exit
     /// after them.
     pub async fn shutdown(&self, within: Duration) -> Result<(), Error> {
-        let pool = &self.owner.pool;
-        pool.close();
-        if tokio::time::timeout(within, pool.ended()).await.is_ok() {
-            let supervisor =
-                self.owner.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let _ = supervisor.map(JoinHandle::join); // it has ended, so this does not block
-            return Ok(());
-        }
-        pool.refuse_queued();
-        let workers = pool.lock().supervisor.alive();
-        Err(Error::new(Kind::Timeout, StillRunning { workers }))
-    }
-
-    pub(super) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let pool = &self.owner.pool;
-        self.reservation.poll(&pool.permits, pool.queue_timeout, cx)
-    }
-
-    fn submit(&mut self, request: Request) -> ResponseFuture {
-        let pool = &self.owner.pool;
-        let permit = match self.reservation.take(&pool.permits, pool.queue_timeout) {
-            Ok(permit) => permit,
-            Err(error) => {
-                pool.count_refused();
-                return ResponseFuture::refused(error);
-            }
-        };
-        let queued_at = Instant::now();
-        let queue_until = after(queued_at, permit.remaining);
-        let deadline = request.extensions().get::<Deadline>().map(|d| d.0);
-        let job = Job::new(request, permit.permit, Times { queued_at, queue_until, deadline });
-        pool.push(&job);
-        ResponseFuture::waiting(job, pool.clone())
-    }
-}
-
-impl Clone for Threads {
-    fn clone(&self) -> Self {
-        Self { owner: self.owner.clone(), reservation: Reservation::None }
+        self.0.shutdown(within).await
     }
 }
 
@@ -184,14 +124,14 @@ impl<B: HttpBody> Service<Request<B>> for Threads {
     type Future = ResponseFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        ready!(self.poll_reserve(cx));
+        ready!(self.0.poll_reserve(cx));
         Poll::Ready(Ok(()))
     }
 
     /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the
-    /// answer is [`Kind::Overloaded`].
+    /// answer is [`Kind::Overloaded`](crate::error::Kind::Overloaded).
     fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
         lookalike::strip(request.headers_mut());
-        self.submit(request.map(Body::new))
+        self.0.submit(request.map(Body::new))
     }
 }

@@ -235,7 +235,7 @@ async fn dropped_handle_ends_all_threads() {
         blocking(|_| Response::new(""))
     });
     let threads = threads.start().unwrap();
-    let pool = threads.owner.pool.clone();
+    let pool = threads.0.pool().clone();
     drop(threads);
     pool.ended().await;
     assert_eq!(Arc::strong_count(&alive), 1, "all threads have ended");
@@ -261,14 +261,14 @@ async fn cancelled_requests_make_up_at_most_half_of_the_queue() {
     let waiting = [begin(&threads).await, begin(&threads).await, begin(&threads).await];
     for _ in 0..1000 {
         drop(begin(&threads).await);
-        let len = threads.owner.pool.lock().queue.len();
+        let len = threads.0.pool().lock().queue.len();
         assert!(len <= 7, "{len} jobs for 3 callers");
     }
     drop(release);
     for answer in waiting {
         answer.await.unwrap();
     }
-    let permits = threads.owner.pool.permits.clone();
+    let permits = threads.0.pool().permits.clone();
     threads.shutdown(LONG).await.unwrap();
     assert_eq!(permits.available_permits(), 9, "every permit came back once");
 }
