@@ -5,4 +5,5 @@ pub mod backoff;
 pub mod gradient;
 pub mod pick;
 #[cfg(feature = "worker")]
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 pub(crate) mod restart;

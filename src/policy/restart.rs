@@ -1,5 +1,7 @@
 //! `Supervisor`: when the workers of a pool start, restart and are abandoned.
 
+mod config;
+mod renewal;
 mod slot;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
@@ -10,8 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::slot::{Slot, State};
-use super::backoff::Backoff;
+pub(crate) use self::{
+    config::{Config, GiveUp, Recycle},
+    renewal::{Claim, Reloaded},
+};
+use self::{
+    renewal::Reload,
+    slot::{Slot, State},
+};
 
 /// Duration that stands for "never": an [`Instant`] cannot hold an arbitrary [`Duration`].
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
@@ -26,39 +34,25 @@ pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
 pub(crate) struct WorkerId {
     slot: usize,
     number: u64,
+    generation: u64,
+}
+
+impl WorkerId {
+    /// The generation it belongs to: 0, and one more for each reload.
+    pub(crate) fn generation(self) -> u64 {
+        self.generation
+    }
+
+    /// Its number, which no other worker of the pool has.
+    pub(crate) fn number(self) -> u64 {
+        self.number
+    }
 }
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.number.fmt(f)
     }
-}
-
-/// Bounds of a [`Supervisor`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Config {
-    /// Slots, each filled by one worker.
-    pub(crate) workers: usize,
-    /// Abandoned workers that have not exited, at most. So at most `workers + max_abandoned` are alive.
-    pub(crate) max_abandoned: usize,
-    pub(crate) request_timeout: Duration,
-    /// How long after the request timeout a worker is abandoned.
-    pub(crate) grace: Duration,
-    /// Pauses before a slot is filled again, by the number of its failures in a row.
-    pub(crate) backoff: Backoff,
-    /// How long a worker may take to be ready, if that is bounded.
-    pub(crate) start_timeout: Option<Duration>,
-    /// When the back-off ends, if it does.
-    pub(crate) give_up: Option<GiveUp>,
-}
-
-/// When a slot whose workers fail is not filled again for long.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GiveUp {
-    /// Exits in a row with no completed request in between.
-    pub(crate) failures: u32,
-    /// How long after the last of them the slot is filled again.
-    pub(crate) pause: Duration,
 }
 
 /// A command for the executor of the workers.
@@ -115,8 +109,16 @@ pub(crate) enum Startup {
 /// ([`on_drained`](Self::on_drained)); from then on nothing is started. [`is_ended`](Self::is_ended)
 /// once all workers have exited, abandoned ones included.
 ///
-/// Recycling, a floor of ready workers and generations belong here too: a worker that is to be
-/// recycled leaves its slot like one that panicked, when [`on_done`](Self::on_done) tells it to exit.
+/// **Recycling.** A worker that has reached a limit of [`Recycle`] is nominated, and nothing more: it
+/// works on while a successor starts in its slot, at most `at_a_time` in the pool. When that is ready,
+/// the old worker leaves the slot: it ends its request and exits. So recycling never lowers the number
+/// of ready workers.
+///
+/// **Reload.** [`reload`](Self::reload) starts a successor of the next generation in every slot. They
+/// wait until all are ready; then all take their slots. If one exits before, or the time is over, they
+/// are stopped, and the old generation has never ceased to work.
+///
+/// So at most twice `workers`, and `max_abandoned`, are alive.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
@@ -127,6 +129,14 @@ pub(crate) struct Supervisor {
     abandoned: Vec<WorkerId>,
     /// Workers that were ever abandoned.
     abandoned_total: u64,
+    /// Workers that have left their slot to a successor, or were not needed, and have not exited.
+    leaving: Vec<State>,
+    /// Workers that were ever replaced by recycling.
+    recycled_total: u64,
+    generation: u64,
+    last_generation: u64,
+    reload: Option<Reload>,
+    reloaded: Option<Reloaded>,
     next_number: u64,
 }
 
@@ -145,7 +155,7 @@ enum Phase {
 impl Supervisor {
     /// A supervisor that starts all workers at `now`.
     pub(crate) fn new(config: Config, now: Instant) -> Self {
-        let vacant = || Slot { state: State::Vacant { start_at: now }, failures: 0 };
+        let vacant = || Slot::vacant(now);
         Self {
             config,
             phase: Phase::Starting,
@@ -153,14 +163,21 @@ impl Supervisor {
             slots: std::iter::repeat_with(vacant).take(config.workers).collect(),
             abandoned: Vec::new(),
             abandoned_total: 0,
+            leaving: Vec::new(),
+            recycled_total: 0,
+            generation: 0,
+            last_generation: 0,
+            reload: None,
+            reloaded: None,
             next_number: 0,
         }
     }
 
     /// Worker `id` has built its application.
-    pub(crate) fn on_ready(&mut self, id: WorkerId) {
-        let Some(slot) = self.slot(id) else { return };
-        slot.state = State::Idle { id };
+    pub(crate) fn on_ready(&mut self, id: WorkerId, now: Instant) {
+        let old_at = self.config.recycle.old_at(now);
+        let Some(slot) = self.slot(id) else { return self.on_successor_ready(id, now) };
+        slot.install(id, old_at);
         let is_ready = |s: &Slot| !matches!(s.state, State::Vacant { .. } | State::Starting { .. });
         if self.phase == Phase::Starting && self.slots.iter().all(is_ready) {
             self.phase = Phase::Running;
@@ -186,34 +203,45 @@ impl Supervisor {
     /// Worker `id` has ended its request; `crashed` if it panicked. Returns whether it may take another
     /// one; otherwise it must exit.
     pub(crate) fn on_done(&mut self, id: WorkerId, crashed: bool) -> bool {
-        let Some(slot) = self.slot(id) else { return false };
-        if !crashed {
-            *slot = Slot { state: State::Idle { id }, failures: 0 };
-        } else if let Some(abandon_at) = slot.state.abandon_at() {
-            slot.state = State::Exiting { id, abandon_at };
+        let recycle = self.config.recycle;
+        let is_leaving = self.slot(id).is_none();
+        if !crashed && let Some(slot) = self.slot(id) {
+            slot.complete(id, &recycle);
+            return true;
         }
-        !crashed
+        let mut states = self.slots.iter_mut().map(|s| &mut s.state).chain(&mut self.leaving);
+        if let Some(state) = states.find(|state| state.id() == Some(id))
+            && let Some(abandon_at) = state.abandon_at()
+        {
+            *state = State::Exiting { id, abandon_at };
+        }
+        !crashed && !is_leaving
     }
 
     /// Worker `id` has exited, or could not be started.
     pub(crate) fn on_exit(&mut self, id: WorkerId, now: Instant) {
         self.abandoned.retain(|abandoned| *abandoned != id);
         let Config { backoff, give_up, .. } = self.config;
-        let Some(slot) = self.slot(id) else { return };
+        self.leaving.retain(|state| state.id() != Some(id));
+        let Some(slot) = self.slot(id) else { return self.on_successor_exit(id, now) };
         let pause = backoff.delay(slot.failures);
         slot.failures = slot.failures.saturating_add(1);
         let pause = give_up.filter(|g| slot.failures >= g.failures).map_or(pause, |g| g.pause);
         slot.state = State::Vacant { start_at: after(now, pause) };
+        self.adopt_successor(id.slot, now);
         if self.phase == Phase::Starting {
             self.fail_to_start();
         }
     }
 
     /// The pool takes no more requests.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self, now: Instant) {
         match self.phase {
             Phase::Starting => self.fail_to_start(),
-            Phase::Running => self.phase = Phase::Draining,
+            Phase::Running => {
+                self.phase = Phase::Draining;
+                self.stop_renewal(now);
+            }
             Phase::Draining | Phase::Ending => {}
         }
     }
@@ -233,14 +261,16 @@ impl Supervisor {
     /// The next thing to do at `now`; `None` if there is nothing before the next event or
     /// [`deadline`](Self::deadline).
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Action> {
+        self.poll_reload(now);
         self.poll_abort(now)
             .or_else(|| self.poll_abandon(now))
             .or_else(|| self.poll_stop(now))
             .or_else(|| self.poll_start(now))
+            .or_else(|| self.poll_successor(now))
     }
 
     fn poll_abort(&mut self, now: Instant) -> Option<Action> {
-        self.slots.iter_mut().find_map(|slot| match &mut slot.state {
+        self.states_mut().find_map(|state| match state {
             State::Busy { id, abort_at, .. } if abort_at.is_some_and(|at| at <= now) => {
                 *abort_at = None;
                 Some(Action::Abort(*id))
@@ -253,10 +283,11 @@ impl Supervisor {
         if !self.can_abandon() {
             return None;
         }
-        let overdue = self.slots.iter_mut().filter(|s| s.state.abandon_at().is_some());
-        let slot = overdue.min_by_key(|s| s.state.abandon_at())?;
-        let id = slot.state.id().filter(|_| slot.state.abandon_at() <= Some(now))?;
-        slot.state = State::Vacant { start_at: now };
+        let overdue = self.states_mut().filter(|state| state.abandon_at().is_some());
+        let state = overdue.min_by_key(|state| state.abandon_at())?;
+        let id = state.id().filter(|_| state.abandon_at() <= Some(now))?;
+        *state = State::Vacant { start_at: now };
+        self.leaving.retain(|state| state.id().is_some());
         self.abandoned.push(id);
         self.abandoned_total += 1;
         Some(Action::Abandon(id))
@@ -264,15 +295,11 @@ impl Supervisor {
 
     fn poll_stop(&mut self, now: Instant) -> Option<Action> {
         let is_ending = self.phase == Phase::Ending;
-        self.slots.iter_mut().find_map(|slot| match &mut slot.state {
-            State::Starting { id, stop_at, is_stopped: is_stopped @ false }
-                if is_ending || stop_at.is_some_and(|at| at <= now) =>
-            {
-                *is_stopped = true;
-                Some(Action::Stop(*id))
-            }
-            _ => None,
-        })
+        let mut in_slots = self.slots.iter_mut().flat_map(Slot::states_mut);
+        in_slots
+            .find_map(|state| state.stop(is_ending, now))
+            .or_else(|| self.leaving.iter_mut().find_map(|state| state.release(now)))
+            .map(Action::Stop)
     }
 
     fn poll_start(&mut self, now: Instant) -> Option<Action> {
@@ -281,18 +308,25 @@ impl Supervisor {
         }
         let is_due = |s: &Slot| matches!(s.state, State::Vacant { start_at } if start_at <= now);
         let slot = self.slots.iter().position(is_due)?;
-        let id = WorkerId { slot, number: self.next_number };
+        let state = self.start(slot, self.generation, now);
+        self.slots[slot].state = state;
+        state.id().map(Action::Start)
+    }
+
+    /// A new worker for `slot`.
+    fn start(&mut self, slot: usize, generation: u64, now: Instant) -> State {
+        let id = WorkerId { slot, number: self.next_number, generation };
         self.next_number += 1;
         let stop_at = self.config.start_timeout.map(|timeout| after(now, timeout));
-        self.slots[slot].state = State::Starting { id, stop_at, is_stopped: false };
-        Some(Action::Start(id))
+        State::Starting { id, stop_at, is_stopped: false }
     }
 
     /// When [`poll`](Self::poll) has something to do at the latest, if no event comes before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let due = |slot: &Slot| {
-            let abandon_at = slot.state.abandon_at().filter(|_| self.can_abandon());
-            let other = match slot.state {
+        let can_abandon = self.can_abandon();
+        let due = |state: &State| {
+            let abandon_at = state.abandon_at().filter(|_| can_abandon);
+            let other = match *state {
                 State::Vacant { start_at } => Some(start_at).filter(|_| self.starts_workers()),
                 State::Busy { abort_at, .. } => abort_at,
                 State::Starting { stop_at, is_stopped: false, .. } => stop_at,
@@ -300,7 +334,11 @@ impl Supervisor {
             };
             abandon_at.into_iter().chain(other).min()
         };
-        self.slots.iter().filter_map(due).min()
+        let in_slots = self.slots.iter().map(|slot| &slot.state);
+        let successors = self.slots.iter().map(|slot| &slot.successor.state);
+        let successors = successors.filter(|state| state.id().is_some());
+        let states = in_slots.chain(successors).chain(&self.leaving);
+        states.filter_map(due).chain(self.renewal_deadline()).min()
     }
 
     /// Whether the first start of all workers has succeeded.
@@ -325,25 +363,31 @@ impl Supervisor {
 
     /// Workers that have not exited, abandoned ones included.
     pub(crate) fn alive(&self) -> usize {
-        self.abandoned.len() + self.slots.iter().filter(|s| s.state.id().is_some()).count()
+        let states = self.slots.iter().flat_map(Slot::states).chain(&self.leaving);
+        self.abandoned.len() + states.filter(|state| state.id().is_some()).count()
     }
 
     /// Workers that are idle or run a request.
     pub(crate) fn ready(&self) -> usize {
-        let is_ready = |s: &&Slot| matches!(s.state, State::Idle { .. } | State::Busy { .. });
-        self.slots.iter().filter(is_ready).count()
+        self.slots.iter().filter(|slot| slot.state.is_ready()).count()
     }
 
     /// Workers past their request timeout and grace: abandoned ones that have not exited, and those
     /// that may not be abandoned because of the bound.
     pub(crate) fn stuck(&self, now: Instant) -> usize {
-        let is_overdue = |s: &&Slot| s.state.abandon_at().is_some_and(|at| at <= now);
-        self.abandoned.len() + self.slots.iter().filter(is_overdue).count()
+        let is_overdue = |s: &&State| s.abandon_at().is_some_and(|at| at <= now);
+        let states = self.slots.iter().map(|s| &s.state).chain(&self.leaving);
+        self.abandoned.len() + states.filter(is_overdue).count()
     }
 
     /// Workers that were ever abandoned.
     pub(crate) fn abandoned_total(&self) -> u64 {
         self.abandoned_total
+    }
+
+    /// Workers that run requests or did, and may be aborted and abandoned.
+    fn states_mut(&mut self) -> impl Iterator<Item = &mut State> {
+        self.slots.iter_mut().map(|slot| &mut slot.state).chain(&mut self.leaving)
     }
 
     fn can_abandon(&self) -> bool {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     HttpService,
     error::{BoxError, Error, Kind},
-    policy::{backoff::Backoff, restart::Config},
+    policy::{backoff::Backoff, restart::{Config, Recycle}},
 };
 
 /// Default number of requests that may wait for each worker: 64. At 10 ms for each, the last one waits
@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// Pauses between restarts that fail: from 100 ms, which a restarting database does not notice, to
 /// 10 s, after which a repaired one is noticed soon enough.
-const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+pub(super) const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// A pool of `n` worker threads. Each builds an instance of the application with `factory`, on its own
 /// thread: the application need not be `Send`. See [`Threads`] for the contract.
@@ -172,6 +172,7 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
             backoff: RESTART_BACKOFF,
             start_timeout: None,
             give_up: None,
+            recycle: Recycle::NEVER,
         };
         let pool = Pool::new(config, queue, queue_timeout);
         let executor = ThreadExecutor::new(pool.clone(), self.factory);

@@ -23,6 +23,11 @@ pub struct DeadlineExceeded;
 #[error("the worker pool is closed")]
 pub struct Closed;
 
+/// Every worker has failed so often in a row that it is given up for a while; the request was not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("all workers failed again and again; they are started again after a pause")]
+pub struct WorkersFailed;
+
 /// The application did not finish within the request timeout or the request's deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the application did not finish within {0:?}")]

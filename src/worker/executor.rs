@@ -1,6 +1,8 @@
-//! `Executor`: how a worker runs. Today that is a thread; a child process is to be another one.
+//! `Executor`: how a worker runs: as a thread, or as a child process.
 
 pub(super) mod exchange;
+#[cfg(feature = "process")]
+pub(super) mod process;
 pub(super) mod thread;
 
 use std::io;

@@ -13,6 +13,7 @@ use super::{
     future::ResponseFuture,
     pool::Pool,
     queue::{
+        closed,
         job::{Job, Times},
         reservation::Reservation,
     },
@@ -76,7 +77,7 @@ impl PoolHandle {
             let _ = supervisor.map(JoinHandle::join); // it has ended, so this does not block
             return Ok(());
         }
-        pool.refuse_queued();
+        pool.refuse_all(closed);
         let workers = pool.lock().supervisor.alive();
         Err(Error::new(Kind::Timeout, StillRunning { workers }))
     }

@@ -2,25 +2,26 @@
 
 use std::{
     future::poll_fn,
+    mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::{
     error::WorkerPanicked,
-    queue::{Next, Queue, closed, job::Job},
+    queue::{Next, Queue, closed, failed, job::Job},
     stats::Stats,
 };
 use crate::{
     Request,
     error::{BoxError, Chain, Error, Kind},
-    policy::restart::{Allowance, Config, Startup, Supervisor, WorkerId},
+    policy::restart::{Allowance, Claim, Config, Reloaded, Startup, Supervisor, WorkerId},
 };
 
 /// The queue, and the supervisor's state, behind one lock: a worker that takes a request or ends one
@@ -48,6 +49,10 @@ pub(super) struct State {
     wake_at: Option<Instant>,
     /// Why the first worker that failed to start did so.
     startup_error: Option<BoxError>,
+    /// Workers that are ready and wait for the rest of their generation.
+    standby: Vec<(WorkerId, Waker)>,
+    /// Receives how the reload that is under way has ended.
+    reload: Option<oneshot::Sender<Reloaded>>,
     has_ended: bool,
     panics: u64,
 }
@@ -59,6 +64,22 @@ impl State {
             self.supervisor.on_drained();
         }
     }
+
+    /// Reports a reload that has ended; returns the workers that were waiting for that.
+    pub(super) fn check_reloaded(&mut self) -> Vec<(WorkerId, Waker)> {
+        let Some(how) = self.supervisor.take_reloaded() else { return Vec::new() };
+        if let Some(caller) = self.reload.take() {
+            let _ = caller.send(how); // who may have left
+        }
+        mem::take(&mut self.standby)
+    }
+
+    /// Removes the waker of a worker that waits for a request or for its generation.
+    pub(super) fn take_waker(&mut self, id: WorkerId) -> Option<Waker> {
+        let at = self.standby.iter().position(|(waiting, _)| *waiting == id);
+        let waker = at.map(|at| self.standby.swap_remove(at).1);
+        waker.or_else(|| self.queue.take_idle(id))
+    }
 }
 
 /// A request for a worker to run.
@@ -66,6 +87,17 @@ pub(super) struct Work {
     pub(super) job: Arc<Job>,
     pub(super) request: Request,
     pub(super) allowance: Allowance,
+}
+
+/// A request that its worker could not answer.
+pub(super) struct Lost {
+    pub(super) request: Request,
+    /// Whether the worker may have received it.
+    pub(super) is_sent: bool,
+    /// Whether the worker must exit.
+    pub(super) crashed: bool,
+    /// The answer, if the request cannot be queued again.
+    pub(super) error: BoxError,
 }
 
 impl Pool {
@@ -76,6 +108,8 @@ impl Pool {
             supervisor: Supervisor::new(config, Instant::now()),
             wake_at: None,
             startup_error: None,
+            standby: Vec::new(),
+            reload: None,
             has_ended: false,
             panics: 0,
         };
@@ -98,6 +132,10 @@ impl Pool {
     /// Queues a job and wakes an idle worker.
     pub(super) fn push(&self, job: &Arc<Job>) {
         let mut s = self.lock();
+        if s.supervisor.has_failed() {
+            drop(s);
+            return self.refuse(job, failed());
+        }
         let Ok(idle) = s.queue.push(job) else {
             drop(s);
             return self.refuse(job, closed());
@@ -139,6 +177,19 @@ impl Pool {
         loop {
             let now = Instant::now();
             let mut s = self.lock();
+            match s.supervisor.claim(id) {
+                Claim::Take => {}
+                Claim::Wait => {
+                    s.take_waker(id);
+                    s.standby.push((id, cx.waker().clone()));
+                    return Poll::Pending;
+                }
+                Claim::Exit => {
+                    drop(s);
+                    self.leave(id);
+                    return Poll::Ready(None);
+                }
+            }
             let Poll::Ready(next) = s.queue.poll_next(id, now, cx) else { return Poll::Pending };
             match next {
                 Next::Begin(job, request) => {
@@ -169,9 +220,59 @@ impl Pool {
         s.supervisor.on_done(id, crashed)
     }
 
+    /// Worker `id` gives back the request of a job that it could not answer, for another worker; `is_sent`
+    /// if it may have received it, `crashed` if it must exit. If the request cannot be queued again, the
+    /// job is answered with `error`. Returns as [`done`](Self::done) does.
+    pub(super) fn give_back(&self, id: WorkerId, job: &Arc<Job>, lost: Lost) -> bool {
+        let Lost { request, is_sent, crashed, error } = lost;
+        let mut s = self.lock();
+        s.queue.take_in_flight(id);
+        s.panics += u64::from(crashed);
+        let stays = s.supervisor.on_done(id, crashed);
+        let is_queued = !s.queue.is_closed() && job.give_back(request, is_sent);
+        let idle = if is_queued { s.queue.push_front(job) } else { None };
+        self.wake_supervisor_by(&mut s, job.expires_at());
+        drop(s);
+        if let Some(waker) = idle {
+            waker.wake();
+        }
+        if !is_queued {
+            drop(job.take_permit());
+            job.answer(Err(error));
+        }
+        stays
+    }
+
+    /// Worker `id` uses so many bytes of memory.
+    pub(super) fn on_memory(&self, id: WorkerId, bytes: u64) {
+        self.lock().supervisor.on_memory(id, bytes);
+    }
+
+    /// Worker `id` takes no more requests.
+    pub(super) fn leave(&self, id: WorkerId) {
+        let next = self.lock().queue.leave(id);
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+
+    /// Begins to replace all workers by a new generation that is to be ready within `timeout`; `None`
+    /// if that is not possible now.
+    pub(super) fn reload(&self, timeout: Duration) -> Option<oneshot::Receiver<Reloaded>> {
+        let now = Instant::now();
+        self.update(|s| {
+            let (sender, receiver) = oneshot::channel();
+            s.supervisor.reload(now, timeout).then(|| {
+                s.reload = Some(sender);
+                receiver
+            })
+        })
+    }
+
     /// Worker `id` has built its application and takes requests.
     pub(super) fn on_ready(&self, id: WorkerId) {
-        self.update(|s| s.supervisor.on_ready(id));
+        let now = Instant::now();
+        self.update(|s| s.supervisor.on_ready(id, now));
     }
 
     /// Worker `id` could not be started; [`on_exit`](Self::on_exit) follows.
@@ -193,6 +294,7 @@ impl Pool {
             s.supervisor.on_exit(id, now);
             s.queue.take_in_flight(id)
         });
+        self.leave(id);
         if let Some(job) = unfinished {
             let cause = WorkerPanicked { message: "its worker exited".to_owned() };
             drop(job.take_permit());
@@ -205,8 +307,13 @@ impl Pool {
         let mut s = self.lock();
         let out = change(&mut s);
         s.check_drained();
+        let waiting = s.check_reloaded();
         self.alarm.notify_one();
         self.started.notify_all();
+        drop(s);
+        for (_, waker) in waiting {
+            waker.wake();
+        }
         out
     }
 
@@ -239,8 +346,9 @@ impl Pool {
     /// Takes no more requests. Queued ones are still run, then the workers exit.
     pub(super) fn close(&self) {
         self.permits.close();
+        let now = Instant::now();
         let idle = self.update(|s| {
-            s.supervisor.close();
+            s.supervisor.close(now);
             s.queue.close()
         });
         for (_, waker) in idle {
@@ -248,10 +356,10 @@ impl Pool {
         }
     }
 
-    /// Refuses all queued requests of a closed pool.
-    pub(super) fn refuse_queued(&self) {
+    /// Refuses all queued requests.
+    pub(super) fn refuse_all(&self, error: fn() -> Error) {
         for job in self.update(|s| s.queue.take_all()) {
-            self.refuse(&job, closed());
+            self.refuse(&job, error());
         }
     }
 
@@ -290,6 +398,8 @@ impl Pool {
         stats.stuck = s.supervisor.stuck(now);
         stats.abandoned = s.supervisor.abandoned_total();
         stats.panics = s.panics;
+        stats.recycled = s.supervisor.recycled_total();
+        stats.generation = s.supervisor.generation();
         drop(s);
         stats.refused = self.refused.load(Ordering::Relaxed);
         stats

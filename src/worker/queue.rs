@@ -14,7 +14,7 @@ use std::{
 
 use self::job::Job;
 use super::{
-    error::{Closed, QueueTimeout},
+    error::{Closed, QueueTimeout, WorkersFailed},
     stats::Stats,
 };
 use crate::{
@@ -76,6 +76,30 @@ impl Queue {
         }
         self.jobs.push_back(job.clone());
         Ok(self.idle.pop().map(|(_, waker)| waker))
+    }
+
+    /// Queues a job again that a worker has given back, before all others; returns the waker of an idle
+    /// worker. The queue must not be closed: workers may have left.
+    pub(super) fn push_front(&mut self, job: &Arc<Job>) -> Option<Waker> {
+        self.jobs.push_front(job.clone());
+        self.idle.pop().map(|(_, waker)| waker)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Removes the waker of an idle worker.
+    pub(super) fn take_idle(&mut self, worker: WorkerId) -> Option<Waker> {
+        let at = self.idle.iter().position(|(id, _)| *id == worker)?;
+        Some(self.idle.swap_remove(at).1)
+    }
+
+    /// `worker` takes no more jobs. It may have been woken for one: returns the waker of another idle
+    /// worker, if a job waits.
+    pub(super) fn leave(&mut self, worker: WorkerId) -> Option<Waker> {
+        self.idle.retain(|(id, _)| *id != worker);
+        if self.jobs.is_empty() { None } else { self.idle.pop().map(|(_, waker)| waker) }
     }
 
     /// The next job for `worker`, or registers it as idle.
@@ -180,6 +204,11 @@ impl Queue {
         self.is_closed && !self.jobs.iter().any(|job| job.is_queued())
     }
 
+    /// Whether a job waits, or was cancelled while it did.
+    pub(super) fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
     /// Jobs that wait, cancelled ones excluded.
     fn queued(&self) -> usize {
         self.jobs.len().saturating_sub(self.cancelled)
@@ -206,6 +235,10 @@ pub(super) fn closed() -> Error {
 
 pub(super) fn queue_timeout() -> Error {
     Error::new(Kind::Overloaded, QueueTimeout)
+}
+
+pub(super) fn failed() -> Error {
+    Error::new(Kind::Overloaded, WorkersFailed)
 }
 
 #[cfg(test)]

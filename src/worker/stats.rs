@@ -34,8 +34,13 @@ pub struct Stats {
     pub refused: u64,
     /// Requests whose caller left before a worker began them, since the start; they were not run.
     pub cancelled: u64,
-    /// Panics of the application since the start.
+    /// Panics of the application since the start, and worker processes that ended in a request.
     pub panics: u64,
+    /// Workers that were replaced because they had reached a limit of their requests, age or memory,
+    /// since the start.
+    pub recycled: u64,
+    /// The generation of the workers: 0, and a higher one after each reload.
+    pub generation: u64,
     /// Time that all requests that were begun since the start had spent in the queue.
     pub queue_wait: Duration,
 }

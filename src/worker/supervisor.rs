@@ -15,6 +15,7 @@ use super::{
     error::RequestTimeout,
     executor::Executor,
     pool::{Pool, State},
+    queue::{closed, failed},
 };
 use crate::{
     conn::{RequestInfo, log_request},
@@ -54,17 +55,25 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
                 pool.refuse(&job, job.expiry());
             }
             s = pool.lock();
+        } else if s.supervisor.has_failed() && s.queue.has_jobs() {
+            drop(s);
+            pool.refuse_all(failed);
+            s = pool.lock();
         } else if let Some(action) = s.supervisor.poll(now) {
             perform(pool, &mut executor, s, action);
             s = pool.lock();
         } else if s.supervisor.is_ended() {
             break;
+        } else if let waiting @ [_, ..] = &s.check_reloaded()[..] {
+            drop(s);
+            waiting.iter().for_each(|(_, waker)| waker.wake_by_ref());
+            s = pool.lock();
         } else {
             s = pool.sleep(s);
         }
     }
     drop(s);
-    pool.refuse_queued(); // there are none, unless the start has failed
+    pool.refuse_all(closed); // there are none, unless the start has failed
     drop(executor);
     pool.set_ended();
 }
@@ -99,7 +108,11 @@ fn perform(
             executor.abandon(id);
         }
         Action::Stop(id) => {
+            let waker = s.take_waker(id);
             drop(s);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
             executor.stop(id);
         }
     }

@@ -2,14 +2,82 @@
 
 use std::time::Instant;
 
-use super::WorkerId;
+use super::{NEVER, Recycle, WorkerId, after};
 
-/// A place for one worker at a time.
+/// A place for one worker at a time, and the one that is to follow.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) state: State,
     /// Exits in a row with no completed request in between.
     pub(super) failures: u32,
+    /// Requests that the worker has completed.
+    served: u64,
+    /// When the worker is too old, if there is such a time.
+    old_at: Option<Instant>,
+    /// Whether the worker has reached another limit.
+    is_nominated: bool,
+    pub(super) successor: Successor,
+}
+
+/// The worker that is to follow in a slot.
+#[derive(Debug)]
+pub(super) struct Successor {
+    /// Vacant, starting, or idle while it waits for others of its generation.
+    pub(super) state: State,
+    /// Successors in a row that have exited before they were ready.
+    pub(super) failures: u32,
+}
+
+impl Slot {
+    /// A slot that is filled at `now`.
+    pub(super) fn vacant(now: Instant) -> Self {
+        Self {
+            state: State::Vacant { start_at: now },
+            failures: 0,
+            served: 0,
+            old_at: None,
+            is_nominated: false,
+            successor: Successor { state: State::Vacant { start_at: now }, failures: 0 },
+        }
+    }
+
+    /// Worker `id` is ready and has the slot.
+    pub(super) fn install(&mut self, id: WorkerId, old_at: Option<Instant>) {
+        self.state = State::Idle { id };
+        self.served = 0;
+        self.old_at = old_at;
+        self.is_nominated = false;
+    }
+
+    /// Worker `id` has completed a request.
+    pub(super) fn complete(&mut self, id: WorkerId, recycle: &Recycle) {
+        self.state = State::Idle { id };
+        self.failures = 0;
+        self.served += 1;
+        self.is_nominated |= recycle.nominates(id, self.served);
+    }
+
+    pub(super) fn nominate(&mut self) {
+        self.is_nominated = true;
+    }
+
+    /// When the worker may be replaced; it is ready and was nominated, or will be.
+    pub(super) fn replace_at(&self) -> Option<Instant> {
+        let State::Vacant { start_at } = self.successor.state else { return None };
+        if !self.state.is_ready() {
+            return None;
+        }
+        let nominated_at = if self.is_nominated { Some(start_at) } else { self.old_at };
+        nominated_at.map(|at| at.max(start_at))
+    }
+
+    pub(super) fn states(&self) -> [&State; 2] {
+        [&self.state, &self.successor.state]
+    }
+
+    pub(super) fn states_mut(&mut self) -> [&mut State; 2] {
+        [&mut self.state, &mut self.successor.state]
+    }
 }
 
 /// ```text
@@ -68,5 +136,32 @@ impl State {
             Self::Busy { abandon_at, .. } | Self::Exiting { abandon_at, .. } => Some(abandon_at),
             Self::Vacant { .. } | Self::Starting { .. } | Self::Idle { .. } => None,
         }
+    }
+
+    /// Whether it takes requests.
+    pub(super) fn is_ready(self) -> bool {
+        matches!(self, Self::Idle { .. } | Self::Busy { .. })
+    }
+
+    /// Marks a worker as stopped that has no request, if it `must` or its time to start is over.
+    pub(super) fn stop(&mut self, must: bool, now: Instant) -> Option<WorkerId> {
+        match self {
+            Self::Starting { id, stop_at, is_stopped: is_stopped @ false }
+                if must || stop_at.is_some_and(|at| at <= now) =>
+            {
+                *is_stopped = true;
+                Some(*id)
+            }
+            _ => None,
+        }
+    }
+
+    /// Marks a worker as stopped that has no slot, unless it runs a request.
+    pub(super) fn release(&mut self, now: Instant) -> Option<WorkerId> {
+        if let Self::Idle { id } = *self {
+            *self = Self::Exiting { id, abandon_at: after(now, NEVER) };
+            return Some(id);
+        }
+        self.stop(true, now)
     }
 }

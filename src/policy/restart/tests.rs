@@ -1,8 +1,10 @@
 //! Tests of the supervisor's decisions, in virtual time.
 
+mod renewal;
 mod simulation;
 
 use super::*;
+use crate::policy::backoff::Backoff;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_millis(50);
@@ -18,6 +20,7 @@ fn config(workers: usize, max_abandoned: usize) -> Config {
         backoff: Backoff::new(FIRST_PAUSE, MAX_PAUSE),
         start_timeout: None,
         give_up: None,
+        recycle: Recycle::NEVER,
     }
 }
 
@@ -42,7 +45,7 @@ fn running(workers: usize, max_abandoned: usize) -> (Supervisor, Vec<WorkerId>, 
     let ids = starts(&mut supervisor, now);
     assert_eq!(ids.len(), workers);
     for id in &ids {
-        supervisor.on_ready(*id);
+        supervisor.on_ready(*id, now);
     }
     assert_eq!(supervisor.startup(), Startup::Ready);
     (supervisor, ids, now)
@@ -60,9 +63,9 @@ fn startup_is_ready_when_every_worker_is() {
     let now = Instant::now();
     let mut supervisor = Supervisor::new(config(2, 0), now);
     let ids = starts(&mut supervisor, now);
-    supervisor.on_ready(ids[0]);
+    supervisor.on_ready(ids[0], now);
     assert_eq!(supervisor.startup(), Startup::Pending);
-    supervisor.on_ready(ids[1]);
+    supervisor.on_ready(ids[1], now);
     assert_eq!(supervisor.startup(), Startup::Ready);
     assert_eq!((supervisor.ready(), supervisor.deadline()), (2, None));
 }
@@ -72,12 +75,12 @@ fn startup_fails_with_first_worker_that_exits_and_starts_nothing_more() {
     let now = Instant::now();
     let mut supervisor = Supervisor::new(config(3, 3), now);
     let ids = starts(&mut supervisor, now);
-    supervisor.on_ready(ids[0]);
+    supervisor.on_ready(ids[0], now);
     supervisor.on_exit(ids[1], now);
     assert_eq!(supervisor.startup(), Startup::Failed);
     assert_eq!(actions(&mut supervisor, now), [Action::Stop(ids[2])]);
     assert_eq!(supervisor.deadline(), None);
-    supervisor.on_ready(ids[2]);
+    supervisor.on_ready(ids[2], now);
     assert_eq!(supervisor.startup(), Startup::Failed, "a late worker does not repair it");
     supervisor.on_exit(ids[0], now);
     assert!(!supervisor.is_ended());
@@ -121,7 +124,7 @@ fn pauses_between_restarts_double_up_to_bound_and_end_with_completed_request() {
         pauses.push((at - now).as_millis());
         now = at;
         ids = starts(&mut supervisor, now);
-        supervisor.on_ready(ids[0]);
+        supervisor.on_ready(ids[0], now);
     }
     assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
     supervisor.on_begin(ids[0], now, None);
@@ -162,7 +165,7 @@ fn worker_that_outlives_timeout_and_grace_is_abandoned_and_replaced() {
         panic!("it is abandoned and replaced");
     };
     assert_eq!(abandoned, ids[0]);
-    supervisor.on_ready(new);
+    supervisor.on_ready(new, now);
     assert_eq!((supervisor.ready(), supervisor.stuck(late), supervisor.alive()), (1, 1, 2));
     assert!(!supervisor.on_done(ids[0], false), "its slot is taken, so it must exit");
     supervisor.on_exit(ids[0], late);
@@ -214,11 +217,11 @@ fn bound_of_zero_abandons_no_worker() {
 #[test]
 fn closed_pool_restarts_workers_until_its_queue_is_empty() {
     let (mut supervisor, ids, now) = running(1, 1);
-    supervisor.close();
+    supervisor.close(now);
     crash(&mut supervisor, ids[0], now);
     let new = starts(&mut supervisor, now);
     assert_eq!(new.len(), 1, "the queue is not empty");
-    supervisor.on_ready(new[0]);
+    supervisor.on_ready(new[0], now);
     crash(&mut supervisor, new[0], now);
     assert!(supervisor.deadline().is_some());
     supervisor.on_drained();
@@ -230,7 +233,7 @@ fn closed_pool_restarts_workers_until_its_queue_is_empty() {
 fn pool_ends_only_when_abandoned_workers_have_exited() {
     let (mut supervisor, ids, now) = running(1, 1);
     supervisor.on_begin(ids[0], now, None);
-    supervisor.close();
+    supervisor.close(now);
     supervisor.on_drained();
     let late = now + TIMEOUT * 2;
     let due = actions(&mut supervisor, late);
@@ -245,12 +248,12 @@ fn events_of_exited_worker_are_ignored() {
     let (mut supervisor, ids, now) = running(1, 1);
     crash(&mut supervisor, ids[0], now);
     let new = starts(&mut supervisor, now)[0];
-    supervisor.on_ready(ids[0]);
+    supervisor.on_ready(ids[0], now);
     assert_eq!(supervisor.ready(), 0, "the new one is not ready");
     supervisor.on_exit(ids[0], now);
     assert!(!supervisor.on_done(ids[0], false));
     assert_eq!(supervisor.alive(), 1);
-    supervisor.on_ready(new);
+    supervisor.on_ready(new, now);
     assert_eq!(supervisor.ready(), 1);
 }
 
@@ -260,8 +263,8 @@ fn worker_that_is_not_ready_in_time_is_stopped_and_its_slot_filled_again() {
     let start_timeout = Some(Duration::from_secs(5));
     let mut supervisor = Supervisor::new(Config { start_timeout, ..config(2, 0) }, now);
     let ids = starts(&mut supervisor, now);
-    supervisor.on_ready(ids[0]);
-    supervisor.on_ready(ids[1]);
+    supervisor.on_ready(ids[0], now);
+    supervisor.on_ready(ids[1], now);
     crash(&mut supervisor, ids[0], now);
     let slow = starts(&mut supervisor, now)[0];
     let late = now + Duration::from_secs(5);
@@ -306,7 +309,7 @@ fn pool_fails_when_all_slots_are_given_up_and_is_tried_again_after_a_pause() {
     assert!(supervisor.has_failed(), "they are not ready");
     supervisor.on_exit(ids[0], now);
     assert_eq!(supervisor.deadline(), Some(now + MAX_PAUSE * 6));
-    supervisor.on_ready(ids[1]);
+    supervisor.on_ready(ids[1], now);
     assert!(!supervisor.has_failed());
 }
 
@@ -318,7 +321,7 @@ fn completed_request_ends_the_count_of_failures() {
         assert!(supervisor.on_done(ids[0], false));
         supervisor.on_exit(ids[0], now);
         ids = starts(&mut supervisor, now);
-        supervisor.on_ready(ids[0]);
+        supervisor.on_ready(ids[0], now);
     }
     assert!(!supervisor.has_failed());
 }
@@ -329,6 +332,6 @@ fn endless_timeout_does_not_overflow() {
     let endless = Config { request_timeout: Duration::MAX, grace: Duration::MAX, ..config(1, 1) };
     let mut supervisor = Supervisor::new(endless, now);
     let id = starts(&mut supervisor, now)[0];
-    supervisor.on_ready(id);
+    supervisor.on_ready(id, now);
     assert!(supervisor.on_begin(id, now, None).until > now + Duration::from_secs(3600 * 24 * 365));
 }

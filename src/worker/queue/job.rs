@@ -23,6 +23,7 @@ pub(crate) type Answer = Result<Response, BoxError>;
 ///
 /// ```text
 /// Queued --begin--> Running --answer--> Answered --poll--> Ended
+///   ^-----give_back----/
 ///   |  \--answer (refused)---------------^                  ^
 ///   \--cancel-----------------------------------------------|
 ///                     Running --cancel (the work goes on)---/
@@ -49,7 +50,13 @@ struct Cell {
     permit: Option<OwnedSemaphorePermit>,
     /// The body that a worker sends after the head.
     body: Option<Arc<Streamed>>,
+    /// Workers that may have received the request and did not answer.
+    lost: u8,
 }
+
+/// How often a request is sent that may have been received before: twice. A request that ends its
+/// worker must not end all of them.
+const MAX_LOST: u8 = 2;
 
 #[allow(clippy::large_enum_variant, reason = "it lives in one allocation, beside the lock")]
 enum Phase {
@@ -63,7 +70,7 @@ impl Job {
     pub(crate) fn new(request: Request, permit: OwnedSemaphorePermit, times: Times) -> Arc<Self> {
         let info = RequestInfo::of(&request);
         let phase = Phase::Queued(request);
-        let cell = Cell { phase, caller: None, permit: Some(permit), body: None };
+        let cell = Cell { phase, caller: None, permit: Some(permit), body: None, lost: 0 };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
     }
 
@@ -109,6 +116,25 @@ impl Job {
                 None
             }
         }
+    }
+
+    /// Takes the request back from a worker that could not answer it; `is_sent` if that worker may have
+    /// received it. Returns whether it is queued again: not if its caller has been answered or has left,
+    /// or if it was lost too often.
+    pub(crate) fn give_back(&self, request: Request, is_sent: bool) -> bool {
+        let mut cell = self.lock();
+        cell.lost += u8::from(is_sent);
+        if !matches!(cell.phase, Phase::Running) || cell.lost >= MAX_LOST {
+            drop(cell);
+            return false; // and drops the request without the lock
+        }
+        cell.phase = Phase::Queued(request);
+        true
+    }
+
+    /// Whether a worker runs it and its caller waits for the answer.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.lock().phase, Phase::Running)
     }
 
     pub(super) fn is_queued(&self) -> bool {

@@ -11,7 +11,7 @@ use super::{super::*, *};
 use crate::{
     policy::{
         backoff::Backoff,
-        restart::{Config, WorkerId},
+        restart::{Config, GiveUp, Recycle, WorkerId},
     },
     worker::{executor::Executor, pool::Pool},
 };
@@ -61,7 +61,8 @@ fn start(workers: usize, fails: fn(usize) -> bool) -> Result<Started, Error> {
         grace: SHORT,
         backoff: Backoff::new(Duration::from_millis(1), SHORT),
         start_timeout: None,
-        give_up: None,
+        give_up: Some(GiveUp { failures: 6, pause: LONG }),
+        recycle: Recycle::NEVER,
     };
     let pool = Pool::new(config, 1, LONG);
     let (tx, commands) = mpsc::channel();
@@ -136,5 +137,18 @@ async fn request_of_worker_that_exits_is_answered() {
     threads.close();
     assert!(pool.next(replacement).await.is_none());
     pool.on_exit(replacement);
+    threads.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn pool_whose_workers_are_given_up_refuses_requests_at_once() {
+    let (mut threads, pool, commands) = start(1, |n| n > 0).unwrap();
+    let queued = ServiceExt::<Request>::ready(&mut threads).await.unwrap().call(get("/queued"));
+    pool.on_exit(started(&commands)); // and cannot be started again
+    let error = queued.await.unwrap_err();
+    assert_eq!((kind(&error), cause::<WorkersFailed>(&error)), (Kind::Overloaded, WorkersFailed));
+    let next = ServiceExt::<Request>::ready(&mut threads).await.unwrap().call(get("/next"));
+    assert_eq!(cause::<WorkersFailed>(&next.await.unwrap_err()), WorkersFailed);
+    assert_eq!(threads.stats().refused, 2);
     threads.shutdown(LONG).await.unwrap();
 }

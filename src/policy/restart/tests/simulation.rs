@@ -1,10 +1,11 @@
-//! Random small worlds: workers that fail, panic and hang, and a supervisor that must cope.
+//! Random small worlds: workers that fail, panic, hang, grow old and are reloaded, and a supervisor that
+//! must cope.
 
 use std::collections::HashMap;
 
 use super::*;
 
-const SEEDS: u64 = 4_000;
+const SEEDS: u64 = 10_000;
 /// Far beyond the longest pause of the back-off.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(5);
 /// Events before the pool is closed.
@@ -47,6 +48,8 @@ struct World {
     abandoned: Vec<WorkerId>,
     /// Numbers that were used.
     started: u64,
+    reloads: u64,
+    rollbacks: u64,
     is_closed: bool,
     is_drained: bool,
 }
@@ -64,6 +67,14 @@ impl World {
             start_timeout: (rng.below(2) == 0).then(|| Duration::from_millis(1 + rng.below(200))),
             give_up: (rng.below(2) == 0)
                 .then(|| GiveUp { failures: 1 + rng.below(4) as u32, pause: GIVE_UP_PAUSE }),
+            recycle: Recycle {
+                requests: (rng.below(2) == 0).then(|| 1 + rng.below(8)),
+                jitter: rng.below(3),
+                age: (rng.below(3) == 0).then(|| Duration::from_millis(50 + rng.below(3_000))),
+                memory: (rng.below(3) == 0).then_some(100),
+                at_a_time: rng.below(3) as usize,
+                seed,
+            },
         };
         let supervisor = Supervisor::new(config, now);
         Self {
@@ -74,6 +85,8 @@ impl World {
             alive: HashMap::new(),
             abandoned: Vec::new(),
             started: 0,
+            reloads: 0,
+            rollbacks: 0,
             is_closed: false,
             is_drained: false,
         }
@@ -85,7 +98,7 @@ impl World {
             self.step();
         }
         self.is_closed = true;
-        self.supervisor.close();
+        self.supervisor.close(self.now);
         self.act();
         for _ in 0..self.rng.below(20) {
             self.step();
@@ -114,6 +127,9 @@ impl World {
             }
             _ => self.now = deadline.unwrap_or(self.now),
         }
+        if self.rng.below(40) == 0 && self.supervisor.reload(self.now, self.rng.duration()) {
+            self.reloads += 1;
+        }
         self.act();
     }
 
@@ -126,9 +142,14 @@ impl World {
         let next = match life {
             Life::Builds { fails: true } | Life::Exits => return self.exit(id),
             Life::Builds { fails: false } => {
-                self.supervisor.on_ready(id);
+                let before = self.supervisor.ready();
+                self.supervisor.on_ready(id, self.now);
+                assert!(self.supervisor.ready() >= before, "a worker that is ready is no loss");
                 Life::Idles
             }
+            // It asks again when its generation is ready.
+            Life::Idles if self.supervisor.claim(id) == Claim::Wait => Life::Idles,
+            Life::Idles if self.supervisor.claim(id) == Claim::Exit => return self.exit(id),
             // The queue of a drained pool has nothing for it, and tells it to end.
             Life::Idles if self.is_drained || self.startup() == Startup::Failed => {
                 return self.exit(id);
@@ -153,8 +174,11 @@ impl World {
     }
 
     fn finish(&mut self, id: WorkerId, crashes: bool) -> Life {
+        self.supervisor.on_memory(id, self.rng.below(110));
+        let has_slot = self.supervisor.claim(id) == Claim::Take;
         let stays = self.supervisor.on_done(id, crashes);
-        assert_eq!(stays, !crashes && !self.abandoned.contains(&id));
+        assert_eq!(stays, !crashes && has_slot);
+        assert!(!(has_slot && self.abandoned.contains(&id)));
         if stays { Life::Idles } else { Life::Exits }
     }
 
@@ -167,7 +191,15 @@ impl World {
     /// Carries out what is due, then checks what must hold at every moment.
     fn act(&mut self) {
         let mut turns = 0;
-        while let Some(action) = self.supervisor.poll(self.now) {
+        loop {
+            let ready = self.supervisor.ready();
+            let Some(action) = self.supervisor.poll(self.now) else { break };
+            // The floor: what the supervisor wants of itself costs no ready worker.
+            let is_abandoned = matches!(action, Action::Abandon(_));
+            assert!(self.supervisor.ready() >= ready || is_abandoned, "{action:?}");
+            if let Some(how) = self.supervisor.take_reloaded() {
+                self.rollbacks += u64::from(how != Reloaded::Ready);
+            }
             match action {
                 Action::Start(id) => self.start(id),
                 Action::Abort(id) => self.abort(id),
@@ -222,16 +254,16 @@ impl World {
 
     fn stop(&mut self, id: WorkerId) {
         let (life, at) = self.alive.get_mut(&id).expect("a worker that has exited is not stopped");
-        assert!(matches!(life, Life::Builds { .. }), "{life:?}");
-        *life = Life::Builds { fails: true };
+        // No request is lost by what the supervisor wants of itself.
+        assert!(matches!(life, Life::Builds { .. } | Life::Idles), "{life:?}");
+        *life = Life::Exits;
         *at = self.now + Duration::from_millis(self.rng.below(20));
     }
 
     fn check_bounds(&self) {
         let Config { workers, max_abandoned, .. } = self.config;
         assert!(self.abandoned.len() <= max_abandoned);
-        assert!(self.alive.len() <= workers + max_abandoned);
-        assert!(self.alive.len() - self.abandoned.len() <= workers);
+        assert!(self.alive.len() - self.abandoned.len() <= 2 * workers);
         assert_eq!(self.supervisor.alive(), self.alive.len());
     }
 
@@ -252,13 +284,18 @@ impl World {
 
 #[test]
 fn supervisor_keeps_its_invariants_with_random_workers() {
-    let (mut started, mut abandoned) = (0, 0);
+    let (mut started, mut abandoned, mut recycled, mut reloads, mut rollbacks) = (0, 0, 0, 0, 0);
     for seed in 1..=SEEDS {
         let mut world = World::new(seed);
         world.run();
         started += world.started;
         abandoned += world.supervisor.abandoned_total();
+        recycled += world.supervisor.recycled_total();
+        reloads += world.reloads;
+        rollbacks += world.rollbacks;
     }
-    // The worlds are worth something: workers were restarted and abandoned in them.
+    // The worlds are worth something: workers were restarted, abandoned, recycled and reloaded.
     assert!(started > 5 * SEEDS && abandoned > SEEDS, "{started} {abandoned}");
+    assert!(recycled > SEEDS / 2 && reloads > SEEDS, "{recycled} {reloads}");
+    assert!(rollbacks > SEEDS / 10 && rollbacks < reloads, "{rollbacks} of {reloads}");
 }

@@ -1,0 +1,219 @@
+//! Workers that are replaced although they have not failed: recycling, and reloads by generation.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Action, Phase, Supervisor, WorkerId, after,
+    slot::{State, Successor},
+};
+
+/// A reload that is under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reload {
+    generation: u64,
+    /// When all successors must be ready.
+    until: Instant,
+}
+
+/// How a reload has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reloaded {
+    /// The new generation has the slots.
+    Ready,
+    /// A worker of the new generation exited before it was ready; the old one works on.
+    Exited,
+    /// The new generation was not ready in time; the old one works on.
+    TimedOut,
+    /// The pool was closed.
+    Closed,
+}
+
+/// What a worker that asks for a request is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It may take one.
+    Take,
+    /// It waits until the rest of its generation is ready.
+    Wait,
+    /// It has no slot, and must exit.
+    Exit,
+}
+
+impl Supervisor {
+    /// Worker `id` uses so many bytes of memory.
+    pub(crate) fn on_memory(&mut self, id: WorkerId, bytes: u64) {
+        let limit = self.config.recycle.memory;
+        if let Some(slot) = self.slot(id)
+            && limit.is_some_and(|limit| bytes > limit)
+        {
+            slot.nominate();
+        }
+    }
+
+    /// Replaces all workers by a new generation, if that is ready within `timeout`.
+    /// [`take_reloaded`](Self::take_reloaded) follows. Returns whether it has begun: not before all
+    /// workers are ready for the first time, during another reload, or after [`close`](Self::close).
+    pub(crate) fn reload(&mut self, now: Instant, timeout: Duration) -> bool {
+        if self.phase != Phase::Running || self.reload.is_some() {
+            return false;
+        }
+        self.last_generation += 1;
+        self.reload =
+            Some(Reload { generation: self.last_generation, until: after(now, timeout) });
+        true
+    }
+
+    /// How the last reload has ended, once.
+    pub(crate) fn take_reloaded(&mut self) -> Option<Reloaded> {
+        self.reloaded.take()
+    }
+
+    /// What worker `id`, which is ready, may do.
+    pub(crate) fn claim(&self, id: WorkerId) -> Claim {
+        let Some(slot) = self.slots.get(id.slot) else { return Claim::Exit };
+        if slot.state.id() == Some(id) {
+            Claim::Take
+        } else if slot.successor.state.id() == Some(id) {
+            Claim::Wait
+        } else {
+            Claim::Exit
+        }
+    }
+
+    /// Workers that were ever replaced by recycling.
+    pub(crate) fn recycled_total(&self) -> u64 {
+        self.recycled_total
+    }
+
+    /// The generation that has the slots: 0, and one more for each reload that was tried.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn on_successor_ready(&mut self, id: WorkerId, now: Instant) {
+        let Some(successor) = self.successor(id) else { return };
+        successor.state = State::Idle { id };
+        if id.generation == self.generation {
+            self.recycled_total += 1;
+            return self.promote(id.slot, now);
+        }
+        let is_waiting = |s: &Successor| {
+            matches!(s.state, State::Idle { id: other } if other.generation == id.generation)
+        };
+        if self.slots.iter().all(|slot| is_waiting(&slot.successor)) {
+            self.generation = id.generation;
+            (0..self.slots.len()).for_each(|slot| self.promote(slot, now));
+            self.end_reload(Reloaded::Ready);
+        }
+    }
+
+    /// Gives the slot to its successor, which is ready. The old worker ends its request and exits.
+    fn promote(&mut self, slot: usize, now: Instant) {
+        let old_at = self.config.recycle.old_at(now);
+        let slot = &mut self.slots[slot];
+        let Some(id) = slot.successor.state.id() else { return };
+        let old = slot.state;
+        slot.failures = 0;
+        slot.install(id, old_at);
+        slot.successor = Successor { state: State::Vacant { start_at: now }, failures: 0 };
+        if old.id().is_some() {
+            self.leaving.push(old);
+        }
+    }
+
+    pub(super) fn on_successor_exit(&mut self, id: WorkerId, now: Instant) {
+        let backoff = self.config.backoff;
+        let Some(successor) = self.successor(id) else { return };
+        successor.failures = successor.failures.saturating_add(1);
+        let start_at = after(now, backoff.delay(successor.failures));
+        successor.state = State::Vacant { start_at };
+        if self.reload.is_some_and(|reload| reload.generation == id.generation) {
+            self.stop_successors(now);
+            self.end_reload(Reloaded::Exited);
+        }
+    }
+
+    /// The worker of `slot` has exited, and its successor need not wait for that any more.
+    pub(super) fn adopt_successor(&mut self, slot: usize, now: Instant) {
+        let slot = &mut self.slots[slot];
+        if self.reload.is_none() && slot.successor.state.id().is_some() {
+            slot.state = slot.successor.state;
+            slot.successor.state = State::Vacant { start_at: now };
+        }
+    }
+
+    /// Ends recycling and a reload: the pool is closed.
+    pub(super) fn stop_renewal(&mut self, now: Instant) {
+        self.stop_successors(now);
+        if self.reload.is_some() {
+            self.end_reload(Reloaded::Closed);
+        }
+    }
+
+    fn stop_successors(&mut self, now: Instant) {
+        for slot in &mut self.slots {
+            if slot.successor.state.id().is_some() {
+                self.leaving.push(slot.successor.state);
+                slot.successor.state = State::Vacant { start_at: now };
+            }
+        }
+    }
+
+    fn end_reload(&mut self, how: Reloaded) {
+        self.reload = None;
+        self.reloaded = Some(how);
+    }
+
+    pub(super) fn poll_reload(&mut self, now: Instant) {
+        if self.reload.is_some_and(|reload| reload.until <= now) {
+            self.stop_successors(now);
+            self.end_reload(Reloaded::TimedOut);
+        }
+    }
+
+    pub(super) fn poll_successor(&mut self, now: Instant) -> Option<Action> {
+        if !self.can_start_successor() {
+            return None;
+        }
+        let (generation, slot) = match self.reload {
+            Some(reload) => {
+                let has_none = |slot: &super::Slot| slot.successor.state.id().is_none();
+                (reload.generation, self.slots.iter().position(has_none)?)
+            }
+            None => {
+                let is_due = |slot: &super::Slot| slot.replace_at().is_some_and(|at| at <= now);
+                (self.generation, self.slots.iter().position(is_due)?)
+            }
+        };
+        let state = self.start(slot, generation, now);
+        self.slots[slot].successor.state = state;
+        state.id().map(Action::Start)
+    }
+
+    /// Whether one more worker may be alive beside those of the slots.
+    fn can_start_successor(&self) -> bool {
+        let has_successor = |slot: &&super::Slot| slot.successor.state.id().is_some();
+        let surplus = self.leaving.len() + self.slots.iter().filter(has_successor).count();
+        let bound = match self.reload {
+            Some(_) => self.config.workers,
+            None => self.config.recycle.at_a_time.min(self.config.workers),
+        };
+        self.phase == Phase::Running && surplus < bound
+    }
+
+    /// When a reload is over, or the next worker may be replaced.
+    pub(super) fn renewal_deadline(&self) -> Option<Instant> {
+        if let Some(reload) = self.reload {
+            return Some(reload.until);
+        }
+        if !self.can_start_successor() {
+            return None;
+        }
+        self.slots.iter().filter_map(super::Slot::replace_at).min()
+    }
+
+    fn successor(&mut self, id: WorkerId) -> Option<&mut Successor> {
+        let slot = self.slots.get_mut(id.slot)?;
+        Some(&mut slot.successor).filter(|s| s.state.id() == Some(id))
+    }
+}

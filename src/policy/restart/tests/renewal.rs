@@ -1,0 +1,209 @@
+//! Recycling and reloads.
+
+use super::*;
+
+const AGE: Duration = Duration::from_secs(3600);
+
+/// A supervisor whose workers are all idle, with these limits.
+fn recycling(workers: usize, recycle: Recycle) -> (Supervisor, Vec<WorkerId>, Instant) {
+    let now = Instant::now();
+    let mut supervisor = Supervisor::new(Config { recycle, ..config(workers, 1) }, now);
+    let ids = starts(&mut supervisor, now);
+    ids.iter().for_each(|id| supervisor.on_ready(*id, now));
+    (supervisor, ids, now)
+}
+
+const AFTER_TWO: Recycle = Recycle { requests: Some(2), at_a_time: 1, ..Recycle::NEVER };
+
+fn serve(supervisor: &mut Supervisor, id: WorkerId, now: Instant) {
+    assert_eq!(supervisor.claim(id), Claim::Take);
+    supervisor.on_begin(id, now, None);
+    assert!(supervisor.on_done(id, false), "it has its slot");
+}
+
+#[test]
+fn nominated_worker_leaves_when_its_successor_is_ready() {
+    let (mut supervisor, ids, now) = recycling(1, AFTER_TWO);
+    serve(&mut supervisor, ids[0], now);
+    assert_eq!(actions(&mut supervisor, now), []);
+    serve(&mut supervisor, ids[0], now);
+    let successor = starts(&mut supervisor, now)[0];
+    // It works on meanwhile.
+    serve(&mut supervisor, ids[0], now);
+    assert_eq!((supervisor.ready(), supervisor.alive()), (1, 2));
+    supervisor.on_ready(successor, now);
+    assert_eq!((supervisor.claim(ids[0]), supervisor.claim(successor)), (Claim::Exit, Claim::Take));
+    assert_eq!(actions(&mut supervisor, now), [Action::Stop(ids[0])]);
+    supervisor.on_exit(ids[0], now);
+    assert_eq!((supervisor.ready(), supervisor.alive(), supervisor.recycled_total()), (1, 1, 1));
+    assert_eq!(supervisor.deadline(), None);
+}
+
+#[test]
+fn recycled_worker_ends_its_request_before_it_exits() {
+    let (mut supervisor, ids, now) = recycling(1, AFTER_TWO);
+    serve(&mut supervisor, ids[0], now);
+    serve(&mut supervisor, ids[0], now);
+    let successor = starts(&mut supervisor, now)[0];
+    supervisor.on_begin(ids[0], now, None);
+    supervisor.on_ready(successor, now);
+    assert_eq!(actions(&mut supervisor, now), [], "it is not stopped");
+    // Its request has the same bounds as before.
+    assert_eq!(actions(&mut supervisor, now + TIMEOUT), [Action::Abort(ids[0])]);
+    assert!(!supervisor.on_done(ids[0], false), "it must exit");
+    supervisor.on_exit(ids[0], now);
+    assert_eq!(supervisor.alive(), 1);
+}
+
+#[test]
+fn leaving_worker_that_is_stuck_is_abandoned_and_not_replaced() {
+    let (mut supervisor, ids, now) = recycling(1, AFTER_TWO);
+    serve(&mut supervisor, ids[0], now);
+    serve(&mut supervisor, ids[0], now);
+    let successor = starts(&mut supervisor, now)[0];
+    supervisor.on_begin(ids[0], now, None);
+    supervisor.on_ready(successor, now);
+    let due = actions(&mut supervisor, now + TIMEOUT + GRACE);
+    assert_eq!(due, [Action::Abort(ids[0]), Action::Abandon(ids[0])]);
+    assert_eq!(supervisor.alive(), 2);
+    supervisor.on_exit(ids[0], now);
+    assert_eq!((supervisor.alive(), supervisor.ready()), (1, 1));
+}
+
+#[test]
+fn recycling_replaces_so_many_workers_at_a_time() {
+    let recycle = Recycle { age: Some(AGE), at_a_time: 2, ..Recycle::NEVER };
+    let (mut supervisor, ids, now) = recycling(5, recycle);
+    assert_eq!(supervisor.deadline(), Some(now + AGE));
+    let old = now + AGE;
+    let first = starts(&mut supervisor, old);
+    assert_eq!(first.len(), 2);
+    supervisor.on_ready(first[0], old);
+    assert_eq!(actions(&mut supervisor, old), [Action::Stop(ids[0])]);
+    assert_eq!(supervisor.alive(), 7, "the old one has not exited");
+    supervisor.on_exit(ids[0], old);
+    assert_eq!(starts(&mut supervisor, old).len(), 1);
+}
+
+#[test]
+fn worker_above_its_memory_limit_is_nominated() {
+    let recycle = Recycle { memory: Some(100), at_a_time: 1, ..Recycle::NEVER };
+    let (mut supervisor, ids, now) = recycling(1, recycle);
+    supervisor.on_memory(ids[0], 100);
+    assert_eq!(actions(&mut supervisor, now), []);
+    supervisor.on_memory(ids[0], 101);
+    assert_eq!(starts(&mut supervisor, now).len(), 1);
+}
+
+#[test]
+fn jitter_spreads_the_nominations_of_workers() {
+    let recycle = Recycle { requests: Some(100), jitter: 50, ..Recycle::NEVER };
+    let limit = |number| {
+        let id = WorkerId { slot: 0, number, generation: 0 };
+        (0..).find(|served| recycle.nominates(id, *served)).unwrap()
+    };
+    let limits: Vec<u64> = (0..100).map(limit).collect();
+    assert!(limits.iter().all(|limit| (100..=150).contains(limit)), "{limits:?}");
+    let distinct: std::collections::HashSet<_> = limits.iter().collect();
+    assert!(distinct.len() > 30, "{limits:?}");
+    let endless = Recycle { requests: Some(u64::MAX), jitter: u64::MAX, ..recycle };
+    assert!(!endless.nominates(WorkerId { slot: 0, number: 0, generation: 0 }, 1));
+}
+
+#[test]
+fn successor_that_exits_is_tried_again_after_growing_pauses() {
+    let (mut supervisor, ids, mut now) = recycling(1, AFTER_TWO);
+    serve(&mut supervisor, ids[0], now);
+    serve(&mut supervisor, ids[0], now);
+    for pause in [100, 200, 400] {
+        let successor = starts(&mut supervisor, now)[0];
+        supervisor.on_exit(successor, now);
+        let at = supervisor.deadline().unwrap();
+        assert_eq!((at - now).as_millis(), pause);
+        now = at;
+        assert_eq!((supervisor.ready(), supervisor.claim(ids[0])), (1, Claim::Take));
+    }
+}
+
+#[test]
+fn successor_takes_the_slot_of_a_worker_that_exits_meanwhile() {
+    let (mut supervisor, ids, now) = recycling(1, AFTER_TWO);
+    serve(&mut supervisor, ids[0], now);
+    serve(&mut supervisor, ids[0], now);
+    let successor = starts(&mut supervisor, now)[0];
+    supervisor.on_exit(ids[0], now);
+    assert_eq!(actions(&mut supervisor, now), [], "one is starting already");
+    supervisor.on_ready(successor, now);
+    assert_eq!((supervisor.ready(), supervisor.alive()), (1, 1));
+}
+
+#[test]
+fn reload_gives_all_slots_to_the_new_generation_at_once() {
+    let (mut supervisor, ids, now) = running(2, 1);
+    assert!(supervisor.reload(now, TIMEOUT));
+    assert!(!supervisor.reload(now, TIMEOUT), "one at a time");
+    let new = starts(&mut supervisor, now);
+    assert_eq!(new.iter().map(|id| id.generation()).collect::<Vec<_>>(), [1, 1]);
+    supervisor.on_ready(new[0], now);
+    assert_eq!((supervisor.claim(new[0]), supervisor.claim(ids[0])), (Claim::Wait, Claim::Take));
+    assert_eq!((actions(&mut supervisor, now), supervisor.take_reloaded()), (vec![], None));
+    supervisor.on_begin(ids[1], now, None);
+    supervisor.on_ready(new[1], now);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::Ready));
+    assert_eq!((supervisor.generation(), supervisor.ready(), supervisor.alive()), (1, 2, 4));
+    assert_eq!(actions(&mut supervisor, now), [Action::Stop(ids[0])], "the other one is busy");
+    assert!(!supervisor.on_done(ids[1], false));
+    ids.iter().for_each(|id| supervisor.on_exit(*id, now));
+    assert_eq!((supervisor.alive(), supervisor.deadline()), (2, None));
+    // What is started later is of the new generation.
+    crash(&mut supervisor, new[0], now);
+    assert_eq!(starts(&mut supervisor, now)[0].generation(), 1);
+}
+
+#[test]
+fn reload_is_rolled_back_when_a_new_worker_exits() {
+    let (mut supervisor, ids, now) = running(2, 1);
+    assert!(supervisor.reload(now, TIMEOUT));
+    let new = starts(&mut supervisor, now);
+    supervisor.on_ready(new[0], now);
+    supervisor.on_exit(new[1], now);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::Exited));
+    assert_eq!(actions(&mut supervisor, now), [Action::Stop(new[0])]);
+    assert_eq!(supervisor.claim(new[0]), Claim::Exit);
+    supervisor.on_exit(new[0], now);
+    assert_eq!((supervisor.generation(), supervisor.ready(), supervisor.alive()), (0, 2, 2));
+    ids.iter().for_each(|id| serve(&mut supervisor, *id, now));
+    // The next one has a number of its own.
+    assert!(supervisor.reload(now, TIMEOUT));
+    assert_eq!(starts(&mut supervisor, now)[0].generation(), 2);
+}
+
+#[test]
+fn reload_is_rolled_back_when_its_time_is_over() {
+    let (mut supervisor, _, now) = running(2, 1);
+    assert!(supervisor.reload(now, TIMEOUT));
+    let new = starts(&mut supervisor, now);
+    supervisor.on_ready(new[0], now);
+    assert_eq!(supervisor.deadline(), Some(now + TIMEOUT));
+    let due = actions(&mut supervisor, now + TIMEOUT);
+    assert_eq!(due, [Action::Stop(new[0]), Action::Stop(new[1])]);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::TimedOut));
+    supervisor.on_ready(new[1], now);
+    assert_eq!((supervisor.generation(), supervisor.ready()), (0, 2));
+}
+
+#[test]
+fn close_ends_a_reload_and_stops_its_workers() {
+    let (mut supervisor, ids, now) = running(1, 1);
+    assert!(supervisor.reload(now, TIMEOUT));
+    let new = starts(&mut supervisor, now)[0];
+    supervisor.close(now);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::Closed));
+    assert_eq!(actions(&mut supervisor, now), [Action::Stop(new)]);
+    supervisor.on_drained();
+    supervisor.on_exit(ids[0], now);
+    assert!(!supervisor.is_ended());
+    supervisor.on_exit(new, now);
+    assert!(supervisor.is_ended());
+    assert!(!supervisor.reload(now, TIMEOUT));
+}
