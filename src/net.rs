@@ -1,4 +1,4 @@
-//! Sockets: listening, accepting, connecting, `sendfile`, and the clock.
+//! Sockets: listening, accepting, connecting, `sendfile`; child processes; and the clock.
 
 mod accept;
 mod async_fd;
@@ -10,6 +10,8 @@ mod gate;
 mod io;
 mod listen;
 pub(crate) mod page_cache;
+#[cfg(feature = "process")]
+pub mod process;
 mod process_budget;
 pub(crate) mod reclaim;
 mod stream;

@@ -1,0 +1,207 @@
+//! Child processes: how they are described, started, observed and ended.
+
+mod before_exec;
+mod child;
+mod guardian;
+mod lines;
+mod memory;
+mod socket;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+pub use child::ExitStatus;
+pub(crate) use child::{Child, Spawned};
+pub(crate) use guardian::Guardian;
+pub(crate) use lines::read_lines;
+pub(crate) use memory::memory;
+pub(crate) use socket::{SocketDir, bind};
+
+/// A resource whose use the kernel bounds for a process, see setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ResourceLimit {
+    /// Bytes of address space (`RLIMIT_AS`).
+    AddressSpace,
+    /// Bytes of a core dump (`RLIMIT_CORE`).
+    CoreSize,
+    /// One more than the highest descriptor (`RLIMIT_NOFILE`).
+    OpenFiles,
+    /// Processes of the same user (`RLIMIT_NPROC`).
+    Processes,
+}
+
+/// A program, its arguments and its surroundings.
+///
+/// As [`std::process::Command`], but a value that can be started again and again: each worker and each
+/// generation of workers is started from the same one.
+///
+/// A child process that is started from it
+/// - has `/dev/null` as its standard input, and its standard output and error are read line by line;
+/// - inherits the environment as it is changed here, and no other descriptor;
+/// - leads a process group of its own, so that signals of a terminal do not reach it;
+/// - receives `SIGKILL` when its parent ends.
+///
+/// ```
+/// use vestibule::net::process::{Command, ResourceLimit};
+///
+/// let command = Command::new("gunicorn")
+///     .args(["--bind", "fd://3", "mysite.wsgi"])
+///     .env("DJANGO_SETTINGS_MODULE", "mysite.settings")
+///     .current_dir("/srv/mysite/current")
+///     .limit(ResourceLimit::OpenFiles, 1024)
+///     .no_new_privileges();
+/// # drop(command);
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "nothing is started yet"]
+pub struct Command {
+    program: OsString,
+    args: Vec<OsString>,
+    /// Changes to the environment, the later ones first in effect. `None` removes a variable.
+    env: Vec<(OsString, Option<OsString>)>,
+    inherits_env: bool,
+    dir: Option<PathBuf>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    limits: Vec<(ResourceLimit, u64)>,
+    has_no_new_privileges: bool,
+}
+
+impl Command {
+    /// The program of this name in `PATH`, or at this path.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            inherits_env: true,
+            dir: None,
+            uid: None,
+            gid: None,
+            limits: Vec::new(),
+            has_no_new_privileges: false,
+        }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable of the environment.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Removes a variable of the environment.
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), None));
+        self
+    }
+
+    /// Starts from an empty environment. Variables that were set before are dropped, too.
+    pub fn env_clear(mut self) -> Self {
+        self.env.clear();
+        self.inherits_env = false;
+        self
+    }
+
+    /// Sets the working directory. A program with a relative path is looked up from there.
+    ///
+    /// Symbolic links in it are resolved once for each generation of workers: a worker that is
+    /// restarted runs the same release as its siblings, and a reload takes the present one.
+    pub fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// Sets the user. A process of root gives up its supplementary groups, too.
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.uid = Some(uid);
+        self
+    }
+
+    /// Sets the group.
+    pub fn gid(mut self, gid: u32) -> Self {
+        self.gid = Some(gid);
+        self
+    }
+
+    /// Bounds the use of a resource (the soft and the hard limit of setrlimit(2)). It is set after the
+    /// user is, so a limit that only root may raise can only be lowered.
+    pub fn limit(mut self, resource: ResourceLimit, limit: u64) -> Self {
+        self.limits.push((resource, limit));
+        self
+    }
+
+    /// Keeps the process and its children from gaining privileges by set-user-id programs
+    /// (`PR_SET_NO_NEW_PRIVS`, see prctl(2)).
+    pub fn no_new_privileges(mut self) -> Self {
+        self.has_no_new_privileges = true;
+        self
+    }
+
+    /// The working directory.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
+    /// User and group that files for the process should belong to.
+    pub(crate) fn owner(&self) -> (Option<u32>, Option<u32>) {
+        (self.uid, self.gid)
+    }
+
+    /// Whether an argument has `name` in it.
+    pub(crate) fn mentions(&self, name: &str) -> bool {
+        self.args.iter().any(|arg| arg.to_str().is_some_and(|text| text.contains(name)))
+    }
+
+    /// Replaces `name` in all arguments by `value`.
+    pub(crate) fn substitute(mut self, name: &str, value: &str) -> Self {
+        for arg in &mut self.args {
+            if let Some(text) = arg.to_str().filter(|text| text.contains(name)) {
+                *arg = text.replace(name, value).into();
+            }
+        }
+        self
+    }
+
+    /// Starts a child process. It inherits `listener` as descriptor 3, with `LISTEN_FDS` and
+    /// `LISTEN_PID` as in sd_listen_fds(3).
+    ///
+    /// The thread that calls this must outlive the child: the kernel ends the child with its parent's
+    /// *thread* (`PR_SET_PDEATHSIG`, see prctl(2)).
+    ///
+    /// # Errors
+    /// Those of fork(2) and execve(2), and of what is to be set in between.
+    pub(crate) fn spawn(&self, listener: Option<&OwnedFd>) -> io::Result<Spawned> {
+        child::spawn(self, listener)
+    }
+
+    /// The environment of the child, before `LISTEN_PID`.
+    fn environment(&self) -> Vec<(OsString, OsString)> {
+        let mut all: Vec<(OsString, OsString)> =
+            if self.inherits_env { std::env::vars_os().collect() } else { Vec::new() };
+        for (name, value) in &self.env {
+            all.retain(|(n, _)| n != name);
+            all.extend(value.as_ref().map(|value| (name.clone(), value.clone())));
+        }
+        all
+    }
+}

@@ -1,0 +1,214 @@
+//! A child process from its start until it is reaped.
+
+use std::{
+    fmt, io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{self, Stdio},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::{Errno, fcntl_dupfd_cloexec},
+    process::{
+        Pid, PidfdFlags, Resource, Signal, WaitId, WaitIdOptions, getpid, kill_process_group,
+        pidfd_open, pidfd_send_signal, waitid,
+    },
+};
+use tokio::io::unix::AsyncFd;
+
+use super::{
+    Command, ResourceLimit,
+    before_exec::{self, LISTEN_FD, Plan},
+};
+use crate::net::async_fd::register_for_reads;
+
+/// A child process that no runtime observes yet.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    /// `None` once it was handed over.
+    process: Option<(Pid, OwnedFd)>,
+    /// Its standard output and error.
+    pub(crate) output: Option<[OwnedFd; 2]>,
+}
+
+/// A child process that this runtime observes. Its process group is killed when it ends, and when this
+/// value is dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+    is_reaped: bool,
+}
+
+/// How a child process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// It exited with this status.
+    Code(i32),
+    /// It was ended by this signal.
+    Signal(i32),
+    /// It has ended, and the rest of the program has taken its status.
+    Unknown,
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("an unknown status"),
+        }
+    }
+}
+
+pub(super) fn spawn(command: &Command, listener: Option<&OwnedFd>) -> io::Result<Spawned> {
+    // Holds the number of an inherited descriptor, or a higher one if that is taken, so that it is not
+    // the one by which `Command` learns of errors.
+    let listener = listener.map(|fd| fcntl_dupfd_cloexec(fd, LISTEN_FD)).transpose()?;
+    let mut prepared = process::Command::new(&command.program);
+    prepared.args(&command.args).process_group(0);
+    prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(dir) = &command.dir {
+        prepared.current_dir(dir);
+    }
+    if let Some(uid) = command.uid {
+        prepared.uid(uid);
+    }
+    if let Some(gid) = command.gid {
+        prepared.gid(gid);
+    }
+    let plan = Plan {
+        parent: getpid(),
+        limits: command.limits.iter().map(|(resource, n)| (resource.into(), *n)).collect(),
+        has_no_new_privileges: command.has_no_new_privileges,
+        listener: listener.as_ref().map(OwnedFd::as_raw_fd),
+        environment: command.environment(),
+    };
+    before_exec::prepare(&mut prepared, plan)?;
+    let mut child = prepared.spawn()?;
+    let pid = Pid::from_child(&child);
+    // The child is not reaped before this returns, so the number is its own.
+    let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = child.wait();
+            return Err(error.into());
+        }
+    };
+    let stdout = child.stdout.take().map(OwnedFd::from);
+    let output = stdout.zip(child.stderr.take().map(OwnedFd::from)).map(|(out, err)| [out, err]);
+    Ok(Spawned { process: Some((pid, pidfd)), output })
+}
+
+impl From<&ResourceLimit> for Resource {
+    fn from(limit: &ResourceLimit) -> Self {
+        match limit {
+            ResourceLimit::AddressSpace => Self::As,
+            ResourceLimit::CoreSize => Self::Core,
+            ResourceLimit::OpenFiles => Self::Nofile,
+            ResourceLimit::Processes => Self::Nproc,
+        }
+    }
+}
+
+impl Spawned {
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|(pid, _)| number(*pid))
+    }
+
+    /// Observes the child in the present runtime.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2); the child is killed then.
+    pub(crate) fn observe(mut self) -> io::Result<Child> {
+        let (pid, pidfd) = self.process.take().expect("it is taken once, by value");
+        let watch = pidfd.try_clone().and_then(register_for_reads);
+        match watch {
+            Ok(pidfd) => Ok(Child { pid, pidfd, is_reaped: false }),
+            Err(error) => {
+                self.process = Some((pid, pidfd)); // and drops it
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some((pid, pidfd)) = &self.process {
+            kill_and_reap(*pid, pidfd);
+        }
+    }
+}
+
+impl Child {
+    pub(crate) fn pid(&self) -> u32 {
+        number(self.pid)
+    }
+
+    /// Waits until the process has ended. It is not reaped.
+    pub(crate) async fn ended(&self) {
+        // A pidfd is readable from the end of its process on (pidfd_open(2)). If it cannot be polled,
+        // the runtime is shutting down.
+        let _ = self.pidfd.readable().await;
+    }
+
+    /// Asks the process to end (`SIGTERM`).
+    pub(crate) fn terminate(&self) {
+        // It fails only if the process has ended.
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::TERM);
+    }
+
+    /// Kills the process and all others of its group.
+    pub(crate) fn kill_group(&self) {
+        kill_group(self.pid);
+    }
+
+    /// Waits until the process has ended, kills what is left of its group, and reaps it.
+    pub(crate) async fn reap(mut self) -> ExitStatus {
+        self.ended().await;
+        // While it is not reaped, the group's number is its own.
+        self.kill_group();
+        self.is_reaped = true;
+        reap(self.pidfd.get_ref())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            kill_and_reap(self.pid, self.pidfd.get_ref());
+        }
+    }
+}
+
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
+}
+
+fn kill_group(pid: Pid) {
+    let _ = kill_process_group(pid, Signal::KILL); // fails only if there is none
+}
+
+fn kill_and_reap(pid: Pid, pidfd: &OwnedFd) {
+    kill_group(pid);
+    // The signal cannot be caught, so this is short.
+    while poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) == Err(Errno::INTR) {}
+    reap(pidfd);
+}
+
+/// Reaps a process that has ended.
+fn reap(pidfd: &OwnedFd) -> ExitStatus {
+    // Not blocking: a spurious wake-up must not hold up the runtime.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    // ECHILD: the program ignores SIGCHLD, or waits for any child.
+    let status = waitid(WaitId::PidFd(pidfd.as_fd()), options).ok().flatten();
+    let Some(status) = status else { return ExitStatus::Unknown };
+    let signal = || status.terminating_signal().map(ExitStatus::Signal);
+    status.exit_status().map(ExitStatus::Code).or_else(signal).unwrap_or(ExitStatus::Unknown)
+}

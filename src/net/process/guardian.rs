@@ -1,0 +1,100 @@
+//! `Guardian`: ends the process groups of children when their parent is no more.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Reads lines of process groups, remembers the last, and kills these groups when the pipe ends.
+const SCRIPT: &str = "trap '' HUP INT QUIT TERM\n\
+    while read -r line; do groups=$line; done\n\
+    for group in $groups; do kill -s KILL -- \"-$group\"; done";
+
+/// A small process that reads a pipe whose other end only this process has. When this process ends,
+/// however it does, the pipe ends, and the guardian kills the process groups that it was told of.
+///
+/// `PR_SET_PDEATHSIG` ends a child, but not the children of the child, such as the workers of a server
+/// that forks.
+#[derive(Debug)]
+pub(crate) struct Guardian {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    shell: Child,
+    groups: BTreeSet<u32>,
+}
+
+impl Guardian {
+    /// Starts the guardian.
+    ///
+    /// # Errors
+    /// There is no `/bin/sh`, or no process more.
+    pub(crate) fn start() -> io::Result<Self> {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", SCRIPT, "vestibule-guardian"]).current_dir("/").process_group(0);
+        shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let state = State { shell: shell.spawn()?, groups: BTreeSet::new() };
+        Ok(Self { state: Mutex::new(state) })
+    }
+
+    /// Adds a process group, by the id of its leader.
+    pub(crate) fn add(&self, group: u32) {
+        let mut state = self.lock();
+        state.groups.insert(group);
+        state.tell();
+    }
+
+    /// Removes a process group. Its leader must not be reaped before, since its number is free then.
+    pub(crate) fn remove(&self, group: u32) {
+        let mut state = self.lock();
+        state.groups.remove(&group);
+        state.tell();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tell(&mut self) {
+        let mut line = String::new();
+        for group in &self.groups {
+            line.push_str(&group.to_string());
+            line.push(' ');
+        }
+        line.push('\n');
+        if let Some(pipe) = &mut self.shell.stdin
+            && let Err(error) = pipe.write_all(line.as_bytes())
+        {
+            tracing::error!(%error, "the guardian of the worker processes has ended");
+            self.shell.stdin = None;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Guardian {
+    /// Ends the pipe as the end of this process does.
+    pub(super) fn abandon(self) {
+        let mut state = self.lock();
+        drop(state.shell.stdin.take());
+        let _ = state.shell.wait();
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        let mut state = self.lock();
+        state.groups.clear();
+        state.tell();
+        drop(state.shell.stdin.take());
+        let _ = state.shell.wait();
+    }
+}

@@ -1,0 +1,168 @@
+//! Tests with real processes: `/bin/sh`, which every Linux has.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    os::unix::net::UnixStream,
+    path::Path,
+    process,
+    time::Duration,
+};
+
+use super::*;
+
+fn sh(script: &str) -> Command {
+    Command::new("/bin/sh").args(["-c", script])
+}
+
+/// Starts a child, waits for its end, and returns what it has written, and how it has ended.
+async fn run(command: Command) -> (Vec<String>, ExitStatus) {
+    let mut spawned = command.spawn(None).unwrap();
+    let [stdout, stderr] = spawned.output.take().unwrap();
+    let child = spawned.observe().unwrap();
+    let mut lines = Vec::new();
+    read_lines(stdout, |line| lines.push(line.to_owned())).await.unwrap();
+    read_lines(stderr, |line| lines.push(line.to_owned())).await.unwrap();
+    (lines, child.reap().await)
+}
+
+/// Whether a process exists that has not ended.
+fn is_alive(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Waits for the end of a process that this one is not the parent of.
+async fn wait_for_end(pid: &str) {
+    let ends = async {
+        while is_alive(pid) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ends).await.expect("it lives on");
+}
+
+#[tokio::test]
+async fn command_sets_environment_directory_and_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "echo $A $B-$HOME; pwd; ulimit -n; cat; echo done >&2; exit 3";
+    let command = sh(script)
+        .env("B", "x")
+        .env_clear()
+        .env("A", "1")
+        .env("A", "2")
+        .env("HOME", "/")
+        .env_remove("HOME")
+        .current_dir(dir.path())
+        .limit(ResourceLimit::OpenFiles, 64)
+        .no_new_privileges();
+    let (lines, status) = run(command).await;
+    let dir = dir.path().canonicalize().unwrap();
+    assert_eq!(lines, ["2 -", dir.to_str().unwrap(), "64", "done"]);
+    assert_eq!(status, ExitStatus::Code(3));
+}
+
+#[tokio::test]
+async fn child_has_no_new_privileges_and_no_other_descriptors() {
+    // A descriptor without FD_CLOEXEC, as a library in C may open it.
+    let leaked = rustix::io::dup(File::open("/dev/null").unwrap()).unwrap();
+    assert!(!rustix::io::fcntl_getfd(&leaked).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    let script = "grep NoNewPrivs /proc/self/status; for fd in /proc/$$/fd/*; do echo ${fd##*/}; done";
+    let (lines, _) = run(sh(script).no_new_privileges()).await;
+    // The shell may open its script's directory while it lists it.
+    assert_eq!(lines[..4], ["NoNewPrivs:\t1", "0", "1", "2"]);
+    assert!(!lines[4..].contains(&std::os::fd::AsRawFd::as_raw_fd(&leaked).to_string()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn child_inherits_its_socket_as_the_first_descriptor() {
+    let dir = SocketDir::new((None, None)).unwrap();
+    let path = dir.path("s");
+    let listener = bind(&path).unwrap();
+    let script = "echo $LISTEN_FDS $((LISTEN_PID - $$)) $(readlink /proc/$$/fd/3 | cut -c1-7)";
+    let command = sh(script).env("LISTEN_PID", "1").env("LISTEN_FDNAMES", "x");
+    let mut spawned = command.spawn(Some(&listener)).unwrap();
+    drop(listener);
+    let [stdout, _stderr] = spawned.output.take().unwrap();
+    let mut lines = Vec::new();
+    let child = spawned.observe().unwrap();
+    read_lines(stdout, |line| lines.push(line.to_owned())).await.unwrap();
+    assert_eq!(lines, ["1 0 socket:"]);
+    assert_eq!(child.reap().await, ExitStatus::Code(0));
+    assert!(UnixStream::connect(&path).is_err(), "nobody else has the socket");
+    let parent = path.parent().unwrap().to_owned();
+    drop(dir);
+    assert!(!parent.exists());
+}
+
+#[tokio::test]
+async fn program_that_does_not_exist_is_an_error() {
+    let error = Command::new("no/such/program").spawn(None).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    let error = sh("exit").current_dir("/no/such/directory").spawn(None).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn terminated_child_reports_its_signal_and_takes_its_group_with_it() {
+    let mut spawned = sh("sleep 1000 & echo $!; wait").spawn(None).unwrap();
+    let [stdout, _stderr] = spawned.output.take().unwrap();
+    let child = spawned.observe().unwrap();
+    let mut first = String::new();
+    let mut stdout = BufReader::new(File::from(stdout));
+    stdout.read_line(&mut first).unwrap();
+    child.terminate();
+    assert_eq!(child.reap().await, ExitStatus::Signal(15));
+    // The rest of the group has the pipe open until it ends.
+    assert_eq!(stdout.read_to_string(&mut String::new()).unwrap(), 0);
+    wait_for_end(first.trim()).await;
+}
+
+#[tokio::test]
+async fn dropped_child_is_killed_and_reaped() {
+    for is_observed in [false, true] {
+        let spawned = sh("trap '' TERM; while :; do sleep 1000; done").spawn(None).unwrap();
+        let pid = spawned.pid().unwrap().to_string();
+        assert!(is_alive(&pid));
+        if is_observed {
+            drop(spawned.observe().unwrap());
+        } else {
+            drop(spawned);
+        }
+        assert!(!Path::new("/proc").join(&pid).exists(), "it is a zombie");
+    }
+}
+
+#[tokio::test]
+async fn long_lines_are_read_in_pieces_and_last_line_without_its_end() {
+    let script = "head -c 20000 /dev/zero | tr '\\0' x; printf '\\r\\n\\n\\377y\\nlast'";
+    let (lines, _) = run(sh(script)).await;
+    let lengths: Vec<usize> = lines.iter().map(String::len).collect();
+    assert_eq!(lengths[..3], [8192, 8192, 3616]);
+    assert_eq!(lines[3..], ["\u{fffd}y", "last"]);
+}
+
+#[tokio::test]
+async fn guardian_kills_the_last_groups_it_was_told_of() {
+    let sleeper = || {
+        let mut command = process::Command::new("sleep");
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.arg("1000").stdin(process::Stdio::null()).spawn().unwrap()
+    };
+    let (mut spared, mut killed) = (sleeper(), sleeper());
+    let guardian = Guardian::start().unwrap();
+    guardian.add(spared.id());
+    guardian.add(killed.id());
+    guardian.remove(spared.id());
+    guardian.abandon();
+    let status = tokio::task::spawn_blocking(move || killed.wait()).await.unwrap().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    assert!(spared.try_wait().unwrap().is_none());
+    // One that is dropped kills no process.
+    let guardian = Guardian::start().unwrap();
+    guardian.add(spared.id());
+    drop(guardian);
+    assert!(spared.try_wait().unwrap().is_none());
+    spared.kill().unwrap();
+    spared.wait().unwrap();
+}
