@@ -184,8 +184,7 @@ pub mod serve;
 
 #[cfg(all(feature = "files", feature = "limit", feature = "upstream", feature = "worker"))]
 pub mod guide;
-
-#[cfg(all(test, feature = "files", feature = "upstream", feature = "worker"))]
+#[cfg(all(test, feature = "files", feature = "process", feature = "upstream"))]
 #[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 mod tests;
 

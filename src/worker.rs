@@ -74,7 +74,13 @@ mod error;
 mod executor;
 mod future;
 mod handle;
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 mod pool;
+#[cfg(feature = "process")]
+mod process;
+#[cfg(feature = "process")]
+mod processes;
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 mod queue;
 mod stats;
 mod supervisor;
@@ -89,8 +95,17 @@ pub use builder::{
 };
 pub use error::{
     Closed, DeadlineExceeded, FactoryPanicked, NoWorkers, QueueTimeout, RequestTimeout,
-    StillRunning, WorkerPanicked,
+    StillRunning, WorkerPanicked, WorkersFailed,
 };
 pub use future::ResponseFuture;
+#[cfg(feature = "process")]
+pub use crate::net::process::{Command, ExitStatus, ResourceLimit};
+#[cfg(feature = "process")]
+pub use process::{
+    ExitedEarly, NotReady, ProcessesBuilder, ReloadFailed, START_TIMEOUT, STOP_TIMEOUT,
+    WorkerProcess, process,
+};
+#[cfg(feature = "process")]
+pub use processes::Processes;
 pub use stats::Stats;
 pub use threads::Threads;

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     HttpService,
     error::{BoxError, Error, Kind},
-    policy::{backoff::Backoff, restart::{Config, Recycle}},
+    policy::{
+        backoff::Backoff,
+        restart::{Config, Recycle},
+    },
 };
 
 /// Default number of requests that may wait for each worker: 64. At 10 ms for each, the last one waits
@@ -32,7 +35,8 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// Pauses between restarts that fail: from 100 ms, which a restarting database does not notice, to
 /// 10 s, after which a repaired one is noticed soon enough.
-pub(super) const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+pub(super) const RESTART_BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// A pool of `n` worker threads. Each builds an instance of the application with `factory`, on its own
 /// thread: the application need not be `Send`. See [`Threads`] for the contract.

@@ -2,6 +2,8 @@
 
 mod contract;
 mod executor;
+#[cfg(feature = "process")]
+mod processes;
 mod threads;
 
 use std::{

@@ -89,6 +89,26 @@ enum Output {
 async fn respond<A: HttpService>(app: &mut A, request: Request) -> Result<Output, BoxError> {
     poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into)?;
     let response = app.call(request).await.map_err(Into::into)?.map(Body::new);
+    first_frame(response).await
+}
+
+/// Sends a response, until its body has ended, to a caller who may bound it by time.
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
+pub(crate) async fn deliver(response: Response, job: &Job) -> Done {
+    match first_frame(response).await {
+        Err(error) => Done::Answer(Err(error)),
+        Ok(Output::Complete(response)) => Done::Answer(Ok(response)),
+        Ok(Output::Partial { head, first, rest }) => {
+            let (body, receiver) = streamed::new(*head.body());
+            job.set_body(body.clone());
+            job.answer(Ok(head.map(|_| receiver)));
+            let ended = streamed::pump(rest, first, &body).await;
+            Done::Body(body, ended)
+        }
+    }
+}
+
+async fn first_frame(response: Response) -> Result<Output, BoxError> {
     if response.body().as_bytes().is_some() || response.body().as_file().is_some() {
         return Ok(Output::Complete(response));
     }

@@ -5,17 +5,23 @@
 //! `contract_tests!`.
 
 mod bodies;
+#[cfg(feature = "process")]
+pub(super) mod child;
+pub(super) mod control;
 mod end;
 mod placement;
+#[cfg(feature = "process")]
+pub(super) mod processes;
 mod queue;
 mod restart;
 mod timeout;
 
 use std::time::Duration;
 
+use http::Method;
 use tower::{Service, ServiceExt};
 
-use super::{super::*, LONG, SHORT, cause, get, kind, text, with_deadline};
+use super::{super::*, LONG, cause, get, kind, text, with_deadline};
 use crate::{BoxError, Error, Request, Response, error::Kind, net::Gate};
 
 /// A pool for a test, and the control over its applications.
@@ -35,8 +41,22 @@ use crate::{BoxError, Error, Request, Response, error::Kind, net::Gate};
 ///
 /// All others, and `/hold` when it is released, answer with the path and the number of the instance:
 /// `/path 0`.
-trait Placement: Sized {
+///
+/// `/panic` is sent with `POST`, all others with `GET`.
+pub(super) trait Placement: Sized {
     type Handle: Handle;
+
+    /// A time that a test waits for, and that is enough for an answer.
+    const SHORT: Duration;
+
+    /// The length of the body of `/stream` after its first piece, as far as it is known.
+    const STREAM_LEFT: Option<u64>;
+
+    /// Checks the error of a request that has ended its worker.
+    fn assert_crashed(error: &BoxError);
+
+    /// Checks the error of a body that its application has broken off.
+    fn assert_broken(error: &BoxError);
 
     /// Starts a pool.
     fn start(settings: Settings) -> Result<Self, Error>;
@@ -65,7 +85,12 @@ trait Placement: Sized {
 
     /// Calls with a path, without waiting for the answer.
     async fn begin(&self, path: &str) -> ResponseFuture {
-        self.call(get(path)).await
+        let mut request = get(path);
+        if path == "/panic" {
+            // It is not idempotent, so it is not sent to another worker.
+            *request.method_mut() = Method::POST;
+        }
+        self.call(request).await
     }
 
     /// Calls with a path and waits for the answer.
@@ -83,7 +108,7 @@ trait Placement: Sized {
 }
 
 /// The handle of any pool.
-trait Handle:
+pub(super) trait Handle:
     Service<Request, Response = Response, Error = BoxError, Future = ResponseFuture>
     + Clone
     + Send
@@ -104,7 +129,7 @@ trait Handle:
 
 /// Options of the pool, and what its builds do.
 #[derive(Clone)]
-struct Settings {
+pub(super) struct Settings {
     workers: usize,
     queue: usize,
     queue_timeout: Duration,
@@ -115,7 +140,7 @@ struct Settings {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Build {
+pub(super) enum Build {
     Succeed,
     /// Returns the error "no database".
     Fail,
@@ -156,7 +181,7 @@ macro_rules! contract_tests {
     };
 }
 
-/// The list of all tests, for [`contract_tests`].
+/// The list of all tests that hold for every placement, for [`contract_tests`].
 macro_rules! for_placement {
     ($placement:ty) => {
         contract_tests! { $placement:
@@ -174,13 +199,11 @@ macro_rules! for_placement {
                 figures_tell_what_happened
             }
             restart {
-                error_of_application_is_returned_to_caller
                 panic_costs_one_answer_and_one_instance
                 panic_does_not_affect_other_workers
                 failed_rebuild_is_tried_again
                 request_waits_for_slow_rebuild
                 start_returns_error_of_build
-                start_returns_panic_of_build
                 start_refuses_zero_workers
             }
             timeout {
@@ -215,4 +238,23 @@ mod threads {
     use super::*;
 
     for_placement!(placement::InThreads);
+}
+
+/// What an application cannot do in a process of its own: there it answers 500, or ends.
+mod threads_only {
+    use super::*;
+
+    contract_tests! { placement::InThreads:
+        restart {
+            error_of_application_is_returned_to_caller
+            start_returns_panic_of_build
+        }
+    }
+}
+
+#[cfg(feature = "process")]
+mod in_processes {
+    use super::*;
+
+    for_placement!(processes::InProcesses);
 }

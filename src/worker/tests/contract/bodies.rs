@@ -19,7 +19,7 @@ fn has_permit(pool: &impl Placement) -> bool {
 
 pub(super) async fn permit_is_freed_when_streamed_body_has_ended<P: Placement>() {
     let (pool, body) = open::<P>("/stream", LONG).await;
-    assert_eq!(body.len(), Some(3), "of 6 in all");
+    assert_eq!(body.len(), P::STREAM_LEFT);
     assert!(!has_permit(&pool), "half of the body was sent");
     assert_eq!(pool.stats().busy, 1);
     pool.release("/stream");
@@ -40,7 +40,7 @@ pub(super) async fn departed_client_frees_worker_that_waits_for_its_application<
 }
 
 pub(super) async fn body_past_request_timeout_is_aborted<P: Placement>() {
-    let (pool, mut body) = open::<P>("/endless", SHORT).await;
+    let (pool, mut body) = open::<P>("/endless", P::SHORT).await;
     let error = body.frame().await.unwrap().unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
     assert_eq!(pool.get("/next").await.unwrap().status(), 200);
@@ -50,12 +50,12 @@ pub(super) async fn body_past_request_timeout_is_aborted<P: Placement>() {
 pub(super) async fn failed_body_ends_with_its_error<P: Placement>() {
     let (pool, mut body) = open::<P>("/break", LONG).await;
     pool.release("/break");
-    assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), "the disk is gone");
+    P::assert_broken(&body.frame().await.unwrap().unwrap_err());
     pool.shutdown().await;
 }
 
 pub(super) async fn body_that_blocks_its_worker_is_aborted_and_worker_abandoned<P: Placement>() {
-    let (pool, mut body) = open::<P>("/stream-hold", SHORT).await;
+    let (pool, mut body) = open::<P>("/stream-hold", P::SHORT).await;
     assert_eq!(kind(&body.frame().await.unwrap().unwrap_err()), Kind::Timeout);
     assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
     assert_eq!(pool.stats().abandoned, 1);
@@ -66,7 +66,7 @@ pub(super) async fn body_that_blocks_its_worker_is_aborted_and_worker_abandoned<
 pub(super) async fn panic_in_body_is_error_after_bytes_before_it<P: Placement>() {
     let (pool, mut body) = open::<P>("/stream-panic", LONG).await;
     let error = body.frame().await.unwrap().unwrap_err();
-    assert_eq!(cause::<WorkerPanicked>(&error).message, "in the middle");
+    P::assert_crashed(&error);
     assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
     pool.shutdown().await;
 }

@@ -1,71 +1,31 @@
 //! Scripted applications on threads of this process.
 
 use std::{
-    collections::HashSet,
     pin::Pin,
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
+use super::{
+    control::{Control, Events},
+    *,
+};
+use crate::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
-use tokio::sync::{Notify, mpsc};
-
-use super::*;
-use crate::Body;
 
 /// A pool of worker threads with scripted applications.
 pub(super) struct InThreads {
     threads: Threads,
-    entered: mpsc::UnboundedReceiver<String>,
-    built: mpsc::UnboundedReceiver<usize>,
+    events: Events,
     control: Arc<Control>,
 }
 
-/// What the test and the applications share.
-struct Control {
-    builds: Vec<Build>,
-    started: AtomicUsize,
-    entered: mpsc::UnboundedSender<String>,
-    built: mpsc::UnboundedSender<usize>,
-    /// Names that were released and not yet used.
-    released: Mutex<HashSet<String>>,
-    on_release: Condvar,
-    on_release_async: Notify,
-}
-
 impl Control {
-    fn release(&self, name: &str) {
-        self.released.lock().unwrap().insert(name.to_owned());
-        self.on_release.notify_all();
-        self.on_release_async.notify_waiters();
-    }
-
-    /// Blocks until `name` is released.
-    fn wait(&self, name: &str) {
-        let released = self.released.lock().unwrap();
-        let mut released = self.on_release.wait_while(released, |r| !r.contains(name)).unwrap();
-        released.remove(name);
-    }
-
-    async fn wait_async(&self, name: &str) {
-        loop {
-            let notified = self.on_release_async.notified();
-            if self.released.lock().unwrap().remove(name) {
-                return;
-            }
-            notified.await;
-        }
-    }
-
     fn build(self: &Arc<Self>) -> Result<BlockingService<Handler>, &'static str> {
-        let n = self.started.fetch_add(1, Ordering::SeqCst);
-        let _ = self.built.send(n);
-        match self.builds.get(n).copied().unwrap_or(Build::Succeed) {
+        let (n, build) = self.begin_build();
+        match build {
             Build::Fail => return Err("no database"),
             Build::Panic => panic!("no database"),
             Build::Hold => self.wait("/build"),
@@ -154,18 +114,21 @@ impl http_body::Body for TwoSteps {
 impl Placement for InThreads {
     type Handle = Threads;
 
+    const SHORT: Duration = super::super::SHORT;
+    const STREAM_LEFT: Option<u64> = Some(3); // of 6 in all
+
+    fn assert_crashed(error: &BoxError) {
+        assert_eq!(kind(error), Kind::Internal);
+        let message = cause::<WorkerPanicked>(error).message;
+        assert!(["as it was told to", "in the middle"].contains(&&*message), "{message}");
+    }
+
+    fn assert_broken(error: &BoxError) {
+        assert_eq!(error.to_string(), "the disk is gone");
+    }
+
     fn start(settings: Settings) -> Result<Self, Error> {
-        let (entered_tx, entered) = mpsc::unbounded_channel();
-        let (built_tx, built) = mpsc::unbounded_channel();
-        let control = Arc::new(Control {
-            builds: settings.builds,
-            started: AtomicUsize::new(0),
-            entered: entered_tx,
-            built: built_tx,
-            released: Mutex::default(),
-            on_release: Condvar::new(),
-            on_release_async: Notify::new(),
-        });
+        let (control, events) = Control::new(settings.builds);
         let shared = control.clone();
         let threads = try_threads(settings.workers, move || shared.build())
             .queue(settings.queue)
@@ -173,7 +136,7 @@ impl Placement for InThreads {
             .request_timeout(settings.request_timeout)
             .max_abandoned(settings.max_abandoned)
             .start()?;
-        Ok(Self { threads, entered, built, control })
+        Ok(Self { threads, events, control })
     }
 
     fn handle(&self) -> &Threads {
@@ -181,15 +144,15 @@ impl Placement for InThreads {
     }
 
     async fn entered(&mut self) -> String {
-        self.entered.recv().await.expect("the test holds a sender")
+        self.events.entered.recv().await.expect("the test holds a sender")
     }
 
     fn has_entered(&mut self) -> bool {
-        self.entered.try_recv().is_ok()
+        self.events.entered.try_recv().is_ok()
     }
 
     async fn built(&mut self, n: usize) {
-        while self.built.recv().await.expect("the test holds a sender") != n {}
+        while self.events.built.recv().await.expect("the test holds a sender") != n {}
     }
 
     fn builds(&self) -> usize {

@@ -93,7 +93,7 @@ pub(super) async fn deadline_that_passes_in_queue_is_timeout<P: Placement>() {
     let mut pool: P = Settings::default().start();
     let held = pool.begin("/hold").await;
     pool.entered().await;
-    let error = pool.call(with_deadline("/late", SHORT)).await.await.unwrap_err();
+    let error = pool.call(with_deadline("/late", P::SHORT)).await.await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
     assert_eq!(cause::<DeadlineExceeded>(&error), DeadlineExceeded);
     pool.release("/hold");
@@ -103,7 +103,7 @@ pub(super) async fn deadline_that_passes_in_queue_is_timeout<P: Placement>() {
 }
 
 pub(super) async fn queue_timeout_before_deadline_is_overload<P: Placement>() {
-    let mut pool: P = Settings { queue_timeout: SHORT, ..Settings::default() }.start();
+    let mut pool: P = Settings { queue_timeout: P::SHORT, ..Settings::default() }.start();
     let held = pool.begin("/hold").await;
     pool.entered().await;
     let error = pool.call(with_deadline("/late", LONG)).await.await.unwrap_err();

@@ -15,8 +15,7 @@ pub(super) async fn panic_costs_one_answer_and_one_instance<P: Placement>() {
     let panics = pool.begin("/panic").await;
     let after = pool.begin("/after").await;
     let error = panics.await.unwrap_err();
-    assert_eq!(kind(&error), Kind::Internal);
-    assert!(cause::<WorkerPanicked>(&error).message.contains("as it was told to"));
+    P::assert_crashed(&error);
     assert_eq!(text(&after.await.unwrap()), "/after 1");
     let stats = pool.stats();
     assert_eq!((stats.workers, stats.panics, stats.served), (1, 1, 3));
@@ -67,7 +66,7 @@ async fn start_error<P: Placement>(second: Build) -> String {
 }
 
 pub(super) async fn start_returns_error_of_build<P: Placement>() {
-    assert_eq!(start_error::<P>(Build::Fail).await, "no database");
+    assert!(start_error::<P>(Build::Fail).await.ends_with("no database"));
 }
 
 pub(super) async fn start_returns_panic_of_build<P: Placement>() {

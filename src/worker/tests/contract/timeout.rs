@@ -3,11 +3,11 @@
 use super::*;
 
 pub(super) async fn stuck_worker_is_abandoned_and_replaced<P: Placement>() {
-    let settings = Settings { queue: 0, request_timeout: SHORT, ..Settings::default() };
+    let settings = Settings { queue: 0, request_timeout: P::SHORT, ..Settings::default() };
     let mut pool: P = settings.start();
     let error = pool.get("/hold").await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
-    assert_eq!(cause::<RequestTimeout>(&error), RequestTimeout(SHORT));
+    assert_eq!(cause::<RequestTimeout>(&error), RequestTimeout(P::SHORT));
     assert_eq!(pool.entered().await, "/hold");
 
     assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
@@ -21,7 +21,7 @@ pub(super) async fn stuck_worker_is_abandoned_and_replaced<P: Placement>() {
 }
 
 pub(super) async fn stuck_worker_is_replaced_after_its_caller_left<P: Placement>() {
-    let settings = Settings { queue: 0, request_timeout: SHORT, ..Settings::default() };
+    let settings = Settings { queue: 0, request_timeout: P::SHORT, ..Settings::default() };
     let mut pool: P = settings.start();
     let left = pool.begin("/hold").await;
     pool.entered().await;
@@ -33,7 +33,7 @@ pub(super) async fn stuck_worker_is_replaced_after_its_caller_left<P: Placement>
 
 /// A pool of one worker whose abandoned predecessor and itself are stuck in `/hold1` and `/hold2`.
 async fn two_stuck<P: Placement>() -> P {
-    let settings = Settings { request_timeout: SHORT, max_abandoned: 1, ..Settings::default() };
+    let settings = Settings { request_timeout: P::SHORT, max_abandoned: 1, ..Settings::default() };
     let mut pool: P = settings.start();
     for path in ["/hold1", "/hold2"] {
         assert_eq!(kind(&pool.get(path).await.unwrap_err()), Kind::Timeout);
@@ -41,7 +41,7 @@ async fn two_stuck<P: Placement>() -> P {
     }
     // There is no third worker, so a request waits in the queue. This one waits for longer than the
     // grace after the timeout.
-    let error = pool.call(with_deadline("/waits", SHORT * 5)).await.await.unwrap_err();
+    let error = pool.call(with_deadline("/waits", P::SHORT * 5)).await.await.unwrap_err();
     assert_eq!(cause::<DeadlineExceeded>(&error), DeadlineExceeded);
     let stats = pool.stats();
     assert_eq!((stats.workers, stats.stuck, stats.abandoned), (1, 2, 1));
@@ -72,7 +72,7 @@ pub(super) async fn stuck_worker_at_bound_goes_on_when_its_request_ends<P: Place
 
 pub(super) async fn deadline_aborts_request_and_keeps_worker<P: Placement>() {
     let mut pool: P = Settings::default().start();
-    let error = pool.call(with_deadline("/hold", SHORT * 10)).await.await.unwrap_err();
+    let error = pool.call(with_deadline("/hold", P::SHORT * 10)).await.await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
     assert_eq!(pool.entered().await, "/hold", "it was begun");
     let after = pool.begin("/after").await;
@@ -86,9 +86,9 @@ pub(super) async fn deadline_aborts_request_and_keeps_worker<P: Placement>() {
 pub(super) async fn late_answer_is_never_given_to_another_request<P: Placement>() {
     for abandoned in [false, true] {
         for gone in [false, true] {
-            let request_timeout = if abandoned { SHORT * 10 } else { LONG };
+            let request_timeout = if abandoned { P::SHORT * 10 } else { LONG };
             let mut pool: P = Settings { request_timeout, ..Settings::default() }.start();
-            let deadline = if abandoned { LONG } else { SHORT * 10 };
+            let deadline = if abandoned { LONG } else { P::SHORT * 10 };
             let held = pool.call(with_deadline("/hold", deadline)).await;
             pool.entered().await;
             if gone {

@@ -1,0 +1,319 @@
+//! `process` and `ProcessesBuilder`: settings of a pool of worker processes.
+
+mod error;
+
+use std::{fmt, sync::Arc, thread, time::Duration};
+
+use http::uri::PathAndQuery;
+
+pub use self::error::{ExitedEarly, NotReady, ReloadFailed};
+use super::{
+    builder::{QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
+    error::NoWorkers,
+    executor::process::{Launch, ProcessExecutor, Ready},
+    pool::Pool,
+    processes::Processes,
+    supervisor,
+};
+use crate::{
+    error::{Error, Kind},
+    net::process::{Command, ExitStatus},
+    policy::restart::{Config, GiveUp, Recycle},
+    semantics::forwarded::ForwardedFields,
+};
+
+/// Default of [`ProcessesBuilder::start_timeout`]: 60 s. A large application imports for ten seconds on
+/// a cold disk.
+pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Default of [`ProcessesBuilder::stop_timeout`]: 10 s, as docker has it.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Exits in a row without a completed request after which a worker is given up. With the pauses
+/// between restarts the last of these is 12.7 s after the first.
+const GIVE_UP_FAILURES: u32 = 9;
+
+/// How long a worker that was given up is not started: a minute, in which a person has repaired what
+/// was deployed.
+const GIVE_UP_PAUSE: Duration = Duration::from_secs(60);
+
+/// Name in arguments that stands for the path of the worker's socket.
+pub(super) const SOCKET: &str = "{socket}";
+
+/// A pool of worker processes, each of which is started from `command` and serves HTTP/1.1 on a Unix
+/// socket. See [`Processes`] for the contract.
+///
+/// By default a worker inherits its listening socket as descriptor 3, as in socket activation (with
+/// `LISTEN_FDS` and `LISTEN_PID`, see sd_listen_fds(3)):
+///
+/// ```no_run
+/// use vestibule::worker::{self, Command};
+///
+/// let gunicorn = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+/// let django = worker::process(gunicorn).workers(4).start()?;
+///
+/// let uvicorn = Command::new("uvicorn").args(["--fd", "3", "mysite.asgi:application"]);
+/// let starlette = worker::process(uvicorn).workers(4).start()?;
+/// # Ok::<_, vestibule::Error>(())
+/// ```
+///
+/// A program that wants to listen by itself is given a path: [`ProcessesBuilder::socket_path`].
+pub fn process(command: Command) -> ProcessesBuilder {
+    let workers = thread::available_parallelism().map_or(1, Into::into);
+    ProcessesBuilder {
+        settings: Settings {
+            workers,
+            queue: None,
+            queue_timeout: QUEUE_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
+            max_abandoned: None,
+            start_timeout: START_TIMEOUT,
+            recycle: Recycle { at_a_time: 1, ..Recycle::NEVER },
+            fields: ForwardedFields::new(),
+        },
+        launch: Launch {
+            command,
+            has_path: false,
+            ready: Ready::Answer,
+            start_timeout: START_TIMEOUT,
+            stop_timeout: STOP_TIMEOUT,
+            watches_memory: false,
+            on_spawn: None,
+            on_ready: None,
+            on_exit: None,
+        },
+    }
+}
+
+/// A worker process, as hooks are told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerProcess {
+    /// Number of the worker in its pool, never used again.
+    pub number: u64,
+    /// Id of the process.
+    pub pid: u32,
+    /// Generation: 0, and a higher one after each reload.
+    pub generation: u64,
+}
+
+/// A function that is called with what happens to workers. It must not block: other workers wait.
+pub(crate) type Hook<T> = Arc<dyn Fn(T) + Send + Sync>;
+
+/// Settings for [`Processes`]; made by [`process`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use vestibule::worker::{self, Command};
+///
+/// let app = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+/// let django = worker::process(app.current_dir("/srv/mysite/current"))
+///     .workers(4)
+///     .request_timeout(Duration::from_secs(60))
+///     .ready_path("/health")
+///     .recycle_after(10_000, 1_000)
+///     .recycle_memory(512 << 20)
+///     .start()?;
+/// # Ok::<_, vestibule::Error>(())
+/// ```
+#[must_use = "nothing runs before start()"]
+pub struct ProcessesBuilder {
+    settings: Settings,
+    launch: Launch,
+}
+
+#[derive(Debug)]
+struct Settings {
+    workers: usize,
+    /// `None`: by the number of workers.
+    queue: Option<usize>,
+    queue_timeout: Duration,
+    request_timeout: Duration,
+    max_abandoned: Option<usize>,
+    start_timeout: Duration,
+    recycle: Recycle,
+    fields: ForwardedFields,
+}
+
+impl ProcessesBuilder {
+    /// Sets how many workers there are. The default is the number of cores.
+    pub fn workers(mut self, n: usize) -> Self {
+        self.settings.workers = n;
+        self
+    }
+
+    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] for each.
+    pub fn queue(mut self, len: usize) -> Self {
+        self.settings.queue = Some(len);
+        self
+    }
+
+    /// Sets how long a request may wait for a permit and a worker. The default is [`QUEUE_TIMEOUT`].
+    /// A request that no worker has begun by then is never sent to one.
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.queue_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a worker may take for a request, a streamed body included. The default is
+    /// [`REQUEST_TIMEOUT`]. A worker that takes longer is ended and replaced.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.request_timeout = timeout;
+        self
+    }
+
+    /// Sets how many workers may be on their way out at a time because they exceeded the request
+    /// timeout, while others have their place. The default is as many as there are workers. At the
+    /// bound the next one keeps its place, and is ended when one of the others has exited.
+    pub fn max_abandoned(mut self, max: usize) -> Self {
+        self.settings.max_abandoned = Some(max.max(1));
+        self
+    }
+
+    /// Sets how long a worker may take until it is ready. The default is [`START_TIMEOUT`]. One that
+    /// takes longer is ended, and started again after a pause.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.start_timeout = timeout;
+        self.launch.start_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a worker that was asked to end (`SIGTERM`) may take until it is killed, with all
+    /// processes of its group. The default is [`STOP_TIMEOUT`].
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.launch.stop_timeout = timeout;
+        self
+    }
+
+    /// Makes a worker ready when it answers `GET` of this path with a status of 2xx or 3xx. By default
+    /// it is ready when it answers `OPTIONS *` with any status: a server does that by itself (RFC 9110
+    /// section 9.3.7), once it has loaded its application.
+    ///
+    /// # Panics
+    /// If it is not a path.
+    pub fn ready_path(mut self, path: &str) -> Self {
+        let is_path = path.starts_with('/');
+        let path = path.parse::<PathAndQuery>().ok().filter(|_| is_path);
+        self.launch.ready = Ready::Path(path.expect("a path begins with a slash"));
+        self
+    }
+
+    /// Has the program listen by itself, at a path that stands for `{socket}` in its arguments. The path
+    /// is in a directory that only the user of the worker may enter.
+    ///
+    /// ```no_run
+    /// use vestibule::worker::{self, Command};
+    ///
+    /// let app = Command::new("gunicorn").args(["--bind", "unix:{socket}", "mysite.wsgi"]);
+    /// let django = worker::process(app).socket_path().start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    pub fn socket_path(mut self) -> Self {
+        self.launch.has_path = true;
+        self
+    }
+
+    /// Replaces a worker that has completed so many requests, and up to `jitter` more, by chance, so
+    /// that workers are not due together. By default none is replaced.
+    ///
+    /// A worker that is due works on until its replacement is ready, and then ends its request.
+    pub fn recycle_after(mut self, requests: u64, jitter: u64) -> Self {
+        self.settings.recycle.requests = Some(requests.max(1));
+        self.settings.recycle.jitter = jitter;
+        self
+    }
+
+    /// Replaces a worker that has been ready for so long. By default none is replaced.
+    pub fn recycle_age(mut self, age: Duration) -> Self {
+        self.settings.recycle.age = Some(age);
+        self
+    }
+
+    /// Replaces a worker whose resident memory, with that of its descendants, is above so many bytes.
+    /// It is looked at after an answer, once a second at most. By default none is replaced.
+    pub fn recycle_memory(mut self, bytes: u64) -> Self {
+        self.settings.recycle.memory = Some(bytes);
+        self.launch.watches_memory = true;
+        self
+    }
+
+    /// Sets how many workers are replaced at a time, at most, for one of the reasons above. So many
+    /// processes there may be beyond the number of workers. The default is 1.
+    pub fn recycle_at_a_time(mut self, n: usize) -> Self {
+        self.settings.recycle.at_a_time = n.max(1);
+        self
+    }
+
+    /// Sets which fields tell a worker who the client is. The default is that of
+    /// [`ForwardedFields::new`].
+    pub fn forwarded_fields(mut self, fields: ForwardedFields) -> Self {
+        self.settings.fields = fields;
+        self
+    }
+
+    /// Calls `hook` with each process that was started.
+    pub fn on_spawn(mut self, hook: impl Fn(WorkerProcess) + Send + Sync + 'static) -> Self {
+        self.launch.on_spawn = Some(Arc::new(hook));
+        self
+    }
+
+    /// Calls `hook` with each process that has become ready.
+    pub fn on_ready(mut self, hook: impl Fn(WorkerProcess) + Send + Sync + 'static) -> Self {
+        self.launch.on_ready = Some(Arc::new(hook));
+        self
+    }
+
+    /// Calls `hook` with each process that has ended, and how.
+    pub fn on_exit(
+        mut self,
+        hook: impl Fn((WorkerProcess, ExitStatus)) + Send + Sync + 'static,
+    ) -> Self {
+        self.launch.on_exit = Some(Arc::new(hook));
+        self
+    }
+
+    /// Starts the processes and blocks until each is ready.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`]; no process is left behind. Its source is [`ExitedEarly`], [`NotReady`], an
+    /// [`io::Error`](std::io::Error) if a process could not be started, or
+    /// [`NoWorkers`](super::NoWorkers).
+    pub fn start(self) -> Result<Processes, Error> {
+        let Self { settings, launch } = self;
+        let Settings { workers, queue, queue_timeout, request_timeout, start_timeout, .. } =
+            settings;
+        if workers == 0 {
+            return Err(Error::new(Kind::Internal, NoWorkers));
+        }
+        if launch.has_path && !launch.command.mentions(SOCKET) {
+            let error = "no argument of the command has {socket} in it: where would it listen?";
+            return Err(Error::new(Kind::Internal, error));
+        }
+        let config = Config {
+            workers,
+            max_abandoned: settings.max_abandoned.unwrap_or(workers),
+            request_timeout,
+            // It is asked to end at once; `stop_timeout` is its grace.
+            grace: Duration::ZERO,
+            backoff: RESTART_BACKOFF,
+            start_timeout: Some(start_timeout),
+            give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
+            recycle: Recycle { seed: std::process::id().into(), ..settings.recycle },
+        };
+        let queue = queue.unwrap_or_else(|| workers.saturating_mul(QUEUE_PER_WORKER));
+        let pool = Pool::new(config, queue, queue_timeout);
+        let executor = ProcessExecutor::new(pool.clone(), launch)
+            .map_err(|error| Error::new(Kind::Internal, error))?;
+        let supervisor = supervisor::start(&pool, executor)?;
+        Ok(Processes::new(pool, supervisor, settings.fields, start_timeout))
+    }
+}
+
+impl fmt::Debug for ProcessesBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessesBuilder")
+            .field("settings", &self.settings)
+            .field("launch", &self.launch)
+            .finish()
+    }
+}

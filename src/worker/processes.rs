@@ -1,0 +1,179 @@
+//! `Processes`: the handle of a pool of worker processes.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use http::{HeaderValue, header::HOST, uri::Scheme};
+use tower_service::Service;
+
+use super::{
+    future::ResponseFuture, handle::PoolHandle, pool::Pool, process::ReloadFailed, stats::Stats,
+};
+use crate::{
+    Body, Request, Response,
+    body::HttpBody,
+    error::{BoxError, Error, Kind},
+    net::Gate,
+    peer::Peer,
+    policy::restart::Reloaded,
+    semantics::{forwarded::ForwardedFields, gateway},
+};
+
+/// The handle of a pool of worker processes: a [`Service`], cheap to clone.
+///
+/// Permits, the queue, deadlines and shutdown are those of [`Threads`](super::Threads). A worker is given
+/// one request at a time, complete if a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) stands
+/// in front.
+///
+/// **Requests.** A worker is sent the request as a gateway sends it: without hop-by-hop fields and
+/// `Expect`, and with `X-Forwarded-For`, `-Proto` and `-Host` of the request's [`Peer`]. Its connection
+/// is kept for the next request if the worker keeps it. Upgrades are not forwarded.
+///
+/// **Timeout.** A request that takes longer than the request timeout is answered with
+/// [`Kind::Timeout`], and its worker is ended: `SIGTERM`, and `SIGKILL` for its process group after the
+/// [stop timeout](super::ProcessesBuilder::stop_timeout). Another one takes its place at once. A request
+/// whose [`Deadline`](crate::peer::Deadline) passes before is answered with [`Kind::Timeout`], too; its
+/// worker goes on until the request timeout, and is given no other request meanwhile. What it answers
+/// late is read and dropped, and its connection closed.
+///
+/// **Crashes.** A request that was not sent when its worker ended goes to another worker. One that may
+/// have been received is sent once more if its method is idempotent (RFC 9110 section 9.2.2) and its
+/// body can be [sent again](Body::replay); otherwise it is answered with [`Kind::BadGateway`], and so is
+/// one whose worker answers with what is not HTTP. A worker that ends is restarted at once, and with
+/// growing pauses, from 100 ms to 10 s, while no request is completed in between. After nine exits in a
+/// row it is given up for a minute. When all are, requests are answered with [`Kind::Overloaded`] and
+/// [`WorkersFailed`](super::WorkersFailed) at once.
+///
+/// **Replacement.** A worker that has reached a limit (`recycle_...`) and all workers in a
+/// [`reload`](Self::reload) work on until those that replace them are ready; then they end their request
+/// and exit. No request is refused or lost by it.
+///
+/// **Bodies.** A response in one piece is passed on whole. The body of any other is passed on as the
+/// worker sends it; when the client leaves, the connection is closed, and a worker that does not notice
+/// keeps the next request waiting.
+///
+/// **Processes.** Each worker leads a process group. It ends with the thread of the pool's supervisor,
+/// however this process ends; a small shell process ends the groups of workers that have children of
+/// their own. Output is written to the log line by line, at level `INFO` with the target
+/// `vestibule::worker::output` and the fields `worker`, `pid` and `stream`.
+///
+/// ```no_run
+/// use vestibule::{serve, worker::{self, Command}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let app = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+/// let django = worker::process(app).workers(4).start()?;
+/// serve("127.0.0.1:8080", django).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Processes {
+    handle: PoolHandle,
+    fields: ForwardedFields,
+    start_timeout: Duration,
+}
+
+impl Processes {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        supervisor: JoinHandle<()>,
+        fields: ForwardedFields,
+        start_timeout: Duration,
+    ) -> Self {
+        Self { handle: PoolHandle::new(pool, supervisor), fields, start_timeout }
+    }
+
+    /// Returns the figures of the pool at this moment.
+    pub fn stats(&self) -> Stats {
+        self.handle.stats()
+    }
+
+    /// Returns a gate that is open while there is a permit: for
+    /// [`Serve::gate`](crate::serve::Serve::gate), so that clients wait in the kernel while workers and
+    /// queue are full. It does not keep the pool alive.
+    pub fn gate(&self) -> Gate {
+        self.handle.gate()
+    }
+
+    /// Replaces all workers by new ones, of the same command: a symbolic link to a directory with the
+    /// program is resolved anew. All new workers are ready before the first old one is ended. For that
+    /// time there are twice as many processes.
+    ///
+    /// A reload goes on if the future is dropped.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] with [`ReloadFailed`]: a new worker has ended before it was ready, or not all
+    /// were ready within the [start timeout](super::ProcessesBuilder::start_timeout). They are ended,
+    /// and the old workers have never ceased to work.
+    pub async fn reload(&self) -> Result<(), Error> {
+        let ended = match self.handle.pool().reload(self.start_timeout) {
+            Some(ended) => ended.await.unwrap_or(Reloaded::Closed),
+            None => Reloaded::Closed,
+        };
+        let failed = match ended {
+            Reloaded::Ready => return Ok(()),
+            Reloaded::Exited => ReloadFailed::Exited,
+            Reloaded::TimedOut => ReloadFailed::TimedOut,
+            Reloaded::Closed => ReloadFailed::Refused,
+        };
+        Err(Error::new(Kind::Internal, failed))
+    }
+
+    /// Closes the pool for all handles: calls are answered with [`Kind::Overloaded`]. Queued requests
+    /// are still run, then the processes are ended.
+    pub fn close(&self) {
+        self.handle.close();
+    }
+
+    /// [Closes](Self::close) the pool and waits until all processes have ended, at most for `within`.
+    ///
+    /// # Errors
+    /// [`Kind::Timeout`] with [`StillRunning`](super::StillRunning) when that time has passed. Requests
+    /// that are queued then are answered with [`Kind::Overloaded`] and not run; running ones go on, and
+    /// their processes end after them.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), Error> {
+        self.handle.shutdown(within).await
+    }
+}
+
+impl fmt::Debug for Processes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Processes").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl<B: HttpBody> Service<Request<B>> for Processes {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        ready!(self.handle.poll_reserve(cx));
+        Poll::Ready(Ok(()))
+    }
+
+    /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the
+    /// answer is [`Kind::Overloaded`].
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let mut request = request.map(Body::new);
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
+            // A server that sets no peer gives the scheme here. With a peer the target may claim any.
+            let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
+            Peer::memory().forwarded_proto(scheme)
+        });
+        let has_host = request.uri().authority().is_some() || request.headers().contains_key(HOST);
+        let headers = request.headers_mut();
+        gateway::request(headers, &self.fields, &peer);
+        if !has_host {
+            headers.insert(HOST, HeaderValue::from_static("localhost"));
+        }
+        self.handle.submit(request)
+    }
+}

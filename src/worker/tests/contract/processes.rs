@@ -1,0 +1,154 @@
+//! Scripted applications in child processes, which are this test program once more.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    sync::{Arc, atomic::Ordering},
+    thread,
+};
+
+use tempfile::TempDir;
+
+use super::{
+    child,
+    control::{Control, Events},
+    *,
+};
+
+/// A pool of worker processes with scripted applications.
+pub(in super::super) struct InProcesses {
+    processes: Processes,
+    events: Events,
+    control: Arc<Control>,
+    /// Has the socket by which the applications are controlled.
+    _dir: TempDir,
+}
+
+impl InProcesses {
+    /// Starts a pool with more options than all placements have.
+    pub(in super::super) fn start_with(
+        builds: Vec<Build>,
+        options: impl FnOnce(ProcessesBuilder) -> ProcessesBuilder,
+    ) -> Result<Self, Error> {
+        Self::start_command(builds, |command| command, options)
+    }
+
+    pub(in super::super) fn start_command(
+        builds: Vec<Build>,
+        change: impl FnOnce(Command) -> Command,
+        options: impl FnOnce(ProcessesBuilder) -> ProcessesBuilder,
+    ) -> Result<Self, Error> {
+        let (control, events) = Control::new(builds);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        let listener = UnixListener::bind(&path).unwrap();
+        let shared = control.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let shared = shared.clone();
+                thread::spawn(move || attend(&stream.unwrap(), &shared));
+            }
+        });
+        let builder = process(change(child::command(&path))).socket_path();
+        let processes = options(builder).start()?;
+        Ok(Self { processes, events, control, _dir: dir })
+    }
+
+    pub(in super::super) fn processes(&self) -> &Processes {
+        &self.processes
+    }
+}
+
+/// Controls one application, until it ends.
+fn attend(stream: &UnixStream, control: &Arc<Control>) {
+    let mut writer = stream;
+    let mut say = |text: String| writer.write_all(text.as_bytes());
+    let (n, build) = control.begin_build();
+    let _ = say(format!("{n} {build:?}\n"));
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        match line.split_once(' ') {
+            Some(("entered", path)) => drop(control.entered.send(path.to_owned())),
+            Some(("wait", name)) => {
+                let (control, name) = (control.clone(), name.to_owned());
+                let mut stream = stream.try_clone().unwrap();
+                thread::spawn(move || {
+                    control.wait(&name);
+                    let _ = stream.write_all(format!("go {name}\n").as_bytes());
+                });
+            }
+            _ => panic!("{line}"),
+        }
+    }
+}
+
+impl Placement for InProcesses {
+    type Handle = Processes;
+
+    const SHORT: Duration = Duration::from_millis(150);
+    const STREAM_LEFT: Option<u64> = None; // it is chunked, since it has trailers
+
+    fn assert_crashed(error: &BoxError) {
+        assert_eq!(kind(error), Kind::BadGateway);
+    }
+
+    fn assert_broken(error: &BoxError) {
+        assert_eq!(kind(error), Kind::BadGateway);
+    }
+
+    fn start(settings: Settings) -> Result<Self, Error> {
+        let Settings { workers, queue, queue_timeout, request_timeout, max_abandoned, builds } =
+            settings;
+        Self::start_with(builds, |builder| {
+            builder
+                .workers(workers)
+                .queue(queue)
+                .queue_timeout(queue_timeout)
+                .request_timeout(request_timeout)
+                .max_abandoned(max_abandoned)
+                // A worker that is stuck stays so until it is released, as a thread does.
+                .stop_timeout(LONG)
+        })
+    }
+
+    fn handle(&self) -> &Processes {
+        &self.processes
+    }
+
+    async fn entered(&mut self) -> String {
+        self.events.entered.recv().await.expect("the test holds a sender")
+    }
+
+    fn has_entered(&mut self) -> bool {
+        self.events.entered.try_recv().is_ok()
+    }
+
+    async fn built(&mut self, n: usize) {
+        while self.events.built.recv().await.expect("the test holds a sender") != n {}
+    }
+
+    fn builds(&self) -> usize {
+        self.control.started.load(Ordering::SeqCst)
+    }
+
+    fn release(&self, path: &str) {
+        self.control.release(path);
+    }
+}
+
+impl Handle for Processes {
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+
+    fn gate(&self) -> Gate {
+        self.gate()
+    }
+
+    fn close(&self) {
+        self.close();
+    }
+
+    async fn shutdown(&self, within: Duration) -> Result<(), Error> {
+        self.shutdown(within).await
+    }
+}

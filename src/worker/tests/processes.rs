@@ -1,0 +1,363 @@
+//! What only workers that are processes have.
+
+use std::{
+    collections::HashSet,
+    env,
+    io::{BufRead, BufReader},
+    os::unix::{fs::symlink, process::ExitStatusExt},
+    path::Path,
+    process::{self, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use http::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tower::ServiceExt;
+
+use super::{
+    super::*,
+    contract::{Build, Placement, processes::InProcesses},
+    *,
+};
+
+fn kill(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+}
+
+/// A hook that passes on what it is called with.
+fn hook<T: Send + 'static>() -> (impl Fn(T) + Send + Sync + 'static, mpsc::UnboundedReceiver<T>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (move |event| drop(sender.send(event)), receiver)
+}
+
+async fn next<T>(events: &mut mpsc::UnboundedReceiver<T>) -> T {
+    timeout(LONG, events.recv()).await.expect("it comes").expect("the pool holds a sender")
+}
+
+fn post(path: &str) -> Request {
+    let mut request = get(path);
+    *request.method_mut() = Method::POST;
+    request
+}
+
+/// Whether a process exists that has not ended.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Sends requests without end, until it is dropped; returns the errors.
+struct Load {
+    tasks: JoinSet<Vec<BoxError>>,
+    stop: tokio::sync::watch::Sender<bool>,
+}
+
+impl Load {
+    fn start(pool: &InProcesses, request: fn() -> Request) -> Self {
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for _ in 0..8 {
+            let (handle, stopped) = (pool.processes().clone(), stopped.clone());
+            tasks.spawn(async move {
+                let mut errors = Vec::new();
+                while !*stopped.borrow() {
+                    match handle.clone().oneshot(request()).await {
+                        Ok(response) => assert!(text(&response).starts_with("/load ")),
+                        Err(error) => errors.push(error),
+                    }
+                }
+                errors
+            });
+        }
+        Self { tasks, stop }
+    }
+
+    async fn end(self) -> Vec<BoxError> {
+        self.stop.send(true).unwrap();
+        self.tasks.join_all().await.into_iter().flatten().collect()
+    }
+}
+
+#[test]
+fn handle_and_builder_are_send() {
+    fn shared<T: Clone + Send + Sync + 'static>() {}
+    shared::<Processes>();
+    fn moves<T: Send + 'static>() {}
+    moves::<ProcessesBuilder>();
+}
+
+#[tokio::test]
+async fn killed_worker_loses_no_request_that_can_be_sent_again() {
+    const KILLS: usize = 10;
+    for method in [Method::GET, Method::POST] {
+        let (on_ready, mut ready) = hook::<WorkerProcess>();
+        let pool = InProcesses::start_with(vec![], |b| b.workers(2).on_ready(on_ready)).unwrap();
+        let first = [next(&mut ready).await, next(&mut ready).await];
+        assert_eq!(first.map(|w| w.generation), [0, 0]);
+        let request = if method == Method::GET { || get("/load") } else { || post("/load") };
+        let load = Load::start(&pool, request);
+        let mut victim = first[0];
+        for _ in 0..KILLS {
+            let served = pool.stats().served;
+            while pool.stats().served < served + 50 {
+                tokio::task::yield_now().await;
+            }
+            kill(victim.pid, Signal::KILL);
+            victim = next(&mut ready).await;
+        }
+        let errors = load.end().await;
+        // Each kill can take at most the request in the worker's hands.
+        let most = if method == Method::GET { 0 } else { KILLS };
+        assert!(errors.len() <= most, "{method}: {errors:?}");
+        assert!(errors.iter().all(|e| kind(e) == Kind::BadGateway), "{method}: {errors:?}");
+        pool.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn stopped_worker_is_answered_for_killed_and_replaced() {
+    let (on_ready, mut ready) = hook();
+    let (on_exit, mut exits) = hook();
+    let pool = InProcesses::start_with(vec![], |b| {
+        b.workers(1)
+            .request_timeout(InProcesses::SHORT)
+            .stop_timeout(SHORT)
+            .on_ready(on_ready)
+            .on_exit(on_exit)
+    });
+    let pool = pool.unwrap();
+    let stopped: WorkerProcess = next(&mut ready).await;
+    kill(stopped.pid, Signal::STOP);
+    let error = pool.get("/").await.unwrap_err();
+    assert_eq!(kind(&error), Kind::Timeout);
+    assert_eq!(cause::<RequestTimeout>(&error), RequestTimeout(InProcesses::SHORT));
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    assert_eq!(next(&mut exits).await, (stopped, ExitStatus::Signal(9)));
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn answer_that_is_no_http_is_a_bad_gateway_and_costs_no_worker() {
+    let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
+    let error = pool.get("/garbage").await.unwrap_err();
+    assert_eq!(kind(&error), Kind::BadGateway);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn s22_second_answer_is_never_given_to_the_next_request() {
+    let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(text(&pool.get("/twice").await.unwrap()), "first");
+        assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");
+    }
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn start_reports_worker_that_is_not_ready_in_time() {
+    let error = process(Command::new("/bin/sleep").arg("1000"))
+        .workers(1)
+        .start_timeout(SHORT)
+        .stop_timeout(LONG)
+        .start()
+        .unwrap_err();
+    let not_ready = error.source().unwrap().downcast_ref::<NotReady>().unwrap();
+    assert_eq!(*not_ready, NotReady { timeout: SHORT, reason: "it has not answered".to_owned() });
+}
+
+#[tokio::test]
+async fn start_reports_last_line_of_output() {
+    let script = "echo first; echo 'ModuleNotFoundError: No module named mysite' >&2; exit 3";
+    let command = Command::new("/bin/sh").args(["-c", script]);
+    let error = process(command).workers(2).start().unwrap_err();
+    let early = error.source().unwrap().downcast_ref::<ExitedEarly>().unwrap();
+    assert_eq!(early.status, ExitStatus::Code(3));
+    assert_eq!(early.last_line, "ModuleNotFoundError: No module named mysite");
+}
+
+#[tokio::test]
+async fn socket_path_must_stand_in_an_argument() {
+    let error = process(Command::new("/bin/true")).socket_path().start().unwrap_err();
+    assert!(error.source().unwrap().to_string().contains("{socket}"));
+}
+
+#[tokio::test]
+async fn worker_is_ready_when_its_path_succeeds() {
+    let options = |b: ProcessesBuilder| b.workers(1).ready_path("/health");
+    let mut pool = InProcesses::start_with(vec![], options).unwrap();
+    // Twice it answered 503.
+    for _ in 0..3 {
+        assert_eq!(pool.entered().await, "/health");
+    }
+    assert!(!pool.has_entered());
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn reload_replaces_workers_without_a_failed_request() {
+    let pool = InProcesses::start_with(vec![], |b| b.workers(2)).unwrap();
+    let load = Load::start(&pool, || post("/load"));
+    for generation in 1..=3 {
+        pool.processes().reload().await.unwrap();
+        assert_eq!(pool.stats().generation, generation);
+    }
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    pool.shutdown().await;
+    assert_eq!((pool.builds(), pool.stats().panics), (8, 0));
+}
+
+#[tokio::test]
+async fn reload_that_fails_leaves_the_old_workers_alone() {
+    let builds = vec![Build::Succeed, Build::Succeed, Build::Fail];
+    let pool = InProcesses::start_with(builds, |b| b.workers(2)).unwrap();
+    let load = Load::start(&pool, || post("/load"));
+    let error: BoxError = pool.processes().reload().await.unwrap_err().into();
+    assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Exited);
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!((pool.stats().workers, pool.stats().generation), (2, 0));
+    // The next one succeeds.
+    pool.processes().reload().await.unwrap();
+    pool.shutdown().await;
+    let error: BoxError = pool.processes().reload().await.unwrap_err().into();
+    assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Refused);
+}
+
+#[tokio::test]
+async fn link_to_a_directory_is_resolved_once_for_each_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    for release in ["1", "2"] {
+        std::fs::create_dir(root.join(release)).unwrap();
+    }
+    let current = root.join("current");
+    symlink("1", &current).unwrap();
+    let change = |command: Command| command.current_dir(&current);
+    let pool = InProcesses::start_command(vec![], change, |b| b.workers(1)).unwrap();
+    let is_in = async |release: &str| {
+        let response = pool.get("/cwd").await.unwrap();
+        assert_eq!(Path::new(&text(&response)), root.join(release));
+    };
+    is_in("1").await;
+    std::fs::remove_file(&current).unwrap();
+    symlink("2", &current).unwrap();
+    // A worker that is restarted runs the same release.
+    assert!(pool.begin("/panic").await.await.is_err());
+    is_in("1").await;
+    pool.processes().reload().await.unwrap();
+    is_in("2").await;
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn recycled_workers_lose_no_request() {
+    let options = |b: ProcessesBuilder| b.workers(2).recycle_after(20, 10);
+    let pool = InProcesses::start_with(vec![], options).unwrap();
+    let load = Load::start(&pool, || post("/load"));
+    while pool.stats().recycled < 6 {
+        tokio::task::yield_now().await;
+    }
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    pool.shutdown().await;
+    assert_eq!(pool.stats().panics, 0);
+}
+
+#[tokio::test]
+async fn worker_that_has_grown_is_replaced_after_an_answer() {
+    let options = |b: ProcessesBuilder| b.workers(1).recycle_memory(60 << 20);
+    let pool = InProcesses::start_with(vec![], options).unwrap();
+    assert_eq!(text(&pool.get("/small").await.unwrap()), "/small 0");
+    pool.get("/memory").await.unwrap();
+    while pool.stats().recycled == 0 {
+        assert!(pool.get("/").await.is_ok());
+    }
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    pool.shutdown().await;
+}
+
+/// What this test program is to do when it is started once more.
+const ROLE: &str = "VESTIBULE_TEST_ROLE";
+
+/// Starts this test program with one test, in which it has a role.
+fn in_role(test: &str) -> process::Command {
+    let mut command = process::Command::new(env::current_exe().unwrap());
+    command.args(["--exact", &format!("worker::tests::processes::{test}"), "--nocapture"]);
+    command.env(ROLE, "1").stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+#[test]
+fn worker_and_its_children_end_with_a_parent_that_is_killed() {
+    if env::var_os(ROLE).is_some() {
+        // A worker that ignores SIGTERM and has a child of its own; both say who they are.
+        let script = "trap '' TERM; sleep 1000 & echo worker $$ $!; wait";
+        let hook = |worker: WorkerProcess| println!("worker {}", worker.pid);
+        let command = Command::new("/bin/sh").args(["-c", script]);
+        let subscriber = tracing_subscriber::fmt().with_writer(std::io::stdout).finish();
+        let _log = tracing::subscriber::set_global_default(subscriber);
+        let _ = process(command).workers(2).on_spawn(hook).start();
+        return;
+    }
+    let mut parent = in_role("worker_and_its_children_end_with_a_parent_that_is_killed");
+    let mut parent = parent.spawn().unwrap();
+    let mut pids = HashSet::new();
+    for line in BufReader::new(parent.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        // The process and its output have the same numbers.
+        if let Some((_, numbers)) = line.rsplit_once("worker ") {
+            pids.extend(numbers.split(' ').filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        if pids.len() == 4 {
+            break;
+        }
+    }
+    assert!(pids.iter().all(|pid| is_alive(*pid)));
+    parent.kill().unwrap();
+    assert_eq!(parent.wait().unwrap().signal(), Some(9));
+    let began = Instant::now();
+    while pids.iter().any(|pid| is_alive(*pid)) {
+        assert!(began.elapsed() < LONG, "{pids:?} live on");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn crashes_leave_no_descriptors_and_no_files() {
+    if env::var_os(ROLE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(crash_again_and_again());
+    }
+    let output = in_role("crashes_leave_no_descriptors_and_no_files").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+async fn crash_again_and_again() {
+    let spawned = Arc::new(Mutex::new(0));
+    let count = spawned.clone();
+    let pool = InProcesses::start_with(vec![], |b| {
+        b.workers(1).on_spawn(move |_| *count.lock().unwrap() += 1)
+    });
+    let pool = pool.unwrap();
+    let mut before = None;
+    for crash in 0..100 {
+        assert!(pool.begin("/panic").await.await.is_err());
+        assert_eq!(pool.get("/").await.unwrap().status(), 200);
+        // What the test itself has for each application is a connection, which ends with it.
+        if crash == 20 {
+            before = Some(descriptors());
+        }
+    }
+    assert_eq!(*spawned.lock().unwrap(), 101);
+    let (before, after) = (before.unwrap(), descriptors());
+    assert!(after <= before + 5, "{before} descriptors have become {after}");
+    pool.shutdown().await;
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
