@@ -66,6 +66,8 @@ pub(crate) enum Action {
     Abandon(WorkerId),
     /// End this worker, which has no request.
     Stop(WorkerId),
+    /// End this worker, which is not ready in time.
+    TimeOut(WorkerId),
 }
 
 /// Time that a request may take.
@@ -135,6 +137,8 @@ pub(crate) struct Supervisor {
     recycled_total: u64,
     generation: u64,
     last_generation: u64,
+    /// Whether a worker was nominated since [`take_nominated`](Self::take_nominated).
+    has_nominated: bool,
     reload: Option<Reload>,
     reloaded: Option<Reloaded>,
     next_number: u64,
@@ -167,6 +171,7 @@ impl Supervisor {
             recycled_total: 0,
             generation: 0,
             last_generation: 0,
+            has_nominated: false,
             reload: None,
             reloaded: None,
             next_number: 0,
@@ -206,7 +211,9 @@ impl Supervisor {
         let recycle = self.config.recycle;
         let is_leaving = self.slot(id).is_none();
         if !crashed && let Some(slot) = self.slot(id) {
-            slot.complete(id, &recycle);
+            slot.complete(id);
+            let is_new = slot.is_served_out(id, &recycle) && slot.nominate();
+            self.has_nominated |= is_new;
             return true;
         }
         let mut states = self.slots.iter_mut().map(|s| &mut s.state).chain(&mut self.leaving);
@@ -296,10 +303,10 @@ impl Supervisor {
     fn poll_stop(&mut self, now: Instant) -> Option<Action> {
         let is_ending = self.phase == Phase::Ending;
         let mut in_slots = self.slots.iter_mut().flat_map(Slot::states_mut);
-        in_slots
-            .find_map(|state| state.stop(is_ending, now))
-            .or_else(|| self.leaving.iter_mut().find_map(|state| state.release(now)))
-            .map(Action::Stop)
+        if let Some(id) = in_slots.find_map(|state| state.stop(is_ending, now)) {
+            return Some(if is_ending { Action::Stop(id) } else { Action::TimeOut(id) });
+        }
+        self.leaving.iter_mut().find_map(|state| state.release(now)).map(Action::Stop)
     }
 
     fn poll_start(&mut self, now: Instant) -> Option<Action> {

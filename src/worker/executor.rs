@@ -40,4 +40,10 @@ pub(super) trait Executor: Send + 'static {
     fn stop(&mut self, id: WorkerId) {
         let _ = id;
     }
+
+    /// Ends worker `id`, which is not ready in time; it reports that by `on_failed`. The default is for
+    /// executors whose workers have no such time.
+    fn time_out(&mut self, id: WorkerId) {
+        let _ = id;
+    }
 }

@@ -217,7 +217,9 @@ impl Pool {
         let mut s = self.lock();
         s.queue.finish(id);
         s.panics += u64::from(crashed);
-        s.supervisor.on_done(id, crashed)
+        let stays = s.supervisor.on_done(id, crashed);
+        self.check_nominated(&mut s);
+        stays
     }
 
     /// Worker `id` gives back the request of a job that it could not answer, for another worker; `is_sent`
@@ -229,6 +231,7 @@ impl Pool {
         s.queue.take_in_flight(id);
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
+        self.check_nominated(&mut s);
         let is_queued = !s.queue.is_closed() && job.give_back(request, is_sent);
         let idle = if is_queued { s.queue.push_front(job) } else { None };
         self.wake_supervisor_by(&mut s, job.expires_at());
@@ -245,7 +248,16 @@ impl Pool {
 
     /// Worker `id` uses so many bytes of memory.
     pub(super) fn on_memory(&self, id: WorkerId, bytes: u64) {
-        self.lock().supervisor.on_memory(id, bytes);
+        let mut s = self.lock();
+        s.supervisor.on_memory(id, bytes);
+        self.check_nominated(&mut s);
+    }
+
+    /// Wakes the supervisor's thread if a worker may be replaced.
+    fn check_nominated(&self, s: &mut State) {
+        if s.supervisor.take_nominated() {
+            self.alarm.notify_one();
+        }
     }
 
     /// Worker `id` takes no more requests.

@@ -115,6 +115,10 @@ fn perform(
             }
             executor.stop(id);
         }
+        Action::TimeOut(id) => {
+            drop(s);
+            executor.time_out(id);
+        }
     }
 }
 

@@ -46,8 +46,15 @@ impl Supervisor {
         if let Some(slot) = self.slot(id)
             && limit.is_some_and(|limit| bytes > limit)
         {
-            slot.nominate();
+            let is_new = slot.nominate();
+            self.has_nominated |= is_new;
         }
+    }
+
+    /// Whether a worker was nominated since the last call, so that [`poll`](Self::poll) may have
+    /// something to do.
+    pub(crate) fn take_nominated(&mut self) -> bool {
+        std::mem::take(&mut self.has_nominated)
     }
 
     /// Replaces all workers by a new generation, if that is ready within `timeout`.
@@ -58,8 +65,7 @@ impl Supervisor {
             return false;
         }
         self.last_generation += 1;
-        self.reload =
-            Some(Reload { generation: self.last_generation, until: after(now, timeout) });
+        self.reload = Some(Reload { generation: self.last_generation, until: after(now, timeout) });
         true
     }
 
@@ -97,9 +103,7 @@ impl Supervisor {
             self.recycled_total += 1;
             return self.promote(id.slot, now);
         }
-        let is_waiting = |s: &Successor| {
-            matches!(s.state, State::Idle { id: other } if other.generation == id.generation)
-        };
+        let is_waiting = |s: &Successor| matches!(s.state, State::Idle { id: other } if other.generation == id.generation);
         if self.slots.iter().all(|slot| is_waiting(&slot.successor)) {
             self.generation = id.generation;
             (0..self.slots.len()).for_each(|slot| self.promote(slot, now));

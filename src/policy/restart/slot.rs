@@ -50,15 +50,20 @@ impl Slot {
     }
 
     /// Worker `id` has completed a request.
-    pub(super) fn complete(&mut self, id: WorkerId, recycle: &Recycle) {
+    pub(super) fn complete(&mut self, id: WorkerId) {
         self.state = State::Idle { id };
         self.failures = 0;
         self.served += 1;
-        self.is_nominated |= recycle.nominates(id, self.served);
     }
 
-    pub(super) fn nominate(&mut self) {
-        self.is_nominated = true;
+    /// Whether the worker is nominated for the first time by its requests.
+    pub(super) fn is_served_out(&self, id: WorkerId, recycle: &Recycle) -> bool {
+        !self.is_nominated && recycle.nominates(id, self.served)
+    }
+
+    /// Returns whether the worker was not nominated before.
+    pub(super) fn nominate(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_nominated, true)
     }
 
     /// When the worker may be replaced; it is ready and was nominated, or will be.

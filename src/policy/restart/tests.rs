@@ -269,7 +269,7 @@ fn worker_that_is_not_ready_in_time_is_stopped_and_its_slot_filled_again() {
     let slow = starts(&mut supervisor, now)[0];
     let late = now + Duration::from_secs(5);
     assert_eq!(supervisor.deadline(), Some(late));
-    assert_eq!(actions(&mut supervisor, late), [Action::Stop(slow)]);
+    assert_eq!(actions(&mut supervisor, late), [Action::TimeOut(slow)]);
     assert_eq!(supervisor.deadline(), None, "it is stopped once");
     supervisor.on_exit(slow, late);
     assert_eq!(supervisor.deadline(), Some(late + FIRST_PAUSE));

@@ -60,6 +60,13 @@ pub(crate) enum Ready {
     Path(PathAndQuery),
 }
 
+/// Why a worker is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Unwanted,
+    NotReady,
+}
+
 /// What the workers of a pool share.
 struct Shared {
     pool: Arc<Pool>,
@@ -74,7 +81,7 @@ pub(crate) struct ProcessExecutor {
     /// Working directories of generations, with symbolic links resolved.
     dirs: Vec<(u64, PathBuf)>,
     /// Tells each worker to end.
-    stops: HashMap<WorkerId, watch::Sender<bool>>,
+    stops: HashMap<WorkerId, watch::Sender<Option<Stop>>>,
     runtime: Handle,
     /// Ends the runtime's thread.
     end: Option<oneshot::Sender<()>>,
@@ -122,9 +129,9 @@ impl ProcessExecutor {
         Ok(command.current_dir(resolved))
     }
 
-    fn stop_worker(&mut self, id: WorkerId) {
+    fn stop_worker(&mut self, id: WorkerId, why: Stop) {
         if let Some(stop) = self.stops.remove(&id) {
-            let _ = stop.send(true); // it may have exited
+            let _ = stop.send(Some(why)); // it may have exited
         }
     }
 }
@@ -144,7 +151,7 @@ impl Executor for ProcessExecutor {
         if let (Some(guardian), Some(pid)) = (&shared.guardian, spawned.pid()) {
             guardian.add(pid);
         }
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(None);
         self.stops.insert(id, stop);
         let life = Life { id, shared: shared.clone(), link: Link::new(socket), stopped };
         self.runtime.spawn(life.run(spawned));
@@ -152,11 +159,15 @@ impl Executor for ProcessExecutor {
     }
 
     fn abandon(&mut self, id: WorkerId) {
-        self.stop_worker(id);
+        self.stop_worker(id, Stop::Unwanted);
     }
 
     fn stop(&mut self, id: WorkerId) {
-        self.stop_worker(id);
+        self.stop_worker(id, Stop::Unwanted);
+    }
+
+    fn time_out(&mut self, id: WorkerId) {
+        self.stop_worker(id, Stop::NotReady);
     }
 }
 

@@ -25,8 +25,9 @@ fn serve(supervisor: &mut Supervisor, id: WorkerId, now: Instant) {
 fn nominated_worker_leaves_when_its_successor_is_ready() {
     let (mut supervisor, ids, now) = recycling(1, AFTER_TWO);
     serve(&mut supervisor, ids[0], now);
-    assert_eq!(actions(&mut supervisor, now), []);
+    assert_eq!((supervisor.take_nominated(), actions(&mut supervisor, now)), (false, vec![]));
     serve(&mut supervisor, ids[0], now);
+    assert!(supervisor.take_nominated());
     let successor = starts(&mut supervisor, now)[0];
     // It works on meanwhile.
     serve(&mut supervisor, ids[0], now);

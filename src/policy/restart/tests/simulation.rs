@@ -204,7 +204,7 @@ impl World {
                 Action::Start(id) => self.start(id),
                 Action::Abort(id) => self.abort(id),
                 Action::Abandon(id) => self.abandon(id),
-                Action::Stop(id) => self.stop(id),
+                Action::Stop(id) | Action::TimeOut(id) => self.stop(id),
             }
             self.check_bounds();
             turns += 1;

@@ -7,11 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::{
     super::{
@@ -22,7 +18,7 @@ use super::{
         },
         exchange::{Done, deliver},
     },
-    Shared,
+    Shared, Stop,
     link::{Failed, Link},
 };
 use crate::{
@@ -45,13 +41,13 @@ pub(super) struct Life {
     pub(super) id: WorkerId,
     pub(super) shared: Arc<Shared>,
     pub(super) link: Link,
-    pub(super) stopped: watch::Receiver<bool>,
+    pub(super) stopped: watch::Receiver<Option<Stop>>,
 }
 
 /// Why a worker has not become ready.
 enum Unready {
     Ended,
-    Stopped,
+    Stopped(Stop),
 }
 
 impl Life {
@@ -69,16 +65,16 @@ impl Life {
         };
         let process =
             WorkerProcess { number: self.id.number(), pid, generation: self.id.generation() };
-        let launch = &self.shared.launch;
+        let shared = self.shared.clone();
+        let launch = &shared.launch;
         call(launch.on_spawn.as_deref(), process);
         let last_line = Arc::new(Mutex::new(String::new()));
         let output = output.map(|pipes| self.log(pipes, pid, &last_line));
 
-        let began = Instant::now();
         let mut problem = "it has not answered".to_owned();
         let unready = self.start(&child, &mut problem).await;
         if unready.is_none() {
-            call(self.shared.launch.on_ready.as_deref(), process);
+            call(launch.on_ready.as_deref(), process);
             self.shared.pool.on_ready(self.id);
             self.serve(&child).await;
         }
@@ -95,17 +91,13 @@ impl Life {
                 let last_line = last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 self.shared.pool.on_failed(self.id, ExitedEarly { status, last_line }.into());
             }
-            Some(Unready::Stopped) => {
-                let timeout = self.shared.launch.start_timeout;
-                if began.elapsed() >= timeout {
-                    let error = NotReady { timeout, reason: problem };
-                    self.shared.pool.on_failed(self.id, error.into());
-                }
+            Some(Unready::Stopped(Stop::NotReady)) => {
+                let error = NotReady { timeout: launch.start_timeout, reason: problem };
+                self.shared.pool.on_failed(self.id, error.into());
             }
+            Some(Unready::Stopped(Stop::Unwanted)) => {}
         }
-        if let Some(hook) = &self.shared.launch.on_exit {
-            hook((process, status));
-        }
+        call(launch.on_exit.as_deref(), (process, status));
     }
 
     /// Waits until the worker is ready, or cannot be.
@@ -113,7 +105,7 @@ impl Life {
         tokio::select! {
             biased;
             () = child.ended() => Some(Unready::Ended),
-            () = stop(&mut self.stopped) => Some(Unready::Stopped),
+            why = stop(&mut self.stopped) => Some(Unready::Stopped(why)),
             () = self.link.wait_ready(&self.shared.launch.ready, problem) => None,
         }
     }
@@ -126,14 +118,11 @@ impl Life {
             let work = tokio::select! {
                 biased;
                 () = child.ended() => return,
-                () = stop(&mut self.stopped) => return,
+                _ = stop(&mut self.stopped) => return,
                 work = pool.next(self.id) => work,
             };
             let Some(work) = work else { return };
-            let stays = match self.answer(child, work).await {
-                Some(stays) => stays,
-                None => return,
-            };
+            let Some(stays) = self.answer(child, work).await else { return };
             if !stays {
                 return;
             }
@@ -155,7 +144,7 @@ impl Life {
                 tokio::select! {
                     biased;
                     result = &mut exchange => break result,
-                    () = stop(&mut self.stopped) => return None,
+                    _ = stop(&mut self.stopped) => return None,
                     () = child.ended(), if !has_ended => {
                         // What it has written can still be read; others of its group could go on for
                         // ever.
@@ -244,11 +233,7 @@ impl Life {
 }
 
 /// One request, from its head until the end of the response's body.
-async fn exchange(
-    link: &Link,
-    request: crate::Request,
-    job: &Job,
-) -> Result<Done, Failed> {
+async fn exchange(link: &Link, request: crate::Request, job: &Job) -> Result<Done, Failed> {
     let response = link.exchange(request).await?;
     Ok(deliver(response, job).await)
 }
@@ -267,9 +252,10 @@ async fn ends_soon(child: &Child) -> bool {
 }
 
 /// Waits until the worker is told to end.
-async fn stop(stopped: &mut watch::Receiver<bool>) {
+async fn stop(stopped: &mut watch::Receiver<Option<Stop>>) -> Stop {
     // An error means that there is no executor any more.
-    let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
+    let why = stopped.wait_for(Option::is_some).await;
+    why.ok().and_then(|why| *why).unwrap_or(Stop::Unwanted)
 }
 
 async fn join(output: [JoinHandle<()>; 2]) {
