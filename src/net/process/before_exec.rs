@@ -78,9 +78,8 @@ pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
 fn inherit(listener: RawFd) -> rustix::io::Result<()> {
     // SAFETY: both are open in this process, which is about to run another program: the listener by
     // the contract of `prepare`, and its target because dup2 opens it. Neither is closed here.
-    let (listener, mut target) = unsafe {
-        (OwnedFd::from_raw_fd(listener), OwnedFd::from_raw_fd(LISTEN_FD))
-    };
+    let (listener, mut target) =
+        unsafe { (OwnedFd::from_raw_fd(listener), OwnedFd::from_raw_fd(LISTEN_FD)) };
     let is_in_place = std::os::fd::AsRawFd::as_raw_fd(&listener) == LISTEN_FD;
     let result = match is_in_place {
         // dup2 of a descriptor to itself does nothing, and keeps FD_CLOEXEC.
@@ -126,7 +125,8 @@ impl Environment {
     fn new(variables: Vec<(OsString, OsString)>, listens: bool) -> io::Result<Self> {
         let mut entries = Vec::with_capacity(variables.len() + 1);
         for (name, value) in variables {
-            if listens && (name == "LISTEN_PID" || name == "LISTEN_FDS" || name == "LISTEN_FDNAMES") {
+            if listens && (name == "LISTEN_PID" || name == "LISTEN_FDS" || name == "LISTEN_FDNAMES")
+            {
                 continue;
             }
             let mut entry = name.into_vec();

@@ -12,7 +12,9 @@ pub(crate) fn memory(pid: u32) -> u64 {
     while let Some(pid) = pids.pop() {
         total += resident(pid).unwrap_or(0);
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        pids.extend(children.unwrap_or_default().split(' ').filter_map(|pid| pid.parse::<u32>().ok()));
+        pids.extend(
+            children.unwrap_or_default().split(' ').filter_map(|pid| pid.parse::<u32>().ok()),
+        );
     }
     total
 }

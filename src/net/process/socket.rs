@@ -26,7 +26,8 @@ impl SocketDir {
     /// Those of mkdir(2) and chown(2).
     pub(crate) fn new((uid, gid): (Option<u32>, Option<u32>)) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
-        let dir = builder.prefix("vestibule-").permissions(Permissions::from_mode(0o700)).tempdir()?;
+        let dir =
+            builder.prefix("vestibule-").permissions(Permissions::from_mode(0o700)).tempdir()?;
         if uid.is_some() || gid.is_some() {
             chown(dir.path(), uid, gid)?;
         }

@@ -67,11 +67,15 @@ async fn child_has_no_new_privileges_and_no_other_descriptors() {
     // A descriptor without FD_CLOEXEC, as a library in C may open it.
     let leaked = rustix::io::dup(File::open("/dev/null").unwrap()).unwrap();
     assert!(!rustix::io::fcntl_getfd(&leaked).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
-    let script = "grep NoNewPrivs /proc/self/status; for fd in /proc/$$/fd/*; do echo ${fd##*/}; done";
+    let script =
+        "grep NoNewPrivs /proc/self/status; for fd in /proc/$$/fd/*; do echo ${fd##*/}; done";
     let (lines, _) = run(sh(script).no_new_privileges()).await;
     // The shell may open its script's directory while it lists it.
     assert_eq!(lines[..4], ["NoNewPrivs:\t1", "0", "1", "2"]);
-    assert!(!lines[4..].contains(&std::os::fd::AsRawFd::as_raw_fd(&leaked).to_string()), "{lines:?}");
+    assert!(
+        !lines[4..].contains(&std::os::fd::AsRawFd::as_raw_fd(&leaked).to_string()),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test]
@@ -116,6 +120,14 @@ async fn terminated_child_reports_its_signal_and_takes_its_group_with_it() {
     // The rest of the group has the pipe open until it ends.
     assert_eq!(stdout.read_to_string(&mut String::new()).unwrap(), 0);
     wait_for_end(first.trim()).await;
+}
+
+#[tokio::test]
+async fn p1_child_of_the_program_is_left_to_it() {
+    let mut theirs = process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
+    let (_, status) = run(sh("exit 3")).await;
+    assert_eq!(status, ExitStatus::Code(3));
+    assert_eq!(theirs.wait().unwrap().code(), Some(7));
 }
 
 #[tokio::test]
