@@ -94,7 +94,8 @@
 //! # Features
 //!
 //! All only add. `server`: sockets, drivers, layers, router and `serve`. `files`, `upstream` and
-//! `worker` are the services of those names, `limit` is a rate for each client; each brings `server`.
+//! `worker` are the services of those names, `process` runs workers as child processes, `limit` is a rate
+//! for each client; each brings `server`.
 //! These are on by default. `metrics` exports figures through the crate of that name:
 //! `vestibule_budget_memory_bytes`, `vestibule_budget_disk_bytes`, `vestibule_budget_refused_total` and
 //! `vestibule_budget_spilled_total`, whose types and units are [in a table](budget#metrics).
@@ -113,7 +114,9 @@
 //! | | debug | a request that was refused by the client's fault |
 //! | `vestibule::upstream` | warn | an endpoint was ejected |
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
-//! | | warn | a worker that is stuck in a request was abandoned |
+//! | | warn | a worker that is stuck in a request was abandoned, a worker process had to be killed |
+//! | | debug | a worker process has ended |
+//! | `vestibule::worker::output` | info | a line that a worker process has written, with the fields `worker`, `pid` and `stream` |
 //! | `vestibule::net` | error | connections cannot be accepted |
 //! | | warn | there are no descriptors left, a thread cannot be started |
 //! | `vestibule::serve` | error | a panic that the connection did not catch |
@@ -182,8 +185,9 @@ pub mod worker;
 #[allow(clippy::disallowed_methods, reason = "above S2")]
 pub mod serve;
 
-#[cfg(all(feature = "files", feature = "limit", feature = "upstream", feature = "worker"))]
+#[cfg(all(feature = "files", feature = "limit", feature = "process", feature = "upstream"))]
 pub mod guide;
+
 #[cfg(all(test, feature = "files", feature = "process", feature = "upstream"))]
 #[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 mod tests;

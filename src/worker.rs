@@ -27,6 +27,17 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 //!
+//! [`process`](process()) runs it in child processes, in whatever language it is written: anything that speaks
+//! HTTP/1.1 on a Unix socket. [`Processes`] is the handle, with the same contract.
+//!
+//! ```no_run
+//! use vestibule::worker::{self, Command};
+//!
+//! let gunicorn = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+//! let django = worker::process(gunicorn).workers(4).recycle_after(10_000, 1_000).start()?;
+//! # Ok::<_, vestibule::Error>(())
+//! ```
+//!
 //! # Errors
 //!
 //! The source of an [`Error`](crate::Error) of a pool is one of these, or the application's own error.
@@ -38,6 +49,8 @@
 //! | [`Closed`] | `Overloaded` | came to a closed pool, or was queued when a shutdown ran out of time |
 //! | [`RequestTimeout`] | `Timeout` | took too long in the application |
 //! | [`WorkerPanicked`] | `Internal` | made the application panic |
+//! | [`WorkersFailed`] | `Overloaded` | came while all workers were given up, and was not run |
+//! | [`Cause`](crate::conn::h1::client::Cause) | `BadGateway` | was in the hands of a worker process that ended or answered with what is no HTTP |
 //!
 //! ```
 //! use std::{error::Error as _, time::Duration};
@@ -57,11 +70,11 @@
 //! # Structure
 //!
 //! ```text
-//! Threads --push--> Queue <--next-- worker <--start, abort, abandon-- Executor
-//!                     |                |                                 ^
-//!                     |                +--ready, done, exit--+           | actions
-//!                     |                                      v           |
-//!                     +--expired requests--> supervisor (policy::restart::Supervisor)
+//! handle --push--> Queue <--next-- worker <--start, abort, abandon, stop-- Executor
+//!                    |                |                                     ^
+//!                    |                +--ready, done, exit--+               | actions
+//!                    |                                      v               |
+//!                    +--expired requests--> supervisor (policy::restart::Supervisor)
 //! ```
 //!
 //! The queue and the supervisor's state are behind the one lock of the pool. The queue knows workers
@@ -89,6 +102,8 @@ mod threads;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "process")]
+pub use crate::net::process::{Command, ExitStatus, ResourceLimit};
 pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
 pub use builder::{
     QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, ThreadsBuilder, threads, try_threads,
@@ -98,8 +113,6 @@ pub use error::{
     StillRunning, WorkerPanicked, WorkersFailed,
 };
 pub use future::ResponseFuture;
-#[cfg(feature = "process")]
-pub use crate::net::process::{Command, ExitStatus, ResourceLimit};
 #[cfg(feature = "process")]
 pub use process::{
     ExitedEarly, NotReady, ProcessesBuilder, ReloadFailed, START_TIMEOUT, STOP_TIMEOUT,
