@@ -33,7 +33,7 @@
 //! ```no_run
 //! use vestibule::worker::{self, Command};
 //!
-//! let gunicorn = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+//! let gunicorn = Command::new("gunicorn").arg("mysite.wsgi");
 //! let django = worker::process(gunicorn).workers(4).recycle_after(10_000, 1_000).start()?;
 //! # Ok::<_, vestibule::Error>(())
 //! ```

@@ -53,7 +53,7 @@ pub enum ResourceLimit {
 /// use vestibule::net::process::{Command, ResourceLimit};
 ///
 /// let command = Command::new("gunicorn")
-///     .args(["--bind", "fd://3", "mysite.wsgi"])
+///     .arg("mysite.wsgi")
 ///     .env("DJANGO_SETTINGS_MODULE", "mysite.settings")
 ///     .current_dir("/srv/mysite/current")
 ///     .limit(ResourceLimit::OpenFiles, 1024)

@@ -44,12 +44,13 @@ pub(super) const SOCKET: &str = "{socket}";
 /// socket. See [`Processes`] for the contract.
 ///
 /// By default a worker inherits its listening socket as descriptor 3, as in socket activation (with
-/// `LISTEN_FDS` and `LISTEN_PID`, see sd_listen_fds(3)):
+/// `LISTEN_FDS` and `LISTEN_PID`, see sd_listen_fds(3)). gunicorn and others take it by themselves, and must
+/// not be told to bind to it as well; uvicorn must be told:
 ///
 /// ```no_run
 /// use vestibule::worker::{self, Command};
 ///
-/// let gunicorn = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+/// let gunicorn = Command::new("gunicorn").arg("mysite.wsgi");
 /// let django = worker::process(gunicorn).workers(4).start()?;
 ///
 /// let uvicorn = Command::new("uvicorn").args(["--fd", "3", "mysite.asgi:application"]);
@@ -106,7 +107,7 @@ pub(crate) type Hook<T> = Arc<dyn Fn(T) + Send + Sync>;
 /// use std::time::Duration;
 /// use vestibule::worker::{self, Command};
 ///
-/// let app = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+/// let app = Command::new("gunicorn").arg("mysite.wsgi");
 /// let django = worker::process(app.current_dir("/srv/mysite/current"))
 ///     .workers(4)
 ///     .request_timeout(Duration::from_secs(60))

@@ -67,7 +67,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let app = Command::new("gunicorn").args(["--bind", "fd://3", "mysite.wsgi"]);
+/// let app = Command::new("gunicorn").arg("mysite.wsgi");
 /// let django = worker::process(app).workers(4).start()?;
 /// serve("127.0.0.1:8080", django).await?;
 /// # Ok(())

@@ -120,7 +120,7 @@ async fn gunicorn_is_supervised_and_reloaded_without_a_failed_request() {
     migrate.env("DJANGO_DB", &database).env("PYTHONDONTWRITEBYTECODE", "1");
     assert!(within(migrate.status()).await.unwrap().success(), "Django is installed");
     let gunicorn = worker::Command::new(&python)
-        .args(["-m", "gunicorn", "--bind", "fd://3", "--log-level", "warning", "mysite.wsgi"])
+        .args(["-m", "gunicorn", "--log-level", "warning", "mysite.wsgi"])
         .current_dir(&project)
         .env("DJANGO_DB", &database)
         .env("PYTHONDONTWRITEBYTECODE", "1");
