@@ -86,6 +86,7 @@ mod builder;
 mod error;
 mod executor;
 mod future;
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 mod handle;
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 mod pool;

@@ -84,7 +84,7 @@ fn attend(stream: &UnixStream, control: &Arc<Control>) {
 impl Placement for InProcesses {
     type Handle = Processes;
 
-    const SHORT: Duration = Duration::from_millis(150);
+    const SHORT: Duration = Duration::from_millis(300);
     const STREAM_LEFT: Option<u64> = None; // it is chunked, since it has trailers
 
     fn assert_crashed(error: &BoxError) {
