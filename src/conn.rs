@@ -27,6 +27,6 @@ mod transport;
 
 pub use config::{Config, Http1Config};
 pub use delivery::Delivery;
-pub(crate) use request_log::{RequestInfo, log_request};
+pub(crate) use request_log::{RequestInfo, log_error, log_request};
 pub use server::Connection;
 pub use transport::Transport;

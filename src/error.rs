@@ -90,6 +90,12 @@ impl Error {
         )
     }
 
+    /// The kind of the first [`Error`] in `error`'s chain of causes; [`Kind::Internal`] if there is none.
+    #[cfg(feature = "server")]
+    pub(crate) fn kind_of(error: &(dyn StdError + 'static)) -> Kind {
+        Self::find(error).map_or(Kind::Internal, Self::kind)
+    }
+
     /// The first [`Error`] in `error`'s chain of causes, `error` itself included.
     ///
     /// Layers of other crates wrap errors; this finds ours inside.

@@ -6,6 +6,9 @@ pub mod axum {}
 #[doc = include_str!("guide/tower_http.md")]
 pub mod tower_http {}
 
+#[doc = include_str!("guide/behind_a_proxy.md")]
+pub mod behind_a_proxy {}
+
 #[doc = include_str!("guide/limits.md")]
 pub mod limits {}
 

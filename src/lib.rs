@@ -87,8 +87,8 @@
 //!
 //! # Guides
 //!
-//! [With axum](guide::axum), [with tower-http](guide::tower_http), [all defaults and
-//! limits](guide::limits), [every deadline](serve::deadlines), [every status that the front answers by
+//! [With axum](guide::axum), [with tower-http](guide::tower_http), [behind another
+//! proxy](guide::behind_a_proxy), [all defaults and limits](guide::limits), [every deadline](serve::deadlines), [every status that the front answers by
 //! itself](guide::statuses).
 //!
 //! # Features

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use http::{Method, Request, Uri, uri::PathAndQuery};
 
 use crate::{
+    error::{BoxError, Chain, Error, Kind},
     peer::{Peer, RequestId},
     semantics::target::OriginalUri,
 };
@@ -26,6 +27,27 @@ macro_rules! log_request {
     }};
 }
 pub(crate) use log_request;
+
+/// Emits an event for the error that a request ended with. Its level follows whose fault it was.
+pub(crate) fn log_error(request: &RequestInfo, error: &BoxError) {
+    let kind = Error::kind_of(&**error);
+    let error = Chain(&**error);
+    match kind {
+        Kind::BadRequest
+        | Kind::ClientTimeout
+        | Kind::TooLarge
+        | Kind::ClientGone
+        | Kind::TooManyRequests => {
+            log_request!(debug, "vestibule::request", request, %error, "a request was refused");
+        }
+        Kind::Overloaded | Kind::Timeout | Kind::BadGateway => {
+            log_request!(warn, "vestibule::request", request, %error, "a request could not be answered");
+        }
+        Kind::Internal => {
+            log_request!(error, "vestibule::request", request, %error, "a request failed");
+        }
+    }
+}
 
 /// A number for one more connection.
 pub(super) fn next_connection() -> u32 {

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -18,8 +18,8 @@ use super::{buffer::request::BodyTooLarge, limit::RateLimited};
 use crate::{
     Body, HttpService, Request, Response,
     body::HttpBody,
-    conn::{RequestInfo, log_request},
-    error::{BoxError, Chain, Error, Kind},
+    conn::{RequestInfo, log_error},
+    error::{BoxError, Error, Kind},
     semantics::problem::{self, Accept},
 };
 
@@ -32,20 +32,9 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The response for an error: the table that [`Rescue`] uses unless it is given another.
 ///
-/// | kind | status |
-/// |---|---|
-/// | `BadRequest` | 400 |
-/// | `ClientTimeout` | 408 |
-/// | `TooLarge` | 413 |
-/// | `ClientGone` | 400, which nobody will see |
-/// | `TooManyRequests` | 429 with `retry-after` |
-/// | `Overloaded` | 503 with `retry-after: 1` |
-/// | `Timeout` | 504 |
-/// | `BadGateway` | 502 |
-/// | `Internal`, and every error that is not ours | 500 |
-///
-/// With 429, `retry-after` has the seconds that a source of [`RateLimited`] tells, rounded up and at
-/// least 1; without such a source it is 1.
+/// Its status is that of the error's kind ([`problem::status`]); an error of another crate is 500. With
+/// 429 and 503 it has a `retry-after`: the seconds that a source of [`RateLimited`] tells, rounded up and
+/// at least 1, or 1 without such a source.
 ///
 /// The [`Error`] is looked for in the whole chain of causes. The body is that of
 /// [`problem::response`], and never tells the cause.
@@ -61,46 +50,6 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// ```
 pub fn response(error: &BoxError, format: Format) -> Response {
     respond(error, format, false)
-}
-
-fn status(kind: Kind) -> StatusCode {
-    match kind {
-        Kind::BadRequest | Kind::ClientGone => StatusCode::BAD_REQUEST,
-        Kind::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-        Kind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-        Kind::BadGateway => StatusCode::BAD_GATEWAY,
-        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// The kind of our error in the chain; any other error is a fault of the application.
-fn kind(error: &BoxError) -> Kind {
-    Error::find(&**error).map_or(Kind::Internal, Error::kind)
-}
-
-/// The cause goes to the log, since the client is not told: its own faults quietly, ours aloud.
-fn log(request: &RequestInfo, error: &BoxError) {
-    let kind = kind(error);
-    let error = Chain(&**error);
-    match kind {
-        Kind::BadRequest
-        | Kind::ClientTimeout
-        | Kind::TooLarge
-        | Kind::ClientGone
-        | Kind::TooManyRequests => {
-            let message = "a request was refused: the client's fault";
-            log_request!(debug, "vestibule::request", request, %error, "{message}");
-        }
-        Kind::Overloaded | Kind::Timeout | Kind::BadGateway => {
-            log_request!(warn, "vestibule::request", request, %error, "a request could not be answered");
-        }
-        Kind::Internal => {
-            log_request!(error, "vestibule::request", request, %error, "a request failed: our fault");
-        }
-    }
 }
 
 /// Makes a response from the error of a service, for [`Rescue`].
@@ -148,7 +97,7 @@ fn respond(error: &BoxError, format: Format, tells_limits: bool) -> Response {
     let source = ours.and_then(Error::source);
     let limit = source.and_then(|e| e.downcast_ref::<BodyTooLarge>());
     let detail = limit.filter(|_| tells_limits).map(ToString::to_string);
-    let mut response = problem::response(status(kind), detail.as_deref(), format);
+    let mut response = problem::response(problem::status(kind), detail.as_deref(), format);
     if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
         let told = source.and_then(|e| e.downcast_ref::<RateLimited>());
         let seconds = told.map_or(RETRY_AFTER, |e| e.seconds().into());
@@ -325,7 +274,7 @@ where
             },
             StateProj::Failed(e) => e.take().expect("a future is not polled after its end"),
         };
-        log(this.request, &error);
+        log_error(this.request, &error);
         Poll::Ready(Ok(this.responder.respond(&error, this.accept.format())))
     }
 }

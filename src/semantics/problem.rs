@@ -7,7 +7,7 @@ use http::{
 };
 
 use super::negotiate::{media_weight, prefers};
-use crate::body::Body;
+use crate::{body::Body, error::Kind};
 
 const TEXT: &str = "text/plain";
 const JSON: &str = "application/json";
@@ -74,6 +74,32 @@ impl Accept {
     pub fn format(&self) -> Format {
         let Some(accept) = &self.0 else { return Format::Text };
         Format::of(&HeaderMap::from_iter([(ACCEPT, accept.clone())]))
+    }
+}
+
+/// Returns the status that answers an error of this kind.
+///
+/// | kind | status |
+/// |---|---|
+/// | `BadRequest` | 400 |
+/// | `ClientTimeout` | 408 |
+/// | `TooLarge` | 413 |
+/// | `ClientGone` | 400, for a client that has left |
+/// | `TooManyRequests` | 429 |
+/// | `Overloaded` | 503 |
+/// | `Timeout` | 504 |
+/// | `BadGateway` | 502 |
+/// | `Internal` | 500 |
+pub fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::BadRequest | Kind::ClientGone => StatusCode::BAD_REQUEST,
+        Kind::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        Kind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Kind::BadGateway => StatusCode::BAD_GATEWAY,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -278,6 +278,26 @@ async fn unrescued_error_is_logged_as_the_client_sees_it() {
 }
 
 #[tokio::test]
+async fn driver_answers_an_unrescued_error_by_its_kind() {
+    use crate::conn::{Config, Connection, Transport};
+    use crate::error::{Error, Kind};
+    for (kind, want) in [(Kind::BadRequest, 400), (Kind::Overloaded, 503), (Kind::Timeout, 504)] {
+        let (mut client, io) = tokio::io::duplex(1 << 10);
+        let transport = Transport::new(io, Peer::memory(), crate::net::Watch::never());
+        let fails = service_fn(move |_: Request<Body>| async move {
+            Err::<Response, _>(Error::new(kind, "no"))
+        });
+        let task = tokio::spawn(Connection::new(transport, fails, Arc::new(Config::new())));
+        client.write_all(get("/").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {want} ")), "{answer}");
+        drop(client);
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn entry_names_the_client_of_a_trusted_proxy() {
     use tower::Layer;
 

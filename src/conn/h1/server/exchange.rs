@@ -18,11 +18,12 @@ use super::{
 use crate::{
     HttpService, Response,
     body::{self, Body, FileSlice, HttpBody, Stretch},
-    conn::{RequestInfo, access_log::Entry, head_pool, log_request},
-    error::{BoxError, Chain, panic_message},
+    conn::{RequestInfo, access_log::Entry, head_pool, log_error, log_request},
+    error::{BoxError, Chain, Error, panic_message},
     net::{Io, clock},
     peer::RequestId,
     proto::h1::{Event, Fault, Misuse},
+    semantics::problem,
 };
 
 impl<I, S> Driver<I, S>
@@ -185,12 +186,10 @@ where
         }
     }
 
-    /// Answers for a service that has panicked, or that returns errors: then no table below it turns
-    /// them into responses.
+    /// Answers for a service that has panicked or returned an error, by the error's kind.
     fn give_up(&mut self, active: &mut Active, error: &BoxError) -> Step {
-        let error = Chain(&**error);
-        log_request!(error, "vestibule::request", &active.request, %error, "the service failed");
-        self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
+        log_error(&active.request, error);
+        self.refuse(active, problem::status(Error::kind_of(&**error)));
         Step::Again
     }
 
