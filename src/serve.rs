@@ -27,7 +27,6 @@ use door::Door;
 use crate::{
     Budget, HttpService,
     conn::{Config, Http1Config, access_log::Entry},
-    layer::Rescue,
     net::{Address, Drain, Gate, Listener},
     peer::Rate,
     proto::h1::Limits,
@@ -48,7 +47,8 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// [`Limits`].
 ///
 /// Any [`HttpService`] fits: an `axum::Router`, a `tower_http::services::ServeDir`, or layers of this
-/// crate. Its errors become responses by the table of [`rescue`](crate::layer::rescue::response).
+/// crate. Its errors become responses with the [status](crate::semantics::problem::status) of their kind; a
+/// [`RescueLayer`](crate::layer::RescueLayer) adds JSON and responses of your own.
 ///
 /// ```no_run
 /// use std::convert::Infallible;
@@ -345,7 +345,7 @@ where
         let gate = options.config.gate.clone();
         let door = Door::new(listeners.len(), connections, connections_per_client, gate);
         let front = front::Front {
-            service: Rescue::new(service),
+            service,
             config: Arc::new(options.config),
             door: Arc::new(door),
             shutdown_timeout: options.shutdown_timeout,

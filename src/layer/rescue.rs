@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, header};
+use http::header;
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -24,11 +24,6 @@ use crate::{
 };
 
 pub use crate::semantics::problem::Format;
-
-/// What a client is told to wait before it tries again, in seconds, where nobody knows better: 1,
-/// since a queue that was full has usually moved on by then, and a longer pause would leave
-/// capacity unused.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The response for an error: the table that [`Rescue`] uses unless it is given another.
 ///
@@ -97,11 +92,9 @@ fn respond(error: &BoxError, format: Format, tells_limits: bool) -> Response {
     let source = ours.and_then(Error::source);
     let limit = source.and_then(|e| e.downcast_ref::<BodyTooLarge>());
     let detail = limit.filter(|_| tells_limits).map(ToString::to_string);
-    let mut response = problem::response(problem::status(kind), detail.as_deref(), format);
-    if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
-        let told = source.and_then(|e| e.downcast_ref::<RateLimited>());
-        let seconds = told.map_or(RETRY_AFTER, |e| e.seconds().into());
-        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    let mut response = problem::of_kind(kind, detail.as_deref(), format);
+    if let Some(limited) = source.and_then(|e| e.downcast_ref::<RateLimited>()) {
+        response.headers_mut().insert(header::RETRY_AFTER, limited.seconds().into());
     }
     response
 }

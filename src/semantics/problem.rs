@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, VARY},
+    header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, VARY},
 };
 
 use super::negotiate::{media_weight, prefers};
@@ -101,6 +101,16 @@ pub fn status(kind: Kind) -> StatusCode {
         Kind::BadGateway => StatusCode::BAD_GATEWAY,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// The response for an error of this kind: its [`status`], and for 429 and 503 `retry-after: 1`, since a
+/// full queue has usually moved on after a second.
+pub fn of_kind(kind: Kind, detail: Option<&str>, format: Format) -> Response<Body> {
+    let mut response = response(status(kind), detail, format);
+    if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// A response with this status in place of an application's. A text says the status and its reason phrase

@@ -197,7 +197,7 @@ async fn errors_have_one_shape_in_every_place_that_answers() {
     let site = crate::Router::new()
         .prefix("/api", upstream(&[dead]))
         .nest("/files", crate::files::dir(folder.path()));
-    let front = start(site).await;
+    let front = start(RescueLayer::new().layer(site)).await;
     let ask = async |request: &str| exchange(front.addr, request).await;
     let close = "Host: a\r\nConnection: close\r\n";
     for (request, text) in [

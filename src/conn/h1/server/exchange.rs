@@ -8,7 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header::ALLOW, request, response};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, StatusCode,
+    header::{ALLOW, VARY},
+    request, response,
+};
 use pin_project::pin_project;
 
 use super::{
@@ -23,7 +27,7 @@ use crate::{
     net::{Io, clock},
     peer::RequestId,
     proto::h1::{Event, Fault, Misuse},
-    semantics::problem,
+    semantics::problem::{self, Format},
 };
 
 impl<I, S> Driver<I, S>
@@ -177,16 +181,21 @@ where
             Err(panicked) => Err(panicked.into()),
         };
         active.stage = Stage::End; // what the call holds is free before its response is sent
-        match result {
-            Ok(response) => {
-                self.respond(active, now, cx, response);
-                Step::Again
+        let response = match result {
+            Ok(response) => response,
+            Err(error) if error.is::<ServicePanicked>() => return self.give_up(active, &error),
+            Err(error) => {
+                log_error(&active.request, &error);
+                let mut response = problem::of_kind(Error::kind_of(&*error), None, Format::Text);
+                response.headers_mut().remove(VARY); // it is text for every client
+                response
             }
-            Err(error) => self.give_up(active, &error),
-        }
+        };
+        self.respond(active, now, cx, response);
+        Step::Again
     }
 
-    /// Answers for a service that has panicked or returned an error, by the error's kind.
+    /// Answers for a service that has panicked or will never be ready, by the error's kind, and closes.
     fn give_up(&mut self, active: &mut Active, error: &BoxError) -> Step {
         log_error(&active.request, error);
         self.refuse(active, problem::status(Error::kind_of(&**error)));
