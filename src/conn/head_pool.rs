@@ -10,9 +10,17 @@ use http::{Extensions, HeaderMap, request};
 
 use crate::peer::{Peer, RequestId};
 
-/// A map with room for more fields than this is not kept: 64 of them take 7 KiB, and few clients
+/// A map with room for more fields than this is a large one: 64 of them take 7 KiB, and few clients
 /// send half as many.
 const MAX_FIELDS: usize = 64;
+
+/// A map with room for more fields than this is not kept. A head of 100 fields, the most by default, makes
+/// one with room for 192, of 20 KiB. Without a kept one, each such head would have the allocator merge all
+/// small chunks that are free, and then split them again for the names of fields.
+const MAX_LARGE_FIELDS: usize = 192;
+
+/// Large maps that a thread keeps: 80 KiB at most.
+const MAX_LARGE_KEPT: usize = 4;
 
 /// Maps of each kind that a thread keeps: a proxy has as many requests under way before the first of
 /// them is answered. 64 usual maps take 80 KiB.
@@ -20,14 +28,17 @@ const MAX_KEPT: usize = 64;
 
 thread_local! {
     static FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+    static LARGE_FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
     /// They hold a [`Peer`] and a [`RequestId`], and nothing else.
     static EXTENSIONS: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty map, perhaps with room for the fields of a head.
-pub(crate) fn acquire_fields() -> HeaderMap {
+/// An empty map, perhaps with room for the fields of a head, of which there are so many.
+pub(crate) fn acquire_fields(count: usize) -> HeaderMap {
+    // Such a head does not fit into a table of 64, which has room for 48.
+    let stack = if count > MAX_FIELDS * 3 / 4 { &LARGE_FIELDS } else { &FIELDS };
     // At the end of the thread the stack may be gone.
-    FIELDS.try_with(|stack| stack.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+    stack.try_with(|stack| stack.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
 /// The extensions of a request: its client and its number.
@@ -63,12 +74,16 @@ pub(crate) fn release(request::Parts { headers, extensions, .. }: request::Parts
 /// Keeps the memory of fields that have been sent.
 pub(crate) fn release_fields(mut fields: HeaderMap) {
     // The capacity does not count repeated values.
-    if !(1..=MAX_FIELDS).contains(&fields.capacity()) || fields.len() > MAX_FIELDS {
+    let size = fields.capacity().max(fields.len());
+    if size == 0 || size > MAX_LARGE_FIELDS {
         return;
     }
-    let _ = FIELDS.try_with(|stack| {
+    let is_large = size > MAX_FIELDS;
+    let (stack, max_kept) =
+        if is_large { (&LARGE_FIELDS, MAX_LARGE_KEPT) } else { (&FIELDS, MAX_KEPT) };
+    let _ = stack.try_with(|stack| {
         let mut stack = stack.borrow_mut();
-        if stack.len() < MAX_KEPT {
+        if stack.len() < max_kept {
             fields.clear();
             stack.push(fields);
         }
@@ -88,7 +103,7 @@ mod tests {
 
     fn head_with_id(peer: &Peer, id: RequestId, fields: usize) -> request::Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
-        parts.headers = acquire_fields();
+        parts.headers = acquire_fields(fields);
         parts.headers.reserve(fields);
         parts.extensions = acquire_extensions(peer, id);
         for _ in 0..fields {
@@ -120,11 +135,22 @@ mod tests {
     }
 
     #[test]
+    fn large_maps_are_kept_for_large_heads() {
+        let heads: Vec<_> = (0..=MAX_LARGE_KEPT).map(|_| head(&Peer::memory(), 100)).collect();
+        heads.into_iter().for_each(release);
+        assert_eq!(acquire_fields(3).capacity(), 0);
+        assert!(acquire_fields(100).capacity() >= 100);
+        assert_eq!(LARGE_FIELDS.take().len(), MAX_LARGE_KEPT - 1);
+        EXTENSIONS.take();
+    }
+
+    #[test]
     fn large_maps_and_extensions_of_layers_are_not_kept() {
-        let mut head = head(&Peer::memory(), MAX_FIELDS + 1);
+        let mut head = head(&Peer::memory(), MAX_LARGE_FIELDS + 1);
         head.extensions.insert("a layer's");
         release(head);
         assert!(FIELDS.take().is_empty() && EXTENSIONS.take().is_empty());
+        assert!(LARGE_FIELDS.take().is_empty());
 
         let (mut bare, ()) = Request::new(()).into_parts();
         bare.extensions.insert("no peer");

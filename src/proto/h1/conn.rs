@@ -139,11 +139,12 @@ impl<R: Role> Conn<R> {
         now: Instant,
         input: &mut BytesMut,
     ) -> Result<Option<Event<R::Head>>, Fault> {
-        self.recv_with(now, input, HeaderMap::new)
+        self.recv_with(now, input, |_| HeaderMap::new())
     }
 
-    /// As [`recv`](Self::recv), with the map for the fields of a complete head from `fields`: a driver
-    /// that keeps the maps of earlier heads saves their allocations. The map must be empty.
+    /// As [`recv`](Self::recv), with the map for the fields of a complete head from `fields`, which is
+    /// told how many there are: a driver that keeps the maps of earlier heads saves their allocations. The
+    /// map must be empty.
     ///
     /// ```
     /// # use std::{sync::Arc, time::Instant};
@@ -154,7 +155,7 @@ impl<R: Role> Conn<R> {
     /// # let now = Instant::now();
     /// # let mut conn = Conn::<Server>::new(Arc::new(Limits::default()), now);
     /// # let mut input = BytesMut::from("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
-    /// let map = || HeaderMap::with_capacity(100);
+    /// let map = |count: usize| HeaderMap::with_capacity(count.max(100));
     /// let Some(Event::Head(head)) = conn.recv_with(now, &mut input, map)? else { panic!() };
     /// assert!(head.headers.capacity() >= 100 && head.headers["host"] == "a");
     /// # Ok::<(), vestibule::proto::h1::Fault>(())
@@ -166,7 +167,7 @@ impl<R: Role> Conn<R> {
         &mut self,
         now: Instant,
         input: &mut BytesMut,
-        fields: impl Fn() -> HeaderMap,
+        fields: impl Fn(usize) -> HeaderMap,
     ) -> Result<Option<Event<R::Head>>, Fault> {
         let result = self.recv_inner(now, input, fields);
         if result.is_err() {
@@ -180,7 +181,7 @@ impl<R: Role> Conn<R> {
         &mut self,
         now: Instant,
         input: &mut BytesMut,
-        fields: impl Fn() -> HeaderMap,
+        fields: impl Fn(usize) -> HeaderMap,
     ) -> Result<Option<Event<R::Head>>, Fault> {
         match &mut self.reading {
             Reading::Idle { .. } | Reading::Head => self.recv_head(now, input, fields),
@@ -214,7 +215,7 @@ impl<R: Role> Conn<R> {
         &mut self,
         now: Instant,
         input: &mut BytesMut,
-        fields: impl Fn() -> HeaderMap,
+        fields: impl Fn(usize) -> HeaderMap,
     ) -> Result<Option<Event<R::Head>>, Fault> {
         let section = R::section(&self.limits);
         loop {
@@ -236,7 +237,7 @@ impl<R: Role> Conn<R> {
                 return Ok(None);
             };
             let head = input.split_to(len).freeze();
-            let mut parts = R::blank(fields());
+            let mut parts = R::blank(fields(self.lines.fields.len()));
             let read = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
             if !read.is_final {
                 self.lines.clear();

@@ -61,8 +61,8 @@ const FIELDS: usize = 16;
 /// some old clients send two behind a body.
 const EMPTY_LINES: u8 = 2;
 
-/// Room for more fields than this, 1 KiB, is not kept for the next head.
-const KEPT_FIELDS: usize = 64;
+/// Room for more fields than this, 2 KiB, is not kept for the next head.
+const KEPT_FIELDS: usize = 128;
 
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
 
