@@ -6,7 +6,6 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     process,
-    time::Duration,
 };
 
 use super::*;
@@ -34,12 +33,16 @@ fn is_alive(pid: &str) -> bool {
 
 /// Waits for the end of a process that this one is not the parent of.
 async fn wait_for_end(pid: &str) {
-    let ends = async {
-        while is_alive(pid) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return; // it has ended and is reaped
     };
-    tokio::time::timeout(Duration::from_secs(20), ends).await.expect("it lives on");
+    let ended = tokio::task::spawn_blocking(move || {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience)) // readable at its end
+    });
+    assert_eq!(ended.await.unwrap().unwrap(), 1, "it lives on");
 }
 
 #[tokio::test]
