@@ -14,6 +14,7 @@ mod chunked;
 mod conn;
 mod encode;
 mod error;
+mod field_lines;
 mod framing;
 mod head;
 mod keep;
@@ -26,6 +27,10 @@ mod response;
 mod scan;
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub(super) use field_lines::FieldLines;
+pub(super) use framing::content_length;
+pub(super) use response::status_and_reason;
 
 pub use conn::{Client, Conn, Event, IdleState, Role, Server};
 pub use error::{Fault, Misuse};

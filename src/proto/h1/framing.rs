@@ -130,7 +130,7 @@ pub(super) const MAX_LENGTH: u64 = i64::MAX.unsigned_abs();
 
 /// One plain decimal number of at most [`MAX_LENGTH`]: no sign, list, space or leading zero, since
 /// others take those for lists, octal or nothing.
-pub(super) fn content_length(value: &[u8]) -> Option<u64> {
+pub(in crate::proto) fn content_length(value: &[u8]) -> Option<u64> {
     let number = match value {
         [] | [b'0', _, ..] => None,
         digits => digits.iter().try_fold(0u64, |n, &b| {

@@ -119,6 +119,13 @@ impl Section {
         let bytes = limits.trailer_bytes.max(b"\r\n".len());
         Self { start_line: false, empty_lines: 0, method_bytes: usize::MAX, bytes, lenient }
     }
+
+    /// Field lines alone, which may end in LF without CR.
+    pub(super) fn of_bare_lf_fields(limits: &Limits) -> Self {
+        let lenient = Lenient { bare_lf: true, ..Lenient::default() };
+        let bytes = limits.head_bytes;
+        Self { start_line: false, empty_lines: 0, method_bytes: usize::MAX, bytes, lenient }
+    }
 }
 
 impl Lines {

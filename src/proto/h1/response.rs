@@ -61,14 +61,20 @@ pub(super) fn parse(
 pub(super) fn status_line(line: &[u8]) -> Result<(Version, StatusCode, &[u8]), Fault> {
     let (version, rest) = line.split_at_checked(8).ok_or(Fault::StatusLine)?;
     let version = request::version(version)?;
-    let [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = rest else {
-        return Err(Fault::StatusLine);
+    let rest = rest.strip_prefix(b" ").ok_or(Fault::StatusLine)?;
+    let (status, reason) = status_and_reason(rest).ok_or(Fault::StatusLine)?;
+    Ok((version, status, reason))
+}
+
+/// `status-code [ SP reason ]`.
+pub(in crate::proto) fn status_and_reason(bytes: &[u8]) -> Option<(StatusCode, &[u8])> {
+    let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = bytes else {
+        return None;
     };
     let reason = match rest {
         [] => rest,
         [b' ', reason @ ..] if scan::is_field_value(reason) => reason,
-        _ => return Err(Fault::StatusLine),
+        _ => return None,
     };
-    let status = StatusCode::from_bytes(&[*a, *b, *c]).map_err(|_| Fault::StatusLine)?;
-    Ok((version, status, reason))
+    Some((StatusCode::from_bytes(&[*a, *b, *c]).ok()?, reason))
 }

@@ -33,10 +33,10 @@ mod last;
 mod orders;
 mod pair;
 mod reference;
-mod run;
+pub(in crate::proto) mod run;
 mod side;
 mod unwritable;
-mod vector;
+pub(in crate::proto) mod vector;
 mod writing;
 
 use std::collections::HashSet;

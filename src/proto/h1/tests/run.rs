@@ -10,7 +10,7 @@ use crate::proto::h1::{Client, Conn, Event, Fault, Server};
 
 /// Some moment: the cores read no clock, and most tests need none.
 #[allow(clippy::disallowed_methods, reason = "a moment must come from somewhere")]
-pub(super) fn now() -> Instant {
+pub(in crate::proto) fn now() -> Instant {
     Instant::now()
 }
 

@@ -40,7 +40,7 @@ pub(super) fn parse(file: &str, text: &str) -> Vec<Vector> {
     vectors
 }
 
-fn block<'a>(lines: &mut std::str::Lines<'a>) -> Vec<&'a str> {
+pub(in crate::proto) fn block<'a>(lines: &mut std::str::Lines<'a>) -> Vec<&'a str> {
     lines.take_while(|line| *line != "```").collect()
 }
 
@@ -120,7 +120,7 @@ fn lenient(name: &str, lenient: &mut Lenient) {
     *switch = true;
 }
 
-fn unescape(text: &str, out: &mut Vec<u8>) {
+pub(in crate::proto) fn unescape(text: &str, out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
         out.extend_from_slice(&rest.as_bytes()[..at]);
@@ -151,6 +151,6 @@ fn unescape(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Bytes as they are written after `data`.
-pub(super) fn quote(bytes: &[u8]) -> String {
+pub(in crate::proto) fn quote(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes.escape_ascii().to_string().replace("\\'", "'"))
 }

@@ -1,0 +1,54 @@
+//! `FieldLines`: a head of field lines alone, as other protocols of this stratum have it.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+
+use super::{
+    Fault, Limits,
+    head::{Lines, Section, range},
+};
+
+/// Reads field lines without a start line, up to the empty line, by the grammar of this module. Lines
+/// end in CRLF or in LF alone.
+#[derive(Debug)]
+pub(in crate::proto) struct FieldLines {
+    lines: Lines,
+    limits: Limits,
+}
+
+impl FieldLines {
+    /// A reader with these bounds on the whole head, on the number of fields, and on a name.
+    pub(in crate::proto) fn new(head_bytes: usize, fields: usize, name_bytes: usize) -> Self {
+        let limits = Limits { head_bytes, fields, name_bytes, ..Limits::default() };
+        Self { lines: Lines::default(), limits }
+    }
+
+    /// Forgets the lines that were read.
+    pub(in crate::proto) fn clear(&mut self) {
+        self.lines.clear();
+    }
+
+    /// The length of the head at the front of `input`, its empty line included; `None` if it is not
+    /// complete. Call it again with the same bytes and more behind them.
+    pub(in crate::proto) fn read(&mut self, input: &[u8]) -> Result<Option<usize>, Fault> {
+        self.lines.read(input, Section::of_bare_lf_fields(&self.limits), &self.limits)
+    }
+
+    /// The fields of a complete head that `keep` wants, in order; values are slices of `head`.
+    pub(in crate::proto) fn parse<E: From<Fault>>(
+        &self,
+        head: &Bytes,
+        mut keep: impl FnMut(&HeaderName, &[u8]) -> Result<bool, E>,
+    ) -> Result<HeaderMap, E> {
+        let mut headers = HeaderMap::new();
+        self.lines.make_room(&mut headers)?;
+        for field in &self.lines.fields {
+            let (name, _, value) = field.read(head, &self.lines)?;
+            debug_assert_eq!(value, &head[range(field.value)], "no folded lines");
+            if keep(&name, value)? {
+                field.append(&mut headers, name, head, &self.lines)?;
+            }
+        }
+        Ok(headers)
+    }
+}
