@@ -1,3 +1,4 @@
 //! Wire protocols as state machines over bytes: no sockets, no tasks, no clocks.
 
+pub mod fcgi;
 pub mod h1;
