@@ -12,6 +12,7 @@
 //! back after an upgrade. The only protocol so far is HTTP/1.1 without TLS.
 
 pub mod access_log;
+mod checkin;
 mod config;
 mod delivery;
 pub mod h1;
@@ -25,6 +26,7 @@ pub(crate) mod testing;
 mod timer;
 mod transport;
 
+pub use checkin::{Checkin, SingleUse};
 pub use config::{Config, Http1Config};
 pub use delivery::Delivery;
 pub(crate) use request_log::{RequestInfo, log_error, log_request};

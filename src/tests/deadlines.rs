@@ -350,7 +350,7 @@ async fn server_that_answered_early_may_wait_for_the_rest_of_the_request() {
     let (upload, body) = Body::channel(None);
     let request = Request::post("/").header("host", "a").body(body).unwrap();
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
-    let response = connection.exchange(request, client::SingleUse).await.unwrap();
+    let response = connection.exchange(request, crate::conn::SingleUse).await.unwrap();
     let sending = tokio::spawn(async move {
         for _ in 0..5 {
             sleep(secs(20)).await;

@@ -154,7 +154,7 @@ async fn server_timeout_starts_at_the_end_of_the_request() {
     let connection = client::Connection::new(io, Arc::new(limits));
     let body = Body::from(vec![0; 100 << 10]);
     let request = Request::post("/").header("host", "a").body(body).unwrap();
-    let answer = tokio::spawn(connection.exchange(request, client::SingleUse));
+    let answer = tokio::spawn(connection.exchange(request, crate::conn::SingleUse));
     // It takes 25 seconds to read the request, and another to answer.
     let (mut got, mut buf) = (0, [0; 4096]);
     while got < 100 << 10 {

@@ -106,7 +106,7 @@ async fn idle_driver_gives_its_transport_back() {
 /// Hands a connection back to the test when its exchange is complete.
 struct Return(oneshot::Sender<client::Connection<DuplexStream>>);
 
-impl client::Checkin<DuplexStream> for Return {
+impl crate::conn::Checkin<client::Connection<DuplexStream>> for Return {
     fn checkin(self, connection: client::Connection<DuplexStream>, _: std::time::Instant) {
         self.0.send(connection).unwrap();
     }

@@ -23,7 +23,7 @@ use super::super::{
 };
 use crate::{
     body::Body,
-    conn::Delivery,
+    conn::{Checkin, Delivery},
     error::{BoxError, Error, Kind},
     net::{Io, clock},
     peer::Rate,
@@ -62,20 +62,6 @@ pub struct Parts<I> {
     pub io: I,
     /// Bytes that were read from the stream and not used.
     pub read_ahead: BytesMut,
-}
-
-/// Takes a connection back when its exchange is complete and another may follow.
-pub trait Checkin<I>: Unpin + Send + 'static {
-    /// Takes the connection back; it is idle since `now`.
-    fn checkin(self, connection: Connection<I>, now: Instant);
-}
-
-/// Closes a connection after its one exchange.
-#[derive(Debug, Clone, Copy)]
-pub struct SingleUse;
-
-impl<I> Checkin<I> for SingleUse {
-    fn checkin(self, _: Connection<I>, _: Instant) {}
 }
 
 /// Why an exchange failed.
@@ -177,7 +163,7 @@ impl<I: Io> Connection<I> {
     /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the
     /// head. The response's body owns the connection until it has ended, and then gives it to
     /// `checkin`.
-    pub fn exchange<C: Checkin<I>>(self, request: Request<Body>, checkin: C) -> Exchange<I, C> {
+    pub fn exchange<C: Checkin<Self>>(self, request: Request<Body>, checkin: C) -> Exchange<I, C> {
         Exchange::new(self, request, checkin)
     }
 

@@ -11,10 +11,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, request, response};
 
-use super::{Cause, Checkin, Connection, ExchangeError, State, incoming::Incoming, upload::pump};
+use super::{Cause, Connection, ExchangeError, State, incoming::Incoming, upload::pump};
 use crate::{
     body::Body,
-    conn::{Delivery, head_pool},
+    conn::{Checkin, Delivery, head_pool},
     net::{Io, clock},
     peer::Deadline,
     proto::h1::Event,
@@ -54,7 +54,7 @@ enum Progress {
     Answered,
 }
 
-impl<I: Io, C: Checkin<I>> Exchange<I, C> {
+impl<I: Io, C: Checkin<Connection<I>>> Exchange<I, C> {
     pub(super) fn new(connection: Connection<I>, request: Request<Body>, checkin: C) -> Self {
         let (parts, body) = request.into_parts();
         let deadline = parts.extensions.get::<Deadline>().map(|deadline| deadline.0);
@@ -66,7 +66,7 @@ impl<I: Io, C: Checkin<I>> Exchange<I, C> {
     }
 }
 
-impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
+impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
     fn poll_head(
         &mut self,
         now: Instant,
@@ -194,7 +194,7 @@ impl<I: Io + 'static, C: Checkin<I>> Inner<I, C> {
     }
 }
 
-impl<I: Io + 'static, C: Checkin<I>> Future for Exchange<I, C> {
+impl<I: Io + 'static, C: Checkin<Connection<I>>> Future for Exchange<I, C> {
     type Output = Result<Response<Body>, ExchangeError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

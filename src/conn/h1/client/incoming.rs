@@ -8,9 +8,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::{Cause, Checkin, Connection, upload::pump};
+use super::{Cause, Connection, upload::pump};
 use crate::{
     body::Body,
+    conn::Checkin,
     error::BoxError,
     net::{Io, clock},
     proto::h1::Event,
@@ -27,7 +28,7 @@ pub(super) struct Incoming<I, C> {
     left: Option<u64>,
 }
 
-impl<I: Io, C: Checkin<I>> Incoming<I, C> {
+impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
     pub(super) fn new(
         connection: Connection<I>,
         checkin: C,
@@ -82,7 +83,7 @@ impl<I: Io, C: Checkin<I>> Incoming<I, C> {
     }
 }
 
-impl<I: Io, C: Checkin<I>> http_body::Body for Incoming<I, C>
+impl<I: Io, C: Checkin<Connection<I>>> http_body::Body for Incoming<I, C>
 where
     I: 'static,
 {

@@ -15,8 +15,8 @@ use super::{Ready, SocketFile};
 use crate::{
     Body, Request, Response,
     conn::{
-        Delivery,
-        h1::client::{Cause, Checkin, Connection, ExchangeError},
+        Checkin, Delivery,
+        h1::client::{Cause, Connection, ExchangeError},
     },
     error::{BoxError, Chain, Error, Kind},
     net::Stream,
@@ -171,7 +171,7 @@ impl Idle {
     }
 }
 
-impl Checkin<Stream> for Idle {
+impl Checkin<Connection<Stream>> for Idle {
     fn checkin(self, connection: Connection<Stream>, _: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     }
