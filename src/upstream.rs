@@ -26,6 +26,7 @@ mod attempt;
 mod builder;
 mod error;
 mod history;
+mod pooled;
 
 #[cfg(test)]
 mod tests;

@@ -103,21 +103,21 @@ impl UpstreamBuilder {
     /// At most `n` idle connections to each server, for each runtime. Default
     /// [`KEEP_IDLE`](super::KEEP_IDLE).
     pub fn keep_idle(mut self, n: usize) -> Self {
-        self.remote.keep_idle = n;
+        self.remote.pool.keep_idle = n;
         self
     }
 
     /// How long a connection may be idle before it is closed. Default
     /// [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.remote.idle_timeout = timeout;
+        self.remote.pool.idle_timeout = timeout;
         self
     }
 
     /// How long connecting may take, for each server tried. Default
     /// [`CONNECT_TIMEOUT`](super::CONNECT_TIMEOUT).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.remote.connect_timeout = timeout;
+        self.remote.pool.connect_timeout = timeout;
         self
     }
 

@@ -1,37 +1,37 @@
 //! `Remote`: one HTTP/1.1 server at an address, as a service.
 
-mod connect;
-mod exchange;
+mod http1;
 mod options;
-mod pool;
-mod reaper;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    error::Error as StdError,
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, header::HOST};
+use http::{Request, Response, header::HOST};
 use tower_service::Service;
 
-use self::{options::Options, pool::Pool};
+use self::{http1::Http1, options::Options};
 use super::{
     endpoint::{Endpoint, EndpointKey},
     error::AttemptError,
+    pooled,
 };
 use crate::{
     body::{Body, HttpBody},
     net::Address,
 };
 
-pub use exchange::ResponseFuture;
+pub use super::pooled::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE};
 pub(super) use options::Options as RemoteOptions;
-pub use options::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, RESPONSE_TIMEOUT, RemoteBuilder};
+pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 
 /// One HTTP/1.1 server at an address, as a service.
 ///
@@ -57,15 +57,7 @@ pub use options::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, RESPONSE_TIMEOUT, Re
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Remote(Arc<Shared>);
-
-struct Shared {
-    address: Address,
-    /// The `Host` of a request that names none.
-    host: HeaderValue,
-    pool: Pool,
-    options: Options,
-}
+pub struct Remote(Arc<pooled::Server<Http1>>);
 
 impl Remote {
     /// The server at `host:port`, `http://host:port` or `unix:/path`, with default options.
@@ -82,12 +74,8 @@ impl Remote {
     }
 
     pub(super) fn with_options(address: Address, options: Options) -> Self {
-        let host = match &address {
-            Address::Tcp(host) => HeaderValue::from_str(host).ok(),
-            Address::Unix(_) => None,
-        };
-        let host = host.unwrap_or(HeaderValue::from_static("localhost"));
-        Self(Arc::new(Shared { address, host, pool: Pool::default(), options }))
+        let http1 = Http1::new(&address, options.limits);
+        Self(pooled::Server::new(address, http1, options.pool))
     }
 
     /// The server's address.
@@ -97,17 +85,12 @@ impl Remote {
 
     /// Connects once; the error names the server and what failed.
     pub(super) async fn check(&self) -> io::Result<()> {
-        let Err(error) = connect::connect(self.0.clone(), None).await else { return Ok(()) };
-        let mut cause: &dyn StdError = &error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        Err(io::Error::other(format!("cannot connect to {}: {cause}", self.address())))
+        self.0.check().await
     }
 
     /// How many connections are idle now, in all runtimes.
     pub fn idle_connections(&self) -> usize {
-        self.0.pool.len()
+        self.0.idle_connections()
     }
 }
 
@@ -130,17 +113,29 @@ impl<B: HttpBody> Service<Request<B>> for Remote {
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let mut request = request.map(Body::new);
         if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, self.0.host.clone());
+            request.headers_mut().insert(HOST, self.0.protocol.host.clone());
         }
-        ResponseFuture::new(self.0.clone(), request)
+        ResponseFuture(self.0.send(request, ()))
     }
 }
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remote")
-            .field("address", &self.0.address)
-            .field("options", &self.0.options)
-            .finish_non_exhaustive()
+        f.debug_struct("Remote").field("address", &self.0.address).finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Remote`].
+///
+/// # Panics
+/// When it is polled outside of a Tokio runtime.
+#[derive(Debug)]
+pub struct ResponseFuture(pooled::ResponseFuture<Http1>);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, AttemptError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
     }
 }

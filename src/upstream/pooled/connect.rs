@@ -2,12 +2,9 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use super::Shared;
+use super::{Protocol, Server};
 use crate::{
-    conn::{
-        Delivery,
-        h1::client::{Cause, Connection},
-    },
+    conn::Delivery,
     net::{Stream, clock},
     upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
 };
@@ -15,28 +12,27 @@ use crate::{
 /// Connects within the connect timeout and, if there is one, until the request's deadline.
 ///
 /// A handshake over the stream, as of TLS, belongs between the two steps here: both bounds hold for it.
-pub(super) async fn connect(
-    shared: Arc<Shared>,
+pub(super) async fn connect<P: Protocol>(
+    server: Arc<Server<P>>,
     deadline: Option<Instant>,
-) -> Result<Connection<Stream>, AttemptError> {
-    let timeout = shared.options.connect_timeout;
+) -> Result<P::Connection, AttemptError> {
+    let timeout = server.options.connect_timeout;
     let until_deadline = deadline.map(|d| d.saturating_duration_since(clock::now()));
     if until_deadline.is_some_and(|left| left.is_zero()) {
-        return Err(too_late());
+        return Err(too_late::<P>());
     }
     let allowed = until_deadline.map_or(timeout, |left| left.min(timeout));
-    let source = match tokio::time::timeout(allowed, Stream::connect(&shared.address)).await {
-        Ok(Ok(stream)) => return Ok(Connection::new(stream, shared.options.limits.clone())),
+    let source = match tokio::time::timeout(allowed, Stream::connect(&server.address)).await {
+        Ok(Ok(stream)) => return Ok(server.protocol.connection(stream)),
         Ok(Err(e)) => e,
-        Err(_) if until_deadline.is_some_and(|left| left <= timeout) => return Err(too_late()),
+        Err(_) if until_deadline.is_some_and(|left| left <= timeout) => return Err(too_late::<P>()),
         Err(_) => io::ErrorKind::TimedOut.into(),
     };
-    let source = Unreachable::into_error(shared.address.clone(), source);
+    let source = Unreachable::into_error(server.address.clone(), source);
     Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
 }
 
 /// The error of a request whose deadline has passed.
-fn too_late() -> AttemptError {
-    let source = Cause::Deadline.into_error();
-    AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, source)
+fn too_late<P: Protocol>() -> AttemptError {
+    AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, P::deadline_passed())
 }

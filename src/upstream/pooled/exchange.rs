@@ -12,72 +12,72 @@ use std::{
 use http::{Request, Response};
 use tokio::runtime::{Handle, Id};
 
-use super::{Shared, connect::connect, reaper::Reaper};
+use super::{Protocol, Server, connect::connect, reaper::Reaper};
 use crate::{
     body::Body,
-    conn::h1::client::{Cause, Checkin, Connection, Exchange, ExchangeError},
-    net::{Stream, clock},
+    conn::Checkin,
+    net::clock,
     peer::Deadline,
-    upstream::{
-        error::{AttemptError, AttemptErrorKind},
-        history::History,
-    },
+    upstream::{error::AttemptError, history::History},
 };
 
-/// The future of [`Remote`](super::Remote).
+/// The future of [`Server::send`].
 ///
 /// # Panics
 /// When it is polled outside of a Tokio runtime.
-pub struct ResponseFuture(State);
+pub(in crate::upstream) struct ResponseFuture<P: Protocol>(State<P>);
 
-enum State {
-    Begin(Option<Pending>),
-    Connecting { future: ConnectFuture, pending: Option<Pending> },
-    Exchanging { exchange: Exchange<Stream, ReturnToPool>, is_reused: bool },
+enum State<P: Protocol> {
+    Begin(Option<Pending<P>>),
+    Connecting { future: ConnectFuture<P>, pending: Option<Pending<P>> },
+    Exchanging { exchange: P::Exchange, is_reused: bool },
 }
 
 /// A request without a connection. It is `None` once it has one.
-struct Pending {
-    shared: Arc<Shared>,
+struct Pending<P: Protocol> {
+    server: Arc<Server<P>>,
     request: Request<Body>,
+    extra: P::Extra,
 }
 
 /// Boxed, since most requests find an idle connection.
-type ConnectFuture = Pin<Box<dyn Future<Output = Result<Connection<Stream>, AttemptError>> + Send>>;
+type ConnectFuture<P> =
+    Pin<Box<dyn Future<Output = Result<<P as Protocol>::Connection, AttemptError>> + Send>>;
 
-impl ResponseFuture {
-    pub(super) fn new(shared: Arc<Shared>, request: Request<Body>) -> Self {
-        Self(State::Begin(Some(Pending { shared, request })))
+impl<P: Protocol> ResponseFuture<P> {
+    pub(super) fn new(server: Arc<Server<P>>, request: Request<Body>, extra: P::Extra) -> Self {
+        Self(State::Begin(Some(Pending { server, request, extra })))
     }
 }
 
-impl Pending {
+impl<P: Protocol> Pending<P> {
     /// Exchanges on an idle connection, if there is one that is still open; else connects.
-    fn begin(self, cx: &mut Context<'_>) -> State {
-        let Self { shared, request } = &self;
+    fn begin(self, cx: &mut Context<'_>) -> State<P> {
+        let Self { server, request, .. } = &self;
         if !History::needs_new_connection(request) {
             let runtime = Handle::current().id();
-            let timeout = shared.options.idle_timeout;
-            while let Some(mut idle) = shared.pool.checkout(runtime, clock::now(), timeout) {
-                if idle.poll_usable(cx) {
+            let timeout = server.options.idle_timeout;
+            while let Some(mut idle) = server.pool.checkout(runtime, clock::now(), timeout) {
+                if P::poll_usable(&mut idle, cx) {
                     return self.exchange(idle, runtime, true);
                 }
             }
         }
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-        let future = Box::pin(connect(shared.clone(), deadline));
+        let future = Box::pin(connect(server.clone(), deadline));
         State::Connecting { future, pending: Some(self) }
     }
 
-    fn exchange(self, connection: Connection<Stream>, runtime: Id, is_reused: bool) -> State {
-        let checkin = ReturnToPool { shared: self.shared, runtime };
-        State::Exchanging { exchange: connection.exchange(self.request, checkin), is_reused }
+    fn exchange(self, connection: P::Connection, runtime: Id, is_reused: bool) -> State<P> {
+        let checkin = ReturnToPool { server: self.server, runtime };
+        let exchange = P::exchange(connection, self.request, self.extra, checkin);
+        State::Exchanging { exchange, is_reused }
     }
 }
 
 const ENDED: &str = "not polled again after it has ended";
 
-impl Future for ResponseFuture {
+impl<P: Protocol> Future for ResponseFuture<P> {
     type Output = Result<Response<Body>, AttemptError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -86,7 +86,8 @@ impl Future for ResponseFuture {
             *state = match state {
                 State::Exchanging { exchange, is_reused } => {
                     let result = ready!(Pin::new(exchange).poll(cx));
-                    return Poll::Ready(result.map_err(|error| failed(error, *is_reused)));
+                    let is_reused = *is_reused;
+                    return Poll::Ready(result.map_err(|e| P::attempt_error(e, is_reused)));
                 }
                 State::Begin(pending) => pending.take().expect(ENDED).begin(cx),
                 State::Connecting { future, pending } => {
@@ -104,34 +105,9 @@ impl Future for ResponseFuture {
     }
 }
 
-/// The attempt's error for that of the exchange.
-#[cold]
-fn failed(error: ExchangeError, is_reused: bool) -> AttemptError {
-    let ExchangeError { cause, delivery, request, has_answer } = error;
-    let kind = match cause {
-        // RFC 9112 section 9.3.1: a server may close an idle connection while a request is on its way.
-        // One that has begun to answer was not idle any more.
-        Cause::Io(_) | Cause::Closed if is_reused && !has_answer => {
-            AttemptErrorKind::StaleConnection
-        }
-        Cause::Io(_) | Cause::Closed => AttemptErrorKind::ConnectionLost,
-        Cause::Timeout | Cause::Deadline => AttemptErrorKind::Timeout,
-        Cause::Fault(_) => AttemptErrorKind::Protocol,
-        Cause::Misuse(_) | Cause::Body(_) => AttemptErrorKind::Request,
-    };
-    let error = AttemptError::new(kind, delivery, cause.into_error());
-    match request {
-        Some(mut request) => {
-            if kind == AttemptErrorKind::StaleConnection {
-                History::require_new_connection(&mut request);
-            }
-            error.with_request(*request)
-        }
-        None => error,
-    }
-}
+impl<P: Protocol> Unpin for ResponseFuture<P> {}
 
-impl fmt::Debug for ResponseFuture {
+impl<P: Protocol> fmt::Debug for ResponseFuture<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.0 {
             State::Begin { .. } => "begin",
@@ -143,22 +119,22 @@ impl fmt::Debug for ResponseFuture {
 }
 
 /// Puts a connection back into the pool, if its exchange ends in the runtime that made it.
-struct ReturnToPool {
-    shared: Arc<Shared>,
+pub(in crate::upstream) struct ReturnToPool<P: Protocol> {
+    server: Arc<Server<P>>,
     runtime: Id,
 }
 
-impl Checkin<Stream> for ReturnToPool {
-    fn checkin(self, connection: Connection<Stream>, now: Instant) {
-        let Self { shared, runtime } = self;
+impl<P: Protocol> Checkin<P::Connection> for ReturnToPool<P> {
+    fn checkin(self, connection: P::Connection, now: Instant) {
+        let Self { server, runtime } = self;
         // A body may be read to its end in another runtime.
         let Ok(here) = Handle::try_current() else { return };
         if here.id() != runtime {
             return;
         }
-        let keep = if shared.options.idle_timeout.is_zero() { 0 } else { shared.options.keep_idle };
-        if shared.pool.checkin(runtime, connection, now, keep) {
-            here.spawn(Reaper::new(&shared, runtime).run());
+        let keep = if server.options.idle_timeout.is_zero() { 0 } else { server.options.keep_idle };
+        if server.pool.checkin(runtime, connection, now, keep) {
+            here.spawn(Reaper::new(&server, runtime).run());
         }
     }
 }

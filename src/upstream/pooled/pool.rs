@@ -9,8 +9,6 @@ use std::{
 
 use tokio::runtime::Id;
 
-use crate::{conn::h1::client::Connection, net::Stream};
-
 /// Locks, so that runtimes of different threads seldom meet at one.
 const SHARDS: usize = 16;
 
@@ -18,10 +16,15 @@ const SHARDS: usize = 16;
 ///
 /// The newest is used first: the others grow old and are closed, so a burst's connections do not stay.
 /// A runtime has an entry as long as it has a [`Reaper`](super::reaper::Reaper).
-#[derive(Debug, Default)]
-pub(super) struct Pool([Mutex<Shard>; SHARDS]);
+pub(super) struct Pool<C>([Mutex<Shard<C>>; SHARDS]);
 
-type Shard = HashMap<Id, VecDeque<Idle>, BuildHasherDefault<IdHasher>>;
+type Shard<C> = HashMap<Id, VecDeque<Idle<C>>, BuildHasherDefault<IdHasher>>;
+
+impl<C> Default for Pool<C> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
 
 /// Hashes a runtime's id. Peers cannot choose it, so the hash needs no random key.
 #[derive(Debug, Default)]
@@ -42,20 +45,14 @@ impl Hasher for IdHasher {
     }
 }
 
-#[derive(Debug)]
-struct Idle {
-    connection: Connection<Stream>,
+struct Idle<C> {
+    connection: C,
     since: Instant,
 }
 
-impl Pool {
+impl<C> Pool<C> {
     /// The connection of this runtime that was used last, if it has been idle for less than `timeout`.
-    pub(super) fn checkout(
-        &self,
-        runtime: Id,
-        now: Instant,
-        timeout: Duration,
-    ) -> Option<Connection<Stream>> {
+    pub(super) fn checkout(&self, runtime: Id, now: Instant, timeout: Duration) -> Option<C> {
         let mut shard = self.shard(runtime);
         let idle = shard.get_mut(&runtime)?;
         let newest = idle.pop_back()?;
@@ -71,13 +68,7 @@ impl Pool {
 
     /// Keeps a connection, and closes the oldest if there are more than `keep`. Returns whether it is
     /// the first of a runtime without a reaper.
-    pub(super) fn checkin(
-        &self,
-        runtime: Id,
-        connection: Connection<Stream>,
-        now: Instant,
-        keep: usize,
-    ) -> bool {
+    pub(super) fn checkin(&self, runtime: Id, connection: C, now: Instant, keep: usize) -> bool {
         if keep == 0 {
             return false;
         }
@@ -98,8 +89,8 @@ impl Pool {
     pub(super) fn expire(&self, runtime: Id, now: Instant, timeout: Duration) -> Option<Instant> {
         let mut shard = self.shard(runtime);
         let idle = shard.get_mut(&runtime)?;
-        let is_old = |i: &Idle| now.saturating_duration_since(i.since) >= timeout;
-        let expired: VecDeque<Idle> = idle.drain(..idle.partition_point(is_old)).collect();
+        let is_old = |i: &Idle<C>| now.saturating_duration_since(i.since) >= timeout;
+        let expired: VecDeque<Idle<C>> = idle.drain(..idle.partition_point(is_old)).collect();
         let oldest = idle.front().map(|i| i.since);
         if oldest.is_none() {
             shard.remove(&runtime);
@@ -118,17 +109,17 @@ impl Pool {
     /// How many connections are idle.
     pub(super) fn len(&self) -> usize {
         let shard =
-            |shard: &Mutex<Shard>| -> usize { lock(shard).values().map(VecDeque::len).sum() };
+            |shard: &Mutex<Shard<C>>| -> usize { lock(shard).values().map(VecDeque::len).sum() };
         self.0.iter().map(shard).sum()
     }
 
-    fn shard(&self, runtime: Id) -> MutexGuard<'_, Shard> {
+    fn shard(&self, runtime: Id) -> MutexGuard<'_, Shard<C>> {
         let hash = BuildHasherDefault::<IdHasher>::default().hash_one(runtime);
         lock(&self.0[(hash >> 60) as usize % SHARDS])
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock<C>(shard: &Mutex<Shard<C>>) -> MutexGuard<'_, Shard<C>> {
     // Nothing panics while it is held.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
