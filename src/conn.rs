@@ -10,11 +10,14 @@
 //! the client, the [`Watch`](crate::net::Watch) by which a shutdown ends it, and the time at which
 //! it was accepted, from which one deadline counts over all stages. A driver gives its transport
 //! back after an upgrade. The only protocol so far is HTTP/1.1 without TLS.
+//!
+//! Connections of our own go to servers ([`h1::client`]) and to FastCGI applications ([`fcgi`]).
 
 pub mod access_log;
 mod checkin;
 mod config;
 mod delivery;
+pub mod fcgi;
 pub mod h1;
 pub(crate) mod head_pool;
 mod output;

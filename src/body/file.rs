@@ -134,6 +134,14 @@ impl FileSlice {
         self.len -= n;
     }
 
+    /// Splits the first `n` bytes off, or all if there are fewer.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only drivers send records"))]
+    pub(crate) fn split_to(&mut self, n: u64) -> Self {
+        let first = Self { len: n.min(self.len), ..self.clone() };
+        self.advance(first.len);
+        first
+    }
+
     /// Reads the next bytes, at most 64 KiB, once they are in the page cache; `None` at the end of the slice.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         if self.len > 0 && self.resident_len() == 0 {

@@ -87,6 +87,12 @@ impl Limits {
         self.body_timeout = timeout;
         self
     }
+
+    /// How long sending may make no progress.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the driver writes"))]
+    pub(crate) fn write_timeout(&self) -> Duration {
+        self.body_timeout
+    }
 }
 
 impl Default for Limits {

@@ -29,6 +29,8 @@
 //! - `fault Name`: nothing comes after; `closed`: the end came in order;
 //! - `more`: in the middle of a response when the bytes are over.
 
+#[cfg(feature = "upstream")]
+pub(crate) mod app;
 mod conn;
 mod run;
 mod vector;

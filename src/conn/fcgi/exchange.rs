@@ -1,0 +1,254 @@
+//! A request on its way out, until the head of its response.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, request, response};
+
+use super::{
+    Cause, Connection, ExchangeError,
+    incoming::Incoming,
+    upload::{Upload, pump},
+};
+use crate::{
+    body::Body,
+    conn::{Checkin, Delivery, RequestInfo},
+    net::{Io, clock},
+    peer::Deadline,
+    proto::fcgi::{Event, Params},
+    semantics::gateway,
+};
+
+/// The future of [`Connection::exchange`].
+///
+/// It is not boxed: its owner decides where it lives.
+pub struct Exchange<I, C> {
+    /// `None` once it has ended.
+    inner: Option<Inner<I, C>>,
+}
+
+struct Inner<I, C> {
+    connection: Connection<I>,
+    checkin: C,
+    parts: request::Parts,
+    params: Params,
+    length: Option<u64>,
+    /// The part of the body that has not been handed to the connection.
+    upload: Option<Upload>,
+    /// The whole body once more, if it can be sent twice.
+    replay: Option<Body>,
+    /// The request's own deadline.
+    deadline: Option<Instant>,
+    progress: Progress,
+}
+
+/// How far an exchange has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    /// Request and body are as they were given.
+    New,
+    /// The head is encoded, and perhaps a part of the body; nothing has been written.
+    Encoded,
+    /// At least a byte has been written.
+    Written,
+    /// At least a byte of the response has been read.
+    Answered,
+}
+
+impl<I: Io, C: Checkin<Connection<I>>> Exchange<I, C> {
+    pub(super) fn new(
+        mut connection: Connection<I>,
+        request: Request<Body>,
+        params: Params,
+        checkin: C,
+    ) -> Self {
+        connection.state.stderr.begin(RequestInfo::of(&request));
+        let (parts, body) = request.into_parts();
+        let inner = Inner {
+            connection,
+            checkin,
+            deadline: parts.extensions.get::<Deadline>().map(|deadline| deadline.0),
+            parts,
+            params,
+            length: body.len(),
+            replay: body.replay(),
+            upload: Some(Upload::new(body)),
+            progress: Progress::New,
+        };
+        Self { inner: Some(inner) }
+    }
+}
+
+impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
+    fn poll_head(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<response::Parts, Cause>> {
+        if self.progress == Progress::New {
+            self.begin(now)?;
+        }
+        loop {
+            let state = &mut *self.connection.state;
+            pump(state, &mut self.upload, now, cx)?;
+            let had_room = state.output.has_room();
+            // A write may fail because the application has answered and closed. Its answer can still
+            // be read, so the failure counts only if there is none.
+            let mut broken = None;
+            match self.poll_flush(cx, now) {
+                Poll::Ready(Ok(())) if !had_room && self.upload.is_some() => continue,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(e)) => broken = Some(e),
+            }
+            let state = &mut *self.connection.state;
+            match state.poll_read(cx) {
+                Poll::Ready(Ok(0)) => {
+                    if self.progress == Progress::Answered {
+                        state.core.recv_eof()?;
+                    }
+                    return Poll::Ready(Err(Cause::Closed));
+                }
+                Poll::Ready(Ok(_)) => {
+                    self.progress = Progress::Answered;
+                    if let Some(Event::Head(head)) = state.recv(now)? {
+                        return Poll::Ready(Ok(head));
+                    }
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
+                Poll::Pending => match broken {
+                    Some(e) => return Poll::Ready(Err(e.into())),
+                    None => return self.poll_expired(now, cx).map(Err),
+                },
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Instant) -> Result<(), Cause> {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Cause::Deadline);
+        }
+        let length = self.length.ok_or(Cause::UnknownLength)?;
+        let state = &mut *self.connection.state;
+        let out = state.output.head();
+        state.core.send_request(now, &self.parts.method, length, &self.params, out)?;
+        self.progress = Progress::Encoded;
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<std::io::Result<()>> {
+        let state = &mut *self.connection.state;
+        let before = state.output.written();
+        let result = state.poll_flush(cx, now);
+        if self.progress == Progress::Encoded && state.output.written() > before {
+            self.progress = Progress::Written;
+        }
+        result
+    }
+
+    fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Cause> {
+        if !self.connection.state.poll_expired(cx, now, self.deadline) {
+            return Poll::Pending;
+        }
+        let is_deadline = self.deadline.is_some_and(|deadline| deadline <= clock::now());
+        Poll::Ready(if is_deadline { Cause::Deadline } else { Cause::Timeout })
+    }
+
+    /// The response with its body. Unless it is complete already, the body owns the connection.
+    fn respond(self, now: Instant, mut parts: response::Parts) -> Result<Response<Body>, Cause> {
+        let Self { mut connection, checkin, upload, .. } = self;
+        gateway::response(&mut parts.headers);
+        let mut read = Read::default();
+        loop {
+            let event = connection.state.recv(now)?;
+            match event {
+                Some(Event::Data(data)) => read.push(data),
+                Some(Event::End { .. }) => break,
+                _ => {
+                    let remaining = connection.state.core.remaining_body();
+                    let incoming =
+                        Incoming::new(connection, checkin, upload, read.finish(), remaining);
+                    return Ok(Response::from_parts(parts, Body::new(incoming)));
+                }
+            }
+        }
+        if connection.is_reusable() {
+            checkin.checkin(connection, now);
+        }
+        Ok(Response::from_parts(parts, read.finish().into()))
+    }
+
+    fn fail(self, now: Instant, cause: Cause) -> ExchangeError {
+        let delivery = if self.progress >= Progress::Written {
+            Delivery::MaybeSent
+        } else {
+            Delivery::NotSent
+        };
+        let has_answer = self.progress == Progress::Answered;
+        let body = match self.progress {
+            Progress::New => self.upload.map(Upload::into_body),
+            Progress::Encoded | Progress::Written => self.replay,
+            Progress::Answered => None,
+        };
+        if self.progress == Progress::New && self.connection.is_reusable() {
+            self.checkin.checkin(self.connection, now);
+        }
+        let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
+        ExchangeError { cause, delivery, has_answer, request }
+    }
+}
+
+/// What of a body came with the head: mostly one piece, which is not copied.
+#[derive(Default)]
+struct Read {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Read {
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() {
+            self.first = data;
+            return;
+        }
+        if self.more.is_empty() {
+            self.more.extend_from_slice(&self.first);
+        }
+        self.more.extend_from_slice(&data);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.more.is_empty() { self.first } else { self.more.freeze() }
+    }
+}
+
+impl<I: Io + 'static, C: Checkin<Connection<I>>> Future for Exchange<I, C> {
+    type Output = Result<Response<Body>, ExchangeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let inner = self.inner.as_mut().expect("not polled again after it has ended");
+        inner.connection.state.output.borrow_buffer();
+        let now = clock::now();
+        let result = inner.poll_head(now, cx);
+        inner.connection.state.output.return_buffer();
+        let Poll::Ready(result) = result else { return Poll::Pending };
+        let inner = self.inner.take().expect("just polled");
+        Poll::Ready(match result {
+            Ok(parts) => inner.respond(now, parts).map_err(ExchangeError::after_answer),
+            Err(cause) => Err(inner.fail(now, cause)),
+        })
+    }
+}
+
+impl<I, C> Unpin for Exchange<I, C> {}
+
+impl<I, C> fmt::Debug for Exchange<I, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("ended", &self.inner.is_none()).finish_non_exhaustive()
+    }
+}

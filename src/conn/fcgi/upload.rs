@@ -1,0 +1,70 @@
+//! The request's body, on its way from the caller to the connection.
+
+use std::{
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use super::{Cause, State};
+use crate::{
+    body::{Body, Stretch},
+    net::Io,
+};
+
+/// A body, and what of its last piece is still to be sent: records have a bound.
+pub(super) struct Upload {
+    body: Body,
+    rest: Option<Stretch>,
+}
+
+impl Upload {
+    pub(super) fn new(body: Body) -> Self {
+        Self { body, rest: None }
+    }
+
+    /// The body, if nothing of it was read.
+    pub(super) fn into_body(self) -> Body {
+        self.body
+    }
+}
+
+/// Moves the request's body into the connection, as far as there is room.
+pub(super) fn pump<I: Io>(
+    state: &mut State<I>,
+    upload: &mut Option<Upload>,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Result<(), Cause> {
+    while let Some(Upload { body, rest }) = upload
+        && state.output.has_room()
+    {
+        let State { core, output, .. } = &mut *state;
+        match rest.take() {
+            Some(Stretch::Bytes(mut bytes)) if !bytes.is_empty() => {
+                let n = core.send_data(bytes.len(), output.head())?;
+                output.push(bytes.split_to(n), b"");
+                *rest = Some(Stretch::Bytes(bytes));
+                continue;
+            }
+            Some(Stretch::File(mut file)) if !file.is_empty() => {
+                let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
+                let n = core.send_data(len, output.head())?;
+                output.push_file(file.split_to(n as u64), b"");
+                *rest = Some(Stretch::File(file));
+                continue;
+            }
+            // CGI has no trailers.
+            Some(Stretch::Bytes(_) | Stretch::File(_) | Stretch::Trailers(_)) | None => {}
+        }
+        match body.poll_stretch(cx) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Some(Err(e))) => return Err(Cause::Body(e)),
+            Poll::Ready(Some(Ok(stretch))) => *rest = Some(stretch),
+            Poll::Ready(None) => {
+                core.send_end(now, output.end())?;
+                *upload = None;
+            }
+        }
+    }
+    Ok(())
+}
