@@ -8,6 +8,7 @@
 //! | [`Retry`] | sends a request again that failed without harm |
 //! | [`Balance`] | sends a request to the [`Endpoint`] that a [policy](crate::policy::pick) picks |
 //! | [`Remote`] | is one server at an address, with a pool of idle connections |
+//! | [`FastCgi`] | is an application at an address that speaks FastCGI, such as php-fpm |
 //!
 //! An endpoint is any service: beside a remote server a pool of worker threads, an `axum::Router` or a
 //! closure, [erased](ErasedService) to one type.
@@ -18,6 +19,7 @@
 pub mod balance;
 pub mod endpoint;
 pub mod erased;
+pub mod fastcgi;
 pub mod forward;
 pub mod remote;
 pub mod retry;
@@ -58,6 +60,7 @@ pub use builder::UpstreamBuilder;
 pub use endpoint::{Endpoint, EndpointHandle, EndpointKey};
 pub use erased::ErasedService;
 pub use error::{AttemptError, AttemptErrorKind, NoEndpoint, NotReady, Unreachable};
+pub use fastcgi::{FastCgi, FastCgiBuilder};
 pub use forward::{Forward, ForwardLayer};
 pub use remote::{
     CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, RESPONSE_TIMEOUT, Remote, RemoteBuilder,
