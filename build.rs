@@ -20,6 +20,12 @@ fn main() {
             println!("cargo::rustc-cfg=peer_{peer}");
         }
     }
+    // php-fpm has its version in its name.
+    let is_fpm = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("php-fpm");
+    let has_fpm = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut d| d.any(|e| e.is_ok_and(is_fpm)));
+    if ci || env::split_paths(&path).any(|p| has_fpm(&p)) || has_fpm(Path::new("/usr/sbin")) {
+        println!("cargo::rustc-cfg=peer_php");
+    }
     // Mounting takes root, or a program that has its rights.
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if ci || is_root {

@@ -5,6 +5,7 @@ mod curl;
 mod disk;
 mod django;
 mod nginx;
+mod php;
 
 use std::{path::Path, process::Stdio};
 
