@@ -47,6 +47,24 @@ fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
+/// Stops a process, and waits until each of its threads has stopped: the signal takes its time.
+fn stop(pid: u32) {
+    kill(pid, Signal::STOP);
+    let began = Instant::now();
+    loop {
+        let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        if tasks.all(is_stopped) {
+            return;
+        }
+        assert!(began.elapsed() < LONG, "{pid} runs on");
+        std::thread::yield_now();
+    }
+}
+
 /// Sends requests without end, until it is dropped; returns the errors.
 struct Load {
     tasks: JoinSet<Vec<BoxError>>,
@@ -128,7 +146,7 @@ async fn stopped_worker_is_answered_for_killed_and_replaced() {
     });
     let pool = pool.unwrap();
     let stopped: WorkerProcess = next(&mut ready).await;
-    kill(stopped.pid, Signal::STOP);
+    stop(stopped.pid);
     let error = pool.get("/").await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
     assert_eq!(cause::<RequestTimeout>(&error), RequestTimeout(InProcesses::SHORT));
