@@ -104,7 +104,7 @@ fn common<R: Role + std::fmt::Debug>(
             false
         }
         Op::CloseAfter => {
-            conn.close_after();
+            conn.disable_keep_alive();
             false
         }
         Op::Resume => {
@@ -174,7 +174,7 @@ fn serve(limits: Arc<Limits>, ops: Vec<Op>) {
             }
             Op::Last => {
                 let len = out.len();
-                let sent = conn.send_last(StatusCode::BAD_REQUEST, b"", &mut out);
+                let sent = conn.send_error(StatusCode::BAD_REQUEST, b"", &mut out);
                 assert_eq!(sent, out.len() > len);
                 assert!(!sent || conn.is_closed());
             }

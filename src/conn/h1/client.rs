@@ -184,7 +184,7 @@ impl<I: Io> State<I> {
     /// Reads into the input buffer; `Ok(0)` is the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.core.reads_body() {
-            let left = self.core.body_left();
+            let left = self.core.remaining_body();
             return scratch::poll_read_body(&mut self.io, cx, &mut self.input, left);
         }
         scratch::poll_read(&mut self.io, cx, &mut self.input)

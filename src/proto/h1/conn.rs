@@ -380,7 +380,7 @@ impl<R: Role> Conn<R> {
     }
 
     /// No further message after the present ones.
-    pub fn close_after(&mut self) {
+    pub fn disable_keep_alive(&mut self) {
         self.keep_alive = false;
         if self.is_idle() {
             self.reading = Reading::Closed;
@@ -459,7 +459,7 @@ impl<R: Role> Conn<R> {
     }
 
     /// How many bytes of the body are to come, if that is known.
-    pub fn body_left(&self) -> Option<u64> {
+    pub fn remaining_body(&self) -> Option<u64> {
         match self.reading {
             Reading::Length(n) => Some(n),
             Reading::Done | Reading::Closed | Reading::Idle { .. } | Reading::Head => Some(0),
@@ -482,7 +482,7 @@ impl<R: Role> Conn<R> {
         self.writing == Writing::Length(0)
     }
 
-    /// Nothing more will be read or written, but for a [last answer](Conn::send_last) to a fault.
+    /// Nothing more will be read or written, but for a [last answer](Conn::send_error) to a fault.
     pub fn is_closed(&self) -> bool {
         let written = match self.writing {
             Writing::Closed | Writing::Done => true,

@@ -121,14 +121,14 @@ impl Way {
                 self.read.push(message);
             }
         }
-        respond(&mut self.front, self.now, event, self.behind.body_left(), &mut self.out);
+        respond(&mut self.front, self.now, event, self.behind.remaining_body(), &mut self.out);
     }
 
     /// The server behind failed: an answer of ours if none has begun, else a cut.
     fn fail(&mut self) {
         let asks = self.asked.len() > self.read.len() && !self.own;
         if asks && self.open.is_none() {
-            self.own = self.front.send_last(StatusCode::BAD_GATEWAY, b"", &mut self.out);
+            self.own = self.front.send_error(StatusCode::BAD_GATEWAY, b"", &mut self.out);
             assert!(self.own, "an answer is owed");
         }
     }

@@ -121,7 +121,7 @@ impl Proxy {
     }
 
     fn head(&mut self, mut head: request::Parts) {
-        let (method, length) = (head.method.to_string(), self.front.body_left());
+        let (method, length) = (head.method.to_string(), self.front.remaining_body());
         let target = head.uri.to_string();
         self.open = Some(Message {
             start: vec![method.clone(), target],
@@ -156,7 +156,7 @@ impl Proxy {
         }
         let mut event = self.behind.recv(self.now, &mut input);
         while let Ok(Some(next)) = event {
-            respond(&mut self.front, self.now, next, self.behind.body_left(), &mut self.back);
+            respond(&mut self.front, self.now, next, self.behind.remaining_body(), &mut self.back);
             event = self.behind.recv(self.now, &mut input);
         }
         assert!(matches!(event, Ok(None)) && input.is_empty());
@@ -164,7 +164,7 @@ impl Proxy {
     }
 
     fn fault(&mut self, fault: Fault) {
-        if self.front.send_last(fault.status(), b"", &mut self.back) {
+        if self.front.send_error(fault.status(), b"", &mut self.back) {
             self.answered.push(self.open.as_ref().map_or_else(String::new, |m| m.start[0].clone()));
         }
         assert!(!self.front.keeps_alive() && !self.front.wants_read());

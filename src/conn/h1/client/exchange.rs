@@ -155,7 +155,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         let Self { mut connection, checkin, upload, parts: request, .. } = self;
         head_pool::release(request);
         let State { core, input, .. } = &mut *connection.state;
-        let left = core.body_left();
+        let left = core.remaining_body();
         if left.is_none_or(|left| left > input.len() as u64) {
             let incoming = Incoming::new(connection, checkin, upload, left);
             return Ok(Response::from_parts(parts, Body::new(incoming)));

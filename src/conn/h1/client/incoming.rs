@@ -60,7 +60,7 @@ impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
                 if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
                     self.upload = None;
                     state.output.clear();
-                    state.core.close_after();
+                    state.core.disable_keep_alive();
                 } else if !had_room && self.upload.is_some() && state.output.is_empty() {
                     continue; // the pump stopped at a full output, and no waker is registered for it
                 }

@@ -172,7 +172,7 @@ impl Active {
 
     /// Whether the request has come to its end, though it may not have been read to it.
     pub(super) fn has_whole_request(&self) -> bool {
-        let remaining = if self.core.reads_body() { self.core.body_left() } else { Some(0) };
+        let remaining = if self.core.reads_body() { self.core.remaining_body() } else { Some(0) };
         remaining.is_some_and(|n| n <= self.input.len() as u64)
     }
 

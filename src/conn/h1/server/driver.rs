@@ -69,7 +69,7 @@ where
         let mut steps = 0;
         loop {
             if draining {
-                active.core.close_after();
+                active.core.disable_keep_alive();
                 active.drain_until.get_or_insert_with(|| later(now, DRAIN_HEAD));
             }
             self.pump_upload(active, now, cx);
@@ -175,7 +175,7 @@ where
         if !wanted {
             return Ok(Poll::Pending);
         }
-        let left = active.core.body_left().filter(|_| active.upload.is_some());
+        let left = active.core.remaining_body().filter(|_| active.upload.is_some());
         let read = match (&active.upload, left) {
             (Some(_), left) => scratch::poll_read_body(&mut self.io, cx, &mut active.input, left),
             (None, _) => scratch::poll_read(&mut self.io, cx, &mut active.input),
@@ -226,7 +226,7 @@ where
             {
                 active.half_closed = Some(now);
                 if active.input.is_empty() {
-                    active.core.close_after(); // else further requests were read ahead
+                    active.core.disable_keep_alive(); // else further requests were read ahead
                 }
             }
             // A client that has left: its work is dropped with the stage, the connection ends.

@@ -111,7 +111,7 @@ where
         if active.half_closed.is_some() {
             active.half_closed = Some(now);
             if active.input.is_empty() {
-                active.core.close_after(); // nothing can come after it
+                active.core.disable_keep_alive(); // nothing can come after it
             }
         }
         if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
@@ -249,8 +249,10 @@ where
             active.upload = None;
         }
         let unread = active.upload.is_none() && active.core.reads_body();
-        if unread && active.core.body_left().is_none_or(|n| n > self.config.http1.discard_bytes) {
-            active.core.close_after();
+        if unread
+            && active.core.remaining_body().is_none_or(|n| n > self.config.http1.discard_bytes)
+        {
+            active.core.disable_keep_alive();
         }
     }
 
@@ -418,7 +420,7 @@ where
         let before = active.output.end_position();
         let linger = active.output.has_room() && {
             let out = active.output.head();
-            clock::with_date_line(clock::now(), |date| core.send_last(status, date, out))
+            clock::with_date_line(clock::now(), |date| core.send_error(status, date, out))
         };
         if linger && active.transfers.is_open() {
             let (body, end) =

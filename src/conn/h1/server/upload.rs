@@ -28,7 +28,7 @@ where
     /// The body that follows the head that was just read. What came with the head is one piece;
     /// the rest will come through a channel.
     pub(super) fn open_body(&mut self, active: &mut Active, now: Instant) -> Result<Body, Fault> {
-        let whole = match active.core.body_left() {
+        let whole = match active.core.remaining_body() {
             Some(0) => return active.core.recv(now, &mut active.input).map(|_end| Body::empty()),
             Some(n) => n <= active.input.len() as u64,
             None => false,
@@ -37,7 +37,7 @@ where
             active.core.recv(now, &mut active.input)?; // its end
             return Ok(data.into());
         }
-        let (sender, body) = Body::channel(active.core.body_left());
+        let (sender, body) = Body::channel(active.core.remaining_body());
         active.upload = Some(Upload { sender, wanted: false });
         Ok(body)
     }
@@ -119,7 +119,7 @@ where
             _ => Kind::BadRequest,
         };
         sender.abort(Error::new(kind, fault));
-        active.core.close_after();
+        active.core.disable_keep_alive();
     }
 }
 

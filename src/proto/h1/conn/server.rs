@@ -106,7 +106,7 @@ impl Conn<Server> {
     ///
     /// `false`, and nothing is written, if a response has already begun, or if the status is not a
     /// final one.
-    pub fn send_last(&mut self, status: StatusCode, date: &[u8], out: &mut BytesMut) -> bool {
+    pub fn send_error(&mut self, status: StatusCode, date: &[u8], out: &mut BytesMut) -> bool {
         if self.writing != Writing::Idle || status.is_informational() {
             return false;
         }

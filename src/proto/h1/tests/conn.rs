@@ -45,14 +45,14 @@ fn close_is_obeyed_and_announced() {
     assert!(!conn.keeps_alive());
 
     let mut conn = server_after(GET);
-    conn.close_after();
+    conn.disable_keep_alive();
     assert!(!conn.is_closed(), "the present exchange goes on");
     assert!(told(respond(&mut conn, 204, &[], None).unwrap()));
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
     assert!(conn.is_closed());
 
     let mut idle = server();
-    idle.close_after();
+    idle.disable_keep_alive();
     assert!(idle.is_closed() && !idle.wants_read());
 }
 
@@ -77,7 +77,7 @@ fn s3_body_after_early_response_is_still_read_as_body() {
     respond(&mut conn, 413, &[], Some(0)).unwrap();
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
     assert!(!conn.is_idle() && conn.reads_body() && conn.wants_read() && conn.keeps_alive());
-    assert_eq!(conn.body_left(), Some(5));
+    assert_eq!(conn.remaining_body(), Some(5));
     let mut input = BytesMut::from("GET /" as &str);
     input.extend_from_slice(GET.as_bytes());
     let Ok(Some(Event::Data(data))) = conn.recv(now(), &mut input) else { panic!() };
@@ -94,7 +94,7 @@ fn fault_after_early_response_closes_without_an_answer() {
     let fault = conn.recv(now(), &mut BytesMut::from("zz\r\n")).unwrap_err();
     assert_eq!(fault, Fault::Chunk);
     let mut out = BytesMut::new();
-    assert!(!conn.send_last(fault.status(), b"", &mut out) && out.is_empty());
+    assert!(!conn.send_error(fault.status(), b"", &mut out) && out.is_empty());
     assert_eq!(conn.send_data(2, &mut out), Ok(&b""[..]), "what was begun may be ended");
     conn.send_end(now(), None, &mut out).unwrap();
     assert!(conn.is_closed());
@@ -189,8 +189,8 @@ fn connection_closed_without_request_cannot_be_answered() {
     assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State));
     let mut conn = server();
     conn.recv(now(), &mut BytesMut::from("GET /\r\n\r\n")).unwrap_err();
-    assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State), "send_last is for that");
-    assert!(conn.send_last(StatusCode::BAD_REQUEST, b"", &mut BytesMut::new()));
+    assert_eq!(respond(&mut conn, 200, &[], Some(0)), Err(Misuse::State), "send_error is for that");
+    assert!(conn.send_error(StatusCode::BAD_REQUEST, b"", &mut BytesMut::new()));
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn earlier_head_request_does_not_empty_the_last_answer() {
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
     let fault = conn.recv(now(), &mut BytesMut::from("GET / HTTP/1.1\r\n\r\n")).unwrap_err();
     let mut out = BytesMut::new();
-    assert!(conn.send_last(fault.status(), b"", &mut out));
+    assert!(conn.send_error(fault.status(), b"", &mut out));
     assert!(out.ends_with(b"\r\n\r\n400 Bad Request\n"), "{out:?}");
 }
 

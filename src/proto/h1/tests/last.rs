@@ -15,12 +15,12 @@ use crate::proto::h1::{Conn, Server};
 fn last_answer_is_whole_and_the_only_one() {
     let mut conn = server();
     let mut out = BytesMut::new();
-    assert!(conn.send_last(StatusCode::BAD_REQUEST, b"date: now\r\n", &mut out));
+    assert!(conn.send_error(StatusCode::BAD_REQUEST, b"date: now\r\n", &mut out));
     let expected = "HTTP/1.1 400 Bad Request\r\ndate: now\r\n\
         content-type: text/plain; charset=utf-8\r\ncontent-length: 16\r\nconnection: close\r\n\r\n\
         400 Bad Request\n";
     assert_eq!(out, expected);
-    assert!(!conn.send_last(StatusCode::BAD_REQUEST, b"", &mut out));
+    assert!(!conn.send_error(StatusCode::BAD_REQUEST, b"", &mut out));
     assert_eq!(out, expected);
     assert!(conn.is_closed());
 }
@@ -28,7 +28,7 @@ fn last_answer_is_whole_and_the_only_one() {
 #[test]
 fn last_answer_to_head_has_no_body() {
     let mut out = BytesMut::new();
-    assert!(server_after(HEAD).send_last(StatusCode::NOT_FOUND, b"", &mut out));
+    assert!(server_after(HEAD).send_error(StatusCode::NOT_FOUND, b"", &mut out));
     assert!(out.ends_with(b"content-length: 0\r\nconnection: close\r\n\r\n"), "{out:?}");
 }
 
@@ -36,13 +36,13 @@ fn last_answer_to_head_has_no_body() {
 fn s18_last_answer_is_final_and_has_no_body_where_its_status_has_none() {
     for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
         let mut out = BytesMut::new();
-        assert!(server_after(GET).send_last(status, b"", &mut out));
+        assert!(server_after(GET).send_error(status, b"", &mut out));
         let (code, reason) = (status.as_str(), status.canonical_reason().unwrap());
         assert_eq!(out, format!("HTTP/1.1 {code} {reason}\r\nconnection: close\r\n\r\n"));
     }
     for status in [100, 101, 199] {
         let (mut conn, mut out) = (server_after(GET), BytesMut::new());
-        assert!(!conn.send_last(StatusCode::from_u16(status).unwrap(), b"", &mut out));
+        assert!(!conn.send_error(StatusCode::from_u16(status).unwrap(), b"", &mut out));
         assert!(out.is_empty() && !conn.is_closed(), "a final answer may still be sent");
     }
 }

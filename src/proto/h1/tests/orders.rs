@@ -107,7 +107,7 @@ fn common<R: Role + Debug>(conn: &mut Conn<R>, rng: &mut Rng, out: &mut BytesMut
         3 if rng.one_in(12) => match n {
             0 => _ = conn.recv_eof(now()).is_ok(),
             1 => _ = conn.timeout(),
-            _ => conn.close_after(),
+            _ => conn.disable_keep_alive(),
         },
         _ => conn.resume(now() + Duration::from_secs(1)),
     }
@@ -128,7 +128,7 @@ fn serve(rng: &mut Rng) -> (Vec<Method>, BytesMut) {
             1 => conn.send_continue(&mut out),
             2 if rng.one_in(8) => {
                 let status = StatusCode::from_u16([400, 204, 304, 100][rng.below(4)]).unwrap();
-                if call(&mut conn, &mut out, |c, out| c.send_last(status, b"", out)) {
+                if call(&mut conn, &mut out, |c, out| c.send_error(status, b"", out)) {
                     answered.push(asked.take().unwrap_or(Method::GET));
                     assert!(conn.is_closed());
                 }

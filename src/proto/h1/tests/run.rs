@@ -120,9 +120,9 @@ fn after_fault(conn: &mut Conn<Server>, input: &mut BytesMut, fault: Fault) {
     assert!(!conn.keeps_alive() && !conn.wants_read() && !conn.is_idle());
     assert!(matches!(conn.recv_eof(now), Ok(None)));
     let mut out = BytesMut::new();
-    assert!(conn.send_last(fault.status(), b"", &mut out));
+    assert!(conn.send_error(fault.status(), b"", &mut out));
     assert!(out.windows(21).any(|w| w == b"\r\nconnection: close\r\n"), "{out:?}");
-    assert!(!conn.send_last(fault.status(), b"", &mut out), "a second answer");
+    assert!(!conn.send_error(fault.status(), b"", &mut out), "a second answer");
     assert!(conn.is_closed());
 }
 
