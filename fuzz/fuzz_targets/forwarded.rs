@@ -3,10 +3,11 @@
 //! spelling; and `Proxy` never gets through.
 #![no_main]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::{arbitrary, arbitrary::Arbitrary, fuzz_target};
+use vestibule::peer::{Peer, Tls};
 use vestibule::semantics::forwarded::{ForwardedFields, Trust};
 
 #[derive(Arbitrary, Debug)]
@@ -43,17 +44,23 @@ fuzz_target!(|input: Input| {
         }
     }
     let host = input.host.as_ref().and_then(|host| HeaderValue::from_bytes(host).ok());
-    let scheme = if input.https { Scheme::HTTPS } else { Scheme::HTTP };
+    let at = |ip| SocketAddr::new(ip, 9);
+    let mut peer = input.ip.map_or_else(Peer::unix, |ip| Peer::tcp(at(ip), at(ip)));
+    if input.https {
+        peer = peer.secured(Tls::new("TLSv1.3"));
+    }
     let before = headers.clone();
     let trust = [Trust::Replace, Trust::Append, Trust::Keep][usize::from(input.mode) % 3];
     let fields = ForwardedFields::new().trust(trust).rfc7239(input.rfc7239);
-    fields.apply(&mut headers, input.ip, &scheme, host.as_ref());
+    fields.apply(&mut headers, &peer, host.as_ref());
 
     assert!(!headers.contains_key("proxy"));
     assert_eq!(headers.get("accept"), before.get("accept"));
     if trust == Trust::Keep {
         let mut kept = before;
-        kept.remove("proxy");
+        for dropped in ["proxy", "x_forwarded_for", "x-forwarded.host", "x.real_ip"] {
+            kept.remove(dropped);
+        }
         assert_eq!(headers, kept);
         return;
     }
