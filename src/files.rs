@@ -77,13 +77,13 @@ mod x_accel_redirect;
 
 use std::path::{Path, PathBuf};
 
-pub use backend::{Backend, Content, Found, Item, Source};
+pub use backend::{Backend, Content, Item, Lookup, Source};
 pub use builder::DirBuilder;
 pub use dir::Dir;
 pub use embedded::Embedded;
 pub use lookup_config::is_hashed;
 pub use root::Symlinks;
-pub use service::{ResponseFuture, Unreadable};
+pub use service::{LookupError, ResponseFuture};
 pub use try_files::TryFiles;
 pub use x_accel_redirect::{XAccelRedirect, XAccelRedirectLayer};
 

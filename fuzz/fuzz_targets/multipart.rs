@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 use tower_service::Service;
 use vestibule::{
     Body,
-    files::{self, Backend, Content, Dir, Found, Source},
+    files::{self, Backend, Content, Dir, Lookup, Source},
 };
 
 /// Files whose names are their lengths.
@@ -31,13 +31,13 @@ fn content(len: usize) -> Vec<u8> {
 }
 
 impl Backend for Files {
-    fn lookup(&self, path: &str) -> io::Result<Found> {
-        let Ok(len) = path.parse() else { return Ok(Found::Missing) };
+    fn lookup(&self, path: &str) -> io::Result<Lookup> {
+        let Ok(len) = path.parse() else { return Ok(Lookup::Missing) };
         let content = Content::Bytes(content(len).into());
-        Ok(Found::File(Source { content, modified: None, tag: path.to_owned() }))
+        Ok(Lookup::File(Source { content, modified: None, tag: path.to_owned() }))
     }
 
-    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
+    fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
         self.lookup(path).ok()
     }
 }

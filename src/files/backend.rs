@@ -20,13 +20,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Failures that are not the path's fault, such as an I/O error. The request ends in an error of
     /// the kind `Internal` (500), or `Overloaded` (503) when descriptors or memory have run out.
-    fn lookup(&self, path: &str) -> io::Result<Found>;
+    fn lookup(&self, path: &str) -> io::Result<Lookup>;
 
     /// Looks up a path without blocking: it is called on the thread of a connection.
     ///
     /// `None`, which is the default, makes the caller use [`lookup`](Self::lookup) instead. Return it
     /// for every error, too.
-    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
+    fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
         let _ = path;
         None
     }
@@ -45,7 +45,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
 /// The result of a lookup.
 #[derive(Debug)]
-pub enum Found {
+pub enum Lookup {
     /// Nothing that can be served.
     Missing,
     /// A folder.
@@ -96,7 +96,7 @@ pub struct Item {
     /// Its name, of any bytes but `/` and NUL.
     pub name: Vec<u8>,
     /// Whether it is a folder.
-    pub folder: bool,
+    pub is_folder: bool,
     /// Its size in bytes.
     pub size: u64,
     /// The time of the last modification, if it is known.
@@ -125,13 +125,13 @@ impl<'a> View<'a> {
         self.can_block
     }
 
-    pub(super) fn lookup(self, path: &str) -> io::Result<Found> {
+    pub(super) fn lookup(self, path: &str) -> io::Result<Lookup> {
         if self.can_block {
             return self.backend.lookup(path);
         }
         match self.backend.try_lookup_cached(path) {
             // The start of an open file is read into memory next, which blocks.
-            None | Some(Found::File(Source { content: Content::File(..), .. })) => {
+            None | Some(Lookup::File(Source { content: Content::File(..), .. })) => {
                 Err(io::ErrorKind::WouldBlock.into())
             }
             Some(found) => Ok(found),

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::backend::{Backend, Content, Found, Item, Source};
+use super::backend::{Backend, Content, Item, Lookup, Source};
 
 /// Files in memory, as a [`Backend`]: what `include_bytes!`, `rust-embed` or `include_dir` put into
 /// the program, or anything that was made at its start.
@@ -49,12 +49,12 @@ impl<P: Into<String>, B: Into<Bytes>> FromIterator<(P, B)> for Embedded {
 }
 
 impl Embedded {
-    fn find(&self, path: &str) -> Found {
+    fn find(&self, path: &str) -> Lookup {
         if let Some(source) = self.files.get(path) {
-            return Found::File(source.clone());
+            return Lookup::File(source.clone());
         }
         let folder = path == "." || self.below(path).next().is_some();
-        if folder { Found::Folder } else { Found::Missing }
+        if folder { Lookup::Folder } else { Lookup::Missing }
     }
 
     /// What is below a folder, by the rest of its path.
@@ -66,23 +66,23 @@ impl Embedded {
 }
 
 impl Backend for Embedded {
-    fn lookup(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Lookup> {
         Ok(self.find(path))
     }
 
-    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
+    fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
         Some(self.find(path))
     }
 
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
         let mut last = None;
         for (rest, source) in self.below(path) {
-            let (name, folder) = rest.split_once('/').map_or((rest, false), |(f, _)| (f, true));
+            let (name, is_folder) = rest.split_once('/').map_or((rest, false), |(f, _)| (f, true));
             if last.replace(name) == Some(name) {
                 continue; // another file of the same folder
             }
-            let size = if folder { 0 } else { source.content.len() };
-            if each(Item { name: name.into(), folder, size, modified: None }).is_break() {
+            let size = if is_folder { 0 } else { source.content.len() };
+            if each(Item { name: name.into(), is_folder, size, modified: None }).is_break() {
                 break;
             }
         }

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
-    backend::{Content, Found, Source, View},
+    backend::{Content, Lookup, Source, View},
     listing::Listing,
     lookup_config::LookupConfig,
     mime::content_type,
@@ -101,7 +101,7 @@ impl Entry {
         }
         let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
         if config.listing
-            && let Found::Folder = from.lookup(folder)?
+            && let Lookup::Folder = from.lookup(folder)?
         {
             return Listing::of(from, folder, config.hidden).map(Self::Listing);
         }
@@ -110,10 +110,10 @@ impl Entry {
 
     fn at(from: View<'_>, path: &str, file_only: bool, config: &LookupConfig) -> io::Result<Self> {
         Ok(match from.lookup(path)? {
-            Found::File(source) => Self::File(Variants::load(from, source, path, config)?),
+            Lookup::File(source) => Self::File(Variants::load(from, source, path, config)?),
             // A folder that bears the name of the index file is not what was asked for.
-            Found::Folder if !file_only => Self::Folder,
-            Found::Folder | Found::Missing => Self::Missing,
+            Lookup::Folder if !file_only => Self::Folder,
+            Lookup::Folder | Lookup::Missing => Self::Missing,
         })
     }
 
@@ -144,7 +144,7 @@ impl Variants {
         let mut identity = Page::new(source, path, config);
         let mut encoded = Vec::new();
         for (coding, end) in CODINGS.into_iter().filter(|_| config.precompressed) {
-            let Found::File(source) = from.lookup(&format!("{path}{end}"))? else { continue };
+            let Lookup::File(source) = from.lookup(&format!("{path}{end}"))? else { continue };
             if is_of_another_version(source.modified, written) {
                 tracing::debug!(path, end, "older than the file itself, and not sent");
                 continue;

@@ -38,7 +38,7 @@ impl Listing {
             ControlFlow::Continue(())
         })?;
         // Folders first, then by name.
-        items.sort_by(|a, b| (!a.folder, &a.name).cmp(&(!b.folder, &b.name)));
+        items.sort_by(|a, b| (!a.is_folder, &a.name).cmp(&(!b.is_folder, &b.name)));
         Ok(Self { html: html(&items, more).into(), json: json(&items, more).into() })
     }
 }
@@ -55,7 +55,7 @@ fn html(items: &[Item], more: bool) -> String {
          <li><a href=\"../\">../</a>\n",
     );
     for item in items {
-        let slash = if item.folder { "/" } else { "" };
+        let slash = if item.is_folder { "/" } else { "" };
         // Relative, and from here on: no name is taken for a scheme or for another host.
         page.push_str("<li><a href=\"./");
         page.push_str(&escape::names(&item.name));
@@ -73,7 +73,7 @@ fn html(items: &[Item], more: bool) -> String {
         }
         page.push_str(slash);
         page.push_str("</a>");
-        if !item.folder {
+        if !item.is_folder {
             let _ = write!(page, " {} bytes", item.size);
         }
         page.push('\n');
@@ -102,7 +102,7 @@ fn json(items: &[Item], more: bool) -> String {
                 c => text.push(c),
             }
         }
-        let kind = if item.folder { "folder" } else { "file" };
+        let kind = if item.is_folder { "folder" } else { "file" };
         let _ = write!(text, "\",\"type\":\"{kind}\",\"size\":{}", item.size);
         if let Some(modified) = item.modified {
             let modified = HttpDate::from(modified).to_value();

@@ -39,7 +39,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::backend::{Backend, Found, Item};
+use super::backend::{Backend, Item, Lookup};
 
 /// How often a path is gone down again when a race against a rename was lost.
 const RACES: usize = 8;
@@ -243,7 +243,7 @@ impl Root {
         let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         matches!(kind, FileType::RegularFile | FileType::Directory).then(|| Item {
             name: name.to_bytes().to_vec(),
-            folder: kind == FileType::Directory,
+            is_folder: kind == FileType::Directory,
             size,
             modified: SystemTime::UNIX_EPOCH.checked_add(since),
         })
@@ -281,17 +281,17 @@ impl Root {
 }
 
 impl Backend for Root {
-    fn lookup(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Lookup> {
         Ok(match self.open(path)? {
-            None => Found::Missing,
-            Some(Opened { meta, .. }) if meta.is_dir() => Found::Folder,
+            None => Lookup::Missing,
+            Some(Opened { meta, .. }) if meta.is_dir() => Lookup::Folder,
             Some(Opened { file, meta }) => {
-                source::source(file, meta)?.map_or(Found::Missing, Found::File)
+                source::source(file, meta)?.map_or(Lookup::Missing, Lookup::File)
             }
         })
     }
 
-    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
+    fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
         Self::try_lookup_cached(self, path)
     }
 

@@ -143,7 +143,7 @@ impl Inner {
     ) -> PendingLookup {
         let stale = self.stale(normal, now);
         let begin = || {
-            let lookup = Lookup { inner: self.clone(), normal: normal.into(), path, now };
+            let lookup = LookupJob { inner: self.clone(), normal: normal.into(), path, now };
             move || lookup.run()
         };
         let result = if self.cache.is_used() {
@@ -243,21 +243,21 @@ pub(super) struct PendingLookup {
 }
 
 /// A lookup that is still to be run.
-struct Lookup {
+struct LookupJob {
     inner: Arc<Inner>,
     normal: Box<str>,
     path: Option<Path>,
     now: Instant,
 }
 
-impl Lookup {
+impl LookupJob {
     fn run(self) -> io::Result<Loaded> {
         let from = View::blocking(self.inner.storage.backend());
         self.inner.load(from, &self.normal, self.path.as_ref(), self.now)
     }
 }
 
-impl Drop for Lookup {
+impl Drop for LookupJob {
     fn drop(&mut self) {
         // It has failed, or all clients left before it began. After a success this changes nothing.
         for path in [&self.normal, FALLBACK_PAGE] {
@@ -286,7 +286,7 @@ struct Pending {
 /// The folder or a file in it cannot be read, and it is not the request's fault.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read below the folder")]
-pub struct Unreadable(#[source] io::Error);
+pub struct LookupError(#[source] io::Error);
 
 impl ResponseFuture {
     fn ready(response: Response<Body>) -> Self {
@@ -334,7 +334,7 @@ impl PendingLookup {
             tracing::debug!(%error, "the lookup failed; the stale entry is served");
             return Poll::Ready(Ok(stale));
         }
-        Poll::Ready(Err(Error::new(kind, Unreadable(error)).into()))
+        Poll::Ready(Err(Error::new(kind, LookupError(error)).into()))
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{OPEN_PATH, READ, Root, Symlinks, is_absence, source};
-use crate::files::backend::{Content, Found, Source};
+use crate::files::backend::{Content, Lookup, Source};
 
 /// File systems, by their numbers in statfs(2), that open a file whose path is in memory without
 /// asking a server or a daemon: ext, XFS, Btrfs, F2FS and tmpfs. overlayfs is not one of them: its
@@ -32,7 +32,7 @@ impl Root {
     /// Answers for small files, folders and names that the kernel knows to be missing, and only under
     /// [`Symlinks::Inside`]. Returns `None` for everything else and on every error: the caller then
     /// uses [`open`](Self::open), which may block.
-    pub(super) fn try_lookup_cached(&self, path: &str) -> Option<Found> {
+    pub(super) fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
         let unsupported = &self.cached_lookup_unsupported;
         let is_possible =
             self.symlinks == Symlinks::Inside && !self.openat2_unavailable.load(Relaxed);
@@ -56,15 +56,15 @@ impl Root {
             Err(Errno::PERM | Errno::XDEV) => return None,
             // Nothing is below a deleted folder. Another one may be at its path.
             Err(errno) => {
-                return (is_absence(errno) && !folder.is_deleted()).then_some(Found::Missing);
+                return (is_absence(errno) && !folder.is_deleted()).then_some(Lookup::Missing);
             }
         };
         let meta = held.metadata().ok()?;
         if meta.is_dir() {
-            return Some(Found::Folder);
+            return Some(Lookup::Folder);
         }
         if !meta.is_file() {
-            return Some(Found::Missing);
+            return Some(Lookup::Missing);
         }
         if meta.len() > source::IN_MEMORY {
             return None;
@@ -74,7 +74,7 @@ impl Root {
         let how = READ.union(OFlags::NONBLOCK);
         let file = File::from(openat(CWD, by_descriptor, how, Mode::empty()).ok()?);
         match content(&file, &meta) {
-            Ok(source) => source.map(Found::File),
+            Ok(source) => source.map(Lookup::File),
             Err(errno) => {
                 // A file system that cannot say.
                 unsupported.fetch_or(matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS), Relaxed);
@@ -125,12 +125,12 @@ mod tests {
 
     fn found(root: &Root, path: &str) -> Option<String> {
         Some(match root.try_lookup_cached(path)? {
-            Found::Missing => "missing".to_owned(),
-            Found::Folder => "folder".to_owned(),
-            Found::File(Source { content: Content::Bytes(bytes), .. }) => {
+            Lookup::Missing => "missing".to_owned(),
+            Lookup::Folder => "folder".to_owned(),
+            Lookup::File(Source { content: Content::Bytes(bytes), .. }) => {
                 String::from_utf8(bytes.to_vec()).unwrap()
             }
-            Found::File(_) => "open".to_owned(),
+            Lookup::File(_) => "open".to_owned(),
         })
     }
 
@@ -157,10 +157,10 @@ mod tests {
         assert_eq!(found(&root, "none"), whole("missing"), "it is known not to be there");
         assert!(matches!(found(&root, "docs/a.txt/x").as_deref(), None | Some("missing")));
         // The same state has the same tag.
-        let Some(Found::File(now)) = root.try_lookup_cached("docs/a.txt") else {
+        let Some(Lookup::File(now)) = root.try_lookup_cached("docs/a.txt") else {
             panic!("it was there")
         };
-        let Ok(Found::File(then)) = crate::files::Backend::lookup(&root, "docs/a.txt") else {
+        let Ok(Lookup::File(then)) = crate::files::Backend::lookup(&root, "docs/a.txt") else {
             panic!()
         };
         assert_eq!((now.tag, now.modified), (then.tag, then.modified));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::files::{self, Backend, Content, Embedded, Found, Source};
+use crate::files::{self, Backend, Content, Embedded, Lookup, Source};
 
 fn site() -> Embedded {
     Embedded::from_iter([
@@ -69,9 +69,9 @@ async fn embedded_directory_is_listed_once_for_each_name() {
 struct Empty(Arc<AtomicUsize>);
 
 impl Backend for Empty {
-    fn lookup(&self, _: &str) -> io::Result<Found> {
+    fn lookup(&self, _: &str) -> io::Result<Lookup> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(Found::Missing)
+        Ok(Lookup::Missing)
     }
 }
 
@@ -105,7 +105,7 @@ struct Slow {
 struct Disk(Arc<Slow>);
 
 impl Backend for Disk {
-    fn lookup(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Lookup> {
         self.0.looks.fetch_add(1, Ordering::SeqCst);
         match path {
             "broken" => return Err(io::Error::other("a bad sector")),
@@ -113,7 +113,7 @@ impl Backend for Disk {
             _ => drop(self.0.opened.wait_while(self.0.open.lock().unwrap(), |open| !*open)),
         }
         let content = Content::Bytes(path.to_owned().into());
-        Ok(Found::File(Source { content, modified: None, tag: "\"no tag\"".to_owned() }))
+        Ok(Lookup::File(Source { content, modified: None, tag: "\"no tag\"".to_owned() }))
     }
 }
 
@@ -174,7 +174,7 @@ impl Told {
 }
 
 impl Backend for Told {
-    fn lookup(&self, path: &str) -> io::Result<Found> {
+    fn lookup(&self, path: &str) -> io::Result<Lookup> {
         let found = self.try_lookup_cached(path).unwrap();
         let mut held = self.held.0.lock().unwrap();
         if let Some(n) = &mut *held {
@@ -184,13 +184,13 @@ impl Backend for Told {
         Ok(found)
     }
 
-    fn try_lookup_cached(&self, path: &str) -> Option<Found> {
+    fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
         if path != "a" {
-            return Some(Found::Missing);
+            return Some(Lookup::Missing);
         }
         let text = self.text.lock().unwrap().clone();
         let tag = text.len().to_string();
-        Some(Found::File(Source { content: Content::Bytes(text.into()), modified: None, tag }))
+        Some(Lookup::File(Source { content: Content::Bytes(text.into()), modified: None, tag }))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::*;
-use crate::files::{Backend, Found, Item, Symlinks};
+use crate::files::{Backend, Item, Lookup, Symlinks};
 
 /// Names that a listing must not be broken by.
 const HOSTILE: [&[u8]; 24] = [
@@ -197,15 +197,15 @@ struct Many {
 }
 
 impl Backend for Many {
-    fn lookup(&self, path: &str) -> io::Result<Found> {
-        Ok(if path == "." { Found::Folder } else { Found::Missing })
+    fn lookup(&self, path: &str) -> io::Result<Lookup> {
+        Ok(if path == "." { Lookup::Folder } else { Lookup::Missing })
     }
 
     fn list(&self, _: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
         let unseen = (0..self.unseen).map(|i| if i % 2 == 0 { ".x" } else { "\n" }.to_owned());
         for name in unseen.chain((0..self.seen).map(|i| format!("{i:05}"))) {
             self.told.fetch_add(1, Ordering::Relaxed);
-            let item = Item { name: name.into(), folder: false, size: 0, modified: None };
+            let item = Item { name: name.into(), is_folder: false, size: 0, modified: None };
             if each(item).is_break() {
                 break;
             }

@@ -58,7 +58,7 @@ fn leased_file_is_awaited_and_read_as_it_is_then() {
     for (before, writes) in [(3, 1), (3, 10_000), (70_000, 11_000)] {
         fs::write(&path, vec![b'-'; before]).unwrap();
         let holder = Holder::of(&path, writes);
-        let Found::File(source) = root.lookup("top.txt").unwrap() else { panic!("{writes}") };
+        let Lookup::File(source) = root.lookup("top.txt").unwrap() else { panic!("{writes}") };
         drop(holder);
         let want = "written".repeat(writes);
         assert_eq!(source.content.len(), want.len() as u64);
