@@ -17,7 +17,7 @@ use super::{
     lookup_config::LookupConfig,
     root::{OPEN_DIR_PATH, Root, Symlinks},
     try_files::TryFiles,
-    watch::FOLDERS,
+    watch::MAX_WATCHED_FOLDERS,
 };
 use crate::HttpService;
 
@@ -72,7 +72,7 @@ impl Default for Options {
             symlinks: Symlinks::Inside,
             inline_lookups: true,
             watch: true,
-            watched_folders: FOLDERS,
+            watched_folders: MAX_WATCHED_FOLDERS,
             revalidate: REVALIDATE,
             limits: Limits::default(),
         }

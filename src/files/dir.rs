@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     backend::Backend, builder::Options, cache::Cache, entry::Loaded, root::Root,
-    single_flight::SingleFlight, watch::Watch,
+    single_flight::SingleFlight, watch::FolderWatcher,
 };
 
 /// The files below a folder as a service; made by [`dir`](super::dir()), [`file`](super::file()),
@@ -55,7 +55,7 @@ pub(super) struct Inner {
     /// Blocking lookups in flight, marked with their start and with the count of changes then.
     pub(super) lookups: SingleFlight<Loaded, (Instant, u64)>,
     /// Set by the first lookup; `None` in it if the kernel's limit of watches is reached.
-    watch: OnceLock<Option<Watch>>,
+    watcher: OnceLock<Option<FolderWatcher>>,
 }
 
 /// Where the files are stored.
@@ -78,20 +78,20 @@ impl Dir {
     pub(super) fn new(storage: Storage, options: Options) -> Self {
         let cache = Arc::new(Cache::new(options.limits, options.revalidate));
         let lookups = SingleFlight::default();
-        Self(Arc::new(Inner { storage, options, cache, lookups, watch: OnceLock::new() }))
+        Self(Arc::new(Inner { storage, options, cache, lookups, watcher: OnceLock::new() }))
     }
 
     #[cfg(test)]
     pub(super) fn is_watched(&self) -> bool {
-        self.0.watch.get().is_some()
+        self.0.watcher.get().is_some()
     }
 }
 
 impl Inner {
     /// Forgets what is known of the files: they are in another folder now.
-    pub(super) fn forget_all(&self) {
-        match self.watch.get() {
-            Some(Some(watch)) => watch.begin_anew(),
+    pub(super) fn invalidate_all(&self) {
+        match self.watcher.get() {
+            Some(Some(watcher)) => watcher.reset(),
             _ => self.cache.forget(|_| true, false),
         }
     }
@@ -100,21 +100,24 @@ impl Inner {
     ///
     /// # Errors
     /// `WouldBlock` if they are not watched yet and `can_block` is `false`.
-    pub(super) fn follow(&self, root: &Root, path: &str, can_block: bool) -> io::Result<()> {
+    pub(super) fn watch_path(&self, root: &Root, path: &str, can_block: bool) -> io::Result<()> {
         if !self.options.watch || !self.cache.is_used() {
             return Ok(());
         }
-        let begin = || match Watch::new(self.cache.clone(), self.options.watched_folders) {
-            Ok(watch) => Some(watch),
+        let start = || match FolderWatcher::new(self.cache.clone(), self.options.watched_folders) {
+            Ok(watcher) => Some(watcher),
             Err(error) => {
                 tracing::debug!(%error, "cannot watch the folder; it is looked up again instead");
                 None
             }
         };
-        let watch = if can_block { Some(self.watch.get_or_init(begin)) } else { self.watch.get() };
-        match watch {
-            Some(Some(watch)) if can_block => watch.follow(root, path),
-            Some(Some(watch)) if !watch.follows(path) => return Err(ErrorKind::WouldBlock.into()),
+        let watcher =
+            if can_block { Some(self.watcher.get_or_init(start)) } else { self.watcher.get() };
+        match watcher {
+            Some(Some(watcher)) if can_block => watcher.watch_path(root, path),
+            Some(Some(watcher)) if !watcher.is_path_watched(path) => {
+                return Err(ErrorKind::WouldBlock.into());
+            }
             Some(_) => {}
             None => return Err(ErrorKind::WouldBlock.into()),
         }

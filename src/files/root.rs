@@ -42,21 +42,21 @@ use rustix::{
 use super::backend::{Backend, Item, Lookup};
 
 /// How often a path is gone down again when a race against a rename was lost.
-const RACES: usize = 8;
+const MAX_ATTEMPTS: usize = 8;
 
 /// Where each of our descriptors has a name, by which what is held can be opened.
-const DESCRIPTORS: &str = "/proc/self/fd";
+const FD_DIR: &str = "/proc/self/fd";
 
 /// Flags that open a path without opening what it names, until its type is known: no FIFO or device
 /// notices it.
 const OPEN_PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// How files and folders are opened. Blocking: who has a lease of a file is waited for.
-const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
+const OPEN_READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 
 /// How they are opened by their path, where somebody may have put a FIFO meanwhile: not blocking, it
 /// would wait for its writer.
-const READ_BY_PATH: OFlags = READ.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
+const OPEN_READ_NONBLOCK: OFlags = OPEN_READ.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
 /// Flags that open a folder for path resolution only, which needs no permission to read it.
 pub(super) const OPEN_DIR_PATH: OFlags =
@@ -88,8 +88,8 @@ pub(super) struct Root {
     folder: Mutex<Option<Arc<OpenFolder>>>,
     /// The kernel has no `openat2`, so it is not tried again.
     openat2_unavailable: AtomicBool,
-    /// [`DESCRIPTORS`].
-    descriptors: &'static str,
+    /// [`FD_DIR`].
+    fd_dir: &'static str,
     /// The kernel or the file system has no lookup that never blocks, so it is not tried again.
     cached_lookup_unsupported: AtomicBool,
 }
@@ -132,7 +132,7 @@ impl Root {
             symlinks,
             folder: Mutex::default(),
             openat2_unavailable: AtomicBool::new(false),
-            descriptors: DESCRIPTORS,
+            fd_dir: FD_DIR,
             cached_lookup_unsupported: AtomicBool::new(false),
         };
         if let Err(error) = root.folder() {
@@ -160,7 +160,7 @@ impl Root {
         let folder = self.folder()?;
         let root = folder.fd.as_fd();
         let mut opened = Err(Errno::AGAIN);
-        for _ in 0..RACES {
+        for _ in 0..MAX_ATTEMPTS {
             opened = self.try_open(root, path);
             if !matches!(opened, Err(Errno::AGAIN | Errno::INTR)) {
                 break;
@@ -174,14 +174,14 @@ impl Root {
     }
 
     fn try_open(&self, root: BorrowedFd<'_>, path: &str) -> Result<Opened, Errno> {
-        let held = File::from(self.find(root, path, OPEN_PATH)?);
+        let held = File::from(self.open_with(root, path, OPEN_PATH)?);
         let meta = servable_metadata(&held)?;
-        let by_descriptor = format!("{}/{}", self.descriptors, held.as_raw_fd());
-        match openat(CWD, by_descriptor, READ, Mode::empty()) {
+        let fd_path = format!("{}/{}", self.fd_dir, held.as_raw_fd());
+        match openat(CWD, fd_path, OPEN_READ, Mode::empty()) {
             Ok(fd) => Ok(Opened { file: fd.into(), meta }),
             // It may not be read; or there is no /proc, or not for us: then by its path again.
             Err(Errno::NOENT | Errno::ACCESS) => {
-                let file = File::from(self.find(root, path, READ_BY_PATH)?);
+                let file = File::from(self.open_with(root, path, OPEN_READ_NONBLOCK)?);
                 let now = servable_metadata(&file)?;
                 let same = (now.dev(), now.ino()) == (meta.dev(), meta.ino());
                 if same { Ok(Opened { file, meta: now }) } else { Err(Errno::AGAIN) }
@@ -190,37 +190,37 @@ impl Root {
         }
     }
 
-    /// Opens what `path` leads to in the way of `how`, as far as the rule for links lets it.
-    fn find(&self, root: BorrowedFd<'_>, path: &str, how: OFlags) -> Result<OwnedFd, Errno> {
+    /// Opens what `path` leads to with `flags`, as far as the rule for links lets it.
+    fn open_with(&self, root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         if path == "." || self.symlinks == Symlinks::Any {
-            openat(root, path, how, Mode::empty())
+            openat(root, path, flags, Mode::empty())
         } else if self.symlinks == Symlinks::SameOwner {
-            owners::open_by_owner(root, path, how)
+            owners::open_by_owner(root, path, flags)
         } else if self.symlinks == Symlinks::Never {
-            open_by_walk(root, path, how)
+            open_by_walk(root, path, flags)
         } else {
-            self.find_inside(root, path, how, open_beneath)
+            self.open_inside(root, path, flags, open_beneath)
         }
     }
 
     /// By `openat2`, or as if there were no links where the kernel has none.
-    fn find_inside(
+    fn open_inside(
         &self,
         root: BorrowedFd<'_>,
         path: &str,
-        how: OFlags,
+        flags: OFlags,
         beneath: impl FnOnce(BorrowedFd<'_>, &str, OFlags) -> Result<OwnedFd, Errno>,
     ) -> Result<OwnedFd, Errno> {
         if self.openat2_unavailable.load(Relaxed) {
-            return open_by_walk(root, path, how);
+            return open_by_walk(root, path, flags);
         }
-        match beneath(root, path, how) {
+        match beneath(root, path, flags) {
             Err(Errno::NOSYS) => {
                 self.openat2_unavailable.store(true, Relaxed);
-                open_by_walk(root, path, how)
+                open_by_walk(root, path, flags)
             }
             // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
-            Err(Errno::PERM) => open_by_walk(root, path, how),
+            Err(Errno::PERM) => open_by_walk(root, path, flags),
             other => other,
         }
     }
@@ -286,7 +286,7 @@ impl Backend for Root {
             None => Lookup::Missing,
             Some(Opened { meta, .. }) if meta.is_dir() => Lookup::Folder,
             Some(Opened { file, meta }) => {
-                source::source(file, meta)?.map_or(Lookup::Missing, Lookup::File)
+                source::read_source(file, meta)?.map_or(Lookup::Missing, Lookup::File)
             }
         })
     }
@@ -314,7 +314,7 @@ impl Backend for Root {
 /// File systems that the kernel makes up, by their numbers in statfs(2). Their files have no length that is
 /// known beforehand, may be read once or never, and tell of processes: procfs, sysfs, cgroup v1 and v2,
 /// debugfs, tracefs, securityfs, configfs, bpf, pstore, efivarfs, selinuxfs.
-const PSEUDO: [FsWord; 12] = [
+const PSEUDO_FILE_SYSTEMS: [FsWord; 12] = [
     0x9fa0,
     0x6265_6572,
     0x0027_e0eb,
@@ -333,14 +333,14 @@ const PSEUDO: [FsWord; 12] = [
 /// the kernel makes up.
 fn servable_metadata(file: &File) -> Result<Metadata, Errno> {
     let meta = file.metadata().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    let is_pseudo = || fstatfs(file).is_ok_and(|fs| PSEUDO.contains(&fs.f_type));
+    let is_pseudo = || fstatfs(file).is_ok_and(|fs| PSEUDO_FILE_SYSTEMS.contains(&fs.f_type));
     if (meta.is_file() || meta.is_dir()) && !is_pseudo() { Ok(meta) } else { Err(Errno::NOENT) }
 }
 
 /// Says `AGAIN` where a race against a rename may have been lost, anywhere in the system.
-fn open_beneath(root: BorrowedFd<'_>, path: &str, how: OFlags) -> Result<OwnedFd, Errno> {
+fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let within = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
-    openat2(root, path, how, Mode::empty(), within)
+    openat2(root, path, flags, Mode::empty(), within)
 }
 
 /// Opens a path one name at a time, through no link at all: one at the end is held itself, if at all.
@@ -354,8 +354,8 @@ fn open_by_walk(root: BorrowedFd<'_>, path: &str, last: OFlags) -> Result<OwnedF
             return Err(Errno::NOENT);
         }
         let at = held.as_ref().map_or(root, AsFd::as_fd);
-        let how = if below.is_some() { OPEN_DIR_PATH } else { last };
-        let next = openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty())?;
+        let flags = if below.is_some() { OPEN_DIR_PATH } else { last };
+        let next = openat(at, name, flags.union(OFlags::NOFOLLOW), Mode::empty())?;
         let Some(below) = below else { return Ok(next) };
         held = Some(next);
         rest = below;

@@ -222,11 +222,11 @@ impl Inner {
             && from.can_block()
             && root.reopen_if_deleted()
         {
-            self.forget_all();
+            self.invalidate_all();
         }
         let changes = self.cache.changes();
         if let Storage::Folder(root) = &self.storage {
-            self.follow(root, path, from.can_block())?;
+            self.watch_path(root, path, from.can_block())?;
         }
         let entry = Arc::new(load(&self.options.config)?);
         self.cache.put(name, entry.clone(), now, changes);

@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use super::{Dir, DirBuilder, dir, root::source::IN_MEMORY};
+use super::{Dir, DirBuilder, dir, root::source::MAX_IN_MEMORY};
 use crate::{Body, Error, error::Kind};
 
 /// `root/` with some files, and `secret.txt` beside it.
@@ -115,14 +115,14 @@ async fn file_is_answered_with_its_headers() {
 #[tokio::test]
 async fn small_files_are_bytes_and_large_ones_are_files() {
     let site = Site::new();
-    let at = usize::try_from(IN_MEMORY).unwrap();
+    let at = usize::try_from(MAX_IN_MEMORY).unwrap();
     site.write("at.bin", vec![1; at]);
     site.write("above.bin", vec![2; at + 1]);
     let served = site.dir();
     let small = get(&served, "/at.bin").await.into_body();
     assert_eq!(small.as_bytes().unwrap(), vec![1; at]);
     let large = get(&served, "/above.bin").await.into_body();
-    assert_eq!(large.as_file().unwrap().len(), IN_MEMORY + 1);
+    assert_eq!(large.as_file().unwrap().len(), MAX_IN_MEMORY + 1);
     assert_eq!(large.collect().await.unwrap().to_bytes(), vec![2; at + 1]);
     let nothing = get(&served, "/nothing.txt").await;
     assert_eq!((nothing.status(), nothing.body().len()), (StatusCode::OK, Some(0)));
@@ -229,7 +229,7 @@ async fn one_range_is_206_or_416() {
 #[tokio::test]
 async fn several_ranges_are_parts_of_one_body() {
     let site = Site::new();
-    let large: Vec<u8> = (0..IN_MEMORY as usize * 4).map(|i| b"0123456789"[i % 10]).collect();
+    let large: Vec<u8> = (0..MAX_IN_MEMORY as usize * 4).map(|i| b"0123456789"[i % 10]).collect();
     site.write("large.txt", &large);
     let dir = site.dir();
     // Closer than the head of a part takes: one.

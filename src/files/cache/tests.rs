@@ -4,7 +4,7 @@ use super::{
     super::{
         backend::View,
         entry::Path,
-        root::{Root, Symlinks, source::IN_MEMORY},
+        root::{Root, Symlinks, source::MAX_IN_MEMORY},
     },
     *,
 };
@@ -118,7 +118,7 @@ fn entries_stay_within_their_bound() {
 fn bytes_stay_within_the_default_bound() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    let file = disk.file(IN_MEMORY);
+    let file = disk.file(MAX_IN_MEMORY);
     // 512 of 32 KiB would be 16 MiB without their paths.
     for i in 0..600 {
         cache.put(&format!("/{i}"), file.clone(), now, 0);
@@ -137,7 +137,7 @@ fn open_files_stay_within_their_bound_and_evict_only_open_files() {
         cache.put(&format!("/small/{i}"), disk.file(1), now, 0);
     }
     for i in 0..50 {
-        cache.put(&format!("/large/{i}"), disk.file(IN_MEMORY + 1), now, 0);
+        cache.put(&format!("/large/{i}"), disk.file(MAX_IN_MEMORY + 1), now, 0);
         let sum = counted(&cache);
         assert!(sum.open_files <= 8 && sum.entries == 50 + sum.open_files, "{sum:?}");
     }
@@ -150,7 +150,7 @@ fn entry_larger_than_a_bound_is_not_held_and_evicts_nothing() {
     let cache = Cache::new(limits, SECOND);
     cache.put("/f", disk.file(98), now, 0);
     cache.put("/g", disk.file(99), now, 0);
-    cache.put("/large", disk.file(IN_MEMORY + 1), now, 0);
+    cache.put("/large", disk.file(MAX_IN_MEMORY + 1), now, 0);
     cache.put(&"/long".repeat(100), disk.missing(), now, 0);
     assert_eq!(counted(&cache), Size { entries: 1, bytes: 100, open_files: 0 });
 }

@@ -12,17 +12,18 @@ use rustix::{
     io::{Errno, ReadWriteFlags, preadv2},
 };
 
-use super::{OPEN_PATH, READ, Root, Symlinks, is_absence, source};
+use super::{OPEN_PATH, OPEN_READ, Root, Symlinks, is_absence, source};
 use crate::files::backend::{Content, Lookup, Source};
 
 /// File systems, by their numbers in statfs(2), that open a file whose path is in memory without
 /// asking a server or a daemon: ext, XFS, Btrfs, F2FS and tmpfs. overlayfs is not one of them: its
 /// lower layer can be any file system.
-const LOCAL: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
+const LOCAL_FILE_SYSTEMS: [FsWord; 5] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
 /// Whether the folder is on a local file system. May block.
 pub(super) fn is_local(folder: BorrowedFd<'_>) -> bool {
-    fstatfs(folder).is_ok_and(|fs| LOCAL.contains(&fs.f_type))
+    fstatfs(folder).is_ok_and(|fs| LOCAL_FILE_SYSTEMS.contains(&fs.f_type))
 }
 
 impl Root {
@@ -34,9 +35,9 @@ impl Root {
     /// uses [`open`](Self::open), which may block.
     pub(super) fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
         let unsupported = &self.cached_lookup_unsupported;
-        let is_possible =
+        let is_supported =
             self.symlinks == Symlinks::Inside && !self.openat2_unavailable.load(Relaxed);
-        if !is_possible || unsupported.load(Relaxed) {
+        if !is_supported || unsupported.load(Relaxed) {
             return None;
         }
         let folder = self.lock().clone().filter(|folder| folder.is_local)?;
@@ -66,14 +67,14 @@ impl Root {
         if !meta.is_file() {
             return Some(Lookup::Missing);
         }
-        if meta.len() > source::IN_MEMORY {
+        if meta.len() > source::MAX_IN_MEMORY {
             return None;
         }
         // By its descriptor, for it to be what was looked at; a lease is not waited for.
-        let by_descriptor = format!("{}/{}", self.descriptors, held.as_raw_fd());
-        let how = READ.union(OFlags::NONBLOCK);
-        let file = File::from(openat(CWD, by_descriptor, how, Mode::empty()).ok()?);
-        match content(&file, &meta) {
+        let fd_path = format!("{}/{}", self.fd_dir, held.as_raw_fd());
+        let flags = OPEN_READ.union(OFlags::NONBLOCK);
+        let file = File::from(openat(CWD, fd_path, flags, Mode::empty()).ok()?);
+        match read_cached(&file, &meta) {
             Ok(source) => source.map(Lookup::File),
             Err(errno) => {
                 // A file system that cannot say.
@@ -85,7 +86,7 @@ impl Root {
 }
 
 /// The whole of a small file, if all of it is in memory and nobody writes to it meanwhile.
-fn content(file: &File, meta: &Metadata) -> rustix::io::Result<Option<Source>> {
+fn read_cached(file: &File, meta: &Metadata) -> rustix::io::Result<Option<Source>> {
     let len = usize::try_from(meta.len()).unwrap_or(0);
     let mut bytes = vec![0; len + 1];
     let mut buf = [IoSliceMut::new(&mut bytes)];
@@ -95,7 +96,7 @@ fn content(file: &File, meta: &Metadata) -> rustix::io::Result<Option<Source>> {
         return Ok(None);
     }
     bytes.truncate(n);
-    Ok(source::of(Content::Bytes(bytes.into_boxed_slice().into()), &after).ok())
+    Ok(source::make_source(Content::Bytes(bytes.into_boxed_slice().into()), &after).ok())
 }
 
 #[cfg(test)]
@@ -116,7 +117,8 @@ mod tests {
         fs::create_dir(path("docs")).unwrap();
         fs::write(path("docs/a.txt"), "content").unwrap();
         fs::write(path("docs/empty"), "").unwrap();
-        fs::write(path("large"), vec![7; usize::try_from(source::IN_MEMORY).unwrap() + 1]).unwrap();
+        fs::write(path("large"), vec![7; usize::try_from(source::MAX_IN_MEMORY).unwrap() + 1])
+            .unwrap();
         symlink("docs/a.txt", path("inside")).unwrap();
         symlink("/etc/hostname", path("outside")).unwrap();
         let root = Root::new(folder.path().to_owned(), Symlinks::Inside);

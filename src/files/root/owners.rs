@@ -14,10 +14,10 @@ use rustix::{
 use super::OPEN_DIR_PATH;
 
 /// How many links one path may lead through: as many as the kernel follows.
-const LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// How a symbolic link itself is held.
-const LINK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const OPEN_LINK_PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A name that is still to be gone through.
 struct Step {
@@ -30,7 +30,7 @@ struct Step {
 pub(super) fn open_by_owner(
     root: BorrowedFd<'_>,
     path: &str,
-    how: OFlags,
+    flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
     // Links may go up and stay where they are, requests may not.
     if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
@@ -43,8 +43,8 @@ pub(super) fn open_by_owner(
     let mut links = 0;
     while let Some(Step { name, owner }) = steps.pop() {
         let at = held.as_ref().map_or(root, AsFd::as_fd);
-        let how = if steps.is_empty() { how } else { OPEN_DIR_PATH };
-        let (next, stat) = open_itself(at, &name, how)?;
+        let flags = if steps.is_empty() { flags } else { OPEN_DIR_PATH };
+        let (next, stat) = open_no_follow(at, &name, flags)?;
         if owner.is_some_and(|owner| owner != stat.st_uid) {
             return Err(Errno::LOOP);
         }
@@ -53,20 +53,20 @@ pub(super) fn open_by_owner(
             continue;
         }
         links += 1;
-        if links > LINKS {
+        if links > MAX_LINKS {
             return Err(Errno::LOOP);
         }
         let target = readlinkat(&next, "", Vec::new())?;
         if target.to_bytes().starts_with(b"/") {
             held = Some(openat(CWD, "/", OPEN_DIR_PATH, Mode::empty())?);
         }
-        go_first(&mut steps, target.to_bytes(), stat.st_uid);
+        push_target(&mut steps, target.to_bytes(), stat.st_uid);
     }
     held.ok_or(Errno::NOENT)
 }
 
 /// Puts the names of a link's target in front of those that are to be gone through.
-fn go_first(steps: &mut Vec<Step>, target: &[u8], owner: u32) {
+fn push_target(steps: &mut Vec<Step>, target: &[u8], owner: u32) {
     let mut owner = Some(owner);
     for name in target.rsplit(|&b| b == b'/') {
         // `a//b` is `a/./b`, and `a/` is `a/.`: a folder or nothing.
@@ -76,11 +76,15 @@ fn go_first(steps: &mut Vec<Step>, target: &[u8], owner: u32) {
 }
 
 /// Opens what has this name, a link itself if it is one.
-fn open_itself(at: BorrowedFd<'_>, name: &[u8], how: OFlags) -> Result<(OwnedFd, Stat), Errno> {
-    match openat(at, name, how.union(OFlags::NOFOLLOW), Mode::empty()) {
+fn open_no_follow(
+    at: BorrowedFd<'_>,
+    name: &[u8],
+    flags: OFlags,
+) -> Result<(OwnedFd, Stat), Errno> {
+    match openat(at, name, flags.union(OFlags::NOFOLLOW), Mode::empty()) {
         // NOTDIR: a link where a folder should be, or a file.
         Err(why @ (Errno::LOOP | Errno::NOTDIR)) => {
-            let fd = openat(at, name, LINK, Mode::empty())?;
+            let fd = openat(at, name, OPEN_LINK_PATH, Mode::empty())?;
             let stat = fstat(&fd)?;
             if is_link(&stat) { Ok((fd, stat)) } else { Err(why) }
         }

@@ -14,50 +14,50 @@ use crate::files::backend::{Content, Source};
 
 /// Up to this size a file's content is held in memory, so that head and body leave in one write;
 /// above it, one `sendfile` is cheaper than the memory and the copy.
-pub(in crate::files) const IN_MEMORY: u64 = 32 << 10;
+pub(in crate::files) const MAX_IN_MEMORY: u64 = 32 << 10;
 
 /// How often a file is read again because somebody wrote to it meanwhile.
-const TRIES: usize = 3;
+const MAX_READS: usize = 3;
 
 /// The file as it is now; `meta` may be as it was before it was opened. `None` if it is not as long
 /// as it says, as those are that a kernel makes up: then nobody could be told its length.
-pub(super) fn source(file: File, mut meta: Metadata) -> io::Result<Option<Source>> {
-    let mut lies = 0;
-    for _ in 0..TRIES {
-        if meta.len() > IN_MEMORY {
+pub(super) fn read_source(file: File, mut meta: Metadata) -> io::Result<Option<Source>> {
+    let mut length_mismatches = 0;
+    for _ in 0..MAX_READS {
+        if meta.len() > MAX_IN_MEMORY {
             break;
         }
-        let bytes = read(&file, meta.len())?;
+        let bytes = read_content(&file, meta.len())?;
         let after = file.metadata()?;
         let (is_same, is_whole) =
             (stamp(&meta) == stamp(&after), bytes.len() as u64 == after.len());
         meta = after;
         match (is_same, is_whole) {
-            (true, true) => return of(Content::Bytes(bytes), &meta).map(Some),
+            (true, true) => return make_source(Content::Bytes(bytes), &meta).map(Some),
             // Or it was written to twice within one tick of the clock: each time, hardly.
-            (true, false) => lies += 1,
+            (true, false) => length_mismatches += 1,
             (false, _) => {}
         }
     }
-    if lies == TRIES {
+    if length_mismatches == MAX_READS {
         return Ok(None);
     }
     // Large, or being written to all the time: read by the response itself. To open it may have taken
     // long, and who had a lease of it has written to it meanwhile.
     let meta = file.metadata()?;
-    touch(&file);
-    of(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
+    update_access_time(&file);
+    make_source(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
 }
 
 /// Reads a byte, so that the time of the last access is that of the look, and has the kernel leave it
 /// at that. With each piece that is sent it would think about that time anew, and once a day write it,
 /// on a connection's thread. Who neither owns the file nor is privileged cannot stop it.
-fn touch(file: &File) {
+fn update_access_time(file: &File) {
     let _ = file.read_at(&mut [0], 0); // what is wrong with it is told when it is sent
     let _ = fcntl_setfl(file, OFlags::NOATIME);
 }
 
-pub(super) fn of(content: Content, meta: &Metadata) -> io::Result<Source> {
+pub(super) fn make_source(content: Content, meta: &Metadata) -> io::Result<Source> {
     Ok(Source { content, modified: Some(meta.modified()?), tag: tag(meta) })
 }
 
@@ -73,8 +73,8 @@ fn tag(meta: &Metadata) -> String {
 }
 
 /// The content, up to one byte more than it should be.
-fn read(file: &File, len: u64) -> io::Result<Bytes> {
-    let mut buf = vec![0; usize::try_from(len.min(IN_MEMORY) + 1).expect("32 KiB and a byte")];
+fn read_content(file: &File, len: u64) -> io::Result<Bytes> {
+    let mut buf = vec![0; usize::try_from(len.min(MAX_IN_MEMORY) + 1).expect("32 KiB and a byte")];
     let mut filled = 0;
     while filled < buf.len() {
         match file.read_at(&mut buf[filled..], filled as u64) {
@@ -98,7 +98,7 @@ mod tests {
     fn file_modified_during_read_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        let above = vec![1; usize::try_from(IN_MEMORY).unwrap() + 1];
+        let above = vec![1; usize::try_from(MAX_IN_MEMORY).unwrap() + 1];
         for (before, after) in [
             (&b"abc"[..], &b"longer than before"[..]),
             (b"abc", b""),
@@ -110,7 +110,7 @@ mod tests {
             let meta = std::fs::metadata(&path).unwrap();
             std::fs::write(&path, after).unwrap();
             let file = File::options().read(true).open(&path).unwrap();
-            let source = source(file, meta).unwrap().unwrap();
+            let source = read_source(file, meta).unwrap().unwrap();
             assert_eq!(source.content.len(), after.len() as u64);
             match source.content {
                 Content::Bytes(bytes) => assert_eq!(bytes, after),
@@ -127,7 +127,7 @@ mod tests {
         for path in ["/proc/sys/kernel/ostype", "/sys/kernel/uevent_seqnum"] {
             let Ok(file) = File::options().read(true).open(path) else { continue };
             let meta = file.metadata().unwrap();
-            assert!(source(file, meta).unwrap().is_none(), "{path}");
+            assert!(read_source(file, meta).unwrap().is_none(), "{path}");
         }
     }
 
@@ -135,7 +135,7 @@ mod tests {
     fn access_time_of_large_file_is_updated_once_per_lookup() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let path = dir.path().join("f");
-        std::fs::write(&path, vec![1; usize::try_from(IN_MEMORY).unwrap() + 1]).unwrap();
+        std::fs::write(&path, vec![1; usize::try_from(MAX_IN_MEMORY).unwrap() + 1]).unwrap();
         let open = || File::open(&path).unwrap();
         let long_ago = std::fs::FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH);
         let age = || File::options().write(true).open(&path).unwrap().set_times(long_ago).unwrap();
@@ -149,7 +149,7 @@ mod tests {
         age();
         let file = open();
         let meta = file.metadata().unwrap();
-        let source = source(file, meta).unwrap().unwrap();
+        let source = read_source(file, meta).unwrap().unwrap();
         assert!(accessed() > SystemTime::UNIX_EPOCH);
         age();
         let Content::File(file, _) = source.content else { panic!("it is large") };

@@ -37,7 +37,7 @@ fn text(fd: OwnedFd) -> String {
 fn files_and_directories_below_root_are_opened_by_openat2_and_by_walk() {
     let (_outside, root) = tree();
     for (way, open) in WAYS {
-        let open = |path| open(root.folder().unwrap().fd.as_fd(), path, READ_BY_PATH);
+        let open = |path| open(root.folder().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK);
         assert_eq!(text(open("top.txt").unwrap()), "top", "{way}");
         assert_eq!(text(open("a/b/deep.txt").unwrap()), "deep", "{way}");
         assert!(servable_metadata(&open("a/b").unwrap().into()).unwrap().is_dir(), "{way}");
@@ -52,7 +52,8 @@ fn no_name_leads_out_of_root() {
     let absolute = outside.path().join("secret.txt");
     for (way, open) in WAYS {
         for path in ["..", "../secret.txt", "a/../../secret.txt", absolute.to_str().unwrap()] {
-            let errno = open(root.folder().unwrap().fd.as_fd(), path, READ_BY_PATH).unwrap_err();
+            let errno =
+                open(root.folder().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -72,7 +73,8 @@ fn symbolic_links_out_of_root_are_refused_by_openat2_and_by_walk() {
         for path in
             ["up", "absolute", "parent/secret.txt", "all/etc/passwd", "magic/etc/passwd", "loop"]
         {
-            let errno = open(root.folder().unwrap().fd.as_fd(), path, READ_BY_PATH).unwrap_err();
+            let errno =
+                open(root.folder().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -95,8 +97,8 @@ fn relative_link_inside_is_followed_by_openat2_alone() {
     assert_eq!(read("a/top"), None);
     let folder = root.folder().unwrap();
     let fd = folder.fd.as_fd();
-    assert_eq!(open_by_walk(fd, "short/deep.txt", READ_BY_PATH).unwrap_err(), Errno::NOTDIR);
-    assert_eq!(open_by_walk(fd, "a/top", READ_BY_PATH).unwrap_err(), Errno::LOOP);
+    assert_eq!(open_by_walk(fd, "short/deep.txt", OPEN_READ_NONBLOCK).unwrap_err(), Errno::NOTDIR);
+    assert_eq!(open_by_walk(fd, "a/top", OPEN_READ_NONBLOCK).unwrap_err(), Errno::LOOP);
 }
 
 #[test]
@@ -107,10 +109,10 @@ fn lookup_without_openat2_walks_and_remembers_what_the_kernel_said() {
     let fd = folder.fd.as_fd();
     let find = |path, says: Result<&str, Errno>| {
         let asked = std::cell::Cell::new(false);
-        let found = root.find_inside(fd, path, READ, |root, asked_for, how| {
+        let found = root.open_inside(fd, path, OPEN_READ, |root, asked_for, flags| {
             asked.set(true);
-            assert_eq!((asked_for, how), (path, READ));
-            says.and_then(|instead| openat(root, instead, how, Mode::empty()))
+            assert_eq!((asked_for, flags), (path, OPEN_READ));
+            says.and_then(|instead| openat(root, instead, flags, Mode::empty()))
         });
         (asked.get(), found.map(text))
     };
@@ -134,7 +136,7 @@ fn lookup_without_openat2_walks_and_remembers_what_the_kernel_said() {
 }
 
 #[test]
-fn root_is_opened_once_and_stays_the_same() {
+fn special_file_is_absent_and_does_not_block() {
     let (outside, root) = tree();
     let inside = outside.path().join("root");
     rustix::fs::mkfifoat(CWD, inside.join("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
@@ -151,7 +153,7 @@ fn root_is_opened_once_and_stays_the_same() {
 }
 
 #[test]
-fn special_file_is_absent_and_does_not_block() {
+fn root_is_opened_once_and_stays_the_same() {
     let (outside, root) = tree();
     fs::rename(outside.path().join("root"), outside.path().join("moved")).unwrap();
     symlink("/etc", outside.path().join("root")).unwrap();

@@ -11,7 +11,7 @@ use std::{
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// Nobody knows what else has changed.
-    pub(super) all: bool,
+    pub(super) has_lost_events: bool,
     /// Sorted: there may be thousands, and each path that is remembered is looked for among them.
     names: HashMap<Box<str>, BTreeSet<Box<[u8]>>>,
 }
@@ -37,16 +37,16 @@ impl Changes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.all && self.names.is_empty()
+        !self.has_lost_events && self.names.is_empty()
     }
 
     /// May what is known of `path` be wrong now? Paths are below the root; one with a slash at its
     /// end is the folder's index file or listing.
-    pub(super) fn touch(&self, path: &str) -> bool {
-        if self.all {
+    pub(super) fn may_affect(&self, path: &str) -> bool {
+        if self.has_lost_events {
             return true;
         }
-        let (folder, name) = split(path);
+        let (folder, name) = split_name(path);
         // `a` stands for `a.html`, too, and `a.js` for `a.js.gz`.
         let begins = |names: &BTreeSet<Box<[u8]>>| {
             let from = (Bound::Included(name.as_bytes()), Bound::Unbounded);
@@ -55,13 +55,13 @@ impl Changes {
                 .next()
                 .is_some_and(|changed| changed.starts_with(name.as_bytes()))
         };
-        self.names.get(folder).is_some_and(begins) || self.replace(folder)
+        self.names.get(folder).is_some_and(begins) || self.has_replaced(folder)
     }
 
     /// Is `folder`, or one above it, another one now?
-    pub(super) fn replace(&self, mut folder: &str) -> bool {
+    pub(super) fn has_replaced(&self, mut folder: &str) -> bool {
         while folder != "." {
-            let (parent, name) = split(folder);
+            let (parent, name) = split_name(folder);
             if self.names.get(parent).is_some_and(|names| names.contains(name.as_bytes())) {
                 return true;
             }
@@ -72,7 +72,7 @@ impl Changes {
 }
 
 /// The folder and the name in it.
-fn split(path: &str) -> (&str, &str) {
+fn split_name(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or((".", path))
 }
 
@@ -86,7 +86,7 @@ mod tests {
             let mut changes = Changes::default();
             changes.add(folder, name.as_bytes());
             changes.add("elsewhere", b"x");
-            changes.touch(path)
+            changes.may_affect(path)
         };
         for (folder, name, path) in [
             (".", "a.js", "a.js"),
@@ -121,8 +121,8 @@ mod tests {
     #[test]
     fn lost_events_invalidate_everything() {
         let mut changes = Changes::default();
-        assert!(changes.is_empty() && !changes.touch("a"));
-        changes.all = true;
-        assert!(!changes.is_empty() && changes.touch("a") && changes.touch(""));
+        assert!(changes.is_empty() && !changes.may_affect("a"));
+        changes.has_lost_events = true;
+        assert!(!changes.is_empty() && changes.may_affect("a") && changes.may_affect(""));
     }
 }

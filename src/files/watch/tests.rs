@@ -3,18 +3,18 @@ use std::{fs, os::unix::fs::symlink, time::Duration};
 use super::*;
 use crate::files::{cache::Limits, root::Symlinks};
 
-const MOST: usize = 16;
+const MAX_FOLDERS: usize = 16;
 
-fn watched() -> (tempfile::TempDir, Root, Arc<Cache>, Watch) {
+fn watcher() -> (tempfile::TempDir, Root, Arc<Cache>, FolderWatcher) {
     let folder = tempfile::tempdir().unwrap();
     let root = Root::new(folder.path().to_owned(), Symlinks::Inside);
     let cache = Arc::new(Cache::new(Limits::default(), Duration::from_secs(1)));
-    let watch = Watch::new(cache.clone(), MOST).unwrap();
-    (folder, root, cache, watch)
+    let watcher = FolderWatcher::new(cache.clone(), MAX_FOLDERS).unwrap();
+    (folder, root, cache, watcher)
 }
 
-fn counts(watch: &Watch) -> (usize, usize) {
-    let folders = watch.0.folders();
+fn counts(watcher: &FolderWatcher) -> (usize, usize) {
+    let folders = watcher.0.folders();
     let names: usize = folders.by_watch.values().map(Vec::len).sum();
     assert_eq!(names, folders.by_path.len());
     (folders.by_watch.len(), names)
@@ -22,55 +22,55 @@ fn counts(watch: &Watch) -> (usize, usize) {
 
 #[test]
 fn second_names_of_directories_leave_room_for_others() {
-    let (folder, root, _, watch) = watched();
+    let (folder, root, _, watcher) = watcher();
     symlink(".", folder.path().join("ubuntu")).unwrap(); // as mirrors have it
     for name in ["a", "b", "other"] {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
     for links in 0..30 {
         for name in ["a", "b"] {
-            watch.follow(&root, &format!("{}{name}/none", "ubuntu/".repeat(links)));
+            watcher.watch_path(&root, &format!("{}{name}/none", "ubuntu/".repeat(links)));
         }
     }
     // The root, and the two in it.
-    assert_eq!(counts(&watch), (3, 3 * NAMES));
-    watch.follow(&root, "other/x");
-    assert_eq!(counts(&watch), (4, 3 * NAMES + 1));
+    assert_eq!(counts(&watcher), (3, 3 * MAX_PATHS_PER_FOLDER));
+    watcher.watch_path(&root, "other/x");
+    assert_eq!(counts(&watcher), (4, 3 * MAX_PATHS_PER_FOLDER + 1));
 }
 
 #[test]
 fn watch_takes_no_more_folders_than_its_bound() {
-    let (folder, root, _, watch) = watched();
-    for n in 0..2 * MOST {
+    let (folder, root, _, watcher) = watcher();
+    for n in 0..2 * MAX_FOLDERS {
         fs::create_dir(folder.path().join(n.to_string())).unwrap();
     }
-    for n in 0..2 * MOST {
-        assert!(!watch.follows(&format!("{n}/x")) || n >= MOST - 1);
-        watch.follow(&root, &format!("{n}/x"));
+    for n in 0..2 * MAX_FOLDERS {
+        assert!(!watcher.is_path_watched(&format!("{n}/x")) || n >= MAX_FOLDERS - 1);
+        watcher.watch_path(&root, &format!("{n}/x"));
         // The root is one of them.
-        assert_eq!(counts(&watch).0, (n + 2).min(MOST));
+        assert_eq!(counts(&watcher).0, (n + 2).min(MAX_FOLDERS));
     }
-    assert!(watch.follows("none/x"), "nothing can be done for it");
+    assert!(watcher.is_path_watched("none/x"), "nothing can be done for it");
     // A folder that is gone leaves its place to another one.
     fs::remove_dir(folder.path().join("0")).unwrap();
-    while watch.follows("none/x") {
+    while watcher.is_path_watched("none/x") {
         thread::yield_now();
     }
-    let last = format!("{}/x", 2 * MOST - 1);
-    watch.follow(&root, &last);
-    assert_eq!(counts(&watch).0, MOST);
-    assert!(watch.0.folders().by_path.contains_key(last.trim_end_matches("/x")));
+    let last = format!("{}/x", 2 * MAX_FOLDERS - 1);
+    watcher.watch_path(&root, &last);
+    assert_eq!(counts(&watcher).0, MAX_FOLDERS);
+    assert!(watcher.0.folders().by_path.contains_key(last.trim_end_matches("/x")));
 }
 
 #[test]
 fn watch_of_another_root_begins_anew() {
-    let (_folder, root, cache, watch) = watched();
+    let (_folder, root, cache, watcher) = watcher();
     let now = std::time::Instant::now();
-    watch.follow(&root, "x");
+    watcher.watch_path(&root, "x");
     cache.put("/x", Arc::new(crate::files::entry::Entry::Missing), now, cache.changes());
-    watch.begin_anew();
+    watcher.reset();
     assert!(cache.fresh("/x", now).is_none());
-    assert!(!watch.follows("x"));
-    watch.follow(&root, "x");
-    assert!(watch.follows("x"));
+    assert!(!watcher.is_path_watched("x"));
+    watcher.watch_path(&root, "x");
+    assert!(watcher.is_path_watched("x"));
 }

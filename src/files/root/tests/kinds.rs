@@ -61,7 +61,7 @@ fn special_file_is_not_opened() {
         assert!(root.open("link").unwrap().is_none(), "{root:?}");
         assert!(!opens.any(), "a program that waits to write has been woken: {root:?}");
     }
-    openat(CWD, inside.join("fifo"), READ_BY_PATH, Mode::empty()).unwrap();
+    openat(CWD, inside.join("fifo"), OPEN_READ_NONBLOCK, Mode::empty()).unwrap();
     assert!(opens.any(), "it would have been heard of");
 
     // Only root can make a device. /dev/null itself is opened by everybody all the time.
@@ -84,7 +84,7 @@ fn files_without_proc_are_opened_by_path_again() {
     symlink("../secret.txt", inside.join("out")).unwrap();
     let opens = Opens::of(&inside.join("fifo"));
     for mut root in each_way(&root) {
-        root.descriptors = "/none";
+        root.fd_dir = "/none";
         let deep = root.open("a/b/deep.txt").unwrap().unwrap();
         assert_eq!((deep.meta.len(), text(deep.file.into())), (4, "deep".to_owned()), "{root:?}");
         assert!(root.open("a").unwrap().unwrap().meta.is_dir(), "{root:?}");
@@ -117,8 +117,8 @@ fn unreadable_file_is_absent() {
             set_thread_res_gid(group, group, group).unwrap();
             set_thread_res_uid(user, user, user).unwrap();
             for mut root in each_way(&root) {
-                for descriptors in [DESCRIPTORS, "/none"] {
-                    root.descriptors = descriptors;
+                for fd_dir in [FD_DIR, "/none"] {
+                    root.fd_dir = fd_dir;
                     for path in ["top.txt", "closed", "closed/file", "passage"] {
                         assert!(root.open(path).unwrap().is_none(), "{path} {root:?}");
                     }

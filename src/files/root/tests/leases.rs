@@ -78,6 +78,6 @@ fn leased_files_are_opened_blocking_where_no_other_way_exists() {
         !fcntl_getfl(file).unwrap().contains(OFlags::NONBLOCK)
     };
     assert!(waits(&root));
-    root.descriptors = "/none";
+    root.fd_dir = "/none";
     assert!(!waits(&root), "by its path it could be a FIFO meanwhile");
 }

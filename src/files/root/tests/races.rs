@@ -56,8 +56,8 @@ fn f4_file_exchanged_for_link_leads_nowhere() {
     let (outside, root) = tree();
     symlink(outside.path().join("secret.txt"), outside.path().join("root/link")).unwrap();
     for symlinks in [Symlinks::Inside, Symlinks::Never] {
-        for descriptors in [DESCRIPTORS, "/none"] {
-            let root = Root { descriptors, ..root.with_symlinks(symlinks) };
+        for fd_dir in [FD_DIR, "/none"] {
+            let root = Root { fd_dir, ..root.with_symlinks(symlinks) };
             let read = read_while(&root, ["top.txt", "link"], "top.txt");
             assert!(read.iter().all(|text| text == "top"), "{root:?} {read:?}");
         }
