@@ -1,14 +1,14 @@
 //! A folder as a root: files are opened below it and nowhere else.
 //!
-//! The kernel does the confining where it can: `openat2` with `RESOLVE_BENEATH` resolves a path
-//! in one step during which nobody can swap a folder for a symbolic link. Where a kernel or a
-//! sandbox has no `openat2` we walk down one component at a time and follow no symbolic link.
+//! The kernel confines paths where it can: `openat2` with `RESOLVE_BENEATH` resolves a path in one
+//! step, so no folder can be exchanged for a symbolic link meanwhile. Without `openat2` (old kernels,
+//! sandboxes) the path is walked one component at a time, and no symbolic link is followed.
 //!
 //! The two differ in one point: `openat2` follows a relative link that stays below the root, the
-//! walk follows none. Absolute links and links that lead out are refused by both.
+//! walk follows none. Both refuse absolute links and links that lead out.
 //!
-//! What a path leads to is held and looked at before it is opened: to open a FIFO wakes the program
-//! that waits to write into it, and to open a device may do anything.
+//! A path is opened with `O_PATH` and its type is checked before the file itself is opened: opening a
+//! FIFO wakes the program that waits to write into it, and opening a device may have any effect.
 
 mod cached_lookup;
 mod owners;
@@ -41,21 +41,21 @@ use rustix::{
 
 use super::backend::{Backend, Item, Lookup};
 
-/// How often a path is gone down again when a race against a rename was lost.
+/// Maximum number of attempts to open a path while concurrent renames interfere (EAGAIN of openat2(2)).
 const MAX_ATTEMPTS: usize = 8;
 
-/// Where each of our descriptors has a name, by which what is held can be opened.
+/// The folder in which each descriptor of the process has a name, by which an `O_PATH` descriptor is reopened.
 const FD_DIR: &str = "/proc/self/fd";
 
-/// Flags that open a path without opening what it names, until its type is known: no FIFO or device
-/// notices it.
+/// Flags that resolve a path without opening the file, so that no FIFO or device notices; its type is
+/// checked first.
 const OPEN_PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// How files and folders are opened. Blocking: who has a lease of a file is waited for.
+/// Flags that open files and folders. Blocking: the open waits for the holder of a lease (fcntl(2)).
 const OPEN_READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 
-/// How they are opened by their path, where somebody may have put a FIFO meanwhile: not blocking, it
-/// would wait for its writer.
+/// Flags that open files and folders by path. Non-blocking: a FIFO may be at the path by now, and its open
+/// would wait for a writer.
 const OPEN_READ_NONBLOCK: OFlags = OPEN_READ.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
 /// Flags that open a folder for path resolution only, which needs no permission to read it.
@@ -66,31 +66,31 @@ pub(super) const OPEN_DIR_PATH: OFlags =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Symlinks {
-    /// Relative ones that stay inside of the folder. Where the kernel has no `openat2` (before Linux
-    /// 5.6, and in some sandboxes) none is followed: there it is as [`Never`](Self::Never).
+    /// Relative links that stay inside the folder. Without `openat2` (before Linux 5.6, and in some
+    /// sandboxes) none is followed, as with [`Never`](Self::Never).
     Inside,
-    /// Any that lead to what has the same owner as the link itself, each by itself where one leads
-    /// to another: where several people keep files side by side, none can publish another's.
+    /// Links whose target has the same owner as the link itself; in a chain each link is checked. Where
+    /// several people keep files side by side, none can publish another's.
     SameOwner,
-    /// None.
+    /// No links.
     Never,
-    /// Any. Whoever can make a link there can publish any file that this process can read.
+    /// All links. Every user who can create a link there can publish any file that this process can read.
     Any,
 }
 
-/// The folder. It is kept open, so that it stays the same if its path is renamed, and opened anew if it is
-/// deleted.
+/// The root folder. It is kept open, so that it stays the same if its path is renamed, and is reopened if it
+/// was deleted.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
     symlinks: Symlinks,
     /// `None` until it can be opened.
     folder: Mutex<Option<Arc<OpenFolder>>>,
-    /// The kernel has no `openat2`, so it is not tried again.
+    /// Whether the kernel has no `openat2`, so that it is not tried again.
     openat2_unavailable: AtomicBool,
-    /// [`FD_DIR`].
+    /// [`FD_DIR`], or another path in tests.
     fd_dir: &'static str,
-    /// The kernel or the file system has no lookup that never blocks, so it is not tried again.
+    /// Whether the kernel or the file system has no lookup that never blocks, so that it is not tried again.
     cached_lookup_unsupported: AtomicBool,
 }
 
@@ -110,17 +110,17 @@ impl OpenFolder {
         Ok(Self { fd, is_local })
     }
 
-    /// Whether it was deleted: it has no name any more.
+    /// Returns whether it was deleted: its link count is zero.
     fn is_deleted(&self) -> bool {
         fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
     }
 }
 
-/// What was opened: a regular file or a folder.
+/// An open regular file or folder.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
-    /// As it was before it was opened.
+    /// The metadata from before the file was opened.
     pub(super) meta: Metadata,
 }
 
@@ -141,7 +141,7 @@ impl Root {
         root
     }
 
-    /// The same open folder under another rule.
+    /// Returns the same open folder with another rule for links.
     #[cfg(test)]
     fn with_symlinks(&self, symlinks: Symlinks) -> Self {
         let root = Self::new(self.path.clone(), symlinks);
@@ -149,13 +149,13 @@ impl Root {
         root
     }
 
-    /// Opens what `path` names below the root; `None` if there is nothing there to serve.
+    /// Opens the file or folder at `path` below the root. Returns `None` if there is none that may be served.
     ///
-    /// Blocks on the disk. `path` is relative, its parts are separated by single slashes.
+    /// Blocks on the disk. `path` is relative, with single slashes between its names.
     ///
     /// # Errors
-    /// If the root itself cannot be opened, and where the fault is ours, not the path's: out of
-    /// descriptors or memory, a failing disk.
+    /// If the root itself cannot be opened, and on errors that are not the path's fault: out of
+    /// descriptors or memory, an I/O error.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
         let folder = self.folder()?;
         let root = folder.fd.as_fd();
@@ -179,7 +179,7 @@ impl Root {
         let fd_path = format!("{}/{}", self.fd_dir, held.as_raw_fd());
         match openat(CWD, fd_path, OPEN_READ, Mode::empty()) {
             Ok(fd) => Ok(Opened { file: fd.into(), meta }),
-            // It may not be read; or there is no /proc, or not for us: then by its path again.
+            // The file is not readable, or /proc is missing or not accessible: try by path.
             Err(Errno::NOENT | Errno::ACCESS) => {
                 let file = File::from(self.open_with(root, path, OPEN_READ_NONBLOCK)?);
                 let now = servable_metadata(&file)?;
@@ -190,7 +190,7 @@ impl Root {
         }
     }
 
-    /// Opens what `path` leads to with `flags`, as far as the rule for links lets it.
+    /// Opens `path` with `flags`, as far as the rule for links permits.
     fn open_with(&self, root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         if path == "." || self.symlinks == Symlinks::Any {
             openat(root, path, flags, Mode::empty())
@@ -203,7 +203,7 @@ impl Root {
         }
     }
 
-    /// By `openat2`, or as if there were no links where the kernel has none.
+    /// Opens `path` by `beneath` (`openat2`), or by walking without links where the kernel has no `openat2`.
     fn open_inside(
         &self,
         root: BorrowedFd<'_>,
@@ -219,16 +219,16 @@ impl Root {
                 self.openat2_unavailable.store(true, Relaxed);
                 open_by_walk(root, path, flags)
             }
-            // A sandbox's filter says EPERM; so may a file, so it is not held for the rule.
+            // A sandbox's filter returns EPERM, but so may a file: do not remember it.
             Err(Errno::PERM) => open_by_walk(root, path, flags),
             other => other,
         }
     }
 
-    /// What is shown of a name in `folder`, whose path that is: of a link, what it leads to.
+    /// Returns the listing's item for `name` in `folder`, which is at `path`. A link is listed as its target.
     ///
-    /// `None` for what is gone meanwhile, what is neither file nor folder, and links that are not
-    /// followed or lead nowhere.
+    /// Returns `None` if it has been deleted meanwhile, is neither a file nor a folder, or is a link that
+    /// is not followed or has no target.
     fn item(&self, folder: &File, path: &str, name: &CStr) -> Option<Item> {
         let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let (kind, size, seconds) = match FileType::from_raw_mode(stat.st_mode) {
@@ -258,8 +258,8 @@ impl Root {
         Ok(self.lock().get_or_insert(folder).clone())
     }
 
-    /// Opens the folder anew if it was deleted and there is one at its path again. Returns whether it did.
-    /// May block.
+    /// Reopens the folder if it was deleted and its path names a folder again. Returns whether it did. May
+    /// block.
     pub(super) fn reopen_if_deleted(&self) -> bool {
         let Some(old) = self.lock().clone().filter(|folder| folder.is_deleted()) else {
             return false;
@@ -311,9 +311,9 @@ impl Backend for Root {
     }
 }
 
-/// File systems that the kernel makes up, by their numbers in statfs(2). Their files have no length that is
-/// known beforehand, may be read once or never, and tell of processes: procfs, sysfs, cgroup v1 and v2,
-/// debugfs, tracefs, securityfs, configfs, bpf, pstore, efivarfs, selinuxfs.
+/// Pseudo file systems, by their numbers in statfs(2). The length of their files is not known beforehand,
+/// some can be read once or never, and some expose processes: procfs, sysfs, cgroup v1 and v2, debugfs,
+/// tracefs, securityfs, configfs, bpf, pstore, efivarfs, selinuxfs.
 const PSEUDO_FILE_SYSTEMS: [FsWord; 12] = [
     0x9fa0,
     0x6265_6572,
@@ -329,23 +329,25 @@ const PSEUDO_FILE_SYSTEMS: [FsWord; 12] = [
     0xf97c_ff8c,
 ];
 
-/// Returns the metadata of a regular file or a folder; `NOENT` for a device, a FIFO or a socket, and for what
-/// the kernel makes up.
+/// Returns the metadata of a regular file or a folder; `NOENT` for devices, FIFOs, sockets and everything on
+/// pseudo file systems.
 fn servable_metadata(file: &File) -> Result<Metadata, Errno> {
     let meta = file.metadata().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     let is_pseudo = || fstatfs(file).is_ok_and(|fs| PSEUDO_FILE_SYSTEMS.contains(&fs.f_type));
     if (meta.is_file() || meta.is_dir()) && !is_pseudo() { Ok(meta) } else { Err(Errno::NOENT) }
 }
 
-/// Says `AGAIN` where a race against a rename may have been lost, anywhere in the system.
+/// Opens `path` below `root` by openat2(2). Fails with `AGAIN` if a rename anywhere in the system may have
+/// interfered.
 fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let within = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
     openat2(root, path, flags, Mode::empty(), within)
 }
 
-/// Opens a path one name at a time, through no link at all: one at the end is held itself, if at all.
+/// Opens a path one name at a time and follows no link. If the last name is a link, `last` decides whether
+/// the link itself is opened or the open fails.
 fn open_by_walk(root: BorrowedFd<'_>, path: &str, last: OFlags) -> Result<OwnedFd, Errno> {
-    // The length of a path is bounded by the head of a request, and so is the number of steps.
+    // The size of a request's head bounds the path and so the number of steps.
     let mut held: Option<OwnedFd> = None;
     let mut rest = path;
     loop {
@@ -362,15 +364,15 @@ fn open_by_walk(root: BorrowedFd<'_>, path: &str, last: OFlags) -> Result<OwnedF
     }
 }
 
-/// Does this say that there is nothing of that name for us to serve?
+/// Returns whether the error means that the path names nothing that may be served.
 ///
-/// What may not be read counts as absent, so that an answer does not tell what exists.
+/// Unreadable files count as absent, so that a response does not reveal which names exist.
 fn is_absence(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::NOENT
             | Errno::NOTDIR
-            | Errno::LOOP           // a symbolic link that may not be followed, or too many
+            | Errno::LOOP           // a symbolic link that must not be followed, or too many
             | Errno::XDEV           // a symbolic link that leads out of the root
             | Errno::ACCESS
             | Errno::PERM

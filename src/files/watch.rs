@@ -1,4 +1,4 @@
-//! `FolderWatcher`: hears from the kernel of what changes below a folder.
+//! `FolderWatcher`: invalidates cached entries when the kernel reports a change below a folder.
 
 mod changes;
 
@@ -21,27 +21,27 @@ use self::changes::Changes;
 use super::{cache::Cache, root::Root};
 use crate::semantics::target::file_path;
 
-/// The most folders that are watched by default, 4,096: one for each entry of the cache. The kernel's bound
-/// (`fs.inotify.max_user_watches`, 8,192 at least) is for all programs of a user together.
+/// Default maximum number of watched folders, 4,096: one for each entry of the cache. All programs of a user
+/// share the kernel's limit (`fs.inotify.max_user_watches`, at least 8,192).
 pub(super) const MAX_WATCHED_FOLDERS: usize = 4096;
 
-/// The most paths that one folder is known by, and there are any number of where a link leads up.
-/// What is asked for by others is not heard of, but looked at again in time.
+/// Maximum number of paths by which one folder is watched: a symbolic link to a parent folder makes any
+/// number of them. Files below other paths are revalidated after the `revalidate` interval only.
 const MAX_PATHS_PER_FOLDER: usize = 8;
 
-/// How long changes are gathered, so that one who writes all the time keeps nobody busy.
+/// Time during which changes are collected, 10 ms, which bounds the work that continuous writes cause.
 const BATCH_DELAY: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
-/// The most changes that are read before the first of them is acted on.
+/// Maximum number of events that are read in one batch.
 const MAX_BATCH_EVENTS: usize = 4096;
 
-/// More names than this are not worth keeping for looks that are on their way.
+/// Number of names above which a batch is not kept for lookups in flight.
 const LARGE_BATCH: usize = 256;
 
-/// Room for some hundred events.
+/// Size of the event buffer in bytes: some hundred events.
 const EVENT_BUFFER_BYTES: usize = 16 << 10;
 
-/// What is told of: all that changes what a path names, or what is in it.
+/// Events that are reported: all that change which file a path names, or its content.
 const EVENT_MASK: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)
@@ -50,38 +50,39 @@ const EVENT_MASK: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::ONLYDIR);
 
-/// Forgets what has changed; see inotify(7). Its thread ends when it is dropped.
+/// A thread that invalidates cached entries whose files have changed; see inotify(7). Dropping the watcher
+/// ends the thread.
 ///
-/// A folder is watched from just before the first look into it, with all the folders above it. So a
-/// change is either before the look, and seen by it, or after it, and told.
+/// A folder and all folders above it are watched just before the first lookup in it. So the lookup sees
+/// every change before it, and the kernel reports every change after it.
 #[derive(Debug)]
 pub(super) struct FolderWatcher(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     inotify: OwnedFd,
-    /// Readable once nobody needs the watch any more.
+    /// An eventfd that becomes readable when the watcher is dropped.
     stop: OwnedFd,
     folders: Mutex<Folders>,
     max_folders: usize,
-    /// What is known of the files.
+    /// The cache whose entries are invalidated.
     cache: Arc<Cache>,
 }
 
-/// Which folders are watched. One can have several paths, by symbolic links.
+/// The watched folders. One folder can have several paths, by symbolic links.
 #[derive(Debug, Default)]
 struct Folders {
     by_path: HashMap<Box<str>, i32>,
     by_watch: HashMap<i32, Vec<Box<str>>>,
-    /// How often some were, perhaps, replaced by others.
+    /// Incremented whenever folders may have been replaced by others.
     generation: u64,
 }
 
 impl FolderWatcher {
-    /// Begins to hear, of `max_folders` folders at most. What changes is taken out of `cache`.
+    /// Starts a watcher of at most `max_folders` folders, which removes changed entries from `cache`.
     ///
     /// # Errors
-    /// If the kernel has none of it left for us: 128 for each user, by default.
+    /// If the user's limit of inotify instances (128 by default) is reached, or no thread can be started.
     pub(super) fn new(cache: Arc<Cache>, max_folders: usize) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
@@ -92,16 +93,16 @@ impl FolderWatcher {
         Ok(Self(shared))
     }
 
-    /// Returns whether [`watch_path`](Self::watch_path) has nothing to do: all folders on the way to `path` are
-    /// watched, or no more can be.
+    /// Returns whether [`watch_path`](Self::watch_path) has nothing to do: all folders of `path` are
+    /// watched, or the bound is reached.
     pub(super) fn is_path_watched(&self, path: &str) -> bool {
         let folders = self.0.folders();
         folders.by_watch.len() >= self.0.max_folders
             || ancestors(path).all(|folder| folders.by_path.contains_key(folder))
     }
 
-    /// Watches all folders on the way to `path`, as far as they are there and the bound allows. What is in
-    /// other folders is looked up again in time. May block.
+    /// Watches all folders of `path`, as far as they exist and the bound allows. Files in other folders
+    /// are revalidated after the `revalidate` interval only. May block.
     pub(super) fn watch_path(&self, root: &Root, path: &str) {
         for folder in ancestors(path) {
             let generation = match &*self.0.folders() {
@@ -113,24 +114,24 @@ impl FolderWatcher {
             }
             let Ok(Some(opened)) = root.open(folder) else { return };
             let mut folders = self.0.folders();
-            // It may be the one that was replaced, or another one was watched meanwhile.
+            // The opened folder may have been replaced, or another thread has reached the bound.
             if folders.generation != generation || folders.by_watch.len() >= self.0.max_folders {
                 return;
             }
-            // By its descriptor: a path could lead out of the root.
+            // Add the watch by descriptor: a path could lead out of the root.
             let path = format!("/proc/self/fd/{}", opened.file.as_raw_fd());
             match inotify::add_watch(&self.0.inotify, path, EVENT_MASK) {
                 Ok(watch) => folders.add(folder, watch),
-                Err(error) => return tracing::debug!(folder, %error, "a folder is not watched"),
+                Err(error) => return tracing::debug!(folder, %error, "cannot watch a folder"),
             }
         }
     }
 
-    /// Watches nothing and forgets all files: the root is another folder now.
+    /// Removes all watches and invalidates the whole cache, because the root is another folder now.
     pub(super) fn reset(&self) {
         let mut folders = self.0.folders();
         for watch in folders.by_watch.keys() {
-            let _ = inotify::remove_watch(&self.0.inotify, *watch); // it may be gone itself
+            let _ = inotify::remove_watch(&self.0.inotify, *watch); // fails if the kernel has removed it
         }
         *folders = Folders { generation: folders.generation + 1, ..Folders::default() };
         drop(folders);
@@ -138,7 +139,7 @@ impl FolderWatcher {
     }
 }
 
-/// The folders that a path goes through.
+/// Returns the folders that contain `path`, the root (`.`) first.
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     let ends = path.match_indices('/').map(|(end, _)| &path[..end]);
     std::iter::once(".").chain(ends)
@@ -146,7 +147,7 @@ fn ancestors(path: &str) -> impl Iterator<Item = &str> {
 
 impl Drop for FolderWatcher {
     fn drop(&mut self) {
-        // A counter at zero takes any number.
+        // Cannot block: the counter is zero.
         let _ = rustix::io::write(&self.0.stop, &1_u64.to_ne_bytes());
     }
 }
@@ -161,7 +162,7 @@ impl Shared {
             let changes = self.read_changes();
             if !changes.is_empty() {
                 self.unwatch_replaced(&changes);
-                // What is no path stands for all that name nothing.
+                // The key of the fallback page is no path; that page depends on any change.
                 let is_large = changes.len() > LARGE_BATCH;
                 let concerns = move |path: &str| {
                     file_path(path).ok().is_none_or(|path| changes.may_affect(&path))
@@ -171,7 +172,8 @@ impl Shared {
         }
     }
 
-    /// `false`: it is over.
+    /// Waits for a change, and then for [`BATCH_DELAY`]. Returns `false` if the watcher was dropped or if
+    /// poll(2) fails.
     fn wait_for_change(&self) -> bool {
         let stop = PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN);
         let change = PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN);
@@ -187,11 +189,11 @@ impl Shared {
         if change.revents().intersects(PollFlags::ERR | PollFlags::NVAL) {
             return false;
         }
-        // Others of the same kind are on their way, usually.
+        // More changes usually follow at once.
         stop.revents().is_empty() && !matches!(poll(&mut both[..1], Some(&BATCH_DELAY)), Ok(1..))
     }
 
-    /// What has changed since the last time.
+    /// Reads a batch of events.
     fn read_changes(&self) -> Changes {
         let mut changes = Changes::default();
         let mut buffer = [MaybeUninit::uninit(); EVENT_BUFFER_BYTES];
@@ -201,13 +203,13 @@ impl Shared {
             match events.next() {
                 Ok(event) => folders.record(&event, &mut changes),
                 Err(Errno::INTR) => {}
-                Err(_) => break, // nothing more
+                Err(_) => break, // no more events
             }
         }
         changes
     }
 
-    /// Folders that are others now are watched anew when somebody looks into them.
+    /// Removes the watches of replaced folders. The next lookup in them adds new ones.
     fn unwatch_replaced(&self, changes: &Changes) {
         let mut folders = self.folders();
         let Folders { by_path, by_watch, generation } = &mut *folders;
@@ -218,7 +220,7 @@ impl Shared {
                 paths.retain(|path| path != folder);
                 if paths.is_empty() {
                     by_watch.remove(watch);
-                    let _ = inotify::remove_watch(&self.inotify, *watch); // it may be gone itself
+                    let _ = inotify::remove_watch(&self.inotify, *watch); // fails if the kernel has removed it
                 }
             }
             is_kept
@@ -229,7 +231,7 @@ impl Shared {
 impl Folders {
     fn add(&mut self, folder: &str, watch: i32) {
         let names = self.by_watch.entry(watch).or_default();
-        // Another one may have come first.
+        // Another thread may have added the path first.
         if names.len() < MAX_PATHS_PER_FOLDER && self.by_path.insert(folder.into(), watch).is_none()
         {
             names.push(folder.into());
@@ -242,7 +244,7 @@ impl Folders {
             changes.has_lost_events = true;
         }
         if kind.contains(ReadFlags::IGNORED) {
-            // The folder is gone.
+            // The kernel has removed the watch, because the folder was deleted or unmounted.
             for folder in self.by_watch.remove(&event.wd()).unwrap_or_default() {
                 self.by_path.remove(&folder);
             }

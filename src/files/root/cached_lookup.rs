@@ -1,4 +1,4 @@
-//! Lookups that never block: small files that the kernel has in memory.
+//! Lookups that never block: small files in the page cache.
 
 use std::{
     fs::{File, Metadata},
@@ -15,13 +15,13 @@ use rustix::{
 use super::{OPEN_PATH, OPEN_READ, Root, Symlinks, is_absence, source};
 use crate::files::backend::{Content, Lookup, Source};
 
-/// File systems, by their numbers in statfs(2), that open a file whose path is in memory without
-/// asking a server or a daemon: ext, XFS, Btrfs, F2FS and tmpfs. overlayfs is not one of them: its
-/// lower layer can be any file system.
+/// Local file systems, by their numbers in statfs(2): they open a file whose path is in the kernel's cache
+/// without a request to a server or a daemon. They are ext, XFS, Btrfs, F2FS and tmpfs, but not overlayfs:
+/// its lower layer can be any file system.
 const LOCAL_FILE_SYSTEMS: [FsWord; 5] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
-/// Whether the folder is on a local file system. May block.
+/// Returns whether the folder is on a local file system. May block.
 pub(super) fn is_local(folder: BorrowedFd<'_>) -> bool {
     fstatfs(folder).is_ok_and(|fs| LOCAL_FILE_SYSTEMS.contains(&fs.f_type))
 }
@@ -30,7 +30,7 @@ impl Root {
     /// Looks up a path without waiting for a disk, a remote server or the holder of a lease on the
     /// file.
     ///
-    /// Answers for small files, folders and names that the kernel knows to be missing, and only under
+    /// Finds small files, folders and names that the kernel has cached as missing, and only under
     /// [`Symlinks::Inside`]. Returns `None` for everything else and on every error: the caller then
     /// uses [`open`](Self::open), which may block.
     pub(super) fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
@@ -42,7 +42,7 @@ impl Root {
         }
         let folder = self.lock().clone().filter(|folder| folder.is_local)?;
         let root = &folder.fd;
-        // Only what is in memory, and on this file system.
+        // Only names in the kernel's cache, and only on this file system.
         let within = ResolveFlags::BENEATH
             | ResolveFlags::NO_MAGICLINKS
             | ResolveFlags::NO_XDEV
@@ -53,9 +53,9 @@ impl Root {
                 unsupported.store(true, Relaxed); // before Linux 5.12
                 return None;
             }
-            // Perhaps a sandbox's word; another file system, or out of the root.
+            // A sandbox (PERM); another file system or a path out of the root (XDEV).
             Err(Errno::PERM | Errno::XDEV) => return None,
-            // Nothing is below a deleted folder. Another one may be at its path.
+            // A deleted folder is empty, but its path may name another one by now.
             Err(errno) => {
                 return (is_absence(errno) && !folder.is_deleted()).then_some(Lookup::Missing);
             }
@@ -70,14 +70,14 @@ impl Root {
         if meta.len() > source::MAX_IN_MEMORY {
             return None;
         }
-        // By its descriptor, for it to be what was looked at; a lease is not waited for.
+        // Reopen the checked file by its descriptor. NONBLOCK: do not wait for the holder of a lease.
         let fd_path = format!("{}/{}", self.fd_dir, held.as_raw_fd());
         let flags = OPEN_READ.union(OFlags::NONBLOCK);
         let file = File::from(openat(CWD, fd_path, flags, Mode::empty()).ok()?);
         match read_cached(&file, &meta) {
             Ok(source) => source.map(Lookup::File),
             Err(errno) => {
-                // A file system that cannot say.
+                // The file system has no RWF_NOWAIT.
                 unsupported.fetch_or(matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS), Relaxed);
                 None
             }
@@ -85,7 +85,8 @@ impl Root {
     }
 }
 
-/// The whole of a small file, if all of it is in memory and nobody writes to it meanwhile.
+/// Reads a whole small file. Returns `None` if not all of it is in the page cache, or if it is being
+/// modified.
 fn read_cached(file: &File, meta: &Metadata) -> rustix::io::Result<Option<Source>> {
     let len = usize::try_from(meta.len()).unwrap_or(0);
     let mut bytes = vec![0; len + 1];
@@ -110,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// A root whose file system is known, of a folder with some things in it.
+    /// Makes a root with some files, beside the package and so perhaps on a local file system.
     fn root() -> (tempfile::TempDir, Root) {
         let folder = tempfile::tempdir_in(".").unwrap();
         let path = |name: &str| folder.path().join(name);
@@ -140,7 +141,7 @@ mod tests {
     fn cached_lookup_agrees_with_blocking_lookup() {
         let (_folder, root) = root();
         if !root.folder().unwrap().is_local {
-            return; // then nothing is told at once
+            return; // no lookup is cached then
         }
         let whole = |text: &str| Some(text.to_owned());
         for (path, want) in [
@@ -156,11 +157,15 @@ mod tests {
             assert!(want.is_none() || waited, "{path}");
         }
         assert!(root.open("none").unwrap().is_none());
-        assert_eq!(found(&root, "none"), whole("missing"), "it is known not to be there");
+        assert_eq!(
+            found(&root, "none"),
+            whole("missing"),
+            "the kernel has cached that it is missing"
+        );
         assert!(matches!(found(&root, "docs/a.txt/x").as_deref(), None | Some("missing")));
         // The same state has the same tag.
         let Some(Lookup::File(now)) = root.try_lookup_cached("docs/a.txt") else {
-            panic!("it was there")
+            panic!("it is cached")
         };
         let Ok(Lookup::File(then)) = crate::files::Backend::lookup(&root, "docs/a.txt") else {
             panic!()

@@ -1,8 +1,8 @@
-//! Through symbolic links that lead to what has their own owner.
+//! Path resolution that follows a symbolic link only to a target with the same owner.
 //!
-//! The kernel follows a link to its end, and whose links are on the way there it does not tell. So
-//! each of them is held, asked for its owner, and read by its descriptor: by its name it could be
-//! one link when its owner is asked for and another one when it is followed.
+//! The kernel follows a chain of links without reporting the owners of the links in it. So each link is
+//! opened with `O_PATH`, and its owner and target are read by that descriptor: by its name it could be
+//! one link when its owner is checked and another one when it is followed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,30 +13,31 @@ use rustix::{
 
 use super::OPEN_DIR_PATH;
 
-/// How many links one path may lead through: as many as the kernel follows.
+/// Maximum number of links in one path, 40 as in the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// How a symbolic link itself is held.
+/// Flags that open a symbolic link itself.
 const OPEN_LINK_PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A name that is still to be gone through.
+/// A name that is still to be resolved.
 struct Step {
     name: Vec<u8>,
-    /// Whose must be what has this name, be it a link itself: at the end of a link, the link's.
+    /// The required owner of what has this name, also if that is a link: the owner of the link whose
+    /// target ends in this name.
     owner: Option<u32>,
 }
 
-/// Opens a path through links of which each has the owner of what it names.
+/// Opens a path, following only links that have the same owner as their target.
 pub(super) fn open_by_owner(
     root: BorrowedFd<'_>,
     path: &str,
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
-    // Links may go up and stay where they are, requests may not.
+    // `..` and `.` are allowed in links, not in requests.
     if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
         return Err(Errno::NOENT);
     }
-    // The next one is the last of them.
+    // A stack: the next name is the last element.
     let mut steps: Vec<Step> =
         path.rsplit('/').map(|name| Step { name: name.into(), owner: None }).collect();
     let mut held: Option<OwnedFd> = None;
@@ -65,24 +66,24 @@ pub(super) fn open_by_owner(
     held.ok_or(Errno::NOENT)
 }
 
-/// Puts the names of a link's target in front of those that are to be gone through.
+/// Pushes the names of a link's target, so that they are resolved before the remaining ones.
 fn push_target(steps: &mut Vec<Step>, target: &[u8], owner: u32) {
     let mut owner = Some(owner);
     for name in target.rsplit(|&b| b == b'/') {
-        // `a//b` is `a/./b`, and `a/` is `a/.`: a folder or nothing.
+        // `a//b` is `a/./b`, and `a/` is `a/.`, which must be a folder.
         let name = if name.is_empty() { b"." } else { name };
         steps.push(Step { name: name.into(), owner: owner.take() });
     }
 }
 
-/// Opens what has this name, a link itself if it is one.
+/// Opens the file or folder of this name, or the link itself if it is one.
 fn open_no_follow(
     at: BorrowedFd<'_>,
     name: &[u8],
     flags: OFlags,
 ) -> Result<(OwnedFd, Stat), Errno> {
     match openat(at, name, flags.union(OFlags::NOFOLLOW), Mode::empty()) {
-        // NOTDIR: a link where a folder should be, or a file.
+        // NOTDIR: the name is a link or a file, where a folder is required.
         Err(why @ (Errno::LOOP | Errno::NOTDIR)) => {
             let fd = openat(at, name, OPEN_LINK_PATH, Mode::empty())?;
             let stat = fstat(&fd)?;

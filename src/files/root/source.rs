@@ -1,4 +1,4 @@
-//! A folder's files as sources: small ones read, large ones open.
+//! A folder's files as sources: small ones in memory, large ones as open files.
 
 use std::{
     fs::{File, Metadata},
@@ -12,15 +12,15 @@ use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::files::backend::{Content, Source};
 
-/// Up to this size a file's content is held in memory, so that head and body leave in one write;
-/// above it, one `sendfile` is cheaper than the memory and the copy.
+/// Maximum size of a file whose content is held in memory, 32 KiB: head and body are sent by one write.
+/// Above it, one `sendfile` is cheaper than the memory and the copy.
 pub(in crate::files) const MAX_IN_MEMORY: u64 = 32 << 10;
 
-/// How often a file is read again because somebody wrote to it meanwhile.
+/// Maximum number of times a file is read while it is being modified.
 const MAX_READS: usize = 3;
 
-/// The file as it is now; `meta` may be as it was before it was opened. `None` if it is not as long
-/// as it says, as those are that a kernel makes up: then nobody could be told its length.
+/// Returns the current state of `file`; `meta` may be from before it was opened. Returns `None` if its length
+/// is not the one that it reports, as on pseudo file systems: no Content-Length would be right.
 pub(super) fn read_source(file: File, mut meta: Metadata) -> io::Result<Option<Source>> {
     let mut length_mismatches = 0;
     for _ in 0..MAX_READS {
@@ -34,7 +34,7 @@ pub(super) fn read_source(file: File, mut meta: Metadata) -> io::Result<Option<S
         meta = after;
         match (is_same, is_whole) {
             (true, true) => return make_source(Content::Bytes(bytes), &meta).map(Some),
-            // Or it was written to twice within one tick of the clock: each time, hardly.
+            // Or it was modified twice within one tick of the clock; unlikely each time.
             (true, false) => length_mismatches += 1,
             (false, _) => {}
         }
@@ -42,37 +42,39 @@ pub(super) fn read_source(file: File, mut meta: Metadata) -> io::Result<Option<S
     if length_mismatches == MAX_READS {
         return Ok(None);
     }
-    // Large, or being written to all the time: read by the response itself. To open it may have taken
-    // long, and who had a lease of it has written to it meanwhile.
+    // Large, or modified all the time: the response reads the open file. The open may have waited for the
+    // holder of a lease, who has modified the file since `meta` was read.
     let meta = file.metadata()?;
     update_access_time(&file);
     make_source(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
 }
 
-/// Reads a byte, so that the time of the last access is that of the look, and has the kernel leave it
-/// at that. With each piece that is sent it would think about that time anew, and once a day write it,
-/// on a connection's thread. Who neither owns the file nor is privileged cannot stop it.
+/// Reads one byte, which sets the access time to that of the lookup, and then sets `O_NOATIME`. Otherwise
+/// the kernel checks that time with each segment that is sent and writes it once a day, on a connection's
+/// thread. `O_NOATIME` needs the owner of the file or a privileged process.
 fn update_access_time(file: &File) {
-    let _ = file.read_at(&mut [0], 0); // what is wrong with it is told when it is sent
+    let _ = file.read_at(&mut [0], 0); // sending the file reports errors
     let _ = fcntl_setfl(file, OFlags::NOATIME);
 }
 
+/// Makes a source of `content` with the time and the tag of `meta`.
 pub(super) fn make_source(content: Content, meta: &Metadata) -> io::Result<Source> {
     Ok(Source { content, modified: Some(meta.modified()?), tag: tag(meta) })
 }
 
-/// What changes when a file is replaced or written to.
+/// Returns a value that changes when a file is replaced or modified: length, time and inode.
 pub(super) fn stamp(meta: &Metadata) -> (u64, i64, i64, u64) {
     (meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino())
 }
 
-/// With separators, and nanoseconds: pasted together without, two states of a file had one tag.
+/// Returns the entity tag of a file's state. The separators are needed: without them two states could have
+/// one tag.
 fn tag(meta: &Metadata) -> String {
     let (len, seconds, nanos, inode) = stamp(meta);
     format!("{len:x}-{seconds:x}.{nanos:x}-{inode:x}")
 }
 
-/// The content, up to one byte more than it should be.
+/// Reads the content, at most one byte more than `len`.
 fn read_content(file: &File, len: u64) -> io::Result<Bytes> {
     let mut buf = vec![0; usize::try_from(len.min(MAX_IN_MEMORY) + 1).expect("32 KiB and a byte")];
     let mut filled = 0;
@@ -123,7 +125,7 @@ mod tests {
 
     #[test]
     fn file_of_other_length_than_stated_is_absent() {
-        // The one says 0 and has some bytes, the other says 4096 and has fewer.
+        // The first reports 0 bytes and has some, the second reports 4096 and has fewer.
         for path in ["/proc/sys/kernel/ostype", "/sys/kernel/uevent_seqnum"] {
             let Ok(file) = File::options().read(true).open(path) else { continue };
             let meta = file.metadata().unwrap();
@@ -144,7 +146,7 @@ mod tests {
         age();
         open().read_at(&mut [0], 0).unwrap();
         if accessed() == SystemTime::UNIX_EPOCH {
-            return; // mounted so that nobody is told
+            return; // mounted with noatime
         }
         age();
         let file = open();

@@ -13,7 +13,7 @@ use super::*;
 
 type Open = fn(BorrowedFd<'_>, &str, OFlags) -> Result<OwnedFd, Errno>;
 
-/// Both ways down, so that each is tested on every kernel.
+/// Both ways to open a path, so that each is tested on every kernel.
 const WAYS: [(&str, Open); 2] = [("openat2", open_beneath), ("walk", open_by_walk)];
 
 /// `root/` beside `secret.txt`, both below a temporary folder.
@@ -116,14 +116,14 @@ fn lookup_without_openat2_walks_and_remembers_what_the_kernel_said() {
         });
         (asked.get(), found.map(text))
     };
-    // What it finds or does not find is the answer.
+    // Its result is returned, whether it finds something or not.
     assert_eq!(find("top.txt", Ok("a/b/deep.txt")), (true, Ok("deep".to_owned())));
     let others =
         [Errno::NOENT, Errno::XDEV, Errno::LOOP, Errno::ACCESS, Errno::AGAIN, Errno::MFILE];
     for errno in others {
         assert_eq!(find("top.txt", Err(errno)), (true, Err(errno)));
     }
-    // A sandbox, or this one path.
+    // A sandbox's filter, or this path alone.
     for _ in 0..2 {
         assert_eq!(find("top.txt", Err(Errno::PERM)), (true, Ok("top".to_owned())));
         assert_eq!(find("link", Err(Errno::PERM)), (true, Err(Errno::LOOP)));

@@ -1,4 +1,4 @@
-//! Which paths a change of a folder's entry may concern.
+//! `Changes`: a batch of changed names, and the paths that it may affect.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,17 +7,17 @@ use std::{
 
 /// Names that have changed, by their folder below the root.
 ///
-/// It says yes too often rather than too seldom: what is forgotten without need costs a look.
+/// Answers err towards "affected": a needless invalidation costs one lookup.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Nobody knows what else has changed.
+    /// Whether events were lost or a file system was unmounted, so that any path may have changed.
     pub(super) has_lost_events: bool,
-    /// Sorted: there may be thousands, and each path that is remembered is looked for among them.
+    /// Sorted: there may be thousands, and each cached path is searched among them.
     names: HashMap<Box<str>, BTreeSet<Box<[u8]>>>,
 }
 
 impl Changes {
-    /// `name` in `folder` is new, gone or another; `.` is the root.
+    /// Records that `name` in `folder` was created, deleted or modified; `.` is the root.
     pub(super) fn add(&mut self, folder: &str, name: &[u8]) {
         match self.names.get_mut(folder) {
             Some(names) => {
@@ -31,7 +31,7 @@ impl Changes {
         }
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     pub(super) fn len(&self) -> usize {
         self.names.values().map(BTreeSet::len).sum()
     }
@@ -40,14 +40,14 @@ impl Changes {
         !self.has_lost_events && self.names.is_empty()
     }
 
-    /// May what is known of `path` be wrong now? Paths are below the root; one with a slash at its
-    /// end is the folder's index file or listing.
+    /// Returns whether a cached entry of `path` may be outdated. Paths are below the root; one with a
+    /// trailing slash is the folder's index file or listing.
     pub(super) fn may_affect(&self, path: &str) -> bool {
         if self.has_lost_events {
             return true;
         }
         let (folder, name) = split_name(path);
-        // `a` stands for `a.html`, too, and `a.js` for `a.js.gz`.
+        // A prefix counts: `a.html` can answer for `a`, and `a.js.gz` for `a.js`.
         let begins = |names: &BTreeSet<Box<[u8]>>| {
             let from = (Bound::Included(name.as_bytes()), Bound::Unbounded);
             names
@@ -58,7 +58,7 @@ impl Changes {
         self.names.get(folder).is_some_and(begins) || self.has_replaced(folder)
     }
 
-    /// Is `folder`, or one above it, another one now?
+    /// Returns whether `folder`, or a folder above it, may have been replaced.
     pub(super) fn has_replaced(&self, mut folder: &str) -> bool {
         while folder != "." {
             let (parent, name) = split_name(folder);
@@ -71,7 +71,7 @@ impl Changes {
     }
 }
 
-/// The folder and the name in it.
+/// Splits a path into its folder and the name in it.
 fn split_name(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or((".", path))
 }

@@ -32,7 +32,7 @@ fn second_names_of_directories_leave_room_for_others() {
             watcher.watch_path(&root, &format!("{}{name}/none", "ubuntu/".repeat(links)));
         }
     }
-    // The root, and the two in it.
+    // The root, `a` and `b`.
     assert_eq!(counts(&watcher), (3, 3 * MAX_PATHS_PER_FOLDER));
     watcher.watch_path(&root, "other/x");
     assert_eq!(counts(&watcher), (4, 3 * MAX_PATHS_PER_FOLDER + 1));
@@ -47,11 +47,11 @@ fn watch_takes_no_more_folders_than_its_bound() {
     for n in 0..2 * MAX_FOLDERS {
         assert!(!watcher.is_path_watched(&format!("{n}/x")) || n >= MAX_FOLDERS - 1);
         watcher.watch_path(&root, &format!("{n}/x"));
-        // The root is one of them.
+        // The root counts.
         assert_eq!(counts(&watcher).0, (n + 2).min(MAX_FOLDERS));
     }
-    assert!(watcher.is_path_watched("none/x"), "nothing can be done for it");
-    // A folder that is gone leaves its place to another one.
+    assert!(watcher.is_path_watched("none/x"), "the bound is reached");
+    // The watch of a deleted folder is free for another one.
     fs::remove_dir(folder.path().join("0")).unwrap();
     while watcher.is_path_watched("none/x") {
         thread::yield_now();

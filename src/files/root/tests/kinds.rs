@@ -1,4 +1,4 @@
-//! What is neither a file nor a folder is looked at and left alone; what is, is opened.
+//! Special files are checked and not opened; files and folders are opened.
 
 use std::{mem::MaybeUninit, path::Path, thread};
 
@@ -13,7 +13,7 @@ use super::*;
 const RULES: [Symlinks; 4] =
     [Symlinks::Inside, Symlinks::SameOwner, Symlinks::Never, Symlinks::Any];
 
-/// Tells who opens a file.
+/// Reports opens of a file.
 struct Opens(OwnedFd);
 
 impl Opens {
@@ -23,7 +23,7 @@ impl Opens {
         Self(inotify)
     }
 
-    /// Did anybody, since the last time?
+    /// Returns whether the file has been opened since the last call.
     fn any(&self) -> bool {
         let mut space = [MaybeUninit::uninit(); 1024];
         let mut events = inotify::Reader::new(&self.0, &mut space);
@@ -37,7 +37,7 @@ impl Opens {
     }
 }
 
-/// The root under each rule, by `openat2` and without it.
+/// Returns the root with each rule, by `openat2` and without it.
 fn each_way(root: &Root) -> impl Iterator<Item = Root> {
     RULES.into_iter().flat_map(|rule| [false, true].map(|walks| (rule, walks))).map(
         |(rule, walks)| {
@@ -62,9 +62,9 @@ fn special_file_is_not_opened() {
         assert!(!opens.any(), "a program that waits to write has been woken: {root:?}");
     }
     openat(CWD, inside.join("fifo"), OPEN_READ_NONBLOCK, Mode::empty()).unwrap();
-    assert!(opens.any(), "it would have been heard of");
+    assert!(opens.any(), "opens are reported");
 
-    // Only root can make a device. /dev/null itself is opened by everybody all the time.
+    // Only root can make a device; /dev/null itself is opened all the time.
     let null = rustix::fs::makedev(1, 3);
     if rustix::fs::mknodat(CWD, inside.join("null"), FileType::CharacterDevice, mode, null).is_ok()
     {
@@ -95,7 +95,10 @@ fn files_without_proc_are_opened_by_path_again() {
 }
 
 #[test]
-#[cfg_attr(not(peer_root), ignore = "run as root: a user may read what is theirs")]
+#[cfg_attr(
+    not(peer_root),
+    ignore = "run as root: only root can change to a user who may not read the files"
+)]
 fn unreadable_file_is_absent() {
     let (outside, root) = tree();
     let change = |path: &str, mode| {
@@ -112,7 +115,7 @@ fn unreadable_file_is_absent() {
     change("root/passage", 0o711);
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Of this thread alone.
+            // For this thread only.
             let (user, group) = (Uid::from_raw(12345), Gid::from_raw(12345));
             set_thread_res_gid(group, group, group).unwrap();
             set_thread_res_uid(user, user, user).unwrap();

@@ -1,5 +1,4 @@
-//! Files that another program has a lease of, as file servers take them to hold back what was
-//! written.
+//! Files on which another program holds a lease (fcntl(2)), as file servers do to delay writes.
 
 use std::{
     env,
@@ -12,7 +11,8 @@ use rustix::fs::fcntl_getfl;
 use super::*;
 use crate::files::backend::Content;
 
-/// Takes a lease, and says so; gives it up when somebody opens the file, and writes to it before.
+/// A program that takes a lease and reports it. When the file is opened, it writes to it and then releases
+/// the lease.
 const HOLDER: &str = "
 import fcntl, os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
@@ -29,7 +29,7 @@ os.write(fd, b'written' * int(sys.argv[2]))
 fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 ";
 
-/// A program that has a lease of a file until somebody opens it.
+/// A process that holds a lease until the file is opened.
 struct Holder(Child);
 
 impl Holder {
@@ -79,5 +79,5 @@ fn leased_files_are_opened_blocking_where_no_other_way_exists() {
     };
     assert!(waits(&root));
     root.fd_dir = "/none";
-    assert!(!waits(&root), "by its path it could be a FIFO meanwhile");
+    assert!(!waits(&root), "the path could name a FIFO by now");
 }

@@ -1,4 +1,4 @@
-//! Links that lead to what has their own owner, and who may publish what by them.
+//! Links to targets of the same owner, and what each owner can publish by them.
 
 use std::os::unix::fs::lchown;
 
@@ -7,7 +7,7 @@ use super::*;
 const ALICE: u32 = 1001;
 const BOB: u32 = 1002;
 
-/// As [`tree`], with a rule by which each leads to what is their own.
+/// As [`tree`], with [`Symlinks::SameOwner`].
 fn own() -> (tempfile::TempDir, Root) {
     let (outside, root) = tree();
     let root = root.with_symlinks(Symlinks::SameOwner);
@@ -48,7 +48,7 @@ fn own_links_lead_anywhere_in_every_spelling() {
     for folder in ["folder", "here", "slash", "a"] {
         assert!(root.open(folder).unwrap().unwrap().meta.is_dir(), "{folder}");
     }
-    // What a link may say a request may not.
+    // Allowed in links, not in requests.
     for path in ["..", "../secret.txt", "a/../top.txt", "a/./b", "a//b", "here/", "/etc/passwd"] {
         assert!(root.open(path).unwrap().is_none(), "{path}");
     }
@@ -72,7 +72,7 @@ fn path_follows_as_many_links_as_the_kernel() {
 }
 
 #[test]
-#[cfg_attr(not(peer_root), ignore = "run as root: none else can make another's link")]
+#[cfg_attr(not(peer_root), ignore = "run as root: only root can make a link of another owner")]
 fn f4_link_of_one_owner_publishes_nothing_behind_link_of_another() {
     let (outside, root) = own();
     fs::create_dir_all(outside.path().join("bob/folder")).unwrap();
@@ -81,7 +81,7 @@ fn f4_link_of_one_owner_publishes_nothing_behind_link_of_another() {
         lchown(outside.path().join(path), Some(owner), None).unwrap();
     };
     for (name, target, owner) in [
-        // What Bob shows at the moment is what Alice links to.
+        // Alice links to a link of Bob's.
         ("root/link", "../bob/link", ALICE),
         ("root/through", "../bob/to-alice/private", ALICE),
         ("root/folder", "../bob/to-alice", ALICE),

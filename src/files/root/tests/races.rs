@@ -1,4 +1,4 @@
-//! Somebody who may write below the root exchanges names while they are being opened.
+//! Names that are exchanged below the root while they are opened.
 
 use std::thread;
 
@@ -6,11 +6,11 @@ use rustix::fs::{RenameFlags, renameat_with};
 
 use super::*;
 
-/// How often a name is opened while two things take turns at it.
-const OPENED: usize = if cfg!(miri) { 10 } else { 20_000 };
+/// Number of opens while two files are exchanged.
+const OPENS: usize = if cfg!(miri) { 10 } else { 20_000 };
 
-/// What is read at `path` under this rule while `one` and `other`, both below the root, change
-/// places all the time.
+/// Returns the texts that are read at `path` while `one` and `other`, both below the root, are exchanged
+/// all the time.
 fn read_while(root: &Root, [one, other]: [&str; 2], path: &str) -> Vec<String> {
     let folder = root.folder().unwrap();
     let (fd, over) = (folder.fd.as_fd(), AtomicBool::new(false));
@@ -24,7 +24,7 @@ fn read_while(root: &Root, [one, other]: [&str; 2], path: &str) -> Vec<String> {
             let opened = root.open(path).unwrap()?;
             Some(text(opened.file.into()))
         };
-        let mut texts: Vec<String> = (0..OPENED).filter_map(open).collect();
+        let mut texts: Vec<String> = (0..OPENS).filter_map(open).collect();
         over.store(true, Relaxed);
         texts.sort();
         texts.dedup();
@@ -65,7 +65,7 @@ fn f4_file_exchanged_for_link_leads_nowhere() {
 }
 
 #[test]
-#[cfg_attr(not(peer_root), ignore = "run as root: none else can make another's link")]
+#[cfg_attr(not(peer_root), ignore = "run as root: only root can make a link of another owner")]
 fn f4_owner_check_applies_to_the_link_that_is_followed() {
     let (outside, root) = tree();
     let root = root.with_symlinks(Symlinks::SameOwner);
