@@ -12,7 +12,7 @@ use rustix::fs::{CWD, Mode, openat};
 
 use super::{
     backend::Backend,
-    cache::{Limits, REVALIDATE},
+    cache::{Limits, REVALIDATE_INTERVAL},
     dir::{Dir, Storage},
     lookup_config::LookupConfig,
     root::{OPEN_DIR_PATH, Root, Symlinks},
@@ -73,7 +73,7 @@ impl Default for Options {
             inline_lookups: true,
             watch: true,
             watched_folders: MAX_WATCHED_FOLDERS,
-            revalidate: REVALIDATE,
+            revalidate: REVALIDATE_INTERVAL,
             limits: Limits::default(),
         }
     }
@@ -326,8 +326,8 @@ impl DirBuilder {
     /// The maximum number of folders that are [watched](Self::watch), 4,096 by default; the first ones that
     /// are looked into. Each takes some 1.5 KiB of the kernel's memory, and a watch of
     /// `fs.inotify.max_user_watches`, which all programs of a user share.
-    pub fn watched_folders(mut self, most: usize) -> Self {
-        self.options.watched_folders = most;
+    pub fn watched_folders(mut self, max: usize) -> Self {
+        self.options.watched_folders = max;
         self
     }
 
@@ -336,22 +336,22 @@ impl DirBuilder {
     /// An entry takes about 1 KiB, beside the content of a small file. Where more paths than this are
     /// requested in turn, each request is a lookup, which costs two or three times as much as a cached
     /// response: then raise it.
-    pub fn cache_entries(mut self, most: usize) -> Self {
-        self.options.limits.entries = most;
+    pub fn cache_entries(mut self, max: usize) -> Self {
+        self.options.limits.entries = max;
         self
     }
 
     /// The maximum size of the cache in bytes of paths and content, 16 MiB by default. Only files of up
     /// to 32 KiB are held in memory.
-    pub fn cache_bytes(mut self, most: usize) -> Self {
-        self.options.limits.bytes = most;
+    pub fn cache_bytes(mut self, max: usize) -> Self {
+        self.options.limits.bytes = max;
         self
     }
 
     /// The maximum number of files above 32 KiB that the cache keeps open, 256 by default. Other files
     /// are opened on each request.
-    pub fn cache_open_files(mut self, most: usize) -> Self {
-        self.options.limits.open_files = most;
+    pub fn cache_open_files(mut self, max: usize) -> Self {
+        self.options.limits.open_files = max;
         self
     }
 }

@@ -12,17 +12,17 @@ use super::entry::Entry;
 
 /// The most paths that are held, found and missing ones alike. At some 1 KiB for the headers of
 /// each that is 4 MiB.
-pub(super) const ENTRIES: usize = 4096;
+pub(super) const MAX_ENTRIES: usize = 4096;
 
 /// The most bytes of content and paths that are held: 4,096 files of 4 KiB.
-pub(super) const BYTES: usize = 16 << 20;
+pub(super) const MAX_BYTES: usize = 16 << 20;
 
 /// The most files that are held open for `sendfile`: a quarter of the 1,024 descriptors that a
 /// process has by default.
-pub(super) const OPEN_FILES: usize = 256;
+pub(super) const MAX_OPEN_FILES: usize = 256;
 
 /// How long what is held is believed: a second, in which a busy file is served thousands of times.
-pub(super) const REVALIDATE: Duration = Duration::from_secs(1);
+pub(super) const REVALIDATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long after its last lookup an entry is served while lookups fail because descriptors, memory or
 /// threads have run out: a minute. A change that is reported removes it before.
@@ -30,7 +30,7 @@ pub(super) const MAX_STALE: Duration = Duration::from_secs(60);
 
 /// So many batches of changes are remembered, for looks that began before them: at a hundred a second,
 /// a sixth of a second's.
-const RECENT: usize = 16;
+const MAX_RECENT_BATCHES: usize = 16;
 
 /// Bounds of the table; they hold at any time, not just after a clean-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: ENTRIES, bytes: BYTES, open_files: OPEN_FILES }
+        Self { entries: MAX_ENTRIES, bytes: MAX_BYTES, open_files: MAX_OPEN_FILES }
     }
 }
 
@@ -60,17 +60,17 @@ struct Table {
     /// How many batches of changes were heard of.
     changes: u64,
     /// The last of them.
-    recent: VecDeque<Change>,
+    recent: VecDeque<ChangeBatch>,
     /// The sums over all slots.
     sum: Size,
 }
 
 /// Does a batch of changes concern a path?
-struct Change(Box<dyn Fn(&str) -> bool + Send>);
+struct ChangeBatch(Box<dyn Fn(&str) -> bool + Send>);
 
-impl fmt::Debug for Change {
+impl fmt::Debug for ChangeBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Change")
+        f.write_str("ChangeBatch")
     }
 }
 
@@ -80,11 +80,11 @@ struct Slot {
     /// The time just before the lookup began.
     looked_up: Instant,
     /// Until when that is believed; `None`: for ever.
-    until: Option<Instant>,
+    fresh_until: Option<Instant>,
     /// A refresh is claimed.
     is_refreshing: bool,
     /// Asked for since the last clean-up passed here.
-    used: bool,
+    is_referenced: bool,
     size: Size,
 }
 
@@ -106,19 +106,19 @@ impl Cache {
     /// On a stale entry the first caller gets `None` and with it the refresh claim. Other callers get
     /// the stale entry for another `revalidate` interval, then `None` as well.
     ///
-    /// The caller with the claim ends it by [`put`](Self::put) or by
+    /// The caller with the claim ends it by [`insert`](Self::insert) or by
     /// [`release_refresh`](Self::release_refresh).
     pub(super) fn get(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
         let mut table = self.lock();
         let slot = table.slots.get_mut(path)?;
-        if slot.until.is_some_and(|until| until <= now) {
+        if slot.fresh_until.is_some_and(|fresh_until| fresh_until <= now) {
             let age = now.saturating_duration_since(slot.looked_up);
             if !slot.is_refreshing || age >= self.revalidate.saturating_mul(2) {
                 slot.is_refreshing = true;
                 return None;
             }
         }
-        slot.used = true;
+        slot.is_referenced = true;
         Some(slot.entry.clone())
     }
 
@@ -126,8 +126,8 @@ impl Cache {
     pub(super) fn fresh(&self, path: &str, now: Instant) -> Option<Arc<Entry>> {
         let table = self.lock();
         let slot = table.slots.get(path)?;
-        let is_late = slot.until.is_some_and(|until| until <= now);
-        (!is_late).then(|| slot.entry.clone())
+        let is_stale = slot.fresh_until.is_some_and(|fresh_until| fresh_until <= now);
+        (!is_stale).then(|| slot.entry.clone())
     }
 
     /// Returns the entry of `path` if it was looked up within [`MAX_STALE`], fresh or not. Claims no refresh.
@@ -146,7 +146,7 @@ impl Cache {
     }
 
     /// Is anything ever served from here?
-    pub(super) fn is_used(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         !self.revalidate.is_zero() && self.limits.entries > 0
     }
 
@@ -161,27 +161,36 @@ impl Cache {
     }
 
     /// A count of the changes that were heard of, to be taken before a look.
-    pub(super) fn changes(&self) -> u64 {
+    pub(super) fn change_count(&self) -> u64 {
         self.lock().changes
     }
 
     /// Forgets the paths that a batch of changes concerns. All requests wait meanwhile: it should not
     /// take long to tell. A large one is not kept for looks that are on their way: they do not count.
-    pub(super) fn forget(&self, concerns: impl Fn(&str) -> bool + Send + 'static, is_large: bool) {
-        let mut victims = Vec::new();
+    pub(super) fn invalidate(
+        &self,
+        concerns: impl Fn(&str) -> bool + Send + 'static,
+        is_large: bool,
+    ) {
+        let mut evicted = Vec::new();
         let mut table = self.lock();
         table.changes += 1;
-        table.take_out(&mut victims, |_, path, _| concerns(path));
-        let forgotten = (table.recent.len() == RECENT).then(|| table.recent.pop_front());
-        let kept = if is_large { Change(Box::new(|_| true)) } else { Change(Box::new(concerns)) };
-        table.recent.push_back(kept);
+        table.remove_if(&mut evicted, |_, path, _| concerns(path));
+        let forgotten =
+            (table.recent.len() == MAX_RECENT_BATCHES).then(|| table.recent.pop_front());
+        let batch = if is_large {
+            ChangeBatch(Box::new(|_| true))
+        } else {
+            ChangeBatch(Box::new(concerns))
+        };
+        table.recent.push_back(batch);
         drop(table);
-        drop((victims, forgotten));
+        drop((evicted, forgotten));
     }
 
     /// Holds what `path` was found to name when the disk was looked at, unless it may have changed
     /// since the count was `changes`. Then nothing older is held either.
-    pub(super) fn put(&self, path: &str, entry: Arc<Entry>, looked_up: Instant, changes: u64) {
+    pub(super) fn insert(&self, path: &str, entry: Arc<Entry>, looked_up: Instant, changes: u64) {
         let size = Size::of(path, &entry);
         if self.revalidate.is_zero() {
             return; // nothing would ever be served from here
@@ -198,21 +207,21 @@ impl Cache {
             drop(table);
             return drop(old);
         }
-        let used = old.as_ref().is_some_and(|slot| slot.used);
-        let victims = if table.sum.plus(size).fits(self.limits) {
+        let is_referenced = old.as_ref().is_some_and(|slot| slot.is_referenced);
+        let evicted = if table.sum.plus(size).fits(self.limits) {
             Vec::new()
         } else {
-            table.make_room(self.limits, size)
+            table.evict(self.limits, size)
         };
         table.sum = table.sum.plus(size);
-        let until = looked_up.checked_add(self.revalidate);
+        let fresh_until = looked_up.checked_add(self.revalidate);
         table.slots.insert(
             path.into(),
-            Slot { entry, looked_up, until, is_refreshing: false, used, size },
+            Slot { entry, looked_up, fresh_until, is_refreshing: false, is_referenced, size },
         );
         drop(table);
         // Files are closed and memory is freed when nobody waits for the lock.
-        drop((old, victims));
+        drop((old, evicted));
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -243,24 +252,25 @@ impl Table {
     /// First go the missing: whoever asks for many names that do not exist pushes out an eighth of the
     /// others once, and then nothing but those. Then, as in the second chance algorithm, whatever was not asked for since the
     /// last time; then anything.
-    fn make_room(&mut self, limits: Limits, more: Size) -> Vec<Slot> {
+    fn evict(&mut self, limits: Limits, more: Size) -> Vec<Slot> {
         let goal = Limits {
             entries: limits.entries - limits.entries / 8,
             bytes: limits.bytes - limits.bytes / 8,
             open_files: limits.open_files - limits.open_files / 8,
         };
-        let mut victims = Vec::new();
-        self.take_out(&mut victims, |_, _, slot| matches!(*slot.entry, Entry::Missing));
-        self.take_out(&mut victims, |sum, _, slot| {
-            sum.plus(more).is_relieved_by(slot.size, goal) && !std::mem::take(&mut slot.used)
+        let mut evicted = Vec::new();
+        self.remove_if(&mut evicted, |_, _, slot| matches!(*slot.entry, Entry::Missing));
+        self.remove_if(&mut evicted, |sum, _, slot| {
+            sum.plus(more).is_relieved_by(slot.size, goal)
+                && !std::mem::take(&mut slot.is_referenced)
         });
-        self.take_out(&mut victims, |sum, _, slot| {
+        self.remove_if(&mut evicted, |sum, _, slot| {
             sum.plus(more).is_relieved_by(slot.size, limits)
         });
-        victims
+        evicted
     }
 
-    fn take_out(&mut self, victims: &mut Vec<Slot>, pick: impl Fn(Size, &str, &mut Slot) -> bool) {
+    fn remove_if(&mut self, evicted: &mut Vec<Slot>, pick: impl Fn(Size, &str, &mut Slot) -> bool) {
         let mut sum = self.sum;
         let taken = self.slots.extract_if(|path, slot| {
             let take = pick(sum, path, slot);
@@ -269,14 +279,14 @@ impl Table {
             }
             take
         });
-        victims.extend(taken.map(|(_, slot)| slot));
+        evicted.extend(taken.map(|(_, slot)| slot));
         self.sum = sum;
     }
 }
 
 impl Size {
     fn of(path: &str, entry: &Entry) -> Self {
-        let (content, open_files) = entry.held();
+        let (content, open_files) = entry.usage();
         Self { entries: 1, bytes: path.len() + content, open_files }
     }
 

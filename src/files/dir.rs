@@ -92,7 +92,7 @@ impl Inner {
     pub(super) fn invalidate_all(&self) {
         match self.watcher.get() {
             Some(Some(watcher)) => watcher.reset(),
-            _ => self.cache.forget(|_| true, false),
+            _ => self.cache.invalidate(|_| true, false),
         }
     }
 
@@ -101,7 +101,7 @@ impl Inner {
     /// # Errors
     /// `WouldBlock` if they are not watched yet and `can_block` is `false`.
     pub(super) fn watch_path(&self, root: &Root, path: &str, can_block: bool) -> io::Result<()> {
-        if !self.options.watch || !self.cache.is_used() {
+        if !self.options.watch || !self.cache.is_enabled() {
             return Ok(());
         }
         let start = || match FolderWatcher::new(self.cache.clone(), self.options.watched_folders) {

@@ -13,7 +13,7 @@ use super::{
     backend::{Content, Lookup, Source, View},
     listing::Listing,
     lookup_config::LookupConfig,
-    mime::content_type,
+    mime::guess_content_type,
 };
 use crate::{
     body::{Body, FileSlice, ResidencyCache, Stretch},
@@ -60,15 +60,15 @@ pub(super) struct Page {
 
 impl Entry {
     /// Looks up what `path` names. May block.
-    pub(super) fn load(from: View<'_>, path: &Path, config: &LookupConfig) -> io::Result<Self> {
-        let Path { below_root: path, is_folder } = path;
+    pub(super) fn load(view: View<'_>, path: &FilePath, config: &LookupConfig) -> io::Result<Self> {
+        let FilePath { below_root: path, is_folder } = path;
         if *is_folder {
-            return Self::in_folder(from, path, config);
+            return Self::load_folder(view, path, config);
         }
-        let found = Self::at(from, path, false, config)?;
-        let asks = config.html_extension || config.index_required;
-        if matches!(found, Self::Folder) && asks {
-            let inside = Self::in_folder(from, &format!("{path}/"), config)?;
+        let found = Self::load_path(view, path, false, config)?;
+        let needs_index = config.html_extension || config.index_required;
+        if matches!(found, Self::Folder) && needs_index {
+            let inside = Self::load_folder(view, &format!("{path}/"), config)?;
             if !matches!(inside, Self::Missing) {
                 return Ok(found);
             }
@@ -78,7 +78,7 @@ impl Entry {
         // There is nothing, or a folder with nothing to be answered with, as `blog` for what is below it
         // beside `blog.html`.
         if config.html_extension {
-            let page = Self::page(from, &format!("{path}.html"), config)?;
+            let page = Self::load_file(view, &format!("{path}.html"), config)?;
             if !matches!(page, Self::Missing) {
                 return Ok(page);
             }
@@ -87,30 +87,35 @@ impl Entry {
     }
 
     /// A file and nothing else.
-    pub(super) fn page(from: View<'_>, path: &str, config: &LookupConfig) -> io::Result<Self> {
-        Self::at(from, path, true, config)
+    pub(super) fn load_file(view: View<'_>, path: &str, config: &LookupConfig) -> io::Result<Self> {
+        Self::load_path(view, path, true, config)
     }
 
     /// What a folder is answered with, whose path ends in a slash or is empty.
-    fn in_folder(from: View<'_>, folder: &str, config: &LookupConfig) -> io::Result<Self> {
+    fn load_folder(view: View<'_>, folder: &str, config: &LookupConfig) -> io::Result<Self> {
         for index in &config.indexes {
-            let found = Self::page(from, &format!("{folder}{index}"), config)?;
+            let found = Self::load_file(view, &format!("{folder}{index}"), config)?;
             if !matches!(found, Self::Missing) {
                 return Ok(found);
             }
         }
         let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
         if config.listing
-            && let Lookup::Folder = from.lookup(folder)?
+            && let Lookup::Folder = view.lookup(folder)?
         {
-            return Listing::of(from, folder, config.hidden).map(Self::Listing);
+            return Listing::read(view, folder, config.hidden).map(Self::Listing);
         }
         Ok(Self::Missing)
     }
 
-    fn at(from: View<'_>, path: &str, file_only: bool, config: &LookupConfig) -> io::Result<Self> {
-        Ok(match from.lookup(path)? {
-            Lookup::File(source) => Self::File(Variants::load(from, source, path, config)?),
+    fn load_path(
+        view: View<'_>,
+        path: &str,
+        file_only: bool,
+        config: &LookupConfig,
+    ) -> io::Result<Self> {
+        Ok(match view.lookup(path)? {
+            Lookup::File(source) => Self::File(Variants::load(view, source, path, config)?),
             // A folder that bears the name of the index file is not what was asked for.
             Lookup::Folder if !file_only => Self::Folder,
             Lookup::Folder | Lookup::Missing => Self::Missing,
@@ -118,7 +123,7 @@ impl Entry {
     }
 
     /// What it holds: bytes of content in memory, and open files.
-    pub(super) fn held(&self) -> (usize, usize) {
+    pub(super) fn usage(&self) -> (usize, usize) {
         match self {
             Self::File(Variants { identity, encoded, .. }) => {
                 let all = std::iter::once(identity).chain(encoded.iter().map(|(_, page)| page));
@@ -139,13 +144,13 @@ const CODINGS: [(Coding, &str); 3] =
     [(Coding::Zstd, ".zst"), (Coding::Brotli, ".br"), (Coding::Gzip, ".gz")];
 
 impl Variants {
-    fn load(from: View<'_>, source: Source, path: &str, config: &LookupConfig) -> io::Result<Self> {
-        let written = source.modified;
+    fn load(view: View<'_>, source: Source, path: &str, config: &LookupConfig) -> io::Result<Self> {
+        let modified = source.modified;
         let mut identity = Page::new(source, path, config);
         let mut encoded = Vec::new();
         for (coding, end) in CODINGS.into_iter().filter(|_| config.precompressed) {
-            let Lookup::File(source) = from.lookup(&format!("{path}{end}"))? else { continue };
-            if is_of_another_version(source.modified, written) {
+            let Lookup::File(source) = view.lookup(&format!("{path}{end}"))? else { continue };
+            if is_outdated(source.modified, modified) {
                 tracing::debug!(path, end, "older than the file itself, and not sent");
                 continue;
             }
@@ -167,12 +172,12 @@ impl Variants {
 
 /// What is older than the file by more than this, a minute, was not made of it. Within it nobody knows:
 /// who copies a folder writes its files in any order.
-const SLACK: Duration = Duration::from_secs(60);
+const MAX_AGE_DIFFERENCE: Duration = Duration::from_secs(60);
 
-fn is_of_another_version(encoded: Option<SystemTime>, identity: Option<SystemTime>) -> bool {
+fn is_outdated(encoded: Option<SystemTime>, identity: Option<SystemTime>) -> bool {
     match (encoded, identity) {
         (Some(encoded), Some(identity)) => {
-            encoded.checked_add(SLACK).is_some_and(|latest| latest < identity)
+            encoded.checked_add(MAX_AGE_DIFFERENCE).is_some_and(|latest| latest < identity)
         }
         _ => false,
     }
@@ -180,13 +185,13 @@ fn is_of_another_version(encoded: Option<SystemTime>, identity: Option<SystemTim
 
 /// What a request names, below the root.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Path {
+pub(super) struct FilePath {
     pub(super) below_root: String,
     /// It was named with the slash: its index file, or a list of what is in it.
     is_folder: bool,
 }
 
-impl Path {
+impl FilePath {
     /// A file, whatever its name.
     pub(super) fn of_file(name: &str) -> Self {
         Self { below_root: name.to_owned(), is_folder: false }
@@ -194,12 +199,12 @@ impl Path {
 
     /// What a decoded path without its leading slash stands for; `None` if it stands for
     /// nothing: hidden names, and empty segments, which would be second names of the same file.
-    pub(super) fn of(path: &str, config: &LookupConfig) -> Option<Self> {
+    pub(super) fn parse(path: &str, config: &LookupConfig) -> Option<Self> {
         let (folders, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));
         for (i, segment) in folders.into_iter().flat_map(|f| f.split('/')).enumerate() {
             // RFC 8615: what is well-known is at the top.
-            let hidden = segment.starts_with('.') && !(i == 0 && segment == ".well-known");
-            if (hidden && !config.hidden) || segment.is_empty() {
+            let is_hidden = segment.starts_with('.') && !(i == 0 && segment == ".well-known");
+            if (is_hidden && !config.hidden) || segment.is_empty() {
                 return None;
             }
         }
@@ -218,16 +223,17 @@ impl Page {
         // Not later than now: RFC 9110 section 8.8.2.1. But what is said for want of a better date, and
         // is another one each time, nothing is recognised by.
         let now = HttpDate::from(SystemTime::now());
-        let said = modified.map(|at| HttpDate::from(at).min(now));
+        let last_modified = modified.map(|at| HttpDate::from(at).min(now));
         let modified = modified.map(HttpDate::from).filter(|at| *at <= now);
 
         let mut headers = HeaderMap::with_capacity(7);
-        let kind = config.content_type.as_ref().and_then(|policy| policy(path));
-        headers.insert(header::CONTENT_TYPE, kind.unwrap_or_else(|| content_type(path)));
+        let content_type = config.content_type.as_ref().and_then(|policy| policy(path));
+        headers
+            .insert(header::CONTENT_TYPE, content_type.unwrap_or_else(|| guess_content_type(path)));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        if let Some(said) = said {
-            headers.insert(header::LAST_MODIFIED, said.to_value());
+        if let Some(last_modified) = last_modified {
+            headers.insert(header::LAST_MODIFIED, last_modified.to_value());
         }
         if let Some(etag) = &etag {
             headers.insert(header::ETAG, etag.clone());
@@ -236,7 +242,7 @@ impl Page {
             headers.insert(header::CACHE_CONTROL, value);
         }
         let residency = match &content {
-            Content::File(file, len) => Some(Arc::new(prefetched(file, *len))),
+            Content::File(file, len) => Some(Arc::new(prefetch(file, *len))),
             Content::Bytes(_) => None,
         };
         let len = content.len();
@@ -251,7 +257,7 @@ impl Page {
 
     /// `len` bytes of the content from `offset` on, which are within it.
     pub(super) fn slice(&self, offset: u64, len: u64) -> Body {
-        match self.stretch(offset, len) {
+        match self.segment(offset, len) {
             Stretch::File(file) => Body::file(file),
             Stretch::Bytes(bytes) => Body::from(bytes),
             Stretch::Trailers(_) => unreachable!("a file has none"),
@@ -259,7 +265,7 @@ impl Page {
     }
 
     /// The same, as one of several.
-    pub(super) fn stretch(&self, offset: u64, len: u64) -> Stretch {
+    pub(super) fn segment(&self, offset: u64, len: u64) -> Stretch {
         match &self.content {
             Content::Bytes(bytes) => {
                 let at = usize::try_from(offset).expect("within what is in memory");
@@ -278,7 +284,7 @@ impl Page {
 }
 
 /// Reads the beginning of an open file, which most responses send next, into the page cache. May block.
-fn prefetched(file: &File, len: u64) -> ResidencyCache {
+fn prefetch(file: &File, len: u64) -> ResidencyCache {
     let to = len.min(ResidencyCache::WINDOW);
     if !page_cache::is_resident(file, 0, to) {
         page_cache::read_ahead(file, 0, to);
@@ -305,18 +311,18 @@ mod tests {
             ("a..b", false),
         ];
         for (path, is_folder) in table {
-            let want = Path { below_root: path.to_owned(), is_folder };
-            assert_eq!(Path::of(path, &LookupConfig::default()), Some(want), "{path}");
+            let want = FilePath { below_root: path.to_owned(), is_folder };
+            assert_eq!(FilePath::parse(path, &LookupConfig::default()), Some(want), "{path}");
         }
     }
 
     #[test]
     fn encoded_file_belongs_to_same_version_within_a_minute() {
         let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        assert!(!is_of_another_version(at(100), at(160)));
-        assert!(is_of_another_version(at(100), at(161)));
-        assert!(!is_of_another_version(at(200), at(100)));
-        assert!(!is_of_another_version(None, at(100)) && !is_of_another_version(at(100), None));
+        assert!(!is_outdated(at(100), at(160)));
+        assert!(is_outdated(at(100), at(161)));
+        assert!(!is_outdated(at(200), at(100)));
+        assert!(!is_outdated(None, at(100)) && !is_outdated(at(100), None));
     }
 
     #[test]
@@ -337,7 +343,7 @@ mod tests {
             ".well-known/.x",
             ".well-known-not",
         ] {
-            assert_eq!(Path::of(path, &LookupConfig::default()), None, "{path}");
+            assert_eq!(FilePath::parse(path, &LookupConfig::default()), None, "{path}");
         }
     }
 }

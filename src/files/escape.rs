@@ -3,23 +3,23 @@
 use std::fmt::Write;
 
 /// A name, or several with slashes between them: none of their bytes has another meaning.
-pub(super) fn names(names: &[u8]) -> String {
-    escaped(names, |b, _| b.is_ascii_alphanumeric() || b"/-._~".contains(&b))
+pub(super) fn escape_path(path: &[u8]) -> String {
+    escape(path, |b, _| b.is_ascii_alphanumeric() || b"/-._~".contains(&b))
 }
 
 /// A path and its query that are escaped as far as their writer has thought of it.
-pub(super) fn target(target: &[u8]) -> String {
-    escaped(target, |b, behind| match b {
-        b'%' => matches!(behind, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()),
+pub(super) fn escape_target(target: &[u8]) -> String {
+    escape(target, |b, rest| match b {
+        b'%' => matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()),
         _ => b.is_ascii_graphic() && !b"\"<>[\\]^`{|}".contains(&b),
     })
 }
 
 /// Escapes each byte that may not stand there as it is, before those that are behind it.
-fn escaped(text: &[u8], may_stand: impl Fn(u8, &[u8]) -> bool) -> String {
+fn escape(text: &[u8], is_allowed: impl Fn(u8, &[u8]) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, &b) in text.iter().enumerate() {
-        if may_stand(b, &text[i + 1..]) {
+        if is_allowed(b, &text[i + 1..]) {
             out.push(b.into());
         } else {
             let _ = write!(out, "%{b:02X}");
@@ -35,7 +35,7 @@ mod tests {
     #[test]
     fn escaped_path_is_valid_target() {
         let all: Vec<u8> = (0..=255).collect();
-        for escaped in [names(&all), target(&all)] {
+        for escaped in [escape_path(&all), escape_target(&all)] {
             assert!(format!("/{escaped}").parse::<http::Uri>().is_ok(), "{escaped}");
         }
     }
@@ -51,8 +51,8 @@ mod tests {
             ("/%2g%zz%Af", "/%252g%25zz%Af"),
             ("/\u{e9}\\", "/%C3%A9%5C"),
         ] {
-            assert_eq!(target(written.as_bytes()), escaped);
+            assert_eq!(escape_target(written.as_bytes()), escaped);
         }
-        assert_eq!(names(b"a%20b/c?d#e"), "a%2520b/c%3Fd%23e");
+        assert_eq!(escape_path(b"a%20b/c?d#e"), "a%2520b/c%3Fd%23e");
     }
 }

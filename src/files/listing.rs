@@ -14,7 +14,7 @@ use crate::semantics::{
 };
 
 /// Names that are listed: 10,000. A folder with more says that there are more.
-const MOST: usize = 10_000;
+const MAX_ITEMS: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Listing {
@@ -24,13 +24,13 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads the folder. May block.
-    pub(super) fn of(from: View<'_>, folder: &str, hidden: bool) -> io::Result<Self> {
+    pub(super) fn read(view: View<'_>, folder: &str, show_hidden: bool) -> io::Result<Self> {
         let mut items = Vec::new();
-        let mut more = false;
-        from.list(folder, &mut |item| {
-            if (hidden || !item.name.starts_with(b".")) && has_target(&item.name) {
-                more = items.len() >= MOST;
-                if more {
+        let mut has_more = false;
+        view.list(folder, &mut |item| {
+            if (show_hidden || !item.name.starts_with(b".")) && has_target(&item.name) {
+                has_more = items.len() >= MAX_ITEMS;
+                if has_more {
                     return ControlFlow::Break(());
                 }
                 items.push(item);
@@ -39,17 +39,17 @@ impl Listing {
         })?;
         // Folders first, then by name.
         items.sort_by(|a, b| (!a.is_folder, &a.name).cmp(&(!b.is_folder, &b.name)));
-        Ok(Self { html: html(&items, more).into(), json: json(&items, more).into() })
+        Ok(Self { html: to_html(&items, has_more).into(), json: to_json(&items, has_more).into() })
     }
 }
 
 /// Can a request name it? Names of control characters, say, would be links that lead nowhere.
 fn has_target(name: &[u8]) -> bool {
-    let path = format!("/{}", escape::names(name));
+    let path = format!("/{}", escape::escape_path(name));
     normalize(&path).is_ok_and(|normal| file_path(&normal).is_ok())
 }
 
-fn html(items: &[Item], more: bool) -> String {
+fn to_html(items: &[Item], has_more: bool) -> String {
     let mut page = String::from(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Files</title>\n<ul>\n\
          <li><a href=\"../\">../</a>\n",
@@ -58,7 +58,7 @@ fn html(items: &[Item], more: bool) -> String {
         let slash = if item.is_folder { "/" } else { "" };
         // Relative, and from here on: no name is taken for a scheme or for another host.
         page.push_str("<li><a href=\"./");
-        page.push_str(&escape::names(&item.name));
+        page.push_str(&escape::escape_path(&item.name));
         page.push_str(slash);
         page.push_str("\">");
         for c in String::from_utf8_lossy(&item.name).chars() {
@@ -78,14 +78,14 @@ fn html(items: &[Item], more: bool) -> String {
         }
         page.push('\n');
     }
-    if more {
+    if has_more {
         page.push_str("<li>and more\n");
     }
     page.push_str("</ul>\n");
     page
 }
 
-fn json(items: &[Item], more: bool) -> String {
+fn to_json(items: &[Item], has_more: bool) -> String {
     let mut text = String::from("{\"items\":[");
     for (i, item) in items.iter().enumerate() {
         if i > 0 {
@@ -102,14 +102,14 @@ fn json(items: &[Item], more: bool) -> String {
                 c => text.push(c),
             }
         }
-        let kind = if item.is_folder { "folder" } else { "file" };
-        let _ = write!(text, "\",\"type\":\"{kind}\",\"size\":{}", item.size);
+        let item_type = if item.is_folder { "folder" } else { "file" };
+        let _ = write!(text, "\",\"type\":\"{item_type}\",\"size\":{}", item.size);
         if let Some(modified) = item.modified {
             let modified = HttpDate::from(modified).to_value();
             let _ = write!(text, ",\"modified\":\"{}\"", modified.to_str().unwrap_or_default());
         }
         text.push('}');
     }
-    let _ = writeln!(text, "],\"more\":{more}}}");
+    let _ = writeln!(text, "],\"more\":{has_more}}}");
     text
 }

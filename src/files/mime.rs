@@ -5,24 +5,25 @@ use http::HeaderValue;
 /// The media type that goes with the extension of `path`, with a charset where that helps.
 ///
 /// Text is said to be UTF-8: without a word on it browsers guess, by the language of their user.
-pub(super) fn content_type(path: &str) -> HeaderValue {
+pub(super) fn guess_content_type(path: &str) -> HeaderValue {
     let name = path.rsplit('/').next().unwrap_or(path);
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
-    let Some(kind) = mime_guess::from_ext(extension).first_raw() else {
+    let Some(media_type) = mime_guess::from_ext(extension).first_raw() else {
         return HeaderValue::from_static("application/octet-stream");
     };
-    if is_text(kind) {
-        HeaderValue::try_from(format!("{kind}; charset=utf-8")).expect("media types are ASCII")
+    if is_text(media_type) {
+        HeaderValue::try_from(format!("{media_type}; charset=utf-8"))
+            .expect("media types are ASCII")
     } else {
-        HeaderValue::from_static(kind)
+        HeaderValue::from_static(media_type)
     }
 }
 
-fn is_text(kind: &str) -> bool {
-    kind.starts_with("text/")
-        || kind.ends_with("+json")
+fn is_text(media_type: &str) -> bool {
+    media_type.starts_with("text/")
+        || media_type.ends_with("+json")
         || matches!(
-            kind,
+            media_type,
             "application/javascript"
                 | "application/x-javascript"
                 | "application/json"
@@ -53,7 +54,7 @@ mod tests {
             ("page.html::$DATA", "application/octet-stream"),
         ];
         for (path, want) in table {
-            assert_eq!(content_type(path), want, "{path}");
+            assert_eq!(guess_content_type(path), want, "{path}");
         }
     }
 }

@@ -19,33 +19,35 @@ use crate::{
 /// The Content-Type that the whole would be sent with, if that is not the file's own: an extension of
 /// the request. Each part says it.
 #[derive(Debug, Clone)]
-pub(super) struct KindOfWhole(pub(super) HeaderValue);
+pub(super) struct WholeContentType(pub(super) HeaderValue);
 
 /// The Content-Type and the body of a response with these parts of `page`.
 pub(super) fn body(
     page: &Page,
     parts: &[(u64, u64)],
-    kind: Option<&KindOfWhole>,
+    content_type: Option<&WholeContentType>,
 ) -> (HeaderValue, Body) {
     // So that no content can have it in it on purpose; by chance it is one in 2^128.
     let boundary = format!("{:016x}{:016x}", random(), random());
-    let own = kind.map(|KindOfWhole(kind)| kind).or_else(|| page.headers.get(header::CONTENT_TYPE));
-    let own = own.map_or(&b""[..], HeaderValue::as_bytes);
-    let mut pieces = VecDeque::with_capacity(2 * parts.len() + 1);
+    let part_type = content_type
+        .map(|WholeContentType(content_type)| content_type)
+        .or_else(|| page.headers.get(header::CONTENT_TYPE));
+    let part_type = part_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let mut segments = VecDeque::with_capacity(2 * parts.len() + 1);
     for &(first, last) in parts {
         let range = range::content_range(first, last, page.len);
         let mut head = format!("\r\n--{boundary}\r\ncontent-type: ").into_bytes();
-        head.extend_from_slice(own);
+        head.extend_from_slice(part_type);
         head.extend_from_slice(b"\r\ncontent-range: ");
         head.extend_from_slice(range.as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
-        pieces.push_back(Stretch::Bytes(head.into()));
-        pieces.push_back(page.stretch(first, last - first + 1));
+        segments.push_back(Stretch::Bytes(head.into()));
+        segments.push_back(page.segment(first, last - first + 1));
     }
-    pieces.push_back(Stretch::Bytes(format!("\r\n--{boundary}--\r\n").into()));
-    let kind = HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}"))
+    segments.push_back(Stretch::Bytes(format!("\r\n--{boundary}--\r\n").into()));
+    let content_type = HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}"))
         .expect("hexadecimal digits");
-    (kind, Body::stretches(Pieces(pieces)))
+    (content_type, Body::stretches(Parts(segments)))
 }
 
 fn random() -> u64 {
@@ -53,9 +55,9 @@ fn random() -> u64 {
 }
 
 /// One after the other: those in a file leave by `sendfile`, and are waited for where that may block.
-struct Pieces(VecDeque<Stretch>);
+struct Parts(VecDeque<Stretch>);
 
-impl Stretches for Pieces {
+impl Stretches for Parts {
     fn poll_stretch(&mut self, _: &mut Context<'_>) -> PollStretch {
         Poll::Ready(self.0.pop_front().map(Ok))
     }

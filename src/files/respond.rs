@@ -24,27 +24,27 @@ use crate::{
 };
 
 /// What a 304 repeats of a 200, as far as we send it: RFC 9110 section 15.4.5.
-const OF_NOT_MODIFIED: [HeaderName; 4] =
+const NOT_MODIFIED_FIELDS: [HeaderName; 4] =
     [header::ETAG, header::LAST_MODIFIED, header::CACHE_CONTROL, header::VARY];
 
 /// The answer to a GET or HEAD request for `entry`; `status` is that of a file.
 pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Response<Body> {
     match entry {
-        Entry::File(variants) => match choose(request, variants) {
-            Some(page) if status == StatusCode::OK => file(request, page),
-            Some(page) => stand_in(request, page, status),
+        Entry::File(variants) => match select_variant(request, variants) {
+            Some(page) if status == StatusCode::OK => file_response(request, page),
+            Some(page) => fallback_response(request, page, status),
             None if status == StatusCode::OK => not_acceptable(request),
             // That there is nothing is told in the end to those, too, who accept no page of it.
-            None => stand_in(request, &variants.identity, status),
+            None => fallback_response(request, &variants.identity, status),
         },
-        Entry::Listing(listing) => list(request, listing),
+        Entry::Listing(listing) => listing_response(request, listing),
         Entry::Folder => redirect(request),
         Entry::Missing => status_text(request, StatusCode::NOT_FOUND),
     }
 }
 
 /// The header fields of a short text.
-static PLAIN: LazyLock<HeaderMap> = LazyLock::new(|| {
+static TEXT_HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
     HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -62,7 +62,7 @@ pub(super) fn status_text(request: &Parts, status: StatusCode) -> Response<Body>
 pub(super) fn status_body(method: &Method, status: StatusCode, format: Format) -> Response<Body> {
     // Names that do not exist are requested all the time.
     if status == StatusCode::NOT_FOUND && format == Format::Text {
-        return complete(method, status, PLAIN.clone(), Body::from("404 Not Found\n"));
+        return complete(method, status, TEXT_HEADERS.clone(), Body::from("404 Not Found\n"));
     }
     let (parts, body) = problem::response(status, None, format).into_parts();
     let mut headers = parts.headers;
@@ -71,7 +71,7 @@ pub(super) fn status_body(method: &Method, status: StatusCode, format: Format) -
 }
 
 /// Returns the variant that Accept-Encoding prefers; `None` if it accepts none.
-fn choose<'a>(request: &Parts, variants: &'a Variants) -> Option<&'a Page> {
+fn select_variant<'a>(request: &Parts, variants: &'a Variants) -> Option<&'a Page> {
     let Variants { identity, encoded, is_negotiated } = variants;
     if !is_negotiated {
         return Some(identity);
@@ -91,7 +91,7 @@ fn not_acceptable(request: &Parts) -> Response<Body> {
 }
 
 /// A page that stands for one that is not there: whole, and nothing to be kept or asked again by.
-fn stand_in(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> {
+fn fallback_response(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> {
     let mut headers = page.headers.clone();
     for name in [header::ETAG, header::LAST_MODIFIED, header::ACCEPT_RANGES, header::CACHE_CONTROL]
     {
@@ -101,15 +101,15 @@ fn stand_in(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> 
 }
 
 /// A folder, as HTML unless JSON is liked better.
-fn list(request: &Parts, listing: &Listing) -> Response<Body> {
-    let json = prefers(&request.headers, "application/json", "text/html");
-    let (kind, body) = if json {
+fn listing_response(request: &Parts, listing: &Listing) -> Response<Body> {
+    let prefers_json = prefers(&request.headers, "application/json", "text/html");
+    let (content_type, body) = if prefers_json {
         ("application/json", &listing.json)
     } else {
         ("text/html; charset=utf-8", &listing.html)
     };
     let mut headers = HeaderMap::with_capacity(5);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     // It changes without a trace, and needs nothing from anywhere.
@@ -117,23 +117,23 @@ fn list(request: &Parts, listing: &Listing) -> Response<Body> {
     let policy = HeaderValue::from_static("default-src 'none'");
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     // Nothing to recognise it by; but it is there, and not what a tag names.
-    if let Some(response) = decided(request, &headers, Validators::default()) {
+    if let Some(response) = evaluate_preconditions(request, &headers, Validators::default()) {
         return response;
     }
     complete(&request.method, StatusCode::OK, headers, Body::from(body.clone()))
 }
 
-fn file(request: &Parts, page: &Page) -> Response<Body> {
+fn file_response(request: &Parts, page: &Page) -> Response<Body> {
     let Parts { method, headers, .. } = request;
     let whole = || complete(method, StatusCode::OK, page.headers.clone(), page.slice(0, page.len));
     // One look at each name: most requests ask for nothing else.
     if !headers.keys().any(|name| *name == header::RANGE || name.as_str().starts_with("if-")) {
         return whole();
     }
-    if let Some(response) = decided(request, &page.headers, page.validators()) {
+    if let Some(response) = evaluate_preconditions(request, &page.headers, page.validators()) {
         return response;
     }
-    match part(request, page) {
+    match requested_part(request, page) {
         Part::Whole => whole(),
         Part::Slice { first, last } => {
             let mut headers = page.headers.clone();
@@ -143,12 +143,13 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
         }
         Part::Several(parts) => {
             let mut headers = page.headers.clone();
-            let (kind, body) = multipart::body(page, &parts, request.extensions.get());
-            headers.insert(header::CONTENT_TYPE, kind);
+            let (content_type, body) = multipart::body(page, &parts, request.extensions.get());
+            headers.insert(header::CONTENT_TYPE, content_type);
             complete(method, StatusCode::PARTIAL_CONTENT, headers, body)
         }
         Part::Unsatisfiable => {
-            let mut response = refused(request, &page.headers, StatusCode::RANGE_NOT_SATISFIABLE);
+            let mut response =
+                error_response(request, &page.headers, StatusCode::RANGE_NOT_SATISFIABLE);
             let value = range::content_range_unsatisfied(page.len);
             response.headers_mut().insert(header::CONTENT_RANGE, value);
             response
@@ -156,34 +157,38 @@ fn file(request: &Parts, page: &Page) -> Response<Body> {
     }
 }
 
-/// The answer to a request whose preconditions decide what it is; `whole` are the headers of a 200.
-fn decided(request: &Parts, whole: &HeaderMap, now: Validators<'_>) -> Option<Response<Body>> {
+/// The answer to a request whose preconditions decide what it is; `ok_headers` are the headers of a 200.
+fn evaluate_preconditions(
+    request: &Parts,
+    ok_headers: &HeaderMap,
+    now: Validators<'_>,
+) -> Option<Response<Body>> {
     match conditional::evaluate(&request.method, &request.headers, Some(now)) {
         Outcome::Proceed => None,
-        Outcome::NotModified => Some(not_modified(whole)),
+        Outcome::NotModified => Some(not_modified(ok_headers)),
         Outcome::PreconditionFailed => {
-            Some(refused(request, whole, StatusCode::PRECONDITION_FAILED))
+            Some(error_response(request, ok_headers, StatusCode::PRECONDITION_FAILED))
         }
     }
 }
 
 /// A refusal that was for what has these headers and may not be for the same in another form.
-fn refused(request: &Parts, whole: &HeaderMap, status: StatusCode) -> Response<Body> {
+fn error_response(request: &Parts, ok_headers: &HeaderMap, status: StatusCode) -> Response<Body> {
     let mut response = status_text(request, status);
-    if let Some(vary) = whole.get(header::VARY) {
+    if let Some(vary) = ok_headers.get(header::VARY) {
         add_vary(response.headers_mut(), vary);
     }
     response
 }
 
 /// Adds what a refusal depends on to the format that its text depends on.
-fn add_vary(headers: &mut HeaderMap, of_file: &HeaderValue) {
-    headers.insert(header::VARY, of_file.clone());
+fn add_vary(headers: &mut HeaderMap, file_vary: &HeaderValue) {
+    headers.insert(header::VARY, file_vary.clone());
     headers.append(header::VARY, HeaderValue::from_static("accept"));
 }
 
 /// Step 5 of RFC 9110 section 13.2.2: the range, if there is one and If-Range lets it count.
-fn part(request: &Parts, page: &Page) -> Part {
+fn requested_part(request: &Parts, page: &Page) -> Part {
     let now = HttpDate::from(SystemTime::now());
     if !conditional::if_range(&request.headers, page.validators(), now) {
         return Part::Whole;
@@ -196,11 +201,11 @@ fn part(request: &Parts, page: &Page) -> Part {
     }
 }
 
-fn not_modified(whole: &HeaderMap) -> Response<Body> {
+fn not_modified(ok_headers: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    for name in OF_NOT_MODIFIED {
-        if let Some(value) = whole.get(&name) {
+    for name in NOT_MODIFIED_FIELDS {
+        if let Some(value) = ok_headers.get(&name) {
             response.headers_mut().insert(name, value.clone());
         }
     }
@@ -212,7 +217,7 @@ fn not_modified(whole: &HeaderMap) -> Response<Body> {
 /// The reference is relative: it is right below any prefix that a router has cut off, and since
 /// it begins with `./` no path can turn it into another host or scheme.
 fn redirect(request: &Parts) -> Response<Body> {
-    let uri = asked(request);
+    let uri = client_uri(request);
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     let (mark, query) = uri.query().map_or(("", ""), |query| ("?", query));
     let location = format!("./{name}/{mark}{query}");
@@ -226,7 +231,7 @@ fn redirect(request: &Parts) -> Response<Body> {
 
 /// Returns the URI that the client asked for, where it matters: below a nested service's prefix a router
 /// makes `/` of the prefix with and without a slash at its end.
-pub(super) fn asked(request: &Parts) -> &Uri {
+pub(super) fn client_uri(request: &Parts) -> &Uri {
     match request.extensions.get::<OriginalUri>() {
         Some(OriginalUri(original)) if request.uri.path() == "/" => original,
         _ => &request.uri,

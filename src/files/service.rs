@@ -16,9 +16,9 @@ use tower_service::Service;
 use super::{
     backend::View,
     dir::{Dir, Inner, Storage},
-    entry::{Entry, Loaded, Path},
+    entry::{Entry, FilePath, Loaded},
     lookup_config::LookupConfig,
-    respond::{asked, respond, status_text},
+    respond::{client_uri, respond, status_text},
 };
 use crate::{
     Body, BoxError, Error,
@@ -39,7 +39,7 @@ impl<B> Service<Request<B>> for Dir {
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (request, _) = request.into_parts();
-        let response = match self.0.find(&request) {
+        let response = match self.0.resolve(&request) {
             Resolution::Refused(status) => refuse(&request, status),
             Resolution::Entry(entry, status) => respond(&request, &entry, status),
             Resolution::OnDisk { normal, path, now } => {
@@ -64,7 +64,7 @@ pub(super) enum Resolution {
     /// The entry, or the fallback page, with its status.
     Entry(Arc<Entry>, StatusCode),
     /// A lookup that may block is needed. `path` is `None` if it can name nothing.
-    OnDisk { normal: Box<str>, path: Option<Path>, now: Instant },
+    OnDisk { normal: Box<str>, path: Option<FilePath>, now: Instant },
 }
 
 /// Entries that need no lookup.
@@ -81,7 +81,7 @@ pub(super) fn refuse(request: &Parts, status: StatusCode) -> Response<Body> {
 }
 
 impl Inner {
-    pub(super) fn find(&self, request: &Parts) -> Resolution {
+    pub(super) fn resolve(&self, request: &Parts) -> Resolution {
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return Resolution::Refused(StatusCode::METHOD_NOT_ALLOWED);
         }
@@ -89,7 +89,7 @@ impl Inner {
             Cow::Borrowed(&**name)
         } else {
             let path = request.uri.path();
-            if path == "/" && !asked(request).path().ends_with('/') {
+            if path == "/" && !client_uri(request).path().ends_with('/') {
                 return Resolution::Entry(FOLDER.clone(), StatusCode::OK);
             }
             let Ok(normal) = normalize(path) else {
@@ -110,9 +110,9 @@ impl Inner {
             return Resolution::Refused(StatusCode::BAD_REQUEST);
         };
         let path = if self.options.config.single_file.is_some() {
-            Some(Path::of_file(&path))
+            Some(FilePath::of_file(&path))
         } else {
-            Path::of(&path, &self.options.config)
+            FilePath::parse(&path, &self.options.config)
         };
         if path.is_none() {
             if !self.is_replaced(&MISSING) {
@@ -127,7 +127,7 @@ impl Inner {
                 self.load(View::non_blocking(self.storage.backend()), &normal, path.as_ref(), now)
         {
             if self.options.config.fallback_page.is_some() {
-                self.cache.release_refresh(FALLBACK_PAGE); // `find` may have claimed it
+                self.cache.release_refresh(FALLBACK_PAGE); // `resolve` may have claimed it
             }
             return Resolution::Entry(entry, status);
         }
@@ -138,23 +138,24 @@ impl Inner {
     pub(super) fn lookup_blocking(
         self: &Arc<Self>,
         normal: &str,
-        path: Option<Path>,
+        path: Option<FilePath>,
         now: Instant,
     ) -> PendingLookup {
         let stale = self.stale(normal, now);
-        let begin = || {
+        let make_lookup = || {
             let lookup = LookupJob { inner: self.clone(), normal: normal.into(), path, now };
             move || lookup.run()
         };
-        let result = if self.cache.is_used() {
-            let changes = self.cache.changes();
+        let result = if self.cache.is_enabled() {
+            let change_count = self.cache.change_count();
             // A lookup from before a change, or from long ago, must not answer this request.
-            let is_harmless = |(began, since): &(Instant, u64)| {
-                self.cache.is_recent(*began, now) && !self.cache.may_have_changed(normal, *since)
+            let can_join = |(began, change_count): &(Instant, u64)| {
+                self.cache.is_recent(*began, now)
+                    && !self.cache.may_have_changed(normal, *change_count)
             };
-            self.lookups.join(normal, (now, changes), is_harmless, begin)
+            self.lookups.join(normal, (now, change_count), can_join, make_lookup)
         } else {
-            self.lookups.alone(begin()) // what changes must be seen at once
+            self.lookups.run_unshared(make_lookup()) // what changes must be seen at once
         };
         PendingLookup { result, stale }
     }
@@ -184,14 +185,14 @@ impl Inner {
     /// Looks up a path, or the fallback page if it is missing, and caches the entry.
     fn load(
         &self,
-        from: View<'_>,
+        view: View<'_>,
         normal: &str,
-        path: Option<&Path>,
+        path: Option<&FilePath>,
         now: Instant,
     ) -> io::Result<Loaded> {
         let entry = match path {
-            Some(path) => self.lookup(from, normal, &path.below_root, now, |config| {
-                Entry::load(from, path, config)
+            Some(path) => self.lookup(view, normal, &path.below_root, now, |config| {
+                Entry::load(view, path, config)
             })?,
             None => MISSING.clone(),
         };
@@ -204,32 +205,33 @@ impl Inner {
             return Ok((*status, cached));
         }
         let page = page.trim_start_matches('/');
-        let otherwise =
-            self.lookup(from, FALLBACK_PAGE, page, now, |config| Entry::page(from, page, config))?;
-        Ok((*status, otherwise))
+        let entry = self.lookup(view, FALLBACK_PAGE, page, now, |config| {
+            Entry::load_file(view, page, config)
+        })?;
+        Ok((*status, entry))
     }
 
     /// Runs `load`, caches its entry as `name`, and watches the folders on the way to `path`.
     fn lookup(
         &self,
-        from: View<'_>,
+        view: View<'_>,
         name: &str,
         path: &str,
         now: Instant,
         load: impl FnOnce(&LookupConfig) -> io::Result<Entry>,
     ) -> io::Result<Arc<Entry>> {
         if let Storage::Folder(root) = &self.storage
-            && from.can_block()
+            && view.can_block()
             && root.reopen_if_deleted()
         {
             self.invalidate_all();
         }
-        let changes = self.cache.changes();
+        let change_count = self.cache.change_count();
         if let Storage::Folder(root) = &self.storage {
-            self.watch_path(root, path, from.can_block())?;
+            self.watch_path(root, path, view.can_block())?;
         }
         let entry = Arc::new(load(&self.options.config)?);
-        self.cache.put(name, entry.clone(), now, changes);
+        self.cache.insert(name, entry.clone(), now, change_count);
         Ok(entry)
     }
 }
@@ -246,14 +248,14 @@ pub(super) struct PendingLookup {
 struct LookupJob {
     inner: Arc<Inner>,
     normal: Box<str>,
-    path: Option<Path>,
+    path: Option<FilePath>,
     now: Instant,
 }
 
 impl LookupJob {
     fn run(self) -> io::Result<Loaded> {
-        let from = View::blocking(self.inner.storage.backend());
-        self.inner.load(from, &self.normal, self.path.as_ref(), self.now)
+        let view = View::blocking(self.inner.storage.backend());
+        self.inner.load(view, &self.normal, self.path.as_ref(), self.now)
     }
 }
 

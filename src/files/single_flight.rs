@@ -59,21 +59,22 @@ impl<T, M> SingleFlight<T, M> {
 }
 
 impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
-    /// Joins the lookup of `path` that is in flight if `is_harmless` accepts its mark; otherwise starts
-    /// a new one, which `begin` makes.
+    /// Joins the lookup of `path` that is in flight if `can_join` accepts its mark; otherwise starts
+    /// a new one, which `make_lookup` makes.
     ///
     /// The receiver resolves to an error if no thread can be started, and fails if the lookup panics.
     pub(super) fn join<L>(
         &self,
         path: &str,
         mark: M,
-        is_harmless: impl FnOnce(&M) -> bool,
-        begin: impl FnOnce() -> L,
+        can_join: impl FnOnce(&M) -> bool,
+        make_lookup: impl FnOnce() -> L,
     ) -> oneshot::Receiver<io::Result<T>>
     where
         L: FnOnce() -> io::Result<T> + Send + 'static,
     {
-        let (answered, flight) = self.table.join(path, mark, is_harmless, || in_runtime(begin()));
+        let (answered, flight) =
+            self.table.join(path, mark, can_join, || in_runtime(make_lookup()));
         if let Some(flight) = flight {
             self.pool.run(flight);
         }
@@ -81,12 +82,12 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
     }
 
     /// Starts a lookup that is not shared.
-    pub(super) fn alone<L>(&self, lookup: L) -> oneshot::Receiver<io::Result<T>>
+    pub(super) fn run_unshared<L>(&self, lookup: L) -> oneshot::Receiver<io::Result<T>>
     where
         L: FnOnce() -> io::Result<T> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        self.pool.run(Box::new(Alone { lookup: in_runtime(lookup), answer }));
+        self.pool.run(Box::new(Unshared { lookup: in_runtime(lookup), answer }));
         answered
     }
 }
@@ -107,12 +108,12 @@ impl<T, M> Table<T, M> {
         self: &Arc<Self>,
         path: &str,
         mark: M,
-        is_harmless: impl FnOnce(&M) -> bool,
-        begin: impl FnOnce() -> L,
+        can_join: impl FnOnce(&M) -> bool,
+        make_lookup: impl FnOnce() -> L,
     ) -> (oneshot::Receiver<io::Result<T>>, Option<Box<Flight<T, M, L>>>) {
         let (answer, answered) = oneshot::channel();
         let mut table = self.lock();
-        if let Some(shared) = table.get(path).filter(|shared| is_harmless(&shared.mark))
+        if let Some(shared) = table.get(path).filter(|shared| can_join(&shared.mark))
             && let Some(waiters) = &mut *shared.waiters()
         {
             waiters.push(answer);
@@ -124,7 +125,7 @@ impl<T, M> Table<T, M> {
         // A lookup that is replaced here still answers its own waiters.
         table.insert(path.clone(), shared.clone());
         drop(table);
-        let (table, lookup) = (self.clone(), Some(begin()));
+        let (table, lookup) = (self.clone(), Some(make_lookup()));
         (answered, Some(Box::new(Flight { path, table, shared, lookup })))
     }
 
@@ -218,12 +219,12 @@ where
 }
 
 /// A lookup that is not shared.
-struct Alone<T, L> {
+struct Unshared<T, L> {
     lookup: L,
     answer: oneshot::Sender<io::Result<T>>,
 }
 
-impl<T, L> Job for Alone<T, L>
+impl<T, L> Job for Unshared<T, L>
 where
     T: Send,
     L: FnOnce() -> io::Result<T> + Send,
@@ -329,8 +330,8 @@ mod tests {
         let flights = SingleFlight::<(), ()>::on(BlockingPool::without_threads());
         for _ in 0..2 {
             let join = flights.join("/a", (), |()| true, || || unreachable!("there is no thread"));
-            let alone = flights.alone(|| unreachable!("there is no thread"));
-            for mut answer in [join, alone] {
+            let unshared = flights.run_unshared(|| unreachable!("there is no thread"));
+            for mut answer in [join, unshared] {
                 let error = answer.try_recv().unwrap().unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
             }
@@ -342,7 +343,7 @@ mod tests {
     async fn lookup_runs_in_the_runtime_of_its_caller() {
         let flights = SingleFlight::<_, ()>::default();
         let lookup = || Ok(Handle::try_current().is_ok());
-        assert!(flights.alone(lookup).await.unwrap().unwrap());
+        assert!(flights.run_unshared(lookup).await.unwrap().unwrap());
         assert!(flights.join("/a", (), |()| true, || lookup).await.unwrap().unwrap());
     }
 

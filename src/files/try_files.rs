@@ -50,7 +50,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S> {
         let (parts, body) = request.into_parts();
-        ResponseFuture(match self.dir.0.find(&parts) {
+        ResponseFuture(match self.dir.0.resolve(&parts) {
             Resolution::Entry(entry, status) if !matches!(*entry, Entry::Missing) => {
                 let response = respond(&parts, &entry, status);
                 head_pool::release(parts);

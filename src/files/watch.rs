@@ -135,7 +135,7 @@ impl FolderWatcher {
         }
         *folders = Folders { generation: folders.generation + 1, ..Folders::default() };
         drop(folders);
-        self.0.cache.forget(|_| true, false);
+        self.0.cache.invalidate(|_| true, false);
     }
 }
 
@@ -167,7 +167,7 @@ impl Shared {
                 let concerns = move |path: &str| {
                     file_path(path).ok().is_none_or(|path| changes.may_affect(&path))
                 };
-                self.cache.forget(concerns, is_large);
+                self.cache.invalidate(concerns, is_large);
             }
         }
     }

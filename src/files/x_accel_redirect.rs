@@ -14,7 +14,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Dir, escape, multipart::KindOfWhole, respond, service};
+use super::{Dir, escape, multipart::WholeContentType, respond, service};
 use crate::{
     Body, BoxError, HttpService, Request, Response,
     body::HttpBody,
@@ -64,7 +64,7 @@ const REPLACED_FIELDS: [HeaderName; 15] = [
 const X_ACCEL_PREFIX: &str = "x-accel-";
 
 /// Directives of Cache-Control that keep a response from caches.
-const FORBIDDING: [&str; 3] = ["no-store", "no-cache", "private"];
+const NO_CACHE_DIRECTIVES: [&str; 3] = ["no-store", "no-cache", "private"];
 
 /// Wraps a service in [`XAccelRedirect`].
 ///
@@ -113,21 +113,21 @@ impl XAccelRedirectLayer {
     /// Returns the target that the application names; `Some(None)` if it is not below the prefix.
     fn target(&self, headers: &HeaderMap) -> Option<Option<Uri>> {
         if let Some(value) = headers.get(X_ACCEL_REDIRECT) {
-            let path = text(value).and_then(|path| path.strip_prefix(&*self.prefix));
+            let path = as_text(value).and_then(|path| path.strip_prefix(&*self.prefix));
             let path = path.filter(|path| path.starts_with('/'));
-            return Some(path.and_then(|path| escape::target(path.as_bytes()).parse().ok()));
+            return Some(path.and_then(|path| escape::escape_target(path.as_bytes()).parse().ok()));
         }
         let (root, value) = (self.root.as_ref()?, headers.get(X_SENDFILE)?);
-        let path = text(value).and_then(|path| {
+        let path = as_text(value).and_then(|path| {
             let below = std::path::Path::new(path).strip_prefix(root).ok()?.to_str()?;
-            format!("/{}", escape::names(below.as_bytes())).parse().ok()
+            format!("/{}", escape::escape_path(below.as_bytes())).parse().ok()
         });
         Some(path)
     }
 }
 
 /// Returns a value as text. File names are often sent as plain UTF-8.
-fn text(value: &HeaderValue) -> Option<&str> {
+fn as_text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
@@ -170,38 +170,38 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let asked = Asked::of(&request);
+        let file_request = FileRequest::of(&request);
         let layer = self.layer.clone();
-        ResponseFuture { asked, layer, state: State::Inner(self.inner.call(request)) }
+        ResponseFuture { file_request, layer, state: State::Inner(self.inner.call(request)) }
     }
 }
 
 /// The parts of a request that the file's response depends on.
-struct Asked {
+struct FileRequest {
     info: RequestInfo,
-    head: bool,
+    is_head: bool,
     fields: HeaderMap,
 }
 
-impl Asked {
+impl FileRequest {
     fn of<B>(request: &Request<B>) -> Self {
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let mut fields = HeaderMap::new();
-        let names = if reads { &REQUEST_FIELDS[..] } else { &[] };
+        let names = if is_read { &REQUEST_FIELDS[..] } else { &[] };
         for name in names.iter().chain([&header::ACCEPT_ENCODING]) {
             for value in request.headers().get_all(name) {
                 fields.append(name.clone(), value.clone());
             }
         }
-        let (info, head) = (RequestInfo::of(request), request.method() == Method::HEAD);
-        Self { info, head, fields }
+        let (info, is_head) = (RequestInfo::of(request), request.method() == Method::HEAD);
+        Self { info, is_head, fields }
     }
 }
 
 /// The future of [`XAccelRedirect`].
 #[pin_project]
 pub struct ResponseFuture<F> {
-    asked: Asked,
+    file_request: FileRequest,
     layer: XAccelRedirectLayer,
     #[pin]
     state: State<F>,
@@ -215,9 +215,9 @@ enum State<F> {
         #[pin]
         response: service::ResponseFuture,
         /// The header fields of the application.
-        said: HeaderMap,
+        app_fields: HeaderMap,
         /// The file, as the application names it.
-        named: HeaderValue,
+        named_file: HeaderValue,
     },
 }
 
@@ -234,77 +234,79 @@ where
         loop {
             let mut response = match this.state.as_mut().project() {
                 StateProj::Inner(f) => ready!(f.poll(cx)).map_err(Into::into)?,
-                StateProj::File { response, said, named } => {
+                StateProj::File { response, app_fields, named_file } => {
                     let mut response = ready!(response.poll(cx))?;
                     if response.status() == StatusCode::PERMANENT_REDIRECT {
                         // A folder without the slash. The client cannot request its path.
-                        let method = if this.asked.head { Method::HEAD } else { Method::GET };
+                        let method =
+                            if this.file_request.is_head { Method::HEAD } else { Method::GET };
                         let status = StatusCode::NOT_FOUND;
                         response = respond::status_body(&method, status, Format::Text);
                     }
                     if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
                     {
-                        let (path, status) = (named.as_bytes().escape_ascii(), response.status());
-                        log_request!(warn, "vestibule::files", &this.asked.info, file = %path, %status, "the application names a file that cannot be sent");
+                        let (path, status) =
+                            (named_file.as_bytes().escape_ascii(), response.status());
+                        log_request!(warn, "vestibule::files", &this.file_request.info, file = %path, %status, "the application names a file that cannot be sent");
                     }
-                    return Poll::Ready(Ok(merge(response, std::mem::take(said))));
+                    return Poll::Ready(Ok(merge_fields(response, std::mem::take(app_fields))));
                 }
             };
             let target = this.layer.target(response.headers());
             let accel = response.headers_mut().remove(X_ACCEL_REDIRECT);
             let sendfile = response.headers_mut().remove(X_SENDFILE);
-            let (Some(target), Some(named)) = (target, accel.or(sendfile)) else {
+            let (Some(target), Some(named_file)) = (target, accel.or(sendfile)) else {
                 return Poll::Ready(Ok(response.map(Body::new)));
             };
-            let mut said = std::mem::take(response.headers_mut());
+            let mut app_fields = std::mem::take(response.headers_mut());
             drop(response); // with its body, which frees the worker
             let mut request = Request::new(());
-            if this.asked.head {
+            if this.file_request.is_head {
                 *request.method_mut() = Method::HEAD;
             }
             // A target that is not below the prefix becomes a path that names no file.
             *request.uri_mut() = target.unwrap_or_else(|| Uri::from_static("//"));
-            *request.headers_mut() = std::mem::take(&mut this.asked.fields);
-            if said.get(header::CONTENT_TYPE).is_some_and(HeaderValue::is_empty) {
-                said.remove(header::CONTENT_TYPE);
+            *request.headers_mut() = std::mem::take(&mut this.file_request.fields);
+            if app_fields.get(header::CONTENT_TYPE).is_some_and(HeaderValue::is_empty) {
+                app_fields.remove(header::CONTENT_TYPE);
             }
-            if let Some(kind) = said.get(header::CONTENT_TYPE) {
-                request.extensions_mut().insert(KindOfWhole(kind.clone()));
+            if let Some(kind) = app_fields.get(header::CONTENT_TYPE) {
+                request.extensions_mut().insert(WholeContentType(kind.clone()));
             }
             let response = this.layer.dir.call(request);
-            this.state.set(State::File { response, said, named });
+            this.state.set(State::File { response, app_fields, named_file });
         }
     }
 }
 
 /// Merges the application's header fields into the file's response.
-fn merge(mut response: Response, mut said: HeaderMap) -> Response {
+fn merge_fields(mut response: Response, mut app_fields: HeaderMap) -> Response {
     let status = response.status();
     for name in REPLACED_FIELDS {
-        said.remove(name);
+        app_fields.remove(name);
     }
-    let of_nginx = said.keys().filter(|name| name.as_str().starts_with(X_ACCEL_PREFIX));
-    for name in of_nginx.cloned().collect::<Vec<_>>() {
-        said.remove(name);
+    let nginx_fields = app_fields.keys().filter(|name| name.as_str().starts_with(X_ACCEL_PREFIX));
+    for name in nginx_fields.cloned().collect::<Vec<_>>() {
+        app_fields.remove(name);
     }
     let headers = response.headers_mut();
-    let of_file = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-    if !of_file {
-        said.remove(header::CONTENT_DISPOSITION);
+    let is_file = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    if !is_file {
+        app_fields.remove(header::CONTENT_DISPOSITION);
     }
-    let several = |kind: &HeaderValue| kind.as_bytes().starts_with(b"multipart/byteranges");
-    if !of_file || headers.get(header::CONTENT_TYPE).is_some_and(several) {
-        said.remove(header::CONTENT_TYPE); // each part says it
+    let is_multipart = |kind: &HeaderValue| kind.as_bytes().starts_with(b"multipart/byteranges");
+    if !is_file || headers.get(header::CONTENT_TYPE).is_some_and(is_multipart) {
+        app_fields.remove(header::CONTENT_TYPE); // each part says it
     }
     if status.is_client_error() {
-        keep_from_caches(&mut said);
+        restrict_caching(&mut app_fields);
     }
     // Both vary: the application by a cookie perhaps, the file by Accept-Encoding.
-    if let Some(of_file) = headers.remove(header::VARY) {
-        said.append(header::VARY, of_file);
+    if let Some(file_vary) = headers.remove(header::VARY) {
+        app_fields.append(header::VARY, file_vary);
     }
     let mut replaced = None;
-    for (name, value) in said {
+    for (name, value) in app_fields {
         // `HeaderMap` yields the name with the first value only: that one replaces the file's.
         match name {
             Some(name) => {
@@ -323,24 +325,25 @@ fn merge(mut response: Response, mut said: HeaderMap) -> Response {
 
 /// Removes what lets caches store the file, and keeps what forbids it: an error that carries the
 /// application's cookies could be stored by heuristics otherwise.
-fn keep_from_caches(said: &mut HeaderMap) {
-    let mut forbidden = Vec::new();
-    for value in said.get_all(header::CACHE_CONTROL) {
+fn restrict_caching(app_fields: &mut HeaderMap) {
+    let mut directives = Vec::new();
+    for value in app_fields.get_all(header::CACHE_CONTROL) {
         for directive in value.as_bytes().split(|&b| b == b',') {
             // Of `private="set-cookie"` it is all that is private now.
             let name = directive.split(|&b| b == b'=').next().unwrap_or_default().trim_ascii();
-            let known = FORBIDDING.iter().find(|f| name.eq_ignore_ascii_case(f.as_bytes()));
-            forbidden.extend(known.filter(|f| !forbidden.contains(f)));
+            let known =
+                NO_CACHE_DIRECTIVES.iter().find(|f| name.eq_ignore_ascii_case(f.as_bytes()));
+            directives.extend(known.filter(|f| !directives.contains(f)));
         }
     }
-    said.remove(header::CACHE_CONTROL);
+    app_fields.remove(header::CACHE_CONTROL);
     let now = HttpDate::from(SystemTime::now());
-    let later = |at: &HeaderValue| HttpDate::parse(at.as_bytes()).is_some_and(|at| at > now);
-    if said.get_all(header::EXPIRES).iter().any(later) {
-        said.remove(header::EXPIRES);
+    let is_future = |at: &HeaderValue| HttpDate::parse(at.as_bytes()).is_some_and(|at| at > now);
+    if app_fields.get_all(header::EXPIRES).iter().any(is_future) {
+        app_fields.remove(header::EXPIRES);
     }
-    for directive in forbidden {
-        said.append(header::CACHE_CONTROL, HeaderValue::from_static(directive));
+    for directive in directives {
+        app_fields.append(header::CACHE_CONTROL, HeaderValue::from_static(directive));
     }
 }
 

@@ -3,7 +3,7 @@ use std::fs;
 use super::{
     super::{
         backend::View,
-        entry::Path,
+        entry::FilePath,
         root::{Root, Symlinks, source::MAX_IN_MEMORY},
     },
     *,
@@ -35,7 +35,7 @@ impl Disk {
 
     fn entry(&self, name: &str) -> Arc<Entry> {
         let config = crate::files::lookup_config::LookupConfig::default();
-        let path = Path::of(name, &config).unwrap();
+        let path = FilePath::parse(name, &config).unwrap();
         Arc::new(Entry::load(View::blocking(&self.root), &path, &config).unwrap())
     }
 }
@@ -58,12 +58,12 @@ fn stale_entry_is_served_for_a_minute_if_nothing_can_be_looked_up() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     assert!(cache.stale("/f", now).is_none());
-    cache.put("/f", disk.file(1), now, 0);
+    cache.insert("/f", disk.file(1), now, 0);
     let last = now + MAX_STALE - Duration::from_nanos(1);
     assert!(cache.stale("/f", last).is_some());
     assert!(cache.stale("/f", now + MAX_STALE).is_none());
     assert!(cache.get("/f", last).is_none(), "that was no claim");
-    cache.forget(|path| path == "/f", false);
+    cache.invalidate(|path| path == "/f", false);
     assert!(cache.stale("/f", now).is_none());
 }
 
@@ -72,12 +72,12 @@ fn entry_is_fresh_until_it_must_be_revalidated() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     assert!(cache.get("/f", now).is_none());
-    cache.put("/f", disk.file(1), now, 0);
+    cache.insert("/f", disk.file(1), now, 0);
     assert!(cache.get("/f", now).is_some());
     assert!(cache.get("/f", now + SECOND - Duration::from_nanos(1)).is_some());
     assert!(cache.get("/f", now + SECOND).is_none());
-    cache.put("/f", disk.file(2), now + SECOND, 0);
-    assert_eq!(cache.get("/f", now + SECOND).unwrap().held(), (2, 0));
+    cache.insert("/f", disk.file(2), now + SECOND, 0);
+    assert_eq!(cache.get("/f", now + SECOND).unwrap().usage(), (2, 0));
     assert_eq!(counted(&cache), Size { entries: 1, bytes: 4, open_files: 0 });
 }
 
@@ -85,16 +85,16 @@ fn entry_is_fresh_until_it_must_be_revalidated() {
 fn result_of_later_lookup_is_not_overwritten_by_earlier_one() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    cache.put("/f", disk.file(2), now + Duration::from_millis(1), 0);
-    cache.put("/f", disk.file(1), now, 0);
-    assert_eq!(cache.get("/f", now).unwrap().held(), (2, 0));
+    cache.insert("/f", disk.file(2), now + Duration::from_millis(1), 0);
+    cache.insert("/f", disk.file(1), now, 0);
+    assert_eq!(cache.get("/f", now).unwrap().usage(), (2, 0));
 }
 
 #[test]
 fn cache_without_freshness_holds_nothing() {
     let disk = Disk::new();
     let cache = Cache::new(Limits::default(), Duration::ZERO);
-    cache.put("/f", disk.file(1), Instant::now(), 0);
+    cache.insert("/f", disk.file(1), Instant::now(), 0);
     assert_eq!(counted(&cache), Size::default());
 }
 
@@ -104,11 +104,11 @@ fn entries_stay_within_their_bound() {
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let file = disk.file(1);
     for i in 0..16 {
-        cache.put(&format!("/{i}"), file.clone(), now, 0);
+        cache.insert(&format!("/{i}"), file.clone(), now, 0);
     }
     assert_eq!(counted(&cache).entries, 16);
     for i in 16..200 {
-        cache.put(&format!("/{i}"), file.clone(), now, 0);
+        cache.insert(&format!("/{i}"), file.clone(), now, 0);
         assert!(counted(&cache).fits(cache.limits));
         assert!(cache.get(&format!("/{i}"), now).is_some());
     }
@@ -121,10 +121,10 @@ fn bytes_stay_within_the_default_bound() {
     let file = disk.file(MAX_IN_MEMORY);
     // 512 of 32 KiB would be 16 MiB without their paths.
     for i in 0..600 {
-        cache.put(&format!("/{i}"), file.clone(), now, 0);
+        cache.insert(&format!("/{i}"), file.clone(), now, 0);
         let sum = counted(&cache);
         assert!(sum.fits(Limits::default()), "{sum:?}");
-        assert!(i < 511 || sum.bytes > BYTES / 2, "{sum:?}");
+        assert!(i < 511 || sum.bytes > MAX_BYTES / 2, "{sum:?}");
     }
 }
 
@@ -134,10 +134,10 @@ fn open_files_stay_within_their_bound_and_evict_only_open_files() {
     let limits = Limits { open_files: 8, ..Limits::default() };
     let cache = Cache::new(limits, SECOND);
     for i in 0..50 {
-        cache.put(&format!("/small/{i}"), disk.file(1), now, 0);
+        cache.insert(&format!("/small/{i}"), disk.file(1), now, 0);
     }
     for i in 0..50 {
-        cache.put(&format!("/large/{i}"), disk.file(MAX_IN_MEMORY + 1), now, 0);
+        cache.insert(&format!("/large/{i}"), disk.file(MAX_IN_MEMORY + 1), now, 0);
         let sum = counted(&cache);
         assert!(sum.open_files <= 8 && sum.entries == 50 + sum.open_files, "{sum:?}");
     }
@@ -148,10 +148,10 @@ fn entry_larger_than_a_bound_is_not_held_and_evicts_nothing() {
     let (disk, now) = (Disk::new(), Instant::now());
     let limits = Limits { bytes: 100, open_files: 0, ..Limits::default() };
     let cache = Cache::new(limits, SECOND);
-    cache.put("/f", disk.file(98), now, 0);
-    cache.put("/g", disk.file(99), now, 0);
-    cache.put("/large", disk.file(MAX_IN_MEMORY + 1), now, 0);
-    cache.put(&"/long".repeat(100), disk.missing(), now, 0);
+    cache.insert("/f", disk.file(98), now, 0);
+    cache.insert("/g", disk.file(99), now, 0);
+    cache.insert("/large", disk.file(MAX_IN_MEMORY + 1), now, 0);
+    cache.insert(&"/long".repeat(100), disk.missing(), now, 0);
     assert_eq!(counted(&cache), Size { entries: 1, bytes: 100, open_files: 0 });
 }
 
@@ -161,10 +161,10 @@ fn missing_names_evict_only_each_other() {
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let missing = disk.missing();
     for i in 0..8 {
-        cache.put(&format!("/{i}"), disk.file(1), now, 0);
+        cache.insert(&format!("/{i}"), disk.file(1), now, 0);
     }
     for i in 0..1000 {
-        cache.put(&format!("/none/{i}"), missing.clone(), now, 0);
+        cache.insert(&format!("/none/{i}"), missing.clone(), now, 0);
         assert!(counted(&cache).entries <= 16);
     }
     assert!((0..8).all(|i| cache.get(&format!("/{i}"), now).is_some()));
@@ -176,9 +176,9 @@ fn requested_entries_outlive_others() {
     let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
     let file = disk.file(1);
     for i in 0..1000 {
-        cache.put("/hot", file.clone(), now, 0);
+        cache.insert("/hot", file.clone(), now, 0);
         assert!(cache.get("/hot", now).is_some());
-        cache.put(&format!("/{i}"), file.clone(), now, 0);
+        cache.insert(&format!("/{i}"), file.clone(), now, 0);
         assert!(cache.get("/hot", now).is_some(), "pushed out by {i}");
     }
 }
@@ -187,7 +187,7 @@ fn requested_entries_outlive_others() {
 fn one_caller_revalidates_while_others_get_stale_entry_for_one_more_lifetime() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    cache.put("/f", disk.file(1), now, 0);
+    cache.insert("/f", disk.file(1), now, 0);
     let later = now + SECOND;
     assert!(cache.get("/f", later).is_none(), "the first is to look");
     assert!(cache.get("/f", later).is_some());
@@ -196,7 +196,7 @@ fn one_caller_revalidates_while_others_get_stale_entry_for_one_more_lifetime() {
     assert!(cache.get("/f", late - Duration::from_nanos(1)).is_some());
     cache.release_refresh("/f");
     assert!(cache.get("/f", later).is_none(), "nobody looks");
-    cache.put("/f", disk.file(2), late, 0);
+    cache.insert("/f", disk.file(2), late, 0);
     assert!(cache.get("/f", late).is_some() && cache.fresh("/f", late).is_some());
     cache.release_refresh("/none");
 }
@@ -205,15 +205,15 @@ fn one_caller_revalidates_while_others_get_stale_entry_for_one_more_lifetime() {
 fn changed_entry_is_removed_and_earlier_lookup_is_not_believed() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    let before = cache.changes();
-    cache.put("/f", disk.file(1), now, before);
-    cache.put("/g", disk.file(1), now, before);
-    cache.forget(|path| path == "/f", false);
+    let before = cache.change_count();
+    cache.insert("/f", disk.file(1), now, before);
+    cache.insert("/g", disk.file(1), now, before);
+    cache.invalidate(|path| path == "/f", false);
     assert!(cache.get("/f", now).is_none() && cache.get("/g", now).is_some());
     assert_eq!(counted(&cache).entries, 1);
-    cache.put("/f", disk.file(1), now, before);
+    cache.insert("/f", disk.file(1), now, before);
     assert!(cache.get("/f", now).is_none(), "it may be what was there before");
-    cache.put("/f", disk.file(1), now, cache.changes());
+    cache.insert("/f", disk.file(1), now, cache.change_count());
     assert!(cache.get("/f", now).is_some());
 }
 
@@ -221,16 +221,16 @@ fn changed_entry_is_removed_and_earlier_lookup_is_not_believed() {
 fn change_elsewhere_releases_refresh_claim() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    cache.put("/f", disk.file(1), now, 0);
+    cache.insert("/f", disk.file(1), now, 0);
     for round in 1..4 {
         let at = now + SECOND * round;
         assert!(cache.get("/f", at).is_none(), "it is late");
-        let changes = cache.changes();
-        for _ in 0..RECENT {
-            cache.forget(|path| path == "/log", false); // while the disk answers
+        let changes = cache.change_count();
+        for _ in 0..MAX_RECENT_BATCHES {
+            cache.invalidate(|path| path == "/log", false); // while the disk answers
         }
-        cache.put("/f", disk.file(1 + u64::from(round)), at, changes);
-        assert_eq!(cache.get("/f", at).unwrap().held().0, 1 + round as usize);
+        cache.insert("/f", disk.file(1 + u64::from(round)), at, changes);
+        assert_eq!(cache.get("/f", at).unwrap().usage().0, 1 + round as usize);
     }
 }
 
@@ -239,18 +239,18 @@ fn entry_that_may_have_changed_during_its_lookup_is_not_held() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     let late = now + SECOND;
-    for batches in [1, RECENT + 1] {
-        cache.put("/f", disk.file(1), now, cache.changes());
+    for batches in [1, MAX_RECENT_BATCHES + 1] {
+        cache.insert("/f", disk.file(1), now, cache.change_count());
         assert!(cache.get("/f", late).is_none());
-        let changes = cache.changes();
+        let changes = cache.change_count();
         // The file itself; or too much since then for anybody to know.
         for batch in 0..batches {
-            cache.forget(move |path| batch == 0 && batches == 1 && path == "/f", false);
+            cache.invalidate(move |path| batch == 0 && batches == 1 && path == "/f", false);
         }
-        cache.put("/f", disk.file(2), late, changes);
+        cache.insert("/f", disk.file(2), late, changes);
         assert!(cache.get("/f", late).is_none(), "{batches}");
     }
-    assert_eq!(cache.lock().recent.len(), RECENT);
+    assert_eq!(cache.lock().recent.len(), MAX_RECENT_BATCHES);
     assert_eq!(counted(&cache), Size::default());
 }
 
@@ -258,13 +258,13 @@ fn entry_that_may_have_changed_during_its_lookup_is_not_held() {
 fn stale_entry_is_served_for_at_most_one_more_lifetime() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
-    cache.put("/f", disk.file(1), now, 0);
+    cache.insert("/f", disk.file(1), now, 0);
     assert!(cache.get("/f", now + SECOND).is_none(), "somebody looks, and the disk hangs");
     assert!(cache.get("/f", now + SECOND * 2 - Duration::from_nanos(1)).is_some());
     for seconds in 2..9 {
         assert!(cache.get("/f", now + SECOND * seconds).is_none(), "{seconds}");
     }
     let for_ever = Cache::new(Limits::default(), Duration::MAX);
-    for_ever.put("/f", disk.file(1), now, 0);
+    for_ever.insert("/f", disk.file(1), now, 0);
     assert!(for_ever.get("/f", now + SECOND * 100).is_some());
 }

@@ -224,7 +224,7 @@ async fn named_path_may_be_plain_or_escaped() {
             ("x-accel-redirect", format!("/protected/{name}?a=b c\"%")),
             (
                 "x-accel-redirect",
-                format!("/protected/{}", crate::files::escape::names(name.as_bytes())),
+                format!("/protected/{}", crate::files::escape::escape_path(name.as_bytes())),
             ),
             ("x-sendfile", sendfile),
         ] {

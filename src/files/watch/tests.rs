@@ -67,7 +67,7 @@ fn watch_of_another_root_begins_anew() {
     let (_folder, root, cache, watcher) = watcher();
     let now = std::time::Instant::now();
     watcher.watch_path(&root, "x");
-    cache.put("/x", Arc::new(crate::files::entry::Entry::Missing), now, cache.changes());
+    cache.insert("/x", Arc::new(crate::files::entry::Entry::Missing), now, cache.change_count());
     watcher.reset();
     assert!(cache.fresh("/x", now).is_none());
     assert!(!watcher.is_path_watched("x"));
