@@ -23,21 +23,21 @@
 //! | a folder without the slash | 308 to the same path with the slash, also at the root of a nested service |
 //! | a file with a trailing slash, an empty segment (`//`) | 404 |
 //! | a hidden name (`.git`), except `/.well-known` | 404 |
-//! | a file that cannot be read, leads out of the folder, or is neither file nor folder | 404 |
-//! | anything on a file system that the kernel makes up (`/proc`, `/sys`) | 404 |
-//! | a path that two readers could understand differently | 400 |
+//! | an unreadable file, a path that leads out of the folder, a special file | 404 |
+//! | anything on a pseudo file system (`/proc`, `/sys`) | 404 |
+//! | an ambiguous path | 400 |
 //! | another method | 405 |
 //!
 //! A [`DirBuilder`] has all options: precompressed files, pages without their extension, a page for
 //! missing files or [another service](DirBuilder::or) for them, listings of folders, Cache-Control and
 //! Content-Type by name. [`file()`] serves one file for all paths, [`backend()`] serves files from
-//! elsewhere than a folder.
+//! another source than a folder.
 //!
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
 //! [`Symlinks`] says otherwise. Small files are cached in memory, large ones are kept open. The kernel
 //! reports changes ([`DirBuilder::watch`]), and a cached entry is revalidated after a second in any case
 //! ([`DirBuilder::revalidate`]). While descriptors, memory or threads have run out a cached entry is served
-//! for up to a minute, and what is not cached is an error of the kind
+//! for up to a minute, and any other path is an error of the kind
 //! [`Overloaded`](crate::error::Kind::Overloaded) (503).
 //!
 //! The cache holds 4,096 paths, 16 MiB of content and 256 open files, and 4,096 folders are watched. Where
@@ -47,13 +47,13 @@
 //! the bounds. No lookup has a deadline, since a local disk is expected: do not serve a
 //! network file system that may hang.
 //!
-//! # Under layers of others
+//! # Below layers of other crates
 //!
 //! A server sends a large file by `sendfile` if its body reaches it as a [`Body`](crate::Body), which the layers
-//! of this crate keep. Layers that wrap the body, such as tower-http's `TraceLayer`, `CompressionLayer` (when it
+//! of this crate preserve. Layers that wrap the body, such as tower-http's `TraceLayer`, `CompressionLayer` (when it
 //! compresses nothing, too), `CatchPanicLayer` and `RequestBodyLimitLayer`, and an `axum::Router` around the
-//! service make the server read the file in steps of 64 KiB, which costs more CPU; what is not in the page cache
-//! is read by another thread first. [The guide](crate::guide) has a table of layers, and says what to mind below
+//! service make the server read the file in steps of 64 KiB, which costs more CPU; segments that are not in the
+//! page cache are read by another thread first. [The guide](crate::guide) has a table of layers, and describes
 //! axum's `nest_service`.
 
 mod backend;

@@ -76,7 +76,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -84,7 +84,7 @@ impl Content {
         }
     }
 
-    /// Whether it is empty.
+    /// Returns whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -130,7 +130,7 @@ impl<'a> View<'a> {
             return self.backend.lookup(path);
         }
         match self.backend.try_lookup_cached(path) {
-            // The start of an open file is read into memory next, which blocks.
+            // The caller reads the start of an open file into the page cache, which blocks.
             None | Some(Lookup::File(Source { content: Content::File(..), .. })) => {
                 Err(io::ErrorKind::WouldBlock.into())
             }

@@ -112,7 +112,7 @@ impl DirBuilder {
     /// Makes the service, and opens its folder.
     ///
     /// If the folder cannot be opened yet, this logs a warning. Requests are errors until it can. See
-    /// [`try_build`](Self::try_build) for a folder that must be there.
+    /// [`try_build`](Self::try_build) to get an error instead.
     ///
     /// ```
     /// let site = vestibule::files::DirBuilder::dir("public").listing().build();
@@ -127,11 +127,10 @@ impl DirBuilder {
         Dir::new(storage, options)
     }
 
-    /// Makes the service as [`build`](Self::build) does, of a folder that must be there: for one that is
-    /// part of the installation, where a warning would be too little.
+    /// Makes the service as [`build`](Self::build) does, but fails if the folder cannot be opened.
     ///
     /// # Errors
-    /// Those of opening the folder. They name it.
+    /// The error of opening the folder, with its path.
     pub fn try_build(self) -> io::Result<Dir> {
         if let Origin::Folder(path) = &self.origin {
             openat(CWD, path, OPEN_DIR_PATH, Mode::empty()).map_err(|errno| {
@@ -148,7 +147,8 @@ impl DirBuilder {
     ///
     /// These are requests of other methods than GET and HEAD, and paths without a file, an index file
     /// or a listing. With a [`fallback_page`](Self::fallback_page) or
-    /// [`not_found_page`](Self::not_found_page) every GET and HEAD is answered from the files. A path without a normal form (`/a/..%2fb`) is a 400.
+    /// [`not_found_page`](Self::not_found_page) every GET and HEAD is answered from the files. A path
+    /// without a normal form (`/a/..%2fb`) is a 400.
     ///
     /// A request for a file never waits for `service`. `service` is cloned for each other request, and
     /// its readiness is awaited inside the response's future.
@@ -179,12 +179,12 @@ impl DirBuilder {
 
 /// Options.
 impl DirBuilder {
-    /// The name of the index file of a folder, `index.html` by default.
+    /// Sets the name of the index file of a folder. Defaults to `index.html`.
     pub fn index(self, name: impl Into<String>) -> Self {
         self.indexes([name])
     }
 
-    /// The names of index files: a folder is answered with the first one that exists.
+    /// Sets the names of index files. The first one that exists is served for its folder.
     pub fn indexes(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.options.config.indexes = names.into_iter().map(Into::into).collect();
         self
@@ -210,7 +210,7 @@ impl DirBuilder {
         self
     }
 
-    /// Sets Cache-Control for every file, such as `max-age=3600`. None by default.
+    /// Sets Cache-Control for every file, for example `max-age=3600`. None by default.
     pub fn cache_control(self, value: HeaderValue) -> Self {
         self.cache_policy(move |_| Some(value.clone()))
     }
@@ -240,8 +240,7 @@ impl DirBuilder {
     }
 
     /// Serves `a.js.zst`, `a.js.br` or `a.js.gz` for `a.js` to clients that accept it, unless it is more
-    /// than a minute older than the file itself. Clients that accept none of them nor the file get a
-    /// 406. Off by default.
+    /// than a minute older than the file itself. A client that accepts no variant gets a 406. Off by default.
     pub fn precompressed(mut self) -> Self {
         self.options.config.precompressed = true;
         self
@@ -267,28 +266,27 @@ impl DirBuilder {
         self
     }
 
-    /// Serves this file with the status 200 for every path that names nothing: the page of a
-    /// single-page application. Replaces a
-    /// [`not_found_page`](Self::not_found_page).
+    /// Serves this file with the status 200 for every missing path: the page of a single-page application.
+    /// Replaces a [`not_found_page`](Self::not_found_page).
     pub fn fallback_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::OK));
         self
     }
 
-    /// Serves this file with the status 404 for every path that names nothing. Replaces a
+    /// Serves this file with the status 404 for every missing path. Replaces a
     /// [`fallback_page`](Self::fallback_page).
     pub fn not_found_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::NOT_FOUND));
         self
     }
 
-    /// Which symbolic links below a folder are followed, [`Symlinks::Inside`] by default.
+    /// Sets which symbolic links below a folder are followed. Defaults to [`Symlinks::Inside`].
     pub fn symlinks(mut self, which: Symlinks) -> Self {
         self.options.symlinks = which;
         self
     }
 
-    /// How long the result of a lookup is fresh, one second by default.
+    /// Sets how long the result of a lookup is fresh. Defaults to one second.
     ///
     /// The first request after that looks the path up again. Requests that arrive meanwhile get the
     /// stale entry, for as long again at most.
@@ -314,24 +312,24 @@ impl DirBuilder {
     /// Watches the folders by inotify, so that a change is seen within some hundredths of a second, not
     /// only after [`revalidate`](Self::revalidate). On by default, for folders.
     ///
-    /// It takes a thread from the first lookup on. Not seen are changes that another machine makes on a
-    /// network file system, changes behind a symbolic link, and those in folders above
-    /// [`watched_folders`](Self::watched_folders): these are seen by the next lookup. If the kernel's limit
-    /// of watches is reached, none is used.
+    /// It takes a thread from the first lookup on. It does not report changes that another machine makes on
+    /// a network file system, changes behind a symbolic link, and changes in folders beyond
+    /// [`watched_folders`](Self::watched_folders): the next lookup sees these. If the kernel's limit of
+    /// inotify instances is reached, no folder is watched.
     pub fn watch(mut self, on: bool) -> Self {
         self.options.watch = on;
         self
     }
 
-    /// The maximum number of folders that are [watched](Self::watch), 4,096 by default; the first ones that
-    /// are looked into. Each takes some 1.5 KiB of the kernel's memory, and a watch of
+    /// Sets the maximum number of [watched](Self::watch) folders. Defaults to 4,096. The first folders with a
+    /// lookup are watched. Each takes about 1.5 KiB of kernel memory and one of
     /// `fs.inotify.max_user_watches`, which all programs of a user share.
     pub fn watched_folders(mut self, max: usize) -> Self {
         self.options.watched_folders = max;
         self
     }
 
-    /// The maximum number of paths in the cache, 4,096 by default. Zero turns the cache off.
+    /// Sets the maximum number of paths in the cache. Defaults to 4,096. Zero turns the cache off.
     ///
     /// An entry takes about 1 KiB, beside the content of a small file. Where more paths than this are
     /// requested in turn, each request is a lookup, which costs two or three times as much as a cached
@@ -341,14 +339,14 @@ impl DirBuilder {
         self
     }
 
-    /// The maximum size of the cache in bytes of paths and content, 16 MiB by default. Only files of up
+    /// Sets the maximum size of the cache in bytes of paths and content. Defaults to 16 MiB. Only files of up
     /// to 32 KiB are held in memory.
     pub fn cache_bytes(mut self, max: usize) -> Self {
         self.options.limits.bytes = max;
         self
     }
 
-    /// The maximum number of files above 32 KiB that the cache keeps open, 256 by default. Other files
+    /// Sets the maximum number of files above 32 KiB that the cache keeps open. Defaults to 256. Other files
     /// are opened on each request.
     pub fn cache_open_files(mut self, max: usize) -> Self {
         self.options.limits.open_files = max;

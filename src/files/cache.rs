@@ -1,5 +1,4 @@
-//! A bounded table of what paths name, so that a request for a file that was just served costs no
-//! system call.
+//! `Cache`: a bounded table of lookup results, so that a request for a cached file costs no system call.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,29 +9,29 @@ use std::{
 
 use super::entry::Entry;
 
-/// The most paths that are held, found and missing ones alike. At some 1 KiB for the headers of
-/// each that is 4 MiB.
+/// Default maximum number of cached paths, existing and missing ones: 4,096. At about 1 KiB of headers each
+/// that is 4 MiB.
 pub(super) const MAX_ENTRIES: usize = 4096;
 
-/// The most bytes of content and paths that are held: 4,096 files of 4 KiB.
+/// Default maximum number of bytes of content and paths, 16 MiB: 4,096 files of 4 KiB.
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
-/// The most files that are held open for `sendfile`: a quarter of the 1,024 descriptors that a
-/// process has by default.
+/// Default maximum number of files that are kept open for `sendfile`, 256: a quarter of the 1,024 descriptors
+/// of a process by default.
 pub(super) const MAX_OPEN_FILES: usize = 256;
 
-/// How long what is held is believed: a second, in which a busy file is served thousands of times.
+/// How long an entry is fresh by default: one second, in which a busy file is served thousands of times.
 pub(super) const REVALIDATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long after its last lookup an entry is served while lookups fail because descriptors, memory or
-/// threads have run out: a minute. A change that is reported removes it before.
+/// threads have run out: one minute. A reported change removes it earlier.
 pub(super) const MAX_STALE: Duration = Duration::from_secs(60);
 
-/// So many batches of changes are remembered, for looks that began before them: at a hundred a second,
-/// a sixth of a second's.
+/// Number of batches of changes that are kept for lookups that began before them: at 100 batches a second,
+/// those of a sixth of a second.
 const MAX_RECENT_BATCHES: usize = 16;
 
-/// Bounds of the table; they hold at any time, not just after a clean-up.
+/// Bounds of the table. They hold at any time, not only after an eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) entries: usize,
@@ -46,7 +45,7 @@ impl Default for Limits {
     }
 }
 
-/// Normal paths and what they name, shared by all clones of a service.
+/// Entries by normal path, shared by all clones of a service.
 #[derive(Debug)]
 pub(super) struct Cache {
     limits: Limits,
@@ -57,15 +56,15 @@ pub(super) struct Cache {
 #[derive(Debug, Default)]
 struct Table {
     slots: HashMap<Box<str>, Slot>,
-    /// How many batches of changes were heard of.
+    /// Number of batches of changes that were reported.
     changes: u64,
-    /// The last of them.
+    /// The most recent batches, the last one at the back.
     recent: VecDeque<ChangeBatch>,
-    /// The sums over all slots.
+    /// The sum of the sizes of all slots.
     sum: Size,
 }
 
-/// Does a batch of changes concern a path?
+/// A batch of changes: returns whether it may affect a path.
 struct ChangeBatch(Box<dyn Fn(&str) -> bool + Send>);
 
 impl fmt::Debug for ChangeBatch {
@@ -79,16 +78,16 @@ struct Slot {
     entry: Arc<Entry>,
     /// The time just before the lookup began.
     looked_up: Instant,
-    /// Until when that is believed; `None`: for ever.
+    /// The time until which the entry is fresh; `None` for ever.
     fresh_until: Option<Instant>,
-    /// A refresh is claimed.
+    /// Whether a request has claimed the refresh.
     is_refreshing: bool,
-    /// Asked for since the last clean-up passed here.
+    /// Whether it was requested since the last eviction: the reference bit of the second-chance algorithm.
     is_referenced: bool,
     size: Size,
 }
 
-/// What a slot takes of the bounds.
+/// The share of a slot in the bounds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Size {
     entries: usize,
@@ -145,28 +144,31 @@ impl Cache {
         }
     }
 
-    /// Is anything ever served from here?
+    /// Returns whether entries are cached at all.
     pub(super) fn is_enabled(&self) -> bool {
         !self.revalidate.is_zero() && self.limits.entries > 0
     }
 
-    /// May what `path` names have changed, for all that was heard of since the count was `changes`?
+    /// Returns whether a change may have affected `path` since [`change_count`](Self::change_count)
+    /// returned `changes`.
     pub(super) fn may_have_changed(&self, path: &str, changes: u64) -> bool {
         self.lock().may_have_changed(path, changes)
     }
 
-    /// Is a look that began at `began` still one of the same time, at `now`?
+    /// Returns whether a lookup that began at `began` is less than one `revalidate` interval old at `now`.
     pub(super) fn is_recent(&self, began: Instant, now: Instant) -> bool {
         now.saturating_duration_since(began) < self.revalidate
     }
 
-    /// A count of the changes that were heard of, to be taken before a look.
+    /// Returns the number of batches of changes so far. Call it before a lookup.
     pub(super) fn change_count(&self) -> u64 {
         self.lock().changes
     }
 
-    /// Forgets the paths that a batch of changes concerns. All requests wait meanwhile: it should not
-    /// take long to tell. A large one is not kept for looks that are on their way: they do not count.
+    /// Removes the entries that a batch of changes concerns.
+    ///
+    /// `concerns` runs under the lock, so it must be fast. A large batch is not kept: it discards the results
+    /// of all lookups in flight.
     pub(super) fn invalidate(
         &self,
         concerns: impl Fn(&str) -> bool + Send + 'static,
@@ -188,21 +190,21 @@ impl Cache {
         drop((evicted, forgotten));
     }
 
-    /// Holds what `path` was found to name when the disk was looked at, unless it may have changed
-    /// since the count was `changes`. Then nothing older is held either.
+    /// Caches the result of a lookup of `path` that began at `looked_up`. If the path may have changed since
+    /// the change count was `changes`, or the entry exceeds a bound, this removes the older entry instead.
     pub(super) fn insert(&self, path: &str, entry: Arc<Entry>, looked_up: Instant, changes: u64) {
         let size = Size::of(path, &entry);
         if self.revalidate.is_zero() {
-            return; // nothing would ever be served from here
+            return; // no entry would ever be fresh
         }
         let mut table = self.lock();
         let old = match table.slots.get(path) {
-            // Two looked at once, and the other one later.
+            // A concurrent lookup that began later.
             Some(slot) if slot.looked_up > looked_up => return,
             Some(_) => table.remove(path),
             None => None,
         };
-        // Or it alone is above the bound.
+        // An entry that exceeds a bound alone is not cached.
         if table.may_have_changed(path, changes) || !size.fits(self.limits) {
             drop(table);
             return drop(old);
@@ -220,12 +222,12 @@ impl Cache {
             Slot { entry, looked_up, fresh_until, is_refreshing: false, is_referenced, size },
         );
         drop(table);
-        // Files are closed and memory is freed when nobody waits for the lock.
+        // Close files and free memory after the lock is released.
         drop((old, evicted));
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // The table is whole between any two statements that can panic.
+        // The table is consistent between any two statements that can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -237,21 +239,21 @@ impl Table {
         Some(slot)
     }
 
-    /// Has a batch of changes concerned `path` since the count was `changes`?
+    /// Returns whether a change may have affected `path` since the change count was `changes`.
     fn may_have_changed(&self, path: &str, changes: u64) -> bool {
         let since = usize::try_from(self.changes - changes).unwrap_or(usize::MAX);
         match self.recent.len().checked_sub(since) {
             Some(before) => self.recent.range(before..).any(|change| (change.0)(path)),
-            None => true, // nobody knows any more what has changed first
+            None => true, // the first of these batches are not kept any more
         }
     }
 
-    /// Takes slots out until there is room for `more`, and for another eighth of the bounds, so
-    /// that going through the table pays for many insertions.
+    /// Removes slots until `more` fits with an eighth of each bound to spare, so that one pass over the table
+    /// serves many insertions.
     ///
-    /// First go the missing: whoever asks for many names that do not exist pushes out an eighth of the
-    /// others once, and then nothing but those. Then, as in the second chance algorithm, whatever was not asked for since the
-    /// last time; then anything.
+    /// Missing paths are evicted first: requests for many missing names evict an eighth of the other entries
+    /// once, and then only each other. Then, as in the second-chance algorithm, entries without requests since
+    /// the last eviction; then any entry.
     fn evict(&mut self, limits: Limits, more: Size) -> Vec<Slot> {
         let goal = Limits {
             entries: limits.entries - limits.entries / 8,
@@ -270,6 +272,7 @@ impl Table {
         evicted
     }
 
+    /// Moves the slots that `pick` selects to `evicted`. `pick` gets the sum of the sizes that remain.
     fn remove_if(&mut self, evicted: &mut Vec<Slot>, pick: impl Fn(Size, &str, &mut Slot) -> bool) {
         let mut sum = self.sum;
         let taken = self.slots.extract_if(|path, slot| {
@@ -312,7 +315,7 @@ impl Size {
             && self.open_files <= limits.open_files
     }
 
-    /// Is one of the bounds passed that `part` has a part in?
+    /// Returns whether a bound is exceeded that the removal of `part` would relieve.
     fn is_relieved_by(self, part: Self, limits: Limits) -> bool {
         (self.entries > limits.entries && part.entries > 0)
             || (self.bytes > limits.bytes && part.bytes > 0)

@@ -54,7 +54,7 @@ pub(super) struct Inner {
     pub(super) cache: Arc<Cache>,
     /// Blocking lookups in flight, marked with their start and with the count of changes then.
     pub(super) lookups: SingleFlight<Loaded, (Instant, u64)>,
-    /// Set by the first lookup; `None` in it if the kernel's limit of watches is reached.
+    /// Set by the first lookup that may block; contains `None` if the watcher could not be started.
     watcher: OnceLock<Option<FolderWatcher>>,
 }
 
@@ -88,7 +88,7 @@ impl Dir {
 }
 
 impl Inner {
-    /// Forgets what is known of the files: they are in another folder now.
+    /// Invalidates the whole cache, because the root is another folder now.
     pub(super) fn invalidate_all(&self) {
         match self.watcher.get() {
             Some(Some(watcher)) => watcher.reset(),
@@ -96,7 +96,7 @@ impl Inner {
         }
     }
 
-    /// Watches the folders on the way to `path` from now on, unless watching is off.
+    /// Watches the folders of `path` from now on, unless watching is off.
     ///
     /// # Errors
     /// `WouldBlock` if they are not watched yet and `can_block` is `false`.
@@ -107,7 +107,7 @@ impl Inner {
         let start = || match FolderWatcher::new(self.cache.clone(), self.options.watched_folders) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                tracing::debug!(%error, "cannot watch the folder; it is looked up again instead");
+                tracing::debug!(%error, "cannot watch the folder; changes are seen by revalidation only");
                 None
             }
         };

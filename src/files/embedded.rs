@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use super::backend::{Backend, Content, Item, Lookup, Source};
 
-/// Files in memory, as a [`Backend`]: what `include_bytes!`, `rust-embed` or `include_dir` put into
-/// the program, or anything that was made at its start.
+/// A [`Backend`] of files in memory: those that `include_bytes!`, `rust-embed` or `include_dir` put into the
+/// program, or that the program makes at its start.
 ///
 /// ```
 /// use vestibule::files::{self, Embedded};
@@ -29,13 +29,13 @@ use super::backend::{Backend, Content, Item, Lookup, Source};
 /// Assets::get(&path).unwrap().data.into_owned())))`.
 #[derive(Clone, Default)]
 pub struct Embedded {
-    /// Sorted, so that a folder's files stand together.
+    /// Sorted, so that the files of a folder are adjacent.
     files: BTreeMap<String, Source>,
 }
 
 impl<P: Into<String>, B: Into<Bytes>> FromIterator<(P, B)> for Embedded {
-    /// Files by their paths below the root; slashes in front are cut off. Of two with one path the
-    /// last one counts.
+    /// Collects files by their paths below the root. Leading slashes are removed. Of two files with one path
+    /// the last one counts.
     fn from_iter<I: IntoIterator<Item = (P, B)>>(files: I) -> Self {
         let files = files.into_iter().map(|(path, content)| {
             let (path, content) = (path.into(), content.into());
@@ -53,11 +53,11 @@ impl Embedded {
         if let Some(source) = self.files.get(path) {
             return Lookup::File(source.clone());
         }
-        let folder = path == "." || self.below(path).next().is_some();
-        if folder { Lookup::Folder } else { Lookup::Missing }
+        let is_folder = path == "." || self.below(path).next().is_some();
+        if is_folder { Lookup::Folder } else { Lookup::Missing }
     }
 
-    /// What is below a folder, by the rest of its path.
+    /// Returns the files below a folder, with their paths relative to it.
     fn below<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a Source)> + use<'a> {
         let prefix = if folder == "." { String::new() } else { format!("{folder}/") };
         let from = self.files.range(prefix.clone()..);

@@ -1,4 +1,4 @@
-//! What a path names, read from the disk once and ready to be answered with many times.
+//! `Entry`: the result of a lookup, with everything that its responses need.
 
 use std::{
     fs::File,
@@ -21,16 +21,16 @@ use crate::{
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
 
-/// What was found, and the status that it is served with.
+/// An entry and the status with which it is served.
 pub(super) type Loaded = (StatusCode, Arc<Entry>);
 
-/// What a path names.
+/// The file, listing or folder that a path names.
 #[derive(Debug)]
 pub(super) enum Entry {
     File(Variants),
-    /// What is in a folder that has no index file.
+    /// The items of a folder without an index file.
     Listing(Listing),
-    /// A folder that was asked for without the slash.
+    /// A folder that was requested without the trailing slash.
     Folder,
     Missing,
 }
@@ -45,7 +45,7 @@ pub(super) struct Variants {
     pub(super) is_negotiated: bool,
 }
 
-/// A file with all that its responses need.
+/// One coding of a file, with everything that its responses need.
 #[derive(Debug)]
 pub(super) struct Page {
     /// The headers of a 200 to GET.
@@ -54,12 +54,12 @@ pub(super) struct Page {
     etag: Option<HeaderValue>,
     modified: Option<HttpDate>,
     content: Content,
-    /// That of an open file.
+    /// Which segments of an open file are in the page cache; `None` for bytes in memory.
     residency: Option<Arc<ResidencyCache>>,
 }
 
 impl Entry {
-    /// Looks up what `path` names. May block.
+    /// Looks up `path`. May block.
     pub(super) fn load(view: View<'_>, path: &FilePath, config: &LookupConfig) -> io::Result<Self> {
         let FilePath { below_root: path, is_folder } = path;
         if *is_folder {
@@ -75,8 +75,7 @@ impl Entry {
         } else if !matches!(found, Self::Missing) {
             return Ok(found);
         }
-        // There is nothing, or a folder with nothing to be answered with, as `blog` for what is below it
-        // beside `blog.html`.
+        // Missing, or a folder without an index file or listing, such as `blog/` beside `blog.html`.
         if config.html_extension {
             let page = Self::load_file(view, &format!("{path}.html"), config)?;
             if !matches!(page, Self::Missing) {
@@ -86,12 +85,12 @@ impl Entry {
         Ok(if config.index_required { Self::Missing } else { found })
     }
 
-    /// A file and nothing else.
+    /// Looks up a file; a folder counts as missing.
     pub(super) fn load_file(view: View<'_>, path: &str, config: &LookupConfig) -> io::Result<Self> {
         Self::load_path(view, path, true, config)
     }
 
-    /// What a folder is answered with, whose path ends in a slash or is empty.
+    /// Looks up the index file or the listing of a folder. `folder` ends in a slash or is empty.
     fn load_folder(view: View<'_>, folder: &str, config: &LookupConfig) -> io::Result<Self> {
         for index in &config.indexes {
             let found = Self::load_file(view, &format!("{folder}{index}"), config)?;
@@ -116,13 +115,13 @@ impl Entry {
     ) -> io::Result<Self> {
         Ok(match view.lookup(path)? {
             Lookup::File(source) => Self::File(Variants::load(view, source, path, config)?),
-            // A folder that bears the name of the index file is not what was asked for.
+            // For example, a folder with the name of the index file.
             Lookup::Folder if !file_only => Self::Folder,
             Lookup::Folder | Lookup::Missing => Self::Missing,
         })
     }
 
-    /// What it holds: bytes of content in memory, and open files.
+    /// Returns the bytes of content in memory and the number of open files.
     pub(super) fn usage(&self) -> (usize, usize) {
         match self {
             Self::File(Variants { identity, encoded, .. }) => {
@@ -151,7 +150,11 @@ impl Variants {
         for (coding, end) in CODINGS.into_iter().filter(|_| config.precompressed) {
             let Lookup::File(source) = view.lookup(&format!("{path}{end}"))? else { continue };
             if is_outdated(source.modified, modified) {
-                tracing::debug!(path, end, "older than the file itself, and not sent");
+                tracing::debug!(
+                    path,
+                    end,
+                    "the precompressed file is older than the file itself; it is not sent"
+                );
                 continue;
             }
             let mut page = Page::new(source, path, config);
@@ -170,10 +173,11 @@ impl Variants {
     }
 }
 
-/// What is older than the file by more than this, a minute, was not made of it. Within it nobody knows:
-/// who copies a folder writes its files in any order.
+/// The time by which a precompressed file may be older than the file itself, one minute. Copying a folder
+/// writes its files in any order, so a smaller difference means nothing.
 const MAX_AGE_DIFFERENCE: Duration = Duration::from_secs(60);
 
+/// Returns whether a precompressed file belongs to an older version of the file.
 fn is_outdated(encoded: Option<SystemTime>, identity: Option<SystemTime>) -> bool {
     match (encoded, identity) {
         (Some(encoded), Some(identity)) => {
@@ -183,26 +187,26 @@ fn is_outdated(encoded: Option<SystemTime>, identity: Option<SystemTime>) -> boo
     }
 }
 
-/// What a request names, below the root.
+/// A path below the root, as a request names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FilePath {
     pub(super) below_root: String,
-    /// It was named with the slash: its index file, or a list of what is in it.
+    /// Whether it ends in a slash: its index file or listing is requested.
     is_folder: bool,
 }
 
 impl FilePath {
-    /// A file, whatever its name.
+    /// Returns the path of a file; its name is not checked.
     pub(super) fn of_file(name: &str) -> Self {
         Self { below_root: name.to_owned(), is_folder: false }
     }
 
-    /// What a decoded path without its leading slash stands for; `None` if it stands for
-    /// nothing: hidden names, and empty segments, which would be second names of the same file.
+    /// Parses a decoded path without its leading slash. Returns `None` for hidden names, and for empty
+    /// segments, which would be second names of the same file.
     pub(super) fn parse(path: &str, config: &LookupConfig) -> Option<Self> {
         let (folders, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));
         for (i, segment) in folders.into_iter().flat_map(|f| f.split('/')).enumerate() {
-            // RFC 8615: what is well-known is at the top.
+            // RFC 8615 section 3: `.well-known` is at the top.
             let is_hidden = segment.starts_with('.') && !(i == 0 && segment == ".well-known");
             if (is_hidden && !config.hidden) || segment.is_empty() {
                 return None;
@@ -218,10 +222,10 @@ impl FilePath {
 impl Page {
     fn new(source: Source, path: &str, config: &LookupConfig) -> Self {
         let Source { content, modified, tag } = source;
-        // A tag that is none is left out: nothing is ever not modified under it.
+        // An invalid tag is left out, so it never validates.
         let etag = ETag::strong(tag.as_bytes()).ok().map(ETag::to_value);
-        // Not later than now: RFC 9110 section 8.8.2.1. But what is said for want of a better date, and
-        // is another one each time, nothing is recognised by.
+        // Last-Modified must not be later than now (RFC 9110 section 8.8.2.1). A clamped date differs each
+        // time, so it must not be used as a validator.
         let now = HttpDate::from(SystemTime::now());
         let last_modified = modified.map(|at| HttpDate::from(at).min(now));
         let modified = modified.map(HttpDate::from).filter(|at| *at <= now);
@@ -249,27 +253,27 @@ impl Page {
         Self { headers, len, etag, modified, content, residency }
     }
 
-    /// What the file is recognised by.
+    /// Returns the validators of the file (RFC 9110 section 8.8).
     pub(super) fn validators(&self) -> Validators<'_> {
         let etag = self.etag.as_ref().and_then(|tag| ETag::parse(tag.as_bytes()).ok());
         Validators { etag, last_modified: self.modified }
     }
 
-    /// `len` bytes of the content from `offset` on, which are within it.
+    /// Returns `len` bytes of the content from `offset` on as a body. They must be within the content.
     pub(super) fn slice(&self, offset: u64, len: u64) -> Body {
         match self.segment(offset, len) {
             Stretch::File(file) => Body::file(file),
             Stretch::Bytes(bytes) => Body::from(bytes),
-            Stretch::Trailers(_) => unreachable!("a file has none"),
+            Stretch::Trailers(_) => unreachable!("a file has no trailers"),
         }
     }
 
-    /// The same, as one of several.
+    /// Returns `len` bytes of the content from `offset` on as a segment of a body.
     pub(super) fn segment(&self, offset: u64, len: u64) -> Stretch {
         match &self.content {
             Content::Bytes(bytes) => {
-                let at = usize::try_from(offset).expect("within what is in memory");
-                let len = usize::try_from(len).expect("within what is in memory");
+                let at = usize::try_from(offset).expect("within the content");
+                let len = usize::try_from(len).expect("within the content");
                 Stretch::Bytes(bytes.slice(at..at + len))
             }
             Content::File(file, _) => {
@@ -283,7 +287,7 @@ impl Page {
     }
 }
 
-/// Reads the beginning of an open file, which most responses send next, into the page cache. May block.
+/// Reads the beginning of an open file, which most responses send first, into the page cache. May block.
 fn prefetch(file: &File, len: u64) -> ResidencyCache {
     let to = len.min(ResidencyCache::WINDOW);
     if !page_cache::is_resident(file, 0, to) {

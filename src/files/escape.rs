@@ -1,13 +1,13 @@
-//! Paths as a URI may hold them (RFC 3986).
+//! Percent-encoding of paths and targets (RFC 3986 section 2.1).
 
 use std::fmt::Write;
 
-/// A name, or several with slashes between them: none of their bytes has another meaning.
+/// Escapes one name, or several with slashes between them. Each byte stands for itself, so `%` is escaped too.
 pub(super) fn escape_path(path: &[u8]) -> String {
     escape(path, |b, _| b.is_ascii_alphanumeric() || b"/-._~".contains(&b))
 }
 
-/// A path and its query that are escaped as far as their writer has thought of it.
+/// Escapes a path with its query that may be escaped already: escape sequences and delimiters are kept.
 pub(super) fn escape_target(target: &[u8]) -> String {
     escape(target, |b, rest| match b {
         b'%' => matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()),
@@ -15,7 +15,7 @@ pub(super) fn escape_target(target: &[u8]) -> String {
     })
 }
 
-/// Escapes each byte that may not stand there as it is, before those that are behind it.
+/// Escapes the bytes that `is_allowed` rejects. It gets each byte and the bytes after it.
 fn escape(text: &[u8], is_allowed: impl Fn(u8, &[u8]) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, &b) in text.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What is in a folder, for people (HTML) and for programs (JSON).
+//! `Listing`: the items of a folder as HTML and as JSON.
 
 use std::{fmt::Write, io, ops::ControlFlow};
 
@@ -13,7 +13,7 @@ use crate::semantics::{
     target::{file_path, normalize},
 };
 
-/// Names that are listed: 10,000. A folder with more says that there are more.
+/// Maximum number of listed items, 10,000. The listing of a larger folder says that there are more.
 const MAX_ITEMS: usize = 10_000;
 
 #[derive(Debug)]
@@ -43,7 +43,8 @@ impl Listing {
     }
 }
 
-/// Can a request name it? Names of control characters, say, would be links that lead nowhere.
+/// Returns whether a request can name it. For example, the link of a name with control characters would be a
+/// 400.
 fn has_target(name: &[u8]) -> bool {
     let path = format!("/{}", escape::escape_path(name));
     normalize(&path).is_ok_and(|normal| file_path(&normal).is_ok())
@@ -56,7 +57,7 @@ fn to_html(items: &[Item], has_more: bool) -> String {
     );
     for item in items {
         let slash = if item.is_folder { "/" } else { "" };
-        // Relative, and from here on: no name is taken for a scheme or for another host.
+        // Relative with `./`, so that no name is taken for a scheme or another host.
         page.push_str("<li><a href=\"./");
         page.push_str(&escape::escape_path(&item.name));
         page.push_str(slash);

@@ -56,15 +56,15 @@ impl fmt::Debug for LookupConfig {
     }
 }
 
-/// Has this name a hash in it, so that its content never changes: `app.3f9a1c77.js`,
-/// `index-BqG3x9_a.css`, `main.3f9a1c77.chunk.js`?
+/// Returns whether a file name contains a hash, so that its content never changes: `app.3f9a1c77.js`,
+/// `index-BqG3x9_a.css`, `main.3f9a1c77.chunk.js`.
 ///
-/// One of its parts between dots or hyphens, neither the first nor the last, must look like one: eight
+/// One of its parts between dots or hyphens, neither the first nor the last, must look like a hash: eight
 /// or more hexadecimal digits of one case, with both letters and digits, or eight or more letters,
-/// digits and `_` that go from small to capital to digit and back five times. Words (`jquery`), dates
-/// (`20240131`) and words with a number behind them (`version2`) do not. This errs towards no, and
-/// some hashes do look like words: where a whole folder is of such files, ask for that instead
-/// (`path.starts_with("assets/")`).
+/// digits and `_` that change between lower case, upper case, digits and `_` at least five times. Words
+/// (`jquery`), dates (`20240131`) and words with a number at the end (`version2`) do not. This errs towards
+/// `false`, since some hashes look like words: for a folder that contains only such files, check the folder
+/// instead (`path.starts_with("assets/")`).
 ///
 /// ```
 /// use vestibule::files::is_hashed;
@@ -78,12 +78,13 @@ pub fn is_hashed(path: &str) -> bool {
     stem.split(['.', '-']).skip(1).any(is_hash)
 }
 
-/// As long as the shortest hashes that bundlers use.
-const HASH: usize = 8;
+/// Length of the shortest hashes that bundlers use.
+const MIN_HASH_LEN: usize = 8;
 
 fn is_hash(part: &str) -> bool {
     let bytes = part.as_bytes();
-    if bytes.len() < HASH || !bytes.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'_') {
+    if bytes.len() < MIN_HASH_LEN || !bytes.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'_')
+    {
         return false;
     }
     let digits = bytes.iter().filter(|b| b.is_ascii_digit()).count();

@@ -1,10 +1,10 @@
-//! The Content-Type of a file, by its name.
+//! The Content-Type of a file by its extension.
 
 use http::HeaderValue;
 
-/// The media type that goes with the extension of `path`, with a charset where that helps.
+/// Returns the media type for the extension of `path`.
 ///
-/// Text is said to be UTF-8: without a word on it browsers guess, by the language of their user.
+/// Text has `charset=utf-8`: without a charset browsers guess by the language of their user.
 pub(super) fn guess_content_type(path: &str) -> HeaderValue {
     let name = path.rsplit('/').next().unwrap_or(path);
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);

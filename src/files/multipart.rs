@@ -1,4 +1,4 @@
-//! Several parts of a file in one response: `multipart/byteranges` (RFC 9110 section 14.6).
+//! Several ranges of a file in one response: `multipart/byteranges` (RFC 9110 section 14.6).
 
 use std::{
     collections::VecDeque,
@@ -16,18 +16,18 @@ use crate::{
     semantics::range,
 };
 
-/// The Content-Type that the whole would be sent with, if that is not the file's own: an extension of
-/// the request. Each part says it.
+/// The Content-Type of each part, if it is not the file's own: an extension of the request.
 #[derive(Debug, Clone)]
 pub(super) struct WholeContentType(pub(super) HeaderValue);
 
-/// The Content-Type and the body of a response with these parts of `page`.
+/// Returns the Content-Type and the body of a response with these parts of `page`: the positions of the first
+/// and the last byte of each.
 pub(super) fn body(
     page: &Page,
     parts: &[(u64, u64)],
     content_type: Option<&WholeContentType>,
 ) -> (HeaderValue, Body) {
-    // So that no content can have it in it on purpose; by chance it is one in 2^128.
+    // Random, so that no content can contain it on purpose; by chance one in 2^128 does.
     let boundary = format!("{:016x}{:016x}", random(), random());
     let part_type = content_type
         .map(|WholeContentType(content_type)| content_type)
@@ -54,7 +54,8 @@ fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// One after the other: those in a file leave by `sendfile`, and are waited for where that may block.
+/// The segments of the body in order: heads of parts, and content, which is sent by `sendfile` if it is in a
+/// file.
 struct Parts(VecDeque<Stretch>);
 
 impl Stretches for Parts {

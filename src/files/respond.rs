@@ -1,4 +1,4 @@
-//! From what a path names to the response, by the request's method, preconditions and range.
+//! Responses of an entry, by the request's method, preconditions and range.
 
 use std::{sync::LazyLock, time::SystemTime};
 
@@ -23,18 +23,18 @@ use crate::{
     },
 };
 
-/// What a 304 repeats of a 200, as far as we send it: RFC 9110 section 15.4.5.
+/// Fields of a 200 that a 304 repeats (RFC 9110 section 15.4.5), as far as this service sends them.
 const NOT_MODIFIED_FIELDS: [HeaderName; 4] =
     [header::ETAG, header::LAST_MODIFIED, header::CACHE_CONTROL, header::VARY];
 
-/// The answer to a GET or HEAD request for `entry`; `status` is that of a file.
+/// Returns the response to a GET or HEAD request for `entry`. `status` applies if it is a file.
 pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Response<Body> {
     match entry {
         Entry::File(variants) => match select_variant(request, variants) {
             Some(page) if status == StatusCode::OK => file_response(request, page),
             Some(page) => fallback_response(request, page, status),
             None if status == StatusCode::OK => not_acceptable(request),
-            // That there is nothing is told in the end to those, too, who accept no page of it.
+            // A fallback page is sent even if Accept-Encoding excludes all its variants.
             None => fallback_response(request, &variants.identity, status),
         },
         Entry::Listing(listing) => listing_response(request, listing),
@@ -43,7 +43,7 @@ pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Res
     }
 }
 
-/// The header fields of a short text.
+/// The header fields of a status as text.
 static TEXT_HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
     HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
@@ -60,7 +60,7 @@ pub(super) fn status_text(request: &Parts, status: StatusCode) -> Response<Body>
 
 /// Returns a response with the status in this format.
 pub(super) fn status_body(method: &Method, status: StatusCode, format: Format) -> Response<Body> {
-    // Names that do not exist are requested all the time.
+    // The common case: requests for missing names.
     if status == StatusCode::NOT_FOUND && format == Format::Text {
         return complete(method, status, TEXT_HEADERS.clone(), Body::from("404 Not Found\n"));
     }
@@ -90,7 +90,7 @@ fn not_acceptable(request: &Parts) -> Response<Body> {
     response
 }
 
-/// A page that stands for one that is not there: whole, and nothing to be kept or asked again by.
+/// Returns the fallback page, whole and without validators, ranges and Cache-Control.
 fn fallback_response(request: &Parts, page: &Page, status: StatusCode) -> Response<Body> {
     let mut headers = page.headers.clone();
     for name in [header::ETAG, header::LAST_MODIFIED, header::ACCEPT_RANGES, header::CACHE_CONTROL]
@@ -100,7 +100,7 @@ fn fallback_response(request: &Parts, page: &Page, status: StatusCode) -> Respon
     complete(&request.method, status, headers, page.slice(0, page.len))
 }
 
-/// A folder, as HTML unless JSON is liked better.
+/// Returns the listing of a folder, as HTML unless the client prefers JSON.
 fn listing_response(request: &Parts, listing: &Listing) -> Response<Body> {
     let prefers_json = prefers(&request.headers, "application/json", "text/html");
     let (content_type, body) = if prefers_json {
@@ -112,11 +112,11 @@ fn listing_response(request: &Parts, listing: &Listing) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    // It changes without a trace, and needs nothing from anywhere.
+    // It has no validators, and the page loads no resources.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let policy = HeaderValue::from_static("default-src 'none'");
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    // Nothing to recognise it by; but it is there, and not what a tag names.
+    // `*` matches, because the listing exists; no entity tag does.
     if let Some(response) = evaluate_preconditions(request, &headers, Validators::default()) {
         return response;
     }
@@ -126,7 +126,7 @@ fn listing_response(request: &Parts, listing: &Listing) -> Response<Body> {
 fn file_response(request: &Parts, page: &Page) -> Response<Body> {
     let Parts { method, headers, .. } = request;
     let whole = || complete(method, StatusCode::OK, page.headers.clone(), page.slice(0, page.len));
-    // One look at each name: most requests ask for nothing else.
+    // One pass over the names: most requests have neither conditions nor ranges.
     if !headers.keys().any(|name| *name == header::RANGE || name.as_str().starts_with("if-")) {
         return whole();
     }
@@ -157,7 +157,7 @@ fn file_response(request: &Parts, page: &Page) -> Response<Body> {
     }
 }
 
-/// The answer to a request whose preconditions decide what it is; `ok_headers` are the headers of a 200.
+/// Evaluates the preconditions. Returns the response if they decide it; `ok_headers` are the headers of a 200.
 fn evaluate_preconditions(
     request: &Parts,
     ok_headers: &HeaderMap,
@@ -172,7 +172,7 @@ fn evaluate_preconditions(
     }
 }
 
-/// A refusal that was for what has these headers and may not be for the same in another form.
+/// Returns an error response for one variant of a file, with the Vary of its 200: another variant may succeed.
 fn error_response(request: &Parts, ok_headers: &HeaderMap, status: StatusCode) -> Response<Body> {
     let mut response = status_text(request, status);
     if let Some(vary) = ok_headers.get(header::VARY) {
@@ -181,21 +181,21 @@ fn error_response(request: &Parts, ok_headers: &HeaderMap, status: StatusCode) -
     response
 }
 
-/// Adds what a refusal depends on to the format that its text depends on.
+/// Sets Vary to the fields of the file and to Accept, on which the format of the text depends.
 fn add_vary(headers: &mut HeaderMap, file_vary: &HeaderValue) {
     headers.insert(header::VARY, file_vary.clone());
     headers.append(header::VARY, HeaderValue::from_static("accept"));
 }
 
-/// Step 5 of RFC 9110 section 13.2.2: the range, if there is one and If-Range lets it count.
+/// Returns the requested part: step 5 of RFC 9110 section 13.2.2, Range subject to If-Range.
 fn requested_part(request: &Parts, page: &Page) -> Part {
     let now = HttpDate::from(SystemTime::now());
     if !conditional::if_range(&request.headers, page.validators(), now) {
         return Part::Whole;
     }
     match range::requested(&request.method, &request.headers, page.len) {
-        // The coding would be said of all that is sent, so that a client who decodes as told would
-        // decode what stands between the parts, too.
+        // Content-Encoding applies to the whole message, so a client would also decode the headers of the
+        // parts.
         Part::Several(_) if page.headers.contains_key(header::CONTENT_ENCODING) => Part::Whole,
         part => part,
     }
@@ -212,10 +212,10 @@ fn not_modified(ok_headers: &HeaderMap) -> Response<Body> {
     response
 }
 
-/// To the same folder, with the slash, query and escapes as they came.
+/// Redirects to the same folder with the slash, and with query and escapes unchanged.
 ///
-/// The reference is relative: it is right below any prefix that a router has cut off, and since
-/// it begins with `./` no path can turn it into another host or scheme.
+/// The reference is relative, so it is correct below any prefix that a router has stripped; as it begins
+/// with `./`, no path can turn it into another host or scheme.
 fn redirect(request: &Parts) -> Response<Body> {
     let uri = client_uri(request);
     let name = uri.path().rsplit('/').next().unwrap_or_default();
@@ -229,8 +229,8 @@ fn redirect(request: &Parts) -> Response<Body> {
     response
 }
 
-/// Returns the URI that the client asked for, where it matters: below a nested service's prefix a router
-/// makes `/` of the prefix with and without a slash at its end.
+/// Returns the URI that the client requested where it matters: at the root of a nested service, the router
+/// makes `/` of the prefix with and without a trailing slash.
 pub(super) fn client_uri(request: &Parts) -> &Uri {
     match request.extensions.get::<OriginalUri>() {
         Some(OriginalUri(original)) if request.uri.path() == "/" => original,
@@ -238,7 +238,8 @@ pub(super) fn client_uri(request: &Parts) -> &Uri {
     }
 }
 
-/// GET: the body, whose length frames the message. HEAD: that length, and no body.
+/// Makes the response: for GET with the body, whose length frames the message; for HEAD with Content-Length
+/// and no body.
 fn complete(
     method: &Method,
     status: StatusCode,

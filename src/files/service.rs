@@ -57,13 +57,13 @@ impl<B> Service<Request<B>> for Dir {
 /// Cache key of the fallback page. It cannot be a request's path, which begins with a slash.
 const FALLBACK_PAGE: &str = "";
 
-/// What the cache, or a lookup that does not block, knows of a request.
+/// The result of a cache lookup, or of a lookup that does not block.
 pub(super) enum Resolution {
-    /// The method is not for files, or the path has no normal form.
+    /// The method is not GET or HEAD, or the path has no normal form.
     Refused(StatusCode),
     /// The entry, or the fallback page, with its status.
     Entry(Arc<Entry>, StatusCode),
-    /// A lookup that may block is needed. `path` is `None` if it can name nothing.
+    /// A lookup that may block is needed. `path` is `None` if it cannot name a file.
     OnDisk { normal: Box<str>, path: Option<FilePath>, now: Instant },
 }
 
@@ -155,12 +155,12 @@ impl Inner {
             };
             self.lookups.join(normal, (now, change_count), can_join, make_lookup)
         } else {
-            self.lookups.run_unshared(make_lookup()) // what changes must be seen at once
+            self.lookups.run_unshared(make_lookup()) // changes must be seen at once
         };
         PendingLookup { result, stale }
     }
 
-    /// Returns what the cache would answer if its entries were fresh for longer.
+    /// Returns the stale entry, or the stale fallback page, with its status.
     fn stale(&self, normal: &str, now: Instant) -> Option<Loaded> {
         let entry = self.cache.stale(normal, now)?;
         match &self.options.config.fallback_page {
@@ -171,7 +171,7 @@ impl Inner {
         }
     }
 
-    /// Whether the fallback page is served instead of `entry`.
+    /// Returns whether the fallback page is served instead of `entry`.
     fn is_replaced(&self, entry: &Entry) -> bool {
         matches!(entry, Entry::Missing) && self.options.config.fallback_page.is_some()
     }
@@ -211,7 +211,7 @@ impl Inner {
         Ok((*status, entry))
     }
 
-    /// Runs `load`, caches its entry as `name`, and watches the folders on the way to `path`.
+    /// Runs `load`, caches its entry as `name`, and watches the folders of `path`.
     fn lookup(
         &self,
         view: View<'_>,
@@ -261,7 +261,7 @@ impl LookupJob {
 
 impl Drop for LookupJob {
     fn drop(&mut self) {
-        // It has failed, or all clients left before it began. After a success this changes nothing.
+        // The lookup failed, or all clients left before it began. After a success this has no effect.
         for path in [&self.normal, FALLBACK_PAGE] {
             self.inner.cache.release_refresh(path);
         }
@@ -285,9 +285,9 @@ struct Pending {
     lookup: PendingLookup,
 }
 
-/// The folder or a file in it cannot be read, and it is not the request's fault.
+/// An error of reading the folder or a file in it, which is not the request's fault.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read below the folder")]
+#[error("cannot look up a file")]
 pub struct LookupError(#[source] io::Error);
 
 impl ResponseFuture {
@@ -295,7 +295,7 @@ impl ResponseFuture {
         Self(State::Ready(Some(response)))
     }
 
-    /// Whether it was answered without another thread.
+    /// Returns whether it was answered without another thread.
     #[cfg(test)]
     pub(super) fn is_hit(&self) -> bool {
         matches!(self.0, State::Ready(_))

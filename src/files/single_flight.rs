@@ -16,7 +16,7 @@ use crate::{
 /// The number of waiters above which those that have gone are pruned.
 const PRUNE_THRESHOLD: usize = 64;
 
-/// Lookups in flight, by path. Each carries the mark of its start.
+/// Lookups in flight, by path. Each has a mark that its first caller has set.
 pub(super) struct SingleFlight<T, M> {
     pool: BlockingPool,
     table: Arc<Table<T, M>>,
@@ -81,7 +81,7 @@ impl<T: Clone + Send + 'static, M: Send + Sync + 'static> SingleFlight<T, M> {
         answered
     }
 
-    /// Starts a lookup that is not shared.
+    /// Starts a lookup that no other caller can join.
     pub(super) fn run_unshared<L>(&self, lookup: L) -> oneshot::Receiver<io::Result<T>>
     where
         L: FnOnce() -> io::Result<T> + Send + 'static,
@@ -102,7 +102,7 @@ fn in_runtime<T>(lookup: impl FnOnce() -> T) -> impl FnOnce() -> T {
 }
 
 impl<T, M> Table<T, M> {
-    /// A waiter for the result, and the lookup if it has to be run.
+    /// Returns a receiver of the result, and the flight if the caller has to run it.
     #[allow(clippy::type_complexity, reason = "it is used once")]
     fn join<L>(
         self: &Arc<Self>,
@@ -130,7 +130,7 @@ impl<T, M> Table<T, M> {
     }
 
     fn lock(&self) -> MutexGuard<'_, ByPath<T, M>> {
-        // The table is whole between any two statements that can panic.
+        // The table is consistent between any two statements that can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -189,7 +189,7 @@ impl<T, M, L> Flight<T, M, L> {
 
 impl<T, M, L> Drop for Flight<T, M, L> {
     fn drop(&mut self) {
-        drop(self.complete()); // it has panicked, or has never run
+        drop(self.complete()); // the lookup panicked or was never run
     }
 }
 
@@ -285,7 +285,7 @@ mod tests {
         for answer in all {
             assert_eq!(answer.await.unwrap().unwrap(), 0);
         }
-        // The next one is another look, and what is asked for beside it, too.
+        // A later call starts another lookup, and so does a call for another path.
         let (a, b) = (join("/a"), join("/b"));
         release.send(()).unwrap();
         release.send(()).unwrap();
@@ -307,7 +307,7 @@ mod tests {
                         let wait = wait.clone();
                         move || {
                             wait();
-                            assert!(!panics, "a fault of the backend");
+                            assert!(!panics, "a panic of the backend");
                             Err(io::Error::from_raw_os_error(5))
                         }
                     },
@@ -400,7 +400,7 @@ mod tests {
             },
         );
         for _ in 0..100 * PRUNE_THRESHOLD {
-            drop(flights.join("/a", (), |()| true, || || unreachable!("there is one")));
+            drop(flights.join("/a", (), |()| true, || || unreachable!("a lookup is in flight")));
         }
         let kept = flights.table.lock()["/a"].waiters().as_ref().unwrap().all.len();
         assert!(kept <= 2 * PRUNE_THRESHOLD, "{kept}");

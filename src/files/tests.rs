@@ -190,7 +190,7 @@ async fn preconditions_are_answered_with_304_and_412() {
         let response = get_with(&served, "/hello.txt", &[failed]).await;
         assert_eq!(response.status(), StatusCode::PRECONDITION_FAILED);
     }
-    // Preconditions are for what is there: RFC 9110 section 13.2.1.
+    // A missing file has no preconditions: RFC 9110 section 13.2.1.
     let none = get_with(&served, "/none", &[(header::IF_MATCH, "*")]).await;
     assert_eq!(none.status(), StatusCode::NOT_FOUND);
 }
@@ -232,7 +232,7 @@ async fn several_ranges_are_parts_of_one_body() {
     let large: Vec<u8> = (0..MAX_IN_MEMORY as usize * 4).map(|i| b"0123456789"[i % 10]).collect();
     site.write("large.txt", &large);
     let dir = site.dir();
-    // Closer than the head of a part takes: one.
+    // A gap smaller than the head of a part: one part.
     let near = get_with(&dir, "/hello.txt", &[(header::RANGE, "bytes=0-1,4-5")]).await;
     assert_eq!(near.headers()[header::CONTENT_RANGE], "bytes 0-5/10");
 

@@ -60,7 +60,7 @@ const REPLACED_FIELDS: [HeaderName; 15] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Prefix of fields that control nginx, such as `x-accel-expires`.
+/// Prefix of fields that control nginx, for example `x-accel-expires`.
 const X_ACCEL_PREFIX: &str = "x-accel-";
 
 /// Directives of Cache-Control that keep a response from caches.
@@ -93,7 +93,7 @@ impl XAccelRedirectLayer {
         Self { dir, prefix: String::new(), root: None }
     }
 
-    /// Strips `prefix`, such as `/protected`, from the paths that the application names; a path without
+    /// Strips `prefix`, for example `/protected`, from the paths that the application names; a path without
     /// it is a 404. A trailing slash makes no difference.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
@@ -208,7 +208,7 @@ pub struct ResponseFuture<F> {
 }
 
 #[pin_project(project = StateProj)]
-#[allow(clippy::large_enum_variant, reason = "the small one is the rare one")]
+#[allow(clippy::large_enum_variant, reason = "the large variant is the common one")]
 enum State<F> {
     Inner(#[pin] F),
     File {
@@ -247,7 +247,7 @@ where
                     {
                         let (path, status) =
                             (named_file.as_bytes().escape_ascii(), response.status());
-                        log_request!(warn, "vestibule::files", &this.file_request.info, file = %path, %status, "the application names a file that cannot be sent");
+                        log_request!(warn, "vestibule::files", &this.file_request.info, file = %path, %status, "cannot send the file that the application names");
                     }
                     return Poll::Ready(Ok(merge_fields(response, std::mem::take(app_fields))));
                 }
@@ -296,7 +296,7 @@ fn merge_fields(mut response: Response, mut app_fields: HeaderMap) -> Response {
     }
     let is_multipart = |kind: &HeaderValue| kind.as_bytes().starts_with(b"multipart/byteranges");
     if !is_file || headers.get(header::CONTENT_TYPE).is_some_and(is_multipart) {
-        app_fields.remove(header::CONTENT_TYPE); // each part says it
+        app_fields.remove(header::CONTENT_TYPE); // each part has it
     }
     if status.is_client_error() {
         restrict_caching(&mut app_fields);
@@ -329,7 +329,7 @@ fn restrict_caching(app_fields: &mut HeaderMap) {
     let mut directives = Vec::new();
     for value in app_fields.get_all(header::CACHE_CONTROL) {
         for directive in value.as_bytes().split(|&b| b == b',') {
-            // Of `private="set-cookie"` it is all that is private now.
+            // `private="set-cookie"` becomes `private`.
             let name = directive.split(|&b| b == b'=').next().unwrap_or_default().trim_ascii();
             let known =
                 NO_CACHE_DIRECTIVES.iter().find(|f| name.eq_ignore_ascii_case(f.as_bytes()));

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 
-/// A folder, to make entries of every kind of.
+/// A folder with which entries of every kind are made.
 struct Disk {
     folder: tempfile::TempDir,
     root: Root,
@@ -22,7 +22,7 @@ impl Disk {
         Self { folder, root }
     }
 
-    /// An entry with `len` bytes of content.
+    /// Makes an entry with `len` bytes of content.
     fn file(&self, len: u64) -> Arc<Entry> {
         let content = vec![b'x'; usize::try_from(len).unwrap()];
         fs::write(self.folder.path().join("f"), content).unwrap();
@@ -42,7 +42,7 @@ impl Disk {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The sums over all slots, counted anew.
+/// Recomputes the sum of the sizes of all slots.
 fn counted(cache: &Cache) -> Size {
     let table = cache.lock();
     let sum = table
@@ -62,7 +62,7 @@ fn stale_entry_is_served_for_a_minute_if_nothing_can_be_looked_up() {
     let last = now + MAX_STALE - Duration::from_nanos(1);
     assert!(cache.stale("/f", last).is_some());
     assert!(cache.stale("/f", now + MAX_STALE).is_none());
-    assert!(cache.get("/f", last).is_none(), "that was no claim");
+    assert!(cache.get("/f", last).is_none(), "`fresh` claims no refresh");
     cache.invalidate(|path| path == "/f", false);
     assert!(cache.stale("/f", now).is_none());
 }
@@ -179,7 +179,7 @@ fn requested_entries_outlive_others() {
         cache.insert("/hot", file.clone(), now, 0);
         assert!(cache.get("/hot", now).is_some());
         cache.insert(&format!("/{i}"), file.clone(), now, 0);
-        assert!(cache.get("/hot", now).is_some(), "pushed out by {i}");
+        assert!(cache.get("/hot", now).is_some(), "evicted by {i}");
     }
 }
 
@@ -189,13 +189,13 @@ fn one_caller_revalidates_while_others_get_stale_entry_for_one_more_lifetime() {
     let cache = Cache::new(Limits::default(), SECOND);
     cache.insert("/f", disk.file(1), now, 0);
     let later = now + SECOND;
-    assert!(cache.get("/f", later).is_none(), "the first is to look");
+    assert!(cache.get("/f", later).is_none(), "the first caller has the claim");
     assert!(cache.get("/f", later).is_some());
     assert!(cache.fresh("/f", later).is_none());
     let late = later + SECOND;
     assert!(cache.get("/f", late - Duration::from_nanos(1)).is_some());
     cache.release_refresh("/f");
-    assert!(cache.get("/f", later).is_none(), "nobody looks");
+    assert!(cache.get("/f", later).is_none(), "the claim was released");
     cache.insert("/f", disk.file(2), late, 0);
     assert!(cache.get("/f", late).is_some() && cache.fresh("/f", late).is_some());
     cache.release_refresh("/none");
@@ -212,7 +212,7 @@ fn changed_entry_is_removed_and_earlier_lookup_is_not_believed() {
     assert!(cache.get("/f", now).is_none() && cache.get("/g", now).is_some());
     assert_eq!(counted(&cache).entries, 1);
     cache.insert("/f", disk.file(1), now, before);
-    assert!(cache.get("/f", now).is_none(), "it may be what was there before");
+    assert!(cache.get("/f", now).is_none(), "the lookup may have seen the old file");
     cache.insert("/f", disk.file(1), now, cache.change_count());
     assert!(cache.get("/f", now).is_some());
 }
@@ -224,10 +224,10 @@ fn change_elsewhere_releases_refresh_claim() {
     cache.insert("/f", disk.file(1), now, 0);
     for round in 1..4 {
         let at = now + SECOND * round;
-        assert!(cache.get("/f", at).is_none(), "it is late");
+        assert!(cache.get("/f", at).is_none(), "it is stale");
         let changes = cache.change_count();
         for _ in 0..MAX_RECENT_BATCHES {
-            cache.invalidate(|path| path == "/log", false); // while the disk answers
+            cache.invalidate(|path| path == "/log", false); // while the lookup runs
         }
         cache.insert("/f", disk.file(1 + u64::from(round)), at, changes);
         assert_eq!(cache.get("/f", at).unwrap().usage().0, 1 + round as usize);
@@ -243,7 +243,7 @@ fn entry_that_may_have_changed_during_its_lookup_is_not_held() {
         cache.insert("/f", disk.file(1), now, cache.change_count());
         assert!(cache.get("/f", late).is_none());
         let changes = cache.change_count();
-        // The file itself; or too much since then for anybody to know.
+        // A change of the file itself, or more batches than are kept.
         for batch in 0..batches {
             cache.invalidate(move |path| batch == 0 && batches == 1 && path == "/f", false);
         }
@@ -259,7 +259,10 @@ fn stale_entry_is_served_for_at_most_one_more_lifetime() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     cache.insert("/f", disk.file(1), now, 0);
-    assert!(cache.get("/f", now + SECOND).is_none(), "somebody looks, and the disk hangs");
+    assert!(
+        cache.get("/f", now + SECOND).is_none(),
+        "the first caller has the claim, and the disk hangs"
+    );
     assert!(cache.get("/f", now + SECOND * 2 - Duration::from_nanos(1)).is_some());
     for seconds in 2..9 {
         assert!(cache.get("/f", now + SECOND * seconds).is_none(), "{seconds}");

@@ -6,7 +6,7 @@ use super::*;
 
 type Answered = oneshot::Receiver<io::Result<u32>>;
 
-/// A caller, who runs the lookup himself if he is the first.
+/// A caller, which runs the lookup if it is the first one.
 fn call(table: &Arc<Table<u32, ()>>, found: u32) -> Answered {
     let (answered, flight) = table.join("/a", (), |()| true, || move || Ok(found));
     if let Some(mut flight) = flight

@@ -1,4 +1,4 @@
-//! Files that come from elsewhere than a folder.
+//! Files of other backends than a folder.
 
 use std::{
     io,
@@ -47,7 +47,7 @@ async fn files_in_the_program_are_served_as_those_of_a_folder() {
     assert_eq!(content(get_with(&dir, "/docs/a.txt", &part).await).await, "234");
     let coded = get_with(&dir, "/docs/a.txt", &[(header::ACCEPT_ENCODING, "gzip")]).await;
     assert_eq!(field(&coded, &header::CONTENT_ENCODING), "gzip");
-    // Another content has another tag.
+    // Other content has another tag.
     let other = files::backend(Embedded::from_iter([("docs/a.txt", "0123456780")]));
     assert_ne!(field(&get(&other, "/docs/a.txt").await, &header::ETAG), tag);
 }
@@ -64,7 +64,7 @@ async fn embedded_directory_is_listed_once_for_each_name() {
     assert!(root.contains("./docs/") && !root.contains(".env"));
 }
 
-/// Nothing at all, and how often it was asked for.
+/// A backend without files, which counts lookups.
 #[derive(Debug, Clone, Default)]
 struct Empty(Arc<AtomicUsize>);
 
@@ -77,11 +77,11 @@ impl Backend for Empty {
 
 #[tokio::test]
 async fn missing_file_is_not_looked_up_each_time() {
-    for (with_page, looks) in [(false, 1), (true, 2)] {
+    for (with_page, lookups) in [(false, 1), (true, 2)] {
         let empty = Empty::default();
         let mut builder = DirBuilder::backend(empty.clone());
         if with_page {
-            builder = builder.not_found_page("404.html"); // which is not there either
+            builder = builder.not_found_page("404.html"); // which is missing too
         }
         let dir = builder.build();
         for target in ["/none"; 10].iter().chain(&["/.env"; 10]) {
@@ -89,16 +89,16 @@ async fn missing_file_is_not_looked_up_each_time() {
             assert_eq!(response.status(), StatusCode::NOT_FOUND);
             assert_eq!(content(response).await, "404 Not Found\n");
         }
-        assert_eq!(empty.0.load(Ordering::SeqCst), looks);
+        assert_eq!(empty.0.load(Ordering::SeqCst), lookups);
     }
 }
 
-/// A disk that does not answer for some of its files, until it is told to.
+/// A disk on which lookups of some files hang until they are released.
 #[derive(Debug, Default)]
 struct Slow {
     open: Mutex<bool>,
     opened: Condvar,
-    looks: AtomicUsize,
+    lookups: AtomicUsize,
 }
 
 #[derive(Debug, Clone)]
@@ -106,7 +106,7 @@ struct Disk(Arc<Slow>);
 
 impl Backend for Disk {
     fn lookup(&self, path: &str) -> io::Result<Lookup> {
-        self.0.looks.fetch_add(1, Ordering::SeqCst);
+        self.0.lookups.fetch_add(1, Ordering::SeqCst);
         match path {
             "broken" => return Err(io::Error::other("a bad sector")),
             "fast" => {}
@@ -119,7 +119,7 @@ impl Backend for Disk {
 
 #[tokio::test]
 async fn slow_disk_delays_only_requests_that_need_it() {
-    // One thread for everything but the disk.
+    // A runtime of one thread.
     let disk = Disk(Arc::default());
     let dir = files::backend(disk.clone());
     let slow: Vec<_> = (0..10)
@@ -128,12 +128,12 @@ async fn slow_disk_delays_only_requests_that_need_it() {
             tokio::spawn(async move { content(get(&dir, &format!("/slow{i}")).await).await })
         })
         .collect();
-    while disk.0.looks.load(Ordering::SeqCst) < 10 {
+    while disk.0.lookups.load(Ordering::SeqCst) < 10 {
         tokio::task::yield_now().await;
     }
     for _ in 0..3 {
         let fast = get(&dir, "/fast").await;
-        assert!(!fast.headers().contains_key(header::ETAG), "a bad one is left out");
+        assert!(!fast.headers().contains_key(header::ETAG), "an invalid tag is left out");
         assert_eq!(content(fast).await, "fast");
     }
     assert!(slow.iter().all(|task| !task.is_finished()));
@@ -144,36 +144,36 @@ async fn slow_disk_delays_only_requests_that_need_it() {
     for (i, task) in slow.into_iter().enumerate() {
         assert_eq!(task.await.unwrap(), format!("slow{i}"));
     }
-    assert_eq!(disk.0.looks.load(Ordering::SeqCst), 12, "what is known is not looked at again");
+    assert_eq!(disk.0.lookups.load(Ordering::SeqCst), 12, "cached paths are not looked up again");
 }
 
-/// What is at `/a`, at once or late.
+/// A backend of `/a`, whose lookups can be held.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct HeldBackend {
     text: Arc<Mutex<String>>,
-    /// Looks that have seen it and do not say so before they are told to.
+    /// Lookups that have read the file and are held before they return.
     held: Arc<(Mutex<Option<usize>>, Condvar)>,
 }
 
-impl Told {
+impl HeldBackend {
     fn set(&self, text: &str) {
         text.clone_into(&mut self.text.lock().unwrap());
     }
 
-    fn let_go(&self) {
+    fn release(&self) {
         *self.held.0.lock().unwrap() = None;
         self.held.1.notify_all();
     }
 
-    /// Until so many looks are held.
-    async fn hold(&self, looks: usize) {
-        while *self.held.0.lock().unwrap() != Some(looks) {
+    /// Waits until this many lookups are held.
+    async fn wait_until_held(&self, lookups: usize) {
+        while *self.held.0.lock().unwrap() != Some(lookups) {
             tokio::task::yield_now().await;
         }
     }
 }
 
-impl Backend for Told {
+impl Backend for HeldBackend {
     fn lookup(&self, path: &str) -> io::Result<Lookup> {
         let found = self.try_lookup_cached(path).unwrap();
         let mut held = self.held.0.lock().unwrap();
@@ -198,11 +198,12 @@ impl Backend for Told {
 async fn entry_that_outgrows_the_cache_is_not_served_in_its_old_state() {
     let long = "new".repeat(10);
     for inline in [false, true] {
-        let told = Told::default();
-        told.set("old");
-        let dir = DirBuilder::backend(told.clone()).cache_bytes(20).inline_lookups(inline).build();
+        let backend = HeldBackend::default();
+        backend.set("old");
+        let dir =
+            DirBuilder::backend(backend.clone()).cache_bytes(20).inline_lookups(inline).build();
         assert_eq!(content(get(&dir, "/a").await).await, "old");
-        told.set(&long);
+        backend.set(&long);
         for millis in [1100, 800] {
             tokio::time::advance(Duration::from_millis(millis)).await;
             assert_eq!(content(get(&dir, "/a").await).await, long, "{inline} {millis}");
@@ -212,22 +213,22 @@ async fn entry_that_outgrows_the_cache_is_not_served_in_its_old_state() {
 
 #[tokio::test(start_paused = true)]
 async fn late_caller_gets_result_of_new_lookup() {
-    let told = Told::default();
-    *told.held.0.lock().unwrap() = Some(0);
-    told.set("old");
-    let dir = DirBuilder::backend(told.clone()).inline_lookups(false).build();
-    let ask = || {
+    let backend = HeldBackend::default();
+    *backend.held.0.lock().unwrap() = Some(0);
+    backend.set("old");
+    let dir = DirBuilder::backend(backend.clone()).inline_lookups(false).build();
+    let request_a = || {
         let dir = dir.clone();
         tokio::spawn(async move { content(get(&dir, "/a").await).await })
     };
-    let (first, second) = (ask(), ask());
-    told.hold(1).await;
-    told.set("new");
+    let (first, second) = (request_a(), request_a());
+    backend.wait_until_held(1).await;
+    backend.set("new");
     tokio::time::advance(Duration::from_secs(1)).await;
-    let third = ask();
-    told.hold(2).await;
-    told.let_go();
+    let third = request_a();
+    backend.wait_until_held(2).await;
+    backend.release();
     assert_eq!((first.await.unwrap(), second.await.unwrap()), ("old".into(), "old".into()));
     assert_eq!(third.await.unwrap(), "new");
-    assert_eq!(content(get(&dir, "/a").await).await, "new", "the later look is remembered");
+    assert_eq!(content(get(&dir, "/a").await).await, "new", "the later lookup is cached");
 }

@@ -1,4 +1,4 @@
-//! What is remembered, for how long, and what happens to files that change.
+//! The cache: how long entries are fresh, and files that change.
 
 use std::{
     pin::Pin,
@@ -9,9 +9,9 @@ use tower::Service;
 
 use super::*;
 
-/// The answer if it is known; `None` if the disk is looked at for it.
+/// Returns the response if it is a cache hit; `None` if it needs a lookup on another thread.
 ///
-/// A look at the disk may be over before the first poll, so it is the future that tells.
+/// That lookup may be complete before the first poll, so the future reports whether it was a hit.
 fn send_now(dir: &Dir, target: &str) -> Option<Response<Body>> {
     let mut future = dir.clone().call(request(Method::GET, target));
     let hit = future.is_hit();
@@ -40,14 +40,14 @@ async fn hit_is_served_without_lookup_for_one_second() {
     assert_eq!(send_now(&served, "/large.bin").unwrap().status(), StatusCode::OK);
 
     tokio::time::advance(Duration::from_millis(1)).await;
-    let look = async |target: &str| {
+    let lookup = async |target: &str| {
         let future = served.clone().call(request(Method::GET, target));
         assert!(!future.is_hit(), "{target}");
         future.await.unwrap()
     };
-    assert_eq!(content(look("/hello.txt").await).await, "changed");
-    assert_eq!(look("/large.bin").await.status(), StatusCode::NOT_FOUND);
-    assert_eq!(content(look("/none").await).await, "there");
+    assert_eq!(content(lookup("/hello.txt").await).await, "changed");
+    assert_eq!(lookup("/large.bin").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(content(lookup("/none").await).await, "there");
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,8 +60,8 @@ async fn one_request_revalidates_while_others_get_stale_entry() {
     let first = served.clone().call(request(Method::GET, "/hello.txt"));
     assert!(!first.is_hit());
     for _ in 0..3 {
-        // Unless the look is over already.
-        let known = content(send_now(&served, "/hello.txt").expect("nobody looks twice")).await;
+        // The lookup may be complete already.
+        let known = content(send_now(&served, "/hello.txt").expect("one lookup only")).await;
         assert!(known == "0123456789" || known == "changed", "{known:?}");
     }
     assert_eq!(content(first.await.unwrap()).await, "changed");
@@ -117,7 +117,7 @@ async fn large_file_that_shrinks_under_response_ends_it_with_error() {
     let response = get(&site.dir(), "/large.bin").await;
     let file = fs::File::options().write(true).open(site.root().join("large.bin")).unwrap();
     file.set_len(100_000).unwrap();
-    assert!(response.into_body().collect().await.is_err(), "nothing is padded");
+    assert!(response.into_body().collect().await.is_err(), "the body is not padded");
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,6 +175,6 @@ async fn resident_file_is_looked_up_without_blocking_thread() {
     assert!(send_now(&served, "/docs/").is_some());
     assert!(
         send_now(&served, "/large.bin").is_none(),
-        "large ones are opened where that may block"
+        "large files are opened on a thread that may block"
     );
 }

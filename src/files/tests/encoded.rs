@@ -1,4 +1,4 @@
-//! What a request gets of a file that there is in several codings.
+//! Responses of a file with several codings.
 
 use super::*;
 

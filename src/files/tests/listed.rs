@@ -1,4 +1,4 @@
-//! Listings of folders with names that nobody would choose.
+//! Listings of folders with hostile names.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use std::{
 use super::*;
 use crate::files::{Backend, Item, Lookup, Symlinks};
 
-/// Names that a listing must not be broken by.
+/// Names that must not break a listing.
 const HOSTILE: [&[u8]; 24] = [
     b"\xff\xfe.txt",
     b"caf\xe9",
@@ -41,7 +41,7 @@ const HOSTILE: [&[u8]; 24] = [
     "\u{202e}txt.exe".as_bytes(),
 ];
 
-/// The links of a page, and the names in the same as JSON.
+/// Returns the links of a page, and the names in the JSON listing.
 async fn listed(dir: &Dir, target: &str) -> (Vec<String>, Vec<String>) {
     let page = get(dir, target).await;
     assert_eq!(page.status(), StatusCode::OK, "{target}");
@@ -187,8 +187,7 @@ async fn listing_is_served_without_etag() {
     }
 }
 
-/// A folder of more names than anybody wants to read, behind some that are not shown, and how many
-/// of them were told.
+/// A folder with more items than a listing has, after some hidden ones. It counts the items that were read.
 #[derive(Debug)]
 struct Many {
     unseen: usize,
@@ -220,7 +219,7 @@ async fn listing_is_cut_at_its_bound_and_says_so() {
         (0, 10_000, 10_000, false, 10_000),
         (0, 10_001, 10_000, true, 10_001),
         (0, 20_000, 10_000, true, 10_001),
-        // Names that are not shown are not counted.
+        // Hidden names do not count.
         (20_000, 50, 50, false, 20_050),
         (20_000, 10_000, 10_000, false, 30_000),
         (20_000, 20_000, 10_000, true, 30_001),

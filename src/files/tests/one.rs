@@ -1,4 +1,4 @@
-//! One file, whatever the path.
+//! One file for every path.
 
 use super::*;
 use crate::files;

@@ -1,4 +1,4 @@
-//! Which file stands for a path: codings, extensions, fallbacks, listings, links.
+//! Which file is served for a path: codings, extensions, fallbacks, listings, links.
 
 use std::os::unix::fs::symlink;
 
@@ -39,7 +39,7 @@ async fn most_preferred_coding_is_sent_and_named() {
         assert_eq!(headers[header::VARY], "accept-encoding");
         tags.push(headers[header::ETAG].clone());
         assert_eq!(content(response).await, text);
-        // Each has a tag of its own, and is not modified under it.
+        // Each variant has its own tag, by which it is revalidated.
         let fields = [
             (accept.clone(), value),
             (header::IF_NONE_MATCH, tags[tags.len() - 1].to_str().unwrap()),
@@ -57,7 +57,7 @@ async fn most_preferred_coding_is_sent_and_named() {
     let stale = get_with(&dir, "/old.js", &[(accept.clone(), "gzip")]).await;
     assert!(!stale.headers().contains_key(header::CONTENT_ENCODING));
     assert_eq!(content(stale).await, "new");
-    // Without being told to it looks for none.
+    // Without the option no variant is served.
     let plain = get_with(&site.dir(), "/app.js", &[(accept, "gzip")]).await;
     assert!(!plain.headers().contains_key(header::VARY));
     assert_eq!(content(plain).await, "plain");
@@ -129,7 +129,7 @@ async fn page_with_directory_name_stands_for_directory() {
     let dir = site.builder().html_extension().build();
     assert_eq!(content(get(&dir, "/blog").await).await, "the blog");
     assert_eq!(content(get(&dir, "/blog/2026").await).await, "this year");
-    // What the folder itself is answered with comes first.
+    // The index file of the folder comes first.
     let pages = || site.builder().html_extension();
     for dir in [pages().listing().build(), pages().index("2026.html").build()] {
         assert_eq!(get(&dir, "/blog").await.status(), StatusCode::PERMANENT_REDIRECT);
@@ -208,7 +208,7 @@ async fn listing_is_sorted_and_escaped() {
     assert!(json.starts_with(r#"{"items":[{"name":"zoo","type":"folder","#), "{json}");
     assert!(json.contains(r#"{"name":"\"q\".txt","type":"file","size":1,"modified":""#), "{json}");
     assert!(json.ends_with("],\"more\":false}\n"));
-    // An index file comes first, the root is a folder too, and none is listed unless told to.
+    // An index file comes first, the root is a folder too, and listings are off by default.
     assert_eq!(content(get(&dir, "/docs/").await).await, "docs");
     fs::remove_file(site.root().join("index.html")).unwrap();
     let root = String::from_utf8(
@@ -259,7 +259,7 @@ async fn f4_links_are_followed_as_far_as_their_rule_allows() {
         assert_eq!(get(&dir, "/docs/index.html").await.status(), StatusCode::OK);
     }
     if owned_by_us {
-        // Somebody else's link to what is ours.
+        // A link of another owner to a file of ours.
         let link = site.root().join("inside");
         std::os::unix::fs::lchown(link, Some(12345), None).unwrap();
         let dir = site.builder().symlinks(Symlinks::SameOwner).build();

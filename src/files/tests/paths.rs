@@ -1,4 +1,4 @@
-//! Which paths lead to a file, and which to nothing, whatever their spelling.
+//! Which paths name a file and which are missing, in every spelling.
 
 use std::os::unix::fs::symlink;
 
@@ -81,7 +81,7 @@ async fn f1_traversal_in_every_spelling_is_refused() {
         let response = get(&served, target).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{target}");
     }
-    // Those of another system are names like any other here, of files that are not there.
+    // Special names of other systems are ordinary names here, of missing files.
     for target in [
         "/foo/bar/c:/windows/web/screen/img101.png",
         "/hello.txt::$DATA",
@@ -134,7 +134,7 @@ async fn f4_links_out_of_the_root_are_absent_and_links_within_are_followed() {
 
 #[tokio::test]
 async fn file_made_up_by_the_kernel_is_absent() {
-    // Their sizes are 0 and 4096, and neither is true.
+    // Their reported sizes are 0 and 4096, both wrong.
     for (root, target) in [("/proc/sys/kernel", "/ostype"), ("/sys/kernel", "/uevent_seqnum")] {
         if fs::exists(root).unwrap() {
             assert_eq!(get(&dir(root), target).await.status(), StatusCode::NOT_FOUND, "{target}");

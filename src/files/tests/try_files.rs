@@ -1,4 +1,4 @@
-//! A file if there is one, and another service if there is none.
+//! `TryFiles`: a file if it exists, and another service otherwise.
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,7 @@ use tower::Service;
 use super::*;
 use crate::{BoxError, files::TryFiles};
 
-/// Says what it was asked, and how often; ready from the second time on that it is polled.
+/// A service that returns the request as text and counts requests. It is ready from the second poll on.
 #[derive(Debug, Clone, Default)]
 struct App {
     calls: Arc<AtomicUsize>,
@@ -38,10 +38,10 @@ impl Service<Request<Body>> for App {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         assert!(std::mem::take(&mut self.polled), "it was not ready");
         self.calls.fetch_add(1, Ordering::SeqCst);
-        let said = format!("{} {} ", request.method(), request.uri());
+        let line = format!("{} {} ", request.method(), request.uri());
         Box::pin(async move {
             let body = request.into_body().collect().await.unwrap().to_bytes();
-            Ok(Response::new(Body::from([said.as_bytes(), &body].concat())))
+            Ok(Response::new(Body::from([line.as_bytes(), &body].concat())))
         })
     }
 }
@@ -59,7 +59,7 @@ async fn try_files_serves_files_and_passes_all_else_to_service() {
     let site = Site::new();
     let app = App::default();
     let or = site.builder().or(app.clone());
-    // The second time they are known.
+    // The second time they are cached.
     for _ in 0..2 {
         for (target, status, text) in [
             ("/hello.txt", 200, "0123456789"),

@@ -1,4 +1,4 @@
-//! Changes that the kernel tells of: here nothing is looked at again for an hour.
+//! Changes that the kernel reports: entries are fresh for an hour here.
 
 use std::os::unix::fs::symlink;
 
@@ -6,13 +6,13 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Asks until the answer is right; it will be, within some hundredths of a second.
+/// Requests `target` until the response is right, which takes some hundredths of a second.
 async fn becomes(dir: &Dir, target: &str, right: impl Fn(StatusCode, &[u8]) -> bool) {
-    let asked = async {
+    let polling = async {
         loop {
             let response = get(dir, target).await;
             let status = response.status();
-            // A file that shrinks as it is sent is an error; the next answer knows better.
+            // A file that shrinks while it is sent is an error; the next response is complete.
             if let Ok(body) = response.into_body().collect().await
                 && right(status, &body.to_bytes())
             {
@@ -21,8 +21,8 @@ async fn becomes(dir: &Dir, target: &str, right: impl Fn(StatusCode, &[u8]) -> b
             tokio::task::yield_now().await;
         }
     };
-    let within = tokio::time::timeout(Duration::from_secs(20), asked).await;
-    assert!(within.is_ok(), "nothing was told of {target}");
+    let within = tokio::time::timeout(Duration::from_secs(20), polling).await;
+    assert!(within.is_ok(), "no change of {target} was seen");
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn dir_without_watch_has_none() {
         assert!(!served.is_watched());
     }
     let served = site.dir();
-    assert!(!served.is_watched(), "nobody has asked for anything");
+    assert!(!served.is_watched(), "there was no lookup yet");
     get(&served, "/hello.txt").await;
     assert!(served.is_watched());
 }

@@ -13,7 +13,7 @@ use crate::{files::XAccelRedirectLayer, semantics::date::HttpDate};
 
 type Fields = Vec<(&'static str, String)>;
 
-/// What a client gets from an application that answers "not this" with these fields.
+/// Returns the client's response if the application's response is "not this" with these fields.
 async fn answer(
     layer: &XAccelRedirectLayer,
     said: Fields,
@@ -83,7 +83,7 @@ async fn file_is_sent_with_headers_of_the_application() {
         (&head.headers()[header::CONTENT_LENGTH], head.body().len()),
         (&HeaderValue::from_static("10"), Some(0))
     );
-    // A form that is answered with a file: the method was the application's affair.
+    // A form whose response is a file: the method applies to the application only.
     let mut post = ask("/", &[]);
     *post.method_mut() = Method::POST;
     assert_eq!(content(answer(&layer, said(), post).await).await, "0123456789");
@@ -105,7 +105,7 @@ async fn empty_content_type_of_the_application_stands_for_the_file_s_own() {
     assert_eq!(parts.matches("content-type: text/plain; charset=utf-8\r\n").count(), 2, "{parts}");
 }
 
-/// Collects what is logged.
+/// Collects the log.
 #[derive(Clone, Default)]
 struct LogSink(Arc<Mutex<Vec<u8>>>);
 
@@ -124,7 +124,7 @@ impl io::Write for LogSink {
 async fn named_file_that_is_missing_is_logged() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
-    // The place that logs is known to `tracing` before the subscriber is.
+    // `tracing` has cached the call site before the subscriber is set.
     let none = vec![("x-accel-redirect", "/none".to_owned())];
     answer(&layer, none, ask("/", &[])).await;
     for (name, value) in [
@@ -241,7 +241,7 @@ async fn response_without_the_field_is_passed_on() {
     let response = answer(&layer, vec![("etag", "\"1\"".to_owned())], ask("/hello.txt", &[])).await;
     assert_eq!(response.headers()[header::ETAG], "\"1\"");
     assert_eq!(content(response).await, "not this");
-    // `X-Sendfile` is not understood unless asked for, and does not leak.
+    // `X-Sendfile` is ignored unless enabled, and does not reach the client.
     let said = vec![("x-sendfile", "/etc/passwd".to_owned())];
     let response = answer(&layer, said, ask("/", &[])).await;
     assert!(!response.headers().contains_key("x-sendfile"));
@@ -273,7 +273,7 @@ async fn headers_about_the_replaced_body_are_removed() {
         }
         assert_eq!(response.headers()["x-own"], "kept");
     }
-    // Without a file it is all the application's, and may be for another nginx in front.
+    // Without a file all fields are the application's, perhaps for an nginx in front.
     let said = own.map(|(name, value)| (name, value.to_owned())).to_vec();
     let response = answer(&layer, said, ask("/", &[])).await;
     for (name, value) in own {
@@ -289,7 +289,7 @@ async fn each_part_has_content_type_of_the_application() {
     for (kind, want) in
         [(Some("text/x-greeting"), "text/x-greeting"), (None, "text/plain; charset=utf-8")]
     {
-        // The second time from memory.
+        // The second time from the cache.
         for _ in 0..2 {
             let mut said = vec![
                 ("x-accel-redirect", "/large.txt".to_owned()),
