@@ -18,7 +18,7 @@ use crate::{
     HttpService,
     error::{BoxError, Error, Kind},
     peer::{Network, Peer},
-    semantics::forwarded::{InvalidClientField, drop_all, x_forwarded_proto},
+    semantics::forwarded::{InvalidClientField, remove_client_fields, x_forwarded_proto},
 };
 
 pub use crate::semantics::forwarded::ClientField;
@@ -155,7 +155,7 @@ impl Options {
     fn apply<B>(&self, request: &mut Request<B>) -> Result<Option<Peer>, InvalidClientField> {
         let hop = request.extensions().get::<Peer>().filter(|peer| self.trusts_hop(peer)).cloned();
         let Some(mut peer) = hop else {
-            drop_all(request.headers_mut());
+            remove_client_fields(request.headers_mut());
             return Ok(None);
         };
         let scheme = if self.reads_proto && self.field != ClientField::Forwarded {

@@ -15,7 +15,8 @@ use super::lookalike;
 use crate::peer::Peer;
 
 pub use client::{
-    ClientField, InvalidClientField, MAX_BYTES, MAX_HOPS, NamedClient, drop_all, x_forwarded_proto,
+    ClientField, InvalidClientField, MAX_BYTES, MAX_HOPS, NamedClient, remove_client_fields,
+    x_forwarded_proto,
 };
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

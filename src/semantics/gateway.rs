@@ -22,13 +22,13 @@ use crate::peer::Peer;
 /// headers.insert("connection", HeaderValue::from_static("upgrade"));
 /// headers.insert("upgrade", HeaderValue::from_static("h2c"));
 /// headers.insert("expect", HeaderValue::from_static("100-continue"));
-/// gateway::request(&mut headers, &ForwardedFields::new(), &Peer::unix());
+/// gateway::prepare_request(&mut headers, &ForwardedFields::new(), &Peer::unix());
 /// assert_eq!(headers.len(), 3);
 /// assert_eq!(headers["host"], "example.com");
 /// assert_eq!(headers["x-forwarded-proto"], "http");
 /// assert_eq!(headers["x-forwarded-host"], "example.com");
 /// ```
-pub fn request(headers: &mut HeaderMap, fields: &ForwardedFields, peer: &Peer) {
+pub fn prepare_request(headers: &mut HeaderMap, fields: &ForwardedFields, peer: &Peer) {
     hop::strip(headers);
     headers.remove(EXPECT);
     let host = headers.get(HOST).cloned();
@@ -106,7 +106,7 @@ fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
 }
 
 /// Makes a server's response one of ours to a client: without the fields of the server's hop.
-pub fn response(headers: &mut HeaderMap) {
+pub fn prepare_response(headers: &mut HeaderMap) {
     hop::strip(headers);
 }
 
@@ -122,7 +122,7 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
         }
         let peer = Peer::tcp(([192, 0, 2, 1], 1).into(), ([192, 0, 2, 9], 80).into());
-        request(&mut headers, &ForwardedFields::new(), &peer);
+        prepare_request(&mut headers, &ForwardedFields::new(), &peer);
         headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect()
     }
 

@@ -42,7 +42,7 @@ pub(super) fn is_alike_any(name: &[u8]) -> bool {
 /// Removes all fields with such a name, and says whether there were any. Nothing is allocated if there
 /// are none.
 ///
-/// [`gateway::request`](super::gateway::request) and the workers of [`worker`](crate::worker) do so, the
+/// [`gateway::prepare_request`](super::gateway::prepare_request) and the workers of [`worker`](crate::worker) do so, the
 /// last before an application. A server of HTTP/1.1 refuses those of `Content-Length` and
 /// `Transfer-Encoding` altogether ([`Fault::AmbiguousName`](crate::proto::h1::Fault::AmbiguousName)).
 ///

@@ -143,7 +143,7 @@ where
             Peer::memory().forwarded_proto(scheme)
         });
         let version = request.version();
-        gateway::request(request.headers_mut(), &self.options.fields, &peer);
+        gateway::prepare_request(request.headers_mut(), &self.options.fields, &peer);
         let via = self.options.via.clone();
         if let Some(via) = &via {
             via.append(request.headers_mut(), version);
@@ -202,7 +202,7 @@ where
         };
         Poll::Ready(ready!(future.poll(cx)).map(|response| {
             let mut response = response.map(Body::new);
-            gateway::response(response.headers_mut());
+            gateway::prepare_response(response.headers_mut());
             let version = response.version();
             if let Some(via) = via {
                 via.append(response.headers_mut(), version);

@@ -170,7 +170,7 @@ impl<B: HttpBody> Service<Request<B>> for Processes {
         });
         let has_host = request.uri().authority().is_some() || request.headers().contains_key(HOST);
         let headers = request.headers_mut();
-        gateway::request(headers, &self.fields, &peer);
+        gateway::prepare_request(headers, &self.fields, &peer);
         if !has_host {
             headers.insert(HOST, HeaderValue::from_static("localhost"));
         }

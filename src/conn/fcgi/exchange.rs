@@ -162,7 +162,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
     /// The response with its body. Unless it is complete already, the body owns the connection.
     fn respond(self, now: Instant, mut parts: response::Parts) -> Result<Response<Body>, Cause> {
         let Self { mut connection, checkin, upload, .. } = self;
-        gateway::response(&mut parts.headers);
+        gateway::prepare_response(&mut parts.headers);
         let mut read = Read::default();
         loop {
             let event = connection.state.recv(now)?;

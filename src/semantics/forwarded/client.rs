@@ -245,7 +245,7 @@ pub fn x_forwarded_proto(headers: &HeaderMap) -> Result<Option<Scheme>, InvalidC
 }
 
 /// Drops every field that says who the client is; see [`Trust::Replace`](super::Trust::Replace).
-pub fn drop_all(headers: &mut HeaderMap) {
+pub fn remove_client_fields(headers: &mut HeaderMap) {
     drop_fields(headers, names_the_client);
 }
 

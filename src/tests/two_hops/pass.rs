@@ -38,7 +38,7 @@ pub(super) fn respond(
 ) {
     match event {
         Event::Head(mut head) => {
-            gateway::response(&mut head.headers);
+            gateway::prepare_response(&mut head.headers);
             front
                 .send_head(now, head.status, &head.headers, length, b"", out)
                 .expect("what was read can be written");

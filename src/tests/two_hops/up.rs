@@ -134,7 +134,7 @@ impl Proxy {
         }
         let headers = &mut head.headers;
         let peer = Peer::tcp(([192, 0, 2, 1], 1).into(), ([192, 0, 2, 9], 80).into());
-        gateway::request(headers, &ForwardedFields::new(), &peer);
+        gateway::prepare_request(headers, &ForwardedFields::new(), &peer);
         if !headers.contains_key(HOST) {
             headers.insert(HOST, HeaderValue::from_static("behind"));
         }

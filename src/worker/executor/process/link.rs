@@ -137,7 +137,7 @@ fn probe(ready: &Ready) -> Request {
 
 /// Makes the worker's response ours.
 fn finish(mut response: Response) -> Response {
-    gateway::response(response.headers_mut());
+    gateway::prepare_response(response.headers_mut());
     response
 }
 
