@@ -71,7 +71,7 @@ pub struct ForwardedFields {
 
 impl ForwardedFields {
     /// The most fields that [`apply`](Self::apply) adds.
-    const MAX: usize = 4;
+    const MAX_ADDED: usize = 4;
 
     /// [`Trust::Replace`], and no `Forwarded`, which few applications read.
     pub const fn new() -> Self {
@@ -97,15 +97,15 @@ impl ForwardedFields {
     /// client, with [`Trust::Append`] of the hop, if it has one; the scheme that it used (anything but
     /// `https` counts as `http`); and the host it asked for.
     pub fn apply(&self, headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
-        drop_untrusted(headers, self.trust);
+        remove_untrusted(headers, self.trust);
         if self.trust == Trust::Keep {
             return;
         }
         // Grows the map once instead of at each field. Beyond its maximum the fields below panic, as
         // those of any layer would; a head from the network is far smaller.
-        let _ = headers.try_reserve(Self::MAX);
+        let _ = headers.try_reserve(Self::MAX_ADDED);
         // With `Replace` nothing of the kind is left.
-        let has = |headers: &HeaderMap, name: &HeaderName| {
+        let is_kept = |headers: &HeaderMap, name: &HeaderName| {
             self.trust == Trust::Append && headers.contains_key(name)
         };
         // With `Append` the client stands in the lists already, if the hop is not the client.
@@ -113,23 +113,23 @@ impl ForwardedFields {
             Trust::Append => (peer.hop_ip(), peer.hop_scheme()),
             Trust::Replace | Trust::Keep => (peer.ip(), peer.scheme()),
         };
-        let client = ip.map(Client::new);
-        let is_continued = has(headers, &FORWARDED);
+        let client = ip.map(AddressText::new);
+        let is_continued = is_kept(headers, &FORWARDED);
         if self.rfc7239 || is_continued {
             let mut element = BytesMut::new();
-            put_element(client.as_ref(), host, proto(&scheme), &mut element);
+            write_element(client.as_ref(), host, proto(&scheme), &mut element);
             insert(headers, &FORWARDED, &element, is_continued);
         }
         if let Some(client) = &client {
-            let is_continued = has(headers, &X_FORWARDED_FOR);
-            insert(headers, &X_FORWARDED_FOR, client.bare(), is_continued);
+            let is_continued = is_kept(headers, &X_FORWARDED_FOR);
+            insert(headers, &X_FORWARDED_FOR, client.address(), is_continued);
         }
         // Where there is none yet, to append costs half of what to insert does.
-        if !has(headers, &X_FORWARDED_PROTO) {
+        if !is_kept(headers, &X_FORWARDED_PROTO) {
             headers.append(&X_FORWARDED_PROTO, HeaderValue::from_static(proto(&peer.scheme())));
         }
         if let Some(host) = host
-            && !has(headers, &X_FORWARDED_HOST)
+            && !is_kept(headers, &X_FORWARDED_HOST)
         {
             headers.append(&X_FORWARDED_HOST, host.clone());
         }
@@ -159,16 +159,16 @@ fn proto(scheme: &Scheme) -> &'static str {
 
 /// Drops what the peer has no right to say under `trust`. One pass over the names; a request
 /// without such fields, which is nearly every one, allocates nothing.
-fn drop_untrusted(headers: &mut HeaderMap, trust: Trust) {
-    client::drop_fields(headers, |name| {
+fn remove_untrusted(headers: &mut HeaderMap, trust: Trust) {
+    client::remove_fields_if(headers, |name| {
         name == b"proxy"
-            || trust == Trust::Replace && names_the_client(name)
+            || trust == Trust::Replace && is_client_field(name)
             || lookalike::is_alike_any(name)
     });
 }
 
 /// Whether this is, after the folding of CGI, a field that says who the client is.
-fn names_the_client(name: &[u8]) -> bool {
+fn is_client_field(name: &[u8]) -> bool {
     match name.first() {
         Some(b'f') => name == b"forwarded",
         Some(b't') => folds_to(name, b"true-client-ip"),
@@ -187,14 +187,14 @@ fn folds_to(name: &[u8], known: &[u8]) -> bool {
 }
 
 /// An address as text, on the stack.
-struct Client {
+struct AddressText {
     /// `"[` the address `]"`; the bare form of both versions is a part of it.
     text: [u8; Self::MAX],
     end: usize,
     is_v6: bool,
 }
 
-impl Client {
+impl AddressText {
     /// The longest IPv6 address, `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`, is 45 bytes;
     /// quotes and brackets are 4 more.
     const MAX: usize = 45 + 4;
@@ -217,13 +217,13 @@ impl Client {
         Self { text, end, is_v6: ip.is_ipv6() }
     }
 
-    fn bare(&self) -> &[u8] {
+    fn address(&self) -> &[u8] {
         &self.text[2..self.end]
     }
 
     /// RFC 7239 section 6: an IPv6 address stands in brackets, and so in quotes.
     fn node(&self) -> &[u8] {
-        if self.is_v6 { &self.text[..self.end + 2] } else { self.bare() }
+        if self.is_v6 { &self.text[..self.end + 2] } else { self.address() }
     }
 }
 
@@ -246,25 +246,25 @@ fn write_v4(ip: Ipv4Addr, out: &mut [u8]) -> usize {
 }
 
 /// Our element of a `Forwarded` list (RFC 7239 section 4).
-fn put_element(
-    client: Option<&Client>,
+fn write_element(
+    client: Option<&AddressText>,
     host: Option<&HeaderValue>,
     proto: &str,
     out: &mut BytesMut,
 ) {
     out.put_slice(b"for=");
     // RFC 7239 section 6.2: a peer without an address, as on a Unix socket, is "unknown".
-    out.put_slice(client.map_or(b"unknown", Client::node));
+    out.put_slice(client.map_or(b"unknown", AddressText::node));
     if let Some(host) = host {
         out.put_slice(b";host=");
-        put_value(out, host.as_bytes());
+        write_value(out, host.as_bytes());
     }
     out.put_slice(b";proto=");
     out.put_slice(proto.as_bytes());
 }
 
 /// A token as it is, anything else as a quoted string (RFC 9110 section 5.6.4).
-fn put_value(out: &mut BytesMut, value: &[u8]) {
+fn write_value(out: &mut BytesMut, value: &[u8]) {
     if !value.is_empty() && value.iter().all(|&b| is_token(b)) {
         out.put_slice(value);
         return;

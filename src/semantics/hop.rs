@@ -63,11 +63,11 @@ const END_TO_END: [&str; 12] = [
 /// assert_eq!(headers.len(), 1);
 /// ```
 pub fn strip(headers: &mut HeaderMap) {
-    let found = find(headers);
+    let found = find_fields(headers);
     if found == 0 {
         return;
     }
-    if found & BIT_CONNECTION != 0 {
+    if found & CONNECTION_BIT != 0 {
         // One field is the rule: its value is a shared handle, and the rest an empty `Vec`.
         let rest: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().skip(1).cloned().collect();
         if let Some(first) = headers.remove(CONNECTION) {
@@ -84,17 +84,17 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// The bit of `Connection` in [`find`]'s answer, after one for each of [`HOP_BY_HOP`].
-const BIT_CONNECTION: u8 = 1 << HOP_BY_HOP.len();
+/// The bit of `Connection` in [`find_fields`]'s answer, after one for each of [`HOP_BY_HOP`].
+const CONNECTION_BIT: u8 = 1 << HOP_BY_HOP.len();
 
 /// Which hop-by-hop fields are here, a bit for each: one pass over the names, without hashing.
-fn find(headers: &HeaderMap) -> u8 {
+fn find_fields(headers: &HeaderMap) -> u8 {
     let mut found = 0;
     for name in headers.keys() {
         let name = name.as_str();
         // The compiler asks for the length first, so nearly every name is dismissed by that alone.
         found |= match name {
-            "connection" => BIT_CONNECTION,
+            "connection" => CONNECTION_BIT,
             "te" => 1,
             "trailer" => 1 << 1,
             "transfer-encoding" => 1 << 2,
@@ -135,7 +135,7 @@ mod tests {
         headers
     }
 
-    fn left(fields: &[(&str, &str)]) -> Vec<String> {
+    fn strip_map(fields: &[(&str, &str)]) -> Vec<String> {
         let mut headers = map(fields);
         strip(&mut headers);
         headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect()
@@ -144,10 +144,14 @@ mod tests {
     #[test]
     fn every_hop_by_hop_field_is_removed_without_connection_naming_it() {
         for name in HOP_BY_HOP.iter().chain(&["connection"]) {
-            assert_eq!(left(&[("host", "a"), (name, "x"), (name, "y")]), ["host: a"], "{name}");
+            assert_eq!(
+                strip_map(&[("host", "a"), (name, "x"), (name, "y")]),
+                ["host: a"],
+                "{name}"
+            );
         }
         for (i, name) in HOP_BY_HOP.iter().enumerate() {
-            assert_eq!(find(&map(&[(name, "x")])), 1 << i, "the bit of {name}");
+            assert_eq!(find_fields(&map(&[(name, "x")])), 1 << i, "the bit of {name}");
         }
     }
 
@@ -162,7 +166,7 @@ mod tests {
             ("x-three", "3"),
             ("x-four", "4"),
         ];
-        assert_eq!(left(&fields), ["x-four: 4"]);
+        assert_eq!(strip_map(&fields), ["x-four: 4"]);
     }
 
     #[test]
@@ -179,7 +183,7 @@ mod tests {
     fn end_to_end_fields_stay_though_connection_names_them() {
         for name in END_TO_END {
             assert_eq!(
-                left(&[(name, "1"), ("connection", &name.to_uppercase())]),
+                strip_map(&[(name, "1"), ("connection", &name.to_uppercase())]),
                 [format!("{name}: 1")]
             );
         }
@@ -193,7 +197,7 @@ mod tests {
             ("http2-settings", "AAMAAABkAAQAAP__"),
             ("connection", "Upgrade, HTTP2-Settings"),
         ];
-        assert_eq!(left(&fields), ["host: a"]);
+        assert_eq!(strip_map(&fields), ["host: a"]);
     }
 
     #[test]
@@ -202,6 +206,6 @@ mod tests {
         headers.insert(CONNECTION, HeaderValue::from_bytes(b"\xff, x-one, \x80").unwrap());
         strip(&mut headers);
         assert_eq!(headers, map(&[("x-two", "2")]));
-        assert_eq!(left(&[("connection", "a b, (, "), ("x", "1")]), ["x: 1"]);
+        assert_eq!(strip_map(&[("connection", "a b, (, "), ("x", "1")]), ["x: 1"]);
     }
 }

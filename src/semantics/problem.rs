@@ -40,13 +40,13 @@ impl Format {
     /// ```
     pub fn of(headers: &HeaderMap) -> Self {
         // A type that is in no narrower range than `application/*`.
-        const UNNAMED: &str = "application/octet-stream";
-        let is_wanted = |json| {
+        const UNLISTED: &str = "application/octet-stream";
+        let is_preferred = |json| {
             let (json_weight, text) = (media_weight(headers, json), media_weight(headers, TEXT));
-            let is_named = prefers(headers, json, UNNAMED);
+            let is_named = prefers(headers, json, UNLISTED);
             json_weight > text || (json_weight > 0 && json_weight == text && is_named)
         };
-        if headers.contains_key(ACCEPT) && (is_wanted(JSON) || is_wanted(PROBLEM_JSON)) {
+        if headers.contains_key(ACCEPT) && (is_preferred(JSON) || is_preferred(PROBLEM_JSON)) {
             Self::Json
         } else {
             Self::Text
@@ -139,10 +139,10 @@ pub fn response(status: StatusCode, detail: Option<&str>, format: Format) -> Res
         }
         Format::Json => {
             out.extend([r#"{"status":"#, status.as_str(), r#","title":"#].concat().bytes());
-            put_string(title, &mut out);
+            write_json_string(title, &mut out);
             if let Some(detail) = detail {
                 out.extend(br#","detail":"#);
-                put_string(detail, &mut out);
+                write_json_string(detail, &mut out);
             }
             out.extend(b"}");
             PROBLEM_JSON
@@ -157,7 +157,7 @@ pub fn response(status: StatusCode, detail: Option<&str>, format: Format) -> Res
 }
 
 /// A string of JSON (RFC 8259 section 7).
-fn put_string(text: &str, out: &mut BytesMut) {
+fn write_json_string(text: &str, out: &mut BytesMut) {
     out.extend(b"\"");
     for c in text.chars() {
         match c {

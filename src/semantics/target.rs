@@ -80,19 +80,19 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, BadTarget> {
     if bytes.first() != Some(&b'/') {
         return if path == "*" { Ok(Cow::Borrowed(path)) } else { Err(BadTarget::NotAbsolute) };
     }
-    let (mut decode, mut dots, mut before) = (false, false, 0);
+    let (mut is_encoded, mut has_dots, mut previous) = (false, false, 0);
     for &b in bytes {
         match CLASS[usize::from(b)] {
             Class::Plain => {}
-            Class::Dot => dots |= before == b'/',
-            Class::Look => decode = true,
+            Class::Dot => has_dots |= previous == b'/',
+            Class::Encoded => is_encoded = true,
             Class::Control => return Err(BadTarget::Control),
             Class::Backslash => return Err(BadTarget::Backslash),
         }
-        before = b;
+        previous = b;
     }
-    let normal = if decode { Cow::Owned(decoded(bytes)?) } else { Cow::Borrowed(path) };
-    if (dots || decode) && has_dot_segment(normal.as_bytes()) {
+    let normal = if is_encoded { Cow::Owned(decode(bytes)?) } else { Cow::Borrowed(path) };
+    if (has_dots || is_encoded) && has_dot_segment(normal.as_bytes()) {
         return Err(BadTarget::DotSegment);
     }
     Ok(normal)
@@ -128,7 +128,7 @@ enum Class {
     Plain,
     Dot,
     /// An escape, or not ASCII: worth the slower way.
-    Look,
+    Encoded,
     Control,
     Backslash,
 }
@@ -139,7 +139,7 @@ const CLASS: [Class; 256] = {
     while b < 256 {
         table[b] = match b as u8 {
             0..=0x1f | 0x7f => Class::Control,
-            b'%' | 0x80.. => Class::Look,
+            b'%' | 0x80.. => Class::Encoded,
             b'\\' => Class::Backslash,
             b'.' => Class::Dot,
             _ => Class::Plain,
@@ -150,7 +150,7 @@ const CLASS: [Class; 256] = {
 };
 
 /// Decodes once what may be decoded. The plain bytes were checked by the caller's scan.
-fn decoded(path: &[u8]) -> Result<String, BadTarget> {
+fn decode(path: &[u8]) -> Result<String, BadTarget> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = memchr::memchr(b'%', rest) {
@@ -186,8 +186,8 @@ fn has_dot_segment(normal: &[u8]) -> bool {
     // How many dots the segment consists of so far; `None` once it has anything else.
     let mut dots = Some(0);
     while at < normal.len() {
-        let (sign, len) = sign(&normal[at..]);
-        match (sign, dots) {
+        let (first, len) = first_char(&normal[at..]);
+        match (first, dots) {
             // What follows a `;` are parameters, which some servers cut off before they look.
             (b'/' | b'\\' | b';', Some(1 | 2)) => return true,
             (b'/' | b'\\', _) => dots = Some(0),
@@ -200,7 +200,7 @@ fn has_dot_segment(normal: &[u8]) -> bool {
 }
 
 /// The first character of `text`, looking through any number of escapes, and its length there.
-fn sign(text: &[u8]) -> (u8, usize) {
+fn first_char(text: &[u8]) -> (u8, usize) {
     if text[0] != b'%' {
         return (text[0], 1);
     }

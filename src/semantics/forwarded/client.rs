@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED, uri::Scheme};
 
-use super::{X_FORWARDED_FOR, X_FORWARDED_PROTO, folds_to, is_token, names_the_client};
+use super::{X_FORWARDED_FOR, X_FORWARDED_PROTO, folds_to, is_client_field, is_token};
 
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
@@ -65,7 +65,7 @@ struct Element<'a> {
     /// Without a `for` parameter the proxy does not say who sent the request.
     node: &'a [u8],
     proto: Option<&'a [u8]>,
-    has_repeated: bool,
+    has_duplicate: bool,
 }
 
 impl ClientField {
@@ -78,7 +78,7 @@ impl ClientField {
         }
     }
 
-    const fn title(self) -> &'static str {
+    const fn display_name(self) -> &'static str {
         match self {
             Self::Forwarded => "Forwarded",
             Self::XForwardedFor => "X-Forwarded-For",
@@ -120,20 +120,20 @@ impl ClientField {
         is_trusted: impl Fn(IpAddr) -> bool,
     ) -> Result<Option<NamedClient>, InvalidClientField> {
         let name = self.name();
-        let elements = self.elements(headers, &name)?;
-        let (begin, client) = self.walk(&elements, is_trusted)?;
+        let elements = self.parse_elements(headers, &name)?;
+        let (begin, client) = self.find_client(&elements, is_trusted)?;
         let rest = match &elements[begin..] {
             [] => None,
             rest if begin == 0
                 && headers.get_all(&name).iter().count() == 1
                 && !rest.is_empty() =>
             {
-                drop_others(headers, &name);
+                remove_other_client_fields(headers, &name);
                 return Ok(client);
             }
             rest => Some(rest.iter().map(|e| e.text).collect::<Vec<_>>().join(&b", "[..])),
         };
-        drop_others(headers, &name);
+        remove_other_client_fields(headers, &name);
         headers.remove(&name);
         if let Some(rest) = rest {
             let value = HeaderValue::from_bytes(&rest).expect("made of parts of field values");
@@ -143,7 +143,7 @@ impl ClientField {
     }
 
     /// The elements of all lines of the field, in order.
-    fn elements<'a>(
+    fn parse_elements<'a>(
         self,
         headers: &'a HeaderMap,
         name: &HeaderName,
@@ -163,17 +163,17 @@ impl ClientField {
                     .ok_or_else(|| self.invalid("it does not follow the grammar of RFC 7239"))?,
                 Self::XForwardedFor => {
                     let parts = line.split(|&b| b == b',').map(<[u8]>::trim_ascii);
-                    elements.extend(parts.filter(|part| !part.is_empty()).map(Element::bare));
+                    elements.extend(parts.filter(|part| !part.is_empty()).map(Element::of_node));
                 }
                 Self::XRealIp if lines > 1 => return Err(self.invalid("it is repeated")),
-                Self::XRealIp => elements.push(Element::bare(line.trim_ascii())),
+                Self::XRealIp => elements.push(Element::of_node(line.trim_ascii())),
             }
         }
         Ok(elements)
     }
 
     /// The client, and the index of its element.
-    fn walk(
+    fn find_client(
         self,
         elements: &[Element<'_>],
         is_trusted: impl Fn(IpAddr) -> bool,
@@ -183,14 +183,14 @@ impl ClientField {
             if elements.len() - index > MAX_HOPS {
                 return Err(self.invalid("it names too many proxies"));
             }
-            if element.has_repeated {
+            if element.has_duplicate {
                 return Err(self.invalid("a parameter is repeated"));
             }
-            let node = self.node(element.node);
+            let node = self.parse_node(element.node);
             let node = node.ok_or_else(|| self.invalid("an address is malformed"))?;
             let Node::Address(ip, port) = node else { break };
             begin = index;
-            client = Some(NamedClient { ip, port, scheme: element.proto.and_then(scheme) });
+            client = Some(NamedClient { ip, port, scheme: element.proto.and_then(parse_scheme) });
             if !is_trusted(ip) {
                 break;
             }
@@ -198,27 +198,27 @@ impl ClientField {
         Ok((begin, client))
     }
 
-    fn node(self, text: &[u8]) -> Option<Node> {
+    fn parse_node(self, text: &[u8]) -> Option<Node> {
         let text = str::from_utf8(text).ok()?;
         // Squid writes `unknown` into X-Forwarded-For, too.
         if text.eq_ignore_ascii_case("unknown") {
             return Some(Node::Unidentified);
         }
         match self {
-            Self::Forwarded => rfc7239_node(text),
-            Self::XForwardedFor | Self::XRealIp => loose_node(text),
+            Self::Forwarded => parse_rfc7239_node(text),
+            Self::XForwardedFor | Self::XRealIp => parse_loose_node(text),
         }
     }
 
     const fn invalid(self, reason: &'static str) -> InvalidClientField {
-        InvalidClientField { field: self.title(), reason }
+        InvalidClientField { field: self.display_name(), reason }
     }
 }
 
 impl<'a> Element<'a> {
     /// An element that is an address and nothing else.
-    const fn bare(text: &'a [u8]) -> Self {
-        Self { text, node: text, proto: None, has_repeated: false }
+    const fn of_node(text: &'a [u8]) -> Self {
+        Self { text, node: text, proto: None, has_duplicate: false }
     }
 }
 
@@ -239,34 +239,34 @@ impl<'a> Element<'a> {
 pub fn x_forwarded_proto(headers: &HeaderMap) -> Result<Option<Scheme>, InvalidClientField> {
     let mut lines = headers.get_all(&X_FORWARDED_PROTO).iter();
     let Some(value) = lines.next() else { return Ok(None) };
-    let found = scheme(value.as_bytes().trim_ascii()).filter(|_| lines.next().is_none());
+    let found = parse_scheme(value.as_bytes().trim_ascii()).filter(|_| lines.next().is_none());
     let reason = "it is not one scheme, http or https";
     found.map(Some).ok_or(InvalidClientField { field: "X-Forwarded-Proto", reason })
 }
 
 /// Drops every field that says who the client is; see [`Trust::Replace`](super::Trust::Replace).
 pub fn remove_client_fields(headers: &mut HeaderMap) {
-    drop_fields(headers, names_the_client);
+    remove_fields_if(headers, is_client_field);
 }
 
 /// Drops the fields that name a client, but the one of this name.
-fn drop_others(headers: &mut HeaderMap, chosen: &HeaderName) {
+fn remove_other_client_fields(headers: &mut HeaderMap, chosen: &HeaderName) {
     const NAMES: [&[u8]; 5] =
         [b"forwarded", b"x-forwarded-for", b"x-real-ip", b"x-client-ip", b"true-client-ip"];
-    drop_fields(headers, |name| {
+    remove_fields_if(headers, |name| {
         name != chosen.as_str().as_bytes() && NAMES.iter().any(|known| folds_to(name, known))
     });
 }
 
 /// One pass over the names; without such fields nothing is allocated.
-pub(super) fn drop_fields(headers: &mut HeaderMap, is_unwanted: impl Fn(&[u8]) -> bool) {
-    let unwanted = headers.keys().filter(|name| is_unwanted(name.as_str().as_bytes()));
-    for name in unwanted.cloned().collect::<Vec<_>>() {
+pub(super) fn remove_fields_if(headers: &mut HeaderMap, is_removed: impl Fn(&[u8]) -> bool) {
+    let removed = headers.keys().filter(|name| is_removed(name.as_str().as_bytes()));
+    for name in removed.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
 }
 
-fn scheme(text: &[u8]) -> Option<Scheme> {
+fn parse_scheme(text: &[u8]) -> Option<Scheme> {
     match text {
         _ if text.eq_ignore_ascii_case(b"https") => Some(Scheme::HTTPS),
         _ if text.eq_ignore_ascii_case(b"http") => Some(Scheme::HTTP),
@@ -275,14 +275,14 @@ fn scheme(text: &[u8]) -> Option<Scheme> {
 }
 
 /// RFC 7239 section 6: `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]:80`, `_hidden`, `_hidden:_port`.
-fn rfc7239_node(text: &str) -> Option<Node> {
+fn parse_rfc7239_node(text: &str) -> Option<Node> {
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
         _ => (text, None),
     };
     let port = match port {
         Some(port) if is_obfuscated(port) => None,
-        Some(port) => Some(port_of(port)?),
+        Some(port) => Some(parse_port(port)?),
         None => None,
     };
     if is_obfuscated(name) || name.eq_ignore_ascii_case("unknown") {
@@ -297,7 +297,7 @@ fn rfc7239_node(text: &str) -> Option<Node> {
 
 /// As proxies write addresses outside of `Forwarded`: IPv6 with brackets or without, a port behind
 /// either.
-fn loose_node(text: &str) -> Option<Node> {
+fn parse_loose_node(text: &str) -> Option<Node> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(Node::Address(ip.to_canonical(), None));
     }
@@ -318,7 +318,7 @@ fn is_obfuscated(text: &str) -> bool {
 }
 
 /// RFC 7239 section 6.1: 1 to 5 digits.
-fn port_of(text: &str) -> Option<u16> {
+fn parse_port(text: &str) -> Option<u16> {
     let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
 }
@@ -330,17 +330,17 @@ fn parse_forwarded<'a>(line: &'a [u8], elements: &mut Vec<Element<'a>>) -> Optio
     loop {
         rest = rest.trim_ascii_start();
         let begin = rest;
-        let mut element = Element { node: b"unknown", ..Element::bare(b"") };
+        let mut element = Element { node: b"unknown", ..Element::of_node(b"") };
         let (mut has_for, mut has_pair) = (false, false);
         loop {
             rest = rest.trim_ascii_start();
             if let Some((name, value, after)) = parse_pair(rest)? {
                 has_pair = true;
                 if name.eq_ignore_ascii_case(b"for") {
-                    element.has_repeated |= has_for;
+                    element.has_duplicate |= has_for;
                     (element.node, has_for) = (value, true);
                 } else if name.eq_ignore_ascii_case(b"proto") {
-                    element.has_repeated |= element.proto.is_some();
+                    element.has_duplicate |= element.proto.is_some();
                     element.proto = Some(value);
                 }
                 rest = after;

@@ -146,9 +146,9 @@ fn normal_form_of_normal_form_has_no_new_segments() {
 }
 
 /// What somebody makes of a path who decodes until nothing changes and takes each slash for one.
-fn most_credulous(path: &str) -> String {
+fn decode_fully(path: &str) -> String {
     let once = percent_encoding::percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
-    if once == path { once } else { most_credulous(&once) }
+    if once == path { once } else { decode_fully(&once) }
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn no_accepted_short_path_has_dot_segment_in_any_reading() {
         }
         let Ok(normal) = normalize(&path) else { continue };
         accepted += 1;
-        for reading in [most_credulous(&path), most_credulous(&normal)] {
+        for reading in [decode_fully(&path), decode_fully(&normal)] {
             let dots = reading
                 .split('/')
                 .map(|segment| segment.split(';').next().unwrap())
