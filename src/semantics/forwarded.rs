@@ -1,5 +1,5 @@
-//! Who the client is, as proxies in front say, and as the server behind us is told: `Forwarded`
-//! (RFC 7239) and `X-Forwarded-*`.
+//! Fields that name the client, received from proxies and sent to upstream servers: `Forwarded` (RFC 7239)
+//! and `X-Forwarded-*`.
 
 mod client;
 
@@ -23,32 +23,32 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// What becomes of forwarding fields that are in the request already.
+/// The treatment of forwarding fields that the request already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Trust {
-    /// They are dropped and ours written: the peer is any client of the internet. All of
-    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`, `X-Client-IP` and `True-Client-IP` go.
+    /// They are removed, and new ones are added: the peer is any client of the internet. This removes
+    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`, `X-Client-IP` and `True-Client-IP`.
     #[default]
     Replace,
-    /// The [hop's address](Peer::hop_ip) is added to their lists: it is a proxy of ours, in front of us.
-    /// Its `X-Forwarded-Proto` and `X-Forwarded-Host` stay, as it has seen the client.
+    /// The [hop's address](Peer::hop_ip) is appended to their lists: the peer is a trusted proxy. Its
+    /// `X-Forwarded-Proto` and `X-Forwarded-Host` stay, since they describe the client.
     ///
-    /// If not all connections come from such a proxy, a
-    /// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer) has to stand outside,
-    /// which drops the fields of the others.
+    /// If not all connections come from such a proxy, put a
+    /// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer) outside, which removes the fields of other
+    /// peers.
     Append,
-    /// They stay as they are and nothing is written.
+    /// They stay unchanged, and none is added.
     Keep,
 }
 
-/// Which forwarding fields a request carries to a server behind us, and what becomes of those that
-/// it carries already.
+/// The forwarding fields of requests to upstream servers, and the treatment of those that a request already
+/// has.
 ///
-/// [`hop::strip`](super::hop::strip) comes first, so that a client cannot have our fields removed.
-/// In every mode the field `Proxy` is dropped: it has no meaning in HTTP, and CGI-like
-/// applications take it for their `HTTP_PROXY` variable (the "httpoxy" attack). So are all
-/// [lookalikes](super::lookalike) of these fields and of those that frame a message.
+/// Call [`hop::strip`](super::hop::strip) first, so that a client cannot have the added fields removed.
+/// In every mode the field `Proxy` is removed: it has no meaning in HTTP, and CGI-like applications
+/// take it for their `HTTP_PROXY` variable (the "httpoxy" attack). All
+/// [lookalikes](super::lookalike) of these fields and of those that frame a message are removed too.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -70,45 +70,45 @@ pub struct ForwardedFields {
 }
 
 impl ForwardedFields {
-    /// The most fields that [`apply`](Self::apply) adds.
+    /// Maximum number of fields that [`apply`](Self::apply) adds.
     const MAX_ADDED: usize = 4;
 
-    /// [`Trust::Replace`], and no `Forwarded`, which few applications read.
+    /// Creates options with [`Trust::Replace`] and without `Forwarded`, which few applications read.
     pub const fn new() -> Self {
         Self { trust: Trust::Replace, rfc7239: false }
     }
 
-    /// Sets what becomes of fields that are there already.
+    /// Sets the treatment of fields that the request already has. Defaults to [`Trust::Replace`].
     #[must_use]
     pub const fn trust(mut self, trust: Trust) -> Self {
         self.trust = trust;
         self
     }
 
-    /// Adds `Forwarded` too (RFC 7239). With [`Trust::Append`] a `Forwarded` that is there is
-    /// always continued, since its list would be one hop short otherwise.
+    /// Adds `Forwarded` too (RFC 7239). Off by default. With [`Trust::Append`] an existing `Forwarded` is
+    /// always continued, since its list would lack one hop otherwise.
     #[must_use]
     pub const fn rfc7239(mut self, on: bool) -> Self {
         self.rfc7239 = on;
         self
     }
 
-    /// Drops from `headers` what the peer has no right to say, and adds our fields: the address of the
-    /// client, with [`Trust::Append`] of the hop, if it has one; the scheme that it used (anything but
-    /// `https` counts as `http`); and the host it asked for.
+    /// Removes the fields that the peer is not trusted with from `headers`, and adds new ones: the address
+    /// of the client (with [`Trust::Append`] of the hop), if it is known; its scheme (any but `https`
+    /// counts as `http`); and `host`, the host that it requested.
     pub fn apply(&self, headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
         remove_untrusted(headers, self.trust);
         if self.trust == Trust::Keep {
             return;
         }
-        // Grows the map once instead of at each field. Beyond its maximum the fields below panic, as
-        // those of any layer would; a head from the network is far smaller.
+        // Grow the map once instead of at each field. Beyond its maximum the inserts below panic, as those
+        // of any layer would; a head from the network is far smaller.
         let _ = headers.try_reserve(Self::MAX_ADDED);
-        // With `Replace` nothing of the kind is left.
+        // With `Replace` all of them have been removed.
         let is_kept = |headers: &HeaderMap, name: &HeaderName| {
             self.trust == Trust::Append && headers.contains_key(name)
         };
-        // With `Append` the client stands in the lists already, if the hop is not the client.
+        // With `Append` the lists already contain the client, if the hop is not the client.
         let (ip, scheme) = match self.trust {
             Trust::Append => (peer.hop_ip(), peer.hop_scheme()),
             Trust::Replace | Trust::Keep => (peer.ip(), peer.scheme()),
@@ -124,7 +124,7 @@ impl ForwardedFields {
             let is_continued = is_kept(headers, &X_FORWARDED_FOR);
             insert(headers, &X_FORWARDED_FOR, client.address(), is_continued);
         }
-        // Where there is none yet, to append costs half of what to insert does.
+        // For an absent field `append` costs half of `insert`.
         if !is_kept(headers, &X_FORWARDED_PROTO) {
             headers.append(&X_FORWARDED_PROTO, HeaderValue::from_static(proto(&peer.scheme())));
         }
@@ -136,8 +136,7 @@ impl ForwardedFields {
     }
 }
 
-/// Adds a field; with `is_continued`, as the last element of the list that stands in fields of this
-/// name.
+/// Adds a field; with `is_continued`, as the last element of the list in the existing fields of this name.
 fn insert(headers: &mut HeaderMap, name: &HeaderName, element: &[u8], is_continued: bool) {
     const VALID: &str = "made of field values and visible ASCII";
     if !is_continued {
@@ -157,8 +156,8 @@ fn proto(scheme: &Scheme) -> &'static str {
     if *scheme == Scheme::HTTPS { "https" } else { "http" }
 }
 
-/// Drops what the peer has no right to say under `trust`. One pass over the names; a request
-/// without such fields, which is nearly every one, allocates nothing.
+/// Removes the fields that the peer is not trusted with under `trust`. One pass over the names; a request
+/// without such fields, the usual case, allocates nothing.
 fn remove_untrusted(headers: &mut HeaderMap, trust: Trust) {
     client::remove_fields_if(headers, |name| {
         name == b"proxy"
@@ -167,7 +166,7 @@ fn remove_untrusted(headers: &mut HeaderMap, trust: Trust) {
     });
 }
 
-/// Whether this is, after the folding of CGI, a field that says who the client is.
+/// Returns whether this is a field that names the client, also after CGI has folded `_` and `.` to `-`.
 fn is_client_field(name: &[u8]) -> bool {
     match name.first() {
         Some(b'f') => name == b"forwarded",
@@ -181,6 +180,7 @@ fn is_client_field(name: &[u8]) -> bool {
     }
 }
 
+/// Returns whether `name` is `known`, or is spelled with `_` or `.` for `-`.
 fn folds_to(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
         && name.iter().zip(known).all(|(&n, &k)| n == k || k == b'-' && matches!(n, b'_' | b'.'))
@@ -188,7 +188,7 @@ fn folds_to(name: &[u8], known: &[u8]) -> bool {
 
 /// An address as text, on the stack.
 struct AddressText {
-    /// `"[` the address `]"`; the bare form of both versions is a part of it.
+    /// The address in brackets and quotes, which contains the bare address of both versions.
     text: [u8; Self::MAX],
     end: usize,
     is_v6: bool,
@@ -200,7 +200,7 @@ impl AddressText {
     const MAX: usize = 45 + 4;
 
     fn new(ip: IpAddr) -> Self {
-        // A client on IPv4 is seen as ::ffff:192.0.2.1 by a listener on both.
+        // A dual-stack listener reports a client on IPv4 as ::ffff:192.0.2.1.
         let ip = ip.to_canonical();
         let mut text = [0; Self::MAX];
         text[..2].copy_from_slice(b"\"[");
@@ -217,17 +217,18 @@ impl AddressText {
         Self { text, end, is_v6: ip.is_ipv6() }
     }
 
+    /// Returns the bare address.
     fn address(&self) -> &[u8] {
         &self.text[2..self.end]
     }
 
-    /// RFC 7239 section 6: an IPv6 address stands in brackets, and so in quotes.
+    /// Returns the node identifier: an IPv6 address in brackets, and so in quotes (RFC 7239 section 6).
     fn node(&self) -> &[u8] {
         if self.is_v6 { &self.text[..self.end + 2] } else { self.address() }
     }
 }
 
-/// Dotted decimal, and its length; a tenth of what the standard formatting costs.
+/// Writes dotted decimal and returns its length, at a tenth of the cost of the standard formatting.
 fn write_v4(ip: Ipv4Addr, out: &mut [u8]) -> usize {
     let mut at = 0;
     for (n, octet) in ip.octets().into_iter().enumerate() {
@@ -245,7 +246,7 @@ fn write_v4(ip: Ipv4Addr, out: &mut [u8]) -> usize {
     at
 }
 
-/// Our element of a `Forwarded` list (RFC 7239 section 4).
+/// Writes the element of this hop in a `Forwarded` list (RFC 7239 section 4).
 fn write_element(
     client: Option<&AddressText>,
     host: Option<&HeaderValue>,
@@ -263,7 +264,7 @@ fn write_element(
     out.put_slice(proto.as_bytes());
 }
 
-/// A token as it is, anything else as a quoted string (RFC 9110 section 5.6.4).
+/// Writes a token unchanged, and any other value as a quoted string (RFC 9110 section 5.6.4).
 fn write_value(out: &mut BytesMut, value: &[u8]) {
     if !value.is_empty() && value.iter().all(|&b| is_token(b)) {
         out.put_slice(value);
@@ -279,7 +280,7 @@ fn write_value(out: &mut BytesMut, value: &[u8]) {
     out.put_u8(b'"');
 }
 
-/// `tchar` of RFC 9110 section 5.6.2.
+/// Returns whether it is a `tchar` (RFC 9110 section 5.6.2).
 pub(super) fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }

@@ -1,4 +1,4 @@
-//! What a gateway changes in a head on its way through (RFC 9110 section 7.6).
+//! Changes that a gateway makes to the heads that it forwards (RFC 9110 section 7.6).
 
 use http::{
     HeaderMap, Method, StatusCode,
@@ -8,10 +8,10 @@ use http::{
 use super::{forwarded::ForwardedFields, hop};
 use crate::peer::Peer;
 
-/// Makes a client's request one of ours to a server: without the fields of the client's hop,
-/// without `Expect`, which is answered here, and with fields that say who the client is.
+/// Prepares the head of a client's request for the upstream server: removes the hop-by-hop fields and
+/// `Expect`, which the gateway answers itself, and adds fields that name the client.
 ///
-/// For the fields see [`ForwardedFields::apply`]. `Host` stays as it is.
+/// See [`ForwardedFields::apply`] for the added fields. `Host` is not changed.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -35,20 +35,20 @@ pub fn prepare_request(headers: &mut HeaderMap, fields: &ForwardedFields, peer: 
     fields.apply(headers, peer, host.as_ref());
 }
 
-/// Obeys `Max-Forwards` of OPTIONS and TRACE (RFC 9110 section 7.6.2), and decides whether TRACE is
-/// forwarded. Returns the status by which a gateway answers in the server's place; `None`: the request
-/// is to be forwarded, with one less of `Max-Forwards`.
+/// Applies `Max-Forwards` to OPTIONS and TRACE (RFC 9110 section 7.6.2), and decides whether TRACE is
+/// forwarded. Returns the status with which the gateway answers in the server's place. On `None` the
+/// request must be forwarded; its `Max-Forwards` has been decremented.
 ///
 /// | request | status |
 /// |---|---|
 /// | OPTIONS with `Max-Forwards: 0` | 200: the gateway is the final recipient |
 /// | TRACE, unless `forwards_trace` | 501 |
 /// | TRACE with `Max-Forwards: 0` | 501: a gateway does not echo requests |
-/// | either with a `Max-Forwards` that is no number, or repeated | 400 |
+/// | either with a `Max-Forwards` that is not a number, or repeated | 400 |
 ///
-/// TRACE has a server echo the request, and with it what the gateway has added. It is 501 rather than
-/// 405, since a gateway supports it for no resource and does not know what it would have to list in
-/// `Allow`. A TRACE that is forwarded loses `Authorization`, `Cookie` and `Proxy-Authorization`
+/// A server echoes a TRACE request with the fields that the gateway has added. The status is 501 rather
+/// than 405, since a gateway supports it for no resource and does not know which methods `Allow` would
+/// have to list. `Authorization`, `Cookie` and `Proxy-Authorization` are removed from a forwarded TRACE
 /// (section 9.3.8).
 ///
 /// ```
@@ -91,9 +91,10 @@ pub fn answer(
     }
 }
 
+/// An error: the field is repeated or not a number.
 struct Malformed;
 
-/// A number above the largest that is supported counts as that one, as the RFC allows.
+/// Returns the value of `Max-Forwards`. It saturates at `u64::MAX`, as RFC 9110 section 7.6.2 allows.
 fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     let mut lines = headers.get_all(MAX_FORWARDS).iter();
     let Some(value) = lines.next() else { return Ok(None) };
@@ -105,7 +106,7 @@ fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     Ok(Some(digits.iter().fold(0, digit)))
 }
 
-/// Makes a server's response one of ours to a client: without the fields of the server's hop.
+/// Prepares the head of a server's response for the client: removes the hop-by-hop fields.
 pub fn prepare_response(headers: &mut HeaderMap) {
     hop::strip(headers);
 }
@@ -197,7 +198,7 @@ mod tests {
             }
             let mut headers = HeaderMap::new();
             headers.insert(MAX_FORWARDS, value.parse().unwrap());
-            assert_eq!(answer(&Method::GET, &mut headers, true), None, "of others it is ignored");
+            assert_eq!(answer(&Method::GET, &mut headers, true), None, "ignored for other methods");
             assert_eq!(headers[MAX_FORWARDS], value);
         }
         let mut twice = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! Hop-by-hop fields: what must not travel further than one connection (RFC 9110 section 7.6.1).
+//! Hop-by-hop fields, which apply to one connection and must not be forwarded (RFC 9110 section 7.6.1).
 
 use http::{HeaderMap, HeaderValue, header::CONNECTION};
 
@@ -7,18 +7,18 @@ const HOP_BY_HOP: [&str; 7] = [
     "te",
     "trailer",
     "transfer-encoding",
-    "upgrade", // with it goes every `Upgrade: h2c`, so no h2c passes through us
+    "upgrade", // with every `Upgrade: h2c`, so no h2c upgrade is forwarded
     "keep-alive",
     "proxy-connection",
     "http2-settings", // RFC 9113 section 3.2.1 (obsolete, and the second half of an h2c upgrade)
 ];
 
-/// Fields for all recipients, which `Connection` has no business to name (RFC 9110 section 7.6.1:
+/// Fields for all recipients, which `Connection` must not name (RFC 9110 section 7.6.1:
 /// "a sender MUST NOT send a connection option corresponding to a field that is intended for all
 /// recipients of the content").
 ///
-/// They say where a message goes, what it is, who sends it and who may keep it. A message that
-/// lost one on the way through us would be read differently behind us than in front of us.
+/// They state the target of a message, its content, its sender and its cacheability. If one were removed,
+/// the upstream server would read the message differently than the gateway.
 const END_TO_END: [&str; 12] = [
     "host",
     "content-length",
@@ -37,19 +37,18 @@ const END_TO_END: [&str; 12] = [
 /// Removes the fields of this hop: `Connection`, every field that it names, `Keep-Alive`,
 /// `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade` and `HTTP2-Settings`.
 ///
-/// Call it on what a peer sent *before* adding fields of our own: `Connection: x-forwarded-for`
-/// then removes at most the peer's field of that name, never ours. An end-to-end field that
-/// `Connection` names against the rules (`Host`, `Content-Length`, `Content-Type`,
+/// Call it on a received head *before* adding fields: `Connection: x-forwarded-for` then removes only the
+/// peer's field of that name, never an added one. An end-to-end field that `Connection` names against
+/// the rules (`Host`, `Content-Length`, `Content-Type`,
 /// `Content-Encoding`, `Content-Range`, `Range`, `Authorization`, `Cookie`, `Set-Cookie`,
 /// `Cache-Control`, `Vary`, `Expires`) stays.
 ///
-/// Who needs `Upgrade` or `Transfer-Encoding` reads them before. `Proxy-Authenticate` and
-/// `Proxy-Authorization` stay: RFC 9110 section 11.7 lets a chain of proxies relay them, and a
-/// gateway that asks for none has no claim to them. Remove `Proxy-Authorization` from requests if
-/// you authenticate with it yourself.
+/// Read `Upgrade` and `Transfer-Encoding` before, if you need them. `Proxy-Authenticate` and
+/// `Proxy-Authorization` stay: RFC 9110 section 11.7 allows a chain of proxies to relay them. Remove
+/// `Proxy-Authorization` from requests if you authenticate with it yourself.
 ///
-/// A message without such fields costs one look at each name; nothing is allocated unless
-/// `Connection` comes several times.
+/// A head without such fields costs one comparison for each name. Nothing is allocated unless
+/// `Connection` is repeated.
 ///
 /// ```
 /// use http::HeaderMap;
@@ -68,7 +67,7 @@ pub fn strip(headers: &mut HeaderMap) {
         return;
     }
     if found & CONNECTION_BIT != 0 {
-        // One field is the rule: its value is a shared handle, and the rest an empty `Vec`.
+        // Usually there is one line: its value is a shared handle, and `rest` is an empty `Vec`.
         let rest: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().skip(1).cloned().collect();
         if let Some(first) = headers.remove(CONNECTION) {
             strip_named(headers, &first);
@@ -84,15 +83,15 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// The bit of `Connection` in [`find_fields`]'s answer, after one for each of [`HOP_BY_HOP`].
+/// The bit of `Connection` in the result of [`find_fields`], after one for each of [`HOP_BY_HOP`].
 const CONNECTION_BIT: u8 = 1 << HOP_BY_HOP.len();
 
-/// Which hop-by-hop fields are here, a bit for each: one pass over the names, without hashing.
+/// Returns which hop-by-hop fields are present, one bit for each: one pass over the names, without hashing.
 fn find_fields(headers: &HeaderMap) -> u8 {
     let mut found = 0;
     for name in headers.keys() {
         let name = name.as_str();
-        // The compiler asks for the length first, so nearly every name is dismissed by that alone.
+        // The compiled code compares lengths first, which excludes nearly every name.
         found |= match name {
             "connection" => CONNECTION_BIT,
             "te" => 1,
@@ -111,10 +110,10 @@ fn find_fields(headers: &HeaderMap) -> u8 {
 /// Removes the fields that one `Connection` value names.
 fn strip_named(headers: &mut HeaderMap, list: &HeaderValue) {
     for option in list.as_bytes().split(|&b| b == b',') {
-        // What is no token is no field name either, but does not shield its neighbours.
+        // Skip an option that is not a token; the others in the list still count.
         let Ok(option) = std::str::from_utf8(option.trim_ascii()) else { continue };
         if option.eq_ignore_ascii_case("close") || option.eq_ignore_ascii_case("keep-alive") {
-            continue; // the usual ones: the second is removed by its own bit
+            continue; // the usual options; `Keep-Alive` is removed by its own bit
         }
         if !END_TO_END.iter().any(|name| option.eq_ignore_ascii_case(name)) {
             headers.remove(option);

@@ -1,4 +1,4 @@
-//! Responses in place of an application's: the status as a short text, or as JSON (RFC 9457).
+//! Responses of the server itself: the status as a short text, or as JSON (RFC 9457).
 
 use bytes::BytesMut;
 use http::{
@@ -13,7 +13,7 @@ const TEXT: &str = "text/plain";
 const JSON: &str = "application/json";
 const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The format of a [`response`] in place of an application's.
+/// The format of a [`response`] of the server itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Format {
     /// `text/plain`: the status and its reason phrase, and a line of detail if there is one.
@@ -24,8 +24,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// JSON for a client that prefers `application/json` or `application/problem+json` to plain text, or
-    /// names either and likes plain text no better; otherwise text.
+    /// Returns `Json` for a client that prefers `application/json` or `application/problem+json` to plain
+    /// text, or that names either and gives plain text the same weight; otherwise `Text`.
     ///
     /// ```
     /// use http::{HeaderMap, HeaderValue, header::ACCEPT};
@@ -39,7 +39,7 @@ impl Format {
     /// assert_eq!(Format::of(&HeaderMap::new()), Format::Text);
     /// ```
     pub fn of(headers: &HeaderMap) -> Self {
-        // A type that is in no narrower range than `application/*`.
+        // A type that clients do not list: it matches `application/*` at most.
         const UNLISTED: &str = "application/octet-stream";
         let is_preferred = |json| {
             let (json_weight, text) = (media_weight(headers, json), media_weight(headers, TEXT));
@@ -54,12 +54,12 @@ impl Format {
     }
 }
 
-/// The `Accept` of a request, kept until it is known whether a [`Format`] is needed.
+/// The `Accept` field of a request, kept for a later [`Format`].
 #[derive(Debug, Clone, Default)]
 pub struct Accept(Option<HeaderValue>);
 
 impl Accept {
-    /// That of a request's fields. Several lines are joined.
+    /// Returns the field of a request. Several lines are joined.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut lines = headers.get_all(ACCEPT).iter();
         let Some(first) = lines.next() else { return Self(None) };
@@ -70,14 +70,14 @@ impl Accept {
         Self(HeaderValue::from_bytes(&lines.join(&b", "[..])).ok())
     }
 
-    /// The format of a response to this request.
+    /// Returns the format of a response to this request.
     pub fn format(&self) -> Format {
         let Some(accept) = &self.0 else { return Format::Text };
         Format::of(&HeaderMap::from_iter([(ACCEPT, accept.clone())]))
     }
 }
 
-/// Returns the status that answers an error of this kind.
+/// Returns the status for an error of this kind.
 ///
 /// | kind | status |
 /// |---|---|
@@ -103,8 +103,8 @@ pub fn status(kind: Kind) -> StatusCode {
     }
 }
 
-/// The response for an error of this kind: its [`status`], and for 429 and 503 `retry-after: 1`, since a
-/// full queue has usually moved on after a second.
+/// Returns the response for an error of this kind: its [`status`], and for 429 and 503 `retry-after: 1`,
+/// since a full queue has usually advanced after a second.
 pub fn of_kind(kind: Kind, detail: Option<&str>, format: Format) -> Response<Body> {
     let mut response = response(status(kind), detail, format);
     if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
@@ -113,10 +113,10 @@ pub fn of_kind(kind: Kind, detail: Option<&str>, format: Format) -> Response<Bod
     response
 }
 
-/// A response with this status in place of an application's. A text says the status and its reason phrase
-/// as the status line does; `detail` is one sentence for the client, without a full stop.
+/// Returns a response with this status. A text has the status and its reason phrase, as in the status line;
+/// `detail` is one sentence for the client, without a full stop.
 ///
-/// It says `vary: accept`, since its format depends on that field.
+/// It has `vary: accept`, since its format depends on that field.
 ///
 /// ```
 /// use http::StatusCode;
@@ -156,7 +156,7 @@ pub fn response(status: StatusCode, detail: Option<&str>, format: Format) -> Res
     response
 }
 
-/// A string of JSON (RFC 8259 section 7).
+/// Writes a JSON string (RFC 8259 section 7).
 fn write_json_string(text: &str, out: &mut BytesMut) {
     out.extend(b"\"");
     for c in text.chars() {

@@ -1,8 +1,8 @@
-//! The one normal form of a request target's path, and the refusal of every path that has two.
+//! The normal form of a request target's path. Ambiguous paths are refused.
 //!
-//! Routing, access rules, the cache's key and the files on disk must all see the same path, or
-//! `/public/..%2fadmin` is allowed by the one and served by the other. So the path is decoded
-//! exactly once, here, and whoever decides anything decides it by the result.
+//! Routing, access rules, cache keys and file lookups must all see the same path, or one allows
+//! `/public/..%2fadmin` and another one serves it. So the path is decoded exactly once, here, and all
+//! decisions use the result.
 
 use std::borrow::Cow;
 
@@ -23,51 +23,51 @@ use http::Uri;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginalUri(pub Uri);
 
-/// Why a path has no normal form. All of them are the client's fault: a 400.
+/// The reason why a path has no normal form. Every one is the client's fault: a 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadTarget {
-    /// It begins with no slash.
+    /// It does not begin with a slash.
     #[error("the path does not begin with a slash")]
     NotAbsolute,
-    /// A `%` without two hexadecimal digits behind it.
+    /// A `%` that is not followed by two hexadecimal digits.
     #[error("a malformed percent escape in the path")]
     Escape,
-    /// A control character, NUL above all, plain or escaped.
+    /// A control character, for example NUL, plain or escaped.
     #[error("a control character in the path")]
     Control,
     /// A segment `.` or `..`, plain or escaped, between slashes or backslashes of any kind.
     #[error("a dot segment in the path")]
     DotSegment,
-    /// A plain backslash, which is no URI character and which some read as a slash.
+    /// A plain backslash, which is no URI character and which some programs read as a slash.
     #[error("a backslash in the path")]
     Backslash,
-    /// The bytes are not UTF-8; overlong forms are not.
+    /// The bytes are not UTF-8. Overlong forms are not UTF-8.
     #[error("the path is not UTF-8")]
     Utf8,
-    /// An escaped slash or backslash where a path names a file.
+    /// An escaped slash or backslash in the path of a file.
     #[error("an escaped slash in the path of a file")]
     EscapedSlash,
 }
 
-/// Turns the raw path of a request target into its normal form.
+/// Returns the normal form of the raw path of a request target.
 ///
 /// Escapes are decoded once, so that a name has one spelling: `/caf%C3%A9`, `/%63afé` and `/café`
 /// are one. Three stay escaped, in capitals: `%2F` and `%5C`, which must never become separators,
-/// and `%25`, without which a decoded `%252F` would read like a `%2F`. The form is therefore
-/// unambiguous: two raw paths have the same one only if they mean the same.
+/// and `%25`, without which a decoded `%252F` would be the same as `%2F`. The form is therefore
+/// unambiguous: two raw paths have the same form only if they mean the same.
 ///
-/// Empty segments are kept: `/a//b` is not `/a/b`. To an application both are paths of their own,
-/// and if we merged them, our rules would be checked against another path than the one that a
-/// server behind us gets to see, since requests are passed on with the path as it came.
+/// Empty segments are kept: `/a//b` is not `/a/b`. They are different paths to an application, and
+/// requests are forwarded with the raw path: if the segments were merged, access rules would check
+/// another path than the upstream server sees.
 ///
-/// The path of a plain request is returned as it is, after one scan, without an allocation. `*`,
-/// the target of a server-wide OPTIONS, is its own normal form.
+/// A path without escapes and non-ASCII bytes is returned unchanged, after one scan and without an
+/// allocation. `*`, the target of a server-wide OPTIONS, is its own normal form.
 ///
 /// # Errors
-/// [`BadTarget`] for every path that two readers may understand differently. Dot segments are
-/// refused rather than resolved, no matter how often they are escaped or what kind of slash is
-/// beside them, and with path parameters too (`/..;x/`): clients resolve theirs before sending.
+/// [`BadTarget`] for every ambiguous path. Dot segments are refused rather than resolved, no matter how
+/// often they are escaped or what kind of slash is beside them, and with path parameters too
+/// (`/..;x/`): clients resolve theirs before sending.
 ///
 /// ```
 /// use vestibule::semantics::target::{BadTarget, normalize};
@@ -98,11 +98,11 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, BadTarget> {
     Ok(normal)
 }
 
-/// The path below a root that a normal path names: without the leading slash, all escapes decoded.
+/// Returns the path of a file below a root: the normal path without its leading slash, all escapes decoded.
 ///
 /// # Errors
-/// [`BadTarget::EscapedSlash`]: no file's name has a slash in it, and one with a backslash is
-/// more likely an attempt than a name. [`BadTarget::NotAbsolute`] if it begins with no slash.
+/// [`BadTarget::EscapedSlash`]: no file name contains a slash, and one with a backslash is more likely
+/// an attack than a name. [`BadTarget::NotAbsolute`] if it does not begin with a slash.
 ///
 /// ```
 /// use vestibule::semantics::target::{file_path, normalize};
@@ -116,7 +116,7 @@ pub fn file_path(normal: &str) -> Result<Cow<'_, str>, BadTarget> {
     if memchr::memchr(b'%', path.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(path));
     }
-    // In a normal path a `%` begins one of these three and nothing else.
+    // In a normal path every `%` begins `%2F`, `%5C` or `%25`.
     if path.contains("%2F") || path.contains("%5C") {
         return Err(BadTarget::EscapedSlash);
     }
@@ -127,7 +127,7 @@ pub fn file_path(normal: &str) -> Result<Cow<'_, str>, BadTarget> {
 enum Class {
     Plain,
     Dot,
-    /// An escape, or not ASCII: worth the slower way.
+    /// `%`, or a byte that is not ASCII: the path must be decoded and checked.
     Encoded,
     Control,
     Backslash,
@@ -149,7 +149,7 @@ const CLASS: [Class; 256] = {
     table
 };
 
-/// Decodes once what may be decoded. The plain bytes were checked by the caller's scan.
+/// Decodes all escapes once, except those of `/`, `\` and `%`. The caller has checked the plain bytes.
 fn decode(path: &[u8]) -> Result<String, BadTarget> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -167,7 +167,7 @@ fn decode(path: &[u8]) -> Result<String, BadTarget> {
     }
     out.extend_from_slice(rest);
     let text = String::from_utf8(out).map_err(|_| BadTarget::Utf8)?;
-    // U+0080 to U+009F are control characters too; a terminal that shows a log obeys them.
+    // U+0080 to U+009F are control characters too; a terminal that shows a log interprets them.
     if text.chars().any(char::is_control) { Err(BadTarget::Control) } else { Ok(text) }
 }
 
@@ -180,15 +180,15 @@ fn hex(digit: u8) -> Result<u8, BadTarget> {
     }
 }
 
-/// Would anybody, decoding as often as they like, find a segment `.` or `..` in this?
+/// Returns whether repeated decoding would yield a segment `.` or `..`.
 fn has_dot_segment(normal: &[u8]) -> bool {
     let mut at = 0;
-    // How many dots the segment consists of so far; `None` once it has anything else.
+    // The number of dots, if the segment so far has nothing else.
     let mut dots = Some(0);
     while at < normal.len() {
         let (first, len) = first_char(&normal[at..]);
         match (first, dots) {
-            // What follows a `;` are parameters, which some servers cut off before they look.
+            // Some servers remove path parameters, which begin with `;`, before they resolve segments.
             (b'/' | b'\\' | b';', Some(1 | 2)) => return true,
             (b'/' | b'\\', _) => dots = Some(0),
             (b'.', Some(n)) => dots = Some(n + 1),
@@ -199,7 +199,8 @@ fn has_dot_segment(normal: &[u8]) -> bool {
     matches!(dots, Some(1 | 2))
 }
 
-/// The first character of `text`, looking through any number of escapes, and its length there.
+/// Returns the first character of `text`, decoded any number of times if it is a dot, a separator or `;`,
+/// and the length of its encoded form.
 fn first_char(text: &[u8]) -> (u8, usize) {
     if text[0] != b'%' {
         return (text[0], 1);

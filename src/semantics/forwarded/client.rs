@@ -8,22 +8,23 @@ use super::{X_FORWARDED_FOR, X_FORWARDED_PROTO, folds_to, is_client_field, is_to
 
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// The most proxies that are walked over; one more is refused. Real chains have two or three.
+/// Maximum number of elements that are examined from the end of the list, 16; a longer chain is an error.
+/// Real chains have two or three.
 pub const MAX_HOPS: usize = 16;
 
-/// The most bytes of the field, all of its lines together: 4 KiB, a hundred addresses. A client can
-/// send any number in front of what the proxies write.
+/// Maximum size of the field in bytes, all lines together: 4 KiB, about a hundred addresses. A client can send
+/// any number of elements before those of the proxies.
 pub const MAX_BYTES: usize = 4 << 10;
 
-/// The field in which the proxies in front say who their client is.
+/// The field in which trusted proxies name the client.
 ///
-/// It is one field, and the proxies must write that one: what they pass on unseen is the client's own
-/// invention. So there is no variant that reads several.
+/// It is one field, and the proxies must write it: the client can forge every field that they forward
+/// unchecked. So there is no variant that reads several fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientField {
     /// `Forwarded` (RFC 7239). It also has the scheme.
     Forwarded,
-    /// `X-Forwarded-For`: addresses, to which each proxy appends that of its client. The usual one
+    /// `X-Forwarded-For`: addresses, to which each proxy appends that of its client. The usual field
     /// (nginx, HAProxy, Envoy, load balancers).
     XForwardedFor,
     /// `X-Real-IP`: one address, which the proxy sets (nginx).
@@ -33,7 +34,7 @@ pub enum ClientField {
 /// The client that a field names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedClient {
-    /// Its address. An IPv4 address inside of an IPv6 one counts as the IPv4 address.
+    /// Its address. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub ip: IpAddr,
     /// Its port, if the field has it.
     pub port: Option<u16>,
@@ -41,7 +42,7 @@ pub struct NamedClient {
     pub scheme: Option<Scheme>,
 }
 
-/// The field of a trusted proxy cannot be read in one way only.
+/// An error: a field of a trusted proxy is malformed, ambiguous or too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct InvalidClientField {
@@ -49,7 +50,7 @@ pub struct InvalidClientField {
     reason: &'static str,
 }
 
-/// Who sent the request to a proxy, as the proxy says.
+/// The sender of a request to a proxy, as the proxy names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Node {
     Address(IpAddr, Option<u16>),
@@ -57,19 +58,20 @@ enum Node {
     Unidentified,
 }
 
-/// What one proxy says.
+/// The element of one proxy.
 #[derive(Debug, Clone, Copy)]
 struct Element<'a> {
-    /// As it stands in the field.
+    /// The text in the field.
     text: &'a [u8],
-    /// Without a `for` parameter the proxy does not say who sent the request.
+    /// The value of `for`; `unknown` without that parameter.
     node: &'a [u8],
     proto: Option<&'a [u8]>,
+    /// Whether a parameter is repeated.
     has_duplicate: bool,
 }
 
 impl ClientField {
-    /// The field's name.
+    /// Returns the name of the field.
     pub fn name(self) -> HeaderName {
         match self {
             Self::Forwarded => FORWARDED,
@@ -86,22 +88,22 @@ impl ClientField {
         }
     }
 
-    /// The client that trusted proxies name in this field of a request which came from one of them;
-    /// `None` if they name none.
+    /// Returns the client that trusted proxies name in this field; `None` if they name none. The request must
+    /// come from a trusted proxy.
     ///
-    /// The list is walked from its end, over addresses for which `is_trusted` is true, to the first
-    /// that is not: that one is the client, and what stands before it is its invention. If all are
-    /// trusted, the first of the list is the client. At a node that is `unknown`, obfuscated, or not
-    /// told, the walk ends too, and the proxy that wrote it counts as the client.
+    /// The list is walked from its end to the first address for which `is_trusted` is false: that one is
+    /// the client, which may have forged the elements before it. If all addresses are trusted, the first
+    /// one is the client. The walk also ends at a node that is `unknown`, obfuscated or absent; then the
+    /// proxy that wrote it counts as the client.
     ///
-    /// The list in `headers` then begins with the client. Other fields that name a client are dropped,
-    /// since the proxies may have passed them on unseen: `Forwarded`, `X-Forwarded-For`, `X-Real-IP`,
+    /// The list in `headers` then begins with the client. Other fields that name a client are removed,
+    /// since the proxies may have forwarded them unchecked: `Forwarded`, `X-Forwarded-For`, `X-Real-IP`,
     /// `X-Client-IP` and `True-Client-IP`, also spelled with `_` or `.` for `-`.
     ///
     /// # Errors
-    /// If what trusted proxies have written is malformed, or exceeds [`MAX_HOPS`] or [`MAX_BYTES`]; a
-    /// `Forwarded` that is malformed anywhere, since a quote that is never closed hides what follows;
-    /// a repeated `X-Real-IP`. Nothing is changed then.
+    /// If the elements of trusted proxies are malformed, or the field exceeds [`MAX_HOPS`] or
+    /// [`MAX_BYTES`]; if a `Forwarded` is malformed anywhere, since an unclosed quote hides the elements
+    /// after it; if `X-Real-IP` is repeated. `headers` are not changed then.
     ///
     /// ```
     /// use http::HeaderMap;
@@ -142,7 +144,7 @@ impl ClientField {
         Ok(client)
     }
 
-    /// The elements of all lines of the field, in order.
+    /// Returns the elements of all lines of the field, in order.
     fn parse_elements<'a>(
         self,
         headers: &'a HeaderMap,
@@ -158,7 +160,7 @@ impl ClientField {
             }
             let line = line.as_bytes();
             match self {
-                // Each line by itself: a quote that one of them opens ends with it or is refused.
+                // Parse each line separately: a quote must be closed in the line that opens it.
                 Self::Forwarded => parse_forwarded(line, &mut elements)
                     .ok_or_else(|| self.invalid("it does not follow the grammar of RFC 7239"))?,
                 Self::XForwardedFor => {
@@ -172,7 +174,8 @@ impl ClientField {
         Ok(elements)
     }
 
-    /// The client, and the index of its element.
+    /// Returns the index of the client's element, and the client. Without a client the index is the number of
+    /// elements.
     fn find_client(
         self,
         elements: &[Element<'_>],
@@ -200,7 +203,7 @@ impl ClientField {
 
     fn parse_node(self, text: &[u8]) -> Option<Node> {
         let text = str::from_utf8(text).ok()?;
-        // Squid writes `unknown` into X-Forwarded-For, too.
+        // Squid writes `unknown` into X-Forwarded-For too.
         if text.eq_ignore_ascii_case("unknown") {
             return Some(Node::Unidentified);
         }
@@ -216,17 +219,17 @@ impl ClientField {
 }
 
 impl<'a> Element<'a> {
-    /// An element that is an address and nothing else.
+    /// Makes an element of an address without parameters.
     const fn of_node(text: &'a [u8]) -> Self {
         Self { text, node: text, proto: None, has_duplicate: false }
     }
 }
 
-/// The scheme that a trusted proxy gives in `X-Forwarded-Proto`: `http` or `https`; `None` if the
-/// field is absent.
+/// Returns the scheme in the `X-Forwarded-Proto` of a trusted proxy: `http` or `https`; `None` if the field is
+/// absent.
 ///
 /// # Errors
-/// If it is repeated, a list, or another scheme.
+/// If the field is repeated, a list, or another scheme.
 ///
 /// ```
 /// use http::{HeaderMap, uri::Scheme};
@@ -244,12 +247,12 @@ pub fn x_forwarded_proto(headers: &HeaderMap) -> Result<Option<Scheme>, InvalidC
     found.map(Some).ok_or(InvalidClientField { field: "X-Forwarded-Proto", reason })
 }
 
-/// Drops every field that says who the client is; see [`Trust::Replace`](super::Trust::Replace).
+/// Removes every field that names the client; see [`Trust::Replace`](super::Trust::Replace).
 pub fn remove_client_fields(headers: &mut HeaderMap) {
     remove_fields_if(headers, is_client_field);
 }
 
-/// Drops the fields that name a client, but the one of this name.
+/// Removes the fields that name a client, except `chosen`.
 fn remove_other_client_fields(headers: &mut HeaderMap, chosen: &HeaderName) {
     const NAMES: [&[u8]; 5] =
         [b"forwarded", b"x-forwarded-for", b"x-real-ip", b"x-client-ip", b"true-client-ip"];
@@ -258,7 +261,8 @@ fn remove_other_client_fields(headers: &mut HeaderMap, chosen: &HeaderName) {
     });
 }
 
-/// One pass over the names; without such fields nothing is allocated.
+/// Removes the fields whose name `is_removed` selects. One pass over the names; without such fields nothing is
+/// allocated.
 pub(super) fn remove_fields_if(headers: &mut HeaderMap, is_removed: impl Fn(&[u8]) -> bool) {
     let removed = headers.keys().filter(|name| is_removed(name.as_str().as_bytes()));
     for name in removed.cloned().collect::<Vec<_>>() {
@@ -274,7 +278,8 @@ fn parse_scheme(text: &[u8]) -> Option<Scheme> {
     }
 }
 
-/// RFC 7239 section 6: `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]:80`, `_hidden`, `_hidden:_port`.
+/// Parses a node of RFC 7239 section 6: `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]:80`, `_hidden`,
+/// `_hidden:_port`.
 fn parse_rfc7239_node(text: &str) -> Option<Node> {
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
@@ -295,8 +300,8 @@ fn parse_rfc7239_node(text: &str) -> Option<Node> {
     Some(Node::Address(ip.to_canonical(), port))
 }
 
-/// As proxies write addresses outside of `Forwarded`: IPv6 with brackets or without, a port behind
-/// either.
+/// Parses a node as proxies write it outside `Forwarded`: IPv6 with or without brackets, either with an
+/// optional port.
 fn parse_loose_node(text: &str) -> Option<Node> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(Node::Address(ip.to_canonical(), None));
@@ -311,13 +316,13 @@ fn parse_loose_node(text: &str) -> Option<Node> {
     Some(Node::Address(IpAddr::V6(ip).to_canonical(), None))
 }
 
-/// RFC 7239 section 6.3.
+/// Returns whether it is an obfuscated identifier (RFC 7239 section 6.3).
 fn is_obfuscated(text: &str) -> bool {
     let is_valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     text.len() > 1 && text.starts_with('_') && text.bytes().all(is_valid)
 }
 
-/// RFC 7239 section 6.1: 1 to 5 digits.
+/// Parses a port of 1 to 5 digits (RFC 7239 section 6.1).
 fn parse_port(text: &str) -> Option<u16> {
     let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
@@ -365,10 +370,11 @@ fn parse_forwarded<'a>(line: &'a [u8], elements: &mut Vec<Element<'a>>) -> Optio
     }
 }
 
-/// A pair's name and value, and what follows.
+/// The name and the value of a pair, and the rest of the text.
 type Pair<'a> = (&'a [u8], &'a [u8], &'a [u8]);
 
-/// `name=value`, the value without its quotes; `Some(None)` if there is none, `None` if it is malformed.
+/// Parses `name=value`, and removes the quotes of the value. Returns `Some(None)` if there is no pair, `None`
+/// if it is malformed.
 fn parse_pair(text: &[u8]) -> Option<Option<Pair<'_>>> {
     let end = text.iter().position(|&b| !is_token(b)).unwrap_or(text.len());
     if end == 0 {
@@ -377,8 +383,7 @@ fn parse_pair(text: &[u8]) -> Option<Option<Pair<'_>>> {
     let (name, rest) = text.split_at(end);
     let value = rest.strip_prefix(b"=")?;
     if let Some(quoted) = value.strip_prefix(b"\"") {
-        // A node and a scheme need no escapes, so one with a backslash is malformed in the end; it is
-        // only skipped here.
+        // Escapes are only skipped here: a node or a scheme with a backslash is malformed anyway.
         let (mut at, mut is_escaped) = (0, false);
         loop {
             match quoted.get(at)? {

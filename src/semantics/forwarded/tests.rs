@@ -9,7 +9,7 @@ fn map(fields: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-/// What `ours` makes of `fields`, for a client at `ip` that asked for `host` by http.
+/// Applies `ours` to `fields`, for a client at `ip` that requested `host` by http.
 fn run(ours: ForwardedFields, fields: &[(&str, &str)], ip: &str, host: &str) -> HeaderMap {
     let mut headers = map(fields);
     let host: Option<HeaderValue> = (!host.is_empty()).then(|| host.parse().unwrap());

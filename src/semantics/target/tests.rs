@@ -10,7 +10,7 @@ fn plain_path_is_borrowed_unchanged() {
     {
         assert!(matches!(normalize(path), Ok(Cow::Borrowed(p)) if p == path), "{path}");
     }
-    // Also one that looks like a dot segment at first.
+    // Also a path with a dot at the beginning of a segment.
     assert!(matches!(normalize("/.well-known/x"), Ok(Cow::Borrowed(_))));
 }
 
@@ -137,7 +137,7 @@ fn file_path_has_no_escaped_slashes() {
 
 #[test]
 fn normal_form_of_normal_form_has_no_new_segments() {
-    // What comes out, decoded once more by somebody, is refused or still the same segments.
+    // Decoding a normal form once more yields the same number of segments.
     for raw in ["/a%2fb", "/%252f", "/x%25252e", "/a b%20c", "/%25"] {
         let once = normalize(raw).unwrap().into_owned();
         let twice = normalize(&once).unwrap();
@@ -145,7 +145,7 @@ fn normal_form_of_normal_form_has_no_new_segments() {
     }
 }
 
-/// What somebody makes of a path who decodes until nothing changes and takes each slash for one.
+/// Decodes a path until nothing changes, and takes backslashes for slashes.
 fn decode_fully(path: &str) -> String {
     let once = percent_encoding::percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
     if once == path { once } else { decode_fully(&once) }

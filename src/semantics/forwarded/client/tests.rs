@@ -12,13 +12,13 @@ fn map(fields: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-/// The networks 10.0.0.0/8 and fd00::/8 are trusted.
+/// Returns whether `ip` is in a trusted network: 10.0.0.0/8 or fd00::/8.
 fn is_trusted(ip: IpAddr) -> bool {
     ["10.0.0.0/8", "fd00::/8"].iter().any(|n| n.parse::<Network>().unwrap().contains(ip))
 }
 
-/// The client as `ip`, `ip:port` or `[ip]:port`, with ` https` if that is its scheme, and the field
-/// afterwards. Empty without a client.
+/// Returns the client as `ip`, `ip:port` or `[ip]:port`, with ` https` if that is its scheme, and the resulting
+/// field. Empty without a client.
 fn resolve(field: ClientField, lines: &[&str]) -> Result<(String, String), String> {
     let name = field.name();
     let mut headers = map(&lines.iter().map(|line| (name.as_str(), *line)).collect::<Vec<_>>());
@@ -56,13 +56,13 @@ fn x_forwarded_for_is_walked_from_its_end_to_the_first_untrusted() {
         (&["[2001:db8::1]"], "2001:db8::1", "[2001:db8::1]"),
         (&["[2001:db8::1]:80"], "[2001:db8::1]:80", "[2001:db8::1]:80"),
         (&["::ffff:192.0.2.7, fd00::1"], "192.0.2.7", "::ffff:192.0.2.7, fd00::1"),
-        // What a client invents is not looked at.
+        // Forged elements are not examined.
         (
             &["\"; nonsense \u{7f}".trim_end_matches('\u{7f}'), "192.0.2.7"],
             "192.0.2.7",
             "192.0.2.7",
         ),
-        // The proxy at 10.0.0.2 does not know.
+        // The proxy at 10.0.0.2 does not know its client.
         (&["192.0.2.7, unknown, 10.0.0.2"], "10.0.0.2", "10.0.0.2"),
         (&["192.0.2.7, _hidden"], "", ""),
         (&["192.0.2.7, Unknown"], "", ""),
@@ -123,7 +123,7 @@ fn forwarded_is_parsed_by_its_grammar() {
         (&["for=192.0.2.7, for=_gazonk;proto=https"], "", ""),
         (&["for=192.0.2.7, by=10.0.0.1"], "", ""),
         (&["for=192.0.2.7, for=\"_a:_b\", for=10.0.0.2"], "10.0.0.2", "for=10.0.0.2"),
-        // What a client invents need not make sense, if it follows the grammar.
+        // Forged elements may be nonsense, if they follow the grammar.
         (&["for=x;for=y, for=192.0.2.7"], "192.0.2.7", "for=192.0.2.7"),
     ];
     for (lines, client, left) in cases {
@@ -146,9 +146,9 @@ fn malformed_forwarded_is_refused() {
         "for=192.0.2.7 for=10.0.0.2",
         "192.0.2.7",
         "for=\"192.0.2.7\\\"",
-        // A quote that is opened by the client and closed by the proxy's own.
+        // A quote that the client opens and that the proxy's own quote closes.
         "for=\"x, for=\"[2001:db8::1]\"",
-        // The same at nodes that are reached.
+        // The same in elements that are examined.
         "for=\"2001:db8::1\"",
         "for=192.0.2.7;for=10.0.0.1",
         "for=10.0.0.1;proto=http;proto=https",
@@ -206,7 +206,7 @@ fn lists_are_bounded() {
     let client = |n| resolve(XForwardedFor, &[&format!("192.0.2.7, {}", hops(n))]).map(|(c, _)| c);
     assert_eq!(client(MAX_HOPS - 1), Ok("192.0.2.7".to_owned()));
     assert_eq!(client(MAX_HOPS).unwrap_err(), "X-Forwarded-For: it names too many proxies");
-    // What is not walked over may be longer.
+    // Elements that are not examined do not count.
     let invented = "6.6.6.6,".repeat(100);
     assert_eq!(resolve(XForwardedFor, &[&invented, "192.0.2.7"]), ok("192.0.2.7", "192.0.2.7"));
     let long = "x".repeat(MAX_BYTES / 2);
@@ -231,7 +231,7 @@ fn x_forwarded_proto_is_one_scheme() {
     }
 }
 
-/// Numbers that look random, by xorshift.
+/// Pseudo-random numbers, by xorshift.
 struct Rng(u64);
 
 impl Rng {
@@ -247,9 +247,8 @@ impl Rng {
     }
 }
 
-/// A chain of proxies that is simulated: the client invents a list, and each proxy appends the address
-/// of whoever sent it the request. Whatever the client invents and however the proxies write, the
-/// client is found, and the list begins with it.
+/// A simulated chain of proxies: the client forges a list, and each proxy appends the address of its peer. For
+/// every forged list and every format of the proxies, the client is found and the list begins with it.
 #[test]
 fn client_is_found_whatever_it_invents_and_however_proxies_write() {
     let invented = [
@@ -272,7 +271,7 @@ fn client_is_found_whatever_it_invents_and_however_proxies_write() {
     for round in 0..20_000 {
         let field = rng.pick(&[Forwarded, XForwardedFor]);
         let is_syntax = |text: &str| {
-            // A client whose Forwarded is malformed is refused; it is left to the other test.
+            // A malformed Forwarded is refused, which another test checks.
             field != Forwarded || parse_forwarded(text.as_bytes(), &mut Vec::new()).is_some()
         };
         let mut lines: Vec<String> = Vec::new();
@@ -323,7 +322,7 @@ fn client_is_found_whatever_it_invents_and_however_proxies_write() {
         assert_eq!(found.ip, client.parse::<IpAddr>().unwrap(), "round {round}: {lines:?}");
         assert_eq!(found.port, written[0].1, "round {round}: {lines:?}");
         let want: Vec<_> = written.iter().map(|(text, _)| text.as_str()).collect();
-        // A line that begins with the client stays as it is.
+        // A line that begins with the client stays unchanged.
         let left = headers[&name].to_str().unwrap().replace(" ,", ",").replace(", ", ",");
         let left = left.trim_start_matches([',', ' ']);
         assert_eq!(left, want.join(","), "round {round}: {lines:?}");
