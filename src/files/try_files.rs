@@ -22,7 +22,7 @@ use crate::{Body, BoxError, HttpService, Request, Response, body::HttpBody, conn
 /// Files, and another service for all other requests; made by
 /// [`DirBuilder::or`](super::DirBuilder::or).
 ///
-/// It takes requests with any body; the service behind it gets them with a [`Body`].
+/// It takes requests with any body; the other service gets them with a [`Body`].
 #[derive(Debug, Clone)]
 pub struct TryFiles<S> {
     dir: Dir,

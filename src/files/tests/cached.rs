@@ -138,13 +138,14 @@ async fn file_from_the_future_is_not_validated_by_its_date() {
     file.set_modified(std::time::SystemTime::now() + Duration::from_secs(3600)).unwrap();
     let dir = site.dir();
     let first = get(&dir, "/hello.txt").await;
-    let (said, tag) = (&first.headers()[header::LAST_MODIFIED], &first.headers()[header::ETAG]);
-    let said = said.to_str().unwrap();
+    let (last_modified, tag) =
+        (&first.headers()[header::LAST_MODIFIED], &first.headers()[header::ETAG]);
+    let last_modified = last_modified.to_str().unwrap();
     let before = "Sun, 06 Nov 1994 08:49:37 GMT";
     for (field, value, status) in [
-        (header::IF_UNMODIFIED_SINCE, said, 200),
+        (header::IF_UNMODIFIED_SINCE, last_modified, 200),
         (header::IF_UNMODIFIED_SINCE, before, 200),
-        (header::IF_MODIFIED_SINCE, said, 200),
+        (header::IF_MODIFIED_SINCE, last_modified, 200),
         (header::IF_NONE_MATCH, tag.to_str().unwrap(), 304),
     ] {
         let response = get_with(&dir, "/hello.txt", &[(field.clone(), value)]).await;

@@ -189,21 +189,21 @@ async fn listing_is_served_without_etag() {
 
 /// A folder with more items than a listing has, after some hidden ones. It counts the items that were read.
 #[derive(Debug)]
-struct Many {
-    unseen: usize,
-    seen: usize,
-    told: Arc<AtomicUsize>,
+struct LargeFolder {
+    hidden: usize,
+    visible: usize,
+    count: Arc<AtomicUsize>,
 }
 
-impl Backend for Many {
+impl Backend for LargeFolder {
     fn lookup(&self, path: &str) -> io::Result<Lookup> {
         Ok(if path == "." { Lookup::Folder } else { Lookup::Missing })
     }
 
     fn list(&self, _: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
-        let unseen = (0..self.unseen).map(|i| if i % 2 == 0 { ".x" } else { "\n" }.to_owned());
-        for name in unseen.chain((0..self.seen).map(|i| format!("{i:05}"))) {
-            self.told.fetch_add(1, Ordering::Relaxed);
+        let hidden = (0..self.hidden).map(|i| if i % 2 == 0 { ".x" } else { "\n" }.to_owned());
+        for name in hidden.chain((0..self.visible).map(|i| format!("{i:05}"))) {
+            self.count.fetch_add(1, Ordering::Relaxed);
             let item = Item { name: name.into(), is_folder: false, size: 0, modified: None };
             if each(item).is_break() {
                 break;
@@ -215,7 +215,7 @@ impl Backend for Many {
 
 #[tokio::test]
 async fn listing_is_cut_at_its_bound_and_says_so() {
-    for (unseen, seen, listed, more, told) in [
+    for (hidden, visible, listed, has_more, want_read) in [
         (0, 10_000, 10_000, false, 10_000),
         (0, 10_001, 10_000, true, 10_001),
         (0, 20_000, 10_000, true, 10_001),
@@ -225,13 +225,15 @@ async fn listing_is_cut_at_its_bound_and_says_so() {
         (20_000, 20_000, 10_000, true, 30_001),
     ] {
         let count = Arc::new(AtomicUsize::new(0));
-        let dir = DirBuilder::backend(Many { unseen, seen, told: count.clone() }).listing().build();
+        let dir = DirBuilder::backend(LargeFolder { hidden, visible, count: count.clone() })
+            .listing()
+            .build();
         let json = get_with(&dir, "/", &[(header::ACCEPT, "application/json")]).await;
         let json = String::from_utf8(content(json).await.to_vec()).unwrap();
         assert_eq!(json.matches("\"name\":").count(), listed);
-        assert!(json.ends_with(&format!("],\"more\":{more}}}\n")));
-        assert_eq!(count.load(Ordering::Relaxed), told);
+        assert!(json.ends_with(&format!("],\"more\":{has_more}}}\n")));
+        assert_eq!(count.load(Ordering::Relaxed), want_read);
         let page = String::from_utf8(content(get(&dir, "/").await).await.to_vec()).unwrap();
-        assert_eq!(page.matches("<li>").count(), 1 + listed + usize::from(more));
+        assert_eq!(page.matches("<li>").count(), 1 + listed + usize::from(has_more));
     }
 }

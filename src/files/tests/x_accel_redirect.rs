@@ -16,12 +16,12 @@ type Fields = Vec<(&'static str, String)>;
 /// Returns the client's response if the application's response is "not this" with these fields.
 async fn answer(
     layer: &XAccelRedirectLayer,
-    said: Fields,
+    app_fields: Fields,
     request: Request<Body>,
 ) -> Response<Body> {
     let app = service_fn(move |_: Request<Body>| {
         let mut response = Response::builder().header("x-own", "kept");
-        for (name, value) in &said {
+        for (name, value) in &app_fields {
             response = response.header(*name, value);
         }
         let response = response.body(Body::from("not this")).unwrap();
@@ -30,7 +30,7 @@ async fn answer(
     layer.layer(app).oneshot(request).await.unwrap()
 }
 
-fn ask(target: &str, fields: &[(header::HeaderName, &str)]) -> Request<Body> {
+fn get_request(target: &str, fields: &[(header::HeaderName, &str)]) -> Request<Body> {
     let mut request = request(Method::GET, target);
     for (name, value) in fields {
         request.headers_mut().insert(name, value.parse().unwrap());
@@ -42,7 +42,7 @@ fn ask(target: &str, fields: &[(header::HeaderName, &str)]) -> Request<Body> {
 async fn file_is_sent_with_headers_of_the_application() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected");
-    let said = || {
+    let app_fields = || {
         vec![
             ("x-accel-redirect", "/protected/hello.txt".to_owned()),
             ("content-type", "text/x-greeting".to_owned()),
@@ -53,7 +53,7 @@ async fn file_is_sent_with_headers_of_the_application() {
             ("set-cookie", "b=2".to_owned()),
         ]
     };
-    let response = answer(&layer, said(), ask("/download?id=7", &[])).await;
+    let response = answer(&layer, app_fields(), get_request("/download?id=7", &[])).await;
     let headers = response.headers();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(headers[header::CONTENT_TYPE], "text/x-greeting");
@@ -67,40 +67,45 @@ async fn file_is_sent_with_headers_of_the_application() {
     assert_ne!(tag, "\"of the page\"");
     assert_eq!(content(response).await, "0123456789");
 
-    let part = answer(&layer, said(), ask("/", &[(header::RANGE, "bytes=2-4")])).await;
+    let part =
+        answer(&layer, app_fields(), get_request("/", &[(header::RANGE, "bytes=2-4")])).await;
     assert_eq!(
         (part.status(), &part.headers()[header::CONTENT_RANGE]),
         (StatusCode::PARTIAL_CONTENT, &HeaderValue::from_static("bytes 2-4/10"))
     );
     assert_eq!(content(part).await, "234");
-    let same =
-        answer(&layer, said(), ask("/", &[(header::IF_NONE_MATCH, tag.to_str().unwrap())])).await;
+    let same = answer(
+        &layer,
+        app_fields(),
+        get_request("/", &[(header::IF_NONE_MATCH, tag.to_str().unwrap())]),
+    )
+    .await;
     assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
-    let mut head = ask("/", &[]);
+    let mut head = get_request("/", &[]);
     *head.method_mut() = Method::HEAD;
-    let head = answer(&layer, said(), head).await;
+    let head = answer(&layer, app_fields(), head).await;
     assert_eq!(
         (&head.headers()[header::CONTENT_LENGTH], head.body().len()),
         (&HeaderValue::from_static("10"), Some(0))
     );
     // A form whose response is a file: the method applies to the application only.
-    let mut post = ask("/", &[]);
+    let mut post = get_request("/", &[]);
     *post.method_mut() = Method::POST;
-    assert_eq!(content(answer(&layer, said(), post).await).await, "0123456789");
+    assert_eq!(content(answer(&layer, app_fields(), post).await).await, "0123456789");
 }
 
 #[tokio::test]
 async fn empty_content_type_of_the_application_stands_for_the_file_s_own() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.builder().revalidate(Duration::ZERO).build());
-    let said =
+    let app_fields =
         || vec![("x-accel-redirect", "/hello.txt".to_owned()), ("content-type", String::new())];
-    let response = answer(&layer, said(), ask("/", &[])).await;
+    let response = answer(&layer, app_fields(), get_request("/", &[])).await;
     let kinds: Vec<_> = response.headers().get_all(header::CONTENT_TYPE).iter().collect();
     assert_eq!(kinds, ["text/plain; charset=utf-8"]);
     site.write("hello.txt", "7".repeat(1000));
     let ranges = [(header::RANGE, "bytes=0-1,900-901")];
-    let parts = answer(&layer, said(), ask("/", &ranges)).await;
+    let parts = answer(&layer, app_fields(), get_request("/", &ranges)).await;
     let parts = String::from_utf8(content(parts).await.to_vec()).unwrap();
     assert_eq!(parts.matches("content-type: text/plain; charset=utf-8\r\n").count(), 2, "{parts}");
 }
@@ -126,7 +131,7 @@ async fn named_file_that_is_missing_is_logged() {
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
     // `tracing` has cached the call site before the subscriber is set.
     let none = vec![("x-accel-redirect", "/none".to_owned())];
-    answer(&layer, none, ask("/", &[])).await;
+    answer(&layer, none, get_request("/", &[])).await;
     for (name, value) in [
         ("x-accel-redirect", "/protected/none.txt"),
         ("x-accel-redirect", "/outside-of-the-prefix"),
@@ -139,7 +144,7 @@ async fn named_file_that_is_missing_is_logged() {
             tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
         let guard = tracing::subscriber::set_default(subscriber);
         tracing::callsite::rebuild_interest_cache();
-        answer(&layer, vec![(name, value.to_owned())], ask("/", &[])).await;
+        answer(&layer, vec![(name, value.to_owned())], get_request("/", &[])).await;
         drop(guard);
         let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert!(log.contains("WARN") && log.contains(value), "{value}: {log}");
@@ -163,8 +168,8 @@ async fn named_path_that_is_missing_or_outside_is_404() {
         ("x-sendfile", "hello.txt", 404),
         ("x-sendfile", &format!("{}/../secret.txt", site.root().display()), 400),
     ] {
-        let said = vec![(name, value.to_owned()), ("cache-control", "max-age=60".to_owned())];
-        let response = answer(&layer, said, ask("/", &[])).await;
+        let app_fields = vec![(name, value.to_owned()), ("cache-control", "max-age=60".to_owned())];
+        let response = answer(&layer, app_fields, get_request("/", &[])).await;
         assert_eq!(response.status(), status, "{name}: {value}");
         assert!(!response.headers().contains_key(name));
         assert!(!response.headers().contains_key(header::CACHE_CONTROL));
@@ -173,11 +178,11 @@ async fn named_path_that_is_missing_or_outside_is_404() {
     site.write("a b/r\u{e9}sum\u{e9}.txt", "odd");
     for name in ["a b/100%.txt", "a b/r\u{e9}sum\u{e9}.txt"] {
         let path = format!("{}/{name}", site.root().display());
-        let response = answer(&layer, vec![("x-sendfile", path)], ask("/", &[])).await;
+        let response = answer(&layer, vec![("x-sendfile", path)], get_request("/", &[])).await;
         assert_eq!(content(response).await, "odd", "{name}");
     }
     let raw = vec![("x-accel-redirect", "/protected/a%20b/r\u{e9}sum\u{e9}.txt".to_owned())];
-    assert_eq!(content(answer(&layer, raw, ask("/", &[])).await).await, "odd");
+    assert_eq!(content(answer(&layer, raw, get_request("/", &[])).await).await, "odd");
 }
 
 #[tokio::test]
@@ -197,16 +202,16 @@ async fn no_store_of_response_applies_to_its_404_too() {
         ("expires", later, "(none)"),
     ] {
         for (file, want) in [("/none.txt", kept), ("/hello.txt", value)] {
-            let said = vec![("x-accel-redirect", file.to_owned()), (name, value.to_owned())];
-            let response = answer(&layer, said, ask("/", &[])).await;
+            let app_fields = vec![("x-accel-redirect", file.to_owned()), (name, value.to_owned())];
+            let response = answer(&layer, app_fields, get_request("/", &[])).await;
             let name = header::HeaderName::from_static(name);
             assert_eq!(field(&response, &name), want, "{file} {value}");
         }
     }
-    let said = ["private, max-age=60", "no-store"].map(|v| ("cache-control", v.to_owned()));
-    let mut said = Vec::from(said);
-    said.push(("x-accel-redirect", "/none.txt".to_owned()));
-    let response = answer(&layer, said, ask("/", &[])).await;
+    let app_fields = ["private, max-age=60", "no-store"].map(|v| ("cache-control", v.to_owned()));
+    let mut app_fields = Vec::from(app_fields);
+    app_fields.push(("x-accel-redirect", "/none.txt".to_owned()));
+    let response = answer(&layer, app_fields, get_request("/", &[])).await;
     let kept: Vec<_> = response.headers().get_all(header::CACHE_CONTROL).iter().collect();
     assert_eq!(kept, ["private", "no-store"]);
 }
@@ -228,7 +233,7 @@ async fn named_path_may_be_plain_or_escaped() {
             ),
             ("x-sendfile", sendfile),
         ] {
-            let response = answer(&layer, vec![(field, value)], ask("/", &[])).await;
+            let response = answer(&layer, vec![(field, value)], get_request("/", &[])).await;
             assert_eq!(content(response).await, *name, "{field}");
         }
     }
@@ -238,12 +243,13 @@ async fn named_path_may_be_plain_or_escaped() {
 async fn response_without_the_field_is_passed_on() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir());
-    let response = answer(&layer, vec![("etag", "\"1\"".to_owned())], ask("/hello.txt", &[])).await;
+    let response =
+        answer(&layer, vec![("etag", "\"1\"".to_owned())], get_request("/hello.txt", &[])).await;
     assert_eq!(response.headers()[header::ETAG], "\"1\"");
     assert_eq!(content(response).await, "not this");
     // `X-Sendfile` is ignored unless enabled, and does not reach the client.
-    let said = vec![("x-sendfile", "/etc/passwd".to_owned())];
-    let response = answer(&layer, said, ask("/", &[])).await;
+    let app_fields = vec![("x-sendfile", "/etc/passwd".to_owned())];
+    let response = answer(&layer, app_fields, get_request("/", &[])).await;
     assert!(!response.headers().contains_key("x-sendfile"));
     assert_eq!(content(response).await, "not this");
 }
@@ -265,17 +271,17 @@ async fn headers_about_the_replaced_body_are_removed() {
         ("x-accel-anything", "x"),
     ];
     for file in ["/hello.txt", "/none.txt"] {
-        let mut said = vec![("x-accel-redirect", file.to_owned())];
-        said.extend(own.map(|(name, value)| (name, value.to_owned())));
-        let response = answer(&layer, said, ask("/", &[])).await;
+        let mut app_fields = vec![("x-accel-redirect", file.to_owned())];
+        app_fields.extend(own.map(|(name, value)| (name, value.to_owned())));
+        let response = answer(&layer, app_fields, get_request("/", &[])).await;
         for (name, _) in own {
             assert!(!response.headers().contains_key(name), "{file} {name}");
         }
         assert_eq!(response.headers()["x-own"], "kept");
     }
     // Without a file all fields are the application's, perhaps for an nginx in front.
-    let said = own.map(|(name, value)| (name, value.to_owned())).to_vec();
-    let response = answer(&layer, said, ask("/", &[])).await;
+    let app_fields = own.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let response = answer(&layer, app_fields, get_request("/", &[])).await;
     for (name, value) in own {
         assert_eq!(response.headers()[name], value);
     }
@@ -291,13 +297,17 @@ async fn each_part_has_content_type_of_the_application() {
     {
         // The second time from the cache.
         for _ in 0..2 {
-            let mut said = vec![
+            let mut app_fields = vec![
                 ("x-accel-redirect", "/large.txt".to_owned()),
                 ("content-disposition", "attachment".to_owned()),
             ];
-            said.extend(kind.map(|kind| ("content-type", kind.to_owned())));
-            let response =
-                answer(&layer, said, ask("/", &[(header::RANGE, "bytes=0-0,5000-5001")])).await;
+            app_fields.extend(kind.map(|kind| ("content-type", kind.to_owned())));
+            let response = answer(
+                &layer,
+                app_fields,
+                get_request("/", &[(header::RANGE, "bytes=0-0,5000-5001")]),
+            )
+            .await;
             assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
             let outer = field(&response, &header::CONTENT_TYPE);
             assert!(outer.starts_with("multipart/byteranges; boundary="), "{outer}");
@@ -313,7 +323,7 @@ async fn each_part_has_content_type_of_the_application() {
 async fn vary_of_application_is_kept_beside_that_of_coding() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.builder().precompressed().build());
-    let said = || {
+    let app_fields = || {
         vec![
             ("x-accel-redirect", "/hello.txt".to_owned()),
             ("cache-control", "public, max-age=60".to_owned()),
@@ -326,14 +336,15 @@ async fn vary_of_application_is_kept_beside_that_of_coding() {
         let fields = response.headers().get_all(header::VARY).iter();
         fields.map(|value| value.to_str().unwrap().to_owned()).collect()
     };
-    let whole = answer(&layer, said(), ask("/", &[])).await;
+    let whole = answer(&layer, app_fields(), get_request("/", &[])).await;
     assert_eq!(vary(&whole), ["cookie", "authorization", "accept-encoding"]);
     assert!(!whole.headers().contains_key(header::TRAILER));
-    let same = answer(&layer, said(), ask("/", &[(header::IF_NONE_MATCH, "*")])).await;
+    let same =
+        answer(&layer, app_fields(), get_request("/", &[(header::IF_NONE_MATCH, "*")])).await;
     assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(vary(&same), ["cookie", "authorization", "accept-encoding"]);
     let plain = XAccelRedirectLayer::new(site.dir());
-    let response = answer(&plain, said(), ask("/", &[])).await;
+    let response = answer(&plain, app_fields(), get_request("/", &[])).await;
     assert_eq!(vary(&response), ["cookie", "authorization"]);
 }
 
@@ -347,10 +358,10 @@ async fn preconditions_of_other_methods_are_not_for_the_file() {
         (header::IF_UNMODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT"),
         (header::RANGE, "bytes=1-2"),
     ] {
-        let mut request = ask("/", std::slice::from_ref(&fields));
+        let mut request = get_request("/", std::slice::from_ref(&fields));
         *request.method_mut() = Method::PUT;
-        let said = vec![("x-accel-redirect", "/hello.txt".to_owned())];
-        let response = answer(&layer, said, request).await;
+        let app_fields = vec![("x-accel-redirect", "/hello.txt".to_owned())];
+        let response = answer(&layer, app_fields, request).await;
         assert_eq!(response.status(), StatusCode::OK, "{fields:?}");
         assert_eq!(content(response).await, "0123456789", "{fields:?}");
     }
@@ -361,10 +372,10 @@ async fn directory_without_slash_is_404_and_not_redirected() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected");
     for method in [Method::GET, Method::HEAD] {
-        let said = vec![("x-accel-redirect", "/protected/docs".to_owned())];
-        let mut request = ask("/download/7", &[]);
+        let app_fields = vec![("x-accel-redirect", "/protected/docs".to_owned())];
+        let mut request = get_request("/download/7", &[]);
         *request.method_mut() = method;
-        let response = answer(&layer, said, request).await;
+        let response = answer(&layer, app_fields, request).await;
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         assert_eq!(field(&response, &header::LOCATION), "(none)");
     }
@@ -376,13 +387,17 @@ async fn prefix_with_slash_is_same_as_without() {
     for prefix in ["/protected", "/protected/", "/protected//"] {
         let layer = XAccelRedirectLayer::new(site.dir()).prefix(prefix);
         for (value, status) in [("/protected/hello.txt", 200), ("/protectedhello.txt", 404)] {
-            let said = vec![("x-accel-redirect", value.to_owned())];
-            assert_eq!(answer(&layer, said, ask("/", &[])).await.status(), status, "{prefix}");
+            let app_fields = vec![("x-accel-redirect", value.to_owned())];
+            assert_eq!(
+                answer(&layer, app_fields, get_request("/", &[])).await.status(),
+                status,
+                "{prefix}"
+            );
         }
     }
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/");
-    let said = vec![("x-accel-redirect", "/hello.txt".to_owned())];
-    assert_eq!(answer(&layer, said, ask("/", &[])).await.status(), StatusCode::OK);
+    let app_fields = vec![("x-accel-redirect", "/hello.txt".to_owned())];
+    assert_eq!(answer(&layer, app_fields, get_request("/", &[])).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -411,7 +426,8 @@ async fn hostile_targets_name_nothing() {
         ("/hello.txt#x", 200),
     ] {
         let response =
-            answer(&layer, vec![("x-accel-redirect", value.to_owned())], ask("/", &[])).await;
+            answer(&layer, vec![("x-accel-redirect", value.to_owned())], get_request("/", &[]))
+                .await;
         let got = response.status().as_u16();
         assert!(got == status || (status == 400 && got == 404), "{value}: {got}");
         assert_ne!(content(response).await, "secret", "{value}");

@@ -74,7 +74,7 @@ fn lookalikes_are_dropped_in_every_mode_of_trust() {
 
 #[test]
 fn trusted_proxy_has_its_lists_continued() {
-    let told = [
+    let received = [
         ("x-forwarded-for", "198.51.100.7"),
         ("x-forwarded-for", ""),
         ("x-forwarded-for", "198.51.100.8, 198.51.100.9"),
@@ -92,7 +92,7 @@ fn trusted_proxy_has_its_lists_continued() {
         ("x-real-ip", "198.51.100.7"),
         ("forwarded", "for=198.51.100.7;proto=https, for=10.0.0.1;host=inner;proto=http"),
     ]);
-    assert_eq!(run(append, &told, "10.0.0.1", "inner"), want);
+    assert_eq!(run(append, &received, "10.0.0.1", "inner"), want);
 }
 
 #[test]
@@ -106,9 +106,9 @@ fn trusted_proxy_without_fields_is_taken_for_the_client() {
 
 #[test]
 fn keep_mode_writes_nothing_and_still_drops_proxy() {
-    let told = [("x-forwarded-for", "1.2.3.4"), ("proxy", "http://evil/")];
-    let got = run(ForwardedFields::new().trust(Trust::Keep), &told, "10.0.0.1", "example.com");
-    assert_eq!(got, map(&told[..1]));
+    let received = [("x-forwarded-for", "1.2.3.4"), ("proxy", "http://evil/")];
+    let got = run(ForwardedFields::new().trust(Trust::Keep), &received, "10.0.0.1", "example.com");
+    assert_eq!(got, map(&received[..1]));
 }
 
 #[test]
@@ -147,11 +147,11 @@ fn longest_addresses_fit_the_buffer() {
 
 #[test]
 fn named_client_is_sent_alone_or_in_front_of_its_hop() {
-    let told = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7")];
+    let received = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7")];
     let named = peer("10.0.0.1").forwarded_for([192, 0, 2, 7].into(), None);
     let named = named.forwarded_proto(Scheme::HTTPS);
     let run = |trust| {
-        let mut headers = map(&told);
+        let mut headers = map(&received);
         ForwardedFields::new().rfc7239(true).trust(trust).apply(&mut headers, &named, None);
         headers
     };

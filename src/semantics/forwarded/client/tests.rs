@@ -182,7 +182,7 @@ fn x_real_ip_is_one_address() {
 
 #[test]
 fn other_fields_that_name_a_client_are_dropped() {
-    let told = [
+    let received = [
         ("x-forwarded-for", "192.0.2.7"),
         ("forwarded", "for=6.6.6.6"),
         ("x-real-ip", "6.6.6.6"),
@@ -193,11 +193,11 @@ fn other_fields_that_name_a_client_are_dropped() {
         ("x-forwarded-host", "example.com"),
         ("accept", "*/*"),
     ];
-    let mut headers = map(&told);
+    let mut headers = map(&received);
     XForwardedFor.resolve(&mut headers, is_trusted).unwrap();
-    assert_eq!(headers, map(&[told[0], told[6], told[7], told[8]]));
+    assert_eq!(headers, map(&[received[0], received[6], received[7], received[8]]));
     remove_client_fields(&mut headers);
-    assert_eq!(headers, map(&[told[8]]));
+    assert_eq!(headers, map(&[received[8]]));
 }
 
 #[test]
@@ -207,8 +207,8 @@ fn lists_are_bounded() {
     assert_eq!(client(MAX_HOPS - 1), Ok("192.0.2.7".to_owned()));
     assert_eq!(client(MAX_HOPS).unwrap_err(), "X-Forwarded-For: it names too many proxies");
     // Elements that are not examined do not count.
-    let invented = "6.6.6.6,".repeat(100);
-    assert_eq!(resolve(XForwardedFor, &[&invented, "192.0.2.7"]), ok("192.0.2.7", "192.0.2.7"));
+    let forged = "6.6.6.6,".repeat(100);
+    assert_eq!(resolve(XForwardedFor, &[&forged, "192.0.2.7"]), ok("192.0.2.7", "192.0.2.7"));
     let long = "x".repeat(MAX_BYTES / 2);
     resolve(XForwardedFor, &[&long, &long[9..], "192.0.2.7"]).unwrap();
     let error = resolve(XForwardedFor, &[&long, &long[8..], "192.0.2.7"]).unwrap_err();
@@ -251,7 +251,7 @@ impl Rng {
 /// every forged list and every format of the proxies, the client is found and the list begins with it.
 #[test]
 fn client_is_found_whatever_it_invents_and_however_proxies_write() {
-    let invented = [
+    let forged = [
         "6.6.6.6",
         "10.6.6.6",
         "unknown",
@@ -276,7 +276,7 @@ fn client_is_found_whatever_it_invents_and_however_proxies_write() {
         };
         let mut lines: Vec<String> = Vec::new();
         for _ in 0..rng.below(4) {
-            let text = rng.pick(&invented);
+            let text = rng.pick(&forged);
             if is_syntax(text) {
                 lines.push(text.to_owned());
             }
