@@ -17,7 +17,7 @@ mod error;
 mod field_lines;
 mod framing;
 mod head;
-mod keep;
+mod keep_alive;
 mod lenient;
 mod limits;
 mod name;
@@ -29,8 +29,8 @@ mod scan;
 pub(crate) mod tests;
 
 pub(super) use field_lines::FieldLines;
-pub(super) use framing::content_length;
-pub(super) use response::status_and_reason;
+pub(super) use framing::parse_content_length;
+pub(super) use response::parse_status_and_reason;
 
 pub use conn::{Client, Conn, Event, IdleState, Role, Server};
 pub use error::{Fault, Misuse};

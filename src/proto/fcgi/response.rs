@@ -8,7 +8,7 @@ use http::{
 };
 
 use super::Fault;
-use crate::proto::h1::{FieldLines, content_length, status_and_reason};
+use crate::proto::h1::{FieldLines, parse_content_length, parse_status_and_reason};
 
 /// A head, and how long the body must be, if it says so.
 #[derive(Debug)]
@@ -29,12 +29,12 @@ pub(super) fn parse(lines: &FieldLines, head: &Bytes) -> Result<Head, Fault> {
             header::CONTENT_TYPE => std::mem::replace(&mut has_type, true),
             header::LOCATION => std::mem::replace(&mut has_location, true),
             header::CONTENT_LENGTH => {
-                let n = content_length(value).ok_or(Fault::ContentLength)?;
+                let n = parse_content_length(value).ok_or(Fault::ContentLength)?;
                 length.replace(n).is_some()
             }
             header::TRANSFER_ENCODING => return Err(Fault::TransferEncoding),
             _ if *name == STATUS => {
-                let (code, _) = status_and_reason(value).ok_or(Fault::Status)?;
+                let (code, _) = parse_status_and_reason(value).ok_or(Fault::Status)?;
                 status.replace(code).is_some()
             }
             _ => false,

@@ -12,7 +12,7 @@ use super::{
     Fault, Limits,
     framing::MAX_LENGTH,
     head::{Lines, Section},
-    name::Role,
+    name::KnownField,
     scan,
 };
 
@@ -43,7 +43,7 @@ pub(super) enum Step {
     Data(Bytes),
     End(Option<HeaderMap>),
     /// The input does not hold a whole line.
-    More,
+    NeedsInput,
 }
 
 /// 16 hex digits are 64 bits.
@@ -64,11 +64,15 @@ impl Decoder {
                         // Digits, the extensions that are still allowed, and CR.
                         let left = limits.chunk_extension_bytes - self.extensions;
                         let most = left.saturating_add(SIZE_DIGITS + 1);
-                        return if input.len() > most { Err(Fault::Chunk) } else { Ok(Step::More) };
+                        return if input.len() > most {
+                            Err(Fault::Chunk)
+                        } else {
+                            Ok(Step::NeedsInput)
+                        };
                     };
                     let lf = *scanned + at;
                     let line = input[..lf].strip_suffix(b"\r").ok_or(Fault::Chunk)?;
-                    let (size, extension) = size_line(line)?;
+                    let (size, extension) = parse_size_line(line)?;
                     self.extensions += extension;
                     if self.extensions > limits.chunk_extension_bytes {
                         return Err(Fault::Chunk);
@@ -81,7 +85,7 @@ impl Decoder {
                 }
                 State::Data(left) => {
                     if input.is_empty() {
-                        return Ok(Step::More);
+                        return Ok(Step::NeedsInput);
                     }
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                     *left -= n as u64;
@@ -95,17 +99,17 @@ impl Decoder {
                         input.advance(2);
                         self.state = State::Size { scanned: 0 };
                     }
-                    [] | [b'\r'] => return Ok(Step::More),
+                    [] | [b'\r'] => return Ok(Step::NeedsInput),
                     _ => return Err(Fault::Chunk),
                 },
-                State::Trailers(lines) => return trailers(lines, input, limits),
+                State::Trailers(lines) => return read_trailers(lines, input, limits),
             }
         }
     }
 }
 
 /// `chunk-size [ chunk-ext ]`: the size, and how many bytes the extension has.
-fn size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
+fn parse_size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     if digits == 0 || digits > SIZE_DIGITS {
         return Err(Fault::Chunk);
@@ -171,22 +175,22 @@ fn quoted_len(bytes: &[u8]) -> usize {
     0
 }
 
-fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
-    if input.starts_with(b"\r\n") && lines.is_new() {
+fn read_trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
+    if input.starts_with(b"\r\n") && lines.is_empty() {
         input.advance(2);
         return Ok(Step::End(None)); // none, as a rule
     }
     let section = Section::of_trailers(limits);
-    let Some(len) = lines.read(input, section, limits)? else { return Ok(Step::More) };
+    let Some(len) = lines.read(input, section, limits)? else { return Ok(Step::NeedsInput) };
     let block = input.split_to(len).freeze();
     if lines.fields.is_empty() {
         return Ok(Step::End(None));
     }
     let mut map = HeaderMap::new();
-    lines.make_room(&mut map)?;
+    lines.reserve(&mut map)?;
     for field in &lines.fields {
-        let (name, role, _) = field.read(&block, lines)?;
-        if role == Role::Ambiguous || forbidden(&name) {
+        let (name, known, _) = field.read(&block, lines)?;
+        if known == KnownField::Ambiguous || is_forbidden_trailer(&name) {
             return Err(Fault::Trailer);
         }
         field.append(&mut map, name, &block, lines)?;
@@ -196,7 +200,7 @@ fn trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<
 
 /// May this field not be a trailer (RFC 9110 section 6.5.1)? Those that frame, route or
 /// authenticate a message, make it conditional, say how to read its body or who sent it.
-pub(super) fn forbidden(name: &HeaderName) -> bool {
+pub(super) fn is_forbidden_trailer(name: &HeaderName) -> bool {
     const NAMES: [HeaderName; 27] = [
         header::TRANSFER_ENCODING,
         header::CONTENT_LENGTH,
@@ -227,13 +231,13 @@ pub(super) fn forbidden(name: &HeaderName) -> bool {
         header::AGE,
     ];
     const OTHERS: [&str; 4] = ["keep-alive", "proxy-connection", "http2-settings", "proxy"];
-    NAMES.contains(name) || OTHERS.iter().any(|n| name == n) || speaks_of_the_client(name)
+    NAMES.contains(name) || OTHERS.iter().any(|n| name == n) || identifies_client(name)
 }
 
 /// Does it say who the client is, as a proxy would? A proxy drops and writes such fields in heads
 /// only, and there are servers behind it that take trailers for fields of the head, and `_` or `.`
 /// for `-`.
-fn speaks_of_the_client(name: &HeaderName) -> bool {
+fn identifies_client(name: &HeaderName) -> bool {
     let begins = |known: &str| {
         let fits = |(n, k): (u8, u8)| n == k || k == b'-' && matches!(n, b'_' | b'.');
         name.as_str().len() >= known.len() && name.as_str().bytes().zip(known.bytes()).all(fits)
@@ -256,7 +260,7 @@ mod tests {
             let before = input.len();
             assert!(matches!(decoder.state, State::Size { scanned } if scanned == before));
             input.extend_from_slice(&[byte]);
-            assert!(matches!(decoder.step(&mut input, &limits), Ok(Step::More)));
+            assert!(matches!(decoder.step(&mut input, &limits), Ok(Step::NeedsInput)));
         }
         input.extend_from_slice(b"\na");
         assert!(matches!(decoder.step(&mut input, &limits), Ok(Step::Data(_))));

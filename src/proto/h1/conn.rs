@@ -69,14 +69,14 @@ pub struct Conn<R: Role> {
     /// That of the body that is read, if it is a request's.
     pace: Pace,
     /// When that body must be complete.
-    ends: Option<Instant>,
+    body_deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum Reading {
-    /// Nothing of the next message has come; `fresh` on a connection that never had one.
+    /// Nothing of the next message has come; `is_first` on a connection that never had one.
     Idle {
-        fresh: bool,
+        is_first: bool,
     },
     Head,
     Length(u64),
@@ -112,7 +112,7 @@ impl<R: Role + Default> Conn<R> {
     /// A connection at its beginning.
     pub fn new(limits: Arc<Limits>, now: Instant) -> Self {
         Self {
-            reading: Reading::Idle { fresh: true },
+            reading: Reading::Idle { is_first: true },
             lines: Lines::default(),
             writing: Writing::Idle,
             keep_alive: true,
@@ -120,7 +120,7 @@ impl<R: Role + Default> Conn<R> {
             limits,
             since: now,
             pace: Pace::default(),
-            ends: None,
+            body_deadline: None,
         }
     }
 }
@@ -190,8 +190,8 @@ impl<R: Role> Conn<R> {
             Reading::Length(left) => {
                 let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *left -= n as u64;
-                self.moved(now, n);
-                self.role.body_began();
+                self.record_progress(now, n);
+                self.role.on_body_data();
                 Ok(Some(Event::Data(input.split_to(n).freeze())))
             }
             Reading::UntilClose => {
@@ -199,10 +199,10 @@ impl<R: Role> Conn<R> {
                 Ok(Some(Event::Data(input.split().freeze())))
             }
             Reading::Chunked(decoder) => match decoder.step(input, &self.limits)? {
-                Step::More => Ok(None),
+                Step::NeedsInput => Ok(None),
                 Step::Data(data) => {
-                    self.moved(now, data.len());
-                    self.role.body_began();
+                    self.record_progress(now, data.len());
+                    self.role.on_body_data();
                     Ok(Some(Event::Data(data)))
                 }
                 Step::End(trailers) => Ok(Some(self.recv_end(now, trailers))),
@@ -222,12 +222,12 @@ impl<R: Role> Conn<R> {
             if input.is_empty() {
                 return Ok(None);
             }
-            if R::ASKS_FIRST && self.writing == Writing::Idle {
+            if R::IS_CLIENT && self.writing == Writing::Idle {
                 return Err(Fault::Unsolicited);
             }
-            if let Reading::Idle { fresh } = self.reading {
+            if let Reading::Idle { is_first } = self.reading {
                 // A later head has its time from its first byte, the first one from the start.
-                if !fresh {
+                if !is_first {
                     self.since = now;
                 }
                 self.reading = Reading::Head;
@@ -237,19 +237,19 @@ impl<R: Role> Conn<R> {
                 return Ok(None);
             };
             let head = input.split_to(len).freeze();
-            let mut parts = R::blank(fields(self.lines.fields.len()));
-            let read = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
-            if !read.is_final {
+            let mut parts = R::empty_head(fields(self.lines.fields.len()));
+            let meta = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
+            if !meta.is_final {
                 self.lines.clear();
                 continue; // an interim response
             }
-            self.keep_alive &= read.keep_alive;
+            self.keep_alive &= meta.keep_alive;
             self.since = now;
-            if !R::ASKS_FIRST && read.length != Length::Known(0) {
+            if !R::IS_CLIENT && meta.length != Length::Known(0) {
                 self.pace = Pace::begin(self.limits.body_rate, now);
-                self.ends = now.checked_add(self.limits.body_total_timeout);
+                self.body_deadline = now.checked_add(self.limits.body_total_timeout);
             }
-            self.reading = match read.length {
+            self.reading = match meta.length {
                 Length::Known(n) => Reading::Length(n),
                 Length::Chunked => Reading::Chunked(Decoder::new()),
                 Length::UntilClose => Reading::UntilClose,
@@ -259,15 +259,15 @@ impl<R: Role> Conn<R> {
     }
 
     /// So many bytes of the body have come.
-    fn moved(&mut self, now: Instant, bytes: usize) {
+    fn record_progress(&mut self, now: Instant, bytes: usize) {
         self.since = now;
         self.pace.moved(self.limits.body_rate, now, bytes as u64);
     }
 
     fn recv_end(&mut self, now: Instant, trailers: Option<HeaderMap>) -> Event<R::Head> {
         self.reading = Reading::Done;
-        (self.pace, self.ends) = (Pace::default(), None);
-        self.turn(now);
+        (self.pace, self.body_deadline) = (Pace::default(), None);
+        self.try_keep_alive(now);
         Event::End(trailers)
     }
 
@@ -279,7 +279,7 @@ impl<R: Role> Conn<R> {
     /// returned), it is in order.
     pub fn recv_eof(&mut self, now: Instant) -> Result<Option<Event<R::Head>>, Fault> {
         self.keep_alive = false;
-        let unanswered = self.is_unanswered();
+        let is_awaiting_response = self.is_awaiting_response();
         match std::mem::replace(&mut self.reading, Reading::Closed) {
             Reading::UntilClose | Reading::Length(0) => Ok(Some(self.recv_end(now, None))),
             Reading::Closed => Ok(None),
@@ -287,8 +287,8 @@ impl<R: Role> Conn<R> {
                 self.reading = Reading::Done;
                 Ok(None)
             }
-            Reading::Idle { .. } if !unanswered => Ok(None),
-            Reading::Head if self.lines.is_new() && !unanswered => Ok(None),
+            Reading::Idle { .. } if !is_awaiting_response => Ok(None),
+            Reading::Head if self.lines.is_empty() && !is_awaiting_response => Ok(None),
             Reading::Idle { .. } | Reading::Head | Reading::Length(_) | Reading::Chunked(_) => {
                 Err(Fault::Truncated)
             }
@@ -298,10 +298,10 @@ impl<R: Role> Conn<R> {
     /// [`deadline`](Self::deadline) has passed. `None`: the connection was idle, close it quietly.
     pub fn timeout(&mut self) -> Option<Fault> {
         self.keep_alive = false;
-        let quiet = self.has_nothing() && !self.is_unanswered();
+        let was_idle = self.is_before_message() && !self.is_awaiting_response();
         match std::mem::replace(&mut self.reading, Reading::Closed) {
             Reading::Closed | Reading::Done | Reading::Length(0) => None,
-            _ if quiet => None,
+            _ if was_idle => None,
             Reading::Idle { .. }
             | Reading::Head
             | Reading::Length(_)
@@ -311,10 +311,10 @@ impl<R: Role> Conn<R> {
     }
 
     /// Nothing of the next message has come; an empty line before it is nothing.
-    fn has_nothing(&self) -> bool {
+    fn is_before_message(&self) -> bool {
         match &self.reading {
             Reading::Idle { .. } => true,
-            Reading::Head => self.lines.is_new(),
+            Reading::Head => self.lines.is_empty(),
             Reading::Length(_)
             | Reading::Chunked(_)
             | Reading::UntilClose
@@ -324,8 +324,8 @@ impl<R: Role> Conn<R> {
     }
 
     /// A request went out, at least its head, and nothing of the final answer has come.
-    fn is_unanswered(&self) -> bool {
-        R::ASKS_FIRST && self.writing != Writing::Idle && self.has_nothing()
+    fn is_awaiting_response(&self) -> bool {
+        R::IS_CLIENT && self.writing != Writing::Idle && self.is_before_message()
     }
 }
 
@@ -372,10 +372,10 @@ impl<R: Role> Conn<R> {
             Writing::Idle | Writing::Done | Writing::Closed => return Err(Misuse::State),
         }
         self.writing = Writing::Done;
-        if self.has_nothing() {
+        if self.is_before_message() {
             self.since = now; // from here on it is the answer that is waited for
         }
-        self.turn(now);
+        self.try_keep_alive(now);
         Ok(())
     }
 
@@ -389,13 +389,13 @@ impl<R: Role> Conn<R> {
     }
 
     /// The joint rule: when both halves are done the next exchange begins, or none.
-    fn turn(&mut self, now: Instant) {
+    fn try_keep_alive(&mut self, now: Instant) {
         if !matches!(self.reading, Reading::Done) || self.writing != Writing::Done {
             return;
         }
         self.since = now;
         if self.keep_alive {
-            self.reading = Reading::Idle { fresh: false };
+            self.reading = Reading::Idle { is_first: false };
             self.writing = Writing::Idle;
         } else {
             self.reading = Reading::Closed;
@@ -414,18 +414,21 @@ impl<R: Role> Conn<R> {
     /// Until when the peer must have made progress; the driver then calls
     /// [`timeout`](Self::timeout). `None` while it is not the peer that is waited for.
     pub fn deadline(&self) -> Option<Instant> {
-        if self.is_unanswered() && self.writes_body() {
+        if self.is_awaiting_response() && self.writes_body() {
             return None; // our own request is not complete
         }
         let l = &self.limits;
         let span = match self.reading {
-            Reading::Idle { fresh: false } => l.idle_timeout,
-            Reading::Idle { fresh: true } | Reading::Head => l.head_timeout,
+            Reading::Idle { is_first: false } => l.idle_timeout,
+            Reading::Idle { is_first: true } | Reading::Head => l.head_timeout,
             Reading::Length(1..) | Reading::Chunked(_) | Reading::UntilClose => l.body_timeout,
             Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };
         // A span so long that it leaves the clock's range is no deadline.
-        [self.since.checked_add(span), self.pace.due(), self.ends].into_iter().flatten().min()
+        [self.since.checked_add(span), self.pace.due(), self.body_deadline]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The peer is waited for again, after a pause that was not its own.
@@ -441,7 +444,7 @@ impl<R: Role> Conn<R> {
 impl<R: Role> Conn<R> {
     /// Between exchanges, and another may begin.
     pub fn is_idle(&self) -> bool {
-        self.has_nothing() && self.writing == Writing::Idle
+        self.is_before_message() && self.writing == Writing::Idle
     }
 
     /// Will another exchange follow the present one?
@@ -486,7 +489,7 @@ impl<R: Role> Conn<R> {
     pub fn is_closed(&self) -> bool {
         let written = match self.writing {
             Writing::Closed | Writing::Done => true,
-            Writing::Idle => !self.role.is_asked(),
+            Writing::Idle => !self.role.is_response_pending(),
             Writing::Length(_) | Writing::Chunked | Writing::UntilClose => false,
         };
         written && matches!(self.reading, Reading::Closed)

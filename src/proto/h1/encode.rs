@@ -7,7 +7,7 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
-use super::{chunked, framing::Length, keep::Connection, scan};
+use super::{chunked, framing::Length, keep_alive::ConnectionOptions, scan};
 
 /// How the framing is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +53,9 @@ pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) ->
     };
     // A query alone has the empty path, which is `/` (RFC 9110 section 4.2.3).
     let slash = if path.starts_with('?') { "/" } else { "" };
-    let origin = path.starts_with(['/', '?']) || (path == "*" && method == Method::OPTIONS);
-    if !origin || method == Method::CONNECT || !scan::is_target(path.as_bytes()) {
+    let has_origin_form =
+        path.starts_with(['/', '?']) || (path == "*" && method == Method::OPTIONS);
+    if !has_origin_form || method == Method::CONNECT || !scan::is_target(path.as_bytes()) {
         return false;
     }
     out.put_slice(method.as_str().as_bytes());
@@ -67,27 +68,27 @@ pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) ->
 
 /// What a head says that decides how it is sent.
 #[derive(Default)]
-pub(super) struct Noted<'a> {
+pub(super) struct OwnFields<'a> {
     pub(super) content_length: Option<&'a [u8]>,
-    pub(super) connection: Connection,
-    pub(super) date: bool,
+    pub(super) connection: ConnectionOptions,
+    pub(super) has_date: bool,
 }
 
-impl<'a> Noted<'a> {
+impl<'a> OwnFields<'a> {
     /// Takes note of a field. Is it one that we write ourselves, whoever else set it?
     ///
     /// By length first: this is asked of every field of every message.
     #[inline(always)]
-    fn is_ours(&mut self, name: &[u8], value: &'a [u8]) -> bool {
+    fn record(&mut self, name: &[u8], value: &'a [u8]) -> bool {
         match name.len() {
             2 => name == b"te",
             4 => {
-                self.date |= name == b"date";
+                self.has_date |= name == b"date";
                 false
             }
             7 => name == b"upgrade" || name == b"trailer",
             10 if name == b"connection" => {
-                self.connection.read(value);
+                self.connection.record(value);
                 true
             }
             10 => name == b"keep-alive",
@@ -103,15 +104,15 @@ impl<'a> Noted<'a> {
 }
 
 /// All fields but those that we write ourselves, in one pass.
-pub(super) fn fields<'a>(headers: &'a HeaderMap, out: &mut BytesMut) -> Noted<'a> {
-    let mut noted = Noted::default();
+pub(super) fn fields<'a>(headers: &'a HeaderMap, out: &mut BytesMut) -> OwnFields<'a> {
+    let mut own_fields = OwnFields::default();
     for (name, value) in headers {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-        if !noted.is_ours(name, value) {
+        if !own_fields.record(name, value) {
             field(name, value, out);
         }
     }
-    noted
+    own_fields
 }
 
 /// The same for a request, whose `Host` comes first and once (RFC 9112 section 3.2).
@@ -119,16 +120,16 @@ pub(super) fn request_fields<'a>(
     headers: &'a HeaderMap,
     host: &[u8],
     out: &mut BytesMut,
-) -> Noted<'a> {
+) -> OwnFields<'a> {
     field(b"host", host, out);
-    let mut noted = Noted::default();
+    let mut own_fields = OwnFields::default();
     for (name, value) in headers {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-        if !noted.is_ours(name, value) && name != b"host" {
+        if !own_fields.record(name, value) && name != b"host" {
             field(name, value, out);
         }
     }
-    noted
+    own_fields
 }
 
 /// One field line.
@@ -139,7 +140,7 @@ pub(super) fn field(name: &[u8], value: &[u8], out: &mut BytesMut) {
 
 /// The end of a head: lines that the caller has, the framing field if any, what the connection says
 /// of itself (nothing where HTTP/1.1's default holds), and the empty line.
-pub(super) fn end(
+pub(super) fn end_head(
     lines: &[u8],
     framing: Framing,
     keep_alive: bool,
@@ -182,7 +183,7 @@ pub(super) fn chunk_size(n: usize, out: &mut BytesMut) {
 pub(super) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
     out.put_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
-        if !chunked::forbidden(name) {
+        if !chunked::is_forbidden_trailer(name) {
             field(name.as_str().as_bytes(), value.as_bytes(), out);
         }
     }

@@ -41,7 +41,7 @@ impl FieldLines {
         mut keep: impl FnMut(&HeaderName, &[u8]) -> Result<bool, E>,
     ) -> Result<HeaderMap, E> {
         let mut headers = HeaderMap::new();
-        self.lines.make_room(&mut headers)?;
+        self.lines.reserve(&mut headers)?;
         for field in &self.lines.fields {
             let (name, _, value) = field.read(head, &self.lines)?;
             debug_assert_eq!(value, &head[range(field.value)], "no folded lines");

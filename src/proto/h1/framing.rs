@@ -20,7 +20,7 @@ pub enum Length {
 
 /// What a head says of its body: the framing fields, as they were met.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct FramingFields {
     content_length: Option<u64>,
     codings: Codings,
 }
@@ -38,10 +38,10 @@ enum Codings {
     UnknownThenChunked,
 }
 
-impl Said {
+impl FramingFields {
     /// Takes note of a `Content-Length`.
-    pub(super) fn content_length(&mut self, value: &[u8]) -> Result<(), Fault> {
-        let n = content_length(value).ok_or(Fault::ContentLength)?;
+    pub(super) fn record_content_length(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let n = parse_content_length(value).ok_or(Fault::ContentLength)?;
         // Repeated is refused even when equal: who knows which one others read.
         if self.content_length.replace(n).is_some() {
             return Err(Fault::ContentLength);
@@ -51,10 +51,13 @@ impl Said {
 
     /// The same where repeated lengths that are equal pass: one number is left of them, `None` if
     /// it was left before.
-    pub(super) fn content_length_again(&mut self, value: &[u8]) -> Result<Option<u64>, Fault> {
+    pub(super) fn record_repeated_content_length(
+        &mut self,
+        value: &[u8],
+    ) -> Result<Option<u64>, Fault> {
         let before = self.content_length;
         for number in value.split(|&b| b == b',') {
-            let n = content_length(scan::trim(number)).ok_or(Fault::ContentLength)?;
+            let n = parse_content_length(scan::trim(number)).ok_or(Fault::ContentLength)?;
             if self.content_length.is_some_and(|other| other != n) {
                 return Err(Fault::ContentLength);
             }
@@ -65,7 +68,7 @@ impl Said {
 
     /// Takes note of a `Transfer-Encoding`: a list of plain tokens. No registered coding has
     /// parameters, and an empty member is an attempt to hide another.
-    pub(super) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
+    pub(super) fn record_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
         for coding in value.split(|&b| b == b',') {
             let coding = scan::trim(coding);
             if coding.is_empty() || scan::token_len(coding) != coding.len() {
@@ -85,18 +88,18 @@ impl Said {
     }
 
     /// The body of a request.
-    pub(super) fn of_request(&self, version: Version) -> Result<Length, Fault> {
-        self.explicit(version).map(|l| l.unwrap_or(Length::Known(0))) // step 7
+    pub(super) fn request_length(&self, version: Version) -> Result<Length, Fault> {
+        self.explicit_length(version).map(|l| l.unwrap_or(Length::Known(0))) // step 7
     }
 
     /// The body of a response to a request with this method.
-    pub(super) fn of_response(
+    pub(super) fn response_length(
         &self,
         status: StatusCode,
         method: &Method,
         version: Version,
     ) -> Result<Length, Fault> {
-        let explicit = self.explicit(version)?;
+        let explicit = self.explicit_length(version)?;
         // 1. No body after HEAD, nor with 1xx, 204 and 304, whatever the fields say.
         if method == Method::HEAD
             || status.is_informational()
@@ -107,7 +110,7 @@ impl Said {
         Ok(explicit.unwrap_or(Length::UntilClose)) // step 8
     }
 
-    fn explicit(&self, version: Version) -> Result<Option<Length>, Fault> {
+    fn explicit_length(&self, version: Version) -> Result<Option<Length>, Fault> {
         match (self.codings, self.content_length) {
             (Codings::None, Some(n)) => Ok(Some(Length::Known(n))), // step 6
             (Codings::None, None) => Ok(None),
@@ -130,7 +133,7 @@ pub(super) const MAX_LENGTH: u64 = i64::MAX.unsigned_abs();
 
 /// One plain decimal number of at most [`MAX_LENGTH`]: no sign, list, space or leading zero, since
 /// others take those for lists, octal or nothing.
-pub(in crate::proto) fn content_length(value: &[u8]) -> Option<u64> {
+pub(in crate::proto) fn parse_content_length(value: &[u8]) -> Option<u64> {
     let number = match value {
         [] | [b'0', _, ..] => None,
         digits => digits.iter().try_fold(0u64, |n, &b| {
@@ -147,8 +150,8 @@ mod tests {
 
     #[test]
     fn content_length_is_one_plain_number() {
-        assert_eq!(content_length(b"0"), Some(0));
-        assert_eq!(content_length(b"9223372036854775807"), Some(MAX_LENGTH));
+        assert_eq!(parse_content_length(b"0"), Some(0));
+        assert_eq!(parse_content_length(b"9223372036854775807"), Some(MAX_LENGTH));
         for bad in [
             "",
             "9223372036854775808",
@@ -164,15 +167,15 @@ mod tests {
             "3 1",
             "0_1",
         ] {
-            assert_eq!(content_length(bad.as_bytes()), None, "{bad}");
+            assert_eq!(parse_content_length(bad.as_bytes()), None, "{bad}");
         }
     }
 
     #[test]
     fn request_without_framing_has_no_body_and_response_ends_with_its_connection() {
-        let said = Said::default();
-        assert_eq!(said.of_request(Version::HTTP_10), Ok(Length::Known(0)));
-        let of = |s, m| said.of_response(s, &m, Version::HTTP_11);
+        let framing = FramingFields::default();
+        assert_eq!(framing.request_length(Version::HTTP_10), Ok(Length::Known(0)));
+        let of = |s, m| framing.response_length(s, &m, Version::HTTP_11);
         assert_eq!(of(StatusCode::OK, Method::GET), Ok(Length::UntilClose));
         assert_eq!(of(StatusCode::OK, Method::HEAD), Ok(Length::Known(0)));
         assert_eq!(of(StatusCode::NOT_MODIFIED, Method::GET), Ok(Length::Known(0)));

@@ -66,7 +66,7 @@ impl Lenient {
     }
 
     /// Is there one that is about lines?
-    pub(super) fn lines(self) -> bool {
+    pub(super) fn affects_lines(self) -> bool {
         self.bare_lf || self.folded_lines || self.space_before_colon
     }
 }

@@ -4,7 +4,7 @@ use http::HeaderName;
 
 /// A name that decides something about the message that it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum KnownField {
     Host,
     ContentLength,
     TransferEncoding,
@@ -17,19 +17,21 @@ pub(super) enum Role {
     Other,
 }
 
-/// The name, in lower case, and its role. `None` if it is none or too long for [`http`].
+/// The name, in lower case, and its known. `None` if it is none or too long for [`http`].
 #[inline(always)]
-pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, Role)> {
+pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, KnownField)> {
     match find(token) {
-        Some(i) => Some((NAMES[i].clone(), ROLES.get(i).copied().unwrap_or(Role::Other))),
+        Some(i) => {
+            Some((NAMES[i].clone(), KNOWN_FIELDS.get(i).copied().unwrap_or(KnownField::Other)))
+        }
         None => {
-            let role = if is_ambiguous(token) { Role::Ambiguous } else { Role::Other };
-            Some((HeaderName::from_bytes(token).ok()?, role))
+            let known = if is_ambiguous(token) { KnownField::Ambiguous } else { KnownField::Other };
+            Some((HeaderName::from_bytes(token).ok()?, known))
         }
     }
 }
 
-/// Is this the name of a framing field but for `_` or `.` in place of `-`? CGI and WSGI have one
+/// Is this the name of a framing field but for `_` or `.` in slot of `-`? CGI and WSGI have one
 /// variable for `-` and `_`, PHP also for `.`.
 fn is_ambiguous(token: &[u8]) -> bool {
     let is_alike = |(&n, k): (&u8, u8)| n | 0x20 == k || k == b'-' && matches!(n, b'_' | b'.');
@@ -47,13 +49,13 @@ macro_rules! names {
 }
 
 /// Roles of the first names below.
-const ROLES: [Role; 6] = [
-    Role::Host,
-    Role::ContentLength,
-    Role::TransferEncoding,
-    Role::Connection,
-    Role::Expect,
-    Role::ContentType,
+const KNOWN_FIELDS: [KnownField; 6] = [
+    KnownField::Host,
+    KnownField::ContentLength,
+    KnownField::TransferEncoding,
+    KnownField::Connection,
+    KnownField::Expect,
+    KnownField::ContentType,
 ];
 
 // What browsers, proxies and applications really send; anything else is allocated.
@@ -87,20 +89,20 @@ names! {
 }
 
 /// Places in the table: more than four for each name, so that a search looks at one or two.
-const PLACES: usize = 512;
-const NOBODY: u8 = u8::MAX;
+const SLOTS: usize = 512;
+const EMPTY: u8 = u8::MAX;
 
-/// Which name is at which place; a place that is taken passes a name on to the next one.
-static TABLE: [u8; PLACES] = {
-    assert!(TEXT.len() < NOBODY as usize);
-    let mut table = [NOBODY; PLACES];
+/// Which name is at which slot; a slot that is taken passes a name on to the next one.
+static TABLE: [u8; SLOTS] = {
+    assert!(TEXT.len() < EMPTY as usize);
+    let mut table = [EMPTY; SLOTS];
     let mut i = 0;
     while i < TEXT.len() {
-        let mut place = place(TEXT[i].as_bytes());
-        while table[place] != NOBODY {
-            place = (place + 1) % PLACES;
+        let mut slot = first_slot(TEXT[i].as_bytes());
+        while table[slot] != EMPTY {
+            slot = (slot + 1) % SLOTS;
         }
-        table[place] = i as u8;
+        table[slot] = i as u8;
         i += 1;
     }
     table
@@ -108,27 +110,27 @@ static TABLE: [u8; PLACES] = {
 
 /// Where the search for a name begins: by its length and three of its bytes, letters of either
 /// case alike. Not empty.
-const fn place(name: &[u8]) -> usize {
+const fn first_slot(name: &[u8]) -> usize {
     let len = name.len();
-    let late = len.saturating_sub(4);
-    let [a, b, c] = [name[0] | 0x20, name[len / 2] | 0x20, name[late] | 0x20];
-    (len * 37 + a as usize * 11 + b as usize * 29 + c as usize * 5) % PLACES
+    let near_end = len.saturating_sub(4);
+    let [a, b, c] = [name[0] | 0x20, name[len / 2] | 0x20, name[near_end] | 0x20];
+    (len * 37 + a as usize * 11 + b as usize * 29 + c as usize * 5) % SLOTS
 }
 
 fn find(token: &[u8]) -> Option<usize> {
     if token.is_empty() {
         return None;
     }
-    let mut place = place(token);
+    let mut slot = first_slot(token);
     loop {
-        let i = TABLE[place];
-        if i == NOBODY {
+        let i = TABLE[slot];
+        if i == EMPTY {
             return None;
         }
         if is_same(token, TEXT[usize::from(i)].as_bytes()) {
             return Some(usize::from(i));
         }
-        place = (place + 1) % PLACES;
+        slot = (slot + 1) % SLOTS;
     }
 }
 
@@ -161,9 +163,9 @@ mod tests {
                 .map(|(i, c)| if i % 3 == 0 { c.to_ascii_uppercase() } else { c })
                 .collect();
             for spelt in [text, &text.to_ascii_uppercase(), &title] {
-                let (name, role) = parse(spelt.as_bytes()).unwrap();
+                let (name, known) = parse(spelt.as_bytes()).unwrap();
                 assert_eq!(name, HeaderName::from_bytes(text.as_bytes()).unwrap());
-                assert_eq!(role != Role::Other, TEXT[..ROLES.len()].contains(&text));
+                assert_eq!(known != KnownField::Other, TEXT[..KNOWN_FIELDS.len()].contains(&text));
             }
         }
     }
@@ -186,28 +188,28 @@ mod tests {
 
     #[test]
     fn known_fields_are_those_of_their_names() {
-        for (name, role) in [
-            ("Host", Role::Host),
-            ("content-LENGTH", Role::ContentLength),
-            ("Transfer-Encoding", Role::TransferEncoding),
-            ("connection", Role::Connection),
-            ("Expect", Role::Expect),
-            ("Content-Type", Role::ContentType),
-            ("Content_Length", Role::Ambiguous),
-            ("transfer.encoding", Role::Ambiguous),
-            ("content~length", Role::Other),
-            ("hos", Role::Other),
-            ("Content-Lengt", Role::Other),
+        for (name, known) in [
+            ("Host", KnownField::Host),
+            ("content-LENGTH", KnownField::ContentLength),
+            ("Transfer-Encoding", KnownField::TransferEncoding),
+            ("connection", KnownField::Connection),
+            ("Expect", KnownField::Expect),
+            ("Content-Type", KnownField::ContentType),
+            ("Content_Length", KnownField::Ambiguous),
+            ("transfer.encoding", KnownField::Ambiguous),
+            ("content~length", KnownField::Other),
+            ("hos", KnownField::Other),
+            ("Content-Lengt", KnownField::Other),
         ] {
-            assert_eq!(parse(name.as_bytes()).unwrap().1, role);
+            assert_eq!(parse(name.as_bytes()).unwrap().1, known);
         }
     }
 
     #[test]
     fn name_search_takes_few_steps() {
-        let crowd =
-            |from: usize| (0..).take_while(|i| TABLE[(from + i) % PLACES] != NOBODY).count();
-        assert!((0..PLACES).map(crowd).max() <= Some(6));
+        let probe_len =
+            |from: usize| (0..).take_while(|i| TABLE[(from + i) % SLOTS] != EMPTY).count();
+        assert!((0..SLOTS).map(probe_len).max() <= Some(6));
         assert!(parse(b"").is_none());
     }
 }

@@ -93,7 +93,7 @@ impl HeadParser {
     /// For another connection take another parser.
     pub fn request<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<RequestHead<'a>>, Fault> {
         let Some(len) = self.read(bytes, true)? else { return Ok(None) };
-        let line = request::line(bytes, &self.lines)?;
+        let line = request::parse_line(bytes, &self.lines)?;
         Ok(Some(RequestHead {
             method: &bytes[line.method],
             target: &bytes[line.target],
@@ -110,13 +110,13 @@ impl HeadParser {
     pub fn response<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<ResponseHead<'a>>, Fault> {
         let Some(len) = self.read(bytes, false)? else { return Ok(None) };
         let line = &bytes[range(self.lines.start)];
-        let (version, status, reason) = response::status_line(line)?;
+        let (version, status, reason) = response::parse_status_line(line)?;
         let fields = self.fields(bytes);
         Ok(Some(ResponseHead { version, status: status.as_u16(), reason, len, fields }))
     }
 
     fn read(&mut self, bytes: &[u8], request: bool) -> Result<Option<usize>, Fault> {
-        if self.lines.is_over() {
+        if self.lines.is_complete() {
             self.lines.clear();
         }
         let section = if request {

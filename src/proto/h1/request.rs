@@ -7,10 +7,10 @@ use http::{HeaderValue, Method, Uri, Version, header, request::Parts};
 
 use super::{
     Fault, Lenient,
-    framing::{Length, Said},
+    framing::{FramingFields, Length},
     head::{Lines, range},
-    keep::Connection,
-    name::Role,
+    keep_alive::ConnectionOptions,
+    name::KnownField,
     scan,
 };
 
@@ -29,42 +29,42 @@ pub(super) fn parse(
     lines: &Lines,
     lenient: Lenient,
 ) -> Result<Meta, Fault> {
-    let line = line(head, lines)?;
+    let line = parse_line(head, lines)?;
     parts.method = Method::from_bytes(&head[line.method]).map_err(|_| Fault::RequestLine)?;
     parts.version = line.version;
     if parts.method == Method::CONNECT {
         return Err(Fault::Connect);
     }
 
-    let mut said = Said::default();
-    let mut connection = Connection::default();
+    let mut framing = FramingFields::default();
+    let mut connection = ConnectionOptions::default();
     let mut host = None;
-    let mut expect = false;
-    lines.make_room(&mut parts.headers)?;
+    let mut expects_continue = false;
+    lines.reserve(&mut parts.headers)?;
     for field in &lines.fields {
-        let (name, role, value) = field.read(head, lines)?;
-        match role {
-            Role::Other => {}
-            Role::Ambiguous => return Err(Fault::AmbiguousName),
-            Role::Host => {
+        let (name, known, value) = field.read(head, lines)?;
+        match known {
+            KnownField::Other => {}
+            KnownField::Ambiguous => return Err(Fault::AmbiguousName),
+            KnownField::Host => {
                 if host.replace(value).is_some() {
                     return Err(Fault::Host);
                 }
             }
-            Role::ContentLength if lenient.repeated_content_length => {
-                let Some(n) = said.content_length_again(value)? else { continue };
-                let put = parts.headers.try_insert(name, n.into());
-                put.map_err(|_| Fault::FieldsTooLarge)?;
+            KnownField::ContentLength if lenient.repeated_content_length => {
+                let Some(n) = framing.record_repeated_content_length(value)? else { continue };
+                let inserted = parts.headers.try_insert(name, n.into());
+                inserted.map_err(|_| Fault::FieldsTooLarge)?;
                 continue;
             }
-            Role::ContentLength => said.content_length(value)?,
-            Role::TransferEncoding => {
-                said.transfer_encoding(value)?;
+            KnownField::ContentLength => framing.record_content_length(value)?,
+            KnownField::TransferEncoding => {
+                framing.record_transfer_encoding(value)?;
                 continue; // the body that is handed on is no longer chunked
             }
-            Role::Connection => connection.read(value),
-            Role::Expect => expect = expectation(value)?,
-            Role::ContentType => {
+            KnownField::Connection => connection.record(value),
+            KnownField::Expect => expects_continue = parse_expectation(value)?,
+            KnownField::ContentType => {
                 if parts.headers.contains_key(&name) {
                     return Err(Fault::Repeated);
                 }
@@ -75,7 +75,7 @@ pub(super) fn parse(
 
     let target = head.slice(line.target);
     let authority;
-    (parts.uri, authority) = uri(&parts.method, target, host)?;
+    (parts.uri, authority) = parse_target(&parts.method, target, host)?;
     if host.is_none() && parts.version == Version::HTTP_11 {
         return Err(Fault::HostMissing); // RFC 9112 section 3.2
     }
@@ -83,12 +83,14 @@ pub(super) fn parse(
         // RFC 9112 section 3.2.2: it takes the place of the host.
         parts.headers.try_insert(header::HOST, authority).map_err(|_| Fault::FieldsTooLarge)?;
     }
-    let length = said.of_request(parts.version)?;
+    let length = framing.request_length(parts.version)?;
     Ok(Meta {
         length,
         keep_alive: connection.keeps_alive(parts.version),
         // RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
-        expects_continue: expect && parts.version == Version::HTTP_11 && length != Length::Known(0),
+        expects_continue: expects_continue
+            && parts.version == Version::HTTP_11
+            && length != Length::Known(0),
     })
 }
 
@@ -100,7 +102,7 @@ pub(super) struct Line {
 }
 
 /// `method SP request-target SP HTTP-version`, single spaces only (RFC 9112 section 3).
-pub(super) fn line(head: &[u8], lines: &Lines) -> Result<Line, Fault> {
+pub(super) fn parse_line(head: &[u8], lines: &Lines) -> Result<Line, Fault> {
     let Range { start: at, end } = range(lines.start);
     let method_end = lines.start_token as usize;
     if method_end == at || head[method_end] != b' ' {
@@ -112,21 +114,21 @@ pub(super) fn line(head: &[u8], lines: &Lines) -> Result<Line, Fault> {
     if rest.get(target_end) == Some(&b' ') && target_end > 0 && scan::is_target(&rest[..target_end])
     {
         let from = method_end + 1;
-        let version = version(&rest[target_end + 1..])?;
+        let version = parse_version(&rest[target_end + 1..])?;
         return Ok(Line { method: at..method_end, target: from..from + target_end, version });
     }
-    Err(line_fault(rest))
+    Err(request_line_fault(rest))
 }
 
 /// What is wrong with a request line, of which this stands behind the method.
 #[cold]
-fn line_fault(rest: &[u8]) -> Fault {
+fn request_line_fault(rest: &[u8]) -> Fault {
     let Some(target_end) = memchr::memchr(b' ', rest) else { return Fault::RequestLine };
-    version(&rest[target_end + 1..]).err().unwrap_or(Fault::Target)
+    parse_version(&rest[target_end + 1..]).err().unwrap_or(Fault::Target)
 }
 
 /// `HTTP/1.1` or `HTTP/1.0`.
-pub(super) fn version(bytes: &[u8]) -> Result<Version, Fault> {
+pub(super) fn parse_version(bytes: &[u8]) -> Result<Version, Fault> {
     match bytes {
         b"HTTP/1.1" => Ok(Version::HTTP_11),
         b"HTTP/1.0" => Ok(Version::HTTP_10),
@@ -141,7 +143,7 @@ pub(super) fn version(bytes: &[u8]) -> Result<Version, Fault> {
 
 /// The target in one of the forms that suit its method (RFC 9112 section 3.2), as origin-form, and
 /// the authority that it named.
-fn uri(
+fn parse_target(
     method: &Method,
     target: Bytes,
     host: Option<&[u8]>,
@@ -153,7 +155,7 @@ fn uri(
     match target[0] {
         b'/' => Ok((Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?, None)),
         b'*' if target.len() == 1 && method == Method::OPTIONS => Ok((Uri::from_static("*"), None)),
-        _ => absolute(method, target, host),
+        _ => parse_absolute(method, target, host),
     }
 }
 
@@ -161,7 +163,7 @@ fn uri(
 ///
 /// The RFC has a `Host` beside it ignored. One that names another host or port is refused: whoever
 /// stands before us may have gone by it.
-fn absolute(
+fn parse_absolute(
     method: &Method,
     target: Bytes,
     host: Option<Host<'_>>,
@@ -236,7 +238,7 @@ impl<'a> Host<'a> {
 }
 
 /// RFC 9110 section 10.1.1: the one expectation there is, or 417.
-fn expectation(value: &[u8]) -> Result<bool, Fault> {
+fn parse_expectation(value: &[u8]) -> Result<bool, Fault> {
     if value.eq_ignore_ascii_case(b"100-continue") { Ok(true) } else { Err(Fault::Expectation) }
 }
 
@@ -267,7 +269,7 @@ mod tests {
             ("http://a/b?x=1", "/b?x=1"),
             ("/b?x=1", "/b?x=1"),
         ] {
-            let uri = uri(&Method::GET, Bytes::from_static(target.as_bytes()), Some(b"a"));
+            let uri = parse_target(&Method::GET, Bytes::from_static(target.as_bytes()), Some(b"a"));
             assert_eq!(uri.unwrap().0.path_and_query().unwrap().as_str(), path);
         }
     }

@@ -255,26 +255,26 @@ mod x86 {
     pub(super) struct Avx2(());
 
     /// What [`Avx2::detect`] found: one load instead of one for each feature.
-    static FOUND: AtomicU8 = AtomicU8::new(0);
-    const NO: u8 = 1;
-    const YES: u8 = 2;
+    static SUPPORT: AtomicU8 = AtomicU8::new(0);
+    const UNSUPPORTED: u8 = 1;
+    const SUPPORTED: u8 = 2;
 
     impl Avx2 {
         #[inline]
         pub(super) fn detect() -> Option<Self> {
-            match FOUND.load(Ordering::Relaxed) {
-                YES => Some(Self(())),
-                NO => None,
-                _ => Self::detect_anew(),
+            match SUPPORT.load(Ordering::Relaxed) {
+                SUPPORTED => Some(Self(())),
+                UNSUPPORTED => None,
+                _ => Self::detect_uncached(),
             }
         }
 
         #[cold]
-        fn detect_anew() -> Option<Self> {
+        fn detect_uncached() -> Option<Self> {
             let found = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("bmi1")
                 && is_x86_feature_detected!("bmi2");
-            FOUND.store(if found { YES } else { NO }, Ordering::Relaxed);
+            SUPPORT.store(if found { SUPPORTED } else { UNSUPPORTED }, Ordering::Relaxed);
             found.then_some(Self(()))
         }
 
@@ -332,7 +332,7 @@ mod x86 {
                     ..both
                 }
             } else {
-                let mut copy = [NOTHING; 32];
+                let mut copy = [FILLER; 32];
                 copy[..left].copy_from_slice(&input[at..]);
                 half(load(&copy, 0))
             };
@@ -344,9 +344,9 @@ mod x86 {
             let mut len = 0;
             while input.len() - at - len >= 128 {
                 let from = at + len;
-                let zero_if_control = least(
-                    least(control(load(input, from)), control(load(input, from + 32))),
-                    least(control(load(input, from + 64)), control(load(input, from + 96))),
+                let zero_if_control = min(
+                    min(control(load(input, from)), control(load(input, from + 32))),
+                    min(control(load(input, from + 64)), control(load(input, from + 96))),
                 );
                 if bits(equal(zero_if_control, zero())) != 0 {
                     break;
@@ -367,7 +367,7 @@ mod x86 {
     }
 
     #[inline(always)]
-    fn least(a: __m256i, b: __m256i) -> __m256i {
+    fn min(a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_min_epu8(a, b) }
     }
@@ -406,11 +406,11 @@ mod x86 {
             let above = _mm256_subs_epu8(bytes, _mm256_set1_epi8(0x1f));
             (above, _mm256_xor_si256(bytes, _mm256_set1_epi8(0x7f)))
         };
-        least(above, not_del)
+        min(above, not_del)
     }
 
     /// A byte of which no mask says anything.
-    const NOTHING: u8 = b'a';
+    const FILLER: u8 = b'a';
 
     /// 16 bytes of `input` from each of these places on.
     #[inline(always)]
@@ -452,13 +452,13 @@ mod x86 {
             lf: bits(lf),
             cr: bits(cr),
             delimiters: bits(equal(token(bytes), zero())),
-            controls: bits(suspects(bytes, lf, cr)),
+            controls: bits(control_bytes(bytes, lf, cr)),
         }
     }
 
     /// Control bytes that are neither these LF and CR nor HTAB.
     #[inline(always)]
-    fn suspects(bytes: __m256i, lf: __m256i, cr: __m256i) -> __m256i {
+    fn control_bytes(bytes: __m256i, lf: __m256i, cr: __m256i) -> __m256i {
         let known = or(or(lf, cr), is(bytes, b'\t'));
         // SAFETY: see above.
         unsafe { _mm256_andnot_si256(known, equal(control(bytes), zero())) }

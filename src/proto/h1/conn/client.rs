@@ -51,25 +51,25 @@ impl Conn<Client> {
             Some(n) => (Framing::Length(n), Writing::Length(n)),
             None => (Framing::Chunked, Writing::Chunked),
         };
-        let of_target = || {
+        let target_host = || {
             let host = target.authority().map_or("", |a| a.as_str());
             host.rsplit_once('@').map_or(host, |(_user, host)| host).as_bytes()
         };
-        let host = headers.get(header::HOST).map_or_else(of_target, HeaderValue::as_bytes);
-        let noted = encode::request_fields(headers, host, out);
-        if let (Some(own), Some(n)) = (noted.content_length, length)
-            && framing::content_length(own) != Some(n)
+        let host = headers.get(header::HOST).map_or_else(target_host, HeaderValue::as_bytes);
+        let own_fields = encode::request_fields(headers, host, out);
+        if let (Some(own), Some(n)) = (own_fields.content_length, length)
+            && framing::parse_content_length(own) != Some(n)
         {
             out.truncate(before);
             return Err(Misuse::Length);
         }
-        if noted.connection.says_close() {
+        if own_fields.connection.has_close() {
             self.keep_alive = false;
         }
-        encode::end(prepared, framing, self.keep_alive, Version::HTTP_11, out);
+        encode::end_head(prepared, framing, self.keep_alive, Version::HTTP_11, out);
         self.role = Client { method: method.clone(), interim: 0 };
         self.writing = writing;
-        self.reading = Reading::Idle { fresh: true };
+        self.reading = Reading::Idle { is_first: true };
         self.since = now;
         Ok(())
     }

@@ -20,14 +20,14 @@ use super::{Conn, Limits, Reading, Role, Writing};
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct IdleState {
-    fresh: bool,
+    is_first: bool,
     since: Instant,
 }
 
 impl IdleState {
     /// The state of a connection that was accepted at `now`.
     pub fn new(now: Instant) -> Self {
-        Self { fresh: true, since: now }
+        Self { is_first: true, since: now }
     }
 
     /// The time since which the connection is idle.
@@ -38,17 +38,17 @@ impl IdleState {
 
 impl<R: Role + Default> Conn<R> {
     /// A connection that goes on from its idle state.
-    pub fn from_idle(limits: Arc<Limits>, IdleState { fresh, since }: IdleState) -> Self {
+    pub fn from_idle(limits: Arc<Limits>, IdleState { is_first, since }: IdleState) -> Self {
         let mut conn = Self::new(limits, since);
-        conn.reading = Reading::Idle { fresh };
+        conn.reading = Reading::Idle { is_first };
         conn
     }
 
     /// The idle state, if nothing has come or gone of a next exchange and one may follow.
     pub fn idle_state(&self) -> Option<IdleState> {
         match self.reading {
-            Reading::Idle { fresh } if self.writing == Writing::Idle && self.keep_alive => {
-                Some(IdleState { fresh, since: self.since })
+            Reading::Idle { is_first } if self.writing == Writing::Idle && self.keep_alive => {
+                Some(IdleState { is_first, since: self.since })
             }
             _ => None,
         }

@@ -22,7 +22,7 @@ pub(super) mod sealed {
 
     /// What a head says about its message.
     #[derive(Debug)]
-    pub struct Read {
+    pub struct HeadMeta {
         /// Not that of an interim response.
         pub is_final: bool,
         pub length: Length,
@@ -32,11 +32,11 @@ pub(super) mod sealed {
     pub trait Role: Sized {
         type Head;
         /// Is a head only read in answer to one that was sent?
-        const ASKS_FIRST: bool;
+        const IS_CLIENT: bool;
         /// What a head of the other side consists of.
         fn section(limits: &Limits) -> Section;
         /// A head without content, whose fields will be put into the empty map `fields`.
-        fn blank(fields: HeaderMap) -> Self::Head;
+        fn empty_head(fields: HeaderMap) -> Self::Head;
         /// Reads a head into a blank one: in place, for it is large.
         fn parse(
             &mut self,
@@ -44,24 +44,24 @@ pub(super) mod sealed {
             head: &Bytes,
             lines: &Lines,
             limits: &Limits,
-        ) -> Result<Read, Fault>;
+        ) -> Result<HeadMeta, Fault>;
         /// A piece of the body has come.
-        fn body_began(&mut self);
+        fn on_body_data(&mut self);
         /// Is an answer owed that has not begun?
-        fn is_asked(&self) -> bool;
+        fn is_response_pending(&self) -> bool;
     }
 }
 
-use sealed::Read;
+use sealed::HeadMeta;
 
 /// Reads requests, writes responses.
 #[derive(Debug, Default)]
 pub struct Server {
     /// A request's head has come, and no answer to it has begun; what follows is of that request.
-    pub(super) asked: bool,
+    pub(super) response_pending: bool,
     pub(super) version: Version,
     /// The response must have no body: the request was HEAD.
-    pub(super) head: bool,
+    pub(super) is_head: bool,
     pub(super) expects_continue: bool,
 }
 
@@ -78,13 +78,13 @@ impl Role for Client {}
 
 impl sealed::Role for Server {
     type Head = request::Parts;
-    const ASKS_FIRST: bool = false;
+    const IS_CLIENT: bool = false;
 
     fn section(limits: &Limits) -> Section {
         Section::of_request(limits)
     }
 
-    fn blank(fields: HeaderMap) -> request::Parts {
+    fn empty_head(fields: HeaderMap) -> request::Parts {
         let (mut head, ()) = Request::new(()).into_parts();
         head.headers = fields;
         head
@@ -96,33 +96,33 @@ impl sealed::Role for Server {
         head: &Bytes,
         lines: &Lines,
         limits: &Limits,
-    ) -> Result<Read, Fault> {
+    ) -> Result<HeadMeta, Fault> {
         let meta = super::super::request::parse(into, head, lines, limits.lenient)?;
-        self.asked = true;
+        self.response_pending = true;
         self.version = into.version;
-        self.head = into.method == Method::HEAD;
+        self.is_head = into.method == Method::HEAD;
         self.expects_continue = meta.expects_continue;
-        Ok(Read { is_final: true, length: meta.length, keep_alive: meta.keep_alive })
+        Ok(HeadMeta { is_final: true, length: meta.length, keep_alive: meta.keep_alive })
     }
 
-    fn body_began(&mut self) {
+    fn on_body_data(&mut self) {
         self.expects_continue = false; // whoever sends the body does not wait
     }
 
-    fn is_asked(&self) -> bool {
-        self.asked
+    fn is_response_pending(&self) -> bool {
+        self.response_pending
     }
 }
 
 impl sealed::Role for Client {
     type Head = response::Parts;
-    const ASKS_FIRST: bool = true;
+    const IS_CLIENT: bool = true;
 
     fn section(limits: &Limits) -> Section {
         Section::of_response(limits)
     }
 
-    fn blank(fields: HeaderMap) -> response::Parts {
+    fn empty_head(fields: HeaderMap) -> response::Parts {
         let (mut head, ()) = Response::new(()).into_parts();
         head.headers = fields;
         head
@@ -134,7 +134,7 @@ impl sealed::Role for Client {
         head: &Bytes,
         lines: &Lines,
         limits: &Limits,
-    ) -> Result<Read, Fault> {
+    ) -> Result<HeadMeta, Fault> {
         let meta = super::super::response::parse(into, head, lines, &self.method, limits.lenient)?;
         if into.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault::Switched);
@@ -146,12 +146,12 @@ impl sealed::Role for Client {
                 return Err(Fault::Interim);
             }
         }
-        Ok(Read { is_final: !interim, length: meta.length, keep_alive: meta.keep_alive })
+        Ok(HeadMeta { is_final: !interim, length: meta.length, keep_alive: meta.keep_alive })
     }
 
-    fn body_began(&mut self) {}
+    fn on_body_data(&mut self) {}
 
-    fn is_asked(&self) -> bool {
+    fn is_response_pending(&self) -> bool {
         false
     }
 }

@@ -50,7 +50,7 @@ impl Conn<Server> {
         date: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), Misuse> {
-        if self.writing != Writing::Idle || !self.role.asked {
+        if self.writing != Writing::Idle || !self.role.response_pending {
             return Err(Misuse::State);
         }
         if status.is_informational() {
@@ -59,12 +59,12 @@ impl Conn<Server> {
         let before = out.len();
         out.reserve(HEAD_ROOM + date.len());
         encode::status_line(status, out);
-        let noted = encode::fields(headers, out);
-        let own = noted.content_length;
+        let own_fields = encode::fields(headers, out);
+        let own = own_fields.content_length;
         let (framing, writing) = if has_no_content(status) {
             (Framing::None, Writing::Length(0))
-        } else if self.role.head {
-            (of_head(own, length), Writing::Length(0))
+        } else if self.role.is_head {
+            (head_response_framing(own, length), Writing::Length(0))
         } else {
             self.framing(own, length).inspect_err(|_| out.truncate(before))?
         };
@@ -72,12 +72,12 @@ impl Conn<Server> {
             // The client may send the body now or never: only a new connection is clear.
             self.keep_alive = false;
         }
-        if writing == Writing::UntilClose || noted.connection.says_close() {
+        if writing == Writing::UntilClose || own_fields.connection.has_close() {
             self.keep_alive = false;
         }
-        let date = if noted.date { b"" } else { date };
-        encode::end(date, framing, self.keep_alive, self.role.version, out);
-        self.role.asked = false;
+        let date = if own_fields.has_date { b"" } else { date };
+        encode::end_head(date, framing, self.keep_alive, self.role.version, out);
+        self.role.response_pending = false;
         self.writing = writing;
         self.since = now;
         Ok(())
@@ -89,7 +89,7 @@ impl Conn<Server> {
         length: Option<u64>,
     ) -> Result<(Framing, Writing), Misuse> {
         let own = match own {
-            Some(v) => Some(framing::content_length(v).ok_or(Misuse::Length)?),
+            Some(v) => Some(framing::parse_content_length(v).ok_or(Misuse::Length)?),
             None => None,
         };
         match (own, length) {
@@ -113,20 +113,20 @@ impl Conn<Server> {
         encode::status_line(status, out);
         out.extend_from_slice(date);
         let reason = status.canonical_reason().unwrap_or_default();
-        let head = self.role.asked && self.role.head;
-        let bare = has_no_content(status);
-        let len = if head { 0 } else { 3 + 1 + reason.len() + 1 };
+        let is_head = self.role.response_pending && self.role.is_head;
+        let has_no_body = has_no_content(status);
+        let len = if is_head { 0 } else { 3 + 1 + reason.len() + 1 };
         let fields: &[u8] = match status {
-            _ if bare => b"",
+            _ if has_no_body => b"",
             // What was full has moved on by then, as a rule.
             StatusCode::SERVICE_UNAVAILABLE => {
                 b"content-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
             }
             _ => b"content-type: text/plain; charset=utf-8\r\n",
         };
-        let framing = if bare { Framing::None } else { Framing::Length(len as u64) };
-        encode::end(fields, framing, false, Version::HTTP_11, out);
-        if !head && !bare {
+        let framing = if has_no_body { Framing::None } else { Framing::Length(len as u64) };
+        encode::end_head(fields, framing, false, Version::HTTP_11, out);
+        if !is_head && !has_no_body {
             for part in [status.as_str(), " ", reason, "\n"] {
                 out.extend_from_slice(part.as_bytes());
             }
@@ -144,8 +144,8 @@ fn has_no_content(status: StatusCode) -> bool {
 }
 
 /// The framing fields of a response to HEAD: those that GET would have had.
-fn of_head(own: Option<&[u8]>, length: Option<u64>) -> Framing {
-    match own.and_then(framing::content_length) {
+fn head_response_framing(own: Option<&[u8]>, length: Option<u64>) -> Framing {
+    match own.and_then(framing::parse_content_length) {
         Some(n) => Framing::Length(n),
         // An empty body says nothing of what GET would have sent.
         None => match length {

@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use super::{
     super::{Fault, Limits, scan},
-    Field, Lines, OPEN, Section, is_white, no_name, range, span, start_fault,
+    Field, Lines, Section, UNKNOWN_END, is_white, name_fault, range, span, start_fault,
 };
 
 /// One call of [`Lines::read`].
-pub(super) struct Reading<'a> {
+pub(super) struct LineReader<'a> {
     pub(super) lines: &'a mut Lines,
     /// At most as many bytes as there may be.
     pub(super) input: &'a [u8],
@@ -16,12 +16,12 @@ pub(super) struct Reading<'a> {
     pub(super) limits: &'a Limits,
 }
 
-impl Reading<'_> {
+impl LineReader<'_> {
     pub(super) fn read(mut self) -> Result<Option<usize>, Fault> {
-        while let Some(i) = memchr::memchr(b'\n', &self.input[self.lines.place.scanned..]) {
-            let (at, lf) = (self.lines.place.line, self.lines.place.scanned + i);
+        while let Some(i) = memchr::memchr(b'\n', &self.input[self.lines.position.scanned..]) {
+            let (at, lf) = (self.lines.position.line_start, self.lines.position.scanned + i);
             self.find_name_end();
-            if let Some(fault) = start_fault(self.section, self.limits, self.lines.place, lf) {
+            if let Some(fault) = start_fault(self.section, self.limits, self.lines.position, lf) {
                 return Err(fault);
             }
             let end = match self.input[at..lf] {
@@ -32,33 +32,34 @@ impl Reading<'_> {
             if self.line(at, end)? {
                 return Ok(Some(lf + 1));
             }
-            (self.lines.place.line, self.lines.place.scanned) = (lf + 1, lf + 1);
+            (self.lines.position.line_start, self.lines.position.scanned) = (lf + 1, lf + 1);
         }
         self.find_name_end();
-        self.lines.place.scanned = self.input.len();
+        self.lines.position.scanned = self.input.len();
         Ok(None)
     }
 
     /// Finds where the method ends, as far as its bound matters.
     fn find_name_end(&mut self) {
-        if !self.lines.place.start_line {
+        if !self.lines.position.in_start_line {
             return;
         }
-        let at = self.lines.place.line;
+        let at = self.lines.position.line_start;
         let line = &self.input[at..];
         let line = &line[..line.len().min(self.section.method_bytes.saturating_add(1))];
         let len = scan::token_len(line);
-        self.lines.place.name_end = if len == line.len() { OPEN } else { at + len };
+        self.lines.position.name_end = if len == line.len() { UNKNOWN_END } else { at + len };
     }
 
     /// A line is complete. Is it the empty one at the end?
     fn line(&mut self, at: usize, end: usize) -> Result<bool, Fault> {
         let line = &self.input[at..end];
         let name_end = at + scan::token_len(line);
-        if self.lines.place.start_line {
-            self.lines.place.name_end = name_end;
-            let place = self.lines.place;
-            self.lines.place.start_line = self.lines.start_line(place, end, self.section)?;
+        if self.lines.position.in_start_line {
+            self.lines.position.name_end = name_end;
+            let position = self.lines.position;
+            self.lines.position.in_start_line =
+                self.lines.start_line(position, end, self.section)?;
         } else if line.is_empty() {
             return Ok(true);
         } else if is_white(line[0]) && self.section.lenient.folded_lines {
@@ -76,9 +77,9 @@ impl Reading<'_> {
                 rest = behind;
             }
         }
-        let [b':', raw @ ..] = rest else { return Err(no_name(self.input[at])) };
+        let [b':', raw @ ..] = rest else { return Err(name_fault(self.input[at])) };
         if name_end == at {
-            return Err(no_name(self.input[at]));
+            return Err(name_fault(self.input[at]));
         }
         let value = scan::trim(raw);
         let name = &self.input[at..name_end];
@@ -110,7 +111,7 @@ impl Reading<'_> {
         // there are readers to whom such a line ends the head.
         let to = at + leading(&self.input[at..end], line) + line.len();
         field.value = span(range(field.value).start, to);
-        self.lines.folded = true;
+        self.lines.has_folded = true;
         Ok(())
     }
 }

@@ -18,13 +18,13 @@ fn every_byte_is_judged_alike_at_every_place_of_a_word() {
     for b in 0..=255u8 {
         let value = b == b'\t' || (b >= 0x20 && b != 0x7f);
         let target = (0x21..=0x7e).contains(&b) && b != b'#' && b != b'\\';
-        for place in 0..20 {
+        for position in 0..20 {
             for filler in [b'a', 0x20, 0x80, 0xff, 0x21] {
                 let mut v = [filler; 20];
-                v[place] = b;
-                assert_eq!(is_field_value(&v), value, "{b:#x} at {place}");
+                v[position] = b;
+                assert_eq!(is_field_value(&v), value, "{b:#x} at {position}");
                 let fine = target && (0x21..=0x7e).contains(&filler);
-                assert_eq!(is_target(&v), fine, "{b:#x} at {place}");
+                assert_eq!(is_target(&v), fine, "{b:#x} at {position}");
             }
         }
     }
@@ -74,7 +74,7 @@ fn portable_block_agrees_with_the_class_tables() {
     }
 }
 
-/// Both forms say the same of every byte at every place, whatever the input's length: each way to
+/// Both forms say the same of every byte at every position, whatever the input's length: each way to
 /// load the last block is met.
 #[cfg(target_arch = "x86_64")]
 #[test]
@@ -84,18 +84,18 @@ fn avx2_agrees_with_portable_form() {
     };
     let places = if cfg!(miri) { 7 } else { 1 };
     for len in [1, 2, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 191, 300] {
-        for place in (0..len).step_by(places) {
+        for position in (0..len).step_by(places) {
             for b in 0..=255u8 {
                 let mut input = vec![b'a'; len];
-                input[place] = b;
-                for at in [0, len / 2, len - 1, place] {
+                input[position] = b;
+                for at in [0, len / 2, len - 1, position] {
                     let (ours, theirs) = (avx2.block(&input, at), Portable.block(&input, at));
                     let same = |m: Masks| (m.lf, m.cr, m.delimiters);
-                    assert_eq!(same(ours), same(theirs), "{b:#x} at {place} of {len} from {at}");
+                    assert_eq!(same(ours), same(theirs), "{b:#x} at {position} of {len} from {at}");
                     // It may see a control byte that stands before the block, and must see those
                     // inside.
                     assert!(ours.controls != 0 || theirs.controls == 0);
-                    assert!(theirs.controls != 0 || ours.controls == 0 || place < at);
+                    assert!(theirs.controls != 0 || ours.controls == 0 || position < at);
                     let plain = avx2.plain_len(&input, at);
                     assert!(plain <= len - at && plain % 128 == 0);
                     assert!(input[at..at + plain].iter().all(|&b| b >= 0x20 && b != 0x7f));
@@ -105,7 +105,7 @@ fn avx2_agrees_with_portable_form() {
     }
 }
 
-/// The same of random bytes, of which several are odd, at every place of inputs of every length.
+/// The same of random bytes, of which several are odd, at every position of inputs of every length.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn avx2_agrees_with_portable_form_on_any_bytes_of_any_length() {

@@ -4,14 +4,14 @@ use super::pair::Rng;
 use crate::proto::h1::{Fault, Fields, HeadParser, Limits, scan};
 
 /// Where a name or a value stands, and how long it is.
-type Place = (usize, usize);
+type Span = (usize, usize);
 
 /// A head: where it ends, what its start line says, where its names and values are.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     len: usize,
     start: Vec<Vec<u8>>,
-    fields: Vec<(Place, Place)>,
+    fields: Vec<(Span, Span)>,
 }
 
 type Outcome<E> = Result<Option<Head>, E>;
@@ -51,7 +51,7 @@ fn is_tchar(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
-fn field(line: &[u8]) -> Option<(Place, Place)> {
+fn field(line: &[u8]) -> Option<(Span, Span)> {
     let colon = line.iter().position(|&b| b == b':')?;
     let (mut from, mut to) = (colon + 1, line.len());
     let white = |at: usize| line[at] == b' ' || line[at] == b'\t';
@@ -91,9 +91,9 @@ fn status_line(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     fine.then(|| vec![version.to_vec(), code.to_vec(), reason.to_vec()])
 }
 
-fn places(input: &[u8], fields: Fields<'_>) -> Vec<(Place, Place)> {
-    let place = |s: &[u8]| (s.as_ptr().addr() - input.as_ptr().addr(), s.len());
-    fields.map(|(name, value)| (place(name), place(value))).collect()
+fn spans(input: &[u8], fields: Fields<'_>) -> Vec<(Span, Span)> {
+    let span = |s: &[u8]| (s.as_ptr().addr() - input.as_ptr().addr(), s.len());
+    fields.map(|(name, value)| (span(name), span(value))).collect()
 }
 
 fn ours(parser: &mut HeadParser, input: &[u8], request: bool) -> Outcome<Fault> {
@@ -101,11 +101,11 @@ fn ours(parser: &mut HeadParser, input: &[u8], request: bool) -> Outcome<Fault> 
     if request {
         let Some(h) = parser.request(input)? else { return Ok(None) };
         let start = vec![h.method.to_vec(), h.target.to_vec(), version(h.version)];
-        return Ok(Some(Head { len: h.len, start, fields: places(input, h.fields()) }));
+        return Ok(Some(Head { len: h.len, start, fields: spans(input, h.fields()) }));
     }
     let Some(h) = parser.response(input)? else { return Ok(None) };
     let start = vec![version(h.version), h.status.to_string().into_bytes(), h.reason.to_vec()];
-    Ok(Some(Head { len: h.len, start, fields: places(input, h.fields()) }))
+    Ok(Some(Head { len: h.len, start, fields: spans(input, h.fields()) }))
 }
 
 /// It refuses nothing for its length: that is not what is compared.

@@ -6,27 +6,27 @@ use super::scan;
 
 /// The options that matter in `Connection` fields.
 #[derive(Debug, Default)]
-pub(super) struct Connection {
-    close: bool,
-    keep_alive: bool,
+pub(super) struct ConnectionOptions {
+    has_close: bool,
+    has_keep_alive: bool,
 }
 
-impl Connection {
+impl ConnectionOptions {
     /// Takes note of one field's options.
-    pub(super) fn read(&mut self, value: &[u8]) {
+    pub(super) fn record(&mut self, value: &[u8]) {
         for option in value.split(|&b| b == b',') {
             let option = scan::trim(option);
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.has_close |= option.eq_ignore_ascii_case(b"close");
+            self.has_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
     }
 
-    pub(super) fn says_close(&self) -> bool {
-        self.close
+    pub(super) fn has_close(&self) -> bool {
+        self.has_close
     }
 
     /// `close` ends it; HTTP/1.1 goes on by default, HTTP/1.0 only if asked to.
     pub(super) fn keeps_alive(&self, version: Version) -> bool {
-        !self.close && (version == Version::HTTP_11 || self.keep_alive)
+        !self.has_close && (version == Version::HTTP_11 || self.has_keep_alive)
     }
 }
