@@ -1,13 +1,13 @@
 //! HTTP/1.1 (RFC 9112) without a connection: bytes in, events out, and back.
 //!
 //! [`Conn`] is the whole protocol for one connection, for either [role](Role). It has no socket,
-//! no task and no clock, so it can be tested, fuzzed and driven by anything. Everything it reads
-//! it reads strictly: a byte sequence that two parties could take for different messages is a
-//! [`Fault`], never repaired. Everything a peer can grow has a bound in [`Limits`].
+//! no task and no clock, so it can be tested, fuzzed and driven by anything. Parsing is strict: bytes
+//! that two parties could read as different messages are a [`Fault`], never repaired. Everything a
+//! peer can make grow has a bound in [`Limits`].
 //!
-//! Heads are parsed line by line as they come, each line once; names become `http` types, values
-//! are slices of the read buffer. What is written is written from the model, with exactly one
-//! framing field.
+//! Heads are parsed line by line as they arrive, each line once; names become `http` types, values
+//! are slices of the read buffer. Messages are written from `http` types, with exactly one framing
+//! field.
 #![doc = include_str!("h1/guide.md")]
 
 mod chunked;

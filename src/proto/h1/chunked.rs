@@ -20,24 +20,24 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Decoder {
     state: State,
-    /// Extension bytes seen in the whole body.
+    /// Extension bytes so far in the whole body.
     extensions: usize,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Expects a size line, in whose first `scanned` bytes there is no LF.
+    /// Expects a size line; its first `scanned` bytes contain no LF.
     Size {
         scanned: usize,
     },
-    /// So many bytes of the chunk are to come.
+    /// Expects this many more bytes of the chunk.
     Data(u64),
     /// Expects the CRLF after a chunk.
     DataEnd,
     Trailers(Lines),
 }
 
-/// One step of decoding.
+/// The result of one decoding step.
 #[derive(Debug)]
 pub(super) enum Step {
     Data(Bytes),
@@ -54,7 +54,7 @@ impl Decoder {
         Self { state: State::Size { scanned: 0 }, extensions: 0 }
     }
 
-    /// Takes one step's bytes from the front of `input`.
+    /// Decodes one step and removes its bytes from the front of `input`.
     pub(super) fn step(&mut self, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
         loop {
             match &mut self.state {
@@ -108,7 +108,7 @@ impl Decoder {
     }
 }
 
-/// `chunk-size [ chunk-ext ]`: the size, and how many bytes the extension has.
+/// Parses `chunk-size [ chunk-ext ]`; returns the size and the number of bytes of the extension.
 fn parse_size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     if digits == 0 || digits > SIZE_DIGITS {
@@ -128,11 +128,11 @@ fn parse_size_line(line: &[u8]) -> Result<(u64, usize), Fault> {
     Ok((size, extension.len()))
 }
 
-/// `*( BWS ";" BWS name [ BWS "=" BWS value ] )`, where a value is a token or a quoted string (RFC
-/// 9112 section 7.1.1).
+/// Returns whether this is `*( BWS ";" BWS name [ BWS "=" BWS value ] )`, where a value is a token or a
+/// quoted string (RFC 9112 section 7.1.1).
 fn is_extension(extension: &[u8]) -> bool {
     if !scan::is_field_value(extension) {
-        return false; // no control byte stands in it, whatever it is
+        return false; // an extension never contains a control byte
     }
     let mut rest = extension;
     while !rest.is_empty() {
@@ -161,7 +161,8 @@ fn skip_white(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// How long the quoted string at the front is (RFC 9110 section 5.6.4); zero if it does not end.
+/// Returns the length of the quoted string at the front (RFC 9110 section 5.6.4); zero if it does not
+/// end.
 fn quoted_len(bytes: &[u8]) -> usize {
     let mut is_escaped = false;
     for (at, byte) in bytes.iter().enumerate().skip(1) {
@@ -178,7 +179,7 @@ fn quoted_len(bytes: &[u8]) -> usize {
 fn read_trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Result<Step, Fault> {
     if input.starts_with(b"\r\n") && lines.is_empty() {
         input.advance(2);
-        return Ok(Step::End(None)); // none, as a rule
+        return Ok(Step::End(None)); // most bodies have no trailers
     }
     let section = Section::of_trailers(limits);
     let Some(len) = lines.read(input, section, limits)? else { return Ok(Step::NeedsInput) };
@@ -198,8 +199,8 @@ fn read_trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Re
     Ok(Step::End(Some(map)))
 }
 
-/// May this field not be a trailer (RFC 9110 section 6.5.1)? Those that frame, route or
-/// authenticate a message, make it conditional, say how to read its body or who sent it.
+/// Returns whether this field must not be a trailer (RFC 9110 section 6.5.1): fields that frame, route
+/// or authenticate a message, make it conditional, describe its body or identify its client.
 pub(super) fn is_forbidden_trailer(name: &HeaderName) -> bool {
     const NAMES: [HeaderName; 27] = [
         header::TRANSFER_ENCODING,
@@ -234,9 +235,8 @@ pub(super) fn is_forbidden_trailer(name: &HeaderName) -> bool {
     NAMES.contains(name) || OTHERS.iter().any(|n| name == n) || identifies_client(name)
 }
 
-/// Does it say who the client is, as a proxy would? A proxy drops and writes such fields in heads
-/// only, and there are servers behind it that take trailers for fields of the head, and `_` or `.`
-/// for `-`.
+/// Returns whether this field identifies the client, as proxies do. Proxies remove and write such fields
+/// in heads only, and some servers treat trailers as fields of the head, and `_` or `.` as `-`.
 fn identifies_client(name: &HeaderName) -> bool {
     let begins = |known: &str| {
         let fits = |(n, k): (u8, u8)| n == k || k == b'-' && matches!(n, b'_' | b'.');

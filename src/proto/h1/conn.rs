@@ -1,5 +1,5 @@
-//! The connection's state machine: everything that changes its state is here, and in the files of
-//! the two roles below.
+//! The connection's state machine. This file and those of the two roles below hold all code that
+//! changes its state.
 
 mod client;
 mod idle;
@@ -22,17 +22,18 @@ use super::{
 };
 use crate::peer::Pace;
 
-/// One HTTP/1.1 connection, without the connection: no socket, no task, no clock.
+/// The state machine of one HTTP/1.1 connection, without a socket, task or clock.
 ///
-/// Methods come in four kinds.
-/// - *Told*: [`recv`](Self::recv), [`recv_eof`](Self::recv_eof): something happened out there.
-/// - *Asked*: `send_head`, [`send_data`](Self::send_data), [`send_end`](Self::send_end): the
-///   application wants something sent. They append bytes to a buffer of the caller's.
-/// - *Wants*: [`wants_read`](Self::wants_read), [`wants_continue`](Self::wants_continue),
-///   [`deadline`](Self::deadline): what the driver should do next.
+/// There are four kinds of methods:
+/// - *Input*: [`recv`](Self::recv), [`recv_eof`](Self::recv_eof), [`timeout`](Self::timeout) report
+///   what arrived from the peer.
+/// - *Output*: `send_head`, [`send_data`](Self::send_data), [`send_end`](Self::send_end) send a
+///   message. They append bytes to the caller's buffer.
+/// - *Requests to the driver*: [`wants_read`](Self::wants_read),
+///   [`wants_continue`](Self::wants_continue), [`deadline`](Self::deadline).
 /// - *State*: [`is_idle`](Self::is_idle), [`keeps_alive`](Self::keeps_alive) and others.
 ///
-/// `now` must not go backwards. An *asked* method in a wrong state returns [`Misuse`] and changes
+/// `now` must not go backwards. An output method in a wrong state returns [`Misuse`] and changes
 /// nothing; a peer's error is a [`Fault`], after which nothing more is read.
 ///
 /// Each half, reading and writing, goes through the same states:
@@ -57,24 +58,24 @@ use crate::peer::Pace;
 #[derive(Debug)]
 pub struct Conn<R: Role> {
     reading: Reading,
-    /// Those of the head that is read, or was; kept for the room they have.
+    /// The lines of the current or last head, kept for their allocation.
     lines: Lines,
     writing: Writing,
-    /// So far nobody said close.
+    /// Whether another exchange may follow: neither side has sent `close`.
     keep_alive: bool,
     role: R,
     limits: Arc<Limits>,
-    /// When the phase that [`deadline`](Self::deadline) bounds began.
+    /// Start of the phase that [`deadline`](Self::deadline) bounds.
     since: Instant,
-    /// That of the body that is read, if it is a request's.
+    /// Rate at which the body of a request arrives.
     pace: Pace,
-    /// When that body must be complete.
+    /// Time by which that body must be complete.
     body_deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum Reading {
-    /// Nothing of the next message has come; `is_first` on a connection that never had one.
+    /// Nothing of the next message has arrived; `is_first` if the connection has had none yet.
     Idle {
         is_first: bool,
     },
@@ -97,19 +98,19 @@ enum Writing {
     Closed,
 }
 
-/// What [`Conn::recv`] found.
+/// A part of a message that [`Conn::recv`] returns.
 #[derive(Debug)]
 pub enum Event<H> {
-    /// A whole head.
+    /// A complete head.
     Head(H),
     /// A piece of the body, never empty.
     Data(Bytes),
-    /// The message is complete; trailers if it had any.
+    /// The end of the message, with its trailers if any.
     End(Option<HeaderMap>),
 }
 
 impl<R: Role + Default> Conn<R> {
-    /// A connection at its beginning.
+    /// Creates the state of a connection that was opened at `now`.
     pub fn new(limits: Arc<Limits>, now: Instant) -> Self {
         Self {
             reading: Reading::Idle { is_first: true },
@@ -125,15 +126,16 @@ impl<R: Role + Default> Conn<R> {
     }
 }
 
-/// Told.
+/// Input.
 impl<R: Role> Conn<R> {
-    /// Takes what it can from the front of `input`, which holds what has come and was not taken.
+    /// Parses the next event from the front of `input` and removes its bytes.
     ///
-    /// `None` means that more bytes are needed, or that none are wanted now: ask
-    /// [`wants_read`](Self::wants_read). Call it again with more bytes behind those that it left.
+    /// `input` holds all bytes that have arrived and were not removed. `None` means that more bytes are
+    /// needed, or that none are wanted now; [`wants_read`](Self::wants_read) tells which. Call it again
+    /// with further bytes appended to those that it left.
     ///
     /// # Errors
-    /// The peer's [`Fault`]. The reading half is closed after it.
+    /// Returns the peer's [`Fault`] and closes the reading half.
     pub fn recv(
         &mut self,
         now: Instant,
@@ -142,9 +144,9 @@ impl<R: Role> Conn<R> {
         self.recv_with(now, input, |_| HeaderMap::new())
     }
 
-    /// As [`recv`](Self::recv), with the map for the fields of a complete head from `fields`, which is
-    /// told how many there are: a driver that keeps the maps of earlier heads saves their allocations. The
-    /// map must be empty.
+    /// Does the same as [`recv`](Self::recv), with the map for the fields of a complete head from
+    /// `fields`, which is called with their number: a driver that keeps the maps of earlier heads saves
+    /// their allocations. The map must be empty.
     ///
     /// ```
     /// # use std::{sync::Arc, time::Instant};
@@ -162,7 +164,7 @@ impl<R: Role> Conn<R> {
     /// ```
     ///
     /// # Errors
-    /// As [`recv`](Self::recv).
+    /// The same as of [`recv`](Self::recv).
     pub fn recv_with(
         &mut self,
         now: Instant,
@@ -226,7 +228,7 @@ impl<R: Role> Conn<R> {
                 return Err(Fault::Unsolicited);
             }
             if let Reading::Idle { is_first } = self.reading {
-                // A later head has its time from its first byte, the first one from the start.
+                // A later head is timed from its first byte, the first one from the connection's start.
                 if !is_first {
                     self.since = now;
                 }
@@ -258,7 +260,7 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// So many bytes of the body have come.
+    /// Records the arrival of body bytes for the timeouts.
     fn record_progress(&mut self, now: Instant, bytes: usize) {
         self.since = now;
         self.pace.moved(self.limits.body_rate, now, bytes as u64);
@@ -271,12 +273,13 @@ impl<R: Role> Conn<R> {
         Event::End(trailers)
     }
 
-    /// The peer will send nothing more.
+    /// Handles the end of the peer's stream.
+    ///
+    /// It is in order between messages, and at the end of a body that ends with the connection, for
+    /// which it returns [`Event::End`].
     ///
     /// # Errors
-    /// [`Fault::Truncated`] in the middle of a message, or when it was the peer's to answer. Between
-    /// messages, or at the end of a body that ends with the connection (then an [`Event::End`] is
-    /// returned), it is in order.
+    /// [`Fault::Truncated`] in the middle of a message, or while a response is outstanding.
     pub fn recv_eof(&mut self, now: Instant) -> Result<Option<Event<R::Head>>, Fault> {
         self.keep_alive = false;
         let is_awaiting_response = self.is_awaiting_response();
@@ -295,7 +298,9 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// [`deadline`](Self::deadline) has passed. `None`: the connection was idle, close it quietly.
+    /// Handles a [`deadline`](Self::deadline) that has passed.
+    ///
+    /// `None` means that the connection was idle: close it without an answer.
     pub fn timeout(&mut self) -> Option<Fault> {
         self.keep_alive = false;
         let was_idle = self.is_before_message() && !self.is_awaiting_response();
@@ -310,7 +315,7 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// Nothing of the next message has come; an empty line before it is nothing.
+    /// Whether nothing of the next message has arrived, not counting empty lines before it.
     fn is_before_message(&self) -> bool {
         match &self.reading {
             Reading::Idle { .. } => true,
@@ -323,21 +328,21 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// A request went out, at least its head, and nothing of the final answer has come.
+    /// Whether at least the head of a request was sent and nothing of its final response has arrived.
     fn is_awaiting_response(&self) -> bool {
         R::IS_CLIENT && self.writing != Writing::Idle && self.is_before_message()
     }
 }
 
-/// Asked.
+/// Output.
 impl<R: Role> Conn<R> {
-    /// Announces `n` bytes of the body: writes what stands before them, and returns what must
-    /// follow them.
+    /// Announces `n` bytes of the body: writes the prefix that they need, and returns their suffix.
     ///
-    /// The bytes themselves are the caller's to send, so they need not be copied.
+    /// The caller sends the bytes themselves between the two, so they need not be copied.
     ///
     /// # Errors
-    /// [`Misuse`] if no body is under way or it would be longer than announced.
+    /// [`Misuse::State`] if no body is being sent, [`Misuse::TooLong`] if it would exceed its announced
+    /// length.
     pub fn send_data(&mut self, n: usize, out: &mut BytesMut) -> Result<&'static [u8], Misuse> {
         match &mut self.writing {
             _ if n == 0 => Ok(b""),
@@ -357,7 +362,8 @@ impl<R: Role> Conn<R> {
     /// Ends the message. Trailers go out with a chunked body and are dropped otherwise.
     ///
     /// # Errors
-    /// [`Misuse::TooShort`] before all announced bytes; the connection can then only be closed.
+    /// [`Misuse::TooShort`] before all announced bytes: send them, or close the connection.
+    /// [`Misuse::State`] if no body is being sent.
     pub fn send_end(
         &mut self,
         now: Instant,
@@ -373,13 +379,13 @@ impl<R: Role> Conn<R> {
         }
         self.writing = Writing::Done;
         if self.is_before_message() {
-            self.since = now; // from here on it is the answer that is waited for
+            self.since = now; // from here on the response is awaited
         }
         self.try_keep_alive(now);
         Ok(())
     }
 
-    /// No further message after the present ones.
+    /// Closes the connection after the current exchange, or now if it is idle.
     pub fn disable_keep_alive(&mut self) {
         self.keep_alive = false;
         if self.is_idle() {
@@ -388,7 +394,7 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// The joint rule: when both halves are done the next exchange begins, or none.
+    /// Once both halves are done, starts the next exchange or closes the connection.
     fn try_keep_alive(&mut self, now: Instant) {
         if !matches!(self.reading, Reading::Done) || self.writing != Writing::Done {
             return;
@@ -404,18 +410,20 @@ impl<R: Role> Conn<R> {
     }
 }
 
-/// Wants.
+/// Requests to the driver.
 impl<R: Role> Conn<R> {
-    /// Could more bytes be of use now? Not between a complete request and its answer.
+    /// Returns whether more bytes can be used now. `false` between a complete request and the end of its
+    /// response, and once the reading half is closed.
     pub fn wants_read(&self) -> bool {
         !matches!(self.reading, Reading::Done | Reading::Closed)
     }
 
-    /// Until when the peer must have made progress; the driver then calls
-    /// [`timeout`](Self::timeout). `None` while it is not the peer that is waited for.
+    /// Returns the time by which the peer must make progress, or `None` while the peer is not awaited.
+    ///
+    /// The driver calls [`timeout`](Self::timeout) when it has passed.
     pub fn deadline(&self) -> Option<Instant> {
         if self.is_awaiting_response() && self.writes_body() {
-            return None; // our own request is not complete
+            return None; // the client's own request is not complete
         }
         let l = &self.limits;
         let span = match self.reading {
@@ -424,14 +432,14 @@ impl<R: Role> Conn<R> {
             Reading::Length(1..) | Reading::Chunked(_) | Reading::UntilClose => l.body_timeout,
             Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };
-        // A span so long that it leaves the clock's range is no deadline.
+        // A timeout beyond the clock's range is no deadline.
         [self.since.checked_add(span), self.pace.due(), self.body_deadline]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// The peer is waited for again, after a pause that was not its own.
+    /// Restarts the peer's timeouts, after a pause during which the driver did not read.
     pub fn resume(&mut self, now: Instant) {
         self.since = now;
         if self.pace.due().is_some() {
@@ -442,17 +450,17 @@ impl<R: Role> Conn<R> {
 
 /// State.
 impl<R: Role> Conn<R> {
-    /// Between exchanges, and another may begin.
+    /// Returns whether the connection is between exchanges and another may begin.
     pub fn is_idle(&self) -> bool {
         self.is_before_message() && self.writing == Writing::Idle
     }
 
-    /// Will another exchange follow the present one?
+    /// Returns whether another exchange may follow the current one.
     pub fn keeps_alive(&self) -> bool {
         self.keep_alive
     }
 
-    /// Is the body of a received head still to come, in part or whole?
+    /// Returns whether some of the body of a received head has not been read yet.
     pub fn reads_body(&self) -> bool {
         match self.reading {
             Reading::Length(n) => n > 0,
@@ -461,7 +469,7 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// How many bytes of the body are to come, if that is known.
+    /// Returns the number of body bytes that have not been read yet, or `None` if it is unknown.
     pub fn remaining_body(&self) -> Option<u64> {
         match self.reading {
             Reading::Length(n) => Some(n),
@@ -470,22 +478,23 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// Has the head of an outgoing message been sent, and not yet its end?
+    /// Returns whether the head of an outgoing message has been sent, but not its end.
     pub fn writes_body(&self) -> bool {
         matches!(self.writing, Writing::Length(_) | Writing::Chunked | Writing::UntilClose)
     }
 
-    /// Does the outgoing message end with the connection? Then a close says that it was whole.
+    /// Returns whether the outgoing message ends with the connection, so that a close completes it.
     pub fn ends_with_close(&self) -> bool {
         self.writing == Writing::UntilClose
     }
 
-    /// Is the body that follows the outgoing head empty by the head's own rules (HEAD, 204, 304)?
+    /// Returns whether no body bytes may follow the outgoing head (a length of 0, HEAD, 204, 304), or all
+    /// have been sent.
     pub fn sends_no_body(&self) -> bool {
         self.writing == Writing::Length(0)
     }
 
-    /// Nothing more will be read or written, but for a [last answer](Conn::send_error) to a fault.
+    /// Returns whether nothing more will be read or written, except for [an error](Conn::send_error).
     pub fn is_closed(&self) -> bool {
         let written = match self.writing {
             Writing::Closed | Writing::Done => true,

@@ -1,15 +1,14 @@
-//! Heads and chunks as bytes, with exactly one framing field.
+//! Encodes heads and chunks, with exactly one framing field.
 //!
-//! Names and values are `http` types, which hold no CR, LF or NUL, so nothing that is written here
-//! can end a line early. Fields that frame a message or belong to one hop are never copied: they
-//! follow from the body and from the connection.
+//! Names and values are `http` types, which contain no CR, LF or NUL, so they cannot end a line early.
+//! Framing and hop-by-hop fields are never copied: they follow from the body and the connection.
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use super::{chunked, framing::Length, keep_alive::ConnectionOptions, scan};
 
-/// How the framing is written.
+/// The framing field of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
     Length(u64),
@@ -28,7 +27,7 @@ impl From<Length> for Framing {
     }
 }
 
-/// `HTTP/1.1 200 OK`.
+/// Writes a status line, for example `HTTP/1.1 200 OK`.
 pub(super) fn status_line(status: StatusCode, out: &mut BytesMut) {
     match status {
         StatusCode::OK => out.put_slice(b"HTTP/1.1 200 OK\r\n"),
@@ -44,14 +43,15 @@ pub(super) fn status_line(status: StatusCode, out: &mut BytesMut) {
     }
 }
 
-/// `GET /path HTTP/1.1`; `false` if the target has no form for this method.
+/// Writes a request line, for example `GET /path HTTP/1.1`. Returns `false` and writes nothing if the
+/// target has no form for this method.
 pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) -> bool {
     let path = match target.path_and_query() {
         Some(p) => p.as_str(),
         None if target.authority().is_some() => "/",
         None => return false,
     };
-    // A query alone has the empty path, which is `/` (RFC 9110 section 4.2.3).
+    // A target with only a query has an empty path, which is `/` (RFC 9110 section 4.2.3).
     let slash = if path.starts_with('?') { "/" } else { "" };
     let has_origin_form =
         path.starts_with(['/', '?']) || (path == "*" && method == Method::OPTIONS);
@@ -66,7 +66,7 @@ pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) ->
     true
 }
 
-/// What a head says that decides how it is sent.
+/// The values of fields that this module writes itself, or only if they are absent (`Date`).
 #[derive(Default)]
 pub(super) struct OwnFields<'a> {
     pub(super) content_length: Option<&'a [u8]>,
@@ -75,9 +75,9 @@ pub(super) struct OwnFields<'a> {
 }
 
 impl<'a> OwnFields<'a> {
-    /// Takes note of a field. Is it one that we write ourselves, whoever else set it?
+    /// Records a field, and returns whether this module writes it itself, so that it must not be copied.
     ///
-    /// By length first: this is asked of every field of every message.
+    /// Compares by length first, because it runs for every field of every message.
     #[inline(always)]
     fn record(&mut self, name: &[u8], value: &'a [u8]) -> bool {
         match name.len() {
@@ -103,7 +103,7 @@ impl<'a> OwnFields<'a> {
     }
 }
 
-/// All fields but those that we write ourselves, in one pass.
+/// Writes all fields in one pass, except those that this module writes itself, which it returns.
 pub(super) fn fields<'a>(headers: &'a HeaderMap, out: &mut BytesMut) -> OwnFields<'a> {
     let mut own_fields = OwnFields::default();
     for (name, value) in headers {
@@ -115,7 +115,8 @@ pub(super) fn fields<'a>(headers: &'a HeaderMap, out: &mut BytesMut) -> OwnField
     own_fields
 }
 
-/// The same for a request, whose `Host` comes first and once (RFC 9112 section 3.2).
+/// Writes the fields of a request in the same way, with exactly one `Host`, which comes first (RFC 9112
+/// section 3.2).
 pub(super) fn request_fields<'a>(
     headers: &'a HeaderMap,
     host: &[u8],
@@ -132,14 +133,14 @@ pub(super) fn request_fields<'a>(
     own_fields
 }
 
-/// One field line.
+/// Writes one field line.
 #[inline(always)]
 pub(super) fn field(name: &[u8], value: &[u8], out: &mut BytesMut) {
     scan::append_field(name, value, out);
 }
 
-/// The end of a head: lines that the caller has, the framing field if any, what the connection says
-/// of itself (nothing where HTTP/1.1's default holds), and the empty line.
+/// Writes the end of a head: prepared lines, the framing field if any, `Connection` unless HTTP/1.1's
+/// default applies, and the empty line.
 pub(super) fn end_head(
     lines: &[u8],
     framing: Framing,
@@ -162,7 +163,7 @@ pub(super) fn end_head(
     }
 }
 
-/// The line before a chunk's data.
+/// Writes the size line of a chunk, in hexadecimal.
 pub(super) fn chunk_size(n: usize, out: &mut BytesMut) {
     let mut digits = [0; 16];
     let mut at = digits.len();
@@ -179,7 +180,7 @@ pub(super) fn chunk_size(n: usize, out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// The last chunk, with the trailers that may be some.
+/// Writes the last chunk, with all trailers that are allowed as such.
 pub(super) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
     out.put_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {

@@ -1,8 +1,8 @@
-//! Errors of the core: a peer's `Fault`, with the status that answers it, and our own `Misuse`.
+//! Errors of the core: a peer's [`Fault`], with the status of the answer, and the caller's [`Misuse`].
 
 use http::StatusCode;
 
-/// What the peer did wrong. The connection reads nothing after it.
+/// A violation of the protocol or of a limit by the peer. The connection reads nothing after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -12,11 +12,11 @@ pub enum Fault {
     /// The status line is not `version SP code SP reason`.
     #[error("malformed status line")]
     StatusLine,
-    /// The target holds a byte that must not be there, such as a backslash before the query, or has
-    /// no form that suits the method.
+    /// The target contains an invalid byte, for example a backslash before the query, or has a form that
+    /// its method does not allow.
     #[error("malformed request target")]
     Target,
-    /// A version that is not `HTTP/` digit `.` digit.
+    /// The version is not `HTTP/` digit `.` digit.
     #[error("malformed version")]
     Version,
     /// A well-formed version that is neither 1.1 nor 1.0.
@@ -26,7 +26,7 @@ pub enum Fault {
     #[error("CONNECT is not served")]
     Connect,
     /// A line that ends in LF without CR, or CR without LF.
-    #[error("a line does not end in CRLF")]
+    #[error("line does not end in CRLF")]
     LineEnd,
     /// A line that begins with white space: obsolete folding (RFC 9112 section 5.2).
     #[error("folded line")]
@@ -34,9 +34,9 @@ pub enum Fault {
     /// A field line without a colon, or with a name that is empty or not a token.
     #[error("malformed field name")]
     FieldName,
-    /// A name that is that of a framing field but for `_` or `.` in place of `-`. CGI-like programs
-    /// behind us would take it for that field.
-    #[error("a field name that may be taken for Content-Length or Transfer-Encoding")]
+    /// The name of a framing field with `_` or `.` instead of `-`. CGI-like applications would read it as
+    /// that field.
+    #[error("field name that applications may read as Content-Length or Transfer-Encoding")]
     AmbiguousName,
     /// A control byte in a field's value.
     #[error("malformed field value")]
@@ -47,21 +47,20 @@ pub enum Fault {
     /// No `Host` in an HTTP/1.1 request.
     #[error("no Host field")]
     HostMissing,
-    /// More than one `Host`, one that is not a host, or one that names another host or port than an
-    /// absolute target does.
-    #[error("Host is repeated, malformed or at odds with the target")]
+    /// `Host` is repeated, is not a host, or names another host or port than an absolute target does.
+    #[error("Host is repeated, malformed or contradicts the target")]
     Host,
-    /// A field that must be single came twice.
-    #[error("a field that must be single is repeated")]
+    /// A singleton field is repeated.
+    #[error("singleton field is repeated")]
     Repeated,
     /// `Content-Length` is not one plain decimal number of at most 63 bits.
     #[error("malformed Content-Length")]
     ContentLength,
-    /// `Transfer-Encoding` is no list of plain tokens, has not `chunked` once and at its end, or came
-    /// in HTTP/1.0.
+    /// `Transfer-Encoding` is not a list of plain tokens, does not have `chunked` exactly once and last, or
+    /// is in an HTTP/1.0 message.
     #[error("malformed Transfer-Encoding")]
     TransferEncoding,
-    /// A transfer coding before the final `chunked`; none other is known.
+    /// A transfer coding before the final `chunked`; no other coding is supported.
     #[error("transfer coding not supported")]
     TransferCoding,
     /// Both `Content-Length` and `Transfer-Encoding`.
@@ -73,7 +72,7 @@ pub enum Fault {
     /// A chunk's size line, extension or end is malformed, or its size exceeds 63 bits.
     #[error("malformed chunk")]
     Chunk,
-    /// A trailer that must not be one (framing, routing), or is malformed.
+    /// A trailer is malformed, or a field that must not be one (framing, routing).
     #[error("forbidden or malformed trailer")]
     Trailer,
     /// The method exceeds its bound.
@@ -88,22 +87,22 @@ pub enum Fault {
     /// The connection ended in the middle of a message.
     #[error("connection ended in the middle of a message")]
     Truncated,
-    /// The peer took longer than it may.
+    /// The peer exceeded a timeout or stayed below the minimum rate.
     #[error("peer too slow")]
     Timeout,
     /// More interim responses than allowed.
     #[error("too many interim responses")]
     Interim,
-    /// A response came that nobody asked for.
+    /// A response without a request.
     #[error("unsolicited response")]
     Unsolicited,
-    /// `101` came though no upgrade was asked for.
-    #[error("protocol switched without being asked")]
+    /// A `101` response, although no upgrade was requested.
+    #[error("101 response without an upgrade request")]
     Switched,
 }
 
 impl Fault {
-    /// The status that a server answers this fault with.
+    /// Returns the status with which a server answers this fault.
     pub fn status(self) -> StatusCode {
         match self {
             Self::StartLineTooLong => StatusCode::URI_TOO_LONG,
@@ -139,14 +138,14 @@ impl Fault {
     }
 }
 
-/// What the caller did wrong. The call changed nothing.
+/// A wrong call. It changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// The call does not fit the connection's state, such as a second head.
-    #[error("call does not fit the state of the connection")]
+    /// The state of the connection does not allow the call, for example a second head.
+    #[error("state of the connection does not allow the call")]
     State,
-    /// A status that is not a final one.
+    /// The status is not a final one.
     #[error("not a final status")]
     Status,
     /// The head's `Content-Length` contradicts the body.
@@ -158,7 +157,7 @@ pub enum Misuse {
     /// The end came before all announced bytes.
     #[error("body shorter than announced")]
     TooShort,
-    /// The target cannot be put on a request line.
-    #[error("target cannot be put on a request line")]
+    /// The target cannot be written on a request line.
+    #[error("target cannot be written on a request line")]
     Target,
 }

@@ -1,4 +1,4 @@
-//! `FieldLines`: a head of field lines alone, as other protocols of this stratum have it.
+//! [`FieldLines`]: heads without a start line, for the other protocols of this stratum.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
@@ -8,8 +8,8 @@ use super::{
     head::{Lines, Section, range},
 };
 
-/// Reads field lines without a start line, up to the empty line, by the grammar of this module. Lines
-/// end in CRLF or in LF alone.
+/// A reader of field lines without a start line, up to the empty line, with the grammar of this module.
+/// Lines end in CRLF or in LF alone.
 #[derive(Debug)]
 pub(in crate::proto) struct FieldLines {
     lines: Lines,
@@ -17,24 +17,25 @@ pub(in crate::proto) struct FieldLines {
 }
 
 impl FieldLines {
-    /// A reader with these bounds on the whole head, on the number of fields, and on a name.
+    /// Creates a reader with bounds on the whole head, the number of fields, and a name.
     pub(in crate::proto) fn new(head_bytes: usize, fields: usize, name_bytes: usize) -> Self {
         let limits = Limits { head_bytes, fields, name_bytes, ..Limits::default() };
         Self { lines: Lines::default(), limits }
     }
 
-    /// Forgets the lines that were read.
+    /// Discards the lines that were read.
     pub(in crate::proto) fn clear(&mut self) {
         self.lines.clear();
     }
 
-    /// The length of the head at the front of `input`, its empty line included; `None` if it is not
-    /// complete. Call it again with the same bytes and more behind them.
+    /// Returns the length of the head at the front of `input`, with its empty line; `None` if it is not
+    /// complete. Call it again with the same bytes and more after them.
     pub(in crate::proto) fn read(&mut self, input: &[u8]) -> Result<Option<usize>, Fault> {
         self.lines.read(input, Section::of_bare_lf_fields(&self.limits), &self.limits)
     }
 
-    /// The fields of a complete head that `keep` wants, in order; values are slices of `head`.
+    /// Returns the fields of a complete head for which `keep` returns `true`, in order; values are slices
+    /// of `head`.
     pub(in crate::proto) fn parse<E: From<Fault>>(
         &self,
         head: &Bytes,

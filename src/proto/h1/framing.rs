@@ -1,24 +1,24 @@
-//! Where a message ends: RFC 9112 section 6.3, as its numbered steps.
+//! The end of a message: the numbered steps of RFC 9112 section 6.3.
 //!
-//! This is the file that request smuggling is about. Whatever two parties could read differently
-//! is refused, never repaired.
+//! Request smuggling exploits differences in this logic. A message that two parties could read
+//! differently is refused, never repaired.
 
 use http::{Method, StatusCode, Version};
 
 use super::{Fault, scan};
 
-/// How the end of a body is known.
+/// The way in which the end of a body is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// So many bytes; zero where there is no body.
+    /// By its number of bytes; zero if there is no body.
     Known(u64),
     /// By the last chunk.
     Chunked,
-    /// By the end of the connection; responses only.
+    /// By the end of the connection, in responses only.
     UntilClose,
 }
 
-/// What a head says of its body: the framing fields, as they were met.
+/// The framing fields of a head, recorded in order.
 #[derive(Debug, Default)]
 pub(super) struct FramingFields {
     content_length: Option<u64>,
@@ -30,27 +30,27 @@ pub(super) struct FramingFields {
 enum Codings {
     #[default]
     None,
-    /// `chunked` alone, the only one that is known here.
+    /// `chunked` alone, the only coding that is supported.
     Chunked,
-    /// Unknown ones.
+    /// Unknown codings.
     Unknown,
-    /// Unknown ones, and `chunked` as the final one.
+    /// Unknown codings, then `chunked` as the final one.
     UnknownThenChunked,
 }
 
 impl FramingFields {
-    /// Takes note of a `Content-Length`.
+    /// Records a `Content-Length`, at most one.
     pub(super) fn record_content_length(&mut self, value: &[u8]) -> Result<(), Fault> {
         let n = parse_content_length(value).ok_or(Fault::ContentLength)?;
-        // Repeated is refused even when equal: who knows which one others read.
+        // Repeated fields are refused even if they are equal: other readers may pick either.
         if self.content_length.replace(n).is_some() {
             return Err(Fault::ContentLength);
         }
         Ok(())
     }
 
-    /// The same where repeated lengths that are equal pass: one number is left of them, `None` if
-    /// it was left before.
+    /// Records a `Content-Length` that may repeat equal lengths. Returns the length the first time, then
+    /// `None`.
     pub(super) fn record_repeated_content_length(
         &mut self,
         value: &[u8],
@@ -66,8 +66,8 @@ impl FramingFields {
         Ok(self.content_length.filter(|_| before.is_none()))
     }
 
-    /// Takes note of a `Transfer-Encoding`: a list of plain tokens. No registered coding has
-    /// parameters, and an empty member is an attempt to hide another.
+    /// Records a `Transfer-Encoding`: a list of plain tokens. No registered coding has parameters, and
+    /// an empty member is an attempt to hide another.
     pub(super) fn record_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
         for coding in value.split(|&b| b == b',') {
             let coding = scan::trim(coding);
@@ -87,12 +87,12 @@ impl FramingFields {
         Ok(())
     }
 
-    /// The body of a request.
+    /// Returns the length of a request's body.
     pub(super) fn request_length(&self, version: Version) -> Result<Length, Fault> {
         self.explicit_length(version).map(|l| l.unwrap_or(Length::Known(0))) // step 7
     }
 
-    /// The body of a response to a request with this method.
+    /// Returns the length of the body of a response to a request with this method.
     pub(super) fn response_length(
         &self,
         status: StatusCode,
@@ -114,25 +114,25 @@ impl FramingFields {
         match (self.codings, self.content_length) {
             (Codings::None, Some(n)) => Ok(Some(Length::Known(n))), // step 6
             (Codings::None, None) => Ok(None),
-            // 3. Both: the RFC lets a server choose; choosing is how smuggling works.
+            // 3. Both: the RFC lets a server pick one, which is what smuggling exploits.
             (_, Some(_)) => Err(Fault::Ambiguous),
             // A transfer coding in HTTP/1.0 is faulty framing (section 6.1).
             (_, None) if version == Version::HTTP_10 => Err(Fault::TransferEncoding),
             (Codings::Chunked, None) => Ok(Some(Length::Chunked)), // step 4
             // 4. Without a final `chunked` the end of a request is unknown: 400. A response would
-            // end with the connection, in a coding that is unknown here.
+            // end with the connection, in an unsupported coding.
             (Codings::Unknown, None) => Err(Fault::TransferEncoding),
-            // Section 6.1: a coding that is not understood is 501.
+            // Section 6.1: an unsupported coding is 501.
             (Codings::UnknownThenChunked, None) => Err(Fault::TransferCoding),
         }
     }
 }
 
-/// The largest length of a body or chunk: a reader with signed numbers sees a negative one beyond it.
+/// Largest length of a body or chunk: signed 64-bit readers overflow beyond it.
 pub(super) const MAX_LENGTH: u64 = i64::MAX.unsigned_abs();
 
-/// One plain decimal number of at most [`MAX_LENGTH`]: no sign, list, space or leading zero, since
-/// others take those for lists, octal or nothing.
+/// Parses one plain decimal number of at most [`MAX_LENGTH`]. A sign, list, space or leading zero is
+/// refused, because other readers take those for lists, octal or nothing.
 pub(in crate::proto) fn parse_content_length(value: &[u8]) -> Option<u64> {
     let number = match value {
         [] | [b'0', _, ..] => None,

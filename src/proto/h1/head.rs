@@ -1,4 +1,4 @@
-//! A head, or trailers, line by line: each byte is looked at once, however the bytes arrive.
+//! Reads heads and trailers line by line. Each byte is scanned once, however the bytes arrive.
 
 mod lenient;
 
@@ -10,42 +10,44 @@ use super::{
     name::{self, KnownField},
     scan::{self, BLOCK, Masks, Scan, Work},
 };
-/// Where the lines of a head are, found so far. Offsets count from the head's first byte.
+
+/// The lines of a head found so far, as offsets from the head's first byte.
 #[derive(Debug, Default)]
 #[allow(unreachable_pub, reason = "a sealed trait names it")]
 pub struct Lines {
     position: ScanPosition,
-    /// The start line, without CRLF; empty until it is complete.
+    /// The start line without its line end; empty until it is complete.
     pub(super) start: Span,
-    /// The token at the start line's beginning ends here.
+    /// End of the token with which the start line begins.
     pub(super) start_token: u32,
     empty_lines: u8,
+    /// Whether the empty line at the end was found.
     is_complete: bool,
-    /// Some value goes over a line's end.
+    /// Whether some value extends over a line end.
     has_folded: bool,
     /// The field lines, in order.
     pub(super) fields: Vec<Field>,
 }
 
-/// How far the bytes have been looked at.
+/// The progress of the scan.
 #[derive(Debug, Clone, Copy)]
 struct ScanPosition {
-    /// Beginning of the line that is not yet complete.
+    /// Start of the line that is not complete yet.
     line_start: usize,
-    /// Up to here everything has been looked at. `line <= scanned <= bytes so far`.
+    /// End of the scanned bytes. `line_start <= scanned <= bytes so far`.
     scanned: usize,
-    /// Where the token at that line's beginning ends, or [`UNKNOWN_END`] while it goes on.
+    /// End of the token with which that line begins, or [`UNKNOWN_END`] while the token may continue.
     name_end: usize,
-    /// That line may hold a control byte: look again when it is complete.
+    /// Whether that line may contain a control byte, so that its value must be checked.
     has_suspect: bool,
-    /// A start line comes first, and is not complete.
+    /// Whether the start line is expected and not complete.
     in_start_line: bool,
 }
 
-/// The token at a line's beginning has not ended yet.
+/// No end of the token at a line's start has been found yet.
 const UNKNOWN_END: usize = usize::MAX;
 
-/// No bit of a block, as [`u64::trailing_zeros`] has it.
+/// The result of [`u64::trailing_zeros`] if no bit is set.
 const NO_BIT: u32 = u64::BITS;
 
 impl Default for ScanPosition {
@@ -60,37 +62,39 @@ impl Default for ScanPosition {
     }
 }
 
-/// Fields that there is room for from the start: a browser's head in one go.
+/// Initial capacity for fields: enough for the head of a browser.
 const INITIAL_FIELDS: usize = 16;
 
 /// Empty lines that are skipped before a request: RFC 9112 section 2.2 asks for at least one, and
-/// some old clients send two behind a body.
+/// some old clients send two after a body.
 const MAX_EMPTY_LINES: u8 = 2;
 
-/// Room for more fields than this, 2 KiB, is not kept for the next head.
+/// Largest capacity for fields that is kept for the next head (2 KiB).
 const MAX_RETAINED_FIELDS: usize = 128;
 
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
 
-/// Offsets `.0 .. .1`. A head is bounded far below 4 GiB.
+/// A range of offsets, `.0 .. .1`. [`Lines::read`] limits heads to 4 GiB.
 pub(super) type Span = (u32, u32);
 
+/// A field line.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Field {
     pub(super) name: Span,
     pub(super) value: Span,
 }
 
-/// What a section of lines consists of, and its bounds.
+/// The structure and bounds of a section of lines.
 #[derive(Debug, Clone, Copy)]
 #[allow(unreachable_pub, reason = "a sealed trait names it")]
 pub struct Section {
-    /// Does it begin with a start line?
+    /// Whether it begins with a start line.
     pub(super) start_line: bool,
-    /// Empty lines that may come before the start line.
+    /// Empty lines that may precede the start line.
     pub(super) empty_lines: u8,
-    /// Bytes that the token at the start line's beginning may have.
+    /// Maximum bytes of the token with which the start line begins.
     pub(super) method_bytes: usize,
+    /// Maximum bytes of the whole section.
     pub(super) bytes: usize,
     pub(super) lenient: Lenient,
 }
@@ -118,10 +122,10 @@ impl Section {
         }
     }
 
-    /// Trailers are never folded, whoever sends them.
+    /// Trailers may not be folded, in requests or responses.
     pub(super) fn of_trailers(limits: &Limits) -> Self {
         let lenient = limits.lenient.of_requests();
-        // Where no trailers are allowed the empty line that ends them still is.
+        // The empty line that ends the trailers is allowed even if no trailers are.
         let bytes = limits.trailer_bytes.max(b"\r\n".len());
         Self { start_line: false, empty_lines: 0, method_bytes: usize::MAX, bytes, lenient }
     }
@@ -135,17 +139,17 @@ impl Section {
 }
 
 impl Lines {
-    /// Has nothing been seen yet, but for empty lines before the start line?
+    /// Returns whether nothing was read yet, not counting empty lines before the start line.
     pub(super) fn is_empty(&self) -> bool {
         self.start.1 == 0 && self.position.scanned == self.position.line_start
     }
 
-    /// Was the empty line found?
+    /// Returns whether the empty line at the end was found.
     pub(super) fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// At the beginning again; what was allocated is kept, unless it is much.
+    /// Resets to the start of a head. Keeps up to [`MAX_RETAINED_FIELDS`] of capacity.
     pub(super) fn clear(&mut self) {
         let Self { position, start, start_token, empty_lines, is_complete, has_folded, fields } =
             self;
@@ -157,9 +161,9 @@ impl Lines {
         (*empty_lines, *is_complete, *has_folded) = (0, false, false);
     }
 
-    /// Takes note of all complete lines; `Some(length)` once the empty line was found.
+    /// Records all complete lines. Returns the length of the section once its empty line was found.
     ///
-    /// `input` begins where the section begins, also when it is called again with more.
+    /// `input` must start at the start of the section in each call.
     pub(super) fn read(
         &mut self,
         input: &[u8],
@@ -195,7 +199,8 @@ impl Lines {
         })
     }
 
-    /// The start line, from `position` to `end`, or an empty line before it: is it still to come?
+    /// Records the start line, or an empty line before it, from `position` to `end`. Returns whether
+    /// the start line is still expected.
     #[inline(always)]
     fn start_line(
         &mut self,
@@ -215,7 +220,7 @@ impl Lines {
         Ok(false)
     }
 
-    /// Gives an empty map room for the fields; [`Field::append`] fills it.
+    /// Reserves capacity for the fields in an empty map, which [`Field::append`] fills.
     pub(super) fn reserve(&self, map: &mut HeaderMap) -> Result<(), Fault> {
         map.try_reserve(self.fields.len()).map_err(|_| Fault::FieldsTooLarge)
     }
@@ -248,7 +253,7 @@ impl Work for ReadLines<'_> {
             cr_before = masks.cr >> (BLOCK - 1) != 0;
             position.scanned = input.len().min(at + BLOCK);
             if position.line_start <= at && position.name_end != UNKNOWN_END && !cr_before {
-                // In the middle of a long value: only a control byte matters.
+                // Within a long value only control bytes matter.
                 position.scanned += scan.plain_len(input, position.scanned);
             }
         }
@@ -257,15 +262,15 @@ impl Work for ReadLines<'_> {
     }
 }
 
-/// The bytes, of which no more than there may be, and what they are measured by.
+/// The input, cut to the bound of the section, and its limits.
 ///
-/// They are looked at in blocks of 64, as bit masks. In a block, the first delimiter after each
-/// line's beginning is where its name ends: adding the bits of the beginnings to those of the token
-/// bytes carries through each name and comes out behind it. So a block with five fields in it costs
-/// ten steps over set bits, and no look at single bytes.
+/// The input is scanned in blocks of 64 bytes, as bit masks. In a block, a name ends at the first
+/// delimiter after the start of its line: adding the bits of the line starts to those of the token
+/// bytes carries through each name and sets the bit after it. So a block with five fields costs ten
+/// steps over set bits, and no access to single bytes.
 ///
-/// The [`ScanPosition`] is a local of [`ReadLines::run`] and given to inlined functions alone: it stays in
-/// registers.
+/// The [`ScanPosition`] is a local variable of [`ReadLines::run`] and only passed to inlined functions,
+/// so that it stays in registers.
 struct LineReader<'a> {
     input: &'a [u8],
     section: &'a Section,
@@ -273,7 +278,8 @@ struct LineReader<'a> {
 }
 
 impl LineReader<'_> {
-    /// Goes over the names and lines that end in the block at `at`.
+    /// Processes the names and lines that end in the block at `at`. Returns the length of the section if
+    /// it ends in the block.
     #[inline(always)]
     fn block(
         &self,
@@ -285,17 +291,17 @@ impl LineReader<'_> {
     ) -> Result<Option<usize>, Fault> {
         let Masks { lf, cr, delimiters, controls } = masks;
         let begins = lf << 1 | u64::from(position.name_end == UNKNOWN_END);
-        // Where the block has less than 64 bytes the rest counts as token: no name ends there.
+        // The missing bytes of a block of less than 64 count as token bytes: no name ends there.
         let name_ends = (!delimiters).wrapping_add(begins) & delimiters;
         let (mut events, mut bare_lf) = (name_ends | lf, NO_BIT);
-        // Each LF has its CR, and each CR its LF. One that is still to come makes the block is_irregular too.
+        // A block is regular if each LF follows a CR and each CR is followed by an LF within it.
         let after_cr = cr << 1 | u64::from(cr_before);
         let is_irregular = (after_cr ^ lf) | controls != 0;
         if is_irregular {
             bare_lf = (lf & !after_cr).trailing_zeros();
             position.has_suspect |= (after_cr & !lf) | controls != 0;
             if bare_lf != NO_BIT {
-                events &= (1 << bare_lf) - 1; // what comes before it
+                events &= (1 << bare_lf) - 1; // the events before it
             }
         }
         loop {
@@ -322,8 +328,8 @@ impl LineReader<'_> {
         Err(fault.unwrap_or(Fault::LineEnd))
     }
 
-    /// A line is complete, it ends at `lf` behind a CR in an is_irregular block or not. Is it the empty one at
-    /// the end?
+    /// Records a complete line, which ends with the CRLF at `lf`, in a block that is regular or not.
+    /// Returns whether it is the empty line at the end.
     #[inline(always)]
     fn line(
         &self,
@@ -343,14 +349,14 @@ impl LineReader<'_> {
             if self.input[name_end] != b':' || name_end == at {
                 return if at == end { Ok(true) } else { Err(name_fault(self.input[at])) };
             }
-            // One space is what everybody writes.
+            // Nearly all senders write exactly one space.
             let from = name_end + 1 + usize::from(self.input[name_end + 1] == b' ');
             let mut value = (from, end);
-            // Neither a space nor a tab, nor the CR of an empty value.
+            // Not a space, a tab, or the CR of an empty value.
             let plain = self.input[from] > b' ' && self.input[end - 1] > b' ';
             if !plain || position.has_suspect {
                 value = self.irregular_value(*position, value)?;
-                position.has_suspect &= is_irregular; // what was has_suspect before was in this line
+                position.has_suspect &= is_irregular; // a control byte of an earlier block was in this line
             }
             if lines.fields.len() >= self.limits.fields || name_end - at > self.limits.name_bytes {
                 return Err(Fault::FieldsTooLarge);
@@ -363,7 +369,8 @@ impl LineReader<'_> {
         Ok(false)
     }
 
-    /// A value with more white space around it than one space in front, or with a has_suspect in it.
+    /// Trims and checks a value with more white space around it than one leading space, or with a possible
+    /// control byte.
     #[cold]
     fn irregular_value(
         &self,
@@ -377,8 +384,8 @@ impl LineReader<'_> {
         while from < to && is_white(self.input[to - 1]) {
             to -= 1;
         }
-        // Legal, but there are readers that do not take it away, see an unknown coding and take
-        // the body for the next message.
+        // Legal, but readers that do not trim it see an unknown coding and may read the body as the
+        // next message.
         let name = &self.input[position.line_start..position.name_end];
         if (from, to) != raw && name.eq_ignore_ascii_case(TRANSFER_ENCODING) {
             return Err(Fault::TransferEncoding);
@@ -390,15 +397,15 @@ impl LineReader<'_> {
     }
 }
 
-/// Why there is no name with a colon right behind it (RFC 9112 section 5.1): a line that begins
-/// with white space is folded.
+/// Returns the fault of a line without a name directly before a colon (RFC 9112 section 5.1): a line that
+/// begins with white space is folded.
 #[cold]
 fn name_fault(first: u8) -> Fault {
     if is_white(first) { Fault::Folded } else { Fault::FieldName }
 }
 
-/// The start line, if it is not over at `end`, may be too long, and its method first of all. Bounds
-/// come first: else the fault would depend on how much had come at once.
+/// Returns the fault of a start line whose method or bytes up to `end` exceed their bounds. Bounds are
+/// checked before the grammar, or the fault would depend on how the bytes arrived.
 #[inline(always)]
 fn start_fault(
     section: &Section,
@@ -410,7 +417,7 @@ fn start_fault(
         return None;
     }
     if position.name_end.min(end) - position.line_start > section.method_bytes {
-        return Some(Fault::MethodTooLong); // whatever comes behind it
+        return Some(Fault::MethodTooLong); // even if more faults follow
     }
     let too_long = end - position.line_start > limits.start_line_bytes.saturating_add(1);
     too_long.then_some(Fault::StartLineTooLong)
@@ -421,7 +428,7 @@ fn is_white(byte: u8) -> bool {
 }
 
 impl Field {
-    /// The name in lower case with its known, and the value as bytes.
+    /// Returns the name in lower case with its meaning, and the value as bytes.
     #[inline(always)]
     pub(super) fn read<'a>(
         &self,
@@ -431,13 +438,13 @@ impl Field {
         let (name, known) = name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)?;
         let value = &head[range(self.value)];
         if lines.has_folded && known != KnownField::Other && lenient::is_folded(value) {
-            return Err(Fault::Folded); // readers differ on these, whoever asked for folding
+            return Err(Fault::Folded); // readers differ, so no leniency allows it
         }
         Ok((name, known, value))
     }
 
-    /// Appends it, its value a slice of `head`, unless there are more than a map can hold:
-    /// [`Limits::fields`] may allow that.
+    /// Appends the field to the map, with a slice of `head` as its value. Fails if the map is full, since
+    /// [`Limits::fields`] may exceed its maximum.
     #[inline(always)]
     pub(super) fn append(
         &self,
@@ -454,7 +461,7 @@ impl Field {
     }
 }
 
-/// Appends a field whose value was looked at.
+/// Appends a field whose value was checked.
 #[inline(always)]
 fn append(map: &mut HeaderMap, name: HeaderName, value: Bytes) -> Result<(), Fault> {
     let appended = map.try_append(name, scan::value(value));
@@ -465,13 +472,13 @@ fn span(from: usize, to: usize) -> Span {
     (offset(from), offset(to))
 }
 
-/// A position in a head: [`Lines::read`] sees to it that there are no more than 32 bits of them.
+/// Returns an offset in a head, which [`Lines::read`] limits to 32 bits.
 fn offset(n: usize) -> u32 {
     debug_assert!(u32::try_from(n).is_ok());
     n as u32
 }
 
-/// A span as a range.
+/// Returns the span as a range.
 pub(super) fn range(span: Span) -> std::ops::Range<usize> {
     span.0 as usize..span.1 as usize
 }
@@ -480,8 +487,8 @@ pub(super) fn range(span: Span) -> std::ops::Range<usize> {
 mod tests {
     use super::*;
 
-    /// R5: a head that comes byte by byte costs what one that comes whole costs. Each call looks
-    /// at the bytes behind `scanned`, so it is enough that nothing that came is left behind it.
+    /// R5: a head that arrives byte by byte costs no more than one that arrives at once. Each call scans the
+    /// bytes from `scanned` on, so the test checks that `scanned` covers all bytes after each call.
     #[test]
     fn each_byte_of_head_is_read_once() {
         let limits = Limits { fields: 4_000, ..Limits::default() };

@@ -1,10 +1,10 @@
-//! Whether a connection outlives its message: RFC 9112 section 9.3.
+//! Connection persistence (RFC 9112 section 9.3).
 
 use http::Version;
 
 use super::scan;
 
-/// The options that matter in `Connection` fields.
+/// The options of `Connection` fields that affect keep-alive.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionOptions {
     has_close: bool,
@@ -12,7 +12,7 @@ pub(super) struct ConnectionOptions {
 }
 
 impl ConnectionOptions {
-    /// Takes note of one field's options.
+    /// Records the options of one field.
     pub(super) fn record(&mut self, value: &[u8]) {
         for option in value.split(|&b| b == b',') {
             let option = scan::trim(option);
@@ -25,7 +25,8 @@ impl ConnectionOptions {
         self.has_close
     }
 
-    /// `close` ends it; HTTP/1.1 goes on by default, HTTP/1.0 only if asked to.
+    /// Returns whether the connection persists: not with `close`; by default in HTTP/1.1, only with
+    /// `keep-alive` in HTTP/1.0.
     pub(super) fn keeps_alive(&self, version: Version) -> bool {
         !self.has_close && (version == Version::HTTP_11 || self.has_keep_alive)
     }

@@ -1,15 +1,16 @@
-//! What may be let in on request: each leniency is a switch with a name, and off.
+//! Leniencies: named options, off by default.
 
-/// What a [`Conn`](super::Conn) lets in though another reader may take it differently.
+/// The malformed input that a [`Conn`](super::Conn) accepts, although other readers may read it
+/// differently.
 ///
-/// All are off by default, and only for a peer that cannot be mended: an old device behind a
-/// gateway, say. None of them touches chunked bodies or what `Transfer-Encoding` may say, and
-/// whatever was let in is written on as it should have been.
+/// All are off by default. Enable one only for a peer that cannot be fixed, for example an old device
+/// behind a gateway. None of them affects chunked bodies or the values of `Transfer-Encoding`, and a
+/// gateway forwards such input in its correct form.
 ///
 /// ```
 /// use vestibule::proto::h1::{Lenient, Limits};
 ///
-/// // This upstream folds its Set-Cookie.
+/// // This upstream folds its Set-Cookie fields.
 /// let limits = Limits::new().lenient(Lenient::new().folded_lines(true));
 /// # drop(limits);
 /// ```
@@ -23,7 +24,7 @@ pub struct Lenient {
 }
 
 impl Lenient {
-    /// No leniency.
+    /// Creates options without any leniency.
     pub const fn new() -> Self {
         Self {
             bare_lf: false,
@@ -33,39 +34,40 @@ impl Lenient {
         }
     }
 
-    /// LF without CR ends a line of a head or trailer (RFC 9112 section 2.2).
+    /// Accepts LF without CR at the end of a line of a head or trailer (RFC 9112 section 2.2).
     pub const fn bare_lf(mut self, on: bool) -> Self {
         self.bare_lf = on;
         self
     }
 
-    /// In responses, a line that begins with white space goes on with the value of the line before;
-    /// the line's end becomes spaces (RFC 9112 section 5.2). Not for fields that frame the message.
+    /// Accepts folded lines in responses: a line that begins with white space continues the value of the
+    /// line before, and the line end becomes spaces (RFC 9112 section 5.2). Fields that frame the message
+    /// must not be folded.
     pub const fn folded_lines(mut self, on: bool) -> Self {
         self.folded_lines = on;
         self
     }
 
-    /// In responses, white space between a field's name and its colon is dropped (RFC 9112
-    /// section 5.1).
+    /// Accepts and removes white space between a field name and its colon in responses (RFC 9112 section
+    /// 5.1).
     pub const fn space_before_colon(mut self, on: bool) -> Self {
         self.space_before_colon = on;
         self
     }
 
-    /// Several `Content-Length`, or a list in one, that are all equal count as one (RFC 9110
-    /// section 8.6).
+    /// Accepts several equal `Content-Length` values, in one field or several, as one (RFC 9110 section
+    /// 8.6).
     pub const fn repeated_content_length(mut self, on: bool) -> Self {
         self.repeated_content_length = on;
         self
     }
 
-    /// Those that a server may grant: a request is never folded nor spaced.
+    /// Returns those that apply to requests, which may not have folded lines or spaces before colons.
     pub(super) const fn of_requests(self) -> Self {
         self.folded_lines(false).space_before_colon(false)
     }
 
-    /// Is there one that is about lines?
+    /// Returns whether a leniency of the line syntax is enabled.
     pub(super) fn affects_lines(self) -> bool {
         self.bare_lf || self.folded_lines || self.space_before_colon
     }

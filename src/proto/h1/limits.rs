@@ -1,20 +1,20 @@
-//! What a peer may grow, and for how long it may take: every bound of the HTTP/1.1 core.
+//! Every bound of the HTTP/1.1 core on sizes and times.
 
 use std::time::Duration;
 
 use super::Lenient;
 use crate::peer::Rate;
 
-/// Bounds on one connection. The defaults are safe to face the internet with.
+/// Bounds on one connection. The defaults are safe for servers on the internet.
 ///
-/// The faults in brackets are what a server answers a request with that exceeds the bound; as a
-/// client it gives up the response.
+/// The status in brackets is that of a server's answer to a request that exceeds the bound; a client
+/// fails the response.
 ///
 /// ```
 /// use std::time::Duration;
 /// use vestibule::proto::h1::Limits;
 ///
-/// // An application with very large cookies, for clients that are close by.
+/// // An application with very large cookies, for clients on a local network.
 /// let limits = Limits::new().max_head_bytes(64 << 10).head_timeout(Duration::from_secs(5));
 /// # drop(limits);
 /// ```
@@ -38,7 +38,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The defaults.
+    /// Creates the default limits.
     pub const fn new() -> Self {
         Self {
             head_bytes: 32 << 10,
@@ -58,94 +58,97 @@ impl Limits {
         }
     }
 
-    /// Bytes of a whole head, its empty line included (431). Default 32 KiB: four times the largest
-    /// cookie that browsers keep (RFC 6265 asks for 4 KiB a cookie).
+    /// Sets the maximum size of a head with its empty line, in bytes (431). Defaults to 32 KiB: eight times
+    /// the cookie size that RFC 6265 requires (4 KiB).
     pub const fn max_head_bytes(mut self, bytes: usize) -> Self {
         self.head_bytes = bytes;
         self
     }
 
-    /// Bytes of the start line (414). Default 8,000: what RFC 9112 section 3 recommends.
+    /// Sets the maximum size of the start line, in bytes (414). Defaults to 8,000, which RFC 9112 section 3
+    /// recommends.
     pub const fn max_start_line_bytes(mut self, bytes: usize) -> Self {
         self.start_line_bytes = bytes;
         self
     }
 
-    /// Bytes of a request's method (501, as RFC 9112 section 3 has it). Default 32; registered methods
-    /// stay below 20. A method is not longer than a start line may be either.
+    /// Sets the maximum length of a method, in bytes (501, RFC 9112 section 3). Defaults to 32; registered
+    /// methods stay below 20. The limit of the start line applies too.
     pub const fn max_method_bytes(mut self, bytes: usize) -> Self {
         self.method_bytes = bytes;
         self
     }
 
-    /// Fields in a head, or in trailers, not counting a `Host` that is made of an old request's target
-    /// (431). Default 100, as Apache has it.
+    /// Sets the maximum number of fields in a head or in trailers (431), not counting a `Host` that is made
+    /// from an absolute target. Defaults to 100, as in Apache.
     pub const fn max_fields(mut self, fields: usize) -> Self {
         self.fields = fields;
         self
     }
 
-    /// Bytes of a field's name (431). Default 256; registered names stay below 40.
+    /// Sets the maximum length of a field name, in bytes (431). Defaults to 256; registered names stay
+    /// below 40.
     pub const fn max_name_bytes(mut self, bytes: usize) -> Self {
         self.name_bytes = bytes;
         self
     }
 
-    /// Bytes of chunk extensions in one body (400). Default 4 KiB: nobody sends any.
+    /// Sets the maximum size of all chunk extensions of a body, in bytes (400). Defaults to 4 KiB; clients
+    /// do not use extensions in practice.
     pub const fn max_chunk_extension_bytes(mut self, bytes: usize) -> Self {
         self.chunk_extension_bytes = bytes;
         self
     }
 
-    /// Bytes of trailers, the empty line after them included, which alone is always allowed (431).
-    /// Default 8 KiB.
+    /// Sets the maximum size of trailers with the empty line after them, in bytes (431). The empty line
+    /// alone is always allowed. Defaults to 8 KiB.
     pub const fn max_trailer_bytes(mut self, bytes: usize) -> Self {
         self.trailer_bytes = bytes;
         self
     }
 
-    /// Interim (1xx) responses before the final one, as a client. Default 8.
+    /// Sets the maximum number of interim (1xx) responses before the final one, for clients. Defaults to 8.
     pub const fn max_interim_responses(mut self, responses: usize) -> Self {
         self.interim_responses = responses;
         self
     }
 
-    /// From the connection's start, or from the first byte of a later head, to the head's end (408 if
-    /// something was sent, else a close). It is a total: bytes that trickle do not extend it. Default
-    /// 20 s: a head is one packet, or two on a bad line.
+    /// Sets the timeout of a head (408 if some of it has arrived, else a close). It runs from the start of
+    /// the connection, or from the first byte of a later head, to the end of the head; further bytes do not
+    /// extend it. Defaults to 20 s: a head is one or two packets.
     pub const fn head_timeout(mut self, time: Duration) -> Self {
         self.head_timeout = time;
         self
     }
 
-    /// How long a connection may be idle between requests (a close). Default 75 s, as nginx has it.
+    /// Sets the timeout of a connection that is idle between requests (a close). Defaults to 75 s, as in
+    /// nginx.
     pub const fn idle_timeout(mut self, time: Duration) -> Self {
         self.idle_timeout = time;
         self
     }
 
-    /// How long a body may make no progress while it is waited for (408). Default 30 s.
+    /// Sets the timeout of a body without progress while it is awaited (408). Defaults to 30 s.
     pub const fn body_timeout(mut self, time: Duration) -> Self {
         self.body_timeout = time;
         self
     }
 
-    /// How fast the body of a request must come while it is waited for (408). Default 240 bytes a second
-    /// with a grace of 60 s, a tenth of the slowest modem's: a byte now and then is no progress. A
-    /// server may answer as slowly as it likes.
+    /// Sets the minimum rate of a request body while it is awaited (408). Defaults to 240 bytes per second
+    /// with a grace of 60 s, a tenth of the rate of the slowest modem. Response bodies have no minimum rate.
     pub const fn body_rate(mut self, rate: Rate) -> Self {
         self.body_rate = rate;
         self
     }
 
-    /// From a request's head to the end of its body, in all (408). Default 6 h, in which a line of
-    /// 1 Mbit/s brings 2.7 GB; it is there so that nothing lasts for ever.
+    /// Sets the maximum time from the head of a request to the end of its body (408). Defaults to 6 h,
+    /// enough for 2.7 GB at 1 Mbit/s. It guarantees that every body ends.
     pub const fn body_total_timeout(mut self, time: Duration) -> Self {
         self.body_total_timeout = time;
         self
     }
 
-    /// What is let in though it is not strictly right. Default: nothing.
+    /// Sets the deviations from the grammar that are accepted. Defaults to none.
     pub const fn lenient(mut self, lenient: Lenient) -> Self {
         self.lenient = lenient;
         self

@@ -1,8 +1,8 @@
-//! Field names: the usual ones are found in a table, whatever their case, without an allocation.
+//! Field names: common ones are looked up in a table, in any case, without an allocation.
 
 use http::HeaderName;
 
-/// A name that decides something about the message that it is in.
+/// The meaning of a field name for the message or connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KnownField {
     Host,
@@ -11,13 +11,14 @@ pub(super) enum KnownField {
     Connection,
     Expect,
     ContentType,
-    /// CGI-like programs take it for `Content-Length` or `Transfer-Encoding`.
+    /// A name that CGI-like programs read as `Content-Length` or `Transfer-Encoding`.
     Ambiguous,
-    /// It says nothing to the connection.
+    /// Any other name, without meaning for the connection.
     Other,
 }
 
-/// The name, in lower case, and its known. `None` if it is none or too long for [`http`].
+/// Returns the name in lower case, and its meaning. `None` if it is not a token or too long for
+/// [`http`].
 #[inline(always)]
 pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, KnownField)> {
     match find(token) {
@@ -31,8 +32,8 @@ pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, KnownField)> {
     }
 }
 
-/// Is this the name of a framing field but for `_` or `.` in slot of `-`? CGI and WSGI have one
-/// variable for `-` and `_`, PHP also for `.`.
+/// Returns whether this is the name of a framing field with `_` or `.` instead of `-`. CGI and WSGI map
+/// `-` and `_` to one variable, PHP also `.`.
 fn is_ambiguous(token: &[u8]) -> bool {
     let is_alike = |(&n, k): (&u8, u8)| n | 0x20 == k || k == b'-' && matches!(n, b'_' | b'.');
     ["content-length", "transfer-encoding"]
@@ -42,13 +43,13 @@ fn is_ambiguous(token: &[u8]) -> bool {
 
 macro_rules! names {
     ($($name:literal,)*) => {
-        /// Names in lower case, those with a role first.
+        /// Names in lower case; the first ones are those of [`KNOWN_FIELDS`].
         const TEXT: [&str; [$($name),*].len()] = [$($name),*];
         static NAMES: [HeaderName; TEXT.len()] = [$(HeaderName::from_static($name)),*];
     };
 }
 
-/// Roles of the first names below.
+/// The meanings of the first names below.
 const KNOWN_FIELDS: [KnownField; 6] = [
     KnownField::Host,
     KnownField::ContentLength,
@@ -58,7 +59,7 @@ const KNOWN_FIELDS: [KnownField; 6] = [
     KnownField::ContentType,
 ];
 
-// What browsers, proxies and applications really send; anything else is allocated.
+// Names that browsers, proxies and applications send in practice; any other one is allocated.
 #[rustfmt::skip]
 names! {
     "host", "content-length", "transfer-encoding", "connection", "expect", "content-type",
@@ -88,11 +89,11 @@ names! {
     "x-requested-with", "x-xss-protection",
 }
 
-/// Places in the table: more than four for each name, so that a search looks at one or two.
+/// Slots of the table: more than four for each name, so that a lookup reads one or two.
 const SLOTS: usize = 512;
 const EMPTY: u8 = u8::MAX;
 
-/// Which name is at which slot; a slot that is taken passes a name on to the next one.
+/// A hash table with linear probing; an entry is an index of [`TEXT`], or [`EMPTY`].
 static TABLE: [u8; SLOTS] = {
     assert!(TEXT.len() < EMPTY as usize);
     let mut table = [EMPTY; SLOTS];
@@ -108,8 +109,8 @@ static TABLE: [u8; SLOTS] = {
     table
 };
 
-/// Where the search for a name begins: by its length and three of its bytes, letters of either
-/// case alike. Not empty.
+/// Returns the first slot of a name: a hash of its length and three of its bytes that ignores the case
+/// of letters. The name must not be empty.
 const fn first_slot(name: &[u8]) -> usize {
     let len = name.len();
     let near_end = len.saturating_sub(4);
@@ -134,8 +135,8 @@ fn find(token: &[u8]) -> Option<usize> {
     }
 }
 
-/// Is the token this name, which is in lower case? Setting the bit of lower case makes no other
-/// byte of a token a letter, a digit or a hyphen.
+/// Returns whether the token is this name, which is in lower case. Setting the lower-case bit turns no
+/// other byte of a token into a letter, a digit or a hyphen.
 fn is_same(token: &[u8], lower: &[u8]) -> bool {
     const LOWER: u64 = u64::from_ne_bytes([0x20; 8]);
     if token.len() != lower.len() {
@@ -145,7 +146,7 @@ fn is_same(token: &[u8], lower: &[u8]) -> bool {
     let (Some(last), Some(last_lower)) = (token.last_chunk(), lower.last_chunk()) else {
         return token.iter().zip(lower).all(|(a, b)| a | 0x20 == *b);
     };
-    // The last eight bytes may have been looked at in part.
+    // The last eight bytes may overlap the words below.
     let ((words, _), (lower, _)) = (token.as_chunks(), lower.as_chunks());
     word(last) | LOWER == word(last_lower)
         && words.iter().zip(lower).all(|(a, b)| word(a) | LOWER == word(b))
@@ -170,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Each token of one changed byte is what `http` makes of it, known or not.
+    /// A token with one changed byte becomes the same name as in `http`, known or not.
     #[test]
     fn name_that_differs_in_one_byte_is_another() {
         let names = if cfg!(miri) { 10 } else { TEXT.len() }; // Miri is slow

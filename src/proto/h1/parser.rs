@@ -1,4 +1,4 @@
-//! Heads as slices of the bytes they came in, for those who want the lines and nothing more.
+//! A parser that returns heads as slices of the input, without their meaning.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use super::{
     request, response,
 };
 
-/// Reads heads into slices: nothing is copied, and nothing allocated once it has read a few.
+/// A parser of heads into slices. It copies nothing, and allocates only for the first few heads.
 ///
-/// It is the level below [`Conn`](super::Conn), and checks the grammar: lines, names, values,
-/// targets, versions and [`Limits`]. What the fields mean, framing and `Host` above all, is for
-/// `Conn` to judge: whoever reads a message's body must ask it, not this.
+/// It is the level below [`Conn`](super::Conn), and checks the grammar: lines, names, values, targets,
+/// versions and [`Limits`]. It does not interpret fields, framing and `Host` included: use `Conn` to
+/// read the body of a message.
 ///
 /// ```
 /// use vestibule::proto::h1::{HeadParser, Limits};
@@ -35,37 +35,37 @@ pub struct HeadParser {
     limits: Limits,
 }
 
-/// What [`HeadParser::request`] found.
+/// A request head, as [`HeadParser::request`] returns it.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
-    /// A token, in the case it came in.
+    /// The method: a token, in its original case.
     pub method: &'a [u8],
-    /// Visible ASCII without `#`, in whatever form.
+    /// The target: visible ASCII without `#`, in any form.
     pub target: &'a [u8],
     /// HTTP/1.1 or HTTP/1.0.
     pub version: Version,
-    /// Bytes of the head, its empty line included: there the body begins.
+    /// The length of the head with its empty line, in bytes. The body starts there.
     pub len: usize,
     fields: Fields<'a>,
 }
 
-/// What [`HeadParser::response`] found.
+/// A response head, as [`HeadParser::response`] returns it.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ResponseHead<'a> {
     /// HTTP/1.1 or HTTP/1.0.
     pub version: Version,
-    /// 100 to 999.
+    /// The status code, from 100 to 999.
     pub status: u16,
-    /// May be empty.
+    /// The reason phrase, which may be empty.
     pub reason: &'a [u8],
-    /// Bytes of the head, its empty line included: there the body begins.
+    /// The length of the head with its empty line, in bytes. The body starts there.
     pub len: usize,
     fields: Fields<'a>,
 }
 
-/// The fields of a head in order: names as they came, values without the white space around them.
+/// An iterator over the fields of a head in order: names in their original case, values trimmed.
 #[derive(Clone)]
 pub struct Fields<'a> {
     bytes: &'a [u8],
@@ -73,15 +73,15 @@ pub struct Fields<'a> {
 }
 
 impl HeadParser {
-    /// A parser with these bounds; those that concern bodies and time are not its own. Folded lines
-    /// are refused whatever [`Lenient`](super::Lenient) says: a slice of one would hold CR and LF.
+    /// Creates a parser with these bounds; it ignores those on bodies and time. It refuses folded lines
+    /// even if [`Lenient`](super::Lenient) allows them: a slice of one would contain CR and LF.
     pub fn new(mut limits: Limits) -> Self {
         limits.lenient.folded_lines = false;
         Self { lines: Lines::default(), limits }
     }
 
-    /// The request head at the front of `bytes`; `None` if it is not complete. Call it again with
-    /// the same bytes and more behind them: what was looked at is not looked at again.
+    /// Parses the request head at the front of `bytes`. Returns `None` if it is not complete: call it again
+    /// with the same bytes and more after them. Bytes are not scanned twice.
     ///
     /// After a head, the next call begins a new one.
     ///
@@ -89,8 +89,8 @@ impl HeadParser {
     /// The peer's [`Fault`]; the next call begins a new head.
     ///
     /// # Panics
-    /// It may if the bytes of the call before, which gave `None`, are not at the front of `bytes`.
-    /// For another connection take another parser.
+    /// May panic if `bytes` does not start with the bytes of the previous call, if that returned `None`.
+    /// Use one parser for each connection.
     pub fn request<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<RequestHead<'a>>, Fault> {
         let Some(len) = self.read(bytes, true)? else { return Ok(None) };
         let line = request::parse_line(bytes, &self.lines)?;
@@ -103,10 +103,13 @@ impl HeadParser {
         }))
     }
 
-    /// The response head at the front of `bytes`, in the same way.
+    /// Parses the response head at the front of `bytes`, in the same way as [`request`](Self::request).
     ///
     /// # Errors
     /// The peer's [`Fault`]; the next call begins a new head.
+    ///
+    /// # Panics
+    /// The same as of [`request`](Self::request).
     pub fn response<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<ResponseHead<'a>>, Fault> {
         let Some(len) = self.read(bytes, false)? else { return Ok(None) };
         let line = &bytes[range(self.lines.start)];
@@ -133,14 +136,14 @@ impl HeadParser {
 }
 
 impl<'a> RequestHead<'a> {
-    /// The fields, in order.
+    /// Returns the fields, in order.
     pub fn fields(&self) -> Fields<'a> {
         self.fields.clone()
     }
 }
 
 impl<'a> ResponseHead<'a> {
-    /// The fields, in order.
+    /// Returns the fields, in order.
     pub fn fields(&self) -> Fields<'a> {
         self.fields.clone()
     }
@@ -161,7 +164,7 @@ impl<'a> Iterator for Fields<'a> {
 
 impl ExactSizeIterator for Fields<'_> {}
 
-/// Bytes that are printed as text, with escapes where they are not ASCII.
+/// Bytes that are formatted as text, with escapes for non-ASCII bytes.
 struct Text<'a>(&'a [u8]);
 
 impl fmt::Debug for Text<'_> {

@@ -1,4 +1,4 @@
-//! A request's head: its line, the fields that must be single, and what follows from them.
+//! Parses request heads: the request line, singleton fields, framing and keep-alive.
 
 use std::{net::Ipv6Addr, ops::Range};
 
@@ -14,7 +14,7 @@ use super::{
     scan,
 };
 
-/// What a parsed request head says, apart from itself.
+/// The framing and connection state that follow from a request head.
 #[derive(Debug)]
 pub(super) struct Meta {
     pub(super) length: Length,
@@ -22,7 +22,7 @@ pub(super) struct Meta {
     pub(super) expects_continue: bool,
 }
 
-/// Fills in a blank head from its bytes and the lines found in them.
+/// Fills an empty head from its bytes and the lines found in them.
 pub(super) fn parse(
     parts: &mut Parts,
     head: &Bytes,
@@ -80,7 +80,7 @@ pub(super) fn parse(
         return Err(Fault::HostMissing); // RFC 9112 section 3.2
     }
     if let Some(authority) = authority {
-        // RFC 9112 section 3.2.2: it takes the place of the host.
+        // RFC 9112 section 3.2.2: it replaces `Host`.
         parts.headers.try_insert(header::HOST, authority).map_err(|_| Fault::FieldsTooLarge)?;
     }
     let length = framing.request_length(parts.version)?;
@@ -94,14 +94,14 @@ pub(super) fn parse(
     })
 }
 
-/// A request line, as offsets into the head.
+/// A request line, as ranges of the head.
 pub(super) struct Line {
     pub(super) method: Range<usize>,
     pub(super) target: Range<usize>,
     pub(super) version: Version,
 }
 
-/// `method SP request-target SP HTTP-version`, single spaces only (RFC 9112 section 3).
+/// Parses `method SP request-target SP HTTP-version` with single spaces only (RFC 9112 section 3).
 pub(super) fn parse_line(head: &[u8], lines: &Lines) -> Result<Line, Fault> {
     let Range { start: at, end } = range(lines.start);
     let method_end = lines.start_token as usize;
@@ -109,7 +109,7 @@ pub(super) fn parse_line(head: &[u8], lines: &Lines) -> Result<Line, Fault> {
         return Err(Fault::RequestLine);
     }
     let rest = &head[method_end + 1..end];
-    // A version has one length, so the target ends where it begins.
+    // All versions have the same length, which gives the end of the target.
     let target_end = rest.len().wrapping_sub(" HTTP/1.1".len());
     if rest.get(target_end) == Some(&b' ') && target_end > 0 && scan::is_target(&rest[..target_end])
     {
@@ -120,14 +120,14 @@ pub(super) fn parse_line(head: &[u8], lines: &Lines) -> Result<Line, Fault> {
     Err(request_line_fault(rest))
 }
 
-/// What is wrong with a request line, of which this stands behind the method.
+/// Returns the fault of a request line; `rest` is its part after the method.
 #[cold]
 fn request_line_fault(rest: &[u8]) -> Fault {
     let Some(target_end) = memchr::memchr(b' ', rest) else { return Fault::RequestLine };
     parse_version(&rest[target_end + 1..]).err().unwrap_or(Fault::Target)
 }
 
-/// `HTTP/1.1` or `HTTP/1.0`.
+/// Parses `HTTP/1.1` or `HTTP/1.0`.
 pub(super) fn parse_version(bytes: &[u8]) -> Result<Version, Fault> {
     match bytes {
         b"HTTP/1.1" => Ok(Version::HTTP_11),
@@ -141,8 +141,8 @@ pub(super) fn parse_version(bytes: &[u8]) -> Result<Version, Fault> {
     }
 }
 
-/// The target in one of the forms that suit its method (RFC 9112 section 3.2), as origin-form, and
-/// the authority that it named.
+/// Parses a target in one of the forms for its method (RFC 9112 section 3.2). Returns it in origin-form or
+/// as `*`, with the authority if the target names one.
 fn parse_target(
     method: &Method,
     target: Bytes,
@@ -159,10 +159,10 @@ fn parse_target(
     }
 }
 
-/// absolute-form, whose authority is the host (RFC 9112 section 3.2.2).
+/// Parses a target in absolute-form, whose authority is the host (RFC 9112 section 3.2.2).
 ///
-/// The RFC has a `Host` beside it ignored. One that names another host or port is refused: whoever
-/// stands before us may have gone by it.
+/// The RFC ignores a `Host` beside it. One that names another host or port is refused, because a proxy
+/// in front may have used it.
 fn parse_absolute(
     method: &Method,
     target: Bytes,
@@ -179,17 +179,17 @@ fn parse_absolute(
         _ => return Err(Fault::Target),
     };
     let authority = authority.as_str();
-    // No user information: RFC 9110 section 4.2.4 has it as a way to hide the authority.
+    // No user information, which can obscure the authority (RFC 9110 section 4.2.4).
     let named = Host::parse(authority.as_bytes()).ok_or(Fault::Target)?;
     if host.is_some_and(|host| !host.is_same(named, default_port)) {
         return Err(Fault::Host);
     }
     let origin = if method == Method::OPTIONS && len == scheme.len() + 3 + authority.len() {
-        Uri::from_static("*") // RFC 9112 section 3.2.4: of the whole server
+        Uri::from_static("*") // RFC 9112 section 3.2.4: the whole server
     } else {
         match uri.path_and_query() {
             Some(path) if path.as_str().starts_with('/') => Uri::from(path.clone()),
-            // An empty path is `/` (RFC 9110 section 4.2.3); `http` keeps a query without one.
+            // An empty path is `/` (RFC 9110 section 4.2.3); `http` does not add it before a query.
             Some(query) => format!("/{}", query.as_str()).parse().map_err(|_| Fault::Target)?,
             None => Uri::from_static("/"),
         }
@@ -202,7 +202,7 @@ fn parse_absolute(
 struct Host<'a> {
     /// A name, an IPv4 address or an IPv6 literal in brackets.
     name: &'a [u8],
-    /// `None` if it is the scheme's, as an empty one is (RFC 3986 section 3.2.3).
+    /// `None` for the scheme's default, also if it is empty (RFC 3986 section 3.2.3).
     port: Option<u16>,
 }
 
@@ -230,14 +230,14 @@ impl<'a> Host<'a> {
         if name.is_empty() { None } else { Some(Self { name, port }) }
     }
 
-    /// Whether both name the same host and port, for a scheme with this default port.
+    /// Returns whether both name the same host and port, for a scheme with this default port.
     fn is_same(self, other: Self, default_port: u16) -> bool {
         self.name.eq_ignore_ascii_case(other.name)
             && self.port.unwrap_or(default_port) == other.port.unwrap_or(default_port)
     }
 }
 
-/// RFC 9110 section 10.1.1: the one expectation there is, or 417.
+/// Parses `100-continue`, the only defined expectation (RFC 9110 section 10.1.1).
 fn parse_expectation(value: &[u8]) -> Result<bool, Fault> {
     if value.eq_ignore_ascii_case(b"100-continue") { Ok(true) } else { Err(Fault::Expectation) }
 }

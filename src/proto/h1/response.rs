@@ -1,4 +1,4 @@
-//! A response's head, as a client reads it.
+//! Parses response heads, for clients.
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, response::Parts};
@@ -12,14 +12,14 @@ use super::{
     request, scan,
 };
 
-/// What a parsed response head says, apart from itself.
+/// The framing and connection state that follow from a response head.
 #[derive(Debug)]
 pub(super) struct Meta {
     pub(super) length: Length,
     pub(super) keep_alive: bool,
 }
 
-/// Fills in a blank head from its bytes; `method` is that of the request it answers.
+/// Fills an empty head from its bytes; `method` is that of the request.
 pub(super) fn parse(
     parts: &mut Parts,
     head: &Bytes,
@@ -60,8 +60,8 @@ pub(super) fn parse(
     Ok(Meta { length, keep_alive })
 }
 
-/// `HTTP-version SP status-code [ SP reason ]` (RFC 9112 section 4). The space before an absent
-/// reason is often left out by real servers, and cannot be read in two ways.
+/// Parses `HTTP-version SP status-code [ SP reason ]` (RFC 9112 section 4). Real servers often omit the
+/// space before an absent reason, and such a line is not ambiguous.
 pub(super) fn parse_status_line(line: &[u8]) -> Result<(Version, StatusCode, &[u8]), Fault> {
     let (version, rest) = line.split_at_checked(8).ok_or(Fault::StatusLine)?;
     let version = request::parse_version(version)?;
@@ -70,7 +70,7 @@ pub(super) fn parse_status_line(line: &[u8]) -> Result<(Version, StatusCode, &[u
     Ok((version, status, reason))
 }
 
-/// `status-code [ SP reason ]`.
+/// Parses `status-code [ SP reason ]`.
 pub(in crate::proto) fn parse_status_and_reason(bytes: &[u8]) -> Option<(StatusCode, &[u8])> {
     let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = bytes else {
         return None;

@@ -1,46 +1,45 @@
-//! Bytes by their class, 64 at a time, and in bulk: the one file of the core that holds SIMD and
-//! `unsafe`.
+//! Classifies bytes, 64 at a time and in bulk. The only file of the core with SIMD and `unsafe`.
 //!
-//! [`block`] says of 64 bytes which of them are line feeds, carriage returns and delimiters, as bit
-//! masks; [`plain_len`] passes over bytes that are nothing special. Both have a portable form, which
-//! is the definition, and one for AVX2, used where the processor has it; a test holds them against
-//! each other. All strides are constant: no load waits for the result of the one before it.
+//! [`Scan::block`] returns which of 64 bytes are line feeds, carriage returns and delimiters, as bit
+//! masks; [`Scan::plain_len`] skips bytes without control bytes. Both have a portable implementation,
+//! which is the definition, and one for AVX2, used if the processor has it; a test compares the two. All
+//! strides are constant: no load depends on the result of the previous one.
 
-#![allow(unsafe_code, reason = "SIMD, values that were looked at already, and room that is there")]
+#![allow(unsafe_code, reason = "SIMD, values that were already checked, and reserved capacity")]
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 
-/// Bytes that a [`block`] looks at.
+/// Bytes of a block.
 pub(super) const BLOCK: usize = 64;
 
-/// What stands where in a block; bit `i` is its byte `i`.
+/// The classes of the bytes of a block; bit `i` is its byte `i`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Masks {
     pub(super) lf: u64,
     pub(super) cr: u64,
     /// Bytes that are not of a token (RFC 9110 section 5.6.2).
     pub(super) delimiters: u64,
-    /// Not zero if there is a control byte other than HTAB, CR and LF. It may also say so of bytes
-    /// before the block: it is a reason to look more closely.
+    /// Not zero if there is a control byte other than HTAB, CR and LF. Bytes before the block may set it
+    /// too, so a caller must check the bytes.
     pub(super) controls: u64,
 }
 
-/// How blocks are looked at; a type, so that what is built on it is compiled for each.
+/// An implementation of the scan. A type, so that its callers are compiled for each one.
 pub(super) trait Scan: Copy {
-    /// The bytes of `input` from `at` on, at most [`BLOCK`]. `at < input.len()`.
+    /// Classifies the bytes of `input` from `at` on, at most [`BLOCK`]. `at < input.len()`.
     fn block(self, input: &[u8], at: usize) -> Masks;
-    /// How many bytes from `at` on are surely no control bytes; it may stop early.
+    /// Returns a number of bytes from `at` on that contain no control byte; it may stop early.
     fn plain_len(self, input: &[u8], at: usize) -> usize;
 }
 
-/// Work on blocks, for whatever [`Scan`] there is. `run` should be `#[inline(always)]`.
+/// Work on blocks, generic over [`Scan`]. `run` should be `#[inline(always)]`.
 pub(super) trait Work {
     type Output;
     fn run<S: Scan>(self, scan: S) -> Self::Output;
 }
 
-/// Does the work with the best that this processor has.
+/// Runs the work with the fastest implementation for this processor.
 pub(super) fn dispatch<W: Work>(work: W) -> W::Output {
     #[cfg(test)]
     if tests::PORTABLE.get() {
@@ -66,8 +65,8 @@ static TOKEN: [bool; 256] = {
     t
 };
 
-/// Bytes of a host: a registered name without percent signs, which no host of the web has and
-/// which readers take differently (RFC 3986 section 3.2.2), or an IPv4 address.
+/// Bytes of a host: an IPv4 address, or a registered name without percent signs, which web hosts do not
+/// use and readers interpret differently (RFC 3986 section 3.2.2).
 static HOST: [bool; 256] = {
     let mut t = [false; 256];
     let mut b = 0;
@@ -79,27 +78,27 @@ static HOST: [bool; 256] = {
     t
 };
 
-/// How many bytes at the front belong to a host's name.
+/// Returns the length of the host name at the front.
 pub(super) fn host_len(bytes: &[u8]) -> usize {
     bytes.iter().position(|&b| !HOST[usize::from(b)]).unwrap_or(bytes.len())
 }
 
-/// How many bytes at the front belong to a token.
+/// Returns the length of the token at the front.
 pub(super) fn token_len(bytes: &[u8]) -> usize {
     bytes.iter().position(|&b| !TOKEN[usize::from(b)]).unwrap_or(bytes.len())
 }
 
-/// May all these bytes stand in a field value (RFC 9110 section 5.5)? Controls may not, but for
-/// HTAB; so no CR, LF or NUL passes.
+/// Returns whether all bytes are valid in a field value (RFC 9110 section 5.5): no control byte except
+/// HTAB, so no CR, LF or NUL.
 pub(super) fn is_field_value(bytes: &[u8]) -> bool {
-    // A word with a suspect, a HTAB included, is looked at byte by byte.
+    // A word that may contain a control byte, HTAB included, is checked byte by byte.
     let (words, rest) = bytes.as_chunks::<8>();
     words.iter().all(|w| no_control(u64::from_ne_bytes(*w)) || w.iter().all(|&b| value_byte(b)))
         && rest.iter().all(|&b| value_byte(b))
 }
 
-/// May all these bytes stand in a request target? Visible ASCII only, no fragment, and no backslash
-/// before the query, since there are readers that take it for a slash.
+/// Returns whether all bytes are valid in a request target: visible ASCII, no fragment, and no backslash
+/// before the query, which some readers take for a slash.
 pub(super) fn is_target(bytes: &[u8]) -> bool {
     let plain = |&b: &u8| is_visible(b) && b != b'\\';
     let (words, rest) = bytes.as_chunks::<8>();
@@ -108,19 +107,20 @@ pub(super) fn is_target(bytes: &[u8]) -> bool {
     is_plain || is_target_with_backslash(bytes)
 }
 
-/// Browsers send the backslashes of a query as they are.
+/// Returns whether all bytes are valid and the first backslash follows a `?`: browsers do not escape the
+/// backslashes of a query.
 #[cold]
 fn is_target_with_backslash(bytes: &[u8]) -> bool {
     bytes.iter().all(|&b| is_visible(b))
         && memchr::memchr2(b'\\', b'?', bytes).is_some_and(|at| bytes[at] == b'?')
 }
 
-/// Visible ASCII but `#`, with which a fragment would begin.
+/// Returns whether the byte is visible ASCII, except `#`, which starts a fragment.
 fn is_visible(b: u8) -> bool {
     matches!(b, 0x21..=0x7e) && b != b'#'
 }
 
-/// The bytes without the optional white space around them (RFC 9110 section 5.6.3).
+/// Returns the bytes without the optional white space around them (RFC 9110 section 5.6.3).
 pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -131,24 +131,23 @@ pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// A field's value from bytes for which [`is_field_value`] holds, without looking at them again.
+/// Returns a field value of bytes for which [`is_field_value`] holds, without a second check.
 pub(super) fn value(bytes: Bytes) -> HeaderValue {
-    debug_assert!(is_field_value(&bytes), "only values that were looked at");
-    // SAFETY: every caller has the bytes from lines in which no control byte but HTAB was found,
-    // which is what `HeaderValue` asks of its bytes.
+    debug_assert!(is_field_value(&bytes), "only checked values");
+    // SAFETY: every caller has the bytes from lines in which no control byte but HTAB was found, which
+    // is what `HeaderValue` requires.
     unsafe { HeaderValue::from_maybe_shared_unchecked(bytes) }
 }
 
-/// Appends `name: value` and CRLF, with one look at the room there is for all of it.
+/// Appends `name: value` and CRLF, with a single check of the capacity.
 #[inline(always)]
 pub(super) fn append_field(name: &[u8], value: &[u8], out: &mut BytesMut) {
     // Two slices together are no longer than the address space.
     let len = (name.len() + value.len()).checked_add(4).expect("a field fits into memory");
     out.reserve(len);
     let line = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-    // SAFETY: there is room for both and four bytes more, of which each part takes its own; neither
-    // is a part of the buffer, which is borrowed for writing. All that is then counted as length was
-    // written.
+    // SAFETY: `len` bytes are reserved: both slices and four more bytes. The slices do not overlap the
+    // buffer, which is borrowed mutably. All `len` bytes are written before `set_len`.
     unsafe {
         copy(name, line);
         let colon = line.add(name.len());
@@ -160,25 +159,25 @@ pub(super) fn append_field(name: &[u8], value: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Copies bytes; up to 32, as names and values mostly are, without a call: by their first and last
-/// few, which overlap.
+/// Copies bytes. Up to 32, the usual size of names and values, it copies their first and last few, which
+/// may overlap, without a call of `memcpy`.
 ///
 /// # Safety
-/// There is room for them at `to`, and it is nowhere in `from`.
+/// `to` must be valid for writes of `from.len()` bytes that do not overlap `from`.
 #[inline(always)]
 unsafe fn copy(from: &[u8], to: *mut u8) {
-    /// The first and the last `N`, of at least `N` and at most twice as many.
+    /// Copies the first and the last `N` bytes, of at least `N` and at most twice as many.
     #[inline(always)]
     unsafe fn ends<const N: usize>(from: &[u8], to: *mut u8) {
         if let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
-            // SAFETY: the caller has room for all of `from`, whose ends these are.
+            // SAFETY: `to` is valid for all of `from`, and both writes are within its length.
             unsafe {
                 to.cast::<[u8; N]>().write_unaligned(*first);
                 to.add(from.len() - N).cast::<[u8; N]>().write_unaligned(*last);
             }
         }
     }
-    // SAFETY: as this function's.
+    // SAFETY: the contract of this function.
     unsafe {
         match from.len() {
             16..=32 => ends::<16>(from, to),
@@ -196,28 +195,28 @@ fn value_byte(b: u8) -> bool {
 const ONES: u64 = u64::MAX / 0xff;
 const HIGH: u64 = ONES * 0x80;
 
-/// No byte of the word is below 0x20 or equal to 0x7f. It may say no to a word that is fine (a
-/// borrow runs into the next byte), never yes to one that is not.
+/// Returns whether no byte of the word is below 0x20 or equal to 0x7f. May return `false` for a valid word
+/// (a borrow affects the next byte), never `true` for an invalid one.
 fn no_control(word: u64) -> bool {
     let below_space = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
     below_space | equal(word, 0x7f) == 0
 }
 
-/// All bytes of the word are within 0x21..=0x7e and none is `#` or a backslash; it may say no
-/// wrongly, as above.
+/// Returns whether all bytes of the word are within 0x21..=0x7e and none is `#` or a backslash. May return
+/// `false` for a valid word, as above.
 fn plain_word(word: u64) -> bool {
     let below = word.wrapping_sub(ONES * 0x21) & !word & HIGH;
     let excluded = equal(word, 0x7f) | equal(word, b'#') | equal(word, b'\\');
     below | (word & HIGH) | excluded == 0
 }
 
-/// The high bit of each byte that equals `byte`; above such a byte others may be set wrongly.
+/// Returns the high bit of each byte that equals `byte`; bytes above a match may be set wrongly.
 fn equal(word: u64, byte: u8) -> u64 {
     let zero_where = word ^ (ONES * u64::from(byte));
     zero_where.wrapping_sub(ONES) & !zero_where & HIGH
 }
 
-/// For every processor, and the definition of what the others do.
+/// The implementation for every processor, and the definition of the others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Portable;
 
@@ -250,11 +249,11 @@ mod x86 {
 
     use super::{BLOCK, Masks, Scan, Work};
 
-    /// For processors with AVX2: whoever has one of these runs on such a processor.
+    /// The implementation for AVX2. A value exists only on a processor that has it.
     #[derive(Debug, Clone, Copy)]
     pub(super) struct Avx2(());
 
-    /// What [`Avx2::detect`] found: one load instead of one for each feature.
+    /// The cached result of [`Avx2::detect`]: one load instead of one for each feature.
     static SUPPORT: AtomicU8 = AtomicU8::new(0);
     const UNSUPPORTED: u8 = 1;
     const SUPPORTED: u8 = 2;
@@ -278,7 +277,7 @@ mod x86 {
             found.then_some(Self(()))
         }
 
-        /// Compiles the work with these features; what it calls is inlined here.
+        /// Runs the work, compiled with these features; the functions that it calls are inlined.
         pub(super) fn run<W: Work>(self, work: W) -> W::Output {
             #[target_feature(enable = "avx2,bmi1,bmi2")]
             fn with_features<W: Work>(avx2: Avx2, work: W) -> W::Output {
@@ -289,7 +288,7 @@ mod x86 {
         }
     }
 
-    /// Bit `h` of entry `l` is set if the byte `h << 4 | l` is of a token.
+    /// Bit `h` of entry `l` is set if `h << 4 | l` is a token byte.
     const NIBBLES: [i8; 16] = {
         let mut t = [0; 16];
         let mut b = 0;
@@ -310,7 +309,7 @@ mod x86 {
                 return masks(half(load(input, at)), half(load(input, at + 32)), 32);
             }
             let masks = if let Some(last) = input.len().checked_sub(BLOCK) {
-                // The last 64 bytes, without those that are before the block.
+                // The last 64 bytes of the input, without those before the block.
                 let m = masks(half(load(input, last)), half(load(input, last + 32)), 32);
                 let before = BLOCK - left;
                 Masks {
@@ -320,7 +319,7 @@ mod x86 {
                     ..m
                 }
             } else if left >= 32 {
-                // Two loads that overlap: a bit that both set is the same bit.
+                // Two loads that may overlap: both set the same bits for the same bytes.
                 masks(half(load(input, at)), half(load(input, input.len() - 32)), left - 32)
             } else if left >= 16 {
                 let both = half(load_twice(input, at, input.len() - 16));
@@ -357,8 +356,8 @@ mod x86 {
         }
     }
 
-    // All of these work on values alone, not on memory, and there is no `Avx2` but where the
-    // processor has the instructions; only its methods come here.
+    // The functions below work on values, not on memory, except for the loads. Only methods of `Avx2` call
+    // them, and a value of it exists only if the processor has the instructions.
 
     #[inline(always)]
     fn zero() -> __m256i {
@@ -378,7 +377,7 @@ mod x86 {
         unsafe { _mm256_or_si256(a, b) }
     }
 
-    /// All bits of the bytes that are equal.
+    /// Sets all bits of the bytes that are equal.
     #[inline(always)]
     fn equal(a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: see above.
@@ -391,14 +390,14 @@ mod x86 {
         equal(bytes, unsafe { _mm256_set1_epi8(byte as i8) })
     }
 
-    /// The high bits.
+    /// Returns the high bits of the bytes.
     #[inline(always)]
     fn bits(bytes: __m256i) -> u64 {
         // SAFETY: see above.
         u64::from(unsafe { _mm256_movemask_epi8(bytes) } as u32)
     }
 
-    /// Zero where a byte is below 0x20 or equal to 0x7f.
+    /// Returns zero for each byte that is below 0x20 or equal to 0x7f.
     #[inline(always)]
     fn control(bytes: __m256i) -> __m256i {
         // SAFETY: see above.
@@ -409,14 +408,14 @@ mod x86 {
         min(above, not_del)
     }
 
-    /// A byte of which no mask says anything.
+    /// A byte that sets no bit in any mask.
     const FILLER: u8 = b'a';
 
-    /// 16 bytes of `input` from each of these places on.
+    /// Loads 16 bytes of `input` from `at` and 16 from `then`.
     #[inline(always)]
     fn load_twice(input: &[u8], at: usize, then: usize) -> __m256i {
         let (lower, upper) = (&input[at..at + 16], &input[then..then + 16]);
-        // SAFETY: the slices have 16 bytes each, and unaligned loads ask for no more.
+        // SAFETY: each slice has 16 bytes, and the loads may be unaligned. AVX: see above.
         unsafe {
             _mm256_set_m128i(
                 _mm_loadu_si128(upper.as_ptr().cast()),
@@ -425,15 +424,15 @@ mod x86 {
         }
     }
 
-    /// 32 bytes of `input` from `at` on; panics if there are not so many.
+    /// Loads 32 bytes of `input` from `at` on; panics if there are fewer.
     #[inline(always)]
     fn load(input: &[u8], at: usize) -> __m256i {
         let bytes: &[u8] = &input[at..at + 32];
-        // SAFETY: the slice has 32 bytes, and an unaligned load asks for no more. AVX: see above.
+        // SAFETY: the slice has 32 bytes, and the load may be unaligned. AVX: see above.
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     }
 
-    /// The masks of two halves, of which the second begins at a place.
+    /// Combines the masks of two halves, the second of which starts at bit `at_b`.
     #[inline(always)]
     fn masks(a: Masks, b: Masks, at_b: usize) -> Masks {
         Masks {
@@ -444,7 +443,7 @@ mod x86 {
         }
     }
 
-    /// The masks of 32 bytes.
+    /// Returns the masks of 32 bytes.
     #[inline(always)]
     fn half(bytes: __m256i) -> Masks {
         let (lf, cr) = (is(bytes, b'\n'), is(bytes, b'\r'));
@@ -456,7 +455,7 @@ mod x86 {
         }
     }
 
-    /// Control bytes that are neither these LF and CR nor HTAB.
+    /// Sets all bits of the control bytes except LF, CR and HTAB.
     #[inline(always)]
     fn control_bytes(bytes: __m256i, lf: __m256i, cr: __m256i) -> __m256i {
         let known = or(or(lf, cr), is(bytes, b'\t'));
@@ -464,8 +463,8 @@ mod x86 {
         unsafe { _mm256_andnot_si256(known, equal(control(bytes), zero())) }
     }
 
-    /// Not zero where a byte is of a token: its lower half picks the row of [`NIBBLES`], its upper
-    /// half the bit. Bytes above 0x7f pick nothing.
+    /// Returns nonzero for each token byte: its lower half selects the entry of [`NIBBLES`], its upper half
+    /// the bit. Bytes above 0x7f select no bit.
     #[inline(always)]
     fn token(bytes: __m256i) -> __m256i {
         const N: [i8; 16] = NIBBLES;

@@ -1,30 +1,30 @@
-//! The core against its vectors, and against itself.
+//! Tests of the core: vectors, properties and comparisons.
 //!
-//! A vector is a heading, an `http` block with what the peer sends, and an `events` block with
-//! what [`Conn`](super::Conn) must make of it; see `vectors/*.md`. Each runs whole, byte by byte,
-//! cut in two at every place, and with bytes behind it.
+//! A vector is a heading, an `http` block with the bytes of the peer, and an `events` block with the
+//! events that [`Conn`](super::Conn) must return; see `vectors/*.md`. Each runs whole, byte by byte,
+//! cut in two at every position, and with bytes after it.
 //!
-//! In an `http` block each line stands for its bytes and CRLF. A `\` at the end of a line takes
-//! the CRLF away. Other bytes are written `\r`, `\n`, `\t`, `\0`, `\xNN`, `\\`; `\{300 ab}` is
+//! In an `http` block each line means its bytes and CRLF. A `\` at the end of a line removes the
+//! CRLF. Other bytes are written `\r`, `\n`, `\t`, `\0`, `\xNN`, `\\`; `\{300 ab}` is
 //! `ab` three hundred times.
 //!
-//! An `events` block may begin with how it is run:
+//! An `events` block may begin with options:
 //! - `answers HEAD GET`: the bytes are responses to these requests, one after the other (`answers`
-//!   alone: nothing was asked). Files about responses have `answers GET` unless they say.
+//!   alone: no request was sent). In files about responses `answers GET` is the default.
 //! - `limits fields=2 name_bytes=8`: bounds other than the defaults.
 //! - `lenient bare_lf`: with these leniencies.
 //! - `eof`: the peer closes after these bytes.
 //!
-//! Then come the events:
+//! The events follow:
 //! - `head GET /path HTTP/1.1` or `head 200 HTTP/1.1`;
-//! - `field name: value`: if a vector has any, it has all;
+//! - `field name: value`: all fields or none;
 //! - `expects`: the client waits for `100 Continue`;
 //! - `data "..."`, adjacent pieces joined;
 //! - `trailer name: value`, then `end`;
-//! - `keep-alive` or `close`, after `end`; the other side then ends its half, so that what follows
-//!   is the next message;
-//! - `fault Name 400`: with the status that answers it; nothing comes after;
-//! - `more`: in the middle of a message when the bytes are over.
+//! - `keep-alive` or `close`, after `end`; the other side then ends its half, so that the next message
+//!   may follow;
+//! - `fault Name 400`: with the status of the answer, as the last event;
+//! - `more`: the bytes end in the middle of a message.
 
 mod conn;
 mod cuts;
@@ -61,7 +61,7 @@ const FILES: [(&str, &str); 15] = [
     ("response-lenient", include_str!("vectors/response-lenient.md")),
 ];
 
-/// What is put behind a vector's bytes, and what must come of it.
+/// Messages that are appended to the bytes of a vector.
 const NEXT_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const NEXT_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
@@ -69,12 +69,12 @@ fn vectors() -> Vec<Vector> {
     FILES.iter().flat_map(|(file, text)| vector::parse(file, text)).collect()
 }
 
-/// The bytes of every vector, for tests of what is built on the core.
+/// Returns the bytes of every vector, for tests of modules above the core.
 pub(crate) fn inputs() -> Vec<Vec<u8>> {
     vectors().into_iter().map(|v| v.input).collect()
 }
 
-/// Runs every vector in the ways that `ways` gives, and reports all that went wrong at once.
+/// Runs every vector with each split of its bytes that `ways` returns, and reports all failures at once.
 fn check(ways: impl Fn(&Vector) -> Vec<(String, Vec<&[u8]>)>) {
     let mut failures = Vec::new();
     for vector in vectors() {
@@ -117,7 +117,7 @@ fn vectors_give_their_events_byte_by_byte() {
 #[test]
 fn vectors_give_their_events_cut_in_two_anywhere() {
     check(|v| {
-        // Long ones are cut at some places only: the rest is much of the same.
+        // Long ones are cut at some positions only, to save time.
         let step = v.input.len() / if cfg!(miri) { 4 } else { 512 } + 1;
         let cut = |at| (format!("cut at {at}"), vec![&v.input[..at], &v.input[at..]]);
         (1..v.input.len()).step_by(step).map(cut).collect()
@@ -125,12 +125,12 @@ fn vectors_give_their_events_cut_in_two_anywhere() {
 }
 
 #[test]
-fn vectors_give_their_events_with_bytes_behind_them() {
+fn vectors_give_their_events_with_bytes_after_them() {
     let mut failures = Vec::new();
     for mut vector in vectors() {
         let last = vector.events.last().map_or("", |e| e.as_str());
         let more: &[&str] = match last {
-            _ if vector.eof => continue, // then nothing is behind it
+            _ if vector.eof => continue, // no bytes can follow
             "keep-alive" if vector.client => &["fault Unsolicited 502"],
             "keep-alive" => &["head GET / HTTP/1.1", "field host: a", "end", "keep-alive"],
             "close" => &[],
@@ -153,11 +153,11 @@ fn vectors_give_their_events_with_bytes_behind_them() {
 }
 
 #[test]
-fn vectors_have_unique_names_and_are_not_few() {
+fn vectors_have_unique_names_and_are_at_least_600() {
     let vectors = vectors();
     let mut names = HashSet::new();
     for v in &vectors {
-        assert!(names.insert(&v.name), "{} stands there twice", v.name);
+        assert!(names.insert(&v.name), "{} is not unique", v.name);
     }
     assert!(vectors.len() >= 600, "{} vectors", vectors.len());
 }

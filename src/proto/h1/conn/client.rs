@@ -1,4 +1,4 @@
-//! What only a client says: requests.
+//! The methods of a client: writing requests.
 
 use std::time::Instant;
 
@@ -17,12 +17,12 @@ use super::{
 impl Conn<Client> {
     /// Sends a request's head; `length` is that of the body, `None` if unknown (then chunked).
     ///
-    /// `prepared` is whole field lines, written as they are. `Connection: close` in `headers` is
-    /// heeded; the field itself is written here.
+    /// `prepared` holds complete field lines, which are written unchanged. `Connection: close` in
+    /// `headers` disables keep-alive; this method writes the `Connection` field itself.
     ///
     /// # Errors
-    /// [`Misuse`] out of turn, with a target that has no form for its method, or with a
-    /// `Content-Length` that contradicts `length`.
+    /// [`Misuse::State`] unless the connection is idle, [`Misuse::Target`] for a target that has no form
+    /// for its method, [`Misuse::Length`] for a `Content-Length` that contradicts `length`.
     #[allow(clippy::too_many_arguments, reason = "a request head has so many parts")]
     pub fn send_head(
         &mut self,
@@ -43,7 +43,7 @@ impl Conn<Client> {
             return Err(Misuse::Target);
         }
         let (framing, writing) = match length {
-            // RFC 9110 section 8.6: methods that expect a body say that there is none.
+            // RFC 9110 section 8.6: methods that define a body send `Content-Length: 0` without one.
             Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
                 (Framing::Length(0), Writing::Length(0))
             }

@@ -1,13 +1,13 @@
-//! `IdleState`: an idle connection in a few bytes, without the state machine.
+//! [`IdleState`]: an idle connection in a few bytes, without the state machine.
 
 use std::{sync::Arc, time::Instant};
 
 use super::{Conn, Limits, Reading, Role, Writing};
 
-/// What must be kept of a [`Conn`] between two exchanges to go on later.
+/// The state of a [`Conn`] between two exchanges.
 ///
-/// A driver of many connections, most of them idle, keeps one of these for each and a `Conn` only
-/// for those that are active.
+/// A driver of many connections, most of them idle, keeps one of these for each, and a `Conn` only
+/// for each active one.
 ///
 /// ```
 /// use std::{sync::Arc, time::Instant};
@@ -25,26 +25,27 @@ pub struct IdleState {
 }
 
 impl IdleState {
-    /// The state of a connection that was accepted at `now`.
+    /// Creates the state of a connection that was accepted at `now`.
     pub fn new(now: Instant) -> Self {
         Self { is_first: true, since: now }
     }
 
-    /// The time since which the connection is idle.
+    /// Returns the time since which the connection has been idle.
     pub fn since(&self) -> Instant {
         self.since
     }
 }
 
 impl<R: Role + Default> Conn<R> {
-    /// A connection that goes on from its idle state.
+    /// Creates a connection that continues from its idle state.
     pub fn from_idle(limits: Arc<Limits>, IdleState { is_first, since }: IdleState) -> Self {
         let mut conn = Self::new(limits, since);
         conn.reading = Reading::Idle { is_first };
         conn
     }
 
-    /// The idle state, if nothing has come or gone of a next exchange and one may follow.
+    /// Returns the idle state, or `None` unless the connection is idle, keeps alive, and has received
+    /// nothing of a next message.
     pub fn idle_state(&self) -> Option<IdleState> {
         match self.reading {
             Reading::Idle { is_first } if self.writing == Writing::Idle && self.keep_alive => {

@@ -1,4 +1,4 @@
-//! The two roles: what each reads, and what it remembers of the exchange.
+//! The two roles: the heads that each reads, and the state of its exchange.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
@@ -8,7 +8,7 @@ use super::super::{
     head::{Lines, Section},
 };
 
-/// Which side of the connection this is.
+/// A side of a connection: [`Server`] or [`Client`].
 pub trait Role: sealed::Role {}
 
 pub(super) mod sealed {
@@ -20,10 +20,10 @@ pub(super) mod sealed {
         Limits, Lines, Section,
     };
 
-    /// What a head says about its message.
+    /// What a head states about its message.
     #[derive(Debug)]
     pub struct HeadMeta {
-        /// Not that of an interim response.
+        /// Whether the head is not that of an interim response.
         pub is_final: bool,
         pub length: Length,
         pub keep_alive: bool,
@@ -31,13 +31,13 @@ pub(super) mod sealed {
 
     pub trait Role: Sized {
         type Head;
-        /// Is a head only read in answer to one that was sent?
+        /// Whether heads are only read as responses to heads that were sent.
         const IS_CLIENT: bool;
-        /// What a head of the other side consists of.
+        /// Returns the structure and bounds of a head of the peer.
         fn section(limits: &Limits) -> Section;
-        /// A head without content, whose fields will be put into the empty map `fields`.
+        /// Returns a head with default parts and the empty map `fields`.
         fn empty_head(fields: HeaderMap) -> Self::Head;
-        /// Reads a head into a blank one: in place, for it is large.
+        /// Parses a head into an empty one, by reference because the type is large.
         fn parse(
             &mut self,
             into: &mut Self::Head,
@@ -45,31 +45,32 @@ pub(super) mod sealed {
             lines: &Lines,
             limits: &Limits,
         ) -> Result<HeadMeta, Fault>;
-        /// A piece of the body has come.
+        /// Records that body bytes have arrived.
         fn on_body_data(&mut self);
-        /// Is an answer owed that has not begun?
+        /// Returns whether a request has arrived and its response has not begun.
         fn is_response_pending(&self) -> bool;
     }
 }
 
 use sealed::HeadMeta;
 
-/// Reads requests, writes responses.
+/// The role that reads requests and writes responses.
 #[derive(Debug, Default)]
 pub struct Server {
-    /// A request's head has come, and no answer to it has begun; what follows is of that request.
+    /// A request's head has arrived and its response has not begun. The fields below are the request's.
     pub(super) response_pending: bool,
     pub(super) version: Version,
-    /// The response must have no body: the request was HEAD.
+    /// The method is HEAD, so the response has no body.
     pub(super) is_head: bool,
     pub(super) expects_continue: bool,
 }
 
-/// Writes requests, reads responses.
+/// The role that writes requests and reads responses.
 #[derive(Debug, Default)]
 pub struct Client {
-    /// Of the request that is under way.
+    /// The method of the current request.
     pub(super) method: Method,
+    /// Interim responses received so far.
     pub(super) interim: usize,
 }
 
@@ -106,7 +107,7 @@ impl sealed::Role for Server {
     }
 
     fn on_body_data(&mut self) {
-        self.expects_continue = false; // whoever sends the body does not wait
+        self.expects_continue = false; // the client has not waited
     }
 
     fn is_response_pending(&self) -> bool {

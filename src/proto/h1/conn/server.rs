@@ -1,4 +1,4 @@
-//! What only a server says: responses.
+//! The methods of a server: writing responses.
 
 use std::time::Instant;
 
@@ -14,17 +14,17 @@ use super::{
     Conn, Reading, Server, Writing,
 };
 
-/// Room for most heads of responses, so that the buffer grows once.
+/// Bytes reserved for a response head: enough for most, so that the buffer grows once.
 const HEAD_ROOM: usize = 512;
 
 impl Conn<Server> {
-    /// Does the client wait for `100 Continue` before it sends the body? Not once some of the body
-    /// has come, nor once the response has begun.
+    /// Returns whether the client waits for `100 Continue` before it sends the body. `false` once some of
+    /// the body has arrived or the response has begun.
     pub fn wants_continue(&self) -> bool {
         self.role.expects_continue && self.writing == Writing::Idle && self.reads_body()
     }
 
-    /// `100 Continue`, if the client [waits for it](Self::wants_continue).
+    /// Sends `100 Continue` if the client [waits for it](Self::wants_continue).
     pub fn send_continue(&mut self, out: &mut BytesMut) {
         if self.wants_continue() {
             self.role.expects_continue = false;
@@ -35,12 +35,12 @@ impl Conn<Server> {
     /// Sends a final response's head; `length` is that of the body, `None` if unknown.
     ///
     /// `date` is the whole `Date` field line, with its CRLF; it is written unless the head has a
-    /// `Date` of its own. Framing and `Connection` are written here and nowhere else. With HEAD,
+    /// `Date` of its own. This method alone writes the framing fields and `Connection`. With HEAD,
     /// 204 and 304 no body may follow; a HEAD response keeps the head's own `Content-Length`.
     ///
     /// # Errors
-    /// [`Misuse`] out of turn, with a status below 200, or with a `Content-Length` that
-    /// contradicts `length`.
+    /// [`Misuse::State`] unless a request waits for its response, [`Misuse::Status`] for a status below
+    /// 200, [`Misuse::Length`] for a `Content-Length` that contradicts `length`.
     pub fn send_head(
         &mut self,
         now: Instant,
@@ -69,7 +69,7 @@ impl Conn<Server> {
             self.framing(own, length).inspect_err(|_| out.truncate(before))?
         };
         if self.wants_continue() {
-            // The client may send the body now or never: only a new connection is clear.
+            // The client may or may not send the body now, so the connection cannot be reused.
             self.keep_alive = false;
         }
         if writing == Writing::UntilClose || own_fields.connection.has_close() {
@@ -102,10 +102,9 @@ impl Conn<Server> {
         }
     }
 
-    /// Writes a short answer to a fault or to none, whatever the state, and closes after it.
+    /// Writes a short text response, with or without a request, and closes the connection.
     ///
-    /// `false`, and nothing is written, if a response has already begun, or if the status is not a
-    /// final one.
+    /// Returns `false` and writes nothing if a response has already begun or `status` is not final.
     pub fn send_error(&mut self, status: StatusCode, date: &[u8], out: &mut BytesMut) -> bool {
         if self.writing != Writing::Idle || status.is_informational() {
             return false;
@@ -118,7 +117,7 @@ impl Conn<Server> {
         let len = if is_head { 0 } else { 3 + 1 + reason.len() + 1 };
         let fields: &[u8] = match status {
             _ if has_no_body => b"",
-            // What was full has moved on by then, as a rule.
+            // A full queue has usually moved on after a second.
             StatusCode::SERVICE_UNAVAILABLE => {
                 b"content-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
             }
@@ -138,16 +137,16 @@ impl Conn<Server> {
     }
 }
 
-/// Final statuses that end with their head (RFC 9112 section 6.3).
+/// Returns whether responses with this final status end with their head (RFC 9112 section 6.3).
 fn has_no_content(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The framing fields of a response to HEAD: those that GET would have had.
+/// Returns the framing of a response to HEAD: that of the response to GET.
 fn head_response_framing(own: Option<&[u8]>, length: Option<u64>) -> Framing {
     match own.and_then(framing::parse_content_length) {
         Some(n) => Framing::Length(n),
-        // An empty body says nothing of what GET would have sent.
+        // An empty body does not tell the length of the response to GET.
         None => match length {
             Some(n) if n > 0 => Framing::Length(n),
             _ => Framing::None,

@@ -1,4 +1,4 @@
-//! Lines with leniencies, one after the other: only where somebody [asked](super::Lenient) for them.
+//! Reads lines one by one with [leniencies](super::Lenient). Used only if one is enabled.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use super::{
 /// One call of [`Lines::read`].
 pub(super) struct LineReader<'a> {
     pub(super) lines: &'a mut Lines,
-    /// At most as many bytes as there may be.
+    /// The input, cut to the bound of the section.
     pub(super) input: &'a [u8],
     pub(super) section: &'a Section,
     pub(super) limits: &'a Limits,
@@ -39,7 +39,7 @@ impl LineReader<'_> {
         Ok(None)
     }
 
-    /// Finds where the method ends, as far as its bound matters.
+    /// Finds the end of the method, within its bound.
     fn find_name_end(&mut self) {
         if !self.lines.position.in_start_line {
             return;
@@ -51,7 +51,7 @@ impl LineReader<'_> {
         self.lines.position.name_end = if len == line.len() { UNKNOWN_END } else { at + len };
     }
 
-    /// A line is complete. Is it the empty one at the end?
+    /// Records a complete line. Returns whether it is the empty line at the end.
     fn line(&mut self, at: usize, end: usize) -> Result<bool, Fault> {
         let line = &self.input[at..end];
         let name_end = at + scan::token_len(line);
@@ -73,8 +73,8 @@ impl LineReader<'_> {
     fn field(&mut self, at: usize, name_end: usize, end: usize) -> Result<(), Fault> {
         let mut rest = &self.input[name_end..end];
         if self.section.lenient.space_before_colon {
-            while let [b' ' | b'\t', behind @ ..] = rest {
-                rest = behind;
+            while let [b' ' | b'\t', after @ ..] = rest {
+                rest = after;
             }
         }
         let [b':', raw @ ..] = rest else { return Err(name_fault(self.input[at])) };
@@ -100,15 +100,15 @@ impl LineReader<'_> {
         Ok(())
     }
 
-    /// A line that goes on with the value of the field before.
+    /// Appends a line to the value of the field before it.
     fn fold(&mut self, at: usize, end: usize) -> Result<(), Fault> {
         let line = scan::trim(&self.input[at..end]);
         if !scan::is_field_value(line) {
             return Err(Fault::FieldValue);
         }
         let Some(field) = self.lines.fields.last_mut() else { return Err(Fault::Folded) };
-        // A line of white space alone adds nothing to a value, but it makes the field a folded one:
-        // there are readers to whom such a line ends the head.
+        // A line of only white space adds nothing to the value, but the field counts as folded:
+        // some readers take such a line for the end of the head.
         let to = at + leading(&self.input[at..end], line) + line.len();
         field.value = span(range(field.value).start, to);
         self.lines.has_folded = true;
@@ -116,17 +116,17 @@ impl LineReader<'_> {
     }
 }
 
-/// How many bytes of `raw` come before `trimmed`, which is a part of it.
+/// Returns the number of bytes of `raw` before `trimmed`, which is a subslice of it.
 fn leading(raw: &[u8], trimmed: &[u8]) -> usize {
     trimmed.as_ptr().addr() - raw.as_ptr().addr()
 }
 
-/// Does the value go over a line's end?
+/// Returns whether the value extends over a line end.
 pub(super) fn is_folded(value: &[u8]) -> bool {
     memchr::memchr(b'\n', value).is_some()
 }
 
-/// The value with spaces for the line ends in it, and none around it.
+/// Returns the value with spaces instead of its line ends, trimmed.
 #[cold]
 pub(super) fn unfold(value: &[u8]) -> Bytes {
     let mut value = value.to_vec();

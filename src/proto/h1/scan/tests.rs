@@ -6,7 +6,7 @@ thread_local! {
     pub(super) static PORTABLE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs something as on a processor without SIMD.
+/// Runs a function as on a processor without SIMD.
 pub(in super::super) fn portable(run: impl FnOnce()) {
     PORTABLE.set(true);
     run();
@@ -14,7 +14,7 @@ pub(in super::super) fn portable(run: impl FnOnce()) {
 }
 
 #[test]
-fn every_byte_is_judged_alike_at_every_place_of_a_word() {
+fn byte_classes_are_the_same_at_every_position_of_a_word() {
     for b in 0..=255u8 {
         let value = b == b'\t' || (b >= 0x20 && b != 0x7f);
         let target = (0x21..=0x7e).contains(&b) && b != b'#' && b != b'\\';
@@ -31,7 +31,7 @@ fn every_byte_is_judged_alike_at_every_place_of_a_word() {
 }
 
 #[test]
-fn backslash_is_in_a_target_behind_the_query_s_beginning_only() {
+fn target_accepts_backslash_only_after_question_mark() {
     for at in 0..20 {
         for query in 0..20 {
             let mut target = [b'a'; 20];
@@ -74,13 +74,13 @@ fn portable_block_agrees_with_the_class_tables() {
     }
 }
 
-/// Both forms say the same of every byte at every position, whatever the input's length: each way to
-/// load the last block is met.
+/// Both implementations agree on every byte at every position, for lengths that cover each way to load
+/// the last block.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn avx2_agrees_with_portable_form() {
     let Some(avx2) = x86::Avx2::detect() else {
-        return; // nothing to compare; the portable form is tested above
+        return; // nothing to compare; the portable implementation is tested above
     };
     let places = if cfg!(miri) { 7 } else { 1 };
     for len in [1, 2, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 191, 300] {
@@ -92,8 +92,7 @@ fn avx2_agrees_with_portable_form() {
                     let (ours, theirs) = (avx2.block(&input, at), Portable.block(&input, at));
                     let same = |m: Masks| (m.lf, m.cr, m.delimiters);
                     assert_eq!(same(ours), same(theirs), "{b:#x} at {position} of {len} from {at}");
-                    // It may see a control byte that stands before the block, and must see those
-                    // inside.
+                    // It may report a control byte before the block, and must report those inside.
                     assert!(ours.controls != 0 || theirs.controls == 0);
                     assert!(theirs.controls != 0 || ours.controls == 0 || position < at);
                     let plain = avx2.plain_len(&input, at);
@@ -105,7 +104,7 @@ fn avx2_agrees_with_portable_form() {
     }
 }
 
-/// The same of random bytes, of which several are odd, at every position of inputs of every length.
+/// The same for random bytes, several of them special, at every position of inputs of every length.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn avx2_agrees_with_portable_form_on_any_bytes_of_any_length() {
@@ -138,7 +137,7 @@ fn avx2_agrees_with_portable_form_on_any_bytes_of_any_length() {
 }
 
 #[test]
-fn plain_bytes_are_passed_over_and_controls_are_not() {
+fn plain_len_skips_plain_bytes_and_stops_at_controls() {
     for len in [0, 7, 8, 100, 1_000] {
         let mut input = vec![0xc3; len + 1];
         assert!(Portable.plain_len(&input, 1) <= len);

@@ -1,4 +1,4 @@
-//! The rules that join both halves, and calls out of turn.
+//! Rules that involve both halves, and calls in a wrong state.
 
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ fn half_closed_client_still_gets_its_answer() {
 }
 
 #[test]
-fn eof_right_behind_a_head_without_body_is_its_end() {
+fn eof_directly_after_a_head_without_body_is_its_end() {
     let mut conn = server();
     assert!(matches!(conn.recv(now(), &mut BytesMut::from(GET)), Ok(Some(Event::Head(_)))));
     assert!(matches!(conn.recv_eof(now()), Ok(Some(Event::End(None)))));
@@ -170,7 +170,7 @@ fn client_conn_works_after_misuse() {
     assert_eq!(post(&mut conn, &[], Some(5)), Err(Misuse::State));
 }
 
-// What is not our turn.
+// Calls in a wrong state.
 
 #[test]
 fn incomplete_head_cannot_be_answered() {

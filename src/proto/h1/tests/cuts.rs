@@ -1,5 +1,5 @@
-//! Random messages, bounds and leniencies: the events, faults among them, are the same wherever the
-//! bytes are cut, and what is read without leniencies is read alike with them.
+//! Random messages, limits and leniencies: events and faults do not depend on where the bytes are cut, and
+//! messages that are accepted without leniencies are read in the same way with them.
 
 use http::Method;
 
@@ -43,7 +43,7 @@ fn limits(rng: &mut Rng) -> Limits {
     limits
 }
 
-/// A message, often one that needs some leniency.
+/// Returns a message, often one that needs a leniency.
 fn message(rng: &mut Rng, client: bool) -> String {
     const REQUESTS: [&str; 3] = ["GET / HTTP/1.1", "POST /abc HTTP/1.1", "GET http://a/ HTTP/1.0"];
     const RESPONSES: [&str; 4] =

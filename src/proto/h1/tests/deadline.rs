@@ -1,4 +1,4 @@
-//! Until when the peer must have made progress, with a given now.
+//! Deadlines for the progress of the peer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -77,7 +77,7 @@ fn body_timeout_restarts_with_progress() {
     input.extend_from_slice(b"5\r\nhel");
     conn.recv(at(4), &mut input).unwrap().unwrap();
     assert_eq!(conn.deadline(), Some(at(9)));
-    // Neither a size line nor trailers are progress: they could trickle.
+    // Size lines and trailers are not progress, because they could arrive byte by byte.
     input.extend_from_slice(b"lo");
     conn.recv(at(5), &mut input).unwrap().unwrap();
     for (second, bytes) in [(6, "\r\n0"), (7, ";a\r\n"), (8, "X: y"), (9, "\r\n")] {

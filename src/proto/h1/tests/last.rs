@@ -1,4 +1,4 @@
-//! Interim and last answers.
+//! Interim responses and errors.
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::proto::h1::{Conn, Server};
 
-// The last answer.
+// Errors.
 
 #[test]
-fn last_answer_is_whole_and_the_only_one() {
+fn send_error_writes_one_complete_response() {
     let mut conn = server();
     let mut out = BytesMut::new();
     assert!(conn.send_error(StatusCode::BAD_REQUEST, b"date: now\r\n", &mut out));
@@ -26,14 +26,14 @@ fn last_answer_is_whole_and_the_only_one() {
 }
 
 #[test]
-fn last_answer_to_head_has_no_body() {
+fn send_error_after_head_request_has_no_body() {
     let mut out = BytesMut::new();
     assert!(server_after(HEAD).send_error(StatusCode::NOT_FOUND, b"", &mut out));
     assert!(out.ends_with(b"content-length: 0\r\nconnection: close\r\n\r\n"), "{out:?}");
 }
 
 #[test]
-fn s18_last_answer_is_final_and_has_no_body_where_its_status_has_none() {
+fn s18_send_error_refuses_interim_status_and_omits_body_of_bodiless_status() {
     for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
         let mut out = BytesMut::new();
         assert!(server_after(GET).send_error(status, b"", &mut out));
@@ -73,7 +73,7 @@ fn s18_100_continue_has_no_fields_and_is_sent_once() {
     assert_eq!(continued(&mut conn), "");
     let head = respond(&mut conn, 200, &[], Some(0)).unwrap();
     assert!(!head.contains("close"), "the client was told to send its body");
-    assert_eq!(continued(&mut server_after(POST)), "", "nobody waits for it");
+    assert_eq!(continued(&mut server_after(POST)), "", "the client does not wait for it");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn s17_final_answer_instead_of_100_closes() {
     let head = respond(&mut conn, 413, &[], Some(0)).unwrap();
     assert!(head.contains("connection: close\r\n"));
     assert!(!conn.keeps_alive() && !conn.wants_continue());
-    assert_eq!(continued(&mut conn), "", "behind a final head it would be part of the body");
+    assert_eq!(continued(&mut conn), "", "after a final head it would be part of the body");
 }
 
 #[test]

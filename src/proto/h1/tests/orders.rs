@@ -1,5 +1,5 @@
-//! Calls in any order, misuse and faults among them: nothing panics, a misuse changes nothing, and
-//! the other side reads what was written as whole messages.
+//! Calls in any order, with misuse and faults: nothing panics, a misuse changes nothing, and the other
+//! side reads the output as whole messages.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
@@ -39,15 +39,15 @@ const RESPONSES: [&str; 12] = [
     "ngth: 0\r\n\r\n",
 ];
 
-/// Bytes to read: a whole text, or a part of it.
-fn come(texts: &[&str], rng: &mut Rng, input: &mut BytesMut) {
+/// Appends bytes to read: a whole text, or a part of it.
+fn receive(texts: &[&str], rng: &mut Rng, input: &mut BytesMut) {
     let text = texts[rng.below(texts.len())];
     let to = if rng.one_in(4) { rng.below(text.len() + 1) } else { text.len() };
     input.extend_from_slice(&text.as_bytes()[..to]);
 }
 
-/// Some fields of a head that is sent, and the length that is said of its body.
-fn said(rng: &mut Rng) -> (HeaderMap, Option<u64>) {
+/// Returns fields of a head to send, and the length of its body.
+fn random_fields(rng: &mut Rng) -> (HeaderMap, Option<u64>) {
     let own = ["0", "2", "5", "x", "5, 5"][rng.below(5)];
     let fields: &[(&'static str, &str)] = match rng.below(6) {
         0 => &[("content-length", own)],
@@ -59,7 +59,7 @@ fn said(rng: &mut Rng) -> (HeaderMap, Option<u64>) {
     (headers(fields), [None, Some(0), Some(2), Some(5)][rng.below(4)])
 }
 
-/// Runs a call; one that is refused must have changed nothing.
+/// Runs a call, and checks that it changed nothing if it is refused.
 fn call<R: Role + Debug>(
     conn: &mut Conn<R>,
     out: &mut BytesMut,
@@ -73,7 +73,7 @@ fn call<R: Role + Debug>(
     done
 }
 
-/// Reads what there is, and gives the head that may be in it.
+/// Reads one event, and returns it if it is a head.
 fn recv<R: Role + Debug>(conn: &mut Conn<R>, input: &mut BytesMut) -> Option<R::Head> {
     match conn.recv(now(), input) {
         Ok(Some(Event::Head(head))) => return Some(head),
@@ -84,7 +84,7 @@ fn recv<R: Role + Debug>(conn: &mut Conn<R>, input: &mut BytesMut) -> Option<R::
     None
 }
 
-/// One of the other calls that both roles have.
+/// Makes one of the other calls that both roles have.
 fn common<R: Role + Debug>(conn: &mut Conn<R>, rng: &mut Rng, out: &mut BytesMut) {
     let n = rng.below(4);
     match rng.below(4) {
@@ -93,7 +93,7 @@ fn common<R: Role + Debug>(conn: &mut Conn<R>, rng: &mut Rng, out: &mut BytesMut
                 Ok(after) => {
                     out.extend(std::iter::repeat_n(b'd', n));
                     out.extend_from_slice(after);
-                    // Of nothing, in whatever state, there is nothing to refuse.
+                    // Zero bytes are accepted in every state.
                     n > 0
                 }
                 Err(_) => false,
@@ -116,7 +116,7 @@ fn common<R: Role + Debug>(conn: &mut Conn<R>, rng: &mut Rng, out: &mut BytesMut
     }
 }
 
-/// The methods of the requests that were answered, and all that was written.
+/// Runs a server; returns the methods of the answered requests, and the output.
 fn serve(rng: &mut Rng) -> (Vec<Method>, BytesMut) {
     let mut conn = Conn::<Server>::new(Arc::new(Limits::default()), now());
     let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
@@ -124,7 +124,7 @@ fn serve(rng: &mut Rng) -> (Vec<Method>, BytesMut) {
     for _ in 0..60 {
         let closed = conn.is_closed();
         match rng.below(10) {
-            0 => come(&REQUESTS, rng, &mut input),
+            0 => receive(&REQUESTS, rng, &mut input),
             1 => conn.send_continue(&mut out),
             2 if rng.one_in(8) => {
                 let status = StatusCode::from_u16([400, 204, 304, 100][rng.below(4)]).unwrap();
@@ -135,7 +135,8 @@ fn serve(rng: &mut Rng) -> (Vec<Method>, BytesMut) {
             }
             2 | 3 => {
                 let status = [200, 100, 101, 103, 204, 304, 205, 413, 200, 200][rng.below(10)];
-                let (status, (fields, length)) = (StatusCode::from_u16(status).unwrap(), said(rng));
+                let (status, (fields, length)) =
+                    (StatusCode::from_u16(status).unwrap(), random_fields(rng));
                 if call(&mut conn, &mut out, |c, out| {
                     c.send_head(now(), status, &fields, length, b"", out).is_ok()
                 }) {
@@ -154,7 +155,7 @@ fn serve(rng: &mut Rng) -> (Vec<Method>, BytesMut) {
     (answered, out)
 }
 
-/// A client that asked so reads all of it, but for an answer that was not ended.
+/// Reads the output as the client of these requests. Only the last response may be incomplete.
 fn read_answers(methods: &[Method], mut out: BytesMut) {
     let mut conn = Conn::<Client>::new(Arc::new(Limits::default()), now());
     let (target, none, shown) = (Uri::from_static("http://a/"), HeaderMap::new(), out.clone());
@@ -171,7 +172,7 @@ fn read_answers(methods: &[Method], mut out: BytesMut) {
             }
         }
     }
-    // A `100 Continue` may stand behind, before an answer that never came.
+    // A `100 Continue` may be left, of a response that was never sent.
     assert!(out.is_empty() || out == "HTTP/1.1 100 Continue\r\n\r\n", "{out:?} of {shown:?}");
 }
 
@@ -187,26 +188,26 @@ fn client_conn_survives_calls_in_any_order() {
     assert!(heads > rounds() / 4 && bytes > 0, "{heads} answers");
 }
 
-/// All that a client wrote, with the calls in any order.
+/// Runs a client; returns its output.
 fn ask(rng: &mut Rng) -> BytesMut {
     let mut conn = Conn::<Client>::new(Arc::new(Limits::default()), now());
     let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
     for _ in 0..60 {
         let closed = conn.is_closed();
         match rng.below(6) {
-            0 if !conn.is_idle() || rng.one_in(20) => come(&RESPONSES, rng, &mut input),
+            0 if !conn.is_idle() || rng.one_in(20) => receive(&RESPONSES, rng, &mut input),
             1 => {
                 let methods =
                     [Method::GET, Method::HEAD, Method::POST, Method::CONNECT, Method::OPTIONS];
                 let method = &methods[rng.below(5)];
                 let targets = ["http://a/b?c", "/b", "*", "a:1", "http://u:p@a?x"];
                 let target: Uri = targets[rng.below(5)].parse().unwrap();
-                let (mut fields, length) = said(rng);
+                let (mut fields, length) = random_fields(rng);
                 fields.insert("host", "a".parse().unwrap());
                 if call(&mut conn, &mut out, |c, out| {
                     c.send_head(now(), method, &target, &fields, length, b"", out).is_ok()
                 }) {
-                    input.clear(); // what a driver sees to: no bytes were left of what was before
+                    input.clear(); // a driver leaves no bytes of an earlier response
                 }
             }
             2 | 3 => _ = recv(&mut conn, &mut input),

@@ -1,4 +1,4 @@
-//! A client and a server on the two ends of a wire that cuts anywhere.
+//! A client and a server that exchange messages in pieces of any size.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use super::run::now;
 use crate::proto::h1::{Client, Conn, Event, Limits, Role, Server};
 
-/// xorshift64: the same numbers on every run.
+/// A xorshift64 generator with a fixed seed.
 pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
@@ -28,7 +28,7 @@ impl Rng {
     }
 }
 
-/// What one side says, and how far it is.
+/// The messages that one side sends, and its progress.
 #[derive(Default)]
 struct Saying {
     length: Option<u64>,
@@ -53,7 +53,7 @@ impl Saying {
         Self { length, body, trailers, at: 0 }
     }
 
-    /// Sends the next piece, or the end.
+    /// Sends the next piece or the end.
     fn go_on<R: Role>(&mut self, conn: &mut Conn<R>, rng: &mut Rng, wire: &mut BytesMut) {
         if self.at == self.body.len() {
             return conn.send_end(now(), self.trailers.as_ref(), wire).unwrap();
@@ -66,7 +66,7 @@ impl Saying {
     }
 }
 
-/// What one side heard.
+/// The message that one side received.
 #[derive(Default)]
 struct Heard {
     head: bool,
@@ -77,7 +77,7 @@ struct Heard {
 
 impl Heard {
     fn take<H>(&mut self, event: Event<H>) {
-        assert!(!self.end, "something behind the end");
+        assert!(!self.end, "an event after the end");
         match event {
             Event::Head(_) => assert!(!std::mem::replace(&mut self.head, true), "a second head"),
             Event::Data(data) => self.body.extend_from_slice(&data),
@@ -91,7 +91,7 @@ impl Heard {
     }
 }
 
-/// Some bytes go over the wire.
+/// Moves some bytes to the other side.
 fn carry(wire: &mut BytesMut, input: &mut BytesMut, rng: &mut Rng) {
     let most = if rng.one_in(3) { 3 } else { wire.len() };
     let n = rng.below(most.min(wire.len()) + 1);
@@ -101,7 +101,7 @@ fn carry(wire: &mut BytesMut, input: &mut BytesMut, rng: &mut Rng) {
 struct Pair {
     client: Conn<Client>,
     server: Conn<Server>,
-    /// To the server and to the client: what is under way, and what has come.
+    /// For the server and for the client: the bytes in transit, and the bytes that have arrived.
     up: (BytesMut, BytesMut),
     down: (BytesMut, BytesMut),
 }
@@ -133,7 +133,7 @@ impl Pair {
         self.server.send_head(now(), status, &none, length, b"", &mut self.down.0).unwrap();
     }
 
-    /// One request and its response.
+    /// Runs one request and its response.
     fn exchange(&mut self, rng: &mut Rng) {
         let head = rng.one_in(5);
         let method = if head { Method::HEAD } else { Method::POST };
@@ -165,8 +165,8 @@ impl Pair {
                 4 if self.server.writes_body() => {
                     response.go_on(&mut self.server, rng, &mut self.down.0);
                 }
-                // Often before the whole request has come, but never before 100 if it is waited
-                // for: that would close.
+                // Often before the whole request has arrived, but not while the client waits for 100:
+                // that would close the connection.
                 4 if asked.head && !begun && !self.server.wants_continue() => {
                     self.answer(response.length);
                     begun = true;

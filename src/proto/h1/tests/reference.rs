@@ -1,12 +1,13 @@
-//! The parser of heads against a reader that goes line by line, byte by byte, and knows no blocks.
+//! Compares the parser of heads with a reference that reads line by line and byte by byte, without
+//! blocks.
 
 use super::pair::Rng;
 use crate::proto::h1::{Fault, Fields, HeadParser, Limits, scan};
 
-/// Where a name or a value stands, and how long it is.
+/// The offset and length of a name or a value.
 type Span = (usize, usize);
 
-/// A head: where it ends, what its start line says, where its names and values are.
+/// A head: its end, its start line, and the spans of its names and values.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     len: usize,
@@ -16,11 +17,11 @@ struct Head {
 
 type Outcome<E> = Result<Option<Head>, E>;
 
-/// Something is wrong with the head.
+/// A malformed head.
 #[derive(Debug, PartialEq, Eq)]
 struct Refused;
 
-/// RFC 9112 sections 2.2, 3, 4 and 5, without any of the leniencies that it allows, but for two
+/// Implements RFC 9112 sections 2.2, 3, 4 and 5 without the leniencies that it allows, except for two
 /// empty lines before a request.
 fn reference(input: &[u8], request: bool) -> Outcome<Refused> {
     let mut at = 0;
@@ -108,13 +109,13 @@ fn ours(parser: &mut HeadParser, input: &[u8], request: bool) -> Outcome<Fault> 
     Ok(Some(Head { len: h.len, start, fields: spans(input, h.fields()) }))
 }
 
-/// It refuses nothing for its length: that is not what is compared.
+/// Limits that refuse nothing, because lengths are not compared.
 fn parser() -> HeadParser {
     let most = usize::MAX;
     HeadParser::new(Limits { name_bytes: most, method_bytes: most, ..Limits::default() })
 }
 
-/// A head with lines whose ends, colons and names lie about the ends of blocks, some bytes changed.
+/// Returns a head whose line ends, colons and names are near the ends of blocks, with some bytes changed.
 fn random(rng: &mut Rng, request: bool) -> Vec<u8> {
     const ODD: [&[u8]; 24] = [
         b"\\",
@@ -163,7 +164,7 @@ fn random(rng: &mut Rng, request: bool) -> Vec<u8> {
     head
 }
 
-/// The same is read whatever the cut, and it is what the reference reads.
+/// Checks that every cut gives the same result, and that it is the reference's.
 fn compare(rng: &mut Rng, heads: usize) {
     let (mut read, mut refused) = (0, 0);
     for i in 0..heads {

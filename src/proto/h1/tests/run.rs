@@ -1,4 +1,4 @@
-//! Runs one vector, in given pieces, and writes down what came of it.
+//! Runs one vector, in given pieces, and records its events.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,13 +8,13 @@ use http::{HeaderMap, StatusCode, Uri};
 use super::vector::{Vector, quote};
 use crate::proto::h1::{Client, Conn, Event, Fault, Server};
 
-/// Some moment: the cores read no clock, and most tests need none.
+/// Returns an arbitrary time: the cores read no clock.
 #[allow(clippy::disallowed_methods, reason = "a moment must come from somewhere")]
 pub(in crate::proto) fn now() -> Instant {
     Instant::now()
 }
 
-/// The events that the pieces give.
+/// Returns the events of the pieces.
 pub(super) fn run(vector: &Vector, pieces: &[&[u8]]) -> Vec<String> {
     let mut events = if vector.client { ask(vector, pieces) } else { serve(vector, pieces) }.0;
     if !vector.events.iter().any(|e| e.starts_with("field ")) {
@@ -62,7 +62,7 @@ impl Log {
     }
 }
 
-/// Requests in; each is answered with an empty 204.
+/// Reads requests and answers each with an empty 204.
 fn serve(vector: &Vector, pieces: &[&[u8]]) -> Log {
     let now = now();
     let mut conn = Conn::<Server>::new(Arc::new(vector.limits.clone()), now);
@@ -111,7 +111,7 @@ fn serve(vector: &Vector, pieces: &[&[u8]]) -> Log {
     }
 }
 
-/// After a fault nothing is read, one answer goes out, and the connection is over.
+/// Checks that after a fault nothing is read, one error is sent, and the connection is closed.
 fn after_fault(conn: &mut Conn<Server>, input: &mut BytesMut, fault: Fault) {
     let now = now();
     let left = input.len();
@@ -126,7 +126,7 @@ fn after_fault(conn: &mut Conn<Server>, input: &mut BytesMut, fault: Fault) {
     assert!(conn.is_closed());
 }
 
-/// Responses in, to the requests that the vector names.
+/// Reads responses to the requests that the vector names.
 fn ask(vector: &Vector, pieces: &[&[u8]]) -> Log {
     let now = now();
     let mut conn = Conn::<Client>::new(Arc::new(vector.limits.clone()), now);

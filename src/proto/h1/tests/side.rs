@@ -1,4 +1,4 @@
-//! What the tests of the writing half share: one side, fed with bytes, and heads as strings.
+//! Helpers for tests of the writing half: one side that reads given bytes, and heads as strings.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) fn client() -> Conn<Client> {
     Conn::new(Arc::new(Limits::default()), now())
 }
 
-/// A server that has read all of `bytes`.
+/// Returns a server that has read all of `bytes`.
 pub(super) fn server_after(bytes: &str) -> Conn<Server> {
     let mut conn = server();
     feed(&mut conn, bytes);
@@ -45,7 +45,7 @@ pub(super) fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
     map
 }
 
-/// The head that the server sends, or why it does not; then nothing may have been written.
+/// Returns the head that the server sends, or its error. An error must not have written anything.
 pub(super) fn respond(
     conn: &mut Conn<Server>,
     status: u16,

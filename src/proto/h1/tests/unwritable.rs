@@ -1,5 +1,5 @@
-//! What cannot be written, whatever is asked: names, values, methods and targets that would end a
-//! line early, and bodies where none may be.
+//! Output that no call can write: names, values, methods and targets that would end a line early, and
+//! bodies where none is allowed.
 
 use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, Method, Uri};
@@ -27,7 +27,7 @@ fn s15_name_that_is_no_token_cannot_be_built() {
     for byte in 0..=255 {
         for name in [&around(byte)[..], &[byte], &[b'a', byte], &[byte, b'z']] {
             let built = HeaderName::from_bytes(name).is_ok();
-            // It is narrower than the grammar nowhere that matters: `"` is refused too.
+            // `http` is at least as strict as the grammar: it refuses `"` too.
             assert!(!built || is_tchar(byte), "{byte:#x} in a name");
         }
     }
@@ -61,7 +61,7 @@ fn s15_target_with_fragment_or_invisible_byte_is_not_written() {
     let (mut built, mut written) = (0, 0);
     for byte in 0..=255u8 {
         for prefix in ["/", "/?", "http://a/", "http://a/?", "http://a?"] {
-            // Above ASCII, `http` takes what is UTF-8.
+            // Above ASCII, `http` accepts UTF-8.
             let target = format!("{prefix}a{}z", char::from(byte));
             let Ok(target) = Uri::try_from(&*target) else { continue };
             built += 1;
@@ -134,7 +134,7 @@ fn s15_length_without_its_body_is_refused_or_left_out() {
     assert_eq!(framings(&request), 0);
 }
 
-// S5: a request's body is framed, or is none.
+// S5: a request is framed or has no body.
 
 #[test]
 fn s5_request_without_length_takes_no_data() {
@@ -145,11 +145,11 @@ fn s5_request_without_length_takes_no_data() {
         assert_eq!(conn.send_data(1, &mut out), Err(Misuse::TooLong), "{method}");
         let trailers = headers(&[("x", "y")]);
         conn.send_end(now(), Some(&trailers), &mut out).unwrap();
-        assert!(out.is_empty(), "behind the head is the next request: {out:?}");
+        assert!(out.is_empty(), "the next request follows the head: {out:?}");
     }
 }
 
-// S18: no framing where no body can be.
+// S18: no framing without a body.
 
 #[test]
 fn s18_no_response_without_a_body_says_how_long_it_is() {

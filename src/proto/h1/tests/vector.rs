@@ -1,4 +1,4 @@
-//! Vectors read from Markdown; the form is described in the parent module.
+//! Reads vectors from Markdown; the parent module describes the format.
 
 use http::Method;
 
@@ -9,7 +9,7 @@ use crate::proto::h1::{Lenient, Limits};
 pub(super) struct Vector {
     pub(super) name: String,
     pub(super) input: Vec<u8>,
-    /// The bytes are responses, to requests with these methods.
+    /// Whether the bytes are responses; the methods of their requests.
     pub(super) client: bool,
     pub(super) answers: Vec<Method>,
     pub(super) limits: Limits,
@@ -17,7 +17,7 @@ pub(super) struct Vector {
     pub(super) events: Vec<String>,
 }
 
-/// All vectors of one file.
+/// Returns all vectors of one file.
 pub(super) fn parse(file: &str, text: &str) -> Vec<Vector> {
     let client = file.starts_with("response");
     let mut vectors = Vec::new();
@@ -44,7 +44,7 @@ pub(in crate::proto) fn block<'a>(lines: &mut std::str::Lines<'a>) -> Vec<&'a st
     lines.take_while(|line| *line != "```").collect()
 }
 
-/// The bytes of an `http` block.
+/// Returns the bytes of an `http` block.
 fn bytes(lines: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in lines {
@@ -87,7 +87,7 @@ fn vector(name: &str, client: bool, input: Vec<u8>, lines: &[&str]) -> Vector {
             }
             "head" | "field" | "expects" | "trailer" | "end" | "keep-alive" | "close" | "fault"
             | "more" => vector.events.push((*line).to_owned()),
-            _ => panic!("{name}: what is `{line}`?"),
+            _ => panic!("{name}: unknown line `{line}`"),
         }
     }
     vector
@@ -150,7 +150,7 @@ pub(in crate::proto) fn unescape(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(rest.as_bytes());
 }
 
-/// Bytes as they are written after `data`.
+/// Formats bytes as after `data`.
 pub(in crate::proto) fn quote(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes.escape_ascii().to_string().replace("\\'", "'"))
 }

@@ -1,4 +1,4 @@
-//! What is written: one framing field, no body where none may be, nothing of another hop.
+//! Output: one framing field, no body where none is allowed, no hop-by-hop fields of another hop.
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode};
@@ -143,7 +143,7 @@ fn s10_permitted_trailers_are_sent_and_only_with_chunks() {
     respond(&mut conn, 200, &[], Some(0)).unwrap();
     let mut out = BytesMut::new();
     conn.send_end(now(), Some(&trailers), &mut out).unwrap();
-    assert_eq!(out, "", "no place for trailers behind a known length");
+    assert_eq!(out, "", "no trailers with a known length");
 }
 
 // Requests.
