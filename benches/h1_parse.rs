@@ -1,15 +1,15 @@
-//! What a request's head costs, beside `httparse` and picohttpparser.
+//! The time to parse a request head, compared with `httparse` and picohttpparser.
 //!
-//! `cargo bench --no-default-features --bench h1_parse`. Prints nanoseconds per head, the best of
-//! several alternating runs: the machine can only add to it. `CARGO_CFG_HTTPARSE_DISABLE_SIMD=1` in
+//! `cargo bench --no-default-features --bench h1_parse`. Prints nanoseconds per head, the minimum
+//! of several alternating runs, since noise only adds time. `CARGO_CFG_HTTPARSE_DISABLE_SIMD=1` in
 //! the environment builds `httparse` without SIMD (`cargo clean -p httparse` first).
 //!
-//! - *slices*: grammar checked, names and values as slices. Ours is `HeadParser`.
-//! - *request*: a finished `http::Request` head, values sliced from the buffer. Ours is a new
-//!   `Conn` that is given the head, which also judges framing, `Host` and the like; theirs is
-//!   `httparse` and then what a server on top of it does.
-//! - *exchange*: `Conn` on a connection that stays: head, end, and an empty answer.
-//! - *by bytes*: `HeadParser`, given one byte more each time, per byte.
+//! - *slices*: checks the grammar, returns names and values as slices. This crate: `HeadParser`.
+//! - *request*: a complete `http::Request` head, values sliced from the buffer. This crate: a new `Conn`
+//!   that reads the head and also checks framing and `Host`; the others: `httparse` and the conversion of
+//!   a server on top of it.
+//! - *exchange*: `Conn` on a persistent connection: head, end, and an empty response.
+//! - *by bytes*: `HeadParser`, called with one more byte each time, per byte.
 
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -91,7 +91,7 @@ fn by_bytes(head: &[u8]) -> Instant {
     start
 }
 
-/// So many heads in one buffer, as pipelined requests are.
+/// Number of heads in one buffer, as with pipelined requests.
 fn buffer(head: &[u8]) -> BytesMut {
     let mut input = BytesMut::with_capacity(head.len() * HEADS);
     for _ in 0..HEADS {
@@ -155,8 +155,7 @@ fn pico(head: &[u8]) -> Instant {
         let (mut method, mut method_len) = (ptr::null(), 0);
         let (mut path, mut path_len) = (ptr::null(), 0);
         let (mut version, mut count) = (0, fields.len());
-        // SAFETY: all pointers are to places that live until it returns, and `count` says how
-        // many fields there is room for.
+        // SAFETY: all pointers are valid until the call returns, and `count` is the capacity of `fields`.
         let len = unsafe {
             phr_parse_request(
                 head.as_ptr().cast(),
@@ -177,13 +176,13 @@ fn pico(head: &[u8]) -> Instant {
     start
 }
 
-/// There is no such build.
+/// A stub for builds without picohttpparser.
 #[cfg(not(target_arch = "x86_64"))]
 fn pico(head: &[u8]) -> Instant {
     httparse(head)
 }
 
-/// `httparse`, then into the types of `http`, values sliced from the bytes.
+/// Parses with `httparse` and converts to the types of `http`, with values sliced from the bytes.
 fn to_http(head: &[u8]) -> Instant {
     let mut input = buffer(head);
     let start = Instant::now();

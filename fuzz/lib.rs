@@ -1,4 +1,4 @@
-//! What the targets share: one side of a connection, and what it makes of bytes.
+//! Helpers of the targets: one side of a connection, and the messages that it reads.
 
 #[path = "../src/tests/two_hops/down.rs"]
 mod down;
@@ -16,14 +16,14 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version, request, response};
 use proto::h1::{Client, Conn, Event, Fault, Lenient, Limits, Server};
 use vestibule::{peer, proto, semantics}; // as the crate has them, for the modules above
 
-/// What came of some bytes: messages, and how it ended.
+/// The result of reading some bytes: messages, and the end.
 #[derive(Debug)]
 pub struct Read<H> {
     /// The messages, in order; the last one may lack its end.
     pub messages: Vec<Message<H>>,
-    /// What the peer did wrong, if it did.
+    /// The fault, if the bytes had one.
     pub fault: Option<Fault>,
-    /// Bytes that were not taken.
+    /// Number of bytes that were not read.
     pub left: usize,
 }
 
@@ -39,13 +39,13 @@ pub struct Message<H> {
 }
 
 impl<H: std::fmt::Debug> Read<H> {
-    /// All of it as a string, to compare.
+    /// Returns the result as a string, for comparisons.
     pub fn text(&self) -> String {
         format!("{self:?}")
     }
 }
 
-/// Reads requests, answering each with an empty response, from bytes that come in `pieces`.
+/// Reads requests from `pieces`, and answers each with an empty response.
 pub fn requests(limits: &Limits, pieces: &[&[u8]]) -> Read<request::Parts> {
     let now = Instant::now();
     let mut conn = Conn::<Server>::new(Arc::new(limits.clone()), now);
@@ -119,18 +119,18 @@ fn take<H>(messages: &mut Vec<Message<H>>, event: Event<H>) {
         }
         Event::Data(data) => {
             assert!(!data.is_empty(), "an empty piece");
-            let message = messages.last_mut().expect("data comes behind a head");
-            assert!(message.end.is_none(), "data behind the end");
+            let message = messages.last_mut().expect("data follows a head");
+            assert!(message.end.is_none(), "data after the end");
             message.body.extend_from_slice(&data);
         }
         Event::End(trailers) => {
-            let message = messages.last_mut().expect("an end comes behind a head");
+            let message = messages.last_mut().expect("an end follows a head");
             assert!(message.end.replace(trailers).is_none(), "two ends");
         }
     }
 }
 
-/// Small bounds, so that short inputs reach them.
+/// Returns small bounds, so that short inputs reach them.
 pub fn small() -> Limits {
     Limits::new()
         .max_head_bytes(200)
@@ -143,7 +143,7 @@ pub fn small() -> Limits {
         .max_interim_responses(2)
 }
 
-/// With everything let in that can be.
+/// Returns the defaults with every leniency.
 pub fn lenient() -> Limits {
     let lenient = Lenient::new()
         .bare_lf(true)
@@ -153,21 +153,21 @@ pub fn lenient() -> Limits {
     Limits::new().lenient(lenient)
 }
 
-/// The bytes whole, one by one, and cut in two: all three must be read alike.
+/// Returns the bytes whole, one by one, and cut in two. All three must give the same result.
 pub fn ways<'a>(bytes: &'a [u8], cut: usize) -> [Vec<&'a [u8]>; 3] {
     let (a, b) = bytes.split_at(cut % (bytes.len() + 1));
     [vec![bytes], bytes.chunks(1).collect(), vec![a, b]]
 }
 
-/// Neither a line's end nor NUL stands in any value of the map.
+/// Panics if a value of the map contains CR, LF or NUL.
 pub fn assert_plain(headers: &HeaderMap) {
     for (name, value) in headers {
         assert!(!value.as_bytes().iter().any(|b| matches!(b, b'\r' | b'\n' | 0)), "{name}");
     }
 }
 
-/// The bytes through a proxy made of the cores, as requests and as responses, in pieces of `step`.
-/// Panics if the reference sees anything else on the other side.
+/// Sends the bytes through a proxy made of the cores, as requests and as responses, in pieces of `step`.
+/// Panics if the reference reads other messages on the other side.
 pub fn two_hops(bytes: &[u8], step: usize) {
     let now = Instant::now();
     for answers in [up::Answers::Late, up::Answers::Early] {

@@ -1,6 +1,6 @@
-//! Invariant: the coding that is chosen is the one that a plain reader of Accept-Encoding would choose. The
-//! weight of a media type is within its bounds and alike in any case and over any number of fields, and of
-//! two types at most one is preferred.
+//! Invariant: the chosen coding is that of a simple reference reader of Accept-Encoding. The weight of a
+//! media type is within its bounds and does not depend on letter case or on the number of fields, and at
+//! most one of two types is preferred.
 #![no_main]
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -43,7 +43,8 @@ fn encoding(data: &[u8]) {
     assert_eq!(Accepts::of(&split), accepts, "over several fields");
 }
 
-/// The weight of a coding in thousandths: of the first element that names it, else of the first asterisk.
+/// Returns the weight of a coding in thousandths: of the first element that names it, else of the first
+/// asterisk.
 fn weight(field: &[u8], coding: Coding) -> u32 {
     let (mut named, mut any) = (None, None);
     for element in field.split(|b| *b == b',').take(32) {
@@ -91,7 +92,7 @@ fn media(data: &[u8]) {
     let Some(headers) = fields(header::ACCEPT, &[data]) else { return };
     let weights = TYPES.map(|t| media_weight(&headers, t));
     assert!(weights.iter().all(|w| *w <= 1000));
-    let upper = fields(header::ACCEPT, &[&data.to_ascii_uppercase()]).expect("a value");
+    let upper = fields(header::ACCEPT, &[&data.to_ascii_uppercase()]).expect("a valid value");
     assert_eq!(TYPES.map(|t| media_weight(&upper, t)), weights, "in capitals");
     for a in TYPES {
         for b in TYPES {
@@ -100,7 +101,7 @@ fn media(data: &[u8]) {
             assert!(!ab || media_weight(&headers, a) >= media_weight(&headers, b));
         }
     }
-    // A quoted string ends with its field at the latest, so one with quotes cannot be split anywhere.
+    // A quoted string may not extend over fields, so values with quotes cannot be split.
     if !data.contains(&b'"') {
         let parts: Vec<&[u8]> = data.split(|b| *b == b',').collect();
         let split = fields(header::ACCEPT, &parts).expect("parts of a value are values");

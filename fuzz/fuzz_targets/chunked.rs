@@ -1,5 +1,5 @@
-//! Invariant: a chunked body is read alike however it is cut; what is accepted is what a plain
-//! reader of the grammar (RFC 9112 section 7.1) gives, byte for byte, and ends where it ends.
+//! Invariant: the result of a chunked body does not depend on cuts; an accepted body and its end are
+//! those of a simple reference reader of the grammar (RFC 9112 section 7.1).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -23,9 +23,9 @@ fuzz_target!(|data: &[u8]| {
         };
         if let Some(trailers) = &message.end {
             assert!(read.fault.is_none());
-            let (body, rest) = plain(data).expect("what we accept is in the grammar");
+            let (body, rest) = plain(data).expect("an accepted body is in the grammar");
             assert_eq!(message.body, body);
-            assert_eq!(read.left, section_end(rest).len(), "it ends at another place");
+            assert_eq!(read.left, section_end(rest).len(), "it ends at another offset");
             if let Some(trailers) = trailers {
                 assert_plain(trailers);
             }
@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The body, and what stands behind the last chunk's line.
+/// Returns the body, and the bytes after the last chunk's size line.
 fn plain(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut body = Vec::new();
     loop {
@@ -108,7 +108,7 @@ fn is_extensions(bytes: &mut Extensions<'_>) -> bool {
     }
 }
 
-/// What stands behind the trailers.
+/// Returns the bytes after the trailers.
 fn section_end(bytes: &[u8]) -> &[u8] {
     if let Some(rest) = bytes.strip_prefix(b"\r\n") {
         return rest;

@@ -1,6 +1,5 @@
-//! Invariant: whatever is told and asked in whatever order, nothing panics, a misuse writes nothing
-//! and changes nothing, what is written is read by the other side as whole messages in order, and
-//! a connection that is closed stays closed.
+//! Invariant: no sequence of calls panics; a misuse writes and changes nothing; the other side reads the
+//! output as whole messages in order; a closed connection stays closed.
 #![no_main]
 
 use std::{
@@ -40,7 +39,7 @@ fuzz_target!(|ops: (bool, bool, Vec<Op>)| {
     if client { ask(limits, ops) } else { serve(limits, ops) }
 });
 
-/// Bytes that an operation stands for, if any.
+/// Returns the bytes that an operation delivers, if any.
 fn bytes(op: &Op) -> Option<Vec<u8>> {
     Some(match op {
         Op::Bytes(bytes) => bytes.clone(),
@@ -182,8 +181,8 @@ fn serve(limits: Arc<Limits>, ops: Vec<Op>) {
         }
         assert!(!closed || conn.is_closed(), "a closed connection is open again");
     }
-    // Every answer that was written is one that a client can read. HEAD is left out: its
-    // answers cannot be told from others.
+    // A client can read every response that was written. HEAD is left out, because its responses
+    // cannot be distinguished from others.
     let read = responses(&Limits::default(), &Method::GET, &[&out]);
     assert!(read.fault.is_none(), "{:?} of {out:?}", read.fault);
 }
@@ -224,7 +223,7 @@ fn ask(limits: Arc<Limits>, ops: Vec<Op>) {
         }
         assert!(!closed || conn.is_closed(), "a closed connection is open again");
     }
-    // Every request that was written is one that a server can read.
+    // A server can read every request that was written.
     let read = vestibule_fuzz::requests(&Limits::default(), &[&out]);
     assert!(read.fault.is_none(), "{:?} of {out:?}", read.fault);
 }

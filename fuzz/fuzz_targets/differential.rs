@@ -1,5 +1,5 @@
-//! Invariant: whatever `httparse` rejects we reject, and whatever both accept we read alike; where
-//! it accepts and we refuse, it is by one of our named rules.
+//! Invariant: this crate rejects all that `httparse` rejects; both read the same from input that both
+//! accept; if only `httparse` accepts, a named rule of this crate is the reason.
 #![no_main]
 
 use http::Method;
@@ -24,11 +24,11 @@ fn request(data: &[u8]) {
             assert_eq!(theirs.version, Some(u8::from(head.version == http::Version::HTTP_11)));
             let path = theirs.path.expect("complete");
             assert!(path == head.uri || path.starts_with("http") || path.starts_with("HTTP"));
-            // The body's framing is all that we take away.
+            // Only the framing of the body is removed.
             let names =
                 theirs.headers.iter().filter(|h| !h.name.eq_ignore_ascii_case("transfer-encoding"));
             assert_eq!(names.clone().count(), head.headers.len());
-            // The authority of an absolute target takes the place of `Host`.
+            // The authority of an absolute target replaces `Host`.
             let is_absolute = !path.starts_with(['/', '*']);
             for h in names.filter(|h| !(is_absolute && h.name.eq_ignore_ascii_case("host"))) {
                 let values = head.headers.get_all(h.name);
@@ -44,16 +44,16 @@ fn request(data: &[u8]) {
     }
 }
 
-/// Where we are stricter, or know more than a parser of lines.
+/// Returns whether the fault is of a rule that `httparse` does not have.
 fn is_rule(fault: Fault) -> bool {
     match fault {
-        // It ends lines with LF alone, and skips any number of empty lines.
+        // It accepts LF without CR, and skips any number of empty lines.
         Fault::LineEnd | Fault::EmptyLines => true,
-        // It does not look at names that CGI takes for others.
+        // It does not check for names that CGI maps to others.
         Fault::AmbiguousName => true,
-        // It takes any visible byte as a target, a backslash too, and bytes above ASCII and `#`.
+        // It accepts any visible byte in a target, a backslash, bytes above ASCII and `#` included.
         Fault::Target | Fault::Connect => true,
-        // It does not look at values that frame or route.
+        // It does not check the values of framing and routing fields.
         Fault::HostMissing
         | Fault::Host
         | Fault::Repeated
@@ -62,7 +62,7 @@ fn is_rule(fault: Fault) -> bool {
         | Fault::TransferCoding
         | Fault::Ambiguous
         | Fault::Expectation => true,
-        // It has no bounds.
+        // It has no limits.
         Fault::MethodTooLong | Fault::StartLineTooLong | Fault::FieldsTooLarge => true,
         _ => false,
     }
@@ -86,7 +86,7 @@ fn response(data: &[u8]) {
             match ours.fault {
                 None => assert!(interim, "a complete head is accepted or refused"),
                 Some(_) if interim => {} // of what follows, or 101
-                // It takes codes below 100, and LF alone behind the line.
+                // It accepts codes below 100, and LF alone after the line.
                 Some(Fault::StatusLine) => {}
                 Some(fault) => assert!(is_rule(fault), "{fault:?} is no rule"),
             }

@@ -1,5 +1,6 @@
-//! Invariant: a tag that is read and written again is the same; a list gives the tags that a reader of single
-//! characters finds, up to the bound; the strong comparison implies the weak one, and both are symmetric.
+//! Invariant: a tag that is read and written again is the same; a list gives the tags that a reference which
+//! reads single characters finds, up to the bound; the strong comparison implies the weak one, and both are
+//! symmetric.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -29,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(again.collect::<Vec<_>>(), read, "as a list of our own");
 });
 
-/// The tags of a list until the first thing that is none.
+/// Returns the tags of a list up to the first element that is not a tag.
 fn model(list: &[u8]) -> Vec<(bool, Vec<u8>)> {
     let (mut found, mut at) = (Vec::new(), 0);
     while found.len() < MAX_TAGS {

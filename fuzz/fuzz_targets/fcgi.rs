@@ -1,6 +1,6 @@
-//! Invariant: any bytes are read alike whole, byte by byte and cut in two, as a FastCGI application's
-//! answer to GET and to HEAD; nothing panics; and what is accepted is what a plain reader of records
-//! finds, with nothing lost or added. A request is to that reader the pairs and the body it was made of.
+//! Invariant: any bytes give the same result whole, byte by byte and cut in two, as the response of a
+//! FastCGI application to GET and to HEAD; nothing panics; an accepted response is that of a simple
+//! reference reader of records. That reader finds the pairs and the body of each request that is written.
 #![no_main]
 
 use std::{sync::Arc, time::Instant};
@@ -22,9 +22,9 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(read, answer(&limits, &method, &bytes), "byte by byte");
         assert_eq!(read, answer(&limits, &method, &cut), "cut in two");
         if let Some(end) = read.end {
-            let plain = plain(data).expect("what we accept is records");
+            let plain = plain(data).expect("an accepted response is records");
             assert_eq!(plain.end, Some(end));
-            assert_eq!(data.len() - plain.len, read.left, "it ends at another place");
+            assert_eq!(data.len() - plain.len, read.left, "it ends at another offset");
             assert!(plain.stderr.starts_with(&read.stderr));
             assert_eq!((plain.stderr.len() - read.stderr.len()) as u64, read.dropped);
             let body = plain.body();
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     request(data);
 });
 
-/// What was read.
+/// A response as it was read.
 #[derive(Debug, Default, PartialEq)]
 struct Read {
     status: u16,
@@ -50,11 +50,11 @@ struct Read {
     dropped: u64,
     end: Option<u32>,
     fault: Option<Fault>,
-    /// Bytes that were not taken, of a response that ended.
+    /// Number of bytes after the response, if it ended.
     left: usize,
 }
 
-/// Reads one response from bytes that come in `pieces`.
+/// Reads one response from `pieces`.
 fn answer(limits: &Limits, method: &Method, pieces: &[&[u8]]) -> Read {
     let now = Instant::now();
     let mut conn = Conn::new(Arc::new(limits.clone()), now);
@@ -97,18 +97,18 @@ fn answer(limits: &Limits, method: &Method, pieces: &[&[u8]]) -> Read {
     read
 }
 
-/// What the application wrote, by the lengths of its records alone.
+/// The application's output, read only by the lengths of its records.
 #[derive(Default)]
 struct Plain {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     end: Option<u32>,
-    /// Bytes up to the end of the request.
+    /// Number of bytes up to the end of the request.
     len: usize,
 }
 
 impl Plain {
-    /// What stands behind the first empty line.
+    /// Returns the bytes after the first empty line.
     fn body(&self) -> &[u8] {
         let mut begin = 0;
         loop {
@@ -139,7 +139,7 @@ fn plain(bytes: &[u8]) -> Option<Plain> {
     Some(plain)
 }
 
-/// The type and content of the record at the front, and how long it is.
+/// Returns the type and content of the record at the front, and its length.
 fn record(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let header = bytes.get(..8)?;
     let content = usize::from(header[4]) << 8 | usize::from(header[5]);
@@ -148,10 +148,10 @@ fn record(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     (header[0] == 1 && header[2..4] == [0, 1]).then_some((header[1], &bytes[8..8 + content], len))
 }
 
-/// Sends a request whose pairs and body are made of `data`, and reads it plainly.
+/// Sends a request whose pairs and body are made of `data`, and reads it with the reference.
 fn request(data: &[u8]) {
     let now = Instant::now();
-    // Long pairs of short inputs: the first byte says how often each piece is repeated.
+    // Long pairs from short inputs: the first byte gives the number of repetitions of each piece.
     let times = data.first().map_or(1, |&n| 1 + usize::from(n) * 8);
     let pairs: Vec<(&[u8], Vec<u8>)> =
         data.split(|&b| b == 0).map(|piece| (piece, piece.repeat(times))).collect();
@@ -192,14 +192,14 @@ fn request(data: &[u8]) {
     for (name, value) in &pairs {
         let (name_len, value_len) = (length(&mut rest), length(&mut rest));
         assert_eq!((name_len, value_len), (name.len(), value.len()));
-        let (pair, behind) = rest.split_at(name_len + value_len);
+        let (pair, after) = rest.split_at(name_len + value_len);
         assert_eq!(pair, [name, &value[..]].concat());
-        rest = behind;
+        rest = after;
     }
     assert!(rest.is_empty());
 }
 
-/// Takes a length of one or four bytes.
+/// Removes and returns a length of one or four bytes.
 fn length(bytes: &mut &[u8]) -> usize {
     let (len, rest) = match bytes {
         [short, rest @ ..] if *short < 128 => (usize::from(*short), rest),

@@ -1,6 +1,5 @@
-//! Invariant: whatever fields a client sends, the server behind us reads the peer's own address in the last
-//! element of each list; from a client that is not trusted nothing else of the kind is left, in any
-//! spelling; and `Proxy` never gets through.
+//! Invariant: for any fields of a client, the last element of each list is the peer's own address; an
+//! untrusted client's fields of this kind are removed in any spelling; `Proxy` is never forwarded.
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};
@@ -67,7 +66,7 @@ fuzz_target!(|input: Input| {
     if let Some(ip) = input.ip {
         let list = only(&headers, "x-forwarded-for");
         let last = list.rsplit(|b| *b == b',').next().expect("there is one");
-        let last = std::str::from_utf8(last).expect("ours is ASCII").trim();
+        let last = std::str::from_utf8(last).expect("the element is ASCII").trim();
         assert_eq!(last.parse::<IpAddr>(), Ok(ip.to_canonical()));
     }
     let had = |name: &str| trust == Trust::Append && before.contains_key(name);
@@ -98,7 +97,7 @@ fuzz_target!(|input: Input| {
     }
 });
 
-/// The value of a field that comes once.
+/// Returns the value of a field, which must occur once.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> &'a [u8] {
     let mut values = headers.get_all(name).iter();
     let value = values.next().expect("it is there").as_bytes();
@@ -106,7 +105,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> &'a [u8] {
     value
 }
 
-/// The element of RFC 7239 section 4, written a second time.
+/// A second implementation of the element of RFC 7239 section 4.
 fn element(ip: Option<IpAddr>, host: Option<&HeaderValue>, https: bool) -> Vec<u8> {
     let node = match ip.map(|ip| ip.to_canonical()) {
         None => "unknown".to_owned(),

@@ -1,5 +1,5 @@
-//! Invariant: the response to a Range field is, read by a plain reader of MIME, the bytes of the file that its
-//! Content-Range fields name, and as long as it says; no range makes a folder fail.
+//! Invariant: a simple reference reader of MIME finds in the response to a Range field the bytes that its
+//! Content-Range fields name; the response has its announced length; no range makes a folder fail.
 #![no_main]
 
 use std::{
@@ -26,7 +26,7 @@ struct Files;
 const LENGTHS: [usize; 6] = [0, 1, 100, 1_000, 5_000, 100_000];
 
 fn content(len: usize) -> Vec<u8> {
-    // Line ends and hyphens are in it, as around a boundary.
+    // It contains line ends and hyphens, as around a boundary.
     (0..len).map(|i| b"\r\n--0123456789abcdef"[(i * 7 + i / 97) % 20]).collect()
 }
 
@@ -80,7 +80,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The output of a future that has nothing to wait for.
+/// Returns the output of a future that is ready at once.
 fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -98,7 +98,7 @@ fn read(response: Response<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
         all.extend_from_slice(&data);
     }
     assert!(body.is_end_stream());
-    assert_eq!(hint, Some(all.len() as u64), "it is as long as it said");
+    assert_eq!(hint, Some(all.len() as u64), "announced length");
     (head.status, head.headers, all)
 }
 
@@ -107,7 +107,7 @@ fn boundary(headers: &HeaderMap) -> Option<String> {
     Some(kind.strip_prefix("multipart/byteranges; boundary=")?.to_owned())
 }
 
-/// The bytes are those of the file that the part's Content-Range names.
+/// Panics unless the bytes are those of the file that the part's Content-Range names.
 fn assert_part(headers: &HeaderMap, body: &[u8], file: &[u8]) {
     let range = headers[header::CONTENT_RANGE].to_str().expect("ASCII");
     let (range, of) =
@@ -118,8 +118,8 @@ fn assert_part(headers: &HeaderMap, body: &[u8], file: &[u8]) {
     assert_eq!(body, &file[number(first)..=number(last)]);
 }
 
-/// RFC 2046 section 5.1.1: the parts stand between delimiter lines; what is before the first and behind the
-/// last is nothing.
+/// Reads the parts between delimiter lines (RFC 2046 section 5.1.1), with nothing before the first and after
+/// the last one.
 fn parts(body: &[u8], boundary: &str) -> Vec<(HeaderMap, Vec<u8>)> {
     let delimiter = format!("\r\n--{boundary}");
     let at: Vec<usize> = body
@@ -128,9 +128,9 @@ fn parts(body: &[u8], boundary: &str) -> Vec<(HeaderMap, Vec<u8>)> {
         .filter(|(_, w)| *w == delimiter.as_bytes())
         .map(|(at, _)| at)
         .collect();
-    assert_eq!(at[0], 0, "nothing stands before the first part");
+    assert_eq!(at[0], 0, "bytes before the first part");
     let last = *at.last().expect("there is one");
-    assert_eq!(&body[last + delimiter.len()..], b"--\r\n", "nothing stands behind the last");
+    assert_eq!(&body[last + delimiter.len()..], b"--\r\n", "bytes after the last part");
     let part = |ends: &[usize]| {
         let part = &body[ends[0] + delimiter.len()..ends[1]];
         let part = part.strip_prefix(b"\r\n").expect("the delimiter ends its line");

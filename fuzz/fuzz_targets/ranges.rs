@@ -1,24 +1,24 @@
-//! Invariant: the answer to a Range field is what a simple model reads in it: each byte that is asked for is
-//! in one part, each other byte of a part lies in a small gap between two that are, parts do not overlap,
-//! and only a field that overlaps or lies beyond the end is refused. One range is exactly the model's.
+//! Invariant: the response to a Range field agrees with a simple model: each requested byte is in one part,
+//! each other byte of a part lies in a small gap between two requested ones, parts do not overlap, and only a
+//! field that overlaps or lies beyond the end is refused. A single range is exactly the model's.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use vestibule::semantics::range::{MAX_PARTS, Part, parse};
 
-/// Longer gaps than this between two parts are never filled.
+/// Longest gap between two parts that may be filled.
 const GAP: usize = 80;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&[a, b], value)) = data.split_first_chunk::<2>() else { return };
-    // Of a content so short that each byte can be marked, and of the longest that there is.
+    // A content that is short enough to mark each byte, and the longest one.
     let len = usize::from(u16::from_le_bytes([a, b]) % 4096);
     let part = parse(value, len as u64);
     check(value, len, &part);
     in_bounds(&parse(value, u64::MAX), u64::MAX);
 });
 
-/// A range as it is read.
+/// A parsed range.
 #[derive(Clone, Copy)]
 enum Spec {
     Malformed,
@@ -54,7 +54,7 @@ fn check(value: &[u8], len: usize, part: &Part) {
     let nothing = asked.iter().all(|n| *n == 0);
     let parts = match part {
         Part::Unsatisfiable => {
-            assert!(nothing || overlap, "nothing speaks against it");
+            assert!(nothing || overlap, "the field is refused without a reason");
             return;
         }
         Part::Slice { first, last } => vec![(*first, *last)],
@@ -70,9 +70,9 @@ fn check(value: &[u8], len: usize, part: &Part) {
     }
     let mut gap = 0;
     for (sent, asked) in sent.iter().zip(&asked) {
-        assert!(*sent || *asked == 0, "a byte that is asked for is not sent");
+        assert!(*sent || *asked == 0, "a requested byte is not sent");
         gap = if *sent && *asked == 0 { gap + 1 } else { 0 };
-        assert!(gap <= GAP, "more is sent than is asked for");
+        assert!(gap <= GAP, "a gap is too long");
     }
 }
 
@@ -91,7 +91,7 @@ fn slice(first: usize, last: usize) -> Part {
     Part::Slice { first: first as u64, last: last as u64 }
 }
 
-/// The elements of the field, if it is one of bytes and the content has any.
+/// Returns the elements of the field, if its unit is bytes and the content is not empty.
 fn specs(value: &[u8], len: usize) -> Option<Vec<Spec>> {
     let text: String = value.iter().map(|b| char::from(*b)).collect();
     let ascii = |c: char| c.is_ascii_whitespace();
@@ -114,7 +114,7 @@ fn spec(text: &str, len: usize) -> Spec {
     if !is_number(first) || !is_number(last) || (first.is_empty() && last.is_empty()) {
         return Spec::Malformed;
     }
-    // Beyond all lengths, all positions are alike.
+    // All positions beyond the longest content are equivalent.
     let number = |text: &str| text.parse::<u64>().unwrap_or(u64::MAX);
     let end = len as u64 - 1;
     let (first, last) = match (first, last) {

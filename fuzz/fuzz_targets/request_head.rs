@@ -1,6 +1,6 @@
-//! Invariant: any bytes are read alike whole, byte by byte and cut in two, under default and small
-//! bounds and with leniencies; nothing panics; no line's end or NUL gets into a value; each head has its Host
-//! and no Transfer-Encoding.
+//! Invariant: any bytes give the same result whole, byte by byte and cut in two, with default and small
+//! bounds and with leniencies; nothing panics; no value contains CR, LF or NUL; each head has its Host and
+//! no Transfer-Encoding.
 #![no_main]
 
 use http::{Version, header};
@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
             let hosts = head.headers.get_all(header::HOST).iter().count();
             assert!(hosts == 1 || (hosts == 0 && head.version == Version::HTTP_10));
             assert!(head.uri.path().starts_with('/') || head.uri.path() == "*");
-            // Host may be made of the target of an old request.
+            // Host may be made from an absolute target.
             let made = usize::from(head.version == Version::HTTP_10);
             assert!(head.headers.len() <= fields + made);
             assert!(!head.uri.path().contains('\\'), "{}", head.uri);

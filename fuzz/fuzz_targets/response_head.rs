@@ -1,5 +1,5 @@
-//! Invariant: any bytes are read alike whole, byte by byte and cut in two, as responses to GET and
-//! to HEAD; nothing panics; each head is a final one, and without a body where it has none.
+//! Invariant: any bytes give the same result whole, byte by byte and cut in two, as responses to GET and
+//! to HEAD; nothing panics; each head is final; a response that must not have a body has none.
 #![no_main]
 
 use http::{Method, StatusCode};

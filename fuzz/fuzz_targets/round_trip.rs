@@ -1,5 +1,5 @@
-//! Invariant: a message that was read, written by the other side's `Conn` and read again is the
-//! same message, with exactly one framing field, and no byte of it is left over.
+//! Invariant: a message that is read, written by the other side's `Conn` and read again is the same
+//! message, with exactly one framing field and no bytes left over.
 #![no_main]
 
 use std::{sync::Arc, time::Instant};
@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The length if the head names one, else chunks: so both framings are met.
+/// Returns the length if the head has one, else `None` for chunks, so that both framings occur.
 fn length(headers: &HeaderMap, body: &[u8]) -> Option<u64> {
     let known = headers.contains_key(header::CONTENT_LENGTH) || body.is_empty();
     known.then_some(body.len() as u64)
@@ -39,7 +39,7 @@ fn request(message: &Message<request::Parts>) {
         .expect("what was read can be written");
     finish(&mut conn, message, &mut out);
     assert_framed(&out);
-    // A head may grow by our own framing line, or by `close`.
+    // A head may grow by the framing line or by `close`.
     let limits = Limits::new().max_head_bytes((32 << 10) + 200).max_fields(103);
     // A request of HTTP/1.0 without a host has none to send.
     if !head.headers.contains_key(header::HOST) {
@@ -92,7 +92,7 @@ fn finish<R: vestibule::proto::h1::Role, H>(
     conn.send_end(Instant::now(), trailers, out).expect("the body is complete");
 }
 
-/// At most one framing field in the head.
+/// Panics if the head has more than one framing field.
 fn assert_framed(out: &[u8]) {
     let end = out.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
     let head = out[..end].to_ascii_lowercase();
@@ -100,7 +100,7 @@ fn assert_framed(out: &[u8]) {
     assert!(count(b"\r\ncontent-length:") + count(b"\r\ntransfer-encoding:") <= 1);
 }
 
-/// The same fields, but for those that belong to the connection.
+/// Compares the fields, except those of the connection.
 fn assert_same(a: &HeaderMap, b: &HeaderMap) {
     let end_to_end = |map: &HeaderMap| {
         let mut map = map.clone();

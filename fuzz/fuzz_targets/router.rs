@@ -1,5 +1,5 @@
-//! Invariant: the router sends a request where a linear search over its patterns sends it, with the same
-//! parameters and the same path below the prefix, in whatever spelling the path comes.
+//! Invariant: the router selects the same route as a linear search over its patterns, with the same
+//! parameters and the same path below the prefix, for any spelling of the path.
 #![no_main]
 
 use std::{
@@ -35,19 +35,19 @@ enum Segment {
 
 #[derive(Arbitrary, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum End {
-    /// The whole path.
+    /// Matches the whole path.
     Exact,
-    /// The whole path, with a slash at its end.
+    /// Matches the whole path, with a trailing slash.
     Slash,
-    /// `{*rest}`.
+    /// Matches `{*rest}`.
     Rest,
-    /// All below, with the path as it is.
+    /// Matches all paths below, unchanged.
     Prefix,
-    /// All below, without the prefix.
+    /// Matches all paths below, and removes the prefix.
     Nest,
 }
 
-/// Few of them, so that matches are frequent; one is outside of ASCII, one is escaped for good.
+/// Few segments, so that matches are frequent; one is not ASCII, one stays escaped in normal form.
 #[derive(Arbitrary, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Letter {
     A,
@@ -110,7 +110,7 @@ impl Pattern {
         text
     }
 
-    /// How specific the match is, segment by segment, and the values; `None` if there is none.
+    /// Returns the specificity of each segment of the match, and the values; `None` without a match.
     fn matches(&self, path: &[&str]) -> Option<(Vec<u8>, Vec<String>)> {
         let (mut ranks, mut values) = (Vec::new(), Vec::new());
         for (i, segment) in self.segments.iter().enumerate() {
@@ -139,7 +139,7 @@ impl Pattern {
         Some((ranks, values))
     }
 
-    /// Two patterns of the same shape are in conflict.
+    /// Returns the shape of the pattern. Two patterns of the same shape conflict.
     fn shape(&self) -> (Vec<Segment>, End) {
         let end = match self.end {
             End::Nest => End::Prefix,
@@ -150,7 +150,7 @@ impl Pattern {
     }
 }
 
-/// Answers with its number, the parameters and the path that it sees.
+/// A service that responds with its number, its parameters and its path.
 #[derive(Clone)]
 struct Named(usize);
 

@@ -1,6 +1,6 @@
-//! Invariant: the normal form of a path is what a plain reading of its definition gives; it is its own
-//! normal form; a path in which every character is escaped has the same one; and no reader, decoding as
-//! often as it likes, finds a segment `.` or `..` in it or in the path of its file.
+//! Invariant: the normal form of a path is that of a simple implementation of its definition; it is its own
+//! normal form; a path in which every character is escaped has the same one; no reader, even one that
+//! decodes several times, finds a segment `.` or `..` in it or in the path of its file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The definition, a character at a time. Which of several faults is reported does not matter.
+/// Implements the definition, one character at a time. It may report any of several faults.
 fn model(path: &str) -> Result<String, ()> {
     if path == "*" {
         return Ok("*".to_owned());
@@ -61,8 +61,8 @@ fn model(path: &str) -> Result<String, ()> {
     if normal.chars().any(char::is_control) || has_dots(&normal) { Err(()) } else { Ok(normal) }
 }
 
-/// What a reader may take for dots who decodes any number of times, takes each backslash for a slash,
-/// and cuts off the parameters of a segment.
+/// Returns whether the path has dot segments for a reader that decodes any number of times, treats each
+/// backslash as a slash, and removes the parameters of a segment.
 fn has_dots(path: &str) -> bool {
     let is_dots = |segment: &str| matches!(segment, "." | "..");
     let mut path = path.replace('\\', "/");
@@ -83,7 +83,7 @@ fn assert_no_dots(path: &str) {
     assert!(!has_dots(path), "{path:?}");
 }
 
-/// Decodes the escapes of ASCII characters, and leaves all that is malformed.
+/// Decodes the escapes of ASCII characters, and leaves malformed ones unchanged.
 fn decoded_once(path: &str) -> String {
     let mut out = String::new();
     let mut rest = path;
@@ -104,7 +104,7 @@ fn decoded_once(path: &str) -> String {
     out + rest
 }
 
-/// Another spelling: every byte escaped but slashes and what is an escape already.
+/// Returns another spelling: every byte escaped, except slashes and existing escapes.
 fn escaped(normal: &str) -> String {
     let mut out = String::new();
     let mut bytes = normal.bytes();

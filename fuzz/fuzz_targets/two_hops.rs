@@ -1,6 +1,6 @@
-//! Invariant: whatever a client or a server sends, what our proxy's cores pass on is, to a strict
-//! reader that shares nothing with ours, the same number of messages with the same methods,
-//! targets, statuses and bodies, whole or not at all, and nothing is left over.
+//! Invariant: for any bytes of a client or a server, a strict and independent reference reads from the
+//! output of a proxy made of the cores the same number of messages with the same methods, targets, statuses
+//! and bodies, complete or not at all, and no bytes are left over.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
