@@ -75,9 +75,10 @@ pub struct Conn<R: Role> {
 
 #[derive(Debug)]
 enum Reading {
-    /// Nothing of the next message has arrived; `is_first` if the connection has had none yet.
+    /// Nothing of the next message has arrived. With `is_head_due` the head timeout runs already: on a
+    /// new connection, and for the response to a client's request.
     Idle {
-        is_first: bool,
+        is_head_due: bool,
     },
     Head,
     Length(u64),
@@ -113,7 +114,7 @@ impl<R: Role + Default> Conn<R> {
     /// Creates the state of a connection that was opened at `now`.
     pub fn new(limits: Arc<Limits>, now: Instant) -> Self {
         Self {
-            reading: Reading::Idle { is_first: true },
+            reading: Reading::Idle { is_head_due: true },
             lines: Lines::default(),
             writing: Writing::Idle,
             keep_alive: true,
@@ -227,9 +228,9 @@ impl<R: Role> Conn<R> {
             if R::IS_CLIENT && self.writing == Writing::Idle {
                 return Err(Fault::Unsolicited);
             }
-            if let Reading::Idle { is_first } = self.reading {
+            if let Reading::Idle { is_head_due } = self.reading {
                 // A later head is timed from its first byte, the first one from the connection's start.
-                if !is_first {
+                if !is_head_due {
                     self.since = now;
                 }
                 self.reading = Reading::Head;
@@ -401,7 +402,7 @@ impl<R: Role> Conn<R> {
         }
         self.since = now;
         if self.keep_alive {
-            self.reading = Reading::Idle { is_first: false };
+            self.reading = Reading::Idle { is_head_due: false };
             self.writing = Writing::Idle;
         } else {
             self.reading = Reading::Closed;
@@ -427,8 +428,8 @@ impl<R: Role> Conn<R> {
         }
         let l = &self.limits;
         let span = match self.reading {
-            Reading::Idle { is_first: false } => l.idle_timeout,
-            Reading::Idle { is_first: true } | Reading::Head => l.head_timeout,
+            Reading::Idle { is_head_due: false } => l.idle_timeout,
+            Reading::Idle { is_head_due: true } | Reading::Head => l.head_timeout,
             Reading::Length(1..) | Reading::Chunked(_) | Reading::UntilClose => l.body_timeout,
             Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };

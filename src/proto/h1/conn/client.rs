@@ -69,7 +69,7 @@ impl Conn<Client> {
         encode::end_head(prepared, framing, self.keep_alive, Version::HTTP_11, out);
         self.role = Client { method: method.clone(), interim: 0 };
         self.writing = writing;
-        self.reading = Reading::Idle { is_first: true };
+        self.reading = Reading::Idle { is_head_due: true };
         self.since = now;
         Ok(())
     }

@@ -20,14 +20,14 @@ use super::{Conn, Limits, Reading, Role, Writing};
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct IdleState {
-    is_first: bool,
+    is_head_due: bool,
     since: Instant,
 }
 
 impl IdleState {
     /// Creates the state of a connection that was accepted at `now`.
     pub fn new(now: Instant) -> Self {
-        Self { is_first: true, since: now }
+        Self { is_head_due: true, since: now }
     }
 
     /// Returns the time since which the connection has been idle.
@@ -38,9 +38,9 @@ impl IdleState {
 
 impl<R: Role + Default> Conn<R> {
     /// Creates a connection that continues from its idle state.
-    pub fn from_idle(limits: Arc<Limits>, IdleState { is_first, since }: IdleState) -> Self {
+    pub fn from_idle(limits: Arc<Limits>, IdleState { is_head_due, since }: IdleState) -> Self {
         let mut conn = Self::new(limits, since);
-        conn.reading = Reading::Idle { is_first };
+        conn.reading = Reading::Idle { is_head_due };
         conn
     }
 
@@ -48,8 +48,8 @@ impl<R: Role + Default> Conn<R> {
     /// nothing of a next message.
     pub fn idle_state(&self) -> Option<IdleState> {
         match self.reading {
-            Reading::Idle { is_first } if self.writing == Writing::Idle && self.keep_alive => {
-                Some(IdleState { is_first, since: self.since })
+            Reading::Idle { is_head_due } if self.writing == Writing::Idle && self.keep_alive => {
+                Some(IdleState { is_head_due, since: self.since })
             }
             _ => None,
         }
