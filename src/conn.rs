@@ -22,10 +22,10 @@ pub mod h1;
 pub(crate) mod head_pool;
 mod output;
 mod request_log;
-mod scratch;
 mod server;
 #[cfg(test)]
 pub(crate) mod testing;
+mod thread_buffers;
 mod timer;
 mod transport;
 

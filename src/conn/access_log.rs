@@ -84,7 +84,7 @@ pub struct Entry {
 
 impl Entry {
     /// That of a request with this head.
-    pub(super) fn of_request(peer: &Peer, id: RequestId, parts: &request::Parts) -> Self {
+    pub(super) fn new(peer: &Peer, id: RequestId, parts: &request::Parts) -> Self {
         Self {
             method: Some(parts.method.clone()),
             uri: Some(parts.uri.clone()),

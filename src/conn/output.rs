@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::reader::SlowReader;
-use super::scratch;
+use super::thread_buffers;
 use crate::{
     body::FileSlice,
     net::{Io, file_slice::prefetch_next},
@@ -22,10 +22,10 @@ use crate::{
 
 /// Pieces up to this size are copied behind the head, so that one write takes both: copying 16 KiB
 /// costs about as much as a second entry for the kernel to walk.
-const COPY: usize = 16 << 10;
+const MAX_COPIED_PIECE: usize = 16 << 10;
 
 /// Above so many bytes no further response is begun before they are written.
-const ENOUGH: usize = 64 << 10;
+const HIGH_WATER_MARK: usize = 64 << 10;
 
 /// Written in this order: `bytes`, then `piece` or `file`, then `tail`.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ pub(super) struct Output {
 
 /// What follows when all is written.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Then {
+pub(super) enum AfterFlush {
     /// Nothing, or nobody knows when.
     Wait,
     /// At once the end of the connection. What it closes with leaves in the packet that says so:
@@ -56,7 +56,7 @@ impl Output {
     /// Borrows the thread's buffer, unless there is something in this one's own.
     pub(super) fn borrow_buffer(&mut self) {
         if self.bytes.capacity() == 0 {
-            self.bytes = scratch::take_write();
+            self.bytes = thread_buffers::take_write_buffer();
         }
     }
 
@@ -65,7 +65,7 @@ impl Output {
         if self.bytes.is_empty() && self.bytes.capacity() > 0 {
             let mut bytes = std::mem::take(&mut self.bytes);
             bytes.clear();
-            scratch::put_write(bytes);
+            thread_buffers::return_write_buffer(bytes);
         }
     }
 
@@ -86,7 +86,7 @@ impl Output {
 
     /// May more be added?
     pub(super) fn has_room(&self) -> bool {
-        self.piece.is_empty() && self.file.is_none() && self.bytes.len() < ENOUGH
+        self.piece.is_empty() && self.file.is_none() && self.bytes.len() < HIGH_WATER_MARK
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -105,7 +105,7 @@ impl Output {
     }
 
     /// Bytes behind the first empty line that waits at position `from` or behind it.
-    pub(super) fn body_behind(&self, from: u64) -> usize {
+    pub(super) fn body_len_after(&self, from: u64) -> usize {
         let start = usize::try_from(from.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let bytes = self.bytes.get(start..).unwrap_or_default();
         memchr::memmem::find(bytes, b"\r\n\r\n").map_or(0, |at| bytes.len() - at - 4)
@@ -117,13 +117,13 @@ impl Output {
     }
 
     /// Bytes of its own that it holds; pieces are somebody else's.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
     /// Adds a piece of a body, and what must follow it.
     pub(super) fn push(&mut self, piece: Bytes, tail: &'static [u8]) {
-        if piece.len() <= COPY {
+        if piece.len() <= MAX_COPIED_PIECE {
             self.bytes.extend_from_slice(&piece);
             self.bytes.extend_from_slice(tail);
         } else {
@@ -180,24 +180,24 @@ impl Output {
         cx: &mut Context<'_>,
         now: Instant,
         rate: Rate,
-        then: Then,
+        after: AfterFlush,
     ) -> Poll<io::Result<()>> {
         let mut moved = 0;
-        let result = self.poll_write_all(io, cx, now, then, &mut moved);
+        let result = self.poll_write_all(io, cx, now, after, &mut moved);
         if let Some(reader) = &mut self.reader {
-            reader.accept(moved);
+            reader.add_accepted(moved);
         }
         // The peer is not waited for while there is nothing for it, or while a disk is read.
-        let waits = !self.is_empty() && self.prefetch.is_none();
+        let is_waiting = !self.is_empty() && self.prefetch.is_none();
         match &mut self.reader {
-            Some(reader) if waits => {
+            Some(reader) if is_waiting => {
                 reader.resume(now);
                 if moved > 0 {
                     reader.update(io, now, rate);
                 }
             }
             Some(reader) => reader.pause(now),
-            None if waits => self.reader = Some(SlowReader::begin(io, now, rate)),
+            None if is_waiting => self.reader = Some(SlowReader::begin(io, now, rate)),
             None => {}
         }
         result
@@ -208,7 +208,7 @@ impl Output {
         io: &mut I,
         cx: &mut Context<'_>,
         now: Instant,
-        then: Then,
+        after: AfterFlush,
         moved: &mut u64,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
@@ -219,7 +219,7 @@ impl Output {
                 let Some(n) = ready!(self.poll_send_file(io, cx))? else { continue };
                 n
             } else {
-                let n = if self.file.is_some() || matches!(then, Then::Close) {
+                let n = if self.file.is_some() || matches!(after, AfterFlush::Close) {
                     ready!(io.poll_write_more(cx, &self.bytes))?
                 } else {
                     ready!(Pin::new(&mut *io).poll_write(cx, &self.bytes))?
@@ -252,9 +252,9 @@ impl Output {
         let slices = [IoSlice::new(&self.bytes), IoSlice::new(&self.piece)];
         let slices = if self.bytes.is_empty() { &slices[1..] } else { &slices[..] };
         let n = ready!(Pin::new(io).poll_write_vectored(cx, slices))?;
-        let of_bytes = n.min(self.bytes.len());
-        self.advance_bytes(of_bytes);
-        self.piece.advance(n - of_bytes);
+        let from_bytes = n.min(self.bytes.len());
+        self.advance_bytes(from_bytes);
+        self.piece.advance(n - from_bytes);
         if self.piece.is_empty() {
             self.piece = Bytes::new(); // an empty slice would keep the whole piece alive
             if self.file.is_none() {

@@ -50,7 +50,7 @@ pub(crate) fn log_error(request: &RequestInfo, error: &BoxError) {
 }
 
 /// A number for one more connection.
-pub(super) fn next_connection() -> u32 {
+pub(super) fn next_connection_number() -> u32 {
     static LAST: AtomicU32 = AtomicU32::new(0);
     LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
 }

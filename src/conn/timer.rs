@@ -44,8 +44,9 @@ impl Timer {
         let mut armed = armed.as_mut().project();
         // Not by `now`: it may be from before the sleep went off, and who was woken then will not be
         // woken again.
-        let goes_off = !armed.sleep.is_elapsed() && armed.sleep.deadline().into_std() <= deadline;
-        if goes_off && armed.waker.will_wake(cx.waker()) {
+        let is_armed_in_time =
+            !armed.sleep.is_elapsed() && armed.sleep.deadline().into_std() <= deadline;
+        if is_armed_in_time && armed.waker.will_wake(cx.waker()) {
             return false;
         }
         armed.waker.clone_from(cx.waker());

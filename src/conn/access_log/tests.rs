@@ -31,19 +31,19 @@ fn entries_count_what_is_written_of_each_body() {
             let (log, entries) = log();
             let mut transfers = Transfers::default();
             for (n, bodies) in (1..).zip(bodies) {
-                transfers.open(entry(n), clock::now(), 0);
-                transfers.head(StatusCode::OK, None);
+                transfers.begin_entry(entry(n), clock::now(), 0);
+                transfers.record_head(StatusCode::OK, None);
                 for (from, to) in bodies {
-                    transfers.body(*from, to - from);
+                    transfers.record_body(*from, to - from);
                 }
-                transfers.end(ends[n as usize - 1]);
+                transfers.record_end(ends[n as usize - 1]);
             }
             let mut at = 0;
             while at < written {
                 at = (at + step).min(written);
                 transfers.advance(at, &log);
             }
-            transfers.cut(&log);
+            transfers.abort(&log);
             let entries = entries.lock().unwrap();
             assert_eq!(entries.len(), 2);
             for ((entry, bodies), end) in entries.iter().zip(bodies).zip(ends) {
@@ -60,31 +60,35 @@ fn entries_count_what_is_written_of_each_body() {
 fn contiguous_pieces_of_a_body_have_one_mark() {
     let (log, entries) = log();
     let mut transfers = Transfers::default();
-    transfers.open(entry(1), clock::now(), 0);
+    transfers.begin_entry(entry(1), clock::now(), 0);
     for at in 0..1000 {
-        transfers.body(at, 1);
+        transfers.record_body(at, 1);
     }
-    assert!(transfers.held() < 2 * (size_of::<Entry>() + 100) * 4, "{}", transfers.held());
+    assert!(
+        transfers.memory_size() < 2 * (size_of::<Entry>() + 100) * 4,
+        "{}",
+        transfers.memory_size()
+    );
     transfers.advance(999, &log);
-    transfers.cut(&log);
+    transfers.abort(&log);
     assert_eq!(entries.lock().unwrap()[0].bytes, 999);
 }
 
 #[test]
 fn responses_without_entry_leave_no_marks() {
     let mut transfers = Transfers::default();
-    transfers.head(StatusCode::OK, None);
-    transfers.body(10, 5);
-    transfers.end(15);
-    assert_eq!(transfers.held(), 0);
+    transfers.record_head(StatusCode::OK, None);
+    transfers.record_body(10, 5);
+    transfers.record_end(15);
+    assert_eq!(transfers.memory_size(), 0);
 }
 
 #[test]
 fn panic_of_the_log_is_caught() {
     let log = AccessLog::Custom(Arc::new(|_| panic!("as it was told to")));
     let mut transfers = Transfers::default();
-    transfers.open(entry(1), clock::now(), 0);
-    transfers.cut(&log);
+    transfers.begin_entry(entry(1), clock::now(), 0);
+    transfers.abort(&log);
     assert!(transfers.is_empty());
 }
 

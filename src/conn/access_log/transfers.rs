@@ -26,7 +26,7 @@ struct Transfer {
     entry: Entry,
     began: Instant,
     /// Bytes of the request's head, whose memory the entry shares.
-    head: usize,
+    head_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +39,12 @@ enum Mark {
 
 impl Transfers {
     /// Begins the entry of a request that began at `began` with a head of `head` bytes.
-    pub(in crate::conn) fn open(&mut self, entry: Entry, began: Instant, head: usize) {
+    pub(in crate::conn) fn begin_entry(&mut self, entry: Entry, began: Instant, head_bytes: usize) {
         debug_assert!(!self.is_open, "responses are sent one after the other");
         if self.entries.capacity() == 0 {
             self.entries.reserve_exact(1); // most connections pipeline nothing
         }
-        self.entries.push_back(Transfer { entry, began, head });
+        self.entries.push_back(Transfer { entry, began, head_bytes });
         self.is_open = true;
     }
 
@@ -58,7 +58,7 @@ impl Transfers {
     }
 
     /// The head of a response is in the output. A layer may know the client better.
-    pub(in crate::conn) fn head(&mut self, status: StatusCode, peer: Option<&Peer>) {
+    pub(in crate::conn) fn record_head(&mut self, status: StatusCode, peer: Option<&Peer>) {
         if let Some(entry) = self.open_entry() {
             entry.status = Some(status);
             if let Some(peer) = peer {
@@ -68,7 +68,7 @@ impl Transfers {
     }
 
     /// `len` bytes of a body are in the output, or about to be, at position `at`.
-    pub(in crate::conn) fn body(&mut self, at: u64, len: u64) {
+    pub(in crate::conn) fn record_body(&mut self, at: u64, len: u64) {
         if !self.is_open || len == 0 {
             return;
         }
@@ -79,7 +79,7 @@ impl Transfers {
     }
 
     /// The response is in the output to its end, at position `at`.
-    pub(in crate::conn) fn end(&mut self, at: u64) {
+    pub(in crate::conn) fn record_end(&mut self, at: u64) {
         if std::mem::take(&mut self.is_open) {
             self.marks.push_back(Mark::End(at));
         }
@@ -110,7 +110,7 @@ impl Transfers {
     }
 
     /// Nothing more is sent: writes all entries as they are.
-    pub(in crate::conn) fn cut(&mut self, log: &AccessLog) {
+    pub(in crate::conn) fn abort(&mut self, log: &AccessLog) {
         self.marks.clear();
         self.is_open = false;
         while !self.entries.is_empty() {
@@ -119,10 +119,10 @@ impl Transfers {
     }
 
     /// Bytes of memory that it holds.
-    pub(in crate::conn) fn held(&self) -> usize {
+    pub(in crate::conn) fn memory_size(&self) -> usize {
         self.entries.capacity() * size_of::<Transfer>()
             + self.marks.capacity() * size_of::<Mark>()
-            + self.entries.iter().map(|transfer| transfer.head).sum::<usize>()
+            + self.entries.iter().map(|transfer| transfer.head_bytes).sum::<usize>()
     }
 
     fn open_entry(&mut self) -> Option<&mut Entry> {

@@ -17,8 +17,8 @@ use bytes::BytesMut;
 use http::Request;
 
 use super::super::{
-    output::{Output, Then},
-    scratch,
+    output::{AfterFlush, Output},
+    thread_buffers,
     timer::Timer,
 };
 use crate::{
@@ -154,7 +154,8 @@ impl<I: Io> Connection<I> {
         }
         // Outside of the task's budget: a read that the budget cuts short is pending too, and says
         // nothing about the connection.
-        let is_quiet = poll_fn(|cx| Poll::Ready(scratch::poll_read(io, cx, input).is_pending()));
+        let is_quiet =
+            poll_fn(|cx| Poll::Ready(thread_buffers::poll_read(io, cx, input).is_pending()));
         pin!(tokio::task::unconstrained(is_quiet)).poll(cx) == Poll::Ready(true)
     }
 
@@ -185,14 +186,14 @@ impl<I: Io> State<I> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.core.reads_body() {
             let left = self.core.remaining_body();
-            return scratch::poll_read_body(&mut self.io, cx, &mut self.input, left);
+            return thread_buffers::poll_read_body(&mut self.io, cx, &mut self.input, left);
         }
-        scratch::poll_read(&mut self.io, cx, &mut self.input)
+        thread_buffers::poll_read(&mut self.io, cx, &mut self.input)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
         let before = self.output.written();
-        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, Then::Wait);
+        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, AfterFlush::Wait);
         if self.output.written() > before {
             // The time to answer begins when the request is written. A server that has answered before
             // may still be reading it.

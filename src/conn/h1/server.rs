@@ -21,7 +21,9 @@ use self::{
 };
 use crate::{
     HttpService,
-    conn::{Config, Transport, output::Then, request_log::next_connection, timer::Timer},
+    conn::{
+        Config, Transport, output::AfterFlush, request_log::next_connection_number, timer::Timer,
+    },
     net::{Io, clock},
     peer::{Peer, RequestId},
     proto::h1::IdleState,
@@ -29,7 +31,7 @@ use crate::{
 
 /// How long a connection must have been idle to make room for another: longer than a client usually
 /// takes to send its next request, and short beside the time that a client waits to be let in.
-const SHED_AFTER: Duration = Duration::from_millis(250);
+const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 
 /// Serves one HTTP/1.1 connection: a future that ends with the connection.
 ///
@@ -87,7 +89,7 @@ where
             phase.activate(&config.limits).input = read_ahead;
         }
         let service = Some(service);
-        let last_id = RequestId::new(next_connection(), 0);
+        let last_id = RequestId::new(next_connection_number(), 0);
         let driver = Driver { io, peer, last_id, service, config, timer: Timer::default(), watch };
         Self(Some(Inner { phase, driver }))
     }
@@ -108,7 +110,7 @@ impl<I: Io, S> Connection<I, S> {
         let (read_ahead, accepted) = match phase {
             Phase::Idle(idle) => (BytesMut::new(), idle.since()),
             Phase::Active(mut active) => {
-                active.transfers.cut(&driver.config.access_log);
+                active.transfers.abort(&driver.config.access_log);
                 (active.input, clock::now())
             }
         };
@@ -143,13 +145,13 @@ where
         if result.is_ready() {
             active.stage = Stage::End; // drops the service's future
             active.upload = None;
-            active.transfers.cut(&driver.config.access_log);
+            active.transfers.abort(&driver.config.access_log);
         }
         phase.try_idle(&driver.config.budget);
         if result.is_pending()
             && let Phase::Idle(idle) = phase
             && driver.watch.is_shed_requested()
-            && idle.since() + SHED_AFTER <= clock::now()
+            && idle.since() + MIN_IDLE_BEFORE_SHED <= clock::now()
             && driver.watch.claim_shed()
         {
             return Poll::Ready(Ok(())); // idle: another client needs the place
@@ -167,11 +169,12 @@ impl<I: Io, S> Drop for Connection<I, S> {
             let mut cx = Context::from_waker(Waker::noop());
             let rate = driver.config.write_rate;
             let output = &mut active.output;
-            let _ = output.poll_flush(&mut driver.io, &mut cx, clock::now(), rate, Then::Close);
+            let _ =
+                output.poll_flush(&mut driver.io, &mut cx, clock::now(), rate, AfterFlush::Close);
             active.transfers.advance(output.written(), &driver.config.access_log);
         }
-        active.transfers.cut(&driver.config.access_log);
-        if active.open_ended {
+        active.transfers.abort(&driver.config.access_log);
+        if active.is_close_delimited {
             driver.io.reset_on_close();
         }
     }

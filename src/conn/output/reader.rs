@@ -29,10 +29,10 @@ pub(super) struct SlowReader {
     /// Bytes that the peer had taken since the beginning when it was last looked at.
     taken: u64,
     /// When that number was last seen to grow.
-    since: Instant,
+    last_progress: Instant,
     pace: Pace,
     /// Since when nothing waits for the peer. Its clock stands still until then.
-    paused: Option<Instant>,
+    paused_since: Option<Instant>,
     reported_fast: bool,
 }
 
@@ -44,33 +44,33 @@ impl SlowReader {
             queued: io.unsent(),
             accepted: 0,
             taken: 0,
-            since: now,
+            last_progress: now,
             pace: Pace::begin(rate, now),
-            paused: None,
+            paused_since: None,
             reported_fast: false,
         }
     }
 
     /// The kernel has accepted so many bytes more.
-    pub(super) fn accept(&mut self, bytes: u64) {
+    pub(super) fn add_accepted(&mut self, bytes: u64) {
         self.accepted += bytes;
     }
 
     /// Nothing waits for the peer any more, or not for the peer alone.
     pub(super) fn pause(&mut self, now: Instant) {
-        self.paused.get_or_insert(now);
+        self.paused_since.get_or_insert(now);
     }
 
     /// Something waits for the peer again: the pause was not its own.
     pub(super) fn resume(&mut self, now: Instant) {
-        let Some(paused) = self.paused.take() else { return };
+        let Some(paused) = self.paused_since.take() else { return };
         let pause = now.saturating_duration_since(paused);
-        self.since += pause;
+        self.last_progress += pause;
         self.pace.pause(pause);
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        self.paused.is_none()
+        self.paused_since.is_none()
     }
 
     /// Counts what the peer has taken since the last look, and so moves its deadline.
@@ -83,26 +83,26 @@ impl SlowReader {
             },
         };
         // It may have shrunk: a Unix socket's queue is counted with its overhead.
-        let news = taken.saturating_sub(self.taken);
+        let progress = taken.saturating_sub(self.taken);
         self.taken = taken;
-        if news > 0 {
-            self.since = now;
-            self.pace.moved(rate, now, news);
+        if progress > 0 {
+            self.last_progress = now;
+            self.pace.moved(rate, now, progress);
         }
     }
 
     /// When the peer will have taken too little, if it takes nothing until then: something within
     /// `timeout`, and what its pace demands. `None` if nothing waits for it.
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        if self.paused.is_some() {
+        if self.paused_since.is_some() {
             return None;
         }
-        [self.since.checked_add(timeout), self.pace.due()].into_iter().flatten().min()
+        [self.last_progress.checked_add(timeout), self.pace.due()].into_iter().flatten().min()
     }
 
     /// Whether the peer turns out to read fast, though it had to be waited for. Says so once.
     pub(super) fn report_fast(&mut self) -> bool {
-        let elapsed = self.since.saturating_duration_since(self.began);
+        let elapsed = self.last_progress.saturating_duration_since(self.began);
         let is_fast = self.accepted >= FAST_AFTER
             && u128::from(self.accepted) * 1000 >= u128::from(FAST_RATE) * elapsed.as_millis();
         is_fast && !std::mem::replace(&mut self.reported_fast, true)
@@ -129,7 +129,7 @@ mod tests {
             (FAST_RATE, 1001, false),
         ] {
             let mut reader = SlowReader::begin(&io, began, rate);
-            reader.accept(bytes);
+            reader.add_accepted(bytes);
             reader.update(&io, began + Duration::from_millis(millis), rate);
             assert_eq!(reader.report_fast(), is_fast, "{bytes} bytes in {millis} ms");
             assert!(!reader.report_fast());

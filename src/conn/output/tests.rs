@@ -21,7 +21,7 @@ fn file(len: usize) -> Arc<File> {
 fn write(output: &mut Output, io: &mut DuplexStream) -> u64 {
     let (mut moved, mut cx) = (0, Context::from_waker(Waker::noop()));
     if let Poll::Ready(result) =
-        output.poll_write_all(io, &mut cx, Instant::now(), Then::Wait, &mut moved)
+        output.poll_write_all(io, &mut cx, Instant::now(), AfterFlush::Wait, &mut moved)
     {
         result.unwrap();
     }
@@ -54,7 +54,8 @@ async fn file_that_has_shrunk_is_error_however_it_is_sent() {
     let mut output = Output::default();
     output.push_file(FileSlice::new(file(100), 0, 200), b"");
     let (mut moved, mut cx) = (0, Context::from_waker(Waker::noop()));
-    let result = output.poll_write_all(&mut io, &mut cx, Instant::now(), Then::Wait, &mut moved);
+    let result =
+        output.poll_write_all(&mut io, &mut cx, Instant::now(), AfterFlush::Wait, &mut moved);
     let Poll::Ready(Err(error)) = result else { panic!("{result:?}") };
     assert_eq!((error.kind(), moved), (io::ErrorKind::UnexpectedEof, 100));
 }
@@ -155,7 +156,7 @@ impl Model {
                 self.rest -= piece.len();
                 self.output.push(piece.into(), b"");
             }
-            match self.output.poll_flush(&mut self.io, &mut cx, now, Self::RATE, Then::Wait) {
+            match self.output.poll_flush(&mut self.io, &mut cx, now, Self::RATE, AfterFlush::Wait) {
                 Poll::Pending => return true,
                 Poll::Ready(result) => result.unwrap(),
             }

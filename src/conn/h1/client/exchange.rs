@@ -73,7 +73,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<response::Parts, Cause>> {
         if self.progress == Progress::New {
-            self.begin(now)?;
+            self.encode_head(now)?;
         }
         loop {
             let state = &mut *self.connection.state;
@@ -112,7 +112,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         }
     }
 
-    fn begin(&mut self, now: Instant) -> Result<(), Cause> {
+    fn encode_head(&mut self, now: Instant) -> Result<(), Cause> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Cause::Deadline);
         }
@@ -155,9 +155,9 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         let Self { mut connection, checkin, upload, parts: request, .. } = self;
         head_pool::release(request);
         let State { core, input, .. } = &mut *connection.state;
-        let left = core.remaining_body();
-        if left.is_none_or(|left| left > input.len() as u64) {
-            let incoming = Incoming::new(connection, checkin, upload, left);
+        let remaining = core.remaining_body();
+        if remaining.is_none_or(|n| n > input.len() as u64) {
+            let incoming = Incoming::new(connection, checkin, upload, remaining);
             return Ok(Response::from_parts(parts, Body::new(incoming)));
         }
         let mut body = Bytes::new();

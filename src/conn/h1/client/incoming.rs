@@ -25,7 +25,7 @@ pub(super) struct Incoming<I, C> {
     /// request is complete.
     upload: Option<Body>,
     /// Bytes of the body that are still to come, if that is known.
-    left: Option<u64>,
+    remaining: Option<u64>,
 }
 
 impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
@@ -33,9 +33,9 @@ impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
         connection: Connection<I>,
         checkin: C,
         upload: Option<Body>,
-        left: Option<u64>,
+        remaining: Option<u64>,
     ) -> Self {
-        Self { exchange: Some((connection, checkin)), upload, left }
+        Self { exchange: Some((connection, checkin)), upload, remaining }
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<()>, Cause>> {
@@ -99,8 +99,8 @@ where
         }
         match ready!(self.poll_event(cx)) {
             Ok(Event::Data(data)) => {
-                if let Some(left) = &mut self.left {
-                    *left -= data.len() as u64;
+                if let Some(remaining) = &mut self.remaining {
+                    *remaining -= data.len() as u64;
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -125,6 +125,6 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -51,12 +51,12 @@ pub(super) struct Active {
     pub(super) protocol_error: bool,
     /// The response ends with the connection and is not yet sent to its end: an orderly close now
     /// would say that it is whole.
-    pub(super) open_ended: bool,
+    pub(super) is_close_delimited: bool,
 }
 
 /// What is kept for log lines is not counted up to this size, 4 KiB: a lease would cost each request more
 /// than that is worth.
-const UNCOUNTED: usize = 4 << 10;
+const MAX_UNCOUNTED: usize = 4 << 10;
 
 /// The service's future. Its type is erased here, so that the driver's state does not depend on the
 /// service.
@@ -66,7 +66,7 @@ pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, BoxError>> +
 pub(super) struct Upload {
     pub(super) sender: Sender,
     /// Whether its reader was ready for more when last asked.
-    pub(super) wanted: bool,
+    pub(super) is_wanted: bool,
 }
 
 /// The stage of the present exchange.
@@ -134,7 +134,7 @@ impl Phase {
             // Without capacity it may still share its allocation with a request's head.
             active.input = BytesMut::new();
         }
-        active.count(budget);
+        active.update_lease(budget);
     }
 }
 
@@ -156,18 +156,18 @@ impl Active {
             half_closed: None,
             drain_until: None,
             protocol_error: false,
-            open_ended: false,
+            is_close_delimited: false,
         }
     }
 
     /// Whether the reader of the request's body was ready for more when last asked.
     pub(super) fn wants_upload(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.wanted)
+        self.upload.as_ref().is_some_and(|upload| upload.is_wanted)
     }
 
     /// Whether the rest of the request's body waits for a reader that does not read.
     pub(super) fn has_stalled_reader(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| !upload.wanted)
+        self.upload.as_ref().is_some_and(|upload| !upload.is_wanted)
     }
 
     /// Whether the request has come to its end, though it may not have been read to it.
@@ -184,10 +184,10 @@ impl Active {
     }
 
     /// Counts a head, or requests, that came in part, and what a slow client has not taken.
-    fn count(&mut self, budget: &Budget) {
+    fn update_lease(&mut self, budget: &Budget) {
         let head = if self.transfers.is_open() { 0 } else { self.head_bytes };
-        let log = Some(self.transfers.held() + head).filter(|held| *held > UNCOUNTED);
-        let held = (self.input.len() + self.output.held() + log.unwrap_or(0)) as u64;
+        let log = Some(self.transfers.memory_size() + head).filter(|held| *held > MAX_UNCOUNTED);
+        let held = (self.input.len() + self.output.capacity() + log.unwrap_or(0)) as u64;
         if held > 0 || self.lease.is_some() {
             self.lease.get_or_insert_with(|| budget.memory()).set(held);
         }
@@ -195,14 +195,14 @@ impl Active {
 
     /// What is needed to go on later, if all else is as in a new one.
     fn idle_state(&self) -> Option<IdleState> {
-        let is_new = matches!(self.stage, Stage::Head(_))
+        let is_unused = matches!(self.stage, Stage::Head(_))
             && !self.stage.is_gated()
             && self.input.is_empty()
             && self.output.is_empty()
             && self.upload.is_none()
             && self.transfers.is_empty()
-            && !(self.read_closed || self.protocol_error || self.open_ended);
-        if is_new { self.core.idle_state() } else { None }
+            && !(self.read_closed || self.protocol_error || self.is_close_delimited);
+        if is_unused { self.core.idle_state() } else { None }
     }
 }
 

@@ -13,17 +13,17 @@ use bytes::BytesMut;
 use super::active::{Active, Stage};
 use crate::{
     HttpService,
-    conn::{Config, log_request, output::Then, scratch, timer::Timer},
+    conn::{Config, log_request, output::AfterFlush, thread_buffers, timer::Timer},
     net::{Io, Watch, clock},
     peer::{Peer, RequestId},
 };
 
 /// Steps that one poll may take before other tasks get their turn: so many small requests.
-const STEPS: usize = 48;
+const MAX_STEPS_PER_POLL: usize = 48;
 
 /// How long the rest of a head may still take once the drain has begun: the network's delays, not
 /// the client's.
-const DRAIN_HEAD: Duration = Duration::from_secs(1);
+const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// All that an idle connection owns. What belongs to an exchange is in [`Active`], which is passed
 /// to every method.
@@ -70,7 +70,7 @@ where
         loop {
             if draining {
                 active.core.disable_keep_alive();
-                active.drain_until.get_or_insert_with(|| later(now, DRAIN_HEAD));
+                active.drain_until.get_or_insert_with(|| deadline_after(now, DRAIN_HEAD_TIMEOUT));
             }
             self.pump_upload(active, now, cx);
             if draining && matches!(active.stage, Stage::Discard(..)) && active.has_stalled_reader()
@@ -81,14 +81,14 @@ where
             // before it. Responses to pipelined requests gather and leave together.
             if active.output.has_room() && matches!(self.step(active, now, cx), Step::Again) {
                 steps += 1;
-                if steps < STEPS {
+                if steps < MAX_STEPS_PER_POLL {
                     continue;
                 }
             }
             let (room, something) = (active.output.has_room(), !active.output.is_empty());
             if self.poll_flush(active, now, cx)?.is_ready()
                 && (!room || (something && matches!(active.stage, Stage::Close { .. })))
-                && steps < STEPS
+                && steps < MAX_STEPS_PER_POLL
             {
                 steps += 1;
                 continue; // what waited for this flush can go on
@@ -96,7 +96,7 @@ where
             if let Stage::End = active.stage {
                 return Poll::Ready(Ok(()));
             }
-            if steps >= STEPS {
+            if steps >= MAX_STEPS_PER_POLL {
                 cx.waker().wake_by_ref(); // there is more to do, after the others
                 return Poll::Pending;
             }
@@ -107,7 +107,7 @@ where
                 self.watch = Watch::never(); // all is sent: the drain need not wait
             }
             if self.timer.poll(cx, self.deadline(active), now) {
-                if self.expire(active)? {
+                if self.handle_expiry(active)? {
                     continue;
                 }
                 return Poll::Ready(Ok(()));
@@ -127,8 +127,9 @@ where
             return Ok(Poll::Ready(()));
         }
         let closes = matches!(active.stage, Stage::Close { .. });
-        let then = if closes { Then::Close } else { Then::Wait };
-        let flushed = active.output.poll_flush(&mut self.io, cx, now, self.config.write_rate, then);
+        let after = if closes { AfterFlush::Close } else { AfterFlush::Wait };
+        let flushed =
+            active.output.poll_flush(&mut self.io, cx, now, self.config.write_rate, after);
         active.transfers.advance(active.output.written(), &self.config.access_log);
         match flushed {
             Poll::Ready(result) => {
@@ -158,7 +159,7 @@ where
         cx: &mut Context<'_>,
     ) -> io::Result<Poll<()>> {
         let wanted = match active.stage {
-            Stage::Head(_) => active.output.has_room() && self.is_let_in(active, now, cx),
+            Stage::Head(_) => active.output.has_room() && self.can_read_head(active, now, cx),
             Stage::Discard(..) => {
                 active.output.has_room() && (active.upload.is_none() || active.wants_upload())
             }
@@ -177,13 +178,15 @@ where
         }
         let left = active.core.remaining_body().filter(|_| active.upload.is_some());
         let read = match (&active.upload, left) {
-            (Some(_), left) => scratch::poll_read_body(&mut self.io, cx, &mut active.input, left),
-            (None, _) => scratch::poll_read(&mut self.io, cx, &mut active.input),
+            (Some(_), left) => {
+                thread_buffers::poll_read_body(&mut self.io, cx, &mut active.input, left)
+            }
+            (None, _) => thread_buffers::poll_read(&mut self.io, cx, &mut active.input),
         };
         match read {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Ok(0)) => {
-                self.eof(active, now);
+                self.handle_eof(active, now);
                 Ok(Poll::Ready(()))
             }
             Poll::Ready(Ok(n)) => {
@@ -202,7 +205,7 @@ where
     }
 
     /// May the next head be read? One that is on its way may.
-    fn is_let_in(&self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
+    fn can_read_head(&self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
         if !active.input.is_empty() || !active.core.is_idle() {
             return true;
         }
@@ -216,7 +219,7 @@ where
     }
 
     /// The client will send nothing more.
-    fn eof(&mut self, active: &mut Active, now: Instant) {
+    fn handle_eof(&mut self, active: &mut Active, now: Instant) {
         active.read_closed = true;
         match active.stage {
             // Its request was whole, so this is no fault: the client may only have ended its sending
@@ -277,7 +280,7 @@ where
     }
 
     /// The deadline has passed. `false`: the connection ends now.
-    fn expire(&mut self, active: &mut Active) -> io::Result<bool> {
+    fn handle_expiry(&mut self, active: &mut Active) -> io::Result<bool> {
         // This poll may have taken long itself: `now` of its beginning would not do.
         let now = clock::now();
         if self.write_deadline(active).is_some_and(|d| d <= now) {
@@ -308,7 +311,7 @@ where
             }
             Stage::Head(_) | Stage::Discard(..) | Stage::Call(..) | Stage::Respond(_) => {
                 match active.core.timeout() {
-                    Some(fault) => self.fail(active, fault),
+                    Some(fault) => self.fail_request(active, fault),
                     None => return Ok(false),
                 }
             }
@@ -326,9 +329,9 @@ where
         linger: bool,
     ) -> Step {
         // All is written, and unless it was cut the response is whole.
-        active.open_ended &= active.core.writes_body();
+        active.is_close_delimited &= active.core.writes_body();
         if !linger {
-            active.stage = if self.would_reset(active, now, cx) {
+            active.stage = if self.has_unread_input(active, now, cx) {
                 Stage::Close { linger: true }
             } else {
                 Stage::End // dropping the socket closes both halves
@@ -339,7 +342,7 @@ where
             Poll::Pending => Step::Wait,
             Poll::Ready(_) => {
                 active.input = BytesMut::new();
-                let until = later(now, self.config.http1.linger);
+                let until = deadline_after(now, self.config.http1.linger);
                 active.stage = Stage::Linger(self.config.http1.linger_bytes, until);
                 Step::Again
             }
@@ -348,11 +351,16 @@ where
 
     /// Returns whether the client has sent more behind a whole response. A close over unread bytes resets
     /// the connection, and the rest of the response in the send buffer is lost.
-    fn would_reset(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
+    fn has_unread_input(
+        &mut self,
+        active: &mut Active,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> bool {
         if active.read_closed || active.core.writes_body() {
             return false;
         }
-        let read = scratch::poll_read(&mut self.io, cx, &mut active.input);
+        let read = thread_buffers::poll_read(&mut self.io, cx, &mut active.input);
         if matches!(read, Poll::Ready(Ok(1..))) {
             return true;
         }
@@ -362,7 +370,7 @@ where
 }
 
 /// `now` and a span, or a time that will not come.
-pub(super) fn later(now: Instant, span: Duration) -> Instant {
+pub(super) fn deadline_after(now: Instant, span: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     now.checked_add(span).unwrap_or(now + CENTURY)
 }

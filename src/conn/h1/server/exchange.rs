@@ -17,7 +17,7 @@ use pin_project::pin_project;
 
 use super::{
     active::{Active, Stage, Upload},
-    driver::{Driver, Step, later},
+    driver::{Driver, Step, deadline_after},
 };
 use crate::{
     HttpService, Response,
@@ -64,7 +64,7 @@ where
         match active.core.recv_with(now, &mut active.input, head_pool::acquire_fields) {
             Ok(Some(Event::Head(parts))) => {
                 active.head_bytes = received - active.input.len();
-                return self.open(active, now, cx, parts);
+                return self.start_exchange(active, now, cx, parts);
             }
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
             Ok(None) if active.core.is_closed() => active.stage = Stage::Close { linger: false },
@@ -75,13 +75,13 @@ where
     }
 
     /// The number of one more request.
-    fn next_id(&mut self) -> RequestId {
+    fn next_request_id(&mut self) -> RequestId {
         let last = self.last_id;
         self.last_id = RequestId::new(last.connection(), last.request().wrapping_add(1));
         self.last_id
     }
 
-    fn open(
+    fn start_exchange(
         &mut self,
         active: &mut Active,
         now: Instant,
@@ -89,11 +89,11 @@ where
         mut parts: request::Parts,
     ) -> Step {
         active.stage = Stage::End; // the head is read: what follows decides
-        let id = self.next_id();
+        let id = self.next_request_id();
         active.request = RequestInfo::new(&self.peer, id, &parts.method, &parts.uri);
         if self.config.access_log.is_enabled() {
-            let entry = Entry::of_request(&self.peer, id, &parts);
-            active.transfers.open(entry, active.request_began, active.head_bytes);
+            let entry = Entry::new(&self.peer, id, &parts);
+            active.transfers.begin_entry(entry, active.request_began, active.head_bytes);
         }
         if self.config.budget.is_spent() {
             self.config.budget.count_refused();
@@ -122,9 +122,9 @@ where
         parts.extensions = head_pool::acquire_extensions(&self.peer, id);
         match self.poll_service_ready(cx) {
             Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
-            Poll::Ready(Err(error)) => self.give_up(active, &error),
+            Poll::Ready(Err(error)) => self.refuse_service_error(active, &error),
             Poll::Pending => {
-                let until = later(now, self.config.ready_timeout);
+                let until = deadline_after(now, self.config.ready_timeout);
                 active.stage = Stage::Admit(Box::new(Request::from_parts(parts, body)), until);
                 Step::Wait
             }
@@ -132,7 +132,7 @@ where
     }
 
     fn poll_service_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match catch(|| self.service().poll_ready(cx)) {
+        match catch_panic(|| self.service().poll_ready(cx)) {
             Ok(ready) => ready.map_err(Into::into),
             Err(panicked) => Poll::Ready(Err(panicked.into())),
         }
@@ -145,7 +145,7 @@ where
     fn step_admit(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         match self.poll_service_ready(cx) {
             Poll::Pending => return Step::Wait,
-            Poll::Ready(Err(error)) => return self.give_up(active, &error),
+            Poll::Ready(Err(error)) => return self.refuse_service_error(active, &error),
             Poll::Ready(Ok(())) => {}
         }
         active.core.resume(now); // up to here it was the service that was waited for
@@ -162,9 +162,9 @@ where
         cx: &mut Context<'_>,
         request: Request<Body>,
     ) -> Step {
-        let call = match catch(|| self.service().call(request)) {
+        let call = match catch_panic(|| self.service().call(request)) {
             Ok(call) => Box::pin(IntoResponse(call)),
-            Err(panicked) => return self.give_up(active, &panicked.into()),
+            Err(panicked) => return self.refuse_service_error(active, &panicked.into()),
         };
         active.stage = Stage::Call(call, now);
         if active.upload.is_some() {
@@ -175,7 +175,7 @@ where
 
     fn step_call(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Call(call, _) = &mut active.stage else { return Step::Again };
-        let result = match catch(|| call.as_mut().poll(cx)) {
+        let result = match catch_panic(|| call.as_mut().poll(cx)) {
             Ok(Poll::Pending) => return Step::Wait,
             Ok(Poll::Ready(result)) => result,
             Err(panicked) => Err(panicked.into()),
@@ -183,7 +183,9 @@ where
         active.stage = Stage::End; // what the call holds is free before its response is sent
         let response = match result {
             Ok(response) => response,
-            Err(error) if error.is::<ServicePanicked>() => return self.give_up(active, &error),
+            Err(error) if error.is::<ServicePanicked>() => {
+                return self.refuse_service_error(active, &error);
+            }
             Err(error) => {
                 log_error(&active.request, &error);
                 let mut response = problem::of_kind(Error::kind_of(&*error), None, Format::Text);
@@ -196,7 +198,7 @@ where
     }
 
     /// Answers for a service that has panicked or will never be ready, by the error's kind, and closes.
-    fn give_up(&mut self, active: &mut Active, error: &BoxError) -> Step {
+    fn refuse_service_error(&mut self, active: &mut Active, error: &BoxError) -> Step {
         log_error(&active.request, error);
         self.refuse(active, problem::status(Error::kind_of(&**error)));
         Step::Again
@@ -205,14 +207,14 @@ where
     /// Begins the response; one whose body is in one piece is complete with it.
     fn respond(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>, response: Response) {
         let (parts, body) = response.into_parts();
-        let length = match catch(|| body.len()) {
+        let length = match catch_panic(|| body.len()) {
             Ok(length) => length,
             Err(panicked) => {
-                self.give_up(active, &panicked.into());
+                self.refuse_service_error(active, &panicked.into());
                 return;
             }
         };
-        self.consider_closing(active, cx);
+        self.disable_keep_alive_if_unread(active, cx);
         if let Err(misuse) = self.send_head(active, now, &parts, length) {
             let status = parts.status.as_u16();
             let message = "the service's response cannot be sent";
@@ -220,9 +222,9 @@ where
             self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
-        active.transfers.head(parts.status, parts.extensions.get());
+        active.transfers.record_head(parts.status, parts.extensions.get());
         head_pool::release_fields(parts.headers);
-        active.open_ended = active.core.ends_with_close();
+        active.is_close_delimited = active.core.ends_with_close();
         if active.core.sends_no_body() {
             return self.finish(active, now, None);
         }
@@ -237,13 +239,13 @@ where
         };
         match sent {
             Ok(()) => self.finish(active, now, None),
-            Err(misuse) => self.cut(active, &misuse.into()),
+            Err(misuse) => self.fail_response(active, &misuse.into()),
         }
     }
 
     /// An unread body that is too large to be dropped costs the connection, and the client is told
     /// so in the head.
-    fn consider_closing(&mut self, active: &mut Active, cx: &Context<'_>) {
+    fn disable_keep_alive_if_unread(&mut self, active: &mut Active, cx: &Context<'_>) {
         let gone = |u: &Upload| u.sender.poll_ready(cx) == Poll::Ready(Err(body::Gone));
         if active.upload.as_ref().is_some_and(gone) {
             active.upload = None;
@@ -271,7 +273,7 @@ where
 
     fn send_piece(&mut self, active: &mut Active, piece: Bytes) -> Result<(), Misuse> {
         let tail = active.core.send_data(piece.len(), active.output.head())?;
-        active.transfers.body(active.output.end_position(), piece.len() as u64);
+        active.transfers.record_body(active.output.end_position(), piece.len() as u64);
         active.output.push(piece, tail);
         Ok(())
     }
@@ -279,14 +281,14 @@ where
     fn send_file(&mut self, active: &mut Active, file: FileSlice) -> Result<(), Misuse> {
         let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
         let tail = active.core.send_data(len, active.output.head())?;
-        active.transfers.body(active.output.end_position(), file.len());
+        active.transfers.record_body(active.output.end_position(), file.len());
         active.output.push_file(file, tail);
         Ok(())
     }
 
     fn step_respond(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Respond(body) = &mut active.stage else { return Step::Again };
-        let polled = catch(|| body.poll_stretch(cx));
+        let polled = catch_panic(|| body.poll_stretch(cx));
         if matches!(polled, Ok(Poll::Ready(_))) && active.half_closed.is_some() {
             active.half_closed = Some(now);
         }
@@ -297,7 +299,7 @@ where
                 return Step::Again;
             }
             Ok(Poll::Ready(Some(Err(error)))) => {
-                self.cut(active, &error);
+                self.fail_response(active, &error);
                 return Step::Again;
             }
             Ok(Poll::Ready(Some(Ok(stretch)))) => stretch,
@@ -317,7 +319,7 @@ where
             }
         };
         if let Err(misuse) = sent {
-            self.cut(active, &misuse.into());
+            self.fail_response(active, &misuse.into());
         }
         Step::Again
     }
@@ -325,9 +327,9 @@ where
     /// The response is complete: on to the next request, or not.
     fn finish(&mut self, active: &mut Active, now: Instant, trailers: Option<&HeaderMap>) {
         if let Err(misuse) = active.core.send_end(now, trailers, active.output.end()) {
-            return self.cut(active, &misuse.into());
+            return self.fail_response(active, &misuse.into());
         }
-        active.transfers.end(active.output.end_position());
+        active.transfers.record_end(active.output.end_position());
         active.stage = if active.core.is_idle() {
             Stage::head()
         } else if active.core.is_closed() {
@@ -336,10 +338,12 @@ where
             Stage::Close {
                 linger: !active.read_closed && (active.protocol_error || !active.input.is_empty()),
             }
-        } else if !active.open_ended && (active.upload.is_some() || active.core.keeps_alive()) {
+        } else if !active.is_close_delimited
+            && (active.upload.is_some() || active.core.keeps_alive())
+        {
             // Somebody still reads the request, or nobody will and there is not much of it.
             active.core.resume(now); // up to here it was we who did not read
-            let until = later(now, self.config.limits.body_timeout);
+            let until = deadline_after(now, self.config.limits.body_timeout);
             Stage::Discard(self.config.http1.discard_bytes, until)
         } else {
             Stage::Close { linger: true }
@@ -353,7 +357,7 @@ where
 
     /// The response cannot be completed: the connection ends in the middle of it, so that nobody
     /// takes it for whole.
-    fn cut(&mut self, active: &mut Active, error: &BoxError) {
+    fn fail_response(&mut self, active: &mut Active, error: &BoxError) {
         let error = Chain(&**error);
         log_request!(warn, "vestibule::request", &active.request, %error, "the response is cut");
         self.abort_response(active);
@@ -401,11 +405,11 @@ where
     /// Refuses a request that breaks the protocol, or is too slow.
     pub(super) fn refuse_fault(&mut self, active: &mut Active, fault: Fault) {
         if matches!(active.stage, Stage::Head(_)) {
-            let id = self.next_id();
+            let id = self.next_request_id();
             active.request = RequestInfo::without_head(&self.peer, id);
             if self.config.access_log.is_enabled() {
                 let entry = Entry::without_head(&self.peer, id);
-                active.transfers.open(entry, active.request_began, 0);
+                active.transfers.begin_entry(entry, active.request_began, 0);
             }
         }
         log_request!(debug, "vestibule::request", &active.request, error = %fault, "a request was refused");
@@ -424,17 +428,17 @@ where
         };
         if linger && active.transfers.is_open() {
             let (body, end) =
-                (active.output.body_behind(before) as u64, active.output.end_position());
-            active.transfers.head(status, None);
-            active.transfers.body(end - body, body);
-            active.transfers.end(end);
+                (active.output.body_len_after(before) as u64, active.output.end_position());
+            active.transfers.record_head(status, None);
+            active.transfers.record_body(end - body, body);
+            active.transfers.record_end(end);
         }
         active.stage = Stage::Close { linger };
     }
 }
 
 /// Runs code of the service. What panics is dropped by the caller and not asked again.
-fn catch<T>(run: impl FnOnce() -> T) -> Result<T, ServicePanicked> {
+fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, ServicePanicked> {
     catch_unwind(AssertUnwindSafe(run))
         .map_err(|panic| ServicePanicked(panic_message(&*panic).to_owned()))
 }

@@ -38,7 +38,7 @@ where
             return Ok(data.into());
         }
         let (sender, body) = Body::channel(active.core.remaining_body());
-        active.upload = Some(Upload { sender, wanted: false });
+        active.upload = Some(Upload { sender, is_wanted: false });
         Ok(body)
     }
 
@@ -52,7 +52,7 @@ where
             _ => {}
         }
         if let Some(upload) = &mut active.upload {
-            upload.wanted = is_wanted;
+            upload.is_wanted = is_wanted;
         }
     }
 
@@ -66,7 +66,7 @@ where
                 }
                 Poll::Pending => false,
             };
-            if !room || !self.may_continue(active, cx) {
+            if !room || !self.try_continue(active, cx) {
                 return false;
             }
             match active.core.recv(now, &mut active.input) {
@@ -83,14 +83,14 @@ where
                 }
                 Ok(None) => return true,
                 Ok(Some(Event::Head(_))) => unreachable!("a body is under way"),
-                Err(fault) => self.fail(active, fault),
+                Err(fault) => self.fail_request(active, fault),
             }
         }
         false
     }
 
     /// Sends `100 Continue` once the body is asked for; until then there is nothing to read.
-    fn may_continue(&mut self, active: &mut Active, cx: &Context<'_>) -> bool {
+    fn try_continue(&mut self, active: &mut Active, cx: &Context<'_>) -> bool {
         if !active.core.wants_continue() {
             return true;
         }
@@ -106,7 +106,7 @@ where
 
     /// The client broke the protocol, or was too slow: its request fails, in the middle of its
     /// body or before.
-    pub(super) fn fail(&mut self, active: &mut Active, fault: Fault) {
+    pub(super) fn fail_request(&mut self, active: &mut Active, fault: Fault) {
         active.protocol_error = true;
         let Some(Upload { sender, .. }) = active.upload.take() else {
             self.refuse_fault(active, fault);
@@ -125,10 +125,10 @@ where
 
 /// Pieces below this size, 16 KiB, are copied out of the read buffer: so what waits holds at most four
 /// times what it counts for.
-const SMALL: usize = 16 << 10;
+const MAX_COPIED_PIECE: usize = 16 << 10;
 
 /// A small piece by itself: as a slice it would keep a read buffer of 64 KiB alive, for as long as
 /// its reader lets it wait.
 fn detach(data: Bytes) -> Bytes {
-    if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data }
+    if data.len() < MAX_COPIED_PIECE { Bytes::copy_from_slice(&data) } else { data }
 }
