@@ -1,15 +1,15 @@
 //! Connections: from an accepted stream to the driver of its protocol.
 //!
-//! A server's [`Connection`] is one future for one task, whatever stages it goes through:
+//! A server's [`Connection`] is one future for one task, through all of its stages:
 //!
 //! ```text
 //! accepted stream ─▶ [PROXY header] ─▶ [TLS handshake] ─▶ choice of protocol ─▶ driver
 //! ```
 //!
-//! Each stage hands a [`Transport`] to the next: the stream, what was read ahead, what is known of
-//! the client, the [`Watch`](crate::net::Watch) by which a shutdown ends it, and the time at which
-//! it was accepted, from which one deadline counts over all stages. A driver gives its transport
-//! back after an upgrade. The only protocol so far is HTTP/1.1 without TLS.
+//! Each stage passes a [`Transport`] to the next: the stream, bytes that were read ahead, the known facts
+//! of the client, the [`Watch`](crate::net::Watch) by which a shutdown ends it, and the time at which it
+//! was accepted, where the deadline shared by all stages starts. A driver returns its transport after an
+//! upgrade. The only protocol so far is HTTP/1.1 without TLS.
 //!
 //! Connections of our own go to servers ([`h1::client`]) and to FastCGI applications ([`fcgi`]).
 

@@ -1,13 +1,13 @@
-//! The access log: one entry for each response, when the last of it has left or the connection has
+//! The access log: one entry for each response, when it has been sent completely or the connection has
 //! ended.
 //!
-//! It is written by the server's driver, since only the driver sees what leaves: also for requests that
-//! break the protocol or are too slow (400, 408, 414, 431, 501, 505), for those that the driver itself
-//! refuses (503, 504), and for a client that left before its response. Each of pipelined responses has
-//! an entry of its own.
+//! It is written by the server's driver, since only the driver sees the bytes sent. There are entries
+//! also for requests that violate the protocol or are too slow (400, 408, 414, 431, 501, 505), for those
+//! that the driver itself refuses (503, 504), and for clients that disconnect before their response. Each
+//! pipelined response has its own entry.
 //!
-//! By default an entry is an `info` event of the target [`TARGET`]; where that target is not enabled
-//! nothing is kept for it. [`Config::access_log`](super::Config::access_log) and
+//! By default an entry is an `info` event of the target [`TARGET`]; if that target is disabled, no memory
+//! is kept for entries. [`Config::access_log`](super::Config::access_log) and
 //! [`Serve::access_log`](crate::serve::Serve::access_log) write entries elsewhere, in the combined
 //! format for example:
 //!
@@ -49,14 +49,14 @@ pub(super) use transfers::Transfers;
 /// The `tracing` target of the default access log.
 pub const TARGET: &str = "vestibule::access";
 
-/// What the access log knows of one response.
+/// An entry of the access log: one request and its response.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Entry {
-    /// The client and how it came: address, scheme, TLS facts. It is the connection's, unless the
-    /// response has a [`Peer`] in its extensions: a layer that knows better puts it there.
+    /// The client: address, scheme, TLS facts. It is that of the connection, unless a layer has put a
+    /// [`Peer`] into the response's extensions.
     pub peer: Peer,
-    /// The number of the request.
+    /// The id of the request.
     pub id: RequestId,
     /// The request's method; `None` if its head could not be read.
     pub method: Option<Method>,
@@ -69,21 +69,21 @@ pub struct Entry {
     pub referer: Option<HeaderValue>,
     /// The request's `User-Agent`.
     pub user_agent: Option<HeaderValue>,
-    /// The status that was sent; `None` if no response was, since the client left before it or the
+    /// The status of the response; `None` if none was sent, because the client disconnected or the
     /// connection was aborted.
     pub status: Option<StatusCode>,
-    /// Bytes of the response's body that the kernel has taken, without its head and its framing. The
-    /// client may have read less: the kernel holds some for it.
+    /// Bytes of the response's body that were written to the socket, without head and framing. The client
+    /// may have read less: some may still be in the kernel's send queue.
     pub bytes: u64,
-    /// Whether the kernel has taken the whole response.
+    /// Whether the whole response was written to the socket.
     pub complete: bool,
-    /// From the first byte of the request's head to this entry. A pipelined request's time begins when
-    /// the response before it is complete.
+    /// The time from the first byte of the request's head to this entry. That of a pipelined request starts
+    /// when the previous response is complete.
     pub elapsed: Duration,
 }
 
 impl Entry {
-    /// That of a request with this head.
+    /// Creates the entry of a request with this head.
     pub(super) fn new(peer: &Peer, id: RequestId, parts: &request::Parts) -> Self {
         Self {
             method: Some(parts.method.clone()),
@@ -95,7 +95,7 @@ impl Entry {
         }
     }
 
-    /// That of a request whose head could not be read.
+    /// Creates the entry of a request whose head could not be read.
     pub(super) fn without_head(peer: &Peer, id: RequestId) -> Self {
         Self {
             peer: peer.clone(),
@@ -113,10 +113,10 @@ impl Entry {
     }
 }
 
-/// Writes an entry as an `info` event of [`TARGET`], as the default access log does.
+/// Emits an entry as an `info` event of [`TARGET`], as the default access log does.
 ///
 /// Its fields are `client`, `request_id`, `scheme`, `method`, `path`, `version`, `status`, `bytes`,
-/// `complete` and `micros`, without those that the entry has not.
+/// `complete` and `micros`, without those that are `None` in the entry.
 pub fn trace(entry: &Entry) {
     tracing::info!(
         target: TARGET,
@@ -133,7 +133,7 @@ pub fn trace(entry: &Entry) {
     );
 }
 
-/// Where entries are written.
+/// The destination of entries.
 #[derive(Clone, Default)]
 pub(crate) enum AccessLog {
     Off,
@@ -143,7 +143,7 @@ pub(crate) enum AccessLog {
 }
 
 impl AccessLog {
-    /// Whether an entry would be written now; else none need be made.
+    /// Returns whether an entry would be written now. If not, none need be created.
     pub(super) fn is_enabled(&self) -> bool {
         match self {
             Self::Off => false,
@@ -152,7 +152,7 @@ impl AccessLog {
         }
     }
 
-    /// Writes an entry. A connection that is dropped writes the last ones, so no panic leaves this.
+    /// Writes an entry. It catches panics, since a connection writes its last entries in `drop`.
     fn write(&self, entry: &Entry) {
         let write = || match self {
             Self::Off => {}
@@ -167,7 +167,7 @@ impl AccessLog {
                 "vestibule::request",
                 &request,
                 panic,
-                "the access log panicked"
+                "the access log's function panicked"
             );
         }
     }

@@ -1,14 +1,14 @@
-//! `Checkin`: takes a client's connection back after an exchange.
+//! `Checkin`: receives a client's connection after an exchange.
 
 use std::time::Instant;
 
-/// Takes a connection back when its exchange is complete and another may follow.
+/// Receives a connection when its exchange is complete and another may follow.
 pub trait Checkin<C>: Unpin + Send + 'static {
-    /// Takes the connection back; it is idle since `now`.
+    /// Receives the connection, which is idle since `now`.
     fn checkin(self, connection: C, now: Instant);
 }
 
-/// Closes a connection after its one exchange.
+/// A [`Checkin`] that closes the connection after one exchange.
 #[derive(Debug, Clone, Copy)]
 pub struct SingleUse;
 

@@ -1,4 +1,4 @@
-//! The options of a server's connection, each with its reason.
+//! `Config`, `Http1Config`: the options of a server's connection, and the reasons for their defaults.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +10,8 @@ use crate::{
     proto::h1::Limits,
 };
 
-/// Options of a [`Connection`](super::Connection) that every protocol has; the defaults are safe to
-/// face the internet with.
+/// The options of a [`Connection`](super::Connection) that apply to every protocol. The defaults are safe for
+/// a server on the internet.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,7 +36,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults.
+    /// Creates the default options.
     pub fn new() -> Self {
         Self {
             limits: Arc::default(),
@@ -51,64 +51,65 @@ impl Config {
         }
     }
 
-    /// Bounds on what a client may send, and how slowly. Default: see [`Limits`].
+    /// Sets bounds on the size and slowness of requests. Default: see [`Limits`].
     #[must_use]
     pub fn limits(mut self, limits: impl Into<Arc<Limits>>) -> Self {
         self.limits = limits.into();
         self
     }
 
-    /// The memory that incomplete heads, and responses that wait for slow clients, share with other
-    /// buffers. When it is spent, requests are answered 503. Default: [`process_budget`].
+    /// Sets the memory budget that incomplete heads, and responses that wait for slow clients, share with
+    /// other buffers. While it is spent, requests are answered 503. Defaults to [`process_budget`].
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
         self
     }
 
-    /// A gate that is checked before each head is read: while it is closed nothing is read, and
-    /// clients wait in the kernel. Default: always open.
+    /// Sets a gate that is checked before each head is read: while it is closed nothing is read, and
+    /// requests wait in the kernel. Defaults to one that is always open.
     #[must_use]
     pub fn gate(mut self, gate: Gate) -> Self {
         self.gate = gate;
         self
     }
 
-    /// How long a complete head may wait for the service to be ready; then it is answered 503.
-    /// Default 30 s: a layer that queues has its own, shorter bound.
+    /// Sets how long a complete head may wait for the service to be ready; then it is answered 503.
+    /// Defaults to 30 s: a layer that queues has its own, shorter bound.
     #[must_use]
     pub fn ready_timeout(mut self, timeout: Duration) -> Self {
         self.ready_timeout = timeout;
         self
     }
 
-    /// How long the service may take to answer a request that is complete, or whose body it does
-    /// not read; then it is dropped, and 504 is answered. Default 5 min: layers and workers have
-    /// their own, shorter bounds, and this one is for a service that has none.
+    /// Sets how long the service may take to answer a request that is complete, or whose body it does
+    /// not read; then the call is dropped, and the request is answered 504. Defaults to 5 min: layers and
+    /// workers have their own, shorter bounds, and this one is for a service that has none.
     #[must_use]
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
         self.answer_timeout = timeout;
         self
     }
 
-    /// How long a write may make no progress. Default 60 s, as nginx: a client that takes no byte
-    /// in that time, nor any that the kernel holds for it, does not read any more.
+    /// Sets how long a write may make no progress; then the connection is closed. Defaults to 60 s, like
+    /// nginx. A byte that the client takes from the kernel's send queue is progress.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;
         self
     }
 
-    /// How fast a client must take a response once it is slower than the server. Default 240 bytes
-    /// a second with a grace of 120 s: a window that opens by a byte now and then is no progress.
+    /// Sets the minimum rate at which a client that is slower than the server must take a response. Defaults
+    /// to 240 bytes a second with a grace of 120 s, so that a client whose receive window opens by single
+    /// bytes does not hold a connection.
     #[must_use]
     pub fn write_rate(mut self, rate: Rate) -> Self {
         self.write_rate = rate;
         self
     }
 
-    /// Where the [access log](super::access_log) is written. Default:
-    /// [`access_log::trace`](super::access_log::trace), which is an event of `tracing`.
+    /// Sets the function that writes the [access log](super::access_log). Defaults to
+    /// [`access_log::trace`](super::access_log::trace), which emits a `tracing` event.
     ///
     /// `write` runs on the thread that serves the client, so it must not block.
     #[must_use]
@@ -117,14 +118,14 @@ impl Config {
         self
     }
 
-    /// Writes no access log.
+    /// Disables the access log.
     #[must_use]
     pub fn without_access_log(mut self) -> Self {
         self.access_log = AccessLog::Off;
         self
     }
 
-    /// The options of HTTP/1.1 alone.
+    /// Sets the options of HTTP/1.1.
     #[must_use]
     pub fn http1(mut self, http1: Http1Config) -> Self {
         self.http1 = http1;
@@ -138,7 +139,7 @@ impl Default for Config {
     }
 }
 
-/// Options of an HTTP/1.1 connection that no other protocol has.
+/// The options of a connection that apply to HTTP/1.1 only.
 #[derive(Debug, Clone)]
 pub struct Http1Config {
     pub(crate) discard_bytes: u64,
@@ -149,7 +150,7 @@ pub struct Http1Config {
 }
 
 impl Http1Config {
-    /// The defaults.
+    /// Creates the default options.
     pub fn new() -> Self {
         Self {
             discard_bytes: 64 << 10,
@@ -160,59 +161,60 @@ impl Http1Config {
         }
     }
 
-    /// Bytes of an unread request body that are read and dropped so that the connection can be
-    /// kept after an early response. Default 64 KiB: less than a new connection costs.
+    /// Sets how many bytes of an unread request body are read and discarded so that the connection can be
+    /// reused after an early response. Defaults to 64 KiB, which costs less than a new connection.
     #[must_use]
     pub fn discard_bytes(mut self, bytes: u64) -> Self {
         self.discard_bytes = bytes;
         self
     }
 
-    /// How long a connection that is closed early goes on reading, so that the response reaches a
-    /// client that is still sending. Default 5 s.
+    /// Sets how long a connection that is closed early continues to read, so that the response reaches a
+    /// client that is still sending. Defaults to 5 s.
     #[must_use]
     pub fn linger(mut self, time: Duration) -> Self {
         self.linger = time;
         self
     }
 
-    /// Bytes that are read and dropped in that time. Default 1 MiB.
+    /// Sets how many bytes are read and discarded in that time. Defaults to 1 MiB.
     #[must_use]
     pub fn linger_bytes(mut self, bytes: u64) -> Self {
         self.linger_bytes = bytes;
         self
     }
 
-    /// How many bytes of the next requests are buffered while one is answered; the last read may
-    /// exceed it. Default 16 KiB: they are read only to notice that the client has left, and are kept
-    /// until their turn comes. Zero reads none, and then a client that leaves is noticed only when it is
-    /// written to; so is one that leaves behind more than this, or behind a body that the service
-    /// does not read. [`Config::answer_timeout`] bounds what it can hold.
+    /// Sets how many bytes of further requests are buffered while one is answered; the last read may
+    /// exceed it. Defaults to 16 KiB. The purpose of reading ahead is to detect that the client has
+    /// disconnected. With zero, a disconnect is detected only by a write. The same holds for a client that
+    /// disconnects after sending more than this, or after a body that the service does not read;
+    /// [`Config::answer_timeout`] bounds the time of its request.
     #[must_use]
     pub fn read_ahead(mut self, bytes: usize) -> Self {
         self.read_ahead = bytes;
         self
     }
 
-    /// How long a client that has ended its sending half behind a whole request is waited with for the
-    /// next piece of its response. Default 30 s, as long as a worker has for a request by default.
+    /// Sets how long the next piece of a response may take for a client that has closed its sending half
+    /// after a complete request; then the connection is closed. Defaults to 30 s, like the request timeout
+    /// of a worker.
     ///
     /// `printf 'GET / HTTP/1.0\r\n\r\n' | nc -N host 80` does this, and so do some health checks. The
-    /// same FIN comes from a client that has closed its socket, which is the more usual case: the two
-    /// cannot be told apart before something is written, which makes a closed socket reset the
-    /// connection. So the time is a trade-off:
+    /// same FIN comes from a client that has closed its socket, which is the more common case: the two
+    /// cannot be distinguished before a write, which a closed socket answers with a reset. So the time is a
+    /// trade-off:
     ///
-    /// - Within it, half-closed clients are answered, and the work for clients that have left goes on:
-    ///   a [`DisconnectLayer`](crate::layer::DisconnectLayer) sees them leave when the time is over, or
-    ///   when a write fails. A reset, or the end of the connection in the middle of a request, counts
-    ///   as leaving at once.
-    /// - [`Duration::ZERO`]: each client that ends its sending half has left at once. For slow services
-    ///   whose clients often give up.
+    /// - Within it, half-closed clients are answered, and the work for disconnected clients continues: a
+    ///   [`DisconnectLayer`](crate::layer::DisconnectLayer) sees the disconnect when the time is over, or
+    ///   when a write fails. A reset, or the end of the stream in the middle of a request, is a disconnect
+    ///   at once.
+    /// - [`Duration::ZERO`]: the end of the sending half is a disconnect. For slow services whose clients
+    ///   often give up.
     /// - [`Duration::MAX`]: only [`Config::answer_timeout`] bounds the wait for a response's head, and
     ///   nothing bounds a stream that sends nothing.
     ///
-    /// Each piece of a response, and each request that was sent ahead, begins the time anew; it does not
-    /// run while the client is sent something.
+    /// Each piece of a response, and each pipelined request, restarts the time; it does not run while
+    /// output is queued for the client.
     #[must_use]
     pub fn half_close(mut self, time: Duration) -> Self {
         self.half_close = time;

@@ -1,5 +1,5 @@
-//! FastCGI over a connection: one exchange at a time with an application such as php-fpm, polled by the
-//! task that waits for it.
+//! FastCGI over a connection: one exchange at a time with an application, for example php-fpm, polled by
+//! the task that waits for the response.
 
 mod exchange;
 mod incoming;
@@ -22,8 +22,8 @@ use http::Request;
 
 use self::stderr::StderrLog;
 use super::{
-    output::{Output, Then},
-    scratch,
+    output::{AfterFlush, Output},
+    thread_buffers,
     timer::Timer,
 };
 use crate::{
@@ -44,7 +44,7 @@ pub use exchange::Exchange;
 /// connection open, it is given to [`Checkin`]. A connection whose response was not read to its end is
 /// closed.
 ///
-/// What the application writes to STDERR is logged line by line: a `WARN` event "application wrote to
+/// The application's STDERR is logged line by line: a `WARN` event "application wrote to
 /// stderr" of the target `vestibule::fastcgi`, with the field `stderr` and those of the request.
 #[derive(Debug)]
 pub struct Connection<I> {
@@ -70,13 +70,13 @@ pub enum Cause {
     /// The connection broke.
     #[error("connection to the application failed")]
     Io(#[from] io::Error),
-    /// The application closed the connection before it answered.
+    /// The application closed the connection before its response was complete.
     #[error("application closed the connection before it answered")]
     Closed,
-    /// The application broke the protocol, or refused the request.
+    /// The application violated the protocol, or refused the request.
     #[error("application sent no valid response")]
     Fault(#[from] Fault),
-    /// The application took too long.
+    /// The application exceeded a timeout in reading or in writing.
     #[error("application too slow")]
     Timeout,
     /// The request's [`Deadline`](crate::peer::Deadline) passed before the application had answered.
@@ -96,8 +96,8 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The crate's error, whose kind says whose fault it is. A failure of the request's body is
-    /// passed on as it is: it belongs to the client's connection.
+    /// Converts to the crate's error, whose kind says whose fault it is. An error of the request's body is
+    /// returned unchanged: it belongs to the client's connection.
     pub(crate) fn into_error(self) -> BoxError {
         let kind = match self {
             Self::Body(error) => return error,
@@ -110,7 +110,7 @@ impl Cause {
     }
 }
 
-/// A failed exchange. Its connection is closed, or given back if no byte of the request was encoded.
+/// A failed exchange. Its connection is closed, or checked in if no byte of the request was encoded.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ExchangeError {
@@ -118,25 +118,25 @@ pub struct ExchangeError {
     pub cause: Cause,
     /// Whether the application may have received a part of the request.
     pub delivery: Delivery,
-    /// Whether at least a byte of the application's has been read, STDERR included.
+    /// Whether at least one byte from the application has been read, STDERR included.
     pub has_answer: bool,
-    /// The request as it was given, if not a byte of a response has been read and its body can be
+    /// The original request, if no byte of a response has been read and the request's body can be
     /// [sent again](Body::replay) or was not yet read.
     pub request: Option<Box<Request<Body>>>,
 }
 
 impl ExchangeError {
-    /// A failure after the application began to answer.
+    /// Creates the error of an exchange that failed after the response began.
     fn after_answer(cause: Cause) -> Self {
         Self { cause, delivery: Delivery::MaybeSent, has_answer: true, request: None }
     }
 }
 
 impl<I: Io> Connection<I> {
-    /// A connection at its beginning.
+    /// Creates the driver of a new connection.
     ///
     /// `head_timeout` of `limits` is the time from the end of the request to the head of the response,
-    /// and `body_timeout` bounds each pause in its body, and in sending.
+    /// and `body_timeout` bounds each pause in its body and in sending.
     pub fn new(io: I, limits: Arc<Limits>) -> Self {
         let state = State {
             io,
@@ -150,21 +150,22 @@ impl<I: Io> Connection<I> {
         Self { state: Box::new(state) }
     }
 
-    /// Whether it can serve an exchange now: not after the application has closed it, or has sent
-    /// something that was not asked for. Costs no system call unless something has come.
+    /// Returns whether the connection can serve an exchange now: `false` after the application has closed
+    /// it or has sent unsolicited bytes. Makes no system call unless bytes have arrived.
     pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.is_reusable() {
             return false;
         }
         let State { io, input, .. } = &mut *self.state;
-        // Outside of the task's budget: a read that the budget cuts short is pending too, and says
-        // nothing about the connection.
-        let is_quiet = poll_fn(|cx| Poll::Ready(scratch::poll_read(io, cx, input).is_pending()));
+        // Outside of tokio's coop budget: a read without budget is pending too, and says nothing about the
+        // connection.
+        let is_quiet =
+            poll_fn(|cx| Poll::Ready(thread_buffers::poll_read(io, cx, input).is_pending()));
         pin!(tokio::task::unconstrained(is_quiet)).poll(cx) == Poll::Ready(true)
     }
 
-    /// Sends a request and waits for the head of its response. `params` are its variables, as of
-    /// [`semantics::cgi`](crate::semantics::cgi); of the request itself the method and the body count.
+    /// Sends a request and waits for the head of its response. `params` are its variables, see
+    /// [`semantics::cgi`](crate::semantics::cgi); of `request` itself only the method and the body are sent.
     ///
     /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the head.
     /// The response's body owns the connection until it has ended, and then gives it to `checkin`.
@@ -184,13 +185,13 @@ impl<I: Io> Connection<I> {
 }
 
 impl<I: Io> State<I> {
-    /// The next event but STDERR, which goes to the log.
+    /// Returns the next event; STDERR is logged instead.
     fn recv(&mut self, now: Instant) -> Result<Option<Event>, Fault> {
         loop {
             match self.core.recv(now, &mut self.input)? {
                 Some(Event::Stderr(bytes)) => self.stderr.write(&bytes),
                 Some(Event::End { app_status }) => {
-                    self.stderr.end(self.core.dropped_stderr());
+                    self.stderr.end_request(self.core.dropped_stderr());
                     return Ok(Some(Event::End { app_status }));
                 }
                 event => return Ok(event),
@@ -201,22 +202,23 @@ impl<I: Io> State<I> {
     /// Reads into the input buffer; `Ok(0)` is the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.core.reads_body() {
-            return scratch::poll_read_body(&mut self.io, cx, &mut self.input, None);
+            return thread_buffers::poll_read_body(&mut self.io, cx, &mut self.input, None);
         }
-        scratch::poll_read(&mut self.io, cx, &mut self.input)
+        thread_buffers::poll_read(&mut self.io, cx, &mut self.input)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
         let before = self.output.written();
-        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, Then::Wait);
+        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, AfterFlush::Wait);
         if self.output.written() > before {
-            // The time to answer begins when the request is written.
+            // The response's timeout starts when the request is written.
             self.core.resume(now);
         }
         result
     }
 
-    /// Whether the application has exceeded its time, in reading or in writing, or `until` has passed.
+    /// Returns whether the application has exceeded its timeout, in reading or in writing, or `until` has
+    /// passed.
     fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
         let writing = self.output.deadline(self.write_timeout);
         if writing.is_some_and(|d| d <= now) {

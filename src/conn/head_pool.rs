@@ -1,8 +1,8 @@
-//! A pool of the memory of heads that have been answered or sent, for heads to come: their maps cost
+//! A pool of the header maps and extensions of finished heads, for reuse by new ones: a head's maps cost
 //! five allocations.
 //!
-//! Each thread has stacks of them. Nothing of the old head is left in them except its client and its
-//! number, which are overwritten. On a proxied request of 1 KiB the pool saves 4 % of CPU.
+//! Each thread has stacks of them. They are empty except for the client and the id of the old request,
+//! which are overwritten. On a proxied request of 1 KiB the pool saves 4 % of CPU.
 
 use std::cell::RefCell;
 
@@ -10,38 +10,38 @@ use http::{Extensions, HeaderMap, request};
 
 use crate::peer::{Peer, RequestId};
 
-/// A map with room for more fields than this is a large one: 64 of them take 7 KiB, and few clients
-/// send half as many.
+/// The largest capacity of a small map, in fields: 64 fields take 7 KiB, and few clients send half as
+/// many. A map with more capacity is a large one.
 const MAX_FIELDS: usize = 64;
 
-/// A map with room for more fields than this is not kept. A head of 100 fields, the most by default, makes
-/// one with room for 192, of 20 KiB. Without a kept one, each such head would have the allocator merge all
-/// small chunks that are free, and then split them again for the names of fields.
+/// The largest capacity of a pooled map, in fields. A head of 100 fields, the default limit, makes a map with
+/// capacity for 192, of 20 KiB. Without the pool, each such head would make the allocator merge all small free
+/// chunks, and then split them again for the names of fields.
 const MAX_LARGE_FIELDS: usize = 192;
 
-/// Large maps that a thread keeps: 80 KiB at most.
+/// Large maps that a thread keeps, 4: at most 80 KiB.
 const MAX_LARGE_KEPT: usize = 4;
 
-/// Maps of each kind that a thread keeps: a proxy has as many requests under way before the first of
-/// them is answered. 64 usual maps take 80 KiB.
+/// Small maps and extensions that a thread keeps, 64 each: a proxy may have that many requests under way on a
+/// thread before the first response. 64 usual maps take 80 KiB.
 const MAX_KEPT: usize = 64;
 
 thread_local! {
     static FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
     static LARGE_FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
-    /// They hold a [`Peer`] and a [`RequestId`], and nothing else.
+    /// Each holds a [`Peer`] and a [`RequestId`], and nothing else.
     static EXTENSIONS: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty map, perhaps with room for the fields of a head, of which there are so many.
+/// Returns an empty map for a head of `count` fields; its capacity may be zero.
 pub(crate) fn acquire_fields(count: usize) -> HeaderMap {
-    // Such a head does not fit into a table of 64, which has room for 48.
+    // A table of 64 slots holds at most 48 fields.
     let stack = if count > MAX_FIELDS * 3 / 4 { &LARGE_FIELDS } else { &FIELDS };
-    // At the end of the thread the stack may be gone.
+    // The stack may be destroyed already when the thread ends.
     stack.try_with(|stack| stack.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
-/// The extensions of a request: its client and its number.
+/// Returns the extensions of a request: its client and its id.
 pub(crate) fn acquire_extensions(peer: &Peer, id: RequestId) -> Extensions {
     let kept = EXTENSIONS.try_with(|stack| stack.borrow_mut().pop());
     let mut extensions = kept.ok().flatten().unwrap_or_default();
@@ -56,10 +56,10 @@ pub(crate) fn acquire_extensions(peer: &Peer, id: RequestId) -> Extensions {
     extensions
 }
 
-/// Keeps the memory of a request that has been answered.
+/// Returns the maps of an answered request to the pool.
 pub(crate) fn release(request::Parts { headers, extensions, .. }: request::Parts) {
     release_fields(headers);
-    // With other values in it, it would be emptied of them and lose its room.
+    // Other values would have to be cleared, which frees the allocations too.
     let has_both = extensions.get::<Peer>().is_some() && extensions.get::<RequestId>().is_some();
     if extensions.len() == 2 && has_both {
         let _ = EXTENSIONS.try_with(|stack| {
@@ -71,7 +71,7 @@ pub(crate) fn release(request::Parts { headers, extensions, .. }: request::Parts
     }
 }
 
-/// Keeps the memory of fields that have been sent.
+/// Returns the map of fields that have been sent to the pool.
 pub(crate) fn release_fields(mut fields: HeaderMap) {
     // The capacity does not count repeated values.
     let size = fields.capacity().max(fields.len());
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// The head of a request of `peer` with so many fields.
+    /// Returns the head of a request of `peer` with `fields` fields.
     fn head(peer: &Peer, fields: usize) -> request::Parts {
         head_with_id(peer, RequestId::new(1, 1), fields)
     }

@@ -1,4 +1,4 @@
-//! What waits to be written: bytes, then a large piece or a file, then bytes again.
+//! `Output`: the write queue of a connection: bytes, then a large piece or a file, then bytes again.
 
 mod reader;
 
@@ -20,47 +20,47 @@ use crate::{
     peer::Rate,
 };
 
-/// Pieces up to this size are copied behind the head, so that one write takes both: copying 16 KiB
-/// costs about as much as a second entry for the kernel to walk.
+/// Pieces up to this size, 16 KiB, are copied behind the head, so that one write takes both: copying
+/// 16 KiB costs about as much as a second I/O vector.
 const MAX_COPIED_PIECE: usize = 16 << 10;
 
-/// Above so many bytes no further response is begun before they are written.
+/// While this many bytes are queued, 64 KiB, no further response is started.
 const HIGH_WATER_MARK: usize = 64 << 10;
 
-/// Written in this order: `bytes`, then `piece` or `file`, then `tail`.
+/// Queued data, written in this order: `bytes`, then `piece` or `file`, then `tail`.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     bytes: BytesMut,
     piece: Bytes,
     file: Option<FileSlice>,
-    /// The file's bytes up to this offset are being read into the page cache.
+    /// The offset up to which the file is being read into the page cache, and the end of that read.
     prefetch: Option<(u64, oneshot::Receiver<()>)>,
     tail: &'static [u8],
-    /// Bytes that the connection has taken so far.
+    /// Bytes written to the connection so far.
     written: u64,
-    /// `None` as long as the peer has taken all at once.
+    /// `None` until a write has to wait for the peer.
     reader: Option<SlowReader>,
 }
 
-/// What follows when all is written.
+/// What follows a complete flush.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AfterFlush {
-    /// Nothing, or nobody knows when.
+    /// More data, at an unknown time, or nothing.
     Wait,
-    /// At once the end of the connection. What it closes with leaves in the packet that says so:
-    /// on short-lived connections, one packet less for each.
+    /// The end of the connection. The last bytes share a packet with the FIN, which saves a packet on
+    /// each short-lived connection.
     Close,
 }
 
 impl Output {
-    /// Borrows the thread's buffer, unless there is something in this one's own.
+    /// Borrows the thread's write buffer, unless this output has a buffer already.
     pub(super) fn borrow_buffer(&mut self) {
         if self.bytes.capacity() == 0 {
             self.bytes = thread_buffers::take_write_buffer();
         }
     }
 
-    /// Gives the buffer back if all is written.
+    /// Returns the buffer to the thread if it is empty.
     pub(super) fn return_buffer(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 0 {
             let mut bytes = std::mem::take(&mut self.bytes);
@@ -69,7 +69,7 @@ impl Output {
         }
     }
 
-    /// Where heads and chunk lines are written. Not behind a piece or a file.
+    /// Returns the buffer for heads and chunk lines. Must not be called while a piece or a file is queued.
     pub(super) fn head(&mut self) -> &mut BytesMut {
         debug_assert!(
             self.piece.is_empty() && self.file.is_none(),
@@ -78,13 +78,13 @@ impl Output {
         &mut self.bytes
     }
 
-    /// Where the end of a message is written. Behind a piece or a file there is none: their length
-    /// was announced.
+    /// Returns the buffer for the end of a message. Nothing is written to it while a piece or a file is
+    /// queued: the length of such a body was announced.
     pub(super) fn end(&mut self) -> &mut BytesMut {
         &mut self.bytes
     }
 
-    /// May more be added?
+    /// Returns whether more may be added.
     pub(super) fn has_room(&self) -> bool {
         self.piece.is_empty() && self.file.is_none() && self.bytes.len() < HIGH_WATER_MARK
     }
@@ -93,35 +93,35 @@ impl Output {
         self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none()
     }
 
-    /// Bytes that the connection has taken so far.
+    /// Returns the bytes written to the connection so far.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// The position behind all that waits, among all bytes of the connection.
+    /// Returns the end of the queued data, as a position in the connection's byte stream.
     pub(super) fn end_position(&self) -> u64 {
         let file = self.file.as_ref().map_or(0, FileSlice::len);
         self.written + (self.buffered() + self.tail.len()) as u64 + file
     }
 
-    /// Bytes behind the first empty line that waits at position `from` or behind it.
+    /// Returns the number of queued bytes after the first empty line at or after position `from`.
     pub(super) fn body_len_after(&self, from: u64) -> usize {
         let start = usize::try_from(from.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let bytes = self.bytes.get(start..).unwrap_or_default();
         memchr::memmem::find(bytes, b"\r\n\r\n").map_or(0, |at| bytes.len() - at - 4)
     }
 
-    /// How many of the bytes to be written are in memory.
+    /// Returns the number of queued bytes that are in memory.
     pub(super) fn buffered(&self) -> usize {
         self.bytes.len() + self.piece.len()
     }
 
-    /// Bytes of its own that it holds; pieces are somebody else's.
+    /// Returns the size of the allocation in bytes. Pieces do not count: they belong to their body.
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Adds a piece of a body, and what must follow it.
+    /// Adds a piece of a body, and the `tail` that must follow it.
     pub(super) fn push(&mut self, piece: Bytes, tail: &'static [u8]) {
         if piece.len() <= MAX_COPIED_PIECE {
             self.bytes.extend_from_slice(&piece);
@@ -132,7 +132,7 @@ impl Output {
         }
     }
 
-    /// Adds a slice of a file, and what must follow it.
+    /// Adds a slice of a file, and the `tail` that must follow it.
     pub(super) fn push_file(&mut self, file: FileSlice, tail: &'static [u8]) {
         if file.is_empty() {
             self.bytes.extend_from_slice(tail);
@@ -142,38 +142,38 @@ impl Output {
         }
     }
 
-    /// Whether something waits for the peer to take it.
+    /// Returns whether queued data waits for the peer to read.
     pub(super) fn is_waiting(&self) -> bool {
         self.reader.as_ref().is_some_and(SlowReader::is_waiting)
     }
 
-    /// Whether the peer turns out to read fast, though it had to be waited for. Says so once.
+    /// Returns `true` once, when a peer that a write has waited for proves to be a fast reader.
     pub(super) fn report_fast_reader(&mut self) -> bool {
         self.reader.as_mut().is_some_and(SlowReader::report_fast)
     }
 
-    /// When the peer will have taken too little, if it takes nothing until then: something within
-    /// `timeout`, and what its pace demands. `None` if nothing waits for it.
+    /// Returns the time at which the peer is too slow if it reads nothing until then: it must make progress
+    /// within `timeout`, and keep the minimum rate. `None` if no data waits for it.
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         self.reader.as_ref()?.deadline(timeout)
     }
 
-    /// Counts what the peer has taken of what the kernel holds for it, which may be megabytes, and so
-    /// moves the deadline. To be called when the deadline has passed.
+    /// Counts what the peer has read from the kernel's send queue, which may hold megabytes, and so moves
+    /// the deadline. Must be called when the deadline has passed, before the peer is given up.
     pub(super) fn update_progress<I: Io>(&mut self, io: &I, now: Instant, rate: Rate) {
         if let Some(reader) = &mut self.reader {
             reader.update(io, now, rate);
         }
     }
 
-    /// Drops all that is not written.
+    /// Drops all queued data.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         let Self { bytes, written, .. } = std::mem::take(self);
         (self.bytes, self.written) = (bytes, written); // the allocation
     }
 
-    /// Writes until all is written. `rate` is what the peer must take it at.
+    /// Writes until the queue is empty. `rate` is the minimum rate of the peer.
     pub(super) fn poll_flush<I: Io>(
         &mut self,
         io: &mut I,
@@ -187,7 +187,7 @@ impl Output {
         if let Some(reader) = &mut self.reader {
             reader.add_accepted(moved);
         }
-        // The peer is not waited for while there is nothing for it, or while a disk is read.
+        // The peer's clock stops while no data is queued for it, and while a disk is read.
         let is_waiting = !self.is_empty() && self.prefetch.is_none();
         match &mut self.reader {
             Some(reader) if is_waiting => {
@@ -264,19 +264,19 @@ impl Output {
         Poll::Ready(Ok(n))
     }
 
-    /// Ready when the file's next bytes are in the page cache: `sendfile` would wait for the disk, and with
-    /// it all connections of this thread.
+    /// Ready when the file's next bytes are in the page cache. Otherwise `sendfile` would wait for the disk,
+    /// and block all connections of this thread.
     fn poll_resident(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let Some(file) = self.file.as_mut().filter(|file| file.resident_len() == 0) else {
             return Poll::Ready(());
         };
         if let Some((to, read)) = &mut self.prefetch {
-            let _ = ready!(Pin::new(read).poll(cx)); // sending it reports what went wrong
+            let _ = ready!(Pin::new(read).poll(cx)); // errors are reported by the send
             file.mark_resident(*to, now);
             self.prefetch = None;
             return Poll::Ready(());
         }
-        // Without a runtime the connection is being dropped, and blocks no other.
+        // Without a runtime the connection is being dropped, so a blocking read delays no other.
         if Handle::try_current().is_err() {
             return Poll::Ready(());
         }
@@ -284,7 +284,7 @@ impl Output {
         if self.prefetch.is_some() { self.poll_resident(cx, now) } else { Poll::Ready(()) }
     }
 
-    /// Sends from the file; `None`: it was read, and is to be written.
+    /// Sends from the file. Returns `None` if its next bytes were read into `piece` instead.
     fn poll_send_file<I: Io>(
         &mut self,
         io: &mut I,
@@ -305,7 +305,7 @@ impl Output {
                 Poll::Ready(Ok(Some(n)))
             }
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {
-                // This connection cannot: read a step, and go on with it as a piece.
+                // The connection has no `sendfile`: read the next bytes and write them as a piece.
                 self.piece = file.read_next()?.unwrap_or_default();
                 if file.is_empty() {
                     self.file = None; // the tail follows the piece then

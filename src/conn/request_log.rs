@@ -1,4 +1,4 @@
-//! What every log line about a request says: its client, its id, its method and its path.
+//! Log lines about a request, with its client, id, method and path.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -28,7 +28,7 @@ macro_rules! log_request {
 }
 pub(crate) use log_request;
 
-/// Emits an event for the error that a request ended with. Its level follows whose fault it was.
+/// Emits an event for the error that a request ended with. The level depends on whose fault it is.
 pub(crate) fn log_error(request: &RequestInfo, error: &BoxError) {
     let kind = Error::kind_of(&**error);
     let error = Chain(&**error);
@@ -49,13 +49,13 @@ pub(crate) fn log_error(request: &RequestInfo, error: &BoxError) {
     }
 }
 
-/// A number for one more connection.
+/// Returns the number of a new connection.
 pub(super) fn next_connection_number() -> u32 {
     static LAST: AtomicU32 = AtomicU32::new(0);
     LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
 }
 
-/// What log lines say of a request. Cloning it allocates nothing, but for methods of one's own.
+/// The facts of a request for log lines. Cloning it allocates only for extension methods.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RequestInfo {
     client: Option<Peer>,
@@ -65,8 +65,8 @@ pub(crate) struct RequestInfo {
 }
 
 impl RequestInfo {
-    /// That of a request, in which the server's driver has put its client and its id.
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+    /// Takes the facts from a request whose extensions have the client and the id, as set by the driver.
+    pub(crate) fn from_request<B>(request: &Request<B>) -> Self {
         let extensions = request.extensions();
         // A nested router has shortened the URI.
         let original = extensions.get::<OriginalUri>();
@@ -79,7 +79,7 @@ impl RequestInfo {
         }
     }
 
-    /// That of a request with this head.
+    /// Takes the facts from a request's head.
     pub(super) fn new(client: &Peer, id: RequestId, method: &Method, uri: &Uri) -> Self {
         Self {
             client: Some(client.clone()),
@@ -89,7 +89,7 @@ impl RequestInfo {
         }
     }
 
-    /// That of a request whose head could not be read.
+    /// Creates the facts of a request whose head could not be read.
     pub(super) fn without_head(client: &Peer, id: RequestId) -> Self {
         Self { client: Some(client.clone()), id: Some(id), ..Self::default() }
     }
@@ -106,7 +106,7 @@ impl RequestInfo {
         self.method.as_ref().map(Method::as_str)
     }
 
-    /// The path without the query, which may hold secrets.
+    /// Returns the path without the query, which may hold secrets.
     pub(crate) fn path(&self) -> Option<&str> {
         self.target.as_ref().map(PathAndQuery::path)
     }

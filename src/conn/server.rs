@@ -1,4 +1,4 @@
-//! `Connection`: the server's side of a connection, from accept to its end.
+//! `Connection`: a server's connection, from accept to its end.
 
 use std::{
     fmt, io,
@@ -33,7 +33,7 @@ use crate::{HttpService, net::Io, peer::Peer};
 /// ```
 pub struct Connection<I: Io, S>(Stage<I, S>);
 
-/// A stage owns the transport until it hands it to the next.
+/// The current stage, which owns the transport until it passes it to the next.
 enum Stage<I: Io, S> {
     Http1(h1::server::Connection<I, S>),
 }
@@ -44,14 +44,14 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Begins with the first stage that `config` asks for.
+    /// Creates a connection in the first stage that `config` enables.
     pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
         Self(Stage::Http1(h1::server::Connection::new(transport, service, config)))
     }
 }
 
 impl<I: Io, S> Connection<I, S> {
-    /// The client, as far as it is known at this stage.
+    /// Returns the client, as far as it is known at this stage.
     pub fn peer(&self) -> &Peer {
         match &self.0 {
             Stage::Http1(connection) => connection.peer(),
@@ -65,12 +65,12 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// An error is the connection's: the client reset it, or did not read. Requests that failed
-    /// have been answered.
+    /// An error of the connection: the client reset it, or did not read. A failed request is no error
+    /// here: it has been answered.
     ///
     /// A panic of the service, in its readiness, its call, its future or the body of its response, is
-    /// caught: it is an error line and a 500, or a cut if the response has begun. Then the connection is
-    /// closed, and the service dropped.
+    /// caught and logged. The request is answered 500, or its response is aborted if that has begun. Then
+    /// the connection is closed, and the service dropped.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -80,7 +80,7 @@ where
     }
 }
 
-/// Nothing in it is pinned in place: the service's future and the body have boxes of their own.
+/// Nothing is structurally pinned: the service's future and the body are boxed.
 impl<I: Io, S> Unpin for Connection<I, S> {}
 
 impl<I: Io, S> fmt::Debug for Connection<I, S> {

@@ -1,11 +1,11 @@
-//! Log lines, for tests.
+//! `Lines`: captured log lines, for tests.
 
 use std::{
     io::{self, Write},
     sync::{Arc, Mutex},
 };
 
-/// Where a subscriber writes.
+/// The lines that a subscriber has written.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -20,7 +20,7 @@ impl Lines {
             .finish()
     }
 
-    /// The lines of `target`.
+    /// Returns the lines of `target`.
     pub(crate) fn of(&self, target: &str) -> Vec<String> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let of = format!(" {target}: ");

@@ -10,13 +10,13 @@ use std::{
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-/// Bytes that one read may bring: a large head, or a small upload with its head.
+/// Size of one read, 16 KiB: a large head, or a small upload with its head.
 const READ_SIZE: usize = 16 << 10;
 
-/// Room for one read of a body: as much as the kernel gives at once, usually.
+/// Size of one read of a body, 64 KiB: usually as much as the kernel returns at once.
 const BODY_READ_SIZE: usize = 64 << 10;
 
-/// A write buffer above this size is not kept.
+/// The largest write buffer that a thread keeps, 128 KiB.
 pub(super) const MAX_KEPT_CAPACITY: usize = 128 << 10;
 
 thread_local! {
@@ -24,16 +24,15 @@ thread_local! {
     static WRITE_BUFFER: Cell<BytesMut> = Cell::default();
 }
 
-/// Reads what has come, at most 16 KiB, behind `input`; `Ok(0)` is the end.
+/// Reads up to 16 KiB and appends them to `input`; `Ok(0)` is the end of the stream.
 ///
-/// Heads come this way: `input` is allocated only when there is something to keep, and exactly as
-/// large.
+/// Used for heads: `input` is allocated only when bytes have arrived, and exactly as large.
 pub(super) fn poll_read<I: AsyncRead + Unpin>(
     io: &mut I,
     cx: &mut Context<'_>,
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    // Taken, not borrowed: whatever a nested driver does, it finds an empty place.
+    // Taken, not borrowed: a driver nested in this read gets an empty buffer.
     let mut buffer = READ_BUFFER.take();
     buffer.resize(READ_SIZE, 0);
     let mut buf = ReadBuf::new(&mut buffer);
@@ -45,7 +44,7 @@ pub(super) fn poll_read<I: AsyncRead + Unpin>(
     result
 }
 
-/// Reads a piece of a body, of which `left` bytes are to come, straight behind `input`.
+/// Reads a part of a body, of which `left` bytes remain, directly into the spare capacity of `input`.
 pub(super) fn poll_read_body<I: AsyncRead + Unpin>(
     io: &mut I,
     cx: &mut Context<'_>,
@@ -61,12 +60,12 @@ pub(super) fn poll_read_body<I: AsyncRead + Unpin>(
     Poll::Ready(Ok(n))
 }
 
-/// The thread's write buffer, empty.
+/// Takes the thread's write buffer, which is empty.
 pub(super) fn take_write_buffer() -> BytesMut {
     WRITE_BUFFER.take()
 }
 
-/// Gives a write buffer back; it must be empty.
+/// Returns a write buffer to the thread; it must be empty.
 pub(super) fn return_write_buffer(buffer: BytesMut) {
     debug_assert!(buffer.is_empty(), "only an empty buffer may serve another connection");
     if buffer.capacity() <= MAX_KEPT_CAPACITY {

@@ -1,4 +1,4 @@
-//! One timer for a connection, armed lazily: moving a deadline away costs nothing.
+//! `Timer`: one timer for a connection, armed lazily, so that extending a deadline costs nothing.
 
 use std::{
     pin::Pin,
@@ -9,10 +9,10 @@ use std::{
 use pin_project::pin_project;
 use tokio::time::Sleep;
 
-/// A timer whose deadline is told anew at each poll.
+/// A timer whose deadline is an argument of each poll.
 ///
-/// While deadlines only move away, which they do with every request, the runtime's timer wheel is
-/// not touched: the timer goes off at the old time, and is armed anew then.
+/// A deadline that moves later, which happens with every request, does not touch the runtime's timer
+/// wheel: the timer fires at the old time, and is re-armed then.
 #[derive(Debug, Default)]
 pub(super) struct Timer(Option<Pin<Box<Armed>>>);
 
@@ -21,12 +21,12 @@ pub(super) struct Timer(Option<Pin<Box<Armed>>>);
 struct Armed {
     #[pin]
     sleep: Sleep,
-    /// Whom the sleep wakes.
+    /// The waker that is registered with the sleep.
     waker: Waker,
 }
 
 impl Timer {
-    /// Has `deadline` passed? If not, the task of `cx` will be woken at it, or before.
+    /// Returns whether `deadline` has passed. If not, the task of `cx` is woken at that time or earlier.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -42,8 +42,7 @@ impl Timer {
             Box::pin(Armed { sleep, waker: Waker::noop().clone() })
         });
         let mut armed = armed.as_mut().project();
-        // Not by `now`: it may be from before the sleep went off, and who was woken then will not be
-        // woken again.
+        // `now` is not used: it may be older than the expiry of the sleep, which wakes a task only once.
         let is_armed_in_time =
             !armed.sleep.is_elapsed() && armed.sleep.deadline().into_std() <= deadline;
         if is_armed_in_time && armed.waker.will_wake(cx.waker()) {
@@ -51,12 +50,12 @@ impl Timer {
         }
         armed.waker.clone_from(cx.waker());
         armed.sleep.as_mut().reset(deadline.into());
-        // Outside of the task's budget: a poll that the budget cuts short registers nothing, and
-        // this one will not be repeated.
+        // Outside of tokio's coop budget: a poll without budget registers no waker, and this one is not
+        // repeated.
         let mut sleep = tokio::task::unconstrained(armed.sleep);
         let passed = Pin::new(&mut sleep).poll(cx).is_ready();
         if passed {
-            *armed.waker = Waker::noop().clone(); // it wakes nobody any more
+            *armed.waker = Waker::noop().clone(); // the sleep has expired and wakes no task
         }
         passed
     }
@@ -76,14 +75,14 @@ mod tests {
         assert!(!poll_fn(|cx| Poll::Ready(timer.poll(cx, deadline, now))).await);
         tokio::time::sleep(Duration::from_secs(6)).await;
         let passed = poll_fn(|cx| Poll::Ready(timer.poll(cx, deadline, now))).await;
-        assert!(passed, "nobody would be woken");
+        assert!(passed, "no task would be woken");
     }
 
     #[tokio::test(start_paused = true)]
     async fn expired_timer_is_armed_again() {
         let start = tokio::time::Instant::now().into_std();
         let mut timer = Timer::default();
-        // A poll that took long: its `now` is stale, and the timer goes off "too early".
+        // A poll that took long: its `now` is stale, so the timer fires before the deadline.
         tokio::time::advance(Duration::from_secs(1)).await;
         let mut polls = 0;
         poll_fn(|cx| {

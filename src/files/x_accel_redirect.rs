@@ -193,7 +193,8 @@ impl FileRequest {
                 fields.append(name.clone(), value.clone());
             }
         }
-        let (info, is_head) = (RequestInfo::of(request), request.method() == Method::HEAD);
+        let (info, is_head) =
+            (RequestInfo::from_request(request), request.method() == Method::HEAD);
         Self { info, is_head, fields }
     }
 }

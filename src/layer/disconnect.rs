@@ -172,7 +172,7 @@ where
             Policy::Finish if request.method() == Method::HEAD => Policy::Detach,
             policy => policy,
         };
-        let info = RequestInfo::of(&request);
+        let info = RequestInfo::from_request(&request);
         let answer = self.inner.call(request);
         let work: Work = Box::pin(async {
             answer.await.map(|response| response.map(Body::new)).map_err(Into::into)

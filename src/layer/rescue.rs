@@ -221,7 +221,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let info = RequestInfo::of(&request);
+        let info = RequestInfo::from_request(&request);
         let accept = Accept::of(request.headers());
         let state = match self.not_ready.take() {
             Some(e) => State::Failed(Some(e)),

@@ -267,7 +267,8 @@ impl EndpointHandle {
             | AttemptErrorKind::NoEndpoint => return,
             AttemptErrorKind::Unreachable => {
                 if self.is_available() {
-                    let request = error.request_mut().map(|request| RequestInfo::of(request));
+                    let request =
+                        error.request_mut().map(|request| RequestInfo::from_request(request));
                     let (request, error) = (request.unwrap_or_default(), Chain(error));
                     log_request!(warn, "vestibule::upstream", &request, endpoint = %self.key(), %error, "endpoint ejected");
                 }

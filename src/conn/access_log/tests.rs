@@ -1,4 +1,4 @@
-//! Entries and their bytes, position by position.
+//! Tests of entries and their byte counts.
 
 use std::sync::Mutex;
 
@@ -13,7 +13,7 @@ fn entry(number: u32) -> Entry {
     Entry::without_head(&peer(), RequestId::new(1, number))
 }
 
-/// A log, and what it has written.
+/// Returns a log, and the entries that it has written.
 fn log() -> (AccessLog, Arc<Mutex<Vec<Entry>>>) {
     let written = Arc::<Mutex<Vec<Entry>>>::default();
     let sink = written.clone();

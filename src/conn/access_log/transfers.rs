@@ -1,4 +1,4 @@
-//! `Transfers`: entries of responses of which something is still to be sent.
+//! `Transfers`: access log entries of responses that are not yet sent completely.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -9,15 +9,15 @@ use crate::{net::clock, peer::Peer};
 
 /// The entries of a connection that cannot be written yet, oldest first.
 ///
-/// Bytes are told apart by their position among all that the connection sends: a driver says where
-/// bodies lie and where responses end when it puts them into its output, and how far the output has
-/// been written. Without an access log it is empty and costs nothing.
+/// Bytes are identified by their position in the connection's byte stream: the driver records where bodies
+/// and ends of responses are when it puts them into its output, and how far the output has been written.
+/// Without an access log it stays empty and costs nothing.
 #[derive(Debug, Default)]
 pub(in crate::conn) struct Transfers {
     entries: VecDeque<Transfer>,
-    /// What lies in the output and has not been written, of responses that have an entry.
+    /// The unwritten parts of the output that belong to responses with an entry.
     marks: VecDeque<Mark>,
-    /// Whether the last entry's response is not in the output to its end.
+    /// Whether the end of the last entry's response is not yet in the output.
     is_open: bool,
 }
 
@@ -25,20 +25,20 @@ pub(in crate::conn) struct Transfers {
 struct Transfer {
     entry: Entry,
     began: Instant,
-    /// Bytes of the request's head, whose memory the entry shares.
+    /// Size of the request's head; the entry shares its memory.
     head_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
-    /// Bytes of a body, from the first position to before the second.
+    /// Bytes of a body, from the first position (inclusive) to the second (exclusive).
     Body(u64, u64),
     /// A response ends before this position.
     End(u64),
 }
 
 impl Transfers {
-    /// Begins the entry of a request that began at `began` with a head of `head` bytes.
+    /// Adds the entry of a request that began at `began` with a head of `head_bytes`.
     pub(in crate::conn) fn begin_entry(&mut self, entry: Entry, began: Instant, head_bytes: usize) {
         debug_assert!(!self.is_open, "responses are sent one after the other");
         if self.entries.capacity() == 0 {
@@ -48,7 +48,7 @@ impl Transfers {
         self.is_open = true;
     }
 
-    /// Whether there is an entry of the response that is being sent.
+    /// Returns whether the response that is being sent has an entry.
     pub(in crate::conn) fn is_open(&self) -> bool {
         self.is_open
     }
@@ -57,7 +57,7 @@ impl Transfers {
         self.entries.is_empty()
     }
 
-    /// The head of a response is in the output. A layer may know the client better.
+    /// Records the head of a response. `peer` replaces the client of the entry.
     pub(in crate::conn) fn record_head(&mut self, status: StatusCode, peer: Option<&Peer>) {
         if let Some(entry) = self.open_entry() {
             entry.status = Some(status);
@@ -67,7 +67,7 @@ impl Transfers {
         }
     }
 
-    /// `len` bytes of a body are in the output, or about to be, at position `at`.
+    /// Records `len` bytes of a body at position `at` of the output.
     pub(in crate::conn) fn record_body(&mut self, at: u64, len: u64) {
         if !self.is_open || len == 0 {
             return;
@@ -78,15 +78,15 @@ impl Transfers {
         }
     }
 
-    /// The response is in the output to its end, at position `at`.
+    /// Records the end of the response, at position `at` of the output.
     pub(in crate::conn) fn record_end(&mut self, at: u64) {
         if std::mem::take(&mut self.is_open) {
             self.marks.push_back(Mark::End(at));
         }
     }
 
-    /// The output has been written up to position `written`: writes the entries of responses that are
-    /// complete by now.
+    /// Writes the entries of all responses that are complete, now that the output has been written up to
+    /// position `written`.
     pub(in crate::conn) fn advance(&mut self, written: u64, log: &AccessLog) {
         while let Some(mark) = self.marks.front_mut() {
             let Some(transfer) = self.entries.front_mut() else { break };
@@ -109,7 +109,7 @@ impl Transfers {
         }
     }
 
-    /// Nothing more is sent: writes all entries as they are.
+    /// Writes all entries as they are, since nothing more is sent.
     pub(in crate::conn) fn abort(&mut self, log: &AccessLog) {
         self.marks.clear();
         self.is_open = false;
@@ -118,7 +118,7 @@ impl Transfers {
         }
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the memory in use, in bytes.
     pub(in crate::conn) fn memory_size(&self) -> usize {
         self.entries.capacity() * size_of::<Transfer>()
             + self.marks.capacity() * size_of::<Mark>()

@@ -1,4 +1,4 @@
-//! A request on its way out, until the head of its response.
+//! `Exchange`: sends a request and waits for the head of its response.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ use crate::{
 
 /// The future of [`Connection::exchange`].
 ///
-/// It is not boxed: its owner decides where it lives.
+/// It is not boxed; the caller may box it.
 pub struct Exchange<I, C> {
     /// `None` once it has ended.
     inner: Option<Inner<I, C>>,
@@ -39,19 +39,19 @@ struct Inner<I, C> {
     parts: request::Parts,
     params: Params,
     length: Option<u64>,
-    /// The part of the body that has not been handed to the connection.
+    /// The part of the body that has not been passed to the connection.
     upload: Option<Upload>,
-    /// The whole body once more, if it can be sent twice.
+    /// A copy of the whole body, if it can be sent twice.
     replay: Option<Body>,
     /// The request's own deadline.
     deadline: Option<Instant>,
     progress: Progress,
 }
 
-/// How far an exchange has come.
+/// The progress of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
-    /// Request and body are as they were given.
+    /// The request and its body are unchanged.
     New,
     /// The head is encoded, and perhaps a part of the body; nothing has been written.
     Encoded,
@@ -68,7 +68,7 @@ impl<I: Io, C: Checkin<Connection<I>>> Exchange<I, C> {
         params: Params,
         checkin: C,
     ) -> Self {
-        connection.state.stderr.begin(RequestInfo::of(&request));
+        connection.state.stderr.begin_request(RequestInfo::from_request(&request));
         let (parts, body) = request.into_parts();
         let inner = Inner {
             connection,
@@ -92,14 +92,14 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<response::Parts, Cause>> {
         if self.progress == Progress::New {
-            self.begin(now)?;
+            self.encode_request(now)?;
         }
         loop {
             let state = &mut *self.connection.state;
             pump(state, &mut self.upload, now, cx)?;
             let had_room = state.output.has_room();
-            // A write may fail because the application has answered and closed. Its answer can still
-            // be read, so the failure counts only if there is none.
+            // A write may fail because the application has responded and closed. Its response can still
+            // be read, so the write error counts only if there is no response.
             let mut broken = None;
             match self.poll_flush(cx, now) {
                 Poll::Ready(Ok(())) if !had_room && self.upload.is_some() => continue,
@@ -129,7 +129,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         }
     }
 
-    fn begin(&mut self, now: Instant) -> Result<(), Cause> {
+    fn encode_request(&mut self, now: Instant) -> Result<(), Cause> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Cause::Deadline);
         }
@@ -159,20 +159,20 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         Poll::Ready(if is_deadline { Cause::Deadline } else { Cause::Timeout })
     }
 
-    /// The response with its body. Unless it is complete already, the body owns the connection.
+    /// Returns the response. Its body owns the connection, unless the body is already complete.
     fn respond(self, now: Instant, mut parts: response::Parts) -> Result<Response<Body>, Cause> {
         let Self { mut connection, checkin, upload, .. } = self;
         gateway::prepare_response(&mut parts.headers);
-        let mut read = Read::default();
+        let mut buffered = BufferedBody::default();
         loop {
             let event = connection.state.recv(now)?;
             match event {
-                Some(Event::Data(data)) => read.push(data),
+                Some(Event::Data(data)) => buffered.push(data),
                 Some(Event::End { .. }) => break,
                 _ => {
                     let remaining = connection.state.core.remaining_body();
                     let incoming =
-                        Incoming::new(connection, checkin, upload, read.finish(), remaining);
+                        Incoming::new(connection, checkin, upload, buffered.finish(), remaining);
                     return Ok(Response::from_parts(parts, Body::new(incoming)));
                 }
             }
@@ -180,7 +180,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         if connection.is_reusable() {
             checkin.checkin(connection, now);
         }
-        Ok(Response::from_parts(parts, read.finish().into()))
+        Ok(Response::from_parts(parts, buffered.finish().into()))
     }
 
     fn fail(self, now: Instant, cause: Cause) -> ExchangeError {
@@ -203,14 +203,14 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
     }
 }
 
-/// What of a body came with the head: mostly one piece, which is not copied.
+/// The part of a body that arrived with the head: usually one piece, which is not copied.
 #[derive(Default)]
-struct Read {
+struct BufferedBody {
     first: Bytes,
     more: BytesMut,
 }
 
-impl Read {
+impl BufferedBody {
     fn push(&mut self, data: Bytes) {
         if self.first.is_empty() {
             self.first = data;

@@ -1,4 +1,4 @@
-//! The body of a response: it owns the connection, and reads it when it is polled.
+//! `Incoming`: the body of a response, which owns the connection and reads from it when polled.
 
 use std::{
     pin::Pin,
@@ -19,21 +19,20 @@ use crate::{
     proto::fcgi::Event,
 };
 
-/// Owns the connection while it reads, and checks it in at the end. Dropped before, it drops the
-/// connection, so that the rest is never read as the answer to another request.
+/// The body of a response. It owns the connection, and checks it in at its end. Dropped before its end, it
+/// closes the connection, so that the rest is never read as the response to another request.
 pub(super) struct Incoming<I, C> {
     exchange: Option<(Connection<I>, C)>,
-    /// The part of the request's body that is still to be sent: the application may answer before the
-    /// request is complete.
+    /// The unsent part of the request's body: the application may respond before the request is complete.
     upload: Option<Upload>,
-    /// What came with the head.
+    /// The part of the body that arrived with the head.
     first: Bytes,
-    /// Bytes of the body that are still to come, if that is known.
+    /// The remaining bytes of the body, if known.
     remaining: Option<u64>,
 }
 
 impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
-    /// `remaining` is what is to come behind `first`.
+    /// Creates a body of `first` and then `remaining` further bytes.
     pub(super) fn new(
         connection: Connection<I>,
         checkin: C,
@@ -45,7 +44,7 @@ impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
         Self { exchange: Some((connection, checkin)), upload, first, remaining }
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// Polls for the next piece of the body; `None` at its end.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cause>> {
         if !self.first.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.first))));
@@ -63,7 +62,7 @@ impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
                 state.output.borrow_buffer();
                 let pumped = pump(state, &mut self.upload, now, cx);
                 let had_room = state.output.has_room();
-                // A request that can no longer be written does not spoil the answer to it.
+                // A request that can no longer be written does not invalidate its response.
                 let flushed = pumped.map(|()| state.poll_flush(cx, now));
                 state.output.return_buffer();
                 if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {

@@ -1,12 +1,12 @@
-//! What an application writes to STDERR, as lines of the log.
+//! `StderrLog`: logs an application's STDERR line by line.
 
 use crate::conn::{RequestInfo, log_request};
 
-/// Bytes of a line in the log: what is longer is divided. It bounds what is held of a line without an
-/// end.
-const LINE: usize = 8 << 10;
+/// The maximum length of a logged line, 8 KiB. A longer one is split, which bounds the memory of a line
+/// that does not end.
+const MAX_LINE: usize = 8 << 10;
 
-/// Collects lines, and logs them with the request that they belong to.
+/// Collects lines, and logs them with the request to which they belong.
 #[derive(Debug, Default)]
 pub(super) struct StderrLog {
     request: RequestInfo,
@@ -14,28 +14,28 @@ pub(super) struct StderrLog {
 }
 
 impl StderrLog {
-    /// What follows belongs to this request.
-    pub(super) fn begin(&mut self, request: RequestInfo) {
+    /// Starts the lines of this request.
+    pub(super) fn begin_request(&mut self, request: RequestInfo) {
         self.request = request;
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|&b| b == b'\n') {
-            for piece in piece.chunks(LINE) {
-                if self.line.len() + piece.len() > LINE {
-                    self.log();
+            for piece in piece.chunks(MAX_LINE) {
+                if self.line.len() + piece.len() > MAX_LINE {
+                    self.flush_line();
                 }
                 self.line.extend_from_slice(piece);
             }
             if piece.ends_with(b"\n") {
-                self.log();
+                self.flush_line();
             }
         }
     }
 
-    /// The request has ended, and so many bytes were dropped.
-    pub(super) fn end(&mut self, dropped: u64) {
-        self.log(); // php-fpm ends its last line with the request
+    /// Ends the lines of the request; `dropped` bytes exceeded its bound.
+    pub(super) fn end_request(&mut self, dropped: u64) {
+        self.flush_line(); // php-fpm ends its last line with the request
         if dropped > 0 {
             log_request!(
                 warn,
@@ -47,7 +47,7 @@ impl StderrLog {
         }
     }
 
-    fn log(&mut self) {
+    fn flush_line(&mut self) {
         let text = self.line.trim_ascii_end();
         if !text.is_empty() {
             // Escaped, so that it cannot look like another line of the log.
@@ -64,9 +64,9 @@ impl StderrLog {
     }
 }
 
-/// An exchange that ends early has its last line logged too.
+/// Logs the last line of an exchange that ends early.
 impl Drop for StderrLog {
     fn drop(&mut self) {
-        self.log();
+        self.flush_line();
     }
 }

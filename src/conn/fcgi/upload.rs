@@ -1,4 +1,4 @@
-//! The request's body, on its way from the caller to the connection.
+//! Forwarding of the request's body from the caller to the connection.
 
 use std::{
     task::{Context, Poll},
@@ -11,7 +11,7 @@ use crate::{
     net::Io,
 };
 
-/// A body, and what of its last piece is still to be sent: records have a bound.
+/// A body, and the unsent rest of its last piece: a piece may be larger than a record.
 pub(super) struct Upload {
     body: Body,
     rest: Option<Stretch>,
@@ -22,13 +22,13 @@ impl Upload {
         Self { body, rest: None }
     }
 
-    /// The body, if nothing of it was read.
+    /// Returns the body. Nothing may have been read from it.
     pub(super) fn into_body(self) -> Body {
         self.body
     }
 }
 
-/// Moves the request's body into the connection, as far as there is room.
+/// Moves the request's body into the output while it has room.
 pub(super) fn pump<I: Io>(
     state: &mut State<I>,
     upload: &mut Option<Upload>,

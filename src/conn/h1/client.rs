@@ -39,8 +39,8 @@ pub use exchange::Exchange;
 /// serve another exchange, it is given to [`Checkin`].
 #[derive(Debug)]
 pub struct Connection<I> {
-    /// Boxed, since a connection moves with every request: out of a pool, into an exchange and its
-    /// body, and back.
+    /// Boxed, since a connection moves with every request: from a pool into an exchange and its body,
+    /// and back.
     state: Box<State<I>>,
 }
 
@@ -54,7 +54,7 @@ struct State<I> {
     write_timeout: std::time::Duration,
 }
 
-/// What a [`Connection`] gives up by [`Connection::into_parts`].
+/// The parts of a [`Connection`], returned by [`Connection::into_parts`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Parts<I> {
@@ -71,13 +71,13 @@ pub enum Cause {
     /// The connection broke.
     #[error("connection to the server failed")]
     Io(#[from] io::Error),
-    /// The server ended the connection before it answered.
+    /// The server closed the connection before its response was complete.
     #[error("server closed the connection before it answered")]
     Closed,
-    /// The server broke the protocol.
+    /// The server violated the protocol.
     #[error("server sent no valid response")]
     Fault(#[from] Fault),
-    /// The server took too long.
+    /// The server exceeded a timeout in reading or in writing.
     #[error("server too slow")]
     Timeout,
     /// The request's [`Deadline`](crate::peer::Deadline) passed before the server had answered.
@@ -92,8 +92,8 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The crate's error, whose kind says whose fault it is. A failure of the request's body is
-    /// passed on as it is: it belongs to the client's connection.
+    /// Converts to the crate's error, whose kind says whose fault it is. An error of the request's body is
+    /// returned unchanged: it belongs to the client's connection.
     pub(crate) fn into_error(self) -> BoxError {
         let kind = match self {
             Self::Body(error) => return error,
@@ -105,7 +105,7 @@ impl Cause {
     }
 }
 
-/// A failed exchange. Its connection is closed, or given back if no byte of the request was encoded.
+/// A failed exchange. Its connection is closed, or checked in if no byte of the request was encoded.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ExchangeError {
@@ -115,23 +115,23 @@ pub struct ExchangeError {
     pub delivery: Delivery,
     /// Whether at least a byte of a response, interim ones included, has been read.
     pub has_answer: bool,
-    /// The request as it was given, if not a byte of a response has been read and its body can be
+    /// The original request, if no byte of a response has been read and the request's body can be
     /// [sent again](Body::replay) or was not yet read.
     pub request: Option<Box<Request<Body>>>,
 }
 
 impl ExchangeError {
-    /// A failure after the server began to answer.
+    /// Creates the error of an exchange that failed after the response began.
     fn after_answer(cause: Cause) -> Self {
         Self { cause, delivery: Delivery::MaybeSent, has_answer: true, request: None }
     }
 }
 
 impl<I: Io> Connection<I> {
-    /// A connection at its beginning.
+    /// Creates the driver of a new connection.
     ///
     /// Of `limits`, `head_timeout` is the time from the end of the request to the head of the
-    /// response, and `body_timeout` bounds each pause in its body, and in sending.
+    /// response, and `body_timeout` bounds each pause in its body and in sending.
     pub fn new(io: I, limits: Arc<Limits>) -> Self {
         let now = clock::now();
         let state = State {
@@ -145,15 +145,15 @@ impl<I: Io> Connection<I> {
         Self { state: Box::new(state) }
     }
 
-    /// Whether it can serve an exchange now: not after the server has closed it, or has sent
-    /// something that was not asked for. Costs no system call unless something has come.
+    /// Returns whether the connection can serve an exchange now: `false` after the server has closed it or
+    /// has sent unsolicited bytes. Makes no system call unless bytes have arrived.
     pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
         let State { io, core, input, .. } = &mut *self.state;
         if !core.is_idle() || !input.is_empty() {
             return false;
         }
-        // Outside of the task's budget: a read that the budget cuts short is pending too, and says
-        // nothing about the connection.
+        // Outside of tokio's coop budget: a read without budget is pending too, and says nothing about the
+        // connection.
         let is_quiet =
             poll_fn(|cx| Poll::Ready(thread_buffers::poll_read(io, cx, input).is_pending()));
         pin!(tokio::task::unconstrained(is_quiet)).poll(cx) == Poll::Ready(true)
@@ -168,7 +168,7 @@ impl<I: Io> Connection<I> {
         Exchange::new(self, request, checkin)
     }
 
-    /// Gives the stream up, with what was read and not used: after an upgrade, the bytes of the next
+    /// Returns the stream, with bytes that were read and not used: after an upgrade, those of the next
     /// protocol.
     pub fn into_parts(self) -> Parts<I> {
         let State { io, input, .. } = *self.state;
@@ -195,14 +195,14 @@ impl<I: Io> State<I> {
         let before = self.output.written();
         let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, AfterFlush::Wait);
         if self.output.written() > before {
-            // The time to answer begins when the request is written. A server that has answered before
-            // may still be reading it.
+            // The response's timeout starts when the request is written. A server that has responded early
+            // may still be reading the request.
             self.core.resume(now);
         }
         result
     }
 
-    /// Whether the server has exceeded its time, in reading or in writing, or `until` has passed.
+    /// Returns whether the server has exceeded its timeout, in reading or in writing, or `until` has passed.
     fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
         let writing = self.output.deadline(self.write_timeout);
         if writing.is_some_and(|d| d <= now) {

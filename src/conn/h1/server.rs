@@ -29,19 +29,19 @@ use crate::{
     proto::h1::IdleState,
 };
 
-/// How long a connection must have been idle to make room for another: longer than a client usually
-/// takes to send its next request, and short beside the time that a client waits to be let in.
+/// How long a connection must have been idle before it can be shed, 250 ms: longer than a client usually
+/// takes to send its next request, and short compared to the wait of a client that is not yet admitted.
 const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 
 /// Serves one HTTP/1.1 connection: a future that ends with the connection.
 ///
-/// The service's readiness is awaited when a head is complete and before its body is read, so
-/// nothing is reserved for a client that is still waited for. The service's future runs inside this
-/// one: when the client leaves, it is dropped.
+/// The service's readiness is awaited when a head is complete and before its body is read, so no
+/// capacity is reserved while a client is still sending its head. The service's future runs inside this
+/// one: it is dropped when the client disconnects.
 ///
-/// `OPTIONS *` is a question to the server (RFC 9110 section 9.3.7) and answered here, with the methods
-/// that a service can be called with in general; what a resource allows, the service says. The service
-/// does not see it, nor need it be ready.
+/// `OPTIONS *` applies to the server as a whole (RFC 9110 section 9.3.7). The driver answers it, with the
+/// methods that it passes on; the methods of a resource are up to the service. The service is not called,
+/// and need not be ready.
 ///
 /// This is the driver alone, for a stream that is known to speak HTTP/1.1.
 /// [`conn::Connection`](crate::conn::Connection) begins with the stages before it.
@@ -66,7 +66,7 @@ const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 /// # }
 /// ```
 pub struct Connection<I: Io, S>(
-    /// `None` once the transport was taken out.
+    /// `None` once the transport has been taken out.
     Option<Inner<I, S>>,
 );
 
@@ -81,7 +81,7 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Drives a stream of HTTP/1.1 from its first request on.
+    /// Creates the driver of a stream at its first request.
     pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
         let Transport { io, peer, read_ahead, accepted, watch } = transport;
         let mut phase = Phase::Idle(IdleState::new(accepted));
@@ -96,15 +96,15 @@ where
 }
 
 impl<I: Io, S> Connection<I, S> {
-    /// The client.
+    /// Returns the client.
     pub fn peer(&self) -> &Peer {
         &self.inner().driver.peer
     }
 
-    /// Gives the transport up, with what was read and not used: after an upgrade, the bytes of the
-    /// next protocol.
+    /// Returns the transport, with bytes that were read and not used: after an upgrade, those of the next
+    /// protocol.
     ///
-    /// An exchange under way is dropped, and so is what was not yet written of a response.
+    /// An exchange under way is dropped, and so is response data that was not yet written.
     pub fn into_parts(mut self) -> Transport<I> {
         let Inner { phase, driver } = self.0.take().expect("taken once, by value");
         let (read_ahead, accepted) = match phase {
@@ -123,7 +123,7 @@ impl<I: Io, S> Connection<I, S> {
     }
 }
 
-/// Nothing in it is pinned in place: the service's future and the body have boxes of their own.
+/// Nothing is structurally pinned: the service's future and the body are boxed.
 impl<I: Io, S> Unpin for Connection<I, S> {}
 
 impl<I, S> Future for Connection<I, S>
@@ -132,8 +132,8 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// An error is the connection's: the client reset it, or did not read. Requests that failed
-    /// have been answered.
+    /// An error of the connection: the client reset it, or did not read. A failed request is no error
+    /// here: it has been answered.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -154,7 +154,7 @@ where
             && idle.since() + MIN_IDLE_BEFORE_SHED <= clock::now()
             && driver.watch.claim_shed()
         {
-            return Poll::Ready(Ok(())); // idle: another client needs the place
+            return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
         }
         result
     }
@@ -164,8 +164,8 @@ impl<I: Io, S> Drop for Connection<I, S> {
     fn drop(&mut self) {
         let Some(Inner { phase: Phase::Active(active), driver }) = &mut self.0 else { return };
         if !matches!(active.stage, Stage::End) {
-            // The task was dropped, or a destructor has panicked. What was gathered for the requests
-            // before is written as far as the socket takes it at once.
+            // The task was dropped, or a destructor has panicked. Queued responses to earlier requests are
+            // written as far as the socket takes them at once.
             let mut cx = Context::from_waker(Waker::noop());
             let rate = driver.config.write_rate;
             let output = &mut active.output;

@@ -1,4 +1,4 @@
-//! `SlowReader`: how fast a peer takes what is written to it.
+//! `SlowReader`: the progress of a peer that reads more slowly than the server writes.
 
 use std::time::{Duration, Instant};
 
@@ -10,34 +10,34 @@ use crate::{
 /// Bytes per second of a fast reader, 1 MiB.
 const FAST_RATE: u64 = 1 << 20;
 
-/// Bytes that a peer must have taken before its rate counts, 256 KiB: several times what its kernel takes for a
-/// program that does not read. Until then a response costs a wake-up for each 128 KiB or so, and a file of 1 MiB
-/// would be sent by five system calls instead of three.
+/// Bytes that a peer must have taken before its rate counts, 256 KiB: several times what its kernel buffers for
+/// a program that does not read. Until then a response costs a wake-up for each 128 KiB or so, and a file of
+/// 1 MiB is sent by five system calls instead of three.
 const FAST_AFTER: u64 = 256 << 10;
 
-/// A peer that had to be waited for, and what it has taken since.
+/// The progress of a peer since a write first had to wait for it.
 ///
-/// What counts is what has left the kernel's queue, not what the kernel accepts: the queue grows and
-/// shrinks by itself, and a write that fills it says nothing about the peer.
+/// Progress is data that has left the kernel's send queue, not data that the kernel accepts: the queue grows
+/// and shrinks by itself, and a write that fills it says nothing about the peer.
 #[derive(Debug)]
 pub(super) struct SlowReader {
     began: Instant,
-    /// Bytes in the kernel's queue at the beginning; `None` if the kernel does not say.
+    /// Bytes in the kernel's send queue at the beginning; `None` if unknown.
     queued: Option<u64>,
     /// Bytes that the kernel has accepted since the beginning.
     accepted: u64,
-    /// Bytes that the peer had taken since the beginning when it was last looked at.
+    /// Bytes that the peer had taken since the beginning, at the last update.
     taken: u64,
-    /// When that number was last seen to grow.
+    /// When `taken` last grew.
     last_progress: Instant,
     pace: Pace,
-    /// Since when nothing waits for the peer. Its clock stands still until then.
+    /// Since when no data waits for the peer. Its clock is stopped meanwhile.
     paused_since: Option<Instant>,
     reported_fast: bool,
 }
 
 impl SlowReader {
-    /// A write had to wait for the peer of `io` for the first time.
+    /// Starts the measurement, at the first write that has to wait for the peer of `io`.
     pub(super) fn begin(io: &impl Io, now: Instant, rate: Rate) -> Self {
         Self {
             began: now,
@@ -51,17 +51,17 @@ impl SlowReader {
         }
     }
 
-    /// The kernel has accepted so many bytes more.
+    /// Adds bytes that the kernel has accepted.
     pub(super) fn add_accepted(&mut self, bytes: u64) {
         self.accepted += bytes;
     }
 
-    /// Nothing waits for the peer any more, or not for the peer alone.
+    /// Stops the peer's clock: no data waits for it, or something else delays the data.
     pub(super) fn pause(&mut self, now: Instant) {
         self.paused_since.get_or_insert(now);
     }
 
-    /// Something waits for the peer again: the pause was not its own.
+    /// Starts the peer's clock again; the pause does not count.
     pub(super) fn resume(&mut self, now: Instant) {
         let Some(paused) = self.paused_since.take() else { return };
         let pause = now.saturating_duration_since(paused);
@@ -73,7 +73,7 @@ impl SlowReader {
         self.paused_since.is_none()
     }
 
-    /// Counts what the peer has taken since the last look, and so moves its deadline.
+    /// Counts what the peer has taken since the last update, and so moves its deadline.
     pub(super) fn update(&mut self, io: &impl Io, now: Instant, rate: Rate) {
         let taken = match self.queued {
             None => self.accepted,
@@ -82,7 +82,7 @@ impl SlowReader {
                 None => return,
             },
         };
-        // It may have shrunk: a Unix socket's queue is counted with its overhead.
+        // `taken` can shrink: a Unix socket's queue is counted with its overhead.
         let progress = taken.saturating_sub(self.taken);
         self.taken = taken;
         if progress > 0 {
@@ -91,8 +91,8 @@ impl SlowReader {
         }
     }
 
-    /// When the peer will have taken too little, if it takes nothing until then: something within
-    /// `timeout`, and what its pace demands. `None` if nothing waits for it.
+    /// Returns the time at which the peer is too slow if it takes nothing until then: it must make progress
+    /// within `timeout`, and keep the minimum rate. `None` if no data waits for it.
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         if self.paused_since.is_some() {
             return None;
@@ -100,7 +100,7 @@ impl SlowReader {
         [self.last_progress.checked_add(timeout), self.pace.due()].into_iter().flatten().min()
     }
 
-    /// Whether the peer turns out to read fast, though it had to be waited for. Says so once.
+    /// Returns `true` once, when the peer has taken 256 KiB at 1 MiB per second or more.
     pub(super) fn report_fast(&mut self) -> bool {
         let elapsed = self.last_progress.saturating_duration_since(self.began);
         let is_fast = self.accepted >= FAST_AFTER

@@ -17,7 +17,7 @@ fn file(len: usize) -> Arc<File> {
     Arc::new(file)
 }
 
-/// Writes until it has to wait; how much has moved.
+/// Writes until it has to wait. Returns the number of bytes written.
 fn write(output: &mut Output, io: &mut DuplexStream) -> u64 {
     let (mut moved, mut cx) = (0, Context::from_waker(Waker::noop()));
     if let Poll::Ready(result) =
@@ -31,7 +31,7 @@ fn write(output: &mut Output, io: &mut DuplexStream) -> u64 {
 #[tokio::test]
 async fn file_bytes_count_as_sent_when_they_are_written() {
     const LEN: usize = 200_000;
-    // A connection that cannot send files, and takes so much at a time.
+    // A connection without `sendfile` that takes 10,000 bytes at a time.
     let (mut io, mut peer) = duplex(10_000);
     let mut output = Output::default();
     output.head().extend_from_slice(b"head");
@@ -60,14 +60,14 @@ async fn file_that_has_shrunk_is_error_however_it_is_sent() {
     assert_eq!((error.kind(), moved), (io::ErrorKind::UnexpectedEof, 100));
 }
 
-/// A body that is written to a slow reader.
+/// How a body is sent to a slow reader.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
     /// A file, by `sendfile`.
     File,
-    /// A file, over a connection that knows no `sendfile`.
+    /// A file, over a connection without `sendfile`.
     FileRead,
-    /// Pieces of so many bytes, each pushed when the one before it is written.
+    /// Pieces of this many bytes, each pushed after the previous one is written.
     Pieces(usize),
 }
 
@@ -133,7 +133,7 @@ async fn connect(sent: Sent) -> (Slow, Socket) {
     (Slow(accepted.stream, sent), client)
 }
 
-/// A server that writes a body of so many bytes, and the rest of them that is not yet in its output.
+/// A server that writes a body; `rest` is the number of bytes that are not yet in its output.
 struct Model {
     io: Slow,
     output: Output,
@@ -144,7 +144,7 @@ impl Model {
     const RATE: Rate = Rate::new(240, Duration::from_secs(120));
     const TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Writes what the socket takes; `false` once all is written.
+    /// Writes what the socket takes. Returns `false` once all is written.
     fn write(&mut self, now: Instant) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         loop {
@@ -175,9 +175,9 @@ impl Model {
     }
 }
 
-/// After how many seconds a client is cut that takes `pace` bytes each second, of `len` bytes;
-/// `None` if it is not. The seconds are the model's: the network delivers and acknowledges between
-/// two of them.
+/// Returns the second at which a client that reads `pace` bytes each second, of `len` bytes, is aborted;
+/// `None` if it is not. Seconds are virtual: the network delivers and acknowledges between two of
+/// them.
 async fn cut_after(sent: Sent, len: usize, pace: usize, seconds: u64) -> Option<u64> {
     let (io, mut client) = connect(sent).await;
     let mut server = Model { io, output: Output::default(), rest: len };

@@ -144,7 +144,7 @@ where
             self.inner = self.inner.clone(); // a clone has nothing reserved
             return ResponseFuture { inner: None, options, request: RequestInfo::default() };
         }
-        let info = RequestInfo::of(&request);
+        let info = RequestInfo::from_request(&request);
         ResponseFuture { inner: Some(self.inner.call(request)), options, request: info }
     }
 }

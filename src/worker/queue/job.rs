@@ -68,7 +68,7 @@ enum Phase {
 
 impl Job {
     pub(crate) fn new(request: Request, permit: OwnedSemaphorePermit, times: Times) -> Arc<Self> {
-        let info = RequestInfo::of(&request);
+        let info = RequestInfo::from_request(&request);
         let phase = Phase::Queued(request);
         let cell = Cell { phase, caller: None, permit: Some(permit), body: None, lost: 0 };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })

@@ -1,4 +1,4 @@
-//! A request on its way out, until the head of its response.
+//! `Exchange`: sends a request and waits for the head of its response.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ use crate::{
 
 /// The future of [`Connection::exchange`].
 ///
-/// It is not boxed: its owner decides where it lives.
+/// It is not boxed; the caller may box it.
 pub struct Exchange<I, C> {
     /// `None` once it has ended.
     inner: Option<Inner<I, C>>,
@@ -32,19 +32,19 @@ struct Inner<I, C> {
     connection: Connection<I>,
     checkin: C,
     parts: request::Parts,
-    /// The part of the body that has not been handed to the connection.
+    /// The part of the body that has not been passed to the connection.
     upload: Option<Body>,
-    /// The whole body once more, if it can be sent twice.
+    /// A copy of the whole body, if it can be sent twice.
     replay: Option<Body>,
     /// The request's own deadline.
     deadline: Option<Instant>,
     progress: Progress,
 }
 
-/// How far an exchange has come.
+/// The progress of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
-    /// Request and body are as they were given.
+    /// The request and its body are unchanged.
     New,
     /// The head is encoded, and perhaps a part of the body; nothing has been written.
     Encoded,
@@ -79,8 +79,8 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
             let state = &mut *self.connection.state;
             pump(state, &mut self.upload, now, cx)?;
             let had_room = state.output.has_room();
-            // A write may fail because the server has answered and closed. Its answer can still be
-            // read, so the failure counts only if there is none.
+            // A write may fail because the server has responded and closed. Its response can still be read,
+            // so the write error counts only if there is no response.
             let mut broken = None;
             match self.poll_flush(cx, now) {
                 Poll::Ready(Ok(())) if !had_room && self.upload.is_some() => continue,
@@ -135,7 +135,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         let state = &mut *self.connection.state;
         let before = state.output.buffered();
         let result = state.poll_flush(cx, now);
-        // A file is sent after the head, which is in the buffer.
+        // The head is in the buffer, and a file is sent after it.
         if self.progress == Progress::Encoded && state.output.buffered() < before {
             self.progress = Progress::Written;
         }
@@ -150,7 +150,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         Poll::Ready(if is_deadline { Cause::Deadline } else { Cause::Timeout })
     }
 
-    /// The response with its body. Unless it is complete already, the body owns the connection.
+    /// Returns the response. Its body owns the connection, unless the body is already complete.
     fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause> {
         let Self { mut connection, checkin, upload, parts: request, .. } = self;
         head_pool::release(request);

@@ -1,4 +1,4 @@
-//! The body of a response: it owns the connection, and reads it when it is polled.
+//! `Incoming`: the body of a response, which owns the connection and reads from it when polled.
 
 use std::{
     pin::Pin,
@@ -17,14 +17,13 @@ use crate::{
     proto::h1::Event,
 };
 
-/// Owns the connection while it reads, and checks it in at the end. Dropped before, it drops the
-/// connection, so that the rest is never read as the answer to another request.
+/// The body of a response. It owns the connection, and checks it in at its end. Dropped before its end, it
+/// closes the connection, so that the rest is never read as the response to another request.
 pub(super) struct Incoming<I, C> {
     exchange: Option<(Connection<I>, C)>,
-    /// The part of the request's body that is still to be sent: the server may answer before the
-    /// request is complete.
+    /// The unsent part of the request's body: the server may respond before the request is complete.
     upload: Option<Body>,
-    /// Bytes of the body that are still to come, if that is known.
+    /// The remaining bytes of the body, if known.
     remaining: Option<u64>,
 }
 
@@ -54,7 +53,7 @@ impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
                 state.output.borrow_buffer();
                 let pumped = pump(state, &mut self.upload, now, cx);
                 let had_room = state.output.has_room();
-                // A request that can no longer be written does not spoil the answer to it.
+                // A request that can no longer be written does not invalidate its response.
                 let flushed = pumped.map(|()| state.poll_flush(cx, now));
                 state.output.return_buffer();
                 if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {

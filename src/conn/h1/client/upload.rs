@@ -1,4 +1,4 @@
-//! The request's body, on its way from the caller to the connection.
+//! Forwarding of the request's body from the caller to the connection.
 
 use std::{
     task::{Context, Poll},
@@ -11,7 +11,7 @@ use crate::{
     net::Io,
 };
 
-/// Moves the request's body into the connection, as far as there is room.
+/// Moves the request's body into the output while it has room.
 pub(super) fn pump<I: Io>(
     state: &mut State<I>,
     upload: &mut Option<Body>,

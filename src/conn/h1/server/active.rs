@@ -1,4 +1,4 @@
-//! What a connection owns only while it is not idle.
+//! `Active`: the state that a connection owns only while it is not idle.
 
 use std::{fmt, pin::Pin, sync::Arc, time::Instant};
 
@@ -15,102 +15,102 @@ use crate::{
     proto::h1::{Conn, IdleState, Limits, Server},
 };
 
-/// Idle or active. An idle connection is one of thousands: it keeps only what it needs to go on.
+/// Whether a connection is idle or active. There may be thousands of idle ones, so they keep only the
+/// state needed to resume.
 pub(super) enum Phase {
     Idle(IdleState),
     Active(Box<Active>),
 }
 
-/// An exchange, what has come of the next one, and what is still to be written.
+/// The state of an exchange, with buffered input of the next one and unwritten output.
 pub(super) struct Active {
     pub(super) core: Conn<Server>,
     pub(super) input: BytesMut,
     pub(super) output: Output,
     pub(super) stage: Stage,
-    /// The present request, for log lines.
+    /// The current request, for log lines.
     pub(super) request: RequestInfo,
-    /// When the first byte of its head was there.
+    /// When the first byte of its head was received.
     pub(super) request_began: Instant,
-    /// Bytes of its head, with which log lines share memory.
+    /// Bytes of its head; log lines share its memory.
     pub(super) head_bytes: usize,
     /// Entries of the access log that cannot be written yet.
     pub(super) transfers: Transfers,
-    /// Feeds the body of the present request, while it is not complete.
+    /// The sender of the current request's body, while that is incomplete.
     pub(super) upload: Option<Upload>,
-    /// Its share of the budget, for what is held between two polls.
+    /// The connection's share of the budget, for memory held between two polls.
     lease: Option<Lease>,
     /// When bytes were last read.
     pub(super) last_read: Instant,
-    /// The client has ended its sending half.
+    /// Whether the client has ended its sending half.
     pub(super) read_closed: bool,
-    /// Since when a client that did so behind a whole request waits for the next piece of a response.
+    /// Since when a client that did so after a complete request waits for the next piece of a response.
     pub(super) half_closed: Option<Instant>,
-    /// Once the drain has begun: until when a head that has begun may be completed.
+    /// Once the drain has begun: the deadline for completing a partial head.
     pub(super) drain_until: Option<Instant>,
-    /// The request broke the protocol, or was too slow, in its body.
+    /// Whether the request's body violated the protocol or was too slow.
     pub(super) protocol_error: bool,
-    /// The response ends with the connection and is not yet sent to its end: an orderly close now
-    /// would say that it is whole.
+    /// Whether a close-delimited response (RFC 9112 section 6.3) is incomplete: an orderly close now would
+    /// make it look complete.
     pub(super) is_close_delimited: bool,
 }
 
-/// What is kept for log lines is not counted up to this size, 4 KiB: a lease would cost each request more
-/// than that is worth.
+/// Memory kept for log lines counts in the budget only above this size, 4 KiB: below it, a lease would cost
+/// each request more than it is worth.
 const MAX_UNCOUNTED: usize = 4 << 10;
 
 /// The service's future. Its type is erased here, so that the driver's state does not depend on the
 /// service.
 pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
-/// A request body on its way to the service.
+/// A request body that is being forwarded to the service.
 pub(super) struct Upload {
     pub(super) sender: Sender,
-    /// Whether its reader was ready for more when last asked.
+    /// Whether its reader was ready for more at the last poll.
     pub(super) is_wanted: bool,
 }
 
-/// The stage of the present exchange.
+/// The stage of the current exchange.
 ///
 /// ```text
 ///   Head ──▶ Admit ──▶ Call ──▶ Respond ──▶ Discard ──▶ Head ...
 ///                                   └──────────┴──▶ Close ──▶ Linger ──▶ (end)
 /// ```
 pub(super) enum Stage {
-    /// A head is read, perhaps after waiting at the gate.
+    /// Reading a head, perhaps after waiting at the gate.
     Head(GateWaiting),
-    /// The head is complete; the service's readiness is awaited, until this time.
+    /// The head is complete: waiting for the service's readiness, until this time.
     Admit(Box<Request<Body>>, Instant),
-    /// The service works; it, and not the client, is waited for since this time.
+    /// The service is working. Since this time the driver has waited for it, not for the client.
     Call(Call, Instant),
-    /// A body that comes in pieces is sent.
+    /// Sending a streamed body.
     Respond(Body),
-    /// The response is sent; the rest of the request, at most so many bytes, is dropped. A reader of
-    /// the request's body that does not read is waited for until this time.
+    /// The response is sent: discarding the rest of the request, at most this many bytes. If the request's
+    /// body has a reader that does not read, the driver waits for it until this time.
     Discard(u64, Instant),
-    /// What is written is flushed, then the connection ends; `linger` if the client may still be
-    /// sending.
+    /// Flushing, then closing; with `linger` if the client may still be sending.
     Close {
         linger: bool,
     },
-    /// Nothing more is written. What comes is dropped, at most so many bytes, until this time.
+    /// Discarding input after the last response, at most this many bytes, until this time.
     Linger(u64, Instant),
     End,
 }
 
 impl Stage {
-    /// Waits for the next head, which may be read at once.
+    /// Returns the stage that waits for the next head, not held up by the gate.
     pub(super) fn head() -> Self {
         Self::Head(GateWaiting::default())
     }
 
-    /// Whether the next head is held up by the gate.
+    /// Returns whether the next head is held up by the gate.
     pub(super) fn is_gated(&self) -> bool {
         matches!(self, Self::Head(gate) if gate.is_waiting())
     }
 }
 
 impl Phase {
-    /// The exchange state that the next poll works with.
+    /// Returns the active state for the next poll, creating it from the idle one.
     pub(super) fn activate(&mut self, limits: &Arc<Limits>) -> &mut Active {
         if let Self::Idle(idle) = *self {
             *self = Self::Active(Box::new(Active::new(limits, idle)));
@@ -121,8 +121,8 @@ impl Phase {
         }
     }
 
-    /// Becomes idle if nothing is under way, and drops what an idle connection does not need, its
-    /// buffers included.
+    /// Becomes idle if no exchange is under way, and drops the buffers and other state that an idle
+    /// connection does not need.
     pub(super) fn try_idle(&mut self, budget: &Budget) {
         let Self::Active(active) = self else { return };
         active.output.return_buffer();
@@ -131,7 +131,7 @@ impl Phase {
             return;
         }
         if active.input.is_empty() {
-            // Without capacity it may still share its allocation with a request's head.
+            // Even an empty buffer may still share its allocation with a request's head.
             active.input = BytesMut::new();
         }
         active.update_lease(budget);
@@ -160,30 +160,31 @@ impl Active {
         }
     }
 
-    /// Whether the reader of the request's body was ready for more when last asked.
+    /// Returns whether the reader of the request's body was ready for more at the last poll.
     pub(super) fn wants_upload(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.is_wanted)
     }
 
-    /// Whether the rest of the request's body waits for a reader that does not read.
+    /// Returns whether the rest of the request's body waits for a reader that does not read.
     pub(super) fn has_stalled_reader(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| !upload.is_wanted)
     }
 
-    /// Whether the request has come to its end, though it may not have been read to it.
+    /// Returns whether the whole request has been received, even if its reader has not read it all.
     pub(super) fn has_whole_request(&self) -> bool {
         let remaining = if self.core.reads_body() { self.core.remaining_body() } else { Some(0) };
         remaining.is_some_and(|n| n <= self.input.len() as u64)
     }
 
-    /// The service is about to be waited for, not the client.
+    /// Restarts the service's timer: from now on the driver waits for the service, not for the client.
     pub(super) fn restart_call_timer(&mut self, now: Instant) {
         if let Stage::Call(_, since) = &mut self.stage {
             *since = now;
         }
     }
 
-    /// Counts a head, or requests, that came in part, and what a slow client has not taken.
+    /// Updates the lease to the memory of incomplete heads, requests read ahead, log entries and unwritten
+    /// output.
     fn update_lease(&mut self, budget: &Budget) {
         let head = if self.transfers.is_open() { 0 } else { self.head_bytes };
         let log = Some(self.transfers.memory_size() + head).filter(|held| *held > MAX_UNCOUNTED);
@@ -193,7 +194,7 @@ impl Active {
         }
     }
 
-    /// What is needed to go on later, if all else is as in a new one.
+    /// Returns the state needed to resume later, if all other state is as in a new connection.
     fn idle_state(&self) -> Option<IdleState> {
         let is_unused = matches!(self.stage, Stage::Head(_))
             && !self.stage.is_gated()
@@ -258,7 +259,7 @@ mod tests {
         }
     }
 
-    /// Polls once; is it pending?
+    /// Polls once. Returns whether the future is pending.
     fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         Pin::new(future).poll(&mut cx).is_pending()

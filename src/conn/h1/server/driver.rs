@@ -1,4 +1,4 @@
-//! What a connection owns as long as it lives, and how it is driven: step, flush, read, wait.
+//! `Driver`: the state of a connection for its whole life, and its poll loop: step, flush, read, wait.
 
 use std::{
     io,
@@ -18,34 +18,34 @@ use crate::{
     peer::{Peer, RequestId},
 };
 
-/// Steps that one poll may take before other tasks get their turn: so many small requests.
+/// Steps of one poll before the task yields, 48: about as many small pipelined requests.
 const MAX_STEPS_PER_POLL: usize = 48;
 
-/// How long the rest of a head may still take once the drain has begun: the network's delays, not
-/// the client's.
+/// How long the rest of a head may take once the drain has begun, 1 s: enough for delays of the network,
+/// not for those of the client.
 const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// All that an idle connection owns. What belongs to an exchange is in [`Active`], which is passed
-/// to every method.
+/// The state that an idle connection owns. The state of an exchange is in [`Active`], which is passed to
+/// every method.
 pub(super) struct Driver<I, S> {
     pub(super) io: I,
     pub(super) peer: Peer,
-    /// That of the last request; 0 before the first.
+    /// The id of the last request; its request number is 0 before the first.
     pub(super) last_id: RequestId,
-    /// `None` once the connection serves no further request: what it has reserved is given back
-    /// although the connection may linger.
+    /// `None` once the connection serves no further request: capacity reserved by the service is released
+    /// even if the connection lingers.
     pub(super) service: Option<S>,
     pub(super) config: Arc<Config>,
     pub(super) timer: Timer,
-    /// Last: when it is dropped the connection has ended.
+    /// The last field, so that everything else is dropped before the connection counts as ended.
     pub(super) watch: Watch,
 }
 
-/// What a step of the driver came to.
+/// The outcome of a step.
 pub(super) enum Step {
-    /// The stage has changed, or moved on: look again.
+    /// The stage has changed or made progress: step again.
     Again,
-    /// Nothing to do before more bytes come or go, or somebody wakes us.
+    /// Nothing to do until bytes are read or written, or the task is woken.
     Wait,
 }
 
@@ -55,7 +55,7 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Steps, flushes and reads until nothing more can be done now.
+    /// Steps, flushes and reads until no progress is possible.
     pub(super) fn poll_loop(
         &mut self,
         active: &mut Active,
@@ -77,8 +77,8 @@ where
             {
                 active.upload = None; // the rest of the request is of no use to a reader that stopped
             }
-            // A step is taken only when its response has room: what is behind waits for what is
-            // before it. Responses to pipelined requests gather and leave together.
+            // Backpressure: no step while the output is full. Responses to pipelined requests are collected
+            // and written together.
             if active.output.has_room() && matches!(self.step(active, now, cx), Step::Again) {
                 steps += 1;
                 if steps < MAX_STEPS_PER_POLL {
@@ -91,20 +91,20 @@ where
                 && steps < MAX_STEPS_PER_POLL
             {
                 steps += 1;
-                continue; // what waited for this flush can go on
+                continue; // the flush has made room for the next step
             }
             if let Stage::End = active.stage {
                 return Poll::Ready(Ok(()));
             }
             if steps >= MAX_STEPS_PER_POLL {
-                cx.waker().wake_by_ref(); // there is more to do, after the others
+                cx.waker().wake_by_ref(); // yields to other tasks
                 return Poll::Pending;
             }
             if self.poll_input(active, now, cx)?.is_ready() {
                 continue;
             }
             if draining && matches!(active.stage, Stage::Linger(..)) {
-                self.watch = Watch::never(); // all is sent: the drain need not wait
+                self.watch = Watch::never(); // all is sent: the drain does not wait for this connection
             }
             if self.timer.poll(cx, self.deadline(active), now) {
                 if self.handle_expiry(active)? {
@@ -135,7 +135,7 @@ where
             Poll::Ready(result) => {
                 result?;
                 if active.core.is_idle() {
-                    active.core.resume(now); // the client is idle once it has been sent it all
+                    active.core.resume(now); // the client's idle time starts when all is sent
                 }
                 if active.half_closed.is_some() {
                     active.half_closed = Some(now);
@@ -151,7 +151,7 @@ where
         }
     }
 
-    /// Reads if anything is to be read in this stage. Ready: something has come.
+    /// Reads if the stage allows it. Ready if bytes or the end of the stream have been read.
     fn poll_input(
         &mut self,
         active: &mut Active,
@@ -164,7 +164,7 @@ where
                 active.output.has_room() && (active.upload.is_none() || active.wants_upload())
             }
             Stage::Linger(..) => true,
-            // Nothing further is read before the service has taken the request.
+            // No read before the service has taken the request.
             Stage::Admit(..) | Stage::Close { .. } | Stage::End => false,
             Stage::Call(..) | Stage::Respond(_) => {
                 active.wants_upload()
@@ -204,7 +204,7 @@ where
         }
     }
 
-    /// May the next head be read? One that is on its way may.
+    /// Returns whether the next head may be read: if the gate is open, or part of the head has arrived.
     fn can_read_head(&self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
         if !active.input.is_empty() || !active.core.is_idle() {
             return true;
@@ -213,17 +213,17 @@ where
         let waited = gate.is_waiting();
         let open = self.config.gate.poll_opened(gate, cx).is_ready();
         if open && waited {
-            active.core.resume(now); // it was we who did not read
+            active.core.resume(now); // the client's idle time does not run while the gate is closed
         }
         open
     }
 
-    /// The client will send nothing more.
+    /// Handles the end of the client's stream.
     fn handle_eof(&mut self, active: &mut Active, now: Instant) {
         active.read_closed = true;
         match active.stage {
-            // Its request was whole, so this is no fault: the client may only have ended its sending
-            // half. It cannot be told from one that has left.
+            // The request is complete, so this is no protocol error: the client may only have closed its
+            // sending half. It cannot be distinguished from a client that has disconnected.
             Stage::Call(..) | Stage::Respond(_)
                 if active.has_whole_request() && !self.config.http1.half_close.is_zero() =>
             {
@@ -232,7 +232,7 @@ where
                     active.core.disable_keep_alive(); // else further requests were read ahead
                 }
             }
-            // A client that has left: its work is dropped with the stage, the connection ends.
+            // The client has disconnected: the service's future is dropped with the stage.
             Stage::Call(..) | Stage::Respond(_) | Stage::Linger(..) => {
                 active.upload = None;
                 active.stage = Stage::End;
@@ -247,10 +247,10 @@ where
         }
     }
 
-    /// The earliest time at which something must have happened.
+    /// Returns the earliest deadline of this stage.
     fn deadline(&self, active: &Active) -> Option<Instant> {
         let read = match &active.stage {
-            // While it is sent something the client is not idle.
+            // The client is not idle while a response is being sent to it.
             Stage::Head(_) | Stage::Discard(..) if !active.output.is_empty() => None,
             Stage::Head(gate) if gate.is_waiting() => None,
             Stage::Discard(_, until) if active.has_stalled_reader() => Some(*until),
@@ -267,8 +267,8 @@ where
         deadlines.into_iter().flatten().min()
     }
 
-    /// When a half-closed client counts as one that has left. One that is sent something shows by
-    /// taking it that it is there.
+    /// Returns the time at which a half-closed client counts as disconnected. `None` while output is queued:
+    /// a client that reads it is still there.
     fn half_close_deadline(&self, active: &Active) -> Option<Instant> {
         let waits = matches!(active.stage, Stage::Call(..) | Stage::Respond(_));
         let since = active.half_closed.filter(|_| waits && active.output.is_empty())?;
@@ -279,14 +279,17 @@ where
         active.output.deadline(self.config.write_timeout)
     }
 
-    /// The deadline has passed. `false`: the connection ends now.
+    /// Handles a deadline that has passed. Returns `false` if the connection ends now.
     fn handle_expiry(&mut self, active: &mut Active) -> io::Result<bool> {
-        // This poll may have taken long itself: `now` of its beginning would not do.
+        // This poll may have taken long itself, so its `now` is stale.
         let now = clock::now();
         if self.write_deadline(active).is_some_and(|d| d <= now) {
             active.output.update_progress(&self.io, now, self.config.write_rate);
             if self.write_deadline(active).is_some_and(|d| d <= now) {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client does not read the response",
+                ));
             }
             return Ok(true);
         }
@@ -295,7 +298,7 @@ where
         }
         match active.stage {
             Stage::Head(_) if active.drain_until.is_some_and(|d| d <= now) => {
-                // No request is complete, so none is lost.
+                // The request is incomplete, so none is lost.
                 active.stage = Stage::Close { linger: !active.read_closed };
             }
             Stage::Discard(..) if active.has_stalled_reader() => active.upload = None,
@@ -320,7 +323,7 @@ where
         Ok(true)
     }
 
-    /// Flushed to the end: shut down, and linger if the client may still be sending.
+    /// Closes a connection whose output is flushed; lingers if the client may still be sending.
     pub(super) fn poll_close(
         &mut self,
         active: &mut Active,
@@ -328,7 +331,7 @@ where
         cx: &mut Context<'_>,
         linger: bool,
     ) -> Step {
-        // All is written, and unless it was cut the response is whole.
+        // All is written, and the response is complete unless it was aborted.
         active.is_close_delimited &= active.core.writes_body();
         if !linger {
             active.stage = if self.has_unread_input(active, now, cx) {
@@ -349,8 +352,8 @@ where
         }
     }
 
-    /// Returns whether the client has sent more behind a whole response. A close over unread bytes resets
-    /// the connection, and the rest of the response in the send buffer is lost.
+    /// Returns whether the client has sent more after a complete response. Closing a socket with unread bytes
+    /// resets the connection, and response data in the send buffer is lost.
     fn has_unread_input(
         &mut self,
         active: &mut Active,
@@ -364,12 +367,12 @@ where
         if matches!(read, Poll::Ready(Ok(1..))) {
             return true;
         }
-        // The poller may not have reported yet what came since the last read.
+        // The poller may not yet have reported bytes that came since the last read.
         active.last_read < now && self.io.recv_queue_empty() == Some(false)
     }
 }
 
-/// `now` and a span, or a time that will not come.
+/// Returns `now + span`, or a time a century away if that overflows.
 pub(super) fn deadline_after(now: Instant, span: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     now.checked_add(span).unwrap_or(now + CENTURY)

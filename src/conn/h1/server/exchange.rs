@@ -1,4 +1,4 @@
-//! The steps of an exchange: head, admission, call, response, and how it ends.
+//! The steps of an exchange: head, admission, call, response and its end.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -36,7 +36,7 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Takes the exchange one step further.
+    /// Advances the exchange by one step.
     pub(super) fn step(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         match &mut active.stage {
             Stage::Head(_) => self.step_head(active, now, cx),
@@ -55,7 +55,7 @@ where
 
     fn step_head(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         if active.input.is_empty() && !active.core.is_closed() {
-            return Step::Wait; // nothing to ask the core about, twice for each request
+            return Step::Wait; // saves two calls of the core for each request
         }
         if active.core.is_idle() {
             active.request_began = now;
@@ -74,7 +74,7 @@ where
         Step::Again
     }
 
-    /// The number of one more request.
+    /// Returns the id of the next request.
     fn next_request_id(&mut self) -> RequestId {
         let last = self.last_id;
         self.last_id = RequestId::new(last.connection(), last.request().wrapping_add(1));
@@ -88,7 +88,7 @@ where
         cx: &mut Context<'_>,
         mut parts: request::Parts,
     ) -> Step {
-        active.stage = Stage::End; // the head is read: what follows decides
+        active.stage = Stage::End; // replaced below
         let id = self.next_request_id();
         active.request = RequestInfo::new(&self.peer, id, &parts.method, &parts.uri);
         if self.config.access_log.is_enabled() {
@@ -111,11 +111,11 @@ where
         if active.half_closed.is_some() {
             active.half_closed = Some(now);
             if active.input.is_empty() {
-                active.core.disable_keep_alive(); // nothing can come after it
+                active.core.disable_keep_alive(); // no request can follow
             }
         }
         if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
-            drop(body); // what comes of it is read and dropped, as that of any early response
+            drop(body); // discarded, as after any early response
             self.respond(active, now, cx, server_options());
             return Step::Again;
         }
@@ -139,7 +139,7 @@ where
     }
 
     fn service(&mut self) -> &mut S {
-        self.service.as_mut().expect("only a refusal drops it, and no request follows one")
+        self.service.as_mut().expect("it is dropped by a refusal only, and no request follows one")
     }
 
     fn step_admit(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
@@ -148,7 +148,7 @@ where
             Poll::Ready(Err(error)) => return self.refuse_service_error(active, &error),
             Poll::Ready(Ok(())) => {}
         }
-        active.core.resume(now); // up to here it was the service that was waited for
+        active.core.resume(now); // the client's time does not run while the service is not ready
         match std::mem::replace(&mut active.stage, Stage::End) {
             Stage::Admit(request, _) => self.call(active, now, cx, *request),
             _ => Step::Again,
@@ -168,7 +168,7 @@ where
         };
         active.stage = Stage::Call(call, now);
         if active.upload.is_some() {
-            return Step::Again; // what has come of the body is moved first
+            return Step::Again; // the buffered part of the body is forwarded first
         }
         self.step_call(active, now, cx)
     }
@@ -180,7 +180,7 @@ where
             Ok(Poll::Ready(result)) => result,
             Err(panicked) => Err(panicked.into()),
         };
-        active.stage = Stage::End; // what the call holds is free before its response is sent
+        active.stage = Stage::End; // drops the call before its response is sent
         let response = match result {
             Ok(response) => response,
             Err(error) if error.is::<ServicePanicked>() => {
@@ -189,7 +189,7 @@ where
             Err(error) => {
                 log_error(&active.request, &error);
                 let mut response = problem::of_kind(Error::kind_of(&*error), None, Format::Text);
-                response.headers_mut().remove(VARY); // it is text for every client
+                response.headers_mut().remove(VARY); // text for every client, so it does not vary
                 response
             }
         };
@@ -197,14 +197,15 @@ where
         Step::Again
     }
 
-    /// Answers for a service that has panicked or will never be ready, by the error's kind, and closes.
+    /// Answers in place of a service that has panicked or failed to be ready, by the error's kind, and
+    /// closes.
     fn refuse_service_error(&mut self, active: &mut Active, error: &BoxError) -> Step {
         log_error(&active.request, error);
         self.refuse(active, problem::status(Error::kind_of(&**error)));
         Step::Again
     }
 
-    /// Begins the response; one whose body is in one piece is complete with it.
+    /// Starts the response, and completes it unless its body is streamed.
     fn respond(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>, response: Response) {
         let (parts, body) = response.into_parts();
         let length = match catch_panic(|| body.len()) {
@@ -243,8 +244,8 @@ where
         }
     }
 
-    /// An unread body that is too large to be dropped costs the connection, and the client is told
-    /// so in the head.
+    /// Disables keep-alive if the rest of the request's body has no reader and is too large to discard, so
+    /// that the response's head has `Connection: close`.
     fn disable_keep_alive_if_unread(&mut self, active: &mut Active, cx: &Context<'_>) {
         let gone = |u: &Upload| u.sender.poll_ready(cx) == Poll::Ready(Err(body::Gone));
         if active.upload.as_ref().is_some_and(gone) {
@@ -305,7 +306,7 @@ where
             Ok(Poll::Ready(Some(Ok(stretch)))) => stretch,
             Err(panicked) => {
                 let error = Chain(&panicked);
-                log_request!(error, "vestibule::request", &active.request, %error, "the response is cut");
+                log_request!(error, "vestibule::request", &active.request, %error, "the response was aborted");
                 self.abort_response(active);
                 return Step::Again;
             }
@@ -324,7 +325,7 @@ where
         Step::Again
     }
 
-    /// The response is complete: on to the next request, or not.
+    /// Ends a complete response, and selects the next stage: another request, discard or close.
     fn finish(&mut self, active: &mut Active, now: Instant, trailers: Option<&HeaderMap>) {
         if let Err(misuse) = active.core.send_end(now, trailers, active.output.end()) {
             return self.fail_response(active, &misuse.into());
@@ -333,16 +334,16 @@ where
         active.stage = if active.core.is_idle() {
             Stage::head()
         } else if active.core.is_closed() {
-            // What the client has sent behind it, or is sending, would reset the connection, and
-            // take the response along.
+            // Unread bytes of the client would reset the connection at the close, and the response would
+            // be lost.
             Stage::Close {
                 linger: !active.read_closed && (active.protocol_error || !active.input.is_empty()),
             }
         } else if !active.is_close_delimited
             && (active.upload.is_some() || active.core.keeps_alive())
         {
-            // Somebody still reads the request, or nobody will and there is not much of it.
-            active.core.resume(now); // up to here it was we who did not read
+            // The request's body still has a reader, or the rest of it is small enough to discard.
+            active.core.resume(now); // the client's time does not run while the driver does not read
             let until = deadline_after(now, self.config.limits.body_timeout);
             Stage::Discard(self.config.http1.discard_bytes, until)
         } else {
@@ -355,14 +356,14 @@ where
         }
     }
 
-    /// The response cannot be completed: the connection ends in the middle of it, so that nobody
-    /// takes it for whole.
+    /// Logs an error of the response and aborts it.
     fn fail_response(&mut self, active: &mut Active, error: &BoxError) {
         let error = Chain(&**error);
-        log_request!(warn, "vestibule::request", &active.request, %error, "the response is cut");
+        log_request!(warn, "vestibule::request", &active.request, %error, "the response was aborted");
         self.abort_response(active);
     }
 
+    /// Closes the connection in the middle of the response, so that the client sees it as incomplete.
     fn abort_response(&mut self, active: &mut Active) {
         self.service = None;
         active.upload = None;
@@ -372,10 +373,10 @@ where
     fn step_discard(&mut self, active: &mut Active, now: Instant) -> Step {
         let Stage::Discard(left, _) = &mut active.stage else { return Step::Again };
         if active.upload.is_some() {
-            return Step::Wait; // it is pumped
+            return Step::Wait; // `pump_upload` forwards the rest
         }
         if !active.core.keeps_alive() {
-            // Nothing follows, so there is nothing to clear the way for.
+            // No request follows, so nothing need be discarded.
             active.stage = Stage::Close {
                 linger: !active.read_closed && (active.protocol_error || active.core.reads_body()),
             };
@@ -396,13 +397,13 @@ where
             Ok(Some(Event::End(_) | Event::Head(_))) => {
                 active.stage = Stage::Close { linger: false }
             }
-            // The response is out and the request was read in vain: nothing to answer.
+            // The response has been sent, so there is nothing to answer.
             Err(_) => active.stage = Stage::Close { linger: true },
         }
         Step::Again
     }
 
-    /// Refuses a request that breaks the protocol, or is too slow.
+    /// Refuses a request that violates the protocol or is too slow.
     pub(super) fn refuse_fault(&mut self, active: &mut Active, fault: Fault) {
         if matches!(active.stage, Stage::Head(_)) {
             let id = self.next_request_id();
@@ -416,7 +417,7 @@ where
         self.refuse(active, fault.status());
     }
 
-    /// Answers in place of the service, and closes. A response that has begun is cut instead.
+    /// Answers in place of the service, and closes. A response that has begun is aborted instead.
     pub(super) fn refuse(&mut self, active: &mut Active, status: StatusCode) {
         active.upload = None;
         self.service = None;
@@ -437,18 +438,19 @@ where
     }
 }
 
-/// Runs code of the service. What panics is dropped by the caller and not asked again.
+/// Calls code of the service and catches its panic. After a panic the caller drops that code and does not
+/// call it again.
 fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, ServicePanicked> {
     catch_unwind(AssertUnwindSafe(run))
         .map_err(|panic| ServicePanicked(panic_message(&*panic).to_owned()))
 }
 
-/// The service has panicked, in its readiness, its call, its future or the body of its response.
+/// A panic of the service: in its readiness, its call, its future or the body of its response.
 #[derive(Debug, thiserror::Error)]
 #[error("the service panicked: {0}")]
 struct ServicePanicked(String);
 
-/// The response to `OPTIONS *`, which asks about the server and not about a resource (RFC 9110 section
+/// Returns the response to `OPTIONS *`, which applies to the server and not to a resource (RFC 9110 section
 /// 9.3.7).
 fn server_options() -> Response {
     const METHODS: HeaderValue =
@@ -458,7 +460,7 @@ fn server_options() -> Response {
     response
 }
 
-/// A service's future with its output brought into our types.
+/// A service's future whose output is converted to this crate's `Response` and `BoxError`.
 #[pin_project]
 struct IntoResponse<F>(#[pin] F);
 

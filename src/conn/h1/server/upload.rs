@@ -1,4 +1,4 @@
-//! The request's body, on its way from the connection to the service.
+//! Forwarding of the request's body from the connection to the service.
 
 use std::{
     task::{Context, Poll},
@@ -25,8 +25,8 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// The body that follows the head that was just read. What came with the head is one piece;
-    /// the rest will come through a channel.
+    /// Returns the body of the request whose head was just read. A body that arrived with its head is one
+    /// piece; otherwise it is a channel.
     pub(super) fn open_body(&mut self, active: &mut Active, now: Instant) -> Result<Body, Fault> {
         let whole = match active.core.remaining_body() {
             Some(0) => return active.core.recv(now, &mut active.input).map(|_end| Body::empty()),
@@ -34,7 +34,7 @@ where
             None => false,
         };
         if whole && let Some(Event::Data(data)) = active.core.recv(now, &mut active.input)? {
-            active.core.recv(now, &mut active.input)?; // its end
+            active.core.recv(now, &mut active.input)?; // the end of the body
             return Ok(data.into());
         }
         let (sender, body) = Body::channel(active.core.remaining_body());
@@ -42,13 +42,13 @@ where
         Ok(body)
     }
 
-    /// Moves what has come of the body to its reader, and finds out whether more is wanted.
+    /// Forwards received bytes of the body to its reader, and records whether the reader wants more.
     pub(super) fn pump_upload(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>) {
         let was_wanted = active.wants_upload();
         let is_wanted = self.pump(active, now, cx);
         match (was_wanted, is_wanted) {
-            (false, true) => active.core.resume(now), // the reader's time is not the client's
-            (true, false) => active.restart_call_timer(now), // nor the other way round
+            (false, true) => active.core.resume(now), // the client's time does not run while the reader does not read
+            (true, false) => active.restart_call_timer(now), // and the service's not while the client is slow
             _ => {}
         }
         if let Some(upload) = &mut active.upload {
@@ -89,14 +89,14 @@ where
         false
     }
 
-    /// Sends `100 Continue` once the body is asked for; until then there is nothing to read.
+    /// Sends `100 Continue` once the service reads the body. Returns whether the body may be read.
     fn try_continue(&mut self, active: &mut Active, cx: &Context<'_>) -> bool {
         if !active.core.wants_continue() {
             return true;
         }
         let asked =
             active.upload.as_ref().is_some_and(|u| u.sender.poll_wanted(cx) == Poll::Ready(Ok(())));
-        let early = !active.input.is_empty(); // the client did not wait for it
+        let early = !active.input.is_empty(); // the client did not wait for 100 Continue
         if (asked || early) && active.output.has_room() && !active.core.writes_body() {
             active.core.send_continue(active.output.head());
             return true;
@@ -104,15 +104,14 @@ where
         false
     }
 
-    /// The client broke the protocol, or was too slow: its request fails, in the middle of its
-    /// body or before.
+    /// Fails a request that violates the protocol or is too slow, in its head or in its body.
     pub(super) fn fail_request(&mut self, active: &mut Active, fault: Fault) {
         active.protocol_error = true;
         let Some(Upload { sender, .. }) = active.upload.take() else {
             self.refuse_fault(active, fault);
             return;
         };
-        // The service learns it from the body; its answer, an error as a rule, is still sent.
+        // The service sees the error in the body; its response, usually an error, is still sent.
         let kind = match fault {
             Fault::Timeout => Kind::ClientTimeout,
             Fault::FieldsTooLarge => Kind::TooLarge, // its trailers
@@ -123,12 +122,11 @@ where
     }
 }
 
-/// Pieces below this size, 16 KiB, are copied out of the read buffer: so what waits holds at most four
-/// times what it counts for.
+/// Pieces below this size, 16 KiB, are copied out of the read buffer. So a queued piece keeps at most four
+/// times its own size allocated.
 const MAX_COPIED_PIECE: usize = 16 << 10;
 
-/// A small piece by itself: as a slice it would keep a read buffer of 64 KiB alive, for as long as
-/// its reader lets it wait.
+/// Copies a small piece: as a slice it would keep a read buffer of 64 KiB alive until it is read.
 fn detach(data: Bytes) -> Bytes {
     if data.len() < MAX_COPIED_PIECE { Bytes::copy_from_slice(&data) } else { data }
 }
