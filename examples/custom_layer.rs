@@ -1,4 +1,7 @@
-//! A layer of one's own: sends beta testers to the new build, and says so in the response.
+//! A layer of your own: sends beta testers to the new build, and says so in the response.
+//!
+//! This one is written by hand, since it chooses between two services. For a layer that only inspects or
+//! changes requests and responses, `vestibule::layer::from_fn` needs one async function.
 //!
 //! Run with `cargo run --release --example custom_layer`, then
 //! `curl -i http://127.0.0.1:8080/` and `curl -i -H 'Cookie: beta=1' http://127.0.0.1:8080/`.
@@ -39,7 +42,7 @@ impl<S, B: Clone> Layer<S> for CanaryLayer<B> {
     }
 }
 
-/// Two services of one type of answer; which one is asked depends on a cookie.
+/// Calls one of two services with the same type of response, as a cookie says.
 #[derive(Clone)]
 struct Canary<S, B> {
     main: S,
@@ -67,8 +70,11 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let cookie = request.headers().get(header::COOKIE);
-        let beta = cookie.is_some_and(|c| c.as_bytes().starts_with(b"beta="));
+        let cookies = request.headers().get_all(header::COOKIE).iter();
+        let beta = cookies
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(';'))
+            .any(|cookie| cookie.trim().starts_with("beta="));
         let lane = HeaderValue::from_static(if beta { "beta" } else { "main" });
         // Futures of two types: one box for either.
         let answer: Self::Future = if beta {

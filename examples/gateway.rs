@@ -62,14 +62,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .fallback(files::dir(site.path())),
         );
 
-    let mut server = serve(args.listen, front)
+    let server = serve(args.listen.as_str(), front)
         // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
         .shutdown(serve::shutdown_signal())
         .shutdown_timeout(Duration::from_secs(10));
-    if let Some(n) = args.threads {
-        server = server.runtime_threads(n);
-    }
-    let server = server.bind()?;
+    let server = args.with_threads(server).bind()?;
     match server.local_addr()? {
         at @ Address::Tcp(_) => eprintln!("Open http://{at}/ in a browser. Ctrl-C ends it."),
         at @ Address::Unix(_) => eprintln!("Listening on {at}. Ctrl-C ends it."),

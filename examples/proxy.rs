@@ -10,12 +10,12 @@ use vestibule::{
 };
 
 const HELP: &str = "\
-proxy --listen ADDR [--threads N] [--buffer] [--log] UPSTREAM [UPSTREAM ...]
+proxy [--listen ADDR] [--threads N] [--buffer] [--log] UPSTREAM [UPSTREAM ...]
 
-  --listen ADDR   host:port or unix:/path
-  --threads N     one runtime a thread (0: one a core); without it, the caller's runtime
-  --buffer        whole requests and responses between slow clients and servers that must not wait
-  --log           a line for each request
+  --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
+  --threads N     N threads with a runtime each (0: one for each core); without it, one runtime
+  --buffer        buffers whole requests and responses, so that no server waits for a slow client
+  --log           logs a line for each request
   UPSTREAM        host:port, http://host:port or unix:/path";
 
 #[tokio::main]
@@ -54,10 +54,11 @@ where
     if !log {
         server = server.without_access_log();
     }
-    if let Some(n) = threads {
-        server = server.runtime_threads(n);
-    }
-    let server = server.bind()?;
+    let server = match threads {
+        None => server,
+        Some(0) => server.thread_per_core(),
+        Some(n) => server.runtime_threads(n),
+    };
     Ok(server.await?)
 }
 

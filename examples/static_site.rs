@@ -15,13 +15,14 @@ use vestibule::{
 const HELP: &str = "\
 static_site [--listen ADDR] [--threads N] [OPTION ...] [DIR]
 
-  --listen ADDR     host:port or unix:/path; 127.0.0.1:8080 if it is not given
-  --threads N       one runtime a thread (0: one a core); without it, the caller's runtime
-  --log             a line for each request, even if this is no terminal
-  --list            lists folders that have no index.html
-  --precompressed   sends a.js.zst, a.js.br or a.js.gz for a.js to those who accept it
-  --fallback FILE   serves this file for whatever is not there, as single page applications need
-  DIR               the folder; this one if it is not given";
+  --listen ADDR     host:port or unix:/path (127.0.0.1:8080)
+  --threads N       N threads with a runtime each (0: one for each core); without it, one runtime
+  --log             logs a line for each request, also if stderr is not a terminal
+  --list            lists folders without an index.html
+  --precompressed   sends a.js.zst, a.js.br or a.js.gz for a.js to clients that accept it
+  --fallback FILE   sends this file of DIR, with 200, for paths that do not exist: the page of a
+                    single-page application
+  DIR               the folder (the current one)";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -56,10 +57,12 @@ where
     S::Future: Send + 'static,
 {
     // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
-    let mut server = server.shutdown(shutdown_signal());
-    if let Some(n) = threads {
-        server = server.runtime_threads(n);
-    }
+    let server = server.shutdown(shutdown_signal());
+    let server = match threads {
+        None => server,
+        Some(0) => server.thread_per_core(),
+        Some(n) => server.runtime_threads(n),
+    };
     let server = server.bind()?;
     match server.local_addr()? {
         at @ Address::Tcp(_) => eprintln!("Open http://{at}/"),

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use vestibule::serve::Serve;
+
 use crate::site::Site;
 
 const HELP: &str = "\
@@ -9,13 +11,13 @@ gateway [--listen ADDR] [--workers N] [--threads N] [--site DIR]
 
   --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
   --workers N     threads that run the application (4)
-  --threads N     front threads with a runtime each (0: one a core); without it, one runtime
+  --threads N     N front threads with a runtime each (0: one for each core); without it, one runtime
   --site DIR      the folder to serve (the one that comes with the example)";
 
 pub struct Args {
     pub listen: String,
     pub workers: usize,
-    pub threads: Option<usize>,
+    threads: Option<usize>,
     site: Option<PathBuf>,
 }
 
@@ -41,11 +43,32 @@ impl Args {
         Ok(args)
     }
 
+    /// Runs `server` on as many threads as `--threads` says.
+    pub fn with_threads<S>(&self, server: Serve<S>) -> Serve<S> {
+        match self.threads {
+            None => server,
+            Some(0) => server.thread_per_core(),
+            Some(n) => server.runtime_threads(n),
+        }
+    }
+
     /// The folder to serve; the embedded one is unpacked first.
     pub fn site(&self) -> io::Result<Site> {
         match &self.site {
             Some(dir) => Ok(Site::Given(dir.clone())),
             None => Site::unpack(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn threads_option_zero_serves_on_each_core() {
+        let args = Args { listen: String::new(), workers: 1, threads: Some(0), site: None };
+        let server = vestibule::serve("127.0.0.1:0", vestibule::Router::new());
+        assert!(args.with_threads(server).bind().is_ok());
     }
 }
