@@ -8,23 +8,39 @@
 //!
 //! By default an entry is an `info` event of the target [`TARGET`]; if that target is disabled, no memory
 //! is kept for entries. [`Config::access_log`](super::Config::access_log) and
-//! [`Serve::access_log`](crate::serve::Serve::access_log) write entries elsewhere, in the combined
-//! format for example:
+//! [`Serve::access_log`](crate::serve::Serve::access_log) write entries elsewhere. This is the combined
+//! format of Apache and nginx. The function runs on the thread that serves the client, so give the lines to a
+//! writer that does not block, such as `NonBlocking` of the crate `tracing-appender`:
 //!
 //! ```
-//! use vestibule::conn::{Config, access_log::Entry};
+//! use std::time::SystemTime;
+//! use http::HeaderValue;
+//! use vestibule::{Router, conn::access_log::Entry, semantics::date::HttpDate, serve};
 //!
-//! fn combined(entry: &Entry) -> String {
-//!     let text = |field: Option<&str>| field.unwrap_or("-").to_owned();
-//!     let method = text(entry.method.as_ref().map(|method| method.as_str()));
-//!     let uri = entry.uri.as_ref().map_or("-".to_owned(), ToString::to_string);
-//!     let status = text(entry.status.as_ref().map(|status| status.as_str()));
-//!     let user_agent = text(entry.user_agent.as_ref().and_then(|value| value.to_str().ok()));
-//!     format!("{} \"{method} {uri}\" {status} {} {user_agent:?}", entry.peer, entry.bytes)
+//! fn combined(entry: &Entry, now: SystemTime) -> String {
+//!     let client = entry.peer.ip().map_or("-".to_owned(), |ip| ip.to_string());
+//!     // "Sun, 06 Nov 1994 08:49:37 GMT" becomes "06/Nov/1994:08:49:37 +0000".
+//!     let date = HttpDate::from(now).to_string();
+//!     let date = format!("{}/{}/{}:{} +0000", &date[5..7], &date[8..11], &date[12..16], &date[17..25]);
+//!     let request = match (&entry.method, &entry.uri, entry.version) {
+//!         (Some(method), Some(uri), Some(version)) => format!("{method} {uri} {version:?}"),
+//!         _ => "-".to_owned(), // its head could not be read
+//!     };
+//!     // 499 is nginx's status for a client that left before its response.
+//!     let status = entry.status.map_or(499, |status| status.as_u16());
+//!     // `{:?}` escapes the quotes in a field.
+//!     let text = |field: &Option<HeaderValue>| {
+//!         let value = field.as_ref().map_or("-".into(), |v| String::from_utf8_lossy(v.as_bytes()));
+//!         format!("{value:?}")
+//!     };
+//!     let (referer, user_agent) = (text(&entry.referer), text(&entry.user_agent));
+//!     let bytes = entry.bytes;
+//!     format!("{client} - - [{date}] {request:?} {status} {bytes} {referer} {user_agent}")
 //! }
 //!
-//! let config = Config::new().access_log(|entry| println!("{}", combined(entry)));
-//! # drop(config);
+//! let server = serve("127.0.0.1:8080", Router::new())
+//!     .access_log(|entry| println!("{}", combined(entry, SystemTime::now())));
+//! # drop(server);
 //! ```
 
 mod transfers;
