@@ -1,5 +1,8 @@
 //! Guides: how the parts fit together. Each page stands alone, and its programs compile.
 
+#[doc = include_str!("guide/how_to.md")]
+pub mod how_to {}
+
 #[doc = include_str!("guide/axum.md")]
 pub mod axum {}
 

@@ -87,6 +87,7 @@
 //!
 //! # Guides
 //!
+//! [How to](guide::how_to): common tasks, and where each is described.
 //! [With axum](guide::axum), [with tower-http](guide::tower_http), [behind another
 //! proxy](guide::behind_a_proxy), [all defaults and limits](guide::limits), [every deadline](serve::deadlines), [every status that the front answers by
 //! itself](guide::statuses).
@@ -127,7 +128,8 @@
 //!
 //! A target stands for those below it too: `vestibule::files` for `vestibule::files::root`. The filter
 //! `vestibule=info,vestibule::access=off` shows what fails and writes no access log, which then costs
-//! nothing.
+//! nothing; `info,vestibule::request=debug` also shows why a request was refused with 400 or 413.
+//! `tracing_subscriber::fmt::init()` reads the filter from the environment variable `RUST_LOG`.
 //!
 //! Every service here is an [`HttpService`]: a `tower::Service` of requests with any body, whose
 //! responses have any body and whose error is any error. So a file server, a thread pool and a remote

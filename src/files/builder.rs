@@ -267,14 +267,15 @@ impl DirBuilder {
     }
 
     /// Serves this file with the status 200 for every missing path: the page of a single-page application.
+    /// `path` is below the folder, as in `"index.html"`; while there is no such file, responses are 404.
     /// Replaces a [`not_found_page`](Self::not_found_page).
     pub fn fallback_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::OK));
         self
     }
 
-    /// Serves this file with the status 404 for every missing path. Replaces a
-    /// [`fallback_page`](Self::fallback_page).
+    /// Serves this file with the status 404 for every missing path. `path` is below the folder, as in
+    /// `"404.html"`. Replaces a [`fallback_page`](Self::fallback_page).
     pub fn not_found_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::NOT_FOUND));
         self

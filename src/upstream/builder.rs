@@ -17,6 +17,9 @@ use crate::{
 
 /// Builds an [`Upstream`]. The order of options does not matter.
 ///
+/// All servers have the same share of the requests. For [weights](Endpoint::weight) build the proxy of its
+/// parts, as [`Retry`](super::Retry) shows.
+///
 /// ```
 /// use std::time::Duration;
 /// use vestibule::{policy::pick::LeastOutstanding, upstream::Upstream};
