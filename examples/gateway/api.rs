@@ -19,7 +19,8 @@ pub async fn start(name: &'static str) -> std::io::Result<String> {
         let n = served.fetch_add(1, Ordering::Relaxed) + 1;
         async move { Ok::<_, Infallible>(answer(name, n, &request)) }
     });
-    let server = serve("127.0.0.1:0", app).bind()?;
+    // The front logs each request already.
+    let server = serve("127.0.0.1:0", app).without_access_log().bind()?;
     let address = server.local_addr()?.to_string();
     #[allow(clippy::disallowed_methods, reason = "it may end with the process")]
     tokio::spawn(server.into_future());
