@@ -14,8 +14,8 @@
 //!     let api = Upstream::new(["10.0.0.1:3000", "10.0.0.2:3000"])?;
 //!
 //!     let site = Router::new()
-//!         .nest("/static", files::dir("public"))
-//!         .prefix("/api", api)
+//!         .nest("/static", files::dir("public")) // "/static/a.css" is the file public/a.css
+//!         .prefix("/api", api) // the path stays: servers are sent "/api/.."
 //!         .fallback(app);
 //!
 //!     // What NGINX does: stand between the world and the workers.

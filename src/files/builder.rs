@@ -15,7 +15,7 @@ use super::{
     cache::{Limits, REVALIDATE_INTERVAL},
     dir::{Dir, Storage},
     lookup_config::LookupConfig,
-    root::{OPEN_DIR_PATH, Root, Symlinks},
+    root::{OPEN_DIR_PATH, Root, Symlinks, cannot_open},
     try_files::TryFiles,
     watch::MAX_WATCHED_FOLDERS,
 };
@@ -133,11 +133,8 @@ impl DirBuilder {
     /// The error of opening the folder, with its path.
     pub fn try_build(self) -> io::Result<Dir> {
         if let Origin::Folder(path) = &self.origin {
-            openat(CWD, path, OPEN_DIR_PATH, Mode::empty()).map_err(|errno| {
-                let error = io::Error::from(errno);
-                let text = format!("cannot open the folder {}: {error}", path.display());
-                io::Error::new(error.kind(), text)
-            })?;
+            openat(CWD, path, OPEN_DIR_PATH, Mode::empty())
+                .map_err(|errno| cannot_open(path, &errno.into()))?;
         }
         Ok(self.build())
     }

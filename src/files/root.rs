@@ -94,6 +94,11 @@ pub(super) struct Root {
     cached_lookup_unsupported: AtomicBool,
 }
 
+/// Returns an error of the same kind that names the folder.
+pub(super) fn cannot_open(folder: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot open the folder {}: {error}", folder.display()))
+}
+
 /// The open folder.
 #[derive(Debug)]
 struct OpenFolder {
@@ -157,7 +162,12 @@ impl Root {
     /// If the root itself cannot be opened, and on errors that are not the path's fault: out of
     /// descriptors or memory, an I/O error.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
-        let folder = self.folder()?;
+        let folder = self.folder().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::PermissionDenied => cannot_open(&self.path, &error),
+            _ => error, // its errno says whether descriptors or memory have run out
+        })?;
         let root = folder.fd.as_fd();
         let mut opened = Err(Errno::AGAIN);
         for _ in 0..MAX_ATTEMPTS {

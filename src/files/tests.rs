@@ -305,6 +305,9 @@ async fn missing_root_is_server_error_and_not_404() {
     let served = dir(site.outside.path().join("later"));
     let error = served.clone().oneshot(request(Method::GET, "/x")).await.unwrap_err();
     assert_eq!(Error::find(&*error).map(Error::kind), Some(Kind::Internal));
+    let named = format!("cannot open the folder {}: ", site.outside.path().join("later").display());
+    let cause = crate::error::Chain(&*error).to_string();
+    assert!(cause.contains(&named), "{cause}");
     fs::create_dir(site.outside.path().join("later")).unwrap();
     assert_eq!(get(&served, "/x").await.status(), StatusCode::NOT_FOUND);
 }
