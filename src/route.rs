@@ -39,7 +39,8 @@ use crate::{
 /// Any [`HttpService`] is accepted: another router, a service of this crate, an `axum::Router`. It
 /// is cloned for each request, and its readiness is awaited inside the response's future, so the
 /// router itself is always ready. The router accepts requests with any body, so it also fits into
-/// an `axum::Router` (`fallback_service(Rescue::new(router))`).
+/// an `axum::Router` (`fallback_service(router.infallible())`, see
+/// [`RescueExt`](crate::layer::RescueExt)).
 ///
 /// | method | pattern | matches | the service sees |
 /// |---|---|---|---|
@@ -72,7 +73,8 @@ use crate::{
 ///
 /// # Differences from axum
 ///
-/// - A service decides on methods itself; the router never answers 405.
+/// - A service decides on methods itself; the router never answers 405. To route by method put an
+///   `axum::Router` at the entry.
 /// - Patterns overlap freely: `/{page}`, `/{*path}` and `prefix("/", ..)` may stand together.
 ///   Only two patterns that match the same paths are a conflict.
 /// - A parameter is a whole segment: there is no `/v{version}`.
