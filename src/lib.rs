@@ -87,8 +87,7 @@
 //!
 //! # Guides
 //!
-//! [How to](guide::how_to): common tasks, and where each is described.
-//! [With axum](guide::axum), [with tower-http](guide::tower_http), [behind another
+//! [How to do common tasks](guide::how_to), [with axum](guide::axum), [with tower-http](guide::tower_http), [behind another
 //! proxy](guide::behind_a_proxy), [all defaults and limits](guide::limits), [every deadline](serve::deadlines), [every status that the front answers by
 //! itself](guide::statuses).
 //!
