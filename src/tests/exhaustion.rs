@@ -172,7 +172,7 @@ async fn serve_without_threads(folder: &Path) {
         }
     });
     let app = RequestBufferLayer::new().budget(budget.clone()).layer(app);
-    let app = ResponseBufferLayer::new().memory(1000).budget(budget).layer(app);
+    let app = ResponseBufferLayer::new().max_memory(1000).budget(budget).layer(app);
     let site = Router::new().nest("/files", files::dir(folder)).fallback(app);
     let server = start(RescueLayer::new().layer(site)).await;
     let get = async |path: &str| {
@@ -233,7 +233,7 @@ async fn buffer_for_slow_readers() {
         let pieces = tokio_stream::iter(pieces).chain(tokio_stream::pending());
         Ok(Response::new(Body::from_stream(pieces)))
     });
-    let app = ResponseBufferLayer::new().memory(1 << 20).layer(app);
+    let app = ResponseBufferLayer::new().max_memory(1 << 20).layer(app);
     let before = resident();
     let (mut responses, mut others) = (Vec::new(), Vec::new());
     for _ in 0..READERS {

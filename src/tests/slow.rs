@@ -198,7 +198,7 @@ async fn spilled_body_reaches_the_client_unchanged() {
         async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
     });
     let buffered =
-        ServiceBuilder::new().layer(ResponseBufferLayer::new().memory(60_000)).service(app);
+        ServiceBuilder::new().layer(ResponseBufferLayer::new().max_memory(60_000)).service(app);
     let server = start(buffered).await;
     let want = |len: usize| (0..len).map(|i| (i / 7) as u8).collect::<Vec<_>>();
     for len in [0, 1, 60_000, 250_000, 3_000_000] {
@@ -220,7 +220,7 @@ async fn spilled_body_reaches_the_client_unchanged() {
                 let body = stream(len, true, Arc::default());
                 async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
             });
-            let app = ResponseBufferLayer::new().memory(60_000).layer(app);
+            let app = ResponseBufferLayer::new().max_memory(60_000).layer(app);
             let (mut client, io) = tokio::io::duplex(30_000);
             let connection = crate::conn::h1::server::Connection::new(
                 crate::conn::Transport::new(
@@ -252,7 +252,7 @@ async fn file_bytes_in_the_kernel_are_not_overwritten() {
         let body = body.lock().unwrap().take().unwrap();
         std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(body)))
     });
-    let server = start(ResponseBufferLayer::new().memory(0).layer(app)).await;
+    let server = start(ResponseBufferLayer::new().max_memory(0).layer(app)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut all = vec![0; 3 * LEN];

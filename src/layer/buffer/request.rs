@@ -33,7 +33,7 @@ pub const MAX_BODY: u64 = 1 << 20;
 
 /// Up to so much of a body is kept in memory, unless set otherwise: 64 KiB, in which nearly every
 /// form and call fits. Larger ones go to disk.
-pub const MEMORY: usize = 64 << 10;
+pub const MAX_MEMORY: usize = 64 << 10;
 
 /// The request's body is larger than the buffer may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,16 +55,16 @@ type Which = dyn Fn(&Request) -> bool + Send + Sync;
 #[derive(Clone)]
 struct Options {
     max_body: u64,
-    memory: usize,
+    max_memory: usize,
     budget: Budget,
     streams: Option<Arc<Which>>,
 }
 
 impl RequestBufferLayer {
-    /// Bodies of up to [`MAX_BODY`], each with up to [`MEMORY`] in memory.
+    /// Bodies of up to [`MAX_BODY`], each with up to [`MAX_MEMORY`] in memory.
     pub fn new() -> Self {
-        let (max_body, memory) = (MAX_BODY, MEMORY);
-        Self { options: Options { max_body, memory, budget: process_budget(), streams: None } }
+        let (max_body, max_memory) = (MAX_BODY, MAX_MEMORY);
+        Self { options: Options { max_body, max_memory, budget: process_budget(), streams: None } }
     }
 
     /// The largest body that is taken, in bytes. Default [`MAX_BODY`].
@@ -82,8 +82,8 @@ impl RequestBufferLayer {
 
     /// Bytes of a body that are kept in memory; a larger one goes to disk, whole.
     #[must_use]
-    pub fn memory(mut self, bytes: usize) -> Self {
-        self.options.memory = bytes;
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.options.max_memory = bytes;
         self
     }
 
@@ -98,7 +98,7 @@ impl RequestBufferLayer {
     /// not larger than [`max_body`](Self::max_body): uploads that the service wants to see while
     /// they come. None by default.
     #[must_use]
-    pub fn stream(mut self, which: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
+    pub fn stream_if(mut self, which: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
         self.options.streams = Some(Arc::new(which));
         self
     }
@@ -293,10 +293,10 @@ impl<S: Service<Request>> fmt::Debug for ResponseFuture<S> {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_body, memory, budget, streams } = self;
+        let Self { max_body, max_memory, budget, streams } = self;
         f.debug_struct("Options")
             .field("max_body", max_body)
-            .field("memory", memory)
+            .field("max_memory", max_memory)
             .field("budget", budget)
             .field("streams", &streams.is_some())
             .finish()

@@ -29,11 +29,11 @@ use crate::{
 
 /// How much of one response is kept in memory, unless set otherwise: 256 KiB, so that nearly every
 /// page fits whole, and a thousand slow clients take no more than 256 MiB.
-pub const MEMORY: usize = 256 << 10;
+pub const MAX_MEMORY: usize = 256 << 10;
 
 /// How much of one response goes to disk, unless set otherwise: 1 GiB, as nginx's
 /// `proxy_max_temp_file_size`.
-pub const DISK: u64 = 1 << 30;
+pub const MAX_DISK: u64 = 1 << 30;
 
 /// A body in one piece up to this size is handed on as it is: 16 KiB, which leaves with its head.
 const SMALL: usize = 16 << 10;
@@ -46,29 +46,29 @@ pub struct ResponseBufferLayer {
 
 #[derive(Debug, Clone)]
 struct Options {
-    memory: usize,
-    disk: u64,
+    max_memory: usize,
+    max_disk: u64,
     budget: Budget,
 }
 
 impl ResponseBufferLayer {
-    /// Keeps up to [`MEMORY`] of each response in memory and [`DISK`] on disk.
+    /// Keeps up to [`MAX_MEMORY`] of each response in memory and [`MAX_DISK`] on disk.
     pub fn new() -> Self {
-        Self { options: Options { memory: MEMORY, disk: DISK, budget: process_budget() } }
+        Self { options: Options { max_memory: MAX_MEMORY, max_disk: MAX_DISK, budget: process_budget() } }
     }
 
     /// How much of one response is kept in memory, in bytes. The last piece may reach beyond.
     #[must_use]
-    pub fn memory(mut self, bytes: usize) -> Self {
-        self.options.memory = bytes;
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.options.max_memory = bytes;
         self
     }
 
     /// How much of one response is kept on disk, in bytes; zero keeps none there. Above both bounds
     /// the service inside waits for the client. The last piece may reach beyond.
     #[must_use]
-    pub fn disk(mut self, bytes: u64) -> Self {
-        self.options.disk = bytes;
+    pub fn max_disk(mut self, bytes: u64) -> Self {
+        self.options.max_disk = bytes;
         self
     }
 
@@ -119,7 +119,7 @@ pub struct ResponseBuffer<S> {
 }
 
 impl<S> ResponseBuffer<S> {
-    /// Wraps `inner`; keeps up to [`MEMORY`] and [`DISK`] of each response.
+    /// Wraps `inner`; keeps up to [`MAX_MEMORY`] and [`MAX_DISK`] of each response.
     pub fn new(inner: S) -> Self {
         ResponseBufferLayer::new().layer(inner)
     }

@@ -100,7 +100,7 @@ async fn request_is_whole_wherever_it_was_kept() {
                 Ok::<Response, BoxError>(Response::default())
             }
         });
-        let layer = RequestBufferLayer::new().memory(MEMORY).budget(budget.clone());
+        let layer = RequestBufferLayer::new().max_memory(MEMORY).budget(budget.clone());
         let body = trickle(data, i as u64 + 1);
         layer.max_body(1_000_000).layer(app).oneshot(Request::new(body)).await.unwrap();
         assert!(is_free(&budget), "{:?}", budget.usage());
@@ -158,7 +158,7 @@ async fn request_without_room_is_refused_and_leaves_nothing_behind() {
 async fn streamed_request_is_handed_on_at_once_and_still_bounded() {
     let layer = RequestBufferLayer::new()
         .max_body(10)
-        .stream(|request| request.uri().path().starts_with("/up"));
+        .stream_if(|request| request.uri().path().starts_with("/up"));
     let (tx, body) = Body::channel(None);
     let request = |path: &str, body| Request::builder().uri(path).body(body).unwrap();
     let service = layer.layer(service_fn(echo));
@@ -195,8 +195,8 @@ async fn response_is_whole_wherever_it_was_kept() {
         let size = random.below(1_500_000);
         let data = random.bytes(size);
         let layer = ResponseBufferLayer::new()
-            .memory(random.below(200_000))
-            .disk(random.below(4) as u64 * 300_000)
+            .max_memory(random.below(200_000))
+            .max_disk(random.below(4) as u64 * 300_000)
             .budget(budget.clone());
         let body = match round % 3 {
             0 => Body::from(data.clone()),
@@ -269,7 +269,7 @@ async fn full_or_failing_disk_costs_no_response() {
         let mut random = Random(9);
         for size in [200_000, 1 << 20] {
             let data = random.bytes(size);
-            let layer = ResponseBufferLayer::new().memory(50_000).budget(budget.clone());
+            let layer = ResponseBufferLayer::new().max_memory(50_000).budget(budget.clone());
             let out = through(layer, trickle(data.clone(), 2)).await;
             assert!(read_slowly(out, &mut random).await.unwrap() == data, "{budget:?}");
             assert!(is_free(&budget), "{budget:?}");
@@ -296,7 +296,7 @@ async fn spent_budget_refuses_request_before_service_is_called() {
 async fn departed_client_returns_its_whole_share() {
     let budget = Budget::default();
     for taken in [0, 1, 3, 8] {
-        let layer = ResponseBufferLayer::new().memory(30_000).budget(budget.clone());
+        let layer = ResponseBufferLayer::new().max_memory(30_000).budget(budget.clone());
         let (tx, dropped) = oneshot::channel();
         let body = Body::new(Tells(trickle(Random(2).bytes(2 << 20), 4), Some(tx)));
         let mut out = through(layer, body).await;

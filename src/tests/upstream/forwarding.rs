@@ -244,7 +244,7 @@ async fn limit_that_refuses_a_body_is_named_however_the_body_comes() {
             let body = http_body_util::BodyExt::collect(request.into_body()).await?.to_bytes();
             Ok::<_, crate::BoxError>(crate::Response::new(Body::from(body)))
         });
-        let streamed = buffer.stream(|request| request.uri().path() == "/streamed");
+        let streamed = buffer.stream_if(|request| request.uri().path() == "/streamed");
         let front = start(layer.layer(streamed.layer(echo))).await;
         let answer = exchange(front.addr, request).await;
         front.stop().await;

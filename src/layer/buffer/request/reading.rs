@@ -23,7 +23,7 @@ pub(super) struct Reading {
     parts: Option<Parts>,
     body: Body,
     max_body: u64,
-    memory: usize,
+    max_memory: usize,
     budget: Budget,
     /// What is in memory of it, and stays there.
     lease: Lease,
@@ -56,7 +56,7 @@ impl Reading {
             parts: Some(parts),
             body,
             max_body: options.max_body,
-            memory: options.memory,
+            max_memory: options.max_memory,
             lease: options.budget.memory(),
             budget: options.budget.clone(),
             len: 0,
@@ -111,7 +111,7 @@ impl Reading {
             return Err(no_room(&self.budget, Full));
         }
         let stays = !matches!(self.store, Store::Disk(_))
-            && self.len <= self.memory as u64
+            && self.len <= self.max_memory as u64
             && !self.budget.is_tight()
             && self.lease.try_set(self.len).is_ok();
         if stays { self.keep(data) } else { self.spill(data).map_err(|e| no_room(&self.budget, e)) }

@@ -93,7 +93,7 @@ impl Feed {
     }
 
     fn memory_has_room(&self, level: &Level) -> bool {
-        level.held < self.options.memory && !self.options.budget.is_tight()
+        level.held < self.options.max_memory && !self.options.budget.is_tight()
     }
 
     fn disk_has_room(&self, level: &Level) -> bool {
@@ -102,7 +102,7 @@ impl Feed {
             Some(spill) if level.on_disk || !spill.is_settled() => spill.end(),
             _ => 0,
         };
-        !self.no_disk && used < self.options.disk
+        !self.no_disk && used < self.options.max_disk
     }
 
     /// Is something on its way to the disk? Then what comes must go behind it.
@@ -215,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn response_is_whole_though_its_disk_is_full() {
-        let options = Options { memory: 10, disk: 1 << 20, budget: Budget::default() };
+        let options = Options { max_memory: 10, max_disk: 1 << 20, budget: Budget::default() };
         let mut feed = Feed::new(None, &options, RequestInfo::default());
         let full = File::options().write(true).open("/dev/full").unwrap();
         feed.spill = Some(Box::new(Spill::on(Arc::new(full), &options.budget)));
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn lost_batch_is_error_and_not_gap() {
-        let options = Options { memory: 0, disk: 1 << 20, budget: Budget::default() };
+        let options = Options { max_memory: 0, max_disk: 1 << 20, budget: Budget::default() };
         let mut feed = Feed::new(None, &options, RequestInfo::default());
         let mut spill = Spill::new(&options.budget);
         spill.push("never written".into()).unwrap();
@@ -257,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn response_is_whole_if_no_thread_can_be_started_to_spill_it() {
         static NONE: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::without_threads);
-        let options = Options { memory: 10, disk: 1 << 20, budget: Budget::default() };
+        let options = Options { max_memory: 10, max_disk: 1 << 20, budget: Budget::default() };
         let mut feed = Feed::new(None, &options, RequestInfo::default());
         feed.spill = Some(Box::new(Spill::on_pool(&NONE, &options.budget)));
         let reader = Reader::new(feed.shared(), None);

@@ -68,7 +68,7 @@ async fn through(max: usize, response: Response) -> Response {
     let app = Probe::new(move |_: Request| {
         std::future::ready(Ok::<_, BoxError>(response.lock().unwrap().take().unwrap()))
     });
-    let layer = ResponseBufferLayer::new().memory(max).disk(0);
+    let layer = ResponseBufferLayer::new().max_memory(max).max_disk(0);
     layer.layer(app).oneshot(Request::default()).await.unwrap()
 }
 
@@ -83,7 +83,7 @@ fn poll(body: &mut Body) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
 #[tokio::test]
 async fn client_that_reads_nothing_delays_no_worker() {
     let (body, given, dropped) = scripted(100, 1000);
-    let out = buffered(MEMORY, body).await;
+    let out = buffered(MAX_MEMORY, body).await;
     // Nobody reads `out`; the body inside is read to its end all the same, and dropped.
     dropped.await.unwrap();
     assert_eq!(given.load(Ordering::SeqCst), 100);
@@ -123,7 +123,7 @@ async fn settle() {
 #[tokio::test]
 async fn departed_client_ends_the_body() {
     let (tx, body) = Body::channel(None);
-    let out = buffered(MEMORY, body).await;
+    let out = buffered(MAX_MEMORY, body).await;
     tx.send("abc".into()).unwrap();
     settle().await;
     drop(out);
@@ -134,7 +134,7 @@ async fn departed_client_ends_the_body() {
 #[tokio::test]
 async fn head_and_available_bytes_are_not_held_back() {
     let (tx, body) = Body::channel(Some(6));
-    let mut out = buffered(MEMORY, body).await;
+    let mut out = buffered(MAX_MEMORY, body).await;
     assert_eq!(out.len(), Some(6));
     tx.send("abc".into()).unwrap();
     assert_eq!(out.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
@@ -158,7 +158,7 @@ async fn error_comes_after_the_bytes_before_it() {
         if at_once {
             tx.take().unwrap().abort("cut");
         }
-        let mut out = buffered(MEMORY, body).await;
+        let mut out = buffered(MAX_MEMORY, body).await;
         if let Some(tx) = tx {
             tx.abort("cut");
         }
@@ -183,7 +183,7 @@ async fn panic_of_body_is_error_and_not_end() {
             Poll::Pending
         }
     }
-    let mut out = buffered(MEMORY, Body::new(Panics(false))).await;
+    let mut out = buffered(MAX_MEMORY, Body::new(Panics(false))).await;
     assert!(out.frame().await.unwrap().is_err());
 }
 
@@ -193,7 +193,7 @@ async fn stream_that_is_complete_at_once_becomes_bytes() {
     tx.send("abc".into()).unwrap();
     tx.send("def".into()).unwrap();
     tx.finish(None);
-    assert_eq!(buffered(MEMORY, body).await.as_bytes().unwrap(), "abcdef");
+    assert_eq!(buffered(MAX_MEMORY, body).await.as_bytes().unwrap(), "abcdef");
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn body_of_other_length_than_declared_is_not_completed() {
         let (tx, body) = Body::channel(Some(said));
         tx.send("hello".into()).unwrap();
         tx.finish(None);
-        let out = buffered(MEMORY, body).await;
+        let out = buffered(MAX_MEMORY, body).await;
         assert_eq!((out.len(), out.as_bytes()), (Some(said), None), "the server finds out");
     }
 }
@@ -227,7 +227,7 @@ async fn event_streams_and_opted_out_responses_are_not_buffered() {
         let (tx, body) = Body::channel(None);
         let mut response = Response::new(body);
         response.headers_mut().insert(name, value.parse().unwrap());
-        let _out = through(MEMORY, response).await;
+        let _out = through(MAX_MEMORY, response).await;
         tx.send(vec![0; crate::body::CHANNEL_BOUND].into()).unwrap();
         settle().await;
         let cx = Context::from_waker(Waker::noop());
