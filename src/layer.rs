@@ -1,9 +1,9 @@
 //! Layers, one file each.
 //!
-//! Each of them wraps any [`HttpService`](crate::HttpService) and is one itself, whatever the bodies
-//! of its requests and responses: over or under an `axum::Router`, and between layers of
-//! `tower_http`. They compose with `tower::ServiceBuilder`. In which order they stand is said in
-//! [the crate's docs](crate#the-order-of-layers).
+//! Each layer wraps any [`HttpService`](crate::HttpService) and makes one, with any request and response
+//! bodies: over or under an `axum::Router`, and between layers of
+//! `tower_http`. They compose with `tower::ServiceBuilder`. [The crate's docs](crate#the-order-of-layers)
+//! explain their order.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};
@@ -12,9 +12,9 @@
 //!
 //! let app = ServiceBuilder::new()
 //!     .layer(layer::RescueLayer::new()) // errors end here
-//!     .layer(layer::ResponseBufferLayer::new()) // what it answers is taken at once
+//!     .layer(layer::ResponseBufferLayer::new()) // slow clients do not occupy the application
 //!     .layer(layer::RequestBufferLayer::new()) // the application gets whole requests
-//!     .layer(layer::RequestDeadlineLayer::new(Duration::from_secs(30))) // and so much time for each
+//!     .layer(layer::RequestDeadlineLayer::new(Duration::from_secs(30))) // and bounded time for each
 //!     .service(service_fn(|_: Request| async {
 //!         Ok::<_, Infallible>(Response::new(Body::from("hello")))
 //!     }));
@@ -24,12 +24,12 @@
 //! assert_eq!(response.body().as_bytes().unwrap(), "hello");
 //! ```
 
+#[cfg(test)]
+mod assert_ready;
 pub mod buffer;
 pub mod disconnect;
 pub mod from_fn;
 pub mod limit;
-#[cfg(test)]
-mod probe;
 pub mod request_deadline;
 pub mod rescue;
 pub mod trusted_proxy;

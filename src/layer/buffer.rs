@@ -1,4 +1,4 @@
-//! Buffers between slow clients and an application that must not wait for them.
+//! Buffers between slow clients and the application, which does not wait for them.
 
 pub mod request;
 pub mod response;

@@ -144,7 +144,7 @@ mod tests {
 
     use tower::ServiceExt;
 
-    use super::{super::probe::Probe, *};
+    use super::{super::assert_ready::AssertReady, *};
     use crate::{Body, Response};
 
     const SEC: Duration = Duration::from_secs(1);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     async fn told(within: Duration, request: Request) -> String {
-        let timeout = RequestDeadlineLayer::new(within).layer(Probe::new(tells_deadline));
+        let timeout = RequestDeadlineLayer::new(within).layer(AssertReady::new(tells_deadline));
         let response = timeout.oneshot(request).await.unwrap();
         String::from_utf8(response.body().as_bytes().unwrap().to_vec()).unwrap()
     }
@@ -175,7 +175,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn timeout_error_names_the_time_that_passed() {
         let began = Instant::now();
-        let error = RequestDeadline::new(Probe::new(never), SEC).oneshot(Request::default()).await;
+        let error =
+            RequestDeadline::new(AssertReady::new(never), SEC).oneshot(Request::default()).await;
         let error = error.unwrap_err();
         let ours = Error::find(&*error).unwrap();
         assert_eq!(ours.kind(), Kind::Timeout);
@@ -194,7 +195,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn earlier_deadline_from_outside_ends_the_work_too() {
         let began = Instant::now();
-        let timeout = RequestDeadline::new(Probe::new(never), SEC * 9);
+        let timeout = RequestDeadline::new(AssertReady::new(never), SEC * 9);
         let error = timeout.oneshot(with_deadline(SEC * 2)).await.unwrap_err();
         assert!(Error::find(&*error).unwrap().is_timeout());
         assert_eq!(began.elapsed().as_secs(), 2);
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn immediate_response_needs_no_timer() {
         // There is no runtime here: making a timer would panic.
-        let mut timeout = RequestDeadline::new(Probe::new(tells_deadline), SEC);
+        let mut timeout = RequestDeadline::new(AssertReady::new(tells_deadline), SEC);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(timeout.poll_ready(&mut cx).is_ready());
         let answer = std::pin::pin!(timeout.call(Request::default())).poll(&mut cx);

@@ -276,7 +276,7 @@ where
 mod tests {
     use tower::ServiceExt;
 
-    use super::{super::probe::Probe, *};
+    use super::{super::assert_ready::AssertReady, *};
 
     #[test]
     fn every_kind_has_its_status_and_no_body_reveals_the_cause() {
@@ -331,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn error_of_call_becomes_response_and_response_is_passed_on() {
-        let rescue = RescueLayer::new().layer(Probe::new(async |r: Request| {
+        let rescue = RescueLayer::new().layer(AssertReady::new(async |r: Request| {
             if r.uri().path() == "/bad" {
                 return Err(Error::new(Kind::BadGateway, "refused"));
             }
@@ -378,7 +378,7 @@ mod tests {
         let layer = RescueLayer::with(|_: &BoxError, _: Format| {
             Response::builder().status(418).body(Body::empty()).expect("a valid response")
         });
-        let rescue = layer.layer(Probe::new(async |_: Request| {
+        let rescue = layer.layer(AssertReady::new(async |_: Request| {
             Err::<Response, _>(Error::new(Kind::Timeout, "t"))
         }));
         assert_eq!(rescue.oneshot(Request::default()).await.unwrap().status(), 418);
@@ -390,7 +390,8 @@ mod tests {
         error: fn() -> Error,
         accept: &'static str,
     ) -> Response {
-        let failing = Probe::new(move |_: Request| std::future::ready(Err::<Response, _>(error())));
+        let failing =
+            AssertReady::new(move |_: Request| std::future::ready(Err::<Response, _>(error())));
         let request = Request::builder().header("accept", accept).body(Body::empty()).unwrap();
         layer.layer(failing).oneshot(request).await.unwrap()
     }

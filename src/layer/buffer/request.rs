@@ -1,8 +1,8 @@
-//! `RequestBuffer`: the service inside is called only when the whole request body is here.
+//! `RequestBuffer`: calls the inner service once the whole request body has been received.
 
-mod capped;
-mod reading;
-mod trailed;
+mod collect;
+mod limited;
+mod with_trailers;
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::{capped::Capped, reading::Reading};
+use self::{collect::Collect, limited::Limited};
 use crate::{
     Body, Budget, HttpService, Request,
     body::HttpBody,
@@ -27,79 +27,85 @@ use crate::{
     net::process_budget,
 };
 
-/// The largest body that is taken, unless set otherwise: 1 MiB, as nginx's
-/// `client_max_body_size`. Room for it is taken as the bytes come, not before.
+/// The default largest body, 1 MiB, as nginx's `client_max_body_size`. Memory is taken as the bytes
+/// arrive, not before.
 pub const MAX_BODY: u64 = 1 << 20;
 
-/// Up to so much of a body is kept in memory, unless set otherwise: 64 KiB, in which nearly every
-/// form and call fits. Larger ones go to disk.
+/// The default size up to which a body is kept in memory, 64 KiB: enough for nearly every form and API
+/// call. Larger bodies go to disk.
 pub const MAX_MEMORY: usize = 64 << 10;
 
-/// The request's body is larger than the buffer may be.
+/// The request body exceeds the limit of the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is larger than {limit} bytes")]
 pub struct BodyTooLarge {
-    /// The bound, in bytes.
+    /// The limit in bytes.
     pub limit: u64,
 }
 
-/// Wraps a service in [`RequestBuffer`]. It stands directly in front of workers.
+/// Wraps a service in [`RequestBuffer`]. Put it directly in front of workers.
 #[derive(Debug, Clone)]
 pub struct RequestBufferLayer {
     options: Options,
 }
 
-/// Which requests are meant.
-type Which = dyn Fn(&Request) -> bool + Send + Sync;
+/// Selects requests.
+type Predicate = dyn Fn(&Request) -> bool + Send + Sync;
 
 #[derive(Clone)]
 struct Options {
     max_body: u64,
     max_memory: usize,
     budget: Budget,
-    streams: Option<Arc<Which>>,
+    stream_if: Option<Arc<Predicate>>,
 }
 
 impl RequestBufferLayer {
-    /// Bodies of up to [`MAX_BODY`], each with up to [`MAX_MEMORY`] in memory.
+    /// Creates a layer for bodies of up to [`MAX_BODY`], each with up to [`MAX_MEMORY`] in memory.
     pub fn new() -> Self {
         let (max_body, max_memory) = (MAX_BODY, MAX_MEMORY);
-        Self { options: Options { max_body, max_memory, budget: process_budget(), streams: None } }
+        Self {
+            options: Options { max_body, max_memory, budget: process_budget(), stream_if: None },
+        }
     }
 
-    /// The largest body that is taken, in bytes. Default [`MAX_BODY`].
+    /// Sets the largest body in bytes. Defaults to [`MAX_BODY`].
     ///
-    /// It holds for all requests that go through this layer. Of two buffers, one inside of the other, the
-    /// outer one reads the body first: a body above its bound never reaches the inner one, whose larger
-    /// bound has no effect, and a smaller bound of the inner one refuses the whole body. For a route that
-    /// takes larger uploads give the outer one the largest bound of all routes, or put a buffer in front
-    /// of each route instead of one in front of the router.
+    /// The limit applies to every request that passes this layer. Of two nested buffers the outer one reads
+    /// the body first: a body above its limit never reaches the inner one, whose larger limit has no
+    /// effect, and a smaller limit of the inner one refuses the whole body. For a route that accepts larger
+    /// uploads give the outer buffer the largest limit of all routes, or put a buffer in front of each
+    /// route instead of one in front of the router.
     #[must_use]
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.options.max_body = bytes;
         self
     }
 
-    /// Bytes of a body that are kept in memory; a larger one goes to disk, whole.
+    /// Sets the size in bytes up to which a body is kept in memory. A larger body goes to disk as a whole.
+    /// Defaults to [`MAX_MEMORY`].
     #[must_use]
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.options.max_memory = bytes;
         self
     }
 
-    /// The budget that it shares with other buffers; [`process_budget`] if not set.
+    /// Sets the budget that it shares with other buffers. Defaults to [`process_budget`].
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.options.budget = budget;
         self
     }
 
-    /// Requests for which this is true are handed on at once, with their body as it comes, still
-    /// not larger than [`max_body`](Self::max_body): uploads that the service wants to see while
-    /// they come. None by default.
+    /// Streams the body of requests for which `predicate` returns `true`: the inner service is called at
+    /// once and reads the body as it arrives, still limited to [`max_body`](Self::max_body). For uploads
+    /// that the service processes while they arrive. By default every body is buffered.
     #[must_use]
-    pub fn stream_if(mut self, which: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
-        self.options.streams = Some(Arc::new(which));
+    pub fn stream_if(
+        mut self,
+        predicate: impl Fn(&Request) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.options.stream_if = Some(Arc::new(predicate));
         self
     }
 }
@@ -118,31 +124,31 @@ impl<S> Layer<S> for RequestBufferLayer {
     }
 }
 
-/// Calls the service inside with whole requests only: their body is in memory, in one piece, or in
-/// a temporary file without a name.
+/// Calls the inner service with complete requests only: the body is in memory, in one piece, or in an
+/// unnamed temporary file.
 ///
-/// It is ready by itself. The readiness of the service inside, which may hold a place in a queue,
-/// is asked for once the body is here, so no place is ever held for a client that is still sending.
+/// The buffer is always ready. It polls the inner service, whose readiness may hold a permit, once the
+/// body is complete, so no permit is held for a client that is still sending.
 ///
-/// - A body that came in one piece passes as it is, without a copy; so does a slice of a file.
-/// - A body above what is kept in memory is a [slice of a file](crate::Body::as_file), to be read, handed
-///   on as a descriptor, or sent by `sendfile`. Either can be [had twice](crate::Body::replay).
-/// - When the [`Budget`] is tight bodies go to disk at once; when it is spent, or the disk is full,
-///   the request is an error of [`Kind::Overloaded`], 503.
-/// - A body above the bound is an error of [`Kind::TooLarge`] whose source is [`BodyTooLarge`]:
-///   at once if its length was declared, otherwise where it grows above.
-/// - An error of the body, such as a client that left, is passed on as it is.
-/// - Trailers are kept; a body that has them is frames of data, then a frame of trailers, and does
-///   not tell its length, since only a chunked body can carry them (RFC 9112 section 7.1.2).
-/// - Headers are not touched: a length that was not declared stays undeclared, and
-///   [`Body::len`](crate::Body::len) knows it, where there are no trailers.
+/// - A body in one piece and a slice of a file pass unchanged, without a copy.
+/// - A body above the memory limit becomes a [slice of a file](crate::Body::as_file), which can be read,
+///   passed on as a descriptor, or sent by `sendfile`. Both kinds can be [replayed](crate::Body::replay).
+/// - While the [`Budget`] is above its soft limit bodies go to disk at once. When it is exhausted, or the
+///   disk is full, the request fails with an error of [`Kind::Overloaded`], 503.
+/// - A body above the limit is an error of [`Kind::TooLarge`] whose source is [`BodyTooLarge`]:
+///   immediately if its length was declared, otherwise when it exceeds the limit.
+/// - An error of the body, for example a client disconnect, is passed on unchanged.
+/// - Trailers are kept. A body with trailers consists of data frames and one trailers frame and has no
+///   known length, since only a chunked body can carry trailers (RFC 9112 section 7.1.2).
+/// - Header fields are not changed: an undeclared length stays undeclared, and
+///   [`Body::len`](crate::Body::len) returns it where there are no trailers.
 ///
 /// ```
 /// use tower::{Layer, service_fn};
 /// use vestibule::{Body, BoxError, Request, Response, layer::RequestBufferLayer};
 ///
 /// let app = service_fn(|r: Request| async move {
-///     let body = r.body().as_bytes().expect("the whole body is here");
+///     let body = r.body().as_bytes().expect("the body is complete and in memory");
 ///     Ok::<_, BoxError>(Response::new(Body::from(body)))
 /// });
 /// let buffered = RequestBufferLayer::new().max_body(32 << 10).layer(app);
@@ -150,7 +156,7 @@ impl<S> Layer<S> for RequestBufferLayer {
 /// ```
 #[derive(Debug, Clone)]
 pub struct RequestBuffer<S> {
-    /// Never polled itself: each call readies a clone of its own.
+    /// Never polled: each call polls and calls its own clone.
     inner: S,
     options: Options,
 }
@@ -180,53 +186,55 @@ where
         let service = self.inner.clone();
         let state = match self.options.admit(&request) {
             Err(e) => State::Refused(Some(e)),
-            Ok(Size::Whole) => State::Ready { service, request: Some(request) },
-            Ok(Size::Streamed) => {
-                let request = request.map(|b| Capped::cap(b, self.options.max_body));
+            Ok(Admitted::Complete) => State::Ready { service, request: Some(request) },
+            Ok(Admitted::Streamed) => {
+                let request = request.map(|b| Limited::wrap(b, self.options.max_body));
                 State::Ready { service, request: Some(request) }
             }
-            Ok(Size::Unknown) => State::Reading {
+            Ok(Admitted::Incomplete) => State::Collecting {
                 service: Some(service),
-                reading: Box::new(Reading::new(request, &self.options)),
+                collect: Box::new(Collect::new(request, &self.options)),
             },
         };
         ResponseFuture { state }
     }
 }
 
-/// What is known of a body before it is read.
-enum Size {
-    /// It is here already.
-    Whole,
-    /// Nobody waits for its end.
+/// How an admitted body is handled.
+enum Admitted {
+    /// The body is already complete.
+    Complete,
+    /// The body is passed on as it arrives.
     Streamed,
-    Unknown,
+    /// The body is buffered first.
+    Incomplete,
 }
 
 impl Options {
-    /// Refuses what is known to be too large, or has no room, before a byte of it is read.
-    fn admit(&self, request: &Request) -> Result<Size, BoxError> {
+    /// Refuses a body that is known to be too large, or that the budget has no room for, before a byte of it
+    /// is read.
+    fn admit(&self, request: &Request) -> Result<Admitted, BoxError> {
         let body = request.body();
-        let whole = body.as_bytes().is_some() || body.as_file().is_some();
-        let declared = if whole { None } else { request.headers().get(CONTENT_LENGTH) };
+        let is_complete = body.as_bytes().is_some() || body.as_file().is_some();
+        let declared = if is_complete { None } else { request.headers().get(CONTENT_LENGTH) };
         let declared = declared.and_then(|v| v.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
         if body.size_hint().lower().max(declared) > self.max_body {
             return Err(too_large(self.max_body));
         }
-        if whole {
-            return Ok(Size::Whole);
+        if is_complete {
+            return Ok(Admitted::Complete);
         }
-        if self.streams.as_ref().is_some_and(|streams| streams(request)) {
-            return Ok(Size::Streamed);
+        if self.stream_if.as_ref().is_some_and(|is_streamed| is_streamed(request)) {
+            return Ok(Admitted::Streamed);
         }
         if self.budget.is_spent() {
-            return Err(no_room(&self.budget, Full));
+            return Err(overloaded(&self.budget, Full));
         }
-        Ok(Size::Unknown)
+        Ok(Admitted::Incomplete)
     }
 }
 
-fn no_room(budget: &Budget, why: impl Into<BoxError>) -> BoxError {
+fn overloaded(budget: &Budget, why: impl Into<BoxError>) -> BoxError {
     budget.count_refused();
     Error::new(Kind::Overloaded, why).into()
 }
@@ -243,15 +251,15 @@ pub struct ResponseFuture<S: Service<Request>> {
 }
 
 #[pin_project(project = StateProj)]
-#[allow(clippy::large_enum_variant, reason = "a request that came whole is not boxed")]
+#[allow(clippy::large_enum_variant, reason = "a complete request is not boxed")]
 enum State<S, F> {
     Refused(Option<BoxError>),
-    /// The body is on its way. Boxed: a request that came whole does not pay for its size.
-    Reading {
+    /// The body is being received. Boxed, so that complete requests have a smaller future.
+    Collecting {
         service: Option<S>,
-        reading: Box<Reading>,
+        collect: Box<Collect>,
     },
-    /// The body is here, the service is asked for readiness.
+    /// The body is complete; the inner service is polled for readiness.
     Ready {
         service: S,
         request: Option<Request>,
@@ -269,8 +277,8 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 StateProj::Refused(e) => {
                     return Poll::Ready(Err(e.take().expect("not polled after its end")));
                 }
-                StateProj::Reading { service, reading } => {
-                    let request = Some(ready!(reading.poll(cx))?);
+                StateProj::Collecting { service, collect } => {
+                    let request = Some(ready!(collect.poll(cx))?);
                     let service = service.take().expect("a body ends once");
                     State::Ready { service, request }
                 }
@@ -293,12 +301,12 @@ impl<S: Service<Request>> fmt::Debug for ResponseFuture<S> {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_body, max_memory, budget, streams } = self;
+        let Self { max_body, max_memory, budget, stream_if } = self;
         f.debug_struct("Options")
             .field("max_body", max_body)
             .field("max_memory", max_memory)
             .field("budget", budget)
-            .field("streams", &streams.is_some())
+            .field("stream_if", &stream_if.is_some())
             .finish()
     }
 }

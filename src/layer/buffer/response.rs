@@ -1,9 +1,9 @@
-//! `ResponseBuffer`: takes a body as fast as it comes, into memory and then to disk, however slowly
-//! the client reads.
+//! `ResponseBuffer`: reads a response body as fast as it is produced, into memory and then to disk,
+//! however slowly the client reads.
 
-mod feed;
-mod reader;
-mod shared;
+mod spool;
+mod spool_reader;
+mod spool_writer;
 
 use std::{
     future::{Future, poll_fn},
@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::{feed::Feed, reader::Reader};
+use self::{spool_reader::SpoolReader, spool_writer::SpoolWriter};
 use crate::{
     Body, Budget, HttpService, Request, Response,
     body::HttpBody,
@@ -27,18 +27,18 @@ use crate::{
     net::process_budget,
 };
 
-/// How much of one response is kept in memory, unless set otherwise: 256 KiB, so that nearly every
-/// page fits whole, and a thousand slow clients take no more than 256 MiB.
+/// The default size of the part of a response that is kept in memory, 256 KiB: nearly every page fits, and
+/// a thousand slow clients take at most 256 MiB.
 pub const MAX_MEMORY: usize = 256 << 10;
 
-/// How much of one response goes to disk, unless set otherwise: 1 GiB, as nginx's
+/// The default size of the part of a response that goes to disk, 1 GiB, as nginx's
 /// `proxy_max_temp_file_size`.
 pub const MAX_DISK: u64 = 1 << 30;
 
-/// A body in one piece up to this size is handed on as it is: 16 KiB, which leaves with its head.
-const SMALL: usize = 16 << 10;
+/// The largest body in one piece that passes unchanged, 16 KiB: it is written together with its head.
+const MAX_PASSED_LEN: usize = 16 << 10;
 
-/// Wraps a service in [`ResponseBuffer`]. It stands in front of workers.
+/// Wraps a service in [`ResponseBuffer`]. Put it in front of workers.
 #[derive(Debug, Clone)]
 pub struct ResponseBufferLayer {
     options: Options,
@@ -52,27 +52,35 @@ struct Options {
 }
 
 impl ResponseBufferLayer {
-    /// Keeps up to [`MAX_MEMORY`] of each response in memory and [`MAX_DISK`] on disk.
+    /// Creates a layer that keeps up to [`MAX_MEMORY`] of each response in memory and [`MAX_DISK`] on disk.
     pub fn new() -> Self {
-        Self { options: Options { max_memory: MAX_MEMORY, max_disk: MAX_DISK, budget: process_budget() } }
+        Self {
+            options: Options {
+                max_memory: MAX_MEMORY,
+                max_disk: MAX_DISK,
+                budget: process_budget(),
+            },
+        }
     }
 
-    /// How much of one response is kept in memory, in bytes. The last piece may reach beyond.
+    /// Sets how many bytes of one response are kept in memory. The last piece may exceed it. Defaults to
+    /// [`MAX_MEMORY`].
     #[must_use]
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.options.max_memory = bytes;
         self
     }
 
-    /// How much of one response is kept on disk, in bytes; zero keeps none there. Above both bounds
-    /// the service inside waits for the client. The last piece may reach beyond.
+    /// Sets how many bytes of one response are kept on disk; zero disables the disk. Above both limits
+    /// the body is read only as fast as the client reads. The last piece may exceed the limit. Defaults
+    /// to [`MAX_DISK`].
     #[must_use]
     pub fn max_disk(mut self, bytes: u64) -> Self {
         self.options.max_disk = bytes;
         self
     }
 
-    /// The budget that it shares with other buffers; [`process_budget`] if not set.
+    /// Sets the budget that it shares with other buffers. Defaults to [`process_budget`].
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.options.budget = budget;
@@ -94,22 +102,22 @@ impl<S> Layer<S> for ResponseBufferLayer {
     }
 }
 
-/// Frees the service inside before a slow client has read the response.
+/// Frees the inner service before a slow client has read the response.
 ///
-/// Heads are never held back, nor is a byte that the client would read now. What is in a file passes
-/// as it is. A body that is complete at once becomes bytes; any other is read by a task, into memory
-/// up to a bound, then to a temporary file without a name, and then as fast as the client reads. At
-/// its end it is dropped, and with it whatever it holds: a worker, a place, a connection.
+/// Heads and bytes that the client can read now are never delayed. A slice of a file passes unchanged. A
+/// body that is complete at once becomes bytes. Any other body is read by a task: into memory up to a
+/// limit, then to an unnamed temporary file, and above both limits as fast as the client reads. At its end
+/// the inner body is dropped, and with it everything that it holds: a worker, a permit, a connection.
 ///
-/// - When the [`Budget`] is tight, what could wait in memory goes to disk. When it is spent, a request
-///   is an error of [`Kind::Overloaded`], 503, and the service inside is not asked: it is exchanged
-///   for a clone, so that nothing stays reserved.
-/// - A disk that is full, or fails, costs no response: its body then waits for the client.
-/// - A client that leaves ends the task and drops the body.
+/// - While the [`Budget`] is above its soft limit, bodies go to disk instead of memory. When it is
+///   exhausted, a request fails with an error of [`Kind::Overloaded`], 503, and the inner service is not
+///   called: it is replaced by a clone, so that nothing stays reserved.
+/// - A disk that is full or fails breaks no response: its body then waits for the client.
+/// - A client that disconnects ends the task and drops the body.
 /// - An error of the body reaches the client after the bytes before it.
-/// - A length that is known stays known; trailers are kept.
-/// - Event streams (`content-type: text/event-stream`), and responses that ask for it with
-///   `x-accel-buffering: no`, pass unbuffered.
+/// - A known length stays known; trailers are kept.
+/// - Event streams (`content-type: text/event-stream`) and responses with `x-accel-buffering: no` are not
+///   buffered.
 ///
 /// Its futures need a tokio runtime.
 #[derive(Debug, Clone)]
@@ -119,7 +127,7 @@ pub struct ResponseBuffer<S> {
 }
 
 impl<S> ResponseBuffer<S> {
-    /// Wraps `inner`; keeps up to [`MAX_MEMORY`] and [`MAX_DISK`] of each response.
+    /// Wraps `inner` with the limits [`MAX_MEMORY`] and [`MAX_DISK`] for each response.
     pub fn new(inner: S) -> Self {
         ResponseBufferLayer::new().layer(inner)
     }
@@ -153,7 +161,7 @@ where
 #[pin_project]
 #[derive(Debug)]
 pub struct ResponseFuture<F> {
-    /// `None`: the service inside was not asked.
+    /// `None` if the request was refused and the inner service not called.
     #[pin]
     inner: Option<F>,
     options: Options,
@@ -174,7 +182,7 @@ where
             return Poll::Ready(Err(Error::new(Kind::Overloaded, Full).into()));
         };
         let response = ready!(inner.poll(cx)).map_err(Into::into)?.map(Body::new);
-        Poll::Ready(Ok(if passes(&response) {
+        Poll::Ready(Ok(if is_unbuffered(&response) {
             response
         } else {
             response.map(|body| buffer(body, this.options, this.request, cx))
@@ -182,10 +190,10 @@ where
     }
 }
 
-/// Is it here already, or not to be held up?
-fn passes(response: &Response) -> bool {
+/// Returns whether the body passes unchanged: it is available already, or must not be delayed.
+fn is_unbuffered(response: &Response) -> bool {
     let body = response.body();
-    if body.as_bytes().is_some_and(|b| b.len() <= SMALL) || body.as_file().is_some() {
+    if body.as_bytes().is_some_and(|b| b.len() <= MAX_PASSED_LEN) || body.as_file().is_some() {
         return true;
     }
     let headers = response.headers();
@@ -201,39 +209,39 @@ fn passes(response: &Response) -> bool {
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
-/// Takes what is there now; if that is not all, leaves the rest to a task.
+/// Reads what is available now; a task reads the rest, if any.
 fn buffer(mut body: Body, options: &Options, request: &RequestInfo, cx: &mut Context<'_>) -> Body {
-    let mut feed = Feed::new(body.len(), options, request.clone());
-    let shared = feed.shared();
+    let mut writer = SpoolWriter::new(body.len(), options, request.clone());
+    let spool = writer.spool();
     let mut ended = None;
-    if let Poll::Ready(end) = feed.poll_drain(&mut body, cx) {
-        // The service inside is free before anybody can learn of the end.
+    if let Poll::Ready(end) = writer.poll_fill(&mut body, cx) {
+        // Frees the inner service before the client can see the end.
         body = Body::empty();
-        if !feed.is_writing() {
-            return feed.finish(end);
+        if !writer.is_writing() {
+            return writer.into_complete_body(end);
         }
         ended = Some(end);
     }
     let task = spawn(async move {
         let end = match ended {
             Some(end) => end,
-            None => poll_fn(|cx| feed.poll_drain(&mut body, cx)).await,
+            None => poll_fn(|cx| writer.poll_fill(&mut body, cx)).await,
         };
         drop(body);
-        poll_fn(|cx| feed.poll_written(cx)).await;
-        feed.end(end);
+        poll_fn(|cx| writer.poll_flush(cx)).await;
+        writer.finish(end);
     });
-    Body::stretches(Reader::new(shared, Some(task)))
+    Body::stretches(SpoolReader::new(spool, Some(task)))
 }
 
-/// The task is bound to the outgoing body: it ends with it.
+/// Spawns a task that the outgoing body aborts when it is dropped.
 #[allow(clippy::disallowed_methods, reason = "aborted when the outgoing body is dropped")]
 fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
     tokio::spawn(work).abort_handle()
 }
 
-/// How a body ended: whole, with its trailers, or broken off.
-type End = Result<Option<HeaderMap>, BoxError>;
+/// The end of a body: complete, with its trailers if any, or an error.
+type BodyEnd = Result<Option<HeaderMap>, BoxError>;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! A temporary file without a name, written behind its end on threads that may block.
+//! An unnamed temporary file that is appended to on threads that may block.
 
 use std::{
     fs::File,
@@ -27,44 +27,44 @@ use crate::{
 /// Writes and closes the temporary files of all buffers.
 static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
 
-/// So much is gathered while the last batch is written: 128 KiB. A slow disk holds up the body's
-/// sender, never a thread that serves others, and a body on its way takes twice that at most, but for
-/// a single piece that is larger.
-const BATCH: u64 = 128 << 10;
+/// Bytes that are collected for the next batch while one is written, 128 KiB. A slow disk delays the
+/// sender of the body, never a thread that serves other connections. A body takes at most twice this
+/// amount of memory, except for a single piece that is larger.
+const MAX_BATCH: u64 = 128 << 10;
 
-/// What each piece counts at least, in bytes: 64, about what it takes to hold it. So a body of
-/// single bytes cannot take more memory than the bound says.
-const PIECE: usize = 64;
+/// The least that a piece counts for, 64 bytes: about the memory for its handle. So a body of single
+/// bytes cannot take more memory than the limit allows.
+const MIN_PIECE_COST: usize = 64;
 
-/// What a piece in memory counts for.
-pub(super) fn cost(data: &Bytes) -> usize {
-    data.len().max(PIECE)
+/// Returns the number of bytes that a piece in memory counts for.
+pub(super) fn memory_cost(data: &Bytes) -> usize {
+    data.len().max(MIN_PIECE_COST)
 }
 
-/// What is written and not yet written of a body.
+/// A body that is written to a temporary file, with the part that is not yet written.
 pub(super) struct Spill {
     pool: &'static BlockingPool,
     budget: Budget,
-    /// Made with the first batch.
+    /// Created with the first batch.
     file: Option<Arc<File>>,
     disk: Lease,
-    /// Up to here the file is written.
-    written: u64,
+    /// The length of the file so far.
+    written_len: u64,
     batch: Vec<Bytes>,
-    batched: usize,
-    /// What the batch counts for. It goes with the batch: whoever leaves does not stop a write.
+    batch_len: usize,
+    /// Counts the batch. It moves with the batch, since dropping the spill does not stop a write.
     memory: Lease,
-    writing: Option<Write>,
+    writing: Option<PendingWrite>,
 }
 
-/// A batch on its way to the disk.
-struct Write {
-    written: oneshot::Receiver<Written>,
+/// A batch that is being written.
+struct PendingWrite {
+    written: oneshot::Receiver<WriteResult>,
     len: usize,
 }
 
-/// A batch that has been on its way, what it counts for, and the file that it was written to.
-type Written = (Vec<Bytes>, Lease, io::Result<Arc<File>>);
+/// The result of a write: the batch, its lease, and the file that it was written to.
+type WriteResult = (Vec<Bytes>, Lease, io::Result<Arc<File>>);
 
 /// Writes a batch.
 struct WriteJob {
@@ -73,7 +73,7 @@ struct WriteJob {
     at: u64,
     batch: Vec<Bytes>,
     memory: Lease,
-    written: oneshot::Sender<Written>,
+    written: oneshot::Sender<WriteResult>,
 }
 
 impl Job for WriteJob {
@@ -89,119 +89,120 @@ impl Job for WriteJob {
 
     fn fail(self: Box<Self>, error: &io::Error) {
         let Self { file, batch, memory, written, .. } = *self;
-        drop(file); // not the last handle: the spill has one
+        drop(file); // not the last handle, as the spill has one
         let _ = written.send((batch, memory, Err(copy_error(error))));
     }
 }
 
-/// A batch that could not be written, to be dealt with in another way; nothing of it counts.
+/// A batch that could not be written and counts no longer.
 #[derive(Debug)]
-pub(super) struct NotWritten {
-    /// Empty if it is lost: its write has panicked.
+pub(super) struct WriteFailed {
+    /// Empty if the write panicked and the batch is lost.
     pub(super) batch: Vec<Bytes>,
     pub(super) error: io::Error,
 }
 
 impl Spill {
-    /// Nothing on disk yet.
+    /// Creates an empty spill.
     pub(super) fn new(budget: &Budget) -> Self {
         Self {
             pool: &POOL,
             budget: budget.clone(),
             file: None,
             disk: budget.disk(),
-            written: 0,
+            written_len: 0,
             batch: Vec::new(),
-            batched: 0,
+            batch_len: 0,
             memory: budget.memory(),
             writing: None,
         }
     }
 
-    /// On this file.
+    /// Creates a spill that writes to `file`.
     #[cfg(test)]
-    pub(super) fn on(file: Arc<File>, budget: &Budget) -> Self {
+    pub(super) fn with_file(file: Arc<File>, budget: &Budget) -> Self {
         let mut spill = Self::new(budget);
         spill.file = Some(file);
         spill
     }
 
-    /// Writes on this pool.
+    /// Creates a spill that writes on `pool`.
     #[cfg(test)]
-    pub(super) fn on_pool(pool: &'static BlockingPool, budget: &Budget) -> Self {
+    pub(super) fn with_pool(pool: &'static BlockingPool, budget: &Budget) -> Self {
         let mut spill = Self::new(budget);
         spill.pool = pool;
         spill
     }
 
-    /// Loses the batch that is on its way, as a write does that panics.
+    /// Loses the batch that is being written, as a panic of the write does.
     #[cfg(test)]
     pub(super) fn lose_batch(&mut self) {
-        self.begin();
+        self.start_write();
         self.writing.as_mut().expect("it has just begun").written = oneshot::channel().1;
     }
 
-    /// Is everything written that was pushed?
-    pub(super) fn is_settled(&self) -> bool {
+    /// Returns whether everything that was pushed is written.
+    pub(super) fn is_flushed(&self) -> bool {
         self.batch.is_empty() && self.writing.is_none()
     }
 
-    /// May more be pushed, without piling up? When all memory is taken nothing is gathered.
-    pub(super) fn has_room(&self) -> bool {
-        self.memory.bytes() < BATCH && (self.writing.is_none() || !self.budget.is_spent())
+    /// Returns whether another piece may be pushed. While the budget's memory is exhausted no batch is
+    /// collected during a write.
+    pub(super) fn has_capacity(&self) -> bool {
+        self.memory.bytes() < MAX_BATCH && (self.writing.is_none() || !self.budget.is_spent())
     }
 
-    /// Up to here the file is written.
-    pub(super) fn written(&self) -> u64 {
-        self.written
+    /// Returns the length of the file so far.
+    pub(super) fn written_len(&self) -> u64 {
+        self.written_len
     }
 
-    /// The file's length, once all is written.
-    pub(super) fn end(&self) -> u64 {
+    /// Returns the length that the file will have when everything is written.
+    pub(super) fn len(&self) -> u64 {
         let writing = self.writing.as_ref().map_or(0, |w| w.len);
-        self.written + (writing + self.batched) as u64
+        self.written_len + (writing + self.batch_len) as u64
     }
 
-    /// Begins with an empty file again: what was written has been read. Not by writing over it:
-    /// `sendfile` is done when the socket has the file's pages, and they are sent later.
-    pub(super) fn renew(&mut self) {
-        if self.is_settled() && self.written > 0 {
+    /// Continues in a new file after everything that was written has been read. The old file is not
+    /// overwritten: `sendfile` returns when the socket references the file's pages, which are sent later.
+    pub(super) fn start_new_file(&mut self) {
+        if self.is_flushed() && self.written_len > 0 {
             close(self.file.take());
-            self.written = 0;
+            self.written_len = 0;
         }
     }
 
-    /// Adds a piece behind the others.
+    /// Appends a piece.
     ///
     /// # Errors
-    /// [`Full`] if the budget has no room on disk for it; then nothing was added.
+    /// [`Full`] if the budget has no disk space for it; nothing is appended then.
     pub(super) fn push(&mut self, piece: Bytes) -> Result<(), Full> {
-        let end = self.end() + piece.len() as u64;
+        let end = self.len() + piece.len() as u64;
         if end > self.disk.bytes() {
             if self.disk.bytes() == 0 {
                 self.budget.count_spilled();
             }
             self.disk.try_set(end)?;
         }
-        self.batched += piece.len();
-        self.memory.set(self.memory.bytes() + cost(&piece) as u64);
+        self.batch_len += piece.len();
+        self.memory.set(self.memory.bytes() + memory_cost(&piece) as u64);
         self.batch.push(piece);
         Ok(())
     }
 
-    /// Writes what was pushed. Ready: all is written, or a batch was not.
-    pub(super) fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotWritten>> {
-        while !self.is_settled() {
-            ready!(self.poll_step(cx))?;
+    /// Writes everything that was pushed. Ready when all of it is written or a write has failed.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteFailed>> {
+        while !self.is_flushed() {
+            ready!(self.poll_write(cx))?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Begins to write what was pushed, if nothing is being written, and waits for the next batch
-    /// to be done; how much it was.
-    pub(super) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, NotWritten>> {
+    /// Starts a write if none is running, waits for its end and returns its number of bytes; 0 if there is
+    /// nothing to write.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, WriteFailed>> {
         if self.writing.is_none() && !self.batch.is_empty() {
-            self.begin();
+            self.start_write();
         }
         let Some(write) = &mut self.writing else { return Poll::Ready(Ok(0)) };
         let done = ready!(Pin::new(&mut write.written).poll(cx));
@@ -217,58 +218,59 @@ impl Spill {
         match result {
             Ok(file) => {
                 self.file = Some(file);
-                self.written += len;
+                self.written_len += len;
                 Poll::Ready(Ok(len))
             }
-            Err(error) => Poll::Ready(Err(NotWritten { batch, error })),
+            Err(error) => Poll::Ready(Err(WriteFailed { batch, error })),
         }
     }
 
-    fn begin(&mut self) {
+    fn start_write(&mut self) {
         let batch = std::mem::take(&mut self.batch);
-        let len = std::mem::take(&mut self.batched);
-        let (file, at) = (self.file.clone(), self.written);
+        let len = std::mem::take(&mut self.batch_len);
+        let (file, at) = (self.file.clone(), self.written_len);
         let dir = self.budget.spill_dir().to_owned();
         let memory = self.memory.take();
         let (done, written) = oneshot::channel();
         self.pool.run(Box::new(WriteJob { file, dir, at, batch, memory, written: done }));
-        self.writing = Some(Write { written, len });
+        self.writing = Some(PendingWrite { written, len });
     }
 
-    /// What was pushed and is not being written, taken back.
+    /// Takes back the pieces that are not yet being written.
     pub(super) fn take_batch(&mut self) -> Vec<Bytes> {
-        self.batched = 0;
+        self.batch_len = 0;
         self.memory.set(0);
         std::mem::take(&mut self.batch)
     }
 
-    /// The file, if anything was written to it.
+    /// Returns the file, if anything was written to it.
     pub(super) fn file(&self) -> Option<&Arc<File>> {
         self.file.as_ref()
     }
 
-    /// All that was written, if anything was. It has its share of the disk until it is dropped.
+    /// Returns everything that was written, if anything was. The slice holds the disk lease until it is
+    /// dropped.
     pub(super) fn into_slice(self) -> Option<FileSlice> {
-        struct Kept {
+        struct Guard {
             file: Option<Arc<File>>,
             pool: &'static BlockingPool,
             _disk: Lease,
         }
 
-        impl Drop for Kept {
+        impl Drop for Guard {
             fn drop(&mut self) {
                 close_on(self.pool, self.file.take());
             }
         }
 
-        let (len, pool) = (self.written, self.pool);
+        let (len, pool) = (self.written_len, self.pool);
         let (file, disk) = self.into_parts();
         let file = file?;
-        let kept = Kept { file: Some(file.clone()), pool, _disk: disk };
-        Some(FileSlice::new(file, 0, len).with_guard(kept))
+        let guard = Guard { file: Some(file.clone()), pool, _disk: disk };
+        Some(FileSlice::new(file, 0, len).with_guard(guard))
     }
 
-    /// The file with its share of the disk.
+    /// Returns the file and its disk lease.
     pub(super) fn into_parts(mut self) -> (Option<Arc<File>>, Lease) {
         let disk = self.disk.take();
         (self.file.take(), disk)
@@ -281,9 +283,9 @@ impl Drop for Spill {
     }
 }
 
-/// Closes a file on a thread that may block if this is its last handle: then the space of a file without a
-/// name is freed, which takes a third of a millisecond for each megabyte. If no thread can be started the file
-/// is closed here. Never panics.
+/// Closes a file on a thread that may block if this is its last handle: closing an unnamed file frees its
+/// space, which takes a third of a millisecond for each megabyte. If no thread can be started the file is
+/// closed on this thread. Never panics.
 pub(super) fn close(file: Option<Arc<File>>) {
     close_on(&POOL, file);
 }
@@ -304,7 +306,7 @@ fn close_on(pool: &BlockingPool, file: Option<Arc<File>>) {
     }
 }
 
-/// Writes the pieces one behind the other, to a new file if there is none.
+/// Writes the pieces consecutively at `at`, to a new file if there is none.
 fn write(
     file: Option<Arc<File>>,
     dir: &Path,
@@ -313,7 +315,7 @@ fn write(
 ) -> io::Result<Arc<File>> {
     let file = match file {
         Some(file) => file,
-        None => Arc::new(nameless(dir)?),
+        None => Arc::new(create_unnamed(dir)?),
     };
     for piece in pieces {
         file.write_all_at(piece, at)?;
@@ -322,9 +324,9 @@ fn write(
     Ok(file)
 }
 
-/// A file that nobody else may open (0600) and that never has a name, or loses it at once where the
-/// file system cannot do that: whatever becomes of us, nothing is left behind.
-fn nameless(dir: &Path) -> io::Result<File> {
+/// Creates a file that only its owner may open (0600) and that has no name. Where the file system lacks
+/// `O_TMPFILE` the name is removed at once. Nothing is left on disk, even if the process is killed.
+fn create_unnamed(dir: &Path) -> io::Result<File> {
     let how = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(dir, how, Mode::RUSR | Mode::WUSR) {
         Ok(file) => Ok(file.into()),

@@ -1,5 +1,5 @@
-//! Bodies of random sizes through both buffers, over every bound, with stalls on both sides: what
-//! comes out is what went in, and the budget has everything back at the end.
+//! Bodies of random sizes through both buffers, over every limit, with stalls on both sides: the output
+//! equals the input, and the budget is unused at the end.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,7 +14,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::{RequestBufferLayer, ResponseBufferLayer};
 use crate::{Body, BoxError, Budget, Error, Request, Response, budget::Usage, error::Kind};
 
-/// Numbers that look random, and are the same in each run.
+/// A pseudo-random generator with the same numbers in each run.
 struct Random(u64);
 
 impl Random {
@@ -119,12 +119,12 @@ fn kind(error: &BoxError) -> Kind {
 #[tokio::test]
 async fn request_without_room_is_refused_and_leaves_nothing_behind() {
     let cases = [
-        // The disk's share of the budget is one byte too small; the folder is not there.
+        // The disk budget is one byte too small; the folder does not exist.
         (Budget::builder().disk(199_999).build(), 200_000, Some(Kind::Overloaded)),
         (Budget::builder().disk(200_000).build(), 200_000, None),
         (Budget::builder().spill_dir("/nonexistent").build(), 200_000, Some(Kind::Overloaded)),
         (Budget::builder().spill_dir("/nonexistent").build(), 1000, None),
-        // No memory at all; and none beyond what tells it to use the disk.
+        // No memory at all; and none below the soft limit, so that the disk is used.
         (Budget::builder().hard(0).build(), 1, Some(Kind::Overloaded)),
         (Budget::builder().soft(0).build(), 1, None),
         (Budget::default(), (1 << 20) + 1, Some(Kind::TooLarge)),
@@ -141,7 +141,7 @@ async fn request_without_room_is_refused_and_leaves_nothing_behind() {
             }
             Some(want) => assert_eq!(kind(&answer.unwrap_err()), want, "{budget:?}"),
         }
-        // What was being written ends by itself, a little later perhaps.
+        // A running write ends on its own, perhaps a little later.
         tokio::time::timeout(Duration::from_secs(20), async {
             while !is_free(&budget) {
                 yield_now().await;
@@ -210,7 +210,7 @@ async fn response_is_whole_wherever_it_was_kept() {
     }
 }
 
-/// Tells when it is dropped.
+/// A body that reports when it is dropped.
 struct Tells(Body, Option<oneshot::Sender<()>>);
 
 impl http_body::Body for Tells {
@@ -240,7 +240,7 @@ async fn service_is_freed_though_client_does_not_read_and_memory_is_short() {
     let layer = ResponseBufferLayer::new().budget(budget.clone());
     let out = through(layer, body).await;
     tokio::time::timeout(Duration::from_secs(20), dropped).await.expect("it is held").unwrap();
-    // Once all is written it takes what it takes, until it is read.
+    // When all is written, the usage stays until the body is read.
     tokio::time::timeout(Duration::from_secs(20), async {
         while budget.usage().memory + budget.usage().disk != 3 << 20 {
             yield_now().await;

@@ -13,7 +13,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
-    super::{ConcurrencyLimitLayer, RequestBufferLayer, probe::Probe},
+    super::{ConcurrencyLimitLayer, RequestBufferLayer, assert_ready::AssertReady},
     *,
 };
 use crate::{
@@ -42,9 +42,9 @@ impl App {
         self.reached.load(Ordering::SeqCst)
     }
 
-    fn service(&self) -> Probe<impl FnMut(Request) -> Work + Clone + use<>> {
+    fn service(&self) -> AssertReady<impl FnMut(Request) -> Work + Clone + use<>> {
         let app = self.clone();
-        Probe::new(move |_: Request| {
+        AssertReady::new(move |_: Request| {
             let app = app.clone();
             Box::pin(async move {
                 app.reached.store(1, Ordering::SeqCst);
@@ -137,7 +137,7 @@ async fn connected_client_needs_no_task_and_complete_body_keeps_its_kind() {
         let body = layer.layer(app.service()).oneshot(Request::default()).await.unwrap();
         assert_eq!(body.into_body().collect().await.unwrap().to_bytes(), "xx");
         let hello =
-            Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("hi"))));
+            AssertReady::new(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("hi"))));
         let body = layer.layer(hello).oneshot(Request::default()).await.unwrap().into_body();
         assert_eq!(body.as_bytes().unwrap(), "hi");
         drop(body);
@@ -234,7 +234,7 @@ async fn endless_body_yields_to_other_tasks() {
     let endless = body_of(|| Some(Bytes::from_static(b"more")));
     let layer = DisconnectLayer::finish();
     let body = Arc::new(std::sync::Mutex::new(Some(endless)));
-    let app = Probe::new(move |_: Request| {
+    let app = AssertReady::new(move |_: Request| {
         let body = body.lock().unwrap().take().unwrap();
         async { Ok::<_, BoxError>(Response::new(body)) }
     });
@@ -270,7 +270,7 @@ async fn work_that_panicked_does_not_continue() {
         }
     };
     let once = panics(&polled);
-    let work = Probe::new(move |_: Request| {
+    let work = AssertReady::new(move |_: Request| {
         let once = once.clone();
         std::future::poll_fn(move |_| -> Poll<Result<Response, BoxError>> {
             once();
@@ -281,7 +281,7 @@ async fn work_that_panicked_does_not_continue() {
     assert!(tokio::spawn(at_work).await.unwrap_err().is_panic());
 
     let body = Arc::new(std::sync::Mutex::new(Some(body_of(panics(&polled)))));
-    let app = Probe::new(move |_: Request| {
+    let app = AssertReady::new(move |_: Request| {
         let body = body.lock().unwrap().take().unwrap();
         async { Ok::<_, BoxError>(Response::new(body)) }
     });

@@ -3,7 +3,7 @@ use std::{convert::Infallible, io};
 use http_body_util::{BodyExt, Empty, Full};
 use tower::{ServiceBuilder, ServiceExt, limit::ConcurrencyLimit, service_fn, util::MapErrLayer};
 
-use super::{super::probe::Probe, *};
+use super::{super::assert_ready::AssertReady, *};
 use crate::layer::rescue;
 
 /// Waits for readiness and calls, as a server does.
@@ -26,7 +26,7 @@ async fn add_header(mut request: Request, next: Next) -> Result<Response, BoxErr
 
 #[tokio::test]
 async fn function_changes_request_and_response_and_bodies_keep_their_kind() {
-    let service = from_fn(add_header).layer(Probe::new(async |request: Request| {
+    let service = from_fn(add_header).layer(AssertReady::new(async |request: Request| {
         assert_eq!(request.headers()["x-request"], "in");
         Ok::<_, Infallible>(Response::new(request.into_body()))
     }));
@@ -37,7 +37,7 @@ async fn function_changes_request_and_response_and_bodies_keep_their_kind() {
 
 #[tokio::test]
 async fn function_answers_without_the_service_and_with_any_body_and_error() {
-    let unreachable = Probe::new(async |_: Request| -> Result<Response, BoxError> {
+    let unreachable = AssertReady::new(async |_: Request| -> Result<Response, BoxError> {
         panic!("the service is not called")
     });
     let answer = from_fn(|request: Request, _: Next| async move {
@@ -55,7 +55,8 @@ async fn function_answers_without_the_service_and_with_any_body_and_error() {
 
 #[tokio::test]
 async fn error_of_the_service_reaches_the_function() {
-    let failing = Probe::new(async |_: Request| Err::<Response, _>(io::Error::other("broken")));
+    let failing =
+        AssertReady::new(async |_: Request| Err::<Response, _>(io::Error::other("broken")));
     let service = from_fn(async |request: Request, next: Next| {
         let error = next.run(request).await.unwrap_err();
         Ok::<_, Infallible>(Response::new(error.to_string()))
@@ -71,9 +72,10 @@ async fn clone_of_next_waits_for_its_own_readiness() {
         assert_eq!(first.status(), 200);
         next.run(request).await
     });
-    // `Probe` panics if an instance is called that was not polled ready.
-    let service = twice
-        .layer(Probe::new(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
+    // `AssertReady` panics if an instance is called that was not polled ready.
+    let service = twice.layer(AssertReady::new(async |_: Request| {
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    }));
     for _ in 0..2 {
         assert_eq!(
             service.clone().oneshot(Request::new(Body::empty())).await.unwrap().status(),

@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use tower::ServiceExt;
 
-use super::{super::probe::Probe, *};
+use super::{super::assert_ready::AssertReady, *};
 use crate::{Body, Response, layer::InFlightLayer, peer::Tls};
 
 type Answer = Result<Response, BoxError>;
@@ -44,7 +44,7 @@ fn tcp(remote: &str) -> Option<Peer> {
 }
 
 async fn told(layer: &TrustedProxyLayer, request: Request<Body>) -> String {
-    let response = layer.layer(Probe::new(tell)).oneshot(request).await.unwrap();
+    let response = layer.layer(AssertReady::new(tell)).oneshot(request).await.unwrap();
     String::from_utf8(response.body().as_bytes().unwrap().to_vec()).unwrap()
 }
 
@@ -138,7 +138,8 @@ async fn scheme_of_x_forwarded_proto_is_read_by_choice() {
 async fn field_of_a_trusted_proxy_that_is_ambiguous_is_a_bad_request() {
     let layer = layer(ClientField::XForwardedFor).x_forwarded_proto(true);
     for field in [("x-forwarded-for", "nonsense"), ("x-forwarded-proto", "https, http")] {
-        let answer = layer.layer(Probe::new(tell)).oneshot(request(tcp(PROXY), &[field])).await;
+        let answer =
+            layer.layer(AssertReady::new(tell)).oneshot(request(tcp(PROXY), &[field])).await;
         let error = answer.unwrap_err();
         let ours = Error::find(&*error).unwrap();
         assert_eq!(ours.kind(), Kind::BadRequest);
@@ -151,7 +152,7 @@ async fn field_of_a_trusted_proxy_that_is_ambiguous_is_a_bad_request() {
 #[tokio::test]
 async fn refused_request_gives_up_what_is_reserved_inside() {
     let limit = crate::layer::ConcurrencyLimitLayer::new(1);
-    let mut service = layer(ClientField::XForwardedFor).layer(limit.layer(Probe::new(tell)));
+    let mut service = layer(ClientField::XForwardedFor).layer(limit.layer(AssertReady::new(tell)));
     let bad = [("x-forwarded-for", "nonsense")];
     service.ready().await.unwrap().call(request(tcp(PROXY), &bad)).await.unwrap_err();
     assert_eq!(limit.stats().in_flight, 0);
@@ -160,7 +161,7 @@ async fn refused_request_gives_up_what_is_reserved_inside() {
 #[tokio::test]
 async fn limits_count_the_client_and_the_response_names_it() {
     let limit = InFlightLayer::<IpAddr>::per_ip(1);
-    let mut service = layer(ClientField::XForwardedFor).layer(limit.layer(Probe::new(tell)));
+    let mut service = layer(ClientField::XForwardedFor).layer(limit.layer(AssertReady::new(tell)));
     let from = |client| request(tcp(PROXY), &[("x-forwarded-for", client)]);
     let first = service.ready().await.unwrap().call(from("192.0.2.7"));
     let other = service.ready().await.unwrap().call(from("192.0.2.8"));

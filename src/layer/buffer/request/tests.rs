@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use super::{super::super::probe::Probe, *};
+use super::{super::super::assert_ready::AssertReady, *};
 use crate::{
     Body, Response,
     body::{CHANNEL_BOUND, FileSlice},
@@ -39,7 +39,7 @@ async fn body_in_one_piece_is_passed_without_copy() {
     let bytes = Bytes::from(vec![7; 100]);
     let at = bytes.as_ptr();
     let response =
-        RequestBuffer::new(Probe::new(echo)).oneshot(request(bytes.into())).await.unwrap();
+        RequestBuffer::new(AssertReady::new(echo)).oneshot(request(bytes.into())).await.unwrap();
     assert_eq!(response.body().as_bytes().unwrap().as_ptr(), at);
 }
 
@@ -47,7 +47,7 @@ async fn body_in_one_piece_is_passed_without_copy() {
 async fn streamed_body_arrives_whole_and_service_is_called_after_it() {
     let called = Arc::new(AtomicBool::new(false));
     let seen = called.clone();
-    let mut buffer = RequestBuffer::new(Probe::new(move |r: Request| {
+    let mut buffer = RequestBuffer::new(AssertReady::new(move |r: Request| {
         seen.store(true, Ordering::SeqCst);
         echo(r)
     }));
@@ -72,7 +72,7 @@ async fn one_streamed_piece_is_not_copied() {
     let at = piece.as_ptr();
     tx.send(piece).unwrap();
     tx.finish(None);
-    let response = RequestBuffer::new(Probe::new(echo)).oneshot(request(body)).await.unwrap();
+    let response = RequestBuffer::new(AssertReady::new(echo)).oneshot(request(body)).await.unwrap();
     assert_eq!(response.body().as_bytes().unwrap().as_ptr(), at);
 }
 
@@ -80,7 +80,7 @@ async fn one_streamed_piece_is_not_copied() {
 async fn waiting_piece_keeps_no_read_buffer_alive() {
     let (tx, body) = Body::channel(None);
     let read = Bytes::from(vec![1; 64 << 10]);
-    let mut call = by_hand(RequestBuffer::new(Probe::new(echo)).oneshot(request(body)));
+    let mut call = by_hand(RequestBuffer::new(AssertReady::new(echo)).oneshot(request(body)));
     tx.send(read.slice(..4 << 10)).unwrap();
     assert!(call.poll().is_pending());
     assert!(read.is_unique());
@@ -90,8 +90,8 @@ async fn waiting_piece_keeps_no_read_buffer_alive() {
 
 #[tokio::test]
 async fn declared_length_above_the_bound_is_refused_unread() {
-    let buffer = RequestBufferLayer::new().max_body(10).layer(Probe::new(echo));
-    // The sender is alive and sends nothing: a buffer that read would wait.
+    let buffer = RequestBufferLayer::new().max_body(10).layer(AssertReady::new(echo));
+    // The sender is alive and sends nothing: a buffer that reads would wait.
     let (_tx, body) = Body::channel(Some(11));
     let error = buffer.clone().oneshot(request(body)).await.unwrap_err();
     assert_eq!(limit(&error), Some(10));
@@ -104,7 +104,7 @@ async fn declared_length_above_the_bound_is_refused_unread() {
     let whole = request("12345678901".into());
     assert_eq!(limit(&buffer.clone().oneshot(whole).await.unwrap_err()), Some(10));
 
-    // As a buffer outside of this one leaves it, with a larger bound of its own.
+    // As from an outer buffer with a larger limit.
     let file = FileSlice::new(Arc::new(tempfile::tempfile().unwrap()), 0, 11);
     assert_eq!(limit(&buffer.oneshot(request(Body::file(file))).await.unwrap_err()), Some(10));
 }
@@ -114,7 +114,7 @@ async fn request_without_memory_is_not_read() {
     let budget = Budget::builder().hard(0).build();
     let layer = RequestBufferLayer::new().budget(budget.clone());
     let (tx, body) = Body::channel(None);
-    let mut call = by_hand(layer.layer(Probe::new(echo)).oneshot(request(body)));
+    let mut call = by_hand(layer.layer(AssertReady::new(echo)).oneshot(request(body)));
     let Poll::Ready(Err(error)) = call.poll() else { panic!("it waits for the body") };
     assert_eq!(Error::find(&*error).unwrap().kind(), Kind::Overloaded);
     assert_eq!(budget.usage().refused, 1);
@@ -125,12 +125,12 @@ async fn request_without_memory_is_not_read() {
 
 #[tokio::test]
 async fn body_may_reach_its_bound_but_not_exceed_it() {
-    let buffer = RequestBufferLayer::new().max_body(10).layer(Probe::new(echo));
+    let buffer = RequestBufferLayer::new().max_body(10).layer(AssertReady::new(echo));
     for (more, fits) in [("67890", true), ("678901", false)] {
         let (tx, body) = Body::channel(None);
         tx.send("12345".into()).unwrap();
         tx.send(more.into()).unwrap();
-        // Not finished in the second case: it is refused where it grows above.
+        // Not finished in the second case: refused when it exceeds the limit.
         if fits {
             tx.finish(None);
             let response = buffer.clone().oneshot(request(body)).await.unwrap();
@@ -155,7 +155,7 @@ async fn large_body_arrives_in_order() {
         }
         tx.finish(None);
     });
-    let response = RequestBuffer::new(Probe::new(echo)).oneshot(request(body)).await.unwrap();
+    let response = RequestBuffer::new(AssertReady::new(echo)).oneshot(request(body)).await.unwrap();
     assert!(response.into_body().collect().await.unwrap().to_bytes() == expected);
 }
 
@@ -166,7 +166,7 @@ async fn trailers_are_kept() {
     trailers.insert("x-sum", "9".parse().unwrap());
     tx.send("ab".into()).unwrap();
     tx.finish(Some(trailers.clone()));
-    let response = RequestBuffer::new(Probe::new(echo)).oneshot(request(body)).await.unwrap();
+    let response = RequestBuffer::new(AssertReady::new(echo)).oneshot(request(body)).await.unwrap();
     assert_eq!((response.body().len(), response.body().size_hint().lower()), (None, 2));
     let collected = response.into_body().collect().await.unwrap();
     assert_eq!(collected.trailers(), Some(&trailers));
@@ -178,7 +178,8 @@ async fn error_of_client_body_is_passed_on_unchanged() {
     let (tx, body) = Body::channel(None);
     tx.send("ab".into()).unwrap();
     tx.abort(Error::new(Kind::ClientTimeout, "too slow"));
-    let error = RequestBuffer::new(Probe::new(echo)).oneshot(request(body)).await.unwrap_err();
+    let error =
+        RequestBuffer::new(AssertReady::new(echo)).oneshot(request(body)).await.unwrap_err();
     assert_eq!(error.downcast_ref::<Error>().map(Error::kind), Some(Kind::ClientTimeout));
 }
 

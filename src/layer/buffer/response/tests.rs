@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use super::{
-    super::super::{limit::ConcurrencyLimitLayer, probe::Probe},
+    super::super::{assert_ready::AssertReady, limit::ConcurrencyLimitLayer},
     *,
 };
 
-/// Gives its pieces with a wait before each, and tells when it is dropped.
+/// A body that is pending before each piece and reports when it is dropped.
 struct Scripted {
     pieces: VecDeque<Bytes>,
     waited: bool,
@@ -53,7 +53,7 @@ impl Drop for Scripted {
     }
 }
 
-/// `n` pieces of `len` bytes; how many were given; and when it was dropped.
+/// Returns a body of `n` pieces of `len` bytes, the number of pieces read, and the report of its drop.
 fn scripted(n: usize, len: usize) -> (Body, Arc<AtomicUsize>, oneshot::Receiver<()>) {
     let (tx, dropped) = oneshot::channel();
     let given = Arc::new(AtomicUsize::new(0));
@@ -65,7 +65,7 @@ fn scripted(n: usize, len: usize) -> (Body, Arc<AtomicUsize>, oneshot::Receiver<
 /// `response` through a buffer of `max` bytes.
 async fn through(max: usize, response: Response) -> Response {
     let response = Arc::new(Mutex::new(Some(response)));
-    let app = Probe::new(move |_: Request| {
+    let app = AssertReady::new(move |_: Request| {
         std::future::ready(Ok::<_, BoxError>(response.lock().unwrap().take().unwrap()))
     });
     let layer = ResponseBufferLayer::new().max_memory(max).max_disk(0);
@@ -84,7 +84,7 @@ fn poll(body: &mut Body) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
 async fn client_that_reads_nothing_delays_no_worker() {
     let (body, given, dropped) = scripted(100, 1000);
     let out = buffered(MAX_MEMORY, body).await;
-    // Nobody reads `out`; the body inside is read to its end all the same, and dropped.
+    // `out` is not read; the inner body is read to its end nevertheless, and dropped.
     dropped.await.unwrap();
     assert_eq!(given.load(Ordering::SeqCst), 100);
     let all = out.collect().await.unwrap().to_bytes();
@@ -113,7 +113,7 @@ async fn tiny_pieces_count_for_what_they_cost() {
     assert_eq!(given.load(Ordering::SeqCst), 100);
 }
 
-/// Lets the other tasks of this runtime run until they wait for something else than time to run.
+/// Lets the other tasks of this runtime run until all are pending.
 async fn settle() {
     for _ in 0..500 {
         tokio::task::yield_now().await;
@@ -240,9 +240,9 @@ async fn refused_request_releases_permit_reserved_inside() {
     let budget = Budget::builder().hard(10).build();
     let inside = ConcurrencyLimitLayer::new(1);
     let layer = ResponseBufferLayer::new().budget(budget.clone());
-    // Kept, as a connection keeps its handle between requests.
+    // Not dropped, as a connection keeps its handle between requests.
     let hello =
-        Probe::new(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("hello"))));
+        AssertReady::new(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("hello"))));
     let mut service = layer.layer(inside.layer(hello));
     service.ready().await.unwrap();
     let mut taken = budget.memory();

@@ -14,9 +14,9 @@ async fn r12_spill_file_has_no_name_and_can_be_opened_by_no_other() {
     for piece in ["hello", ", ", "world"] {
         spill.push(Bytes::from_static(piece.as_bytes())).unwrap();
     }
-    assert_eq!((budget.usage().memory, spill.end()), (3 * PIECE as u64, 12));
-    poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
-    assert_eq!((budget.usage().memory, spill.is_settled()), (0, true));
+    assert_eq!((budget.usage().memory, spill.len()), (3 * MIN_PIECE_COST as u64, 12));
+    poll_fn(|cx| spill.poll_flush(cx)).await.unwrap();
+    assert_eq!((budget.usage().memory, spill.is_flushed()), (0, true));
     let meta = spill.file().unwrap().metadata().unwrap();
     assert_eq!((meta.nlink(), meta.mode() & 0o777, meta.len()), (0, 0o600, 12));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -34,15 +34,15 @@ async fn disk_budget_is_not_exceeded_and_its_room_is_used_again_in_other_files()
     let mut spill = Spill::new(&budget);
     spill.push(Bytes::from_static(b"0123456789")).unwrap();
     assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
-    poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
+    poll_fn(|cx| spill.poll_flush(cx)).await.unwrap();
     assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
     let first = spill.file().unwrap().clone();
-    spill.renew();
+    spill.start_new_file();
     spill.push(Bytes::from_static(b"abcdefghij")).unwrap();
-    poll_fn(|cx| spill.poll_settle(cx)).await.unwrap();
+    poll_fn(|cx| spill.poll_flush(cx)).await.unwrap();
     let mut text = [0; 10];
     first.read_exact_at(&mut text, 0).unwrap();
-    assert_eq!(&text, b"0123456789", "whoever still sends it");
+    assert_eq!(&text, b"0123456789", "the old slice is still readable");
     let (file, disk) = spill.into_parts();
     assert_eq!((file.unwrap().metadata().unwrap().len(), disk.bytes()), (10, 10));
 }
@@ -52,19 +52,19 @@ async fn batch_that_cannot_be_written_is_returned() {
     let budget = Budget::builder().spill_dir("/nonexistent/folder").build();
     let mut spill = Spill::new(&budget);
     spill.push(Bytes::from_static(b"hello")).unwrap();
-    let failed = poll_fn(|cx| spill.poll_settle(cx)).await.unwrap_err();
+    let failed = poll_fn(|cx| spill.poll_flush(cx)).await.unwrap_err();
     assert_eq!(failed.batch, [Bytes::from("hello")]);
     assert_eq!(failed.error.kind(), io::ErrorKind::NotFound);
-    assert!(spill.is_settled() && spill.file().is_none());
+    assert!(spill.is_flushed() && spill.file().is_none());
 }
 
 #[tokio::test]
 async fn full_disk_is_reported_and_returns_the_batch() {
-    // Whatever is written to it fails as on a full disk.
+    // Every write to it fails as on a full disk.
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let mut spill = Spill::on(Arc::new(full), &Budget::default());
+    let mut spill = Spill::with_file(Arc::new(full), &Budget::default());
     spill.push(Bytes::from_static(b"hello")).unwrap();
-    let failed = poll_fn(|cx| spill.poll_settle(cx)).await.unwrap_err();
+    let failed = poll_fn(|cx| spill.poll_flush(cx)).await.unwrap_err();
     assert_eq!(failed.error.kind(), io::ErrorKind::StorageFull);
     assert_eq!(failed.batch, [Bytes::from("hello")]);
 }
@@ -74,14 +74,14 @@ async fn tiny_pieces_count_for_what_they_cost() {
     let budget = Budget::default();
     let mut spill = Spill::new(&budget);
     let mut pushed = 0;
-    while spill.has_room() {
+    while spill.has_capacity() {
         spill.push(Bytes::from_static(b"x")).unwrap();
         pushed += 1;
     }
-    assert_eq!((pushed, budget.usage().memory), (BATCH / PIECE as u64, BATCH));
+    assert_eq!((pushed, budget.usage().memory), (MAX_BATCH / MIN_PIECE_COST as u64, MAX_BATCH));
 }
 
-/// A pool whose threads begin when they are told to.
+/// Declares a pool whose threads start when the test runs them.
 macro_rules! held_pool {
     ($held:ident, $pool:ident) => {
         static $held: Mutex<Vec<Box<dyn FnOnce() + Send>>> = Mutex::new(Vec::new());
@@ -98,9 +98,9 @@ macro_rules! held_pool {
 fn abandoned_batch_counts_until_its_thread_drops_it() {
     held_pool!(HELD, POOL);
     let budget = Budget::default();
-    let mut spill = Spill::on_pool(&POOL, &budget);
+    let mut spill = Spill::with_pool(&POOL, &budget);
     spill.push(Bytes::from(vec![0; 1000])).unwrap();
-    assert!(spill.poll_step(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    assert!(spill.poll_write(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
     drop(spill);
     assert_eq!(budget.usage().memory, 1000);
     std::thread::spawn(HELD.lock().unwrap().pop().unwrap());
@@ -115,7 +115,7 @@ fn file_is_closed_on_another_thread_with_the_last_slice() {
     let (mut reader, writer) = io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&reader, true).unwrap();
     let mut is_closed = move || matches!(io::Read::read(&mut reader, &mut [0]), Ok(0));
-    let mut spill = Spill::on_pool(&POOL, &Budget::default());
+    let mut spill = Spill::with_pool(&POOL, &Budget::default());
     spill.file = Some(Arc::new(File::from(std::os::fd::OwnedFd::from(writer))));
     let slice = spill.into_slice().unwrap();
     let other = slice.clone();
@@ -133,9 +133,9 @@ fn file_is_closed_on_another_thread_with_the_last_slice() {
 async fn batch_comes_back_if_no_thread_can_be_started() {
     static NONE: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::without_threads);
     let budget = Budget::default();
-    let mut spill = Spill::on_pool(&NONE, &budget);
+    let mut spill = Spill::with_pool(&NONE, &budget);
     spill.push(Bytes::from_static(b"hello")).unwrap();
-    let failed = poll_fn(|cx| spill.poll_settle(cx)).await.unwrap_err();
+    let failed = poll_fn(|cx| spill.poll_flush(cx)).await.unwrap_err();
     assert_eq!(failed.batch, [Bytes::from("hello")]);
     assert_eq!(failed.error.kind(), io::ErrorKind::WouldBlock);
     assert_eq!(budget.usage().memory, 0);
@@ -156,6 +156,6 @@ fn file_is_closed_in_place_if_no_thread_can_be_started_even_while_unwinding() {
         panic!("a fault of the application");
     });
     assert!(panicked.is_err());
-    // The end of the pipe says that its other side is closed.
+    // The pipe is at its end when the other side is closed.
     assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
 }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use tokio::{sync::oneshot, task::yield_now, time::Instant};
 use tower::ServiceExt;
 
-use super::{super::super::probe::Probe, *};
+use super::{super::super::assert_ready::AssertReady, *};
 use crate::{
     Body,
     body::Sender,
@@ -49,7 +49,7 @@ fn refusal<E: std::error::Error + Copy + 'static>(answer: Answer) -> E {
 #[tokio::test]
 async fn limit_is_ready_for_as_many_as_it_has_permits() {
     let limit = ConcurrencyLimitLayer::new(2);
-    let [mut a, mut b, mut c] = std::array::from_fn(|_| limit.layer(Probe::new(hello)));
+    let [mut a, mut b, mut c] = std::array::from_fn(|_| limit.layer(AssertReady::new(hello)));
     assert!(is_ready(&mut a));
     assert_eq!(limit.stats(), stats(2, 1, 0));
     assert!(is_ready(&mut b) && is_ready(&mut b), "a handle takes one place, however often asked");
@@ -62,7 +62,7 @@ async fn limit_is_ready_for_as_many_as_it_has_permits() {
 
 #[tokio::test]
 async fn clone_of_ready_handle_has_no_permit() {
-    let mut a = ConcurrencyLimit::new(Probe::new(hello), 1);
+    let mut a = ConcurrencyLimit::new(AssertReady::new(hello), 1);
     assert!(is_ready(&mut a));
     let mut b = a.clone();
     assert!(!is_ready(&mut b) && is_ready(&mut a));
@@ -71,15 +71,15 @@ async fn clone_of_ready_handle_has_no_permit() {
 
 #[tokio::test]
 async fn unready_handle_never_calls_inner_service() {
-    let mut a = ConcurrencyLimit::new(Probe::new(hello), 1);
+    let mut a = ConcurrencyLimit::new(AssertReady::new(hello), 1);
     assert_eq!(refusal::<QueueFull>(a.call(Request::default()).await), QueueFull { waiting: 0 });
     assert_eq!(a.stats(), stats(1, 0, 0));
-    assert_eq!(ConcurrencyLimit::new(Probe::new(hello), 0).stats().limit, 1);
+    assert_eq!(ConcurrencyLimit::new(AssertReady::new(hello), 0).stats().limit, 1);
 }
 
 #[tokio::test]
 async fn waiters_are_served_in_order_of_arrival() {
-    let mut holder = ConcurrencyLimit::new(Probe::new(hello), 1);
+    let mut holder = ConcurrencyLimit::new(AssertReady::new(hello), 1);
     assert!(is_ready(&mut holder));
     let mut waiters: Vec<_> = (0..4).map(|_| holder.clone()).collect();
     for w in &mut waiters {
@@ -101,7 +101,7 @@ async fn waiters_are_served_in_order_of_arrival() {
 #[tokio::test]
 async fn dropped_waiter_leaves_the_queue_to_those_behind_it() {
     let limit = ConcurrencyLimitLayer::builder(1).queue(2).build();
-    let mut a = limit.layer(Probe::new(hello));
+    let mut a = limit.layer(AssertReady::new(hello));
     let (mut b, mut c) = (a.clone(), a.clone());
     assert!(is_ready(&mut a) && !is_ready(&mut b) && !is_ready(&mut c));
     drop(b);
@@ -123,7 +123,7 @@ async fn dropped_waiter_leaves_the_queue_to_those_behind_it() {
 async fn full_queue_refuses_at_once() {
     for len in [0, 1, 2] {
         let limit = ConcurrencyLimitLayer::builder(1).queue(len).build();
-        let mut a = limit.layer(Probe::new(hello));
+        let mut a = limit.layer(AssertReady::new(hello));
         assert!(is_ready(&mut a));
         let mut waiters: Vec<_> = (0..len).map(|_| a.clone()).collect();
         assert!(waiters.iter_mut().all(|w| !is_ready(w)));
@@ -140,10 +140,10 @@ async fn full_queue_refuses_at_once() {
 #[tokio::test]
 async fn sixty_four_waiters_are_allowed_for_each_permit_by_default() {
     let limit = ConcurrencyLimitLayer::new(2);
-    let mut handles: Vec<_> = (0..130).map(|_| limit.layer(Probe::new(hello))).collect();
+    let mut handles: Vec<_> = (0..130).map(|_| limit.layer(AssertReady::new(hello))).collect();
     assert_eq!(handles.iter_mut().filter_map(|h| is_ready(h).then_some(())).count(), 2);
     assert_eq!(limit.stats(), stats(2, 2, 128));
-    let mut above = limit.layer(Probe::new(hello));
+    let mut above = limit.layer(AssertReady::new(hello));
     assert!(is_ready(&mut above));
     assert!(above.call(Request::default()).await.is_err());
 }
@@ -151,7 +151,7 @@ async fn sixty_four_waiters_are_allowed_for_each_permit_by_default() {
 #[tokio::test(start_paused = true)]
 async fn waiter_past_queue_timeout_is_refused_and_leaves_the_queue() {
     let limit = ConcurrencyLimitLayer::new(1);
-    let mut holder = limit.layer(Probe::new(hello));
+    let mut holder = limit.layer(AssertReady::new(hello));
     assert!(is_ready(&mut holder));
     let began = Instant::now();
     let answer = holder.clone().oneshot(Request::default()).await;
@@ -160,7 +160,7 @@ async fn waiter_past_queue_timeout_is_refused_and_leaves_the_queue() {
     assert_eq!(limit.stats(), stats(1, 1, 0));
 
     let limit = ConcurrencyLimitLayer::builder(1).queue_timeout(Duration::MAX).build();
-    let mut holder = limit.layer(Probe::new(hello));
+    let mut holder = limit.layer(AssertReady::new(hello));
     assert!(is_ready(&mut holder));
     let waits = tokio::spawn(holder.clone().oneshot(Request::default()));
     tokio::time::sleep(QUEUE_TIMEOUT * 1000).await;
@@ -177,7 +177,7 @@ async fn deadline_that_passes_in_queue_is_timeout_and_queue_timeout_before_it_ov
         [(SEC, SEC * 2, Kind::Timeout), (SEC * 2, SEC, Kind::Overloaded)]
     {
         let limit = ConcurrencyLimitLayer::builder(1).queue_timeout(queue_timeout).build();
-        let mut holder = limit.layer(Probe::new(hello));
+        let mut holder = limit.layer(AssertReady::new(hello));
         assert!(is_ready(&mut holder));
         let waits = tower::ServiceBuilder::new()
             .layer(crate::layer::RequestDeadlineLayer::new(deadline))
@@ -194,17 +194,18 @@ async fn deadline_that_passes_in_queue_is_timeout_and_queue_timeout_before_it_ov
 #[tokio::test]
 async fn error_and_dropped_future_and_complete_body_release_the_permit() {
     let limit = ConcurrencyLimitLayer::new(1);
-    let fails = limit.layer(Probe::new(async |_: Request| Err::<Response, BoxError>("no".into())));
+    let fails =
+        limit.layer(AssertReady::new(async |_: Request| Err::<Response, BoxError>("no".into())));
     assert_eq!(fails.oneshot(Request::default()).await.unwrap_err().to_string(), "no");
     assert_eq!(limit.stats().in_flight, 0);
 
-    let mut hangs = limit.layer(Probe::new(never));
+    let mut hangs = limit.layer(AssertReady::new(never));
     let call = hangs.ready().await.unwrap().call(Request::default());
     assert_eq!(limit.stats().in_flight, 1);
     drop(call);
     assert_eq!(limit.stats().in_flight, 0);
 
-    let mut whole = limit.layer(Probe::new(hello));
+    let mut whole = limit.layer(AssertReady::new(hello));
     let mut call = Box::pin(whole.ready().await.unwrap().call(Request::default()));
     let response = call.as_mut().await.unwrap();
     assert_eq!(limit.stats().in_flight, 0, "with the head, even while its future is kept");
@@ -216,7 +217,7 @@ async fn streamed() -> (ConcurrencyLimitLayer, Sender, Body) {
     let limit = ConcurrencyLimitLayer::new(1);
     let (tx, body) = Body::channel(None);
     let mut body = Some(body);
-    let app = Probe::new(move |_: Request| {
+    let app = AssertReady::new(move |_: Request| {
         std::future::ready(Ok::<_, BoxError>(Response::new(body.take().unwrap())))
     });
     let response = limit.layer(app).oneshot(Request::default()).await.unwrap();
@@ -280,7 +281,7 @@ async fn no_permit_is_lost_or_invented_in_any_order_of_calls() {
         let mut rng = Rng(seed);
         let places = 1 + rng.below(4);
         let limit = ConcurrencyLimitLayer::builder(places).queue(rng.below(4)).build();
-        let service = limit.layer(Probe::new(async |_: Request| {
+        let service = limit.layer(AssertReady::new(async |_: Request| {
             let (tx, body) = Body::channel(None);
             let held = Response::builder().extension(Arc::new(tx)).body(body);
             Ok::<_, BoxError>(held.unwrap())
@@ -317,7 +318,7 @@ async fn no_permit_is_lost_or_invented_in_any_order_of_calls() {
 #[tokio::test]
 async fn thousand_trickling_requests_outside_of_request_buffer_hold_no_permit() {
     let limit = ConcurrencyLimitLayer::new(2);
-    let site = RequestBufferLayer::new().layer(limit.layer(Probe::new(hello)));
+    let site = RequestBufferLayer::new().layer(limit.layer(AssertReady::new(hello)));
     let mut slow = Vec::new();
     for _ in 0..1000 {
         let (tx, body) = Body::channel(None);
@@ -348,7 +349,7 @@ async fn waiting_request_is_woken_when_another_ends() {
     let limit = ConcurrencyLimitLayer::new(1);
     let (go, gone) = oneshot::channel::<()>();
     let mut gone = Some(gone);
-    let first = limit.layer(Probe::new(move |_: Request| {
+    let first = limit.layer(AssertReady::new(move |_: Request| {
         let gone = gone.take().unwrap();
         async move {
             gone.await.unwrap();
@@ -357,7 +358,7 @@ async fn waiting_request_is_woken_when_another_ends() {
     }));
     let first = tokio::spawn(first.oneshot(Request::default()));
     yield_now().await;
-    let second = tokio::spawn(limit.layer(Probe::new(hello)).oneshot(Request::default()));
+    let second = tokio::spawn(limit.layer(AssertReady::new(hello)).oneshot(Request::default()));
     yield_now().await;
     assert_eq!(limit.stats(), stats(1, 1, 1));
     go.send(()).unwrap();
@@ -368,8 +369,8 @@ async fn waiting_request_is_woken_when_another_ends() {
 async fn gate_is_open_while_a_permit_is_free_and_takes_none() {
     let layer = ConcurrencyLimitLayer::new(1);
     let gate = layer.gate();
-    let mut handle =
-        layer.layer(Probe::new(async |_: Request| Ok::<Response, BoxError>(Response::default())));
+    let mut handle = layer
+        .layer(AssertReady::new(async |_: Request| Ok::<Response, BoxError>(Response::default())));
     assert!(gate.is_open());
     handle.ready().await.unwrap();
     assert!(!gate.is_open());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use super::{super::super::probe::Probe, *};
+use super::{super::super::assert_ready::AssertReady, *};
 use crate::{
     Body,
     layer::{
@@ -43,12 +43,12 @@ fn assert_refused(answer: Answer, limit: usize) {
 #[tokio::test]
 async fn client_at_its_bound_is_refused_while_another_is_served() {
     let layer = InFlightLayer::per_ip(2);
-    let mut service = layer.layer(Probe::new(never));
+    let mut service = layer.layer(AssertReady::new(never));
     let mut calls = Vec::new();
     for ip in [IP, "::ffff:192.0.2.1"] {
         calls.push(service.ready().await.unwrap().call(from_ip(ip)));
     }
-    assert_refused(layer.layer(Probe::new(never)).oneshot(from_ip(IP)).await, 2);
+    assert_refused(layer.layer(AssertReady::new(never)).oneshot(from_ip(IP)).await, 2);
     assert_refused(service.clone().oneshot(from_ip(IP)).await, 2);
     calls.push(service.ready().await.unwrap().call(from_ip("192.0.2.2")));
     assert_eq!(layer.clients(), 2);
@@ -63,11 +63,11 @@ async fn client_at_its_bound_is_refused_while_another_is_served() {
 #[tokio::test]
 async fn ipv6_client_is_its_network_of_64_bits_or_as_many_as_set() {
     let layer = InFlightLayer::per_ip(1);
-    let mut service = layer.layer(Probe::new(never));
+    let mut service = layer.layer(AssertReady::new(never));
     let _call = service.ready().await.unwrap().call(from_ip("2001:db8::1"));
     assert_refused(service.clone().oneshot(from_ip("2001:db8::ffff:0:0:2")).await, 1);
 
-    let mut finer = InFlightLayer::per_network(1, 128).layer(Probe::new(never));
+    let mut finer = InFlightLayer::per_network(1, 128).layer(AssertReady::new(never));
     let _a = finer.ready().await.unwrap().call(from_ip("2001:db8::1"));
     let _b = finer.ready().await.unwrap().call(from_ip("2001:db8::2"));
     assert_refused(finer.oneshot(from_ip("2001:db8::1")).await, 1);
@@ -76,7 +76,7 @@ async fn ipv6_client_is_its_network_of_64_bits_or_as_many_as_set() {
 #[tokio::test]
 async fn client_without_ip_is_not_limited() {
     let layer = InFlightLayer::per_ip(1);
-    let mut service = layer.layer(Probe::new(never));
+    let mut service = layer.layer(AssertReady::new(never));
     let mut calls = Vec::new();
     for _ in 0..10 {
         calls.push(Box::pin(service.ready().await.unwrap().call(Request::default())));
@@ -89,7 +89,7 @@ async fn client_without_ip_is_not_limited() {
 #[tokio::test]
 async fn custom_key_may_be_of_any_type() {
     let layer = InFlightLayer::per(0, |head: &Parts| Some(head.uri.path().to_owned()));
-    let mut service = layer.layer(Probe::new(never));
+    let mut service = layer.layer(AssertReady::new(never));
     let to = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
     let _a = service.ready().await.unwrap().call(to("/a"));
     let _b = service.ready().await.unwrap().call(to("/b"));
@@ -100,7 +100,7 @@ async fn custom_key_may_be_of_any_type() {
 #[tokio::test]
 async fn request_counts_until_its_body_ends_fails_or_is_dropped() {
     let layer = InFlightLayer::per_ip(1);
-    let service = layer.layer(Probe::new(echo));
+    let service = layer.layer(AssertReady::new(echo));
     let with = |body: Body| {
         let (parts, ()) = from_ip(IP).map(|_| ()).into_parts();
         Request::from_parts(parts, body)
@@ -127,7 +127,8 @@ async fn request_counts_until_its_body_ends_fails_or_is_dropped() {
     drop(response);
     assert_eq!(layer.clients(), 0);
 
-    let fails = layer.layer(Probe::new(async |_: Request| Err::<Response, BoxError>("no".into())));
+    let fails =
+        layer.layer(AssertReady::new(async |_: Request| Err::<Response, BoxError>("no".into())));
     assert!(fails.oneshot(from_ip(IP)).await.is_err());
     assert_eq!(layer.clients(), 0);
 }
@@ -135,7 +136,7 @@ async fn request_counts_until_its_body_ends_fails_or_is_dropped() {
 #[tokio::test]
 async fn refused_request_releases_permit_reserved_inside() {
     let inside = ConcurrencyLimitLayer::new(2);
-    let mut service = InFlightLayer::per_ip(1).layer(inside.layer(Probe::new(never)));
+    let mut service = InFlightLayer::per_ip(1).layer(inside.layer(AssertReady::new(never)));
     let _call = service.ready().await.unwrap().call(from_ip(IP));
     // Kept, as a connection keeps its handle between requests.
     let mut refused = service.clone();
@@ -151,7 +152,7 @@ async fn counts_are_exact_and_end_at_zero_in_any_order() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
         let layer = InFlightLayer::per(2, |head: &Parts| head.extensions.get::<usize>().copied());
-        let mut service = layer.layer(Probe::new(echo));
+        let mut service = layer.layer(AssertReady::new(echo));
         let (mut calls, mut bodies) = (Vec::new(), Vec::new());
         let mut counts = [0; 3];
         for _ in 0..500 {

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use tokio::time::{Instant, advance};
 use tower::ServiceExt;
 
-use super::{super::super::probe::Probe, *};
+use super::{super::super::assert_ready::AssertReady, *};
 use crate::{
     Body, Response,
     layer::{
@@ -24,7 +24,9 @@ async fn hello(_: Request) -> Result<Response, BoxError> {
 
 /// How long the client is told to wait; `None` if it is served.
 async fn wait<K>(layer: &ClientRateLimitLayer<K>, request: Request) -> Option<Duration> {
-    let Err(error) = layer.layer(Probe::new(hello)).oneshot(request).await else { return None };
+    let Err(error) = layer.layer(AssertReady::new(hello)).oneshot(request).await else {
+        return None;
+    };
     let ours = Error::find(&*error).unwrap();
     assert!(ours.is_too_many_requests());
     Some(ours.source().unwrap().downcast_ref::<RateLimited>().unwrap().retry_after)
@@ -75,7 +77,7 @@ async fn rate_is_met_exactly_over_a_long_time() {
 #[tokio::test(start_paused = true)]
 async fn refusal_is_429_and_says_when_to_come_back() {
     let layer = ClientRateLimitLayer::per_ip(1, SEC * 90, 1);
-    let site = crate::layer::RescueLayer::new().layer(layer.layer(Probe::new(hello)));
+    let site = crate::layer::RescueLayer::new().layer(layer.layer(AssertReady::new(hello)));
     assert_eq!(site.clone().oneshot(from_ip(IP)).await.unwrap().status(), 200);
     advance(MS * 500).await;
     let refused = site.clone().oneshot(from_ip(IP)).await.unwrap();
@@ -164,7 +166,7 @@ async fn absurd_rates_are_replaced_by_the_nearest_valid_ones() {
 async fn refused_request_releases_permit_reserved_inside() {
     let inside = ConcurrencyLimitLayer::new(1);
     let mut service =
-        ClientRateLimitLayer::per_ip(1, SEC, 1).layer(inside.layer(Probe::new(hello)));
+        ClientRateLimitLayer::per_ip(1, SEC, 1).layer(inside.layer(AssertReady::new(hello)));
     for refused in [false, true] {
         let answer = service.ready().await.unwrap().call(from_ip(IP)).await;
         assert_eq!(answer.is_err(), refused);

@@ -10,7 +10,7 @@ fn slots(
     latency: Arc<AtomicU64>,
 ) -> impl Service<Request, Response = Response, Error = BoxError, Future: Send> + Clone + Send {
     let slots = Arc::new(tokio::sync::Semaphore::new(n));
-    Probe::new(move |r: Request| {
+    AssertReady::new(move |r: Request| {
         let (slots, latency) = (slots.clone(), latency.clone());
         async move {
             let _slot = slots.acquire().await?;
@@ -70,7 +70,7 @@ async fn adaptive_limit_finds_capacity_of_service_and_follows_it() {
 async fn endless_streams_do_not_keep_probe_from_its_end() {
     let limit =
         ConcurrencyLimitLayer::builder(Gradient::new()).queue_timeout(Duration::MAX).build();
-    let streams = limit.layer(Probe::new(async |_: Request| {
+    let streams = limit.layer(AssertReady::new(async |_: Request| {
         let (tx, body) = Body::channel(None);
         Ok::<_, BoxError>(Response::builder().extension(Arc::new(tx)).body(body).unwrap())
     }));
@@ -93,7 +93,7 @@ async fn timeouts_count_as_latency_and_other_errors_do_not() {
     for (kind, known) in [(Kind::Timeout, true), (Kind::Overloaded, false), (Kind::Internal, false)]
     {
         let limit = ConcurrencyLimitLayer::new(Gradient::new());
-        let fails = limit.layer(Probe::new(move |_: Request| {
+        let fails = limit.layer(AssertReady::new(move |_: Request| {
             std::future::ready(Err::<Response, _>(Error::new(kind, "no")))
         }));
         for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! A body that is handed on as it comes, and may not grow above a bound.
+//! A streamed body that fails above a limit.
 
 use std::{
     pin::Pin,
@@ -11,22 +11,23 @@ use http_body::{Frame, SizeHint};
 use super::too_large;
 use crate::{Body, BoxError};
 
-pub(super) struct Capped {
+/// Passes a body on until it exceeds `limit` bytes, which is an error.
+pub(super) struct Limited {
     body: Body,
-    left: u64,
+    remaining: u64,
     limit: u64,
 }
 
-impl Capped {
-    pub(super) fn cap(body: Body, limit: u64) -> Body {
+impl Limited {
+    pub(super) fn wrap(body: Body, limit: u64) -> Body {
         if body.len().is_some_and(|len| len <= limit) {
-            return body; // it cannot grow
+            return body; // its length is fixed
         }
-        Body::new(Self { body, left: limit, limit })
+        Body::new(Self { body, remaining: limit, limit })
     }
 }
 
-impl http_body::Body for Capped {
+impl http_body::Body for Limited {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -38,10 +39,10 @@ impl http_body::Body for Capped {
             return Poll::Ready(None);
         };
         let len = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match self.left.checked_sub(len) {
-            Some(left) => self.left = left,
+        match self.remaining.checked_sub(len) {
+            Some(remaining) => self.remaining = remaining,
             None => {
-                self.body = Body::empty(); // nobody reads it any further
+                self.body = Body::empty(); // the rest is not read
                 return Poll::Ready(Some(Err(too_large(self.limit))));
             }
         }

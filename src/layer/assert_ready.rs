@@ -1,4 +1,4 @@
-//! A service for tests that insists on tower's contract: ready before every call.
+//! A service for tests that asserts tower's contract: `poll_ready` before every call.
 
 use std::{
     future::Future,
@@ -7,25 +7,25 @@ use std::{
 
 use tower_service::Service;
 
-/// Calls `f`; panics if this very instance was not polled ready first.
-pub(crate) struct Probe<F> {
+/// Calls `f`; panics if this instance was not polled ready before.
+pub(crate) struct AssertReady<F> {
     ready: bool,
     f: F,
 }
 
-impl<F> Probe<F> {
+impl<F> AssertReady<F> {
     pub(crate) fn new(f: F) -> Self {
         Self { ready: false, f }
     }
 }
 
-impl<F: Clone> Clone for Probe<F> {
+impl<F: Clone> Clone for AssertReady<F> {
     fn clone(&self) -> Self {
         Self::new(self.f.clone())
     }
 }
 
-impl<R, F, Fut, T, E> Service<R> for Probe<F>
+impl<R, F, Fut, T, E> Service<R> for AssertReady<F>
 where
     F: FnMut(R) -> Fut,
     Fut: Future<Output = Result<T, E>>,

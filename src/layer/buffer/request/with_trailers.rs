@@ -1,4 +1,4 @@
-//! A whole body, and the trailers behind it.
+//! A complete body with trailers.
 
 use std::{
     pin::Pin,
@@ -11,12 +11,13 @@ use http_body::{Frame, SizeHint};
 
 use crate::{Body, BoxError};
 
-pub(super) struct Trailed {
+/// Yields the frames of `body`, then the trailers.
+pub(super) struct WithTrailers {
     pub(super) body: Body,
     pub(super) trailers: Option<HeaderMap>,
 }
 
-impl http_body::Body for Trailed {
+impl http_body::Body for WithTrailers {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -37,7 +38,7 @@ impl http_body::Body for Trailed {
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.body.size_hint();
         if self.trailers.is_some() {
-            // With an exact length it would be sent with `content-length`, and have no trailers.
+            // With an exact length it would be sent with `content-length`, which excludes trailers.
             let least = hint.lower();
             hint = SizeHint::new();
             hint.set_lower(least);
