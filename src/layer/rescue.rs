@@ -94,7 +94,7 @@ fn respond(error: &BoxError, format: Format, tells_limits: bool) -> Response {
     let detail = limit.filter(|_| tells_limits).map(ToString::to_string);
     let mut response = problem::of_kind(kind, detail.as_deref(), format);
     if let Some(limited) = source.and_then(|e| e.downcast_ref::<RateLimited>()) {
-        response.headers_mut().insert(header::RETRY_AFTER, limited.seconds().into());
+        response.headers_mut().insert(header::RETRY_AFTER, limited.retry_after_secs().into());
     }
     response
 }

@@ -31,7 +31,7 @@ use crate::{
 /// Requests that may wait for each place, unless set otherwise: 64, as for each of the
 /// [workers](crate::worker). At 10 ms for each, the last one waits 0.6 s; a longer queue only makes
 /// answers that nobody waits for any more.
-pub const QUEUE_PER_PLACE: usize = 64;
+pub const QUEUE_PER_PERMIT: usize = 64;
 
 /// How long a request may wait for a place, unless set otherwise: 10 s, about as long as a person
 /// waits before reloading the page.
@@ -73,7 +73,7 @@ pub struct ConcurrencyLimitLayer(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     places: Arc<Places>,
-    /// [`QUEUE_PER_PLACE`] if not set.
+    /// [`QUEUE_PER_PERMIT`] if not set.
     queue: Option<usize>,
     queue_timeout: Duration,
 }
@@ -111,7 +111,7 @@ impl ConcurrencyLimitLayer {
 
 impl Shared {
     fn queue_len(&self) -> usize {
-        self.queue.unwrap_or_else(|| self.places.settled().saturating_mul(QUEUE_PER_PLACE))
+        self.queue.unwrap_or_else(|| self.places.settled().saturating_mul(QUEUE_PER_PERMIT))
     }
 }
 
@@ -125,7 +125,7 @@ pub struct ConcurrencyLimitBuilder {
 }
 
 impl ConcurrencyLimitBuilder {
-    /// How many requests may wait for a place; [`QUEUE_PER_PLACE`] for each if not set. With 0
+    /// How many requests may wait for a place; [`QUEUE_PER_PERMIT`] for each if not set. With 0
     /// none waits: a request that finds no place is refused.
     pub fn queue(mut self, len: usize) -> Self {
         self.queue = Some(len);

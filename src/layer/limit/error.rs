@@ -38,7 +38,7 @@ pub struct RateLimited {
 impl RateLimited {
     /// That time in whole seconds as `retry-after` has it (RFC 9110 section 10.2.3): rounded up,
     /// since a client that comes too early is refused again, and at least 1.
-    pub fn seconds(&self) -> u64 {
+    pub fn retry_after_secs(&self) -> u64 {
         let begun = u64::from(self.retry_after.subsec_nanos() > 0);
         self.retry_after.as_secs().saturating_add(begun).max(1)
     }

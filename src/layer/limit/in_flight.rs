@@ -61,10 +61,10 @@ impl<K> InFlightLayer<K> {
     /// use vestibule::layer::InFlightLayer;
     ///
     /// // Each host may have 100 requests in flight, over all clients.
-    /// let layer = InFlightLayer::per(100, |head: &Parts| head.headers.get("host").cloned());
+    /// let layer = InFlightLayer::per_key(100, |head: &Parts| head.headers.get("host").cloned());
     /// # drop(layer);
     /// ```
-    pub fn per<F>(n: usize, key: F) -> Self
+    pub fn per_key<F>(n: usize, key: F) -> Self
     where
         F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
         K: Hash + Eq + Clone + Send + 'static,

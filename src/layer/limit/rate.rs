@@ -79,7 +79,7 @@ impl ClientRateLimitLayer {
 
 /// Options of a [`ClientRateLimitLayer`].
 #[derive(Debug)]
-#[must_use = "a limit is made by per_ip() or per()"]
+#[must_use = "a limit is made by per_ip() or per_key()"]
 pub struct ClientRateLimitBuilder {
     quota: Quota,
     max_keys: usize,
@@ -106,8 +106,8 @@ impl ClientRateLimitBuilder {
         self.build(key)
     }
 
-    /// The finished limit, for each key. See [`ClientRateLimitLayer::per`].
-    pub fn per<K, F>(self, key: F) -> ClientRateLimitLayer<K>
+    /// The finished limit, for each key. See [`ClientRateLimitLayer::per_key`].
+    pub fn per_key<K, F>(self, key: F) -> ClientRateLimitLayer<K>
     where
         F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
         K: Hash + Eq + Clone + Send + 'static,
@@ -135,16 +135,16 @@ impl<K: Hash + Eq + Clone + Send + 'static> ClientRateLimitLayer<K> {
     ///
     /// // Five attempts to log in, then one a minute, from wherever they come.
     /// let minute = Duration::from_secs(60);
-    /// let layer = ClientRateLimitLayer::per(1, minute, 5, |head: &Parts| {
+    /// let layer = ClientRateLimitLayer::per_key(1, minute, 5, |head: &Parts| {
     ///     (head.uri.path() == "/login").then_some(())
     /// });
     /// # drop(layer);
     /// ```
-    pub fn per<F>(rate: u32, per: Duration, burst: u32, key: F) -> Self
+    pub fn per_key<F>(rate: u32, per: Duration, burst: u32, key: F) -> Self
     where
         F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
     {
-        ClientRateLimitLayer::builder(rate, per, burst).per(key)
+        ClientRateLimitLayer::builder(rate, per, burst).per_key(key)
     }
 }
 

@@ -88,7 +88,7 @@ async fn client_without_ip_is_not_limited() {
 
 #[tokio::test]
 async fn custom_key_may_be_of_any_type() {
-    let layer = InFlightLayer::per(0, |head: &Parts| Some(head.uri.path().to_owned()));
+    let layer = InFlightLayer::per_key(0, |head: &Parts| Some(head.uri.path().to_owned()));
     let mut service = layer.layer(AssertReady::new(never));
     let to = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
     let _a = service.ready().await.unwrap().call(to("/a"));
@@ -151,7 +151,7 @@ async fn refused_request_releases_permit_reserved_inside() {
 async fn counts_are_exact_and_end_at_zero_in_any_order() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
-        let layer = InFlightLayer::per(2, |head: &Parts| head.extensions.get::<usize>().copied());
+        let layer = InFlightLayer::per_key(2, |head: &Parts| head.extensions.get::<usize>().copied());
         let mut service = layer.layer(AssertReady::new(echo));
         let (mut calls, mut bodies) = (Vec::new(), Vec::new());
         let mut counts = [0; 3];

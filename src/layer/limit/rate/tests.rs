@@ -96,7 +96,7 @@ async fn networks_and_custom_keys_share_one_bucket_and_no_key_has_none() {
     let finer = ClientRateLimitLayer::builder(1, SEC, 1).ipv6_prefix(128).per_ip();
     assert!(served(&finer, "2001:db8::1").await && served(&finer, "2001:db8::2").await);
 
-    let path = ClientRateLimitLayer::per(1, SEC, 1, |head: &Parts| match head.uri.path() {
+    let path = ClientRateLimitLayer::per_key(1, SEC, 1, |head: &Parts| match head.uri.path() {
         "/" => None,
         path => Some(path.to_owned()),
     });
