@@ -1,19 +1,19 @@
-//! Limits: how many requests at a time, from one client at a time, and from one client how often.
+//! Limits on concurrent requests, on a client's concurrent requests, and on a client's request rate.
 //!
-//! | layer | bounds | above it |
+//! | layer | limits | above the limit |
 //! |---|---|---|
-//! | [`ClientRateLimitLayer`] | how often a client asks | 429 at once, with `retry-after` |
-//! | [`InFlightLayer`] | how many of a client's requests are answered at a time | 429 at once |
-//! | [`ConcurrencyLimitLayer`] | how many requests are inside at a time | they wait, then 503 |
+//! | [`ClientRateLimitLayer`] | the request rate of a client | 429 at once, with `retry-after` |
+//! | [`InFlightLayer`] | the requests of a client in flight | 429 at once |
+//! | [`ConcurrencyLimitLayer`] | the requests in the inner service | requests wait, then 503 |
 //!
-//! The first two refuse before a body is read, so they stand far outside. The last one stands inside
-//! of the [request buffer](super::RequestBufferLayer): outside of it, a client that sends its body
-//! slowly would hold a place all the while.
+//! The first two refuse a request before its body is read, so put them far outside. Put the last one inside
+//! the [request buffer](super::RequestBufferLayer): outside it, a client that sends its body slowly would
+//! hold a permit all the time.
 //!
-//! A limit belongs to its layer: all services that a layer and its clones make, and all clones of
-//! those, share it. What is answered counts until its body has ended or is dropped. A body that is
-//! complete with its head (empty, bytes, a slice of a file) does not count beyond it: the service
-//! inside has nothing more to do, and the body keeps its kind.
+//! A limit belongs to its layer: all services that a layer and its clones make, and all clones of those
+//! services, share it. A request counts until the body of its response has ended or is dropped. A body that
+//! is complete with its head (empty, bytes, a slice of a file) does not count any longer than that: the
+//! inner service has nothing more to do, and the body keeps its kind.
 //!
 //! ```
 //! use std::time::Duration;

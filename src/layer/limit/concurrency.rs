@@ -1,4 +1,4 @@
-//! `ConcurrencyLimit`: at most so many requests inside at a time; the others wait in order.
+//! `ConcurrencyLimit`: limits the requests in a service; others wait in a FIFO queue.
 
 mod places;
 
@@ -28,27 +28,26 @@ use crate::{
     policy::gradient::Gradient,
 };
 
-/// Requests that may wait for each place, unless set otherwise: 64, as for each of the
-/// [workers](crate::worker). At 10 ms for each, the last one waits 0.6 s; a longer queue only makes
-/// answers that nobody waits for any more.
+/// The default number of requests that may wait for each permit, 64, as for each
+/// [worker](crate::worker). At 10 ms for each request the last one waits 0.6 s; a longer queue would only
+/// serve clients that have given up.
 pub const QUEUE_PER_PERMIT: usize = 64;
 
-/// How long a request may wait for a place, unless set otherwise: 10 s, about as long as a person
-/// waits before reloading the page.
+/// The default time that a request may wait for a permit, 10 s: about as long as a person waits before
+/// reloading the page.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many requests may be inside of a [`ConcurrencyLimit`] at a time.
+/// The limit of a [`ConcurrencyLimit`].
 #[derive(Debug, Clone)]
 pub enum Limit {
-    /// So many, at least one.
+    /// This number of requests, at least one.
     Fixed(usize),
-    /// As many as the inner service can work on, which is learned from how long its answers take,
-    /// up to their heads. See [`Gradient`] for how, and for its bounds.
+    /// As many requests as the inner service can work on, estimated from its latency up to the head of the
+    /// response. See [`Gradient`] for the algorithm and its bounds.
     ///
-    /// Each answer counts, whatever its status, and each [`Kind::Timeout`]; other errors and
-    /// requests that were dropped say nothing. A body that goes on for long holds its place but
-    /// does not count as latency. When the limit falls, what is inside stays there: no place is free
-    /// before so many have left.
+    /// Each response is a sample, whatever its status, and so is each [`Kind::Timeout`]; other errors and
+    /// dropped requests are not. A long body holds its permit but does not count as latency. When the
+    /// limit falls, the requests inside continue: no permit is free before enough of them have ended.
     Adaptive(Gradient),
 }
 
@@ -65,21 +64,21 @@ impl From<Gradient> for Limit {
 }
 
 /// Wraps a service in [`ConcurrencyLimit`]. All services that it and its clones make share the
-/// places.
+/// permits.
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimitLayer(Arc<Shared>);
 
-/// What all handles of one limit share.
+/// The state that all handles of one limit share.
 #[derive(Debug)]
 struct Shared {
     places: Arc<Places>,
-    /// [`QUEUE_PER_PERMIT`] if not set.
+    /// The length of the queue; `None` for [`QUEUE_PER_PERMIT`] times the limit.
     queue: Option<usize>,
     queue_timeout: Duration,
 }
 
 impl ConcurrencyLimitLayer {
-    /// A fixed or an adaptive limit, with the default queue.
+    /// Creates a fixed or adaptive limit with the default queue.
     ///
     /// ```
     /// use vestibule::{layer::ConcurrencyLimitLayer, policy::gradient::Gradient};
@@ -92,18 +91,18 @@ impl ConcurrencyLimitLayer {
         Self::builder(limit).build()
     }
 
-    /// A limit with options.
+    /// Returns a builder for a limit with options.
     pub fn builder(limit: impl Into<Limit>) -> ConcurrencyLimitBuilder {
         ConcurrencyLimitBuilder { limit: limit.into(), queue: None, queue_timeout: QUEUE_TIMEOUT }
     }
 
-    /// Open while a place is free: for [`Serve::gate`](crate::serve::Serve::gate), so that clients
-    /// wait in the kernel and not in the queue.
+    /// Returns a gate that is open while a permit is free, for [`Serve::gate`](crate::serve::Serve::gate):
+    /// clients then wait in the kernel and not in the queue.
     pub fn gate(&self) -> Gate {
         Gate::new(self.0.places.clone())
     }
 
-    /// The state of the limit now.
+    /// Returns the current state of the limit.
     pub fn stats(&self) -> Stats {
         self.0.places.stats()
     }
@@ -125,20 +124,20 @@ pub struct ConcurrencyLimitBuilder {
 }
 
 impl ConcurrencyLimitBuilder {
-    /// How many requests may wait for a place; [`QUEUE_PER_PERMIT`] for each if not set. With 0
-    /// none waits: a request that finds no place is refused.
+    /// Sets how many requests may wait for a permit. Defaults to [`QUEUE_PER_PERMIT`] for each permit. With
+    /// 0, a request is refused if no permit is free.
     pub fn queue(mut self, len: usize) -> Self {
         self.queue = Some(len);
         self
     }
 
-    /// How long a request may wait for a place; [`QUEUE_TIMEOUT`] if not set.
+    /// Sets how long a request may wait for a permit. Defaults to [`QUEUE_TIMEOUT`].
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;
         self
     }
 
-    /// The finished limit.
+    /// Creates the layer.
     pub fn build(self) -> ConcurrencyLimitLayer {
         let Self { limit, queue, queue_timeout } = self;
         let places = Arc::new(match limit {
@@ -157,40 +156,39 @@ impl<S> Layer<S> for ConcurrencyLimitLayer {
     }
 }
 
-/// What a concurrency limit looks like at a moment.
+/// A snapshot of a concurrency limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How many places there are.
+    /// The number of permits.
     pub limit: usize,
-    /// How many are taken, those by handles that are ready but not called included.
+    /// The number of permits in use, including those of handles that are ready but not called.
     pub in_flight: usize,
-    /// How many wait for one.
+    /// The number of waiting requests.
     pub waiting: usize,
 }
 
-/// At most so many requests are inside of the service at a time, over all clones.
+/// Limits the requests that are in the inner service at a time, over all clones.
 ///
-/// **Places.** `poll_ready` reserves one for this handle, a clone has none; `call` spends it, and it
-/// is free again when the response's body has ended or is dropped, when the service inside fails,
-/// or when the future is dropped. For a body that is complete with its head (empty, bytes, a slice
-/// of a file) that is with the head. A handle that is ready and not called keeps its place until it
-/// is dropped.
+/// **Permits.** `poll_ready` reserves a permit for this handle, not for its clones, and `call` uses it. The
+/// permit is released when the response's body has ended or is dropped, when the inner service fails, or
+/// when the future is dropped; for a body that is complete with its head (empty, bytes, a slice of a file),
+/// with the head. A handle that is ready and not called keeps its permit until it is dropped.
 ///
-/// **Waiting.** Places are given in the order in which handles came. Where too many wait already,
-/// or the time is over, `poll_ready` is ready all the same and the next `call` answers with
-/// [`Kind::Overloaded`], whose source is [`QueueFull`] or [`PermitTimeout`]; the service inside is not
-/// called. So `poll_ready` fails only if that of the service inside does. A handle leaves the queue
-/// when it is dropped; one that is kept but polled no more stays in it, with its turn.
+/// **Waiting.** Permits are given in the order in which handles began to wait. If the queue is full, or the
+/// queue timeout has passed, `poll_ready` is ready nevertheless and the next `call` fails with
+/// [`Kind::Overloaded`], whose source is [`QueueFull`] or [`PermitTimeout`]; the inner service is not
+/// called. So `poll_ready` fails only if that of the inner service does. A handle leaves the queue when it
+/// is dropped; one that is no longer polled keeps its position.
 ///
-/// **Deadlines.** A request's [`Deadline`](crate::peer::Deadline) does not shorten the wait:
-/// `poll_ready` comes before there is a request to look at. The queue timeout bounds it.
+/// **Deadlines.** A request's [`Deadline`](crate::peer::Deadline) does not shorten the wait, since
+/// `poll_ready` has no request. The queue timeout bounds it.
 ///
 /// Waiting needs a tokio runtime.
 ///
-/// **Where it stands.** Inside of the [request buffer](crate::layer::RequestBufferLayer), or a
-/// client that sends its body slowly holds a place; and inside of the [response
-/// buffer](crate::layer::ResponseBufferLayer), or one that reads slowly does.
+/// **Position.** Put it inside the [request buffer](crate::layer::RequestBufferLayer), or a client that
+/// sends its body slowly holds a permit, and inside the [response
+/// buffer](crate::layer::ResponseBufferLayer), or a client that reads slowly holds one.
 ///
 /// ```
 /// use tower::{Layer, service_fn};
@@ -208,32 +206,32 @@ pub struct ConcurrencyLimit<S> {
     place: Place,
 }
 
-/// What `poll_ready` has got for the next call.
+/// The result of `poll_ready` for the next call.
 #[derive(Default)]
 enum Place {
     #[default]
     None,
     Waiting(Pin<Box<Wait>>),
     Held(Permit),
-    /// There was none, or none in time.
+    /// The queue was full, or no permit became free in time.
     Refused(Error),
 }
 
-/// `None` when the time is over.
+/// Resolves to `None` after the queue timeout.
 type Wait = dyn Future<Output = Option<Permit>> + Send + Sync;
 
 impl<S> ConcurrencyLimit<S> {
-    /// Wraps `inner`, of which at most `n` requests are inside at a time.
+    /// Wraps `inner` with a fixed limit of `n` requests.
     pub fn new(inner: S, n: usize) -> Self {
         ConcurrencyLimitLayer::new(n).layer(inner)
     }
 
-    /// The state of the limit now.
+    /// Returns the current state of the limit.
     pub fn stats(&self) -> Stats {
         self.limit.stats()
     }
 
-    /// A place, or a turn in the queue, or neither.
+    /// Takes a permit, or a position in the queue, or neither.
     fn take_place(&self) -> Place {
         let Shared { places, queue_timeout, .. } = &*self.limit.0;
         if let Some(permit) = places.try_take() {
@@ -288,7 +286,7 @@ where
             };
         }
         if !matches!(self.place, Place::Held(_)) {
-            return Poll::Ready(Ok(())); // and the next call is refused
+            return Poll::Ready(Ok(())); // the next call is refused
         }
         let ready = ready!(self.inner.poll_ready(cx));
         if ready.is_err() {
@@ -297,7 +295,7 @@ where
         Poll::Ready(ready.map_err(Into::into))
     }
 
-    /// On a handle that is not ready it is refused as if the queue were full.
+    /// Refused as if the queue were full if the handle is not ready.
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let state = match std::mem::take(&mut self.place) {
             Place::Held(permit) => {
@@ -327,7 +325,7 @@ enum State<F> {
         #[pin]
         future: F,
         permit: Option<Permit>,
-        /// Only where the limit adapts.
+        /// `None` for a fixed limit.
         begun: Option<Begun>,
     },
     Refused(Option<Error>),
@@ -348,7 +346,7 @@ where
                 let answer = answer.map(|r| r.map(Body::new)).map_err(Into::into);
                 let permit = permit.take().expect("a future is not polled after its end");
                 permit.places().answered(begun.take().filter(|_| tells_latency(&answer)));
-                // With an error the place is given back here.
+                // With an error the permit is released here.
                 Poll::Ready(answer.map(|response| hold(response, permit)))
             }
             StateProj::Refused(e) => {
@@ -358,7 +356,7 @@ where
     }
 }
 
-/// Is this what the service made in the time that it took? Its quick errors would make it look fast.
+/// Returns whether the result is a sample of the service's latency. Quick errors would make it seem fast.
 fn tells_latency(answer: &Result<Response, BoxError>) -> bool {
     match answer {
         Ok(_) => true,

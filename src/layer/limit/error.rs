@@ -1,12 +1,12 @@
-//! Why a limit refused a request.
+//! The errors of limits.
 
 use std::time::Duration;
 
-/// As many requests waited for a place as may.
+/// The queue of a concurrency limit was full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{waiting} requests wait already")]
+#[error("{waiting} requests are waiting already")]
 pub struct QueueFull {
-    /// How many waited.
+    /// The number of waiting requests.
     pub waiting: usize,
 }
 
@@ -15,31 +15,31 @@ pub struct QueueFull {
 #[error("no permit within {0:?}")]
 pub struct PermitTimeout(pub Duration);
 
-/// As many requests of this client are being answered as may.
+/// The client has as many requests in flight as allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client has {limit} requests in flight already")]
 pub struct TooManyInFlight {
-    /// The bound.
+    /// The limit.
     pub limit: usize,
 }
 
-/// The client asks too often.
+/// The client exceeds its request rate.
 ///
 /// As the source of an error of
-/// [`Kind::TooManyRequests`](crate::error::Kind::TooManyRequests) it tells
-/// [`rescue`](crate::layer::rescue::response) what to say in `retry-after`.
+/// [`Kind::TooManyRequests`](crate::error::Kind::TooManyRequests) it gives
+/// [`rescue`](crate::layer::rescue::response) the value of `retry-after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the client may ask again in {retry_after:?}")]
+#[error("the client exceeds its request rate; the next request is allowed in {retry_after:?}")]
 pub struct RateLimited {
-    /// In how long its next request will be allowed.
+    /// The time until its next request is allowed.
     pub retry_after: Duration,
 }
 
 impl RateLimited {
-    /// That time in whole seconds as `retry-after` has it (RFC 9110 section 10.2.3): rounded up,
-    /// since a client that comes too early is refused again, and at least 1.
+    /// Returns the time in whole seconds, as in `retry-after` (RFC 9110 section 10.2.3): rounded up, since a
+    /// client that retries too early is refused again, and at least 1.
     pub fn retry_after_secs(&self) -> u64 {
-        let begun = u64::from(self.retry_after.subsec_nanos() > 0);
-        self.retry_after.as_secs().saturating_add(begun).max(1)
+        let partial = u64::from(self.retry_after.subsec_nanos() > 0);
+        self.retry_after.as_secs().saturating_add(partial).max(1)
     }
 }

@@ -1,10 +1,10 @@
-//! `hold`: keeps something until the end of a response, its body included.
+//! `attach_guard`: keeps a guard until the end of a response, including its body.
 
 use crate::Response;
 
 /// Keeps `guard` until the response's body has ended, has failed, or is dropped.
 ///
-/// A body that is complete lets go of it at once, and passes as it is.
+/// A complete body drops it at once and passes unchanged.
 pub(super) fn hold<G>(response: Response, guard: G) -> Response
 where
     G: Send + 'static,
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
     use crate::body::{Body, FileSlice, Sender};
 
-    /// A streamed body, and what tells whether its guard is still there.
+    /// Returns a streamed body and a weak reference to its guard.
     fn held(len: Option<u64>) -> (Sender, Body, Weak<()>) {
         let (tx, body) = Body::channel(len);
         let (body, guard) = with_guard(body);

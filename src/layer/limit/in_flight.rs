@@ -1,4 +1,4 @@
-//! `InFlight`: at most so many requests of one client are answered at a time.
+//! `InFlight`: limits the requests of one client in flight.
 
 use std::{
     fmt,
@@ -28,7 +28,7 @@ use crate::{
     peer::IPV6_PREFIX,
 };
 
-/// Wraps a service in [`InFlight`]. All services that it and its clones make count together.
+/// Wraps a service in [`InFlight`]. All services that it and its clones make share the counts.
 pub struct InFlightLayer<K = IpAddr> {
     limit: usize,
     key: KeyFn<K>,
@@ -36,25 +36,25 @@ pub struct InFlightLayer<K = IpAddr> {
 }
 
 impl InFlightLayer {
-    /// At most `n` requests at a time, at least one, from each IPv4 address and each IPv6 network of
-    /// [`IPV6_PREFIX`] bits. See [`Peer::network`](crate::peer::Peer::network) for who that is; clients without
-    /// an IP address are not limited.
+    /// Allows `n` requests in flight, at least one, from each IPv4 address and each IPv6 network of
+    /// [`IPV6_PREFIX`] bits. [`Peer::network`](crate::peer::Peer::network) tells how a client's network is
+    /// determined; clients without an IP address are not limited.
     ///
-    /// One connection of HTTP/1.1 has one request at a time. A browser opens 6, and many people may
+    /// An HTTP/1.1 connection has one request in flight. A browser opens 6 connections, and many people may
     /// share one IPv4 address.
     pub fn per_ip(n: usize) -> Self {
         Self::per_network(n, IPV6_PREFIX)
     }
 
-    /// As [`per_ip`](Self::per_ip), with `ipv6_prefix` bits of an IPv6 address that make one client.
+    /// As [`per_ip`](Self::per_ip), with IPv6 networks of `ipv6_prefix` bits.
     pub fn per_network(n: usize, ipv6_prefix: u8) -> Self {
         Self { limit: n.max(1), key: by_net(ipv6_prefix), counts: Arc::new(Sharded::new()) }
     }
 }
 
 impl<K> InFlightLayer<K> {
-    /// At most `n` requests at a time, at least one, for each key. Requests for which `key` returns
-    /// `None` are not limited.
+    /// Allows `n` requests in flight, at least one, for each key. Requests for which `key` returns `None`
+    /// are not limited.
     ///
     /// ```
     /// use http::request::Parts;
@@ -72,7 +72,7 @@ impl<K> InFlightLayer<K> {
         Self { limit: n.max(1), key: Arc::new(key), counts: Arc::new(Sharded::new()) }
     }
 
-    /// How many clients have requests in flight now.
+    /// Returns the number of clients with requests in flight.
     pub fn clients(&self) -> usize {
         self.counts.keys()
     }
@@ -98,12 +98,13 @@ impl<S, K> Layer<S> for InFlightLayer<K> {
     }
 }
 
-/// The counts behind all clones. A trait, so that only the maker of a limit needs bounds on `K`.
+/// The counts that all clones share. A trait, so that only the constructors need bounds on `K`.
 trait Count<K>: Send + Sync {
-    /// One more for `key`, unless it has `limit`.
+    /// Adds one to the count of `key`; returns `false` if it is `limit` already.
     fn enter(&self, key: &K, limit: usize) -> bool;
-    /// One less; a key without any is forgotten.
+    /// Subtracts one from the count of `key`, and removes the key at zero.
     fn leave(&self, key: &K);
+    /// Returns the number of keys.
     fn keys(&self) -> usize;
 }
 
@@ -134,7 +135,7 @@ where
     }
 }
 
-/// One request that counts; no longer when it is dropped.
+/// Counts one request until it is dropped.
 struct Entry<K> {
     key: K,
     counts: Arc<dyn Count<K>>,
@@ -146,17 +147,17 @@ impl<K> Drop for Entry<K> {
     }
 }
 
-/// At most so many requests of one client are answered at a time, over all clones.
+/// Limits the requests of one client in flight, over all clones.
 ///
-/// One more is refused at once, with an error of [`Kind::TooManyRequests`] whose source is
-/// [`TooManyInFlight`]; the service inside is not called. A request counts from `call` until its
-/// response's body has ended or is dropped, or its future is. A body that is complete with its head
-/// counts until then only.
+/// A request above the limit is refused at once, with an error of [`Kind::TooManyRequests`] whose source is
+/// [`TooManyInFlight`]; the inner service is not called. A request counts from `call` until the body of its
+/// response has ended or is dropped, or its future is dropped. With a body that is complete with its head
+/// it counts until the head only.
 ///
-/// Readiness passes through. A request that is refused gives back what was reserved inside: the
-/// service inside is exchanged for a clone, so that a refused client occupies nothing.
+/// Readiness passes through. A refused request releases what was reserved inside: the inner service is
+/// replaced by a clone.
 ///
-/// The memory is bounded by the requests in flight: a client without any is not known.
+/// Memory is bounded by the requests in flight: clients without any are not stored.
 pub struct InFlight<S, K = IpAddr> {
     inner: S,
     limit: InFlightLayer<K>,

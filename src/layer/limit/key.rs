@@ -1,4 +1,4 @@
-//! Whose request is it? The key that a limit for each client counts by.
+//! The keys by which limits count clients.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::peer::Peer;
 /// Returns a request's key; `None` if the limit does not apply to it.
 pub(super) type KeyFn<K> = Arc<dyn Fn(&Parts) -> Option<K> + Send + Sync>;
 
-/// By the network of the request's client, if it has one.
+/// Returns a function that keys a request by its client's network, if it has one.
 pub(super) fn by_net(ipv6_prefix: u8) -> KeyFn<IpAddr> {
     Arc::new(move |head| head.extensions.get::<Peer>()?.network(ipv6_prefix))
 }

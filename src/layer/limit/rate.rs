@@ -1,4 +1,4 @@
-//! `ClientRateLimit`: so many requests of one client in a time, and a few more at once.
+//! `ClientRateLimit`: limits the request rate of a client, with bursts.
 
 mod buckets;
 
@@ -30,11 +30,11 @@ use crate::{
     peer::IPV6_PREFIX,
 };
 
-/// Keys that are known at a time, unless set otherwise: 65,536, for which addresses take 4 MiB or
-/// less. Only those with requests in the time of a burst need to be known.
+/// The default bound on stored keys, 65,536: with addresses as keys at most 4 MiB. Only keys whose burst is
+/// not full need to be stored.
 pub const MAX_KEYS: usize = 1 << 16;
 
-/// Wraps a service in [`ClientRateLimit`]. All services that it and its clones make count together.
+/// Wraps a service in [`ClientRateLimit`]. All services that it and its clones make share the buckets.
 pub struct ClientRateLimitLayer<K = IpAddr> {
     quota: Quota,
     key: KeyFn<K>,
@@ -42,12 +42,12 @@ pub struct ClientRateLimitLayer<K = IpAddr> {
 }
 
 impl ClientRateLimitLayer {
-    /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, from
-    /// each IPv4 address and each IPv6 network of [`IPV6_PREFIX`] bits. See
-    /// [`Peer::network`](crate::peer::Peer::network) for who that is; clients without an IP address are not
-    /// limited.
+    /// Allows `rate` requests in each `per` on average, and up to `burst` at once, each at least 1, from
+    /// each IPv4 address and each IPv6 network of [`IPV6_PREFIX`] bits.
+    /// [`Peer::network`](crate::peer::Peer::network) tells how a client's network is determined; clients
+    /// without an IP address are not limited.
     ///
-    /// The burst is used up by requests that come faster than the rate, and fills again at the rate.
+    /// Requests above the rate use up the burst, which refills at the rate.
     ///
     /// ```
     /// use std::time::Duration;
@@ -61,7 +61,7 @@ impl ClientRateLimitLayer {
         Self::builder(rate, per, burst).per_ip()
     }
 
-    /// A limit with options.
+    /// Returns a builder for a limit with options.
     ///
     /// ```
     /// use std::time::Duration;
@@ -87,26 +87,26 @@ pub struct ClientRateLimitBuilder {
 }
 
 impl ClientRateLimitBuilder {
-    /// How many keys are known at a time at most; [`MAX_KEYS`] if not set.
+    /// Sets how many keys are stored at most. Defaults to [`MAX_KEYS`].
     pub fn max_keys(mut self, max: usize) -> Self {
         self.max_keys = max;
         self
     }
 
-    /// How many bits of an IPv6 address make one client for [`per_ip`](Self::per_ip);
-    /// [`IPV6_PREFIX`] if not set.
+    /// Sets the prefix length of a client's IPv6 network for [`per_ip`](Self::per_ip), in bits. Defaults to
+    /// [`IPV6_PREFIX`].
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits;
         self
     }
 
-    /// The finished limit, for each client address. See [`ClientRateLimitLayer::per_ip`].
+    /// Creates the layer, keyed by client address. See [`ClientRateLimitLayer::per_ip`].
     pub fn per_ip(self) -> ClientRateLimitLayer {
         let key = by_net(self.ipv6_prefix);
         self.build(key)
     }
 
-    /// The finished limit, for each key. See [`ClientRateLimitLayer::per_key`].
+    /// Creates the layer with this key. See [`ClientRateLimitLayer::per_key`].
     pub fn per_key<K, F>(self, key: F) -> ClientRateLimitLayer<K>
     where
         F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
@@ -125,15 +125,15 @@ impl ClientRateLimitBuilder {
 }
 
 impl<K: Hash + Eq + Clone + Send + 'static> ClientRateLimitLayer<K> {
-    /// On average `rate` requests in each `per`, and up to `burst` at once, each at least 1, for
-    /// each key. Requests for which `key` returns `None` are not limited.
+    /// Allows `rate` requests in each `per` on average, and up to `burst` at once, each at least 1, for each
+    /// key. Requests for which `key` returns `None` are not limited.
     ///
     /// ```
     /// use std::time::Duration;
     /// use http::request::Parts;
     /// use vestibule::layer::ClientRateLimitLayer;
     ///
-    /// // Five attempts to log in, then one a minute, from wherever they come.
+    /// // Five attempts to log in, then one a minute, over all clients.
     /// let minute = Duration::from_secs(60);
     /// let layer = ClientRateLimitLayer::per_key(1, minute, 5, |head: &Parts| {
     ///     (head.uri.path() == "/login").then_some(())
@@ -149,7 +149,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> ClientRateLimitLayer<K> {
 }
 
 impl<K> ClientRateLimitLayer<K> {
-    /// How many keys are known now, idle ones that were not yet forgotten included.
+    /// Returns the number of stored keys, including idle ones that are not yet removed.
     pub fn keys(&self) -> usize {
         self.buckets.keys()
     }
@@ -175,19 +175,17 @@ impl<S, K> Layer<S> for ClientRateLimitLayer<K> {
     }
 }
 
-/// So many requests of one client in a time, and a few more at once, over all clones.
+/// Limits the request rate of each client, with bursts, over all clones.
 ///
-/// What comes too often is refused at once, with an error of [`Kind::TooManyRequests`] whose source
-/// is [`RateLimited`]: it has the time until the next request is allowed, and the rescue table makes
-/// `retry-after` of it. A refused request costs the client nothing: it is not counted. The service
-/// inside is not called, and what was reserved inside is given back, since the service is exchanged
-/// for a clone. Otherwise readiness passes through.
+/// A request above the rate is refused at once, with an error of [`Kind::TooManyRequests`] whose source is
+/// [`RateLimited`]: the time until the next request is allowed, which the rescue table sends as
+/// `retry-after`. A refused request does not count against the client. The inner service is not called and
+/// is replaced by a clone, which releases what was reserved inside. Otherwise readiness passes through.
 ///
-/// **Memory.** At most so many keys are known, see [`ClientRateLimitBuilder::max_keys`]. When there is no
-/// room for a new one, those are forgotten that have their whole burst again, at most once a second.
-/// If that is not enough, all new clients share one bucket, as large as that of a single client:
-/// an attacker with very many addresses may keep new clients out, but not those that are known, and
-/// gets neither memory nor more requests.
+/// **Memory.** The number of keys is bounded by [`ClientRateLimitBuilder::max_keys`]. When there is no room
+/// for a new key, keys whose burst is full again are removed, at most once a second. If that frees none, all
+/// new clients share one bucket, as large as that of a single client: an attacker with very many addresses
+/// may exclude new clients, but not known ones, and gains neither memory nor more requests.
 pub struct ClientRateLimit<S, K = IpAddr> {
     inner: S,
     limit: ClientRateLimitLayer<K>,

@@ -1,4 +1,4 @@
-//! A map in parts, each under a lock of its own, so that requests seldom wait for each other.
+//! A sharded map, each shard with its own lock, so that requests rarely contend.
 
 use std::{
     collections::HashMap,
@@ -6,10 +6,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// How many parts: 32, a few for each core of a large machine. A lock is held for a look into a
-/// small map, some 50 ns, so two requests that meet at one part are rare.
+/// The number of shards, 32: a few for each core of a large machine. A lock is held for one lookup in a
+/// small map, about 50 ns, so contention is rare.
 const PARTS: usize = 32;
 
+/// A concurrent hash map.
 #[derive(Debug)]
 pub(super) struct Sharded<K, V> {
     hasher: RandomState,
@@ -21,7 +22,7 @@ impl<K, V> Sharded<K, V> {
         Self { hasher: RandomState::new(), parts: std::array::from_fn(|_| Mutex::default()) }
     }
 
-    /// The part that `key` is in, or would be in.
+    /// Locks and returns the shard of `key`.
     pub(super) fn part(&self, key: &K) -> MutexGuard<'_, HashMap<K, V>>
     where
         K: Hash,
@@ -29,13 +30,13 @@ impl<K, V> Sharded<K, V> {
         lock(&self.parts[self.hasher.hash_one(key) as usize % PARTS])
     }
 
-    /// One part after the other.
+    /// Locks and returns one shard after the other.
     pub(super) fn parts(&self) -> impl Iterator<Item = MutexGuard<'_, HashMap<K, V>>> {
         self.parts.iter().map(lock)
     }
 }
 
 fn lock<T>(part: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A key whose Hash or Eq panics leaves the map whole.
+    // A key whose Hash or Eq panics leaves the map consistent.
     part.lock().unwrap_or_else(PoisonError::into_inner)
 }

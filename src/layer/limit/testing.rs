@@ -1,4 +1,4 @@
-//! What tests of limits share: requests from an address, and random numbers.
+//! Helpers for tests of limits: requests from an address, and random numbers.
 
 use crate::{Request, peer::Peer};
 
@@ -12,7 +12,7 @@ pub(super) fn from_ip(ip: &str) -> Request {
     request
 }
 
-/// Xorshift, the same numbers for the same seed, which is not 0.
+/// A xorshift generator: the same numbers for the same seed, which must not be 0.
 pub(super) struct Rng(pub(super) u64);
 
 impl Rng {

@@ -1,4 +1,4 @@
-//! The places of a concurrency limit, and the queue for them.
+//! The permits of a concurrency limit and its queue.
 
 use std::{
     pin::Pin,
@@ -14,13 +14,13 @@ use crate::{
     sync::{AtomicUsize, Semaphore},
 };
 
-/// What a limit's handles share. Relaxed counters: the semaphore orders what matters.
+/// The permits that a limit's handles share. The counters are relaxed: the semaphore does the ordering.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// Places are counted in it, never held by its own permits: a [`Permit`] gives them back.
+    /// Counts the free permits. Its own permits are forgotten at once: a [`Permit`] returns them.
     pub(super) free: Semaphore,
     limit: AtomicUsize,
-    /// Places that are there no more but still taken: they vanish when they are given back.
+    /// Permits in use above the limit: they are removed when they are released.
     pub(super) owed: AtomicUsize,
     waiting: AtomicUsize,
     adaptive: Option<Mutex<Adaptive>>,
@@ -29,11 +29,11 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct Adaptive {
     gradient: Gradient,
-    /// Since when somebody waits and none was answered.
+    /// When a request first waited with no response since.
     stalled: Option<Instant>,
 }
 
-/// A free place is capacity; a queue is not.
+/// There is capacity while a permit is free, whatever the queue.
 impl Capacity for Places {
     fn is_free(&self) -> bool {
         self.free.available_permits() > 0
@@ -41,7 +41,7 @@ impl Capacity for Places {
 
     fn freed(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            drop(self.free.acquire().await); // taken for a moment only, so the next one has its turn
+            drop(self.free.acquire().await); // returned at once, for the next in the queue
         })
     }
 }
@@ -64,13 +64,13 @@ impl Places {
         Self { adaptive, ..Self::new(limit) }
     }
 
-    /// A place at once, if one is free. Nobody overtakes: while somebody waits, none is.
+    /// Takes a permit if one is free. While requests wait none is free, so none is overtaken.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<Permit> {
         self.free.try_acquire().ok()?.forget();
         Some(Permit(self.clone()))
     }
 
-    /// The end of the queue, if fewer than `len` wait.
+    /// Takes the last position in the queue, if fewer than `len` requests wait.
     pub(super) fn queue(self: &Arc<Self>, len: usize) -> Result<Waiter, QueueFull> {
         let longer = |n| (n < len).then(|| n + 1);
         match self.waiting.fetch_update(Relaxed, Relaxed, longer) {
@@ -79,7 +79,7 @@ impl Places {
         }
     }
 
-    /// The places that there are, without regard to a probe, which is over soon.
+    /// Returns the limit without the short probes of an adaptive one.
     pub(super) fn settled(&self) -> usize {
         match &self.adaptive {
             Some(adaptive) => lock(adaptive).gradient.steady_limit(),
@@ -110,25 +110,25 @@ impl Places {
         }
     }
 
-    /// How many of `n` places make up for such as are owed.
+    /// Cancels up to `n` pending permit removals; returns how many.
     fn pay(&self, n: usize) -> usize {
-        // Nearly always it is 0, and nothing is written.
+        // Nearly always 0, without a write to shared memory.
         if self.owed.load(Relaxed) == 0 {
             return 0;
         }
-        let fewer = |owed: usize| Some(owed.saturating_sub(n));
-        self.owed.fetch_update(Relaxed, Relaxed, fewer).map_or(0, |owed| owed.min(n))
+        let subtract = |owed: usize| Some(owed.saturating_sub(n));
+        self.owed.fetch_update(Relaxed, Relaxed, subtract).map_or(0, |owed| owed.min(n))
     }
 }
 
-/// What only a limit that adapts does.
+/// The adaptive limit.
 impl Places {
-    /// What a request has to remember from its beginning.
+    /// Returns the start of a request's sample; `None` for a fixed limit.
     pub(super) fn begin(&self) -> Option<Begun> {
         self.adaptive.is_some().then(|| Begun { at: Instant::now(), in_flight: self.in_flight() })
     }
 
-    /// A request was answered; it tells something about the service if it is given as it began.
+    /// Records that a request ended, with its sample if it tells the service's latency.
     pub(super) fn answered(&self, begun: Option<Begun>) {
         let Some(adaptive) = &self.adaptive else { return };
         let mut adaptive = lock(adaptive);
@@ -140,7 +140,7 @@ impl Places {
         self.resize(limit);
     }
 
-    /// Somebody finds no place, or none in time.
+    /// Records that a request found no free permit, or none in time.
     pub(super) fn stalled(&self) {
         let Some(adaptive) = &self.adaptive else { return };
         let mut adaptive = lock(adaptive);
@@ -151,32 +151,33 @@ impl Places {
         self.resize(limit);
     }
 
-    /// Not under the lock, since new places wake those who wait; two that cross add up all the same.
+    /// Changes the limit. Called without the lock, since new permits wake waiting tasks; concurrent calls add
+    /// up.
     pub(super) fn resize(&self, limit: usize) {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let had = self.limit.swap(limit, Relaxed);
         let more = limit.saturating_sub(had);
         self.free.add_permits(more - self.pay(more));
         self.owed.fetch_add(had.saturating_sub(limit), Relaxed);
-        // From the free ones at once, also such as came back before they were owed.
+        // Removes free permits at once, also those that were released before the removal was recorded.
         let pay = self.pay(self.free.available_permits());
         self.owed.fetch_add(pay - self.free.forget_permits(pay), Relaxed);
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is held, so a poisoned one is still whole.
+    // Nothing panics while it is held, so a poisoned state is still consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// When a request began, and how many were inside, itself included.
+/// When a request began, and how many requests were in flight then, including itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun {
     at: Instant,
     in_flight: usize,
 }
 
-/// One place; given back when dropped.
+/// One permit; released when dropped.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Places>);
 
@@ -192,12 +193,12 @@ impl Drop for Permit {
     }
 }
 
-/// One who waits for a place; leaves the queue when dropped.
+/// A position in the queue; given up when dropped.
 #[derive(Debug)]
 pub(super) struct Waiter(Arc<Places>);
 
 impl Waiter {
-    /// Places come in the order of the first poll.
+    /// Waits for a permit. Permits are given in the order of the first poll.
     pub(super) async fn place(self) -> Permit {
         let place = self.0.free.acquire().await.expect("it is never closed");
         place.forget();

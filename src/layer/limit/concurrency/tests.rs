@@ -1,4 +1,4 @@
-//! Tests of the concurrency limit: places, the queue, bodies.
+//! Tests of the concurrency limit: permits, the queue, bodies.
 
 mod adaptive;
 
@@ -30,7 +30,7 @@ fn stats(limit: usize, in_flight: usize, waiting: usize) -> Stats {
     Stats { limit, in_flight, waiting }
 }
 
-/// Asks once, without being woken again.
+/// Polls for readiness once, without a waker.
 fn is_ready<S: Service<Request, Error = BoxError>>(service: &mut S) -> bool {
     match service.poll_ready(&mut Context::from_waker(std::task::Waker::noop())) {
         Poll::Ready(ready) => ready.map(|()| true).unwrap(),
@@ -38,7 +38,7 @@ fn is_ready<S: Service<Request, Error = BoxError>>(service: &mut S) -> bool {
     }
 }
 
-/// Why it was refused.
+/// Returns the source of a refusal.
 fn refusal<E: std::error::Error + Copy + 'static>(answer: Answer) -> E {
     let error = answer.unwrap_err();
     let ours = Error::find(&*error).unwrap();
@@ -87,7 +87,7 @@ async fn waiters_are_served_in_order_of_arrival() {
     }
     let mut late = holder.clone();
     drop(holder);
-    // Asked in another order than that in which they came.
+    // Polled in another order than that of their arrival.
     assert!(!is_ready(&mut late));
     while !waiters.is_empty() {
         assert!(waiters[1..].iter_mut().all(|w| !is_ready(w)));
@@ -109,7 +109,7 @@ async fn dropped_waiter_leaves_the_queue_to_those_behind_it() {
     drop(a);
     assert!(is_ready(&mut c));
 
-    // One that was given its place and never asked again hands it on.
+    // A handle that was given its permit and never polled again passes it on.
     let (mut d, mut e) = (c.clone(), c.clone());
     assert!(!is_ready(&mut d) && !is_ready(&mut e));
     drop(c);
@@ -131,7 +131,7 @@ async fn full_queue_refuses_at_once() {
         assert!(is_ready(&mut above), "poll_ready never fails");
         let answer = above.call(Request::default()).await;
         assert_eq!(refusal::<QueueFull>(answer), QueueFull { waiting: len });
-        // A handle that was refused may try again.
+        // A refused handle may retry.
         drop((waiters, a));
         assert!(above.ready().await.unwrap().call(Request::default()).await.is_ok());
     }
@@ -212,7 +212,7 @@ async fn error_and_dropped_future_and_complete_body_release_the_permit() {
     assert_eq!(response.body().as_bytes().unwrap(), "hello");
 }
 
-/// A limit of one, and a response whose body goes on as its sender does.
+/// Returns a limit of one, and a response whose body ends with its sender.
 async fn streamed() -> (ConcurrencyLimitLayer, Sender, Body) {
     let limit = ConcurrencyLimitLayer::new(1);
     let (tx, body) = Body::channel(None);
@@ -245,7 +245,7 @@ async fn streamed_body_holds_the_permit_until_it_ends_fails_or_is_dropped() {
     assert_eq!(limit.stats().in_flight, 0);
 }
 
-/// Never ready: fails, or is about to be for ever.
+/// A service that is never ready: it fails or is pending for ever.
 #[derive(Clone)]
 struct Unready(bool);
 
@@ -274,7 +274,7 @@ async fn failed_readiness_releases_the_permit_and_pending_one_keeps_it() {
     assert_eq!(limit.stats(), stats(1, 1, 0));
 }
 
-/// Requests, their stages, and everything that may happen to each, in random order.
+/// Requests in all stages, with random events.
 #[tokio::test(start_paused = true)]
 async fn no_permit_is_lost_or_invented_in_any_order_of_calls() {
     for seed in 1..=30 {
@@ -331,7 +331,7 @@ async fn thousand_trickling_requests_outside_of_request_buffer_hold_no_permit() 
     let quick = site.clone().oneshot(Request::new(Body::from("all of it"))).await.unwrap();
     assert_eq!(quick.status(), 200);
 
-    // When their bodies end at last, all are served, two at a time.
+    // When their bodies end, all are served, two at a time.
     let mut answers = Vec::new();
     for (tx, call) in slow {
         tx.finish(None);

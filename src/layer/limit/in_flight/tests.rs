@@ -1,4 +1,4 @@
-//! Tests of requests in flight: who counts, until when, and what is forgotten.
+//! Tests of the limit on requests in flight: keys, the end of a request, memory.
 
 use std::{error::Error as _, future::pending};
 
@@ -23,7 +23,7 @@ async fn never(_: Request) -> Answer {
     pending().await
 }
 
-/// Answers with the request's body.
+/// Responds with the request's body.
 async fn echo(r: Request) -> Answer {
     Ok(Response::new(r.into_body()))
 }
@@ -138,7 +138,7 @@ async fn refused_request_releases_permit_reserved_inside() {
     let inside = ConcurrencyLimitLayer::new(2);
     let mut service = InFlightLayer::per_ip(1).layer(inside.layer(AssertReady::new(never)));
     let _call = service.ready().await.unwrap().call(from_ip(IP));
-    // Kept, as a connection keeps its handle between requests.
+    // Not dropped, as a connection keeps its handle between requests.
     let mut refused = service.clone();
     assert_refused(refused.ready().await.unwrap().call(from_ip(IP)).await, 1);
     assert_eq!(inside.stats().in_flight, 1);

@@ -1,4 +1,4 @@
-//! The buckets of a rate limit, one for each key, of which there is a bounded number.
+//! The buckets of a rate limit, one for each key, bounded in number.
 
 use std::{
     hash::Hash,
@@ -21,27 +21,29 @@ use tokio::time::Instant;
 
 use super::super::sharded::Sharded;
 
-/// How often idle keys are looked for at most, once there is no room for a new one: every second. A
-/// look at 65,536 of them takes about a millisecond.
+/// The shortest time between two sweeps for idle keys, 1 s. There are sweeps only while there is no room for
+/// a new key. A sweep over 65,536 keys takes about a millisecond.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest time that a bucket may take to fill: 10 years, so that no sum of such times leaves
-/// the 64 bits of nanoseconds (584 years) that governor counts in.
+/// The longest time that a bucket may take to fill, 10 years, so that no sum of such times overflows the
+/// 64 bits of nanoseconds (584 years) that governor counts in.
 const LONGEST: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
 
-/// What a rate limit asks of its buckets. A trait, so that only the maker of a limit needs bounds on
-/// `K`.
+/// The buckets that all clones share. A trait, so that only the constructors need bounds on `K`.
 pub(super) trait Check<K>: Send + Sync {
-    /// Takes one from the bucket of `key`, or tells when there will be one.
+    /// Takes one request from the bucket of `key`.
+    ///
+    /// # Errors
+    /// The time until the next one is allowed.
     fn check(&self, key: &K) -> Result<(), Duration>;
-    /// How many keys have a bucket.
+    /// Returns the number of keys with a bucket.
     fn keys(&self) -> usize;
 }
 
 pub(super) struct Buckets<K: Hash + Eq + Clone> {
     limiter: RateLimiter<K, Store<K>, TokioClock, NoOpMiddleware<Nanos>>,
     store: Store<K>,
-    /// When idle keys are looked for again, by the limiter's clock.
+    /// The time of the next sweep, by the limiter's clock.
     next_sweep: AtomicU64,
 }
 
@@ -57,7 +59,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         Self { limiter, store, next_sweep: AtomicU64::new(0) }
     }
 
-    /// Makes room, if it is due; only one of those who meet here does it.
+    /// Removes idle keys if a sweep is due. Of concurrent callers only one sweeps.
     fn sweep(&self) {
         let now = self.limiter.clock().now();
         let due = self.next_sweep.load(Relaxed);
@@ -85,7 +87,7 @@ impl<K: Hash + Eq + Clone + Send> Check<K> for Buckets<K> {
     }
 }
 
-/// `rate` in each `per`, and `burst` at once; each is taken as the nearest value that makes sense.
+/// Returns the quota of `rate` requests in each `per` and `burst` at once, each clamped to a valid value.
 pub(super) fn quota(rate: u32, per: Duration, burst: u32) -> Quota {
     let interval = (per / rate.max(1)).clamp(Duration::from_nanos(1), LONGEST);
     let fits = u32::try_from(LONGEST.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
@@ -93,7 +95,7 @@ pub(super) fn quota(rate: u32, per: Duration, burst: u32) -> Quota {
     Quota::with_period(interval).expect("it is not zero").allow_burst(burst)
 }
 
-/// Tokio's clock, which tests can pause; from the moment when the limit was made.
+/// Tokio's clock, which tests can pause, counted from the creation of the limit.
 struct TokioClock(Instant);
 
 impl Clock for TokioClock {
@@ -104,13 +106,13 @@ impl Clock for TokioClock {
     }
 }
 
-/// When each bucket will be full again, which is all that is to know about it (GCRA).
+/// The time at which each bucket will be full, which is its whole state (GCRA).
 struct States<K> {
     keys: Sharded<K, Nanos>,
-    /// Of all parts together; counted before an insertion, so it is never above `max`.
+    /// The keys of all shards; counted before an insertion, so it never exceeds `max`.
     len: AtomicUsize,
     max: usize,
-    /// All keys that there is no room for.
+    /// The bucket of all keys that there is no room for.
     others: InMemoryState,
 }
 
@@ -119,7 +121,7 @@ impl<K> States<K> {
         self.len.load(Relaxed) >= self.max
     }
 
-    /// Forgets the buckets that are full: new ones are the same.
+    /// Removes the buckets that are full, since new buckets are equal.
     fn forget_idle(&self, now: Nanos) {
         for mut part in self.keys.parts() {
             let before = part.len();
@@ -129,7 +131,7 @@ impl<K> States<K> {
     }
 }
 
-/// Our own store for governor: its own have no bound, and one lock.
+/// A store for governor, whose own stores are unbounded or have one lock.
 struct Store<K>(Arc<States<K>>);
 
 impl<K> Clone for Store<K> {

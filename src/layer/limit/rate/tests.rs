@@ -22,7 +22,7 @@ async fn hello(_: Request) -> Result<Response, BoxError> {
     Ok(Response::new(Body::from("hello")))
 }
 
-/// How long the client is told to wait; `None` if it is served.
+/// Returns the time of the refusal; `None` if the request is served.
 async fn wait<K>(layer: &ClientRateLimitLayer<K>, request: Request) -> Option<Duration> {
     let Err(error) = layer.layer(AssertReady::new(hello)).oneshot(request).await else {
         return None;
@@ -36,7 +36,7 @@ async fn served(layer: &ClientRateLimitLayer, ip: &str) -> bool {
     wait(layer, from_ip(ip)).await.is_none()
 }
 
-/// How many of `n` requests at once are served.
+/// Returns how many of `n` requests at once are served.
 async fn served_of(layer: &ClientRateLimitLayer, ip: &str, n: usize) -> usize {
     let mut sum = 0;
     for _ in 0..n {
@@ -120,7 +120,7 @@ async fn full_table_forgets_idle_keys_once_a_second() {
     assert_eq!(layer.keys(), 1);
     assert!(served(&layer, "192.0.2.4").await);
     advance(MS * 999).await;
-    // Within a second of the last sweep there is none: the shared bucket serves.
+    // There is no sweep within a second of the last one: the shared bucket applies.
     assert!(served(&layer, "192.0.2.5").await);
     assert!(!served(&layer, "192.0.2.6").await);
     assert_eq!(layer.keys(), 2);

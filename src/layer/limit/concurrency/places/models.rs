@@ -1,11 +1,11 @@
-//! Models of the permits of a limit that changes while they are taken and given back.
+//! Loom models of permits that are taken and released while the limit changes.
 
 use loom::{model, thread};
 
 use super::*;
 
-/// No permit is lost or invented: those that are free and those that are out are as many as there should be,
-/// and those that are still to go.
+/// Asserts that no permit is lost or invented: the free ones and those in use equal the limit plus the pending
+/// removals.
 fn assert_complete(places: &Places, out: usize) {
     let there = places.limit() + places.owed.load(Relaxed);
     assert_eq!(places.free.available_permits() + out, there);

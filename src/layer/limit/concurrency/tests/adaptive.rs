@@ -1,10 +1,10 @@
-//! A limit that adapts: with a service, and its places by themselves.
+//! Tests of the adaptive limit, with a service and of its permits alone.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::*;
 
-/// A service that works on so many at a time, in order; its latency is in milliseconds.
+/// A service that works on a number of requests at a time, in order, with a latency in milliseconds.
 fn slots(
     n: usize,
     latency: Arc<AtomicU64>,
@@ -20,7 +20,7 @@ fn slots(
     })
 }
 
-/// As many clients as `n`, each of which asks again when it is answered.
+/// Spawns `n` clients, each of which sends the next request after a response.
 fn clients<S>(n: usize, service: &S) -> tokio::task::JoinSet<()>
 where
     S: Service<Request, Response = Response, Future: Send> + Clone + Send + 'static,
@@ -81,7 +81,7 @@ async fn endless_streams_do_not_keep_probe_from_its_end() {
     let waits = tokio::spawn(streams.clone().oneshot(Request::default()));
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert!(!waits.is_finished());
-    // The next one to come finds that nothing moves.
+    // The next request finds the limit stalled.
     let next = tokio::spawn(streams.oneshot(Request::default()));
     held.push(waits.await.unwrap().unwrap());
     held.push(next.await.unwrap().unwrap());
@@ -114,7 +114,7 @@ fn falling_limit_takes_free_permits_first_and_retires_others_later() {
     taken.pop();
     assert_eq!(places.stats(), stats(5, 7, 0));
     assert!(places.try_take().is_none());
-    places.resize(6); // one that was owed is not, any more
+    places.resize(6); // cancels one pending removal
     assert_eq!((places.stats(), places.owed.load(Relaxed)), (stats(6, 7, 0), 1));
     taken.truncate(5);
     assert_eq!((places.stats(), places.owed.load(Relaxed)), (stats(6, 5, 0), 0));
