@@ -32,11 +32,11 @@
 
 pub mod concurrency;
 mod error;
-mod held;
 pub mod in_flight;
 mod key;
 #[cfg(feature = "limit")]
 pub mod rate;
+mod response_guard;
 mod sharded;
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,6 @@
 //! `ConcurrencyLimit`: limits the requests in a service; others wait in a FIFO queue.
 
-mod places;
+mod permits;
 
 use std::{
     fmt,
@@ -15,10 +15,10 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::places::{Begun, Permit, Places};
+use self::permits::{Permit, Permits, SampleStart};
 use super::{
     error::{PermitTimeout, QueueFull},
-    held::hold,
+    response_guard::attach_guard,
 };
 use crate::{
     Body, HttpService, Request, Response,
@@ -71,7 +71,7 @@ pub struct ConcurrencyLimitLayer(Arc<Shared>);
 /// The state that all handles of one limit share.
 #[derive(Debug)]
 struct Shared {
-    places: Arc<Places>,
+    permits: Arc<Permits>,
     /// The length of the queue; `None` for [`QUEUE_PER_PERMIT`] times the limit.
     queue: Option<usize>,
     queue_timeout: Duration,
@@ -99,18 +99,18 @@ impl ConcurrencyLimitLayer {
     /// Returns a gate that is open while a permit is free, for [`Serve::gate`](crate::serve::Serve::gate):
     /// clients then wait in the kernel and not in the queue.
     pub fn gate(&self) -> Gate {
-        Gate::new(self.0.places.clone())
+        Gate::new(self.0.permits.clone())
     }
 
     /// Returns the current state of the limit.
     pub fn stats(&self) -> Stats {
-        self.0.places.stats()
+        self.0.permits.stats()
     }
 }
 
 impl Shared {
     fn queue_len(&self) -> usize {
-        self.queue.unwrap_or_else(|| self.places.settled().saturating_mul(QUEUE_PER_PERMIT))
+        self.queue.unwrap_or_else(|| self.permits.steady_limit().saturating_mul(QUEUE_PER_PERMIT))
     }
 }
 
@@ -140,11 +140,11 @@ impl ConcurrencyLimitBuilder {
     /// Creates the layer.
     pub fn build(self) -> ConcurrencyLimitLayer {
         let Self { limit, queue, queue_timeout } = self;
-        let places = Arc::new(match limit {
-            Limit::Fixed(n) => Places::new(n),
-            Limit::Adaptive(gradient) => Places::adaptive(gradient),
+        let permits = Arc::new(match limit {
+            Limit::Fixed(n) => Permits::new(n),
+            Limit::Adaptive(gradient) => Permits::adaptive(gradient),
         });
-        ConcurrencyLimitLayer(Arc::new(Shared { places, queue, queue_timeout }))
+        ConcurrencyLimitLayer(Arc::new(Shared { permits, queue, queue_timeout }))
     }
 }
 
@@ -152,7 +152,7 @@ impl<S> Layer<S> for ConcurrencyLimitLayer {
     type Service = ConcurrencyLimit<S>;
 
     fn layer(&self, inner: S) -> ConcurrencyLimit<S> {
-        ConcurrencyLimit { inner, limit: self.clone(), place: Place::None }
+        ConcurrencyLimit { inner, limit: self.clone(), reservation: Reservation::None }
     }
 }
 
@@ -203,12 +203,12 @@ pub struct Stats {
 pub struct ConcurrencyLimit<S> {
     inner: S,
     limit: ConcurrencyLimitLayer,
-    place: Place,
+    reservation: Reservation,
 }
 
 /// The result of `poll_ready` for the next call.
 #[derive(Default)]
-enum Place {
+enum Reservation {
     #[default]
     None,
     Waiting(Pin<Box<Wait>>),
@@ -232,25 +232,29 @@ impl<S> ConcurrencyLimit<S> {
     }
 
     /// Takes a permit, or a position in the queue, or neither.
-    fn take_place(&self) -> Place {
-        let Shared { places, queue_timeout, .. } = &*self.limit.0;
-        if let Some(permit) = places.try_take() {
-            return Place::Held(permit);
+    fn reserve(&self) -> Reservation {
+        let Shared { permits, queue_timeout, .. } = &*self.limit.0;
+        if let Some(permit) = permits.try_acquire() {
+            return Reservation::Held(permit);
         }
-        places.stalled();
-        match places.queue(self.limit.0.queue_len()) {
+        permits.on_stall();
+        match permits.try_enqueue(self.limit.0.queue_len()) {
             Ok(waiter) => {
-                let place = tokio::time::timeout(*queue_timeout, waiter.place());
-                Place::Waiting(Box::pin(async { place.await.ok() }))
+                let permit = tokio::time::timeout(*queue_timeout, waiter.acquire());
+                Reservation::Waiting(Box::pin(async { permit.await.ok() }))
             }
-            Err(full) => Place::Refused(Error::new(Kind::Overloaded, full)),
+            Err(full) => Reservation::Refused(Error::new(Kind::Overloaded, full)),
         }
     }
 }
 
 impl<S: Clone> Clone for ConcurrencyLimit<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), limit: self.limit.clone(), place: Place::None }
+        Self {
+            inner: self.inner.clone(),
+            limit: self.limit.clone(),
+            reservation: Reservation::None,
+        }
     }
 }
 
@@ -272,39 +276,39 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        if matches!(self.place, Place::None) {
-            self.place = self.take_place();
+        if matches!(self.reservation, Reservation::None) {
+            self.reservation = self.reserve();
         }
-        if let Place::Waiting(wait) = &mut self.place {
-            self.place = match ready!(wait.as_mut().poll(cx)) {
-                Some(permit) => Place::Held(permit),
+        if let Reservation::Waiting(wait) = &mut self.reservation {
+            self.reservation = match ready!(wait.as_mut().poll(cx)) {
+                Some(permit) => Reservation::Held(permit),
                 None => {
-                    self.limit.0.places.stalled();
+                    self.limit.0.permits.on_stall();
                     let late = PermitTimeout(self.limit.0.queue_timeout);
-                    Place::Refused(Error::new(Kind::Overloaded, late))
+                    Reservation::Refused(Error::new(Kind::Overloaded, late))
                 }
             };
         }
-        if !matches!(self.place, Place::Held(_)) {
+        if !matches!(self.reservation, Reservation::Held(_)) {
             return Poll::Ready(Ok(())); // the next call is refused
         }
         let ready = ready!(self.inner.poll_ready(cx));
         if ready.is_err() {
-            self.place = Place::None;
+            self.reservation = Reservation::None;
         }
         Poll::Ready(ready.map_err(Into::into))
     }
 
     /// Refused as if the queue were full if the handle is not ready.
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let state = match std::mem::take(&mut self.place) {
-            Place::Held(permit) => {
-                let begun = permit.places().begin();
-                State::Inner { future: self.inner.call(request), permit: Some(permit), begun }
+        let state = match std::mem::take(&mut self.reservation) {
+            Reservation::Held(permit) => {
+                let sample = permit.permits().start_sample();
+                State::Inner { future: self.inner.call(request), permit: Some(permit), sample }
             }
-            Place::Refused(e) => State::Refused(Some(e)),
-            Place::None | Place::Waiting(_) => {
-                let full = QueueFull { waiting: self.limit.0.places.waiting() };
+            Reservation::Refused(e) => State::Refused(Some(e)),
+            Reservation::None | Reservation::Waiting(_) => {
+                let full = QueueFull { waiting: self.limit.0.permits.waiting() };
                 State::Refused(Some(Error::new(Kind::Overloaded, full)))
             }
         };
@@ -326,7 +330,7 @@ enum State<F> {
         future: F,
         permit: Option<Permit>,
         /// `None` for a fixed limit.
-        begun: Option<Begun>,
+        sample: Option<SampleStart>,
     },
     Refused(Option<Error>),
 }
@@ -341,13 +345,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Inner { future, permit, begun } => {
+            StateProj::Inner { future, permit, sample } => {
                 let answer = ready!(future.poll(cx));
                 let answer = answer.map(|r| r.map(Body::new)).map_err(Into::into);
                 let permit = permit.take().expect("a future is not polled after its end");
-                permit.places().answered(begun.take().filter(|_| tells_latency(&answer)));
+                permit.permits().on_response(sample.take().filter(|_| is_latency_sample(&answer)));
                 // With an error the permit is released here.
-                Poll::Ready(answer.map(|response| hold(response, permit)))
+                Poll::Ready(answer.map(|response| attach_guard(response, permit)))
             }
             StateProj::Refused(e) => {
                 Poll::Ready(Err(e.take().expect("a future is not polled after its end").into()))
@@ -357,7 +361,7 @@ where
 }
 
 /// Returns whether the result is a sample of the service's latency. Quick errors would make it seem fast.
-fn tells_latency(answer: &Result<Response, BoxError>) -> bool {
+fn is_latency_sample(answer: &Result<Response, BoxError>) -> bool {
     match answer {
         Ok(_) => true,
         Err(e) => Error::find(&**e).is_some_and(|e| e.kind() == Kind::Timeout),

@@ -17,8 +17,8 @@ use tower_service::Service;
 
 use super::{
     error::TooManyInFlight,
-    held::hold,
-    key::{KeyFn, by_net},
+    key::{KeyFn, by_network},
+    response_guard::attach_guard,
     sharded::Sharded,
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
 pub struct InFlightLayer<K = IpAddr> {
     limit: usize,
     key: KeyFn<K>,
-    counts: Arc<dyn Count<K>>,
+    counts: Arc<dyn Counts<K>>,
 }
 
 impl InFlightLayer {
@@ -48,7 +48,7 @@ impl InFlightLayer {
 
     /// As [`per_ip`](Self::per_ip), with IPv6 networks of `ipv6_prefix` bits.
     pub fn per_network(n: usize, ipv6_prefix: u8) -> Self {
-        Self { limit: n.max(1), key: by_net(ipv6_prefix), counts: Arc::new(Sharded::new()) }
+        Self { limit: n.max(1), key: by_network(ipv6_prefix), counts: Arc::new(Sharded::new()) }
     }
 }
 
@@ -99,51 +99,51 @@ impl<S, K> Layer<S> for InFlightLayer<K> {
 }
 
 /// The counts that all clones share. A trait, so that only the constructors need bounds on `K`.
-trait Count<K>: Send + Sync {
+trait Counts<K>: Send + Sync {
     /// Adds one to the count of `key`; returns `false` if it is `limit` already.
-    fn enter(&self, key: &K, limit: usize) -> bool;
+    fn try_increment(&self, key: &K, limit: usize) -> bool;
     /// Subtracts one from the count of `key`, and removes the key at zero.
-    fn leave(&self, key: &K);
+    fn decrement(&self, key: &K);
     /// Returns the number of keys.
     fn keys(&self) -> usize;
 }
 
-impl<K> Count<K> for Sharded<K, usize>
+impl<K> Counts<K> for Sharded<K, usize>
 where
     K: Hash + Eq + Clone + Send,
 {
-    fn enter(&self, key: &K, limit: usize) -> bool {
-        let mut part = self.part(key);
-        match part.get_mut(key) {
+    fn try_increment(&self, key: &K, limit: usize) -> bool {
+        let mut shard = self.shard(key);
+        match shard.get_mut(key) {
             Some(n) if *n >= limit => return false,
             Some(n) => *n += 1,
-            None => drop(part.insert(key.clone(), 1)),
+            None => drop(shard.insert(key.clone(), 1)),
         }
         true
     }
 
-    fn leave(&self, key: &K) {
-        let mut part = self.part(key);
-        match part.get_mut(key) {
+    fn decrement(&self, key: &K) {
+        let mut shard = self.shard(key);
+        match shard.get_mut(key) {
             Some(n) if *n > 1 => *n -= 1,
-            _ => drop(part.remove(key)),
+            _ => drop(shard.remove(key)),
         }
     }
 
     fn keys(&self) -> usize {
-        self.parts().map(|part| part.len()).sum()
+        self.shards().map(|shard| shard.len()).sum()
     }
 }
 
 /// Counts one request until it is dropped.
-struct Entry<K> {
+struct CountGuard<K> {
     key: K,
-    counts: Arc<dyn Count<K>>,
+    counts: Arc<dyn Counts<K>>,
 }
 
-impl<K> Drop for Entry<K> {
+impl<K> Drop for CountGuard<K> {
     fn drop(&mut self) {
-        self.counts.leave(&self.key);
+        self.counts.decrement(&self.key);
     }
 }
 
@@ -192,14 +192,14 @@ where
         let InFlightLayer { limit, ref key, ref counts } = self.limit;
         let (head, body) = request.into_parts();
         let state = match key(&head) {
-            Some(key) if !counts.enter(&key, limit) => {
+            Some(key) if !counts.try_increment(&key, limit) => {
                 self.inner = self.inner.clone(); // a clone has nothing reserved
                 State::Refused(Some(Error::new(Kind::TooManyRequests, TooManyInFlight { limit })))
             }
             key => {
-                let entry = key.map(|key| Entry { key, counts: counts.clone() });
+                let guard = key.map(|key| CountGuard { key, counts: counts.clone() });
                 let request = Request::from_parts(head, body);
-                State::Inner { future: self.inner.call(request), entry }
+                State::Inner { future: self.inner.call(request), guard }
             }
         };
         ResponseFuture { state }
@@ -219,7 +219,7 @@ enum State<F, K> {
         #[pin]
         future: F,
         /// `None` for a request that is not limited.
-        entry: Option<Entry<K>>,
+        guard: Option<CountGuard<K>>,
     },
     Refused(Option<Error>),
 }
@@ -235,11 +235,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Inner { future, entry } => {
+            StateProj::Inner { future, guard } => {
                 let answer = ready!(future.poll(cx));
                 let answer = answer.map(|r| r.map(Body::new)).map_err(Into::into);
-                let Some(entry) = entry.take() else { return Poll::Ready(answer) };
-                Poll::Ready(answer.map(|response| hold(response, entry)))
+                let Some(guard) = guard.take() else { return Poll::Ready(answer) };
+                Poll::Ready(answer.map(|response| attach_guard(response, guard)))
             }
             StateProj::Refused(e) => {
                 Poll::Ready(Err(e.take().expect("a future is not polled after its end").into()))

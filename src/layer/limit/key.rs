@@ -10,6 +10,6 @@ use crate::peer::Peer;
 pub(super) type KeyFn<K> = Arc<dyn Fn(&Parts) -> Option<K> + Send + Sync>;
 
 /// Returns a function that keys a request by its client's network, if it has one.
-pub(super) fn by_net(ipv6_prefix: u8) -> KeyFn<IpAddr> {
+pub(super) fn by_network(ipv6_prefix: u8) -> KeyFn<IpAddr> {
     Arc::new(move |head| head.extensions.get::<Peer>()?.network(ipv6_prefix))
 }

@@ -22,7 +22,7 @@ use tower_service::Service;
 use self::buckets::{Buckets, Check, quota};
 use super::{
     error::RateLimited,
-    key::{KeyFn, by_net},
+    key::{KeyFn, by_network},
 };
 use crate::{
     HttpService, Request,
@@ -102,7 +102,7 @@ impl ClientRateLimitBuilder {
 
     /// Creates the layer, keyed by client address. See [`ClientRateLimitLayer::per_ip`].
     pub fn per_ip(self) -> ClientRateLimitLayer {
-        let key = by_net(self.ipv6_prefix);
+        let key = by_network(self.ipv6_prefix);
         self.build(key)
     }
 

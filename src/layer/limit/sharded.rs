@@ -8,35 +8,35 @@ use std::{
 
 /// The number of shards, 32: a few for each core of a large machine. A lock is held for one lookup in a
 /// small map, about 50 ns, so contention is rare.
-const PARTS: usize = 32;
+const SHARDS: usize = 32;
 
 /// A concurrent hash map.
 #[derive(Debug)]
 pub(super) struct Sharded<K, V> {
     hasher: RandomState,
-    parts: [Mutex<HashMap<K, V>>; PARTS],
+    shards: [Mutex<HashMap<K, V>>; SHARDS],
 }
 
 impl<K, V> Sharded<K, V> {
     pub(super) fn new() -> Self {
-        Self { hasher: RandomState::new(), parts: std::array::from_fn(|_| Mutex::default()) }
+        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
     }
 
     /// Locks and returns the shard of `key`.
-    pub(super) fn part(&self, key: &K) -> MutexGuard<'_, HashMap<K, V>>
+    pub(super) fn shard(&self, key: &K) -> MutexGuard<'_, HashMap<K, V>>
     where
         K: Hash,
     {
-        lock(&self.parts[self.hasher.hash_one(key) as usize % PARTS])
+        lock(&self.shards[self.hasher.hash_one(key) as usize % SHARDS])
     }
 
     /// Locks and returns one shard after the other.
-    pub(super) fn parts(&self) -> impl Iterator<Item = MutexGuard<'_, HashMap<K, V>>> {
-        self.parts.iter().map(lock)
+    pub(super) fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, HashMap<K, V>>> {
+        self.shards.iter().map(lock)
     }
 }
 
-fn lock<T>(part: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
     // A key whose Hash or Eq panics leaves the map consistent.
-    part.lock().unwrap_or_else(PoisonError::into_inner)
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

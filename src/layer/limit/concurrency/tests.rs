@@ -52,7 +52,7 @@ async fn limit_is_ready_for_as_many_as_it_has_permits() {
     let [mut a, mut b, mut c] = std::array::from_fn(|_| limit.layer(AssertReady::new(hello)));
     assert!(is_ready(&mut a));
     assert_eq!(limit.stats(), stats(2, 1, 0));
-    assert!(is_ready(&mut b) && is_ready(&mut b), "a handle takes one place, however often asked");
+    assert!(is_ready(&mut b) && is_ready(&mut b), "a handle takes one permit, however often polled");
     assert!(!is_ready(&mut c));
     assert_eq!(c.stats(), stats(2, 2, 1));
     drop(a);
@@ -279,8 +279,8 @@ async fn failed_readiness_releases_the_permit_and_pending_one_keeps_it() {
 async fn no_permit_is_lost_or_invented_in_any_order_of_calls() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
-        let places = 1 + rng.below(4);
-        let limit = ConcurrencyLimitLayer::builder(places).queue(rng.below(4)).build();
+        let permits = 1 + rng.below(4);
+        let limit = ConcurrencyLimitLayer::builder(permits).queue(rng.below(4)).build();
         let service = limit.layer(AssertReady::new(async |_: Request| {
             let (tx, body) = Body::channel(None);
             let held = Response::builder().extension(Arc::new(tx)).body(body);
@@ -307,11 +307,11 @@ async fn no_permit_is_lost_or_invented_in_any_order_of_calls() {
                 _ => tokio::time::advance(Duration::from_millis(rng.below(3000) as u64)).await,
             }
             let Stats { in_flight, waiting, .. } = limit.stats();
-            assert!(in_flight <= places && bodies.len() <= in_flight, "seed {seed}");
+            assert!(in_flight <= permits && bodies.len() <= in_flight, "seed {seed}");
             assert!(waiting <= handles.len(), "seed {seed}");
         }
         drop((handles, calls, bodies));
-        assert_eq!(limit.stats(), stats(places, 0, 0), "seed {seed}");
+        assert_eq!(limit.stats(), stats(permits, 0, 0), "seed {seed}");
     }
 }
 

@@ -151,7 +151,8 @@ async fn refused_request_releases_permit_reserved_inside() {
 async fn counts_are_exact_and_end_at_zero_in_any_order() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
-        let layer = InFlightLayer::per_key(2, |head: &Parts| head.extensions.get::<usize>().copied());
+        let layer =
+            InFlightLayer::per_key(2, |head: &Parts| head.extensions.get::<usize>().copied());
         let mut service = layer.layer(AssertReady::new(echo));
         let (mut calls, mut bodies) = (Vec::new(), Vec::new());
         let mut counts = [0; 3];

@@ -23,11 +23,11 @@ use super::super::sharded::Sharded;
 
 /// The shortest time between two sweeps for idle keys, 1 s. There are sweeps only while there is no room for
 /// a new key. A sweep over 65,536 keys takes about a millisecond.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest time that a bucket may take to fill, 10 years, so that no sum of such times overflows the
 /// 64 bits of nanoseconds (584 years) that governor counts in.
-const LONGEST: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
+const MAX_FILL_TIME: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
 
 /// The buckets that all clones share. A trait, so that only the constructors need bounds on `K`.
 pub(super) trait Check<K>: Send + Sync {
@@ -53,7 +53,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
             keys: Sharded::new(),
             len: AtomicUsize::new(0),
             max: max_keys,
-            others: InMemoryState::default(),
+            shared_bucket: InMemoryState::default(),
         }));
         let limiter = RateLimiter::new(quota, store.clone(), TokioClock(Instant::now()));
         Self { limiter, store, next_sweep: AtomicU64::new(0) }
@@ -63,11 +63,11 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
     fn sweep(&self) {
         let now = self.limiter.clock().now();
         let due = self.next_sweep.load(Relaxed);
-        let next = now.as_u64() + SWEEP_EVERY.as_nanos() as u64;
+        let next = now.as_u64() + SWEEP_INTERVAL.as_nanos() as u64;
         if now.as_u64() >= due
             && self.next_sweep.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
         {
-            self.store.0.forget_idle(now);
+            self.store.0.remove_idle(now);
         }
     }
 }
@@ -89,9 +89,10 @@ impl<K: Hash + Eq + Clone + Send> Check<K> for Buckets<K> {
 
 /// Returns the quota of `rate` requests in each `per` and `burst` at once, each clamped to a valid value.
 pub(super) fn quota(rate: u32, per: Duration, burst: u32) -> Quota {
-    let interval = (per / rate.max(1)).clamp(Duration::from_nanos(1), LONGEST);
-    let fits = u32::try_from(LONGEST.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
-    let burst = NonZeroU32::new(burst.min(fits)).unwrap_or(NonZeroU32::MIN);
+    let interval = (per / rate.max(1)).clamp(Duration::from_nanos(1), MAX_FILL_TIME);
+    let max_burst =
+        u32::try_from(MAX_FILL_TIME.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
+    let burst = NonZeroU32::new(burst.min(max_burst)).unwrap_or(NonZeroU32::MIN);
     Quota::with_period(interval).expect("it is not zero").allow_burst(burst)
 }
 
@@ -113,7 +114,7 @@ struct States<K> {
     len: AtomicUsize,
     max: usize,
     /// The bucket of all keys that there is no room for.
-    others: InMemoryState,
+    shared_bucket: InMemoryState,
 }
 
 impl<K> States<K> {
@@ -122,11 +123,11 @@ impl<K> States<K> {
     }
 
     /// Removes the buckets that are full, since new buckets are equal.
-    fn forget_idle(&self, now: Nanos) {
-        for mut part in self.keys.parts() {
-            let before = part.len();
-            part.retain(|_, full_at| *full_at > now);
-            self.len.fetch_sub(before - part.len(), Relaxed);
+    fn remove_idle(&self, now: Nanos) {
+        for mut shard in self.keys.shards() {
+            let before = shard.len();
+            shard.retain(|_, full_at| *full_at > now);
+            self.len.fetch_sub(before - shard.len(), Relaxed);
         }
     }
 }
@@ -148,8 +149,8 @@ impl<K: Hash + Eq + Clone> StateStore for Store<K> {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let states = &*self.0;
-        let mut part = states.keys.part(key);
-        if let Some(full_at) = part.get_mut(key) {
+        let mut shard = states.keys.shard(key);
+        if let Some(full_at) = shard.get_mut(key) {
             let (outcome, next) = f(Some(*full_at))?;
             *full_at = next;
             return Ok(outcome);
@@ -157,10 +158,10 @@ impl<K: Hash + Eq + Clone> StateStore for Store<K> {
         let (outcome, next) = f(None)?;
         let one_more = |n| (n < states.max).then(|| n + 1);
         if states.len.fetch_update(Relaxed, Relaxed, one_more).is_ok() {
-            part.insert(key.clone(), next);
+            shard.insert(key.clone(), next);
             return Ok(outcome);
         }
-        drop(part);
-        states.others.measure_and_replace(&NotKeyed::NonKey, f)
+        drop(shard);
+        states.shared_bucket.measure_and_replace(&NotKeyed::NonKey, f)
     }
 }

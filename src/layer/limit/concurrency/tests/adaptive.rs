@@ -45,23 +45,26 @@ async fn adaptive_limit_finds_capacity_of_service_and_follows_it() {
     assert_eq!(limit.stats().limit, 5, "it begins with a probe");
     let mut clients = clients(200, &limit.layer(slots(20, latency.clone())));
     tokio::time::sleep(SEC * 30).await;
-    let settled = limit.0.places.settled();
+    let settled = limit.0.permits.steady_limit();
     assert!((20..=34).contains(&settled), "{:?}", limit.stats());
 
     latency.store(200, Relaxed);
     tokio::time::sleep(SEC).await;
-    let slow = limit.0.places.settled();
+    let slow = limit.0.permits.steady_limit();
     assert!(slow < settled, "{settled}, then {slow}");
     latency.store(20, Relaxed);
     tokio::time::sleep(SEC * 60).await;
-    let again = limit.0.places.settled();
+    let again = limit.0.permits.steady_limit();
     assert!((20..=34).contains(&again), "{settled}, {slow}, {again}");
 
     clients.shutdown().await;
     let Stats { limit: there, in_flight, waiting } = limit.stats();
-    assert_eq!((in_flight, waiting), (0, 0), "no place is lost or owed of {there}");
+    assert_eq!((in_flight, waiting), (0, 0), "no permit is lost or pending removal of {there}");
     assert_eq!(
-        (limit.0.places.free.available_permits(), limit.0.places.owed.load(Relaxed)),
+        (
+            limit.0.permits.available.available_permits(),
+            limit.0.permits.pending_removal.load(Relaxed)
+        ),
         (there, 0)
     );
 }
@@ -106,44 +109,47 @@ async fn timeouts_count_as_latency_and_other_errors_do_not() {
 
 #[test]
 fn falling_limit_takes_free_permits_first_and_retires_others_later() {
-    let places = Arc::new(Places::new(10));
-    let mut taken: Vec<_> = (0..8).map(|_| places.try_take().unwrap()).collect();
-    places.resize(5);
-    assert_eq!((places.free.available_permits(), places.owed.load(Relaxed)), (0, 3));
-    assert_eq!(places.stats(), stats(5, 8, 0));
+    let permits = Arc::new(Permits::new(10));
+    let mut taken: Vec<_> = (0..8).map(|_| permits.try_acquire().unwrap()).collect();
+    permits.resize(5);
+    assert_eq!(
+        (permits.available.available_permits(), permits.pending_removal.load(Relaxed)),
+        (0, 3)
+    );
+    assert_eq!(permits.stats(), stats(5, 8, 0));
     taken.pop();
-    assert_eq!(places.stats(), stats(5, 7, 0));
-    assert!(places.try_take().is_none());
-    places.resize(6); // cancels one pending removal
-    assert_eq!((places.stats(), places.owed.load(Relaxed)), (stats(6, 7, 0), 1));
+    assert_eq!(permits.stats(), stats(5, 7, 0));
+    assert!(permits.try_acquire().is_none());
+    permits.resize(6); // cancels one pending removal
+    assert_eq!((permits.stats(), permits.pending_removal.load(Relaxed)), (stats(6, 7, 0), 1));
     taken.truncate(5);
-    assert_eq!((places.stats(), places.owed.load(Relaxed)), (stats(6, 5, 0), 0));
-    taken.push(places.try_take().unwrap());
-    assert!(places.try_take().is_none());
+    assert_eq!((permits.stats(), permits.pending_removal.load(Relaxed)), (stats(6, 5, 0), 0));
+    taken.push(permits.try_acquire().unwrap());
+    assert!(permits.try_acquire().is_none());
     drop(taken);
-    places.resize(1);
-    assert_eq!((places.stats(), places.free.available_permits()), (stats(1, 0, 0), 1));
+    permits.resize(1);
+    assert_eq!((permits.stats(), permits.available.available_permits()), (stats(1, 0, 0), 1));
 }
 
 #[test]
 fn limit_that_moves_at_random_loses_no_permit() {
     for seed in 1..=30 {
-        let (mut rng, places) = (Rng(seed), Arc::new(Places::new(5)));
+        let (mut rng, permits) = (Rng(seed), Arc::new(Permits::new(5)));
         let mut taken = Vec::new();
         for _ in 0..1000 {
             match rng.below(4) {
-                0 => places.resize(1 + rng.below(20)),
+                0 => permits.resize(1 + rng.below(20)),
                 1 if !taken.is_empty() => drop(taken.swap_remove(rng.below(taken.len()))),
                 _ => {
-                    let room = taken.len() < places.limit();
-                    let place = places.try_take();
-                    assert_eq!(place.is_some(), room, "seed {seed}");
-                    taken.extend(place);
+                    let room = taken.len() < permits.limit();
+                    let permit = permits.try_acquire();
+                    assert_eq!(permit.is_some(), room, "seed {seed}");
+                    taken.extend(permit);
                 }
             }
-            assert_eq!(places.in_flight(), taken.len(), "seed {seed}");
+            assert_eq!(permits.in_flight(), taken.len(), "seed {seed}");
         }
         drop(taken);
-        assert_eq!(places.free.available_permits(), places.limit(), "seed {seed}");
+        assert_eq!(permits.available.available_permits(), permits.limit(), "seed {seed}");
     }
 }

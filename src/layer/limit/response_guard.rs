@@ -5,7 +5,7 @@ use crate::Response;
 /// Keeps `guard` until the response's body has ended, has failed, or is dropped.
 ///
 /// A complete body drops it at once and passes unchanged.
-pub(super) fn hold<G>(response: Response, guard: G) -> Response
+pub(super) fn attach_guard<G>(response: Response, guard: G) -> Response
 where
     G: Send + 'static,
 {
@@ -34,7 +34,7 @@ mod tests {
     fn with_guard(body: Body) -> (Body, Weak<()>) {
         let guard = Arc::new(());
         let weak = Arc::downgrade(&guard);
-        (hold(Response::new(body), guard).into_body(), weak)
+        (attach_guard(Response::new(body), guard).into_body(), weak)
     }
 
     fn is_held(guard: &Weak<()>) -> bool {

@@ -16,12 +16,12 @@ use crate::{
 
 /// The permits that a limit's handles share. The counters are relaxed: the semaphore does the ordering.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Permits {
     /// Counts the free permits. Its own permits are forgotten at once: a [`Permit`] returns them.
-    pub(super) free: Semaphore,
+    pub(super) available: Semaphore,
     limit: AtomicUsize,
     /// Permits in use above the limit: they are removed when they are released.
-    pub(super) owed: AtomicUsize,
+    pub(super) pending_removal: AtomicUsize,
     waiting: AtomicUsize,
     adaptive: Option<Mutex<Adaptive>>,
 }
@@ -30,29 +30,29 @@ pub(super) struct Places {
 struct Adaptive {
     gradient: Gradient,
     /// When a request first waited with no response since.
-    stalled: Option<Instant>,
+    stalled_since: Option<Instant>,
 }
 
 /// There is capacity while a permit is free, whatever the queue.
-impl Capacity for Places {
+impl Capacity for Permits {
     fn is_free(&self) -> bool {
-        self.free.available_permits() > 0
+        self.available.available_permits() > 0
     }
 
     fn freed(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            drop(self.free.acquire().await); // returned at once, for the next in the queue
+            drop(self.available.acquire().await); // returned at once, for the next in the queue
         })
     }
 }
 
-impl Places {
+impl Permits {
     pub(super) fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            free: Semaphore::new(limit),
+            available: Semaphore::new(limit),
             limit: AtomicUsize::new(limit),
-            owed: AtomicUsize::new(0),
+            pending_removal: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             adaptive: None,
         }
@@ -60,27 +60,27 @@ impl Places {
 
     pub(super) fn adaptive(gradient: Gradient) -> Self {
         let limit = gradient.limit();
-        let adaptive = Some(Mutex::new(Adaptive { gradient, stalled: None }));
+        let adaptive = Some(Mutex::new(Adaptive { gradient, stalled_since: None }));
         Self { adaptive, ..Self::new(limit) }
     }
 
     /// Takes a permit if one is free. While requests wait none is free, so none is overtaken.
-    pub(super) fn try_take(self: &Arc<Self>) -> Option<Permit> {
-        self.free.try_acquire().ok()?.forget();
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        self.available.try_acquire().ok()?.forget();
         Some(Permit(self.clone()))
     }
 
     /// Takes the last position in the queue, if fewer than `len` requests wait.
-    pub(super) fn queue(self: &Arc<Self>, len: usize) -> Result<Waiter, QueueFull> {
-        let longer = |n| (n < len).then(|| n + 1);
-        match self.waiting.fetch_update(Relaxed, Relaxed, longer) {
+    pub(super) fn try_enqueue(self: &Arc<Self>, len: usize) -> Result<Waiter, QueueFull> {
+        let increment = |n| (n < len).then(|| n + 1);
+        match self.waiting.fetch_update(Relaxed, Relaxed, increment) {
             Ok(_) => Ok(Waiter(self.clone())),
             Err(waiting) => Err(QueueFull { waiting }),
         }
     }
 
     /// Returns the limit without the short probes of an adaptive one.
-    pub(super) fn settled(&self) -> usize {
+    pub(super) fn steady_limit(&self) -> usize {
         match &self.adaptive {
             Some(adaptive) => lock(adaptive).gradient.steady_limit(),
             None => self.limit(),
@@ -96,44 +96,48 @@ impl Places {
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        let there = self.limit() + self.owed.load(Relaxed);
-        there.saturating_sub(self.free.available_permits())
+        let existing = self.limit() + self.pending_removal.load(Relaxed);
+        existing.saturating_sub(self.available.available_permits())
     }
 
     pub(super) fn stats(&self) -> Stats {
         Stats { limit: self.limit(), in_flight: self.in_flight(), waiting: self.waiting() }
     }
 
-    fn give_back(&self) {
-        if self.pay(1) == 0 {
-            self.free.add_permits(1);
+    fn release(&self) {
+        if self.retire(1) == 0 {
+            self.available.add_permits(1);
         }
     }
 
     /// Cancels up to `n` pending permit removals; returns how many.
-    fn pay(&self, n: usize) -> usize {
+    fn retire(&self, n: usize) -> usize {
         // Nearly always 0, without a write to shared memory.
-        if self.owed.load(Relaxed) == 0 {
+        if self.pending_removal.load(Relaxed) == 0 {
             return 0;
         }
-        let subtract = |owed: usize| Some(owed.saturating_sub(n));
-        self.owed.fetch_update(Relaxed, Relaxed, subtract).map_or(0, |owed| owed.min(n))
+        let subtract = |pending_removal: usize| Some(pending_removal.saturating_sub(n));
+        self.pending_removal
+            .fetch_update(Relaxed, Relaxed, subtract)
+            .map_or(0, |pending_removal| pending_removal.min(n))
     }
 }
 
 /// The adaptive limit.
-impl Places {
+impl Permits {
     /// Returns the start of a request's sample; `None` for a fixed limit.
-    pub(super) fn begin(&self) -> Option<Begun> {
-        self.adaptive.is_some().then(|| Begun { at: Instant::now(), in_flight: self.in_flight() })
+    pub(super) fn start_sample(&self) -> Option<SampleStart> {
+        self.adaptive
+            .is_some()
+            .then(|| SampleStart { at: Instant::now(), in_flight: self.in_flight() })
     }
 
     /// Records that a request ended, with its sample if it tells the service's latency.
-    pub(super) fn answered(&self, begun: Option<Begun>) {
+    pub(super) fn on_response(&self, sample: Option<SampleStart>) {
         let Some(adaptive) = &self.adaptive else { return };
         let mut adaptive = lock(adaptive);
-        adaptive.stalled = None;
-        let Some(Begun { at, in_flight }) = begun else { return };
+        adaptive.stalled_since = None;
+        let Some(SampleStart { at, in_flight }) = sample else { return };
         adaptive.gradient.on_sample(at.elapsed(), in_flight);
         let limit = adaptive.gradient.limit();
         drop(adaptive);
@@ -141,10 +145,10 @@ impl Places {
     }
 
     /// Records that a request found no free permit, or none in time.
-    pub(super) fn stalled(&self) {
+    pub(super) fn on_stall(&self) {
         let Some(adaptive) = &self.adaptive else { return };
         let mut adaptive = lock(adaptive);
-        let since = *adaptive.stalled.get_or_insert_with(Instant::now);
+        let since = *adaptive.stalled_since.get_or_insert_with(Instant::now);
         adaptive.gradient.on_stall(since.elapsed());
         let limit = adaptive.gradient.limit();
         drop(adaptive);
@@ -157,11 +161,11 @@ impl Places {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let had = self.limit.swap(limit, Relaxed);
         let more = limit.saturating_sub(had);
-        self.free.add_permits(more - self.pay(more));
-        self.owed.fetch_add(had.saturating_sub(limit), Relaxed);
+        self.available.add_permits(more - self.retire(more));
+        self.pending_removal.fetch_add(had.saturating_sub(limit), Relaxed);
         // Removes free permits at once, also those that were released before the removal was recorded.
-        let pay = self.pay(self.free.available_permits());
-        self.owed.fetch_add(pay - self.free.forget_permits(pay), Relaxed);
+        let excess = self.retire(self.available.available_permits());
+        self.pending_removal.fetch_add(excess - self.available.forget_permits(excess), Relaxed);
     }
 }
 
@@ -172,36 +176,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// When a request began, and how many requests were in flight then, including itself.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Begun {
+pub(super) struct SampleStart {
     at: Instant,
     in_flight: usize,
 }
 
 /// One permit; released when dropped.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Places>);
+pub(super) struct Permit(Arc<Permits>);
 
 impl Permit {
-    pub(super) fn places(&self) -> &Places {
+    pub(super) fn permits(&self) -> &Permits {
         &self.0
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.give_back();
+        self.0.release();
     }
 }
 
 /// A position in the queue; given up when dropped.
 #[derive(Debug)]
-pub(super) struct Waiter(Arc<Places>);
+pub(super) struct Waiter(Arc<Permits>);
 
 impl Waiter {
     /// Waits for a permit. Permits are given in the order of the first poll.
-    pub(super) async fn place(self) -> Permit {
-        let place = self.0.free.acquire().await.expect("it is never closed");
-        place.forget();
+    pub(super) async fn acquire(self) -> Permit {
+        let permit = self.0.available.acquire().await.expect("it is never closed");
+        permit.forget();
         Permit(self.0.clone())
     }
 }
