@@ -110,7 +110,7 @@
 //! |---|---|---|
 //! | `vestibule::access` | info | each response, when it has left or its connection has ended: [`conn::access_log`] |
 //! | `vestibule::request` | error | a request failed by a fault here: an error of the application, a panic, a service that did not answer in time, a response that cannot be sent |
-//! | | warn | no capacity, a timeout, an upstream's failure, a response that was cut, work without its client that failed |
+//! | | warn | no capacity, a timeout, an upstream's failure, a response that was cut, a detached request that failed |
 //! | | debug | a request that was refused by the client's fault |
 //! | `vestibule::upstream` | warn | an endpoint was ejected |
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |

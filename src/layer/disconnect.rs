@@ -25,7 +25,7 @@ use crate::{
     net::Drain,
 };
 
-/// The default bound on detached requests at a time, 1,024: clients could start and abandon any number.
+/// The default limit on detached requests, 1,024, since clients could start and abandon any number.
 pub const MAX_DETACHED: usize = 1024;
 
 /// The default time that a detached request may take, 10 minutes: twice the `answer_timeout` of a server.
@@ -34,14 +34,14 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(600);
 /// What happens to a request whose client disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// Its future is dropped at once, as without this layer. The policy of an outer `Disconnect` still
-    /// applies to that one's own future.
+    /// The request's future is dropped at once, as without this layer. An outer `Disconnect` still applies
+    /// its own policy to its own future.
     Cancel,
-    /// It runs until the head of its response, which is then dropped with its body: for requests that
-    /// should not stop halfway, such as placing an order.
+    /// The request runs until the head of its response, which is then dropped with its body. For requests
+    /// that should not stop halfway, for example placing an order.
     Detach,
     /// As [`Detach`](Self::Detach), and the response's body is read to its end, also when the client
-    /// disconnects while it is sent: for an inner service that needs the complete body, such as a
+    /// disconnects while it is sent. For an inner service that needs the complete body, for example a
     /// cache. Do not use it for event streams, which never end. Responses to HEAD have no body to read.
     Finish,
 }
@@ -128,7 +128,7 @@ impl<S> Layer<S> for DisconnectLayer {
 /// holds. The permit of a limit or a queue is released when the request ends, so clients that disconnect
 /// start no more work than clients that wait.
 ///
-/// Put the [request buffer](super::RequestBuffer) *outside* of it, so that only complete requests are
+/// Put the [request buffer](super::RequestBuffer) *outside* this layer, so that only complete requests are
 /// detached. With the buffer inside, the body of a disconnected client ends in an error, and the detached
 /// request fails.
 ///
@@ -194,7 +194,7 @@ impl Future for ResponseFuture {
     type Output = Result<Response, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Taken out, so that it is not detached after a panic.
+        // Taken out, so that a panic does not detach it.
         let mut work = self.work.take().expect("not polled after its end");
         let Poll::Ready(answer) = work.as_mut().poll(cx) else {
             self.work = Some(work);
@@ -227,7 +227,7 @@ impl Drop for ResponseFuture {
     }
 }
 
-/// A body that is read to its end in a task when it is dropped before.
+/// A body that a task reads to its end if it is dropped before.
 struct Finishing {
     /// `None` after its end or a panic.
     body: Option<Body>,

@@ -1,4 +1,4 @@
-//! `from_fn`: a layer made of one async function.
+//! `from_fn`: a layer from an async function.
 
 use std::{
     fmt,
@@ -18,15 +18,15 @@ use crate::{
     service::HttpService,
 };
 
-/// Makes a layer of an async function, which is given each request and the [`Next`] service.
+/// Creates a layer from an async function, which is called with each request and the [`Next`] service.
 ///
 /// The function may change the request, refuse it, or change the response. It may respond with any
 /// body and fail with any error. The service that the layer makes accepts requests with any body,
 /// wraps any [`HttpService`] that is `Clone + Send + Sync`, and fails with [`BoxError`].
 ///
-/// The service is ready when the service inside is. What readiness reserves there (a permit, say)
-/// is held while the function runs, until it calls [`Next::run`] or drops `Next`. A function that
-/// reads the request's body therefore belongs inside of a
+/// The service is ready when the inner service is. A permit that the inner service's readiness reserves is
+/// held while the function runs, until it calls [`Next::run`] or drops `Next`. Put a function that reads the
+/// request's body inside a
 /// [`RequestBufferLayer`](super::RequestBufferLayer), so that no slow client holds a permit.
 ///
 /// ```
@@ -81,7 +81,7 @@ impl<F> fmt::Debug for FromFnLayer<F> {
     }
 }
 
-/// Calls an async function with each request and the service inside. See [`from_fn`].
+/// Calls an async function with each request and the inner service. See [`from_fn`].
 #[derive(Clone)]
 pub struct FromFn<S, F> {
     inner: S,
@@ -107,7 +107,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        // The instance that was polled ready is the one to call; a clone is not ready.
+        // Calls the instance that was polled ready; the clone is not ready.
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
         let next = Next(Box::new(ready));
@@ -121,17 +121,17 @@ impl<S: fmt::Debug, F> fmt::Debug for FromFn<S, F> {
     }
 }
 
-/// The service inside of a [`FromFn`], for one request.
+/// The inner service of a [`FromFn`], for one request.
 ///
-/// It was polled ready before the function was called. A clone was not: it waits for its own
-/// readiness, as for a second attempt.
+/// It was polled ready before the function was called. A clone, as for a retry, waits for its own
+/// readiness.
 pub struct Next(Box<dyn Inner>);
 
 impl Next {
     /// Waits until the service is ready, calls it, and returns its response.
     ///
     /// # Errors
-    /// The error of the service, of readiness or of the call.
+    /// The error of the service's readiness or call.
     ///
     /// ```
     /// # use vestibule::{BoxError, Request, Response, layer::Next};
@@ -161,7 +161,7 @@ impl fmt::Debug for Next {
 
 type BoxFuture = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
-/// A service whose type is erased, so that [`Next`] has no type parameter.
+/// A type-erased service, so that [`Next`] has no type parameter.
 trait Inner: Send + Sync {
     fn run(self: Box<Self>, request: Request) -> BoxFuture;
     fn boxed_clone(&self) -> Box<dyn Inner>;

@@ -31,7 +31,7 @@ pub struct RequestDeadlineLayer {
 }
 
 impl RequestDeadlineLayer {
-    /// Answers must begin within `after`.
+    /// Creates a layer that allows `after` for the head of the response.
     pub fn new(after: Duration) -> Self {
         Self { after }
     }
@@ -47,13 +47,12 @@ impl<S> Layer<S> for RequestDeadlineLayer {
 
 /// Bounds the time from `call` to the head of the response.
 ///
-/// It sets a [`Deadline`] in the request's extensions, never later than one that is there already,
-/// which queues, workers and upstream connections below draw from. Past the earlier of the two, the
-/// inner future is dropped and the result is an error of [`Kind::Timeout`] whose source is
-/// [`Elapsed`]. (The `TimeoutLayer`s of `tower` and `tower_http` set no deadline for the services
+/// It sets a [`Deadline`] in the request's extensions, which queues, workers and upstream connections below
+/// observe, and never extends an earlier one. When the deadline passes, the inner future is dropped and the
+/// result is an error of [`Kind::Timeout`] whose source is [`Elapsed`]. (The `TimeoutLayer`s of `tower` and `tower_http` set no deadline for the services
 /// below them.)
 ///
-/// Neither the time in `poll_ready` nor the response's body is bounded by it.
+/// It bounds neither the time in `poll_ready` nor the response's body.
 #[derive(Debug, Clone)]
 pub struct RequestDeadline<S> {
     inner: S,
@@ -61,7 +60,7 @@ pub struct RequestDeadline<S> {
 }
 
 impl<S> RequestDeadline<S> {
-    /// Wraps `inner`; answers must begin within `after`.
+    /// Wraps `inner`, which has `after` for the head of its response.
     pub fn new(inner: S, after: Duration) -> Self {
         Self { inner, after }
     }
@@ -82,7 +81,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let now = Instant::now();
         let earlier = request.extensions().get::<Deadline>().map(|d| Instant::from_std(d.0));
-        // A time too long to add up is no bound at all.
+        // A time that overflows the clock is no limit.
         let ours = now.checked_add(self.after);
         let deadline = match (ours, earlier) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -104,7 +103,7 @@ pub struct ResponseFuture<F> {
     inner: F,
     called: Instant,
     deadline: Option<Instant>,
-    /// Made when the service inside has to wait, so an answer at once never touches the timer.
+    /// Created when the inner future is pending, so that an immediate response needs no timer.
     #[pin]
     sleep: Option<Sleep>,
 }
@@ -118,7 +117,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        // First the work, then the clock: an answer that is here is never thrown away.
+        // The inner future is polled before the timer, so that an available response is never dropped.
         if let Poll::Ready(answer) = this.inner.poll(cx) {
             return Poll::Ready(answer.map_err(Into::into));
         }
@@ -126,7 +125,7 @@ where
         if this.sleep.is_none() {
             this.sleep.set(Some(sleep_until(deadline)));
         }
-        ready!(this.sleep.as_pin_mut().expect("made just above").poll(cx));
+        ready!(this.sleep.as_pin_mut().expect("set just above").poll(cx));
         let allowed = deadline.saturating_duration_since(*this.called);
         Poll::Ready(Err(Error::new(Kind::Timeout, Elapsed(allowed)).into()))
     }
@@ -153,7 +152,7 @@ mod tests {
         pending().await
     }
 
-    /// Answers with what is left of the deadline, in milliseconds.
+    /// Responds with the time until the deadline, in milliseconds.
     async fn tells_deadline(r: Request) -> Result<Response, BoxError> {
         let Deadline(at) = *r.extensions().get::<Deadline>().expect("a deadline");
         let left = Instant::from_std(at) - Instant::now();

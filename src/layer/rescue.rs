@@ -1,4 +1,4 @@
-//! `Rescue`: the one readable table from error to response.
+//! `Rescue`: turns errors into responses by one table.
 
 use std::{
     convert::Infallible,
@@ -25,14 +25,14 @@ use crate::{
 
 pub use crate::semantics::problem::Format;
 
-/// The response for an error: the table that [`Rescue`] uses unless it is given another.
+/// Returns the response for an error, by the table that [`Rescue`] uses by default.
 ///
 /// Its status is that of the error's kind ([`problem::status`]); an error of another crate is 500. With
-/// 429 and 503 it has a `retry-after`: the seconds that a source of [`RateLimited`] tells, rounded up and
-/// at least 1, or 1 without such a source.
+/// 429 and 503 it has a `retry-after`: the time of a [`RateLimited`] source in seconds, rounded up and at
+/// least 1, or 1 without such a source.
 ///
-/// The [`Error`] is looked for in the whole chain of causes. The body is that of
-/// [`problem::response`], and never tells the cause.
+/// The [`Error`] is searched in the whole chain of causes. The body is that of [`problem::response`] and
+/// never contains the cause.
 ///
 /// ```
 /// use vestibule::{BoxError, Error, error::Kind, layer::rescue::{self, Format}};
@@ -47,15 +47,15 @@ pub fn response(error: &BoxError, format: Format) -> Response {
     respond(error, format, false)
 }
 
-/// Makes a response from the error of a service, for [`Rescue`].
+/// Makes the response for the error of a service, for [`Rescue`].
 ///
-/// Every `Fn(&BoxError, Format) -> Response` is one.
+/// Implemented for every `Fn(&BoxError, Format) -> Response`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make responses from errors",
     note = "expected a `Fn(&BoxError, Format) -> Response`"
 )]
 pub trait Responder {
-    /// The response for `error`, in the format that the client prefers.
+    /// Returns the response for `error`, in the format that the client prefers.
     fn respond(&self, error: &BoxError, format: Format) -> Response;
 }
 
@@ -99,7 +99,7 @@ fn respond(error: &BoxError, format: Format, tells_limits: bool) -> Response {
     response
 }
 
-/// Wraps a service in [`Rescue`]. It is the outermost layer, but for a
+/// Wraps a service in [`Rescue`]. Put it outermost, except for a
 /// [`TrustedProxyLayer`](super::TrustedProxyLayer).
 #[derive(Clone, Copy, Default)]
 pub struct RescueLayer<R = StatusTable> {
@@ -107,20 +107,20 @@ pub struct RescueLayer<R = StatusTable> {
 }
 
 impl RescueLayer {
-    /// Responds by the table of [`response`].
+    /// Creates a layer with the table of [`response`].
     pub fn new() -> Self {
         Self { responder: StatusTable }
     }
 
-    /// Tells a client whose body exceeds a limit how many bytes are allowed, as the response's detail:
-    /// `the body is larger than 1048576 bytes`. Off by default; the log has it in any case.
+    /// Adds the limit that a body exceeds to the response, as its detail: `the body is larger than 1048576
+    /// bytes`. Off by default; the log always has it.
     pub fn tell_limits(self) -> RescueLayer<StatusTableWithLimits> {
         RescueLayer { responder: StatusTableWithLimits }
     }
 }
 
 impl<R: Responder + Clone> RescueLayer<R> {
-    /// Responds by `responder`, which may fall back on [`response`].
+    /// Creates a layer with this `responder`, which may fall back to [`response`].
     ///
     /// ```
     /// use vestibule::layer::{RescueLayer, rescue::{self, Format}};
@@ -151,7 +151,7 @@ impl<S, R: Clone> Layer<S> for RescueLayer<R> {
     }
 }
 
-/// Makes any service infallible, as `axum` wants it. ([`serve`](crate::serve()) accepts errors.)
+/// Makes any service infallible, as `axum` requires. ([`serve`](crate::serve()) accepts errors.)
 ///
 /// ```
 /// use vestibule::{Router, layer::RescueExt};
@@ -174,17 +174,17 @@ impl<S> RescueExt for S {}
 /// The response is text, or `application/problem+json` (RFC 9457) for a client that
 /// [prefers JSON](Format::of).
 ///
-/// `poll_ready` never fails: an error of the inner service is kept, and the next `call` responds to
-/// it. A clone keeps no such error.
+/// `poll_ready` never fails: an error of the inner service is stored, and the next `call` returns its
+/// response. Clones do not copy a stored error.
 pub struct Rescue<S, R = StatusTable> {
     inner: S,
     responder: R,
-    /// The error that `poll_ready` met; the next call responds to it.
+    /// The error of the inner `poll_ready`, for the next call.
     not_ready: Option<BoxError>,
 }
 
 impl<S> Rescue<S> {
-    /// Wraps `inner`; responds by the table of [`response`].
+    /// Wraps `inner`, with the table of [`response`].
     pub fn new(inner: S) -> Self {
         RescueLayer::new().layer(inner)
     }
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(good.body().as_bytes().unwrap(), "fine");
     }
 
-    /// Fails its readiness, the first time only.
+    /// A service whose first `poll_ready` fails.
     #[derive(Debug)]
     struct Unready(bool);
 
@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(rescue.oneshot(Request::default()).await.unwrap().status(), 418);
     }
 
-    /// Fails with `error`, for a client that accepts this.
+    /// Returns the response to `error` for a client with this `accept`.
     async fn rescued<R: Responder + Clone>(
         layer: RescueLayer<R>,
         error: fn() -> Error,

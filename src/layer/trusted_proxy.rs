@@ -1,4 +1,4 @@
-//! `TrustedProxy`: the client of a request as a trusted proxy in front names it.
+//! `TrustedProxy`: sets the client of a request as a trusted proxy in front names it.
 
 use std::{
     fmt,
@@ -23,8 +23,7 @@ use crate::{
 
 pub use crate::semantics::forwarded::ClientField;
 
-/// Wraps a service in [`TrustedProxy`]. It stands outermost, so that all that asks for the client sees the
-/// same one.
+/// Wraps a service in [`TrustedProxy`]. Put it outermost, so that all layers see the same client.
 ///
 /// ```
 /// use vestibule::layer::{ClientField, TrustedProxyLayer};
@@ -50,29 +49,29 @@ struct Options {
 }
 
 impl TrustedProxyLayer {
-    /// Trusts no proxy yet. The trusted ones must write `field`, and be reached by nobody else than
-    /// clients whose request they add to it.
+    /// Creates a layer that trusts no proxy yet. Trusted proxies must write `field` and add the address of
+    /// each of their clients to it.
     pub fn new(field: ClientField) -> Self {
         let options =
             Options { field, networks: Vec::new(), trusts_unix: false, reads_proto: false };
         Self { options: Arc::new(options) }
     }
 
-    /// Trusts proxies with an address in this network, directly in front or further away.
+    /// Trusts proxies with an address in this network, whether they connect directly or are further away.
     #[must_use]
     pub fn trust(self, network: Network) -> Self {
         self.with(|options| options.networks.push(network))
     }
 
-    /// Trusts whoever connects to a Unix socket. Off by default.
+    /// Trusts every peer on a Unix socket. Off by default.
     #[must_use]
     pub fn trust_unix(self) -> Self {
         self.with(|options| options.trusts_unix = true)
     }
 
-    /// Takes the client's scheme from `X-Forwarded-Proto`. Off by default: turn it on only if each trusted
-    /// proxy sets or removes that field, since one that does not know it passes on what the client
-    /// claims. [`ClientField::Forwarded`] has the scheme in itself and ignores this.
+    /// Sets whether the client's scheme is taken from `X-Forwarded-Proto`. Defaults to `false`. Enable it only
+    /// if each trusted proxy sets or removes that field, since other proxies pass on what the client sent.
+    /// Ignored with [`ClientField::Forwarded`], which contains the scheme.
     #[must_use]
     pub fn x_forwarded_proto(self, on: bool) -> Self {
         self.with(|options| options.reads_proto = on)
@@ -95,25 +94,25 @@ impl<S> Layer<S> for TrustedProxyLayer {
 /// Sets the [`Peer`] of each request to the client that a trusted proxy in front names, as nginx does
 /// with `set_real_ip_from` and `real_ip_recursive`.
 ///
-/// A request's hop ([`Peer::hop_ip`]) is trusted if its address is in one of the networks. Then one
-/// field, the [`ClientField`], is read as [`ClientField::resolve`] says: from the end, over trusted
-/// addresses, to the first other one. [`Peer::ip`], [`Peer::network`], [`Peer::addr`] and
-/// [`Peer::scheme`] are the client's from here on, for the access log, limits for each client, and what
-/// [`ForwardedFields`](crate::semantics::forwarded::ForwardedFields) tells a server behind. A request in
-/// which no client is named is the hop's own. The response carries the same [`Peer`] in its extensions, for
-/// the access log of the server outside.
+/// A request's hop ([`Peer::hop_ip`]) is trusted if its address is in one of the networks. Then one field,
+/// the [`ClientField`], is evaluated by [`ClientField::resolve`]: from the end, past trusted addresses, to
+/// the first other one. From here on [`Peer::ip`], [`Peer::network`], [`Peer::addr`] and [`Peer::scheme`]
+/// are those of the client, for the access log, for limits, and for
+/// [`ForwardedFields`](crate::semantics::forwarded::ForwardedFields) to an upstream. A request that names no
+/// client is the hop's own. The response has the same [`Peer`] in its extensions, for the server's access
+/// log.
 ///
-/// Behind this layer fields that name a client are true:
-/// - Of a trusted hop the list begins with the client, whatever that client had put in front; other
-///   fields that name one are dropped. `X-Forwarded-Proto`, `-Host` and the like stay.
-/// - Of any other hop, and of requests without a [`Peer`], all of them are dropped.
+/// Inner services can trust the fields that name a client:
+/// - From a trusted hop the list begins with the client, without anything that the client itself sent;
+///   other fields that name one are removed. `X-Forwarded-Proto`, `-Host` and the like stay.
+/// - From any other hop, and without a [`Peer`], all of them are removed.
 ///
-/// What a trusted proxy has written and cannot be read in one way only is an error of
-/// [`Kind::BadRequest`] whose source is [`InvalidClientField`]: 400. Readiness passes through.
+/// A field of a trusted proxy that is ambiguous is an error of [`Kind::BadRequest`] whose source is
+/// [`InvalidClientField`]: 400. Readiness passes through.
 ///
-/// A server behind is told the client alone by default. With
-/// [`Trust::Append`](crate::semantics::forwarded::Trust::Append) it is told the chain: client, proxies,
-/// and the hop.
+/// By default only the client is forwarded to an upstream. With
+/// [`Trust::Append`](crate::semantics::forwarded::Trust::Append) the chain is: client, proxies, and the
+/// hop.
 ///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};
@@ -151,7 +150,7 @@ impl Options {
         }
     }
 
-    /// Makes the request's peer and fields tell the same client. Returns the peer if it is another now.
+    /// Sets the request's peer and fields to the same client. Returns the peer if it has changed.
     fn apply<B>(&self, request: &mut Request<B>) -> Result<Option<Peer>, InvalidClientField> {
         let hop = request.extensions().get::<Peer>().filter(|peer| self.trusts_hop(peer)).cloned();
         let Some(mut peer) = hop else {

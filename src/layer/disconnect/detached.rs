@@ -1,4 +1,4 @@
-//! Work that goes on without its client, counted and bounded.
+//! Requests that continue after their client has disconnected, counted and limited.
 
 use std::{
     future::{Future, poll_fn},
@@ -17,9 +17,10 @@ use crate::{
     net::{Drain, Watch},
 };
 
+/// The future of a request.
 pub(super) type Work = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
-/// All of it.
+/// The detached requests of a layer.
 #[derive(Debug)]
 pub(super) struct Detached {
     pub(super) drain: Drain,
@@ -32,7 +33,7 @@ impl Detached {
         Self { drain: Drain::new(), most, within }
     }
 
-    /// Runs `work` for `request` in a task of this runtime, if there is one and the bound allows.
+    /// Spawns `work` for `request` on this runtime, if there is one and the limit allows. Otherwise drops it.
     pub(super) fn go_on(
         &self,
         request: RequestInfo,
@@ -41,13 +42,13 @@ impl Detached {
         let watch = self.drain.watch();
         let Ok(runtime) = Handle::try_current().map_err(drop) else { return };
         if self.drain.len() > self.most {
-            let message = "too much work without its client: it is cancelled";
+            let message = "too many detached requests: this one is cancelled";
             log_request!(warn, "vestibule::request", &request, most = self.most, "{message}");
             return;
         }
         let work = timeout(self.within, work);
         runtime.spawn(async move {
-            // The watch goes last: whoever waits for the end finds everything given back.
+            // The watch is dropped last: when a drain ends, everything is released.
             let (mut watch, mut work) = (watch, Box::pin(work));
             let ended = poll_fn(|cx| {
                 if is_cut(&mut watch, cx) {
@@ -57,9 +58,9 @@ impl Detached {
             });
             let (message, error) = match ended.await {
                 Some(Ok(Ok(()))) => (None, None),
-                Some(Ok(Err(error))) => (Some("work whose client had left failed"), Some(error)),
-                Some(Err(_elapsed)) => (Some("work whose client had left took too long"), None),
-                None => (Some("work whose client had left was cut"), None),
+                Some(Ok(Err(error))) => (Some("a detached request failed"), Some(error)),
+                Some(Err(_elapsed)) => (Some("a detached request exceeded its time limit"), None),
+                None => (Some("a detached request was aborted by the shutdown"), None),
             };
             if let Some(message) = message {
                 let error = error.as_deref().map(|error| display(Chain(error)));
@@ -79,7 +80,7 @@ fn is_cut(watch: &mut Watch, cx: &std::task::Context<'_>) -> bool {
 pub(super) async fn read(mut body: Body) -> Result<(), BoxError> {
     while let Some(stretch) = poll_fn(|cx| body.poll_stretch(cx)).await {
         stretch?;
-        // A body that always has more would never let others have their turn.
+        // A body that is always ready would starve other tasks.
         tokio::task::consume_budget().await;
     }
     Ok(())

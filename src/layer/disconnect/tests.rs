@@ -1,4 +1,4 @@
-//! Clients that leave at each stage, under each policy.
+//! Tests of clients that disconnect at each stage, under each policy.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,13 +22,13 @@ use crate::{
     peer::Peer,
 };
 
-/// An application that works until it is allowed to go on, then sends two pieces, each after leave.
+/// An application that waits for permission to respond and before each of two pieces.
 #[derive(Clone)]
 struct App {
     leave: Arc<Semaphore>,
-    /// How far it got: 1 begun, 2 answered, 4 at the end of its body.
+    /// The stage: 1 begun, 2 responded, 4 at the end of its body.
     reached: Arc<AtomicUsize>,
-    /// Told when its body is dropped.
+    /// Notified when its body is dropped.
     gone: Arc<Notify>,
 }
 
@@ -74,7 +74,7 @@ async fn settle() {
     }
 }
 
-/// Begins a call and polls it once.
+/// Starts a call and polls it once.
 async fn begin(layer: &DisconnectLayer, app: &App) -> ResponseFuture {
     let mut service = layer.layer(app.service());
     let mut call = service.ready().await.unwrap().call(Request::default());
@@ -210,11 +210,11 @@ async fn detached_work_continues_when_client_resets_its_connection() {
     let (layer, app) = (DisconnectLayer::detach(), App::new());
     let service = RequestBufferLayer::new().layer(layer.layer(app.service()));
     let (mut client, io) = tokio::io::duplex(1 << 10);
-    // In memory there are no resets: an end counts as one.
+    // A transport in memory has no resets: its end counts as one.
     let config = Config::new().http1(Http1Config::new().half_close(Duration::ZERO));
     let transport = Transport::new(io, Peer::memory(), Watch::never());
     let connection = tokio::spawn(Connection::new(transport, service, Arc::new(config)));
-    // Of a request that is not whole nothing goes on.
+    // An incomplete request is not detached.
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await.unwrap();
     settle().await;
     assert_eq!(app.reached(), 0);
@@ -291,7 +291,7 @@ async fn work_that_panicked_does_not_continue() {
     assert_eq!((polled.load(Ordering::SeqCst), layer.detached().len()), (2, 0));
 }
 
-/// A body of whatever the function gives.
+/// A body whose frames come from a function.
 fn body_of(next: impl FnMut() -> Option<Bytes> + Send + Unpin + 'static) -> Body {
     struct Made<F>(F);
     impl<F: FnMut() -> Option<Bytes> + Unpin> http_body::Body for Made<F> {

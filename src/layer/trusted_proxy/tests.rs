@@ -1,4 +1,4 @@
-//! Tests of the client behind a trusted proxy: who it is for the service, for logs, and for limits.
+//! Tests of the client behind a trusted proxy, as the service, logs and limits see it.
 
 use std::error::Error as _;
 
@@ -15,7 +15,7 @@ fn layer(field: ClientField) -> TrustedProxyLayer {
     TrustedProxyLayer::new(field).trust("10.0.0.0/8".parse().unwrap())
 }
 
-/// Who the client is, its scheme, and the fields that name it.
+/// Responds with the client, its scheme, and the fields that name it.
 async fn tell(request: Request<Body>) -> Answer {
     let peer = request.extensions().get::<Peer>();
     let mut text = peer.map_or_else(String::new, |p| format!("{p} {}", p.scheme()));
@@ -113,7 +113,7 @@ async fn hop_is_the_one_that_the_proxy_protocol_names() {
     let request_of = |source| request(Some(balancer.clone().proxied(source)), &fields);
     let text = told(&layer(ClientField::XForwardedFor), request_of(source)).await;
     assert_eq!(text, "192.0.2.7:9 http, x-forwarded-for: 192.0.2.7:9");
-    // The balancer's own address says nothing of whoever speaks HTTP.
+    // The balancer's own address is not that of an HTTP proxy.
     let source = crate::peer::Source { client: "192.0.2.1:1".parse().unwrap(), destination };
     let trusted = layer(ClientField::XForwardedFor).trust("203.0.113.1".parse().unwrap());
     let text = told(&trusted, request_of(source)).await;
