@@ -219,9 +219,9 @@ impl Drop for ResponseFuture {
             Policy::Finish => true,
         };
         if let Some(work) = self.work.take() {
-            self.detached.go_on(std::mem::take(&mut self.request), async move {
+            self.detached.spawn(std::mem::take(&mut self.request), async move {
                 let body = work.await?.into_body();
-                if finish { detached::read(body).await } else { Ok(()) }
+                if finish { detached::read_to_end(body).await } else { Ok(()) }
             });
         }
     }
@@ -258,7 +258,7 @@ impl Stretches for Finishing {
 impl Drop for Finishing {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|b| !b.is_end_stream()) {
-            self.detached.go_on(std::mem::take(&mut self.request), detached::read(body));
+            self.detached.spawn(std::mem::take(&mut self.request), detached::read_to_end(body));
         }
     }
 }

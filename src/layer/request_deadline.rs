@@ -92,7 +92,7 @@ where
         {
             request.extensions_mut().insert(Deadline(at.into_std()));
         }
-        ResponseFuture { inner: self.inner.call(request), called: now, deadline, sleep: None }
+        ResponseFuture { inner: self.inner.call(request), called_at: now, deadline, sleep: None }
     }
 }
 
@@ -101,7 +101,7 @@ where
 pub struct ResponseFuture<F> {
     #[pin]
     inner: F,
-    called: Instant,
+    called_at: Instant,
     deadline: Option<Instant>,
     /// Created when the inner future is pending, so that an immediate response needs no timer.
     #[pin]
@@ -126,7 +126,7 @@ where
             this.sleep.set(Some(sleep_until(deadline)));
         }
         ready!(this.sleep.as_pin_mut().expect("set just above").poll(cx));
-        let allowed = deadline.saturating_duration_since(*this.called);
+        let allowed = deadline.saturating_duration_since(*this.called_at);
         Poll::Ready(Err(Error::new(Kind::Timeout, Elapsed(allowed)).into()))
     }
 }

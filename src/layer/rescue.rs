@@ -86,12 +86,12 @@ impl Responder for StatusTableWithLimits {
     }
 }
 
-fn respond(error: &BoxError, format: Format, tells_limits: bool) -> Response {
+fn respond(error: &BoxError, format: Format, with_limits: bool) -> Response {
     let ours = Error::find(&**error);
     let kind = ours.map_or(Kind::Internal, Error::kind);
     let source = ours.and_then(Error::source);
     let limit = source.and_then(|e| e.downcast_ref::<BodyTooLarge>());
-    let detail = limit.filter(|_| tells_limits).map(ToString::to_string);
+    let detail = limit.filter(|_| with_limits).map(ToString::to_string);
     let mut response = problem::of_kind(kind, detail.as_deref(), format);
     if let Some(limited) = source.and_then(|e| e.downcast_ref::<RateLimited>()) {
         response.headers_mut().insert(header::RETRY_AFTER, limited.retry_after_secs().into());
@@ -147,7 +147,7 @@ impl<S, R: Clone> Layer<S> for RescueLayer<R> {
     type Service = Rescue<S, R>;
 
     fn layer(&self, inner: S) -> Rescue<S, R> {
-        Rescue { inner, responder: self.responder.clone(), not_ready: None }
+        Rescue { inner, responder: self.responder.clone(), ready_error: None }
     }
 }
 
@@ -180,7 +180,7 @@ pub struct Rescue<S, R = StatusTable> {
     inner: S,
     responder: R,
     /// The error of the inner `poll_ready`, for the next call.
-    not_ready: Option<BoxError>,
+    ready_error: Option<BoxError>,
 }
 
 impl<S> Rescue<S> {
@@ -192,7 +192,7 @@ impl<S> Rescue<S> {
 
 impl<S: Clone, R: Clone> Clone for Rescue<S, R> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), responder: self.responder.clone(), not_ready: None }
+        Self { inner: self.inner.clone(), responder: self.responder.clone(), ready_error: None }
     }
 }
 
@@ -212,10 +212,10 @@ where
     type Future = ResponseFuture<S::Future, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        if self.not_ready.is_none()
+        if self.ready_error.is_none()
             && let Err(e) = ready!(self.inner.poll_ready(cx))
         {
-            self.not_ready = Some(e.into());
+            self.ready_error = Some(e.into());
         }
         Poll::Ready(Ok(()))
     }
@@ -223,7 +223,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let info = RequestInfo::from_request(&request);
         let accept = Accept::of(request.headers());
-        let state = match self.not_ready.take() {
+        let state = match self.ready_error.take() {
             Some(e) => State::Failed(Some(e)),
             None => State::Inner(self.inner.call(request)),
         };

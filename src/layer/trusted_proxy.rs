@@ -44,16 +44,15 @@ pub struct TrustedProxyLayer {
 struct Options {
     field: ClientField,
     networks: Vec<Network>,
-    trusts_unix: bool,
-    reads_proto: bool,
+    trust_unix: bool,
+    read_proto: bool,
 }
 
 impl TrustedProxyLayer {
     /// Creates a layer that trusts no proxy yet. Trusted proxies must write `field` and add the address of
     /// each of their clients to it.
     pub fn new(field: ClientField) -> Self {
-        let options =
-            Options { field, networks: Vec::new(), trusts_unix: false, reads_proto: false };
+        let options = Options { field, networks: Vec::new(), trust_unix: false, read_proto: false };
         Self { options: Arc::new(options) }
     }
 
@@ -66,7 +65,7 @@ impl TrustedProxyLayer {
     /// Trusts every peer on a Unix socket. Off by default.
     #[must_use]
     pub fn trust_unix(self) -> Self {
-        self.with(|options| options.trusts_unix = true)
+        self.with(|options| options.trust_unix = true)
     }
 
     /// Sets whether the client's scheme is taken from `X-Forwarded-Proto`. Defaults to `false`. Enable it only
@@ -74,7 +73,7 @@ impl TrustedProxyLayer {
     /// Ignored with [`ClientField::Forwarded`], which contains the scheme.
     #[must_use]
     pub fn x_forwarded_proto(self, on: bool) -> Self {
-        self.with(|options| options.reads_proto = on)
+        self.with(|options| options.read_proto = on)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Options)) -> Self {
@@ -139,30 +138,31 @@ pub struct TrustedProxy<S> {
 }
 
 impl Options {
-    fn trusts(&self, ip: IpAddr) -> bool {
+    fn is_trusted(&self, ip: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(ip))
     }
 
-    fn trusts_hop(&self, peer: &Peer) -> bool {
+    fn is_trusted_hop(&self, peer: &Peer) -> bool {
         match peer.hop_ip() {
-            Some(ip) => self.trusts(ip),
-            None => self.trusts_unix && peer.is_unix(),
+            Some(ip) => self.is_trusted(ip),
+            None => self.trust_unix && peer.is_unix(),
         }
     }
 
     /// Sets the request's peer and fields to the same client. Returns the peer if it has changed.
     fn apply<B>(&self, request: &mut Request<B>) -> Result<Option<Peer>, InvalidClientField> {
-        let hop = request.extensions().get::<Peer>().filter(|peer| self.trusts_hop(peer)).cloned();
+        let hop =
+            request.extensions().get::<Peer>().filter(|peer| self.is_trusted_hop(peer)).cloned();
         let Some(mut peer) = hop else {
             remove_client_fields(request.headers_mut());
             return Ok(None);
         };
-        let scheme = if self.reads_proto && self.field != ClientField::Forwarded {
+        let scheme = if self.read_proto && self.field != ClientField::Forwarded {
             x_forwarded_proto(request.headers())?
         } else {
             None
         };
-        let client = self.field.resolve(request.headers_mut(), |ip| self.trusts(ip))?;
+        let client = self.field.resolve(request.headers_mut(), |ip| self.is_trusted(ip))?;
         let named = client.as_ref().and_then(|client| client.scheme.clone());
         if client.is_none() && scheme.is_none() {
             return Ok(None);

@@ -24,34 +24,34 @@ pub(super) type Work = Pin<Box<dyn Future<Output = Result<Response, BoxError>> +
 #[derive(Debug)]
 pub(super) struct Detached {
     pub(super) drain: Drain,
-    pub(super) most: usize,
-    pub(super) within: Duration,
+    pub(super) max: usize,
+    pub(super) time_limit: Duration,
 }
 
 impl Detached {
-    pub(super) fn new(most: usize, within: Duration) -> Self {
-        Self { drain: Drain::new(), most, within }
+    pub(super) fn new(max: usize, time_limit: Duration) -> Self {
+        Self { drain: Drain::new(), max, time_limit }
     }
 
     /// Spawns `work` for `request` on this runtime, if there is one and the limit allows. Otherwise drops it.
-    pub(super) fn go_on(
+    pub(super) fn spawn(
         &self,
         request: RequestInfo,
         work: impl Future<Output = Result<(), BoxError>> + Send + 'static,
     ) {
         let watch = self.drain.watch();
         let Ok(runtime) = Handle::try_current().map_err(drop) else { return };
-        if self.drain.len() > self.most {
+        if self.drain.len() > self.max {
             let message = "too many detached requests: this one is cancelled";
-            log_request!(warn, "vestibule::request", &request, most = self.most, "{message}");
+            log_request!(warn, "vestibule::request", &request, max = self.max, "{message}");
             return;
         }
-        let work = timeout(self.within, work);
+        let work = timeout(self.time_limit, work);
         runtime.spawn(async move {
             // The watch is dropped last: when a drain ends, everything is released.
             let (mut watch, mut work) = (watch, Box::pin(work));
             let ended = poll_fn(|cx| {
-                if is_cut(&mut watch, cx) {
+                if is_aborted(&mut watch, cx) {
                     return Poll::Ready(None);
                 }
                 work.as_mut().poll(cx).map(Some)
@@ -72,12 +72,12 @@ impl Detached {
     }
 }
 
-fn is_cut(watch: &mut Watch, cx: &std::task::Context<'_>) -> bool {
+fn is_aborted(watch: &mut Watch, cx: &std::task::Context<'_>) -> bool {
     watch.poll_draining(cx) && watch.is_cut()
 }
 
 /// Reads a body to its end.
-pub(super) async fn read(mut body: Body) -> Result<(), BoxError> {
+pub(super) async fn read_to_end(mut body: Body) -> Result<(), BoxError> {
     while let Some(stretch) = poll_fn(|cx| body.poll_stretch(cx)).await {
         stretch?;
         // A body that is always ready would starve other tasks.

@@ -52,7 +52,10 @@ async fn limit_is_ready_for_as_many_as_it_has_permits() {
     let [mut a, mut b, mut c] = std::array::from_fn(|_| limit.layer(AssertReady::new(hello)));
     assert!(is_ready(&mut a));
     assert_eq!(limit.stats(), stats(2, 1, 0));
-    assert!(is_ready(&mut b) && is_ready(&mut b), "a handle takes one permit, however often polled");
+    assert!(
+        is_ready(&mut b) && is_ready(&mut b),
+        "a handle takes one permit, however often polled"
+    );
     assert!(!is_ready(&mut c));
     assert_eq!(c.stats(), stats(2, 2, 1));
     drop(a);
