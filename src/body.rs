@@ -26,7 +26,7 @@ use futures_core::Stream;
 use http_body::{Frame, SizeHint};
 use pin_project::pin_project;
 
-pub use channel::{CHANNEL_BOUND, Gone, Sender};
+pub use channel::{CHANNEL_CAPACITY, ReaderDropped, Sender};
 pub use file::FileSlice;
 #[cfg(feature = "server")]
 pub(crate) use file::Prefetching;
@@ -107,7 +107,7 @@ impl Body {
         Self(Kind::Boxed(Box::pin(Erased(body))))
     }
 
-    /// A body that is fed through its [`Sender`], which waits above [`CHANNEL_BOUND`] bytes.
+    /// A body that is fed through its [`Sender`], which waits above [`CHANNEL_CAPACITY`] bytes.
     ///
     /// `len` is the exact length in bytes if it is known beforehand.
     pub fn channel(len: Option<u64>) -> (Sender, Self) {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Bytes that wait in a channel before its sender is told to wait: 64 KiB, one large read.
-pub const CHANNEL_BOUND: usize = 64 << 10;
+pub const CHANNEL_CAPACITY: usize = 64 << 10;
 
 /// What a piece counts for at least: a queue of single bytes costs more than their number.
 const PIECE: usize = 256;
@@ -29,7 +29,7 @@ fn cost(piece: &Bytes) -> usize {
 /// The reader of the body is gone: nobody will read what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("nobody reads this body any more")]
-pub struct Gone;
+pub struct ReaderDropped;
 
 pub(super) fn new(len: Option<u64>) -> (Sender, Receiver) {
     let shared = Arc::new(Mutex::new(State { left: len, ..State::default() }));
@@ -82,13 +82,13 @@ impl Sender {
     /// Waits until the channel has room.
     ///
     /// # Errors
-    /// [`Gone`] when nobody reads any more.
-    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
-        let Some(shared) = &self.shared else { return Poll::Ready(Err(Gone)) };
+    /// [`ReaderDropped`] when nobody reads any more.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
+        let Some(shared) = &self.shared else { return Poll::Ready(Err(ReaderDropped)) };
         let mut s = lock(shared);
         if s.reader_gone {
-            Poll::Ready(Err(Gone))
-        } else if s.queued < CHANNEL_BOUND {
+            Poll::Ready(Err(ReaderDropped))
+        } else if s.queued < CHANNEL_CAPACITY {
             Poll::Ready(Ok(()))
         } else {
             remember(&mut s.sender, cx);
@@ -99,12 +99,12 @@ impl Sender {
     /// Waits until the reader has asked for data and found none.
     ///
     /// # Errors
-    /// [`Gone`] when nobody reads any more.
-    pub fn poll_wanted(&self, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
-        let Some(shared) = &self.shared else { return Poll::Ready(Err(Gone)) };
+    /// [`ReaderDropped`] when nobody reads any more.
+    pub fn poll_demand(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
+        let Some(shared) = &self.shared else { return Poll::Ready(Err(ReaderDropped)) };
         let mut s = lock(shared);
         if s.reader_gone {
-            Poll::Ready(Err(Gone))
+            Poll::Ready(Err(ReaderDropped))
         } else if s.wanted {
             Poll::Ready(Ok(()))
         } else {
@@ -114,7 +114,7 @@ impl Sender {
     }
 
     /// Waits until nobody reads any more; there may be much to do before.
-    pub fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
         let Some(shared) = &self.shared else { return Poll::Ready(()) };
         let mut s = lock(shared);
         if s.reader_gone {
@@ -127,20 +127,20 @@ impl Sender {
     /// Waits until the channel has room; [`poll_ready`](Self::poll_ready) as a future.
     ///
     /// # Errors
-    /// [`Gone`] when nobody reads any more.
-    pub async fn ready(&self) -> Result<(), Gone> {
+    /// [`ReaderDropped`] when nobody reads any more.
+    pub async fn ready(&self) -> Result<(), ReaderDropped> {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await
     }
 
     /// Puts a piece into the channel. It is taken even above the bound: ask for room first.
     ///
     /// # Errors
-    /// [`Gone`] when nobody reads any more; the piece is dropped.
-    pub fn send(&self, data: Bytes) -> Result<(), Gone> {
-        let Some(shared) = &self.shared else { return Err(Gone) };
+    /// [`ReaderDropped`] when nobody reads any more; the piece is dropped.
+    pub fn send(&self, data: Bytes) -> Result<(), ReaderDropped> {
+        let Some(shared) = &self.shared else { return Err(ReaderDropped) };
         let mut s = lock(shared);
         if s.reader_gone {
-            return Err(Gone);
+            return Err(ReaderDropped);
         }
         if data.is_empty() {
             return Ok(());
@@ -307,18 +307,18 @@ mod tests {
     fn sender_waits_at_bound_and_learns_that_reader_left() {
         let cx = Context::from_waker(Waker::noop());
         let (tx, mut body) = Body::channel(None);
-        tx.send(Bytes::from(vec![0; CHANNEL_BOUND - PIECE])).unwrap();
+        tx.send(Bytes::from(vec![0; CHANNEL_CAPACITY - PIECE])).unwrap();
         assert!(tx.poll_ready(&cx).is_ready());
         tx.send("x".into()).unwrap(); // it counts for PIECE
         assert!(tx.poll_ready(&cx).is_pending());
-        assert!(tx.poll_wanted(&cx).is_pending());
+        assert!(tx.poll_demand(&cx).is_pending());
         assert!(poll(&mut body).is_ready());
         assert!(tx.poll_ready(&cx).is_ready());
         assert!(poll(&mut body).is_ready());
         assert!(poll(&mut body).is_pending());
-        assert_eq!(tx.poll_wanted(&cx), Poll::Ready(Ok(())));
+        assert_eq!(tx.poll_demand(&cx), Poll::Ready(Ok(())));
         drop(body);
-        assert_eq!(tx.poll_ready(&cx), Poll::Ready(Err(Gone)));
-        assert_eq!(tx.send("y".into()), Err(Gone));
+        assert_eq!(tx.poll_ready(&cx), Poll::Ready(Err(ReaderDropped)));
+        assert_eq!(tx.send("y".into()), Err(ReaderDropped));
     }
 }

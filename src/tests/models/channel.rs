@@ -8,7 +8,7 @@ use loom::{future::block_on, model, thread};
 
 use crate::{
     Body,
-    body::{CHANNEL_BOUND, Gone},
+    body::{CHANNEL_CAPACITY, ReaderDropped},
 };
 
 /// All bytes of a body, and whether it ended as it should.
@@ -49,11 +49,11 @@ fn dropped_sender_wakes_reader_with_error() {
 fn sender_at_the_bound_is_woken_by_reader() {
     model(|| {
         let (tx, body) = Body::channel(None);
-        tx.send(Bytes::from_static(&[0; CHANNEL_BOUND])).unwrap();
+        tx.send(Bytes::from_static(&[0; CHANNEL_CAPACITY])).unwrap();
         let reader = thread::spawn(move || read(body));
         block_on(tx.ready()).unwrap();
         tx.finish(None);
-        assert_eq!(reader.join().unwrap(), (CHANNEL_BOUND, true));
+        assert_eq!(reader.join().unwrap(), (CHANNEL_CAPACITY, true));
     });
 }
 
@@ -66,9 +66,9 @@ fn sender_learns_that_reader_wants_more_or_has_left() {
             let frame = poll_fn(|cx| std::task::Poll::Ready(body.as_mut().poll_frame(cx)));
             block_on(frame).is_pending()
         });
-        let wanted = block_on(poll_fn(|cx| tx.poll_wanted(cx)));
-        assert!(matches!(wanted, Ok(()) | Err(Gone)));
-        block_on(poll_fn(|cx| tx.poll_gone(cx)));
+        let wanted = block_on(poll_fn(|cx| tx.poll_demand(cx)));
+        assert!(matches!(wanted, Ok(()) | Err(ReaderDropped)));
+        block_on(poll_fn(|cx| tx.poll_closed(cx)));
         assert!(reader.join().unwrap());
     });
 }

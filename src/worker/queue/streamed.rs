@@ -12,7 +12,7 @@ use http_body::Body as _;
 
 use crate::{
     Body,
-    body::{Gone, Sender},
+    body::{ReaderDropped, Sender},
     error::BoxError,
 };
 
@@ -32,16 +32,16 @@ pub(crate) fn new(len: Option<u64>) -> (Arc<Streamed>, Body) {
 impl Streamed {
     /// Waits for room. Also registers for the reader's departure, so that a worker that waits for its
     /// application learns of it.
-    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
         match &*lock(&self.sender) {
             // Registered first, since a channel with room does not register for anything.
-            Some(sender) if sender.poll_gone(cx).is_pending() => sender.poll_ready(cx),
-            _ => Poll::Ready(Err(Gone)),
+            Some(sender) if sender.poll_closed(cx).is_pending() => sender.poll_ready(cx),
+            _ => Poll::Ready(Err(ReaderDropped)),
         }
     }
 
-    pub(crate) fn send(&self, data: Bytes) -> Result<(), Gone> {
-        lock(&self.sender).as_ref().ok_or(Gone)?.send(data)
+    pub(crate) fn send(&self, data: Bytes) -> Result<(), ReaderDropped> {
+        lock(&self.sender).as_ref().ok_or(ReaderDropped)?.send(data)
     }
 
     pub(crate) fn finish(&self, trailers: Option<HeaderMap>) {

@@ -247,7 +247,7 @@ where
     /// Disables keep-alive if the rest of the request's body has no reader and is too large to discard, so
     /// that the response's head has `Connection: close`.
     fn disable_keep_alive_if_unread(&mut self, active: &mut Active, cx: &Context<'_>) {
-        let gone = |u: &Upload| u.sender.poll_ready(cx) == Poll::Ready(Err(body::Gone));
+        let gone = |u: &Upload| u.sender.poll_ready(cx) == Poll::Ready(Err(body::ReaderDropped));
         if active.upload.as_ref().is_some_and(gone) {
             active.upload = None;
         }

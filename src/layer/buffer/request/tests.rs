@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use super::{super::super::assert_ready::AssertReady, *};
 use crate::{
     Body, Response,
-    body::{CHANNEL_BOUND, FileSlice},
+    body::{CHANNEL_CAPACITY, FileSlice},
 };
 
 /// Answers with the request's body.
@@ -120,7 +120,7 @@ async fn request_without_memory_is_not_read() {
     assert_eq!(budget.usage().refused, 1);
     let cx = Context::from_waker(std::task::Waker::noop());
     drop(call);
-    assert_eq!(tx.poll_wanted(&cx), Poll::Ready(Err(crate::body::Gone)));
+    assert_eq!(tx.poll_demand(&cx), Poll::Ready(Err(crate::body::ReaderDropped)));
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn large_body_arrives_in_order() {
     let data: Vec<u8> = (0..900_000u32).map(|i| i as u8).collect();
     let expected = data.clone();
     tokio::spawn(async move {
-        for piece in data.chunks(CHANNEL_BOUND / 3) {
+        for piece in data.chunks(CHANNEL_CAPACITY / 3) {
             tx.ready().await.unwrap();
             tx.send(Bytes::copy_from_slice(piece)).unwrap();
         }

@@ -228,7 +228,7 @@ async fn event_streams_and_opted_out_responses_are_not_buffered() {
         let mut response = Response::new(body);
         response.headers_mut().insert(name, value.parse().unwrap());
         let _out = through(MAX_MEMORY, response).await;
-        tx.send(vec![0; crate::body::CHANNEL_BOUND].into()).unwrap();
+        tx.send(vec![0; crate::body::CHANNEL_CAPACITY].into()).unwrap();
         settle().await;
         let cx = Context::from_waker(Waker::noop());
         assert!(tx.poll_ready(&cx).is_pending(), "{name}: {value}: nobody read it");
