@@ -10,9 +10,9 @@ mod in_place;
 mod read_at;
 #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "only `files` knows residency"))]
 mod residency;
-mod stream;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers and drivers make them"))]
-mod stretch;
+mod segment;
+mod stream;
 
 use std::{
     any::Any,
@@ -36,7 +36,7 @@ pub(crate) use residency::ResidencyCache;
     not(feature = "server"),
     expect(unused_imports, reason = "only layers and drivers use them")
 )]
-pub(crate) use stretch::{PollStretch, Stretch, Stretches};
+pub(crate) use segment::{PollSegment, Segment, Segments};
 
 use crate::error::BoxError;
 
@@ -67,7 +67,7 @@ pub(crate) enum Kind {
     Channel(channel::Receiver),
     File(FileSlice),
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers make them"))]
-    Stretched(stretch::Stretched),
+    Segmented(segment::SegmentedBody),
     Boxed(BoxBody),
 }
 
@@ -152,7 +152,7 @@ impl Body {
         match &self.0 {
             Kind::Empty => Some(Bytes::new()),
             Kind::Bytes(b) => Some(b.clone()),
-            Kind::Channel(_) | Kind::File(_) | Kind::Stretched(_) | Kind::Boxed(_) => None,
+            Kind::Channel(_) | Kind::File(_) | Kind::Segmented(_) | Kind::Boxed(_) => None,
         }
     }
 
@@ -163,7 +163,7 @@ impl Body {
             Kind::Empty
             | Kind::Bytes(_)
             | Kind::Channel(_)
-            | Kind::Stretched(_)
+            | Kind::Segmented(_)
             | Kind::Boxed(_) => None,
         }
     }
@@ -173,7 +173,7 @@ impl Body {
     pub(crate) fn is_complete(&self) -> bool {
         match &self.0 {
             Kind::Empty | Kind::Bytes(_) | Kind::File(_) => true,
-            Kind::Channel(_) | Kind::Stretched(_) | Kind::Boxed(_) => {
+            Kind::Channel(_) | Kind::Segmented(_) | Kind::Boxed(_) => {
                 http_body::Body::is_end_stream(self)
             }
         }
@@ -193,7 +193,7 @@ impl Body {
             Kind::Empty => Some(Self::empty()),
             Kind::Bytes(b) => Some(b.clone().into()),
             Kind::File(f) => Some(Self::file(f.clone())),
-            Kind::Channel(_) | Kind::Stretched(_) | Kind::Boxed(_) => None,
+            Kind::Channel(_) | Kind::Segmented(_) | Kind::Boxed(_) => None,
         }
     }
 
@@ -227,7 +227,7 @@ impl http_body::Body for Body {
             }
             Kind::Channel(c) => c.poll_frame(cx),
             Kind::File(f) => f.poll_next(cx).map_ok(Frame::data).map_err(Into::into),
-            Kind::Stretched(s) => s.poll_frame(cx),
+            Kind::Segmented(s) => s.poll_frame(cx),
             Kind::Boxed(b) => b.as_mut().poll_frame(cx),
         }
     }
@@ -238,7 +238,7 @@ impl http_body::Body for Body {
             Kind::Bytes(b) => b.is_empty(),
             Kind::Channel(c) => c.is_end(),
             Kind::File(f) => f.is_empty(),
-            Kind::Stretched(s) => s.is_end(),
+            Kind::Segmented(s) => s.is_end(),
             Kind::Boxed(b) => b.is_end_stream(),
         }
     }
@@ -249,7 +249,7 @@ impl http_body::Body for Body {
             Kind::Bytes(b) => SizeHint::with_exact(b.len() as u64),
             Kind::Channel(c) => c.size_hint(),
             Kind::File(f) => SizeHint::with_exact(f.len()),
-            Kind::Stretched(s) => s.size_hint(),
+            Kind::Segmented(s) => s.size_hint(),
             Kind::Boxed(b) => b.size_hint(),
         }
     }
@@ -262,7 +262,7 @@ impl fmt::Debug for Body {
             Kind::Bytes(_) => "Bytes",
             Kind::Channel(_) => "Channel",
             Kind::File(_) => "File",
-            Kind::Stretched(_) => "Stretched",
+            Kind::Segmented(_) => "Segmented",
             Kind::Boxed(_) => "Boxed",
         };
         f.debug_struct("Body").field("kind", &kind).field("len", &self.len()).finish()

@@ -20,10 +20,10 @@ use crate::{
 pub const CHANNEL_CAPACITY: usize = 64 << 10;
 
 /// What a piece counts for at least: a queue of single bytes costs more than their number.
-const PIECE: usize = 256;
+const MIN_PIECE_COST: usize = 256;
 
 fn cost(piece: &Bytes) -> usize {
-    piece.len().max(PIECE)
+    piece.len().max(MIN_PIECE_COST)
 }
 
 /// The reader of the body is gone: nobody will read what is sent.
@@ -32,7 +32,7 @@ fn cost(piece: &Bytes) -> usize {
 pub struct ReaderDropped;
 
 pub(super) fn new(len: Option<u64>) -> (Sender, Receiver) {
-    let shared = Arc::new(Mutex::new(State { left: len, ..State::default() }));
+    let shared = Arc::new(Mutex::new(State { remaining: len, ..State::default() }));
     (Sender { shared: Some(shared.clone()) }, Receiver { shared })
 }
 
@@ -47,10 +47,10 @@ struct State {
     /// Set once, by the sender: after the queue comes the end, or this error.
     end: Option<Result<(), BoxError>>,
     /// What the sender promised and the reader has not yet read.
-    left: Option<u64>,
+    remaining: Option<u64>,
     /// The reader has asked and found nothing.
-    wanted: bool,
-    reader_gone: bool,
+    has_demand: bool,
+    reader_dropped: bool,
     reader: Option<Waker>,
     sender: Option<Waker>,
 }
@@ -61,7 +61,7 @@ fn lock(shared: &Shared) -> MutexGuard<'_, State> {
 }
 
 /// Keeps the waker that `cx` carries, without cloning it when it is the same.
-fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
+fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(w) => w.clone_from(cx.waker()),
         None => *slot = Some(cx.waker().clone()),
@@ -86,12 +86,12 @@ impl Sender {
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
         let Some(shared) = &self.shared else { return Poll::Ready(Err(ReaderDropped)) };
         let mut s = lock(shared);
-        if s.reader_gone {
+        if s.reader_dropped {
             Poll::Ready(Err(ReaderDropped))
         } else if s.queued < CHANNEL_CAPACITY {
             Poll::Ready(Ok(()))
         } else {
-            remember(&mut s.sender, cx);
+            store_waker(&mut s.sender, cx);
             Poll::Pending
         }
     }
@@ -103,12 +103,12 @@ impl Sender {
     pub fn poll_demand(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
         let Some(shared) = &self.shared else { return Poll::Ready(Err(ReaderDropped)) };
         let mut s = lock(shared);
-        if s.reader_gone {
+        if s.reader_dropped {
             Poll::Ready(Err(ReaderDropped))
-        } else if s.wanted {
+        } else if s.has_demand {
             Poll::Ready(Ok(()))
         } else {
-            remember(&mut s.sender, cx);
+            store_waker(&mut s.sender, cx);
             Poll::Pending
         }
     }
@@ -117,10 +117,10 @@ impl Sender {
     pub fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
         let Some(shared) = &self.shared else { return Poll::Ready(()) };
         let mut s = lock(shared);
-        if s.reader_gone {
+        if s.reader_dropped {
             return Poll::Ready(());
         }
-        remember(&mut s.sender, cx);
+        store_waker(&mut s.sender, cx);
         Poll::Pending
     }
 
@@ -139,7 +139,7 @@ impl Sender {
     pub fn send(&self, data: Bytes) -> Result<(), ReaderDropped> {
         let Some(shared) = &self.shared else { return Err(ReaderDropped) };
         let mut s = lock(shared);
-        if s.reader_gone {
+        if s.reader_dropped {
             return Err(ReaderDropped);
         }
         if data.is_empty() {
@@ -201,9 +201,9 @@ impl Receiver {
         let mut s = lock(&self.shared);
         let out = if let Some(data) = s.queue.pop_front() {
             s.queued -= cost(&data);
-            s.wanted = false;
-            if let Some(left) = &mut s.left {
-                *left = left.saturating_sub(data.len() as u64);
+            s.has_demand = false;
+            if let Some(remaining) = &mut s.remaining {
+                *remaining = remaining.saturating_sub(data.len() as u64);
             }
             Poll::Ready(Some(Ok(Frame::data(data))))
         } else if let Some(trailers) = s.trailers.take() {
@@ -219,8 +219,8 @@ impl Receiver {
                     return Poll::Ready(Some(Err(e)));
                 }
                 None => {
-                    s.wanted = true;
-                    remember(&mut s.reader, cx);
+                    s.has_demand = true;
+                    store_waker(&mut s.reader, cx);
                     Poll::Pending
                 }
             }
@@ -237,8 +237,8 @@ impl Receiver {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        match lock(&self.shared).left {
-            Some(left) => SizeHint::with_exact(left),
+        match lock(&self.shared).remaining {
+            Some(remaining) => SizeHint::with_exact(remaining),
             None => SizeHint::default(),
         }
     }
@@ -247,7 +247,7 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         let mut s = lock(&self.shared);
-        s.reader_gone = true;
+        s.reader_dropped = true;
         let rest = std::mem::take(&mut s.queue);
         s.queued = 0;
         let waker = s.sender.take();
@@ -307,9 +307,9 @@ mod tests {
     fn sender_waits_at_bound_and_learns_that_reader_left() {
         let cx = Context::from_waker(Waker::noop());
         let (tx, mut body) = Body::channel(None);
-        tx.send(Bytes::from(vec![0; CHANNEL_CAPACITY - PIECE])).unwrap();
+        tx.send(Bytes::from(vec![0; CHANNEL_CAPACITY - MIN_PIECE_COST])).unwrap();
         assert!(tx.poll_ready(&cx).is_ready());
-        tx.send("x".into()).unwrap(); // it counts for PIECE
+        tx.send("x".into()).unwrap(); // it counts for MIN_PIECE_COST
         assert!(tx.poll_ready(&cx).is_pending());
         assert!(tx.poll_demand(&cx).is_pending());
         assert!(poll(&mut body).is_ready());

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use http_body::{Body as _, SizeHint};
 
-use super::{Body, PollStretch, Stretches};
+use super::{Body, PollSegment, Segments};
 
 impl Body {
     /// Keeps `guard` until the body has ended, has failed, or is dropped.
@@ -14,7 +14,7 @@ impl Body {
         if self.is_complete() {
             return self;
         }
-        Self::stretches(Guarded { body: self, guard: Some(guard) })
+        Self::segmented(Guarded { body: self, guard: Some(guard) })
     }
 }
 
@@ -23,15 +23,15 @@ struct Guarded<G> {
     guard: Option<G>,
 }
 
-impl<G: Send> Stretches for Guarded<G> {
-    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
-        let stretch = ready!(self.body.poll_stretch(cx));
+impl<G: Send> Segments for Guarded<G> {
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
+        let segment = ready!(self.body.poll_segment(cx));
         // A reader that knows the length may stop before it is told the end.
-        let has_more = matches!(stretch, Some(Ok(_))) && !self.body.is_end_stream();
+        let has_more = matches!(segment, Some(Ok(_))) && !self.body.is_end_stream();
         if !has_more {
             self.guard = None;
         }
-        Poll::Ready(stretch)
+        Poll::Ready(segment)
     }
 
     fn is_end(&self) -> bool {

@@ -16,7 +16,7 @@ use super::{
     mime::guess_content_type,
 };
 use crate::{
-    body::{Body, FileSlice, ResidencyCache, Stretch},
+    body::{Body, FileSlice, ResidencyCache, Segment},
     net::{clock, page_cache},
     semantics::{conditional::Validators, date::HttpDate, etag::ETag, negotiate::Coding},
 };
@@ -262,23 +262,23 @@ impl Page {
     /// Returns `len` bytes of the content from `offset` on as a body. They must be within the content.
     pub(super) fn slice(&self, offset: u64, len: u64) -> Body {
         match self.segment(offset, len) {
-            Stretch::File(file) => Body::file(file),
-            Stretch::Bytes(bytes) => Body::from(bytes),
-            Stretch::Trailers(_) => unreachable!("a file has no trailers"),
+            Segment::File(file) => Body::file(file),
+            Segment::Bytes(bytes) => Body::from(bytes),
+            Segment::Trailers(_) => unreachable!("a file has no trailers"),
         }
     }
 
     /// Returns `len` bytes of the content from `offset` on as a segment of a body.
-    pub(super) fn segment(&self, offset: u64, len: u64) -> Stretch {
+    pub(super) fn segment(&self, offset: u64, len: u64) -> Segment {
         match &self.content {
             Content::Bytes(bytes) => {
                 let at = usize::try_from(offset).expect("within the content");
                 let len = usize::try_from(len).expect("within the content");
-                Stretch::Bytes(bytes.slice(at..at + len))
+                Segment::Bytes(bytes.slice(at..at + len))
             }
             Content::File(file, _) => {
                 let slice = FileSlice::new(file.clone(), offset, len);
-                Stretch::File(match &self.residency {
+                Segment::File(match &self.residency {
                     Some(cache) => slice.with_residency(cache.clone()),
                     None => slice,
                 })

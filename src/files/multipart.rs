@@ -12,7 +12,7 @@ use http_body::SizeHint;
 use super::entry::Page;
 use crate::{
     Body,
-    body::{PollStretch, Stretch, Stretches},
+    body::{PollSegment, Segment, Segments},
     semantics::range,
 };
 
@@ -41,13 +41,13 @@ pub(super) fn body(
         head.extend_from_slice(b"\r\ncontent-range: ");
         head.extend_from_slice(range.as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
-        segments.push_back(Stretch::Bytes(head.into()));
+        segments.push_back(Segment::Bytes(head.into()));
         segments.push_back(page.segment(first, last - first + 1));
     }
-    segments.push_back(Stretch::Bytes(format!("\r\n--{boundary}--\r\n").into()));
+    segments.push_back(Segment::Bytes(format!("\r\n--{boundary}--\r\n").into()));
     let content_type = HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}"))
         .expect("hexadecimal digits");
-    (content_type, Body::stretches(Parts(segments)))
+    (content_type, Body::segmented(Parts(segments)))
 }
 
 fn random() -> u64 {
@@ -56,10 +56,10 @@ fn random() -> u64 {
 
 /// The segments of the body in order: heads of parts, and content, which is sent by `sendfile` if it is in a
 /// file.
-struct Parts(VecDeque<Stretch>);
+struct Parts(VecDeque<Segment>);
 
-impl Stretches for Parts {
-    fn poll_stretch(&mut self, _: &mut Context<'_>) -> PollStretch {
+impl Segments for Parts {
+    fn poll_segment(&mut self, _: &mut Context<'_>) -> PollSegment {
         Poll::Ready(self.0.pop_front().map(Ok))
     }
 
@@ -68,6 +68,6 @@ impl Stretches for Parts {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(Stretch::len).sum())
+        SizeHint::with_exact(self.0.iter().map(Segment::len).sum())
     }
 }

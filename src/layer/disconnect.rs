@@ -19,7 +19,7 @@ use tower_service::Service;
 use self::detached::{Detached, Work};
 use crate::{
     Body, HttpService, Request, Response,
-    body::{PollStretch, Stretches},
+    body::{PollSegment, Segments},
     conn::RequestInfo,
     error::BoxError,
     net::Drain,
@@ -204,7 +204,7 @@ impl Future for ResponseFuture {
         let response = answer?;
         Poll::Ready(Ok(if self.policy == Policy::Finish && !response.body().is_complete() {
             let (request, detached) = (self.request.clone(), self.detached.clone());
-            response.map(|body| Body::stretches(Finishing { body: Some(body), request, detached }))
+            response.map(|body| Body::segmented(Finishing { body: Some(body), request, detached }))
         } else {
             response
         }))
@@ -235,15 +235,15 @@ struct Finishing {
     detached: Arc<Detached>,
 }
 
-impl Stretches for Finishing {
-    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
+impl Segments for Finishing {
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         // Taken out, as above.
         let Some(mut body) = self.body.take() else { return Poll::Ready(None) };
-        let stretch = body.poll_stretch(cx);
-        if matches!(stretch, Poll::Pending | Poll::Ready(Some(Ok(_)))) {
+        let segment = body.poll_segment(cx);
+        if matches!(segment, Poll::Pending | Poll::Ready(Some(Ok(_)))) {
             self.body = Some(body);
         }
-        stretch
+        segment
     }
 
     fn is_end(&self) -> bool {

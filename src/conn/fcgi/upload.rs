@@ -7,14 +7,14 @@ use std::{
 
 use super::{Cause, State};
 use crate::{
-    body::{Body, Stretch},
+    body::{Body, Segment},
     net::Io,
 };
 
 /// A body, and the unsent rest of its last piece: a piece may be larger than a record.
 pub(super) struct Upload {
     body: Body,
-    rest: Option<Stretch>,
+    rest: Option<Segment>,
 }
 
 impl Upload {
@@ -40,26 +40,26 @@ pub(super) fn pump<I: Io>(
     {
         let State { core, output, .. } = &mut *state;
         match rest.take() {
-            Some(Stretch::Bytes(mut bytes)) if !bytes.is_empty() => {
+            Some(Segment::Bytes(mut bytes)) if !bytes.is_empty() => {
                 let n = core.send_data(bytes.len(), output.head())?;
                 output.push(bytes.split_to(n), b"");
-                *rest = Some(Stretch::Bytes(bytes));
+                *rest = Some(Segment::Bytes(bytes));
                 continue;
             }
-            Some(Stretch::File(mut file)) if !file.is_empty() => {
+            Some(Segment::File(mut file)) if !file.is_empty() => {
                 let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
                 let n = core.send_data(len, output.head())?;
                 output.push_file(file.split_to(n as u64), b"");
-                *rest = Some(Stretch::File(file));
+                *rest = Some(Segment::File(file));
                 continue;
             }
             // CGI has no trailers.
-            Some(Stretch::Bytes(_) | Stretch::File(_) | Stretch::Trailers(_)) | None => {}
+            Some(Segment::Bytes(_) | Segment::File(_) | Segment::Trailers(_)) | None => {}
         }
-        match body.poll_stretch(cx) {
+        match body.poll_segment(cx) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Some(Err(e))) => return Err(Cause::Body(e)),
-            Poll::Ready(Some(Ok(stretch))) => *rest = Some(stretch),
+            Poll::Ready(Some(Ok(segment))) => *rest = Some(segment),
             Poll::Ready(None) => {
                 core.send_end(now, output.end())?;
                 *upload = None;

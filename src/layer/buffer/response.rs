@@ -231,7 +231,7 @@ fn buffer(mut body: Body, options: &Options, request: &RequestInfo, cx: &mut Con
         poll_fn(|cx| writer.poll_flush(cx)).await;
         writer.finish(end);
     });
-    Body::stretches(SpoolReader::new(spool, Some(task)))
+    Body::segmented(SpoolReader::new(spool, Some(task)))
 }
 
 /// Spawns a task that the outgoing body aborts when it is dropped.

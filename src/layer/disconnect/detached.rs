@@ -78,8 +78,8 @@ fn is_aborted(watch: &mut Watch, cx: &std::task::Context<'_>) -> bool {
 
 /// Reads a body to its end.
 pub(super) async fn read_to_end(mut body: Body) -> Result<(), BoxError> {
-    while let Some(stretch) = poll_fn(|cx| body.poll_stretch(cx)).await {
-        stretch?;
+    while let Some(segment) = poll_fn(|cx| body.poll_segment(cx)).await {
+        segment?;
         // A body that is always ready would starve other tasks.
         tokio::task::consume_budget().await;
     }

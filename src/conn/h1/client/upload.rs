@@ -7,7 +7,7 @@ use std::{
 
 use super::{Cause, State};
 use crate::{
-    body::{Body, Stretch},
+    body::{Body, Segment},
     net::Io,
 };
 
@@ -22,21 +22,21 @@ pub(super) fn pump<I: Io>(
         && state.output.has_room()
     {
         let State { core, output, .. } = &mut *state;
-        let trailers = match body.poll_stretch(cx) {
+        let trailers = match body.poll_segment(cx) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Some(Err(e))) => return Err(Cause::Body(e)),
-            Poll::Ready(Some(Ok(Stretch::Bytes(piece)))) => {
+            Poll::Ready(Some(Ok(Segment::Bytes(piece)))) => {
                 let tail = core.send_data(piece.len(), output.head())?;
                 output.push(piece, tail);
                 continue;
             }
-            Poll::Ready(Some(Ok(Stretch::File(file)))) => {
+            Poll::Ready(Some(Ok(Segment::File(file)))) => {
                 let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
                 let tail = core.send_data(len, output.head())?;
                 output.push_file(file, tail);
                 continue;
             }
-            Poll::Ready(Some(Ok(Stretch::Trailers(trailers)))) => Some(trailers),
+            Poll::Ready(Some(Ok(Segment::Trailers(trailers)))) => Some(trailers),
             Poll::Ready(None) => None,
         };
         core.send_end(now, trailers.as_ref(), output.end())?;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     HttpService, Response,
-    body::{self, Body, FileSlice, HttpBody, Stretch},
+    body::{self, Body, FileSlice, HttpBody, Segment},
     conn::{RequestInfo, access_log::Entry, head_pool, log_error, log_request},
     error::{BoxError, Chain, Error, panic_message},
     net::{Io, clock},
@@ -289,11 +289,11 @@ where
 
     fn step_respond(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Respond(body) = &mut active.stage else { return Step::Again };
-        let polled = catch_panic(|| body.poll_stretch(cx));
+        let polled = catch_panic(|| body.poll_segment(cx));
         if matches!(polled, Ok(Poll::Ready(_))) && active.half_closed.is_some() {
             active.half_closed = Some(now);
         }
-        let stretch = match polled {
+        let segment = match polled {
             Ok(Poll::Pending) => return Step::Wait,
             Ok(Poll::Ready(None)) => {
                 self.finish(active, now, None);
@@ -303,7 +303,7 @@ where
                 self.fail_response(active, &error);
                 return Step::Again;
             }
-            Ok(Poll::Ready(Some(Ok(stretch)))) => stretch,
+            Ok(Poll::Ready(Some(Ok(segment)))) => segment,
             Err(panicked) => {
                 let error = Chain(&panicked);
                 log_request!(error, "vestibule::request", &active.request, %error, "the response was aborted");
@@ -311,10 +311,10 @@ where
                 return Step::Again;
             }
         };
-        let sent = match stretch {
-            Stretch::Bytes(data) => self.send_piece(active, data),
-            Stretch::File(file) => self.send_file(active, file),
-            Stretch::Trailers(trailers) => {
+        let sent = match segment {
+            Segment::Bytes(data) => self.send_piece(active, data),
+            Segment::File(file) => self.send_file(active, file),
+            Segment::Trailers(trailers) => {
                 self.finish(active, now, Some(&trailers));
                 Ok(())
             }

@@ -6,7 +6,7 @@ use http_body::SizeHint;
 use tokio::task::AbortHandle;
 
 use super::spool::{Item, Spool};
-use crate::body::{PollStretch, Stretch, Stretches};
+use crate::body::{PollSegment, Segment, Segments};
 
 /// A buffered body. A server sends the segments on disk by `sendfile`.
 pub(super) struct SpoolReader {
@@ -21,12 +21,12 @@ impl SpoolReader {
     }
 }
 
-impl Stretches for SpoolReader {
-    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
+impl Segments for SpoolReader {
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         Poll::Ready(match ready!(self.spool.poll_next(cx)) {
-            Item::Data(data) => Some(Ok(Stretch::Bytes(data))),
-            Item::OnDisk(slice) => Some(Ok(Stretch::File(slice))),
-            Item::Trailers(trailers) => Some(Ok(Stretch::Trailers(trailers))),
+            Item::Data(data) => Some(Ok(Segment::Bytes(data))),
+            Item::OnDisk(slice) => Some(Ok(Segment::File(slice))),
+            Item::Trailers(trailers) => Some(Ok(Segment::Trailers(trailers))),
             Item::Failed(error) => Some(Err(error)),
             Item::End => None,
         })

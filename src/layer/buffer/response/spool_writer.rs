@@ -191,7 +191,7 @@ impl SpoolWriter {
         }
         let reader = SpoolReader::new(self.spool(), None);
         self.finish(end);
-        Body::stretches(reader)
+        Body::segmented(reader)
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
             assert!(writer.is_disk_disabled, "it was tried");
             writer.finish(end);
         });
-        let all = Body::stretches(reader).collect().await.unwrap().to_bytes();
+        let all = Body::segmented(reader).collect().await.unwrap().to_bytes();
         assert_eq!(all, pieces.concat());
         writing.await.unwrap();
         assert_eq!((options.budget.usage().memory, options.budget.usage().disk), (0, 0));
@@ -245,7 +245,7 @@ mod tests {
         spill.push("never written".into()).unwrap();
         spill.lose_batch();
         writer.spill = Some(Box::new(spill));
-        let mut reader = Body::stretches(SpoolReader::new(writer.spool(), None));
+        let mut reader = Body::segmented(SpoolReader::new(writer.spool(), None));
         let (tx, mut body) = Body::channel(None);
         tx.finish(None);
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -272,7 +272,7 @@ mod tests {
             assert!(writer.is_disk_disabled, "it was tried");
             writer.finish(end);
         });
-        let all = Body::stretches(reader).collect().await.unwrap().to_bytes();
+        let all = Body::segmented(reader).collect().await.unwrap().to_bytes();
         assert_eq!(all, pieces.concat());
         writing.await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! A body in stretches, of which some lie in a file: a server sends those without reading them.
+//! A body in segments, of which some lie in a file: a server sends those without reading them.
 
 use std::{
     pin::Pin,
@@ -13,14 +13,14 @@ use super::{Body, FileSlice, Kind};
 use crate::error::BoxError;
 
 /// The next of a body, as a server sends it.
-pub(crate) enum Stretch {
+pub(crate) enum Segment {
     Bytes(Bytes),
     File(FileSlice),
     Trailers(HeaderMap),
 }
 
 #[cfg(feature = "files")]
-impl Stretch {
+impl Segment {
     /// How many bytes of data it is.
     pub(crate) fn len(&self) -> u64 {
         match self {
@@ -31,30 +31,30 @@ impl Stretch {
     }
 }
 
-/// What comes in stretches. To everybody but our own server it is an [`http_body::Body`]: the
-/// stretches in files are read then, step by step.
-pub(crate) trait Stretches: Send {
+/// What comes in segments. To everybody but our own server it is an [`http_body::Body`]: the
+/// segments in files are read then, step by step.
+pub(crate) trait Segments: Send {
     /// As [`http_body::Body::poll_frame`].
-    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch;
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment;
     /// As [`http_body::Body::is_end_stream`].
     fn is_end(&self) -> bool;
     /// As [`http_body::Body::size_hint`].
     fn size_hint(&self) -> SizeHint;
 }
 
-pub(crate) type PollStretch = Poll<Option<Result<Stretch, BoxError>>>;
+pub(crate) type PollSegment = Poll<Option<Result<Segment, BoxError>>>;
 
-/// Stretches, and what of one in a file somebody has begun to read.
-pub(crate) struct Stretched {
-    of: Box<dyn Stretches>,
+/// Segments, and what of one in a file somebody has begun to read.
+pub(crate) struct SegmentedBody {
+    inner: Box<dyn Segments>,
     file: Option<FileSlice>,
 }
 
-impl Stretched {
-    fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
+impl SegmentedBody {
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         match self.file.take() {
-            Some(file) if !file.is_empty() => Poll::Ready(Some(Ok(Stretch::File(file)))),
-            _ => self.of.poll_stretch(cx),
+            Some(file) if !file.is_empty() => Poll::Ready(Some(Ok(Segment::File(file)))),
+            _ => self.inner.poll_segment(cx),
         }
     }
 
@@ -69,11 +69,11 @@ impl Stretched {
                     None => self.file = None,
                 }
             }
-            return Poll::Ready(match ready!(self.of.poll_stretch(cx)?) {
+            return Poll::Ready(match ready!(self.inner.poll_segment(cx)?) {
                 None => None,
-                Some(Stretch::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
-                Some(Stretch::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Some(Stretch::File(file)) => {
+                Some(Segment::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+                Some(Segment::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                Some(Segment::File(file)) => {
                     self.file = Some(file);
                     continue;
                 }
@@ -81,17 +81,17 @@ impl Stretched {
         }
     }
 
-    fn in_file(&self) -> u64 {
+    fn pending_len(&self) -> u64 {
         self.file.as_ref().map_or(0, FileSlice::len)
     }
 
     pub(super) fn is_end(&self) -> bool {
-        self.in_file() == 0 && self.of.is_end()
+        self.pending_len() == 0 && self.inner.is_end()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        let mut hint = self.of.size_hint();
-        let more = self.in_file();
+        let mut hint = self.inner.size_hint();
+        let more = self.pending_len();
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + more);
         }
@@ -101,24 +101,24 @@ impl Stretched {
 }
 
 impl Body {
-    /// A body in stretches.
-    pub(crate) fn stretches(of: impl Stretches + 'static) -> Self {
-        Self(Kind::Stretched(Stretched { of: Box::new(of), file: None }))
+    /// A body in segments.
+    pub(crate) fn segmented(inner: impl Segments + 'static) -> Self {
+        Self(Kind::Segmented(SegmentedBody { inner: Box::new(inner), file: None }))
     }
 
-    /// The next stretch of any body.
-    pub(crate) fn poll_stretch(&mut self, cx: &mut Context<'_>) -> PollStretch {
+    /// The next segment of any body.
+    pub(crate) fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         match &mut self.0 {
-            Kind::Stretched(s) => s.poll_stretch(cx),
+            Kind::Segmented(s) => s.poll_segment(cx),
             Kind::File(_) => match std::mem::take(&mut self.0) {
-                Kind::File(file) if !file.is_empty() => Poll::Ready(Some(Ok(Stretch::File(file)))),
+                Kind::File(file) if !file.is_empty() => Poll::Ready(Some(Ok(Segment::File(file)))),
                 _ => Poll::Ready(None),
             },
             Kind::Empty | Kind::Bytes(_) | Kind::Channel(_) | Kind::Boxed(_) => {
                 let frame = ready!(http_body::Body::poll_frame(Pin::new(self), cx)?);
                 Poll::Ready(frame.and_then(|frame| match frame.into_data() {
-                    Ok(data) => Some(Ok(Stretch::Bytes(data))),
-                    Err(frame) => Some(Ok(Stretch::Trailers(frame.into_trailers().ok()?))),
+                    Ok(data) => Some(Ok(Segment::Bytes(data))),
+                    Err(frame) => Some(Ok(Segment::Trailers(frame.into_trailers().ok()?))),
                 }))
             }
         }
