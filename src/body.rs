@@ -1,4 +1,4 @@
-//! `Body`, the one body type: empty, bytes, a channel, a slice of a file, or anybody's.
+//! `Body`, the crate's body type: empty, bytes, a channel, a slice of a file, or any other body.
 
 mod channel;
 #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "only `files` knows residency"))]
@@ -42,9 +42,9 @@ use crate::error::BoxError;
 
 /// The body of a request or a response.
 ///
-/// It keeps its kind: what was made [`from`](Self::from) bytes is still bytes after a way through
-/// layers, so a server writes it beside the head in one call, and a [file slice](Self::file)
-/// leaves by `sendfile`. To everybody else it is an [`http_body::Body`].
+/// It keeps its kind: a body made [`from`](Self::from) bytes is still bytes after a pass through layers, so
+/// a server writes it with the head in one call, and a [file slice](Self::file) is sent by `sendfile`. For
+/// all other code it is an [`http_body::Body`].
 ///
 /// ```
 /// use vestibule::Body;
@@ -52,13 +52,13 @@ use crate::error::BoxError;
 /// let body = Body::from("hello");
 /// assert_eq!(body.len(), Some(5));
 /// assert_eq!(body.as_bytes().unwrap(), "hello");
-/// // A body that went through a generic layer is found again, not wrapped twice.
+/// // A `Body` that passed a generic layer is recognized, not wrapped twice.
 /// assert!(Body::new(body).as_bytes().is_some());
 /// ```
 #[derive(Default)]
 pub struct Body(Kind);
 
-/// What a body is made of; drivers take it apart with [`Body::into_kind`].
+/// The content of a body. Drivers get it from [`Body::into_kind`].
 #[derive(Default)]
 pub(crate) enum Kind {
     #[default]
@@ -73,7 +73,7 @@ pub(crate) enum Kind {
 
 /// A body that every service of this crate accepts: shorthand for the bounds.
 ///
-/// It is implemented for every [`http_body::Body`] of [`Bytes`] that qualifies. Use it as a bound;
+/// Implemented for every [`http_body::Body`] of [`Bytes`] that qualifies. Use it as a bound;
 /// [`Body::new`] turns a value of such a type into a [`Body`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP body that this crate accepts",
@@ -85,16 +85,16 @@ pub trait HttpBody: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send 
 impl<B> HttpBody for B where B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static
 {}
 
-/// Somebody's body, its type erased.
+/// A body of another type, erased.
 pub(crate) type BoxBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>;
 
 impl Body {
-    /// A body with nothing in it.
+    /// Creates an empty body.
     pub fn empty() -> Self {
         Self(Kind::Empty)
     }
 
-    /// Any [`http_body::Body`] of [`Bytes`]; a [`Body`] is returned as it is.
+    /// Wraps any [`http_body::Body`] of [`Bytes`]. A [`Body`] is returned unchanged.
     pub fn new<B: HttpBody>(body: B) -> Self {
         let mut slot = Some(body);
         if let Some(ours) = (&mut slot as &mut dyn Any).downcast_mut::<Option<Self>>() {
@@ -107,16 +107,16 @@ impl Body {
         Self(Kind::Boxed(Box::pin(Erased(body))))
     }
 
-    /// A body that is fed through its [`Sender`], which waits above [`CHANNEL_CAPACITY`] bytes.
+    /// Creates a body that is written through its [`Sender`], which is not ready while [`CHANNEL_CAPACITY`]
+    /// bytes are queued.
     ///
-    /// `len` is the exact length in bytes if it is known beforehand.
+    /// `len` is the exact length in bytes, if it is known.
     pub fn channel(len: Option<u64>) -> (Sender, Self) {
         let (tx, rx) = channel::new(len);
         (tx, Self(Kind::Channel(rx)))
     }
 
-    /// A body whose pieces come from a stream. Its length is not known beforehand, and an error ends
-    /// it.
+    /// Creates a body of unknown length from a stream of pieces. An error ends it.
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -136,18 +136,18 @@ impl Body {
         Self(Kind::Boxed(Box::pin(stream::FromStream(stream))))
     }
 
-    /// A part of an open file. A server sends it without reading it into memory.
+    /// Creates a body from a slice of an open file. A server sends it without reading it into memory.
     pub fn file(slice: FileSlice) -> Self {
         Self(Kind::File(slice))
     }
 
-    /// The exact length in bytes, if it is known.
+    /// Returns the exact length in bytes, if it is known.
     #[allow(clippy::len_without_is_empty, reason = "a length that may be unknown")]
     pub fn len(&self) -> Option<u64> {
         http_body::Body::size_hint(self).exact()
     }
 
-    /// The whole body, if it is in memory in one piece.
+    /// Returns the whole body, if it is in memory in one piece.
     pub fn as_bytes(&self) -> Option<Bytes> {
         match &self.0 {
             Kind::Empty => Some(Bytes::new()),
@@ -156,7 +156,7 @@ impl Body {
         }
     }
 
-    /// The slice of a file that this body is, if it is one.
+    /// Returns the slice of a file, if the body is one.
     pub fn as_file(&self) -> Option<&FileSlice> {
         match &self.0 {
             Kind::File(f) => Some(f),
@@ -168,7 +168,7 @@ impl Body {
         }
     }
 
-    /// Whether its producer has nothing left to do for it: it is in memory, in a file, or at its end.
+    /// Returns whether the body needs its producer no longer: it is in memory, in a file, or at its end.
     #[cfg(feature = "server")]
     pub(crate) fn is_complete(&self) -> bool {
         match &self.0 {
@@ -179,8 +179,8 @@ impl Body {
         }
     }
 
-    /// Another body with the same content, if it can be had twice: empty, bytes, or a slice of a
-    /// file. It is for sending a request again.
+    /// Returns a second body with the same content, if the body is empty, bytes or a slice of a file; `None`
+    /// otherwise. For retries.
     ///
     /// ```
     /// # use vestibule::Body;
@@ -299,7 +299,7 @@ impl From<&'static [u8]> for Body {
     }
 }
 
-/// Gives somebody's body our error type.
+/// Converts the error of another body to [`BoxError`].
 #[pin_project]
 struct Erased<B>(#[pin] B);
 

@@ -1,4 +1,4 @@
-//! A body that one side feeds and the other reads, with a bound between them.
+//! A bounded channel as a body.
 
 use std::{
     collections::VecDeque,
@@ -16,19 +16,20 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Bytes that wait in a channel before its sender is told to wait: 64 KiB, one large read.
+/// The number of queued bytes from which a sender is not ready, 64 KiB: one large read.
 pub const CHANNEL_CAPACITY: usize = 64 << 10;
 
-/// What a piece counts for at least: a queue of single bytes costs more than their number.
+/// The least that a piece counts for, in bytes, since a queue of single bytes takes more memory than their
+/// number.
 const MIN_PIECE_COST: usize = 256;
 
 fn cost(piece: &Bytes) -> usize {
     piece.len().max(MIN_PIECE_COST)
 }
 
-/// The reader of the body is gone: nobody will read what is sent.
+/// The reader of the body was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("nobody reads this body any more")]
+#[error("the reader of the body was dropped")]
 pub struct ReaderDropped;
 
 pub(super) fn new(len: Option<u64>) -> (Sender, Receiver) {
@@ -40,15 +41,15 @@ type Shared = Arc<Mutex<State>>;
 
 #[derive(Default)]
 struct State {
-    /// Never empty slices; what they count for adds up to `queued`.
+    /// Has no empty pieces; their costs add up to `queued`.
     queue: VecDeque<Bytes>,
     queued: usize,
     trailers: Option<HeaderMap>,
-    /// Set once, by the sender: after the queue comes the end, or this error.
+    /// Set once by the sender: the end or the error that follows the queue.
     end: Option<Result<(), BoxError>>,
-    /// What the sender promised and the reader has not yet read.
+    /// The bytes of a declared length that are not yet read.
     remaining: Option<u64>,
-    /// The reader has asked and found nothing.
+    /// Whether the reader has polled and found the queue empty.
     has_demand: bool,
     reader_dropped: bool,
     reader: Option<Waker>,
@@ -56,11 +57,11 @@ struct State {
 }
 
 fn lock(shared: &Shared) -> MutexGuard<'_, State> {
-    // No call below panics while it holds the lock, so a poisoned one is still whole.
+    // Nothing panics while the lock is held, so a poisoned state is still consistent.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps the waker that `cx` carries, without cloning it when it is the same.
+/// Stores the waker of `cx`, without a clone if it wakes the same task.
 fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(w) => w.clone_from(cx.waker()),
@@ -68,21 +69,21 @@ fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// Feeds a [`Body::channel`](super::Body::channel).
+/// The sending end of a [`Body::channel`](super::Body::channel).
 ///
-/// Ask [`poll_ready`](Self::poll_ready) before each piece. Dropped before
-/// [`finish`](Self::finish), it ends the body with an error, so a cut body is never taken for a
-/// whole one.
+/// Call [`poll_ready`](Self::poll_ready) before each piece. A sender that is dropped before
+/// [`finish`](Self::finish) ends the body with an error, so a truncated body is never taken for a complete
+/// one.
 pub struct Sender {
-    /// `None` once the end was sent.
+    /// `None` after the end was sent.
     shared: Option<Shared>,
 }
 
 impl Sender {
-    /// Waits until the channel has room.
+    /// Waits until the channel has capacity.
     ///
     /// # Errors
-    /// [`ReaderDropped`] when nobody reads any more.
+    /// [`ReaderDropped`] if the reader was dropped.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
         let Some(shared) = &self.shared else { return Poll::Ready(Err(ReaderDropped)) };
         let mut s = lock(shared);
@@ -96,10 +97,10 @@ impl Sender {
         }
     }
 
-    /// Waits until the reader has asked for data and found none.
+    /// Waits until the reader has polled for data and found none.
     ///
     /// # Errors
-    /// [`ReaderDropped`] when nobody reads any more.
+    /// [`ReaderDropped`] if the reader was dropped.
     pub fn poll_demand(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
         let Some(shared) = &self.shared else { return Poll::Ready(Err(ReaderDropped)) };
         let mut s = lock(shared);
@@ -113,7 +114,7 @@ impl Sender {
         }
     }
 
-    /// Waits until nobody reads any more; there may be much to do before.
+    /// Waits until the reader is dropped.
     pub fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
         let Some(shared) = &self.shared else { return Poll::Ready(()) };
         let mut s = lock(shared);
@@ -124,18 +125,18 @@ impl Sender {
         Poll::Pending
     }
 
-    /// Waits until the channel has room; [`poll_ready`](Self::poll_ready) as a future.
+    /// Waits until the channel has capacity: [`poll_ready`](Self::poll_ready) as a future.
     ///
     /// # Errors
-    /// [`ReaderDropped`] when nobody reads any more.
+    /// [`ReaderDropped`] if the reader was dropped.
     pub async fn ready(&self) -> Result<(), ReaderDropped> {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await
     }
 
-    /// Puts a piece into the channel. It is taken even above the bound: ask for room first.
+    /// Sends a piece. It is queued even above the capacity: wait for [`ready`](Self::ready) first.
     ///
     /// # Errors
-    /// [`ReaderDropped`] when nobody reads any more; the piece is dropped.
+    /// [`ReaderDropped`] if the reader was dropped; so is the piece.
     pub fn send(&self, data: Bytes) -> Result<(), ReaderDropped> {
         let Some(shared) = &self.shared else { return Err(ReaderDropped) };
         let mut s = lock(shared);
@@ -153,12 +154,12 @@ impl Sender {
         Ok(())
     }
 
-    /// The body is complete, with these trailers if any.
+    /// Ends the body, with these trailers if any.
     pub fn finish(mut self, trailers: Option<HeaderMap>) {
         self.end(trailers, Ok(()));
     }
 
-    /// The body breaks off: the reader gets `error` after what was sent.
+    /// Ends the body with `error`, which the reader gets after the queued pieces.
     pub fn abort(mut self, error: impl Into<BoxError>) {
         self.end(None, Err(error.into()));
     }
@@ -177,7 +178,14 @@ impl Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         if self.shared.is_some() {
-            self.end(None, Err(Error::new(Kind::ClientGone, "the sender of the body left").into()));
+            self.end(
+                None,
+                Err(Error::new(
+                    Kind::ClientGone,
+                    "the sender of the body was dropped before its end",
+                )
+                .into()),
+            );
         }
     }
 }
@@ -188,7 +196,7 @@ impl fmt::Debug for Sender {
     }
 }
 
-/// The reading end; it lives inside a [`Body`](super::Body).
+/// The receiving end, inside a [`Body`](super::Body).
 pub(crate) struct Receiver {
     shared: Shared,
 }
@@ -215,7 +223,7 @@ impl Receiver {
                     return Poll::Ready(None);
                 }
                 Some(Err(e)) => {
-                    s.end = Some(Ok(())); // an error is told once, then the body is at its end
+                    s.end = Some(Ok(())); // an error is returned once; the body has ended after it
                     return Poll::Ready(Some(Err(e)));
                 }
                 None => {

@@ -18,16 +18,16 @@ use super::{
     residency::{Residency, ResidencyCache},
 };
 
-/// The most that is read at once when a file cannot leave by `sendfile`.
+/// The largest read of a file that is not sent by `sendfile`, in bytes.
 const READ_STEP: u64 = 64 << 10;
 
 /// Bytes `offset .. offset + len` of an open file.
 ///
-/// The descriptor is shared, its position is not used: many responses may send one open file.
-/// On a plain socket a server sends it with `sendfile`; as an [`http_body::Body`] it is read in steps of
-/// 64 KiB. In either case what is not in the page cache is first read into it by another thread, so that no
-/// connection waits for a disk. (Without the feature `server` there is no such thread: each step is read on
-/// the thread that polls.)
+/// The descriptor is shared and its position is not used, so many responses may send one open file. On a
+/// plain socket a server sends the slice with `sendfile`; as an [`http_body::Body`] it is read in steps of
+/// 64 KiB. In both cases another thread first reads bytes that are not resident into the page cache, so that
+/// no connection waits for a disk. (Without the feature `server` there is no such thread: each step is read
+/// on the thread that polls.)
 #[derive(Clone)]
 pub struct FileSlice {
     file: Arc<File>,
@@ -40,12 +40,12 @@ pub struct FileSlice {
     guard: Option<Arc<Guard>>,
 }
 
-/// What is kept with a slice. Boxed, so that slices without one have a thin pointer for it.
+/// A value that is dropped with a slice. Boxed, so that the slice has a thin pointer for it.
 struct Guard(#[expect(dead_code, reason = "dropped with the slice")] Box<dyn Any + Send + Sync>);
 
-/// Starts to read the next bytes of a slice into the page cache. `None`: they can be read now.
+/// Starts to read the next bytes of a slice into the page cache; `None` if they can be read now.
 ///
-/// This module knows no threads. Whoever makes a slice tells how its bytes are prefetched.
+/// Given by the creator of the slice, since this module has no threads.
 pub(crate) type Prefetch = fn(&mut FileSlice) -> Option<Prefetching>;
 
 /// Bytes that are being read into the page cache.
@@ -67,7 +67,7 @@ impl Clone for Pending {
 }
 
 impl FileSlice {
-    /// A slice whose bytes are prefetched by `prefetch` before they are read.
+    /// Creates a slice whose bytes are prefetched by `prefetch` before they are read.
     pub(crate) fn with_prefetch(
         file: Arc<File>,
         offset: u64,
@@ -78,14 +78,14 @@ impl FileSlice {
         Self { file, offset, len, residency, prefetch, pending, guard: None }
     }
 
-    /// Shares what is known of the file's residency with its other slices.
+    /// Shares the file's residency cache with its other slices.
     pub(crate) fn with_residency(mut self, cache: Arc<ResidencyCache>) -> Self {
         self.residency = Residency::with_cache(cache);
         self
     }
 
-    /// Returns up to where the next bytes must be checked before they are sent; `None` if they are known to
-    /// be resident. Valid while [`resident_len`](Self::resident_len) is 0.
+    /// Returns the end offset of the next bytes that must be checked before they are sent; `None` if they
+    /// are known to be resident. Valid while [`resident_len`](Self::resident_len) is 0.
     pub(crate) fn unchecked_to(&mut self, now: Instant) -> Option<u64> {
         self.residency.unchecked_to(self.offset, self.offset + self.len, now)
     }
@@ -95,24 +95,24 @@ impl FileSlice {
         self.residency.mark(self.offset, to, now);
     }
 
-    /// Drops `guard` with the last clone of this slice: a share of a disk's budget, for example.
+    /// Drops `guard` with the last clone of this slice. For example a [`Lease`](crate::budget::Lease).
     #[must_use]
     pub fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
         self.guard = Some(Arc::new(Guard(Box::new(guard))));
         self
     }
 
-    /// The open file.
+    /// Returns the open file.
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Where the slice begins in the file, in bytes.
+    /// Returns the offset of the slice in the file, in bytes.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// How many bytes are left.
+    /// Returns the number of remaining bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
@@ -122,7 +122,7 @@ impl FileSlice {
         self.residency.end().saturating_sub(self.offset).min(self.len)
     }
 
-    /// Is nothing left?
+    /// Returns whether no bytes remain.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -163,7 +163,7 @@ impl FileSlice {
     }
 
     /// Reads the next bytes, at most 64 KiB and not beyond those [known](Self::resident_len) to be in the
-    /// page cache; `None` at the end of the slice. Waits for the disk if nothing is known of them.
+    /// page cache; `None` at the end of the slice. Waits for the disk if their residency is unknown.
     ///
     /// # Errors
     /// Those of the file, and `UnexpectedEof` if it has shrunk.

@@ -1,4 +1,4 @@
-//! A body that keeps something until its end.
+//! A body that holds a guard until its end.
 
 use std::task::{Context, Poll, ready};
 
@@ -9,7 +9,7 @@ use super::{Body, PollSegment, Segments};
 impl Body {
     /// Keeps `guard` until the body has ended, has failed, or is dropped.
     ///
-    /// A body that is [complete](Self::is_complete) drops it at once, and passes as it is.
+    /// A [complete](Self::is_complete) body drops it at once and is returned unchanged.
     pub(crate) fn with_guard<G: Send + 'static>(self, guard: G) -> Self {
         if self.is_complete() {
             return self;
@@ -26,7 +26,7 @@ struct Guarded<G> {
 impl<G: Send> Segments for Guarded<G> {
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         let segment = ready!(self.body.poll_segment(cx));
-        // A reader that knows the length may stop before it is told the end.
+        // A reader that knows the length may not poll for the end.
         let has_more = matches!(segment, Some(Ok(_))) && !self.body.is_end_stream();
         if !has_more {
             self.guard = None;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What one slice knows: everything before an offset is resident. It asks the file's cache, if there is one.
+/// The known residency of one slice: everything before an offset is resident. Uses the file's cache, if any.
 #[derive(Clone, Default)]
 pub(super) struct Residency {
     to: u64,
@@ -20,13 +20,13 @@ impl Residency {
         Self { to: 0, cache: Some(cache) }
     }
 
-    /// Returns the end of the resident bytes, as far as is known.
+    /// Returns the end of the bytes that are known to be resident.
     pub(super) fn end(&self) -> u64 {
         self.to
     }
 
-    /// Returns up to where the caller must check the bytes `from .. to`: at most to the end of a window.
-    /// `None` if the cache says that they are resident; they are marked then.
+    /// Returns the end of the part of `from .. to` that the caller must check, at most the end of a window.
+    /// `None` if the cache has them as resident; they are marked then.
     pub(super) fn unchecked_to(&mut self, from: u64, to: u64, now: Instant) -> Option<u64> {
         let window_end = (from / ResidencyCache::WINDOW + 1) * ResidencyCache::WINDOW;
         let to = to.min(window_end);
@@ -62,7 +62,7 @@ impl ResidencyCache {
     /// Bytes that are checked at a time, 2 MiB.
     pub(crate) const WINDOW: u64 = 2 << 20;
 
-    /// The most windows that are remembered, 512: the first GiB.
+    /// The largest number of cached windows, 512: the first GiB.
     const MAX_WINDOWS: u64 = 512;
 
     /// How long a window is trusted to stay resident.
@@ -83,8 +83,8 @@ impl ResidencyCache {
         u32::try_from(since + 1).unwrap_or(0) // after 49 days nothing is trusted
     }
 
-    /// Marks the window that begins at `from`, if the bytes `from .. to` are all of it: another slice may
-    /// send its other part.
+    /// Marks the window that begins at `from`, if `from .. to` covers it: another slice may send the rest of a
+    /// partly covered window.
     pub(crate) fn mark(&self, from: u64, to: u64, now: Instant) {
         let begin = from - from % Self::WINDOW;
         let is_whole = from == begin && to >= self.len.min(begin + Self::WINDOW);
@@ -115,7 +115,7 @@ mod tests {
         let slice = || Residency::with_cache(cache.clone());
         let later = |millis| now + Duration::from_millis(millis);
         assert_eq!(slice().unchecked_to(0, 5 * MIB, now), Some(2 * MIB));
-        // Parts of a window say nothing of the rest of it.
+        // Parts of a window do not mark it.
         slice().mark(0, MIB, now);
         slice().mark(MIB, 2 * MIB, now);
         assert_eq!(slice().unchecked_to(0, 1, now), Some(1));

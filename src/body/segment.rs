@@ -1,4 +1,4 @@
-//! A body in segments, of which some lie in a file: a server sends those without reading them.
+//! A body in segments, some of them in files, which a server sends without reading them.
 
 use std::{
     pin::Pin,
@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use super::{Body, FileSlice, Kind};
 use crate::error::BoxError;
 
-/// The next of a body, as a server sends it.
+/// A part of a body, as a server sends it.
 pub(crate) enum Segment {
     Bytes(Bytes),
     File(FileSlice),
@@ -21,7 +21,7 @@ pub(crate) enum Segment {
 
 #[cfg(feature = "files")]
 impl Segment {
-    /// How many bytes of data it is.
+    /// Returns the number of data bytes.
     pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -31,8 +31,8 @@ impl Segment {
     }
 }
 
-/// What comes in segments. To everybody but our own server it is an [`http_body::Body`]: the
-/// segments in files are read then, step by step.
+/// A source of segments. As an [`http_body::Body`], for other code than this crate's server, its segments in
+/// files are read step by step.
 pub(crate) trait Segments: Send {
     /// As [`http_body::Body::poll_frame`].
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment;
@@ -44,7 +44,7 @@ pub(crate) trait Segments: Send {
 
 pub(crate) type PollSegment = Poll<Option<Result<Segment, BoxError>>>;
 
-/// Segments, and what of one in a file somebody has begun to read.
+/// A body in segments, and the rest of a file segment that is being read.
 pub(crate) struct SegmentedBody {
     inner: Box<dyn Segments>,
     file: Option<FileSlice>,
@@ -101,12 +101,12 @@ impl SegmentedBody {
 }
 
 impl Body {
-    /// A body in segments.
+    /// Creates a body in segments.
     pub(crate) fn segmented(inner: impl Segments + 'static) -> Self {
         Self(Kind::Segmented(SegmentedBody { inner: Box::new(inner), file: None }))
     }
 
-    /// The next segment of any body.
+    /// Polls the next segment of any body.
     pub(crate) fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         match &mut self.0 {
             Kind::Segmented(s) => s.poll_segment(cx),

@@ -12,7 +12,7 @@ use pin_project::pin_project;
 
 use crate::error::BoxError;
 
-/// Gives a stream the shape of a body.
+/// A body whose data frames come from a stream.
 #[pin_project]
 pub(super) struct FromStream<S>(#[pin] pub(super) S);
 
