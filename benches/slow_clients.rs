@@ -266,7 +266,7 @@ async fn server() -> io::Result<()> {
         .start()
         .unwrap();
     let busy = Arc::new(AtomicU64::new(0));
-    let budget = Budget::builder().disk(16 << 30).build();
+    let budget = Budget::builder().max_disk(16 << 30).build();
 
     let (sampled, counter) = (pool.clone(), busy.clone());
     thread::spawn(move || {

@@ -26,14 +26,14 @@ use bytes::Bytes;
 use crate::sync::AtomicU64;
 
 /// Above so much memory buffers go to disk, unless set otherwise: 256 MiB.
-pub const SOFT: u64 = 256 << 20;
+pub const SOFT_LIMIT: u64 = 256 << 20;
 
 /// At so much memory nothing new begins, unless set otherwise: 512 MiB. Between the two there is room
 /// for what is on its way to the disk. Above it, a body that is under way has one piece in memory.
-pub const HARD: u64 = 512 << 20;
+pub const HARD_LIMIT: u64 = 512 << 20;
 
 /// So much disk may be taken, unless set otherwise: 4 GiB.
-pub const DISK: u64 = 4 << 30;
+pub const MAX_DISK: u64 = 4 << 30;
 
 /// What the buffers of a process may take together: one handle for all of them, cheap to clone.
 /// Servers and buffers that are given none share one, the process's own.
@@ -46,8 +46,8 @@ pub const DISK: u64 = 4 << 30;
 /// ```
 /// use vestibule::Budget;
 ///
-/// let budget = Budget::builder().soft(64 << 20).hard(128 << 20).build();
-/// let mut lease = budget.memory();
+/// let budget = Budget::builder().soft_limit(64 << 20).hard_limit(128 << 20).build();
+/// let mut lease = budget.memory_lease();
 /// lease.try_set(1000).unwrap();
 /// assert_eq!(budget.usage().memory, 1000);
 /// drop(lease);
@@ -83,20 +83,20 @@ pub struct BudgetBuilder {
 }
 
 impl BudgetBuilder {
-    /// Bytes of memory above which buffers go to disk. Default [`SOFT`].
-    pub fn soft(mut self, bytes: u64) -> Self {
+    /// Bytes of memory above which buffers go to disk. Default [`SOFT_LIMIT`].
+    pub fn soft_limit(mut self, bytes: u64) -> Self {
         self.soft = bytes;
         self
     }
 
-    /// Bytes of memory at which nothing new begins. Default [`HARD`].
-    pub fn hard(mut self, bytes: u64) -> Self {
+    /// Bytes of memory at which nothing new begins. Default [`HARD_LIMIT`].
+    pub fn hard_limit(mut self, bytes: u64) -> Self {
         self.hard = bytes;
         self
     }
 
-    /// Bytes of disk that are never passed. Default [`DISK`].
-    pub fn disk(mut self, bytes: u64) -> Self {
+    /// Bytes of disk that are never passed. Default [`MAX_DISK`].
+    pub fn max_disk(mut self, bytes: u64) -> Self {
         self.disk = bytes;
         self
     }
@@ -143,7 +143,7 @@ pub struct Usage {
 /// The budget has no room for this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the budget for buffers is spent")]
-pub struct Full;
+pub struct BudgetExhausted;
 
 impl Budget {
     /// Whether `other` is a handle of the same budget.
@@ -154,26 +154,26 @@ impl Budget {
     /// A budget with the default bounds, to be changed.
     pub fn builder() -> BudgetBuilder {
         let spill_dir = env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
-        BudgetBuilder { soft: SOFT, hard: HARD, disk: DISK, spill_dir }
+        BudgetBuilder { soft: SOFT_LIMIT, hard: HARD_LIMIT, disk: MAX_DISK, spill_dir }
     }
 
     /// A share of the memory; nothing at first.
-    pub fn memory(&self) -> Lease {
+    pub fn memory_lease(&self) -> Lease {
         Lease { budget: self.clone(), of: Of::Memory, bytes: 0 }
     }
 
     /// A share of the disk; nothing at first.
-    pub fn disk(&self) -> Lease {
+    pub fn disk_lease(&self) -> Lease {
         Lease { budget: self.clone(), of: Of::Disk, bytes: 0 }
     }
 
     /// Is memory above the soft bound? Then what can go to disk should.
-    pub fn is_tight(&self) -> bool {
+    pub fn is_above_soft_limit(&self) -> bool {
         self.0.memory.used.load(Ordering::Relaxed) >= self.0.soft
     }
 
     /// Is all memory taken? Then nothing new should begin.
-    pub fn is_spent(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         self.0.memory.used.load(Ordering::Relaxed) >= self.0.memory.most
     }
 
@@ -226,10 +226,10 @@ impl Store {
     }
 
     /// Takes `more`, if all together stays within `most`.
-    fn take(&self, more: u64, most: u64) -> Result<(), Full> {
+    fn take(&self, more: u64, most: u64) -> Result<(), BudgetExhausted> {
         let within = |used: u64| used.checked_add(more).filter(|sum| *sum <= most);
         let before = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
-        self.peak.fetch_max(before.map_err(|_| Full)? + more, Ordering::Relaxed);
+        self.peak.fetch_max(before.map_err(|_| BudgetExhausted)? + more, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -256,8 +256,8 @@ impl Lease {
     /// Makes it so much.
     ///
     /// # Errors
-    /// [`Full`] if it would grow beyond the bound; it is then as it was.
-    pub fn try_set(&mut self, bytes: u64) -> Result<(), Full> {
+    /// [`BudgetExhausted`] if it would grow beyond the bound; it is then as it was.
+    pub fn try_set(&mut self, bytes: u64) -> Result<(), BudgetExhausted> {
         self.change(bytes, self.store().most)
     }
 
@@ -273,7 +273,7 @@ impl Lease {
         Self { budget: self.budget.clone(), of: self.of, bytes }
     }
 
-    fn change(&mut self, bytes: u64, most: u64) -> Result<(), Full> {
+    fn change(&mut self, bytes: u64, most: u64) -> Result<(), BudgetExhausted> {
         match bytes.checked_sub(self.bytes) {
             Some(0) => return Ok(()),
             Some(more) => self.store().take(more, most)?,

@@ -1,25 +1,25 @@
 use super::*;
 
 fn budget(soft: u64, hard: u64, disk: u64) -> Budget {
-    Budget::builder().soft(soft).hard(hard).disk(disk).build()
+    Budget::builder().soft_limit(soft).hard_limit(hard).max_disk(disk).build()
 }
 
 #[test]
 fn budget_grants_shares_up_to_its_bound() {
     let budget = budget(50, 100, 10);
-    let (mut a, mut b) = (budget.memory(), budget.memory());
+    let (mut a, mut b) = (budget.memory_lease(), budget.memory_lease());
     a.try_set(99).unwrap();
-    assert_eq!(b.try_set(2), Err(Full));
+    assert_eq!(b.try_set(2), Err(BudgetExhausted));
     b.try_set(1).unwrap();
-    assert!(budget.is_spent() && budget.is_tight());
-    assert_eq!(b.try_set(2), Err(Full));
+    assert!(budget.is_exhausted() && budget.is_above_soft_limit());
+    assert_eq!(b.try_set(2), Err(BudgetExhausted));
     assert_eq!((b.bytes(), budget.usage().memory), (1, 100), "as it was");
     a.try_set(49).unwrap();
-    assert!(!budget.is_spent() && budget.is_tight(), "at the soft bound");
+    assert!(!budget.is_exhausted() && budget.is_above_soft_limit(), "at the soft bound");
     a.try_set(48).unwrap();
-    assert!(!budget.is_tight());
-    let mut disk = budget.disk();
-    assert_eq!((disk.try_set(11), disk.try_set(10)), (Err(Full), Ok(())));
+    assert!(!budget.is_above_soft_limit());
+    let mut disk = budget.disk_lease();
+    assert_eq!((disk.try_set(11), disk.try_set(10)), (Err(BudgetExhausted), Ok(())));
     drop((a, b, disk));
     let usage = Usage { memory_peak: 100, disk_peak: 10, ..Usage::default() };
     assert_eq!(budget.usage(), usage);
@@ -28,18 +28,18 @@ fn budget_grants_shares_up_to_its_bound() {
 #[test]
 fn forced_share_counts_though_it_exceeds_bound() {
     let budget = budget(1, 2, 0);
-    let mut lease = budget.memory();
+    let mut lease = budget.memory_lease();
     lease.set(u64::MAX / 2);
-    assert_eq!(budget.memory().try_set(1), Err(Full));
-    assert_eq!(budget.memory().try_set(u64::MAX), Err(Full), "nothing wraps around");
+    assert_eq!(budget.memory_lease().try_set(1), Err(BudgetExhausted));
+    assert_eq!(budget.memory_lease().try_set(u64::MAX), Err(BudgetExhausted), "nothing wraps around");
     lease.set(1);
-    assert!(budget.memory().try_set(1).is_ok());
+    assert!(budget.memory_lease().try_set(1).is_ok());
 }
 
 #[test]
 fn bytes_hold_their_share_as_long_as_any_clone_lives() {
     let budget = Budget::default();
-    let mut lease = budget.memory();
+    let mut lease = budget.memory_lease();
     lease.try_set(5).unwrap();
     let bytes = lease.hold(Bytes::from_static(b"hello"));
     let tail = bytes.slice(4..);
@@ -56,7 +56,7 @@ fn many_threads_never_pass_the_bound_together() {
         for n in 1..=4 {
             let budget = budget.clone();
             s.spawn(move || {
-                let mut lease = budget.memory();
+                let mut lease = budget.memory_lease();
                 for i in 0..if cfg!(miri) { 50 } else { 20_000 } {
                     let _ = lease.try_set((i * 37 * n) % 500);
                     assert!(budget.usage().memory <= 1000);
@@ -76,7 +76,7 @@ fn budget_exports_its_figures_as_metrics() {
     let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
         let budget = Budget::default();
-        let (mut memory, mut disk) = (budget.memory(), budget.disk());
+        let (mut memory, mut disk) = (budget.memory_lease(), budget.disk_lease());
         memory.set(10);
         memory.set(7);
         disk.set(5);

@@ -161,7 +161,7 @@ async fn client_waiting_at_gate_is_not_idle() {
 #[tokio::test]
 async fn waiting_heads_and_answers_are_charged_and_spent_budget_refuses_requests() {
     const PAGE: usize = 12_000; // copied behind its head
-    let budget = crate::Budget::builder().hard(200_000).build();
+    let budget = crate::Budget::builder().hard_limit(200_000).build();
     let page = service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(vec![b'p'; PAGE])))
     });

@@ -172,7 +172,7 @@ fn serve_options_commute() {
     let options: [Option; 6] = [
         |s| s.http1(Http1Config::new().half_close(Duration::ZERO)),
         |s| s.limits(Limits { head_bytes: 1, ..Limits::default() }),
-        |s| s.budget(Budget::builder().hard(7).build()),
+        |s| s.budget(Budget::builder().hard_limit(7).build()),
         |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(1)))),
         |s| s.write_timeout(Duration::from_secs(9)).answer_timeout(Duration::from_secs(8)),
         |s| {

@@ -22,7 +22,7 @@ use self::{collect::Collect, limited::Limited};
 use crate::{
     Body, Budget, HttpService, Request,
     body::HttpBody,
-    budget::Full,
+    budget::BudgetExhausted,
     error::{BoxError, Error, Kind},
     net::process_budget,
 };
@@ -227,8 +227,8 @@ impl Options {
         if self.stream_if.as_ref().is_some_and(|is_streamed| is_streamed(request)) {
             return Ok(Admitted::Streamed);
         }
-        if self.budget.is_spent() {
-            return Err(overloaded(&self.budget, Full));
+        if self.budget.is_exhausted() {
+            return Err(overloaded(&self.budget, BudgetExhausted));
         }
         Ok(Admitted::Incomplete)
     }

@@ -21,7 +21,7 @@ use self::{spool_reader::SpoolReader, spool_writer::SpoolWriter};
 use crate::{
     Body, Budget, HttpService, Request, Response,
     body::HttpBody,
-    budget::Full,
+    budget::BudgetExhausted,
     conn::RequestInfo,
     error::{BoxError, Error, Kind},
     net::process_budget,
@@ -147,7 +147,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let options = self.options.clone();
-        if options.budget.is_spent() {
+        if options.budget.is_exhausted() {
             options.budget.count_refused();
             self.inner = self.inner.clone(); // a clone has nothing reserved
             return ResponseFuture { inner: None, options, request: RequestInfo::default() };
@@ -179,7 +179,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(inner) = this.inner.as_pin_mut() else {
-            return Poll::Ready(Err(Error::new(Kind::Overloaded, Full).into()));
+            return Poll::Ready(Err(Error::new(Kind::Overloaded, BudgetExhausted).into()));
         };
         let response = ready!(inner.poll(cx)).map_err(Into::into)?.map(Body::new);
         Poll::Ready(Ok(if is_unbuffered(&response) {

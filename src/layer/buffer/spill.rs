@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     Budget,
     body::FileSlice,
-    budget::{Full, Lease},
+    budget::{BudgetExhausted, Lease},
     net::blocking_pool::{BlockingPool, Job, copy_error},
 };
 
@@ -109,11 +109,11 @@ impl Spill {
             pool: &POOL,
             budget: budget.clone(),
             file: None,
-            disk: budget.disk(),
+            disk: budget.disk_lease(),
             written_len: 0,
             batch: Vec::new(),
             batch_len: 0,
-            memory: budget.memory(),
+            memory: budget.memory_lease(),
             writing: None,
         }
     }
@@ -149,7 +149,7 @@ impl Spill {
     /// Returns whether another piece may be pushed. While the budget's memory is exhausted no batch is
     /// collected during a write.
     pub(super) fn has_capacity(&self) -> bool {
-        self.memory.bytes() < MAX_BATCH && (self.writing.is_none() || !self.budget.is_spent())
+        self.memory.bytes() < MAX_BATCH && (self.writing.is_none() || !self.budget.is_exhausted())
     }
 
     /// Returns the length of the file so far.
@@ -175,8 +175,8 @@ impl Spill {
     /// Appends a piece.
     ///
     /// # Errors
-    /// [`Full`] if the budget has no disk space for it; nothing is appended then.
-    pub(super) fn push(&mut self, piece: Bytes) -> Result<(), Full> {
+    /// [`BudgetExhausted`] if the budget has no disk space for it; nothing is appended then.
+    pub(super) fn push(&mut self, piece: Bytes) -> Result<(), BudgetExhausted> {
         let end = self.len() + piece.len() as u64;
         if end > self.disk.bytes() {
             if self.disk.bytes() == 0 {
@@ -212,7 +212,7 @@ impl Spill {
             Ok(done) => done,
             Err(_) => {
                 let error = io::Error::other("the write panicked");
-                (Vec::new(), self.budget.memory(), Err(error))
+                (Vec::new(), self.budget.memory_lease(), Err(error))
             }
         };
         match result {

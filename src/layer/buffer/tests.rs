@@ -120,13 +120,13 @@ fn kind(error: &BoxError) -> Kind {
 async fn request_without_room_is_refused_and_leaves_nothing_behind() {
     let cases = [
         // The disk budget is one byte too small; the folder does not exist.
-        (Budget::builder().disk(199_999).build(), 200_000, Some(Kind::Overloaded)),
-        (Budget::builder().disk(200_000).build(), 200_000, None),
+        (Budget::builder().max_disk(199_999).build(), 200_000, Some(Kind::Overloaded)),
+        (Budget::builder().max_disk(200_000).build(), 200_000, None),
         (Budget::builder().spill_dir("/nonexistent").build(), 200_000, Some(Kind::Overloaded)),
         (Budget::builder().spill_dir("/nonexistent").build(), 1000, None),
         // No memory at all; and none below the soft limit, so that the disk is used.
-        (Budget::builder().hard(0).build(), 1, Some(Kind::Overloaded)),
-        (Budget::builder().soft(0).build(), 1, None),
+        (Budget::builder().hard_limit(0).build(), 1, Some(Kind::Overloaded)),
+        (Budget::builder().soft_limit(0).build(), 1, None),
         (Budget::default(), (1 << 20) + 1, Some(Kind::TooLarge)),
     ];
     for (budget, size, refused) in cases {
@@ -191,7 +191,7 @@ async fn through(layer: ResponseBufferLayer, body: Body) -> Body {
 async fn response_is_whole_wherever_it_was_kept() {
     let mut random = Random(11);
     for round in 0..60 {
-        let budget = Budget::builder().soft(random.below(3) as u64 * 100_000).build();
+        let budget = Budget::builder().soft_limit(random.below(3) as u64 * 100_000).build();
         let size = random.below(1_500_000);
         let data = random.bytes(size);
         let layer = ResponseBufferLayer::new()
@@ -262,9 +262,9 @@ async fn service_is_freed_though_client_does_not_read_and_memory_is_short() {
 async fn full_or_failing_disk_costs_no_response() {
     for budget in [
         Budget::builder().spill_dir("/nonexistent").build(),
-        Budget::builder().disk(0).build(),
-        Budget::builder().disk(150_000).build(),
-        Budget::builder().soft(0).disk(0).build(),
+        Budget::builder().max_disk(0).build(),
+        Budget::builder().max_disk(150_000).build(),
+        Budget::builder().soft_limit(0).max_disk(0).build(),
     ] {
         let mut random = Random(9);
         for size in [200_000, 1 << 20] {
@@ -280,8 +280,8 @@ async fn full_or_failing_disk_costs_no_response() {
 
 #[tokio::test]
 async fn spent_budget_refuses_request_before_service_is_called() {
-    let budget = Budget::builder().hard(10).build();
-    let mut taken = budget.memory();
+    let budget = Budget::builder().hard_limit(10).build();
+    let mut taken = budget.memory_lease();
     taken.set(10);
     let app = service_fn(async |_: Request| -> Result<Response, BoxError> { unreachable!() });
     let layer = ResponseBufferLayer::new().budget(budget.clone());
@@ -324,7 +324,7 @@ async fn response_with_all_memory_taken_gathers_nothing_for_disk() {
         tx.finish(None);
         body
     };
-    let tight = || Budget::builder().soft(0).hard(PIECE as u64).build();
+    let tight = || Budget::builder().soft_limit(0).hard_limit(PIECE as u64).build();
 
     let budget = tight();
     let requests = RequestBufferLayer::new().budget(budget.clone()).layer(service_fn(echo));

@@ -7,9 +7,9 @@ use crate::Budget;
 #[test]
 fn leases_stay_within_their_bound_together() {
     model(|| {
-        let budget = Budget::builder().soft(100).hard(100).spill_dir("/").build();
+        let budget = Budget::builder().soft_limit(100).hard_limit(100).spill_dir("/").build();
         let take = |budget: Budget| {
-            let mut lease = budget.memory();
+            let mut lease = budget.memory_lease();
             let taken = lease.try_set(60).is_ok();
             assert!(budget.usage().memory <= 100);
             taken.then_some(lease)
@@ -26,11 +26,11 @@ fn leases_stay_within_their_bound_together() {
 #[test]
 fn dropped_lease_makes_room_for_another() {
     model(|| {
-        let budget = Budget::builder().soft(100).hard(100).spill_dir("/").build();
-        let mut lease = budget.memory();
+        let budget = Budget::builder().soft_limit(100).hard_limit(100).spill_dir("/").build();
+        let mut lease = budget.memory_lease();
         lease.try_set(60).unwrap();
         let thread = thread::spawn(move || drop(lease));
-        let mut other = budget.memory();
+        let mut other = budget.memory_lease();
         let early = other.try_set(60).is_ok();
         thread.join().unwrap();
         assert!(early || other.try_set(60).is_ok());

@@ -190,7 +190,7 @@ impl Active {
         let log = Some(self.transfers.memory_size() + head).filter(|held| *held > MAX_UNCOUNTED);
         let held = (self.input.len() + self.output.capacity() + log.unwrap_or(0)) as u64;
         if held > 0 || self.lease.is_some() {
-            self.lease.get_or_insert_with(|| budget.memory()).set(held);
+            self.lease.get_or_insert_with(|| budget.memory_lease()).set(held);
         }
     }
 

@@ -95,7 +95,7 @@ where
             let entry = Entry::new(&self.peer, id, &parts);
             active.transfers.begin_entry(entry, active.request_began, active.head_bytes);
         }
-        if self.config.budget.is_spent() {
+        if self.config.budget.is_exhausted() {
             self.config.budget.count_refused();
             log_request!(warn, "vestibule::request", &active.request, "the budget is spent");
             self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);

@@ -13,7 +13,7 @@ use http_body::Body as _;
 use super::{super::spill::Spill, Options, overloaded, too_large, with_trailers::WithTrailers};
 use crate::{
     Body, Budget, Request,
-    budget::{Full, Lease},
+    budget::{BudgetExhausted, Lease},
     error::BoxError,
     net::reclaim,
 };
@@ -58,7 +58,7 @@ impl Collect {
             body,
             max_body: options.max_body,
             max_memory: options.max_memory,
-            lease: options.budget.memory(),
+            lease: options.budget.memory_lease(),
             budget: options.budget.clone(),
             len: 0,
             stored: Stored::Single(Bytes::new()),
@@ -108,12 +108,12 @@ impl Collect {
         if self.len > self.max_body {
             return Err(too_large(self.max_body));
         }
-        if first && self.budget.is_spent() {
-            return Err(overloaded(&self.budget, Full));
+        if first && self.budget.is_exhausted() {
+            return Err(overloaded(&self.budget, BudgetExhausted));
         }
         let fits_in_memory = !matches!(self.stored, Stored::Disk(_))
             && self.len <= self.max_memory as u64
-            && !self.budget.is_tight()
+            && !self.budget.is_above_soft_limit()
             && self.lease.try_set(self.len).is_ok();
         if fits_in_memory {
             self.store_in_memory(data)
@@ -137,7 +137,7 @@ impl Collect {
         Ok(())
     }
 
-    fn spill(&mut self, data: Bytes) -> Result<(), Full> {
+    fn spill(&mut self, data: Bytes) -> Result<(), BudgetExhausted> {
         if !matches!(self.stored, Stored::Disk(_)) {
             let stored =
                 match mem::replace(&mut self.stored, Stored::Disk(Spill::new(&self.budget))) {
@@ -151,7 +151,7 @@ impl Collect {
         self.push_to_spill(data)
     }
 
-    fn push_to_spill(&mut self, data: Bytes) -> Result<(), Full> {
+    fn push_to_spill(&mut self, data: Bytes) -> Result<(), BudgetExhausted> {
         let Stored::Disk(spill) = &mut self.stored else { return Ok(()) };
         if data.is_empty() { Ok(()) } else { spill.push(data) }
     }

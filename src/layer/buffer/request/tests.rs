@@ -111,7 +111,7 @@ async fn declared_length_above_the_bound_is_refused_unread() {
 
 #[tokio::test]
 async fn request_without_memory_is_not_read() {
-    let budget = Budget::builder().hard(0).build();
+    let budget = Budget::builder().hard_limit(0).build();
     let layer = RequestBufferLayer::new().budget(budget.clone());
     let (tx, body) = Body::channel(None);
     let mut call = by_hand(layer.layer(AssertReady::new(echo)).oneshot(request(body)));

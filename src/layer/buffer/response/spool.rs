@@ -107,7 +107,7 @@ impl State {
         if data.len() < MIN_COUNTED_LEN {
             return data;
         }
-        let mut lease = self.budget.memory();
+        let mut lease = self.budget.memory_lease();
         lease.set(data.len() as u64);
         lease.hold(data)
     }
@@ -135,7 +135,7 @@ impl Spool {
             budget: budget.clone(),
             queue: VecDeque::new(),
             in_memory: 0,
-            lease: budget.memory(),
+            lease: budget.memory_lease(),
             disk_segments: 0,
             file: None,
             disk: None,

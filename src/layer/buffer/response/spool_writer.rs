@@ -94,7 +94,7 @@ impl SpoolWriter {
     }
 
     fn memory_has_capacity(&self, level: &FillLevel) -> bool {
-        level.in_memory < self.options.max_memory && !self.options.budget.is_tight()
+        level.in_memory < self.options.max_memory && !self.options.budget.is_above_soft_limit()
     }
 
     fn disk_has_capacity(&self, level: &FillLevel) -> bool {

@@ -237,7 +237,7 @@ async fn event_streams_and_opted_out_responses_are_not_buffered() {
 
 #[tokio::test]
 async fn refused_request_releases_permit_reserved_inside() {
-    let budget = Budget::builder().hard(10).build();
+    let budget = Budget::builder().hard_limit(10).build();
     let inside = ConcurrencyLimitLayer::new(1);
     let layer = ResponseBufferLayer::new().budget(budget.clone());
     // Not dropped, as a connection keeps its handle between requests.
@@ -245,7 +245,7 @@ async fn refused_request_releases_permit_reserved_inside() {
         AssertReady::new(async |_: Request| Ok::<_, BoxError>(Response::new(Body::from("hello"))));
     let mut service = layer.layer(inside.layer(hello));
     service.ready().await.unwrap();
-    let mut taken = budget.memory();
+    let mut taken = budget.memory_lease();
     taken.set(10);
     assert!(service.call(Request::default()).await.is_err());
     assert_eq!(inside.stats().in_flight, 0);

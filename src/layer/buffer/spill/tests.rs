@@ -3,7 +3,7 @@ use std::{future::poll_fn, os::unix::fs::MetadataExt, sync::Mutex};
 use super::*;
 
 fn budget(disk: u64) -> Budget {
-    Budget::builder().disk(disk).build()
+    Budget::builder().max_disk(disk).build()
 }
 
 #[tokio::test]
@@ -33,9 +33,9 @@ async fn disk_budget_is_not_exceeded_and_its_room_is_used_again_in_other_files()
     let budget = budget(10);
     let mut spill = Spill::new(&budget);
     spill.push(Bytes::from_static(b"0123456789")).unwrap();
-    assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
+    assert_eq!(spill.push(Bytes::from_static(b"x")), Err(BudgetExhausted));
     poll_fn(|cx| spill.poll_flush(cx)).await.unwrap();
-    assert_eq!(spill.push(Bytes::from_static(b"x")), Err(Full));
+    assert_eq!(spill.push(Bytes::from_static(b"x")), Err(BudgetExhausted));
     let first = spill.file().unwrap().clone();
     spill.start_new_file();
     spill.push(Bytes::from_static(b"abcdefghij")).unwrap();
