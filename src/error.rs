@@ -1,42 +1,40 @@
-//! The crate's error: opaque, asked by `is_*` questions, sorted by nature and by blame.
+//! The crate's error: opaque, with a kind, a cause and `is_*` methods.
 
 use std::{error::Error as StdError, fmt};
 
-/// Any error at all, as tower's ecosystem passes it on.
+/// Any error, boxed, as in tower.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What kind of failure this is: whose fault, and whether it was a matter of time, size or form.
+/// The kind of an [`Error`]: which side failed, and whether by time, size or form.
 ///
-/// No kind belongs to one protocol or one layer; the cause, which does, is the error's `source`.
+/// Kinds are independent of protocols and layers; the specific cause is the error's `source`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// The client sent something that is not a valid request.
+    /// The client sent an invalid request.
     BadRequest,
-    /// The client's request is larger than a limit here.
+    /// The request exceeds a size limit.
     TooLarge,
     /// The client took too long to send its request.
     ClientTimeout,
-    /// The client went away before the exchange was complete.
+    /// The client disconnected before the exchange was complete.
     ClientGone,
-    /// The client asks more often, or for more at a time, than it may.
+    /// The client exceeds its request rate or its number of requests in flight.
     TooManyRequests,
-    /// There is no capacity now: a queue was full, or a request waited in it for too long.
+    /// There is no capacity: a queue was full, or a request waited too long in it.
     Overloaded,
-    /// The work took longer than it may.
+    /// The application or an upstream exceeded its time limit.
     Timeout,
-    /// A server behind us could not be reached, or sent something that is not a valid response.
+    /// An upstream could not be reached, or sent an invalid response.
     BadGateway,
-    /// Our own fault, or the application's.
+    /// A fault of this program: the server or the application.
     Internal,
 }
 
-/// The error that services of this crate report, mostly inside of a [`BoxError`]: see
-/// [`find`](Self::find).
+/// The error of this crate's services, mostly inside a [`BoxError`]: see [`find`](Self::find).
 ///
-/// It is opaque: ask [`kind`](Self::kind) or one of the `is_*` questions. The wording of its
-/// message may change. Match on its kind, or on a [`source`](StdError::source) that the docs of a
-/// service name.
+/// It is opaque. Match on its [`kind`](Self::kind), use the `is_*` methods, or downcast a
+/// [`source`](StdError::source) that a service documents. The text of its message may change.
 ///
 /// ```
 /// use vestibule::error::{Error, Kind};
@@ -53,32 +51,32 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of this kind, with its cause.
+    /// Creates an error of this kind with its cause.
     pub fn new(kind: Kind, source: impl Into<BoxError>) -> Self {
         Self(Box::new(Inner { kind, source: source.into() }))
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// Was there no capacity for the request?
+    /// Returns whether there was no capacity for the request.
     pub fn is_overloaded(&self) -> bool {
         self.0.kind == Kind::Overloaded
     }
 
-    /// Did the client ask more often, or for more at a time, than it may?
+    /// Returns whether the client exceeded its request rate or its number of requests in flight.
     pub fn is_too_many_requests(&self) -> bool {
         self.0.kind == Kind::TooManyRequests
     }
 
-    /// Did something take too long, the client or the work?
+    /// Returns whether the client or the service exceeded a time limit.
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::Timeout | Kind::ClientTimeout)
     }
 
-    /// Is it the client's doing?
+    /// Returns whether the client caused the error.
     pub fn is_client(&self) -> bool {
         matches!(
             self.0.kind,
@@ -90,22 +88,21 @@ impl Error {
         )
     }
 
-    /// The kind of the first [`Error`] in `error`'s chain of causes; [`Kind::Internal`] if there is none.
+    /// Returns the kind of the first [`Error`] in `error`'s chain of causes; [`Kind::Internal`] if there is none.
     #[cfg(feature = "server")]
     pub(crate) fn kind_of(error: &(dyn StdError + 'static)) -> Kind {
         Self::find(error).map_or(Kind::Internal, Self::kind)
     }
 
-    /// The first [`Error`] in `error`'s chain of causes, `error` itself included.
-    ///
-    /// Layers of other crates wrap errors; this finds ours inside.
+    /// Returns the first [`Error`] in the chain of causes of `error`, including itself. It finds errors that
+    /// layers of other crates have wrapped.
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
         let mut at = Some(error);
         while let Some(e) = at {
             if let Some(found) = e.downcast_ref::<Self>() {
                 return Some(found);
             }
-            // An io::Error hands out its payload's source, and so passes over the payload.
+            // The source of an io::Error is that of its payload, which skips the payload itself.
             at = match e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
                 Some(payload) => Some(payload),
                 None => e.source(),
@@ -144,8 +141,7 @@ impl StdError for Error {
     }
 }
 
-/// An error and its causes in one line, each cause once: the text of many errors has that of their
-/// cause in it.
+/// Formats an error and its causes in one line. Skips a cause whose text is in that of its error already.
 #[cfg(feature = "server")]
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
 
@@ -166,7 +162,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// The message of a panic.
+/// Returns the message of a panic.
 #[cfg(feature = "server")]
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

@@ -10,7 +10,7 @@ use crate::{
 
 /// A [`Service`] from a [`Request`] to a [`Response`] whose bodies and error this crate accepts.
 ///
-/// It is implemented for every service that qualifies: an `axum::Router`, a `tower_http` service,
+/// Implemented for every service that qualifies: an `axum::Router`, a `tower_http` service,
 /// a [`tower::service_fn`](https://docs.rs/tower/latest/tower/fn.service_fn.html), and every service
 /// of this crate. Use it as a bound; never implement it by hand.
 ///
