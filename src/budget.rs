@@ -1,15 +1,15 @@
-//! `Budget`: the memory and the disk that all buffers of a front may take together.
+//! `Budget`: a limit on the memory and disk of all buffers together.
 //!
 //! # Metrics
 //!
-//! With the feature `metrics` these are told to the recorder of the crate of that name. They are sums
-//! over all budgets of the process and have no labels.
+//! With the feature `metrics` these are recorded by the crate of that name. They are sums over all budgets
+//! of the process and have no labels.
 //!
 //! | name | type | unit | what |
 //! |---|---|---|---|
-//! | `vestibule_budget_memory_bytes` | gauge | bytes | memory that is taken now |
-//! | `vestibule_budget_disk_bytes` | gauge | bytes | disk that is taken now |
-//! | `vestibule_budget_refused_total` | counter | requests | refused for want of memory or disk |
+//! | `vestibule_budget_memory_bytes` | gauge | bytes | memory in use |
+//! | `vestibule_budget_disk_bytes` | gauge | bytes | disk in use |
+//! | `vestibule_budget_refused_total` | counter | requests | refused because memory or disk was exhausted |
 //! | `vestibule_budget_spilled_total` | counter | bodies | written to disk |
 
 #[cfg_attr(not(feature = "metrics"), path = "budget/no_gauges.rs")]
@@ -25,23 +25,22 @@ use bytes::Bytes;
 
 use crate::sync::AtomicU64;
 
-/// Above so much memory buffers go to disk, unless set otherwise: 256 MiB.
+/// The default memory above which buffers go to disk, 256 MiB.
 pub const SOFT_LIMIT: u64 = 256 << 20;
 
-/// At so much memory nothing new begins, unless set otherwise: 512 MiB. Between the two there is room
-/// for what is on its way to the disk. Above it, a body that is under way has one piece in memory.
+/// The default memory at which new requests are refused, 512 MiB. The memory between the two limits is for
+/// batches that are being written to disk. Above it, a body in progress has one piece in memory.
 pub const HARD_LIMIT: u64 = 512 << 20;
 
-/// So much disk may be taken, unless set otherwise: 4 GiB.
+/// The default limit on disk space, 4 GiB.
 pub const MAX_DISK: u64 = 4 << 30;
 
-/// What the buffers of a process may take together: one handle for all of them, cheap to clone.
-/// Servers and buffers that are given none share one, the process's own.
+/// A limit on the memory and disk of all buffers together. A handle that is cheap to clone. Servers and
+/// buffers without a budget of their own share that of the process.
 ///
-/// Each buffer has bounds of its own; this is the bound on their number times their size. Memory
-/// above the *soft* bound makes buffers spill to disk at once; at the *hard* bound the newest request
-/// is refused with 503. What is counted is bodies and heads that wait for somebody, not what the
-/// application makes.
+/// Each buffer has its own limits; the budget bounds the sum over all buffers. With memory above the *soft*
+/// limit buffers spill to disk at once; at the *hard* limit new requests are refused with 503. Buffered heads
+/// and bodies are counted, the application's memory is not.
 ///
 /// ```
 /// use vestibule::Budget;
@@ -57,24 +56,24 @@ pub const MAX_DISK: u64 = 4 << 30;
 pub struct Budget(Arc<Inner>);
 
 struct Inner {
-    memory: Store,
+    memory: Pool,
     soft: u64,
-    disk: Store,
+    disk: Pool,
     spill_dir: PathBuf,
     refused: AtomicU64,
     spilled: AtomicU64,
 }
 
-/// A quantity that is handed out and comes back.
-struct Store {
-    most: u64,
+/// A resource with a limit, of which leases take shares.
+struct Pool {
+    limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
 }
 
-/// Settings for a [`Budget`]; made by [`Budget::builder`].
+/// Options of a [`Budget`]; created by [`Budget::builder`].
 #[derive(Debug)]
-#[must_use = "it makes a budget with build()"]
+#[must_use = "a budget is made by build()"]
 pub struct BudgetBuilder {
     soft: u64,
     hard: u64,
@@ -83,38 +82,38 @@ pub struct BudgetBuilder {
 }
 
 impl BudgetBuilder {
-    /// Bytes of memory above which buffers go to disk. Default [`SOFT_LIMIT`].
+    /// Sets the bytes of memory above which buffers go to disk. Defaults to [`SOFT_LIMIT`].
     pub fn soft_limit(mut self, bytes: u64) -> Self {
         self.soft = bytes;
         self
     }
 
-    /// Bytes of memory at which nothing new begins. Default [`HARD_LIMIT`].
+    /// Sets the bytes of memory at which new requests are refused. Defaults to [`HARD_LIMIT`].
     pub fn hard_limit(mut self, bytes: u64) -> Self {
         self.hard = bytes;
         self
     }
 
-    /// Bytes of disk that are never passed. Default [`MAX_DISK`].
+    /// Sets the limit on disk space in bytes, which is never exceeded. Defaults to [`MAX_DISK`].
     pub fn max_disk(mut self, bytes: u64) -> Self {
         self.disk = bytes;
         self
     }
 
-    /// The folder for temporary files, which never have a name in it. Default: `$TMPDIR`, or
-    /// `/var/tmp`, since `/tmp` is memory on many systems.
+    /// Sets the directory of temporary files, which are unnamed. Defaults to `$TMPDIR`, or `/var/tmp`, since
+    /// `/tmp` is in memory on many systems.
     pub fn spill_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.spill_dir = path.into();
         self
     }
 
-    /// The budget.
+    /// Creates the budget.
     pub fn build(self) -> Budget {
         let Self { soft, hard, disk, spill_dir } = self;
         Budget(Arc::new(Inner {
-            memory: Store::new(hard),
+            memory: Pool::new(hard),
             soft: soft.min(hard),
-            disk: Store::new(disk),
+            disk: Pool::new(disk),
             spill_dir,
             refused: AtomicU64::new(0),
             spilled: AtomicU64::new(0),
@@ -122,62 +121,62 @@ impl BudgetBuilder {
     }
 }
 
-/// How a budget stands, at one moment.
+/// A snapshot of the usage of a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Bytes of memory that are taken now.
+    /// Bytes of memory in use.
     pub memory: u64,
-    /// The most that were ever taken.
+    /// The maximum of `memory` so far.
     pub memory_peak: u64,
-    /// Bytes of disk that are taken now.
+    /// Bytes of disk in use.
     pub disk: u64,
-    /// The most that were ever taken.
+    /// The maximum of `disk` so far.
     pub disk_peak: u64,
-    /// Requests that were refused for want of memory or disk.
+    /// Requests that were refused because memory or disk was exhausted.
     pub refused: u64,
-    /// Bodies that went to disk.
+    /// Bodies that were written to disk.
     pub spilled: u64,
 }
 
-/// The budget has no room for this.
+/// The memory or disk of a budget is exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the budget for buffers is spent")]
+#[error("the budget for buffers is exhausted")]
 pub struct BudgetExhausted;
 
 impl Budget {
-    /// Whether `other` is a handle of the same budget.
+    /// Returns whether `other` is a handle of the same budget.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// A budget with the default bounds, to be changed.
+    /// Returns a builder with the default limits.
     pub fn builder() -> BudgetBuilder {
         let spill_dir = env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
         BudgetBuilder { soft: SOFT_LIMIT, hard: HARD_LIMIT, disk: MAX_DISK, spill_dir }
     }
 
-    /// A share of the memory; nothing at first.
+    /// Returns a lease of 0 bytes of memory.
     pub fn memory_lease(&self) -> Lease {
-        Lease { budget: self.clone(), of: Of::Memory, bytes: 0 }
+        Lease { budget: self.clone(), resource: Resource::Memory, bytes: 0 }
     }
 
-    /// A share of the disk; nothing at first.
+    /// Returns a lease of 0 bytes of disk.
     pub fn disk_lease(&self) -> Lease {
-        Lease { budget: self.clone(), of: Of::Disk, bytes: 0 }
+        Lease { budget: self.clone(), resource: Resource::Disk, bytes: 0 }
     }
 
-    /// Is memory above the soft bound? Then what can go to disk should.
+    /// Returns whether memory is above the soft limit, so that buffers should go to disk.
     pub fn is_above_soft_limit(&self) -> bool {
         self.0.memory.used.load(Ordering::Relaxed) >= self.0.soft
     }
 
-    /// Is all memory taken? Then nothing new should begin.
+    /// Returns whether memory is at the hard limit, so that new requests should be refused.
     pub fn is_exhausted(&self) -> bool {
-        self.0.memory.used.load(Ordering::Relaxed) >= self.0.memory.most
+        self.0.memory.used.load(Ordering::Relaxed) >= self.0.memory.limit
     }
 
-    /// How it stands.
+    /// Returns the current usage.
     pub fn usage(&self) -> Usage {
         let Inner { memory, disk, refused, spilled, .. } = &*self.0;
         Usage {
@@ -190,21 +189,21 @@ impl Budget {
         }
     }
 
-    /// Where temporary files are made.
+    /// Returns the directory of temporary files.
     pub fn spill_dir(&self) -> &Path {
         &self.0.spill_dir
     }
 
-    /// A request was refused, for the figures.
+    /// Counts a refused request in [`Usage::refused`] and the metrics.
     pub fn count_refused(&self) {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
-        gauges::refused();
+        gauges::count_refused();
     }
 
-    /// A body went to disk, for the figures.
+    /// Counts a body that went to disk in [`Usage::spilled`] and the metrics.
     pub fn count_spilled(&self) {
         self.0.spilled.fetch_add(1, Ordering::Relaxed);
-        gauges::spilled();
+        gauges::count_spilled();
     }
 }
 
@@ -220,80 +219,81 @@ impl fmt::Debug for Budget {
     }
 }
 
-impl Store {
-    fn new(most: u64) -> Self {
-        Self { most, used: AtomicU64::new(0), peak: AtomicU64::new(0) }
+impl Pool {
+    fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0), peak: AtomicU64::new(0) }
     }
 
-    /// Takes `more`, if all together stays within `most`.
-    fn take(&self, more: u64, most: u64) -> Result<(), BudgetExhausted> {
-        let within = |used: u64| used.checked_add(more).filter(|sum| *sum <= most);
-        let before = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
+    /// Takes `more`, if the sum stays within `limit`.
+    fn try_take(&self, more: u64, limit: u64) -> Result<(), BudgetExhausted> {
+        let add = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
+        let before = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         self.peak.fetch_max(before.map_err(|_| BudgetExhausted)? + more, Ordering::Relaxed);
         Ok(())
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Of {
+enum Resource {
     Memory,
     Disk,
 }
 
-/// A share of a [`Budget`], given back when it is dropped.
+/// A share of the memory or disk of a [`Budget`], released when dropped.
 pub struct Lease {
     budget: Budget,
-    of: Of,
+    resource: Resource,
     bytes: u64,
 }
 
 impl Lease {
-    /// How much it is.
+    /// Returns the leased bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Makes it so much.
+    /// Changes the lease to `bytes`.
     ///
     /// # Errors
-    /// [`BudgetExhausted`] if it would grow beyond the bound; it is then as it was.
+    /// [`BudgetExhausted`] if it would exceed the limit; the lease is unchanged then.
     pub fn try_set(&mut self, bytes: u64) -> Result<(), BudgetExhausted> {
-        self.change(bytes, self.store().most)
+        self.change(bytes, self.pool().limit)
     }
 
-    /// Makes it so much, whatever the bound: for what is there already, and cannot be refused.
+    /// Changes the lease to `bytes` regardless of the limit, for bytes that exist already and cannot be
+    /// refused.
     pub fn set(&mut self, bytes: u64) {
-        self.change(bytes, u64::MAX).expect("all together is less than 2^64");
+        self.change(bytes, u64::MAX).expect("the sum of all leases is less than 2^64");
     }
 
-    /// This share, which is nothing then.
+    /// Moves the leased bytes to a new lease and leaves 0.
     #[must_use]
     pub fn take(&mut self) -> Self {
         let bytes = std::mem::take(&mut self.bytes);
-        Self { budget: self.budget.clone(), of: self.of, bytes }
+        Self { budget: self.budget.clone(), resource: self.resource, bytes }
     }
 
-    fn change(&mut self, bytes: u64, most: u64) -> Result<(), BudgetExhausted> {
+    fn change(&mut self, bytes: u64, limit: u64) -> Result<(), BudgetExhausted> {
         match bytes.checked_sub(self.bytes) {
             Some(0) => return Ok(()),
-            Some(more) => self.store().take(more, most)?,
+            Some(more) => self.pool().try_take(more, limit)?,
             None => {
-                self.store().used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+                self.pool().used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
             }
         }
-        gauges::changed(self.of, self.bytes, bytes);
+        gauges::change(self.resource, self.bytes, bytes);
         self.bytes = bytes;
         Ok(())
     }
 
-    fn store(&self) -> &Store {
-        match self.of {
-            Of::Memory => &self.budget.0.memory,
-            Of::Disk => &self.budget.0.disk,
+    fn pool(&self) -> &Pool {
+        match self.resource {
+            Resource::Memory => &self.budget.0.memory,
+            Resource::Disk => &self.budget.0.disk,
         }
     }
 
-    /// The same bytes, which take this share for as long as any clone of them lives.
+    /// Attaches the lease to `bytes`: it is released when their last clone is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
         struct Held(Bytes, #[expect(dead_code, reason = "given back with the bytes")] Lease);
         impl AsRef<[u8]> for Held {
@@ -313,7 +313,10 @@ impl Drop for Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("of", &self.of).field("bytes", &self.bytes).finish()
+        f.debug_struct("Lease")
+            .field("resource", &self.resource)
+            .field("bytes", &self.bytes)
+            .finish()
     }
 }
 

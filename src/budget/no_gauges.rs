@@ -1,9 +1,9 @@
-//! Without the feature `metrics` nobody is told.
+//! No-op replacements without the feature `metrics`.
 
-use super::Of;
+use super::Resource;
 
-pub(super) fn changed(_: Of, _: u64, _: u64) {}
+pub(super) fn change(_: Resource, _: u64, _: u64) {}
 
-pub(super) fn refused() {}
+pub(super) fn count_refused() {}
 
-pub(super) fn spilled() {}
+pub(super) fn count_spilled() {}

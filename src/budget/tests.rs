@@ -31,7 +31,11 @@ fn forced_share_counts_though_it_exceeds_bound() {
     let mut lease = budget.memory_lease();
     lease.set(u64::MAX / 2);
     assert_eq!(budget.memory_lease().try_set(1), Err(BudgetExhausted));
-    assert_eq!(budget.memory_lease().try_set(u64::MAX), Err(BudgetExhausted), "nothing wraps around");
+    assert_eq!(
+        budget.memory_lease().try_set(u64::MAX),
+        Err(BudgetExhausted),
+        "nothing wraps around"
+    );
     lease.set(1);
     assert!(budget.memory_lease().try_set(1).is_ok());
 }
