@@ -40,7 +40,7 @@ use tower::{ServiceBuilder, service_fn};
 use vestibule::{
     Body, Budget, Router,
     layer::{RequestBufferLayer, ResponseBufferLayer},
-    peer::Rate,
+    peer::MinRate,
     proto::h1::Limits,
     serve, worker,
 };
@@ -292,7 +292,7 @@ async fn server() -> io::Result<()> {
         .service(pool);
     let site = Router::new().route("/stats", stats).fallback(app);
     // Slower than the default allows: these clients are to stay.
-    let limits = Limits::new().body_rate(Rate::ANY);
+    let limits = Limits::new().body_rate(MinRate::NONE);
     let server = serve("127.0.0.1:0", site).limits(limits).connections(32_000).runtime_threads(1);
     let server = server.bind()?;
     println!("{}", server.local_addr()?);

@@ -1,7 +1,7 @@
 //! Who is on the other side of a connection, how it came, and until when an answer is of use.
 
 mod network;
-mod pace;
+mod rate;
 mod request_id;
 
 use std::{
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::uri::Scheme;
 
 pub use network::{InvalidNetwork, Network};
-pub use pace::{Pace, Rate};
+pub use rate::{RateMeter, MinRate};
 pub use request_id::RequestId;
 
 /// Bits of an IPv6 address that make one client, unless set otherwise: 64, since a household or a

@@ -28,7 +28,7 @@ use crate::{
     Budget, HttpService,
     conn::{Config, Http1Config, access_log::Entry},
     net::{Address, Drain, Gate, Listener},
-    peer::Rate,
+    peer::MinRate,
     proto::h1::Limits,
 };
 
@@ -244,7 +244,7 @@ impl<S> Serve<S> {
     }
 
     /// How fast a client must take a response: see [`Config::write_rate`].
-    pub fn write_rate(self, rate: Rate) -> Self {
+    pub fn write_rate(self, rate: MinRate) -> Self {
         self.with(|config| config.write_rate(rate))
     }
 

@@ -6,7 +6,7 @@ use super::access_log::{AccessLog, Entry};
 use crate::{
     Budget,
     net::{Gate, process_budget},
-    peer::Rate,
+    peer::MinRate,
     proto::h1::Limits,
 };
 
@@ -30,7 +30,7 @@ pub struct Config {
     pub(crate) ready_timeout: Duration,
     pub(crate) answer_timeout: Duration,
     pub(crate) write_timeout: Duration,
-    pub(crate) write_rate: Rate,
+    pub(crate) write_rate: MinRate,
     pub(crate) access_log: AccessLog,
     pub(crate) http1: Http1Config,
 }
@@ -45,7 +45,7 @@ impl Config {
             ready_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(60),
-            write_rate: Rate::new(240, Duration::from_secs(120)),
+            write_rate: MinRate::new(240, Duration::from_secs(120)),
             access_log: AccessLog::default(),
             http1: Http1Config::new(),
         }
@@ -103,7 +103,7 @@ impl Config {
     /// to 240 bytes a second with a grace of 120 s, so that a client whose receive window opens by single
     /// bytes does not hold a connection.
     #[must_use]
-    pub fn write_rate(mut self, rate: Rate) -> Self {
+    pub fn write_rate(mut self, rate: MinRate) -> Self {
         self.write_rate = rate;
         self
     }

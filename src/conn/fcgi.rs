@@ -31,7 +31,7 @@ use crate::{
     conn::{Checkin, Delivery},
     error::{BoxError, Error, Kind},
     net::{Io, clock},
-    peer::Rate,
+    peer::MinRate,
     proto::fcgi::{Conn, Event, Fault, Limits, Misuse, Params, Rejection},
 };
 
@@ -209,7 +209,7 @@ impl<I: Io> State<I> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
         let before = self.output.written();
-        let result = self.output.poll_flush(&mut self.io, cx, now, Rate::ANY, AfterFlush::Wait);
+        let result = self.output.poll_flush(&mut self.io, cx, now, MinRate::NONE, AfterFlush::Wait);
         if self.output.written() > before {
             // The response's timeout starts when the request is written.
             self.core.resume(now);
@@ -222,7 +222,7 @@ impl<I: Io> State<I> {
     fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
         let writing = self.output.deadline(self.write_timeout);
         if writing.is_some_and(|d| d <= now) {
-            self.output.update_progress(&self.io, now, Rate::ANY);
+            self.output.update_progress(&self.io, now, MinRate::NONE);
         }
         let deadline = if self.output.is_waiting() {
             self.output.deadline(self.write_timeout)

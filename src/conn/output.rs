@@ -17,7 +17,7 @@ use super::thread_buffers;
 use crate::{
     body::FileSlice,
     net::{Io, file_slice::prefetch_next},
-    peer::Rate,
+    peer::MinRate,
 };
 
 /// Pieces up to this size, 16 KiB, are copied behind the head, so that one write takes both: copying
@@ -160,7 +160,7 @@ impl Output {
 
     /// Counts what the peer has read from the kernel's send queue, which may hold megabytes, and so moves
     /// the deadline. Must be called when the deadline has passed, before the peer is given up.
-    pub(super) fn update_progress<I: Io>(&mut self, io: &I, now: Instant, rate: Rate) {
+    pub(super) fn update_progress<I: Io>(&mut self, io: &I, now: Instant, rate: MinRate) {
         if let Some(reader) = &mut self.reader {
             reader.update(io, now, rate);
         }
@@ -179,7 +179,7 @@ impl Output {
         io: &mut I,
         cx: &mut Context<'_>,
         now: Instant,
-        rate: Rate,
+        rate: MinRate,
         after: AfterFlush,
     ) -> Poll<io::Result<()>> {
         let mut moved = 0;

@@ -27,7 +27,7 @@ use crate::{
         h1::{client, server::Connection},
     },
     net::Watch,
-    peer::{Peer, Rate},
+    peer::{Peer, MinRate},
     proto::h1::Limits,
     serve,
 };
@@ -42,7 +42,7 @@ fn config() -> Config {
         head_timeout: secs(20),
         idle_timeout: secs(70),
         body_timeout: secs(30),
-        body_rate: Rate::new(10, secs(60)),
+        body_rate: MinRate::new(10, secs(60)),
         body_total_timeout: secs(1000),
         ..Limits::default()
     };
@@ -51,7 +51,7 @@ fn config() -> Config {
         .ready_timeout(secs(25))
         .answer_timeout(secs(300))
         .write_timeout(secs(60))
-        .write_rate(Rate::new(10, secs(120)))
+        .write_rate(MinRate::new(10, secs(120)))
         .http1(Http1Config::new().linger(secs(5)))
 }
 
@@ -227,7 +227,7 @@ async fn body_is_cut_exactly_when_its_rate_is_too_low() {
     };
     let (mut cut, mut served) = (0, 0);
     for _ in 0..200 {
-        // What the model says: as `Pace`'s documentation has it, in milliseconds.
+        // What the model says: as `RateMeter`'s documentation has it, in milliseconds.
         let (bytes, every) = (1 + random(40), 500 + random(8_000));
         let pieces = 2 + random(60);
         let (mut due, mut fine) = (60_000.0_f64, true);
@@ -275,7 +275,7 @@ async fn r4_bytes_in_the_kernel_count_as_progress_when_the_client_takes_them() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = serve(listener, app).write_timeout(secs(1));
-    let server = server.write_rate(Rate::new(1, secs(600)));
+    let server = server.write_rate(MinRate::new(1, secs(600)));
     tokio::spawn(server.into_future());
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap(); // the rest waits at the server's end

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     net::Io,
-    peer::{Pace, Rate},
+    peer::{RateMeter, MinRate},
 };
 
 /// Bytes per second of a fast reader, 1 MiB.
@@ -30,7 +30,7 @@ pub(super) struct SlowReader {
     taken: u64,
     /// When `taken` last grew.
     last_progress: Instant,
-    pace: Pace,
+    pace: RateMeter,
     /// Since when no data waits for the peer. Its clock is stopped meanwhile.
     paused_since: Option<Instant>,
     reported_fast: bool,
@@ -38,14 +38,14 @@ pub(super) struct SlowReader {
 
 impl SlowReader {
     /// Starts the measurement, at the first write that has to wait for the peer of `io`.
-    pub(super) fn begin(io: &impl Io, now: Instant, rate: Rate) -> Self {
+    pub(super) fn begin(io: &impl Io, now: Instant, rate: MinRate) -> Self {
         Self {
             began: now,
             queued: io.unsent(),
             accepted: 0,
             taken: 0,
             last_progress: now,
-            pace: Pace::begin(rate, now),
+            pace: RateMeter::start(rate, now),
             paused_since: None,
             reported_fast: false,
         }
@@ -66,7 +66,7 @@ impl SlowReader {
         let Some(paused) = self.paused_since.take() else { return };
         let pause = now.saturating_duration_since(paused);
         self.last_progress += pause;
-        self.pace.pause(pause);
+        self.pace.extend(pause);
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -74,7 +74,7 @@ impl SlowReader {
     }
 
     /// Counts what the peer has taken since the last update, and so moves its deadline.
-    pub(super) fn update(&mut self, io: &impl Io, now: Instant, rate: Rate) {
+    pub(super) fn update(&mut self, io: &impl Io, now: Instant, rate: MinRate) {
         let taken = match self.queued {
             None => self.accepted,
             Some(queued) => match io.unsent() {
@@ -87,7 +87,7 @@ impl SlowReader {
         self.taken = taken;
         if progress > 0 {
             self.last_progress = now;
-            self.pace.moved(rate, now, progress);
+            self.pace.record(rate, now, progress);
         }
     }
 
@@ -97,7 +97,7 @@ impl SlowReader {
         if self.paused_since.is_some() {
             return None;
         }
-        [self.last_progress.checked_add(timeout), self.pace.due()].into_iter().flatten().min()
+        [self.last_progress.checked_add(timeout), self.pace.deadline()].into_iter().flatten().min()
     }
 
     /// Returns `true` once, when the peer has taken 256 KiB at 1 MiB per second or more.
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn fast_reader_is_reported_once_after_256_kib_at_1_mib_per_second() {
         let (io, _peer) = duplex(1);
-        let (rate, began) = (Rate::ANY, crate::net::clock::now());
+        let (rate, began) = (MinRate::NONE, crate::net::clock::now());
         // Bytes, milliseconds since the beginning, and whether that is fast.
         for (bytes, millis, is_fast) in [
             (FAST_AFTER - 1, 1, false),

@@ -20,7 +20,7 @@ use super::{
     encode,
     head::Lines,
 };
-use crate::peer::Pace;
+use crate::peer::RateMeter;
 
 /// The state machine of one HTTP/1.1 connection, without a socket, task or clock.
 ///
@@ -67,8 +67,8 @@ pub struct Conn<R: Role> {
     limits: Arc<Limits>,
     /// Start of the phase that [`deadline`](Self::deadline) bounds.
     since: Instant,
-    /// Rate at which the body of a request arrives.
-    pace: Pace,
+    /// Measures the rate at which the body of a request arrives.
+    pace: RateMeter,
     /// Time by which that body must be complete.
     body_deadline: Option<Instant>,
 }
@@ -121,7 +121,7 @@ impl<R: Role + Default> Conn<R> {
             role: R::default(),
             limits,
             since: now,
-            pace: Pace::default(),
+            pace: RateMeter::default(),
             body_deadline: None,
         }
     }
@@ -249,7 +249,7 @@ impl<R: Role> Conn<R> {
             self.keep_alive &= meta.keep_alive;
             self.since = now;
             if !R::IS_CLIENT && meta.length != Length::Known(0) {
-                self.pace = Pace::begin(self.limits.body_rate, now);
+                self.pace = RateMeter::start(self.limits.body_rate, now);
                 self.body_deadline = now.checked_add(self.limits.body_total_timeout);
             }
             self.reading = match meta.length {
@@ -264,12 +264,12 @@ impl<R: Role> Conn<R> {
     /// Records the arrival of body bytes for the timeouts.
     fn record_progress(&mut self, now: Instant, bytes: usize) {
         self.since = now;
-        self.pace.moved(self.limits.body_rate, now, bytes as u64);
+        self.pace.record(self.limits.body_rate, now, bytes as u64);
     }
 
     fn recv_end(&mut self, now: Instant, trailers: Option<HeaderMap>) -> Event<R::Head> {
         self.reading = Reading::Done;
-        (self.pace, self.body_deadline) = (Pace::default(), None);
+        (self.pace, self.body_deadline) = (RateMeter::default(), None);
         self.try_keep_alive(now);
         Event::End(trailers)
     }
@@ -434,7 +434,7 @@ impl<R: Role> Conn<R> {
             Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };
         // A timeout beyond the clock's range is no deadline.
-        [self.since.checked_add(span), self.pace.due(), self.body_deadline]
+        [self.since.checked_add(span), self.pace.deadline(), self.body_deadline]
             .into_iter()
             .flatten()
             .min()
@@ -443,8 +443,8 @@ impl<R: Role> Conn<R> {
     /// Restarts the peer's timeouts, after a pause during which the driver did not read.
     pub fn resume(&mut self, now: Instant) {
         self.since = now;
-        if self.pace.due().is_some() {
-            self.pace = Pace::begin(self.limits.body_rate, now);
+        if self.pace.deadline().is_some() {
+            self.pace = RateMeter::start(self.limits.body_rate, now);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Lenient;
-use crate::peer::Rate;
+use crate::peer::MinRate;
 
 /// Bounds on one connection. The defaults are safe for servers on the internet.
 ///
@@ -32,7 +32,7 @@ pub struct Limits {
     pub(crate) head_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) body_timeout: Duration,
-    pub(crate) body_rate: Rate,
+    pub(crate) body_rate: MinRate,
     pub(crate) body_total_timeout: Duration,
     pub(crate) lenient: Lenient,
 }
@@ -52,7 +52,7 @@ impl Limits {
             head_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
-            body_rate: Rate::new(240, Duration::from_secs(60)),
+            body_rate: MinRate::new(240, Duration::from_secs(60)),
             body_total_timeout: Duration::from_secs(6 * 3600),
             lenient: Lenient::new(),
         }
@@ -136,7 +136,7 @@ impl Limits {
 
     /// Sets the minimum rate of a request body while it is awaited (408). Defaults to 240 bytes per second
     /// with a grace of 60 s, a tenth of the rate of the slowest modem. Response bodies have no minimum rate.
-    pub const fn body_rate(mut self, rate: Rate) -> Self {
+    pub const fn body_rate(mut self, rate: MinRate) -> Self {
         self.body_rate = rate;
         self
     }
@@ -180,7 +180,7 @@ mod tests {
             .head_timeout(SECOND)
             .idle_timeout(Duration::from_secs(2))
             .body_timeout(Duration::from_secs(3))
-            .body_rate(Rate::new(9, SECOND))
+            .body_rate(MinRate::new(9, SECOND))
             .body_total_timeout(Duration::from_secs(4))
             .lenient(Lenient::new().bare_lf(true));
         let expected = Limits {
@@ -195,7 +195,7 @@ mod tests {
             head_timeout: SECOND,
             idle_timeout: Duration::from_secs(2),
             body_timeout: Duration::from_secs(3),
-            body_rate: Rate::new(9, SECOND),
+            body_rate: MinRate::new(9, SECOND),
             body_total_timeout: Duration::from_secs(4),
             lenient: Lenient { bare_lf: true, ..Lenient::default() },
         };

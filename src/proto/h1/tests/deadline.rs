@@ -10,7 +10,7 @@ use super::{
     side::{GET, ask, feed},
 };
 use crate::{
-    peer::Rate,
+    peer::MinRate,
     proto::h1::{Client, Conn, Fault, Limits, Server},
 };
 
@@ -96,7 +96,7 @@ fn request_body_has_minimum_rate_and_response_has_none() {
     let at = |s| start + Duration::from_secs(s);
     let limits = Arc::new(Limits {
         body_timeout: Duration::from_secs(5),
-        body_rate: Rate::new(10, Duration::from_secs(8)),
+        body_rate: MinRate::new(10, Duration::from_secs(8)),
         ..Limits::default()
     });
     let mut conn = Conn::<Server>::new(limits.clone(), start);
@@ -129,7 +129,7 @@ fn request_body_has_total_timeout_at_any_pace() {
     let at = |s| start + Duration::from_secs(s);
     let limits = Limits {
         body_timeout: Duration::from_secs(100),
-        body_rate: Rate::ANY,
+        body_rate: MinRate::NONE,
         body_total_timeout: Duration::from_secs(100),
         ..Limits::default()
     };

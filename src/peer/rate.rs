@@ -1,4 +1,4 @@
-//! `Pace`: is a peer as fast as it must be?
+//! `RateMeter`: is a peer as fast as it must be?
 
 use std::time::{Duration, Instant};
 
@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 /// line is borne, one byte every half minute is not, and a fast beginning buys no slow end, since
 /// the store never holds more than the grace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub struct MinRate {
     /// Bytes a second. Zero: any will do.
-    pub bytes: u32,
+    pub bytes_per_second: u32,
     /// What the store holds.
     pub grace: Duration,
 }
 
-impl Rate {
+impl MinRate {
     /// Any speed will do.
-    pub const ANY: Self = Self { bytes: 0, grace: Duration::ZERO };
+    pub const NONE: Self = Self { bytes_per_second: 0, grace: Duration::ZERO };
 
     /// At least so many bytes a second, after a grace.
-    pub const fn new(bytes: u32, grace: Duration) -> Self {
-        Self { bytes, grace }
+    pub const fn new(bytes_per_second: u32, grace: Duration) -> Self {
+        Self { bytes_per_second, grace }
     }
 }
 
@@ -30,49 +30,49 @@ impl Rate {
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use vestibule::peer::{Pace, Rate};
+/// use vestibule::peer::{RateMeter, MinRate};
 ///
-/// let rate = Rate::new(100, Duration::from_secs(10));
+/// let rate = MinRate::new(100, Duration::from_secs(10));
 /// let start = Instant::now();
-/// let mut pace = Pace::begin(rate, start);
+/// let mut meter = RateMeter::start(rate, start);
 /// let after = |s| start + Duration::from_secs(s);
-/// assert_eq!(pace.due(), Some(after(10)));
-/// pace.moved(rate, after(8), 300); // worth three seconds
-/// assert_eq!(pace.due(), Some(after(13)));
-/// pace.moved(rate, after(8), 1 << 30); // no more than the grace
-/// assert_eq!(pace.due(), Some(after(18)));
+/// assert_eq!(meter.deadline(), Some(after(10)));
+/// meter.record(rate, after(8), 300); // worth three seconds
+/// assert_eq!(meter.deadline(), Some(after(13)));
+/// meter.record(rate, after(8), 1 << 30); // no more than the grace
+/// assert_eq!(meter.deadline(), Some(after(18)));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Pace {
-    due: Option<Instant>,
+pub struct RateMeter {
+    deadline: Option<Instant>,
 }
 
-impl Pace {
+impl RateMeter {
     /// A transfer that begins now, or goes on after a pause that was not the peer's: its store is
     /// full.
-    pub fn begin(rate: Rate, now: Instant) -> Self {
-        let due = if rate.bytes == 0 { None } else { now.checked_add(rate.grace) };
-        Self { due }
+    pub fn start(rate: MinRate, now: Instant) -> Self {
+        let deadline = if rate.bytes_per_second == 0 { None } else { now.checked_add(rate.grace) };
+        Self { deadline }
     }
 
     /// So many bytes went over just now.
-    pub fn moved(&mut self, rate: Rate, now: Instant, bytes: u64) {
-        let Some(due) = self.due else { return };
+    pub fn record(&mut self, rate: MinRate, now: Instant, bytes: u64) {
+        let Some(deadline) = self.deadline else { return };
         let full = now.checked_add(rate.grace);
-        let worth = bytes.saturating_mul(1_000_000_000) / u64::from(rate.bytes.max(1));
+        let worth = bytes.saturating_mul(1_000_000_000) / u64::from(rate.bytes_per_second.max(1));
         // A time out of the clock's range is never.
-        self.due = [due.checked_add(Duration::from_nanos(worth)), full].into_iter().flatten().min();
+        self.deadline = [deadline.checked_add(Duration::from_nanos(worth)), full].into_iter().flatten().min();
     }
 
     /// For so long the peer was not waited for: its store lasts longer by that time.
-    pub fn pause(&mut self, time: Duration) {
+    pub fn extend(&mut self, time: Duration) {
         // A time out of the clock's range is never.
-        self.due = self.due.and_then(|due| due.checked_add(time));
+        self.deadline = self.deadline.and_then(|deadline| deadline.checked_add(time));
     }
 
     /// When the peer will have been too slow, if nothing moves until then.
-    pub fn due(&self) -> Option<Instant> {
-        self.due
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 }
 
@@ -81,20 +81,20 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate::new(240, Duration::from_secs(60));
+    const RATE: MinRate = MinRate::new(240, Duration::from_secs(60));
 
     const DAY: u64 = if cfg!(miri) { 15_000 } else { 24 * 3600 };
 
     /// For how many seconds does one who sends `bytes` every `every` seconds last, up to a day?
-    fn lasts(rate: Rate, bytes: u64, every: u64) -> u64 {
+    fn lasts(rate: MinRate, bytes: u64, every: u64) -> u64 {
         let start = Instant::now();
-        let mut pace = Pace::begin(rate, start);
+        let mut meter = RateMeter::start(rate, start);
         let mut at = 0;
         while at < DAY {
             let now = start + Duration::from_secs(at + every);
-            match pace.due() {
+            match meter.deadline() {
                 Some(due) if due <= now => return (due - start).as_secs(),
-                _ => pace.moved(rate, now, bytes),
+                _ => meter.record(rate, now, bytes),
             }
             at += every;
         }
@@ -114,20 +114,20 @@ mod tests {
     #[test]
     fn fast_beginning_does_not_excuse_slow_end() {
         let start = Instant::now();
-        let mut pace = Pace::begin(RATE, start);
-        pace.moved(RATE, start, u64::MAX);
-        assert_eq!(pace.due(), Some(start + RATE.grace));
+        let mut meter = RateMeter::start(RATE, start);
+        meter.record(RATE, start, u64::MAX);
+        assert_eq!(meter.deadline(), Some(start + RATE.grace));
     }
 
     #[test]
     fn no_rate_and_endless_graces_are_never_due() {
         let now = Instant::now();
-        let mut any = Pace::begin(Rate::ANY, now);
-        any.moved(Rate::ANY, now, 1);
-        assert_eq!(any.due(), None);
-        let endless = Rate::new(1, Duration::MAX);
-        let mut pace = Pace::begin(endless, now);
-        pace.moved(endless, now, u64::MAX);
-        assert_eq!(pace.due(), None);
+        let mut any = RateMeter::start(MinRate::NONE, now);
+        any.record(MinRate::NONE, now, 1);
+        assert_eq!(any.deadline(), None);
+        let endless = MinRate::new(1, Duration::MAX);
+        let mut meter = RateMeter::start(endless, now);
+        meter.record(endless, now, u64::MAX);
+        assert_eq!(meter.deadline(), None);
     }
 }
