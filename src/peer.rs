@@ -1,4 +1,4 @@
-//! Who is on the other side of a connection, how it came, and until when an answer is of use.
+//! The peer of a connection, and the id and deadline of a request.
 
 mod network;
 mod rate;
@@ -15,21 +15,21 @@ use bytes::Bytes;
 use http::uri::Scheme;
 
 pub use network::{InvalidNetwork, Network};
-pub use rate::{RateMeter, MinRate};
+pub use rate::{MinRate, RateMeter};
 pub use request_id::RequestId;
 
-/// Bits of an IPv6 address that make one client, unless set otherwise: 64, since a household or a
-/// server is given at least so large a network and may change its address inside of it at will.
+/// The default prefix length of a client's IPv6 network, 64 bits: a household or a server has at least such a
+/// network and may change its address within it.
 pub const IPV6_PREFIX: u8 = 64;
 
-/// The client of a connection, and how the connection came. Every request carries it in its
-/// extensions.
+/// The client of a connection, with its addresses, scheme and TLS facts. It is in the extensions of every
+/// request.
 ///
-/// It is built up in the stages of the connection: the accepted socket gives the addresses, a PROXY
-/// header replaces the client's ([`proxied`](Self::proxied)), a TLS handshake adds its facts
+/// The stages of the connection complete it: the accepted socket has the addresses, a PROXY header replaces
+/// that of the client ([`proxied`](Self::proxied)), a TLS handshake adds its facts
 /// ([`secured`](Self::secured)). Cheap to clone: all requests of a connection share one.
 ///
-/// Behind a proxy that says in a header field who its client is, each request has a client of its own:
+/// Behind a proxy that names its client in a header field, each request has its own client:
 /// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer) sets it
 /// ([`forwarded_for`](Self::forwarded_for)). Then [`ip`](Self::ip) and [`scheme`](Self::scheme) are the
 /// client's, and [`hop_ip`](Self::hop_ip) and [`hop_scheme`](Self::hop_scheme) the proxy's.
@@ -51,19 +51,19 @@ pub struct Peer(Arc<Facts>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Facts {
     socket: Socket,
-    /// Boxed, as few connections have them: each connection owns one of these.
+    /// Boxed, since every connection owns a `Facts` and few have these.
     proxied: Option<Box<Proxied>>,
     tls: Option<Box<Tls>>,
 }
 
-/// What trusted proxies in front say.
+/// The facts that trusted proxies in front provide.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Proxied {
-    /// Of the connection.
+    /// The source of the connection (PROXY protocol).
     source: Option<Source>,
-    /// Of the request: its client's address, and its port if that is known.
+    /// The client of the request: its address, and its port if known.
     client: Option<(IpAddr, Option<u16>)>,
-    /// Of the request: the scheme that its client used.
+    /// The scheme that the client of the request used.
     scheme: Option<Scheme>,
 }
 
@@ -75,12 +75,12 @@ enum Socket {
     Memory,
 }
 
-/// What a trusted proxy in front says of the connection, by the PROXY protocol.
+/// The addresses that a trusted proxy in front sends by the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {
     /// The address of the client that the proxy accepted.
     pub client: SocketAddr,
-    /// The address that this client connected to.
+    /// The address that the client connected to.
     pub destination: SocketAddr,
 }
 
@@ -94,65 +94,65 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// A handshake of this protocol version, as in `TLSv1.3`.
+    /// Creates the facts of a handshake with this protocol version, for example `TLSv1.3`.
     pub fn new(version: &'static str) -> Self {
         Self { version, server_name: None, alpn: None, client_certificate: None }
     }
 
-    /// The host name that the client asked for (SNI, RFC 6066 section 3).
+    /// Sets the host name that the client requested (SNI, RFC 6066 section 3).
     #[must_use]
     pub fn with_server_name(mut self, name: &str) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// The application protocol that was agreed upon (ALPN, RFC 7301), as in `h2`.
+    /// Sets the negotiated application protocol (ALPN, RFC 7301), for example `h2`.
     #[must_use]
     pub fn with_alpn(mut self, protocol: impl Into<Bytes>) -> Self {
         self.alpn = Some(protocol.into());
         self
     }
 
-    /// The client's certificate, in DER, once it has been verified.
+    /// Sets the client's certificate in DER, which must have been verified.
     #[must_use]
     pub fn with_client_certificate(mut self, der: impl Into<Bytes>) -> Self {
         self.client_certificate = Some(der.into());
         self
     }
 
-    /// The protocol version, as in `TLSv1.3`.
+    /// Returns the protocol version, for example `TLSv1.3`.
     pub fn version(&self) -> &'static str {
         self.version
     }
 
-    /// The host name that the client asked for, if it named one.
+    /// Returns the host name that the client requested, if any.
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 
-    /// The application protocol that was agreed upon, if any.
+    /// Returns the negotiated application protocol, if any.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.alpn.as_deref()
     }
 
-    /// The client's verified certificate in DER, if it presented one.
+    /// Returns the client's verified certificate in DER, if it presented one.
     pub fn client_certificate(&self) -> Option<&[u8]> {
         self.client_certificate.as_deref()
     }
 }
 
 impl Peer {
-    /// A client on a TCP socket: its address, and the local address that it connected to.
+    /// Creates the peer of a TCP socket from its remote and local address.
     pub fn tcp(remote: SocketAddr, local: SocketAddr) -> Self {
         Self::new(Socket::Tcp { remote, local })
     }
 
-    /// A client on a Unix socket.
+    /// Creates the peer of a Unix socket.
     pub fn unix() -> Self {
         Self::new(Socket::Unix)
     }
 
-    /// A client in memory, as in tests.
+    /// Creates the peer of a transport in memory, for tests.
     pub fn memory() -> Self {
         Self::new(Socket::Memory)
     }
@@ -161,23 +161,21 @@ impl Peer {
         Self(Arc::new(Facts { socket, proxied: None, tls: None }))
     }
 
-    /// The same client, with the addresses that a trusted proxy in front gives for it by the PROXY
-    /// protocol.
+    /// Sets the addresses that a trusted proxy in front sends by the PROXY protocol.
     #[must_use]
     pub fn proxied(mut self, source: Source) -> Self {
         self.proxied_mut().source = Some(source);
         self
     }
 
-    /// The same hop, for a client at this address, which a trusted proxy names in the request; its port
-    /// is often unknown.
+    /// Sets the client that a trusted proxy names in the request. Its port is often unknown.
     #[must_use]
     pub fn forwarded_for(mut self, ip: IpAddr, port: Option<u16>) -> Self {
         self.proxied_mut().client = Some((ip, port));
         self
     }
 
-    /// The same hop, for a client that used this scheme, which a trusted proxy names in the request.
+    /// Sets the client's scheme, which a trusted proxy names in the request.
     #[must_use]
     pub fn forwarded_proto(mut self, scheme: Scheme) -> Self {
         self.proxied_mut().scheme = Some(scheme);
@@ -188,43 +186,43 @@ impl Peer {
         Arc::make_mut(&mut self.0).proxied.get_or_insert_default()
     }
 
-    /// The same client, behind a TLS handshake.
+    /// Sets the facts of a TLS handshake.
     #[must_use]
     pub fn secured(mut self, tls: Tls) -> Self {
         Arc::make_mut(&mut self.0).tls = Some(Box::new(tls));
         self
     }
 
-    /// The scheme that the client used: the one that a trusted proxy names, else that of the
+    /// Returns the scheme that the client used: the one that a trusted proxy names, else that of the
     /// [hop](Self::hop_scheme).
     pub fn scheme(&self) -> Scheme {
         let named = self.0.proxied.as_ref().and_then(|proxied| proxied.scheme.clone());
         named.unwrap_or_else(|| self.hop_scheme())
     }
 
-    /// The scheme of the connection: `https` behind a TLS handshake, else `http`.
+    /// Returns the scheme of the connection: `https` after a TLS handshake, else `http`.
     pub fn hop_scheme(&self) -> Scheme {
         if self.0.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
-    /// The facts of the TLS handshake, if there was one.
+    /// Returns the facts of the TLS handshake, if there was one.
     pub fn tls(&self) -> Option<&Tls> {
         self.0.tls.as_deref()
     }
 
-    /// What a proxy in front said of the connection by the PROXY protocol, if one did.
+    /// Returns the addresses that a proxy in front sent by the PROXY protocol, if one did.
     pub fn source(&self) -> Option<&Source> {
         self.0.proxied.as_ref()?.source.as_ref()
     }
 
-    /// The client's IP address, where it has one: the one that a trusted proxy names in the request, else
+    /// Returns the client's IP address, if it has one: the one that a trusted proxy names in the request, else
     /// that of the [hop](Self::hop_ip).
     pub fn ip(&self) -> Option<IpAddr> {
         self.client().map(|(ip, _)| ip)
     }
 
-    /// The IP address of the one that sends requests on this connection: the client, or an HTTP proxy in
-    /// front. It is the address that the PROXY protocol gave, else that of the socket, where it has one.
+    /// Returns the IP address of the sender of requests on this connection: the client, or an HTTP proxy in
+    /// front. It is the address of the PROXY protocol, else that of the socket, if it has one.
     pub fn hop_ip(&self) -> Option<IpAddr> {
         self.hop_addr().map(|addr| addr.ip())
     }
@@ -233,15 +231,15 @@ impl Peer {
         self.source().map(|source| source.client).or_else(|| self.remote_addr())
     }
 
-    /// The client's address, and its port if that is known.
+    /// Returns the client's address, and its port if known.
     fn client(&self) -> Option<(IpAddr, Option<u16>)> {
         let named = self.0.proxied.as_ref().and_then(|proxied| proxied.client);
         named.or_else(|| self.hop_addr().map(|addr| (addr.ip(), Some(addr.port()))))
     }
 
-    /// The key by which limits count this client; `None` without an IP address. An IPv4 address counts by itself,
-    /// also one that came by an IPv6 socket (`::ffff:192.0.2.1`). Of an IPv6 address only the first
-    /// `ipv6_prefix` bits count; [`IPV6_PREFIX`] is usual.
+    /// Returns the key by which limits count this client; `None` without an IP address. An IPv4 address, also
+    /// an IPv4-mapped one (`::ffff:192.0.2.1`), is its own key. Of an IPv6 address the first `ipv6_prefix`
+    /// bits are the key; [`IPV6_PREFIX`] is usual.
     ///
     /// ```
     /// use vestibule::peer::{IPV6_PREFIX, Peer};
@@ -261,20 +259,19 @@ impl Peer {
         })
     }
 
-    /// The client's address and port, where both are known: a proxy that [names](Self::forwarded_for) the
+    /// Returns the client's address and port, if both are known: a proxy that [names](Self::forwarded_for) the
     /// client often leaves out its port.
     pub fn addr(&self) -> Option<SocketAddr> {
         let (ip, port) = self.client()?;
         Some(SocketAddr::new(ip, port?))
     }
 
-    /// Whether it is on a Unix socket.
+    /// Returns whether the peer is on a Unix socket.
     pub fn is_unix(&self) -> bool {
         self.0.socket == Socket::Unix
     }
 
-    /// The address at the other end of the socket, where there is one: a proxy's, if there is a
-    /// proxy in front.
+    /// Returns the remote address of the socket, if there is one: the proxy's, if there is a proxy in front.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         match self.0.socket {
             Socket::Tcp { remote, .. } => Some(remote),
@@ -282,7 +279,7 @@ impl Peer {
         }
     }
 
-    /// The address that the socket was accepted on, where there is one.
+    /// Returns the local address of the socket, if there is one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self.0.socket {
             Socket::Tcp { local, .. } => Some(local),
@@ -302,9 +299,9 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Until when the answer to a request is of use; carried in its extensions.
+/// The time by which a request must be answered, in its extensions.
 ///
-/// Time in a queue, in a worker and upstream all draw from it.
+/// Waits in a queue, in a worker and for an upstream observe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 /// A range of IP addresses in CIDR notation (RFC 4632, RFC 4291 section 2.3): `10.0.0.0/8`,
 /// `2001:db8::/32`, or one address.
 ///
-/// An IPv4 address in an IPv6 one (`::ffff:192.0.2.1`) counts as the IPv4 address.
+/// An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) counts as the IPv4 address.
 ///
 /// ```
 /// use vestibule::peer::Network;
@@ -23,7 +23,7 @@ pub struct Network {
     prefix: u32,
 }
 
-/// A text that is no [`Network`].
+/// A text is not a valid [`Network`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is not a network: {reason}")]
 pub struct InvalidNetwork {
@@ -32,7 +32,7 @@ pub struct InvalidNetwork {
 }
 
 impl Network {
-    /// Whether `ip` is in the range.
+    /// Returns whether `ip` is in the range.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.address, ip.to_canonical()) {
             (IpAddr::V4(own), IpAddr::V4(ip)) => {
@@ -53,26 +53,26 @@ impl Network {
         let ip: IpAddr = ip.parse().map_err(|_| "expected an IP address, as in 10.0.0.0/8")?;
         let Some(prefix) = prefix else { return Ok(ip.into()) };
         if ip != ip.to_canonical() {
-            return Err("write an IPv4 network as such, not inside of an IPv6 address");
+            return Err("write an IPv4-mapped network as an IPv4 network");
         }
         let bits = if ip.is_ipv4() { 32 } else { 128 };
-        // `u32::from_str` takes a sign.
+        // `u32::from_str` accepts a sign.
         let is_number = prefix.bytes().all(|b| b.is_ascii_digit());
         let prefix = prefix.parse().ok().filter(|&prefix| is_number && prefix <= bits);
-        let prefix = prefix.ok_or("the prefix is longer than the address, or no number")?;
+        let prefix = prefix.ok_or("the prefix is longer than the address, or not a number")?;
         let zeros = match ip {
             IpAddr::V4(ip) => ip.to_bits().trailing_zeros(),
             IpAddr::V6(ip) => ip.to_bits().trailing_zeros(),
         };
-        // Either the address or the prefix is not what was meant.
+        // Either the address or the prefix is probably a mistake.
         if zeros < bits - prefix {
-            return Err("the address has bits set behind the prefix");
+            return Err("the address has bits set after the prefix");
         }
         Ok(Self { address: ip, prefix })
     }
 }
 
-/// The network of this address alone.
+/// Creates the network of this address alone.
 impl From<IpAddr> for Network {
     fn from(ip: IpAddr) -> Self {
         let address = ip.to_canonical();

@@ -1,36 +1,36 @@
-//! `RateMeter`: is a peer as fast as it must be?
+//! `RateMeter`: detects peers below a minimum rate.
 
 use std::time::{Duration, Instant};
 
-/// How fast a peer must be: so many bytes a second, with a grace.
+/// The minimum rate of a peer in bytes a second, with a grace period.
 ///
-/// The grace is a store of time. It is full at the beginning, empties as time passes, and is filled
-/// by bytes, each worth its part of a second; who has emptied it was too slow. So a pause or a bad
-/// line is borne, one byte every half minute is not, and a fast beginning buys no slow end, since
-/// the store never holds more than the grace.
+/// It works as a token bucket of time. The bucket holds at most the grace period, is full at the start,
+/// drains in real time, and each byte adds its fraction of a second. A peer that empties it is too slow. So
+/// short pauses are tolerated and one byte every half minute is not, and a fast start does not excuse a slow
+/// end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MinRate {
-    /// Bytes a second. Zero: any will do.
+    /// Bytes a second; 0 for no minimum.
     pub bytes_per_second: u32,
-    /// What the store holds.
+    /// The capacity of the bucket.
     pub grace: Duration,
 }
 
 impl MinRate {
-    /// Any speed will do.
+    /// No minimum rate.
     pub const NONE: Self = Self { bytes_per_second: 0, grace: Duration::ZERO };
 
-    /// At least so many bytes a second, after a grace.
+    /// Creates a minimum rate with a grace period.
     pub const fn new(bytes_per_second: u32, grace: Duration) -> Self {
         Self { bytes_per_second, grace }
     }
 }
 
-/// The pace of one transfer: until when its store lasts.
+/// The token bucket of one transfer, stored as the time at which it will be empty.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use vestibule::peer::{RateMeter, MinRate};
+/// use vestibule::peer::{MinRate, RateMeter};
 ///
 /// let rate = MinRate::new(100, Duration::from_secs(10));
 /// let start = Instant::now();
@@ -48,36 +48,37 @@ pub struct RateMeter {
 }
 
 impl RateMeter {
-    /// A transfer that begins now, or goes on after a pause that was not the peer's: its store is
-    /// full.
+    /// Starts a meter with a full bucket: at the start of a transfer, or after a pause that the peer did not
+    /// cause.
     pub fn start(rate: MinRate, now: Instant) -> Self {
         let deadline = if rate.bytes_per_second == 0 { None } else { now.checked_add(rate.grace) };
         Self { deadline }
     }
 
-    /// So many bytes went over just now.
+    /// Records that `bytes` were transferred at `now`.
     pub fn record(&mut self, rate: MinRate, now: Instant, bytes: u64) {
         let Some(deadline) = self.deadline else { return };
         let full = now.checked_add(rate.grace);
         let worth = bytes.saturating_mul(1_000_000_000) / u64::from(rate.bytes_per_second.max(1));
-        // A time out of the clock's range is never.
-        self.deadline = [deadline.checked_add(Duration::from_nanos(worth)), full].into_iter().flatten().min();
+        // A time beyond the clock's range is no deadline.
+        self.deadline =
+            [deadline.checked_add(Duration::from_nanos(worth)), full].into_iter().flatten().min();
     }
 
-    /// For so long the peer was not waited for: its store lasts longer by that time.
+    /// Moves the deadline by a time in which the transfer did not wait for the peer.
     pub fn extend(&mut self, time: Duration) {
-        // A time out of the clock's range is never.
+        // A time beyond the clock's range is no deadline.
         self.deadline = self.deadline.and_then(|deadline| deadline.checked_add(time));
     }
 
-    /// When the peer will have been too slow, if nothing moves until then.
+    /// Returns the time at which the peer will be too slow, if nothing is transferred until then.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "some time to count from")]
+#[allow(clippy::disallowed_methods, reason = "an arbitrary start")]
 mod tests {
     use super::*;
 
@@ -85,8 +86,8 @@ mod tests {
 
     const DAY: u64 = if cfg!(miri) { 15_000 } else { 24 * 3600 };
 
-    /// For how many seconds does one who sends `bytes` every `every` seconds last, up to a day?
-    fn lasts(rate: MinRate, bytes: u64, every: u64) -> u64 {
+    /// Returns the seconds until a peer that sends `bytes` every `every` seconds is too slow, at most a day.
+    fn seconds_until_slow(rate: MinRate, bytes: u64, every: u64) -> u64 {
         let start = Instant::now();
         let mut meter = RateMeter::start(rate, start);
         let mut at = 0;
@@ -103,12 +104,12 @@ mod tests {
 
     #[test]
     fn rate_meter_passes_fast_peers_and_fails_slow_ones() {
-        assert_eq!(lasts(RATE, 240, 1), DAY);
-        assert_eq!(lasts(RATE, 240 * 59, 59), DAY, "in bursts within the grace");
-        assert!(lasts(RATE, 239, 1) < DAY);
-        assert_eq!(lasts(RATE, 120, 1), 119, "half as fast: twice the grace");
-        assert_eq!(lasts(RATE, 1, 10), 60);
-        assert_eq!(lasts(RATE, 240 * 61, 61), 60, "a pause longer than the grace");
+        assert_eq!(seconds_until_slow(RATE, 240, 1), DAY);
+        assert_eq!(seconds_until_slow(RATE, 240 * 59, 59), DAY, "in bursts within the grace");
+        assert!(seconds_until_slow(RATE, 239, 1) < DAY);
+        assert_eq!(seconds_until_slow(RATE, 120, 1), 119, "half as fast: twice the grace");
+        assert_eq!(seconds_until_slow(RATE, 1, 10), 60);
+        assert_eq!(seconds_until_slow(RATE, 240 * 61, 61), 60, "a pause longer than the grace");
     }
 
     #[test]

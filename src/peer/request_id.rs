@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The number of a request: that of its connection, and its place among the requests of the
-/// connection. Every request carries it in its extensions, and every log line about a request has it.
+/// The number of a request: that of its connection, and its position among the requests of the connection.
+/// It is in the extensions of every request and in every log line about it.
 ///
 /// Connections are numbered from 1 in the order in which this process drives them, and so are the
 /// requests of each. Numbers of connections repeat after 2^32 of them.
@@ -21,17 +21,17 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// The request number `request` of connection number `connection`.
+    /// Creates the id of request `request` on connection `connection`.
     pub const fn new(connection: u32, request: u32) -> Self {
         Self { connection, request }
     }
 
-    /// The number of the connection.
+    /// Returns the number of the connection.
     pub const fn connection(self) -> u32 {
         self.connection
     }
 
-    /// The number of the request on its connection; 1 is the first.
+    /// Returns the number of the request on its connection; 1 is the first.
     pub const fn request(self) -> u32 {
         self.request
     }

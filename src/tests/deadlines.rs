@@ -27,7 +27,7 @@ use crate::{
         h1::{client, server::Connection},
     },
     net::Watch,
-    peer::{Peer, MinRate},
+    peer::{MinRate, Peer},
     proto::h1::Limits,
     serve,
 };

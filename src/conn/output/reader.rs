@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     net::Io,
-    peer::{RateMeter, MinRate},
+    peer::{MinRate, RateMeter},
 };
 
 /// Bytes per second of a fast reader, 1 MiB.
