@@ -141,7 +141,7 @@ struct Model {
 }
 
 impl Model {
-    const RATE: Rate = Rate::new(240, Duration::from_secs(120));
+    const RATE: MinRate = MinRate::new(240, Duration::from_secs(120));
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     /// Writes what the socket takes. Returns `false` once all is written.
