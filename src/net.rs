@@ -1,4 +1,4 @@
-//! Sockets: listening, accepting, connecting, `sendfile`; child processes; and the clock.
+//! Sockets (listening, accepting, connecting, `sendfile`), child processes, and the clock.
 
 mod accept;
 mod async_fd;

@@ -1,4 +1,4 @@
-//! `serve`: a listener and a service, and safe defaults for everything else.
+//! `serve`: serves a service at an address, with safe defaults for everything else.
 
 mod bind;
 #[doc = include_str!("serve/deadlines.md")]
@@ -32,18 +32,17 @@ use crate::{
     proto::h1::Limits,
 };
 
-/// Connections that are open at once, unless [`Serve::connections`] says otherwise: as many as
-/// fit a usual descriptor limit beside the files and upstream connections they lead to.
+/// The default of [`Serve::connections`], 8,192: with the files and upstream connections of their requests,
+/// they fit a usual descriptor limit.
 pub const CONNECTIONS: usize = 8_192;
 
-/// How long a shutdown waits for exchanges under way, unless [`Serve::shutdown_timeout`] says
-/// otherwise.
+/// The default of [`Serve::shutdown_timeout`], 30 s.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves `service` at `address`: `host:port`, `unix:/path`, or a listener of tokio's.
+/// Serves `service` at `address`: `host:port`, `unix:/path`, or a tokio listener.
 ///
-/// Returns a builder that is awaited. It runs in the caller's runtime and ends with the future:
-/// dropped, it closes its connections. Everything has a safe default; see [`Serve`]'s methods and
+/// Returns a builder that is awaited. The server runs in the caller's runtime and ends with the future:
+/// dropping it closes all connections. All options have safe defaults; see the methods of [`Serve`] and
 /// [`Limits`].
 ///
 /// Any [`HttpService`] fits: an `axum::Router`, a `tower_http::services::ServeDir`, or layers of this
@@ -62,7 +61,7 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// # }
 /// ```
 ///
-/// A service that does not fit is refused here, where it is named, and not at the `.await`:
+/// A service that does not fit is a compile error of this call, not of the `.await`:
 ///
 /// ```compile_fail,E0277
 /// use vestibule::{Body, Response, serve};
@@ -92,7 +91,7 @@ where
     }
 }
 
-/// A server about to be: options, then `.await`.
+/// A builder of a server, which runs when it is awaited.
 #[must_use = "a server does nothing until it is awaited"]
 pub struct Serve<S> {
     bind: Bind,
@@ -113,7 +112,7 @@ struct Options {
     config: Config,
 }
 
-/// Where connections run.
+/// The runtimes in which connections run.
 #[derive(Debug, Clone, Copy)]
 enum Runtimes {
     Caller,
@@ -122,7 +121,7 @@ enum Runtimes {
 }
 
 impl Runtimes {
-    /// How many threads to start; `None` for the caller's runtime.
+    /// Returns the number of threads to start; `None` for the caller's runtime.
     fn count(self) -> io::Result<Option<NonZeroUsize>> {
         match self {
             Self::Caller => Ok(None),
@@ -142,61 +141,59 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 impl<S> Serve<S> {
-    /// Serves from `n` threads of its own, each with a single-threaded runtime, a listener on the
-    /// same port (`SO_REUSEPORT`) and upstream connections of its own. Zero is an error of
-    /// [`bind`](Self::bind).
+    /// Serves on `n` threads, each with a single-threaded runtime, a listener on the same port
+    /// (`SO_REUSEPORT`) and its own upstream connections. Zero is an error of [`bind`](Self::bind).
     ///
-    /// By default connections are tasks of the caller's runtime. The last call of this method and of
-    /// [`thread_per_core`](Self::thread_per_core) counts.
+    /// By default connections are tasks of the caller's runtime. The last call of this method or
+    /// [`thread_per_core`](Self::thread_per_core) takes effect.
     pub fn runtime_threads(mut self, n: usize) -> Self {
         self.options.runtimes = Runtimes::Threads(n);
         self
     }
 
-    /// Serves from as many threads of its own as the machine has cores. See
-    /// [`runtime_threads`](Self::runtime_threads).
+    /// Serves on one thread per core of the machine, see [`runtime_threads`](Self::runtime_threads).
     pub fn thread_per_core(mut self) -> Self {
         self.options.runtimes = Runtimes::PerCore;
         self
     }
 
-    /// At most `n` connections are served at once. Beyond that, each thread accepts one more and holds
-    /// it until a place is free; the rest stay in the kernel's accept queue. Idle connections are
-    /// closed to free places.
-    /// Default [`CONNECTIONS`]. Zero is an error of [`bind`](Self::bind).
+    /// Sets the maximum number of connections served at once. When it is reached, each thread accepts one
+    /// more and holds it until a connection ends; the rest stay in the kernel's accept queue. Idle
+    /// connections are closed to admit them. Defaults to [`CONNECTIONS`]. Zero is an error of
+    /// [`bind`](Self::bind).
     pub fn connections(mut self, n: usize) -> Self {
         self.options.connections = n;
         self
     }
 
-    /// At most `n` connections of one client are open at once: of one IPv4 address, or one IPv6
-    /// network of 64 bits. Further ones are closed as they come, without an answer. No limit by
+    /// Sets the maximum number of connections that one client may have open: one IPv4 address, or one IPv6
+    /// network of 64 bits. Further ones are closed at once, without a response. There is no limit by
     /// default: behind a proxy, all connections come from the proxy's address.
     pub fn connections_per_client(mut self, n: usize) -> Self {
         self.options.connections_per_client = Some(n);
         self
     }
 
-    /// The memory that incomplete heads, and responses that wait for slow clients, share with other
-    /// buffers: give the same one to the layers. Default:
-    /// [`process_budget`](crate::net::process_budget), which the layers share too.
+    /// Sets the memory budget that incomplete heads, and responses that wait for slow clients, share with
+    /// other buffers. Pass the same one to the layers. Defaults to
+    /// [`process_budget`](crate::net::process_budget), which is the default of the layers too.
     pub fn budget(self, budget: Budget) -> Self {
         self.with(|config| config.budget(budget))
     }
 
-    /// While `gate` is closed no connection is accepted and no further head is read: clients wait
-    /// in the kernel until there is room behind the gate. It reserves nothing.
+    /// Sets a gate: while it is closed, no connection is accepted and no further head is read. Clients wait
+    /// in the kernel until there is capacity. It reserves nothing.
     ///
-    /// The gate applies to every request, also to those that do not need the capacity behind it.
+    /// The gate applies to every request, including those that do not need its capacity.
     pub fn gate(self, gate: Gate) -> Self {
         self.with(|config| config.gate(gate))
     }
 
-    /// Begins a graceful shutdown when `signal` completes: no connection is accepted any more,
-    /// idle ones are closed, exchanges under way are finished. Then the server's future ends.
+    /// Begins a graceful shutdown when `signal` completes: no further connection is accepted, idle ones are
+    /// closed, exchanges under way are finished. Then the server's future ends.
     ///
-    /// By default a server ends with its future only: the library handles no signals unless it is told
-    /// to, by [`shutdown_signal()`](shutdown_signal) here.
+    /// By default a server ends only with its future: the library handles no signals, unless
+    /// [`shutdown_signal()`](shutdown_signal) is passed here.
     pub fn shutdown<F>(mut self, signal: F) -> Self
     where
         F: Future + Send + 'static,
@@ -207,38 +204,38 @@ impl<S> Serve<S> {
         self
     }
 
-    /// How long a shutdown waits for exchanges under way before it cuts them. Default
+    /// Sets how long a shutdown waits for exchanges under way before it aborts them. Defaults to
     /// [`SHUTDOWN_TIMEOUT`].
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.options.shutdown_timeout = timeout;
         self
     }
 
-    /// A shutdown also waits for what is registered in `other`, within the same time, then cuts it:
-    /// work that goes on without its client, say, by
+    /// Makes a shutdown also wait for the watches of `other`, within the same time, and then abort them: for
+    /// example work that continues without its client, by
     /// [`DisconnectLayer::detached`](crate::layer::DisconnectLayer::detached).
     pub fn drain_also(mut self, other: Drain) -> Self {
         self.options.others.push(other);
         self
     }
 
-    /// Bounds on what clients may send, and how slowly.
+    /// Sets bounds on the size and slowness of requests, see [`Config::limits`].
     pub fn limits(self, limits: impl Into<Arc<Limits>>) -> Self {
         self.with(|config| config.limits(limits))
     }
 
-    /// How long a complete head may wait for the service to be ready: see
+    /// Sets how long a complete head may wait for the service to be ready, see
     /// [`Config::ready_timeout`].
     pub fn ready_timeout(self, timeout: Duration) -> Self {
         self.with(|config| config.ready_timeout(timeout))
     }
 
-    /// How long the service may take to answer: see [`Config::answer_timeout`].
+    /// Sets how long the service may take to answer, see [`Config::answer_timeout`].
     pub fn answer_timeout(self, timeout: Duration) -> Self {
         self.with(|config| config.answer_timeout(timeout))
     }
 
-    /// How long a write may make no progress: see [`Config::write_timeout`].
+    /// Sets how long a write may make no progress, see [`Config::write_timeout`].
     pub fn write_timeout(self, timeout: Duration) -> Self {
         self.with(|config| config.write_timeout(timeout))
     }
@@ -248,17 +245,17 @@ impl<S> Serve<S> {
         self.with(|config| config.write_rate(rate))
     }
 
-    /// Where the access log is written: see [`Config::access_log`].
+    /// Sets the function that writes the access log, see [`Config::access_log`].
     pub fn access_log(self, write: impl Fn(&Entry) + Send + Sync + 'static) -> Self {
         self.with(|config| config.access_log(write))
     }
 
-    /// Writes no access log.
+    /// Disables the access log.
     pub fn without_access_log(self) -> Self {
         self.with(Config::without_access_log)
     }
 
-    /// The options of HTTP/1.1 alone. It changes no other option.
+    /// Sets the options of HTTP/1.1. It changes no other option.
     pub fn http1(self, http1: Http1Config) -> Self {
         self.with(|config| config.http1(http1))
     }
@@ -268,10 +265,11 @@ impl<S> Serve<S> {
         self
     }
 
-    /// Binds now, so that the address can be asked for, and connections wait from now on.
+    /// Binds and listens now: the address is known, and the kernel queues connections until the result is
+    /// awaited.
     ///
     /// # Errors
-    /// An address that cannot be parsed, looked up or bound, and an option that serves nothing.
+    /// An address that cannot be parsed, resolved or bound; zero threads or connections.
     pub fn bind(self) -> io::Result<Bound<S>> {
         if self.options.connections == 0 {
             return Err(invalid("0 connections serve nothing"));
@@ -289,10 +287,10 @@ impl<S> Serve<S> {
     }
 }
 
-/// A server that listens, and serves once it is awaited.
+/// A server that listens, and serves when it is awaited.
 #[must_use = "a server does nothing until it is awaited"]
 pub struct Bound<S> {
-    /// Whether each listener gets a thread of its own; else there is one.
+    /// Whether each listener gets its own thread. If not, there is one listener.
     has_threads: bool,
     listeners: Vec<Listener>,
     unlink: bind::Unlink,
@@ -302,7 +300,7 @@ pub struct Bound<S> {
 }
 
 impl<S> Bound<S> {
-    /// Where it listens, with the port that the kernel chose.
+    /// Returns the address on which it listens, with the port chosen by the kernel.
     ///
     /// # Errors
     /// Those of `getsockname`.
@@ -311,7 +309,7 @@ impl<S> Bound<S> {
     }
 }
 
-/// A running server.
+/// The future of a running server.
 pub type ServeFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 impl<S> IntoFuture for Serve<S>
@@ -319,7 +317,7 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    /// An error is one of binding; once it serves, it ends by shutdown only.
+    /// An error of [`bind`](Self::bind) or of starting the runtimes.
     type Output = io::Result<()>;
     type IntoFuture = ServeFuture;
 
@@ -354,7 +352,7 @@ where
         let address = listeners[0].local_addr();
         let shutdown = async move {
             shutdown.await;
-            // Before the drain: whoever takes the path over from now on keeps it.
+            // Before the drain, so that a successor can bind the path now and keep it.
             drop(unlink);
         };
         Box::pin(async move {

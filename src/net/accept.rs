@@ -1,4 +1,4 @@
-//! Accepting, through descriptor exhaustion and other people's resets.
+//! `Acceptor`: accepts connections, also while descriptors are exhausted or clients reset.
 
 use std::{
     fs::File,
@@ -22,34 +22,34 @@ use tokio::{
 use super::{Listener, Stream, async_fd::register_for_reads};
 use crate::peer::Peer;
 
-/// How long to pause when accepting fails and would fail again at once.
+/// The delay before a retry, 50 ms, when `accept` fails and would fail again at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts connections from one listener in the present runtime.
+/// Accepts connections from one listener in the current runtime.
 ///
-/// It keeps one descriptor in reserve. When the process has run out of them, the reserve is given
-/// up for a moment to accept the next client and close it at once: the client learns that it is
-/// not served, instead of waiting in a queue that nobody empties.
+/// It keeps one descriptor in reserve. When the process has run out of descriptors, it closes the reserve
+/// to accept the next client and disconnect it at once: the client sees that it is not served, instead of
+/// waiting in the accept queue.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: AsyncFd<OwnedFd>,
     here: Here,
-    /// Something was accepted since the runtime said that there is something.
+    /// Whether a connection was accepted since the runtime last reported readiness.
     took_one: AtomicBool,
     reserve: Option<File>,
-    /// It was said that there are no descriptors, and there has been none since.
+    /// Whether descriptors are exhausted, and that has been logged.
     exhausted: bool,
 }
 
-/// What connections come to.
+/// The local end of connections.
 #[derive(Debug)]
 enum Here {
-    /// An address, if the listener is bound to one: a system call less for each connection.
+    /// The address, if the listener is bound to a single one: it saves a system call for each connection.
     Tcp(Option<SocketAddr>),
     Unix,
 }
 
-/// A connection, and who is at its other end.
+/// An accepted connection and its client.
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket.
@@ -59,10 +59,10 @@ pub struct Accepted {
 }
 
 impl Acceptor {
-    /// Ties a listener to the present runtime.
+    /// Registers a listener with the current runtime.
     ///
     /// # Errors
-    /// When the runtime cannot watch the socket.
+    /// Those of epoll_ctl(2).
     pub fn new(listener: Listener) -> io::Result<Self> {
         let (socket, here) = match listener {
             Listener::Tcp(s) => {
@@ -76,7 +76,7 @@ impl Acceptor {
         Ok(Self { listener, here, took_one, reserve: reserve(), exhausted: false })
     }
 
-    /// Returns the next connection, registered with the present runtime.
+    /// Returns the next connection, registered with the current runtime.
     ///
     /// Errors of single connections are logged. Without free descriptors, clients are accepted and
     /// closed. It never fails.
@@ -95,7 +95,7 @@ impl Acceptor {
     async fn try_accept(&self) -> io::Result<Accepted> {
         let (fd, client) = loop {
             let mut ready = self.listener.readable().await?;
-            // An error says here that there is nothing, and to wait.
+            // The outer error means that the queue is empty: wait again.
             if let Ok(result) = ready.try_io(|listener| Ok(self.take(listener.get_ref())?)) {
                 break result?;
             }
@@ -117,11 +117,11 @@ impl Acceptor {
         }
     }
 
-    /// The next connection of the queue, if there is one.
+    /// Returns the next connection of the accept queue, if any.
     ///
-    /// The kernel makes a socket and its file before it looks into the queue: an `accept` in vain
-    /// costs as much as one that brings something, ten times a look. And each time that the runtime
-    /// wakes us, the last one would be in vain.
+    /// The kernel creates a socket and its file before it checks the queue: an `accept` of an empty queue
+    /// costs as much as a successful one, ten times as much as poll(2). Without the check, the last `accept`
+    /// after each wake-up would find the queue empty.
     fn take(&self, listener: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
         if self.took_one.load(Relaxed) {
             let queue = PollFd::new(listener, PollFlags::IN);
@@ -138,7 +138,7 @@ impl Acceptor {
     async fn recover(&mut self, error: &io::Error) {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
         match errno {
-            // What became of one client before it was accepted (accept(2) lists them): its affair.
+            // Errors of one client before it was accepted, as listed in accept(2).
             Some(
                 Errno::CONNABORTED
                 | Errno::CONNRESET
@@ -154,7 +154,7 @@ impl Acceptor {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 self.refuse_one(error).await;
             }
-            // The listener itself: it may be beyond help, but must not take the processor along.
+            // An error of the listener itself, which may be permanent: the delay avoids a busy loop.
             _ => {
                 tracing::error!(%error, "cannot accept");
                 tokio::time::sleep(PAUSE).await;
@@ -162,13 +162,13 @@ impl Acceptor {
         }
     }
 
-    /// Gives the reserve up for a moment, to turn a client away that cannot be served.
+    /// Closes the reserve to accept and disconnect one client, then opens it again.
     async fn refuse_one(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.exhausted, true) {
             tracing::warn!(%error, "no descriptors left: connections are refused");
         }
         if self.reserve.take().is_some() {
-            // Not awaited for long: the connection that could not be accepted is still there.
+            // A short timeout is enough: the connection that could not be accepted is still queued.
             let refused = tokio::time::timeout(PAUSE, self.try_accept()).await;
             drop(refused);
         }

@@ -11,24 +11,25 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// The most threads of one pool, 32: the queue depth of an ordinary disk. A disk that hangs takes no more.
+/// The maximum number of threads of a pool, 32: the queue depth of an ordinary disk. A disk that hangs blocks
+/// no more than these.
 const MAX_THREADS: usize = 32;
 
 /// How long an idle thread waits for the next job: 10 s, as the threads of a Tokio runtime do.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Jobs that may wait before the unwanted ones are dropped.
+/// The queue length above which unwanted jobs are dropped.
 const PRUNE_THRESHOLD: usize = 64;
 
 /// Work that may block.
 pub(crate) trait Job: Send {
-    /// Whether somebody still waits for the result. A job that is not wanted is dropped, which frees what it
-    /// holds.
+    /// Returns whether a caller still waits for the result. An unwanted job is dropped, which frees its
+    /// resources.
     fn is_wanted(&mut self) -> bool;
     /// Does the work. A panic ends this job only.
     fn run(self: Box<Self>);
-    /// Ends the job without having run: no thread can be started for it. Called on the thread of a submitter,
-    /// so it must not block. The default drops the job.
+    /// Ends a job that has not run, because no thread can be started for it. Called on the thread of a
+    /// submitter, so it must not block. The default drops the job.
     fn fail(self: Box<Self>, error: &io::Error) {
         let _ = error;
     }
@@ -46,7 +47,7 @@ pub(crate) struct BlockingPool {
     start_thread: StartThread,
 }
 
-/// What the threads of a pool share.
+/// The state that the threads of a pool share.
 #[derive(Default)]
 struct Threads {
     queue: Mutex<Queue>,
@@ -57,13 +58,13 @@ struct Threads {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Box<dyn Job>>,
-    /// The unwanted jobs are dropped at this length: twice the wanted ones of the last time.
+    /// The length at which unwanted jobs are dropped next: twice the number of wanted jobs at the last time.
     prune_at: usize,
-    /// Threads that were asked for and have not ended.
+    /// Threads that are starting or running.
     running: usize,
-    /// Of those, the ones that wait for a job. Each takes one when it wakes.
+    /// Threads that wait for a job. Each takes one when it wakes.
     idle: usize,
-    /// The pool was dropped. Threads end when no job waits.
+    /// Whether the pool was dropped. Then threads end when no job waits.
     is_closed: bool,
 }
 
@@ -116,7 +117,7 @@ impl BlockingPool {
             self.threads.more.notify_one();
         } else if starts_thread {
             let of = self.threads.clone();
-            // Made on the thread: what is not started must not count itself out when it is dropped.
+            // Created on the new thread: if that is not started, no `Thread` is dropped and counted as ended.
             let body = move || Thread { of, has_ended: false }.run();
             if let Err(error) = (self.start_thread)(Box::new(body)) {
                 self.fail_without_threads(&error);
@@ -135,7 +136,8 @@ impl BlockingPool {
         receiver
     }
 
-    /// A thread could not be started. If there is no other, nothing would ever run the waiting jobs.
+    /// Handles a thread that could not be started. Without any thread the waiting jobs would never run, so
+    /// they fail.
     fn fail_without_threads(&self, error: &io::Error) {
         tracing::warn!(%error, "cannot start a thread for work that may block");
         let error = io::Error::new(error.kind(), format!("cannot start a thread: {error}"));
@@ -168,7 +170,7 @@ impl<T: Send, W: FnOnce() -> T + Send> Job for Call<T, W> {
     }
 }
 
-/// Copies an error: one for each of those who wait.
+/// Copies an error, so that each waiting caller gets one.
 pub(crate) fn copy_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno) => io::Error::from_raw_os_error(errno),
@@ -178,13 +180,13 @@ pub(crate) fn copy_error(error: &io::Error) -> io::Error {
 
 impl Threads {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing panics while the lock is held but a job that is asked whether it is wanted.
+        // Only `Job::is_wanted` could panic while the lock is held.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Queue {
-    /// Adds a job. Returns those whose results are no longer wanted, once there are many.
+    /// Adds a job. If the queue is long, returns the unwanted jobs, which the caller drops.
     fn push(&mut self, job: Box<dyn Job>) -> Vec<Box<dyn Job>> {
         self.waiting.push_back(job);
         if self.waiting.len() <= self.prune_at.max(PRUNE_THRESHOLD) {
@@ -202,7 +204,7 @@ impl Queue {
         unwanted
     }
 
-    /// Counts a thread that does not run. Returns the waiting jobs if it was the last one.
+    /// Counts a thread as ended. Returns the waiting jobs if it was the last one.
     fn take_stranded(&mut self) -> VecDeque<Box<dyn Job>> {
         self.running -= 1;
         if self.running == 0 { std::mem::take(&mut self.waiting) } else { VecDeque::new() }
@@ -218,7 +220,7 @@ struct Thread {
 impl Thread {
     fn run(mut self) {
         while let Some(mut job) = self.next() {
-            // What the job holds may panic when it is dropped, too.
+            // Dropping the job may panic too.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 if job.is_wanted() {
                     job.run();
@@ -227,8 +229,8 @@ impl Thread {
         }
     }
 
-    /// Returns the next job. If none comes within [`KEEP_ALIVE`] the thread ends, under the same lock: no job
-    /// that is submitted from then on counts on it.
+    /// Returns the next job. If there is none within [`KEEP_ALIVE`] the thread counts as ended, under the same
+    /// lock, so that no job submitted later relies on it.
     fn next(&mut self) -> Option<Box<dyn Job>> {
         let mut queue = self.of.lock();
         if queue.waiting.is_empty() && !queue.is_closed {
@@ -250,7 +252,7 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         if !self.has_ended {
-            // It unwinds: the payload of a job's panic has panicked when it was dropped.
+            // The thread unwinds: dropping the payload of a job's panic has panicked.
             let stranded = self.of.lock().take_stranded();
             drop(stranded);
         }
@@ -281,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn pool_runs_all_jobs_on_a_bounded_number_of_threads() {
         let pool = BlockingPool::default();
-        // Passed by all threads at once: there are that many.
+        // The barrier opens only when all threads run at once.
         let together = Arc::new(Barrier::new(MAX_THREADS));
         let mut answers = Vec::new();
         for _ in 0..10 * MAX_THREADS {

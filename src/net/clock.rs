@@ -7,7 +7,7 @@ use std::{
 
 use httpdate::HttpDate;
 
-/// `date: Sun, 06 Nov 1994 08:49:37 GMT\r\n`: 6 + 29 + 2 bytes.
+/// Length of `date: Sun, 06 Nov 1994 08:49:37 GMT\r\n`: 6 + 29 + 2 bytes.
 const DATE_LINE: usize = 37;
 
 thread_local! {
@@ -22,14 +22,14 @@ pub fn now() -> Instant {
 /// A `Date` field line.
 struct Date {
     line: [u8; DATE_LINE],
-    /// Validity range of the line, unless the wall clock is set.
+    /// The validity range of the line, as long as the wall clock is not set.
     valid: Option<(Instant, Instant)>,
 }
 
 /// Calls `f` with the `Date` field line for `now` (RFC 9110 section 6.6.1), CRLF included.
 ///
-/// `now` is a recent reading of [`now`]. The line is formatted once for each second of the wall clock; one
-/// that is set is followed within a second.
+/// `now` is a recent reading of [`now`]. The line is formatted once for each second of the wall clock. A
+/// change of the wall clock takes effect within a second.
 ///
 /// ```
 /// use vestibule::net::clock;

@@ -1,4 +1,4 @@
-//! Telling many connections that it is time to end.
+//! `Drain`: graceful shutdown of many connections.
 
 use std::{
     fmt,
@@ -10,14 +10,13 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard};
 
-/// The one who says when: hands out [`Watch`]es, and waits until all are gone.
+/// A graceful shutdown: creates [`Watch`]es, signals them to end, and waits until all are dropped.
 ///
-/// An idle connection costs nothing more than its place here: it is not polled until the drain
-/// begins.
+/// An idle connection costs only its slot here: it is not polled until the drain begins.
 #[derive(Clone, Default)]
 pub struct Drain(Arc<Shared>);
 
-/// A connection's view of a [`Drain`]. Dropped, it counts as ended.
+/// A connection's handle of a [`Drain`]. When it is dropped, the connection counts as ended.
 pub struct Watch {
     shared: Arc<Shared>,
     place: usize,
@@ -33,24 +32,24 @@ struct Shared {
     room: Arc<Room>,
 }
 
-/// What the registers of one server share.
+/// The state that the drains of one server share.
 #[derive(Default)]
 struct Room {
-    /// Where each watch leaves a permit when it ends.
+    /// Each watch adds a permit here when it is dropped.
     permits: Option<Arc<Semaphore>>,
-    /// How many idle connections should end, for others that wait.
+    /// The number of idle connections that should end so that others are admitted.
     shed_requests: AtomicUsize,
 }
 
 const END: u8 = 1;
 const CUT: u8 = 2;
 
-/// Those to wake, each at a place that its watch knows.
+/// The wakers of the watches; each watch knows its slot.
 #[derive(Default)]
 struct Places {
     wakers: Vec<Option<Waker>>,
     free: Vec<usize>,
-    /// Where the next that are woken to shed begin.
+    /// The slot at which the next round of wake-ups to shed starts.
     next: usize,
 }
 
@@ -59,7 +58,7 @@ impl Places {
         self.wakers.len() - self.free.len()
     }
 
-    /// The next `n`, round and round.
+    /// Returns the wakers of the next `n` slots, in round-robin order.
     fn next(&mut self, n: usize) -> Vec<Waker> {
         let (len, from) = (self.wakers.len(), self.next);
         let n = len.min(n);
@@ -70,7 +69,7 @@ impl Places {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Places> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,27 +81,27 @@ impl Shared {
 }
 
 impl Drain {
-    /// A drain that has not begun.
+    /// Creates a drain that has not begun.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A drain whose watches each give a permit back when they are dropped.
+    /// Creates a drain whose watches each add a permit to `permits` when they are dropped.
     ///
-    /// Whoever asks for a watch has acquired one and forgotten it: the room of an owned permit in
-    /// every idle connection is saved.
+    /// The caller of [`watch`](Self::watch) must have acquired a permit and forgotten it. So an idle
+    /// connection does not hold an owned permit, which saves its memory.
     pub fn with_permits(permits: Arc<Semaphore>) -> Self {
         let room = Room { permits: Some(permits), ..Room::default() };
         Self(Arc::new(Shared { room: Arc::new(room), ..Shared::default() }))
     }
 
-    /// Another drain for connections of the same server: it shares permits and
-    /// [requests to shed](Self::request_shed), and nothing else.
+    /// Creates another drain for connections of the same server: it shares only the permits and the
+    /// [requests to shed](Self::request_shed).
     pub fn sibling(&self) -> Self {
         Self(Arc::new(Shared { room: self.0.room.clone(), ..Shared::default() }))
     }
 
-    /// A watch for one more connection.
+    /// Creates a watch for a new connection.
     pub fn watch(&self) -> Watch {
         let mut p = self.0.lock();
         let place = p.free.pop().unwrap_or_else(|| {
@@ -113,36 +112,36 @@ impl Drain {
         Watch { shared: self.0.clone(), place, waker: None }
     }
 
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub fn len(&self) -> usize {
         self.0.lock().taken()
     }
 
-    /// Is there no connection?
+    /// Returns whether there is no connection.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Begins: every connection ends after its present exchange, idle ones now.
+    /// Begins the drain: every connection ends after its current exchange, idle ones at once.
     pub fn begin(&self) {
         self.0.tell(END);
     }
 
-    /// Gives up on those that have not ended: every connection ends now.
+    /// Aborts all connections that have not ended, in the middle of an exchange if there is one.
     pub fn cut(&self) {
         self.0.tell(CUT);
     }
 
-    /// Asks that `n` idle connections end, of this drain and its siblings, in place of what was asked
-    /// for before. They do when they are [woken](Self::wake_next).
+    /// Requests that `n` idle connections of this drain and its siblings end; replaces an earlier request.
+    /// They see it when they are [woken](Self::wake_next).
     pub fn request_shed(&self, n: usize) {
         self.0.room.shed_requests.store(n, Ordering::Release);
     }
 
-    /// Wakes the next `n` connections of this drain, in turn, so that those among them that are idle
-    /// see a [request to shed](Self::request_shed).
+    /// Wakes the next `n` connections of this drain, in turn, so that the idle ones among them see a
+    /// [request to shed](Self::request_shed).
     ///
-    /// There is no list of the idle ones: each request would pay for it.
+    /// There is no list of idle connections, since each request would have to update it.
     pub fn wake_next(&self, n: usize) {
         let next = self.0.lock().next(n);
         next.into_iter().for_each(Waker::wake);
@@ -162,7 +161,7 @@ impl Drain {
 }
 
 impl Watch {
-    /// A watch that is never told anything.
+    /// Creates a watch whose drain never begins.
     pub fn never() -> Self {
         Drain::new().watch()
     }
@@ -174,28 +173,28 @@ impl Watch {
             self.waker = Some(cx.waker().clone());
             self.shared.lock().wakers[self.place].clone_from(&self.waker);
         }
-        // Looked at behind the entry: nothing that was told before it is missed.
+        // Loaded after the registration, so that no change before it is missed.
         self.shared.order.load(Ordering::Acquire) >= END
     }
 
-    /// Must the connection end now, in the middle of whatever it does?
+    /// Returns whether the connection must end at once, even in the middle of an exchange.
     pub fn is_cut(&self) -> bool {
         self.shared.order.load(Ordering::Acquire) >= CUT
     }
 
-    /// Whether some idle connection should end: see [`Drain::request_shed`].
+    /// Returns whether an idle connection should end, see [`Drain::request_shed`].
     pub fn is_shed_requested(&self) -> bool {
         self.shared.room.shed_requests.load(Ordering::Acquire) > 0
     }
 
-    /// Takes one of the requests to shed, if one is left: then this connection, which is idle, must
-    /// end.
+    /// Claims one request to shed. Returns `false` if none is left; otherwise this connection, which is
+    /// idle, must end.
     pub fn claim_shed(&self) -> bool {
         let requests = &self.shared.room.shed_requests;
         requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
     }
 
-    /// Is the task of `cx` the one that is registered?
+    /// Returns whether the waker of `cx` is registered.
     fn knows(&self, cx: &Context<'_>) -> bool {
         self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()))
     }
@@ -208,7 +207,7 @@ impl Drop for Watch {
         p.free.push(self.place);
         let empty = p.taken() == 0;
         drop(p);
-        drop(waker); // perhaps the last of its task, which then drops what it holds
+        drop(waker); // outside of the lock: the last waker of a task drops the task
         if let Some(permits) = &self.shared.room.permits {
             permits.add_permits(1);
         }
@@ -274,7 +273,7 @@ mod tests {
         drain.begin();
         assert_eq!(woken.load(Ordering::Relaxed), 1, "the third has not asked yet");
         assert!(third.poll_draining(&cx) && !third.is_cut());
-        // Who asks only after the beginning is still told of the cut.
+        // A watch that registers after the beginning is still woken by the abort.
         drain.cut();
         assert_eq!(woken.load(Ordering::Relaxed), 3);
         assert!(second.is_cut() && third.is_cut());

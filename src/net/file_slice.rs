@@ -6,9 +6,9 @@ use super::{clock, page_cache};
 use crate::body::{FileSlice, Prefetching};
 
 impl FileSlice {
-    /// A slice of `len` bytes from `offset` on.
+    /// Creates a slice of `len` bytes that starts at `offset`.
     ///
-    /// If the file turns out shorter, the body ends in an error: nothing is padded.
+    /// If the file is shorter, the body ends in an error: it is not padded.
     pub fn new(file: Arc<File>, offset: u64, len: u64) -> Self {
         Self::with_prefetch(file, offset, len, prefetch)
     }
@@ -17,15 +17,15 @@ impl FileSlice {
 fn prefetch(file: &mut FileSlice) -> Option<Prefetching> {
     let (to, read) = prefetch_next(file, clock::now())?;
     let read = async move {
-        let _ = read.await; // reading the bytes reports what went wrong
+        let _ = read.await; // errors are reported when the bytes are read
         clock::now()
     };
     Some(Prefetching { to, read: Box::pin(read) })
 }
 
-/// Starts to read the next bytes of `file` into the page cache, at most to the end of a window. Returns up to
-/// where, and the receiver of [`prefetch`](page_cache::prefetch). `None` if they are resident: they are marked
-/// then. Valid while [`resident_len`](FileSlice::resident_len) is 0.
+/// Starts to read the next bytes of `file` into the page cache, at most to the end of a window. Returns the end
+/// offset, and the receiver of [`prefetch`](page_cache::prefetch). If the bytes are resident already, it marks
+/// them so and returns `None`. Valid while [`resident_len`](FileSlice::resident_len) is 0.
 pub(crate) fn prefetch_next(
     file: &mut FileSlice,
     now: Instant,

@@ -1,4 +1,4 @@
-//! A gate before requests: it asks whether there is capacity at all, and reserves nothing.
+//! `Gate`: admits connections and requests only while there is capacity, and reserves none.
 
 use std::{
     fmt,
@@ -10,17 +10,17 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-/// Something that may have no room for a request.
+/// A capacity that may be used up.
 pub trait Capacity: Send + Sync + 'static {
-    /// Is there room now?
+    /// Returns whether there is capacity now.
     fn is_free(&self) -> bool;
 
-    /// Waits until there is. Another may have taken it by then.
+    /// Waits until there is capacity. It may be taken again before the caller uses it.
     fn freed(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Free permits are capacity. One that is closed has room: what comes will be refused, not kept
-/// waiting.
+/// Free permits are capacity. A closed semaphore counts as free: its users refuse requests at once, so these
+/// need not wait.
 impl Capacity for Semaphore {
     fn is_free(&self) -> bool {
         self.available_permits() > 0 || self.is_closed()
@@ -28,7 +28,7 @@ impl Capacity for Semaphore {
 
     fn freed(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            drop(self.acquire().await); // taken for a moment only, so the next one has its turn
+            drop(self.acquire().await); // released at once, so that the next waiter is woken
         })
     }
 }
@@ -56,12 +56,12 @@ impl Capacity for Semaphore {
 pub struct Gate(Option<Arc<dyn Capacity>>);
 
 impl Gate {
-    /// Open while `capacity` has room.
+    /// Creates a gate that is open while `capacity` is free.
     pub fn new(capacity: Arc<impl Capacity>) -> Self {
         Self(Some(capacity))
     }
 
-    /// A gate that is always open: the default.
+    /// Creates a gate that is always open, the default.
     pub fn always_open() -> Self {
         Self(None)
     }
@@ -71,7 +71,7 @@ impl Gate {
         self.0.as_ref().is_none_or(|c| c.is_free())
     }
 
-    /// Waits until it is open.
+    /// Waits until the gate is open.
     pub async fn opened(&self) {
         if let Some(capacity) = &self.0
             && !capacity.is_free()
@@ -80,8 +80,8 @@ impl Gate {
         }
     }
 
-    /// Is it open? If not, the task of `cx` is woken once it was, as long as `waiting` is kept;
-    /// it is the caller's to hold in between, and empty at first.
+    /// Polls whether the gate is open. If not, the task of `cx` is woken when it opens, as long as the
+    /// caller keeps `waiting`, which is empty at first.
     pub fn poll_opened(&self, waiting: &mut GateWaiting, cx: &mut Context<'_>) -> Poll<()> {
         let Some(capacity) = &self.0 else { return Poll::Ready(()) };
         if waiting.0.is_none() && capacity.is_free() {
@@ -96,12 +96,12 @@ impl Gate {
     }
 }
 
-/// A turn at a [`Gate`] that is closed.
+/// The state of a caller that waits at a closed [`Gate`].
 #[derive(Default)]
 pub struct GateWaiting(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 impl GateWaiting {
-    /// Does it wait at a gate?
+    /// Returns whether it waits at a gate.
     pub fn is_waiting(&self) -> bool {
         self.0.is_some()
     }

@@ -1,4 +1,4 @@
-//! What a driver needs of a connection: bytes both ways, and if it can, files.
+//! `Io`: the stream that a driver needs: reads, writes, and optionally `sendfile`.
 
 use std::{
     io,
@@ -9,13 +9,12 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
 use crate::body::FileSlice;
 
-/// A connection that a driver can drive.
+/// A stream that a driver can use.
 ///
-/// All extra methods have defaults, so that anything that reads and writes can be one: implement
-/// the trait with an empty block.
+/// All methods have defaults, so an empty `impl` block is enough for any type that reads and writes.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Writes `bytes` as the beginning of something larger that follows at once; the kernel may
-    /// wait for the rest before it sends a packet.
+    /// Writes `bytes` that more data follows at once (`MSG_MORE`): the kernel may wait for it before it
+    /// sends a packet.
     ///
     /// # Errors
     /// Those of the connection.
@@ -27,8 +26,8 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
     /// has shrunk. The caller advances the slice.
     ///
     /// # Errors
-    /// Those of the connection; [`Unsupported`](io::ErrorKind::Unsupported) if it cannot do this,
-    /// which is the default, and then the caller reads the file.
+    /// Those of the connection; [`Unsupported`](io::ErrorKind::Unsupported), the default, if the stream has
+    /// no `sendfile`: then the caller reads the file.
     fn poll_send_file(
         &mut self,
         _cx: &mut Context<'_>,
@@ -37,25 +36,24 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
-    /// Whether the receive queue is empty. `None`, the default, if only a read can tell.
+    /// Returns whether the receive queue is empty; `None`, the default, if unknown.
     fn recv_queue_empty(&self) -> Option<bool> {
         None
     }
 
-    /// Bytes that were written and that the peer has not taken from the kernel yet; `None`, the
-    /// default, if nobody knows. A slow reader's progress shows here first.
+    /// Returns the bytes in the send queue: written, and not yet taken by the peer. `None`, the default, if
+    /// unknown. The progress of a slow reader shows here before it shows in writes.
     fn unsent(&self) -> Option<u64> {
         None
     }
 
-    /// The peer reads fast: the kernel may hold more for it than it does for any peer. By default it
-    /// does nothing.
+    /// Raises the limit of the send queue, for a peer that reads fast. Does nothing by default.
     fn open_up(&mut self) {}
 
-    /// Makes the close that follows an abrupt one, which the peer cannot take for an orderly end.
-    /// By default it does nothing.
+    /// Makes the next close a reset, which the peer cannot take for an orderly end. Does nothing by
+    /// default.
     fn reset_on_close(&mut self) {}
 }
 
-/// Memory, for tests.
+/// An in-memory stream, for tests.
 impl Io for DuplexStream {}

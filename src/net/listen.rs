@@ -1,4 +1,4 @@
-//! Addresses, and sockets that listen on them.
+//! `Address`, `Listener`: addresses and the sockets that listen on them.
 
 use std::{
     fmt, io,
@@ -11,8 +11,7 @@ use std::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-/// Connections that the kernel holds until they are accepted. The kernel caps it at
-/// `net.core.somaxconn`, 4,096 by default.
+/// The length of the kernel's accept queue. The kernel caps it at `net.core.somaxconn`, 4,096 by default.
 const BACKLOG: i32 = 4096;
 
 /// Bytes that the kernel takes for a client beyond those that are on their way to it: 128 KiB. The
@@ -20,7 +19,7 @@ const BACKLOG: i32 = 4096;
 /// gigabytes. Who turns out to read fast is [given more](super::Io::open_up): fewer wake-ups.
 const UNSENT: u32 = 128 << 10;
 
-/// Where to listen or to connect: `host:port`, `http://host:port` or `unix:/path`.
+/// An address to listen on or to connect to: `host:port`, `http://host:port` or `unix:/path`.
 ///
 /// ```
 /// use vestibule::net::Address;
@@ -70,7 +69,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A socket that listens, not yet tied to a runtime, so that each thread can have its own.
+/// A listening socket that is not yet registered with a runtime, so that each thread can have its own.
 #[derive(Debug)]
 pub enum Listener {
     /// TCP.
@@ -86,8 +85,7 @@ impl Listener {
     /// A Unix socket's path is freed first if nobody listens there any more.
     ///
     /// # Errors
-    /// Those of look-up, `bind` and `listen`. They name the address and, where that is known, what to
-    /// do: `cannot listen on 127.0.0.1:80: permission denied (ports below 1024 need
+    /// Those of name resolution, `bind` and `listen`. They name the address and, if known, the remedy: `cannot listen on 127.0.0.1:80: permission denied (ports below 1024 need
     /// CAP_NET_BIND_SERVICE)`.
     pub fn bind(address: &Address, share: bool) -> io::Result<Self> {
         Self::try_bind(address, share).map_err(|error| cannot_listen(address, error))
@@ -109,10 +107,10 @@ impl Listener {
         }
     }
 
-    /// A second handle on the same socket.
+    /// Creates another handle of the same socket.
     ///
     /// # Errors
-    /// When there are no descriptors left.
+    /// Those of dup(2): no descriptors are left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(s) => Self::Tcp(s.try_clone()?),
@@ -120,7 +118,7 @@ impl Listener {
         })
     }
 
-    /// The address that it listens on, with the port that the kernel chose.
+    /// Returns the address that it listens on, with the port chosen by the kernel.
     ///
     /// # Errors
     /// Those of `getsockname`.
@@ -152,7 +150,7 @@ impl From<UnixListener> for Listener {
     }
 }
 
-/// Why a socket does not listen.
+/// A socket that cannot listen, and why.
 #[derive(thiserror::Error)]
 #[error("cannot listen on {address}: {reason}")]
 struct CannotListen {
@@ -161,14 +159,14 @@ struct CannotListen {
     source: io::Error,
 }
 
-/// As its text: `main` prints errors by `Debug`.
+/// The same text as `Display`, because `main` prints errors by `Debug`.
 impl fmt::Debug for CannotListen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Says what failed and what to do. The kind stays.
+/// Adds the address and a remedy to an error, and keeps its kind.
 fn cannot_listen(address: &Address, source: io::Error) -> io::Error {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, InvalidInput, NotFound, PermissionDenied};
     let kind = source.kind();
@@ -213,7 +211,7 @@ fn bind_tcp(addr: SocketAddr, share: bool) -> io::Result<Socket> {
     if share {
         socket.set_reuse_port(true)?;
     }
-    // Accepted sockets inherit these: no system call for each connection.
+    // Accepted sockets inherit these, which saves system calls for each connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.bind(&addr.into())?;
@@ -230,7 +228,7 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     };
     let socket = new()?;
     if let Err(e) = socket.bind(&addr) {
-        // Another kind of file would refuse connections just as well, and is not ours to remove.
+        // Other kinds of files refuse connections too, but must not be removed.
         let stale = e.kind() == io::ErrorKind::AddrInUse
             && is_socket(path)
             && new()?.connect(&addr).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
@@ -248,7 +246,7 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
 mod tests {
     use super::*;
 
-    /// Why `address` cannot be listened on; the kind is that of the cause.
+    /// Returns the error text of listening on `address`. Its kind is that of the cause.
     fn refusal(address: &Address) -> String {
         let error = Listener::bind(address, false).unwrap_err();
         let inner = error.get_ref().and_then(|inner| inner.source()).unwrap();

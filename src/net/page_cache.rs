@@ -1,4 +1,4 @@
-//! Which bytes of a file are in the page cache, and reading the others into it on another thread: a
+//! Checks which bytes of a file are in the page cache, and reads others into it on another thread, so that a
 //! connection's thread never waits for a disk.
 
 use std::{
@@ -21,17 +21,18 @@ use super::blocking_pool::{BlockingPool, Job};
 /// The magic number of tmpfs, see statfs(2).
 const TMPFS: FsWord = 0x0102_1994;
 
-/// Bytes of one read, which are thrown away.
+/// Size of one read, 128 KiB; the data is discarded.
 const STEP: usize = 128 << 10;
 
-/// One byte of so many is checked: 32 in 2 MiB.
+/// The interval of residency checks, 64 KiB: 32 in 2 MiB.
 const STRIDE: u64 = 64 << 10;
 
-/// Returns whether reading the bytes `from .. to` waits for no disk, by a sample.
+/// Returns whether the bytes `from .. to` can be read without waiting for a disk, by sampling.
 ///
-/// Checks the first byte, the last, and one at a random place in each stride between them. Files are read
-/// ahead in large pieces and mostly evicted whole, but a client that knew the places could have just those
-/// pages read, and the thread wait for all others. Random places leave it holes of a few pages.
+/// Checks the first byte, the last, and one at a random offset in each stride between them. Files are read
+/// ahead in large pieces and usually evicted whole. But a client that knew the offsets could request only
+/// those pages, and make the thread wait for all others. With random offsets only gaps of a few pages remain
+/// undetected.
 pub(crate) fn is_resident(file: &File, from: u64, to: u64) -> bool {
     let last = to.saturating_sub(1);
     if ![from, last].into_iter().all(|at| is_resident_at(file, at)) {
@@ -87,11 +88,11 @@ pub(crate) fn read_ahead(file: &File, from: u64, to: u64) {
     }
 }
 
-/// Has another thread [read](read_ahead) the bytes `from .. to`. The receiver resolves when it has; dropped
-/// before the thread begins, it cancels the read. If no thread can be started it fails at once: the bytes
-/// are then read where they are sent.
+/// [Reads](read_ahead) the bytes `from .. to` on another thread. The receiver resolves when they have been
+/// read; dropped before the thread begins, it cancels the read. If no thread can be started the receiver fails
+/// at once, and the bytes are read when they are sent.
 pub(crate) fn prefetch(file: Arc<File>, from: u64, to: u64) -> oneshot::Receiver<()> {
-    /// Shared by all connections: a disk that hangs takes no more threads than these.
+    /// Shared by all connections, so that a disk that hangs blocks a bounded number of threads.
     static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
     let (done, is_done) = oneshot::channel();
     POOL.run(Box::new(Prefetch { file, from, to, done }));
@@ -113,7 +114,7 @@ impl Job for Prefetch {
     fn run(self: Box<Self>) {
         let Self { file, from, to, done } = *self;
         read_ahead(&file, from, to);
-        drop(file); // the last close may block, too
+        drop(file); // the last close may block too
         let _ = done.send(());
     }
 }

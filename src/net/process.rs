@@ -1,4 +1,4 @@
-//! Child processes: how they are described, started, observed and ended.
+//! Child processes: their description, start, observation and end.
 
 mod before_exec;
 mod child;
@@ -38,10 +38,10 @@ pub enum ResourceLimit {
     Processes,
 }
 
-/// A program, its arguments and its surroundings.
+/// A program, its arguments and its environment.
 ///
-/// As [`std::process::Command`], but a value that can be started again and again: each worker and each
-/// generation of workers is started from the same one.
+/// Like [`std::process::Command`], but a value that can be started repeatedly: all workers of all
+/// generations are started from the same one.
 ///
 /// A child process that is started from it
 /// - has `/dev/null` as its standard input, and its standard output and error are read line by line;
@@ -65,7 +65,7 @@ pub enum ResourceLimit {
 pub struct Command {
     program: OsString,
     args: Vec<OsString>,
-    /// Changes to the environment, the later ones first in effect. `None` removes a variable.
+    /// Changes to the environment; later ones take precedence. `None` removes a variable.
     env: Vec<(OsString, Option<OsString>)>,
     inherits_env: bool,
     dir: Option<PathBuf>,
@@ -76,7 +76,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// The program of this name in `PATH`, or at this path.
+    /// Creates a command for the program of this name in `PATH`, or at this path.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
@@ -157,17 +157,17 @@ impl Command {
         self
     }
 
-    /// The working directory.
+    /// Returns the working directory.
     pub(crate) fn dir(&self) -> Option<&Path> {
         self.dir.as_deref()
     }
 
-    /// User and group that files for the process should belong to.
+    /// Returns the user and group that files for the process should belong to.
     pub(crate) fn owner(&self) -> (Option<u32>, Option<u32>) {
         (self.uid, self.gid)
     }
 
-    /// Whether an argument has `name` in it.
+    /// Returns whether an argument contains `name`.
     pub(crate) fn mentions(&self, name: &str) -> bool {
         self.args.iter().any(|arg| arg.to_str().is_some_and(|text| text.contains(name)))
     }
@@ -189,12 +189,12 @@ impl Command {
     /// *thread* (`PR_SET_PDEATHSIG`, see prctl(2)).
     ///
     /// # Errors
-    /// Those of fork(2) and execve(2), and of what is to be set in between.
+    /// Those of fork(2), of execve(2), and of the settings made in between.
     pub(crate) fn spawn(&self, listener: Option<&OwnedFd>) -> io::Result<Spawned> {
         child::spawn(self, listener)
     }
 
-    /// The environment of the child, before `LISTEN_PID`.
+    /// Returns the environment of the child, without `LISTEN_PID`.
     fn environment(&self) -> Vec<(OsString, OsString)> {
         let mut all: Vec<(OsString, OsString)> =
             if self.inherits_env { std::env::vars_os().collect() } else { Vec::new() };

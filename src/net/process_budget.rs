@@ -1,4 +1,4 @@
-//! `process_budget`: the one budget of everything that was not given another.
+//! `process_budget`: the default budget of all servers and buffers of the process.
 
 use std::sync::LazyLock;
 
@@ -6,8 +6,8 @@ use crate::Budget;
 
 static SHARED: LazyLock<Budget> = LazyLock::new(Budget::default);
 
-/// The budget of the process: its servers and buffers share this one unless they are given another,
-/// since memory is the process's too.
+/// Returns the budget of the process. Servers and buffers share it unless they are configured with another
+/// one, since they also share the memory of the process.
 ///
 /// ```
 /// use vestibule::net;

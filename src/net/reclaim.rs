@@ -1,9 +1,9 @@
-//! Gives memory that a burst of large buffers has left back to the system.
+//! Returns freed memory to the system after a burst of large buffers.
 //!
-//! glibc keeps what is freed in its arenas, and returns only the free end of each: after a burst of slow
+//! glibc keeps freed memory in its arenas, and returns only the free end of each: after a burst of slow
 //! readers one small allocation behind hundreds of megabytes of freed buffers keeps them all. `malloc_trim`
-//! returns the free pages between allocations too. It is called when much has been freed, and changes no
-//! setting of the allocator.
+//! also returns the free pages between allocations. It is called when much memory has been freed, and changes
+//! no setting of the allocator.
 
 use std::{
     io,
@@ -17,20 +17,20 @@ use std::{
 
 use super::blocking_pool::{BlockingPool, Job};
 
-/// The least fall of the memory in use that is followed by a trim: 32 MiB. Less is soon used again.
+/// The minimum fall of the memory in use that triggers a trim, 32 MiB. Less is soon used again.
 const LEAST_FALL: u64 = 32 << 20;
 
-/// How long a trim waits, 1 s, so that it follows the end of a burst, and not each response of it.
+/// The delay of a trim, 1 s, so that it follows the end of a burst and not each of its responses.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// The most memory in use that was seen since the last trim.
+/// The maximum of the memory in use since the last trim, in bytes.
 static HIGH: AtomicU64 = AtomicU64::new(0);
 
-/// A trim is submitted and has not begun.
+/// Whether a trim is submitted and has not begun.
 static IS_PENDING: AtomicBool = AtomicBool::new(false);
 
-/// To be called whenever a buffer is freed, with the bytes that all buffers use. After a large fall it has
-/// another thread return free memory to the system. Never panics.
+/// Schedules a trim on another thread after a large fall of the memory in use. Must be called whenever a buffer
+/// is freed, with the bytes that all buffers use. Never panics.
 pub(crate) fn after_free(in_use: u64) {
     static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
     let high = HIGH.fetch_max(in_use, Relaxed);
@@ -54,7 +54,7 @@ impl Job for Trim {
     }
 
     fn fail(self: Box<Self>, _: &io::Error) {
-        IS_PENDING.store(false, Relaxed); // the next one tries again
+        IS_PENDING.store(false, Relaxed); // the next call tries again
     }
 }
 
@@ -64,8 +64,8 @@ fn trim() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
-    // SAFETY: it takes a number, locks the allocator itself, and touches no memory that is in use. With another
-    // allocator than glibc's it finds nothing to do.
+    // SAFETY: it takes a number, locks the allocator itself, and touches no memory that is in use. With an
+    // allocator other than glibc's it has no effect.
     unsafe { malloc_trim(0) };
 }
 

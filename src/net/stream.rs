@@ -23,7 +23,7 @@ use tokio::{
 use super::{Address, Io, blocking_pool::BlockingPool, unsent::unsent};
 use crate::body::FileSlice;
 
-/// The most that one `sendfile` moves: 2 MiB, so that other connections get their turn.
+/// The maximum of one `sendfile`, 2 MiB, so that other connections get their turn.
 const SEND_FILE_STEP: u64 = 2 << 20;
 
 /// A connected stream socket, TCP (without Nagle's delay) or Unix, registered with one runtime.
@@ -49,10 +49,10 @@ impl From<UnixStream> for Stream {
 }
 
 impl Stream {
-    /// Connects to an address; a name is looked up, and its addresses are tried in turn.
+    /// Connects to an address. A host name is resolved, and its addresses are tried in turn.
     ///
     /// # Errors
-    /// Those of the look-up and of `connect`.
+    /// Those of the name resolution and of `connect`.
     pub async fn connect(to: &Address) -> io::Result<Self> {
         match to {
             Address::Tcp(host) => {
@@ -115,10 +115,10 @@ impl Stream {
     }
 }
 
-/// Connects to `host:port`. A name is looked up on a thread of our own pool: tokio's panics if the system can
-/// start no thread.
+/// Connects to `host:port`. A host name is resolved on a [`BlockingPool`]: tokio's pool panics if the system
+/// cannot start a thread.
 async fn connect_tcp(host: &str) -> io::Result<TcpStream> {
-    /// Name servers that do not answer take no thread from the disks.
+    /// A pool of its own, so that name servers that do not answer occupy no thread of the disks.
     static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
     if let Ok(addr) = host.parse::<SocketAddr>() {
         return TcpStream::connect(addr).await;
@@ -161,13 +161,13 @@ impl Io for Stream {
     }
 
     fn poll_send_file(&mut self, cx: &mut Context<'_>, f: &FileSlice) -> Poll<io::Result<usize>> {
-        // Not beyond the resident bytes: the kernel would wait for the disk.
+        // At most the resident bytes: for others the kernel would wait for the disk.
         let len = if f.resident_len() > 0 { f.resident_len() } else { f.len() };
         let step = usize::try_from(len.min(SEND_FILE_STEP)).expect("at most 2 MiB");
         self.poll_writing(cx, step, |fd| {
             let mut offset = f.offset();
             match rustix::fs::sendfile(fd, f.file(), Some(&mut offset), step) {
-                // A file system, or a special file, that has no such thing.
+                // The file system, or a special file, has no sendfile.
                 Err(Errno::INVAL) => Err(Errno::NOSYS),
                 result => result,
             }
@@ -216,12 +216,12 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // sockets keep nothing back
+        Poll::Ready(Ok(())) // sockets have no buffer in user space
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match rustix::net::shutdown(self.fd(), Shutdown::Write) {
-            // It has ended already.
+            // The connection has already ended.
             Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
             result => Poll::Ready(result.map_err(Into::into)),
         }

@@ -1,4 +1,4 @@
-//! What of a socket's bytes the peer has not taken yet: the kernel's side of a slow reader.
+//! The length of a socket's send queue, which shows the progress of a slow reader.
 
 #![allow(unsafe_code, reason = "one system call that rustix has no safe form of")]
 
@@ -9,7 +9,7 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 /// `SIOCOUTQ`, which is `TIOCOUTQ` (tcp(7), unix(7)).
 const SIOCOUTQ: Opcode = 0x5411;
 
-/// A few architectures number it differently, and are left out.
+/// Whether the request has this number. A few architectures that number it differently are unsupported.
 const IS_KNOWN: bool = cfg!(any(
     target_arch = "x86",
     target_arch = "x86_64",
@@ -20,8 +20,8 @@ const IS_KNOWN: bool = cfg!(any(
     target_arch = "loongarch64",
 ));
 
-/// Bytes that were written and not acknowledged (TCP) or not read (Unix sockets) by the peer.
-/// `None` if the kernel does not say.
+/// Returns the bytes that were written and not acknowledged (TCP) or not read (Unix sockets) by the peer;
+/// `None` if unknown.
 pub(super) fn unsent(socket: impl AsFd) -> Option<u64> {
     if !IS_KNOWN {
         return None;

@@ -1,4 +1,4 @@
-//! What a server can be bound to.
+//! `Bind`: the address or listener of a server.
 
 use std::{
     io,
@@ -11,20 +11,20 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::net::{Address, Listener};
 
-/// An address to bind, or a listener that is bound already.
+/// An address to bind, or a listener that is already bound.
 #[derive(Debug)]
 pub struct Bind(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    /// Parsed when it is bound, so that the error comes from there.
+    /// An address that is parsed by `Serve::bind`, which returns the error.
     Text(String),
     Address(Address),
     Listener(Listener),
 }
 
 impl Bind {
-    /// `n` sockets that share the address.
+    /// Returns `n` sockets that share the address.
     pub(super) fn listen(self, n: usize) -> io::Result<(Vec<Listener>, Unlink)> {
         let address = match self.0 {
             Kind::Text(text) => text
@@ -40,7 +40,7 @@ impl Bind {
                 Ok((spread(first, n)?, unlink))
             }
             Address::Tcp(_) => {
-                // The port may have been chosen by the kernel: the others join the first.
+                // The kernel may have chosen the port: the others use that of the first.
                 let address = first.local_addr()?;
                 let mut all = vec![first];
                 for _ in 1..n {
@@ -52,7 +52,7 @@ impl Bind {
     }
 }
 
-/// One socket for all threads: whoever is idle accepts.
+/// Clones one socket for all threads: an idle thread accepts the next connection.
 fn spread(first: Listener, n: usize) -> io::Result<Vec<Listener>> {
     let mut all = (1..n).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
     all.push(first);
@@ -86,7 +86,7 @@ impl Drop for Unlink {
         if let Some((path, bound)) = self.0.take()
             && identity(&path).is_ok_and(|now| now == bound)
         {
-            // Gone already is as good.
+            // It may have been removed already.
             let _ = std::fs::remove_file(path);
         }
     }

@@ -16,37 +16,37 @@ use crate::{
     peer::Peer,
 };
 
-/// Connections of each loop that are woken at first to see whether they are idle and can end.
+/// Connections of each loop that are woken in the first round to shed idle ones.
 const WAKE: usize = 64;
 
-/// Idle connections that are asked to end at a time, at most.
+/// The maximum number of idle connections that are requested to end at a time.
 const SHED_BATCH: usize = 64;
 
-/// How long the loop waits for a place before it wakes more connections, the first time and at most:
-/// 8,192 of them have been woken after 70 ms if none could end.
+/// How long the loop waits for a permit before it wakes more connections, the first time and at most. If none
+/// can end, 8,192 connections are woken within 70 ms.
 const SHED_PAUSE: Duration = Duration::from_millis(10);
 const MAX_SHED_PAUSE: Duration = Duration::from_millis(160);
 
 /// What all accept loops of a server share.
 pub(super) struct Door {
     pub(super) gate: Gate,
-    /// One for each connection.
+    /// A permit for each connection that may be opened.
     permits: Arc<Semaphore>,
     tally: Option<Arc<Tally>>,
-    /// The register of each loop's connections.
+    /// The drain of each loop's connections.
     drains: Vec<Drain>,
 }
 
-/// A connection that was let in, with one of the permits.
+/// An admitted connection, which has one of the permits.
 pub(super) struct Entered {
     pub(super) accepted: Accepted,
     pub(super) counted: Option<Box<Counted>>,
 }
 
-/// How one accept loop makes room while the server is full.
+/// The state of one accept loop that sheds idle connections while the server is full.
 ///
-/// It is not known how many clients wait in the kernel's queue. So the loop asks for one place, and for
-/// twice as many each time that yet another client waits.
+/// The number of clients in the kernel's accept queue is unknown. So the loop sheds one connection, and twice as
+/// many each time that another client waits.
 pub(super) struct Shedding {
     batch: usize,
 }
@@ -57,7 +57,7 @@ impl Default for Shedding {
     }
 }
 
-/// A connection's place in the tally.
+/// Counts a connection of a client until it is dropped.
 pub(super) struct Counted {
     tally: Arc<Tally>,
     peer: Peer,
@@ -77,15 +77,15 @@ impl Door {
         Self { gate, permits, tally: per_client.map(Tally::new), drains }
     }
 
-    /// The register of loop `n`; its watches give the permits back.
+    /// Returns the drain of loop `n`; its watches return the permits.
     pub(super) fn drain(&self, n: usize) -> &Drain {
         &self.drains[n]
     }
 
-    /// The next connection.
+    /// Returns the next admitted connection.
     pub(super) async fn next(&self, acceptor: &mut Acceptor, shedding: &mut Shedding) -> Entered {
-        // Accepted first, then allowed: a thread that waits for a connection must not hold a
-        // place that another one's client waits for.
+        // The permit comes after the connection: a thread that waits for a connection must not hold a permit
+        // for which the client of another thread waits.
         let (accepted, counted) = loop {
             self.gate.opened().await;
             let accepted = self.accept(acceptor, shedding).await;
@@ -114,15 +114,15 @@ impl Door {
             return accepted;
         }
         if shedding.batch > 1 {
-            // All that waited are let in.
+            // All waiting clients have been admitted.
             *shedding = Shedding::default();
             self.request_shed(0);
         }
         accept.await
     }
 
-    /// Takes a permit and forgets it: the connection's watch gives it back. While there is none,
-    /// idle connections are asked for theirs.
+    /// Acquires a permit and forgets it: the connection's watch returns it. While there is none, idle
+    /// connections are requested to end.
     async fn permit(&self, shedding: &mut Shedding) {
         if let Ok(permit) = self.permits.try_acquire() {
             return permit.forget();
@@ -144,13 +144,13 @@ impl Door {
         shedding.batch = (2 * shedding.batch).min(SHED_BATCH);
     }
 
-    /// The loops' drains share the request.
+    /// Requests that `n` idle connections end; all loops share the request.
     fn request_shed(&self, n: usize) {
         self.drains[0].request_shed(n);
     }
 }
 
-/// The client has as many connections as it may have.
+/// The client has reached its limit of connections.
 struct TooMany;
 
 #[cfg(test)]

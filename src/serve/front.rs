@@ -19,14 +19,14 @@ use crate::{
 
 use super::door::{Counted, Door, Entered, Shedding};
 
-/// What each accept loop of a server has.
+/// An accept loop of a server.
 #[derive(Clone)]
 pub(super) struct Front<S> {
     pub(super) service: S,
     pub(super) config: Arc<Config>,
     pub(super) door: Arc<Door>,
     pub(super) shutdown_timeout: Duration,
-    /// What else a shutdown waits for.
+    /// Other drains that a shutdown waits for.
     pub(super) others: Arc<[Drain]>,
 }
 
@@ -35,8 +35,8 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    /// Accepts and serves until `stop`, then drains; loop number `n` of the server's. Dropped, it
-    /// ends all its connections.
+    /// Runs loop number `n` of the server: accepts and serves until `stop`, then drains. Dropping the future
+    /// aborts its connections.
     pub(super) async fn run(
         self,
         n: usize,
@@ -56,9 +56,9 @@ where
                 }
             }
         }
-        drop(acceptor); // the kernel refuses from here on
+        drop(acceptor); // closes the listener: from here on the kernel refuses connections
         let Connections(drain) = &connections;
-        // The connections first: what they begin without their client is among the others then.
+        // The connections first: work that they detach from its client is registered in the others.
         for drain in std::iter::once(drain).chain(&*self.others) {
             drain.begin();
         }
@@ -86,7 +86,7 @@ where
     }
 }
 
-/// All connections of an accept loop; they end with it.
+/// The connections of an accept loop, which are aborted with it.
 struct Connections(Drain);
 
 impl Drop for Connections {
@@ -95,8 +95,8 @@ impl Drop for Connections {
     }
 }
 
-/// What a connection's task runs. A future by hand: an `async` block would hold it twice, as what
-/// it was given and as what it awaits.
+/// The future of a connection's task. It is written by hand, since an `async` block would store the connection
+/// twice: as its capture and as the future that it awaits.
 struct Task<C> {
     connection: C,
     _counted: Option<Box<Counted>>,
@@ -107,7 +107,8 @@ impl<C: Future<Output = io::Result<()>> + Unpin> Future for Task<C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = Pin::new(&mut self.connection);
-        // The driver catches those of the service; one of a destructor, say, ends its connection only.
+        // The driver catches panics of the service. Any other, for example of a destructor, ends only this
+        // connection.
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => {}

@@ -1,4 +1,4 @@
-//! One single-threaded runtime a thread, each with its own accept loop.
+//! Threads with a single-threaded runtime and an accept loop each.
 
 use std::{future::Future, io};
 
@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::front::Front;
 use crate::{HttpService, net::Listener};
 
-/// Runs one thread per listener until `stop`; when this future is dropped they end at once.
+/// Runs one thread per listener until `stop`, which drains them. When this future is dropped they end at once.
 pub(super) async fn run<S>(
     listeners: Vec<Listener>,
     front: Front<S>,
@@ -17,21 +17,21 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // Dropped without a word: the threads end at once. Told `true`: they drain.
+    // When `true` is sent the threads drain; when the sender is dropped they end at once.
     let (tell, told) = watch::channel(false);
     let (ended, mut all_ended) = mpsc::channel(listeners.len());
     for (n, listener) in listeners.into_iter().enumerate() {
         let (front, told, ended) = (front.clone(), told.clone(), ended.clone());
         std::thread::Builder::new().name(format!("front-{n}")).spawn(move || {
             let result = thread(n, listener, front, told);
-            // Nobody waits any more if the server's future was dropped.
+            // The receiver is gone if the server's future was dropped.
             let _ = ended.blocking_send(result);
         })?;
     }
     drop((ended, told));
     tokio::select! {
         () = stop => {}
-        // A thread does not end by itself but with an error, or a panic, which tells nothing.
+        // Before `stop` a thread ends only by an error, or by a panic, which sends no result.
         first = all_ended.recv() => {
             first.unwrap_or_else(|| Err(io::Error::other("every thread of the server panicked")))?;
         }

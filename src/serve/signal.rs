@@ -1,13 +1,12 @@
-//! `shutdown_signal`: what asks a server to end.
+//! `shutdown_signal`: the signals that shut a server down.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Completes at the first SIGINT (Ctrl-C) or SIGTERM: what [`Serve::shutdown`](super::Serve::shutdown)
-/// is given as a rule.
+/// Completes at the first SIGINT (Ctrl-C) or SIGTERM. Usually passed to
+/// [`Serve::shutdown`](super::Serve::shutdown).
 ///
-/// From the first poll on, these signals no longer end the process by themselves. After the first one
-/// has come the second ends the process at once, with the status that a shell gives it (130 or 143):
-/// no destructor runs. Nothing else in this crate handles signals.
+/// From the first poll on, these signals no longer end the process by themselves. After the first signal,
+/// the second ends the process at once, with the exit status of a shell (130 or 143): no destructor runs. Nothing else in this crate handles signals.
 ///
 /// If the handlers cannot be installed this logs an error and never completes.
 ///
@@ -46,7 +45,7 @@ impl Signals {
         Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// The exit status that a shell gives a process that the next signal has ended: 128 and its number.
+    /// Waits for the next signal. Returns the exit status of a shell for it: 128 plus its number.
     async fn next(&mut self) -> i32 {
         let kind = tokio::select! {
             _ = self.interrupt.recv() => SignalKind::interrupt(),

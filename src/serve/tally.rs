@@ -1,4 +1,4 @@
-//! How many connections each client has open.
+//! `PerClientConnections`: the number of open connections of each client.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::peer::{IPV6_PREFIX, Peer};
 
-/// Counts of connections, for all threads. It holds clients that have one open, no others.
+/// The connection counts of all clients, shared by all threads. A client without connections has no entry.
 #[derive(Debug)]
 pub(super) struct Tally {
     most: usize,
@@ -21,7 +21,7 @@ impl Tally {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -38,7 +38,7 @@ impl Tally {
         admitted
     }
 
-    /// A connection that was admitted has ended.
+    /// Counts a connection as ended.
     pub(super) fn left(&self, peer: &Peer) {
         let Some(client) = peer.network(IPV6_PREFIX) else { return };
         let mut open = self.lock();

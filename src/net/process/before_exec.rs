@@ -1,7 +1,7 @@
-//! What a child process does between fork(2) and execve(2).
+//! The steps of a child process between fork(2) and execve(2).
 //!
 //! Only async-signal-safe calls are allowed there: other threads of the parent may have held any lock
-//! when it forked. So everything is allocated before, and system calls are all that is left.
+//! when it forked. So everything is allocated before the fork, and the child only makes system calls.
 
 #![allow(unsafe_code, reason = "CommandExt::pre_exec")]
 
@@ -27,7 +27,7 @@ use rustix::{
 /// Descriptor of an inherited socket, as sd_listen_fds(3) numbers the first.
 pub(super) const LISTEN_FD: RawFd = 3;
 
-/// What is to be done, beyond what [`Command`] does by itself.
+/// The steps beyond those of [`Command`] itself.
 pub(super) struct Plan {
     /// The process that forks.
     pub(super) parent: Pid,
@@ -46,7 +46,7 @@ pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
     let mut environment = Environment::new(environment, listener.is_some())?;
     let run = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have ended before the signal was asked for.
+        // The parent may have ended before the signal was set.
         if getppid() != Some(parent) {
             return Err(Errno::SRCH.into());
         }
@@ -90,8 +90,8 @@ fn inherit(listener: RawFd) -> rustix::io::Result<()> {
     result
 }
 
-/// Marks all descriptors from `first` on as close-on-exec, also those of libraries that did not. Kernels
-/// before 5.11 cannot; ours are marked anyway.
+/// Marks all descriptors from `first` on as close-on-exec, including those that libraries have opened without
+/// the flag. Kernels before 5.11 cannot; this crate's descriptors have the flag anyway.
 fn close_on_exec_from(first: RawFd) {
     // SAFETY: the call changes flags of descriptors only; arguments are passed as the kernel has them.
     let _ = unsafe {

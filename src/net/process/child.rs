@@ -25,10 +25,10 @@ use super::{
 };
 use crate::net::async_fd::register_for_reads;
 
-/// A child process that no runtime observes yet.
+/// A child process that is not yet observed by a runtime.
 #[derive(Debug)]
 pub(crate) struct Spawned {
-    /// `None` once it was handed over.
+    /// `None` once it was passed to a [`Child`].
     process: Option<(Pid, OwnedFd)>,
     /// Its standard output and error.
     pub(crate) output: Option<[OwnedFd; 2]>,
@@ -66,8 +66,8 @@ impl fmt::Display for ExitStatus {
 }
 
 pub(super) fn spawn(command: &Command, listener: Option<&OwnedFd>) -> io::Result<Spawned> {
-    // Holds the number of an inherited descriptor, or a higher one if that is taken, so that it is not
-    // the one by which `Command` learns of errors.
+    // Occupies the number of the inherited descriptor, or a higher one, so that `Command` does not use it
+    // for the pipe by which it reports errors.
     let listener = listener.map(|fd| fcntl_dupfd_cloexec(fd, LISTEN_FD)).transpose()?;
     let mut prepared = process::Command::new(&command.program);
     prepared.args(&command.args).process_group(0);
@@ -121,7 +121,7 @@ impl Spawned {
         self.process.as_ref().map(|(pid, _)| number(*pid))
     }
 
-    /// Observes the child in the present runtime.
+    /// Observes the child in the current runtime.
     ///
     /// # Errors
     /// Those of epoll_ctl(2); the child is killed then.
@@ -192,7 +192,7 @@ fn number(pid: Pid) -> u32 {
 }
 
 fn kill_group(pid: Pid) {
-    let _ = kill_process_group(pid, Signal::KILL); // fails only if there is none
+    let _ = kill_process_group(pid, Signal::KILL); // fails only if the group has ended
 }
 
 fn kill_and_reap(pid: Pid, pidfd: &OwnedFd) {

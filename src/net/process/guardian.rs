@@ -1,4 +1,4 @@
-//! `Guardian`: ends the process groups of children when their parent is no more.
+//! `Guardian`: kills the process groups of children when their parent has ended.
 
 use std::{
     collections::BTreeSet,
@@ -8,15 +8,15 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Reads lines of process groups, remembers the last, and kills these groups when the pipe ends.
+/// Reads lines of process groups, keeps the last, and kills these groups when the pipe ends.
 const SCRIPT: &str = "trap '' HUP INT QUIT TERM\n\
     while read -r line; do groups=$line; done\n\
     for group in $groups; do kill -s KILL -- \"-$group\"; done";
 
-/// A small process that reads a pipe whose other end only this process has. When this process ends,
-/// however it does, the pipe ends, and the guardian kills the process groups that it was told of.
+/// A small process that reads a pipe whose other end only this process has. When this process ends, for any
+/// reason, the pipe ends, and the guardian kills the registered process groups.
 ///
-/// `PR_SET_PDEATHSIG` ends a child, but not the children of the child, such as the workers of a server
+/// `PR_SET_PDEATHSIG` ends a child, but not the children of the child, for example the workers of a server
 /// that forks.
 #[derive(Debug)]
 pub(crate) struct Guardian {
@@ -33,7 +33,7 @@ impl Guardian {
     /// Starts the guardian.
     ///
     /// # Errors
-    /// There is no `/bin/sh`, or no process more.
+    /// There is no `/bin/sh`, or no process can be started.
     pub(crate) fn start() -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", SCRIPT, "vestibule-guardian"]).current_dir("/").process_group(0);

@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd};
 
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
 
-/// Bytes of a line. A longer one is passed on in pieces: it costs no more memory than this.
+/// The maximum length of a line, 8 KiB. A longer one is passed on in pieces, which bounds the memory.
 pub(crate) const MAX_LINE: usize = 8 << 10;
 
 /// Calls `line` for each line of a pipe, without its end, until all writers have closed it. Bytes that

@@ -1,11 +1,11 @@
-//! How much memory a process uses.
+//! The memory use of a process.
 
 use std::fs;
 
-/// Bytes of memory that a process and its descendants have resident; shared pages count for each. 0 if
+/// Returns the resident memory of a process and its descendants, in bytes; shared pages count for each. 0 if
 /// it has ended.
 ///
-/// It reads files of proc(5), which the kernel makes on the spot: no disk is waited for.
+/// It reads files of proc(5), which need no disk.
 pub(crate) fn memory(pid: u32) -> u64 {
     let mut total = 0;
     let mut pids = vec![pid];

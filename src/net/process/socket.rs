@@ -20,7 +20,7 @@ use tempfile::TempDir;
 pub(crate) struct SocketDir(TempDir);
 
 impl SocketDir {
-    /// Makes the directory, for sockets of this user and group.
+    /// Creates the directory, for sockets of this user and group.
     ///
     /// # Errors
     /// Those of mkdir(2) and chown(2).
@@ -34,13 +34,13 @@ impl SocketDir {
         Ok(Self(dir))
     }
 
-    /// The path of a socket of this name.
+    /// Returns the path of a socket of this name.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }
 
-/// Listens at `path`, in blocking mode, as a program expects that inherits the socket.
+/// Listens at `path`, in blocking mode, which programs expect of an inherited socket.
 ///
 /// # Errors
 /// Those of bind(2), with the path.

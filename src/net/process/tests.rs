@@ -14,7 +14,7 @@ fn sh(script: &str) -> Command {
     Command::new("/bin/sh").args(["-c", script])
 }
 
-/// Starts a child, waits for its end, and returns what it has written, and how it has ended.
+/// Starts a child, waits for its end, and returns its output and its status.
 async fn run(command: Command) -> (Vec<String>, ExitStatus) {
     let mut spawned = command.spawn(None).unwrap();
     let [stdout, stderr] = spawned.output.take().unwrap();
@@ -25,13 +25,13 @@ async fn run(command: Command) -> (Vec<String>, ExitStatus) {
     (lines, child.reap().await)
 }
 
-/// Whether a process exists that has not ended.
+/// Returns whether a process exists and has not ended.
 fn is_alive(pid: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// Waits for the end of a process that this one is not the parent of.
+/// Waits for the end of a process that is not a child of this one.
 async fn wait_for_end(pid: &str) {
     let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
     let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
@@ -173,7 +173,7 @@ async fn guardian_kills_the_last_groups_it_was_told_of() {
     let status = tokio::task::spawn_blocking(move || killed.wait()).await.unwrap().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     assert!(spared.try_wait().unwrap().is_none());
-    // One that is dropped kills no process.
+    // A dropped guardian kills no process.
     let guardian = Guardian::start().unwrap();
     guardian.add(spared.id());
     drop(guardian);

@@ -12,10 +12,10 @@ use crate::{
     conn::{Config, Connection, Transport},
 };
 
-/// A place for each of so many connections.
+/// The server's limit of connections.
 const FULL: usize = 500;
 
-/// A server that is full, and whose application answers `/` and no other path.
+/// A server with a connection limit, whose application answers `/` and no other path.
 struct Full {
     door: Door,
     shedding: Shedding,
@@ -28,7 +28,7 @@ impl Full {
         Self { door, shedding: Shedding::default(), config: Arc::default() }
     }
 
-    /// A client that is let in, and has sent a request for `path`.
+    /// Admits a client that has sent a request for `path`.
     async fn connect(&mut self, path: &str) -> DuplexStream {
         self.door.permit(&mut self.shedding).await;
         let app = service_fn(|request: Request| async move {
@@ -50,7 +50,7 @@ impl Full {
     }
 }
 
-/// How many of them the server has closed.
+/// Returns how many of the clients the server has closed.
 async fn closed(clients: &mut [DuplexStream]) -> usize {
     let mut closed = 0;
     for client in clients {
