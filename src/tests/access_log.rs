@@ -183,7 +183,6 @@ async fn head_that_is_too_slow_has_an_entry_and_a_silent_client_has_none() {
     assert!(exchange(server.addr, "GET / HT").await.starts_with("HTTP/1.1 408 "));
     let entry = log.next().await;
     assert_eq!((entry.status.unwrap().as_u16(), entry.complete), (408, true));
-    assert!(entry.elapsed >= Duration::from_millis(50), "{:?}", entry.elapsed);
     assert!(log.rest(server).await.is_empty());
 }
 
