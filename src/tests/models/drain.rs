@@ -57,13 +57,13 @@ fn cut_is_never_taken_back_by_begin() {
 }
 
 #[test]
-fn one_connection_at_most_ends_for_one_request_for_room() {
+fn one_connection_at_most_ends_for_one_request_to_shed() {
     model(|| {
         let drain = Drain::new();
         let (a, b) = (drain.watch(), drain.watch());
-        drain.make_room();
-        let other = thread::spawn(move || b.gives_room());
-        let gives = a.gives_room();
+        drain.request_shed(1);
+        let other = thread::spawn(move || b.claim_shed());
+        let gives = a.claim_shed();
         assert!(gives != other.join().unwrap(), "exactly one of them");
     });
 }

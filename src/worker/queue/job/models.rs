@@ -58,7 +58,7 @@ fn permit_of_refused_job_is_returned_once() {
         let (job, permits) = job();
         let supervisor = thread::spawn({
             let job = job.clone();
-            move || job.refuse(queue_timeout())
+            move || job.refuse(queue_timeout(), || {})
         });
         job.cancel();
         supervisor.join().unwrap();
