@@ -124,12 +124,15 @@ impl ClientField {
         let name = self.name();
         let elements = self.parse_elements(headers, &name)?;
         let (begin, client) = self.find_client(&elements, is_trusted)?;
+        let is_as_it_was = |rest: &[Element<'_>]| {
+            let mut lines = headers.get_all(&name).iter().map(HeaderValue::as_bytes);
+            let first = rest.first().zip(lines.next());
+            // Empty elements in front of the client would be read as such behind us.
+            first.is_some_and(|(e, line)| line.starts_with(e.text)) && lines.next().is_none()
+        };
         let rest = match &elements[begin..] {
             [] => None,
-            rest if begin == 0
-                && headers.get_all(&name).iter().count() == 1
-                && !rest.is_empty() =>
-            {
+            rest if begin == 0 && is_as_it_was(rest) => {
                 remove_other_client_fields(headers, &name);
                 return Ok(client);
             }
