@@ -134,6 +134,17 @@ async fn killed_worker_loses_no_request_that_can_be_sent_again() {
 }
 
 #[tokio::test]
+async fn request_that_ends_its_worker_is_sent_to_two_workers_at_most() {
+    let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
+    // The connection of an earlier request is open: it is idempotent, and may be sent again.
+    assert_eq!(text(&pool.get("/first").await.unwrap()), "/first 0");
+    let error = pool.processes().clone().oneshot(get("/panic")).await.unwrap_err();
+    assert_eq!(kind(&error), Kind::BadGateway);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 2");
+    pool.shutdown().await;
+}
+
+#[tokio::test]
 async fn stopped_worker_is_answered_for_killed_and_replaced() {
     let (on_ready, mut ready) = hook();
     let (on_exit, mut exits) = hook();

@@ -70,14 +70,14 @@ impl Link {
         {
             match connection.exchange(request, self.idle.clone()).await {
                 Ok(response) => return Ok(finish(response)),
-                // RFC 9112 section 9.3.1: a server may close an idle connection while a request is on
-                // its way.
+                // The worker has closed its idle connection (RFC 9112 section 9.3.1). A request that may
+                // have been sent is given back instead, so that it is counted: it may end each worker.
                 Err(ExchangeError {
                     cause: Cause::Io(_) | Cause::Closed,
-                    delivery,
+                    delivery: Delivery::NotSent,
                     request: Some(again),
                     ..
-                }) if delivery == Delivery::NotSent || again.method().is_idempotent() => {
+                }) => {
                     request = *again;
                 }
                 Err(error) => return Err(error.into()),
