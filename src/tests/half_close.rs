@@ -105,6 +105,18 @@ async fn half_closed_client_is_answered_though_its_body_is_not_read() {
     assert_eq!(statuses(&answer), [200], "{answer}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn half_closed_client_is_answered_though_its_chunked_body_is_not_read() {
+    let head: &[u8] = b"POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body: &[u8] = b"5\r\nhello\r\n0\r\n\r\n";
+    for pieces in [&[&*[head, body].concat()][..], &[head, body], &[head, &body[..9], &body[9..]]] {
+        let answer = answers(pieces).await;
+        assert_eq!(statuses(&answer), [200], "{answer}");
+    }
+    let answer = answers(&[head, &[body, GET].concat()]).await;
+    assert_eq!(statuses(&answer), [200, 200], "{answer}");
+}
+
 /// How many seconds a half-closed client is waited with that has sent this.
 async fn waited<S>(service: S, half_close: Duration, request: &[u8]) -> (u64, String)
 where

@@ -12,7 +12,7 @@ use crate::{
     conn::{RequestInfo, access_log::Transfers, output::Output},
     error::BoxError,
     net::GateWaiting,
-    proto::h1::{Conn, IdleState, Limits, Server},
+    proto::h1::{Conn, Event, IdleState, Limits, Server},
 };
 
 /// Whether a connection is idle or active. There may be thousands of idle ones, so they keep only the
@@ -170,8 +170,20 @@ impl Active {
         self.upload.as_ref().is_some_and(|upload| !upload.is_wanted)
     }
 
-    /// Returns whether the whole request has been received, even if its reader has not read it all.
-    pub(super) fn has_whole_request(&self) -> bool {
+    /// Returns whether the whole request has been received, even if its reader has not read it all. Drops what
+    /// no reader will read of a chunked body.
+    pub(super) fn has_whole_request(&mut self, now: Instant) -> bool {
+        // The end of a chunked body is found by reading it only.
+        while self.upload.is_none()
+            && self.core.reads_body()
+            && self.core.remaining_body().is_none()
+        {
+            match self.core.recv(now, &mut self.input) {
+                Ok(Some(Event::Data(_))) => {}
+                Ok(Some(Event::End(_))) => return true,
+                Ok(Some(Event::Head(_)) | None) | Err(_) => return false,
+            }
+        }
         let remaining = if self.core.reads_body() { self.core.remaining_body() } else { Some(0) };
         remaining.is_some_and(|n| n <= self.input.len() as u64)
     }

@@ -221,12 +221,13 @@ where
     /// Handles the end of the client's stream.
     fn handle_eof(&mut self, active: &mut Active, now: Instant) {
         active.read_closed = true;
+        let waits_for_answer = matches!(active.stage, Stage::Call(..) | Stage::Respond(_))
+            && !self.config.http1.half_close.is_zero()
+            && active.has_whole_request(now);
         match active.stage {
             // The request is complete, so this is no protocol error: the client may only have closed its
             // sending half. It cannot be distinguished from a client that has disconnected.
-            Stage::Call(..) | Stage::Respond(_)
-                if active.has_whole_request() && !self.config.http1.half_close.is_zero() =>
-            {
+            Stage::Call(..) | Stage::Respond(_) if waits_for_answer => {
                 active.half_closed = Some(now);
                 if active.input.is_empty() {
                     active.core.disable_keep_alive(); // else further requests were read ahead
