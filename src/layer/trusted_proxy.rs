@@ -99,7 +99,8 @@ impl<S> Layer<S> for TrustedProxyLayer {
 /// are those of the client, for the access log, for limits, and for
 /// [`ForwardedFields`](crate::semantics::forwarded::ForwardedFields) to an upstream. A request that names no
 /// client is the hop's own. The response has the same [`Peer`] in its extensions, for the server's access
-/// log.
+/// log. An error has none: without a [`RescueLayer`](super::RescueLayer) directly inside, the entry of a
+/// failed request names the hop.
 ///
 /// Inner services can trust the fields that name a client:
 /// - From a trusted hop the list begins with the client, without anything that the client itself sent;
