@@ -9,17 +9,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::header;
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{buffer::request::BodyTooLarge, limit::RateLimited};
+use super::buffer::request::BodyTooLarge;
 use crate::{
     Body, HttpService, Request, Response,
     body::HttpBody,
     conn::{RequestInfo, log_error},
-    error::{BoxError, Error, Kind},
+    error::{BoxError, Error},
     semantics::problem::{self, Accept},
 };
 
@@ -28,8 +27,8 @@ pub use crate::semantics::problem::Format;
 /// Returns the response for an error, by the table that [`Rescue`] uses by default.
 ///
 /// Its status is that of the error's kind ([`problem::status`]); an error of another crate is 500. With
-/// 429 and 503 it has a `retry-after`: the time of a [`RateLimited`] source in seconds, rounded up and at
-/// least 1, or 1 without such a source.
+/// 429 and 503 it has a `retry-after`: the time of a [`RateLimited`](problem::RateLimited) source in
+/// seconds, rounded up and at least 1, or 1 without such a source.
 ///
 /// The [`Error`] is searched in the whole chain of causes. The body is that of [`problem::response`] and
 /// never contains the cause.
@@ -87,16 +86,10 @@ impl Responder for StatusTableWithLimits {
 }
 
 fn respond(error: &BoxError, format: Format, with_limits: bool) -> Response {
-    let ours = Error::find(&**error);
-    let kind = ours.map_or(Kind::Internal, Error::kind);
-    let source = ours.and_then(Error::source);
+    let source = Error::find(&**error).and_then(Error::source);
     let limit = source.and_then(|e| e.downcast_ref::<BodyTooLarge>());
     let detail = limit.filter(|_| with_limits).map(ToString::to_string);
-    let mut response = problem::of_kind(kind, detail.as_deref(), format);
-    if let Some(limited) = source.and_then(|e| e.downcast_ref::<RateLimited>()) {
-        response.headers_mut().insert(header::RETRY_AFTER, limited.retry_after_secs().into());
-    }
-    response
+    problem::of_error(&**error, detail.as_deref(), format)
 }
 
 /// Wraps a service in [`Rescue`]. Put it outermost, except for a
@@ -277,6 +270,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::{super::assert_ready::AssertReady, *};
+    use crate::{error::Kind, semantics::problem::RateLimited};
 
     #[test]
     fn every_kind_has_its_status_and_no_body_reveals_the_cause() {

@@ -1,5 +1,7 @@
 //! Responses of the server itself: the status as a short text, or as JSON (RFC 9457).
 
+use std::{error::Error as StdError, time::Duration};
+
 use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
@@ -7,7 +9,10 @@ use http::{
 };
 
 use super::negotiate::{media_weight, prefers};
-use crate::{body::Body, error::Kind};
+use crate::{
+    body::Body,
+    error::{Error, Kind},
+};
 
 const TEXT: &str = "text/plain";
 const JSON: &str = "application/json";
@@ -109,6 +114,41 @@ pub fn of_kind(kind: Kind, detail: Option<&str>, format: Format) -> Response<Bod
     let mut response = response(status(kind), detail, format);
     if matches!(kind, Kind::Overloaded | Kind::TooManyRequests) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// The client exceeds its request rate.
+///
+/// As the source of an error of [`Kind::TooManyRequests`] it gives [`of_error`] the value of `retry-after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client exceeds its request rate; the next request is allowed in {retry_after:?}")]
+pub struct RateLimited {
+    /// The time until its next request is allowed.
+    pub retry_after: Duration,
+}
+
+impl RateLimited {
+    /// Returns the time in whole seconds, as in `retry-after` (RFC 9110 section 10.2.3): rounded up, since a
+    /// client that retries too early is refused again, and at least 1.
+    pub fn retry_after_secs(&self) -> u64 {
+        let partial = u64::from(self.retry_after.subsec_nanos() > 0);
+        self.retry_after.as_secs().saturating_add(partial).max(1)
+    }
+}
+
+/// Returns the response for an error: that of the kind of the first [`Error`] in its chain of causes, or of
+/// [`Kind::Internal`] if there is none. If the source of that is [`RateLimited`], `retry-after` is its time.
+pub fn of_error(
+    error: &(dyn StdError + 'static),
+    detail: Option<&str>,
+    format: Format,
+) -> Response<Body> {
+    let ours = Error::find(error);
+    let mut response = of_kind(ours.map_or(Kind::Internal, Error::kind), detail, format);
+    let source = ours.and_then(StdError::source);
+    if let Some(limited) = source.and_then(|e| e.downcast_ref::<RateLimited>()) {
+        response.headers_mut().insert(RETRY_AFTER, limited.retry_after_secs().into());
     }
     response
 }

@@ -297,6 +297,23 @@ async fn driver_answers_an_unrescued_error_by_its_kind() {
 }
 
 #[tokio::test]
+async fn driver_tells_a_rate_limited_client_when_to_ask_again() {
+    use crate::{
+        error::{Error, Kind},
+        layer::limit::RateLimited,
+    };
+    let fails = service_fn(|_: Request| async {
+        let retry_after = Duration::from_millis(89_001);
+        Err::<Response, _>(Error::new(Kind::TooManyRequests, RateLimited { retry_after }))
+    });
+    let (server, _log) = logged(fails, |server| server).await;
+    let answer = exchange(server.addr, get("/").replace("1.1", "1.0")).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(answer.contains("\r\nretry-after: 90\r\n"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn entry_names_the_client_of_a_trusted_proxy() {
     use tower::Layer;
 

@@ -188,7 +188,7 @@ where
             }
             Err(error) => {
                 log_error(&active.request, &error);
-                let mut response = problem::of_kind(Error::kind_of(&*error), None, Format::Text);
+                let mut response = problem::of_error(&*error, None, Format::Text);
                 response.headers_mut().remove(VARY); // text for every client, so it does not vary
                 response
             }
