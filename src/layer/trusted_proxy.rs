@@ -104,7 +104,8 @@ impl<S> Layer<S> for TrustedProxyLayer {
 ///
 /// Inner services can trust the fields that name a client:
 /// - From a trusted hop the list begins with the client, without anything that the client itself sent;
-///   other fields that name one are removed. `X-Forwarded-Proto`, `-Host` and the like stay.
+///   other fields that name one are removed, and so is `X-Forwarded-Proto` unless it is read.
+///   `X-Forwarded-Host` and the like stay.
 /// - From any other hop, and without a [`Peer`], all of them are removed.
 ///
 /// A field of a trusted proxy that is ambiguous is an error of [`Kind::BadRequest`] whose source is
@@ -161,6 +162,8 @@ impl Options {
         let scheme = if self.read_proto && self.field != ClientField::Forwarded {
             x_forwarded_proto(request.headers())?
         } else {
+            // The proxy may have passed it on as the client sent it.
+            request.headers_mut().remove("x-forwarded-proto");
             None
         };
         let client = self.field.resolve(request.headers_mut(), |ip| self.is_trusted(ip))?;
