@@ -8,7 +8,7 @@ use super::*;
 /// removals.
 fn assert_complete(permits: &Permits, out: usize) {
     let existing = permits.limit() + permits.pending_removal.load(Relaxed);
-    assert_eq!(permits.available.available_permits() + out, there);
+    assert_eq!(permits.available.available_permits() + out, existing);
 }
 
 #[test]
