@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each stage passes a [`Transport`] to the next: the stream, bytes that were read ahead, the known facts
-//! of the client, the [`Watch`](crate::net::Watch) by which a shutdown ends it, and the time at which it
+//! of the client, the [`DrainWatch`](crate::net::DrainWatch) by which a shutdown ends it, and the time at which it
 //! was accepted, where the deadline shared by all stages starts. A driver returns its transport after an
 //! upgrade. The only protocol so far is HTTP/1.1 without TLS.
 //!

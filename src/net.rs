@@ -18,7 +18,7 @@ mod stream;
 mod unsent;
 
 pub use accept::{Accepted, Acceptor};
-pub use drain::{Drain, Watch};
+pub use drain::{Drain, DrainWatch};
 pub use gate::{Capacity, Gate, GateWaiting};
 pub use io::Io;
 pub use listen::{Address, Listener};

@@ -18,11 +18,11 @@ use crate::{HttpService, net::Io, peer::Peer};
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// use tower::service_fn;
 /// use vestibule::{Body, Request, Response};
-/// use vestibule::{conn::{Config, Connection, Transport}, net::Watch, peer::Peer};
+/// use vestibule::{conn::{Config, Connection, Transport}, net::DrainWatch, peer::Peer};
 ///
 /// let hello = service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
 /// let (mut client, io) = tokio::io::duplex(1 << 10);
-/// let transport = Transport::new(io, Peer::memory(), Watch::never());
+/// let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
 /// tokio::spawn(Connection::new(transport, hello, Arc::new(Config::new())));
 ///
 /// client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();

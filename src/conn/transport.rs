@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use crate::{
-    net::{Watch, clock},
+    net::{DrainWatch, clock},
     peer::Peer,
 };
 
@@ -13,10 +13,10 @@ use crate::{
 /// upgrade.
 ///
 /// ```
-/// use vestibule::{conn::Transport, net::Watch, peer::Peer};
+/// use vestibule::{conn::Transport, net::DrainWatch, peer::Peer};
 ///
 /// let (_client, io) = tokio::io::duplex(1 << 10);
-/// let mut transport = Transport::new(io, Peer::memory(), Watch::never());
+/// let mut transport = Transport::new(io, Peer::memory(), DrainWatch::never());
 /// // A stage that has read too much passes the rest to the next one.
 /// transport.read_ahead.extend_from_slice(b"GET / HTTP/1.1\r\n");
 /// ```
@@ -33,12 +33,12 @@ pub struct Transport<I> {
     pub accepted: Instant,
     /// The connection's part in a graceful shutdown, held until the connection has ended. Once the drain
     /// has begun, a stage without a complete request ends within a second.
-    pub watch: Watch,
+    pub watch: DrainWatch,
 }
 
 impl<I> Transport<I> {
     /// Creates the transport of a connection that was accepted now and has not been read from.
-    pub fn new(io: I, peer: Peer, watch: Watch) -> Self {
+    pub fn new(io: I, peer: Peer, watch: DrainWatch) -> Self {
         Self { io, peer, read_ahead: BytesMut::new(), accepted: clock::now(), watch }
     }
 }

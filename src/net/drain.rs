@@ -10,51 +10,51 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard};
 
-/// A graceful shutdown: creates [`Watch`]es, signals them to end, and waits until all are dropped.
+/// A graceful shutdown: creates [`DrainWatch`]es, signals them to end, and waits until all are dropped.
 ///
 /// An idle connection costs only its slot here: it is not polled until the drain begins.
 #[derive(Clone, Default)]
 pub struct Drain(Arc<Shared>);
 
 /// A connection's handle of a [`Drain`]. When it is dropped, the connection counts as ended.
-pub struct Watch {
+pub struct DrainWatch {
     shared: Arc<Shared>,
-    place: usize,
+    slot: usize,
     waker: Option<Waker>,
 }
 
 #[derive(Default)]
 struct Shared {
-    /// 0, then `END`, then perhaps `CUT`.
-    order: AtomicU8,
-    places: Mutex<Places>,
+    /// 0 until the drain begins, then `DRAINING`, and `ABORTED` after an abort.
+    phase: AtomicU8,
+    slots: Mutex<Slots>,
     empty: Notify,
-    room: Arc<Room>,
+    group: Arc<Group>,
 }
 
 /// The state that the drains of one server share.
 #[derive(Default)]
-struct Room {
+struct Group {
     /// Each watch adds a permit here when it is dropped.
     permits: Option<Arc<Semaphore>>,
     /// The number of idle connections that should end so that others are admitted.
     shed_requests: AtomicUsize,
 }
 
-const END: u8 = 1;
-const CUT: u8 = 2;
+const DRAINING: u8 = 1;
+const ABORTED: u8 = 2;
 
-/// The wakers of the watches; each watch knows its slot.
+/// The wakers of the watches; a watch stores the index of its slot.
 #[derive(Default)]
-struct Places {
+struct Slots {
     wakers: Vec<Option<Waker>>,
     free: Vec<usize>,
     /// The slot at which the next round of wake-ups to shed starts.
     next: usize,
 }
 
-impl Places {
-    fn taken(&self) -> usize {
+impl Slots {
+    fn occupied(&self) -> usize {
         self.wakers.len() - self.free.len()
     }
 
@@ -68,13 +68,13 @@ impl Places {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Places> {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
         // Nothing panics while the lock is held.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, order: u8) {
-        self.order.fetch_max(order, Ordering::AcqRel);
+    fn set_phase(&self, phase: u8) {
+        self.phase.fetch_max(phase, Ordering::AcqRel);
         let wakers: Vec<_> = self.lock().wakers.iter().flatten().cloned().collect();
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -91,30 +91,30 @@ impl Drain {
     /// The caller of [`watch`](Self::watch) must have acquired a permit and forgotten it. So an idle
     /// connection does not hold an owned permit, which saves its memory.
     pub fn with_permits(permits: Arc<Semaphore>) -> Self {
-        let room = Room { permits: Some(permits), ..Room::default() };
-        Self(Arc::new(Shared { room: Arc::new(room), ..Shared::default() }))
+        let group = Group { permits: Some(permits), ..Group::default() };
+        Self(Arc::new(Shared { group: Arc::new(group), ..Shared::default() }))
     }
 
     /// Creates another drain for connections of the same server: it shares only the permits and the
     /// [requests to shed](Self::request_shed).
     pub fn sibling(&self) -> Self {
-        Self(Arc::new(Shared { room: self.0.room.clone(), ..Shared::default() }))
+        Self(Arc::new(Shared { group: self.0.group.clone(), ..Shared::default() }))
     }
 
     /// Creates a watch for a new connection.
-    pub fn watch(&self) -> Watch {
-        let mut p = self.0.lock();
-        let place = p.free.pop().unwrap_or_else(|| {
-            p.wakers.push(None);
-            p.wakers.len() - 1
+    pub fn watch(&self) -> DrainWatch {
+        let mut slots = self.0.lock();
+        let slot = slots.free.pop().unwrap_or_else(|| {
+            slots.wakers.push(None);
+            slots.wakers.len() - 1
         });
-        drop(p);
-        Watch { shared: self.0.clone(), place, waker: None }
+        drop(slots);
+        DrainWatch { shared: self.0.clone(), slot, waker: None }
     }
 
     /// Returns the number of connections.
     pub fn len(&self) -> usize {
-        self.0.lock().taken()
+        self.0.lock().occupied()
     }
 
     /// Returns whether there is no connection.
@@ -124,18 +124,18 @@ impl Drain {
 
     /// Begins the drain: every connection ends after its current exchange, idle ones at once.
     pub fn begin(&self) {
-        self.0.tell(END);
+        self.0.set_phase(DRAINING);
     }
 
     /// Aborts all connections that have not ended, in the middle of an exchange if there is one.
-    pub fn cut(&self) {
-        self.0.tell(CUT);
+    pub fn abort(&self) {
+        self.0.set_phase(ABORTED);
     }
 
     /// Requests that `n` idle connections of this drain and its siblings end; replaces an earlier request.
     /// They see it when they are [woken](Self::wake_next).
     pub fn request_shed(&self, n: usize) {
-        self.0.room.shed_requests.store(n, Ordering::Release);
+        self.0.group.shed_requests.store(n, Ordering::Release);
     }
 
     /// Wakes the next `n` connections of this drain, in turn, so that the idle ones among them see a
@@ -160,58 +160,58 @@ impl Drain {
     }
 }
 
-impl Watch {
+impl DrainWatch {
     /// Creates a watch whose drain never begins.
     pub fn never() -> Self {
         Drain::new().watch()
     }
 
-    /// Has the drain begun? The task of `cx` is woken when it does, and when it is
-    /// [cut](Self::is_cut).
+    /// Returns whether the drain has begun. The task of `cx` is woken when it begins, and when the connections
+    /// are [aborted](Self::is_aborted).
     pub fn poll_draining(&mut self, cx: &Context<'_>) -> bool {
-        if !self.knows(cx) {
+        if !self.is_registered(cx) {
             self.waker = Some(cx.waker().clone());
-            self.shared.lock().wakers[self.place].clone_from(&self.waker);
+            self.shared.lock().wakers[self.slot].clone_from(&self.waker);
         }
         // Loaded after the registration, so that no change before it is missed.
-        self.shared.order.load(Ordering::Acquire) >= END
+        self.shared.phase.load(Ordering::Acquire) >= DRAINING
     }
 
     /// Returns whether the connection must end at once, even in the middle of an exchange.
-    pub fn is_cut(&self) -> bool {
-        self.shared.order.load(Ordering::Acquire) >= CUT
+    pub fn is_aborted(&self) -> bool {
+        self.shared.phase.load(Ordering::Acquire) >= ABORTED
     }
 
     /// Returns whether an idle connection should end, see [`Drain::request_shed`].
     pub fn is_shed_requested(&self) -> bool {
-        self.shared.room.shed_requests.load(Ordering::Acquire) > 0
+        self.shared.group.shed_requests.load(Ordering::Acquire) > 0
     }
 
     /// Claims one request to shed. Returns `false` if none is left; otherwise this connection, which is
     /// idle, must end.
     pub fn claim_shed(&self) -> bool {
-        let requests = &self.shared.room.shed_requests;
+        let requests = &self.shared.group.shed_requests;
         requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
     }
 
     /// Returns whether the waker of `cx` is registered.
-    fn knows(&self, cx: &Context<'_>) -> bool {
+    fn is_registered(&self, cx: &Context<'_>) -> bool {
         self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()))
     }
 }
 
-impl Drop for Watch {
+impl Drop for DrainWatch {
     fn drop(&mut self) {
-        let mut p = self.shared.lock();
-        let waker = p.wakers[self.place].take();
-        p.free.push(self.place);
-        let empty = p.taken() == 0;
-        drop(p);
+        let mut slots = self.shared.lock();
+        let waker = slots.wakers[self.slot].take();
+        slots.free.push(self.slot);
+        let is_empty = slots.occupied() == 0;
+        drop(slots);
         drop(waker); // outside of the lock: the last waker of a task drops the task
-        if let Some(permits) = &self.shared.room.permits {
+        if let Some(permits) = &self.shared.group.permits {
             permits.add_permits(1);
         }
-        if empty {
+        if is_empty {
             self.shared.empty.notify_waiters();
         }
     }
@@ -223,9 +223,9 @@ impl fmt::Debug for Drain {
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for DrainWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
+        f.debug_struct("DrainWatch").finish_non_exhaustive()
     }
 }
 
@@ -254,13 +254,13 @@ mod tests {
             })
             .await;
         }
-        assert!(!watches[0].is_cut());
+        assert!(!watches[0].is_aborted());
         drop(watches);
         task.await.unwrap();
     }
 
     #[test]
-    fn slot_is_used_again_and_its_new_owner_is_told() {
+    fn reused_slot_wakes_its_new_owner() {
         let drain = Drain::new();
         let woken = Arc::new(AtomicU8::new(0));
         let waker = Waker::from(Arc::new(Count(woken.clone())));
@@ -269,14 +269,14 @@ mod tests {
         assert!(!first.poll_draining(&cx) && !second.poll_draining(&cx));
         drop(first);
         let mut third = drain.watch();
-        assert_eq!((drain.len(), third.place), (2, 0));
+        assert_eq!((drain.len(), third.slot), (2, 0));
         drain.begin();
         assert_eq!(woken.load(Ordering::Relaxed), 1, "the third has not asked yet");
-        assert!(third.poll_draining(&cx) && !third.is_cut());
+        assert!(third.poll_draining(&cx) && !third.is_aborted());
         // A watch that registers after the beginning is still woken by the abort.
-        drain.cut();
+        drain.abort();
         assert_eq!(woken.load(Ordering::Relaxed), 3);
-        assert!(second.is_cut() && third.is_cut());
+        assert!(second.is_aborted() && third.is_aborted());
     }
 
     #[test]

@@ -71,7 +71,7 @@ where
         if tokio::time::timeout(self.shutdown_timeout, ended).await.is_err() {
             tracing::warn!(connections = drain.len(), "drain deadline passed: all is cut");
             for drain in std::iter::once(drain).chain(&*self.others) {
-                drain.cut();
+                drain.abort();
                 drain.ended().await;
             }
         }
@@ -91,7 +91,7 @@ struct Connections(Drain);
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        self.0.cut();
+        self.0.abort();
     }
 }
 

@@ -261,7 +261,7 @@ async fn peer_in_a_response_is_the_client_of_its_entry() {
 async fn unrescued_error_is_logged_as_the_client_sees_it() {
     use crate::conn::{Config, Connection, Transport};
     let (mut client, io) = tokio::io::duplex(1 << 10);
-    let transport = Transport::new(io, Peer::memory(), crate::net::Watch::never());
+    let transport = Transport::new(io, Peer::memory(), crate::net::DrainWatch::never());
     let (entries, log) = mpsc::unbounded_channel();
     let mut log = Log(log);
     let config = Config::new().access_log(move |entry| entries.send(entry.clone()).unwrap());
@@ -282,7 +282,7 @@ async fn driver_answers_an_unrescued_error_by_its_kind() {
     use crate::error::{Error, Kind};
     for (kind, want) in [(Kind::BadRequest, 400), (Kind::Overloaded, 503), (Kind::Timeout, 504)] {
         let (mut client, io) = tokio::io::duplex(1 << 10);
-        let transport = Transport::new(io, Peer::memory(), crate::net::Watch::never());
+        let transport = Transport::new(io, Peer::memory(), crate::net::DrainWatch::never());
         let fails = service_fn(move |_: Request<Body>| async move {
             Err::<Response, _>(Error::new(kind, "no"))
         });

@@ -168,7 +168,7 @@ async fn waiting_heads_and_answers_are_charged_and_spent_budget_refuses_requests
     let config = Arc::new(crate::conn::Config::new().budget(budget.clone()));
     let connect = |pipe| {
         let (client, io) = tokio::io::duplex(pipe);
-        let (peer, watch) = (crate::peer::Peer::memory(), crate::net::Watch::never());
+        let (peer, watch) = (crate::peer::Peer::memory(), crate::net::DrainWatch::never());
         let connection = crate::conn::h1::server::Connection::new(
             crate::conn::Transport::new(io, peer, watch),
             page,

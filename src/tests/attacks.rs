@@ -19,7 +19,7 @@ use crate::{
     Body, BoxError, Request, Response,
     conn::{Config, Transport, h1::server::Connection},
     layer::{RequestBufferLayer, RescueLayer, ResponseBufferLayer},
-    net::Watch,
+    net::DrainWatch,
     peer::Peer,
 };
 
@@ -57,8 +57,11 @@ fn front() -> Front {
 fn connect(front: &Front, pipe: usize) -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     let (client, io) = tokio::io::duplex(pipe);
     let config = Arc::new(Config::default());
-    let connection =
-        Connection::new(Transport::new(io, Peer::memory(), Watch::never()), front.clone(), config);
+    let connection = Connection::new(
+        Transport::new(io, Peer::memory(), DrainWatch::never()),
+        front.clone(),
+        config,
+    );
     (client, tokio::spawn(connection))
 }
 

@@ -20,7 +20,7 @@ use super::support::statuses;
 use crate::{
     Body, Request, Response,
     conn::{Config, Http1Config, Transport, h1::server::Connection},
-    net::{Io, Watch},
+    net::{DrainWatch, Io},
     peer::Peer,
 };
 
@@ -128,7 +128,7 @@ async fn hello(_: Request) -> Result<Response, Infallible> {
 #[tokio::test(start_paused = true)]
 async fn request_on_idle_connection_costs_one_read_and_one_write() {
     let io = Counted::default();
-    let (service, watch) = (service_fn(hello), Watch::never());
+    let (service, watch) = (service_fn(hello), DrainWatch::never());
     let mut connection =
         Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     run(&mut connection);
@@ -144,7 +144,7 @@ async fn request_on_idle_connection_costs_one_read_and_one_write() {
 #[tokio::test(start_paused = true)]
 async fn last_answer_leaves_with_the_end_of_its_connection() {
     let io = Counted::default();
-    let (service, watch) = (service_fn(hello), Watch::never());
+    let (service, watch) = (service_fn(hello), DrainWatch::never());
     let mut connection =
         Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     io.bring("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -157,7 +157,7 @@ async fn last_answer_leaves_with_the_end_of_its_connection() {
 #[tokio::test(start_paused = true)]
 async fn pipelined_requests_cost_one_read_and_one_write() {
     let io = Counted::default();
-    let (service, watch) = (service_fn(hello), Watch::never());
+    let (service, watch) = (service_fn(hello), DrainWatch::never());
     let mut connection =
         Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     io.bring(GET.repeat(16));
@@ -182,7 +182,7 @@ async fn read_ahead_during_a_request_has_a_bound() {
             }
         });
         let config = Config::new().http1(Http1Config::new().read_ahead(AHEAD));
-        let (config, watch) = (Arc::new(config), Watch::never());
+        let (config, watch) = (Arc::new(config), DrainWatch::never());
         let mut connection =
             Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, config);
         let rest = Bytes::from(GET.repeat(4));

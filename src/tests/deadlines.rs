@@ -26,7 +26,7 @@ use crate::{
         Config, Http1Config, Transport,
         h1::{client, server::Connection},
     },
-    net::Watch,
+    net::DrainWatch,
     peer::{MinRate, Peer},
     proto::h1::Limits,
     serve,
@@ -73,7 +73,7 @@ fn connect() -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     });
     let (client, io) = tokio::io::duplex(64);
     let connection = Connection::new(
-        Transport::new(io, Peer::memory(), Watch::never()),
+        Transport::new(io, Peer::memory(), DrainWatch::never()),
         app,
         Arc::new(config()),
     );
@@ -306,8 +306,11 @@ async fn time_of_unready_service_is_not_charged_to_the_client() {
     let app = NotBefore { ready: Box::pin(tokio::time::sleep_until(ready)), app };
     let (mut client, io) = tokio::io::duplex(64);
     let config = config().ready_timeout(secs(100));
-    let connection =
-        Connection::new(Transport::new(io, Peer::memory(), Watch::never()), app, Arc::new(config));
+    let connection = Connection::new(
+        Transport::new(io, Peer::memory(), DrainWatch::never()),
+        app,
+        Arc::new(config),
+    );
     // Looked at every second, though nothing happens.
     let _task = tokio::spawn(async move {
         let mut connection = std::pin::pin!(connection);
@@ -402,7 +405,7 @@ async fn lingering_connection_reserves_nothing_of_its_service() {
     let permits = Arc::new(Semaphore::new(1));
     let service = Reserving { permits: permits.clone(), reserved: None };
     let (mut client, io) = tokio::io::duplex(1 << 10);
-    let transport = Transport::new(io, Peer::memory(), Watch::never());
+    let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
     let task = tokio::spawn(Connection::new(transport, service, Arc::new(config())));
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     sleep(secs(1)).await;

@@ -25,7 +25,7 @@ use crate::{
         Config, Transport,
         h1::{client, server},
     },
-    net::{Acceptor, Address, Io, Listener, Watch},
+    net::{Acceptor, Address, DrainWatch, Io, Listener},
     peer::Peer,
     proto::h1::Limits,
 };
@@ -44,7 +44,7 @@ async fn response_may_take_longer_than_idle_timeout() {
     });
     let (mut client, io) = tokio::io::duplex(64 << 10);
     let connection = server::Connection::new(
-        Transport::new(io, Peer::memory(), Watch::never()),
+        Transport::new(io, Peer::memory(), DrainWatch::never()),
         service,
         Arc::new(config),
     );
@@ -126,7 +126,7 @@ async fn write_timeout_starts_at_the_first_attempt() {
         Ok::<_, Infallible>(Response::new(Body::from("hi")))
     });
     let connection = server::Connection::new(
-        Transport::new(io, Peer::memory(), Watch::never()),
+        Transport::new(io, Peer::memory(), DrainWatch::never()),
         service,
         Arc::default(),
     );
@@ -401,7 +401,7 @@ async fn bytes_behind_delayed_request_do_not_cut_its_response() {
         });
         let service = Held(Arc::new(Mutex::new(Some(until))), Bytes::from(vec![b'x'; LEN]));
         let task = tokio::spawn(server::Connection::new(
-            Transport::new(accepted.stream, Peer::unix(), Watch::never()),
+            Transport::new(accepted.stream, Peer::unix(), DrainWatch::never()),
             service,
             Arc::default(),
         ));

@@ -21,7 +21,7 @@ use super::support::{read_all, start, statuses, within};
 use crate::{
     Body, HttpService, Request, Response, Router,
     conn::{Config, Connection, Http1Config, Transport},
-    net::Watch,
+    net::DrainWatch,
     peer::Peer,
     worker,
 };
@@ -35,7 +35,7 @@ where
     S::Future: Send + 'static,
 {
     let (client, io) = tokio::io::duplex(1 << 16);
-    let transport = Transport::new(io, Peer::memory(), Watch::never());
+    let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
     (client, Connection::new(transport, service, Arc::new(config)))
 }
 

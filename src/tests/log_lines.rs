@@ -19,7 +19,7 @@ use crate::{
     conn::{Config, Connection, Transport, testing::Lines},
     error::Kind,
     layer::{DisconnectLayer, RescueLayer},
-    net::Watch,
+    net::DrainWatch,
     peer::{Peer, RequestId},
     upstream::Upstream,
     worker,
@@ -34,7 +34,7 @@ where
     let (mut client, io) = tokio::io::duplex(1 << 16);
     let config = Config::new().answer_timeout(Duration::from_millis(50));
     let connection =
-        Connection::new(Transport::new(io, peer, Watch::never()), service, Arc::new(config));
+        Connection::new(Transport::new(io, peer, DrainWatch::never()), service, Arc::new(config));
     let lines = Lines::default();
     let talk = async {
         client.write_all(request.as_bytes()).await.unwrap();

@@ -24,7 +24,7 @@ use crate::{
         h1::{client, server},
     },
     layer::RescueLayer,
-    net::{Drain, Gate, Watch},
+    net::{Drain, DrainWatch, Gate},
     peer::{Peer, Tls},
     proto::h1::Limits,
     serve::{Serve, serve},
@@ -34,7 +34,7 @@ const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn transport() -> (DuplexStream, Transport<DuplexStream>) {
     let (client, io) = tokio::io::duplex(1 << 10);
-    (client, Transport::new(io, Peer::memory(), Watch::never()))
+    (client, Transport::new(io, Peer::memory(), DrainWatch::never()))
 }
 
 /// Answers with the request's path.

@@ -226,7 +226,7 @@ async fn spilled_body_reaches_the_client_unchanged() {
                 crate::conn::Transport::new(
                     io,
                     crate::peer::Peer::memory(),
-                    crate::net::Watch::never(),
+                    crate::net::DrainWatch::never(),
                 ),
                 app,
                 Arc::default(),

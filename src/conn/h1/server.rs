@@ -51,12 +51,12 @@ const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 /// use std::{convert::Infallible, sync::Arc};
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// use tower::service_fn;
-/// use vestibule::{Body, Request, Response, net::Watch, peer::Peer};
+/// use vestibule::{Body, Request, Response, net::DrainWatch, peer::Peer};
 /// use vestibule::conn::{Config, Transport, h1::server};
 ///
 /// let hello = service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
 /// let (mut client, io) = tokio::io::duplex(1 << 10);
-/// let transport = Transport::new(io, Peer::memory(), Watch::never());
+/// let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
 /// tokio::spawn(server::Connection::new(transport, hello, Arc::new(Config::new())));
 ///
 /// client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();

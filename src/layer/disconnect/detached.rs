@@ -14,7 +14,7 @@ use crate::{
     Body, Response,
     conn::{RequestInfo, log_request},
     error::{BoxError, Chain},
-    net::{Drain, Watch},
+    net::{Drain, DrainWatch},
 };
 
 /// The future of a request.
@@ -72,8 +72,8 @@ impl Detached {
     }
 }
 
-fn is_aborted(watch: &mut Watch, cx: &std::task::Context<'_>) -> bool {
-    watch.poll_draining(cx) && watch.is_cut()
+fn is_aborted(watch: &mut DrainWatch, cx: &std::task::Context<'_>) -> bool {
+    watch.poll_draining(cx) && watch.is_aborted()
 }
 
 /// Reads a body to its end.

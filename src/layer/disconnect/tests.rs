@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     conn::{Config, Http1Config, Transport, h1::server::Connection},
-    net::Watch,
+    net::DrainWatch,
     peer::Peer,
 };
 
@@ -176,7 +176,7 @@ async fn shutdown_can_abort_detached_work() {
     drain.begin();
     settle().await;
     assert_eq!(drain.len(), 1, "a drain lets it end");
-    drain.cut();
+    drain.abort();
     drain.ended().await;
 }
 
@@ -212,7 +212,7 @@ async fn detached_work_continues_when_client_resets_its_connection() {
     let (mut client, io) = tokio::io::duplex(1 << 10);
     // A transport in memory has no resets: its end counts as one.
     let config = Config::new().http1(Http1Config::new().half_close(Duration::ZERO));
-    let transport = Transport::new(io, Peer::memory(), Watch::never());
+    let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
     let connection = tokio::spawn(Connection::new(transport, service, Arc::new(config)));
     // An incomplete request is not detached.
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await.unwrap();
@@ -243,7 +243,7 @@ async fn endless_body_yields_to_other_tasks() {
     settle().await; // which would hang
     assert_eq!(drain.len(), 1);
     drain.begin();
-    drain.cut();
+    drain.abort();
     drain.ended().await;
 }
 

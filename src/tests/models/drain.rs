@@ -42,7 +42,7 @@ fn connection_that_registers_during_begin_is_told() {
 }
 
 #[test]
-fn cut_is_never_taken_back_by_begin() {
+fn abort_is_never_reverted_by_begin() {
     model(|| {
         let drain = Drain::new();
         let watch = drain.watch();
@@ -50,9 +50,9 @@ fn cut_is_never_taken_back_by_begin() {
             let drain = drain.clone();
             move || drain.begin()
         });
-        drain.cut();
+        drain.abort();
         begins.join().unwrap();
-        assert!(watch.is_cut());
+        assert!(watch.is_aborted());
     });
 }
 

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         conn::{Config, Transport, h1::server::Connection},
-        net::Watch,
+        net::DrainWatch,
         peer::Peer,
     };
 
@@ -257,7 +257,7 @@ mod tests {
             Ok::<_, Infallible>(Response::new(Body::empty()))
         });
         let (mut client, io) = tokio::io::duplex(1 << 10);
-        let transport = Transport::new(io, Peer::memory(), Watch::never());
+        let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
         let mut connection = Connection::new(transport, hello, Arc::default());
         for _ in 0..2 {
             assert!(is_idle(&connection));
@@ -287,7 +287,7 @@ mod tests {
             let budget = Budget::default();
             let config = Config::new().budget(budget.clone());
             let config = if logs { config.access_log(|_| ()) } else { config };
-            let transport = Transport::new(io, Peer::memory(), Watch::never());
+            let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
             let mut connection = Connection::new(transport, never, Arc::new(config));
             let cookie = "x".repeat(20_000);
             let head = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");

@@ -14,7 +14,7 @@ use super::active::{Active, Stage};
 use crate::{
     HttpService,
     conn::{Config, log_request, output::AfterFlush, thread_buffers, timer::Timer},
-    net::{Io, Watch, clock},
+    net::{DrainWatch, Io, clock},
     peer::{Peer, RequestId},
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Driver<I, S> {
     pub(super) config: Arc<Config>,
     pub(super) timer: Timer,
     /// The last field, so that everything else is dropped before the connection counts as ended.
-    pub(super) watch: Watch,
+    pub(super) watch: DrainWatch,
 }
 
 /// The outcome of a step.
@@ -63,7 +63,7 @@ where
     ) -> Poll<io::Result<()>> {
         let now = clock::now();
         let draining = self.watch.poll_draining(cx);
-        if draining && self.watch.is_cut() {
+        if draining && self.watch.is_aborted() {
             return Poll::Ready(Ok(()));
         }
         let mut steps = 0;
@@ -104,7 +104,7 @@ where
                 continue;
             }
             if draining && matches!(active.stage, Stage::Linger(..)) {
-                self.watch = Watch::never(); // all is sent: the drain does not wait for this connection
+                self.watch = DrainWatch::never(); // all is sent: the drain does not wait for this connection
             }
             if self.timer.poll(cx, self.deadline(active), now) {
                 if self.handle_expiry(active)? {
