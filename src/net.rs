@@ -14,8 +14,8 @@ pub(crate) mod page_cache;
 pub mod process;
 mod process_budget;
 pub(crate) mod reclaim;
+mod send_queue;
 mod stream;
-mod unsent;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, DrainWatch};

@@ -13,8 +13,8 @@ use crate::body::FileSlice;
 ///
 /// All methods have defaults, so an empty `impl` block is enough for any type that reads and writes.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Writes `bytes` that more data follows at once (`MSG_MORE`): the kernel may wait for it before it
-    /// sends a packet.
+    /// Writes `bytes`, with the hint that more data follows at once (`MSG_MORE`): the kernel may wait for it
+    /// before it sends a packet.
     ///
     /// # Errors
     /// Those of the connection.
@@ -41,14 +41,14 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         None
     }
 
-    /// Returns the bytes in the send queue: written, and not yet taken by the peer. `None`, the default, if
+    /// Returns the number of bytes in the send queue, which the peer has not yet taken. `None`, the default, if
     /// unknown. The progress of a slow reader shows here before it shows in writes.
-    fn unsent(&self) -> Option<u64> {
+    fn send_queue_len(&self) -> Option<u64> {
         None
     }
 
     /// Raises the limit of the send queue, for a peer that reads fast. Does nothing by default.
-    fn open_up(&mut self) {}
+    fn raise_send_limit(&mut self) {}
 
     /// Makes the next close a reset, which the peer cannot take for an orderly end. Does nothing by
     /// default.

@@ -14,10 +14,10 @@ use tokio::net::{TcpListener, UnixListener};
 /// The length of the kernel's accept queue. The kernel caps it at `net.core.somaxconn`, 4,096 by default.
 const BACKLOG: i32 = 4096;
 
-/// Bytes that the kernel takes for a client beyond those that are on their way to it: 128 KiB. The
-/// kernel's own bound, some megabytes, is a slow reader's to fill, and with ten thousand of them it is
-/// gigabytes. Who turns out to read fast is [given more](super::Io::open_up): fewer wake-ups.
-const UNSENT: u32 = 128 << 10;
+/// The maximum of unsent bytes in a send queue (`TCP_NOTSENT_LOWAT`), 128 KiB. With the kernel's own limit, some
+/// megabytes for each connection, ten thousand slow readers would hold gigabytes. The limit is
+/// [raised](super::Io::raise_send_limit) for a client that reads fast, which saves wake-ups.
+const MAX_UNSENT: u32 = 128 << 10;
 
 /// An address to listen on or to connect to: `host:port`, `http://host:port` or `unix:/path`.
 ///
@@ -213,7 +213,7 @@ fn bind_tcp(addr: SocketAddr, share: bool) -> io::Result<Socket> {
     }
     // Accepted sockets inherit these, which saves system calls for each connection.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)

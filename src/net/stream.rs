@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{Address, Io, blocking_pool::BlockingPool, unsent::unsent};
+use super::{Address, Io, blocking_pool::BlockingPool, send_queue::send_queue_len};
 use crate::body::FileSlice;
 
 /// The maximum of one `sendfile`, 2 MiB, so that other connections get their turn.
@@ -146,11 +146,11 @@ impl Io for Stream {
         ioctl_fionread(self.fd()).ok().map(|unread| unread == 0)
     }
 
-    fn unsent(&self) -> Option<u64> {
-        unsent(self.fd())
+    fn send_queue_len(&self) -> Option<u64> {
+        send_queue_len(self.fd())
     }
 
-    fn open_up(&mut self) {
+    fn raise_send_limit(&mut self) {
         // Best effort: a Unix socket has no such option.
         let _ = socket2::SockRef::from(&self.fd()).set_tcp_notsent_lowat(0); // the system's default
     }

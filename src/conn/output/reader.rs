@@ -41,7 +41,7 @@ impl SlowReader {
     pub(super) fn begin(io: &impl Io, now: Instant, rate: MinRate) -> Self {
         Self {
             began: now,
-            queued: io.unsent(),
+            queued: io.send_queue_len(),
             accepted: 0,
             taken: 0,
             last_progress: now,
@@ -77,7 +77,7 @@ impl SlowReader {
     pub(super) fn update(&mut self, io: &impl Io, now: Instant, rate: MinRate) {
         let taken = match self.queued {
             None => self.accepted,
-            Some(queued) => match io.unsent() {
+            Some(queued) => match io.send_queue_len() {
                 Some(left) => (queued + self.accepted).saturating_sub(left),
                 None => return,
             },

@@ -86,8 +86,8 @@ impl Io for Slow {
         }
     }
 
-    fn unsent(&self) -> Option<u64> {
-        self.0.unsent()
+    fn send_queue_len(&self) -> Option<u64> {
+        self.0.send_queue_len()
     }
 }
 

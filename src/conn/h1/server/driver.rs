@@ -144,7 +144,7 @@ where
             }
             Poll::Pending => {
                 if active.output.report_fast_reader() {
-                    self.io.open_up();
+                    self.io.raise_send_limit();
                 }
                 Ok(Poll::Pending)
             }

@@ -9,7 +9,7 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 /// `SIOCOUTQ`, which is `TIOCOUTQ` (tcp(7), unix(7)).
 const SIOCOUTQ: Opcode = 0x5411;
 
-/// Whether the request has this number. A few architectures that number it differently are unsupported.
+/// Whether `SIOCOUTQ` has this number here. The few architectures with another number are not supported.
 const IS_KNOWN: bool = cfg!(any(
     target_arch = "x86",
     target_arch = "x86_64",
@@ -20,15 +20,15 @@ const IS_KNOWN: bool = cfg!(any(
     target_arch = "loongarch64",
 ));
 
-/// Returns the bytes that were written and not acknowledged (TCP) or not read (Unix sockets) by the peer;
-/// `None` if unknown.
-pub(super) fn unsent(socket: impl AsFd) -> Option<u64> {
+/// Returns the number of bytes that were written and that the peer has not acknowledged (TCP) or not read (Unix
+/// sockets). `None` if unknown.
+pub(super) fn send_queue_len(socket: impl AsFd) -> Option<u64> {
     if !IS_KNOWN {
         return None;
     }
     // SAFETY: this request stores one `int` and reads nothing.
-    let unsent = unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) };
-    u64::try_from(unsent.ok()?).ok()
+    let len = unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) };
+    u64::try_from(len.ok()?).ok()
 }
 
 #[cfg(test)]
@@ -38,16 +38,16 @@ mod tests {
         os::unix::net::UnixStream,
     };
 
-    use super::unsent;
+    use super::send_queue_len;
 
     #[test]
-    fn bytes_read_by_peer_are_no_longer_unsent() {
+    fn send_queue_len_falls_when_peer_reads() {
         let (mut a, mut b) = UnixStream::pair().unwrap();
-        assert_eq!(unsent(&a), Some(0));
+        assert_eq!(send_queue_len(&a), Some(0));
         a.write_all(&[0; 1000]).unwrap();
-        let held = unsent(&a).unwrap();
-        assert!(held >= 1000, "{held}");
+        let queued = send_queue_len(&a).unwrap();
+        assert!(queued >= 1000, "{queued}");
         b.read_exact(&mut [0; 1000]).unwrap();
-        assert_eq!(unsent(&a), Some(0));
+        assert_eq!(send_queue_len(&a), Some(0));
     }
 }
