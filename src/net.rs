@@ -19,7 +19,7 @@ mod stream;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, DrainWatch};
-pub use gate::{Capacity, Gate, GateWaiting};
+pub use gate::{Capacity, Gate, GateWaiter};
 pub use io::Io;
 pub use listen::{Address, Listener};
 pub use process_budget::process_budget;

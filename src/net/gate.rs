@@ -35,21 +35,21 @@ impl Capacity for Semaphore {
 
 /// Decides whether the next connection is accepted and the next head is read.
 ///
-/// While it is closed, clients wait in the kernel, where they cost next to nothing, and not with
-/// a head, a body and a place in a queue. It reserves nothing: a request that comes through may
-/// still find the room taken, and then waits for readiness as always.
+/// While it is closed, clients wait in the kernel, where they cost almost nothing, instead of in this process
+/// with a head, a body and a place in a queue. It reserves nothing: a request that passes may still find the
+/// capacity taken, and then waits for the service's readiness as without a gate.
 ///
 /// ```
 /// use std::sync::Arc;
 /// use tokio::sync::Semaphore;
 /// use vestibule::net::Gate;
 ///
-/// let places = Arc::new(Semaphore::new(1));
-/// let gate = Gate::new(places.clone());
+/// let permits = Arc::new(Semaphore::new(1));
+/// let gate = Gate::new(permits.clone());
 /// assert!(gate.is_open());
-/// let place = places.try_acquire().unwrap();
+/// let permit = permits.try_acquire().unwrap();
 /// assert!(!gate.is_open());
-/// drop(place);
+/// drop(permit);
 /// assert!(gate.is_open());
 /// ```
 #[derive(Clone, Default)]
@@ -66,7 +66,7 @@ impl Gate {
         Self(None)
     }
 
-    /// Is it open?
+    /// Returns whether it is open.
     pub fn is_open(&self) -> bool {
         self.0.as_ref().is_none_or(|c| c.is_free())
     }
@@ -80,27 +80,27 @@ impl Gate {
         }
     }
 
-    /// Polls whether the gate is open. If not, the task of `cx` is woken when it opens, as long as the
-    /// caller keeps `waiting`, which is empty at first.
-    pub fn poll_opened(&self, waiting: &mut GateWaiting, cx: &mut Context<'_>) -> Poll<()> {
+    /// Polls whether the gate is open. If not, the task of `cx` is woken when it opens, unless `waiter` is
+    /// dropped before. A new waiter is `GateWaiter::default()`.
+    pub fn poll_opened(&self, waiter: &mut GateWaiter, cx: &mut Context<'_>) -> Poll<()> {
         let Some(capacity) = &self.0 else { return Poll::Ready(()) };
-        if waiting.0.is_none() && capacity.is_free() {
+        if waiter.0.is_none() && capacity.is_free() {
             return Poll::Ready(());
         }
-        let freed = waiting.0.get_or_insert_with(|| capacity.clone().freed());
+        let freed = waiter.0.get_or_insert_with(|| capacity.clone().freed());
         let poll = freed.as_mut().poll(cx);
         if poll.is_ready() {
-            waiting.0 = None;
+            waiter.0 = None;
         }
         poll
     }
 }
 
-/// The state of a caller that waits at a closed [`Gate`].
+/// A task's registration at a closed [`Gate`].
 #[derive(Default)]
-pub struct GateWaiting(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+pub struct GateWaiter(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
-impl GateWaiting {
+impl GateWaiter {
     /// Returns whether it waits at a gate.
     pub fn is_waiting(&self) -> bool {
         self.0.is_some()
@@ -109,13 +109,13 @@ impl GateWaiting {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("open", &self.is_open()).finish_non_exhaustive()
+        f.debug_struct("Gate").field("is_open", &self.is_open()).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for GateWaiting {
+impl fmt::Debug for GateWaiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GateWaiting").field("waiting", &self.is_waiting()).finish()
+        f.debug_struct("GateWaiter").field("is_waiting", &self.is_waiting()).finish()
     }
 }
 
@@ -126,46 +126,46 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waiter_at_gate_takes_nothing() {
-        let places = Arc::new(Semaphore::new(1));
-        let gate = Gate::new(places.clone());
+    async fn waiter_at_gate_takes_no_permit() {
+        let permits = Arc::new(Semaphore::new(1));
+        let gate = Gate::new(permits.clone());
         gate.opened().await;
-        let place = places.clone().acquire_owned().await.unwrap();
+        let permit = permits.clone().acquire_owned().await.unwrap();
         let mut cx = Context::from_waker(Waker::noop());
-        let mut waiting = [const { GateWaiting(None) }; 3];
-        for w in &mut waiting {
+        let mut waiters = [const { GateWaiter(None) }; 3];
+        for w in &mut waiters {
             assert!(gate.poll_opened(w, &mut cx).is_pending() && w.is_waiting());
         }
-        let mut reserved = std::pin::pin!(places.acquire());
+        let mut reserved = std::pin::pin!(permits.acquire());
         assert!(reserved.as_mut().poll(&mut cx).is_pending());
-        drop(place);
-        for w in &mut waiting {
+        drop(permit);
+        for w in &mut waiters {
             assert!(gate.poll_opened(w, &mut cx).is_ready() && !w.is_waiting());
         }
-        assert!(reserved.poll(&mut cx).is_ready(), "it passed from one to the next");
+        assert!(reserved.poll(&mut cx).is_ready(), "every waiter passed its permit on");
     }
 
     #[tokio::test]
-    async fn abandoned_turn_delays_no_other_waiter() {
-        let places = Arc::new(Semaphore::new(1));
-        let gate = Gate::new(places.clone());
-        let place = places.clone().acquire_owned().await.unwrap();
+    async fn dropped_waiter_delays_no_other() {
+        let permits = Arc::new(Semaphore::new(1));
+        let gate = Gate::new(permits.clone());
+        let permit = permits.clone().acquire_owned().await.unwrap();
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut first, mut second) = (GateWaiting::default(), GateWaiting::default());
+        let (mut first, mut second) = (GateWaiter::default(), GateWaiter::default());
         assert!(gate.poll_opened(&mut first, &mut cx).is_pending());
         assert!(gate.poll_opened(&mut second, &mut cx).is_pending());
-        drop(place);
+        drop(permit);
         drop(first);
         assert!(gate.poll_opened(&mut second, &mut cx).is_ready());
-        assert!(places.try_acquire().is_ok());
+        assert!(permits.try_acquire().is_ok());
     }
 
     #[test]
-    fn gate_closed_for_ever_keeps_no_waiter() {
-        let places = Arc::new(Semaphore::new(0));
-        let gate = Gate::new(places.clone());
+    fn gate_of_closed_semaphore_is_open() {
+        let permits = Arc::new(Semaphore::new(0));
+        let gate = Gate::new(permits.clone());
         assert!(!gate.is_open());
-        places.close();
+        permits.close();
         assert!(gate.is_open());
     }
 }

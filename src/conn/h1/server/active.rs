@@ -11,7 +11,7 @@ use crate::{
     budget::Lease,
     conn::{RequestInfo, access_log::Transfers, output::Output},
     error::BoxError,
-    net::GateWaiting,
+    net::GateWaiter,
     proto::h1::{Conn, Event, IdleState, Limits, Server},
 };
 
@@ -78,7 +78,7 @@ pub(super) struct Upload {
 /// ```
 pub(super) enum Stage {
     /// Reading a head, perhaps after waiting at the gate.
-    Head(GateWaiting),
+    Head(GateWaiter),
     /// The head is complete: waiting for the service's readiness, until this time.
     Admit(Box<Request<Body>>, Instant),
     /// The service is working. Since this time the driver has waited for it, not for the client.
@@ -100,7 +100,7 @@ pub(super) enum Stage {
 impl Stage {
     /// Returns the stage that waits for the next head, not held up by the gate.
     pub(super) fn head() -> Self {
-        Self::Head(GateWaiting::default())
+        Self::Head(GateWaiter::default())
     }
 
     /// Returns whether the next head is held up by the gate.
