@@ -184,7 +184,7 @@ impl<I: Io> Connection<I> {
 impl<I: Io> State<I> {
     /// Reads into the input buffer; `Ok(0)` is the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.core.reads_body() {
+        if self.core.is_reading_body() {
             let left = self.core.remaining_body();
             return thread_buffers::poll_read_body(&mut self.io, cx, &mut self.input, left);
         }

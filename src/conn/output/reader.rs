@@ -30,7 +30,7 @@ pub(super) struct SlowReader {
     taken: u64,
     /// When `taken` last grew.
     last_progress: Instant,
-    pace: RateMeter,
+    rate_meter: RateMeter,
     /// Since when no data waits for the peer. Its clock is stopped meanwhile.
     paused_since: Option<Instant>,
     reported_fast: bool,
@@ -45,7 +45,7 @@ impl SlowReader {
             accepted: 0,
             taken: 0,
             last_progress: now,
-            pace: RateMeter::start(rate, now),
+            rate_meter: RateMeter::start(rate, now),
             paused_since: None,
             reported_fast: false,
         }
@@ -66,7 +66,7 @@ impl SlowReader {
         let Some(paused) = self.paused_since.take() else { return };
         let pause = now.saturating_duration_since(paused);
         self.last_progress += pause;
-        self.pace.extend(pause);
+        self.rate_meter.extend(pause);
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -87,7 +87,7 @@ impl SlowReader {
         self.taken = taken;
         if progress > 0 {
             self.last_progress = now;
-            self.pace.record(rate, now, progress);
+            self.rate_meter.record(rate, now, progress);
         }
     }
 
@@ -97,7 +97,10 @@ impl SlowReader {
         if self.paused_since.is_some() {
             return None;
         }
-        [self.last_progress.checked_add(timeout), self.pace.deadline()].into_iter().flatten().min()
+        [self.last_progress.checked_add(timeout), self.rate_meter.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Returns `true` once, when the peer has taken 256 KiB at 1 MiB per second or more.

@@ -175,20 +175,20 @@ impl Model {
     }
 }
 
-/// Returns the second at which a client that reads `pace` bytes each second, of `len` bytes, is aborted;
+/// Returns the second at which a client that reads `rate` bytes each second, of `len` bytes, is aborted;
 /// `None` if it is not. Seconds are virtual: the network delivers and acknowledges between two of
 /// them.
-async fn cut_after(sent: Sent, len: usize, pace: usize, seconds: u64) -> Option<u64> {
+async fn cut_after(sent: Sent, len: usize, rate: usize, seconds: u64) -> Option<u64> {
     let (io, mut client) = connect(sent).await;
     let mut server = Model { io, output: Output::default(), rest: len };
     if let Sent::File | Sent::FileRead = sent {
         server.rest = 0;
         server.output.push_file(FileSlice::new(file(len), 0, len as u64), b"");
     }
-    let (start, mut buf) = (Instant::now(), vec![0; pace]);
+    let (start, mut buf) = (Instant::now(), vec![0; rate]);
     for second in 0..seconds {
         let now = start + Duration::from_secs(second);
-        let mut owed = pace;
+        let mut owed = rate;
         while owed > 0 {
             if !server.write(now) {
                 return None;
@@ -214,9 +214,9 @@ const SENT: [Sent; 4] = [Sent::File, Sent::FileRead, Sent::Pieces(20_000), Sent:
 #[tokio::test(start_paused = true)]
 async fn reader_that_keeps_the_rate_is_never_cut() {
     for sent in SENT {
-        for pace in [260, 300, 500, 1000, 2000, 10_000] {
-            let cut = cut_after(sent, 2_000_000, pace, 3000).await;
-            assert_eq!(cut, None, "{sent:?} at {pace} bytes a second");
+        for rate in [260, 300, 500, 1000, 2000, 10_000] {
+            let cut = cut_after(sent, 2_000_000, rate, 3000).await;
+            assert_eq!(cut, None, "{sent:?} at {rate} bytes a second");
         }
     }
 }
@@ -224,9 +224,9 @@ async fn reader_that_keeps_the_rate_is_never_cut() {
 #[tokio::test(start_paused = true)]
 async fn reader_that_stays_below_the_rate_is_always_cut() {
     for sent in SENT {
-        for pace in [1, 100, 200, 220] {
-            let cut = cut_after(sent, 2_000_000, pace, 8000).await;
-            assert!(cut.is_some(), "{sent:?} at {pace} bytes a second");
+        for rate in [1, 100, 200, 220] {
+            let cut = cut_after(sent, 2_000_000, rate, 8000).await;
+            assert!(cut.is_some(), "{sent:?} at {rate} bytes a second");
         }
     }
 }

@@ -533,7 +533,7 @@ impl Conn {
     /// [`timeout`](Self::timeout). `None` while it is not the application that is waited for.
     pub fn deadline(&self) -> Option<Instant> {
         let span = match self.reading {
-            Reading::Head if self.writes_body() => return None, // our own request is not complete
+            Reading::Head if self.is_writing_body() => return None, // our own request is not complete
             Reading::Head | Reading::Values => self.limits.head_timeout,
             Reading::Body(_) => self.limits.body_timeout,
             Reading::Idle | Reading::Closed => return None,
@@ -566,7 +566,7 @@ impl Conn {
     }
 
     /// Whether the head of a response has come, and not its end.
-    pub fn reads_body(&self) -> bool {
+    pub fn is_reading_body(&self) -> bool {
         matches!(self.reading, Reading::Body(_))
     }
 
@@ -584,7 +584,7 @@ impl Conn {
     }
 
     /// Whether a request has begun whose body has not been ended.
-    pub fn writes_body(&self) -> bool {
+    pub fn is_writing_body(&self) -> bool {
         matches!(self.writing, Writing::Stdin(_))
     }
 

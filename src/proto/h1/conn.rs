@@ -68,7 +68,7 @@ pub struct Conn<R: Role> {
     /// Start of the phase that [`deadline`](Self::deadline) bounds.
     since: Instant,
     /// Measures the rate at which the body of a request arrives.
-    pace: RateMeter,
+    rate_meter: RateMeter,
     /// Time by which that body must be complete.
     body_deadline: Option<Instant>,
 }
@@ -121,7 +121,7 @@ impl<R: Role + Default> Conn<R> {
             role: R::default(),
             limits,
             since: now,
-            pace: RateMeter::default(),
+            rate_meter: RateMeter::default(),
             body_deadline: None,
         }
     }
@@ -249,7 +249,7 @@ impl<R: Role> Conn<R> {
             self.keep_alive &= meta.keep_alive;
             self.since = now;
             if !R::IS_CLIENT && meta.length != Length::Known(0) {
-                self.pace = RateMeter::start(self.limits.body_rate, now);
+                self.rate_meter = RateMeter::start(self.limits.body_rate, now);
                 self.body_deadline = now.checked_add(self.limits.body_total_timeout);
             }
             self.reading = match meta.length {
@@ -264,12 +264,12 @@ impl<R: Role> Conn<R> {
     /// Records the arrival of body bytes for the timeouts.
     fn record_progress(&mut self, now: Instant, bytes: usize) {
         self.since = now;
-        self.pace.record(self.limits.body_rate, now, bytes as u64);
+        self.rate_meter.record(self.limits.body_rate, now, bytes as u64);
     }
 
     fn recv_end(&mut self, now: Instant, trailers: Option<HeaderMap>) -> Event<R::Head> {
         self.reading = Reading::Done;
-        (self.pace, self.body_deadline) = (RateMeter::default(), None);
+        (self.rate_meter, self.body_deadline) = (RateMeter::default(), None);
         self.try_keep_alive(now);
         Event::End(trailers)
     }
@@ -423,7 +423,7 @@ impl<R: Role> Conn<R> {
     ///
     /// The driver calls [`timeout`](Self::timeout) when it has passed.
     pub fn deadline(&self) -> Option<Instant> {
-        if self.is_awaiting_response() && self.writes_body() {
+        if self.is_awaiting_response() && self.is_writing_body() {
             return None; // the client's own request is not complete
         }
         let l = &self.limits;
@@ -434,7 +434,7 @@ impl<R: Role> Conn<R> {
             Reading::Length(0) | Reading::Done | Reading::Closed => return None,
         };
         // A timeout beyond the clock's range is no deadline.
-        [self.since.checked_add(span), self.pace.deadline(), self.body_deadline]
+        [self.since.checked_add(span), self.rate_meter.deadline(), self.body_deadline]
             .into_iter()
             .flatten()
             .min()
@@ -443,8 +443,8 @@ impl<R: Role> Conn<R> {
     /// Restarts the peer's timeouts, after a pause during which the driver did not read.
     pub fn resume(&mut self, now: Instant) {
         self.since = now;
-        if self.pace.deadline().is_some() {
-            self.pace = RateMeter::start(self.limits.body_rate, now);
+        if self.rate_meter.deadline().is_some() {
+            self.rate_meter = RateMeter::start(self.limits.body_rate, now);
         }
     }
 }
@@ -462,7 +462,7 @@ impl<R: Role> Conn<R> {
     }
 
     /// Returns whether some of the body of a received head has not been read yet.
-    pub fn reads_body(&self) -> bool {
+    pub fn is_reading_body(&self) -> bool {
         match self.reading {
             Reading::Length(n) => n > 0,
             Reading::Chunked(_) | Reading::UntilClose => true,
@@ -480,18 +480,18 @@ impl<R: Role> Conn<R> {
     }
 
     /// Returns whether the head of an outgoing message has been sent, but not its end.
-    pub fn writes_body(&self) -> bool {
+    pub fn is_writing_body(&self) -> bool {
         matches!(self.writing, Writing::Length(_) | Writing::Chunked | Writing::UntilClose)
     }
 
     /// Returns whether the outgoing message ends with the connection, so that a close completes it.
-    pub fn ends_with_close(&self) -> bool {
+    pub fn is_close_delimited(&self) -> bool {
         self.writing == Writing::UntilClose
     }
 
-    /// Returns whether no body bytes may follow the outgoing head (a length of 0, HEAD, 204, 304), or all
-    /// have been sent.
-    pub fn sends_no_body(&self) -> bool {
+    /// Returns whether the outgoing body is complete and only its end has still to be sent: no bytes follow the
+    /// head (a length of 0, HEAD, 204, 304), or all have been sent.
+    pub fn is_body_written(&self) -> bool {
         self.writing == Writing::Length(0)
     }
 

@@ -175,7 +175,7 @@ impl Active {
     pub(super) fn has_whole_request(&mut self, now: Instant) -> bool {
         // The end of a chunked body is found by reading it only.
         while self.upload.is_none()
-            && self.core.reads_body()
+            && self.core.is_reading_body()
             && self.core.remaining_body().is_none()
         {
             match self.core.recv(now, &mut self.input) {
@@ -184,7 +184,8 @@ impl Active {
                 Ok(Some(Event::Head(_)) | None) | Err(_) => return false,
             }
         }
-        let remaining = if self.core.reads_body() { self.core.remaining_body() } else { Some(0) };
+        let remaining =
+            if self.core.is_reading_body() { self.core.remaining_body() } else { Some(0) };
         remaining.is_some_and(|n| n <= self.input.len() as u64)
     }
 

@@ -333,7 +333,7 @@ where
         linger: bool,
     ) -> Step {
         // All is written, and the response is complete unless it was aborted.
-        active.is_close_delimited &= active.core.writes_body();
+        active.is_close_delimited &= active.core.is_writing_body();
         if !linger {
             active.stage = if self.has_unread_input(active, now, cx) {
                 Stage::Close { linger: true }
@@ -361,7 +361,7 @@ where
         now: Instant,
         cx: &mut Context<'_>,
     ) -> bool {
-        if active.read_closed || active.core.writes_body() {
+        if active.read_closed || active.core.is_writing_body() {
             return false;
         }
         let read = thread_buffers::poll_read(&mut self.io, cx, &mut active.input);

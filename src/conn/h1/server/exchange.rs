@@ -225,8 +225,8 @@ where
         }
         active.transfers.record_head(parts.status, parts.extensions.get());
         head_pool::release_fields(parts.headers);
-        active.is_close_delimited = active.core.ends_with_close();
-        if active.core.sends_no_body() {
+        active.is_close_delimited = active.core.is_close_delimited();
+        if active.core.is_body_written() {
             return self.finish(active, now, None);
         }
         let sent = match body.into_kind() {
@@ -251,7 +251,7 @@ where
         if active.upload.as_ref().is_some_and(gone) {
             active.upload = None;
         }
-        let unread = active.upload.is_none() && active.core.reads_body();
+        let unread = active.upload.is_none() && active.core.is_reading_body();
         if unread
             && active.core.remaining_body().is_none_or(|n| n > self.config.http1.discard_bytes)
         {
@@ -378,7 +378,8 @@ where
         if !active.core.keeps_alive() {
             // No request follows, so nothing need be discarded.
             active.stage = Stage::Close {
-                linger: !active.read_closed && (active.protocol_error || active.core.reads_body()),
+                linger: !active.read_closed
+                    && (active.protocol_error || active.core.is_reading_body()),
             };
             return Step::Again;
         }

@@ -97,7 +97,7 @@ where
         let asked =
             active.upload.as_ref().is_some_and(|u| u.sender.poll_demand(cx) == Poll::Ready(Ok(())));
         let early = !active.input.is_empty(); // the client did not wait for 100 Continue
-        if (asked || early) && active.output.has_room() && !active.core.writes_body() {
+        if (asked || early) && active.output.has_room() && !active.core.is_writing_body() {
             active.core.send_continue(active.output.head());
             return true;
         }

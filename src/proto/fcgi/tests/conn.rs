@@ -189,7 +189,7 @@ fn remaining_body_is_told_while_it_is_known() {
     input.extend_from_slice(text);
     assert_eq!(text.len(), 0x22);
     assert!(matches!(conn.recv(now(), &mut input), Ok(Some(Event::Head(_)))));
-    assert_eq!((conn.remaining_body(), conn.reads_body()), (Some(5), true));
+    assert_eq!((conn.remaining_body(), conn.is_reading_body()), (Some(5), true));
     assert!(matches!(conn.recv(now(), &mut input), Ok(Some(Event::Data(_)))));
     assert_eq!(conn.remaining_body(), Some(2));
     assert_eq!(conn.recv_eof(), Err(Fault::Truncated));

@@ -21,7 +21,7 @@ impl Conn<Server> {
     /// Returns whether the client waits for `100 Continue` before it sends the body. `false` once some of
     /// the body has arrived or the response has begun.
     pub fn wants_continue(&self) -> bool {
-        self.role.expects_continue && self.writing == Writing::Idle && self.reads_body()
+        self.role.expects_continue && self.writing == Writing::Idle && self.is_reading_body()
     }
 
     /// Sends `100 Continue` if the client [waits for it](Self::wants_continue).

@@ -76,7 +76,7 @@ fn s3_body_after_early_response_is_still_read_as_body() {
     let mut conn = server_after(POST);
     respond(&mut conn, 413, &[], Some(0)).unwrap();
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
-    assert!(!conn.is_idle() && conn.reads_body() && conn.wants_read() && conn.keeps_alive());
+    assert!(!conn.is_idle() && conn.is_reading_body() && conn.wants_read() && conn.keeps_alive());
     assert_eq!(conn.remaining_body(), Some(5));
     let mut input = BytesMut::from("GET /" as &str);
     input.extend_from_slice(GET.as_bytes());

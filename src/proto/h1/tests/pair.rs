@@ -146,7 +146,7 @@ impl Pair {
         self.ask(&method, rng.one_in(3), request.length);
         while !(self.client.is_idle() && self.server.is_idle() && answered.end) {
             match rng.below(5) {
-                0 if self.client.writes_body() => {
+                0 if self.client.is_writing_body() => {
                     request.go_on(&mut self.client, rng, &mut self.up.0);
                 }
                 1 => {
@@ -162,7 +162,7 @@ impl Pair {
                     }
                 }
                 3 if self.server.wants_continue() => self.server.send_continue(&mut self.down.0),
-                4 if self.server.writes_body() => {
+                4 if self.server.is_writing_body() => {
                     response.go_on(&mut self.server, rng, &mut self.down.0);
                 }
                 // Often before the whole request has arrived, but not while the client waits for 100:

@@ -49,7 +49,7 @@ fn s18_status_without_body_has_no_framing_field_and_takes_no_data() {
             let fields = [("content-length", "5"), ("transfer-encoding", "chunked")];
             let head = respond(&mut conn, status, &fields, length).unwrap();
             assert_eq!(framings(&head), 0, "{head}");
-            assert!(conn.sends_no_body());
+            assert!(conn.is_body_written());
             let mut out = BytesMut::new();
             assert_eq!(conn.send_data(1, &mut out), Err(Misuse::TooLong));
             conn.send_end(now(), None, &mut out).unwrap();
@@ -184,7 +184,7 @@ fn s17_client_connection_is_free_only_after_both_halves() {
     let answer = "HTTP/1.1 413 \r\nContent-Length: 0\r\n\r\n";
     let mut input = BytesMut::from(answer);
     while conn.recv(now(), &mut input).unwrap().is_some() {}
-    assert!(!conn.is_idle() && conn.writes_body(), "the body was promised");
+    assert!(!conn.is_idle() && conn.is_writing_body(), "the body was promised");
     conn.send_data(5, &mut BytesMut::new()).unwrap();
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
     assert!(conn.is_idle());
