@@ -77,7 +77,7 @@ mod x_accel_redirect;
 
 use std::path::{Path, PathBuf};
 
-pub use backend::{Backend, Content, Item, Lookup, Source};
+pub use backend::{Backend, BackendFile, Content, Item, Lookup};
 pub use builder::DirBuilder;
 pub use dir::Dir;
 pub use embedded::Embedded;

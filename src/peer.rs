@@ -59,8 +59,8 @@ struct Facts {
 /// The facts that trusted proxies in front provide.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Proxied {
-    /// The source of the connection (PROXY protocol).
-    source: Option<Source>,
+    /// The addresses of the PROXY protocol.
+    addresses: Option<ProxyAddresses>,
     /// The client of the request: its address, and its port if known.
     client: Option<(IpAddr, Option<u16>)>,
     /// The scheme that the client of the request used.
@@ -77,7 +77,7 @@ enum Socket {
 
 /// The addresses that a trusted proxy in front sends by the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source {
+pub struct ProxyAddresses {
     /// The address of the client that the proxy accepted.
     pub client: SocketAddr,
     /// The address that the client connected to.
@@ -163,8 +163,8 @@ impl Peer {
 
     /// Sets the addresses that a trusted proxy in front sends by the PROXY protocol.
     #[must_use]
-    pub fn proxied(mut self, source: Source) -> Self {
-        self.proxied_mut().source = Some(source);
+    pub fn proxied(mut self, addresses: ProxyAddresses) -> Self {
+        self.proxied_mut().addresses = Some(addresses);
         self
     }
 
@@ -211,8 +211,8 @@ impl Peer {
     }
 
     /// Returns the addresses that a proxy in front sent by the PROXY protocol, if one did.
-    pub fn source(&self) -> Option<&Source> {
-        self.0.proxied.as_ref()?.source.as_ref()
+    pub fn proxy_addresses(&self) -> Option<&ProxyAddresses> {
+        self.0.proxied.as_ref()?.addresses.as_ref()
     }
 
     /// Returns the client's IP address, if it has one: the one that a trusted proxy names in the request, else
@@ -228,7 +228,7 @@ impl Peer {
     }
 
     fn hop_addr(&self) -> Option<SocketAddr> {
-        self.source().map(|source| source.client).or_else(|| self.remote_addr())
+        self.proxy_addresses().map(|a| a.client).or_else(|| self.remote_addr())
     }
 
     /// Returns the client's address, and its port if known.
@@ -310,18 +310,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proxy_source_names_the_client_and_the_socket_stays_known() {
+    fn proxied_peer_has_the_client_address_and_keeps_that_of_the_socket() {
         let [client, destination, proxy, local] =
             ["192.0.2.1:1", "192.0.2.2:443", "10.0.0.1:2", "10.0.0.2:80"]
                 .map(|addr| addr.parse::<SocketAddr>().unwrap());
         let peer = Peer::tcp(proxy, local);
-        let proxied = peer.clone().proxied(Source { client, destination });
+        let proxied = peer.clone().proxied(ProxyAddresses { client, destination });
         assert_eq!((proxied.addr(), proxied.ip()), (Some(client), Some(client.ip())));
         assert_eq!((proxied.remote_addr(), proxied.local_addr()), (Some(proxy), Some(local)));
         assert_eq!(proxied.to_string(), "192.0.2.1:1");
-        assert_eq!(proxied.source().unwrap().destination, destination);
+        assert_eq!(proxied.proxy_addresses().unwrap().destination, destination);
         assert_eq!(peer.addr(), Some(proxy), "a clone is not changed");
-        assert_eq!(Peer::unix().proxied(Source { client, destination }).addr(), Some(client));
+        assert_eq!(
+            Peer::unix().proxied(ProxyAddresses { client, destination }).addr(),
+            Some(client)
+        );
     }
 
     #[test]
@@ -341,7 +344,7 @@ mod tests {
         assert_eq!(named.to_string(), "[2001:db8::1]:7");
 
         let [client, destination] = ["192.0.2.1:1", "192.0.2.2:443"].map(|a| a.parse().unwrap());
-        let behind = peer.proxied(Source { client, destination }).forwarded_for(ip, None);
+        let behind = peer.proxied(ProxyAddresses { client, destination }).forwarded_for(ip, None);
         assert_eq!((behind.ip(), behind.hop_ip()), (Some(ip), Some(client.ip())));
     }
 

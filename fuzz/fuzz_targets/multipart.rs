@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 use tower_service::Service;
 use vestibule::{
     Body,
-    files::{self, Backend, Content, Dir, Lookup, Source},
+    files::{self, Backend, Content, Dir, Lookup, BackendFile},
 };
 
 /// Files whose names are their lengths.
@@ -34,7 +34,7 @@ impl Backend for Files {
     fn lookup(&self, path: &str) -> io::Result<Lookup> {
         let Ok(len) = path.parse() else { return Ok(Lookup::Missing) };
         let content = Content::Bytes(content(len).into());
-        Ok(Lookup::File(Source { content, modified: None, tag: path.to_owned() }))
+        Ok(Lookup::File(BackendFile { content, modified: None, tag: path.to_owned() }))
     }
 
     fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {

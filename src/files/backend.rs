@@ -51,12 +51,12 @@ pub enum Lookup {
     /// A folder.
     Folder,
     /// A file.
-    File(Source),
+    File(BackendFile),
 }
 
 /// A file of a backend.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct BackendFile {
     /// Its content.
     pub content: Content,
     /// The time of the last modification, if it is known.
@@ -131,7 +131,7 @@ impl<'a> View<'a> {
         }
         match self.backend.try_lookup_cached(path) {
             // The caller reads the start of an open file into the page cache, which blocks.
-            None | Some(Lookup::File(Source { content: Content::File(..), .. })) => {
+            None | Some(Lookup::File(BackendFile { content: Content::File(..), .. })) => {
                 Err(io::ErrorKind::WouldBlock.into())
             }
             Some(found) => Ok(found),

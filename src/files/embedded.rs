@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::backend::{Backend, Content, Item, Lookup, Source};
+use super::backend::{Backend, BackendFile, Content, Item, Lookup};
 
 /// A [`Backend`] of files in memory: those that `include_bytes!`, `rust-embed` or `include_dir` put into the
 /// program, or that the program makes at its start.
@@ -30,7 +30,7 @@ use super::backend::{Backend, Content, Item, Lookup, Source};
 #[derive(Clone, Default)]
 pub struct Embedded {
     /// Sorted, so that the files of a folder are adjacent.
-    files: BTreeMap<String, Source>,
+    files: BTreeMap<String, BackendFile>,
 }
 
 impl<P: Into<String>, B: Into<Bytes>> FromIterator<(P, B)> for Embedded {
@@ -41,8 +41,8 @@ impl<P: Into<String>, B: Into<Bytes>> FromIterator<(P, B)> for Embedded {
             let (path, content) = (path.into(), content.into());
             let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&content[..]);
             let tag = format!("{:x}-{hash:x}", content.len());
-            let source = Source { content: Content::Bytes(content), modified: None, tag };
-            (path.trim_start_matches('/').to_owned(), source)
+            let file = BackendFile { content: Content::Bytes(content), modified: None, tag };
+            (path.trim_start_matches('/').to_owned(), file)
         });
         Self { files: files.collect() }
     }
@@ -50,18 +50,21 @@ impl<P: Into<String>, B: Into<Bytes>> FromIterator<(P, B)> for Embedded {
 
 impl Embedded {
     fn find(&self, path: &str) -> Lookup {
-        if let Some(source) = self.files.get(path) {
-            return Lookup::File(source.clone());
+        if let Some(file) = self.files.get(path) {
+            return Lookup::File(file.clone());
         }
         let is_folder = path == "." || self.below(path).next().is_some();
         if is_folder { Lookup::Folder } else { Lookup::Missing }
     }
 
     /// Returns the files below a folder, with their paths relative to it.
-    fn below<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a Source)> + use<'a> {
+    fn below<'a>(
+        &'a self,
+        folder: &str,
+    ) -> impl Iterator<Item = (&'a str, &'a BackendFile)> + use<'a> {
         let prefix = if folder == "." { String::new() } else { format!("{folder}/") };
         let from = self.files.range(prefix.clone()..);
-        from.map_while(move |(path, source)| Some((path.strip_prefix(&prefix)?, source)))
+        from.map_while(move |(path, file)| Some((path.strip_prefix(&prefix)?, file)))
     }
 }
 
@@ -76,12 +79,12 @@ impl Backend for Embedded {
 
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
         let mut last = None;
-        for (rest, source) in self.below(path) {
+        for (rest, file) in self.below(path) {
             let (name, is_folder) = rest.split_once('/').map_or((rest, false), |(f, _)| (f, true));
             if last.replace(name) == Some(name) {
                 continue; // another file of the same folder
             }
-            let size = if is_folder { 0 } else { source.content.len() };
+            let size = if is_folder { 0 } else { file.content.len() };
             if each(Item { name: name.into(), is_folder, size, modified: None }).is_break() {
                 break;
             }

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
-    backend::{Content, Lookup, Source, View},
+    backend::{BackendFile, Content, Lookup, View},
     listing::Listing,
     lookup_config::LookupConfig,
     mime::guess_content_type,
@@ -114,7 +114,7 @@ impl Entry {
         config: &LookupConfig,
     ) -> io::Result<Self> {
         Ok(match view.lookup(path)? {
-            Lookup::File(source) => Self::File(Variants::load(view, source, path, config)?),
+            Lookup::File(file) => Self::File(Variants::load(view, file, path, config)?),
             // For example, a folder with the name of the index file.
             Lookup::Folder if !file_only => Self::Folder,
             Lookup::Folder | Lookup::Missing => Self::Missing,
@@ -143,13 +143,18 @@ const CODINGS: [(Coding, &str); 3] =
     [(Coding::Zstd, ".zst"), (Coding::Brotli, ".br"), (Coding::Gzip, ".gz")];
 
 impl Variants {
-    fn load(view: View<'_>, source: Source, path: &str, config: &LookupConfig) -> io::Result<Self> {
-        let modified = source.modified;
-        let mut identity = Page::new(source, path, config);
+    fn load(
+        view: View<'_>,
+        file: BackendFile,
+        path: &str,
+        config: &LookupConfig,
+    ) -> io::Result<Self> {
+        let modified = file.modified;
+        let mut identity = Page::new(file, path, config);
         let mut encoded = Vec::new();
         for (coding, end) in CODINGS.into_iter().filter(|_| config.precompressed) {
-            let Lookup::File(source) = view.lookup(&format!("{path}{end}"))? else { continue };
-            if is_outdated(source.modified, modified) {
+            let Lookup::File(file) = view.lookup(&format!("{path}{end}"))? else { continue };
+            if is_outdated(file.modified, modified) {
                 tracing::debug!(
                     path,
                     end,
@@ -157,7 +162,7 @@ impl Variants {
                 );
                 continue;
             }
-            let mut page = Page::new(source, path, config);
+            let mut page = Page::new(file, path, config);
             let name = coding.name().expect("all of these have one");
             page.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
             encoded.push((coding, page));
@@ -220,8 +225,8 @@ impl FilePath {
 }
 
 impl Page {
-    fn new(source: Source, path: &str, config: &LookupConfig) -> Self {
-        let Source { content, modified, tag } = source;
+    fn new(file: BackendFile, path: &str, config: &LookupConfig) -> Self {
+        let BackendFile { content, modified, tag } = file;
         // An invalid tag is left out, so it never validates.
         let etag = ETag::strong(tag.as_bytes()).ok().map(ETag::to_value);
         // Last-Modified must not be later than now (RFC 9110 section 8.8.2.1). A clamped date differs each

@@ -10,9 +10,9 @@
 //! A path is opened with `O_PATH` and its type is checked before the file itself is opened: opening a
 //! FIFO wakes the program that waits to write into it, and opening a device may have any effect.
 
+pub(super) mod backend_file;
 mod cached_lookup;
 mod owners;
-pub(super) mod source;
 
 use std::{
     ffi::CStr,
@@ -296,7 +296,7 @@ impl Backend for Root {
             None => Lookup::Missing,
             Some(Opened { meta, .. }) if meta.is_dir() => Lookup::Folder,
             Some(Opened { file, meta }) => {
-                source::read_source(file, meta)?.map_or(Lookup::Missing, Lookup::File)
+                backend_file::read(file, meta)?.map_or(Lookup::Missing, Lookup::File)
             }
         })
     }

@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use super::{Dir, DirBuilder, dir, root::source::MAX_IN_MEMORY};
+use super::{Dir, DirBuilder, dir, root::backend_file::MAX_IN_MEMORY};
 use crate::{Body, Error, error::Kind};
 
 /// `root/` with some files, and `secret.txt` beside it.

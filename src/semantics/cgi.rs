@@ -255,7 +255,7 @@ fn addresses(headers: &HeaderMap, uri: &Uri, peer: &Peer, push: &mut impl FnMut(
         push("HTTPS", b"on");
     }
     let text = |addr: SocketAddr| addr.ip().to_canonical().to_string();
-    let local = peer.source().map(|source| source.destination).or_else(|| peer.local_addr());
+    let local = peer.proxy_addresses().map(|a| a.destination).or_else(|| peer.local_addr());
     let named = headers.get(HOST).and_then(|value| value.to_str().ok());
     let named = named.or_else(|| uri.authority().map(|a| host(a.as_str())));
     let name = match (named.map(without_port), local) {

@@ -4,7 +4,7 @@ use super::{
     super::{
         backend::View,
         entry::FilePath,
-        root::{Root, Symlinks, source::MAX_IN_MEMORY},
+        root::{Root, Symlinks, backend_file::MAX_IN_MEMORY},
     },
     *,
 };

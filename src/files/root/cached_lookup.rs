@@ -12,8 +12,8 @@ use rustix::{
     io::{Errno, ReadWriteFlags, preadv2},
 };
 
-use super::{OPEN_PATH, OPEN_READ, Root, Symlinks, is_absence, source};
-use crate::files::backend::{Content, Lookup, Source};
+use super::{OPEN_PATH, OPEN_READ, Root, Symlinks, backend_file, is_absence};
+use crate::files::backend::{BackendFile, Content, Lookup};
 
 /// Local file systems, by their numbers in statfs(2): they open a file whose path is in the kernel's cache
 /// without a request to a server or a daemon. They are ext, XFS, Btrfs, F2FS and tmpfs, but not overlayfs:
@@ -67,7 +67,7 @@ impl Root {
         if !meta.is_file() {
             return Some(Lookup::Missing);
         }
-        if meta.len() > source::MAX_IN_MEMORY {
+        if meta.len() > backend_file::MAX_IN_MEMORY {
             return None;
         }
         // Reopen the checked file by its descriptor. NONBLOCK: do not wait for the holder of a lease.
@@ -75,7 +75,7 @@ impl Root {
         let flags = OPEN_READ.union(OFlags::NONBLOCK);
         let file = File::from(openat(CWD, fd_path, flags, Mode::empty()).ok()?);
         match read_cached(&file, &meta) {
-            Ok(source) => source.map(Lookup::File),
+            Ok(file) => file.map(Lookup::File),
             Err(errno) => {
                 // The file system has no RWF_NOWAIT.
                 unsupported.fetch_or(matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS), Relaxed);
@@ -87,17 +87,17 @@ impl Root {
 
 /// Reads a whole small file. Returns `None` if not all of it is in the page cache, or if it is being
 /// modified.
-fn read_cached(file: &File, meta: &Metadata) -> rustix::io::Result<Option<Source>> {
+fn read_cached(file: &File, meta: &Metadata) -> rustix::io::Result<Option<BackendFile>> {
     let len = usize::try_from(meta.len()).unwrap_or(0);
     let mut bytes = vec![0; len + 1];
     let mut buf = [IoSliceMut::new(&mut bytes)];
     let n = preadv2(file, &mut buf, 0, ReadWriteFlags::NOWAIT)?;
     let Ok(after) = file.metadata() else { return Ok(None) };
-    if n != len || source::stamp(meta) != source::stamp(&after) {
+    if n != len || backend_file::stamp(meta) != backend_file::stamp(&after) {
         return Ok(None);
     }
     bytes.truncate(n);
-    Ok(source::make_source(Content::Bytes(bytes.into_boxed_slice().into()), &after).ok())
+    Ok(backend_file::create(Content::Bytes(bytes.into_boxed_slice().into()), &after).ok())
 }
 
 #[cfg(test)]
@@ -118,8 +118,11 @@ mod tests {
         fs::create_dir(path("docs")).unwrap();
         fs::write(path("docs/a.txt"), "content").unwrap();
         fs::write(path("docs/empty"), "").unwrap();
-        fs::write(path("large"), vec![7; usize::try_from(source::MAX_IN_MEMORY).unwrap() + 1])
-            .unwrap();
+        fs::write(
+            path("large"),
+            vec![7; usize::try_from(backend_file::MAX_IN_MEMORY).unwrap() + 1],
+        )
+        .unwrap();
         symlink("docs/a.txt", path("inside")).unwrap();
         symlink("/etc/hostname", path("outside")).unwrap();
         let root = Root::new(folder.path().to_owned(), Symlinks::Inside);
@@ -130,7 +133,7 @@ mod tests {
         Some(match root.try_lookup_cached(path)? {
             Lookup::Missing => "missing".to_owned(),
             Lookup::Folder => "folder".to_owned(),
-            Lookup::File(Source { content: Content::Bytes(bytes), .. }) => {
+            Lookup::File(BackendFile { content: Content::Bytes(bytes), .. }) => {
                 String::from_utf8(bytes.to_vec()).unwrap()
             }
             Lookup::File(_) => "open".to_owned(),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::files::{self, Backend, Content, Embedded, Lookup, Source};
+use crate::files::{self, Backend, BackendFile, Content, Embedded, Lookup};
 
 fn site() -> Embedded {
     Embedded::from_iter([
@@ -113,7 +113,7 @@ impl Backend for Disk {
             _ => drop(self.0.opened.wait_while(self.0.open.lock().unwrap(), |open| !*open)),
         }
         let content = Content::Bytes(path.to_owned().into());
-        Ok(Lookup::File(Source { content, modified: None, tag: "\"no tag\"".to_owned() }))
+        Ok(Lookup::File(BackendFile { content, modified: None, tag: "\"no tag\"".to_owned() }))
     }
 }
 
@@ -190,7 +190,11 @@ impl Backend for HeldBackend {
         }
         let text = self.text.lock().unwrap().clone();
         let tag = text.len().to_string();
-        Some(Lookup::File(Source { content: Content::Bytes(text.into()), modified: None, tag }))
+        Some(Lookup::File(BackendFile {
+            content: Content::Bytes(text.into()),
+            modified: None,
+            tag,
+        }))
     }
 }
 

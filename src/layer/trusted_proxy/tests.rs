@@ -103,16 +103,17 @@ async fn request_that_names_no_client_is_its_hops() {
 async fn hop_is_the_one_that_the_proxy_protocol_names() {
     let [client, destination] =
         [PROXY, "10.0.0.9:80"].map(|addr| addr.parse::<std::net::SocketAddr>().unwrap());
-    let source = crate::peer::Source { client, destination };
+    let addresses = crate::peer::ProxyAddresses { client, destination };
     let fields = [("x-forwarded-for", "192.0.2.7:9")];
     let balancer = Peer::tcp("203.0.113.1:1".parse().unwrap(), destination);
-    let request_of = |source| request(Some(balancer.clone().proxied(source)), &fields);
-    let text = told(&layer(ClientField::XForwardedFor), request_of(source)).await;
+    let request_of = |addresses| request(Some(balancer.clone().proxied(addresses)), &fields);
+    let text = told(&layer(ClientField::XForwardedFor), request_of(addresses)).await;
     assert_eq!(text, "192.0.2.7:9 http, x-forwarded-for: 192.0.2.7:9");
     // The balancer's own address is not that of an HTTP proxy.
-    let source = crate::peer::Source { client: "192.0.2.1:1".parse().unwrap(), destination };
+    let addresses =
+        crate::peer::ProxyAddresses { client: "192.0.2.1:1".parse().unwrap(), destination };
     let trusted = layer(ClientField::XForwardedFor).trust("203.0.113.1".parse().unwrap());
-    let text = told(&trusted, request_of(source)).await;
+    let text = told(&trusted, request_of(addresses)).await;
     assert_eq!(text, "192.0.2.1:1 http");
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use http::Request;
 
 use super::*;
-use crate::peer::{Source, Tls};
+use crate::peer::{ProxyAddresses, Tls};
 
 fn scripts() -> Scripts {
     Scripts::new("/srv/www/")
@@ -192,11 +192,11 @@ fn fields_of_one_name_are_joined() {
 
 #[test]
 fn proxied_and_secured_client_is_told_as_it_is() {
-    let source = Source {
+    let proxied = ProxyAddresses {
         client: "[2001:db8::1]:1".parse().unwrap(),
         destination: "[2001:db8::2]:443".parse().unwrap(),
     };
-    let peer = tcp().proxied(source).secured(Tls::new("TLSv1.3"));
+    let peer = tcp().proxied(proxied).secured(Tls::new("TLSv1.3"));
     let map = variables(&scripts(), &head("/a.php", &[("host", "[2001:db8::2]")]), &peer, 0);
     let get = |name: &str| &*map[name];
     assert_eq!((get("REMOTE_ADDR"), get("REMOTE_PORT")), ("2001:db8::1", "1"));

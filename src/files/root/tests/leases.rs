@@ -58,12 +58,12 @@ fn leased_file_is_awaited_and_read_as_it_is_then() {
     for (before, writes) in [(3, 1), (3, 10_000), (70_000, 11_000)] {
         fs::write(&path, vec![b'-'; before]).unwrap();
         let holder = Holder::of(&path, writes);
-        let Lookup::File(source) = root.lookup("top.txt").unwrap() else { panic!("{writes}") };
+        let Lookup::File(file) = root.lookup("top.txt").unwrap() else { panic!("{writes}") };
         drop(holder);
         let want = "written".repeat(writes);
-        assert_eq!(source.content.len(), want.len() as u64);
-        assert!(source.tag.starts_with(&format!("{:x}-", want.len())), "{}", source.tag);
-        match source.content {
+        assert_eq!(file.content.len(), want.len() as u64);
+        assert!(file.tag.starts_with(&format!("{:x}-", want.len())), "{}", file.tag);
+        match file.content {
             Content::Bytes(bytes) => assert_eq!(bytes, want),
             Content::File(file, _) => assert_eq!(io::read_to_string(&*file).unwrap(), want),
         }

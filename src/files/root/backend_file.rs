@@ -1,4 +1,4 @@
-//! A folder's files as sources: small ones in memory, large ones as open files.
+//! A folder's files: small ones are held in memory, large ones open.
 
 use std::{
     fs::{File, Metadata},
@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_setfl};
 
-use crate::files::backend::{Content, Source};
+use crate::files::backend::{BackendFile, Content};
 
 /// Maximum size of a file whose content is held in memory, 32 KiB: head and body are sent by one write.
 /// Above it, one `sendfile` is cheaper than the memory and the copy.
@@ -21,7 +21,7 @@ const MAX_READS: usize = 3;
 
 /// Returns the current state of `file`; `meta` may be from before it was opened. Returns `None` if its length
 /// is not the one that it reports, as on pseudo file systems: no Content-Length would be right.
-pub(super) fn read_source(file: File, mut meta: Metadata) -> io::Result<Option<Source>> {
+pub(super) fn read(file: File, mut meta: Metadata) -> io::Result<Option<BackendFile>> {
     let mut length_mismatches = 0;
     for _ in 0..MAX_READS {
         if meta.len() > MAX_IN_MEMORY {
@@ -33,7 +33,7 @@ pub(super) fn read_source(file: File, mut meta: Metadata) -> io::Result<Option<S
             (stamp(&meta) == stamp(&after), bytes.len() as u64 == after.len());
         meta = after;
         match (is_same, is_whole) {
-            (true, true) => return make_source(Content::Bytes(bytes), &meta).map(Some),
+            (true, true) => return create(Content::Bytes(bytes), &meta).map(Some),
             // Or it was modified twice within one tick of the clock; unlikely each time.
             (true, false) => length_mismatches += 1,
             (false, _) => {}
@@ -46,7 +46,7 @@ pub(super) fn read_source(file: File, mut meta: Metadata) -> io::Result<Option<S
     // holder of a lease, who has modified the file since `meta` was read.
     let meta = file.metadata()?;
     update_access_time(&file);
-    make_source(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
+    create(Content::File(Arc::new(file), meta.len()), &meta).map(Some)
 }
 
 /// Reads one byte, which sets the access time to that of the lookup, and then sets `O_NOATIME`. Otherwise
@@ -57,9 +57,9 @@ fn update_access_time(file: &File) {
     let _ = fcntl_setfl(file, OFlags::NOATIME);
 }
 
-/// Makes a source of `content` with the time and the tag of `meta`.
-pub(super) fn make_source(content: Content, meta: &Metadata) -> io::Result<Source> {
-    Ok(Source { content, modified: Some(meta.modified()?), tag: tag(meta) })
+/// Creates a file of `content` with the time and the tag of `meta`.
+pub(super) fn create(content: Content, meta: &Metadata) -> io::Result<BackendFile> {
+    Ok(BackendFile { content, modified: Some(meta.modified()?), tag: tag(meta) })
 }
 
 /// Returns a value that changes when a file is replaced or modified: length, time and inode.
@@ -112,9 +112,9 @@ mod tests {
             let meta = std::fs::metadata(&path).unwrap();
             std::fs::write(&path, after).unwrap();
             let file = File::options().read(true).open(&path).unwrap();
-            let source = read_source(file, meta).unwrap().unwrap();
-            assert_eq!(source.content.len(), after.len() as u64);
-            match source.content {
+            let file = read(file, meta).unwrap().unwrap();
+            assert_eq!(file.content.len(), after.len() as u64);
+            match file.content {
                 Content::Bytes(bytes) => assert_eq!(bytes, after),
                 Content::File(file, _) => {
                     assert_eq!(io::read_to_string(&*file).unwrap().as_bytes(), after);
@@ -129,7 +129,7 @@ mod tests {
         for path in ["/proc/sys/kernel/ostype", "/sys/kernel/uevent_seqnum"] {
             let Ok(file) = File::options().read(true).open(path) else { continue };
             let meta = file.metadata().unwrap();
-            assert!(read_source(file, meta).unwrap().is_none(), "{path}");
+            assert!(read(file, meta).unwrap().is_none(), "{path}");
         }
     }
 
@@ -151,10 +151,10 @@ mod tests {
         age();
         let file = open();
         let meta = file.metadata().unwrap();
-        let source = read_source(file, meta).unwrap().unwrap();
+        let file = read(file, meta).unwrap().unwrap();
         assert!(accessed() > SystemTime::UNIX_EPOCH);
         age();
-        let Content::File(file, _) = source.content else { panic!("it is large") };
+        let Content::File(file, _) = file.content else { panic!("it is large") };
         assert!(file.read_at(&mut [0], 0).unwrap() == 1);
         assert_eq!(accessed(), SystemTime::UNIX_EPOCH);
     }
