@@ -98,7 +98,8 @@ pub struct WorkerProcess {
     pub generation: u64,
 }
 
-/// A function that is called with what happens to workers. It must not block: other workers wait.
+/// A function that is called with what happens to workers. It must not block: other workers wait. If it
+/// panics, that is logged and the worker lives on.
 pub(crate) type Hook<T> = Arc<dyn Fn(T) + Send + Sync>;
 
 /// Settings for [`Processes`]; made by [`process`].

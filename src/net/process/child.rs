@@ -7,6 +7,7 @@ use std::{
         unix::process::CommandExt,
     },
     process::{self, Stdio},
+    sync::Arc,
 };
 
 use rustix::{
@@ -22,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Command, ResourceLimit,
     before_exec::{self, LISTEN_FD, Plan},
+    guardian::{Guardian, Registration},
 };
 use crate::net::async_fd::register_for_reads;
 
@@ -30,6 +32,7 @@ use crate::net::async_fd::register_for_reads;
 pub(crate) struct Spawned {
     /// `None` once it was passed to a [`Child`].
     process: Option<(Pid, OwnedFd)>,
+    guarded: Option<Registration>,
     /// Its standard output and error.
     pub(crate) output: Option<[OwnedFd; 2]>,
 }
@@ -40,6 +43,8 @@ pub(crate) struct Spawned {
 pub(crate) struct Child {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
+    /// Dropped before the process is reaped.
+    guarded: Option<Registration>,
     is_reaped: bool,
 }
 
@@ -102,7 +107,7 @@ pub(super) fn spawn(command: &Command, listener: Option<&OwnedFd>) -> io::Result
     };
     let stdout = child.stdout.take().map(OwnedFd::from);
     let output = stdout.zip(child.stderr.take().map(OwnedFd::from)).map(|(out, err)| [out, err]);
-    Ok(Spawned { process: Some((pid, pidfd)), output })
+    Ok(Spawned { process: Some((pid, pidfd)), guarded: None, output })
 }
 
 impl From<&ResourceLimit> for Resource {
@@ -121,6 +126,11 @@ impl Spawned {
         self.process.as_ref().map(|(pid, _)| number(*pid))
     }
 
+    /// Has the child's process group killed by `guardian` if this process ends before the child is reaped.
+    pub(crate) fn guard(&mut self, guardian: &Arc<Guardian>) {
+        self.guarded = self.pid().map(|pid| guardian.register(pid));
+    }
+
     /// Observes the child in the current runtime.
     ///
     /// # Errors
@@ -129,7 +139,7 @@ impl Spawned {
         let (pid, pidfd) = self.process.take().expect("it is taken once, by value");
         let watch = pidfd.try_clone().and_then(register_for_reads);
         match watch {
-            Ok(pidfd) => Ok(Child { pid, pidfd, is_reaped: false }),
+            Ok(pidfd) => Ok(Child { pid, pidfd, guarded: self.guarded.take(), is_reaped: false }),
             Err(error) => {
                 self.process = Some((pid, pidfd)); // and drops it
                 Err(error)
@@ -140,6 +150,7 @@ impl Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
+        drop(self.guarded.take());
         if let Some((pid, pidfd)) = &self.process {
             kill_and_reap(*pid, pidfd);
         }
@@ -174,6 +185,7 @@ impl Child {
         self.ended().await;
         // While it is not reaped, the group's number is its own.
         self.kill_group();
+        drop(self.guarded.take());
         self.is_reaped = true;
         reap(self.pidfd.get_ref())
     }
@@ -181,6 +193,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        drop(self.guarded.take());
         if !self.is_reaped {
             kill_and_reap(self.pid, self.pidfd.get_ref());
         }

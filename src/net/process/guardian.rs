@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Reads lines of process groups, keeps the last, and kills these groups when the pipe ends.
@@ -42,23 +42,33 @@ impl Guardian {
         Ok(Self { state: Mutex::new(state) })
     }
 
-    /// Adds a process group, by the id of its leader.
-    pub(crate) fn add(&self, group: u32) {
+    /// Registers a process group, by the id of its leader. The leader must not be reaped before the returned
+    /// value is dropped, since its number is free then.
+    pub(super) fn register(self: &Arc<Self>, group: u32) -> Registration {
         let mut state = self.lock();
         state.groups.insert(group);
         state.tell();
-    }
-
-    /// Removes a process group. Its leader must not be reaped before, since its number is free then.
-    pub(crate) fn remove(&self, group: u32) {
-        let mut state = self.lock();
-        state.groups.remove(&group);
-        state.tell();
+        Registration { guardian: self.clone(), group }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A process group that is killed when this process ends, until this value is dropped.
+#[derive(Debug)]
+pub(super) struct Registration {
+    guardian: Arc<Guardian>,
+    group: u32,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = self.guardian.lock();
+        state.groups.remove(&self.group);
+        state.tell();
     }
 }
 
@@ -82,10 +92,15 @@ impl State {
 #[cfg(test)]
 impl Guardian {
     /// Ends the pipe as the end of this process does.
-    pub(super) fn abandon(self) {
+    pub(super) fn abandon(&self) {
         let mut state = self.lock();
         drop(state.shell.stdin.take());
         let _ = state.shell.wait();
+    }
+
+    /// Returns the number of registered groups.
+    pub(super) fn registered(&self) -> usize {
+        self.lock().groups.len()
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     process,
+    sync::Arc,
 };
 
 use super::*;
@@ -165,19 +166,40 @@ async fn guardian_kills_the_last_groups_it_was_told_of() {
         command.arg("1000").stdin(process::Stdio::null()).spawn().unwrap()
     };
     let (mut spared, mut killed) = (sleeper(), sleeper());
-    let guardian = Guardian::start().unwrap();
-    guardian.add(spared.id());
-    guardian.add(killed.id());
-    guardian.remove(spared.id());
+    let guardian = Arc::new(Guardian::start().unwrap());
+    let registrations = [guardian.register(killed.id()), guardian.register(spared.id())];
+    let [_killed, of_spared] = registrations;
+    drop(of_spared);
     guardian.abandon();
     let status = tokio::task::spawn_blocking(move || killed.wait()).await.unwrap().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     assert!(spared.try_wait().unwrap().is_none());
     // A dropped guardian kills no process.
-    let guardian = Guardian::start().unwrap();
-    guardian.add(spared.id());
+    let guardian = Arc::new(Guardian::start().unwrap());
+    let registration = guardian.register(spared.id());
     drop(guardian);
+    drop(registration);
     assert!(spared.try_wait().unwrap().is_none());
     spared.kill().unwrap();
     spared.wait().unwrap();
+}
+
+#[tokio::test]
+async fn child_is_removed_from_guardian_however_it_is_reaped() {
+    let guardian = Arc::new(Guardian::start().unwrap());
+    let start = || {
+        let mut spawned = sh("sleep 1000").spawn(None).unwrap();
+        spawned.guard(&guardian);
+        spawned
+    };
+    let (dropped, observed, reaped) = (start(), start(), start());
+    assert_eq!(guardian.registered(), 3);
+    drop(dropped);
+    assert_eq!(guardian.registered(), 2);
+    drop(observed.observe().unwrap());
+    assert_eq!(guardian.registered(), 1);
+    let reaped = reaped.observe().unwrap();
+    reaped.kill_group();
+    assert_eq!(reaped.reap().await, ExitStatus::Signal(9));
+    assert_eq!(guardian.registered(), 0);
 }

@@ -73,7 +73,7 @@ struct Shared {
     launch: Launch,
     dir: SocketDir,
     /// `None` if it cannot be started here.
-    guardian: Option<Guardian>,
+    guardian: Option<Arc<Guardian>>,
 }
 
 pub(crate) struct ProcessExecutor {
@@ -100,7 +100,7 @@ impl ProcessExecutor {
         let thread = thread::Builder::new().name("worker-io".to_owned()).spawn(move || {
             let _ = runtime.block_on(ended); // or the executor is gone
         })?;
-        let shared = Arc::new(Shared { pool, launch, dir, guardian: guardian.ok() });
+        let shared = Arc::new(Shared { pool, launch, dir, guardian: guardian.ok().map(Arc::new) });
         Ok(Self {
             shared,
             dirs: Vec::new(),
@@ -142,14 +142,14 @@ impl Executor for ProcessExecutor {
         let command = self.command(id.generation())?;
         let shared = &self.shared;
         let socket = SocketFile(shared.dir.path(&format!("{id}.sock")));
-        let spawned = if shared.launch.has_path {
+        let mut spawned = if shared.launch.has_path {
             command.substitute(SOCKET, socket.text()?).spawn(None)?
         } else {
             // Closed here when it is inherited: without the worker there is no listener.
             command.spawn(Some(&bind(&socket.0)?))?
         };
-        if let (Some(guardian), Some(pid)) = (&shared.guardian, spawned.pid()) {
-            guardian.add(pid);
+        if let Some(guardian) = &shared.guardian {
+            spawned.guard(guardian);
         }
         let (stop, stopped) = watch::channel(None);
         self.stops.insert(id, stop);

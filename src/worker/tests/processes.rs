@@ -309,6 +309,25 @@ async fn worker_that_has_grown_is_replaced_after_an_answer() {
     pool.shutdown().await;
 }
 
+#[tokio::test]
+async fn panic_in_hook_costs_no_worker() {
+    let (on_exit, mut exits) = hook();
+    let pool = InProcesses::start_with(vec![], |b| {
+        b.workers(1).on_spawn(|_| panic!("on_spawn")).on_ready(|_| panic!("on_ready")).on_exit(
+            move |(worker, status): (WorkerProcess, ExitStatus)| {
+                on_exit((worker.number, status));
+                panic!("on_exit");
+            },
+        )
+    });
+    let pool = pool.unwrap();
+    assert_eq!(text(&pool.get("/first").await.unwrap()), "/first 0");
+    assert!(pool.begin("/panic").await.await.is_err());
+    assert_eq!(next(&mut exits).await, (0, ExitStatus::Code(101)));
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    pool.shutdown().await;
+}
+
 /// What this test program is to do when it is started once more.
 const ROLE: &str = "VESTIBULE_TEST_ROLE";
 

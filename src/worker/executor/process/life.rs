@@ -2,6 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     conn::Delivery,
+    error::panic_message,
     net::process::{Child, Spawned, memory, read_lines},
     policy::restart::WorkerId,
 };
@@ -58,29 +60,25 @@ impl Life {
         let pid = spawned.pid().unwrap_or_default();
         let child = match spawned.observe() {
             Ok(child) => child,
-            Err(error) => {
-                self.forget(pid);
-                return self.shared.pool.on_failed(self.id, error.into());
-            }
+            Err(error) => return self.shared.pool.on_failed(self.id, error.into()),
         };
         let process =
             WorkerProcess { number: self.id.number(), pid, generation: self.id.generation() };
         let shared = self.shared.clone();
         let launch = &shared.launch;
-        call(launch.on_spawn.as_deref(), process);
+        call("on_spawn", launch.on_spawn.as_deref(), process);
         let last_line = Arc::new(Mutex::new(String::new()));
         let output = output.map(|pipes| self.log(pipes, pid, &last_line));
 
         let mut problem = "it has not answered".to_owned();
         let unready = self.start(&child, &mut problem).await;
         if unready.is_none() {
-            call(launch.on_ready.as_deref(), process);
+            call("on_ready", launch.on_ready.as_deref(), process);
             self.shared.pool.on_ready(self.id);
             self.serve(&child).await;
         }
         self.shared.pool.leave(self.id);
         self.end(&child).await;
-        self.forget(pid);
         let status = child.reap().await;
         if let Some(output) = output {
             join(output).await;
@@ -97,7 +95,7 @@ impl Life {
             }
             Some(Unready::Stopped(Stop::Unwanted)) => {}
         }
-        call(launch.on_exit.as_deref(), (process, status));
+        call("on_exit", launch.on_exit.as_deref(), (process, status));
     }
 
     /// Waits until the worker is ready, or cannot be.
@@ -201,13 +199,6 @@ impl Life {
         child.ended().await;
     }
 
-    /// The process is about to be reaped.
-    fn forget(&self, pid: u32) {
-        if let Some(guardian) = &self.shared.guardian {
-            guardian.remove(pid);
-        }
-    }
-
     /// Writes what the process prints to the log.
     fn log(
         &self,
@@ -266,9 +257,12 @@ async fn join(output: [JoinHandle<()>; 2]) {
     }
 }
 
-fn call<T>(hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
-    if let Some(hook) = hook {
-        hook(with);
+/// Calls a hook. A panic in it is logged, and the worker lives on.
+fn call<T>(name: &str, hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
+    let Some(hook) = hook else { return };
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(with))) {
+        let message = panic_message(&*panic);
+        tracing::error!(hook = name, message, "a hook of a worker pool panicked");
     }
 }
 
