@@ -58,11 +58,14 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Tells the supervisor when the queue of the closed pool is empty.
-    pub(super) fn check_drained(&mut self) {
-        if self.queue.is_drained() {
-            self.supervisor.on_drained();
+    /// Tells the supervisor when the closed pool has no request left; returns the idle workers, which are
+    /// not needed any more.
+    pub(super) fn check_drained(&mut self) -> Vec<(WorkerId, Waker)> {
+        if !self.queue.is_drained() {
+            return Vec::new();
         }
+        self.supervisor.on_drained();
+        self.queue.take_all_idle()
     }
 
     /// Reports a reload that has ended; returns the workers that were waiting for that.
@@ -202,11 +205,7 @@ impl Pool {
                     drop(s);
                     self.refuse(&job, job.expiry());
                 }
-                Next::Closed => {
-                    s.check_drained();
-                    self.alarm.notify_one();
-                    return Poll::Ready(None);
-                }
+                Next::Closed => return Poll::Ready(None),
             }
         }
     }
@@ -219,6 +218,7 @@ impl Pool {
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
         self.check_nominated(&mut s);
+        self.check_closed(&s);
         stays
     }
 
@@ -232,9 +232,11 @@ impl Pool {
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
         self.check_nominated(&mut s);
-        let is_queued = !s.queue.is_closed() && job.give_back(request, is_sent);
+        // The closed pool has workers until no request is left.
+        let is_queued = job.give_back(request, is_sent);
         let idle = if is_queued { s.queue.push_front(job) } else { None };
         self.wake_supervisor_by(&mut s, job.expires_at());
+        self.check_closed(&s);
         drop(s);
         if let Some(waker) = idle {
             waker.wake();
@@ -256,6 +258,13 @@ impl Pool {
     /// Wakes the supervisor's thread if a worker may be replaced.
     fn check_nominated(&self, s: &mut State) {
         if s.supervisor.take_nominated() {
+            self.alarm.notify_one();
+        }
+    }
+
+    /// Wakes the supervisor's thread if the pool is closed: the last request may have ended.
+    fn check_closed(&self, s: &State) {
+        if s.queue.is_closed() {
             self.alarm.notify_one();
         }
     }
@@ -318,7 +327,6 @@ impl Pool {
     fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut s = self.lock();
         let out = change(&mut s);
-        s.check_drained();
         let waiting = s.check_reloaded();
         self.alarm.notify_one();
         self.started.notify_all();
@@ -349,23 +357,17 @@ impl Pool {
     pub(super) fn on_cancelled(&self) {
         let mut s = self.lock();
         s.queue.on_cancelled();
-        if s.queue.is_drained() {
-            s.supervisor.on_drained();
-            self.alarm.notify_one();
-        }
+        self.check_closed(&s);
     }
 
     /// Takes no more requests. Queued ones are still run, then the workers exit.
     pub(super) fn close(&self) {
         self.permits.close();
         let now = Instant::now();
-        let idle = self.update(|s| {
+        self.update(|s| {
             s.supervisor.close(now);
-            s.queue.close()
+            s.queue.close();
         });
-        for (_, waker) in idle {
-            waker.wake();
-        }
     }
 
     /// Refuses all queued requests.

@@ -61,7 +61,7 @@ pub(super) enum Next {
     Begin(Arc<Job>, Request),
     /// This job has expired: refuse it and ask again.
     Expired(Arc<Job>),
-    /// There is no job, and there will be none.
+    /// There is no job, and there will be none: also none that a worker gives back.
     Closed,
 }
 
@@ -79,7 +79,7 @@ impl Queue {
     }
 
     /// Queues a job again that a worker has given back, before all others; returns the waker of an idle
-    /// worker. The queue must not be closed: workers may have left.
+    /// worker.
     pub(super) fn push_front(&mut self, job: &Arc<Job>) -> Option<Waker> {
         self.jobs.push_front(job.clone());
         self.idle.pop().map(|(_, waker)| waker)
@@ -122,7 +122,7 @@ impl Queue {
             return Poll::Ready(Next::Begin(job, request));
         }
         self.cancelled = 0;
-        if self.is_closed {
+        if self.is_closed && self.in_flight.is_empty() {
             return Poll::Ready(Next::Closed);
         }
         match self.idle.iter_mut().find(|(id, _)| *id == worker) {
@@ -186,9 +186,13 @@ impl Queue {
         self.jobs.iter().map(|job| job.expires_at()).min()
     }
 
-    /// Takes no more jobs. Returns the wakers of idle workers, which are told so.
-    pub(super) fn close(&mut self) -> Vec<(WorkerId, Waker)> {
+    /// Takes no more jobs, but those that workers give back.
+    pub(super) fn close(&mut self) {
         self.is_closed = true;
+    }
+
+    /// Removes the wakers of all idle workers.
+    pub(super) fn take_all_idle(&mut self) -> Vec<(WorkerId, Waker)> {
         mem::take(&mut self.idle)
     }
 
@@ -198,10 +202,10 @@ impl Queue {
         mem::take(&mut self.jobs)
     }
 
-    /// Whether it is closed and no job waits.
+    /// Whether it is closed, and no job waits or is run.
     pub(super) fn is_drained(&self) -> bool {
         // Not by `cancelled`: it is too high for a moment when a job is cancelled as it is refused.
-        self.is_closed && !self.jobs.iter().any(|job| job.is_queued())
+        self.is_closed && self.in_flight.is_empty() && !self.jobs.iter().any(|job| job.is_queued())
     }
 
     /// Whether a job waits, or was cancelled while it did.

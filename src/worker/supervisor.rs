@@ -7,6 +7,7 @@
 use std::{
     io,
     sync::{Arc, MutexGuard},
+    task::Waker,
     thread::{self, JoinHandle},
     time::Instant,
 };
@@ -47,9 +48,13 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
     let mut s = pool.lock();
     loop {
         let now = Instant::now();
+        let unneeded = s.check_drained();
+        if !unneeded.is_empty() {
+            s = wake_all(pool, s, unneeded);
+            continue;
+        }
         let expired = s.queue.take_expired(now);
         if !expired.is_empty() {
-            s.check_drained();
             drop(s);
             for job in expired {
                 pool.refuse(&job, job.expiry());
@@ -64,18 +69,28 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
             s = pool.lock();
         } else if s.supervisor.is_ended() {
             break;
-        } else if let waiting @ [_, ..] = &s.check_reloaded()[..] {
-            drop(s);
-            waiting.iter().for_each(|(_, waker)| waker.wake_by_ref());
-            s = pool.lock();
         } else {
-            s = pool.sleep(s);
+            let waiting = s.check_reloaded();
+            s = if waiting.is_empty() { pool.sleep(s) } else { wake_all(pool, s, waiting) };
         }
     }
     drop(s);
     pool.refuse_all(closed); // there are none, unless the start has failed
     drop(executor);
     pool.set_ended();
+}
+
+/// Wakes workers, without the lock.
+fn wake_all<'a>(
+    pool: &'a Pool,
+    s: MutexGuard<'a, State>,
+    workers: Vec<(WorkerId, Waker)>,
+) -> MutexGuard<'a, State> {
+    drop(s);
+    for (_, waker) in workers {
+        waker.wake();
+    }
+    pool.lock()
 }
 
 fn perform(

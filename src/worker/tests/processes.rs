@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::{fs::symlink, process::ExitStatusExt},
     path::Path,
+    pin::pin,
     process::{self, Stdio},
     sync::{Arc, Mutex},
 };
@@ -39,6 +40,11 @@ fn post(path: &str) -> Request {
     let mut request = get(path);
     *request.method_mut() = Method::POST;
     request
+}
+
+/// The process that has begun `/hold-pid`.
+fn pid_in(entered: &str) -> u32 {
+    entered.strip_prefix("/hold-pid ").unwrap().parse().unwrap()
 }
 
 /// Whether a process exists that has not ended.
@@ -142,6 +148,29 @@ async fn request_that_ends_its_worker_is_sent_to_two_workers_at_most() {
     assert_eq!(kind(&error), Kind::BadGateway);
     assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 2");
     pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn request_of_crashed_worker_is_sent_again_while_pool_closes() {
+    for workers in [1, 2] {
+        let mut pool = InProcesses::start_with(vec![], |b| b.workers(workers)).unwrap();
+        let held = pool.begin("/hold-pid").await;
+        let busy = pid_in(&pool.entered().await);
+        pool.handle().close();
+        kill(busy, Signal::KILL);
+        assert_ne!(pid_in(&pool.entered().await), busy);
+        let mut held = pin!(held);
+        let answer = loop {
+            pool.release("/hold-pid"); // more than once: the killed worker has used one up
+            tokio::select! {
+                biased;
+                answer = &mut held => break answer,
+                () = tokio::task::yield_now() => {}
+            }
+        };
+        assert_eq!(answer.unwrap().status(), 200);
+        pool.shutdown().await;
+    }
 }
 
 #[tokio::test]

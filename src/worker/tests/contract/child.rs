@@ -137,7 +137,11 @@ async fn serve(mut stream: UnixStream, control: &Control, instance: &str) -> std
             continue;
         }
         control.active.set(control.active.get() + 1);
-        control.say("entered", path).await;
+        let entered = match path {
+            "/hold-pid" => format!("{path} {}", process::id()),
+            _ => path.to_owned(),
+        };
+        control.say("entered", &entered).await;
         let result = answer(&mut stream, control, path, instance).await;
         control.active.set(control.active.get() - 1);
         control.end_if_idle();
