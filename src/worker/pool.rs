@@ -248,6 +248,12 @@ impl Pool {
         stays
     }
 
+    /// The job that worker `id` runs.
+    #[cfg(feature = "process")]
+    pub(super) fn in_flight(&self, id: WorkerId) -> Option<Arc<Job>> {
+        self.lock().queue.in_flight(id).map(|(job, _)| job)
+    }
+
     /// Worker `id` uses so many bytes of memory.
     pub(super) fn on_memory(&self, id: WorkerId, bytes: u64) {
         let mut s = self.lock();

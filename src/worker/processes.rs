@@ -60,7 +60,9 @@ use crate::{
 /// **Processes.** Each worker leads a process group. It ends with the thread of the pool's supervisor,
 /// however this process ends; a small shell process ends the groups of workers that have children of
 /// their own. Output is written to the log line by line, at level `INFO` with the target
-/// `vestibule::worker::output` and the fields `worker`, `pid` and `stream`.
+/// `vestibule::worker::output` and the fields `worker`, `pid` and `stream`, and `request_id` while the worker
+/// is in a request: it is the id of the request that the line was read in, which is the one it is about if
+/// the program does not hold back its output.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker::{self, Command}};

@@ -21,6 +21,7 @@ use super::{
     contract::{Build, Placement, processes::InProcesses},
     *,
 };
+use crate::{conn::testing::Lines, peer::RequestId};
 
 fn kill(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
@@ -401,6 +402,44 @@ fn worker_and_its_children_end_with_a_parent_that_is_killed() {
         assert!(began.elapsed() < LONG, "{pids:?} live on");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn printed_line_has_id_of_request_in_hands_of_its_worker() {
+    const TEST: &str = "printed_line_has_id_of_request_in_hands_of_its_worker";
+    if env::var_os(ROLE).is_some() {
+        // The thread that reads the output has the subscriber of the whole program.
+        let lines = Lines::default();
+        tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(print_in_request(&lines));
+    }
+    let output = in_role(TEST).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+async fn print_in_request(lines: &Lines) {
+    let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
+    let mut request = get("/print");
+    request.extensions_mut().insert(RequestId::new(17, 3));
+    let answer = pool.call(request).await;
+    let line = |of: &'static str| async move {
+        loop {
+            let lines = lines.of("vestibule::worker::output");
+            if let Some(line) = lines.into_iter().find(|line| line.contains(of)) {
+                return line;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let inside = timeout(LONG, line("printed in a request")).await.unwrap();
+    let id = format!("request_id={}", RequestId::new(17, 3));
+    assert!(inside.contains(&id) && inside.contains("worker=0"), "{inside}");
+    let outside = timeout(LONG, line("printed outside of requests")).await.unwrap();
+    assert!(!outside.contains("request_id"), "{outside}");
+    pool.release("/print");
+    assert_eq!(answer.await.unwrap().status(), 200);
+    pool.shutdown().await;
 }
 
 #[test]

@@ -206,13 +206,16 @@ impl Life {
         pid: u32,
         last: &Arc<Mutex<String>>,
     ) -> [JoinHandle<()>; 2] {
-        let id = self.id;
+        let (id, pool) = (self.id, &self.shared.pool);
         let log = |pipe: OwnedFd, stream: &'static str| {
-            let last = last.clone();
+            let (last, pool) = (last.clone(), pool.clone());
             tokio::spawn(async move {
                 let print = |line: &str| {
                     line.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
-                    tracing::info!(target: "vestibule::worker::output", worker = %id, pid, stream, "{line}");
+                    // The runtime handles the line before an answer that was written after it.
+                    let request = pool.in_flight(id).and_then(|job| job.request().id());
+                    let request_id = request.map(tracing::field::display);
+                    tracing::info!(target: "vestibule::worker::output", worker = %id, pid, stream, request_id, "{line}");
                 };
                 if let Err(error) = read_lines(pipe, print).await {
                     tracing::warn!(worker = %id, pid, stream, %error, "cannot read the output of a worker process");

@@ -114,6 +114,7 @@ async fn run(control: &Path, socket: &Path) {
         _ => {}
     }
     let listener = UnixListener::bind(socket).unwrap();
+    eprintln!("printed outside of requests");
     loop {
         let stream = listener.accept().await.unwrap().0;
         let (control, instance) = (control.clone(), instance.to_owned());
@@ -174,6 +175,11 @@ async fn answer(
         "/health" if control.checks.replace(control.checks.get() + 1) < 2 => {
             stream.write_all(b"HTTP/1.1 503 Not Yet\r\nContent-Length: 0\r\n\r\n").await?;
             return Ok(true);
+        }
+        "/print" => {
+            eprintln!("printed in a request");
+            control.wait(path).await;
+            path.to_owned()
         }
         "/cwd" => env::current_dir().unwrap().display().to_string(),
         "/memory" => {
