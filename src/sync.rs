@@ -7,7 +7,7 @@ use loom::sync as primitives;
 use std::sync as primitives;
 
 #[cfg(feature = "server")]
-pub(crate) use primitives::atomic::{AtomicU8, AtomicUsize};
+pub(crate) use primitives::atomic::{AtomicU8, AtomicUsize, fence};
 pub(crate) use primitives::{Mutex, MutexGuard, atomic::AtomicU64};
 #[cfg(all(feature = "server", not(vestibule_loom)))]
 pub(crate) use tokio::sync::Semaphore;

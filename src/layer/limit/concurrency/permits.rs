@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use tokio::time::Instant;
@@ -11,7 +14,7 @@ use super::{super::error::QueueFull, Stats};
 use crate::{
     net::Capacity,
     policy::gradient::Gradient,
-    sync::{AtomicUsize, Semaphore},
+    sync::{AtomicUsize, Semaphore, fence},
 };
 
 /// The permits that a limit's handles share. The counters are relaxed: the semaphore does the ordering.
@@ -107,6 +110,22 @@ impl Permits {
     fn release(&self) {
         if self.retire(1) == 0 {
             self.available.add_permits(1);
+            self.settle();
+        }
+    }
+
+    /// Removes free permits while removals are pending: a permit that was released as the limit fell, before
+    /// the removal was recorded.
+    fn settle(&self) {
+        loop {
+            // Either this thread sees the other's removal, or that one sees this thread's free permit.
+            fence(SeqCst);
+            let excess = self.retire(self.available.available_permits());
+            let kept = excess - self.available.forget_permits(excess);
+            if kept == 0 {
+                return;
+            }
+            self.pending_removal.fetch_add(kept, Relaxed); // another request has taken them
         }
     }
 
@@ -163,9 +182,7 @@ impl Permits {
         let more = limit.saturating_sub(had);
         self.available.add_permits(more - self.retire(more));
         self.pending_removal.fetch_add(had.saturating_sub(limit), Relaxed);
-        // Removes free permits at once, also those that were released before the removal was recorded.
-        let excess = self.retire(self.available.available_permits());
-        self.pending_removal.fetch_add(excess - self.available.forget_permits(excess), Relaxed);
+        self.settle();
     }
 }
 

@@ -27,6 +27,22 @@ fn permit_returned_during_resize_is_neither_lost_nor_doubled() {
     }
 }
 
+/// A permit that is returned while the limit falls is removed, and not given to a request above the limit.
+#[test]
+fn fallen_limit_admits_no_request_above_it() {
+    model(|| {
+        let permits = Arc::new(Permits::new(2));
+        let (a, b) = (permits.try_acquire().unwrap(), permits.try_acquire().unwrap());
+        let returns = thread::spawn(move || drop(a));
+        permits.resize(1);
+        returns.join().unwrap();
+        assert!(permits.try_acquire().is_none(), "two are in flight");
+        drop(b);
+        assert!(permits.try_acquire().is_some());
+        assert_complete(&permits, 0);
+    });
+}
+
 #[test]
 fn concurrent_resizes_add_up() {
     model(|| {
