@@ -1,13 +1,13 @@
 //! `serve`: serves a service at an address, with safe defaults for everything else.
 
+mod accept_loop;
+mod admission;
 mod bind;
 #[doc = include_str!("serve/deadlines.md")]
 pub mod deadlines {}
-mod door;
-mod front;
+mod per_client;
 mod runtime_threads;
 mod signal;
-mod tally;
 
 use std::{
     fmt,
@@ -22,7 +22,8 @@ use std::{
 pub use bind::Bind;
 pub use signal::shutdown_signal;
 
-use door::Door;
+use accept_loop::AcceptLoop;
+use admission::Admission;
 
 use crate::{
     Budget, HttpService,
@@ -341,11 +342,11 @@ where
         let Self { has_threads, mut listeners, unlink, service, options, shutdown } = self;
         let Options { connections, connections_per_client, .. } = options;
         let gate = options.config.gate.clone();
-        let door = Door::new(listeners.len(), connections, connections_per_client, gate);
-        let front = front::Front {
+        let admission = Admission::new(listeners.len(), connections, connections_per_client, gate);
+        let accept_loop = AcceptLoop {
             service,
             config: Arc::new(options.config),
-            door: Arc::new(door),
+            admission: Arc::new(admission),
             shutdown_timeout: options.shutdown_timeout,
             others: options.others.into(),
         };
@@ -360,10 +361,10 @@ where
                 tracing::info!(%address, "listening");
             }
             if has_threads {
-                return runtime_threads::run(listeners, front, shutdown).await;
+                return runtime_threads::run(listeners, accept_loop, shutdown).await;
             }
             let listener = listeners.pop().expect("bound to one listener at least");
-            front.run(0, listener, shutdown).await
+            accept_loop.run(0, listener, shutdown).await
         })
     }
 }

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     Body, Request, Response,
     conn::{Config, Connection, Transport},
+    peer::Peer,
 };
 
 /// The server's limit of connections.
@@ -17,20 +18,20 @@ const FULL: usize = 500;
 
 /// A server with a connection limit, whose application answers `/` and no other path.
 struct Full {
-    door: Door,
+    admission: Admission,
     shedding: Shedding,
     config: Arc<Config>,
 }
 
 impl Full {
     fn new() -> Self {
-        let door = Door::new(1, FULL, None, Gate::always_open());
-        Self { door, shedding: Shedding::default(), config: Arc::default() }
+        let admission = Admission::new(1, FULL, None, Gate::always_open());
+        Self { admission, shedding: Shedding::default(), config: Arc::default() }
     }
 
     /// Admits a client that has sent a request for `path`.
     async fn connect(&mut self, path: &str) -> DuplexStream {
-        self.door.permit(&mut self.shedding).await;
+        self.admission.acquire_permit(&mut self.shedding).await;
         let app = service_fn(|request: Request| async move {
             if request.uri().path() != "/" {
                 std::future::pending::<()>().await;
@@ -38,7 +39,7 @@ impl Full {
             Ok::<_, Infallible>(Response::new(Body::from("hi")))
         });
         let (mut client, io) = tokio::io::duplex(1 << 10);
-        let transport = Transport::new(io, Peer::memory(), self.door.drain(0).watch());
+        let transport = Transport::new(io, Peer::memory(), self.admission.drain(0).watch());
         tokio::spawn(Connection::new(transport, app, self.config.clone()));
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
         client.write_all(request.as_bytes()).await.unwrap();
@@ -61,7 +62,7 @@ async fn closed(clients: &mut [DuplexStream]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn full_server_sheds_idle_connections_for_newcomers_without_a_wait_for_each() {
+async fn full_server_sheds_idle_connections_in_batches() {
     const NEW: usize = 200;
     let mut server = Full::new();
     let mut idle = Vec::new();
@@ -78,11 +79,14 @@ async fn full_server_sheds_idle_connections_for_newcomers_without_a_wait_for_eac
     assert!(waited <= 3 * SHED_PAUSE, "virtual time: {waited:?}");
     assert_eq!(closed(&mut new).await, 0);
     let shed = closed(&mut idle).await;
-    assert!((NEW..=NEW + SHED_BATCH).contains(&shed), "{shed}: as many as follow the backlog");
+    assert!(
+        (NEW..=NEW + SHED_BATCH).contains(&shed),
+        "{shed}: one for each new client, and less than a batch more"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn full_server_finds_the_few_idle_connections_and_closes_no_active_one() {
+async fn full_server_closes_the_few_idle_connections_and_no_active_one() {
     const IDLE: usize = 8;
     let mut server = Full::new();
     let (mut active, mut idle) = (Vec::new(), Vec::new());
@@ -101,6 +105,6 @@ async fn full_server_finds_the_few_idle_connections_and_closes_no_active_one() {
     }
     assert_eq!((closed(&mut idle).await, closed(&mut active).await), (IDLE, 0));
     let wait = tokio::time::timeout(Duration::from_secs(10), server.connect("/"));
-    assert!(wait.await.is_err(), "nobody is idle");
+    assert!(wait.await.is_err(), "no connection is idle");
     assert_eq!(closed(&mut active).await, 0);
 }

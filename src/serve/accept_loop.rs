@@ -17,20 +17,23 @@ use crate::{
     net::{Accepted, Acceptor, Drain, Listener, Stream},
 };
 
-use super::door::{Counted, Door, Entered, Shedding};
+use super::{
+    admission::{Admission, Admitted, Shedding},
+    per_client::ClientConnection,
+};
 
 /// An accept loop of a server.
 #[derive(Clone)]
-pub(super) struct Front<S> {
+pub(super) struct AcceptLoop<S> {
     pub(super) service: S,
     pub(super) config: Arc<Config>,
-    pub(super) door: Arc<Door>,
+    pub(super) admission: Arc<Admission>,
     pub(super) shutdown_timeout: Duration,
     /// Other drains that a shutdown waits for.
     pub(super) others: Arc<[Drain]>,
 }
 
-impl<S> Front<S>
+impl<S> AcceptLoop<S>
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -44,15 +47,15 @@ where
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let mut acceptor = Acceptor::new(listener)?;
-        let connections = Connections(self.door.drain(n).clone());
+        let connections = Connections(self.admission.drain(n).clone());
         let mut stop = std::pin::pin!(stop);
         let mut shedding = Shedding::default();
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                entered = self.door.next(&mut acceptor, &mut shedding) => {
-                    tokio::spawn(self.task(entered, &connections.0));
+                admitted = self.admission.next(&mut acceptor, &mut shedding) => {
+                    tokio::spawn(self.task(admitted, &connections.0));
                 }
             }
         }
@@ -78,8 +81,8 @@ where
         Ok(())
     }
 
-    fn task(&self, entered: Entered, drain: &Drain) -> Task<Connection<Stream, S>> {
-        let Entered { accepted: Accepted { stream, peer }, counted } = entered;
+    fn task(&self, admitted: Admitted, drain: &Drain) -> Task<Connection<Stream, S>> {
+        let Admitted { accepted: Accepted { stream, peer }, counted } = admitted;
         let transport = Transport::new(stream, peer, drain.watch());
         let connection = Connection::new(transport, self.service.clone(), self.config.clone());
         Task { connection, _counted: counted }
@@ -99,7 +102,7 @@ impl Drop for Connections {
 /// twice: as its capture and as the future that it awaits.
 struct Task<C> {
     connection: C,
-    _counted: Option<Box<Counted>>,
+    _counted: Option<Box<ClientConnection>>,
 }
 
 impl<C: Future<Output = io::Result<()>> + Unpin> Future for Task<C> {

@@ -1,4 +1,4 @@
-//! The door: which connections are let in, and when.
+//! `Admission`: decides which connections are admitted, and when.
 
 use std::{
     future::{Future, poll_fn},
@@ -10,16 +10,13 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::tally::Tally;
-use crate::{
-    net::{Accepted, Acceptor, Drain, Gate},
-    peer::Peer,
-};
+use super::per_client::{ClientConnection, PerClientConnections};
+use crate::net::{Accepted, Acceptor, Drain, Gate};
 
-/// Connections of each loop that are woken in the first round to shed idle ones.
-const WAKE: usize = 64;
+/// The number of connections of each loop that are woken in the first round to shed idle ones.
+const FIRST_WAKE: usize = 64;
 
-/// The maximum number of idle connections that are requested to end at a time.
+/// The maximum number of idle connections that are requested to end at once.
 const SHED_BATCH: usize = 64;
 
 /// How long the loop waits for a permit before it wakes more connections, the first time and at most. If none
@@ -27,20 +24,21 @@ const SHED_BATCH: usize = 64;
 const SHED_PAUSE: Duration = Duration::from_millis(10);
 const MAX_SHED_PAUSE: Duration = Duration::from_millis(160);
 
-/// What all accept loops of a server share.
-pub(super) struct Door {
+/// The limits that all accept loops of a server share.
+pub(super) struct Admission {
     pub(super) gate: Gate,
     /// A permit for each connection that may be opened.
     permits: Arc<Semaphore>,
-    tally: Option<Arc<Tally>>,
+    per_client: Option<Arc<PerClientConnections>>,
     /// The drain of each loop's connections.
     drains: Vec<Drain>,
 }
 
 /// An admitted connection, which has one of the permits.
-pub(super) struct Entered {
+pub(super) struct Admitted {
     pub(super) accepted: Accepted,
-    pub(super) counted: Option<Box<Counted>>,
+    /// Its entry in the client's count, if there is a limit.
+    pub(super) counted: Option<Box<ClientConnection>>,
 }
 
 /// The state of one accept loop that sheds idle connections while the server is full.
@@ -57,24 +55,12 @@ impl Default for Shedding {
     }
 }
 
-/// Counts a connection of a client until it is dropped.
-pub(super) struct Counted {
-    tally: Arc<Tally>,
-    peer: Peer,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.tally.left(&self.peer);
-    }
-}
-
-impl Door {
-    pub(super) fn new(loops: usize, most: usize, per_client: Option<usize>, gate: Gate) -> Self {
-        let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+impl Admission {
+    pub(super) fn new(loops: usize, limit: usize, per_client: Option<usize>, gate: Gate) -> Self {
+        let permits = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
         let first = Drain::with_permits(permits.clone());
         let drains = std::iter::repeat_with(|| first.sibling()).take(loops).collect();
-        Self { gate, permits, tally: per_client.map(Tally::new), drains }
+        Self { gate, permits, per_client: per_client.map(PerClientConnections::new), drains }
     }
 
     /// Returns the drain of loop `n`; its watches return the permits.
@@ -83,29 +69,20 @@ impl Door {
     }
 
     /// Returns the next admitted connection.
-    pub(super) async fn next(&self, acceptor: &mut Acceptor, shedding: &mut Shedding) -> Entered {
+    pub(super) async fn next(&self, acceptor: &mut Acceptor, shedding: &mut Shedding) -> Admitted {
         // The permit comes after the connection: a thread that waits for a connection must not hold a permit
         // for which the client of another thread waits.
         let (accepted, counted) = loop {
             self.gate.opened().await;
             let accepted = self.accept(acceptor, shedding).await;
-            match self.count(&accepted.peer) {
-                Ok(counted) => break (accepted, counted),
-                Err(TooMany) => {
-                    tracing::debug!(peer = %accepted.peer, "too many connections of this client");
-                }
+            let Some(per_client) = &self.per_client else { break (accepted, None) };
+            if let Some(counted) = per_client.try_count(&accepted.peer) {
+                break (accepted, Some(Box::new(counted)));
             }
+            tracing::debug!(peer = %accepted.peer, "closed: the client has reached connections_per_client");
         };
-        self.permit(shedding).await;
-        Entered { accepted, counted }
-    }
-
-    fn count(&self, peer: &Peer) -> Result<Option<Box<Counted>>, TooMany> {
-        let Some(tally) = &self.tally else { return Ok(None) };
-        if !tally.admits(peer) {
-            return Err(TooMany);
-        }
-        Ok(Some(Box::new(Counted { tally: tally.clone(), peer: peer.clone() })))
+        self.acquire_permit(shedding).await;
+        Admitted { accepted, counted }
     }
 
     async fn accept(&self, acceptor: &mut Acceptor, shedding: &mut Shedding) -> Accepted {
@@ -123,12 +100,12 @@ impl Door {
 
     /// Acquires a permit and forgets it: the connection's watch returns it. While there is none, idle
     /// connections are requested to end.
-    async fn permit(&self, shedding: &mut Shedding) {
+    async fn acquire_permit(&self, shedding: &mut Shedding) {
         if let Ok(permit) = self.permits.try_acquire() {
             return permit.forget();
         }
         let mut acquire = pin!(self.permits.acquire());
-        let (mut wake, mut pause) = (WAKE, SHED_PAUSE);
+        let (mut wake, mut pause) = (FIRST_WAKE, SHED_PAUSE);
         let permit = loop {
             self.request_shed(shedding.batch);
             self.drains.iter().for_each(|drain| drain.wake_next(wake));
@@ -149,9 +126,6 @@ impl Door {
         self.drains[0].request_shed(n);
     }
 }
-
-/// The client has reached its limit of connections.
-struct TooMany;
 
 #[cfg(test)]
 mod tests;
