@@ -1,4 +1,4 @@
-//! The accept loop of one runtime, and its end.
+//! `AcceptLoop`: accepts and serves the connections of one runtime, and drains them.
 
 use std::{
     future::Future,
@@ -61,7 +61,7 @@ where
         }
         drop(acceptor); // closes the listener: from here on the kernel refuses connections
         let Connections(drain) = &connections;
-        // The connections first: work that they detach from its client is registered in the others.
+        // The connections first: they register the work that they detach with the other drains.
         for drain in std::iter::once(drain).chain(&*self.others) {
             drain.begin();
         }
@@ -72,7 +72,8 @@ where
             }
         };
         if tokio::time::timeout(self.shutdown_timeout, ended).await.is_err() {
-            tracing::warn!(connections = drain.len(), "drain deadline passed: all is cut");
+            let connections = drain.len();
+            tracing::warn!(connections, "shutdown_timeout passed: aborting what has not ended");
             for drain in std::iter::once(drain).chain(&*self.others) {
                 drain.abort();
                 drain.ended().await;
@@ -81,7 +82,7 @@ where
         Ok(())
     }
 
-    fn task(&self, admitted: Admitted, drain: &Drain) -> Task<Connection<Stream, S>> {
+    fn task(&self, admitted: Admitted, drain: &Drain) -> Task<S> {
         let Admitted { accepted: Accepted { stream, peer }, counted } = admitted;
         let transport = Transport::new(stream, peer, drain.watch());
         let connection = Connection::new(transport, self.service.clone(), self.config.clone());
@@ -100,12 +101,16 @@ impl Drop for Connections {
 
 /// The future of a connection's task. It is written by hand, since an `async` block would store the connection
 /// twice: as its capture and as the future that it awaits.
-struct Task<C> {
-    connection: C,
+struct Task<S> {
+    connection: Connection<Stream, S>,
     _counted: Option<Box<ClientConnection>>,
 }
 
-impl<C: Future<Output = io::Result<()>> + Unpin> Future for Task<C> {
+impl<S> Future for Task<S>
+where
+    S: HttpService,
+    S::Future: Send + 'static,
+{
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -115,12 +120,86 @@ impl<C: Future<Output = io::Result<()>> + Unpin> Future for Task<C> {
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => {}
-            Ok(Poll::Ready(Err(error))) => tracing::debug!(%error, "connection"),
+            Ok(Poll::Ready(Err(error))) => {
+                let client = self.connection.peer();
+                tracing::debug!(%client, %error, "connection failed");
+            }
             Err(panic) => {
-                let panic = panic_message(&*panic);
-                tracing::error!(panic, "a connection's task panicked");
+                let (client, panic) = (self.connection.peer(), panic_message(&*panic));
+                tracing::error!(%client, panic, "connection task panicked; the connection is closed");
             }
         }
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
+    use tower::service_fn;
+    use tracing::instrument::WithSubscriber;
+
+    use super::*;
+    use crate::{Body, Request, Response, conn::testing::Lines, net::Gate, peer::Peer};
+
+    /// The content of a response, whose destructor panics.
+    struct PanicsOnDrop;
+
+    impl AsRef<[u8]> for PanicsOnDrop {
+        fn as_ref(&self) -> &[u8] {
+            b"hi"
+        }
+    }
+
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    /// Returns the log lines of the task of a connection whose client sends `bytes` and then resets it.
+    async fn lines_of_task(bytes: &str) -> String {
+        let service = service_fn(|_: Request| async {
+            let content = Bytes::from_owner(PanicsOnDrop);
+            Ok::<_, Infallible>(Response::new(Body::from(content)))
+        });
+        let accept_loop = AcceptLoop {
+            service,
+            config: Arc::default(),
+            admission: Arc::new(Admission::new(1, 1, None, Gate::always_open())),
+            shutdown_timeout: Duration::ZERO,
+            others: Arc::new([]),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        client.write_all(bytes.as_bytes()).await.unwrap();
+        client.set_zero_linger().unwrap();
+        let peer = Peer::tcp("192.0.2.1:9".parse().unwrap(), "192.0.2.2:80".parse().unwrap());
+        let accepted = Accepted { stream: stream.into(), peer };
+        let drain = accept_loop.admission.drain(0).clone();
+        let task = accept_loop.task(Admitted { accepted, counted: None }, &drain);
+        let lines = Lines::default();
+        let both = async { tokio::join!(task, async { drop(client) }) };
+        both.with_subscriber(lines.subscriber()).await;
+        lines.of("vestibule::serve::accept_loop").concat()
+    }
+
+    #[tokio::test]
+    async fn failed_connection_is_logged_with_its_client() {
+        let lines = lines_of_task("GET / HTTP/1.1\r\nHo").await;
+        assert!(lines.contains("connection failed client=192.0.2.1:9 error="), "{lines}");
+    }
+
+    #[tokio::test]
+    async fn panicked_connection_task_is_logged_with_its_client() {
+        let lines = lines_of_task("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(lines.contains("client=192.0.2.1:9 panic=\"dropped\""), "{lines}");
     }
 }
