@@ -1,4 +1,4 @@
-//! `Acceptor`: accepts connections, also while descriptors are exhausted or clients reset.
+//! `Acceptor`: accepts connections, and recovers from resets and from exhausted descriptors.
 
 use std::{
     fs::File,
@@ -22,8 +22,8 @@ use tokio::{
 use super::{Listener, Stream, async_fd::register_for_reads};
 use crate::peer::Peer;
 
-/// The delay before a retry, 50 ms, when `accept` fails and would fail again at once.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The delay of the next `accept`, 50 ms, after an error that would occur again at once.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Accepts connections from one listener in the current runtime.
 ///
@@ -33,18 +33,19 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Acceptor {
     listener: AsyncFd<OwnedFd>,
-    here: Here,
+    local: LocalEnd,
     /// Whether a connection was accepted since the runtime last reported readiness.
-    took_one: AtomicBool,
+    accepted_since_ready: AtomicBool,
+    /// The descriptor in reserve.
     reserve: Option<File>,
-    /// Whether descriptors are exhausted, and that has been logged.
-    exhausted: bool,
+    /// Whether descriptors are exhausted. It is logged once.
+    is_exhausted: bool,
 }
 
 /// The local end of connections.
 #[derive(Debug)]
-enum Here {
-    /// The address, if the listener is bound to a single one: it saves a system call for each connection.
+enum LocalEnd {
+    /// The address, if the listener is bound to a single one, which saves a system call for each connection.
     Tcp(Option<SocketAddr>),
     Unix,
 }
@@ -64,16 +65,20 @@ impl Acceptor {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn new(listener: Listener) -> io::Result<Self> {
-        let (socket, here) = match listener {
+        let (socket, local) = match listener {
             Listener::Tcp(s) => {
-                let here = s.local_addr().ok().and_then(|here| here.as_socket());
-                (s, Here::Tcp(here.filter(|here| !here.ip().is_unspecified())))
+                let addr = s.local_addr().ok().and_then(|addr| addr.as_socket());
+                (s, LocalEnd::Tcp(addr.filter(|addr| !addr.ip().is_unspecified())))
             }
-            Listener::Unix(s) => (s, Here::Unix),
+            Listener::Unix(s) => (s, LocalEnd::Unix),
         };
-        let listener = register_for_reads(socket.into())?;
-        let took_one = AtomicBool::new(false);
-        Ok(Self { listener, here, took_one, reserve: reserve(), exhausted: false })
+        Ok(Self {
+            listener: register_for_reads(socket.into())?,
+            local,
+            accepted_since_ready: AtomicBool::new(false),
+            reserve: open_reserve(),
+            is_exhausted: false,
+        })
     }
 
     /// Returns the next connection, registered with the current runtime.
@@ -84,7 +89,7 @@ impl Acceptor {
         loop {
             match self.try_accept().await {
                 Ok(accepted) => {
-                    self.exhausted = false;
+                    self.is_exhausted = false;
                     return accepted;
                 }
                 Err(e) => self.recover(&e).await,
@@ -96,21 +101,22 @@ impl Acceptor {
         let (fd, client) = loop {
             let mut ready = self.listener.readable().await?;
             // The outer error means that the queue is empty: wait again.
-            if let Ok(result) = ready.try_io(|listener| Ok(self.take(listener.get_ref())?)) {
+            if let Ok(result) = ready.try_io(|listener| Ok(self.accept_queued(listener.get_ref())?))
+            {
                 break result?;
             }
         };
-        match self.here {
-            Here::Tcp(here) => {
+        match self.local {
+            LocalEnd::Tcp(local) => {
                 let client = client.ok_or(Errno::CONNABORTED)?.try_into()?;
-                let here = match here {
-                    Some(here) => here,
+                let local = match local {
+                    Some(addr) => addr,
                     None => getsockname(&fd)?.try_into()?,
                 };
                 let stream = TcpStream::from_std(fd.into())?.into();
-                Ok(Accepted { stream, peer: Peer::tcp(client, here) })
+                Ok(Accepted { stream, peer: Peer::tcp(client, local) })
             }
-            Here::Unix => {
+            LocalEnd::Unix => {
                 let stream = UnixStream::from_std(fd.into())?.into();
                 Ok(Accepted { stream, peer: Peer::unix() })
             }
@@ -122,17 +128,20 @@ impl Acceptor {
     /// The kernel creates a socket and its file before it checks the queue: an `accept` of an empty queue
     /// costs as much as a successful one, ten times as much as poll(2). Without the check, the last `accept`
     /// after each wake-up would find the queue empty.
-    fn take(&self, listener: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
-        if self.took_one.load(Relaxed) {
+    fn accept_queued(
+        &self,
+        listener: &OwnedFd,
+    ) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+        if self.accepted_since_ready.load(Relaxed) {
             let queue = PollFd::new(listener, PollFlags::IN);
             if poll(&mut [queue], Some(&Timespec::default()))? == 0 {
-                self.took_one.store(false, Relaxed);
+                self.accepted_since_ready.store(false, Relaxed);
                 return Err(Errno::AGAIN);
             }
         }
-        let taken = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
-        self.took_one.store(taken.is_ok(), Relaxed);
-        taken
+        let accepted = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        self.accepted_since_ready.store(accepted.is_ok(), Relaxed);
+        accepted
     }
 
     async fn recover(&mut self, error: &io::Error) {
@@ -150,35 +159,35 @@ impl Acceptor {
                 | Errno::NETUNREACH
                 | Errno::HOSTDOWN
                 | Errno::HOSTUNREACH,
-            ) => tracing::debug!(%error, "a client was gone before it was accepted"),
+            ) => tracing::debug!(%error, "a client left before its connection was accepted"),
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 self.refuse_one(error).await;
             }
             // An error of the listener itself, which may be permanent: the delay avoids a busy loop.
             _ => {
-                tracing::error!(%error, "cannot accept");
-                tokio::time::sleep(PAUSE).await;
+                tracing::error!(%error, "cannot accept connections; trying again in 50 ms");
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 
-    /// Closes the reserve to accept and disconnect one client, then opens it again.
+    /// Closes the reserve, so that one client can be accepted and disconnected, then opens it again.
     async fn refuse_one(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.exhausted, true) {
-            tracing::warn!(%error, "no descriptors left: connections are refused");
+        if !std::mem::replace(&mut self.is_exhausted, true) {
+            tracing::warn!(%error, "no descriptors left: closing new connections (raise the limit of open files, or lower `connections`)");
         }
         if self.reserve.take().is_some() {
-            // A short timeout is enough: the connection that could not be accepted is still queued.
-            let refused = tokio::time::timeout(PAUSE, self.try_accept()).await;
+            // The connection that could not be accepted is still queued, so a short timeout is enough.
+            let refused = tokio::time::timeout(RETRY_DELAY, self.try_accept()).await;
             drop(refused);
         }
-        self.reserve = reserve();
+        self.reserve = open_reserve();
         if self.reserve.is_none() {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }
 
-fn reserve() -> Option<File> {
+fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }

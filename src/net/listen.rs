@@ -79,24 +79,25 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Binds and listens. With `share`, several sockets may listen on one TCP port, and the kernel
+    /// Binds and listens. With `reuse_port`, several sockets may listen on one TCP port, and the kernel
     /// spreads the connections over them (`SO_REUSEPORT`).
     ///
-    /// A Unix socket's path is freed first if nobody listens there any more.
+    /// A Unix socket at the path is removed first if no process listens on it.
     ///
     /// # Errors
-    /// Those of name resolution, `bind` and `listen`. They name the address and, if known, the remedy: `cannot listen on 127.0.0.1:80: permission denied (ports below 1024 need
-    /// CAP_NET_BIND_SERVICE)`.
-    pub fn bind(address: &Address, share: bool) -> io::Result<Self> {
-        Self::try_bind(address, share).map_err(|error| cannot_listen(address, error))
+    /// Those of name resolution, `bind` and `listen`. They name the address and, if known, the remedy:
+    /// `cannot listen on 127.0.0.1:80: permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)`.
+    pub fn bind(address: &Address, reuse_port: bool) -> io::Result<Self> {
+        Self::try_bind(address, reuse_port).map_err(|error| cannot_listen(address, error))
     }
 
-    fn try_bind(address: &Address, share: bool) -> io::Result<Self> {
+    fn try_bind(address: &Address, reuse_port: bool) -> io::Result<Self> {
         match address {
             Address::Tcp(host) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                let mut last =
+                    io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
                 for addr in host.to_socket_addrs()? {
-                    match bind_tcp(addr, share) {
+                    match bind_tcp(addr, reuse_port) {
                         Ok(socket) => return Ok(Self::Tcp(socket)),
                         Err(e) => last = e,
                     }
@@ -159,7 +160,7 @@ struct CannotListen {
     source: io::Error,
 }
 
-/// The same text as `Display`, because `main` prints errors by `Debug`.
+/// The same text as `Display`, since an error returned by `main` is printed with `Debug`.
 impl fmt::Debug for CannotListen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -204,11 +205,11 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
-fn bind_tcp(addr: SocketAddr, share: bool) -> io::Result<Socket> {
+fn bind_tcp(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
-    if share {
+    if reuse_port {
         socket.set_reuse_port(true)?;
     }
     // Accepted sockets inherit these, which saves system calls for each connection.
@@ -221,18 +222,20 @@ fn bind_tcp(addr: SocketAddr, share: bool) -> io::Result<Socket> {
 
 fn bind_unix(path: &Path) -> io::Result<Socket> {
     let addr = SockAddr::unix(path)?;
-    let new = || -> io::Result<Socket> {
+    let new_socket = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     };
-    let socket = new()?;
+    let socket = new_socket()?;
     if let Err(e) = socket.bind(&addr) {
-        // Other kinds of files refuse connections too, but must not be removed.
-        let stale = e.kind() == io::ErrorKind::AddrInUse
+        // connect(2) fails with the same error on files that are not sockets, which must not be removed.
+        let is_stale = e.kind() == io::ErrorKind::AddrInUse
             && is_socket(path)
-            && new()?.connect(&addr).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-        if !stale {
+            && new_socket()?
+                .connect(&addr)
+                .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        if !is_stale {
             return Err(e);
         }
         std::fs::remove_file(path)?;
@@ -246,8 +249,8 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
 mod tests {
     use super::*;
 
-    /// Returns the error text of listening on `address`. Its kind is that of the cause.
-    fn refusal(address: &Address) -> String {
+    /// Returns the text of the error of binding `address`, and asserts that its kind is that of the cause.
+    fn bind_error(address: &Address) -> String {
         let error = Listener::bind(address, false).unwrap_err();
         let inner = error.get_ref().and_then(|inner| inner.source()).unwrap();
         assert_eq!(inner.downcast_ref::<io::Error>().unwrap().kind(), error.kind());
@@ -257,17 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn listener_that_cannot_bind_says_what_failed_and_what_to_do() {
+    fn bind_error_says_what_failed_and_what_to_do() {
         let taken = Listener::bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap();
         let taken = taken.local_addr().unwrap();
         let why = "address in use (another program listens there)";
-        assert_eq!(refusal(&taken), format!("cannot listen on {taken}: {why}"));
-        // RFC 5737: in no network.
+        assert_eq!(bind_error(&taken), format!("cannot listen on {taken}: {why}"));
+        // An address for documentation (RFC 5737), which no interface has.
         let foreign = Address::Tcp("192.0.2.1:80".into());
         let why = "address not available (no interface of this machine has it)";
-        assert_eq!(refusal(&foreign), format!("cannot listen on {foreign}: {why}"));
+        assert_eq!(bind_error(&foreign), format!("cannot listen on {foreign}: {why}"));
         let unknown = Address::Tcp("no-such-host.invalid:80".into());
-        assert!(refusal(&unknown).starts_with("cannot listen on no-such-host.invalid:80: "));
+        assert!(bind_error(&unknown).starts_with("cannot listen on no-such-host.invalid:80: "));
 
         let folder = tempfile::tempdir().unwrap();
         let unix = |name: &str| Address::Unix(folder.path().join(name));
@@ -280,7 +283,7 @@ mod tests {
             (&"x".repeat(200), "invalid input parameter (a socket's path has at most 107 bytes)"),
         ] {
             let address = unix(name);
-            assert_eq!(refusal(&address), format!("cannot listen on {address}: {why}"));
+            assert_eq!(bind_error(&address), format!("cannot listen on {address}: {why}"));
         }
         assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"not ours");
     }
