@@ -52,7 +52,7 @@ pub(crate) struct BlockingPool {
 struct Threads {
     queue: Mutex<Queue>,
     /// Wakes an idle thread.
-    more: Condvar,
+    job_added: Condvar,
 }
 
 #[derive(Default)]
@@ -60,9 +60,9 @@ struct Queue {
     waiting: VecDeque<Box<dyn Job>>,
     /// The length at which unwanted jobs are dropped next: twice the number of wanted jobs at the last time.
     prune_at: usize,
-    /// Threads that are starting or running.
+    /// The number of threads that are starting or running.
     running: usize,
-    /// Threads that wait for a job. Each takes one when it wakes.
+    /// The number of threads that wait for a job. Each takes one when it wakes.
     idle: usize,
     /// Whether the pool was dropped. Then threads end when no job waits.
     is_closed: bool,
@@ -85,7 +85,7 @@ impl Default for BlockingPool {
 impl Drop for BlockingPool {
     fn drop(&mut self) {
         self.threads.lock().is_closed = true;
-        self.threads.more.notify_all();
+        self.threads.job_added.notify_all();
     }
 }
 
@@ -114,11 +114,11 @@ impl BlockingPool {
         drop(queue);
         drop(unwanted);
         if has_thread {
-            self.threads.more.notify_one();
+            self.threads.job_added.notify_one();
         } else if starts_thread {
-            let of = self.threads.clone();
+            let threads = self.threads.clone();
             // Created on the new thread: if that is not started, no `Thread` is dropped and counted as ended.
-            let body = move || Thread { of, has_ended: false }.run();
+            let body = move || Thread { threads, has_ended: false }.run();
             if let Err(error) = (self.start_thread)(Box::new(body)) {
                 self.fail_without_threads(&error);
             }
@@ -139,7 +139,7 @@ impl BlockingPool {
     /// Handles a thread that could not be started. Without any thread the waiting jobs would never run, so
     /// they fail.
     fn fail_without_threads(&self, error: &io::Error) {
-        tracing::warn!(%error, "cannot start a thread for work that may block");
+        tracing::warn!(%error, "cannot start a thread for blocking work: requests that need one fail (RLIMIT_NPROC, or the pids limit of the cgroup)");
         let error = io::Error::new(error.kind(), format!("cannot start a thread: {error}"));
         let failed = self.threads.lock().take_stranded();
         for job in failed {
@@ -213,7 +213,7 @@ impl Queue {
 
 /// One of the threads, counted in [`Queue::running`] until it ends.
 struct Thread {
-    of: Arc<Threads>,
+    threads: Arc<Threads>,
     has_ended: bool,
 }
 
@@ -232,11 +232,11 @@ impl Thread {
     /// Returns the next job. If there is none within [`KEEP_ALIVE`] the thread counts as ended, under the same
     /// lock, so that no job submitted later relies on it.
     fn next(&mut self) -> Option<Box<dyn Job>> {
-        let mut queue = self.of.lock();
+        let mut queue = self.threads.lock();
         if queue.waiting.is_empty() && !queue.is_closed {
             queue.idle += 1;
-            let has_nothing = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closed;
-            let waited = self.of.more.wait_timeout_while(queue, KEEP_ALIVE, has_nothing);
+            let is_empty = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closed;
+            let waited = self.threads.job_added.wait_timeout_while(queue, KEEP_ALIVE, is_empty);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
             queue.idle -= 1;
         }
@@ -253,7 +253,7 @@ impl Drop for Thread {
     fn drop(&mut self) {
         if !self.has_ended {
             // The thread unwinds: dropping the payload of a job's panic has panicked.
-            let stranded = self.of.lock().take_stranded();
+            let stranded = self.threads.lock().take_stranded();
             drop(stranded);
         }
     }
@@ -269,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    fn ask(
+    fn call(
         pool: &BlockingPool,
         work: impl FnOnce() + Send + 'static,
     ) -> oneshot::Receiver<io::Result<()>> {
@@ -283,12 +283,12 @@ mod tests {
     #[tokio::test]
     async fn pool_runs_all_jobs_on_a_bounded_number_of_threads() {
         let pool = BlockingPool::default();
-        // The barrier opens only when all threads run at once.
+        // The barrier opens only when all threads run at the same time.
         let together = Arc::new(Barrier::new(MAX_THREADS));
         let mut answers = Vec::new();
         for _ in 0..10 * MAX_THREADS {
             let together = together.clone();
-            answers.push(ask(&pool, move || {
+            answers.push(call(&pool, move || {
                 together.wait();
             }));
             assert!(running(&pool) <= MAX_THREADS);
@@ -298,7 +298,7 @@ mod tests {
         }
         // Idle threads take further jobs.
         for _ in 0..10 * MAX_THREADS {
-            ask(&pool, || ()).await.unwrap().unwrap();
+            call(&pool, || ()).await.unwrap().unwrap();
         }
         assert!(running(&pool) <= MAX_THREADS);
     }
@@ -308,10 +308,10 @@ mod tests {
         let pool = BlockingPool::default();
         let threads = pool.threads.clone();
         let (go_on, waits) = mpsc::channel::<()>();
-        let mut answers = vec![ask(&pool, move || {
+        let mut answers = vec![call(&pool, move || {
             let _ = waits.recv();
         })];
-        answers.extend((0..2 * MAX_THREADS).map(|_| ask(&pool, || ())));
+        answers.extend((0..2 * MAX_THREADS).map(|_| call(&pool, || ())));
         drop(pool);
         drop(go_on);
         for answer in answers {
@@ -330,13 +330,13 @@ mod tests {
         let mut held = Vec::new();
         for _ in 0..MAX_THREADS {
             let hold = hold.clone();
-            held.push(ask(&pool, move || {
+            held.push(call(&pool, move || {
                 hold.wait();
                 panic!("a fault of the file system")
             }));
         }
-        drop(ask(&pool, || unreachable!("it is not wanted")));
-        let last = ask(&pool, || ());
+        drop(call(&pool, || unreachable!("the job is unwanted")));
+        let last = call(&pool, || ());
         hold.wait();
         for answer in held {
             assert!(answer.await.is_err());
@@ -351,7 +351,7 @@ mod tests {
         let held: Vec<_> = (0..MAX_THREADS)
             .map(|_| hold.clone())
             .map(|hold| {
-                ask(&pool, move || {
+                call(&pool, move || {
                     hold.wait();
                 })
             })
@@ -361,9 +361,9 @@ mod tests {
             let what = what.clone();
             move || drop(what)
         };
-        let last = ask(&pool, hold_on(&wanted));
+        let last = call(&pool, hold_on(&wanted));
         for _ in 0..100 * PRUNE_THRESHOLD {
-            drop(ask(&pool, hold_on(&file)));
+            drop(call(&pool, hold_on(&file)));
         }
         let kept = Arc::strong_count(&file);
         assert!(kept <= 2 * PRUNE_THRESHOLD, "{kept}");
@@ -379,7 +379,7 @@ mod tests {
     fn job_fails_if_no_thread_can_be_started_for_it() {
         let pool = BlockingPool::without_threads();
         for _ in 0..2 {
-            let mut answer = ask(&pool, || unreachable!("there is no thread"));
+            let mut answer = call(&pool, || unreachable!("there is no thread"));
             let error = answer.try_recv().unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
             assert!(error.to_string().starts_with("cannot start a thread: "), "{error}");
@@ -398,10 +398,10 @@ mod tests {
         };
         let pool = BlockingPool::with_threads_by(starts_one);
         let (go_on, waits) = mpsc::channel::<()>();
-        let first = ask(&pool, move || {
+        let first = call(&pool, move || {
             let _ = waits.recv();
         });
-        let others: Vec<_> = (0..3).map(|_| ask(&pool, || ())).collect();
+        let others: Vec<_> = (0..3).map(|_| call(&pool, || ())).collect();
         drop(go_on);
         for answer in [first].into_iter().chain(others) {
             answer.await.unwrap().unwrap();
@@ -410,11 +410,11 @@ mod tests {
     }
 
     #[test]
-    fn pool_needs_no_runtime_and_may_be_used_while_unwinding() {
+    fn pool_runs_jobs_without_a_runtime_and_while_unwinding() {
         struct InDrop(BlockingPool, mpsc::Sender<bool>);
         impl Drop for InDrop {
             fn drop(&mut self) {
-                let ran = ask(&self.0, || ()).blocking_recv().unwrap().is_ok();
+                let ran = call(&self.0, || ()).blocking_recv().unwrap().is_ok();
                 self.1.send(ran).unwrap();
             }
         }

@@ -271,7 +271,7 @@ mod tests {
         let mut third = drain.watch();
         assert_eq!((drain.len(), third.slot), (2, 0));
         drain.begin();
-        assert_eq!(woken.load(Ordering::Relaxed), 1, "the third has not asked yet");
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "the third has not registered yet");
         assert!(third.poll_draining(&cx) && !third.is_aborted());
         // A watch that registers after the beginning is still woken by the abort.
         drain.abort();
@@ -297,7 +297,7 @@ mod tests {
         let woken = Arc::new(AtomicU8::new(0));
         let waker = Waker::from(Arc::new(Count(woken.clone())));
         let cx = Context::from_waker(&waker);
-        drain.wake_next(5); // of none
+        drain.wake_next(5); // without any connection
         let mut watches: Vec<_> = (0..10).map(|_| drain.watch()).collect();
         watches.iter_mut().for_each(|w| assert!(!w.poll_draining(&cx)));
         assert!(!watches[0].is_shed_requested() && !watches[0].claim_shed());

@@ -137,27 +137,27 @@ mod tests {
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
         read_ahead(&file, 0, LEN);
         assert!(is_resident(&file, 0, LEN));
-        assert!(is_resident(&file, LEN, LEN + 1), "behind the end no disk is read");
+        assert!(is_resident(&file, LEN, LEN + 1), "no disk is read beyond the end");
         read_ahead(&file, 0, 2 * LEN);
     }
 
     #[test]
     fn few_resident_pages_do_not_make_the_others_resident() {
         const LEN: u64 = 2 << 20;
-        // On a disk, if this folder is on one; on tmpfs every page is resident.
+        // In the package's directory, which is usually on a disk: on tmpfs every page is resident.
         let mut file = tempfile::tempfile_in(".").unwrap();
         file.write_all(&vec![7; usize::try_from(LEN).unwrap()]).unwrap();
         file.sync_all().unwrap();
-        for known in [vec![0, LEN - 1], (0..LEN).step_by(128 << 10).chain([LEN - 1]).collect()] {
+        for offsets in [vec![0, LEN - 1], (0..LEN).step_by(128 << 10).chain([LEN - 1]).collect()] {
             fadvise(&file, 0, None, Advice::DontNeed).unwrap();
             fadvise(&file, 0, None, Advice::Random).unwrap(); // nothing is read ahead
-            for at in known {
+            for at in offsets {
                 read_ahead(&file, at, at + 1);
             }
-            // Counted afterwards: a check may have the page read.
+            // Counted afterwards, since a check can make the kernel read the page.
             let resident = is_resident(&file, 0, LEN);
-            let cold = (0..LEN).step_by(4096).filter(|&at| !is_resident_at(&file, at)).count();
-            assert!(!resident || cold < 256, "{cold} of 512 pages are not resident");
+            let absent = (0..LEN).step_by(4096).filter(|&at| !is_resident_at(&file, at)).count();
+            assert!(!resident || absent < 256, "{absent} of 512 pages are not resident");
         }
     }
 }

@@ -18,13 +18,13 @@ use std::{
 use super::blocking_pool::{BlockingPool, Job};
 
 /// The minimum fall of the memory in use that triggers a trim, 32 MiB. Less is soon used again.
-const LEAST_FALL: u64 = 32 << 20;
+const MIN_FALL: u64 = 32 << 20;
 
 /// The delay of a trim, 1 s, so that it follows the end of a burst and not each of its responses.
 const DELAY: Duration = Duration::from_secs(1);
 
 /// The maximum of the memory in use since the last trim, in bytes.
-static HIGH: AtomicU64 = AtomicU64::new(0);
+static PEAK: AtomicU64 = AtomicU64::new(0);
 
 /// Whether a trim is submitted and has not begun.
 static IS_PENDING: AtomicBool = AtomicBool::new(false);
@@ -33,8 +33,8 @@ static IS_PENDING: AtomicBool = AtomicBool::new(false);
 /// is freed, with the bytes that all buffers use. Never panics.
 pub(crate) fn after_free(in_use: u64) {
     static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
-    let high = HIGH.fetch_max(in_use, Relaxed);
-    if high.saturating_sub(in_use) >= LEAST_FALL && !IS_PENDING.swap(true, Relaxed) {
+    let peak = PEAK.fetch_max(in_use, Relaxed);
+    if peak.saturating_sub(in_use) >= MIN_FALL && !IS_PENDING.swap(true, Relaxed) {
         POOL.run(Box::new(Trim));
     }
 }
@@ -48,7 +48,7 @@ impl Job for Trim {
 
     fn run(self: Box<Self>) {
         thread::sleep(DELAY);
-        HIGH.store(0, Relaxed);
+        PEAK.store(0, Relaxed);
         IS_PENDING.store(false, Relaxed);
         trim();
     }

@@ -72,7 +72,7 @@ impl Stream {
         }
     }
 
-    /// Runs `call`, a system call that writes up to `most` bytes, once the socket is writable.
+    /// Runs `call`, a system call that writes up to `max_len` bytes, once the socket is writable.
     ///
     /// A short write has filled the send buffer, and the next call would fail with `EAGAIN`. A failed
     /// `sendfile` costs as much as a successful one, so the socket is polled instead, which also makes the
@@ -80,13 +80,13 @@ impl Stream {
     fn poll_writing(
         &mut self,
         cx: &mut Context<'_>,
-        most: usize,
+        max_len: usize,
         call: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let written = Cell::new(0);
         let attempt = |fd: BorrowedFd<'_>| {
             let n = call(fd)?;
-            if n > 0 && n < most && !is_writable(fd) {
+            if n > 0 && n < max_len && !is_writable(fd) {
                 written.set(n);
                 return Err(io::ErrorKind::WouldBlock.into()); // clears tokio's write readiness
             }
@@ -125,15 +125,16 @@ async fn connect_tcp(host: &str) -> io::Result<TcpStream> {
     }
     let name = host.to_owned();
     let found = POOL.call(move || name.to_socket_addrs().map(Vec::from_iter)).await;
-    let addrs = found.map_err(|_| io::Error::other("the look-up of the name panicked"))???;
+    let addrs = found
+        .map_err(|_| io::Error::other("the thread that resolved the host name panicked"))???;
     TcpStream::connect(&*addrs).await
 }
 
 /// Returns whether poll(2) reports room for a write.
 fn is_writable(socket: BorrowedFd<'_>) -> bool {
-    let mut ask = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
     // If poll(2) fails, the next write reports the error.
-    poll(&mut ask, Some(&Timespec::default())).map_or(true, |n| n > 0)
+    poll(&mut fds, Some(&Timespec::default())).map_or(true, |n| n > 0)
 }
 
 impl Io for Stream {

@@ -7,7 +7,7 @@ use tokio::{
 
 use super::*;
 
-/// Two ends of TCP, and of a Unix socket; the second one is accepted.
+/// Returns a connected pair of TCP sockets and one of Unix sockets. The second stream of each is the accepted one.
 async fn pairs() -> [(Stream, Stream); 2] {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -107,14 +107,14 @@ async fn pending_read_is_woken_while_a_write_is_pending() {
             }
             Poll::Pending
         });
-        let told = async {
+        let ping = async {
             tokio::task::yield_now().await;
             near.write_all(b"ping").await.unwrap();
             std::future::pending::<()>().await;
         };
         let n = tokio::select! {
-            n = tokio::time::timeout(Duration::from_secs(20), both) => n.expect("the read is never woken"),
-            () = told => unreachable!("the writer never ends"),
+            n = tokio::time::timeout(Duration::from_secs(20), both) => n.expect("the read was not woken"),
+            () = ping => unreachable!("the writer never ends"),
         };
         assert_eq!(n.unwrap(), 4);
     }

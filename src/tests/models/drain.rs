@@ -1,4 +1,4 @@
-//! The drain: a connection that registers while it begins is not forgotten.
+//! Models of `Drain`: no wake-up is lost and no slot is used twice.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ impl Wake for Woken {
 }
 
 #[test]
-fn connection_that_registers_during_begin_is_told() {
+fn connection_that_registers_during_begin_is_woken() {
     model(|| {
         let drain = Drain::new();
         let mut watch = drain.watch();
@@ -32,9 +32,9 @@ fn connection_that_registers_during_begin_is_told() {
         });
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
-        let told = watch.poll_draining(&Context::from_waker(&waker));
+        let draining = watch.poll_draining(&Context::from_waker(&waker));
         begins.join().unwrap();
-        assert!(told || woken.0.load(SeqCst), "it sleeps through the shutdown");
+        assert!(draining || woken.0.load(SeqCst), "the wake-up is lost");
         assert!(watch.poll_draining(&Context::from_waker(&waker)));
         drop(watch);
         assert!(drain.is_empty());
@@ -57,14 +57,14 @@ fn abort_is_never_reverted_by_begin() {
 }
 
 #[test]
-fn one_connection_at_most_ends_for_one_request_to_shed() {
+fn request_to_shed_is_claimed_by_exactly_one_connection() {
     model(|| {
         let drain = Drain::new();
         let (a, b) = (drain.watch(), drain.watch());
         drain.request_shed(1);
         let other = thread::spawn(move || b.claim_shed());
-        let gives = a.claim_shed();
-        assert!(gives != other.join().unwrap(), "exactly one of them");
+        let claimed = a.claim_shed();
+        assert!(claimed != other.join().unwrap(), "exactly one of them");
     });
 }
 
