@@ -77,7 +77,7 @@ pub enum Cause {
     #[error("application sent no valid response")]
     Fault(#[from] Fault),
     /// The application exceeded a timeout in reading or in writing.
-    #[error("application too slow")]
+    #[error("application made no progress in time")]
     Timeout,
     /// The request's [`Deadline`](crate::peer::Deadline) passed before the application had answered.
     #[error("the deadline passed before the application answered")]

@@ -1,4 +1,4 @@
-//! The connection's state machine.
+//! `Conn`: the state machine of a connection.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,28 +8,26 @@ use http::{Method, StatusCode, response};
 use super::{
     Fault, Limits, MAX_CONTENT, Misuse, Params, Rejection,
     pairs::{pair_len, put_lengths, split_first},
-    record::{HEADER, Header, KEEP_CONN, MANAGEMENT, REQUEST, RESPONDER, header, kind},
+    record::{HEADER, Header, KEEP_CONN, MANAGEMENT, REQUEST, RESPONDER, kind, write_header},
     response::{self as cgi, Head},
 };
 use crate::proto::h1::FieldLines;
 
-/// One connection to an application, without the connection: no socket, no task, no clock.
+/// The state machine of one connection to an application, without a socket, task or clock.
 ///
-/// Methods come in four kinds.
-/// - *Told*: [`recv`](Self::recv), [`recv_eof`](Self::recv_eof), [`timeout`](Self::timeout): something
-///   happened out there.
-/// - *Asked*: [`send_request`](Self::send_request), [`send_data`](Self::send_data),
+/// There are four kinds of methods:
+/// - *Input*: [`recv`](Self::recv), [`recv_eof`](Self::recv_eof), [`timeout`](Self::timeout) report
+///   what arrived from the application.
+/// - *Output*: [`send_request`](Self::send_request), [`send_data`](Self::send_data),
 ///   [`send_end`](Self::send_end), [`send_abort`](Self::send_abort),
-///   [`send_get_values`](Self::send_get_values): the caller wants something sent. They append bytes
-///   to a buffer of the caller's.
-/// - *Wants*: [`wants_read`](Self::wants_read), [`deadline`](Self::deadline): what the driver should
-///   do next.
+///   [`send_get_values`](Self::send_get_values) send records. They append bytes to the caller's buffer.
+/// - *Requests to the driver*: [`wants_read`](Self::wants_read), [`deadline`](Self::deadline).
 /// - *State*: [`is_idle`](Self::is_idle), [`keeps_alive`](Self::keeps_alive) and others.
 ///
-/// `now` must not go backwards. An *asked* method in a wrong state returns [`Misuse`] and changes
+/// `now` must not go backwards. An output method in a wrong state returns [`Misuse`] and changes
 /// nothing; the application's error is a [`Fault`], after which nothing more is read.
 ///
-/// The two halves:
+/// The states of the two halves, reading and writing:
 ///
 /// ```text
 ///          send_request       send_data*         send_end
@@ -45,57 +43,55 @@ use crate::proto::h1::FieldLines;
 pub struct Conn {
     reading: Reading,
     writing: Writing,
-    /// The record that is being read.
+    /// The progress of the record that is being read.
     part: Part,
-    /// STDOUT has ended.
     stdout_ended: bool,
-    /// STDERR has ended.
     stderr_ended: bool,
-    /// STDOUT up to the end of the head; behind it, what came with it of the body.
+    /// The bytes of STDOUT up to the end of the head, and then those of the body that arrived with it.
     stdout: BytesMut,
     lines: FieldLines,
-    /// The request was HEAD.
+    /// Whether the method of the request is HEAD.
     is_head: bool,
     is_aborted: bool,
     keep_alive: bool,
-    /// Bytes of STDERR that may still be handed on, for this request.
+    /// Bytes of STDERR that may still be returned for this request.
     stderr_left: u64,
     dropped_stderr: u64,
     limits: Arc<Limits>,
-    /// When the phase that [`deadline`](Self::deadline) bounds began.
+    /// Start of the phase that [`deadline`](Self::deadline) bounds.
     since: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Idle,
-    /// The result of `GET_VALUES` is to come.
+    /// Waiting for the result of `GET_VALUES`.
     Values,
     Head,
     Body(Length),
     Closed,
 }
 
-/// What the head says of its body.
+/// The length of a response's body by its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Length {
-    /// So many bytes must still come.
+    /// This number of bytes must still arrive.
     Known(u64),
-    /// As many as come.
+    /// The body is all of STDOUT after the head.
     UntilEnd,
-    /// None: what comes is dropped.
+    /// The response has no body; bytes that arrive are dropped.
     Dropped,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writing {
     Idle,
-    /// So many bytes of the request's body are still to be sent, and its end.
+    /// This number of body bytes has still to be sent, and then the end.
     Stdin(u64),
     Done,
 }
 
-/// How far the record that is being read has come.
+/// The part of a record that is read next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Header,
@@ -105,7 +101,7 @@ enum Part {
         padding: usize,
     },
     Padding(usize),
-    /// A record that is read when all of it has come.
+    /// The whole content of a short record, which is read when it is complete.
     Whole(Header),
 }
 
@@ -115,28 +111,28 @@ enum Stream {
     Stderr,
 }
 
-/// What [`Conn::recv`] found.
+/// An event that [`Conn::recv`] returns.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// The head of the response.
     Head(response::Parts),
-    /// A piece of the body, never empty.
+    /// A piece of the body. Never empty.
     Data(Bytes),
-    /// A piece of what the application wrote for the log, never empty.
+    /// A piece of STDERR, which applications use for their log. Never empty.
     Stderr(Bytes),
     /// The request has ended.
     End {
-        /// What the application's program returned. php-fpm says 255 of a script that failed, beside
+        /// The exit status of the application. php-fpm sends 255 for a script that failed, in addition to
         /// its response with a status of 500.
         app_status: u32,
     },
-    /// The application's answer to [`Conn::send_get_values`].
+    /// The result of [`Conn::send_get_values`].
     Values(Vec<(Bytes, Bytes)>),
 }
 
 impl Conn {
-    /// A connection at its beginning.
+    /// Creates the state of a new connection.
     pub fn new(limits: Arc<Limits>, now: Instant) -> Self {
         Self {
             reading: Reading::Idle,
@@ -157,13 +153,13 @@ impl Conn {
     }
 }
 
-/// Told.
+/// Input.
 impl Conn {
-    /// Takes what it can from the front of `input`, which holds what has come and was not taken.
+    /// Parses the next event from the front of `input` and removes its bytes.
     ///
-    /// `None` means that more bytes are needed, or that none are wanted now. Call it again with more
-    /// bytes behind those that it left, which are less than a header, or one record of at most
-    /// [`Limits::max_values_bytes`].
+    /// `None` means that more bytes are needed, or that none are wanted now; [`wants_read`](Self::wants_read)
+    /// tells which. Call it again when bytes have been appended to the rest, which is shorter than a record's
+    /// header, or than one record of at most [`Limits::max_values_bytes`].
     ///
     /// # Errors
     /// The application's [`Fault`]. The connection is closed after it.
@@ -238,7 +234,7 @@ impl Conn {
         }
     }
 
-    /// What follows a record's header.
+    /// Returns the part that follows a record's header.
     fn begin_record(&mut self, header: Header) -> Result<Part, Fault> {
         let Header { kind, request, content, padding } = header;
         if request == MANAGEMENT {
@@ -276,7 +272,7 @@ impl Conn {
         Ok(Part::Padding(padding.into()))
     }
 
-    /// STDOUT is complete: is the response?
+    /// Checks that the response is complete, at the end of STDOUT.
     fn end_of_stdout(&self) -> Result<(), Fault> {
         match self.reading {
             _ if self.is_aborted => Ok(()),
@@ -289,10 +285,10 @@ impl Conn {
     fn recv_stderr(&mut self, input: &mut BytesMut, left: usize) -> Option<Event> {
         let n = left.min(input.len());
         let piece = input.split_to(n);
-        let kept = n.min(usize::try_from(self.stderr_left).unwrap_or(usize::MAX));
-        self.stderr_left -= kept as u64;
-        self.dropped_stderr += (n - kept) as u64;
-        (kept > 0).then(|| Event::Stderr(piece.freeze().slice(..kept)))
+        let returned = n.min(usize::try_from(self.stderr_left).unwrap_or(usize::MAX));
+        self.stderr_left -= returned as u64;
+        self.dropped_stderr += (n - returned) as u64;
+        (returned > 0).then(|| Event::Stderr(piece.freeze().slice(..returned)))
     }
 
     fn recv_head(
@@ -303,7 +299,7 @@ impl Conn {
     ) -> Result<Option<Event>, Fault> {
         let piece = input.split_to(left.min(input.len()));
         if self.stdout.is_empty() {
-            self.stdout = piece; // most heads come in one piece, which is not copied
+            self.stdout = piece; // most heads are in one piece, which is then not copied
         } else {
             self.stdout.extend_from_slice(&piece);
         }
@@ -321,7 +317,7 @@ impl Conn {
         Ok(Some(Event::Head(parts)))
     }
 
-    /// Takes a piece of the body, at most `left` bytes, from the front of `from`.
+    /// Returns a piece of the body, at most `left` bytes from the front of `from`.
     fn recv_body(
         &mut self,
         now: Instant,
@@ -372,18 +368,18 @@ impl Conn {
         Ok(Event::End { app_status: u32::from_be_bytes([a, b, c, d]) })
     }
 
-    /// The application will send nothing more.
+    /// Handles the end of the application's stream.
     ///
     /// # Errors
-    /// [`Fault::Truncated`] unless the connection was idle: a response ends with its request, never
-    /// with the connection.
+    /// [`Fault::Truncated`] unless the connection was idle: a response ends with a record, never with the
+    /// connection.
     pub fn recv_eof(&mut self) -> Result<(), Fault> {
         let was_idle = matches!(self.reading, Reading::Idle | Reading::Closed);
         self.close();
         if was_idle { Ok(()) } else { Err(Fault::Truncated) }
     }
 
-    /// [`deadline`](Self::deadline) has passed. `None` if nothing was waited for.
+    /// Handles a [`deadline`](Self::deadline) that has passed. Returns `None` if the connection was idle.
     pub fn timeout(&mut self) -> Option<Fault> {
         let was_idle = matches!(self.reading, Reading::Idle | Reading::Closed);
         self.close();
@@ -397,12 +393,12 @@ impl Conn {
     }
 }
 
-/// Asked.
+/// Output.
 impl Conn {
-    /// Begins a request: `length` is that of its body, which [`send_data`](Self::send_data) announces
-    /// and [`send_end`](Self::send_end) ends, an empty one too.
+    /// Begins a request with a body of `length` bytes. [`send_data`](Self::send_data) announces the body, and
+    /// [`send_end`](Self::send_end) must end it, even if it is empty.
     ///
-    /// The application learns the length from `CONTENT_LENGTH` in `params`, which must say the same.
+    /// The application takes the length from `CONTENT_LENGTH` in `params`, which must be the same.
     ///
     /// # Errors
     /// [`Misuse::State`] unless the connection is idle.
@@ -417,7 +413,7 @@ impl Conn {
         if !self.is_idle() {
             return Err(Misuse::State);
         }
-        header(kind::BEGIN_REQUEST, REQUEST, 8, out);
+        write_header(kind::BEGIN_REQUEST, REQUEST, 8, out);
         let [role1, role0] = RESPONDER.to_be_bytes();
         let flags = if self.keep_alive { KEEP_CONN } else { 0 };
         out.extend_from_slice(&[role1, role0, flags, 0, 0, 0, 0, 0]);
@@ -432,13 +428,13 @@ impl Conn {
         Ok(())
     }
 
-    /// Announces up to `n` bytes of the body: writes the header of a record, and returns how many
-    /// bytes must follow it, at most [`MAX_CONTENT`]. For the others it is called again.
+    /// Announces up to `n` bytes of the body: writes the header of a record, and returns the number of
+    /// bytes that must follow it, at most [`MAX_CONTENT`]. Call it again for the rest.
     ///
-    /// The bytes themselves are the caller's to send, so they need not be copied.
+    /// The caller sends the bytes themselves, so they are not copied.
     ///
     /// # Errors
-    /// [`Misuse`] if no body is under way or it would be longer than announced.
+    /// [`Misuse::State`] if no body is being sent, [`Misuse::TooLong`] if it would exceed its length.
     pub fn send_data(&mut self, n: usize, out: &mut BytesMut) -> Result<usize, Misuse> {
         let Writing::Stdin(left) = &mut self.writing else { return Err(Misuse::State) };
         if n as u64 > *left {
@@ -447,7 +443,7 @@ impl Conn {
         let n = n.min(MAX_CONTENT);
         if n > 0 {
             *left -= n as u64;
-            header(kind::STDIN, REQUEST, n as u16, out);
+            write_header(kind::STDIN, REQUEST, n as u16, out);
         }
         Ok(n)
     }
@@ -455,38 +451,38 @@ impl Conn {
     /// Ends the body.
     ///
     /// # Errors
-    /// [`Misuse::TooShort`] before all announced bytes; the connection can then only be closed.
+    /// [`Misuse::TooShort`] if bytes of the body are missing: send them, or close the connection.
+    /// [`Misuse::State`] if no body is being sent.
     pub fn send_end(&mut self, now: Instant, out: &mut BytesMut) -> Result<(), Misuse> {
         match self.writing {
             Writing::Stdin(0) => {}
             Writing::Stdin(_) => return Err(Misuse::TooShort),
             Writing::Idle | Writing::Done => return Err(Misuse::State),
         }
-        header(kind::STDIN, REQUEST, 0, out);
+        write_header(kind::STDIN, REQUEST, 0, out);
         self.writing = Writing::Done;
         if self.reading == Reading::Head {
-            self.since = now; // from here on it is the response that is waited for
+            self.since = now; // the timeout of the head begins
         }
         Ok(())
     }
 
-    /// Tells the application that the response is no longer wanted. It should end the request soon; a
-    /// response that is not complete is no fault then. Closing the connection does as much, and is
-    /// what most applications notice.
+    /// Requests that the application aborts the request. Then an incomplete response is no fault. Many
+    /// applications ignore this record and notice only a closed connection.
     ///
     /// # Errors
-    /// [`Misuse::State`] if no request is under way.
+    /// [`Misuse::State`] if there is no request, or it has been aborted already.
     pub fn send_abort(&mut self, out: &mut BytesMut) -> Result<(), Misuse> {
         if !matches!(self.reading, Reading::Head | Reading::Body(_)) || self.is_aborted {
             return Err(Misuse::State);
         }
-        header(kind::ABORT_REQUEST, REQUEST, 0, out);
+        write_header(kind::ABORT_REQUEST, REQUEST, 0, out);
         self.is_aborted = true;
         Ok(())
     }
 
-    /// Asks for values of the application, such as `FCGI_MAX_CONNS`; [`Event::Values`] answers, with
-    /// those that it knows. php-fpm closes the connection behind its answer.
+    /// Requests values of the application, such as `FCGI_MAX_CONNS`. The result, [`Event::Values`], has those
+    /// that it supports. php-fpm closes the connection after it.
     ///
     /// # Errors
     /// [`Misuse::State`] unless the connection is idle, [`Misuse::PairTooLong`] if the names do not fit
@@ -505,7 +501,7 @@ impl Conn {
             len = len.saturating_add(pair_len(name.len(), 0)?);
         }
         let content = u16::try_from(len).map_err(|_| Misuse::PairTooLong)?;
-        header(kind::GET_VALUES, MANAGEMENT, content, out);
+        write_header(kind::GET_VALUES, MANAGEMENT, content, out);
         for name in names {
             put_lengths(name.len(), 0, out);
             out.extend_from_slice(name.as_bytes());
@@ -515,22 +511,23 @@ impl Conn {
         Ok(())
     }
 
-    /// Closes the connection after the present request. The application is told only of a request that
-    /// has not been sent.
+    /// Closes the connection after the current request. The application learns it only with a request that is
+    /// sent later.
     pub fn disable_keep_alive(&mut self) {
         self.keep_alive = false;
     }
 }
 
-/// Wants.
+/// Requests to the driver.
 impl Conn {
-    /// Whether more bytes could be of use now.
+    /// Returns whether more bytes can be used now.
     pub fn wants_read(&self) -> bool {
         self.reading != Reading::Closed
     }
 
-    /// Until when the application must have made progress; the driver then calls
-    /// [`timeout`](Self::timeout). `None` while it is not the application that is waited for.
+    /// Returns the time by which the application must make progress, or `None` while it is not awaited.
+    ///
+    /// The driver calls [`timeout`](Self::timeout) when it has passed.
     pub fn deadline(&self) -> Option<Instant> {
         let span = match self.reading {
             Reading::Head if self.is_writing_body() => return None, // our own request is not complete
@@ -538,11 +535,11 @@ impl Conn {
             Reading::Body(_) => self.limits.body_timeout,
             Reading::Idle | Reading::Closed => return None,
         };
-        // A span so long that it leaves the clock's range is no deadline.
+        // A timeout beyond the clock's range is no deadline.
         self.since.checked_add(span)
     }
 
-    /// The application is waited for again, after a pause that was not its own.
+    /// Restarts the application's timeouts, after a pause during which the driver did not read.
     pub fn resume(&mut self, now: Instant) {
         self.since = now;
     }
@@ -550,27 +547,27 @@ impl Conn {
 
 /// State.
 impl Conn {
-    /// Whether a request may be sent.
+    /// Returns whether a request may be sent.
     pub fn is_idle(&self) -> bool {
         self.reading == Reading::Idle
     }
 
-    /// Whether another request may follow the present one.
+    /// Returns whether another request may follow the current one.
     pub fn keeps_alive(&self) -> bool {
         self.keep_alive
     }
 
-    /// Whether nothing more will be read.
+    /// Returns whether nothing more will be read.
     pub fn is_closed(&self) -> bool {
         self.reading == Reading::Closed
     }
 
-    /// Whether the head of a response has come, and not its end.
+    /// Returns whether the head of a response has been received, but not its end.
     pub fn is_reading_body(&self) -> bool {
         matches!(self.reading, Reading::Body(_))
     }
 
-    /// How many bytes of the response's body are to come, if that is known.
+    /// Returns the number of body bytes that have not been received yet, or `None` if it is unknown.
     pub fn remaining_body(&self) -> Option<u64> {
         match self.reading {
             Reading::Body(Length::Known(n)) => Some(n),
@@ -583,25 +580,25 @@ impl Conn {
         }
     }
 
-    /// Whether a request has begun whose body has not been ended.
+    /// Returns whether a request has been sent, but not the end of its body.
     pub fn is_writing_body(&self) -> bool {
         matches!(self.writing, Writing::Stdin(_))
     }
 
-    /// Bytes of STDERR beyond [`Limits::max_stderr_bytes`], which were dropped, of the present or the last
-    /// request.
+    /// Returns the number of bytes of STDERR that were dropped, beyond [`Limits::max_stderr_bytes`], of the
+    /// current or the last request.
     pub fn dropped_stderr(&self) -> u64 {
         self.dropped_stderr
     }
 }
 
-/// The pairs of a result of `GET_VALUES`.
+/// Returns the pairs of a result of `GET_VALUES`; `None` if it is malformed.
 fn values(content: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     let (mut rest, mut values) = (&content[..], Vec::new());
     while !rest.is_empty() {
-        let ((name, value), behind) = split_first(rest)?;
+        let ((name, value), next) = split_first(rest)?;
         values.push((content.slice_ref(name), content.slice_ref(value)));
-        rest = behind;
+        rest = next;
     }
     Some(values)
 }

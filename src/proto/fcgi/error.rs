@@ -1,102 +1,101 @@
-//! Errors of the core: an application's `Fault` and our own `Misuse`.
+//! `Fault` and `Misuse`: errors of the application and of the caller.
 
 use crate::proto::h1;
 
-/// What the application did wrong, or why it refused. The connection reads nothing after it.
+/// An error of the application, or its refusal. The connection reads nothing after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A record of another version than 1.
-    #[error("record of an unknown version")]
+    /// The version of a record is not 1.
+    #[error("record of a FastCGI version other than 1")]
     Version,
-    /// A record of a type that an application does not send, or not now.
-    #[error("record of a type that is not expected here")]
+    /// The type of a record is unknown, or not allowed in this state.
+    #[error("record of an unexpected type")]
     RecordType,
-    /// A record of another request than the one that is under way.
-    #[error("record of another request")]
+    /// The request id of a record is not that of the current request.
+    #[error("record with the id of another request")]
     RequestId,
-    /// A record whose content is not what its type has.
+    /// The content of a record is malformed.
     #[error("malformed record")]
     Record,
-    /// STDOUT or STDERR went on after its end.
-    #[error("a stream goes on after its end")]
+    /// A record of STDOUT or STDERR follows the end of that stream.
+    #[error("record of STDOUT or STDERR after the end of the stream")]
     StreamEnded,
-    /// Something came that nobody asked for.
-    #[error("unsolicited record")]
+    /// Bytes arrived on an idle connection.
+    #[error("record without a request")]
     Unsolicited,
-    /// The application does not know a type of record that each must know.
-    #[error("application does not know the record type")]
+    /// The application answered that it does not know the type of a record.
+    #[error("the application does not know a record type")]
     UnknownType,
     /// The result of `GET_VALUES` exceeds its bound.
-    #[error("values too large")]
+    #[error("result of GET_VALUES too large (max_values_bytes)")]
     ValuesTooLarge,
-    /// The application did not take the request.
-    #[error("application refused the request: {0}")]
+    /// The application refused the request.
+    #[error("the application refused the request: {0}")]
     Rejected(Rejection),
-    /// STDOUT ended before the head was complete; most often, nothing was written at all.
+    /// STDOUT ended before the head was complete. Usually nothing was written at all.
     #[error("response without a complete head")]
     NoHead,
     /// A line of the head is malformed, or the head exceeds its bound.
-    #[error("malformed head: {0}")]
+    #[error("malformed response head: {0}")]
     Head(#[from] h1::Fault),
     /// `Status` is not a final status of three digits.
     #[error("malformed Status")]
     Status,
-    /// None of `Content-Type`, `Location` and `Status`, of which RFC 3875 section 6.3 demands one.
-    #[error("none of Content-Type, Location and Status")]
+    /// The head has none of `Content-Type`, `Location` and `Status`; RFC 3875 section 6.3 requires one.
+    #[error("response head with none of Content-Type, Location and Status")]
     CgiField,
-    /// One of `Content-Type`, `Location`, `Status` and `Content-Length` came twice.
-    #[error("a field that must be single is repeated")]
+    /// `Content-Type`, `Location`, `Status` or `Content-Length` is in the head more than once.
+    #[error("repeated Content-Type, Location, Status or Content-Length")]
     Repeated,
     /// `Content-Length` is not one plain decimal number.
     #[error("malformed Content-Length")]
     ContentLength,
-    /// The application coded the body, which is for the server to do.
-    #[error("Transfer-Encoding in a response of an application")]
+    /// The head has a `Transfer-Encoding`, which only a server may apply.
+    #[error("Transfer-Encoding in the response of an application")]
     TransferEncoding,
-    /// More came than `Content-Length` said.
+    /// The body is longer than its `Content-Length`.
     #[error("body longer than its Content-Length")]
     BodyTooLong,
-    /// Less came than `Content-Length` said.
+    /// The body is shorter than its `Content-Length`.
     #[error("body shorter than its Content-Length")]
     BodyTooShort,
-    /// The connection ended before the request did.
-    #[error("connection ended before the request")]
+    /// The connection ended before the response.
+    #[error("connection closed before the end of the response")]
     Truncated,
-    /// The application took longer than it may.
-    #[error("application too slow")]
+    /// The application made no progress before the [deadline](super::Conn::deadline).
+    #[error("the application made no progress in time")]
     Timeout,
 }
 
-/// Why an application did not take a request: the protocol status of `END_REQUEST`.
+/// The reason for which an application refuses a request: the protocol status of `END_REQUEST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejection {
-    /// `FCGI_CANT_MPX_CONN`: it takes one request at a time of each connection. We send no more.
-    #[error("a connection serves one request at a time")]
+    /// `FCGI_CANT_MPX_CONN`: a connection carries only one request at a time, which `Conn` never exceeds.
+    #[error("it does not multiplex requests")]
     CantMultiplex,
     /// `FCGI_OVERLOADED`: it has no capacity for another request.
-    #[error("overloaded")]
+    #[error("it is overloaded")]
     Overloaded,
-    /// `FCGI_UNKNOWN_ROLE`: it is no responder.
-    #[error("not a responder")]
+    /// `FCGI_UNKNOWN_ROLE`: it does not support the responder role.
+    #[error("it does not support the responder role")]
     UnknownRole,
 }
 
-/// What the caller did wrong. The call changed nothing.
+/// An error of the caller. The call has changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// The call does not fit the connection's state, such as a second request.
-    #[error("call does not fit the state of the connection")]
+    /// The call is not allowed in the connection's state, for example a second request.
+    #[error("call not allowed in the state of the connection")]
     State,
-    /// More bytes than the request announced.
+    /// The body exceeds the length that was announced.
     #[error("body longer than announced")]
     TooLong,
-    /// The end came before all announced bytes.
+    /// The body ends before the length that was announced.
     #[error("body shorter than announced")]
     TooShort,
-    /// A name or a value whose length does not fit into 31 bits, or pairs that do not fit into a
-    /// record.
+    /// The length of a name or a value does not fit into 31 bits, or pairs do not fit into a record.
     #[error("name or value too long")]
     PairTooLong,
 }

@@ -1,8 +1,8 @@
-//! What an application may grow, and for how long it may take.
+//! `Limits`: bounds on sizes and times of a connection.
 
 use std::time::Duration;
 
-/// Bounds on one connection to an application. The order of options does not matter.
+/// Bounds on one connection to an application.
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The defaults.
+    /// Creates the default limits.
     pub const fn new() -> Self {
         Self {
             head_bytes: 64 << 10,
@@ -35,60 +35,65 @@ impl Limits {
         }
     }
 
-    /// Bytes of a response's head, its empty line included. Default 64 KiB: the application is ours,
-    /// and the cookies that it sets may be many. Beyond: [`Fault::Head`](super::Fault::Head).
+    /// Sets the maximum size of a response's head with its empty line, in bytes
+    /// ([`Fault::Head`](super::Fault::Head)). Defaults to 64 KiB: an application is trusted more than a
+    /// client, and may set many cookies.
     #[must_use]
     pub const fn max_head_bytes(mut self, n: usize) -> Self {
         self.head_bytes = n;
         self
     }
 
-    /// Fields in a response's head. Default 100. Beyond: [`Fault::Head`](super::Fault::Head).
+    /// Sets the maximum number of fields in a response's head ([`Fault::Head`](super::Fault::Head)). Defaults to
+    /// 100.
     #[must_use]
     pub const fn max_fields(mut self, n: usize) -> Self {
         self.fields = n;
         self
     }
 
-    /// Bytes of a field's name. Default 256. Beyond: [`Fault::Head`](super::Fault::Head).
+    /// Sets the maximum length of a field name, in bytes ([`Fault::Head`](super::Fault::Head)). Defaults to 256.
     #[must_use]
     pub const fn max_name_bytes(mut self, n: usize) -> Self {
         self.name_bytes = n;
         self
     }
 
-    /// Bytes of STDERR that are handed on for one request. Default 1 MiB: thousands of warnings. Beyond,
-    /// they are dropped and [counted](super::Conn::dropped_stderr), and the response goes on.
+    /// Sets the maximum number of bytes of STDERR that are returned for one request. Further bytes are dropped and
+    /// [counted](super::Conn::dropped_stderr); the response is not affected. Defaults to 1 MiB, thousands of
+    /// warnings.
     #[must_use]
     pub const fn max_stderr_bytes(mut self, n: u64) -> Self {
         self.stderr_bytes = n;
         self
     }
 
-    /// Bytes of the result of `GET_VALUES`. Default 1 KiB; the three values that there are take 50.
-    /// Beyond: [`Fault::ValuesTooLarge`](super::Fault::ValuesTooLarge).
+    /// Sets the maximum size of the result of `GET_VALUES`, in bytes
+    /// ([`Fault::ValuesTooLarge`](super::Fault::ValuesTooLarge)). Defaults to 1 KiB; the three values of the
+    /// specification take 50 bytes.
     #[must_use]
     pub const fn max_values_bytes(mut self, n: usize) -> Self {
         self.values_bytes = n;
         self
     }
 
-    /// From the end of a request to the end of its response's head. Default 60 s, as nginx has it.
+    /// Sets the timeout from the end of a request to the end of its response's head. Defaults to 60 s, as in
+    /// nginx.
     #[must_use]
     pub const fn head_timeout(mut self, timeout: Duration) -> Self {
         self.head_timeout = timeout;
         self
     }
 
-    /// How long a response's body may make no progress, and sending. STDERR is no progress. Default
-    /// 60 s, as nginx has it.
+    /// Sets how long a response's body, or the sending of a request, may make no progress. STDERR is no
+    /// progress. Defaults to 60 s, as in nginx.
     #[must_use]
     pub const fn body_timeout(mut self, timeout: Duration) -> Self {
         self.body_timeout = timeout;
         self
     }
 
-    /// How long sending may make no progress.
+    /// Returns how long sending may make no progress.
     #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the driver writes"))]
     pub(crate) fn write_timeout(&self) -> Duration {
         self.body_timeout

@@ -4,29 +4,29 @@ use bytes::{BufMut, BytesMut};
 
 use super::Misuse;
 
-/// Lengths up to this one take one byte.
-const SHORT: usize = 0x7f;
+/// The maximum length that takes one byte.
+const MAX_SHORT: usize = 0x7f;
 
-/// The highest bit of a length that takes four bytes.
-const LONG: u32 = 1 << 31;
+/// The flag of a length that takes four bytes: its highest bit.
+const LONG_FLAG: u32 = 1 << 31;
 
-/// Bytes of a pair with a name and a value of these lengths.
+/// Returns the encoded length of a pair with a name and a value of these lengths.
 pub(super) fn pair_len(name: usize, value: usize) -> Result<usize, Misuse> {
     let prefix = |len: usize| match u32::try_from(len) {
-        Ok(len) if len < LONG => Ok(if len as usize <= SHORT { 1 } else { 4 }),
+        Ok(len) if len < LONG_FLAG => Ok(if len as usize <= MAX_SHORT { 1 } else { 4 }),
         _ => Err(Misuse::PairTooLong),
     };
     let prefixes = prefix(name)? + prefix(value)?;
     name.checked_add(value).and_then(|n| n.checked_add(prefixes)).ok_or(Misuse::PairTooLong)
 }
 
-/// Appends the lengths of a pair for which [`pair_len`] is no error.
+/// Appends the lengths of a pair. [`pair_len`] must have accepted them.
 pub(super) fn put_lengths(name: usize, value: usize, out: &mut BytesMut) {
     for len in [name, value] {
-        if len <= SHORT {
+        if len <= MAX_SHORT {
             out.put_u8(len as u8);
         } else {
-            out.put_u32(len as u32 | LONG);
+            out.put_u32(len as u32 | LONG_FLAG);
         }
     }
 }
@@ -34,7 +34,7 @@ pub(super) fn put_lengths(name: usize, value: usize, out: &mut BytesMut) {
 /// A name and its value.
 pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// The first pair of `bytes` and what follows it. `None` if there is no whole pair.
+/// Returns the first pair of `bytes` and the rest; `None` if the pair is incomplete.
 pub(super) fn split_first(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     let (name, rest) = split_length(bytes)?;
     let (value, rest) = split_length(rest)?;
@@ -43,13 +43,13 @@ pub(super) fn split_first(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     Some(((name, value), rest))
 }
 
-/// A length in its short or long form. A long form of a short length is read too: the specification
-/// does not say which one a sender takes.
+/// Splits off a length in its short or long form. The long form of a short length is accepted: the specification
+/// does not exclude it.
 fn split_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
     match bytes {
         [short @ 0..=0x7f, rest @ ..] => Some((usize::from(*short), rest)),
         [a, b, c, d, rest @ ..] => {
-            let len = u32::from_be_bytes([*a, *b, *c, *d]) & !LONG;
+            let len = u32::from_be_bytes([*a, *b, *c, *d]) & !LONG_FLAG;
             Some((usize::try_from(len).ok()?, rest))
         }
         _ => None,

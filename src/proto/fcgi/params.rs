@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::{
     Misuse,
     pairs::{pair_len, put_lengths, split_first},
-    record::{MAX_CONTENT, REQUEST, header, kind},
+    record::{MAX_CONTENT, REQUEST, kind, write_header},
 };
 
 /// The variables of a request, in the order in which they are sent.
@@ -23,17 +23,17 @@ use super::{
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Params {
-    /// The pairs in their form on the wire, one behind the other.
+    /// The encoded pairs.
     stream: BytesMut,
 }
 
 impl Params {
-    /// No variables.
+    /// Creates an empty list of variables.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a variable. One with the same name stays, and is sent too.
+    /// Adds a variable. An earlier one with the same name is kept and sent as well.
     ///
     /// # Errors
     /// [`Misuse::PairTooLong`] if a length does not fit into 31 bits.
@@ -45,49 +45,49 @@ impl Params {
         Ok(())
     }
 
-    /// The variables, in order.
+    /// Returns the variables, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest = &self.stream[..];
         std::iter::from_fn(move || {
-            let (pair, behind) = split_first(rest)?;
-            rest = behind;
+            let (pair, next) = split_first(rest)?;
+            rest = next;
             Some(pair)
         })
     }
 
-    /// The value of the first variable with this name.
+    /// Returns the value of the first variable with this name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.iter().find(|(n, _)| *n == name.as_bytes()).map(|(_, value)| value)
     }
 
-    /// Appends the records of the stream, its end included.
+    /// Appends the records of the stream, including its end.
     ///
-    /// A pair is not divided between two records unless it is larger than one: php-fpm reads each
-    /// record by itself, though to the specification they are one stream.
+    /// Only a pair that is larger than a record is divided between records. The specification has one stream,
+    /// but php-fpm parses each record separately.
     pub(super) fn write(&self, out: &mut BytesMut) {
-        // Where the record begins that is being filled, and where its last pair ends.
+        // The start of the current record, and the end of its last pair.
         let (mut begin, mut end) = (0, 0);
         while let Some((_, rest)) = split_first(&self.stream[end..]) {
             let next = self.stream.len() - rest.len();
             if next - begin > MAX_CONTENT {
-                record(&self.stream[begin..end], out);
+                write_record(&self.stream[begin..end], out);
                 begin = end;
             }
             while next - begin > MAX_CONTENT {
-                record(&self.stream[begin..begin + MAX_CONTENT], out);
+                write_record(&self.stream[begin..begin + MAX_CONTENT], out);
                 begin += MAX_CONTENT;
             }
             end = next;
         }
-        record(&self.stream[begin..end], out);
-        header(kind::PARAMS, REQUEST, 0, out);
+        write_record(&self.stream[begin..end], out);
+        write_header(kind::PARAMS, REQUEST, 0, out);
     }
 }
 
-/// Appends a record, unless it is empty: that would be the end of the stream.
-fn record(content: &[u8], out: &mut BytesMut) {
+/// Appends a record, unless it is empty: an empty record is the end of the stream.
+fn write_record(content: &[u8], out: &mut BytesMut) {
     if !content.is_empty() {
-        header(kind::PARAMS, REQUEST, content.len() as u16, out);
+        write_header(kind::PARAMS, REQUEST, content.len() as u16, out);
         out.extend_from_slice(content);
     }
 }

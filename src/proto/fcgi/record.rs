@@ -1,32 +1,32 @@
-//! Records: the eight bytes of a header, and what they may say (FastCGI 1.0 section 3.3).
+//! The header of a record (FastCGI 1.0 section 3.3).
 
 use bytes::{BufMut, BytesMut};
 
 use super::Fault;
 
-/// The most bytes of content in one record: its length has 16 bits.
+/// The maximum number of content bytes in one record: the length has 16 bits.
 pub const MAX_CONTENT: usize = 0xffff;
 
-/// Bytes of a record's header.
+/// The length of a record's header.
 pub(super) const HEADER: usize = 8;
 
-/// The only version there is.
+/// The only version of the protocol.
 const VERSION: u8 = 1;
 
-/// The id of the one request that a connection carries at a time. An id may be used again when its
-/// request has ended.
+/// The id of each request. A connection carries one at a time, and an id may be reused when its request has
+/// ended.
 pub(super) const REQUEST: u16 = 1;
 
-/// The id of records about the connection.
+/// The id of records that concern the connection.
 pub(super) const MANAGEMENT: u16 = 0;
 
 /// `FCGI_RESPONDER`.
 pub(super) const RESPONDER: u16 = 1;
 
-/// The flag by which the application leaves the connection open.
+/// `FCGI_KEEP_CONN`: the application leaves the connection open after the request.
 pub(super) const KEEP_CONN: u8 = 1;
 
-/// Types of records, by their numbers.
+/// The types of records.
 pub(super) mod kind {
     pub(in super::super) const BEGIN_REQUEST: u8 = 1;
     pub(in super::super) const ABORT_REQUEST: u8 = 2;
@@ -40,7 +40,7 @@ pub(super) mod kind {
     pub(in super::super) const UNKNOWN_TYPE: u8 = 11;
 }
 
-/// The header of a record that came.
+/// The header of a received record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: u8,
@@ -50,7 +50,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header in these bytes. The last one is reserved and not looked at.
+    /// Decodes a header. Its last byte is reserved and ignored.
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Result<Self, Fault> {
         let [version, kind, id1, id0, content1, content0, padding, _] = *bytes;
         if version != VERSION {
@@ -62,7 +62,7 @@ impl Header {
 }
 
 /// Appends the header of a record without padding.
-pub(super) fn header(kind: u8, request: u16, content: u16, out: &mut BytesMut) {
+pub(super) fn write_header(kind: u8, request: u16, content: u16, out: &mut BytesMut) {
     out.put_slice(&[VERSION, kind]);
     out.put_u16(request);
     out.put_u16(content);

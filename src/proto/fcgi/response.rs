@@ -10,7 +10,7 @@ use http::{
 use super::Fault;
 use crate::proto::h1::{FieldLines, parse_content_length, parse_status_and_reason};
 
-/// A head, and how long the body must be, if it says so.
+/// A head, and the length of the body if the head has it.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) parts: Parts,
@@ -19,7 +19,7 @@ pub(super) struct Head {
 
 static STATUS: HeaderName = HeaderName::from_static("status");
 
-/// Makes a response's head of a complete section of lines.
+/// Parses the head of a response from its lines.
 pub(super) fn parse(lines: &FieldLines, head: &Bytes) -> Result<Head, Fault> {
     let mut status = None;
     let mut length = None;

@@ -1,11 +1,10 @@
-//! The application's side of the protocol, for tests of what is built on the core. It shares nothing
-//! with it.
+//! The application's side of the protocol, for tests of code above the core. It shares no code with the core.
 
 use std::collections::HashMap;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// A request as an application reads it.
+/// A request that the application has read.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) keeps_connection: bool,
@@ -13,7 +12,7 @@ pub(crate) struct Seen {
     pub(crate) stdin: Vec<u8>,
 }
 
-/// A record of request 1.
+/// Returns a record of request 1.
 pub(crate) fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     let len = u16::try_from(content.len()).unwrap().to_be_bytes();
     [&[1, kind, 0, 1, len[0], len[1], 0, 0], content].concat()
@@ -27,7 +26,7 @@ pub(crate) fn stderr(text: &str) -> Vec<u8> {
     record(7, text.as_bytes())
 }
 
-/// The end of the request, with this protocol status.
+/// Returns the end of the request, with this protocol status.
 pub(crate) fn end(status: u8) -> Vec<u8> {
     record(3, &[0, 0, 0, 0, status, 0, 0, 0])
 }
@@ -58,10 +57,10 @@ pub(crate) async fn read_request(io: &mut (impl AsyncRead + Unpin)) -> Seen {
     let mut rest = &params[..];
     while !rest.is_empty() {
         let (name, value) = (length(&mut rest), length(&mut rest));
-        let (pair, behind) = rest.split_at(name + value);
+        let (pair, next) = rest.split_at(name + value);
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         seen.params.insert(text(&pair[..name]), text(&pair[name..]));
-        rest = behind;
+        rest = next;
     }
     seen
 }

@@ -1,4 +1,4 @@
-//! What the core sends, and what it refuses to.
+//! Tests of what is sent, and of misuse.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::proto::{
 /// A record: its type, its request and its content.
 type Record = (u8, u16, Vec<u8>);
 
-/// Reads records without the core's help.
+/// Parses records independently of the core.
 fn records(mut bytes: &[u8]) -> Vec<Record> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
@@ -63,7 +63,7 @@ fn request_is_begin_params_and_stdin() {
 }
 
 #[test]
-fn request_without_keep_alive_says_so() {
+fn disabled_keep_alive_clears_flag_of_request() {
     let (mut conn, mut out) = (conn(), BytesMut::new());
     conn.disable_keep_alive();
     conn.send_request(now(), &Method::GET, 0, &Params::new(), &mut out).unwrap();
@@ -75,7 +75,7 @@ fn request_without_keep_alive_says_so() {
 }
 
 #[test]
-fn params_beyond_one_record_are_divided_between_pairs() {
+fn params_above_one_record_are_divided_between_pairs() {
     let value = vec![b'v'; 30_000];
     let pairs: [(&str, &[u8]); 3] = [("A", &value), ("B", &value), ("C", &value)];
     let (mut conn, mut out) = (conn(), BytesMut::new());
@@ -86,7 +86,7 @@ fn params_beyond_one_record_are_divided_between_pairs() {
 }
 
 #[test]
-fn pair_beyond_one_record_is_divided() {
+fn pair_above_one_record_is_divided() {
     let value = vec![b'v'; 150_000];
     let params = params(&[("A", b"b"), ("LONG", &value), ("Z", b"z")]);
     let (mut conn, mut out) = (conn(), BytesMut::new());
@@ -94,14 +94,18 @@ fn pair_beyond_one_record_is_divided() {
     let stream: Vec<Vec<u8>> = records(&out)[1..].iter().map(|r| r.2.clone()).collect();
     let lengths: Vec<_> = stream.iter().map(Vec::len).collect();
     let left = 1 + 4 + 4 + value.len() - 2 * MAX_CONTENT;
-    assert_eq!(lengths, [4, MAX_CONTENT, MAX_CONTENT, left + 4, 0], "whole pairs by themselves");
+    assert_eq!(
+        lengths,
+        [4, MAX_CONTENT, MAX_CONTENT, left + 4, 0],
+        "whole pairs have records of their own"
+    );
     assert!(stream.concat().ends_with(b"v\x01\x01Zz"));
     assert_eq!(params.get("LONG"), Some(&value[..]));
     assert_eq!((params.get("Z"), params.get("NONE")), (Some(&b"z"[..]), None));
 }
 
 #[test]
-fn body_beyond_one_record_is_announced_in_steps() {
+fn body_above_one_record_is_announced_in_steps() {
     let (mut conn, mut out) = (conn(), BytesMut::new());
     let len = 2 * MAX_CONTENT + 7;
     conn.send_request(now(), &Method::PUT, len as u64, &Params::new(), &mut out).unwrap();
@@ -118,7 +122,7 @@ fn body_beyond_one_record_is_announced_in_steps() {
 }
 
 #[test]
-fn calls_out_of_turn_are_misuse_and_change_nothing() {
+fn call_in_wrong_state_is_misuse_and_changes_nothing() {
     let (mut conn, mut out) = (conn(), BytesMut::new());
     assert_eq!(conn.send_data(1, &mut out), Err(Misuse::State));
     assert_eq!(conn.send_end(now(), &mut out), Err(Misuse::State));
@@ -144,7 +148,7 @@ fn calls_out_of_turn_are_misuse_and_change_nothing() {
 }
 
 #[test]
-fn values_are_asked_for_by_name() {
+fn get_values_sends_the_names() {
     let (mut conn, mut out) = (conn(), BytesMut::new());
     conn.send_get_values(now(), &["FCGI_MAX_CONNS", "FCGI_MPXS_CONNS"], &mut out).unwrap();
     let content = b"\x0e\x00FCGI_MAX_CONNS\x0f\x00FCGI_MPXS_CONNS".to_vec();
@@ -152,7 +156,7 @@ fn values_are_asked_for_by_name() {
 }
 
 #[test]
-fn deadline_counts_from_end_of_request_and_stderr_does_not_move_it() {
+fn deadline_runs_from_end_of_request_and_ignores_stderr() {
     let second = Duration::from_secs(1);
     let limits = Limits::default().head_timeout(10 * second).body_timeout(3 * second);
     let start = now();
@@ -179,7 +183,7 @@ fn deadline_counts_from_end_of_request_and_stderr_does_not_move_it() {
 }
 
 #[test]
-fn remaining_body_is_told_while_it_is_known() {
+fn remaining_body_is_known_with_content_length() {
     let (mut conn, mut out) = (conn(), BytesMut::new());
     conn.send_request(now(), &Method::GET, 0, &Params::new(), &mut out).unwrap();
     conn.send_end(now(), &mut out).unwrap();

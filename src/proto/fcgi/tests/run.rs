@@ -1,4 +1,4 @@
-//! Runs one vector, in given pieces, and writes down what came of it.
+//! Runs a vector in pieces and records its events.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::proto::{
 #[derive(Default)]
 struct Log {
     events: Vec<String>,
-    /// The kind of the pieces that are being joined.
+    /// The kind of the pieces that are joined.
     kind: &'static str,
     pieces: Vec<u8>,
 }
@@ -47,7 +47,7 @@ impl Log {
     }
 }
 
-/// The events that the pieces give.
+/// Returns the events of a vector that arrives in `pieces`.
 pub(super) fn run(vector: &Vector, pieces: &[&[u8]]) -> Vec<String> {
     let mut events = exchange(vector, pieces);
     if !vector.events.iter().any(|e| e.starts_with("field ")) {
@@ -60,26 +60,26 @@ fn exchange(vector: &Vector, pieces: &[&[u8]]) -> Vec<String> {
     let now = now();
     let mut conn = Conn::new(Arc::new(vector.limits.clone()), now);
     let (mut input, mut log) = (BytesMut::new(), Log::default());
-    let (mut asks, mut pieces) = (vector.asks.iter(), pieces.iter());
+    let (mut requests, mut pieces) = (vector.requests.iter(), pieces.iter());
     let mut is_first = true;
-    if vector.once {
+    if vector.without_keep_alive {
         conn.disable_keep_alive();
     }
     loop {
         if conn.is_idle()
-            && let Some(method) = asks.next()
+            && let Some(method) = requests.next()
         {
-            ask(&mut conn, vector, method, std::mem::take(&mut is_first));
+            send_next(&mut conn, vector, method, std::mem::take(&mut is_first));
         }
         match conn.recv(now, &mut input) {
             Ok(None) => match pieces.next() {
                 Some(piece) => input.extend_from_slice(piece),
                 None => break,
             },
-            Ok(Some(event)) => take(&mut log, &conn, event),
+            Ok(Some(event)) => record(&mut log, &conn, event),
             Err(fault) => {
                 assert!(conn.is_closed() && !conn.wants_read() && conn.deadline().is_none());
-                assert!(matches!(conn.recv(now, &mut input), Ok(None)), "it reads on");
+                assert!(matches!(conn.recv(now, &mut input), Ok(None)), "it reads after a fault");
                 return log.fault(fault);
             }
         }
@@ -97,24 +97,24 @@ fn exchange(vector: &Vector, pieces: &[&[u8]]) -> Vec<String> {
 }
 
 /// Sends the next request, without its body.
-fn ask(conn: &mut Conn, vector: &Vector, method: &str, is_first: bool) {
+fn send_next(conn: &mut Conn, vector: &Vector, method: &str, is_first: bool) {
     let (now, mut out) = (now(), BytesMut::new());
     if method == "VALUES" {
         conn.send_get_values(now, &["FCGI_MAX_CONNS", "FCGI_MPXS_CONNS"], &mut out).unwrap();
         return;
     }
     let method: Method = method.parse().unwrap();
-    let length = if is_first { vector.uploads } else { 0 };
+    let length = if is_first { vector.request_body } else { 0 };
     conn.send_request(now, &method, length, &Params::new(), &mut out).unwrap();
     if length == 0 {
         conn.send_end(now, &mut out).unwrap();
     }
-    if is_first && vector.aborts {
+    if is_first && vector.abort {
         conn.send_abort(&mut out).unwrap();
     }
 }
 
-fn take(log: &mut Log, conn: &Conn, event: Event) {
+fn record(log: &mut Log, conn: &Conn, event: Event) {
     match event {
         Event::Head(head) => {
             log.push(format!("head {}", head.status.as_u16()));

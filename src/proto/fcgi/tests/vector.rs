@@ -1,4 +1,4 @@
-//! Vectors read from Markdown; the form is described in the parent module.
+//! Parses vectors from Markdown; the parent module describes the format.
 
 use crate::proto::{
     fcgi::Limits,
@@ -10,18 +10,18 @@ use crate::proto::{
 pub(super) struct Vector {
     pub(super) name: String,
     pub(super) input: Vec<u8>,
-    /// Methods of the requests that are sent, or `VALUES`.
-    pub(super) asks: Vec<String>,
+    /// The methods of the requests that are sent, or `VALUES`.
+    pub(super) requests: Vec<String>,
     /// The length of the first request's body, which is not sent.
-    pub(super) uploads: u64,
-    pub(super) once: bool,
-    pub(super) aborts: bool,
+    pub(super) request_body: u64,
+    pub(super) without_keep_alive: bool,
+    pub(super) abort: bool,
     pub(super) limits: Limits,
     pub(super) eof: bool,
     pub(super) events: Vec<String>,
 }
 
-/// All vectors of one file.
+/// Parses all vectors of one file.
 pub(super) fn parse(file: &str, text: &str) -> Vec<Vector> {
     let mut vectors = Vec::new();
     let (mut name, mut input) = (String::new(), None);
@@ -30,12 +30,12 @@ pub(super) fn parse(file: &str, text: &str) -> Vec<Vector> {
         if let Some(heading) = line.strip_prefix("## ") {
             name = format!("{file}: {heading}");
         } else if line == "```records" {
-            assert!(input.is_none(), "{name}: records without events before these");
+            assert!(input.is_none(), "{name}: the records before have no events");
             let records = block(&mut lines);
             let records = records.iter().filter(|line| !line.is_empty());
             input = Some(records.flat_map(|line| record(&name, line)).collect());
         } else if line == "```events" {
-            let input = input.take().unwrap_or_else(|| panic!("{name}: events of nothing"));
+            let input = input.take().unwrap_or_else(|| panic!("{name}: events without records"));
             vectors.push(vector(&name, input, &block(&mut lines)));
         } else {
             assert!(!line.starts_with("```"), "{name}: unknown block {line}");
@@ -45,7 +45,7 @@ pub(super) fn parse(file: &str, text: &str) -> Vec<Vector> {
     vectors
 }
 
-/// The bytes of a line.
+/// Returns the bytes of a line.
 fn record(name: &str, line: &str) -> Vec<u8> {
     let (words, text) = line.split_once(" \"").unwrap_or((line, ""));
     let mut content = Vec::new();
@@ -81,7 +81,7 @@ fn record(name: &str, line: &str) -> Vec<u8> {
             (11, 0)
         }
         "record" => (option("type", 0), 1),
-        _ => panic!("{name}: what is `{line}`?"),
+        _ => panic!("{name}: unknown line `{line}`"),
     };
     let padding = option("pad", 0);
     let len = u16::try_from(content.len()).unwrap().to_be_bytes();
@@ -97,10 +97,10 @@ fn vector(name: &str, input: Vec<u8>, lines: &[&str]) -> Vector {
     let mut vector = Vector {
         name: name.to_owned(),
         input,
-        asks: vec!["GET".to_owned()],
-        uploads: 0,
-        once: false,
-        aborts: false,
+        requests: vec!["GET".to_owned()],
+        request_body: 0,
+        without_keep_alive: false,
+        abort: false,
         limits: Limits::default(),
         eof: false,
         events: Vec::new(),
@@ -108,10 +108,10 @@ fn vector(name: &str, input: Vec<u8>, lines: &[&str]) -> Vector {
     for line in lines {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
-            "asks" => vector.asks = rest.split_whitespace().map(str::to_owned).collect(),
-            "uploads" => vector.uploads = rest.parse().unwrap(),
-            "once" => vector.once = true,
-            "aborts" => vector.aborts = true,
+            "requests" => vector.requests = rest.split_whitespace().map(str::to_owned).collect(),
+            "request-body" => vector.request_body = rest.parse().unwrap(),
+            "without-keep-alive" => vector.without_keep_alive = true,
+            "abort" => vector.abort = true,
             "limits" => {
                 vector.limits = rest.split_whitespace().fold(vector.limits, limit);
             }
@@ -124,7 +124,7 @@ fn vector(name: &str, input: Vec<u8>, lines: &[&str]) -> Vector {
             }
             "head" | "field" | "dropped" | "values" | "end" | "keep-alive" | "close" | "fault"
             | "closed" | "more" => vector.events.push((*line).to_owned()),
-            _ => panic!("{name}: what is `{line}`?"),
+            _ => panic!("{name}: unknown line `{line}`"),
         }
     }
     vector
@@ -139,6 +139,6 @@ fn limit(limits: Limits, setting: &str) -> Limits {
         "name_bytes" => limits.max_name_bytes(n),
         "stderr_bytes" => limits.max_stderr_bytes(n as u64),
         "values_bytes" => limits.max_values_bytes(n),
-        _ => panic!("no limit is called {name}"),
+        _ => panic!("unknown limit {name}"),
     }
 }
