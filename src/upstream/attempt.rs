@@ -1,4 +1,4 @@
-//! One call of a service: awaits its readiness, then its response.
+//! `Attempt`: awaits the readiness of a service, then its response.
 
 use std::{
     fmt,
@@ -20,8 +20,8 @@ use crate::{
     error::{Error, Kind},
 };
 
-/// How long an endpoint's service may take to become ready for a request: as long as a request waits
-/// in a worker's queue by default.
+/// How long an endpoint's service may take to become ready for a request, 10 s: the default time that a request
+/// may wait in a worker's queue.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Calls a service when it is ready.
@@ -34,7 +34,7 @@ enum State<S, F> {
     NotReady {
         service: S,
         request: Option<Request<Body>>,
-        /// Set when the service is not ready at once.
+        /// `None` until the service was found not ready.
         timeout: Option<Pin<Box<Sleep>>>,
     },
     Called(#[pin] F),

@@ -25,18 +25,18 @@ use crate::{
     policy::pick::{Candidate, Candidates, Pick, RoundRobin, Source},
 };
 
-/// Sends each request to one of several endpoints, as a policy decides.
+/// Sends each request to the endpoint that a policy picks.
 ///
-/// A request that failed and comes again, as [`Retry`](super::Retry) sends it, goes to an endpoint where
-/// it was not tried. If each was tried, it goes once more to one of which only an idle connection was
-/// tried. Then the error is of [`AttemptErrorKind::NoEndpoint`].
+/// A request that [`Retry`](super::Retry) sends again goes to an endpoint that was not tried for it. If all
+/// were tried, it goes once more to an endpoint for which only an idle connection was tried. After that the
+/// error is [`AttemptErrorKind::NoEndpoint`].
 ///
-/// While all endpoints that were not tried are ejected, they are presented to the policy as available:
-/// an attempt that will probably fail is better than a refusal.
+/// While all endpoints that were not tried are ejected, the policy sees them as available: an attempt that
+/// will probably fail is better than a refusal.
 ///
 /// Always ready. Cheap to clone: clones share endpoints and policy.
 ///
-/// Here a pool of worker threads, a remote server and a closure are equals:
+/// An example with a pool of worker threads, a remote server and a closure as endpoints:
 ///
 /// ```no_run
 /// use std::convert::Infallible;
@@ -68,7 +68,7 @@ struct Shared<S, P> {
 }
 
 impl<S, P: Pick> Balance<S, P> {
-    /// Balances over these endpoints. Without any, every request fails.
+    /// Creates a balancer of these endpoints. Without endpoints, every request fails.
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint<S>>, policy: P) -> Self {
         let endpoints: Arc<[_]> = endpoints.into_iter().collect();
         let is_uniform = endpoints.windows(2).all(|w| w[0].get_weight() == w[1].get_weight());
@@ -77,21 +77,21 @@ impl<S, P: Pick> Balance<S, P> {
 }
 
 impl<S> Balance<S> {
-    /// Balances over these endpoints in turn.
+    /// Creates a balancer that sends requests to these endpoints in turn.
     pub fn round_robin(endpoints: impl IntoIterator<Item = Endpoint<S>>) -> Self {
         Self::new(endpoints, RoundRobin::new())
     }
 }
 
 impl<S, P> Balance<S, P> {
-    /// The endpoints.
+    /// Returns the endpoints.
     pub fn endpoints(&self) -> &[Endpoint<S>] {
         &self.0.endpoints
     }
 }
 
 impl<S, P: Pick> Shared<S, P> {
-    /// The endpoint that this request goes to. The policy is asked once.
+    /// Picks the endpoint for this request. Calls the policy once.
     fn pick(&self, request: &Request<Body>) -> Option<&Endpoint<S>> {
         let history = History::of(request);
         let mut view = View {
@@ -111,14 +111,14 @@ impl<S, P: Pick> Shared<S, P> {
     }
 }
 
-/// The endpoints as one request sees them.
+/// The endpoints in the view of one request.
 struct View<'a, S> {
     endpoints: &'a [Endpoint<S>],
     is_uniform: bool,
     history: Option<&'a History>,
-    /// All that were not tried are ejected.
+    /// Whether ejected endpoints count as available: all that were not tried are ejected.
     ignores_ejection: bool,
-    /// All were tried.
+    /// Whether an endpoint may be tried again: all were tried.
     may_repeat: bool,
 }
 

@@ -29,8 +29,8 @@ use crate::{
     net::clock,
 };
 
-/// How long an endpoint that could not be reached is ejected: long enough to spare the others'
-/// requests the attempt, short enough to come back with the server.
+/// How long an endpoint that could not be reached is ejected, 1 s: long enough that few requests try it in
+/// vain, and short enough that it is used again soon after the server has recovered.
 const EJECTION: Duration = Duration::from_secs(1);
 
 /// The name of an endpoint, which stays the same when other endpoints come and go. Cheap to clone.
@@ -38,7 +38,7 @@ const EJECTION: Duration = Duration::from_secs(1);
 pub struct EndpointKey(Arc<str>);
 
 impl EndpointKey {
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -62,17 +62,16 @@ impl fmt::Display for EndpointKey {
     }
 }
 
-/// A service that [`Balance`](super::Balance) can send requests to: with a key, a load and a health.
+/// A service with a key, a load and a health, to which [`Balance`](super::Balance) can send requests.
 ///
-/// The service is anything that answers requests: a [`Remote`](super::Remote), a pool of workers, an
-/// `axum::Router`, a closure. Services of several types become one by
-/// [`ErasedService`](super::ErasedService).
+/// The service is any [`HttpService`]: a [`Remote`](super::Remote), a pool of workers, an `axum::Router`, a
+/// closure. [`ErasedService`](super::ErasedService) makes one type of services of several types.
 ///
-/// A request counts as in flight from `call` until the end of its response's body. A response that is
-/// complete with its head counts until then only. An endpoint whose service cannot be reached, or fails
-/// to become ready, is ejected for a second. When that begins, a `WARN` event "endpoint ejected" is written
-/// to the target `vestibule::upstream`, with the fields `endpoint` (the key), `error`, and those of the
-/// request. The end of an ejection is not logged. See [`EndpointHandle`] for the figures.
+/// A request counts as in flight from `call` until the end of its response's body, or until the head of a
+/// response without a body. An endpoint whose service cannot be reached, or fails to become ready, is ejected
+/// for a second. The beginning of an ejection is logged as a `WARN` event "endpoint ejected" with the target
+/// `vestibule::upstream` and the fields `endpoint` (the key), `error`, and those of the request. Its end is
+/// not logged. [`EndpointHandle`] has the figures.
 ///
 /// Clones share load and health. An endpoint is always ready; its service's readiness is awaited after
 /// `call`, for up to [`READY_TIMEOUT`](super::READY_TIMEOUT).
@@ -98,29 +97,29 @@ pub struct Endpoint<S> {
 }
 
 impl<S> Endpoint<S> {
-    /// An endpoint of weight 1.
+    /// Creates an endpoint of weight 1.
     pub fn new(key: impl Into<EndpointKey>, service: S) -> Self {
         Self { service, weight: 1, handle: EndpointHandle::new(key.into()) }
     }
 
-    /// Its share of the requests, relative to the other weights; 0 counts as 1. Default 1.
+    /// Sets its share of the requests, relative to the weights of the others. 0 counts as 1. Defaults to 1.
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight.max(1);
         self
     }
 
-    /// Its load and its health.
+    /// Returns the handle of its load and its health.
     pub fn handle(&self) -> &EndpointHandle {
         &self.handle
     }
 
-    /// Its key.
+    /// Returns its key.
     pub fn key(&self) -> &EndpointKey {
         self.handle.key()
     }
 
-    /// Its service.
+    /// Returns its service.
     pub fn service(&self) -> &S {
         &self.service
     }
@@ -129,7 +128,7 @@ impl<S> Endpoint<S> {
         self.weight
     }
 
-    /// The attempt to have this endpoint answer `request`.
+    /// Attempts `request` at this endpoint.
     pub(super) fn send(&self, request: Request<Body>) -> ResponseFuture<S, S::Future>
     where
         S: HttpService + Clone,
@@ -159,7 +158,7 @@ where
     }
 }
 
-/// The load and the health of an endpoint. Cheap to clone: clones share them.
+/// A handle of the load and the health of an endpoint. Cheap to clone; clones share the state.
 #[derive(Debug, Clone)]
 pub struct EndpointHandle(Arc<State>);
 
@@ -167,11 +166,11 @@ pub struct EndpointHandle(Arc<State>);
 struct State {
     key: EndpointKey,
     in_flight: AtomicUsize,
-    born: Instant,
-    /// Milliseconds since `born` until which it is ejected after a failure; 0: not ejected.
+    created: Instant,
+    /// The end of the ejection after a failure, in milliseconds since `created`; 0 without one.
     ejected_until: AtomicU64,
-    /// The same for [`EndpointHandle::eject`]. Apart, so that a success does not end it.
-    ejected_by_hand_until: AtomicU64,
+    /// The end of an ejection by [`EndpointHandle::eject`], which a success does not end.
+    manually_ejected_until: AtomicU64,
     /// Failures since the last success.
     failures: AtomicU32,
     last_error: Mutex<Option<Arc<str>>>,
@@ -182,79 +181,79 @@ impl EndpointHandle {
         Self(Arc::new(State {
             key,
             in_flight: AtomicUsize::new(0),
-            born: clock::now(),
+            created: clock::now(),
             ejected_until: AtomicU64::new(0),
-            ejected_by_hand_until: AtomicU64::new(0),
+            manually_ejected_until: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             last_error: Mutex::default(),
         }))
     }
 
-    /// The endpoint's key.
+    /// Returns the endpoint's key.
     pub fn key(&self) -> &EndpointKey {
         &self.0.key
     }
 
-    /// Requests that it is answering now, response bodies included.
+    /// Returns the number of requests in flight, including those whose response body is not complete.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Relaxed)
     }
 
-    /// Whether it is not ejected.
+    /// Returns whether it is not ejected.
     pub fn is_available(&self) -> bool {
-        let (failed, by_hand) = (&self.0.ejected_until, &self.0.ejected_by_hand_until);
-        let until = failed.load(Relaxed).max(by_hand.load(Relaxed));
+        let (after_failure, manually) = (&self.0.ejected_until, &self.0.manually_ejected_until);
+        let until = after_failure.load(Relaxed).max(manually.load(Relaxed));
         until == 0 || until <= self.millis(clock::now())
     }
 
-    /// Attempts that failed since the last one that did not. A closed idle connection, and a failure of
-    /// the request itself, do not count.
+    /// Returns the number of consecutive failed attempts. A closed idle connection and an error of the request
+    /// itself do not count.
     pub fn failures(&self) -> u32 {
         self.0.failures.load(Relaxed)
     }
 
-    /// What the last of these failures was; `None` if there was none.
+    /// Returns the text of the last of these failures, if there was one.
     pub fn last_error(&self) -> Option<Arc<str>> {
         self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sends it no requests for `period`, while there are others. Neither a success nor a failure changes
-    /// that; [`restore`](Self::restore) does.
+    /// Ejects it for `period`: it is sent no requests while other endpoints are available. Neither a success
+    /// nor a failure ends this ejection; [`restore`](Self::restore) does.
     pub fn eject(&self, period: Duration) {
-        // Relaxed: a late reader sends one more request, which then goes elsewhere.
-        self.0.ejected_by_hand_until.store(self.millis_after(period), Relaxed);
+        // Relaxed: a thread that reads the old value sends one more request, which is harmless.
+        self.0.manually_ejected_until.store(self.millis_after(period), Relaxed);
     }
 
-    /// Ejects it after a failure, unless it is ejected for longer already.
+    /// Ejects it after a failure, unless an ejection lasts longer already.
     fn eject_after_failure(&self) {
         self.0.ejected_until.fetch_max(self.millis_after(EJECTION), Relaxed);
     }
 
-    /// Ends its ejection, by [`eject`](Self::eject) or by a failure.
+    /// Ends its ejections, both by [`eject`](Self::eject) and after a failure.
     pub fn restore(&self) {
         self.0.ejected_until.store(0, Relaxed);
-        self.0.ejected_by_hand_until.store(0, Relaxed);
+        self.0.manually_ejected_until.store(0, Relaxed);
     }
 
-    /// The end of a period that begins now; never 0.
+    /// Returns the end of a period that begins now; never 0.
     fn millis_after(&self, period: Duration) -> u64 {
         clock::now().checked_add(period).map_or(u64::MAX, |until| self.millis(until)).max(1)
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        let age = at.saturating_duration_since(self.0.born);
+        let age = at.saturating_duration_since(self.0.created);
         u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn record_success(&self) {
-        // Read before it is written: the line is shared by all threads.
+        // Only read as a rule, since all threads share the cache line.
         if self.0.failures.load(Relaxed) != 0 {
             self.0.failures.store(0, Relaxed);
             self.0.ejected_until.store(0, Relaxed);
         }
     }
 
-    /// Also notes in the request, if it comes back, that it was tried here.
+    /// Counts a failure. Also records in the returned request, if any, that it was tried here.
     fn record_failure(&self, error: &mut AttemptError) {
         let kind = error.kind();
         if let Some(request) = error.request_mut() {
@@ -285,7 +284,7 @@ impl EndpointHandle {
     }
 }
 
-/// One request that counts as in flight until it is dropped.
+/// Counts a request as in flight until it is dropped.
 struct InFlight(EndpointHandle);
 
 impl InFlight {
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn success_ends_an_ejection_by_failure_and_none_by_hand() {
+    async fn success_ends_ejection_after_failure_and_no_manual_one() {
         let handle = EndpointHandle::new("a".into());
         let fail = || {
             let mut error = AttemptError::new(

@@ -17,10 +17,9 @@ use crate::{
     body::{Body, HttpBody},
 };
 
-/// Any service, its type erased: endpoints of one [`Balance`](super::Balance) have one type.
+/// A service whose type is erased, since all endpoints of a [`Balance`](super::Balance) have one type.
 ///
-/// It costs an allocation for each request, for the service's future. Endpoints that are of one type
-/// already need none.
+/// The service's future is allocated for each request. Endpoints of the same type do not need it.
 ///
 /// Always ready: the readiness of the service is awaited after `call`, for up to
 /// [`READY_TIMEOUT`](super::READY_TIMEOUT). Cheap to clone; each request is sent to a clone of the
@@ -44,14 +43,14 @@ pub struct ResponseFuture(BoxFuture);
 
 type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, AttemptError>> + Send>>;
 
-/// What is called through a pointer.
+/// The object-safe form of a service.
 trait ErasedCall: Send + Sync {
     fn send(&self, request: Request<Body>) -> BoxFuture;
 }
 
-struct Of<S>(S);
+struct Erased<S>(S);
 
-impl<S> ErasedCall for Of<S>
+impl<S> ErasedCall for Erased<S>
 where
     S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
 {
@@ -66,7 +65,7 @@ impl ErasedService {
     where
         S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
     {
-        Self(Arc::new(Of(service)))
+        Self(Arc::new(Erased(service)))
     }
 }
 

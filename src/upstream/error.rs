@@ -1,4 +1,4 @@
-//! Errors of one attempt to send a request: what failed, and whether it can be tried elsewhere.
+//! `AttemptError`: what failed in an attempt to send a request, and whether it can be sent again.
 
 use std::{
     error::Error as StdError,
@@ -15,39 +15,39 @@ use crate::{
     net::Address,
 };
 
-/// What failed in an attempt.
+/// The part of an attempt that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AttemptErrorKind {
-    /// No connection to the server could be made, or the service reported an error instead of
-    /// becoming ready. The endpoint is ejected for a while.
+    /// The server could not be connected to, or the readiness of the service is an error. The endpoint is
+    /// ejected.
     Unreachable,
     /// The service did not become ready in time.
     Busy,
-    /// An idle connection turned out to be closed. It says nothing about the server.
+    /// An idle connection had been closed, which says nothing about the health of the server.
     StaleConnection,
-    /// The connection broke or was closed before a response came.
+    /// The connection failed or was closed before a response.
     ConnectionLost,
     /// The server did not answer in time, or the request's deadline passed.
     Timeout,
-    /// The server sent something that is not a valid response.
+    /// The server sent an invalid response.
     Protocol,
     /// The request's body failed, or the request cannot be sent.
     Request,
-    /// There is no endpoint, or none that was not tried already.
+    /// There is no endpoint, or all of them were tried.
     NoEndpoint,
-    /// The service itself failed: an error that is not an [`AttemptError`].
+    /// The service returned an error that is not an [`AttemptError`].
     Service,
 }
 
-/// A failed attempt to have a request answered by one endpoint.
+/// An error of one attempt to send a request.
 ///
 /// It is the error of [`Remote`](super::Remote), [`Endpoint`](super::Endpoint) and
 /// [`Balance`](super::Balance). It says whether the request [may have been sent](Self::delivery), and
 /// carries the request if it can be sent again; [`Retry`](super::Retry) uses both. Its source is the
 /// crate's [`Error`], or the error of the endpoint's service.
 ///
-/// A service of your own takes part in retries if it returns such errors:
+/// Requests of a custom service can be retried if it returns such errors:
 ///
 /// ```
 /// use vestibule::{Body, Request, upstream::{AttemptError, AttemptErrorKind, Delivery}};
@@ -66,50 +66,51 @@ struct Inner {
     kind: AttemptErrorKind,
     delivery: Delivery,
     source: BoxError,
-    /// An error must be `Sync` and a body need not be. It is only reached through `&mut`.
+    /// In a mutex because an error must be `Sync` and a body need not be. It is accessed only by `&mut`.
     request: Mutex<Option<Request<Body>>>,
 }
 
 impl AttemptError {
-    /// An error without the request, so without a retry.
+    /// Creates an error without the request, so that it cannot be retried.
     pub fn new(kind: AttemptErrorKind, delivery: Delivery, source: impl Into<BoxError>) -> Self {
         let source = source.into();
         Self(Box::new(Inner { kind, delivery, source, request: Mutex::new(None) }))
     }
 
-    /// Gives the request back: no part of a response to it has come, and it is whole, body included.
+    /// Returns the request with the error. No part of its response may have been received, and its body must
+    /// be complete.
     #[must_use]
     pub fn with_request(mut self, request: Request<Body>) -> Self {
         self.0.request = Mutex::new(Some(request));
         self
     }
 
-    /// What failed.
+    /// Returns what failed.
     pub fn kind(&self) -> AttemptErrorKind {
         self.0.kind
     }
 
-    /// Whether the request may have been sent.
+    /// Returns whether the request may have been sent.
     pub fn delivery(&self) -> Delivery {
         self.0.delivery
     }
 
-    /// Takes the request, if it was given back.
+    /// Takes the request, if the error has it.
     pub fn take_request(&mut self) -> Option<Request<Body>> {
         self.slot().take()
     }
 
-    /// The request, if it was given back.
+    /// Returns the request, if the error has it.
     pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
         self.slot().as_mut()
     }
 
-    /// The cause alone.
+    /// Returns the cause.
     pub fn into_source(self) -> BoxError {
         self.0.source
     }
 
-    /// The error of a service: as it is if it is one of these.
+    /// Converts the error of a service; an `AttemptError` is returned unchanged.
     pub(super) fn from_service(error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
             Ok(error) => *error,
@@ -129,8 +130,8 @@ impl fmt::Display for AttemptError {
             AttemptErrorKind::Busy => "endpoint busy",
             AttemptErrorKind::StaleConnection => "idle connection was closed",
             AttemptErrorKind::ConnectionLost => "connection lost",
-            AttemptErrorKind::Timeout => "endpoint too slow",
-            AttemptErrorKind::Protocol => "endpoint broke the protocol",
+            AttemptErrorKind::Timeout => "endpoint did not respond in time",
+            AttemptErrorKind::Protocol => "endpoint sent an invalid response",
             AttemptErrorKind::Request => "request failed",
             AttemptErrorKind::NoEndpoint => "no endpoint left",
             AttemptErrorKind::Service => "service failed",
@@ -149,7 +150,7 @@ impl StdError for AttemptError {
     }
 }
 
-/// A server could not be connected to.
+/// The server cannot be connected to.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect to {address}")]
 pub struct Unreachable {
@@ -158,25 +159,25 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// The error for a failure of `connect`.
+    /// Converts an error of `connect`.
     pub(super) fn into_error(address: Address, source: io::Error) -> Error {
         let is_timeout = source.kind() == io::ErrorKind::TimedOut;
         let kind = if is_timeout { Kind::Timeout } else { Kind::BadGateway };
         Error::new(kind, Self { address, source })
     }
 
-    /// The server's address.
+    /// Returns the server's address.
     pub fn address(&self) -> &Address {
         &self.address
     }
 }
 
-/// No endpoint can take a request: there is none, or each was tried.
+/// No endpoint can take a request: there is none, or all were tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no endpoint can take the request")]
+#[error("no endpoint can take the request: there is none, or all were tried")]
 pub struct NoEndpoint;
 
-/// An endpoint's service did not become ready in time.
+/// An endpoint's service did not become ready within this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("service not ready within {0:?}")]
 pub struct NotReady(pub std::time::Duration);

@@ -1,4 +1,4 @@
-//! `Forward`: makes a client's request a gateway's, and a server's response too.
+//! `Forward`: rewrites the heads of requests and responses as a gateway must.
 
 use std::{
     fmt,
@@ -38,29 +38,29 @@ pub(super) struct Options {
 }
 
 impl ForwardLayer {
-    /// Adds `X-Forwarded-For`, `-Proto` and `-Host`, and drops what the client says of itself.
+    /// Creates a layer that sets `X-Forwarded-For`, `-Proto` and `-Host`, and removes such fields of the
+    /// client.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Which fields are added, and what becomes of those that a request has already.
+    /// Sets which fields are added, and how those that a request already has are handled.
     #[must_use]
     pub fn fields(mut self, fields: ForwardedFields) -> Self {
         self.options.fields = fields;
         self
     }
 
-    /// Adds `Via` to requests and responses (RFC 9110 section 7.6.3). Off by default, as in nginx and
-    /// HAProxy, although the RFC asks for it: servers behind a front of one's own seldom need it, and
-    /// some refuse to compress for it.
+    /// Adds `Via` to requests and responses (RFC 9110 section 7.6.3). Off by default, as in nginx and HAProxy,
+    /// although the RFC requires it: servers behind a reverse proxy seldom need it, and some do not compress
+    /// responses to requests with it.
     #[must_use]
     pub fn via(mut self, via: Via) -> Self {
         self.options.via = Some(via);
         self
     }
 
-    /// Forwards TRACE, without credentials. Off by default: it is answered with 501. See
-    /// [`gateway::answer`].
+    /// Forwards TRACE, without credentials. By default the response is 501. See [`gateway::answer`].
     #[must_use]
     pub fn forward_trace(mut self, on: bool) -> Self {
         self.options.forwards_trace = on;
@@ -76,18 +76,17 @@ impl<S> Layer<S> for ForwardLayer {
     }
 }
 
-/// Rewrites a client's request as a gateway must: without hop-by-hop fields (RFC 9110 section 7.6.1) and
-/// `Expect`, and with fields that say who the client is, as [`ForwardedFields`] has it. Removes the
-/// hop-by-hop fields of the response.
+/// Rewrites requests and responses as a gateway must.
 ///
-/// The client is that of the request's [`Peer`] extension. It stands outside of
-/// [`Retry`](super::Retry), so that a request is changed once however often it is sent.
+/// It removes the hop-by-hop fields (RFC 9110 section 7.6.1) of both and the `Expect` of the request, and adds the
+/// [`ForwardedFields`], which name the client. The client is the [`Peer`] in the request's extensions. The layer
+/// belongs outside of [`Retry`](super::Retry), so that a request is rewritten once and not for each attempt.
 ///
-/// A request for the gateway itself is answered here: `Max-Forwards: 0` and TRACE, see
-/// [`gateway::answer`]. A TRACE with content is answered with 400 (RFC 9110 section 9.3.8).
+/// It answers requests for the gateway itself, by `Max-Forwards: 0` and TRACE: see [`gateway::answer`]. The
+/// response to a TRACE with content is 400 (RFC 9110 section 9.3.8).
 ///
-/// Interim responses of a server, such as 103 Early Hints, are not relayed: the client's driver drops
-/// them, and the server's driver sends none but 100.
+/// Interim responses of a server, such as 103 Early Hints, are not forwarded: the driver of the connection to the
+/// server drops them, and that of the client's connection sends only 100.
 ///
 /// Readiness passes through.
 ///
@@ -113,7 +112,7 @@ pub struct Forward<S> {
 }
 
 impl<S> Forward<S> {
-    /// The service inside.
+    /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -134,11 +133,11 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if let Some(response) = self.options.answer(&mut request) {
-            self.inner = self.inner.clone(); // a clone has nothing reserved
+            self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
             return ResponseFuture(State::Answered(Some(Box::new(response))));
         }
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
-            // A server that sets no peer gives the scheme here. With a peer the target may claim any.
+            // Without a peer the scheme of the target is that of the server. With one, a client may have sent it.
             let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
             Peer::memory().forwarded_proto(scheme)
         });
@@ -153,7 +152,7 @@ where
 }
 
 impl Options {
-    /// The response to a request that is not forwarded.
+    /// Returns the response to a request that is not forwarded.
     fn answer<B: HttpBody>(&self, request: &mut Request<B>) -> Option<Response<Body>> {
         if !matches!(*request.method(), Method::OPTIONS | Method::TRACE) {
             return None;
@@ -181,7 +180,7 @@ enum State<F> {
         future: F,
         via: Option<Via>,
     },
-    /// Boxed, so that it does not add to the size.
+    /// Boxed, since it is rare and would make the future larger.
     Answered(Option<Box<Response<Body>>>),
 }
 

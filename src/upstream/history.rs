@@ -1,11 +1,11 @@
-//! Where a request has been tried, carried in its extensions from its first failure on.
+//! `History`: the endpoints at which a request was tried, in its extensions after its first failure.
 
 use http::Request;
 
 use super::{endpoint::EndpointKey, error::AttemptErrorKind};
 use crate::body::Body;
 
-/// Absent from a request that has not failed yet, so that such a request pays for a lookup only.
+/// The failed attempts of a request. A request without failures has none, so it costs only a lookup.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
     tried: Vec<Tried>,
@@ -15,7 +15,7 @@ pub(super) struct History {
 #[derive(Debug, Clone)]
 struct Tried {
     key: EndpointKey,
-    /// Only an idle connection was tried, and it was closed.
+    /// Whether only an idle connection was tried, which was closed.
     may_repeat: bool,
 }
 
@@ -28,32 +28,32 @@ impl History {
         request.extensions_mut().get_or_insert_default()
     }
 
-    /// Notes that the attempt at this endpoint failed.
+    /// Records a failed attempt at this endpoint.
     pub(super) fn add(request: &mut Request<Body>, key: &EndpointKey, kind: AttemptErrorKind) {
         let tried = &mut Self::of_mut(request).tried;
         let may_repeat = kind == AttemptErrorKind::StaleConnection;
         match tried.iter_mut().find(|t| t.key == *key) {
-            Some(again) => again.may_repeat = false,
+            Some(tried) => tried.may_repeat = false,
             None => tried.push(Tried { key: key.clone(), may_repeat }),
         }
     }
 
-    /// Whether the endpoint was tried.
+    /// Returns whether the endpoint was tried.
     pub(super) fn has_tried(&self, key: &EndpointKey) -> bool {
         self.tried.iter().any(|t| t.key == *key)
     }
 
-    /// Whether the endpoint was tried with a new connection, or twice.
+    /// Returns whether the endpoint was tried with a new connection, or twice.
     pub(super) fn has_exhausted(&self, key: &EndpointKey) -> bool {
         self.tried.iter().any(|t| t.key == *key && !t.may_repeat)
     }
 
-    /// The next attempt must not use an idle connection: others may be closed as well.
+    /// Requires a new connection for the next attempt, since other idle ones may be closed as well.
     pub(super) fn require_new_connection(request: &mut Request<Body>) {
         Self::of_mut(request).needs_new_connection = true;
     }
 
-    /// Whether the next attempt must not use an idle connection.
+    /// Returns whether the next attempt must not use an idle connection.
     pub(super) fn needs_new_connection(request: &Request<Body>) -> bool {
         Self::of(request).is_some_and(|history| history.needs_new_connection)
     }

@@ -1,4 +1,4 @@
-//! `Retry`: sends a request again that failed without harm.
+//! `Retry`: sends a failed request again, if that is safe.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use crate::{
     error::BoxError,
 };
 
-/// How often a request is sent at most, unless set otherwise.
+/// The default of [`RetryLayer::attempts`], 3.
 pub const ATTEMPTS: usize = 3;
 
 /// Wraps a service in [`Retry`].
@@ -30,12 +30,12 @@ pub struct RetryLayer {
 }
 
 impl RetryLayer {
-    /// Sends a request up to [`ATTEMPTS`] times.
+    /// Creates a layer that sends a request up to [`ATTEMPTS`] times.
     pub fn new() -> Self {
         Self { attempts: ATTEMPTS }
     }
 
-    /// How often a request is sent at most, at least once. Default [`ATTEMPTS`].
+    /// Sets the maximum number of times that a request is sent; 0 counts as 1. Defaults to [`ATTEMPTS`].
     #[must_use]
     pub fn attempts(mut self, n: usize) -> Self {
         self.attempts = n.max(1);
@@ -57,18 +57,17 @@ impl<S> Layer<S> for RetryLayer {
     }
 }
 
-/// Sends a request again that failed without harm: over [`Balance`](super::Balance), to another
-/// endpoint.
+/// Sends a failed request again, if that is safe. Over [`Balance`](super::Balance) it goes to another endpoint.
 ///
-/// A request is sent again if the service gives it back in an [`AttemptError`], and
-/// - not a byte of it [was sent](Delivery::NotSent): whatever its method, whatever its body; or
-/// - the connection failed before a byte of the response came, the method is idempotent (RFC 9110
-///   section 9.2.2), and the body can be [sent again](Body::replay).
+/// A request is sent again if the service returns it in an [`AttemptError`], and
+/// - no byte of it [was sent](Delivery::NotSent), with any method and any body; or
+/// - the connection failed before a byte of the response was received, the method is idempotent (RFC 9110
+///   section 9.2.2), and the body can be [replayed](Body::replay).
 ///
-/// A request that ran out of time is not sent again: the time is spent. Errors of other types pass as
-/// they are. Of the last [`AttemptError`] the source is returned.
+/// A request that exceeded a timeout or its deadline is not sent again. The error of the last attempt is
+/// returned: the source of an [`AttemptError`], any other error unchanged.
 ///
-/// Each attempt but the first is sent to a clone of the service. Readiness passes through.
+/// Each attempt after the first is sent to a clone of the service. Readiness passes through.
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -91,7 +90,7 @@ pub struct Retry<S> {
 }
 
 impl<S> Retry<S> {
-    /// The service inside.
+    /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -154,7 +153,7 @@ where
                         Err(error) => error.into(),
                     };
                     let may_retry = *this.attempts_left > 0;
-                    let (error, request) = judge(error, may_retry, this.last_error.take());
+                    let (error, request) = decide(error, may_retry, this.last_error.take());
                     let Some(request) = request else { return Poll::Ready(Err(error)) };
                     *this.attempts_left -= 1;
                     *this.last_error = Some(error);
@@ -171,9 +170,9 @@ where
     }
 }
 
-/// The error to return, and the request if it is to be sent again instead.
+/// Returns the error, and the request if it should be sent again.
 #[cold]
-fn judge(
+fn decide(
     error: BoxError,
     may_retry: bool,
     last: Option<BoxError>,
@@ -183,7 +182,7 @@ fn judge(
         Err(error) => return (error, None),
     };
     let may_retry = match error.kind() {
-        // What failed before says more than that there is nowhere else to go.
+        // The error of the attempt before is the cause; that no endpoint is left follows from it.
         AttemptErrorKind::NoEndpoint => {
             return (last.unwrap_or_else(|| error.into_source()), None);
         }
