@@ -162,7 +162,7 @@ fn remove_untrusted(headers: &mut HeaderMap, trust: Trust) {
     client::remove_fields_if(headers, |name| {
         name == b"proxy"
             || trust == Trust::Replace && is_client_field(name)
-            || lookalike::is_alike_any(name)
+            || lookalike::is_lookalike_name(name)
     });
 }
 

@@ -1,14 +1,13 @@
-//! Names that programs behind us take for those of other fields.
+//! Field names that applications cannot tell from others.
 //!
-//! CGI and WSGI make variables of field names, in which `-` and `_` are the same, and PHP takes `.` for
-//! `_` too. So `X_Forwarded_For` is to them what a gateway wrote into `X-Forwarded-For`, or is added to
-//! it, and comes from the client.
+//! CGI and WSGI turn field names into variables in which `-` and `_` are the same, and PHP also turns `.` into `_`.
+//! So a client that sends `X_Forwarded_For` overwrites, or adds to, the `X-Forwarded-For` that a gateway has set.
 
 use http::{HeaderMap, HeaderName};
 
-/// Fields that frame a message, or that a gateway writes and drops. `x-forwarded` stands for all names
-/// that begin with it.
-const GUARDED: [&str; 6] = [
+/// Fields that frame a message, or that a gateway sets or removes. `x-forwarded` stands for all names with this
+/// prefix.
+const PROTECTED: [&str; 6] = [
     "content-length",
     "transfer-encoding",
     "true-client-ip",
@@ -17,8 +16,8 @@ const GUARDED: [&str; 6] = [
     "x-real-ip",
 ];
 
-/// Whether a name is that of `Content-Length`, `Transfer-Encoding`, `X-Forwarded-*`, `X-Real-IP`,
-/// `X-Client-IP` or `True-Client-IP`, but for `_` or `.` in place of `-`.
+/// Returns whether a name differs from `Content-Length`, `Transfer-Encoding`, `X-Forwarded-*`, `X-Real-IP`,
+/// `X-Client-IP` or `True-Client-IP` only by `_` or `.` in place of `-`.
 ///
 /// ```
 /// use http::HeaderName;
@@ -29,22 +28,22 @@ const GUARDED: [&str; 6] = [
 /// assert!(!is_lookalike(&HeaderName::from_static("x_request_id")));
 /// ```
 pub fn is_lookalike(name: &HeaderName) -> bool {
-    is_alike_any(name.as_str().as_bytes())
+    is_lookalike_name(name.as_str().as_bytes())
 }
 
-/// The same for the text of a name.
-pub(super) fn is_alike_any(name: &[u8]) -> bool {
-    // Most names begin with another letter.
+/// The same as [`is_lookalike`], for the bytes of a name in lower case.
+pub(super) fn is_lookalike_name(name: &[u8]) -> bool {
+    // A fast path: most names begin with another letter.
     matches!(name.first(), Some(b'c' | b't' | b'x'))
-        && GUARDED.iter().any(|known| is_alike(name, known.as_bytes()))
+        && PROTECTED.iter().any(|protected| is_lookalike_of(name, protected.as_bytes()))
 }
 
-/// Removes all fields with such a name, and says whether there were any. Nothing is allocated if there
-/// are none.
+/// Removes all fields with such a name, and returns whether there were any. It allocates only if there are.
 ///
-/// [`gateway::prepare_request`](super::gateway::prepare_request) and the workers of [`worker`](crate::worker) do so, the
-/// last before an application. A server of HTTP/1.1 refuses those of `Content-Length` and
-/// `Transfer-Encoding` altogether ([`Fault::AmbiguousName`](crate::proto::h1::Fault::AmbiguousName)).
+/// [`gateway::prepare_request`](super::gateway::prepare_request) calls it, and so do the workers of
+/// [`worker`](crate::worker) before they pass a request to the application. The HTTP/1.1 parser refuses requests
+/// with lookalikes of `Content-Length` and `Transfer-Encoding`
+/// ([`Fault::AmbiguousName`](crate::proto::h1::Fault::AmbiguousName)).
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -65,13 +64,13 @@ pub fn strip(headers: &mut HeaderMap) -> bool {
     !names.is_empty()
 }
 
-fn is_alike(name: &[u8], known: &[u8]) -> bool {
-    let is_prefix = known == b"x-forwarded";
-    if name.len() < known.len() || (name.len() > known.len() && !is_prefix) {
+fn is_lookalike_of(name: &[u8], protected: &[u8]) -> bool {
+    let is_prefix = protected == b"x-forwarded";
+    if name.len() < protected.len() || (name.len() > protected.len() && !is_prefix) {
         return false;
     }
-    let is_same = |(&n, &k): (&u8, &u8)| n == k || k == b'-' && matches!(n, b'_' | b'.');
-    name.iter().zip(known).all(is_same) && name.iter().any(|b| matches!(b, b'_' | b'.'))
+    let is_same = |(&n, &p): (&u8, &u8)| n == p || p == b'-' && matches!(n, b'_' | b'.');
+    name.iter().zip(protected).all(is_same) && name.iter().any(|b| matches!(b, b'_' | b'.'))
 }
 
 #[cfg(test)]
@@ -81,8 +80,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lookalikes_are_names_with_other_separators() {
-        for (name, is) in [
+    fn is_lookalike_finds_names_with_other_separators() {
+        for (name, expected) in [
             ("content_length", true),
             ("content.length", true),
             ("transfer_encoding", true),
@@ -102,12 +101,12 @@ mod tests {
             ("via", false),
             ("forwarded", false),
         ] {
-            assert_eq!(is_lookalike(&HeaderName::from_static(name)), is, "{name}");
+            assert_eq!(is_lookalike(&HeaderName::from_static(name)), expected, "{name}");
         }
     }
 
     #[test]
-    fn strip_leaves_all_other_fields() {
+    fn strip_keeps_all_other_fields() {
         let mut headers = HeaderMap::new();
         for name in ["accept", "x_forwarded_for", "x-forwarded-for", "x_y", "content_length"] {
             headers.append(name, HeaderValue::from_static("1"));

@@ -1,4 +1,4 @@
-//! `Via`: which gateways a message came through (RFC 9110 section 7.6.3).
+//! `Via`: the gateways that a message has passed (RFC 9110 section 7.6.3).
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Version, header::VIA};
 
 use super::forwarded::is_token;
 
-/// The name by which a gateway adds itself to `Via`. Cheap to clone.
+/// The name of a gateway in `Via`. Cheap to clone.
 ///
 /// ```
 /// use http::{HeaderMap, Version};
@@ -22,16 +22,16 @@ use super::forwarded::is_token;
 #[derive(Debug, Clone)]
 pub struct Via(Arc<[HeaderValue; 3]>);
 
-/// A name that cannot stand in `Via`.
+/// A name that is invalid in `Via`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' cannot stand in Via: expected a word or host:port")]
+#[error("invalid name in Via: '{0}' is neither a token nor host:port")]
 pub struct InvalidName(String);
 
 impl Via {
-    /// A pseudonym, or `host` or `host:port` by which this gateway is known.
+    /// Creates a value with a pseudonym, or the `host` or `host:port` of this gateway.
     ///
     /// # Errors
-    /// A name that is empty or has other characters than such names have.
+    /// The name is empty, or has characters that are not allowed in a token or `host:port`.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         let is_valid = |b: u8| is_token(b) || matches!(b, b':' | b'[' | b']');
         let value = |version: &str| HeaderValue::try_from([version, " ", name].concat());
@@ -44,7 +44,7 @@ impl Via {
         }
     }
 
-    /// Adds this gateway to the fields of a message that it received by this version.
+    /// Appends this gateway to the fields of a message that it received with this version of HTTP.
     pub fn append(&self, headers: &mut HeaderMap, received: Version) {
         let [http10, http11, http2] = &*self.0;
         let value = match received {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn via_names_the_received_version() {
+    fn append_names_the_received_version() {
         let via = Via::new("example.com:80").unwrap();
         let mut headers = HeaderMap::new();
         for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn name_that_is_no_word_is_refused() {
+    fn new_refuses_names_that_are_no_tokens() {
         for name in ["", "a b", "a,b", "a(b)", "a\r\nb", "\u{e9}"] {
             assert!(Via::new(name).is_err(), "{name}");
         }
