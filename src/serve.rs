@@ -191,7 +191,7 @@ impl<S> Serve<S> {
     }
 
     /// Begins a graceful shutdown when `signal` completes: no further connection is accepted, idle ones are
-    /// closed, exchanges under way are finished. Then the server's future ends.
+    /// closed, active exchanges are finished. Then the server's future ends.
     ///
     /// By default a server ends only with its future: the library handles no signals, unless
     /// [`shutdown_signal()`](shutdown_signal) is passed here.
@@ -205,16 +205,35 @@ impl<S> Serve<S> {
         self
     }
 
-    /// Sets how long a shutdown waits for exchanges under way before it aborts them. Defaults to
+    /// Sets how long a shutdown waits for active exchanges before it aborts them. Defaults to
     /// [`SHUTDOWN_TIMEOUT`].
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.options.shutdown_timeout = timeout;
         self
     }
 
-    /// Makes a shutdown also wait for the watches of `other`, within the same time, and then abort them: for
-    /// example work that continues without its client, by
-    /// [`DisconnectLayer::detached`](crate::layer::DisconnectLayer::detached).
+    /// Adds a drain that a shutdown also begins: after the drain of the connections, it waits for the watches of
+    /// `other`, and aborts those that are left after [`shutdown_timeout`](Self::shutdown_timeout). The timeout
+    /// covers both.
+    ///
+    /// It is for work that is not tied to a connection, for example requests that continue after their client
+    /// has disconnected:
+    ///
+    /// ```no_run
+    /// use tower::Layer;
+    /// use vestibule::{Response, layer::DisconnectLayer, serve, worker};
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let app = worker::threads(4, || worker::blocking(|_| Response::new("hi"))).start()?;
+    /// let disconnect = DisconnectLayer::detach();
+    /// let detached = disconnect.detached();
+    /// serve("127.0.0.1:8080", disconnect.layer(app))
+    ///     .shutdown(serve::shutdown_signal())
+    ///     .drain_also(detached)
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn drain_also(mut self, other: Drain) -> Self {
         self.options.others.push(other);
         self
@@ -241,7 +260,7 @@ impl<S> Serve<S> {
         self.with(|config| config.write_timeout(timeout))
     }
 
-    /// How fast a client must take a response: see [`Config::write_rate`].
+    /// Sets the minimum rate at which a client must read a response, see [`Config::write_rate`].
     pub fn write_rate(self, rate: MinRate) -> Self {
         self.with(|config| config.write_rate(rate))
     }

@@ -5,8 +5,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Completes at the first SIGINT (Ctrl-C) or SIGTERM. Usually passed to
 /// [`Serve::shutdown`](super::Serve::shutdown).
 ///
-/// From the first poll on, these signals no longer end the process by themselves. After the first signal,
-/// the second ends the process at once, with the exit status of a shell (130 or 143): no destructor runs. Nothing else in this crate handles signals.
+/// After its first poll, these signals no longer end the process by default. A second signal ends the process at
+/// once, without running destructors, with the exit status that a shell reports (130 or 143). No other item of
+/// this crate handles signals.
 ///
 /// If the handlers cannot be installed this logs an error and never completes.
 ///
@@ -21,7 +22,7 @@ pub async fn shutdown_signal() {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            tracing::error!(%error, "cannot handle signals: they end the process at once");
+            tracing::error!(%error, "cannot install signal handlers: SIGINT and SIGTERM end the process without a shutdown");
             return std::future::pending().await;
         }
     };
