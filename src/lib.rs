@@ -18,7 +18,7 @@
 //!         .prefix("/api", api) // the path stays: servers are sent "/api/.."
 //!         .fallback(app);
 //!
-//!     // What NGINX does: stand between the world and the workers.
+//!     // What NGINX does: buffer slow clients, time out, and answer errors.
 //!     let front = ServiceBuilder::new()
 //!         .layer(layer::RescueLayer::new())
 //!         .layer(layer::ResponseBufferLayer::new())
