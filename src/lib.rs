@@ -1,5 +1,5 @@
-//! The front tier and the application tier of a web site, assembled in your own process from
-//! composable [`tower`] layers: what NGINX and Gunicorn do together, as a library.
+//! The front tier and the application tier of a web site, built in your own process from [`tower`] layers:
+//! what NGINX and Gunicorn do together, as a library.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -32,116 +32,114 @@
 //!
 //! # Life of a request
 //!
-//! - [`net`]: the connection is accepted, if one more is allowed.
-//! - [`conn::h1::server`]: its bytes are read and handed to [`proto::h1`], which finds a head, or
-//!   a fault with its status. Nothing is reserved for the client so far.
-//! - The head is complete: the service's readiness is awaited, the body is not yet read.
-//! - [`layer`]: the rescue table, the limits: refuse early.
-//! - [`Router`]: by host and path, on the one [normal form](semantics::target) of the path.
-//! - [`files`], or [buffers](layer::buffer), a deadline and [`worker`]s, or an [`upstream`] server.
-//! - The response goes back up the same way; the response buffer frees the worker before the
-//!   client has read. Head and small body leave in one write, a file by `sendfile`.
+//! 1. [`net`] accepts the connection, within the limit of connections.
+//! 2. [`conn::h1::server`] reads bytes, in which [`proto::h1`] finds a head, or a fault with a status. No
+//!    capacity is reserved for the client so far.
+//! 3. When the head is complete, the driver awaits the service's readiness. It has not yet read the body.
+//! 4. [`layer`]s rewrite and refuse: the client behind a proxy, limits, and responses to errors.
+//! 5. [`Router`] selects a service by host and by the [normal form](semantics::target) of the path.
+//! 6. [`files`] answers, or a [`worker`] behind [buffers](layer::buffer) and a deadline, or an [`upstream`]
+//!    server.
+//! 7. The response returns through the same layers. The response buffer frees the worker before the client has
+//!    read the response. A head and a small body are sent in one write, files by `sendfile`.
 //!
 //! # Three levels
 //!
-//! Each is complete in itself and built only from the one below; enter at any.
+//! Each level is built only on the one below it, and can be used without those above.
 //!
-//! | level | modules | a user who enters here |
+//! | level | modules | use |
 //! |---|---|---|
-//! | facade | [`serve()`], [`Router`] | has a gateway in twenty lines |
-//! | services | [`layer`], [`files`], [`upstream`], [`worker`], [`conn`] | builds a custom gateway |
-//! | cores | [`proto`], [`semantics`], [`policy`] | uses or fuzzes the HTTP parser alone |
+//! | facade | [`serve()`], [`Router`] | a gateway in twenty lines |
+//! | services | [`layer`], [`files`], [`upstream`], [`worker`], [`conn`] | a custom gateway |
+//! | cores | [`proto`], [`semantics`], [`policy`] | the HTTP parser alone; fuzzing |
 //!
-//! The cores have no sockets, no tasks and no clocks; with `default-features = false` they are all
-//! there is, and no runtime is compiled.
+//! The cores have no sockets, tasks or clocks. With `default-features = false` only they are compiled, without a
+//! runtime.
+//!
+//! Every service here is an [`HttpService`]: a `tower::Service` of requests with any body, whose responses have
+//! any body and whose error is any error. A file server, a thread pool and a remote cluster are interchangeable,
+//! and an `axum::Router` or a `tower_http` layer fits in unchanged.
 //!
 //! # The order of layers
 //!
-//! From the client's side inwards:
+//! The recommended order, from the outermost layer, which sees a request first, to the application. Leave out what
+//! you do not need. Every other order is safe too; the table says what is lost.
 //!
-//! 1. [`TrustedProxyLayer`](layer::TrustedProxyLayer), if there is a proxy in front: what stands inside of
-//!    it sees the client, and not that proxy. So does the access log, which the server writes.
-//! 2. [`RescueLayer`](layer::RescueLayer): makes every error below it a response. What stands outside of
-//!    it sees responses only.
-//! 3. [`ClientRateLimitLayer`](layer::ClientRateLimitLayer) and [`InFlightLayer`](layer::InFlightLayer) for
-//!    each client, authentication, the router: refuse before any body is read.
-//! 4. [`ResponseBufferLayer`](layer::ResponseBufferLayer): frees all below before a slow client has read.
-//!    Outside of the request buffer, so that it takes the response of everything that works.
-//! 5. [`RequestBufferLayer`](layer::RequestBufferLayer): all below is given whole requests, so a slow client
-//!    occupies no permit and no worker, and no time of theirs runs while it sends.
-//! 6. [`DisconnectLayer`](layer::DisconnectLayer): what becomes of work whose client leaves. Inside of the
-//!    request buffer, so that only whole requests are worked on without one; outside of limits, in which
-//!    they count.
-//! 7. [`ConcurrencyLimitLayer`](layer::ConcurrencyLimitLayer): so many at a time. Inside of the request
-//!    buffer, so that no slow client holds a permit.
-//! 8. [`RequestDeadlineLayer`](layer::RequestDeadlineLayer): what waits or works below draws from one
-//!    deadline. Inside of the request buffer: outside of it, it would count the time in which the client
-//!    sends its body, and answer a slow one 504. For that time there is
-//!    [`Limits::body_timeout`](proto::h1::Limits::body_timeout), and 408.
-//! 9. The application: worker threads, files, a balanced set of servers.
+//! | | layer | effect | why here |
+//! |---|---|---|---|
+//! | 1 | [`TrustedProxyLayer`](layer::TrustedProxyLayer) | finds the client behind a proxy | the layers inside, and the access log, then see the client and not the proxy |
+//! | 2 | [`RescueLayer`](layer::RescueLayer) | turns every error into a response | layers outside of it see responses only |
+//! | 3 | [`ClientRateLimitLayer`](layer::ClientRateLimitLayer), [`InFlightLayer`](layer::InFlightLayer), authentication, the [`Router`] | limit the requests of each client, refuse, route | they refuse before a body is read |
+//! | 4 | [`ResponseBufferLayer`](layer::ResponseBufferLayer) | buffers responses for slow clients | outside of everything that holds a worker, a permit or memory, so that all of it is released before a slow client has read the response |
+//! | 5 | [`RequestBufferLayer`](layer::RequestBufferLayer) | passes on complete requests only | a client that sends slowly then occupies no permit and no worker, and uses up no deadline |
+//! | 6 | [`DisconnectLayer`](layer::DisconnectLayer) | cancels or completes requests whose client disconnects | inside of the request buffer, since only a complete request can be completed; outside of the limits, which count it |
+//! | 7 | [`ConcurrencyLimitLayer`](layer::ConcurrencyLimitLayer) | limits concurrent requests | inside of the request buffer, so that no slow client holds a permit |
+//! | 8 | [`RequestDeadlineLayer`](layer::RequestDeadlineLayer) | sets one deadline for waiting and work | inside of the request buffer: outside, it would include the time in which the client sends its body, and a slow client would get 504 instead of 408 ([`Limits::body_timeout`](proto::h1::Limits::body_timeout)) |
+//! | 9 | [`worker`], [`files`], [`upstream`] | the application | |
 //!
-//! In the program above the buffers stand around the whole site, so their bounds hold for all of it: a
-//! request body may have up to [`MAX_BODY`](layer::buffer::request::MAX_BODY), 1 MiB, an upload to
-//! `/api` included; see [`max_body`](layer::RequestBufferLayer::max_body). Around one route of the router
-//! they hold for that route.
+//! In the program above the buffers wrap the whole site, so their bounds apply to all of it: a request body,
+//! including an upload to `/api`, may have at most [`MAX_BODY`](layer::buffer::request::MAX_BODY), 1 MiB
+//! ([`max_body`](layer::RequestBufferLayer::max_body) changes that). Layers can also wrap a single route.
 //!
 //! # Guides
 //!
-//! [How to do common tasks](guide::how_to), [with axum](guide::axum), [with tower-http](guide::tower_http), [behind another
-//! proxy](guide::behind_a_proxy), [all defaults and limits](guide::limits), [every deadline](serve::deadlines), [every status that the front answers by
-//! itself](guide::statuses).
+//! | guide | |
+//! |---|---|
+//! | [common tasks](guide::how_to) | each with the item that does it |
+//! | [with axum](guide::axum), [with tower-http](guide::tower_http) | over, under and between their services and layers |
+//! | [behind another proxy](guide::behind_a_proxy) | the address of the client |
+//! | [defaults and limits](guide::limits) | every option with its default, and the status beyond it |
+//! | [deadlines](serve::deadlines) | how long a server waits, and for what |
+//! | [statuses](guide::statuses) | the responses that this crate makes itself, why, and what to do |
 //!
 //! # Features
 //!
-//! All only add. `server`: sockets, drivers, layers, router and `serve`. `files`, `upstream` and
-//! `worker` are the services of those names, `process` runs workers as child processes, `limit` is a rate
-//! for each client; each brings `server`.
-//! These are on by default. `metrics` exports figures through the crate of that name:
-//! `vestibule_budget_memory_bytes`, `vestibule_budget_disk_bytes`, `vestibule_budget_refused_total` and
-//! `vestibule_budget_spilled_total`, whose types and units are [in a table](budget#metrics).
+//! | feature | on by default | adds |
+//! |---|---|---|
+//! | `server` | yes | sockets, drivers, layers, the router and `serve` |
+//! | `files`, `upstream`, `worker` | yes | the services of these names; each enables `server` |
+//! | `process` | yes | workers that are child processes |
+//! | `limit` | yes | rate limits for each client |
+//! | `metrics` | no | gauges and counters of the [budget](budget#metrics), through the crate `metrics` |
 //!
 //! # Logs
 //!
-//! Events go through [`tracing`](https://docs.rs/tracing); the program installs a subscriber. Every line
-//! about a request has the fields `client`, `request_id` ([`peer::RequestId`]), `method` and `path`, the
-//! latter without the query, and `error`, the chain of causes with each told once.
+//! Log lines are events of [`tracing`](https://docs.rs/tracing), for which the program installs a subscriber. Every
+//! line about a request has the fields `client`, `request_id` ([`peer::RequestId`]), `method`, `path` (without the
+//! query) and `error` (the chain of causes).
 //!
-//! | target | level | what |
+//! | target | level | event |
 //! |---|---|---|
-//! | `vestibule::access` | info | each response, when it has left or its connection has ended: [`conn::access_log`] |
-//! | `vestibule::request` | error | a request failed by a fault here: an error of the application, a panic, a service that did not answer in time, a response that cannot be sent |
-//! | | warn | no capacity, a timeout, an upstream's failure, a response that was cut, a detached request that failed |
-//! | | debug | a request that was refused by the client's fault |
+//! | `vestibule::access` | info | each response, when it has been sent or its connection has ended: [`conn::access_log`] |
+//! | `vestibule::request` | error | a failure of this server: an error or a panic of the application, a service that did not answer in time, a response that cannot be encoded |
+//! | | warn | no capacity, a timeout, a failure of an upstream, a response that was aborted, a detached request that failed |
+//! | | debug | a request that was refused because of an error of the client |
 //! | `vestibule::upstream` | warn | an endpoint was ejected |
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
-//! | | warn | a worker that is stuck in a request was abandoned, a worker process had to be killed |
-//! | | debug | a worker process has ended |
-//! | `vestibule::worker::output` | info | a line that a worker process has written, with the fields `worker`, `pid` and `stream` |
+//! | | warn | a worker that is stuck in a request was abandoned, a worker process was killed |
+//! | | debug | a worker process ended |
+//! | `vestibule::worker::output` | info | a line of output of a worker process, with the fields `worker`, `pid` and `stream` |
 //! | `vestibule::net` | error | connections cannot be accepted |
-//! | | warn | there are no descriptors left, a thread cannot be started |
-//! | `vestibule::serve` | error | a panic that the connection did not catch |
-//! | | warn | a shutdown aborted what was under way |
-//! | | debug | a connection failed, or was closed for a limit |
-//! | `vestibule::files` | warn | a folder or a name that cannot be served, a file that an application names |
-//! | | debug | a folder that cannot be watched, a stale entry that is served, a precompressed file older than its original |
+//! | | warn | no descriptors are left, a thread cannot be started |
+//! | `vestibule::serve` | error | the task of a connection panicked |
+//! | | warn | a shutdown aborted connections |
+//! | | debug | a connection failed, or was closed by a limit |
+//! | `vestibule::files` | warn | a folder or a file cannot be served, also one that an application has named |
+//! | | debug | a folder cannot be watched, a stale entry was served, a precompressed file is older than its original |
 //!
-//! A target stands for those below it too: `vestibule::files` for `vestibule::files::root`. The filter
-//! `vestibule=info,vestibule::access=off` shows what fails and writes no access log, which then costs
+//! A filter for a target includes the targets below it: `vestibule::files` includes `vestibule::files::root`. The filter
+//! `vestibule=info,vestibule::access=off` shows failures and disables the access log, which then costs
 //! nothing; `info,vestibule::request=debug` also shows why a request was refused with 400 or 413.
 //! `tracing_subscriber::fmt::init()` reads the filter from the environment variable `RUST_LOG`.
-//!
-//! Every service here is an [`HttpService`]: a `tower::Service` of requests with any body, whose
-//! responses have any body and whose error is any error. So a file server, a thread pool and a remote
-//! cluster are interchangeable, and an `axum::Router` or a `tower_http` layer fits in unchanged.
 //!
 //! [`tower`]: https://docs.rs/tower
 
 #[cfg(all(feature = "server", not(target_os = "linux")))]
 compile_error!(
-    "the `server` feature needs Linux; the cores (default-features = false) build everywhere"
+    "the `server` feature needs Linux: use `default-features = false` for the cores, which build everywhere"
 );
 
-// S0: vocabulary, nothing of ours below it.
+// S0: shared types, which depend on no other module.
 pub mod body;
 pub mod budget;
 pub mod error;
@@ -150,22 +148,22 @@ pub mod peer;
 mod service;
 mod sync;
 
-// S1: pure. No runtime, no sockets, no clock: time is an argument.
+// S1: cores, without runtime, sockets or clock: `now` is an argument.
 pub mod policy;
 pub mod proto;
 pub mod semantics;
 
-// S2: the world. From here up, clocks, sockets and files may be touched.
+// S2: I/O. Clocks, sockets and files are allowed from here upwards.
 #[cfg(feature = "server")]
-#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "S2 touches the world")]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "S2 does I/O")]
 pub mod net;
 
-// S3: drivers, which marry S1 to S2.
+// S3: drivers, which run a core of S1 over a transport of S2.
 #[cfg(feature = "server")]
 #[allow(clippy::disallowed_methods, reason = "above S2")]
 pub mod conn;
 
-// S4: services. Siblings do not import each other.
+// S4: services, which do not import each other.
 #[cfg(feature = "files")]
 #[allow(clippy::disallowed_methods, reason = "above S2")]
 pub mod files;
@@ -209,7 +207,7 @@ pub use serve::serve;
 #[cfg(feature = "server")]
 pub use service::HttpService;
 
-/// A request with our body.
+/// An [`http::Request`], by default with [`Body`].
 pub type Request<B = Body> = http::Request<B>;
-/// A response with our body.
+/// An [`http::Response`], by default with [`Body`].
 pub type Response<B = Body> = http::Response<B>;
