@@ -1,6 +1,6 @@
-//! A layer of your own: sends beta testers to the new build, and says so in the response.
+//! A custom layer: it sends beta testers to the new build, and names the build in a response field.
 //!
-//! This one is written by hand, since it chooses between two services. For a layer that only inspects or
+//! It implements `tower::Layer`, since it chooses between two services. For a layer that only inspects or
 //! changes requests and responses, `vestibule::layer::from_fn` needs one async function.
 //!
 //! Run with `cargo run --release --example custom_layer`, then
@@ -29,7 +29,7 @@ async fn main() -> std::io::Result<()> {
     serve("127.0.0.1:8080", front).shutdown(serve::shutdown_signal()).await
 }
 
-/// Makes [`Canary`]s.
+/// Wraps a service in [`Canary`].
 struct CanaryLayer<B> {
     beta: B,
 }
@@ -42,7 +42,7 @@ impl<S, B: Clone> Layer<S> for CanaryLayer<B> {
     }
 }
 
-/// Calls one of two services with the same type of response, as a cookie says.
+/// Calls one of two services with the same type of response, depending on a cookie.
 #[derive(Clone)]
 struct Canary<S, B> {
     main: S,
@@ -61,7 +61,7 @@ where
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Response, S::Error>> + Send>>;
 
-    /// Ready when both are: which one is needed is known only when the request comes.
+    /// Ready when both services are, since the request that chooses one is not known yet.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         match (self.main.poll_ready(cx)?, self.beta.poll_ready(cx)?) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
@@ -71,20 +71,20 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let cookies = request.headers().get_all(header::COOKIE).iter();
-        let beta = cookies
+        let is_beta = cookies
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(';'))
             .any(|cookie| cookie.trim().starts_with("beta="));
-        let lane = HeaderValue::from_static(if beta { "beta" } else { "main" });
-        // Futures of two types: one box for either.
-        let answer: Self::Future = if beta {
+        let build = HeaderValue::from_static(if is_beta { "beta" } else { "main" });
+        // The futures have different types, so they are boxed.
+        let response: Self::Future = if is_beta {
             Box::pin(self.beta.call(request))
         } else {
             Box::pin(self.main.call(request))
         };
         Box::pin(async move {
-            let mut response = answer.await?;
-            response.headers_mut().insert("x-lane", lane);
+            let mut response = response.await?;
+            response.headers_mut().insert("x-build", build);
             Ok(response)
         })
     }

@@ -1,7 +1,7 @@
-//! NGINX and Gunicorn in one program: a web site, an application on worker threads, and an API
-//! balanced over two servers.
+//! NGINX and Gunicorn in one program: a web site, an application on worker threads, and an API balanced
+//! over two servers.
 //!
-//! Run with `cargo run --release --example gateway`, and open the address that it prints.
+//! Run it with `cargo run --release --example gateway` and open the address that it prints.
 
 #![allow(unreachable_pub, reason = "modules of a program")]
 
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse()?;
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
 
-    // The application tier: each thread has an instance of its own; the book behind them is one.
+    // The application tier: each thread has its own instance; all of them share the book.
     let book = guestbook::Book::default();
     let app = worker::threads(args.workers, move || {
         let mut guest_book = guestbook::GuestBook::new(book.clone());
@@ -35,25 +35,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let site = args.site()?;
 
-    // Two servers elsewhere; here they are tasks on loopback, so that there is something to see.
+    // Two remote servers. In this example they are tasks of this process.
     let servers = [api::start("north").await?, api::start("south").await?];
 
-    // For the queue and the worker together, or for a server elsewhere.
+    // One deadline for the queue and the worker together, or for a remote server.
     let timeout = layer::RequestDeadlineLayer::new(Duration::from_secs(30));
 
     let application = ServiceBuilder::new()
-        // Outside of the workers: they are free when they have answered, however slow the client.
+        // Outside of the workers: a worker is free once it has answered, even if the client reads slowly.
         .layer(layer::ResponseBufferLayer::new())
-        // Next to the workers: they are given whole requests, however slow the client.
+        // Workers receive complete requests, even if the client sends slowly.
         .layer(layer::RequestBufferLayer::new().max_body(64 << 10))
-        // Inside of the buffer: the time that a client takes to send is not the application's.
+        // Inside of the request buffer: the deadline does not include the time in which the client sends.
         .layer(timeout)
         .service(app.clone());
-    // The servers elsewhere have the same time, from the head of the request on.
+    // The remote servers have the same deadline, which begins with the head of the request.
     let api = timeout.layer(Upstream::new(servers)?);
 
     let front = ServiceBuilder::new()
-        // Everything below may fail; here each failure becomes a response.
+        // Turns the errors of all inner services into responses.
         .layer(layer::RescueLayer::new())
         .service(
             Router::new()
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
 
     let server = serve(args.listen.as_str(), front)
-        // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+        // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
         .shutdown(serve::shutdown_signal())
         .shutdown_timeout(Duration::from_secs(10));
     let server = args.with_threads(server).bind()?;
@@ -73,6 +73,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     server.await?;
     app.shutdown(Duration::from_secs(5)).await?;
-    eprintln!("Bye: {:?}", app.stats());
+    eprintln!("Workers: {:?}", app.stats());
     Ok(())
 }

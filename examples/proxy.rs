@@ -1,4 +1,4 @@
-//! A reverse proxy over one or several HTTP/1.1 servers, in turn.
+//! A reverse proxy to one or several HTTP/1.1 servers, in turn.
 //!
 //! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000`.
 
@@ -13,8 +13,8 @@ const HELP: &str = "\
 proxy [--listen ADDR] [--threads N] [--buffer] [--log] UPSTREAM [UPSTREAM ...]
 
   --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
-  --threads N     N threads with a runtime each (0: one for each core); without it, one runtime
-  --buffer        buffers whole requests and responses, so that no server waits for a slow client
+  --threads N     N threads with a runtime each (0: one per core); by default one runtime
+  --buffer        buffers requests and responses, so that no server waits for a slow client
   --log           logs a line for each request
   UPSTREAM        host:port, http://host:port or unix:/path";
 
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Args { listen, threads, buffer, log, upstreams } = Args::parse()?;
 
     let servers = Upstream::new(upstreams)?;
-    // A server may be started later than this; with `?` it would have to be there.
+    // Servers may be started later. With `?` instead, a missing server would be an error.
     if let Err(error) = servers.check().await {
         tracing::warn!("{error}");
     }
@@ -32,9 +32,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return run(serve(listen, servers), threads, log).await;
     }
     let buffered = ServiceBuilder::new()
-        // The server is free when it has answered, however slow the client.
+        // A server is free once it has answered, even if the client reads slowly.
         .layer(layer::ResponseBufferLayer::new())
-        // It is asked when the request is whole, however slow the client.
+        // A server receives complete requests, even if the client sends slowly.
         .layer(layer::RequestBufferLayer::new().max_body(1 << 30))
         .service(servers);
     run(serve(listen, buffered), threads, log).await
@@ -49,7 +49,7 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+    // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
     let mut server = server.shutdown(shutdown_signal());
     if !log {
         server = server.without_access_log();

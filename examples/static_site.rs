@@ -1,7 +1,7 @@
-//! A folder as a web site.
+//! Serves a folder as a web site.
 //!
-//! Run with `cargo run --release --example static_site -- DIR`, and open what it says. On a terminal it
-//! shows what it serves, a line for each request.
+//! Run it with `cargo run --release --example static_site -- DIR` and open the address that it prints. On a
+//! terminal it logs a line for each request.
 
 use std::io::IsTerminal;
 
@@ -16,8 +16,8 @@ const HELP: &str = "\
 static_site [--listen ADDR] [--threads N] [OPTION ...] [DIR]
 
   --listen ADDR     host:port or unix:/path (127.0.0.1:8080)
-  --threads N       N threads with a runtime each (0: one for each core); without it, one runtime
-  --log             logs a line for each request, also if stderr is not a terminal
+  --threads N       N threads with a runtime each (0: one per core); by default one runtime
+  --log             logs a line for each request, even if stderr is not a terminal
   --list            lists folders without an index.html
   --precompressed   sends a.js.zst, a.js.br or a.js.gz for a.js to clients that accept it
   --fallback FILE   sends this file of DIR, with 200, for paths that do not exist: the page of a
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Args { listen, threads, log, list, precompressed, fallback, dir } = Args::parse()?;
 
     let mut site = DirBuilder::dir(&dir).cache_policy(|path| {
-        // Another content has another name: it need never be asked for again.
+        // The name changes with the content, so a response never becomes stale.
         files::is_hashed(path)
             .then(|| "public, max-age=31536000, immutable".parse().expect("ASCII"))
     });
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let site = site.try_build()?;
     let shown = std::path::absolute(&dir).unwrap_or_else(|_| dir.into());
-    eprintln!("The files of {}", shown.display());
+    eprintln!("Serving {}", shown.display());
     let server = serve(listen, site);
     let shows_lines = log || std::io::stderr().is_terminal();
     run(if shows_lines { server } else { server.without_access_log() }, threads).await
@@ -56,7 +56,7 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+    // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
     let server = server.shutdown(shutdown_signal());
     let server = match threads {
         None => server,

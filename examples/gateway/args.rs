@@ -11,8 +11,8 @@ gateway [--listen ADDR] [--workers N] [--threads N] [--site DIR]
 
   --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
   --workers N     threads that run the application (4)
-  --threads N     N front threads with a runtime each (0: one for each core); without it, one runtime
-  --site DIR      the folder to serve (the one that comes with the example)";
+  --threads N     N threads with a runtime each (0: one per core); by default one runtime
+  --site DIR      the folder to serve (by default the site of the example)";
 
 pub struct Args {
     pub listen: String,
@@ -43,7 +43,7 @@ impl Args {
         Ok(args)
     }
 
-    /// Runs `server` on as many threads as `--threads` says.
+    /// Applies `--threads` to `server`.
     pub fn with_threads<S>(&self, server: Serve<S>) -> Serve<S> {
         match self.threads {
             None => server,
@@ -52,7 +52,7 @@ impl Args {
         }
     }
 
-    /// The folder to serve; the embedded one is unpacked first.
+    /// Returns the folder to serve. Unpacks the embedded site if no folder is given.
     pub fn site(&self) -> io::Result<Site> {
         match &self.site {
             Some(dir) => Ok(Site::Given(dir.clone())),

@@ -12,14 +12,14 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use vestibule::{Body, Response};
 
-/// Entries that are kept; the oldest go first.
-const ENTRIES: usize = 100;
+/// The maximum number of entries; the oldest are removed.
+const MAX_ENTRIES: usize = 100;
 
-/// Characters of a name, and of a message.
-const NAME: usize = 40;
-const MESSAGE: usize = 500;
+/// The maximum number of characters of a name and of a message.
+const MAX_NAME: usize = 40;
+const MAX_MESSAGE: usize = 500;
 
-/// What all workers share.
+/// The entries, which all workers share.
 #[derive(Clone, Default)]
 pub struct Book(Arc<Mutex<VecDeque<Entry>>>);
 
@@ -28,10 +28,10 @@ struct Entry {
     message: String,
 }
 
-/// A worker's own instance.
+/// A worker's instance of the application.
 pub struct GuestBook {
     book: Book,
-    /// The page under construction; its memory is used again.
+    /// The buffer in which a page is rendered; its memory is reused.
     page: String,
     served: u64,
 }
@@ -50,7 +50,7 @@ impl GuestBook {
             (&Method::GET | &Method::HEAD, "/guestbook") => see_other(),
             (_, "/guestbook" | "/guestbook/") => {
                 let mut response = self.render(StatusCode::METHOD_NOT_ALLOWED, "Use the form.");
-                // RFC 9110 section 15.5.6: whoever says no to a method says which ones are taken.
+                // RFC 9110 section 15.5.6: a 405 must name the supported methods.
                 let allow = HeaderValue::from_static("GET, HEAD, POST");
                 response.headers_mut().insert(header::ALLOW, allow);
                 response
@@ -59,20 +59,20 @@ impl GuestBook {
         }
     }
 
-    /// Takes an entry, or says what is wrong with it.
+    /// Adds an entry, or renders the page with an error message.
     fn sign(&mut self, form: &[u8]) -> Response {
         let (Some(name), Some(message)) = (field(form, "name"), field(form, "message")) else {
-            return self.render(StatusCode::BAD_REQUEST, "That was not our form.");
+            return self.render(StatusCode::BAD_REQUEST, "The request has no name or no message.");
         };
         let (name, message) = (name.trim(), message.trim());
-        let fits = |text: &str, most| (1..=most).contains(&text.chars().count());
-        if !fits(name, NAME) || !fits(message, MESSAGE) {
-            let what = "A name and a message, please, and neither too long.";
+        let fits = |text: &str, max| (1..=max).contains(&text.chars().count());
+        if !fits(name, MAX_NAME) || !fits(message, MAX_MESSAGE) {
+            let what = "Please enter a name of at most 40 and a message of at most 500 characters.";
             return self.render(StatusCode::UNPROCESSABLE_ENTITY, what);
         }
         let mut book = self.book.0.lock().unwrap_or_else(PoisonError::into_inner);
         book.push_front(Entry { name: name.to_owned(), message: message.to_owned() });
-        book.truncate(ENTRIES);
+        book.truncate(MAX_ENTRIES);
         drop(book);
         see_other()
     }
@@ -91,7 +91,7 @@ impl GuestBook {
             let _ = write!(page, "<li><b>{name}</b><p>{message}</p></li>");
         }
         if book.is_empty() {
-            page.push_str("<li class=none>Nobody yet. Be the first!</li>");
+            page.push_str("<li class=none>No entries yet. Be the first!</li>");
         }
         drop(book);
         let worker = std::thread::current();
@@ -107,7 +107,7 @@ impl GuestBook {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         headers.insert(
             header::CONTENT_SECURITY_POLICY,
-            // What stands behind the first is not covered by it.
+            // The other directives have no fallback to default-src.
             HeaderValue::from_static(
                 "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
             ),
@@ -118,7 +118,7 @@ impl GuestBook {
     }
 }
 
-/// After a form, the page is got anew, so that reloading it does not send the form twice.
+/// Redirects to the page after a form, so that reloading does not submit the form again.
 fn see_other() -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SEE_OTHER;
@@ -126,7 +126,7 @@ fn see_other() -> Response {
     response
 }
 
-/// A field of an `application/x-www-form-urlencoded` body.
+/// Returns a field of an `application/x-www-form-urlencoded` body.
 fn field(form: &[u8], name: &str) -> Option<String> {
     let form = std::str::from_utf8(form).ok()?;
     let (_, value) = form.split('&').filter_map(|f| f.split_once('=')).find(|(n, _)| *n == name)?;
@@ -134,7 +134,7 @@ fn field(form: &[u8], name: &str) -> Option<String> {
     percent_decode_str(&plain).decode_utf8().ok().map(Cow::into_owned)
 }
 
-/// Text as HTML, in an element or in a quoted attribute.
+/// Escapes text for an HTML element or a quoted attribute.
 fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(['<', '>', '&', '"', '\'']) {
         return text.into();
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn invalid_entry_is_refused_and_not_kept() {
         let mut book = GuestBook::new(Book::default());
-        let long = format!("name={}&message=m", "n".repeat(NAME + 1));
+        let long = format!("name={}&message=m", "n".repeat(MAX_NAME + 1));
         for (form, want) in [
             ("", 400),
             ("name=n", 400),
@@ -190,18 +190,18 @@ mod tests {
         ] {
             assert_eq!(send(&mut book, "POST", "/guestbook/", form).0, want, "{form}");
         }
-        assert!(send(&mut book, "GET", "/guestbook/", "").1.contains("Nobody yet"));
+        assert!(send(&mut book, "GET", "/guestbook/", "").1.contains("No entries yet"));
     }
 
     #[test]
     fn book_keeps_bounded_number_of_entries() {
         let mut book = GuestBook::new(Book::default());
-        for i in 0..=ENTRIES {
+        for i in 0..=MAX_ENTRIES {
             send(&mut book, "POST", "/guestbook/", &format!("name=n{i}&message=m"));
         }
         let (_, page) = send(&mut book, "GET", "/guestbook/", "");
-        assert_eq!(page.matches("<li>").count(), ENTRIES);
-        assert!(page.contains(&format!("<b>n{ENTRIES}</b>")) && !page.contains("<b>n0</b>"));
+        assert_eq!(page.matches("<li>").count(), MAX_ENTRIES);
+        assert!(page.contains(&format!("<b>n{MAX_ENTRIES}</b>")) && !page.contains("<b>n0</b>"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The site that comes with the example, embedded, so that the program runs from anywhere.
+//! The site of the example, embedded, so that the program runs in any directory.
 
 use std::{
     fs, io,
@@ -14,18 +14,18 @@ const FILES: [(&str, &[u8]); 6] = [
     ("house.png", include_bytes!("site/house.png")),
 ];
 
-/// A file of some size to download: 8 MiB.
+/// The size of a file to download, 8 MiB.
 const BROCHURE: usize = 8 << 20;
 
 /// The folder that is served.
 pub enum Site {
     Given(PathBuf),
-    /// Removed at the end.
+    /// A temporary folder, which is removed on drop.
     Unpacked(PathBuf),
 }
 
 impl Site {
-    /// Writes the embedded site to a folder below the system's temporary one.
+    /// Writes the embedded site to a temporary folder.
     pub fn unpack() -> io::Result<Self> {
         let dir = std::env::temp_dir().join(format!("vestibule-site-{}", std::process::id()));
         fs::create_dir(&dir)?;
