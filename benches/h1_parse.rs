@@ -11,7 +11,7 @@
 //! - *exchange*: `Conn` on a persistent connection: head, end, and an empty response.
 //! - *by bytes*: `HeadParser`, called with one more byte each time, per byte.
 
-#![allow(missing_docs, clippy::disallowed_methods, reason = "a bench reads the clock")]
+#![allow(missing_docs, clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::{hint::black_box, sync::Arc, time::Instant};
 
@@ -73,7 +73,9 @@ fn slices(head: &[u8]) -> Instant {
     let mut parser = HeadParser::new(Limits::default());
     let start = Instant::now();
     for _ in 0..HEADS {
-        let Ok(Some(ref head)) = parser.request(black_box(head)) else { panic!("a whole head") };
+        let Ok(Some(ref head)) = parser.request(black_box(head)) else {
+            panic!("an incomplete head")
+        };
         black_box(head);
     }
     start
@@ -86,7 +88,7 @@ fn by_bytes(head: &[u8]) -> Instant {
         for n in 1..head.len() {
             assert!(parser.request(black_box(&head[..n])).is_ok_and(|head| head.is_none()));
         }
-        black_box(&parser.request(head).expect("a head").expect("whole"));
+        black_box(&parser.request(head).expect("a valid head").expect("a complete head"));
     }
     start
 }
@@ -107,7 +109,7 @@ fn request(head: &[u8]) -> Instant {
     let start = Instant::now();
     for _ in 0..HEADS {
         let mut conn = Conn::<Server>::new(limits.clone(), now);
-        let Ok(Some(Event::Head(parts))) = conn.recv(now, &mut input) else { panic!("a head") };
+        let Ok(Some(Event::Head(parts))) = conn.recv(now, &mut input) else { panic!("no head") };
         black_box(parts);
     }
     start
@@ -120,11 +122,12 @@ fn exchange(head: &[u8]) -> Instant {
     let mut input = buffer(head);
     let start = Instant::now();
     for _ in 0..HEADS {
-        let Ok(Some(Event::Head(parts))) = conn.recv(now, &mut input) else { panic!("a head") };
+        let Ok(Some(Event::Head(parts))) = conn.recv(now, &mut input) else { panic!("no head") };
         black_box(parts);
-        let Ok(Some(Event::End(None))) = conn.recv(now, &mut input) else { panic!("an end") };
-        conn.send_head(now, StatusCode::OK, &headers, Some(0), b"", &mut out).expect("in turn");
-        conn.send_end(now, None, &mut out).expect("in turn");
+        let Ok(Some(Event::End(None))) = conn.recv(now, &mut input) else { panic!("no end") };
+        conn.send_head(now, StatusCode::OK, &headers, Some(0), b"", &mut out)
+            .expect("a call in the right state");
+        conn.send_end(now, None, &mut out).expect("a call in the right state");
         out.clear();
     }
     start
@@ -189,15 +192,15 @@ fn to_http(head: &[u8]) -> Instant {
     for _ in 0..HEADS {
         let bytes = input.split_to(head.len()).freeze();
         let mut fields = [httparse::EMPTY_HEADER; 100];
-        let mut theirs = httparse::Request::new(&mut fields);
-        assert!(theirs.parse(&bytes).is_ok_and(|s| s.is_complete()));
+        let mut head = httparse::Request::new(&mut fields);
+        assert!(head.parse(&bytes).is_ok_and(|s| s.is_complete()));
         let (mut parts, ()) = Request::new(()).into_parts();
-        let method = theirs.method.expect("complete").as_bytes();
+        let method = head.method.expect("complete").as_bytes();
         parts.method = Method::from_bytes(method).expect("a token");
-        let path = bytes.slice_ref(theirs.path.expect("complete").as_bytes());
+        let path = bytes.slice_ref(head.path.expect("complete").as_bytes());
         parts.uri = http::Uri::from_maybe_shared(path).expect("a target");
-        parts.headers = HeaderMap::with_capacity(theirs.headers.len());
-        for field in theirs.headers {
+        parts.headers = HeaderMap::with_capacity(head.headers.len());
+        for field in head.headers {
             let name = HeaderName::from_bytes(field.name.as_bytes()).expect("a token");
             let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
             parts.headers.append(name, value.expect("plain"));

@@ -1,16 +1,15 @@
-//! What a `Router` costs for each request, by the number of its entries.
+//! The cost of a `Router` per request, by the number of its routes.
 //!
 //! `cargo bench --no-default-features --features server --bench router`. Prints nanoseconds and
-//! allocations per request, the best of many runs: the machine can only add to it. The service
-//! answers at once with an empty response; *alone* is that service without a router, so the cost
-//! of the request itself. Each run asks for entries from all over the table, with requests that
-//! are made beforehand and carry one extension, as those of a server do.
+//! allocations per request, the minimum of many runs, since noise only adds time. The service
+//! responds at once with an empty body; *alone* is the service without a router. The requests of a run
+//! are spread over the whole table. They are built before the run, with one extension, as a server builds them.
 
 #![allow(
     missing_docs,
     unsafe_code,
     clippy::disallowed_methods,
-    reason = "a bench reads the clock and counts allocations"
+    reason = "a benchmark reads the clock and counts allocations"
 )]
 
 use std::{
@@ -31,7 +30,7 @@ use vestibule::{Body, Router};
 const RUNS: usize = 100;
 const REQUESTS: usize = 500;
 
-/// Counts allocations; the system's allocator makes them.
+/// The system's allocator, with a counter.
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -40,12 +39,12 @@ static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's contract is the one of `System`.
+        // SAFETY: the caller's contract is that of `System`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the one of `System`.
+        // SAFETY: the caller's contract is that of `System`.
         unsafe { System.dealloc(at, layout) }
     }
 }
@@ -63,7 +62,7 @@ fn empty() -> Empty {
     })
 }
 
-/// One kind of entry: how it is registered, and what asks for it.
+/// A kind of route: how it is added, and the requests that match it.
 struct Case {
     name: &'static str,
     add: fn(Router, usize) -> Router,
@@ -117,7 +116,7 @@ fn main() {
     println!("alone: {:.0} ns, {:.1} allocations", alone.0, alone.1);
     println!(
         "{:<10} {:>8} {:>8} {:>12} {:>10}",
-        "entry", "number", "ns", "allocations", "build ms"
+        "route", "number", "ns", "allocations", "build ms"
     );
     for case in &CASES {
         for n in [1, 100, 10_000] {
@@ -140,12 +139,12 @@ fn main() {
 
 fn request(uri: &str, host: &str) -> Request<Body> {
     let mut request = Request::get(uri).header(header::HOST, host).body(Body::empty());
-    // The map of extensions is there already in a server: it has the peer in it.
+    // In a server the map of extensions exists already, since it contains the peer.
     request.as_mut().expect("a request").extensions_mut().insert(1_u8);
     request.expect("a request")
 }
 
-/// Nanoseconds and allocations per request.
+/// Returns nanoseconds and allocations per request.
 fn measure<S>(mut service: S, request: impl Fn(usize) -> Request<Body>) -> (f64, f64)
 where
     S: Service<Request<Body>, Response = Response<Body>>,
@@ -156,7 +155,7 @@ where
         let allocations = ALLOCATIONS.load(Ordering::Relaxed);
         let start = Instant::now();
         for request in requests {
-            ask(&mut service, request);
+            call(&mut service, request);
         }
         let ns = start.elapsed().as_nanos() as f64 / REQUESTS as f64;
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
@@ -167,14 +166,14 @@ where
     best
 }
 
-fn ask<S>(service: &mut S, request: Request<Body>)
+fn call<S>(service: &mut S, request: Request<Body>)
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(service.poll_ready(&mut cx).is_ready());
     let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else {
-        panic!("a response at once")
+        panic!("the response is not ready")
     };
     assert_eq!(response.status(), 200);
     black_box(&response);

@@ -1,17 +1,17 @@
-//! Ten thousand slow clients before two workers, and how little sixteen healthy ones notice.
+//! The effect of ten thousand slow clients on sixteen healthy ones, with two workers.
 //!
 //! `cargo bench --bench slow_clients -- [--clients N] [--seconds N]`. The server runs on core 0 with
 //! two synchronous workers that take 5 ms for each request, behind the request and the response
-//! buffer; all clients run on core 1. Nothing here judges.
+//! buffer; all clients run on core 1. Nothing is asserted.
 //!
 //! 1. Sixteen healthy clients alone.
-//! 2. Beside N clients that each upload 20 bytes a second.
-//! 3. Beside N clients that each read a page of 1 MiB at 1 KiB a second.
-//! 4. What a request costs a worker, by the bandwidth of its client.
+//! 2. Beside N clients that each upload 20 bytes per second.
+//! 3. Beside N clients that each read a page of 1 MiB at 1 KiB per second.
+//! 4. The time that a request occupies a worker, by the bandwidth of its client.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
-    reason = "a program that measures from outside, and may fail loudly"
+    reason = "a benchmark may panic and reads the clock"
 )]
 
 use std::{
@@ -45,7 +45,7 @@ use vestibule::{
     serve, worker,
 };
 
-/// What the application takes for a request, as one that asks a database does.
+/// The time that the application takes for a request, about that of a database query.
 const WORK: Duration = Duration::from_millis(5);
 const WORKERS: usize = 2;
 const HEALTHY: usize = 16;
@@ -62,7 +62,7 @@ fn main() {
             "server" => block_on(server()),
             "upload" => block_on(uploaders(args[1].parse().unwrap(), number(2))),
             "read" => block_on(readers(args[1].parse().unwrap(), number(2))),
-            other => panic!("{other}?"),
+            other => panic!("unknown role {other}"),
         };
     }
     let clients = option(&mut args, "--clients", 10_000);
@@ -77,7 +77,7 @@ fn option(args: &mut Vec<String>, name: &str, default: u64) -> u64 {
     value
 }
 
-/// A connection and perhaps a file for each client.
+/// Raises the limit of descriptors: each client needs a connection and perhaps a file.
 fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let want = Some(65_536);
@@ -92,7 +92,7 @@ fn block_on(future: impl Future<Output = io::Result<()>>) {
     LocalSet::new().block_on(&runtime, future).unwrap();
 }
 
-/// A role of this program on one core; it ends with this.
+/// This program in another role, on one core. It is killed on drop.
 struct Role {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -117,7 +117,7 @@ impl Role {
         line.trim().to_owned()
     }
 
-    /// Megabytes that it has had in memory at most.
+    /// Returns its maximum resident memory in MiB.
     fn peak(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
@@ -140,7 +140,7 @@ fn compare(clients: u64, seconds: Duration) {
     let mut rows = Vec::new();
     let mut measure = |what: &str| rows.push((what.to_owned(), healthy(addr, seconds)));
 
-    healthy(addr, Duration::from_secs(2)); // warms up
+    healthy(addr, Duration::from_secs(2)); // a warm-up
     measure("alone");
     let mut slow = Role::start(1, &["upload", &address, &count]);
     assert_eq!(slow.line(), "ready");
@@ -152,11 +152,15 @@ fn compare(clients: u64, seconds: Duration) {
     assert_eq!(slow.line(), "ready");
     let began = Instant::now();
     while stats(addr).served < before + clients {
-        assert!(began.elapsed() < Duration::from_secs(600), "workers are held: {:?}", stats(addr));
+        assert!(
+            began.elapsed() < Duration::from_secs(600),
+            "slow clients occupy the workers: {:?}",
+            stats(addr)
+        );
         thread::sleep(Duration::from_millis(200));
     }
     println!(
-        "pages for all were ready after {:.1} s; {:?}",
+        "all pages were rendered after {:.1} s; {:?}",
         began.elapsed().as_secs_f64(),
         stats(addr)
     );
@@ -173,7 +177,7 @@ fn compare(clients: u64, seconds: Duration) {
         println!("| {what} | {:.0} | {rate:.3} | {:.1} | {:.1} | {p99:.2} |", r.rate, r.p50, r.p99);
     }
     println!("\npeak memory of the server: {} MiB; {:?}", server.peak(), stats(addr));
-    println!("\n| client's bytes/s | worker ms a request |\n| --- | --- |");
+    println!("\n| client's bytes/s | worker ms per request |\n| --- | --- |");
     for bandwidth in [8 << 10, 32 << 10, 256 << 10, usize::MAX] {
         let (before, n) = (stats(addr), 40);
         bandwidth_clients(addr, bandwidth, n);
@@ -188,7 +192,7 @@ fn compare(clients: u64, seconds: Duration) {
 #[derive(Debug)]
 struct Figures {
     served: u64,
-    /// Microseconds that workers were at a request, all together.
+    /// The sum of the microseconds that workers were busy.
     busy_us: u64,
     #[expect(dead_code, reason = "printed")]
     budget: String,
@@ -215,7 +219,7 @@ struct Healthy {
     p99: f64,
 }
 
-/// Sixteen clients that ask again as soon as they are answered.
+/// Runs sixteen clients that send the next request when they have received a response.
 fn healthy(addr: SocketAddr, time: Duration) -> Healthy {
     pin(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -261,7 +265,7 @@ async fn server() -> io::Result<()> {
         })
     };
     let pool = worker::threads(WORKERS, app)
-        .queue(20_000) // all of them may ask at once: it is the buffers that are measured
+        .queue(20_000) // all clients may send at the same time
         .queue_timeout(Duration::from_secs(600))
         .start()
         .unwrap();
@@ -291,7 +295,7 @@ async fn server() -> io::Result<()> {
         .layer(RequestBufferLayer::new().budget(budget))
         .service(pool);
     let site = Router::new().route("/stats", stats).fallback(app);
-    // Slower than the default allows: these clients are to stay.
+    // The clients are slower than the default minimum rate.
     let limits = Limits::new().body_rate(MinRate::NONE);
     let server = serve("127.0.0.1:0", site).limits(limits).connections(32_000).runtime_threads(1);
     let server = server.bind()?;
@@ -305,7 +309,7 @@ async fn connect(addr: SocketAddr) -> TcpStream {
     socket.connect(addr).await.unwrap()
 }
 
-/// Each sends 20 bytes a second of a body that is never complete.
+/// Runs clients that each send 20 bytes per second of a body that is never complete.
 async fn uploaders(addr: SocketAddr, n: usize) -> io::Result<()> {
     let mut clients = Vec::new();
     for _ in 0..n {
@@ -319,7 +323,7 @@ async fn uploaders(addr: SocketAddr, n: usize) -> io::Result<()> {
     for mut client in clients {
         tokio::task::spawn_local(async move {
             loop {
-                client.write_all(&[b'x'; 10]).await.expect("it was cut");
+                client.write_all(&[b'x'; 10]).await.expect("the connection was aborted");
                 sleep(Duration::from_millis(500)).await;
             }
         });
@@ -327,7 +331,7 @@ async fn uploaders(addr: SocketAddr, n: usize) -> io::Result<()> {
     std::future::pending().await
 }
 
-/// Each asks for the page and reads 1 KiB of it a second.
+/// Runs clients that each request the page and read 1 KiB per second.
 async fn readers(addr: SocketAddr, n: usize) -> io::Result<()> {
     let mut clients = Vec::new();
     for _ in 0..n {
@@ -339,7 +343,7 @@ async fn readers(addr: SocketAddr, n: usize) -> io::Result<()> {
     for mut client in clients {
         tokio::task::spawn_local(async move {
             let mut buf = [0; 1 << 10];
-            while client.read(&mut buf).await.expect("it was cut") > 0 {
+            while client.read(&mut buf).await.expect("the connection was aborted") > 0 {
                 sleep(Duration::from_secs(1)).await;
             }
         });
@@ -347,8 +351,8 @@ async fn readers(addr: SocketAddr, n: usize) -> io::Result<()> {
     std::future::pending().await
 }
 
-/// `n` clients at once, each with one request of 4 KiB and a page of 64 KiB, at so many bytes a
-/// second both ways.
+/// Runs `n` concurrent clients, each with one request of 4 KiB and a page of 64 KiB, at `bandwidth` bytes per
+/// second in both directions.
 fn bandwidth_clients(addr: SocketAddr, bandwidth: usize, n: usize) {
     block_on(async move {
         let mut all = JoinSet::new();

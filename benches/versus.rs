@@ -1,12 +1,12 @@
-//! Whole servers side by side: ours, nginx, tower-http's `ServeDir` under axum, and hyper-util's client
-//! as a proxy.
+//! A comparison of whole servers: this one, nginx, tower-http's `ServeDir` under axum, and a proxy with
+//! hyper-util's client.
 //!
 //! `cargo build --release --examples && cargo bench --bench versus -- [SCENARIO ...] [--rounds N]
 //! [--seconds N]`, with nginx and wrk installed. Servers run on core 0, the load and the backend on
-//! core 1; rounds alternate; what counts is the ratio within a round. Nothing here judges.
+//! core 1. Rounds alternate, and the ratios within a round are compared. Nothing is asserted.
 //!
-//! Scenarios: `static-1k`, `static-404`, `static-100k`, `static-10m`; `churn`, a connection for each
-//! request; `distinct`, 100,000 files in turn, where the memory is what to look at; `proxy-1k`.
+//! Scenarios: `static-1k`, `static-404`, `static-100k`, `static-10m`; `churn`, one connection per
+//! request; `distinct`, 100,000 files in turn, for the memory; `proxy-1k`.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -45,11 +45,11 @@ fn main() {
     }
 }
 
-/// What is asked for.
+/// A request, and the servers' expected status.
 struct Scenario {
     name: &'static str,
     path: &'static str,
-    /// What is said to wrk beside; `{}` is the folder.
+    /// Further arguments of wrk; `{}` is the folder.
     wrk: &'static [&'static str],
     status: u16,
 }
@@ -64,15 +64,15 @@ const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "proxy-1k", path: "/b/1k", wrk: &[], status: 200 },
 ];
 
-/// Asks for one of 100,000 files after the other.
+/// A script of wrk that requests 100,000 files in turn.
 const DISTINCT: &str = "local n = 0\n\
     request = function()\n\
       n = (n + 7919) % 100000\n\
       return wrk.format('GET', '/d/' .. n % 100 .. '/' .. n)\n\
     end\n";
 
-/// The files of a scenario.
-fn files(scenario: &Scenario, dir: &Path) {
+/// Writes the files of a scenario.
+fn write_files(scenario: &Scenario, dir: &Path) {
     for (name, len) in [("1k", 1 << 10), ("100k", 100 << 10), ("10m", 10 << 20)] {
         fs::write(dir.join(name), vec![b'x'; len]).unwrap();
     }
@@ -93,7 +93,7 @@ fn option(args: &mut Vec<String>, name: &str, default: u64) -> u64 {
     value
 }
 
-/// A started server; it ends with this.
+/// A running server, which is killed on drop.
 struct Server {
     name: &'static str,
     child: Child,
@@ -124,7 +124,7 @@ impl Server {
         server
     }
 
-    /// Processor seconds so far, of user and kernel; none of the servers has children.
+    /// Returns the CPU seconds so far, user and system. None of the servers has child processes.
     fn cpu(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -132,7 +132,7 @@ impl Server {
         ticks / 100.0 // USER_HZ, the same on every Linux
     }
 
-    /// Memory that is its own, in MiB.
+    /// Returns its private memory in MiB.
     fn memory(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
@@ -142,7 +142,7 @@ impl Server {
 
 fn compare(scenario: &Scenario, seconds: u64, rounds: u64) {
     let dir = tempfile::tempdir().unwrap();
-    files(scenario, dir.path());
+    write_files(scenario, dir.path());
     let me = env::current_exe().unwrap();
     let me = me.to_str().unwrap();
     let backend = free_port();
@@ -173,7 +173,7 @@ fn compare(scenario: &Scenario, seconds: u64, rounds: u64) {
         for (server, results) in servers.iter().zip(&mut results) {
             let result = load(server, scenario, &wrk, if round == 0 { 1 } else { seconds });
             if round > 0 {
-                results.push(result); // the first one warms up
+                results.push(result); // the first one is a warm-up
             }
         }
     }
@@ -201,7 +201,7 @@ fn compare(scenario: &Scenario, seconds: u64, rounds: u64) {
     }
 }
 
-/// What a round came to: requests a second, microseconds of processor for each, and memory.
+/// The result of a round: requests per second, CPU microseconds per request, and MiB of memory.
 #[derive(Clone)]
 struct Round {
     rate: f64,
@@ -221,7 +221,7 @@ fn load(server: &Server, scenario: &Scenario, wrk: &[String], seconds: u64) -> R
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
     assert_eq!(out.contains("Non-2xx"), scenario.status != 200, "{}: {out}", server.name);
     let word_before = |what| out.split(what).next().unwrap().split_whitespace().last().unwrap();
-    let requests: f64 = word_before(" requests in").parse().expect("wrk says how many");
+    let requests: f64 = word_before(" requests in").parse().expect("wrk prints the number");
     let rate = out.split("Requests/sec:").nth(1).unwrap().split_whitespace().next().unwrap();
     Round {
         rate: rate.parse().unwrap(),
@@ -240,15 +240,15 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// An example of this crate, built for release.
+/// Returns the path of an example of this crate, built for release.
 fn example(name: &str) -> String {
     let bench: PathBuf = env::current_exe().unwrap();
     let path = bench.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(path.exists(), "first: cargo build --release --examples");
+    assert!(path.exists(), "missing: run cargo build --release --examples first");
     path.to_str().unwrap().to_owned()
 }
 
-/// nginx as somebody would set it who wants to win this.
+/// Writes a configuration of nginx that is tuned for these scenarios.
 fn nginx(dir: &Path, port: u16, backend: u16) -> String {
     let at = dir.display();
     let conf = format!(
@@ -274,7 +274,7 @@ fn block_on(future: impl Future<Output = io::Result<()>>) {
     runtime.block_on(future).unwrap();
 }
 
-/// Answers 1 KiB to everything.
+/// Responds with 1 KiB to every request.
 async fn backend(listen: &str) -> io::Result<()> {
     let page = Bytes::from(vec![b'x'; 1 << 10]);
     let app = tower::service_fn(move |_: Request<Body>| {
@@ -284,13 +284,13 @@ async fn backend(listen: &str) -> io::Result<()> {
     serve(listen, app).await
 }
 
-/// A folder under axum, on one thread as the others are.
+/// Serves a folder with axum, on one thread as the other servers.
 async fn serve_dir(listen: &str, root: String) -> io::Result<()> {
     let app = axum::Router::new().fallback_service(tower_http::services::ServeDir::new(root));
     axum::serve(tokio::net::TcpListener::bind(listen).await?, app).await
 }
 
-/// The shortest proxy that hyper-util's pooling client makes, on hyper's own server.
+/// A minimal proxy with hyper-util's pooling client and hyper's server.
 async fn hyper_proxy(listen: &str, to: String) -> io::Result<()> {
     use hyper_util::{
         client::legacy::Client,
@@ -305,7 +305,7 @@ async fn hyper_proxy(listen: &str, to: String) -> io::Result<()> {
         let service = hyper::service::service_fn(move |mut request: Request<_>| {
             let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
             let uri = Uri::builder().scheme("http").authority(to.as_str()).path_and_query(path);
-            *request.uri_mut() = uri.build().expect("made of two good ones");
+            *request.uri_mut() = uri.build().expect("its parts are valid");
             request.headers_mut().remove(header::CONNECTION);
             client.request(request)
         });
