@@ -15,10 +15,10 @@ use tower_service::Service;
 
 use crate::{Body, Request, Response, error::BoxError};
 
-/// Makes a blocking function the application of a worker.
+/// Creates an application from a blocking function.
 ///
-/// `handler` receives the request with its complete body. It may block: a worker runs one request at
-/// a time on a thread of its own. It returns a [`Response`] of anything that converts into a [`Body`],
+/// `handler` receives the request with its complete body. It may block: a worker has its own thread and
+/// runs one request at a time. It returns a [`Response`] of anything that converts into a [`Body`],
 /// or a `Result` of one; its error becomes the error of the service.
 ///
 /// The body is collected in memory first, without a bound. Put a
@@ -50,7 +50,7 @@ where
 /// assert_eq!(failed.unwrap_err().to_string(), "no such table");
 /// ```
 pub trait IntoResponse {
-    /// Converts the value into what a service returns.
+    /// Converts the value into the result of a service.
     ///
     /// # Errors
     /// The handler's error.
@@ -123,7 +123,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         while let Some(frame) = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-            // The handler's request has no place for trailers.
+            // The request of the handler cannot contain trailers.
             if let Ok(data) = frame?.into_data() {
                 this.collected.push(data);
             }
@@ -141,8 +141,8 @@ impl<F> fmt::Debug for BlockingFuture<F> {
     }
 }
 
-/// The part of a body received so far. The first piece is not copied: behind a request buffer it is
-/// the only one.
+/// The part of a body received so far. The first piece is not copied; behind a request buffer it is the whole
+/// body.
 #[derive(Default)]
 struct Collected {
     first: Bytes,

@@ -1,10 +1,10 @@
-//! Causes of failures of a worker pool, one small type each.
+//! The causes of errors of a worker pool.
 
 use std::time::Duration;
 
-/// The pool was to be started without workers.
+/// A pool cannot be started without workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a pool without workers never answers: start it with at least 1")]
+#[error("cannot start a pool without workers: set at least 1")]
 pub struct NoWorkers;
 
 /// No worker was free within the queue timeout; the request was not run.
@@ -23,9 +23,9 @@ pub struct DeadlineExceeded;
 #[error("the worker pool is closed")]
 pub struct Closed;
 
-/// Every worker has failed so often in a row that it is given up for a while; the request was not run.
+/// All workers have failed too often in succession, and are started again after a pause. The request was not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("all workers failed again and again; they are started again after a pause")]
+#[error("all workers failed too often in succession; they are started again after a pause")]
 pub struct WorkersFailed;
 
 /// The application did not finish within the request timeout or the request's deadline.
@@ -43,16 +43,16 @@ pub struct WorkerPanicked {
 
 /// The factory panicked, so there is no application.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the application could not be built, its factory panicked: {message}")]
+#[error("cannot build the application: its factory panicked: {message}")]
 pub struct FactoryPanicked {
     /// Message of the panic.
     pub message: String,
 }
 
-/// Workers were still running when the time of a shutdown was over.
+/// Workers were still running when a shutdown timed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{workers} workers are still running")]
 pub struct StillRunning {
-    /// How many.
+    /// The number of these workers.
     pub workers: usize,
 }

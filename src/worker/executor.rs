@@ -1,4 +1,4 @@
-//! `Executor`: how a worker runs: as a thread, or as a child process.
+//! `Executor`: runs workers as threads or as child processes.
 
 pub(super) mod exchange;
 #[cfg(feature = "process")]
@@ -9,40 +9,40 @@ use std::io;
 
 use crate::policy::restart::WorkerId;
 
-/// Starts workers and stops those that the supervisor gives up.
+/// Starts and stops workers, as the supervisor decides.
 ///
 /// A worker calls the [`Pool`](super::pool::Pool): `on_ready` when it has built its application, or
-/// `on_failed`; then `next` for each request and `done` at its end, until one of them tells it to exit;
-/// `on_exit` as its last act.
+/// `on_failed`; then `next` for each request and `done` at its end, until one of them requests its exit;
+/// and `on_exit` last.
 ///
-/// Dropping an executor waits for what its workers leave behind; they have all exited by then.
+/// Dropping an executor, after all workers have exited, waits for their remaining resources.
 pub(super) trait Executor: Send + 'static {
     /// Starts worker `id`.
     ///
     /// # Errors
-    /// It cannot be started; then it calls nothing.
+    /// It cannot be started, and calls nothing.
     fn start(&mut self, id: WorkerId) -> io::Result<()>;
 
-    /// Interrupts the request of worker `id`, whose caller was answered with a timeout. The default is
-    /// for executors that cannot, or whose workers watch the time themselves.
+    /// Interrupts the request of worker `id`, whose caller got a timeout. The default does nothing, for
+    /// executors that cannot, or whose workers check the time themselves.
     fn abort(&mut self, id: WorkerId) {
         let _ = id;
     }
 
-    /// Stops worker `id`, which did not end its request in time and has lost its slot. The default is
-    /// for executors that cannot: it exits when its request ends.
+    /// Stops worker `id`, which did not end its request in time and has been replaced. The default does nothing,
+    /// for executors that cannot: the worker exits when its request ends.
     fn abandon(&mut self, id: WorkerId) {
         let _ = id;
     }
 
-    /// Ends worker `id`, which has no request and may still build its application. The default is for
-    /// executors that cannot: it exits when it asks for its next request.
+    /// Stops worker `id`, which has no request and may still be building its application. The default does
+    /// nothing, for executors that cannot: the worker exits when it calls `next`.
     fn stop(&mut self, id: WorkerId) {
         let _ = id;
     }
 
-    /// Ends worker `id`, which is not ready in time; it reports that by `on_failed`. The default is for
-    /// executors whose workers have no such time.
+    /// Stops worker `id`, which did not become ready in time and reports that by `on_failed`. The default does
+    /// nothing, for executors without such a timeout.
     fn time_out(&mut self, id: WorkerId) {
         let _ = id;
     }

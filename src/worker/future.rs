@@ -1,4 +1,4 @@
-//! `ResponseFuture`: the future of an answer.
+//! `ResponseFuture`: the future of a response.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! `PoolHandle`: what the handles of all pools have in common.
+//! `PoolHandle`: the common part of the handles of pools.
 
 use std::{
     fmt,
@@ -27,16 +27,16 @@ use crate::{
     policy::restart::after,
 };
 
-/// The owner of a pool, and the permit for the next request.
+/// A shared owner of a pool, and the permit for the next request.
 pub(super) struct PoolHandle {
     owner: Arc<Owner>,
     reservation: Reservation,
 }
 
-/// What all handles share; closes the pool with the last of them.
+/// Shared by all handles. Closes the pool when the last one is dropped.
 struct Owner {
     pool: Arc<Pool>,
-    /// The supervisor's thread, until it was joined.
+    /// The supervisor's thread; `None` after it was joined.
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 

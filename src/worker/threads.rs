@@ -21,39 +21,36 @@ use crate::{
 
 /// The handle of a pool of worker threads: a [`Service`], cheap to clone.
 ///
-/// **Permits.** The pool has one for each worker and one for each slot of the queue. `poll_ready` reserves one for this
-/// handle; a clone starts without. `call` spends it, and it is free again when the work has ended:
-/// after the last byte of a streamed body, and not when a client leaves. If there is none,
-/// `poll_ready` waits, at most for the queue timeout; then it is ready and the next `call` is answered
-/// with [`Kind::Overloaded`]. `poll_ready` never fails. A handle that is ready and not called keeps its
-/// permit until it is dropped. Waiting in `poll_ready` needs a tokio runtime with time enabled.
+/// **Permits.** The pool has a permit for each worker and each slot of the queue. `poll_ready` reserves one for
+/// this handle; a clone has none. `call` uses it, and it is released when the work has ended:
+/// after the last byte of a streamed body, and not when the client disconnects. If no permit is free,
+/// `poll_ready` waits for one up to the queue timeout; then it is ready, and the next `call` returns
+/// [`Kind::Overloaded`]. `poll_ready` never fails. A handle that is ready and not called keeps its
+/// permit until it is dropped. Waiting in `poll_ready` needs a Tokio runtime with time enabled.
 ///
-/// **Queue.** An idle worker takes the oldest request. So a request never waits for a busy worker while
-/// another one is idle. A request that no worker has begun within the queue timeout is answered with
-/// [`Kind::Overloaded`], and one whose [`Deadline`] passes before with [`Kind::Timeout`]. Neither is
-/// run, nor is a request whose caller has left.
+/// **Queue.** An idle worker takes the oldest request, so a request never waits for a busy worker while
+/// another one is idle. A request that waits longer than the queue timeout fails with
+/// [`Kind::Overloaded`], and one whose [`Deadline`] passes in the queue with [`Kind::Timeout`]. Neither is
+/// run, and neither is a request whose future was dropped.
 ///
-/// **Timeout.** A request that takes longer than the request timeout, or its [`Deadline`], is answered
-/// with [`Kind::Timeout`]. An application that awaits is dropped at that moment. One that blocks cannot
-/// be interrupted: past the request timeout its thread is abandoned and another one takes its place.
-/// When the abandoned thread returns, it exits. [`max_abandoned`](super::ThreadsBuilder::max_abandoned) bounds
-/// their number.
+/// **Timeout.** A request that takes longer than the request timeout, or its [`Deadline`], fails with
+/// [`Kind::Timeout`]. If the application awaits, its future is dropped at that time. If it blocks, it cannot be
+/// interrupted: after the request timeout its thread is abandoned and replaced, and exits when the call returns.
+/// [`max_abandoned`](super::ThreadsBuilder::max_abandoned) limits the number of such threads.
 ///
-/// **Panics.** One costs one answer, [`Kind::Internal`]. The instance is dropped and its thread exits;
-/// a new one is started. That is immediate, unless no request was completed since the last restart: then
-/// the pauses grow from 100 ms to 10 s, as they do while an application cannot be built. Other workers
-/// are not affected.
+/// **Panics.** A panic fails one request with [`Kind::Internal`]. The instance is dropped, its thread exits, and a
+/// new one is started: at once, or after a delay from 100 ms to 10 s if no request was completed since the last
+/// restart, or if the application cannot be built. Other workers are not affected.
 ///
-/// **Bodies.** Bytes and files are passed on whole. Any other body is sent by the worker, which is busy
-/// until the body has ended, the client has left, or the request timeout has passed since the request
-/// began. With a [`ResponseBufferLayer`](crate::layer::ResponseBufferLayer) in front, slow clients do
-/// not prolong that.
+/// **Bodies.** Bytes and files are passed on as a whole. For any other body the worker is busy until the body has
+/// ended, the client has disconnected, or the request timeout has passed since the request began. With a
+/// [`ResponseBufferLayer`](crate::layer::ResponseBufferLayer) outside of the pool, slow clients do not extend that.
 ///
-/// **Fields.** [Lookalikes](crate::semantics::lookalike) of framing and forwarding fields are dropped,
-/// since applications that come from CGI or WSGI take them for those.
+/// **Fields.** [Lookalikes](crate::semantics::lookalike) of framing and forwarding fields are removed,
+/// since CGI and WSGI applications cannot tell them from those fields.
 ///
-/// **Runtime.** Each worker has a tokio runtime of its own. Tasks that the application spawns on it go
-/// on between requests, and end with the instance. A task that blocks delays the next request.
+/// **Runtime.** Each worker has its own Tokio runtime. Tasks that the application spawns on it continue
+/// between requests, and end with the instance. A task that blocks delays the next request.
 ///
 /// **Shutdown.** When the last handle is dropped, the pool is closed: queued requests are still run,
 /// then the threads exit. [`shutdown`](Self::shutdown) waits for that.
@@ -83,20 +80,19 @@ impl Threads {
         Self(PoolHandle::new(pool, supervisor))
     }
 
-    /// Returns the figures of the pool at this moment.
+    /// Returns the current figures of the pool.
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 
-    /// Returns a gate that is open while there is a permit: for
-    /// [`Serve::gate`](crate::serve::Serve::gate), so that clients wait in the kernel while workers and
-    /// queue are full. It does not keep the pool alive.
+    /// Returns a gate that is open while a permit is free. With [`Serve::gate`](crate::serve::Serve::gate), clients
+    /// wait in the kernel while workers and queue are full. It does not keep the pool alive.
     pub fn gate(&self) -> Gate {
         self.0.gate()
     }
 
-    /// Closes the pool for all handles: calls are answered with [`Kind::Overloaded`](crate::error::Kind::Overloaded). Queued requests
-    /// are still run, then the threads exit.
+    /// Closes the pool for all handles: further calls return
+    /// [`Kind::Overloaded`](crate::error::Kind::Overloaded). Queued requests are still run, then the threads exit.
     pub fn close(&self) {
         self.0.close();
     }
@@ -104,9 +100,9 @@ impl Threads {
     /// [Closes](Self::close) the pool and waits until all threads have exited, at most for `within`.
     ///
     /// # Errors
-    /// [`Kind::Timeout`](crate::error::Kind::Timeout) with [`StillRunning`](super::StillRunning) when that time has passed. Requests that are queued then
-    /// are answered with [`Kind::Overloaded`](crate::error::Kind::Overloaded) and not run; running ones go on, and their threads exit
-    /// after them.
+    /// [`Kind::Timeout`](crate::error::Kind::Timeout) with [`StillRunning`](super::StillRunning) when that time has
+    /// passed. Requests that are still queued fail with [`Kind::Overloaded`](crate::error::Kind::Overloaded) and are
+    /// not run. Running requests continue, and their threads exit after them.
     pub async fn shutdown(&self, within: Duration) -> Result<(), Error> {
         self.0.shutdown(within).await
     }
@@ -128,8 +124,8 @@ impl<B: HttpBody> Service<Request<B>> for Threads {
         Poll::Ready(Ok(()))
     }
 
-    /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the
-    /// answer is [`Kind::Overloaded`](crate::error::Kind::Overloaded).
+    /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the result is
+    /// [`Kind::Overloaded`](crate::error::Kind::Overloaded).
     fn call(&mut self, mut request: Request<B>) -> ResponseFuture {
         lookalike::strip(request.headers_mut());
         self.0.submit(request.map(Body::new))

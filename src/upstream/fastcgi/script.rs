@@ -1,4 +1,4 @@
-//! Which of the scripts that a path may name exists.
+//! `ScriptCheck`: finds the first existing script of those that a path may name.
 
 use std::{
     collections::HashMap,
@@ -14,13 +14,13 @@ use crate::{
     semantics::cgi::Script,
 };
 
-/// How long a script that was found counts as there: a second, as a folder's files do.
-const FRESH: Duration = Duration::from_secs(1);
+/// How long a script that was found is assumed to exist: 1 s, as the files of a folder.
+const VALIDITY: Duration = Duration::from_secs(1);
 
-/// Scripts that are remembered. An application seldom has as many that are asked for by name.
-const REMEMBERED: usize = 1024;
+/// The maximum number of cached scripts. Few applications have as many scripts that are requested directly.
+const MAX_CACHED: usize = 1024;
 
-/// Looks scripts up below a root, on threads that may block, and remembers those that it has found.
+/// Looks up scripts below a root, on a blocking pool, and caches the existing ones.
 #[derive(Debug)]
 pub(super) struct ScriptCheck {
     root: PathBuf,
@@ -33,11 +33,11 @@ impl ScriptCheck {
         Self { root, found: Mutex::default(), pool: BlockingPool::default() }
     }
 
-    /// Whether the script is a file.
+    /// Returns whether the script is a file.
     async fn exists(&self, script: &Script) -> io::Result<bool> {
         let now = clock::now();
-        let is_fresh = |since: &Instant| now.saturating_duration_since(*since) < FRESH;
-        if self.found().get(script.name()).is_some_and(is_fresh) {
+        let is_valid = |since: &Instant| now.saturating_duration_since(*since) < VALIDITY;
+        if self.found().get(script.name()).is_some_and(is_valid) {
             return Ok(true);
         }
         let path = self.root.join(script.name().trim_start_matches('/'));
@@ -45,10 +45,10 @@ impl ScriptCheck {
         let exists = found.map_err(io::Error::other)???;
         if exists {
             let mut found = self.found();
-            if found.len() >= REMEMBERED {
-                found.retain(|_, since| is_fresh(since));
+            if found.len() >= MAX_CACHED {
+                found.retain(|_, since| is_valid(since));
             }
-            if found.len() < REMEMBERED {
+            if found.len() < MAX_CACHED {
                 found.insert(script.name().to_owned(), now);
             }
         }
@@ -56,12 +56,12 @@ impl ScriptCheck {
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The first of the scripts that exists, or the first of all where that is not known.
+/// Returns the first script that exists, or the first one if scripts are not checked.
 pub(super) async fn find_script(
     shared: Arc<Shared>,
     candidates: Vec<Script>,
@@ -75,7 +75,7 @@ pub(super) async fn find_script(
     Ok(None)
 }
 
-/// Whether the path names a file. May block.
+/// Returns whether the path names a file. May block.
 fn is_file(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Ok(meta) => Ok(meta.is_file()),

@@ -1,4 +1,4 @@
-//! One request in an application: bounded by time, its panic caught, its body sent.
+//! Runs a request in an application: with a timeout, panics caught, and the body sent.
 
 use std::{
     future::{Future, poll_fn},
@@ -55,26 +55,26 @@ fn timed_out(allowance: Allowance) -> Error {
     Error::new(Kind::Timeout, RequestTimeout(allowance.total))
 }
 
-/// How a request has ended; its caller does not know yet.
+/// The end of a request, before it is reported to the caller.
 pub(crate) enum Done {
     Answer(Answer),
     Body(Arc<Streamed>, Ended),
 }
 
 impl Done {
-    /// Tells the caller.
+    /// Reports the end to the caller.
     pub(crate) fn report(self, job: &Job) {
         match self {
             Self::Answer(answer) => job.answer(answer),
             Self::Body(body, Ended::Complete(trailers)) => body.finish(trailers),
             Self::Body(body, Ended::Failed(error)) => body.abort(error),
-            Self::Body(_, Ended::ReaderGone) => {}
+            Self::Body(_, Ended::ReaderDropped) => {}
         }
     }
 }
 
 impl WorkerPanicked {
-    /// Tells the caller.
+    /// Reports the panic to the caller.
     pub(crate) fn report(&self, job: &Job) {
         job.abort(|| Error::new(Kind::Internal, self.clone()));
     }
@@ -92,7 +92,7 @@ async fn respond<A: HttpService>(app: &mut A, request: Request) -> Result<Output
     first_frame(response).await
 }
 
-/// Sends a response, until its body has ended, to a caller who may bound it by time.
+/// Sends a response to the end of its body. The caller of this function may apply a timeout.
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
 pub(crate) async fn deliver(response: Response, job: &Job) -> Done {
     match first_frame(response).await {
@@ -112,8 +112,8 @@ async fn first_frame(response: Response) -> Result<Output, BoxError> {
     if response.body().as_bytes().is_some() || response.body().as_file().is_some() {
         return Ok(Output::Complete(response));
     }
-    // The body of a framework looks like a stream even if it is one piece. Polling it once saves the
-    // channel.
+    // The bodies of frameworks are streams even if they have one piece. Polling once avoids the channel for
+    // these.
     let (head, mut rest) = response.into_parts();
     let len = rest.len();
     let first = match poll_once(&mut rest).await {
@@ -134,7 +134,7 @@ async fn first_frame(response: Response) -> Result<Output, BoxError> {
     Ok(Output::Partial { head: Response::from_parts(head, len), first, rest })
 }
 
-/// The next frame, or `None` if there is none yet.
+/// Returns the next frame, or `None` if it is pending.
 async fn poll_once(body: &mut Body) -> Option<Option<Result<Frame<Bytes>, BoxError>>> {
     poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
         Poll::Ready(frame) => Poll::Ready(Some(frame)),
@@ -143,7 +143,7 @@ async fn poll_once(body: &mut Body) -> Option<Option<Result<Frame<Bytes>, BoxErr
     .await
 }
 
-/// Bounds `work` by time; `None` if that has passed. Work that never waits makes no timer.
+/// Runs `work` with a timeout; returns `None` if it expires. No timer is created for work that never waits.
 async fn within<T>(allowance: Allowance, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let mut sleep = pin!(None::<Sleep>);
@@ -154,12 +154,12 @@ async fn within<T>(allowance: Allowance, work: impl Future<Output = T>) -> Optio
         if sleep.is_none() {
             sleep.set(Some(sleep_until(allowance.until.into())));
         }
-        sleep.as_mut().as_pin_mut().expect("it was set just above").poll(cx).map(|()| None)
+        sleep.as_mut().as_pin_mut().expect("set above").poll(cx).map(|()| None)
     })
     .await
 }
 
-/// Catches a panic of `work`. It may leave the application in any state.
+/// Catches a panic of `work`, which may leave the application in any state.
 async fn catch<T>(work: impl Future<Output = T>) -> Result<T, WorkerPanicked> {
     let mut work = pin!(work);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {

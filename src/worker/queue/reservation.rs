@@ -14,14 +14,14 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError
 use super::{closed, queue_timeout};
 use crate::error::Error;
 
-/// What `poll_ready` has got for the next call.
+/// The result of `poll_ready` for the next call.
 #[derive(Default)]
 pub(crate) enum Reservation {
     #[default]
     None,
     Waiting(Waiting),
     Held(Permit),
-    /// There was no permit within the queue timeout, or the pool is closed.
+    /// No permit was free within the queue timeout, or the pool is closed.
     Refused(Error),
 }
 
@@ -66,10 +66,10 @@ impl Reservation {
         Poll::Ready(())
     }
 
-    /// Takes the permit for a call. Without a reservation it takes one that is free.
+    /// Takes the permit for a call. Without a reservation it takes a free one.
     ///
     /// # Errors
-    /// `Kind::Overloaded` if there is none.
+    /// `Kind::Overloaded` if no permit is free.
     pub(crate) fn take(
         &mut self,
         permits: &Arc<Semaphore>,

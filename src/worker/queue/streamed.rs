@@ -16,22 +16,22 @@ use crate::{
     error::BoxError,
 };
 
-/// The sending side of a response body. The supervisor may end it in the place of a stuck worker.
+/// The sending side of a response body. The supervisor may end it instead of a stuck worker.
 #[derive(Debug)]
 pub(crate) struct Streamed {
     /// `None` once the body has ended.
     sender: Mutex<Option<Sender>>,
 }
 
-/// The sending side, and the body that receives from it, of `len` bytes if that is known.
+/// Creates the sending side and the body that receives from it, of `len` bytes if that is known.
 pub(crate) fn new(len: Option<u64>) -> (Arc<Streamed>, Body) {
     let (sender, body) = Body::channel(len);
     (Arc::new(Streamed { sender: Mutex::new(Some(sender)) }), body)
 }
 
 impl Streamed {
-    /// Waits for room. Also registers for the reader's departure, so that a worker that waits for its
-    /// application learns of it.
+    /// Waits for room. Also registers for the drop of the reader, so that it wakes a worker that waits for its
+    /// application.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
         match &*lock(&self.sender) {
             // Registered first, since a channel with room does not register for anything.
@@ -45,7 +45,7 @@ impl Streamed {
     }
 
     pub(crate) fn finish(&self, trailers: Option<HeaderMap>) {
-        // Taken first: the reader is woken without the lock.
+        // Taken out first, so that the reader is woken without the lock.
         let sender = lock(&self.sender).take();
         if let Some(s) = sender {
             s.finish(trailers);
@@ -61,30 +61,30 @@ impl Streamed {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while the lock is held, so a poisoned one is still consistent.
+    // Nothing panics while the lock is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How the sending of a body ended.
+/// The end of a body that was sent.
 pub(crate) enum Ended {
     Complete(Option<HeaderMap>),
     Failed(BoxError),
-    /// The reader has left.
-    ReaderGone,
+    /// The reader was dropped.
+    ReaderDropped,
 }
 
-/// Sends `first` and then `body` into `stream`, as there is room.
+/// Sends `first` and then `body` into `stream`, with backpressure.
 pub(crate) async fn pump(mut body: Body, first: Option<Bytes>, stream: &Streamed) -> Ended {
     if let Some(data) = first
         && stream.send(data).is_err()
     {
-        return Ended::ReaderGone;
+        return Ended::ReaderDropped;
     }
     let mut trailers = None;
     std::future::poll_fn(|cx| {
         loop {
             if ready!(stream.poll_room(cx)).is_err() {
-                return Poll::Ready(Ended::ReaderGone);
+                return Poll::Ready(Ended::ReaderDropped);
             }
             let frame = match ready!(Pin::new(&mut body).poll_frame(cx)) {
                 None => return Poll::Ready(Ended::Complete(trailers.take())),
@@ -92,7 +92,7 @@ pub(crate) async fn pump(mut body: Body, first: Option<Bytes>, stream: &Streamed
                 Some(Ok(frame)) => frame,
             };
             match frame.into_data() {
-                // If the reader has left, the next turn learns of it.
+                // The next iteration returns an error if the reader was dropped.
                 Ok(data) => drop(stream.send(data)),
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }

@@ -1,4 +1,4 @@
-//! Models of a job that its caller, a worker and the supervisor touch at once.
+//! Loom models of a job that its caller, a worker and the supervisor access concurrently.
 
 use std::future::poll_fn;
 
@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::Body;
 
-/// A job, and the semaphore that its permit goes back to.
+/// Returns a job, and the semaphore of its permit.
 fn job() -> (Arc<Job>, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(1));
     let permit = permits.clone().try_acquire_owned().unwrap();
@@ -18,7 +18,7 @@ fn job() -> (Arc<Job>, Arc<Semaphore>) {
 }
 
 #[test]
-fn job_is_either_begun_or_cancelled_before_it() {
+fn job_is_either_begun_or_cancelled() {
     model(|| {
         let (job, permits) = job();
         let worker = thread::spawn({
@@ -27,7 +27,7 @@ fn job_is_either_begun_or_cancelled_before_it() {
         });
         let was_queued = job.cancel();
         let begun = worker.join().unwrap();
-        assert!(begun != was_queued, "exactly one of them has it");
+        assert!(begun != was_queued, "either the worker has begun it, or it was cancelled");
         assert_eq!(permits.available_permits(), usize::from(was_queued));
     });
 }
