@@ -1,5 +1,5 @@
-//! Locks and atomics of the types that threads share: those of std, or those of loom where its models of
-//! these types run (`--cfg vestibule_loom`, see CONTRIBUTING.md).
+//! The locks and atomics of types that threads share: those of std, or those of loom when it runs the models of
+//! these types (`--cfg vestibule_loom`, see CONTRIBUTING.md).
 
 #[cfg(vestibule_loom)]
 use loom::sync as primitives;
@@ -15,8 +15,8 @@ pub(crate) use tokio::sync::Semaphore;
 #[cfg(all(feature = "server", vestibule_loom))]
 pub(crate) use semaphore::Semaphore;
 
-/// Tokio's semaphore, with a step of the model before each operation: another thread may run there, and sees
-/// what was done before.
+/// Tokio's semaphore with a step of the model before each operation. At a step loom may switch to another thread,
+/// which sees all earlier operations.
 #[cfg(all(feature = "server", vestibule_loom))]
 mod semaphore {
     use std::sync::atomic::Ordering::AcqRel;
@@ -61,6 +61,48 @@ mod semaphore {
 
         pub(crate) fn forget_permits(&self, n: usize) -> usize {
             self.step().forget_permits(n)
+        }
+    }
+}
+
+/// What the models use of loom, which runs each in every order of its steps.
+#[cfg(all(test, vestibule_loom))]
+pub(crate) mod model {
+    pub(crate) use loom::{future::block_on, model, thread};
+}
+
+/// The same with threads of std. So the models are compiled and run by every `cargo test`, although not in every
+/// order.
+#[cfg(all(test, not(vestibule_loom)))]
+pub(crate) mod model {
+    pub(crate) use std::thread;
+    use std::{
+        pin::pin,
+        sync::Arc,
+        task::{Context, Poll, Wake, Waker},
+    };
+
+    pub(crate) fn model(run: impl Fn() + Send + Sync + 'static) {
+        const RUNS: usize = 100;
+        (0..RUNS).for_each(|_| run());
+    }
+
+    struct Unpark(thread::Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let (mut future, mut cx) = (pin!(future), Context::from_waker(&waker));
+        loop {
+            match future.as_mut().poll(&mut cx) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => thread::park(),
+            }
         }
     }
 }

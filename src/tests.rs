@@ -14,7 +14,6 @@ mod half_close;
 mod incidents;
 mod links;
 mod log_lines;
-#[cfg(vestibule_loom)]
 mod models;
 mod names;
 mod orders;

@@ -243,7 +243,7 @@ where
     }
 }
 
-#[cfg(all(test, vestibule_loom))]
+#[cfg(test)]
 mod models;
 #[cfg(test)]
 mod tests {

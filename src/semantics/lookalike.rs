@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_lookalike_finds_names_with_other_separators() {
+    fn lookalike_differs_from_its_name_by_separators() {
         for (name, expected) in [
             ("content_length", true),
             ("content.length", true),

@@ -1,5 +1,5 @@
-//! Models of public types that threads share: loom runs each in every order of its steps. Models of private
-//! types stand beside them, in `models.rs` too.
+//! Models of public types that threads share. Loom runs each in every order of its steps (`--cfg vestibule_loom`);
+//! otherwise they run some times with threads of std. Models of private types are in a `models.rs` beside them.
 
 mod budget;
 mod channel;

@@ -1,8 +1,7 @@
 //! Models of callers that join a lookup while another thread runs or drops it.
 
-use loom::{future::block_on, model, thread};
-
 use super::*;
+use crate::sync::model::{block_on, model, thread};
 
 type Answered = oneshot::Receiver<io::Result<u32>>;
 

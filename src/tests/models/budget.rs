@@ -1,8 +1,9 @@
-//! The counters of a budget.
+//! Models of the counters of a budget.
 
-use loom::{model, thread};
-
-use crate::Budget;
+use crate::{
+    Budget,
+    sync::model::{model, thread},
+};
 
 #[test]
 fn leases_stay_within_their_bound_together() {
@@ -17,7 +18,7 @@ fn leases_stay_within_their_bound_together() {
         let other = budget.clone();
         let thread = thread::spawn(move || take(other));
         let (a, b) = (take(budget.clone()), thread.join().unwrap());
-        assert!(a.is_some() != b.is_some(), "60 and 60 are more than 100");
+        assert!(a.is_some() != b.is_some(), "two leases of 60 exceed 100");
         drop((a, b));
         assert_eq!(budget.usage().memory, 0);
     });

@@ -1,17 +1,17 @@
-//! The channel of a body: no wake-up is lost.
+//! Models of a body's channel: no wake-up is lost.
 
 use std::{future::poll_fn, pin::pin};
 
 use bytes::Bytes;
 use http_body::Body as _;
-use loom::{future::block_on, model, thread};
 
 use crate::{
     Body,
     body::{CHANNEL_CAPACITY, ReaderDropped},
+    sync::model::{block_on, model, thread},
 };
 
-/// All bytes of a body, and whether it ended as it should.
+/// Reads a body. Returns the number of its bytes, and whether it ended without an error.
 fn read(body: Body) -> (usize, bool) {
     let mut body = pin!(body);
     let mut len = 0;

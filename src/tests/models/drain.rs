@@ -8,9 +8,10 @@ use std::{
     task::{Context, Wake, Waker},
 };
 
-use loom::{model, thread};
-
-use crate::net::Drain;
+use crate::{
+    net::Drain,
+    sync::model::{model, thread},
+};
 
 #[derive(Default)]
 struct Woken(AtomicBool);

@@ -226,5 +226,5 @@ impl Job {
     }
 }
 
-#[cfg(all(test, vestibule_loom))]
+#[cfg(test)]
 mod models;

@@ -233,5 +233,5 @@ impl Drop for Waiter {
     }
 }
 
-#[cfg(all(test, vestibule_loom))]
+#[cfg(test)]
 mod models;

@@ -2,11 +2,13 @@
 
 use std::future::poll_fn;
 
-use loom::{future::block_on, model, thread};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::Body;
+use crate::{
+    Body,
+    sync::model::{block_on, model, thread},
+};
 
 /// Returns a job, and the semaphore of its permit.
 fn job() -> (Arc<Job>, Arc<Semaphore>) {

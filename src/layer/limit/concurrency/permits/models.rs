@@ -1,8 +1,7 @@
 //! Loom models of permits that are taken and released while the limit changes.
 
-use loom::{model, thread};
-
 use super::*;
+use crate::sync::model::{model, thread};
 
 /// Asserts that no permit is lost or invented: the free ones and those in use equal the limit plus the pending
 /// removals.
