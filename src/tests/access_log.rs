@@ -1,4 +1,4 @@
-//! The access log over real sockets: what left, for every response.
+//! Tests of the access log over real sockets: an entry for each response, by the bytes that were sent.
 
 use std::{convert::Infallible, fs, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     proto::h1::Limits, serve::Serve,
 };
 
-/// Entries as they are written.
+/// The entries of the access log, in the order in which they are written.
 struct Log(mpsc::UnboundedReceiver<Entry>);
 
 impl Log {
@@ -24,14 +24,14 @@ impl Log {
         within(self.0.recv()).await.expect("the server has not ended")
     }
 
-    /// The next entry's path, status, bytes and completeness.
+    /// Returns the path, status, bytes and completeness of the next entry.
     async fn summary(&mut self) -> (String, Option<u16>, u64, bool) {
         let entry = self.next().await;
         let path = entry.uri.map_or_else(String::new, |uri| uri.path().to_owned());
         (path, entry.status.map(|status| status.as_u16()), entry.bytes, entry.complete)
     }
 
-    /// The entries that are left when the server has ended.
+    /// Stops the server and returns the remaining entries.
     async fn rest(mut self, server: Running) -> Vec<Entry> {
         server.stop().await;
         let mut entries = Vec::new();
@@ -42,7 +42,7 @@ impl Log {
     }
 }
 
-/// A server, and its access log.
+/// Starts a server with an access log.
 async fn logged<S>(service: S, options: impl FnOnce(Serve<S>) -> Serve<S>) -> (Running, Log)
 where
     S: HttpService<Body, ResponseBody = Body, Future: Send> + Clone + Send + 'static,
@@ -53,7 +53,7 @@ where
     (server, Log(log))
 }
 
-/// Answers with what the path asks for.
+/// Responds as the path names.
 async fn app(request: Request) -> Result<Response, BoxError> {
     let (parts, body) = request.into_parts();
     let response = Response::builder();
@@ -67,7 +67,7 @@ async fn app(request: Request) -> Result<Response, BoxError> {
             tx.send("some ".into())?;
             tx.send("pieces".into())?;
             if parts.uri.path() == "/breaks" {
-                tx.abort("as told")
+                tx.abort("expected")
             } else {
                 tx.finish(None)
             }
@@ -75,7 +75,7 @@ async fn app(request: Request) -> Result<Response, BoxError> {
         }
         "/upload" => response.body(body.collect().await?.to_bytes().into())?,
         "/never" => std::future::pending().await,
-        _ => return Err("as told".into()),
+        _ => return Err("expected".into()),
     })
 }
 
@@ -237,7 +237,7 @@ async fn body_of_a_request_that_is_too_slow_is_logged_with_its_answer() {
     let head = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsome";
     let answer = exchange(server.addr, head).await;
     let body = answer.split_once("\r\n\r\n").unwrap().1.len() as u64;
-    // The body's error is the service's, and the table of `serve` makes 408 of it.
+    // The service returns the error of the body, which `serve` turns into 408.
     assert_eq!(log.summary().await, ("/upload".into(), Some(408), body, true));
     assert!(log.rest(server).await.is_empty());
 }
@@ -327,11 +327,12 @@ async fn entry_names_the_client_of_a_trusted_proxy() {
         exchange(server.addr, request).await;
     }
     let entries = log.rest(server).await;
-    let told: Vec<_> = entries
+    let clients: Vec<_> = entries
         .iter()
         .map(|e| (e.peer.ip().unwrap().to_string(), e.peer.scheme().to_string()))
         .collect();
-    let told: Vec<_> = told.iter().map(|(ip, scheme)| (ip.as_str(), scheme.as_str())).collect();
-    assert_eq!(told, [("192.0.2.7", "https"), ("127.0.0.1", "http"), ("127.0.0.1", "http")]);
+    let clients: Vec<_> =
+        clients.iter().map(|(ip, scheme)| (ip.as_str(), scheme.as_str())).collect();
+    assert_eq!(clients, [("192.0.2.7", "https"), ("127.0.0.1", "http"), ("127.0.0.1", "http")]);
     assert_eq!(entries[2].status.unwrap(), 400, "the proxy's own fault");
 }

@@ -1,5 +1,5 @@
-//! Who is let in when there is no room: nothing is reserved for those that are still awaited, and
-//! the idle make room for the others.
+//! Tests of admission to a full server: no capacity is reserved for clients that are awaited, and idle connections
+//! are closed for others.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ async fn idle_connections_are_shed_for_waiting_ones() {
         client.write_all(GET.as_bytes()).await.unwrap();
         read_until(client, "hi").await;
     }
-    // Long before the two have been idle for as long as they may.
+    // Long before the idle timeout of the two.
     for _ in 0..2 {
         let mut client = TcpStream::connect(server.addr).await.unwrap();
         client.write_all(GET.as_bytes()).await.unwrap();
@@ -41,7 +41,7 @@ async fn idle_connections_are_shed_for_waiting_ones() {
     let mut next = TcpStream::connect(server.addr).await.unwrap();
     next.write_all(GET.as_bytes()).await.unwrap();
     read_until(&mut next, "hi").await;
-    // One of the two at least has ended, in order and between exchanges.
+    // At least one of the two has been closed, between exchanges.
     drop(next);
     server.stop().await;
     for client in &mut idle {
@@ -71,7 +71,7 @@ async fn active_connection_is_not_shed() {
     assert!(tokio::time::timeout(patience, began.notified()).await.is_err(), "let in beside it");
     go_on.add_permits(2);
     read_until(&mut busy, "hi").await;
-    // Now that it is idle, it does.
+    // It closes now that it is idle.
     read_until(&mut waiting, "hi").await;
     assert_eq!(read_all(&mut busy).await, "");
     drop(waiting);
@@ -89,13 +89,13 @@ async fn client_has_bounded_number_of_connections() {
         held.push(client);
     }
     assert_eq!(exchange(server.addr, "").await, "", "closed as it came");
-    // Another client is another matter; loopback has many addresses.
+    // Another client is not affected; loopback has many addresses.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut other = socket.connect(server.addr).await.unwrap();
     other.write_all(LAST.as_bytes()).await.unwrap();
     assert_eq!(statuses(&read_all(&mut other).await), [200]);
-    // Of those that end none is counted any more.
+    // A connection that has ended is not counted.
     held.pop().unwrap().shutdown().await.unwrap();
     within(async {
         while statuses(&exchange(server.addr, LAST).await) != [200] {
@@ -116,7 +116,7 @@ async fn closed_gate_stops_accepting_and_reading_heads() {
     kept.write_all(GET.as_bytes()).await.unwrap();
     read_until(&mut kept, "hi").await;
     let place = places.clone().acquire_owned().await.unwrap();
-    // Neither on the connection that is there nor on a new one.
+    // Neither on an open connection nor on a new one.
     let mut new = TcpStream::connect(server.addr).await.unwrap();
     for client in [&mut kept, &mut new] {
         client.write_all(GET.as_bytes()).await.unwrap();
@@ -150,7 +150,7 @@ async fn client_waiting_at_gate_is_not_idle() {
     let place = place.await.unwrap();
     client.write_all(LAST.as_bytes()).await.unwrap();
     let mut byte = [0];
-    // Three times as long as it may be idle.
+    // Three times the idle timeout.
     let read = tokio::time::timeout(Duration::from_millis(2100), client.read(&mut byte));
     assert!(read.await.is_err(), "closed, or answered");
     drop(place);
@@ -215,7 +215,7 @@ async fn waiting_heads_and_answers_are_charged_and_spent_budget_refuses_requests
 async fn connections_release_their_slots_however_they_end() {
     let app = service_fn(|request: Request| async move {
         match request.uri().path() {
-            "/panic" => panic!("as it was told to"),
+            "/panic" => panic!("expected"),
             "/never" => std::future::pending::<()>().await,
             _ => {}
         }
@@ -224,7 +224,7 @@ async fn connections_release_their_slots_however_they_end() {
         drop(tx); // breaks off in the middle
         Ok::<_, Infallible>(Response::new(body))
     });
-    // An orderly end of the client counts as its leaving, as a reset does.
+    // With `half_close` of zero, an orderly end cancels the request as a reset does.
     let http1 = Http1Config::new().half_close(Duration::ZERO);
     let options = |s: Serve<_>| s.connections(4).connections_per_client(4).http1(http1);
     let server = start_with(app, options).await;
@@ -246,11 +246,11 @@ async fn connections_release_their_slots_however_they_end() {
             let _ = client.read(&mut [0; 100]).await;
         }
         if n.is_multiple_of(2) {
-            // A reset, not an orderly end.
+            // Closes with a reset.
             socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         }
     };
-    // Those that would wait for an answer that never comes are given up.
+    // The clients that would get no response are abandoned.
     for n in 0..400 {
         let _ = tokio::time::timeout(Duration::from_millis(20), one(n)).await;
     }

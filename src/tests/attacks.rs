@@ -1,5 +1,5 @@
-//! Every slow or endless client that we know of at once, before two places for work and with the
-//! default bounds, in virtual time: each ends as it should, and a healthy client never notices.
+//! All known slow or endless clients at the same time, with two workers and the default limits, in virtual time:
+//! each ends as expected, and a healthy client is not affected.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -23,11 +23,11 @@ use crate::{
     peer::Peer,
 };
 
-/// How long the application works for a request.
+/// The time that the application takes for a request.
 const WORK: Duration = Duration::from_millis(5);
-/// How many attackers there are of each kind.
+/// The number of attackers of each kind.
 const EACH: usize = 10;
-/// More than the pipe and the connection hold, less than the response buffer does.
+/// More than the pipe and the connection buffer, and less than the response buffer.
 const PAGE: usize = 200_000;
 
 type Front = BoxCloneService<Request, Response, Infallible>;
@@ -53,7 +53,7 @@ fn front() -> Front {
     )
 }
 
-/// A connection whose pipe holds so many bytes.
+/// Opens a connection over a pipe with a buffer of `pipe` bytes.
 fn connect(front: &Front, pipe: usize) -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     let (client, io) = tokio::io::duplex(pipe);
     let config = Arc::new(Config::default());
@@ -69,12 +69,12 @@ fn connect(front: &Front, pipe: usize) -> (DuplexStream, JoinHandle<std::io::Res
 struct Attack {
     name: &'static str,
     first: &'static str,
-    /// Sent again and again, with so much time between.
+    /// Sent repeatedly, at this interval.
     then: &'static [u8],
     every: Duration,
-    /// Bytes read at a time, and how often; none: it does not read.
+    /// The size and interval of reads; `None` if it does not read.
     read: Option<(usize, Duration)>,
-    /// The statuses of what it is answered, if it reads all, and the seconds that it lasts at most.
+    /// The statuses of the responses, if it reads them all, and the maximum number of seconds until its end.
     status: &'static [u16],
     within: u64,
 }
@@ -124,7 +124,7 @@ const ATTACKS: [Attack; 16] = [
         ..attack("R3 a chunk in 29 s", CHUNKED, &[408], 60)
     },
     attack(
-        "R3 a body that it waits to be asked for",
+        "R3 a body after 100 Continue",
         "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
         &[100, 408],
         30,
@@ -174,13 +174,13 @@ const ATTACKS: [Attack; 16] = [
     },
 ];
 
-/// Runs one attacker until the server ends the connection. What it was told, and how long it took.
+/// Runs one attacker until the server closes the connection. Returns the bytes that it received, and the time.
 async fn run(a: Attack, front: Front) -> (String, Duration) {
     let (client, mut ended) = connect(&front, if a.read == ALL { 64 << 10 } else { 64 });
     let start = Instant::now();
     let (mut read, mut write) = tokio::io::split(client);
     let sending = async {
-        // Without a pause, many at once.
+        // Without an interval, many copies at once.
         let then = a.then.repeat(if a.every.is_zero() { 500 } else { 1 });
         let mut next: &[u8] = a.first.as_bytes();
         while write.write_all(next).await.is_ok() {
@@ -211,7 +211,7 @@ async fn run(a: Attack, front: Front) -> (String, Duration) {
     (String::from_utf8_lossy(&got).into_owned(), took)
 }
 
-/// Asks again and again: the longest that it was kept waiting.
+/// Sends requests without end. Returns the longest time to a response.
 async fn healthy(front: Front) -> Duration {
     let (mut client, _ended) = connect(&front, 1 << 20);
     let mut worst = Duration::ZERO;
@@ -245,12 +245,12 @@ async fn each_attack_ends_as_expected_and_healthy_clients_are_served() {
     }
     let healthy = tokio::spawn(healthy(front));
     while let Some(ended) = attackers.join_next().await {
-        let (attack, (told, took)) = ended.unwrap();
-        assert_eq!(statuses(&told), attack.status, "{}: {told:.300}", attack.name);
-        // And five seconds in which its answer may arrive.
+        let (attack, (received, took)) = ended.unwrap();
+        assert_eq!(statuses(&received), attack.status, "{}: {received:.300}", attack.name);
+        // Five more seconds for the response to arrive.
         assert!(took.as_secs() <= attack.within + 5, "{}: {took:?}", attack.name);
     }
     let worst = timeout(secs(1000), healthy).await.expect("it hangs").unwrap();
-    // Three kinds get as far as the application, once: 30 pages, at 5 ms and two at a time.
-    assert!(worst <= Duration::from_millis(100), "kept waiting for {worst:?}");
+    // The requests of three kinds reach the application once: 30 pages of 5 ms, two at a time.
+    assert!(worst <= Duration::from_millis(100), "a response took {worst:?}");
 }

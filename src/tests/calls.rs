@@ -1,4 +1,4 @@
-//! What the server's driver asks of its connection, call by call.
+//! The calls that the server's driver makes on its stream, one by one.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use crate::{
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A connection that brings what it is told to, piece by piece, and counts.
+/// A stream that returns given pieces and counts calls.
 #[derive(Clone, Default)]
 struct Counted(Arc<Mutex<State>>);
 
@@ -39,14 +39,14 @@ struct State {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Calls {
-    /// Reads that brought something.
+    /// Reads that returned bytes.
     reads: usize,
-    /// Reads that found nothing. On a socket they are no system call behind a short read: the
-    /// runtime knows that there is nothing.
-    vain: usize,
+    /// Reads that were pending. On a socket they are no system call after a short read, since the runtime has
+    /// cleared the readiness.
+    pending: usize,
     writes: usize,
-    /// Of those, the ones whose end may wait for what follows at once.
-    held: usize,
+    /// The writes with the hint that more data follows.
+    corked: usize,
 }
 
 impl Counted {
@@ -54,17 +54,17 @@ impl Counted {
         self.0.lock().unwrap().to_read.push_back(piece.into());
     }
 
-    /// Since it was last asked.
+    /// Returns the calls since the last time.
     fn calls(&self) -> Calls {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
 
-    /// The statuses written since it was last asked.
+    /// Returns the statuses that were written since the last time.
     fn answers(&self) -> Vec<u16> {
         statuses(&std::mem::take(&mut self.0.lock().unwrap().written))
     }
 
-    /// Pieces that were not read.
+    /// Returns the number of pieces that were not read.
     fn left(&self) -> usize {
         self.0.lock().unwrap().to_read.len()
     }
@@ -78,7 +78,7 @@ impl AsyncRead for Counted {
     ) -> Poll<io::Result<()>> {
         let mut state = self.0.lock().unwrap();
         let Some(piece) = state.to_read.pop_front() else {
-            state.calls.vain += 1;
+            state.calls.pending += 1;
             return Poll::Pending;
         };
         state.calls.reads += 1;
@@ -110,12 +110,12 @@ impl AsyncWrite for Counted {
 
 impl Io for Counted {
     fn poll_write_more(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.lock().unwrap().calls.held += 1;
+        self.0.lock().unwrap().calls.corked += 1;
         Pin::new(self).poll_write(cx, buf)
     }
 }
 
-/// Goes on as far as it can; the connection does not end by that.
+/// Polls the connection, which must remain pending.
 fn run(connection: &mut (impl Future<Output = io::Result<()>> + Unpin)) {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(Pin::new(connection).poll(&mut cx).is_pending());
@@ -132,11 +132,11 @@ async fn request_on_idle_connection_costs_one_read_and_one_write() {
     let mut connection =
         Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     run(&mut connection);
-    assert_eq!(io.calls(), Calls { reads: 0, vain: 1, ..Calls::default() });
+    assert_eq!(io.calls(), Calls { reads: 0, pending: 1, ..Calls::default() });
     for _ in 0..3 {
         io.bring(GET);
         run(&mut connection);
-        assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1, held: 0 });
+        assert_eq!(io.calls(), Calls { reads: 1, pending: 1, writes: 1, corked: 0 });
         assert_eq!(io.answers(), [200]);
     }
 }
@@ -150,7 +150,7 @@ async fn last_answer_leaves_with_the_end_of_its_connection() {
     io.bring("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let mut cx = Context::from_waker(Waker::noop());
     assert!(matches!(Pin::new(&mut connection).poll(&mut cx), Poll::Ready(Ok(()))));
-    assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1, held: 1 });
+    assert_eq!(io.calls(), Calls { reads: 1, pending: 1, writes: 1, corked: 1 });
     assert_eq!(io.answers(), [200]);
 }
 
@@ -162,14 +162,14 @@ async fn pipelined_requests_cost_one_read_and_one_write() {
         Connection::new(Transport::new(io.clone(), Peer::memory(), watch), service, Arc::default());
     io.bring(GET.repeat(16));
     run(&mut connection);
-    assert_eq!(io.calls(), Calls { reads: 1, vain: 1, writes: 1, held: 0 });
+    assert_eq!(io.calls(), Calls { reads: 1, pending: 1, writes: 1, corked: 0 });
     assert_eq!(io.answers(), [200; 16]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn read_ahead_during_a_request_has_a_bound() {
     const AHEAD: usize = 2 * GET.len();
-    // Of what follows the request, and whether one byte more is then read.
+    // The number of bytes after the request, and whether the driver then reads another one.
     for (ahead, reads_on) in [(AHEAD - 1, true), (AHEAD, false), (AHEAD + 1, false)] {
         let io = Counted::default();
         let answers = Arc::new(Semaphore::new(0));
@@ -193,7 +193,7 @@ async fn read_ahead_during_a_request_has_a_bound() {
         io.bring(rest.slice(ahead..=ahead));
         run(&mut connection);
         assert_eq!(io.left(), usize::from(!reads_on), "{ahead} bytes ahead");
-        // None of it is lost.
+        // No byte is lost.
         io.bring(rest.slice(ahead + 1..));
         answers.add_permits(5);
         run(&mut connection);

@@ -1,5 +1,5 @@
-//! Every deadline of a connection, in virtual time: who keeps to it is served, however slowly, and
-//! who does not is cut, at the time that the options say.
+//! Tests of all deadlines of a connection, in virtual time: a client that keeps them is served, however slow it
+//! is, and another one is aborted at the configured time.
 
 use std::{
     convert::Infallible,
@@ -36,7 +36,7 @@ const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// What the connections of these tests may take; all times differ, so that each shows.
+/// Returns the configuration of the tests. All times differ, so that they can be told apart.
 fn config() -> Config {
     let limits = Limits {
         head_timeout: secs(20),
@@ -55,7 +55,7 @@ fn config() -> Config {
         .http1(Http1Config::new().linger(secs(5)))
 }
 
-/// A server over a pipe that holds 64 bytes; its application answers with what the path asks for.
+/// Starts a connection over a pipe of 64 bytes, to an application that responds as the path names.
 fn connect() -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     let app = service_fn(|request: Request| async move {
         match request.uri().path() {
@@ -80,7 +80,7 @@ fn connect() -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     (client, tokio::spawn(connection))
 }
 
-/// Sends `pieces`, one each `every`, then reads to the end. What came, and after how long.
+/// Sends a piece at each interval of `every`, then reads to the end. Returns the response and the time.
 async fn send(pieces: &[&str], every: Duration) -> (String, Duration) {
     let (mut client, _task) = connect();
     let start = Instant::now();
@@ -132,7 +132,7 @@ async fn r3_stalled_body_is_answered_with_408() {
 async fn r3_body_below_the_minimum_rate_is_answered_with_408() {
     let mut pieces = vec![HEAD];
     pieces.extend(["x"; 99]);
-    // A byte in 25 s is worth 0.1 s. It never pauses for 30 s.
+    // One byte in 25 s, which adds 0.1 s at the rate. No pause lasts 30 s.
     let (answer, took) = send(&pieces, secs(25)).await;
     assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 60));
 }
@@ -159,7 +159,7 @@ async fn service_without_answer_is_given_up() {
     let whole = "GET /never HTTP/1.1\r\nHost: a\r\n\r\n";
     let (answer, took) = send(&[whole], secs(1)).await;
     assert_eq!((statuses(&answer), took.as_secs()), (vec![504], 300));
-    // Nor does it read the body: from when it could have.
+    // The service does not read the body; the time runs from when it could.
     let unread = "POST /never HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
     let much = "x".repeat(70_000);
     let (answer, took) = send(&[unread, &much], secs(1)).await;
@@ -167,7 +167,7 @@ async fn service_without_answer_is_given_up() {
     assert!((300..=310).contains(&took.as_secs()), "{took:?}");
 }
 
-/// Reads `/kilobyte` so many bytes at a time. How it ended, and after how long.
+/// Reads `step` bytes of `/kilobyte` at each interval. Returns the result and the time.
 async fn read(step: usize, every: Duration) -> (Result<usize, ()>, Duration) {
     let (mut client, task) = connect();
     let start = Instant::now();
@@ -190,7 +190,7 @@ async fn read(step: usize, every: Duration) -> (Result<usize, ()>, Duration) {
 async fn r4_client_that_does_not_read_or_hardly_reads_is_aborted() {
     let (result, took) = read(1, secs(200)).await;
     assert!(result.is_err() && took >= secs(200), "nothing within 60 s");
-    // A byte in 20 s is worth 0.1 s of 120.
+    // One byte in 20 s, which adds 0.1 s to the grace period of 120 s.
     let (mut client, task) = connect();
     let start = Instant::now();
     client.write_all(b"GET /kilobyte HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -215,7 +215,7 @@ async fn client_that_reads_at_the_minimum_rate_gets_everything() {
     assert!(took >= secs(100), "{took:?}");
 }
 
-/// Random speeds on both sides of the rate: cut if and only if the store of time runs out.
+/// Random speeds above and below the rate. A connection is aborted if and only if its time bucket is empty.
 #[tokio::test(start_paused = true)]
 async fn body_is_cut_exactly_when_its_rate_is_too_low() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -227,7 +227,7 @@ async fn body_is_cut_exactly_when_its_rate_is_too_low() {
     };
     let (mut cut, mut served) = (0, 0);
     for _ in 0..200 {
-        // What the model says: as `RateMeter`'s documentation has it, in milliseconds.
+        // The expected time, by the documentation of `RateMeter`, in milliseconds.
         let (bytes, every) = (1 + random(40), 500 + random(8_000));
         let pieces = 2 + random(60);
         let (mut due, mut fine) = (60_000.0_f64, true);
@@ -265,8 +265,8 @@ async fn body_is_cut_exactly_when_its_rate_is_too_low() {
 
 #[tokio::test(start_paused = true)]
 async fn r4_bytes_in_the_kernel_count_as_progress_when_the_client_takes_them() {
-    // Megabytes may wait in the kernel for a client that reads steadily, if the listener is not one
-    // of ours: no write moves for long.
+    // A listener of the caller has no limit on the send queue: while a client reads megabytes from it, no write
+    // makes progress.
     let page = Bytes::from(vec![b'x'; 16 << 20]);
     let app = service_fn(move |_: Request| {
         let page = page.clone();
@@ -283,7 +283,7 @@ async fn r4_bytes_in_the_kernel_count_as_progress_when_the_client_takes_them() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let (mut got, mut buf, start) = (0, vec![0; 16 << 10], Instant::now());
     loop {
-        // 0.5 MB a second for three times as long as a write may wait, then all the rest.
+        // 0.5 MB per second for three times `write_timeout`, then the rest at once.
         if start.elapsed() < secs(3) {
             sleep(Duration::from_millis(30)).await;
         }
@@ -297,7 +297,7 @@ async fn r4_bytes_in_the_kernel_count_as_progress_when_the_client_takes_them() {
 
 #[tokio::test(start_paused = true)]
 async fn time_of_unready_service_is_not_charged_to_the_client() {
-    // Busy for longer than a body may pause; nothing is read meanwhile.
+    // The service is busy for longer than `body_timeout`, and nothing is read in that time.
     let ready = Instant::now() + secs(40);
     let app = service_fn(|request: Request| async move {
         let status = if request.into_body().collect().await.is_ok() { 200 } else { 408 };
@@ -311,7 +311,7 @@ async fn time_of_unready_service_is_not_charged_to_the_client() {
         app,
         Arc::new(config),
     );
-    // Looked at every second, though nothing happens.
+    // Polled every second, although nothing happens.
     let _task = tokio::spawn(async move {
         let mut connection = std::pin::pin!(connection);
         while tokio::time::timeout(secs(1), &mut connection).await.is_err() {}
@@ -324,7 +324,7 @@ async fn time_of_unready_service_is_not_charged_to_the_client() {
     assert_eq!(answer, b"HTTP/1.1 200 OK");
 }
 
-/// A service that is ready from some time on.
+/// A service that becomes ready at a given time.
 struct NotBefore<S> {
     ready: std::pin::Pin<Box<tokio::time::Sleep>>,
     app: S,
@@ -377,7 +377,7 @@ async fn server_that_answered_early_may_wait_for_the_rest_of_the_request() {
     drop(sending.await.unwrap());
 }
 
-/// Reserves a permit at the first question for its readiness, and is never ready.
+/// A service that acquires a permit at the first call of `poll_ready`, and is never ready.
 #[derive(Clone)]
 struct Reserving {
     permits: Arc<Semaphore>,
@@ -413,6 +413,6 @@ async fn lingering_connection_reserves_nothing_of_its_service() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     assert_eq!(statuses(&answer), [503]);
-    assert!(!task.is_finished(), "it waits for the client to close");
+    assert!(!task.is_finished(), "it does not wait for the client to close");
     assert_eq!(permits.available_permits(), 1);
 }

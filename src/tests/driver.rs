@@ -1,4 +1,4 @@
-//! The drivers in virtual time, over memory and over sockets: deadlines, ends and fairness.
+//! Tests of the drivers in virtual time, over memory and sockets: deadlines, ends and fairness.
 
 use std::{
     convert::Infallible,
@@ -50,7 +50,7 @@ async fn response_may_take_longer_than_idle_timeout() {
     );
     let task = tokio::spawn(connection);
     client.write_all(GET).await.unwrap();
-    // 64 KiB a second: a minute in all.
+    // 64 KiB per second, for a minute.
     let (mut got, mut buf) = (0, vec![0; 64 << 10]);
     while got < LEN {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -58,12 +58,12 @@ async fn response_may_take_longer_than_idle_timeout() {
         assert!(n > 0, "cut after {got} bytes");
         got += n;
     }
-    // Then it is idle, and closed after five seconds.
+    // Then it is idle, and is closed after five seconds.
     task.await.unwrap().unwrap();
     while client.read(&mut buf).await.unwrap() > 0 {}
 }
 
-/// A connection with one request in it, whose writes wait for a gate.
+/// A stream with one request, whose writes are pending until a gate opens.
 struct Gated {
     request: Bytes,
     gate: Arc<Mutex<Gate>>,
@@ -118,7 +118,7 @@ impl Io for Gated {}
 
 #[tokio::test(start_paused = true)]
 async fn write_timeout_starts_at_the_first_attempt() {
-    // The answer comes after longer than a write may wait, and then has to wait a little itself.
+    // The response takes longer than `write_timeout`, and its write is then pending for a short time.
     let gate = Arc::new(Mutex::new(Gate::default()));
     let io = Gated { request: Bytes::from_static(GET), gate: gate.clone() };
     let service = service_fn(|_: Request| async {
@@ -155,7 +155,7 @@ async fn server_timeout_starts_at_the_end_of_the_request() {
     let body = Body::from(vec![0; 100 << 10]);
     let request = Request::post("/").header("host", "a").body(body).unwrap();
     let answer = tokio::spawn(connection.exchange(request, crate::conn::SingleUse));
-    // It takes 25 seconds to read the request, and another to answer.
+    // The server takes 25 seconds to read the request, and one more to respond.
     let (mut got, mut buf) = (0, [0; 4096]);
     while got < 100 << 10 {
         tokio::time::sleep(Duration::from_millis(250)).await;
@@ -232,7 +232,7 @@ async fn request_body_may_be_read_beyond_the_response() {
     assert!(read_until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 202"));
     client.write_all(b"llo").await.unwrap();
     assert_eq!(within(read.recv()).await.unwrap(), "hello");
-    // And the connection goes on.
+    // The connection continues.
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
     assert!(read_until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 202"));
     assert_eq!(within(read.recv()).await.unwrap(), "ok");
@@ -252,7 +252,7 @@ async fn answer_to_broken_body_arrives_though_the_client_goes_on_sending() {
     client.write_all(head.as_bytes()).await.unwrap();
     let first = read_until(&mut client, "\r\n\r\n").await;
     assert_eq!(statuses(&first), [400]);
-    // Less than the server is ready to drop: none of it meets a closed door.
+    // Less than the server discards, so that no byte causes a reset.
     for _ in 0..20 {
         client.write_all(&[b'x'; 20_000]).await.unwrap();
         tokio::task::yield_now().await;
@@ -267,7 +267,7 @@ async fn accepting_thread_holds_no_connection_slot() {
     let hello =
         service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
     let server = start_with(hello, |s| s.runtime_threads(2).connections(1)).await;
-    // The kernel gives them to one thread or the other; either may serve the only one there is.
+    // The kernel distributes them over both threads; either may serve the only permitted connection.
     for _ in 0..20 {
         let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         assert_eq!(statuses(&exchange(server.addr, request).await), [200]);
@@ -321,7 +321,7 @@ async fn socket_path_taken_over_by_another_server_is_left_alone() {
     client.write_all(GET).await.unwrap();
     within(began.notified()).await;
     stop.send(()).unwrap();
-    // The old one drains; a new one takes the path over as soon as it is free.
+    // The old server drains; a new one binds the path as soon as it is free.
     within(async {
         while path.exists() {
             tokio::task::yield_now().await
@@ -352,7 +352,7 @@ async fn regular_file_is_not_taken_for_stale_socket() {
     assert_eq!(std::fs::read(&path).unwrap(), b"x");
 }
 
-/// Ready when it is told so; answers at once.
+/// A service that becomes ready on request, and responds at once.
 #[derive(Clone)]
 struct Held(Arc<Mutex<Option<Until>>>, Bytes);
 
@@ -387,17 +387,17 @@ async fn bytes_behind_delayed_request_do_not_cut_its_response() {
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     ] {
-        // A client that has little room, so that most of the answer waits in the kernel.
+        // A client with a small receive buffer, so that most of the response stays in the server's send queue.
         let client = tokio::net::TcpSocket::new_v4().unwrap();
         client.set_recv_buffer_size(2304).unwrap();
         let (accepted, client) = tokio::join!(acceptor.accept(), client.connect(to));
         let mut client = client.unwrap();
         client.write_all(request.as_bytes()).await.unwrap();
-        let (tell, told) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel::<()>();
         let (asked, is_asked) = oneshot::channel::<()>();
         let until: Until = Box::pin(async move {
             let _ = asked.send(());
-            let _ = told.await;
+            let _ = stopped.await;
         });
         let service = Held(Arc::new(Mutex::new(Some(until))), Bytes::from(vec![b'x'; LEN]));
         let task = tokio::spawn(server::Connection::new(
@@ -406,9 +406,9 @@ async fn bytes_behind_delayed_request_do_not_cut_its_response() {
             Arc::default(),
         ));
         within(is_asked).await.unwrap();
-        // RFC 9112 section 2.2: some clients send an empty line behind a body.
+        // RFC 9112 section 2.2: some clients send an empty line after a body.
         client.write_all(b"\r\n").await.unwrap();
-        tell.send(()).unwrap();
+        stop.send(()).unwrap();
         let mut got = Vec::new();
         within(client.read_to_end(&mut got)).await.unwrap();
         assert!(got.len() > LEN, "{} bytes", got.len());

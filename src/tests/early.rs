@@ -1,5 +1,5 @@
-//! S3: whatever answers a request without reading its body, what was sent as a body is never read
-//! as a request.
+//! S3: if a request is answered without its body being read, the bytes of the body are never parsed as a
+//! request.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
     fs::write(dir.path().join("a.txt"), "text").unwrap();
     let site = Router::new().nest("/static", files::dir(dir.path())).route(
         "/fails",
-        service_fn(|_: Request| async { Err::<Response, BoxError>("as it was told to".into()) }),
+        service_fn(|_: Request| async { Err::<Response, BoxError>("expected".into()) }),
     );
     let site = site.route(
         "/empty",
@@ -33,7 +33,7 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
         (format!("Content-Length: {length}"), evil),
         ("Transfer-Encoding: chunked".to_owned(), &chunks),
     ];
-    // From a file (the second time out of the cache), a refusal, a redirect, nothing, an error.
+    // A file (the second time from the cache), a refusal, a redirect, a missing file, an error.
     for (method, path, status) in [
         ("GET", "/static/a.txt", 200),
         ("GET", "/static/a.txt", 200),
@@ -42,7 +42,7 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
         ("GET", "/static/none", 404),
         ("GET", "/static/folder", 308),
         ("GET", "/static/%2e%2e/a", 400),
-        ("GET", "/nobody", 404),
+        ("GET", "/missing", 404),
         ("DELETE", "/empty", 204),
         ("POST", "/fails", 500),
     ] {
@@ -50,11 +50,11 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
             let first = format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}");
             let last = "GET /static/a.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
             let answer = exchange(front.addr, format!("{first}{first}{last}")).await;
-            // All three are answered, or the connection ends behind an answer that says so.
+            // All three get a response, or the connection ends after a response with `connection: close`.
             let (got, expected) = (statuses(&answer), [status, status, 200]);
             let closed = answer.matches("connection: close\r\n").count() == 1;
-            let told = expected.starts_with(&got) && !got.is_empty() && closed;
-            assert!(told, "{method} {path} {framing}: {answer}");
+            let is_prefix = expected.starts_with(&got) && !got.is_empty() && closed;
+            assert!(is_prefix, "{method} {path} {framing}: {answer}");
             assert!(got.len() == 3 || framing.starts_with('T'), "so small a body is drained");
         }
     }

@@ -1,4 +1,4 @@
-//! How connections end: what was answered arrives whole, and nobody is kept waiting for nothing.
+//! Tests of the ends of connections: responses arrive complete, and no side waits in vain.
 
 use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
@@ -23,7 +23,7 @@ async fn large(_: Request) -> Result<Response, Infallible> {
     Ok(Response::new(Body::from(vec![b'x'; LARGE])))
 }
 
-/// Reads to the end: how many bytes, and was it an orderly one?
+/// Reads to the end. Returns the number of bytes, and whether the end was orderly.
 async fn count(client: &mut TcpStream) -> (usize, bool) {
     let mut bytes = Vec::new();
     let end = within(client.read_to_end(&mut bytes)).await;
@@ -36,7 +36,7 @@ async fn bytes_behind_the_last_request_do_not_cost_its_response() {
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     read_until(&mut client, "\r\n\r\n").await;
-    // While the response is written: the empty line of an old client.
+    // The empty line of an old client, while the response is written.
     client.write_all(b"\r\n").await.unwrap();
     assert_eq!(count(&mut client).await, (LARGE, true));
     drop(client);
@@ -67,7 +67,7 @@ async fn request_cut_by_shutdown_does_not_cost_the_response_before_it() {
 #[tokio::test]
 async fn panic_does_not_cost_the_answers_before_it() {
     let server = start(service_fn(|request: Request| async move {
-        assert!(request.uri().path() != "/panic", "as it was asked to");
+        assert!(request.uri().path() != "/panic", "expected");
         Ok::<_, Infallible>(Response::new(Body::from("fine")))
     }))
     .await;
@@ -122,16 +122,16 @@ async fn client_waiting_for_permit_is_released_when_shutdown_begins() {
 async fn idle_connection_is_checked_without_task_budget() {
     let (io, server) = tokio::io::duplex(1 << 10);
     let mut connection = Connection::new(io, Arc::new(Limits::default()));
-    let (tell, told) = oneshot::channel();
+    let (result, receiver) = oneshot::channel();
     let task = tokio::spawn(async move {
         let usable = poll_fn(|cx| {
             while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
             Poll::Ready(connection.poll_usable(cx))
         });
-        let _ = tell.send(usable.await);
+        let _ = result.send(usable.await);
     });
     drop(server);
-    assert!(!within(told).await.unwrap(), "the server has closed it");
+    assert!(!within(receiver).await.unwrap(), "the server has closed it");
     within(task).await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Servers that run out of descriptors or threads, or that had much memory in use, in processes of their own.
+//! Tests of servers without descriptors or threads, and of freed memory, in child processes.
 
 use std::{
     convert::Infallible,
@@ -31,10 +31,10 @@ use crate::{
     serve,
 };
 
-/// Set in the child, which then is the server.
+/// The environment variable of the child process, which runs the server.
 const CHILD: &str = "VESTIBULE_TEST_CHILD";
 
-/// What the child may have open: some 15 are its own.
+/// The limit of descriptors in the child, which itself uses about 15.
 const DESCRIPTORS: u64 = 40;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -56,8 +56,7 @@ async fn server_without_descriptors_refuses_clients_and_recovers() {
             break addr.parse().unwrap();
         }
     };
-    // R10: more clients than descriptors. Each is either kept or closed; none is left hanging in
-    // the kernel's queue.
+    // R10: more clients than descriptors. Each is served or closed; none remains in the accept queue.
     let mut clients = Vec::new();
     for _ in 0..2 * DESCRIPTORS {
         clients.push(TcpStream::connect(addr).await.unwrap());
@@ -72,12 +71,12 @@ async fn server_without_descriptors_refuses_clients_and_recovers() {
         }
     }
     assert_eq!(refused, DESCRIPTORS);
-    // One that was accepted before is served all the while.
+    // A connection that was accepted before is still served.
     clients[0].write_all(GET.as_bytes()).await.unwrap();
     let mut answer = String::new();
     within(clients[0].read_to_string(&mut answer)).await.unwrap();
     assert_eq!(statuses(&answer), [200]);
-    // When they have gone it accepts again. It learns of that when it does.
+    // When the clients have disconnected, the server accepts again.
     drop(clients);
     within(async { while statuses(&exchange(addr, GET).await) != [200] {} }).await;
     child.kill().await.unwrap();
@@ -111,7 +110,7 @@ async fn serve_files_without_descriptors() {
     fs::write(folder.path().join("small.txt"), "small").unwrap();
     fs::write(folder.path().join("large.txt"), "7".repeat(100_000)).unwrap();
     fs::write(folder.path().join("other.txt"), "other").unwrap();
-    // Each request looks the path up again.
+    // Each request looks up the path again.
     let dir = files::DirBuilder::dir(folder.path()).revalidate(Duration::from_nanos(1)).build();
     let server = start(RescueLayer::new().layer(dir)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
@@ -158,7 +157,7 @@ async fn server_survives_when_no_thread_can_be_started() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Serves on this thread as a user that may start no other.
+/// Serves on this thread as a user that cannot start another one.
 async fn serve_without_threads(folder: &Path) {
     let budget = Budget::builder().spill_dir(folder).build();
     let app = service_fn(async |request: Request| -> Result<Response, BoxError> {
@@ -189,7 +188,7 @@ async fn serve_without_threads(folder: &Path) {
     let none = Rlimit { current: Some(0), maximum: usual.maximum };
     setrlimit(Resource::Nproc, none).unwrap();
     assert!(thread::Builder::new().spawn(|| ()).is_err(), "the limit holds");
-    // Each twice: no client waits for a lookup that did not begin.
+    // Each path twice: no client waits for a lookup that did not begin.
     for _ in 0..2 {
         assert_eq!(statuses(&post("/echo").await), [503]);
         assert_eq!(statuses(&get("/files/large.bin").await), [503]);
@@ -200,7 +199,7 @@ async fn serve_without_threads(folder: &Path) {
     setrlimit(Resource::Nproc, usual).unwrap();
     assert_eq!(statuses(&get("/files/large.bin").await), [200]);
     assert_eq!(statuses(&post("/echo").await), [200]);
-    // The body is closed while the handler's panic unwinds.
+    // The body is dropped while the handler's panic unwinds.
     assert_eq!(statuses(&post("/panic").await), [500]);
     assert_eq!(statuses(&post("/echo").await), [200]);
     server.stop().await;
@@ -219,7 +218,7 @@ async fn memory_of_slow_readers_returns_to_the_system() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Bytes of memory that this process has from the system.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
@@ -228,7 +227,7 @@ fn resident() -> usize {
 async fn buffer_for_slow_readers() {
     const READERS: usize = 600;
     let app = service_fn(async |_: Request| -> Result<Response, BoxError> {
-        // 256 KiB at once; the rest comes later.
+        // 256 KiB at once, and the rest later.
         let pieces = (0..16).map(|_| Ok::<_, BoxError>(vec![1_u8; 16 << 10]));
         let pieces = tokio_stream::iter(pieces).chain(tokio_stream::pending());
         Ok(Response::new(Body::from_stream(pieces)))

@@ -1,4 +1,4 @@
-//! Services of other crates fit unchanged.
+//! Tests with services of other crates, which fit unchanged.
 
 mod files;
 mod layers;
@@ -76,7 +76,7 @@ async fn router_fits_into_an_axum_router() {
         Ok::<_, BoxError>(Response::new(Body::from(text + str::from_utf8(&body)?)))
     });
     let ours = crate::Router::new().nest("/app", crate::Router::new().route("/{id}", answer));
-    // The router itself accepts axum's body type.
+    // The router accepts the body type of axum.
     let infallible = MapErrLayer::new(|error: BoxError| -> Infallible { panic!("{error}") });
     let ours = infallible.layer(ours);
     let app = Router::new().nest_service("/nested", ours.clone()).fallback_service(ours);

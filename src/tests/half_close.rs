@@ -1,4 +1,4 @@
-//! Clients that end their sending half behind a request: they are answered, within a time.
+//! Tests of clients that end their sending half after a request: they get a response within a bounded time.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ use crate::{
 
 const GET: &[u8] = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A client, and the connection that serves it.
+/// Returns a client and the connection that serves it.
 fn connect<S>(service: S, config: Config) -> (DuplexStream, Connection<DuplexStream, S>)
 where
     S: HttpService,
@@ -39,13 +39,13 @@ where
     (client, Connection::new(transport, service, Arc::new(config)))
 }
 
-/// Polls once: what the client has sent so far, its end included, is read.
+/// Polls once, which reads all that the client has sent, including its end.
 fn poll_once<F: Future + Unpin>(connection: &mut F) {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(Pin::new(connection).poll(&mut cx).is_pending());
 }
 
-/// Answers with the path of the request, whose body it drops, once it may.
+/// A service that drops the body, waits for `open`, and responds with the path of the request.
 fn gated(open: Arc<Notify>) -> impl HttpService<Body, Future: Send> {
     service_fn(move |request: Request| {
         let open = open.clone();
@@ -59,8 +59,8 @@ fn gated(open: Arc<Notify>) -> impl HttpService<Body, Future: Send> {
     })
 }
 
-/// What comes of requests in `pieces` and the end of the client's half, all of which are read before
-/// the service answers.
+/// Returns the responses to requests that are sent in `pieces`. All of them, and the end of the client's half, are
+/// read before the service responds.
 async fn answers(pieces: &[&[u8]]) -> String {
     let open = Arc::new(Notify::new());
     let (mut client, mut connection) = connect(gated(open.clone()), Config::new());
@@ -117,7 +117,7 @@ async fn half_closed_client_is_answered_though_its_chunked_body_is_not_read() {
     assert_eq!(statuses(&answer), [200, 200], "{answer}");
 }
 
-/// How many seconds a half-closed client is waited with that has sent this.
+/// Returns the number of seconds until the server closes the connection of a half-closed client.
 async fn waited<S>(service: S, half_close: Duration, request: &[u8]) -> (u64, String)
 where
     S: HttpService + Send + 'static,
@@ -140,7 +140,7 @@ async fn half_closed_client_counts_as_gone_after_its_time() {
     for (time, waits) in [(0, 0), (30, 30), (u64::MAX, 300)] {
         let (waited, answer) = waited(silent(), Duration::from_secs(time), GET).await;
         let statuses = statuses(&answer);
-        // The longest time leaves it to the bound on the service.
+        // With the longest time, the timeout of the service applies.
         assert_eq!((waited, statuses), (waits, if time > 300 { vec![504] } else { vec![] }));
     }
     let half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe";

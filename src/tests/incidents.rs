@@ -1,4 +1,4 @@
-//! Numbers of incidents resolve: each has a row in `incidents.md`, and the tests of a row exist.
+//! Checks that each number of an incident has a row in `incidents.md`, and that the tests of a row exist.
 
 use std::{collections::BTreeSet, fs};
 
@@ -6,10 +6,10 @@ use super::source;
 
 const TABLE: &str = include_str!("incidents.md");
 
-/// Where the vectors of HTTP/1 stand.
+/// The directory of the vectors of HTTP/1.
 const VECTORS: &str = "src/proto/h1/vectors";
 
-/// Whether a word is the number of an incident, in either case: `s17`, `R4`.
+/// Returns whether a word is the number of an incident, in either case: `s17`, `R4`.
 pub(super) fn is_number(word: &str) -> bool {
     let mut bytes = word.bytes();
     bytes.next().is_some_and(|letter| letter.is_ascii_alphabetic())
@@ -63,7 +63,7 @@ fn table_of_incidents_names_existing_tests() {
     assert!(missing.is_empty(), "named in src/tests/incidents.md: {missing:?}");
 }
 
-/// Number and proofs of each row.
+/// Returns the number and the tests of each row.
 fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLE.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");

@@ -1,4 +1,4 @@
-//! Links between the Markdown files of the repository lead somewhere. rustdoc checks those of the code.
+//! Checks links between the Markdown files of the repository. rustdoc checks those of the code.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ fn links_of_markdown_files_lead_to_files_and_headings() {
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for file in documents() {
         for target in links(&fs::read_to_string(&file).unwrap()) {
-            // Of the web, or of rustdoc, which checks them itself.
+            // Links to the web, and those that rustdoc checks.
             let is_rustdoc = target.contains("::") || target.starts_with("crate#");
             if target.contains("://") || is_rustdoc {
                 continue;
@@ -27,7 +27,7 @@ fn links_of_markdown_files_lead_to_files_and_headings() {
     assert!(wrong.is_empty(), "links to nothing:\n{}", wrong.join("\n"));
 }
 
-/// The Markdown files at the root and in the folders of the repository.
+/// Returns the Markdown files of the repository.
 fn documents() -> Vec<PathBuf> {
     let root = source::repository();
     let mut found: Vec<PathBuf> = fs::read_dir(root)
@@ -42,7 +42,7 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The targets of `[text](target)` outside of code.
+/// Returns the targets of `[text](target)` outside of code.
 fn links(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut is_code = false;
@@ -53,7 +53,7 @@ fn links(text: &str) -> Vec<String> {
         if is_code {
             continue;
         }
-        // What stands between single backticks is code, too.
+        // Text between single backticks is code, too.
         let prose: String = line.split('`').step_by(2).collect();
         for (at, _) in prose.match_indices("](") {
             let target = prose[at + 2..].split([')', ' ']).next().unwrap_or_default();
@@ -74,7 +74,7 @@ fn leads_somewhere(file: &Path, target: &str) -> bool {
     })
 }
 
-/// The anchor of a heading, as GitHub makes it.
+/// Returns the anchor of a heading on GitHub.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));

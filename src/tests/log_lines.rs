@@ -1,4 +1,4 @@
-//! Log lines about requests: each says which request it is about, and each cause once.
+//! Tests of log lines about requests: each names its request, and each cause once.
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use crate::{
     worker,
 };
 
-/// What a client at 192.0.2.1:9 is sent for `request`, and the lines of that time.
+/// Sends `request` as a client at 192.0.2.1:9. Returns the response and the log lines.
 pub(super) async fn lines_of<S>(service: S, request: &str) -> (String, Lines)
 where
     S: HttpService<Body, Future: Send> + Send + 'static,
@@ -51,12 +51,12 @@ where
 const POST: &str =
     "POST /a/b?token=secret HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
 
-/// Asserts that the one line about the request has all of its fields and `told`, once.
-pub(super) fn assert_line(lines: &Lines, target: &str, level: &str, told: &str) {
+/// Asserts that there is one line about the request, with all of its fields and `text`, each once.
+pub(super) fn assert_line(lines: &Lines, target: &str, level: &str, text: &str) {
     let lines = lines.of(target);
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert!(line.trim_start().starts_with(level), "{line}");
-    for field in ["client=192.0.2.1:9", "-1 ", "method=\"POST\"", "path=\"/a/b\"", told] {
+    for field in ["client=192.0.2.1:9", "-1 ", "method=\"POST\"", "path=\"/a/b\"", text] {
         assert_eq!(line.matches(field).count(), 1, "{field} in {line}");
     }
     assert!(line.contains("request_id=") && !line.contains("secret"), "{line}");
@@ -119,12 +119,11 @@ async fn response_that_cannot_be_sent_is_named_with_its_request() {
 
 #[tokio::test]
 async fn panic_of_a_worker_is_named_with_its_request() {
-    let app =
-        worker::threads(1, || worker::blocking(|_| -> Response { panic!("as it was told to") }));
+    let app = worker::threads(1, || worker::blocking(|_| -> Response { panic!("expected") }));
     let app = ServiceBuilder::new().layer(RescueLayer::new()).service(app.start().unwrap());
     let (answer, lines) = lines_of(app, POST).await;
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
-    assert_line(&lines, "vestibule::request", "ERROR", "panicked: as it was told to");
+    assert_line(&lines, "vestibule::request", "ERROR", "panicked: expected");
 }
 
 #[tokio::test]
@@ -133,9 +132,9 @@ async fn ejected_endpoint_is_named_with_the_request_that_found_it_down() {
     let upstream = Upstream::new([free.to_string()]).unwrap();
     let (answer, lines) = lines_of(RescueLayer::new().layer(upstream), POST).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-    let told = format!("cannot connect to {free}");
-    assert_line(&lines, "vestibule::upstream", "WARN", &told);
-    assert_line(&lines, "vestibule::request", "WARN", &told);
+    let text = format!("cannot connect to {free}");
+    assert_line(&lines, "vestibule::upstream", "WARN", &text);
+    assert_line(&lines, "vestibule::request", "WARN", &text);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,16 +1,15 @@
-//! The names of tests read as sentences with the API as their subject, as far as a simple rule can
-//! tell: `dropped_sender_is_error_and_not_end`, after the number of an incident if it has one.
+//! Checks by simple rules that the names of tests are sentences with the API as their subject:
+//! `dropped_sender_is_error_and_not_end`, after the number of an incident if there is one.
 //!
 //! - A name has three words or more.
 //! - It begins with the thing that is tested: with no article, pronoun, preposition, conjunction or
-//!   bare verb. So it stands where a reader looks for it in a sorted list.
-//! - A later word is a verb, which is to say that it ends in `s` (`reads`, `is`), or is a verb in the
-//!   plural (`have`, `agree`).
-//! - It speaks of no persons (`nobody`, `whoever`): a thing of the code does what is done.
+//!   bare verb. So a sorted list groups the tests of a thing.
+//! - A later word is a verb: it ends in `s` (`reads`, `is`), or is one of a list (`have`, `agree`).
+//! - It has no words for persons (`nobody`, `whoever`).
 
 use super::source;
 
-/// Words that begin no subject.
+/// Words that do not begin a subject.
 const NO_SUBJECT: &str = "a after all an and another any anybody are as at before behind below \
     beyond but by can do does for from had has have he however if into is it its may must \
     nobody nothing nowhere of on only or others our out outside over she so some somebody \
@@ -18,7 +17,7 @@ const NO_SUBJECT: &str = "a after all an and another any anybody are as at befor
     when whenever where wherever whether which whichever while who whoever whom whose with without \
     you your";
 
-/// Fields of HTTP that are subjects all the same.
+/// HTTP fields that are subjects although their first word is in the list above.
 const FIELDS: [&str; 5] =
     ["if_match", "if_modified_since", "if_none_match", "if_range", "if_unmodified_since"];
 
@@ -46,7 +45,7 @@ fn names_of_tests_read_as_sentences() {
     assert!(wrong.is_empty(), "see the rule in src/tests/names.rs\n{}", wrong.join("\n"));
 }
 
-/// The names of the tests that every executor of workers must pass, which stand in a macro's list.
+/// Returns the names of the tests that every executor of workers must pass, from the list in a macro.
 fn contract() -> Vec<String> {
     let list = include_str!("../worker/tests/contract.rs").lines().map(str::trim);
     let is_name = |line: &&str| {
@@ -57,7 +56,7 @@ fn contract() -> Vec<String> {
     names
 }
 
-/// What is wrong with a name.
+/// Returns the rule that a name violates.
 fn fault(name: &str) -> Option<&'static str> {
     let name = sentence(name);
     let words: Vec<&str> = name.split('_').collect();
@@ -77,7 +76,7 @@ fn fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The name without the numbers of incidents before it: `s17_s18_answer_is_late` is `answer_is_late`.
+/// Returns the name without the numbers of incidents: `answer_is_late` for `s17_s18_answer_is_late`.
 fn sentence(name: &str) -> &str {
     match name.split_once('_') {
         Some((first, rest)) if super::incidents::is_number(first) => sentence(rest),

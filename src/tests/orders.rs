@@ -1,4 +1,4 @@
-//! Every order of our layers answers, and answers right.
+//! Tests all orders of this crate's layers: each gives the right responses.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
 
 type Boxed = BoxCloneService<Request, Response, BoxError>;
 
-/// A layer, with its type left out.
+/// Applies a layer to a boxed service.
 type Wrap = fn(Boxed) -> Boxed;
 
 const LAYERS: [(&str, Wrap); 4] = [
@@ -26,7 +26,7 @@ const LAYERS: [(&str, Wrap); 4] = [
 
 /// Echoes the body in ten pieces; `/panic` panics.
 fn app(request: Request<Bytes>) -> Response {
-    assert!(request.uri().path() != "/panic", "as it was asked to");
+    assert!(request.uri().path() != "/panic", "expected");
     let body = request.into_body();
     let (tx, out) = crate::Body::channel(None);
     for piece in body.chunks(body.len() / 10 + 1) {
@@ -45,7 +45,7 @@ async fn every_order_of_layers_gives_correct_responses() {
         format!("POST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
         "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n".into(),
         "GET /3 HTTP/1.1\r\nHost: a\r\n\r\n".into(),
-        // Above the bound, and announced: refused, and the connection ends.
+        // A Content-Length above the limit is refused, and the connection ends.
         "POST /4 HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\nsome".into(),
     ]
     .concat();
@@ -55,11 +55,11 @@ async fn every_order_of_layers_gives_correct_responses() {
         let server = start(stack).await;
         let answer = exchange(server.addr, &requests).await;
         assert_eq!(statuses(&answer), [200, 200, 500, 200, 413], "{names:?}");
-        // Chunk lines apart, both bodies came back whole.
+        // Both bodies were returned completely, apart from chunk lines.
         assert!(answer.matches("0123456789abcdef").count() >= 2 * 12_400, "{names:?}");
         server.stop().await;
     }
-    // A worker counts its request just after its answer has left.
+    // A worker counts a request shortly after its response was sent.
     within(async {
         while threads.stats().busy > 0 {
             tokio::task::yield_now().await;
@@ -71,7 +71,7 @@ async fn every_order_of_layers_gives_correct_responses() {
     threads.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 
-/// All orders of `0..n`.
+/// Returns all permutations of `0..n`.
 fn permutations(n: usize) -> Vec<Vec<usize>> {
     let mut all = vec![vec![]];
     for next in 0..n {

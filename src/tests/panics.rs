@@ -1,4 +1,5 @@
-//! Panics of a service in each place: its client gets 500, or a cut response, and no other is touched.
+//! Tests of panics in each part of a service: its client gets 500 or an aborted response, and no other request is
+//! affected.
 
 use std::{
     convert::Infallible,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{Body, Request, Response, layer::RescueLayer};
 
-/// Where a service panics.
+/// The part of a service that panics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Ready,
@@ -35,7 +36,7 @@ enum Place {
 
 impl Place {
     fn panic_at(self, place: Self) {
-        assert!(self != place, "as told at {place:?}");
+        assert!(self != place, "expected at {place:?}");
     }
 }
 
@@ -114,8 +115,8 @@ async fn panic_before_the_response_is_answered_500_and_logged() {
         let (answer, lines) = lines_of(Panicking::new(place), &POST.repeat(2)).await;
         assert_eq!(statuses(&answer), [500], "{place:?}: the connection is closed: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
-        let told = format!("the service panicked: as told at {place:?}");
-        assert_line(&lines, "vestibule::request", "ERROR", &told);
+        let text = format!("the service panicked: expected at {place:?}");
+        assert_line(&lines, "vestibule::request", "ERROR", &text);
     }
 }
 
@@ -135,8 +136,8 @@ async fn panic_of_a_body_cuts_its_response_and_is_logged() {
         let (answer, lines) = lines_of(Panicking::new(place), &POST.repeat(2)).await;
         assert_eq!(statuses(&answer), [200], "{place:?}");
         assert!(answer.ends_with(&format!("\r\n\r\n{sent}")), "no last chunk: {answer}");
-        let told = format!("the service panicked: as told at {place:?}");
-        assert_line(&lines, "vestibule::request", "ERROR", &told);
+        let text = format!("the service panicked: expected at {place:?}");
+        assert_line(&lines, "vestibule::request", "ERROR", &text);
     }
 }
 
@@ -144,7 +145,7 @@ async fn panic_of_a_body_cuts_its_response_and_is_logged() {
 async fn unread_body_of_a_request_does_not_cost_the_500() {
     let upload = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
     let panics = service_fn(|request: Request| async move {
-        assert!(request.uri().path() != "/", "as told");
+        assert!(request.uri().path() != "/", "expected");
         Ok::<_, Infallible>(Response::new(Body::empty()))
     });
     let server = start(panics).await;
@@ -157,7 +158,7 @@ async fn unread_body_of_a_request_does_not_cost_the_500() {
 async fn panic_of_an_axum_handler_is_answered_500_and_the_next_client_is_served() {
     let panics = Arc::new(AtomicBool::new(true));
     let handler = async move || {
-        assert!(!panics.swap(false, Relaxed), "as told");
+        assert!(!panics.swap(false, Relaxed), "expected");
         "fine"
     };
     let site = axum::Router::new().route("/", axum::routing::get(handler));

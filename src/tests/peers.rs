@@ -1,4 +1,4 @@
-//! The front between real clients and real servers.
+//! Tests with real clients and servers.
 
 mod chromium;
 mod curl;
@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use super::support::within;
 
-/// A program of the system; it ends with the test.
+/// Returns a command that runs a program of the system, which is killed on drop.
 fn program(name: &str) -> Command {
     let sbin = Path::new("/usr/sbin").join(name);
     let mut command = Command::new(if sbin.is_file() { sbin.as_os_str() } else { name.as_ref() });
@@ -21,7 +21,7 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// What `curl` prints, called with these arguments behind some that every call needs.
+/// Runs `curl` with common arguments and these, and returns its output.
 async fn curl(args: &[&str]) -> String {
     let mut command = program("curl");
     command.args(["--silent", "--show-error", "--max-time", "15"]).args(args);
@@ -30,7 +30,7 @@ async fn curl(args: &[&str]) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// Waits until a child that was just started listens.
+/// Waits until a child that was started listens.
 async fn listening(child: &mut Child, connects: impl AsyncFn() -> bool) {
     within(async {
         while !connects().await {
@@ -43,14 +43,14 @@ async fn listening(child: &mut Child, connects: impl AsyncFn() -> bool) {
     .await;
 }
 
-/// A sum that tells bodies apart (FNV-1a).
+/// Returns a hash of a body (FNV-1a).
 fn sum(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// `len` bytes that do not repeat soon.
+/// Returns `len` pseudo-random bytes.
 fn noise(len: u32) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! The stages of a connection: what one hands to the next, and what a driver gives back.
+//! Tests of the stages of a connection: what one passes to the next, and what a driver returns.
 
 use std::{
     convert::Infallible,
@@ -37,7 +37,7 @@ fn transport() -> (DuplexStream, Transport<DuplexStream>) {
     (client, Transport::new(io, Peer::memory(), DrainWatch::never()))
 }
 
-/// Answers with the request's path.
+/// A service that responds with the request's path.
 fn path() -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
     service_fn(async |request: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(request.uri().path().to_owned())))
@@ -84,7 +84,7 @@ async fn driver_gives_its_transport_back_with_what_it_read_ahead() {
     .await;
     let Transport { mut io, read_ahead, peer, .. } = connection.into_parts();
     assert_eq!((&read_ahead[..], peer), (&GET[..12], Peer::memory()));
-    // The answer went out, and the stream works on.
+    // The response was sent, and the stream is still usable.
     io.write_all(b"next protocol").await.unwrap();
     drop(io);
     let mut received = String::new();
@@ -103,7 +103,7 @@ async fn idle_driver_gives_its_transport_back() {
     assert_eq!(transport.accepted, accepted);
 }
 
-/// Hands a connection back to the test when its exchange is complete.
+/// Passes the connection to the test when its exchange is complete.
 struct Return(oneshot::Sender<client::Connection<DuplexStream>>);
 
 impl crate::conn::Checkin<client::Connection<DuplexStream>> for Return {

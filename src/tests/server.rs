@@ -1,4 +1,4 @@
-//! The server over real sockets: what it answers, what it closes, and what it survives.
+//! Tests of the server over real sockets: responses, closes, and malformed or hostile input.
 
 use std::{
     convert::Infallible,
@@ -20,13 +20,13 @@ use tower::{limit::ConcurrencyLimit, service_fn};
 use super::support::{exchange, read_all, read_until, reset, start, start_with, statuses, within};
 use crate::{Body, BoxError, Error, Request, Response, error::Kind, proto::h1::Limits};
 
-/// Answers with the body it got, and says how long it was.
+/// Responds with the request's body and its length.
 async fn echo(request: Request) -> Result<Response, BoxError> {
     let body = request.into_body().collect().await?.to_bytes();
     Ok(Response::builder().header("x-len", body.len()).body(body.into())?)
 }
 
-/// A service that is never ready, and counts its calls.
+/// A service that is never ready and counts calls of `poll_ready`.
 #[derive(Clone)]
 struct NeverReady(Arc<AtomicUsize>);
 
@@ -135,7 +135,7 @@ async fn continue_is_sent_when_the_body_is_asked_for_and_not_before() {
     client.write_all(b"hello").await.unwrap();
     assert!(read_until(&mut client, "\r\n\r\nhello").await.starts_with("HTTP/1.1 200 OK\r\n"));
 
-    // Refused without the body: the connection ends, since the body may come or not.
+    // Refused before the body: the connection ends, since the body may follow or not.
     client.write_all(head("/refuse").as_bytes()).await.unwrap();
     let answer = read_all(&mut client).await;
     assert_eq!(statuses(&answer), [403]);
@@ -149,7 +149,7 @@ async fn s3_early_answer_drains_small_body_and_closes_before_large_one() {
         Ok::<_, Infallible>(Response::builder().status(413).body(Body::from("no")).unwrap())
     }))
     .await;
-    // S3: what was sent as a body is never read as a request.
+    // S3: the bytes of a body are never parsed as a request.
     let smuggled = "GET /evil HTTP/1.1\r\nHost: evil\r\n\r\n";
     let answer = exchange(
         server.addr,
@@ -162,7 +162,7 @@ async fn s3_early_answer_drains_small_body_and_closes_before_large_one() {
     .await;
     assert_eq!(statuses(&answer), [413, 413]);
 
-    // A large one: the answer arrives although the client never stops sending.
+    // A large body: the response arrives although the client never stops sending.
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
@@ -222,7 +222,7 @@ async fn malformed_requests_are_refused_and_the_connection_ends() {
         (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(101)), 431),
     ];
     for (bytes, status) in cases {
-        // What follows must not be read as a request.
+        // The following bytes must not be parsed as a request.
         let answer =
             exchange(server.addr, format!("{bytes}GET /next HTTP/1.1\r\nHost: a\r\n\r\n")).await;
         assert_eq!(statuses(&answer), [status], "{bytes:?}");
@@ -286,7 +286,7 @@ async fn truncated_body_is_never_taken_for_complete() {
     let answer = exchange(server.addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(answer.contains("4\r\nsome\r\n") && !answer.contains("0\r\n\r\n"), "{answer}");
 
-    // Where the end of the connection is the end of the body, it is not an orderly one.
+    // A body that the end of the connection delimits must not seem complete.
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
@@ -340,7 +340,7 @@ async fn half_closed_client_is_answered_over_tcp() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     client.shutdown().await.unwrap();
     within(began.notified()).await;
-    // Another connection's end proves that this one's has been seen by now.
+    // The end of a later connection proves that the server has seen the end of this one.
     exchange(server.addr, "BAD\r\n\r\n").await;
     go_on.notify_one();
     let answer = read_all(&mut client).await;
@@ -350,8 +350,8 @@ async fn half_closed_client_is_answered_over_tcp() {
 
 #[tokio::test]
 async fn slow_client_holds_no_reservation() {
-    // One place. Fifty clients have sent a head in part, or a head and a part of the body, which
-    // the request buffer waits for: the place is free for somebody who is complete.
+    // One permit. Fifty clients have sent a part of a head, or a head and a part of the body, for which the request
+    // buffer waits: the permit is free for a complete request.
     let limited = ConcurrencyLimit::new(service_fn(echo), 1);
     let buffered = tower::ServiceBuilder::new()
         .layer(crate::layer::RequestBufferLayer::new())
@@ -383,7 +383,7 @@ async fn slow_client_holds_no_reservation() {
 
 #[tokio::test]
 async fn readiness_is_awaited_before_the_body_is_read() {
-    // A service that is not ready: the head has come, the body has not been asked for.
+    // The service is not ready: the head was read, and the body is not.
     let gate = Arc::new(Semaphore::new(0));
     let limited = {
         let gate = gate.clone();
@@ -397,7 +397,7 @@ async fn readiness_is_awaited_before_the_body_is_read() {
         )
         .await
         .unwrap();
-    // Another request to the same server proves that time has passed for this one, too.
+    // A later request to the same server proves that the server has run.
     let answer = exchange(server.addr, "BAD\r\n\r\n").await;
     assert_eq!(statuses(&answer), [400]);
     let mut nothing = [0];
@@ -434,7 +434,7 @@ async fn slow_heads_idle_connections_and_slow_bodies_have_their_deadlines() {
 
 #[tokio::test]
 async fn client_that_does_not_read_is_aborted_and_its_response_dropped() {
-    // R4: the body never ends, and nobody takes it.
+    // R4: the body never ends, and the client does not read it.
     let (gone, seen) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     struct Endless(Arc<AtomicUsize>, Arc<Notify>);
     impl http_body::Body for Endless {
@@ -466,7 +466,7 @@ async fn client_that_does_not_read_is_aborted_and_its_response_dropped() {
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     within(gone.notified()).await;
-    // What was taken of it is what fits into the sockets, and little more.
+    // The server has polled little more of it than the sockets buffer.
     assert!(seen.load(Ordering::Relaxed) < 32 << 20);
     server.stop().await;
 }
@@ -500,7 +500,7 @@ async fn shutdown_finishes_active_requests_and_closes_idle_connections() {
     let answer = read_all(&mut busy).await;
     assert!(answer.contains("connection: close\r\n") && answer.ends_with("done"), "{answer}");
     within(stopping).await.unwrap();
-    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(addr).await.is_err(), "the listener is closed");
 }
 
 #[tokio::test]
@@ -511,7 +511,7 @@ async fn connections_above_the_limit_wait_until_one_ends() {
     read_until(&mut first, "\r\n\r\n").await;
     let mut second = TcpStream::connect(server.addr).await.unwrap();
     second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
-    // The first is still served while the second waits.
+    // The first connection is still served while the second one waits.
     first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     read_until(&mut first, "\r\n\r\n").await;
     let mut nothing = [0];
@@ -527,7 +527,7 @@ async fn unix_socket_is_served_and_its_path_removed() {
     let path = folder.path().join("s.sock");
     let address = format!("unix:{}", path.display());
     for _ in 0..2 {
-        // The second time over a path that a crash left behind.
+        // The second time over a socket file of a crashed server.
         drop(std::os::unix::net::UnixListener::bind(&path).ok());
         let bound = crate::serve(address.as_str(), service_fn(echo)).bind().unwrap();
         let task = tokio::spawn(bound.into_future());
@@ -566,7 +566,7 @@ async fn every_split_of_the_input_gives_the_same_answer() {
 #[tokio::test]
 async fn panic_of_service_ends_one_connection() {
     let server = start(service_fn(|request: Request| async move {
-        assert!(request.uri().path() != "/panic", "as it was asked to");
+        assert!(request.uri().path() != "/panic", "expected");
         Ok::<_, Infallible>(Response::new(Body::from("fine")))
     }))
     .await;
@@ -581,8 +581,8 @@ async fn panic_of_service_ends_one_connection() {
 #[test]
 fn connection_future_is_small() {
     use crate::{conn::Connection, layer::Rescue, net::Stream};
-    // With up to 152 bytes its task takes 256; the next step is 384. A debug build has a field of
-    // mio's in the stream.
+    // With up to 152 bytes the allocation of its task is 256 bytes; the next size is 384. In a debug build the
+    // stream has an additional field of mio.
     let most = if cfg!(debug_assertions) { 160 } else { 152 };
     assert_eq!(size_of::<Connection<Stream, Rescue<crate::Router>>>(), most);
 }

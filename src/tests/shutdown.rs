@@ -1,4 +1,4 @@
-//! What a shutdown waits for, and what it does not.
+//! Tests of graceful shutdown: what it waits for, and what it does not.
 
 use std::{convert::Infallible, env, path::Path, process::Stdio, sync::Arc, time::Duration};
 
@@ -23,12 +23,12 @@ use crate::{
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A body that is too large to be dropped: the connection lingers behind the answer.
+/// A request whose body is too large to be discarded: the connection lingers after the response.
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Answers without reading the body, and `/never` not at all.
+/// Responds without reading the body; never responds to `/never`.
 async fn early(request: Request) -> Result<Response, Infallible> {
     if request.uri().path() == "/never" {
         println!("begun");
@@ -44,7 +44,7 @@ fn connect(drain: &Drain) -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     (client, tokio::spawn(Connection::new(transport, service_fn(early), Arc::new(config))))
 }
 
-/// Lets the connections do all that they can without time.
+/// Lets the connections run until they wait for time.
 async fn settle() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -103,7 +103,7 @@ async fn lingering_connection_does_not_hold_a_drain() {
         drain.begin();
         drain.ended().await;
         assert_eq!(began.elapsed(), Duration::ZERO);
-        // It goes on reading, so that its client gets the answer.
+        // The server continues to read, so that the client gets the response.
         client.write_all(&[0; 100_000]).await.unwrap();
         assert!(!task.is_finished());
         drop(client);
@@ -131,13 +131,13 @@ async fn server_leaves_a_socket_file_that_is_no_longer_its_own() {
     let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     drop(server);
     assert!(path.exists());
-    // Its own it removes, though it was never awaited.
+    // It removes its own socket file, although it was never awaited.
     std::fs::remove_file(&path).unwrap();
     drop(serve(format!("unix:{}", path.display()), service_fn(early)).bind().unwrap());
     assert!(!path.exists());
 }
 
-/// Set in the child, which then is the server, at this path.
+/// The environment variable of the child process, which runs the server: the path of its socket.
 const CHILD: &str = "VESTIBULE_TEST_SIGNALS";
 
 async fn child(path: &Path) -> (Child, UnixStream, Lines<BufReader<ChildStdout>>) {
@@ -148,7 +148,7 @@ async fn child(path: &Path) -> (Child, UnixStream, Lines<BufReader<ChildStdout>>
     let mut child = child.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     wait_for(&mut lines, "listening").await;
-    // Once it answers, it handles signals.
+    // When it responds, its signal handlers are installed.
     let mut client = UnixStream::connect(path).await.unwrap();
     client.write_all(GET).await.unwrap();
     let mut answer = Vec::new();

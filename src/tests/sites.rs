@@ -1,4 +1,4 @@
-//! Folders behind a router and a server, as a client sees them that writes what it likes.
+//! Tests of folders behind a router and a server, with requests that no browser sends.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use tower::service_fn;
 use super::support::{Running, exchange, read_all, read_until, start, statuses};
 use crate::{Body, BoxError, Response, Router, files};
 
-/// A folder with these files, each of which has its own path in it.
+/// Creates a folder with these files. The content of each is its path.
 fn folder(paths: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for path in paths {
@@ -27,7 +27,7 @@ fn folder(paths: &[&str]) -> tempfile::TempDir {
     folder
 }
 
-/// The whole answer to a GET.
+/// Returns the whole response to a GET.
 async fn get(server: &Running, target: &str) -> String {
     let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     exchange(server.addr, request).await
@@ -41,7 +41,7 @@ async fn f2_path_refused_in_one_spelling_is_served_in_none() {
         *response.status_mut() = StatusCode::FORBIDDEN;
         Ok::<_, BoxError>(response)
     });
-    // One lets through what is named, the other all but what is named.
+    // One router allows the named path, the other all except the named path.
     let dir = files::dir(folder.path());
     let named = Router::new().prefix("/public", dir.clone()).prefix("/admin", refuse);
     let others = Router::new().prefix("/admin", refuse).fallback(dir);
@@ -78,7 +78,7 @@ async fn f2_path_refused_in_one_spelling_is_served_in_none() {
             assert_eq!(statuses(&answer), [want], "{target}: {answer}");
             assert!(!answer.contains("this is admin"), "{target}: {answer}");
         }
-        // To the one router a path of its own, to the other a file's, which it cannot be.
+        // An escaped slash is a character of a segment, so neither router finds the file.
         let answer = get(&server, "/admin%2fsecret").await;
         assert!(matches!(statuses(&answer)[..], [400 | 404]), "{answer}");
         server.stop().await;
@@ -143,7 +143,7 @@ async fn file_that_shrinks_while_it_is_sent_ends_the_connection() {
     let path = folder.path().join("file");
     let server = start(files::dir(folder.path())).await;
     for asked in ["", "Range: bytes=10-\r\n"] {
-        // More than all buffers between the two hold.
+        // More than all buffers between the server and the client.
         fs::write(&path, "").unwrap();
         cut(&path, 64 * MIB);
         let socket = TcpSocket::new_v4().unwrap();
@@ -155,7 +155,7 @@ async fn file_that_shrinks_while_it_is_sent_ends_the_connection() {
         let announced = 64 * MIB - if asked.is_empty() { 0 } else { 10 };
         assert!(head.contains(&format!("\r\ncontent-length: {announced}\r\n")), "{head}");
         cut(&path, 32 * MIB);
-        // That this has an end is what the connection's is.
+        // The client sees the end of the connection.
         let got = read_all(&mut client).await.len() as u64;
         assert!(got <= 32 * MIB, "{asked:?}: padded to {got}");
     }
@@ -172,7 +172,7 @@ async fn file_that_shrank_after_its_lookup_ends_the_connection() {
         .revalidate(Duration::from_secs(3600))
         .build();
     let server = start(site).await;
-    // From here on it is known, and how long it was.
+    // From here on the file and its length are cached.
     let head = "HEAD /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     assert_eq!(statuses(&exchange(server.addr, head).await), [200]);
     cut(&path, 50_000);
@@ -192,7 +192,7 @@ async fn file_that_shrank_after_its_lookup_ends_the_connection() {
         assert!(body.len() <= there, "{asked}: {} bytes", body.len());
         assert!(body.bytes().all(|b| b == b'7'), "{asked}: padded");
     }
-    // What is there still is sent, and the connection stays.
+    // The existing bytes are sent, and the connection stays open.
     let ranges = "GET /file HTTP/1.1\r\nHost: a\r\nRange: bytes=0-4\r\n\r\n\
                   GET /file HTTP/1.1\r\nHost: a\r\nRange: bytes=9-9\r\nConnection: close\r\n\r\n";
     let answer = exchange(server.addr, ranges).await;

@@ -1,14 +1,14 @@
-//! No test waits for real time: it would be slow, and wrong on a machine that is slower.
+//! Checks that no test waits for real time: it would be slow, and would fail on a slower machine.
 //!
-//! A test that sleeps, itself or by a function of its file, has a paused clock, which moves on when all
-//! tasks wait. A test without one waits for what it needs: a permit, a channel, an event of the system.
-//! A timeout against hanging is no sleep.
+//! A test that sleeps, directly or in a function of its file, has a paused clock, which advances when all
+//! tasks wait. Other tests wait for an event: a permit, a channel, an event of the system.
+//! A timeout that guards against hanging is no sleep.
 
 use std::collections::BTreeSet;
 
 use super::source::{self, Function};
 
-/// Ends of names of functions that wait for the runtime's clock.
+/// The ends of the names of functions that wait for the runtime's clock.
 const SLEEPS: [&str; 3] = ["sleep(", "sleep_until(", "interval("];
 
 #[test]
@@ -24,8 +24,8 @@ fn sleeping_tests_have_a_paused_clock() {
     assert!(wrong.is_empty(), "they sleep in real time:\n{}", wrong.join("\n"));
 }
 
-/// The tests of a file that sleep in real time, and functions that block a thread. Counts those tests
-/// whose clock is paused.
+/// Returns the tests of a file that sleep in real time, and functions that block a thread. Counts the tests with a
+/// paused clock.
 fn real_sleepers<'a>(functions: &'a [Function], paused: &mut usize) -> Vec<&'a str> {
     let blocks = |f: &Function| f.text.contains("thread::sleep(");
     let mut sleepers: BTreeSet<&str> = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Five hundred slow clients before two workers: none of them ever holds one.
+//! Five hundred slow clients and two workers: no slow client ever occupies a worker.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,12 +23,12 @@ const UPLOADERS: usize = 250;
 const READERS: usize = 250;
 const HEALTHY: usize = 4;
 const REQUESTS: usize = 100;
-/// More than the sockets' buffers take, less than the response buffer does.
+/// More than the sockets buffer, and less than the response buffer.
 const PAGE: usize = 600_000;
 
 fn app(request: Request<Bytes>) -> Response {
     let body = match request.uri().path() {
-        // In pieces, so that it is the response buffer that takes it, not the worker that waits.
+        // In pieces, so that the worker would have to wait without a response buffer.
         "/page" => return Response::new(page()),
         _ => request.into_body(),
     };
@@ -53,7 +53,7 @@ async fn no_slow_client_ever_holds_a_worker() {
     let server = start(front).await;
     let addr = server.addr;
 
-    // All slow clients are in the middle of their exchange: half sent, or nothing read but a head.
+    // All slow clients are in the middle of their exchange: half of the body sent, or only the head read.
     let midway = Arc::new(Barrier::new(UPLOADERS + READERS + 1));
     let go_on = Arc::new(Semaphore::new(0));
     let mut slow = JoinSet::new();
@@ -83,8 +83,8 @@ async fn no_slow_client_ever_holds_a_worker() {
         done.unwrap();
     }
     assert_eq!(slow.try_join_next().map(|r| r.unwrap()), None, "the slow ones are as they were");
-    // The workers have done all the work there was and wait for more. A worker counts a request
-    // just after its answer has left.
+    // The workers have finished all requests and are idle. A worker counts a request shortly after its response was
+    // sent.
     within(async {
         while threads.stats().busy > 0 {
             tokio::task::yield_now().await;
@@ -103,7 +103,7 @@ async fn no_slow_client_ever_holds_a_worker() {
     threads.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 
-/// Sends a head and half of a body in small pieces, and the rest when it may go on.
+/// Sends a head and half of a body in small pieces, and the rest after a permit of `go_on`.
 async fn upload(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
     let mut client = TcpStream::connect(addr).await.unwrap();
     client.set_nodelay(true).unwrap();
@@ -122,7 +122,7 @@ async fn upload(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"));
 }
 
-/// Asks for a page that does not fit into its small window, and reads it when it may go on.
+/// Requests a page that does not fit into its small receive buffer, and reads it after a permit of `go_on`.
 async fn read(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -142,7 +142,7 @@ async fn read(addr: SocketAddr, midway: Arc<Barrier>, go_on: Arc<Semaphore>) {
 
 #[tokio::test]
 async fn kernel_buffers_at_most_the_send_limit_for_client_that_does_not_read() {
-    // R4: what the server can get rid of is what is on its way, and little more.
+    // R4: the server writes little more than the client has received.
     let (tx, body) = Body::channel(None);
     let body = std::sync::Mutex::new(Some(body));
     let body = Arc::new(body);
@@ -156,7 +156,7 @@ async fn kernel_buffers_at_most_the_send_limit_for_client_that_does_not_read() {
     let mut client = socket.connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut sent = 0;
-    // Until nothing has moved for as long as nobody here would take.
+    // Until no write has made progress for a long time.
     while let Ok(ready) = tokio::time::timeout(Duration::from_millis(300), tx.ready()).await {
         ready.unwrap();
         tx.send(Bytes::from(vec![b'x'; 16 << 10])).unwrap();
@@ -167,8 +167,7 @@ async fn kernel_buffers_at_most_the_send_limit_for_client_that_does_not_read() {
     server.stop().await;
 }
 
-/// A stream of `len` bytes, of a length that is known beforehand or not. Tells `taken` once all of it was
-/// taken.
+/// Returns a streamed body of `len` bytes, with or without a known length. Notifies `taken` when all of it was polled.
 fn stream(len: usize, known: bool, taken: Arc<Notify>) -> Body {
     let (tx, body) = Body::channel(known.then_some(len as u64));
     tokio::spawn(async move {
@@ -215,7 +214,7 @@ async fn spilled_body_reaches_the_client_unchanged() {
                 body = unchunk(&body);
             }
             assert!(body[..] == want(len), "{path}: {} bytes", body.len());
-            // Over a connection that knows no `sendfile`.
+            // Over a connection without `sendfile`.
             let app = service_fn(move |_: Request<Body>| {
                 let body = stream(len, true, Arc::default());
                 async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
@@ -244,7 +243,7 @@ async fn spilled_body_reaches_the_client_unchanged() {
 
 #[tokio::test]
 async fn file_bytes_in_the_kernel_are_not_overwritten() {
-    // `sendfile` hands the file's pages to the socket: there they stay until the client has them.
+    // `sendfile` passes the file's pages to the socket, which holds them until the client has received them.
     const LEN: usize = 20_000;
     let (tx, body) = Body::channel(Some(2 * LEN as u64));
     let body = Arc::new(std::sync::Mutex::new(Some(body)));
@@ -258,7 +257,7 @@ async fn file_bytes_in_the_kernel_are_not_overwritten() {
     let mut all = vec![0; 3 * LEN];
     for (n, letter) in [b'a', b'b'].into_iter().enumerate() {
         tx.send(Bytes::from(vec![letter; LEN])).unwrap();
-        // It is at the client, which has not read it.
+        // The client has received the bytes, and has not read them.
         while within(client.peek(&mut all)).await.unwrap() < (n + 1) * LEN {}
     }
     tx.finish(None);
@@ -269,7 +268,7 @@ async fn file_bytes_in_the_kernel_are_not_overwritten() {
     server.stop().await;
 }
 
-/// The data of a chunked body without trailers.
+/// Returns the data of a chunked body without trailers.
 fn unchunk(mut body: &[u8]) -> bytes::BytesMut {
     let mut data = bytes::BytesMut::new();
     loop {

@@ -1,16 +1,16 @@
-//! Reads the repository's own files, for the checks of them.
+//! Reads the files of the repository, for checks.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// The folder of `Cargo.toml`.
+/// Returns the folder of `Cargo.toml`.
 pub(super) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files below a folder whose names end in `.extension`.
+/// Returns all files below a folder with this extension.
 pub(super) fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -27,21 +27,21 @@ pub(super) fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
 /// A function of test code.
 pub(super) struct Function {
     pub(super) name: String,
-    /// The attribute that makes it a test, `#[test]` or one of tokio's.
+    /// Its test attribute, `#[test]` or one of Tokio, if it has one.
     pub(super) test: Option<String>,
-    /// From its first line to the brace that ends it.
+    /// Its text, from the first line to the closing brace.
     pub(super) text: String,
 }
 
 /// A test of the crate or of its examples.
 pub(super) struct Test {
-    /// Its file, from the repository's root.
+    /// The path of its file from the repository's root.
     pub(super) file: String,
-    /// Its function.
+    /// The name of its function.
     pub(super) name: String,
 }
 
-/// All tests of the crate and of its examples.
+/// Returns all tests of the crate and of its examples.
 pub(super) fn tests() -> Vec<Test> {
     let mut found = Vec::new();
     for (file, functions) in functions() {
@@ -52,7 +52,7 @@ pub(super) fn tests() -> Vec<Test> {
     found
 }
 
-/// The functions of the test code of each file, which is named from the repository's root.
+/// Returns the functions in the test code of each file, with the path from the repository's root.
 pub(super) fn functions() -> Vec<(String, Vec<Function>)> {
     let mut found = Vec::new();
     for folder in ["src", "examples"] {
@@ -83,7 +83,7 @@ fn functions_of(text: &str) -> Vec<Function> {
         }
         let Some(name) = function(code) else { continue };
         let test = test.take();
-        // A macro names its functions when it is used.
+        // In the definition of a macro the name is a parameter.
         if name.is_empty() {
             continue;
         }
@@ -99,7 +99,7 @@ fn functions_of(text: &str) -> Vec<Function> {
     found
 }
 
-/// The name of the function that a line begins, which is empty if a macro gives it.
+/// Returns the name of the function that begins in a line; empty if it is a parameter of a macro.
 fn function(line: &str) -> Option<&str> {
     let words = ["pub(crate) ", "pub(super) ", "pub ", "const ", "async "];
     let line = words.iter().fold(line, |line, word| line.strip_prefix(word).unwrap_or(line));

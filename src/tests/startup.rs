@@ -1,4 +1,4 @@
-//! What is wrong at the start is an error that names it.
+//! Tests of errors at start, which name their cause.
 
 use tokio::net::TcpListener;
 use tower::service_fn;
@@ -40,7 +40,7 @@ fn try_build_is_error_that_names_the_folder() {
         assert!(error.starts_with(&text), "{error}");
     }
     drop(DirBuilder::dir(folder.path()).try_build().unwrap());
-    // A file that does not exist yet has a folder.
+    // The file does not exist, and its folder does.
     drop(DirBuilder::file(missing).try_build().unwrap());
 }
 

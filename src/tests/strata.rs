@@ -1,4 +1,4 @@
-//! The strata: no import points up or sideways.
+//! Checks the strata: no import points up or sideways.
 
 mod purity;
 
@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 
 use super::source;
 
-/// Every room, lowest stratum first; see ARCHITECTURE.md.
+/// The top-level modules of each stratum, lowest first; see ARCHITECTURE.md.
 const STRATA: [&[&str]; 6] = [
     &["body", "budget", "error", "peer", "service", "sync"],
     &["proto", "semantics", "policy"],
@@ -16,7 +16,7 @@ const STRATA: [&[&str]; 6] = [
     &["serve", "guide"],
 ];
 
-/// What the crate's root re-exports, and where it lives.
+/// The re-exports of the crate's root, and their modules.
 const AT_ROOT: [(&str, &str); 7] = [
     ("Body", "body"),
     ("Budget", "budget"),
@@ -51,7 +51,7 @@ fn every_import_points_downward() {
             let of = AT_ROOT.iter().find(|(name, _)| *name == target).map_or(&*target, |(_, r)| r);
             let to =
                 *rooms.get(of).unwrap_or_else(|| panic!("{}: crate::{target}?", path.display()));
-            // Inside a room anything goes; S0 and S1 are one vocabulary each, and may share it.
+            // Modules may import from themselves, and those of S0 and S1 from their own stratum.
             let sideways = of != room && to == level && level > 0;
             if to > level || sideways {
                 wrong.push(format!("{}: {room} -> {of}", path.display()));
@@ -62,7 +62,7 @@ fn every_import_points_downward() {
     assert_eq!(wrong, Vec::<String>::new(), "an arrow points up or sideways");
 }
 
-/// The first names behind every `crate::` in code (not in comments).
+/// Returns the first names after each `crate::` in code (not in comments).
 fn imports(code: &str) -> Vec<String> {
     let code: String = code
         .lines()
@@ -80,7 +80,7 @@ fn imports(code: &str) -> Vec<String> {
     found
 }
 
-/// The first names of the entries of `a::b, c, d::{..}, ...}`.
+/// Returns the first names of the entries of `a::b, c, d::{..}, ...}`.
 fn top_level(group: &str) -> Vec<String> {
     let (mut depth, mut start, mut entries) = (0, 0, Vec::new());
     for (at, c) in group.char_indices() {

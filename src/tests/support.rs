@@ -1,4 +1,4 @@
-//! A server on a free port, and a client that sends bytes.
+//! Helpers: a server on a free port, and clients that send bytes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     serve::{Serve, serve},
 };
 
-/// Longer than anything here takes: a test that hangs fails by it, none waits for it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of tests that hang. No test waits for it.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running server; dropped, it ends at once.
+/// A running server, which ends at once when it is dropped.
 pub(super) struct Running {
     pub(super) addr: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -72,9 +72,9 @@ where
     Running { addr: addr.parse().unwrap(), stop, task }
 }
 
-/// The future's result, if it comes while anybody would wait.
+/// Awaits a future. Panics after [`TIMEOUT`].
 pub(super) async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+    tokio::time::timeout(TIMEOUT, future).await.expect("it hangs")
 }
 
 /// Sends bytes on a connection and reads until the server closes it.
@@ -84,14 +84,14 @@ pub(super) async fn exchange(addr: SocketAddr, bytes: impl AsRef<[u8]>) -> Strin
     read_all(&mut client).await
 }
 
-/// Reads until the server closes; a reset ends it too, after what came before.
+/// Reads until the server closes or resets the connection.
 pub(super) async fn read_all(client: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = within(client.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Reads until `end` has come.
+/// Reads until the text ends in `end`.
 pub(super) async fn read_until(client: &mut TcpStream, end: &str) -> String {
     let mut answer = Vec::new();
     within(async {
@@ -107,13 +107,13 @@ pub(super) async fn read_until(client: &mut TcpStream, end: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// Closes the connection with a reset, which says that the client has left, as a mere end does not.
+/// Closes the connection with a reset, by which the server knows that the client has left.
 pub(super) fn reset(client: TcpStream) {
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
 }
 
-/// The statuses of all responses in `text`.
+/// Returns the statuses of all responses in `text`.
 pub(super) fn statuses(text: &str) -> Vec<u16> {
     text.match_indices("HTTP/1.1 ")
         .map(|(at, m)| text[at + m.len()..][..3].parse().unwrap())

@@ -1,5 +1,5 @@
-//! What goes through our proxy's cores is what came: every vector, and thousands of mutations of
-//! them, seen on the other side by a reader that shares nothing with ours.
+//! Checks that a proxy made of the cores forwards the messages that it has received: all vectors and thousands of
+//! mutations of them, read on the other side by an independent parser.
 
 mod down;
 mod pass;
@@ -13,13 +13,13 @@ use http::{Method, Version};
 use crate::proto::h1;
 use up::Answers;
 
-/// Mutations of a vector that is a message, and of one that is refused, whose mutations mostly are.
+/// The number of mutations of a valid vector, and of a refused one, most of whose mutations are refused too.
 const MUTATIONS: (usize, usize) = (30, 2);
 
-/// Longer inputs are run as they are only: they are about bounds, and mutations of them are too.
+/// Inputs above this length are run without mutations: they test limits.
 const LONG: usize = 2_000;
 
-/// xorshift64: the same numbers on every run.
+/// A deterministic generator, xorshift64.
 struct Rng(u64);
 
 impl Rng {
@@ -35,7 +35,7 @@ impl Rng {
     }
 }
 
-/// What smuggling is made of.
+/// Pieces that request smuggling uses.
 const PIECES: [&[u8]; 32] = [
     b"\r\n",
     b"\n",
@@ -99,7 +99,7 @@ fn mutate(rng: &mut Rng, vectors: &[Vec<u8>], bytes: &mut Vec<u8>) {
     }
 }
 
-/// Both ways, in several manners; how many messages came out whole.
+/// Runs the input in both directions. Returns the numbers of messages that were forwarded completely.
 fn run(now: Instant, bytes: &[u8], step: usize) -> (usize, usize) {
     let requests = up::requests(now, bytes, bytes.len(), Answers::Late);
     assert_eq!(up::requests(now, bytes, step, Answers::Late), requests);

@@ -1,4 +1,4 @@
-//! The proxy in front of scripted servers: what they are sent, and what becomes of what they say.
+//! Tests of the proxy with scripted servers: the forwarded requests, and the handling of their responses.
 
 mod endpoints;
 mod forwarding;
@@ -22,7 +22,7 @@ use crate::{
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A server to be scripted.
+/// A scripted server.
 struct Script(TcpListener);
 
 impl Script {
@@ -65,7 +65,7 @@ async fn s23_s24_hop_by_hop_and_forged_fields_are_replaced() {
         server.write_all(answer.as_bytes()).await.unwrap();
         (head, server)
     };
-    // S23, S24: `Connection` names our own field, and h2c is offered.
+    // S23, S24: `Connection` names a field that the gateway sets, and offers h2c.
     let request = "GET /p?q HTTP/1.1\r\nHost: example.com\r\n\
         Connection: close, X-Forwarded-For, X-Secret, Upgrade, HTTP2-Settings\r\n\
         Upgrade: h2c\r\nHTTP2-Settings: AA\r\nX-Forwarded-For: 6.6.6.6\r\nX-Secret: 1\r\n\
@@ -115,7 +115,7 @@ async fn connections_are_reused_and_bodies_framed_once() {
 
 #[tokio::test]
 async fn s19_responses_that_can_be_read_in_two_ways_are_502_and_their_connection_ends() {
-    // S19, each with a second response smuggled behind it.
+    // S19: malformed responses, each followed by a smuggled second response.
     let cases = [
         "HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\nContent-Length: 30\r\n\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -138,7 +138,7 @@ async fn s19_responses_that_can_be_read_in_two_ways_are_502_and_their_connection
                 .write_all(format!("{case}HTTP/1.1 200 OK\r\n\r\nevil").as_bytes())
                 .await
                 .unwrap();
-            // It is closed, whatever is still to be read.
+            // It is closed, although bytes are still unread.
             let mut rest = Vec::new();
             let _ = within(server.read_to_end(&mut rest)).await;
             assert!(rest.is_empty(), "nothing more was sent on it");
@@ -152,8 +152,8 @@ async fn s19_responses_that_can_be_read_in_two_ways_are_502_and_their_connection
 
 #[tokio::test]
 async fn s19_response_is_never_given_to_the_next_request() {
-    // Bytes behind a complete response, and a response before any request: neither is read as an
-    // answer to the next one.
+    // Bytes after a complete response, and a response before a request: neither is parsed as the response to the next
+    // request.
     for early in [false, true] {
         let (script, addr) = Script::new().await;
         let front = proxy(&[addr]).await;
@@ -182,8 +182,8 @@ async fn s19_response_is_never_given_to_the_next_request() {
             if early {
                 answered.notify_one();
                 sent.notified().await;
-                // Let the unsolicited bytes arrive: a look at another connection of the same
-                // runtime is answered after them.
+                // Waits until the unsolicited bytes have arrived: this response of the same runtime comes after
+                // them.
                 exchange(front.addr, "BAD\r\n\r\n").await;
             }
             client.write_all(get("/2").as_bytes()).await.unwrap();
@@ -198,7 +198,7 @@ async fn s19_response_is_never_given_to_the_next_request() {
 
 #[tokio::test]
 async fn s17_server_that_answers_before_the_body_is_not_used_again() {
-    // S17: the body was promised and not sent; what follows on that connection would be it.
+    // S17: the body was announced and not sent; the next bytes on that connection would be the body.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -227,7 +227,7 @@ async fn s17_server_that_answers_before_the_body_is_not_used_again() {
 
 #[tokio::test]
 async fn s1_bytes_behind_an_upgrade_are_parsed_as_next_request() {
-    // S1: the upgrade is not passed on, and its answer is 200.
+    // S1: the upgrade is not forwarded, and the response is 200.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -259,7 +259,7 @@ async fn closed_idle_connection_is_replaced_for_get_and_not_for_post() {
             let mut first = script.accept().await;
             read_until(&mut first, "\r\n\r\n").await;
             first.write_all(OK.as_bytes()).await.unwrap();
-            // Closed when the next request is already on its way.
+            // Closed when the next request has been sent.
             read_until(&mut first, "\r\n\r\n").await;
             drop(first);
             if expected == 200 {
@@ -338,7 +338,7 @@ async fn truncated_response_is_cut_for_the_client_too() {
     let client =
         exchange(front.addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
     let ((), answer) = tokio::join!(server, client);
-    assert_eq!(statuses(&answer), [200], "no second response behind half of a first");
+    assert_eq!(statuses(&answer), [200], "no second response after half of the first");
     assert!(answer.contains("content-length: 10\r\n"), "{answer}");
     front.stop().await;
 }
@@ -379,7 +379,7 @@ async fn large_bodies_pass_whole_in_both_directions() {
         let mut got = vec![0; body.len()];
         within(server.read_exact(&mut got)).await.unwrap();
         assert!(got == body);
-        // Without a length: it ends with the connection.
+        // Without a length, the body ends with the connection.
         server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         within(server.write_all(&got)).await.unwrap();
     };
@@ -428,11 +428,11 @@ async fn deadline_of_request_bounds_the_servers_and_expired_request_is_not_sent(
     };
     let passed = asked(Instant::now()).await.unwrap_err();
     assert!(Error::find(&*passed).is_some_and(Error::is_timeout), "{passed}");
-    // Nobody came for that one: the first that is accepted is this.
+    // That request did not connect: the first accepted connection is that of this request.
     let (answer, head) = tokio::join!(asked(Instant::now() + Duration::from_millis(100)), async {
         let mut server = script.accept().await;
         let head = read_until(&mut server, "\r\n\r\n").await;
-        // It never answers, and sees the proxy leave.
+        // The server never responds, and sees the proxy close the connection.
         assert_eq!(read_all(&mut server).await, "");
         head
     });

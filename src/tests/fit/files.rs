@@ -1,4 +1,4 @@
-//! Files under axum and tower-http, and over them.
+//! Tests of files under axum and tower-http, and over them.
 
 use axum::{Router, response::IntoResponse, routing::get};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use crate::{
     layer::RescueLayer,
 };
 
-/// `a.txt`, the large `b.txt` and `docs/index.html` in a folder.
+/// Creates a folder with `a.txt`, the large `b.txt` and `docs/index.html`.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "small").unwrap();
@@ -36,7 +36,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// An application that names a file for `/report` and greets elsewhere.
+/// An application that names a file for `/report`, and greets on other paths.
 fn app() -> Router {
     Router::new()
         .route("/report", get(async || ([("x-accel-redirect", "/a.txt")], "not this")))
@@ -68,17 +68,17 @@ where
     (head.status.as_u16(), head.headers, body.to_bytes())
 }
 
-/// A GET request with a body of ours.
+/// Returns a GET request with a `Body` of this crate.
 fn ours(path: &str) -> Request {
     Request::get(path).body(Body::empty()).unwrap()
 }
 
-/// A GET request with a body of axum.
+/// Returns a GET request with a body of axum.
 fn axums(path: &str) -> Request<axum::body::Body> {
     Request::get(path).body(axum::body::Body::empty()).unwrap()
 }
 
-/// A request with a body that neither axum nor this crate knows.
+/// Returns a request with a body of another crate.
 fn foreign(method: &str, path: &str, body: &'static str) -> Request<Full<Bytes>> {
     Request::builder().method(method).uri(path).body(Full::from(body)).unwrap()
 }
@@ -93,7 +93,7 @@ async fn dir_mounts_inside_axum() {
     assert_eq!(send(site.clone(), axums("/static/none")).await.0, 404);
     assert_eq!(send(site.clone(), foreign("POST", "/static/a.txt", "form")).await.0, 405);
     assert_eq!(send(site.clone(), ours("/hello")).await, (200, "hello".into()));
-    // The redirect is relative, so that the prefix that axum has removed stays.
+    // The redirect is relative, so the prefix that axum has removed is kept.
     let (status, headers, _) = respond(site, axums("/static/docs")).await;
     assert_eq!((status, headers[LOCATION].to_str().unwrap()), (308, "./docs/"));
 }
@@ -137,7 +137,7 @@ async fn try_files_wraps_axum_and_mounts_inside_it() {
     assert_eq!(send(site.clone(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(site.clone(), axums("/hello")).await, (200, "hello".into()));
     for _ in 0..2 {
-        // The first time by a lookup, then from the cache.
+        // By a lookup the first time, then from the cache.
         assert_eq!(send(site.clone(), foreign("GET", "/none", "")).await, (418, "none".into()));
     }
     assert_eq!(send(site.clone(), foreign("POST", "/hello", "echo")).await, (200, "echo".into()));
@@ -146,8 +146,8 @@ async fn try_files_wraps_axum_and_mounts_inside_it() {
     assert_eq!(send(outer, axums("/site/hello")).await, (200, "hello".into()));
 }
 
-/// A service below layers of tower-http that change the bodies of requests and responses. A macro, so
-/// that the result takes requests with any body.
+/// Wraps a service in layers of tower-http that change the bodies of requests and responses. It is a macro, so that
+/// the result accepts requests with any body.
 macro_rules! wrapped {
     ($service:expr) => {
         ServiceBuilder::new()

@@ -1,4 +1,4 @@
-//! Our layers directly over axum and tower-http, inside axum, and between tower-http's layers.
+//! Tests of this crate's layers over axum and tower-http, inside axum, and between layers of tower-http.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -34,12 +34,12 @@ use crate::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// An axum application that echoes what it is sent.
+/// An axum application that echoes the request body.
 fn echo() -> Router {
     Router::new().route("/", post(async |body: String| body))
 }
 
-/// Sends `body` through `service` and returns the response's.
+/// Sends `body` to `service` and returns the response's body.
 async fn send<S, B>(service: S, body: B) -> String
 where
     S: HttpService<B>,
@@ -57,7 +57,7 @@ where
     String::from_utf8(body.to_bytes().to_vec()).unwrap()
 }
 
-/// Asserts that each of the foreign layers fits between two of ours.
+/// Asserts that each layer of another crate fits between two layers of this crate.
 macro_rules! between {
     ($ours:expr, $($foreign:expr,)*) => {$(
         let stack = $ours.layer($foreign.layer($ours.layer(echo())));
@@ -65,8 +65,8 @@ macro_rules! between {
     )*};
 }
 
-/// Asserts that `layer` fits over an axum router, over a tower-http service, and over itself, with
-/// requests of our body, of axum's, and of a foreign one.
+/// Asserts that `layer` fits over an axum router, over a tower-http service, and over itself, with requests with a
+/// body of this crate, of axum, and of another crate.
 macro_rules! fits {
     ($layer:expr) => {{
         let layer = $layer;
@@ -144,7 +144,7 @@ async fn trusted_proxy_layer_fits() {
     fits!(TrustedProxyLayer::new(ClientField::XForwardedFor).trust("10.0.0.0/8".parse().unwrap()));
 }
 
-/// All of ours, with a layer of tower-http between any two, over an axum router.
+/// Returns an axum router in all layers of this crate, with a layer of tower-http between any two.
 fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Send + Sync {
     let id = HeaderName::from_static("x-request-id");
     let mark = |name| {

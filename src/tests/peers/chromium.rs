@@ -1,4 +1,4 @@
-//! A page with its assets in a real browser.
+//! A test of a page with its assets in a real browser.
 
 use std::{
     path::Path,

@@ -1,4 +1,4 @@
-//! curl as the client.
+//! Tests with curl as the client.
 
 use std::{io::Write, path::Path, process::Stdio};
 
@@ -14,7 +14,7 @@ use crate::{
     upstream::Upstream,
 };
 
-/// Files, an echo behind a request buffer of 4 MiB, and one that refuses bodies above 1 KiB.
+/// Starts a server with files, an echo behind a request buffer of 4 MiB, and another that refuses bodies above 1 KiB.
 async fn site(folder: &Path) -> Running {
     let echo = service_fn(|request: Request| async move {
         let body = request.into_body().collect().await?.to_bytes();
@@ -105,7 +105,7 @@ async fn curl_uploads_with_100_continue_in_chunks_and_as_form() {
     assert!(heads.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{heads}");
     assert!(heads.contains(&expected), "{heads}");
 
-    // From a pipe: its length is not known, so it goes out in chunks.
+    // From a pipe, so the length is unknown and the body is chunked.
     let mut command = program("curl");
     command.args(["--silent", "--dump-header", "-", "--output", "/dev/null"]);
     command.args(["--upload-file", "-", &url_echo]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -117,7 +117,7 @@ async fn curl_uploads_with_100_continue_in_chunks_and_as_form() {
     let heads = String::from_utf8_lossy(&out.stdout);
     assert!(heads.contains(&expected), "{heads}");
 
-    // Too large: the refusal arrives although curl has not sent it all, or anything.
+    // A body that is too large: the refusal arrives although curl has sent only a part of it, or nothing.
     for expect in ["Expect:", "Expect: 100-continue"] {
         let out = curl(&["--header", expect, "--upload-file", file, &url("/small")]).await;
         assert_eq!(out, "413 Payload Too Large\n", "{expect}");

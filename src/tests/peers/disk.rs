@@ -1,4 +1,4 @@
-//! A disk that answers when it is told to: a file system of our own.
+//! Tests with a disk that answers on request: a FUSE file system.
 
 use std::{
     ffi::OsStr,
@@ -25,31 +25,31 @@ use tower_http::{
 
 use crate::{
     Body, HttpService, Response, Router, files,
-    tests::support::{PATIENCE, Running, read_until, start, within},
+    tests::support::{Running, TIMEOUT, read_until, start, within},
 };
 
 const LEN: u64 = 5 << 20;
 const MIB: u64 = 1 << 20;
 const FILE: INodeNo = INodeNo(2);
 
-/// The byte of the file at an offset.
+/// Returns the byte of the file at an offset.
 fn byte(at: u64) -> u8 {
     (at % 251) as u8
 }
 
-/// One file, of which nothing from an offset on can be read yet.
+/// A file that can be read only up to an offset.
 #[derive(Clone, Default)]
 struct Disk(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     until: u64,
-    /// The kernel waits for these.
+    /// The pending reads of the kernel.
     waiting: Vec<(u64, u32, ReplyData)>,
 }
 
 impl Disk {
-    /// Everything before `until` can be read from now on.
+    /// Allows reads of everything before `until`.
     fn open(&self, until: u64) {
         let mut state = self.0.lock().unwrap();
         state.until = state.until.max(until);
@@ -103,14 +103,14 @@ fn attributes(inode: INodeNo) -> FileAttr {
 impl Filesystem for Disk {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         if name == "large.bin" {
-            reply.entry(&PATIENCE, &attributes(FILE), Generation(0));
+            reply.entry(&TIMEOUT, &attributes(FILE), Generation(0));
         } else {
             reply.error(Errno::ENOENT);
         }
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&PATIENCE, &attributes(inode));
+        reply.attr(&TIMEOUT, &attributes(inode));
     }
 
     fn read(
@@ -133,7 +133,7 @@ impl Filesystem for Disk {
     }
 }
 
-/// Takes the file system away at the end, whoever still has a file of it open.
+/// A mounted file system, which is unmounted on drop even if its files are open.
 struct Mounted {
     disk: Disk,
     at: PathBuf,
@@ -143,17 +143,17 @@ struct Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         self.disk.open(LEN);
-        // By force, which ends what a server that was not stopped still has open.
+        // By force, which also closes the files of a server that was not stopped.
         unmount(&self.at, UnmountFlags::DETACH | UnmountFlags::FORCE).unwrap();
     }
 }
 
-/// A server of a folder on such a disk. Server, clients and all connections share one thread: whoever
-/// waits for the disk on it holds up everybody.
+/// A server of a folder on such a disk. The server and the clients share one thread, so a wait for the disk on it
+/// blocks all of them.
 struct Served {
     disk: Disk,
     server: Running,
-    /// If the thread waits for the disk, it is let go for the test to fail instead of hanging.
+    /// Allows all reads if the thread waits for the disk, so that the test fails and does not hang.
     watchdog: thread::JoinHandle<bool>,
     done: std::sync::mpsc::Sender<()>,
     _mounted: Mounted,
@@ -165,7 +165,7 @@ impl Served {
         Self::wrapped(|files| files).await
     }
 
-    /// With a wrapper around the files.
+    /// Serves the files in a wrapper.
     async fn wrapped<S>(wrap: impl FnOnce(files::Dir) -> S) -> Self
     where
         S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
@@ -187,7 +187,7 @@ impl Served {
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let rescue = disk.clone();
         let watchdog = thread::spawn(move || {
-            let hangs = is_done.recv_timeout(PATIENCE).is_err();
+            let hangs = is_done.recv_timeout(TIMEOUT).is_err();
             rescue.open(LEN);
             hangs
         });
@@ -242,12 +242,12 @@ async fn foreign_wrapper_of_a_file_body_blocks_no_other_connection() {
 async fn blocks_no_other(served: Served) {
     let disk = &served.disk;
     let mut client = served.ask("Connection: close\r\n").await;
-    // While the file is looked at.
+    // During the lookup of the file.
     served.others_are_served().await;
     disk.open(2 * MIB);
     let head = read_until(&mut client, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    // While it is sent: first what is in memory, then, piece by piece, what is not.
+    // While it is sent: first the part in memory, then the rest in pieces.
     let mut body = Vec::new();
     for until in [2 * MIB, 4 * MIB, LEN] {
         disk.open(until);

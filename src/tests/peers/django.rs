@@ -1,4 +1,4 @@
-//! A real Django site, run by gunicorn on a Unix socket, behind the front.
+//! Tests with a Django site that gunicorn runs on a Unix socket.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ use super::{curl, listening};
 use crate::{
     Body, Request,
     layer::{RequestBufferLayer, ResponseBufferLayer},
-    tests::support::{PATIENCE, start, within},
+    tests::support::{TIMEOUT, start, within},
     upstream::Upstream,
     worker,
 };
@@ -79,32 +79,32 @@ async fn forms_and_sessions_work_through_the_front() {
     assert!(page.contains("<b>Ann</b>: Good tea &amp; scones"), "{page}");
     assert!(page.contains("You have been here 4 times, Ann."), "{page}");
 
-    // Without the token the form is refused, by Django.
+    // Django refuses the form without the token.
     let status = ["--output", "/dev/null", "--write-out", "%{http_code}"];
     let refused = curl(&[&status[..], &["--data", "message=x", &url("/")]].concat()).await;
     assert_eq!(refused, "403");
 
-    // What the client says of itself does not reach it.
-    let lie = ["--header", "X-Forwarded-For: 6.6.6.6", "--header", "X-Forwarded-Proto: https"];
-    let seen = curl(&[&lie[..], &[&url("/whoami/")]].concat()).await;
+    // Forwarding fields of the client do not reach the site.
+    let forged = ["--header", "X-Forwarded-For: 6.6.6.6", "--header", "X-Forwarded-Proto: https"];
+    let seen = curl(&[&forged[..], &[&url("/whoami/")]].concat()).await;
     assert!(seen.contains("\"forwarded_for\": \"127.0.0.1\""), "{seen}");
     assert!(seen.contains("\"secure\": false"), "{seen}");
     assert!(seen.contains(&format!("\"host\": \"{}\"", front.addr)), "{seen}");
 
     front.stop().await;
-    // gunicorn ends its workers when it is asked to end; killed, it would leave them.
+    // gunicorn ends its workers at SIGTERM; if it were killed, they would remain.
     let pid = gunicorn.id().unwrap().to_string();
     assert!(within(Command::new("kill").arg(pid).status()).await.unwrap().success());
     within(gunicorn.wait()).await.unwrap();
 }
 
-/// The CSRF token of a page, as a field of a form.
+/// Returns the CSRF token of a page as a field of a form.
 fn token(page: &str) -> String {
     let (_, rest) = page.split_once("name=\"csrfmiddlewaretoken\" value=\"").unwrap();
     format!("csrfmiddlewaretoken={}", rest.split('"').next().unwrap())
 }
 
-/// The same site, run by gunicorn as the worker of a pool.
+/// The same site, with gunicorn as the worker of a pool.
 #[tokio::test]
 #[cfg_attr(
     not(all(peer_django, peer_curl)),
@@ -153,7 +153,7 @@ async fn gunicorn_is_supervised_and_reloaded_without_a_failed_request() {
             while is_reloading.load(Ordering::Relaxed) {
                 let request = Request::post("/whoami/").body(Body::empty()).unwrap();
                 let response = pool.clone().oneshot(request).await.unwrap();
-                // It wants a token; that is Django's answer all the same.
+                // A refusal because of the missing token is a response of Django, too.
                 assert!([200, 403].contains(&response.status().as_u16()), "{response:?}");
                 served += 1;
             }
@@ -168,5 +168,5 @@ async fn gunicorn_is_supervised_and_reloaded_without_a_failed_request() {
     assert!(served > 0);
     assert_eq!((pool.stats().workers, pool.stats().generation, pool.stats().panics), (2, 2, 0));
     front.stop().await;
-    within(pool.shutdown(PATIENCE)).await.unwrap();
+    within(pool.shutdown(TIMEOUT)).await.unwrap();
 }

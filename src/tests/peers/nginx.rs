@@ -1,4 +1,4 @@
-//! nginx as the server behind the proxy.
+//! Tests with nginx as the server behind the proxy.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use crate::{
     upstream::Upstream,
 };
 
-/// nginx in a folder of its own, on a port and on a Unix socket.
+/// A running nginx in its own folder, on a port and on a Unix socket.
 struct Nginx {
     child: Child,
     addr: SocketAddr,
@@ -42,7 +42,7 @@ impl Nginx {
              }}\n"
         );
         fs::write(dir.join("conf"), conf).unwrap();
-        // A socket that was left behind by force would be in its way.
+        // nginx cannot bind the socket file of a killed instance.
         let _ = fs::remove_file(dir.join("sock"));
         let mut command = program("nginx");
         command.arg("-p").arg(dir).arg("-e").arg("stderr").arg("-c").arg(dir.join("conf"));
@@ -70,7 +70,7 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// An address that stays free until it is used: no other test listens on it or connects from it.
+/// Returns an address that stays free until it is used: no other test listens on it or connects from it.
 async fn free_address() -> SocketAddr {
     static COUNT: AtomicU8 = AtomicU8::new(1);
     let n = COUNT.fetch_add(1, Ordering::Relaxed);

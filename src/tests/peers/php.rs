@@ -1,4 +1,4 @@
-//! PHP, run by php-fpm on a Unix socket.
+//! Tests with PHP that php-fpm runs on a Unix socket.
 
 use std::{fs, path::PathBuf};
 
@@ -49,7 +49,7 @@ const SCRIPTS: [(&str, &str); 10] = [
     ),
 ];
 
-/// php-fpm in a folder of its own.
+/// A running php-fpm in its own folder.
 struct Php {
     child: Child,
     dir: tempfile::TempDir,
@@ -84,7 +84,7 @@ impl Php {
         Self { child, dir }
     }
 
-    /// The application, keeping this many idle connections.
+    /// Returns the application with a pool of this many idle connections.
     fn service(&self, keep_idle: usize) -> FastCgi {
         let pid_file = self.pid_file().display().to_string();
         let scripts = Scripts::new(self.dir.path().join("root").to_str().unwrap())
@@ -100,7 +100,7 @@ impl Php {
         self.dir.path().join("pid")
     }
 
-    /// Ends the workers too, which a master that is killed would leave.
+    /// Stops php-fpm with its workers, which would remain if it were killed.
     async fn stop(mut self) {
         let pid = self.child.id().unwrap().to_string();
         assert!(within(Command::new("kill").arg(pid).status()).await.unwrap().success());
@@ -108,7 +108,7 @@ impl Php {
     }
 }
 
-/// php-fpm has its version in its name.
+/// Returns the path of php-fpm, whose name contains its version.
 fn fpm() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
@@ -181,7 +181,7 @@ async fn php_reads_forms_and_large_uploads() {
     php.stop().await;
 }
 
-/// Sends while it reads: the answer begins before the request has ended, or may.
+/// Sends and reads at the same time, since the response may begin before the request has ended.
 async fn upload(addr: std::net::SocketAddr, request: &[u8]) -> Vec<u8> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let client = tokio::net::TcpStream::connect(addr).await.unwrap();

@@ -1,14 +1,14 @@
-//! S0 and S1 have no state of their own, and `semantics` knows no message syntax.
+//! Checks that S0 and S1 have no global state, and that `semantics` contains no message syntax.
 
 use std::fs;
 
 use super::{super::source, STRATA};
 
-/// The file that may cache which instructions the processor has. They never change, so this is no
-/// state: it saves two loads for each block of a head.
+/// The file that may cache the features of the processor. They never change, so the cache is no state. It saves two
+/// loads for each block of a head.
 const CPU_FEATURES: &str = "proto/h1/scan.rs";
 
-/// Types that change behind a shared reference, by a part of their names: `RefCell`, `OnceLock`.
+/// Parts of the names of types with interior mutability: `RefCell`, `OnceLock`.
 const INTERIOR_MUTABILITY: [&str; 6] = ["Cell", "Mutex", "RwLock", "Atomic", "Once", "Lazy"];
 
 #[test]
@@ -22,7 +22,7 @@ fn semantics_has_no_wire_format() {
     check(&["semantics"], |_, code| wire_format(code));
 }
 
-/// Asserts that `faults` finds none in the code of these modules.
+/// Asserts that `faults` returns none for the code of these modules.
 fn check(modules: &[&str], faults: impl Fn(&str, &str) -> Vec<String>) {
     let root = source::repository().join("src");
     let (mut wrong, mut seen) = (Vec::new(), 0);
@@ -42,14 +42,14 @@ fn check(modules: &[&str], faults: impl Fn(&str, &str) -> Vec<String>) {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// The code of a file without its tests and comments.
+/// Returns the code of a file without its tests and comments.
 fn code(source: &str) -> String {
     let code = source.split("#[cfg(test)]\nmod ").next().unwrap();
     let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.flat_map(|line| [line.split(" // ").next().unwrap(), "\n"]).collect()
 }
 
-/// Thread-local variables and statics that can change.
+/// Returns thread-local variables and mutable statics.
 fn state(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     if code.contains("thread_local!") {
@@ -69,7 +69,7 @@ fn state(code: &str) -> Vec<String> {
     found
 }
 
-/// Lines with the end of a line of a message in a literal.
+/// Returns lines that have the end of a line of a message in a literal.
 fn wire_format(code: &str) -> Vec<String> {
     let ends = code.lines().filter(|line| line.contains(r"\r\n"));
     ends.map(|line| line.trim().to_owned()).collect()

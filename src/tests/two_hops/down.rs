@@ -1,5 +1,5 @@
-//! Responses, through a proxy made of the cores alone: the client must see, by the reference, the
-//! same ones, whole or not at all, and not a byte more.
+//! Responses through a proxy made of the cores: by the reference parser, the client must receive the same responses,
+//! complete or not at all, and no further byte.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::proto::h1::{Client, Conn, Event, Limits, Server};
 
-/// Responses go through, to requests with `method` and then with GET in turns, from clients of
-/// this version. How many came out whole.
+/// Forwards responses to requests with `method` and GET in turn, from a client of this version. Returns the number of
+/// complete responses.
 pub(super) fn responses(
     now: Instant,
     bytes: &[u8],
@@ -50,10 +50,10 @@ pub(super) fn responses(
     way.read.len()
 }
 
-/// The way of responses.
+/// A proxy of responses.
 struct Way {
     now: Instant,
-    /// The client's.
+    /// The version of the client.
     version: Version,
     front: Conn<Server>,
     behind: Conn<Client>,
@@ -61,7 +61,7 @@ struct Way {
     out: BytesMut,
     read: Vec<Message>,
     open: Option<Message>,
-    /// The proxy answered in the server's place.
+    /// Whether the proxy has answered instead of the server.
     own: bool,
 }
 
@@ -81,7 +81,7 @@ impl Way {
         }
     }
 
-    /// Can another exchange begin?
+    /// Returns whether another exchange can begin.
     fn is_free(&self) -> bool {
         self.front.is_idle() && self.behind.is_idle()
     }
@@ -124,7 +124,7 @@ impl Way {
         respond(&mut self.front, self.now, event, self.behind.remaining_body(), &mut self.out);
     }
 
-    /// The server behind failed: an answer of ours if none has begun, else a cut.
+    /// Handles a failure of the server: the proxy answers if no response has begun, and otherwise aborts it.
     fn fail(&mut self) {
         let asks = self.asked.len() > self.read.len() && !self.own;
         if asks && self.open.is_none() {

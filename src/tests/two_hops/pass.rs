@@ -1,4 +1,4 @@
-//! What both ways through the proxy share.
+//! The common part of both directions.
 
 use std::time::Instant;
 
@@ -11,12 +11,12 @@ use crate::{
     semantics::gateway,
 };
 
-/// Names that must not come out of a proxy, `Connection` apart, which may be its own.
+/// Names that a proxy must not forward. `Connection` is not among them, since it may be the proxy's own.
 pub(super) const OF_A_HOP: [&str; 6] =
     ["keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings"];
 
-/// Where we have nothing to forgive. Elsewhere the reference is stricter than the RFC: it takes no
-/// HTTP/1.0, absolute-form, empty line before a request, chunk extension or absent reason.
+/// Errors that this crate must report too. In other respects the reference is stricter than the RFC: it accepts no
+/// HTTP/1.0, absolute-form, empty line before a request, chunk extension or missing reason.
 const NEVER: [&str; 8] = [
     "CR, LF or NUL in a line",
     "no colon",
@@ -28,7 +28,7 @@ const NEVER: [&str; 8] = [
     "trailer that frames or routes",
 ];
 
-/// One event of the server behind, told to the client.
+/// Forwards an event of the server to the client.
 pub(super) fn respond(
     front: &mut Conn<Server>,
     now: Instant,
@@ -53,8 +53,8 @@ pub(super) fn respond(
     }
 }
 
-/// What the reference takes of the input as it came, we take for the same or refuse; and what it
-/// refuses for one of [`NEVER`], we do not take either.
+/// Asserts that this crate reads the same messages from the input as the reference, or refuses them, and that it
+/// refuses the errors of [`NEVER`].
 pub(super) fn check_input((theirs, stop): &(Vec<Message>, Stop), ours: &[Message]) {
     if let Stop::Wrong(why) = stop
         && NEVER.contains(why)
@@ -68,19 +68,19 @@ pub(super) fn check_input((theirs, stop): &(Vec<Message>, Stop), ours: &[Message
     }
 }
 
-/// There is no field of these names.
+/// Asserts that there is no field with these names.
 pub(super) fn assert_none(fields: &[(String, Vec<u8>)], names: &[&str]) {
     for name in names {
         assert!(values(fields, name).is_empty(), "{name} came through: {fields:?}");
     }
 }
 
-/// A map as the reference has fields.
+/// Converts a map to the fields of the reference.
 pub(super) fn list(map: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     map.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
 }
 
-/// A map has the values of one name together; only their order says something.
+/// Sorts fields by name, since a map keeps only the order of the values of each name.
 fn by_name(fields: &[(String, Vec<u8>)]) -> Vec<&(String, Vec<u8>)> {
     let mut fields: Vec<_> = fields.iter().collect();
     fields.sort_by_key(|(name, _)| name);

@@ -1,31 +1,31 @@
-//! The reference: a reader of HTTP/1.1 messages for tests, slow and plain, that shares nothing
-//! with the crate's own and takes nothing but the strictest form (RFC 9112).
+//! The reference: a slow and simple parser of HTTP/1.1 messages for tests. It shares no code with the crate's parser and
+//! accepts only the strictest form (RFC 9112).
 
-/// A message that was read to its end.
+/// A complete message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message {
     /// Method and target, or the status alone.
     pub(super) start: Vec<String>,
-    /// Names in small letters.
+    /// The fields, with names in lower case.
     pub(super) fields: Vec<(String, Vec<u8>)>,
     pub(super) body: Vec<u8>,
     pub(super) trailers: Vec<(String, Vec<u8>)>,
 }
 
-/// Why there is no further message.
+/// The reason for which there is no further message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The bytes are over, between two messages.
+    /// The input ends between two messages.
     End,
-    /// The bytes are over in the middle of one.
+    /// The input ends in the middle of a message.
     Middle,
-    /// What follows is no message.
+    /// The next bytes are no message.
     Wrong(&'static str),
 }
 
 type Read<T> = Result<T, Stop>;
 
-/// All requests in the bytes.
+/// Returns all requests in the bytes.
 pub(super) fn requests(bytes: &[u8]) -> (Vec<Message>, Stop) {
     let (mut reader, mut found) = (Reader(bytes), Vec::new());
     loop {
@@ -39,8 +39,8 @@ pub(super) fn requests(bytes: &[u8]) -> (Vec<Message>, Stop) {
     }
 }
 
-/// All final responses in the bytes, to requests with these methods. `closed` is whether the
-/// connection came to an orderly end behind them.
+/// Returns all final responses in the bytes, to requests with these methods. `closed` means that an orderly end of the
+/// connection follows.
 pub(super) fn responses(bytes: &[u8], methods: &[&str], closed: bool) -> (Vec<Message>, Stop) {
     let (mut reader, mut found) = (Reader(bytes), Vec::new());
     for method in methods {
@@ -55,7 +55,7 @@ pub(super) fn responses(bytes: &[u8], methods: &[&str], closed: bool) -> (Vec<Me
     (found, reader.end())
 }
 
-/// Did the last message say that it is the last?
+/// Returns whether the last message announces the close of the connection.
 fn closes(found: &[Message]) -> bool {
     let last = found.last().expect("one was just read");
     values(&last.fields, "connection")
@@ -65,7 +65,7 @@ fn closes(found: &[Message]) -> bool {
 
 struct Reader<'a>(&'a [u8]);
 
-/// How long a body is.
+/// The length of a body.
 enum Length {
     Bytes(usize),
     Chunks,
@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A line without its CRLF, and with no other CR or LF, nor NUL, in it.
+    /// Reads a line without its CRLF. It contains no other CR or LF, and no NUL.
     fn line(&mut self) -> Read<&'a [u8]> {
         let end = self.0.windows(2).position(|w| w == b"\r\n");
         let line = &self.0[..end.unwrap_or(self.0.len())];
@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
         Ok(line)
     }
 
-    /// Field lines, up to and with the empty line.
+    /// Reads field lines, including the empty line.
     fn fields(&mut self) -> Read<Vec<(String, Vec<u8>)>> {
         let mut fields = Vec::new();
         loop {
@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// A chunked body without extensions, and its trailers.
+    /// Reads a chunked body without extensions, and its trailers.
     #[allow(clippy::type_complexity, reason = "two lists")]
     fn chunks(&mut self) -> Read<(Vec<u8>, Vec<(String, Vec<u8>)>)> {
         let mut body = Vec::new();
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// One plain `Content-Length`, or one `Transfer-Encoding: chunked`, or neither.
+/// Returns the length by one plain `Content-Length`, one `Transfer-Encoding: chunked`, or neither.
 fn length(fields: &[(String, Vec<u8>)]) -> Read<Length> {
     match (&values(fields, "content-length")[..], &values(fields, "transfer-encoding")[..]) {
         ([], []) => Ok(Length::Unsaid),
@@ -215,7 +215,7 @@ fn length(fields: &[(String, Vec<u8>)]) -> Read<Length> {
     }
 }
 
-/// All values of a name.
+/// Returns all values of a name.
 pub(super) fn values<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Vec<&'a [u8]> {
     fields.iter().filter(|(n, _)| n == name).map(|(_, v)| &v[..]).collect()
 }
@@ -229,7 +229,7 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(tchar)
 }
 
-/// No control bytes but HTAB.
+/// Returns whether a value has no control bytes except HTAB.
 fn is_value(bytes: &[u8]) -> bool {
     bytes.iter().all(|b| *b == b'\t' || !b.is_ascii_control())
 }

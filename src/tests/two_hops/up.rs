@@ -1,5 +1,5 @@
-//! Requests, through a proxy made of the cores alone: the server behind must see, by the reference,
-//! the same ones, whole or not at all, and not a byte more; and the client one answer to each.
+//! Requests through a proxy made of the cores: by the reference parser, the server must receive the same requests,
+//! complete or not at all, and no further byte; and the client one response to each.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,7 +16,7 @@ use crate::{
     semantics::{forwarded::ForwardedFields, gateway},
 };
 
-/// What a client must not say of itself in trailers either.
+/// Fields of a client that must not be forwarded, also in trailers.
 const OF_US: [&str; 7] = [
     "connection",
     "proxy",
@@ -27,16 +27,16 @@ const OF_US: [&str; 7] = [
     "x-real-ip",
 ];
 
-/// When the server behind answers.
+/// The time at which the server responds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answers {
-    /// After the whole request.
+    /// After the complete request.
     Late,
-    /// After its head.
+    /// After the head of the request.
     Early,
 }
 
-/// Requests go through, from bytes that come in pieces of `step`. How many came out whole.
+/// Forwards requests from bytes that arrive in pieces of `step`. Returns the number of complete requests.
 pub(super) fn requests(now: Instant, bytes: &[u8], step: usize, answers: Answers) -> usize {
     let mut proxy = Proxy::new(now, answers);
     let mut input = BytesMut::new();
@@ -44,7 +44,7 @@ pub(super) fn requests(now: Instant, bytes: &[u8], step: usize, answers: Answers
         input.extend_from_slice(piece);
         proxy.go(&mut input);
     }
-    // The client ends its half.
+    // The client ends its sending half.
     match proxy.front.recv_eof(now) {
         Ok(None) => {}
         Ok(Some(event)) => proxy.take(event),
@@ -60,13 +60,13 @@ struct Proxy {
     answers: Answers,
     front: Conn<Server>,
     behind: Conn<Client>,
-    /// To the server behind, and to the client.
+    /// The bytes to the server, and those to the client.
     wire: BytesMut,
     back: BytesMut,
-    /// What our own reader found: complete messages, and the one that is under way.
+    /// The messages that this crate's parser found: the complete ones, and the current one.
     read: Vec<Message>,
     open: Option<Message>,
-    /// Methods of the requests that got an answer, and whether the last one was ours.
+    /// The methods of the requests with a response, and whether the proxy made the last response.
     answered: Vec<String>,
 }
 
@@ -146,7 +146,7 @@ impl Proxy {
         }
     }
 
-    /// The server behind answers, and its answer goes to the client.
+    /// Sends a response of the server, and forwards it to the client.
     fn answer(&mut self, method: &str) {
         let mut input = BytesMut::from(
             "HTTP/1.1 200 OK\r\nConnection: keep-alive, X\r\nX: y\r\nContent-Length: 2\r\n\r\n",
@@ -170,7 +170,7 @@ impl Proxy {
         assert!(!self.front.keeps_alive() && !self.front.wants_read());
     }
 
-    /// The server behind sees what we read; the client sees one answer to each.
+    /// Asserts that the server received the messages that were read, and the client one response to each.
     fn check(&self) {
         let (seen, stop) = reference::requests(&self.wire);
         let wire = self.wire.escape_ascii();
@@ -182,7 +182,7 @@ impl Proxy {
             assert_eq!(seen.trailers, read.trailers, "{wire}");
             assert_none(&seen.fields, &OF_A_HOP);
             assert_none(&seen.fields, &["connection", "expect", "proxy", "x-real-ip"]);
-            // Some readers take trailers for fields.
+            // Some parsers merge trailers with the fields.
             assert_none(&seen.trailers, &OF_A_HOP);
             assert_none(&seen.trailers, &OF_US);
             let host = values(&read.fields, "host");

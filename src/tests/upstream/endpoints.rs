@@ -1,4 +1,4 @@
-//! Endpoints of several kinds, and what becomes of requests whose server fails.
+//! Tests of endpoints of several kinds, and of requests whose server fails.
 
 use std::convert::Infallible;
 
@@ -15,7 +15,7 @@ use crate::{
     worker,
 };
 
-/// Answers a request on a new connection, then closes it.
+/// Answers one request on a new connection and closes it.
 async fn serve_once(script: &Script, answer: &str) -> String {
     let mut server = script.accept().await;
     let head = read_until(&mut server, "\r\n\r\n").await;
@@ -90,10 +90,10 @@ async fn broken_idle_connection_sends_request_to_another_server() {
         let mut other = two.accept().await;
         read_until(&mut other, "\r\n\r\n").await;
         other.write_all(OK.as_bytes()).await.unwrap();
-        // The third request is read, and not answered.
+        // The third request is read and not answered.
         read_until(&mut kept, "\r\n\r\n").await;
         drop(kept);
-        // Not on the idle connection, which may be closed as well.
+        // The request is not retried on the idle connection, which may be closed as well.
         let head = serve_once(&two, "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await;
         (head, other)
     };

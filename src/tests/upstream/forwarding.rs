@@ -1,4 +1,4 @@
-//! What a gateway makes of requests and of errors, on the wire: the client behind a trusted proxy, `Via`,
+//! Tests of forwarded requests and of errors on the wire: the client behind a trusted proxy, `Via`,
 //! `Max-Forwards`, TRACE, and the text of errors.
 
 use axum::{Router, routing::get as get_route};
@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-/// Trusts proxies on loopback, as which the tests connect, and in 10.0.0.0/8.
+/// A layer that trusts proxies in 10.0.0.0/8 and on loopback, from which the tests connect.
 fn trusted() -> TrustedProxyLayer {
     let layer = TrustedProxyLayer::new(ClientField::XForwardedFor).x_forwarded_proto(true);
     layer.trust("127.0.0.0/8".parse().unwrap()).trust("10.0.0.0/8".parse().unwrap())
 }
 
-/// The head that a server behind `upstream` is sent for `request`, and the answer.
+/// Returns the head that the server of `script` receives for `request`, and the response.
 async fn through<S>(script: &Script, service: S, request: &str) -> (String, String)
 where
     S: HttpService + Clone + Send + 'static,

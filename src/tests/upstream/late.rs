@@ -1,18 +1,18 @@
-//! S17: answers that come before the request was whole, or after nobody waits for them. A
-//! connection on which something is owed, by either side, never serves another request.
+//! S17: responses before the end of the request, or after the client has left. A connection on which either side has
+//! not sent a complete message never carries another request.
 
 use super::*;
 
 const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
-/// What comes on a connection until it is closed, or reset.
+/// Reads a connection until it is closed or reset.
 async fn rest(server: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     let _ = within(server.read_to_end(&mut rest)).await;
     rest
 }
 
-/// Takes one request on a new connection and answers it.
+/// Answers one request on a new connection.
 async fn serve_one(script: &Script) -> (String, TcpStream) {
     let mut server = script.accept().await;
     let head = read_until(&mut server, "\r\n\r\n").await;
@@ -75,7 +75,7 @@ async fn s17_rest_of_answer_is_given_to_no_other_request() {
     late.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nsome").await.unwrap();
     read_until(&mut client, "some").await;
     reset(client);
-    // The rest of the body looks like an answer.
+    // The rest of the body looks like a response.
     let _ = late.write_all(EVIL.as_bytes()).await;
     assert!(rest(&mut late).await.is_empty());
     let (answer, (head, _kept)) = tokio::join!(exchange(front.addr, get("/2")), serve_one(&script));
@@ -86,7 +86,7 @@ async fn s17_rest_of_answer_is_given_to_no_other_request() {
 
 #[tokio::test]
 async fn s17_promised_body_that_is_withheld_costs_the_connection() {
-    // The client waits for 100, gets an error instead of the chance to send, and says nothing.
+    // The client waits for 100 Continue, gets an error, and does not send the body.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -104,7 +104,7 @@ async fn s17_promised_body_that_is_withheld_costs_the_connection() {
         client.write_all(head.as_bytes()).await.unwrap();
         let answer = read_until(&mut client, "no").await;
         assert_eq!(*statuses(&answer).last().unwrap(), 403, "{answer}");
-        // What it sends now is the body, if it is anything; never a request.
+        // Bytes that it sends now are the body, and never a request.
         let _ = client.write_all(b"GET /evil HTTP/1.1\r\nHost: a\r\n\r\n").await;
         exchange(front.addr, get("/2")).await
     };
@@ -162,7 +162,7 @@ async fn s17_answer_that_begins_early_does_not_cut_the_request_body() {
         server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nea").await.unwrap();
         assert_eq!(read_until(&mut server, "rest").await, "rest", "the body goes on");
         server.write_all(b"rl").await.unwrap();
-        // Both are whole: the connection serves again.
+        // Both messages are complete, so the connection carries another request.
         let second = read_until(&mut server, "\r\n\r\n").await;
         server.write_all(OK.as_bytes()).await.unwrap();
         second
