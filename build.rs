@@ -1,6 +1,5 @@
-//! Looks for the programs that end-to-end tests talk to, so that tests without theirs count as
-//! ignored; with `CI=true` all are taken to be there, and a missing one fails. It is not part of
-//! the published crate.
+//! Looks for the peer programs of end-to-end tests, so that tests whose program is missing count as ignored. With
+//! `CI=true` all programs are required, and a test without its program fails. It is not part of the published crate.
 
 use std::{env, fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -20,13 +19,13 @@ fn main() {
             println!("cargo::rustc-cfg=peer_{peer}");
         }
     }
-    // php-fpm has its version in its name.
+    // The name of php-fpm contains its version.
     let is_fpm = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("php-fpm");
     let has_fpm = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut d| d.any(|e| e.is_ok_and(is_fpm)));
     if ci || env::split_paths(&path).any(|p| has_fpm(&p)) || has_fpm(Path::new("/usr/sbin")) {
         println!("cargo::rustc-cfg=peer_php");
     }
-    // Mounting takes root, or a program that has its rights.
+    // Mounting needs root, or a set-user-ID program.
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if ci || is_root {
         println!("cargo::rustc-cfg=peer_root");
@@ -34,7 +33,7 @@ fn main() {
     if ci || (Path::new("/dev/fuse").exists() && (is_root || found("fusermount3"))) {
         println!("cargo::rustc-cfg=peer_fuse");
     }
-    // A Python with Django and gunicorn has no name of its own: it must be named.
+    // A Python with Django and gunicorn cannot be found by its name: a variable names it.
     if ci || env::var_os("VESTIBULE_PYTHON").is_some_and(|p| Path::new(&p).is_file()) {
         println!("cargo::rustc-cfg=peer_django");
     }
