@@ -2,6 +2,7 @@
 //! time is an argument.
 
 pub mod backoff;
+pub mod ewma;
 pub mod gradient;
 pub mod pick;
 #[cfg(feature = "worker")]

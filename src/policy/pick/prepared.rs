@@ -1,0 +1,26 @@
+//! `Prepared`: what a policy derives from a set of endpoints.
+
+use std::{any::Any, fmt, sync::Arc};
+
+/// A value that a policy has made of a set of endpoints, of a type that the policy alone knows. Cheap to
+/// clone. By default there is none.
+#[derive(Clone, Default)]
+pub struct Prepared(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Prepared {
+    /// Wraps the value.
+    pub fn new<T: Send + Sync + 'static>(value: T) -> Self {
+        Self(Some(Arc::new(value)))
+    }
+
+    /// The value, if there is one of this type.
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.0.as_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("is_some", &self.0.is_some()).finish()
+    }
+}
