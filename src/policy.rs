@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod ewma;
 pub mod gradient;
+pub mod health;
 pub mod pick;
 #[cfg(feature = "worker")]
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
