@@ -196,7 +196,7 @@ macro_rules! for_placement {
                 request_past_its_deadline_is_not_run
                 requests_are_begun_in_order
                 request_never_waits_for_busy_worker_while_another_is_idle
-                figures_tell_what_happened
+                stats_count_all_outcomes
             }
             restart {
                 panic_costs_one_answer_and_one_instance
@@ -210,7 +210,7 @@ macro_rules! for_placement {
                 stuck_worker_is_abandoned_and_replaced
                 stuck_worker_is_replaced_after_its_caller_left
                 stuck_worker_keeps_its_slot_at_bound_of_abandoned
-                stuck_worker_at_bound_goes_on_when_its_request_ends
+                stuck_worker_at_bound_continues_when_its_request_ends
                 deadline_aborts_request_and_keeps_worker
                 late_answer_is_never_given_to_another_request
             }
@@ -224,7 +224,7 @@ macro_rules! for_placement {
             }
             end {
                 closed_pool_drains_its_queue_and_refuses_new_requests
-                shutdown_past_its_time_refuses_queued_requests
+                shutdown_past_its_timeout_refuses_queued_requests
                 dropped_handles_let_work_finish_and_workers_exit
                 closed_pool_restarts_worker_for_queued_requests
                 pause_before_restart_does_not_delay_shutdown

@@ -1,4 +1,4 @@
-//! What only workers that are threads have.
+//! Tests of properties that only threads have.
 
 use std::{
     cell::Cell,
@@ -53,7 +53,7 @@ async fn instance_is_built_once_on_each_thread_and_need_not_be_send() {
 }
 
 #[tokio::test]
-async fn application_gets_no_field_that_it_may_take_for_a_framing_or_forwarding_one() {
+async fn lookalike_fields_are_removed_before_the_application_is_called() {
     let threads = threads(1, || {
         blocking(|request| {
             let mut names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
@@ -70,7 +70,7 @@ async fn application_gets_no_field_that_it_may_take_for_a_framing_or_forwarding_
 }
 
 #[tokio::test]
-async fn axum_router_is_an_application_and_its_small_body_comes_in_one_piece() {
+async fn axum_router_is_an_application_and_its_small_body_is_one_piece() {
     use axum::routing;
     let threads = threads(1, || {
         axum::Router::new()
@@ -134,7 +134,7 @@ async fn file_in_response_stays_a_file() {
 }
 
 #[tokio::test]
-async fn spawned_tasks_go_on_between_requests() {
+async fn spawned_task_continues_between_requests() {
     let (ask, asked) = mpsc::unbounded_channel::<u32>();
     let (tell, mut told) = mpsc::unbounded_channel();
     let asked = Mutex::new(Some(asked));
@@ -155,7 +155,7 @@ async fn spawned_tasks_go_on_between_requests() {
     threads.shutdown(LONG).await.unwrap();
 }
 
-/// Sends when it is dropped.
+/// Sends a message on drop.
 struct Dropped(mpsc::UnboundedSender<()>);
 
 impl Drop for Dropped {
@@ -270,7 +270,7 @@ async fn cancelled_requests_make_up_at_most_half_of_the_queue() {
     }
     let permits = threads.0.pool().permits.clone();
     threads.shutdown(LONG).await.unwrap();
-    assert_eq!(permits.available_permits(), 9, "every permit came back once");
+    assert_eq!(permits.available_permits(), 9, "every permit was returned once");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a test and its scripted applications share.
+//! `Control`: the state that a test and its scripted applications share.
 
 use std::{
     collections::HashSet,
@@ -12,19 +12,19 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Build;
 
-/// What the test and the applications share.
+/// The state that the test and the applications share.
 pub(in super::super) struct Control {
     pub(super) builds: Vec<Build>,
     pub(super) started: AtomicUsize,
     pub(super) entered: mpsc::UnboundedSender<String>,
     pub(super) built: mpsc::UnboundedSender<usize>,
-    /// Names that were released and not yet used.
+    /// Names that were released and not yet waited for.
     pub(super) released: Mutex<HashSet<String>>,
     pub(super) on_release: Condvar,
     pub(super) on_release_async: Notify,
 }
 
-/// What a test learns of its applications.
+/// The events of the applications, for the test.
 pub(in super::super) struct Events {
     pub(super) entered: mpsc::UnboundedReceiver<String>,
     pub(super) built: mpsc::UnboundedReceiver<usize>,
@@ -46,7 +46,7 @@ impl Control {
         (Arc::new(control), Events { entered, built })
     }
 
-    /// Begins a build; returns its number and what it is to do.
+    /// Begins a build. Returns its number and its script.
     pub(super) fn begin_build(&self) -> (usize, Build) {
         let n = self.started.fetch_add(1, Ordering::SeqCst);
         let _ = self.built.send(n);

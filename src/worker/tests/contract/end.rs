@@ -1,4 +1,4 @@
-//! How a pool ends.
+//! Tests of the end of a pool.
 
 use super::*;
 
@@ -24,7 +24,7 @@ pub(super) async fn closed_pool_drains_its_queue_and_refuses_new_requests<P: Pla
     assert_eq!((pool.stats().workers, pool.stats().refused), (0, 2));
 }
 
-pub(super) async fn shutdown_past_its_time_refuses_queued_requests<P: Placement>() {
+pub(super) async fn shutdown_past_its_timeout_refuses_queued_requests<P: Placement>() {
     let mut pool: P = Settings::default().start();
     let held = pool.begin("/hold").await;
     pool.entered().await;

@@ -1,4 +1,4 @@
-//! Permits, the queue and its bounds.
+//! Tests of permits, the queue and its bounds.
 
 use super::*;
 
@@ -12,11 +12,11 @@ pub(super) async fn caller_waits_for_permit_and_is_refused_after_queue_timeout<P
     let queued = pool.begin("/queued").await;
 
     let mut waiting = pool.handle().clone();
-    assert!(!waiting.is_ready(), "there is no permit");
+    assert!(!waiting.is_ready(), "no permit is free");
     let refused = waiting.ready().await.unwrap().call(get("/refused")).await.unwrap_err();
     assert_eq!(kind(&refused), Kind::Overloaded);
     assert_eq!(cause::<QueueTimeout>(&refused), QueueTimeout);
-    // The queued request has waited for at least as long.
+    // The queued request has waited at least as long.
     assert_eq!(kind(&queued.await.unwrap_err()), Kind::Overloaded);
 
     pool.release("/hold1");
@@ -25,7 +25,7 @@ pub(super) async fn caller_waits_for_permit_and_is_refused_after_queue_timeout<P
         assert_eq!(answer.await.unwrap().status(), 200);
     }
     pool.shutdown().await;
-    assert!(!pool.has_entered(), "nothing else was run");
+    assert!(!pool.has_entered(), "no other request was run");
     assert_eq!(pool.stats().refused, 2);
 }
 
@@ -47,7 +47,7 @@ pub(super) async fn reserved_permit_is_not_cloned_and_is_freed_with_its_handle<P
     assert!(one.is_ready());
     let mut two = one.clone();
     assert!(!two.is_ready());
-    // A handle that is called without being ready does not exceed the bound.
+    // A call of a handle that is not ready does not exceed the bound.
     let refused = pool.handle().clone().call(get("/")).await.unwrap_err();
     assert_eq!(kind(&refused), Kind::Overloaded);
     drop(one);
@@ -144,7 +144,7 @@ pub(super) async fn request_never_waits_for_busy_worker_while_another_is_idle<P:
         let path = format!("/hold{busy}");
         held.push(pool.begin(&path).await);
         assert_eq!(pool.entered().await, path);
-        // Whichever worker is idle runs the next ones at once, many times over.
+        // The idle worker runs the next requests at once.
         for _ in 0..50 {
             assert_eq!(pool.get("/").await.unwrap().status(), 200);
             assert_eq!(pool.entered().await, "/");
@@ -157,7 +157,7 @@ pub(super) async fn request_never_waits_for_busy_worker_while_another_is_idle<P:
     }
 }
 
-pub(super) async fn figures_tell_what_happened<P: Placement>() {
+pub(super) async fn stats_count_all_outcomes<P: Placement>() {
     let mut pool: P = Settings { workers: 2, queue: 2, ..Settings::default() }.start();
     let idle = pool.stats();
     assert_eq!((idle.workers, idle.busy, idle.queued, idle.served), (2, 0, 0, 0));

@@ -1,11 +1,11 @@
-//! Applications that panic or cannot be built.
+//! Tests of applications that panic or cannot be built.
 
 use super::*;
 
 pub(super) async fn error_of_application_is_returned_to_caller<P: Placement>() {
     let pool: P = Settings::default().start();
     assert_eq!(pool.get("/fail").await.unwrap_err().to_string(), "failed");
-    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0", "it keeps its instance");
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0", "the worker keeps its instance");
     assert_eq!((pool.stats().served, pool.stats().panics), (2, 0));
 }
 
@@ -55,11 +55,11 @@ pub(super) async fn request_waits_for_slow_rebuild<P: Placement>() {
     assert_eq!(text(&waits.await.unwrap()), "/waits 1");
 }
 
-/// The message of the error with which a pool of three fails to start.
+/// Returns the error message of a pool of three workers that fails to start.
 async fn start_error<P: Placement>(second: Build) -> String {
     let builds = vec![Build::Succeed, second, Build::Succeed];
     let error = P::start(Settings { workers: 3, builds, ..Settings::default() });
-    let Err(error) = error else { panic!("it has started") };
+    let Err(error) = error else { panic!("the pool has started") };
     assert_eq!(error.kind(), Kind::Internal);
     let source = std::error::Error::source(&error).expect("the cause");
     source.to_string()
@@ -75,6 +75,6 @@ pub(super) async fn start_returns_panic_of_build<P: Placement>() {
 
 pub(super) async fn start_refuses_zero_workers<P: Placement>() {
     let error = P::start(Settings { workers: 0, ..Settings::default() });
-    let Err(error) = error else { panic!("it has started") };
+    let Err(error) = error else { panic!("the pool has started") };
     assert_eq!(cause::<NoWorkers>(&error.into()), NoWorkers);
 }

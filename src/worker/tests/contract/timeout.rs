@@ -1,4 +1,4 @@
-//! Applications that take too long.
+//! Tests of applications that exceed a timeout.
 
 use super::*;
 
@@ -31,7 +31,7 @@ pub(super) async fn stuck_worker_is_replaced_after_its_caller_left<P: Placement>
     pool.shutdown().await;
 }
 
-/// A pool of one worker whose abandoned predecessor and itself are stuck in `/hold1` and `/hold2`.
+/// Starts a pool of one worker. An abandoned worker is stuck in `/hold1`, and its successor in `/hold2`.
 async fn two_stuck<P: Placement>() -> P {
     let settings = Settings { request_timeout: P::SHORT, max_abandoned: 1, ..Settings::default() };
     let mut pool: P = settings.start();
@@ -39,8 +39,8 @@ async fn two_stuck<P: Placement>() -> P {
         assert_eq!(kind(&pool.get(path).await.unwrap_err()), Kind::Timeout);
         assert_eq!(pool.entered().await, path);
     }
-    // There is no third worker, so a request waits in the queue. This one waits for longer than the
-    // grace after the timeout.
+    // There is no third worker, so this request waits in the queue, for longer than the grace period after the
+    // timeout.
     let error = pool.call(with_deadline("/waits", P::SHORT * 5)).await.await.unwrap_err();
     assert_eq!(cause::<DeadlineExceeded>(&error), DeadlineExceeded);
     let stats = pool.stats();
@@ -51,7 +51,7 @@ async fn two_stuck<P: Placement>() -> P {
 
 pub(super) async fn stuck_worker_keeps_its_slot_at_bound_of_abandoned<P: Placement>() {
     let pool: P = two_stuck().await;
-    // The abandoned one exits, so the other one is abandoned and replaced.
+    // The abandoned worker exits, so the other one is abandoned and replaced.
     pool.release("/hold1");
     assert_eq!(text(&pool.get("/works").await.unwrap()), "/works 2");
     assert_eq!((pool.stats().stuck, pool.stats().abandoned), (1, 2));
@@ -60,14 +60,14 @@ pub(super) async fn stuck_worker_keeps_its_slot_at_bound_of_abandoned<P: Placeme
     assert_eq!(pool.stats().stuck, 0);
 }
 
-pub(super) async fn stuck_worker_at_bound_goes_on_when_its_request_ends<P: Placement>() {
+pub(super) async fn stuck_worker_at_bound_continues_when_its_request_ends<P: Placement>() {
     let pool: P = two_stuck().await;
     pool.release("/hold2");
     assert_eq!(text(&pool.get("/works").await.unwrap()), "/works 1");
     assert_eq!((pool.stats().stuck, pool.stats().abandoned), (1, 1));
     pool.release("/hold1");
     pool.shutdown().await;
-    assert_eq!(pool.builds(), 2, "its instance is as good as before");
+    assert_eq!(pool.builds(), 2, "the instance is kept");
 }
 
 pub(super) async fn deadline_aborts_request_and_keeps_worker<P: Placement>() {
@@ -82,7 +82,7 @@ pub(super) async fn deadline_aborts_request_and_keeps_worker<P: Placement>() {
     pool.shutdown().await;
 }
 
-/// S22: a worker answers after its caller was answered or has left, or after it was abandoned.
+/// S22: a worker responds after its caller got a timeout or has left, or after it was abandoned.
 pub(super) async fn late_answer_is_never_given_to_another_request<P: Placement>() {
     for abandoned in [false, true] {
         for gone in [false, true] {
@@ -96,7 +96,7 @@ pub(super) async fn late_answer_is_never_given_to_another_request<P: Placement>(
             } else {
                 assert_eq!(kind(&held.await.unwrap_err()), Kind::Timeout);
             }
-            // One request waits while the late answer is given, one comes after it.
+            // One request is queued during the late response, and one follows it.
             let waiting = pool.begin("/waiting").await;
             pool.release("/hold");
             assert!(text(&waiting.await.unwrap()).starts_with("/waiting"));
