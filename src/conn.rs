@@ -11,10 +11,12 @@
 //! was accepted, where the deadline shared by all stages starts. A driver returns its transport after an
 //! upgrade. The only protocol so far is HTTP/1.1 without TLS.
 //!
-//! Connections of our own go to servers ([`h1::client`]) and to FastCGI applications ([`fcgi`]).
+//! Connections of our own ([`client`]) go to HTTP servers ([`h1::client`]) and to FastCGI applications
+//! ([`fcgi`]).
 
 pub mod access_log;
 mod checkin;
+pub mod client;
 mod config;
 mod delivery;
 pub mod fcgi;

@@ -62,9 +62,8 @@ pub use erased::ErasedService;
 pub use error::{AttemptError, AttemptErrorKind, NoEndpoint, NotReady, Unreachable};
 pub use fastcgi::{FastCgi, FastCgiBuilder};
 pub use forward::{Forward, ForwardLayer};
-pub use remote::{
-    CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, RESPONSE_TIMEOUT, Remote, RemoteBuilder,
-};
+pub use pooled::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, PoolConfig};
+pub use remote::{RESPONSE_TIMEOUT, Remote, RemoteBuilder};
 pub use retry::{ATTEMPTS, Retry, RetryLayer};
 
 /// A reverse proxy to one or several HTTP/1.1 servers: [`Forward`] over [`Retry`] over [`Balance`] over
@@ -85,10 +84,10 @@ pub use retry::{ATTEMPTS, Retry, RetryLayer};
 /// into an `axum::Router` and between the layers of `tower-http`.
 ///
 /// ```
-/// use vestibule::upstream::Upstream;
+/// use vestibule::upstream::{PoolConfig, Upstream};
 ///
 /// let api = Upstream::new(["127.0.0.1:3000", "http://127.0.0.1:3001", "unix:/run/app.sock"])?;
-/// let with_options = Upstream::builder(["127.0.0.1:3000"]).keep_idle(32).build()?;
+/// let with_options = Upstream::builder(["127.0.0.1:3000"]).pool(PoolConfig::new().keep_idle(32)).build()?;
 /// # drop((api, with_options));
 /// # Ok::<(), std::io::Error>(())
 /// ```

@@ -1,136 +1,53 @@
-//! FastCGI over a connection: one exchange at a time with an application, for example php-fpm, polled by
-//! the task that waits for the response.
+//! FastCGI over a [`Connection`](crate::conn::client::Connection): one exchange at a time with an
+//! application, for example php-fpm.
 
-mod exchange;
-mod incoming;
 mod stderr;
 #[cfg(test)]
 mod tests;
-mod upload;
 
-use std::{
-    future::{Future, poll_fn},
-    io,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
-use http::Request;
+use http::{HeaderMap, Request, request, response};
 
 use self::stderr::StderrLog;
 use super::{
-    output::{AfterFlush, Output},
-    thread_buffers,
-    timer::Timer,
+    RequestInfo, client,
+    client::{NextRead, sealed::Protocol},
 };
 use crate::{
     body::Body,
-    conn::{Checkin, Delivery},
-    error::{BoxError, Error, Kind},
+    conn::Checkin,
+    error::Kind,
     net::{Io, clock},
-    peer::MinRate,
-    proto::fcgi::{Conn, Event, Fault, Limits, Misuse, Params, Rejection},
+    proto::{
+        fcgi::{Conn, Event, Fault, Limits, Misuse, Params, Rejection},
+        h1,
+    },
+    semantics::gateway,
 };
 
-pub use exchange::Exchange;
-
-/// A connection to an application, between exchanges.
-///
-/// It has no task of its own: [`exchange`](Self::exchange) is polled by the task that waits for the
-/// response, and so is the response's body. When that body has ended and the application leaves the
-/// connection open, it is given to [`Checkin`]. A connection whose response was not read to its end is
-/// closed.
-///
-/// The application's STDERR is logged line by line: a `WARN` event "application wrote to
-/// stderr" of the target `vestibule::fastcgi`, with the field `stderr` and those of the request.
+/// The core of a connection to an application, and the log of what it writes to STDERR.
 #[derive(Debug)]
-pub struct Connection<I> {
-    /// Boxed, since a connection moves with every request.
-    state: Box<State<I>>,
-}
-
-#[derive(Debug)]
-struct State<I> {
-    io: I,
-    core: Conn,
-    input: BytesMut,
-    output: Output,
-    timer: Timer,
-    write_timeout: Duration,
+pub struct Core {
+    conn: Conn,
     stderr: StderrLog,
 }
 
-/// Why an exchange failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Cause {
-    /// The connection broke.
-    #[error("connection to the application failed")]
-    Io(#[from] io::Error),
-    /// The application closed the connection before its response was complete.
-    #[error("application closed the connection before it answered")]
-    Closed,
-    /// The application violated the protocol, or refused the request.
-    #[error("application sent no valid response")]
-    Fault(#[from] Fault),
-    /// The application exceeded a timeout in reading or in writing.
-    #[error("application made no progress in time")]
-    Timeout,
-    /// The request's [`Deadline`](crate::peer::Deadline) passed before the application had answered.
-    #[error("the deadline passed before the application answered")]
-    Deadline,
-    /// The request cannot be sent.
-    #[error("request cannot be sent")]
-    Misuse(#[from] Misuse),
-    /// The length of the request's body is not known, and CGI has no body without `CONTENT_LENGTH`.
-    #[error(
-        "length of the request's body is unknown: put a RequestBufferLayer before the application"
-    )]
-    UnknownLength,
-    /// The request's body failed while it was read.
-    #[error("request body failed")]
-    Body(#[source] BoxError),
-}
+/// A connection to an application, between exchanges.
+///
+/// The application's STDERR is logged line by line: a `WARN` event "application wrote to
+/// stderr" of the target `vestibule::fastcgi`, with the field `stderr` and those of the request.
+pub type Connection<I> = client::Connection<Core, I>;
 
-impl Cause {
-    /// Converts to the crate's error, whose kind says whose fault it is. An error of the request's body is
-    /// returned unchanged: it belongs to the client's connection.
-    pub(crate) fn into_error(self) -> BoxError {
-        let kind = match self {
-            Self::Body(error) => return error,
-            Self::Timeout | Self::Deadline => Kind::Timeout,
-            Self::Misuse(_) | Self::UnknownLength => Kind::Internal,
-            Self::Fault(Fault::Rejected(Rejection::Overloaded)) => Kind::Overloaded,
-            Self::Io(_) | Self::Closed | Self::Fault(_) => Kind::BadGateway,
-        };
-        Error::new(kind, self).into()
-    }
-}
+/// The future of [`Connection::exchange`].
+pub type Exchange<I, C> = client::Exchange<Core, I, C>;
 
-/// A failed exchange. Its connection is closed, or checked in if no byte of the request was encoded.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct ExchangeError {
-    /// Why it failed.
-    pub cause: Cause,
-    /// Whether the application may have received a part of the request.
-    pub delivery: Delivery,
-    /// Whether at least one byte from the application has been read, STDERR included.
-    pub has_answer: bool,
-    /// The original request, if no byte of a response has been read and the request's body can be
-    /// [sent again](Body::replay) or was not yet read.
-    pub request: Option<Box<Request<Body>>>,
-}
+/// Why an exchange with an application failed.
+pub type Cause = client::Cause<Core>;
 
-impl ExchangeError {
-    /// Creates the error of an exchange that failed after the response began.
-    fn after_answer(cause: Cause) -> Self {
-        Self { cause, delivery: Delivery::MaybeSent, has_answer: true, request: None }
-    }
-}
+/// A failed exchange with an application.
+pub type ExchangeError = client::ExchangeError<Core>;
 
 impl<I: Io> Connection<I> {
     /// Creates the driver of a new connection.
@@ -138,30 +55,9 @@ impl<I: Io> Connection<I> {
     /// `head_timeout` of `limits` is the time from the end of the request to the head of the response,
     /// and `body_timeout` bounds each pause in its body and in sending.
     pub fn new(io: I, limits: Arc<Limits>) -> Self {
-        let state = State {
-            io,
-            write_timeout: limits.write_timeout(),
-            core: Conn::new(limits, clock::now()),
-            input: BytesMut::new(),
-            output: Output::default(),
-            timer: Timer::default(),
-            stderr: StderrLog::default(),
-        };
-        Self { state: Box::new(state) }
-    }
-
-    /// Returns whether the connection can serve an exchange now: `false` after the application has closed
-    /// it or has sent unsolicited bytes. Makes no system call unless bytes have arrived.
-    pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.is_reusable() {
-            return false;
-        }
-        let State { io, input, .. } = &mut *self.state;
-        // Outside of tokio's coop budget: a read without budget is pending too, and says nothing about the
-        // connection.
-        let is_quiet =
-            poll_fn(|cx| Poll::Ready(thread_buffers::poll_read(io, cx, input).is_pending()));
-        pin!(tokio::task::unconstrained(is_quiet)).poll(cx) == Poll::Ready(true)
+        let write_timeout = limits.write_timeout();
+        let conn = Conn::new(limits, clock::now());
+        Self::with_core(io, Core { conn, stderr: StderrLog::default() }, write_timeout)
     }
 
     /// Sends a request and waits for the head of its response. `params` are its variables, see
@@ -175,61 +71,113 @@ impl<I: Io> Connection<I> {
         params: Params,
         checkin: C,
     ) -> Exchange<I, C> {
-        Exchange::new(self, request, params, checkin)
-    }
-
-    fn is_reusable(&self) -> bool {
-        let State { core, input, output, .. } = &*self.state;
-        core.is_idle() && core.keeps_alive() && input.is_empty() && output.is_empty()
+        self.exchange_with(request, params, checkin)
     }
 }
 
-impl<I: Io> State<I> {
+impl Protocol for Core {
+    type Extra = Params;
+    type Fault = Fault;
+    type Misuse = Misuse;
+
+    fn begin_request(&mut self, request: &Request<Body>) {
+        self.stderr.begin_request(RequestInfo::from_request(request));
+    }
+
+    fn send_request(
+        &mut self,
+        now: Instant,
+        head: &request::Parts,
+        params: &Params,
+        length: Option<u64>,
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        let length = length.ok_or(Misuse::UnknownLength)?;
+        self.conn.send_request(now, &head.method, length, params, out)
+    }
+
+    fn send_data(
+        &mut self,
+        len: usize,
+        out: &mut BytesMut,
+    ) -> Result<(usize, &'static [u8]), Misuse> {
+        Ok((self.conn.send_data(len, out)?, b""))
+    }
+
+    /// CGI has no trailers: they are dropped.
+    fn send_end(
+        &mut self,
+        now: Instant,
+        _trailers: Option<&HeaderMap>,
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        self.conn.send_end(now, out)
+    }
+
     /// Returns the next event; STDERR is logged instead.
-    fn recv(&mut self, now: Instant) -> Result<Option<Event>, Fault> {
+    fn recv(
+        &mut self,
+        now: Instant,
+        input: &mut BytesMut,
+    ) -> Result<Option<h1::Event<response::Parts>>, Fault> {
         loop {
-            match self.core.recv(now, &mut self.input)? {
-                Some(Event::Stderr(bytes)) => self.stderr.write(&bytes),
-                Some(Event::End { app_status }) => {
-                    self.stderr.end_request(self.core.dropped_stderr());
-                    return Ok(Some(Event::End { app_status }));
+            let event = match self.conn.recv(now, input)? {
+                Some(Event::Stderr(bytes)) => {
+                    self.stderr.write(&bytes);
+                    continue;
                 }
-                event => return Ok(event),
-            }
+                Some(Event::End { .. }) => {
+                    self.stderr.end_request(self.conn.dropped_stderr());
+                    h1::Event::End(None)
+                }
+                Some(Event::Head(mut head)) => {
+                    gateway::prepare_response(&mut head.headers);
+                    h1::Event::Head(head)
+                }
+                Some(Event::Data(data)) => h1::Event::Data(data),
+                // Only an answer to GET_VALUES, which is not sent.
+                Some(Event::Values(_)) | None => return Ok(None),
+            };
+            return Ok(Some(event));
         }
     }
 
-    /// Reads into the input buffer; `Ok(0)` is the end of the stream.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.core.is_reading_body() {
-            return thread_buffers::poll_read_body(&mut self.io, cx, &mut self.input, None);
-        }
-        thread_buffers::poll_read(&mut self.io, cx, &mut self.input)
+    fn recv_eof(&mut self, _now: Instant) -> Result<Option<h1::Event<response::Parts>>, Fault> {
+        self.conn.recv_eof().map(|()| None)
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
-        let before = self.output.written();
-        let result = self.output.poll_flush(&mut self.io, cx, now, MinRate::NONE, AfterFlush::Wait);
-        if self.output.written() > before {
-            // The response's timeout starts when the request is written.
-            self.core.resume(now);
-        }
-        result
+    fn next_read(&self) -> NextRead {
+        if self.conn.is_reading_body() { NextRead::Body(None) } else { NextRead::Head }
     }
 
-    /// Returns whether the application has exceeded its timeout, in reading or in writing, or `until` has
-    /// passed.
-    fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
-        let writing = self.output.deadline(self.write_timeout);
-        if writing.is_some_and(|d| d <= now) {
-            self.output.update_progress(&self.io, now, MinRate::NONE);
+    fn remaining_body(&self) -> Option<u64> {
+        self.conn.remaining_body()
+    }
+
+    fn may_hold_body(&self, _input: &[u8]) -> bool {
+        true // the core itself may hold a part of it
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.conn.deadline()
+    }
+
+    fn resume(&mut self, now: Instant) {
+        self.conn.resume(now);
+    }
+
+    fn disable_keep_alive(&mut self) {
+        self.conn.disable_keep_alive();
+    }
+
+    fn can_begin(&self) -> bool {
+        self.conn.is_idle() && self.conn.keeps_alive()
+    }
+
+    fn fault_kind(fault: &Fault) -> Kind {
+        match fault {
+            Fault::Rejected(Rejection::Overloaded) => Kind::Overloaded,
+            _ => Kind::BadGateway,
         }
-        let deadline = if self.output.is_waiting() {
-            self.output.deadline(self.write_timeout)
-        } else {
-            self.core.deadline()
-        };
-        let deadline = [deadline, until].into_iter().flatten().min();
-        self.timer.poll(cx, deadline, now)
     }
 }

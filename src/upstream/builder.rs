@@ -1,11 +1,11 @@
 //! Options of an [`Upstream`].
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc};
 
 use tower_layer::Layer;
 
 use super::{
-    Balance, Endpoint, ForwardLayer, Remote, RetryLayer, Upstream,
+    Balance, Endpoint, ForwardLayer, PoolConfig, Remote, RetryLayer, Upstream,
     forward::Options as ForwardOptions, remote::RemoteOptions,
 };
 use crate::{
@@ -22,11 +22,11 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use vestibule::{policy::pick::LeastOutstanding, upstream::Upstream};
+/// use vestibule::{policy::pick::LeastOutstanding, upstream::{PoolConfig, Upstream}};
 ///
 /// let api = Upstream::builder(["10.0.0.1:3000", "10.0.0.2:3000"])
 ///     .policy(LeastOutstanding::new())
-///     .connect_timeout(Duration::from_secs(1))
+///     .pool(PoolConfig::new().connect_timeout(Duration::from_secs(1)))
 ///     .build()?;
 /// # drop(api);
 /// # Ok::<(), std::io::Error>(())
@@ -103,24 +103,9 @@ impl UpstreamBuilder {
         self
     }
 
-    /// At most `n` idle connections to each server, for each runtime. Default
-    /// [`KEEP_IDLE`](super::KEEP_IDLE).
-    pub fn keep_idle(mut self, n: usize) -> Self {
-        self.remote.pool.keep_idle = n;
-        self
-    }
-
-    /// How long a connection may be idle before it is closed. Default
-    /// [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.remote.pool.idle_timeout = timeout;
-        self
-    }
-
-    /// How long connecting may take, for each server tried. Default
-    /// [`CONNECT_TIMEOUT`](super::CONNECT_TIMEOUT).
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.remote.pool.connect_timeout = timeout;
+    /// Sets the options of the connections to each server. Default: [`PoolConfig::new`].
+    pub fn pool(mut self, pool: PoolConfig) -> Self {
+        self.remote.pool = pool;
         self
     }
 

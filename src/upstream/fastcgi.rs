@@ -29,11 +29,11 @@ use super::{
 };
 use crate::{
     body::{Body, HttpBody},
-    conn::{Delivery, fcgi::Cause},
+    conn::Delivery,
     error::{BoxError, Error, Kind},
     net::Address,
     peer::Peer,
-    proto::fcgi::Params,
+    proto::fcgi::{Misuse, Params},
     semantics::{
         cgi::{Script, Scripts},
         hop,
@@ -54,7 +54,7 @@ pub use builder::FastCgiBuilder;
 ///   clients from the application's few workers. Without it a chunked body is an error that says so.
 /// - What the application writes to STDERR is logged: see [`conn::fcgi`](crate::conn::fcgi::Connection).
 /// - Idle connections are kept as those of a [`Remote`](super::Remote). php-fpm has one worker for each
-///   connection, idle or not: [`keep_idle`](FastCgiBuilder::keep_idle) must be less than its
+///   connection, idle or not: [`keep_idle`](super::PoolConfig::keep_idle) must be less than its
 ///   `pm.max_children`, and its default is 0.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included.
@@ -198,7 +198,7 @@ impl Shared {
     /// The variables of a request to a script.
     fn params(&self, script: &Script, request: &Request<Body>) -> Result<Params, AttemptError> {
         let Some(length) = request.body().len() else {
-            return Err(refused(Kind::Internal, Cause::UnknownLength));
+            return Err(refused(Kind::Internal, Misuse::UnknownLength));
         };
         let memory = Peer::memory();
         let peer = request.extensions().get().unwrap_or(&memory);

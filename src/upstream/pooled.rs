@@ -1,13 +1,14 @@
 //! A server at an address with idle connections to it, whatever protocol it speaks.
 
+mod config;
 mod connect;
 mod exchange;
 mod pool;
 mod reaper;
 
-use std::{error::Error as StdError, future::Future, io, sync::Arc, task::Context, time::Duration};
+use std::{error::Error as StdError, io, sync::Arc};
 
-use http::{Request, Response};
+use http::Request;
 
 use self::pool::Pool;
 use super::{
@@ -16,89 +17,47 @@ use super::{
 };
 use crate::{
     body::Body,
-    conn::Delivery,
-    error::BoxError,
+    conn::client::{self, Cause, ExchangeError, sealed},
     net::{Address, Stream},
 };
 
-pub(super) use exchange::{ResponseFuture, ReturnToPool};
+pub use config::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, PoolConfig};
+pub(super) use exchange::ResponseFuture;
 
-/// Idle connections to one server that a runtime keeps, unless set otherwise: as many as it has in use
-/// under heavy load. Fewer would be closed and made again all the time; what is more than the load
-/// needs is closed after [`IDLE_TIMEOUT`].
-pub const KEEP_IDLE: usize = 512;
-
-/// How long a connection may be idle, unless set otherwise: less than servers' own limits (nginx:
-/// 75 s), so that a request seldom meets a connection that is being closed.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long connecting may take, unless set otherwise.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How requests are exchanged with a server.
+/// The protocol of a server, and its options.
 pub(super) trait Protocol: Send + Sync + Sized + 'static {
-    /// A connection between exchanges.
-    type Connection: Send + 'static;
-    /// What is sent beside the request.
-    type Extra: Send + Unpin;
-    /// One exchange.
-    type Exchange: Future<Output = Result<Response<Body>, Self::Error>> + Send + Unpin;
-    /// Why an exchange failed.
-    type Error;
+    /// The core of a connection.
+    type Core: client::Protocol;
 
     /// Makes a connection of a stream.
-    fn connection(&self, stream: Stream) -> Self::Connection;
+    fn connection(&self, stream: Stream) -> Connection<Self>;
 
-    /// Whether an idle connection can serve an exchange now.
-    fn poll_usable(connection: &mut Self::Connection, cx: &mut Context<'_>) -> bool;
-
-    /// Begins an exchange.
-    fn exchange(
-        connection: Self::Connection,
-        request: Request<Body>,
-        extra: Self::Extra,
-        checkin: ReturnToPool<Self>,
-    ) -> Self::Exchange;
-
-    /// The attempt's error for that of an exchange, on a connection that was idle before or not.
-    fn attempt_error(error: Self::Error, is_reused: bool) -> AttemptError;
-
-    /// The cause of a failure for want of time, before there was a connection.
-    fn deadline_passed() -> BoxError;
+    /// Returns what failed in an attempt whose response violates the protocol.
+    fn classify_fault(fault: &Fault<Self>) -> AttemptErrorKind;
 }
 
-/// Bounds on idle connections and on connecting.
-#[derive(Debug, Clone)]
-pub(super) struct Options {
-    pub(super) keep_idle: usize,
-    pub(super) idle_timeout: Duration,
-    pub(super) connect_timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { keep_idle: KEEP_IDLE, idle_timeout: IDLE_TIMEOUT, connect_timeout: CONNECT_TIMEOUT }
-    }
-}
+type Connection<P> = client::Connection<<P as Protocol>::Core, Stream>;
+type Fault<P> = <<P as Protocol>::Core as sealed::Protocol>::Fault;
+type Extra<P> = <<P as Protocol>::Core as sealed::Protocol>::Extra;
 
 /// One server.
 pub(super) struct Server<P: Protocol> {
     pub(super) address: Address,
     pub(super) protocol: P,
-    options: Options,
-    pool: Pool<P::Connection>,
+    config: PoolConfig,
+    pool: Pool<Connection<P>>,
 }
 
 impl<P: Protocol> Server<P> {
-    pub(super) fn new(address: Address, protocol: P, options: Options) -> Arc<Self> {
-        Arc::new(Self { address, protocol, options, pool: Pool::default() })
+    pub(super) fn new(address: Address, protocol: P, config: PoolConfig) -> Arc<Self> {
+        Arc::new(Self { address, protocol, config, pool: Pool::default() })
     }
 
     /// Sends a request over an idle connection, or a new one.
     pub(super) fn send(
         self: &Arc<Self>,
         request: Request<Body>,
-        extra: P::Extra,
+        extra: Extra<P>,
     ) -> ResponseFuture<P> {
         ResponseFuture::new(self.clone(), request, extra)
     }
@@ -119,14 +78,23 @@ impl<P: Protocol> Server<P> {
     }
 }
 
-/// The error of an exchange that failed, with the request if it was given back.
-pub(super) fn attempt_error(
-    kind: AttemptErrorKind,
-    delivery: Delivery,
-    source: BoxError,
-    request: Option<Box<Request<Body>>>,
-) -> AttemptError {
-    let error = AttemptError::new(kind, delivery, source);
+/// The error of an exchange that failed, on a connection that was idle before or not, with the request if
+/// it was given back.
+#[cold]
+fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) -> AttemptError {
+    let ExchangeError { cause, delivery, request, has_answer, .. } = error;
+    let kind = match &cause {
+        // RFC 9112 section 9.3.1: a server may close an idle connection while a request is on its
+        // way. One that has begun to answer was not idle any more.
+        Cause::Io(_) | Cause::Closed if is_reused && !has_answer => {
+            AttemptErrorKind::StaleConnection
+        }
+        Cause::Io(_) | Cause::Closed => AttemptErrorKind::ConnectionLost,
+        Cause::Timeout | Cause::Deadline => AttemptErrorKind::Timeout,
+        Cause::Fault(fault) => P::classify_fault(fault),
+        Cause::Misuse(_) | Cause::Body(_) => AttemptErrorKind::Request,
+    };
+    let error = AttemptError::new(kind, delivery, cause.into_error());
     match request {
         Some(mut request) => {
             if kind == AttemptErrorKind::StaleConnection {

@@ -29,7 +29,6 @@ use crate::{
     net::Address,
 };
 
-pub use super::pooled::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE};
 pub(super) use options::Options as RemoteOptions;
 pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 
@@ -49,10 +48,11 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 /// share connections.
 ///
 /// ```
-/// use vestibule::upstream::Remote;
+/// use vestibule::upstream::{PoolConfig, Remote};
 ///
 /// let tcp = Remote::new("127.0.0.1:3000")?;
-/// let unix = Remote::builder("unix:/run/app.sock".parse()?).keep_idle(32).build();
+/// let pool = PoolConfig::new().keep_idle(32);
+/// let unix = Remote::builder("unix:/run/app.sock".parse()?).pool(pool).build();
 /// # drop((tcp, unix));
 /// # Ok::<(), std::io::Error>(())
 /// ```

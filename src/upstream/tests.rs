@@ -367,12 +367,19 @@ async fn retry_passes_readiness_through() {
 
 #[test]
 fn builder_tells_first_bad_address_whatever_order_of_options() {
-    let error = Upstream::builder(["a:1", "no port", "worse"]).keep_idle(1).build().unwrap_err();
+    let error = Upstream::builder(["a:1", "no port", "worse"])
+        .pool(PoolConfig::new().keep_idle(1))
+        .build()
+        .unwrap_err();
     assert!(error.to_string().contains("'no port'"), "{error}");
     let error = UpstreamBuilder::new().build().unwrap_err();
     assert_eq!(error.to_string(), "no server to send to");
-    let built =
-        UpstreamBuilder::new().keep_idle(1).server("unix:/a").server("b:2").build().unwrap();
+    let built = UpstreamBuilder::new()
+        .pool(PoolConfig::new().keep_idle(1))
+        .server("unix:/a")
+        .server("b:2")
+        .build()
+        .unwrap();
     let keys: Vec<_> = built.endpoints().iter().map(|e| e.key().as_str()).collect();
     assert_eq!(keys, ["unix:/a", "b:2"]);
 }

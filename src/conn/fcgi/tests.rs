@@ -1,6 +1,6 @@
 //! One connection to an application that is scripted.
 
-use std::{io::Write, sync::Mutex};
+use std::{future::poll_fn, io::Write, sync::Mutex, task::Poll, time::Duration};
 
 use http::Method;
 use http_body_util::BodyExt;
@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use super::*;
 use crate::{
     body::FileSlice,
-    conn::{SingleUse, testing::Lines},
+    conn::{Delivery, SingleUse, testing::Lines},
+    error::Error,
     peer::Deadline,
     proto::fcgi::tests::app::{end, read_record, read_request, stderr, stdout},
 };
@@ -115,8 +116,8 @@ async fn body_of_unknown_length_is_not_sent_and_costs_no_connection() {
     let (_sender, body) = Body::channel(None);
     let post = request(Method::POST, body);
     let error = connection.exchange(post, Params::new(), kept.clone()).await.unwrap_err();
-    assert!(matches!(error.cause, Cause::UnknownLength));
-    assert!(error.cause.to_string().contains("RequestBufferLayer"));
+    assert!(matches!(error.cause, Cause::Misuse(Misuse::UnknownLength)));
+    assert!(Misuse::UnknownLength.to_string().contains("RequestBufferLayer"));
     assert_eq!(error.delivery, Delivery::NotSent);
     assert!(error.request.is_some() && kept.take().is_some());
 }

@@ -98,4 +98,7 @@ pub enum Misuse {
     /// The length of a name or a value does not fit into 31 bits, or pairs do not fit into a record.
     #[error("name or value too long")]
     PairTooLong,
+    /// The length of the request's body is not known, and CGI has no body without `CONTENT_LENGTH`.
+    #[error("length of the body is unknown: put a RequestBufferLayer before the application")]
+    UnknownLength,
 }

@@ -17,7 +17,7 @@ use crate::{
     layer::RequestBufferLayer,
     semantics::cgi::Scripts,
     tests::support::{exchange, start, statuses, within},
-    upstream::FastCgi,
+    upstream::{FastCgi, PoolConfig},
 };
 
 const SCRIPTS: [(&str, &str); 10] = [
@@ -93,7 +93,9 @@ impl Php {
             .variable("B", "b".repeat(30_000))
             .variable("C", "c".repeat(30_000));
         let address = format!("unix:{}/sock", self.dir.path().display());
-        FastCgi::builder(address.parse().unwrap(), scripts).keep_idle(keep_idle).build()
+        FastCgi::builder(address.parse().unwrap(), scripts)
+            .pool(PoolConfig::new().keep_idle(keep_idle))
+            .build()
     }
 
     fn pid_file(&self) -> PathBuf {

@@ -1,9 +1,14 @@
 //! Options of a [`FastCgi`].
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use super::{FastCgi, Shared, protocol::FastCgi1, script::ScriptCheck};
-use crate::{net::Address, proto::fcgi::Limits, semantics::cgi::Scripts, upstream::pooled};
+use crate::{
+    net::Address,
+    proto::fcgi::Limits,
+    semantics::cgi::Scripts,
+    upstream::pooled::{self, PoolConfig},
+};
 
 /// Builds a [`FastCgi`]. The order of options does not matter.
 #[derive(Debug)]
@@ -11,7 +16,7 @@ use crate::{net::Address, proto::fcgi::Limits, semantics::cgi::Scripts, upstream
 pub struct FastCgiBuilder {
     address: Address,
     scripts: Scripts,
-    options: pooled::Options,
+    pool: PoolConfig,
     limits: Limits,
     local_root: Option<PathBuf>,
 }
@@ -20,33 +25,16 @@ impl FastCgiBuilder {
     pub(super) fn new(address: Address, scripts: Scripts) -> Self {
         Self {
             address,
-            options: pooled::Options { keep_idle: 0, ..pooled::Options::default() },
+            pool: PoolConfig::new().keep_idle(0),
             limits: Limits::default(),
             local_root: Some(scripts.root().into()),
             scripts,
         }
     }
 
-    /// At most `n` idle connections, for each runtime. Default 0.
-    ///
-    /// An idle connection keeps a worker of php-fpm, which does nothing else meanwhile. With the sum over
-    /// all runtimes below `pm.max_children` a request saves a connection; with as many, requests of
-    /// other runtimes wait for a worker that is idle.
-    pub fn keep_idle(mut self, n: usize) -> Self {
-        self.options.keep_idle = n;
-        self
-    }
-
-    /// How long a connection may be idle before it is closed. Default
-    /// [`IDLE_TIMEOUT`](crate::upstream::IDLE_TIMEOUT).
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.options.idle_timeout = timeout;
-        self
-    }
-
-    /// How long connecting may take. Default [`CONNECT_TIMEOUT`](crate::upstream::CONNECT_TIMEOUT).
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout;
+    /// Sets the options of the connections. Default: [`PoolConfig::new`], without idle connections.
+    pub fn pool(mut self, pool: PoolConfig) -> Self {
+        self.pool = pool;
         self
     }
 
@@ -77,7 +65,7 @@ impl FastCgiBuilder {
     /// The service.
     pub fn build(self) -> FastCgi {
         let protocol = FastCgi1 { limits: Arc::new(self.limits) };
-        let server = pooled::Server::new(self.address, protocol, self.options);
+        let server = pooled::Server::new(self.address, protocol, self.pool);
         let check = self.local_root.map(ScriptCheck::new);
         FastCgi(Arc::new(Shared { server, scripts: self.scripts, check }))
     }

@@ -1,19 +1,12 @@
-//! The exchange with a FastCGI application.
+//! FastCGI with one application.
 
-use std::{sync::Arc, task::Context};
-
-use http::Request;
+use std::sync::Arc;
 
 use crate::{
-    body::Body,
-    conn::fcgi::{Cause, Connection, Exchange, ExchangeError},
-    error::BoxError,
+    conn::fcgi::{Connection, Core},
     net::Stream,
-    proto::fcgi::{Fault, Limits, Params, Rejection},
-    upstream::{
-        error::{AttemptError, AttemptErrorKind},
-        pooled::{Protocol, ReturnToPool, attempt_error},
-    },
+    proto::fcgi::{Fault, Limits, Rejection},
+    upstream::{error::AttemptErrorKind, pooled::Protocol},
 };
 
 /// FastCGI 1.0 with one application.
@@ -22,50 +15,18 @@ pub(super) struct FastCgi1 {
 }
 
 impl Protocol for FastCgi1 {
-    type Connection = Connection<Stream>;
-    type Extra = Params;
-    type Exchange = Exchange<Stream, ReturnToPool<Self>>;
-    type Error = ExchangeError;
+    type Core = Core;
 
     fn connection(&self, stream: Stream) -> Connection<Stream> {
         Connection::new(stream, self.limits.clone())
     }
 
-    fn poll_usable(connection: &mut Connection<Stream>, cx: &mut Context<'_>) -> bool {
-        connection.poll_usable(cx)
-    }
-
-    fn exchange(
-        connection: Connection<Stream>,
-        request: Request<Body>,
-        params: Params,
-        checkin: ReturnToPool<Self>,
-    ) -> Self::Exchange {
-        connection.exchange(request, params, checkin)
-    }
-
-    #[cold]
-    fn attempt_error(error: ExchangeError, is_reused: bool) -> AttemptError {
-        let ExchangeError { cause, delivery, request, has_answer } = error;
-        let kind = match cause {
-            // A worker that has served its share of requests ends, and closes its idle connection.
-            Cause::Io(_) | Cause::Closed if is_reused && !has_answer => {
-                AttemptErrorKind::StaleConnection
-            }
-            Cause::Io(_) | Cause::Closed | Cause::Fault(Fault::Truncated) => {
-                AttemptErrorKind::ConnectionLost
-            }
-            Cause::Fault(Fault::Rejected(Rejection::Overloaded)) => AttemptErrorKind::Busy,
-            Cause::Fault(Fault::Timeout) | Cause::Timeout | Cause::Deadline => {
-                AttemptErrorKind::Timeout
-            }
-            Cause::Fault(_) => AttemptErrorKind::Protocol,
-            Cause::Misuse(_) | Cause::UnknownLength | Cause::Body(_) => AttemptErrorKind::Request,
-        };
-        attempt_error(kind, delivery, cause.into_error(), request)
-    }
-
-    fn deadline_passed() -> BoxError {
-        Cause::Deadline.into_error()
+    fn classify_fault(fault: &Fault) -> AttemptErrorKind {
+        match fault {
+            Fault::Truncated => AttemptErrorKind::ConnectionLost,
+            Fault::Rejected(Rejection::Overloaded) => AttemptErrorKind::Busy,
+            Fault::Timeout => AttemptErrorKind::Timeout,
+            _ => AttemptErrorKind::Protocol,
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     policy::pick::RoundRobin,
     proto::fcgi::tests::app::{Seen, end, read_request, stdout},
-    upstream::{Balance, RetryLayer},
+    upstream::{Balance, PoolConfig, RetryLayer},
 };
 
 const OK: &str = "Status: 200\n\nhello";
@@ -147,7 +147,7 @@ async fn unchecked_script_is_left_to_the_application() {
 #[tokio::test]
 async fn connection_is_used_again_as_often_as_the_application_leaves_it_open() {
     let (dir, (listener, address)) = (site(), listen().await);
-    let php = FastCgi::builder(address, scripts(&dir)).keep_idle(1).build();
+    let php = FastCgi::builder(address, scripts(&dir)).pool(PoolConfig::new().keep_idle(1)).build();
     let client = async {
         for _ in 0..2 {
             let response = php.clone().oneshot(get("/index.php")).await.unwrap();

@@ -2,9 +2,9 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use super::{Protocol, Server};
+use super::{Connection, Protocol, Server};
 use crate::{
-    conn::Delivery,
+    conn::{Delivery, client::Cause},
     net::{Stream, clock},
     upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
 };
@@ -15,8 +15,8 @@ use crate::{
 pub(super) async fn connect<P: Protocol>(
     server: Arc<Server<P>>,
     deadline: Option<Instant>,
-) -> Result<P::Connection, AttemptError> {
-    let timeout = server.options.connect_timeout;
+) -> Result<Connection<P>, AttemptError> {
+    let timeout = server.config.connect_timeout;
     let until_deadline = deadline.map(|d| d.saturating_duration_since(clock::now()));
     if until_deadline.is_some_and(|left| left.is_zero()) {
         return Err(too_late::<P>());
@@ -34,5 +34,6 @@ pub(super) async fn connect<P: Protocol>(
 
 /// The error of a request whose deadline has passed.
 fn too_late<P: Protocol>() -> AttemptError {
-    AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, P::deadline_passed())
+    let cause = Cause::<P::Core>::Deadline.into_error();
+    AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause)
 }

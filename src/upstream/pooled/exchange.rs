@@ -12,11 +12,11 @@ use std::{
 use http::{Request, Response};
 use tokio::runtime::{Handle, Id};
 
-use super::{Protocol, Server, connect::connect, reaper::Reaper};
+use super::{Connection, Extra, Protocol, Server, attempt_error, connect::connect, reaper::Reaper};
 use crate::{
     body::Body,
-    conn::Checkin,
-    net::clock,
+    conn::{Checkin, client},
+    net::{Stream, clock},
     peer::Deadline,
     upstream::{error::AttemptError, history::History},
 };
@@ -30,22 +30,23 @@ pub(in crate::upstream) struct ResponseFuture<P: Protocol>(State<P>);
 enum State<P: Protocol> {
     Begin(Option<Pending<P>>),
     Connecting { future: ConnectFuture<P>, pending: Option<Pending<P>> },
-    Exchanging { exchange: P::Exchange, is_reused: bool },
+    Exchanging { exchange: Exchange<P>, is_reused: bool },
 }
+
+type Exchange<P> = client::Exchange<<P as Protocol>::Core, Stream, ReturnToPool<P>>;
 
 /// A request without a connection. It is `None` once it has one.
 struct Pending<P: Protocol> {
     server: Arc<Server<P>>,
     request: Request<Body>,
-    extra: P::Extra,
+    extra: Extra<P>,
 }
 
 /// Boxed, since most requests find an idle connection.
-type ConnectFuture<P> =
-    Pin<Box<dyn Future<Output = Result<<P as Protocol>::Connection, AttemptError>> + Send>>;
+type ConnectFuture<P> = Pin<Box<dyn Future<Output = Result<Connection<P>, AttemptError>> + Send>>;
 
 impl<P: Protocol> ResponseFuture<P> {
-    pub(super) fn new(server: Arc<Server<P>>, request: Request<Body>, extra: P::Extra) -> Self {
+    pub(super) fn new(server: Arc<Server<P>>, request: Request<Body>, extra: Extra<P>) -> Self {
         Self(State::Begin(Some(Pending { server, request, extra })))
     }
 }
@@ -56,9 +57,9 @@ impl<P: Protocol> Pending<P> {
         let Self { server, request, .. } = &self;
         if !History::needs_new_connection(request) {
             let runtime = Handle::current().id();
-            let timeout = server.options.idle_timeout;
+            let timeout = server.config.idle_timeout;
             while let Some(mut idle) = server.pool.checkout(runtime, clock::now(), timeout) {
-                if P::poll_usable(&mut idle, cx) {
+                if idle.poll_usable(cx) {
                     return self.exchange(idle, runtime, true);
                 }
             }
@@ -68,9 +69,9 @@ impl<P: Protocol> Pending<P> {
         State::Connecting { future, pending: Some(self) }
     }
 
-    fn exchange(self, connection: P::Connection, runtime: Id, is_reused: bool) -> State<P> {
+    fn exchange(self, connection: Connection<P>, runtime: Id, is_reused: bool) -> State<P> {
         let checkin = ReturnToPool { server: self.server, runtime };
-        let exchange = P::exchange(connection, self.request, self.extra, checkin);
+        let exchange = connection.exchange_with(self.request, self.extra, checkin);
         State::Exchanging { exchange, is_reused }
     }
 }
@@ -87,7 +88,7 @@ impl<P: Protocol> Future for ResponseFuture<P> {
                 State::Exchanging { exchange, is_reused } => {
                     let result = ready!(Pin::new(exchange).poll(cx));
                     let is_reused = *is_reused;
-                    return Poll::Ready(result.map_err(|e| P::attempt_error(e, is_reused)));
+                    return Poll::Ready(result.map_err(|e| attempt_error::<P>(e, is_reused)));
                 }
                 State::Begin(pending) => pending.take().expect(ENDED).begin(cx),
                 State::Connecting { future, pending } => {
@@ -119,20 +120,20 @@ impl<P: Protocol> fmt::Debug for ResponseFuture<P> {
 }
 
 /// Puts a connection back into the pool, if its exchange ends in the runtime that made it.
-pub(in crate::upstream) struct ReturnToPool<P: Protocol> {
+pub(super) struct ReturnToPool<P: Protocol> {
     server: Arc<Server<P>>,
     runtime: Id,
 }
 
-impl<P: Protocol> Checkin<P::Connection> for ReturnToPool<P> {
-    fn checkin(self, connection: P::Connection, now: Instant) {
+impl<P: Protocol> Checkin<Connection<P>> for ReturnToPool<P> {
+    fn checkin(self, connection: Connection<P>, now: Instant) {
         let Self { server, runtime } = self;
         // A body may be read to its end in another runtime.
         let Ok(here) = Handle::try_current() else { return };
         if here.id() != runtime {
             return;
         }
-        let keep = if server.options.idle_timeout.is_zero() { 0 } else { server.options.keep_idle };
+        let keep = if server.config.idle_timeout.is_zero() { 0 } else { server.config.keep_idle };
         if server.pool.checkin(runtime, connection, now, keep) {
             here.spawn(Reaper::new(&server, runtime).run());
         }

@@ -33,7 +33,7 @@ impl<P: Protocol> Reaper<P> {
     pub(super) async fn run(mut self) {
         while let Some(server) = self.server.upgrade() {
             let now = clock::now();
-            let timeout = server.options.idle_timeout;
+            let timeout = server.config.idle_timeout;
             let Some(oldest) = server.pool.expire(self.runtime, now, timeout) else {
                 self.is_owner = false; // the next connection has a reaper of its own
                 return;

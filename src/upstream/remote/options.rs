@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Remote;
-use crate::{net::Address, proto::h1::Limits, upstream::pooled};
+use crate::{net::Address, proto::h1::Limits, upstream::PoolConfig};
 
 /// How long a server may take to answer, and pause in its answer, unless set otherwise.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 pub(in crate::upstream) struct Options {
-    pub(in crate::upstream) pool: pooled::Options,
+    pub(in crate::upstream) pool: PoolConfig,
     pub(in crate::upstream) limits: Arc<Limits>,
 }
 
@@ -22,7 +22,7 @@ impl Default for Options {
             head_bytes: 64 << 10, // the servers are ours: cookies they set may be many
             ..Limits::default()
         };
-        Self { pool: pooled::Options::default(), limits: Arc::new(limits) }
+        Self { pool: PoolConfig::new(), limits: Arc::new(limits) }
     }
 }
 
@@ -39,21 +39,9 @@ impl RemoteBuilder {
         Self { address, options: Options::default() }
     }
 
-    /// At most `n` idle connections, for each runtime. Default [`KEEP_IDLE`](super::KEEP_IDLE).
-    pub fn keep_idle(mut self, n: usize) -> Self {
-        self.options.pool.keep_idle = n;
-        self
-    }
-
-    /// How long a connection may be idle before it is closed. Default [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.options.pool.idle_timeout = timeout;
-        self
-    }
-
-    /// How long connecting may take. Default [`CONNECT_TIMEOUT`](super::CONNECT_TIMEOUT).
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.pool.connect_timeout = timeout;
+    /// Sets the options of the connections. Default: [`PoolConfig::new`].
+    pub fn pool(mut self, pool: PoolConfig) -> Self {
+        self.options.pool = pool;
         self
     }
 

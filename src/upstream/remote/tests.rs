@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     peer::Deadline,
-    upstream::{AttemptErrorKind, Delivery},
+    upstream::{AttemptErrorKind, Delivery, PoolConfig},
 };
 
 const SEC: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ async fn assert_closed(server: &mut TcpStream) {
 #[tokio::test]
 async fn idle_connections_are_closed_at_their_timeout_without_traffic() {
     let (listener, address) = listen().await;
-    let remote = Remote::builder(address).idle_timeout(60 * SEC).build();
+    let remote = Remote::builder(address).pool(PoolConfig::new().idle_timeout(60 * SEC)).build();
     let (one, mut first) = tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
     one.unwrap();
     pause();
@@ -94,7 +94,7 @@ async fn idle_connections_are_closed_at_their_timeout_without_traffic() {
 #[tokio::test]
 async fn connections_after_an_empty_pool_are_closed_at_their_timeout_too() {
     let (listener, address) = listen().await;
-    let remote = Remote::builder(address).idle_timeout(60 * SEC).build();
+    let remote = Remote::builder(address).pool(PoolConfig::new().idle_timeout(60 * SEC)).build();
     for _ in 0..2 {
         let (response, mut server) =
             tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
@@ -152,7 +152,7 @@ async fn connection_whose_body_ends_in_another_runtime_is_not_kept() {
 async fn no_more_connections_are_kept_than_asked_for() {
     for keep in [0, 1] {
         let (listener, address) = listen().await;
-        let remote = Remote::builder(address).keep_idle(keep).build();
+        let remote = Remote::builder(address).pool(PoolConfig::new().keep_idle(keep)).build();
         let two =
             || async { tokio::join!(remote.clone().oneshot(get()), remote.clone().oneshot(get())) };
         let servers = async {

@@ -8,9 +8,11 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::{Cause, Connection, upload::pump};
+use super::{
+    Cause, Connection, Protocol,
+    upload::{Upload, pump},
+};
 use crate::{
-    body::Body,
     conn::Checkin,
     error::BoxError,
     net::{Io, clock},
@@ -19,32 +21,39 @@ use crate::{
 
 /// The body of a response. It owns the connection, and checks it in at its end. Dropped before its end, it
 /// closes the connection, so that the rest is never read as the response to another request.
-pub(super) struct Incoming<I, C> {
-    exchange: Option<(Connection<I>, C)>,
+pub(super) struct Incoming<P: Protocol, I, C> {
+    exchange: Option<(Connection<P, I>, C)>,
     /// The unsent part of the request's body: the server may respond before the request is complete.
-    upload: Option<Body>,
+    upload: Option<Upload>,
+    /// The part of the body that arrived with the head.
+    first: Bytes,
     /// The remaining bytes of the body, if known.
     remaining: Option<u64>,
 }
 
-impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
+impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
+    /// Creates a body of `first`, and then what the connection returns.
     pub(super) fn new(
-        connection: Connection<I>,
+        connection: Connection<P, I>,
         checkin: C,
-        upload: Option<Body>,
-        remaining: Option<u64>,
+        upload: Option<Upload>,
+        first: Bytes,
     ) -> Self {
-        Self { exchange: Some((connection, checkin)), upload, remaining }
+        let remaining = connection.state.core.remaining_body().map(|n| n + first.len() as u64);
+        Self { exchange: Some((connection, checkin)), upload, first, remaining }
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<()>, Cause>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<()>, Cause<P>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Ok(Event::Data(std::mem::take(&mut self.first))));
+        }
         let Some((connection, _)) = &mut self.exchange else {
             return Poll::Ready(Ok(Event::End(None)));
         };
         let now = clock::now();
         let state = &mut *connection.state;
         loop {
-            match state.core.recv(now, &mut state.input)? {
+            match state.core.recv(now, &mut state.input).map_err(Cause::Fault)? {
                 Some(Event::Data(data)) => return Poll::Ready(Ok(Event::Data(data))),
                 Some(Event::End(trailers)) => return Poll::Ready(Ok(Event::End(trailers))),
                 Some(Event::Head(_)) | None => {}
@@ -70,21 +79,23 @@ impl<I: Io, C: Checkin<Connection<I>>> Incoming<I, C> {
                 }
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(match state.core.recv_eof(now)? {
+                    return Poll::Ready(match state.core.recv_eof(now).map_err(Cause::Fault)? {
                         Some(Event::End(trailers)) => Ok(Event::End(trailers)),
                         _ => Err(Cause::Closed),
                     });
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Cause::Io(e))),
             }
         }
     }
 }
 
-impl<I: Io, C: Checkin<Connection<I>>> http_body::Body for Incoming<I, C>
+impl<P, I, C> http_body::Body for Incoming<P, I, C>
 where
-    I: 'static,
+    P: Protocol,
+    I: Io + 'static,
+    C: Checkin<Connection<P, I>>,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -93,9 +104,6 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.exchange.is_none() {
-            return Poll::Ready(None);
-        }
         match ready!(self.poll_event(cx)) {
             Ok(Event::Data(data)) => {
                 if let Some(remaining) = &mut self.remaining {
@@ -120,7 +128,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.exchange.is_none()
+        self.exchange.is_none() && self.first.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {

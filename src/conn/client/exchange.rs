@@ -8,10 +8,14 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response, request, response};
 
-use super::{Cause, Connection, ExchangeError, State, incoming::Incoming, upload::pump};
+use super::{
+    Cause, Connection, ExchangeError, Protocol,
+    incoming::Incoming,
+    upload::{Upload, pump},
+};
 use crate::{
     body::Body,
     conn::{Checkin, Delivery, head_pool},
@@ -20,20 +24,21 @@ use crate::{
     proto::h1::Event,
 };
 
-/// The future of [`Connection::exchange`].
+/// The future of [`Connection::exchange_with`].
 ///
 /// It is not boxed; the caller may box it.
-pub struct Exchange<I, C> {
+pub struct Exchange<P: Protocol, I, C> {
     /// `None` once it has ended.
-    inner: Option<Inner<I, C>>,
+    inner: Option<Inner<P, I, C>>,
 }
 
-struct Inner<I, C> {
-    connection: Connection<I>,
+struct Inner<P: Protocol, I, C> {
+    connection: Connection<P, I>,
     checkin: C,
     parts: request::Parts,
+    extra: P::Extra,
     /// The part of the body that has not been passed to the connection.
-    upload: Option<Body>,
+    upload: Option<Upload>,
     /// A copy of the whole body, if it can be sent twice.
     replay: Option<Body>,
     /// The request's own deadline.
@@ -54,26 +59,37 @@ enum Progress {
     Answered,
 }
 
-impl<I: Io, C: Checkin<Connection<I>>> Exchange<I, C> {
-    pub(super) fn new(connection: Connection<I>, request: Request<Body>, checkin: C) -> Self {
+impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
+    pub(super) fn new(
+        mut connection: Connection<P, I>,
+        request: Request<Body>,
+        extra: P::Extra,
+        checkin: C,
+    ) -> Self {
+        connection.state.core.begin_request(&request);
         let (parts, body) = request.into_parts();
-        let deadline = parts.extensions.get::<Deadline>().map(|deadline| deadline.0);
-        let replay = body.replay();
-        let upload = Some(body);
-        let progress = Progress::New;
-        let inner = Inner { connection, checkin, parts, upload, replay, deadline, progress };
+        let inner = Inner {
+            connection,
+            checkin,
+            deadline: parts.extensions.get::<Deadline>().map(|deadline| deadline.0),
+            parts,
+            extra,
+            replay: body.replay(),
+            upload: Some(Upload::new(body)),
+            progress: Progress::New,
+        };
         Self { inner: Some(inner) }
     }
 }
 
-impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
+impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> {
     fn poll_head(
         &mut self,
         now: Instant,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<response::Parts, Cause>> {
+    ) -> Poll<Result<response::Parts, Cause<P>>> {
         if self.progress == Progress::New {
-            self.encode_head(now)?;
+            self.encode_request(now)?;
         }
         loop {
             let state = &mut *self.connection.state;
@@ -85,64 +101,55 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
             match self.poll_flush(cx, now) {
                 Poll::Ready(Ok(())) if !had_room && self.upload.is_some() => continue,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(e)) => broken = Some(e),
+                Poll::Ready(Err(e)) => broken = Some(Cause::Io(e)),
             }
             let state = &mut *self.connection.state;
             match state.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
                     if self.progress == Progress::Answered {
-                        state.core.recv_eof(now)?;
+                        state.core.recv_eof(now).map_err(Cause::Fault)?;
                     }
                     return Poll::Ready(Err(Cause::Closed));
                 }
                 Poll::Ready(Ok(_)) => {
                     self.progress = Progress::Answered;
-                    let State { core, input, .. } = state;
-                    let event = core.recv_with(now, input, head_pool::acquire_fields)?;
+                    let event = state.core.recv(now, &mut state.input).map_err(Cause::Fault)?;
                     if let Some(Event::Head(head)) = event {
                         return Poll::Ready(Ok(head));
                     }
                 }
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Cause::Io(e))),
                 Poll::Pending => match broken {
-                    Some(e) => return Poll::Ready(Err(e.into())),
+                    Some(cause) => return Poll::Ready(Err(cause)),
                     None => return self.poll_expired(now, cx).map(Err),
                 },
             }
         }
     }
 
-    fn encode_head(&mut self, now: Instant) -> Result<(), Cause> {
+    fn encode_request(&mut self, now: Instant) -> Result<(), Cause<P>> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Cause::Deadline);
         }
-        let length = self.upload.as_ref().map_or(Some(0), Body::len);
-        let State { core, output, .. } = &mut *self.connection.state;
-        core.send_head(
-            now,
-            &self.parts.method,
-            &self.parts.uri,
-            &self.parts.headers,
-            length,
-            &[],
-            output.head(),
-        )?;
+        let length = self.upload.as_ref().map_or(Some(0), Upload::len);
+        let state = &mut *self.connection.state;
+        let (core, out) = (&mut state.core, state.output.head());
+        core.send_request(now, &self.parts, &self.extra, length, out).map_err(Cause::Misuse)?;
         self.progress = Progress::Encoded;
         Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<std::io::Result<()>> {
         let state = &mut *self.connection.state;
-        let before = state.output.buffered();
+        let before = state.output.written();
         let result = state.poll_flush(cx, now);
-        // The head is in the buffer, and a file is sent after it.
-        if self.progress == Progress::Encoded && state.output.buffered() < before {
+        if self.progress == Progress::Encoded && state.output.written() > before {
             self.progress = Progress::Written;
         }
         result
     }
 
-    fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Cause> {
+    fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Cause<P>> {
         if !self.connection.state.poll_expired(cx, now, self.deadline) {
             return Poll::Pending;
         }
@@ -151,30 +158,33 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
     }
 
     /// Returns the response. Its body owns the connection, unless the body is already complete.
-    fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause> {
+    fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause<P>> {
         let Self { mut connection, checkin, upload, parts: request, .. } = self;
         head_pool::release(request);
-        let State { core, input, .. } = &mut *connection.state;
-        let remaining = core.remaining_body();
-        if remaining.is_none_or(|n| n > input.len() as u64) {
-            let incoming = Incoming::new(connection, checkin, upload, remaining);
-            return Ok(Response::from_parts(parts, Body::new(incoming)));
-        }
-        let mut body = Bytes::new();
+        let mut buffered = BufferedBody::default();
         loop {
-            match core.recv(now, input)? {
-                Some(Event::Data(data)) => body = data,
+            let state = &mut *connection.state;
+            let event = if state.core.may_hold_body(&state.input) {
+                state.core.recv(now, &mut state.input).map_err(Cause::Fault)?
+            } else {
+                None
+            };
+            match event {
+                Some(Event::Data(data)) => buffered.push(data),
                 Some(Event::End(_)) => break,
-                Some(Event::Head(_)) | None => return Err(Cause::Closed),
+                Some(Event::Head(_)) | None => {
+                    let incoming = Incoming::new(connection, checkin, upload, buffered.finish());
+                    return Ok(Response::from_parts(parts, Body::new(incoming)));
+                }
             }
         }
         if connection.is_reusable() {
             checkin.checkin(connection, now);
         }
-        Ok(Response::from_parts(parts, body.into()))
+        Ok(Response::from_parts(parts, buffered.finish().into()))
     }
 
-    fn fail(self, now: Instant, cause: Cause) -> ExchangeError {
+    fn fail(self, now: Instant, cause: Cause<P>) -> ExchangeError<P> {
         let delivery = if self.progress >= Progress::Written {
             Delivery::MaybeSent
         } else {
@@ -182,7 +192,7 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
         };
         let has_answer = self.progress == Progress::Answered;
         let body = match self.progress {
-            Progress::New => self.upload,
+            Progress::New => self.upload.map(Upload::into_body),
             Progress::Encoded | Progress::Written => self.replay,
             Progress::Answered => None,
         };
@@ -194,8 +204,32 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Inner<I, C> {
     }
 }
 
-impl<I: Io + 'static, C: Checkin<Connection<I>>> Future for Exchange<I, C> {
-    type Output = Result<Response<Body>, ExchangeError>;
+/// The part of a body that arrived with the head: usually one piece, which is not copied.
+#[derive(Default)]
+struct BufferedBody {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl BufferedBody {
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() {
+            self.first = data;
+            return;
+        }
+        if self.more.is_empty() {
+            self.more.extend_from_slice(&self.first);
+        }
+        self.more.extend_from_slice(&data);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.more.is_empty() { self.first } else { self.more.freeze() }
+    }
+}
+
+impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Future for Exchange<P, I, C> {
+    type Output = Result<Response<Body>, ExchangeError<P>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let inner = self.inner.as_mut().expect("not polled again after it has ended");
@@ -212,7 +246,9 @@ impl<I: Io + 'static, C: Checkin<Connection<I>>> Future for Exchange<I, C> {
     }
 }
 
-impl<I, C> fmt::Debug for Exchange<I, C> {
+impl<P: Protocol, I, C> Unpin for Exchange<P, I, C> {}
+
+impl<P: Protocol, I, C> fmt::Debug for Exchange<P, I, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange").field("ended", &self.inner.is_none()).finish_non_exhaustive()
     }

@@ -1,0 +1,229 @@
+//! The client's driver: one connection, one exchange at a time, polled by the task that waits for it.
+//!
+//! It drives the client's half of any [`Protocol`]: [HTTP/1.1](super::h1::client) and
+//! [FastCGI](super::fcgi).
+
+mod exchange;
+mod incoming;
+mod protocol;
+mod upload;
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use http::Request;
+
+use super::{
+    Checkin, Delivery,
+    output::{AfterFlush, Output},
+    thread_buffers,
+    timer::Timer,
+};
+use crate::{
+    body::Body,
+    error::{BoxError, Error, Kind},
+    net::Io,
+    peer::MinRate,
+};
+
+pub use exchange::Exchange;
+pub use protocol::Protocol;
+pub(crate) use protocol::{NextRead, sealed};
+
+/// A connection to a server, between exchanges.
+///
+/// It has no task of its own: an exchange is polled by the task that waits for the response, and so is the
+/// response's body. When that body has ended and the connection can serve another exchange, it is given
+/// to [`Checkin`]. A connection whose response was not read to its end is closed.
+#[derive(Debug)]
+pub struct Connection<P, I> {
+    /// Boxed, since a connection moves with every request: from a pool into an exchange and its body,
+    /// and back.
+    state: Box<State<P, I>>,
+}
+
+#[derive(Debug)]
+struct State<P, I> {
+    io: I,
+    core: P,
+    input: BytesMut,
+    output: Output,
+    timer: Timer,
+    write_timeout: Duration,
+}
+
+/// The parts of a [`Connection`], returned by [`Connection::into_parts`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Parts<I> {
+    /// The stream.
+    pub io: I,
+    /// Bytes that were read from the stream and not used.
+    pub read_ahead: BytesMut,
+}
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause<P: Protocol> {
+    /// The connection broke.
+    #[error("connection to the server failed")]
+    Io(#[source] io::Error),
+    /// The server closed the connection before its response was complete.
+    #[error("server closed the connection before it answered")]
+    Closed,
+    /// The server violated the protocol, or refused the request by its means.
+    #[error("server sent no valid response")]
+    Fault(#[source] P::Fault),
+    /// The server exceeded a timeout in reading or in writing.
+    #[error("server made no progress in time")]
+    Timeout,
+    /// The request's [`Deadline`](crate::peer::Deadline) passed before the server had answered.
+    #[error("the deadline passed before the server answered")]
+    Deadline,
+    /// The request cannot be sent.
+    #[error("request cannot be sent")]
+    Misuse(#[source] P::Misuse),
+    /// The request's body failed while it was read.
+    #[error("request body failed")]
+    Body(#[source] BoxError),
+}
+
+impl<P: Protocol> Cause<P> {
+    /// Converts to the crate's error, whose kind says whose fault it is. An error of the request's body is
+    /// returned unchanged: it belongs to the client's connection.
+    pub(crate) fn into_error(self) -> BoxError {
+        let kind = match &self {
+            Self::Timeout | Self::Deadline => Kind::Timeout,
+            Self::Misuse(_) => Kind::Internal,
+            Self::Io(_) | Self::Closed => Kind::BadGateway,
+            Self::Fault(fault) => P::fault_kind(fault),
+            Self::Body(_) => {
+                let Self::Body(error) = self else { unreachable!("matched just above") };
+                return error;
+            }
+        };
+        Error::new(kind, self).into()
+    }
+}
+
+/// A failed exchange. Its connection is closed, or checked in if no byte of the request was encoded.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ExchangeError<P: Protocol> {
+    /// Why it failed.
+    pub cause: Cause<P>,
+    /// Whether the server may have received a part of the request.
+    pub delivery: Delivery,
+    /// Whether at least a byte from the server has been read, interim responses and STDERR included.
+    pub has_answer: bool,
+    /// The original request, if no byte of a response has been read and the request's body can be
+    /// [sent again](Body::replay) or was not yet read.
+    pub request: Option<Box<Request<Body>>>,
+}
+
+impl<P: Protocol> ExchangeError<P> {
+    /// Creates the error of an exchange that failed after the response began.
+    fn after_answer(cause: Cause<P>) -> Self {
+        Self { cause, delivery: Delivery::MaybeSent, has_answer: true, request: None }
+    }
+}
+
+impl<P: Protocol, I: Io> Connection<P, I> {
+    /// Creates the driver of a new connection.
+    pub(super) fn with_core(io: I, core: P, write_timeout: Duration) -> Self {
+        let state = State {
+            io,
+            core,
+            write_timeout,
+            input: BytesMut::new(),
+            output: Output::default(),
+            timer: Timer::default(),
+        };
+        Self { state: Box::new(state) }
+    }
+
+    /// Returns whether the connection can serve an exchange now: `false` after the server has closed it or
+    /// has sent unsolicited bytes. Makes no system call unless bytes have arrived.
+    pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.is_reusable() {
+            return false;
+        }
+        let State { io, input, .. } = &mut *self.state;
+        // Outside of tokio's coop budget: a read without budget is pending too, and says nothing about the
+        // connection.
+        let is_quiet =
+            poll_fn(|cx| Poll::Ready(thread_buffers::poll_read(io, cx, input).is_pending()));
+        pin!(tokio::task::unconstrained(is_quiet)).poll(cx) == Poll::Ready(true)
+    }
+
+    /// Sends a request, and `extra` as the protocol needs it, and waits for the head of its response.
+    ///
+    /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the
+    /// head. The response's body owns the connection until it has ended, and then gives it to
+    /// `checkin`.
+    pub fn exchange_with<C: Checkin<Self>>(
+        self,
+        request: Request<Body>,
+        extra: P::Extra,
+        checkin: C,
+    ) -> Exchange<P, I, C> {
+        Exchange::new(self, request, extra, checkin)
+    }
+
+    /// Returns the stream, with bytes that were read and not used: after an upgrade, those of the next
+    /// protocol.
+    pub fn into_parts(self) -> Parts<I> {
+        let State { io, input, .. } = *self.state;
+        Parts { io, read_ahead: input }
+    }
+
+    fn is_reusable(&self) -> bool {
+        let State { core, input, output, .. } = &*self.state;
+        core.can_begin() && input.is_empty() && output.is_empty()
+    }
+}
+
+impl<P: Protocol, I: Io> State<P, I> {
+    /// Reads into the input buffer; `Ok(0)` is the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self.core.next_read() {
+            NextRead::Body(left) => {
+                thread_buffers::poll_read_body(&mut self.io, cx, &mut self.input, left)
+            }
+            NextRead::Head => thread_buffers::poll_read(&mut self.io, cx, &mut self.input),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
+        let before = self.output.written();
+        let result = self.output.poll_flush(&mut self.io, cx, now, MinRate::NONE, AfterFlush::Wait);
+        if self.output.written() > before {
+            // The response's timeout starts when the request is written. A server that has responded early
+            // may still be reading the request.
+            self.core.resume(now);
+        }
+        result
+    }
+
+    /// Returns whether the server has exceeded its timeout, in reading or in writing, or `until` has passed.
+    fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
+        let writing = self.output.deadline(self.write_timeout);
+        if writing.is_some_and(|d| d <= now) {
+            self.output.update_progress(&self.io, now, MinRate::NONE);
+        }
+        let deadline = if self.output.is_waiting() {
+            self.output.deadline(self.write_timeout)
+        } else {
+            self.core.deadline()
+        };
+        let deadline = [deadline, until].into_iter().flatten().min();
+        self.timer.poll(cx, deadline, now)
+    }
+}

@@ -1,0 +1,103 @@
+//! `Protocol`: what the client's driver needs of a protocol.
+
+/// A protocol that a client's [`Connection`](super::Connection) speaks: HTTP/1.1 or FastCGI.
+///
+/// It is implemented by the cores of this crate only.
+pub trait Protocol: sealed::Protocol {}
+
+impl<P: sealed::Protocol> Protocol for P {}
+
+/// The size of the next read.
+#[derive(Debug, Clone, Copy)]
+pub enum NextRead {
+    /// A part of a head.
+    Head,
+    /// A part of a body, of which this many bytes remain, if known.
+    Body(Option<u64>),
+}
+
+pub(crate) mod sealed {
+    use std::{error::Error as StdError, fmt, time::Instant};
+
+    use bytes::BytesMut;
+    use http::{HeaderMap, Request, request, response};
+
+    use super::NextRead;
+    use crate::{body::Body, error::Kind, proto::h1::Event};
+
+    /// A protocol's core, from the client's side: state without a socket, task or clock.
+    pub trait Protocol: fmt::Debug + Send + Unpin + 'static {
+        /// What is sent beside the request.
+        type Extra: Send + Unpin + 'static;
+        /// An error of the server.
+        type Fault: StdError + Send + Sync + 'static;
+        /// An error of the caller.
+        type Misuse: StdError + Send + Sync + 'static;
+
+        /// Learns of the request that is sent next.
+        fn begin_request(&mut self, _request: &Request<Body>) {}
+
+        /// Sends the head of a request; `length` is that of its body, `None` if unknown.
+        fn send_request(
+            &mut self,
+            now: Instant,
+            head: &request::Parts,
+            extra: &Self::Extra,
+            length: Option<u64>,
+            out: &mut BytesMut,
+        ) -> Result<(), Self::Misuse>;
+
+        /// Announces up to `len` bytes of the body. Returns how many the caller may send, and what must
+        /// follow them.
+        fn send_data(
+            &mut self,
+            len: usize,
+            out: &mut BytesMut,
+        ) -> Result<(usize, &'static [u8]), Self::Misuse>;
+
+        /// Ends the request.
+        fn send_end(
+            &mut self,
+            now: Instant,
+            trailers: Option<&HeaderMap>,
+            out: &mut BytesMut,
+        ) -> Result<(), Self::Misuse>;
+
+        /// Parses the next event from the front of `input`.
+        fn recv(
+            &mut self,
+            now: Instant,
+            input: &mut BytesMut,
+        ) -> Result<Option<Event<response::Parts>>, Self::Fault>;
+
+        /// Handles the end of the server's stream.
+        fn recv_eof(&mut self, now: Instant)
+        -> Result<Option<Event<response::Parts>>, Self::Fault>;
+
+        /// Returns what the next read is for.
+        fn next_read(&self) -> NextRead;
+
+        /// Returns the bytes of the body that `recv` has not returned, if known.
+        fn remaining_body(&self) -> Option<u64>;
+
+        /// Returns whether `input` may hold the whole rest of the body.
+        fn may_hold_body(&self, input: &[u8]) -> bool;
+
+        /// Returns the time by which the server must make progress.
+        fn deadline(&self) -> Option<Instant>;
+
+        /// Restarts the server's timeout.
+        fn resume(&mut self, now: Instant);
+
+        /// Closes the connection after the current exchange.
+        fn disable_keep_alive(&mut self);
+
+        /// Returns whether an exchange can begin.
+        fn can_begin(&self) -> bool;
+
+        /// Returns the kind of the error that stands for a fault.
+        fn fault_kind(_fault: &Self::Fault) -> Kind {
+            Kind::BadGateway
+        }
+    }
+}
