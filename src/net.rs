@@ -4,6 +4,7 @@ mod accept;
 mod async_fd;
 pub(crate) mod blocking_pool;
 pub mod clock;
+mod connect;
 mod drain;
 pub(crate) mod file_slice;
 mod gate;

@@ -62,7 +62,10 @@ pub use erased::ErasedService;
 pub use error::{AttemptError, AttemptErrorKind, NoEndpoint, NotReady, Unreachable};
 pub use fastcgi::{FastCgi, FastCgiBuilder};
 pub use forward::{Forward, ForwardLayer};
-pub use pooled::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, PoolConfig};
+pub use pooled::{
+    CONNECT_TIMEOUT, IDLE_TIMEOUT, IdleLimit, MAX_AGE, MAX_QUEUED, PoolConfig, PoolExhausted,
+    QUEUE_TIMEOUT, TOTAL_IDLE,
+};
 pub use remote::{RESPONSE_TIMEOUT, Remote, RemoteBuilder};
 pub use retry::{ATTEMPTS, Retry, RetryLayer};
 

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     body::Body,
     error::{BoxError, Error, Kind},
-    net::Io,
+    net::{Io, clock},
     peer::MinRate,
 };
 
@@ -56,6 +56,9 @@ struct State<P, I> {
     output: Output,
     timer: Timer,
     write_timeout: Duration,
+    opened: Instant,
+    /// Exchanges that have begun.
+    exchanges: u64,
 }
 
 /// The parts of a [`Connection`], returned by [`Connection::into_parts`].
@@ -145,6 +148,8 @@ impl<P: Protocol, I: Io> Connection<P, I> {
             input: BytesMut::new(),
             output: Output::default(),
             timer: Timer::default(),
+            opened: clock::now(),
+            exchanges: 0,
         };
         Self { state: Box::new(state) }
     }
@@ -161,6 +166,22 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         let is_quiet =
             poll_fn(|cx| Poll::Ready(thread_buffers::poll_read(io, cx, input).is_pending()));
         pin!(tokio::task::unconstrained(is_quiet)).poll(cx) == Poll::Ready(true)
+    }
+
+    /// Returns when the connection was made.
+    pub fn opened(&self) -> Instant {
+        self.state.opened
+    }
+
+    /// Returns how many exchanges have begun on the connection.
+    pub fn exchanges(&self) -> u64 {
+        self.state.exchanges
+    }
+
+    /// Returns whether the system has input of the server for the connection, or its end. An idle connection
+    /// that has is not [usable](Self::poll_usable), even if the runtime does not know of it yet.
+    pub fn has_input(&self) -> bool {
+        self.state.io.has_input()
     }
 
     /// Sends a request, and `extra` as the protocol needs it, and waits for the head of its response.

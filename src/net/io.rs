@@ -36,6 +36,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
+    /// Returns whether a read would return at once: bytes, the end of the stream or an error. `false`, the
+    /// default, if unknown. It is asked of the system, which may know more than the runtime.
+    fn has_input(&self) -> bool {
+        false
+    }
+
     /// Returns whether the receive queue is empty; `None`, the default, if unknown.
     fn recv_queue_empty(&self) -> Option<bool> {
         None

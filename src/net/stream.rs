@@ -3,10 +3,8 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
-    net::{SocketAddr, ToSocketAddrs},
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
-    sync::LazyLock,
     task::{Context, Poll, ready},
 };
 
@@ -20,7 +18,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{Address, Io, blocking_pool::BlockingPool, send_queue::send_queue_len};
+use super::{Address, Io, connect::connect_tcp, send_queue::send_queue_len};
 use crate::body::FileSlice;
 
 /// The maximum of one `sendfile`, 2 MiB, so that other connections get their turn.
@@ -49,7 +47,8 @@ impl From<UnixStream> for Stream {
 }
 
 impl Stream {
-    /// Connects to an address. A host name is resolved, and its addresses are tried in turn.
+    /// Connects to an address. A host name is resolved, and its addresses race: the families take turns, and
+    /// the next address is tried when the last has failed or has taken 250 ms (RFC 8305).
     ///
     /// # Errors
     /// Those of the name resolution and of `connect`.
@@ -86,7 +85,7 @@ impl Stream {
         let written = Cell::new(0);
         let attempt = |fd: BorrowedFd<'_>| {
             let n = call(fd)?;
-            if n > 0 && n < max_len && !is_writable(fd) {
+            if n > 0 && n < max_len && !is_ready(fd, PollFlags::OUT) {
                 written.set(n);
                 return Err(io::ErrorKind::WouldBlock.into()); // clears tokio's write readiness
             }
@@ -115,25 +114,10 @@ impl Stream {
     }
 }
 
-/// Connects to `host:port`. A host name is resolved on a [`BlockingPool`]: tokio's pool panics if the system
-/// cannot start a thread.
-async fn connect_tcp(host: &str) -> io::Result<TcpStream> {
-    /// A pool of its own, so that name servers that do not answer occupy no thread of the disks.
-    static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
-    if let Ok(addr) = host.parse::<SocketAddr>() {
-        return TcpStream::connect(addr).await;
-    }
-    let name = host.to_owned();
-    let found = POOL.call(move || name.to_socket_addrs().map(Vec::from_iter)).await;
-    let addrs = found
-        .map_err(|_| io::Error::other("the thread that resolved the host name panicked"))???;
-    TcpStream::connect(&*addrs).await
-}
-
-/// Returns whether poll(2) reports room for a write.
-fn is_writable(socket: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-    // If poll(2) fails, the next write reports the error.
+/// Returns whether poll(2) reports one of these events now.
+fn is_ready(socket: BorrowedFd<'_>, events: PollFlags) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(socket, events)];
+    // If poll(2) fails, the next read or write reports the error.
     poll(&mut fds, Some(&Timespec::default())).map_or(true, |n| n > 0)
 }
 
@@ -141,6 +125,10 @@ impl Io for Stream {
     fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         self.poll_writing(cx, bytes.len(), |fd| rustix::net::send(fd, bytes, flags))
+    }
+
+    fn has_input(&self) -> bool {
+        is_ready(self.fd(), PollFlags::IN)
     }
 
     fn recv_queue_empty(&self) -> Option<bool> {

@@ -1,16 +1,23 @@
 //! A server at an address with idle connections to it, whatever protocol it speaks.
 
+mod capacity;
 mod config;
 mod connect;
 mod exchange;
+mod idle_limit;
 mod pool;
 mod reaper;
 
-use std::{error::Error as StdError, io, sync::Arc};
+use std::{
+    error::Error as StdError,
+    io,
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use http::Request;
 
-use self::pool::Pool;
+use self::{capacity::Capacity, idle_limit::Evict, pool::Pool};
 use super::{
     error::{AttemptError, AttemptErrorKind},
     history::History,
@@ -21,8 +28,10 @@ use crate::{
     net::{Address, Stream},
 };
 
-pub use config::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_IDLE, PoolConfig};
+pub use capacity::PoolExhausted;
+pub use config::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGE, MAX_QUEUED, PoolConfig, QUEUE_TIMEOUT};
 pub(super) use exchange::ResponseFuture;
+pub use idle_limit::{IdleLimit, TOTAL_IDLE};
 
 /// The protocol of a server, and its options.
 pub(super) trait Protocol: Send + Sync + Sized + 'static {
@@ -46,11 +55,20 @@ pub(super) struct Server<P: Protocol> {
     pub(super) protocol: P,
     config: PoolConfig,
     pool: Pool<Connection<P>>,
+    /// `None` if the number of connections has no bound.
+    capacity: Option<Arc<Capacity>>,
 }
 
 impl<P: Protocol> Server<P> {
     pub(super) fn new(address: Address, protocol: P, config: PoolConfig) -> Arc<Self> {
-        Arc::new(Self { address, protocol, config, pool: Pool::default() })
+        let capacity = config
+            .max_connections
+            .map(|max| Capacity::new(max, config.max_queued, config.queue_timeout));
+        let (limit, pool) = (config.idle_limit.clone(), Pool::new(config.idle_limit.clone()));
+        let server = Arc::new(Self { address, protocol, config, pool, capacity });
+        let weak: Weak<dyn Evict> = Arc::<Self>::downgrade(&server);
+        limit.add_pool(weak);
+        server
     }
 
     /// Sends a request over an idle connection, or a new one.
@@ -72,9 +90,30 @@ impl<P: Protocol> Server<P> {
         Err(io::Error::other(format!("cannot connect to {}: {cause}", self.address)))
     }
 
+    /// How many requests wait for a connection now, in all runtimes.
+    pub(super) fn queued(&self) -> usize {
+        self.capacity.as_ref().map_or(0, |capacity| capacity.waiting())
+    }
+
+    /// Whether another exchange may begin on the connection.
+    fn may_reuse(&self, connection: &Connection<P>, now: Instant) -> bool {
+        connection.exchanges() < self.config.max_requests
+            && now.saturating_duration_since(connection.opened()) < self.config.max_age
+    }
+
     /// How many connections are idle now, in all runtimes.
     pub(super) fn idle_connections(&self) -> usize {
         self.pool.len()
+    }
+}
+
+impl<P: Protocol> Evict for Server<P> {
+    fn oldest(&self) -> Option<Instant> {
+        self.pool.oldest()
+    }
+
+    fn evict_oldest(&self) -> bool {
+        self.pool.evict_oldest()
     }
 }
 

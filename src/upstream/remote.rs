@@ -88,6 +88,12 @@ impl Remote {
         self.0.check().await
     }
 
+    /// How many requests wait for a connection now, if connections are
+    /// [bounded](super::PoolConfig::max_connections), in all runtimes.
+    pub fn queued(&self) -> usize {
+        self.0.queued()
+    }
+
     /// How many connections are idle now, in all runtimes.
     pub fn idle_connections(&self) -> usize {
         self.0.idle_connections()

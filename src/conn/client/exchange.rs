@@ -66,6 +66,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
         extra: P::Extra,
         checkin: C,
     ) -> Self {
+        connection.state.exchanges += 1;
         connection.state.core.begin_request(&request);
         let (parts, body) = request.into_parts();
         let inner = Inner {

@@ -33,7 +33,7 @@ pub(super) async fn connect<P: Protocol>(
 }
 
 /// The error of a request whose deadline has passed.
-fn too_late<P: Protocol>() -> AttemptError {
+pub(super) fn too_late<P: Protocol>() -> AttemptError {
     let cause = Cause::<P::Core>::Deadline.into_error();
     AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause)
 }

@@ -1,4 +1,4 @@
-//! One request: an idle connection or a new one, then the exchange on it.
+//! One request: a slot, then an idle connection or a new one, then the exchange on it.
 
 use std::{
     fmt,
@@ -6,20 +6,34 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
 use tokio::runtime::{Handle, Id};
 
-use super::{Connection, Extra, Protocol, Server, attempt_error, connect::connect, reaper::Reaper};
+use super::{
+    Connection, Extra, Protocol, Server, attempt_error,
+    capacity::{PoolExhausted, Slot},
+    connect::{connect, too_late},
+    pool::{CheckedIn, Idle},
+    reaper::Reaper,
+};
 use crate::{
     body::Body,
-    conn::{Checkin, client},
+    conn::{Checkin, Delivery, client},
+    error::{Error, Kind},
     net::{Stream, clock},
     peer::Deadline,
-    upstream::{error::AttemptError, history::History},
+    upstream::{
+        error::{AttemptError, AttemptErrorKind},
+        history::History,
+    },
 };
+
+/// A connection that has been idle for longer, one second, is checked by a system call before it is used. A
+/// shorter time is less than servers wait before they close, and the runtime has seen most closes by then.
+const CHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// The future of [`Server::send`].
 ///
@@ -29,6 +43,7 @@ pub(in crate::upstream) struct ResponseFuture<P: Protocol>(State<P>);
 
 enum State<P: Protocol> {
     Begin(Option<Pending<P>>),
+    Waiting { future: SlotFuture, pending: Option<Pending<P>> },
     Connecting { future: ConnectFuture<P>, pending: Option<Pending<P>> },
     Exchanging { exchange: Exchange<P>, is_reused: bool },
 }
@@ -40,39 +55,81 @@ struct Pending<P: Protocol> {
     server: Arc<Server<P>>,
     request: Request<Body>,
     extra: Extra<P>,
+    /// Boxed, since most servers have no bound on connections.
+    slot: Option<Box<Slot>>,
 }
 
 /// Boxed, since most requests find an idle connection.
 type ConnectFuture<P> = Pin<Box<dyn Future<Output = Result<Connection<P>, AttemptError>> + Send>>;
 
+type SlotFuture = Pin<Box<dyn Future<Output = Result<Option<Slot>, PoolExhausted>> + Send>>;
+
 impl<P: Protocol> ResponseFuture<P> {
     pub(super) fn new(server: Arc<Server<P>>, request: Request<Body>, extra: Extra<P>) -> Self {
-        Self(State::Begin(Some(Pending { server, request, extra })))
+        Self(State::Begin(Some(Pending { server, request, extra, slot: None })))
     }
 }
 
 impl<P: Protocol> Pending<P> {
+    /// Takes a slot, if the server's connections are bounded, and goes on; or waits for one.
+    fn begin(mut self, cx: &mut Context<'_>) -> State<P> {
+        let Some(capacity) = &self.server.capacity else { return self.checkout(cx) };
+        match capacity.try_acquire() {
+            Some(slot) => self.slot = Some(Box::new(slot)),
+            None => {
+                let future = Box::pin(capacity.clone().acquire(self.deadline()));
+                return State::Waiting { future, pending: Some(self) };
+            }
+        }
+        self.checkout(cx)
+    }
+
     /// Exchanges on an idle connection, if there is one that is still open; else connects.
-    fn begin(self, cx: &mut Context<'_>) -> State<P> {
+    fn checkout(mut self, cx: &mut Context<'_>) -> State<P> {
         let Self { server, request, .. } = &self;
         if !History::needs_new_connection(request) {
             let runtime = Handle::current().id();
-            let timeout = server.config.idle_timeout;
-            while let Some(mut idle) = server.pool.checkout(runtime, clock::now(), timeout) {
-                if idle.poll_usable(cx) {
-                    return self.exchange(idle, runtime, true);
+            let (now, timeout) = (clock::now(), server.config.idle_timeout);
+            while let Some(mut idle) = server.pool.checkout(runtime, now, timeout) {
+                let is_old = now.saturating_duration_since(idle.since) >= CHECK_AFTER;
+                if !(is_old && idle.connection.has_input())
+                    && server.may_reuse(&idle.connection, now)
+                    && idle.connection.poll_usable(cx)
+                {
+                    if let Some(slot) = &mut self.slot {
+                        slot.open = idle.open;
+                    }
+                    return self.exchange(idle.connection, runtime, true);
                 }
             }
         }
-        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-        let future = Box::pin(connect(server.clone(), deadline));
+        if let Some(slot) = &mut self.slot {
+            slot.open = Some(slot.open_one(|| self.server.pool.evict_oldest()));
+        }
+        let future = Box::pin(connect(self.server.clone(), self.deadline()));
         State::Connecting { future, pending: Some(self) }
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        self.request.extensions().get::<Deadline>().map(|deadline| deadline.0)
+    }
+
     fn exchange(self, connection: Connection<P>, runtime: Id, is_reused: bool) -> State<P> {
-        let checkin = ReturnToPool { server: self.server, runtime };
+        let checkin = ReturnToPool { server: self.server, runtime, slot: self.slot };
         let exchange = connection.exchange_with(self.request, self.extra, checkin);
         State::Exchanging { exchange, is_reused }
+    }
+
+    /// The error of a request that has waited for a slot in vain.
+    fn no_slot(self, error: Option<PoolExhausted>) -> AttemptError {
+        let error = match error {
+            None => too_late::<P>(),
+            Some(exhausted) => {
+                let source = Error::new(Kind::Overloaded, exhausted);
+                AttemptError::new(AttemptErrorKind::Busy, Delivery::NotSent, source)
+            }
+        };
+        error.with_request(self.request)
     }
 }
 
@@ -91,6 +148,18 @@ impl<P: Protocol> Future for ResponseFuture<P> {
                     return Poll::Ready(result.map_err(|e| attempt_error::<P>(e, is_reused)));
                 }
                 State::Begin(pending) => pending.take().expect(ENDED).begin(cx),
+                State::Waiting { future, pending } => {
+                    let result = ready!(future.as_mut().poll(cx));
+                    let mut pending = pending.take().expect(ENDED);
+                    match result {
+                        Ok(Some(slot)) => {
+                            pending.slot = Some(Box::new(slot));
+                            pending.checkout(cx)
+                        }
+                        Ok(None) => return Poll::Ready(Err(pending.no_slot(None))),
+                        Err(error) => return Poll::Ready(Err(pending.no_slot(Some(error)))),
+                    }
+                }
                 State::Connecting { future, pending } => {
                     let result = ready!(future.as_mut().poll(cx));
                     let pending = pending.take().expect(ENDED);
@@ -112,6 +181,7 @@ impl<P: Protocol> fmt::Debug for ResponseFuture<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.0 {
             State::Begin { .. } => "begin",
+            State::Waiting { .. } => "waiting",
             State::Connecting { .. } => "connecting",
             State::Exchanging { .. } => "exchanging",
         };
@@ -123,18 +193,26 @@ impl<P: Protocol> fmt::Debug for ResponseFuture<P> {
 pub(super) struct ReturnToPool<P: Protocol> {
     server: Arc<Server<P>>,
     runtime: Id,
+    slot: Option<Box<Slot>>,
 }
 
 impl<P: Protocol> Checkin<Connection<P>> for ReturnToPool<P> {
     fn checkin(self, connection: Connection<P>, now: Instant) {
-        let Self { server, runtime } = self;
+        let Self { server, runtime, mut slot } = self;
         // A body may be read to its end in another runtime.
         let Ok(here) = Handle::try_current() else { return };
-        if here.id() != runtime {
+        if here.id() != runtime || !server.may_reuse(&connection, now) {
+            drop(connection); // before its slot
             return;
         }
         let keep = if server.config.idle_timeout.is_zero() { 0 } else { server.config.keep_idle };
-        if server.pool.checkin(runtime, connection, now, keep) {
+        let open = slot.as_mut().and_then(|slot| slot.open.take());
+        let idle = Idle { connection, since: now, open };
+        let CheckedIn { is_first, is_over_limit } = server.pool.checkin(runtime, idle, keep);
+        if is_over_limit {
+            server.config.idle_limit.evict(&*server);
+        }
+        if is_first {
             here.spawn(Reaper::new(&server, runtime).run());
         }
     }

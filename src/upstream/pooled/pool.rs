@@ -9,6 +9,8 @@ use std::{
 
 use tokio::runtime::Id;
 
+use super::{capacity::Open, idle_limit::IdleLimit};
+
 /// Locks, so that runtimes of different threads seldom meet at one.
 const SHARDS: usize = 16;
 
@@ -16,15 +18,12 @@ const SHARDS: usize = 16;
 ///
 /// The newest is used first: the others grow old and are closed, so a burst's connections do not stay.
 /// A runtime has an entry as long as it has a [`Reaper`](super::reaper::Reaper).
-pub(super) struct Pool<C>([Mutex<Shard<C>>; SHARDS]);
+pub(super) struct Pool<C> {
+    shards: [Mutex<Shard<C>>; SHARDS],
+    limit: IdleLimit,
+}
 
 type Shard<C> = HashMap<Id, VecDeque<Idle<C>>, BuildHasherDefault<IdHasher>>;
-
-impl<C> Default for Pool<C> {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
-    }
-}
 
 /// Hashes a runtime's id. Peers cannot choose it, so the hash needs no random key.
 #[derive(Debug, Default)]
@@ -45,32 +44,49 @@ impl Hasher for IdHasher {
     }
 }
 
-struct Idle<C> {
-    connection: C,
-    since: Instant,
+/// An idle connection.
+pub(super) struct Idle<C> {
+    pub(super) connection: C,
+    pub(super) since: Instant,
+    // Below the connection: it is dropped after it.
+    pub(super) open: Option<Open>,
+}
+
+/// What [`Pool::checkin`] leaves to its caller.
+pub(super) struct CheckedIn {
+    /// The connection is the first of a runtime without a reaper.
+    pub(super) is_first: bool,
+    /// The limit is exceeded: one connection must be evicted.
+    pub(super) is_over_limit: bool,
 }
 
 impl<C> Pool<C> {
+    pub(super) fn new(limit: IdleLimit) -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), limit }
+    }
+
     /// The connection of this runtime that was used last, if it has been idle for less than `timeout`.
-    pub(super) fn checkout(&self, runtime: Id, now: Instant, timeout: Duration) -> Option<C> {
+    pub(super) fn checkout(&self, runtime: Id, now: Instant, timeout: Duration) -> Option<Idle<C>> {
         let mut shard = self.shard(runtime);
         let idle = shard.get_mut(&runtime)?;
         let newest = idle.pop_back()?;
         if now.saturating_duration_since(newest.since) < timeout {
-            return Some(newest.connection);
+            drop(shard);
+            self.limit.discount(1);
+            return Some(newest);
         }
         // The others are older still; the reaper is late.
         let expired = std::mem::take(idle);
         drop(shard);
+        self.limit.discount(1 + expired.len());
         drop((newest, expired));
         None
     }
 
-    /// Keeps a connection, and closes the oldest if there are more than `keep`. Returns whether it is
-    /// the first of a runtime without a reaper.
-    pub(super) fn checkin(&self, runtime: Id, connection: C, now: Instant, keep: usize) -> bool {
+    /// Keeps a connection, and closes the oldest if there are more than `keep`.
+    pub(super) fn checkin(&self, runtime: Id, connection: Idle<C>, keep: usize) -> CheckedIn {
         if keep == 0 {
-            return false;
+            return CheckedIn { is_first: false, is_over_limit: false };
         }
         let mut shard = self.shard(runtime);
         let (idle, is_first) = match shard.entry(runtime) {
@@ -78,10 +94,11 @@ impl<C> Pool<C> {
             Entry::Vacant(entry) => (entry.insert(VecDeque::new()), true),
         };
         let surplus = if idle.len() >= keep { idle.pop_front() } else { None };
-        idle.push_back(Idle { connection, since: now });
+        idle.push_back(connection);
         drop(shard);
+        let is_over_limit = surplus.is_none() && self.limit.count_one();
         drop(surplus);
-        is_first
+        CheckedIn { is_first, is_over_limit }
     }
 
     /// Closes the connections of this runtime that have been idle for `timeout`. Returns since when
@@ -96,26 +113,62 @@ impl<C> Pool<C> {
             shard.remove(&runtime);
         }
         drop(shard);
+        self.limit.discount(expired.len());
         drop(expired);
         oldest
     }
 
     /// Closes all connections of this runtime.
     pub(super) fn clear(&self, runtime: Id) {
-        let idle = self.shard(runtime).remove(&runtime);
+        let idle = self.shard(runtime).remove(&runtime).unwrap_or_default();
+        self.limit.discount(idle.len());
         drop(idle);
+    }
+
+    /// Since when the oldest connection of all runtimes is idle.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let oldest = |shard: &Mutex<Shard<C>>| {
+            let shard = lock(shard);
+            shard.values().filter_map(|idle| Some(idle.front()?.since)).min()
+        };
+        self.shards.iter().filter_map(oldest).min()
+    }
+
+    /// Closes the oldest connection of all runtimes, or of one runtime if others changed meanwhile. Returns
+    /// whether there was one.
+    pub(super) fn evict_oldest(&self) -> bool {
+        let Some(oldest) = self.oldest() else { return false };
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let front = |idle: &&mut VecDeque<Idle<C>>| {
+                idle.front().is_some_and(|front| front.since <= oldest)
+            };
+            let evicted = shard.values_mut().find(front).and_then(VecDeque::pop_front);
+            drop(shard);
+            if evicted.is_some() {
+                self.limit.discount(1);
+                return true;
+            }
+        }
+        self.oldest().is_some() && self.evict_oldest()
     }
 
     /// How many connections are idle.
     pub(super) fn len(&self) -> usize {
         let shard =
             |shard: &Mutex<Shard<C>>| -> usize { lock(shard).values().map(VecDeque::len).sum() };
-        self.0.iter().map(shard).sum()
+        self.shards.iter().map(shard).sum()
     }
 
     fn shard(&self, runtime: Id) -> MutexGuard<'_, Shard<C>> {
         let hash = BuildHasherDefault::<IdHasher>::default().hash_one(runtime);
-        lock(&self.0[(hash >> 60) as usize % SHARDS])
+        lock(&self.shards[(hash >> 60) as usize % SHARDS])
+    }
+}
+
+impl<C> Drop for Pool<C> {
+    fn drop(&mut self) {
+        self.limit.discount(self.len());
     }
 }
 

@@ -1,5 +1,7 @@
 //! One server on loopback: the pool of idle connections and its owner.
 
+mod pool;
+
 use std::{net::SocketAddr, time::Duration};
 
 use http::Method;

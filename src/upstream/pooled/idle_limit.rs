@@ -1,0 +1,154 @@
+//! `IdleLimit`: bounds the idle connections to all servers together.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+/// Idle connections that a process keeps to all servers together, unless set otherwise: as many as a
+/// server accepts by default, so that each of its clients may use a connection of its own.
+pub const TOTAL_IDLE: usize = 8192;
+
+/// How many pools are compared for the one whose connection has been idle longest.
+const CHOICES: usize = 4;
+
+static SHARED: LazyLock<IdleLimit> = LazyLock::new(|| IdleLimit::new(TOTAL_IDLE));
+
+/// A bound on idle connections that several servers share. Cheap to clone: clones are one bound.
+///
+/// Within it, a server has as many idle connections as were in use at once within the idle timeout: the
+/// connection that was used last is used first, so that the others grow old and are closed. When the bound is
+/// reached, connections that have been idle for long are closed first, whichever server they belong to: of
+/// four pools in turn, the one with the oldest connection closes it.
+///
+/// ```
+/// use vestibule::upstream::{IdleLimit, PoolConfig, Upstream};
+///
+/// let limit = IdleLimit::new(1000);
+/// let pool = PoolConfig::new().idle_limit(limit.clone());
+/// let [api, site] = [["10.0.0.1:80"], ["10.0.0.2:80"]]
+///     .map(|servers| Upstream::builder(servers).pool(pool.clone()).build());
+/// assert_eq!(limit.idle(), 0);
+/// # drop((api?, site?));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct IdleLimit(Arc<Shared>);
+
+struct Shared {
+    max: usize,
+    idle: AtomicUsize,
+    pools: Mutex<Pools>,
+}
+
+#[derive(Default)]
+struct Pools {
+    list: Vec<Weak<dyn Evict>>,
+    /// The pool that is compared next.
+    next: usize,
+}
+
+/// A pool whose idle connections count.
+pub(super) trait Evict: Send + Sync {
+    /// Returns since when its oldest connection is idle.
+    fn oldest(&self) -> Option<Instant>;
+
+    /// Closes that connection. Returns whether there was one.
+    fn evict_oldest(&self) -> bool;
+}
+
+impl IdleLimit {
+    /// A bound of `max` connections; with zero none is kept.
+    pub fn new(max: usize) -> Self {
+        Self(Arc::new(Shared { max, idle: AtomicUsize::new(0), pools: Mutex::default() }))
+    }
+
+    /// Returns the bound of the process, of [`TOTAL_IDLE`], which servers share unless they are configured
+    /// with another.
+    pub fn of_process() -> Self {
+        SHARED.clone()
+    }
+
+    /// Returns how many connections are idle now.
+    pub fn idle(&self) -> usize {
+        self.0.idle.load(Relaxed)
+    }
+
+    /// Adds a pool. It is forgotten when it is dropped.
+    pub(super) fn add_pool(&self, pool: Weak<dyn Evict>) {
+        let list = &mut self.pools().list;
+        if list.len() == list.capacity() {
+            list.retain(|pool| pool.strong_count() > 0);
+        }
+        list.push(pool);
+    }
+
+    /// Counts one more idle connection. Returns whether one too many is idle: then call
+    /// [`evict`](Self::evict).
+    pub(super) fn count_one(&self) -> bool {
+        self.0.idle.fetch_add(1, Relaxed) >= self.0.max
+    }
+
+    /// Counts `n` fewer.
+    pub(super) fn discount(&self, n: usize) {
+        if n > 0 {
+            self.0.idle.fetch_sub(n, Relaxed);
+        }
+    }
+
+    /// Closes a connection that has been idle for long.
+    #[cold]
+    pub(super) fn evict(&self, own: &dyn Evict) {
+        let mut oldest: Option<(Instant, Arc<dyn Evict>)> = None;
+        for _ in 0..CHOICES {
+            let Some(pool) = self.next_pool() else { break };
+            let Some(since) = pool.oldest() else { continue };
+            if oldest.as_ref().is_none_or(|(other, _)| since < *other) {
+                oldest = Some((since, pool));
+            }
+        }
+        let own_since = own.oldest();
+        if let Some((since, pool)) = oldest
+            && own_since.is_none_or(|own| since < own)
+            && pool.evict_oldest()
+        {
+            return;
+        }
+        own.evict_oldest();
+    }
+
+    fn next_pool(&self) -> Option<Arc<dyn Evict>> {
+        let Pools { list, next } = &mut *self.pools();
+        while !list.is_empty() {
+            if *next >= list.len() {
+                *next = 0;
+            }
+            match list[*next].upgrade() {
+                Some(pool) => {
+                    *next += 1;
+                    return Some(pool);
+                }
+                None => drop(list.swap_remove(*next)),
+            }
+        }
+        None
+    }
+
+    fn pools(&self) -> std::sync::MutexGuard<'_, Pools> {
+        // Nothing panics while it is held.
+        self.0.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for IdleLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdleLimit")
+            .field("max", &self.0.max)
+            .field("idle", &self.idle())
+            .finish_non_exhaustive()
+    }
+}

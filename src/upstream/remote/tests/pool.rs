@@ -1,0 +1,184 @@
+//! The pool's bounds: age, requests, connections, and the limit that servers share.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use super::*;
+use crate::{
+    error::{Error, Kind},
+    upstream::{IdleLimit, PoolExhausted},
+};
+
+/// Accepts connections and answers their requests, each with 204. Counts connections.
+async fn serve_all(listener: TcpListener, accepted: Arc<AtomicUsize>) {
+    loop {
+        let (mut server, _) = listener.accept().await.unwrap();
+        accepted.fetch_add(1, SeqCst);
+        tokio::spawn(async move {
+            let mut head = Vec::new();
+            while let Ok(byte) = server.read_u8().await {
+                head.push(byte);
+                if head.ends_with(b"\r\n\r\n") {
+                    head.clear();
+                    server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                }
+            }
+        });
+    }
+}
+
+/// A server, and how many connections it has accepted.
+async fn counting() -> (Address, Arc<AtomicUsize>) {
+    let (listener, address) = listen().await;
+    let accepted = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(serve_all(listener, accepted.clone()));
+    (address, accepted)
+}
+
+async fn send(remote: &Remote) {
+    remote.clone().oneshot(get()).await.unwrap();
+}
+
+#[tokio::test]
+async fn connection_is_closed_after_its_requests_and_at_its_age() {
+    let (address, accepted) = counting().await;
+    let remote = Remote::builder(address).pool(PoolConfig::new().max_requests(3)).build();
+    for sent in 1..=7_usize {
+        send(&remote).await;
+        assert_eq!(accepted.load(SeqCst), sent.div_ceil(3), "after request {sent}");
+        assert_eq!(remote.idle_connections(), usize::from(sent % 3 != 0));
+    }
+    let (address, accepted) = counting().await;
+    let pool = PoolConfig::new().max_age(50 * SEC).idle_timeout(60 * SEC);
+    let remote = Remote::builder(address).pool(pool).build();
+    send(&remote).await;
+    for (wait, connections) in [(49, 1), (1, 2)] {
+        pause();
+        advance(wait * SEC).await;
+        tokio::time::resume();
+        send(&remote).await;
+        assert_eq!(accepted.load(SeqCst), connections, "after {wait} more seconds");
+    }
+}
+
+#[tokio::test]
+async fn pool_keeps_as_many_connections_as_were_in_use() {
+    let (address, accepted) = counting().await;
+    let remote = Remote::builder(address).build();
+    for _ in 0..3 {
+        let requests: Vec<_> =
+            (0..600).map(|_| tokio::spawn(remote.clone().oneshot(get()))).collect();
+        for request in requests {
+            request.await.unwrap().unwrap();
+        }
+        assert!(accepted.load(SeqCst) <= 600);
+        assert_eq!(remote.idle_connections(), accepted.load(SeqCst), "no connection was closed");
+    }
+}
+
+#[tokio::test]
+async fn idle_limit_closes_the_connection_that_was_idle_longest_of_all_servers() {
+    let limit = IdleLimit::new(2);
+    let remote = |address| {
+        Remote::builder(address).pool(PoolConfig::new().idle_limit(limit.clone())).build()
+    };
+    let [(a, _), (b, b_accepted), (c, _)] = [counting().await, counting().await, counting().await];
+    let [a, b, c] = [a, b, c].map(remote);
+    pause();
+    for remote in [&a, &b, &a, &c] {
+        tokio::time::resume();
+        send(remote).await;
+        pause();
+        advance(TICK).await;
+    }
+    tokio::time::resume();
+    let idle = [&a, &b, &c].map(Remote::idle_connections);
+    assert_eq!((idle, limit.idle()), ([1, 0, 1], 2), "that of b was idle longest");
+    send(&b).await;
+    assert_eq!((b_accepted.load(SeqCst), limit.idle()), (2, 2));
+    drop((a, b, c));
+    assert_eq!(limit.idle(), 0, "servers that are gone do not count");
+
+    let (address, _) = counting().await;
+    let none = PoolConfig::new().idle_limit(IdleLimit::new(0));
+    let remote = Remote::builder(address).pool(none).build();
+    send(&remote).await;
+    assert_eq!(remote.idle_connections(), 0);
+}
+
+/// A server that answers a head with a body of one byte, which is not sent.
+async fn begin_answer(listener: &TcpListener) -> TcpStream {
+    let mut server = listener.accept().await.unwrap().0;
+    read_head(&mut server).await;
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n").await.unwrap();
+    server
+}
+
+/// Why a request has got no connection.
+fn cause(error: AttemptError) -> PoolExhausted {
+    let source = error.into_source();
+    let source = Error::find(&*source).unwrap();
+    assert_eq!(source.kind(), Kind::Overloaded);
+    *std::error::Error::source(source).unwrap().downcast_ref().unwrap()
+}
+
+#[tokio::test]
+async fn request_waits_for_a_connection_while_all_are_in_use() {
+    let (listener, address) = listen().await;
+    let pool = PoolConfig::new().max_connections(1).max_queued(1);
+    let remote = Remote::builder(address).pool(pool).build();
+    let (first, mut server) = tokio::join!(remote.clone().oneshot(get()), begin_answer(&listener));
+    let second = tokio::spawn(remote.clone().oneshot(get()));
+    settle().await;
+    assert_eq!(remote.queued(), 1);
+
+    let mut error = remote.clone().oneshot(get()).await.unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (AttemptErrorKind::Busy, Delivery::NotSent));
+    assert!(error.take_request().is_some(), "it may go elsewhere");
+    assert_eq!(cause(error), PoolExhausted::QueueFull(1));
+
+    server.write_all(b"x").await.unwrap();
+    first.unwrap().into_body().collect().await.unwrap();
+    answer(&mut server).await;
+    second.await.unwrap().expect("it has the connection of the first");
+    assert_eq!((remote.queued(), remote.idle_connections()), (0, 1));
+}
+
+#[tokio::test]
+async fn wait_for_a_connection_ends_in_time_and_at_the_deadline() {
+    let (listener, address) = listen().await;
+    let pool = PoolConfig::new().max_connections(1).queue_timeout(3 * SEC);
+    let remote = Remote::builder(address).pool(pool).build();
+    let (first, server) = tokio::join!(remote.clone().oneshot(get()), begin_answer(&listener));
+    pause();
+    let error = remote.clone().oneshot(get()).await.unwrap_err();
+    assert_eq!(error.kind(), AttemptErrorKind::Busy);
+    assert_eq!(cause(error), PoolExhausted::Timeout(3 * SEC));
+    let mut late = get();
+    late.extensions_mut().insert(Deadline(crate::net::clock::now() + SEC));
+    let error = remote.clone().oneshot(late).await.unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (AttemptErrorKind::Timeout, Delivery::NotSent));
+    tokio::time::resume();
+    // A connection that is closed makes room too.
+    drop(server);
+    let waits = tokio::spawn(remote.clone().oneshot(get()));
+    settle().await;
+    first.unwrap().into_body().collect().await.unwrap_err();
+    serve_one(&listener).await;
+    waits.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn idle_connection_of_another_runtime_makes_room_for_a_new_one() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).pool(PoolConfig::new().max_connections(1)).build();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (theirs, mut old) =
+        tokio::join!(runtime.spawn(remote.clone().oneshot(get())), serve_one(&listener));
+    theirs.unwrap().unwrap();
+    assert_eq!(remote.idle_connections(), 1);
+    let (ours, _new) = tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
+    ours.unwrap();
+    assert_closed(&mut old).await;
+    assert_eq!(remote.idle_connections(), 1);
+    runtime.shutdown_background();
+}
