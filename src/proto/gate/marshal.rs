@@ -1,0 +1,281 @@
+//! The subset of Python's `marshal` format that frames use.
+//!
+//! `loads` of CPython 3.9 to 3.14 reads all that is written here, and `dumps(frame, 2)` of each writes only
+//! what is read here: version 2 has neither references nor short forms.
+
+use bytes::Bytes;
+
+/// Types, by the byte in front of a value.
+mod kind {
+    pub(super) const NONE: u8 = b'N';
+    pub(super) const TRUE: u8 = b'T';
+    pub(super) const FALSE: u8 = b'F';
+    pub(super) const INT: u8 = b'i';
+    pub(super) const LONG: u8 = b'l';
+    pub(super) const FLOAT: u8 = b'g';
+    pub(super) const BYTES: u8 = b's';
+    pub(super) const UNICODE: u8 = b'u';
+    pub(super) const INTERNED: u8 = b't';
+    pub(super) const SHORT_ASCII: u8 = b'z';
+    pub(super) const SHORT_ASCII_INTERNED: u8 = b'Z';
+    pub(super) const ASCII: u8 = b'a';
+    pub(super) const TUPLE: u8 = b'(';
+    pub(super) const SMALL_TUPLE: u8 = b')';
+    pub(super) const LIST: u8 = b'[';
+    pub(super) const DICT: u8 = b'{';
+    pub(super) const END_OF_DICT: u8 = b'0';
+}
+
+/// Bits of a digit of a long integer.
+const DIGIT_BITS: u32 = 15;
+
+/// Writes values, one after another.
+#[derive(Debug)]
+pub(super) struct Encoder(pub(super) Vec<u8>);
+
+impl Encoder {
+    /// Begins a tuple; its items follow.
+    pub(super) fn tuple(&mut self, items: u8) {
+        self.0.extend([kind::SMALL_TUPLE, items]);
+    }
+
+    /// Begins a dict; its keys and values follow, and [`end_dict`](Self::end_dict).
+    pub(super) fn dict(&mut self) {
+        self.0.push(kind::DICT);
+    }
+
+    pub(super) fn end_dict(&mut self) {
+        self.0.push(kind::END_OF_DICT);
+    }
+
+    pub(super) fn none(&mut self) {
+        self.0.push(kind::NONE);
+    }
+
+    pub(super) fn float(&mut self, value: f64) {
+        self.0.push(kind::FLOAT);
+        self.0.extend(value.to_le_bytes());
+    }
+
+    pub(super) fn int(&mut self, value: i64) {
+        if let Ok(small) = i32::try_from(value) {
+            self.0.push(kind::INT);
+            self.0.extend(small.to_le_bytes());
+            return;
+        }
+        self.0.push(kind::LONG);
+        let mut rest = value.unsigned_abs();
+        let digits = (u64::BITS - rest.leading_zeros()).div_ceil(DIGIT_BITS) as i32;
+        self.0.extend((digits * value.signum() as i32).to_le_bytes());
+        while rest > 0 {
+            self.0.extend(((rest & 0x7fff) as u16).to_le_bytes());
+            rest >>= DIGIT_BITS;
+        }
+    }
+
+    pub(super) fn bytes(&mut self, value: &[u8]) {
+        self.0.push(kind::BYTES);
+        self.len(value.len());
+        self.0.extend_from_slice(value);
+    }
+
+    /// A string of ASCII characters that Python keeps once, such as a key.
+    ///
+    /// # Panics
+    /// In debug builds, if it is longer than 255 bytes or not ASCII.
+    pub(super) fn key(&mut self, value: &str) {
+        debug_assert!(value.len() <= 255 && value.is_ascii());
+        self.0.extend([kind::SHORT_ASCII_INTERNED, value.len() as u8]);
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    /// A string that has a character for each byte, of the same number.
+    pub(super) fn latin1(&mut self, value: &[u8]) {
+        if !value.is_ascii() {
+            let text: String = value.iter().map(|byte| char::from(*byte)).collect();
+            self.0.push(kind::UNICODE);
+            self.len(text.len());
+            self.0.extend_from_slice(text.as_bytes());
+            return;
+        }
+        match u8::try_from(value.len()) {
+            Ok(len) => self.0.extend([kind::SHORT_ASCII, len]),
+            Err(_) => {
+                self.0.push(kind::ASCII);
+                self.len(value.len());
+            }
+        }
+        self.0.extend_from_slice(value);
+    }
+
+    fn len(&mut self, len: usize) {
+        // More than `MAX_FRAME` is refused at the end of the frame, so what this cuts is never sent.
+        self.0.extend((len as u32).to_le_bytes());
+    }
+}
+
+/// Why a frame of a worker is not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It ends in the middle of a value.
+    #[error("frame is cut off")]
+    Truncated,
+    /// Bytes follow its last value, or it is larger than [`MAX_FRAME`](super::MAX_FRAME).
+    #[error("frame is too long")]
+    TooLong,
+    /// A value of a type that does not belong there.
+    #[error("frame has a value of type 0x{0:02x} where it has no place")]
+    Type(u8),
+    /// A number that is out of range.
+    #[error("frame has a number out of range")]
+    Number,
+    /// A first item that names no frame, or another number of items.
+    #[error("frame of no known kind")]
+    Kind,
+    /// It came with a descriptor that does not belong there, or without one.
+    #[error("frame with a descriptor too many or too few")]
+    Descriptor,
+    /// It belongs to no request that is under way, or has no place in it.
+    #[error("frame that has no place in the exchange")]
+    Unsolicited,
+}
+
+/// Reads values, one after another.
+#[derive(Debug)]
+pub(super) struct Decoder(pub(super) Bytes);
+
+/// What an application gave as a string: one, or bytes, which stand for their characters in ISO 8859-1.
+#[derive(Debug)]
+pub(super) enum Text {
+    /// It need not be UTF-8: Python's strings may have halves of surrogate pairs.
+    Unicode(Bytes),
+    Latin1(Bytes),
+    /// Another value, such as a number.
+    None,
+}
+
+impl Text {
+    /// Its characters as bytes (ISO 8859-1); `None` if one has a higher number than 255.
+    pub(super) fn into_latin1(self) -> Option<Bytes> {
+        let text = match self {
+            Self::Unicode(text) if !text.is_ascii() => text,
+            Self::Unicode(bytes) | Self::Latin1(bytes) => return Some(bytes),
+            Self::None => return None,
+        };
+        let text = std::str::from_utf8(&text).ok()?;
+        let bytes = text.chars().map(|c| u8::try_from(u32::from(c)).ok());
+        bytes.collect::<Option<Vec<u8>>>().map(Bytes::from)
+    }
+}
+
+impl Decoder {
+    fn take(&mut self, len: usize) -> Result<Bytes, Fault> {
+        if len > self.0.len() {
+            return Err(Fault::Truncated);
+        }
+        Ok(self.0.split_to(len))
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let (bytes, _) = self.0.split_first_chunk::<N>().ok_or(Fault::Truncated)?;
+        let bytes = *bytes;
+        bytes::Buf::advance(&mut self.0, N);
+        Ok(bytes)
+    }
+
+    fn kind(&mut self) -> Result<u8, Fault> {
+        self.array::<1>().map(|[kind]| kind)
+    }
+
+    fn expect(&mut self, kind: u8) -> Result<(), Fault> {
+        match self.kind()? {
+            found if found == kind => Ok(()),
+            found => Err(Fault::Type(found)),
+        }
+    }
+
+    fn len(&mut self) -> Result<usize, Fault> {
+        let len = i32::from_le_bytes(self.array()?);
+        usize::try_from(len).map_err(|_| Fault::Number)
+    }
+
+    /// The number of items of a tuple.
+    pub(super) fn tuple(&mut self) -> Result<usize, Fault> {
+        self.expect(kind::TUPLE)?;
+        self.len()
+    }
+
+    /// The number of items of a list, or of a tuple in its place.
+    pub(super) fn list(&mut self) -> Result<usize, Fault> {
+        match self.kind()? {
+            kind::LIST | kind::TUPLE => self.len(),
+            found => Err(Fault::Type(found)),
+        }
+    }
+
+    /// A number that is not negative.
+    pub(super) fn unsigned(&mut self) -> Result<u64, Fault> {
+        match self.kind()? {
+            kind::INT => {
+                let value = i32::from_le_bytes(self.array()?);
+                u64::try_from(value).map_err(|_| Fault::Number)
+            }
+            kind::LONG => {
+                let digits = self.len()?;
+                let mut value = 0_u64;
+                for at in 0..digits {
+                    let digit = u64::from(u16::from_le_bytes(self.array()?));
+                    let shift = at as u32 * DIGIT_BITS;
+                    if digit > 0x7fff || shift >= u64::BITS || digit << shift >> shift != digit {
+                        return Err(Fault::Number);
+                    }
+                    value |= digit << shift;
+                }
+                Ok(value)
+            }
+            found => Err(Fault::Type(found)),
+        }
+    }
+
+    pub(super) fn boolean(&mut self) -> Result<bool, Fault> {
+        match self.kind()? {
+            kind::TRUE => Ok(true),
+            kind::FALSE => Ok(false),
+            found => Err(Fault::Type(found)),
+        }
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<Bytes, Fault> {
+        self.expect(kind::BYTES)?;
+        let len = self.len()?;
+        self.take(len)
+    }
+
+    /// A string, or what an application gave in the place of one.
+    pub(super) fn text(&mut self) -> Result<Text, Fault> {
+        let (len, make): (_, fn(Bytes) -> Text) = match self.kind()? {
+            kind::UNICODE | kind::INTERNED => (self.len()?, Text::Unicode),
+            kind::BYTES => (self.len()?, Text::Latin1),
+            kind::NONE | kind::TRUE | kind::FALSE => (0, |_| Text::None),
+            kind::INT => (4, |_| Text::None),
+            kind::FLOAT => (8, |_| Text::None),
+            found => return Err(Fault::Type(found)),
+        };
+        self.take(len).map(make)
+    }
+
+    /// A string for people.
+    pub(super) fn message(&mut self) -> Result<String, Fault> {
+        match self.text()? {
+            Text::Unicode(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+            Text::Latin1(_) => Err(Fault::Type(kind::BYTES)),
+            Text::None => Err(Fault::Type(kind::NONE)),
+        }
+    }
+
+    /// Nothing may follow.
+    pub(super) fn end(&self) -> Result<(), Fault> {
+        if self.0.is_empty() { Ok(()) } else { Err(Fault::TooLong) }
+    }
+}

@@ -1,0 +1,264 @@
+//! Frames of a worker, and the heads of responses in them.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+
+use super::{
+    MAX_FRAME, MAX_ID,
+    marshal::{Decoder, Fault},
+};
+
+/// The most fields of a response's head: 256.
+pub const MAX_FIELDS: usize = 256;
+
+/// A frame of a worker.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Reply {
+    /// The application is loaded.
+    Ready,
+    /// A response in one piece.
+    Complete {
+        /// The request.
+        id: u32,
+        /// The head.
+        head: Result<Head, BadHead>,
+        /// The body.
+        body: Bytes,
+    },
+    /// A response whose body follows.
+    Head {
+        /// The request.
+        id: u32,
+        /// The head.
+        head: Result<Head, BadHead>,
+    },
+    /// A piece of the body.
+    Chunk {
+        /// The request.
+        id: u32,
+        /// The piece.
+        data: Bytes,
+    },
+    /// The end of the body, or of a request whose client has left.
+    End {
+        /// The request.
+        id: u32,
+    },
+    /// A response whose body is a slice of a file.
+    File {
+        /// The request.
+        id: u32,
+        /// The head.
+        head: Result<Head, BadHead>,
+        /// Where the body begins.
+        offset: u64,
+        /// How many bytes it has.
+        length: u64,
+    },
+    /// The application has raised an exception.
+    Failed {
+        /// The request.
+        id: u32,
+        /// The exception in a line.
+        message: String,
+        /// Where it was raised.
+        traceback: String,
+    },
+    /// What the application has written to its log.
+    Log {
+        /// The request.
+        id: u32,
+        /// The text, which may have several lines.
+        text: String,
+    },
+    /// A worker was forked.
+    Forked,
+    /// A worker could not be forked.
+    NotForked {
+        /// Why.
+        message: String,
+    },
+    /// A worker was reaped.
+    Reaped {
+        /// Whether a signal has ended it.
+        is_signal: bool,
+        /// Its exit status, or the signal.
+        number: u32,
+    },
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct Head {
+    /// A final status: none below 200.
+    pub status: StatusCode,
+    /// The fields, with `Content-Length` as the application gave it.
+    pub headers: HeaderMap,
+    /// The value of `Content-Length`.
+    pub length: Option<u64>,
+}
+
+/// What is wrong with a head. It is the application's fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadHead {
+    /// The status does not begin with a number from 200 to 999 and a space.
+    #[error("the application gave a status that is none: {0:?}")]
+    Status(String),
+    /// The name of a field is not a token (RFC 9110 section 5.1).
+    #[error("the application gave a field with the name {0:?}")]
+    Name(String),
+    /// A value has a control character, such as a line break, or one that is not in ISO 8859-1.
+    #[error("the application gave the field {0} a value with characters that have no place in it")]
+    Value(HeaderName),
+    /// More than [`MAX_FIELDS`] fields.
+    #[error("the application gave too many fields: {0}")]
+    TooManyFields(usize),
+    /// `Content-Length` is repeated, or is not one decimal number.
+    #[error("the application gave a Content-Length that is none")]
+    ContentLength,
+    /// The application coded the body, which is for the server to do (PEP 3333, "Other HTTP Features").
+    #[error("the application gave a Transfer-Encoding")]
+    TransferEncoding,
+}
+
+impl Reply {
+    /// Reads a frame.
+    ///
+    /// ```
+    /// use vestibule::proto::gate::Reply;
+    ///
+    /// // marshal.dumps((4, 7), 2)
+    /// let frame = b"(\x02\0\0\0i\x04\0\0\0i\x07\0\0\0";
+    /// assert!(matches!(Reply::decode(frame[..].into()), Ok(Reply::End { id: 7 })));
+    /// ```
+    ///
+    /// # Errors
+    /// [`Fault`]: it is not a frame.
+    pub fn decode(frame: Bytes) -> Result<Self, Fault> {
+        if frame.len() > MAX_FRAME {
+            return Err(Fault::TooLong);
+        }
+        let mut input = Decoder(frame);
+        let items = input.tuple()?;
+        let reply = match (input.unsigned()?, items) {
+            (0, 1) => Self::Ready,
+            (1, 5) => Self::Complete {
+                id: id(&mut input)?,
+                head: head(&mut input)?,
+                body: input.bytes()?,
+            },
+            (2, 4) => Self::Head { id: id(&mut input)?, head: head(&mut input)? },
+            (3, 3) => Self::Chunk { id: id(&mut input)?, data: input.bytes()? },
+            (4, 2) => Self::End { id: id(&mut input)? },
+            (5, 6) => Self::File {
+                id: id(&mut input)?,
+                head: head(&mut input)?,
+                offset: input.unsigned()?,
+                length: input.unsigned()?,
+            },
+            (6, 4) => Self::Failed {
+                id: id(&mut input)?,
+                message: input.message()?,
+                traceback: input.message()?,
+            },
+            (7, 3) => Self::Log { id: id(&mut input)?, text: input.message()? },
+            (8, 1) => Self::Forked,
+            (9, 3) => Self::Reaped { is_signal: input.boolean()?, number: id(&mut input)? },
+            (10, 2) => Self::NotForked { message: input.message()? },
+            _ => return Err(Fault::Kind),
+        };
+        input.end()?;
+        Ok(reply)
+    }
+
+    /// Returns whether a descriptor comes with it.
+    pub fn has_descriptor(&self) -> bool {
+        matches!(self, Self::File { .. } | Self::Forked)
+    }
+
+    /// Returns the request that it belongs to.
+    pub fn id(&self) -> Option<u32> {
+        match self {
+            Self::Ready | Self::Forked | Self::NotForked { .. } | Self::Reaped { .. } => None,
+            Self::Complete { id, .. }
+            | Self::Head { id, .. }
+            | Self::Chunk { id, .. }
+            | Self::End { id }
+            | Self::File { id, .. }
+            | Self::Failed { id, .. }
+            | Self::Log { id, .. } => Some(*id),
+        }
+    }
+}
+
+fn id(input: &mut Decoder) -> Result<u32, Fault> {
+    let id = input.unsigned()?;
+    u32::try_from(id).ok().filter(|id| *id <= MAX_ID).ok_or(Fault::Number)
+}
+
+/// The status and the fields. All are read, so that what follows is found also after a bad one.
+fn head(input: &mut Decoder) -> Result<Result<Head, BadHead>, Fault> {
+    let status = input.text()?.into_latin1();
+    let count = input.list()?;
+    let mut head = status_code(status.unwrap_or_default()).map(|status| Head {
+        status,
+        headers: HeaderMap::with_capacity(count.min(MAX_FIELDS)),
+        length: None,
+    });
+    if count > MAX_FIELDS {
+        head = Err(BadHead::TooManyFields(count));
+    }
+    for _ in 0..count {
+        if input.list()? != 2 {
+            return Err(Fault::Kind);
+        }
+        let (name, value) = (input.text()?.into_latin1(), input.text()?.into_latin1());
+        if let Ok(valid) = &mut head
+            && let Err(error) = add_field(valid, name, value)
+        {
+            head = Err(error);
+        }
+    }
+    Ok(head)
+}
+
+/// The number of a status such as `404 Not Found`.
+fn status_code(status: Bytes) -> Result<StatusCode, BadHead> {
+    let digits = match status.split_first_chunk::<3>() {
+        Some((digits, [] | [b' ', ..])) => StatusCode::from_bytes(digits).ok(),
+        _ => None,
+    };
+    // A server that is told to send an interim response would wait for the final one.
+    digits
+        .filter(|code| !code.is_informational())
+        .ok_or_else(|| BadHead::Status(String::from_utf8_lossy(&status).into_owned()))
+}
+
+fn add_field(head: &mut Head, name: Option<Bytes>, value: Option<Bytes>) -> Result<(), BadHead> {
+    let name = name.unwrap_or_default();
+    let Ok(name) = HeaderName::from_bytes(&name) else {
+        return Err(BadHead::Name(String::from_utf8_lossy(&name).into_owned()));
+    };
+    // PEP 3333 forbids control characters, as HTTP does.
+    let value = value.and_then(|value| HeaderValue::from_maybe_shared(value).ok());
+    let Some(value) = value else { return Err(BadHead::Value(name)) };
+    if name == TRANSFER_ENCODING {
+        return Err(BadHead::TransferEncoding);
+    }
+    if name == CONTENT_LENGTH {
+        let length = decimal(value.as_bytes()).filter(|_| head.length.is_none());
+        head.length = Some(length.ok_or(BadHead::ContentLength)?);
+    }
+    head.headers.append(name, value);
+    Ok(())
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
+}

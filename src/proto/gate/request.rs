@@ -1,0 +1,128 @@
+//! Frames of the front: a request, and that its client has left.
+
+use super::{MAX_FRAME, MAX_ID, MAX_INLINE, marshal::Encoder};
+
+/// A request does not fit into a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the head of the request is too large for a worker: {0} bytes")]
+pub struct TooLarge(pub usize);
+
+/// Where the body of a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestBody<'a> {
+    /// In the frame: at most [`MAX_INLINE`] bytes.
+    Inline(&'a [u8]),
+    /// In a file whose descriptor follows.
+    File {
+        /// Where it begins.
+        offset: u64,
+        /// How many bytes it has.
+        length: u64,
+    },
+    /// In a pipe whose descriptor follows, in pieces.
+    Stream {
+        /// How many bytes it has, if that is known.
+        length: Option<u64>,
+    },
+}
+
+/// Writes the frame of a request.
+///
+/// ```
+/// use vestibule::proto::gate::{RequestBody, RequestEncoder};
+///
+/// let mut frame = RequestEncoder::new(7, None);
+/// frame.variable("REQUEST_METHOD", b"GET");
+/// let frame = frame.finish(RequestBody::Inline(b"")).unwrap();
+/// assert_eq!(frame, b")\x04i\x07\0\0\0N{Z\x0eREQUEST_METHODz\x03GET0s\0\0\0\0");
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is written yet"]
+pub struct RequestEncoder(Encoder);
+
+impl RequestEncoder {
+    /// Begins a request that is to be answered within `deadline` seconds.
+    ///
+    /// # Panics
+    /// In debug builds, if the id is above [`MAX_ID`].
+    pub fn new(id: u32, deadline: Option<f64>) -> Self {
+        debug_assert!(id <= MAX_ID);
+        let mut encoder = Encoder(Vec::with_capacity(1024));
+        encoder.tuple(4);
+        encoder.int(id.into());
+        match deadline {
+            Some(seconds) => encoder.float(seconds),
+            None => encoder.none(),
+        }
+        encoder.dict();
+        Self(encoder)
+    }
+
+    /// Adds a variable. A later one of the same name replaces it. Names are ASCII, and those that are longer
+    /// than 255 bytes are left out: no application asks for them.
+    pub fn variable(&mut self, name: &str, value: &[u8]) {
+        if name.len() <= 255 && name.is_ascii() {
+            self.0.key(name);
+            self.0.latin1(value);
+        }
+    }
+
+    /// Ends the frame.
+    ///
+    /// # Errors
+    /// [`TooLarge`]: the frame would be larger than [`MAX_FRAME`], or a body in it than [`MAX_INLINE`].
+    pub fn finish(mut self, body: RequestBody<'_>) -> Result<Vec<u8>, TooLarge> {
+        self.0.end_dict();
+        match body {
+            RequestBody::Inline(bytes) => {
+                if bytes.len() > MAX_INLINE {
+                    return Err(TooLarge(bytes.len()));
+                }
+                self.0.bytes(bytes);
+            }
+            RequestBody::File { offset, length } => {
+                self.0.tuple(3);
+                self.0.int(1);
+                self.0.int(number(offset));
+                self.0.int(number(length));
+            }
+            RequestBody::Stream { length } => {
+                self.0.tuple(2);
+                self.0.int(2);
+                self.0.int(length.map_or(-1, number));
+            }
+        }
+        let frame = self.0.0;
+        if frame.len() > MAX_FRAME { Err(TooLarge(frame.len())) } else { Ok(frame) }
+    }
+}
+
+/// An offset or a length; the kernel has none above this.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Returns the frame that says that the client of request `id` has left.
+pub fn cancel(id: u32) -> Vec<u8> {
+    let mut encoder = Encoder(Vec::with_capacity(8));
+    encoder.tuple(1);
+    encoder.int(id.into());
+    encoder.0
+}
+
+/// Returns the order to fork a worker.
+pub fn fork() -> Vec<u8> {
+    let mut encoder = Encoder(Vec::with_capacity(8));
+    encoder.tuple(1);
+    encoder.int(1);
+    encoder.0
+}
+
+/// Returns the order to reap the worker with this process id.
+pub fn reap(pid: u32) -> Vec<u8> {
+    let mut encoder = Encoder(Vec::with_capacity(16));
+    encoder.tuple(2);
+    encoder.int(2);
+    encoder.int(pid.into());
+    encoder.0
+}
