@@ -14,7 +14,7 @@ fn main() {
         let mut places = env::split_paths(&path);
         places.any(|p| p.join(program).is_file()) || Path::new("/usr/sbin").join(program).is_file()
     };
-    for peer in ["curl", "nginx", "chromium"] {
+    for peer in ["curl", "nginx", "chromium", "python3"] {
         if ci || found(peer) {
             println!("cargo::rustc-cfg=peer_{peer}");
         }

@@ -116,9 +116,10 @@
 //! | | debug | a request that was refused because of an error of the client |
 //! | `vestibule::upstream` | warn | an endpoint was ejected |
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
+//! | | error | an application in Python raised an exception, with its traceback |
 //! | | warn | a worker that is stuck in a request was abandoned, a worker process was killed |
 //! | | debug | a worker process ended |
-//! | `vestibule::worker::output` | info | a line of output of a worker process, with the fields `worker`, `pid` and `stream` |
+//! | `vestibule::worker::output` | info | a line of output of a worker process, or what an application wrote to `wsgi.errors`, with the fields `worker`, `pid` and `stream` |
 //! | `vestibule::net` | error | connections cannot be accepted |
 //! | | warn | no descriptors are left, a thread cannot be started |
 //! | `vestibule::serve` | error | the task of a connection panicked |

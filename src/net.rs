@@ -16,6 +16,8 @@ pub mod process;
 mod process_budget;
 pub(crate) mod reclaim;
 mod send_queue;
+#[cfg(feature = "process")]
+pub(crate) mod seqpacket;
 mod stream;
 
 pub use accept::{Accepted, Acceptor};

@@ -38,6 +38,15 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 //!
+//! [`wsgi`] and [`asgi`] run Python applications in child processes, with nothing but an interpreter.
+//!
+//! ```no_run
+//! use vestibule::worker;
+//!
+//! let django = worker::wsgi("mysite.wsgi:application").directory("/srv/mysite").workers(4).start()?;
+//! # Ok::<_, vestibule::Error>(())
+//! ```
+//!
 //! # Errors
 //!
 //! The source of an [`Error`](crate::Error) of a pool is one of these, or the application's own error.
@@ -51,6 +60,8 @@
 //! | [`WorkerPanicked`] | `Internal` | made the application panic |
 //! | [`WorkersFailed`] | `Overloaded` | came while all workers were given up, and was not run |
 //! | [`Cause`](crate::conn::h1::client::Cause) | `BadGateway` | was in the hands of a worker process that ended or answered with what is no HTTP |
+//! | [`GateError`] | `BadGateway` | was in the hands of a worker of [`wsgi`] that ended or violated its protocol |
+//! | [`ApplicationError`] | `Internal` | made an application in Python raise an exception, or give an invalid response |
 //!
 //! ```
 //! use std::{error::Error as _, time::Duration};
@@ -116,8 +127,8 @@ pub use error::{
 pub use future::ResponseFuture;
 #[cfg(feature = "process")]
 pub use process::{
-    ExitedEarly, NotReady, ProcessesBuilder, ReloadFailed, START_TIMEOUT, STOP_TIMEOUT,
-    WorkerProcess, process,
+    ApplicationError, ExitedEarly, GateError, Http, NotReady, ProcessesBuilder, Protocol, Python,
+    ReloadFailed, START_TIMEOUT, STOP_TIMEOUT, WorkerProcess, asgi, process, wsgi,
 };
 #[cfg(feature = "process")]
 pub use processes::Processes;

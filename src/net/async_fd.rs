@@ -14,3 +14,14 @@ pub(super) fn register_for_reads(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>
     // SAFETY: an `OwnedFd` is open, always returns the same descriptor, and closes it on drop.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
+
+/// Registers a socket with the present runtime, for reads and writes.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+#[cfg(feature = "process")]
+pub(super) fn register_for_both(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    // SAFETY: as above. It may be in blocking mode: its system calls have MSG_DONTWAIT.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}

@@ -91,6 +91,12 @@ impl Command {
         }
     }
 
+    /// Replaces the program.
+    pub(crate) fn program(mut self, program: impl AsRef<OsStr>) -> Self {
+        program.as_ref().clone_into(&mut self.program);
+        self
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());

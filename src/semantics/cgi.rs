@@ -1,4 +1,7 @@
-//! The variables that a CGI or FastCGI application gets of a request (RFC 3875 section 4.1).
+//! The variables that a CGI, FastCGI or WSGI application gets of a request (RFC 3875 section 4.1).
+
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "for worker processes"))]
+mod wsgi;
 
 use std::{borrow::Cow, net::SocketAddr};
 
@@ -10,6 +13,9 @@ use http::{
 
 use super::target::{BadTarget, OriginalUri, file_path, normalize};
 use crate::peer::Peer;
+
+#[cfg_attr(not(feature = "process"), allow(unused_imports, reason = "for worker processes"))]
+pub(crate) use self::wsgi::wsgi_variables;
 
 /// Where an application's scripts are, which paths name one, and what each is told.
 ///

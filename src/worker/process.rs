@@ -1,16 +1,21 @@
 //! `process` and `ProcessesBuilder`: settings of a pool of worker processes.
 
 mod error;
+mod protocol;
+mod python;
 
 use std::{fmt, sync::Arc, thread, time::Duration};
 
-use http::uri::PathAndQuery;
-
-pub use self::error::{ExitedEarly, NotReady, ReloadFailed};
+pub(super) use self::protocol::SOCKET;
+pub use self::{
+    error::{ApplicationError, ExitedEarly, GateError, NotReady, ReloadFailed},
+    protocol::{Http, Protocol},
+    python::{Python, asgi, wsgi},
+};
 use super::{
     builder::{QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
     error::NoWorkers,
-    executor::process::{Launch, ProcessExecutor, Ready},
+    executor::process::{Launch, ProcessExecutor},
     pool::Pool,
     processes::Processes,
     supervisor,
@@ -37,8 +42,13 @@ const GIVE_UP_FAILURES: u32 = 9;
 /// was deployed.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(60);
 
-/// Name in arguments that stands for the path of the worker's socket.
-pub(super) const SOCKET: &str = "{socket}";
+/// Functions that are called with what happens to workers.
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub(super) on_spawn: Option<Hook<WorkerProcess>>,
+    pub(super) on_ready: Option<Hook<WorkerProcess>>,
+    pub(super) on_exit: Option<Hook<(WorkerProcess, ExitStatus)>>,
+}
 
 /// A pool of worker processes, each of which is started from `command` and serves HTTP/1.1 on a Unix
 /// socket. See [`Processes`] for the contract.
@@ -60,30 +70,7 @@ pub(super) const SOCKET: &str = "{socket}";
 ///
 /// A program that wants to listen by itself is given a path: [`ProcessesBuilder::socket_path`].
 pub fn process(command: Command) -> ProcessesBuilder {
-    let workers = thread::available_parallelism().map_or(1, Into::into);
-    ProcessesBuilder {
-        settings: Settings {
-            workers,
-            queue: None,
-            queue_timeout: QUEUE_TIMEOUT,
-            request_timeout: REQUEST_TIMEOUT,
-            max_abandoned: None,
-            start_timeout: START_TIMEOUT,
-            recycle: Recycle { at_a_time: 1, ..Recycle::NEVER },
-            fields: ForwardedFields::new(),
-        },
-        launch: Launch {
-            command,
-            has_path: false,
-            ready: Ready::Answer,
-            start_timeout: START_TIMEOUT,
-            stop_timeout: STOP_TIMEOUT,
-            watches_memory: false,
-            on_spawn: None,
-            on_ready: None,
-            on_exit: None,
-        },
-    }
+    ProcessesBuilder::new(Http::new(command))
 }
 
 /// A worker process, as hooks are told of it.
@@ -119,9 +106,13 @@ pub(crate) type Hook<T> = Arc<dyn Fn(T) + Send + Sync>;
 /// # Ok::<_, vestibule::Error>(())
 /// ```
 #[must_use = "nothing runs before start()"]
-pub struct ProcessesBuilder {
+pub struct ProcessesBuilder<P = Http> {
     settings: Settings,
-    launch: Launch,
+    hooks: Hooks,
+    stop_timeout: Duration,
+    watches_memory: bool,
+    /// How requests are sent to workers, and the command.
+    protocol: P,
 }
 
 #[derive(Debug)]
@@ -137,7 +128,23 @@ struct Settings {
     fields: ForwardedFields,
 }
 
-impl ProcessesBuilder {
+impl<P: Protocol> ProcessesBuilder<P> {
+    fn new(protocol: P) -> Self {
+        let workers = thread::available_parallelism().map_or(1, Into::into);
+        let settings = Settings {
+            workers,
+            queue: None,
+            queue_timeout: QUEUE_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
+            max_abandoned: None,
+            start_timeout: START_TIMEOUT,
+            recycle: Recycle { at_a_time: 1, ..Recycle::NEVER },
+            fields: ForwardedFields::new(),
+        };
+        let (hooks, stop_timeout, watches_memory) = (Hooks::default(), STOP_TIMEOUT, false);
+        Self { settings, hooks, stop_timeout, watches_memory, protocol }
+    }
+
     /// Sets how many workers there are. The default is the number of cores.
     pub fn workers(mut self, n: usize) -> Self {
         self.settings.workers = n;
@@ -176,42 +183,13 @@ impl ProcessesBuilder {
     /// takes longer is ended, and started again after a pause.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.settings.start_timeout = timeout;
-        self.launch.start_timeout = timeout;
         self
     }
 
     /// Sets how long a worker that was asked to end (`SIGTERM`) may take until it is killed, with all
     /// processes of its group. The default is [`STOP_TIMEOUT`].
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
-        self.launch.stop_timeout = timeout;
-        self
-    }
-
-    /// Makes a worker ready when it answers `GET` of this path with a status of 2xx or 3xx. By default
-    /// it is ready when it answers `OPTIONS *` with any status: a server does that by itself (RFC 9110
-    /// section 9.3.7), once it has loaded its application.
-    ///
-    /// # Panics
-    /// If it is not a path.
-    pub fn ready_path(mut self, path: &str) -> Self {
-        let is_path = path.starts_with('/');
-        let path = path.parse::<PathAndQuery>().ok().filter(|_| is_path);
-        self.launch.ready = Ready::Path(path.expect("a path begins with a slash"));
-        self
-    }
-
-    /// Has the program listen by itself, at a path that stands for `{socket}` in its arguments. The path
-    /// is in a directory that only the user of the worker may enter.
-    ///
-    /// ```no_run
-    /// use vestibule::worker::{self, Command};
-    ///
-    /// let app = Command::new("gunicorn").args(["--bind", "unix:{socket}", "mysite.wsgi"]);
-    /// let django = worker::process(app).socket_path().start()?;
-    /// # Ok::<_, vestibule::Error>(())
-    /// ```
-    pub fn socket_path(mut self) -> Self {
-        self.launch.has_path = true;
+        self.stop_timeout = timeout;
         self
     }
 
@@ -235,7 +213,7 @@ impl ProcessesBuilder {
     /// It is looked at after an answer, once a second at most. By default none is replaced.
     pub fn recycle_memory(mut self, bytes: u64) -> Self {
         self.settings.recycle.memory = Some(bytes);
-        self.launch.watches_memory = true;
+        self.watches_memory = true;
         self
     }
 
@@ -255,13 +233,13 @@ impl ProcessesBuilder {
 
     /// Calls `hook` with each process that was started.
     pub fn on_spawn(mut self, hook: impl Fn(WorkerProcess) + Send + Sync + 'static) -> Self {
-        self.launch.on_spawn = Some(Arc::new(hook));
+        self.hooks.on_spawn = Some(Arc::new(hook));
         self
     }
 
     /// Calls `hook` with each process that has become ready.
     pub fn on_ready(mut self, hook: impl Fn(WorkerProcess) + Send + Sync + 'static) -> Self {
-        self.launch.on_ready = Some(Arc::new(hook));
+        self.hooks.on_ready = Some(Arc::new(hook));
         self
     }
 
@@ -270,7 +248,7 @@ impl ProcessesBuilder {
         mut self,
         hook: impl Fn((WorkerProcess, ExitStatus)) + Send + Sync + 'static,
     ) -> Self {
-        self.launch.on_exit = Some(Arc::new(hook));
+        self.hooks.on_exit = Some(Arc::new(hook));
         self
     }
 
@@ -281,16 +259,17 @@ impl ProcessesBuilder {
     /// [`io::Error`](std::io::Error) if a process could not be started, or
     /// [`NoWorkers`](super::NoWorkers).
     pub fn start(self) -> Result<Processes, Error> {
-        let Self { settings, launch } = self;
+        let Self { settings, hooks, stop_timeout, watches_memory, protocol } = self;
         let Settings { workers, queue, queue_timeout, request_timeout, start_timeout, .. } =
             settings;
         if workers == 0 {
             return Err(Error::new(Kind::Internal, NoWorkers));
         }
-        if launch.has_path && !launch.command.mentions(SOCKET) {
-            let error = "no argument of the command has {socket} in it: where would it listen?";
-            return Err(Error::new(Kind::Internal, error));
-        }
+        let workers = workers.saturating_mul(protocol.lanes());
+        let (command, protocol) =
+            protocol.into_parts().map_err(|error| Error::new(Kind::Internal, error))?;
+        let launch =
+            Launch { command, protocol, start_timeout, stop_timeout, watches_memory, hooks };
         let config = Config {
             workers,
             max_abandoned: settings.max_abandoned.unwrap_or(workers),
@@ -311,11 +290,12 @@ impl ProcessesBuilder {
     }
 }
 
-impl fmt::Debug for ProcessesBuilder {
+impl<P: fmt::Debug> fmt::Debug for ProcessesBuilder<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProcessesBuilder")
             .field("settings", &self.settings)
-            .field("launch", &self.launch)
-            .finish()
+            .field("stop_timeout", &self.stop_timeout)
+            .field("protocol", &self.protocol)
+            .finish_non_exhaustive()
     }
 }

@@ -4,6 +4,8 @@ mod contract;
 mod executor;
 #[cfg(feature = "process")]
 mod processes;
+#[cfg(feature = "process")]
+mod python;
 mod threads;
 
 use std::{

@@ -7,15 +7,18 @@ use std::{
         unix::process::CommandExt,
     },
     process::{self, Stdio},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::{Errno, fcntl_dupfd_cloexec},
     process::{
-        Pid, PidfdFlags, Resource, Signal, WaitId, WaitIdOptions, getpid, kill_process_group,
-        pidfd_open, pidfd_send_signal, waitid,
+        Pid, PidfdFlags, Resource, Signal, WaitId, WaitIdOptions, getpgid, getpid,
+        kill_process_group, pidfd_open, pidfd_send_signal, waitid,
     },
 };
 use tokio::io::unix::AsyncFd;
@@ -44,8 +47,8 @@ pub(crate) struct Child {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
     /// Dropped before the process is reaped.
-    guarded: Option<Registration>,
-    is_reaped: bool,
+    guarded: Mutex<Option<Registration>>,
+    is_reaped: AtomicBool,
 }
 
 /// How a child process ended.
@@ -122,6 +125,18 @@ impl From<&ResourceLimit> for Resource {
 }
 
 impl Spawned {
+    /// A process that another child has started, and reaps. It leads a process group.
+    ///
+    /// # Errors
+    /// Those of reading its number; `EINVAL` if it leads no group.
+    pub(crate) fn adopt(pidfd: OwnedFd, output: [OwnedFd; 2]) -> io::Result<Self> {
+        let pid = pid_of(&pidfd)?;
+        if getpgid(Some(pid))? != pid {
+            return Err(Errno::INVAL.into());
+        }
+        Ok(Self { process: Some((pid, pidfd)), guarded: None, output: Some(output) })
+    }
+
     pub(crate) fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|(pid, _)| number(*pid))
     }
@@ -139,7 +154,10 @@ impl Spawned {
         let (pid, pidfd) = self.process.take().expect("it is taken once, by value");
         let watch = pidfd.try_clone().and_then(register_for_reads);
         match watch {
-            Ok(pidfd) => Ok(Child { pid, pidfd, guarded: self.guarded.take(), is_reaped: false }),
+            Ok(pidfd) => {
+                let guarded = Mutex::new(self.guarded.take());
+                Ok(Child { pid, pidfd, guarded, is_reaped: AtomicBool::new(false) })
+            }
             Err(error) => {
                 self.process = Some((pid, pidfd)); // and drops it
                 Err(error)
@@ -181,20 +199,40 @@ impl Child {
     }
 
     /// Waits until the process has ended, kills what is left of its group, and reaps it.
-    pub(crate) async fn reap(mut self) -> ExitStatus {
+    pub(crate) async fn reap(&self) -> ExitStatus {
+        self.release().await;
+        reap(self.pidfd.get_ref())
+    }
+
+    /// Waits until the process has ended, and kills what is left of its group. One that was
+    /// [adopted](Spawned::adopt) is for its parent to reap after that.
+    pub(crate) async fn release(&self) {
         self.ended().await;
         // While it is not reaped, the group's number is its own.
         self.kill_group();
-        drop(self.guarded.take());
-        self.is_reaped = true;
-        reap(self.pidfd.get_ref())
+        self.unguard();
+        self.is_reaped.store(true, Ordering::Relaxed);
     }
+
+    fn unguard(&self) {
+        // Nothing panics while the lock is held.
+        drop(self.guarded.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// Reads the number of a process from proc(5).
+fn pid_of(pidfd: &OwnedFd) -> io::Result<Pid> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    // -1 if it has ended and was reaped, 0 if it is not of this namespace, 1 if it is the system's first.
+    let number = line.and_then(|number| number.trim().parse().ok()).filter(|number| *number > 1);
+    number.and_then(Pid::from_raw).ok_or_else(|| Errno::SRCH.into())
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        drop(self.guarded.take());
-        if !self.is_reaped {
+        self.unguard();
+        if !*self.is_reaped.get_mut() {
             kill_and_reap(self.pid, self.pidfd.get_ref());
         }
     }

@@ -6,12 +6,16 @@
 //! caller and that thread there is the job, as for worker threads: no channel, but for a body that is
 //! streamed.
 
+mod group;
 mod life;
 mod link;
+mod output;
+mod zygote;
 
 use std::{
     collections::HashMap,
     fmt, fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -24,36 +28,55 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-use self::{life::Life, link::Link};
+use self::{
+    group::{Group, Origin},
+    life::Life,
+    link::{GateLink, HttpLink, Link},
+    zygote::Zygote,
+};
 use super::{
     super::{
         pool::Pool,
-        process::{Hook, SOCKET, WorkerProcess},
+        process::{Hooks, SOCKET},
     },
     Executor,
 };
 use crate::{
-    net::process::{Command, ExitStatus, Guardian, SocketDir, bind},
+    net::process::{Command, Guardian, SocketDir, Spawned, bind},
     policy::restart::WorkerId,
 };
 
 /// How processes are started and ended.
 pub(crate) struct Launch {
     pub(crate) command: Command,
-    /// Whether a worker is given the path of its socket. If not, it inherits the socket.
-    pub(crate) has_path: bool,
-    pub(crate) ready: Ready,
+    pub(crate) protocol: Protocol,
     pub(crate) start_timeout: Duration,
     pub(crate) stop_timeout: Duration,
     pub(crate) watches_memory: bool,
-    pub(crate) on_spawn: Option<Hook<WorkerProcess>>,
-    pub(crate) on_ready: Option<Hook<WorkerProcess>>,
-    pub(crate) on_exit: Option<Hook<(WorkerProcess, ExitStatus)>>,
+    pub(crate) hooks: Hooks,
+}
+
+/// How requests are sent to a worker.
+#[derive(Debug)]
+pub enum Protocol {
+    Http {
+        /// Whether a worker is given the path of its socket. If not, it inherits the socket.
+        has_path: bool,
+        ready: Ready,
+    },
+    /// As frames to this program.
+    Gate {
+        program: &'static str,
+        /// Whether workers are forked from a process that has loaded the application.
+        is_forked: bool,
+        /// How many requests a process answers at a time.
+        lanes: usize,
+    },
 }
 
 /// When a worker is ready.
 #[derive(Debug, Clone)]
-pub(crate) enum Ready {
+pub enum Ready {
     /// It answers `OPTIONS *`.
     Answer,
     /// It answers `GET` of this path with success.
@@ -76,10 +99,23 @@ struct Shared {
     guardian: Option<Arc<Guardian>>,
 }
 
+impl Shared {
+    /// Has the group of a process killed if this process ends.
+    fn guard(&self, spawned: &mut Spawned) {
+        if let Some(guardian) = &self.guardian {
+            spawned.guard(guardian);
+        }
+    }
+}
+
 pub(crate) struct ProcessExecutor {
     shared: Arc<Shared>,
     /// Working directories of generations, with symbolic links resolved.
     dirs: Vec<(u64, PathBuf)>,
+    /// The processes that fork the workers of generations.
+    zygotes: Vec<(u64, Arc<Zygote>)>,
+    /// Processes of generations that more workers may join.
+    groups: Vec<(u64, Arc<Group>)>,
     /// Tells each worker to end.
     stops: HashMap<WorkerId, watch::Sender<Option<Stop>>>,
     runtime: Handle,
@@ -104,6 +140,8 @@ impl ProcessExecutor {
         Ok(Self {
             shared,
             dirs: Vec::new(),
+            zygotes: Vec::new(),
+            groups: Vec::new(),
             stops: HashMap::new(),
             runtime: handle,
             end: Some(end),
@@ -129,6 +167,76 @@ impl ProcessExecutor {
         Ok(command.current_dir(resolved))
     }
 
+    /// A lane of a process of the worker's generation, which is started if there is none.
+    fn lane(&mut self, id: WorkerId) -> io::Result<(Arc<Group>, Link)> {
+        let generation = id.generation();
+        self.prune();
+        let mut open = self.groups.iter().filter(|(of, _)| *of == generation);
+        if let Some(joined) = open.find_map(|(_, group)| Some((group.clone(), group.join()?))) {
+            return Ok(joined);
+        }
+        let (origin, links) = self.launch(id)?;
+        let group = Group::new(origin, links);
+        let link = group.join().ok_or(io::ErrorKind::InvalidInput)?;
+        self.groups.push((generation, group.clone()));
+        Ok((group, link))
+    }
+
+    /// Starts a process, or prepares that it is forked, with a link for each of its lanes.
+    fn launch(&mut self, id: WorkerId) -> io::Result<(Origin, Vec<Link>)> {
+        let command = self.command(id.generation())?;
+        let shared = self.shared.clone();
+        let (mut origin, links) = match &shared.launch.protocol {
+            Protocol::Http { has_path, ready } => {
+                let socket = SocketFile(shared.dir.path(&format!("{id}.sock")));
+                let spawned = match has_path {
+                    true => command.substitute(SOCKET, socket.text()?).spawn(None)?,
+                    // Closed here when it is inherited: without the worker there is no listener.
+                    false => command.spawn(Some(&bind(&socket.0)?))?,
+                };
+                let link = Link::Http(HttpLink::new(socket, ready.clone()));
+                (Origin::Spawned(spawned), vec![link])
+            }
+            Protocol::Gate { program, is_forked, lanes } => {
+                let runtime = self.runtime.clone();
+                let _runtime = runtime.enter();
+                let (links, socket) = gate_links(Some(*program).filter(|_| !is_forked), *lanes)?;
+                let origin = match is_forked {
+                    true => Origin::Fork(self.zygote(id.generation(), &command, program)?, socket),
+                    false => Origin::Spawned(command.spawn(Some(&socket))?),
+                };
+                (origin, links)
+            }
+        };
+        if let Origin::Spawned(spawned) = &mut origin {
+            shared.guard(spawned);
+        }
+        Ok((origin, links))
+    }
+
+    /// The process that forks the workers of a generation. One that has ended is replaced.
+    fn zygote(
+        &mut self,
+        generation: u64,
+        command: &Command,
+        program: &str,
+    ) -> io::Result<Arc<Zygote>> {
+        self.prune();
+        if let Some((_, zygote)) = self.zygotes.iter().find(|(of, _)| *of == generation) {
+            return Ok(zygote.clone());
+        }
+        let zygote = Zygote::start(command, program, self.shared.clone())?;
+        self.zygotes.push((generation, zygote.clone()));
+        Ok(zygote)
+    }
+
+    /// Drops what is of no use any more: the last reference to a zygote ends it.
+    fn prune(&mut self) {
+        let oldest = self.shared.pool.lock().supervisor.generation();
+        self.groups.retain(|(of, group)| *of >= oldest && !group.is_full());
+        self.zygotes.retain(|(of, zygote)| *of >= oldest && !zygote.has_ended());
+    }
+
     fn stop_worker(&mut self, id: WorkerId, why: Stop) {
         if let Some(stop) = self.stops.remove(&id) {
             let _ = stop.send(Some(why)); // it may have exited
@@ -139,22 +247,11 @@ impl ProcessExecutor {
 impl Executor for ProcessExecutor {
     fn start(&mut self, id: WorkerId) -> io::Result<()> {
         self.stops.retain(|_, stop| !stop.is_closed());
-        let command = self.command(id.generation())?;
-        let shared = &self.shared;
-        let socket = SocketFile(shared.dir.path(&format!("{id}.sock")));
-        let mut spawned = if shared.launch.has_path {
-            command.substitute(SOCKET, socket.text()?).spawn(None)?
-        } else {
-            // Closed here when it is inherited: without the worker there is no listener.
-            command.spawn(Some(&bind(&socket.0)?))?
-        };
-        if let Some(guardian) = &shared.guardian {
-            spawned.guard(guardian);
-        }
+        let (group, link) = self.lane(id)?;
         let (stop, stopped) = watch::channel(None);
         self.stops.insert(id, stop);
-        let life = Life { id, shared: shared.clone(), link: Link::new(socket), stopped };
-        self.runtime.spawn(life.run(spawned));
+        let life = Life { id, shared: self.shared.clone(), group, link, stopped };
+        self.runtime.spawn(life.run());
         Ok(())
     }
 
@@ -163,6 +260,7 @@ impl Executor for ProcessExecutor {
     }
 
     fn stop(&mut self, id: WorkerId) {
+        self.prune(); // a generation has ended, or there are too many
         self.stop_worker(id, Stop::Unwanted);
     }
 
@@ -178,6 +276,17 @@ impl Drop for ProcessExecutor {
             let _ = thread.join(); // its panic was reported when it happened
         }
     }
+}
+
+/// The links of a process, and its end of the first; the others are sent over that.
+fn gate_links(program: Option<&str>, lanes: usize) -> io::Result<(Vec<Link>, OwnedFd)> {
+    let (first, socket) = GateLink::new(program)?;
+    let others = (1..lanes).map(|_| GateLink::new(None)).collect::<io::Result<Vec<_>>>()?;
+    let (others, sockets): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+    if !sockets.is_empty() {
+        first.send_lanes(&sockets)?;
+    }
+    Ok((others.into_iter().chain([first]).map(Link::Gate).collect(), socket))
 }
 
 /// The path of a worker's socket, which is removed with this value.
@@ -204,8 +313,7 @@ impl fmt::Debug for Launch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Launch")
             .field("command", &self.command)
-            .field("has_path", &self.has_path)
-            .field("ready", &self.ready)
+            .field("protocol", &self.protocol)
             .field("start_timeout", &self.start_timeout)
             .field("stop_timeout", &self.stop_timeout)
             .finish_non_exhaustive()

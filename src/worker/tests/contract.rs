@@ -12,6 +12,8 @@ mod end;
 mod placement;
 #[cfg(feature = "process")]
 pub(super) mod processes;
+#[cfg(feature = "process")]
+pub(super) mod python;
 mod queue;
 mod restart;
 mod timeout;
@@ -51,6 +53,9 @@ pub(super) trait Placement: Sized {
 
     /// The length of the body of `/stream` after its first piece, as far as it is known.
     const STREAM_LEFT: Option<u64>;
+
+    /// Whether a streamed body has trailers.
+    const HAS_TRAILERS: bool;
 
     /// Checks the error of a request that has ended its worker.
     fn assert_crashed(error: &BoxError);
@@ -171,20 +176,31 @@ impl Settings {
 
 /// Runs each test of the suite for a placement.
 macro_rules! contract_tests {
-    ($placement:ty: $($module:ident { $($test:ident)* })*) => {
-        $($(
-            #[tokio::test]
-            async fn $test() {
-                $module::$test::<$placement>().await;
-            }
-        )*)*
+    (@one [$($attr:meta)?] $placement:ty: $module:ident $test:ident) => {
+        #[tokio::test]
+        $(#[$attr])?
+        async fn $test() {
+            $module::$test::<$placement>().await;
+        }
+    };
+    (@modules $attr:tt $placement:ty: $($module:ident { $($test:ident)* })*) => {
+        $(contract_tests! { @module $attr $placement: $module $($test)* })*
+    };
+    (@module $attr:tt $placement:ty: $module:ident $($test:ident)*) => {
+        $(contract_tests! { @one $attr $placement: $module $test })*
+    };
+    (#[$attr:meta] $($rest:tt)*) => {
+        contract_tests! { @modules [$attr] $($rest)* }
+    };
+    ($($rest:tt)*) => {
+        contract_tests! { @modules [] $($rest)* }
     };
 }
 
 /// The list of all tests that hold for every placement, for [`contract_tests`].
 macro_rules! for_placement {
-    ($placement:ty) => {
-        contract_tests! { $placement:
+    ($(#[$attr:meta])? $placement:ty) => {
+        contract_tests! { $(#[$attr])? $placement:
             queue {
                 caller_waits_for_permit_and_is_refused_after_queue_timeout
                 freed_permit_goes_to_waiting_caller
@@ -257,4 +273,14 @@ mod in_processes {
     use super::*;
 
     for_placement!(processes::InProcesses);
+}
+
+#[cfg(feature = "process")]
+mod in_python {
+    use super::*;
+
+    for_placement!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython
+    );
 }

@@ -23,17 +23,18 @@ use super::{
 };
 use crate::{conn::testing::Lines, peer::RequestId};
 
-fn kill(pid: u32, signal: Signal) {
+pub(super) fn kill(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
 /// A hook that passes on what it is called with.
-fn hook<T: Send + 'static>() -> (impl Fn(T) + Send + Sync + 'static, mpsc::UnboundedReceiver<T>) {
+pub(super) fn hook<T: Send + 'static>()
+-> (impl Fn(T) + Send + Sync + 'static, mpsc::UnboundedReceiver<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (move |event| drop(sender.send(event)), receiver)
 }
 
-async fn next<T>(events: &mut mpsc::UnboundedReceiver<T>) -> T {
+pub(super) async fn next<T>(events: &mut mpsc::UnboundedReceiver<T>) -> T {
     timeout(LONG, events.recv()).await.expect("it comes").expect("the pool holds a sender")
 }
 
@@ -49,13 +50,13 @@ fn pid_in(entered: &str) -> u32 {
 }
 
 /// Whether a process exists that has not ended.
-fn is_alive(pid: u32) -> bool {
+pub(super) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Stops a process, and waits until each of its threads has stopped: the signal takes its time.
-fn stop(pid: u32) {
+pub(super) fn stop(pid: u32) {
     kill(pid, Signal::STOP);
     let began = Instant::now();
     loop {
@@ -73,17 +74,17 @@ fn stop(pid: u32) {
 }
 
 /// Sends requests without end, until it is dropped; returns the errors.
-struct Load {
+pub(super) struct Load {
     tasks: JoinSet<Vec<BoxError>>,
     stop: tokio::sync::watch::Sender<bool>,
 }
 
 impl Load {
-    fn start(pool: &InProcesses, request: fn() -> Request) -> Self {
+    pub(super) fn start(pool: &Processes, request: fn() -> Request) -> Self {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let mut tasks = JoinSet::new();
         for _ in 0..8 {
-            let (handle, stopped) = (pool.processes().clone(), stopped.clone());
+            let (handle, stopped) = (pool.clone(), stopped.clone());
             tasks.spawn(async move {
                 let mut errors = Vec::new();
                 while !*stopped.borrow() {
@@ -98,7 +99,7 @@ impl Load {
         Self { tasks, stop }
     }
 
-    async fn end(self) -> Vec<BoxError> {
+    pub(super) async fn end(self) -> Vec<BoxError> {
         self.stop.send(true).unwrap();
         self.tasks.join_all().await.into_iter().flatten().collect()
     }
@@ -121,7 +122,7 @@ async fn killed_worker_loses_no_request_that_can_be_sent_again() {
         let first = [next(&mut ready).await, next(&mut ready).await];
         assert_eq!(first.map(|w| w.generation), [0, 0]);
         let request = if method == Method::GET { || get("/load") } else { || post("/load") };
-        let load = Load::start(&pool, request);
+        let load = Load::start(pool.processes(), request);
         let mut victim = first[0];
         for _ in 0..KILLS {
             let served = pool.stats().served;
@@ -258,7 +259,7 @@ async fn worker_is_ready_when_its_path_succeeds() {
 #[tokio::test]
 async fn reload_replaces_workers_without_a_failed_request() {
     let pool = InProcesses::start_with(vec![], |b| b.workers(2)).unwrap();
-    let load = Load::start(&pool, || post("/load"));
+    let load = Load::start(pool.processes(), || post("/load"));
     for generation in 1..=3 {
         pool.processes().reload().await.unwrap();
         assert_eq!(pool.stats().generation, generation);
@@ -273,7 +274,7 @@ async fn reload_replaces_workers_without_a_failed_request() {
 async fn reload_that_fails_leaves_the_old_workers_alone() {
     let builds = vec![Build::Succeed, Build::Succeed, Build::Fail];
     let pool = InProcesses::start_with(builds, |b| b.workers(2)).unwrap();
-    let load = Load::start(&pool, || post("/load"));
+    let load = Load::start(pool.processes(), || post("/load"));
     let error: BoxError = pool.processes().reload().await.unwrap_err().into();
     assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Exited);
     let errors = load.end().await;
@@ -316,7 +317,7 @@ async fn link_to_a_directory_is_resolved_once_for_each_generation() {
 async fn recycled_workers_lose_no_request() {
     let options = |b: ProcessesBuilder| b.workers(2).recycle_after(20, 10);
     let pool = InProcesses::start_with(vec![], options).unwrap();
-    let load = Load::start(&pool, || post("/load"));
+    let load = Load::start(pool.processes(), || post("/load"));
     while pool.stats().recycled < 6 {
         tokio::task::yield_now().await;
     }
@@ -359,12 +360,12 @@ async fn panic_in_hook_costs_no_worker() {
 }
 
 /// What this test program is to do when it is started once more.
-const ROLE: &str = "VESTIBULE_TEST_ROLE";
+pub(super) const ROLE: &str = "VESTIBULE_TEST_ROLE";
 
 /// Starts this test program with one test, in which it has a role.
-fn in_role(test: &str) -> process::Command {
+pub(super) fn in_role(test: &str) -> process::Command {
     let mut command = process::Command::new(env::current_exe().unwrap());
-    command.args(["--exact", &format!("worker::tests::processes::{test}"), "--nocapture"]);
+    command.args(["--exact", &format!("worker::tests::{test}"), "--nocapture"]);
     command.env(ROLE, "1").stdin(Stdio::null()).stdout(Stdio::piped());
     command
 }
@@ -381,7 +382,7 @@ fn worker_and_its_children_end_with_a_parent_that_is_killed() {
         let _ = process(command).workers(2).on_spawn(hook).start();
         return;
     }
-    let mut parent = in_role("worker_and_its_children_end_with_a_parent_that_is_killed");
+    let mut parent = in_role("processes::worker_and_its_children_end_with_a_parent_that_is_killed");
     let mut parent = parent.spawn().unwrap();
     let mut pids = HashSet::new();
     for line in BufReader::new(parent.stdout.take().unwrap()).lines() {
@@ -406,7 +407,7 @@ fn worker_and_its_children_end_with_a_parent_that_is_killed() {
 
 #[test]
 fn printed_line_has_id_of_request_in_hands_of_its_worker() {
-    const TEST: &str = "printed_line_has_id_of_request_in_hands_of_its_worker";
+    const TEST: &str = "processes::printed_line_has_id_of_request_in_hands_of_its_worker";
     if env::var_os(ROLE).is_some() {
         // The thread that reads the output has the subscriber of the whole program.
         let lines = Lines::default();
@@ -448,7 +449,7 @@ fn crashes_leave_no_descriptors_and_no_files() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         return runtime.block_on(crash_again_and_again());
     }
-    let output = in_role("crashes_leave_no_descriptors_and_no_files").output().unwrap();
+    let output = in_role("processes::crashes_leave_no_descriptors_and_no_files").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 

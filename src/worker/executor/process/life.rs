@@ -1,40 +1,36 @@
-//! The life of one worker process, from its start until it is reaped.
+//! The life of one worker: of a process, from its start until it is reaped, or of a lane of one.
 
 use std::{
-    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     super::{
         super::{
             pool::{Lost, Pool, Work},
-            process::{ExitedEarly, NotReady, WorkerProcess},
+            process::{ExitedEarly, NotReady},
             queue::{job::Job, streamed::Ended},
         },
         exchange::{Done, deliver},
     },
     Shared, Stop,
+    group::{Group, Process},
     link::{Failed, Link},
 };
 use crate::{
     conn::Delivery,
     error::panic_message,
-    net::process::{Child, Spawned, memory, read_lines},
+    net::process::{Child, memory},
     policy::restart::WorkerId,
 };
 
 /// How long after a broken connection it takes at most to learn that the process has ended.
 const EXIT_NOTICE: Duration = Duration::from_millis(100);
-
-/// How long the output of a process that has ended is waited for. A process that has left the group may
-/// hold the pipe open.
-const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
 /// How often the memory of a worker is looked at, at most.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,6 +38,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Life {
     pub(super) id: WorkerId,
     pub(super) shared: Arc<Shared>,
+    pub(super) group: Arc<Group>,
     pub(super) link: Link,
     pub(super) stopped: watch::Receiver<Option<Stop>>,
 }
@@ -53,49 +50,81 @@ enum Unready {
 }
 
 impl Life {
-    pub(super) async fn run(mut self, mut spawned: Spawned) {
+    pub(super) async fn run(mut self) {
         // The last act, also if this is cut short.
         let _exit = ExitGuard { pool: self.shared.pool.clone(), id: self.id };
-        let output = spawned.output.take();
-        let pid = spawned.pid().unwrap_or_default();
-        let child = match spawned.observe() {
-            Ok(child) => child,
-            Err(error) => return self.shared.pool.on_failed(self.id, error.into()),
+        let (shared, group) = (self.shared.clone(), self.group.clone());
+        let hooks = &shared.launch.hooks;
+        let Some(process) = self.begin(&group).await else {
+            group.leave();
+            return;
         };
-        let process =
-            WorkerProcess { number: self.id.number(), pid, generation: self.id.generation() };
-        let shared = self.shared.clone();
-        let launch = &shared.launch;
-        call("on_spawn", launch.on_spawn.as_deref(), process);
-        let last_line = Arc::new(Mutex::new(String::new()));
-        let output = output.map(|pipes| self.log(pipes, pid, &last_line));
-
         let mut problem = "it has not answered".to_owned();
-        let unready = self.start(&child, &mut problem).await;
+        let unready = self.start(&process.child, &mut problem).await;
         if unready.is_none() {
-            call("on_ready", launch.on_ready.as_deref(), process);
-            self.shared.pool.on_ready(self.id);
-            self.serve(&child).await;
+            if group.set_ready() {
+                call("on_ready", hooks.on_ready.as_deref(), process.facts);
+            }
+            shared.pool.on_ready(self.id);
+            self.serve(&process.child).await;
         }
-        self.shared.pool.leave(self.id);
-        self.end(&child).await;
-        let status = child.reap().await;
-        if let Some(output) = output {
-            join(output).await;
-        }
+        shared.pool.leave(self.id);
+        self.link.close();
+        let is_last = group.leave();
+        let ended = if is_last {
+            self.end(&process.child).await;
+            let (status, last_line) = process.reap().await;
+            let ended = ExitedEarly { status, last_line };
+            group.set_ended(ended.clone());
+            Some(ended)
+        } else if matches!(unready, Some(Unready::Ended)) {
+            group.ended().await // which tells why
+        } else {
+            return; // others go on
+        };
+        let Some(ended) = ended else { return };
+        let (status, pid) = (ended.status, process.facts.pid);
         match unready {
             None => tracing::debug!(worker = %self.id, pid, %status, "a worker process has ended"),
-            Some(Unready::Ended) => {
-                let last_line = last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                self.shared.pool.on_failed(self.id, ExitedEarly { status, last_line }.into());
-            }
-            Some(Unready::Stopped(Stop::NotReady)) => {
-                let error = NotReady { timeout: launch.start_timeout, reason: problem };
-                self.shared.pool.on_failed(self.id, error.into());
-            }
-            Some(Unready::Stopped(Stop::Unwanted)) => {}
+            Some(Unready::Ended) => shared.pool.on_failed(self.id, ended.into()),
+            Some(Unready::Stopped(why)) => self.report_stop(why, problem),
         }
-        call("on_exit", launch.on_exit.as_deref(), (process, status));
+        if is_last {
+            call("on_exit", hooks.on_exit.as_deref(), (process.facts, status));
+        }
+    }
+
+    /// Has the process started, if another lane has not; `None` if there is none.
+    async fn begin<'a>(&mut self, group: &'a Group) -> Option<&'a Process> {
+        let shared = self.shared.clone();
+        let on_spawn = shared.launch.hooks.on_spawn.as_deref();
+        let on_start = |process| call("on_spawn", on_spawn, process);
+        let process = tokio::select! {
+            biased;
+            why = stop(&mut self.stopped) => Err(why),
+            process = group.process(self.id, &shared, on_start) => Ok(process),
+        };
+        match process {
+            Ok(Ok(process)) => return Some(process),
+            Ok(Err(error)) => shared.pool.on_failed(self.id, error),
+            Err(why) => {
+                if why == Stop::NotReady
+                    && let Some(zygote) = group.zygote()
+                {
+                    zygote.discard();
+                }
+                self.report_stop(why, "the application is not loaded".to_owned());
+            }
+        }
+        None
+    }
+
+    /// The worker was ended before it was ready.
+    fn report_stop(&self, why: Stop, reason: String) {
+        if why == Stop::NotReady {
+            let error = NotReady { timeout: self.shared.launch.start_timeout, reason };
+            self.shared.pool.on_failed(self.id, error.into());
+        }
     }
 
     /// Waits until the worker is ready, or cannot be.
@@ -104,7 +133,7 @@ impl Life {
             biased;
             () = child.ended() => Some(Unready::Ended),
             why = stop(&mut self.stopped) => Some(Unready::Stopped(why)),
-            () = self.link.wait_ready(&self.shared.launch.ready, problem) => None,
+            () = self.link.wait_ready(problem) => None,
         }
     }
 
@@ -156,7 +185,9 @@ impl Life {
         let failed = match result {
             Ok(done) => {
                 let is_broken = matches!(&done, Done::Body(_, Ended::Failed(_)));
-                let crashed = has_ended || (is_broken && ends_soon(child).await);
+                let may_end = is_broken && self.link.is_lost();
+                let crashed =
+                    has_ended || self.link.is_violated() || (may_end && ends_soon(child).await);
                 if crashed || !is_answer_wanted(&done, &job) {
                     self.link.close_idle();
                 }
@@ -190,7 +221,6 @@ impl Life {
 
     /// Asks the process to end, and kills its group if it does not.
     async fn end(&self, child: &Child) {
-        self.link.close_idle();
         child.terminate();
         if timeout(self.shared.launch.stop_timeout, child.ended()).await.is_err() {
             tracing::warn!(worker = %self.id, pid = child.pid(), "a worker process did not end, and is killed");
@@ -198,38 +228,16 @@ impl Life {
         child.kill_group();
         child.ended().await;
     }
-
-    /// Writes what the process prints to the log.
-    fn log(
-        &self,
-        [stdout, stderr]: [OwnedFd; 2],
-        pid: u32,
-        last: &Arc<Mutex<String>>,
-    ) -> [JoinHandle<()>; 2] {
-        let (id, pool) = (self.id, &self.shared.pool);
-        let log = |pipe: OwnedFd, stream: &'static str| {
-            let (last, pool) = (last.clone(), pool.clone());
-            tokio::spawn(async move {
-                let print = |line: &str| {
-                    line.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
-                    // The runtime handles the line before an answer that was written after it.
-                    let request = pool.in_flight(id).and_then(|job| job.request().id());
-                    let request_id = request.map(tracing::field::display);
-                    tracing::info!(target: "vestibule::worker::output", worker = %id, pid, stream, request_id, "{line}");
-                };
-                if let Err(error) = read_lines(pipe, print).await {
-                    tracing::warn!(worker = %id, pid, stream, %error, "cannot read the output of a worker process");
-                }
-            })
-        };
-        [log(stdout, "stdout"), log(stderr, "stderr")]
-    }
 }
 
 /// One request, from its head until the end of the response's body.
-async fn exchange(link: &Link, request: crate::Request, job: &Job) -> Result<Done, Failed> {
-    let response = link.exchange(request).await?;
-    Ok(deliver(response, job).await)
+async fn exchange(link: &Link, request: crate::Request, job: &Arc<Job>) -> Result<Done, Failed> {
+    let done = match link.exchange(request, job).await? {
+        Ok(response) => deliver(response, job).await,
+        Err(error) => Done::Answer(Err(error)),
+    };
+    link.settle(job).await;
+    Ok(done)
 }
 
 /// Whether the caller still waits for a response that has come.
@@ -250,14 +258,6 @@ async fn stop(stopped: &mut watch::Receiver<Option<Stop>>) -> Stop {
     // An error means that there is no executor any more.
     let why = stopped.wait_for(Option::is_some).await;
     why.ok().and_then(|why| *why).unwrap_or(Stop::Unwanted)
-}
-
-async fn join(output: [JoinHandle<()>; 2]) {
-    for mut task in output {
-        if timeout(LAST_OUTPUT, &mut task).await.is_err() {
-            task.abort();
-        }
-    }
 }
 
 /// Calls a hook. A panic in it is logged, and the worker lives on.

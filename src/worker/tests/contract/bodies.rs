@@ -1,5 +1,6 @@
 //! Response bodies that a worker sends piece by piece.
 
+use http::HeaderValue;
 use http_body_util::BodyExt;
 
 use super::*;
@@ -24,7 +25,8 @@ pub(super) async fn permit_is_freed_when_streamed_body_has_ended<P: Placement>()
     assert_eq!(pool.stats().busy, 1);
     pool.release("/stream");
     let rest = body.collect().await.unwrap();
-    assert_eq!(rest.trailers().unwrap()["x-sum"], "6");
+    let sum = rest.trailers().map(|trailers| trailers["x-sum"].clone());
+    assert_eq!(sum, P::HAS_TRAILERS.then_some(HeaderValue::from_static("6")));
     assert_eq!(rest.to_bytes(), "def");
     assert!(has_permit(&pool));
     assert_eq!(pool.stats().busy, 0);

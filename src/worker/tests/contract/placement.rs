@@ -116,6 +116,7 @@ impl Placement for InThreads {
 
     const SHORT: Duration = super::super::SHORT;
     const STREAM_LEFT: Option<u64> = Some(3); // of 6 in all
+    const HAS_TRAILERS: bool = true;
 
     fn assert_crashed(error: &BoxError) {
         assert_eq!(kind(error), Kind::Internal);

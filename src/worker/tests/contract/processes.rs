@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::{UnixListener, UnixStream},
+    path::Path,
     sync::{Arc, atomic::Ordering},
     thread,
 };
@@ -14,6 +15,9 @@ use super::{
     control::{Control, Events},
     *,
 };
+
+/// Name of the socket by which applications are controlled.
+pub(super) const CONTROL: &str = "control";
 
 /// A pool of worker processes with scripted applications.
 pub(in super::super) struct InProcesses {
@@ -38,10 +42,20 @@ impl InProcesses {
         change: impl FnOnce(Command) -> Command,
         options: impl FnOnce(ProcessesBuilder) -> ProcessesBuilder,
     ) -> Result<Self, Error> {
+        Self::start_controlled(builds, |dir| {
+            let builder = process(change(child::command(&dir.join(CONTROL)))).socket_path();
+            options(builder).start()
+        })
+    }
+
+    /// Starts a pool whose applications are controlled through the socket [`CONTROL`] in a directory.
+    pub(super) fn start_controlled(
+        builds: Vec<Build>,
+        start: impl FnOnce(&Path) -> Result<Processes, Error>,
+    ) -> Result<Self, Error> {
         let (control, events) = Control::new(builds);
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("control");
-        let listener = UnixListener::bind(&path).unwrap();
+        let listener = UnixListener::bind(dir.path().join(CONTROL)).unwrap();
         let shared = control.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -49,8 +63,7 @@ impl InProcesses {
                 thread::spawn(move || attend(&stream.unwrap(), &shared));
             }
         });
-        let builder = process(change(child::command(&path))).socket_path();
-        let processes = options(builder).start()?;
+        let processes = start(dir.path())?;
         Ok(Self { processes, events, control, _dir: dir })
     }
 
@@ -86,6 +99,7 @@ impl Placement for InProcesses {
 
     const SHORT: Duration = Duration::from_millis(300);
     const STREAM_LEFT: Option<u64> = None; // it is chunked, since it has trailers
+    const HAS_TRAILERS: bool = true;
 
     fn assert_crashed(error: &BoxError) {
         assert_eq!(kind(error), Kind::BadGateway);

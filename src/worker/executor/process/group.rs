@@ -1,0 +1,176 @@
+//! `Group`: one process, and the workers of the pool that are its lanes.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::{OnceCell, watch};
+
+use super::{Shared, link::Link, output::Output, zygote::Zygote};
+use crate::{
+    error::BoxError,
+    net::process::{Child, ExitStatus, Spawned},
+    policy::restart::WorkerId,
+    worker::process::{ExitedEarly, WorkerProcess},
+};
+
+/// One process, and its lanes: each is a worker of the pool, which answers one request at a time. Most programs
+/// have one.
+///
+/// The first lane has the process started, and the last one that leaves has it ended. When a lane has left, no
+/// other takes its place: lanes leave a process that is to be replaced, or that has a request in which it is stuck.
+pub(super) struct Group {
+    origin: Mutex<Option<Origin>>,
+    zygote: Option<Arc<Zygote>>,
+    process: OnceCell<Process>,
+    lanes: Mutex<Lanes>,
+    ended: watch::Sender<Option<ExitedEarly>>,
+    is_ready: AtomicBool,
+}
+
+/// Where a process comes from.
+pub(super) enum Origin {
+    Spawned(Spawned),
+    /// It is forked, with this socket.
+    Fork(Arc<Zygote>, OwnedFd),
+}
+
+struct Lanes {
+    /// Of lanes that no worker has.
+    free: Vec<Link>,
+    active: usize,
+    is_closed: bool,
+}
+
+/// A process that was started.
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) facts: WorkerProcess,
+    output: Mutex<Option<Output>>,
+    /// Its parent, if that is not this process.
+    zygote: Option<Arc<Zygote>>,
+}
+
+impl Group {
+    /// A process with a lane for each link.
+    pub(super) fn new(origin: Origin, links: Vec<Link>) -> Arc<Self> {
+        let zygote = match &origin {
+            Origin::Spawned(_) => None,
+            Origin::Fork(zygote, _) => Some(zygote.clone()),
+        };
+        Arc::new(Self {
+            zygote,
+            origin: Mutex::new(Some(origin)),
+            process: OnceCell::new(),
+            lanes: Mutex::new(Lanes { free: links, active: 0, is_closed: false }),
+            ended: watch::channel(None).0,
+            is_ready: AtomicBool::new(false),
+        })
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        // Nothing panics while the lock is held.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane for another worker, if there is one.
+    pub(super) fn join(&self) -> Option<Link> {
+        let mut lanes = self.lanes();
+        if lanes.is_closed {
+            return None;
+        }
+        let link = lanes.free.pop()?;
+        lanes.active += 1;
+        Some(link)
+    }
+
+    /// Whether no other worker can join.
+    pub(super) fn is_full(&self) -> bool {
+        let lanes = self.lanes();
+        lanes.is_closed || lanes.free.is_empty()
+    }
+
+    /// A lane leaves. Returns whether it was the last one, which is to end the process.
+    pub(super) fn leave(&self) -> bool {
+        let mut lanes = self.lanes();
+        lanes.is_closed = true;
+        lanes.free.clear();
+        lanes.active -= 1;
+        lanes.active == 0
+    }
+
+    /// The process that forks this one, if one does.
+    pub(super) fn zygote(&self) -> Option<&Zygote> {
+        self.zygote.as_deref()
+    }
+
+    /// The process, which is started by the first lane that asks. `on_start` is called with it then.
+    pub(super) async fn process(
+        &self,
+        id: WorkerId,
+        shared: &Shared,
+        on_start: impl FnOnce(WorkerProcess),
+    ) -> Result<&Process, BoxError> {
+        let start = async {
+            let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (mut spawned, zygote) = match origin {
+                Some(Origin::Spawned(spawned)) => (spawned, None),
+                Some(Origin::Fork(zygote, socket)) => {
+                    let mut spawned = zygote.fork(socket).await?;
+                    shared.guard(&mut spawned);
+                    (spawned, Some(zygote))
+                }
+                None => return Err("its process could not be started".into()),
+            };
+            let output = spawned.output.take();
+            let child = spawned.observe()?;
+            let (number, pid, generation) = (id.number(), child.pid(), id.generation());
+            let facts = WorkerProcess { number, pid, generation };
+            on_start(facts);
+            let worker = Some((id, shared.pool.clone()));
+            let output = Mutex::new(output.map(|pipes| Output::start(worker, pid, pipes)));
+            Ok::<_, BoxError>(Process { child, facts, output, zygote })
+        };
+        self.process.get_or_try_init(|| start).await
+    }
+
+    /// Returns whether this is the first lane that is ready.
+    pub(super) fn set_ready(&self) -> bool {
+        !self.is_ready.swap(true, Ordering::Relaxed)
+    }
+
+    /// The process was reaped.
+    pub(super) fn set_ended(&self, ended: ExitedEarly) {
+        self.ended.send_replace(Some(ended));
+    }
+
+    /// Waits until the last lane has had the process reaped.
+    pub(super) async fn ended(&self) -> Option<ExitedEarly> {
+        let mut ended = self.ended.subscribe();
+        let ended = ended.wait_for(Option::is_some).await;
+        ended.ok().and_then(|ended| ended.clone())
+    }
+}
+
+impl Process {
+    /// Reaps the process when it has ended. Returns the last line of its output, too.
+    pub(super) async fn reap(&self) -> (ExitStatus, String) {
+        let status = match &self.zygote {
+            None => self.child.reap().await,
+            Some(zygote) => {
+                self.child.release().await;
+                zygote.reap(self.child.pid()).await
+            }
+        };
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let last_line = match output {
+            Some(output) => output.end().await,
+            None => String::new(),
+        };
+        (status, last_line)
+    }
+}

@@ -1,0 +1,294 @@
+//! `GateLink`: requests and responses as frames, see [`crate::proto::gate`].
+
+mod body;
+mod encode;
+mod upload;
+
+use std::{
+    future::{pending, poll_fn},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+
+use self::{
+    body::respond,
+    encode::{Attachment, Encoded, encode},
+    upload::Upload,
+};
+use super::{
+    super::super::super::{
+        process::{ApplicationError, GateError},
+        queue::job::{Answer, Job},
+    },
+    Failed,
+};
+use crate::{
+    Request,
+    conn::{Delivery, log_request},
+    error::{BoxError, Error, Kind},
+    net::seqpacket::{self, SeqPacket},
+    proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply, cancel},
+};
+
+/// The way to one worker, which is sent one request at a time.
+pub(in super::super) struct GateLink(Arc<Front>);
+
+/// The front's end of the socket.
+struct Front {
+    socket: SeqPacket,
+    state: Mutex<State>,
+}
+
+struct State {
+    buffer: Box<[u8]>,
+    next_id: u32,
+    /// The request that the worker has not ended.
+    open: Option<u32>,
+    /// Whether it has violated the protocol.
+    is_violated: bool,
+    /// Whether the socket has ended.
+    is_lost: bool,
+}
+
+impl GateLink {
+    /// Creates the link in the present runtime. Returns the worker's socket, too, from which it reads its
+    /// program first, if there is one.
+    pub(in super::super) fn new(program: Option<&str>) -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = seqpacket::pair()?;
+        let socket = SeqPacket::new(ours)?;
+        if let Some(program) = program {
+            socket.try_send(program.as_bytes(), &[])?;
+        }
+        let buffer = vec![0; MAX_FRAME].into_boxed_slice();
+        let state = State { buffer, next_id: 0, open: None, is_violated: false, is_lost: false };
+        Ok((Self(Arc::new(Front { socket, state: Mutex::new(state) })), theirs))
+    }
+
+    /// Sends the worker the sockets of further lanes.
+    pub(in super::super) fn send_lanes(&self, sockets: &[OwnedFd]) -> io::Result<()> {
+        let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        self.0.socket.try_send(&[0], &fds)
+    }
+
+    /// Waits for the worker to say that it has loaded the application.
+    pub(super) async fn wait_ready(&self, problem: &mut String) {
+        "it has not loaded the application".clone_into(problem);
+        match poll_fn(|cx| self.0.poll_frame(cx)).await {
+            Ok((Reply::Ready, None)) => return,
+            Ok(_) => *problem = Fault::Unsolicited.to_string(),
+            Err(error) => *problem = error.to_string(),
+        }
+        pending().await // until it ends, or its time is over
+    }
+
+    pub(super) async fn exchange(
+        &self,
+        mut request: Request,
+        job: &Arc<Job>,
+    ) -> Result<Answer, Failed> {
+        let front = &self.0;
+        let id = front.next_id();
+        let Encoded { frame, attachment } = match encode(id, &request) {
+            Ok(encoded) => encoded,
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Err(error) = front.socket.send(&frame, &[]).await {
+            return Err(lost(Some(request), Delivery::NotSent, error.into()));
+        }
+        front.lock().open = Some(id);
+        let replay = request.body().replay();
+        let upload = match self.attach(attachment, &mut request).await {
+            Ok(upload) => upload,
+            Err(error) => return Err(lost(None, Delivery::MaybeSent, error.into())),
+        };
+        let mut upload = upload;
+        let reply = poll_fn(|cx| {
+            Upload::poll(&mut upload, cx);
+            front.poll_reply(cx, id, job)
+        });
+        match reply.await {
+            Ok((reply, fd)) => match respond(front, request.method(), reply, fd, upload, job) {
+                Ok(answer) => Ok(answer),
+                Err(fault) => Err(lost(None, Delivery::MaybeSent, front.break_off(fault))),
+            },
+            Err(error @ GateError::Fault(_)) => Err(lost(None, Delivery::MaybeSent, error)),
+            Err(error) => {
+                let request = replay.map(|body| request.map(|_| body));
+                Err(lost(request, Delivery::MaybeSent, error))
+            }
+        }
+    }
+
+    /// Sends the descriptor that belongs to a request.
+    async fn attach(
+        &self,
+        attachment: Attachment,
+        request: &mut Request,
+    ) -> io::Result<Option<Upload>> {
+        let socket = &self.0.socket;
+        match attachment {
+            Attachment::Nothing => Ok(None),
+            Attachment::File(file) => {
+                socket.send(&[0], &[file.as_fd()]).await?;
+                Ok(None)
+            }
+            Attachment::Stream => {
+                let (upload, reader) = Upload::new(std::mem::take(request.body_mut()))?;
+                socket.send(&[0], &[reader.as_fd()]).await?;
+                Ok(Some(upload))
+            }
+        }
+    }
+
+    /// Waits until the worker has ended a request whose response was not read to its end.
+    pub(super) async fn settle(&self, job: &Job) {
+        let front = &self.0;
+        let Some(id) = front.open_request() else { return };
+        // If it fails, the worker has ended.
+        let _ = front.socket.send(&cancel(id), &[]).await;
+        while front.open_request().is_some() {
+            match poll_fn(|cx| front.poll_reply(cx, id, job)).await {
+                Ok((Reply::Failed { traceback, .. }, _)) => report(job, &traceback),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a worker process did not end its request");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_violated(&self) -> bool {
+        self.0.lock().is_violated
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.lock().is_lost
+    }
+
+    pub(super) fn close(&self) {
+        self.0.socket.close();
+    }
+}
+
+impl Front {
+    fn next_id(&self) -> u32 {
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id = if id == MAX_ID { 0 } else { id + 1 };
+        id
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The request that the worker has not ended, if it still can.
+    fn open_request(&self) -> Option<u32> {
+        let state = self.lock();
+        state.open.filter(|_| !state.is_violated && !state.is_lost)
+    }
+
+    /// The next frame of request `id`; what the application has logged goes to the log.
+    fn poll_reply(
+        &self,
+        cx: &mut Context<'_>,
+        id: u32,
+        job: &Job,
+    ) -> Poll<Result<(Reply, Option<OwnedFd>), GateError>> {
+        loop {
+            let (reply, descriptor) = ready!(self.poll_frame(cx))?;
+            match reply {
+                Reply::Log { id: of, text } if of == id => {
+                    log_request!(
+                        info,
+                        "vestibule::worker::output",
+                        job.request(),
+                        stream = "errors",
+                        "{text}"
+                    );
+                }
+                // An application may go on after its response.
+                Reply::Log { text, .. } => {
+                    tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
+                }
+                reply if reply.id() == Some(id) => return Poll::Ready(Ok((reply, descriptor))),
+                _ => return Poll::Ready(Err(self.break_off(Fault::Unsolicited))),
+            }
+        }
+    }
+
+    /// The next frame, whatever it belongs to.
+    fn poll_frame(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Reply, Option<OwnedFd>), GateError>> {
+        let mut state = self.lock();
+        let received = match ready!(self.socket.poll_recv(cx, &mut state.buffer)) {
+            Ok(received) if received.len > 0 => received,
+            end => {
+                state.is_lost = true;
+                return Poll::Ready(Err(end.map_or_else(GateError::Io, |_| GateError::Closed)));
+            }
+        };
+        let frame = Bytes::copy_from_slice(&state.buffer[..received.len]);
+        let reply = match Reply::decode(frame) {
+            _ if received.is_truncated => Err(Fault::TooLong),
+            Ok(reply) if reply.has_descriptor() != received.descriptor.is_some() => {
+                Err(Fault::Descriptor)
+            }
+            other => other,
+        };
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(fault) => {
+                state.is_violated = true;
+                return Poll::Ready(Err(fault.into()));
+            }
+        };
+        let ends = match &reply {
+            Reply::Complete { .. }
+            | Reply::End { .. }
+            | Reply::File { .. }
+            | Reply::Failed { .. } => true,
+            _ => false,
+        };
+        if ends && reply.id() == state.open {
+            state.open = None;
+        }
+        Poll::Ready(Ok((reply, received.descriptor)))
+    }
+
+    /// The worker has violated the protocol and must be ended.
+    fn break_off(&self, fault: Fault) -> GateError {
+        self.lock().is_violated = true;
+        fault.into()
+    }
+}
+
+/// A request that the worker will not answer.
+fn lost(request: Option<Request>, delivery: Delivery, error: GateError) -> Failed {
+    let error = Error::new(Kind::BadGateway, error).into();
+    Failed { request, delivery, is_refused: true, error }
+}
+
+/// Logs where the application has raised an exception.
+fn report(job: &Job, traceback: &str) {
+    let request = job.request();
+    log_request!(
+        error,
+        "vestibule::worker",
+        request,
+        "an application raised an exception\n{traceback}"
+    );
+}
+
+/// An error of the application, for the caller and the log.
+fn failed(error: ApplicationError) -> BoxError {
+    Error::new(Kind::Internal, error).into()
+}

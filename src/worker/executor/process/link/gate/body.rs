@@ -1,0 +1,183 @@
+//! Responses, and their bodies.
+
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body::{Frame, SizeHint};
+
+use super::super::super::super::super::{
+    process::{ApplicationError, GateError},
+    queue::job::{Answer, Job},
+};
+use super::{Front, failed, report, upload::Upload};
+use crate::{
+    Body, Response,
+    body::FileSlice,
+    error::{BoxError, Error, Kind},
+    proto::gate::{Fault, Head, Reply},
+    semantics::gateway,
+};
+
+/// Makes the first frame of a response the answer to the request.
+///
+/// # Errors
+/// The frame does not begin a response.
+pub(super) fn respond(
+    front: &Arc<Front>,
+    method: &Method,
+    reply: Reply,
+    descriptor: Option<OwnedFd>,
+    upload: Option<Upload>,
+    job: &Arc<Job>,
+) -> Result<Answer, Fault> {
+    Ok(match reply {
+        Reply::Complete { head, body, .. } => {
+            head.map_err(bad_head).and_then(|head| complete(method, head, body))
+        }
+        Reply::Head { id, head } => head.map_err(bad_head).map(|head| {
+            if has_no_body(method, head.status) {
+                return response(head, Body::empty());
+            }
+            let remaining = head.length;
+            let body = Incoming {
+                front: front.clone(),
+                job: job.clone(),
+                id,
+                remaining,
+                upload,
+                has_ended: false,
+            };
+            response(head, Body::new(body))
+        }),
+        Reply::File { head, offset, length, .. } => {
+            let file = descriptor.map(File::from).ok_or(Fault::Descriptor)?;
+            // Another kind of file could block its reader.
+            if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+                return Err(Fault::Descriptor);
+            }
+            head.map_err(bad_head).and_then(|head| {
+                let body = Body::file(FileSlice::new(Arc::new(file), offset, length));
+                complete(method, head, body)
+            })
+        }
+        Reply::Failed { message, traceback, .. } => {
+            report(job, &traceback);
+            Err(failed(ApplicationError::Raised { message }))
+        }
+        _ => return Err(Fault::Unsolicited),
+    })
+}
+
+fn bad_head(error: crate::proto::gate::BadHead) -> BoxError {
+    failed(ApplicationError::Head(error))
+}
+
+/// A response in one piece.
+fn complete(method: &Method, mut head: Head, body: impl Into<Body>) -> Answer {
+    let body = body.into();
+    let actual = body.len().unwrap_or_default();
+    if has_no_body(method, head.status) {
+        // RFC 9110 section 8.6: that of the response to a GET.
+        if *method == Method::HEAD && head.length.is_none() && actual > 0 {
+            head.headers.insert(http::header::CONTENT_LENGTH, actual.into());
+        }
+        return Ok(response(head, Body::empty()));
+    }
+    match head.length {
+        Some(declared) if declared != actual => {
+            Err(failed(ApplicationError::Length { declared, actual }))
+        }
+        _ => Ok(response(head, body)),
+    }
+}
+
+/// RFC 9112 section 6.3, rule 1.
+fn has_no_body(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+fn response(mut head: Head, body: Body) -> Response {
+    gateway::prepare_response(&mut head.headers);
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+/// A body that the worker streams.
+struct Incoming {
+    front: Arc<Front>,
+    job: Arc<Job>,
+    id: u32,
+    /// Bytes that are to come, if that is known.
+    remaining: Option<u64>,
+    /// What of the request the worker has not read.
+    upload: Option<Upload>,
+    has_ended: bool,
+}
+
+impl Incoming {
+    fn data(&mut self, data: Bytes) -> Result<Frame<Bytes>, ApplicationError> {
+        if let Some(remaining) = &mut self.remaining {
+            let more = data.len() as u64;
+            *remaining = remaining.checked_sub(more).ok_or(ApplicationError::TooLong)?;
+        }
+        Ok(Frame::data(data))
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        Upload::poll(&mut self.upload, cx);
+        let reply = ready!(self.front.poll_reply(cx, self.id, &self.job));
+        let error = match reply {
+            Ok((Reply::Chunk { data, .. }, _)) => match self.data(data) {
+                Ok(frame) => return Poll::Ready(Some(Ok(frame))),
+                Err(error) => failed(error),
+            },
+            Ok((Reply::End { .. }, _)) => {
+                self.has_ended = true;
+                match self.remaining {
+                    None | Some(0) => return Poll::Ready(None),
+                    Some(missing) => failed(ApplicationError::TooShort { missing }),
+                }
+            }
+            Ok((Reply::Failed { message, traceback, .. }, _)) => {
+                report(&self.job, &traceback);
+                failed(ApplicationError::Raised { message })
+            }
+            Ok(_) => bad_gateway(self.front.break_off(Fault::Unsolicited)),
+            Err(error) => bad_gateway(error),
+        };
+        self.has_ended = true;
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+fn bad_gateway(error: GateError) -> BoxError {
+    Error::new(Kind::BadGateway, error).into()
+}

@@ -1,0 +1,50 @@
+//! The frame of a request.
+
+use std::{fs::File, sync::Arc};
+
+use crate::{
+    Request,
+    error::{BoxError, Error, Kind},
+    peer::Peer,
+    proto::gate::{MAX_INLINE, RequestBody, RequestEncoder},
+    semantics::cgi::wsgi_variables,
+};
+
+/// A request that is ready to be sent.
+pub(super) struct Encoded {
+    pub(super) frame: Vec<u8>,
+    pub(super) attachment: Attachment,
+}
+
+/// What follows the frame.
+pub(super) enum Attachment {
+    Nothing,
+    File(Arc<File>),
+    /// The rest of the body, through a pipe.
+    Stream,
+}
+
+/// Encodes a request.
+///
+/// # Errors
+/// [`Kind::BadRequest`] for a path that an application must not see, [`Kind::TooLarge`] for a head that is
+/// too large.
+pub(super) fn encode(id: u32, request: &Request) -> Result<Encoded, BoxError> {
+    let mut encoder = RequestEncoder::new(id, None);
+    let local = Peer::memory();
+    let peer = request.extensions().get::<Peer>().unwrap_or(&local);
+    let length = request.body().len();
+    wsgi_variables(request, length, peer, |name, value| encoder.variable(name, value))
+        .map_err(|error| Error::new(Kind::BadRequest, error))?;
+    let bytes = request.body().as_bytes().filter(|bytes| bytes.len() <= MAX_INLINE);
+    let (body, attachment) = match (&bytes, request.body().as_file()) {
+        (Some(bytes), _) => (RequestBody::Inline(bytes), Attachment::Nothing),
+        (None, Some(file)) => (
+            RequestBody::File { offset: file.offset(), length: file.len() },
+            Attachment::File(file.file().clone()),
+        ),
+        (None, None) => (RequestBody::Stream { length }, Attachment::Stream),
+    };
+    let frame = encoder.finish(body).map_err(|error| Error::new(Kind::TooLarge, error))?;
+    Ok(Encoded { frame, attachment })
+}

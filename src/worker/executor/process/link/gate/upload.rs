@@ -1,0 +1,71 @@
+//! `Upload`: the body of a request on its way through a pipe.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::Body as _;
+use tokio::{io::AsyncWrite, net::unix::pipe::Sender};
+
+use crate::{Body, error::BoxError};
+
+/// The most bytes of a piece, 1 MiB: its length has four bytes.
+const MAX_PIECE: usize = 1 << 20;
+
+/// The sending side. Dropped before its end, it makes the worker's read fail.
+pub(super) struct Upload {
+    body: Body,
+    pipe: Sender,
+    /// The length of a piece, and the piece.
+    pending: [Bytes; 2],
+    rest: Bytes,
+    has_ended: bool,
+}
+
+impl Upload {
+    /// Creates the pipe. Returns the end that the worker reads, too.
+    pub(super) fn new(body: Body) -> io::Result<(Self, OwnedFd)> {
+        let (reader, writer) = io::pipe()?;
+        let pipe = Sender::from_owned_fd(writer.into())?;
+        let upload =
+            Self { body, pipe, pending: Default::default(), rest: Bytes::new(), has_ended: false };
+        Ok((upload, reader.into()))
+    }
+
+    /// Sends what there is. An upload that has ended, or that the worker does not want, becomes `None`.
+    pub(super) fn poll(upload: &mut Option<Self>, cx: &mut Context<'_>) {
+        if let Some(running) = upload
+            && running.poll_all(cx).is_ready()
+        {
+            *upload = None;
+        }
+    }
+
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        loop {
+            while let Some(piece) = self.pending.iter_mut().find(|piece| !piece.is_empty()) {
+                let n = ready!(Pin::new(&mut self.pipe).poll_write(cx, piece))?;
+                piece.advance(n);
+            }
+            if self.has_ended {
+                return Poll::Ready(Ok(()));
+            }
+            if self.rest.is_empty() {
+                match ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()? {
+                    Some(frame) => self.rest = frame.into_data().unwrap_or_default(),
+                    None => self.has_ended = true,
+                }
+                if self.rest.is_empty() && !self.has_ended {
+                    continue;
+                }
+            }
+            let piece = self.rest.split_to(self.rest.len().min(MAX_PIECE));
+            let length = (piece.len() as u32).to_le_bytes();
+            self.pending = [Bytes::copy_from_slice(&length), piece];
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `Zygote`: a process that loads the application of a generation once, and forks its workers.
+
+use std::{
+    future::poll_fn,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    task::{Poll, ready},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Mutex, Notify, oneshot, watch},
+    time::timeout,
+};
+
+use super::{
+    super::super::process::{ExitedEarly, GateError},
+    Shared,
+    output::Output,
+};
+use crate::{
+    error::BoxError,
+    net::{
+        process::{Child, Command, ExitStatus, Spawned},
+        seqpacket::{self, SeqPacket},
+    },
+    proto::gate::{Fault, Reply, fork, reap},
+};
+
+/// Bytes of the longest answer to an order; a message is cut.
+const MAX_ANSWER: usize = 4096;
+
+/// The way to the process. When the last reference is dropped, the process ends.
+///
+/// A worker that it has forked is its child, so it reaps it, and is asked for the status. If it ends before its
+/// workers, they go on; their status is unknown then.
+pub(super) struct Zygote {
+    control: SeqPacket,
+    /// Whether it has loaded the application. One order is given at a time.
+    is_ready: Mutex<bool>,
+    ended: watch::Receiver<Option<ExitedEarly>>,
+    discarded: Arc<Notify>,
+}
+
+impl Zygote {
+    /// Starts the process, in the present runtime; the calling thread must outlive it.
+    ///
+    /// # Errors
+    /// Those of fork(2), execve(2) and socketpair(2).
+    pub(super) fn start(
+        command: &Command,
+        program: &str,
+        shared: Arc<Shared>,
+    ) -> io::Result<Arc<Self>> {
+        let (ours, theirs) = seqpacket::pair()?;
+        let control = SeqPacket::new(ours)?;
+        control.try_send(program.as_bytes(), &[])?;
+        let mut spawned = command.spawn(Some(&theirs))?;
+        shared.guard(&mut spawned);
+        let (sender, ended) = watch::channel(None);
+        let discarded = Arc::new(Notify::new());
+        tokio::spawn(observe(spawned, sender, discarded.clone(), shared));
+        Ok(Arc::new(Self { control, is_ready: Mutex::new(false), ended, discarded }))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some() || self.ended.has_changed().is_err()
+    }
+
+    /// Ends the process, which does not get ready.
+    pub(super) fn discard(&self) {
+        self.discarded.notify_one();
+    }
+
+    /// Forks a worker that has `socket`. It is carried out to its end if the future is dropped.
+    ///
+    /// # Errors
+    /// [`ExitedEarly`] if the process has ended, or why it could not fork.
+    pub(super) async fn fork(self: &Arc<Self>, socket: OwnedFd) -> Result<Spawned, BoxError> {
+        let (sender, receiver) = oneshot::channel();
+        let zygote = self.clone();
+        tokio::spawn(async move {
+            let forked = zygote.fork_now(socket).await;
+            if let Err(Ok(unwanted)) = sender.send(forked) {
+                let pid = unwanted.pid().unwrap_or_default();
+                drop(unwanted); // which kills it
+                zygote.reap(pid).await;
+            }
+        });
+        receiver.await.unwrap_or_else(|_| Err("the pool has ended".into()))
+    }
+
+    async fn fork_now(&self, socket: OwnedFd) -> Result<Spawned, BoxError> {
+        let mut is_ready = self.is_ready.lock().await;
+        if !*is_ready {
+            match self.receive().await? {
+                (Reply::Ready, None) => *is_ready = true,
+                _ => return Err(GateError::from(Fault::Unsolicited).into()),
+            }
+        }
+        let (stdout, their_stdout) = io::pipe()?;
+        let (stderr, their_stderr) = io::pipe()?;
+        let fds = [socket.as_fd(), their_stdout.as_fd(), their_stderr.as_fd()];
+        self.control.send(&fork(), &fds).await?;
+        match self.receive().await? {
+            (Reply::Forked, Some(pidfd)) => {
+                Ok(Spawned::adopt(pidfd, [stdout.into(), stderr.into()])?)
+            }
+            (Reply::NotForked { message }, _) => Err(message.into()),
+            _ => Err(GateError::from(Fault::Unsolicited).into()),
+        }
+    }
+
+    /// Reaps a worker that has ended.
+    pub(super) async fn reap(&self, pid: u32) -> ExitStatus {
+        let _turn = self.is_ready.lock().await;
+        if self.control.send(&reap(pid), &[]).await.is_err() {
+            return ExitStatus::Unknown;
+        }
+        match self.receive().await {
+            Ok((Reply::Reaped { is_signal: true, number }, _)) => ExitStatus::Signal(number as i32),
+            Ok((Reply::Reaped { is_signal: false, number }, _)) => ExitStatus::Code(number as i32),
+            _ => ExitStatus::Unknown,
+        }
+    }
+
+    /// The next answer.
+    async fn receive(&self) -> Result<(Reply, Option<OwnedFd>), BoxError> {
+        let mut buffer = [0; MAX_ANSWER];
+        let received = poll_fn(|cx| {
+            let received = ready!(self.control.poll_recv(cx, &mut buffer));
+            Poll::Ready(received)
+        });
+        match received.await {
+            Ok(received) if received.len > 0 => {
+                let frame = Bytes::copy_from_slice(&buffer[..received.len]);
+                let reply = Reply::decode(frame).map_err(GateError::from)?;
+                if reply.has_descriptor() != received.descriptor.is_some() {
+                    return Err(GateError::from(Fault::Descriptor).into());
+                }
+                Ok((reply, received.descriptor))
+            }
+            _ => {
+                let mut ended = self.ended.clone();
+                let why = ended.wait_for(Option::is_some).await;
+                Err(why
+                    .ok()
+                    .and_then(|why| why.clone())
+                    .map_or(GateError::Closed.into(), Into::into))
+            }
+        }
+    }
+}
+
+/// Waits until the process has ended, or is not wanted any more.
+async fn observe(
+    mut spawned: Spawned,
+    ended: watch::Sender<Option<ExitedEarly>>,
+    discarded: Arc<Notify>,
+    shared: Arc<Shared>,
+) {
+    let pid = spawned.pid().unwrap_or_default();
+    let output = spawned.output.take().map(|pipes| Output::start(None, pid, pipes));
+    let status = match spawned.observe() {
+        Ok(child) => {
+            tokio::select! {
+                () = child.ended() => {}
+                () = ended.closed() => end(&child, &shared).await,
+                () = discarded.notified() => end(&child, &shared).await,
+            }
+            child.reap().await
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot observe the process that forks workers");
+            ExitStatus::Unknown
+        }
+    };
+    let last_line = match output {
+        Some(output) => output.end().await,
+        None => String::new(),
+    };
+    let _ = ended.send(Some(ExitedEarly { status, last_line }));
+}
+
+/// Asks the process to end, and kills it if it does not.
+async fn end(child: &Child, shared: &Shared) {
+    child.terminate();
+    if timeout(shared.launch.stop_timeout, child.ended()).await.is_err() {
+        child.kill_group();
+    }
+}

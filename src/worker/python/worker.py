@@ -1,0 +1,780 @@
+"""The program of a Python worker process.
+
+The front starts it with a socket as descriptor 3 and sends it this file. It loads the application and answers
+one request after another; with several lanes, which are sockets of their own, one on each at a time. The frames are
+described in src/proto/gate.rs.
+"""
+
+import gc
+import importlib
+import io
+import marshal
+import os
+import signal
+import socket
+import stat
+import struct
+import sys
+import threading
+import traceback
+
+# Frames to the front.
+READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED = range(11)
+# An order of the front to the process that forks workers.
+REAP = 2
+
+MAX_FRAME = 160 << 10
+# The most bytes of a body, a traceback or a line of the log in a frame.
+PIECE = 64 << 10
+
+
+class Terminated(SystemExit):
+    """The front ends this process."""
+
+
+class ClientLeft(ConnectionError):
+    """The client has left, and what is written to it is of no use."""
+
+
+def plain(value):
+    """The same string as an instance of `str` itself, which is all that marshal takes."""
+    if isinstance(value, str):
+        return str.__add__("", value) if type(value) is not str else value
+    raise TypeError("%r is not a string" % (value,))
+
+
+class Front:
+    """The socket to the front."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.buffer = bytearray(MAX_FRAME)
+
+    def receive(self):
+        """The next frame, or None when the front has closed the socket."""
+        if not self.sock.recv_into(self.buffer):
+            return None
+        return marshal.loads(self.buffer)
+
+    def receive_descriptor(self):
+        """The descriptor that follows a frame."""
+        _, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
+        return descriptors[0]
+
+    def send(self, *frame):
+        self.sock.send(marshal.dumps(frame, 2))
+
+    def send_head(self, kind, number, head, *rest):
+        status, headers = head
+        try:
+            frame = marshal.dumps((kind, number, status, headers, *rest), 2)
+        except ValueError:
+            headers = [(plain(name), plain(value)) for name, value in headers]
+            frame = marshal.dumps((kind, number, plain(status), headers, *rest), 2)
+        if len(frame) > MAX_FRAME:
+            raise ValueError("the head of the response is too large")
+        return frame
+
+    def has_left(self):
+        """Whether the client of the request that is under way has left."""
+        try:
+            self.sock.recv(64, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        # It sends nothing else during a request, and nothing at all when it has ended.
+        return True
+
+
+class Errors(io.TextIOBase):
+    """`wsgi.errors`: goes to the log of the front, with the request."""
+
+    def __init__(self, front):
+        self.front = front
+        self.number = 0
+        self.pending = ""
+
+    def writable(self):
+        return True
+
+    def write(self, text):
+        self.pending += text
+        if "\n" in text or len(self.pending) > PIECE:
+            self.flush()
+        return len(text)
+
+    def flush(self):
+        text, self.pending = self.pending.rstrip("\n"), ""
+        if text:
+            self.front.send(LOG, self.number, printable(text))
+
+
+def printable(text):
+    return text.encode("utf-8", "replace")[-PIECE:].decode("utf-8", "replace")
+
+
+class FileInput(io.RawIOBase):
+    """A request's body in a file."""
+
+    def __init__(self, descriptor, offset, length):
+        self.descriptor, self.offset, self.end = descriptor, offset, offset + length
+
+    def readable(self):
+        return True
+
+    def readinto(self, target):
+        room = min(len(target), self.end - self.offset)
+        if not room:
+            return 0
+        # Not by the position of the descriptor, which the front shares.
+        count = os.preadv(self.descriptor, [memoryview(target)[:room]], self.offset)
+        if not count:
+            raise OSError("the body of the request is shorter than it was")
+        self.offset += count
+        return count
+
+    def close(self):
+        if not self.closed:
+            os.close(self.descriptor)
+        super().close()
+
+
+class StreamInput(io.RawIOBase):
+    """A request's body in a pipe, in pieces with their length in front."""
+
+    def __init__(self, descriptor):
+        self.descriptor, self.left, self.ended = descriptor, 0, False
+
+    def readable(self):
+        return True
+
+    def readinto(self, target):
+        if not self.left and not self.ended:
+            size = b""
+            while len(size) < 4:
+                size += self.read_some(4 - len(size))
+            (self.left,) = struct.unpack("<I", size)
+            self.ended = not self.left
+        if self.ended:
+            return 0
+        piece = self.read_some(min(len(target), self.left))
+        self.left -= len(piece)
+        target[: len(piece)] = piece
+        return len(piece)
+
+    def read_some(self, count):
+        piece = os.read(self.descriptor, count)
+        if not piece:
+            raise ClientLeft("the client has left before it had sent the whole body")
+        return piece
+
+    def close(self):
+        if not self.closed:
+            os.close(self.descriptor)
+        super().close()
+
+
+class FileWrapper:
+    """`wsgi.file_wrapper`: the front sends the file by itself if it can."""
+
+    def __init__(self, filelike, block_size=8192):
+        self.filelike, self.block_size = filelike, block_size
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        data = self.filelike.read(self.block_size)
+        if data:
+            return data
+        raise StopIteration
+
+    def slice(self):
+        """The descriptor, the offset and the length of what is left of a file; None if it is none."""
+        try:
+            descriptor = self.filelike.fileno()
+            status = os.fstat(descriptor)
+            offset = self.filelike.tell()
+        except (AttributeError, OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return descriptor, offset, max(status.st_size - offset, 0)
+
+
+class Response:
+    """The response to one request, as the application makes it."""
+
+    __slots__ = ("front", "number", "is_head", "head", "length", "has_begun", "is_ended")
+
+    def __init__(self, front, number, is_head):
+        self.front, self.number, self.is_head = front, number, is_head
+        self.head = self.length = None
+        self.has_begun = self.is_ended = False
+
+    def start(self, status, headers, exc_info=None):
+        """`start_response`."""
+        if exc_info:
+            try:
+                if self.has_begun:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.head is not None:
+            raise AssertionError("start_response was called again without exc_info")
+        self.head = (status, headers)
+        return self.write
+
+    def write(self, data):
+        """The callable that `start_response` returns, and how a body is streamed."""
+        if not isinstance(data, bytes):
+            raise TypeError("a body has bytes in it, not %r" % type(data))
+        front = self.front
+        if self.has_begun:
+            if front.has_left():
+                self.is_ended = True
+                raise ClientLeft("the client has left")
+        else:
+            self.begin()
+        if not self.is_head:
+            for at in range(0, len(data), PIECE):
+                front.send(CHUNK, self.number, data[at : at + PIECE])
+
+    def begin(self):
+        if self.head is None:
+            raise AssertionError("start_response was not called before the body")
+        self.front.sock.send(self.front.send_head(HEAD, self.number, self.head))
+        self.has_begun = True
+
+    def content_length(self):
+        for name, value in self.head[1]:
+            if name.lower() == "content-length":
+                return int(value)
+        return None
+
+    def answer(self, result):
+        """Sends all of the body, or returns a frame that has all of it, to be sent by the caller."""
+        kind = type(result)
+        if kind is list or kind is tuple:
+            return self.complete(result[0] if len(result) == 1 else b"".join(result))
+        # Django's responses say so of themselves; iterated over, they could be a stream.
+        if getattr(result, "streaming", None) is False:
+            return self.complete(b"".join(result))
+        if kind is FileWrapper and not self.has_begun and self.head is not None and not self.is_head:
+            found = result.slice()
+            if found:
+                return self.send_file(*found)
+        for data in result:
+            if self.has_begun:
+                self.write(data)
+            elif data:
+                length = self.content_length() if self.head else None
+                if length == len(data):
+                    # That is all of it. It is not asked for more before this is sent.
+                    return self.complete(data)
+                if self.is_head:
+                    return self.complete(b"")
+                self.write(data)
+            elif self.front.has_left():
+                return self.complete(b"")
+        return self.complete(b"")
+
+    def complete(self, data):
+        if self.head is None:
+            raise AssertionError("start_response was not called")
+        if self.has_begun or len(data) > PIECE:
+            if not self.has_begun and self.content_length() is None:
+                self.head = (self.head[0], [*self.head[1], ("Content-Length", str(len(data)))])
+            if data or not self.has_begun:
+                self.write(data)
+            return marshal.dumps((END, self.number), 2)
+        return self.front.send_head(COMPLETE, self.number, self.head, data)
+
+    def send_file(self, descriptor, offset, length):
+        wanted = self.content_length()
+        if wanted is not None:
+            length = min(length, wanted)
+        frame = self.front.send_head(FILE, self.number, self.head, offset, length)
+        # Before the application closes the file.
+        socket.send_fds(self.front.sock, [frame], [descriptor])
+        self.is_ended = True
+        return None
+
+
+class Wsgi:
+    """Runs a WSGI application."""
+
+    def __init__(self, front, application, is_threaded):
+        self.front, self.application = front, application
+        self.errors = Errors(front)
+        self.base = {
+            "wsgi.version": (1, 0),
+            "wsgi.errors": self.errors,
+            "wsgi.multithread": is_threaded,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+            "SERVER_SOFTWARE": "vestibule",
+            "GATEWAY_INTERFACE": "CGI/1.1",
+        }
+
+    def run(self):
+        """Answers requests until the front has closed the socket."""
+        front, base, errors = self.front, self.base, self.errors
+        while True:
+            frame = front.receive()
+            if frame is None:
+                return
+            if len(frame) == 1:
+                continue  # the client has left after the response
+            number, _, environ, body = frame
+            environ.update(base)
+            errors.number = number
+            if type(body) is bytes:
+                environ["wsgi.input"] = io.BytesIO(body)
+                self.answer(number, environ)
+            else:
+                with self.open(body) as environ["wsgi.input"]:
+                    self.answer(number, environ)
+            del frame, environ, body
+
+    def open(self, body):
+        descriptor = self.front.receive_descriptor()
+        if body[0] == 1:
+            return io.BufferedReader(FileInput(descriptor, body[1], body[2]))
+        return io.BufferedReader(StreamInput(descriptor))
+
+    def answer(self, number, environ):
+        response = Response(self.front, number, environ["REQUEST_METHOD"] == "HEAD")
+        try:
+            result = self.application(environ, response.start)
+            try:
+                frame = response.answer(result)
+            finally:
+                # Before the response is sent, since the front gives the next request to this process then.
+                if hasattr(result, "close"):
+                    result.close()
+            self.errors.flush()
+            if frame is not None:
+                self.front.sock.send(frame)
+        except Terminated:
+            raise
+        except BaseException as error:
+            self.fail(number, response, error)
+
+    def fail(self, number, response, error):
+        """Reports what the application has raised, or that the request ends without a response."""
+        if isinstance(error, ClientLeft) and response.is_ended:
+            self.front.send(END, number)
+            return
+        message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if response.is_ended:
+            self.front.send(LOG, number, printable(text))
+            return
+        self.front.send(FAILED, number, printable(message), printable(text))
+
+
+def serve_wsgi(lanes, application):
+    """Answers requests on each lane, with a thread for each if there are several."""
+    if len(lanes) == 1:
+        return serve_wsgi_lane(lanes[0], application, False)
+    # Daemons: a process that is to end does not wait for one that is stuck.
+    threads = [
+        threading.Thread(target=serve_wsgi_lane, args=(lane, application, True), daemon=True)
+        for lane in lanes
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def serve_wsgi_lane(lane, application, is_threaded):
+    try:
+        front = Front(lane)
+        front.send(READY)
+        Wsgi(front, application, is_threaded).run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the front has ended
+
+
+def serve_asgi(lanes, application):
+    """Answers requests on each lane, in one event loop."""
+    import asyncio
+
+    class Lifespan:
+        """The lifespan protocol of ASGI."""
+
+        def __init__(self):
+            self.state = {}
+            self.to_application = asyncio.Queue()
+            self.answered = asyncio.Event()
+            self.failure = None
+            self.task = asyncio.ensure_future(self.run())
+
+        async def run(self):
+            scope = {
+                "type": "lifespan",
+                "asgi": {"version": "3.0", "spec_version": "2.0"},
+                "state": self.state,
+            }
+            try:
+                await application(scope, self.to_application.get, self.send)
+            except Exception:
+                pass  # it does not support it, which is not an error
+            finally:
+                self.answered.set()
+
+        async def send(self, message):
+            if message["type"].endswith(".failed"):
+                self.failure = message.get("message") or "the application has failed to start"
+            self.answered.set()
+
+        async def tell(self, what):
+            """Tells the application that it starts or ends, and waits for its answer."""
+            self.answered.clear()
+            if self.task.done():
+                return
+            self.to_application.put_nowait({"type": "lifespan." + what})
+            await self.answered.wait()
+
+    class Lane:
+        """A socket to the front, on which one request is answered at a time."""
+
+        def __init__(self, sock, state):
+            self.sock, self.state = sock, state
+            self.loop = asyncio.get_running_loop()
+            self.buffer = bytearray(MAX_FRAME)
+            self.exchange = None
+            # Those of earlier requests may go on after their responses.
+            self.tasks = set()
+            self.ended = asyncio.Event()
+            self.loop.add_reader(sock, self.read)
+
+        def read(self):
+            try:
+                count = self.sock.recv_into(self.buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                count = 0
+            if not count:
+                return self.close()
+            frame = marshal.loads(self.buffer)
+            if len(frame) == 4:
+                descriptor = None
+                if type(frame[3]) is not bytes:
+                    _, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
+                    descriptor = descriptors[0]
+                self.exchange = Exchange(self, frame, descriptor)
+                task = self.loop.create_task(self.exchange.run())
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+            elif self.exchange is not None and self.exchange.number == frame[0]:
+                self.exchange.has_left.set()
+
+        def close(self):
+            """The front has closed the socket: what is under way is of no use."""
+            if not self.ended.is_set():
+                self.loop.remove_reader(self.sock)
+                for task in self.tasks:
+                    task.cancel()
+                self.ended.set()
+
+        async def send(self, frame, descriptors=()):
+            while True:
+                try:
+                    if descriptors:
+                        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", *descriptors))
+                        self.sock.sendmsg([frame], [rights], socket.MSG_DONTWAIT)
+                    else:
+                        self.sock.send(frame, socket.MSG_DONTWAIT)
+                    return
+                except BlockingIOError:
+                    writable = self.loop.create_future()
+                    self.loop.add_writer(self.sock, lambda: writable.done() or writable.set_result(None))
+                    try:
+                        await writable
+                    finally:
+                        self.loop.remove_writer(self.sock)
+
+    class Exchange:
+        """A request and its response."""
+
+        def __init__(self, lane, frame, descriptor):
+            self.lane = lane
+            self.number, _, self.environ, self.body = frame
+            self.descriptor = descriptor
+            self.has_left = asyncio.Event()
+            self.is_read = self.has_begun = self.is_complete = False
+            self.head = None
+            self.is_head = self.environ["REQUEST_METHOD"] == "HEAD"
+
+        async def run(self):
+            try:
+                await application(self.scope(), self.receive, self.send)
+                if not self.is_complete:
+                    raise RuntimeError("the application has not completed its response")
+            except asyncio.CancelledError:
+                pass  # the lane is closed
+            except BaseException as error:
+                await self.fail(error)
+            finally:
+                if self.descriptor is not None:
+                    os.close(self.descriptor)
+
+        async def fail(self, error):
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            message = "".join(traceback.format_exception_only(type(error), error)).strip()
+            if self.is_complete:
+                frame = (LOG, self.number, printable(text))
+            elif self.has_left.is_set():
+                frame = (END, self.number)
+            else:
+                frame = (FAILED, self.number, printable(message), printable(text))
+            self.is_complete = True
+            await self.lane.send(marshal.dumps(frame, 2))
+
+        def scope(self):
+            environ = self.environ
+            headers = []
+            for name, value in environ.items():
+                if name.startswith("HTTP_"):
+                    name = name[5:]
+                elif name not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+                    continue
+                name = name.replace("_", "-").lower().encode("latin-1")
+                headers.append((name, value.encode("latin-1")))
+            root = environ["SCRIPT_NAME"].encode("latin-1").decode("utf-8", "replace")
+            path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+            client = (environ["REMOTE_ADDR"], int(environ.get("REMOTE_PORT", 0)))
+            return {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.4"},
+                "http_version": environ["SERVER_PROTOCOL"].partition("/")[2].replace("2.0", "2"),
+                "method": environ["REQUEST_METHOD"],
+                "scheme": environ["wsgi.url_scheme"],
+                "path": root + path,
+                "raw_path": environ["RAW_URI"].partition("?")[0].encode("latin-1"),
+                "query_string": environ["QUERY_STRING"].encode("latin-1"),
+                "root_path": root,
+                "headers": headers,
+                "client": client if "REMOTE_PORT" in environ else None,
+                "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
+                "state": self.lane.state.copy(),
+                "extensions": {"http.response.pathsend": {}},
+            }
+
+        async def receive(self):
+            if self.is_read or self.is_complete:
+                if not self.is_complete:
+                    await self.has_left.wait()
+                return {"type": "http.disconnect"}
+            if self.has_left.is_set():
+                return {"type": "http.disconnect"}
+            data, self.is_read = await self.piece()
+            return {"type": "http.request", "body": data, "more_body": not self.is_read}
+
+        async def piece(self):
+            """The next piece of the request's body, and whether it is the last."""
+            if type(self.body) is bytes:
+                return self.body, True
+            if self.body[0] == 1:
+                kind, offset, length = self.body
+                data = os.pread(self.descriptor, min(length, PIECE), offset)
+                if length and not data:
+                    raise OSError("the body of the request is shorter than it was")
+                self.body = kind, offset + len(data), length - len(data)
+                return data, length == len(data)
+            size = await self.read_pipe(4)
+            (size,) = struct.unpack("<I", size)
+            return (await self.read_pipe(size), False) if size else (b"", True)
+
+        async def read_pipe(self, count):
+            data = b""
+            os.set_blocking(self.descriptor, False)
+            while len(data) < count:
+                try:
+                    piece = os.read(self.descriptor, count - len(data))
+                except BlockingIOError:
+                    readable = self.lane.loop.create_future()
+                    wake = lambda: readable.done() or readable.set_result(None)  # noqa: E731
+                    self.lane.loop.add_reader(self.descriptor, wake)
+                    try:
+                        await readable
+                    finally:
+                        self.lane.loop.remove_reader(self.descriptor)
+                    continue
+                if not piece:
+                    raise ClientLeft("the client has left before it had sent the whole body")
+                data += piece
+            return data
+
+        async def send(self, message):
+            if self.is_complete:
+                raise RuntimeError("the response is complete")
+            if self.has_left.is_set():
+                raise ClientLeft("the client has left")
+            kind = message["type"]
+            if kind == "http.response.start":
+                if self.head is not None:
+                    raise RuntimeError("the response has begun")
+                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+                self.head = (b"%d" % message["status"], headers)
+            elif self.head is None:
+                raise RuntimeError("the response has not begun")
+            elif kind == "http.response.body":
+                await self.send_body(message.get("body", b""), message.get("more_body", False))
+            elif kind == "http.response.pathsend" and not self.has_begun:
+                await self.send_file(message["path"])
+            else:
+                raise RuntimeError("a message of the type %r has no place here" % kind)
+
+        async def send_body(self, data, has_more):
+            send, number = self.lane.send, self.number
+            data = b"" if self.is_head else bytes(data)
+            if not self.has_begun and not has_more and len(data) <= PIECE:
+                self.is_complete = True
+                return await send(self.frame(COMPLETE, data))
+            if not self.has_begun:
+                self.has_begun = True
+                await send(self.frame(HEAD))
+            for at in range(0, len(data), PIECE):
+                await send(marshal.dumps((CHUNK, number, data[at : at + PIECE]), 2))
+            if not has_more:
+                self.is_complete = True
+                await send(marshal.dumps((END, number), 2))
+
+        async def send_file(self, path):
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                frame = self.frame(FILE, 0, size)
+                self.is_complete = True
+                await self.lane.send(frame, [file.fileno()])
+
+        def frame(self, kind, *rest):
+            frame = marshal.dumps((kind, self.number, *self.head, *rest), 2)
+            if len(frame) > MAX_FRAME:
+                raise ValueError("the head of the response is too large")
+            return frame
+
+    async def serve():
+        lifespan = Lifespan()
+        await lifespan.tell("startup")
+        if lifespan.failure is not None:
+            print(lifespan.failure, file=sys.stderr)
+            sys.exit(3)
+        running = [Lane(lane, lifespan.state) for lane in lanes]
+
+        def terminate():
+            for lane in running:
+                lane.close()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        for lane in lanes:
+            lane.send(marshal.dumps((READY,), 2))
+        for lane in running:
+            await lane.ended.wait()
+        tasks = [task for lane in running for task in lane.tasks]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await lifespan.tell("shutdown")
+        lifespan.task.cancel()
+
+    asyncio.run(serve())
+
+
+def load(target):
+    """The object that a string such as `mysite.wsgi:application` names, or the result of `factory()`."""
+    module, _, path = target.partition(":")
+    path = path or "application"
+    found = importlib.import_module(module)
+    for name in path.removesuffix("()").split("."):
+        found = getattr(found, name)
+    return found() if path.endswith("()") else found
+
+
+def terminate(signum, stack):
+    raise Terminated(0)
+
+
+def fork_workers(control):
+    """Forks a worker for each order of the front. Returns in each of them, with its socket, and returns None when
+    the front has closed this one."""
+    control.send(marshal.dumps((READY,), 2))
+    while True:
+        order, descriptors, _, _ = socket.recv_fds(control, 64, 3)
+        if not order:
+            return None
+        order = marshal.loads(order)
+        if order[0] == REAP:
+            _, status = os.waitpid(order[1], 0)
+            code = os.waitstatus_to_exitcode(status)
+            control.send(marshal.dumps((REAPED, code < 0, abs(code)), 2))
+            continue
+        try:
+            pid = os.fork()
+        except OSError as error:
+            control.send(marshal.dumps((NOT_FORKED, str(error)), 2))
+            pid = None
+        if pid == 0:
+            os.setpgid(0, 0)
+            control.detach()
+            for target, descriptor in zip((3, 1, 2), descriptors):
+                os.dup2(descriptor, target, inheritable=target != 3)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return socket.socket(fileno=3)
+        if pid:
+            try:
+                os.setpgid(pid, pid)  # whichever of the two comes first
+            except OSError:
+                pass
+            pidfd = os.pidfd_open(pid)
+            socket.send_fds(control, [marshal.dumps((FORKED,), 2)], [pidfd])
+            os.close(pidfd)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def main(sock):
+    kind, target, mode, lanes = sys.argv[1:5]
+    sys.argv[1:] = []
+    for name in ("LISTEN_FDS", "LISTEN_PID"):
+        os.environ.pop(name, None)
+    sock.set_inheritable(False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)
+    application = load(target)
+    # What is loaded now stays: the collector need not visit it again and again, and does not write to pages that
+    # processes share.
+    gc.collect()
+    gc.freeze()
+    if mode == "zygote":
+        if threading.active_count() > 1:
+            print("the application has started threads while it was loaded: they are not in its workers", file=sys.stderr)
+        try:
+            sock = fork_workers(sock)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        if sock is None:
+            return
+    lanes = [sock, *receive_lanes(sock, int(lanes) - 1)]
+    try:
+        if kind == "asgi":
+            return serve_asgi(lanes, application)
+        signal.signal(signal.SIGTERM, terminate)
+        serve_wsgi(lanes, application)
+    finally:
+        for lane in lanes:
+            lane.close()
+
+
+def receive_lanes(sock, count):
+    """The sockets of further lanes, which the front sends over the first."""
+    if not count:
+        return []
+    _, descriptors, _, _ = socket.recv_fds(sock, 1, count)
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]

@@ -1,0 +1,84 @@
+//! Scripted WSGI applications.
+
+use super::{
+    processes::{CONTROL, InProcesses},
+    *,
+};
+
+/// The application: follows its script as `child.rs` does.
+const APPLICATION: &str = include_str!("scripted.py");
+
+/// A pool of worker processes with scripted WSGI applications.
+pub(in super::super) struct InPython(pub(in super::super) InProcesses);
+
+impl InPython {
+    /// Starts a pool with more options than all placements have.
+    pub(in super::super) fn start_with(
+        builds: Vec<Build>,
+        options: impl FnOnce(ProcessesBuilder<Python>) -> ProcessesBuilder<Python>,
+    ) -> Result<Self, Error> {
+        let pool = InProcesses::start_controlled(builds, |dir| {
+            std::fs::write(dir.join("scripted.py"), APPLICATION).unwrap();
+            let builder = wsgi("scripted").directory(dir).env("CONTROL", dir.join(CONTROL));
+            // Each worker has a control connection, and a build of its own.
+            let builder = builder.preload(false);
+            options(builder.env("PYTHONDONTWRITEBYTECODE", "1")).start()
+        });
+        pool.map(Self)
+    }
+}
+
+impl Placement for InPython {
+    type Handle = Processes;
+
+    const SHORT: Duration = InProcesses::SHORT;
+    const STREAM_LEFT: Option<u64> = Some(3); // of 6 in all
+    const HAS_TRAILERS: bool = false;
+
+    fn assert_crashed(error: &BoxError) {
+        assert_eq!(kind(error), Kind::BadGateway);
+    }
+
+    fn assert_broken(error: &BoxError) {
+        let message = "OSError: the disk is gone".to_owned();
+        assert_eq!(cause::<ApplicationError>(error), ApplicationError::Raised { message });
+    }
+
+    fn start(settings: Settings) -> Result<Self, Error> {
+        let Settings { workers, queue, queue_timeout, request_timeout, max_abandoned, builds } =
+            settings;
+        Self::start_with(builds, |builder| {
+            builder
+                .workers(workers)
+                .queue(queue)
+                .queue_timeout(queue_timeout)
+                .request_timeout(request_timeout)
+                .max_abandoned(max_abandoned)
+                .stop_timeout(LONG)
+        })
+    }
+
+    fn handle(&self) -> &Processes {
+        self.0.handle()
+    }
+
+    async fn entered(&mut self) -> String {
+        self.0.entered().await
+    }
+
+    fn has_entered(&mut self) -> bool {
+        self.0.has_entered()
+    }
+
+    async fn built(&mut self, n: usize) {
+        self.0.built(n).await;
+    }
+
+    fn builds(&self) -> usize {
+        self.0.builds()
+    }
+
+    fn release(&self, path: &str) {
+        self.0.release(path);
+    }
+}

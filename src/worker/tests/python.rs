@@ -1,0 +1,362 @@
+//! WSGI applications, as a caller sees them.
+
+mod asgi;
+mod pool;
+
+use std::{fs, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method};
+use http_body_util::BodyExt;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+use super::{super::*, *};
+use crate::{body::FileSlice, peer::Peer, semantics::target::OriginalUri};
+
+/// An application whose path says what it does.
+const APPLICATION: &str = include_str!("python/application.py");
+
+/// A pool of one worker, and the directory of its application.
+struct Site {
+    dir: TempDir,
+    pool: Processes,
+}
+
+impl Site {
+    fn start(application: &str) -> Self {
+        Self::start_with(wsgi(application).workers(1))
+    }
+
+    /// Starts a pool that has the applications of these tests in its directory.
+    fn start_with(builder: ProcessesBuilder<Python>) -> Self {
+        Self::start_bounded(builder, LONG)
+    }
+
+    fn start_bounded(builder: ProcessesBuilder<Python>, stop_timeout: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("application.py"), APPLICATION).unwrap();
+        fs::write(dir.path().join("asgi_application.py"), asgi::APPLICATION).unwrap();
+        let builder = builder.directory(dir.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+        let pool = builder.stop_timeout(stop_timeout).start().unwrap();
+        Self { dir, pool }
+    }
+
+    async fn call(&self, request: Request) -> Result<Response, BoxError> {
+        self.pool.clone().oneshot(request).await
+    }
+
+    async fn get(&self, path: &str) -> Result<Response, BoxError> {
+        self.call(get(path)).await
+    }
+
+    /// What the application raises, or what is wrong with its response.
+    async fn error(&self, path: &str) -> ApplicationError {
+        let error = self.get(path).await.unwrap_err();
+        assert_eq!(kind(&error), Kind::Internal);
+        cause(&error)
+    }
+
+    /// Shuts the pool down; the one worker has served all requests.
+    async fn end(self) {
+        assert_eq!(self.pool.stats().panics, 0);
+        self.pool.shutdown(LONG).await.unwrap();
+    }
+
+    /// Waits until the application has made this file; returns its content.
+    async fn made(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        loop {
+            match fs::read_to_string(&path) {
+                Ok(content) => return content,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+}
+
+fn post(path: &str, body: impl Into<Body>) -> Request {
+    Request::post(path).body(body.into()).unwrap()
+}
+
+async fn collect(response: Response) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn environ_has_what_cgi_and_pep_3333_demand() {
+    let site = Site::start("application");
+    let mut request = Request::post("/caf%C3%A9/x?a=%20b")
+        .header("host", "example.com:8443")
+        .header("content-type", "text/plain")
+        .header("x-a", "1")
+        .header("x-a", "2")
+        .header("x_a", "forged")
+        .header("proxy", "evil")
+        .header("x-latin", HeaderValue::from_bytes(b"caf\xe9").unwrap())
+        .header("connection", "x-hop")
+        .header("x-hop", "1")
+        .body(Body::from("abc"))
+        .unwrap();
+    let peer = Peer::tcp(([192, 0, 2, 1], 1234).into(), ([192, 0, 2, 9], 443).into());
+    request.extensions_mut().insert(peer.forwarded_proto(http::uri::Scheme::HTTPS));
+    request.extensions_mut().insert(OriginalUri("/mount/caf%C3%A9/x?a=%20b".parse().unwrap()));
+    let text = collect(site.call(request).await.unwrap()).await;
+    let lines: Vec<&str> = text.lines().collect();
+    for expected in [
+        "CONTENT_LENGTH='3'",
+        "CONTENT_TYPE='text/plain'",
+        "GATEWAY_INTERFACE='CGI/1.1'",
+        "HTTPS='on'",
+        "HTTP_HOST='example.com:8443'",
+        "HTTP_X_A='1, 2'",
+        "HTTP_X_FORWARDED_FOR='192.0.2.1'",
+        "HTTP_X_LATIN='caf\\xe9'",
+        "PATH_INFO='/caf\\xc3\\xa9/x'",
+        "QUERY_STRING='a=%20b'",
+        "REMOTE_ADDR='192.0.2.1'",
+        "REMOTE_PORT='1234'",
+        "REQUEST_METHOD='POST'",
+        "REQUEST_URI='/mount/caf%C3%A9/x?a=%20b'",
+        "SCRIPT_NAME='/mount'",
+        "SERVER_NAME='example.com'",
+        "SERVER_PORT='443'",
+        "SERVER_PROTOCOL='HTTP/1.1'",
+        "wsgi.multiprocess=True",
+        "wsgi.multithread=False",
+        "wsgi.run_once=False",
+        "wsgi.url_scheme='https'",
+        "wsgi.version=(1, 0)",
+    ] {
+        assert!(lines.contains(&expected), "{expected} in {text}");
+    }
+    assert!(!text.contains("evil") && !text.contains("HTTP_X_HOP"), "{text}");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn application_passes_the_validator_of_the_standard_library() {
+    let site = Site::start("application:validated");
+    for request in [get("/pieces"), get("/read?"), post("/read", "abc"), get("/error-log")] {
+        let response = site.call(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        collect(response).await;
+    }
+    let mut request = get("/pieces");
+    *request.method_mut() = Method::HEAD;
+    assert_eq!(site.call(request).await.unwrap().status(), 200);
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn path_that_decodes_ambiguously_is_refused() {
+    let site = Site::start("application");
+    for path in ["/a%2fb", "/%2e%2e/a", "/a%00b", "/%zz"] {
+        let error = site.get(path).await.unwrap_err();
+        assert_eq!(kind(&error), Kind::BadRequest, "{path}");
+    }
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn body_is_read_to_its_end_wherever_it_lies() {
+    let site = Site::start("application");
+    let content = format!("first\nsecond\n{}", "x".repeat(300_000));
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, format!("before{content}after").as_bytes()).unwrap();
+    let file = Body::file(FileSlice::new(Arc::new(file), 6, content.len() as u64));
+    let (sender, stream) = Body::channel(None);
+    let whole = content.clone();
+    let writer = async move {
+        for piece in whole.as_bytes().chunks(7000) {
+            std::future::poll_fn(|cx| sender.poll_ready(cx)).await.unwrap();
+            sender.send(Bytes::copy_from_slice(piece)).unwrap();
+        }
+        sender.finish(None);
+    };
+    let expected = format!("first\\n second\\n {}", content.len() - 13);
+    let (answer, ()) = tokio::join!(site.call(post("/read", stream)), writer);
+    assert_eq!(collect(answer.unwrap()).await, expected);
+    for body in [file, Body::from(content)] {
+        assert_eq!(collect(site.call(post("/read", body)).await.unwrap()).await, expected);
+    }
+    let short = site.call(post("/read", "first\nsecond\nxyz")).await.unwrap();
+    assert_eq!(text(&short), "first\\n second\\n 3");
+    assert_eq!(text(&site.get("/read").await.unwrap()), "  0");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn body_that_is_cut_is_an_error_to_the_application() {
+    let site = Site::start("application");
+    let (sender, stream) = Body::channel(None);
+    sender.send("first\n".into()).unwrap();
+    sender.abort("the client has left");
+    let error = site.call(post("/read", stream)).await.unwrap_err();
+    let ApplicationError::Raised { message } = cause(&error) else { panic!("{error}") };
+    assert!(message.contains("the client has left"), "{message}");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn first_piece_is_sent_before_the_application_makes_the_rest() {
+    let site = Site::start("application");
+    for path in ["/slow", "/written"] {
+        let mut body = site.get(path).await.unwrap().into_body();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, "first");
+        fs::write(site.dir.path().join("go"), "").unwrap();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "rest");
+        fs::remove_file(site.dir.path().join("go")).unwrap();
+        assert_eq!(site.made("closed").await, path);
+        fs::remove_file(site.dir.path().join("closed")).unwrap();
+    }
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn streamed_response_whose_client_leaves_is_closed() {
+    let site = Site::start("application");
+    let mut body = site.get("/ticks").await.unwrap().into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "tick");
+    drop(body);
+    assert_eq!(site.made("closed").await, "/ticks");
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn file_of_the_file_wrapper_stays_a_file() {
+    let site = Site::start("application");
+    let response = site.get("/file").await.unwrap();
+    let file = response.body().as_file().expect("a file");
+    assert_eq!((file.offset(), file.len()), (5, 10));
+    assert_eq!(collect(response).await, "5678901234");
+    // What is no file is read by the application.
+    assert_eq!(collect(site.get("/no-file").await.unwrap()).await, "in memory");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn exception_is_an_error_of_the_application_and_costs_no_worker() {
+    let site = Site::start("application");
+    let raised = |message: &str| ApplicationError::Raised { message: message.to_owned() };
+    assert_eq!(site.error("/raise").await, raised("KeyError: 'name'"));
+    assert_eq!(site.error("/exit").await, raised("SystemExit: 3"));
+    let not_started = "AssertionError: start_response was not called";
+    assert_eq!(site.error("/not-started").await, raised(not_started));
+    assert!(matches!(site.error("/huge-head").await, ApplicationError::Raised { .. }));
+    // Before anything was sent, the head can still be replaced.
+    let response = site.get("/exc-info").await.unwrap();
+    assert_eq!((response.status().as_u16(), text(&response)), (503, "sorry".to_owned()));
+    // After that the body breaks off.
+    for path in ["/raise-late", "/exc-info-late"] {
+        let mut body = site.get(path).await.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(cause::<ApplicationError>(&error), raised("KeyError: 'late'"));
+    }
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn invalid_response_is_an_error_of_the_application() {
+    let site = Site::start("application");
+    assert!(matches!(site.error("/split").await, ApplicationError::Head(_)));
+    assert!(matches!(site.error("/number").await, ApplicationError::Head(_)));
+    let error = ApplicationError::Length { declared: 9, actual: 3 };
+    assert_eq!(site.error("/length?9").await, error);
+    let error = ApplicationError::Length { declared: 2, actual: 3 };
+    assert_eq!(site.error("/length?2").await, error);
+    for (path, error) in [
+        ("/stream-length?9", ApplicationError::TooShort { missing: 3 }),
+        ("/stream-length?5", ApplicationError::TooLong),
+    ] {
+        let body = site.get(path).await.unwrap().into_body();
+        assert_eq!(cause::<ApplicationError>(&body.collect().await.unwrap_err()), error);
+    }
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn response_to_head_has_the_length_and_no_body() {
+    let site = Site::start("application");
+    for (path, length) in [("/length?3", Some("3")), ("/", Some("1")), ("/ticks", None)] {
+        let mut request = get(path);
+        *request.method_mut() = Method::HEAD;
+        let response = site.call(request).await.unwrap();
+        let value = response.headers().get("content-length").map(|v| v.to_str().unwrap());
+        assert_eq!((response.body().len(), value), (Some(0), length), "{path}");
+    }
+    assert_eq!(site.get("/no-content").await.unwrap().body().len(), Some(0));
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn worker_that_sends_garbage_is_replaced_and_its_request_a_bad_gateway() {
+    let site = Site::start("application");
+    for path in ["/garbage", "/other-request", "/descriptor", "/no-regular-file"] {
+        let error = site.call(post(path, Body::empty())).await.unwrap_err();
+        assert_eq!(kind(&error), Kind::BadGateway, "{path}");
+        let source = Error::find(&*error).unwrap().source().unwrap();
+        let source = source.downcast_ref::<GateError>().unwrap();
+        assert!(matches!(source, GateError::Fault(_)), "{path}: {source}");
+        assert_eq!(text(&site.get("/").await.unwrap()), "/", "{path}");
+    }
+    let mut body = site.get("/garbage-late").await.unwrap().into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+    assert_eq!(kind(&body.frame().await.unwrap().unwrap_err()), Kind::BadGateway);
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    assert_eq!(site.pool.stats().panics, 5);
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn worker_that_takes_too_long_gets_system_exit() {
+    let builder = wsgi("application").workers(1);
+    let site = Site::start_with(builder.request_timeout(Duration::from_millis(300)));
+    let error = site.get("/forever").await.unwrap_err();
+    assert_eq!(kind(&error), Kind::Timeout);
+    assert_eq!(site.made("ended").await, "SystemExit");
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn start_reports_why_an_application_cannot_be_loaded() {
+    let start = |builder: ProcessesBuilder<Python>| {
+        let error = builder.workers(1).start().unwrap_err();
+        error.source().unwrap().downcast_ref::<ExitedEarly>().map(|early| early.last_line.clone())
+    };
+    let missing = Some("ModuleNotFoundError: No module named 'no_such_module'".to_owned());
+    assert_eq!(start(wsgi("no_such_module.wsgi:application")), missing);
+    let missing = "AttributeError: module 'wsgiref' has no attribute 'application'";
+    assert_eq!(start(wsgi("wsgiref")), Some(missing.to_owned()));
+    assert_eq!(start(wsgi("wsgiref").python(Path::new("/no/such/python"))), None);
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn application_may_be_a_factory_or_an_attribute() {
+    for application in ["application:create()", "application:Namespace.application"] {
+        let site = Site::start(application);
+        assert_eq!(text(&site.get("/").await.unwrap()), "/");
+        site.end().await;
+    }
+}

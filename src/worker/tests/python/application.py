@@ -1,0 +1,204 @@
+"""A WSGI application whose path says what it does."""
+
+import marshal
+import os
+import socket
+import sys
+import time
+from wsgiref.validate import validator
+
+with open("loaded", "a") as loaded:
+    loaded.write("once\n")
+
+
+class Body:
+    """An iterable that says in a file that it was closed."""
+
+    def __init__(self, pieces, path):
+        self.pieces, self.path = pieces, path
+
+    def __iter__(self):
+        return self.pieces
+
+    def close(self):
+        with open("closing", "w") as file:
+            file.write(self.path)
+        os.rename("closing", "closed")
+
+
+def wait():
+    while not os.path.exists("go"):
+        time.sleep(0.001)
+
+
+def slow():
+    yield b"first"
+    wait()
+    yield b"rest"
+
+
+def ticks():
+    yield b"tick"
+    while True:
+        yield b""
+        time.sleep(0.001)
+
+
+def late(error):
+    yield b"first"
+    raise error
+
+
+def front():
+    return socket.socket(fileno=os.dup(3))
+
+
+def garbage_late():
+    yield b"first"
+    front().send(b"220 smtp.example.com ESMTP")
+    time.sleep(60)
+
+
+def forever():
+    try:
+        while True:
+            time.sleep(0.001)
+    except BaseException as error:
+        with open("ending", "w") as file:
+            file.write("SystemExit" if isinstance(error, SystemExit) else repr(error))
+        os.rename("ending", "ended")
+        raise
+
+
+def application(environ, start_response):
+    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+    plain = [("Content-Type", "text/plain")]
+    if path == "/pieces":
+        start_response("200 OK", plain)
+        return iter([b"one", b"", b"two"])
+    if path == "/read":
+        start_response("200 OK", plain)
+        body = environ["wsgi.input"]
+        lines = [body.readline(), body.readline()]
+        rest = 0
+        while True:
+            piece = body.read(100000)
+            if not piece:
+                break
+            rest += len(piece)
+        lines = [line.decode().replace("\n", "\\n") for line in lines]
+        return [("%s %s %d" % (*lines, rest)).encode()]
+    if path == "/error-log":
+        environ["wsgi.errors"].write("one\ntwo")
+        environ["wsgi.errors"].flush()
+        start_response("200 OK", plain)
+        return [b"logged"]
+    if path == "/slow":
+        start_response("200 OK", plain)
+        return Body(slow(), path)
+    if path == "/written":
+        write = start_response("200 OK", plain)
+        write(b"first")
+        wait()
+        return Body(iter([b"rest"]), path)
+    if path == "/ticks":
+        start_response("200 OK", plain)
+        return Body(ticks(), path)
+    if path == "/file":
+        with open("file", "wb") as file:
+            file.write(b"01234567890123456789")
+        start_response("200 OK", [("Content-Length", "10")])
+        file = open("file", "rb")
+        file.seek(5)
+        return environ["wsgi.file_wrapper"](file)
+    if path == "/no-file":
+        import io
+
+        start_response("200 OK", plain)
+        return environ["wsgi.file_wrapper"](io.BytesIO(b"in memory"), 3)
+    if path == "/raise":
+        raise KeyError("name")
+    if path == "/exit":
+        sys.exit(3)
+    if path == "/not-started":
+        return [b"x"]
+    if path == "/huge-head":
+        start_response("200 OK", [("x", "y" * 300000)])
+        return []
+    if path == "/exc-info":
+        start_response("200 OK", plain)
+        try:
+            raise KeyError("early")
+        except KeyError:
+            start_response("503 Sorry", plain, sys.exc_info())
+        return [b"sorry"]
+    if path == "/exc-info-late":
+        write = start_response("200 OK", plain)
+        write(b"first")
+        try:
+            raise KeyError("late")
+        except KeyError:
+            start_response("503 Sorry", plain, sys.exc_info())
+        return [b"never"]
+    if path == "/raise-late":
+        start_response("200 OK", plain)
+        return late(KeyError("late"))
+    if path == "/split":
+        start_response("200 OK", [("X-A", "a\r\nSet-Cookie: b=c")])
+        return [b"x"]
+    if path == "/number":
+        start_response("200 OK", [("X-A", 3)])
+        return [b"x"]
+    if path == "/length":
+        start_response("200 OK", [("Content-Length", query)])
+        return [b"abc"]
+    if path == "/stream-length":
+        start_response("200 OK", [("Content-Length", query)])
+        return iter([b"abc", b"def"])
+    if path == "/no-content":
+        start_response("204 No Content", [])
+        return [b"not sent"]
+    if path == "/garbage":
+        front().send(b"220 smtp.example.com ESMTP")
+        time.sleep(60)
+    if path == "/other-request":
+        front().send(marshal.dumps((4, 12345), 2))
+        time.sleep(60)
+    if path == "/descriptor":
+        socket.send_fds(front(), [marshal.dumps((4, 0), 2)], [0])
+        time.sleep(60)
+    if path == "/no-regular-file":
+        descriptor = os.open("/dev/zero", os.O_RDONLY)
+        frame = marshal.dumps((5, 1, "200 OK", [], 0, 10), 2)
+        socket.send_fds(front(), [frame], [descriptor])
+        time.sleep(60)
+    if path == "/garbage-late":
+        start_response("200 OK", plain)
+        return garbage_late()
+    if path == "/forever":
+        forever()
+    if path == "/load":
+        start_response("200 OK", plain)
+        return [b"/load %d" % os.getpid()]
+    if path == "/hold":
+        with open("held-" + query, "w"):
+            pass
+        wait()
+        start_response("200 OK", plain)
+        return [b"%r %d" % (environ["wsgi.multithread"], os.getpid())]
+    start_response("200 OK", plain)
+    if path.startswith("/caf"):
+        lines = ["%s=%s" % (name, ascii(environ[name])) for name in sorted(environ)]
+        return [line.encode() + b"\n" for line in lines]
+    return [path.encode()]
+
+
+validated = validator(application)
+
+
+def create():
+    return application
+
+
+class Namespace:
+    application = application

@@ -1,0 +1,201 @@
+//! Workers that are forked, and several in one process.
+
+use std::{
+    collections::HashSet,
+    env,
+    io::{BufRead, BufReader},
+};
+
+use rustix::process::Signal;
+
+use super::{
+    super::processes::{Load, ROLE, hook, in_role, is_alive, kill, next, stop},
+    *,
+};
+
+/// The parent of a process.
+fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn application_is_loaded_once_for_each_generation_of_forked_workers() {
+    let loads = |site: &Site| {
+        let text = fs::read_to_string(site.dir.path().join("loaded")).unwrap();
+        text.lines().count()
+    };
+    let site = Site::start_with(wsgi("application").workers(3));
+    assert_eq!(loads(&site), 1);
+    site.pool.reload().await.unwrap();
+    assert_eq!(loads(&site), 2);
+    site.end().await;
+    let site = Site::start_with(wsgi("application").workers(3).preload(false));
+    assert_eq!(loads(&site), 3);
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn killed_worker_is_forked_again_and_loses_no_request_that_can_be_sent_again() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let (on_exit, mut exits) = hook();
+    let builder = wsgi("application").workers(2).on_ready(on_ready).on_exit(on_exit);
+    let site = Site::start_with(builder);
+    let mut victim = next(&mut ready).await;
+    next(&mut ready).await;
+    let load = Load::start(&site.pool, || get("/load"));
+    for _ in 0..10 {
+        let served = site.pool.stats().served;
+        while site.pool.stats().served < served + 20 {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        kill(victim.pid, Signal::KILL);
+        assert_eq!(next(&mut exits).await, (victim, ExitStatus::Signal(9)));
+        victim = next(&mut ready).await;
+        println!("replaced within {:?}", began.elapsed());
+    }
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn workers_outlive_the_process_that_forked_them_until_they_are_replaced() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let site = Site::start_with(wsgi("application").workers(1).on_ready(on_ready));
+    let first = next(&mut ready).await;
+    let zygote = parent(first.pid);
+    kill(zygote, Signal::KILL);
+    while is_alive(zygote) {
+        tokio::task::yield_now().await;
+    }
+    let expected = format!("/load {}", first.pid);
+    assert_eq!(text(&site.get("/load").await.unwrap()), expected);
+    kill(first.pid, Signal::KILL);
+    let second = next(&mut ready).await;
+    assert_ne!(parent(second.pid), zygote);
+    let expected = format!("/load {}", second.pid);
+    assert_eq!(text(&site.get("/load").await.unwrap()), expected);
+    site.pool.shutdown(LONG).await.unwrap();
+    assert!(!is_alive(second.pid));
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn stopped_worker_is_answered_for_killed_and_forked_again() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let (on_exit, mut exits) = hook();
+    let builder = wsgi("application").workers(1).on_ready(on_ready).on_exit(on_exit);
+    let builder = builder.request_timeout(Duration::from_secs(1));
+    let site = Site::start_bounded(builder, SHORT);
+    let stopped = next(&mut ready).await;
+    stop(stopped.pid);
+    assert_eq!(kind(&site.get("/load").await.unwrap_err()), Kind::Timeout);
+    let forked = next(&mut ready).await;
+    let expected = format!("/load {}", forked.pid);
+    assert_eq!(text(&site.get("/load").await.unwrap()), expected);
+    assert_eq!(next(&mut exits).await, (stopped, ExitStatus::Signal(9)));
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn workers_and_the_process_that_forked_them_end_with_a_parent_that_is_killed() {
+    if env::var_os(ROLE).is_some() {
+        // Signals of a terminal do not reach it, so only its end ends the others.
+        let hook = |worker: WorkerProcess| println!("worker {} {}", worker.pid, parent(worker.pid));
+        let _site = Site::start_with(wsgi("application").workers(2).on_ready(hook));
+        std::thread::park_timeout(LONG);
+        return;
+    }
+    let name =
+        "python::pool::workers_and_the_process_that_forked_them_end_with_a_parent_that_is_killed";
+    let mut program = in_role(name).spawn().unwrap();
+    let mut pids = HashSet::new();
+    for line in BufReader::new(program.stdout.take().unwrap()).lines() {
+        if let Some((_, numbers)) = line.unwrap().rsplit_once("worker ") {
+            pids.extend(numbers.split(' ').map(|pid| pid.parse::<u32>().unwrap()));
+        }
+        if pids.len() == 3 {
+            break;
+        }
+    }
+    assert!(pids.iter().all(|pid| is_alive(*pid)));
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let began = Instant::now();
+    while pids.iter().any(|pid| is_alive(*pid)) {
+        assert!(began.elapsed() < LONG, "{pids:?} live on");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn recycled_and_reloaded_workers_lose_no_request() {
+    let builder = wsgi("application").workers(2).recycle_after(20, 10);
+    let site = Site::start_with(builder);
+    let load = Load::start(&site.pool, || post("/load", Body::empty()));
+    while site.pool.stats().recycled < 6 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..2 {
+        site.pool.reload().await.unwrap();
+    }
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    site.end().await;
+}
+
+/// Has `n` requests held at once; returns what they answer when they are released.
+async fn hold(site: &Site, n: usize) -> Vec<String> {
+    let requests = (0..n).map(|i| {
+        let (pool, request) = (site.pool.clone(), get(&format!("/hold?{i}")));
+        tokio::spawn(pool.oneshot(request))
+    });
+    let requests: Vec<_> = requests.collect();
+    for i in 0..n {
+        site.made(&format!("held-{i}")).await;
+    }
+    fs::write(site.dir.path().join("go"), "").unwrap();
+    let mut answers = Vec::new();
+    for request in requests {
+        answers.push(text(&request.await.unwrap().unwrap()));
+    }
+    answers
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn threads_of_a_worker_answer_requests_at_a_time() {
+    for preload in [true, false] {
+        let builder = wsgi("application").workers(1).threads(3).preload(preload);
+        let site = Site::start_with(builder);
+        assert_eq!(site.pool.stats().workers, 3);
+        let answers = hold(&site, 3).await;
+        assert!(answers[0].starts_with("True "), "{answers:?}");
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        site.end().await;
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn stuck_thread_is_replaced_and_others_of_its_process_go_on() {
+    let builder = wsgi("application").workers(1).threads(2);
+    let site = Site::start_with(builder.request_timeout(Duration::from_secs(3)));
+    let error = site.get("/hold?0").await.unwrap_err();
+    assert_eq!(kind(&error), Kind::Timeout);
+    assert_eq!(site.pool.stats().abandoned, 1);
+    fs::remove_file(site.dir.path().join("held-0")).unwrap();
+    while site.pool.stats().workers < 2 {
+        tokio::task::yield_now().await;
+    }
+    let answers = hold(&site, 2).await;
+    assert_ne!(answers[0], answers[1], "one is in another process");
+    site.end().await;
+}
