@@ -1,5 +1,6 @@
 //! HTTP semantics (RFC 9110), independent of the version of the protocol: pure functions.
 
+pub mod cache;
 pub mod cgi;
 pub mod conditional;
 pub mod date;

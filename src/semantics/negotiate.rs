@@ -108,6 +108,20 @@ impl Accepts {
         }
         best.map(|(_, coding)| coding)
     }
+
+    /// Returns the codings that are accepted with their weights, the preferred ones first. `identity` is there
+    /// only with the weight 0, if it is not acceptable.
+    pub(super) fn ranked(&self) -> Vec<(&'static str, u16)> {
+        let codings = [Coding::Brotli, Coding::Gzip, Coding::Zstd];
+        let weighed =
+            codings.into_iter().map(|c| (c.name().unwrap_or(""), self.weights[c as usize]));
+        let mut ranked: Vec<_> = weighed.filter(|(_, weight)| *weight > 0).collect();
+        ranked.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+        if self.weights[Coding::Identity as usize] == 0 {
+            ranked.push(("identity", 0));
+        }
+        ranked
+    }
 }
 
 /// Returns the quality value of a media type by the `Accept` fields of a request, in thousandths.
@@ -188,7 +202,7 @@ fn specificity(range: &[u8], media_type: &[u8]) -> Option<u8> {
 }
 
 /// Splits at a separator outside of quoted strings.
-fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+pub(super) fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |&b| {
         match b {

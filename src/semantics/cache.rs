@@ -1,0 +1,34 @@
+//! Rules of a shared cache (RFC 9111): what may be stored, for how long it is fresh, and what a stored
+//! response may answer.
+//!
+//! All of it is pure. Times are durations since the Unix epoch by a clock of the caller that never steps
+//! back; `now` is an argument.
+//!
+//! | question | answered by |
+//! |---|---|
+//! | What do the fields say? | [`RequestControl`], [`ResponseControl`], [`Vary`], [`groups`] |
+//! | May this response be stored? | [`storable`](storable::storable) |
+//! | How long is it fresh, how old is it? | [`Freshness`] |
+//! | May it answer this request now? | [`Freshness::reuse`] |
+//! | With which status, and which part of it? | [`select`](select::select) |
+//! | How is it revalidated and updated? | [`update`] |
+//! | What does an unsafe request invalidate? | [`invalidate`] |
+
+pub mod control;
+mod directives;
+pub mod freshness;
+pub mod groups;
+pub mod invalidate;
+pub mod select;
+pub mod status;
+pub mod storable;
+mod structured;
+pub mod update;
+pub mod vary;
+
+pub use control::{FieldNames, RequestControl, ResponseControl};
+pub use freshness::{Freshness, Heuristic, Lifetimes, Reuse};
+pub use vary::{Vary, VaryKey};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! Invalidation by unsafe requests (RFC 9111 section 4.4).
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+/// Returns whether a request with this method may change what is stored: it is not one of the safe ones that RFC
+/// 9110 section 9.2.1 defines.
+pub fn is_unsafe(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+/// Returns whether the response to an unsafe request invalidates: it is no error.
+pub fn invalidates(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+/// Returns the paths and queries of the same origin that the response to an unsafe request invalidates beside its
+/// target: those of `Location` and `Content-Location`.
+///
+/// `origin` is the scheme and the authority of the request, `path` the path of its target. References to other
+/// origins are left out, so that a site cannot invalidate what another one has stored.
+///
+/// ```
+/// use http::{HeaderMap, header::LOCATION};
+/// use vestibule::semantics::cache::invalidate::targets;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(LOCATION, "../b?c".parse().unwrap());
+/// assert_eq!(targets("https", "a.example", "/x/y/z", &headers), ["/x/b?c"]);
+/// headers.insert(LOCATION, "https://other.example/b".parse().unwrap());
+/// assert!(targets("https", "a.example", "/x/y/z", &headers).is_empty());
+/// ```
+pub fn targets(scheme: &str, authority: &str, path: &str, response: &HeaderMap) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in [header::LOCATION, header::CONTENT_LOCATION] {
+        let reference = response.get(name).and_then(|value| value.to_str().ok());
+        found.extend(reference.and_then(|text| resolve(scheme, authority, path, text)));
+    }
+    found
+}
+
+/// Resolves a reference (RFC 3986 section 5.2) to a path and query; `None` if it is of another origin.
+fn resolve(scheme: &str, authority: &str, base: &str, reference: &str) -> Option<String> {
+    let reference = reference.split('#').next().unwrap_or_default();
+    let (has_scheme, rest) = match reference.split_once(':') {
+        Some((name, rest)) if !name.contains(['/', '?']) => {
+            if !name.eq_ignore_ascii_case(scheme) {
+                return None;
+            }
+            (true, rest)
+        }
+        _ => (false, reference),
+    };
+    let rest = match rest.strip_prefix("//") {
+        Some(rest) => {
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            let (host, path) = rest.split_at(end);
+            let default_port = if scheme == "https" { ":443" } else { ":80" };
+            let host = host.strip_suffix(default_port).unwrap_or(host);
+            let ours = authority.strip_suffix(default_port).unwrap_or(authority);
+            if !host.eq_ignore_ascii_case(ours) {
+                return None;
+            }
+            if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+        }
+        None if has_scheme => return None,
+        None if rest.starts_with('/') => rest.to_owned(),
+        None if rest.is_empty() => base.to_owned(),
+        None if rest.starts_with('?') => format!("{base}{rest}"),
+        None => format!("{}{rest}", &base[..=base.rfind('/')?]),
+    };
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&*rest, None),
+    };
+    let path = remove_dot_segments(path);
+    Some(query.map_or_else(|| path.clone(), |query| format!("{path}?{query}")))
+}
+
+/// RFC 3986 section 5.2.4, for an absolute path.
+fn remove_dot_segments(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    let last = path.rsplit('/').next().unwrap_or_default();
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    if matches!(last, "." | "..") {
+        segments.push("");
+    }
+    format!("/{}", segments.join("/"))
+}

@@ -1,0 +1,90 @@
+//! What a stored response answers: the whole, a part of it, or a status that the request's conditions decide.
+
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+
+use crate::semantics::{
+    conditional::{self, Outcome, Validators},
+    date::HttpDate,
+    etag::ETag,
+    range::{self, Part},
+};
+
+/// The fields of a stored response that a 304 leaves out: they describe the content, which it does not have, and
+/// the client has it already (RFC 9110 section 15.4.5).
+const CONTENT_FIELDS: [HeaderName; 5] = [
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+];
+
+/// What to send of a stored response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selected {
+    /// All of it, with its status.
+    Whole,
+    /// A 304.
+    NotModified,
+    /// Part of the content: a 206, or a 416.
+    Part(Part),
+}
+
+/// Returns whether a request has conditions that only the origin can evaluate: `If-Match` and
+/// `If-Unmodified-Since` (RFC 9111 section 4.3.2). It must be forwarded.
+pub fn needs_origin(request: &HeaderMap) -> bool {
+    request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
+}
+
+/// Evaluates the conditions and the range of a GET or HEAD request against a stored response with a content of `len`
+/// bytes, if that is known.
+///
+/// Conditions apply to a 200 only, and so do ranges.
+pub fn select(
+    method: &Method,
+    request: &HeaderMap,
+    status: StatusCode,
+    stored: &HeaderMap,
+    len: Option<u64>,
+    now: HttpDate,
+) -> Selected {
+    let has_range = request.contains_key(header::RANGE);
+    if status != StatusCode::OK || !(has_range || conditional::is_conditional(request)) {
+        return Selected::Whole;
+    }
+    let validators = validators(stored);
+    // Without Last-Modified, the time at which the response was made stands for it (RFC 9111 section 4.3.2).
+    let modified = validators.last_modified.or_else(|| date(stored, &header::DATE));
+    let current = Validators { last_modified: modified, ..validators };
+    match conditional::evaluate(method, request, Some(current)) {
+        Outcome::NotModified => return Selected::NotModified,
+        // `If-Match` is for the origin: see `needs_origin`.
+        Outcome::Proceed | Outcome::PreconditionFailed => {}
+    }
+    let Some(len) = len.filter(|_| has_range) else { return Selected::Whole };
+    if !conditional::if_range(request, validators, now) {
+        return Selected::Whole;
+    }
+    match range::requested(method, request, len) {
+        Part::Whole => Selected::Whole,
+        part => Selected::Part(part),
+    }
+}
+
+/// Removes the fields that a 304 does not have.
+pub fn retain_not_modified_fields(headers: &mut HeaderMap) {
+    for name in &CONTENT_FIELDS {
+        headers.remove(name);
+    }
+}
+
+fn validators(stored: &HeaderMap) -> Validators<'_> {
+    Validators {
+        etag: stored.get(header::ETAG).and_then(|value| ETag::parse(value.as_bytes()).ok()),
+        last_modified: date(stored, &header::LAST_MODIFIED),
+    }
+}
+
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<HttpDate> {
+    headers.get(name).and_then(|value| HttpDate::parse(value.as_bytes()))
+}

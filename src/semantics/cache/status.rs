@@ -1,0 +1,112 @@
+//! `Cache-Status` (RFC 9211): how a cache handled a request.
+
+use std::fmt::Write as _;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The name of the field.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Why a request was forwarded (RFC 9211 section 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// The cache was configured not to handle the request.
+    Bypass,
+    /// The method cannot be answered from a cache.
+    Method,
+    /// Nothing is stored for the URI.
+    UriMiss,
+    /// No stored variant matches.
+    VaryMiss,
+    /// The stored response is fresh, but the request does not accept it.
+    Request,
+    /// The stored response is stale.
+    Stale,
+}
+
+impl Forwarded {
+    const fn token(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// How a cache handled a request.
+///
+/// ```
+/// use vestibule::semantics::cache::status::{CacheStatus, Forwarded};
+///
+/// let hit = CacheStatus { ttl: Some(30), ..CacheStatus::HIT };
+/// assert_eq!(hit.to_text("front"), "front; hit; ttl=30");
+/// let miss = CacheStatus { stored: true, ..CacheStatus::forwarded(Forwarded::UriMiss) };
+/// assert_eq!(miss.to_text("my cache"), r#""my cache"; fwd=uri-miss; stored"#);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheStatus {
+    /// Why the request was forwarded; `None` for a hit.
+    pub forwarded: Option<Forwarded>,
+    /// The status that the origin answered with, if it is not that of the response.
+    pub forwarded_status: Option<u16>,
+    /// The remaining freshness in seconds; negative if the response is stale.
+    pub ttl: Option<i64>,
+    /// The response was stored.
+    pub stored: bool,
+    /// The request was answered by the response to another one.
+    pub collapsed: bool,
+}
+
+impl CacheStatus {
+    /// A hit.
+    pub const HIT: Self = Self {
+        forwarded: None,
+        forwarded_status: None,
+        ttl: None,
+        stored: false,
+        collapsed: false,
+    };
+
+    /// Creates the status of a request that was forwarded.
+    pub const fn forwarded(why: Forwarded) -> Self {
+        Self { forwarded: Some(why), ..Self::HIT }
+    }
+
+    /// Returns the member of the field for a cache with this name.
+    pub fn to_text(&self, name: &str) -> String {
+        let is_token = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '*')
+            && name.bytes().all(|b| super::directives::is_token_byte(b) || b":/".contains(&b));
+        let mut text = if is_token {
+            name.to_owned()
+        } else {
+            let text = name.chars().filter(|c| (' '..='~').contains(c));
+            let escape = |c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] };
+            format!("\"{}\"", text.flat_map(escape).collect::<String>())
+        };
+        text.push_str(if self.forwarded.is_none() { "; hit" } else { "" });
+        if let Some(why) = self.forwarded {
+            text.push_str("; fwd=");
+            text.push_str(why.token());
+        }
+        if let Some(status) = self.forwarded_status {
+            let _ = write!(text, "; fwd-status={status}");
+        }
+        if let Some(ttl) = self.ttl {
+            let _ = write!(text, "; ttl={ttl}");
+        }
+        text.push_str(if self.stored { "; stored" } else { "" });
+        text.push_str(if self.collapsed { "; collapsed" } else { "" });
+        text
+    }
+
+    /// Appends the member to the field of a response, behind those of caches nearer to the origin.
+    pub fn append(&self, name: &str, headers: &mut HeaderMap) {
+        if let Ok(value) = HeaderValue::try_from(self.to_text(name)) {
+            headers.append(CACHE_STATUS, value);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Validation of a stored response, and its update by a 304 or by the response to HEAD.
+
+use http::{HeaderMap, HeaderName, header};
+
+use super::storable::has_validator;
+use crate::semantics::etag::ETag;
+
+/// Fields that an update leaves as they are: they describe the stored content, or are its validator.
+const CONTENT_FIELDS: [HeaderName; 7] = [
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    HeaderName::from_static("content-md5"),
+    header::CONTENT_RANGE,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    header::ETAG,
+];
+
+/// The conditions of a request, which a cache evaluates itself for what it stores.
+const CONDITIONS: [HeaderName; 5] = [
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+];
+
+/// Makes the fields of a request those that fetch a whole response for the store: without the client's conditions
+/// and range.
+pub fn remove_conditions(request: &mut HeaderMap) {
+    for name in &CONDITIONS {
+        request.remove(name);
+    }
+    request.remove(header::RANGE);
+}
+
+/// Adds the conditions that validate a stored response (RFC 9111 section 4.3.1). Returns whether it has a
+/// validator.
+pub fn add_conditions(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
+    remove_conditions(request);
+    if !has_validator(stored) {
+        return false;
+    }
+    if let Some(etag) = stored.get(header::ETAG)
+        && ETag::parse(etag.as_bytes()).is_ok()
+    {
+        request.insert(header::IF_NONE_MATCH, etag.clone());
+    }
+    if let Some(modified) = stored.get(header::LAST_MODIFIED) {
+        request.insert(header::IF_MODIFIED_SINCE, modified.clone());
+    }
+    true
+}
+
+/// Updates the stored fields by those of a 304 (RFC 9111 section 3.2).
+///
+/// The 304 answers a request with the validator of this one response, so it is the one that is updated, also if the
+/// 304 names another entity tag; that is ignored. `new` has no fields that
+/// [are not stored](super::storable::retain_stored_fields).
+pub fn update(stored: &mut HeaderMap, new: &HeaderMap) {
+    for name in new.keys().filter(|name| !CONTENT_FIELDS.contains(name)) {
+        stored.remove(name);
+        for value in new.get_all(name) {
+            stored.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// What the response to a HEAD request means for a stored response to GET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadUpdate {
+    /// It is the same: its fields are updated.
+    Update,
+    /// It is another: the stored one is stale.
+    Expire,
+}
+
+/// Compares a 200 to HEAD with the stored response (RFC 9111 section 4.3.5): the same, if the fields that describe
+/// the content are the same where both have them.
+pub fn head_update(stored: &HeaderMap, new: &HeaderMap) -> HeadUpdate {
+    let names = [header::ETAG, header::LAST_MODIFIED, header::CONTENT_LENGTH];
+    let differs = |name: &HeaderName| match (stored.get(name), new.get(name)) {
+        (Some(a), Some(b)) => a != b,
+        (None, Some(_)) => *name != header::CONTENT_LENGTH,
+        (Some(_) | None, None) => false,
+    };
+    if names.iter().any(differs) { HeadUpdate::Expire } else { HeadUpdate::Update }
+}
