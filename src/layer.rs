@@ -26,7 +26,12 @@
 
 #[cfg(test)]
 mod assert_ready;
+pub mod bandwidth;
 pub mod buffer;
+#[cfg(feature = "compression")]
+pub mod compression;
+#[cfg(feature = "compression")]
+pub mod decompression;
 pub mod disconnect;
 pub mod from_fn;
 pub mod limit;
@@ -34,7 +39,12 @@ pub mod request_deadline;
 pub mod rescue;
 pub mod trusted_proxy;
 
+pub use bandwidth::{Bandwidth, BandwidthLayer};
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
+#[cfg(feature = "compression")]
+pub use compression::{Compression, CompressionLayer};
+#[cfg(feature = "compression")]
+pub use decompression::{RequestDecompression, RequestDecompressionLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
 pub use from_fn::{FromFn, FromFnLayer, Next, from_fn};
 #[cfg(feature = "limit")]

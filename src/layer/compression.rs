@@ -1,0 +1,361 @@
+//! `Compression`: responses in the coding that the client prefers.
+
+mod body;
+mod codec;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{
+        ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH,
+        CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE, VARY,
+    },
+};
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub(in crate::layer) use self::codec::Decoder;
+use self::codec::Encoder;
+use crate::{
+    Body, HttpService, Request,
+    body::HttpBody,
+    semantics::{
+        etag::ETag,
+        negotiate::{Accepts, Coding},
+    },
+};
+
+/// The default least size, 1,024 bytes: a smaller response fits into one packet as it is.
+pub const MIN_SIZE: u64 = 1024;
+
+/// How much time is spent for how small a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// gzip 1, brotli 1, zstd 1.
+    Fast,
+    /// gzip 5, brotli 4, zstd 3: for what is compressed while it is sent.
+    #[default]
+    Default,
+    /// gzip 9, brotli 9, zstd 12: for what a cache keeps.
+    Best,
+}
+
+/// Selects the level by the `Content-Type`; `None` leaves the response as it is.
+type SelectLevel = dyn Fn(&str) -> Option<Level> + Send + Sync;
+
+/// Wraps a service in [`Compression`].
+#[derive(Clone)]
+pub struct CompressionLayer {
+    options: Arc<Options>,
+}
+
+#[derive(Clone)]
+struct Options {
+    codings: Vec<Coding>,
+    min_size: u64,
+    level: Arc<SelectLevel>,
+    skip_while: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+}
+
+impl CompressionLayer {
+    /// Creates a layer for zstd, brotli and gzip, in this order if a client accepts them alike, and for
+    /// [compressible](is_compressible) types from [`MIN_SIZE`] on.
+    pub fn new() -> Self {
+        let level = |content_type: &str| is_compressible(content_type).then_some(Level::Default);
+        Self {
+            options: Arc::new(Options {
+                codings: vec![Coding::Zstd, Coding::Brotli, Coding::Gzip],
+                min_size: MIN_SIZE,
+                level: Arc::new(level),
+                skip_while: None,
+            }),
+        }
+    }
+
+    /// Sets the codings, the preferred ones first.
+    #[must_use]
+    pub fn codings(mut self, codings: impl IntoIterator<Item = Coding>) -> Self {
+        let encodes = |coding: &Coding| *coding != Coding::Identity;
+        self.options_mut().codings = codings.into_iter().filter(encodes).collect();
+        self
+    }
+
+    /// Sets the least size in bytes, for responses whose size is known. Defaults to [`MIN_SIZE`].
+    #[must_use]
+    pub fn min_size(mut self, bytes: u64) -> Self {
+        self.options_mut().min_size = bytes;
+        self
+    }
+
+    /// Sets the level by the `Content-Type` of a response; `None` leaves it as it is. Defaults to
+    /// [`Level::Default`] for [compressible](is_compressible) types.
+    ///
+    /// ```
+    /// use vestibule::layer::{CompressionLayer, compression::{Level, is_compressible}};
+    ///
+    /// let layer = CompressionLayer::new().level(|content_type| match content_type {
+    ///     "text/css" | "text/javascript" => Some(Level::Best), // a cache keeps them
+    ///     other => is_compressible(other).then_some(Level::Fast),
+    /// });
+    /// # drop(layer);
+    /// ```
+    #[must_use]
+    pub fn level(mut self, select: impl Fn(&str) -> Option<Level> + Send + Sync + 'static) -> Self {
+        self.options_mut().level = Arc::new(select);
+        self
+    }
+
+    /// Leaves responses as they are while `is_busy` returns `true`. For example while the processor is.
+    #[must_use]
+    pub fn skip_while(mut self, is_busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.options_mut().skip_while = Some(Arc::new(is_busy));
+        self
+    }
+
+    fn options_mut(&mut self) -> &mut Options {
+        Arc::make_mut(&mut self.options)
+    }
+}
+
+impl Default for CompressionLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for CompressionLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { codings, min_size, .. } = &*self.options;
+        f.debug_struct("CompressionLayer")
+            .field("codings", codings)
+            .field("min_size", min_size)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for CompressionLayer {
+    type Service = Compression<S>;
+
+    fn layer(&self, inner: S) -> Compression<S> {
+        Compression { inner, options: self.options.clone() }
+    }
+}
+
+/// Returns whether content of a type becomes smaller: text, JSON, XML, scripts, SVG, fonts that are not compressed,
+/// WebAssembly, and event streams.
+pub fn is_compressible(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    const OTHERS: [&str; 14] = [
+        "application/javascript",
+        "application/json",
+        "application/ld+json",
+        "application/manifest+json",
+        "application/wasm",
+        "application/x-javascript",
+        "application/x-ndjson",
+        "application/xhtml+xml",
+        "application/xml",
+        "font/otf",
+        "font/ttf",
+        "image/bmp",
+        "image/svg+xml",
+        "image/x-icon",
+    ];
+    essence.starts_with("text/")
+        || essence.ends_with("+json")
+        || essence.ends_with("+xml")
+        || OTHERS.contains(&&*essence)
+}
+
+/// Compresses responses with the coding that the client prefers (RFC 9110 section 12.5.3).
+///
+/// A response is left as it is if its type is not compressible, it is small, it is encoded already, it is a part or
+/// has no content, or it says `no-transform`; and so is the response to a request with `Range`, since ranges are of
+/// the original. All responses of compressible types say `Vary: Accept-Encoding`.
+///
+/// A strong entity tag becomes a weak one: the compressed content is equivalent, not identical. Digests of the content
+/// are removed, and so is `Accept-Ranges`.
+///
+/// A response that is written piece by piece is flushed whenever nothing more is there at the moment, so that an event
+/// stream or a page that is written slowly is not held back.
+///
+/// Content is compressed on the thread that sends it, 64 KiB at a time. Inside of a
+/// [`CacheLayer`](crate::cache::CacheLayer) each response is compressed once for each coding.
+///
+/// Do not compress responses over TLS that have both a secret and text that another site can choose (BREACH).
+///
+/// Readiness passes through.
+#[derive(Debug, Clone)]
+pub struct Compression<S> {
+    inner: S,
+    options: Arc<Options>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("codings", &self.codings).finish_non_exhaustive()
+    }
+}
+
+impl<S, B> Service<Request<B>> for Compression<S>
+where
+    S: HttpService<B>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let is_whole = !request.headers().contains_key(RANGE);
+        let accepts = request.headers().contains_key(ACCEPT_ENCODING);
+        let coding =
+            (is_whole && accepts).then(|| self.options.select(request.headers())).flatten();
+        let is_head = request.method() == Method::HEAD;
+        let options = self.options.clone();
+        ResponseFuture { inner: self.inner.call(request), coding, is_head, options }
+    }
+}
+
+impl Options {
+    /// Returns the coding that the client prefers to none.
+    fn select(&self, request: &HeaderMap) -> Option<Coding> {
+        let mut available = self.codings.clone();
+        available.push(Coding::Identity);
+        Accepts::of(request).best(&available).filter(|coding| *coding != Coding::Identity)
+    }
+
+    /// Compresses a response, if it should be.
+    fn apply(
+        &self,
+        response: Response<Body>,
+        coding: Option<Coding>,
+        is_head: bool,
+    ) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        let level = if can_be_encoded(parts.status, &parts.headers) {
+            let content_type = parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+            content_type.and_then(|content_type| (self.level)(content_type))
+        } else {
+            None
+        };
+        let Some(level) = level else { return Response::from_parts(parts, body) };
+        add_vary(&mut parts.headers);
+        let len = if is_head { announced_len(&parts.headers) } else { body.len() };
+        let is_small = len.is_some_and(|len| len < self.min_size);
+        let is_busy = self.skip_while.as_ref().is_some_and(|is_busy| is_busy());
+        let encoder = coding.filter(|_| !is_small && !is_busy);
+        let Some(coding) = encoder else { return Response::from_parts(parts, body) };
+        let Some(encoder) = Encoder::new(coding, level) else {
+            return Response::from_parts(parts, body);
+        };
+        mark_as_encoded(&mut parts.headers, coding);
+        let body = if is_head { body } else { body::encoded(body, encoder) };
+        Response::from_parts(parts, body)
+    }
+}
+
+fn can_be_encoded(status: StatusCode, headers: &HeaderMap) -> bool {
+    let has_content = !status.is_informational()
+        && !matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let no_transform = headers.get_all(CACHE_CONTROL).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|&b| b == b',')
+            .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
+    });
+    has_content
+        && !no_transform
+        && !headers.contains_key(CONTENT_ENCODING)
+        && !headers.contains_key(CONTENT_RANGE)
+}
+
+fn announced_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Adds `Accept-Encoding` to `Vary`, unless it is there.
+fn add_vary(headers: &mut HeaderMap) {
+    let is_named = headers.get_all(VARY).iter().any(|value| {
+        value.as_bytes().split(|&b| b == b',').any(|name| {
+            let name = name.trim_ascii();
+            name == b"*" || name.eq_ignore_ascii_case(b"accept-encoding")
+        })
+    });
+    if !is_named {
+        headers.append(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+}
+
+/// Changes the fields to those of the encoded content.
+fn mark_as_encoded(headers: &mut HeaderMap, coding: Coding) {
+    const OF_THE_CONTENT: [HeaderName; 6] = [
+        CONTENT_LENGTH,
+        ACCEPT_RANGES,
+        HeaderName::from_static("content-md5"),
+        HeaderName::from_static("content-digest"),
+        HeaderName::from_static("repr-digest"),
+        HeaderName::from_static("digest"),
+    ];
+    for name in &OF_THE_CONTENT {
+        headers.remove(name);
+    }
+    if let Some(name) = coding.name() {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+    let weak = headers.get(ETAG).and_then(|value| {
+        let etag = ETag::parse(value.as_bytes()).ok().filter(|etag| !etag.is_weak())?;
+        ETag::weak(etag.opaque()).ok().map(ETag::to_value)
+    });
+    if let Some(weak) = weak {
+        headers.insert(ETAG, weak);
+    }
+}
+
+/// The future of [`Compression`].
+#[pin_project]
+pub struct ResponseFuture<F> {
+    #[pin]
+    inner: F,
+    coding: Option<Coding>,
+    is_head: bool,
+    options: Arc<Options>,
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: HttpBody,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?.map(Body::new);
+        Poll::Ready(Ok(this.options.apply(response, *this.coding, *this.is_head)))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("coding", &self.coding).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

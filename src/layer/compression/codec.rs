@@ -1,0 +1,164 @@
+//! Encoders and decoders, one step at a time.
+
+use std::io;
+
+use bytes::BytesMut;
+use compression_codecs::{
+    BrotliDecoder, BrotliEncoder, DecodeV2, EncodeV2, GzipDecoder, GzipEncoder, ZstdDecoder,
+    ZstdEncoder, brotli,
+    core::{
+        Level as CodecLevel,
+        util::{PartialBuffer, WriteBuffer},
+    },
+    flate::params::FlateEncoderParams,
+    zstd::params::DParameter,
+};
+
+use super::Level;
+use crate::semantics::negotiate::Coding;
+
+/// The bytes that a step writes at most.
+const STEP: usize = 8 << 10;
+
+/// The largest window of `zstd`, 2^23 bytes: what RFC 9659 permits in HTTP. A decoder takes so much memory.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// An encoder of one content.
+pub(super) struct Encoder(Box<dyn EncodeV2 + Send>);
+
+impl Encoder {
+    /// Creates an encoder; `None` for `identity`.
+    pub(super) fn new(coding: Coding, level: Level) -> Option<Self> {
+        // What servers use for content that is compressed while it is sent.
+        let (gzip, br, zstd) = match level {
+            Level::Fast => (1, 1, 1),
+            Level::Default => (5, 4, 3),
+            Level::Best => (9, 9, 12),
+        };
+        Some(Self(match coding {
+            Coding::Identity => return None,
+            Coding::Gzip => {
+                Box::new(GzipEncoder::new(FlateEncoderParams::from(CodecLevel::Precise(gzip))))
+            }
+            Coding::Brotli => {
+                // A window of 2^19 bytes bounds the memory of a response.
+                let params = brotli::params::EncoderParams::default();
+                let params = params.quality(CodecLevel::Precise(br)).window_size(19);
+                Box::new(BrotliEncoder::new(params))
+            }
+            Coding::Zstd => Box::new(ZstdEncoder::new(zstd)),
+        }))
+    }
+
+    /// Encodes a piece. Some of it may stay in the encoder.
+    pub(super) fn encode(&mut self, piece: &[u8], out: &mut BytesMut) -> io::Result<()> {
+        let mut input = PartialBuffer::new(piece);
+        while !input.unwritten().is_empty() {
+            step(out, |output| self.0.encode(&mut input, output))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is in the encoder, so that a decoder gets all that was encoded.
+    pub(super) fn flush(&mut self, out: &mut BytesMut) -> io::Result<()> {
+        while !step(out, |output| self.0.flush(output))? {}
+        Ok(())
+    }
+
+    /// Writes the rest.
+    pub(super) fn finish(&mut self, out: &mut BytesMut) -> io::Result<()> {
+        while !step(out, |output| self.0.finish(output))? {}
+        Ok(())
+    }
+}
+
+/// A decoder of one content.
+pub(in crate::layer) struct Decoder {
+    inner: Box<dyn DecodeV2 + Send>,
+    is_gzip: bool,
+    /// The end of the encoded content was read.
+    is_done: bool,
+    /// The last step has filled its output, so more may follow without input.
+    has_more: bool,
+}
+
+impl Decoder {
+    /// Creates a decoder; `None` for `identity`.
+    pub(in crate::layer) fn new(coding: Coding) -> Option<Self> {
+        let inner: Box<dyn DecodeV2 + Send> = match coding {
+            Coding::Identity => return None,
+            Coding::Gzip => Box::new(GzipDecoder::new()),
+            Coding::Brotli => Box::new(BrotliDecoder::new()),
+            Coding::Zstd => {
+                let window = DParameter::window_log_max(ZSTD_WINDOW_LOG);
+                Box::new(ZstdDecoder::new_with_params(&[window]))
+            }
+        };
+        let is_gzip = coding == Coding::Gzip;
+        Some(Self { inner, is_gzip, is_done: false, has_more: false })
+    }
+
+    /// Decodes from `input` until `out` has at least `limit` bytes or the input is used up. Returns the number of
+    /// bytes that were used.
+    ///
+    /// # Errors
+    /// If the input is malformed, or something follows its end.
+    pub(in crate::layer) fn decode(
+        &mut self,
+        input: &[u8],
+        out: &mut BytesMut,
+        limit: usize,
+    ) -> io::Result<usize> {
+        let mut input = PartialBuffer::new(input);
+        while out.len() < limit {
+            if self.is_done {
+                let is_empty = input.unwritten().is_empty();
+                return if is_empty {
+                    Ok(input.written_len())
+                } else {
+                    Err(malformed("bytes follow the encoded content"))
+                };
+            }
+            let has_input = !input.unwritten().is_empty();
+            if !has_input && !self.has_more {
+                break;
+            }
+            let (before, used) = (out.len(), input.written_len());
+            if has_input || !self.is_gzip {
+                self.is_done = step(out, |output| self.inner.decode(&mut input, output))?;
+            } else {
+                // It takes a call without input for an error.
+                step(out, |output| self.inner.flush(output))?;
+            }
+            self.has_more = out.len() == before + STEP;
+            let is_stuck = out.len() == before && input.written_len() == used && !self.is_done;
+            if has_input && is_stuck {
+                return Err(malformed("the encoded content is malformed"));
+            }
+        }
+        Ok(input.written_len())
+    }
+
+    /// Returns whether the content is complete.
+    pub(in crate::layer) fn is_done(&self) -> bool {
+        self.is_done
+    }
+}
+
+fn malformed(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Calls `f` with room for [`STEP`] bytes.
+fn step<T>(
+    out: &mut BytesMut,
+    f: impl FnOnce(&mut WriteBuffer<'_>) -> io::Result<T>,
+) -> io::Result<T> {
+    let start = out.len();
+    out.resize(start + STEP, 0);
+    let mut output = WriteBuffer::new_initialized(&mut out[start..]);
+    let result = f(&mut output);
+    let written = output.written_len();
+    out.truncate(start + written);
+    result
+}

@@ -1,0 +1,225 @@
+use std::io::Read;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tower::{ServiceExt, service_fn};
+
+use super::{codec::Decoder, *};
+use crate::BoxError;
+
+const TEXT: &str = "all work and no play makes a dull page; ";
+
+fn page(n: usize) -> String {
+    TEXT.repeat(n)
+}
+
+/// A response with these fields.
+fn response(fields: &[(&str, &str)], body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    for (name, value) in fields {
+        if *name == "status" {
+            *response.status_mut() = value.parse().unwrap();
+        } else {
+            let name: HeaderName = name.parse().unwrap();
+            response.headers_mut().append(name, value.parse().unwrap());
+        }
+    }
+    response
+}
+
+async fn ask(
+    layer: CompressionLayer,
+    request: &[(&str, &str)],
+    answer: Response<Body>,
+) -> Response<Body> {
+    let slot = std::sync::Mutex::new(Some(answer));
+    let slot = Arc::new(slot);
+    let service = layer.layer(service_fn(move |_: Request| {
+        let answer = slot.lock().unwrap().take().unwrap();
+        async move { Ok::<_, BoxError>(answer) }
+    }));
+    let mut asked = http::Request::builder();
+    for (name, value) in request {
+        asked = if *name == "method" { asked.method(*value) } else { asked.header(*name, *value) };
+    }
+    service.oneshot(asked.body(Body::empty()).unwrap()).await.unwrap()
+}
+
+/// Decodes with another implementation where there is one.
+fn decode(coding: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    match coding {
+        "gzip" => {
+            flate2::read::GzDecoder::new(bytes).read_to_end(&mut out).unwrap();
+        }
+        other => {
+            let coding = if other == "br" { Coding::Brotli } else { Coding::Zstd };
+            let (mut decoder, mut text) = (Decoder::new(coding).unwrap(), BytesMut::new());
+            assert_eq!(decoder.decode(bytes, &mut text, usize::MAX).unwrap(), bytes.len());
+            assert!(decoder.is_done());
+            out.extend_from_slice(&text);
+        }
+    }
+    out
+}
+
+use bytes::BytesMut;
+
+const HTML: (&str, &str) = ("content-type", "text/html; charset=utf-8");
+
+#[tokio::test]
+async fn response_is_encoded_as_the_client_prefers() {
+    for (accept, coding) in [
+        ("gzip", "gzip"),
+        ("gzip, br", "br"),
+        ("gzip, br, zstd", "zstd"),
+        ("br;q=0.5, gzip", "gzip"),
+        ("x-gzip", "gzip"),
+    ] {
+        // In one piece, and as a stream.
+        for n in [100, 10_000] {
+            let answer = response(
+                &[HTML, ("content-length", "1"), ("etag", "\"1\""), ("accept-ranges", "bytes")],
+                page(n),
+            );
+            let got = ask(CompressionLayer::new(), &[("accept-encoding", accept)], answer).await;
+            let headers = got.headers().clone();
+            assert_eq!(
+                (&headers["content-encoding"], &headers["vary"], &headers["etag"]),
+                (
+                    &coding.parse().unwrap(),
+                    &"accept-encoding".parse().unwrap(),
+                    &"W/\"1\"".parse().unwrap()
+                )
+            );
+            assert!(
+                !headers.contains_key("content-length") && !headers.contains_key("accept-ranges")
+            );
+            assert_eq!(got.body().len().is_some(), n == 100);
+            let bytes = got.into_body().collect().await.unwrap().to_bytes();
+            assert!(bytes.len() < page(n).len() / 3, "{coding}: {}", bytes.len());
+            assert!(decode(coding, &bytes) == page(n).into_bytes(), "{coding}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn response_that_should_not_be_encoded_is_left_as_it_is() {
+    type Fields<'a> = &'a [(&'a str, &'a str)];
+    let gzip: Fields<'_> = &[("accept-encoding", "gzip")];
+    let cases: [(Fields<'_>, Fields<'_>, usize, bool); 12] = [
+        (&[], &[HTML], 100, true),
+        (&[("accept-encoding", "identity")], &[HTML], 100, true),
+        (&[("accept-encoding", "gzip;q=0, br;q=0")], &[HTML], 100, true),
+        (&[("accept-encoding", "gzip"), ("range", "bytes=0-1")], &[HTML], 100, true),
+        (gzip, &[HTML], 20, true),
+        (gzip, &[("content-type", "image/png")], 100, false),
+        (gzip, &[], 100, false),
+        (gzip, &[HTML, ("content-encoding", "br")], 100, false),
+        (gzip, &[HTML, ("content-range", "bytes 0-1/2")], 100, false),
+        (gzip, &[HTML, ("cache-control", "max-age=1, No-Transform")], 100, false),
+        (gzip, &[HTML, ("status", "206")], 100, false),
+        (gzip, &[HTML, ("vary", "x, Accept-Encoding")], 20, true),
+    ];
+    for (request, fields, n, varies) in cases {
+        let fields = [fields, &[("etag", "\"1\"")]].concat();
+        let got = ask(CompressionLayer::new(), request, response(&fields, page(n))).await;
+        let is_named = got
+            .headers()
+            .get_all("vary")
+            .iter()
+            .filter(|v| v.to_str().unwrap().to_lowercase().contains("accept-encoding"))
+            .count();
+        assert_eq!(is_named, usize::from(varies), "{request:?} {fields:?}");
+        assert_eq!(got.headers()["etag"], "\"1\"");
+        assert_eq!(
+            got.into_body().collect().await.unwrap().to_bytes(),
+            page(n),
+            "{request:?} {fields:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn head_has_the_fields_of_get_without_content() {
+    let fields = &[HTML, ("content-length", "5000")];
+    let request = &[("method", "HEAD"), ("accept-encoding", "gzip")];
+    let got = ask(CompressionLayer::new(), request, response(fields, Body::empty())).await;
+    assert_eq!(got.headers()["content-encoding"], "gzip");
+    assert!(!got.headers().contains_key("content-length") && got.body().len() == Some(0));
+    let small = &[HTML, ("content-length", "5")];
+    let got = ask(CompressionLayer::new(), request, response(small, Body::empty())).await;
+    assert_eq!(got.headers()["content-length"], "5");
+}
+
+#[tokio::test]
+async fn event_is_sent_before_the_next_one_is_written() {
+    for coding in ["gzip", "br", "zstd"] {
+        let (sender, body) = Body::channel(None);
+        let answer = response(&[("content-type", "text/event-stream")], body);
+        let got = ask(CompressionLayer::new(), &[("accept-encoding", coding)], answer).await;
+        assert_eq!(got.headers()["content-encoding"], coding);
+        let mut body = got.into_body();
+        let mut seen = Vec::new();
+        for event in ["data: one\n\n", "data: two\n\n", "data: three\n\n"] {
+            sender.send(Bytes::from(event)).unwrap();
+            let read = tokio::time::timeout(std::time::Duration::from_secs(20), body.frame());
+            let piece: Bytes =
+                read.await.expect("it is not held back").unwrap().unwrap().into_data().unwrap();
+            seen.extend_from_slice(&piece);
+        }
+        sender.finish(None);
+        while let Some(frame) = body.frame().await {
+            seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(decode(coding, &seen), b"data: one\n\ndata: two\n\ndata: three\n\n", "{coding}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_and_errors_of_the_content_pass_through() {
+    let (sender, body) = Body::channel(None);
+    sender.send(page(100).into()).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x", HeaderValue::from_static("y"));
+    sender.finish(Some(trailers.clone()));
+    let got =
+        ask(CompressionLayer::new(), &[("accept-encoding", "gzip")], response(&[HTML], body)).await;
+    let collected = got.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers(), Some(&trailers));
+    assert_eq!(decode("gzip", &collected.to_bytes()), page(100).as_bytes());
+
+    let (sender, body) = Body::channel(None);
+    sender.send(page(100).into()).unwrap();
+    drop(sender);
+    let got =
+        ask(CompressionLayer::new(), &[("accept-encoding", "gzip")], response(&[HTML], body)).await;
+    assert!(got.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn level_and_pressure_are_chosen_by_the_site() {
+    let request = &[("accept-encoding", "gzip")];
+    let len = async |level| {
+        let layer = CompressionLayer::new().level(move |_| level);
+        let answer = response(
+            &[("content-type", "x/y")],
+            (0..20_000).map(|i| (i * i % 251) as u8).collect::<Vec<_>>(),
+        );
+        ask(layer, request, answer).await.into_body().collect().await.unwrap().to_bytes().len()
+    };
+    let (none, fast, best) =
+        (len(None).await, len(Some(Level::Fast)).await, len(Some(Level::Best)).await);
+    assert!(none == 20_000 && fast < none && best <= fast, "{none} {fast} {best}");
+    let busy = CompressionLayer::new().skip_while(|| true);
+    let got = ask(busy, request, response(&[HTML], page(100))).await;
+    assert!(!got.headers().contains_key("content-encoding") && got.headers().contains_key("vary"));
+    let only = CompressionLayer::new().codings([Coding::Identity, Coding::Gzip]);
+    let got = ask(
+        only,
+        &[("accept-encoding", "br, gzip;q=0.1, identity;q=0.01")],
+        response(&[HTML], page(100)),
+    )
+    .await;
+    assert_eq!(got.headers()["content-encoding"], "gzip");
+}

@@ -1,0 +1,305 @@
+//! `RequestDecompression`: request bodies decoded, within bounds.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH},
+};
+use http_body::{Frame, SizeHint};
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::compression::Decoder;
+use crate::{
+    Body, BoxError, HttpService, Request,
+    body::HttpBody,
+    error::{Error, Kind},
+    semantics::{
+        negotiate::Coding,
+        problem::{self, Format},
+    },
+};
+
+/// The default largest decoded body, 8 MiB.
+pub const MAX_DECODED: u64 = 8 << 20;
+
+/// The default largest ratio of decoded to encoded bytes, 100. JSON and forms stay below 30; a bomb is at 1,000.
+pub const MAX_RATIO: u64 = 100;
+
+/// The decoded bytes up to which the ratio does not count, 64 KiB: a few repeated bytes may have any ratio.
+const RATIO_FROM: u64 = 64 << 10;
+
+/// The decoded bytes that are made before they are read, 64 KiB.
+const STEP: usize = 64 << 10;
+
+/// A decoded body exceeds a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Bomb {
+    /// It has more bytes than permitted.
+    #[error("the decoded body is larger than {0} bytes")]
+    TooLarge(u64),
+    /// It is so many times larger than what was sent.
+    #[error("the decoded body is more than {0} times larger than what was sent")]
+    Ratio(u64),
+}
+
+/// Wraps a service in [`RequestDecompression`].
+#[derive(Debug, Clone, Copy)]
+pub struct RequestDecompressionLayer {
+    bounds: Bounds,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    max_decoded: u64,
+    max_ratio: u64,
+}
+
+impl RequestDecompressionLayer {
+    /// Creates a layer with [`MAX_DECODED`] and [`MAX_RATIO`].
+    pub fn new() -> Self {
+        Self { bounds: Bounds { max_decoded: MAX_DECODED, max_ratio: MAX_RATIO } }
+    }
+
+    /// Sets the largest decoded body in bytes. Defaults to [`MAX_DECODED`].
+    #[must_use]
+    pub fn max_decoded(mut self, bytes: u64) -> Self {
+        self.bounds.max_decoded = bytes;
+        self
+    }
+
+    /// Sets the largest ratio of decoded to encoded bytes. Defaults to [`MAX_RATIO`].
+    #[must_use]
+    pub fn max_ratio(mut self, ratio: u64) -> Self {
+        self.bounds.max_ratio = ratio;
+        self
+    }
+}
+
+impl Default for RequestDecompressionLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for RequestDecompressionLayer {
+    type Service = RequestDecompression<S>;
+
+    fn layer(&self, inner: S) -> RequestDecompression<S> {
+        RequestDecompression { inner, bounds: self.bounds }
+    }
+}
+
+/// Decodes request bodies in gzip, brotli or zstd, and removes `Content-Encoding` and `Content-Length`.
+///
+/// A request in another coding, or in several, is answered with 415 and the codings that are accepted (RFC 9110 section
+/// 15.5.16). A body beyond a bound fails with an error of [`Kind::TooLarge`] (413), a malformed one with
+/// [`Kind::BadRequest`]; it is decoded as it is read, at most
+/// 72 KiB at a time.
+///
+/// Put it outside of the [request buffer](super::RequestBuffer), so that its bounds count the decoded bytes.
+///
+/// Readiness passes through.
+#[derive(Debug, Clone)]
+pub struct RequestDecompression<S> {
+    inner: S,
+    bounds: Bounds,
+}
+
+impl<S, B> Service<Request<B>> for RequestDecompression<S>
+where
+    S: HttpService + Clone,
+    B: HttpBody,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        let mut lines = request.headers().get_all(CONTENT_ENCODING).iter();
+        let coding = match (lines.next(), lines.next()) {
+            (None, _) => Some(Coding::Identity),
+            (Some(value), None) => coding(value),
+            (Some(_), Some(_)) => None,
+        };
+        let Some(coding) = coding else {
+            self.inner = self.inner.clone(); // a clone has nothing reserved
+            return ResponseFuture(State::Refused(Some(Box::new(refusal(&request)))));
+        };
+        if let Some(decoder) = Decoder::new(coding) {
+            request.headers_mut().remove(CONTENT_ENCODING);
+            request.headers_mut().remove(CONTENT_LENGTH);
+            let bounds = self.bounds;
+            request = request.map(|body| Body::new(Decoded::new(body, decoder, bounds)));
+        }
+        ResponseFuture(State::Called(self.inner.call(request)))
+    }
+}
+
+/// The coding that a field names; `None` if it is unknown or there are several.
+fn coding(value: &HeaderValue) -> Option<Coding> {
+    let name = value.as_bytes().trim_ascii();
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    match () {
+        () if is("identity") || name.is_empty() => Some(Coding::Identity),
+        () if is("gzip") || is("x-gzip") => Some(Coding::Gzip),
+        () if is("br") => Some(Coding::Brotli),
+        () if is("zstd") => Some(Coding::Zstd),
+        () => None,
+    }
+}
+
+fn refusal(request: &Request) -> Response<Body> {
+    let format = Format::of(request.headers());
+    let mut response = problem::response(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, format);
+    let accepted = HeaderValue::from_static("gzip, br, zstd");
+    response.headers_mut().insert(ACCEPT_ENCODING, accepted);
+    response
+}
+
+/// A body that is decoded as it is read.
+struct Decoded {
+    body: Body,
+    decoder: Decoder,
+    bounds: Bounds,
+    /// What was received and is not decoded.
+    input: Bytes,
+    received: u64,
+    decoded: u64,
+    has_ended: bool,
+}
+
+impl Decoded {
+    fn new(body: Body, decoder: Decoder, bounds: Bounds) -> Self {
+        let (received, decoded) = (0, 0);
+        Self { body, decoder, bounds, input: Bytes::new(), received, decoded, has_ended: false }
+    }
+
+    /// Decodes what was received, up to [`STEP`] bytes.
+    fn decode(&mut self) -> Result<Bytes, BoxError> {
+        let mut out = BytesMut::new();
+        let malformed = |error| Error::new(Kind::BadRequest, error);
+        let used = self.decoder.decode(&self.input, &mut out, STEP).map_err(malformed)?;
+        self.input = self.input.split_off(used);
+        self.decoded += out.len() as u64;
+        let Bounds { max_decoded, max_ratio } = self.bounds;
+        let bomb = if self.decoded > max_decoded {
+            Some(Bomb::TooLarge(max_decoded))
+        } else if self.decoded > RATIO_FROM.max(self.received.saturating_mul(max_ratio)) {
+            Some(Bomb::Ratio(max_ratio))
+        } else {
+            None
+        };
+        match bomb {
+            Some(bomb) => Err(Error::new(Kind::TooLarge, bomb).into()),
+            None => Ok(out.freeze()),
+        }
+    }
+}
+
+impl http_body::Body for Decoded {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            if this.has_ended {
+                return Poll::Ready(None);
+            }
+            let out = match this.decode() {
+                Ok(out) => out,
+                Err(error) => {
+                    this.has_ended = true;
+                    this.body = Body::empty(); // the rest is not read
+                    return Poll::Ready(Some(Err(error)));
+                }
+            };
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+            let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)?) else {
+                this.has_ended = true;
+                if this.decoder.is_done() || this.received == 0 {
+                    return Poll::Ready(None);
+                }
+                let cause = "the encoded body ends too early";
+                return Poll::Ready(Some(Err(Error::new(Kind::BadRequest, cause).into())));
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    this.received += data.len() as u64;
+                    this.input = match this.input.is_empty() {
+                        true => data,
+                        false => [&this.input[..], &data[..]].concat().into(),
+                    };
+                }
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// The future of [`RequestDecompression`].
+#[pin_project]
+pub struct ResponseFuture<F>(#[pin] State<F>);
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Called(#[pin] F),
+    Refused(Option<Box<Response<Body>>>),
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: HttpBody,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().0.project() {
+            StateProj::Called(future) => {
+                Poll::Ready(ready!(future.poll(cx)).map(|response| response.map(Body::new)))
+            }
+            StateProj::Refused(response) => {
+                let response = response.take().expect("not polled again after it has ended");
+                Poll::Ready(Ok(*response))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
