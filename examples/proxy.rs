@@ -2,42 +2,56 @@
 //!
 //! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000`.
 
-use tower::ServiceBuilder;
+use tower::{Layer, ServiceBuilder};
 use vestibule::{
-    HttpService, layer,
+    HttpService,
+    cache::{CacheLayer, Heuristic, SetCookie},
+    layer,
     serve::{Serve, serve, shutdown_signal},
     upstream::Upstream,
 };
 
 const HELP: &str = "\
-proxy [--listen ADDR] [--threads N] [--buffer] [--log] UPSTREAM [UPSTREAM ...]
+proxy [--listen ADDR] [--threads N] [--buffer] [--cache memory|DIR] [--log] UPSTREAM [UPSTREAM ...]
 
   --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
   --threads N     N threads with a runtime each (0: one per core); by default one runtime
   --buffer        buffers requests and responses, so that no server waits for a slow client
+  --cache WHERE   stores responses as far as the servers permit: in memory, or in the folder WHERE too
+  --cache-heuristic    with --cache: derives a lifetime from Last-Modified if there is no other
+  --cache-set-cookie   with --cache: stores Set-Cookie too, as RFC 9111 permits
   --log           logs a line for each request
   UPSTREAM        host:port, http://host:port or unix:/path";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Args { listen, threads, buffer, log, upstreams } = Args::parse()?;
+    let args = Args::parse()?;
+    let cache = args.cache_layer()?;
+    let Args { listen, threads, buffer, log, upstreams, .. } = args;
 
     let servers = Upstream::new(upstreams)?;
     // Servers may be started later. With `?` instead, a missing server would be an error.
     if let Err(error) = servers.check().await {
         tracing::warn!("{error}");
     }
-    if !buffer {
-        return run(serve(listen, servers), threads, log).await;
+    let buffered = |servers| {
+        ServiceBuilder::new()
+            // A server is free once it has answered, even if the client reads slowly.
+            .layer(layer::ResponseBufferLayer::new())
+            // A server receives complete requests, even if the client sends slowly.
+            .layer(layer::RequestBufferLayer::new().max_body(1 << 30))
+            .service(servers)
+    };
+    match (buffer, cache) {
+        (false, None) => run(serve(listen, servers), threads, log).await,
+        (true, None) => run(serve(listen, buffered(servers)), threads, log).await,
+        // Outside of the buffers: hits need none.
+        (false, Some(cache)) => run(serve(listen, cache.layer(servers)), threads, log).await,
+        (true, Some(cache)) => {
+            run(serve(listen, cache.layer(buffered(servers))), threads, log).await
+        }
     }
-    let buffered = ServiceBuilder::new()
-        // A server is free once it has answered, even if the client reads slowly.
-        .layer(layer::ResponseBufferLayer::new())
-        // A server receives complete requests, even if the client sends slowly.
-        .layer(layer::RequestBufferLayer::new().max_body(1 << 30))
-        .service(servers);
-    run(serve(listen, buffered), threads, log).await
 }
 
 async fn run<S>(
@@ -66,21 +80,52 @@ struct Args {
     listen: String,
     threads: Option<usize>,
     buffer: bool,
+    cache: Option<String>,
+    heuristic: bool,
+    set_cookie: bool,
     log: bool,
     upstreams: Vec<String>,
 }
 
 impl Args {
+    /// Reads the objects in a folder, which may take a while.
+    fn cache_layer(&self) -> std::io::Result<Option<CacheLayer>> {
+        let mut builder = CacheLayer::builder().cache_status("proxy");
+        if self.heuristic {
+            builder = builder.heuristic(Heuristic::default());
+        }
+        if self.set_cookie {
+            builder = builder.set_cookie(SetCookie::Store);
+        }
+        Ok(match self.cache.as_deref() {
+            None => None,
+            Some("memory") => Some(builder.build()),
+            Some(folder) => Some(builder.open(folder)?),
+        })
+    }
+
     fn parse() -> Result<Self, lexopt::Error> {
         use lexopt::prelude::*;
         let listen = "127.0.0.1:8080".into();
-        let mut args = Self { listen, threads: None, buffer: false, log: false, upstreams: vec![] };
+        let mut args = Self {
+            listen,
+            threads: None,
+            buffer: false,
+            cache: None,
+            heuristic: false,
+            set_cookie: false,
+            log: false,
+            upstreams: vec![],
+        };
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("listen") => args.listen = parser.value()?.string()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
                 Long("buffer") => args.buffer = true,
+                Long("cache") => args.cache = Some(parser.value()?.string()?),
+                Long("cache-heuristic") => args.heuristic = true,
+                Long("cache-set-cookie") => args.set_cookie = true,
                 Long("log") => args.log = true,
                 Short('h') | Long("help") => {
                     println!("{HELP}");

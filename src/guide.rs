@@ -17,3 +17,9 @@ pub mod limits {}
 
 #[doc = include_str!("guide/statuses.md")]
 pub mod statuses {}
+
+#[doc = include_str!("guide/cache.md")]
+pub mod cache {}
+
+#[doc = include_str!("guide/site.md")]
+pub mod site {}

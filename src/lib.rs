@@ -50,7 +50,7 @@
 //! | level | modules | use |
 //! |---|---|---|
 //! | facade | [`serve()`], [`Router`] | a gateway in twenty lines |
-//! | services | [`layer`], [`files`], [`upstream`], [`worker`], [`conn`] | a custom gateway |
+//! | services | [`layer`], [`cache`], [`files`], [`upstream`], [`worker`], [`conn`] | a custom gateway |
 //! | cores | [`proto`], [`semantics`], [`policy`] | the HTTP parser alone; fuzzing |
 //!
 //! The cores have no sockets, tasks or clocks. With `default-features = false` only they are compiled, without a
@@ -70,12 +70,14 @@
 //! | 1 | [`TrustedProxyLayer`](layer::TrustedProxyLayer) | finds the client behind a proxy | the layers inside, and the access log, then see the client and not the proxy |
 //! | 2 | [`RescueLayer`](layer::RescueLayer) | turns every error into a response | layers outside of it see responses only |
 //! | 3 | [`ClientRateLimitLayer`](layer::ClientRateLimitLayer), [`InFlightLayer`](layer::InFlightLayer), authentication, the [`Router`] | limit the requests of each client, refuse, route | they refuse before a body is read |
-//! | 4 | [`ResponseBufferLayer`](layer::ResponseBufferLayer) | buffers responses for slow clients | outside of everything that holds a worker, a permit or memory, so that all of it is released before a slow client has read the response |
-//! | 5 | [`RequestBufferLayer`](layer::RequestBufferLayer) | passes on complete requests only | a client that sends slowly then occupies no permit and no worker, and uses up no deadline |
-//! | 6 | [`DisconnectLayer`](layer::DisconnectLayer) | cancels or completes requests whose client disconnects | inside of the request buffer, since only a complete request can be completed; outside of the limits, which count it |
-//! | 7 | [`ConcurrencyLimitLayer`](layer::ConcurrencyLimitLayer) | limits concurrent requests | inside of the request buffer, so that no slow client holds a permit |
-//! | 8 | [`RequestDeadlineLayer`](layer::RequestDeadlineLayer) | sets one deadline for waiting and work | inside of the request buffer: outside, it would include the time in which the client sends its body, and a slow client would get 504 instead of 408 ([`Limits::body_timeout`](proto::h1::Limits::body_timeout)) |
-//! | 9 | [`worker`], [`files`], [`upstream`] | the application | |
+//! | 4 | [`CacheLayer`](cache::CacheLayer) | answers from stored responses | hits need nothing of what follows; inside of the `RescueLayer`, so that a stale response can replace an error |
+//! | 5 | [`CompressionLayer`](layer::CompressionLayer) | compresses responses | inside of the cache, which stores each coding once |
+//! | 6 | [`ResponseBufferLayer`](layer::ResponseBufferLayer) | buffers responses for slow clients | outside of everything that holds a worker, a permit or memory, so that all of it is released before a slow client has read the response |
+//! | 7 | [`RequestBufferLayer`](layer::RequestBufferLayer) | passes on complete requests only | a client that sends slowly then occupies no permit and no worker, and uses up no deadline |
+//! | 8 | [`DisconnectLayer`](layer::DisconnectLayer) | cancels or completes requests whose client disconnects | inside of the request buffer, since only a complete request can be completed; outside of the limits, which count it |
+//! | 9 | [`ConcurrencyLimitLayer`](layer::ConcurrencyLimitLayer) | limits concurrent requests | inside of the request buffer, so that no slow client holds a permit |
+//! | 10 | [`RequestDeadlineLayer`](layer::RequestDeadlineLayer) | sets one deadline for waiting and work | inside of the request buffer: outside, it would include the time in which the client sends its body, and a slow client would get 504 instead of 408 ([`Limits::body_timeout`](proto::h1::Limits::body_timeout)) |
+//! | 11 | [`worker`], [`files`], [`upstream`] | the application | |
 //!
 //! In the program above the buffers wrap the whole site, so their bounds apply to all of it: a request body,
 //! including an upload to `/api`, may have at most [`MAX_BODY`](layer::buffer::request::MAX_BODY), 1 MiB
@@ -87,6 +89,8 @@
 //! |---|---|
 //! | [common tasks](guide::how_to) | each with the item that does it |
 //! | [with axum](guide::axum), [with tower-http](guide::tower_http) | over, under and between their services and layers |
+//! | [a cache](guide::cache) | in front of servers, what it stores, invalidation, the public test suite |
+//! | [what every site needs](guide::site) | redirects, fields, access, authentication, error pages |
 //! | [behind another proxy](guide::behind_a_proxy) | the address of the client |
 //! | [defaults and limits](guide::limits) | every option with its default, and the status beyond it |
 //! | [deadlines](serve::deadlines) | how long a server waits, and for what |
@@ -97,9 +101,10 @@
 //! | feature | on by default | adds |
 //! |---|---|---|
 //! | `server` | yes | sockets, drivers, layers, the router and `serve` |
-//! | `files`, `upstream`, `worker` | yes | the services of these names; each enables `server` |
+//! | `cache`, `files`, `upstream`, `worker` | yes | the services of these names; each enables `server` |
 //! | `process` | yes | workers that are child processes |
 //! | `limit` | yes | rate limits for each client |
+//! | `compression` | no | compressed responses and requests; compiles C code for zstd |
 //! | `metrics` | no | gauges and counters of the [budget](budget#metrics), through the crate `metrics` |
 //!
 //! # Logs
@@ -125,6 +130,8 @@
 //! | `vestibule::serve` | error | the task of a connection panicked |
 //! | | warn | a shutdown aborted connections |
 //! | | debug | a connection failed, or was closed by a limit |
+//! | `vestibule::cache` | warn | the folder of a cache cannot be written to |
+//! | | debug | a stored response cannot be refreshed or read |
 //! | `vestibule::files` | warn | a folder or a file cannot be served, also one that an application has named |
 //! | | debug | a folder cannot be watched, a stale entry was served, a precompressed file is older than its original |
 //!
@@ -165,6 +172,9 @@ pub mod net;
 pub mod conn;
 
 // S4: services, which do not import each other.
+#[cfg(feature = "cache")]
+#[allow(clippy::disallowed_methods, reason = "above S2")]
+pub mod cache;
 #[cfg(feature = "files")]
 #[allow(clippy::disallowed_methods, reason = "above S2")]
 pub mod files;
@@ -185,10 +195,16 @@ pub mod worker;
 #[allow(clippy::disallowed_methods, reason = "above S2")]
 pub mod serve;
 
-#[cfg(all(feature = "files", feature = "limit", feature = "process", feature = "upstream"))]
+#[cfg(all(
+    feature = "cache",
+    feature = "files",
+    feature = "limit",
+    feature = "process",
+    feature = "upstream"
+))]
 pub mod guide;
 
-#[cfg(all(test, feature = "files", feature = "process", feature = "upstream"))]
+#[cfg(all(test, feature = "cache", feature = "files", feature = "process", feature = "upstream"))]
 #[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 mod tests;
 

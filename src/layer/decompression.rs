@@ -154,12 +154,16 @@ where
 fn coding(value: &HeaderValue) -> Option<Coding> {
     let name = value.as_bytes().trim_ascii();
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    match () {
-        () if is("identity") || name.is_empty() => Some(Coding::Identity),
-        () if is("gzip") || is("x-gzip") => Some(Coding::Gzip),
-        () if is("br") => Some(Coding::Brotli),
-        () if is("zstd") => Some(Coding::Zstd),
-        () => None,
+    if is("identity") || name.is_empty() {
+        Some(Coding::Identity)
+    } else if is("gzip") || is("x-gzip") {
+        Some(Coding::Gzip)
+    } else if is("br") {
+        Some(Coding::Brotli)
+    } else if is("zstd") {
+        Some(Coding::Zstd)
+    } else {
+        None
     }
 }
 
@@ -246,9 +250,10 @@ impl http_body::Body for Decoded {
             match frame.into_data() {
                 Ok(data) => {
                     this.received += data.len() as u64;
-                    this.input = match this.input.is_empty() {
-                        true => data,
-                        false => [&this.input[..], &data[..]].concat().into(),
+                    this.input = if this.input.is_empty() {
+                        data
+                    } else {
+                        [&this.input[..], &data[..]].concat().into()
                     };
                 }
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),

@@ -4,10 +4,10 @@
 use std::fs;
 
 use http::StatusCode;
-use tower::service_fn;
+use tower::{Layer, service_fn};
 
 use super::support::{exchange, start, statuses};
-use crate::{Body, BoxError, Request, Response, Router, files};
+use crate::{Body, BoxError, Request, Response, Router, cache::CacheLayer, files};
 
 #[tokio::test]
 async fn s3_unread_body_after_early_answer_is_never_a_request() {
@@ -18,6 +18,11 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
         "/fails",
         service_fn(|_: Request| async { Err::<Response, BoxError>("expected".into()) }),
     );
+    let page = service_fn(|_: Request| async {
+        let page = Response::builder().header("cache-control", "max-age=60");
+        Ok::<_, BoxError>(page.body(Body::from("page"))?)
+    });
+    let site = site.route("/cached", CacheLayer::new().layer(page));
     let site = site.route(
         "/empty",
         service_fn(|_: Request| async {
@@ -33,7 +38,7 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
         (format!("Content-Length: {length}"), evil),
         ("Transfer-Encoding: chunked".to_owned(), &chunks),
     ];
-    // A file (the second time from the cache), a refusal, a redirect, a missing file, an error.
+    // A file (the second time from the cache), a refusal, a redirect, a missing file, a stored response, an error.
     for (method, path, status) in [
         ("GET", "/static/a.txt", 200),
         ("GET", "/static/a.txt", 200),
@@ -44,6 +49,8 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
         ("GET", "/static/%2e%2e/a", 400),
         ("GET", "/missing", 404),
         ("DELETE", "/empty", 204),
+        ("GET", "/cached", 200),
+        ("GET", "/cached", 200),
         ("POST", "/fails", 500),
     ] {
         for (framing, body) in &framings {

@@ -8,6 +8,7 @@ use tower::{BoxError, Layer, ServiceExt, util::BoxCloneService};
 use super::support::{exchange, start, statuses, within};
 use crate::{
     Request, Response,
+    cache::CacheLayer,
     layer::{RequestBufferLayer, RequestDeadlineLayer, RescueLayer, ResponseBufferLayer},
     worker,
 };
@@ -17,9 +18,10 @@ type Boxed = BoxCloneService<Request, Response, BoxError>;
 /// Applies a layer to a boxed service.
 type Wrap = fn(Boxed) -> Boxed;
 
-const LAYERS: [(&str, Wrap); 4] = [
+const LAYERS: [(&str, Wrap); 5] = [
     ("rescue", |s| RescueLayer::new().layer(s).map_err(|e| match e {}).boxed_clone()),
     ("timeout", |s| RequestDeadlineLayer::new(Duration::from_secs(20)).layer(s).boxed_clone()),
+    ("cache", |s| CacheLayer::new().layer(s).boxed_clone()),
     ("response", |s| ResponseBufferLayer::new().layer(s).boxed_clone()),
     ("request", |s| RequestBufferLayer::new().max_body(300_000).layer(s).boxed_clone()),
 ];
@@ -67,7 +69,7 @@ async fn every_order_of_layers_gives_correct_responses() {
     })
     .await;
     let stats = threads.stats();
-    assert_eq!((stats.queued, stats.stuck, stats.panics), (0, 0, 24));
+    assert_eq!((stats.queued, stats.stuck, stats.panics), (0, 0, 120));
     threads.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 

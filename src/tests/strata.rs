@@ -12,7 +12,7 @@ const STRATA: [&[&str]; 6] = [
     &["proto", "semantics", "policy"],
     &["net"],
     &["conn"],
-    &["layer", "files", "upstream", "worker", "route"],
+    &["cache", "layer", "files", "upstream", "worker", "route"],
     &["serve", "guide"],
 ];
 

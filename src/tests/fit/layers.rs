@@ -24,12 +24,18 @@ use tower_http::{
 use crate::{
     Body, BoxError, HttpService, Request,
     body::HttpBody,
+    cache::CacheLayer,
     layer::{
-        ClientField, ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer, InFlightLayer,
-        RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer,
-        TrustedProxyLayer,
+        BandwidthLayer, ClientField, ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer,
+        InFlightLayer, RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer,
+        ResponseBufferLayer, TrustedProxyLayer,
     },
     tests::support::{exchange, start, statuses},
+};
+
+#[cfg(feature = "compression")]
+use crate::layer::{
+    CompressionLayer as OurCompressionLayer, RequestDecompressionLayer as OurDecompressionLayer,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -102,6 +108,28 @@ macro_rules! fits {
 #[tokio::test]
 async fn rescue_layer_fits() {
     fits!(RescueLayer::new());
+}
+
+#[tokio::test]
+async fn bandwidth_layer_fits() {
+    fits!(BandwidthLayer::new(1 << 30));
+}
+
+#[cfg(feature = "compression")]
+#[tokio::test]
+async fn compression_layer_fits() {
+    fits!(OurCompressionLayer::new());
+}
+
+#[cfg(feature = "compression")]
+#[tokio::test]
+async fn decompression_layer_fits() {
+    fits!(OurDecompressionLayer::new());
+}
+
+#[tokio::test]
+async fn cache_layer_fits() {
+    fits!(CacheLayer::new());
 }
 
 #[tokio::test]

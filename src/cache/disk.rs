@@ -1,0 +1,460 @@
+//! `DiskStore`: objects in a folder, with those that are used most in memory too.
+
+mod files;
+mod head;
+mod index;
+
+use std::{
+    fmt, io,
+    path::Path,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use self::{
+    files::Files,
+    index::{Index, Meta},
+};
+use super::{
+    clock::Clock,
+    key::Key,
+    memory::MemoryStore,
+    object::{Content, Object},
+    store::{Found, Lookup, Purge, Selector, Store},
+};
+use crate::{
+    body::FileSlice,
+    net::blocking_pool::{BlockingPool, Job},
+};
+
+/// The default bytes on disk, 1 GiB.
+pub const DISK_CAPACITY: u64 = 1 << 30;
+
+/// The default number of objects on disk, 1,000,000. An object takes about 400 bytes of memory.
+pub const MAX_DISK_OBJECTS: u64 = 1_000_000;
+
+/// The default largest content on disk, 16 MiB. It is in memory until it is complete.
+pub const MAX_DISK_OBJECT: u64 = 16 << 20;
+
+/// The bytes that wait to be written, 64 MiB. Objects beyond are stored in memory only.
+pub const MAX_WRITING: u64 = 64 << 20;
+
+/// The number of objects that wait to be written, 1,024.
+const MAX_WRITES: usize = 1024;
+
+/// The time that the scan of the folder may take at the start, 60 seconds. What was not reached then is removed.
+pub const SCAN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long nothing is written after a failure, 10 seconds: a full disk or one that is read-only stays so for a while.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The threads of the scan.
+const SCAN_THREADS: u8 = 4;
+
+/// Reads and writes the files of all stores.
+static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
+
+/// Objects on disk and in memory.
+pub(super) struct DiskStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    files: Arc<Files>,
+    index: Index,
+    memory: MemoryStore,
+    max_object: u64,
+    clock: Clock,
+    /// All changes of the index and of names of files happen under this lock.
+    writing: Mutex<Vec<Writing>>,
+    writing_len: AtomicU64,
+    /// Until when nothing is written, in milliseconds of the clock.
+    paused_until: AtomicU64,
+}
+
+/// An object that is being written. It is removed if the object is invalidated, and is then not committed.
+struct Writing {
+    key: Key,
+    object: Arc<Object>,
+}
+
+/// The bounds of a store on disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DiskBounds {
+    pub(super) capacity: u64,
+    pub(super) max_objects: u64,
+    pub(super) max_object: u64,
+    pub(super) max_variants: usize,
+}
+
+impl DiskStore {
+    /// Opens the folder and reads what is there.
+    pub(super) fn open(
+        root: &Path,
+        bounds: DiskBounds,
+        memory: MemoryStore,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        let files = Arc::new(Files::open(root)?);
+        let index = Index::new(bounds, files.clone());
+        scan(&files, &index, SCAN_TIMEOUT)?;
+        let inner = Inner {
+            files,
+            index,
+            memory,
+            max_object: bounds.max_object,
+            clock,
+            writing: Mutex::default(),
+            writing_len: AtomicU64::new(0),
+            paused_until: AtomicU64::new(0),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+/// Enters all objects of the folder into the index, within the time.
+fn scan(files: &Files, index: &Index, timeout: Duration) -> io::Result<()> {
+    let (ends, entering) = (Instant::now() + timeout, Mutex::new(()));
+    let scan_folders = |first: u8| -> io::Result<()> {
+        for folder in (first..=u8::MAX).step_by(SCAN_THREADS.into()) {
+            files.scan(folder, |id| {
+                let meta = (Instant::now() < ends).then(|| read_meta(files, id)).flatten();
+                let Some((key, meta)) = meta else { return false };
+                // Entries of one key may be in several folders.
+                let one_at_a_time = entering.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_newest = index.insert_newest(&key, meta);
+                drop(one_at_a_time);
+                is_newest
+            })?;
+        }
+        Ok(())
+    };
+    let scan_folders = &scan_folders;
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..SCAN_THREADS).map(|first| scope.spawn(move || scan_folders(first))).collect();
+        let results = threads.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the scan panicked")))
+        });
+        results.collect()
+    })
+}
+
+/// Returns the key and the entry of an object, if it is whole.
+fn read_meta(files: &Files, id: u64) -> Option<(Key, Meta)> {
+    let (key, object, len) = head::decode(&files.read_head(id).ok()?)?;
+    files.open_content(id, len).ok().filter(|_| object.id == id)?;
+    Some((key, Meta::of(&object, len)))
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Vec<Writing>> {
+        // Nothing panics between two changes that belong together.
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes an object in a thread that may block, unless too much is being written or the disk has failed lately.
+    fn write(self: &Arc<Self>, writing: &mut Vec<Writing>, key: &Key, object: &Arc<Object>) {
+        let len = object.content.len();
+        let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX);
+        let is_paused = now < self.paused_until.load(Relaxed);
+        let (false, Content::Memory(content)) = (is_paused, &object.content) else { return };
+        let is_full =
+            writing.len() >= MAX_WRITES || self.writing_len.load(Relaxed) + len > MAX_WRITING;
+        if len > self.max_object || is_full {
+            return;
+        }
+        let Some(head) = head::encode(key, object) else { return };
+        self.writing_len.fetch_add(len, Relaxed);
+        writing.push(Writing { key: key.clone(), object: object.clone() });
+        POOL.run(Box::new(Write {
+            store: self.clone(),
+            key: key.clone(),
+            object: object.clone(),
+            content: Some(content.clone()),
+            head,
+            has_run: false,
+        }));
+    }
+
+    /// Writes the head of an object whose content is on disk already.
+    fn write_head(self: &Arc<Self>, key: &Key, object: &Arc<Object>) {
+        let Some(head) = head::encode(key, object) else { return };
+        let (store, key, object) = (self.clone(), key.clone(), object.clone());
+        POOL.run(Box::new(Write { store, key, object, content: None, head, has_run: false }));
+    }
+
+    /// Removes an entry of the index and its files.
+    fn discard(&self, key: &Key, selects: impl Fn(&Meta) -> bool) -> usize {
+        let ids = self.index.remove(key, selects);
+        ids.iter().for_each(|id| self.files.remove(*id));
+        ids.len()
+    }
+
+    /// Reads an object, and keeps it in memory if it is small.
+    fn read(&self, key: &Key, meta: &Meta) -> Option<Arc<Object>> {
+        let result = self.read_files(key, meta);
+        let writing = self.lock();
+        let mut object = match result {
+            Ok(object) => object,
+            Err(error) => {
+                // Removed meanwhile, or damaged: either way it is of no use.
+                tracing::debug!(%key, %error, "cannot read a stored response");
+                self.discard(key, |other| other.id == meta.id);
+                return None;
+            }
+        };
+        let metas = self.index.get(key).unwrap_or_default();
+        let current = metas.iter().find(|other| other.id == meta.id);
+        // It may have become stale, or was removed, while it was read.
+        object.freshness = current.unwrap_or(meta).freshness;
+        let object = Arc::new(object);
+        if current.is_some() && object.content.len() <= self.memory.max_object() {
+            self.memory.insert(key, &object);
+        }
+        drop(writing);
+        Some(object)
+    }
+
+    fn read_files(&self, key: &Key, meta: &Meta) -> io::Result<Object> {
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the head is damaged");
+        let head = self.files.read_head(meta.id)?;
+        let (read_key, mut object, len) = head::decode(&head).ok_or_else(damaged)?;
+        if read_key != *key || object.id != meta.id {
+            return Err(damaged());
+        }
+        let file = self.files.open_content(meta.id, len)?;
+        object.content = if len <= self.memory.max_object() {
+            let mut content = vec![0; usize::try_from(len).map_err(|_| damaged())?];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut content, 0)?;
+            Content::Memory(Bytes::from(content))
+        } else {
+            Content::File(FileSlice::new(Arc::new(file), 0, len))
+        };
+        Ok(object)
+    }
+}
+
+impl Store for DiskStore {
+    fn get(&self, key: &Key, request: &HeaderMap) -> Lookup {
+        let Lookup::Ready(found) = self.inner.memory.get(key, request) else {
+            unreachable!("memory is read at once")
+        };
+        if found.object.is_some() {
+            return Lookup::Ready(found);
+        }
+        let is_writing = |w: &&Writing| w.key == *key && w.object.matches(request);
+        if let Some(writing) = self.inner.lock().iter().rev().find(is_writing) {
+            return Lookup::Ready(Found { object: Some(writing.object.clone()), has_others: true });
+        }
+        let Some(metas) = self.inner.index.get(key) else { return Lookup::Ready(found) };
+        let Some(meta) = metas.iter().find(|meta| meta.matches(request)).cloned() else {
+            return Lookup::Ready(Found { object: None, has_others: true });
+        };
+        let (inner, key) = (self.inner.clone(), key.clone());
+        let read = POOL.call(move || inner.read(&key, &meta));
+        Lookup::Pending(Box::pin(async move {
+            let object = read.await.ok().and_then(Result::ok).flatten();
+            Found { object, has_others: true }
+        }))
+    }
+
+    fn insert(&self, key: &Key, object: &Arc<Object>) {
+        let inner = &self.inner;
+        let mut writing = inner.lock();
+        if object.content.len() <= inner.memory.max_object() {
+            inner.memory.insert(key, object);
+        }
+        if let Some(w) = writing.iter_mut().find(|w| w.object.id == object.id) {
+            // Only its fields are new: they are written behind the content.
+            w.object = object.clone();
+            return;
+        }
+        writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
+        if inner.index.has(key, object.id) {
+            // Only its fields are new.
+            inner.index.insert(key, Meta::of(object, object.content.len()));
+            inner.write_head(key, object);
+            return;
+        }
+        inner.discard(key, |meta| meta.is_same_variant(object));
+        inner.write(&mut writing, key, object);
+    }
+
+    fn replace(&self, key: &Key, old: &Object, new: &Arc<Object>) {
+        let inner = &self.inner;
+        let mut writing = inner.lock();
+        inner.memory.replace(key, old, new);
+        let mut writes = writing.iter_mut().filter(|w| w.key == *key);
+        if let Some(w) = writes.find(|w| w.object.is_unchanged(old)) {
+            w.object = new.clone();
+            return;
+        }
+        let metas = inner.index.get(key).unwrap_or_default();
+        if metas.iter().any(|meta| meta.id == old.id && meta.freshness == old.freshness) {
+            inner.index.insert(key, Meta::of(new, new.content.len()));
+            inner.write_head(key, new);
+        }
+    }
+
+    fn remove(&self, key: &Key, object: &Object) {
+        let mut writing = self.inner.lock();
+        self.inner.memory.remove(key, object);
+        writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
+        self.inner.discard(key, |meta| meta.is_same_variant(object));
+    }
+
+    fn invalidate(&self, key: &Key, purge: Purge) {
+        self.purge_keys(&[key.clone()], &|_, _| true, purge);
+    }
+
+    fn purge(&self, selects: Selector<'_>, purge: Purge) -> usize {
+        let writing = self.inner.lock();
+        let mut keys = self.inner.index.select(selects);
+        keys.extend(writing.iter().map(|w| w.key.clone()));
+        drop(writing);
+        keys.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        keys.dedup();
+        let in_memory = self.inner.memory.purge(selects, purge);
+        in_memory.max(self.purge_keys(&keys, selects, purge))
+    }
+
+    fn usage(&self) -> (u64, u64) {
+        self.inner.index.usage()
+    }
+
+    fn max_object(&self) -> u64 {
+        self.inner.max_object
+    }
+}
+
+impl DiskStore {
+    /// Invalidates the selected objects of these keys.
+    fn purge_keys(&self, keys: &[Key], selects: Selector<'_>, purge: Purge) -> usize {
+        let (inner, now, mut count) = (&self.inner, self.inner.clock.now(), 0);
+        for key in keys {
+            let mut writing = inner.lock();
+            if keys.len() == 1 {
+                inner.memory.invalidate(key, purge);
+            }
+            let before = writing.len();
+            writing.retain(|w| w.key != *key || !selects(key, &w.object.groups));
+            count += before - writing.len();
+            match purge {
+                Purge::Hard => count += inner.discard(key, |meta| selects(key, &meta.groups)),
+                Purge::Soft => count += inner.index.expire(key, now, |m| selects(key, &m.groups)),
+            }
+        }
+        count
+    }
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore").field("files", &self.inner.files).finish_non_exhaustive()
+    }
+}
+
+/// Writes an object, or only its head.
+struct Write {
+    store: Arc<Inner>,
+    key: Key,
+    object: Arc<Object>,
+    content: Option<Bytes>,
+    head: Vec<u8>,
+    has_run: bool,
+}
+
+impl Job for Write {
+    fn is_wanted(&mut self) -> bool {
+        true
+    }
+
+    fn run(mut self: Box<Self>) {
+        self.has_run = true;
+        let result = match &self.content {
+            Some(content) => self.write_all(content),
+            None => self.write_head(),
+        };
+        if let Err(error) = result {
+            self.store.pause(&error);
+        }
+    }
+
+    fn fail(self: Box<Self>, error: &io::Error) {
+        self.store.pause(error);
+    }
+}
+
+impl Write {
+    /// Writes an object, and enters it into the index unless it was invalidated meanwhile.
+    fn write_all(&self, content: &Bytes) -> io::Result<()> {
+        let Self { store, key, object, head, .. } = self;
+        let written = store.files.write_content(object.id, content);
+        let written = written.and_then(|()| store.files.write_head(object.id, head));
+        let mut writing = store.lock();
+        let place = writing.iter().position(|w| w.object.id == object.id);
+        let current = place.map(|at| writing.swap_remove(at).object);
+        let committed = match (&current, written) {
+            (Some(_), Ok(())) => store.files.commit(object.id),
+            (_, result) => result,
+        };
+        match current.filter(|_| committed.is_ok()) {
+            Some(current) => {
+                store.index.insert(key, Meta::of(&current, content.len() as u64));
+                if !current.is_unchanged(object) {
+                    store.write_head(key, &current);
+                }
+            }
+            None => store.files.remove(object.id),
+        }
+        drop(writing);
+        committed
+    }
+
+    /// Writes the head of an object that is stored. Of several updates the last one counts.
+    fn write_head(&self) -> io::Result<()> {
+        let Self { store, key, object, head, .. } = self;
+        let writing = store.lock();
+        let metas = store.index.get(key).unwrap_or_default();
+        let is_current = metas.iter().any(|m| m.id == object.id && m.freshness == object.freshness);
+        if is_current {
+            // Under the lock, since another update has the same files.
+            store.files.write_head(object.id, head)?;
+            store.files.commit(object.id)?;
+        }
+        drop(writing);
+        Ok(())
+    }
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        let Some(content) = &self.content else { return };
+        self.store.writing_len.fetch_sub(content.len() as u64, Relaxed);
+        if !self.has_run {
+            self.store.lock().retain(|w| w.object.id != self.object.id);
+        }
+    }
+}
+
+impl Inner {
+    /// Writes nothing for a while.
+    fn pause(&self, error: &io::Error) {
+        let until = u64::try_from((self.clock.now() + PAUSE).as_millis()).unwrap_or(u64::MAX);
+        let before = self.paused_until.swap(until, Relaxed);
+        if before + u64::try_from(PAUSE.as_millis()).unwrap_or(0) < until {
+            tracing::warn!(%error, "cannot write to the cache folder: responses are stored in memory only");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

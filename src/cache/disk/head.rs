@@ -1,0 +1,213 @@
+//! The head of an object as a file: its fields and times, with a checksum.
+//!
+//! All numbers are little-endian; a text has its length in front.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::super::{
+    key::Key,
+    object::{Content, Object},
+};
+use crate::semantics::cache::{Freshness, Vary, VaryKey};
+
+/// The first bytes of a head: the format and its version.
+const MAGIC: &[u8; 8] = b"vstbl\x00\x00\x01";
+
+/// The bytes in front of the content of a head: the magic, its length and its checksum.
+const PREFIX: usize = 8 + 4 + 8;
+
+/// The largest head, 256 KiB. An object with a larger one is not written.
+pub(super) const MAX_HEAD: usize = 256 << 10;
+
+/// Returns the head of an object; `None` if it is too large.
+pub(super) fn encode(key: &Key, object: &Object) -> Option<Vec<u8>> {
+    let Vary::Fields(vary) = &object.vary else { return None };
+    let mut out = Output(vec![0; PREFIX]);
+    out.number(object.id);
+    out.number(object.content.len());
+    out.text(key.as_str().as_bytes());
+    out.number(object.status.as_u16().into());
+    object.freshness.to_words().into_iter().for_each(|word| out.number(word));
+    out.number(u64::try_from(object.cost.as_nanos()).unwrap_or(u64::MAX));
+    out.number(vary.len() as u64);
+    vary.iter().for_each(|name| out.text(name.as_str().as_bytes()));
+    out.text(object.vary_key.as_bytes());
+    out.number(object.groups.len() as u64);
+    object.groups.iter().for_each(|group| out.text(group.as_bytes()));
+    out.number(object.headers.len() as u64);
+    for (name, value) in &object.headers {
+        out.text(name.as_str().as_bytes());
+        out.text(value.as_bytes());
+    }
+    let mut out = out.0;
+    let len = u32::try_from(out.len()).ok().filter(|_| out.len() <= MAX_HEAD)?;
+    let sum = checksum(&out[PREFIX..]);
+    out[..8].copy_from_slice(MAGIC);
+    out[8..12].copy_from_slice(&len.to_le_bytes());
+    out[12..PREFIX].copy_from_slice(&sum.to_le_bytes());
+    Some(out)
+}
+
+/// Returns the key and the object of a head, without the content, and the length of the content; `None` if any part of
+/// it is malformed.
+pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
+    let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
+    let len = u32::from_le_bytes(prefix[8..12].try_into().ok()?);
+    let sum = u64::from_le_bytes(prefix[12..].try_into().ok()?);
+    if prefix[..8] != *MAGIC || len as usize != bytes.len() || sum != checksum(rest) {
+        return None;
+    }
+    let mut input = Input(rest);
+    let (id, content_len) = (input.number()?, input.number()?);
+    let key = Key::restore(std::str::from_utf8(input.text()?).ok()?);
+    let status = StatusCode::from_u16(u16::try_from(input.number()?).ok()?).ok()?;
+    let mut words = [0; 6];
+    for word in &mut words {
+        *word = input.number()?;
+    }
+    let cost = Duration::from_nanos(input.number()?);
+    let vary = input.list(|input| HeaderName::from_bytes(input.text()?).ok())?;
+    let vary_key = VaryKey::from(Bytes::copy_from_slice(input.text()?));
+    let groups = input.list(|input| String::from_utf8(input.text()?.to_vec()).ok())?;
+    let fields = input.list(|input| {
+        let name = HeaderName::from_bytes(input.text()?).ok()?;
+        Some((name, HeaderValue::from_bytes(input.text()?).ok()?))
+    })?;
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        headers.append(name, value);
+    }
+    let object = Object {
+        id,
+        status,
+        headers,
+        freshness: Freshness::from_words(words),
+        vary: Vary::Fields(vary.into()),
+        vary_key,
+        groups: Arc::from(groups),
+        cost,
+        content: Content::Memory(Bytes::new()),
+        lease: None,
+    };
+    input.0.is_empty().then_some((key, object, content_len))
+}
+
+/// FNV-1a over words of eight bytes: it finds torn writes, not attacks.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325, |sum, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let mixed = (sum ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
+        mixed ^ (mixed >> 29)
+    })
+}
+
+struct Output(Vec<u8>);
+
+impl Output {
+    fn number(&mut self, n: u64) {
+        self.0.extend_from_slice(&n.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.number(text.len() as u64);
+        self.0.extend_from_slice(text);
+    }
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn number(&mut self) -> Option<u64> {
+        let (number, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*number))
+    }
+
+    fn text(&mut self) -> Option<&'a [u8]> {
+        let len = usize::try_from(self.number()?).ok()?;
+        let (text, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(text)
+    }
+
+    /// An element takes at least eight bytes, so the number of elements is bounded by what is there.
+    fn list<T>(&mut self, mut element: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let n = usize::try_from(self.number()?).ok().filter(|n| *n <= self.0.len() / 8)?;
+        let mut list = Vec::with_capacity(n);
+        for _ in 0..n {
+            list.push(element(self)?);
+        }
+        Some(list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object() -> (Key, Object) {
+        let key = Key::new("https", "a.example", "/b", Some("c=d")).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.append("x", "1".parse().unwrap());
+        headers.append("x", "2".parse().unwrap());
+        headers.append("y", HeaderValue::from_bytes(b"\xff").unwrap());
+        let mut varying = HeaderMap::new();
+        varying.insert("vary", "accept-encoding, x".parse().unwrap());
+        let vary = Vary::of(&varying);
+        let object = Object {
+            id: 7,
+            status: StatusCode::NOT_FOUND,
+            vary_key: vary.key(&headers).unwrap(),
+            headers,
+            freshness: Freshness::from_words([1, 2, 3, 4, 5, 6]),
+            vary,
+            groups: Arc::from(["g".to_owned(), "h".to_owned()]),
+            cost: Duration::from_millis(9),
+            content: Content::Memory(Bytes::from_static(b"content")),
+            lease: None,
+        };
+        (key, object)
+    }
+
+    #[test]
+    fn head_is_read_as_it_was_written() {
+        let (key, object) = object();
+        let (read_key, read, len) = decode(&encode(&key, &object).unwrap()).unwrap();
+        assert_eq!((read_key, len, read.id, read.status), (key, 7, 7, object.status));
+        assert_eq!(
+            (&read.headers, read.freshness, &read.groups),
+            (&object.headers, object.freshness, &object.groups)
+        );
+        assert!(read.is_same_variant(&object) && read.cost == object.cost);
+    }
+
+    #[test]
+    fn damaged_head_is_refused() {
+        let (key, object) = object();
+        let head = encode(&key, &object).unwrap();
+        for end in 0..head.len() {
+            assert!(decode(&head[..end]).is_none(), "torn at {end}");
+        }
+        for at in 0..head.len() {
+            for bit in 0..8 {
+                let mut head = head.clone();
+                head[at] ^= 1 << bit;
+                assert!(decode(&head).is_none(), "bit {bit} of byte {at}");
+            }
+        }
+        let mut longer = head.clone();
+        longer.push(0);
+        assert!(decode(&longer).is_none());
+    }
+
+    #[test]
+    fn head_is_bounded() {
+        let (key, mut object) = object();
+        object.headers.insert("x", HeaderValue::from_bytes(&vec![b'x'; MAX_HEAD]).unwrap());
+        assert!(encode(&key, &object).is_none());
+    }
+}

@@ -1,0 +1,217 @@
+//! `Index`: which objects are on disk. Entries that make room for others have their files removed.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync};
+
+use super::{
+    super::{key::Key, object::Object, store::Selector},
+    DiskBounds, POOL,
+    files::Files,
+};
+use crate::{
+    net::blocking_pool::Job,
+    semantics::cache::{Freshness, Vary, VaryKey},
+};
+
+/// Disks are divided into blocks of 4 KiB: a head and a content take at least one each.
+const BLOCK: u64 = 4096;
+
+/// What is known of an object on disk.
+#[derive(Debug, Clone)]
+pub(super) struct Meta {
+    pub(super) id: u64,
+    pub(super) freshness: Freshness,
+    pub(super) groups: Arc<[String]>,
+    vary: Vary,
+    vary_key: VaryKey,
+    len: u64,
+}
+
+impl Meta {
+    pub(super) fn of(object: &Object, len: u64) -> Self {
+        Self {
+            id: object.id,
+            freshness: object.freshness,
+            groups: object.groups.clone(),
+            vary: object.vary.clone(),
+            vary_key: object.vary_key.clone(),
+            len,
+        }
+    }
+
+    pub(super) fn matches(&self, request: &HeaderMap) -> bool {
+        self.vary.key(request).is_some_and(|key| key == self.vary_key)
+    }
+
+    pub(super) fn is_same_variant(&self, object: &Object) -> bool {
+        self.vary == object.vary && self.vary_key == object.vary_key
+    }
+
+    fn is_variant_of(&self, other: &Self) -> bool {
+        self.vary == other.vary && self.vary_key == other.vary_key
+    }
+}
+
+type Metas = Arc<Vec<Meta>>;
+
+pub(super) struct Index {
+    entries: sync::Cache<Key, Metas, ByBytes, DefaultHashBuilder, Collect>,
+    max_variants: usize,
+    files: Arc<Files>,
+}
+
+#[derive(Clone)]
+struct ByBytes {
+    least: u64,
+}
+
+impl Weighter<Key, Metas> for ByBytes {
+    fn weight(&self, _: &Key, metas: &Metas) -> u64 {
+        let blocks = |meta: &Meta| (meta.len.div_ceil(BLOCK) + 1) * BLOCK;
+        metas.iter().map(|meta| blocks(meta).max(self.least)).sum()
+    }
+}
+
+/// Collects what an insertion drops: entries that make room, the one that is replaced, and the new one if it is too
+/// large.
+#[derive(Clone)]
+struct Collect;
+
+impl Lifecycle<Key, Metas> for Collect {
+    type RequestState = Vec<Metas>;
+
+    fn on_evict(&self, dropped: &mut Vec<Metas>, _: Key, metas: Metas) {
+        dropped.push(metas);
+    }
+}
+
+fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
+    if !ids.is_empty() {
+        POOL.run(Box::new(Remove { files: files.clone(), ids }));
+    }
+}
+
+/// Removes files.
+struct Remove {
+    files: Arc<Files>,
+    ids: Vec<u64>,
+}
+
+impl Job for Remove {
+    fn is_wanted(&mut self) -> bool {
+        true
+    }
+
+    fn run(self: Box<Self>) {
+        self.ids.iter().for_each(|id| self.files.remove(*id));
+    }
+
+    fn fail(self: Box<Self>, _: &std::io::Error) {
+        // They are removed at the next start: what the index then has too much of makes room again.
+    }
+}
+
+impl Index {
+    pub(super) fn new(bounds: DiskBounds, files: Arc<Files>) -> Self {
+        let DiskBounds { capacity, max_objects, max_object, max_variants } = bounds;
+        // An object counts for at least its share, so that there are no more than `max_objects`.
+        let least = capacity.div_ceil(max_objects.max(1));
+        let shards = (capacity / max_object.saturating_mul(4).max(1)).clamp(1, 8);
+        let items = (capacity / least.max(2 * BLOCK)).clamp(16, 1 << 16);
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(usize::try_from(items).unwrap_or(16))
+            .weight_capacity(capacity)
+            .shards(usize::try_from(shards).unwrap_or(1))
+            .build()
+            .expect("capacities are set");
+        let entries = sync::Cache::with_options(
+            options,
+            ByBytes { least },
+            DefaultHashBuilder::default(),
+            Collect,
+        );
+        Self { entries, max_variants, files }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Metas> {
+        self.entries.get(key)
+    }
+
+    pub(super) fn has(&self, key: &Key, id: u64) -> bool {
+        self.entries.peek(key).is_some_and(|metas| metas.iter().any(|meta| meta.id == id))
+    }
+
+    /// Enters an object, which replaces that of the same variant.
+    pub(super) fn insert(&self, key: &Key, meta: Meta) {
+        let known = self.entries.peek(key).unwrap_or_default();
+        let others = known.iter().filter(|other| !other.is_variant_of(&meta)).cloned();
+        let others: Vec<_> = others.take(self.max_variants.saturating_sub(1)).collect();
+        let mut metas = vec![meta];
+        metas.extend(others);
+        self.set(key, metas);
+    }
+
+    /// Sets the entries of a key, and removes the files of all that are dropped for it.
+    fn set(&self, key: &Key, metas: Vec<Meta>) {
+        let (metas, mut dropped) = (Arc::new(metas), Vec::new());
+        self.entries.insert_with_lifecycle(key.clone(), metas.clone(), &mut dropped);
+        let is_refused = dropped.iter().any(|other| Arc::ptr_eq(other, &metas));
+        let is_kept = |id: u64| !is_refused && metas.iter().any(|meta| meta.id == id);
+        let ids = dropped.iter().flat_map(|metas| metas.iter().map(|meta| meta.id));
+        remove_later(&self.files, ids.filter(|id| !is_kept(*id)).collect());
+    }
+
+    /// Enters an object, unless one of the same variant was stored later. Returns whether it did.
+    pub(super) fn insert_newest(&self, key: &Key, meta: Meta) -> bool {
+        let known = self.entries.peek(key).unwrap_or_default();
+        let has_newer = known.iter().any(|other| other.is_variant_of(&meta) && other.id > meta.id);
+        if !has_newer {
+            self.insert(key, meta);
+        }
+        !has_newer
+    }
+
+    /// Removes the selected entries of a key and returns their ids. Their files stay.
+    pub(super) fn remove(&self, key: &Key, selects: impl Fn(&Meta) -> bool) -> Vec<u64> {
+        let Some(metas) = self.entries.peek(key) else { return Vec::new() };
+        let (removed, kept): (Vec<_>, Vec<_>) = metas.iter().cloned().partition(|m| selects(m));
+        if !removed.is_empty() {
+            if kept.is_empty() {
+                self.entries.remove(key);
+            } else {
+                self.set(key, kept);
+            }
+        }
+        removed.into_iter().map(|meta| meta.id).collect()
+    }
+
+    /// Makes the selected entries of a key stale, and returns how many.
+    pub(super) fn expire(
+        &self,
+        key: &Key,
+        now: Duration,
+        selects: impl Fn(&Meta) -> bool,
+    ) -> usize {
+        let Some(metas) = self.entries.peek(key) else { return 0 };
+        let (mut metas, mut count) = (Vec::clone(&metas), 0);
+        for meta in metas.iter_mut().filter(|meta| selects(meta)) {
+            meta.freshness.expire(now);
+            count += 1;
+        }
+        self.set(key, metas);
+        count
+    }
+
+    /// Returns the keys of which an object is selected.
+    pub(super) fn select(&self, selects: Selector<'_>) -> Vec<Key> {
+        let is_selected =
+            |(key, metas): &(Key, Metas)| metas.iter().any(|meta| selects(key, &meta.groups));
+        self.entries.iter().filter(is_selected).map(|(key, _)| key).collect()
+    }
+
+    pub(super) fn usage(&self) -> (u64, u64) {
+        (self.entries.len() as u64, self.entries.weight())
+    }
+}

@@ -1,0 +1,332 @@
+//! A store in a real folder.
+
+use std::{fs, io::BufRead, path::PathBuf, process::Stdio};
+
+use http_body_util::BodyExt;
+use tempfile::TempDir;
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::*;
+use crate::{
+    Body, BoxError, Request, Response,
+    cache::{CacheBuilder, CacheLayer},
+};
+
+/// The content of a path: it says its length and path, so that no other content passes for it.
+fn content(path: &str) -> String {
+    let len: usize = path.rsplit('/').next().unwrap().parse().unwrap();
+    format!("{path};").repeat(len / (path.len() + 1) + 1)[..len].to_owned()
+}
+
+fn builder() -> CacheBuilder {
+    CacheLayer::builder().max_object(10_000)
+}
+
+/// Opens a folder, once the store of an earlier layer has let it go.
+fn open(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
+    let started = Instant::now();
+    loop {
+        match builder().open(dir.path()) {
+            Ok(layer) => return layer,
+            Err(error) if started.elapsed() > Duration::from_secs(20) => panic!("{error}"),
+            Err(_) => thread::yield_now(),
+        }
+    }
+}
+
+/// Asks for a path. The origin is asked if it is not stored: `x-from` says which.
+async fn ask(layer: &CacheLayer, path: &str, fields: &[(&str, &str)]) -> (Response, &'static str) {
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = asked.clone();
+    let site = layer.layer(service_fn(move |request: Request| {
+        count.fetch_add(1, Relaxed);
+        async move {
+            let response = Response::builder()
+                .header("cache-control", "max-age=1000")
+                .header("vary", "accept-language")
+                .header("surrogate-key", "all");
+            Ok::<_, BoxError>(response.body(Body::from(content(request.uri().path())))?)
+        }
+    }));
+    let mut request = Request::get(format!("http://a{path}"));
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let response = site.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    (response, if asked.load(Relaxed) == 0 { "cache" } else { "origin" })
+}
+
+/// Asks for a path, checks the content, and returns where it came from.
+async fn source(layer: &CacheLayer, path: &str) -> &'static str {
+    let (response, from) = ask(layer, path, &[]).await;
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(body == content(path).as_bytes(), "{path} from {from}");
+    from
+}
+
+/// Waits until so many keys are on disk.
+async fn written(layer: &CacheLayer, keys: u64) {
+    let wait = async {
+        while layer.handle().figures().keys != keys {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(20), wait).await;
+    assert!(in_time.is_ok(), "{:?}", layer.handle().figures());
+}
+
+/// The files of objects in a folder.
+fn files(dir: &TempDir, extension: &str) -> Vec<PathBuf> {
+    let folders = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+    let folders = folders.filter(|path| path.is_dir());
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap()).map(|e| e.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|e| e == extension)).collect()
+}
+
+#[tokio::test]
+async fn objects_are_found_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = open(&dir, builder);
+    for path in ["/5", "/10000", "/100000", "/0"] {
+        assert_eq!(source(&layer, path).await, "origin");
+    }
+    let (_, from) = ask(&layer, "/5", &[("accept-language", "de")]).await;
+    assert_eq!(from, "origin", "another variant");
+    written(&layer, 4).await;
+    let wait = async {
+        while files(&dir, "head").len() < 5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    drop(layer);
+    let layer = open(&dir, builder);
+    for _ in 0..2 {
+        for path in ["/5", "/10000", "/100000", "/0"] {
+            assert_eq!(source(&layer, path).await, "cache", "{path}");
+        }
+        let (response, from) = ask(&layer, "/5", &[("accept-language", "de")]).await;
+        assert_eq!(
+            (from, &response.headers()["surrogate-key"]),
+            ("cache", &"all".parse().unwrap())
+        );
+    }
+}
+
+#[tokio::test]
+async fn large_object_is_sent_as_a_file_and_cut_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = open(&dir, builder);
+    source(&layer, "/100000").await;
+    written(&layer, 1).await;
+    let (whole, from) = ask(&layer, "/100000", &[]).await;
+    assert_eq!((from, whole.body().as_file().map(FileSlice::len)), ("cache", Some(100_000)));
+    let (part, _) = ask(&layer, "/100000", &[("range", "bytes=99990-99994")]).await;
+    assert_eq!((part.status().as_u16(), part.body().as_file().map(FileSlice::len)), (206, Some(5)));
+    let part = part.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(part, content("/100000").as_bytes()[99_990..99_995]);
+}
+
+#[tokio::test]
+async fn damaged_object_is_never_served_and_is_removed() {
+    let damages: [(&str, fn(&PathBuf)); 6] = [
+        ("content", |path| fs::write(path, "short").unwrap()),
+        ("content", |path| fs::remove_file(path).unwrap()),
+        ("head", |path| fs::write(path, "").unwrap()),
+        ("head", |path| {
+            let mut head = fs::read(path).unwrap();
+            *head.last_mut().unwrap() ^= 1;
+            fs::write(path, head).unwrap();
+        }),
+        ("head", |path| fs::rename(path, path.with_extension("new")).unwrap()),
+        ("head", |path| {
+            // The name of another object.
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let id = u64::from_str_radix(name.split('.').next().unwrap(), 16).unwrap();
+            fs::rename(path, path.with_file_name(format!("{:016x}.head", id ^ 0x100))).unwrap();
+        }),
+    ];
+    for (i, (extension, damage)) in damages.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = open(&dir, builder);
+        source(&layer, "/100000").await;
+        written(&layer, 1).await;
+        damage(&files(&dir, extension)[0]);
+        if i < 4 {
+            // It is found while the store is open, too.
+            assert_eq!(source(&layer, "/100000").await, "origin", "{i}");
+            written(&layer, 1).await;
+            damage(&files(&dir, extension)[0]);
+        }
+        drop(layer);
+        let layer = open(&dir, builder);
+        let left = |e| files(&dir, e).len();
+        assert_eq!((left("head"), left("content"), left("new")), (0, 0, 0), "{i}");
+        assert_eq!(source(&layer, "/100000").await, "origin", "{i}");
+    }
+}
+
+#[tokio::test]
+async fn invalidated_object_does_not_come_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = open(&dir, builder);
+    let paths = ["/1/50", "/2/50", "/3/20000"];
+    for path in paths {
+        source(&layer, path).await;
+    }
+    written(&layer, 3).await;
+    let cache = layer.handle();
+    cache.delete(&Key::new("http", "a", "/1/50", None).unwrap(), Purge::Hard);
+    assert_eq!(cache.delete_prefix("http://a/3/", Purge::Hard), 1);
+    assert_eq!((files(&dir, "head").len(), files(&dir, "content").len()), (1, 1));
+    drop((layer, cache));
+    let layer = open(&dir, builder);
+    for (path, from) in paths.into_iter().zip(["origin", "cache", "origin"]) {
+        assert_eq!(source(&layer, path).await, from, "{path}");
+    }
+    written(&layer, 3).await;
+    let cache = layer.handle();
+    assert_eq!(cache.invalidate("all", Purge::Soft), 3);
+    for path in paths {
+        assert_eq!(source(&layer, path).await, "origin", "{path} is stale");
+    }
+    assert!(cache.delete_all(Purge::Hard) >= 3);
+    assert_eq!(files(&dir, "head").len(), 0);
+}
+
+#[tokio::test]
+async fn folder_keeps_to_its_bounds_in_bytes_and_objects() {
+    for (builder, max) in [
+        ((|| builder().disk_capacity(400_000).max_disk_object(20_000)) as fn() -> CacheBuilder, 16),
+        (|| builder().max_disk_objects(20).disk_capacity(10 << 20).max_disk_object(20_000), 20),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = open(&dir, builder);
+        for i in 0..100 {
+            source(&layer, &format!("/{i}/20000")).await;
+        }
+        assert_eq!(source(&layer, "/20001").await, "origin");
+        let settled = async {
+            while files(&dir, "content").len() != files(&dir, "head").len()
+                || files(&dir, "head").len() > max
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), settled).await.unwrap();
+        assert!(files(&dir, "head").len() >= max / 2);
+        assert_eq!(source(&layer, "/20001").await, "origin", "too large for the store");
+    }
+}
+
+#[tokio::test]
+async fn folder_belongs_to_one_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = open(&dir, builder);
+    let error = builder().open(dir.path()).unwrap_err();
+    assert!(error.to_string().starts_with("another process uses the cache folder "), "{error}");
+    drop(layer);
+    drop(open(&dir, builder));
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(
+        builder()
+            .open(&file)
+            .unwrap_err()
+            .to_string()
+            .starts_with("cannot create the cache folder ")
+    );
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_root), ignore = "only root may mount a file system")]
+async fn full_or_read_only_disk_leaves_responses_in_memory() {
+    #[cfg(peer_root)]
+    {
+        use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+        let dir = tempfile::tempdir().unwrap();
+        if mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), c"size=256k").is_err() {
+            return; // a container whose root may not mount
+        }
+        struct Unmount<'a>(&'a std::path::Path);
+        impl Drop for Unmount<'_> {
+            fn drop(&mut self) {
+                let _ = unmount(self.0, UnmountFlags::DETACH);
+            }
+        }
+        let unmount = Unmount(dir.path());
+        let layer = open(&dir, || builder().max_object(300_000));
+        source(&layer, "/10000").await;
+        written(&layer, 1).await;
+        // Larger than the disk.
+        assert_eq!(source(&layer, "/300000").await, "origin");
+        let paused = async {
+            while files(&dir, "content").len() != 1 || layer.handle().figures().keys != 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), paused).await.unwrap();
+        assert_eq!(source(&layer, "/300000").await, "cache", "from memory");
+        mount_remount(dir.path(), MountFlags::RDONLY, c"").unwrap();
+        assert_eq!(source(&layer, "/20").await, "origin");
+        assert_eq!(source(&layer, "/20").await, "cache");
+        layer.handle().delete_all(Purge::Hard);
+        assert_eq!(source(&layer, "/10000").await, "origin");
+        drop(layer);
+        drop(unmount);
+    }
+}
+
+/// The rounds of the test below. `VESTIBULE_CACHE_KILLS` sets another number.
+const KILLS: usize = 10;
+
+const FOLDER: &str = "VESTIBULE_CACHE_FOLDER";
+
+/// Run by the next test in a process of its own: stores without end, and says so.
+#[tokio::test]
+async fn child_stores_until_it_is_killed() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let layer = builder().disk_capacity(4 << 20).max_disk_object(100_000).open(folder).unwrap();
+    for i in 0.. {
+        let path = format!("/{i}/{}", (i * 7919) % 60_000);
+        source(&layer, &path).await;
+        println!("stored {path}");
+    }
+}
+
+#[tokio::test]
+async fn object_is_whole_or_gone_after_the_process_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let kills = std::env::var("VESTIBULE_CACHE_KILLS").ok().and_then(|n| n.parse().ok());
+    let mut from_disk = 0;
+    for round in 0..kills.unwrap_or(KILLS) {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "cache::disk::tests::child_stores_until_it_is_killed"])
+            .env(FOLDER, dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let out = io::BufReader::new(child.stdout.take().unwrap());
+        let mut paths = Vec::new();
+        for line in out.lines() {
+            let line = line.unwrap();
+            let Some(path) = line.split("stored ").nth(1) else { continue };
+            paths.push(path.to_owned());
+            if paths.len() == 10 + round * 3 {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let layer = open(&dir, builder);
+        let figures = layer.handle().figures();
+        assert_eq!(files(&dir, "head").len() as u64, figures.keys);
+        assert_eq!(files(&dir, "content").len() as u64, figures.keys);
+        for path in &paths {
+            from_disk += usize::from(source(&layer, path).await == "cache");
+        }
+        layer.handle().delete_all(Purge::Hard);
+        drop(layer);
+    }
+    assert!(from_disk > 0, "nothing was ever found again");
+}

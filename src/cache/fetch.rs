@@ -1,0 +1,236 @@
+//! Requests that what is stored does not answer: they wait for the fetch of another request, or are forwarded.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Request, header, request};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    fill::Fill,
+    flight::{Entry, Phase},
+    key::Key,
+    lead,
+    object::Object,
+    respond::{self, Asked},
+    service::hit_status,
+    shared::Shared,
+};
+use crate::{
+    Body, HttpService, Response,
+    error::{BoxError, Chain},
+    peer::Deadline,
+    semantics::{
+        cache::{
+            Reuse,
+            status::{CacheStatus, Forwarded},
+            update::{self, HeadUpdate},
+        },
+        conditional,
+    },
+};
+
+/// A request to be forwarded, and what is stored for it.
+pub(super) struct Fetch {
+    /// The request, which has no content.
+    pub(super) parts: request::Parts,
+    pub(super) key: Key,
+    pub(super) stale: Option<Arc<Object>>,
+    pub(super) why: Forwarded,
+}
+
+impl Fetch {
+    pub(super) fn new(
+        request: Request<Body>,
+        key: &Key,
+        stale: Option<Arc<Object>>,
+        why: Forwarded,
+    ) -> Self {
+        Self { parts: request.into_parts().0, key: key.clone(), stale, why }
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    pub(super) fn asked(&self, shared: &Shared) -> Asked<'_> {
+        Asked {
+            method: &self.parts.method,
+            headers: &self.parts.headers,
+            now: shared.clock.now(),
+            date: shared.clock.date(),
+        }
+    }
+
+    /// Returns the request as the client sent it.
+    fn into_request(self) -> Request<Body> {
+        Request::from_parts(self.parts, Body::empty())
+    }
+
+    /// Looks the stored response up again.
+    async fn reload(&mut self, shared: &Shared) {
+        self.stale = shared.lookup(&self.key, self.headers()).await.object;
+    }
+}
+
+/// Forwards a request, or waits for the fetch of another one.
+pub(super) async fn fetch<S>(
+    shared: Arc<Shared>,
+    inner: S,
+    mut fetch: Fetch,
+) -> Result<Response, BoxError>
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    if fetch.parts.method == Method::HEAD {
+        return fetch_head(shared, inner, fetch).await;
+    }
+    let headers = fetch.headers();
+    let is_part = headers.contains_key(header::RANGE) && !shared.options.fills_ranges;
+    if is_part && fetch.stale.is_none() {
+        shared.counters.misses.add();
+        return forward(&shared, inner, fetch).await;
+    }
+    // The response to a request with credentials, or that must not be stored, is seldom for others.
+    let mut is_joinable = shared.options.collapses
+        && !headers.contains_key(header::AUTHORIZATION)
+        && !shared.control(headers).no_store
+        && fetch.why != Forwarded::Request;
+    let deadline = Instant::now().checked_add(shared.options.fill_timeout);
+    loop {
+        let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key, shared.clock.now());
+        if is_hit_for_miss && fetch.stale.is_none() && conditional::is_conditional(fetch.headers())
+        {
+            // The origin probably answers with 304, and with nothing that could be stored.
+            return forward(&shared, inner, fetch).await;
+        }
+        let joins = is_joinable && !is_hit_for_miss;
+        let follower =
+            match shared.flights.enter(&fetch.key, fetch.headers(), joins, &shared.options) {
+                Entry::Lead(lead) => {
+                    // Another fetch may have ended since the lookup.
+                    if let Some(response) = stored_meanwhile(&shared, &mut fetch).await {
+                        lead.release();
+                        return Ok(response);
+                    }
+                    shared.counters.misses.add();
+                    return lead::fetch(shared, inner, &fetch, lead).await;
+                }
+                Entry::Alone => {
+                    shared.counters.uncollapsed.add();
+                    return forward(&shared, inner, fetch).await;
+                }
+                Entry::Follow(follower) => follower,
+            };
+        let phase = match deadline {
+            Some(deadline) => timeout_at(deadline, follower.wait()).await,
+            None => Ok(follower.wait().await),
+        };
+        let response = match phase {
+            Ok(Phase::Filling(fill)) => follow_fill(&shared, &fetch, &fill),
+            Ok(Phase::Ready(object)) if object.matches(fetch.headers()) => {
+                Some(respond::of_object(fetch.asked(&shared), &object))
+            }
+            Ok(Phase::Ready(_) | Phase::Waiting | Phase::Released) => None,
+            Err(_elapsed) => {
+                is_joinable = false;
+                None
+            }
+        };
+        if let Some(mut response) = response {
+            shared.counters.collapsed.add();
+            let status = CacheStatus { collapsed: true, ..CacheStatus::forwarded(fetch.why) };
+            shared.add_status(&mut response, status);
+            return Ok(response);
+        }
+        if let Some(response) = stored_meanwhile(&shared, &mut fetch).await {
+            return Ok(response);
+        }
+    }
+}
+
+/// Refreshes what is stored in the background, unless that is under way or there are too many refreshes.
+pub(super) fn refresh<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch)
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    if shared.flights.has(&fetch.key, fetch.headers()) {
+        return;
+    }
+    let Some(place) = shared.begin_refresh() else { return };
+    // The client is answered, so its deadline does not count.
+    fetch.parts.extensions.remove::<Deadline>();
+    fetch.parts.method = Method::GET;
+    let entry = shared.flights.enter(&fetch.key, fetch.headers(), true, &shared.options);
+    let Entry::Lead(lead) = entry else { return };
+    shared.counters.refreshes.add();
+    let (background, inner) = (shared.clone(), inner.clone());
+    shared.spawn(async move {
+        if let Err(error) = lead::fetch(background, inner, &fetch, lead).await {
+            let error = tracing::field::display(Chain(&*error));
+            tracing::debug!(key = %fetch.key, error, "cannot refresh a stored response");
+        }
+        drop(place);
+    });
+}
+
+/// Returns the response, if one was stored since the lookup that is fresh. The request is validated against what is
+/// stored now otherwise.
+async fn stored_meanwhile(shared: &Shared, fetch: &mut Fetch) -> Option<Response> {
+    fetch.reload(shared).await;
+    let object = fetch.stale.as_ref()?;
+    let asked = fetch.asked(shared);
+    let control = shared.control(fetch.headers());
+    if object.freshness.reuse(&control, asked.now) != Reuse::Fresh {
+        return None;
+    }
+    shared.counters.hits.add();
+    let mut response = respond::of_object(asked, object);
+    shared.add_status(&mut response, hit_status(object, asked.now));
+    Some(response)
+}
+
+/// Returns the response that another request's fetch gives, if it is of this request's variant and still whole.
+fn follow_fill(shared: &Shared, fetch: &Fetch, fill: &Arc<Fill>) -> Option<Response> {
+    if !fill.head.matches(fetch.headers()) {
+        return None;
+    }
+    let asked = fetch.asked(shared);
+    respond::of_fill(asked, fill, respond::shared_headers(fill, asked.now))
+}
+
+/// Forwards a request as it is. Its response is not stored.
+async fn forward<S>(shared: &Shared, inner: S, fetch: Fetch) -> Result<Response, BoxError>
+where
+    S: HttpService,
+{
+    let why = fetch.why;
+    let mut response = super::call(inner, fetch.into_request()).await?;
+    shared.add_status(&mut response, CacheStatus::forwarded(why));
+    Ok(response)
+}
+
+/// Forwards a HEAD request. Its response updates what is stored for GET, or makes it stale (RFC 9111 section 4.3.5).
+async fn fetch_head<S>(shared: Arc<Shared>, inner: S, fetch: Fetch) -> Result<Response, BoxError>
+where
+    S: HttpService,
+{
+    shared.counters.misses.add();
+    let (key, stale, requested) = (fetch.key.clone(), fetch.stale.clone(), shared.clock.now());
+    let response = forward(&shared, inner, fetch).await?;
+    let Some(stale) = stale.filter(|_| response.status() == http::StatusCode::OK) else {
+        return Ok(response);
+    };
+    let replacement = match update::head_update(&stale.headers, response.headers()) {
+        HeadUpdate::Update => lead::updated(&shared, &stale, response.headers(), requested),
+        HeadUpdate::Expire => {
+            let mut expired = Object::clone(&stale);
+            expired.freshness.expire(shared.clock.now());
+            expired
+        }
+    };
+    let replacement = Arc::new(replacement);
+    shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
+    Ok(response)
+}

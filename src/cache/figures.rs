@@ -1,0 +1,79 @@
+//! `Figures`: what a cache has done.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counts of requests and of what is stored; returned by [`CacheHandle::figures`](super::CacheHandle::figures).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Figures {
+    /// Requests that were answered by a fresh stored response.
+    pub hits: u64,
+    /// Requests that were answered by a stale one: while it was revalidated, because the origin failed, or because the
+    /// request accepted that.
+    pub stale_hits: u64,
+    /// Requests that were answered by the fetch of another request.
+    pub collapsed: u64,
+    /// Requests that were forwarded since nothing was stored for them.
+    pub misses: u64,
+    /// Stored responses that the origin confirmed with 304.
+    pub validated: u64,
+    /// Requests that the cache does not handle: other methods, with a content, without a host.
+    pub bypassed: u64,
+    /// Requests that were forwarded, each for itself, since there were too many fetches or followers.
+    pub uncollapsed: u64,
+    /// Responses that were stored.
+    pub stored: u64,
+    /// Responses that may not be stored, or are too large.
+    pub not_stored: u64,
+    /// Refreshes in the background.
+    pub refreshes: u64,
+    /// Failures of the origin that a stale response concealed.
+    pub concealed_errors: u64,
+    /// Keys that are stored.
+    pub keys: u64,
+    /// Bytes that are stored.
+    pub bytes: u64,
+    /// Fetches in progress whose responses may be stored.
+    pub fetches: u64,
+    /// Requests that wait for the fetch of another one.
+    pub followers: u64,
+}
+
+macro_rules! counters {
+    ($($name:ident),*) => {
+        /// The counters of [`Figures`].
+        #[derive(Debug, Default)]
+        pub(super) struct Counters {
+            $(pub(super) $name: Counter,)*
+        }
+
+        impl Counters {
+            pub(super) fn read(&self) -> Figures {
+                Figures { $($name: self.$name.0.load(Relaxed),)* ..Figures::default() }
+            }
+        }
+    };
+}
+
+counters!(
+    hits,
+    stale_hits,
+    collapsed,
+    misses,
+    validated,
+    bypassed,
+    uncollapsed,
+    stored,
+    not_stored,
+    refreshes,
+    concealed_errors
+);
+
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,289 @@
+//! `Fill`: a response whose content is being read from the origin, by a task of its own, while any number of clients
+//! read it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::SizeHint;
+
+use super::object::{Content, Object};
+use crate::{
+    Body,
+    body::{PollSegment, Segment, Segments},
+    budget::Lease,
+    error::{Error, Kind},
+    semantics::cache::{Freshness, Vary, VaryKey},
+};
+
+/// The bytes that are kept for the slowest reader once the content is not stored, 256 KiB: the origin is read no
+/// faster.
+pub(super) const WINDOW: u64 = 256 << 10;
+
+/// The head of a response that may be stored.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// That of the object.
+    pub(super) id: u64,
+    pub(super) status: StatusCode,
+    /// As they are stored.
+    pub(super) headers: HeaderMap,
+    pub(super) freshness: Freshness,
+    pub(super) vary: Vary,
+    pub(super) vary_key: VaryKey,
+    pub(super) groups: Arc<[String]>,
+    pub(super) cost: Duration,
+    /// The length of the content, if the origin has announced it.
+    pub(super) len: Option<u64>,
+}
+
+impl Head {
+    /// Returns whether the request selects this variant.
+    pub(super) fn matches(&self, request: &HeaderMap) -> bool {
+        self.vary.key(request).is_some_and(|key| key == self.vary_key)
+    }
+
+    /// Returns the object with this head.
+    fn object(&self, content: Content, lease: Option<Lease>) -> Object {
+        Object {
+            id: self.id,
+            status: self.status,
+            headers: self.headers.clone(),
+            freshness: self.freshness,
+            vary: self.vary.clone(),
+            vary_key: self.vary_key.clone(),
+            groups: self.groups.clone(),
+            cost: self.cost,
+            content,
+            lease: lease.map(Arc::new),
+        }
+    }
+}
+
+/// A response that is being read.
+pub(super) struct Fill {
+    pub(super) head: Head,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The pieces with their offsets; those that every reader has read are dropped if the content is not stored.
+    pieces: VecDeque<(u64, Bytes)>,
+    /// The number of bytes so far.
+    len: u64,
+    /// `Err` if the origin failed.
+    end: Option<Result<(), ()>>,
+    is_stored: bool,
+    /// Each reader knows its slot.
+    readers: Vec<Option<ReaderSlot>>,
+    producer: Option<Waker>,
+}
+
+struct ReaderSlot {
+    offset: u64,
+    waker: Option<Waker>,
+}
+
+/// All readers have left.
+pub(super) struct NoReaders;
+
+impl Fill {
+    pub(super) fn new(head: Head) -> Arc<Self> {
+        let state = State { is_stored: true, ..State::default() };
+        Arc::new(Self { head, state: Mutex::new(state) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a piece.
+    pub(super) fn push(&self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        let at = state.len;
+        state.len += piece.len() as u64;
+        state.pieces.push_back((at, piece));
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends the content: completely, or because the origin failed.
+    pub(super) fn end(&self, result: Result<(), ()>) {
+        let mut state = self.lock();
+        state.end.get_or_insert(result);
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns the number of bytes so far.
+    pub(super) fn len(&self) -> u64 {
+        self.lock().len
+    }
+
+    /// Keeps from now on only what readers have not read.
+    pub(super) fn stop_storing(&self) {
+        let mut state = self.lock();
+        state.is_stored = false;
+        state.trim();
+    }
+
+    /// Waits until the slowest reader has read all but [`WINDOW`] bytes. For a content that is not stored.
+    pub(super) fn poll_capacity(&self, cx: &Context<'_>) -> Poll<Result<(), NoReaders>> {
+        let mut state = self.lock();
+        match state.slowest() {
+            None => Poll::Ready(Err(NoReaders)),
+            Some(offset) if state.len.saturating_sub(offset) < WINDOW => Poll::Ready(Ok(())),
+            Some(_) => {
+                state.producer = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Returns the object with a copy of the whole content: a piece may share a larger allocation.
+    pub(super) fn to_object(&self, lease: Option<Lease>) -> Object {
+        let state = self.lock();
+        let mut content = BytesMut::with_capacity(usize::try_from(state.len).unwrap_or(0));
+        state.pieces.iter().for_each(|(_, piece)| content.extend_from_slice(piece));
+        drop(state);
+        self.head.object(Content::Memory(content.freeze()), lease)
+    }
+
+    /// Returns a body of the bytes from `first` to the end, or up to `last`; `None` if some of them are kept no
+    /// longer.
+    pub(super) fn reader(self: &Arc<Self>, first: u64, last: Option<u64>) -> Option<Body> {
+        let mut state = self.lock();
+        if state.pieces.front().map_or(state.len, |(at, _)| *at) > first {
+            return None;
+        }
+        let slot = state.readers.iter().position(Option::is_none).unwrap_or_else(|| {
+            state.readers.push(None);
+            state.readers.len() - 1
+        });
+        state.readers[slot] = Some(ReaderSlot { offset: first, waker: None });
+        drop(state);
+        let until = last.map(|last| last + 1).or(self.head.len);
+        let is_part = last.is_some();
+        Some(Body::segmented(Reader { fill: self.clone(), slot, offset: first, until, is_part }))
+    }
+}
+
+impl State {
+    fn take_wakers(&mut self) -> Vec<Waker> {
+        self.readers.iter_mut().flatten().filter_map(|reader| reader.waker.take()).collect()
+    }
+
+    fn slowest(&self) -> Option<u64> {
+        self.readers.iter().flatten().map(|reader| reader.offset).min()
+    }
+
+    /// Drops what every reader has read, if it is not to be stored.
+    fn trim(&mut self) {
+        if self.is_stored {
+            return;
+        }
+        let from = self.slowest().unwrap_or(self.len);
+        while self.pieces.front().is_some_and(|(at, piece)| at + piece.len() as u64 <= from) {
+            self.pieces.pop_front();
+        }
+    }
+
+    /// Returns the bytes at `offset` that are here in one piece.
+    fn piece_at(&self, offset: u64) -> Option<Bytes> {
+        let next = self.pieces.partition_point(|(at, _)| *at <= offset);
+        let (at, piece) = self.pieces.get(next.checked_sub(1)?)?;
+        let skip = usize::try_from(offset - at).ok()?;
+        (skip < piece.len()).then(|| piece.slice(skip..))
+    }
+}
+
+/// A client's view of the content.
+struct Reader {
+    fill: Arc<Fill>,
+    slot: usize,
+    offset: u64,
+    /// The offset at which it ends, if that is known.
+    until: Option<u64>,
+    /// It ends before the content may end.
+    is_part: bool,
+}
+
+impl Reader {
+    fn is_at_end(&self) -> bool {
+        self.is_part && self.until.is_some_and(|until| self.offset >= until)
+    }
+}
+
+impl Segments for Reader {
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
+        if self.is_at_end() {
+            return Poll::Ready(None);
+        }
+        let mut state = self.fill.lock();
+        if let Some(mut piece) = state.piece_at(self.offset) {
+            if let Some(until) = self.until {
+                piece.truncate(usize::try_from(until - self.offset).unwrap_or(usize::MAX));
+            }
+            self.offset += piece.len() as u64;
+            if let Some(reader) = &mut state.readers[self.slot] {
+                reader.offset = self.offset;
+            }
+            state.trim();
+            let producer = state.producer.take();
+            drop(state);
+            producer.into_iter().for_each(Waker::wake);
+            return Poll::Ready(Some(Ok(Segment::Bytes(piece))));
+        }
+        match state.end {
+            Some(Ok(())) => Poll::Ready(None),
+            Some(Err(())) => {
+                let cause = "the response that the cache reads was cut";
+                Poll::Ready(Some(Err(Error::new(Kind::BadGateway, cause).into())))
+            }
+            None => {
+                if let Some(reader) = &mut state.readers[self.slot] {
+                    reader.waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        if self.is_at_end() {
+            return true;
+        }
+        let state = self.fill.lock();
+        state.end == Some(Ok(())) && self.offset >= state.len
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.until {
+            Some(until) => SizeHint::with_exact(until.saturating_sub(self.offset)),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.fill.lock();
+        state.readers[self.slot] = None;
+        state.trim();
+        let producer = state.producer.take();
+        drop(state);
+        producer.into_iter().for_each(Waker::wake);
+    }
+}

@@ -1,0 +1,269 @@
+//! `Flights`: the fetches in progress, so that requests for one response share one fetch, and an invalidation
+//! reaches what is not stored yet.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use http::HeaderMap;
+use tokio::sync::watch;
+
+use super::{fill::Fill, key::Key, layer::Options, object::Object, store::Store};
+
+/// All fetches of a cache whose responses may be stored.
+#[derive(Default)]
+pub(super) struct Flights {
+    /// Writes to the store happen under this lock, so none slips past an invalidation.
+    by_key: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
+    len: AtomicUsize,
+    followers: AtomicUsize,
+}
+
+/// A fetch.
+pub(super) struct Flight {
+    is_joinable: bool,
+    /// An invalidation came after its start: its response is not stored.
+    is_doomed: AtomicBool,
+    phase: watch::Sender<Phase>,
+}
+
+/// How far a fetch is, for those that follow it.
+#[derive(Clone, Default)]
+pub(super) enum Phase {
+    /// The head of the response is awaited.
+    #[default]
+    Waiting,
+    /// The head is here and the content is being read.
+    Filling(Arc<Fill>),
+    /// The response is complete, or the stored one was validated.
+    Ready(Arc<Object>),
+    /// The fetch failed, or its response is not for others.
+    Released,
+}
+
+/// What a request does about a response that is not stored.
+pub(super) enum Entry {
+    /// It fetches, and others may follow.
+    Lead(Lead),
+    /// It waits for the fetch of another request.
+    Follow(Follower),
+    /// There are too many fetches: it fetches for itself, and its response is not stored.
+    Alone,
+}
+
+/// The fetch of a request. Dropped before its end, it releases its followers.
+pub(super) struct Lead {
+    flights: Arc<Flights>,
+    key: Key,
+    flight: Arc<Flight>,
+    is_listed: bool,
+}
+
+/// A request that follows a fetch, counted until it is dropped.
+pub(super) struct Follower {
+    flights: Arc<Flights>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Flights {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Flight>>>> {
+        // A store that panics leaves the map consistent.
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins a fetch for `key` whose response the request would select, or starts one.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        key: &Key,
+        request: &HeaderMap,
+        is_joinable: bool,
+        options: &Options,
+    ) -> Entry {
+        let mut by_key = self.lock();
+        let flights = by_key.get(key).map_or(&[][..], Vec::as_slice);
+        if is_joinable && let Some(flight) = flights.iter().rev().find(|f| f.accepts(request)) {
+            if self.followers.load(Relaxed) >= options.max_followers {
+                return Entry::Alone;
+            }
+            self.followers.fetch_add(1, Relaxed);
+            let phase = flight.phase.subscribe();
+            return Entry::Follow(Follower { flights: self.clone(), phase });
+        }
+        if self.len.load(Relaxed) >= options.max_fetches {
+            return Entry::Alone;
+        }
+        self.len.fetch_add(1, Relaxed);
+        let flight = Arc::new(Flight {
+            is_joinable,
+            is_doomed: AtomicBool::new(false),
+            phase: watch::Sender::default(),
+        });
+        by_key.entry(key.clone()).or_default().push(flight.clone());
+        Entry::Lead(Lead { flights: self.clone(), key: key.clone(), flight, is_listed: true })
+    }
+
+    /// Returns whether a fetch for `key` is in progress that the request could follow.
+    pub(super) fn has(&self, key: &Key, request: &HeaderMap) -> bool {
+        self.lock().get(key).is_some_and(|flights| flights.iter().any(|f| f.accepts(request)))
+    }
+
+    /// Changes the store, and keeps the responses of the selected fetches out of it. `f` is given the groups of the
+    /// response, or `None` as long as they are unknown.
+    pub(super) fn invalidate<R>(
+        &self,
+        selects: impl Fn(&Key, Option<&[String]>) -> bool,
+        change_store: impl FnOnce() -> R,
+    ) -> R {
+        let by_key = self.lock();
+        for (key, flights) in by_key.iter() {
+            for flight in flights {
+                let is_selected = match &*flight.phase.borrow() {
+                    Phase::Filling(fill) => selects(key, Some(&fill.head.groups)),
+                    Phase::Waiting | Phase::Ready(_) | Phase::Released => selects(key, None),
+                };
+                if is_selected {
+                    flight.is_doomed.store(true, Relaxed);
+                }
+            }
+        }
+        let result = change_store();
+        drop(by_key);
+        result
+    }
+
+    /// The same for the fetches of one key.
+    pub(super) fn invalidate_key<R>(&self, key: &Key, change_store: impl FnOnce() -> R) -> R {
+        let by_key = self.lock();
+        for flight in by_key.get(key).into_iter().flatten() {
+            flight.is_doomed.store(true, Relaxed);
+        }
+        let result = change_store();
+        drop(by_key);
+        result
+    }
+
+    /// Changes the store without regard to fetches.
+    pub(super) fn write<R>(&self, change_store: impl FnOnce() -> R) -> R {
+        let by_key = self.lock();
+        let result = change_store();
+        drop(by_key);
+        result
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Relaxed)
+    }
+
+    pub(super) fn followers(&self) -> usize {
+        self.followers.load(Relaxed)
+    }
+}
+
+impl Flight {
+    fn accepts(&self, request: &HeaderMap) -> bool {
+        if !self.is_joinable || self.is_doomed.load(Relaxed) {
+            return false;
+        }
+        match &*self.phase.borrow() {
+            Phase::Waiting => true,
+            Phase::Filling(fill) => fill.head.matches(request),
+            Phase::Ready(_) | Phase::Released => false,
+        }
+    }
+}
+
+impl Lead {
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Lets followers read the content as it arrives.
+    pub(super) fn open(&self, fill: Arc<Fill>) {
+        self.flight.phase.send_replace(Phase::Filling(fill));
+    }
+
+    /// Stores the object, unless it was invalidated since the start of the fetch, and ends the fetch. Followers that
+    /// wait for the head get the object in any case: they came before it. Returns whether it was stored.
+    pub(super) fn store(mut self, store: &dyn Store, object: &Arc<Object>) -> bool {
+        let flights = self.flights.clone();
+        let mut by_key = flights.lock();
+        let is_stored = !self.flight.is_doomed.load(Relaxed);
+        if is_stored {
+            store.insert(&self.key, object);
+        }
+        self.unlist(&mut by_key);
+        drop(by_key);
+        self.publish(object);
+        is_stored
+    }
+
+    /// Those that follow already read the fill.
+    fn publish(&self, object: &Arc<Object>) {
+        self.flight.phase.send_if_modified(|phase| {
+            let is_awaited = matches!(phase, Phase::Waiting);
+            if is_awaited {
+                *phase = Phase::Ready(object.clone());
+            }
+            is_awaited
+        });
+    }
+
+    /// Ends the fetch: its response is not stored. Followers that read its content read on.
+    pub(super) fn release(self) {
+        drop(self);
+    }
+
+    fn unlist(&mut self, by_key: &mut HashMap<Key, Vec<Arc<Flight>>>) {
+        if !std::mem::replace(&mut self.is_listed, false) {
+            return;
+        }
+        if let Some(flights) = by_key.get_mut(&self.key) {
+            flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
+            if flights.is_empty() {
+                by_key.remove(&self.key);
+            }
+        }
+        self.flights.len.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        if self.is_listed {
+            let flights = self.flights.clone();
+            self.unlist(&mut flights.lock());
+        }
+        self.flight.phase.send_if_modified(|phase| {
+            let is_awaited = matches!(phase, Phase::Waiting);
+            if is_awaited {
+                *phase = Phase::Released;
+            }
+            is_awaited
+        });
+    }
+}
+
+impl Follower {
+    /// Waits for the head of the response, or the end of the fetch.
+    pub(super) async fn wait(mut self) -> Phase {
+        let phase = self.phase.wait_for(|phase| !matches!(phase, Phase::Waiting)).await;
+        phase.map_or(Phase::Released, |phase| phase.clone())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.flights.followers.fetch_sub(1, Relaxed);
+    }
+}
+
+impl fmt::Debug for Flights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flights").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

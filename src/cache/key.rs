@@ -1,0 +1,235 @@
+//! `Key`: what a stored response is found by.
+
+use std::fmt;
+
+use http::{Request, Uri, header, uri::Scheme};
+
+use crate::{
+    peer::Peer,
+    semantics::target::{OriginalUri, normalize},
+};
+
+/// The longest key in bytes, 4 KiB. A request with a longer one is not answered from the cache.
+pub const MAX_KEY: usize = 4096;
+
+/// The key of a stored response: scheme, host, normal path and query.
+///
+/// It cannot be made without a host, so that no site is ever answered with the page of another one. Two spellings of
+/// a path that mean the same have one key: see [`normalize`]. A default port, the case of the host and a dot at its
+/// end make no difference.
+///
+/// ```
+/// use vestibule::cache::Key;
+///
+/// let key = Key::new("https", "Example.com:443", "/caf%C3%A9", Some("a=1")).unwrap();
+/// assert_eq!(key.to_string(), "https://example.com/café?a=1");
+/// assert!(Key::new("https", "", "/", None).is_none());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key(Box<str>);
+
+/// Which part of the query belongs to the key. The request is forwarded with all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum QueryKey {
+    /// The query as it is.
+    #[default]
+    Exact,
+    /// The parameters in the order of their names, so that their order makes no difference.
+    Sorted,
+    /// The parameters with these names, sorted.
+    Only(Vec<String>),
+    /// All parameters but those with these names, sorted. For those of advertising, which responses do not depend on.
+    Without(Vec<String>),
+}
+
+impl Key {
+    /// Makes a key; `None` if the host is empty or no host, or the path has no [normal form](normalize).
+    pub fn new(scheme: &str, authority: &str, path: &str, query: Option<&str>) -> Option<Self> {
+        let default_port = if scheme == "https" { ":443" } else { ":80" };
+        let host = authority.strip_suffix(default_port).unwrap_or(authority);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let is_host_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+        if host.is_empty() || host.starts_with(':') || !host.bytes().all(is_host_byte) {
+            return None;
+        }
+        let path = normalize(path).ok()?;
+        // Exact, so that the text is not copied again.
+        let len = scheme.len() + 3 + host.len() + path.len() + query.map_or(0, |q| q.len() + 1);
+        let mut text = String::with_capacity(len);
+        text.push_str(scheme);
+        text.push_str("://");
+        text.extend(host.chars().map(|c| c.to_ascii_lowercase()));
+        // In the normal form `%3F` is a plain `?`, which here begins the query.
+        match path.contains('?') {
+            true => text.push_str(&path.replace('?', "%3F")),
+            false => text.push_str(&path),
+        }
+        if let Some(query) = query {
+            text.push('?');
+            text.push_str(query);
+        }
+        (text.len() <= MAX_KEY).then(|| Self(text.into()))
+    }
+
+    /// Makes the key of a request by its [`Peer`]'s scheme and its target or `Host`; `None` if there is no host, or
+    /// more than one.
+    pub(super) fn of<B>(request: &Request<B>, query: &QueryKey) -> Option<Self> {
+        let scheme = scheme_of(request);
+        let authority = authority_of(request)?;
+        let uri = uri_of(request);
+        query.key(scheme.as_str(), authority, uri.path(), uri.query())
+    }
+
+    /// Restores a key that was stored.
+    pub(super) fn restore(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the key as it is compared with a prefix: `https://example.com/path?query`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl QueryKey {
+    /// Makes a key with the selected part of `query`.
+    pub(super) fn key(
+        &self,
+        scheme: &str,
+        authority: &str,
+        path: &str,
+        query: Option<&str>,
+    ) -> Option<Key> {
+        let Some(query) = query.filter(|_| *self != Self::Exact) else {
+            return Key::new(scheme, authority, path, query);
+        };
+        let selected = self.select(query);
+        Key::new(scheme, authority, path, Some(&*selected).filter(|text| !text.is_empty()))
+    }
+
+    fn select(&self, query: &str) -> String {
+        let name = |parameter: &str| parameter.split('=').next().unwrap_or_default().to_owned();
+        let mut parameters: Vec<&str> = query.split('&').filter(|p| !p.is_empty()).collect();
+        match self {
+            Self::Exact => return query.to_owned(),
+            Self::Sorted => {}
+            Self::Only(names) => parameters.retain(|p| names.contains(&name(p))),
+            Self::Without(names) => parameters.retain(|p| !names.contains(&name(p))),
+        }
+        // Stable: parameters with the same name keep their order, which has a meaning.
+        parameters.sort_by_key(|p| name(p));
+        parameters.join("&")
+    }
+}
+
+/// The scheme that the client used.
+pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
+    match request.extensions().get::<Peer>() {
+        Some(peer) => peer.scheme(),
+        None => request.uri().scheme().cloned().unwrap_or(Scheme::HTTP),
+    }
+}
+
+/// The host and port that the request is for; `None` if it has no host or several.
+pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
+    // RFC 9112 section 3.2.2: the host of an absolute-form target overrides `Host`.
+    if let Some(authority) = request.uri().authority() {
+        return Some(authority.as_str());
+    }
+    let mut lines = request.headers().get_all(header::HOST).iter();
+    match (lines.next(), lines.next()) {
+        (Some(host), None) => host.to_str().ok(),
+        _ => None,
+    }
+}
+
+/// The target as the client sent it: a router may have shortened the path.
+pub(super) fn uri_of<B>(request: &Request<B>) -> &Uri {
+    request.extensions().get::<OriginalUri>().map_or(request.uri(), |OriginalUri(uri)| uri)
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Key").field(&self.0).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(authority: &str, path: &str, query: Option<&str>) -> Option<String> {
+        Key::new("http", authority, path, query).map(|key| key.to_string())
+    }
+
+    #[test]
+    fn s4_key_without_a_host_cannot_be_made() {
+        for host in ["", ".", ":80", "a b", "a/b", "user@host", "a?b", "a#b", "\u{e9}"] {
+            assert_eq!(key(host, "/", None), None, "{host:?}");
+        }
+        let request = |hosts: &[&str]| {
+            let mut request = Request::new(());
+            for host in hosts {
+                request.headers_mut().append(header::HOST, host.parse().unwrap());
+            }
+            Key::of(&request, &QueryKey::Exact)
+        };
+        assert_eq!(request(&[]), None);
+        assert_eq!(request(&["a", "b"]), None);
+        assert_eq!(request(&["a"]).unwrap().as_str(), "http://a/");
+    }
+
+    #[test]
+    fn spellings_of_one_target_have_one_key() {
+        for (host, path) in [("A.example:80", "/%61b"), ("a.EXAMPLE.", "/ab"), ("a.example", "/ab")]
+        {
+            assert_eq!(key(host, path, None).unwrap(), "http://a.example/ab");
+        }
+    }
+
+    #[test]
+    fn different_targets_have_different_keys() {
+        let keys = [
+            key("a", "/b", None),
+            key("a", "/b", Some("")),
+            key("a", "/b?c", None),
+            key("a", "/b", Some("c")),
+            key("a", "/b%3Fc", Some("d")),
+            key("a", "/b", Some("c?d")),
+            key("a", "/b%2Fc", None),
+            key("a", "/b/c", None),
+            key("a:81", "/b/c", None),
+            key("[::1]", "/b/c", None),
+            Key::new("https", "a", "/b", None).map(|k| k.to_string()),
+        ];
+        let distinct: std::collections::HashSet<_> = keys.iter().flatten().collect();
+        assert_eq!(distinct.len(), keys.len(), "{keys:?}");
+    }
+
+    #[test]
+    fn key_is_bounded() {
+        let path = |n: usize| format!("/{}", "x".repeat(n - "http://a/".len()));
+        assert!(key("a", &path(MAX_KEY), None).is_some());
+        assert!(key("a", &path(MAX_KEY + 1), None).is_none());
+    }
+
+    #[test]
+    fn query_is_sorted_and_filtered_by_choice() {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        let query = "b=2&a=1&b=1&utm_x=9&&c";
+        for (selection, want) in [
+            (QueryKey::Exact, "b=2&a=1&b=1&utm_x=9&&c"),
+            (QueryKey::Sorted, "a=1&b=2&b=1&c&utm_x=9"),
+            (QueryKey::Only(names(&["b", "z"])), "b=2&b=1"),
+            (QueryKey::Without(names(&["utm_x", "c"])), "a=1&b=2&b=1"),
+        ] {
+            assert_eq!(selection.select(query), want, "{selection:?}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The fetch of a response for the store: validation, the decision whether to store it, and its content.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Request, StatusCode, header};
+
+use super::{
+    fetch::Fetch,
+    fill::{Fill, Head},
+    flight::Lead,
+    object::{Object, announced_len},
+    pump, respond,
+    service::hit_status,
+    shared::Shared,
+};
+use crate::{
+    Body, HttpService, Response,
+    error::BoxError,
+    semantics::cache::{
+        Freshness, ResponseControl, Vary,
+        freshness::Received,
+        groups,
+        status::CacheStatus,
+        storable::{Exchange, NotStored, retain_stored_fields, storable},
+        update,
+        vary::normalize_accept_encoding,
+    },
+};
+
+/// Fetches the response to a request, stores it if that is permitted, and returns it.
+pub(super) async fn fetch<S>(
+    shared: Arc<Shared>,
+    inner: S,
+    fetch: &Fetch,
+    lead: Lead,
+) -> Result<Response, BoxError>
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let (request, is_validation) = origin_request(fetch);
+    // What selects the variant is what the origin sees.
+    let sent = request.headers().clone();
+    let requested = shared.clock.now();
+    let response = match super::call(inner, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            lead.release();
+            return unreachable_origin(&shared, fetch, None).ok_or(error);
+        }
+    };
+    if is_validation
+        && response.status() == StatusCode::NOT_MODIFIED
+        && let Some(stale) = &fetch.stale
+    {
+        return Ok(validated(&shared, fetch, stale, &response, requested, lead));
+    }
+    if let Some(stale) = unreachable_origin(&shared, fetch, Some(response.status())) {
+        lead.release();
+        return Ok(stale);
+    }
+    Ok(received(shared, fetch, &sent, response, requested, lead).await)
+}
+
+/// Returns the request for the whole response, with the validators of the stored one, and whether it has any.
+fn origin_request(fetch: &Fetch) -> (Request<Body>, bool) {
+    let mut request = Request::from_parts(fetch.parts.clone(), Body::empty());
+    let headers = request.headers_mut();
+    let is_validation = match &fetch.stale {
+        Some(stale) => update::add_conditions(headers, &stale.headers),
+        None => {
+            update::remove_conditions(headers);
+            false
+        }
+    };
+    if headers.contains_key(header::ACCEPT_ENCODING) {
+        match normalize_accept_encoding(headers) {
+            Some(value) => drop(headers.insert(header::ACCEPT_ENCODING, value)),
+            None => drop(headers.remove(header::ACCEPT_ENCODING)),
+        }
+    }
+    (request, is_validation)
+}
+
+/// Returns the stale response that conceals a failure of the origin, if it may: an error of the service without a
+/// status.
+fn unreachable_origin(
+    shared: &Shared,
+    fetch: &Fetch,
+    status: Option<StatusCode>,
+) -> Option<Response> {
+    let stale = fetch.stale.as_ref()?;
+    let asked = fetch.asked(shared);
+    let is_unreachable =
+        matches!(status, None | Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
+    // RFC 5861 section 4.
+    let is_error =
+        matches!(status, Some(StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE));
+    let window = shared.options.stale_if_unreachable;
+    let is_usable = (is_unreachable && stale.freshness.is_usable_for(window, asked.now))
+        || (is_error && stale.freshness.is_usable_on_error(asked.now));
+    if !is_usable {
+        return None;
+    }
+    shared.counters.stale_hits.add();
+    shared.counters.concealed_errors.add();
+    let mut response = respond::of_object(asked, stale);
+    let status = CacheStatus {
+        forwarded: Some(fetch.why),
+        forwarded_status: status.map(|status| status.as_u16()),
+        ..hit_status(stale, asked.now)
+    };
+    shared.add_status(&mut response, status);
+    Some(response)
+}
+
+/// Handles a 304: what is stored is updated and answers the request.
+fn validated(
+    shared: &Shared,
+    fetch: &Fetch,
+    stale: &Arc<Object>,
+    response: &Response,
+    requested: Duration,
+    lead: Lead,
+) -> Response {
+    shared.counters.validated.add();
+    let object = updated(shared, stale, response.headers(), requested);
+    let control = ResponseControl::of(&object.headers);
+    let request_control = shared.control(fetch.headers());
+    let exchange = Exchange {
+        method: &http::Method::GET,
+        request: fetch.headers(),
+        request_control: &request_control,
+        status: object.status,
+        response: &object.headers,
+        control: &control,
+        freshness: &object.freshness,
+    };
+    let is_storable = storable(&exchange, shared.options.set_cookie).is_ok();
+    let object = Arc::new(object);
+    let stored = if is_storable {
+        lead.store(&*shared.store, &object)
+    } else {
+        // It is not for others any longer.
+        shared.flights.write(|| shared.store.remove(&fetch.key, stale));
+        lead.release();
+        false
+    };
+    let mut answer = respond::of_object(fetch.asked(shared), &object);
+    let status = CacheStatus {
+        forwarded_status: Some(StatusCode::NOT_MODIFIED.as_u16()),
+        stored,
+        ..CacheStatus::forwarded(fetch.why)
+    };
+    shared.add_status(&mut answer, status);
+    answer
+}
+
+/// Returns a stored object with the fields of a newer response to the same request (RFC 9111 section 3.2).
+pub(super) fn updated(
+    shared: &Shared,
+    stored: &Object,
+    new: &HeaderMap,
+    requested: Duration,
+) -> Object {
+    let (now, date) = (shared.clock.now(), shared.clock.date());
+    let mut object = stored.clone();
+    let mut new = new.clone();
+    crate::semantics::hop::strip(&mut new);
+    update::update(&mut object.headers, &new);
+    let control = ResponseControl::of(&object.headers);
+    let times = Received { requested, received: now, date };
+    let lifetimes = &shared.options.lifetimes;
+    object.freshness = Freshness::of(object.status, &object.headers, &control, times, lifetimes);
+    retain_stored_fields(&mut object.headers, &control, shared.options.set_cookie, date);
+    if let Ok(groups) = groups::of(&object.headers) {
+        object.groups = groups.into();
+    }
+    object
+}
+
+/// Handles any other response.
+async fn received(
+    shared: Arc<Shared>,
+    fetch: &Fetch,
+    sent: &HeaderMap,
+    response: Response,
+    requested: Duration,
+    lead: Lead,
+) -> Response {
+    let mut status = CacheStatus::forwarded(fetch.why);
+    let head = match head(&shared, fetch, sent, &response, requested) {
+        Ok(head) => head,
+        Err(reason) => {
+            shared.counters.not_stored.add();
+            refuse(&shared, fetch, response.status(), reason, lead);
+            let mut response = respond::of_response(fetch.asked(&shared), response);
+            shared.add_status(&mut response, status);
+            return response;
+        }
+    };
+    shared.clear_hit_for_miss(&fetch.key);
+    let (parts, body) = response.into_parts();
+    let fill = Fill::new(head);
+    // Before the content is read, so that it begins with the first byte.
+    let asked = fetch.asked(&shared);
+    let answer = respond::of_fill(asked, &fill, parts.headers);
+    lead.open(fill.clone());
+    status.stored = true;
+    pump::start(&shared, fill, body, lead).await;
+    let mut answer = answer.expect("a new fill has all of its content");
+    shared.add_status(&mut answer, status);
+    answer
+}
+
+/// Returns the head of a response for the store.
+fn head(
+    shared: &Shared,
+    fetch: &Fetch,
+    sent: &HeaderMap,
+    response: &Response,
+    requested: Duration,
+) -> Result<Head, Refusal> {
+    let (received, date) = (shared.clock.now(), shared.clock.date());
+    let control = ResponseControl::of(response.headers());
+    let times = Received { requested, received, date };
+    let lifetimes = &shared.options.lifetimes;
+    let freshness =
+        Freshness::of(response.status(), response.headers(), &control, times, lifetimes);
+    let request_control = shared.control(fetch.headers());
+    let exchange = Exchange {
+        method: &fetch.parts.method,
+        request: sent,
+        request_control: &request_control,
+        status: response.status(),
+        response: response.headers(),
+        control: &control,
+        freshness: &freshness,
+    };
+    storable(&exchange, shared.options.set_cookie).map_err(|reason| match reason {
+        NotStored::NoStore if request_control.no_store => Refusal::OfRequest,
+        NotStored::Authorization => Refusal::OfRequest,
+        _ => Refusal::OfResponse,
+    })?;
+    let len = announced_len(response.headers()).or_else(|| response.body().len());
+    if len.is_some_and(|len| len > shared.store.max_object()) || shared.budget.is_above_soft_limit()
+    {
+        return Err(Refusal::OfResponse);
+    }
+    let vary = Vary::of(response.headers());
+    let vary_key = vary.key(sent).ok_or(Refusal::OfResponse)?;
+    let groups = groups::of(response.headers()).map_err(|_| Refusal::OfResponse)?.into();
+    let mut headers = response.headers().clone();
+    headers.remove(header::CONTENT_LENGTH);
+    retain_stored_fields(&mut headers, &control, shared.options.set_cookie, date);
+    let cost = received.saturating_sub(requested);
+    let status = response.status();
+    let id = shared.next_id();
+    Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
+}
+
+/// What keeps a response out of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// The request. The next one's response may be stored.
+    OfRequest,
+    /// The response. That of the next request probably may not be stored either.
+    OfResponse,
+}
+
+/// Ends a fetch whose response is not stored.
+fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, lead: Lead) {
+    // Requests that wait behind a failure try one after the other.
+    if reason == Refusal::OfResponse && !status.is_server_error() {
+        shared.set_hit_for_miss(&fetch.key);
+    }
+    // What is stored is of an earlier state of the resource.
+    if !status.is_server_error()
+        && let Some(stale) = &fetch.stale
+    {
+        shared.flights.write(|| shared.store.remove(&fetch.key, stale));
+    }
+    lead.release();
+}

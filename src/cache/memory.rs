@@ -1,0 +1,154 @@
+//! `MemoryStore`: objects in memory, within a bound in bytes and the budget.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync};
+
+use super::{
+    clock::Clock,
+    key::Key,
+    object::{Object, Variants},
+    store::{Found, Lookup, Purge, Selector, Store},
+};
+
+/// The default capacity in bytes, 64 MiB.
+pub const CAPACITY: u64 = 64 << 20;
+
+/// The default largest content in bytes, 1 MiB.
+pub const MAX_OBJECT: u64 = 1 << 20;
+
+/// The default number of variants of a key, 16. Of more the oldest is dropped.
+pub const MAX_VARIANTS: usize = 16;
+
+/// The size of an object for which the store is laid out, in bytes.
+const TYPICAL_OBJECT: u64 = 8 << 10;
+
+/// The parts of the store that have locks of their own; each has its share of the capacity.
+const SHARDS: u64 = 8;
+
+/// Objects in memory. Which ones stay is decided by how often they are used (S3-FIFO).
+pub(super) struct MemoryStore {
+    objects: sync::Cache<Key, Arc<Variants>, ByBytes>,
+    max_object: u64,
+    max_variants: usize,
+    clock: Clock,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Key, Arc<Variants>> for ByBytes {
+    fn weight(&self, key: &Key, variants: &Arc<Variants>) -> u64 {
+        key.as_str().len() as u64 + variants.memory()
+    }
+}
+
+impl MemoryStore {
+    pub(super) fn new(capacity: u64, max_object: u64, max_variants: usize, clock: Clock) -> Self {
+        // A shard must have room for some of the largest objects, or it cannot keep any.
+        let shards = (capacity / max_object.saturating_mul(4).max(1)).clamp(1, SHARDS);
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(
+                usize::try_from(capacity / TYPICAL_OBJECT).unwrap_or(0).max(16),
+            )
+            .weight_capacity(capacity)
+            .shards(usize::try_from(shards).unwrap_or(1))
+            .build()
+            .expect("capacities are set");
+        let objects = sync::Cache::with_options(
+            options,
+            ByBytes,
+            DefaultHashBuilder::default(),
+            sync::DefaultLifecycle::default(),
+        );
+        Self { objects, max_object, max_variants, clock }
+    }
+}
+
+impl MemoryStore {
+    /// Replaces or removes the objects of a key: `f` returns what is to be stored instead.
+    fn update(&self, key: &Key, f: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>) {
+        let Some(variants) = self.objects.peek(key) else { return };
+        match variants.filter_map(f) {
+            Some(left) => self.objects.insert(key.clone(), Arc::new(left)),
+            None => drop(self.objects.remove(key)),
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn get(&self, key: &Key, request: &HeaderMap) -> Lookup {
+        let found = self.objects.get(key);
+        let object = found.as_ref().and_then(|variants| variants.find(request).cloned());
+        Lookup::Ready(Found { object, has_others: found.is_some() })
+    }
+
+    fn insert(&self, key: &Key, object: &Arc<Object>) {
+        let variants = self.objects.peek(key).unwrap_or_default();
+        let variants = variants.with(object.clone(), self.max_variants);
+        self.objects.insert(key.clone(), Arc::new(variants));
+    }
+
+    fn replace(&self, key: &Key, old: &Object, new: &Arc<Object>) {
+        self.update(key, |object| {
+            Some(if object.is_unchanged(old) { new.clone() } else { object.clone() })
+        });
+    }
+
+    fn remove(&self, key: &Key, object: &Object) {
+        self.update(key, |known| (!known.is_same_variant(object)).then(|| known.clone()));
+    }
+
+    fn invalidate(&self, key: &Key, purge: Purge) {
+        let now = self.clock.now();
+        self.update(key, |object| expired(object, purge, now));
+    }
+
+    fn purge(&self, selects: Selector<'_>, purge: Purge) -> usize {
+        let mut selected = Vec::new();
+        for (key, variants) in self.objects.iter() {
+            if variants.iter().any(|object| selects(&key, &object.groups)) {
+                selected.push(key);
+            }
+        }
+        let (now, mut count) = (self.clock.now(), 0);
+        for key in &selected {
+            self.update(key, |object| {
+                if !selects(key, &object.groups) {
+                    return Some(object.clone());
+                }
+                count += 1;
+                expired(object, purge, now)
+            });
+        }
+        count
+    }
+
+    fn usage(&self) -> (u64, u64) {
+        (self.objects.len() as u64, self.objects.weight())
+    }
+
+    fn max_object(&self) -> u64 {
+        self.max_object
+    }
+}
+
+/// Returns what is left of a purged object.
+pub(super) fn expired(object: &Arc<Object>, purge: Purge, now: Duration) -> Option<Arc<Object>> {
+    match purge {
+        Purge::Hard => None,
+        Purge::Soft => {
+            let mut stale = Object::clone(object);
+            stale.freshness.expire(now);
+            Some(Arc::new(stale))
+        }
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (keys, bytes) = self.usage();
+        f.debug_struct("MemoryStore").field("keys", &keys).field("bytes", &bytes).finish()
+    }
+}

@@ -1,0 +1,152 @@
+//! `Object`: a stored response, and `Variants`, those of one key.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+
+use crate::{
+    Body,
+    body::FileSlice,
+    budget::Lease,
+    semantics::cache::{Freshness, Vary, VaryKey},
+};
+
+/// The memory that an object takes beside its fields and its content, in bytes: this structure, the maps of its
+/// fields, and its place in the store.
+const OVERHEAD: usize = 1024;
+
+/// A response as it is stored. Immutable: an update is another object, which shares the content.
+#[derive(Debug, Clone)]
+pub(super) struct Object {
+    /// Identifies the content: an update keeps it.
+    pub(super) id: u64,
+    pub(super) status: StatusCode,
+    /// Without hop-by-hop fields, `Age` and `Content-Length`.
+    pub(super) headers: HeaderMap,
+    pub(super) freshness: Freshness,
+    pub(super) vary: Vary,
+    pub(super) vary_key: VaryKey,
+    /// Sorted.
+    pub(super) groups: Arc<[String]>,
+    /// The time that the fetch took.
+    pub(super) cost: Duration,
+    pub(super) content: Content,
+    /// The share of the budget; returned when the last object with this content is dropped.
+    #[expect(dead_code, reason = "returned when it is dropped")]
+    pub(super) lease: Option<Arc<Lease>>,
+}
+
+/// The content of a stored response.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    Memory(Bytes),
+    File(FileSlice),
+}
+
+impl Content {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File(file) => file.len(),
+        }
+    }
+
+    pub(super) fn body(&self) -> Body {
+        match self {
+            Self::Memory(bytes) => Body::from(bytes.clone()),
+            Self::File(file) if file.is_empty() => Body::empty(),
+            Self::File(file) => Body::file(file.clone()),
+        }
+    }
+
+    /// Returns the bytes from `first` to `last`, both included.
+    pub(super) fn part(&self, first: u64, last: u64) -> Body {
+        match self {
+            Self::Memory(bytes) => {
+                let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+                Body::from(bytes.slice(index(first)..index(last + 1)))
+            }
+            Self::File(file) => {
+                let mut part = file.clone();
+                part.advance(first);
+                Body::file(part.split_to(last - first + 1))
+            }
+        }
+    }
+}
+
+impl Object {
+    /// Returns whether the request selects this variant.
+    pub(super) fn matches(&self, request: &HeaderMap) -> bool {
+        self.vary.key(request).is_some_and(|key| key == self.vary_key)
+    }
+
+    /// Returns whether `other` is of the same variant, so that it replaces this one.
+    pub(super) fn is_same_variant(&self, other: &Self) -> bool {
+        self.vary == other.vary && self.vary_key == other.vary_key
+    }
+
+    /// Returns whether this is `other`, neither replaced nor updated.
+    pub(super) fn is_unchanged(&self, other: &Self) -> bool {
+        self.id == other.id && self.freshness == other.freshness
+    }
+
+    /// Returns the memory that the object takes, in bytes.
+    pub(super) fn memory(&self) -> u64 {
+        let content = match &self.content {
+            Content::Memory(bytes) => bytes.len(),
+            Content::File(_) => 0,
+        };
+        (OVERHEAD + fields_len(&self.headers) + content) as u64
+    }
+}
+
+/// Returns the bytes of the names and values of fields.
+pub(super) fn fields_len(headers: &HeaderMap) -> usize {
+    // A field takes about 72 bytes in the map beside its text.
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 72).sum()
+}
+
+/// Returns the content length that a response announces; `None` if it announces none or it is malformed.
+pub(super) fn announced_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The stored responses of one key, the newest first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Variants(Vec<Arc<Object>>);
+
+impl Variants {
+    /// Returns the newest variant that the request selects.
+    pub(super) fn find(&self, request: &HeaderMap) -> Option<&Arc<Object>> {
+        self.0.iter().find(|object| object.matches(request))
+    }
+
+    /// Returns these variants with `object`, which replaces its own variant. Of more than `max` the oldest is left out.
+    pub(super) fn with(&self, object: Arc<Object>, max: usize) -> Self {
+        let mut objects = Vec::with_capacity((self.0.len() + 1).min(max));
+        let others = self.0.iter().filter(|known| !known.is_same_variant(&object));
+        let others: Vec<_> = others.take(max.saturating_sub(1)).cloned().collect();
+        objects.push(object);
+        objects.extend(others);
+        Self(objects)
+    }
+
+    /// Returns the variants that `f` keeps or replaces; `None` if none is left.
+    pub(super) fn filter_map(
+        &self,
+        f: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
+    ) -> Option<Self> {
+        let left: Vec<_> = self.0.iter().filter_map(f).collect();
+        (!left.is_empty()).then_some(Self(left))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.0.iter()
+    }
+
+    pub(super) fn memory(&self) -> u64 {
+        self.0.iter().map(|object| object.memory()).sum()
+    }
+}

@@ -1,0 +1,135 @@
+//! Reads the content of a response into a fill, and stores it at its end.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+
+use bytes::Bytes;
+use http_body::Body as _;
+
+use super::{fill::Fill, flight::Lead, shared::Shared};
+use crate::{Body, budget::Lease};
+
+/// Reads what is here at once, and the rest in a task of its own, so that no slow client slows it.
+pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, lead: Lead) {
+    let mut pump = Pump {
+        shared: shared.clone(),
+        lease: Some(shared.budget.memory_lease()),
+        fill,
+        body,
+        lead: Some(lead),
+    };
+    let is_done = poll_fn(|cx| {
+        loop {
+            match Pin::new(&mut pump.body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    let frame = frame.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()));
+                    if !pump.take(frame.map(Result::ok)) {
+                        return Poll::Ready(true);
+                    }
+                    if pump.lead.is_none() {
+                        return Poll::Ready(false);
+                    }
+                }
+                Poll::Pending => return Poll::Ready(false),
+            }
+        }
+    })
+    .await;
+    if !is_done {
+        let fill = pump.fill.clone();
+        if !shared.spawn(pump.run()) {
+            fill.end(Err(()));
+        }
+    }
+}
+
+struct Pump {
+    shared: Arc<Shared>,
+    fill: Arc<Fill>,
+    body: Body,
+    /// `None` if the content is not stored.
+    lead: Option<Lead>,
+    lease: Option<Lease>,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        loop {
+            if self.lead.is_none() {
+                let fill = &self.fill;
+                if poll_fn(|cx| fill.poll_capacity(cx)).await.is_err() {
+                    return;
+                }
+            }
+            let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
+            let frame = frame.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()));
+            if !self.take(frame.map(Result::ok)) {
+                return;
+            }
+            // A body that is always ready would starve other tasks.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// Takes a piece, a failure (`Some(None)`) or the end. Returns `false` if nothing follows.
+    fn take(&mut self, piece: Option<Option<Bytes>>) -> bool {
+        match piece {
+            Some(Some(piece)) => {
+                self.push(piece);
+                true
+            }
+            Some(None) => {
+                self.fill.end(Err(()));
+                false
+            }
+            None => {
+                self.finish();
+                false
+            }
+        }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        let len = self.fill.len() + piece.len() as u64;
+        self.fill.push(piece);
+        if self.lead.is_none() {
+            return;
+        }
+        let is_leased = self.lease.as_mut().is_some_and(|lease| lease.try_set(len).is_ok());
+        if len > self.shared.store.max_object() || !is_leased {
+            self.shared.counters.not_stored.add();
+            self.stop_storing();
+        }
+    }
+
+    /// Lets the readers read on, and nobody else join them.
+    fn stop_storing(&mut self) {
+        if let Some(lead) = self.lead.take() {
+            self.shared.set_hit_for_miss(lead.key());
+            lead.release();
+        }
+        self.lease = None;
+        self.fill.stop_storing();
+    }
+
+    fn finish(&mut self) {
+        let is_whole = self.fill.head.len.is_none_or(|len| len == self.fill.len());
+        if !is_whole {
+            self.fill.end(Err(()));
+            return;
+        }
+        if let Some(lead) = self.lead.take() {
+            let object = Arc::new(self.fill.to_object(self.lease.take()));
+            if lead.store(&*self.shared.store, &object) {
+                self.shared.counters.stored.add();
+            }
+        }
+        self.fill.end(Ok(()));
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        // Without an effect after the end.
+        self.fill.end(Err(()));
+    }
+}

@@ -1,0 +1,119 @@
+//! Responses of stored objects and of fills, by the request's method, conditions and range.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::{fill::Fill, object::Object};
+use crate::{
+    Body, Response,
+    semantics::{
+        cache::{
+            Freshness,
+            select::{self, Selected, select},
+        },
+        date::HttpDate,
+        range::{self, Part},
+    },
+};
+
+/// What a response depends on beside what is stored.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a Method,
+    pub(super) headers: &'a HeaderMap,
+    /// The time of the cache.
+    pub(super) now: Duration,
+    /// The time of the wall clock.
+    pub(super) date: HttpDate,
+}
+
+/// Returns the response of a stored object.
+pub(super) fn of_object(asked: Asked<'_>, object: &Object) -> Response {
+    let mut headers = object.headers.clone();
+    headers.insert(header::AGE, age(&object.freshness, asked.now));
+    let len = object.content.len();
+    let content = |part: Option<(u64, u64)>| match part {
+        None => Some(object.content.body()),
+        Some((first, last)) => Some(object.content.part(first, last)),
+    };
+    respond(asked, object.status, headers, Some(len), content).expect("an object is complete")
+}
+
+/// Returns the response of a fill with these fields; `None` if the beginning of the content is kept no longer.
+pub(super) fn of_fill(asked: Asked<'_>, fill: &Arc<Fill>, headers: HeaderMap) -> Option<Response> {
+    let content = |part: Option<(u64, u64)>| match part {
+        None => fill.reader(0, None),
+        Some((first, last)) => fill.reader(first, Some(last)),
+    };
+    respond(asked, fill.head.status, headers, fill.head.len, content)
+}
+
+/// Evaluates the conditions of a request on a response that is not stored: the origin has not seen them.
+pub(super) fn of_response(asked: Asked<'_>, response: Response) -> Response {
+    let Asked { method, headers, date, .. } = asked;
+    let selected = select(method, headers, response.status(), response.headers(), None, date);
+    if selected != Selected::NotModified {
+        return response;
+    }
+    let (mut parts, _) = response.into_parts();
+    select::retain_not_modified_fields(&mut parts.headers);
+    parts.status = StatusCode::NOT_MODIFIED;
+    Response::from_parts(parts, Body::empty())
+}
+
+/// Returns the fields of a fill for a request that did not cause it.
+pub(super) fn shared_headers(fill: &Fill, now: Duration) -> HeaderMap {
+    let mut headers = fill.head.headers.clone();
+    headers.insert(header::AGE, age(&fill.head.freshness, now));
+    headers
+}
+
+/// The age in seconds.
+pub(super) fn age(freshness: &Freshness, now: Duration) -> HeaderValue {
+    HeaderValue::from(freshness.age(now).as_secs())
+}
+
+/// Makes the response with the content that `content` returns for a part, or for the whole.
+fn respond(
+    asked: Asked<'_>,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    len: Option<u64>,
+    content: impl FnOnce(Option<(u64, u64)>) -> Option<Body>,
+) -> Option<Response> {
+    let Asked { method, headers: request, date, .. } = asked;
+    let (status, body) = match select(method, request, status, &headers, len, date) {
+        Selected::NotModified => {
+            select::retain_not_modified_fields(&mut headers);
+            (StatusCode::NOT_MODIFIED, Body::empty())
+        }
+        Selected::Part(Part::Slice { first, last }) => {
+            let len = len.expect("a part is selected of a known length");
+            headers.insert(header::CONTENT_RANGE, range::content_range(first, last, len));
+            (StatusCode::PARTIAL_CONTENT, content(Some((first, last)))?)
+        }
+        Selected::Part(Part::Unsatisfiable) => {
+            let len = len.expect("a part is selected of a known length");
+            headers.remove(header::CONTENT_ENCODING);
+            headers.remove(header::CONTENT_TYPE);
+            headers.insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
+            (StatusCode::RANGE_NOT_SATISFIABLE, Body::empty())
+        }
+        // Several parts are answered with the whole, which RFC 9110 section 14.2 permits.
+        Selected::Whole | Selected::Part(Part::Whole | Part::Several(_)) => {
+            if *method == Method::HEAD {
+                if let Some(len) = len {
+                    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+                }
+                (status, Body::empty())
+            } else {
+                (status, content(None)?)
+            }
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Some(response)
+}

@@ -1,0 +1,172 @@
+//! `Shared`: the state of a cache that all its services share.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use http::{HeaderMap, Request};
+use quick_cache::sync;
+use tokio::runtime::Handle;
+
+use super::{
+    clock::Clock,
+    figures::Counters,
+    flight::Flights,
+    key::Key,
+    layer::Options,
+    respond::Asked,
+    store::{Found, Lookup, Store},
+};
+use crate::{
+    Budget, Response,
+    net::Drain,
+    semantics::cache::{RequestControl, status::CacheStatus},
+};
+
+/// The most keys that are remembered as those of responses that are not for others, 16,384.
+const MAX_HIT_FOR_MISS: usize = 16_384;
+
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) budget: Budget,
+    pub(super) clock: Clock,
+    pub(super) flights: Arc<Flights>,
+    pub(super) counters: Counters,
+    pub(super) tasks: Drain,
+    /// Until when requests of a key do not wait for each other.
+    hit_for_miss: sync::Cache<Key, Duration>,
+    refreshes: AtomicUsize,
+    random: RandomState,
+    draws: AtomicUsize,
+    last_id: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        options: Options,
+        store: Arc<dyn Store>,
+        budget: Budget,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            options,
+            store,
+            budget,
+            clock,
+            flights: Arc::default(),
+            counters: Counters::default(),
+            tasks: Drain::new(),
+            hit_for_miss: sync::Cache::new(MAX_HIT_FOR_MISS),
+            refreshes: AtomicUsize::new(0),
+            random: RandomState::new(),
+            draws: AtomicUsize::new(0),
+            last_id: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn asked<'a, B>(&self, request: &'a Request<B>) -> Asked<'a> {
+        Asked {
+            method: request.method(),
+            headers: request.headers(),
+            now: self.clock.now(),
+            date: self.clock.date(),
+        }
+    }
+
+    /// The directives of a request, as far as they are obeyed.
+    pub(super) fn control(&self, headers: &HeaderMap) -> RequestControl {
+        let control = RequestControl::of(headers);
+        if self.options.obeys_requests { control } else { control.without_bypass() }
+    }
+
+    pub(super) async fn lookup(&self, key: &Key, request: &HeaderMap) -> Found {
+        match self.store.get(key, request) {
+            Lookup::Ready(found) => found,
+            Lookup::Pending(found) => found.await,
+        }
+    }
+
+    /// Returns an id that no other object has, also of those that earlier processes have stored.
+    pub(super) fn next_id(&self) -> u64 {
+        let now = u64::try_from(self.clock.now().as_nanos()).unwrap_or(u64::MAX);
+        let next = |last: u64| Some(now.max(last + 1));
+        let last = self.last_id.fetch_update(Relaxed, Relaxed, next);
+        now.max(last.unwrap_or_default() + 1)
+    }
+
+    pub(super) fn is_hit_for_miss(&self, key: &Key, now: Duration) -> bool {
+        self.hit_for_miss.get(key).is_some_and(|until| now < until)
+    }
+
+    pub(super) fn set_hit_for_miss(&self, key: &Key) {
+        self.hit_for_miss.insert(key.clone(), self.clock.now() + self.options.hit_for_miss);
+    }
+
+    pub(super) fn clear_hit_for_miss(&self, key: &Key) {
+        self.hit_for_miss.remove(key);
+    }
+
+    /// Adds `Cache-Status` to a response, if the cache has a name.
+    pub(super) fn add_status(&self, response: &mut Response, status: CacheStatus) {
+        if let Some(name) = &self.options.name {
+            status.append(name, response.headers_mut());
+        }
+    }
+
+    /// Returns a number between 0 and 1 that clients cannot predict.
+    pub(super) fn random(&self) -> f64 {
+        let draw = self.random.hash_one(self.draws.fetch_add(1, Relaxed));
+        // 53 bits are a float's precision.
+        (draw >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Runs `work` in a task of its own, until a shutdown cuts it. Returns `false` if there is no runtime.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(runtime) = Handle::try_current() else { return false };
+        let mut watch = self.tasks.watch();
+        runtime.spawn(async move {
+            let mut work = Box::pin(work);
+            poll_fn(|cx| {
+                if watch.poll_draining(cx) && watch.is_aborted() {
+                    return Poll::Ready(());
+                }
+                work.as_mut().poll(cx)
+            })
+            .await;
+            drop(work);
+            drop(watch);
+        });
+        true
+    }
+
+    /// Takes a place among the refreshes; `None` if there are too many.
+    pub(super) fn begin_refresh(self: &Arc<Self>) -> Option<RefreshPlace> {
+        let add = |n: usize| (n < self.options.max_refreshes).then_some(n + 1);
+        self.refreshes.fetch_update(Relaxed, Relaxed, add).ok()?;
+        Some(RefreshPlace(self.clone()))
+    }
+}
+
+/// A place among the refreshes in the background.
+pub(super) struct RefreshPlace(Arc<Shared>);
+
+impl Drop for RefreshPlace {
+    fn drop(&mut self) {
+        self.0.refreshes.fetch_sub(1, Relaxed);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("store", &self.store).finish_non_exhaustive()
+    }
+}

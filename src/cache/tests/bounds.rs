@@ -1,0 +1,82 @@
+//! Every bound, at the bound.
+
+use super::*;
+use crate::Budget;
+
+#[tokio::test(start_paused = true)]
+async fn store_keeps_to_its_capacity_and_returns_memory_to_the_budget() {
+    let origin =
+        Origin::new(|_, _| Ok(response(&[("cache-control", "max-age=60")], "x".repeat(10_000))));
+    let budget = Budget::default();
+    let layer =
+        CacheLayer::builder().capacity(200_000).max_object(10_000).budget(budget.clone()).build();
+    let (cache, site) = (layer.handle(), site(&layer, &origin));
+    for i in 0..200 {
+        fetch(&site, &format!("/{i}")).await;
+        let figures = cache.figures();
+        assert!(figures.bytes <= 200_000 && figures.keys <= 18, "{figures:?}");
+        assert!(budget.usage().memory <= 200_000);
+    }
+    assert!(cache.figures().keys >= 8, "{:?}", cache.figures());
+    cache.delete_all(Purge::Hard);
+    assert_eq!((cache.figures().bytes, budget.usage().memory), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_above_the_largest_object_is_not_stored() {
+    let origin = Origin::new(|r, _| {
+        let len: usize = r.uri().path()[1..].parse().unwrap();
+        Ok(response(&[("cache-control", "max-age=60")], "x".repeat(len)))
+    });
+    let layer = CacheLayer::builder().max_object(10_000).build();
+    let site = site(&layer, &origin);
+    for path in ["/10000", "/10000", "/10001", "/10001"] {
+        fetch(&site, path).await;
+    }
+    assert_eq!((origin.count(), layer.handle().figures().not_stored), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn oldest_variant_makes_room_for_a_new_one() {
+    let origin = Origin::with_fields(&[("cache-control", "max-age=60"), ("vary", "x")]);
+    let layer = CacheLayer::builder().max_variants(2).build();
+    let site = site(&layer, &origin);
+    let ask =
+        async |x: &str| text(site.clone().oneshot(get("/", &[("x", x)])).await.unwrap()).await;
+    for (x, want) in [("a", "1"), ("b", "2"), ("a", "1"), ("c", "3"), ("b", "2"), ("a", "4")] {
+        assert_eq!(ask(x).await, want, "{x}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_takes_no_more_while_the_budget_is_above_its_soft_limit() {
+    let origin = Origin::with_fields(&[("cache-control", "max-age=60")]);
+    let budget = Budget::builder().soft_limit(1000).hard_limit(2000).build();
+    let site = site(&CacheLayer::builder().budget(budget.clone()).build(), &origin);
+    let mut lease = budget.memory_lease();
+    lease.set(1000);
+    assert_eq!((fetch(&site, "/").await, fetch(&site, "/").await), ("1".into(), "2".into()));
+    lease.set(0);
+    assert_eq!((fetch(&site, "/").await, fetch(&site, "/").await), ("3".into(), "3".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_the_bounds_of_fetches_and_followers_are_forwarded() {
+    let origin = Origin::with_fields(&[("cache-control", "max-age=60")]).delayed(SEC);
+    let layer = CacheLayer::builder().max_fetches(1).max_followers(2).build();
+    let (cache, site) = (layer.handle(), site(&layer, &origin));
+    let begin = |path: &str| tokio::spawn(site.clone().oneshot(get(path, &[])));
+    let same: Vec<_> = (0..5).map(|_| begin("/")).collect();
+    settle().await;
+    let figures = cache.figures();
+    assert_eq!((figures.fetches, figures.followers, figures.uncollapsed), (1, 2, 2));
+    let other = begin("/other");
+    settle().await;
+    assert_eq!((cache.figures().uncollapsed, origin.count()), (3, 4));
+    for response in same.into_iter().chain([other]) {
+        assert_eq!(response.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    settle().await;
+    let figures = cache.figures();
+    assert_eq!((figures.fetches, figures.followers, figures.keys), (0, 0, 1));
+}

@@ -1,0 +1,209 @@
+//! Stale responses: validated, used while that is done, and used because the origin fails.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn stale_response_is_validated_and_updated_by_a_304() {
+    let origin = Origin::new(|r, n| {
+        let n = n.to_string();
+        let fields = [
+            ("cache-control", "max-age=10"),
+            ("etag", "\"1\""),
+            ("x", &*n),
+            ("status", if r.headers().contains_key("if-none-match") { "304" } else { "200" }),
+        ];
+        Ok(response(&fields, if n == "1" { "content" } else { "" }))
+    });
+    let layer = CacheLayer::new();
+    let site = site(&layer, &origin);
+    fetch(&site, "/").await;
+    for (pause, x) in [(10, "2"), (9, "2"), (1, "3")] {
+        tokio::time::advance(pause * SEC).await;
+        let response = site.clone().oneshot(get("/", &[])).await.unwrap();
+        assert_eq!(response.headers()["x"], x);
+        assert_eq!(text(response).await, "content");
+    }
+    assert_eq!((origin.count(), layer.handle().figures().validated), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_requests_share_a_validation() {
+    let origin = Origin::new(|r, n| {
+        let status = if r.headers().contains_key("if-none-match") { "304" } else { "200" };
+        let fields = [("cache-control", "no-cache"), ("etag", "\"1\""), ("status", status)];
+        Ok(response(&fields, if status == "200" { n.to_string() } else { String::new() }))
+    })
+    .delayed(SEC);
+    let site = site(&CacheLayer::new(), &origin);
+    fetch(&site, "/").await;
+    let all: Vec<_> = (0..9).map(|_| tokio::spawn(site.clone().oneshot(get("/", &[])))).collect();
+    for response in all {
+        assert_eq!(text(response.await.unwrap().unwrap()).await, "1");
+    }
+    assert_eq!(origin.count(), 2);
+    assert_eq!(fetch(&site, "/").await, "1");
+    assert_eq!(origin.count(), 3, "no-cache: a later request is validated again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_response_is_used_while_one_task_revalidates_it() {
+    let origin = Origin::with_fields(&[("cache-control", "max-age=10, stale-while-revalidate=30")])
+        .delayed(SEC);
+    let layer = CacheLayer::new();
+    let site = site(&layer, &origin);
+    fetch(&site, "/").await;
+    tokio::time::advance(10 * SEC).await;
+    for _ in 0..100 {
+        assert_eq!(fetch(&site, "/").await, "1");
+    }
+    settle().await;
+    assert_eq!(origin.count(), 2);
+    tokio::time::advance(SEC).await;
+    settle().await;
+    assert_eq!(fetch(&site, "/").await, "2");
+    let figures = layer.handle().figures();
+    assert_eq!((figures.refreshes, figures.stale_hits, origin.count()), (1, 100, 2));
+    tokio::time::advance(41 * SEC).await;
+    assert_eq!(fetch(&site, "/").await, "3", "too stale");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_in_the_background_are_bounded_and_end_with_a_shutdown() {
+    let origin = Origin::with_fields(&[("cache-control", "max-age=10, stale-while-revalidate=99")])
+        .delayed(SEC);
+    let layer = CacheLayer::builder().max_refreshes(2).build();
+    let site = site(&layer, &origin);
+    for path in ["/a", "/b", "/c"] {
+        fetch(&site, path).await;
+    }
+    tokio::time::advance(10 * SEC).await;
+    for path in ["/a", "/b", "/c"] {
+        fetch(&site, path).await;
+    }
+    settle().await;
+    assert_eq!(origin.count(), 3 + 2);
+    let tasks = layer.handle().tasks();
+    assert_eq!(tasks.len(), 2);
+    tasks.begin();
+    tasks.abort();
+    settle().await;
+    assert_eq!((tasks.len(), layer.handle().figures().fetches), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failure_of_the_origin_is_concealed_as_far_as_the_response_permits() {
+    let cases = [
+        ("max-age=10", "error", true),
+        ("max-age=10", "502", true),
+        ("max-age=10", "503", false),
+        ("max-age=10, stale-if-error=60", "503", true),
+        ("max-age=10, stale-if-error=60", "500", true),
+        ("max-age=10, stale-if-error=60", "404", false),
+        ("max-age=10, must-revalidate", "error", false),
+        ("s-maxage=10", "502", false),
+        ("no-cache", "error", false),
+    ];
+    for (control, failure, is_concealed) in cases {
+        let origin = Origin::new(move |_, n| match (n, failure) {
+            (1, _) => Ok(response(&[("cache-control", control), ("etag", "\"1\"")], "content")),
+            (_, "error") => Err("the origin is down".into()),
+            _ => Ok(response(&[("status", failure)], "failure")),
+        });
+        let layer = CacheLayer::builder().cache_status("c").build();
+        let site = site(&layer, &origin);
+        fetch(&site, "/").await;
+        tokio::time::advance(10 * SEC).await;
+        let result = site.clone().oneshot(get("/", &[])).await;
+        let status = result.map(|response| {
+            (
+                response.status().as_u16(),
+                response.headers()["cache-status"].to_str().unwrap().to_owned(),
+            )
+        });
+        match status {
+            Ok((200, status)) => {
+                assert!(is_concealed, "{control} {failure}");
+                assert!(status.contains("fwd=stale") && status.contains("ttl=0"), "{status}");
+            }
+            Ok((status, _)) => {
+                assert!(!is_concealed && status.to_string() == failure, "{control} {failure}")
+            }
+            Err(_) => assert!(!is_concealed && failure == "error", "{control} {failure}"),
+        }
+        assert_eq!(layer.handle().figures().concealed_errors, u64::from(is_concealed));
+        tokio::time::advance(STALE_IF_UNREACHABLE).await;
+        let late = site.clone().oneshot(get("/", &[])).await;
+        assert!(
+            late.map_or(true, |r| r.status() != StatusCode::OK),
+            "{control} {failure}: too stale"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn overloaded_origin_is_relieved_by_stale_responses() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let is_overloaded = Arc::new(AtomicBool::new(false));
+    let asked = is_overloaded.clone();
+    let origin = Origin::with_fields(&[("cache-control", "max-age=10")]).delayed(SEC);
+    let site =
+        site(&CacheLayer::builder().stale_while(move || asked.load(Relaxed)).build(), &origin);
+    fetch(&site, "/").await;
+    tokio::time::advance(10 * SEC).await;
+    is_overloaded.store(true, Relaxed);
+    assert_eq!(fetch(&site, "/").await, "1");
+    settle().await;
+    tokio::time::advance(SEC).await;
+    settle().await;
+    assert_eq!(fetch(&site, "/").await, "2");
+    is_overloaded.store(false, Relaxed);
+    tokio::time::advance(10 * SEC).await;
+    assert_eq!(fetch(&site, "/").await, "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_that_is_often_requested_is_refreshed_before_it_expires() {
+    let origin = Origin::with_fields(&[("cache-control", "max-age=60")]).delayed(SEC);
+    let layer = CacheLayer::new();
+    let site = site(&layer, &origin);
+    fetch(&site, "/").await;
+    for _ in 0..600 {
+        tokio::time::advance(SEC / 2).await;
+        for _ in 0..50 {
+            let began = tokio::time::Instant::now();
+            fetch(&site, "/").await;
+            assert_eq!(began.elapsed(), Duration::ZERO, "every request is a hit");
+        }
+        settle().await;
+    }
+    let figures = layer.handle().figures();
+    assert_eq!((figures.misses, figures.hits), (1, 30_000));
+    assert!((4..=8).contains(&figures.refreshes), "{}", figures.refreshes);
+
+    let origin = Origin::with_fields(&[("cache-control", "max-age=60")]).delayed(SEC);
+    let site = super::site(&CacheLayer::builder().early_refresh(0.0).build(), &origin);
+    fetch(&site, "/").await;
+    tokio::time::advance(58 * SEC).await;
+    for _ in 0..1000 {
+        fetch(&site, "/").await;
+    }
+    settle().await;
+    assert_eq!(origin.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_that_may_not_be_stored_removes_the_one_before() {
+    let origin = Origin::new(|_, n| {
+        let control = if n == 1 { "max-age=10, stale-if-error=999" } else { "no-store" };
+        if n > 2 {
+            Err("down".into())
+        } else {
+            Ok(response(&[("cache-control", control)], n.to_string()))
+        }
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    fetch(&site, "/").await;
+    tokio::time::advance(10 * SEC).await;
+    assert_eq!(fetch(&site, "/").await, "2");
+    assert!(site.clone().oneshot(get("/", &[])).await.is_err(), "the first one is outdated");
+}
