@@ -116,9 +116,9 @@ fn every_metric_is_named_in_the_docs() {
     let names: Vec<_> =
         include_str!("gauges.rs").split('"').filter(|s| s.starts_with("vestibule_")).collect();
     assert_eq!(names.len(), 4);
-    for docs in [include_str!("../budget.rs"), include_str!("../lib.rs")] {
-        for name in &names {
-            assert!(docs.contains(&format!("`{name}`")), "{name}");
-        }
+    // The front page refers to this table.
+    let docs = include_str!("../budget.rs");
+    for name in &names {
+        assert!(docs.contains(&format!("`{name}`")), "{name}");
     }
 }
