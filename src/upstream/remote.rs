@@ -34,18 +34,16 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 
 /// One HTTP/1.1 server at an address, as a service.
 ///
-/// - The connection is driven by the task that polls the future and the response's body: there is no
-///   task, channel or lock between a request and its response.
-/// - Idle connections are kept for further requests by the runtime that made them, newest first. They
-///   are closed when they have been idle for [`IDLE_TIMEOUT`], and when their runtime ends.
+/// - The task that polls the future and the response's body drives the connection: there is no other task, channel or
+///   lock between a request and its response.
+/// - Idle connections are reused in the runtime that opened them, newest first. They are closed when they have been
+///   idle for [`IDLE_TIMEOUT`], and when their runtime ends.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included.
-/// - `Host` is sent as the request has it, or as its target has it; without either, as the server's
-///   address.
+/// - `Host` is that of the request, or that of its target; without either, it is the server's address.
 ///
-/// It makes one attempt, and sends what it is given: [`Retry`](super::Retry) and
-/// [`Forward`](super::Forward) do the rest of a gateway's work. Always ready. Cheap to clone: clones
-/// share connections.
+/// It makes one attempt and does not rewrite the request: [`Retry`](super::Retry) and [`Forward`](super::Forward) do
+/// the rest of a gateway's work. Always ready. Cheap to clone: clones share connections.
 ///
 /// ```
 /// use vestibule::upstream::{PoolConfig, Remote};
@@ -60,7 +58,7 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 pub struct Remote(Arc<pooled::Server<Http1>>);
 
 impl Remote {
-    /// The server at `host:port`, `http://host:port` or `unix:/path`, with default options.
+    /// Creates the service of the server at `host:port`, `http://host:port` or `unix:/path`, with default options.
     ///
     /// # Errors
     /// An address that cannot be parsed.
@@ -68,7 +66,7 @@ impl Remote {
         Ok(Self::builder(address.as_ref().parse()?).build())
     }
 
-    /// The server at this address, with options.
+    /// Returns a builder for the server at this address.
     pub fn builder(address: Address) -> RemoteBuilder {
         RemoteBuilder::new(address)
     }
@@ -78,12 +76,12 @@ impl Remote {
         Self(pooled::Server::new(address, http1, options.pool))
     }
 
-    /// The server's address.
+    /// Returns the server's address.
     pub fn address(&self) -> &Address {
         &self.0.address
     }
 
-    /// Connects once; the error names the server and what failed.
+    /// Connects once. The error names the server and the cause.
     pub(super) async fn check(&self) -> io::Result<()> {
         self.0.check().await
     }
@@ -94,7 +92,7 @@ impl Remote {
         self.0.queued()
     }
 
-    /// How many connections are idle now, in all runtimes.
+    /// Returns the current number of idle connections, in all runtimes.
     pub fn idle_connections(&self) -> usize {
         self.0.idle_connections()
     }

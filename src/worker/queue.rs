@@ -1,4 +1,4 @@
-//! `Queue`: requests that wait for a worker, workers that wait for a request, and who runs what.
+//! `Queue`: requests that wait for a worker, workers that wait for a request, and the requests that workers run.
 
 pub(super) mod job;
 pub(super) mod reservation;
@@ -25,17 +25,16 @@ use crate::{
 
 /// The queue of a pool, behind the pool's lock.
 ///
-/// Idle workers pull: a job is bound to a worker only when that worker begins it, so it never waits
-/// for a busy worker while another one is idle. The bound on the length is the pool's permits; each
-/// job owns one.
+/// Idle workers pull: a job is assigned to a worker only when that worker begins it, so it never waits for a busy
+/// worker while another one is idle. The permits of the pool bound the length; each job owns one.
 ///
-/// It knows workers by their id and waker alone. Methods that may end a job return it, so that its
-/// caller is woken without the lock.
+/// It identifies workers by their id and waker. Methods that may end a job return it, so that its caller is woken
+/// without the lock.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Oldest first. Cancelled jobs stay until they reach the front or make up half of it.
+    /// The queued jobs, oldest first. Cancelled ones stay until they reach the front or are half of all.
     jobs: VecDeque<Arc<Job>>,
-    /// How many of `jobs` are cancelled.
+    /// The number of cancelled jobs in `jobs`.
     cancelled: usize,
     /// The worker that became idle last is woken first: its caches are warm.
     idle: Vec<(WorkerId, Waker)>,
@@ -54,14 +53,14 @@ struct InFlight {
     total: Duration,
 }
 
-/// The answer to an idle worker.
+/// The result of `next` for an idle worker.
 #[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(super) enum Next {
     /// It runs this request.
     Begin(Arc<Job>, Request),
-    /// This job has expired: refuse it and ask again.
+    /// This job has expired: refuse it and call `next` again.
     Expired(Arc<Job>),
-    /// There is no job, and there will be none: also none that a worker gives back.
+    /// There is no job and will be none, not even one that a worker returns.
     Closed,
 }
 
@@ -95,14 +94,14 @@ impl Queue {
         Some(self.idle.swap_remove(at).1)
     }
 
-    /// `worker` takes no more jobs. It may have been woken for one: returns the waker of another idle
+    /// Removes a worker that takes no more jobs. It may have been woken for one: returns the waker of another idle
     /// worker, if a job waits.
     pub(super) fn leave(&mut self, worker: WorkerId) -> Option<Waker> {
         self.idle.retain(|(id, _)| *id != worker);
         if self.jobs.is_empty() { None } else { self.idle.pop().map(|(_, waker)| waker) }
     }
 
-    /// The next job for `worker`, or registers it as idle.
+    /// Returns the next job for `worker`, or registers it as idle.
     pub(super) fn poll_next(
         &mut self,
         worker: WorkerId,
@@ -155,7 +154,7 @@ impl Queue {
         Some(self.in_flight.swap_remove(at).job)
     }
 
-    /// Counts a job that its caller has left before it was begun.
+    /// Counts a job that was cancelled before it was begun.
     pub(super) fn on_cancelled(&mut self) {
         self.cancelled_total += 1;
         self.cancelled += 1;
@@ -165,7 +164,7 @@ impl Queue {
         }
     }
 
-    /// Removes the jobs that have expired, cancelled ones included.
+    /// Removes the jobs that have expired, including cancelled ones.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
         let mut expired = Vec::new();
         self.jobs.retain(|job| {
@@ -181,12 +180,12 @@ impl Queue {
         expired
     }
 
-    /// When the first job expires.
+    /// Returns the time at which the first job expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.jobs.iter().map(|job| job.expires_at()).min()
     }
 
-    /// Takes no more jobs, but those that workers give back.
+    /// Closes the queue: it accepts only jobs that workers return.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
     }
@@ -202,18 +201,18 @@ impl Queue {
         mem::take(&mut self.jobs)
     }
 
-    /// Whether it is closed, and no job waits or is run.
+    /// Returns whether it is closed, and no job waits or is run.
     pub(super) fn is_drained(&self) -> bool {
         // Not by `cancelled`: it is too high for a moment when a job is cancelled as it is refused.
         self.is_closed && self.in_flight.is_empty() && !self.jobs.iter().any(|job| job.is_queued())
     }
 
-    /// Whether a job waits, or was cancelled while it did.
+    /// Returns whether a job waits, or was cancelled in the queue.
     pub(super) fn has_jobs(&self) -> bool {
         !self.jobs.is_empty()
     }
 
-    /// Jobs that wait, cancelled ones excluded.
+    /// Returns the number of waiting jobs without cancelled ones.
     fn queued(&self) -> usize {
         self.jobs.len().saturating_sub(self.cancelled)
     }

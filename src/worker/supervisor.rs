@@ -1,8 +1,7 @@
-//! The supervisor's thread: carries out what [`Supervisor`](crate::policy::restart::Supervisor) decides.
+//! The supervisor's thread, which executes the decisions of [`Supervisor`](crate::policy::restart::Supervisor).
 //!
-//! It keeps the time for the whole pool, so that no request arms a timer: it sleeps until the first
-//! queued request expires or the first running one is due, and is woken for changes of workers, or for
-//! a request that is due earlier.
+//! It handles all deadlines of the pool, so that no request needs a timer: it sleeps until the first queued request
+//! expires or the first running one is due, and is woken when a worker changes its state or a request is due earlier.
 
 use std::{
     io,
@@ -27,8 +26,8 @@ use crate::{
 /// Starts the workers and waits until all are ready. If one fails, all have exited on return.
 ///
 /// # Errors
-/// [`Kind::Internal`] with what the first worker that failed has reported, or with an [`io::Error`] if
-/// a thread cannot be started.
+/// [`Kind::Internal`] with the error of the first worker that failed, or with an [`io::Error`] if a thread cannot be
+/// started.
 pub(super) fn start(pool: &Arc<Pool>, executor: impl Executor) -> Result<JoinHandle<()>, Error> {
     let shared = pool.clone();
     let supervisor = thread::Builder::new().name("supervisor".to_owned());

@@ -1,4 +1,4 @@
-//! `Guardian`: kills the process groups of children when their parent has ended.
+//! `Guardian`: kills the process groups of children when this process has ended.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Reads lines of process groups, keeps the last, and kills these groups when the pipe ends.
+/// Reads lines with the ids of process groups, and kills the groups of the last line at the end of the pipe.
 const SCRIPT: &str = "trap '' HUP INT QUIT TERM\n\
     while read -r line; do groups=$line; done\n\
     for group in $groups; do kill -s KILL -- \"-$group\"; done";
@@ -33,7 +33,7 @@ impl Guardian {
     /// Starts the guardian.
     ///
     /// # Errors
-    /// There is no `/bin/sh`, or no process can be started.
+    /// There is no `/bin/sh`, or a process cannot be started.
     pub(crate) fn start() -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", SCRIPT, "vestibule-guardian"]).current_dir("/").process_group(0);
@@ -47,7 +47,7 @@ impl Guardian {
     pub(super) fn register(self: &Arc<Self>, group: u32) -> Registration {
         let mut state = self.lock();
         state.groups.insert(group);
-        state.tell();
+        state.send_groups();
         Registration { guardian: self.clone(), group }
     }
 
@@ -68,12 +68,12 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut state = self.guardian.lock();
         state.groups.remove(&self.group);
-        state.tell();
+        state.send_groups();
     }
 }
 
 impl State {
-    fn tell(&mut self) {
+    fn send_groups(&mut self) {
         let mut line = String::new();
         for group in &self.groups {
             line.push_str(&group.to_string());
@@ -83,7 +83,7 @@ impl State {
         if let Some(pipe) = &mut self.shell.stdin
             && let Err(error) = pipe.write_all(line.as_bytes())
         {
-            tracing::error!(%error, "the guardian of the worker processes has ended");
+            tracing::error!(%error, "the guardian process has ended: if this process is killed, children of workers may survive it");
             self.shell.stdin = None;
         }
     }
@@ -91,7 +91,7 @@ impl State {
 
 #[cfg(test)]
 impl Guardian {
-    /// Ends the pipe as the end of this process does.
+    /// Closes the pipe, as the end of this process does.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         drop(state.shell.stdin.take());
@@ -108,7 +108,7 @@ impl Drop for Guardian {
     fn drop(&mut self) {
         let mut state = self.lock();
         state.groups.clear();
-        state.tell();
+        state.send_groups();
         drop(state.shell.stdin.take());
         let _ = state.shell.wait();
     }

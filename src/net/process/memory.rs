@@ -2,10 +2,10 @@
 
 use std::fs;
 
-/// Returns the resident memory of a process and its descendants, in bytes; shared pages count for each. 0 if
-/// it has ended.
+/// Returns the resident memory of a process and its descendants in bytes, or 0 if it has ended. Shared pages are
+/// counted for each process.
 ///
-/// It reads files of proc(5), which need no disk.
+/// It reads files of proc(5), which does not block.
 pub(crate) fn memory(pid: u32) -> u64 {
     let mut total = 0;
     let mut pids = vec![pid];

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::idle_limit::IdleLimit;
 
-/// How long a connection may be idle, unless set otherwise: less than servers' own limits (nginx:
-/// 75 s), so that a request seldom meets a connection that is being closed.
+/// The default timeout of an idle connection, 60 s: less than the timeouts of servers (nginx: 75 s), so that a
+/// request is rarely sent on a connection that is being closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a connection is reused, unless set otherwise: within an hour a changed name is resolved again.
 pub const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// How long connecting may take, unless set otherwise.
+/// The default timeout of connecting, 5 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many requests may wait for a connection to one server, unless set otherwise.
@@ -66,9 +66,8 @@ impl PoolConfig {
     ///
     /// Without a bound, as many are kept as were in use at once within the idle timeout.
     ///
-    /// An idle connection keeps a worker of php-fpm, which does nothing else meanwhile. With the sum over
-    /// all runtimes below `pm.max_children` a request saves a connection; with as many, requests of
-    /// other runtimes wait for a worker that is idle.
+    /// An idle connection occupies a worker of php-fpm. If the sum over all runtimes is below `pm.max_children`,
+    /// requests save the time of connecting; otherwise requests of other runtimes wait for workers that are idle.
     #[must_use]
     pub fn keep_idle(mut self, n: usize) -> Self {
         self.keep_idle = n;

@@ -1,4 +1,4 @@
-//! A new connection to the server.
+//! Opens a connection to the server.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -9,9 +9,9 @@ use crate::{
     upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
 };
 
-/// Connects within the connect timeout and, if there is one, until the request's deadline.
+/// Connects within the connect timeout and the request's deadline, if there is one.
 ///
-/// A handshake over the stream, as of TLS, belongs between the two steps here: both bounds hold for it.
+/// A handshake, such as that of TLS, would be between the two steps, so that both bounds include it.
 pub(super) async fn connect<P: Protocol>(
     server: Arc<Server<P>>,
     deadline: Option<Instant>,
@@ -32,7 +32,7 @@ pub(super) async fn connect<P: Protocol>(
     Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
 }
 
-/// The error of a request whose deadline has passed.
+/// Returns the error of a request whose deadline has passed.
 pub(super) fn too_late<P: Protocol>() -> AttemptError {
     let cause = Cause::<P::Core>::Deadline.into_error();
     AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause)

@@ -50,7 +50,7 @@ enum State<P: Protocol> {
 
 type Exchange<P> = client::Exchange<<P as Protocol>::Core, Stream, ReturnToPool<P>>;
 
-/// A request without a connection. It is `None` once it has one.
+/// A request that has no connection yet.
 struct Pending<P: Protocol> {
     server: Arc<Server<P>>,
     request: Request<Body>,
@@ -59,7 +59,7 @@ struct Pending<P: Protocol> {
     slot: Option<Box<Slot>>,
 }
 
-/// Boxed, since most requests find an idle connection.
+/// Boxed, since most requests use an idle connection.
 type ConnectFuture<P> = Pin<Box<dyn Future<Output = Result<Connection<P>, AttemptError>> + Send>>;
 
 type SlotFuture = Pin<Box<dyn Future<Output = Result<Option<Slot>, PoolExhausted>> + Send>>;
@@ -84,7 +84,7 @@ impl<P: Protocol> Pending<P> {
         self.checkout(cx)
     }
 
-    /// Exchanges on an idle connection, if there is one that is still open; else connects.
+    /// Begins the exchange on an idle connection that is still open, or else connects.
     fn checkout(mut self, cx: &mut Context<'_>) -> State<P> {
         let Self { server, request, .. } = &self;
         if !History::needs_new_connection(request) {
@@ -189,7 +189,7 @@ impl<P: Protocol> fmt::Debug for ResponseFuture<P> {
     }
 }
 
-/// Puts a connection back into the pool, if its exchange ends in the runtime that made it.
+/// Checks a connection in to the pool, if its exchange ends in the runtime that opened it.
 pub(super) struct ReturnToPool<P: Protocol> {
     server: Arc<Server<P>>,
     runtime: Id,
@@ -199,7 +199,7 @@ pub(super) struct ReturnToPool<P: Protocol> {
 impl<P: Protocol> Checkin<Connection<P>> for ReturnToPool<P> {
     fn checkin(self, connection: Connection<P>, now: Instant) {
         let Self { server, runtime, mut slot } = self;
-        // A body may be read to its end in another runtime.
+        // The body may have been read in another runtime.
         let Ok(here) = Handle::try_current() else { return };
         if here.id() != runtime || !server.may_reuse(&connection, now) {
             drop(connection); // before its slot

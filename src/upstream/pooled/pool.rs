@@ -1,4 +1,4 @@
-//! Idle connections to one server, apart for each runtime.
+//! `Pool`: the idle connections to one server, by runtime.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -11,13 +11,13 @@ use tokio::runtime::Id;
 
 use super::{capacity::Open, idle_limit::IdleLimit};
 
-/// Locks, so that runtimes of different threads seldom meet at one.
+/// The number of locks, so that the runtimes of different threads rarely contend.
 const SHARDS: usize = 16;
 
-/// Idle connections of all runtimes.
+/// The idle connections of all runtimes.
 ///
-/// The newest is used first: the others grow old and are closed, so a burst's connections do not stay.
-/// A runtime has an entry as long as it has a [`Reaper`](super::reaper::Reaper).
+/// The newest is used first, so that those that are left after a burst become old and are closed. A runtime has an
+/// entry as long as it has a [`Reaper`](super::reaper::Reaper).
 pub(super) struct Pool<C> {
     shards: [Mutex<Shard<C>>; SHARDS],
     limit: IdleLimit,
@@ -35,7 +35,7 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, n: u64) {
-        // 2^64 divided by the golden ratio: neighbours end up far apart.
+        // 2^64 divided by the golden ratio, which spreads consecutive numbers.
         self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
@@ -65,7 +65,7 @@ impl<C> Pool<C> {
         Self { shards: std::array::from_fn(|_| Mutex::default()), limit }
     }
 
-    /// The connection of this runtime that was used last, if it has been idle for less than `timeout`.
+    /// Checks out the connection of this runtime that was used last, if it has been idle for less than `timeout`.
     pub(super) fn checkout(&self, runtime: Id, now: Instant, timeout: Duration) -> Option<Idle<C>> {
         let mut shard = self.shard(runtime);
         let idle = shard.get_mut(&runtime)?;
@@ -75,7 +75,7 @@ impl<C> Pool<C> {
             self.limit.discount(1);
             return Some(newest);
         }
-        // The others are older still; the reaper is late.
+        // The others are older; the reaper has not run yet.
         let expired = std::mem::take(idle);
         drop(shard);
         self.limit.discount(1 + expired.len());
@@ -101,8 +101,8 @@ impl<C> Pool<C> {
         CheckedIn { is_first, is_over_limit }
     }
 
-    /// Closes the connections of this runtime that have been idle for `timeout`. Returns since when
-    /// the oldest of the others is idle; without any, the runtime's entry is removed.
+    /// Closes the connections of this runtime that have been idle for `timeout`. Returns the time since which the
+    /// oldest remaining one is idle. Without any, removes the entry of the runtime.
     pub(super) fn expire(&self, runtime: Id, now: Instant, timeout: Duration) -> Option<Instant> {
         let mut shard = self.shard(runtime);
         let idle = shard.get_mut(&runtime)?;
@@ -153,7 +153,7 @@ impl<C> Pool<C> {
         self.oldest().is_some() && self.evict_oldest()
     }
 
-    /// How many connections are idle.
+    /// Returns the number of idle connections.
     pub(super) fn len(&self) -> usize {
         let shard =
             |shard: &Mutex<Shard<C>>| -> usize { lock(shard).values().map(VecDeque::len).sum() };
@@ -173,6 +173,6 @@ impl<C> Drop for Pool<C> {
 }
 
 fn lock<C>(shard: &Mutex<Shard<C>>) -> MutexGuard<'_, Shard<C>> {
-    // Nothing panics while it is held.
+    // Nothing panics while the lock is held.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,18 +10,17 @@ use tokio::runtime::Id;
 use super::{Protocol, Server};
 use crate::net::clock;
 
-/// How long it sleeps if the idle timeout is too long to be added to a time.
+/// How long it sleeps if the idle timeout is beyond the range of the clock.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Closes the idle connections of one runtime when their time is over, traffic or not.
+/// Closes the idle connections of one runtime at their timeout, with or without traffic.
 ///
-/// It is spawned in that runtime with the first idle connection, and ends when there is none. When the
-/// runtime ends, it drops this task, which closes all that is left: their sockets are of no use to any
-/// other runtime.
+/// It is spawned in that runtime with the first idle connection, and ends when there is none. When the runtime ends,
+/// it drops this task, which closes the remaining connections: no other runtime can use their sockets.
 pub(super) struct Reaper<P: Protocol> {
     server: Weak<Server<P>>,
     runtime: Id,
-    /// The pool has connections of this runtime, or had them when it was looked at.
+    /// Whether the pool had connections of this runtime at the last check.
     is_owner: bool,
 }
 

@@ -13,7 +13,7 @@ use crate::{
 
 /// HTTP/1.1 with one server.
 pub(super) struct Http1 {
-    /// The `Host` of a request that names none.
+    /// The `Host` of requests without one.
     pub(super) host: HeaderValue,
     limits: Arc<Limits>,
 }

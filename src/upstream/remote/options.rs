@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::Remote;
 use crate::{net::Address, proto::h1::Limits, upstream::PoolConfig};
 
-/// How long a server may take to answer, and pause in its answer, unless set otherwise.
+/// The default timeout of a response's head, and of a pause in its body, 60 s.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ impl Default for Options {
         let limits = Limits {
             head_timeout: RESPONSE_TIMEOUT,
             body_timeout: RESPONSE_TIMEOUT,
-            head_bytes: 64 << 10, // the servers are ours: cookies they set may be many
+            head_bytes: 64 << 10, // upstream servers are trusted more than clients, and may set many cookies
             ..Limits::default()
         };
         Self { pool: PoolConfig::new(), limits: Arc::new(limits) }
@@ -45,15 +45,15 @@ impl RemoteBuilder {
         self
     }
 
-    /// Bounds on what the server may send, and how slowly: `head_timeout` is the time from the end of
-    /// the request to the response's head, `body_timeout` bounds each pause in its body and in sending.
-    /// Default [`RESPONSE_TIMEOUT`] for both, and 64 KiB of head.
+    /// Sets the limits on responses. `head_timeout` runs from the end of the request to the end of the response's
+    /// head; `body_timeout` is the maximum time without progress in the body, and in sending. Both default to
+    /// [`RESPONSE_TIMEOUT`], and the size of the head to 64 KiB.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.options.limits = Arc::new(limits);
         self
     }
 
-    /// The service.
+    /// Builds the service.
     pub fn build(self) -> Remote {
         Remote::with_options(self.address, self.options)
     }

@@ -93,12 +93,11 @@ fn build<A>(factory: &Factory<A>) -> Result<(Runtime, A), BoxError> {
     Ok((runtime, app))
 }
 
-/// The runtime is driven between requests too, so tasks that the application has spawned go on.
+/// The runtime is also driven between requests, so tasks that the application has spawned continue.
 async fn serve<A: HttpService>(pool: &Pool, id: WorkerId, app: &mut A) {
     while let Some(work) = pool.next(id).await {
         let outcome = run_request(app, work.request, &work.job, work.allowance).await;
-        // The worker is free before its caller is answered: a caller finds the capacity of its last
-        // request free again.
+        // The worker is free before its caller gets the result, so that the caller finds its capacity released.
         let may_continue = pool.done(id, outcome.is_err());
         drop(work.job.take_permit());
         outcome.map_or_else(|panicked| panicked.report(&work.job), |done| done.report(&work.job));

@@ -1,4 +1,4 @@
-//! `Job`: a request on its way through the pool, and the answer to it.
+//! `Job`: a request in the pool, and its response.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -16,7 +16,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Result of a request, as its caller receives it.
+/// The result of a request for its caller.
 pub(crate) type Answer = Result<Response, BoxError>;
 
 /// A request that its caller, the queue, a worker and the supervisor share.
@@ -34,12 +34,12 @@ pub(crate) struct Job {
     cell: Mutex<Cell>,
 }
 
-/// Bounds of a job's wait in the queue.
+/// The limits of a job's time in the queue.
 pub(crate) struct Times {
     pub(crate) queued_at: Instant,
-    /// When its queue timeout has passed.
+    /// The time at which its queue timeout passes.
     pub(crate) queue_until: Instant,
-    /// The caller's own [`Deadline`](crate::peer::Deadline).
+    /// The [`Deadline`](crate::peer::Deadline) of the request.
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -48,14 +48,14 @@ struct Cell {
     caller: Option<Waker>,
     /// Returned to the pool when the work has ended.
     permit: Option<OwnedSemaphorePermit>,
-    /// The body that a worker sends after the head.
+    /// The body that a worker is sending.
     body: Option<Arc<Streamed>>,
-    /// Workers that may have received the request and did not answer.
+    /// The number of workers that may have received the request and did not answer.
     lost: u8,
 }
 
-/// How often a request is sent that may have been received before: twice. A request that ends its
-/// worker must not end all of them.
+/// How often a request that may have been received is sent, twice: a request that crashes its worker must not crash
+/// all workers.
 const MAX_LOST: u8 = 2;
 
 #[allow(clippy::large_enum_variant, reason = "it lives in one allocation, beside the lock")]
@@ -87,7 +87,7 @@ impl Job {
         self.times.deadline
     }
 
-    /// When the job is refused if no worker has begun it.
+    /// Returns the time at which the job is refused if no worker has begun it.
     pub(crate) fn expires_at(&self) -> Instant {
         self.times.deadline.map_or(self.times.queue_until, |d| d.min(self.times.queue_until))
     }
@@ -96,7 +96,7 @@ impl Job {
         now >= self.expires_at()
     }
 
-    /// The error of an expired job: a timeout if its own deadline came first, else no capacity.
+    /// Returns the error of an expired job: a timeout if its deadline was first, else overload.
     pub(crate) fn expiry(&self) -> Error {
         match self.times.deadline {
             Some(deadline) if deadline <= self.times.queue_until => {
@@ -106,7 +106,7 @@ impl Job {
         }
     }
 
-    /// Takes the request out for the worker that runs it; `None` if the job was cancelled.
+    /// Takes the request out for the worker that runs it. Returns `None` if the job was cancelled.
     pub(super) fn begin(&self) -> Option<Request> {
         let mut cell = self.lock();
         match std::mem::replace(&mut cell.phase, Phase::Running) {
@@ -132,7 +132,7 @@ impl Job {
         true
     }
 
-    /// Whether a worker runs it and its caller waits for the answer.
+    /// Returns whether a worker runs it and its caller waits for the result.
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.lock().phase, Phase::Running)
     }
@@ -141,7 +141,7 @@ impl Job {
         matches!(self.lock().phase, Phase::Queued(_))
     }
 
-    /// Answers the caller. The first answer counts; none does after the caller has left.
+    /// Sends the result to the caller. Only the first one counts, and none after the caller has left.
     pub(crate) fn answer(&self, answer: Answer) {
         let mut cell = self.lock();
         if !matches!(cell.phase, Phase::Running | Phase::Queued(_)) {
@@ -157,8 +157,8 @@ impl Job {
         }
     }
 
-    /// Answers a job that will not be run, and returns its permit. Calls `count` before its caller is
-    /// woken, and not at all if the caller has left.
+    /// Refuses a job that is not run, and returns its permit. Calls `count` before the caller is woken, and not at
+    /// all if the caller has left.
     pub(crate) fn refuse(&self, error: Error, count: impl FnOnce()) {
         let mut cell = self.lock();
         let permit = cell.permit.take();
@@ -181,7 +181,7 @@ impl Job {
         self.lock().body = Some(body);
     }
 
-    /// Ends the exchange in the worker's place: answers with the error, or aborts the body.
+    /// Ends the exchange instead of the worker: returns the error, or aborts the body.
     pub(crate) fn abort(&self, error: impl Fn() -> Error) {
         self.answer(Err(error().into()));
         let body = self.lock().body.take();
@@ -209,7 +209,7 @@ impl Job {
         }
     }
 
-    /// The caller has left. Returns whether no worker had begun the job: it will not be run.
+    /// Cancels the job, whose caller has left. Returns whether it was still queued, so that it is never run.
     pub(crate) fn cancel(&self) -> bool {
         let mut cell = self.lock();
         let before = std::mem::replace(&mut cell.phase, Phase::Ended);
@@ -221,7 +221,7 @@ impl Job {
     }
 
     fn lock(&self) -> MutexGuard<'_, Cell> {
-        // Nothing panics while the lock is held, so a poisoned one is still consistent.
+        // Nothing panics while the lock is held.
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
