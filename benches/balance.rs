@@ -64,7 +64,8 @@ fn nanoseconds(policy: &dyn Pick, set: &Set<'_>) -> f64 {
     let prepared = policy.prepare(Candidates::new(set));
     let requests: Vec<_> = (0..PICKS)
         .map(|n| {
-            let mut request = http::Request::get(format!("/{n}")).body(()).unwrap();
+            let mut request =
+                http::Request::get(format!("/{n}")).body(()).expect("a path is a target");
             let client = SocketAddr::from(([10, 0, (n / 256) as u8, n as u8], 1));
             request.extensions_mut().insert(Peer::tcp(client, client));
             request

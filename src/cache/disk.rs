@@ -312,7 +312,7 @@ impl Store for DiskStore {
     }
 
     fn invalidate(&self, key: &Key, purge: Purge) {
-        self.purge_keys(&[key.clone()], &|_, _| true, purge);
+        self.purge_keys(std::slice::from_ref(key), &|_, _| true, purge);
     }
 
     fn purge(&self, selects: Selector<'_>, purge: Purge) -> usize {

@@ -145,7 +145,7 @@ pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
 
 /// The target as the client sent it: a router may have shortened the path.
 pub(super) fn uri_of<B>(request: &Request<B>) -> &Uri {
-    request.extensions().get::<OriginalUri>().map_or(request.uri(), |OriginalUri(uri)| uri)
+    request.extensions().get::<OriginalUri>().map_or_else(|| request.uri(), |OriginalUri(uri)| uri)
 }
 
 impl fmt::Display for Key {

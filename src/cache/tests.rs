@@ -19,10 +19,12 @@ use crate::body::Sender;
 
 const SEC: Duration = Duration::from_secs(1);
 
+type Answer = dyn Fn(&Request, usize) -> Result<Response, BoxError> + Send + Sync;
+
 /// What an origin answers, and the requests that it got.
 #[derive(Clone)]
 struct Origin {
-    answer: Arc<dyn Fn(&Request, usize) -> Result<Response, BoxError> + Send + Sync>,
+    answer: Arc<Answer>,
     seen: Arc<Mutex<Vec<(Method, HeaderMap)>>>,
     /// The time until the head of a response.
     delay: Duration,

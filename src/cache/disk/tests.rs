@@ -129,7 +129,8 @@ async fn large_object_is_sent_as_a_file_and_cut_there() {
 
 #[tokio::test]
 async fn damaged_object_is_never_served_and_is_removed() {
-    let damages: [(&str, fn(&PathBuf)); 6] = [
+    type Damage = fn(&PathBuf);
+    let damages: [(&str, Damage); 6] = [
         ("content", |path| fs::write(path, "short").unwrap()),
         ("content", |path| fs::remove_file(path).unwrap()),
         ("head", |path| fs::write(path, "").unwrap()),
@@ -248,7 +249,7 @@ async fn full_or_read_only_disk_leaves_responses_in_memory() {
         if mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), c"size=256k").is_err() {
             return; // a container whose root may not mount
         }
-        struct Unmount<'a>(&'a std::path::Path);
+        struct Unmount<'a>(&'a Path);
         impl Drop for Unmount<'_> {
             fn drop(&mut self) {
                 let _ = unmount(self.0, UnmountFlags::DETACH);

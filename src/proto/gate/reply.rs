@@ -205,7 +205,7 @@ fn id(input: &mut Decoder) -> Result<u32, Fault> {
 fn head(input: &mut Decoder) -> Result<Result<Head, BadHead>, Fault> {
     let status = input.text()?.into_latin1();
     let count = input.list()?;
-    let mut head = status_code(status.unwrap_or_default()).map(|status| Head {
+    let mut head = status_code(&status.unwrap_or_default()).map(|status| Head {
         status,
         headers: HeaderMap::with_capacity(count.min(MAX_FIELDS)),
         length: None,
@@ -228,7 +228,7 @@ fn head(input: &mut Decoder) -> Result<Result<Head, BadHead>, Fault> {
 }
 
 /// The number of a status such as `404 Not Found`.
-fn status_code(status: Bytes) -> Result<StatusCode, BadHead> {
+fn status_code(status: &[u8]) -> Result<StatusCode, BadHead> {
     let digits = match status.split_first_chunk::<3>() {
         Some((digits, [] | [b' ', ..])) => StatusCode::from_bytes(digits).ok(),
         _ => None,
@@ -236,7 +236,7 @@ fn status_code(status: Bytes) -> Result<StatusCode, BadHead> {
     // A server that is told to send an interim response would wait for the final one.
     digits
         .filter(|code| !code.is_informational())
-        .ok_or_else(|| BadHead::Status(String::from_utf8_lossy(&status).into_owned()))
+        .ok_or_else(|| BadHead::Status(String::from_utf8_lossy(status).into_owned()))
 }
 
 fn add_field(head: &mut Head, name: Option<Bytes>, value: Option<Bytes>) -> Result<(), BadHead> {

@@ -5,14 +5,14 @@ use bytes::Bytes;
 use super::*;
 
 const READY: &[u8] = b"(\x01\0\0\0i\0\0\0\0";
-const COMPLETE: &[u8] = b"(\x05\0\0\0i\x01\0\0\0i\x07\0\0\0u\x06\0\0\0200 OK[\x02\0\0\0\
+const COMPLETE: &[u8] = b"(\x05\0\0\0i\x01\0\0\0i\x07\0\0\0u\x06\0\0\x00200 OK[\x02\0\0\0\
     (\x02\0\0\0u\x0c\0\0\0Content-Typeu\x0a\0\0\0text/plain\
     (\x02\0\0\0u\x01\0\0\0Xu\x05\0\0\0caf\xc3\xa9s\x05\0\0\0hello";
-const HEAD: &[u8] = b"(\x04\0\0\0i\x02\0\0\0i\xff\xff\xff\x7fu\x0d\0\0\0404 Not Found[\0\0\0\0";
+const HEAD: &[u8] = b"(\x04\0\0\0i\x02\0\0\0i\xff\xff\xff\x7fu\x0d\0\0\x00404 Not Found[\0\0\0\0";
 const CHUNK: &[u8] = b"(\x03\0\0\0i\x03\0\0\0i\0\0\0\0s\x02\0\0\0\0\xff";
 const END: &[u8] = b"(\x02\0\0\0i\x04\0\0\0i\x07\0\0\0";
 /// With the offset 2^40 and the length 2^31.
-const FILE: &[u8] = b"(\x06\0\0\0i\x05\0\0\0i\x01\0\0\0t\x06\0\0\0200 OK[\x01\0\0\0(\x02\0\0\0\
+const FILE: &[u8] = b"(\x06\0\0\0i\x05\0\0\0i\x01\0\0\0t\x06\0\0\x00200 OK[\x01\0\0\0(\x02\0\0\0\
     t\x01\0\0\0at\x01\0\0\0bl\x03\0\0\0\0\0\0\0\0\x04l\x03\0\0\0\0\0\0\0\x02\0";
 const FAILED: &[u8] =
     b"(\x04\0\0\0i\x06\0\0\0i\x01\0\0\0u\x0d\0\0\0KeyError: \xe2\x82\xacu\x09\0\0\0Traceback";

@@ -132,7 +132,7 @@ impl Group {
             let facts = WorkerProcess { number, pid, generation };
             on_start(facts);
             let worker = Some((id, shared.pool.clone()));
-            let output = Mutex::new(output.map(|pipes| Output::start(worker, pid, pipes)));
+            let output = Mutex::new(output.map(|pipes| Output::start(worker.as_ref(), pid, pipes)));
             Ok::<_, BoxError>(Process { child, facts, output, zygote })
         };
         self.process.get_or_try_init(|| start).await

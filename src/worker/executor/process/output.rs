@@ -25,13 +25,13 @@ pub(super) struct Output {
 impl Output {
     /// Reads standard output and error of a process, which is this worker or none, in the present runtime.
     pub(super) fn start(
-        worker: Option<(WorkerId, Arc<Pool>)>,
+        worker: Option<&(WorkerId, Arc<Pool>)>,
         pid: u32,
         [stdout, stderr]: [OwnedFd; 2],
     ) -> Self {
         let last_line = Arc::new(Mutex::new(String::new()));
         let read = |pipe: OwnedFd, stream: &'static str| {
-            let (last, worker) = (last_line.clone(), worker.clone());
+            let (last, worker) = (last_line.clone(), worker.cloned());
             tokio::spawn(async move {
                 let id = worker.as_ref().map(|(id, _)| display(*id));
                 let print = |line: &str| {

@@ -147,7 +147,7 @@ impl Zygote {
                 Err(why
                     .ok()
                     .and_then(|why| why.clone())
-                    .map_or(GateError::Closed.into(), Into::into))
+                    .map_or_else(|| GateError::Closed.into(), Into::into))
             }
         }
     }

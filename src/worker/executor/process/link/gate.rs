@@ -251,13 +251,10 @@ impl Front {
                 return Poll::Ready(Err(fault.into()));
             }
         };
-        let ends = match &reply {
-            Reply::Complete { .. }
-            | Reply::End { .. }
-            | Reply::File { .. }
-            | Reply::Failed { .. } => true,
-            _ => false,
-        };
+        let ends = matches!(
+            &reply,
+            Reply::Complete { .. } | Reply::End { .. } | Reply::File { .. } | Reply::Failed { .. }
+        );
         if ends && reply.id() == state.open {
             state.open = None;
         }
