@@ -38,6 +38,19 @@ pub enum ResourceLimit {
     Processes,
 }
 
+/// The signal that asks a process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum StopSignal {
+    /// `SIGTERM`, which most programs take as a request for a graceful shutdown.
+    #[default]
+    Term,
+    /// `SIGINT`.
+    Int,
+    /// `SIGQUIT`, which php-fpm and nginx take as a request for a graceful shutdown.
+    Quit,
+}
+
 /// A program, its arguments and its environment.
 ///
 /// Like [`std::process::Command`], but a value that can be started repeatedly: all workers of all
@@ -73,6 +86,7 @@ pub struct Command {
     gid: Option<u32>,
     limits: Vec<(ResourceLimit, u64)>,
     has_no_new_privileges: bool,
+    stop_signal: StopSignal,
 }
 
 impl Command {
@@ -88,6 +102,7 @@ impl Command {
             gid: None,
             limits: Vec::new(),
             has_no_new_privileges: false,
+            stop_signal: StopSignal::Term,
         }
     }
 
@@ -161,6 +176,17 @@ impl Command {
     pub fn no_new_privileges(mut self) -> Self {
         self.has_no_new_privileges = true;
         self
+    }
+
+    /// Sets the signal that asks the process to end. The default is [`StopSignal::Term`].
+    pub fn stop_signal(mut self, signal: StopSignal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+
+    /// Returns the signal that asks the process to end.
+    pub(crate) fn signal(&self) -> StopSignal {
+        self.stop_signal
     }
 
     /// Returns the working directory.

@@ -45,6 +45,7 @@ pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
     let Plan { parent, limits, has_no_new_privileges, listener, environment } = plan;
     let mut environment = Environment::new(environment, listener.is_some())?;
     let run = move || {
+        reset_stop_signals();
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have ended before the signal was set.
         if getppid() != Some(parent) {
@@ -72,6 +73,15 @@ pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
     // takes no lock. The errors that it returns are numbers.
     unsafe { command.pre_exec(run) };
     Ok(())
+}
+
+/// Gives the signals that ask a process to end their default action. A shell that starts a program in the
+/// background has it ignore SIGINT and SIGQUIT, and what is ignored stays so over execve(2).
+fn reset_stop_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: signal(2) is async-signal-safe, and SIG_DFL installs no handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Makes `listener` descriptor [`LISTEN_FD`], and inheritable.

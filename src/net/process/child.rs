@@ -24,7 +24,7 @@ use rustix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Command, ResourceLimit,
+    Command, ResourceLimit, StopSignal,
     before_exec::{self, LISTEN_FD, Plan},
     guardian::{Guardian, Registration},
 };
@@ -187,10 +187,15 @@ impl Child {
         let _ = self.pidfd.readable().await;
     }
 
-    /// Asks the process to end (`SIGTERM`).
-    pub(crate) fn terminate(&self) {
+    /// Asks the process to end.
+    pub(crate) fn terminate(&self, signal: StopSignal) {
+        let signal = match signal {
+            StopSignal::Term => Signal::TERM,
+            StopSignal::Int => Signal::INT,
+            StopSignal::Quit => Signal::QUIT,
+        };
         // It fails only if the process has ended.
-        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::TERM);
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
     }
 
     /// Kills the process and all others of its group.

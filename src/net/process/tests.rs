@@ -119,7 +119,7 @@ async fn terminated_child_reports_its_signal_and_takes_its_group_with_it() {
     let mut first = String::new();
     let mut stdout = BufReader::new(File::from(stdout));
     stdout.read_line(&mut first).unwrap();
-    child.terminate();
+    child.terminate(StopSignal::Term);
     assert_eq!(child.reap().await, ExitStatus::Signal(15));
     // The rest of the group has the pipe open until it ends.
     assert_eq!(stdout.read_to_string(&mut String::new()).unwrap(), 0);
