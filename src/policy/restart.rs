@@ -120,6 +120,9 @@ pub(crate) enum Startup {
 /// wait until all are ready; then all take their slots. If one exits before, or the time is over, they
 /// are stopped, and the old generation has never ceased to work.
 ///
+/// **Restart of all.** [`restart`](Self::restart) ends the workers first, and starts others when they have
+/// exited: for what must not run twice.
+///
 /// So at most twice `workers`, and `max_abandoned`, are alive.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
@@ -135,6 +138,8 @@ pub(crate) struct Supervisor {
     leaving: Vec<State>,
     /// Workers that were ever replaced by recycling.
     recycled_total: u64,
+    /// Workers that were ready and have exited without being asked to.
+    unexpected_exits: u64,
     generation: u64,
     last_generation: u64,
     /// Whether a worker was nominated since [`take_nominated`](Self::take_nominated).
@@ -169,6 +174,7 @@ impl Supervisor {
             abandoned_total: 0,
             leaving: Vec::new(),
             recycled_total: 0,
+            unexpected_exits: 0,
             generation: 0,
             last_generation: 0,
             has_nominated: false,
@@ -182,7 +188,7 @@ impl Supervisor {
     pub(crate) fn on_ready(&mut self, id: WorkerId, now: Instant) {
         let old_at = self.config.recycle.old_at(now);
         let Some(slot) = self.slot(id) else { return self.on_successor_ready(id, now) };
-        slot.install(id, old_at);
+        slot.install(id, now, old_at);
         let is_ready = |s: &Slot| !matches!(s.state, State::Vacant { .. } | State::Starting { .. });
         if self.phase == Phase::Starting && self.slots.iter().all(is_ready) {
             self.phase = Phase::Running;
@@ -228,13 +234,17 @@ impl Supervisor {
     /// Worker `id` has exited, or could not be started.
     pub(crate) fn on_exit(&mut self, id: WorkerId, now: Instant) {
         self.abandoned.retain(|abandoned| *abandoned != id);
-        let Config { backoff, give_up, .. } = self.config;
+        let Config { backoff, give_up, stable_after, .. } = self.config;
         self.leaving.retain(|state| state.id() != Some(id));
+        let is_working = matches!(self.phase, Phase::Starting | Phase::Running);
         let Some(slot) = self.slot(id) else { return self.on_successor_exit(id, now) };
+        let is_unexpected = is_working && slot.state.is_ready();
+        slot.forget_failures(now, stable_after);
         let pause = backoff.delay(slot.failures);
         slot.failures = slot.failures.saturating_add(1);
         let pause = give_up.filter(|g| slot.failures >= g.failures).map_or(pause, |g| g.pause);
         slot.state = State::Vacant { start_at: after(now, pause) };
+        self.unexpected_exits += u64::from(is_unexpected);
         self.adopt_successor(id.slot, now);
         if self.phase == Phase::Starting {
             self.fail_to_start();
@@ -302,11 +312,15 @@ impl Supervisor {
 
     fn poll_stop(&mut self, now: Instant) -> Option<Action> {
         let is_ending = self.phase == Phase::Ending;
-        let mut in_slots = self.slots.iter_mut().flat_map(Slot::states_mut);
-        if let Some(id) = in_slots.find_map(|state| state.stop(is_ending, now)) {
+        let stop = |slot: &mut Slot| {
+            slot.states_mut().into_iter().find_map(|state| state.stop(is_ending, now))
+        };
+        if let Some(id) = self.slots.iter_mut().find_map(stop) {
             return Some(if is_ending { Action::Stop(id) } else { Action::TimeOut(id) });
         }
-        self.leaving.iter_mut().find_map(|state| state.release(now)).map(Action::Stop)
+        let leaving = self.leaving.iter_mut().find_map(|state| state.release(now));
+        let mut slots = self.slots.iter_mut();
+        leaving.or_else(|| slots.find_map(|slot| slot.poll_restart(now))).map(Action::Stop)
     }
 
     fn poll_start(&mut self, now: Instant) -> Option<Action> {
@@ -377,6 +391,11 @@ impl Supervisor {
     /// Workers that are idle or run a request.
     pub(crate) fn ready(&self) -> usize {
         self.slots.iter().filter(|slot| slot.state.is_ready()).count()
+    }
+
+    /// Workers that were ready and have exited without being asked to.
+    pub(crate) fn unexpected_exits(&self) -> u64 {
+        self.unexpected_exits
     }
 
     /// Workers past their request timeout and grace: abandoned ones that have not exited, and those

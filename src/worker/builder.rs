@@ -176,6 +176,7 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
             backoff: RESTART_BACKOFF,
             start_timeout: None,
             give_up: None,
+            stable_after: None,
             recycle: Recycle::NEVER,
         };
         let pool = Pool::new(config, queue, queue_timeout);

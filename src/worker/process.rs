@@ -279,6 +279,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
             backoff: RESTART_BACKOFF,
             start_timeout: Some(start_timeout),
             give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
+            stable_after: None,
             recycle: Recycle { seed: std::process::id().into(), ..settings.recycle },
         };
         let queue = queue.unwrap_or_else(|| workers.saturating_mul(QUEUE_PER_WORKER));

@@ -20,6 +20,9 @@ pub(crate) struct Config {
     pub(crate) start_timeout: Option<Duration>,
     /// When the back-off ends, if it does.
     pub(crate) give_up: Option<GiveUp>,
+    /// How long a worker must have been ready for its exit to be the first failure of its slot, if time
+    /// counts at all. A completed request counts in any case.
+    pub(crate) stable_after: Option<Duration>,
     /// When workers are replaced that have not failed.
     pub(crate) recycle: Recycle,
 }

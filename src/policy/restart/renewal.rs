@@ -69,6 +69,19 @@ impl Supervisor {
         true
     }
 
+    /// Ends all workers and starts each again when it has exited, as a new generation: at no time are there
+    /// more than `workers`. Returns whether that was possible: not before all workers are ready for the
+    /// first time, during a reload, or after [`close`](Self::close).
+    pub(crate) fn restart(&mut self, now: Instant) -> bool {
+        if self.phase != Phase::Running || self.reload.is_some() {
+            return false;
+        }
+        self.last_generation += 1;
+        self.generation = self.last_generation;
+        self.slots.iter_mut().for_each(|slot| slot.restart(now));
+        true
+    }
+
     /// How the last reload has ended, once.
     pub(crate) fn take_reloaded(&mut self) -> Option<Reloaded> {
         self.reloaded.take()
@@ -118,7 +131,7 @@ impl Supervisor {
         let Some(id) = slot.successor.state.id() else { return };
         let old = slot.state;
         slot.failures = 0;
-        slot.install(id, old_at);
+        slot.install(id, now, old_at);
         slot.successor = Successor { state: State::Vacant { start_at: now }, failures: 0 };
         if old.id().is_some() {
             self.leaving.push(old);

@@ -1,6 +1,6 @@
 //! `Slot`: a place for one worker, and what that worker does.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{NEVER, Recycle, WorkerId, after};
 
@@ -12,6 +12,10 @@ pub(super) struct Slot {
     pub(super) failures: u32,
     /// Requests that the worker has completed.
     served: u64,
+    /// When the worker became ready.
+    ready_at: Option<Instant>,
+    /// Whether the worker is to be ended, and started again.
+    is_restarting: bool,
     /// When the worker is too old, if there is such a time.
     old_at: Option<Instant>,
     /// Whether the worker has reached another limit.
@@ -35,6 +39,8 @@ impl Slot {
             state: State::Vacant { start_at: now },
             failures: 0,
             served: 0,
+            ready_at: None,
+            is_restarting: false,
             old_at: None,
             is_nominated: false,
             successor: Successor { state: State::Vacant { start_at: now }, failures: 0 },
@@ -42,11 +48,39 @@ impl Slot {
     }
 
     /// Worker `id` is ready and has the slot.
-    pub(super) fn install(&mut self, id: WorkerId, old_at: Option<Instant>) {
+    pub(super) fn install(&mut self, id: WorkerId, now: Instant, old_at: Option<Instant>) {
         self.state = State::Idle { id };
         self.served = 0;
+        self.ready_at = Some(now);
         self.old_at = old_at;
         self.is_nominated = false;
+    }
+
+    /// Has the worker ended and started again, or the next one started at once.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.failures = 0;
+        match &mut self.state {
+            State::Vacant { start_at } => *start_at = now,
+            _ => self.is_restarting = true,
+        }
+    }
+
+    /// The worker that is to be ended now because of [`restart`](Self::restart).
+    pub(super) fn poll_restart(&mut self, now: Instant) -> Option<WorkerId> {
+        if !self.is_restarting {
+            return None;
+        }
+        let id = self.state.release(now)?;
+        self.is_restarting = false;
+        Some(id)
+    }
+
+    /// Forgets earlier failures if the worker, which has exited, was ready for `stable_after`.
+    pub(super) fn forget_failures(&mut self, now: Instant, stable_after: Option<Duration>) {
+        let ready_at = self.ready_at.take().zip(stable_after);
+        if ready_at.is_some_and(|(at, after)| now.saturating_duration_since(at) >= after) {
+            self.failures = 0;
+        }
     }
 
     /// Worker `id` has completed a request.

@@ -20,6 +20,7 @@ fn config(workers: usize, max_abandoned: usize) -> Config {
         backoff: Backoff::new(FIRST_PAUSE, MAX_PAUSE),
         start_timeout: None,
         give_up: None,
+        stable_after: None,
         recycle: Recycle::NEVER,
     }
 }

@@ -62,6 +62,7 @@ fn start(workers: usize, fails: fn(usize) -> bool) -> Result<Started, Error> {
         backoff: Backoff::new(Duration::from_millis(1), SHORT),
         start_timeout: None,
         give_up: Some(GiveUp { failures: 6, pause: LONG }),
+        stable_after: None,
         recycle: Recycle::NEVER,
     };
     let pool = Pool::new(config, 1, LONG);

@@ -208,3 +208,49 @@ fn close_ends_a_reload_and_stops_its_workers() {
     assert!(supervisor.is_ended());
     assert!(!supervisor.reload(now, TIMEOUT));
 }
+
+#[test]
+fn restart_ends_workers_before_it_starts_others() {
+    let (mut supervisor, ids, now) = running(2, 0);
+    assert!(supervisor.restart(now));
+    assert_eq!(
+        actions(&mut supervisor, now),
+        ids.iter().map(|id| Action::Stop(*id)).collect::<Vec<_>>()
+    );
+    assert_eq!((supervisor.alive(), supervisor.ready()), (2, 0));
+    supervisor.on_exit(ids[1], now);
+    let new = starts(&mut supervisor, now);
+    assert_eq!((new.len(), new[0].generation()), (1, 1));
+    assert_eq!(supervisor.alive(), 2, "never more than there are slots");
+    assert_eq!(supervisor.unexpected_exits(), 0);
+    supervisor.close(now);
+    assert!(!supervisor.restart(now));
+}
+
+#[test]
+fn restart_starts_workers_that_wait_for_their_pause() {
+    let (mut supervisor, ids, now) = running(1, 0);
+    crash(&mut supervisor, ids[0], now);
+    let id = starts(&mut supervisor, now)[0];
+    supervisor.on_exit(id, now);
+    assert_eq!(starts(&mut supervisor, now), []);
+    assert!(supervisor.restart(now));
+    assert_eq!(starts(&mut supervisor, now).len(), 1);
+}
+
+#[test]
+fn worker_that_was_ready_for_long_is_restarted_at_once() {
+    let stable_after = Duration::from_secs(10);
+    let mut now = Instant::now();
+    let config = Config { stable_after: Some(stable_after), ..config(1, 0) };
+    let mut supervisor = Supervisor::new(config, now);
+    for ran in [stable_after, stable_after, stable_after - FIRST_PAUSE] {
+        let id = starts(&mut supervisor, now)[0];
+        supervisor.on_ready(id, now);
+        now += ran;
+        supervisor.on_exit(id, now);
+    }
+    assert_eq!(starts(&mut supervisor, now), [], "the third has run too short");
+    assert_eq!(supervisor.deadline(), Some(now + FIRST_PAUSE));
+    assert_eq!(supervisor.unexpected_exits(), 3);
+}

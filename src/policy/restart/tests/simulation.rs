@@ -67,6 +67,7 @@ impl World {
             start_timeout: (rng.below(2) == 0).then(|| Duration::from_millis(1 + rng.below(200))),
             give_up: (rng.below(2) == 0)
                 .then(|| GiveUp { failures: 1 + rng.below(4) as u32, pause: GIVE_UP_PAUSE }),
+            stable_after: (rng.below(3) == 0).then(|| Duration::from_millis(rng.below(200))),
             recycle: Recycle {
                 requests: (rng.below(2) == 0).then(|| 1 + rng.below(8)),
                 jitter: rng.below(3),
