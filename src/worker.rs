@@ -47,6 +47,8 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 //!
+//! [`daemon`](daemon()) runs processes without requests beside them, such as a Celery worker, under the same supervisor.
+//!
 //! # Errors
 //!
 //! The source of an [`Error`](crate::Error) of a pool is one of these, or the application's own error.
@@ -94,6 +96,8 @@
 
 mod blocking;
 mod builder;
+#[cfg(feature = "process")]
+mod daemon;
 mod error;
 mod executor;
 mod future;
@@ -115,11 +119,13 @@ mod threads;
 mod tests;
 
 #[cfg(feature = "process")]
-pub use crate::net::process::{Command, ExitStatus, ResourceLimit};
+pub use crate::net::process::{Command, ExitStatus, ResourceLimit, StopSignal};
 pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
 pub use builder::{
     QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, ThreadsBuilder, threads, try_threads,
 };
+#[cfg(feature = "process")]
+pub use daemon::{Daemon, DaemonBuilder, DaemonStats, daemon};
 pub use error::{
     Closed, DeadlineExceeded, FactoryPanicked, NoWorkers, QueueTimeout, RequestTimeout,
     StillRunning, WorkerPanicked, WorkersFailed,

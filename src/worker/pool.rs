@@ -296,6 +296,12 @@ impl Pool {
         })
     }
 
+    /// Ends all workers and starts each again when it has exited. Returns whether that was possible.
+    pub(super) fn restart(&self) -> bool {
+        let now = Instant::now();
+        self.update(|s| s.supervisor.restart(now))
+    }
+
     /// Worker `id` has built its application and takes requests.
     pub(super) fn on_ready(&self, id: WorkerId) {
         let now = Instant::now();
@@ -419,6 +425,7 @@ impl Pool {
         stats.abandoned = s.supervisor.abandoned_total();
         stats.panics = s.panics;
         stats.recycled = s.supervisor.recycled_total();
+        stats.unexpected_exits = s.supervisor.unexpected_exits();
         stats.generation = s.supervisor.generation();
         drop(s);
         stats.refused = self.refused.load(Ordering::Relaxed);

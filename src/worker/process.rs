@@ -36,11 +36,11 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Exits in a row without a completed request after which a worker is given up. With the pauses
 /// between restarts the last of these is 12.7 s after the first.
-const GIVE_UP_FAILURES: u32 = 9;
+pub(super) const GIVE_UP_FAILURES: u32 = 9;
 
 /// How long a worker that was given up is not started: a minute, in which a person has repaired what
 /// was deployed.
-const GIVE_UP_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const GIVE_UP_PAUSE: Duration = Duration::from_secs(60);
 
 /// Functions that are called with what happens to workers.
 #[derive(Default)]

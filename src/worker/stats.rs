@@ -39,6 +39,8 @@ pub struct Stats {
     /// Workers that were replaced because they had reached a limit of their requests, age or memory,
     /// since the start.
     pub recycled: u64,
+    /// Workers that were ready and have exited without being asked to, since the start.
+    pub unexpected_exits: u64,
     /// The generation of the workers: 0, and a higher one after each reload.
     pub generation: u64,
     /// Time that all requests that were begun since the start had spent in the queue.

@@ -1,6 +1,8 @@
 //! Tests of worker pools, by what a caller observes: with real threads, and short but real times.
 
 mod contract;
+#[cfg(feature = "process")]
+mod daemons;
 mod executor;
 #[cfg(feature = "process")]
 mod processes;

@@ -37,7 +37,7 @@ use self::{
 use super::{
     super::{
         pool::Pool,
-        process::{Hooks, SOCKET},
+        process::{Hooks, SOCKET, START_TIMEOUT, STOP_TIMEOUT},
     },
     Executor,
 };
@@ -74,9 +74,25 @@ pub enum Protocol {
     },
 }
 
+impl Launch {
+    /// A launch with the default times and without hooks.
+    pub(crate) fn new(command: Command, protocol: Protocol) -> Self {
+        Self {
+            command,
+            protocol,
+            start_timeout: START_TIMEOUT,
+            stop_timeout: STOP_TIMEOUT,
+            watches_memory: false,
+            hooks: Hooks::default(),
+        }
+    }
+}
+
 /// When a worker is ready.
 #[derive(Debug, Clone)]
 pub enum Ready {
+    /// Its program runs; it is given no requests.
+    Started,
     /// It answers `OPTIONS *`.
     Answer,
     /// It answers `GET` of this path with success.

@@ -66,7 +66,11 @@ impl Life {
                 call("on_ready", hooks.on_ready.as_deref(), process.facts);
             }
             shared.pool.on_ready(self.id);
-            self.serve(&process.child).await;
+            let has_ended = self.serve(&process.child).await;
+            if has_ended && self.link.is_started() {
+                let pid = process.facts.pid;
+                tracing::warn!(worker = %self.id, pid, "a daemon has ended by itself, and is started again");
+            }
         }
         shared.pool.leave(self.id);
         self.link.close();
@@ -129,6 +133,9 @@ impl Life {
 
     /// Waits until the worker is ready, or cannot be.
     async fn start(&mut self, child: &Child, problem: &mut String) -> Option<Unready> {
+        if self.link.is_started() {
+            return None;
+        }
         tokio::select! {
             biased;
             () = child.ended() => Some(Unready::Ended),
@@ -137,21 +144,22 @@ impl Life {
         }
     }
 
-    /// Serves requests until the worker ends or is to end.
-    async fn serve(&mut self, child: &Child) {
+    /// Serves requests until the worker ends or is to end. Returns whether it has ended without a request and
+    /// without being asked to.
+    async fn serve(&mut self, child: &Child) -> bool {
         let pool = self.shared.pool.clone();
         let mut looked_at = Instant::now();
         loop {
             let work = tokio::select! {
                 biased;
-                () = child.ended() => return,
-                _ = stop(&mut self.stopped) => return,
+                () = child.ended() => return true,
+                _ = stop(&mut self.stopped) => return false,
                 work = pool.next(self.id) => work,
             };
-            let Some(work) = work else { return };
-            let Some(stays) = self.answer(child, work).await else { return };
+            let Some(work) = work else { return false };
+            let Some(stays) = self.answer(child, work).await else { return false };
             if !stays {
-                return;
+                return false;
             }
             if self.shared.launch.watches_memory && looked_at.elapsed() >= MEMORY_INTERVAL {
                 pool.on_memory(self.id, memory(child.pid()));
@@ -221,7 +229,7 @@ impl Life {
 
     /// Asks the process to end, and kills its group if it does not.
     async fn end(&self, child: &Child) {
-        child.terminate();
+        child.terminate(self.shared.launch.command.signal());
         if timeout(self.shared.launch.stop_timeout, child.ended()).await.is_err() {
             tracing::warn!(worker = %self.id, pid = child.pid(), "a worker process did not end, and is killed");
         }

@@ -46,6 +46,14 @@ impl Link {
         }
     }
 
+    /// Whether the worker is ready once its program runs.
+    pub(super) fn is_started(&self) -> bool {
+        match self {
+            Self::Http(link) => link.is_started(),
+            Self::Gate(_) => false,
+        }
+    }
+
     /// Waits until the worker has ended a request whose response was not read to its end.
     pub(super) async fn settle(&self, job: &Job) {
         match self {

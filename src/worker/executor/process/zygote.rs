@@ -185,7 +185,7 @@ async fn observe(
 
 /// Asks the process to end, and kills it if it does not.
 async fn end(child: &Child, shared: &Shared) {
-    child.terminate();
+    child.terminate(StopSignal::Term);
     if timeout(shared.launch.stop_timeout, child.ended()).await.is_err() {
         child.kill_group();
     }

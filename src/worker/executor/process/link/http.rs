@@ -91,6 +91,10 @@ impl HttpLink {
         drop(self.idle.take());
     }
 
+    pub(super) fn is_started(&self) -> bool {
+        matches!(self.ready, Ready::Started)
+    }
+
     /// Waits until the worker is ready. `problem` has what the last check has found.
     pub(super) async fn wait_ready(&self, problem: &mut String) {
         let ready = &self.ready;
@@ -100,7 +104,7 @@ impl HttpLink {
                 Ok(response) => {
                     let status = response.status();
                     let is_fine = match ready {
-                        Ready::Answer => true,
+                        Ready::Answer | Ready::Started => true,
                         Ready::Path(_) => status.is_success() || status.is_redirection(),
                     };
                     if is_fine {
@@ -120,7 +124,7 @@ impl HttpLink {
 fn probe(ready: &Ready) -> Request {
     let mut request = Request::new(Body::empty());
     match ready {
-        Ready::Answer => {
+        Ready::Answer | Ready::Started => {
             *request.method_mut() = Method::OPTIONS;
             *request.uri_mut() = Uri::from_static("*");
         }
