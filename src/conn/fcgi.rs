@@ -1,6 +1,11 @@
 //! FastCGI over a [`Connection`](crate::conn::client::Connection): one exchange at a time with an
 //! application, for example php-fpm.
 
+#[cfg_attr(
+    not(any(feature = "process", feature = "upstream")),
+    allow(dead_code, reason = "for services that run scripts")
+)]
+pub(crate) mod scripts;
 mod stderr;
 #[cfg(test)]
 mod tests;

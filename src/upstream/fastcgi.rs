@@ -2,7 +2,6 @@
 
 mod builder;
 mod protocol;
-mod script;
 #[cfg(test)]
 mod tests;
 
@@ -15,13 +14,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, header};
 use tower_service::Service;
 
-use self::{
-    protocol::FastCgi1,
-    script::{ScriptCheck, find_script},
-};
+use self::protocol::FastCgi1;
 use super::{
     endpoint::{Endpoint, EndpointKey},
     error::{AttemptError, AttemptErrorKind},
@@ -29,11 +25,12 @@ use super::{
 };
 use crate::{
     body::{Body, HttpBody},
-    conn::Delivery,
-    error::{BoxError, Error, Kind},
+    conn::{
+        Delivery,
+        fcgi::scripts::{ScriptResolver, not_found},
+    },
+    error::Error,
     net::Address,
-    peer::Peer,
-    proto::fcgi::{Misuse, Params},
     semantics::{
         cgi::{Script, Scripts},
         hop,
@@ -46,9 +43,10 @@ pub use builder::FastCgiBuilder;
 /// example.
 ///
 /// - The path of a request names the script, as [`Scripts`] has it. A path that names none, or one that
-///   does not exist, is answered with 404 here, and never reaches the application.
+///   does not exist or lies outside of the folder when symbolic links are resolved, is answered with 404
+///   here, and never reaches the application.
 /// - The request becomes the variables of CGI, by [`Scripts::variables`]. The client is that of the
-///   request's [`Peer`] extension.
+///   request's [`Peer`](crate::peer::Peer) extension.
 /// - The length of a request's body must be known: a
 ///   [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front sees to that, and keeps slow
 ///   clients from the application's few workers. Without it a chunked body is an error that says so.
@@ -82,9 +80,7 @@ pub struct FastCgi(Arc<Shared>);
 
 struct Shared {
     server: Arc<pooled::Server<FastCgi1>>,
-    scripts: Scripts,
-    /// `None` if the scripts are not on this machine.
-    check: Option<ScriptCheck>,
+    resolver: ScriptResolver,
 }
 
 impl FastCgi {
@@ -132,21 +128,15 @@ impl<B: HttpBody> Service<Request<B>> for FastCgi {
         let mut request = request.map(Body::new);
         hop::strip(request.headers_mut());
         request.headers_mut().remove(header::EXPECT);
-        let state = match self.0.scripts.candidates(request.uri().path()) {
-            Ok(candidates) => {
-                let find = find_script(self.0.clone(), candidates.collect());
-                let (find, shared) = (Box::pin(find), self.0.clone());
-                State::Finding { find, begin: Some((shared, request)) }
-            }
-            Err(error) => State::Failed(Some(refused(Kind::BadRequest, error))),
-        };
-        ResponseFuture(state)
+        let (shared, path) = (self.0.clone(), request.uri().path().to_owned());
+        let find = Box::pin(async move { shared.resolver.find(&path).await });
+        ResponseFuture(State::Finding { find, begin: Some((self.0.clone(), request)) })
     }
 }
 
 /// The error of a request that is not sent to any endpoint.
-fn refused(kind: Kind, source: impl Into<BoxError>) -> AttemptError {
-    AttemptError::new(AttemptErrorKind::Request, Delivery::NotSent, Error::new(kind, source))
+fn refused(error: Error) -> AttemptError {
+    AttemptError::new(AttemptErrorKind::Request, Delivery::NotSent, error)
 }
 
 /// The future of [`FastCgi`].
@@ -157,12 +147,11 @@ pub struct ResponseFuture(State);
 
 #[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State {
-    Failed(Option<AttemptError>),
     Finding { find: FindScript, begin: Option<(Arc<Shared>, Request<Body>)> },
     Sending(pooled::ResponseFuture<FastCgi1>),
 }
 
-type FindScript = Pin<Box<dyn Future<Output = io::Result<Option<Script>>> + Send>>;
+type FindScript = Pin<Box<dyn Future<Output = Result<Option<Script>, Error>> + Send>>;
 
 const ENDED: &str = "not polled again after it has ended";
 
@@ -172,21 +161,19 @@ impl Future for ResponseFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match &mut self.0 {
-                State::Failed(error) => return Poll::Ready(Err(error.take().expect(ENDED))),
                 State::Sending(future) => return Pin::new(future).poll(cx),
                 State::Finding { find, begin } => {
                     let script = ready!(find.as_mut().poll(cx));
                     let (shared, request) = begin.take().expect(ENDED);
                     match script {
-                        Ok(Some(script)) => {
-                            let params = shared.params(&script, &request);
-                            self.0 = match params {
-                                Ok(params) => State::Sending(shared.server.send(request, params)),
-                                Err(error) => State::Failed(Some(error)),
-                            };
-                        }
+                        Ok(Some(script)) => match shared.resolver.params(&script, &request) {
+                            Ok(params) => {
+                                self.0 = State::Sending(shared.server.send(request, params));
+                            }
+                            Err(error) => return Poll::Ready(Err(refused(error))),
+                        },
                         Ok(None) => return Poll::Ready(Ok(not_found())),
-                        Err(e) => return Poll::Ready(Err(refused(Kind::Internal, e))),
+                        Err(error) => return Poll::Ready(Err(refused(error))),
                     }
                 }
             }
@@ -194,40 +181,11 @@ impl Future for ResponseFuture {
     }
 }
 
-impl Shared {
-    /// The variables of a request to a script.
-    fn params(&self, script: &Script, request: &Request<Body>) -> Result<Params, AttemptError> {
-        let Some(length) = request.body().len() else {
-            return Err(refused(Kind::Internal, Misuse::UnknownLength));
-        };
-        let memory = Peer::memory();
-        let peer = request.extensions().get().unwrap_or(&memory);
-        let (mut params, mut too_long) = (Params::new(), None);
-        let push = |name: &str, value: &[u8]| {
-            too_long = params.push(name.as_bytes(), value).err().or(too_long);
-        };
-        let variables = self.scripts.variables(script, request, length, peer, push);
-        variables.map_err(|error| refused(Kind::BadRequest, error))?;
-        match too_long {
-            Some(misuse) => Err(refused(Kind::Internal, misuse)),
-            None => Ok(params),
-        }
-    }
-}
-
-fn not_found() -> Response<Body> {
-    let mut response = Response::new(Body::from("404 Not Found\n"));
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, text);
-    response
-}
-
 impl fmt::Debug for FastCgi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FastCgi")
             .field("address", self.address())
-            .field("scripts", &self.0.scripts)
+            .field("scripts", self.0.resolver.scripts())
             .finish_non_exhaustive()
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{FastCgi, Shared, protocol::FastCgi1, script::ScriptCheck};
+use super::{FastCgi, Shared, protocol::FastCgi1};
 use crate::{
+    conn::fcgi::scripts::ScriptResolver,
     net::Address,
     proto::fcgi::Limits,
     semantics::cgi::Scripts,
@@ -66,7 +67,7 @@ impl FastCgiBuilder {
     pub fn build(self) -> FastCgi {
         let protocol = FastCgi1 { limits: Arc::new(self.limits) };
         let server = pooled::Server::new(self.address, protocol, self.pool);
-        let check = self.local_root.map(ScriptCheck::new);
-        FastCgi(Arc::new(Shared { server, scripts: self.scripts, check }))
+        let resolver = ScriptResolver::new(self.scripts, self.local_root);
+        FastCgi(Arc::new(Shared { server, resolver }))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use http::HeaderValue;
 use http_body_util::BodyExt;
 use tokio::{
     io::AsyncWriteExt,
@@ -11,6 +12,7 @@ use tower::{ServiceBuilder, ServiceExt};
 
 use super::*;
 use crate::{
+    error::Kind,
     policy::pick::RoundRobin,
     proto::fcgi::tests::app::{Seen, end, read_request, stdout},
     upstream::{Balance, PoolConfig, RetryLayer},
@@ -128,6 +130,26 @@ async fn front_controller_takes_what_names_no_script() {
         let (response, ()) = tokio::join!(php.clone().oneshot(get(path)), app);
         assert_eq!(response.unwrap().status(), status);
     }
+}
+
+#[tokio::test]
+async fn script_outside_of_its_folder_is_not_found() {
+    let (dir, outside) = (site(), site());
+    let link = |name: &str, to: &std::path::Path| {
+        std::os::unix::fs::symlink(to, dir.path().join(name)).unwrap();
+    };
+    link("out.php", &outside.path().join("index.php"));
+    link("in.php", &dir.path().join("blog/post.php"));
+    let (listener, address) = listen().await;
+    let php = FastCgi::builder(address, scripts(&dir)).build();
+    let response = php.clone().oneshot(get("/out.php")).await.unwrap();
+    assert_eq!(response.status(), 404);
+    let app = async {
+        let mut app = listener.accept().await.unwrap().0;
+        answer(&mut app, &[stdout(OK), end(0)]).await
+    };
+    let (response, _) = tokio::join!(php.oneshot(get("/in.php")), app);
+    assert_eq!(response.unwrap().status(), 200);
 }
 
 #[tokio::test]
