@@ -47,7 +47,8 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 //!
-//! [`daemon`](daemon()) runs processes without requests beside them, such as a Celery worker, under the same supervisor.
+//! [`daemon`](daemon()) runs processes without requests beside them, such as a Celery worker, under the same supervisor,
+//! and [`php`](php()) a PHP application.
 //!
 //! # Errors
 //!
@@ -103,6 +104,8 @@ mod executor;
 mod future;
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 mod handle;
+#[cfg(feature = "process")]
+mod php;
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 mod pool;
 #[cfg(feature = "process")]
@@ -131,6 +134,8 @@ pub use error::{
     StillRunning, WorkerPanicked, WorkersFailed,
 };
 pub use future::ResponseFuture;
+#[cfg(feature = "process")]
+pub use php::{NoPhp, Php, PhpBuilder, PhpFuture, PhpStats, UserRequired, php};
 #[cfg(feature = "process")]
 pub use process::{
     ApplicationError, ExitedEarly, GateError, Http, NotReady, ProcessesBuilder, Protocol, Python,

@@ -204,11 +204,12 @@ impl Command {
         self.args.iter().any(|arg| arg.to_str().is_some_and(|text| text.contains(name)))
     }
 
-    /// Replaces `name` in all arguments by `value`.
+    /// Replaces `name` in all arguments, and in the variables that were set, by `value`.
     pub(crate) fn substitute(mut self, name: &str, value: &str) -> Self {
-        for arg in &mut self.args {
-            if let Some(text) = arg.to_str().filter(|text| text.contains(name)) {
-                *arg = text.replace(name, value).into();
+        let variables = self.env.iter_mut().filter_map(|(_, set)| set.as_mut());
+        for text in self.args.iter_mut().chain(variables) {
+            if let Some(found) = text.to_str().filter(|text| text.contains(name)) {
+                *text = found.replace(name, value).into();
             }
         }
         self

@@ -6,6 +6,7 @@ mod disk;
 mod django;
 mod nginx;
 mod php;
+mod php_workers;
 
 use std::{path::Path, process::Stdio};
 

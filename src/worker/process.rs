@@ -3,15 +3,16 @@
 mod error;
 mod protocol;
 mod python;
+mod reload;
 
 use std::{fmt, sync::Arc, thread, time::Duration};
 
-pub(super) use self::protocol::SOCKET;
 pub use self::{
     error::{ApplicationError, ExitedEarly, GateError, NotReady, ReloadFailed},
     protocol::{Http, Protocol},
     python::{Python, asgi, wsgi},
 };
+pub(super) use self::{protocol::SOCKET, reload::reload};
 use super::{
     builder::{QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
     error::NoWorkers,

@@ -12,7 +12,7 @@ use http::{HeaderValue, header::HOST, uri::Scheme};
 use tower_service::Service;
 
 use super::{
-    future::ResponseFuture, handle::PoolHandle, pool::Pool, process::ReloadFailed, stats::Stats,
+    future::ResponseFuture, handle::PoolHandle, pool::Pool, process::reload, stats::Stats,
 };
 use crate::{
     Body, Request, Response,
@@ -20,7 +20,6 @@ use crate::{
     error::{BoxError, Error, Kind},
     net::Gate,
     peer::Peer,
-    policy::restart::Reloaded,
     semantics::{forwarded::ForwardedFields, gateway},
 };
 
@@ -111,21 +110,12 @@ impl Processes {
     /// A reload goes on if the future is dropped.
     ///
     /// # Errors
-    /// [`Kind::Internal`] with [`ReloadFailed`]: a new worker has ended before it was ready, or not all
+    /// [`Kind::Internal`] with [`ReloadFailed`](super::ReloadFailed): a new worker has ended before it was ready, or not all
     /// were ready within the [start timeout](super::ProcessesBuilder::start_timeout). They are ended,
     /// and the old workers have never ceased to work.
     pub async fn reload(&self) -> Result<(), Error> {
-        let ended = match self.handle.pool().reload(self.start_timeout) {
-            Some(ended) => ended.await.unwrap_or(Reloaded::Closed),
-            None => Reloaded::Closed,
-        };
-        let failed = match ended {
-            Reloaded::Ready => return Ok(()),
-            Reloaded::Exited => ReloadFailed::Exited,
-            Reloaded::TimedOut => ReloadFailed::TimedOut,
-            Reloaded::Closed => ReloadFailed::Refused,
-        };
-        Err(Error::new(Kind::Internal, failed))
+        let reloaded = reload(&self.handle, self.start_timeout).await;
+        reloaded.map_err(|failed| Error::new(Kind::Internal, failed))
     }
 
     /// Closes the pool for all handles: calls are answered with [`Kind::Overloaded`]. Queued requests

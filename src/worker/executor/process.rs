@@ -9,6 +9,7 @@
 mod group;
 mod life;
 mod link;
+mod listening;
 mod output;
 mod zygote;
 
@@ -28,6 +29,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
+pub use self::listening::SocketUser;
 use self::{
     group::{Group, Origin},
     life::Life,
@@ -93,6 +95,8 @@ impl Launch {
 pub enum Ready {
     /// Its program runs; it is given no requests.
     Started,
+    /// It listens at its socket, which others use.
+    Listening(Arc<dyn SocketUser>),
     /// It answers `OPTIONS *`.
     Answer,
     /// It answers `GET` of this path with success.

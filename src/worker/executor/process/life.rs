@@ -67,12 +67,13 @@ impl Life {
             }
             shared.pool.on_ready(self.id);
             let has_ended = self.serve(&process.child).await;
-            if has_ended && self.link.is_started() {
+            if has_ended && self.link.is_independent() {
                 let pid = process.facts.pid;
-                tracing::warn!(worker = %self.id, pid, "a daemon has ended by itself, and is started again");
+                tracing::warn!(worker = %self.id, pid, "a process has ended by itself, and is started again");
             }
         }
         shared.pool.leave(self.id);
+        self.retire(&process.child).await;
         self.link.close();
         let is_last = group.leave();
         let ended = if is_last {
@@ -141,6 +142,15 @@ impl Life {
             () = child.ended() => Some(Unready::Ended),
             why = stop(&mut self.stopped) => Some(Unready::Stopped(why)),
             () = self.link.wait_ready(problem) => None,
+        }
+    }
+
+    /// Waits until others do not use the worker any more, at most for the stop timeout.
+    async fn retire(&self, child: &Child) {
+        let retired = timeout(self.shared.launch.stop_timeout, self.link.retire());
+        tokio::select! {
+            () = child.ended() => {}
+            _ = retired => {}
         }
     }
 

@@ -54,6 +54,22 @@ impl Link {
         }
     }
 
+    /// Whether the pool gives the worker no requests.
+    pub(super) fn is_independent(&self) -> bool {
+        match self {
+            Self::Http(link) => link.is_independent(),
+            Self::Gate(_) => false,
+        }
+    }
+
+    /// Waits until others do not use the worker, which is to be ended, any more.
+    pub(super) async fn retire(&self) {
+        match self {
+            Self::Http(link) => link.retire().await,
+            Self::Gate(_) => {}
+        }
+    }
+
     /// Waits until the worker has ended a request whose response was not read to its end.
     pub(super) async fn settle(&self, job: &Job) {
         match self {

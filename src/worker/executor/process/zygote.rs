@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::BoxError,
     net::{
-        process::{Child, Command, ExitStatus, Spawned},
+        process::{Child, Command, ExitStatus, Spawned, StopSignal},
         seqpacket::{self, SeqPacket},
     },
     proto::gate::{Fault, Reply, fork, reap},

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Uri, header::HOST};
 use tokio::net::UnixStream;
 
 use super::{
-    super::{Ready, SocketFile},
+    super::{Ready, SocketFile, listening::wait_open},
     Failed,
 };
 use crate::{
@@ -95,16 +95,29 @@ impl HttpLink {
         matches!(self.ready, Ready::Started)
     }
 
+    pub(super) fn is_independent(&self) -> bool {
+        matches!(self.ready, Ready::Started | Ready::Listening(_))
+    }
+
+    pub(super) async fn retire(&self) {
+        if let Ready::Listening(user) = &self.ready {
+            user.retire(self.socket.path()).await;
+        }
+    }
+
     /// Waits until the worker is ready. `problem` has what the last check has found.
     pub(super) async fn wait_ready(&self, problem: &mut String) {
         let ready = &self.ready;
+        if let Ready::Listening(user) = ready {
+            return wait_open(&**user, self.socket.path(), problem).await;
+        }
         let mut pause = FIRST_PAUSE;
         loop {
             *problem = match self.exchange(probe(ready)).await {
                 Ok(response) => {
                     let status = response.status();
                     let is_fine = match ready {
-                        Ready::Answer | Ready::Started => true,
+                        Ready::Answer | Ready::Started | Ready::Listening(_) => true,
                         Ready::Path(_) => status.is_success() || status.is_redirection(),
                     };
                     if is_fine {
@@ -124,7 +137,7 @@ impl HttpLink {
 fn probe(ready: &Ready) -> Request {
     let mut request = Request::new(Body::empty());
     match ready {
-        Ready::Answer | Ready::Started => {
+        Ready::Answer | Ready::Started | Ready::Listening(_) => {
             *request.method_mut() = Method::OPTIONS;
             *request.uri_mut() = Uri::from_static("*");
         }

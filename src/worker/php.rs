@@ -1,0 +1,201 @@
+//! `php` and `PhpBuilder`: PHP applications.
+
+mod generation;
+mod program;
+mod service;
+
+use std::{collections::BTreeMap, path::PathBuf, thread, time::Duration};
+
+use self::{generation::Generations, program::Program};
+pub use self::{
+    program::{NoPhp, UserRequired},
+    service::{Php, PhpStats, ResponseFuture as PhpFuture},
+};
+use super::{
+    builder::{QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
+    error::NoWorkers,
+    executor::process::{Launch, ProcessExecutor, Protocol, Ready},
+    pool::Pool,
+    process::{GIVE_UP_FAILURES, GIVE_UP_PAUSE, START_TIMEOUT},
+    supervisor,
+};
+use crate::{
+    error::{Error, Kind},
+    policy::restart::{Config, GiveUp, Recycle},
+};
+
+/// How long php-fpm must have run for its end to be the first failure again.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// The PHP application in a folder, run by php-fpm, or by php-cgi where that is not installed. See [`Php`] for
+/// the contract.
+///
+/// Its `.php` files are scripts, as [`Scripts`](crate::semantics::cgi::Scripts) has it. Every path that names
+/// none is for the [front controller](PhpBuilder::front_controller). Other files are not served: put
+/// [`files`](crate::files) beside it, for a folder that has no scripts.
+///
+/// ```no_run
+/// use vestibule::{Router, files, worker};
+///
+/// let php = worker::php("/srv/shop/public").children(8).front_controller("/index.php").start()?;
+/// let site = Router::new().nest("/assets", files::dir("/srv/shop/public/assets")).fallback(php);
+/// # drop(site);
+/// # Ok::<_, vestibule::Error>(())
+/// ```
+pub fn php(dir: impl Into<PathBuf>) -> PhpBuilder {
+    let children = thread::available_parallelism().map_or(2, |n| 2 * usize::from(n));
+    PhpBuilder {
+        dir: dir.into(),
+        children,
+        spare: None,
+        queue: None,
+        queue_timeout: QUEUE_TIMEOUT,
+        request_timeout: REQUEST_TIMEOUT,
+        recycle_after: 0,
+        front_controller: None,
+        program: None,
+        user: None,
+        ini: BTreeMap::new(),
+        env: Vec::new(),
+    }
+}
+
+/// Settings for [`Php`]; made by [`php`].
+#[derive(Debug)]
+#[must_use = "nothing runs before start()"]
+pub struct PhpBuilder {
+    dir: PathBuf,
+    children: usize,
+    /// Idle children to keep, if their number varies.
+    spare: Option<usize>,
+    queue: Option<usize>,
+    queue_timeout: Duration,
+    request_timeout: Duration,
+    recycle_after: u64,
+    front_controller: Option<String>,
+    program: Option<PathBuf>,
+    user: Option<(u32, u32)>,
+    ini: BTreeMap<String, String>,
+    env: Vec<(String, String)>,
+}
+
+impl PhpBuilder {
+    /// Sets how many requests are run at a time, each by a process of PHP. The default is twice the number of
+    /// cores.
+    pub fn children(mut self, n: usize) -> Self {
+        self.children = n;
+        self
+    }
+
+    /// Lets php-fpm end processes that are idle, but for so many, and start them again up to the number of
+    /// [`children`](Self::children) (`pm = dynamic`). By default all are kept (`pm = static`). php-cgi keeps
+    /// all.
+    pub fn spare(mut self, n: usize) -> Self {
+        self.spare = Some(n.max(1));
+        self
+    }
+
+    /// Sets how many requests may wait for a process. The default is
+    /// [`QUEUE_PER_WORKER`](super::QUEUE_PER_WORKER) for each.
+    pub fn queue(mut self, len: usize) -> Self {
+        self.queue = Some(len);
+        self
+    }
+
+    /// Sets how long a request may wait for a permit and a process. The default is
+    /// [`QUEUE_TIMEOUT`](super::QUEUE_TIMEOUT). One that waits longer is not run.
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a script may take until its response begins, and for each pause in that. The default is
+    /// [`REQUEST_TIMEOUT`](super::REQUEST_TIMEOUT). php-fpm kills a process that takes longer for a whole
+    /// request (`request_terminate_timeout`), and starts another.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// Replaces a process of PHP after so many requests. By default none is replaced.
+    pub fn recycle_after(mut self, requests: u64) -> Self {
+        self.recycle_after = requests;
+        self
+    }
+
+    /// Sets the script, as in `/index.php`, for every path that names none. By default there is none, and
+    /// the answer is 404.
+    pub fn front_controller(mut self, name: impl Into<String>) -> Self {
+        self.front_controller = Some(name.into());
+        self
+    }
+
+    /// Sets the program: php-fpm, or php-cgi if its name has `cgi` in it. By default it is looked for in
+    /// `PATH`, `/usr/sbin` and `/usr/local/sbin`, with or without a version in its name.
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
+    /// Sets the user and group of the scripts. Needed if this process is root's: nothing is run as root unless
+    /// that is said here.
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.user = Some((uid, gid));
+        self
+    }
+
+    /// Sets a directive of `php.ini`, such as `upload_max_filesize`.
+    pub fn ini(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.ini.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets a variable that scripts see as one of the server's and of the environment, such as `APP_ENV`.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts PHP and blocks until it takes requests.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`]; no process is left behind. Its source is [`NoPhp`], [`UserRequired`],
+    /// [`ExitedEarly`](super::ExitedEarly), [`NotReady`](super::NotReady), [`NoWorkers`], or an
+    /// [`io::Error`](std::io::Error): there is no such folder, or a process could not be started.
+    pub fn start(self) -> Result<Php, Error> {
+        let internal = |error: crate::BoxError| Error::new(Kind::Internal, error);
+        if self.children == 0 {
+            return Err(internal(NoWorkers.into()));
+        }
+        let queue = self.queue.unwrap_or_else(|| self.children.saturating_mul(QUEUE_PER_WORKER));
+        let program = Program::find(self.program.as_deref()).map_err(internal)?;
+        let generations = Generations::new(&self).map_err(|error| internal(error.into()))?;
+        let (command, config_dir) = program.command(&self).map_err(internal)?;
+        let stop_timeout = self.request_timeout;
+        let ready = Ready::Listening(generations.clone());
+        let mut launch = Launch::new(command, Protocol::Http { has_path: true, ready });
+        launch.stop_timeout = stop_timeout;
+        let config = Config {
+            workers: 1,
+            max_abandoned: 1,
+            request_timeout: Duration::MAX,
+            grace: Duration::MAX,
+            backoff: RESTART_BACKOFF,
+            start_timeout: Some(START_TIMEOUT),
+            give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
+            stable_after: Some(STABLE_AFTER),
+            recycle: Recycle::NEVER,
+        };
+        let pool = Pool::new(config, 0, Duration::ZERO);
+        let executor =
+            ProcessExecutor::new(pool.clone(), launch).map_err(|error| internal(error.into()))?;
+        let supervisor = supervisor::start(&pool, executor)?;
+        let times = service::Times {
+            queue: self.queue_timeout,
+            request: self.request_timeout,
+            start: START_TIMEOUT,
+        };
+        let bounds = (self.children, queue);
+        Ok(Php::new(pool, supervisor, generations, config_dir, bounds, times))
+    }
+}

@@ -1,0 +1,140 @@
+//! `Generations`: the instances of PHP, of which the last one that is ready is given requests.
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::PhpBuilder;
+use crate::{
+    conn::fcgi::scripts::ScriptResolver, net::Address, semantics::cgi::Scripts,
+    worker::executor::process::SocketUser,
+};
+
+/// An instance of PHP that takes requests.
+pub(super) struct Generation {
+    /// The path of its socket, which no other has.
+    socket: PathBuf,
+    pub(super) address: Address,
+    /// Of the folder as it was when this instance became ready: a symbolic link to a release may have
+    /// changed since.
+    pub(super) resolver: Arc<ScriptResolver>,
+    /// Receivers are held by requests that use it.
+    in_use: watch::Sender<()>,
+}
+
+/// Keeps a generation from being ended.
+#[derive(Debug)]
+pub(super) struct InUse(#[allow(dead_code, reason = "it is counted")] watch::Receiver<()>);
+
+/// The present generation, and those that are not yet drained.
+pub(super) struct Generations {
+    dir: PathBuf,
+    front_controller: Option<String>,
+    variables: Vec<(String, String)>,
+    current: watch::Sender<Option<Arc<Generation>>>,
+    all: Mutex<Vec<Arc<Generation>>>,
+}
+
+impl Generations {
+    /// # Errors
+    /// There is no such folder.
+    pub(super) fn new(options: &PhpBuilder) -> io::Result<Arc<Self>> {
+        let this = Self {
+            dir: options.dir.clone(),
+            front_controller: options.front_controller.clone(),
+            variables: options.env.clone(),
+            current: watch::Sender::new(None),
+            all: Mutex::default(),
+        };
+        this.scripts()?;
+        Ok(Arc::new(this))
+    }
+
+    /// Waits for an instance that takes requests, other than `except`, which cannot be connected to. It is not
+    /// ended before the second value is dropped.
+    pub(super) async fn enter(&self, except: Option<&Arc<Generation>>) -> (Arc<Generation>, InUse) {
+        let is_another = |current: &Option<Arc<Generation>>| {
+            let is_except = |current: &Arc<_>| except.is_some_and(|e| Arc::ptr_eq(current, e));
+            current.as_ref().is_some_and(|current| !is_except(current))
+        };
+        let mut current = self.current.subscribe();
+        loop {
+            // It fails only without a sender, which is a part of this value.
+            if let Ok(current) = current.wait_for(is_another).await
+                && let Some(generation) = &*current
+            {
+                // While `current` is borrowed no other generation takes its place, so a drain that
+                // begins then sees this use.
+                return (generation.clone(), InUse(generation.in_use.subscribe()));
+            }
+        }
+    }
+
+    /// The present instance, if there is one. It may be ended at any time.
+    pub(super) fn current(&self) -> Option<Arc<Generation>> {
+        self.current.borrow().clone()
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Generation>>> {
+        // Nothing panics while it is held.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn scripts(&self) -> io::Result<Scripts> {
+        let dir = fs::canonicalize(&self.dir).map_err(|error| {
+            let context = format!("cannot find the folder {}: {error}", self.dir.display());
+            io::Error::new(error.kind(), context)
+        })?;
+        let text = dir.to_str().ok_or_else(|| {
+            let why = format!("the path of the folder {} is not UTF-8", dir.display());
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })?;
+        let mut scripts = Scripts::new(text);
+        if let Some(name) = &self.front_controller {
+            scripts = scripts.front_controller(name);
+        }
+        let variables = self.variables.iter();
+        Ok(variables.fold(scripts, |scripts, (name, value)| scripts.variable(name, value)))
+    }
+}
+
+impl SocketUser for Generations {
+    fn open(&self, socket: &Path) -> io::Result<()> {
+        let scripts = self.scripts()?;
+        let root = PathBuf::from(scripts.root());
+        let generation = Arc::new(Generation {
+            socket: socket.to_owned(),
+            address: Address::Unix(socket.to_owned()),
+            resolver: Arc::new(ScriptResolver::new(scripts, Some(root))),
+            in_use: watch::Sender::new(()),
+        });
+        self.all().push(generation.clone());
+        self.current.send_replace(Some(generation));
+        Ok(())
+    }
+
+    fn retire(&self, socket: &Path) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.current.send_if_modified(|current| {
+            let is_retired = current.as_ref().is_some_and(|current| current.socket == socket);
+            if is_retired {
+                *current = None;
+            }
+            is_retired
+        });
+        let mut all = self.all();
+        let at = all.iter().position(|generation| generation.socket == socket);
+        let generation = at.map(|at| all.swap_remove(at));
+        Box::pin(async move {
+            if let Some(generation) = generation {
+                generation.in_use.closed().await;
+            }
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! The program that runs PHP: php-fpm with a configuration of ours, or php-cgi.
+
+use std::{
+    env,
+    fmt::Write,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use super::PhpBuilder;
+use crate::{
+    error::BoxError,
+    net::process::{Command, StopSignal},
+    worker::process::SOCKET,
+};
+
+/// Folders beside those of `PATH`: php-fpm is a program for administrators.
+const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+
+/// The variable by which php-fpm's configuration learns the path of its socket.
+const SOCKET_VARIABLE: &str = "VESTIBULE_PHP_SOCKET";
+
+/// Connections that wait in the kernel, at most: those of one moment, since no more are made than there are
+/// processes to take them.
+const BACKLOG: usize = 1024;
+
+/// Neither php-fpm nor php-cgi is installed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is neither php-fpm nor php-cgi in PATH, /usr/sbin and /usr/local/sbin: install one of them"
+)]
+pub struct NoPhp;
+
+/// This process is root's, and no user was set for the scripts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("PHP would run as root: set the user and group of the scripts with PhpBuilder::user")]
+pub struct UserRequired;
+
+#[derive(Debug)]
+pub(super) enum Program {
+    Fpm(PathBuf),
+    Cgi(PathBuf),
+}
+
+impl Program {
+    /// The program at `path`, or the one that is installed.
+    pub(super) fn find(path: Option<&Path>) -> Result<Self, BoxError> {
+        if let Some(path) = path {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_cgi = name.contains("cgi");
+            return Ok(if is_cgi { Self::Cgi(path.into()) } else { Self::Fpm(path.into()) });
+        }
+        let fpm = installed("php-fpm").map(Self::Fpm);
+        fpm.or_else(|| installed("php-cgi").map(Self::Cgi)).ok_or_else(|| NoPhp.into())
+    }
+
+    /// The command that starts it, and the folder of its configuration, which must be kept.
+    pub(super) fn command(&self, options: &PhpBuilder) -> Result<(Command, TempDir), BoxError> {
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root && options.user.is_none() {
+            return Err(UserRequired.into());
+        }
+        let dir = tempfile::Builder::new().prefix("vestibule-php-").tempdir()?;
+        let command = match self {
+            Self::Fpm(path) => {
+                let file = dir.path().join("php-fpm.conf");
+                fs::write(&file, fpm_config(options, is_root)?)?;
+                let mut command = Command::new(path)
+                    .args(["--nodaemonize", "--fpm-config"])
+                    .arg(file)
+                    .env(SOCKET_VARIABLE, SOCKET)
+                    .stop_signal(StopSignal::Quit);
+                if options.user.is_some_and(|(uid, _)| uid == 0) {
+                    command = command.arg("--allow-to-run-as-root");
+                }
+                command
+            }
+            Self::Cgi(path) => {
+                let command = Command::new(path)
+                    .args(["-b", SOCKET])
+                    .env("PHP_FCGI_CHILDREN", options.children.to_string())
+                    .env("PHP_FCGI_MAX_REQUESTS", options.recycle_after.to_string());
+                match options.user.filter(|_| is_root) {
+                    Some((uid, gid)) => command.uid(uid).gid(gid),
+                    None => command,
+                }
+            }
+        };
+        let ini = options.ini.iter().map(|(name, value)| format!("{name}={value}"));
+        let command = ini.fold(command, |command, line| command.arg("-d").arg(line));
+        let env = options.env.iter();
+        Ok((env.fold(command, |command, (name, value)| command.env(name, value)), dir))
+    }
+}
+
+/// The configuration of php-fpm: one pool, on the socket that the environment names.
+fn fpm_config(options: &PhpBuilder, is_root: bool) -> Result<String, BoxError> {
+    let PhpBuilder { children, spare, request_timeout, recycle_after, .. } = options;
+    let mut conf = format!(
+        "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\nlog_level = warning\n\
+         [vestibule]\nlisten = ${{{SOCKET_VARIABLE}}}\nlisten.backlog = {BACKLOG}\nlisten.mode = 0600\n\
+         pm.max_children = {children}\npm.max_requests = {recycle_after}\n\
+         request_terminate_timeout = {}s\nsecurity.limit_extensions = .php\n\
+         clear_env = no\ncatch_workers_output = yes\ndecorate_workers_output = no\n",
+        request_timeout.as_secs().max(1)
+    );
+    if let (Some((uid, gid)), true) = (options.user, is_root) {
+        writeln!(conf, "user = {uid}\ngroup = {gid}")?;
+    }
+    match spare.map(|spare| spare.min(*children)) {
+        None => conf.push_str("pm = static\n"),
+        Some(spare) => write!(
+            conf,
+            "pm = dynamic\npm.start_servers = {spare}\npm.min_spare_servers = {spare}\n\
+             pm.max_spare_servers = {spare}\n"
+        )?,
+    }
+    Ok(conf)
+}
+
+/// The path of an installed program: of this name, or with the highest version behind it.
+fn installed(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = env::split_paths(&path).chain(SYSTEM_DIRS.map(PathBuf::from));
+    let files = dirs.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let mut found: Vec<(Vec<u32>, PathBuf)> = files
+        .filter_map(|file| {
+            let version = version_behind(file.file_name().to_str()?, name)?;
+            is_executable(&file.path()).then(|| (version, file.path()))
+        })
+        .collect();
+    // A name without a version is what the administrator has chosen.
+    found.sort_by_key(|(version, ..)| (version.is_empty(), version.clone()));
+    found.pop().map(|(_, path)| path)
+}
+
+/// The version in a file's name: empty for `php-fpm`, 8 and 2 for `php-fpm8.2`; `None` for another program.
+fn version_behind(file: &str, name: &str) -> Option<Vec<u32>> {
+    let rest = file.strip_prefix(name)?.trim_start_matches('-');
+    if rest.is_empty() {
+        return Some(Vec::new());
+    }
+    rest.split('.').map(|part| part.parse().ok()).collect()
+}
+
+fn is_executable(path: &Path) -> bool {
+    let meta: io::Result<fs::Metadata> = fs::metadata(path);
+    meta.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_read_from_name_of_program() {
+        let version = |file| version_behind(file, "php-fpm");
+        assert_eq!(version("php-fpm"), Some(vec![]));
+        assert_eq!(version("php-fpm8.2"), Some(vec![8, 2]));
+        assert!(version("php-fpm8.10") > version("php-fpm8.9"));
+        assert_eq!((version("php-fpm.conf"), version("php-cgi8.2")), (None, None));
+    }
+
+    #[test]
+    fn program_at_path_is_told_apart_by_its_name() {
+        let found = |path: &str| Program::find(Some(Path::new(path))).unwrap();
+        assert!(matches!(found("/opt/php/bin/php-cgi8.3"), Program::Cgi(_)));
+        assert!(matches!(found("/opt/cgi-bin/php-fpm"), Program::Fpm(_)));
+    }
+
+    #[test]
+    fn configuration_names_user_only_for_root_and_bounds_children() {
+        let options = crate::worker::php("/srv").children(3).spare(9).user(33, 34);
+        let conf = fpm_config(&options, false).unwrap();
+        assert!(!conf.contains("user ="), "{conf}");
+        let conf = fpm_config(&options, true).unwrap();
+        assert!(conf.contains("user = 33\ngroup = 34\n"), "{conf}");
+        assert!(conf.contains("pm = dynamic\npm.start_servers = 3\n"), "{conf}");
+        assert!(conf.contains("listen = ${VESTIBULE_PHP_SOCKET}\n"), "{conf}");
+    }
+}
