@@ -123,6 +123,7 @@
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
 //! | | error | an application in Python raised an exception, with its traceback |
 //! | | warn | a worker that is stuck in a request was abandoned, a worker process was killed |
+//! | | warn | a daemon or php-fpm ended by itself |
 //! | | debug | a worker process ended |
 //! | `vestibule::worker::output` | info | a line of output of a worker process, or what an application wrote to `wsgi.errors`, with the fields `worker`, `pid` and `stream` |
 //! | `vestibule::net` | error | connections cannot be accepted |
@@ -209,7 +210,7 @@ pub mod guide;
 mod tests;
 
 /// The README's program compiles.
-#[cfg(all(doctest, feature = "files", feature = "upstream", feature = "worker"))]
+#[cfg(all(doctest, feature = "files", feature = "process", feature = "upstream"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
