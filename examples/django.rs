@@ -1,0 +1,95 @@
+//! A Django site in one command, without NGINX and Gunicorn: static files, private files, slow clients and the
+//! application's workers.
+//!
+//! `cargo run --release --example django` runs the guest book in `examples/django`, and
+//! `cargo run --release --example django -- --listen 0.0.0.0:8000 /srv/mysite mysite.wsgi:application` your own.
+
+#![allow(unreachable_pub, reason = "modules of a program")]
+
+#[path = "django/front/args.rs"]
+mod args;
+#[path = "django/front/check.rs"]
+mod check;
+#[path = "django/front/project.rs"]
+mod project;
+#[path = "django/front/python.rs"]
+mod python;
+#[path = "django/front/refresh.rs"]
+mod refresh;
+#[path = "django/front/reload.rs"]
+mod reload;
+#[path = "django/front/site.rs"]
+mod site;
+
+use std::{process::ExitCode, time::Duration};
+
+use args::Args;
+use project::Project;
+use tokio::sync::watch;
+use vestibule::{
+    HttpService,
+    net::Address,
+    serve::{serve, shutdown_signal},
+};
+
+/// Time for what is under way when the program is asked to end.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
+    let result = match Args::parse() {
+        Ok(args) if args.check => return check::run(&args).await,
+        Ok(args) => run(args).await,
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    let mut project = Project::open(&args)?;
+    project.prepare()?;
+    let workers = site::workers(&project, &args).start()?;
+    let site = site::front(&project, &args, workers.clone());
+    if args.reload {
+        let (changed, changes) = watch::channel(0);
+        reload::spawn(project, workers.clone(), changed);
+        listen(&args, refresh::refresh(site, changes)).await?;
+    } else {
+        listen(&args, site).await?;
+    }
+    workers.shutdown(SHUTDOWN).await?;
+    Ok(())
+}
+
+async fn listen<S>(args: &Args, site: S) -> std::io::Result<()>
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    // A page that waits for a reload has a response that never ends.
+    let grace = if args.reload { Duration::from_secs(1) } else { SHUTDOWN };
+    // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+    let mut server =
+        serve(args.listen.as_str(), site).shutdown(shutdown_signal()).shutdown_timeout(grace);
+    if !args.log {
+        server = server.without_access_log();
+    }
+    let server = match args.threads {
+        None => server,
+        Some(0) => server.thread_per_core(),
+        Some(n) => server.runtime_threads(n),
+    };
+    let server = server.bind()?;
+    match server.local_addr()? {
+        at @ Address::Tcp(_) => eprintln!("Open http://{at}/ in a browser. Ctrl-C ends it."),
+        at @ Address::Unix(_) => eprintln!("Listening on {at}. Ctrl-C ends it."),
+    }
+    server.await
+}
