@@ -3,3 +3,4 @@
 pub mod fcgi;
 pub mod gate;
 pub mod h1;
+pub mod proxy;

@@ -1,0 +1,119 @@
+//! The PROXY protocol, versions 1 and 2: the addresses of a connection, sent in front of its bytes.
+//!
+//! The protocol is that of HAProxy's `doc/proxy-protocol.txt`. A receiver must read it only from peers that it
+//! trusts, and then always: a header is neither optional nor recognized by its look alone.
+
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::peer::ProxyAddresses;
+
+pub use v1::MAX_V1;
+pub use v2::{MAX_V2, Tlv, Tlvs};
+
+/// A version of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// A line of text.
+    V1,
+    /// Binary, with room for further facts.
+    V2,
+}
+
+/// A header that was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Header {
+    /// Its version.
+    pub version: Version,
+    /// The addresses of the proxied connection. `None` if the sender does not know them, or sends the
+    /// connection for itself, such as a health check: then those of the socket count.
+    pub addresses: Option<ProxyAddresses>,
+    /// The extensions of version 2.
+    pub tlvs: Tlvs,
+}
+
+/// A header that is not valid. The connection must be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The first bytes are of neither version.
+    #[error("not a PROXY header")]
+    Signature,
+    /// The line of version 1 is malformed.
+    #[error("malformed PROXY line")]
+    Line,
+    /// The line has no end within [`MAX_V1`] bytes.
+    #[error("PROXY line too long")]
+    LineTooLong,
+    /// The version, command, family or transport is unknown, or is not of a stream.
+    #[error("unknown command or family of a PROXY header")]
+    Kind,
+    /// The header is shorter than its addresses, or longer than [`MAX_V2`].
+    #[error("PROXY header has a wrong length")]
+    Length,
+    /// An extension is longer than the header.
+    #[error("malformed extension of a PROXY header")]
+    Tlv,
+}
+
+/// Takes a header from the front of `input`. `None` means that more bytes are needed.
+///
+/// ```
+/// use bytes::BytesMut;
+/// use vestibule::proto::proxy;
+///
+/// let mut input = BytesMut::from("PROXY TCP4 192.0.2.1 192.0.2.9 40000 443\r\nGET / ");
+/// let header = proxy::parse(&mut input)?.expect("it is whole");
+/// assert_eq!(header.addresses.unwrap().client.to_string(), "192.0.2.1:40000");
+/// assert_eq!(&input[..], b"GET / ");
+/// # Ok::<(), proxy::Fault>(())
+/// ```
+///
+/// # Errors
+/// A [`Fault`] as soon as the bytes cannot become a valid header.
+pub fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
+    let len = v2::SIGNATURE.len().min(input.len());
+    if input[..len] == v2::SIGNATURE[..len] {
+        // A single CR could be of no other version.
+        return if len < v2::SIGNATURE.len() { Ok(None) } else { v2::parse(input) };
+    }
+    v1::parse(input)
+}
+
+/// Writes a header. Without addresses it says that they are unknown (version 1), or that the connection is the
+/// sender's own (version 2).
+///
+/// ```
+/// use bytes::BytesMut;
+/// use vestibule::{peer::ProxyAddresses, proto::proxy};
+///
+/// let mut out = BytesMut::new();
+/// let addresses = ProxyAddresses {
+///     client: "192.0.2.1:40000".parse()?,
+///     destination: "192.0.2.9:443".parse()?,
+/// };
+/// proxy::encode(proxy::Version::V1, Some(&addresses), &mut out);
+/// assert_eq!(&out[..], b"PROXY TCP4 192.0.2.1 192.0.2.9 40000 443\r\n");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+pub fn encode(version: Version, addresses: Option<&ProxyAddresses>, out: &mut BytesMut) {
+    match version {
+        Version::V1 => v1::encode(addresses, out),
+        Version::V2 => v2::encode(addresses, &[], out),
+    }
+}
+
+/// Writes a header of version 2 with extensions. Those that would make it longer than [`MAX_V2`] are left
+/// out, with all behind them.
+pub fn encode_with_tlvs(
+    addresses: Option<&ProxyAddresses>,
+    tlvs: &[(u8, Bytes)],
+    out: &mut BytesMut,
+) {
+    v2::encode(addresses, tlvs, out);
+}
