@@ -12,5 +12,6 @@ pub mod lookalike;
 pub mod negotiate;
 pub mod problem;
 pub mod range;
+pub mod rewrite;
 pub mod target;
 pub mod via;

@@ -1,0 +1,224 @@
+//! Rewriting of paths for a server, and of redirects and cookies on their way back.
+
+#[cfg(test)]
+mod tests;
+
+use http::{
+    HeaderMap, HeaderValue, Uri,
+    header::{CONTENT_LOCATION, LOCATION, SET_COOKIE},
+    uri::PathAndQuery,
+};
+
+/// Maps the paths that clients see to those of a server, as nginx's `location /app/` with
+/// `proxy_pass http://server/base/;`, and what a server says of itself back: redirects to its own paths and
+/// its own address (`proxy_redirect`), and the `Path` and `Domain` of its cookies.
+///
+/// Paths are compared as they are, segment by segment: `/app` holds `/app` and `/app/x`, and
+/// neither `/apple` nor `/%61pp`.
+///
+/// ```
+/// use http::{HeaderMap, Uri};
+/// use vestibule::semantics::rewrite::Rewrite;
+///
+/// let rewrite = Rewrite::new()
+///     .path("/app", "/")?
+///     .server("10.0.0.1:3000")
+///     .cookie_domain("internal.example", Some("example.com"));
+/// let uri = rewrite.request_target(&Uri::from_static("/app/login?next=/")).unwrap();
+/// assert_eq!(uri, "/login?next=/");
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert("location", "http://10.0.0.1:3000/home".parse()?);
+/// headers.insert("set-cookie", "id=1; Path=/; Domain=internal.example".parse()?);
+/// rewrite.response(&mut headers, None);
+/// assert_eq!(headers["location"], "/app/home");
+/// assert_eq!(headers["set-cookie"], "id=1; Path=/app/; Domain=example.com");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Rewrite {
+    /// The prefixes of clients and of the server, without a slash at the end.
+    path: Option<(String, String)>,
+    servers: Vec<String>,
+    /// Each with what replaces it; `None` removes the attribute.
+    domains: Vec<(String, Option<String>)>,
+}
+
+/// A prefix of paths is not a path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not the prefix of a path: it must begin with '/' and have no '?', '#' or '..'")]
+pub struct InvalidPrefix(String);
+
+impl Rewrite {
+    /// Changes nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Maps paths below `public`, as clients see them, to paths below `server`. A slash at the end of either
+    /// has no meaning.
+    ///
+    /// # Errors
+    /// [`InvalidPrefix`] unless both begin with a slash and are paths alone.
+    pub fn path(mut self, public: &str, server: &str) -> Result<Self, InvalidPrefix> {
+        self.path = Some((prefix(public)?, prefix(server)?));
+        Ok(self)
+    }
+
+    /// Adds an authority, `host` or `host:port`, by which the server may name itself in a redirect.
+    #[must_use]
+    pub fn server(mut self, authority: &str) -> Self {
+        self.servers.push(without_default_port(authority).to_owned());
+        self
+    }
+
+    /// Replaces the domain `from` of cookies by `to`. With `None` the attribute is removed, so that a cookie
+    /// belongs to the host that the client has asked.
+    #[must_use]
+    pub fn cookie_domain(mut self, from: &str, to: Option<&str>) -> Self {
+        let from = from.trim_start_matches('.').to_owned();
+        self.domains.push((from, to.map(str::to_owned)));
+        self
+    }
+
+    /// Returns the target that is sent to the server; `None` if the request's path is not below the public
+    /// prefix.
+    pub fn request_target(&self, target: &Uri) -> Option<Uri> {
+        let Some((public, server)) = &self.path else { return Some(target.clone()) };
+        let path = below(target.path(), public)?;
+        let mut text = format!("{server}{path}");
+        if !text.starts_with('/') {
+            text.insert(0, '/');
+        }
+        if let Some(query) = target.query() {
+            text.extend(["?", query]);
+        }
+        let mut parts = target.clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
+        Uri::from_parts(parts).ok()
+    }
+
+    /// Rewrites `Location`, `Content-Location` and `Set-Cookie` of a response. `host` is the `Host` that was
+    /// sent to the server: a redirect to it by `http` names the server, too.
+    pub fn response(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        for name in [LOCATION, CONTENT_LOCATION] {
+            if let Some(value) = headers.get(&name)
+                && let Some(changed) = self.location(value.as_bytes(), host)
+            {
+                headers.insert(name, changed);
+            }
+        }
+        // Changed in place, so that their order stays.
+        if let http::header::Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) {
+            for cookie in cookies.iter_mut() {
+                if let Some(changed) = self.cookie(cookie.as_bytes()) {
+                    *cookie = changed;
+                }
+            }
+        }
+    }
+
+    /// Returns a changed location, or `None` if it stays.
+    fn location(&self, value: &[u8], host: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let text = std::str::from_utf8(value).ok()?;
+        let path = match text.strip_prefix("//").or_else(|| strip_http(text)) {
+            // The rest is an authority, and a path unless it is empty.
+            Some(rest) => {
+                let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+                let (authority, path) = rest.split_at(end);
+                self.names_server(authority, host).then_some(path)?
+            }
+            None if text.starts_with('/') => text,
+            None => return None, // relative to the request's path, or of another scheme
+        };
+        let changed = self.public_path(path);
+        // A path of two slashes at its beginning would be another host (RFC 3986 section 4.2).
+        let is_path = changed.starts_with('/') && !changed.starts_with("//");
+        (is_path && changed != text).then(|| HeaderValue::from_str(&changed).ok())?
+    }
+
+    fn names_server(&self, authority: &str, host: Option<&HeaderValue>) -> bool {
+        let authority = without_default_port(authority);
+        let host = host.and_then(|host| host.to_str().ok()).map(without_default_port);
+        let is_named = |name: &str| name.eq_ignore_ascii_case(authority);
+        host.is_some_and(is_named) || self.servers.iter().any(|name| is_named(name))
+    }
+
+    /// Returns the path that a client asks for to get the server's `path`, with all that follows it.
+    fn public_path(&self, path: &str) -> String {
+        let end = path.find(['?', '#']).unwrap_or(path.len());
+        let (path, rest) = path.split_at(end);
+        let path = if path.is_empty() { "/" } else { path };
+        match &self.path {
+            Some((public, server)) => match below(path, server) {
+                Some(below) => {
+                    let slash = if public.is_empty() && below.is_empty() { "/" } else { "" };
+                    format!("{public}{slash}{below}{rest}")
+                }
+                None => format!("{path}{rest}"),
+            },
+            None => format!("{path}{rest}"),
+        }
+    }
+
+    /// Returns a changed `Set-Cookie` (RFC 6265 section 4.1), or `None` if it stays.
+    fn cookie(&self, value: &[u8]) -> Option<HeaderValue> {
+        let text = std::str::from_utf8(value).ok()?;
+        let mut parts = text.split(';');
+        let mut out = parts.next()?.to_owned();
+        for part in parts {
+            let attribute = part.trim();
+            match attribute.split_once('=') {
+                Some((name, path)) if name.trim_end().eq_ignore_ascii_case("path") => {
+                    let path = path.trim_start();
+                    let public = if path.starts_with('/') { &self.public_path(path) } else { path };
+                    out.extend(["; ", name, "=", public]);
+                }
+                Some((name, domain)) if name.trim_end().eq_ignore_ascii_case("domain") => {
+                    let domain = domain.trim_start();
+                    match self.domain(domain) {
+                        Some(Some(public)) => out.extend(["; ", name, "=", public]),
+                        Some(None) => {}
+                        None => out.extend(["; ", attribute]),
+                    }
+                }
+                _ => out.extend(["; ", attribute]),
+            }
+        }
+        (out != text).then(|| HeaderValue::from_str(&out).ok())?
+    }
+
+    /// Returns what replaces a cookie's domain, if anything does.
+    fn domain(&self, domain: &str) -> Option<Option<&str>> {
+        let domain = domain.trim_start_matches('.');
+        let found = self.domains.iter().find(|(from, _)| from.eq_ignore_ascii_case(domain))?;
+        Some(found.1.as_deref())
+    }
+}
+
+fn prefix(text: &str) -> Result<String, InvalidPrefix> {
+    let is_path = text.starts_with('/')
+        && !text.contains(['?', '#'])
+        && !text.split('/').any(|segment| segment == "..")
+        && PathAndQuery::try_from(text).is_ok();
+    if !is_path {
+        return Err(InvalidPrefix(text.to_owned()));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Returns the rest of a path below a prefix: empty, or with a slash at its beginning.
+fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(prefix)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+/// Returns what follows `http://`, in any case.
+fn strip_http(text: &str) -> Option<&str> {
+    let (scheme, rest) = text.split_at_checked("http://".len())?;
+    scheme.eq_ignore_ascii_case("http://").then_some(rest)
+}
+
+fn without_default_port(authority: &str) -> &str {
+    authority.strip_suffix(":80").unwrap_or(authority)
+}

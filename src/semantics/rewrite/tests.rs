@@ -1,0 +1,120 @@
+//! Targets, redirects and cookies, in the cases of nginx's `proxy_pass`, `proxy_redirect` and
+//! `proxy_cookie_path`.
+
+use super::*;
+
+fn paths(public: &str, server: &str) -> Rewrite {
+    Rewrite::new().path(public, server).unwrap().server("app.internal:3000").server("app2")
+}
+
+#[test]
+fn target_below_the_public_prefix_is_moved_below_the_server_s() {
+    for (public, server, from, to) in [
+        ("/app", "/", "/app", Some("/")),
+        ("/app", "/", "/app/", Some("/")),
+        ("/app/", "/", "/app/x/y?q=/app", Some("/x/y?q=/app")),
+        ("/app", "/base/", "/app/x", Some("/base/x")),
+        ("/app", "/base", "/app", Some("/base")),
+        ("/", "/base", "/x", Some("/base/x")),
+        ("/", "/base", "/", Some("/base/")),
+        ("/", "/", "/x?y", Some("/x?y")),
+        ("/app", "/", "/apple", None),
+        ("/app", "/", "/%61pp/x", None),
+        ("/app", "/", "/", None),
+        ("/app", "/", "http://example.com/app/x", Some("http://example.com/x")),
+    ] {
+        let target = paths(public, server).request_target(&from.parse().unwrap());
+        assert_eq!(target, to.map(|to| to.parse().unwrap()), "{public} {server} {from}");
+    }
+    let same: Uri = "/any/path?q".parse().unwrap();
+    assert_eq!(Rewrite::new().request_target(&same), Some(same));
+}
+
+#[test]
+fn prefix_that_is_no_path_is_refused() {
+    for bad in ["", "app", "/a?b", "/a#b", "/a/../b", "/..", "/a b"] {
+        assert_eq!(Rewrite::new().path(bad, "/").unwrap_err(), InvalidPrefix(bad.into()));
+        assert!(Rewrite::new().path("/", bad).is_err(), "{bad}");
+    }
+}
+
+fn location(rewrite: &Rewrite, value: &str) -> String {
+    let mut headers = HeaderMap::new();
+    headers.insert(LOCATION, value.parse().unwrap());
+    headers.insert(CONTENT_LOCATION, value.parse().unwrap());
+    rewrite.response(&mut headers, Some(&HeaderValue::from_static("www.example.com")));
+    assert_eq!(headers[LOCATION], headers[CONTENT_LOCATION]);
+    headers[LOCATION].to_str().unwrap().to_owned()
+}
+
+#[test]
+fn redirect_to_the_server_becomes_one_below_the_public_prefix() {
+    let rewrite = paths("/app", "/base");
+    for (value, expected) in [
+        ("http://app.internal:3000/base/x?y#z", "/app/x?y#z"),
+        ("HTTP://APP.internal:3000/base", "/app"),
+        ("http://app2/base/x", "/app/x"),
+        ("http://app2:80/base/x", "/app/x"),
+        ("http://www.example.com/base/", "/app/"),
+        ("//app2/base/x", "/app/x"),
+        ("/base/x", "/app/x"),
+        ("/base?x", "/app?x"),
+        // What is not below the server's prefix keeps its path.
+        ("/other", "/other"),
+        ("/basement", "/basement"),
+        ("http://app2/other", "/other"),
+        ("http://app2", "/"),
+        // Other servers, another scheme, and what is relative to the request.
+        ("http://app2:81/base/x", "http://app2:81/base/x"),
+        ("http://elsewhere/base/x", "http://elsewhere/base/x"),
+        ("http://app2.evil/base/x", "http://app2.evil/base/x"),
+        ("http://app2@evil/base/x", "http://app2@evil/base/x"),
+        ("https://www.example.com/base/x", "https://www.example.com/base/x"),
+        ("x/y", "x/y"),
+        ("?page=2", "?page=2"),
+        ("mailto:a@app2", "mailto:a@app2"),
+    ] {
+        assert_eq!(location(&rewrite, value), expected, "{value}");
+    }
+    let root = paths("/", "/base");
+    assert_eq!(location(&root, "/base"), "/");
+    assert_eq!(location(&root, "/base/x"), "/x");
+    assert_eq!(location(&Rewrite::new().server("app2"), "http://app2/x"), "/x");
+}
+
+#[test]
+fn redirect_to_another_host_by_a_path_of_two_slashes_is_never_made() {
+    // A path that would become the name of a host.
+    for value in
+        ["/base//evil.example/x", "http://app2/base//evil.example/x", "http://app2//evil/x"]
+    {
+        let changed = location(&paths("/", "/base"), value);
+        assert!(!changed.starts_with("//"), "{value} became {changed}");
+    }
+}
+
+#[test]
+fn cookies_keep_their_order_and_have_the_public_path_and_domain() {
+    let rewrite = paths("/app", "/base")
+        .cookie_domain("app.internal", Some("example.com"))
+        .cookie_domain(".app2", None);
+    let cases = [
+        ("a=b; Path=/base/x; HttpOnly", "a=b; Path=/app/x; HttpOnly"),
+        ("a=b;path=/base", "a=b; path=/app"),
+        ("a=b; Path=/other; Secure", "a=b; Path=/other; Secure"),
+        ("a=b; Path=", "a=b; Path="),
+        ("a=b; Domain=.App.Internal; Path=/base", "a=b; Domain=example.com; Path=/app"),
+        ("a=b; Domain=app2; Max-Age=1", "a=b; Max-Age=1"),
+        ("a=b; Domain=elsewhere", "a=b; Domain=elsewhere"),
+        ("a=b=c; Path=/base", "a=b=c; Path=/app"),
+        ("path=/base", "path=/base"),
+        ("a=b", "a=b"),
+    ];
+    let mut headers = HeaderMap::new();
+    for (cookie, _) in cases {
+        headers.append(SET_COOKIE, cookie.parse().unwrap());
+    }
+    rewrite.response(&mut headers, None);
+    let changed: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+    assert_eq!(changed, cases.map(|(_, expected)| expected));
+}
