@@ -9,3 +9,4 @@ pub mod pick;
 #[cfg(feature = "worker")]
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 pub(crate) mod restart;
+pub mod retry_budget;
