@@ -122,10 +122,9 @@ impl<P: Protocol> Cause<P> {
 pub struct ExchangeError<P: Protocol> {
     /// Why it failed.
     pub cause: Cause<P>,
-    /// Whether the server may have received a part of the request.
+    /// How far the request has come. Any byte from the server is an answer, interim responses and STDERR
+    /// included.
     pub delivery: Delivery,
-    /// Whether at least a byte from the server has been read, interim responses and STDERR included.
-    pub has_answer: bool,
     /// The original request, if no byte of a response has been read and the request's body can be
     /// [sent again](Body::replay) or was not yet read.
     pub request: Option<Box<Request<Body>>>,
@@ -134,7 +133,7 @@ pub struct ExchangeError<P: Protocol> {
 impl<P: Protocol> ExchangeError<P> {
     /// Creates the error of an exchange that failed after the response began.
     fn after_answer(cause: Cause<P>) -> Self {
-        Self { cause, delivery: Delivery::MaybeSent, has_answer: true, request: None }
+        Self { cause, delivery: Delivery::Answered, request: None }
     }
 }
 

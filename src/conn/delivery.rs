@@ -1,6 +1,6 @@
-//! `Delivery`: whether a request that failed may have reached its server.
+//! `Delivery`: how far a request that failed has come.
 
-/// Whether a request that failed may have reached its server.
+/// How far a request that failed has come.
 ///
 /// A request that was not sent can always be sent again; one that may have been sent, only if its method is
 /// idempotent (RFC 9110 section 9.2.2).
@@ -10,4 +10,6 @@ pub enum Delivery {
     NotSent,
     /// At least one byte of it was written: the server may have acted on it.
     MaybeSent,
+    /// At least one byte of a response has arrived: the server has acted on it.
+    Answered,
 }

@@ -171,8 +171,8 @@ impl Protocol for Core {
         self.conn.resume(now);
     }
 
-    fn disable_keep_alive(&mut self) {
-        self.conn.disable_keep_alive();
+    fn abandon_body(&mut self) {
+        self.conn.abandon_body();
     }
 
     fn can_begin(&self) -> bool {

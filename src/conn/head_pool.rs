@@ -8,6 +8,7 @@ use std::cell::RefCell;
 
 use http::{Extensions, HeaderMap, request};
 
+use super::InterimResponses;
 use crate::peer::{Peer, RequestId};
 
 /// The largest capacity of a small map, in fields: 64 fields take 7 KiB, and few clients send half as
@@ -29,7 +30,7 @@ const MAX_KEPT: usize = 64;
 thread_local! {
     static FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
     static LARGE_FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
-    /// Each holds a [`Peer`] and a [`RequestId`], and nothing else.
+    /// Each holds a [`Peer`], a [`RequestId`] and [`InterimResponses`], and nothing else.
     static EXTENSIONS: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -41,7 +42,7 @@ pub(crate) fn acquire_fields(count: usize) -> HeaderMap {
     stack.try_with(|stack| stack.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
-/// Returns the extensions of a request: its client and its id.
+/// Returns the extensions of a request: its client, its id, and where interim responses to it go.
 pub(crate) fn acquire_extensions(peer: &Peer, id: RequestId) -> Extensions {
     let kept = EXTENSIONS.try_with(|stack| stack.borrow_mut().pop());
     let mut extensions = kept.ok().flatten().unwrap_or_default();
@@ -53,6 +54,10 @@ pub(crate) fn acquire_extensions(peer: &Peer, id: RequestId) -> Extensions {
         Some(old) => *old = id,
         None => drop(extensions.insert(id)),
     }
+    let is_unused = extensions.get_mut::<InterimResponses>().is_some_and(InterimResponses::reset);
+    if !is_unused {
+        extensions.insert(InterimResponses::new());
+    }
     extensions
 }
 
@@ -60,8 +65,10 @@ pub(crate) fn acquire_extensions(peer: &Peer, id: RequestId) -> Extensions {
 pub(crate) fn release(request::Parts { headers, extensions, .. }: request::Parts) {
     release_fields(headers);
     // Other values would have to be cleared, which frees the allocations too.
-    let has_both = extensions.get::<Peer>().is_some() && extensions.get::<RequestId>().is_some();
-    if extensions.len() == 2 && has_both {
+    let has_all = extensions.get::<Peer>().is_some()
+        && extensions.get::<RequestId>().is_some()
+        && extensions.get::<InterimResponses>().is_some();
+    if extensions.len() == 3 && has_all {
         let _ = EXTENSIONS.try_with(|stack| {
             let mut stack = stack.borrow_mut();
             if stack.len() < MAX_KEPT {
@@ -122,7 +129,7 @@ mod tests {
         let next = head_with_id(&bob, RequestId::new(2, 1), 0);
         assert_eq!((next.headers.capacity(), next.headers.len()), (room, 0));
         assert!(next.headers.get(header::COOKIE).is_none());
-        assert_eq!((next.extensions.len(), next.extensions.get()), (2, Some(&bob)));
+        assert_eq!((next.extensions.len(), next.extensions.get()), (3, Some(&bob)));
         assert_eq!(next.extensions.get(), Some(&RequestId::new(2, 1)));
         assert!(FIELDS.take().is_empty() && EXTENSIONS.take().is_empty(), "they are lent once");
     }

@@ -19,7 +19,7 @@ const HOP_BY_HOP: [&str; 7] = [
 ///
 /// They state the target of a message, its content, its sender and its cacheability. If one were removed,
 /// the upstream server would read the message differently than the gateway.
-const END_TO_END: [&str; 12] = [
+const END_TO_END: [&str; 13] = [
     "host",
     "content-length",
     "content-type",
@@ -32,6 +32,7 @@ const END_TO_END: [&str; 12] = [
     "cache-control",
     "vary",
     "expires",
+    "max-forwards", // counted down here, so it must not be lost (RFC 9110 section 7.6.2)
 ];
 
 /// Removes the fields of this hop: `Connection`, every field that it names, `Keep-Alive`,
@@ -41,7 +42,7 @@ const END_TO_END: [&str; 12] = [
 /// peer's field of that name, never an added one. An end-to-end field that `Connection` names against
 /// the rules (`Host`, `Content-Length`, `Content-Type`,
 /// `Content-Encoding`, `Content-Range`, `Range`, `Authorization`, `Cookie`, `Set-Cookie`,
-/// `Cache-Control`, `Vary`, `Expires`) stays.
+/// `Cache-Control`, `Vary`, `Expires`, `Max-Forwards`) stays.
 ///
 /// Read `Upgrade` and `Transfer-Encoding` before, if you need them. `Proxy-Authenticate` and
 /// `Proxy-Authorization` stay: RFC 9110 section 11.7 allows a chain of proxies to relay them. Remove

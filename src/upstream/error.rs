@@ -139,6 +139,7 @@ impl fmt::Display for AttemptError {
         let delivery = match self.0.delivery {
             Delivery::NotSent => "request not sent",
             Delivery::MaybeSent => "request may have been sent",
+            Delivery::Answered => "response begun",
         };
         write!(f, "{what}, {delivery}")
     }

@@ -24,7 +24,10 @@ use super::{
 };
 use crate::{
     body::Body,
-    conn::client::{self, Cause, ExchangeError, sealed},
+    conn::{
+        Delivery,
+        client::{self, Cause, ExchangeError, sealed},
+    },
     net::{Address, Stream},
 };
 
@@ -121,11 +124,11 @@ impl<P: Protocol> Evict for Server<P> {
 /// it was given back.
 #[cold]
 fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) -> AttemptError {
-    let ExchangeError { cause, delivery, request, has_answer, .. } = error;
+    let ExchangeError { cause, delivery, request, .. } = error;
     let kind = match &cause {
         // RFC 9112 section 9.3.1: a server may close an idle connection while a request is on its
         // way. One that has begun to answer was not idle any more.
-        Cause::Io(_) | Cause::Closed if is_reused && !has_answer => {
+        Cause::Io(_) | Cause::Closed if is_reused && delivery != Delivery::Answered => {
             AttemptErrorKind::StaleConnection
         }
         Cause::Io(_) | Cause::Closed => AttemptErrorKind::ConnectionLost,

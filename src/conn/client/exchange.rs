@@ -4,8 +4,8 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
-    time::Instant,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,11 +18,16 @@ use super::{
 };
 use crate::{
     body::Body,
-    conn::{Checkin, Delivery, head_pool},
+    conn::{Checkin, Delivery, InterimResponses, head_pool},
     net::{Io, clock},
     peer::Deadline,
     proto::h1::Event,
+    semantics::gateway,
 };
+
+/// How long a server may take to say whether it wants the body of a request with `Expect: 100-continue`,
+/// as curl waits, 1 s. Then the body is sent, since old servers do not answer (RFC 9110 section 10.1.1).
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The future of [`Connection::exchange_with`].
 ///
@@ -43,6 +48,8 @@ struct Inner<P: Protocol, I, C> {
     replay: Option<Body>,
     /// The request's own deadline.
     deadline: Option<Instant>,
+    /// Until when the body is held back, since the server has been asked whether it wants it.
+    held_until: Option<Instant>,
     progress: Progress,
 }
 
@@ -77,6 +84,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
             extra,
             replay: body.replay(),
             upload: Some(Upload::new(body)),
+            held_until: None,
             progress: Progress::New,
         };
         Self { inner: Some(inner) }
@@ -94,7 +102,12 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         }
         loop {
             let state = &mut *self.connection.state;
-            pump(state, &mut self.upload, now, cx)?;
+            if !state.core.awaits_continue() {
+                self.held_until = None;
+            }
+            if self.held_until.is_none() {
+                pump(state, &mut self.upload, now, cx)?;
+            }
             let had_room = state.output.has_room();
             // A write may fail because the server has responded and closed. Its response can still be read,
             // so the write error counts only if there is no response.
@@ -115,6 +128,7 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
                 Poll::Ready(Ok(_)) => {
                     self.progress = Progress::Answered;
                     let event = state.core.recv(now, &mut state.input).map_err(Cause::Fault)?;
+                    self.relay_interim();
                     if let Some(Event::Head(head)) = event {
                         return Poll::Ready(Ok(head));
                     }
@@ -122,7 +136,10 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Cause::Io(e))),
                 Poll::Pending => match broken {
                     Some(cause) => return Poll::Ready(Err(cause)),
-                    None => return self.poll_expired(now, cx).map(Err),
+                    None => match ready!(self.poll_expired(now, cx)) {
+                        Some(cause) => return Poll::Ready(Err(cause)),
+                        None => self.held_until = None,
+                    },
                 },
             }
         }
@@ -136,6 +153,9 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         let state = &mut *self.connection.state;
         let (core, out) = (&mut state.core, state.output.head());
         core.send_request(now, &self.parts, &self.extra, length, out).map_err(Cause::Misuse)?;
+        if core.awaits_continue() {
+            self.held_until = now.checked_add(CONTINUE_TIMEOUT);
+        }
         self.progress = Progress::Encoded;
         Ok(())
     }
@@ -150,18 +170,42 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         result
     }
 
-    fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Cause<P>> {
-        if !self.connection.state.poll_expired(cx, now, self.deadline) {
+    /// Passes interim responses on, without the fields of the server's hop.
+    fn relay_interim(&mut self) {
+        while let Some(mut head) = self.connection.state.core.take_interim() {
+            if let Some(receiver) = self.parts.extensions.get::<InterimResponses>() {
+                gateway::prepare_response(&mut head.headers);
+                let _ = receiver.send(head.status, head.headers); // beyond the bound they are dropped
+            }
+        }
+    }
+
+    /// Ready when a time has passed: that of the exchange, or, without a cause, that of the held body.
+    fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Cause<P>>> {
+        let until = [self.deadline, self.held_until].into_iter().flatten().min();
+        if !self.connection.state.poll_expired(cx, now, until) {
             return Poll::Pending;
         }
-        let is_deadline = self.deadline.is_some_and(|deadline| deadline <= clock::now());
-        Poll::Ready(if is_deadline { Cause::Deadline } else { Cause::Timeout })
+        let later = clock::now();
+        let has_passed = |time: Option<Instant>| time.is_some_and(|time| time <= later);
+        Poll::Ready(if has_passed(self.deadline) {
+            Some(Cause::Deadline)
+        } else if has_passed(self.held_until) {
+            None
+        } else {
+            Some(Cause::Timeout)
+        })
     }
 
     /// Returns the response. Its body owns the connection, unless the body is already complete.
     fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause<P>> {
-        let Self { mut connection, checkin, upload, parts: request, .. } = self;
+        let Self { mut connection, checkin, mut upload, parts: request, held_until, .. } = self;
         head_pool::release(request);
+        if held_until.is_some() {
+            // The server has answered without the body, so it does not want it.
+            upload = None;
+            connection.state.core.abandon_body();
+        }
         let mut buffered = BufferedBody::default();
         loop {
             let state = &mut *connection.state;
@@ -186,12 +230,11 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
     }
 
     fn fail(self, now: Instant, cause: Cause<P>) -> ExchangeError<P> {
-        let delivery = if self.progress >= Progress::Written {
-            Delivery::MaybeSent
-        } else {
-            Delivery::NotSent
+        let delivery = match self.progress {
+            Progress::New | Progress::Encoded => Delivery::NotSent,
+            Progress::Written => Delivery::MaybeSent,
+            Progress::Answered => Delivery::Answered,
         };
-        let has_answer = self.progress == Progress::Answered;
         let body = match self.progress {
             Progress::New => self.upload.map(Upload::into_body),
             Progress::Encoded | Progress::Written => self.replay,
@@ -201,7 +244,7 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
             self.checkin.checkin(self.connection, now);
         }
         let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
-        ExchangeError { cause, delivery, has_answer, request }
+        ExchangeError { cause, delivery, request }
     }
 }
 

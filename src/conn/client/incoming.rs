@@ -68,7 +68,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
                 if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
                     self.upload = None;
                     state.output.clear();
-                    state.core.disable_keep_alive();
+                    state.core.abandon_body();
                 } else if !had_room && self.upload.is_some() && state.output.is_empty() {
                     continue; // the pump stopped at a full output, and no waker is registered for it
                 }

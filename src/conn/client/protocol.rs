@@ -89,8 +89,19 @@ pub(crate) mod sealed {
         /// Restarts the server's timeout.
         fn resume(&mut self, now: Instant);
 
-        /// Closes the connection after the current exchange.
-        fn disable_keep_alive(&mut self);
+        /// Gives up the request's body: the response may still come, and the connection is closed after it.
+        fn abandon_body(&mut self);
+
+        /// Returns whether the server has been asked whether it wants the request's body, and has not answered
+        /// (RFC 9110 section 10.1.1).
+        fn awaits_continue(&self) -> bool {
+            false
+        }
+
+        /// Returns the next interim response that has arrived, other than 100 (RFC 9110 section 15.2).
+        fn take_interim(&mut self) -> Option<response::Parts> {
+            None
+        }
 
         /// Returns whether an exchange can begin.
         fn can_begin(&self) -> bool;

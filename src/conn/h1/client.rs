@@ -119,8 +119,16 @@ impl Protocol for Core {
         Self::resume(self, now);
     }
 
-    fn disable_keep_alive(&mut self) {
-        Self::disable_keep_alive(self);
+    fn abandon_body(&mut self) {
+        Self::abandon_body(self);
+    }
+
+    fn awaits_continue(&self) -> bool {
+        Self::awaits_continue(self)
+    }
+
+    fn take_interim(&mut self) -> Option<response::Parts> {
+        Self::take_interim(self)
     }
 
     fn can_begin(&self) -> bool {

@@ -461,9 +461,7 @@ impl Conn {
         }
         write_header(kind::STDIN, REQUEST, 0, out);
         self.writing = Writing::Done;
-        if self.reading == Reading::Head {
-            self.since = now; // the timeout of the head begins
-        }
+        self.since = now; // the timeout of the head begins, or that of the rest of the body
         Ok(())
     }
 
@@ -518,6 +516,18 @@ impl Conn {
     }
 }
 
+/// Output without bytes.
+impl Conn {
+    /// Gives up a request's body that is being sent: the response may still be received, and the connection is
+    /// closed after it.
+    pub fn abandon_body(&mut self) {
+        self.keep_alive = false;
+        if self.is_writing_body() {
+            self.writing = Writing::Done;
+        }
+    }
+}
+
 /// Requests to the driver.
 impl Conn {
     /// Returns whether more bytes can be used now.
@@ -530,7 +540,8 @@ impl Conn {
     /// The driver calls [`timeout`](Self::timeout) when it has passed.
     pub fn deadline(&self) -> Option<Instant> {
         let span = match self.reading {
-            Reading::Head if self.is_writing_body() => return None, // our own request is not complete
+            // Our own request is not complete, even if the response has begun.
+            Reading::Head | Reading::Body(_) if self.is_writing_body() => return None,
             Reading::Head | Reading::Values => self.limits.head_timeout,
             Reading::Body(_) => self.limits.body_timeout,
             Reading::Idle | Reading::Closed => return None,

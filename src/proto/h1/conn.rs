@@ -244,7 +244,8 @@ impl<R: Role> Conn<R> {
             let meta = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
             if !meta.is_final {
                 self.lines.clear();
-                continue; // an interim response
+                self.role.on_interim(parts);
+                continue;
             }
             self.keep_alive &= meta.keep_alive;
             self.since = now;
@@ -379,8 +380,8 @@ impl<R: Role> Conn<R> {
             Writing::Idle | Writing::Done | Writing::Closed => return Err(Misuse::State),
         }
         self.writing = Writing::Done;
-        if self.is_before_message() {
-            self.since = now; // from here on the response is awaited
+        if R::IS_CLIENT || self.is_before_message() {
+            self.since = now; // from here on the rest of the response is awaited
         }
         self.try_keep_alive(now);
         Ok(())
@@ -391,6 +392,15 @@ impl<R: Role> Conn<R> {
         self.keep_alive = false;
         if self.is_idle() {
             self.reading = Reading::Closed;
+            self.writing = Writing::Closed;
+        }
+    }
+
+    /// Gives up a message that is being sent, so that no other can follow it. The peer's message may still be
+    /// received, and the connection is closed after it.
+    pub fn abandon_body(&mut self) {
+        self.keep_alive = false;
+        if self.is_writing_body() {
             self.writing = Writing::Closed;
         }
     }
@@ -423,8 +433,8 @@ impl<R: Role> Conn<R> {
     ///
     /// The driver calls [`timeout`](Self::timeout) when it has passed.
     pub fn deadline(&self) -> Option<Instant> {
-        if self.is_awaiting_response() && self.is_writing_body() {
-            return None; // the client's own request is not complete
+        if R::IS_CLIENT && self.is_writing_body() {
+            return None; // the client's own request is not complete, even if the response has begun
         }
         let l = &self.limits;
         let span = match self.reading {

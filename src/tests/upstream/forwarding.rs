@@ -175,22 +175,6 @@ async fn forwarded_trace_has_no_credentials_and_one_hop_less() {
 }
 
 #[tokio::test]
-async fn interim_responses_are_dropped_before_the_final_one() {
-    let (script, addr) = Script::new().await;
-    let front = proxy(&[addr]).await;
-    let server = async {
-        let mut server = script.accept().await;
-        read_until(&mut server, "\r\n\r\n").await;
-        let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
-        server.write_all(format!("{hints}{OK}").as_bytes()).await.unwrap();
-    };
-    let ((), answer) = tokio::join!(server, exchange(front.addr, get("/")));
-    assert_eq!(statuses(&answer), [200]);
-    assert!(!answer.to_lowercase().contains("link"), "{answer}");
-    front.stop().await;
-}
-
-#[tokio::test]
 async fn errors_have_one_shape_in_every_place_that_answers() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use crate::{
     Budget, Response,
     body::{Body, Sender},
     budget::Lease,
-    conn::{RequestInfo, access_log::Transfers, output::Output},
+    conn::{InterimResponses, RequestInfo, access_log::Transfers, output::Output},
     error::BoxError,
     net::GateWaiter,
     proto::h1::{Conn, Event, IdleState, Limits, Server},
@@ -38,6 +38,8 @@ pub(super) struct Active {
     pub(super) transfers: Transfers,
     /// The sender of the current request's body, while that is incomplete.
     pub(super) upload: Option<Upload>,
+    /// Where the service puts interim responses, while it is called for a client that knows them.
+    pub(super) interim: Option<InterimResponses>,
     /// The connection's share of the budget, for memory held between two polls.
     lease: Option<Lease>,
     /// When bytes were last read.
@@ -152,6 +154,7 @@ impl Active {
             head_bytes: 0,
             transfers: Transfers::default(),
             upload: None,
+            interim: None,
             read_closed: false,
             half_closed: None,
             drain_until: None,
@@ -187,6 +190,16 @@ impl Active {
         let remaining =
             if self.core.is_reading_body() { self.core.remaining_body() } else { Some(0) };
         remaining.is_some_and(|n| n <= self.input.len() as u64)
+    }
+
+    /// Sends the interim responses that the service has, while there is room. An invalid one is dropped.
+    pub(super) fn relay_interim(&mut self) {
+        let Some(interim) = &self.interim else { return };
+        while self.output.has_room()
+            && let Some((status, headers)) = interim.take()
+        {
+            let _ = self.core.send_interim(status, &headers, self.output.head());
+        }
     }
 
     /// Restarts the service's timer: from now on the driver waits for the service, not for the client.

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
     header::{ALLOW, VARY},
     request, response,
 };
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     HttpService, Response,
     body::{self, Body, FileSlice, HttpBody, Segment},
-    conn::{RequestInfo, access_log::Entry, head_pool, log_error, log_request},
+    conn::{InterimResponses, RequestInfo, access_log::Entry, head_pool, log_error, log_request},
     error::{BoxError, Chain, Error, panic_message},
     net::{Io, clock},
     peer::RequestId,
@@ -120,6 +120,9 @@ where
             return Step::Again;
         }
         parts.extensions = head_pool::acquire_extensions(&self.peer, id);
+        if parts.version != Version::HTTP_10 {
+            active.interim = parts.extensions.get::<InterimResponses>().cloned();
+        }
         match self.poll_service_ready(cx) {
             Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
             Poll::Ready(Err(error)) => self.refuse_service_error(active, &error),
@@ -175,11 +178,14 @@ where
 
     fn step_call(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Call(call, _) = &mut active.stage else { return Step::Again };
-        let result = match catch_panic(|| call.as_mut().poll(cx)) {
+        let polled = catch_panic(|| call.as_mut().poll(cx));
+        active.relay_interim();
+        let result = match polled {
             Ok(Poll::Pending) => return Step::Wait,
             Ok(Poll::Ready(result)) => result,
             Err(panicked) => Err(panicked.into()),
         };
+        active.interim = None;
         active.stage = Stage::End; // drops the call before its response is sent
         let response = match result {
             Ok(response) => response,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, response};
 
 use super::{
     super::{
@@ -67,10 +67,30 @@ impl Conn<Client> {
             self.keep_alive = false;
         }
         encode::end_head(prepared, framing, self.keep_alive, Version::HTTP_11, out);
-        self.role = Client { method: method.clone(), interim: 0 };
+        let expects = headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        self.role.method.clone_from(method);
+        self.role.interim = 0;
+        self.role.interim_heads.clear();
+        self.role.awaits_continue = expects && length != Some(0);
         self.writing = writing;
         self.reading = Reading::Idle { is_head_due: true };
         self.since = now;
         Ok(())
+    }
+
+    /// Returns whether the request has `Expect: 100-continue`, and neither `100 Continue` nor a final response
+    /// has arrived. The driver should not send the body yet, but must not wait for long (RFC 9110 section
+    /// 10.1.1).
+    pub fn awaits_continue(&self) -> bool {
+        self.role.awaits_continue && self.is_awaiting_response()
+    }
+
+    /// Returns the next interim response that has arrived, in order, except for 100. A driver that does not
+    /// relay them need not take them: those of a former exchange are dropped, and
+    /// [`max_interim_responses`](super::super::Limits::max_interim_responses) bounds their number.
+    pub fn take_interim(&mut self) -> Option<response::Parts> {
+        self.role.interim_heads.pop_front()
     }
 }

@@ -1,5 +1,7 @@
 //! The two roles: the heads that each reads, and the state of its exchange.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
 
@@ -45,6 +47,8 @@ pub(super) mod sealed {
             lines: &Lines,
             limits: &Limits,
         ) -> Result<HeadMeta, Fault>;
+        /// Receives the head of an interim response.
+        fn on_interim(&mut self, head: Self::Head);
         /// Records that body bytes have arrived.
         fn on_body_data(&mut self);
         /// Returns whether a request has arrived and its response has not begun.
@@ -72,6 +76,10 @@ pub struct Client {
     pub(super) method: Method,
     /// Interim responses received so far.
     pub(super) interim: usize,
+    /// Those that the driver has not taken, without 100.
+    pub(super) interim_heads: VecDeque<response::Parts>,
+    /// The request asks whether its body is wanted, and the server has not answered.
+    pub(super) awaits_continue: bool,
 }
 
 impl Role for Server {}
@@ -105,6 +113,8 @@ impl sealed::Role for Server {
         self.expects_continue = meta.expects_continue;
         Ok(HeadMeta { is_final: true, length: meta.length, keep_alive: meta.keep_alive })
     }
+
+    fn on_interim(&mut self, _: request::Parts) {}
 
     fn on_body_data(&mut self) {
         self.expects_continue = false; // the client has not waited
@@ -148,6 +158,14 @@ impl sealed::Role for Client {
             }
         }
         Ok(HeadMeta { is_final: !interim, length: meta.length, keep_alive: meta.keep_alive })
+    }
+
+    fn on_interim(&mut self, head: response::Parts) {
+        if head.status == StatusCode::CONTINUE {
+            self.awaits_continue = false;
+        } else {
+            self.interim_heads.push_back(head);
+        }
     }
 
     fn on_body_data(&mut self) {}

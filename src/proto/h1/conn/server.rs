@@ -32,6 +32,32 @@ impl Conn<Server> {
         }
     }
 
+    /// Sends an interim response, such as 103 Early Hints (RFC 8297), before the final one.
+    ///
+    /// # Errors
+    /// [`Misuse::State`] unless a request of HTTP/1.1 waits for its response: a client of HTTP/1.0 knows none
+    /// (RFC 9110 section 15.2). [`Misuse::Status`] for a status that is final, for 100, which
+    /// [`send_continue`](Self::send_continue) sends, and for 101.
+    pub fn send_interim(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        let is_new = self.role.version != Version::HTTP_10;
+        if self.writing != Writing::Idle || !self.role.response_pending || !is_new {
+            return Err(Misuse::State);
+        }
+        let is_other = matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS);
+        if !status.is_informational() || is_other {
+            return Err(Misuse::Status);
+        }
+        encode::status_line(status, out);
+        encode::fields(headers, out);
+        out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
     /// Sends a final response's head; `length` is that of the body, `None` if unknown.
     ///
     /// `date` is the whole `Date` field line, with its CRLF; it is written unless the head has a

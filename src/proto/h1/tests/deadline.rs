@@ -180,3 +180,35 @@ fn pooled_connection_times_out_without_an_error() {
     assert_eq!(conn.deadline(), Some(start + Duration::from_secs(3)));
     assert_eq!(conn.timeout(), None);
 }
+
+#[test]
+fn response_that_begins_early_has_no_deadline_until_the_request_is_complete() {
+    let start = now();
+    let mut conn = Conn::<Client>::new(limits(), start);
+    let (mut out, uri) = (BytesMut::new(), Uri::from_static("/"));
+    let mut headers = HeaderMap::new();
+    headers.insert("host", "a".parse().unwrap());
+    conn.send_head(start, &Method::POST, &uri, &headers, Some(4), b"", &mut out).unwrap();
+    let mut input = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
+    assert!(matches!(conn.recv(start, &mut input), Ok(Some(_))));
+    assert_eq!(conn.deadline(), None, "the server may wait for the rest of the request");
+    conn.send_data(4, &mut out).unwrap();
+    let end = start + Duration::from_secs(60);
+    conn.send_end(end, None, &mut out).unwrap();
+    assert_eq!(conn.deadline(), Some(end + Duration::from_secs(5)), "from the end of the request");
+}
+
+#[test]
+fn abandoned_request_has_the_deadline_of_its_response_and_no_successor() {
+    let start = now();
+    let mut conn = Conn::<Client>::new(limits(), start);
+    let (mut out, uri) = (BytesMut::new(), Uri::from_static("/"));
+    conn.send_head(start, &Method::POST, &uri, &HeaderMap::new(), None, b"", &mut out).unwrap();
+    let mut input = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert!(matches!(conn.recv(start, &mut input), Ok(Some(_))));
+    conn.abandon_body();
+    assert_eq!(conn.deadline(), Some(start + Duration::from_secs(5)));
+    assert!(conn.send_data(1, &mut out).is_err());
+    while let Ok(Some(_)) = conn.recv(start, &mut input) {}
+    assert!(!conn.is_idle() && !conn.keeps_alive());
+}

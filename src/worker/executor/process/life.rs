@@ -220,7 +220,7 @@ impl Life {
         };
         let Failed { request, delivery, is_refused, error } = failed;
         let crashed = has_ended || is_refused || ends_soon(child).await;
-        let is_sent = delivery == Delivery::MaybeSent;
+        let is_sent = delivery != Delivery::NotSent;
         // RFC 9110 section 9.2.2.
         let request = request.filter(|request| !is_sent || request.method().is_idempotent());
         let stays = match request {
