@@ -6,6 +6,8 @@
 //! |---|---|
 //! | [`Forward`] | rewrites a client's request as a gateway must: hop-by-hop fields, `X-Forwarded-*` |
 //! | [`Retry`] | sends a request again that failed without harm |
+//! | [`Hedge`] | sends an idempotent request a second time if the first takes long |
+//! | [`Mirror`] | sends a copy of some requests to a shadow |
 //! | [`Balance`] | sends a request to the [`Endpoint`] that a [policy](crate::policy::pick) picks |
 //! | [`Remote`] | is one server at an address, with a pool of idle connections |
 //! | [`FastCgi`] | is an application at an address that speaks FastCGI, such as php-fpm |
@@ -21,6 +23,8 @@ pub mod endpoint;
 pub mod erased;
 pub mod fastcgi;
 pub mod forward;
+pub mod hedge;
+pub mod mirror;
 pub mod remote;
 pub mod retry;
 
@@ -61,7 +65,9 @@ pub use endpoint::{Endpoint, EndpointHandle, EndpointKey};
 pub use erased::ErasedService;
 pub use error::{AttemptError, AttemptErrorKind, NoEndpoint, NotReady, Unreachable};
 pub use fastcgi::{FastCgi, FastCgiBuilder};
-pub use forward::{Forward, ForwardLayer};
+pub use forward::{Forward, ForwardLayer, HostPolicy};
+pub use hedge::{Hedge, HedgeLayer};
+pub use mirror::{MAX_MIRRORED, MIRROR_TIMEOUT, Mirror, MirrorLayer};
 pub use pooled::{
     CONNECT_TIMEOUT, IDLE_TIMEOUT, IdleLimit, MAX_AGE, MAX_QUEUED, PoolConfig, PoolExhausted,
     QUEUE_TIMEOUT, TOTAL_IDLE,

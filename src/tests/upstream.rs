@@ -2,7 +2,9 @@
 
 mod endpoints;
 mod forwarding;
+mod heads;
 mod late;
+mod replay;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -5,14 +5,14 @@ use std::{fmt, io, sync::Arc};
 use tower_layer::Layer;
 
 use super::{
-    Balance, Endpoint, ForwardLayer, PoolConfig, Remote, RetryLayer, Upstream,
+    Balance, Endpoint, ForwardLayer, HostPolicy, PoolConfig, Remote, RetryLayer, Upstream,
     forward::Options as ForwardOptions, remote::RemoteOptions,
 };
 use crate::{
     net::Address,
     policy::pick::{Pick, RoundRobin},
     proto::h1::Limits,
-    semantics::{forwarded::ForwardedFields, via::Via},
+    semantics::{forwarded::ForwardedFields, rewrite::Rewrite, via::Via},
 };
 
 /// Builds an [`Upstream`]. The order of options does not matter.
@@ -36,7 +36,9 @@ pub struct UpstreamBuilder {
     addresses: io::Result<Vec<Address>>,
     policy: Arc<dyn Pick>,
     attempts: Option<usize>,
+    retry: Option<RetryLayer>,
     forward: ForwardOptions,
+    rewrite: Option<Rewrite>,
     remote: RemoteOptions,
 }
 
@@ -47,7 +49,9 @@ impl UpstreamBuilder {
             addresses: Ok(Vec::new()),
             policy: Arc::new(RoundRobin::new()),
             attempts: None,
+            retry: None,
             forward: ForwardOptions::default(),
+            rewrite: None,
             remote: RemoteOptions::default(),
         }
     }
@@ -97,6 +101,33 @@ impl UpstreamBuilder {
         self
     }
 
+    /// Which `Host` the servers are sent, see [`ForwardLayer::host`]. Default: the client's.
+    pub fn host(mut self, policy: HostPolicy) -> Self {
+        self.forward.host = policy;
+        self
+    }
+
+    /// Rewrites paths, redirects and cookies, see [`ForwardLayer::rewrite`]. The addresses of the servers
+    /// count as their [names](Rewrite::server). Off by default.
+    pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
+        self.rewrite = Some(rewrite);
+        self
+    }
+
+    /// Forwards `Expect: 100-continue`, see [`ForwardLayer::forward_expect`]. Off by default.
+    pub fn forward_expect(mut self, on: bool) -> Self {
+        self.forward.forwards_expect = on;
+        self
+    }
+
+    /// Sets the options of retries: their budget, delays and timeouts. Its number of
+    /// [`attempts`](RetryLayer::attempts) is used, too, unless [`attempts`](Self::attempts) is set. Default:
+    /// [`RetryLayer::new`].
+    pub fn retry(mut self, retry: RetryLayer) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
     /// Forwards TRACE, see [`ForwardLayer::forward_trace`]. Off by default.
     pub fn forward_trace(mut self, on: bool) -> Self {
         self.forward.forwards_trace = on;
@@ -126,13 +157,22 @@ impl UpstreamBuilder {
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to send to"));
         }
-        let attempts = self.attempts.unwrap_or(addresses.len() + 1);
+        let retry = match (self.retry, self.attempts) {
+            (Some(retry), None) => retry,
+            (retry, attempts) => {
+                retry.unwrap_or_default().attempts(attempts.unwrap_or(addresses.len() + 1))
+            }
+        };
+        let mut forward = self.forward;
+        forward.rewrite = self.rewrite.map(|rewrite| {
+            let names = addresses.iter().map(ToString::to_string);
+            Arc::new(names.fold(rewrite, |rewrite, name| rewrite.server(&name)))
+        });
         let endpoints = addresses
             .into_iter()
             .map(|address| Endpoint::from(Remote::with_options(address, self.remote.clone())));
         let balance = Balance::new(endpoints, self.policy);
-        let retry = RetryLayer::new().attempts(attempts).layer(balance);
-        Ok(Upstream(ForwardLayer { options: self.forward }.layer(retry)))
+        Ok(Upstream(ForwardLayer { options: forward }.layer(retry.layer(balance))))
     }
 }
 

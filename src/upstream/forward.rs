@@ -4,10 +4,15 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use http::{Method, Request, Response, StatusCode, uri::Scheme};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{EXPECT, HOST},
+    uri::{Parts, Scheme},
+};
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -20,6 +25,7 @@ use crate::{
         forwarded::ForwardedFields,
         gateway,
         problem::{self, Format},
+        rewrite::Rewrite,
         via::Via,
     },
 };
@@ -35,6 +41,23 @@ pub(super) struct Options {
     pub(super) fields: ForwardedFields,
     pub(super) via: Option<Via>,
     pub(super) forwards_trace: bool,
+    pub(super) forwards_expect: bool,
+    pub(super) host: HostPolicy,
+    pub(super) rewrite: Option<Arc<Rewrite>>,
+}
+
+/// The `Host` that a server is sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostPolicy {
+    /// That of the client, as with nginx's `proxy_set_header Host $host`.
+    #[default]
+    Client,
+    /// The server's address: for servers that serve several sites, or that refuse unknown names.
+    /// `X-Forwarded-Host` has the client's.
+    Server,
+    /// This one.
+    Fixed(HeaderValue),
 }
 
 impl ForwardLayer {
@@ -60,6 +83,35 @@ impl ForwardLayer {
         self
     }
 
+    /// Forwards `Expect: 100-continue`, so that a server may refuse a request by its head before the client has
+    /// sent the body. Off by default: the expectation is answered here as soon as the body is read, and a
+    /// server gets the body at once.
+    ///
+    /// A server that does not answer is sent the body after a second. The answer 100 is not relayed as it is:
+    /// the client gets one when its body is read. With a
+    /// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front the body is here before the server is
+    /// asked.
+    #[must_use]
+    pub fn forward_expect(mut self, on: bool) -> Self {
+        self.options.forwards_expect = on;
+        self
+    }
+
+    /// Which `Host` a server is sent. Default: the client's.
+    #[must_use]
+    pub fn host(mut self, policy: HostPolicy) -> Self {
+        self.options.host = policy;
+        self
+    }
+
+    /// Rewrites paths for the server, and its redirects and cookies. A request whose path is not below
+    /// the public prefix is answered with 404.
+    #[must_use]
+    pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
+        self.options.rewrite = Some(Arc::new(rewrite));
+        self
+    }
+
     /// Forwards TRACE, without credentials. By default the response is 501. See [`gateway::answer`].
     #[must_use]
     pub fn forward_trace(mut self, on: bool) -> Self {
@@ -78,15 +130,16 @@ impl<S> Layer<S> for ForwardLayer {
 
 /// Rewrites requests and responses as a gateway must.
 ///
-/// It removes the hop-by-hop fields (RFC 9110 section 7.6.1) of both and the `Expect` of the request, and adds the
+/// It removes the hop-by-hop fields (RFC 9110 section 7.6.1) of both and the `Expect` of the request,
+/// unless it is [forwarded](ForwardLayer::forward_expect), and adds the
 /// [`ForwardedFields`], which name the client. The client is the [`Peer`] in the request's extensions. The layer
 /// belongs outside of [`Retry`](super::Retry), so that a request is rewritten once and not for each attempt.
 ///
 /// It answers requests for the gateway itself, by `Max-Forwards: 0` and TRACE: see [`gateway::answer`]. The
 /// response to a TRACE with content is 400 (RFC 9110 section 9.3.8).
 ///
-/// Interim responses of a server, such as 103 Early Hints, are not forwarded: the driver of the connection to the
-/// server drops them, and that of the client's connection sends only 100.
+/// Interim responses of a server, such as 103 Early Hints, are relayed by
+/// [`InterimResponses`](crate::conn::InterimResponses) in the request's extensions.
 ///
 /// Readiness passes through.
 ///
@@ -142,18 +195,35 @@ where
             Peer::memory().forwarded_proto(scheme)
         });
         let version = request.version();
+        let expect = self.options.expectation(request.headers());
         gateway::prepare_request(request.headers_mut(), &self.options.fields, &peer);
+        if let Some(expect) = expect {
+            request.headers_mut().insert(EXPECT, expect);
+        }
         let via = self.options.via.clone();
         if let Some(via) = &via {
             via.append(request.headers_mut(), version);
         }
-        ResponseFuture(State::Forwarded { future: self.inner.call(request), via })
+        self.options.host.apply(&mut request);
+        let rewrite = self.options.rewrite.clone().map(|rewrite| {
+            Box::new(Rewriting { rewrite, host: request.headers().get(HOST).cloned() })
+        });
+        ResponseFuture(State::Forwarded { future: self.inner.call(request), via, rewrite })
     }
 }
 
 impl Options {
     /// Returns the response to a request that is not forwarded.
     fn answer<B: HttpBody>(&self, request: &mut Request<B>) -> Option<Response<Body>> {
+        if let Some(rewrite) = &self.rewrite {
+            match rewrite.request_target(request.uri()) {
+                Some(target) => *request.uri_mut() = target,
+                None => {
+                    let format = Format::of(request.headers());
+                    return Some(problem::response(StatusCode::NOT_FOUND, None, format));
+                }
+            }
+        }
         if !matches!(*request.method(), Method::OPTIONS | Method::TRACE) {
             return None;
         }
@@ -167,6 +237,37 @@ impl Options {
             status => problem::response(status, None, Format::of(request.headers())),
         })
     }
+
+    /// The expectation that is forwarded.
+    fn expectation(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let expect = headers.get(EXPECT).filter(|_| self.forwards_expect)?;
+        expect.as_bytes().eq_ignore_ascii_case(b"100-continue").then(|| expect.clone())
+    }
+}
+
+impl HostPolicy {
+    fn apply<B>(&self, request: &mut Request<B>) {
+        match self {
+            Self::Client => {}
+            Self::Fixed(host) => drop(request.headers_mut().insert(HOST, host.clone())),
+            Self::Server => {
+                request.headers_mut().remove(HOST);
+                // An absolute target has a host, too.
+                let mut parts = Parts::default();
+                parts.path_and_query = request.uri().path_and_query().cloned();
+                if let Ok(target) = Uri::from_parts(parts) {
+                    *request.uri_mut() = target;
+                }
+            }
+        }
+    }
+}
+
+/// What the response is rewritten by.
+struct Rewriting {
+    rewrite: Arc<Rewrite>,
+    /// The `Host` that was sent.
+    host: Option<HeaderValue>,
 }
 
 /// The future of [`Forward`].
@@ -179,6 +280,8 @@ enum State<F> {
         #[pin]
         future: F,
         via: Option<Via>,
+        /// Boxed, since few gateways rewrite.
+        rewrite: Option<Box<Rewriting>>,
     },
     /// Boxed, since it is rare and would make the future larger.
     Answered(Option<Box<Response<Body>>>),
@@ -192,8 +295,8 @@ where
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (future, via) = match self.project().0.project() {
-            StateProj::Forwarded { future, via } => (future, via),
+        let (future, via, rewrite) = match self.project().0.project() {
+            StateProj::Forwarded { future, via, rewrite } => (future, via, rewrite),
             StateProj::Answered(response) => {
                 let response = response.take().expect("not polled again after it has ended");
                 return Poll::Ready(Ok(*response));
@@ -202,6 +305,9 @@ where
         Poll::Ready(ready!(future.poll(cx)).map(|response| {
             let mut response = response.map(Body::new);
             gateway::prepare_response(response.headers_mut());
+            if let Some(Rewriting { rewrite, host }) = rewrite.as_deref() {
+                rewrite.response(response.headers_mut(), host.as_ref());
+            }
             let version = response.version();
             if let Some(via) = via {
                 via.append(response.headers_mut(), version);

@@ -1,84 +1,69 @@
-//! `Retry`: sends a failed request again, if that is safe.
+//! `Retry`: sends a request again that failed without harm.
+
+mod config;
+mod judge;
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use http::{Request, Response};
 use pin_project::pin_project;
-use tower_layer::Layer;
+use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use super::error::{AttemptError, AttemptErrorKind};
+use self::{config::Config, judge::judge};
 use crate::{
     HttpService,
     body::{Body, HttpBody},
-    conn::Delivery,
     error::BoxError,
+    net::clock,
+    peer::Deadline,
 };
 
-/// The default of [`RetryLayer::attempts`], 3.
-pub const ATTEMPTS: usize = 3;
+pub use config::{ATTEMPTS, RetryLayer};
 
-/// Wraps a service in [`Retry`].
-#[derive(Debug, Clone, Copy)]
-pub struct RetryLayer {
-    attempts: usize,
-}
-
-impl RetryLayer {
-    /// Creates a layer that sends a request up to [`ATTEMPTS`] times.
-    pub fn new() -> Self {
-        Self { attempts: ATTEMPTS }
-    }
-
-    /// Sets the maximum number of times that a request is sent; 0 counts as 1. Defaults to [`ATTEMPTS`].
-    #[must_use]
-    pub fn attempts(mut self, n: usize) -> Self {
-        self.attempts = n.max(1);
-        self
-    }
-}
-
-impl Default for RetryLayer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<S> Layer<S> for RetryLayer {
-    type Service = Retry<S>;
-
-    fn layer(&self, inner: S) -> Retry<S> {
-        Retry { inner, attempts: self.attempts }
-    }
-}
-
-/// Sends a failed request again, if that is safe. Over [`Balance`](super::Balance) it goes to another endpoint.
+/// Sends a request again that failed without harm: over [`Balance`](super::Balance), to another
+/// endpoint.
 ///
-/// A request is sent again if the service returns it in an [`AttemptError`], and
-/// - no byte of it [was sent](Delivery::NotSent), with any method and any body; or
-/// - the connection failed before a byte of the response was received, the method is idempotent (RFC 9110
-///   section 9.2.2), and the body can be [replayed](Body::replay).
+/// A request is sent again if the service gives it back in an [`AttemptError`](super::AttemptError), and
+/// - not a byte of it [was sent](super::Delivery::NotSent): whatever its method, whatever its body; or
+/// - the attempt failed before a byte of the response came, the body can be
+///   [sent again](Body::replay), and the method is idempotent (RFC 9110 section 9.2.2) or
+///   [`repeatable`](RetryLayer::repeatable) allows it.
 ///
-/// A request that exceeded a timeout or its deadline is not sent again. The error of the last attempt is
-/// returned: the source of an [`AttemptError`], any other error unchanged.
+/// A body that a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) has collected can be sent again,
+/// in memory or in a file. A body that streams is lent to an attempt when it has a connection, so it is
+/// whole as long as nothing was sent.
 ///
-/// Each attempt after the first is sent to a clone of the service. Readiness passes through.
+/// Retries are bounded: by their number for each request, by a [budget](RetryLayer::budget) for all
+/// requests together, and by time. A request that ran out of time is not sent again, unless the time
+/// was that of [one attempt](RetryLayer::attempt_timeout). Errors of other types pass as they are. Of the
+/// last [`AttemptError`](super::AttemptError) the source is returned.
+///
+/// Each attempt but the first is sent to a clone of the service. Readiness passes through.
 ///
 /// ```
+/// use std::time::Duration;
 /// use tower::ServiceBuilder;
 /// use vestibule::upstream::{Balance, Endpoint, ForwardLayer, Remote, RetryLayer};
 ///
 /// let servers = ["10.0.0.1:3000", "10.0.0.2:3000"];
 /// let endpoints = servers.map(|s| Remote::new(s).map(Endpoint::from));
 /// let endpoints = endpoints.into_iter().collect::<Result<Vec<_>, _>>()?;
+/// let retry = RetryLayer::new()
+///     .attempts(2)
+///     .attempt_timeout(Duration::from_secs(2))
+///     .total_timeout(Duration::from_secs(5))
+///     .repeatable(|request| request.headers().contains_key("idempotency-key"));
 /// let proxy = ServiceBuilder::new()
 ///     .layer(ForwardLayer::new())
-///     .layer(RetryLayer::new().attempts(2))
+///     .layer(retry)
 ///     .service(Balance::round_robin(endpoints));
 /// # drop(proxy);
 /// # Ok::<(), std::io::Error>(())
@@ -86,11 +71,11 @@ impl<S> Layer<S> for RetryLayer {
 #[derive(Debug, Clone)]
 pub struct Retry<S> {
     inner: S,
-    attempts: usize,
+    config: Arc<Config>,
 }
 
 impl<S> Retry<S> {
-    /// Returns the inner service.
+    /// The service inside.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -110,11 +95,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut request = request.map(Body::new);
         let service = self.inner.clone();
+        if let Some(budget) = &self.config.budget {
+            budget.deposit();
+        }
+        let deadline = self.config.begin(&mut request);
         ResponseFuture {
-            state: State::Called(self.inner.call(request.map(Body::new))),
+            state: State::Called(self.inner.call(request)),
             service,
-            attempts_left: self.attempts - 1,
+            config: self.config.clone(),
+            attempts: 1,
+            deadline,
             last_error: None,
         }
     }
@@ -126,15 +118,19 @@ pub struct ResponseFuture<S, F> {
     #[pin]
     state: State<F>,
     service: S,
-    attempts_left: usize,
+    config: Arc<Config>,
+    /// Attempts that have begun.
+    attempts: u32,
+    /// The deadline of all attempts together, if an attempt has one of its own.
+    deadline: Option<Instant>,
     last_error: Option<BoxError>,
 }
 
 #[pin_project(project = StateProj)]
 enum State<F> {
     Called(#[pin] F),
-    /// The service is not ready for the next attempt.
-    NotReady(Option<Box<Request<Body>>>),
+    /// The next attempt waits for its delay, then for the service.
+    Waiting(Option<Box<Request<Body>>>, Option<Pin<Box<Sleep>>>),
 }
 
 impl<S> Future for ResponseFuture<S, S::Future>
@@ -152,16 +148,24 @@ where
                         Ok(response) => return Poll::Ready(Ok(response)),
                         Err(error) => error.into(),
                     };
-                    let may_retry = *this.attempts_left > 0;
-                    let (error, request) = decide(error, may_retry, this.last_error.take());
+                    let last = this.last_error.take();
+                    let (error, request) =
+                        judge(error, this.config, *this.attempts, *this.deadline, last);
                     let Some(request) = request else { return Poll::Ready(Err(error)) };
-                    *this.attempts_left -= 1;
                     *this.last_error = Some(error);
-                    this.state.set(State::NotReady(Some(request)));
+                    let delay = this.config.delay(*this.attempts);
+                    let sleep = (!delay.is_zero()).then(|| Box::pin(sleep(delay)));
+                    this.state.set(State::Waiting(Some(request), sleep));
                 }
-                StateProj::NotReady(request) => {
+                StateProj::Waiting(request, delay) => {
+                    if let Some(sleep) = delay {
+                        ready!(sleep.as_mut().poll(cx));
+                        *delay = None;
+                    }
                     ready!(this.service.poll_ready(cx)).map_err(Into::into)?;
-                    let request = request.take().expect("not polled again after it has ended");
+                    let mut request = request.take().expect("not polled again after it has ended");
+                    *this.attempts += 1;
+                    this.config.limit_attempt(&mut request, *this.deadline);
                     let future = this.service.call(*request);
                     this.state.set(State::Called(future));
                 }
@@ -170,42 +174,35 @@ where
     }
 }
 
-/// Returns the error, and the request if it should be sent again.
-#[cold]
-fn decide(
-    error: BoxError,
-    may_retry: bool,
-    last: Option<BoxError>,
-) -> (BoxError, Option<Box<Request<Body>>>) {
-    let mut error = match error.downcast::<AttemptError>() {
-        Ok(error) => *error,
-        Err(error) => return (error, None),
-    };
-    let may_retry = match error.kind() {
-        // The error of the attempt before is the cause; that no endpoint is left follows from it.
-        AttemptErrorKind::NoEndpoint => {
-            return (last.unwrap_or_else(|| error.into_source()), None);
+impl Config {
+    /// Sets the deadlines of a request and of its first attempt. Returns the deadline of all attempts, if the
+    /// request has lost it to that of an attempt.
+    fn begin(&self, request: &mut Request<Body>) -> Option<Instant> {
+        if self.total_timeout.is_none() && self.attempt_timeout.is_none() {
+            return None;
         }
-        AttemptErrorKind::Timeout | AttemptErrorKind::Request => false,
-        AttemptErrorKind::Unreachable
-        | AttemptErrorKind::Busy
-        | AttemptErrorKind::StaleConnection
-        | AttemptErrorKind::ConnectionLost
-        | AttemptErrorKind::Protocol
-        | AttemptErrorKind::Service => may_retry,
-    };
-    let is_sent = error.delivery() == Delivery::MaybeSent;
-    let request = error.take_request().filter(|request| {
-        // RFC 9110 section 9.2.2.
-        may_retry && (!is_sent || request.method().is_idempotent())
-    });
-    (error.into_source(), request.map(Box::new))
+        let own = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
+        let total = self.total_timeout.and_then(|timeout| clock::now().checked_add(timeout));
+        let deadline = [own, total].into_iter().flatten().min();
+        self.limit_attempt(request, deadline);
+        deadline
+    }
+
+    /// Sets the deadline of the next attempt, at the latest `deadline`.
+    fn limit_attempt(&self, request: &mut Request<Body>, deadline: Option<Instant>) {
+        if self.total_timeout.is_none() && self.attempt_timeout.is_none() {
+            return;
+        }
+        let attempt = self.attempt_timeout.and_then(|timeout| clock::now().checked_add(timeout));
+        match [attempt, deadline].into_iter().flatten().min() {
+            Some(until) => drop(request.extensions_mut().insert(Deadline(until))),
+            None => drop(request.extensions_mut().remove::<Deadline>()),
+        }
+    }
 }
 
 impl<S, F> fmt::Debug for ResponseFuture<S, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture")
-            .field("attempts_left", &self.attempts_left)
-            .finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").field("attempts", &self.attempts).finish_non_exhaustive()
     }
 }

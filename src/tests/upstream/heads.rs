@@ -1,0 +1,210 @@
+//! Heads that a gateway relays or rewrites: interim responses, expectations, `Host`, paths, redirects and
+//! cookies.
+
+use http::HeaderValue;
+
+use super::*;
+use crate::{
+    conn::InterimResponses,
+    semantics::rewrite::Rewrite,
+    upstream::{HostPolicy, UpstreamBuilder},
+};
+
+fn to(addr: SocketAddr) -> UpstreamBuilder {
+    UpstreamBuilder::new().server(addr.to_string())
+}
+
+#[tokio::test]
+async fn early_hints_reach_the_client_before_the_response() {
+    let (script, addr) = Script::new().await;
+    let front = proxy(&[addr]).await;
+    let mut client = TcpStream::connect(front.addr).await.unwrap();
+    for _ in 0..2 {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut server = script.accept().await;
+        read_until(&mut server, "\r\n\r\n").await;
+        let hints =
+            "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nKeep-Alive: x\r\n\r\n";
+        server.write_all(hints.as_bytes()).await.unwrap();
+        let interim = read_until(&mut client, "\r\n\r\n").await;
+        assert_eq!(interim, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n");
+        // Another comes with the response.
+        let both = format!(
+            "HTTP/1.1 102 Processing\r\n\r\n{}",
+            OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")
+        );
+        server.write_all(both.as_bytes()).await.unwrap();
+        let rest = read_until(&mut client, "ok").await;
+        assert!(rest.starts_with("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\n"), "{rest}");
+    }
+    drop(client);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn client_of_http_1_0_gets_no_early_hints() {
+    let (script, addr) = Script::new().await;
+    let front = proxy(&[addr]).await;
+    let server = async {
+        let mut server = script.accept().await;
+        read_until(&mut server, "\r\n\r\n").await;
+        let both = format!("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n{OK}");
+        server.write_all(both.as_bytes()).await.unwrap();
+        server
+    };
+    let request = "GET / HTTP/1.0\r\nHost: a\r\n\r\n";
+    let (_server, answer) = tokio::join!(server, exchange(front.addr, request));
+    assert_eq!(statuses(&answer), [200]);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn service_sends_early_hints_of_its_own() {
+    let service = tower::service_fn(|request: Request| async move {
+        let interim = request.extensions().get::<InterimResponses>().unwrap();
+        let mut headers = http::HeaderMap::new();
+        headers.insert("link", HeaderValue::from_static("</b>"));
+        interim.send(http::StatusCode::EARLY_HINTS, headers).unwrap();
+        Ok::<_, std::convert::Infallible>(http::Response::new(Body::from("ok")))
+    });
+    let front = start(service).await;
+    let answer = exchange(front.addr, get("/")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 103 Early Hints\r\nlink: </b>\r\n\r\nHTTP/1.1 200 OK\r\n"),
+        "{answer}"
+    );
+    front.stop().await;
+}
+
+const EXPECTS: &str =
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-Continue\r\n\r\n";
+
+#[tokio::test]
+async fn refusal_of_an_expectation_arrives_before_the_body() {
+    let (script, addr) = Script::new().await;
+    let front = start(to(addr).forward_expect(true).build().unwrap()).await;
+    let mut client = TcpStream::connect(front.addr).await.unwrap();
+    client.write_all(EXPECTS.as_bytes()).await.unwrap();
+    let mut server = script.accept().await;
+    let head = read_until(&mut server, "\r\n\r\n").await;
+    assert!(head.contains("expect: 100-Continue\r\n"), "{head}");
+    let refusal = "HTTP/1.1 413 Payload Too Large\r\nContent-Length: 0\r\n\r\n";
+    server.write_all(refusal.as_bytes()).await.unwrap();
+    let answer = read_until(&mut client, "\r\n\r\n").await;
+    assert_eq!(statuses(&answer), [413], "and no 100");
+    // The body was promised and will not come, so the connection serves no other request.
+    let mut rest = Vec::new();
+    within(server.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "no part of the body is sent");
+    drop(client);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn accepted_expectation_brings_the_body() {
+    let (script, addr) = Script::new().await;
+    let front = start(to(addr).forward_expect(true).build().unwrap()).await;
+    let mut client = TcpStream::connect(front.addr).await.unwrap();
+    client.write_all(EXPECTS.as_bytes()).await.unwrap();
+    let mut server = script.accept().await;
+    read_until(&mut server, "\r\n\r\n").await;
+    server.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+    let go = read_until(&mut client, "\r\n\r\n").await;
+    assert_eq!(go, "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"body").await.unwrap();
+    assert_eq!(read_until(&mut server, "body").await, "body");
+    server.write_all(OK.as_bytes()).await.unwrap();
+    assert!(read_until(&mut client, "ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    drop(client);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn server_that_ignores_an_expectation_gets_the_body_after_a_while() {
+    let (script, addr) = Script::new().await;
+    let front = start(to(addr).forward_expect(true).build().unwrap()).await;
+    let server = async {
+        let mut server = script.accept().await;
+        let all = read_until(&mut server, "body").await;
+        server.write_all(OK.as_bytes()).await.unwrap();
+        (server, all)
+    };
+    let request = format!("{}body", EXPECTS.replace("Expect", "Connection: close\r\nExpect"));
+    let ((_server, all), answer) = tokio::join!(server, exchange(front.addr, request));
+    assert!(all.contains("expect: 100-Continue\r\n") && answer.ends_with("ok"), "{all} {answer}");
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn expectation_is_answered_here_unless_it_is_forwarded() {
+    let (script, addr) = Script::new().await;
+    let front = proxy(&[addr]).await;
+    let mut client = TcpStream::connect(front.addr).await.unwrap();
+    client.write_all(EXPECTS.as_bytes()).await.unwrap();
+    assert_eq!(statuses(&read_until(&mut client, "\r\n\r\n").await), [100]);
+    client.write_all(b"body").await.unwrap();
+    let mut server = script.accept().await;
+    assert!(!read_until(&mut server, "body").await.contains("expect"));
+    drop((client, server));
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn counter_of_forwards_is_not_lost_by_naming_it_in_connection() {
+    let (script, addr) = Script::new().await;
+    let front = proxy(&[addr]).await;
+    let request = "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 5\r\n\
+                   Connection: close, Max-Forwards\r\n\r\n";
+    let server = async {
+        let mut server = script.accept().await;
+        let head = read_until(&mut server, "\r\n\r\n").await;
+        server.write_all(OK.as_bytes()).await.unwrap();
+        head
+    };
+    let (head, _) = tokio::join!(server, exchange(front.addr, request));
+    assert!(head.contains("max-forwards: 4\r\n"), "{head}");
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn paths_redirects_and_cookies_are_rewritten_both_ways() {
+    let (script, addr) = Script::new().await;
+    let rewrite = Rewrite::new().path("/app", "/base").unwrap();
+    let proxy = to(addr).rewrite(rewrite).host(HostPolicy::Server).build().unwrap();
+    let front = start(proxy).await;
+    let server = async {
+        let mut server = script.accept().await;
+        let head = read_until(&mut server, "\r\n\r\n").await;
+        let redirect = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://{addr}/base/login\r\n\
+             Set-Cookie: a=b; Path=/base/\r\nContent-Length: 0\r\n\r\n"
+        );
+        server.write_all(redirect.as_bytes()).await.unwrap();
+        head
+    };
+    let (head, answer) = tokio::join!(server, exchange(front.addr, get("/app/x?y")));
+    assert!(head.starts_with("GET /base/x?y HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains(&format!("host: {addr}\r\n")), "{head}");
+    assert!(head.contains("x-forwarded-host: a\r\n"), "{head}");
+    assert!(answer.contains("location: /app/login\r\n"), "{answer}");
+    assert!(answer.contains("set-cookie: a=b; Path=/app/\r\n"), "{answer}");
+    assert_eq!(statuses(&exchange(front.addr, get("/other")).await), [404]);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn fixed_host_is_sent_in_place_of_the_client_s() {
+    let (script, addr) = Script::new().await;
+    let host = HostPolicy::Fixed(HeaderValue::from_static("site.example"));
+    let front = start(to(addr).host(host).build().unwrap()).await;
+    let server = async {
+        let mut server = script.accept().await;
+        let head = read_until(&mut server, "\r\n\r\n").await;
+        server.write_all(OK.as_bytes()).await.unwrap();
+        head
+    };
+    let (head, _) = tokio::join!(server, exchange(front.addr, get("/")));
+    assert!(head.contains("host: site.example\r\n"), "{head}");
+    assert_eq!(head.matches("\r\nhost: ").count(), 1, "{head}");
+    front.stop().await;
+}

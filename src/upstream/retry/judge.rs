@@ -1,0 +1,65 @@
+//! Whether a request that failed is sent again.
+
+use std::time::Instant;
+
+use http::Request;
+
+use super::Config;
+use crate::{
+    body::Body,
+    conn::Delivery,
+    error::BoxError,
+    net::clock,
+    upstream::error::{AttemptError, AttemptErrorKind},
+};
+
+/// Returns the error, and the request if it is to be sent again instead. `last` is the error of the attempt
+/// before.
+#[cold]
+pub(super) fn judge(
+    error: BoxError,
+    config: &Config,
+    attempts: u32,
+    deadline: Option<Instant>,
+    last: Option<BoxError>,
+) -> (BoxError, Option<Box<Request<Body>>>) {
+    let mut error = match error.downcast::<AttemptError>() {
+        Ok(error) => *error,
+        Err(error) => return (error, None),
+    };
+    let is_of_time = match error.kind() {
+        // What failed before says more than that there is nowhere else to go.
+        AttemptErrorKind::NoEndpoint => {
+            return (last.unwrap_or_else(|| error.into_source()), None);
+        }
+        AttemptErrorKind::Request => return (error.into_source(), None),
+        AttemptErrorKind::Timeout => true,
+        AttemptErrorKind::Unreachable
+        | AttemptErrorKind::Busy
+        | AttemptErrorKind::StaleConnection
+        | AttemptErrorKind::ConnectionLost
+        | AttemptErrorKind::Protocol
+        | AttemptErrorKind::Service => false,
+    };
+    let now = clock::now();
+    let has_time = (!is_of_time || config.attempt_timeout.is_some())
+        && deadline.is_none_or(|deadline| now < deadline);
+    if attempts >= config.attempts || !has_time {
+        return (error.into_source(), None);
+    }
+    let delivery = error.delivery();
+    let request = error.take_request().filter(|request| {
+        let may_repeat = match delivery {
+            Delivery::NotSent => true,
+            Delivery::MaybeSent => {
+                // RFC 9110 section 9.2.2.
+                request.method().is_idempotent()
+                    || config.repeatable.as_ref().is_some_and(|allows| allows(request))
+            }
+            Delivery::Answered => false,
+        };
+        // Last, since it costs a retry.
+        may_repeat && config.budget.as_ref().is_none_or(|budget| budget.try_withdraw(now))
+    });
+    (error.into_source(), request.map(Box::new))
+}

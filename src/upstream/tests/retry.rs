@@ -1,0 +1,124 @@
+//! Bounds of retries: budget, time, delay; and what may be sent again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::{
+    peer::Deadline,
+    policy::{backoff::Backoff, retry_budget::RetryBudget},
+};
+
+const SEC: Duration = Duration::from_secs(1);
+
+fn answered(request: Request<Body>) -> Outcome {
+    let error = AttemptError::new(AttemptErrorKind::ConnectionLost, Delivery::Answered, "cut");
+    Err(error.with_request(request).into())
+}
+
+#[tokio::test]
+async fn retry_without_budget_left_returns_the_error() {
+    let budget = Arc::new(RetryBudget::new(0).min_per_second(0).burst(1));
+    for (left, calls) in [(true, 1), (false, 0)] {
+        let (dead, alive) = (Scripted::new([not_sent as _]), Scripted::new([]));
+        let retry = RetryLayer::new().budget(budget.clone()).layer(balance(&[&dead, &alive]));
+        assert_eq!(send(retry, Method::GET).await.is_ok(), left);
+        assert_eq!(alive.calls(), calls);
+    }
+    let (dead, alive) = (Scripted::new([not_sent as _]), Scripted::new([]));
+    let layer = RetryLayer::new().budget(budget).without_budget();
+    assert_eq!(send(layer.layer(balance(&[&dead, &alive])), Method::GET).await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn request_that_is_not_sent_again_costs_no_budget() {
+    let budget = Arc::new(RetryBudget::new(0).min_per_second(0).burst(1));
+    for outcome in [maybe_sent as _, answered as _, failed as _] {
+        let broken = Scripted::new([outcome]);
+        let retry = RetryLayer::new().budget(budget.clone()).layer(balance(&[&broken]));
+        send(retry, Method::POST).await.unwrap_err();
+    }
+    assert_eq!(budget.available(), 1);
+}
+
+#[tokio::test]
+async fn repeatable_request_is_sent_again_whatever_its_method() {
+    for (outcome, calls) in [(maybe_sent as _, 1), (answered as _, 0)] {
+        let (broken, alive) = (Scripted::new([outcome]), Scripted::new([]));
+        let layer = RetryLayer::new().repeatable(|request| request.headers().contains_key("key"));
+        let retry = layer.layer(balance(&[&broken, &alive]));
+        let post = Request::post("/").header("key", "1").body(Body::from("again")).unwrap();
+        assert_eq!(retry.clone().oneshot(post).await.is_ok(), calls == 1);
+        assert_eq!(alive.calls(), calls);
+    }
+    let (broken, alive) = (Scripted::new([maybe_sent as _]), Scripted::new([]));
+    let layer = RetryLayer::new().repeatable(|request| request.headers().contains_key("key"));
+    send(layer.layer(balance(&[&broken, &alive])), Method::POST).await.unwrap_err();
+    assert_eq!(alive.calls(), 0);
+}
+
+#[tokio::test]
+async fn answered_request_is_never_sent_again() {
+    let (broken, alive) = (Scripted::new([answered as _]), Scripted::new([]));
+    let retry = RetryLayer::new().layer(balance(&[&broken, &alive]));
+    send(retry, Method::GET).await.unwrap_err();
+    assert_eq!(alive.calls(), 0);
+}
+
+/// Takes two seconds for each attempt, or its deadline if that is earlier, and fails for want of time.
+#[derive(Clone, Default)]
+struct Slow(Arc<Mutex<Vec<Duration>>>);
+
+impl Slow {
+    async fn call(self, request: Request<Body>) -> Outcome {
+        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
+        let left = deadline.map_or(9 * SEC, |d| d - Instant::now().into_std());
+        self.0.lock().unwrap().push(left);
+        tokio::time::sleep(left.min(2 * SEC)).await;
+        too_late(request)
+    }
+
+    fn service(&self) -> impl HttpService<Body> + Clone + use<> {
+        let slow = self.clone();
+        service_fn(move |request| slow.clone().call(request))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_have_a_time_of_their_own_within_the_total() {
+    let slow = Slow::default();
+    let layer = RetryLayer::new().attempts(9).attempt_timeout(2 * SEC).total_timeout(5 * SEC);
+    let began = Instant::now();
+    send(layer.layer(slow.service()), Method::GET).await.unwrap_err();
+    assert_eq!(*slow.0.lock().unwrap(), [2 * SEC, 2 * SEC, SEC]);
+    assert_eq!(began.elapsed(), 5 * SEC);
+    // The request's own deadline is kept, if it is earlier.
+    let slow = Slow::default();
+    let layer = RetryLayer::new().attempts(9).attempt_timeout(2 * SEC).total_timeout(5 * SEC);
+    let mut request = request(Method::GET);
+    request.extensions_mut().insert(Deadline((Instant::now() + 3 * SEC).into_std()));
+    assert!(layer.layer(slow.service()).oneshot(request).await.is_err());
+    assert_eq!(*slow.0.lock().unwrap(), [2 * SEC, SEC]);
+    // Without a time of its own an attempt that was too slow has spent that of all.
+    let slow = Slow::default();
+    let layer = RetryLayer::new().total_timeout(5 * SEC);
+    send(layer.layer(slow.service()), Method::GET).await.unwrap_err();
+    assert_eq!(*slow.0.lock().unwrap(), [5 * SEC]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn delay_before_an_attempt_is_a_random_part_of_the_backoff() {
+    let mut delays = Vec::new();
+    for _ in 0..20 {
+        let (dead, alive) = (Scripted::new([not_sent as _]), Scripted::new([]));
+        let layer = RetryLayer::new().backoff(Backoff::new(SEC, SEC));
+        let began = Instant::now();
+        send(layer.layer(balance(&[&dead, &alive])), Method::GET).await.unwrap();
+        delays.push(began.elapsed());
+    }
+    assert!(delays.iter().all(|delay| *delay <= SEC + Duration::from_millis(1)), "{delays:?}");
+    delays.sort_unstable();
+    delays.dedup();
+    assert!(delays.len() > 10, "{delays:?}");
+}
