@@ -14,8 +14,15 @@ fn main() {
         let mut places = env::split_paths(&path);
         places.any(|p| p.join(program).is_file()) || Path::new("/usr/sbin").join(program).is_file()
     };
-    for peer in ["curl", "nginx", "chromium", "python3"] {
-        if ci || found(peer) {
+    for (peer, program) in [
+        ("curl", "curl"),
+        ("nginx", "nginx"),
+        ("chromium", "chromium"),
+        ("python3", "python3"),
+        ("redis", "redis-server"),
+        ("ip", "ip"),
+    ] {
+        if ci || found(program) {
             println!("cargo::rustc-cfg=peer_{peer}");
         }
     }

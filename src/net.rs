@@ -18,6 +18,8 @@ pub(crate) mod reclaim;
 mod send_queue;
 #[cfg(feature = "process")]
 pub(crate) mod seqpacket;
+#[cfg(feature = "upstream")]
+pub(crate) mod splice;
 mod stream;
 
 pub use accept::{Accepted, Acceptor};

@@ -10,6 +10,7 @@
 //! | [`Mirror`] | sends a copy of some requests to a shadow |
 //! | [`Balance`] | sends a request to the [`Endpoint`] that a [policy](crate::policy::pick) picks |
 //! | [`Remote`] | is one server at an address, with a pool of idle connections |
+//! | [`TcpBalance`] | forwards whole connections, of any protocol, to endpoints |
 //! | [`FastCgi`] | is an application at an address that speaks FastCGI, such as php-fpm |
 //!
 //! An endpoint is any service: beside a remote server a pool of worker threads, an `axum::Router` or a
@@ -27,6 +28,7 @@ pub mod hedge;
 pub mod mirror;
 pub mod remote;
 pub mod retry;
+pub mod tcp;
 
 mod attempt;
 mod builder;
@@ -74,6 +76,7 @@ pub use pooled::{
 };
 pub use remote::{RESPONSE_TIMEOUT, Remote, RemoteBuilder};
 pub use retry::{ATTEMPTS, Retry, RetryLayer};
+pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 
 /// A reverse proxy to one or several HTTP/1.1 servers: [`Forward`] over [`Retry`] over [`Balance`] over
 /// [`Remote`]s.

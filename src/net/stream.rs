@@ -71,6 +71,46 @@ impl Stream {
         }
     }
 
+    /// Runs `call`, a system call, once the socket is ready for it.
+    #[cfg(feature = "upstream")]
+    pub(super) fn poll_call(
+        &self,
+        cx: &Context<'_>,
+        interest: Interest,
+        call: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        // `poll_*_ready` take a context that they do not change.
+        let mut cx = Context::from_waker(cx.waker());
+        loop {
+            let is_read = interest.is_readable();
+            let result = match &self.0 {
+                Kind::Tcp(s) => {
+                    let ready = if is_read {
+                        s.poll_read_ready(&mut cx)
+                    } else {
+                        s.poll_write_ready(&mut cx)
+                    };
+                    ready!(ready)?;
+                    s.try_io(interest, || Ok(call(s.as_fd())?))
+                }
+                Kind::Unix(s) => {
+                    let ready = if is_read {
+                        s.poll_read_ready(&mut cx)
+                    } else {
+                        s.poll_write_ready(&mut cx)
+                    };
+                    ready!(ready)?;
+                    s.try_io(interest, || Ok(call(s.as_fd())?))
+                }
+            };
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
     /// Runs `call`, a system call that writes up to `max_len` bytes, once the socket is writable.
     ///
     /// A short write has filled the send buffer, and the next call would fail with `EAGAIN`. A failed

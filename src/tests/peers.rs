@@ -7,6 +7,8 @@ mod django;
 mod nginx;
 mod php;
 mod php_workers;
+mod redis;
+mod tiers;
 
 use std::{path::Path, process::Stdio};
 

@@ -1,0 +1,61 @@
+//! Three tiers: this front, an application, and its database, on one machine or on three.
+//!
+//! ```sh
+//! cargo run --example three_tiers -- --listen 127.0.0.1:8080 --app 127.0.0.1:8000
+//! # The application on two other machines, and its database behind this front, too:
+//! cargo run --example three_tiers -- --listen 0.0.0.0:80 --app 10.0.0.2:8000 --app 10.0.0.3:8000 \
+//!     --database-listen 10.0.0.1:6379 --database 10.0.0.4:6379 --database 10.0.0.5:6379
+//! ```
+//!
+//! Nothing but the addresses differs: an application on another machine is an endpoint like one on this.
+
+use std::time::Duration;
+
+use lexopt::prelude::*;
+use tower::ServiceBuilder;
+use vestibule::{
+    layer::{RequestBufferLayer, RescueLayer, ResponseBufferLayer},
+    net::{Drain, Listener},
+    serve::{serve, shutdown_signal},
+    upstream::{RetryLayer, TcpBalance, Upstream},
+};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (mut listen, mut database_listen) = ("127.0.0.1:8080".to_owned(), None);
+    let (mut apps, mut databases) = (Vec::new(), Vec::new());
+    let mut args = lexopt::Parser::from_env();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("listen") => listen = args.value()?.string()?,
+            Long("app") => apps.push(args.value()?.string()?),
+            Long("database-listen") => database_listen = Some(args.value()?.string()?),
+            Long("database") => databases.push(args.value()?.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+
+    let retry = RetryLayer::new()
+        .attempt_timeout(Duration::from_secs(10))
+        .total_timeout(Duration::from_secs(30));
+    let site = ServiceBuilder::new()
+        .layer(RescueLayer::new()) // outermost: it answers for all below
+        .layer(ResponseBufferLayer::new()) // the application is free before the client has read
+        .layer(RequestBufferLayer::new()) // and not taken before the client has sent
+        .service(Upstream::builder(apps).retry(retry).build()?);
+
+    let drain = Drain::new();
+    let front = async {
+        let served = serve(listen, site).shutdown(shutdown_signal()).await;
+        drain.begin(); // ends the other listener, too
+        served
+    };
+    let database = async {
+        let Some(address) = database_listen else { return Ok(()) };
+        let database = TcpBalance::builder(databases).build()?;
+        database.serve(Listener::bind(&address.parse()?, false)?, &drain).await
+    };
+    tokio::try_join!(front, database)?;
+    drain.ended().await;
+    Ok(())
+}

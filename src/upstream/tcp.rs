@@ -1,0 +1,233 @@
+//! `TcpBalance`: forwards whole connections, of any protocol, to one of several servers.
+
+mod builder;
+mod relay;
+mod serve;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use http::Request;
+use tokio::{io::AsyncWriteExt, sync::Semaphore};
+use tower_service::Service;
+
+use self::{
+    relay::{Limits, Relay},
+    target::Connected,
+};
+use super::{Balance, Retry};
+use crate::{
+    body::Body,
+    error::BoxError,
+    net::{DrainWatch, Io, Stream},
+    peer::{Peer, ProxyAddresses},
+    policy::pick::Pick,
+    proto::proxy,
+};
+
+pub use builder::{MAX_CONNECTIONS, TCP_IDLE_TIMEOUT, TcpBalanceBuilder};
+pub use relay::End;
+pub use target::TcpTarget;
+
+/// Forwards whole connections to one of several servers: a balancer for databases, caches, mail, or
+/// TLS that is not ended here.
+///
+/// - The server is picked by the same [policies](crate::policy::pick) as those of requests, and the same health
+///   counts: a server that cannot be connected to is ejected, and the connection goes to another. A policy may
+///   use the client's [`Peer`], which is among the extensions of the request that it sees.
+/// - Once connected, bytes are moved by splice(2), and are not copied in user space. The end of one
+///   direction is passed on, and the other goes on. A connection that breaks on one side is reset on the
+///   other, which then takes it for no proper end.
+/// - A connection on which nothing moves is closed after [`TCP_IDLE_TIMEOUT`].
+/// - At most [`MAX_CONNECTIONS`] connections are forwarded; others are closed at once.
+///
+/// Cheap to clone: clones share servers, limits and figures.
+///
+/// ```no_run
+/// use vestibule::{net::{Drain, Listener}, upstream::TcpBalance};
+///
+/// # async fn run() -> std::io::Result<()> {
+/// let redis = TcpBalance::builder(["10.0.0.1:6379", "10.0.0.2:6379"]).build()?;
+/// let listener = Listener::bind(&"127.0.0.1:6379".parse()?, false)?;
+/// let drain = Drain::new(); // `drain.begin()` ends it, `drain.ended().await` waits
+/// redis.serve(listener, &drain).await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct TcpBalance(Arc<Shared>);
+
+type Targets = Retry<Balance<TcpTarget, Arc<dyn Pick>>>;
+
+struct Shared {
+    targets: Targets,
+    limits: Limits,
+    proxy_protocol: Option<proxy::Version>,
+    permits: Arc<Semaphore>,
+    max_connections: usize,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// Figures of a [`TcpBalance`] since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TcpStats {
+    /// Connections that are being forwarded, or wait for a server.
+    pub active: usize,
+    /// Connections of clients that were taken.
+    pub accepted: u64,
+    /// Connections that were closed at once, since as many as may were active.
+    pub refused: u64,
+    /// Connections for which no server was found.
+    pub failed: u64,
+    /// Bytes from clients to servers. They count when their connection has ended.
+    pub sent: u64,
+    /// Bytes from servers to clients. They count when their connection has ended.
+    pub received: u64,
+}
+
+/// How a forwarded connection has ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Transferred {
+    /// Bytes from the client to the server.
+    pub sent: u64,
+    /// Bytes from the server to the client.
+    pub received: u64,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// A connection was not forwarded. It has been closed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcpError {
+    /// As many connections as may are active.
+    #[error("{0} connections are forwarded already")]
+    TooMany(usize),
+    /// No server could be connected to.
+    #[error("no server for the connection")]
+    NoServer(#[source] BoxError),
+    /// The server closed the connection before it had taken the PROXY header.
+    #[error("server took no PROXY header")]
+    ProxyHeader(#[source] io::Error),
+}
+
+impl TcpBalance {
+    /// A balancer over these servers, `host:port` or `unix:/path`, with options.
+    pub fn builder<A: AsRef<str>>(servers: impl IntoIterator<Item = A>) -> TcpBalanceBuilder {
+        TcpBalanceBuilder::new(servers)
+    }
+
+    /// The balancer of its servers: their load and health.
+    pub fn balance(&self) -> &Balance<TcpTarget, Arc<dyn Pick>> {
+        self.0.targets.get_ref()
+    }
+
+    /// Its figures.
+    pub fn stats(&self) -> TcpStats {
+        let Counts { accepted, refused, failed, sent, received } = &self.0.counts;
+        TcpStats {
+            active: self.0.max_connections - self.0.permits.available_permits(),
+            accepted: accepted.load(Relaxed),
+            refused: refused.load(Relaxed),
+            failed: failed.load(Relaxed),
+            sent: sent.load(Relaxed),
+            received: received.load(Relaxed),
+        }
+    }
+
+    /// Forwards the connection of a client, until it ends or `watch` aborts it. `read_ahead` are bytes of the
+    /// client that were read already; they are sent first.
+    ///
+    /// # Errors
+    /// [`TcpError`] if there was no server for it.
+    pub async fn forward(
+        &self,
+        mut client: Stream,
+        peer: &Peer,
+        read_ahead: &[u8],
+        mut watch: DrainWatch,
+    ) -> Result<Transferred, TcpError> {
+        let shared = &*self.0;
+        let Ok(_permit) = shared.permits.try_acquire() else {
+            shared.counts.refused.fetch_add(1, Relaxed);
+            client.reset_on_close();
+            return Err(TcpError::TooMany(shared.max_connections));
+        };
+        shared.counts.accepted.fetch_add(1, Relaxed);
+        let connected = self.connect(peer).await.inspect_err(|_| {
+            shared.counts.failed.fetch_add(1, Relaxed);
+            client.reset_on_close();
+        });
+        // The guard counts the connection at its endpoint.
+        let Connected { stream: mut server, guard: _guard } = connected?;
+        let mut first = BytesMut::new();
+        if let Some(version) = shared.proxy_protocol {
+            proxy::encode(version, addresses(peer).as_ref(), &mut first);
+        }
+        first.extend_from_slice(read_ahead);
+        if let Err(error) = server.write_all(&first).await {
+            client.reset_on_close();
+            return Err(TcpError::ProxyHeader(error));
+        }
+        let mut relay = Relay::new(client, server, shared.limits);
+        let end = poll_fn(|cx| relay.poll(cx, &mut watch)).await;
+        let (sent, received) = relay.finish(&end);
+        let sent = sent + read_ahead.len() as u64;
+        shared.counts.sent.fetch_add(sent, Relaxed);
+        shared.counts.received.fetch_add(received, Relaxed);
+        Ok(Transferred { sent, received, end })
+    }
+
+    /// Connects to a server that the policy picks, or to another if that fails.
+    async fn connect(&self, peer: &Peer) -> Result<Connected, TcpError> {
+        let mut targets = self.0.targets.clone();
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(peer.clone());
+        let ready = poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut targets, cx)).await;
+        ready.map_err(TcpError::NoServer)?;
+        let response = targets.call(request).await.map_err(TcpError::NoServer)?;
+        Connected::from_response(response).map_err(TcpError::NoServer)
+    }
+}
+
+/// The addresses that a PROXY header tells: the client that a trusted proxy has named, or that of the socket.
+fn addresses(peer: &Peer) -> Option<ProxyAddresses> {
+    if let Some(proxied) = peer.proxy_addresses() {
+        return Some(*proxied);
+    }
+    Some(ProxyAddresses { client: peer.remote_addr()?, destination: peer.local_addr()? })
+}
+
+/// How long a server may take to accept a connection, unless set otherwise.
+const CONNECT_TIMEOUT: Duration = super::CONNECT_TIMEOUT;
+
+impl fmt::Debug for TcpBalance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpBalance")
+            .field("balance", self.balance())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,125 @@
+//! Options of a [`TcpBalance`].
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tower_layer::Layer;
+
+use super::{CONNECT_TIMEOUT, Counts, Limits, Shared, TcpBalance, TcpTarget};
+use crate::{
+    net::Address,
+    policy::pick::{Pick, RoundRobin},
+    proto::proxy,
+    upstream::{Balance, Endpoint, RetryLayer},
+};
+
+/// How long nothing may move on a forwarded connection, unless set otherwise, as with nginx: 10 minutes.
+pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How many connections are forwarded at a time, unless set otherwise. Each takes two descriptors, and up to
+/// four more for pipes while bytes wait for a slow reader.
+pub const MAX_CONNECTIONS: usize = 4096;
+
+/// Builds a [`TcpBalance`]. The order of options does not matter.
+#[must_use]
+pub struct TcpBalanceBuilder {
+    addresses: io::Result<Vec<Address>>,
+    policy: Arc<dyn Pick>,
+    connect_timeout: Duration,
+    limits: Limits,
+    max_connections: usize,
+    attempts: Option<usize>,
+    proxy_protocol: Option<proxy::Version>,
+}
+
+impl TcpBalanceBuilder {
+    pub(super) fn new<A: AsRef<str>>(servers: impl IntoIterator<Item = A>) -> Self {
+        Self {
+            addresses: servers.into_iter().map(|server| server.as_ref().parse()).collect(),
+            policy: Arc::new(RoundRobin::new()),
+            connect_timeout: CONNECT_TIMEOUT,
+            limits: Limits { idle_timeout: TCP_IDLE_TIMEOUT, total_timeout: None },
+            max_connections: MAX_CONNECTIONS,
+            attempts: None,
+            proxy_protocol: None,
+        }
+    }
+
+    /// Which server a connection goes to. Default: [`RoundRobin`].
+    pub fn policy(mut self, policy: impl Pick + 'static) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// How long connecting may take, for each server tried. Default: 5 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How many servers are tried for a connection, at least one. Default: each once.
+    pub fn attempts(mut self, n: usize) -> Self {
+        self.attempts = Some(n);
+        self
+    }
+
+    /// How long nothing may move on a connection. Default: [`TCP_IDLE_TIMEOUT`].
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.idle_timeout = timeout;
+        self
+    }
+
+    /// How long a connection may last. Default: for ever.
+    pub fn total_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.total_timeout = Some(timeout);
+        self
+    }
+
+    /// How many connections are forwarded at a time, at least one; others are closed. Default:
+    /// [`MAX_CONNECTIONS`].
+    pub fn max_connections(mut self, n: usize) -> Self {
+        self.max_connections = n.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Tells servers the client's address by the PROXY protocol, which they must expect. Off by default.
+    pub fn proxy_protocol(mut self, version: proxy::Version) -> Self {
+        self.proxy_protocol = Some(version);
+        self
+    }
+
+    /// The balancer.
+    ///
+    /// # Errors
+    /// The first address that could not be parsed, or that there is none.
+    pub fn build(self) -> io::Result<TcpBalance> {
+        let addresses = self.addresses?;
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to connect to"));
+        }
+        let attempts = self.attempts.unwrap_or(addresses.len());
+        let targets = addresses.into_iter().map(|address| {
+            let key = address.to_string();
+            Endpoint::new(key, TcpTarget::new(address, self.connect_timeout))
+        });
+        let balance = Balance::new(targets, self.policy);
+        Ok(TcpBalance(Arc::new(Shared {
+            targets: RetryLayer::new().attempts(attempts).layer(balance),
+            limits: self.limits,
+            proxy_protocol: self.proxy_protocol,
+            permits: Arc::new(Semaphore::new(self.max_connections)),
+            max_connections: self.max_connections,
+            counts: Counts::default(),
+        })))
+    }
+}
+
+impl fmt::Debug for TcpBalanceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpBalanceBuilder")
+            .field("addresses", &self.addresses)
+            .field("limits", &self.limits)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,59 @@
+//! The accept loop of a [`TcpBalance`].
+
+use std::{future::poll_fn, io};
+
+use super::{TcpBalance, TcpError, Transferred};
+use crate::{
+    error::Chain,
+    net::{Accepted, Acceptor, Drain, DrainWatch, Listener},
+    peer::Peer,
+};
+
+impl TcpBalance {
+    /// Accepts connections in the current runtime and forwards each in a task of its own, until `drain` begins.
+    /// Then the listener is closed, and the connections go on: [`Drain::ended`] waits for them, and
+    /// [`Drain::abort`] cuts them.
+    ///
+    /// Each connection that has ended, or was not forwarded, is a `DEBUG` or `WARN` event of the target
+    /// `vestibule::tcp`.
+    ///
+    /// # Errors
+    /// Those of registering the listener.
+    pub async fn serve(&self, listener: Listener, drain: &Drain) -> io::Result<()> {
+        let mut acceptor = Acceptor::new(listener)?;
+        let mut watch = drain.watch();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = begun(&mut watch) => return Ok(()),
+                accepted = acceptor.accept() => accepted,
+            };
+            let Accepted { stream, peer } = accepted;
+            let (balance, watch) = (self.clone(), drain.watch());
+            tokio::spawn(async move {
+                let result = balance.forward(stream, &peer, b"", watch).await;
+                log(&peer, &result);
+            });
+        }
+    }
+}
+
+/// Waits until the drain has begun.
+async fn begun(watch: &mut DrainWatch) {
+    poll_fn(|cx| {
+        if watch.poll_draining(cx) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+fn log(client: &Peer, result: &Result<Transferred, TcpError>) {
+    match result {
+        Ok(Transferred { sent, received, end }) => {
+            tracing::debug!(target: "vestibule::tcp", %client, sent, received, ?end, "connection ended");
+        }
+        Err(error) => {
+            let error = Chain(error);
+            tracing::warn!(target: "vestibule::tcp", %client, %error, "connection not forwarded");
+        }
+    }
+}

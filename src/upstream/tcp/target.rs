@@ -1,0 +1,122 @@
+//! `TcpTarget`: a server that is only connected to, as an endpoint of a balancer.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use crate::{
+    body::{Body, HttpBody},
+    conn::Delivery,
+    error::BoxError,
+    net::{Address, Stream},
+    upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
+};
+
+/// A server that is connected to and sent nothing: an endpoint of a [`TcpBalance`](super::TcpBalance).
+///
+/// It is a service like others, so that the balancer, its policies and its health are the same: its response
+/// carries the connection, and counts as in flight until that has ended.
+#[derive(Debug, Clone)]
+pub struct TcpTarget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    address: Address,
+    connect_timeout: Duration,
+}
+
+impl TcpTarget {
+    pub(super) fn new(address: Address, connect_timeout: Duration) -> Self {
+        Self(Arc::new(Inner { address, connect_timeout }))
+    }
+
+    /// The server's address.
+    pub fn address(&self) -> &Address {
+        &self.0.address
+    }
+}
+
+/// A connection to a server, and what counts it at its endpoint.
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    pub(super) guard: Body,
+}
+
+/// The connection in the extensions of a response, from which it is taken once.
+#[derive(Clone)]
+struct Carried(Arc<Mutex<Option<Stream>>>);
+
+impl Connected {
+    pub(super) fn from_response(response: Response<Body>) -> Result<Self, BoxError> {
+        let (mut parts, guard) = response.into_parts();
+        let carried = parts.extensions.remove::<Carried>();
+        let stream =
+            carried.and_then(|c| c.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        stream.map(|stream| Self { stream, guard }).ok_or_else(|| "no connection".into())
+    }
+}
+
+impl<B: HttpBody> Service<Request<B>> for TcpTarget {
+    type Response = Response<Body>;
+    type Error = AttemptError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let (target, request) = (self.0.clone(), request.map(Body::new));
+        ResponseFuture(Box::pin(async move {
+            let connect = Stream::connect(&target.address);
+            let result = match tokio::time::timeout(target.connect_timeout, connect).await {
+                Ok(result) => result,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            };
+            match result {
+                Ok(stream) => {
+                    // A body that has not ended, so that the response counts until it is dropped.
+                    let (sender, body) = Body::channel(None);
+                    let mut response = Response::new(body);
+                    let carried = Carried(Arc::new(Mutex::new(Some(stream))));
+                    response.extensions_mut().insert(carried);
+                    drop(sender);
+                    Ok(response)
+                }
+                Err(error) => {
+                    let error = Unreachable::into_error(target.address.clone(), error);
+                    let kind = AttemptErrorKind::Unreachable;
+                    Err(AttemptError::new(kind, Delivery::NotSent, error).with_request(request))
+                }
+            }
+        }))
+    }
+}
+
+/// The future of [`TcpTarget`].
+pub struct ResponseFuture(
+    Pin<Box<dyn Future<Output = Result<Response<Body>, AttemptError>> + Send>>,
+);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, AttemptError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
