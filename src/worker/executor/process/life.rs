@@ -32,6 +32,9 @@ use crate::{
 /// How long after a broken connection it takes at most to learn that the process has ended.
 const EXIT_NOTICE: Duration = Duration::from_millis(100);
 
+/// Why a worker is not ready, unless more is known.
+const NO_ANSWER: &str = "it has not answered";
+
 /// How often the memory of a worker is looked at, at most.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -59,7 +62,7 @@ impl Life {
             group.leave();
             return;
         };
-        let mut problem = "it has not answered".to_owned();
+        let mut problem = NO_ANSWER.to_owned();
         let unready = self.start(&process.child, &mut problem).await;
         if unready.is_none() {
             if group.set_ready() {
@@ -113,12 +116,12 @@ impl Life {
             Ok(Ok(process)) => return Some(process),
             Ok(Err(error)) => shared.pool.on_failed(self.id, error),
             Err(why) => {
-                if why == Stop::NotReady
-                    && let Some(zygote) = group.zygote()
-                {
+                let zygote = group.zygote();
+                if let (Stop::NotReady, Some(zygote)) = (why, zygote) {
                     zygote.discard();
                 }
-                self.report_stop(why, "the application is not loaded".to_owned());
+                let reason = zygote.map_or(NO_ANSWER, |_| "the application is not loaded");
+                self.report_stop(why, reason.to_owned());
             }
         }
         None
