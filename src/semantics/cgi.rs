@@ -17,7 +17,7 @@ use crate::peer::Peer;
 #[cfg_attr(not(feature = "process"), allow(unused_imports, reason = "for worker processes"))]
 pub(crate) use self::wsgi::wsgi_variables;
 
-/// Where an application's scripts are, which paths name one, and what each is told.
+/// The scripts of an application: their root, the paths that name them, and their variables.
 ///
 /// A path names a script in one of three ways:
 /// - It has a segment that ends in the suffix, `.php` unless set otherwise: `/blog/post.php/2024` is the
@@ -26,9 +26,8 @@ pub(crate) use self::wsgi::wsgi_variables;
 /// - Every other path, and a folder without an index, is for the [front
 ///   controller](Self::front_controller), if there is one.
 ///
-/// Whether a script exists is for the caller to find out, and important: of a path that names no file
-/// php-fpm drops segments until one does (`cgi.fix_pathinfo`), so `/uploads/x.jpg/y.php` would run what
-/// somebody uploaded as a picture.
+/// The caller must check that the script exists. For a path that names no file, php-fpm removes segments until one
+/// does (`cgi.fix_pathinfo`), so `/uploads/x.jpg/y.php` would run a file that was uploaded as a picture.
 ///
 /// ```
 /// use vestibule::semantics::cgi::Scripts;
@@ -50,7 +49,7 @@ pub struct Scripts {
     variables: Vec<(String, String)>,
 }
 
-/// A script, and what of the request's path follows it.
+/// A script, and the rest of the request's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
     name: String,
@@ -58,19 +57,19 @@ pub struct Script {
 }
 
 impl Script {
-    /// The path of the script below the document root, beginning with a slash, without escapes.
+    /// Returns the path of the script below the document root, beginning with a slash, without escapes.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What follows the script in the request's path: empty, or from a slash on, without escapes.
+    /// Returns the rest of the request's path after the script: empty, or beginning with a slash, without escapes.
     pub fn path_info(&self) -> &str {
         &self.path_info
     }
 }
 
 impl Scripts {
-    /// The `.php` scripts below `root`, an absolute path as the application sees it.
+    /// Creates the rules for `.php` scripts below `root`, which is an absolute path for the application.
     pub fn new(root: impl Into<String>) -> Self {
         let mut root = root.into();
         root.truncate(root.trim_end_matches('/').len());
@@ -83,22 +82,22 @@ impl Scripts {
         }
     }
 
-    /// What the names of scripts end in. Default `.php`. Upper and lower case differ.
+    /// Sets the suffix of the names of scripts, which is case-sensitive. Defaults to `.php`.
     #[must_use]
     pub fn suffix(mut self, suffix: impl Into<String>) -> Self {
         self.suffix = suffix.into();
         self
     }
 
-    /// The script of a path that ends in a slash. Default `index.php`.
+    /// Sets the script of a path that ends in a slash. Defaults to `index.php`.
     #[must_use]
     pub fn index(mut self, name: impl Into<String>) -> Self {
         self.index = name.into();
         self
     }
 
-    /// The script, as in `/index.php`, for every path that names none. It sees the path in
-    /// `REQUEST_URI`. Default: there is none.
+    /// Sets the script for paths that name none, for example `/index.php`. It gets the path in `REQUEST_URI`. By
+    /// default there is none.
     #[must_use]
     pub fn front_controller(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -107,29 +106,29 @@ impl Scripts {
         self
     }
 
-    /// A further variable for every script, such as `APP_ENV`. It comes last, and to most applications
-    /// replaces another of its name.
+    /// Adds a variable for every script, such as `APP_ENV`. It is the last one, and most applications let it replace
+    /// another of the same name.
     #[must_use]
     pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.variables.push((name.into(), value.into()));
         self
     }
 
-    /// The document root, without a slash at its end.
+    /// Returns the document root, without a trailing slash.
     pub fn root(&self) -> &str {
         &self.root
     }
 
-    /// The script's file, as the application sees it.
+    /// Returns the path of the script's file for the application.
     pub fn file_name(&self, script: &Script) -> String {
         format!("{}{}", self.root, script.name)
     }
 
-    /// The scripts that a request's path may name. The first one that exists is meant.
+    /// Returns the scripts that a request's path may name, in order: the first one that exists applies.
     ///
     /// # Errors
     /// [`BadTarget`] for a path without a [normal form](super::target::normalize), or with an escaped
-    /// slash: the application would see it decoded.
+    /// slash, which the application would see decoded.
     pub fn candidates(
         &self,
         path: &str,
@@ -150,7 +149,7 @@ impl Scripts {
         Ok(first.into_iter().chain(fallback))
     }
 
-    /// Where the first segment ends that has a name and the suffix.
+    /// Returns the end of the first segment that has a name and the suffix.
     fn script_end(&self, normal: &str) -> Option<usize> {
         let mut begin = 0;
         for segment in normal.split('/') {
@@ -163,22 +162,22 @@ impl Scripts {
         None
     }
 
-    /// Tells `push` the name and the value of each variable.
+    /// Calls `push` with the name and the value of each variable.
     ///
     /// `request` should be without the fields of its hop: see [`hop::strip`](super::hop::strip). `length` is
-    /// that of its body in bytes. An [`OriginalUri`] in the extensions makes
-    /// `SCRIPT_NAME` begin with what a router has removed.
+    /// that of its body in bytes. An [`OriginalUri`] in the extensions makes `SCRIPT_NAME` begin with the prefix that
+    /// a router has removed.
     ///
-    /// Fields become `HTTP_*`, of which these do not:
-    /// - `Content-Type` and `Content-Length` have variables of their own.
-    /// - `Proxy`: many programs take `HTTP_PROXY` for their proxy ("httpoxy", CVE-2016-5385).
-    /// - names with anything but letters, digits and hyphens: `X_Real_IP` would become the variable of
+    /// Fields become `HTTP_*` variables, except these:
+    /// - `Content-Type` and `Content-Length`, which have their own variables.
+    /// - `Proxy`: many programs use `HTTP_PROXY` as their proxy ("httpoxy", CVE-2016-5385).
+    /// - names with characters other than letters, digits and hyphens: `X_Real_IP` would become the variable of
     ///   `X-Real-IP`, which a proxy in front may have set.
     ///
     /// Fields of one name are joined by commas (RFC 9110 section 5.3), `Cookie` by semicolons.
     ///
     /// # Errors
-    /// [`BadTarget`] if what a router has removed has no normal form.
+    /// [`BadTarget`] if the prefix that a router has removed has no normal form.
     pub fn variables<B>(
         &self,
         script: &Script,
@@ -207,7 +206,7 @@ impl Scripts {
         if !script.path_info.is_empty() {
             push("PATH_INFO", script.path_info.as_bytes());
         }
-        // Without it a php-cgi that was built to be run by a server refuses to run.
+        // A php-cgi with `cgi.force_redirect`, its default, requires it.
         push("REDIRECT_STATUS", b"200");
         if let Some(value) = request.headers().get(CONTENT_TYPE) {
             push("CONTENT_TYPE", value.as_bytes());
@@ -227,7 +226,7 @@ impl Scripts {
     }
 }
 
-/// A part of a normal path, decoded as the name of a file is.
+/// Decodes a part of a normal path as a file name.
 fn decoded(normal: &str) -> Result<String, BadTarget> {
     if normal.is_empty() {
         return Ok(String::new());
@@ -235,7 +234,7 @@ fn decoded(normal: &str) -> Result<String, BadTarget> {
     Ok(format!("/{}", file_path(normal)?))
 }
 
-/// What a router has removed of the path: `whole` without `below`.
+/// Returns the prefix that a router has removed: `whole` without `below`.
 fn mount(whole: &str, below: &str) -> Result<String, BadTarget> {
     let removed = match whole.strip_suffix(below) {
         Some(removed) => removed,
@@ -254,7 +253,7 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// The two ends of the connection, as the client sees them.
+/// Pushes the variables of the two ends of the client's connection.
 fn addresses(headers: &HeaderMap, uri: &Uri, peer: &Peer, push: &mut impl FnMut(&str, &[u8])) {
     let is_https = peer.scheme() == Scheme::HTTPS;
     if is_https {
@@ -280,17 +279,17 @@ fn addresses(headers: &HeaderMap, uri: &Uri, peer: &Peer, push: &mut impl FnMut(
             push("REMOTE_ADDR", text(client).as_bytes());
             push("REMOTE_PORT", client.port().to_string().as_bytes());
         }
-        // RFC 3875 section 4.1.8 demands it; nginx says so of a Unix socket.
+        // RFC 3875 section 4.1.8 requires the variable; this is nginx's value for a Unix socket.
         None => push("REMOTE_ADDR", b"unix:"),
     }
 }
 
-/// An authority without its user.
+/// Returns an authority without its user.
 fn host(authority: &str) -> &str {
     authority.rsplit_once('@').map_or(authority, |(_user, host)| host)
 }
 
-/// A host without its port; the colons of an IPv6 address stand in brackets.
+/// Returns a host without its port. An IPv6 address is in brackets.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => name,
@@ -298,7 +297,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// The request's fields.
+/// Pushes the variables of the request's fields.
 fn fields(headers: &HeaderMap, push: &mut impl FnMut(&str, &[u8])) {
     let (mut variable, mut joined) = (String::new(), Vec::new());
     for name in headers.keys() {
@@ -317,7 +316,7 @@ fn fields(headers: &HeaderMap, push: &mut impl FnMut(&str, &[u8])) {
         }
         joined.clear();
         joined.extend_from_slice(first);
-        // RFC 9113 section 8.2.3: a Cookie has another separator than a list.
+        // RFC 9113 section 8.2.3: the separator of cookies is a semicolon.
         let separator: &[u8] = if *name == COOKIE { b"; " } else { b", " };
         for value in values {
             joined.extend_from_slice(separator);
