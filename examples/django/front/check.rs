@@ -22,7 +22,7 @@ pub async fn run(args: &Args) -> ExitCode {
     };
     report(address(&args.listen));
     match Project::open(args) {
-        Err(error) => report(failed(error, "see the error; `python3 -m venv` and pip must work")),
+        Err(error) => report(failed(&error, "see the error; `python3 -m venv` and pip must work")),
         Ok(project) => check_project(project, args, &mut report).await,
     }
     if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -32,7 +32,7 @@ async fn check_project(mut project: Project, args: &Args, report: &mut impl FnMu
     if project.is_shipped
         && let Err(error) = project.prepare()
     {
-        return report(failed(error, "see the error: migrations and static files must work"));
+        return report(failed(&error, "see the error: migrations and static files must work"));
     }
     let Project { python, dir, .. } = &project;
     report(Ok(format!("interpreter {}, by {}", python.path.display(), python.found_by)));
@@ -41,7 +41,7 @@ async fn check_project(mut project: Project, args: &Args, report: &mut impl FnMu
         let todo = format!(
             "the module must be importable from {place}, with its requirements installed in that environment"
         );
-        return report(failed(error, &todo));
+        return report(failed(&error, &todo));
     }
     let version = |name| project.setting(name).unwrap_or("none");
     let (python, django) = (version("python"), version("django"));
@@ -56,7 +56,7 @@ async fn check_project(mut project: Project, args: &Args, report: &mut impl FnMu
     report(worker(&project, args).await);
 }
 
-fn failed(error: impl ToString, todo: &str) -> Finding {
+fn failed(error: &(impl ToString + ?Sized), todo: &str) -> Finding {
     Err((error.to_string(), todo.to_owned()))
 }
 
@@ -64,7 +64,7 @@ fn address(listen: &str) -> Finding {
     match serve(listen, Router::new()).bind() {
         Ok(_) => Ok(format!("address {listen} is free")),
         Err(error) => failed(
-            error,
+            &error,
             "end the program that listens there, or choose another address with --listen",
         ),
     }
@@ -81,7 +81,7 @@ fn static_root(project: &Project) -> Finding {
     if root.is_dir() {
         return Ok(format!("static files of {} at {url}", root.display()));
     }
-    failed(format!("there is no STATIC_ROOT {}", root.display()), "run `manage.py collectstatic`")
+    failed(&format!("there is no STATIC_ROOT {}", root.display()), "run `manage.py collectstatic`")
 }
 
 fn allowed_hosts(project: &Project, args: &Args) -> Finding {
@@ -99,7 +99,7 @@ fn allowed_hosts(project: &Project, args: &Args) -> Finding {
     if hosts.split(',').any(|pattern| matches(pattern.trim(), &host)) {
         return Ok(format!("ALLOWED_HOSTS has {host}"));
     }
-    failed(format!("ALLOWED_HOSTS has no {host}: requests are answered with 400"), todo)
+    failed(&format!("ALLOWED_HOSTS has no {host}: requests are answered with 400"), todo)
 }
 
 /// Whether a pattern of `ALLOWED_HOSTS` stands for a host.
@@ -115,7 +115,7 @@ fn migrations(project: &Project) -> Finding {
     match project.manage(&["migrate", "--check", "--verbosity", "0"]) {
         Ok(()) => Ok("the database has all migrations".to_owned()),
         Err(error) => failed(
-            format!("the database is not up to date, or cannot be reached: {error}"),
+            &format!("the database is not up to date, or cannot be reached: {error}"),
             "run `manage.py migrate`",
         ),
     }
@@ -124,7 +124,7 @@ fn migrations(project: &Project) -> Finding {
 async fn worker(project: &Project, args: &Args) -> Finding {
     let workers = match site::workers(project, args).workers(1).start() {
         Ok(workers) => workers,
-        Err(error) => return failed(error, "the log above has what the worker has written"),
+        Err(error) => return failed(&error, "the log above has what the worker has written"),
     };
     let host = args.host().unwrap_or_else(|| "localhost".to_owned());
     let request = Request::get("/").header("host", host).body(Body::empty());
@@ -138,10 +138,10 @@ async fn worker(project: &Project, args: &Args) -> Finding {
             Ok(format!("a worker boots, and answers / with {}", response.status()))
         }
         Ok(response) => failed(
-            format!("a worker boots, and answers / with {}", response.status()),
+            &format!("a worker boots, and answers / with {}", response.status()),
             "the log above has the traceback, if the project logs django.request",
         ),
-        Err(error) => failed(error, "the log above has what the worker has written"),
+        Err(error) => failed(&error, "the log above has what the worker has written"),
     }
 }
 

@@ -29,7 +29,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-pub use self::listening::SocketUser;
+pub(crate) use self::listening::SocketUser;
 use self::{
     group::{Group, Origin},
     life::Life,
