@@ -134,7 +134,7 @@ impl Reply {
     ///
     /// // marshal.dumps((4, 7), 2)
     /// let frame = b"(\x02\0\0\0i\x04\0\0\0i\x07\0\0\0";
-    /// assert!(matches!(Reply::decode(frame[..].into()), Ok(Reply::End { id: 7 })));
+    /// assert!(matches!(Reply::decode((&frame[..]).into()), Ok(Reply::End { id: 7 })));
     /// ```
     ///
     /// # Errors
