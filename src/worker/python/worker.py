@@ -536,7 +536,10 @@ def serve_asgi(lanes, application):
             else:
                 frame = (FAILED, self.number, printable(message), printable(text))
             self.is_complete = True
-            await self.lane.send(marshal.dumps(frame, 2))
+            try:
+                await self.lane.send(marshal.dumps(frame, 2))
+            except OSError:
+                pass  # the front has closed the lane
 
         def scope(self):
             environ = self.environ
