@@ -15,6 +15,7 @@
 //! ([`fcgi`]).
 
 pub mod access_log;
+mod call;
 mod checkin;
 pub mod client;
 mod config;

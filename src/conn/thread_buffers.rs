@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 /// Size of one read, 16 KiB: a large head, or a small upload with its head.
@@ -71,4 +71,13 @@ pub(super) fn return_write_buffer(buffer: BytesMut) {
     if buffer.capacity() <= MAX_KEPT_CAPACITY {
         WRITE_BUFFER.set(buffer);
     }
+}
+
+/// Pieces below this size, 16 KiB, are copied out of the read buffer. So a queued piece keeps at most four
+/// times its own size allocated.
+const MAX_COPIED_PIECE: usize = 16 << 10;
+
+/// Copies a small piece: as a slice it would keep a read buffer of 64 KiB alive until it is read.
+pub(super) fn detach(data: Bytes) -> Bytes {
+    if data.len() < MAX_COPIED_PIECE { Bytes::copy_from_slice(&data) } else { data }
 }

@@ -1,16 +1,17 @@
 //! `Active`: the state that a connection owns only while it is not idle.
 
-use std::{fmt, pin::Pin, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use http::Request;
 
 use crate::{
-    Budget, Response,
+    Budget,
     body::{Body, Sender},
     budget::Lease,
-    conn::{InterimResponses, RequestInfo, access_log::Transfers, output::Output},
-    error::BoxError,
+    conn::{
+        InterimResponses, RequestInfo, access_log::Transfers, call::Call, output::Output,
+    },
     net::GateWaiter,
     proto::h1::{Conn, Event, IdleState, Limits, Server},
 };
@@ -60,10 +61,6 @@ pub(super) struct Active {
 /// Memory kept for log lines counts in the budget only above this size, 4 KiB: below it, a lease would cost
 /// each request more than it is worth.
 const MAX_UNCOUNTED: usize = 4 << 10;
-
-/// The service's future. Its type is erased here, so that the driver's state does not depend on the
-/// service.
-pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
 /// A request body that is being forwarded to the service.
 pub(super) struct Upload {
@@ -244,13 +241,14 @@ impl fmt::Debug for Phase {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{convert::Infallible, pin::Pin};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tower::service_fn;
 
     use super::*;
     use crate::{
+        Response,
         conn::{Config, Transport, h1::server::Connection},
         net::DrainWatch,
         peer::Peer,

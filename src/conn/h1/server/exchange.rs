@@ -1,19 +1,12 @@
 //! The steps of an exchange: head, admission, call, response and its end.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
-    header::{ALLOW, VARY},
-    request, response,
-};
-use pin_project::pin_project;
+use http::{HeaderMap, Method, Request, StatusCode, Version, header::VARY, request, response};
 
 use super::{
     active::{Active, Stage, Upload},
@@ -21,9 +14,14 @@ use super::{
 };
 use crate::{
     HttpService, Response,
-    body::{self, Body, FileSlice, HttpBody, Segment},
-    conn::{InterimResponses, RequestInfo, access_log::Entry, head_pool, log_error, log_request},
-    error::{BoxError, Chain, Error, panic_message},
+    body::{self, Body, FileSlice, Segment},
+    conn::{
+        InterimResponses, RequestInfo,
+        access_log::Entry,
+        call::{self, ServicePanicked, call_service, catch_panic, server_options},
+        head_pool, log_error, log_request,
+    },
+    error::{BoxError, Chain, Error},
     net::{Io, clock},
     peer::RequestId,
     proto::h1::{Event, Fault, Misuse},
@@ -135,10 +133,7 @@ where
     }
 
     fn poll_service_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match catch_panic(|| self.service().poll_ready(cx)) {
-            Ok(ready) => ready.map_err(Into::into),
-            Err(panicked) => Poll::Ready(Err(panicked.into())),
-        }
+        call::poll_service_ready(self.service(), cx)
     }
 
     fn service(&mut self) -> &mut S {
@@ -165,8 +160,8 @@ where
         cx: &mut Context<'_>,
         request: Request<Body>,
     ) -> Step {
-        let call = match catch_panic(|| self.service().call(request)) {
-            Ok(call) => Box::pin(IntoResponse(call)),
+        let call = match call_service(self.service(), request) {
+            Ok(call) => call,
             Err(panicked) => return self.refuse_service_error(active, &panicked.into()),
         };
         active.stage = Stage::Call(call, now);
@@ -442,45 +437,5 @@ where
             active.transfers.record_end(end);
         }
         active.stage = Stage::Close { linger };
-    }
-}
-
-/// Calls code of the service and catches its panic. After a panic the caller drops that code and does not
-/// call it again.
-fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, ServicePanicked> {
-    catch_unwind(AssertUnwindSafe(run))
-        .map_err(|panic| ServicePanicked(panic_message(&*panic).to_owned()))
-}
-
-/// A panic of the service: in its readiness, its call, its future or the body of its response.
-#[derive(Debug, thiserror::Error)]
-#[error("the service panicked: {0}")]
-struct ServicePanicked(String);
-
-/// Returns the response to `OPTIONS *`, which applies to the server and not to a resource (RFC 9110 section
-/// 9.3.7).
-fn server_options() -> Response {
-    const METHODS: HeaderValue =
-        HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-    let mut response = Response::new(Body::empty());
-    response.headers_mut().insert(ALLOW, METHODS);
-    response
-}
-
-/// A service's future whose output is converted to this crate's `Response` and `BoxError`.
-#[pin_project]
-struct IntoResponse<F>(#[pin] F);
-
-impl<F, B, E> Future for IntoResponse<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: HttpBody,
-    E: Into<BoxError>,
-{
-    type Output = Result<Response, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(self.project().0.poll(cx));
-        Poll::Ready(result.map(|response| response.map(Body::new)).map_err(Into::into))
     }
 }

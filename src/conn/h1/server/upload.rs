@@ -5,8 +5,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-
 use super::{
     active::{Active, Upload},
     driver::Driver,
@@ -14,6 +12,7 @@ use super::{
 use crate::{
     HttpService,
     body::Body,
+    conn::thread_buffers::detach,
     error::{Error, Kind},
     net::Io,
     proto::h1::{Event, Fault},
@@ -120,13 +119,4 @@ where
         sender.abort(Error::new(kind, fault));
         active.core.disable_keep_alive();
     }
-}
-
-/// Pieces below this size, 16 KiB, are copied out of the read buffer. So a queued piece keeps at most four
-/// times its own size allocated.
-const MAX_COPIED_PIECE: usize = 16 << 10;
-
-/// Copies a small piece: as a slice it would keep a read buffer of 64 KiB alive until it is read.
-fn detach(data: Bytes) -> Bytes {
-    if data.len() < MAX_COPIED_PIECE { Bytes::copy_from_slice(&data) } else { data }
 }
