@@ -24,9 +24,11 @@ pub mod fcgi;
 pub mod h1;
 pub(crate) mod head_pool;
 mod interim;
+mod misdirected;
 mod output;
 mod request_log;
 mod server;
+mod setup;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread_buffers;

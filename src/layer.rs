@@ -34,6 +34,7 @@ pub mod compression;
 pub mod decompression;
 pub mod disconnect;
 pub mod from_fn;
+pub mod https;
 pub mod limit;
 pub mod request_deadline;
 pub mod rescue;
@@ -47,6 +48,7 @@ pub use compression::{Compression, CompressionLayer};
 pub use decompression::{RequestDecompression, RequestDecompressionLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
 pub use from_fn::{FromFn, FromFnLayer, Next, from_fn};
+pub use https::{Https, HttpsLayer};
 #[cfg(feature = "limit")]
 pub use limit::{ClientRateLimit, ClientRateLimitLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};

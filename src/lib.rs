@@ -217,6 +217,8 @@ struct Readme;
 pub use body::Body;
 pub use budget::Budget;
 pub use error::{BoxError, Error};
+#[cfg(feature = "tls")]
+pub use net::tls;
 #[cfg(feature = "server")]
 pub use route::{PathParams, Router};
 pub use semantics::target::OriginalUri;

@@ -21,6 +21,11 @@ pub(crate) mod seqpacket;
 #[cfg(feature = "upstream")]
 pub(crate) mod splice;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "net/no_tls.rs"]
+pub(crate) mod tls;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, DrainWatch};

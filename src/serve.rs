@@ -8,6 +8,8 @@ pub mod deadlines {}
 mod per_client;
 mod runtime_threads;
 mod signal;
+#[cfg(feature = "tls")]
+mod tls_options;
 
 use std::{
     fmt,

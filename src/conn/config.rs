@@ -1,11 +1,14 @@
 //! `Config`, `Http1Config`: the options of a server's connection, and the reasons for their defaults.
 
+#[cfg(feature = "tls")]
+mod tls_options;
+
 use std::{sync::Arc, time::Duration};
 
 use super::access_log::{AccessLog, Entry};
 use crate::{
     Budget,
-    net::{Gate, process_budget},
+    net::{Gate, process_budget, tls},
     peer::MinRate,
     proto::h1::Limits,
 };
@@ -33,6 +36,7 @@ pub struct Config {
     pub(crate) write_rate: MinRate,
     pub(crate) access_log: AccessLog,
     pub(crate) http1: Http1Config,
+    pub(crate) tls: Option<tls::Server>,
 }
 
 impl Config {
@@ -48,6 +52,7 @@ impl Config {
             write_rate: MinRate::new(240, Duration::from_secs(120)),
             access_log: AccessLog::default(),
             http1: Http1Config::new(),
+            tls: None,
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Output {
     tail: &'static [u8],
     /// Bytes written to the connection so far.
     written: u64,
+    /// Whether the stream itself may hold written bytes, as TLS does.
+    unflushed: bool,
     /// `None` until a write has to wait for the peer.
     reader: Option<SlowReader>,
 }
@@ -90,7 +92,7 @@ impl Output {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none()
+        self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none() && !self.unflushed
     }
 
     /// Returns the bytes written to the connection so far.
@@ -211,7 +213,11 @@ impl Output {
         after: AfterFlush,
         moved: &mut u64,
     ) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+        while self.has_data() {
+            if self.file.is_some() && self.piece.is_empty() && !io.can_send_file() {
+                // One write, and one record of TLS, takes the head and the file's first bytes.
+                self.read_resident(cx, now)?;
+            }
             let n = if !self.piece.is_empty() {
                 ready!(self.poll_write_both(io, cx))?
             } else if self.bytes.is_empty() {
@@ -232,8 +238,17 @@ impl Output {
             }
             *moved += n as u64;
             self.written += n as u64;
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(io).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn has_data(&self) -> bool {
+        !self.bytes.is_empty() || !self.piece.is_empty() || self.file.is_some()
     }
 
     fn advance_bytes(&mut self, n: usize) {
@@ -284,6 +299,20 @@ impl Output {
         if self.prefetch.is_some() { self.poll_resident(cx, now) } else { Poll::Ready(()) }
     }
 
+    /// Reads the file's next bytes into `piece`, if they are in the page cache.
+    fn read_resident(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
+        if self.poll_resident(cx, now).is_ready() { self.read_piece() } else { Ok(()) }
+    }
+
+    fn read_piece(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        self.piece = file.read_next()?.unwrap_or_default();
+        if file.is_empty() {
+            self.file = None; // the tail follows the piece then
+        }
+        Ok(())
+    }
+
     /// Sends from the file. Returns `None` if its next bytes were read into `piece` instead.
     fn poll_send_file<I: Io>(
         &mut self,
@@ -306,10 +335,7 @@ impl Output {
             }
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {
                 // The connection has no `sendfile`: read the next bytes and write them as a piece.
-                self.piece = file.read_next()?.unwrap_or_default();
-                if file.is_empty() {
-                    self.file = None; // the tail follows the piece then
-                }
+                self.read_piece()?;
                 Poll::Ready(Ok(None))
             }
             Err(e) => Poll::Ready(Err(e)),

@@ -4,11 +4,18 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use super::{Config, Transport, h1};
-use crate::{HttpService, net::Io, peer::Peer};
+use super::{
+    Config, Transport, h1,
+    setup::{self, Setup},
+};
+use crate::{
+    HttpService,
+    net::{Io, tls::MaybeTls},
+    peer::Peer,
+};
 
 /// Serves one connection: a future that ends with it.
 ///
@@ -35,18 +42,35 @@ pub struct Connection<I: Io, S>(Stage<I, S>);
 
 /// The current stage, which owns the transport until it passes it to the next.
 enum Stage<I: Io, S> {
-    Http1(h1::server::Connection<I, S>),
+    Setup { setup: Setup<I>, peer: Peer, service: S, config: Arc<Config> },
+    Http1(h1::server::Connection<MaybeTls<I>, S>),
+    Ended(Peer),
 }
 
 impl<I, S> Connection<I, S>
 where
-    I: Io,
+    I: Io + 'static,
     S: HttpService,
     S::Future: Send + 'static,
 {
     /// Creates a connection in the first stage that `config` enables.
     pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
-        Self(Stage::Http1(h1::server::Connection::new(transport, service, config)))
+        Self(match setup::begin(transport, &config) {
+            Ok(transport) => Stage::driver(transport, service, config),
+            Err((setup, peer)) => Stage::Setup { setup, peer, service, config },
+        })
+    }
+}
+
+impl<I, S> Stage<I, S>
+where
+    I: Io + 'static,
+    S: HttpService,
+    S::Future: Send + 'static,
+{
+    /// Chooses the protocol, and creates its driver.
+    fn driver(transport: Transport<MaybeTls<I>>, service: S, config: Arc<Config>) -> Self {
+        Self::Http1(h1::server::Connection::new(transport, service, config))
     }
 }
 
@@ -54,6 +78,7 @@ impl<I: Io, S> Connection<I, S> {
     /// Returns the client, as far as it is known at this stage.
     pub fn peer(&self) -> &Peer {
         match &self.0 {
+            Stage::Setup { peer, .. } | Stage::Ended(peer) => peer,
             Stage::Http1(connection) => connection.peer(),
         }
     }
@@ -61,12 +86,12 @@ impl<I: Io, S> Connection<I, S> {
 
 impl<I, S> Future for Connection<I, S>
 where
-    I: Io,
+    I: Io + 'static,
     S: HttpService,
     S::Future: Send + 'static,
 {
     /// An error of the connection: the client reset it, or did not read. A failed request is no error
-    /// here: it has been answered.
+    /// here: it has been answered. Nor is a failed handshake, which is logged.
     ///
     /// A panic of the service, in its readiness, its call, its future or the body of its response, is
     /// caught and logged. The request is answered 500, or its response is aborted if that has begun. Then
@@ -74,8 +99,19 @@ where
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            Stage::Http1(connection) => Pin::new(connection).poll(cx),
+        loop {
+            let transport = match &mut self.0 {
+                Stage::Setup { setup, .. } => ready!(setup.as_mut().poll(cx)),
+                Stage::Http1(connection) => return Pin::new(connection).poll(cx),
+                Stage::Ended(_) => return Poll::Ready(Ok(())),
+            };
+            let ended = Stage::Ended(self.peer().clone());
+            let Stage::Setup { service, config, .. } = std::mem::replace(&mut self.0, ended) else {
+                continue;
+            };
+            if let Some(transport) = transport {
+                self.0 = Stage::driver(transport, service, config);
+            }
         }
     }
 }

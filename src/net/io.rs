@@ -42,6 +42,18 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         false
     }
 
+    /// Returns whether [`poll_send_file`](Self::poll_send_file) may succeed. Defaults to `false`: then a file is
+    /// read, and its first bytes leave with what is queued before them.
+    fn can_send_file(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the peer can only recognize the end of the stream by a shutdown, and not by the close
+    /// alone, as with TLS. Defaults to `false`.
+    fn needs_shutdown(&self) -> bool {
+        false
+    }
+
     /// Returns whether the receive queue is empty; `None`, the default, if unknown.
     fn recv_queue_empty(&self) -> Option<bool> {
         None

@@ -171,6 +171,10 @@ impl Io for Stream {
         is_ready(self.fd(), PollFlags::IN)
     }
 
+    fn can_send_file(&self) -> bool {
+        true
+    }
+
     fn recv_queue_empty(&self) -> Option<bool> {
         ioctl_fionread(self.fd()).ok().map(|unread| unread == 0)
     }

@@ -334,7 +334,7 @@ where
     ) -> Step {
         // All is written, and the response is complete unless it was aborted.
         active.is_close_delimited &= active.core.is_writing_body();
-        if !linger {
+        if !linger && !self.io.needs_shutdown() {
             active.stage = if self.has_unread_input(active, now, cx) {
                 Stage::Close { linger: true }
             } else {

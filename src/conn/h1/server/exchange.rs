@@ -20,6 +20,7 @@ use crate::{
         access_log::Entry,
         call::{self, ServicePanicked, call_service, catch_panic, server_options},
         head_pool, log_error, log_request,
+        misdirected::is_misdirected,
     },
     error::{BoxError, Chain, Error},
     net::{Io, clock},
@@ -27,6 +28,9 @@ use crate::{
     proto::h1::{Event, Fault, Misuse},
     semantics::problem::{self, Format},
 };
+
+/// The first bytes of a TLS handshake: a record of type 22, version 3 (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
 impl<I, S> Driver<I, S>
 where
@@ -59,6 +63,7 @@ where
             active.request_began = now;
         }
         let received = active.input.len();
+        let speaks_tls = active.core.is_idle() && active.input.starts_with(&TLS_HANDSHAKE);
         match active.core.recv_with(now, &mut active.input, head_pool::acquire_fields) {
             Ok(Some(Event::Head(parts))) => {
                 active.head_bytes = received - active.input.len();
@@ -67,7 +72,13 @@ where
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
             Ok(None) if active.core.is_closed() => active.stage = Stage::Close { linger: false },
             Ok(None) => return Step::Wait,
-            Err(fault) => self.refuse_fault(active, fault),
+            Err(fault) => {
+                self.refuse_fault(active, fault);
+                if speaks_tls {
+                    let message = "the client speaks TLS, and this port does not";
+                    log_request!(debug, "vestibule::request", &active.request, "{message}");
+                }
+            }
         }
         Step::Again
     }
@@ -97,6 +108,12 @@ where
             self.config.budget.count_refused();
             log_request!(warn, "vestibule::request", &active.request, "the budget is spent");
             self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);
+            return Step::Again;
+        }
+        if is_misdirected(&self.config, &self.peer, &parts.headers) {
+            let message = "the host needs another TLS handshake";
+            log_request!(debug, "vestibule::request", &active.request, "{message}");
+            self.refuse(active, StatusCode::MISDIRECTED_REQUEST);
             return Step::Again;
         }
         let body = match self.open_body(active, now) {

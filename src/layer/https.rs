@@ -1,0 +1,269 @@
+//! `Https`: redirects plain HTTP to HTTPS, and tells browsers to use nothing else (HSTS).
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{HOST, LOCATION, STRICT_TRANSPORT_SECURITY},
+    uri::Scheme,
+};
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    HttpService, Request,
+    body::{Body, HttpBody},
+    peer::Peer,
+    semantics::problem::{self, Format},
+};
+
+/// The usual time of HSTS, one year: what browsers' preload lists ask for at least.
+pub const HSTS_MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Wraps a service in [`Https`].
+#[derive(Debug, Clone, Default)]
+pub struct HttpsLayer {
+    port: Option<u16>,
+    hsts: Option<HeaderValue>,
+}
+
+impl HttpsLayer {
+    /// Creates a layer that redirects to the default port, without HSTS.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the port to redirect to. Defaults to that of HTTPS, 443.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port).filter(|port| *port != 443);
+        self
+    }
+
+    /// Adds `Strict-Transport-Security` to responses over HTTPS (RFC 6797): for `max_age`, browsers use HTTPS
+    /// for this host alone, and allow no exception for an invalid certificate. [`HSTS_MAX_AGE`] is usual; begin
+    /// with minutes. A field of the service's own stays.
+    #[must_use]
+    pub fn hsts(mut self, max_age: Duration) -> Self {
+        let value = format!("max-age={}", max_age.as_secs());
+        self.hsts = Some(HeaderValue::from_str(&value).expect("digits are valid"));
+        self
+    }
+}
+
+impl<S> Layer<S> for HttpsLayer {
+    type Service = Https<S>;
+
+    fn layer(&self, inner: S) -> Https<S> {
+        Https { inner, layer: self.clone() }
+    }
+}
+
+/// Redirects requests that came by plain HTTP, and adds HSTS to responses over HTTPS.
+///
+/// The scheme is that of the request's [`Peer`], so behind a proxy that ends TLS it stands inside of
+/// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer). GET and HEAD are redirected with 301, other methods with
+/// 308, which keeps them. A request without `Host` is answered 400. Requests below `/.well-known/acme-challenge/`
+/// are served, since ACME asks for them by plain HTTP (RFC 8555 section 8.3).
+///
+/// One stack serves both ports:
+///
+/// ```no_run
+/// # async fn run() -> std::io::Result<()> {
+/// use tower::Layer;
+/// use vestibule::{Router, layer::{HttpsLayer, https::HSTS_MAX_AGE}, serve, tls};
+///
+/// let site = HttpsLayer::new().hsts(HSTS_MAX_AGE).layer(Router::new());
+/// let plain = serve("0.0.0.0:80", site.clone());
+/// let secure = serve("0.0.0.0:443", site).tls(tls::Server::pem_files("site.pem", "site.key")?);
+/// tokio::try_join!(plain.into_future(), secure.into_future())?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Https<S> {
+    inner: S,
+    layer: HttpsLayer,
+}
+
+impl<S, B> Service<Request<B>> for Https<S>
+where
+    S: HttpService<B> + Clone,
+    B: HttpBody,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let scheme = request.extensions().get::<Peer>().map(Peer::scheme);
+        let is_https = scheme == Some(Scheme::HTTPS);
+        let path = request.uri().path();
+        if !is_https && !path.starts_with("/.well-known/acme-challenge/") {
+            self.inner = self.inner.clone(); // a clone has nothing reserved
+            return ResponseFuture(State::Redirected(Some(Box::new(
+                self.layer.redirect(&request),
+            ))));
+        }
+        let hsts = self.layer.hsts.clone().filter(|_| is_https);
+        ResponseFuture(State::Called { future: self.inner.call(request), hsts })
+    }
+}
+
+impl HttpsLayer {
+    fn redirect<B>(&self, request: &Request<B>) -> Response<Body> {
+        let Some(location) = self.location(request) else {
+            let format = Format::of(request.headers());
+            return problem::response(StatusCode::BAD_REQUEST, Some("no valid Host"), format);
+        };
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = match *request.method() {
+            Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
+            _ => StatusCode::PERMANENT_REDIRECT,
+        };
+        response.headers_mut().insert(LOCATION, location);
+        response
+    }
+
+    fn location<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
+        let host = host(request.headers())
+            .or_else(|| request.uri().authority().map(|authority| authority.host()))?;
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = if path.starts_with('/') { path } else { "/" };
+        let location = match self.port {
+            None => format!("https://{host}{path}"),
+            Some(port) => format!("https://{host}:{port}{path}"),
+        };
+        HeaderValue::from_str(&location).ok()
+    }
+}
+
+/// Returns the host of `Host` without its port. It must look like one: it becomes part of a `Location`.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let host = headers.get(HOST)?.to_str().ok()?;
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_valid = |b: u8| b.is_ascii_alphanumeric() || b".-_[]:".contains(&b);
+    (!name.is_empty() && name.bytes().all(is_valid)).then_some(name)
+}
+
+/// The future of [`Https`].
+#[pin_project]
+pub struct ResponseFuture<F>(#[pin] State<F>);
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Called {
+        #[pin]
+        future: F,
+        hsts: Option<HeaderValue>,
+    },
+    /// Boxed, so that it does not add to the size.
+    Redirected(Option<Box<Response<Body>>>),
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: HttpBody,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (future, hsts) = match self.project().0.project() {
+            StateProj::Called { future, hsts } => (future, hsts),
+            StateProj::Redirected(response) => {
+                let response = response.take().expect("not polled again after it has ended");
+                return Poll::Ready(Ok(*response));
+            }
+        };
+        Poll::Ready(ready!(future.poll(cx)).map(|response| {
+            let mut response = response.map(Body::new);
+            if let Some(hsts) = hsts.take() {
+                response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(hsts);
+            }
+            response
+        }))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::peer::Tls;
+
+    async fn send(
+        layer: HttpsLayer,
+        peer: Peer,
+        request: http::request::Builder,
+    ) -> Response<Body> {
+        let app =
+            service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::from("served"))));
+        let request = request.extension(peer).body(Body::empty()).unwrap();
+        layer.layer(app).oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn plain_request_is_redirected_and_keeps_its_path_and_method() {
+        for (method, host, path, port, status, location) in [
+            ("GET", "a.example:8080", "/x?y=1", 443, 301, "https://a.example/x?y=1"),
+            ("HEAD", "[::1]:80", "/", 8443, 301, "https://[::1]:8443/"),
+            ("POST", "a", "//evil.example/", 443, 308, "https://a//evil.example/"),
+            ("OPTIONS", "a", "*", 443, 308, "https://a/"),
+        ] {
+            let request = Request::builder().method(method).uri(path).header(HOST, host);
+            let layer = HttpsLayer::new().port(port).hsts(HSTS_MAX_AGE);
+            let response = send(layer, Peer::memory(), request).await;
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()[LOCATION], location);
+            assert!(!response.headers().contains_key(STRICT_TRANSPORT_SECURITY));
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_request_without_valid_host_is_refused() {
+        for host in ["", "a b", "a@b", "a/b", "a%2f", "\u{e4}", ":80"] {
+            let request = Request::builder().header(HOST, HeaderValue::from_str(host).unwrap());
+            let response = send(HttpsLayer::new(), Peer::memory(), request).await;
+            assert_eq!(response.status(), 400, "{host}");
+        }
+        assert_eq!(send(HttpsLayer::new(), Peer::memory(), Request::builder()).await.status(), 400);
+    }
+
+    #[tokio::test]
+    async fn secure_response_has_hsts_and_acme_challenge_is_served_in_plain() {
+        let secure = Peer::memory().secured(Tls::new("TLSv1.3"));
+        let layer = HttpsLayer::new().hsts(Duration::from_secs(60));
+        let response = send(layer.clone(), secure.clone(), Request::builder()).await;
+        assert_eq!(response.headers()[STRICT_TRANSPORT_SECURITY], "max-age=60");
+        let response = send(HttpsLayer::new(), secure, Request::builder()).await;
+        assert!(!response.headers().contains_key(STRICT_TRANSPORT_SECURITY));
+        let acme = Request::builder().uri("/.well-known/acme-challenge/x");
+        let response = send(layer, Peer::memory(), acme).await;
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key(STRICT_TRANSPORT_SECURITY));
+    }
+}

@@ -1,0 +1,67 @@
+//! TLS for listeners and for connections to servers, by rustls.
+//!
+//! [`Server`] is the TLS side of a listener: certificates by host name, client certificates, reload. [`Client`]
+//! connects to servers and verifies their certificates.
+//!
+//! ```no_run
+//! use vestibule::{Router, serve, tls};
+//!
+//! # async fn run() -> std::io::Result<()> {
+//! let tls = tls::Server::builder()
+//!     .host(tls::Host::pem_files("/etc/ssl/site.pem", "/etc/ssl/site.key")) // the first is the default
+//!     .host(
+//!         tls::Host::pem_files("/etc/ssl/admin.pem", "/etc/ssl/admin.key")
+//!             .require_client_certificate("/etc/ssl/staff-ca.pem"),
+//!     )
+//!     .build()?;
+//! tokio::spawn(tls.clone().watch(tls::WATCH_INTERVAL)); // reads renewed certificates
+//! serve("0.0.0.0:443", Router::new()).tls(tls).await
+//! # }
+//! ```
+//!
+//! The versions are TLS 1.2 and 1.3, with the cipher suites and key exchanges that rustls holds to be safe. The
+//! cryptography is that of `ring`, unless a `ServerConfig` of your own has another provider.
+
+mod client;
+mod handshake;
+mod host;
+mod names;
+mod pem;
+#[cfg(feature = "self-signed")]
+mod self_signed;
+mod server;
+mod stream;
+mod watch;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, io, sync::Arc};
+
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+
+pub use client::{Client, ClientBuilder};
+pub use handshake::HandshakeError;
+pub use host::Host;
+#[cfg(feature = "self-signed")]
+pub use self_signed::self_signed;
+pub use server::{HANDSHAKES, Server, ServerBuilder, UnknownName};
+pub use stream::MaybeTls;
+pub(crate) use stream::plain;
+pub use tokio_rustls::rustls;
+pub use watch::WATCH_INTERVAL;
+
+/// The application protocols that this build speaks, the preferred one first.
+const SPOKEN: &[&[u8]] = &[b"http/1.1"];
+
+/// Returns the cryptography of this module.
+fn provider() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(ring::default_provider()))
+}
+
+/// Converts an error of rustls to one that names what failed.
+fn invalid(what: impl fmt::Display, error: impl fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {error}"))
+}

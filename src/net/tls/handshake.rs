@@ -1,0 +1,163 @@
+//! The server's handshake: from the first byte to a stream and its facts.
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::{
+    rustls::{
+        self, ProtocolVersion, ServerConnection,
+        server::{Accepted, AcceptedAlert, Acceptor},
+    },
+    server::StartHandshake,
+};
+
+use super::{MaybeTls, Server};
+use crate::{net::Io, peer::Tls};
+
+/// The content type of a record with a handshake message (RFC 8446 section 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// The fatal alert `unrecognized_name` in a record (RFC 6066 section 3): type 21, version 3.3, two bytes.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// Bytes of one read: most ClientHellos have 250 to 1,800.
+const READ_SIZE: usize = 4 << 10;
+
+/// Bytes of a plain HTTP request that are read and discarded, 64 KiB, so that its client reads the response.
+const DISCARD_BYTES: u64 = 64 << 10;
+
+/// The response to HTTP without TLS, with the status and much of the text that nginx sends.
+pub(super) const USE_HTTPS: &str = "HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 66\r\n\
+    connection: close\r\n\r\n\
+    400 Bad Request: plain HTTP was sent to an HTTPS port, use https:\n";
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The client closed the connection before the handshake was complete.
+    #[error("the client closed the connection during the TLS handshake")]
+    Closed,
+    /// The client speaks HTTP without TLS. It was answered 400.
+    #[error("the client sent plain HTTP to a TLS port")]
+    PlainHttp,
+    /// The client speaks neither TLS nor HTTP.
+    #[error("the client's first byte, {0:#04x}, begins no TLS handshake")]
+    NotTls(u8),
+    /// No host has the requested name, and [`UnknownName::Alert`](super::UnknownName::Alert) is set.
+    #[error("the client requested the unknown host {0:?}")]
+    UnknownName(String),
+    /// The client violates TLS, or both sides agree on no version, cipher suite or ALPN protocol.
+    #[error("TLS handshake failed: {0}")]
+    Tls(#[source] rustls::Error),
+    /// The connection failed, or the client refused the certificate.
+    #[error("TLS handshake failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Server {
+    /// Performs a handshake; `received` has bytes that were read ahead. The caller bounds its time.
+    pub(crate) async fn accept<I: Io>(
+        &self,
+        mut io: I,
+        received: BytesMut,
+    ) -> Result<(MaybeTls<I>, Tls), HandshakeError> {
+        let accepted = read_client_hello(&mut io, received).await?;
+        let name = accepted.client_hello().server_name().map(str::to_owned);
+        let Some(config) = self.config_for(name.as_deref()) else {
+            io.write_all(&UNRECOGNIZED_NAME).await?;
+            io.shutdown().await?;
+            return Err(HandshakeError::UnknownName(name.unwrap_or_default()));
+        };
+        // Not before the ClientHello is complete: a client that sends nothing must not hold a permit.
+        let _permit = self.handshakes().acquire().await.expect("it is never closed");
+        let stream = StartHandshake::from_parts(accepted, io).into_stream(config).await;
+        let stream = stream.map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => HandshakeError::Closed,
+            _ => HandshakeError::Io(e),
+        })?;
+        let facts = facts(stream.get_ref().1);
+        Ok((MaybeTls::secured(stream), facts))
+    }
+}
+
+/// Reads until the ClientHello is complete. Answers clients that do not speak TLS.
+async fn read_client_hello<I: Io>(
+    io: &mut I,
+    mut received: BytesMut,
+) -> Result<Accepted, HandshakeError> {
+    let mut acceptor = Acceptor::default();
+    let mut is_first = true;
+    loop {
+        if received.is_empty() {
+            received.reserve(READ_SIZE);
+            if io.read_buf(&mut received).await? == 0 {
+                return Err(HandshakeError::Closed);
+            }
+        }
+        if is_first && received[0] != HANDSHAKE_RECORD {
+            return Err(refuse(io, received[0]).await);
+        }
+        is_first = false;
+        while !received.is_empty() {
+            let n = acceptor.read_tls(&mut &received[..])?;
+            received.advance(n);
+            match acceptor.accept() {
+                Ok(Some(accepted)) => return Ok(accepted),
+                Ok(None) if n == 0 => return Err(HandshakeError::Closed),
+                Ok(None) => {}
+                Err((error, alert)) => return Err(send_alert(io, error, alert).await),
+            }
+        }
+    }
+}
+
+/// Sends the alert for an invalid ClientHello.
+async fn send_alert<I: Io>(
+    io: &mut I,
+    error: rustls::Error,
+    mut alert: AcceptedAlert,
+) -> HandshakeError {
+    let mut bytes = Vec::new();
+    if alert.write_all(&mut bytes).is_ok() && io.write_all(&bytes).await.is_ok() {
+        let _ = io.shutdown().await; // the handshake has failed in any case
+    }
+    HandshakeError::Tls(error)
+}
+
+/// Answers a client that does not speak TLS, if it seems to speak HTTP.
+async fn refuse<I: Io>(io: &mut I, first: u8) -> HandshakeError {
+    if !first.is_ascii_uppercase() {
+        return HandshakeError::NotTls(first);
+    }
+    let answer = async {
+        io.write_all(USE_HTTPS.as_bytes()).await?;
+        io.shutdown().await?;
+        // Closing a socket with unread bytes would reset the connection, and the response would be lost.
+        let mut rest = io.take(DISCARD_BYTES);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _ = answer.await; // the client may be gone
+    HandshakeError::PlainHttp
+}
+
+/// Returns the facts of a complete handshake.
+fn facts(session: &ServerConnection) -> Tls {
+    let mut facts = Tls::new(match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLSv1.3", // rustls speaks no other version
+    });
+    if let Some(name) = session.server_name() {
+        facts = facts.with_server_name(name);
+    }
+    if let Some(protocol) = session.alpn_protocol() {
+        facts = facts.with_alpn(protocol.to_vec());
+    }
+    if let Some(certificate) = session.peer_certificates().and_then(<[_]>::first) {
+        facts = facts.with_client_certificate(certificate.to_vec());
+    }
+    facts
+}

@@ -1,0 +1,65 @@
+//! `Names`: finds the host of a name, exact ones before wildcards.
+
+use std::collections::HashMap;
+
+/// Values by host name. A wildcard, `*.example.com`, stands for one label.
+#[derive(Debug)]
+pub(super) struct Names<T> {
+    exact: HashMap<Box<str>, T>,
+    /// By the name without its first label.
+    wildcards: HashMap<Box<str>, T>,
+}
+
+impl<T> Default for Names<T> {
+    fn default() -> Self {
+        Self { exact: HashMap::new(), wildcards: HashMap::new() }
+    }
+}
+
+impl<T> Names<T> {
+    /// Adds a name, unless an earlier value has it.
+    pub(super) fn insert(&mut self, name: &str, value: T) {
+        let name = normalize(name);
+        match name.strip_prefix("*.") {
+            Some(parent) => self.wildcards.entry(parent.into()).or_insert(value),
+            None => self.exact.entry(name.into()).or_insert(value),
+        };
+    }
+
+    /// Returns the value for `name`, in any case and with or without the root's dot.
+    pub(super) fn get(&self, name: &str) -> Option<&T> {
+        let name = normalize(name);
+        self.exact.get(&*name).or_else(|| {
+            let (_label, parent) = name.split_once('.')?;
+            self.wildcards.get(parent)
+        })
+    }
+}
+
+fn normalize(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exact_name_wins_over_wildcard_which_stands_for_one_label() {
+        let mut names = Names::default();
+        names.insert("*.Example.com", 1);
+        names.insert("a.example.com", 2);
+        names.insert("a.example.com", 3);
+        for (name, value) in [
+            ("a.example.com", Some(2)),
+            ("A.EXAMPLE.COM.", Some(2)),
+            ("b.example.com", Some(1)),
+            ("c.b.example.com", None),
+            ("example.com", None),
+            (".example.com", Some(1)),
+            ("", None),
+        ] {
+            assert_eq!(names.get(name).copied(), value, "{name}");
+        }
+    }
+}

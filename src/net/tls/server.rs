@@ -1,0 +1,230 @@
+//! `Server`: the TLS side of listeners, with certificates by host name.
+
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use tokio::sync::Semaphore;
+use tokio_rustls::rustls::ServerConfig;
+
+use super::{
+    Host,
+    host::{LoadedHost, Sessions},
+    names::Names,
+    provider,
+};
+use crate::peer::Tls;
+
+/// The default of [`ServerBuilder::handshakes`], 1,024: a handshake under way takes up to 64 KiB.
+pub const HANDSHAKES: usize = 1024;
+
+/// What a client gets that names a host which no certificate is for (RFC 6066 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownName {
+    /// The first host's certificate, as in nginx. Clients that verify it end the handshake.
+    #[default]
+    DefaultHost,
+    /// The alert `unrecognized_name`, so that scanners learn no name.
+    Alert,
+}
+
+/// The TLS side of listeners: certificates by host name (SNI), client certificates, session tickets and ALPN.
+///
+/// Cheap to clone: clones share everything, so one of them can [`reload`](Self::reload) while another one
+/// serves.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+struct Shared {
+    hosts: RwLock<Arc<Hosts>>,
+    /// Empty for a configuration of the user's.
+    sources: Vec<(Host, Sessions)>,
+    /// Held by a reload.
+    reload: Mutex<()>,
+    unknown_name: UnknownName,
+    alpn: Vec<Vec<u8>>,
+    handshakes: Arc<Semaphore>,
+}
+
+/// The hosts as they were last loaded.
+struct Hosts {
+    by_name: Names<Arc<LoadedHost>>,
+    default: Arc<LoadedHost>,
+}
+
+/// Builds a [`Server`]. The order of options does not matter; that of hosts does.
+#[derive(Debug)]
+#[must_use]
+pub struct ServerBuilder {
+    hosts: Vec<Host>,
+    unknown_name: UnknownName,
+    alpn: Vec<Vec<u8>>,
+    handshakes: usize,
+}
+
+impl ServerBuilder {
+    /// Adds a host. The first one is the default, for clients that name none. Of two hosts with the same name
+    /// the first one has it.
+    pub fn host(mut self, host: Host) -> Self {
+        self.hosts.push(host);
+        self
+    }
+
+    /// Sets what a client gets that names an unknown host. Defaults to [`UnknownName::DefaultHost`].
+    pub fn unknown_name(mut self, answer: UnknownName) -> Self {
+        self.unknown_name = answer;
+        self
+    }
+
+    /// Sets the application protocols (ALPN, RFC 7301), the preferred one first. Defaults to those that this
+    /// build speaks: `h2`, with that feature, and `http/1.1`. A client that offers others only gets the alert
+    /// `no_application_protocol`.
+    pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.alpn = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets how many handshakes may be under way at once, from the complete ClientHello on. Further clients
+    /// wait, within the time of their first head. Defaults to [`HANDSHAKES`].
+    pub fn handshakes(mut self, n: usize) -> Self {
+        self.handshakes = n;
+        self
+    }
+
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// No host, or zero handshakes; a file that cannot be read; a key that is not that of its certificate.
+    /// The text names the file.
+    pub fn build(self) -> io::Result<Server> {
+        if self.hosts.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no host with a certificate"));
+        }
+        if self.handshakes == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "0 handshakes serve nothing"));
+        }
+        let sources: Vec<_> = self.hosts.into_iter().map(|h| (h, Sessions::default())).collect();
+        let hosts = load(&sources, &self.alpn)?;
+        Ok(Server(Arc::new(Shared {
+            hosts: RwLock::new(Arc::new(hosts)),
+            sources,
+            reload: Mutex::new(()),
+            unknown_name: self.unknown_name,
+            alpn: self.alpn,
+            handshakes: Arc::new(Semaphore::new(self.handshakes.min(Semaphore::MAX_PERMITS))),
+        })))
+    }
+}
+
+impl Server {
+    /// Creates the TLS side of a listener with one certificate chain and its key, from PEM files.
+    ///
+    /// # Errors
+    /// Those of [`ServerBuilder::build`].
+    pub fn pem_files(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> io::Result<Self> {
+        Self::builder().host(Host::pem_files(chain, key)).build()
+    }
+
+    /// Returns a builder without a host.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            hosts: Vec::new(),
+            unknown_name: UnknownName::default(),
+            alpn: super::SPOKEN.iter().map(|protocol| protocol.to_vec()).collect(),
+            handshakes: HANDSHAKES,
+        }
+    }
+
+    /// Uses a configuration of rustls as it is: its certificates, client verification, tickets and ALPN. It
+    /// has nothing to reload; a certificate resolver of your own can do that.
+    pub fn from_config(config: impl Into<Arc<ServerConfig>>) -> Self {
+        let config = config.into();
+        let default = Arc::new(LoadedHost { config, names: Vec::new(), has_client_auth: false });
+        Self(Arc::new(Shared {
+            hosts: RwLock::new(Arc::new(Hosts { by_name: Names::default(), default })),
+            sources: Vec::new(),
+            reload: Mutex::new(()),
+            unknown_name: UnknownName::DefaultHost,
+            alpn: Vec::new(),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+        }))
+    }
+
+    /// Reads all files again. New connections use what they have now; open ones stay as they are, and sessions
+    /// of hosts without client certificates can still be resumed. Blocks while it reads.
+    ///
+    /// # Errors
+    /// Those of [`ServerBuilder::build`]. Then nothing changes: all hosts keep what they have.
+    pub fn reload(&self) -> io::Result<()> {
+        let shared = &*self.0;
+        if shared.sources.is_empty() {
+            return Ok(());
+        }
+        // An earlier reload must not replace the result of a later one.
+        let _guard = shared.reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = Arc::new(load(&shared.sources, &shared.alpn)?);
+        *shared.hosts.write().unwrap_or_else(PoisonError::into_inner) = hosts;
+        Ok(())
+    }
+
+    /// Returns the files that a reload reads.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.0.sources.iter().flat_map(|(host, _)| host.files()).map(PathBuf::from).collect()
+    }
+
+    /// Returns whether a request for `host` may be served on a connection with these facts: `false` if the
+    /// host asks for client certificates, and the handshake was with another one. Then the answer is 421 (RFC
+    /// 9110 section 15.5.20).
+    pub(crate) fn is_authoritative(&self, facts: &Tls, host: &str) -> bool {
+        let hosts = self.hosts();
+        let requested = hosts.by_name.get(host).unwrap_or(&hosts.default);
+        if !requested.has_client_auth {
+            return true;
+        }
+        let served = facts.server_name().and_then(|name| hosts.by_name.get(name));
+        Arc::ptr_eq(served.unwrap_or(&hosts.default), requested)
+    }
+
+    /// Returns the configuration for a client that names this host; `None` if it must be refused.
+    pub(super) fn config_for(&self, name: Option<&str>) -> Option<Arc<ServerConfig>> {
+        let hosts = self.hosts();
+        let found = name.map(|name| hosts.by_name.get(name));
+        match found {
+            Some(Some(host)) => Some(host.config.clone()),
+            Some(None) if self.0.unknown_name == UnknownName::Alert => None,
+            Some(None) | None => Some(hosts.default.config.clone()),
+        }
+    }
+
+    pub(super) fn handshakes(&self) -> &Semaphore {
+        &self.0.handshakes
+    }
+
+    fn hosts(&self) -> Arc<Hosts> {
+        self.0.hosts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Loads all hosts.
+fn load(sources: &[(Host, Sessions)], alpn: &[Vec<u8>]) -> io::Result<Hosts> {
+    let provider = provider();
+    let mut by_name = Names::default();
+    let mut default = None;
+    for (host, sessions) in sources {
+        let loaded = Arc::new(host.load(&provider, sessions, alpn)?);
+        for name in &loaded.names {
+            by_name.insert(name, loaded.clone());
+        }
+        default.get_or_insert(loaded);
+    }
+    let default = default.expect("`build` has checked that there is a host");
+    Ok(Hosts { by_name, default })
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("hosts", &self.0.sources.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,198 @@
+//! `MaybeTls`: a stream with or without TLS.
+
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
+
+use crate::{body::FileSlice, net::Io};
+
+/// A stream with or without TLS, so that one driver serves both.
+///
+/// Dropped, a TLS stream sends `close_notify` if the socket takes it at once, unless
+/// [`reset_on_close`](Io::reset_on_close) was called: the peer then sees that it was cut.
+pub struct MaybeTls<I: Io>(Kind<I>);
+
+enum Kind<I: Io> {
+    Plain(I),
+    Tls(Box<Secured<I>>),
+}
+
+struct Secured<I: Io> {
+    stream: TlsStream<I>,
+    /// Whether `close_notify` was sent, or must not be.
+    is_closed: bool,
+}
+
+/// Wraps a stream without TLS.
+pub(crate) fn plain<I: Io>(io: I) -> MaybeTls<I> {
+    MaybeTls(Kind::Plain(io))
+}
+
+impl<I: Io> MaybeTls<I> {
+    /// Wraps a stream after its handshake.
+    pub(super) fn secured(stream: impl Into<TlsStream<I>>) -> Self {
+        Self(Kind::Tls(Box::new(Secured { stream: stream.into(), is_closed: false })))
+    }
+
+    /// Returns the stream below.
+    pub fn get_ref(&self) -> &I {
+        match &self.0 {
+            Kind::Plain(io) => io,
+            Kind::Tls(tls) => tls.stream.get_ref().0,
+        }
+    }
+
+    fn get_mut(&mut self) -> &mut I {
+        match &mut self.0 {
+            Kind::Plain(io) => io,
+            Kind::Tls(tls) => tls.stream.get_mut().0,
+        }
+    }
+
+    /// Returns the application protocol that was negotiated (ALPN), if any.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Kind::Plain(_) => None,
+            Kind::Tls(tls) => tls.stream.get_ref().1.alpn_protocol(),
+        }
+    }
+}
+
+impl<I: Io> Drop for Secured<I> {
+    fn drop(&mut self) {
+        if !self.is_closed {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut self.stream).poll_shutdown(&mut cx); // best effort
+        }
+    }
+}
+
+impl<I: Io> Io for MaybeTls<I> {
+    fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Plain(io) => io.poll_write_more(cx, bytes),
+            Kind::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        file: &FileSlice,
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Plain(io) => io.poll_send_file(cx, file),
+            Kind::Tls(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    fn can_send_file(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(io) => io.can_send_file(),
+            Kind::Tls(_) => false,
+        }
+    }
+
+    fn needs_shutdown(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(io) => io.needs_shutdown(),
+            Kind::Tls(_) => true,
+        }
+    }
+
+    fn recv_queue_empty(&self) -> Option<bool> {
+        self.get_ref().recv_queue_empty()
+    }
+
+    fn send_queue_len(&self) -> Option<u64> {
+        self.get_ref().send_queue_len()
+    }
+
+    fn raise_send_limit(&mut self) {
+        self.get_mut().raise_send_limit();
+    }
+
+    fn reset_on_close(&mut self) {
+        if let Kind::Tls(tls) = &mut self.0 {
+            tls.is_closed = true;
+        }
+        self.get_mut().reset_on_close();
+    }
+}
+
+impl<I: Io> AsyncRead for MaybeTls<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Kind::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Kind::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl<I: Io> AsyncWrite for MaybeTls<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Kind::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Kind::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(io) => io.is_write_vectored(),
+            Kind::Tls(tls) => tls.stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Kind::Plain(io) => Pin::new(io).poll_flush(cx),
+            Kind::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Kind::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Kind::Tls(tls) => {
+                let closed = Pin::new(&mut tls.stream).poll_shutdown(cx);
+                tls.is_closed |= closed.is_ready();
+                closed
+            }
+        }
+    }
+}
+
+impl<I: Io> fmt::Debug for MaybeTls<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Plain(_) => "Plain",
+            Kind::Tls(_) => "Tls",
+        })
+    }
+}
