@@ -30,7 +30,10 @@ pub(crate) mod tests;
 
 pub(super) use field_lines::FieldLines;
 pub(super) use framing::parse_content_length;
+pub(super) use name::is_ambiguous as is_ambiguous_name;
+pub(super) use request::Host;
 pub(super) use response::parse_status_and_reason;
+pub(super) use scan::is_target;
 
 pub use conn::{Client, Conn, Event, IdleState, Role, Server};
 pub use error::{Fault, Misuse};

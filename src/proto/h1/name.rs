@@ -34,7 +34,7 @@ pub(super) fn parse(token: &[u8]) -> Option<(HeaderName, KnownField)> {
 
 /// Returns whether this is the name of a framing field with `_` or `.` instead of `-`. CGI and WSGI map
 /// `-` and `_` to one variable, PHP also `.`.
-fn is_ambiguous(token: &[u8]) -> bool {
+pub(in crate::proto) fn is_ambiguous(token: &[u8]) -> bool {
     let is_alike = |(&n, k): (&u8, u8)| n | 0x20 == k || k == b'-' && matches!(n, b'_' | b'.');
     ["content-length", "transfer-encoding"]
         .iter()

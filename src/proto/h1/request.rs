@@ -199,7 +199,7 @@ fn parse_absolute(
 
 /// `uri-host [ ":" port ]` (RFC 9110 section 7.2).
 #[derive(Clone, Copy)]
-struct Host<'a> {
+pub(in crate::proto) struct Host<'a> {
     /// A name, an IPv4 address or an IPv6 literal in brackets.
     name: &'a [u8],
     /// `None` for the scheme's default, also if it is empty (RFC 3986 section 3.2.3).
@@ -207,7 +207,7 @@ struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    fn parse(value: &'a [u8]) -> Option<Self> {
+    pub(in crate::proto) fn parse(value: &'a [u8]) -> Option<Self> {
         let len = match value {
             [b'[', rest @ ..] => {
                 let end = memchr::memchr(b']', rest)?;
@@ -231,7 +231,7 @@ impl<'a> Host<'a> {
     }
 
     /// Returns whether both name the same host and port, for a scheme with this default port.
-    fn is_same(self, other: Self, default_port: u16) -> bool {
+    pub(in crate::proto) fn is_same(self, other: Self, default_port: u16) -> bool {
         self.name.eq_ignore_ascii_case(other.name)
             && self.port.unwrap_or(default_port) == other.port.unwrap_or(default_port)
     }

@@ -99,7 +99,7 @@ pub(super) fn is_field_value(bytes: &[u8]) -> bool {
 
 /// Returns whether all bytes are valid in a request target: visible ASCII, no fragment, and no backslash
 /// before the query, which some readers take for a slash.
-pub(super) fn is_target(bytes: &[u8]) -> bool {
+pub(in crate::proto) fn is_target(bytes: &[u8]) -> bool {
     let plain = |&b: &u8| is_visible(b) && b != b'\\';
     let (words, rest) = bytes.as_chunks::<8>();
     let is_plain = words.iter().all(|w| plain_word(u64::from_ne_bytes(*w)) || w.iter().all(plain))

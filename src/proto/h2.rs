@@ -1,0 +1,15 @@
+//! HTTP/2 (RFC 9113) beside its framing: which requests are valid, and which frames are a flood.
+//!
+//! Frames, HPACK and flow control are those of the crate `h2`. It hides single frames, so a [`FrameMeter`]
+//! counts them in the bytes that go into it.
+
+mod frame_meter;
+mod request;
+mod response;
+
+pub use frame_meter::{Flood, FrameLimits, FrameMeter};
+pub(crate) use request::{ValidRequest, validate_request};
+pub(crate) use response::prepare_response;
+
+/// The bytes with which a client begins (RFC 9113 section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
