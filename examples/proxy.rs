@@ -8,14 +8,18 @@ use vestibule::{
     cache::{CacheLayer, Heuristic, SetCookie},
     layer,
     serve::{Serve, serve, shutdown_signal},
+    tls,
     upstream::Upstream,
 };
 
 const HELP: &str = "\
-proxy [--listen ADDR] [--threads N] [--buffer] [--cache memory|DIR] [--log] UPSTREAM [UPSTREAM ...]
+proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [--buffer]
+      [--cache memory|DIR] [--log] UPSTREAM [UPSTREAM ...]
 
   --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
   --threads N     N threads with a runtime each (0: one per core); by default one runtime
+  --tls-cert FILE serves HTTPS, HTTP/2 and HTTP/1.1, with this certificate chain (PEM)
+  --tls-key FILE  and its private key (PEM)
   --buffer        buffers requests and responses, so that no server waits for a slow client
   --cache WHERE   stores responses as far as the servers permit: in memory, or in the folder WHERE too
   --cache-heuristic    with --cache: derives a lifetime from Last-Modified if there is no other
@@ -28,7 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse()?;
     let cache = args.cache_layer()?;
-    let Args { listen, threads, buffer, log, upstreams, .. } = args;
+    let Args { listen, threads, tls, buffer, log, upstreams, .. } = args;
 
     let servers = Upstream::new(upstreams)?;
     // Servers may be started later. With `?` instead, a missing server would be an error.
@@ -44,12 +48,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .service(servers)
     };
     match (buffer, cache) {
-        (false, None) => run(serve(listen, servers), threads, log).await,
-        (true, None) => run(serve(listen, buffered(servers)), threads, log).await,
+        (false, None) => run(serve(listen, servers), threads, tls, log).await,
+        (true, None) => run(serve(listen, buffered(servers)), threads, tls, log).await,
         // Outside of the buffers: hits need none.
-        (false, Some(cache)) => run(serve(listen, cache.layer(servers)), threads, log).await,
+        (false, Some(cache)) => run(serve(listen, cache.layer(servers)), threads, tls, log).await,
         (true, Some(cache)) => {
-            run(serve(listen, cache.layer(buffered(servers))), threads, log).await
+            run(serve(listen, cache.layer(buffered(servers))), threads, tls, log).await
         }
     }
 }
@@ -57,6 +61,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn run<S>(
     server: Serve<S>,
     threads: Option<usize>,
+    tls: Option<(String, String)>,
     log: bool,
 ) -> Result<(), Box<dyn std::error::Error>>
 where
@@ -65,6 +70,9 @@ where
 {
     // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
     let mut server = server.shutdown(shutdown_signal());
+    if let Some((chain, key)) = tls {
+        server = server.tls(tls::Server::pem_files(chain, key)?);
+    }
     if !log {
         server = server.without_access_log();
     }
@@ -79,6 +87,8 @@ where
 struct Args {
     listen: String,
     threads: Option<usize>,
+    /// The files of the certificate and of its key.
+    tls: Option<(String, String)>,
     buffer: bool,
     cache: Option<String>,
     heuristic: bool,
@@ -122,6 +132,8 @@ impl Args {
             match arg {
                 Long("listen") => args.listen = parser.value()?.string()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
+                Long("tls-cert") => chain = Some(parser.value()?.string()?),
+                Long("tls-key") => key = Some(parser.value()?.string()?),
                 Long("buffer") => args.buffer = true,
                 Long("cache") => args.cache = Some(parser.value()?.string()?),
                 Long("cache-heuristic") => args.heuristic = true,
@@ -135,6 +147,11 @@ impl Args {
                 _ => return Err(arg.unexpected()),
             }
         }
+        args.tls = match (chain, key) {
+            (Some(chain), Some(key)) => Some((chain, key)),
+            (None, None) => None,
+            _ => return Err("--tls-cert and --tls-key belong together".into()),
+        };
         Ok(args)
     }
 }

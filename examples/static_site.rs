@@ -10,13 +10,16 @@ use vestibule::{
     files::{self, DirBuilder},
     net::Address,
     serve::{Serve, serve, shutdown_signal},
+    tls,
 };
 
 const HELP: &str = "\
-static_site [--listen ADDR] [--threads N] [OPTION ...] [DIR]
+static_site [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [OPTION ...] [DIR]
 
   --listen ADDR     host:port or unix:/path (127.0.0.1:8080)
   --threads N       N threads with a runtime each (0: one per core); by default one runtime
+  --tls-cert FILE   serves HTTPS, HTTP/2 and HTTP/1.1, with this certificate chain (PEM)
+  --tls-key FILE    and its private key (PEM)
   --log             logs a line for each request, even if stderr is not a terminal
   --list            lists folders without an index.html
   --precompressed   sends a.js.zst, a.js.br or a.js.gz for a.js to clients that accept it
@@ -27,7 +30,7 @@ static_site [--listen ADDR] [--threads N] [OPTION ...] [DIR]
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
-    let Args { listen, threads, log, list, precompressed, fallback, dir } = Args::parse()?;
+    let Args { listen, threads, tls, log, list, precompressed, fallback, dir } = Args::parse()?;
 
     let mut site = DirBuilder::dir(&dir).cache_policy(|path| {
         // The name changes with the content, so a response never becomes stale.
@@ -46,12 +49,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let site = site.try_build()?;
     let shown = std::path::absolute(&dir).unwrap_or_else(|_| dir.into());
     eprintln!("Serving {}", shown.display());
-    let server = serve(listen, site);
+    let mut server = serve(listen, site);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    if let Some((chain, key)) = tls {
+        server = server.tls(tls::Server::pem_files(chain, key)?);
+    }
     let shows_lines = log || std::io::stderr().is_terminal();
-    run(if shows_lines { server } else { server.without_access_log() }, threads).await
+    let server = if shows_lines { server } else { server.without_access_log() };
+    run(server, threads, scheme).await
 }
 
-async fn run<S>(server: Serve<S>, threads: Option<usize>) -> Result<(), Box<dyn std::error::Error>>
+async fn run<S>(
+    server: Serve<S>,
+    threads: Option<usize>,
+    scheme: &str,
+) -> Result<(), Box<dyn std::error::Error>>
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -65,7 +77,7 @@ where
     };
     let server = server.bind()?;
     match server.local_addr()? {
-        at @ Address::Tcp(_) => eprintln!("Open http://{at}/"),
+        at @ Address::Tcp(_) => eprintln!("Open {scheme}://{at}/"),
         at @ Address::Unix(_) => eprintln!("Listening on {at}"),
     }
     Ok(server.await?)
@@ -74,6 +86,8 @@ where
 struct Args {
     listen: String,
     threads: Option<usize>,
+    /// The files of the certificate and of its key.
+    tls: Option<(String, String)>,
     log: bool,
     list: bool,
     precompressed: bool,
@@ -87,17 +101,21 @@ impl Args {
         let mut args = Self {
             listen: "127.0.0.1:8080".into(),
             threads: None,
+            tls: None,
             log: false,
             list: false,
             precompressed: false,
             fallback: None,
             dir: ".".into(),
         };
+        let (mut chain, mut key) = (None, None);
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("listen") => args.listen = parser.value()?.string()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
+                Long("tls-cert") => chain = Some(parser.value()?.string()?),
+                Long("tls-key") => key = Some(parser.value()?.string()?),
                 Long("log") => args.log = true,
                 Long("list") => args.list = true,
                 Long("precompressed") => args.precompressed = true,
@@ -110,6 +128,11 @@ impl Args {
                 _ => return Err(arg.unexpected()),
             }
         }
+        args.tls = match (chain, key) {
+            (Some(chain), Some(key)) => Some((chain, key)),
+            (None, None) => None,
+            _ => return Err("--tls-cert and --tls-key belong together".into()),
+        };
         Ok(args)
     }
 }
