@@ -18,6 +18,8 @@ fn main() {
         ("curl", "curl"),
         ("nginx", "nginx"),
         ("chromium", "chromium"),
+        ("h2load", "h2load"),
+        ("openssl", "openssl"),
         ("python3", "python3"),
         ("redis", "redis-server"),
         ("ip", "ip"),

@@ -120,6 +120,7 @@ impl Args {
         let mut args = Self {
             listen,
             threads: None,
+            tls: None,
             buffer: false,
             cache: None,
             heuristic: false,
@@ -127,6 +128,7 @@ impl Args {
             log: false,
             upstreams: vec![],
         };
+        let (mut chain, mut key) = (None, None);
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {

@@ -9,7 +9,8 @@
 //! Each stage passes a [`Transport`] to the next: the stream, bytes that were read ahead, the known facts
 //! of the client, the [`DrainWatch`](crate::net::DrainWatch) by which a shutdown ends it, and the time at which it
 //! was accepted, where the deadline shared by all stages starts. A driver returns its transport after an
-//! upgrade. The only protocol so far is HTTP/1.1 without TLS.
+//! upgrade. TLS negotiates the protocol (ALPN); without TLS the preface of HTTP/2 is told from a request of
+//! HTTP/1.1 by its bytes.
 //!
 //! Connections of our own ([`client`]) go to HTTP servers ([`h1::client`]) and to FastCGI applications
 //! ([`fcgi`]).
@@ -22,6 +23,11 @@ mod config;
 mod delivery;
 pub mod fcgi;
 pub mod h1;
+#[cfg(feature = "h2")]
+pub mod h2;
+#[cfg(not(feature = "h2"))]
+#[path = "conn/no_h2.rs"]
+pub(crate) mod h2;
 pub(crate) mod head_pool;
 mod interim;
 mod misdirected;
@@ -36,6 +42,8 @@ mod timer;
 mod transport;
 
 pub use checkin::{Checkin, SingleUse};
+#[cfg(feature = "h2")]
+pub use config::Http2Config;
 pub use config::{Config, Http1Config};
 pub use delivery::Delivery;
 pub use interim::{InterimRefused, InterimResponses, MAX_INTERIM};

@@ -105,6 +105,9 @@
 //! | `process` | yes | workers that are child processes |
 //! | `limit` | yes | rate limits for each client |
 //! | `compression` | no | compressed responses and requests; compiles C code for zstd |
+//! | `tls` | yes | TLS for listeners, and to servers |
+//! | `h2` | yes | HTTP/2 |
+//! | `self-signed` | no | a certificate for development |
 //! | `metrics` | no | gauges and counters of the [budget](budget#metrics), through the crate `metrics` |
 //!
 //! # Logs
@@ -126,6 +129,9 @@
 //! | | warn | a daemon or php-fpm ended by itself |
 //! | | debug | a worker process ended |
 //! | `vestibule::worker::output` | info | a line of output of a worker process, or what an application wrote to `wsgi.errors`, with the fields `worker`, `pid` and `stream` |
+//! | `vestibule::tls` | error | certificates cannot be reloaded |
+//! | | info | certificates were reloaded |
+//! | | debug | a handshake failed |
 //! | `vestibule::net` | error | connections cannot be accepted |
 //! | | warn | no descriptors are left, a thread cannot be started |
 //! | `vestibule::serve` | error | the task of a connection panicked |
@@ -199,8 +205,10 @@ pub mod serve;
 #[cfg(all(
     feature = "cache",
     feature = "files",
+    feature = "h2",
     feature = "limit",
     feature = "process",
+    feature = "tls",
     feature = "upstream"
 ))]
 pub mod guide;

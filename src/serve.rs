@@ -5,6 +5,8 @@ mod admission;
 mod bind;
 #[doc = include_str!("serve/deadlines.md")]
 pub mod deadlines {}
+#[cfg(feature = "h2")]
+mod http2_options;
 mod per_client;
 mod runtime_threads;
 mod signal;

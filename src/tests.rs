@@ -10,6 +10,8 @@ mod early;
 mod ends;
 mod exhaustion;
 mod fit;
+#[cfg(feature = "h2")]
+mod h2;
 mod half_close;
 mod incidents;
 mod links;
@@ -29,5 +31,7 @@ mod source;
 mod startup;
 mod strata;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod two_hops;
 mod upstream;

@@ -169,7 +169,7 @@ impl AccessLog {
     }
 
     /// Writes an entry. It catches panics, since a connection writes its last entries in `drop`.
-    fn write(&self, entry: &Entry) {
+    pub(super) fn write(&self, entry: &Entry) {
         let write = || match self {
             Self::Off => {}
             Self::Trace => trace(entry),

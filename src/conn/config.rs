@@ -1,9 +1,14 @@
 //! `Config`, `Http1Config`: the options of a server's connection, and the reasons for their defaults.
 
+mod http2;
+#[cfg(feature = "h2")]
+mod http2_options;
 #[cfg(feature = "tls")]
 mod tls_options;
 
 use std::{sync::Arc, time::Duration};
+
+pub use http2::Http2Config;
 
 use super::access_log::{AccessLog, Entry};
 use crate::{
@@ -36,6 +41,7 @@ pub struct Config {
     pub(crate) write_rate: MinRate,
     pub(crate) access_log: AccessLog,
     pub(crate) http1: Http1Config,
+    pub(crate) http2: Option<Http2Config>,
     pub(crate) tls: Option<tls::Server>,
 }
 
@@ -52,6 +58,7 @@ impl Config {
             write_rate: MinRate::new(240, Duration::from_secs(120)),
             access_log: AccessLog::default(),
             http1: Http1Config::new(),
+            http2: DEFAULT_HTTP2,
             tls: None,
         }
     }
@@ -137,6 +144,11 @@ impl Config {
         self
     }
 }
+
+#[cfg(feature = "h2")]
+const DEFAULT_HTTP2: Option<Http2Config> = Some(Http2Config::new());
+#[cfg(not(feature = "h2"))]
+const DEFAULT_HTTP2: Option<Http2Config> = None;
 
 impl Default for Config {
     fn default() -> Self {

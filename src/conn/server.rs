@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Config, Transport, h1,
+    Config, Transport, h1, h2,
     setup::{self, Setup},
 };
 use crate::{
@@ -42,8 +42,15 @@ pub struct Connection<I: Io, S>(Stage<I, S>);
 
 /// The current stage, which owns the transport until it passes it to the next.
 enum Stage<I: Io, S> {
-    Setup { setup: Setup<I>, peer: Peer, service: S, config: Arc<Config> },
+    Setup {
+        setup: Setup<I>,
+        peer: Peer,
+        service: S,
+        config: Arc<Config>,
+    },
     Http1(h1::server::Connection<MaybeTls<I>, S>),
+    /// Boxed, since it is larger than a connection of HTTP/1.1.
+    Http2(Box<h2::server::Connection<MaybeTls<I>, S>>),
     Ended(Peer),
 }
 
@@ -68,9 +75,19 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Chooses the protocol, and creates its driver.
+    /// Chooses the protocol, and creates its driver: that which TLS has negotiated. Without TLS HTTP/1.1 begins,
+    /// and ends at once if the client begins with the preface of HTTP/2.
     fn driver(transport: Transport<MaybeTls<I>>, service: S, config: Arc<Config>) -> Self {
-        Self::Http1(h1::server::Connection::new(transport, service, config))
+        if config.http2.is_none() {
+            return Self::Http1(h1::server::Connection::new(transport, service, config));
+        }
+        match transport.peer.tls() {
+            Some(facts) if facts.alpn() == Some(b"h2") => {
+                Self::Http2(Box::new(h2::server::Connection::new(transport, service, config)))
+            }
+            Some(_) => Self::Http1(h1::server::Connection::new(transport, service, config)),
+            None => Self::Http1(h1::server::Connection::detecting(transport, service, config)),
+        }
     }
 }
 
@@ -80,6 +97,7 @@ impl<I: Io, S> Connection<I, S> {
         match &self.0 {
             Stage::Setup { peer, .. } | Stage::Ended(peer) => peer,
             Stage::Http1(connection) => connection.peer(),
+            Stage::Http2(connection) => connection.peer(),
         }
     }
 }
@@ -102,15 +120,28 @@ where
         loop {
             let transport = match &mut self.0 {
                 Stage::Setup { setup, .. } => ready!(setup.as_mut().poll(cx)),
-                Stage::Http1(connection) => return Pin::new(connection).poll(cx),
+                Stage::Http1(connection) => {
+                    let result = ready!(Pin::new(&mut *connection).poll(cx));
+                    if !connection.found_http2() {
+                        return Poll::Ready(result);
+                    }
+                    None
+                }
+                Stage::Http2(connection) => return Pin::new(connection).poll(cx),
                 Stage::Ended(_) => return Poll::Ready(Ok(())),
             };
             let ended = Stage::Ended(self.peer().clone());
-            let Stage::Setup { service, config, .. } = std::mem::replace(&mut self.0, ended) else {
-                continue;
-            };
-            if let Some(transport) = transport {
-                self.0 = Stage::driver(transport, service, config);
+            match (std::mem::replace(&mut self.0, ended), transport) {
+                (Stage::Setup { service, config, .. }, Some(transport)) => {
+                    self.0 = Stage::driver(transport, service, config);
+                }
+                (Stage::Http1(connection), _) => {
+                    if let Some((transport, service, config)) = connection.into_http2() {
+                        let connection = h2::server::Connection::new(transport, service, config);
+                        self.0 = Stage::Http2(Box::new(connection));
+                    }
+                }
+                (Stage::Setup { .. } | Stage::Http2(_) | Stage::Ended(_), _) => {}
             }
         }
     }

@@ -12,7 +12,7 @@ use std::{
 use super::{Config, Transport, thread_buffers, timer::Timer};
 use crate::{
     net::{
-        Io, DrainWatch, clock,
+        DrainWatch, Io, clock,
         tls::{self, MaybeTls},
     },
     peer::Peer,

@@ -54,6 +54,9 @@ pub use tokio_rustls::rustls;
 pub use watch::WATCH_INTERVAL;
 
 /// The application protocols that this build speaks, the preferred one first.
+#[cfg(feature = "h2")]
+const SPOKEN: &[&[u8]] = &[b"h2", b"http/1.1"];
+#[cfg(not(feature = "h2"))]
 const SPOKEN: &[&[u8]] = &[b"http/1.1"];
 
 /// Returns the cryptography of this module.

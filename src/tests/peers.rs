@@ -9,6 +9,8 @@ mod php;
 mod php_workers;
 mod redis;
 mod tiers;
+#[cfg(all(feature = "h2", feature = "tls"))]
+mod tls;
 
 use std::{path::Path, process::Stdio};
 

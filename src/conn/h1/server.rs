@@ -90,8 +90,24 @@ where
         }
         let service = Some(service);
         let last_id = RequestId::new(next_connection_number(), 0);
-        let driver = Driver { io, peer, last_id, service, config, timer: Timer::default(), watch };
+        let timer = Timer::default();
+        let driver =
+            Driver { io, peer, last_id, service, config, timer, detects_http2: false, watch };
         Self(Some(Inner { phase, driver }))
+    }
+
+    /// Creates the driver of a stream that may begin with the preface of HTTP/2: then it ends, and
+    /// [`found_http2`](Self::found_http2).
+    pub(in crate::conn) fn detecting(
+        transport: Transport<I>,
+        service: S,
+        config: Arc<Config>,
+    ) -> Self {
+        let mut connection = Self::new(transport, service, config);
+        if let Some(inner) = &mut connection.0 {
+            inner.driver.detects_http2 = true;
+        }
+        connection
     }
 }
 
@@ -111,11 +127,25 @@ impl<I: Io, S> Connection<I, S> {
             Phase::Idle(idle) => (BytesMut::new(), idle.since()),
             Phase::Active(mut active) => {
                 active.transfers.abort(&driver.config.access_log);
-                (active.input, clock::now())
+                let idle = active.core.idle_state();
+                (active.input, idle.map_or_else(clock::now, |idle| idle.since()))
             }
         };
         let Driver { io, peer, watch, .. } = driver;
         Transport { io, peer, read_ahead, accepted, watch }
+    }
+
+    /// Returns whether the client speaks HTTP/2.
+    pub(in crate::conn) fn found_http2(&self) -> bool {
+        let active = self.0.as_ref().map(|inner| &inner.phase);
+        matches!(active, Some(Phase::Active(active)) if matches!(active.stage, Stage::Http2))
+    }
+
+    /// Returns what a driver of HTTP/2 needs; the preface is in what was read ahead.
+    pub(in crate::conn) fn into_http2(mut self) -> Option<(Transport<I>, S, Arc<Config>)> {
+        let driver = &mut self.0.as_mut()?.driver;
+        let (service, config) = (driver.service.take()?, driver.config.clone());
+        Some((self.into_parts(), service, config))
     }
 
     fn inner(&self) -> &Inner<I, S> {
@@ -142,7 +172,7 @@ where
         let active = phase.activate(&driver.config.limits);
         active.output.borrow_buffer();
         let result = driver.poll_loop(active, cx);
-        if result.is_ready() {
+        if result.is_ready() && !matches!(active.stage, Stage::Http2) {
             active.stage = Stage::End; // drops the service's future
             active.upload = None;
             active.transfers.abort(&driver.config.access_log);

@@ -14,17 +14,7 @@ type Connected = io::Result<TlsStream<DuplexStream>>;
 
 /// A handshake of both sides. The server sends a byte, so that the client has read its tickets, too.
 async fn shake(server: &Server, client: &TlsConnector, host: &str) -> (Served, Connected) {
-    shake_through(64 << 10, server, client, host).await
-}
-
-/// A handshake over a stream that takes so many bytes at once.
-async fn shake_through(
-    bytes: usize,
-    server: &Server,
-    client: &TlsConnector,
-    host: &str,
-) -> (Served, Connected) {
-    let (near, far) = duplex(bytes);
+    let (near, far) = duplex(64 << 10);
     let serve = async {
         let mut served = server.accept(far, Default::default()).await;
         if let Ok((stream, _)) = &mut served {
@@ -252,7 +242,20 @@ async fn client_hello_in_single_bytes_is_read() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let tls = Server::pem_files(chain, key).unwrap();
-    let (served, connected) = shake_through(1, &tls, &ca.client(&[]), "a.example").await;
+    let (near, relay_near) = duplex(64 << 10);
+    let (relay_far, far) = duplex(64 << 10);
+    let (mut from_client, mut to_client) = tokio::io::split(relay_near);
+    let (mut from_server, mut to_server) = tokio::io::split(relay_far);
+    tokio::spawn(async move {
+        while let Ok(byte) = from_client.read_u8().await {
+            to_server.write_u8(byte).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    let client = ca.client(&[]);
+    let (served, connected) =
+        tokio::join!(tls.accept(far, Default::default()), client.connect(name("a.example"), near));
     assert!(served.is_ok() && connected.is_ok());
 }
 

@@ -215,8 +215,9 @@ impl FrameMeter {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "an arbitrary start")]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "an arbitrary start")]
+
     use super::*;
 
     /// A frame on stream 1.

@@ -93,6 +93,8 @@ pub(super) enum Stage {
     },
     /// Discarding input after the last response, at most this many bytes, until this time.
     Linger(u64, Instant),
+    /// The client has begun with the preface of HTTP/2: the transport goes to another driver.
+    Http2,
     End,
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Driver<I, S> {
     pub(super) service: Option<S>,
     pub(super) config: Arc<Config>,
     pub(super) timer: Timer,
+    /// Whether the first bytes may be the preface of HTTP/2.
+    pub(super) detects_http2: bool,
     /// The last field, so that everything else is dropped before the connection counts as ended.
     pub(super) watch: DrainWatch,
 }
@@ -93,7 +95,7 @@ where
                 steps += 1;
                 continue; // the flush has made room for the next step
             }
-            if let Stage::End = active.stage {
+            if let Stage::End | Stage::Http2 = active.stage {
                 return Poll::Ready(Ok(()));
             }
             if steps >= MAX_STEPS_PER_POLL {
@@ -165,7 +167,7 @@ where
             }
             Stage::Linger(..) => true,
             // No read before the service has taken the request.
-            Stage::Admit(..) | Stage::Close { .. } | Stage::End => false,
+            Stage::Admit(..) | Stage::Close { .. } | Stage::Http2 | Stage::End => false,
             Stage::Call(..) | Stage::Respond(_) => {
                 active.wants_upload()
                     || (active.upload.is_none()
@@ -244,7 +246,7 @@ where
                 }
                 active.stage = Stage::Close { linger: false };
             }
-            Stage::Admit(..) | Stage::Close { .. } | Stage::End => {}
+            Stage::Admit(..) | Stage::Close { .. } | Stage::Http2 | Stage::End => {}
         }
     }
 
@@ -262,7 +264,7 @@ where
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
             Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
             Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
-            Stage::Respond(_) | Stage::Close { .. } | Stage::End => None,
+            Stage::Respond(_) | Stage::Close { .. } | Stage::Http2 | Stage::End => None,
         };
         let deadlines = [self.write_deadline(active), read, self.half_close_deadline(active)];
         deadlines.into_iter().flatten().min()
@@ -319,7 +321,9 @@ where
                     None => return Ok(false),
                 }
             }
-            Stage::Linger(..) | Stage::Close { .. } | Stage::End => return Ok(false),
+            Stage::Linger(..) | Stage::Close { .. } | Stage::Http2 | Stage::End => {
+                return Ok(false);
+            }
         }
         Ok(true)
     }

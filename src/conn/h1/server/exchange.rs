@@ -25,7 +25,10 @@ use crate::{
     error::{BoxError, Chain, Error},
     net::{Io, clock},
     peer::RequestId,
-    proto::h1::{Event, Fault, Misuse},
+    proto::{
+        h1::{Event, Fault, Misuse},
+        h2::PREFACE,
+    },
     semantics::problem::{self, Format},
 };
 
@@ -51,13 +54,23 @@ where
                 let linger = *linger;
                 self.poll_close(active, now, cx, linger)
             }
-            Stage::Linger(..) | Stage::End => Step::Wait,
+            Stage::Linger(..) | Stage::Http2 | Stage::End => Step::Wait,
         }
     }
 
     fn step_head(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         if active.input.is_empty() && !active.core.is_closed() {
             return Step::Wait; // saves two calls of the core for each request
+        }
+        if self.detects_http2 {
+            let n = active.input.len().min(PREFACE.len());
+            if active.input[..n] == PREFACE[..n] {
+                if n == PREFACE.len() {
+                    active.stage = Stage::Http2;
+                }
+                return Step::Wait;
+            }
+            self.detects_http2 = false;
         }
         if active.core.is_idle() {
             active.request_began = now;

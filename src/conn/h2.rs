@@ -1,0 +1,7 @@
+//! HTTP/2 (RFC 9113) over a transport, by the crate `h2`.
+
+pub mod client;
+pub mod server;
+
+mod wakers;
+mod wire;

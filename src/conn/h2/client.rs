@@ -1,0 +1,246 @@
+//! The client's HTTP/2 driver: one connection that many requests share.
+
+mod exchange;
+mod incoming;
+mod request;
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use http::{Request, uri::Scheme};
+
+use crate::{
+    body::Body,
+    conn::Delivery,
+    error::{BoxError, Error, Kind},
+    net::Io,
+    proto::h1::Limits,
+};
+
+pub use exchange::Exchange;
+
+/// The window of one response, 256 KiB: with a round trip of 50 ms, 5 MiB a second.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// The window of all responses of a connection together, 4 MiB.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Bytes of one request's body that may be queued for the connection, 256 KiB.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// The maximum of requests under way on one connection, 1,000, whatever the server allows.
+const MAX_STREAMS: usize = 1_000;
+
+/// A connection to a server, which many requests share. Cheap to clone.
+///
+/// Its [`Driver`] must be polled, in a task of its own.
+#[derive(Clone)]
+pub struct Connection {
+    send: SendRequest<Bytes>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limits: Arc<Limits>,
+    scheme: Scheme,
+    is_closed: AtomicBool,
+    /// Requests under way.
+    active: AtomicUsize,
+    /// Requests so far; it may wrap.
+    exchanges: AtomicUsize,
+}
+
+/// Drives the connection: reads and writes frames for all of its requests. It ends with the connection, and after
+/// the last request once all handles are dropped.
+pub struct Driver<I> {
+    connection: h2::client::Connection<I, Bytes>,
+    shared: Arc<Shared>,
+}
+
+/// Performs the handshake over a stream on which the server is known to speak HTTP/2. Of `limits`, `head_timeout` is
+/// the time from the end of a request to the head of its response, and `body_timeout` bounds each pause in its body and in
+/// sending.
+///
+/// # Errors
+/// Those of the stream.
+pub async fn handshake<I: Io>(
+    io: I,
+    scheme: Scheme,
+    limits: Arc<Limits>,
+) -> io::Result<(Connection, Driver<I>)> {
+    let (send, connection) = Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(io)
+        .await
+        .map_err(|error| error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()))?;
+    let shared = Arc::new(Shared {
+        limits,
+        scheme,
+        is_closed: AtomicBool::new(false),
+        active: AtomicUsize::new(0),
+        exchanges: AtomicUsize::new(0),
+    });
+    Ok((Connection { send, shared: shared.clone() }, Driver { connection, shared }))
+}
+
+impl Connection {
+    /// Returns whether another request may be sent now: the connection is open, and the server allows one more.
+    pub fn has_room(&self) -> bool {
+        let most = self.send.current_max_send_streams().min(MAX_STREAMS);
+        !self.is_closed() && self.active() < most
+    }
+
+    /// Returns whether the connection serves no further request.
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Returns the number of requests under way.
+    pub fn active(&self) -> usize {
+        self.shared.active.load(Ordering::Acquire)
+    }
+
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the head.
+    pub fn exchange(self, request: Request<Body>) -> Exchange {
+        Exchange::new(self, request)
+    }
+
+    /// Returns the number of requests so far, which may wrap.
+    pub fn exchanges(&self) -> usize {
+        self.shared.exchanges.load(Ordering::Relaxed)
+    }
+
+    /// Lets the connection serve no further request.
+    pub fn close(&self) {
+        self.shared.is_closed.store(true, Ordering::Release);
+    }
+}
+
+/// Counts a request as under way until it is dropped.
+struct Active(Arc<Shared>);
+
+impl Active {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.active.fetch_add(1, Ordering::AcqRel);
+        shared.exchanges.fetch_add(1, Ordering::Relaxed);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl<I: Io> Future for Driver<I> {
+    /// How the connection has ended. Each of its requests has an error of its own.
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll(cx).map_err(|error| {
+            error.into_io().unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
+        })
+    }
+}
+
+impl<I> Drop for Driver<I> {
+    fn drop(&mut self) {
+        self.shared.is_closed.store(true, Ordering::Release);
+    }
+}
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The connection broke, or the server ended it.
+    #[error("connection to the server failed")]
+    Closed(#[source] h2::Error),
+    /// The server reset the request, or violated the protocol.
+    #[error("server reset the request")]
+    Reset(#[source] h2::Error),
+    /// The server exceeded a timeout.
+    #[error("server too slow")]
+    Timeout,
+    /// The request's [`Deadline`](crate::peer::Deadline) passed before the server had answered.
+    #[error("the deadline passed before the server answered")]
+    Deadline,
+    /// The request cannot be sent.
+    #[error("request cannot be sent")]
+    Unsendable,
+    /// The request's body failed while it was read.
+    #[error("request body failed")]
+    Body(#[source] BoxError),
+}
+
+impl Cause {
+    fn new(error: h2::Error) -> Self {
+        if error.is_io() || error.is_go_away() { Self::Closed(error) } else { Self::Reset(error) }
+    }
+
+    /// Returns whether the server has said that it has not acted on the request (RFC 9113 sections 6.8 and 8.7).
+    fn is_unprocessed(&self) -> bool {
+        match self {
+            Self::Closed(error) => error.is_go_away() && error.is_remote(),
+            Self::Reset(error) => {
+                error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            }
+            Self::Timeout | Self::Deadline | Self::Unsendable | Self::Body(_) => false,
+        }
+    }
+
+    /// Converts to the crate's error, whose kind says whose fault it is. An error of the request's body is
+    /// returned unchanged: it belongs to the client's connection.
+    pub(crate) fn into_error(self) -> BoxError {
+        let kind = match self {
+            Self::Body(error) => return error,
+            Self::Timeout | Self::Deadline => Kind::Timeout,
+            Self::Unsendable => Kind::Internal,
+            Self::Closed(_) | Self::Reset(_) => Kind::BadGateway,
+        };
+        Error::new(kind, self).into()
+    }
+}
+
+/// A failed exchange.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ExchangeError {
+    /// Why it failed.
+    pub cause: Cause,
+    /// Whether the server may have acted on the request.
+    pub delivery: Delivery,
+    /// The original request, if its body can be [sent again](Body::replay) or was not yet read.
+    pub request: Option<Box<Request<Body>>>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("active", &self.active())
+            .field("is_closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<I> fmt::Debug for Driver<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,181 @@
+//! `Exchange`: one request on a shared connection, until the head of its response.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use h2::{Reason, client::ResponseFuture};
+use http::{Request, Response, request};
+
+use super::{Active, Cause, Connection, ExchangeError, incoming::Incoming, request::convert};
+use crate::{
+    body::Body,
+    conn::{
+        Delivery,
+        h2::server::respond::{Outgoing, SendError},
+        timer::Timer,
+    },
+    net::clock,
+    peer::{Deadline, MinRate},
+};
+
+/// The future of [`Connection::exchange`].
+pub struct Exchange(Option<Inner>);
+
+struct Inner {
+    connection: Connection,
+    active: Active,
+    parts: request::Parts,
+    /// The request's body, until it is sent.
+    body: Option<Body>,
+    /// A second body, for a retry.
+    replay: Option<Body>,
+    sent: Option<Sent>,
+    deadline: Option<Instant>,
+    timer: Timer,
+}
+
+/// A request whose head was sent.
+struct Sent {
+    response: ResponseFuture,
+    upload: Option<Box<Outgoing>>,
+    /// Since when the server is waited for.
+    since: Instant,
+}
+
+impl Exchange {
+    pub(super) fn new(connection: Connection, request: Request<Body>) -> Self {
+        let (parts, body) = request.into_parts();
+        let deadline = parts.extensions.get::<Deadline>().map(|deadline| deadline.0);
+        let replay = body.replay();
+        let active = Active::new(&connection.shared);
+        Self(Some(Inner {
+            connection,
+            active,
+            parts,
+            body: Some(body),
+            replay,
+            sent: None,
+            deadline,
+            timer: Timer::default(),
+        }))
+    }
+}
+
+impl Inner {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<h2::RecvStream>, Cause>> {
+        let now = clock::now();
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Poll::Ready(Err(Cause::Deadline));
+        }
+        if self.sent.is_none() {
+            // Waits while the server allows no further request.
+            match self.connection.send.poll_ready(cx) {
+                Poll::Ready(Ok(())) => self.send(now)?,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Cause::new(error))),
+                Poll::Pending => {}
+            }
+        }
+        let timeouts = &self.connection.shared.limits;
+        let Some(sent) = &mut self.sent else {
+            let expired = self.timer.poll(cx, self.deadline, now);
+            return if expired { Poll::Ready(Err(Cause::Deadline)) } else { Poll::Pending };
+        };
+        if let Some(upload) = &mut sent.upload {
+            let mut bytes = 0;
+            match upload.poll(now, &mut bytes, cx) {
+                Poll::Ready(Ok(()) | Err(SendError::Gone)) => sent.upload = None,
+                Poll::Ready(Err(SendError::Body(error))) => {
+                    upload.reset(Reason::CANCEL);
+                    return Poll::Ready(Err(Cause::Body(error)));
+                }
+                Poll::Ready(Err(SendError::Panicked(error))) => {
+                    upload.reset(Reason::CANCEL);
+                    return Poll::Ready(Err(Cause::Body(error.into())));
+                }
+                Poll::Pending => {}
+            }
+            if bytes > 0 || sent.upload.is_none() {
+                sent.since = now;
+            }
+        }
+        if let Poll::Ready(result) = Pin::new(&mut sent.response).poll(cx) {
+            return Poll::Ready(result.map_err(Cause::new));
+        }
+        // While the server does not take the body, the pause counts; while the client sends it, no time runs.
+        let wait = match &sent.upload {
+            None => sent.since.checked_add(timeouts.head_timeout),
+            Some(upload) => upload.deadline(timeouts.body_timeout),
+        };
+        let until = [wait, self.deadline].into_iter().flatten().min();
+        if !self.timer.poll(cx, until, now) {
+            return Poll::Pending;
+        }
+        let is_deadline = self.deadline.is_some_and(|deadline| deadline <= clock::now());
+        Poll::Ready(Err(if is_deadline { Cause::Deadline } else { Cause::Timeout }))
+    }
+
+    fn send(&mut self, now: Instant) -> Result<(), Cause> {
+        let shared = &self.connection.shared;
+        let head = convert(&self.parts, &shared.scheme).ok_or(Cause::Unsendable)?;
+        let body = self.body.take().unwrap_or_default();
+        let ends = http_body::Body::is_end_stream(&body);
+        let (response, stream) =
+            self.connection.send.send_request(head, ends).map_err(Cause::new)?;
+        let upload = (!ends).then(|| Box::new(Outgoing::new(stream, body, MinRate::NONE)));
+        self.sent = Some(Sent { response, upload, since: now });
+        Ok(())
+    }
+
+    fn respond(self, response: Response<h2::RecvStream>) -> Response<Body> {
+        let Self { connection, active, sent, .. } = self;
+        let upload = sent.and_then(|sent| sent.upload);
+        let (parts, recv) = response.into_parts();
+        let limits = connection.shared.limits.clone();
+        let body = if recv.is_end_stream() && upload.is_none() {
+            Body::empty()
+        } else {
+            Body::new(Incoming::new(recv, upload, limits, active, &parts.headers))
+        };
+        Response::from_parts(parts, body)
+    }
+
+    #[cold]
+    fn fail(self, cause: Cause) -> ExchangeError {
+        if let Cause::Closed(_) = &cause {
+            self.connection.close();
+        }
+        let was_sent = self.sent.is_some();
+        let delivery = if !was_sent || cause.is_unprocessed() {
+            Delivery::NotSent
+        } else {
+            Delivery::MaybeSent
+        };
+        let body = if was_sent { self.replay } else { self.body.or(self.replay) };
+        let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
+        ExchangeError { cause, delivery, request }
+    }
+}
+
+impl Future for Exchange {
+    type Output = Result<Response<Body>, ExchangeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let inner = self.0.as_mut().expect("not polled again after it has ended");
+        let result = ready!(inner.poll(cx));
+        let inner = self.0.take().expect("just polled");
+        Poll::Ready(match result {
+            Ok(response) => Ok(inner.respond(response)),
+            Err(cause) => Err(inner.fail(cause)),
+        })
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("has_ended", &self.0.is_none()).finish_non_exhaustive()
+    }
+}

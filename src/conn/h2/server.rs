@@ -1,0 +1,530 @@
+//! The server's HTTP/2 driver: one connection, one service, all streams in one task.
+
+mod exchange;
+pub(super) mod respond;
+mod upload;
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::{
+    Reason,
+    server::{Builder, Handshake},
+};
+
+use self::exchange::{Admission, Exchange};
+use super::{
+    wakers::{CONNECTION, StreamWaker, Wakers},
+    wire::{Wire, WireState},
+};
+use crate::{
+    HttpService,
+    conn::{
+        Config, Http2Config, Transport,
+        call::{call_service, poll_service_ready},
+        request_log::next_connection_number,
+        timer::Timer,
+    },
+    net::{DrainWatch, GateWaiter, Io, clock},
+    peer::{Peer, RequestId},
+};
+
+/// Rounds of one poll before the task yields: each polls what was woken.
+const MAX_ROUNDS_PER_POLL: usize = 16;
+
+/// How long a connection must have been idle before it can be shed, 250 ms, as with HTTP/1.1.
+const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
+
+/// How long the client may take, once the drain has begun, to acknowledge that and to end a connection without
+/// requests, 1 s.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves one HTTP/2 connection: a future that ends with it.
+///
+/// All requests run in this one future, so there is no channel and no other task between a request and its
+/// response. The service's readiness is awaited when a head is complete, by one request after the other, and
+/// before the body is read. A request whose stream the client resets is dropped.
+///
+/// The client must send its preface within the time of a first head. A connection without requests is closed
+/// after the idle timeout, with GOAWAY. A drain is announced by GOAWAY in two steps (RFC 9113 section 6.8), so
+/// that no request is lost.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::{convert::Infallible, sync::Arc};
+/// use tower::service_fn;
+/// use vestibule::{Body, Request, Response, net::DrainWatch, peer::Peer};
+/// use vestibule::conn::{Config, Transport, h2::server};
+///
+/// let hello = service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hi"))) });
+/// let (client, io) = tokio::io::duplex(1 << 10);
+/// let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
+/// tokio::spawn(server::Connection::new(transport, hello, Arc::new(Config::new())));
+///
+/// let (mut client, connection) = h2::client::handshake(client).await.unwrap();
+/// tokio::spawn(connection);
+/// let request = http::Request::get("http://a.example/").body(()).unwrap();
+/// let (response, _) = client.send_request(request, true).unwrap();
+/// assert_eq!(response.await.unwrap().status(), 200);
+/// # }
+/// ```
+pub struct Connection<I: Io, S> {
+    state: State<I>,
+    wire: WireState,
+    /// `None` once it has panicked: no further request is served.
+    service: Option<S>,
+    shared: Shared,
+    last_id: RequestId,
+    wakers: Wakers,
+    /// The waker with which `h2` is polled.
+    connection_waker: StreamWaker,
+    streams: Streams,
+    /// Requests that wait for the service's readiness, oldest first.
+    waiting: VecDeque<usize>,
+    gate: GateWaiter,
+    timer: Timer,
+    /// No stream has a deadline before this time.
+    next_deadline: Option<Instant>,
+    /// Since when there is no request.
+    idle_since: Option<Instant>,
+    drain_until: Option<Instant>,
+    /// The last field, so that everything else is dropped before the connection counts as ended.
+    watch: DrainWatch,
+}
+
+enum State<I: Io> {
+    Handshake(Handshake<Wire<I>, Bytes>, Option<Instant>),
+    Open(h2::server::Connection<Wire<I>, Bytes>),
+}
+
+/// What every request of a connection needs.
+struct Shared {
+    peer: Peer,
+    config: Arc<Config>,
+}
+
+/// The requests under way, by key.
+#[derive(Default)]
+struct Streams {
+    slots: Vec<Option<Stream>>,
+    free: Vec<usize>,
+}
+
+struct Stream {
+    /// Boxed, so that the table stays small.
+    exchange: Box<Exchange>,
+    waker: StreamWaker,
+}
+
+impl<I, S> Connection<I, S>
+where
+    I: Io,
+    S: HttpService,
+    S::Future: Send + 'static,
+{
+    /// Creates the driver of a client whose preface has not been read.
+    pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
+        let Transport { io, peer, read_ahead, accepted, watch } = transport;
+        let options = config.http2.clone().unwrap_or_default();
+        let wire = Wire::new(io, read_ahead, config.write_rate, options.frames);
+        let state = wire.state();
+        let handshake = builder(&options, &config).handshake(wire);
+        let wakers = Wakers::default();
+        Self {
+            state: State::Handshake(handshake, accepted.checked_add(config.limits.head_timeout)),
+            wire: state,
+            service: Some(service),
+            shared: Shared { peer, config },
+            last_id: RequestId::new(next_connection_number(), 0),
+            connection_waker: wakers.stream(CONNECTION),
+            wakers,
+            streams: Streams::default(),
+            waiting: VecDeque::new(),
+            gate: GateWaiter::default(),
+            timer: Timer::default(),
+            next_deadline: None,
+            idle_since: Some(clock::now()),
+            drain_until: None,
+            watch,
+        }
+    }
+}
+
+/// Returns a builder that announces all bounds.
+fn builder(options: &Http2Config, config: &Config) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(options.max_streams)
+        .initial_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .max_header_list_size(u32::try_from(config.limits.head_bytes).unwrap_or(u32::MAX))
+        .max_send_buffer_size(options.send_buffer)
+        // Streams that were reset before they were served, and those that the client made us reset
+        // (CVE-2025-8671).
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(Some(100));
+    if options.extended_connect {
+        builder.enable_connect_protocol();
+    }
+    builder
+}
+
+impl<I: Io, S> Connection<I, S> {
+    /// Returns the client.
+    pub fn peer(&self) -> &Peer {
+        &self.shared.peer
+    }
+}
+
+/// Nothing is structurally pinned: the service's future and the body are boxed.
+impl<I: Io, S> Unpin for Connection<I, S> {}
+
+impl<I, S> Future for Connection<I, S>
+where
+    I: Io,
+    S: HttpService,
+    S::Future: Send + 'static,
+{
+    /// An error of the connection: the client reset it, violated the protocol or did not read. A failed request
+    /// is no error here: it has been answered.
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.wakers.begin(cx);
+        let result = this.poll_loop(cx);
+        this.wakers.end();
+        result
+    }
+}
+
+impl<I, S> Connection<I, S>
+where
+    I: Io,
+    S: HttpService,
+    S::Future: Send + 'static,
+{
+    fn poll_loop(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let now = clock::now();
+        if self.watch.poll_draining(cx) {
+            if self.watch.is_aborted() {
+                return Poll::Ready(Ok(()));
+            }
+            self.begin_drain(now);
+        }
+        for _ in 0..MAX_ROUNDS_PER_POLL {
+            if let State::Handshake(..) = self.state
+                && let Poll::Ready(ended) = self.poll_handshake(cx, now)?
+            {
+                if ended {
+                    return Poll::Ready(Ok(()));
+                }
+                self.connection_waker.wake();
+                continue;
+            }
+            self.admit(now, cx);
+            while let Some(key) = self.wakers.pop() {
+                if key != CONNECTION {
+                    self.poll_stream(key, now);
+                } else if let Poll::Ready(result) = self.poll_connection(now, cx) {
+                    return Poll::Ready(result);
+                }
+            }
+            if self.wakers.try_end() {
+                return self.poll_deadlines(now, cx);
+            }
+        }
+        cx.waker().wake_by_ref(); // yields to other tasks
+        Poll::Pending
+    }
+
+    /// Ready with whether the connection has ended.
+    fn poll_handshake(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<bool>> {
+        let State::Handshake(handshake, deadline) = &mut self.state else {
+            return Poll::Ready(Ok(false));
+        };
+        match Pin::new(handshake).poll(cx) {
+            Poll::Ready(Ok(connection)) => {
+                self.state = State::Open(connection);
+                if self.drain_until.take().is_some() {
+                    self.begin_drain(now);
+                }
+                Poll::Ready(Ok(false))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(into_io(error))),
+            Poll::Pending => {
+                let deadline = [*deadline, self.drain_until].into_iter().flatten().min();
+                if self.timer.poll(cx, deadline, now) {
+                    Poll::Ready(Ok(true))
+                } else {
+                    Poll::Pending
+                }
+            }
+        }
+    }
+
+    /// Announces that no further request is accepted.
+    fn begin_drain(&mut self, now: Instant) {
+        if self.drain_until.is_none() {
+            self.drain_until = now.checked_add(DRAIN_TIMEOUT);
+            if let State::Open(connection) = &mut self.state {
+                connection.graceful_shutdown();
+                self.connection_waker.wake();
+            }
+        }
+    }
+
+    /// Drives `h2`: reads frames, accepts requests, writes frames. Ready when the connection has ended.
+    fn poll_connection(&mut self, now: Instant, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let State::Open(connection) = &mut self.state else { return Poll::Pending };
+        let waker = self.connection_waker.begin_poll().clone();
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            // While the gate is closed, requests wait in `h2`, which announced how many there may be.
+            let is_open = self.shared.config.gate.poll_opened(&mut self.gate, task).is_ready();
+            let accepted = if is_open {
+                connection.poll_accept(&mut cx)
+            } else {
+                connection.poll_closed(&mut cx).map(|closed| closed.err().map(Err))
+            };
+            match accepted {
+                Poll::Pending => break,
+                Poll::Ready(None) => return Poll::Ready(self.ended(None)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.ended(Some(error))),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    let last = self.last_id;
+                    self.last_id =
+                        RequestId::new(last.connection(), last.request().wrapping_add(1));
+                    let begun = Exchange::begin(&self.shared, self.last_id, request, respond, now);
+                    let key = self.streams.insert(begun, &self.wakers);
+                    self.idle_since = None;
+                    self.waiting.push_back(key);
+                }
+            }
+        }
+        if self.wire.flood().is_some() {
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.connection_waker.wake();
+        }
+        self.admit(now, task);
+        Poll::Pending
+    }
+
+    /// Returns the result of a connection that `h2` has ended.
+    fn ended(&self, error: Option<h2::Error>) -> io::Result<()> {
+        if let Some(flood) = self.wire.flood() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, flood));
+        }
+        let Some(error) = error else { return Ok(()) };
+        // The client says that it ends, or does end while no request is under way.
+        let says_so = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+        if says_so || (error.is_io() && self.streams.is_empty()) {
+            return Ok(());
+        }
+        Err(into_io(error))
+    }
+
+    /// Calls the service for requests that wait for it, while it is ready.
+    fn admit(&mut self, now: Instant, cx: &mut Context<'_>) {
+        while let Some(&key) = self.waiting.front() {
+            let Some(stream) = self.streams.get(key) else {
+                self.waiting.pop_front(); // it has ended
+                continue;
+            };
+            match stream.exchange.admission() {
+                Admission::Waits => {}
+                Admission::Ended => {
+                    self.waiting.pop_front();
+                    continue;
+                }
+            }
+            let Some(service) = &mut self.service else {
+                self.waiting.pop_front();
+                self.refuse(key);
+                continue;
+            };
+            match poll_service_ready(service, cx) {
+                Poll::Pending => return,
+                Poll::Ready(Err(error)) => {
+                    self.waiting.pop_front();
+                    if let Some(stream) = self.streams.get(key) {
+                        stream.exchange.fail(&self.shared, &error);
+                        stream.waker.wake();
+                    }
+                    self.end_service();
+                }
+                Poll::Ready(Ok(())) => {
+                    self.waiting.pop_front();
+                    self.call(key, now);
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, key: usize, now: Instant) {
+        let (Some(stream), Some(service)) = (self.streams.get(key), &mut self.service) else {
+            return;
+        };
+        let Some(request) = stream.exchange.take_request() else { return };
+        match call_service(service, request) {
+            Ok(call) => stream.exchange.called(call, now),
+            Err(panicked) => {
+                stream.exchange.fail(&self.shared, &panicked.into());
+                self.end_service();
+            }
+        }
+        if let Some(stream) = self.streams.get(key) {
+            stream.waker.wake();
+        }
+    }
+
+    /// Refuses a request, since the service has failed for an earlier one.
+    fn refuse(&mut self, key: usize) {
+        if let Some(stream) = self.streams.get(key) {
+            stream.exchange.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
+            stream.waker.wake();
+        }
+    }
+
+    /// Drops a service that has panicked or failed to be ready. The connection ends after the requests that are
+    /// under way.
+    fn end_service(&mut self) {
+        self.service = None;
+        if let State::Open(connection) = &mut self.state {
+            connection.graceful_shutdown();
+            self.connection_waker.wake();
+        }
+    }
+
+    fn poll_stream(&mut self, key: usize, now: Instant) {
+        let Some(stream) = self.streams.get(key) else { return };
+        let waker = stream.waker.begin_poll().clone();
+        let mut cx = Context::from_waker(&waker);
+        if stream.exchange.poll(&self.shared, now, &mut cx).is_ready() {
+            self.streams.remove(key);
+            if self.streams.is_empty() {
+                self.idle_since = Some(now);
+            }
+            // `h2` sees by the dropped handles that the stream needs no memory any more.
+            self.connection_waker.wake();
+            return;
+        }
+        let deadline = stream.exchange.deadline(&self.shared.config);
+        self.next_deadline = [self.next_deadline, deadline].into_iter().flatten().min();
+    }
+
+    /// Checks the deadlines of the connection and of its streams.
+    fn poll_deadlines(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let config = &self.shared.config;
+            let wire = self.wire.deadline(config.write_timeout, config.limits.head_timeout);
+            let idle = self.idle_since.and_then(|since| {
+                let idle = since.checked_add(config.limits.idle_timeout);
+                [idle, self.drain_until].into_iter().flatten().min()
+            });
+            if let Some(since) = self.idle_since
+                && self.watch.is_shed_requested()
+                && since + MIN_IDLE_BEFORE_SHED <= now
+                && self.watch.claim_shed()
+            {
+                return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
+            }
+            let deadline = [wire, idle, self.next_deadline].into_iter().flatten().min();
+            if !self.timer.poll(cx, deadline, now) {
+                return Poll::Pending;
+            }
+            let now = clock::now();
+            if wire.is_some_and(|d| d <= now) {
+                let message = "the client does not read, or sends a head too slowly";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
+            if idle.is_some_and(|d| d <= now) {
+                match &mut self.state {
+                    State::Open(connection) if self.drain_until.is_none() => {
+                        self.drain_until = now.checked_add(DRAIN_TIMEOUT);
+                        connection.graceful_shutdown();
+                        self.connection_waker.wake();
+                    }
+                    State::Open(_) | State::Handshake(..) => return Poll::Ready(Ok(())),
+                }
+            } else {
+                self.expire_streams(now);
+            }
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+    }
+
+    /// Handles the deadlines of streams that have passed.
+    fn expire_streams(&mut self, now: Instant) {
+        self.next_deadline = None;
+        for stream in self.streams.slots.iter_mut().flatten() {
+            match stream.exchange.deadline(&self.shared.config) {
+                Some(due) if due <= now => {
+                    stream.exchange.expire(&self.shared, now);
+                    stream.waker.wake();
+                }
+                due => {
+                    self.next_deadline = [self.next_deadline, due].into_iter().flatten().min();
+                }
+            }
+        }
+    }
+}
+
+impl<I: Io, S> Drop for Connection<I, S> {
+    fn drop(&mut self) {
+        for stream in self.streams.slots.iter_mut().flatten() {
+            stream.exchange.abandon(&self.shared);
+        }
+    }
+}
+
+impl Streams {
+    fn get(&mut self, key: usize) -> Option<&mut Stream> {
+        self.slots.get_mut(key)?.as_mut()
+    }
+
+    fn insert(&mut self, exchange: Exchange, wakers: &Wakers) -> usize {
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let (exchange, waker) = (Box::new(exchange), wakers.stream(key));
+        self.slots[key] = Some(Stream { exchange, waker });
+        key
+    }
+
+    fn remove(&mut self, key: usize) {
+        if self.slots[key].take().is_some() {
+            self.free.push(key);
+        }
+        if self.is_empty() {
+            *self = Self::default(); // an idle connection owns no table
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+}
+
+fn into_io(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        return error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+    }
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl<I: Io, S> fmt::Debug for Connection<I, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", self.peer()).finish_non_exhaustive()
+    }
+}

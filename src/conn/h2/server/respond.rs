@@ -1,0 +1,184 @@
+//! `Outgoing`: sends the body of a response, as fast as the client opens its windows.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http_body::Body as _;
+
+use crate::{
+    body::Body,
+    conn::call::{ServicePanicked, catch_panic},
+    error::BoxError,
+    peer::{MinRate, RateMeter},
+};
+
+/// A response body that is being sent.
+pub(in crate::conn) struct Outgoing {
+    stream: SendStream<Bytes>,
+    body: Body,
+    /// Data of the body that waits for the client's window.
+    pending: Bytes,
+    /// Whether `pending` is the last of it.
+    is_last: bool,
+    /// Whether the client is waited for before the body is read: there is more, and it may be a file.
+    has_more: bool,
+    rate: MinRate,
+    /// Since when data waits for the client without progress, and its rate.
+    stalled: Option<(Instant, RateMeter)>,
+    /// The meter of earlier waits. It goes on, so that single bytes of window do not start it again.
+    meter: Option<(RateMeter, Instant)>,
+}
+
+/// Why a response has not been sent.
+#[derive(Debug)]
+pub(in crate::conn) enum SendError {
+    /// The client has reset the stream, or the connection has ended.
+    Gone,
+    /// The body failed.
+    Body(BoxError),
+    /// The body panicked.
+    Panicked(ServicePanicked),
+}
+
+impl Outgoing {
+    pub(in crate::conn) fn new(stream: SendStream<Bytes>, body: Body, rate: MinRate) -> Self {
+        let has_more = body.len().is_some_and(|len| len > 0) && body.as_bytes().is_none();
+        Self {
+            stream,
+            body,
+            pending: Bytes::new(),
+            is_last: false,
+            has_more,
+            rate,
+            stalled: None,
+            meter: None,
+        }
+    }
+
+    /// Sends until the body has ended. Adds the number of bytes to `sent`.
+    pub(in crate::conn) fn poll(
+        &mut self,
+        now: Instant,
+        sent: &mut u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        if self.stream.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(SendError::Gone));
+        }
+        loop {
+            if self.pending.is_empty() {
+                if self.is_last {
+                    return Poll::Ready(Ok(()));
+                }
+                if self.has_more {
+                    ready!(self.poll_window(1, now, cx))?; // nothing is read ahead of the window
+                }
+                if ready!(self.poll_body(cx))? {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            let room = ready!(self.poll_window(self.pending.len(), now, cx))?;
+            let piece = self.pending.split_to(room.min(self.pending.len()));
+            let (len, ends) = (piece.len(), self.is_last && self.pending.is_empty());
+            self.stream.send_data(piece, ends).map_err(|_| SendError::Gone)?;
+            *sent += len as u64;
+            if let Some((meter, _)) = &mut self.meter {
+                meter.record(self.rate, now, len as u64);
+            }
+            if self.pending.is_empty() {
+                self.pending = Bytes::new(); // an empty slice would keep the whole piece alive
+            }
+        }
+    }
+
+    /// Takes the next piece of the body. Ready with `true` if the response has ended with it.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, SendError>> {
+        let body = &mut self.body;
+        let frame = match catch_panic(|| Pin::new(&mut *body).poll_frame(cx)) {
+            Ok(polled) => ready!(polled),
+            Err(panicked) => return Poll::Ready(Err(SendError::Panicked(panicked))),
+        };
+        Poll::Ready(match frame {
+            None => {
+                self.stream.send_data(Bytes::new(), true).map_err(|_| SendError::Gone)?;
+                Ok(true)
+            }
+            Some(Err(error)) => Err(SendError::Body(error)),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    self.is_last = self.body.is_end_stream();
+                    if data.is_empty() && self.is_last {
+                        self.stream.send_data(data, true).map_err(|_| SendError::Gone)?;
+                        return Poll::Ready(Ok(true));
+                    }
+                    self.pending = data;
+                    Ok(false)
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    self.stream.send_trailers(trailers).map_err(|_| SendError::Gone)?;
+                    Ok(true)
+                }
+            },
+        })
+    }
+
+    /// Ready with the room in the client's windows, of which `wanted` bytes are asked for.
+    fn poll_window(
+        &mut self,
+        wanted: usize,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, SendError>> {
+        self.stream.reserve_capacity(wanted);
+        let mut room = self.stream.capacity();
+        if room == 0 {
+            room = match self.stream.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(room))) => room,
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(SendError::Gone)),
+                Poll::Pending => {
+                    self.stall(now);
+                    return Poll::Pending;
+                }
+            };
+        }
+        if let Some((_, meter)) = self.stalled.take() {
+            self.meter = Some((meter, now));
+        }
+        Poll::Ready(Ok(room))
+    }
+
+    /// Starts the client's clock: data waits for it.
+    fn stall(&mut self, now: Instant) {
+        if self.stalled.is_some() {
+            return;
+        }
+        let meter = match self.meter.take() {
+            None => RateMeter::start(self.rate, now),
+            Some((mut meter, since)) => {
+                // The time in which the client did not have to read does not count.
+                meter.extend(now.saturating_duration_since(since));
+                meter
+            }
+        };
+        self.stalled = Some((now, meter));
+    }
+
+    /// Returns the time at which the client is too slow: it takes nothing for `timeout`, or less than the minimum
+    /// rate. `None` while no data waits for it.
+    pub(in crate::conn) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        let (since, meter) = self.stalled.as_ref()?;
+        [since.checked_add(timeout), meter.deadline()].into_iter().flatten().min()
+    }
+
+    /// Resets the stream, so that the client sees the response as incomplete.
+    pub(in crate::conn) fn reset(&mut self, reason: Reason) {
+        self.stream.send_reset(reason);
+    }
+}

@@ -1,0 +1,183 @@
+//! `Upload`: forwards the body of a request from `h2` to its reader.
+
+use std::{
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use h2::RecvStream;
+use http::HeaderMap;
+
+use crate::{
+    body::{Body, Sender},
+    conn::thread_buffers::detach,
+    error::{Error, Kind},
+    peer::RateMeter,
+    proto::h1::{Fault, Limits},
+};
+
+/// A request body that is being received.
+///
+/// The client may send as much as its window allows, and the window is opened as the reader takes data: so a
+/// reader that stops stops the client.
+pub(super) struct Upload {
+    recv: RecvStream,
+    sender: Sender,
+    began: Instant,
+    /// While the reader waits for the client: since when, after the last data.
+    waits_since: Option<Instant>,
+    /// When the reader stopped to wait, for the meter.
+    paused_since: Option<Instant>,
+    meter: RateMeter,
+    expects_continue: bool,
+    /// Whether all data has come, and trailers may follow.
+    has_data: bool,
+}
+
+/// The state of an upload after a poll.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The reader waits for the client.
+    Waits,
+    /// The reader waits for the client, which waits for `100 Continue`.
+    WaitsForContinue,
+    /// The client waits for the reader.
+    Paused,
+    /// The body is complete, has failed, or has no reader any more.
+    Ended,
+}
+
+/// Returns the body of a request: whole if it has come with its head, otherwise with the upload that sends
+/// it.
+pub(super) fn open_body(
+    mut recv: RecvStream,
+    length: Option<u64>,
+    expects_continue: bool,
+    limits: &Limits,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> (Body, Option<Upload>) {
+    if recv.is_end_stream() {
+        return (Body::empty(), None);
+    }
+    let mut first = None;
+    if let Poll::Ready(Some(Ok(data))) = recv.poll_data(cx) {
+        let _ = recv.flow_control().release_capacity(data.len()); // it has just been received
+        if recv.is_end_stream() {
+            return (detach(data).into(), None);
+        }
+        first = Some(detach(data));
+    }
+    let (sender, body) = Body::channel(length);
+    if let Some(data) = first
+        && sender.send(data).is_err()
+    {
+        return (body, None);
+    }
+    let upload = Upload {
+        recv,
+        sender,
+        began: now,
+        waits_since: None,
+        paused_since: Some(now),
+        meter: RateMeter::start(limits.body_rate, now),
+        expects_continue,
+        has_data: false,
+    };
+    (body, Some(upload))
+}
+
+impl Upload {
+    /// Forwards what has come, while its reader has room.
+    pub(super) fn poll(&mut self, limits: &Limits, now: Instant, cx: &mut Context<'_>) -> Progress {
+        let progress = self.pump(limits, now, cx);
+        match progress {
+            Progress::Waits | Progress::WaitsForContinue => {
+                self.waits_since.get_or_insert(now);
+                if let Some(paused) = self.paused_since.take() {
+                    self.meter.extend(now.saturating_duration_since(paused));
+                }
+            }
+            // The client's time does not run while the reader does not read.
+            Progress::Paused => {
+                self.waits_since = None;
+                self.paused_since.get_or_insert(now);
+            }
+            Progress::Ended => {}
+        }
+        progress
+    }
+
+    fn pump(&mut self, limits: &Limits, now: Instant, cx: &mut Context<'_>) -> Progress {
+        loop {
+            match self.sender.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_gone)) => return Progress::Ended,
+                Poll::Pending => return Progress::Paused,
+            }
+            if self.has_data {
+                return match self.recv.poll_trailers(cx) {
+                    Poll::Pending => Progress::Waits,
+                    Poll::Ready(Ok(trailers)) => self.finish(trailers),
+                    Poll::Ready(Err(error)) => self.abort(Kind::ClientGone, error),
+                };
+            }
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    self.expects_continue = false;
+                    // Cannot fail: so much was received.
+                    let _ = self.recv.flow_control().release_capacity(data.len());
+                    self.meter.record(limits.body_rate, now, data.len() as u64);
+                    self.waits_since = self.waits_since.map(|_| now);
+                    if self.sender.send(detach(data)).is_err() {
+                        return Progress::Ended;
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return self.abort(Kind::ClientGone, error),
+                Poll::Ready(None) => self.has_data = true,
+                Poll::Pending if self.expects_continue => {
+                    // 100 is sent when the service reads the body, and not before.
+                    return match self.sender.poll_demand(cx) {
+                        Poll::Ready(Ok(())) => Progress::WaitsForContinue,
+                        Poll::Ready(Err(_gone)) => Progress::Ended,
+                        Poll::Pending => Progress::Paused,
+                    };
+                }
+                Poll::Pending => return Progress::Waits,
+            }
+        }
+    }
+
+    /// Records that `100 Continue` was sent.
+    pub(super) fn continued(&mut self) {
+        self.expects_continue = false;
+    }
+
+    fn take_sender(&mut self) -> Sender {
+        // A sender without a reader replaces it: nothing is sent any more.
+        std::mem::replace(&mut self.sender, Body::channel(Some(0)).0)
+    }
+
+    fn finish(&mut self, trailers: Option<HeaderMap>) -> Progress {
+        self.take_sender().finish(trailers);
+        Progress::Ended
+    }
+
+    fn abort(&mut self, kind: Kind, error: impl Into<crate::BoxError>) -> Progress {
+        self.take_sender().abort(Error::new(kind, error));
+        Progress::Ended
+    }
+
+    /// Ends the body, since the client is too slow: the service sees it, and its response is still sent.
+    pub(super) fn time_out(&mut self) {
+        self.abort(Kind::ClientTimeout, Fault::Timeout);
+    }
+
+    /// Returns the time at which the client is too slow; `None` while its reader does not wait for it.
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        let since = self.waits_since?;
+        let total = self.began.checked_add(limits.body_total_timeout);
+        let pause = since.checked_add(limits.body_timeout);
+        [pause, total, self.meter.deadline()].into_iter().flatten().min()
+    }
+}

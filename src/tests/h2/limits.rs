@@ -1,0 +1,104 @@
+//! Times and bounds.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
+
+use super::{frames::*, *};
+use crate::proto::h2::PREFACE;
+
+#[tokio::test(start_paused = true)]
+async fn preface_must_come_within_the_time_of_a_head() {
+    for sent in [0, 1, PREFACE.len() - 1, PREFACE.len()] {
+        let mut served = serve(tell(), Config::new());
+        let began = Instant::now();
+        served.client.write_all(&PREFACE[..sent]).await.unwrap();
+        let mut answer = Vec::new();
+        served.client.read_to_end(&mut answer).await.unwrap();
+        served.task.await.unwrap().unwrap();
+        // A whole preface makes a connection without requests.
+        let expected = if sent == PREFACE.len() { 75..=76 } else { 20..=20 };
+        assert!(expected.contains(&began.elapsed().as_secs()), "{sent} bytes");
+    }
+}
+
+#[tokio::test]
+async fn half_a_preface_ends_in_order() {
+    for sent in [1, 10, PREFACE.len() - 1] {
+        let mut served = serve(tell(), Config::new());
+        served.client.write_all(&PREFACE[..sent]).await.unwrap();
+        served.client.shutdown().await.unwrap();
+        within(served.task).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_head_and_idle_connection_are_ended() {
+    let mut served = serve(tell(), Config::new());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let began = Instant::now();
+    raw.write(&frame(HEADERS, 0, 1, GET)).await;
+    assert!(served.task.await.unwrap().is_err());
+    assert_eq!(began.elapsed().as_secs(), 20);
+
+    let mut served = serve(tell(), Config::new());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let began = Instant::now();
+    assert_eq!(raw.goaway().await, Some(0));
+    served.task.await.unwrap().unwrap();
+    // The idle timeout, and a second for the client.
+    assert!((75..=76).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_body_is_answered_and_late_service_too() {
+    let service = tower::service_fn(async |request: Request| {
+        use http_body_util::BodyExt;
+        if request.uri().path() == "/never" {
+            std::future::pending::<()>().await;
+        }
+        let body = request.into_body().collect().await?.to_bytes();
+        Ok::<_, crate::BoxError>(Response::new(Body::from(body)))
+    });
+    let mut client = connect(service, Config::new().answer_timeout(7 * SECOND)).await;
+    let began = Instant::now();
+    let request = http::Request::post("http://a/").body(()).unwrap();
+    let (response, _stream) = client.send_request(request, false).unwrap();
+    assert_eq!(response.await.unwrap().status(), 408);
+    assert_eq!(began.elapsed().as_secs(), 30, "body_timeout");
+    let began = Instant::now();
+    let request = http::Request::get("http://a/never").body(()).unwrap();
+    let (response, _) = client.send_request(request, true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 504);
+    assert_eq!(began.elapsed().as_secs(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_reads_nothing_from_its_socket_is_ended() {
+    let long = tower::service_fn(async |_: Request| {
+        Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; 4 << 20])))
+    });
+    let mut served = serve(long, Config::new());
+    // Its windows are open, its socket is full.
+    let mut raw = Raw::begin(&mut served, &[(4, 0x7fff_ffff)]).await;
+    raw.write(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000u32.to_be_bytes())).await;
+    let began = Instant::now();
+    raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)).await;
+    assert!(served.task.await.unwrap().is_err());
+    assert_eq!(began.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_ends_a_connection_without_requests_within_a_second() {
+    let (drain, watch) = drain();
+    let mut served = serve_watched(tell(), Config::new(), watch);
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    raw.next().await.unwrap();
+    let began = Instant::now();
+    drain.begin();
+    assert_eq!(raw.goaway().await, Some(0));
+    served.task.await.unwrap().unwrap();
+    assert!(began.elapsed() <= SECOND);
+    drain.ended().await;
+}

@@ -1,0 +1,136 @@
+//! TLS from a socket to the service.
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::client::TlsStream;
+use tower::service_fn;
+
+use super::support::{Running, exchange, start_with, within};
+use crate::{
+    Body, Request, Response, Router, files,
+    net::tls::{
+        Host, Server,
+        testing::{Authority, name},
+    },
+    peer::Peer,
+};
+
+async fn connect(ca: &Authority, addr: SocketAddr, host: &str) -> TlsStream<TcpStream> {
+    let socket = TcpStream::connect(addr).await.unwrap();
+    within(ca.client(&["http/1.1"]).connect(name(host), socket)).await.unwrap()
+}
+
+/// Sends a request and reads until the server closes in order.
+async fn ask(stream: &mut TlsStream<TcpStream>, request: &str) -> Vec<u8> {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    answer
+}
+
+fn get(path: &str, host: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+}
+
+/// Tells the facts of the handshake.
+async fn facts(tls: Server) -> Running {
+    let service = service_fn(async |request: Request| {
+        let peer: &Peer = request.extensions().get().unwrap();
+        let facts = peer.tls().map(|tls| (tls.version(), tls.server_name().map(str::to_owned)));
+        let text = format!("{} {facts:?}", peer.scheme());
+        Ok::<_, Infallible>(Response::new(Body::from(text)))
+    });
+    start_with(service, |s| s.tls(tls)).await
+}
+
+#[tokio::test]
+async fn request_over_tls_has_its_facts_and_ends_in_order() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("a", &["a.example"]);
+    let server = facts(Server::pem_files(chain, key).unwrap()).await;
+    let mut stream = connect(&ca, server.addr, "a.example").await;
+    let answer = String::from_utf8(ask(&mut stream, &get("/", "a.example")).await).unwrap();
+    assert!(answer.ends_with("https Some((\"TLSv1.3\", Some(\"a.example\")))"), "{answer}");
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn t1_request_for_a_stricter_host_is_misdirected() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("both", &["a.example", "admin.example"]);
+    let open = Host::pem_files(&chain, &key).names(["a.example"]);
+    let admin = Host::pem_files(&chain, &key).names(["admin.example"]);
+    let admin = admin.require_client_certificate(ca.file());
+    let tls = Server::builder().host(open).host(admin).build().unwrap();
+    let server = facts(tls).await;
+    for (host, status) in [("a.example", "200"), ("Admin.example:443", "421"), ("b.example", "200")]
+    {
+        let mut stream = connect(&ca, server.addr, "a.example").await;
+        let answer = String::from_utf8(ask(&mut stream, &get("/", host)).await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn file_over_tls_is_whole_and_leaves_with_its_head() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("a", &["a.example"]);
+    let folder = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    std::fs::write(folder.path().join("big"), &bytes).unwrap();
+    std::fs::write(folder.path().join("small"), "small").unwrap();
+    let site = Router::new().fallback(files::dir(folder.path()));
+    let tls = Server::pem_files(chain, key).unwrap();
+    let server = start_with(site, |s| s.tls(tls)).await;
+    let mut stream = connect(&ca, server.addr, "a.example").await;
+    stream.write_all(b"GET /small HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+    let mut first = [0; 4096];
+    let n = within(stream.read(&mut first)).await.unwrap();
+    assert!(first[..n].ends_with(b"\r\n\r\nsmall"), "in one record");
+    let answer = ask(&mut stream, &get("/big", "a.example")).await;
+    let body = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    assert!(answer[body..] == bytes, "{} bytes", answer.len() - body);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn plain_http_on_a_tls_port_is_told_and_tls_on_a_plain_port_is_refused() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("a", &["a.example"]);
+    let server = facts(Server::pem_files(chain, key).unwrap()).await;
+    let answer = exchange(server.addr, get("/", "a.example")).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("use https"), "{answer}");
+    server.stop().await;
+
+    let service =
+        service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::from("plain"))));
+    let server = start_with(service, |s| s).await;
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let error = within(ca.client(&[]).connect(name("a.example"), socket)).await.unwrap_err();
+    assert!(error.to_string().contains("corrupt message"), "{error}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn shutdown_ends_connections_that_have_not_begun_a_handshake() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("a", &["a.example"]);
+    let tls = Server::pem_files(chain, key).unwrap();
+    let service =
+        service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::from("tls"))));
+    let server = start_with(service, |s| s.tls(tls).shutdown_timeout(Duration::MAX)).await;
+    let silent = TcpStream::connect(server.addr).await.unwrap();
+    let mut half = TcpStream::connect(server.addr).await.unwrap();
+    half.write_all(&[22, 3, 1, 1]).await.unwrap();
+    // Both are accepted before this one, which is served.
+    let mut stream = connect(&ca, server.addr, "a.example").await;
+    ask(&mut stream, &get("/", "a.example")).await;
+    server.stop().await;
+    drop((silent, half));
+}
