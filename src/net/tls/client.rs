@@ -116,7 +116,10 @@ impl Client {
 
     /// Returns this client with the ALPN protocols that it offers, and with `host`, without a port, as the name of
     /// the server, unless it has one.
-    pub(crate) fn for_server(&self, host: &str, alpn: &[&[u8]]) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// `host` is neither a DNS name nor an IP address.
+    pub fn for_server(&self, host: &str, alpn: &[&[u8]]) -> io::Result<Self> {
         let mut client = self.clone();
         let config = Arc::make_mut(&mut client.config);
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -129,7 +132,10 @@ impl Client {
     }
 
     /// Performs a handshake. The caller bounds its time.
-    pub(crate) async fn connect<I: Io>(&self, io: I) -> io::Result<MaybeTls<I>> {
+    ///
+    /// # Errors
+    /// Those of the stream and of TLS: the server's certificate is not valid for its name, for example.
+    pub async fn connect<I: Io>(&self, io: I) -> io::Result<MaybeTls<I>> {
         let name = self.server_name.clone();
         let name = name.ok_or_else(|| io::Error::other("no name for the server's certificate"))?;
         let stream = TlsConnector::from(self.config.clone()).connect(name, io).await?;

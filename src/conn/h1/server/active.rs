@@ -9,9 +9,7 @@ use crate::{
     Budget,
     body::{Body, Sender},
     budget::Lease,
-    conn::{
-        InterimResponses, RequestInfo, access_log::Transfers, call::Call, output::Output,
-    },
+    conn::{InterimResponses, RequestInfo, access_log::Transfers, call::Call, output::Output},
     net::GateWaiter,
     proto::h1::{Conn, Event, IdleState, Limits, Server},
 };
