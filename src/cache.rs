@@ -20,10 +20,10 @@
 //!     Ok::<_, BoxError>(response.body(Body::from("hello"))?)
 //! }));
 //!
-//! for expected in ["front; fwd=uri-miss; stored", "front; hit; ttl=60"] {
+//! for expected in ["front; fwd=uri-miss; stored", "front; hit; ttl="] {
 //!     let request = Request::get("http://example.com/").body(Body::empty())?;
 //!     let response = site.clone().oneshot(request).await?;
-//!     assert_eq!(response.headers()["cache-status"], expected);
+//!     assert!(response.headers()["cache-status"].to_str()?.starts_with(expected));
 //! }
 //! assert_eq!(cache.figures().hits, 1);
 //! # Ok(()) }
