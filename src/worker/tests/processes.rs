@@ -383,7 +383,9 @@ fn worker_and_its_children_end_with_a_parent_that_is_killed() {
         return;
     }
     let mut parent = in_role("processes::worker_and_its_children_end_with_a_parent_that_is_killed");
-    let mut parent = parent.spawn().unwrap();
+    // It cannot remove its temporary files.
+    let files = tempfile::tempdir().unwrap();
+    let mut parent = parent.env("TMPDIR", files.path()).spawn().unwrap();
     let mut pids = HashSet::new();
     for line in BufReader::new(parent.stdout.take().unwrap()).lines() {
         let line = line.unwrap();

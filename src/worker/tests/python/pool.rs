@@ -114,7 +114,9 @@ fn workers_and_the_process_that_forked_them_end_with_a_parent_that_is_killed() {
     }
     let name =
         "python::pool::workers_and_the_process_that_forked_them_end_with_a_parent_that_is_killed";
-    let mut program = in_role(name).spawn().unwrap();
+    // It cannot remove its temporary files.
+    let files = tempfile::tempdir().unwrap();
+    let mut program = in_role(name).env("TMPDIR", files.path()).spawn().unwrap();
     let mut pids = HashSet::new();
     for line in BufReader::new(program.stdout.take().unwrap()).lines() {
         if let Some((_, numbers)) = line.unwrap().rsplit_once("worker ") {
