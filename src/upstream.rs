@@ -1,23 +1,23 @@
-//! Requests to other servers: endpoints, balancing, retries and forwarding.
+//! Reverse proxy: endpoints, balancing, retries and forwarding.
 //!
-//! [`Upstream`] is all of it for a list of servers. It is made of parts that can be used alone:
+//! [`Upstream`] combines all of it for a list of servers. Its parts can be used separately:
 //!
-//! | part | what it does |
+//! | part | purpose |
 //! |---|---|
-//! | [`Forward`] | rewrites a client's request as a gateway must: hop-by-hop fields, `X-Forwarded-*` |
-//! | [`Retry`] | sends a request again that failed without harm |
+//! | [`Forward`] | rewrites requests and responses as a gateway must: hop-by-hop fields, `X-Forwarded-*` |
+//! | [`Retry`] | sends a failed request again, if that is safe |
 //! | [`Hedge`] | sends an idempotent request a second time if the first takes long |
 //! | [`Mirror`] | sends a copy of some requests to a shadow |
 //! | [`Balance`] | sends a request to the [`Endpoint`] that a [policy](crate::policy::pick) picks |
-//! | [`Remote`] | is one server at an address, with a pool of idle connections |
+//! | [`Remote`] | a server at an address, with a pool of idle connections |
 //! | [`TcpBalance`] | forwards whole connections, of any protocol, to endpoints |
-//! | [`FastCgi`] | is an application at an address that speaks FastCGI, such as php-fpm |
+//! | [`FastCgi`] | a FastCGI application at an address, such as php-fpm |
 //!
-//! An endpoint is any service: beside a remote server a pool of worker threads, an `axum::Router` or a
-//! closure, [erased](ErasedService) to one type.
+//! An endpoint is any service: a remote server, a pool of worker threads, an `axum::Router` or a closure.
+//! [`ErasedService`] makes one type of them.
 //!
-//! The connection to a server is driven by the task that serves the client: there is no task, channel
-//! or lock between a request and its response. A connection never leaves the runtime that made it.
+//! The task that serves the client also drives the connection to the server: there is no other task, channel or lock
+//! between a request and its response. A connection never leaves its runtime.
 
 pub mod balance;
 pub mod endpoint;
@@ -81,12 +81,12 @@ pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 /// A reverse proxy to one or several HTTP/1.1 servers: [`Forward`] over [`Retry`] over [`Balance`] over
 /// [`Remote`]s.
 ///
-/// - Servers take turns, unless another [policy](UpstreamBuilder::policy) is set. One that cannot be
-///   reached is ejected for a second.
-/// - A request that was not sent goes to the next server. One that may have been sent is retried only if
-///   its method is idempotent, its body can be sent again, and no byte of a response has arrived. Each
-///   server is tried once; if none is left, one whose idle connection was closed is tried again.
-/// - Hop-by-hop fields are removed both ways, `Host` is kept, and `X-Forwarded-*` says who the client is.
+/// - Requests go to the servers in turn, unless another [policy](UpstreamBuilder::policy) is set. A server that
+///   cannot be reached is ejected for a second.
+/// - A request that was not sent is sent to the next server. One that may have been sent is retried only if its
+///   method is idempotent, its body can be replayed, and no byte of a response has arrived. Each server is tried
+///   once; after that, one whose idle connection was closed is tried again.
+/// - Hop-by-hop fields are removed in both directions, `Host` is kept, and `X-Forwarded-*` names the client.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included. A request whose deadline has passed is not sent.
 /// - Errors are [`Kind::BadGateway`](crate::error::Kind::BadGateway) and
@@ -109,8 +109,7 @@ pub struct Upstream(Forward<Retry<Remotes>>);
 type Remotes = Balance<Remote, Arc<dyn Pick>>;
 
 impl Upstream {
-    /// A proxy to these servers, with default options: `host:port`, `http://host:port` or
-    /// `unix:/path`.
+    /// Creates a proxy to these servers with default options: `host:port`, `http://host:port` or `unix:/path`.
     ///
     /// # Errors
     /// An address that cannot be parsed, or none at all.
@@ -118,17 +117,17 @@ impl Upstream {
         Self::builder(servers).build()
     }
 
-    /// A proxy to these servers, with options. What is wrong with an address is told by
-    /// [`build`](UpstreamBuilder::build).
+    /// Returns a builder for these servers. [`build`](UpstreamBuilder::build) returns the error of an invalid
+    /// address.
     pub fn builder<A: AsRef<str>>(servers: impl IntoIterator<Item = A>) -> UpstreamBuilder {
         servers.into_iter().fold(UpstreamBuilder::new(), |builder, server| builder.server(server))
     }
 
-    /// Connects to each server once and closes the connection: whether they can be reached now.
+    /// Checks that all servers can be reached: connects to each once, and closes the connection.
     ///
-    /// Nothing else connects before the first request, since a server may be started later. A server that
-    /// a request cannot reach is a warning in the log (`endpoint ejected`). Await this before the server
-    /// starts to make it an error instead:
+    /// Otherwise nothing connects before the first request, since a server may be started later, and a server that
+    /// cannot be reached is only logged as a warning (`endpoint ejected`). Await this at the start to make it an
+    /// error:
     ///
     /// ```no_run
     /// # async fn run() -> std::io::Result<()> {
@@ -139,7 +138,7 @@ impl Upstream {
     /// ```
     ///
     /// # Errors
-    /// It names each server that was not connected to within the connect timeout, and why.
+    /// The error names each server that could not be connected to within the connect timeout, and the cause.
     ///
     /// # Panics
     /// When it is polled outside of a Tokio runtime.
@@ -160,7 +159,7 @@ impl Upstream {
         Err(io::Error::new(io::ErrorKind::NotConnected, failures.join("; ")))
     }
 
-    /// The servers, in the order in which they were added.
+    /// Returns the servers, in the order in which they were added.
     pub fn endpoints(&self) -> &[Endpoint<Remote>] {
         self.0.get_ref().get_ref().endpoints()
     }

@@ -18,7 +18,7 @@
 //!     })
 //! })
 //! .start()?;
-//! // Workers receive complete requests: no slow client keeps one waiting.
+//! // Workers receive complete requests, and never wait for a slow client.
 //! let app = ServiceBuilder::new().layer(RequestBufferLayer::new()).service(threads);
 //!
 //! # let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -27,8 +27,8 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 //!
-//! [`process`](process()) runs it in child processes, in whatever language it is written: anything that speaks
-//! HTTP/1.1 on a Unix socket. [`Processes`] is the handle, with the same contract.
+//! [`process`](process()) runs it in child processes, in any language: any program that serves HTTP/1.1 on a Unix
+//! socket. [`Processes`] is the handle, with the same contract.
 //!
 //! ```no_run
 //! use vestibule::worker::{self, Command};
@@ -56,13 +56,13 @@
 //!
 //! | source | kind | the request |
 //! |---|---|---|
-//! | [`QueueTimeout`] | `Overloaded` | found no permit or no worker in time, and was not run |
-//! | [`DeadlineExceeded`] | `Timeout` | waited in the queue until its own deadline, and was not run |
-//! | [`Closed`] | `Overloaded` | came to a closed pool, or was queued when a shutdown ran out of time |
-//! | [`RequestTimeout`] | `Timeout` | took too long in the application |
-//! | [`WorkerPanicked`] | `Internal` | made the application panic |
-//! | [`WorkersFailed`] | `Overloaded` | came while all workers were given up, and was not run |
-//! | [`Cause`](crate::conn::h1::client::Cause) | `BadGateway` | was in the hands of a worker process that ended or answered with what is no HTTP |
+//! | [`QueueTimeout`] | `Overloaded` | got no permit or no worker within the queue timeout, and was not run |
+//! | [`DeadlineExceeded`] | `Timeout` | waited in the queue beyond its deadline, and was not run |
+//! | [`Closed`] | `Overloaded` | arrived at a closed pool, or was queued when a shutdown timed out |
+//! | [`RequestTimeout`] | `Timeout` | exceeded the request timeout or its deadline |
+//! | [`WorkerPanicked`] | `Internal` | caused a panic of the application |
+//! | [`WorkersFailed`] | `Overloaded` | arrived while no worker could be started, and was not run |
+//! | [`Cause`](crate::conn::h1::client::Cause) | `BadGateway` | was sent to a worker process that ended, or whose response is not HTTP |
 //! | [`GateError`] | `BadGateway` | was in the hands of a worker of [`wsgi`] that ended or violated its protocol |
 //! | [`ApplicationError`] | `Internal` | made an application in Python raise an exception, or give an invalid response |
 //!
@@ -92,7 +92,7 @@
 //! ```
 //!
 //! The queue and the supervisor's state are behind the one lock of the pool. The queue knows workers
-//! by their id, the supervisor knows neither clock nor threads, and an executor is all that another
+//! by their id, the supervisor uses neither clock nor threads, and an executor is all that another
 //! kind of worker has to implement.
 
 mod blocking;

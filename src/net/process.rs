@@ -24,7 +24,7 @@ pub(crate) use lines::read_lines;
 pub(crate) use memory::memory;
 pub(crate) use socket::{SocketDir, bind};
 
-/// A resource whose use the kernel bounds for a process, see setrlimit(2).
+/// A resource with a limit for each process, see setrlimit(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResourceLimit {
@@ -53,13 +53,13 @@ pub enum StopSignal {
 
 /// A program, its arguments and its environment.
 ///
-/// Like [`std::process::Command`], but a value that can be started repeatedly: all workers of all
-/// generations are started from the same one.
+/// Like [`std::process::Command`], but it can be started repeatedly: all workers of all generations are started from
+/// the same value.
 ///
 /// A child process that is started from it
 /// - has `/dev/null` as its standard input, and its standard output and error are read line by line;
-/// - inherits the environment as it is changed here, and no other descriptor;
-/// - leads a process group of its own, so that signals of a terminal do not reach it;
+/// - inherits the environment with the changes made here, and no other descriptor;
+/// - leads its own process group, so that signals of a terminal do not reach it;
 /// - receives `SIGKILL` when its parent ends.
 ///
 /// ```
@@ -136,7 +136,7 @@ impl Command {
         self
     }
 
-    /// Starts from an empty environment. Variables that were set before are dropped, too.
+    /// Clears the environment, including variables that were set before.
     pub fn env_clear(mut self) -> Self {
         self.env.clear();
         self.inherits_env = false;
@@ -145,14 +145,14 @@ impl Command {
 
     /// Sets the working directory. A program with a relative path is looked up from there.
     ///
-    /// Symbolic links in it are resolved once for each generation of workers: a worker that is
-    /// restarted runs the same release as its siblings, and a reload takes the present one.
+    /// Symbolic links in it are resolved once for each generation of workers: a restarted worker runs the same
+    /// release as the others, and a reload uses the current one.
     pub fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.dir = Some(dir.as_ref().to_owned());
         self
     }
 
-    /// Sets the user. A process of root gives up its supplementary groups, too.
+    /// Sets the user. If this process runs as root, the child has no supplementary groups.
     pub fn uid(mut self, uid: u32) -> Self {
         self.uid = Some(uid);
         self
@@ -164,15 +164,15 @@ impl Command {
         self
     }
 
-    /// Bounds the use of a resource (the soft and the hard limit of setrlimit(2)). It is set after the
-    /// user is, so a limit that only root may raise can only be lowered.
+    /// Limits the use of a resource (the soft and the hard limit of setrlimit(2)). The limit is set after the user,
+    /// so it can only be lowered unless the child runs as root.
     pub fn limit(mut self, resource: ResourceLimit, limit: u64) -> Self {
         self.limits.push((resource, limit));
         self
     }
 
-    /// Keeps the process and its children from gaining privileges by set-user-id programs
-    /// (`PR_SET_NO_NEW_PRIVS`, see prctl(2)).
+    /// Prevents the process and its children from gaining privileges by set-user-ID programs (`PR_SET_NO_NEW_PRIVS`,
+    /// see prctl(2)).
     pub fn no_new_privileges(mut self) -> Self {
         self.has_no_new_privileges = true;
         self
@@ -194,7 +194,7 @@ impl Command {
         self.dir.as_deref()
     }
 
-    /// Returns the user and group that files for the process should belong to.
+    /// Returns the user and group of files for the process.
     pub(crate) fn owner(&self) -> (Option<u32>, Option<u32>) {
         (self.uid, self.gid)
     }
@@ -222,7 +222,7 @@ impl Command {
     /// *thread* (`PR_SET_PDEATHSIG`, see prctl(2)).
     ///
     /// # Errors
-    /// Those of fork(2), of execve(2), and of the settings made in between.
+    /// Those of fork(2), execve(2), and the settings between them.
     pub(crate) fn spawn(&self, listener: Option<&OwnedFd>) -> io::Result<Spawned> {
         child::spawn(self, listener)
     }

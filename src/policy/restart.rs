@@ -1,4 +1,4 @@
-//! `Supervisor`: when the workers of a pool start, restart and are abandoned.
+//! `Supervisor`: decides when the workers of a pool are started, restarted and abandoned.
 
 mod config;
 mod renewal;
@@ -21,7 +21,7 @@ use self::{
     slot::{Slot, State},
 };
 
-/// Duration that stands for "never": an [`Instant`] cannot hold an arbitrary [`Duration`].
+/// A duration that means "never": an [`Instant`] cannot hold an arbitrary [`Duration`].
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
 
 /// Returns `now + wait`, with `wait` bounded so that the sum cannot overflow.
@@ -60,9 +60,9 @@ impl fmt::Display for WorkerId {
 pub(crate) enum Action {
     /// Start this worker. [`Supervisor::on_exit`] must follow at some time, also if it cannot start.
     Start(WorkerId),
-    /// Answer the request of this worker with a timeout, and interrupt it if that is possible.
+    /// End the request of this worker with a timeout, and interrupt it if that is possible.
     Abort(WorkerId),
-    /// Give this worker up: it did not end its request in time, and another one takes its slot.
+    /// Abandon this worker: it did not end its request in time, and is replaced in its slot.
     Abandon(WorkerId),
     /// End this worker, which has no request.
     Stop(WorkerId),
@@ -86,39 +86,35 @@ pub(crate) enum Startup {
     Failed,
 }
 
-/// Decides when the workers of a pool start, restart and are abandoned.
+/// Decides when the workers of a pool are started, restarted and abandoned.
 ///
-/// It has no threads and no clock: it is told events (`on_*`), and is polled for [`Action`]s until
-/// there is none, again after each event and at [`deadline`](Self::deadline). Events of an id that
-/// has exited are ignored.
+/// It has no threads and no clock. Its input are events (`on_*`), and its output [`Action`]s: poll it until there is
+/// none, after each event and at [`deadline`](Self::deadline). Events of an id that has exited are ignored.
 ///
-/// **Start.** All slots are filled at once. If a worker exits before all are ready, the start has
-/// failed and nothing is started any more. A worker that is not ready within the start timeout is
-/// stopped, then as later.
+/// **Start.** All slots are filled at once. If a worker exits before all are ready, the start has failed and no
+/// further worker is started. A worker that is not ready within the start timeout is stopped, also after a restart.
 ///
-/// **Restart.** A slot whose worker has exited is filled again. The first time after a completed
-/// request that is immediate: a panic costs no capacity. Each further time without a completed request
-/// in between waits longer, by the back-off: a worker that cannot be built, or that panics over its
-/// first request, does not use up the machine.
+/// **Restart.** A slot whose worker has exited is filled again. It is filled at once after a completed request, so
+/// that a panic costs no capacity. Each further time without a completed request the delay is longer (back-off), so
+/// that a worker that cannot be built, or that panics in its first request, does not use all of the CPU.
 ///
 /// **Request timeout.** A request past its deadline or its timeout is aborted. A worker that has not
 /// ended it after a grace period, or has panicked and not exited by then, is abandoned and its slot is
 /// filled at once. While `max_abandoned` abandoned workers have not exited, no further one is
-/// abandoned: it keeps its slot and goes on when its request ends. As soon as an abandoned worker
-/// exits, the one that is overdue for longest is abandoned in turn.
+/// abandoned: it keeps its slot and continues when its request ends. As soon as an abandoned worker exits, the one
+/// that is overdue for longest is abandoned.
 ///
 /// **End.** After [`close`](Self::close) slots are filled as before until the queue is empty
 /// ([`on_drained`](Self::on_drained)); from then on nothing is started. [`is_ended`](Self::is_ended)
 /// once all workers have exited, abandoned ones included.
 ///
-/// **Recycling.** A worker that has reached a limit of [`Recycle`] is nominated, and nothing more: it
-/// works on while a successor starts in its slot, at most `at_a_time` in the pool. When that is ready,
-/// the old worker leaves the slot: it ends its request and exits. So recycling never lowers the number
-/// of ready workers.
+/// **Recycling.** A worker that has reached a limit of [`Recycle`] is only nominated: it continues while a successor
+/// starts in its slot, for at most `at_a_time` workers of the pool. When the successor is ready, the old worker
+/// leaves the slot: it finishes its request and exits. So recycling never lowers the number of ready workers.
 ///
-/// **Reload.** [`reload`](Self::reload) starts a successor of the next generation in every slot. They
-/// wait until all are ready; then all take their slots. If one exits before, or the time is over, they
-/// are stopped, and the old generation has never ceased to work.
+/// **Reload.** [`reload`](Self::reload) starts a successor of the next generation in every slot. They wait until all
+/// are ready, and then replace the old generation in all slots. If one exits before, or the time is over, they are
+/// stopped, and the old generation continues.
 ///
 /// **Restart of all.** [`restart`](Self::restart) ends the workers first, and starts others when they have
 /// exited: for what must not run twice.

@@ -17,8 +17,8 @@ use crate::{
 
 /// Builds an [`Upstream`]. The order of options does not matter.
 ///
-/// All servers have the same share of the requests. For [weights](Endpoint::weight) build the proxy of its
-/// parts, as [`Retry`](super::Retry) shows.
+/// All servers get the same share of the requests. For [weights](Endpoint::weight), build the proxy from its parts as
+/// in the example of [`Retry`](super::Retry).
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,7 +43,7 @@ pub struct UpstreamBuilder {
 }
 
 impl UpstreamBuilder {
-    /// Without a server.
+    /// Creates a builder without servers.
     pub fn new() -> Self {
         Self {
             addresses: Ok(Vec::new()),
@@ -61,7 +61,7 @@ impl UpstreamBuilder {
         match server.as_ref().parse() {
             Ok(address) => self.address(address),
             Err(e) => {
-                // The first error is the one that is told.
+                // `build` returns the first error.
                 self.addresses = self.addresses.and(Err(e));
                 self
             }
@@ -76,20 +76,20 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Which server a request goes to. Default: [`RoundRobin`].
+    /// Sets the policy that picks the server of a request. Defaults to [`RoundRobin`].
     pub fn policy(mut self, policy: impl Pick + 'static) -> Self {
         self.policy = Arc::new(policy);
         self
     }
 
-    /// How often a request is sent at most. Default: once for each server, and once more.
+    /// Sets the maximum number of times that a request is sent. Defaults to the number of servers plus one.
     pub fn attempts(mut self, n: usize) -> Self {
         self.attempts = Some(n);
         self
     }
 
-    /// What the servers are told of the client. Default: `X-Forwarded-For`, `-Proto` and `-Host`, and
-    /// nothing that the client says of itself.
+    /// Sets the fields that name the client. Defaults to `X-Forwarded-For`, `-Proto` and `-Host`; such fields of the
+    /// client are removed.
     pub fn forward(mut self, fields: ForwardedFields) -> Self {
         self.forward.fields = fields;
         self
@@ -140,18 +140,18 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Bounds on what servers may send, and how slowly: `head_timeout` is the time from the end of the
-    /// request to the response's head, `body_timeout` bounds each pause in its body and in sending.
-    /// Default [`RESPONSE_TIMEOUT`](super::RESPONSE_TIMEOUT) for both, and 64 KiB of head.
+    /// Sets the limits on responses. `head_timeout` runs from the end of the request to the end of the response's
+    /// head; `body_timeout` is the maximum time without progress in the body, and in sending. Both default to
+    /// [`RESPONSE_TIMEOUT`](super::RESPONSE_TIMEOUT), and the size of the head to 64 KiB.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.remote.limits = Arc::new(limits);
         self
     }
 
-    /// The proxy.
+    /// Builds the proxy.
     ///
     /// # Errors
-    /// The first address that could not be parsed, or that there is none.
+    /// The first address that cannot be parsed, or no address at all.
     pub fn build(self) -> io::Result<Upstream> {
         let addresses = self.addresses?;
         if addresses.is_empty() {

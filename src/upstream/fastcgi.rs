@@ -1,4 +1,4 @@
-//! `FastCgi`: an application that speaks FastCGI at an address, such as php-fpm, as a service.
+//! `FastCgi`: a FastCGI application at an address, such as php-fpm, as a service.
 
 mod builder;
 mod protocol;
@@ -39,8 +39,7 @@ use crate::{
 
 pub use builder::FastCgiBuilder;
 
-/// An application that speaks FastCGI at an address, as a service: php-fpm on a Unix socket, for
-/// example.
+/// A FastCGI application at an address as a service, for example php-fpm on a Unix socket.
 ///
 /// - The path of a request names the script, as [`Scripts`] has it. A path that names none, or one that
 ///   does not exist or lies outside of the folder when symbolic links are resolved, is answered with 404
@@ -48,9 +47,9 @@ pub use builder::FastCgiBuilder;
 /// - The request becomes the variables of CGI, by [`Scripts::variables`]. The client is that of the
 ///   request's [`Peer`](crate::peer::Peer) extension.
 /// - The length of a request's body must be known: a
-///   [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front sees to that, and keeps slow
-///   clients from the application's few workers. Without it a chunked body is an error that says so.
-/// - What the application writes to STDERR is logged: see [`conn::fcgi`](crate::conn::fcgi::Connection).
+///   [`RequestBufferLayer`](crate::layer::RequestBufferLayer) outside of this service ensures that, and keeps slow
+///   clients from occupying workers of the application. Without it a chunked body is an error.
+/// - Output on STDERR is logged: see [`conn::fcgi`](crate::conn::fcgi::Connection).
 /// - Idle connections are kept as those of a [`Remote`](super::Remote). php-fpm has one worker for each
 ///   connection, idle or not: [`keep_idle`](super::PoolConfig::keep_idle) must be less than its
 ///   `pm.max_children`, and its default is 0.
@@ -58,9 +57,9 @@ pub use builder::FastCgiBuilder;
 ///   head, connecting included.
 ///
 /// It makes one attempt; [`Retry`](super::Retry) makes more, and [`Balance`](super::Balance) spreads
-/// requests over several. Fields that say who the client is come from the client as they are: put
-/// [`ForwardLayer`](super::ForwardLayer) in front if the application trusts `X-Forwarded-For`. Always
-/// ready. Cheap to clone: clones share connections.
+/// requests over several. Forwarding fields of the client are passed on unchanged: use
+/// [`ForwardLayer`](super::ForwardLayer) if the application trusts `X-Forwarded-For`. Always ready. Cheap to clone:
+/// clones share connections.
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -69,8 +68,8 @@ pub use builder::FastCgiBuilder;
 /// let scripts = Scripts::new("/srv/www").front_controller("/index.php");
 /// let php = FastCgi::new("unix:/run/php/php-fpm.sock", scripts)?;
 /// let site = ServiceBuilder::new()
-///     .layer(layer::ResponseBufferLayer::new()) // the worker is free before the client has read
-///     .layer(layer::RequestBufferLayer::new()) // and is not taken before the client has sent
+///     .layer(layer::ResponseBufferLayer::new()) // a worker does not wait for a client that reads slowly
+///     .layer(layer::RequestBufferLayer::new()) // nor for one that sends slowly
 ///     .service(php);
 /// # drop(site);
 /// # Ok::<(), std::io::Error>(())
@@ -84,7 +83,7 @@ struct Shared {
 }
 
 impl FastCgi {
-    /// The application at `host:port` or `unix:/path`, with default options.
+    /// Creates the service of the application at `host:port` or `unix:/path`, with default options.
     ///
     /// # Errors
     /// An address that cannot be parsed.
@@ -92,17 +91,17 @@ impl FastCgi {
         Ok(Self::builder(address.as_ref().parse()?, scripts).build())
     }
 
-    /// The application at this address, with options.
+    /// Returns a builder for the application at this address.
     pub fn builder(address: Address, scripts: Scripts) -> FastCgiBuilder {
         FastCgiBuilder::new(address, scripts)
     }
 
-    /// The application's address.
+    /// Returns the application's address.
     pub fn address(&self) -> &Address {
         &self.0.server.address
     }
 
-    /// How many connections are idle now, in all runtimes.
+    /// Returns the current number of idle connections, in all runtimes.
     pub fn idle_connections(&self) -> usize {
         self.0.server.idle_connections()
     }
@@ -134,7 +133,7 @@ impl<B: HttpBody> Service<Request<B>> for FastCgi {
     }
 }
 
-/// The error of a request that is not sent to any endpoint.
+/// Creates the error of a request that is not sent to any endpoint.
 fn refused(error: Error) -> AttemptError {
     AttemptError::new(AttemptErrorKind::Request, Delivery::NotSent, error)
 }

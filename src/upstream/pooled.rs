@@ -1,4 +1,4 @@
-//! A server at an address with idle connections to it, whatever protocol it speaks.
+//! `Server`: a server at an address with a pool of idle connections, for any protocol.
 
 mod capacity;
 mod config;
@@ -41,7 +41,7 @@ pub(super) trait Protocol: Send + Sync + Sized + 'static {
     /// The core of a connection.
     type Core: client::Protocol;
 
-    /// Makes a connection of a stream.
+    /// Creates a connection from a stream.
     fn connection(&self, stream: Stream) -> Connection<Self>;
 
     /// Returns what failed in an attempt whose response violates the protocol.
@@ -74,7 +74,7 @@ impl<P: Protocol> Server<P> {
         server
     }
 
-    /// Sends a request over an idle connection, or a new one.
+    /// Sends a request on an idle connection, or on a new one.
     pub(super) fn send(
         self: &Arc<Self>,
         request: Request<Body>,
@@ -83,7 +83,7 @@ impl<P: Protocol> Server<P> {
         ResponseFuture::new(self.clone(), request, extra)
     }
 
-    /// Connects once; the error names the server and what failed.
+    /// Connects once. The error names the server and the cause.
     pub(super) async fn check(self: &Arc<Self>) -> io::Result<()> {
         let Err(error) = connect::connect(self.clone(), None).await else { return Ok(()) };
         let mut cause: &dyn StdError = &error;
@@ -104,7 +104,7 @@ impl<P: Protocol> Server<P> {
             && now.saturating_duration_since(connection.opened()) < self.config.max_age
     }
 
-    /// How many connections are idle now, in all runtimes.
+    /// Returns the current number of idle connections, in all runtimes.
     pub(super) fn idle_connections(&self) -> usize {
         self.pool.len()
     }
@@ -120,14 +120,14 @@ impl<P: Protocol> Evict for Server<P> {
     }
 }
 
-/// The error of an exchange that failed, on a connection that was idle before or not, with the request if
-/// it was given back.
+/// Converts the error of an exchange, with the request if it was returned. `is_reused` means that the connection was
+/// idle before.
 #[cold]
 fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) -> AttemptError {
     let ExchangeError { cause, delivery, request, .. } = error;
     let kind = match &cause {
-        // RFC 9112 section 9.3.1: a server may close an idle connection while a request is on its
-        // way. One that has begun to answer was not idle any more.
+        // RFC 9112 section 9.3.1: a server may close an idle connection while a request is being sent. After the
+        // first byte of a response it was not idle.
         Cause::Io(_) | Cause::Closed if is_reused && delivery != Delivery::Answered => {
             AttemptErrorKind::StaleConnection
         }

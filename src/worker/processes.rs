@@ -29,39 +29,37 @@ use crate::{
 /// one request at a time, complete if a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) stands
 /// in front.
 ///
-/// **Requests.** A worker is sent the request as a gateway sends it: without hop-by-hop fields and
-/// `Expect`, and with `X-Forwarded-For`, `-Proto` and `-Host` of the request's [`Peer`]. Its connection
-/// is kept for the next request if the worker keeps it. Upgrades are not forwarded.
+/// **Requests.** Requests are forwarded as by a gateway: without hop-by-hop fields and `Expect`, and with
+/// `X-Forwarded-For`, `-Proto` and `-Host` of the request's [`Peer`]. The connection is reused if the worker keeps it
+/// open. Upgrades are not forwarded.
 ///
-/// **Timeout.** A request that takes longer than the request timeout is answered with
-/// [`Kind::Timeout`], and its worker is ended: `SIGTERM`, and `SIGKILL` for its process group after the
-/// [stop timeout](super::ProcessesBuilder::stop_timeout). Another one takes its place at once. A request
-/// whose [`Deadline`](crate::peer::Deadline) passes before is answered with [`Kind::Timeout`], too; its
-/// worker goes on until the request timeout, and is given no other request meanwhile. What it answers
-/// late is read and dropped, and its connection closed.
+/// **Timeout.** A request that takes longer than the request timeout fails with [`Kind::Timeout`], and its worker is
+/// ended: by `SIGTERM`, and by `SIGKILL` for its process group after the [stop
+/// timeout](super::ProcessesBuilder::stop_timeout). It is replaced at once. A request whose
+/// [`Deadline`](crate::peer::Deadline) passes earlier fails with [`Kind::Timeout`] too; its worker continues until
+/// the request timeout, and gets no other request in that time. A late response is read and dropped, and its
+/// connection is closed.
 ///
-/// **Crashes.** A request that was not sent when its worker ended goes to another worker. One that may
-/// have been received is sent once more if its method is idempotent (RFC 9110 section 9.2.2) and its
-/// body can be [sent again](Body::replay); otherwise it is answered with [`Kind::BadGateway`], and so is
-/// one whose worker answers with what is not HTTP. A worker that ends is restarted at once, and with
-/// growing pauses, from 100 ms to 10 s, while no request is completed in between. After nine exits in a
-/// row it is given up for a minute. When all are, requests are answered with [`Kind::Overloaded`] and
-/// [`WorkersFailed`](super::WorkersFailed) at once.
+/// **Crashes.** A request that was not sent when its worker ended is sent to another worker. One that may have been
+/// received is sent once more if its method is idempotent (RFC 9110 section 9.2.2) and its body can be
+/// [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`], and so does one whose response is not
+/// HTTP. A worker that ends is restarted: at once, or after a delay from 100 ms to 10 s while no request is completed
+/// in between, and after nine consecutive exits only after a minute. While that applies to all workers, requests fail
+/// at once with [`Kind::Overloaded`] and [`WorkersFailed`](super::WorkersFailed).
 ///
 /// **Replacement.** A worker that has reached a limit (`recycle_...`) and all workers in a
-/// [`reload`](Self::reload) work on until those that replace them are ready; then they end their request
-/// and exit. No request is refused or lost by it.
+/// [`reload`](Self::reload) continue until their replacements are ready; then they finish their request and exit. No
+/// request is refused or lost.
 ///
-/// **Bodies.** A response in one piece is passed on whole. The body of any other is passed on as the
-/// worker sends it; when the client leaves, the connection is closed, and a worker that does not notice
-/// keeps the next request waiting.
+/// **Bodies.** A response in one piece is passed on as a whole. Any other body is passed on while the worker sends
+/// it. When the client disconnects, the connection to the worker is closed; a worker that does not notice delays the
+/// next request.
 ///
-/// **Processes.** Each worker leads a process group. It ends with the thread of the pool's supervisor,
-/// however this process ends; a small shell process ends the groups of workers that have children of
-/// their own. Output is written to the log line by line, at level `INFO` with the target
-/// `vestibule::worker::output` and the fields `worker`, `pid` and `stream`, and `request_id` while the worker
-/// is in a request: it is the id of the request that the line was read in, which is the one it is about if
-/// the program does not hold back its output.
+/// **Processes.** Each worker leads a process group. It is killed when this process ends in any way; a small shell
+/// process then kills the groups of workers that have child processes. Output is written to the log line by line, at
+/// level `INFO` with the target `vestibule::worker::output` and the fields `worker`, `pid` and `stream`, and
+/// `request_id` while the worker is in a request: it is the id of the request that the line was read in, which is the
+/// one it is about if the program does not hold back its output.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker::{self, Command}};
@@ -91,23 +89,22 @@ impl Processes {
         Self { handle: PoolHandle::new(pool, supervisor), fields, start_timeout }
     }
 
-    /// Returns the figures of the pool at this moment.
+    /// Returns the current figures of the pool.
     pub fn stats(&self) -> Stats {
         self.handle.stats()
     }
 
-    /// Returns a gate that is open while there is a permit: for
-    /// [`Serve::gate`](crate::serve::Serve::gate), so that clients wait in the kernel while workers and
-    /// queue are full. It does not keep the pool alive.
+    /// Returns a gate that is open while a permit is free. With [`Serve::gate`](crate::serve::Serve::gate), clients
+    /// wait in the kernel while workers and queue are full. It does not keep the pool alive.
     pub fn gate(&self) -> Gate {
         self.handle.gate()
     }
 
-    /// Replaces all workers by new ones, of the same command: a symbolic link to a directory with the
-    /// program is resolved anew. All new workers are ready before the first old one is ended. For that
-    /// time there are twice as many processes.
+    /// Replaces all workers by new ones of the same command; a symbolic link in its working directory is resolved
+    /// again. All new workers are ready before the first old one is ended, so there are twice as many processes for a
+    /// time.
     ///
-    /// A reload goes on if the future is dropped.
+    /// A reload continues if the future is dropped.
     ///
     /// # Errors
     /// [`Kind::Internal`] with [`ReloadFailed`](super::ReloadFailed): a new worker has ended before it was ready, or not all

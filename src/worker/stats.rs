@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Figures of a pool at one moment.
+/// The figures of a pool at a point in time.
 ///
 /// ```
 /// use vestibule::{Response, worker};
@@ -15,17 +15,16 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Workers that are idle or run a request. Fewer than the pool was started with while some are
-    /// restarted.
+    /// Workers that are idle or run a request. Fewer than were started while some are being restarted.
     pub workers: usize,
     /// Workers that run a request, abandoned ones excluded.
     pub busy: usize,
     /// Requests that wait for a worker.
     pub queued: usize,
-    /// Workers past their request timeout that are still not done: abandoned ones, and those that may
-    /// not be abandoned because of [`max_abandoned`](super::ThreadsBuilder::max_abandoned).
+    /// Workers whose request has exceeded its timeout and not ended: abandoned ones, and those that cannot be
+    /// abandoned because of [`max_abandoned`](super::ThreadsBuilder::max_abandoned).
     pub stuck: usize,
-    /// Workers that were abandoned, since the start.
+    /// The number of workers that were abandoned since the start.
     pub abandoned: u64,
     /// Requests that workers have finished since the start; panics and errors count.
     pub served: u64,

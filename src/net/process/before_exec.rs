@@ -1,7 +1,7 @@
 //! The steps of a child process between fork(2) and execve(2).
 //!
-//! Only async-signal-safe calls are allowed there: other threads of the parent may have held any lock
-//! when it forked. So everything is allocated before the fork, and the child only makes system calls.
+//! Only async-signal-safe calls are allowed there, since other threads of the parent may have held any lock when it
+//! forked. So everything is allocated before the fork, and the child only makes system calls.
 
 #![allow(unsafe_code, reason = "CommandExt::pre_exec")]
 
@@ -38,7 +38,7 @@ pub(super) struct Plan {
     pub(super) environment: Vec<(OsString, OsString)>,
 }
 
-/// Has `command` carry out the plan in its child.
+/// Makes `command` execute the plan in its child.
 ///
 /// The listener of the plan must stay open as long as the command is used.
 pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
@@ -101,7 +101,7 @@ fn inherit(listener: RawFd) -> rustix::io::Result<()> {
 }
 
 /// Marks all descriptors from `first` on as close-on-exec, including those that libraries have opened without
-/// the flag. Kernels before 5.11 cannot; this crate's descriptors have the flag anyway.
+/// the flag. Kernels before 5.11 do not support that; the descriptors of this crate have the flag anyway.
 fn close_on_exec_from(first: RawFd) {
     // SAFETY: the call changes flags of descriptors only; arguments are passed as the kernel has them.
     let _ = unsafe {
@@ -155,7 +155,7 @@ impl Environment {
         Ok(Self { _entries: entries, listen_pid, pointers })
     }
 
-    /// Makes it the environment of this process, which is the child.
+    /// Installs it as the environment of this process, the child.
     fn install(&mut self) {
         if let Some(buffer) = &mut self.listen_pid {
             let mut rest = &mut buffer[..];

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::net::async_fd::register_for_reads;
 
-/// A child process that is not yet observed by a runtime.
+/// A child process that no runtime observes yet.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     /// `None` once it was passed to a [`Child`].
@@ -40,8 +40,8 @@ pub(crate) struct Spawned {
     pub(crate) output: Option<[OwnedFd; 2]>,
 }
 
-/// A child process that this runtime observes. Its process group is killed when it ends, and when this
-/// value is dropped.
+/// A child process that this runtime observes. Its process group is killed when it ends, and when this value is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
@@ -59,7 +59,7 @@ pub enum ExitStatus {
     Code(i32),
     /// It was ended by this signal.
     Signal(i32),
-    /// It has ended, and the rest of the program has taken its status.
+    /// It has ended, and another part of the program has read its status.
     Unknown,
 }
 
@@ -99,7 +99,7 @@ pub(super) fn spawn(command: &Command, listener: Option<&OwnedFd>) -> io::Result
     before_exec::prepare(&mut prepared, plan)?;
     let mut child = prepared.spawn()?;
     let pid = Pid::from_child(&child);
-    // The child is not reaped before this returns, so the number is its own.
+    // The child is not reaped before this returns, so its id is not reused.
     let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
         Ok(pidfd) => pidfd,
         Err(error) => {
@@ -182,8 +182,8 @@ impl Child {
 
     /// Waits until the process has ended. It is not reaped.
     pub(crate) async fn ended(&self) {
-        // A pidfd is readable from the end of its process on (pidfd_open(2)). If it cannot be polled,
-        // the runtime is shutting down.
+        // A pidfd becomes readable when its process ends (pidfd_open(2)). An error means that the runtime is shutting
+        // down.
         let _ = self.pidfd.readable().await;
     }
 
@@ -203,7 +203,7 @@ impl Child {
         kill_group(self.pid);
     }
 
-    /// Waits until the process has ended, kills what is left of its group, and reaps it.
+    /// Waits until the process has ended, kills the rest of its group, and reaps it.
     pub(crate) async fn reap(&self) -> ExitStatus {
         self.release().await;
         reap(self.pidfd.get_ref())
@@ -213,7 +213,7 @@ impl Child {
     /// [adopted](Spawned::adopt) is for its parent to reap after that.
     pub(crate) async fn release(&self) {
         self.ended().await;
-        // While it is not reaped, the group's number is its own.
+        // The id of the group is not reused before the process is reaped.
         self.kill_group();
         self.unguard();
         self.is_reaped.store(true, Ordering::Relaxed);
@@ -260,7 +260,7 @@ fn kill_and_reap(pid: Pid, pidfd: &OwnedFd) {
 
 /// Reaps a process that has ended.
 fn reap(pidfd: &OwnedFd) -> ExitStatus {
-    // Not blocking: a spurious wake-up must not hold up the runtime.
+    // Not blocking, so that a spurious wake-up does not block the runtime.
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     // ECHILD: the program ignores SIGCHLD, or waits for any child.
     let status = waitid(WaitId::PidFd(pidfd.as_fd()), options).ok().flatten();

@@ -40,7 +40,7 @@ impl SocketDir {
     }
 }
 
-/// Listens at `path`, in blocking mode, which programs expect of an inherited socket.
+/// Listens at `path`, in blocking mode, as programs expect of an inherited socket.
 ///
 /// # Errors
 /// Those of bind(2), with the path.

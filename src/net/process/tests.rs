@@ -40,10 +40,10 @@ async fn wait_for_end(pid: &str) {
     };
     let ended = tokio::task::spawn_blocking(move || {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
-        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience)) // readable at its end
+        let timeout = Timespec { tv_sec: 20, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)) // readable at its end
     });
-    assert_eq!(ended.await.unwrap().unwrap(), 1, "it lives on");
+    assert_eq!(ended.await.unwrap().unwrap(), 1, "the process has not ended");
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn child_inherits_its_socket_as_the_first_descriptor() {
     read_lines(stdout, |line| lines.push(line.to_owned())).await.unwrap();
     assert_eq!(lines, ["1 0 socket:"]);
     assert_eq!(child.reap().await, ExitStatus::Code(0));
-    assert!(UnixStream::connect(&path).is_err(), "nobody else has the socket");
+    assert!(UnixStream::connect(&path).is_err(), "no other process has the socket");
     let parent = path.parent().unwrap().to_owned();
     drop(dir);
     assert!(!parent.exists());
@@ -128,10 +128,10 @@ async fn terminated_child_reports_its_signal_and_takes_its_group_with_it() {
 
 #[tokio::test]
 async fn p1_child_of_the_program_is_left_to_it() {
-    let mut theirs = process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
+    let mut other = process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
     let (_, status) = run(sh("exit 3")).await;
     assert_eq!(status, ExitStatus::Code(3));
-    assert_eq!(theirs.wait().unwrap().code(), Some(7));
+    assert_eq!(other.wait().unwrap().code(), Some(7));
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn long_lines_are_read_in_pieces_and_last_line_without_its_end() {
 }
 
 #[tokio::test]
-async fn guardian_kills_the_last_groups_it_was_told_of() {
+async fn guardian_kills_the_registered_groups() {
     let sleeper = || {
         let mut command = process::Command::new("sleep");
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

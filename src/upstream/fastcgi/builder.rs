@@ -39,31 +39,31 @@ impl FastCgiBuilder {
         self
     }
 
-    /// Bounds on what the application may send, and how slowly.
+    /// Sets the limits on responses.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Where this process finds the scripts, if not where the application does: `root` is the same folder
-    /// as that of [`Scripts::new`]. A script must exist there.
+    /// Sets the path of the scripts for this process, if it differs from that of the application: `root` is the same
+    /// folder as that of [`Scripts::new`]. A script must exist there.
     pub fn local_root(mut self, root: impl Into<PathBuf>) -> Self {
         self.local_root = Some(root.into());
         self
     }
 
-    /// Sends every path with a script's suffix to the application, since its files are not on this
-    /// machine.
+    /// Sends every path with a script's suffix to the application without a check, for applications whose files are
+    /// not on this machine.
     ///
-    /// It is for the application then to refuse what does not exist. With `cgi.fix_pathinfo=1`, PHP's
-    /// default, `/uploads/x.jpg/y.php` runs `x.jpg`: set it to 0, or leave php-fpm's
-    /// `security.limit_extensions` at its default, `.php`.
+    /// The application must then refuse scripts that do not exist. With `cgi.fix_pathinfo=1`, PHP's default,
+    /// `/uploads/x.jpg/y.php` runs `x.jpg`: set it to 0, or leave php-fpm's `security.limit_extensions` at its
+    /// default, `.php`.
     pub fn unchecked_scripts(mut self) -> Self {
         self.local_root = None;
         self
     }
 
-    /// The service.
+    /// Builds the service.
     pub fn build(self) -> FastCgi {
         let protocol = FastCgi1 { limits: Arc::new(self.limits) };
         let server = pooled::Server::new(self.address, protocol, self.pool);
