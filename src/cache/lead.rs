@@ -167,6 +167,10 @@ pub(super) fn updated(
     let mut object = stored.clone();
     let mut new = new.clone();
     crate::semantics::hop::strip(&mut new);
+    // Without a date of its own it is as old as its receipt, not as the stored response (RFC 9110 section 6.6.1).
+    if !new.contains_key(header::DATE) {
+        new.insert(header::DATE, date.to_value());
+    }
     update::update(&mut object.headers, &new);
     let control = ResponseControl::of(&object.headers);
     let times = Received { requested, received: now, date };

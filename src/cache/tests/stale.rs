@@ -27,6 +27,23 @@ async fn stale_response_is_validated_and_updated_by_a_304() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn validation_without_a_date_makes_the_response_as_old_as_its_receipt() {
+    let old = std::time::SystemTime::now() - 100 * SEC;
+    let old = crate::semantics::date::HttpDate::from(old).to_string();
+    let origin = Origin::new(move |_, n| {
+        let mut fields = vec![("cache-control", "max-age=200"), ("etag", "\"1\"")];
+        fields.push(if n == 1 { ("date", &*old) } else { ("status", "304") });
+        Ok(response(&fields, if n == 1 { "content" } else { "" }))
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    fetch(&site, "/").await;
+    tokio::time::advance(101 * SEC).await;
+    assert_eq!((fetch(&site, "/").await, origin.count()), ("content".into(), 2));
+    tokio::time::advance(150 * SEC).await;
+    assert_eq!((fetch(&site, "/").await, origin.count()), ("content".into(), 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_requests_share_a_validation() {
     let origin = Origin::new(|r, n| {
         let status = if r.headers().contains_key("if-none-match") { "304" } else { "200" };
