@@ -82,7 +82,7 @@ async fn file_over_tls_is_whole_and_leaves_with_its_head() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let folder = tempfile::tempdir().unwrap();
-    let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..5_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     std::fs::write(folder.path().join("big"), &bytes).unwrap();
     std::fs::write(folder.path().join("small"), "small").unwrap();
     let site = Router::new().fallback(files::dir(folder.path()));

@@ -422,44 +422,42 @@ where
 
     /// Checks the deadlines of the connection and of its streams.
     fn poll_deadlines(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let config = &self.shared.config;
-            let wire = self.wire.deadline(config.write_timeout, config.limits.head_timeout);
-            let idle = self.idle_since.and_then(|since| {
-                let idle = since.checked_add(config.limits.idle_timeout);
-                [idle, self.drain_until].into_iter().flatten().min()
-            });
-            if let Some(since) = self.idle_since
-                && self.watch.is_shed_requested()
-                && since + MIN_IDLE_BEFORE_SHED <= now
-                && self.watch.claim_shed()
-            {
-                return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
-            }
-            let deadline = [wire, idle, self.next_deadline].into_iter().flatten().min();
-            if !self.timer.poll(cx, deadline, now) {
-                return Poll::Pending;
-            }
-            let now = clock::now();
-            if wire.is_some_and(|d| d <= now) {
-                let message = "the client does not read, or sends a head too slowly";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
-            }
-            if idle.is_some_and(|d| d <= now) {
-                match &mut self.state {
-                    State::Open(connection) if self.drain_until.is_none() => {
-                        self.drain_until = now.checked_add(DRAIN_TIMEOUT);
-                        connection.graceful_shutdown();
-                        self.connection_waker.wake();
-                    }
-                    State::Open(_) | State::Handshake(..) => return Poll::Ready(Ok(())),
-                }
-            } else {
-                self.expire_streams(now);
-            }
-            cx.waker().wake_by_ref();
+        let config = &self.shared.config;
+        let wire = self.wire.deadline(config.write_timeout, config.limits.head_timeout);
+        let idle = self.idle_since.and_then(|since| {
+            let idle = since.checked_add(config.limits.idle_timeout);
+            [idle, self.drain_until].into_iter().flatten().min()
+        });
+        if let Some(since) = self.idle_since
+            && self.watch.is_shed_requested()
+            && since + MIN_IDLE_BEFORE_SHED <= now
+            && self.watch.claim_shed()
+        {
+            return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
+        }
+        let deadline = [wire, idle, self.next_deadline].into_iter().flatten().min();
+        if !self.timer.poll(cx, deadline, now) {
             return Poll::Pending;
         }
+        let now = clock::now();
+        if wire.is_some_and(|d| d <= now) {
+            let message = "the client does not read, or sends a head too slowly";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+        }
+        if idle.is_some_and(|d| d <= now) {
+            match &mut self.state {
+                State::Open(connection) if self.drain_until.is_none() => {
+                    self.drain_until = now.checked_add(DRAIN_TIMEOUT);
+                    connection.graceful_shutdown();
+                    self.connection_waker.wake();
+                }
+                State::Open(_) | State::Handshake(..) => return Poll::Ready(Ok(())),
+            }
+        } else {
+            self.expire_streams(now);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Handles the deadlines of streams that have passed.

@@ -97,7 +97,8 @@ impl WireState {
             return;
         }
         let (now, rate) = (clock::now(), state.rate);
-        let (since, meter) = state.blocked.get_or_insert((now, RateMeter::start(rate, now)));
+        let (since, meter) =
+            state.blocked.get_or_insert_with(|| (now, RateMeter::start(rate, now)));
         if written_len > 0 {
             *since = now;
             meter.record(rate, now, written_len as u64);

@@ -40,7 +40,7 @@ pub(crate) fn prepare_response(
     }
     let stated = match own {
         // An empty body does not tell the length of the response to GET.
-        _ if is_head => own.flatten().or(length.filter(|n| *n > 0)),
+        _ if is_head => own.flatten().or_else(|| length.filter(|n| *n > 0)),
         Some(None) => return Err(Misuse::Length),
         Some(Some(own)) if length.is_some_and(|length| length != own) => {
             return Err(Misuse::Length);

@@ -61,7 +61,8 @@ async fn h1_rapid_reset_ends_the_connection_and_work_stays_bounded() {
 #[tokio::test]
 async fn h2_resets_that_the_client_provokes_end_the_connection() {
     let overflow = |stream| frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffffu32.to_be_bytes());
-    let provocations: [(&str, &dyn Fn(u32) -> Vec<u8>); 6] = [
+    type Frames = dyn Fn(u32) -> Vec<u8>;
+    let provocations: [(&str, &Frames); 6] = [
         ("a window update of 0", &|s| frame(WINDOW_UPDATE, 0, s, &[0; 4])),
         ("a short priority", &|s| frame(PRIORITY, 0, s, &[0; 4])),
         ("a dependency on itself", &|s| {

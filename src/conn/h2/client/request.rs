@@ -13,7 +13,7 @@ use http::{
 pub(super) fn convert(parts: &request::Parts, scheme: &Scheme) -> Option<Request<()>> {
     let mut headers = parts.headers.clone();
     let authority = match headers.remove(HOST) {
-        Some(host) => Authority::from_maybe_shared(host.as_bytes().to_vec()).ok()?,
+        Some(host) => Authority::try_from(host.as_bytes()).ok()?,
         None => parts.uri.authority()?.clone(),
     };
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {

@@ -309,7 +309,7 @@ impl Exchange {
     fn log_abort(&self, error: &SendError) {
         let message = "the response was aborted";
         match error {
-            SendError::Gone => return,
+            SendError::Gone => {}
             SendError::Body(error) => {
                 let error = Chain(&**error);
                 log_request!(warn, "vestibule::request", &self.info, %error, "{message}");
