@@ -99,8 +99,9 @@ impl AsyncWrite for Counted {
         Poll::Ready(Ok(buf.len()))
     }
 
+    /// Costs nothing, as with a socket, whose flush calls nothing.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        panic!("a socket has nothing to flush");
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
