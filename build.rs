@@ -39,6 +39,12 @@ fn main() {
     if ci || is_root {
         println!("cargo::rustc-cfg=peer_root");
     }
+    // landlock(7): Linux 5.13.
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+    if ci || (numbers.next(), numbers.next()) >= (Some(5), Some(13)) {
+        println!("cargo::rustc-cfg=peer_landlock");
+    }
     if ci || (Path::new("/dev/fuse").exists() && (is_root || found("fusermount3"))) {
         println!("cargo::rustc-cfg=peer_fuse");
     }

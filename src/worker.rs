@@ -122,7 +122,9 @@ mod threads;
 mod tests;
 
 #[cfg(feature = "process")]
-pub use crate::net::process::{Command, ExitStatus, ResourceLimit, StopSignal};
+pub use crate::net::process::{
+    Command, ExitStatus, FileAccess, LandlockUnsupported, ResourceLimit, StopSignal,
+};
 pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
 pub use builder::{
     QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, ThreadsBuilder, threads, try_threads,

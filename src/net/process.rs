@@ -3,6 +3,7 @@
 mod before_exec;
 mod child;
 mod guardian;
+mod landlock;
 mod lines;
 mod memory;
 mod socket;
@@ -20,6 +21,7 @@ use std::{
 pub use child::ExitStatus;
 pub(crate) use child::{Child, Spawned};
 pub(crate) use guardian::Guardian;
+pub use landlock::{FileAccess, LandlockUnsupported};
 pub(crate) use lines::read_lines;
 pub(crate) use memory::memory;
 pub(crate) use socket::{SocketDir, bind};
@@ -34,6 +36,10 @@ pub enum ResourceLimit {
     CoreSize,
     /// One more than the highest descriptor (`RLIMIT_NOFILE`).
     OpenFiles,
+    /// Seconds of processor time (`RLIMIT_CPU`).
+    CpuSeconds,
+    /// Bytes of a file that is written (`RLIMIT_FSIZE`).
+    FileSize,
     /// Processes of the same user (`RLIMIT_NPROC`).
     Processes,
 }
@@ -87,6 +93,7 @@ pub struct Command {
     limits: Vec<(ResourceLimit, u64)>,
     has_no_new_privileges: bool,
     stop_signal: StopSignal,
+    file_access: Option<FileAccess>,
 }
 
 impl Command {
@@ -103,6 +110,7 @@ impl Command {
             limits: Vec::new(),
             has_no_new_privileges: false,
             stop_signal: StopSignal::Term,
+            file_access: None,
         }
     }
 
@@ -187,6 +195,23 @@ impl Command {
     /// Returns the signal that asks the process to end.
     pub(crate) fn signal(&self) -> StopSignal {
         self.stop_signal
+    }
+
+    /// Restricts the process and its children to these files. It implies
+    /// [`no_new_privileges`](Self::no_new_privileges), which the kernel demands for it.
+    ///
+    /// # Errors
+    /// The start fails with [`LandlockUnsupported`] as the inner error of an [`io::Error`], if the kernel cannot
+    /// restrict it and that is not accepted, and with one that names the path if a path does not exist.
+    pub fn file_access(mut self, access: FileAccess) -> Self {
+        self.file_access = Some(access);
+        self
+    }
+
+    /// Allows the process to create files in this directory, if its files are restricted.
+    pub(crate) fn allow_writes(mut self, dir: &Path) -> Self {
+        self.file_access = self.file_access.map(|access| access.read_write(dir));
+        self
     }
 
     /// Returns the working directory.

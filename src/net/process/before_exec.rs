@@ -24,6 +24,8 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
+use super::landlock::restrict_self;
+
 /// Descriptor of an inherited socket, as sd_listen_fds(3) numbers the first.
 pub(super) const LISTEN_FD: RawFd = 3;
 
@@ -33,6 +35,8 @@ pub(super) struct Plan {
     pub(super) parent: Pid,
     pub(super) limits: Vec<(Resource, u64)>,
     pub(super) has_no_new_privileges: bool,
+    /// The descriptor of a ruleset that stays open until the child has been started.
+    pub(super) ruleset: Option<RawFd>,
     /// A descriptor that stays open until the child has been started.
     pub(super) listener: Option<RawFd>,
     pub(super) environment: Vec<(OsString, OsString)>,
@@ -42,7 +46,7 @@ pub(super) struct Plan {
 ///
 /// The listener of the plan must stay open as long as the command is used.
 pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
-    let Plan { parent, limits, has_no_new_privileges, listener, environment } = plan;
+    let Plan { parent, limits, has_no_new_privileges, ruleset, listener, environment } = plan;
     let mut environment = Environment::new(environment, listener.is_some())?;
     let run = move || {
         reset_stop_signals();
@@ -57,6 +61,10 @@ pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
         }
         if has_no_new_privileges {
             set_no_new_privs(true)?;
+        }
+        // Before another descriptor may take the number of the ruleset.
+        if let Some(ruleset) = ruleset {
+            restrict_self(ruleset)?;
         }
         let first = match listener {
             Some(listener) => {

@@ -24,9 +24,10 @@ use rustix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Command, ResourceLimit, StopSignal,
+    Command, FileAccess, ResourceLimit, StopSignal,
     before_exec::{self, LISTEN_FD, Plan},
     guardian::{Guardian, Registration},
+    landlock::Ruleset,
 };
 use crate::net::async_fd::register_for_reads;
 
@@ -89,10 +90,13 @@ pub(super) fn spawn(command: &Command, listener: Option<&OwnedFd>) -> io::Result
     if let Some(gid) = command.gid {
         prepared.gid(gid);
     }
+    // Open until the child has been started.
+    let ruleset = command.file_access.as_ref().map(FileAccess::ruleset).transpose()?.flatten();
     let plan = Plan {
         parent: getpid(),
         limits: command.limits.iter().map(|(resource, n)| (resource.into(), *n)).collect(),
-        has_no_new_privileges: command.has_no_new_privileges,
+        has_no_new_privileges: command.has_no_new_privileges || ruleset.is_some(),
+        ruleset: ruleset.as_ref().map(Ruleset::as_raw_fd),
         listener: listener.as_ref().map(OwnedFd::as_raw_fd),
         environment: command.environment(),
     };
@@ -119,6 +123,8 @@ impl From<&ResourceLimit> for Resource {
             ResourceLimit::AddressSpace => Self::As,
             ResourceLimit::CoreSize => Self::Core,
             ResourceLimit::OpenFiles => Self::Nofile,
+            ResourceLimit::CpuSeconds => Self::Cpu,
+            ResourceLimit::FileSize => Self::Fsize,
             ResourceLimit::Processes => Self::Nproc,
         }
     }

@@ -34,6 +34,11 @@ impl SocketDir {
         Ok(Self(dir))
     }
 
+    /// Returns the path of the directory.
+    pub(crate) fn root(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Returns the path of a socket of this name.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)

@@ -203,3 +203,59 @@ async fn child_is_removed_from_guardian_however_it_is_reaped() {
     assert_eq!(reaped.reap().await, ExitStatus::Signal(9));
     assert_eq!(guardian.registered(), 0);
 }
+
+/// Runs a script that may read and execute all files, and write those of `dir` alone.
+async fn run_restricted(script: &str, dir: &Path) -> Vec<String> {
+    let access = FileAccess::new().read_only("/").read_write(dir).read_write("/dev/null");
+    run(sh(script).env("DIR", dir).file_access(access)).await.0
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_landlock), ignore = "needs Linux 5.13 with landlock(7)")]
+async fn restricted_child_writes_only_where_it_is_allowed_to() {
+    let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let elsewhere = outside.path().join("file");
+    std::fs::write(&elsewhere, "kept").unwrap();
+    let script = format!(
+        "echo new > $DIR/file && cat $DIR/file; cat {0}; echo; {{ echo x > {0}; }} 2>/dev/null || echo refused; \
+         rm {0} 2>/dev/null || echo refused; grep NoNewPrivs /proc/self/status",
+        elsewhere.display()
+    );
+    let lines = run_restricted(&script, inside.path()).await;
+    assert_eq!(lines, ["new", "kept", "refused", "refused", "NoNewPrivs:\t1"]);
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "kept");
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_landlock), ignore = "needs Linux 5.13 with landlock(7)")]
+async fn restricted_child_reads_only_where_it_is_allowed_to() {
+    let secret = tempfile::tempdir().unwrap();
+    std::fs::write(secret.path().join("key"), "secret").unwrap();
+    let mut access = FileAccess::new().read_write("/dev/null");
+    for dir in ["/bin", "/usr", "/lib", "/lib64", "/etc"] {
+        access = if Path::new(dir).exists() { access.read_only(dir) } else { access };
+    }
+    let script = "cat $KEY 2>/dev/null || echo refused";
+    let command = sh(script).env("KEY", secret.path().join("key"));
+    assert_eq!(run(command.clone()).await.0, ["secret"]);
+    assert_eq!(run(command.file_access(access)).await.0, ["refused"]);
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_landlock), ignore = "needs Linux 5.13 with landlock(7)")]
+async fn restriction_to_a_path_that_does_not_exist_is_an_error() {
+    let access = FileAccess::new().read_only("/").read_only("/no/such/path");
+    let error = sh("exit").file_access(access).spawn(None).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    assert!(error.to_string().contains("/no/such/path"), "{error}");
+}
+
+#[test]
+fn kernel_that_cannot_restrict_is_a_typed_error() {
+    let access = FileAccess::new().read_only("/");
+    let error = access.ruleset_of(None).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    let inner = error.get_ref().unwrap().downcast_ref::<LandlockUnsupported>();
+    assert_eq!(inner, Some(&LandlockUnsupported));
+    assert!(access.or_unrestricted().ruleset_of(None).unwrap().is_none());
+}

@@ -210,7 +210,10 @@ impl ProcessExecutor {
             Protocol::Http { has_path, ready } => {
                 let socket = SocketFile(shared.dir.path(&format!("{id}.sock")));
                 let spawned = match has_path {
-                    true => command.substitute(SOCKET, socket.text()?).spawn(None)?,
+                    true => {
+                        let command = command.allow_writes(shared.dir.root());
+                        command.substitute(SOCKET, socket.text()?).spawn(None)?
+                    }
                     // Closed here when it is inherited: without the worker there is no listener.
                     false => command.spawn(Some(&bind(&socket.0)?))?,
                 };
