@@ -43,6 +43,12 @@ impl WorkerId {
         self.generation
     }
 
+    /// A worker of this number, in a slot of that.
+    #[cfg(test)]
+    pub(crate) fn of_number(number: u64) -> Self {
+        Self { slot: number as usize, number, generation: 0 }
+    }
+
     /// Its number, which no other worker of the pool has.
     pub(crate) fn number(self) -> u64 {
         self.number

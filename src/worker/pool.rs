@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -139,11 +140,13 @@ impl Pool {
             drop(s);
             return self.refuse(job, failed());
         }
-        let Ok(idle) = s.queue.push(job) else {
+        let Ok(()) = s.queue.push(job) else {
             drop(s);
             return self.refuse(job, closed());
         };
-        self.wake_supervisor_by(&mut s, job.expires_at());
+        let idle = s.queue.wake_next(job.queued_at());
+        let due = s.queue.wake_again_at().map_or(job.expires_at(), |at| at.min(job.expires_at()));
+        self.wake_supervisor_by(&mut s, due);
         drop(s);
         if let Some(waker) = idle {
             waker.wake();
@@ -161,7 +164,8 @@ impl Pool {
 
     /// Sleeps until the supervisor has something to do or is woken.
     pub(super) fn sleep<'a>(&self, mut s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        s.wake_at = s.queue.next_expiry().into_iter().chain(s.supervisor.deadline()).min();
+        let due = [s.queue.next_expiry(), s.supervisor.deadline(), s.queue.wake_again_at()];
+        s.wake_at = due.into_iter().flatten().min();
         match s.wake_at {
             None => self.alarm.wait(s).unwrap_or_else(PoisonError::into_inner),
             Some(at) => {
@@ -173,10 +177,18 @@ impl Pool {
 
     /// Waits for the next request for worker `id`; `None` if the pool is closed and its queue empty.
     pub(super) async fn next(&self, id: WorkerId) -> Option<Work> {
-        poll_fn(|cx| self.poll_next(id, cx)).await
+        poll_fn(|cx| self.poll_next(id, false, cx)).await
     }
 
-    fn poll_next(&self, id: WorkerId, cx: &Context<'_>) -> Poll<Option<Work>> {
+    /// As [`next`](Self::next), for a worker that has its thread to itself: it yields to other threads once before
+    /// it waits. On a core that it shares with the thread that queues requests, it finds the next ones then without
+    /// being woken for each.
+    pub(super) async fn next_on_thread(&self, id: WorkerId) -> Option<Work> {
+        let mut may_yield = true;
+        poll_fn(|cx| self.poll_next(id, mem::take(&mut may_yield), cx)).await
+    }
+
+    fn poll_next(&self, id: WorkerId, mut may_yield: bool, cx: &Context<'_>) -> Poll<Option<Work>> {
         loop {
             let now = Instant::now();
             let mut s = self.lock();
@@ -193,20 +205,34 @@ impl Pool {
                     return Poll::Ready(None);
                 }
             }
-            let Poll::Ready(next) = s.queue.poll_next(id, now, cx) else { return Poll::Pending };
-            match next {
-                Next::Begin(job, request) => {
+            let next = s.queue.poll_next(id, now, mem::take(&mut may_yield), cx);
+            let another = s.queue.wake_next(now);
+            let mut expired = None;
+            let polled = match next {
+                Poll::Ready(Next::Yield) => {
+                    drop(s);
+                    thread::yield_now();
+                    continue;
+                }
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Next::Closed) => Poll::Ready(None),
+                Poll::Ready(Next::Begin(job, request)) => {
                     let allowance = s.supervisor.on_begin(id, now, job.deadline());
                     s.queue.set_in_flight(id, job.clone(), allowance.total);
                     self.wake_supervisor_by(&mut s, allowance.until);
-                    return Poll::Ready(Some(Work { job, request, allowance }));
+                    Poll::Ready(Some(Work { job, request, allowance }))
                 }
-                Next::Expired(job) => {
-                    drop(s);
-                    self.refuse(&job, job.expiry());
+                Poll::Ready(Next::Expired(job)) => {
+                    expired = Some(job);
+                    Poll::Pending
                 }
-                Next::Closed => return Poll::Ready(None),
+            };
+            drop(s);
+            if let Some(waker) = another {
+                waker.wake();
             }
+            let Some(job) = expired else { return polled };
+            self.refuse(&job, job.expiry());
         }
     }
 
@@ -234,7 +260,10 @@ impl Pool {
         self.check_nominated(&mut s);
         // The closed pool has workers until no request is left.
         let is_queued = job.give_back(request, is_sent);
-        let idle = if is_queued { s.queue.push_front(job) } else { None };
+        if is_queued {
+            s.queue.push_front(job);
+        }
+        let idle = s.queue.wake_next(Instant::now());
         self.wake_supervisor_by(&mut s, job.expires_at());
         self.check_closed(&s);
         drop(s);
@@ -277,7 +306,10 @@ impl Pool {
 
     /// Worker `id` takes no more requests.
     pub(super) fn leave(&self, id: WorkerId) {
-        let next = self.lock().queue.leave(id);
+        let mut s = self.lock();
+        s.queue.leave(id);
+        let next = s.queue.wake_next(Instant::now());
+        drop(s);
         if let Some(waker) = next {
             waker.wake();
         }
@@ -317,7 +349,8 @@ impl Pool {
         }
         drop(s); // a log subscriber may ask for the figures of the pool
         let error = Chain(&*error);
-        tracing::error!(worker = %id, %error, "cannot start a worker, it will be tried again");
+        let message = "cannot start a worker, it will be tried again";
+        tracing::error!(target: "vestibule::worker", worker = %id, %error, "{message}");
     }
 
     /// Worker `id` takes no more requests, and its slot is free.

@@ -28,6 +28,10 @@ use crate::{
 /// Idle workers pull: a job is assigned to a worker only when that worker begins it, so it never waits for a busy
 /// worker while another one is idle. The permits of the pool bound the length; each job owns one.
 ///
+/// A job wakes no worker while one is on its way to the queue. That one wakes the next when it has taken its job,
+/// if jobs are left: a worker that is awake anyway may have taken them in the meantime, without a switch of
+/// threads for each.
+///
 /// It identifies workers by their id and waker. Methods that may end a job return it, so that its caller is woken
 /// without the lock.
 #[derive(Default)]
@@ -38,12 +42,23 @@ pub(super) struct Queue {
     cancelled: usize,
     /// The worker that became idle last is woken first: its caches are warm.
     idle: Vec<(WorkerId, Waker)>,
+    /// The worker that is on its way to the queue: it was woken, or has yielded to other threads.
+    coming: Option<Coming>,
     in_flight: Vec<InFlight>,
     is_closed: bool,
     served: u64,
     cancelled_total: u64,
     wait_total: Duration,
 }
+
+struct Coming {
+    worker: WorkerId,
+    since: Instant,
+}
+
+/// How long a worker may be on its way to a job until another one is woken: 1 ms, a few times what a thread takes
+/// to wake. Its runtime may be in a task of its application.
+const WAKE_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// A job that a worker runs.
 struct InFlight {
@@ -60,28 +75,52 @@ pub(super) enum Next {
     Begin(Arc<Job>, Request),
     /// This job has expired: refuse it and call `next` again.
     Expired(Arc<Job>),
+    /// There is no job: it yields to other threads, which may bring one, and asks again.
+    Yield,
     /// There is no job and will be none, not even one that a worker returns.
     Closed,
 }
 
 impl Queue {
-    /// Queues a job; returns the waker of an idle worker.
+    /// Queues a job. [`wake_next`](Self::wake_next) follows.
     ///
     /// # Errors
     /// The queue is closed.
-    pub(super) fn push(&mut self, job: &Arc<Job>) -> Result<Option<Waker>, ()> {
+    pub(super) fn push(&mut self, job: &Arc<Job>) -> Result<(), ()> {
         if self.is_closed {
             return Err(());
         }
         self.jobs.push_back(job.clone());
-        Ok(self.idle.pop().map(|(_, waker)| waker))
+        Ok(())
     }
 
-    /// Queues a job again that a worker has given back, before all others; returns the waker of an idle
-    /// worker.
-    pub(super) fn push_front(&mut self, job: &Arc<Job>) -> Option<Waker> {
+    /// Queues a job again that a worker has given back, before all others. [`wake_next`](Self::wake_next)
+    /// follows.
+    pub(super) fn push_front(&mut self, job: &Arc<Job>) {
         self.jobs.push_front(job.clone());
-        self.idle.pop().map(|(_, waker)| waker)
+    }
+
+    /// Returns the waker of an idle worker if a job waits and no worker is on its way to it.
+    pub(super) fn wake_next(&mut self, now: Instant) -> Option<Waker> {
+        let is_late = |c: &Coming| now.saturating_duration_since(c.since) >= WAKE_TIMEOUT;
+        if self.jobs.is_empty() || self.coming.as_ref().is_some_and(|c| !is_late(c)) {
+            return None;
+        }
+        let (worker, waker) = self.idle.pop()?;
+        self.coming = Some(Coming { worker, since: now });
+        Some(waker)
+    }
+
+    /// When [`wake_next`](Self::wake_next) wakes another worker for a job that waits, although one is on its way.
+    pub(super) fn wake_again_at(&self) -> Option<Instant> {
+        let has_choice = !self.jobs.is_empty() && !self.idle.is_empty();
+        self.coming.as_ref().filter(|_| has_choice).map(|coming| coming.since + WAKE_TIMEOUT)
+    }
+
+    /// Workers that wait for a job.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.idle.len()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -94,20 +133,23 @@ impl Queue {
         Some(self.idle.swap_remove(at).1)
     }
 
-    /// Removes a worker that takes no more jobs. It may have been woken for one: returns the waker of another idle
-    /// worker, if a job waits.
-    pub(super) fn leave(&mut self, worker: WorkerId) -> Option<Waker> {
+    /// Removes a worker that takes no more jobs. It may have been woken for one: [`wake_next`](Self::wake_next)
+    /// follows.
+    pub(super) fn leave(&mut self, worker: WorkerId) {
         self.idle.retain(|(id, _)| *id != worker);
-        if self.jobs.is_empty() { None } else { self.idle.pop().map(|(_, waker)| waker) }
+        self.coming.take_if(|coming| coming.worker == worker);
     }
 
-    /// Returns the next job for `worker`, or registers it as idle.
+    /// Returns the next job for `worker`, or registers it as idle; if it `may_yield`, it is told to do so before.
+    /// [`wake_next`](Self::wake_next) follows.
     pub(super) fn poll_next(
         &mut self,
         worker: WorkerId,
         now: Instant,
+        may_yield: bool,
         cx: &Context<'_>,
     ) -> Poll<Next> {
+        self.coming.take_if(|coming| coming.worker == worker);
         while let Some(job) = self.jobs.pop_front() {
             if job.has_expired(now) && job.is_queued() {
                 return Poll::Ready(Next::Expired(job));
@@ -123,6 +165,10 @@ impl Queue {
         self.cancelled = 0;
         if self.is_closed && self.in_flight.is_empty() {
             return Poll::Ready(Next::Closed);
+        }
+        if may_yield && self.coming.is_none() {
+            self.coming = Some(Coming { worker, since: now });
+            return Poll::Ready(Next::Yield);
         }
         match self.idle.iter_mut().find(|(id, _)| *id == worker) {
             Some((_, waker)) => waker.clone_from(cx.waker()),
@@ -245,39 +291,6 @@ pub(super) fn failed() -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::sync::Semaphore;
-
-    use super::{job::Times, *};
-
-    #[test]
-    fn cancelled_job_that_expires_is_not_refused() {
-        let permits = Arc::new(Semaphore::new(9));
-        let now = Instant::now();
-        let times = || Times { queued_at: now, queue_until: now, deadline: None };
-        let mut queue = Queue::default();
-        let jobs: Vec<_> = (0..4)
-            .map(|_| {
-                let permit = permits.clone().try_acquire_owned().unwrap();
-                let job = Job::new(Request::default(), permit, times());
-                queue.push(&job).unwrap();
-                job
-            })
-            .collect();
-        assert!(jobs[1].cancel());
-        queue.on_cancelled();
-        let mut refused = 0;
-        for job in queue.take_expired(now) {
-            // Cancelled after it was taken out of the queue, and before it is refused.
-            if Arc::ptr_eq(&job, &jobs[2]) {
-                assert!(job.cancel());
-                queue.on_cancelled();
-            }
-            job.refuse(job.expiry(), || refused += 1);
-        }
-        let mut stats = Stats::default();
-        queue.add_to(&mut stats);
-        assert_eq!((refused, stats.cancelled, stats.queued), (2, 2, 0));
-        assert_eq!((queue.len(), permits.available_permits()), (0, 9));
-    }
-}
+mod models;
+#[cfg(test)]
+mod tests;

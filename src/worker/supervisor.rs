@@ -52,6 +52,12 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
             s = wake_all(pool, s, unneeded);
             continue;
         }
+        if let Some(waker) = s.queue.wake_next(now) {
+            drop(s);
+            waker.wake();
+            s = pool.lock();
+            continue;
+        }
         let expired = s.queue.take_expired(now);
         if !expired.is_empty() {
             drop(s);

@@ -95,7 +95,7 @@ fn build<A>(factory: &Factory<A>) -> Result<(Runtime, A), BoxError> {
 
 /// The runtime is also driven between requests, so tasks that the application has spawned continue.
 async fn serve<A: HttpService>(pool: &Pool, id: WorkerId, app: &mut A) {
-    while let Some(work) = pool.next(id).await {
+    while let Some(work) = pool.next_on_thread(id).await {
         let outcome = run_request(app, work.request, &work.job, work.allowance).await;
         // The worker is free before its caller gets the result, so that the caller finds its capacity released.
         let may_continue = pool.done(id, outcome.is_err());

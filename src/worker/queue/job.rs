@@ -79,7 +79,7 @@ impl Job {
         &self.request
     }
 
-    pub(super) fn queued_at(&self) -> Instant {
+    pub(crate) fn queued_at(&self) -> Instant {
         self.times.queued_at
     }
 

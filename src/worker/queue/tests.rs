@@ -1,0 +1,101 @@
+//! Tests of the queue by itself.
+
+use tokio::sync::Semaphore;
+
+use super::{job::Times, *};
+
+fn push(queue: &mut Queue, permits: &Arc<Semaphore>, now: Instant) -> Arc<Job> {
+    let permit = permits.clone().try_acquire_owned().unwrap();
+    let times = Times { queued_at: now, queue_until: now + WAKE_TIMEOUT * 9, deadline: None };
+    let job = Job::new(Request::default(), permit, times);
+    queue.push(&job).unwrap();
+    job
+}
+
+/// A queue for which so many workers wait.
+fn with_idle(workers: u64, now: Instant) -> (Queue, Vec<WorkerId>) {
+    let mut queue = Queue::default();
+    let ids: Vec<_> = (0..workers).map(WorkerId::of_number).collect();
+    for id in &ids {
+        assert!(poll(&mut queue, *id, now, false).is_pending());
+    }
+    (queue, ids)
+}
+
+fn poll(queue: &mut Queue, id: WorkerId, now: Instant, may_yield: bool) -> Poll<Next> {
+    queue.poll_next(id, now, may_yield, &Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn job_wakes_no_worker_while_one_is_on_its_way() {
+    let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
+    let (mut queue, ids) = with_idle(3, now);
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_next(now).is_some());
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_next(now).is_none());
+    // The one that became idle last takes a job, and wakes the next.
+    assert!(matches!(poll(&mut queue, ids[2], now, true), Poll::Ready(Next::Begin(..))));
+    assert!(queue.wake_next(now).is_some());
+    assert_eq!(queue.idle(), 1);
+    assert!(matches!(poll(&mut queue, ids[1], now, true), Poll::Ready(Next::Begin(..))));
+    assert!(queue.wake_next(now).is_none(), "there is no job for it");
+}
+
+#[test]
+fn job_wakes_another_worker_when_one_does_not_come() {
+    let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
+    let (mut queue, _) = with_idle(2, now);
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_next(now).is_some());
+    assert_eq!(queue.wake_again_at(), Some(now + WAKE_TIMEOUT));
+    assert!(queue.wake_next(now + WAKE_TIMEOUT).is_some());
+    assert_eq!(queue.wake_again_at(), None, "there is no other worker");
+}
+
+#[test]
+fn job_wakes_another_worker_when_one_leaves() {
+    let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
+    let (mut queue, ids) = with_idle(2, now);
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_next(now).is_some());
+    queue.leave(ids[1]);
+    assert!(queue.wake_next(now).is_some());
+}
+
+#[test]
+fn worker_without_a_job_yields_once_and_is_on_its_way_meanwhile() {
+    let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
+    let (mut queue, ids) = with_idle(2, now);
+    let _ = queue.take_idle(ids[1]);
+    assert!(matches!(poll(&mut queue, ids[1], now, true), Poll::Ready(Next::Yield)));
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_next(now).is_none(), "a worker is awake");
+    assert!(matches!(poll(&mut queue, ids[1], now, false), Poll::Ready(Next::Begin(..))));
+    assert!(poll(&mut queue, ids[1], now, false).is_pending());
+    assert_eq!(queue.idle(), 2);
+}
+
+#[test]
+fn cancelled_job_that_expires_is_not_refused() {
+    let permits = Arc::new(Semaphore::new(9));
+    let now = Instant::now();
+    let mut queue = Queue::default();
+    let jobs: Vec<_> = (0..4).map(|_| push(&mut queue, &permits, now)).collect();
+    let now = now + WAKE_TIMEOUT * 9;
+    assert!(jobs[1].cancel());
+    queue.on_cancelled();
+    let mut refused = 0;
+    for job in queue.take_expired(now) {
+        // Cancelled after it was taken out of the queue, and before it is refused.
+        if Arc::ptr_eq(&job, &jobs[2]) {
+            assert!(job.cancel());
+            queue.on_cancelled();
+        }
+        job.refuse(job.expiry(), || refused += 1);
+    }
+    let mut stats = Stats::default();
+    queue.add_to(&mut stats);
+    assert_eq!((refused, stats.cancelled, stats.queued), (2, 2, 0));
+    assert_eq!((queue.len(), permits.available_permits()), (0, 9));
+}
