@@ -16,6 +16,7 @@ mod zygote;
 use std::{
     collections::HashMap,
     fmt, fs, io,
+    iter::repeat_with,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -65,6 +66,8 @@ pub enum Protocol {
         /// Whether a worker is given the path of its socket. If not, it inherits the socket.
         has_path: bool,
         ready: Ready,
+        /// How many requests a process is sent at a time.
+        lanes: usize,
     },
     /// As frames to this program.
     Gate {
@@ -207,8 +210,8 @@ impl ProcessExecutor {
         let command = self.command(id.generation())?;
         let shared = self.shared.clone();
         let (mut origin, links) = match &shared.launch.protocol {
-            Protocol::Http { has_path, ready } => {
-                let socket = SocketFile(shared.dir.path(&format!("{id}.sock")));
+            Protocol::Http { has_path, ready, lanes } => {
+                let socket = Arc::new(SocketFile(shared.dir.path(&format!("{id}.sock"))));
                 let spawned = match has_path {
                     true => {
                         let command = command.allow_writes(shared.dir.root());
@@ -217,8 +220,8 @@ impl ProcessExecutor {
                     // Closed here when it is inherited: without the worker there is no listener.
                     false => command.spawn(Some(&bind(&socket.0)?))?,
                 };
-                let link = Link::Http(HttpLink::new(socket, ready.clone()));
-                (Origin::Spawned(spawned), vec![link])
+                let link = || Link::Http(HttpLink::new(socket.clone(), ready.clone()));
+                (Origin::Spawned(spawned), repeat_with(link).take(*lanes).collect())
             }
             Protocol::Gate { program, is_forked, lanes } => {
                 let runtime = self.runtime.clone();

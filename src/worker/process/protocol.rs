@@ -37,11 +37,12 @@ pub struct Http {
     command: Command,
     has_path: bool,
     ready: Ready,
+    lanes: usize,
 }
 
 impl Http {
     pub(super) fn new(command: Command) -> Self {
-        Self { command, has_path: false, ready: Ready::Answer }
+        Self { command, has_path: false, ready: Ready::Answer, lanes: 1 }
     }
 }
 
@@ -49,13 +50,17 @@ impl Protocol for Http {}
 
 impl sealed::Sealed for Http {
     fn into_parts(self) -> Result<(Command, process::Protocol), BoxError> {
-        let Self { command, has_path, ready } = self;
+        let Self { command, has_path, ready, lanes } = self;
         if has_path && !command.mentions(SOCKET) {
             return Err(
                 "no argument of the command has {socket} in it: where would it listen?".into()
             );
         }
-        Ok((command, process::Protocol::Http { has_path, ready }))
+        Ok((command, process::Protocol::Http { has_path, ready, lanes }))
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes
     }
 }
 
@@ -70,6 +75,25 @@ impl ProcessesBuilder<Http> {
         let is_path = path.starts_with('/');
         let path = path.parse::<PathAndQuery>().ok().filter(|_| is_path);
         self.protocol.ready = Ready::Path(path.expect("a path begins with a slash"));
+        self
+    }
+
+    /// Sets how many requests a process is sent at a time, for programs that take several, such as uvicorn or
+    /// node. The default is 1.
+    ///
+    /// Each is a worker of the pool: [`Stats::workers`](crate::worker::Stats::workers), limits and bounds count
+    /// them. A process in which a request takes longer than the request timeout is given no other, and ends when
+    /// its other requests have ended.
+    ///
+    /// ```no_run
+    /// use vestibule::worker::{self, Command};
+    ///
+    /// let uvicorn = Command::new("uvicorn").args(["--fd", "3", "mysite.asgi:application"]);
+    /// let site = worker::process(uvicorn).workers(2).concurrency(100).start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    pub fn concurrency(mut self, n: usize) -> Self {
+        self.protocol.lanes = n.max(1);
         self
     }
 

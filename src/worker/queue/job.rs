@@ -181,6 +181,12 @@ impl Job {
         self.lock().body = Some(body);
     }
 
+    /// Whether the head of a response was sent whose body is not complete.
+    #[cfg(feature = "process")]
+    pub(crate) fn has_body(&self) -> bool {
+        self.lock().body.is_some()
+    }
+
     /// Ends the exchange instead of the worker: returns the error, or aborts the body.
     pub(crate) fn abort(&self, error: impl Fn() -> Error) {
         self.answer(Err(error().into()));

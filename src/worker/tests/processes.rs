@@ -359,6 +359,47 @@ async fn panic_in_hook_costs_no_worker() {
     pool.shutdown().await;
 }
 
+#[tokio::test]
+async fn process_is_sent_as_many_requests_as_it_takes() {
+    let options = |b: ProcessesBuilder| b.workers(1).concurrency(2);
+    let mut pool = InProcesses::start_with(vec![], options).unwrap();
+    let held = [pool.begin("/hold1").await, pool.begin("/hold2").await];
+    let third = pool.begin("/third").await;
+    let mut entered = [pool.entered().await, pool.entered().await];
+    entered.sort();
+    assert_eq!(entered, ["/hold1", "/hold2"]);
+    let stats = pool.stats();
+    assert_eq!((stats.workers, stats.busy, stats.queued), (2, 2, 1));
+    pool.release("/hold2");
+    assert_eq!(text(&third.await.unwrap()), "/third 0");
+    let load = Load::start(pool.processes(), || post("/load"));
+    pool.processes().reload().await.unwrap();
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    pool.release("/hold1");
+    for (answer, expected) in held.into_iter().zip(["/hold1 0", "/hold2 0"]) {
+        assert_eq!(text(&answer.await.unwrap()), expected, "its process has ended its requests");
+    }
+    pool.shutdown().await;
+    assert_eq!((pool.builds(), pool.stats().panics), (2, 0));
+}
+
+#[tokio::test]
+async fn connection_held_by_child_of_dead_worker_does_not_hold_its_request() {
+    let mut pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
+    let answer = pool.call(post("/fork-hold")).await;
+    // The child has left the group of its parent, and has the connection.
+    let entered = pool.entered().await;
+    let mut pids = entered.split(' ').skip(1).map(|pid| pid.parse::<u32>().unwrap());
+    let (worker, child) = (pids.next().unwrap(), pids.next().unwrap());
+    kill(worker, Signal::KILL);
+    assert_eq!(kind(&answer.await.unwrap_err()), Kind::BadGateway);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    assert!(is_alive(child));
+    kill(child, Signal::KILL);
+    pool.shutdown().await;
+}
+
 /// What this test program is to do when it is started once more.
 pub(super) const ROLE: &str = "VESTIBULE_TEST_ROLE";
 

@@ -1,13 +1,17 @@
 //! The life of one worker: of a process, from its start until it is reaped, or of a lane of one.
 
 use std::{
+    future::pending,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     super::{
@@ -34,6 +38,10 @@ const EXIT_NOTICE: Duration = Duration::from_millis(100);
 
 /// Why a worker is not ready, unless more is known.
 const NO_ANSWER: &str = "it has not answered";
+
+/// How long an exchange with a process that has ended is waited for. What it has written is there at once; a
+/// process that has left its group may have inherited the connection, and hold it open.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// How often the memory of a worker is looked at, at most.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
@@ -188,16 +196,17 @@ impl Life {
         let mut has_ended = false;
         let result = {
             let mut exchange = pin!(exchange(&self.link, request, &job));
-            loop {
-                tokio::select! {
-                    biased;
-                    result = &mut exchange => break result,
-                    _ = stop(&mut self.stopped) => return None,
-                    () = child.ended(), if !has_ended => {
-                        // What it has written can still be read; others of its group could go on for
-                        // ever.
-                        has_ended = true;
-                        child.kill_group();
+            tokio::select! {
+                biased;
+                result = &mut exchange => result,
+                _ = stop(&mut self.stopped) => return None,
+                () = child.ended() => {
+                    has_ended = true;
+                    child.kill_group(); // others of its group could go on for ever
+                    tokio::select! {
+                        biased;
+                        result = last_answer(exchange, &job) => result,
+                        _ = stop(&mut self.stopped) => return None,
                     }
                 }
             }
@@ -259,6 +268,23 @@ async fn exchange(link: &Link, request: crate::Request, job: &Arc<Job>) -> Resul
     };
     link.settle(job).await;
     Ok(done)
+}
+
+/// The rest of an exchange whose process has ended: its response, or its end. A response whose head has come
+/// may take as long as its client does.
+async fn last_answer(
+    exchange: impl Future<Output = Result<Done, Failed>>,
+    job: &Job,
+) -> Result<Done, Failed> {
+    let held_open = async {
+        sleep(LAST_ANSWER).await;
+        if job.has_body() { pending().await } else { Err(Failed::ended()) }
+    };
+    tokio::select! {
+        biased;
+        result = exchange => result,
+        failed = held_open => failed,
+    }
 }
 
 /// Whether the caller still waits for a response that has come.

@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 pub(super) use self::{gate::GateLink, http::HttpLink};
 use super::super::super::queue::job::{Answer, Job};
-use crate::{Request, conn::Delivery, error::BoxError};
+use crate::{
+    Request,
+    conn::{Delivery, h1::client::Cause},
+    error::{BoxError, Error, Kind},
+};
 
 /// The way to one worker.
 pub(super) enum Link {
@@ -23,6 +27,18 @@ pub(super) struct Failed {
     /// Whether the worker must be ended: it takes no connections any more, or has violated the protocol.
     pub(super) is_refused: bool,
     pub(super) error: BoxError,
+}
+
+impl Failed {
+    /// The process has ended, and its connection has not.
+    pub(super) fn ended() -> Self {
+        Self {
+            request: None,
+            delivery: Delivery::MaybeSent,
+            is_refused: false,
+            error: Error::new(Kind::BadGateway, Cause::Closed).into(),
+        }
+    }
 }
 
 impl Link {

@@ -3,8 +3,9 @@
 use std::{
     cell::{Cell, RefCell},
     env,
+    os::unix::process::CommandExt,
     path::Path,
-    process,
+    process::{self, Stdio},
     rc::Rc,
 };
 
@@ -25,7 +26,7 @@ const CONTROL: &str = "VESTIBULE_TEST_CONTROL";
 
 /// The command of a worker that is controlled through the socket at `control`.
 pub(super) fn command(control: &Path) -> Command {
-    Command::new(env::current_exe().unwrap())
+    Command::new("/proc/self/exe")
         .args(["--exact", "worker::tests::contract::child::child_follows_its_script"])
         .args(["--nocapture", "--quiet", "{socket}"])
         .env(CONTROL, control)
@@ -139,6 +140,7 @@ async fn serve(mut stream: UnixStream, control: &Control, instance: &str) -> std
         }
         control.active.set(control.active.get() + 1);
         let entered = match path {
+            "/fork-hold" => format!("{path} {} {}", process::id(), fork(&stream)),
             "/hold-pid" => format!("{path} {}", process::id()),
             _ => path.to_owned(),
         };
@@ -150,6 +152,15 @@ async fn serve(mut stream: UnixStream, control: &Control, instance: &str) -> std
             return Ok(());
         }
     }
+}
+
+/// Starts a child in a process group of its own that inherits the connection; returns its id.
+fn fork(stream: &UnixStream) -> u32 {
+    rustix::io::fcntl_setfd(stream, rustix::io::FdFlags::empty()).unwrap();
+    let mut sleep = process::Command::new("sleep");
+    sleep.arg("1000").process_group(0);
+    sleep.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    sleep.spawn().unwrap().id()
 }
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
@@ -190,7 +201,7 @@ async fn answer(
             stream.write_all(CHUNKED.as_bytes()).await?;
             return stream_rest(stream, control, path).await;
         }
-        _ if path.starts_with("/hold") => {
+        _ if path.starts_with("/hold") || path == "/fork-hold" => {
             control.wait(path).await;
             format!("{path} {instance}")
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Uri, header::HOST};
+use rustix::io::Errno;
 use tokio::net::UnixStream;
 
 use super::{
@@ -38,7 +39,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(200);
 
 /// Connections to one worker.
 pub(in super::super) struct HttpLink {
-    socket: SocketFile,
+    socket: Arc<SocketFile>,
     ready: Ready,
     limits: Arc<Limits>,
     idle: Idle,
@@ -49,7 +50,7 @@ pub(in super::super) struct HttpLink {
 struct Idle(Arc<Mutex<Option<Connection<Stream>>>>);
 
 impl HttpLink {
-    pub(in super::super) fn new(socket: SocketFile, ready: Ready) -> Self {
+    pub(in super::super) fn new(socket: Arc<SocketFile>, ready: Ready) -> Self {
         let limits = Limits { head_timeout: NEVER, body_timeout: NEVER, ..Limits::default() };
         Self { socket, ready, limits: Arc::new(limits), idle: Idle::default() }
     }
@@ -79,6 +80,7 @@ impl HttpLink {
         }
         let stream = match UnixStream::connect(self.socket.path()).await {
             Ok(stream) => Stream::from(stream),
+            Err(error) if is_ours(&error) => return Err(Failed::exhausted(error)),
             Err(error) => return Err(Failed::refused(request, error)),
         };
         let connection = Connection::new(stream, self.limits.clone());
@@ -153,7 +155,23 @@ fn finish(mut response: Response) -> Response {
     response
 }
 
+/// Whether an error of connect(2) is for want of something in this process or in the kernel.
+fn is_ours(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
 impl Failed {
+    /// There is no connection for want of descriptors or memory: the worker is not to blame.
+    fn exhausted(error: io::Error) -> Self {
+        Self {
+            request: None,
+            delivery: Delivery::NotSent,
+            is_refused: false,
+            error: Error::new(Kind::Overloaded, error).into(),
+        }
+    }
+
     fn refused(request: Request, error: io::Error) -> Self {
         Self {
             request: Some(request),
