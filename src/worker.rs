@@ -127,7 +127,8 @@ pub use crate::net::process::{
 };
 pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
 pub use builder::{
-    QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, ThreadsBuilder, threads, try_threads,
+    IDLE_TIMEOUT, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, ThreadsBuilder, threads,
+    try_threads,
 };
 #[cfg(feature = "process")]
 pub use daemon::{Daemon, DaemonBuilder, DaemonStats, daemon};

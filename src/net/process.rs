@@ -240,6 +240,16 @@ impl Command {
         self
     }
 
+    /// Has a shell run a script, to which the command is `$@`.
+    #[cfg(test)]
+    pub(crate) fn by_shell(mut self, script: &str) -> Self {
+        // In the shell the name of this program is its own.
+        let program = std::fs::canonicalize(&self.program).expect("the program exists");
+        let mut args: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), program.into()];
+        args.append(&mut self.args);
+        Self { program: "/bin/sh".into(), args, ..self }
+    }
+
     /// Starts a child process. It inherits `listener` as descriptor 3, with `LISTEN_FDS` and
     /// `LISTEN_PID` as in sd_listen_fds(3).
     ///

@@ -2,6 +2,7 @@
 
 mod config;
 mod renewal;
+mod scale;
 mod slot;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time starts at some instant")]
@@ -15,6 +16,7 @@ use std::{
 pub(crate) use self::{
     config::{Config, GiveUp, Recycle},
     renewal::{Claim, Reloaded},
+    scale::Scale,
 };
 use self::{
     renewal::Reload,
@@ -125,13 +127,26 @@ pub(crate) enum Startup {
 /// **Restart of all.** [`restart`](Self::restart) ends the workers first, and starts others when they have
 /// exited: for what must not run twice.
 ///
-/// So at most twice `workers`, and `max_abandoned`, are alive.
+/// **Scale.** Between `workers` and the maximum of [`Scale`], workers are added while requests wait for one, or
+/// while too few are idle, and ended when they had no request for long. Ready workers do not become fewer than
+/// `workers` by that.
+///
+/// So at most twice the maximum, and `max_abandoned`, are alive.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
     phase: Phase,
     has_failed_to_start: bool,
+    /// As many as there are workers at most.
     slots: Vec<Slot>,
+    /// Slots that need a worker.
+    used: usize,
+    /// Requests that wait for a worker.
+    queued: usize,
+    /// Whether a worker may be added when another one is needed, as of the last [`poll`](Self::poll).
+    can_grow: bool,
+    /// When idle workers are looked for; `None` while none is one too many.
+    shrink_at: Option<Instant>,
     /// Abandoned workers that have not exited.
     abandoned: Vec<WorkerId>,
     /// Workers that were ever abandoned.
@@ -166,12 +181,17 @@ enum Phase {
 impl Supervisor {
     /// A supervisor that starts all workers at `now`.
     pub(crate) fn new(config: Config, now: Instant) -> Self {
-        let vacant = || Slot::vacant(now);
+        let max = config.scale.max.max(config.workers);
+        let slot = |n| if n < config.workers { Slot::vacant(now) } else { Slot::unused(now) };
         Self {
             config,
             phase: Phase::Starting,
             has_failed_to_start: false,
-            slots: std::iter::repeat_with(vacant).take(config.workers).collect(),
+            slots: (0..max).map(slot).collect(),
+            used: config.workers,
+            queued: 0,
+            can_grow: false,
+            shrink_at: None,
             abandoned: Vec::new(),
             abandoned_total: 0,
             leaving: Vec::new(),
@@ -209,6 +229,7 @@ impl Supervisor {
         let abandon_at = after(last, self.config.grace);
         if let Some(slot) = self.slot(id) {
             slot.state = State::Busy { id, abort_at: Some(until), abandon_at };
+            slot.used_at = now;
         }
         Allowance { until, total: until.saturating_duration_since(now) }
     }
@@ -281,6 +302,8 @@ impl Supervisor {
     /// [`deadline`](Self::deadline).
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Action> {
         self.poll_reload(now);
+        self.poll_growth(now);
+        self.poll_shrink(now);
         self.poll_abort(now)
             .or_else(|| self.poll_abandon(now))
             .or_else(|| self.poll_stop(now))
@@ -353,7 +376,10 @@ impl Supervisor {
                 State::Vacant { start_at } => Some(start_at).filter(|_| self.starts_workers()),
                 State::Busy { abort_at, .. } => abort_at,
                 State::Starting { stop_at, is_stopped: false, .. } => stop_at,
-                State::Starting { .. } | State::Idle { .. } | State::Exiting { .. } => None,
+                State::Unused
+                | State::Starting { .. }
+                | State::Idle { .. }
+                | State::Exiting { .. } => None,
             };
             abandon_at.into_iter().chain(other).min()
         };
@@ -361,7 +387,8 @@ impl Supervisor {
         let successors = self.slots.iter().map(|slot| &slot.successor.state);
         let successors = successors.filter(|state| state.id().is_some());
         let states = in_slots.chain(successors).chain(&self.leaving);
-        states.filter_map(due).chain(self.renewal_deadline()).min()
+        let states = states.filter_map(due);
+        states.chain(self.renewal_deadline()).chain(self.shrink_at).min()
     }
 
     /// Whether the first start of all workers has succeeded.
@@ -376,7 +403,7 @@ impl Supervisor {
     /// Whether all slots are given up: until one of their workers is ready no request is answered.
     pub(crate) fn has_failed(&self) -> bool {
         let Some(GiveUp { failures, .. }) = self.config.give_up else { return false };
-        self.ready() == 0 && self.slots.iter().all(|slot| slot.failures >= failures)
+        self.ready() == 0 && self.used_slots().all(|slot| slot.failures >= failures)
     }
 
     /// Whether all workers have exited and none will be started.
@@ -386,7 +413,8 @@ impl Supervisor {
 
     /// Workers that have not exited, abandoned ones included.
     pub(crate) fn alive(&self) -> usize {
-        let states = self.slots.iter().flat_map(Slot::states).chain(&self.leaving);
+        let leaving = self.leaving.iter().copied();
+        let states = self.slots.iter().flat_map(Slot::states).chain(leaving);
         self.abandoned.len() + states.filter(|state| state.id().is_some()).count()
     }
 
@@ -416,6 +444,11 @@ impl Supervisor {
     /// Workers that run requests or did, and may be aborted and abandoned.
     fn states_mut(&mut self) -> impl Iterator<Item = &mut State> {
         self.slots.iter_mut().map(|slot| &mut slot.state).chain(&mut self.leaving)
+    }
+
+    /// Slots that need a worker.
+    fn used_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| !slot.is_unused())
     }
 
     fn can_abandon(&self) -> bool {

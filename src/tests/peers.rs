@@ -11,6 +11,7 @@ mod redis;
 mod tiers;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod tls;
+mod workers;
 
 use std::{path::Path, process::Stdio};
 

@@ -14,7 +14,7 @@ use crate::{
     error::{BoxError, Error, Kind},
     policy::{
         backoff::Backoff,
-        restart::{Config, Recycle},
+        restart::{Config, Recycle, Scale},
     },
 };
 
@@ -25,6 +25,10 @@ pub const QUEUE_PER_WORKER: usize = 64;
 /// Default of [`ThreadsBuilder::queue_timeout`]: 10 s, about as long as a person waits before they reload the
 /// page.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Default of `idle_timeout` of pools whose size follows the demand: a minute, in which a burst of requests is
+/// likely to be followed by another.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Default of [`ThreadsBuilder::request_timeout`]: 30 s, as Gunicorn's.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -106,27 +110,63 @@ pub struct ThreadsBuilder<A> {
 #[derive(Debug)]
 struct Settings {
     workers: usize,
-    queue: usize,
+    scale: Scale,
+    /// `None`: by the number of workers.
+    queue: Option<usize>,
     queue_timeout: Duration,
     request_timeout: Duration,
-    max_abandoned: usize,
+    max_abandoned: Option<usize>,
 }
 
 impl<A: HttpService + 'static> ThreadsBuilder<A> {
     fn new(workers: usize, factory: Arc<Factory<A>>) -> Self {
         let settings = Settings {
             workers,
-            queue: workers.saturating_mul(QUEUE_PER_WORKER),
+            scale: Scale { idle_timeout: IDLE_TIMEOUT, ..Scale::FIXED },
+            queue: None,
             queue_timeout: QUEUE_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
-            max_abandoned: workers,
+            max_abandoned: None,
         };
         Self { factory, settings }
     }
 
-    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] for each.
+    /// Sets how many workers there may be. The default is `n`: a pool of one size.
+    ///
+    /// Below that number a worker is added when a request waits, or when fewer than
+    /// [`spare_workers`](Self::spare_workers) are idle. No more start at a time than are ready. A worker that had
+    /// no request for [`idle_timeout`](Self::idle_timeout) ends if others are idle, and `n` are left.
+    ///
+    /// ```
+    /// use vestibule::{Response, worker};
+    ///
+    /// let app = || worker::blocking(|_request| Response::new("hello"));
+    /// let threads = worker::threads(2, app).max_workers(32).spare_workers(1).start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    pub fn max_workers(mut self, max: usize) -> Self {
+        self.settings.scale.max = max;
+        self
+    }
+
+    /// Sets how many workers should be idle, as far as [`max_workers`](Self::max_workers) allows. The default is
+    /// 0: a worker is added when a request waits.
+    pub fn spare_workers(mut self, n: usize) -> Self {
+        self.settings.scale.spare = n;
+        self
+    }
+
+    /// Sets how long a worker beyond `n` and the spare ones has no request before it ends. It ends after half as
+    /// long again, at most. The default is [`IDLE_TIMEOUT`].
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.scale.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] for each that there
+    /// may be.
     pub fn queue(mut self, len: usize) -> Self {
-        self.settings.queue = len;
+        self.settings.queue = Some(len);
         self
     }
 
@@ -145,14 +185,14 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     }
 
     /// Sets how many threads may be abandoned at a time: threads that are stuck in a request past its
-    /// timeout, and have been replaced. The default is as many as there are workers.
+    /// timeout, and have been replaced. The default is as many as there may be workers.
     ///
-    /// It bounds the threads: there are never more than `n + max`. At the bound a further stuck worker
+    /// It bounds the threads: there are never more than workers and `max`. At the bound a further stuck worker
     /// is not replaced: its caller gets [`Kind::Timeout`], and it takes no other request until it
     /// returns. It is abandoned and replaced as soon as an abandoned thread has exited. While all
     /// workers are stuck in this way, requests wait in the queue until the queue timeout.
     pub fn max_abandoned(mut self, max: usize) -> Self {
-        self.settings.max_abandoned = max;
+        self.settings.max_abandoned = Some(max);
         self
     }
 
@@ -163,14 +203,16 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     /// [`FactoryPanicked`](super::FactoryPanicked), an [`io::Error`](std::io::Error) if a thread or its
     /// runtime could not be started, or [`NoWorkers`] if `n` is 0.
     pub fn start(self) -> Result<Threads, Error> {
-        let Settings { workers, queue, queue_timeout, request_timeout, max_abandoned } =
+        let Settings { workers, scale, queue, queue_timeout, request_timeout, max_abandoned } =
             self.settings;
+        let most = workers.max(scale.max);
         if workers == 0 {
             return Err(Error::new(Kind::Internal, NoWorkers));
         }
         let config = Config {
             workers,
-            max_abandoned,
+            scale,
+            max_abandoned: max_abandoned.unwrap_or(most),
             request_timeout,
             grace: GRACE,
             backoff: RESTART_BACKOFF,
@@ -179,6 +221,7 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
             stable_after: None,
             recycle: Recycle::NEVER,
         };
+        let queue = queue.unwrap_or_else(|| most.saturating_mul(QUEUE_PER_WORKER));
         let pool = Pool::new(config, queue, queue_timeout);
         let executor = ThreadExecutor::new(pool.clone(), self.factory);
         let supervisor = supervisor::start(&pool, executor)?;

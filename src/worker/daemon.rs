@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Kind},
     net::process::{Command, ExitStatus},
-    policy::restart::{Config, GiveUp, Recycle},
+    policy::restart::{Config, GiveUp, Recycle, Scale},
 };
 
 /// How long a process must have run for its end to be the first failure again: 10 s, the longest pause
@@ -22,7 +22,7 @@ use crate::{
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// It listens nowhere: no argument has the path of its socket.
-const STARTED: Protocol = Protocol::Http { has_path: true, ready: Ready::Started };
+const STARTED: Protocol = Protocol::Http { has_path: true, ready: Ready::Started, lanes: 1 };
 
 /// Processes that are given no requests, each of which is started from `command`: a Celery worker, a
 /// scheduler, `manage.py` with a command that loops. See [`Daemon`] for the contract.
@@ -88,6 +88,7 @@ impl DaemonBuilder {
         }
         let config = Config {
             workers: instances,
+            scale: Scale::FIXED,
             max_abandoned: 0,
             request_timeout: Duration::MAX,
             grace: Duration::MAX,

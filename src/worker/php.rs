@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind},
-    policy::restart::{Config, GiveUp, Recycle},
+    policy::restart::{Config, GiveUp, Recycle, Scale},
 };
 
 /// How long php-fpm must have run for its end to be the first failure again.
@@ -173,10 +173,11 @@ impl PhpBuilder {
         let (command, config_dir) = program.command(&self).map_err(internal)?;
         let stop_timeout = self.request_timeout;
         let ready = Ready::Listening(generations.clone());
-        let mut launch = Launch::new(command, Protocol::Http { has_path: true, ready });
+        let mut launch = Launch::new(command, Protocol::Http { has_path: true, ready, lanes: 1 });
         launch.stop_timeout = stop_timeout;
         let config = Config {
             workers: 1,
+            scale: Scale::FIXED,
             max_abandoned: 1,
             request_timeout: Duration::MAX,
             grace: Duration::MAX,

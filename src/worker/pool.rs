@@ -78,6 +78,11 @@ impl State {
         mem::take(&mut self.standby)
     }
 
+    /// Tells the supervisor how many requests wait for a worker.
+    pub(super) fn update_demand(&mut self) {
+        self.supervisor.on_demand(self.queue.queued());
+    }
+
     /// Removes the waker of a worker that waits for a request or for its generation.
     pub(super) fn take_waker(&mut self, id: WorkerId) -> Option<Waker> {
         let at = self.standby.iter().position(|(waiting, _)| *waiting == id);
@@ -106,7 +111,8 @@ pub(super) struct Lost {
 
 impl Pool {
     pub(super) fn new(config: Config, queue: usize, queue_timeout: Duration) -> Arc<Self> {
-        let permits = config.workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
+        let workers = config.workers.max(config.scale.max);
+        let permits = workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
         let state = State {
             queue: Queue::default(),
             supervisor: Supervisor::new(config, Instant::now()),
@@ -147,9 +153,18 @@ impl Pool {
         let idle = s.queue.wake_next(job.queued_at());
         let due = s.queue.wake_again_at().map_or(job.expires_at(), |at| at.min(job.expires_at()));
         self.wake_supervisor_by(&mut s, due);
+        self.check_scale(&s);
         drop(s);
         if let Some(waker) = idle {
             waker.wake();
+        }
+    }
+
+    /// Wakes the supervisor's thread if a worker may have to be added, or may be one too many.
+    fn check_scale(&self, s: &State) {
+        let (idle, queued) = (s.queue.idle(), s.queue.queued());
+        if s.supervisor.may_grow(idle, queued) || s.supervisor.may_shrink(idle) {
+            self.alarm.notify_one();
         }
     }
 
@@ -227,6 +242,7 @@ impl Pool {
                     Poll::Pending
                 }
             };
+            self.check_scale(&s);
             drop(s);
             if let Some(waker) = another {
                 waker.wake();

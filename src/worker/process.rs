@@ -14,7 +14,7 @@ pub use self::{
 };
 pub(super) use self::{protocol::SOCKET, reload::reload};
 use super::{
-    builder::{QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
+    builder::{IDLE_TIMEOUT, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
     error::NoWorkers,
     executor::process::{Launch, ProcessExecutor},
     pool::Pool,
@@ -24,7 +24,10 @@ use super::{
 use crate::{
     error::{Error, Kind},
     net::process::{Command, ExitStatus},
-    policy::restart::{Config, GiveUp, Recycle},
+    policy::{
+        backoff::Backoff,
+        restart::{Config, GiveUp, Recycle, Scale},
+    },
     semantics::forwarded::ForwardedFields,
 };
 
@@ -119,12 +122,15 @@ pub struct ProcessesBuilder<P = Http> {
 #[derive(Debug)]
 struct Settings {
     workers: usize,
+    scale: Scale,
     /// `None`: by the number of workers.
     queue: Option<usize>,
     queue_timeout: Duration,
     request_timeout: Duration,
     max_abandoned: Option<usize>,
     start_timeout: Duration,
+    backoff: Backoff,
+    give_up: Option<GiveUp>,
     recycle: Recycle,
     fields: ForwardedFields,
 }
@@ -134,11 +140,14 @@ impl<P: Protocol> ProcessesBuilder<P> {
         let workers = thread::available_parallelism().map_or(1, Into::into);
         let settings = Settings {
             workers,
+            scale: Scale { idle_timeout: IDLE_TIMEOUT, ..Scale::FIXED },
             queue: None,
             queue_timeout: QUEUE_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
             max_abandoned: None,
             start_timeout: START_TIMEOUT,
+            backoff: RESTART_BACKOFF,
+            give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
             recycle: Recycle { at_a_time: 1, ..Recycle::NEVER },
             fields: ForwardedFields::new(),
         };
@@ -152,7 +161,43 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
-    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] for each.
+    /// Sets how many workers there may be. The default is the number of [`workers`](Self::workers): a pool of one
+    /// size.
+    ///
+    /// Below that number a worker is added when a request waits, or when fewer than
+    /// [`spare_workers`](Self::spare_workers) are idle. No more start at a time than are ready, so the number
+    /// doubles at most in the time in which a worker starts. A worker that had no request for
+    /// [`idle_timeout`](Self::idle_timeout) ends if others are idle, and [`workers`](Self::workers) are left. During
+    /// a reload the number stays.
+    ///
+    /// ```no_run
+    /// use vestibule::worker::{self, Command};
+    ///
+    /// let app = Command::new("gunicorn").arg("mysite.wsgi");
+    /// let django = worker::process(app).workers(2).max_workers(16).spare_workers(1).start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    pub fn max_workers(mut self, max: usize) -> Self {
+        self.settings.scale.max = max;
+        self
+    }
+
+    /// Sets how many workers should be idle, as far as [`max_workers`](Self::max_workers) allows. The default is
+    /// 0: a worker is added when a request waits.
+    pub fn spare_workers(mut self, n: usize) -> Self {
+        self.settings.scale.spare = n;
+        self
+    }
+
+    /// Sets how long a worker beyond [`workers`](Self::workers) and the spare ones has no request before it ends.
+    /// It ends after half as long again, at most. The default is [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.scale.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] for each that there
+    /// may be.
     pub fn queue(mut self, len: usize) -> Self {
         self.settings.queue = Some(len);
         self
@@ -173,7 +218,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
     }
 
     /// Sets how many workers may be on their way out at a time because they exceeded the request
-    /// timeout, while others have their place. The default is as many as there are workers. At the
+    /// timeout, while others have their place. The default is as many as there may be workers. At the
     /// bound the next one keeps its place, and is ended when one of the others has exited.
     pub fn max_abandoned(mut self, max: usize) -> Self {
         self.settings.max_abandoned = Some(max.max(1));
@@ -253,6 +298,13 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
+    /// Sets the pauses between restarts, without an end.
+    #[cfg(test)]
+    pub(super) fn backoff(mut self, backoff: Backoff) -> Self {
+        (self.settings.backoff, self.settings.give_up) = (backoff, None);
+        self
+    }
+
     /// Starts the processes and blocks until each is ready.
     ///
     /// # Errors
@@ -266,24 +318,32 @@ impl<P: Protocol> ProcessesBuilder<P> {
         if workers == 0 {
             return Err(Error::new(Kind::Internal, NoWorkers));
         }
-        let workers = workers.saturating_mul(protocol.lanes());
+        let lanes = protocol.lanes();
+        let workers = workers.saturating_mul(lanes);
+        let scale = Scale {
+            max: settings.scale.max.saturating_mul(lanes),
+            spare: settings.scale.spare.saturating_mul(lanes),
+            ..settings.scale
+        };
+        let most = workers.max(scale.max);
         let (command, protocol) =
             protocol.into_parts().map_err(|error| Error::new(Kind::Internal, error))?;
         let launch =
             Launch { command, protocol, start_timeout, stop_timeout, watches_memory, hooks };
         let config = Config {
             workers,
-            max_abandoned: settings.max_abandoned.unwrap_or(workers),
+            scale,
+            max_abandoned: settings.max_abandoned.unwrap_or(most),
             request_timeout,
             // It is asked to end at once; `stop_timeout` is its grace.
             grace: Duration::ZERO,
-            backoff: RESTART_BACKOFF,
+            backoff: settings.backoff,
             start_timeout: Some(start_timeout),
-            give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
+            give_up: settings.give_up,
             stable_after: None,
             recycle: Recycle { seed: std::process::id().into(), ..settings.recycle },
         };
-        let queue = queue.unwrap_or_else(|| workers.saturating_mul(QUEUE_PER_WORKER));
+        let queue = queue.unwrap_or_else(|| most.saturating_mul(QUEUE_PER_WORKER));
         let pool = Pool::new(config, queue, queue_timeout);
         let executor = ProcessExecutor::new(pool.clone(), launch)
             .map_err(|error| Error::new(Kind::Internal, error))?;

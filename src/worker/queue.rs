@@ -118,7 +118,6 @@ impl Queue {
     }
 
     /// Workers that wait for a job.
-    #[cfg(test)]
     pub(super) fn idle(&self) -> usize {
         self.idle.len()
     }
@@ -259,7 +258,7 @@ impl Queue {
     }
 
     /// Returns the number of waiting jobs without cancelled ones.
-    fn queued(&self) -> usize {
+    pub(super) fn queued(&self) -> usize {
         self.jobs.len().saturating_sub(self.cancelled)
     }
 

@@ -58,6 +58,7 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
             s = pool.lock();
             continue;
         }
+        s.update_demand();
         let expired = s.queue.take_expired(now);
         if !expired.is_empty() {
             drop(s);

@@ -5,6 +5,8 @@ mod contract;
 mod daemons;
 mod executor;
 #[cfg(feature = "process")]
+mod exhaustion;
+#[cfg(feature = "process")]
 mod processes;
 #[cfg(feature = "process")]
 mod python;

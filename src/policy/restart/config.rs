@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::{super::backoff::Backoff, WorkerId, after};
+use super::{super::backoff::Backoff, Scale, WorkerId, after};
 
 /// Bounds of a [`Supervisor`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Config {
-    /// Slots, each filled by one worker.
+    /// Workers that are always there. Each fills a slot.
     pub(crate) workers: usize,
-    /// Abandoned workers that have not exited, at most. So at most `workers + max_abandoned` are alive.
+    /// How many more there may be.
+    pub(crate) scale: Scale,
+    /// Abandoned workers that have not exited, at most.
     pub(crate) max_abandoned: usize,
     pub(crate) request_timeout: Duration,
     /// How long after the request timeout a worker is abandoned.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Action, Phase, Supervisor, WorkerId, after,
-    slot::{State, Successor},
+    slot::{Slot, State, Successor},
 };
 
 /// A reload that is under way.
@@ -78,7 +78,7 @@ impl Supervisor {
         }
         self.last_generation += 1;
         self.generation = self.last_generation;
-        self.slots.iter_mut().for_each(|slot| slot.restart(now));
+        self.slots.iter_mut().filter(|slot| !slot.is_unused()).for_each(|slot| slot.restart(now));
         true
     }
 
@@ -117,7 +117,7 @@ impl Supervisor {
             return self.promote(id.slot, now);
         }
         let is_waiting = |s: &Successor| matches!(s.state, State::Idle { id: other } if other.generation == id.generation);
-        if self.slots.iter().all(|slot| is_waiting(&slot.successor)) {
+        if self.used_slots().all(|slot| is_waiting(&slot.successor)) {
             self.generation = id.generation;
             (0..self.slots.len()).for_each(|slot| self.promote(slot, now));
             self.end_reload(Reloaded::Ready);
@@ -194,11 +194,12 @@ impl Supervisor {
         }
         let (generation, slot) = match self.reload {
             Some(reload) => {
-                let has_none = |slot: &super::Slot| slot.successor.state.id().is_none();
+                let has_none =
+                    |slot: &Slot| !slot.is_unused() && slot.successor.state.id().is_none();
                 (reload.generation, self.slots.iter().position(has_none)?)
             }
             None => {
-                let is_due = |slot: &super::Slot| slot.replace_at().is_some_and(|at| at <= now);
+                let is_due = |slot: &Slot| slot.replace_at().is_some_and(|at| at <= now);
                 (self.generation, self.slots.iter().position(is_due)?)
             }
         };
@@ -209,11 +210,11 @@ impl Supervisor {
 
     /// Whether one more worker may be alive beside those of the slots.
     fn can_start_successor(&self) -> bool {
-        let has_successor = |slot: &&super::Slot| slot.successor.state.id().is_some();
+        let has_successor = |slot: &&Slot| slot.successor.state.id().is_some();
         let surplus = self.leaving.len() + self.slots.iter().filter(has_successor).count();
         let bound = match self.reload {
-            Some(_) => self.config.workers,
-            None => self.config.recycle.at_a_time.min(self.config.workers),
+            Some(_) => self.used,
+            None => self.config.recycle.at_a_time.min(self.used),
         };
         self.phase == Phase::Running && surplus < bound
     }
@@ -226,7 +227,7 @@ impl Supervisor {
         if !self.can_start_successor() {
             return None;
         }
-        self.slots.iter().filter_map(super::Slot::replace_at).min()
+        self.slots.iter().filter_map(Slot::replace_at).min()
     }
 
     fn successor(&mut self, id: WorkerId) -> Option<&mut Successor> {

@@ -20,6 +20,8 @@ pub(super) struct Slot {
     old_at: Option<Instant>,
     /// Whether the worker has reached another limit.
     is_nominated: bool,
+    /// When the worker was ready or began a request, or the slot was to be filled.
+    pub(super) used_at: Instant,
     pub(super) successor: Successor,
 }
 
@@ -43,13 +45,24 @@ impl Slot {
             is_restarting: false,
             old_at: None,
             is_nominated: false,
+            used_at: now,
             successor: Successor { state: State::Vacant { start_at: now }, failures: 0 },
         }
+    }
+
+    /// A slot that needs no worker.
+    pub(super) fn unused(now: Instant) -> Self {
+        Self { state: State::Unused, ..Self::vacant(now) }
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        matches!(self.state, State::Unused)
     }
 
     /// Worker `id` is ready and has the slot.
     pub(super) fn install(&mut self, id: WorkerId, now: Instant, old_at: Option<Instant>) {
         self.state = State::Idle { id };
+        self.used_at = now;
         self.served = 0;
         self.ready_at = Some(now);
         self.old_at = old_at;
@@ -110,8 +123,8 @@ impl Slot {
         nominated_at.map(|at| at.max(start_at))
     }
 
-    pub(super) fn states(&self) -> [&State; 2] {
-        [&self.state, &self.successor.state]
+    pub(super) fn states(&self) -> [State; 2] {
+        [self.state, self.successor.state]
     }
 
     pub(super) fn states_mut(&mut self) -> [&mut State; 2] {
@@ -119,6 +132,8 @@ impl Slot {
     }
 }
 
+/// A slot that is not needed is `Unused`, until it is `Vacant`.
+///
 /// ```text
 ///            Start             on_ready         on_begin
 ///   Vacant --------> Starting ----------> Idle ----------> Busy
@@ -133,6 +148,8 @@ impl Slot {
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub(super) enum State {
+    /// No worker, and none is needed.
+    Unused,
     /// No worker. The next one starts at `start_at`.
     Vacant {
         start_at: Instant,
@@ -162,7 +179,7 @@ pub(super) enum State {
 impl State {
     pub(super) fn id(self) -> Option<WorkerId> {
         match self {
-            Self::Vacant { .. } => None,
+            Self::Unused | Self::Vacant { .. } => None,
             Self::Starting { id, .. }
             | Self::Idle { id }
             | Self::Busy { id, .. }
@@ -173,7 +190,7 @@ impl State {
     pub(super) fn abandon_at(self) -> Option<Instant> {
         match self {
             Self::Busy { abandon_at, .. } | Self::Exiting { abandon_at, .. } => Some(abandon_at),
-            Self::Vacant { .. } | Self::Starting { .. } | Self::Idle { .. } => None,
+            Self::Unused | Self::Vacant { .. } | Self::Starting { .. } | Self::Idle { .. } => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the supervisor's decisions, in virtual time.
 
 mod renewal;
+mod scale;
 mod simulation;
 
 use super::*;
@@ -14,6 +15,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 fn config(workers: usize, max_abandoned: usize) -> Config {
     Config {
         workers,
+        scale: Scale::FIXED,
         max_abandoned,
         request_timeout: TIMEOUT,
         grace: GRACE,

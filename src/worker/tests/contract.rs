@@ -16,6 +16,7 @@ pub(super) mod processes;
 pub(super) mod python;
 mod queue;
 mod restart;
+mod scale;
 mod timeout;
 
 use std::time::Duration;
@@ -136,6 +137,8 @@ pub(super) trait Handle:
 #[derive(Clone)]
 pub(super) struct Settings {
     workers: usize,
+    max_workers: usize,
+    idle_timeout: Duration,
     queue: usize,
     queue_timeout: Duration,
     request_timeout: Duration,
@@ -159,6 +162,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             workers: 1,
+            max_workers: 1,
+            idle_timeout: LONG,
             queue: 64,
             queue_timeout: LONG,
             request_timeout: LONG,
@@ -229,6 +234,11 @@ macro_rules! for_placement {
                 stuck_worker_at_bound_continues_when_its_request_ends
                 deadline_aborts_request_and_keeps_worker
                 late_answer_is_never_given_to_another_request
+            }
+            scale {
+                worker_is_added_for_waiting_request_and_ended_when_idle
+                pool_never_has_more_workers_than_its_maximum
+                workers_that_are_added_may_fail
             }
             bodies {
                 permit_is_freed_when_streamed_body_has_ended

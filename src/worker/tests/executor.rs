@@ -11,7 +11,7 @@ use super::{super::*, *};
 use crate::{
     policy::{
         backoff::Backoff,
-        restart::{Config, GiveUp, Recycle, WorkerId},
+        restart::{Config, GiveUp, Recycle, Scale, WorkerId},
     },
     worker::{executor::Executor, pool::Pool},
 };
@@ -56,6 +56,7 @@ type Started = (Threads, Arc<Pool>, mpsc::Receiver<Command>);
 fn start(workers: usize, fails: fn(usize) -> bool) -> Result<Started, Error> {
     let config = Config {
         workers,
+        scale: Scale::FIXED,
         max_abandoned: 1,
         request_timeout: SHORT * 10,
         grace: SHORT,

@@ -1,15 +1,20 @@
-//! Random small worlds: workers that fail, panic, hang, grow old and are reloaded, and a supervisor that
-//! must cope.
+//! Random small worlds over a year: workers that fail, panic, hang, grow old, are reloaded, and become more
+//! and fewer, and a supervisor that must cope.
+//!
+//! A year has some hundred events: bursts of requests within milliseconds, and between them days in which
+//! nothing comes, or for which the machine is suspended, so that all is overdue at once.
 
-use std::collections::HashMap;
+use std::thread;
 
 use super::*;
 
 const SEEDS: u64 = 10_000;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Far beyond the longest pause of the back-off.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(5);
-/// Events before the pool is closed.
-const EVENTS: usize = 120;
+/// Events of a burst, at most.
+const BURST: u64 = 25;
 
 /// xorshift64: the same numbers on every run.
 struct Rng(u64);
@@ -22,6 +27,10 @@ impl Rng {
         self.0 % n
     }
 
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
     /// From zero to far beyond every timeout of the world, short ones more often.
     fn duration(&mut self) -> Duration {
         let max = [2, 30, 200, 3_000][self.below(4) as usize];
@@ -29,8 +38,15 @@ impl Rng {
     }
 }
 
-/// What a worker does, until when.
-#[derive(Debug, Clone, Copy)]
+/// A worker that has not exited, and when it does its next step.
+struct Worker {
+    id: WorkerId,
+    life: Life,
+    at: Instant,
+}
+
+/// What a worker does.
+#[derive(Debug)]
 enum Life {
     Builds { fails: bool },
     Idles,
@@ -38,18 +54,28 @@ enum Life {
     Exits,
 }
 
+/// What has happened in some worlds.
+#[derive(Default)]
+struct Totals {
+    started: u64,
+    abandoned: u64,
+    recycled: u64,
+    reloads: u64,
+    rollbacks: u64,
+    added: u64,
+    removed: u64,
+}
+
 struct World {
     rng: Rng,
     now: Instant,
     config: Config,
     supervisor: Supervisor,
-    /// Workers that have not exited, and when each does its next step.
-    alive: HashMap<WorkerId, (Life, Instant)>,
+    alive: Vec<Worker>,
     abandoned: Vec<WorkerId>,
-    /// Numbers that were used.
-    started: u64,
-    reloads: u64,
-    rollbacks: u64,
+    totals: Totals,
+    /// No request comes before.
+    quiet_until: Instant,
     is_closed: bool,
     is_drained: bool,
 }
@@ -58,21 +84,28 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let now = Instant::now();
+        let workers = 1 + rng.below(3) as usize;
         let config = Config {
-            workers: 1 + rng.below(4) as usize,
+            workers,
+            scale: Scale {
+                max: if rng.one_in(2) { workers + rng.below(4) as usize } else { 0 },
+                spare: rng.below(3) as usize,
+                idle_timeout: Duration::from_millis(rng.below(500)),
+            },
             max_abandoned: rng.below(3) as usize,
             request_timeout: Duration::from_millis(1 + rng.below(100)),
             grace: Duration::from_millis(rng.below(20)),
             backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(300)),
-            start_timeout: (rng.below(2) == 0).then(|| Duration::from_millis(1 + rng.below(200))),
-            give_up: (rng.below(2) == 0)
+            start_timeout: rng.one_in(2).then(|| Duration::from_millis(1 + rng.below(200))),
+            give_up: rng
+                .one_in(2)
                 .then(|| GiveUp { failures: 1 + rng.below(4) as u32, pause: GIVE_UP_PAUSE }),
             stable_after: (rng.below(3) == 0).then(|| Duration::from_millis(rng.below(200))),
             recycle: Recycle {
-                requests: (rng.below(2) == 0).then(|| 1 + rng.below(8)),
+                requests: rng.one_in(2).then(|| 1 + rng.below(8)),
                 jitter: rng.below(3),
-                age: (rng.below(3) == 0).then(|| Duration::from_millis(50 + rng.below(3_000))),
-                memory: (rng.below(3) == 0).then_some(100),
+                age: rng.one_in(3).then(|| DAY * (20 + rng.below(200) as u32)),
+                memory: rng.one_in(3).then_some(100),
                 at_a_time: rng.below(3) as usize,
                 seed,
             },
@@ -83,20 +116,27 @@ impl World {
             now,
             config,
             supervisor,
-            alive: HashMap::new(),
+            alive: Vec::new(),
             abandoned: Vec::new(),
-            started: 0,
-            reloads: 0,
-            rollbacks: 0,
+            totals: Totals::default(),
+            quiet_until: now,
             is_closed: false,
             is_drained: false,
         }
     }
 
+    fn most(&self) -> usize {
+        self.config.workers.max(self.config.scale.max)
+    }
+
     fn run(&mut self) {
+        let end = self.now + YEAR;
         self.act();
-        for _ in 0..EVENTS {
-            self.step();
+        while self.now < end {
+            for _ in 0..self.rng.below(BURST) {
+                self.step();
+            }
+            self.pause();
         }
         self.is_closed = true;
         self.supervisor.close(self.now);
@@ -108,28 +148,46 @@ impl World {
         self.supervisor.on_drained();
         self.act();
         // Each worker has at most a request, its end and its exit ahead of it.
-        for _ in 0..10 * (self.config.workers + self.config.max_abandoned) {
+        for _ in 0..10 * (self.most() + self.config.max_abandoned) {
             self.step();
         }
-        assert!(self.supervisor.is_ended(), "{:?} {:?}", self.supervisor, self.alive);
+        assert!(self.supervisor.is_ended(), "{:?}", self.supervisor);
         assert!(self.alive.is_empty());
+        self.totals.abandoned += self.supervisor.abandoned_total();
+        self.totals.recycled += self.supervisor.recycled_total();
+    }
+
+    /// Days without a request, or of suspension.
+    fn pause(&mut self) {
+        let pause = DAY * (1 + self.rng.below(90) as u32);
+        if self.rng.one_in(3) {
+            self.now += pause;
+            return self.act();
+        }
+        self.quiet_until = self.now + pause;
+        for worker in &mut self.alive {
+            if matches!(worker.life, Life::Idles) {
+                worker.at = self.quiet_until;
+            }
+        }
+        while self.now < self.quiet_until {
+            self.step();
+        }
     }
 
     /// Goes on to the next event or deadline.
     fn step(&mut self) {
-        let next = self.alive.iter().map(|(id, (_, at))| (*at, *id)).min_by_key(|(at, id)| {
-            (*at, id.number) // a hash map has an order of its own on every run
-        });
-        let deadline = self.supervisor.deadline();
-        match next {
-            Some((at, id)) if deadline.is_none_or(|d| at < d) => {
+        let next = self.alive.iter().map(|w| (w.at, w.id.number)).min();
+        match (next, self.supervisor.deadline()) {
+            (Some((at, number)), deadline) if deadline.is_none_or(|d| at < d) => {
                 self.now = self.now.max(at);
-                self.advance(id);
+                self.advance(number);
             }
-            _ => self.now = deadline.unwrap_or(self.now),
+            (None, None) => self.now = self.now.max(self.quiet_until),
+            (_, deadline) => self.now = deadline.unwrap_or(self.now),
         }
-        if self.rng.below(40) == 0 && self.supervisor.reload(self.now, self.rng.duration()) {
-            self.reloads += 1;
+        if self.rng.one_in(40) && self.supervisor.reload(self.now, self.rng.duration()) {
+            self.totals.reloads += 1;
         }
         self.act();
     }
@@ -138,8 +196,9 @@ impl World {
         self.now + self.rng.duration()
     }
 
-    fn advance(&mut self, id: WorkerId) {
-        let (life, _) = self.alive[&id];
+    fn advance(&mut self, number: u64) {
+        let index = self.alive.iter().position(|w| w.id.number == number).unwrap();
+        let Worker { id, life, .. } = self.alive.swap_remove(index);
         let next = match life {
             Life::Builds { fails: true } | Life::Exits => return self.exit(id),
             Life::Builds { fails: false } => {
@@ -148,18 +207,23 @@ impl World {
                 assert!(self.supervisor.ready() >= before, "a worker that is ready is no loss");
                 Life::Idles
             }
-            // It asks again when its generation is ready.
-            Life::Idles if self.supervisor.claim(id) == Claim::Wait => Life::Idles,
-            Life::Idles if self.supervisor.claim(id) == Claim::Exit => return self.exit(id),
-            // The queue of a drained pool has nothing for it, and tells it to end.
-            Life::Idles if self.is_drained || self.startup() == Startup::Failed => {
-                return self.exit(id);
-            }
-            Life::Idles => self.begin(id),
+            Life::Idles => match self.supervisor.claim(id) {
+                // It asks again when its generation is ready.
+                Claim::Wait => Life::Idles,
+                Claim::Exit => return self.exit(id),
+                // The queue of a drained pool has nothing for it, and tells it to end.
+                Claim::Take if self.is_drained || self.startup() == Startup::Failed => {
+                    return self.exit(id);
+                }
+                Claim::Take => self.begin(id),
+            },
             Life::Works { crashes, .. } => self.finish(id, crashes),
         };
-        let at = self.later();
-        self.alive.insert(id, (next, at));
+        let mut at = self.later();
+        if matches!(next, Life::Idles) {
+            at = at.max(self.quiet_until);
+        }
+        self.alive.push(Worker { id, life: next, at });
     }
 
     fn startup(&self) -> Startup {
@@ -167,10 +231,10 @@ impl World {
     }
 
     fn begin(&mut self, id: WorkerId) -> Life {
-        let deadline = (self.rng.below(2) == 0).then(|| self.later());
+        let deadline = self.rng.one_in(2).then(|| self.later());
         let allowance = self.supervisor.on_begin(id, self.now, deadline);
         assert!(allowance.until <= self.now + self.config.request_timeout);
-        let crashes = self.rng.below(4) == 0;
+        let crashes = self.rng.one_in(4);
         Life::Works { since: self.now, allowance, crashes, is_aborted: false }
     }
 
@@ -184,22 +248,25 @@ impl World {
     }
 
     fn exit(&mut self, id: WorkerId) {
-        self.alive.remove(&id);
         self.abandoned.retain(|a| *a != id);
         self.supervisor.on_exit(id, self.now);
     }
 
     /// Carries out what is due, then checks what must hold at every moment.
     fn act(&mut self) {
-        let mut turns = 0;
-        loop {
-            let ready = self.supervisor.ready();
-            let Some(action) = self.supervisor.poll(self.now) else { break };
-            // The floor: what the supervisor wants of itself costs no ready worker.
-            let is_abandoned = matches!(action, Action::Abandon(_));
-            assert!(self.supervisor.ready() >= ready || is_abandoned, "{action:?}");
+        let is_quiet = self.now < self.quiet_until;
+        let queued = if is_quiet || self.rng.one_in(2) { 0 } else { self.rng.below(4) };
+        self.supervisor.on_demand(queued as usize);
+        for turn in 0.. {
+            assert!(turn < 1000, "the supervisor has something to do without end");
+            let (ready, used) = (self.supervisor.ready(), self.supervisor.used);
+            let action = self.supervisor.poll(self.now);
+            self.check_floor(ready, action);
+            self.totals.added += self.supervisor.used.saturating_sub(used) as u64;
+            self.totals.removed += used.saturating_sub(self.supervisor.used) as u64;
+            let Some(action) = action else { break };
             if let Some(how) = self.supervisor.take_reloaded() {
-                self.rollbacks += u64::from(how != Reloaded::Ready);
+                self.totals.rollbacks += u64::from(how != Reloaded::Ready);
             }
             match action {
                 Action::Start(id) => self.start(id),
@@ -208,43 +275,57 @@ impl World {
                 Action::Stop(id) | Action::TimeOut(id) => self.stop(id),
             }
             self.check_bounds();
-            turns += 1;
-            assert!(turns < 1000, "the supervisor has something to do without end");
         }
         self.check_progress();
     }
 
+    /// The floor: what the supervisor wants of itself, to recycle, reload or end what is idle, costs no ready
+    /// worker of those that are always there.
+    fn check_floor(&self, before: usize, action: Option<Action>) {
+        let is_abandoned = matches!(action, Some(Action::Abandon(_)));
+        let floor = before.min(self.config.workers);
+        assert!(self.supervisor.ready() >= floor || is_abandoned, "{action:?}");
+        assert!(self.supervisor.used >= self.config.workers);
+    }
+
     fn start(&mut self, id: WorkerId) {
-        assert_eq!(id.number, self.started, "each number is used once, in order");
+        assert_eq!(id.number, self.totals.started, "each number is used once, in order");
         assert!(!self.is_drained && self.startup() != Startup::Failed);
-        self.started += 1;
-        let fails = self.startup() != Startup::Pending && self.rng.below(3) == 0
-            || self.rng.below(200) == 0;
-        let at = self.later();
-        self.alive.insert(id, (Life::Builds { fails }, at));
-        if fails && self.rng.below(2) == 0 {
-            self.exit(id); // it could not even be spawned
+        self.totals.started += 1;
+        let fails =
+            self.startup() != Startup::Pending && self.rng.one_in(3) || self.rng.one_in(200);
+        if fails && self.rng.one_in(2) {
+            return self.exit(id); // it could not even be spawned
         }
+        let at = self.later();
+        self.alive.push(Worker { id, life: Life::Builds { fails }, at });
+    }
+
+    fn worker(&mut self, id: WorkerId) -> &mut Worker {
+        self.alive.iter_mut().find(|w| w.id == id).expect("it has not exited")
     }
 
     fn abort(&mut self, id: WorkerId) {
-        let Some((Life::Works { allowance, is_aborted, .. }, at)) = self.alive.get_mut(&id) else {
+        let now = self.now;
+        let gives_up = self.rng.one_in(2);
+        let worker = self.worker(id);
+        let Life::Works { allowance, is_aborted, .. } = &mut worker.life else {
             panic!("{id:?} has no request to abort");
         };
-        assert!(!*is_aborted && allowance.until <= self.now);
+        assert!(!*is_aborted && allowance.until <= now);
         *is_aborted = true;
-        if self.rng.below(2) == 0 {
-            *at = self.now; // an application that awaits gives up by itself
+        if gives_up {
+            worker.at = now; // an application that awaits gives up by itself
         }
     }
 
     fn abandon(&mut self, id: WorkerId) {
-        let (life, _) = self.alive.get(&id).expect("a worker that has exited is not abandoned");
         let Config { request_timeout, grace, .. } = self.config;
-        match life {
+        let now = self.now;
+        match &self.worker(id).life {
             Life::Works { since, is_aborted, .. } => {
                 assert!(*is_aborted, "its caller was answered first");
-                assert!(self.now >= *since + request_timeout + grace);
+                assert!(now >= *since + request_timeout + grace);
             }
             Life::Exits => {}
             other => panic!("{id:?} was abandoned and does this: {other:?}"),
@@ -254,17 +335,17 @@ impl World {
     }
 
     fn stop(&mut self, id: WorkerId) {
-        let (life, at) = self.alive.get_mut(&id).expect("a worker that has exited is not stopped");
+        let at = self.now + Duration::from_millis(self.rng.below(20));
+        let worker = self.worker(id);
         // No request is lost by what the supervisor wants of itself.
+        let life = &worker.life;
         assert!(matches!(life, Life::Builds { .. } | Life::Idles), "{life:?}");
-        *life = Life::Exits;
-        *at = self.now + Duration::from_millis(self.rng.below(20));
+        (worker.life, worker.at) = (Life::Exits, at);
     }
 
     fn check_bounds(&self) {
-        let Config { workers, max_abandoned, .. } = self.config;
-        assert!(self.abandoned.len() <= max_abandoned);
-        assert!(self.alive.len() - self.abandoned.len() <= 2 * workers);
+        assert!(self.abandoned.len() <= self.config.max_abandoned);
+        assert!(self.alive.len() - self.abandoned.len() <= 2 * self.most());
         assert_eq!(self.supervisor.alive(), self.alive.len());
     }
 
@@ -283,20 +364,42 @@ impl World {
     }
 }
 
-#[test]
-fn supervisor_keeps_its_invariants_with_random_workers() {
-    let (mut started, mut abandoned, mut recycled, mut reloads, mut rollbacks) = (0, 0, 0, 0, 0);
-    for seed in 1..=SEEDS {
+impl Totals {
+    fn add(mut self, other: &Self) -> Self {
+        self.started += other.started;
+        self.abandoned += other.abandoned;
+        self.recycled += other.recycled;
+        self.reloads += other.reloads;
+        self.rollbacks += other.rollbacks;
+        self.added += other.added;
+        self.removed += other.removed;
+        self
+    }
+}
+
+/// The years of the seeds that leave this rest.
+fn run_share(share: u64, of: u64) -> Totals {
+    let mut totals = Totals::default();
+    for seed in (1..=SEEDS).filter(|seed| seed % of == share) {
         let mut world = World::new(seed);
         world.run();
-        started += world.started;
-        abandoned += world.supervisor.abandoned_total();
-        recycled += world.supervisor.recycled_total();
-        reloads += world.reloads;
-        rollbacks += world.rollbacks;
+        totals = totals.add(&world.totals);
     }
-    // The worlds are worth something: workers were restarted, abandoned, recycled and reloaded.
+    totals
+}
+
+#[test]
+fn supervisor_keeps_its_invariants_over_a_year_of_random_workers() {
+    let threads = thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let totals = thread::scope(|scope| {
+        let start = |share| scope.spawn(move || run_share(share, threads));
+        let shares: Vec<_> = (0..threads).map(start).collect();
+        shares.into_iter().map(|s| s.join().unwrap()).fold(Totals::default(), |a, b| a.add(&b))
+    });
+    // The worlds are worth something: each kind of event is there.
+    let Totals { started, abandoned, recycled, reloads, rollbacks, added, removed } = totals;
     assert!(started > 5 * SEEDS && abandoned > SEEDS, "{started} {abandoned}");
     assert!(recycled > SEEDS / 2 && reloads > SEEDS, "{recycled} {reloads}");
     assert!(rollbacks > SEEDS / 10 && rollbacks < reloads, "{rollbacks} of {reloads}");
+    assert!(added > SEEDS && removed > SEEDS / 2, "{added} {removed}");
 }

@@ -132,6 +132,8 @@ impl Placement for InThreads {
         let (control, events) = Control::new(settings.builds);
         let shared = control.clone();
         let threads = try_threads(settings.workers, move || shared.build())
+            .max_workers(settings.max_workers)
+            .idle_timeout(settings.idle_timeout)
             .queue(settings.queue)
             .queue_timeout(settings.queue_timeout)
             .request_timeout(settings.request_timeout)

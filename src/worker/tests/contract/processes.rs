@@ -110,11 +110,13 @@ impl Placement for InProcesses {
     }
 
     fn start(settings: Settings) -> Result<Self, Error> {
-        let Settings { workers, queue, queue_timeout, request_timeout, max_abandoned, builds } =
-            settings;
+        let Settings { workers, max_workers, idle_timeout, queue, .. } = settings;
+        let Settings { queue_timeout, request_timeout, max_abandoned, builds, .. } = settings;
         Self::start_with(builds, |builder| {
             builder
                 .workers(workers)
+                .max_workers(max_workers)
+                .idle_timeout(idle_timeout)
                 .queue(queue)
                 .queue_timeout(queue_timeout)
                 .request_timeout(request_timeout)

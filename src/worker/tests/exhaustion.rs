@@ -1,0 +1,229 @@
+//! Pools that run out of what a system has, each in a process of its own.
+
+use std::{
+    env, fs,
+    os::unix::process::CommandExt,
+    process::{self, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    super::*,
+    contract::{Placement, processes::InProcesses},
+    processes::{ROLE, hook, kill, next},
+    *,
+};
+use crate::{conn::testing::Lines, policy::backoff::Backoff};
+
+/// Starts this test program with one test, in which it has a role.
+fn in_role(test: &str) -> process::Command {
+    // Whoever runs it may execute it, if not enter the directories on the way to it.
+    let mut command = process::Command::new("/proc/self/exe");
+    command.args(["--exact", &format!("worker::tests::exhaustion::{test}"), "--nocapture"]);
+    command.env(ROLE, "1").stdin(Stdio::null());
+    command
+}
+
+/// Runs a scenario in a process of its own, whose log it is given.
+fn run<S: Future<Output = ()>>(test: &str, scenario: fn(Lines) -> S) {
+    run_with(test, |_| {}, scenario);
+}
+
+fn run_with<S: Future<Output = ()>>(
+    test: &str,
+    options: impl FnOnce(&mut process::Command),
+    scenario: fn(Lines) -> S,
+) {
+    if env::var_os(ROLE).is_some() {
+        // The threads of the pool have the subscriber of the whole program.
+        let lines = Lines::default();
+        tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(scenario(lines));
+    }
+    let mut command = in_role(test);
+    options(&mut command);
+    let output = command.output().unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|out| String::from_utf8(out).unwrap());
+    assert!(output.status.success(), "{stdout}{stderr}");
+}
+
+/// Waits for a line of the log.
+async fn line(lines: &Lines, module: &str, text: &str) -> String {
+    let target = format!("vestibule::{module}");
+    let wait = async {
+        loop {
+            let lines = lines.of(&target);
+            if let Some(line) = lines.into_iter().find(|line| line.contains(text)) {
+                return line;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, wait).await.expect("the log has such a line")
+}
+
+/// A pool of one worker, and the process of that.
+async fn start() -> (InProcesses, WorkerProcess, mpsc::UnboundedReceiver<WorkerProcess>) {
+    let (on_ready, mut ready) = hook();
+    let pool = InProcesses::start_with(vec![], |b| b.workers(1).on_ready(on_ready)).unwrap();
+    let worker = next(&mut ready).await;
+    (pool, worker, ready)
+}
+
+#[test]
+fn thousand_failed_starts_in_a_row_leave_no_descriptors_and_no_memory() {
+    run("thousand_failed_starts_in_a_row_leave_no_descriptors_and_no_memory", fail_to_start);
+}
+
+async fn fail_to_start(_: Lines) {
+    const CRASHES: usize = 1_000;
+    let dir = tempfile::tempdir().unwrap();
+    // The first worker is an application; all others end at once.
+    let script = "[ -e \"$STARTED\" ] && exit 3; : > \"$STARTED\"; exec \"$@\"";
+    let started = dir.path().join("started");
+    let spawned = Arc::new(AtomicUsize::new(0));
+    let count = spawned.clone();
+    let pool = InProcesses::start_command(
+        vec![],
+        |command| command.by_shell(script).env("STARTED", &started),
+        |b| {
+            b.workers(1)
+                .backoff(Backoff::new(Duration::from_micros(10), Duration::from_micros(100)))
+                .on_spawn(move |_| {
+                    count.fetch_add(1, Ordering::SeqCst);
+                })
+        },
+    );
+    let pool = pool.unwrap();
+    assert!(pool.begin("/panic").await.await.is_err());
+    let after = async |n: usize| {
+        while spawned.load(Ordering::SeqCst) <= n {
+            tokio::task::yield_now().await;
+        }
+        (descriptors(), resident())
+    };
+    let (fds, memory) = timeout(LONG, after(CRASHES / 5)).await.unwrap();
+    let (later_fds, later_memory) = timeout(LONG, after(CRASHES)).await.unwrap();
+    // The worker of the moment has some descriptors.
+    assert!(later_fds <= fds + 8, "{fds} descriptors have become {later_fds}");
+    assert!(later_memory <= memory + 4096, "{memory} KiB have become {later_memory}");
+    pool.shutdown().await;
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Memory of this process, in KiB.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn set_soft_limit(resource: Resource, limit: Option<u64>) {
+    let maximum = getrlimit(resource).maximum;
+    setrlimit(resource, Rlimit { current: limit, maximum }).unwrap();
+}
+
+#[test]
+fn pool_without_descriptors_keeps_its_workers_and_starts_others_later() {
+    let test = "pool_without_descriptors_keeps_its_workers_and_starts_others_later";
+    run(test, run_out_of_descriptors);
+}
+
+async fn run_out_of_descriptors(lines: Lines) {
+    let (pool, worker, mut ready) = start().await;
+    // The connection to the worker is closed, and the next one takes a descriptor.
+    assert!(pool.get("/garbage").await.is_err());
+    let limit = getrlimit(Resource::Nofile).current;
+    set_soft_limit(Resource::Nofile, Some(3)); // those that are open stay open
+    for _ in 0..3 {
+        assert_eq!(kind(&pool.get("/").await.unwrap_err()), Kind::Overloaded);
+    }
+    set_soft_limit(Resource::Nofile, limit);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0", "it was not to blame");
+    set_soft_limit(Resource::Nofile, Some(3));
+    kill(worker.pid, Signal::KILL);
+    line(&lines, "worker", "cannot start a worker").await;
+    set_soft_limit(Resource::Nofile, limit);
+    next(&mut ready).await;
+    assert_eq!(pool.get("/").await.unwrap().status(), 200);
+    pool.shutdown().await;
+}
+
+#[test]
+#[cfg_attr(not(peer_root), ignore = "needs root, to become a user with a limit of processes")]
+fn pool_without_processes_starts_workers_later() {
+    const NOBODY: u32 = 65_534;
+    let options = |command: &mut process::Command| {
+        command.uid(NOBODY).gid(NOBODY).env("TMPDIR", "/tmp").current_dir("/");
+    };
+    run_with("pool_without_processes_starts_workers_later", options, run_out_of_processes);
+}
+
+async fn run_out_of_processes(lines: Lines) {
+    let (pool, worker, mut ready) = start().await;
+    let limit = getrlimit(Resource::Nproc).current;
+    set_soft_limit(Resource::Nproc, Some(0));
+    kill(worker.pid, Signal::KILL);
+    line(&lines, "worker", "cannot start a worker").await;
+    let waits = pool.begin("/waits").await;
+    set_soft_limit(Resource::Nproc, limit);
+    next(&mut ready).await;
+    assert!(text(&waits.await.unwrap()).starts_with("/waits"));
+    pool.shutdown().await;
+}
+
+/// A small file system, until this is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+#[cfg_attr(not(peer_root), ignore = "needs root, to mount a small file system")]
+fn reload_on_a_full_disk_leaves_the_workers_alone() {
+    const TEST: &str = "reload_on_a_full_disk_leaves_the_workers_alone";
+    if env::var_os(ROLE).is_some() {
+        return run(TEST, run_out_of_disk);
+    }
+    let disk = SmallDisk(tempfile::tempdir().unwrap());
+    let size = c"size=4m,nr_inodes=64";
+    mount("tmpfs", disk.0.path(), "tmpfs", MountFlags::empty(), Some(size)).unwrap();
+    let options = |command: &mut process::Command| {
+        command.env("TMPDIR", disk.0.path());
+    };
+    run_with(TEST, options, run_out_of_disk);
+}
+
+async fn run_out_of_disk(_: Lines) {
+    let (pool, ..) = start().await;
+    let path = |n: usize| env::temp_dir().join(format!("fill-{n}"));
+    let files = (0..).take_while(|n| fs::write(path(*n), "x").is_ok()).count();
+    assert!(files < 64, "it is no small disk");
+    // A new worker finds no room for its socket. What runs goes on.
+    let error: BoxError = pool.processes().reload().await.unwrap_err().into();
+    assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Exited);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");
+    for n in 0..=files {
+        let _ = fs::remove_file(path(n)); // the last one may not be there
+    }
+    pool.processes().reload().await.unwrap();
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 2");
+    pool.shutdown().await;
+}
