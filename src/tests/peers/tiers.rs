@@ -21,12 +21,20 @@ use crate::{
 const APPLICATION: &str = r"
 import os, socket
 
-def application(environ, start_response):
+def count(path):
     with socket.create_connection((os.environ['REDIS_HOST'], int(os.environ['REDIS_PORT'])), 10) as s:
-        s.sendall(b'INCR ' + environ['PATH_INFO'].encode() + b'\r\n')
-        count = s.makefile('rb').readline().strip().lstrip(b':')
-    body = b'visit ' + count + b' of ' + environ['HTTP_X_FORWARDED_FOR'].encode()
-    start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', str(len(body)))])
+        s.sendall(b'INCR ' + path.encode() + b'\r\n')
+        return int(s.makefile('rb').readline().strip().lstrip(b':'))
+
+def application(environ, start_response):
+    try:
+        visit = b'visit %d' % count(environ['PATH_INFO'])
+        status = '200 OK'
+    except (OSError, ValueError):
+        # gunicorn closes the connection after an OSError, without a response.
+        visit, status = b'no database', '503 Service Unavailable'
+    body = visit + b' of ' + environ['HTTP_X_FORWARDED_FOR'].encode()
+    start_response(status, [('Content-Type', 'text/plain'), ('Content-Length', str(len(body)))])
     return [body]
 ";
 
@@ -145,7 +153,7 @@ async fn visit(app: &Machine, database: &Machine, port: u16, dir: &Path) -> Vec<
     // Without the database the application fails, and the front stays.
     stop(redis).await;
     let get = "GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    assert_eq!(statuses(&exchange(front.addr, get).await), [500]);
+    assert_eq!(statuses(&exchange(front.addr, get).await), [503]);
     // Without the application it is the front that answers.
     stop(gunicorn).await;
     assert_eq!(statuses(&exchange(front.addr, get).await), [502]);
