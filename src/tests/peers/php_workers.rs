@@ -42,7 +42,7 @@ fn site() -> tempfile::TempDir {
     write("index.php", FRONT_CONTROLLER);
     write("info.php", "<?php echo $_SERVER['SCRIPT_NAME'], ' ', $_SERVER['PATH_INFO'] ?? '-';");
     write("pid.php", "<?php echo getmypid(), ' ', getenv('APP_ENV'), ' ', posix_getppid();");
-    write("sleep.php", "<?php echo 'a'; flush(); sleep(60);");
+    write("sleep.php", "<?php echo 'a'; flush(); sleep (60);");
     write("uploads/x.jpg", "<?php echo 'run';");
     fs::write(dir.path().join("outside.php"), "<?php echo 'run';").unwrap();
     symlink("../outside.php", root.join("outside.php")).unwrap();
@@ -164,7 +164,7 @@ async fn reload_lets_the_old_instance_answer_what_it_has_begun() {
     let dir = site();
     let release = dir.path().join("release");
     let wait = format!(
-        "<?php echo 'begun'; flush(); while (!file_exists('{}')) {{ usleep(1000); clearstatcache(); }} echo ' done';",
+        "<?php echo 'begun'; flush(); while (!file_exists('{}')) {{ usleep (1000); clearstatcache(); }} echo ' done';",
         release.display()
     );
     fs::write(dir.path().join("one/wait.php"), wait).unwrap();
@@ -203,11 +203,11 @@ async fn killed_php_fpm_is_started_again_and_requests_wait_for_it() {
 async fn php_is_sent_no_more_requests_than_it_has_processes() {
     let dir = site();
     let php = builder(dir.path()).queue(0).ini("output_buffering", "0").start().unwrap();
-    let sleep = || {
+    let endless = || {
         let request = Request::get("/sleep.php").header("host", "a").body(Body::empty()).unwrap();
         php.clone().oneshot(request)
     };
-    let running = [within(sleep()).await.unwrap(), within(sleep()).await.unwrap()];
+    let running = [within(endless()).await.unwrap(), within(endless()).await.unwrap()];
     assert_eq!((php.stats().busy, php.stats().queued), (2, 0));
     let mut other = php.clone();
     let request = Request::get("/a").body(Body::empty()).unwrap();

@@ -85,7 +85,7 @@ async fn hedge_returns_an_error_when_no_attempt_is_left() {
     assert_eq!(calls.load(Relaxed), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn mirror_sends_its_share_to_the_shadow_and_returns_the_real_response() {
     let (tx, mut shadowed) = tokio::sync::mpsc::unbounded_channel();
     let shadow = service_fn(move |request: Request<Body>| {

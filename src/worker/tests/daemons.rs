@@ -130,7 +130,9 @@ async fn daemon_in_crash_loop_waits_for_its_next_start_or_restart() {
         assert_eq!(daemon.exited().await, (number, ExitStatus::Code(3)));
     }
     daemon.daemon.restart();
-    assert_eq!(daemon.spawned().await.number, 2);
+    // The restart may replace a start that was about to begin, and with it its number.
+    let process = daemon.spawned().await;
+    assert!(process.number >= 2 && process.generation <= 1, "{process:?}");
     daemon.daemon.shutdown(LONG).await.unwrap();
 }
 

@@ -25,7 +25,7 @@ struct Site {
 
 impl Site {
     fn start(application: &str) -> Self {
-        Self::start_with(wsgi(application).workers(1))
+        Self::start_with(wsgi(application).workers(1).queue_timeout(LONG))
     }
 
     /// Starts a pool that has the applications of these tests in its directory.
