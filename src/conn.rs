@@ -40,6 +40,8 @@ pub(crate) mod testing;
 mod thread_buffers;
 mod timer;
 mod transport;
+mod tunnel;
+pub mod upgrade;
 
 pub use checkin::{Checkin, SingleUse};
 #[cfg(feature = "h2")]

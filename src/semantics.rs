@@ -14,4 +14,5 @@ pub mod problem;
 pub mod range;
 pub mod rewrite;
 pub mod target;
+pub mod upgrade;
 pub mod via;

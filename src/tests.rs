@@ -34,4 +34,5 @@ mod support;
 #[cfg(feature = "tls")]
 mod tls;
 mod two_hops;
+mod upgrade;
 mod upstream;

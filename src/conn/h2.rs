@@ -3,5 +3,6 @@
 pub mod client;
 pub mod server;
 
+mod stream;
 mod wakers;
 mod wire;

@@ -10,6 +10,7 @@ use std::{
 use super::{
     Config, Transport, h1, h2,
     setup::{self, Setup},
+    tunnel::Tunneling,
 };
 use crate::{
     HttpService,
@@ -51,6 +52,8 @@ enum Stage<I: Io, S> {
     Http1(h1::server::Connection<MaybeTls<I>, S>),
     /// Boxed, since it is larger than a connection of HTTP/1.1.
     Http2(Box<h2::server::Connection<MaybeTls<I>, S>>),
+    /// After a response of 101.
+    Tunnel(Box<Tunneling>),
     Ended(Peer),
 }
 
@@ -98,6 +101,7 @@ impl<I: Io, S> Connection<I, S> {
             Stage::Setup { peer, .. } | Stage::Ended(peer) => peer,
             Stage::Http1(connection) => connection.peer(),
             Stage::Http2(connection) => connection.peer(),
+            Stage::Tunnel(tunnel) => tunnel.peer(),
         }
     }
 }
@@ -122,11 +126,12 @@ where
                 Stage::Setup { setup, .. } => ready!(setup.as_mut().poll(cx)),
                 Stage::Http1(connection) => {
                     let result = ready!(Pin::new(&mut *connection).poll(cx));
-                    if !connection.found_http2() {
+                    if !connection.gives_up_transport() {
                         return Poll::Ready(result);
                     }
                     None
                 }
+                Stage::Tunnel(tunnel) => return Pin::new(tunnel).poll(cx),
                 Stage::Http2(connection) => return Pin::new(connection).poll(cx),
                 Stage::Ended(_) => return Poll::Ready(Ok(())),
             };
@@ -135,13 +140,19 @@ where
                 (Stage::Setup { service, config, .. }, Some(transport)) => {
                     self.0 = Stage::driver(transport, service, config);
                 }
+                (Stage::Http1(connection), _) if !connection.found_http2() => {
+                    if let Some(tunnel) = connection.into_tunnel() {
+                        self.0 = Stage::Tunnel(Box::new(tunnel));
+                    }
+                }
                 (Stage::Http1(connection), _) => {
                     if let Some((transport, service, config)) = connection.into_http2() {
                         let connection = h2::server::Connection::new(transport, service, config);
                         self.0 = Stage::Http2(Box::new(connection));
                     }
                 }
-                (Stage::Setup { .. } | Stage::Http2(_) | Stage::Ended(_), _) => {}
+                (Stage::Setup { .. } | Stage::Http2(_) | Stage::Tunnel(_) | Stage::Ended(_), _) => {
+                }
             }
         }
     }

@@ -109,6 +109,15 @@ impl Transfers {
         }
     }
 
+    /// Takes the entry of the response that is being sent, whose end is not recorded here, and when its request
+    /// began.
+    pub(in crate::conn) fn take_open_entry(&mut self) -> Option<(Entry, Instant)> {
+        if !std::mem::take(&mut self.is_open) {
+            return None;
+        }
+        self.entries.pop_back().map(|transfer| (transfer.entry, transfer.began))
+    }
+
     /// Writes all entries as they are, since nothing more is sent.
     pub(in crate::conn) fn abort(&mut self, log: &AccessLog) {
         self.marks.clear();

@@ -22,7 +22,12 @@ use self::{
 use crate::{
     HttpService,
     conn::{
-        Config, Transport, output::AfterFlush, request_log::next_connection_number, timer::Timer,
+        Config, Transport,
+        output::AfterFlush,
+        request_log::next_connection_number,
+        timer::Timer,
+        tunnel::{TunnelLog, Tunneling},
+        upgrade::Upgraded,
     },
     net::{Io, clock},
     peer::{Peer, RequestId},
@@ -135,10 +140,18 @@ impl<I: Io, S> Connection<I, S> {
         Transport { io, peer, read_ahead, accepted, watch }
     }
 
+    /// Returns whether the driver has ended, and its transport goes on: the client speaks HTTP/2, or a response of
+    /// 101 was sent.
+    pub(in crate::conn) fn gives_up_transport(&self) -> bool {
+        let phase = self.0.as_ref().map(|inner| &inner.phase);
+        let Some(Phase::Active(active)) = phase else { return false };
+        matches!(active.stage, Stage::Http2 | Stage::Switch(_))
+    }
+
     /// Returns whether the client speaks HTTP/2.
     pub(in crate::conn) fn found_http2(&self) -> bool {
-        let active = self.0.as_ref().map(|inner| &inner.phase);
-        matches!(active, Some(Phase::Active(active)) if matches!(active.stage, Stage::Http2))
+        let phase = self.0.as_ref().map(|inner| &inner.phase);
+        matches!(phase, Some(Phase::Active(active)) if matches!(active.stage, Stage::Http2))
     }
 
     /// Returns what a driver of HTTP/2 needs; the preface is in what was read ahead.
@@ -146,6 +159,25 @@ impl<I: Io, S> Connection<I, S> {
         let driver = &mut self.0.as_mut()?.driver;
         let (service, config) = (driver.service.take()?, driver.config.clone());
         Some((self.into_parts(), service, config))
+    }
+
+    /// Returns the tunnel that a response of 101 has begun, if one has.
+    pub(in crate::conn) fn into_tunnel(mut self) -> Option<Tunneling>
+    where
+        I: 'static,
+    {
+        let Inner { phase, driver } = self.0.as_mut()?;
+        let Phase::Active(active) = phase else { return None };
+        let Stage::Switch(takeover) = std::mem::replace(&mut active.stage, Stage::End) else {
+            return None;
+        };
+        let entry = active.transfers.take_open_entry();
+        let log = driver.config.access_log.clone();
+        let Transport { io, peer, read_ahead, watch, .. } = self.into_parts();
+        let stream = Upgraded::new(io, read_ahead);
+        let log = TunnelLog { entry, written: stream.written(), log };
+        let tunnel = takeover.begin(stream)?;
+        Some(Tunneling::new(tunnel, log, peer, watch))
     }
 
     fn inner(&self) -> &Inner<I, S> {
@@ -172,7 +204,8 @@ where
         let active = phase.activate(&driver.config.limits);
         active.output.borrow_buffer();
         let result = driver.poll_loop(active, cx);
-        if result.is_ready() && !matches!(active.stage, Stage::Http2) {
+        let gives_up_transport = matches!(active.stage, Stage::Http2 | Stage::Switch(_));
+        if result.is_ready() && !(gives_up_transport && matches!(result, Poll::Ready(Ok(())))) {
             active.stage = Stage::End; // drops the service's future
             active.upload = None;
             active.transfers.abort(&driver.config.access_log);

@@ -1,6 +1,7 @@
 //! The server's HTTP/2 driver: one connection, one service, all streams in one task.
 
 mod exchange;
+mod extended_connect;
 pub(super) mod respond;
 mod upload;
 

@@ -9,7 +9,10 @@ use crate::{
     Budget,
     body::{Body, Sender},
     budget::Lease,
-    conn::{InterimResponses, RequestInfo, access_log::Transfers, call::Call, output::Output},
+    conn::{
+        InterimResponses, RequestInfo, access_log::Transfers, call::Call, output::Output,
+        upgrade::Takeover,
+    },
     net::GateWaiter,
     proto::h1::{Conn, Event, IdleState, Limits, Server},
 };
@@ -51,6 +54,8 @@ pub(super) struct Active {
     pub(super) drain_until: Option<Instant>,
     /// Whether the request's body violated the protocol or was too slow.
     pub(super) protocol_error: bool,
+    /// Whether the current request asks for another protocol.
+    pub(super) wants_upgrade: bool,
     /// Whether a close-delimited response (RFC 9112 section 6.3) is incomplete: an orderly close now would
     /// make it look complete.
     pub(super) is_close_delimited: bool,
@@ -93,6 +98,8 @@ pub(super) enum Stage {
     Linger(u64, Instant),
     /// The client has begun with the preface of HTTP/2: the transport goes to another driver.
     Http2,
+    /// A response of 101 is sent: then the transport goes to the tunnel.
+    Switch(Takeover),
     End,
 }
 
@@ -156,6 +163,7 @@ impl Active {
             half_closed: None,
             drain_until: None,
             protocol_error: false,
+            wants_upgrade: false,
             is_close_delimited: false,
         }
     }

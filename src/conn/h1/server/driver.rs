@@ -95,6 +95,11 @@ where
                 steps += 1;
                 continue; // the flush has made room for the next step
             }
+            if let Stage::Switch(_) = active.stage
+                && active.output.is_empty()
+            {
+                return Poll::Ready(Ok(()));
+            }
             if let Stage::End | Stage::Http2 = active.stage {
                 return Poll::Ready(Ok(()));
             }
@@ -167,7 +172,11 @@ where
             }
             Stage::Linger(..) => true,
             // No read before the service has taken the request.
-            Stage::Admit(..) | Stage::Close { .. } | Stage::Http2 | Stage::End => false,
+            Stage::Admit(..)
+            | Stage::Close { .. }
+            | Stage::Http2
+            | Stage::Switch(_)
+            | Stage::End => false,
             Stage::Call(..) | Stage::Respond(_) => {
                 active.wants_upload()
                     || (active.upload.is_none()
@@ -246,7 +255,11 @@ where
                 }
                 active.stage = Stage::Close { linger: false };
             }
-            Stage::Admit(..) | Stage::Close { .. } | Stage::Http2 | Stage::End => {}
+            Stage::Admit(..)
+            | Stage::Close { .. }
+            | Stage::Http2
+            | Stage::Switch(_)
+            | Stage::End => {}
         }
     }
 
@@ -264,7 +277,11 @@ where
             Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
             Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
             Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
-            Stage::Respond(_) | Stage::Close { .. } | Stage::Http2 | Stage::End => None,
+            Stage::Respond(_)
+            | Stage::Close { .. }
+            | Stage::Http2
+            | Stage::Switch(_)
+            | Stage::End => None,
         };
         let deadlines = [self.write_deadline(active), read, self.half_close_deadline(active)];
         deadlines.into_iter().flatten().min()
@@ -321,7 +338,11 @@ where
                     None => return Ok(false),
                 }
             }
-            Stage::Linger(..) | Stage::Close { .. } | Stage::Http2 | Stage::End => {
+            Stage::Linger(..)
+            | Stage::Close { .. }
+            | Stage::Http2
+            | Stage::Switch(_)
+            | Stage::End => {
                 return Ok(false);
             }
         }

@@ -6,7 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Version, header::VARY, request, response};
+use http::{
+    HeaderMap, Method, Request, StatusCode, Version,
+    header::{UPGRADE, VARY},
+    request, response,
+};
 
 use super::{
     active::{Active, Stage, Upload},
@@ -21,6 +25,7 @@ use crate::{
         call::{self, ServicePanicked, call_service, catch_panic, server_options},
         head_pool, log_error, log_request,
         misdirected::is_misdirected,
+        upgrade::Takeover,
     },
     error::{BoxError, Chain, Error},
     net::{Io, clock},
@@ -29,7 +34,10 @@ use crate::{
         h1::{Event, Fault, Misuse},
         h2::PREFACE,
     },
-    semantics::problem::{self, Format},
+    semantics::{
+        problem::{self, Format},
+        upgrade::requested,
+    },
 };
 
 /// The first bytes of a TLS handshake: a record of type 22, version 3 (RFC 8446 section 5.1).
@@ -54,7 +62,7 @@ where
                 let linger = *linger;
                 self.poll_close(active, now, cx, linger)
             }
-            Stage::Linger(..) | Stage::Http2 | Stage::End => Step::Wait,
+            Stage::Linger(..) | Stage::Http2 | Stage::Switch(_) | Stage::End => Step::Wait,
         }
     }
 
@@ -117,6 +125,7 @@ where
             let entry = Entry::new(&self.peer, id, &parts);
             active.transfers.begin_entry(entry, active.request_began, active.head_bytes);
         }
+        active.wants_upgrade = requested(&parts).is_some();
         if self.config.budget.is_exhausted() {
             self.config.budget.count_refused();
             log_request!(warn, "vestibule::request", &active.request, "the budget is spent");
@@ -238,7 +247,13 @@ where
 
     /// Starts the response, and completes it unless its body is streamed.
     fn respond(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>, response: Response) {
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS
+            && active.wants_upgrade
+            && let Some(takeover) = parts.extensions.remove()
+        {
+            return self.switch(active, now, &parts, takeover);
+        }
         let length = match catch_panic(|| body.len()) {
             Ok(length) => length,
             Err(panicked) => {
@@ -301,6 +316,28 @@ where
         clock::with_date_line(now, |date| {
             core.send_head(now, parts.status, &parts.headers, length, date, out)
         })
+    }
+
+    /// Sends a response of 101, after which `takeover` has the stream.
+    fn switch(
+        &mut self,
+        active: &mut Active,
+        now: Instant,
+        parts: &response::Parts,
+        takeover: Takeover,
+    ) {
+        let protocol = parts.headers.get(UPGRADE).map_or(&b"websocket"[..], |v| v.as_bytes());
+        let (core, out) = (&mut active.core, active.output.head());
+        let sent = clock::with_date_line(now, |date| {
+            core.send_switch(&parts.headers, protocol, date, out)
+        });
+        match sent {
+            Ok(()) => {
+                active.transfers.record_head(parts.status, parts.extensions.get());
+                active.stage = Stage::Switch(takeover);
+            }
+            Err(_misuse) => self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR),
+        }
     }
 
     fn send_piece(&mut self, active: &mut Active, piece: Bytes) -> Result<(), Misuse> {

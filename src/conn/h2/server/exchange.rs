@@ -1,16 +1,21 @@
 //! `Exchange`: one request and its response, on one stream.
 
 use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Instant,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, server::SendResponse};
-use http::{Method, Request, StatusCode, header::VARY};
+use http::{Method, Request, StatusCode, header::VARY, response};
 
 use super::{
     Shared,
+    extended_connect::{convert_request, convert_response, take_protocol},
     respond::{Outgoing, SendError},
     upload::{Progress, Upload, open_body},
 };
@@ -21,8 +26,10 @@ use crate::{
         Config, RequestInfo,
         access_log::Entry,
         call::{Call, ServicePanicked, catch_panic, server_options},
+        h2::stream::H2Stream,
         log_error, log_request,
         misdirected::is_misdirected,
+        upgrade::{Takeover, Tunnel, Upgraded},
     },
     error::{BoxError, Chain, Error},
     net::clock,
@@ -40,6 +47,8 @@ pub(super) struct Exchange {
     upload: Option<Upload>,
     /// Whether the reader of the request's body waits for the client.
     waits_for_client: bool,
+    /// The data of the client after an extended CONNECT.
+    tunnel: Option<RecvStream>,
     stage: Stage,
 }
 
@@ -61,6 +70,8 @@ enum Stage {
     /// A response of the driver's own is to be sent.
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
+    /// After a response of 101. With the counter of the bytes that were sent.
+    Tunnel(Tunnel, Arc<AtomicU64>),
     Ended,
 }
 
@@ -82,7 +93,8 @@ impl Exchange {
         let (mut parts, recv) = request.into_parts();
         let config = &shared.config;
         let is_head = parts.method == Method::HEAD;
-        let valid = validate_request(&mut parts, &config.limits, false);
+        let protocol = take_protocol(&mut parts);
+        let valid = validate_request(&mut parts, &config.limits, protocol.is_some());
         let info = RequestInfo::new(&shared.peer, id, &parts.method, &parts.uri);
         let log = config.access_log.is_enabled().then(|| {
             let entry = Entry::new(&shared.peer, id, &parts);
@@ -95,6 +107,7 @@ impl Exchange {
             respond,
             upload: None,
             waits_for_client: false,
+            tunnel: None,
             stage: Stage::Ended, // replaced below
         };
         let ValidRequest { length, expects_continue } = match valid {
@@ -115,6 +128,16 @@ impl Exchange {
             exchange.refuse(StatusCode::MISDIRECTED_REQUEST);
         } else if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
             exchange.stage = Stage::Answered(Box::new(server_options()));
+        } else if let Some(protocol) = protocol {
+            if !convert_request(&mut parts, &protocol) {
+                exchange.refuse(StatusCode::NOT_IMPLEMENTED);
+                return exchange;
+            }
+            exchange.tunnel = Some(recv);
+            parts.extensions.insert(shared.peer.clone());
+            parts.extensions.insert(id);
+            let request = Box::new(Request::from_parts(parts, Body::empty()));
+            exchange.stage = Stage::Admit(Some(request), now);
         } else {
             // The stream's first poll follows, and registers a waker.
             let mut cx = Context::from_waker(Waker::noop());
@@ -137,7 +160,11 @@ impl Exchange {
     pub(super) fn take_request(&mut self) -> Option<Request<Body>> {
         match &mut self.stage {
             Stage::Admit(request, _) => request.take().map(|request| *request),
-            Stage::Called(..) | Stage::Answered(_) | Stage::Respond(_) | Stage::Ended => None,
+            Stage::Called(..)
+            | Stage::Answered(_)
+            | Stage::Respond(_)
+            | Stage::Tunnel(..)
+            | Stage::Ended => None,
         }
     }
 
@@ -206,6 +233,20 @@ impl Exchange {
                     }
                     return self.end(shared, result.is_ok());
                 }
+                Stage::Tunnel(tunnel, sent) => {
+                    let result = match catch_panic(|| tunnel.as_mut().poll(cx)) {
+                        Ok(Poll::Pending) => return Poll::Pending,
+                        Ok(Poll::Ready(())) => Ok(()),
+                        Err(panicked) => Err(SendError::Panicked(panicked)),
+                    };
+                    if let Some(log) = &mut self.log {
+                        log.entry.bytes = sent.load(Ordering::Relaxed);
+                    }
+                    if let Err(error) = &result {
+                        self.log_abort(error);
+                    }
+                    return self.end(shared, result.is_ok());
+                }
                 Stage::Ended => return Poll::Ready(()),
             }
         }
@@ -261,6 +302,15 @@ impl Exchange {
     ) -> std::ops::ControlFlow<()> {
         use std::ops::ControlFlow::{Break, Continue};
         let (mut parts, body) = response.into_parts();
+        if let Some(recv) = self.tunnel.take() {
+            let takeover = parts.extensions.remove::<Takeover>();
+            match takeover.filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS) {
+                Some(takeover) => return self.switch(now, parts, recv, &takeover),
+                // A success would say that the tunnel has begun.
+                None if parts.status.is_success() => parts.status = StatusCode::BAD_GATEWAY,
+                None => {}
+            }
+        }
         let prepared = catch_panic(|| body.len()).map_err(BoxError::from).and_then(|length| {
             let (status, headers) = (parts.status, &mut parts.headers);
             let prepare = |date: &[u8]| {
@@ -304,6 +354,45 @@ impl Exchange {
         }
     }
 
+    /// Answers an extended CONNECT, and begins the tunnel.
+    fn switch(
+        &mut self,
+        now: Instant,
+        mut parts: response::Parts,
+        recv: RecvStream,
+        takeover: &Takeover,
+    ) -> std::ops::ControlFlow<()> {
+        use std::ops::ControlFlow::{Break, Continue};
+        convert_response(&mut parts);
+        parts.status = StatusCode::OK;
+        let (status, headers) = (parts.status, &mut parts.headers);
+        let prepare =
+            |date: &[u8]| prepare_response(status, headers, None, false, date_value(date));
+        let is_prepared = clock::with_date_line(now, prepare).is_ok();
+        if let Some(log) = &mut self.log {
+            log.entry.status = Some(status);
+        }
+        let mut head = http::Response::new(());
+        *head.headers_mut() = parts.headers;
+        let sent = self.respond.send_response(head, false);
+        let Some(send) = sent.ok().filter(|_| is_prepared) else {
+            self.stage = Stage::Answered(Box::default());
+            return Break(());
+        };
+        let stream = Upgraded::new(H2Stream::new(recv, send), BytesMut::new());
+        let written = stream.written();
+        match takeover.begin(stream) {
+            Some(tunnel) => {
+                self.stage = Stage::Tunnel(tunnel, written);
+                Continue(())
+            }
+            None => {
+                self.stage = Stage::Answered(Box::default());
+                Break(())
+            }
+        }
+    }
+
     /// Logs the end of a response in its middle. The stream is reset when its handles are dropped, after the data
     /// that is queued.
     fn log_abort(&self, error: &SendError) {
@@ -324,7 +413,11 @@ impl Exchange {
     fn reset(&mut self, reason: Reason) {
         match &mut self.stage {
             Stage::Respond(outgoing) => outgoing.reset(reason),
-            Stage::Admit(..) | Stage::Called(..) | Stage::Answered(_) | Stage::Ended => {
+            Stage::Admit(..)
+            | Stage::Called(..)
+            | Stage::Answered(_)
+            | Stage::Tunnel(..)
+            | Stage::Ended => {
                 self.respond.send_reset(reason);
             }
         }
@@ -354,7 +447,7 @@ impl Exchange {
             Stage::Called(..) if self.waits_for_client => None,
             Stage::Called(_, since) => since.checked_add(config.answer_timeout),
             Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
-            Stage::Answered(_) | Stage::Ended => None,
+            Stage::Answered(_) | Stage::Tunnel(..) | Stage::Ended => None,
         };
         [upload, stage].into_iter().flatten().min()
     }
@@ -394,7 +487,7 @@ impl Exchange {
                 log_request!(debug, "vestibule::request", &self.info, "{message}");
                 self.reset(Reason::CANCEL);
             }
-            Stage::Answered(_) | Stage::Ended => {}
+            Stage::Answered(_) | Stage::Tunnel(..) | Stage::Ended => {}
         }
     }
 }

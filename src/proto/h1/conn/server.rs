@@ -128,6 +128,36 @@ impl Conn<Server> {
         }
     }
 
+    /// Sends the head of `101 Switching Protocols`, after which the connection is another protocol's (RFC 9110
+    /// section 15.2.2). `protocol` is the value of `Upgrade`.
+    ///
+    /// # Errors
+    /// [`Misuse::State`] unless a complete request without a body waits for its response.
+    pub fn send_switch(
+        &mut self,
+        headers: &HeaderMap,
+        protocol: &[u8],
+        date: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        let is_complete = matches!(self.reading, Reading::Done);
+        if self.writing != Writing::Idle || !self.role.response_pending || !is_complete {
+            return Err(Misuse::State);
+        }
+        out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        let own_fields = encode::fields(headers, out);
+        if !own_fields.has_date {
+            out.extend_from_slice(date);
+        }
+        encode::field(b"upgrade", protocol, out);
+        out.extend_from_slice(b"connection: upgrade\r\n\r\n");
+        self.role.response_pending = false;
+        self.keep_alive = false;
+        self.reading = Reading::Closed;
+        self.writing = Writing::Closed;
+        Ok(())
+    }
+
     /// Writes a short text response, with or without a request, and closes the connection.
     ///
     /// Returns `false` and writes nothing if a response has already begun or `status` is not final.

@@ -1,0 +1,89 @@
+//! `Tunneling`: the last stage of a connection whose protocol was switched.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use super::{
+    access_log::{AccessLog, Entry},
+    upgrade::Tunnel,
+};
+use crate::{
+    error::panic_message,
+    net::{DrainWatch, clock},
+    peer::Peer,
+};
+
+/// Runs a tunnel in the connection's task, until it ends or a shutdown aborts it.
+pub(super) struct Tunneling {
+    tunnel: Option<Tunnel>,
+    log: TunnelLog,
+    peer: Peer,
+    /// The last field, so that everything else is dropped before the connection counts as ended.
+    watch: DrainWatch,
+}
+
+/// The entry of the request that began a tunnel. It is written when the tunnel ends.
+pub(super) struct TunnelLog {
+    pub(super) entry: Option<(Entry, Instant)>,
+    pub(super) written: Arc<AtomicU64>,
+    pub(super) log: AccessLog,
+}
+
+impl Tunneling {
+    pub(super) fn new(tunnel: Tunnel, log: TunnelLog, peer: Peer, watch: DrainWatch) -> Self {
+        Self { tunnel: Some(tunnel), log, peer, watch }
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+impl Future for Tunneling {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let is_aborted = this.watch.poll_draining(cx) && this.watch.is_aborted();
+        let Some(tunnel) = this.tunnel.as_mut().filter(|_| !is_aborted) else {
+            return Poll::Ready(Ok(()));
+        };
+        match catch_unwind(AssertUnwindSafe(|| tunnel.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(())) => this.log.complete(),
+            Err(panic) => {
+                let panic = panic_message(&*panic);
+                tracing::error!(target: "vestibule::request", client = %this.peer, panic, "a tunnel panicked");
+            }
+        }
+        this.tunnel = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl TunnelLog {
+    pub(super) fn complete(&mut self) {
+        if let Some((entry, _)) = &mut self.entry {
+            entry.complete = true;
+        }
+    }
+}
+
+impl Drop for TunnelLog {
+    fn drop(&mut self) {
+        if let Some((mut entry, began)) = self.entry.take() {
+            entry.bytes = self.written.load(Ordering::Relaxed);
+            entry.elapsed = clock::now().saturating_duration_since(began);
+            self.log.write(&entry);
+        }
+    }
+}
