@@ -1,4 +1,4 @@
-//! A reverse proxy to one or several HTTP/1.1 servers, in turn.
+//! A reverse proxy to one or several HTTP servers, in turn.
 //!
 //! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000`.
 
@@ -25,16 +25,22 @@ proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [--buffer]
   --cache-heuristic    with --cache: derives a lifetime from Last-Modified if there is no other
   --cache-set-cookie   with --cache: stores Set-Cookie too, as RFC 9111 permits
   --log           logs a line for each request
-  UPSTREAM        host:port, http://host:port or unix:/path";
+  --upstream-ca FILE   the authorities of https:// servers (PEM); by default those of the system
+  UPSTREAM        host:port, http://host:port, https://host:port (HTTP/2 or HTTP/1.1 by ALPN),
+                  h2://host:port (HTTP/2 without TLS) or unix:/path";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse()?;
     let cache = args.cache_layer()?;
-    let Args { listen, threads, tls, buffer, log, upstreams, .. } = args;
+    let Args { listen, threads, tls, upstream_ca, buffer, log, upstreams, .. } = args;
 
-    let servers = Upstream::new(upstreams)?;
+    let mut servers = Upstream::builder(upstreams);
+    if let Some(authorities) = upstream_ca {
+        servers = servers.tls(tls::Client::builder().roots(authorities).build()?);
+    }
+    let servers = servers.build()?;
     // Servers may be started later. With `?` instead, a missing server would be an error.
     if let Err(error) = servers.check().await {
         tracing::warn!("{error}");
@@ -89,6 +95,8 @@ struct Args {
     threads: Option<usize>,
     /// The files of the certificate and of its key.
     tls: Option<(String, String)>,
+    /// The authorities of servers with TLS.
+    upstream_ca: Option<String>,
     buffer: bool,
     cache: Option<String>,
     heuristic: bool,
@@ -121,6 +129,7 @@ impl Args {
             listen,
             threads: None,
             tls: None,
+            upstream_ca: None,
             buffer: false,
             cache: None,
             heuristic: false,
@@ -136,6 +145,7 @@ impl Args {
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
                 Long("tls-cert") => chain = Some(parser.value()?.string()?),
                 Long("tls-key") => key = Some(parser.value()?.string()?),
+                Long("upstream-ca") => args.upstream_ca = Some(parser.value()?.string()?),
                 Long("buffer") => args.buffer = true,
                 Long("cache") => args.cache = Some(parser.value()?.string()?),
                 Long("cache-heuristic") => args.heuristic = true,

@@ -32,9 +32,18 @@ pub mod tcp;
 
 mod attempt;
 mod builder;
+mod connector;
 mod error;
 mod history;
 mod pooled;
+mod server_address;
+#[cfg(feature = "h2")]
+mod shared;
+#[cfg(not(feature = "h2"))]
+#[path = "upstream/no_shared.rs"]
+mod shared;
+#[cfg(feature = "tls")]
+mod tls_options;
 
 #[cfg(test)]
 mod tests;
@@ -76,9 +85,10 @@ pub use pooled::{
 };
 pub use remote::{RESPONSE_TIMEOUT, Remote, RemoteBuilder};
 pub use retry::{ATTEMPTS, Retry, RetryLayer};
+pub use server_address::{Scheme, ServerAddress};
 pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 
-/// A reverse proxy to one or several HTTP/1.1 servers: [`Forward`] over [`Retry`] over [`Balance`] over
+/// A reverse proxy to one or several HTTP servers: [`Forward`] over [`Retry`] over [`Balance`] over
 /// [`Remote`]s.
 ///
 /// - Requests go to the servers in turn, unless another [policy](UpstreamBuilder::policy) is set. A server that
@@ -109,10 +119,11 @@ pub struct Upstream(Forward<Retry<Remotes>>);
 type Remotes = Balance<Remote, Arc<dyn Pick>>;
 
 impl Upstream {
-    /// Creates a proxy to these servers with default options: `host:port`, `http://host:port` or `unix:/path`.
+    /// Creates a proxy to these servers with default options. See [`ServerAddress`] for the forms of their addresses.
     ///
     /// # Errors
-    /// An address that cannot be parsed, or none at all.
+    /// An address that cannot be parsed, or whose scheme this build does not speak; none at all. For `https://`, the
+    /// system has no root certificates.
     pub fn new<A: AsRef<str>>(servers: impl IntoIterator<Item = A>) -> io::Result<Self> {
         Self::builder(servers).build()
     }

@@ -1,5 +1,7 @@
 //! The types of [`tls`](super) without that feature: no stream has TLS.
 
+use std::io;
+
 use bytes::BytesMut;
 
 use super::Io;
@@ -28,6 +30,30 @@ impl Server {
     pub(crate) fn is_authoritative(self, _: &Tls, _: &str) -> bool {
         match self {}
     }
+}
+
+/// TLS to servers, which this build has not.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for servers"))]
+pub(crate) enum Client {}
+
+#[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for servers"))]
+impl Client {
+    pub(crate) fn for_server(&self, _: &str, _: &[&[u8]]) -> io::Result<Self> {
+        match *self {}
+    }
+
+    pub(crate) async fn connect<I: Io>(&self, _: I) -> io::Result<MaybeTls<I>> {
+        match *self {}
+    }
+}
+
+#[cfg_attr(
+    not(all(feature = "h2", feature = "upstream")),
+    allow(dead_code, reason = "for servers")
+)]
+pub(crate) fn alpn<I: Io>(_: &I) -> Option<&[u8]> {
+    None
 }
 
 pub(crate) fn plain<I: Io>(io: I) -> MaybeTls<I> {

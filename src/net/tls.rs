@@ -49,7 +49,7 @@ pub use host::Host;
 pub use self_signed::self_signed;
 pub use server::{HANDSHAKES, Server, ServerBuilder, UnknownName};
 pub use stream::MaybeTls;
-pub(crate) use stream::plain;
+pub(crate) use stream::{alpn, plain};
 pub use tokio_rustls::rustls;
 pub use watch::WATCH_INTERVAL;
 

@@ -5,6 +5,8 @@ mod forwarding;
 mod heads;
 mod late;
 mod replay;
+#[cfg(all(feature = "h2", feature = "tls"))]
+mod secured;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -6,10 +6,9 @@ use tower_layer::Layer;
 
 use super::{
     Balance, Endpoint, ForwardLayer, HostPolicy, PoolConfig, Remote, RetryLayer, Upstream,
-    forward::Options as ForwardOptions, remote::RemoteOptions,
+    forward::Options as ForwardOptions, remote::RemoteOptions, server_address::ServerAddress,
 };
 use crate::{
-    net::Address,
     policy::pick::{Pick, RoundRobin},
     proto::h1::Limits,
     semantics::{forwarded::ForwardedFields, rewrite::Rewrite, via::Via},
@@ -33,13 +32,13 @@ use crate::{
 /// ```
 #[must_use]
 pub struct UpstreamBuilder {
-    addresses: io::Result<Vec<Address>>,
+    addresses: io::Result<Vec<ServerAddress>>,
     policy: Arc<dyn Pick>,
     attempts: Option<usize>,
     retry: Option<RetryLayer>,
     forward: ForwardOptions,
     rewrite: Option<Rewrite>,
-    remote: RemoteOptions,
+    pub(super) remote: RemoteOptions,
 }
 
 impl UpstreamBuilder {
@@ -56,10 +55,11 @@ impl UpstreamBuilder {
         }
     }
 
-    /// Adds a server: `host:port`, `http://host:port` or `unix:/path`.
+    /// Adds a server at a [`ServerAddress`]: `host:port`, `http://host:port`, `https://host`, `h2://host:port` or
+    /// `unix:/path`.
     pub fn server(mut self, server: impl AsRef<str>) -> Self {
         match server.as_ref().parse() {
-            Ok(address) => self.address(address),
+            Ok(address) => self.push(address),
             Err(e) => {
                 // `build` returns the first error.
                 self.addresses = self.addresses.and(Err(e));
@@ -69,7 +69,11 @@ impl UpstreamBuilder {
     }
 
     /// Adds the server at this address.
-    pub fn address(mut self, address: Address) -> Self {
+    pub fn address(self, address: impl Into<ServerAddress>) -> Self {
+        self.push(address.into())
+    }
+
+    fn push(mut self, address: ServerAddress) -> Self {
         if let Ok(addresses) = &mut self.addresses {
             addresses.push(address);
         }
@@ -151,11 +155,16 @@ impl UpstreamBuilder {
     /// Builds the proxy.
     ///
     /// # Errors
-    /// The first address that cannot be parsed, or no address at all.
+    /// The first address that could not be parsed, or whose scheme this build does not speak; no address. For
+    /// `https://`, the system has no root certificates.
     pub fn build(self) -> io::Result<Upstream> {
         let addresses = self.addresses?;
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to send to"));
+        }
+        let mut remote = self.remote;
+        for address in &addresses {
+            remote.prepare(address.scheme())?;
         }
         let retry = match (self.retry, self.attempts) {
             (Some(retry), None) => retry,
@@ -170,7 +179,7 @@ impl UpstreamBuilder {
         });
         let endpoints = addresses
             .into_iter()
-            .map(|address| Endpoint::from(Remote::with_options(address, self.remote.clone())));
+            .map(|address| Endpoint::from(Remote::with_options(address, remote.clone())));
         let balance = Balance::new(endpoints, self.policy);
         Ok(Upstream(ForwardLayer { options: forward }.layer(retry.layer(balance))))
     }

@@ -9,7 +9,6 @@ mod pool;
 mod reaper;
 
 use std::{
-    error::Error as StdError,
     io,
     sync::{Arc, Weak},
     time::Instant,
@@ -19,6 +18,7 @@ use http::Request;
 
 use self::{capacity::Capacity, idle_limit::Evict, pool::Pool};
 use super::{
+    connector::{Connector, ServerStream},
     error::{AttemptError, AttemptErrorKind},
     history::History,
 };
@@ -28,7 +28,7 @@ use crate::{
         Delivery,
         client::{self, Cause, ExchangeError, sealed},
     },
-    net::{Address, Stream},
+    net::Address,
 };
 
 pub use capacity::PoolExhausted;
@@ -42,13 +42,13 @@ pub(super) trait Protocol: Send + Sync + Sized + 'static {
     type Core: client::Protocol;
 
     /// Creates a connection from a stream.
-    fn connection(&self, stream: Stream) -> Connection<Self>;
+    fn connection(&self, stream: ServerStream) -> Connection<Self>;
 
     /// Returns what failed in an attempt whose response violates the protocol.
     fn classify_fault(fault: &Fault<Self>) -> AttemptErrorKind;
 }
 
-type Connection<P> = client::Connection<<P as Protocol>::Core, Stream>;
+type Connection<P> = client::Connection<<P as Protocol>::Core, ServerStream>;
 type Fault<P> = <<P as Protocol>::Core as sealed::Protocol>::Fault;
 type Extra<P> = <<P as Protocol>::Core as sealed::Protocol>::Extra;
 
@@ -56,6 +56,7 @@ type Extra<P> = <<P as Protocol>::Core as sealed::Protocol>::Extra;
 pub(super) struct Server<P: Protocol> {
     pub(super) address: Address,
     pub(super) protocol: P,
+    connector: Connector,
     config: PoolConfig,
     pool: Pool<Connection<P>>,
     /// `None` if the number of connections has no bound.
@@ -63,15 +64,25 @@ pub(super) struct Server<P: Protocol> {
 }
 
 impl<P: Protocol> Server<P> {
-    pub(super) fn new(address: Address, protocol: P, config: PoolConfig) -> Arc<Self> {
+    pub(super) fn new(
+        address: Address,
+        connector: Connector,
+        protocol: P,
+        config: PoolConfig,
+    ) -> Arc<Self> {
         let capacity = config
             .max_connections
             .map(|max| Capacity::new(max, config.max_queued, config.queue_timeout));
         let (limit, pool) = (config.idle_limit.clone(), Pool::new(config.idle_limit.clone()));
-        let server = Arc::new(Self { address, protocol, config, pool, capacity });
+        let server = Arc::new(Self { address, protocol, connector, config, pool, capacity });
         let weak: Weak<dyn Evict> = Arc::<Self>::downgrade(&server);
         limit.add_pool(weak);
         server
+    }
+
+    /// Returns the options of the connections.
+    pub(super) fn config(&self) -> &PoolConfig {
+        &self.config
     }
 
     /// Sends a request on an idle connection, or on a new one.
@@ -84,13 +95,14 @@ impl<P: Protocol> Server<P> {
     }
 
     /// Connects once. The error names the server and the cause.
-    pub(super) async fn check(self: &Arc<Self>) -> io::Result<()> {
-        let Err(error) = connect::connect(self.clone(), None).await else { return Ok(()) };
-        let mut cause: &dyn StdError = &error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        Err(io::Error::other(format!("cannot connect to {}: {cause}", self.address)))
+    pub(super) async fn check(&self, connector: &Connector) -> io::Result<()> {
+        let timeout = self.config.connect_timeout;
+        let error = match tokio::time::timeout(timeout, connector.connect()).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+        Err(io::Error::other(format!("cannot connect to {}: {error}", self.address)))
     }
 
     /// How many requests wait for a connection now, in all runtimes.

@@ -1,4 +1,4 @@
-//! `Remote`: one HTTP/1.1 server at an address, as a service.
+//! `Remote`: one HTTP server at an address, as a service.
 
 mod http1;
 mod options;
@@ -11,7 +11,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -20,9 +23,12 @@ use tower_service::Service;
 
 use self::{http1::Http1, options::Options};
 use super::{
+    connector::Connector,
     endpoint::{Endpoint, EndpointKey},
     error::AttemptError,
     pooled,
+    server_address::{Scheme, ServerAddress},
+    shared::{self, ALPN, SharedConnections},
 };
 use crate::{
     body::{Body, HttpBody},
@@ -32,12 +38,15 @@ use crate::{
 pub(super) use options::Options as RemoteOptions;
 pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 
-/// One HTTP/1.1 server at an address, as a service.
+/// One HTTP server at an address, as a service.
 ///
 /// - The task that polls the future and the response's body drives the connection: there is no other task, channel or
 ///   lock between a request and its response.
 /// - Idle connections are reused in the runtime that opened them, newest first. They are closed when they have been
 ///   idle for [`IDLE_TIMEOUT`], and when their runtime ends.
+/// - Over HTTP/2 requests share a connection, which a task of the runtime drives, and more are opened when the server
+///   allows no further request on it.
+/// - Over TLS the server's certificate is verified.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included.
 /// - `Host` is that of the request, or that of its target; without either, it is the server's address.
@@ -55,53 +64,96 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Remote(Arc<pooled::Server<Http1>>);
+pub struct Remote(Arc<Shared>);
+
+/// What clones share.
+pub(super) struct Shared {
+    pub(super) scheme: Scheme,
+    /// The connections of HTTP/1.1.
+    pub(super) http1: Arc<pooled::Server<Http1>>,
+    /// The connections of HTTP/2.
+    pub(super) connections: SharedConnections,
+    /// Makes connections that may become those of HTTP/2.
+    pub(super) connector: Connector,
+    /// Whether the server has chosen HTTP/1.1 by ALPN.
+    pub(super) speaks_http1: AtomicBool,
+}
 
 impl Remote {
-    /// Creates the service of the server at `host:port`, `http://host:port` or `unix:/path`, with default options.
+    /// Creates the service of the server at a [`ServerAddress`], with default options.
     ///
     /// # Errors
-    /// An address that cannot be parsed.
+    /// An address that cannot be parsed, or whose scheme this build does not speak. For `https://`, the system has
+    /// no root certificates.
     pub fn new(address: impl AsRef<str>) -> io::Result<Self> {
-        Ok(Self::builder(address.as_ref().parse()?).build())
+        let address: ServerAddress = address.as_ref().parse()?;
+        let mut options = Options::default();
+        options.prepare(address.scheme())?;
+        Ok(Self::with_options(address, options))
     }
 
     /// Returns a builder for the server at this address.
     pub fn builder(address: Address) -> RemoteBuilder {
-        RemoteBuilder::new(address)
+        RemoteBuilder::new(address.into())
     }
 
-    pub(super) fn with_options(address: Address, options: Options) -> Self {
-        let http1 = Http1::new(&address, options.limits);
-        Self(pooled::Server::new(address, http1, options.pool))
+    pub(super) fn with_options(server: ServerAddress, options: Options) -> Self {
+        let address = server.address().clone();
+        let connector = |alpn: &[&[u8]]| match server.scheme() {
+            Scheme::Http | Scheme::Http2 => Connector::plain(address.clone()),
+            Scheme::Https => {
+                let host = server.host().unwrap_or("localhost");
+                Connector::secure(address.clone(), host, options.tls_client(), alpn)
+            }
+        };
+        let protocol = Http1::new(&address, options.limits.clone());
+        let http1 = connector(&[b"http/1.1"]);
+        let http1 = pooled::Server::new(address.clone(), http1, protocol, options.pool.clone());
+        Self(Arc::new(Shared {
+            scheme: server.scheme(),
+            http1,
+            connections: SharedConnections::default(),
+            connector: connector(ALPN),
+            speaks_http1: AtomicBool::new(false),
+        }))
     }
 
     /// Returns the server's address.
     pub fn address(&self) -> &Address {
-        &self.0.address
+        &self.0.http1.address
     }
 
     /// Connects once. The error names the server and the cause.
     pub(super) async fn check(&self) -> io::Result<()> {
-        self.0.check().await
+        self.0.http1.check(&self.0.connector).await
     }
 
     /// How many requests wait for a connection now, if connections are
     /// [bounded](super::PoolConfig::max_connections), in all runtimes.
     pub fn queued(&self) -> usize {
-        self.0.queued()
+        self.0.http1.queued()
     }
 
-    /// Returns the current number of idle connections, in all runtimes.
+    /// Returns the current number of idle connections, in all runtimes; those of HTTP/2 count even if not idle.
     pub fn idle_connections(&self) -> usize {
-        self.0.idle_connections()
+        self.0.http1.idle_connections() + self.0.connections.len()
+    }
+
+    /// Whether requests are sent by HTTP/1.1 now.
+    fn is_http1(&self) -> bool {
+        match self.0.scheme {
+            Scheme::Http => true,
+            Scheme::Http2 => false,
+            Scheme::Https => self.0.speaks_http1.load(Ordering::Relaxed),
+        }
     }
 }
 
 /// The endpoint's key is the address.
 impl From<Remote> for Endpoint<Remote> {
     fn from(remote: Remote) -> Self {
-        Self::new(EndpointKey::from(remote.address().to_string()), remote)
+        let server = ServerAddress::new(remote.0.scheme, remote.address().clone());
+        Self::new(EndpointKey::from(server.to_string()), remote)
     }
 }
 
@@ -117,15 +169,19 @@ impl<B: HttpBody> Service<Request<B>> for Remote {
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let mut request = request.map(Body::new);
         if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, self.0.protocol.host.clone());
+            request.headers_mut().insert(HOST, self.0.http1.protocol.host.clone());
         }
-        ResponseFuture(self.0.send(request, ()))
+        ResponseFuture(if self.is_http1() {
+            State::Http1(self.0.http1.send(request, ()))
+        } else {
+            State::Shared(Box::pin(shared::send(self.0.clone(), request)))
+        })
     }
 }
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remote").field("address", &self.0.address).finish_non_exhaustive()
+        f.debug_struct("Remote").field("address", self.address()).finish_non_exhaustive()
     }
 }
 
@@ -134,12 +190,32 @@ impl fmt::Debug for Remote {
 /// # Panics
 /// When it is polled outside of a Tokio runtime.
 #[derive(Debug)]
-pub struct ResponseFuture(pooled::ResponseFuture<Http1>);
+pub struct ResponseFuture(State);
+
+enum State {
+    Http1(pooled::ResponseFuture<Http1>),
+    /// Boxed, since most requests go by HTTP/1.1.
+    Shared(SharedFuture),
+}
+
+type SharedFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, AttemptError>> + Send>>;
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http1(future) => future.fmt(f),
+            Self::Shared(_) => f.write_str("Shared"),
+        }
+    }
+}
 
 impl Future for ResponseFuture {
     type Output = Result<Response<Body>, AttemptError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
+        match &mut self.0 {
+            State::Http1(future) => Pin::new(future).poll(cx),
+            State::Shared(future) => future.as_mut().poll(cx),
+        }
     }
 }

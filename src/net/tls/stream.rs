@@ -34,6 +34,15 @@ pub(crate) fn plain<I: Io>(io: I) -> MaybeTls<I> {
     MaybeTls(Kind::Plain(io))
 }
 
+/// Returns the application protocol of a stream that was negotiated, if any.
+#[cfg_attr(
+    not(all(feature = "h2", feature = "upstream")),
+    allow(dead_code, reason = "for servers")
+)]
+pub(crate) fn alpn<I: Io>(stream: &MaybeTls<I>) -> Option<&[u8]> {
+    stream.alpn()
+}
+
 impl<I: Io> MaybeTls<I> {
     /// Wraps a stream after its handshake.
     pub(super) fn secured(stream: impl Into<TlsStream<I>>) -> Self {
@@ -89,6 +98,14 @@ impl<I: Io> Io for MaybeTls<I> {
         match &mut self.0 {
             Kind::Plain(io) => io.poll_send_file(cx, file),
             Kind::Tls(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Unknown with TLS: the bytes may be those of a session ticket.
+    fn has_input(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(io) => io.has_input(),
+            Kind::Tls(_) => false,
         }
     }
 

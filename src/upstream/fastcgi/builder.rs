@@ -8,7 +8,10 @@ use crate::{
     net::Address,
     proto::fcgi::Limits,
     semantics::cgi::Scripts,
-    upstream::pooled::{self, PoolConfig},
+    upstream::{
+        connector::Connector,
+        pooled::{self, PoolConfig},
+    },
 };
 
 /// Builds a [`FastCgi`]. The order of options does not matter.
@@ -66,7 +69,12 @@ impl FastCgiBuilder {
     /// Builds the service.
     pub fn build(self) -> FastCgi {
         let protocol = FastCgi1 { limits: Arc::new(self.limits) };
-        let server = pooled::Server::new(self.address, protocol, self.pool);
+        let server = pooled::Server::new(
+            self.address.clone(),
+            Connector::plain(self.address),
+            protocol,
+            self.pool,
+        );
         let resolver = ScriptResolver::new(self.scripts, self.local_root);
         FastCgi(Arc::new(Shared { server, resolver }))
     }

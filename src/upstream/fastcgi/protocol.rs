@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     conn::fcgi::{Connection, Core},
-    net::Stream,
     proto::fcgi::{Fault, Limits, Rejection},
-    upstream::{error::AttemptErrorKind, pooled::Protocol},
+    upstream::{connector::ServerStream, error::AttemptErrorKind, pooled::Protocol},
 };
 
 /// FastCGI 1.0 with one application.
@@ -17,7 +16,7 @@ pub(super) struct FastCgi1 {
 impl Protocol for FastCgi1 {
     type Core = Core;
 
-    fn connection(&self, stream: Stream) -> Connection<Stream> {
+    fn connection(&self, stream: ServerStream) -> Connection<ServerStream> {
         Connection::new(stream, self.limits.clone())
     }
 

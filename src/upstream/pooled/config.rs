@@ -36,13 +36,13 @@ pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct PoolConfig {
     pub(super) keep_idle: usize,
     pub(super) idle_limit: IdleLimit,
-    pub(super) idle_timeout: Duration,
+    pub(in crate::upstream) idle_timeout: Duration,
     pub(super) max_age: Duration,
     pub(super) max_requests: u64,
     pub(super) max_connections: Option<usize>,
     pub(super) max_queued: usize,
     pub(super) queue_timeout: Duration,
-    pub(super) connect_timeout: Duration,
+    pub(in crate::upstream) connect_timeout: Duration,
 }
 
 impl PoolConfig {

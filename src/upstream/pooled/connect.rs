@@ -5,13 +5,12 @@ use std::{io, sync::Arc, time::Instant};
 use super::{Connection, Protocol, Server};
 use crate::{
     conn::{Delivery, client::Cause},
-    net::{Stream, clock},
+    net::clock,
     upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
 };
 
-/// Connects within the connect timeout and the request's deadline, if there is one.
-///
-/// A handshake, such as that of TLS, would be between the two steps, so that both bounds include it.
+/// Connects within the connect timeout and the request's deadline, if there is one. Both bounds include the TLS
+/// handshake.
 pub(super) async fn connect<P: Protocol>(
     server: Arc<Server<P>>,
     deadline: Option<Instant>,
@@ -22,7 +21,7 @@ pub(super) async fn connect<P: Protocol>(
         return Err(too_late::<P>());
     }
     let allowed = until_deadline.map_or(timeout, |left| left.min(timeout));
-    let source = match tokio::time::timeout(allowed, Stream::connect(&server.address)).await {
+    let source = match tokio::time::timeout(allowed, server.connector.connect()).await {
         Ok(Ok(stream)) => return Ok(server.protocol.connection(stream)),
         Ok(Err(e)) => e,
         Err(_) if until_deadline.is_some_and(|left| left <= timeout) => return Err(too_late::<P>()),

@@ -23,9 +23,10 @@ use crate::{
     body::Body,
     conn::{Checkin, Delivery, client},
     error::{Error, Kind},
-    net::{Stream, clock},
+    net::clock,
     peer::Deadline,
     upstream::{
+        connector::ServerStream,
         error::{AttemptError, AttemptErrorKind},
         history::History,
     },
@@ -48,7 +49,7 @@ enum State<P: Protocol> {
     Exchanging { exchange: Exchange<P>, is_reused: bool },
 }
 
-type Exchange<P> = client::Exchange<<P as Protocol>::Core, Stream, ReturnToPool<P>>;
+type Exchange<P> = client::Exchange<<P as Protocol>::Core, ServerStream, ReturnToPool<P>>;
 
 /// A request that has no connection yet.
 struct Pending<P: Protocol> {

@@ -6,16 +6,16 @@ use http::HeaderValue;
 
 use crate::{
     conn::h1::client::{Connection, Core},
-    net::{Address, Stream},
+    net::Address,
     proto::h1::{Fault, Limits},
-    upstream::{error::AttemptErrorKind, pooled::Protocol},
+    upstream::{connector::ServerStream, error::AttemptErrorKind, pooled::Protocol},
 };
 
 /// HTTP/1.1 with one server.
-pub(super) struct Http1 {
+pub(in crate::upstream) struct Http1 {
     /// The `Host` of requests without one.
     pub(super) host: HeaderValue,
-    limits: Arc<Limits>,
+    pub(in crate::upstream) limits: Arc<Limits>,
 }
 
 impl Http1 {
@@ -32,7 +32,7 @@ impl Http1 {
 impl Protocol for Http1 {
     type Core = Core;
 
-    fn connection(&self, stream: Stream) -> Connection<Stream> {
+    fn connection(&self, stream: ServerStream) -> Connection<ServerStream> {
         Connection::new(stream, self.limits.clone())
     }
 

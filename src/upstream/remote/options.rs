@@ -1,9 +1,16 @@
 //! Options of a [`Remote`].
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use super::Remote;
-use crate::{net::Address, proto::h1::Limits, upstream::PoolConfig};
+use crate::{
+    net::tls,
+    proto::h1::Limits,
+    upstream::{
+        PoolConfig,
+        server_address::{Scheme, ServerAddress},
+    },
+};
 
 /// The default timeout of a response's head, and of a pause in its body, 60 s.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -12,6 +19,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(in crate::upstream) struct Options {
     pub(in crate::upstream) pool: PoolConfig,
     pub(in crate::upstream) limits: Arc<Limits>,
+    /// How certificates are verified.
+    pub(in crate::upstream) tls: Option<tls::Client>,
 }
 
 impl Default for Options {
@@ -22,20 +31,60 @@ impl Default for Options {
             head_bytes: 64 << 10, // upstream servers are trusted more than clients, and may set many cookies
             ..Limits::default()
         };
-        Self { pool: PoolConfig::new(), limits: Arc::new(limits) }
+        Self { pool: PoolConfig::new(), limits: Arc::new(limits), tls: None }
     }
+}
+
+impl Options {
+    /// Fails if this build does not speak `scheme`, and completes what it needs.
+    pub(in crate::upstream) fn prepare(&mut self, scheme: Scheme) -> io::Result<()> {
+        match scheme {
+            Scheme::Http => Ok(()),
+            Scheme::Http2 => speaks_http2(),
+            Scheme::Https if self.tls.is_some() => Ok(()),
+            Scheme::Https => {
+                self.tls = Some(default_tls()?);
+                Ok(())
+            }
+        }
+    }
+
+    pub(in crate::upstream) fn tls_client(&self) -> io::Result<&tls::Client> {
+        let why = || io::Error::new(io::ErrorKind::InvalidInput, "no client for TLS is set");
+        self.tls.as_ref().ok_or_else(why)
+    }
+}
+
+#[cfg(feature = "tls")]
+fn default_tls() -> io::Result<tls::Client> {
+    tls::Client::new()
+}
+
+#[cfg(not(feature = "tls"))]
+fn default_tls() -> io::Result<tls::Client> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "https:// needs the feature `tls`"))
+}
+
+#[cfg(feature = "h2")]
+fn speaks_http2() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(feature = "h2"))]
+fn speaks_http2() -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "h2:// needs the feature `h2`"))
 }
 
 /// Builds a [`Remote`]. The order of options does not matter.
 #[derive(Debug)]
 #[must_use]
 pub struct RemoteBuilder {
-    address: Address,
-    options: Options,
+    pub(in crate::upstream) address: ServerAddress,
+    pub(in crate::upstream) options: Options,
 }
 
 impl RemoteBuilder {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: ServerAddress) -> Self {
         Self { address, options: Options::default() }
     }
 

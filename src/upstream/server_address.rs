@@ -1,0 +1,119 @@
+//! `ServerAddress`: where a server is, and what it speaks.
+
+use std::{fmt, io, str::FromStr};
+
+use crate::net::Address;
+
+/// A server: `host:port`, `http://host:port`, `https://host`, `h2://host:port` or `unix:/path`.
+///
+/// ```
+/// use vestibule::upstream::{Scheme, ServerAddress};
+///
+/// let server: ServerAddress = "https://api.example".parse()?;
+/// assert_eq!((server.scheme(), server.to_string().as_str()), (Scheme::Https, "https://api.example:443"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerAddress {
+    scheme: Scheme,
+    address: Address,
+}
+
+/// What a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 without TLS, by prior knowledge (RFC 9113 section 3.3): `h2://`. Needs the feature `h2`.
+    Http2,
+    /// TLS, and the protocol that the server chooses (ALPN): HTTP/2, with the feature `h2`, or HTTP/1.1. Needs the
+    /// feature `tls`.
+    Https,
+}
+
+impl ServerAddress {
+    /// Creates the address of a server.
+    pub fn new(scheme: Scheme, address: Address) -> Self {
+        Self { scheme, address }
+    }
+
+    /// Returns what the server speaks.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Returns where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Returns the host without its port, for TLS.
+    pub(super) fn host(&self) -> Option<&str> {
+        match &self.address {
+            Address::Tcp(host) => host.rsplit_once(':').map(|(host, _port)| host),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+/// Plain HTTP/1.1.
+impl From<Address> for ServerAddress {
+    fn from(address: Address) -> Self {
+        Self::new(Scheme::Http, address)
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        if let Some(host) = text.strip_prefix("https://") {
+            let host = host.trim_end_matches('/');
+            // An IPv6 address has colons of its own.
+            let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+            let address = if has_port { host.parse() } else { format!("{host}:443").parse() };
+            return Ok(Self::new(Scheme::Https, address?));
+        }
+        if let Some(host) = text.strip_prefix("h2://") {
+            return Ok(Self::new(Scheme::Http2, host.parse()?));
+        }
+        Ok(Self::new(Scheme::Http, text.parse()?))
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scheme {
+            Scheme::Http => {}
+            Scheme::Http2 => f.write_str("h2://")?,
+            Scheme::Https => f.write_str("https://")?,
+        }
+        self.address.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_parsed_with_its_scheme_and_default_port() {
+        for (text, scheme, shown, host) in [
+            ("a:80", Scheme::Http, "a:80", Some("a")),
+            ("http://a:80", Scheme::Http, "a:80", Some("a")),
+            ("unix:/a", Scheme::Http, "unix:/a", None),
+            ("h2://a:80", Scheme::Http2, "h2://a:80", Some("a")),
+            ("https://a", Scheme::Https, "https://a:443", Some("a")),
+            ("https://a:8443/", Scheme::Https, "https://a:8443", Some("a")),
+            ("https://[::1]", Scheme::Https, "https://[::1]:443", Some("[::1]")),
+            ("https://[::1]:1", Scheme::Https, "https://[::1]:1", Some("[::1]")),
+        ] {
+            let address: ServerAddress = text.parse().unwrap();
+            assert_eq!((address.scheme(), &*address.to_string()), (scheme, shown), "{text}");
+            assert_eq!(address.host(), host);
+        }
+        for text in ["", "a", "https://", "https://a/b", "h2://a", "ftp://a:1", "https://a:x"] {
+            assert!(text.parse::<ServerAddress>().is_err(), "{text}");
+        }
+    }
+}
