@@ -84,13 +84,10 @@ where
         if config.http2.is_none() {
             return Self::Http1(h1::server::Connection::new(transport, service, config));
         }
-        match transport.peer.tls() {
-            Some(facts) if facts.alpn() == Some(b"h2") => {
-                Self::Http2(Box::new(h2::server::Connection::new(transport, service, config)))
-            }
-            Some(_) => Self::Http1(h1::server::Connection::new(transport, service, config)),
-            None => Self::Http1(h1::server::Connection::detecting(transport, service, config)),
+        if transport.peer.tls().is_some_and(|facts| facts.alpn() == Some(b"h2")) {
+            return Self::Http2(Box::new(h2::server::Connection::new(transport, service, config)));
         }
+        Self::Http1(h1::server::Connection::new(transport, service, config))
     }
 }
 
@@ -125,7 +122,7 @@ where
             let transport = match &mut self.0 {
                 Stage::Setup { setup, .. } => ready!(setup.as_mut().poll(cx)),
                 Stage::Http1(connection) => {
-                    let result = ready!(Pin::new(&mut *connection).poll(cx));
+                    let result = ready!(connection.poll_detecting(cx));
                     if !connection.gives_up_transport() {
                         return Poll::Ready(result);
                     }

@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn upgrade_needs_a_get_of_http1_and_both_fields() {
-        let cases: [(&str, Version, &[(&str, &str)], bool); 10] = [
+        type Fields = [(&'static str, &'static str)];
+        let cases: [(&str, Version, &Fields, bool); 10] = [
             ("GET", Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")], true),
             (
                 "GET",

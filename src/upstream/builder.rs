@@ -179,7 +179,7 @@ impl UpstreamBuilder {
         });
         let endpoints = addresses
             .into_iter()
-            .map(|address| Endpoint::from(Remote::with_options(address, remote.clone())));
+            .map(|address| Endpoint::from(Remote::with_options(&address, &remote)));
         let balance = Balance::new(endpoints, self.policy);
         Ok(Upstream(ForwardLayer { options: forward }.layer(retry.layer(balance))))
     }

@@ -89,7 +89,7 @@ impl Remote {
         let address: ServerAddress = address.as_ref().parse()?;
         let mut options = Options::default();
         options.prepare(address.scheme())?;
-        Ok(Self::with_options(address, options))
+        Ok(Self::with_options(&address, &options))
     }
 
     /// Returns a builder for the server at this address.
@@ -97,7 +97,7 @@ impl Remote {
         RemoteBuilder::new(address.into())
     }
 
-    pub(super) fn with_options(server: ServerAddress, options: Options) -> Self {
+    pub(super) fn with_options(server: &ServerAddress, options: &Options) -> Self {
         let address = server.address().clone();
         let connector = |alpn: &[&[u8]]| match server.scheme() {
             Scheme::Http | Scheme::Http2 => Connector::plain(address.clone()),
@@ -192,6 +192,10 @@ impl fmt::Debug for Remote {
 #[derive(Debug)]
 pub struct ResponseFuture(State);
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most requests go by HTTP/1.1, whose future needs no allocation then"
+)]
 enum State {
     Http1(pooled::ResponseFuture<Http1>),
     /// Boxed, since most requests go by HTTP/1.1.

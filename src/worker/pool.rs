@@ -151,7 +151,8 @@ impl Pool {
             return self.refuse(job, closed());
         };
         let idle = s.queue.wake_next(job.queued_at());
-        let due = s.queue.wake_again_at().map_or(job.expires_at(), |at| at.min(job.expires_at()));
+        let due =
+            s.queue.wake_again_at().map_or_else(|| job.expires_at(), |at| at.min(job.expires_at()));
         self.wake_supervisor_by(&mut s, due);
         self.check_scale(&s);
         drop(s);

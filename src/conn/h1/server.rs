@@ -96,23 +96,43 @@ where
         let service = Some(service);
         let last_id = RequestId::new(next_connection_number(), 0);
         let timer = Timer::default();
-        let driver =
-            Driver { io, peer, last_id, service, config, timer, detects_http2: false, watch };
+        let driver = Driver { io, peer, last_id, service, config, timer, watch };
         Self(Some(Inner { phase, driver }))
     }
 
-    /// Creates the driver of a stream that may begin with the preface of HTTP/2: then it ends, and
-    /// [`found_http2`](Self::found_http2).
-    pub(in crate::conn) fn detecting(
-        transport: Transport<I>,
-        service: S,
-        config: Arc<Config>,
-    ) -> Self {
-        let mut connection = Self::new(transport, service, config);
-        if let Some(inner) = &mut connection.0 {
-            inner.driver.detects_http2 = true;
+    /// Polls the driver of a stream that may begin with the preface of HTTP/2, if that is enabled and TLS has not
+    /// negotiated another protocol: then the driver ends, and [`found_http2`](Self::found_http2).
+    pub(in crate::conn) fn poll_detecting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_driver(cx, true)
+    }
+
+    fn poll_driver(&mut self, cx: &mut Context<'_>, detects_http2: bool) -> Poll<io::Result<()>> {
+        let inner = self.0.as_mut().expect("the transport is taken out only by value");
+        let Inner { phase, driver } = inner;
+        let active = phase.activate(&driver.config.limits);
+        // Before the first request only. An argument, since an idle connection has no room for it.
+        active.detects_http2 = detects_http2
+            && driver.last_id.request() == 0
+            && driver.config.http2.is_some()
+            && driver.peer.tls().is_none();
+        active.output.borrow_buffer();
+        let result = driver.poll_loop(active, cx);
+        let gives_up_transport = matches!(active.stage, Stage::Http2 | Stage::Switch(_));
+        if result.is_ready() && !(gives_up_transport && matches!(result, Poll::Ready(Ok(())))) {
+            active.stage = Stage::End; // drops the service's future
+            active.upload = None;
+            active.transfers.abort(&driver.config.access_log);
         }
-        connection
+        phase.try_idle(&driver.config.budget);
+        if result.is_pending()
+            && let Phase::Idle(idle) = phase
+            && driver.watch.is_shed_requested()
+            && idle.since() + MIN_IDLE_BEFORE_SHED <= clock::now()
+            && driver.watch.claim_shed()
+        {
+            return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
+        }
+        result
     }
 }
 
@@ -199,27 +219,7 @@ where
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = self.0.as_mut().expect("the transport is taken out only by value");
-        let Inner { phase, driver } = inner;
-        let active = phase.activate(&driver.config.limits);
-        active.output.borrow_buffer();
-        let result = driver.poll_loop(active, cx);
-        let gives_up_transport = matches!(active.stage, Stage::Http2 | Stage::Switch(_));
-        if result.is_ready() && !(gives_up_transport && matches!(result, Poll::Ready(Ok(())))) {
-            active.stage = Stage::End; // drops the service's future
-            active.upload = None;
-            active.transfers.abort(&driver.config.access_log);
-        }
-        phase.try_idle(&driver.config.budget);
-        if result.is_pending()
-            && let Phase::Idle(idle) = phase
-            && driver.watch.is_shed_requested()
-            && idle.since() + MIN_IDLE_BEFORE_SHED <= clock::now()
-            && driver.watch.claim_shed()
-        {
-            return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
-        }
-        result
+        self.poll_driver(cx, false)
     }
 }
 

@@ -104,6 +104,6 @@ impl RemoteBuilder {
 
     /// Builds the service.
     pub fn build(self) -> Remote {
-        Remote::with_options(self.address, self.options)
+        Remote::with_options(&self.address, &self.options)
     }
 }

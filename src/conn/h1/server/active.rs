@@ -56,6 +56,8 @@ pub(super) struct Active {
     pub(super) protocol_error: bool,
     /// Whether the current request asks for another protocol.
     pub(super) wants_upgrade: bool,
+    /// Whether the first bytes may be the preface of HTTP/2.
+    pub(super) detects_http2: bool,
     /// Whether a close-delimited response (RFC 9112 section 6.3) is incomplete: an orderly close now would
     /// make it look complete.
     pub(super) is_close_delimited: bool,
@@ -164,6 +166,7 @@ impl Active {
             drain_until: None,
             protocol_error: false,
             wants_upgrade: false,
+            detects_http2: false,
             is_close_delimited: false,
         }
     }

@@ -37,8 +37,6 @@ pub(super) struct Driver<I, S> {
     pub(super) service: Option<S>,
     pub(super) config: Arc<Config>,
     pub(super) timer: Timer,
-    /// Whether the first bytes may be the preface of HTTP/2.
-    pub(super) detects_http2: bool,
     /// The last field, so that everything else is dropped before the connection counts as ended.
     pub(super) watch: DrainWatch,
 }

@@ -70,7 +70,7 @@ where
         if active.input.is_empty() && !active.core.is_closed() {
             return Step::Wait; // saves two calls of the core for each request
         }
-        if self.detects_http2 {
+        if active.detects_http2 {
             let n = active.input.len().min(PREFACE.len());
             if active.input[..n] == PREFACE[..n] {
                 if n == PREFACE.len() {
@@ -78,7 +78,7 @@ where
                 }
                 return Step::Wait;
             }
-            self.detects_http2 = false;
+            active.detects_http2 = false;
         }
         if active.core.is_idle() {
             active.request_began = now;
