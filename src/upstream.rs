@@ -34,8 +34,10 @@ mod attempt;
 mod builder;
 mod connector;
 mod error;
+mod group;
 mod history;
 mod pooled;
+mod queue;
 mod server_address;
 #[cfg(feature = "h2")]
 mod shared;
@@ -70,11 +72,13 @@ use crate::{
 
 pub use crate::conn::Delivery;
 pub use attempt::READY_TIMEOUT;
-pub use balance::Balance;
+pub use balance::{Balance, BalanceBuilder, EmptySet};
 pub use builder::UpstreamBuilder;
-pub use endpoint::{Endpoint, EndpointHandle, EndpointKey};
+pub use endpoint::{
+    Endpoint, EndpointError, EndpointHandle, EndpointKey, EndpointLimits, EndpointStatus,
+};
 pub use erased::ErasedService;
-pub use error::{AttemptError, AttemptErrorKind, NoEndpoint, NotReady, Unreachable};
+pub use error::{AttemptError, AttemptErrorKind, NoEndpoint, NoRoom, NotReady, Unreachable};
 pub use fastcgi::{FastCgi, FastCgiBuilder};
 pub use forward::{Forward, ForwardLayer, HostPolicy};
 pub use hedge::{Hedge, HedgeLayer};
@@ -83,6 +87,7 @@ pub use pooled::{
     CONNECT_TIMEOUT, IDLE_TIMEOUT, IdleLimit, MAX_AGE, MAX_QUEUED, PoolConfig, PoolExhausted,
     QUEUE_TIMEOUT, TOTAL_IDLE,
 };
+pub use queue::{BALANCE_QUEUE_TIMEOUT, Priority, QueueError, QueueOptions, QueueStats};
 pub use remote::{RESPONSE_TIMEOUT, Remote, RemoteBuilder};
 pub use retry::{ATTEMPTS, Retry, RetryLayer};
 pub use server_address::{Scheme, ServerAddress};
@@ -92,7 +97,9 @@ pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 /// [`Remote`]s.
 ///
 /// - Requests go to the servers in turn, unless another [policy](UpstreamBuilder::policy) is set. A server that
-///   cannot be reached is ejected for a second.
+///   cannot be reached is ejected for a second, and for longer if that goes on.
+/// - Servers can be added, removed, drained, weighted and limited while it works: see
+///   [`balance`](Self::balance).
 /// - A request that was not sent is sent to the next server. One that may have been sent is retried only if its
 ///   method is idempotent, its body can be replayed, and no byte of a response has arrived. Each server is tried
 ///   once; after that, one whose idle connection was closed is tried again.
@@ -114,7 +121,7 @@ pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Upstream(Forward<Retry<Remotes>>);
+pub struct Upstream(Forward<Retry<Remotes>>, builder::Template);
 
 type Remotes = Balance<Remote, Arc<dyn Pick>>;
 
@@ -155,7 +162,7 @@ impl Upstream {
     /// When it is polled outside of a Tokio runtime.
     pub async fn check(&self) -> io::Result<()> {
         let mut checks = JoinSet::new();
-        for endpoint in self.endpoints() {
+        for endpoint in self.endpoints().iter() {
             let remote = endpoint.service().clone();
             checks.spawn(async move { remote.check().await });
         }
@@ -170,9 +177,14 @@ impl Upstream {
         Err(io::Error::new(io::ErrorKind::NotConnected, failures.join("; ")))
     }
 
-    /// Returns the servers, in the order in which they were added.
-    pub fn endpoints(&self) -> &[Endpoint<Remote>] {
-        self.0.get_ref().get_ref().endpoints()
+    /// Returns the servers as they are now, in the order in which they were added.
+    pub fn endpoints(&self) -> Arc<[Endpoint<Remote>]> {
+        self.balance().endpoints()
+    }
+
+    /// Returns the balancer, whose servers, weights, policy and limits can be read and changed while it works.
+    pub fn balance(&self) -> &Balance<Remote, Arc<dyn Pick>> {
+        self.0.get_ref().get_ref()
     }
 }
 
@@ -214,7 +226,6 @@ impl fmt::Debug for ResponseFuture {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let handles: Vec<_> = self.endpoints().iter().map(Endpoint::handle).collect();
-        f.debug_struct("Upstream").field("endpoints", &handles).finish_non_exhaustive()
+        f.debug_struct("Upstream").field("balance", self.balance()).finish_non_exhaustive()
     }
 }

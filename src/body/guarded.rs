@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use http_body::{Body as _, SizeHint};
 
 use super::{Body, PollSegment, Segments};
+use crate::error::BoxError;
 
 impl Body {
     /// Keeps `guard` until the body has ended, has failed, or is dropped.
@@ -14,18 +15,36 @@ impl Body {
         if self.is_complete() {
             return self;
         }
-        Self::segmented(Guarded { body: self, guard: Some(guard) })
+        Self::segmented(Guarded { body: self, guard: Some(guard), on_error: |_, _| {} })
+    }
+
+    /// Keeps `guard` like [`with_guard`](Self::with_guard), and calls `on_error` before it is dropped if the body
+    /// fails.
+    #[cfg(feature = "upstream")]
+    pub(crate) fn with_observer<G: Send + 'static>(
+        self,
+        guard: G,
+        on_error: fn(&mut G, &BoxError),
+    ) -> Self {
+        if self.is_complete() {
+            return self;
+        }
+        Self::segmented(Guarded { body: self, guard: Some(guard), on_error })
     }
 }
 
 struct Guarded<G> {
     body: Body,
     guard: Option<G>,
+    on_error: fn(&mut G, &BoxError),
 }
 
 impl<G: Send> Segments for Guarded<G> {
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         let segment = ready!(self.body.poll_segment(cx));
+        if let (Some(Err(error)), Some(guard)) = (&segment, &mut self.guard) {
+            (self.on_error)(guard, error);
+        }
         // A reader that knows the length may not poll for the end.
         let has_more = matches!(segment, Some(Ok(_))) && !self.body.is_end_stream();
         if !has_more {

@@ -21,13 +21,14 @@ mod tests;
 
 use std::{
     sync::{
-        PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
-
-use crate::sync::{AtomicU64, Mutex, MutexGuard};
 
 pub use options::HealthOptions;
 pub use outliers::{Sample, outliers};
@@ -182,7 +183,12 @@ impl Health {
 
     /// Whether it is being drained.
     pub fn is_draining(&self) -> bool {
-        self.is_draining.load(Relaxed)
+        self.is_draining.load(SeqCst)
+    }
+
+    /// Whether nothing is known against it, so that it [is healthy](Self::is_healthy) at any time.
+    pub fn is_clear(&self) -> bool {
+        self.until.load(Relaxed) == 0 && self.back_off_until.load(Relaxed) == 0
     }
 
     /// Whether it is expected to work, and a probe is free if it is half-open. What an operator has set does not
@@ -361,7 +367,7 @@ impl Health {
 
     /// Lets it finish what it has, and gives it no new sessions.
     pub fn set_draining(&self, on: bool) {
-        self.is_draining.store(on, Relaxed);
+        self.is_draining.store(on, SeqCst);
     }
 
     /// Ends all that keeps requests away from it, as an operator: but for what active checks find.

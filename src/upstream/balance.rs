@@ -1,42 +1,69 @@
 //! `Balance`: spreads requests over endpoints.
 
+mod builder;
+mod live;
+mod set;
+mod view;
+mod waiting;
+
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Request, Response, header::SET_COOKIE};
 use pin_project::pin_project;
+use tokio::sync::watch;
 use tower_service::Service;
 
+use self::{set::Set, view::View, waiting::WaitFuture};
 use super::{
     endpoint::{self, Endpoint},
     error::{AttemptError, AttemptErrorKind, NoEndpoint},
+    group::Group,
     history::History,
 };
 use crate::{
     HttpService,
     body::{Body, HttpBody},
     conn::Delivery,
-    error::{Error, Kind},
-    policy::pick::{Candidate, Candidates, Pick, RoundRobin, Source},
+    error::{BoxError, Error, Kind},
+    net::clock,
+    policy::pick::{Pick, RequestHead, RoundRobin},
 };
 
-/// Sends each request to the endpoint that a policy picks.
+pub use builder::{BalanceBuilder, EmptySet};
+
+/// Picks before a request gives up that loses each of its endpoints: to a request that takes the last room below a
+/// limit or the probe, or to a change of the set.
+const MAX_PICKS: usize = 32;
+
+/// Sends each request to one of several endpoints, as a policy decides.
 ///
-/// A request that [`Retry`](super::Retry) sends again goes to an endpoint that was not tried for it. If all
-/// were tried, it goes once more to an endpoint for which only an idle connection was tried. After that the
-/// error is [`AttemptErrorKind::NoEndpoint`].
+/// A request that failed and comes again, as [`Retry`](super::Retry) sends it, goes to an endpoint where
+/// it was not tried. If each was tried, it goes once more to one of which only an idle connection was
+/// tried. Then the error is of [`AttemptErrorKind::NoEndpoint`].
 ///
-/// While all endpoints that were not tried are ejected, the policy sees them as available: an attempt that
-/// will probably fail is better than a refusal.
+/// The set of endpoints may change while it works: [`insert`](Self::insert), [`remove`](Self::remove),
+/// [`replace`](Self::replace), [`follow`](Self::follow). A request sees one set and reads it without a lock. What
+/// an endpoint that was removed has in flight goes on to its end. Weights, policy, limits and health options can be
+/// changed as well, and [`status`](Self::status) shows all of it.
 ///
-/// Always ready. Cheap to clone: clones share endpoints and policy.
+/// While all endpoints that were not tried are ejected, they are presented to the policy as available:
+/// an attempt that will probably fail is better than a refusal. An endpoint that an operator has
+/// [taken out](super::EndpointHandle::eject) gets no request in any case.
 ///
-/// An example with a pool of worker threads, a remote server and a closure as endpoints:
+/// Always ready: a request that finds all endpoints at their limits waits in a bounded
+/// [queue](BalanceBuilder::queue) after `call`, if there is one. Cheap to clone: clones share all.
+///
+/// Here a pool of worker threads, a remote server and a closure are equals:
 ///
 /// ```no_run
 /// use std::convert::Infallible;
@@ -56,118 +83,135 @@ use crate::{
 ///     Endpoint::new("closure", ErasedService::new(closure)),
 /// ];
 /// let balance = Balance::new(endpoints, LeastOutstanding::new());
+/// assert!(balance.set_weight("remote", 2));
 /// # drop(balance);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Balance<S, P = RoundRobin>(Arc<Shared<S, P>>);
 
 struct Shared<S, P> {
-    endpoints: Arc<[Endpoint<S>]>,
-    is_uniform: bool,
-    policy: P,
+    set: ArcSwap<Set<S, P>>,
+    /// Held while the set is changed.
+    change: Mutex<()>,
+    group: Arc<Group>,
+    empty: EmptySet,
+    /// Closed when the balancer is gone: tasks that work for it end.
+    open: watch::Sender<()>,
 }
 
 impl<S, P: Pick> Balance<S, P> {
-    /// Creates a balancer of these endpoints. Without endpoints, every request fails.
+    /// Balances over these endpoints. Without any, every request fails.
+    ///
+    /// # Panics
+    /// If two endpoints have the same key.
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint<S>>, policy: P) -> Self {
-        let endpoints: Arc<[_]> = endpoints.into_iter().collect();
-        let is_uniform = endpoints.windows(2).all(|w| w[0].get_weight() == w[1].get_weight());
-        Self(Arc::new(Shared { endpoints, is_uniform, policy }))
+        BalanceBuilder::new().build(endpoints, policy)
     }
 }
 
 impl<S> Balance<S> {
-    /// Creates a balancer that sends requests to these endpoints in turn.
+    /// Balances over these endpoints in turn.
+    ///
+    /// # Panics
+    /// If two endpoints have the same key.
     pub fn round_robin(endpoints: impl IntoIterator<Item = Endpoint<S>>) -> Self {
         Self::new(endpoints, RoundRobin::new())
     }
 }
 
 impl<S, P> Balance<S, P> {
-    /// Returns the endpoints.
-    pub fn endpoints(&self) -> &[Endpoint<S>] {
-        &self.0.endpoints
+    /// For a task that works for this balancer and must not keep it: it ends when the receiver does.
+    pub(super) fn downgrade(&self) -> (WeakBalance<S, P>, watch::Receiver<()>) {
+        (WeakBalance(Arc::downgrade(&self.0)), self.0.open.subscribe())
     }
 }
 
-impl<S, P: Pick> Shared<S, P> {
-    /// Picks the endpoint for this request. Calls the policy once.
-    fn pick(&self, request: &Request<Body>) -> Option<&Endpoint<S>> {
-        let history = History::of(request);
-        let mut view = View {
-            endpoints: &self.endpoints,
-            is_uniform: self.is_uniform,
-            history,
-            ignores_ejection: false,
-            may_repeat: false,
-        };
-        if view.all_are_tried() {
-            view.may_repeat = true;
+/// A balancer that may be gone.
+pub(super) struct WeakBalance<S, P>(Weak<Shared<S, P>>);
+
+impl<S, P> WeakBalance<S, P> {
+    pub(super) fn upgrade(&self) -> Option<Balance<S, P>> {
+        self.0.upgrade().map(Balance)
+    }
+}
+
+/// Why a request was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// There is no endpoint, or none that an operator lets requests go to.
+    Empty,
+    /// All endpoints that might take it are at their limits.
+    NoRoom,
+    /// It was tried wherever it might go.
+    Exhausted,
+}
+
+/// A request on its way to an endpoint.
+struct Sent<F> {
+    future: F,
+    /// A `Set-Cookie` for the response.
+    cookie: Option<Box<HeaderValue>>,
+}
+
+type SentTo<S, F> = Sent<endpoint::ResponseFuture<S, F>>;
+
+impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
+    /// Sends the request to the endpoint that the policy picks, or returns it.
+    fn send(
+        &self,
+        request: Request<Body>,
+    ) -> Result<SentTo<S, S::Future>, (Refusal, Request<Body>)> {
+        let now = clock::now();
+        self.group.sweep(now);
+        let options = self.group.options();
+        let head = RequestHead::of(&request);
+        let history = History::of(&request);
+        for _ in 0..MAX_PICKS {
+            // Each time: the endpoints of a set that was replaced meanwhile may all be draining.
+            let set = self.set.load();
+            let view =
+                View::new(&set.endpoints, set.is_uniform, history, &self.group, now, &options);
+            let candidates = set.candidates(&view).for_request(head);
+            let Some(index) = set.policy.pick(candidates) else {
+                let seen: &Arc<Set<S, P>> = &set;
+                if !Arc::ptr_eq(seen, &self.set.load_full()) {
+                    continue;
+                }
+                let refusal = view.refusal();
+                return Err((refusal, request));
+            };
+            let Some(endpoint) = set.endpoints.get(index).filter(|e| view.may_send(e)) else {
+                return Err((Refusal::Exhausted, request));
+            };
+            let (handle, is_forced) = (endpoint.handle(), view.ignores_health());
+            let was_draining = handle.is_draining();
+            if let Some(in_flight) = handle.begin(now, is_forced, Some(&self.group)) {
+                if !view.may_send(endpoint) || handle.is_draining() != was_draining {
+                    continue; // taken out meanwhile, perhaps by one that waits until it is idle
+                }
+                let cookie = set.policy.set_cookie(candidates, index).map(Box::new);
+                return Ok(Sent { future: endpoint.send(request, in_flight), cookie });
+            }
         }
-        view.ignores_ejection = !view.has_eligible();
-        let index = self.policy.pick(Candidates::new(&view))?;
-        let endpoint = self.endpoints.get(index)?;
-        (!view.is_tried(endpoint)).then_some(endpoint)
+        Err((Refusal::NoRoom, request))
     }
 }
 
-/// The endpoints in the view of one request.
-struct View<'a, S> {
-    endpoints: &'a [Endpoint<S>],
-    is_uniform: bool,
-    history: Option<&'a History>,
-    /// Whether ejected endpoints count as available: all that were not tried are ejected.
-    ignores_ejection: bool,
-    /// Whether an endpoint may be tried again: all were tried.
-    may_repeat: bool,
-}
-
-impl<S> View<'_, S> {
-    fn is_tried(&self, endpoint: &Endpoint<S>) -> bool {
-        match self.history {
-            None => false,
-            Some(history) if self.may_repeat => history.has_exhausted(endpoint.key()),
-            Some(history) => history.has_tried(endpoint.key()),
-        }
-    }
-
-    fn is_available(&self, endpoint: &Endpoint<S>) -> bool {
-        self.ignores_ejection || endpoint.handle().is_available()
-    }
-
-    fn all_are_tried(&self) -> bool {
-        self.history.is_some() && self.endpoints.iter().all(|e| self.is_tried(e))
-    }
-
-    fn has_eligible(&self) -> bool {
-        self.endpoints.iter().any(|e| self.is_available(e) && !self.is_tried(e))
-    }
-}
-
-impl<S> Source for View<'_, S> {
-    fn count(&self) -> usize {
-        self.endpoints.len()
-    }
-
-    fn candidate(&self, index: usize) -> Candidate<'_> {
-        let endpoint = &self.endpoints[index];
-        let mut candidate = Candidate::new(endpoint.key().as_str());
-        candidate.weight = endpoint.get_weight();
-        candidate.in_flight = endpoint.handle().in_flight();
-        candidate.is_available = self.is_available(endpoint);
-        candidate.is_tried = self.is_tried(endpoint);
-        candidate
-    }
-
-    fn is_uniform(&self) -> bool {
-        self.is_uniform
-    }
+/// The error of a request that no endpoint takes.
+fn refused(
+    delivery_kind: AttemptErrorKind,
+    kind: Kind,
+    source: impl Into<BoxError>,
+    request: Request<Body>,
+) -> AttemptError {
+    let source = Error::new(kind, source);
+    AttemptError::new(delivery_kind, Delivery::NotSent, source).with_request(request)
 }
 
 impl<S, P, B> Service<Request<B>> for Balance<S, P>
 where
-    S: HttpService + Clone,
-    P: Pick,
+    S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
+    P: Pick + 'static,
     B: HttpBody,
 {
     type Response = Response<Body>;
@@ -180,15 +224,39 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(Body::new);
-        ResponseFuture(match self.0.pick(&request) {
-            Some(endpoint) => State::Sent(endpoint.send(request)),
-            None => {
-                let source = Error::new(Kind::Overloaded, NoEndpoint);
-                let error =
-                    AttemptError::new(AttemptErrorKind::NoEndpoint, Delivery::NotSent, source);
-                State::Failed(Some(error.with_request(request)))
+        ResponseFuture(if self.0.group.queue.has_waiting() {
+            // Those that wait come first.
+            State::Waiting(waiting::wait(self.0.clone(), request))
+        } else {
+            match self.0.send(request) {
+                Ok(sent) => State::sent(sent),
+                Err((refusal, request)) => self.0.refuse_or_wait(refusal, request),
             }
         })
+    }
+}
+
+impl<S, P> Shared<S, P>
+where
+    S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
+    P: Pick + 'static,
+{
+    #[cold]
+    fn refuse_or_wait(
+        self: &Arc<Self>,
+        refusal: Refusal,
+        request: Request<Body>,
+    ) -> State<S, S::Future> {
+        let waits = match refusal {
+            Refusal::NoRoom => true,
+            Refusal::Empty => self.empty == EmptySet::Wait,
+            Refusal::Exhausted => false,
+        };
+        if waits {
+            return State::Waiting(waiting::wait(self.clone(), request));
+        }
+        let kind = AttemptErrorKind::NoEndpoint;
+        State::Failed(Some(refused(kind, Kind::Overloaded, NoEndpoint, request)))
     }
 }
 
@@ -200,8 +268,9 @@ impl<S, P> Clone for Balance<S, P> {
 
 impl<S, P> fmt::Debug for Balance<S, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let handles: Vec<_> = self.0.endpoints.iter().map(Endpoint::handle).collect();
-        f.debug_struct("Balance").field("endpoints", &handles).finish_non_exhaustive()
+        let set = self.0.set.load();
+        let keys: Vec<_> = set.endpoints.iter().map(|e| e.key().as_str()).collect();
+        f.debug_struct("Balance").field("endpoints", &keys).finish_non_exhaustive()
     }
 }
 
@@ -212,8 +281,19 @@ pub struct ResponseFuture<S, F>(#[pin] State<S, F>);
 #[pin_project(project = StateProj)]
 #[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State<S, F> {
-    Sent(#[pin] endpoint::ResponseFuture<S, F>),
+    Waiting(WaitFuture<S, F>),
+    Sent {
+        #[pin]
+        future: endpoint::ResponseFuture<S, F>,
+        cookie: Option<Box<HeaderValue>>,
+    },
     Failed(Option<AttemptError>),
+}
+
+impl<S, F> State<S, F> {
+    fn sent(Sent { future, cookie }: SentTo<S, F>) -> Self {
+        Self::Sent { future, cookie }
+    }
 }
 
 impl<S> Future for ResponseFuture<S, S::Future>
@@ -223,10 +303,24 @@ where
     type Output = Result<Response<Body>, AttemptError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().0.project() {
-            StateProj::Sent(future) => future.poll(cx),
-            StateProj::Failed(error) => {
-                Poll::Ready(Err(error.take().expect("not polled again after it has ended")))
+        let mut state = self.project().0;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Sent { future, cookie } => {
+                    let mut response = ready!(future.poll(cx))?;
+                    if let Some(cookie) = cookie.take() {
+                        response.headers_mut().append(SET_COOKIE, *cookie);
+                    }
+                    return Poll::Ready(Ok(response));
+                }
+                StateProj::Waiting(future) => {
+                    let sent = ready!(future.as_mut().poll(cx))?;
+                    state.set(State::sent(sent));
+                }
+                StateProj::Failed(error) => {
+                    let error = error.take().expect("not polled again after it has ended");
+                    return Poll::Ready(Err(error));
+                }
             }
         }
     }

@@ -1,23 +1,41 @@
 //! Options of an [`Upstream`].
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::HashSet, fmt, io, sync::Arc};
 
 use tower_layer::Layer;
 
 use super::{
-    Balance, Endpoint, ForwardLayer, HostPolicy, PoolConfig, Remote, RetryLayer, Upstream,
-    forward::Options as ForwardOptions, remote::RemoteOptions, server_address::ServerAddress,
+    BalanceBuilder, EmptySet, Endpoint, EndpointLimits, ForwardLayer, HostPolicy, PoolConfig,
+    QueueOptions, Remote, RetryLayer, Upstream, forward::Options as ForwardOptions,
+    remote::RemoteOptions, server_address::ServerAddress,
 };
 use crate::{
-    policy::pick::{Pick, RoundRobin},
+    policy::{
+        health::HealthOptions,
+        pick::{Pick, RoundRobin},
+    },
     proto::h1::Limits,
     semantics::{forwarded::ForwardedFields, rewrite::Rewrite, via::Via},
 };
 
+/// What the servers of a proxy have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Template {
+    remote: RemoteOptions,
+    limits: EndpointLimits,
+}
+
+impl Template {
+    pub(super) fn endpoint(&self, address: &ServerAddress) -> Endpoint<Remote> {
+        let remote = Remote::with_options(address, &self.remote);
+        Endpoint::from(remote).limits(self.limits)
+    }
+}
+
 /// Builds an [`Upstream`]. The order of options does not matter.
 ///
-/// All servers get the same share of the requests. For [weights](Endpoint::weight), build the proxy from its parts as
-/// in the example of [`Retry`](super::Retry).
+/// All servers get the same share of the requests at first:
+/// [`Balance::set_weight`](super::Balance::set_weight) and [`Upstream::follow`] change that.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,6 +52,9 @@ use crate::{
 pub struct UpstreamBuilder {
     addresses: io::Result<Vec<ServerAddress>>,
     policy: Arc<dyn Pick>,
+    balance: BalanceBuilder,
+    limits: EndpointLimits,
+    may_be_empty: bool,
     attempts: Option<usize>,
     retry: Option<RetryLayer>,
     forward: ForwardOptions,
@@ -47,6 +68,9 @@ impl UpstreamBuilder {
         Self {
             addresses: Ok(Vec::new()),
             policy: Arc::new(RoundRobin::new()),
+            balance: BalanceBuilder::new(),
+            limits: EndpointLimits::new(),
+            may_be_empty: false,
             attempts: None,
             retry: None,
             forward: ForwardOptions::default(),
@@ -83,6 +107,32 @@ impl UpstreamBuilder {
     /// Sets the policy that picks the server of a request. Defaults to [`RoundRobin`].
     pub fn policy(mut self, policy: impl Pick + 'static) -> Self {
         self.policy = Arc::new(policy);
+        self
+    }
+
+    /// Sets when servers are ejected, and how they come back.
+    pub fn health(mut self, options: HealthOptions) -> Self {
+        self.balance = self.balance.health(options);
+        self
+    }
+
+    /// Sets how many requests each server takes at a time. Defaults to any number.
+    pub fn server_limits(mut self, limits: EndpointLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets how many requests may wait when all servers are at their limits. Defaults to none.
+    pub fn queue(mut self, options: QueueOptions) -> Self {
+        self.balance = self.balance.queue(options);
+        self
+    }
+
+    /// Allows a proxy without a server at first, for one that [follows](Upstream::follow) a source, and sets what
+    /// becomes of requests without any. By default a server is needed.
+    pub fn empty(mut self, empty: EmptySet) -> Self {
+        self.balance = self.balance.empty(empty);
+        self.may_be_empty = true;
         self
     }
 
@@ -159,7 +209,7 @@ impl UpstreamBuilder {
     /// `https://`, the system has no root certificates.
     pub fn build(self) -> io::Result<Upstream> {
         let addresses = self.addresses?;
-        if addresses.is_empty() {
+        if addresses.is_empty() && !self.may_be_empty {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to send to"));
         }
         let mut remote = self.remote;
@@ -177,11 +227,15 @@ impl UpstreamBuilder {
             let names = addresses.iter().map(ToString::to_string);
             Arc::new(names.fold(rewrite, |rewrite, name| rewrite.server(&name)))
         });
-        let endpoints = addresses
-            .into_iter()
-            .map(|address| Endpoint::from(Remote::with_options(&address, &remote)));
-        let balance = Balance::new(endpoints, self.policy);
-        Ok(Upstream(ForwardLayer { options: forward }.layer(retry.layer(balance))))
+        let mut keys = HashSet::new();
+        if let Some(twice) = addresses.iter().find(|address| !keys.insert(*address)) {
+            let why = format!("the server {twice} is named twice");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let template = Template { remote, limits: self.limits };
+        let endpoints = addresses.iter().map(|address| template.endpoint(address));
+        let balance = self.balance.build(endpoints, self.policy);
+        Ok(Upstream(ForwardLayer { options: forward }.layer(retry.layer(balance)), template))
     }
 }
 

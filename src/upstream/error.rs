@@ -178,6 +178,11 @@ impl Unreachable {
 #[error("no endpoint can take the request: there is none, or all were tried")]
 pub struct NoEndpoint;
 
+/// The endpoint is at its [limits](super::EndpointLimits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the endpoint is at its limits")]
+pub struct NoRoom;
+
 /// An endpoint's service did not become ready within this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("service not ready within {0:?}")]

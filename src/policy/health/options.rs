@@ -167,6 +167,11 @@ impl HealthOptions {
         available > self.min_available && ejected * 100 <= total * self.max_ejected as usize
     }
 
+    /// Whether a share of healthy endpoints begins panic mode.
+    pub const fn has_panic_share(&self) -> bool {
+        self.panic_below > 0
+    }
+
     /// Whether requests go to endpoints that are not healthy, too.
     pub const fn is_panic(&self, healthy: usize, total: usize) -> bool {
         healthy == 0 || healthy * 100 < total * self.panic_below as usize

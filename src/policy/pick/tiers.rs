@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{
     Candidate, Candidates, Pick, Prepared, Source,
     rng::{Rng, scale},
 };
-use crate::sync::Mutex;
 
 /// Picks by another policy among the endpoints of the best tier that has an eligible one: primaries and
 /// backups, or the local zone and the others. Each tier has a policy of its own.

@@ -1,0 +1,102 @@
+//! `BalanceBuilder`: options of a `Balance`.
+
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{Balance, Shared, set::Set};
+use crate::{
+    policy::{health::HealthOptions, pick::Pick},
+    upstream::{
+        endpoint::Endpoint,
+        group::Group,
+        queue::{Queue, QueueOptions},
+    },
+};
+
+/// What becomes of a request when there is no endpoint, or none that an operator lets requests go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EmptySet {
+    /// It fails at once with [`NoEndpoint`](crate::upstream::NoEndpoint), which becomes 503.
+    #[default]
+    Fail,
+    /// It waits in the [queue](BalanceBuilder::queue) for one, as while a program starts and its endpoints are not
+    /// known yet.
+    Wait,
+}
+
+/// Builds a [`Balance`]. The order of options does not matter.
+///
+/// ```
+/// use vestibule::policy::{health::HealthOptions, pick::PeakEwma};
+/// use vestibule::upstream::{BalanceBuilder, Endpoint, QueueOptions, Remote};
+///
+/// let endpoints = [Endpoint::from(Remote::new("10.0.0.1:3000")?), Remote::new("10.0.0.2:3000")?.into()];
+/// let balance = BalanceBuilder::new()
+///     .health(HealthOptions::new().consecutive_failures(3))
+///     .queue(QueueOptions::new(1000))
+///     .build(endpoints, PeakEwma::new());
+/// # drop(balance);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct BalanceBuilder {
+    health: HealthOptions,
+    queue: QueueOptions,
+    empty: EmptySet,
+}
+
+impl BalanceBuilder {
+    /// With default options.
+    pub const fn new() -> Self {
+        Self { health: HealthOptions::new(), queue: QueueOptions::new(0), empty: EmptySet::Fail }
+    }
+
+    /// When endpoints are ejected, and how they come back.
+    pub const fn health(mut self, options: HealthOptions) -> Self {
+        self.health = options;
+        self
+    }
+
+    /// How many requests may wait when all endpoints are at their [limits](Endpoint::limits). Default: none, a
+    /// request fails at once with [`QueueError::Full`](crate::upstream::QueueError), which becomes 503.
+    pub const fn queue(mut self, options: QueueOptions) -> Self {
+        self.queue = options;
+        self
+    }
+
+    /// What becomes of a request when there is no endpoint. Default [`EmptySet::Fail`].
+    pub const fn empty(mut self, empty: EmptySet) -> Self {
+        self.empty = empty;
+        self
+    }
+
+    /// Balances over these endpoints.
+    ///
+    /// # Panics
+    /// If two endpoints have the same key.
+    pub fn build<S, P: Pick>(
+        self,
+        endpoints: impl IntoIterator<Item = Endpoint<S>>,
+        policy: P,
+    ) -> Balance<S, P> {
+        let endpoints: Arc<[_]> = endpoints.into_iter().collect();
+        let group = Group::new(self.health, Queue::new(self.queue));
+        group.set_members(endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect());
+        Balance(Arc::new(Shared {
+            set: ArcSwap::from_pointee(Set::new(endpoints, Arc::new(policy))),
+            change: Mutex::default(),
+            group: Arc::new(group),
+            empty: self.empty,
+            open: watch::Sender::new(()),
+        }))
+    }
+}
+
+impl Default for BalanceBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}

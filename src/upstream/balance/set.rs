@@ -1,0 +1,75 @@
+//! `Set`: the endpoints of a `Balance` as they are between two changes.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, MutexGuard, PoisonError},
+};
+
+use super::{Shared, view::Members};
+use crate::{
+    policy::pick::{Candidates, Pick, Prepared, Source},
+    upstream::endpoint::Endpoint,
+};
+
+/// Endpoints, the policy, and what the policy made of them.
+pub(super) struct Set<S, P> {
+    pub(super) endpoints: Arc<[Endpoint<S>]>,
+    pub(super) is_uniform: bool,
+    pub(super) policy: Arc<P>,
+    prepared: Prepared,
+}
+
+impl<S, P: Pick> Set<S, P> {
+    /// # Panics
+    /// If two endpoints have the same key.
+    pub(super) fn new(endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>) -> Self {
+        let mut keys = HashSet::new();
+        for endpoint in endpoints.iter() {
+            assert!(keys.insert(endpoint.key()), "two endpoints have the key {}", endpoint.key());
+        }
+        let weight = |e: &Endpoint<S>| e.place().weight;
+        let is_uniform = endpoints.windows(2).all(|w| weight(&w[0]) == weight(&w[1]));
+        let members = Members { endpoints: &endpoints, is_uniform };
+        let prepared = policy.prepare(Candidates::new(&members));
+        Self { endpoints, is_uniform, policy, prepared }
+    }
+
+    /// The candidates of a source over these endpoints.
+    pub(super) fn candidates<'a>(&'a self, source: &'a dyn Source) -> Candidates<'a> {
+        Candidates::new(source).with_prepared(&self.prepared)
+    }
+}
+
+impl<S, P: Pick> Shared<S, P> {
+    /// Replaces the endpoints by those that `change` makes of them; with `None` they stay.
+    pub(super) fn change<R>(
+        &self,
+        change: impl FnOnce(&[Endpoint<S>]) -> (Option<Vec<Endpoint<S>>>, R),
+    ) -> R {
+        let _one_at_a_time = self.lock();
+        let set = self.set.load_full();
+        let (endpoints, result) = change(&set.endpoints);
+        if let Some(endpoints) = endpoints {
+            self.publish(endpoints.into(), set.policy.clone());
+        }
+        result
+    }
+
+    /// Replaces the policy.
+    pub(super) fn change_policy(&self, policy: P) {
+        let _one_at_a_time = self.lock();
+        let endpoints = self.set.load().endpoints.clone();
+        self.publish(endpoints, Arc::new(policy));
+    }
+
+    fn publish(&self, endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>) {
+        let handles = endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect();
+        self.set.store(Arc::new(Set::new(endpoints, policy)));
+        self.group.set_members(handles); // wakes those that wait
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // A policy that panics leaves the set as it was.
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

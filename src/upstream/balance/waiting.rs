@@ -1,0 +1,96 @@
+//! A request that waits for an endpoint in the queue.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use http::Request;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Refusal, SentTo, Shared, refused};
+use crate::{
+    HttpService,
+    body::Body,
+    error::Kind,
+    peer::Deadline,
+    policy::pick::Pick,
+    upstream::{
+        error::{AttemptError, AttemptErrorKind, NoEndpoint},
+        queue::{Priority, QueueError},
+    },
+};
+
+/// How often the first in the queue looks for an endpoint without being called: an ejection ends by itself.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Boxed, since few requests wait.
+pub(super) type WaitFuture<S, F> =
+    Pin<Box<dyn Future<Output = Result<SentTo<S, F>, AttemptError>> + Send>>;
+
+/// Waits for an endpoint that takes the request.
+pub(super) fn wait<S, P>(
+    shared: Arc<Shared<S, P>>,
+    request: Request<Body>,
+) -> WaitFuture<S, S::Future>
+where
+    S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
+    P: Pick + 'static,
+{
+    Box::pin(async move { wait_in_queue(&shared, request).await })
+}
+
+async fn wait_in_queue<S, P>(
+    shared: &Shared<S, P>,
+    mut request: Request<Body>,
+) -> Result<SentTo<S, S::Future>, AttemptError>
+where
+    S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
+    P: Pick + 'static,
+{
+    let (mut ticket, timeout) = match shared.group.queue.enter(Priority::of(&request)) {
+        Ok(entered) => entered,
+        Err(error) => return Err(overloaded(error, request)),
+    };
+    let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0.into());
+    let end = Instant::now().checked_add(timeout);
+    let end = [end, deadline].into_iter().flatten().min();
+    loop {
+        if ticket.is_first() {
+            match shared.send(request) {
+                Ok(sent) => {
+                    ticket.admit();
+                    return Ok(sent);
+                }
+                Err((Refusal::Exhausted, request)) => {
+                    let kind = AttemptErrorKind::NoEndpoint;
+                    return Err(refused(kind, Kind::Overloaded, NoEndpoint, request));
+                }
+                Err((_, back)) => request = back,
+            }
+            ticket.requeue();
+        }
+        let ended = async {
+            match end {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            called = ticket.called() => if let Err(error) = called {
+                return Err(overloaded(error, request));
+            },
+            () = ended => {
+                let error = ticket.time_out();
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    let kind = AttemptErrorKind::Timeout;
+                    return Err(refused(kind, Kind::Timeout, error, request));
+                }
+                return Err(overloaded(error, request));
+            }
+            () = sleep(LOOK_INTERVAL) => {}
+        }
+    }
+}
+
+fn overloaded(error: QueueError, request: Request<Body>) -> AttemptError {
+    refused(AttemptErrorKind::NoEndpoint, Kind::Overloaded, error, request)
+}

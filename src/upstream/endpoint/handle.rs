@@ -1,0 +1,332 @@
+//! `EndpointHandle`: the load and the health of an endpoint.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::{EndpointError, EndpointKey, EndpointLimits, EndpointStatus, InFlight, Place};
+use crate::{
+    net::clock,
+    policy::{
+        ewma::{PeakLatency, SuccessRate},
+        health::{Attempt, Health, HealthOptions, Phase, Sample},
+        pick::Candidate,
+    },
+    upstream::group::Group,
+};
+
+/// How many of an endpoint's failures are kept.
+pub const LAST_ERRORS: usize = 4;
+
+/// After this time an observation counts 1/e in the averages of latency and success, as in Finagle and
+/// Linkerd.
+const DECAY: Duration = Duration::from_secs(10);
+
+/// The load and the health of an endpoint. Cheap to clone: clones share them.
+#[derive(Debug, Clone)]
+pub struct EndpointHandle(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    key: EndpointKey,
+    born: Instant,
+    in_flight: AtomicUsize,
+    pending: AtomicUsize,
+    max_in_flight: AtomicUsize,
+    max_pending: AtomicUsize,
+    requests: AtomicU64,
+    health: Health,
+    latency: PeakLatency,
+    success: SuccessRate,
+    window: Window,
+    options: ArcSwap<HealthOptions>,
+    errors: Mutex<VecDeque<(Arc<str>, Instant)>>,
+    is_idle: Notify,
+}
+
+/// What it did since endpoints were last compared.
+#[derive(Debug, Default)]
+struct Window {
+    requests: AtomicU32,
+    failures: AtomicU32,
+    micros: AtomicU64,
+}
+
+impl EndpointHandle {
+    pub(super) fn new(key: EndpointKey) -> Self {
+        Self(Arc::new(State {
+            key,
+            born: clock::now(),
+            in_flight: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
+            max_in_flight: AtomicUsize::new(usize::MAX),
+            max_pending: AtomicUsize::new(usize::MAX),
+            requests: AtomicU64::new(0),
+            health: Health::new(),
+            latency: PeakLatency::new(DECAY),
+            success: SuccessRate::new(DECAY),
+            window: Window::default(),
+            options: ArcSwap::default(),
+            errors: Mutex::default(),
+            is_idle: Notify::new(),
+        }))
+    }
+
+    /// The endpoint's key.
+    pub fn key(&self) -> &EndpointKey {
+        &self.0.key
+    }
+
+    /// Requests that it is answering now, response bodies included.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Relaxed)
+    }
+
+    /// Whether it is expected to work, and neither taken out nor drained. It may be at its limits.
+    pub fn is_available(&self) -> bool {
+        self.is_available_at(clock::now())
+    }
+
+    pub(in crate::upstream) fn is_available_at(&self, now: Instant) -> bool {
+        self.is_in(now) && !self.is_draining() && self.is_healthy(now)
+    }
+
+    /// What is known of its health. Times are since the endpoint was made.
+    pub fn phase(&self) -> Phase {
+        self.0.health.phase(self.age(clock::now()), &self.options())
+    }
+
+    /// Attempts that failed since the last one that did not. A closed idle connection, and a failure of
+    /// the request itself, do not count.
+    pub fn failures(&self) -> u32 {
+        self.0.health.failures()
+    }
+
+    /// What the last of these failures was; `None` if there was none.
+    pub fn last_error(&self) -> Option<Arc<str>> {
+        self.errors().front().map(|(text, _)| text.clone())
+    }
+
+    /// How many requests it takes at a time.
+    pub fn limits(&self) -> EndpointLimits {
+        let (in_flight, pending) = (&self.0.max_in_flight, &self.0.max_pending);
+        EndpointLimits::new().in_flight(in_flight.load(Relaxed)).pending(pending.load(Relaxed))
+    }
+
+    /// Changes how many requests it takes at a time. What it has beyond them goes on.
+    pub fn set_limits(&self, limits: EndpointLimits) {
+        self.0.max_in_flight.store(limits.max_in_flight(), Relaxed);
+        self.0.max_pending.store(limits.max_pending(), Relaxed);
+    }
+
+    /// Sends it no requests for `period`, even if there are no others. Neither a success, a failure nor a
+    /// health check changes that; [`restore`](Self::restore) does.
+    pub fn eject(&self, period: Duration) {
+        self.0.health.take_out(self.age(clock::now()).saturating_add(period));
+    }
+
+    /// Sends it no requests but those of [sessions](crate::policy::pick::Sticky) that are bound to it, until
+    /// [`restore`](Self::restore). [`idle`](Self::idle) waits for what it has.
+    pub fn drain(&self) {
+        self.0.health.set_draining(true);
+    }
+
+    /// Waits until it has no request in flight.
+    pub async fn idle(&self) {
+        loop {
+            let mut is_idle = std::pin::pin!(self.0.is_idle.notified());
+            // Before the look: a request that ends after it is noticed.
+            is_idle.as_mut().enable();
+            if self.0.in_flight.load(SeqCst) == 0 {
+                return;
+            }
+            is_idle.await;
+        }
+    }
+
+    /// Ends an ejection, by [`eject`](Self::eject) or by failures, a [`drain`](Self::drain), and the time for
+    /// which it asked by `Retry-After`. What active checks find stays.
+    pub fn restore(&self) {
+        self.0.health.restore(self.age(clock::now()), &self.options());
+    }
+
+    /// What a status page shows; weight, tier and zone are the set's.
+    pub(in crate::upstream) fn status(&self, place: &Place) -> EndpointStatus {
+        let now = clock::now();
+        let age = self.age(now);
+        let phase = self.0.health.phase(age, &self.options());
+        let available_in = match phase {
+            Phase::Out { until } | Phase::Ejected { until } | Phase::BackingOff { until } => {
+                Some(until.saturating_sub(age))
+            }
+            _ => None,
+        };
+        let error = |(text, at): &(Arc<str>, Instant)| EndpointError {
+            text: text.clone(),
+            age: now.saturating_duration_since(*at),
+        };
+        EndpointStatus {
+            key: self.key().clone(),
+            weight: place.weight,
+            tier: place.tier,
+            zone: place.zone.clone(),
+            phase,
+            available_in,
+            in_flight: self.in_flight(),
+            pending: self.0.pending.load(Relaxed),
+            limits: self.limits(),
+            latency: self.0.latency.get(age),
+            success: self.0.success.get(),
+            requests: self.0.requests.load(Relaxed),
+            failures: self.failures(),
+            last_errors: self.errors().iter().map(error).collect(),
+        }
+    }
+
+    /// Sets load and health of the candidate, all but whether it is available and tried.
+    pub(in crate::upstream) fn describe(
+        &self,
+        candidate: &mut Candidate<'_>,
+        now: Instant,
+        options: &HealthOptions,
+    ) {
+        let age = self.age(now);
+        candidate.ramp = self.0.health.ramp(age, options);
+        candidate.in_flight = self.in_flight();
+        candidate.latency = self.0.latency.get(age);
+        candidate.success = self.0.success.get();
+        candidate.is_draining = self.is_draining();
+    }
+
+    /// Whether an operator lets requests go there. It may be draining.
+    pub(in crate::upstream) fn is_in(&self, now: Instant) -> bool {
+        self.0.health.is_in(self.age(now))
+    }
+
+    pub(in crate::upstream) fn is_draining(&self) -> bool {
+        self.0.health.is_draining()
+    }
+
+    /// Whether it is expected to work, whatever an operator has set.
+    pub(in crate::upstream) fn is_healthy(&self, now: Instant) -> bool {
+        let health = &self.0.health;
+        health.is_clear() || health.is_healthy(self.age(now), &self.options())
+    }
+
+    /// Whether it is below its limits.
+    pub(in crate::upstream) fn has_room(&self) -> bool {
+        self.in_flight() < self.0.max_in_flight.load(Relaxed)
+            && self.0.pending.load(Relaxed) < self.0.max_pending.load(Relaxed)
+    }
+
+    /// Begins an attempt; `None` if it is at a limit, or if it is half-open and has its probes, unless the
+    /// latter `is_forced`.
+    pub(in crate::upstream) fn begin(
+        &self,
+        now: Instant,
+        is_forced: bool,
+        group: Option<&Arc<Group>>,
+    ) -> Option<InFlight> {
+        let below = |max: &AtomicUsize| {
+            let max = max.load(Relaxed);
+            move |n: usize| (n < max).then_some(n + 1)
+        };
+        let state = &self.0;
+        // Sequentially consistent, as are the flag of a drain and the look of `idle`: either a caller that checks the
+        // flag after this sees the drain, or `idle` sees the request.
+        state.in_flight.fetch_update(SeqCst, Relaxed, below(&state.max_in_flight)).ok()?;
+        if state.pending.fetch_update(Relaxed, Relaxed, below(&state.max_pending)).is_err() {
+            state.in_flight.fetch_sub(1, Relaxed);
+            return None;
+        }
+        let Some(attempt) = state.health.begin(self.age(now), &self.options(), is_forced) else {
+            state.pending.fetch_sub(1, Relaxed);
+            state.in_flight.fetch_sub(1, Relaxed);
+            return None;
+        };
+        state.requests.fetch_add(1, Relaxed);
+        Some(InFlight::new(self.clone(), group.cloned(), attempt, now))
+    }
+
+    /// A request has its response's head, or none will come.
+    pub(super) fn end_pending(&self) {
+        self.0.pending.fetch_sub(1, Relaxed);
+    }
+
+    /// A request is over.
+    pub(super) fn end_in_flight(&self) {
+        if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.0.is_idle.notify_waiters();
+        }
+    }
+
+    /// Enters an attempt in the averages, and if endpoints are compared in their window.
+    pub(super) fn observe(&self, now: Instant, latency: Option<Duration>, is_success: bool) {
+        let age = self.age(now);
+        if let Some(latency) = latency {
+            self.0.latency.observe(age, latency);
+        }
+        self.0.success.observe(age, is_success);
+        if self.options().has_outliers() {
+            let window = &self.0.window;
+            window.requests.fetch_add(1, Relaxed);
+            window.failures.fetch_add(u32::from(!is_success), Relaxed);
+            let micros = latency.unwrap_or_default().as_micros();
+            window.micros.fetch_add(u64::try_from(micros).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
+    /// Takes what the endpoint did since the last call.
+    pub(in crate::upstream) fn take_sample(&self) -> Sample {
+        let window = &self.0.window;
+        Sample {
+            requests: window.requests.swap(0, Relaxed),
+            failures: window.failures.swap(0, Relaxed),
+            latency: Duration::from_micros(window.micros.swap(0, Relaxed)),
+        }
+    }
+
+    /// Keeps the text of a failure.
+    pub(in crate::upstream) fn note_error(&self, text: String, now: Instant) {
+        let mut errors = self.errors();
+        errors.truncate(LAST_ERRORS - 1);
+        errors.push_front((text.into(), now));
+    }
+
+    pub(in crate::upstream) fn health(&self) -> &Health {
+        &self.0.health
+    }
+
+    pub(in crate::upstream) fn options(&self) -> arc_swap::Guard<Arc<HealthOptions>> {
+        self.0.options.load()
+    }
+
+    pub(in crate::upstream) fn set_options(&self, options: Arc<HealthOptions>) {
+        self.0.options.store(options);
+    }
+
+    /// The time since it was made, which its health knows as `now`. Never zero.
+    pub(in crate::upstream) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.0.born) + Duration::from_millis(1)
+    }
+
+    pub(super) fn attempt_succeeded(&self, attempt: Attempt, now: Instant) {
+        self.0.health.succeed(attempt, self.age(now), &self.options());
+    }
+
+    fn errors(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Instant)>> {
+        // Nothing panics while it is held.
+        self.0.errors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

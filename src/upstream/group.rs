@@ -1,0 +1,150 @@
+//! `Group`: what the endpoints of one `Balance` share, whatever their service.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{endpoint::EndpointHandle, queue::Queue};
+use crate::{
+    net::clock,
+    policy::health::{HealthOptions, outliers},
+};
+
+/// How long a count of healthy endpoints is used, unless an ejection begins: ejections end by themselves.
+const COUNT_TTL: Duration = Duration::from_millis(100);
+
+/// The endpoints' handles, what they have in flight together, and the requests that wait for them.
+#[derive(Debug)]
+pub(super) struct Group {
+    members: ArcSwap<Vec<EndpointHandle>>,
+    options: ArcSwap<HealthOptions>,
+    in_flight: AtomicUsize,
+    pub(super) queue: Queue,
+    born: Instant,
+    /// Milliseconds since `born`.
+    counted_at: AtomicU64,
+    is_panic: AtomicBool,
+    swept_at: AtomicU64,
+}
+
+impl Group {
+    pub(super) fn new(options: HealthOptions, queue: Queue) -> Self {
+        Self {
+            members: ArcSwap::default(),
+            options: ArcSwap::from_pointee(options),
+            in_flight: AtomicUsize::new(0),
+            queue,
+            born: clock::now(),
+            counted_at: AtomicU64::new(0),
+            is_panic: AtomicBool::new(false),
+            swept_at: AtomicU64::new(0),
+        }
+    }
+
+    /// Replaces the members. Those that are new to it get its options.
+    pub(super) fn set_members(&self, members: Vec<EndpointHandle>) {
+        let options = self.options.load_full();
+        members.iter().for_each(|member| member.set_options(options.clone()));
+        self.members.store(Arc::new(members));
+        self.recount();
+        self.queue.wake();
+    }
+
+    pub(super) fn options(&self) -> arc_swap::Guard<Arc<HealthOptions>> {
+        self.options.load()
+    }
+
+    pub(super) fn set_options(&self, options: HealthOptions) {
+        let options = Arc::new(options);
+        self.options.store(options.clone());
+        self.members.load().iter().for_each(|member| member.set_options(options.clone()));
+        self.recount();
+    }
+
+    /// Requests that all endpoints together are answering now.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// A request begins.
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// A request is over: there is room for another.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.queue.wake();
+    }
+
+    /// Whether one more endpoint may be ejected that works badly.
+    pub(super) fn may_eject(&self, now: Instant) -> bool {
+        let members = self.members.load();
+        let available = members.iter().filter(|member| member.is_available_at(now)).count();
+        self.options().may_eject(available, members.len())
+    }
+
+    /// The health of endpoints has changed: the next look counts them.
+    pub(super) fn recount(&self) {
+        self.counted_at.store(0, Relaxed);
+    }
+
+    /// Whether so few endpoints are healthy that requests go to the others, too.
+    pub(super) fn is_panic(&self, now: Instant) -> bool {
+        let options = self.options();
+        if !options.has_panic_share() {
+            return false; // the balancer sees by itself that none is healthy
+        }
+        let (at, counted) = (self.millis(now), self.counted_at.load(Relaxed));
+        if counted != 0 && at.saturating_sub(counted) < COUNT_TTL.as_millis() as u64 {
+            return self.is_panic.load(Relaxed);
+        }
+        let members = self.members.load();
+        let healthy = members.iter().filter(|member| member.is_healthy(now)).count();
+        let is_panic = options.is_panic(healthy, members.len());
+        self.is_panic.store(is_panic, Relaxed);
+        self.counted_at.store(at, Relaxed);
+        is_panic
+    }
+
+    /// Compares the endpoints with each other if it is time, and ejects outliers.
+    pub(super) fn sweep(&self, now: Instant) {
+        let options = self.options();
+        if !options.has_outliers() {
+            return;
+        }
+        let (at, last) = (self.millis(now), self.swept_at.load(Relaxed));
+        let is_due = at.saturating_sub(last) >= options.interval.as_millis() as u64;
+        if !is_due || self.swept_at.compare_exchange(last, at, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        let members = self.members.load();
+        let samples: Vec<_> = members.iter().map(EndpointHandle::take_sample).collect();
+        for index in outliers(&samples, &options) {
+            let member = &members[index];
+            if self.may_eject(now) && member.health().eject_outlier(member.age(now), &options) {
+                let (endpoint, sample) = (member.key(), samples[index]);
+                let latency = sample.latency / sample.requests.max(1);
+                let error = format!(
+                    "it works worse than the others: {} of {} requests failed, mean latency {latency:?}",
+                    sample.failures, sample.requests,
+                );
+                tracing::warn!(target: "vestibule::upstream", %endpoint, error, "endpoint ejected");
+                member.note_error(error, now);
+                self.recount();
+            }
+        }
+    }
+
+    /// Since the birth of the group; never 0.
+    fn millis(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.born);
+        u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+}
