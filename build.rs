@@ -23,6 +23,8 @@ fn main() {
         ("python3", "python3"),
         ("redis", "redis-server"),
         ("ip", "ip"),
+        ("dnsmasq", "dnsmasq"),
+        ("etcd", "etcd"),
     ] {
         if ci || found(program) {
             println!("cargo::rustc-cfg=peer_{peer}");

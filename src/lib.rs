@@ -108,6 +108,7 @@
 //! | `tls` | yes | TLS for listeners, and to servers |
 //! | `h2` | yes | HTTP/2 |
 //! | `self-signed` | no | a certificate for development |
+//! | `dns`, `etcd` | no | [sources of endpoints](upstream::discover); each enables `upstream` |
 //! | `metrics` | no | gauges and counters of the [budget](budget#metrics), through the crate `metrics` |
 //!
 //! # Logs
@@ -122,7 +123,8 @@
 //! | `vestibule::request` | error | a failure of this server: an error or a panic of the application, a service that did not answer in time, a response that cannot be encoded |
 //! | | warn | no capacity, a timeout, a failure of an upstream, a response that was aborted, a detached request that failed |
 //! | | debug | a request that was refused because of an error of the client |
-//! | `vestibule::upstream` | warn | an endpoint was ejected |
+//! | `vestibule::upstream` | warn | an endpoint was ejected or is down, a source of endpoints failed or has none |
+//! | | info | an endpoint is up again |
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
 //! | | error | an application in Python raised an exception, with its traceback |
 //! | | warn | a worker that is stuck in a request was abandoned, a worker process was killed |

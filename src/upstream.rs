@@ -11,6 +11,8 @@
 //! | [`Balance`] | sends a request to the [`Endpoint`] that a [policy](crate::policy::pick) picks |
 //! | [`Remote`] | a server at an address, with a pool of idle connections |
 //! | [`TcpBalance`] | forwards whole connections, of any protocol, to endpoints |
+//! | [`discover`] | sources of endpoints: a file, DNS, etcd, or a custom stream |
+//! | [`check`] | asks endpoints whether they work |
 //! | [`FastCgi`] | a FastCGI application at an address, such as php-fpm |
 //!
 //! An endpoint is any service: a remote server, a pool of worker threads, an `axum::Router` or a closure.
@@ -20,6 +22,8 @@
 //! between a request and its response. A connection never leaves its runtime.
 
 pub mod balance;
+pub mod check;
+pub mod discover;
 pub mod endpoint;
 pub mod erased;
 pub mod fastcgi;
@@ -32,6 +36,7 @@ pub mod tcp;
 
 mod attempt;
 mod builder;
+mod call;
 mod connector;
 mod error;
 mod group;
@@ -99,7 +104,7 @@ pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 /// - Requests go to the servers in turn, unless another [policy](UpstreamBuilder::policy) is set. A server that
 ///   cannot be reached is ejected for a second, and for longer if that goes on.
 /// - Servers can be added, removed, drained, weighted and limited while it works: see
-///   [`balance`](Self::balance).
+///   [`balance`](Self::balance) and [`follow`](Self::follow).
 /// - A request that was not sent is sent to the next server. One that may have been sent is retried only if its
 ///   method is idempotent, its body can be replayed, and no byte of a response has arrived. Each server is tried
 ///   once; after that, one whose idle connection was closed is tried again.
@@ -182,9 +187,31 @@ impl Upstream {
         self.balance().endpoints()
     }
 
-    /// Returns the balancer, whose servers, weights, policy and limits can be read and changed while it works.
+    /// Returns the balancer, whose servers, weights, policy and limits can be read and changed while it works, and
+    /// which [checks](Balance::check) their health.
     pub fn balance(&self) -> &Balance<Remote, Arc<dyn Pick>> {
         self.0.get_ref().get_ref()
+    }
+
+    /// Keeps the servers as a source tells: see [`Balance::follow`]. New servers have the options of this proxy.
+    /// Spawn the future as a task.
+    pub fn follow<D: discover::Discover + 'static>(
+        &self,
+        source: D,
+    ) -> impl Future<Output = ()> + Send + use<D> {
+        self.follow_with(source, discover::FollowOptions::new())
+    }
+
+    /// Keeps the servers as a source tells, with options.
+    pub fn follow_with<D: discover::Discover + 'static>(
+        &self,
+        source: D,
+        options: discover::FollowOptions,
+    ) -> impl Future<Output = ()> + Send + use<D> {
+        let template = self.1.clone();
+        self.balance().follow(source, options, move |target| {
+            template.endpoint(&target.address.clone().into())
+        })
     }
 }
 

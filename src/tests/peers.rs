@@ -4,6 +4,10 @@ mod chromium;
 mod curl;
 mod disk;
 mod django;
+#[cfg(feature = "dns")]
+mod dnsmasq;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod nginx;
 mod php;
 mod php_workers;

@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// A running nginx in its own folder, on a port and on a Unix socket.
-struct Nginx {
+pub(super) struct Nginx {
     child: Child,
-    addr: SocketAddr,
+    pub(super) addr: SocketAddr,
 }
 
 impl Nginx {
-    async fn start(dir: &Path, addr: SocketAddr, extra: &str) -> Self {
+    pub(super) async fn start(dir: &Path, addr: SocketAddr, extra: &str) -> Self {
         let at = dir.display();
         let conf = format!(
             "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
@@ -55,13 +55,13 @@ impl Nginx {
         Self { child, addr }
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.child.start_kill().unwrap();
         within(self.child.wait()).await.unwrap();
     }
 }
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     fs::create_dir(&root).unwrap();
@@ -71,7 +71,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// Returns an address that stays free until it is used: no other test listens on it or connects from it.
-async fn free_address() -> SocketAddr {
+pub(super) async fn free_address() -> SocketAddr {
     static COUNT: AtomicU8 = AtomicU8::new(1);
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     TcpListener::bind((Ipv4Addr::new(127, 77, 0, n), 0)).await.unwrap().local_addr().unwrap()

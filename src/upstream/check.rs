@@ -1,0 +1,65 @@
+//! Active health checks: [`Check`], and the usual ones.
+//!
+//! [`Balance::check`](super::Balance::check) runs one for all endpoints of a balancer.
+
+mod http_check;
+mod run;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+
+use super::{endpoint::Endpoint, remote::Remote};
+use crate::error::BoxError;
+
+pub use http_check::{HttpCheck, MAX_CHECK_BODY};
+pub use run::{CHECK_INTERVAL, CHECK_TIMEOUT, CheckOptions};
+
+/// Asks an endpoint whether it works.
+///
+/// Implemented for functions that return a future, so anything can be a check:
+///
+/// ```
+/// use vestibule::{BoxError, upstream::{Endpoint, Remote, check::Check}};
+///
+/// fn by_file() -> impl Check<Remote> {
+///     |endpoint: Endpoint<Remote>| async move {
+///         let path = format!("/run/healthy/{}", endpoint.key());
+///         if std::path::Path::new(&path).exists() { Ok(()) } else { Err(BoxError::from("no file")) }
+///     }
+/// }
+/// # drop(by_file());
+/// ```
+pub trait Check<S>: Send + Sync + 'static {
+    /// Returns an error that says what is wrong, if anything is. It is dropped when the time is up.
+    fn check(&self, endpoint: Endpoint<S>) -> impl Future<Output = Result<(), BoxError>> + Send;
+}
+
+impl<S, F, R> Check<S> for F
+where
+    F: Fn(Endpoint<S>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), BoxError>> + Send,
+{
+    fn check(&self, endpoint: Endpoint<S>) -> impl Future<Output = Result<(), BoxError>> + Send {
+        self(endpoint)
+    }
+}
+
+/// Whether a server accepts a connection, which is closed at once.
+///
+/// ```
+/// use vestibule::upstream::{Balance, Endpoint, Remote, check::{CheckOptions, connects}};
+///
+/// # async fn run() -> std::io::Result<()> {
+/// let balance = Balance::round_robin([Endpoint::from(Remote::new("10.0.0.1:3000")?)]);
+/// tokio::spawn(balance.check(connects, CheckOptions::new()));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Those of connecting, within the server's own connect timeout.
+pub async fn connects(endpoint: Endpoint<Remote>) -> Result<(), BoxError> {
+    Ok(endpoint.service().check().await?)
+}

@@ -1,0 +1,117 @@
+//! `HttpCheck`: a request whose response has to be as expected.
+
+use std::{fmt, future::Future, ops::RangeInclusive};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Uri, header::HOST};
+
+use super::Check;
+use crate::{
+    HttpService,
+    body::Body,
+    error::BoxError,
+    upstream::{
+        call::{next_frame, send},
+        endpoint::Endpoint,
+    },
+};
+
+/// Bytes of a response's body in which a text is searched, 64 KiB. The rest is not read.
+pub const MAX_CHECK_BODY: usize = 64 << 10;
+
+/// Sends a GET to an endpoint, past its load and limits, and expects a status and, if it is set, a text in the body.
+///
+/// ```
+/// use vestibule::upstream::check::HttpCheck;
+///
+/// let check = HttpCheck::new("/healthz").unwrap().status(200..=204).body_contains("ok");
+/// assert!(HttpCheck::new("not a path").is_none());
+/// # drop(check);
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct HttpCheck {
+    target: Uri,
+    host: Option<HeaderValue>,
+    status: RangeInclusive<u16>,
+    text: Option<Bytes>,
+}
+
+/// What a response was not.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Unexpected {
+    #[error("status {0}, not {1:?}")]
+    Status(u16, RangeInclusive<u16>),
+    #[error("the expected text is not in the body")]
+    Body,
+}
+
+impl HttpCheck {
+    /// Asks for this path, which may have a query; `None` if it is none. A status of 200 to 399 is expected.
+    pub fn new(path: &str) -> Option<Self> {
+        let target: Uri = path.parse().ok().filter(|_| path.starts_with('/'))?;
+        Some(Self { target, host: None, status: 200..=399, text: None })
+    }
+
+    /// The `Host` of the request. Default: the server's address.
+    pub fn host(mut self, host: HeaderValue) -> Self {
+        self.host = Some(host);
+        self
+    }
+
+    /// The status that is expected. Default: 200 to 399.
+    pub fn status(mut self, status: RangeInclusive<u16>) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// A text that must be in the first [`MAX_CHECK_BODY`] bytes of the body. Default: none.
+    pub fn body_contains(mut self, text: impl Into<Bytes>) -> Self {
+        self.text = Some(text.into());
+        self
+    }
+
+    fn request(&self) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = self.target.clone();
+        if let Some(host) = &self.host {
+            request.headers_mut().insert(HOST, host.clone());
+        }
+        request
+    }
+
+    async fn judge(&self, response: http::Response<Body>) -> Result<(), BoxError> {
+        let status = response.status().as_u16();
+        if !self.status.contains(&status) {
+            return Err(Unexpected::Status(status, self.status.clone()).into());
+        }
+        let (mut body, mut start) = (response.into_body(), Vec::new());
+        // Read to its end if it is short, so that the connection can be used again.
+        while let Some(data) = next_frame(&mut body).await {
+            let data = data?;
+            let room = MAX_CHECK_BODY.saturating_sub(start.len());
+            start.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                break;
+            }
+        }
+        let is_there = |text: &Bytes| memchr::memmem::find(&start, text).is_some();
+        if self.text.as_ref().is_none_or(is_there) { Ok(()) } else { Err(Unexpected::Body.into()) }
+    }
+}
+
+impl<S> Check<S> for HttpCheck
+where
+    S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
+{
+    fn check(&self, endpoint: Endpoint<S>) -> impl Future<Output = Result<(), BoxError>> + Send {
+        async move { self.judge(send(endpoint.service().clone(), self.request()).await?).await }
+    }
+}
+
+impl fmt::Display for HttpCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GET {}", self.target)
+    }
+}

@@ -1,0 +1,141 @@
+//! `Balance::follow`: keeps a balancer's endpoints as a source tells.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+};
+
+use super::{Discover, Target, Update};
+use crate::{
+    policy::pick::Pick,
+    upstream::{Balance, Endpoint},
+};
+
+/// Endpoints that are taken from a source at most, unless set otherwise.
+pub const MAX_TARGETS: usize = 10_000;
+
+/// How a balancer follows a source.
+///
+/// ```
+/// use vestibule::upstream::discover::FollowOptions;
+///
+/// let options = FollowOptions::new().max_targets(50).apply_empty(true);
+/// # drop(options);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct FollowOptions {
+    max_targets: usize,
+    applies_empty: bool,
+}
+
+impl FollowOptions {
+    /// The defaults, which the methods name.
+    pub const fn new() -> Self {
+        Self { max_targets: MAX_TARGETS, applies_empty: false }
+    }
+
+    /// Endpoints at most; what a source tells beyond that is left out, with a warning. Default [`MAX_TARGETS`].
+    pub const fn max_targets(mut self, n: usize) -> Self {
+        self.max_targets = n;
+        self
+    }
+
+    /// Whether the last endpoint goes when the source has none. Default: no, the last good set stays, since a source
+    /// that suddenly has nothing is more likely to be broken than all servers are to be gone.
+    pub const fn apply_empty(mut self, on: bool) -> Self {
+        self.applies_empty = on;
+        self
+    }
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S, P> Balance<S, P>
+where
+    S: Clone + Send + Sync + 'static,
+    P: Pick + 'static,
+{
+    /// Keeps the endpoints as `source` tells; `endpoint` makes one of a target. Spawn the future as a task: it ends
+    /// when the stream ends, or when the last clone of this balancer is dropped.
+    ///
+    /// An endpoint that stays keeps its connections, its load and its health. One that leaves finishes what it has in
+    /// flight. An error of the source is a warning of the target `vestibule::upstream`, and changes nothing. So does
+    /// a source without endpoints, unless [`apply_empty`](FollowOptions::apply_empty) is set.
+    pub fn follow<D, F>(
+        &self,
+        source: D,
+        options: FollowOptions,
+        endpoint: F,
+    ) -> impl Future<Output = ()> + Send + use<D, F, S, P>
+    where
+        D: Discover + 'static,
+        F: Fn(&Target) -> Endpoint<S> + Send + 'static,
+    {
+        let (weak, mut is_open) = self.downgrade();
+        async move {
+            let mut source = pin!(source);
+            loop {
+                let update = tokio::select! {
+                    update = poll_fn(|cx| source.as_mut().poll_next(cx)) => update,
+                    _ = is_open.changed() => return,
+                };
+                let (Some(update), Some(balance)) = (update, weak.upgrade()) else { return };
+                match update {
+                    Ok(update) => balance.apply(update, options, &endpoint),
+                    Err(error) => {
+                        tracing::warn!(target: "vestibule::upstream", %error, "endpoints not discovered");
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply(
+        &self,
+        update: Update,
+        options: FollowOptions,
+        endpoint: &impl Fn(&Target) -> Endpoint<S>,
+    ) {
+        let make = |target: &Target| {
+            let made = endpoint(target).weight(target.weight).tier(target.tier);
+            made.zone(&target.zone)
+        };
+        let count = self.endpoints().len();
+        match update {
+            Update::Set(targets) if targets.is_empty() && !options.applies_empty => {
+                tracing::warn!(target: "vestibule::upstream", "the source has no endpoints: the last ones stay");
+            }
+            Update::Set(mut targets) => {
+                let surplus = targets.len().saturating_sub(options.max_targets);
+                if surplus > 0 {
+                    tracing::warn!(target: "vestibule::upstream", surplus, "too many endpoints");
+                    targets.truncate(options.max_targets);
+                }
+                self.replace(targets.iter().map(make));
+            }
+            Update::Insert(target) => {
+                let is_known = self.endpoint(target.key().as_str()).is_some();
+                if is_known || count < options.max_targets {
+                    let others = self.endpoints();
+                    let others = others.iter().filter(|e| *e.key() != target.key()).cloned();
+                    self.replace(others.chain([make(&target)]));
+                } else {
+                    tracing::warn!(target: "vestibule::upstream", surplus = 1, "too many endpoints");
+                }
+            }
+            Update::Remove(key) => {
+                let is_last = count == 1 && self.endpoint(key.as_str()).is_some();
+                if is_last && !options.applies_empty {
+                    tracing::warn!(target: "vestibule::upstream", "the source has no endpoints: the last one stays");
+                } else {
+                    self.remove(key.as_str());
+                }
+            }
+        }
+    }
+}
