@@ -10,3 +10,6 @@ pub mod pick;
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 pub(crate) mod restart;
 pub mod retry_budget;
+
+#[cfg(test)]
+mod simulation;
