@@ -8,6 +8,7 @@ mod django;
 mod dnsmasq;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod failover;
 mod nginx;
 mod php;
 mod php_workers;
