@@ -1,20 +1,35 @@
-//! A reverse proxy to one or several HTTP servers, in turn.
+//! A reverse proxy to one or several HTTP servers.
 //!
-//! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000`.
+//! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000 127.0.0.1:3001`. With
+//! `--check /healthz` it asks the servers whether they work, with `--servers FILE` they are those of a file that may
+//! change, and `--status 127.0.0.1:8081` shows the state of each.
 
-use tower::{Layer, ServiceBuilder};
+use std::{fmt::Write, time::Duration};
+
+use tower::{Layer, ServiceBuilder, service_fn};
 use vestibule::{
-    HttpService,
+    Body, BoxError, HttpService, Request, Response,
     cache::{CacheLayer, Heuristic, SetCookie},
     layer,
+    policy::{
+        health::HealthOptions,
+        pick::{
+            ConsistentHash, First, LeastOutstanding, PeakEwma, Pick, PowerOfTwoChoices, Random,
+            RequestKey, RoundRobin, Sticky,
+        },
+    },
     serve::{Serve, serve, shutdown_signal},
     tls,
-    upstream::Upstream,
+    upstream::{
+        EmptySet, EndpointLimits, QueueOptions, Upstream,
+        check::{CheckOptions, HttpCheck, connects},
+        discover::FileSource,
+    },
 };
 
 const HELP: &str = "\
 proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [--buffer]
-      [--cache memory|DIR] [--log] UPSTREAM [UPSTREAM ...]
+      [--cache memory|DIR] [--log] [OPTION ...] UPSTREAM [UPSTREAM ...]
 
   --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
   --threads N     N threads with a runtime each (0: one per core); by default one runtime
@@ -26,25 +41,43 @@ proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [--buffer]
   --cache-set-cookie   with --cache: stores Set-Cookie too, as RFC 9111 permits
   --log           logs a line for each request
   --upstream-ca FILE   the authorities of https:// servers (PEM); by default those of the system
+  --policy NAME   turns (the default), random, least, two, ewma, first, sticky,
+                  hash (of the client's address), hash-path, maglev
+  --check PATH|tcp     asks each server for PATH every second, or whether it accepts connections
+  --slow-start SECS    gives a server that comes back a growing share for so long
+  --max N         at most N requests at a time to each server
+  --queue N       lets N requests wait when all servers have that many
+  --servers FILE  follows a file with a server in each line, as `10.0.0.1:3000 weight=2`
+  --status ADDR   shows the state of all servers there
   UPSTREAM        host:port, http://host:port, https://host:port (HTTP/2 or HTTP/1.1 by ALPN),
-                  h2://host:port (HTTP/2 without TLS) or unix:/path";
+                  h2://host:port (HTTP/2 without TLS) or unix:/path; none with --servers";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse()?;
     let cache = args.cache_layer()?;
-    let Args { listen, threads, tls, upstream_ca, buffer, log, upstreams, .. } = args;
-
-    let mut servers = Upstream::builder(upstreams);
-    if let Some(authorities) = upstream_ca {
-        servers = servers.tls(tls::Client::builder().roots(authorities).build()?);
-    }
-    let servers = servers.build()?;
+    let servers = upstream(&args)?;
     // Servers may be started later. With `?` instead, a missing server would be an error.
     if let Err(error) = servers.check().await {
         tracing::warn!("{error}");
     }
+    if let Some(path) = &args.servers {
+        tokio::spawn(servers.follow(FileSource::new(path)));
+    }
+    let every_second = CheckOptions::new().interval(Duration::from_secs(1));
+    match args.check.as_deref() {
+        None => {}
+        Some("tcp") => drop(tokio::spawn(servers.balance().check(connects, every_second))),
+        Some(path) => {
+            let check = HttpCheck::new(path).ok_or("--check: neither a path nor tcp")?;
+            tokio::spawn(servers.balance().check(check, every_second));
+        }
+    }
+    if let Some(addr) = &args.status {
+        tokio::spawn(serve(addr.as_str(), status_page(servers.clone())).into_future());
+    }
+    let Args { listen, threads, tls, buffer, log, .. } = args;
     let buffered = |servers| {
         ServiceBuilder::new()
             // A server is free once it has answered, even if the client reads slowly.
@@ -62,6 +95,66 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             run(serve(listen, cache.layer(buffered(servers))), threads, tls, log).await
         }
     }
+}
+
+/// The proxy itself.
+fn upstream(args: &Args) -> Result<Upstream, Box<dyn std::error::Error>> {
+    let health = HealthOptions::new().slow_start(args.slow_start);
+    let mut builder = Upstream::builder(&args.upstreams).health(health);
+    if args.servers.is_some() {
+        builder = builder.empty(EmptySet::Fail);
+    }
+    if let Some(authorities) = &args.upstream_ca {
+        builder = builder.tls(tls::Client::builder().roots(authorities).build()?);
+    }
+    if let Some(n) = args.max {
+        builder = builder.server_limits(EndpointLimits::new().in_flight(n));
+    }
+    if let Some(n) = args.queue {
+        builder = builder.queue(QueueOptions::new(n));
+    }
+    let client = RequestKey::client_address;
+    let policy: Box<dyn Pick> = match &*args.policy {
+        "turns" => Box::new(RoundRobin::new()),
+        "random" => Box::new(Random::new()),
+        "least" => Box::new(LeastOutstanding::new()),
+        "two" => Box::new(PowerOfTwoChoices::new()),
+        "ewma" => Box::new(PeakEwma::new()),
+        "first" => Box::new(First::new()),
+        // All gateways of a site need one secret that is kept secret: not that of an example.
+        "sticky" => Box::new(Sticky::new(*b"of an example...", PeakEwma::new())),
+        "hash" => Box::new(ConsistentHash::ring(client()).bounded_load(125)),
+        "hash-path" => Box::new(ConsistentHash::ring(RequestKey::path())),
+        "maglev" => Box::new(ConsistentHash::maglev(client())),
+        other => return Err(format!("--policy: there is no '{other}'").into()),
+    };
+    Ok(builder.policy(policy).build()?)
+}
+
+/// A line for each server, and one for the queue.
+fn status_page(servers: Upstream) -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
+    service_fn(move |_: Request| {
+        let mut text = String::new();
+        for s in servers.balance().status() {
+            let _ = writeln!(
+                text,
+                "{} {:?} weight {} in flight {} latency {:?} success {}.{} % requests {}",
+                s.key,
+                s.phase,
+                s.weight,
+                s.in_flight,
+                s.latency,
+                s.success / 10,
+                s.success % 10,
+                s.requests,
+            );
+            for error in s.last_errors {
+                let _ = writeln!(text, "    {:?} ago: {}", error.age, error.text);
+            }
+        }
+        let _ = writeln!(text, "{:?}", servers.balance().queue_stats());
+        std::future::ready(Ok::<_, BoxError>(Response::new(Body::from(text))))
+    })
 }
 
 async fn run<S>(
@@ -102,6 +195,13 @@ struct Args {
     heuristic: bool,
     set_cookie: bool,
     log: bool,
+    policy: String,
+    check: Option<String>,
+    slow_start: Duration,
+    max: Option<usize>,
+    queue: Option<usize>,
+    servers: Option<String>,
+    status: Option<String>,
     upstreams: Vec<String>,
 }
 
@@ -135,6 +235,13 @@ impl Args {
             heuristic: false,
             set_cookie: false,
             log: false,
+            policy: "turns".into(),
+            check: None,
+            slow_start: Duration::ZERO,
+            max: None,
+            queue: None,
+            servers: None,
+            status: None,
             upstreams: vec![],
         };
         let (mut chain, mut key) = (None, None);
@@ -151,6 +258,15 @@ impl Args {
                 Long("cache-heuristic") => args.heuristic = true,
                 Long("cache-set-cookie") => args.set_cookie = true,
                 Long("log") => args.log = true,
+                Long("policy") => args.policy = parser.value()?.string()?,
+                Long("check") => args.check = Some(parser.value()?.string()?),
+                Long("slow-start") => {
+                    args.slow_start = Duration::from_secs(parser.value()?.parse()?);
+                }
+                Long("max") => args.max = Some(parser.value()?.parse()?),
+                Long("queue") => args.queue = Some(parser.value()?.parse()?),
+                Long("servers") => args.servers = Some(parser.value()?.string()?),
+                Long("status") => args.status = Some(parser.value()?.string()?),
                 Short('h') | Long("help") => {
                     println!("{HELP}");
                     std::process::exit(0);
