@@ -69,6 +69,10 @@ impl FromStr for ServerAddress {
     fn from_str(text: &str) -> io::Result<Self> {
         if let Some(host) = text.strip_prefix("https://") {
             let host = host.trim_end_matches('/');
+            if host.is_empty() {
+                let why = "'https://' has no host";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
             // An IPv6 address has colons of its own.
             let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
             let address = if has_port { host.parse() } else { format!("{host}:443").parse() };
