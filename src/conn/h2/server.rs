@@ -284,8 +284,9 @@ where
 
     /// Drives `h2`: reads frames, accepts requests, writes frames. Ready when the connection has ended.
     fn poll_connection(&mut self, now: Instant, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let State::Open(connection) = &mut self.state else { return Poll::Pending };
+        // Before the state is checked: a waker that was queued and not polled would not be queued again.
         let waker = self.connection_waker.begin_poll().clone();
+        let State::Open(connection) = &mut self.state else { return Poll::Pending };
         let mut cx = Context::from_waker(&waker);
         loop {
             // While the gate is closed, requests wait in `h2`, which announced how many there may be.

@@ -24,6 +24,21 @@ async fn preface_must_come_within_the_time_of_a_head() {
 }
 
 #[tokio::test]
+async fn preface_that_comes_after_the_first_poll_is_served() {
+    // As after a TLS handshake, which negotiates the protocol before its first byte.
+    let (client, io) = tokio::io::duplex(1 << 20);
+    let transport = Transport::new(io, Peer::memory(), DrainWatch::never());
+    let server = crate::conn::h2::server::Connection::new(transport, tell(), Arc::default());
+    let mut server = Box::pin(server);
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(server.as_mut().poll(&mut cx).is_pending());
+    tokio::spawn(server);
+    let mut client = client_of(client).await;
+    let response = send(&mut client, http::Request::get("http://a/"), "").await.unwrap();
+    assert_eq!(read(response).await.unwrap(), "GET / a");
+}
+
+#[tokio::test]
 async fn half_a_preface_ends_in_order() {
     for sent in [1, 10, PREFACE.len() - 1] {
         let mut served = serve(tell(), Config::new());
