@@ -53,6 +53,7 @@ proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [--buffer]
                   h2://host:port (HTTP/2 without TLS) or unix:/path; none with --servers";
 
 #[tokio::main]
+#[allow(clippy::disallowed_methods, reason = "the tasks end with the process")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse()?;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::source::{self, Function};
 
 /// The ends of the names of functions that wait for the runtime's clock.
-const SLEEPS: [&str; 3] = ["sleep(", "sleep_until(", "interval("];
+const SLEEPS: [&str; 3] = ["sleep(", "sleep_until(", "::interval("];
 
 #[test]
 fn sleeping_tests_have_a_paused_clock() {

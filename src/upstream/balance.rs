@@ -157,6 +157,10 @@ type SentTo<S, F> = Sent<endpoint::ResponseFuture<S, F>>;
 
 impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
     /// Sends the request to the endpoint that the policy picks, or returns it.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the request goes on; a box would be one more allocation"
+    )]
     fn send(
         &self,
         request: Request<Body>,

@@ -1,6 +1,6 @@
 //! `HttpCheck`: a request whose response has to be as expected.
 
-use std::{fmt, future::Future, ops::RangeInclusive};
+use std::{fmt, ops::RangeInclusive};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header::HOST};
@@ -105,8 +105,8 @@ impl<S> Check<S> for HttpCheck
 where
     S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
 {
-    fn check(&self, endpoint: Endpoint<S>) -> impl Future<Output = Result<(), BoxError>> + Send {
-        async move { self.judge(send(endpoint.service().clone(), self.request()).await?).await }
+    async fn check(&self, endpoint: Endpoint<S>) -> Result<(), BoxError> {
+        self.judge(send(endpoint.service().clone(), self.request()).await?).await
     }
 }
 

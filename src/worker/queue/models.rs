@@ -71,7 +71,7 @@ fn all_jobs_are_taken(jobs: usize, workers: u64) {
 }
 
 #[test]
-fn job_reaches_worker_that_falls_asleep() {
+fn job_reaches_worker_that_becomes_idle() {
     all_jobs_are_taken(2, 1);
 }
 

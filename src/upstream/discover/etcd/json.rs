@@ -38,19 +38,19 @@ pub(super) enum Change {
 
 /// The request for all keys with this prefix.
 pub(super) fn range(prefix: &str, limit: usize) -> String {
-    let (key, end) = interval(prefix);
+    let (key, end) = key_range(prefix);
     json!({ "key": key, "range_end": end, "limit": limit.to_string() }).to_string()
 }
 
 /// The request for changes of keys with this prefix.
 pub(super) fn watch(prefix: &str, from: u64) -> String {
-    let (key, end) = interval(prefix);
+    let (key, end) = key_range(prefix);
     let create = json!({ "key": key, "range_end": end, "start_revision": from.to_string() });
     json!({ "create_request": create }).to_string()
 }
 
 /// The first key with this prefix and the first one behind all of them; `\0` stands for the end of all keys.
-fn interval(prefix: &str) -> (String, String) {
+fn key_range(prefix: &str) -> (String, String) {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
         if last < 0xff {
@@ -144,9 +144,9 @@ mod tests {
     fn prefix_ends_before_its_successor() {
         let decode = |text: String| STANDARD.decode(text).unwrap();
         for (prefix, end) in [("/a/", &b"/a0"[..]), ("", b"\0"), ("a\u{7f}", b"a\x80")] {
-            assert_eq!(decode(interval(prefix).1), end, "{prefix}");
+            assert_eq!(decode(key_range(prefix).1), end, "{prefix}");
         }
-        assert_eq!(decode(interval("").0), b"\0");
+        assert_eq!(decode(key_range("").0), b"\0");
     }
 
     #[test]
