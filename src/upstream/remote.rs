@@ -43,7 +43,7 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 /// - The task that polls the future and the response's body drives the connection: there is no other task, channel or
 ///   lock between a request and its response.
 /// - Idle connections are reused in the runtime that opened them, newest first. They are closed when they have been
-///   idle for [`IDLE_TIMEOUT`], and when their runtime ends.
+///   idle for [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT), and when their runtime ends.
 /// - Over HTTP/2 requests share a connection, which a task of the runtime drives, and more are opened when the server
 ///   allows no further request on it.
 /// - Over TLS the server's certificate is verified.

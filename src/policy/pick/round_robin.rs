@@ -18,11 +18,13 @@ use super::{
 ///
 /// let mut servers = [Candidate::new("a"), Candidate::new("b"), Candidate::new("c")];
 /// let policy = RoundRobin::new();
-/// let mut next = |servers| policy.pick(Candidates::new(servers)).unwrap();
+/// let picks = |servers: &[Candidate<'_>; 3], n| -> Vec<_> {
+///     (0..n).filter_map(|_| policy.pick(Candidates::new(servers))).collect()
+/// };
 /// servers[0].weight = 2;
-/// assert_eq!([(); 4].map(|()| next(&servers)), [0, 1, 0, 2]);
+/// assert_eq!(picks(&servers, 4), [0, 2, 1, 0]);
 /// servers[1].is_available = false;
-/// assert_eq!([(); 3].map(|()| next(&servers)), [0, 0, 2]);
+/// assert_eq!(picks(&servers, 3), [0, 2, 0]);
 /// ```
 #[derive(Debug, Default)]
 pub struct RoundRobin {
