@@ -309,7 +309,7 @@ async fn response_to_head_has_the_length_and_no_body() {
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn worker_that_sends_garbage_is_replaced_and_its_request_a_bad_gateway() {
-    // A signal that comes just before time.sleep() does not end it, so the worker has to be killed at times.
+    // A signal that comes just before Python's sleep does not end it, so the worker has to be killed at times.
     let builder = wsgi("application").workers(1).queue_timeout(LONG);
     let site = Site::start_bounded(builder, SHORT);
     for path in ["/garbage", "/other-request", "/descriptor", "/no-regular-file"] {
