@@ -1,5 +1,9 @@
 //! `Config`, `Http1Config`: the options of a server's connection, and the reasons for their defaults.
 
+#[cfg_attr(
+    not(feature = "h2"),
+    allow(dead_code, unreachable_pub, reason = "public, and used, with the feature `h2` only")
+)]
 mod http2;
 #[cfg(feature = "h2")]
 mod http2_options;
@@ -8,6 +12,10 @@ mod tls_options;
 
 use std::{sync::Arc, time::Duration};
 
+#[cfg_attr(
+    not(feature = "h2"),
+    allow(unreachable_pub, reason = "public with the feature `h2` only")
+)]
 pub use http2::Http2Config;
 
 use super::access_log::{AccessLog, Entry};

@@ -8,7 +8,7 @@ use super::Io;
 use crate::peer::Tls;
 
 /// A stream with or without TLS: without it in this build.
-pub type MaybeTls<I> = I;
+pub(crate) type MaybeTls<I> = I;
 
 /// The TLS side of listeners, which this build has not.
 #[derive(Debug, Clone, Copy)]

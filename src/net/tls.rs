@@ -49,7 +49,9 @@ pub use host::Host;
 pub use self_signed::self_signed;
 pub use server::{HANDSHAKES, Server, ServerBuilder, UnknownName};
 pub use stream::MaybeTls;
-pub(crate) use stream::{alpn, plain};
+#[cfg(all(feature = "h2", feature = "upstream"))]
+pub(crate) use stream::alpn;
+pub(crate) use stream::plain;
 pub use tokio_rustls::rustls;
 pub use watch::WATCH_INTERVAL;
 

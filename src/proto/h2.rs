@@ -8,7 +8,9 @@ mod request;
 mod response;
 
 pub use frame_meter::{Flood, FrameLimits, FrameMeter};
+#[cfg(feature = "h2")]
 pub(crate) use request::{ValidRequest, validate_request};
+#[cfg(feature = "h2")]
 pub(crate) use response::prepare_response;
 
 /// The bytes with which a client begins (RFC 9113 section 3.4).

@@ -15,7 +15,7 @@ pub(super) const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// No connections.
 #[derive(Debug, Default)]
-pub(super) struct SharedConnections;
+pub(super) struct SharedConnections(());
 
 impl SharedConnections {
     pub(super) fn len(&self) -> usize {

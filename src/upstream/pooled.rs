@@ -81,6 +81,7 @@ impl<P: Protocol> Server<P> {
     }
 
     /// Returns the options of the connections.
+    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for shared connections"))]
     pub(super) fn config(&self) -> &PoolConfig {
         &self.config
     }

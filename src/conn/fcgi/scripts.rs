@@ -40,6 +40,7 @@ impl ScriptResolver {
     }
 
     /// Returns the scripts.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for the client of FastCGI"))]
     pub(crate) fn scripts(&self) -> &Scripts {
         &self.scripts
     }
