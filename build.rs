@@ -25,6 +25,7 @@ fn main() {
         ("ip", "ip"),
         ("dnsmasq", "dnsmasq"),
         ("etcd", "etcd"),
+        ("php_cgi", "php-cgi"),
     ] {
         if ci || found(program) {
             println!("cargo::rustc-cfg=peer_{peer}");
