@@ -160,7 +160,7 @@ impl Inner {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes an object in a thread that may block, unless too much is being written or the disk has failed lately.
+    /// Writes an object in a thread that may block, unless too much is being written or the disk has failed recently.
     fn write(self: &Arc<Self>, writing: &mut Vec<Writing>, key: &Key, object: &Arc<Object>) {
         let len = object.content.len();
         let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX);
