@@ -1,4 +1,4 @@
-//! Requests that the cache does not handle. Unsafe ones invalidate what is stored.
+//! Requests that the cache does not handle. Unsafe ones invalidate stored responses.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Requests that what is stored does not answer: they wait for the fetch of another request, or are forwarded.
+//! Requests without a usable stored response: they wait for the fetch of another request, or are forwarded.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// A request to be forwarded, and what is stored for it.
+/// A request to be forwarded, and its stored response.
 pub(super) struct Fetch {
     /// The request, which has no content.
     pub(super) parts: request::Parts,
@@ -149,7 +149,7 @@ where
     }
 }
 
-/// Refreshes what is stored in the background, unless that is under way or there are too many refreshes.
+/// Refreshes the stored response in the background, unless that is under way or there are too many refreshes.
 pub(super) fn refresh<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch)
 where
     S: HttpService + Clone + Send + 'static,
@@ -211,7 +211,7 @@ where
     Ok(response)
 }
 
-/// Forwards a HEAD request. Its response updates what is stored for GET, or makes it stale (RFC 9111 section 4.3.5).
+/// Forwards a HEAD request. Its response updates the stored response to GET, or makes it stale (RFC 9111 section 4.3.5).
 async fn fetch_head<S>(shared: Arc<Shared>, inner: S, fetch: Fetch) -> Result<Response, BoxError>
 where
     S: HttpService,

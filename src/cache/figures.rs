@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts of requests and of what is stored; returned by [`CacheHandle::figures`](super::CacheHandle::figures).
+/// Counts of requests and of stored responses; returned by [`CacheHandle::figures`](super::CacheHandle::figures).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Figures {

@@ -8,7 +8,7 @@ use crate::net::Drain;
 /// A handle of a [`CacheLayer`](super::CacheLayer), cheap to clone.
 ///
 /// Invalidations take effect at once: no request that comes later is answered by what was stored before, nor by a
-/// fetch that had begun before.
+/// fetch that began before.
 ///
 /// ```
 /// use vestibule::cache::{CacheLayer, Key, Purge};

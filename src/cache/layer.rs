@@ -122,7 +122,7 @@ impl CacheLayer {
         }
     }
 
-    /// Returns a handle to invalidate what is stored, and to read figures.
+    /// Returns a handle to invalidate stored responses, and to read figures.
     pub fn handle(&self) -> CacheHandle {
         CacheHandle::new(self.shared.clone())
     }

@@ -114,7 +114,7 @@ fn unreachable_origin(
     Some(response)
 }
 
-/// Handles a 304: what is stored is updated and answers the request.
+/// Handles a 304: updates the stored response, and answers the request with it.
 fn validated(
     shared: &Shared,
     fetch: &Fetch,
@@ -278,7 +278,7 @@ fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, l
     if reason == Refusal::OfResponse && !status.is_server_error() {
         shared.set_hit_for_miss(&fetch.key);
     }
-    // What is stored is of an earlier state of the resource.
+    // The stored response has an earlier state of the resource.
     if !status.is_server_error()
         && let Some(stale) = &fetch.stale
     {

@@ -101,7 +101,7 @@ impl Pump {
         }
     }
 
-    /// Lets the readers read on, and nobody else join them.
+    /// Lets the present readers continue, and admits no others.
     fn stop_storing(&mut self) {
         if let Some(lead) = self.lead.take() {
             self.shared.set_hit_for_miss(lead.key());

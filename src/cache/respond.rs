@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What a response depends on beside what is stored.
+/// What a response depends on beside the stored one.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) method: &'a Method,

@@ -104,7 +104,7 @@ where
 /// What becomes of a request.
 enum Decision {
     Answer(Box<Response>),
-    /// It is answered, and what is stored is refreshed in the background.
+    /// The request is answered from the store, and the stored response is refreshed in the background.
     Refresh(Box<Response>, Box<Fetch>),
     Forward(Box<Fetch>),
 }
@@ -122,7 +122,7 @@ fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<Key> {
     if is_handled { Key::of(request, &shared.options.query) } else { None }
 }
 
-/// Decides by what is stored.
+/// Decides by the stored response.
 fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found) -> Decision {
     let control = shared.control(request.headers());
     let Found { object, has_others } = found;

@@ -37,7 +37,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn max_object(&self) -> u64;
 }
 
-/// What is stored for a request.
+/// The stored response for a request.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) object: Option<Arc<Object>>,

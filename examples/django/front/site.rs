@@ -22,7 +22,7 @@ const MAX_BODY: u64 = 64 << 20;
 /// Time of a request in the queue and in a worker.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a worker may take to end in development: what it does is of no value any more.
+/// How long a worker may take to end in development, where its work can be dropped.
 const KILL_AFTER: Duration = Duration::from_secs(2);
 
 /// Where the application says that a private file is: `X-Accel-Redirect: /private/a.pdf` is `a.pdf` in
@@ -70,7 +70,7 @@ pub fn front(
         site = site.nest(url.trim_end_matches('/'), files::dir(root));
     }
 
-    // Nobody is believed unless named: what a client says of itself is dropped.
+    // Forwarding fields are dropped unless the client is a trusted proxy.
     let mut proxies = TrustedProxyLayer::new(ClientField::XForwardedFor).x_forwarded_proto(true);
     for network in &args.trust {
         proxies = proxies.trust(*network);
