@@ -1,10 +1,9 @@
 //! Workers as child processes: each is sent one request at a time over its Unix socket.
 //!
-//! A thread with a runtime of its own exchanges requests and responses with all workers of a pool. So a
-//! socket never leaves its runtime, whichever runtime a caller has, and a request that outlives its
-//! caller is still read to its end by somebody who knows when the worker is idle again. Between the
-//! caller and that thread there is the job, as for worker threads: no channel, but for a body that is
-//! streamed.
+//! One thread with its own runtime (`worker-io`) exchanges requests and responses with all workers of a pool.
+//! So a socket never leaves its runtime, whichever runtime the caller has, and a response is read to its end
+//! even if the caller has left, so that the pool knows when the worker is idle again. The caller and this
+//! thread share the job, as with worker threads. There is no channel, except for a body that is streamed.
 
 mod group;
 mod life;
@@ -49,7 +48,7 @@ use crate::{
     policy::restart::WorkerId,
 };
 
-/// How processes are started and ended.
+/// Settings for starting and stopping processes.
 pub(crate) struct Launch {
     pub(crate) command: Command,
     pub(crate) protocol: Protocol,
@@ -59,28 +58,30 @@ pub(crate) struct Launch {
     pub(crate) hooks: Hooks,
 }
 
-/// How requests are sent to a worker.
+/// The protocol between the pool and a worker.
 #[derive(Debug)]
 pub enum Protocol {
     Http {
-        /// Whether a worker is given the path of its socket. If not, it inherits the socket.
+        /// Whether the command contains the path of the worker's socket. If not, the worker inherits the
+        /// listening socket.
         has_path: bool,
         ready: Ready,
-        /// How many requests a process is sent at a time.
+        /// Maximum number of concurrent requests of a process.
         lanes: usize,
     },
-    /// As frames to this program.
+    /// Frames of [`crate::proto::gate`].
     Gate {
+        /// The source text of the program, which the worker reads from its socket.
         program: &'static str,
         /// Whether workers are forked from a process that has loaded the application.
         is_forked: bool,
-        /// How many requests a process answers at a time.
+        /// Maximum number of concurrent requests of a process.
         lanes: usize,
     },
 }
 
 impl Launch {
-    /// A launch with the default times and without hooks.
+    /// Creates settings with the default timeouts and without hooks.
     pub(crate) fn new(command: Command, protocol: Protocol) -> Self {
         Self {
             command,
@@ -93,37 +94,39 @@ impl Launch {
     }
 }
 
-/// When a worker is ready.
+/// The condition under which a worker is ready.
 #[derive(Debug, Clone)]
 pub enum Ready {
-    /// Its program runs; it is given no requests.
+    /// Its program runs. The pool sends it no requests.
     Started,
-    /// It listens at its socket, which others use.
+    /// It accepts connections on its socket. The pool sends it no requests; the [`SocketUser`] does.
     Listening(Arc<dyn SocketUser>),
-    /// It answers `OPTIONS *`.
+    /// It answers `OPTIONS *` with any status.
     Answer,
-    /// It answers `GET` of this path with success.
+    /// It answers `GET` of this path with a status of 2xx or 3xx.
     Path(PathAndQuery),
 }
 
-/// Why a worker is told to end.
+/// Why a worker is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
+    /// The supervisor has stopped or abandoned it.
     Unwanted,
+    /// It was not ready within the start timeout.
     NotReady,
 }
 
-/// What the workers of a pool share.
+/// State that the workers of a pool share.
 struct Shared {
     pool: Arc<Pool>,
     launch: Launch,
     dir: SocketDir,
-    /// `None` if it cannot be started here.
+    /// Kills remaining process groups if this process is killed. `None` if it could not be started.
     guardian: Option<Arc<Guardian>>,
 }
 
 impl Shared {
-    /// Has the group of a process killed if this process ends.
+    /// Registers a process with the guardian, which kills its group if this process is killed.
     fn guard(&self, spawned: &mut Spawned) {
         if let Some(guardian) = &self.guardian {
             spawned.guard(guardian);
@@ -131,18 +134,19 @@ impl Shared {
     }
 }
 
+/// Runs workers as child processes.
 pub(crate) struct ProcessExecutor {
     shared: Arc<Shared>,
-    /// Working directories of generations, with symbolic links resolved.
+    /// The working directory of each generation, with symbolic links resolved.
     dirs: Vec<(u64, PathBuf)>,
-    /// The processes that fork the workers of generations.
+    /// The process of each generation that forks workers.
     zygotes: Vec<(u64, Arc<Zygote>)>,
-    /// Processes of generations that more workers may join.
+    /// Processes with a free lane, with their generation.
     groups: Vec<(u64, Arc<Group>)>,
-    /// Tells each worker to end.
+    /// Stops each worker.
     stops: HashMap<WorkerId, watch::Sender<Option<Stop>>>,
     runtime: Handle,
-    /// Ends the runtime's thread.
+    /// Ends the runtime's thread when dropped.
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -157,7 +161,7 @@ impl ProcessExecutor {
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new().name("worker-io".to_owned()).spawn(move || {
-            let _ = runtime.block_on(ended); // or the executor is gone
+            let _ = runtime.block_on(ended); // an error: the executor was dropped
         })?;
         let shared = Arc::new(Shared { pool, launch, dir, guardian: guardian.ok().map(Arc::new) });
         Ok(Self {
@@ -172,7 +176,7 @@ impl ProcessExecutor {
         })
     }
 
-    /// The command of a generation.
+    /// Returns the command of a generation, with the working directory resolved.
     fn command(&mut self, generation: u64) -> io::Result<Command> {
         let command = self.shared.launch.command.clone();
         let Some(dir) = command.dir() else { return Ok(command) };
@@ -183,14 +187,14 @@ impl ProcessExecutor {
             let context = format!("cannot enter the directory {}: {error}", dir.display());
             io::Error::new(error.kind(), context)
         })?;
-        // Older ones than those that work are not started any more.
+        // No worker of a generation before the current one is started again.
         let oldest = self.shared.pool.lock().supervisor.generation();
         self.dirs.retain(|(of, _)| *of >= oldest);
         self.dirs.push((generation, resolved.clone()));
         Ok(command.current_dir(resolved))
     }
 
-    /// A lane of a process of the worker's generation, which is started if there is none.
+    /// Returns a free lane of a process of the worker's generation; starts a process if there is none.
     fn lane(&mut self, id: WorkerId) -> io::Result<(Arc<Group>, Link)> {
         let generation = id.generation();
         self.prune();
@@ -205,7 +209,7 @@ impl ProcessExecutor {
         Ok((group, link))
     }
 
-    /// Starts a process, or prepares that it is forked, with a link for each of its lanes.
+    /// Starts a process, or prepares it for being forked, and returns a link for each of its lanes.
     fn launch(&mut self, id: WorkerId) -> io::Result<(Origin, Vec<Link>)> {
         let command = self.command(id.generation())?;
         let shared = self.shared.clone();
@@ -217,7 +221,7 @@ impl ProcessExecutor {
                         let command = command.allow_writes(shared.dir.root());
                         command.substitute(SOCKET, socket.text()?).spawn(None)?
                     }
-                    // Closed here when it is inherited: without the worker there is no listener.
+                    // This process closes its copy after the spawn, so that connects fail without the worker.
                     false => command.spawn(Some(&bind(&socket.0)?))?,
                 };
                 let link = || Link::Http(HttpLink::new(socket.clone(), ready.clone()));
@@ -240,7 +244,7 @@ impl ProcessExecutor {
         Ok((origin, links))
     }
 
-    /// The process that forks the workers of a generation. One that has ended is replaced.
+    /// Returns the process that forks the workers of a generation; starts it if there is none or it has ended.
     fn zygote(
         &mut self,
         generation: u64,
@@ -256,7 +260,8 @@ impl ProcessExecutor {
         Ok(zygote)
     }
 
-    /// Drops what is of no use any more: the last reference to a zygote ends it.
+    /// Drops processes without free lanes, and the zygotes of earlier generations. Dropping the last reference
+    /// to a zygote ends it.
     fn prune(&mut self) {
         let oldest = self.shared.pool.lock().supervisor.generation();
         self.groups.retain(|(of, group)| *of >= oldest && !group.is_full());
@@ -286,7 +291,7 @@ impl Executor for ProcessExecutor {
     }
 
     fn stop(&mut self, id: WorkerId) {
-        self.prune(); // a generation has ended, or there are too many
+        self.prune(); // the generation may have ended
         self.stop_worker(id, Stop::Unwanted);
     }
 
@@ -304,7 +309,8 @@ impl Drop for ProcessExecutor {
     }
 }
 
-/// The links of a process, and its end of the first; the others are sent over that.
+/// Creates the links of a process. Returns the process's end of the first one too, over which the ends of the
+/// others are sent.
 fn gate_links(program: Option<&str>, lanes: usize) -> io::Result<(Vec<Link>, OwnedFd)> {
     let (first, socket) = GateLink::new(program)?;
     let others = (1..lanes).map(|_| GateLink::new(None)).collect::<io::Result<Vec<_>>>()?;
@@ -315,7 +321,7 @@ fn gate_links(program: Option<&str>, lanes: usize) -> io::Result<(Vec<Link>, Own
     Ok((others.into_iter().chain([first]).map(Link::Gate).collect(), socket))
 }
 
-/// The path of a worker's socket, which is removed with this value.
+/// The path of a worker's socket. Dropping it removes the file.
 struct SocketFile(PathBuf);
 
 impl SocketFile {

@@ -1,4 +1,4 @@
-//! `Group`: one process, and the workers of the pool that are its lanes.
+//! `Group`: a worker process and its lanes.
 
 use std::{
     os::fd::OwnedFd,
@@ -18,11 +18,11 @@ use crate::{
     worker::process::{ExitedEarly, WorkerProcess},
 };
 
-/// One process, and its lanes: each is a worker of the pool, which answers one request at a time. Most programs
-/// have one.
+/// A process and its lanes. A lane is a worker of the pool: it runs one request at a time. Most programs have one
+/// lane.
 ///
-/// The first lane has the process started, and the last one that leaves has it ended. When a lane has left, no
-/// other takes its place: lanes leave a process that is to be replaced, or that has a request in which it is stuck.
+/// The first lane starts the process, and the last one that leaves stops it. A lane leaves when the process is
+/// being replaced, or when its request is stuck; then no other worker joins the process.
 pub(super) struct Group {
     origin: Mutex<Option<Origin>>,
     zygote: Option<Arc<Zygote>>,
@@ -32,31 +32,31 @@ pub(super) struct Group {
     is_ready: AtomicBool,
 }
 
-/// Where a process comes from.
+/// A process that was spawned, or that its first lane forks.
 pub(super) enum Origin {
     Spawned(Spawned),
-    /// It is forked, with this socket.
+    /// The zygote forks it, and it inherits this socket.
     Fork(Arc<Zygote>, OwnedFd),
 }
 
 struct Lanes {
-    /// Of lanes that no worker has.
+    /// The links of lanes without a worker.
     free: Vec<Link>,
     active: usize,
     is_closed: bool,
 }
 
-/// A process that was started.
+/// A running process.
 pub(super) struct Process {
     pub(super) child: Child,
     pub(super) facts: WorkerProcess,
     output: Mutex<Option<Output>>,
-    /// Its parent, if that is not this process.
+    /// Its parent process, if it was forked.
     zygote: Option<Arc<Zygote>>,
 }
 
 impl Group {
-    /// A process with a lane for each link.
+    /// Creates a process with one lane for each link.
     pub(super) fn new(origin: Origin, links: Vec<Link>) -> Arc<Self> {
         let zygote = match &origin {
             Origin::Spawned(_) => None,
@@ -77,7 +77,7 @@ impl Group {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A lane for another worker, if there is one.
+    /// Returns a lane for another worker, if one is free.
     pub(super) fn join(&self) -> Option<Link> {
         let mut lanes = self.lanes();
         if lanes.is_closed {
@@ -88,13 +88,14 @@ impl Group {
         Some(link)
     }
 
-    /// Whether no other worker can join.
+    /// Returns whether no other worker can join.
     pub(super) fn is_full(&self) -> bool {
         let lanes = self.lanes();
         lanes.is_closed || lanes.free.is_empty()
     }
 
-    /// A lane leaves. Returns whether it was the last one, which is to end the process.
+    /// Removes a lane, and lets no other join. Returns whether it was the last one, whose worker must stop the
+    /// process.
     pub(super) fn leave(&self) -> bool {
         let mut lanes = self.lanes();
         lanes.is_closed = true;
@@ -103,12 +104,12 @@ impl Group {
         lanes.active == 0
     }
 
-    /// The process that forks this one, if one does.
+    /// Returns the process that forks this one, if there is one.
     pub(super) fn zygote(&self) -> Option<&Zygote> {
         self.zygote.as_deref()
     }
 
-    /// The process, which is started by the first lane that asks. `on_start` is called with it then.
+    /// Returns the process. The first call starts it, and calls `on_start`.
     pub(super) async fn process(
         &self,
         id: WorkerId,
@@ -138,17 +139,17 @@ impl Group {
         self.process.get_or_try_init(|| start).await
     }
 
-    /// Returns whether this is the first lane that is ready.
+    /// Records that a lane is ready. Returns whether it is the first one.
     pub(super) fn set_ready(&self) -> bool {
         !self.is_ready.swap(true, Ordering::Relaxed)
     }
 
-    /// The process was reaped.
+    /// Records that the process was reaped.
     pub(super) fn set_ended(&self, ended: ExitedEarly) {
         self.ended.send_replace(Some(ended));
     }
 
-    /// Waits until the last lane has had the process reaped.
+    /// Waits until the last lane has reaped the process.
     pub(super) async fn ended(&self) -> Option<ExitedEarly> {
         let mut ended = self.ended.subscribe();
         let ended = ended.wait_for(Option::is_some).await;
@@ -157,7 +158,7 @@ impl Group {
 }
 
 impl Process {
-    /// Reaps the process when it has ended. Returns the last line of its output, too.
+    /// Waits for the end of the process and reaps it. Returns its status and the last line of its output.
     pub(super) async fn reap(&self) -> (ExitStatus, String) {
         let status = match &self.zygote {
             None => self.child.reap().await,

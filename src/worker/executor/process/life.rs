@@ -1,4 +1,4 @@
-//! The life of one worker: of a process, from its start until it is reaped, or of a lane of one.
+//! `Life`: the task of one worker, from its start to its exit. A worker is a process, or a lane of one.
 
 use std::{
     future::pending,
@@ -33,19 +33,21 @@ use crate::{
     policy::restart::WorkerId,
 };
 
-/// How long after a broken connection it takes at most to learn that the process has ended.
+/// Maximum time between a broken connection and the end of its process, if the process has crashed: 100 ms. The
+/// kernel closes the sockets first.
 const EXIT_NOTICE: Duration = Duration::from_millis(100);
 
-/// Why a worker is not ready, unless more is known.
+/// Default reason of [`NotReady`].
 const NO_ANSWER: &str = "it has not answered";
 
-/// How long an exchange with a process that has ended is waited for. What it has written is there at once; a
-/// process that has left its group may have inherited the connection, and hold it open.
+/// Timeout of an exchange whose process has ended: 1 s. The bytes that the process wrote can be read at once, but a
+/// descendant outside of its group may have inherited the connection and hold it open.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 
-/// How often the memory of a worker is looked at, at most.
+/// Minimum time between two measurements of a worker's memory: 1 s.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The task of one worker.
 pub(super) struct Life {
     pub(super) id: WorkerId,
     pub(super) shared: Arc<Shared>,
@@ -54,15 +56,16 @@ pub(super) struct Life {
     pub(super) stopped: watch::Receiver<Option<Stop>>,
 }
 
-/// Why a worker has not become ready.
+/// Why a worker did not become ready.
 enum Unready {
+    /// Its process has ended.
     Ended,
     Stopped(Stop),
 }
 
 impl Life {
     pub(super) async fn run(mut self) {
-        // The last act, also if this is cut short.
+        // Dropped last, also when the task is dropped.
         let _exit = ExitGuard { pool: self.shared.pool.clone(), id: self.id };
         let (shared, group) = (self.shared.clone(), self.group.clone());
         let hooks = &shared.launch.hooks;
@@ -80,7 +83,7 @@ impl Life {
             let has_ended = self.serve(&process.child).await;
             if has_ended && self.link.is_independent() {
                 let pid = process.facts.pid;
-                tracing::warn!(worker = %self.id, pid, "a process has ended by itself, and is started again");
+                tracing::warn!(worker = %self.id, pid, "a process ended unexpectedly and will be restarted");
             }
         }
         shared.pool.leave(self.id);
@@ -94,9 +97,9 @@ impl Life {
             group.set_ended(ended.clone());
             Some(ended)
         } else if matches!(unready, Some(Unready::Ended)) {
-            group.ended().await // which tells why
+            group.ended().await // for the reason
         } else {
-            return; // others go on
+            return; // other lanes use the process
         };
         let Some(ended) = ended else { return };
         let (status, pid) = (ended.status, process.facts.pid);
@@ -110,7 +113,7 @@ impl Life {
         }
     }
 
-    /// Has the process started, if another lane has not; `None` if there is none.
+    /// Starts the process, unless another lane has done so. Returns `None` if that fails or is stopped.
     async fn begin<'a>(&mut self, group: &'a Group) -> Option<&'a Process> {
         let shared = self.shared.clone();
         let on_spawn = shared.launch.hooks.on_spawn.as_deref();
@@ -135,7 +138,7 @@ impl Life {
         None
     }
 
-    /// The worker was ended before it was ready.
+    /// Reports that the worker was stopped before it was ready.
     fn report_stop(&self, why: Stop, reason: String) {
         if why == Stop::NotReady {
             let error = NotReady { timeout: self.shared.launch.start_timeout, reason };
@@ -143,7 +146,7 @@ impl Life {
         }
     }
 
-    /// Waits until the worker is ready, or cannot be.
+    /// Waits until the worker is ready. Returns the reason if it ends or is stopped before that.
     async fn start(&mut self, child: &Child, problem: &mut String) -> Option<Unready> {
         if self.link.is_started() {
             return None;
@@ -156,7 +159,8 @@ impl Life {
         }
     }
 
-    /// Waits until others do not use the worker any more, at most for the stop timeout.
+    /// Waits until the [`SocketUser`](super::SocketUser) does not use the worker any more, at most for the stop
+    /// timeout.
     async fn retire(&self, child: &Child) {
         let retired = timeout(self.shared.launch.stop_timeout, self.link.retire());
         tokio::select! {
@@ -165,8 +169,8 @@ impl Life {
         }
     }
 
-    /// Serves requests until the worker ends or is to end. Returns whether it has ended without a request and
-    /// without being asked to.
+    /// Serves requests until the worker ends or must stop. Returns whether it ended unexpectedly between two
+    /// requests.
     async fn serve(&mut self, child: &Child) -> bool {
         let pool = self.shared.pool.clone();
         let mut looked_at = Instant::now();
@@ -189,8 +193,8 @@ impl Life {
         }
     }
 
-    /// Has the worker answer a request. Returns whether it may take another one; `None` if it is
-    /// abandoned.
+    /// Sends a request to the worker and its response to the caller. Returns whether the worker may take another
+    /// request; `None` if it was abandoned or stopped.
     async fn answer(&mut self, child: &Child, work: Work) -> Option<bool> {
         let Work { job, request, .. } = work;
         let mut has_ended = false;
@@ -202,7 +206,7 @@ impl Life {
                 _ = stop(&mut self.stopped) => return None,
                 () = child.ended() => {
                     has_ended = true;
-                    child.kill_group(); // others of its group could go on for ever
+                    child.kill_group(); // its descendants could run forever
                     tokio::select! {
                         biased;
                         result = last_answer(exchange, &job) => result,
@@ -221,8 +225,8 @@ impl Life {
                 if crashed || !is_answer_wanted(&done, &job) {
                     self.link.close_idle();
                 }
-                // The worker is free before its caller is answered: a caller finds the capacity of its
-                // last request free again.
+                // The worker is idle before its caller gets the response, so that the caller finds its capacity
+                // released.
                 let stays = pool.done(self.id, crashed && is_broken);
                 drop(job.take_permit());
                 done.report(&job);
@@ -249,18 +253,20 @@ impl Life {
         Some(stays)
     }
 
-    /// Asks the process to end, and kills its group if it does not.
+    /// Sends the stop signal to the process, and kills its group at its end or after the stop timeout.
     async fn end(&self, child: &Child) {
         child.terminate(self.shared.launch.command.signal());
         if timeout(self.shared.launch.stop_timeout, child.ended()).await.is_err() {
-            tracing::warn!(worker = %self.id, pid = child.pid(), "a worker process did not end, and is killed");
+            let within = self.shared.launch.stop_timeout;
+            let message = "a worker process did not end after the stop signal and is killed";
+            tracing::warn!(worker = %self.id, pid = child.pid(), ?within, "{message}");
         }
         child.kill_group();
         child.ended().await;
     }
 }
 
-/// One request, from its head until the end of the response's body.
+/// Runs a request, from its head to the end of the response's body.
 async fn exchange(link: &Link, request: crate::Request, job: &Arc<Job>) -> Result<Done, Failed> {
     let done = match link.exchange(request, job).await? {
         Ok(response) => deliver(response, job).await,
@@ -270,8 +276,8 @@ async fn exchange(link: &Link, request: crate::Request, job: &Arc<Job>) -> Resul
     Ok(done)
 }
 
-/// The rest of an exchange whose process has ended: its response, or its end. A response whose head has come
-/// may take as long as its client does.
+/// Waits for the rest of an exchange whose process has ended. After the head of the response there is no timeout:
+/// the client may read slowly.
 async fn last_answer(
     exchange: impl Future<Output = Result<Done, Failed>>,
     job: &Job,
@@ -287,27 +293,27 @@ async fn last_answer(
     }
 }
 
-/// Whether the caller still waits for a response that has come.
+/// Returns whether the caller still waits for the response.
 fn is_answer_wanted(done: &Done, job: &Job) -> bool {
     match done {
         Done::Answer(_) => job.is_running(),
-        Done::Body(..) => true, // otherwise the connection was closed in the middle
+        Done::Body(..) => true, // the connection of an incomplete body is closed already
     }
 }
 
-/// Whether a process ends whose connection has broken: the kernel closes its sockets first.
+/// Returns whether the process of a broken connection ends: the kernel closes its sockets first.
 async fn ends_soon(child: &Child) -> bool {
     timeout(EXIT_NOTICE, child.ended()).await.is_ok()
 }
 
-/// Waits until the worker is told to end.
+/// Waits until the worker is stopped.
 async fn stop(stopped: &mut watch::Receiver<Option<Stop>>) -> Stop {
-    // An error means that there is no executor any more.
+    // An error: the executor was dropped.
     let why = stopped.wait_for(Option::is_some).await;
     why.ok().and_then(|why| *why).unwrap_or(Stop::Unwanted)
 }
 
-/// Calls a hook. A panic in it is logged, and the worker lives on.
+/// Calls a hook. A panic of the hook is logged and has no other effect.
 fn call<T>(name: &str, hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
     let Some(hook) = hook else { return };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(with))) {

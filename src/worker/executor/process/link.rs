@@ -1,4 +1,4 @@
-//! `Link`: the exchange of requests and responses with one worker process, by its protocol.
+//! `Link`: sends requests to one worker and receives its responses, in the worker's protocol.
 
 mod gate;
 mod http;
@@ -13,24 +13,24 @@ use crate::{
     error::{BoxError, Error, Kind},
 };
 
-/// The way to one worker.
+/// The connection to one worker.
 pub(super) enum Link {
     Http(HttpLink),
     Gate(GateLink),
 }
 
-/// A request that was not answered.
+/// The failure of an exchange before its response.
 pub(super) struct Failed {
-    /// The request, if it is whole.
+    /// The request, if it can be sent again.
     pub(super) request: Option<Request>,
     pub(super) delivery: Delivery,
-    /// Whether the worker must be ended: it takes no connections any more, or has violated the protocol.
+    /// Whether the worker must be stopped: it accepts no connections, or has violated the protocol.
     pub(super) is_refused: bool,
     pub(super) error: BoxError,
 }
 
 impl Failed {
-    /// The process has ended, and its connection has not.
+    /// Creates the failure of a process that has ended while its connection is held open.
     pub(super) fn ended() -> Self {
         Self {
             request: None,
@@ -42,7 +42,7 @@ impl Failed {
 }
 
 impl Link {
-    /// Sends a request and waits for the head of its response, or for the error of the application.
+    /// Sends a request and waits for the head of its response, or for the application's error.
     pub(super) async fn exchange(
         &self,
         request: Request,
@@ -54,7 +54,7 @@ impl Link {
         }
     }
 
-    /// Waits until the worker is ready. `problem` has what the last check has found.
+    /// Waits until the worker is ready. `problem` is the result of the last check.
     pub(super) async fn wait_ready(&self, problem: &mut String) {
         match self {
             Self::Http(link) => link.wait_ready(problem).await,
@@ -62,7 +62,7 @@ impl Link {
         }
     }
 
-    /// Whether the worker is ready once its program runs.
+    /// Returns whether the worker is ready when its program runs.
     pub(super) fn is_started(&self) -> bool {
         match self {
             Self::Http(link) => link.is_started(),
@@ -70,7 +70,7 @@ impl Link {
         }
     }
 
-    /// Whether the pool gives the worker no requests.
+    /// Returns whether the pool sends the worker no requests.
     pub(super) fn is_independent(&self) -> bool {
         match self {
             Self::Http(link) => link.is_independent(),
@@ -78,7 +78,7 @@ impl Link {
         }
     }
 
-    /// Waits until others do not use the worker, which is to be ended, any more.
+    /// Waits until the [`SocketUser`](super::SocketUser) does not use the worker any more.
     pub(super) async fn retire(&self) {
         match self {
             Self::Http(link) => link.retire().await,
@@ -86,15 +86,15 @@ impl Link {
         }
     }
 
-    /// Waits until the worker has ended a request whose response was not read to its end.
+    /// Cancels the request if its response was not read to its end, and waits until the worker has ended it.
     pub(super) async fn settle(&self, job: &Job) {
         match self {
-            Self::Http(_) => {} // its connection was closed
+            Self::Http(_) => {} // the connection of an incomplete response is closed
             Self::Gate(link) => link.settle(job).await,
         }
     }
 
-    /// Whether the worker has violated its protocol, so that it must be ended.
+    /// Returns whether the worker has violated the protocol, so that it must be stopped.
     pub(super) fn is_violated(&self) -> bool {
         match self {
             Self::Http(_) => false,
@@ -102,7 +102,7 @@ impl Link {
         }
     }
 
-    /// Whether the worker may have ended: a response has broken off.
+    /// Returns whether the worker may have ended, after the body of a response has failed.
     pub(super) fn is_lost(&self) -> bool {
         match self {
             Self::Http(_) => true,
@@ -110,7 +110,7 @@ impl Link {
         }
     }
 
-    /// Closes the connection that is kept: a request on it was answered in the worker's place.
+    /// Closes the idle connection, whose last request was answered by the pool instead of the worker.
     pub(super) fn close_idle(&self) {
         match self {
             Self::Http(link) => link.close_idle(),
@@ -118,7 +118,7 @@ impl Link {
         }
     }
 
-    /// Closes everything: the worker is to end.
+    /// Closes all connections, before the worker is stopped.
     pub(super) fn close(&self) {
         match self {
             Self::Http(link) => link.close_idle(),

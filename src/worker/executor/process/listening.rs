@@ -1,23 +1,23 @@
-//! Workers that are given no requests by the pool: others connect to their sockets.
+//! `SocketUser`: sends requests to workers that do not get them from the pool.
 
 use std::{fmt, future::Future, io, path::Path, pin::Pin, time::Duration};
 
 use tokio::net::UnixStream;
 
-/// Pauses between attempts to connect, as those of ready checks.
+/// Pauses between attempts to connect, as those of readiness checks.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
 /// Connects to the sockets of workers.
 pub trait SocketUser: Send + Sync {
-    /// A worker listens at `socket`, in place of all before it. Each has a path of its own.
+    /// Switches to the worker that accepts connections on `socket`. No other worker has the same path.
     ///
     /// # Errors
-    /// It cannot be used yet; it is tried again.
+    /// The worker cannot be used yet. The call is repeated after a pause.
     fn open(&self, socket: &Path) -> io::Result<()>;
 
-    /// The worker with this socket is to be ended, or has ended. The future resolves when it is not in use any
-    /// more.
+    /// Stops using the worker with this socket, which has ended or will be stopped. The future resolves when no
+    /// request uses it.
     fn retire(&self, socket: &Path) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
@@ -27,7 +27,7 @@ impl fmt::Debug for dyn SocketUser {
     }
 }
 
-/// Waits until a worker listens and is used. `problem` has why not.
+/// Waits until a worker accepts connections and `user` uses it. `problem` is the last error.
 pub(super) async fn wait_open(user: &dyn SocketUser, socket: &Path, problem: &mut String) {
     let mut pause = FIRST_PAUSE;
     loop {

@@ -1,4 +1,4 @@
-//! `Output`: what a process prints, line by line in the log.
+//! `Output`: logs the output of a process line by line.
 
 use std::{
     os::fd::OwnedFd,
@@ -12,7 +12,7 @@ use tracing::field::display;
 use super::super::super::pool::Pool;
 use crate::{net::process::read_lines, policy::restart::WorkerId};
 
-/// How long the output of a process that has ended is waited for. A process that has left the group may
+/// Timeout for the rest of the output after the end of a process: 200 ms. A descendant outside of its group may
 /// hold the pipe open.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
@@ -23,7 +23,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Reads standard output and error of a process, which is this worker or none, in the present runtime.
+    /// Reads the standard output and error of a process in the current runtime. `worker` is `None` for a process
+    /// that is not a worker.
     pub(super) fn start(
         worker: Option<&(WorkerId, Arc<Pool>)>,
         pid: u32,
@@ -49,7 +50,7 @@ impl Output {
         Self { tasks: [read(stdout, "stdout"), read(stderr, "stderr")], last_line }
     }
 
-    /// Reads what is left after the end of the process. Returns the last line, which is empty if there was none.
+    /// Reads the rest after the end of the process. Returns the last line, which is empty if there was none.
     pub(super) async fn end(self) -> String {
         for mut task in self.tasks {
             if timeout(LAST_OUTPUT, &mut task).await.is_err() {

@@ -1,4 +1,4 @@
-//! `Zygote`: a process that loads the application of a generation once, and forks its workers.
+//! `Zygote`: a process that loads the application once and forks the workers of a generation.
 
 use std::{
     future::poll_fn,
@@ -28,23 +28,24 @@ use crate::{
     proto::gate::{Fault, Reply, fork, reap},
 };
 
-/// Bytes of the longest answer to an order; a message is cut.
+/// Maximum size of a reply in bytes. A longer message is truncated.
 const MAX_ANSWER: usize = 4096;
 
-/// The way to the process. When the last reference is dropped, the process ends.
+/// The handle of the process. Dropping the last reference stops the process.
 ///
-/// A worker that it has forked is its child, so it reaps it, and is asked for the status. If it ends before its
-/// workers, they go on; their status is unknown then.
+/// The workers are children of the process, so it reaps them and reports their status. If it ends before its
+/// workers, they continue, and their status is unknown.
 pub(super) struct Zygote {
     control: SeqPacket,
-    /// Whether it has loaded the application. One order is given at a time.
+    /// Whether the application is loaded. Locked during a command, since there is one at a time.
     is_ready: Mutex<bool>,
     ended: watch::Receiver<Option<ExitedEarly>>,
     discarded: Arc<Notify>,
 }
 
 impl Zygote {
-    /// Starts the process, in the present runtime; the calling thread must outlive it.
+    /// Starts the process in the current runtime. The calling thread must outlive the process, because of
+    /// `PR_SET_PDEATHSIG`.
     ///
     /// # Errors
     /// Those of fork(2), execve(2) and socketpair(2).
@@ -68,15 +69,16 @@ impl Zygote {
         self.ended.borrow().is_some() || self.ended.has_changed().is_err()
     }
 
-    /// Ends the process, which does not get ready.
+    /// Stops the process, which did not become ready in time.
     pub(super) fn discard(&self) {
         self.discarded.notify_one();
     }
 
-    /// Forks a worker that has `socket`. It is carried out to its end if the future is dropped.
+    /// Forks a worker that inherits `socket`. If the future is dropped, the fork is completed and the worker killed
+    /// and reaped.
     ///
     /// # Errors
-    /// [`ExitedEarly`] if the process has ended, or why it could not fork.
+    /// [`ExitedEarly`] if the process has ended, or the error of its fork.
     pub(super) async fn fork(self: &Arc<Self>, socket: OwnedFd) -> Result<Spawned, BoxError> {
         let (sender, receiver) = oneshot::channel();
         let zygote = self.clone();
@@ -112,7 +114,7 @@ impl Zygote {
         }
     }
 
-    /// Reaps a worker that has ended.
+    /// Reaps a worker that has ended. The status is unknown if this process has ended too.
     pub(super) async fn reap(&self, pid: u32) -> ExitStatus {
         let _turn = self.is_ready.lock().await;
         if self.control.send(&reap(pid), &[]).await.is_err() {
@@ -125,7 +127,7 @@ impl Zygote {
         }
     }
 
-    /// The next answer.
+    /// Receives the next reply.
     async fn receive(&self) -> Result<(Reply, Option<OwnedFd>), BoxError> {
         let mut buffer = [0; MAX_ANSWER];
         let received = poll_fn(|cx| {
@@ -153,7 +155,7 @@ impl Zygote {
     }
 }
 
-/// Waits until the process has ended, or is not wanted any more.
+/// Waits for the end of the process; stops it when it is discarded or its last reference is dropped.
 async fn observe(
     mut spawned: Spawned,
     ended: watch::Sender<Option<ExitedEarly>>,
@@ -183,7 +185,7 @@ async fn observe(
     let _ = ended.send(Some(ExitedEarly { status, last_line }));
 }
 
-/// Asks the process to end, and kills it if it does not.
+/// Sends SIGTERM to the process, and kills its group after the stop timeout.
 async fn end(child: &Child, shared: &Shared) {
     child.terminate(StopSignal::Term);
     if timeout(shared.launch.stop_timeout, child.ended()).await.is_err() {

@@ -1,4 +1,4 @@
-//! `GateLink`: requests and responses as frames, see [`crate::proto::gate`].
+//! `GateLink`: frames of [`crate::proto::gate`] over a socket pair.
 
 mod body;
 mod encode;
@@ -34,10 +34,10 @@ use crate::{
     proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply, cancel},
 };
 
-/// The way to one worker, which is sent one request at a time.
+/// The connection to one worker, for one request at a time.
 pub(in super::super) struct GateLink(Arc<Front>);
 
-/// The front's end of the socket.
+/// This process's end of the socket pair.
 struct Front {
     socket: SeqPacket,
     state: Mutex<State>,
@@ -46,17 +46,17 @@ struct Front {
 struct State {
     buffer: Box<[u8]>,
     next_id: u32,
-    /// The request that the worker has not ended.
+    /// The id of the request that the worker has not ended.
     open: Option<u32>,
-    /// Whether it has violated the protocol.
+    /// Whether the worker has violated the protocol.
     is_violated: bool,
-    /// Whether the socket has ended.
+    /// Whether the socket is closed or broken.
     is_lost: bool,
 }
 
 impl GateLink {
-    /// Creates the link in the present runtime. Returns the worker's socket, too, from which it reads its
-    /// program first, if there is one.
+    /// Creates the link in the current runtime. Returns the worker's end of the socket pair too. `program` is sent
+    /// first, if there is one.
     pub(in super::super) fn new(program: Option<&str>) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = seqpacket::pair()?;
         let socket = SeqPacket::new(ours)?;
@@ -74,7 +74,7 @@ impl GateLink {
         self.0.socket.try_send(&[0], &fds)
     }
 
-    /// Waits for the worker to say that it has loaded the application.
+    /// Waits until the worker has loaded the application.
     pub(super) async fn wait_ready(&self, problem: &mut String) {
         "it has not loaded the application".clone_into(problem);
         match poll_fn(|cx| self.0.poll_frame(cx)).await {
@@ -82,7 +82,7 @@ impl GateLink {
             Ok(_) => *problem = Fault::Unsolicited.to_string(),
             Err(error) => *problem = error.to_string(),
         }
-        pending().await // until it ends, or its time is over
+        pending().await // until the process ends or the start timeout passes
     }
 
     pub(super) async fn exchange(
@@ -123,7 +123,7 @@ impl GateLink {
         }
     }
 
-    /// Sends the descriptor that belongs to a request.
+    /// Sends the descriptor of a request's body.
     async fn attach(
         &self,
         attachment: Attachment,
@@ -144,7 +144,7 @@ impl GateLink {
         }
     }
 
-    /// Waits until the worker has ended a request whose response was not read to its end.
+    /// Cancels the request if its response was not read to its end, and waits until the worker has ended it.
     pub(super) async fn settle(&self, job: &Job) {
         let front = &self.0;
         let Some(id) = front.open_request() else { return };
@@ -188,13 +188,13 @@ impl Front {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The request that the worker has not ended, if it still can.
+    /// Returns the request that the worker has not ended, if the worker can still end it.
     fn open_request(&self) -> Option<u32> {
         let state = self.lock();
         state.open.filter(|_| !state.is_violated && !state.is_lost)
     }
 
-    /// The next frame of request `id`; what the application has logged goes to the log.
+    /// Receives the next frame of request `id`. Writes the application's log messages to the log.
     fn poll_reply(
         &self,
         cx: &mut Context<'_>,
@@ -213,7 +213,7 @@ impl Front {
                         "{text}"
                     );
                 }
-                // An application may go on after its response.
+                // An application may continue after its response.
                 Reply::Log { text, .. } => {
                     tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
                 }
@@ -223,7 +223,7 @@ impl Front {
         }
     }
 
-    /// The next frame, whatever it belongs to.
+    /// Receives the next frame, of any request.
     fn poll_frame(
         &self,
         cx: &mut Context<'_>,
@@ -261,20 +261,20 @@ impl Front {
         Poll::Ready(Ok((reply, received.descriptor)))
     }
 
-    /// The worker has violated the protocol and must be ended.
+    /// Records that the worker has violated the protocol, so that it is stopped.
     fn break_off(&self, fault: Fault) -> GateError {
         self.lock().is_violated = true;
         fault.into()
     }
 }
 
-/// A request that the worker will not answer.
+/// Creates the failure of a request that the worker will not answer.
 fn lost(request: Option<Request>, delivery: Delivery, error: GateError) -> Failed {
     let error = Error::new(Kind::BadGateway, error).into();
     Failed { request, delivery, is_refused: true, error }
 }
 
-/// Logs where the application has raised an exception.
+/// Logs the traceback of an exception of the application.
 fn report(job: &Job, traceback: &str) {
     let request = job.request();
     log_request!(
@@ -285,7 +285,7 @@ fn report(job: &Job, traceback: &str) {
     );
 }
 
-/// An error of the application, for the caller and the log.
+/// Converts an error of the application for the caller.
 fn failed(error: ApplicationError) -> BoxError {
     Error::new(Kind::Internal, error).into()
 }

@@ -1,4 +1,4 @@
-//! `HttpLink`: requests and responses as HTTP/1.1, on connections to the worker's socket.
+//! `HttpLink`: HTTP/1.1 over connections to the worker's socket.
 
 use std::{
     future::poll_fn,
@@ -29,11 +29,10 @@ use crate::{
     semantics::gateway,
 };
 
-/// Stands for "never" among the timeouts of a connection: the supervisor bounds requests.
+/// A timeout of a connection that never expires, ten years: the supervisor limits the time of requests.
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
 
-/// Pauses between checks of whether a worker is ready: from 5 ms, a third of what an interpreter takes
-/// to start, to 200 ms.
+/// Pauses between readiness checks: from 5 ms, a third of the start time of an interpreter, to 200 ms.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
@@ -45,7 +44,7 @@ pub(in super::super) struct HttpLink {
     idle: Idle,
 }
 
-/// The connection of the last exchange, if the worker keeps it.
+/// The connection of the last exchange, if the worker keeps it open.
 #[derive(Clone, Default)]
 struct Idle(Arc<Mutex<Option<Connection<Stream>>>>);
 
@@ -55,8 +54,8 @@ impl HttpLink {
         Self { socket, ready, limits: Arc::new(limits), idle: Idle::default() }
     }
 
-    /// Sends a request and waits for the head of its response. Its deadline is left to the supervisor:
-    /// the exchange tells when the worker is idle again, so it outlives its caller.
+    /// Sends a request and waits for the head of its response. The supervisor applies the deadline, not the
+    /// connection: the exchange continues after it, since its end shows that the worker is idle again.
     pub(super) async fn exchange(&self, mut request: Request) -> Result<Response, Failed> {
         request.extensions_mut().remove::<Deadline>();
         let idle = self.idle.take();
@@ -65,8 +64,9 @@ impl HttpLink {
         {
             match connection.exchange(request, self.idle.clone()).await {
                 Ok(response) => return Ok(finish(response)),
-                // The worker has closed its idle connection (RFC 9112 section 9.3.1). A request that may
-                // have been sent is given back instead, so that it is counted: it may end each worker.
+                // The worker has closed its idle connection (RFC 9112 section 9.3.1). A request that may have
+                // been sent is not retried here but by the pool, which counts its attempts: it may crash every
+                // worker.
                 Err(ExchangeError {
                     cause: Cause::Io(_) | Cause::Closed,
                     delivery: Delivery::NotSent,
@@ -88,7 +88,7 @@ impl HttpLink {
         Ok(finish(response))
     }
 
-    /// Closes the connection that is kept: a request on it was answered in the worker's place.
+    /// Closes the idle connection.
     pub(super) fn close_idle(&self) {
         drop(self.idle.take());
     }
@@ -107,7 +107,7 @@ impl HttpLink {
         }
     }
 
-    /// Waits until the worker is ready. `problem` has what the last check has found.
+    /// Waits until the worker is ready. `problem` is the result of the last check.
     pub(super) async fn wait_ready(&self, problem: &mut String) {
         let ready = &self.ready;
         if let Ready::Listening(user) = ready {
@@ -135,7 +135,7 @@ impl HttpLink {
     }
 }
 
-/// The request by which a worker is checked.
+/// Creates the request of a readiness check.
 fn probe(ready: &Ready) -> Request {
     let mut request = Request::new(Body::empty());
     match ready {
@@ -149,20 +149,20 @@ fn probe(ready: &Ready) -> Request {
     request
 }
 
-/// Makes the worker's response ours.
+/// Prepares the worker's response for the client, as a gateway does.
 fn finish(mut response: Response) -> Response {
     gateway::prepare_response(response.headers_mut());
     response
 }
 
-/// Whether an error of connect(2) is for want of something in this process or in the kernel.
+/// Returns whether connect(2) failed because this process or the kernel is out of descriptors or memory.
 fn is_ours(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 impl Failed {
-    /// There is no connection for want of descriptors or memory: the worker is not to blame.
+    /// Creates the failure to connect without descriptors or memory, which is not the worker's fault.
     fn exhausted(error: io::Error) -> Self {
         Self {
             request: None,
@@ -172,6 +172,7 @@ impl Failed {
         }
     }
 
+    /// Creates the failure of a worker that accepts no connections.
     fn refused(request: Request, error: io::Error) -> Self {
         Self {
             request: Some(request),

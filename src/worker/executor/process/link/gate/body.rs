@@ -1,4 +1,4 @@
-//! Responses, and their bodies.
+//! Responses of a worker, and their bodies.
 
 use std::{
     fs::File,
@@ -25,7 +25,7 @@ use crate::{
     semantics::gateway,
 };
 
-/// Makes the first frame of a response the answer to the request.
+/// Converts the first frame of a response to the answer to the request.
 ///
 /// # Errors
 /// The frame does not begin a response.
@@ -79,12 +79,12 @@ fn bad_head(error: crate::proto::gate::BadHead) -> BoxError {
     failed(ApplicationError::Head(error))
 }
 
-/// A response in one piece.
+/// Creates a response with its complete body.
 fn complete(method: &Method, mut head: Head, body: impl Into<Body>) -> Answer {
     let body = body.into();
     let actual = body.len().unwrap_or_default();
     if has_no_body(method, head.status) {
-        // RFC 9110 section 8.6: that of the response to a GET.
+        // RFC 9110 section 8.6: the length that a response to a GET would have.
         if *method == Method::HEAD && head.length.is_none() && actual > 0 {
             head.headers.insert(http::header::CONTENT_LENGTH, actual.into());
         }
@@ -98,7 +98,7 @@ fn complete(method: &Method, mut head: Head, body: impl Into<Body>) -> Answer {
     }
 }
 
-/// RFC 9112 section 6.3, rule 1.
+/// Returns whether the response has no body (RFC 9112 section 6.3, rule 1).
 fn has_no_body(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
@@ -116,9 +116,9 @@ struct Incoming {
     front: Arc<Front>,
     job: Arc<Job>,
     id: u32,
-    /// Bytes that are to come, if that is known.
+    /// Bytes that are missing, if the length is known.
     remaining: Option<u64>,
-    /// What of the request the worker has not read.
+    /// The rest of the request's body, while the worker reads it.
     upload: Option<Upload>,
     has_ended: bool,
 }

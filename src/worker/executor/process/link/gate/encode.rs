@@ -1,4 +1,4 @@
-//! The frame of a request.
+//! Encodes the frame of a request.
 
 use std::{fs::File, sync::Arc};
 
@@ -10,25 +10,26 @@ use crate::{
     semantics::cgi::wsgi_variables,
 };
 
-/// A request that is ready to be sent.
+/// An encoded request.
 pub(super) struct Encoded {
     pub(super) frame: Vec<u8>,
     pub(super) attachment: Attachment,
 }
 
-/// What follows the frame.
+/// The body that follows the frame.
 pub(super) enum Attachment {
     Nothing,
+    /// The descriptor of a file.
     File(Arc<File>),
-    /// The rest of the body, through a pipe.
+    /// The descriptor of a pipe.
     Stream,
 }
 
 /// Encodes a request.
 ///
 /// # Errors
-/// [`Kind::BadRequest`] for a path that an application must not see, [`Kind::TooLarge`] for a head that is
-/// too large.
+/// [`Kind::BadRequest`] for a path with an escaped slash, [`Kind::TooLarge`] for a head that does not fit into a
+/// frame.
 pub(super) fn encode(id: u32, request: &Request) -> Result<Encoded, BoxError> {
     let mut encoder = RequestEncoder::new(id, None);
     let local = Peer::memory();

@@ -1,4 +1,4 @@
-//! `Upload`: the body of a request on its way through a pipe.
+//! `Upload`: sends the body of a request through a pipe.
 
 use std::{
     io,
@@ -13,21 +13,22 @@ use tokio::{io::AsyncWrite, net::unix::pipe::Sender};
 
 use crate::{Body, error::BoxError};
 
-/// The most bytes of a piece, 1 MiB: its length has four bytes.
+/// Maximum size of a piece: 1 MiB. A length of four bytes precedes each piece.
 const MAX_PIECE: usize = 1 << 20;
 
-/// The sending side. Dropped before its end, it makes the worker's read fail.
+/// The sending side. If it is dropped before its end, the worker's read fails.
 pub(super) struct Upload {
     body: Body,
     pipe: Sender,
-    /// The length of a piece, and the piece.
+    /// The unwritten part of the current piece: its length, and its data.
     pending: [Bytes; 2],
+    /// The rest of the current frame of `body`.
     rest: Bytes,
     has_ended: bool,
 }
 
 impl Upload {
-    /// Creates the pipe. Returns the end that the worker reads, too.
+    /// Creates the pipe. Returns the worker's end too.
     pub(super) fn new(body: Body) -> io::Result<(Self, OwnedFd)> {
         let (reader, writer) = io::pipe()?;
         let pipe = Sender::from_owned_fd(writer.into())?;
@@ -36,7 +37,8 @@ impl Upload {
         Ok((upload, reader.into()))
     }
 
-    /// Sends what there is. An upload that has ended, or that the worker does not want, becomes `None`.
+    /// Sends data until the pipe is full or the body is pending. Sets the upload to `None` at its end, and when the
+    /// worker has closed the pipe.
     pub(super) fn poll(upload: &mut Option<Self>, cx: &mut Context<'_>) {
         if let Some(running) = upload
             && running.poll_all(cx).is_ready()
