@@ -38,7 +38,8 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 //!
-//! [`wsgi`] and [`asgi`] run Python applications in child processes, with nothing but an interpreter.
+//! [`wsgi`] and [`asgi`] run Python applications in child processes. They need a Python interpreter and no other
+//! server.
 //!
 //! ```no_run
 //! use vestibule::worker;
@@ -47,8 +48,8 @@
 //! # Ok::<_, vestibule::Error>(())
 //! ```
 //!
-//! [`daemon`](daemon()) runs processes without requests beside them, such as a Celery worker, under the same supervisor,
-//! and [`php`](php()) a PHP application.
+//! [`daemon`](daemon()) runs other programs under the same supervisor, for example a Celery worker, and [`php`](php())
+//! a PHP application.
 //!
 //! # Errors
 //!
@@ -63,8 +64,8 @@
 //! | [`WorkerPanicked`] | `Internal` | caused a panic of the application |
 //! | [`WorkersFailed`] | `Overloaded` | arrived while no worker could be started, and was not run |
 //! | [`Cause`](crate::conn::h1::client::Cause) | `BadGateway` | was sent to a worker process that ended, or whose response is not HTTP |
-//! | [`GateError`] | `BadGateway` | was in the hands of a worker of [`wsgi`] that ended or violated its protocol |
-//! | [`ApplicationError`] | `Internal` | made an application in Python raise an exception, or give an invalid response |
+//! | [`GateError`] | `BadGateway` | was sent to a worker of [`wsgi`] that ended or violated the protocol |
+//! | [`ApplicationError`] | `Internal` | made a Python application raise an exception, or return an invalid response |
 //!
 //! ```
 //! use std::{error::Error as _, time::Duration};

@@ -18,32 +18,31 @@ use crate::{
     },
 };
 
-/// Default number of requests that may wait for each worker: 64. At 10 ms for each, the last one waits
-/// 0.6 s; a longer queue only produces answers whose callers have left.
+/// Default length of the queue per worker: 64 requests. At 10 ms for each, the last one waits 0.6 s. In a longer
+/// queue, clients give up before their request is run.
 pub const QUEUE_PER_WORKER: usize = 64;
 
-/// Default of [`ThreadsBuilder::queue_timeout`]: 10 s, about as long as a person waits before they reload the
-/// page.
+/// Default of [`ThreadsBuilder::queue_timeout`]: 10 s, about the time after which a user reloads the page.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Default of `idle_timeout` of pools whose size follows the demand: a minute, in which a burst of requests is
-/// likely to be followed by another.
+/// Default of `idle_timeout` of pools whose size follows the demand: 1 min, so that the workers of one burst of
+/// requests are still there for the next.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Default of [`ThreadsBuilder::request_timeout`]: 30 s, as Gunicorn's.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long after the request timeout a worker is abandoned. An application that awaits ends at once;
-/// 50 ms covers a thread that is scheduled late.
+/// Time between the request timeout and the abandonment of a worker: 50 ms. An application that awaits ends at
+/// once; the grace period is for a thread that is scheduled late.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// Pauses between restarts that fail: from 100 ms, which a restarting database does not notice, to
-/// 10 s, after which a repaired one is noticed soon enough.
+/// Pauses between failed restarts: from 100 ms, which does not load a database that restarts, to 10 s, which is
+/// soon enough to notice its recovery.
 pub(super) const RESTART_BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
-/// A pool of `n` worker threads. Each builds an instance of the application with `factory`, on its own
-/// thread: the application need not be `Send`. See [`Threads`] for the contract.
+/// Creates a pool of `n` worker threads. Each builds an instance of the application with `factory`, on its own
+/// thread, so the application need not be `Send`. See [`Threads`] for the contract.
 ///
 /// The application is any [`HttpService`], such as an `axum::Router`, or a
 /// [`blocking`](super::blocking()) function. For a factory that can fail there is [`try_threads`].
@@ -62,10 +61,10 @@ where
     ThreadsBuilder::new(n, Arc::new(move || Ok(factory())))
 }
 
-/// A pool of `n` worker threads, as [`threads`], whose factory returns a `Result`.
+/// Creates a pool of `n` worker threads like [`threads`], with a factory that returns a `Result`.
 ///
-/// An error at the start is the source of the error of [`ThreadsBuilder::start`]. A worker that cannot be
-/// built later is tried again, with growing pauses.
+/// An error during the start is the source of the error of [`ThreadsBuilder::start`]. After that, a failed build is
+/// retried with growing pauses.
 ///
 /// ```
 /// use std::fs;
@@ -87,7 +86,7 @@ where
     ThreadsBuilder::new(n, Arc::new(move || factory().map_err(Into::into)))
 }
 
-/// Settings for [`Threads`]; made by [`threads`] and [`try_threads`].
+/// Settings of [`Threads`], created by [`threads`] and [`try_threads`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -111,7 +110,7 @@ pub struct ThreadsBuilder<A> {
 struct Settings {
     workers: usize,
     scale: Scale,
-    /// `None`: by the number of workers.
+    /// `None`: [`QUEUE_PER_WORKER`] for each worker.
     queue: Option<usize>,
     queue_timeout: Duration,
     request_timeout: Duration,
@@ -131,11 +130,11 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
         Self { factory, settings }
     }
 
-    /// Sets how many workers there may be. The default is `n`: a pool of one size.
+    /// Sets the maximum number of workers. The default is `n`: a pool of constant size.
     ///
-    /// Below that number a worker is added when a request waits, or when fewer than
-    /// [`spare_workers`](Self::spare_workers) are idle. No more start at a time than are ready. A worker that had
-    /// no request for [`idle_timeout`](Self::idle_timeout) ends if others are idle, and `n` are left.
+    /// Up to this number, a worker is added when a request waits or fewer than
+    /// [`spare_workers`](Self::spare_workers) are idle. At most as many workers start at a time as are ready. A
+    /// worker without a request for [`idle_timeout`](Self::idle_timeout) exits if others are idle and `n` remain.
     ///
     /// ```
     /// use vestibule::{Response, worker};
@@ -149,22 +148,22 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
         self
     }
 
-    /// Sets how many workers should be idle, as far as [`max_workers`](Self::max_workers) allows. The default is
-    /// 0: a worker is added when a request waits.
+    /// Sets the number of idle workers to keep, within [`max_workers`](Self::max_workers). The default is 0: a
+    /// worker is added only when a request waits.
     pub fn spare_workers(mut self, n: usize) -> Self {
         self.settings.scale.spare = n;
         self
     }
 
-    /// Sets how long a worker beyond `n` and the spare ones has no request before it ends. It ends after half as
-    /// long again, at most. The default is [`IDLE_TIMEOUT`].
+    /// Sets the idle time after which a worker beyond `n` and the spare ones exits. It exits after 1.5 times this
+    /// time at the latest. The default is [`IDLE_TIMEOUT`].
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.scale.idle_timeout = timeout;
         self
     }
 
-    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] for each that there
-    /// may be.
+    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] times the maximum number
+    /// of workers.
     pub fn queue(mut self, len: usize) -> Self {
         self.settings.queue = Some(len);
         self
@@ -184,13 +183,13 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
         self
     }
 
-    /// Sets how many threads may be abandoned at a time: threads that are stuck in a request past its
-    /// timeout, and have been replaced. The default is as many as there may be workers.
+    /// Sets how many threads may be abandoned at a time. A thread is abandoned, and replaced, when its request
+    /// exceeds the request timeout and does not return. The default is the maximum number of workers.
     ///
-    /// It bounds the threads: there are never more than workers and `max`. At the bound a further stuck worker
-    /// is not replaced: its caller gets [`Kind::Timeout`], and it takes no other request until it
-    /// returns. It is abandoned and replaced as soon as an abandoned thread has exited. While all
-    /// workers are stuck in this way, requests wait in the queue until the queue timeout.
+    /// There are never more threads than workers and `max` together. At the bound, a further stuck worker is not
+    /// replaced: its caller gets [`Kind::Timeout`], and it takes no other request until its call returns. It is
+    /// abandoned and replaced as soon as an abandoned thread exits. While all workers are stuck, requests wait in
+    /// the queue until the queue timeout.
     pub fn max_abandoned(mut self, max: usize) -> Self {
         self.settings.max_abandoned = Some(max);
         self
@@ -199,7 +198,7 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     /// Starts the threads and blocks until each has built its application.
     ///
     /// # Errors
-    /// [`Kind::Internal`]; no thread is left behind. Its source is the factory's error,
+    /// [`Kind::Internal`], after all threads have exited. Its source is the factory's error,
     /// [`FactoryPanicked`](super::FactoryPanicked), an [`io::Error`](std::io::Error) if a thread or its
     /// runtime could not be started, or [`NoWorkers`] if `n` is 0.
     pub fn start(self) -> Result<Threads, Error> {

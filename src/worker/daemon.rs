@@ -1,4 +1,4 @@
-//! `daemon`, `DaemonBuilder` and `Daemon`: processes without requests.
+//! `daemon`, `DaemonBuilder` and `Daemon`: supervised processes without requests.
 
 use std::{fmt, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::{
     policy::restart::{Config, GiveUp, Recycle, Scale},
 };
 
-/// How long a process must have run for its end to be the first failure again: 10 s, the longest pause
-/// between restarts.
+/// Run time after which a process counts as stable, so that its next exit is a first failure: 10 s, the longest
+/// pause between restarts.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// It listens nowhere: no argument has the path of its socket.
+/// The command does not contain the path of the socket, so the process has none.
 const STARTED: Protocol = Protocol::Http { has_path: true, ready: Ready::Started, lanes: 1 };
 
-/// Processes that are given no requests, each of which is started from `command`: a Celery worker, a
-/// scheduler, `manage.py` with a command that loops. See [`Daemon`] for the contract.
+/// Runs `command` in supervised processes that get no requests: a Celery worker, a scheduler, a management command
+/// with a loop. See [`Daemon`] for the contract.
 ///
 /// ```no_run
 /// use vestibule::worker::{self, Command};
@@ -39,7 +39,7 @@ pub fn daemon(command: Command) -> DaemonBuilder {
     DaemonBuilder { instances: 1, launch: Launch::new(command, STARTED) }
 }
 
-/// Settings for a [`Daemon`]; made by [`daemon`].
+/// Settings of a [`Daemon`], created by [`daemon`].
 #[derive(Debug)]
 #[must_use = "nothing runs before start()"]
 pub struct DaemonBuilder {
@@ -48,26 +48,26 @@ pub struct DaemonBuilder {
 }
 
 impl DaemonBuilder {
-    /// Sets how many processes run at a time. The default is 1.
+    /// Sets the number of processes. The default is 1.
     pub fn instances(mut self, n: usize) -> Self {
         self.instances = n;
         self
     }
 
-    /// Sets how long a process that was asked to end may take until it is killed, with all processes of
-    /// its group. The default is [`STOP_TIMEOUT`](super::STOP_TIMEOUT).
+    /// Sets the time between the stop signal and `SIGKILL` for the process group. The default is
+    /// [`STOP_TIMEOUT`](super::STOP_TIMEOUT).
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.launch.stop_timeout = timeout;
         self
     }
 
-    /// Calls `hook` with each process that was started.
+    /// Calls `hook` when a process has been started. It must not block, since it runs on the thread of all processes.
     pub fn on_spawn(mut self, hook: impl Fn(WorkerProcess) + Send + Sync + 'static) -> Self {
         self.launch.hooks.on_spawn = Some(Arc::new(hook));
         self
     }
 
-    /// Calls `hook` with each process that has ended, and how.
+    /// Calls `hook` when a process has ended, with its status. It must not block.
     pub fn on_exit(
         mut self,
         hook: impl Fn((WorkerProcess, ExitStatus)) + Send + Sync + 'static,
@@ -79,8 +79,8 @@ impl DaemonBuilder {
     /// Starts the processes. Each counts as ready once its program runs.
     ///
     /// # Errors
-    /// [`Kind::Internal`]; no process is left behind. Its source is an [`io::Error`](std::io::Error) if a
-    /// process could not be started, or [`NoWorkers`] if there are to be no instances.
+    /// [`Kind::Internal`], after all processes have ended. Its source is an [`io::Error`](std::io::Error) if a process
+    /// could not be started, or [`NoWorkers`] if the number of instances is 0.
     pub fn start(self) -> Result<Daemon, Error> {
         let Self { instances, launch } = self;
         if instances == 0 {
@@ -106,36 +106,33 @@ impl DaemonBuilder {
     }
 }
 
-/// The handle of processes without requests, cheap to clone.
+/// The handle of supervised processes without requests, cheap to clone.
 ///
-/// They have the supervisor of a pool of [`Processes`](super::Processes), and so its process groups,
-/// guardian, environment and log.
+/// The supervisor, process groups, guardian, environment and log are those of [`Processes`](super::Processes).
 ///
-/// **Restarts.** A process that ends, with whatever status, is started again: at once, and with growing
-/// pauses, from 100 ms to 10 s, while none runs for 10 s in between. After nine such exits in a row it is
-/// left alone for a minute. At no time does it run more often than there are instances.
+/// **Restarts.** A process that ends is restarted, whatever its status. The first restart is immediate. While no run
+/// lasts 10 s, further ones are delayed by 100 ms to 10 s, and by a minute after nine consecutive exits. There are
+/// never more processes than instances.
 ///
-/// **End.** A process is asked to end (`SIGTERM`, or [another
-/// signal](super::Command::stop_signal)), and its group is killed after the [stop
-/// timeout](DaemonBuilder::stop_timeout). That is so in a [`restart`](Self::restart), and when the last
-/// handle is dropped; [`shutdown`](Self::shutdown) waits for it.
+/// **Stop.** A process gets `SIGTERM`, or [another signal](super::Command::stop_signal), and its group is killed after
+/// the [stop timeout](DaemonBuilder::stop_timeout). Processes are stopped by [`restart`](Self::restart), and when the
+/// last handle is dropped; [`shutdown`](Self::shutdown) waits for their end.
 ///
-/// **Log.** Output is written to the log line by line, as that of workers is. A process that ends without
-/// being asked to is a warning.
+/// **Log.** Output is logged line by line, like that of workers. An unexpected exit is logged as a warning.
 #[derive(Clone)]
 pub struct Daemon {
     handle: PoolHandle,
 }
 
-/// Figures of a [`Daemon`] at one moment.
+/// The figures of a [`Daemon`] at a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct DaemonStats {
-    /// Processes that run.
+    /// Running processes.
     pub running: usize,
-    /// Processes that have ended without being asked to, since the start.
+    /// Processes that ended without being stopped, since the start.
     pub unexpected_exits: u64,
-    /// How often all were restarted, since the start.
+    /// The number of calls of [`restart`](Daemon::restart) since the start.
     pub generation: u64,
 }
 
@@ -144,7 +141,7 @@ impl Daemon {
         Self { handle: PoolHandle::new(pool, supervisor) }
     }
 
-    /// Returns the figures at this moment.
+    /// Returns the current figures.
     pub fn stats(&self) -> DaemonStats {
         let stats = self.handle.stats();
         DaemonStats {
@@ -154,15 +151,15 @@ impl Daemon {
         }
     }
 
-    /// Asks all processes to end, and starts each again when it has ended: a symbolic link to the working
-    /// directory is resolved anew. One that waits for its next start is started at once.
+    /// Stops all processes, and starts each again when it has ended. Symbolic links in the working directory are
+    /// resolved again. A process whose restart is delayed is started at once.
     ///
-    /// Returns whether that was possible: not after [`close`](Self::close).
+    /// Returns `false`, without effect, after [`close`](Self::close).
     pub fn restart(&self) -> bool {
         self.handle.pool().restart()
     }
 
-    /// Asks all processes to end; none is started again.
+    /// Stops all processes for good.
     pub fn close(&self) {
         self.handle.close();
     }
@@ -170,8 +167,8 @@ impl Daemon {
     /// [Closes](Self::close) and waits until all processes have ended, at most for `within`.
     ///
     /// # Errors
-    /// [`Kind::Timeout`] with [`StillRunning`](super::StillRunning) when that time has passed. They are
-    /// killed when their stop timeout has.
+    /// [`Kind::Timeout`] with [`StillRunning`](super::StillRunning) when that time has passed. The processes are still
+    /// killed after their stop timeout.
     pub async fn shutdown(&self, within: Duration) -> Result<(), Error> {
         self.handle.shutdown(within).await
     }

@@ -24,15 +24,15 @@ use crate::{
     policy::restart::{Config, GiveUp, Recycle, Scale},
 };
 
-/// How long php-fpm must have run for its end to be the first failure again.
+/// Run time after which php-fpm counts as stable, so that its next exit is a first failure: 10 s.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// The PHP application in a folder, run by php-fpm, or by php-cgi where that is not installed. See [`Php`] for
-/// the contract.
+/// Runs the PHP application in a folder with php-fpm, or with php-cgi if php-fpm is not installed. See [`Php`] for the
+/// contract.
 ///
-/// Its `.php` files are scripts, as [`Scripts`](crate::semantics::cgi::Scripts) has it. Every path that names
-/// none is for the [front controller](PhpBuilder::front_controller). Other files are not served: put
-/// [`files`](crate::files) beside it, for a folder that has no scripts.
+/// The `.php` files of the folder are scripts (see [`Scripts`](crate::semantics::cgi::Scripts)). All other paths are
+/// handled by the [front controller](PhpBuilder::front_controller). Other files are not served: serve a folder without
+/// scripts with [`files`](crate::files).
 ///
 /// ```no_run
 /// use vestibule::{Router, files, worker};
@@ -60,13 +60,13 @@ pub fn php(dir: impl Into<PathBuf>) -> PhpBuilder {
     }
 }
 
-/// Settings for [`Php`]; made by [`php`].
+/// Settings of [`Php`], created by [`php`].
 #[derive(Debug)]
 #[must_use = "nothing runs before start()"]
 pub struct PhpBuilder {
     dir: PathBuf,
     children: usize,
-    /// Idle children to keep, if their number varies.
+    /// The number of idle children to keep. `None`: the number of children is constant.
     spare: Option<usize>,
     queue: Option<usize>,
     queue_timeout: Duration,
@@ -80,88 +80,87 @@ pub struct PhpBuilder {
 }
 
 impl PhpBuilder {
-    /// Sets how many requests are run at a time, each by a process of PHP. The default is twice the number of
-    /// cores.
+    /// Sets the number of PHP processes, each of which runs one request at a time. The default is twice the number
+    /// of cores.
     pub fn children(mut self, n: usize) -> Self {
         self.children = n;
         self
     }
 
-    /// Lets php-fpm end processes that are idle, but for so many, and start them again up to the number of
-    /// [`children`](Self::children) (`pm = dynamic`). By default all are kept (`pm = static`). php-cgi keeps
-    /// all.
+    /// Makes php-fpm vary the number of processes, up to [`children`](Self::children), and keep `n` idle ones
+    /// (`pm = dynamic`). By default their number is constant (`pm = static`). php-cgi ignores this option.
     pub fn spare(mut self, n: usize) -> Self {
         self.spare = Some(n.max(1));
         self
     }
 
     /// Sets how many requests may wait for a process. The default is
-    /// [`QUEUE_PER_WORKER`](super::QUEUE_PER_WORKER) for each.
+    /// [`QUEUE_PER_WORKER`](super::QUEUE_PER_WORKER) for each process.
     pub fn queue(mut self, len: usize) -> Self {
         self.queue = Some(len);
         self
     }
 
     /// Sets how long a request may wait for a permit and a process. The default is
-    /// [`QUEUE_TIMEOUT`](super::QUEUE_TIMEOUT). One that waits longer is not run.
+    /// [`QUEUE_TIMEOUT`](super::QUEUE_TIMEOUT). A request that waits longer is not run.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;
         self
     }
 
-    /// Sets how long a script may take until its response begins, and for each pause in that. The default is
-    /// [`REQUEST_TIMEOUT`](super::REQUEST_TIMEOUT). php-fpm kills a process that takes longer for a whole
-    /// request (`request_terminate_timeout`), and starts another.
+    /// Sets the maximum time before the head of a response, and between two pieces of its body. The default is
+    /// [`REQUEST_TIMEOUT`](super::REQUEST_TIMEOUT). It also limits the whole request in php-fpm
+    /// (`request_terminate_timeout`), which kills and replaces a process that exceeds it.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// Replaces a process of PHP after so many requests. By default none is replaced.
+    /// Replaces a PHP process after `requests` requests. By default processes are not replaced.
     pub fn recycle_after(mut self, requests: u64) -> Self {
         self.recycle_after = requests;
         self
     }
 
-    /// Sets the script, as in `/index.php`, for every path that names none. By default there is none, and
-    /// the answer is 404.
+    /// Sets the script for all paths that do not name one, for example `/index.php`. By default there is none, and
+    /// such a path is answered with 404.
     pub fn front_controller(mut self, name: impl Into<String>) -> Self {
         self.front_controller = Some(name.into());
         self
     }
 
-    /// Sets the program: php-fpm, or php-cgi if its name has `cgi` in it. By default it is looked for in
+    /// Sets the program: php-cgi if its file name contains `cgi`, otherwise php-fpm. By default it is searched for in
     /// `PATH`, `/usr/sbin` and `/usr/local/sbin`, with or without a version in its name.
     pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
         self.program = Some(path.into());
         self
     }
 
-    /// Sets the user and group of the scripts. Needed if this process is root's: nothing is run as root unless
-    /// that is said here.
+    /// Sets the user and group of the scripts. Required if this process runs as root: scripts run as root only if it
+    /// is set here.
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
         self
     }
 
-    /// Sets a directive of `php.ini`, such as `upload_max_filesize`.
+    /// Sets a directive of `php.ini`, for example `upload_max_filesize`.
     pub fn ini(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.ini.insert(name.into(), value.into());
         self
     }
 
-    /// Sets a variable that scripts see as one of the server's and of the environment, such as `APP_ENV`.
+    /// Sets a variable in `$_SERVER` and in the environment of the scripts, for example `APP_ENV`.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// Starts PHP and blocks until it takes requests.
+    /// Starts PHP and blocks until it accepts requests.
     ///
     /// # Errors
-    /// [`Kind::Internal`]; no process is left behind. Its source is [`NoPhp`], [`UserRequired`],
+    /// [`Kind::Internal`], after all processes have ended. Its source is [`NoPhp`], [`UserRequired`],
     /// [`ExitedEarly`](super::ExitedEarly), [`NotReady`](super::NotReady), [`NoWorkers`], or an
-    /// [`io::Error`](std::io::Error): there is no such folder, or a process could not be started.
+    /// [`io::Error`](std::io::Error) if the folder does not exist or a process could not be started.
     pub fn start(self) -> Result<Php, Error> {
         let internal = |error: crate::BoxError| Error::new(Kind::Internal, error);
         if self.children == 0 {

@@ -31,22 +31,22 @@ use crate::{
     semantics::forwarded::ForwardedFields,
 };
 
-/// Default of [`ProcessesBuilder::start_timeout`]: 60 s. A large application imports for ten seconds on
-/// a cold disk.
+/// Default of [`ProcessesBuilder::start_timeout`]: 60 s. A large application takes ten seconds to import from a cold
+/// disk.
 pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Default of [`ProcessesBuilder::stop_timeout`]: 10 s, as docker has it.
+/// Default of [`ProcessesBuilder::stop_timeout`]: 10 s, as in Docker.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Exits in a row without a completed request after which a worker is given up. With the pauses
-/// between restarts the last of these is 12.7 s after the first.
+/// Consecutive exits without a completed request after which a worker is not restarted for [`GIVE_UP_PAUSE`]: 9. With
+/// the pauses between restarts, the last of them is 12.7 s after the first.
 pub(super) const GIVE_UP_FAILURES: u32 = 9;
 
-/// How long a worker that was given up is not started: a minute, in which a person has repaired what
-/// was deployed.
+/// Pause before a worker that failed too often is started again: 1 min, in which an operator may have repaired the
+/// deployment.
 pub(super) const GIVE_UP_PAUSE: Duration = Duration::from_secs(60);
 
-/// Functions that are called with what happens to workers.
+/// The functions that are called when processes start, become ready and end.
 #[derive(Default)]
 pub(super) struct Hooks {
     pub(super) on_spawn: Option<Hook<WorkerProcess>>,
@@ -54,12 +54,12 @@ pub(super) struct Hooks {
     pub(super) on_exit: Option<Hook<(WorkerProcess, ExitStatus)>>,
 }
 
-/// A pool of worker processes, each of which is started from `command` and serves HTTP/1.1 on a Unix
-/// socket. See [`Processes`] for the contract.
+/// Creates a pool of worker processes, which run `command` and serve HTTP/1.1 on a Unix socket. See [`Processes`] for
+/// the contract.
 ///
-/// By default a worker inherits its listening socket as descriptor 3, as in socket activation (with
-/// `LISTEN_FDS` and `LISTEN_PID`, see sd_listen_fds(3)). gunicorn and others take it by themselves, and must
-/// not be told to bind to it as well; uvicorn must be told:
+/// By default a worker inherits its listening socket as descriptor 3, as in socket activation (with `LISTEN_FDS` and
+/// `LISTEN_PID`, see sd_listen_fds(3)). Gunicorn uses it without an option, and needs no address to bind; uvicorn
+/// needs an option:
 ///
 /// ```no_run
 /// use vestibule::worker::{self, Command};
@@ -72,28 +72,28 @@ pub(super) struct Hooks {
 /// # Ok::<_, vestibule::Error>(())
 /// ```
 ///
-/// A program that wants to listen by itself is given a path: [`ProcessesBuilder::socket_path`].
+/// For a program that binds its socket itself, see [`ProcessesBuilder::socket_path`].
 pub fn process(command: Command) -> ProcessesBuilder {
     ProcessesBuilder::new(Http::new(command))
 }
 
-/// A worker process, as hooks are told of it.
+/// The identity of a worker process, passed to hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerProcess {
-    /// Number of the worker in its pool, never used again.
+    /// The number of the worker in its pool. It is never reused.
     pub number: u64,
-    /// Id of the process.
+    /// The process id.
     pub pid: u32,
     /// Generation: 0, and a higher one after each reload.
     pub generation: u64,
 }
 
-/// A function that is called with what happens to workers. It must not block: other workers wait. If it
-/// panics, that is logged and the worker lives on.
+/// A function that is called on an event of a process. It must not block, since it runs on the thread that serves all
+/// processes. A panic is logged and has no other effect.
 pub(crate) type Hook<T> = Arc<dyn Fn(T) + Send + Sync>;
 
-/// Settings for [`Processes`]; made by [`process`].
+/// Settings of [`Processes`], created by [`process`].
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -115,7 +115,7 @@ pub struct ProcessesBuilder<P = Http> {
     hooks: Hooks,
     stop_timeout: Duration,
     watches_memory: bool,
-    /// How requests are sent to workers, and the command.
+    /// The protocol between the pool and its workers, and the command.
     protocol: P,
 }
 
@@ -123,7 +123,7 @@ pub struct ProcessesBuilder<P = Http> {
 struct Settings {
     workers: usize,
     scale: Scale,
-    /// `None`: by the number of workers.
+    /// `None`: [`QUEUE_PER_WORKER`] for each worker.
     queue: Option<usize>,
     queue_timeout: Duration,
     request_timeout: Duration,
@@ -155,20 +155,19 @@ impl<P: Protocol> ProcessesBuilder<P> {
         Self { settings, hooks, stop_timeout, watches_memory, protocol }
     }
 
-    /// Sets how many workers there are. The default is the number of cores.
+    /// Sets the number of worker processes. The default is the number of cores.
     pub fn workers(mut self, n: usize) -> Self {
         self.settings.workers = n;
         self
     }
 
-    /// Sets how many workers there may be. The default is the number of [`workers`](Self::workers): a pool of one
+    /// Sets the maximum number of workers. The default is the number of [`workers`](Self::workers): a pool of constant
     /// size.
     ///
-    /// Below that number a worker is added when a request waits, or when fewer than
-    /// [`spare_workers`](Self::spare_workers) are idle. No more start at a time than are ready, so the number
-    /// doubles at most in the time in which a worker starts. A worker that had no request for
-    /// [`idle_timeout`](Self::idle_timeout) ends if others are idle, and [`workers`](Self::workers) are left. During
-    /// a reload the number stays.
+    /// Up to this number, a worker is added when a request waits or fewer than [`spare_workers`](Self::spare_workers)
+    /// are idle. At most as many workers start at a time as are ready, so their number at most doubles in the time that
+    /// a start takes. A worker without a request for [`idle_timeout`](Self::idle_timeout) is stopped if others are idle
+    /// and [`workers`](Self::workers) remain. During a reload the number does not change.
     ///
     /// ```no_run
     /// use vestibule::worker::{self, Command};
@@ -182,22 +181,22 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
-    /// Sets how many workers should be idle, as far as [`max_workers`](Self::max_workers) allows. The default is
-    /// 0: a worker is added when a request waits.
+    /// Sets the number of idle workers to keep, within [`max_workers`](Self::max_workers). The default is 0: a worker
+    /// is added only when a request waits.
     pub fn spare_workers(mut self, n: usize) -> Self {
         self.settings.scale.spare = n;
         self
     }
 
-    /// Sets how long a worker beyond [`workers`](Self::workers) and the spare ones has no request before it ends.
-    /// It ends after half as long again, at most. The default is [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
+    /// Sets the idle time after which a worker beyond [`workers`](Self::workers) and the spare ones is stopped. It is
+    /// stopped after 1.5 times this time at the latest. The default is [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.scale.idle_timeout = timeout;
         self
     }
 
-    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] for each that there
-    /// may be.
+    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] times the maximum number of
+    /// workers.
     pub fn queue(mut self, len: usize) -> Self {
         self.settings.queue = Some(len);
         self
@@ -211,85 +210,85 @@ impl<P: Protocol> ProcessesBuilder<P> {
     }
 
     /// Sets how long a worker may take for a request, a streamed body included. The default is
-    /// [`REQUEST_TIMEOUT`]. A worker that takes longer is ended and replaced.
+    /// [`REQUEST_TIMEOUT`]. A worker that takes longer is stopped and replaced.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.settings.request_timeout = timeout;
         self
     }
 
-    /// Sets how many workers may be on their way out at a time because they exceeded the request
-    /// timeout, while others have their place. The default is as many as there may be workers. At the
-    /// bound the next one keeps its place, and is ended when one of the others has exited.
+    /// Sets how many workers may be abandoned at a time: stopped because they exceeded the request timeout, and already
+    /// replaced. The default is the maximum number of workers; 0 counts as 1. At the bound, a further stuck worker is
+    /// not replaced until an abandoned one has exited.
     pub fn max_abandoned(mut self, max: usize) -> Self {
         self.settings.max_abandoned = Some(max.max(1));
         self
     }
 
-    /// Sets how long a worker may take until it is ready. The default is [`START_TIMEOUT`]. One that
-    /// takes longer is ended, and started again after a pause.
+    /// Sets how long a worker may take to become ready. The default is [`START_TIMEOUT`]. A worker that takes longer is
+    /// stopped, and started again after a pause.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.settings.start_timeout = timeout;
         self
     }
 
-    /// Sets how long a worker that was asked to end (`SIGTERM`) may take until it is killed, with all
-    /// processes of its group. The default is [`STOP_TIMEOUT`].
+    /// Sets the time between `SIGTERM` to a worker and `SIGKILL` to its process group. The default is
+    /// [`STOP_TIMEOUT`].
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.stop_timeout = timeout;
         self
     }
 
-    /// Replaces a worker that has completed so many requests, and up to `jitter` more, by chance, so
-    /// that workers are not due together. By default none is replaced.
+    /// Replaces a worker after `requests` completed requests and a random number of up to `jitter` further ones, so that
+    /// workers are not replaced all at once. By default workers are not replaced.
     ///
-    /// A worker that is due works on until its replacement is ready, and then ends its request.
+    /// The worker continues until its replacement is ready, and then finishes its request and exits.
     pub fn recycle_after(mut self, requests: u64, jitter: u64) -> Self {
         self.settings.recycle.requests = Some(requests.max(1));
         self.settings.recycle.jitter = jitter;
         self
     }
 
-    /// Replaces a worker that has been ready for so long. By default none is replaced.
+    /// Replaces a worker that has been ready for `age`. By default workers are not replaced.
     pub fn recycle_age(mut self, age: Duration) -> Self {
         self.settings.recycle.age = Some(age);
         self
     }
 
-    /// Replaces a worker whose resident memory, with that of its descendants, is above so many bytes.
-    /// It is looked at after an answer, once a second at most. By default none is replaced.
+    /// Replaces a worker whose resident memory, together with that of its descendants, exceeds `bytes`. It is measured
+    /// after a response, at most once a second. By default workers are not replaced.
     pub fn recycle_memory(mut self, bytes: u64) -> Self {
         self.settings.recycle.memory = Some(bytes);
         self.watches_memory = true;
         self
     }
 
-    /// Sets how many workers are replaced at a time, at most, for one of the reasons above. So many
-    /// processes there may be beyond the number of workers. The default is 1.
+    /// Sets how many workers are recycled at a time, which is also the number of additional processes. The default is 1;
+    /// 0 counts as 1.
     pub fn recycle_at_a_time(mut self, n: usize) -> Self {
         self.settings.recycle.at_a_time = n.max(1);
         self
     }
 
-    /// Sets which fields tell a worker who the client is. The default is that of
-    /// [`ForwardedFields::new`].
+    /// Sets the fields that describe the client to the workers. The default is [`ForwardedFields::new`].
     pub fn forwarded_fields(mut self, fields: ForwardedFields) -> Self {
         self.settings.fields = fields;
         self
     }
 
-    /// Calls `hook` with each process that was started.
+    /// Calls `hook` when a process has been started. It must not block, since it runs on the thread that serves all
+    /// processes.
     pub fn on_spawn(mut self, hook: impl Fn(WorkerProcess) + Send + Sync + 'static) -> Self {
         self.hooks.on_spawn = Some(Arc::new(hook));
         self
     }
 
-    /// Calls `hook` with each process that has become ready.
+    /// Calls `hook` when a process has become ready. It must not block.
     pub fn on_ready(mut self, hook: impl Fn(WorkerProcess) + Send + Sync + 'static) -> Self {
         self.hooks.on_ready = Some(Arc::new(hook));
         self
     }
 
-    /// Calls `hook` with each process that has ended, and how.
+    /// Calls `hook` when a process has ended, with its status. It must not block.
     pub fn on_exit(
         mut self,
         hook: impl Fn((WorkerProcess, ExitStatus)) + Send + Sync + 'static,
@@ -298,7 +297,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
-    /// Sets the pauses between restarts, without an end.
+    /// Sets the pauses between restarts, and never gives up.
     #[cfg(test)]
     pub(super) fn backoff(mut self, backoff: Backoff) -> Self {
         (self.settings.backoff, self.settings.give_up) = (backoff, None);
@@ -308,9 +307,8 @@ impl<P: Protocol> ProcessesBuilder<P> {
     /// Starts the processes and blocks until each is ready.
     ///
     /// # Errors
-    /// [`Kind::Internal`]; no process is left behind. Its source is [`ExitedEarly`], [`NotReady`], an
-    /// [`io::Error`](std::io::Error) if a process could not be started, or
-    /// [`NoWorkers`](super::NoWorkers).
+    /// [`Kind::Internal`], after all processes have ended. Its source is [`ExitedEarly`], [`NotReady`], an
+    /// [`io::Error`](std::io::Error) if a process could not be started, or [`NoWorkers`](super::NoWorkers).
     pub fn start(self) -> Result<Processes, Error> {
         let Self { settings, hooks, stop_timeout, watches_memory, protocol } = self;
         let Settings { workers, queue, queue_timeout, request_timeout, start_timeout, .. } =
@@ -335,7 +333,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
             scale,
             max_abandoned: settings.max_abandoned.unwrap_or(most),
             request_timeout,
-            // It is asked to end at once; `stop_timeout` is its grace.
+            // `stop_timeout` is the grace period of a process.
             grace: Duration::ZERO,
             backoff: settings.backoff,
             start_timeout: Some(start_timeout),

@@ -25,17 +25,16 @@ use crate::{
 
 /// The handle of a pool of worker processes: a [`Service`], cheap to clone.
 ///
-/// Permits, the queue, deadlines and shutdown are those of [`Threads`](super::Threads). A worker is given
-/// one request at a time, complete if a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) stands
-/// in front.
+/// Permits, the queue, deadlines and shutdown are those of [`Threads`](super::Threads). A worker receives one request
+/// at a time, with its complete body if there is a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front.
 ///
 /// **Requests.** Requests are forwarded as by a gateway: without hop-by-hop fields and `Expect`, and with
 /// `X-Forwarded-For`, `-Proto` and `-Host` of the request's [`Peer`]. The connection is reused if the worker keeps it
 /// open. Upgrades are not forwarded.
 ///
 /// **Timeout.** A request that takes longer than the request timeout fails with [`Kind::Timeout`], and its worker is
-/// ended: by `SIGTERM`, and by `SIGKILL` for its process group after the [stop
-/// timeout](super::ProcessesBuilder::stop_timeout). It is replaced at once. A request whose
+/// stopped with `SIGTERM`, and after the [stop timeout](super::ProcessesBuilder::stop_timeout) with `SIGKILL` for its
+/// process group. It is replaced at once. A request whose
 /// [`Deadline`](crate::peer::Deadline) passes earlier fails with [`Kind::Timeout`] too; its worker continues until
 /// the request timeout, and gets no other request in that time. A late response is read and dropped, and its
 /// connection is closed.
@@ -43,9 +42,9 @@ use crate::{
 /// **Crashes.** A request that was not sent when its worker ended is sent to another worker. One that may have been
 /// received is sent once more if its method is idempotent (RFC 9110 section 9.2.2) and its body can be
 /// [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`], and so does one whose response is not
-/// HTTP. A worker that ends is restarted: at once, or after a delay from 100 ms to 10 s while no request is completed
-/// in between, and after nine consecutive exits only after a minute. While that applies to all workers, requests fail
-/// at once with [`Kind::Overloaded`] and [`WorkersFailed`](super::WorkersFailed).
+/// HTTP. A worker that ends is restarted. The first restart is immediate. While no request is completed in between,
+/// further ones are delayed by 100 ms to 10 s, and by a minute after nine consecutive exits. While all workers are in
+/// this last state, requests fail at once with [`Kind::Overloaded`] and [`WorkersFailed`](super::WorkersFailed).
 ///
 /// **Replacement.** A worker that has reached a limit (`recycle_...`) and all workers in a
 /// [`reload`](Self::reload) continue until their replacements are ready; then they finish their request and exit. No
@@ -57,9 +56,9 @@ use crate::{
 ///
 /// **Processes.** Each worker leads a process group. It is killed when this process ends in any way; a small shell
 /// process then kills the groups of workers that have child processes. Output is written to the log line by line, at
-/// level `INFO` with the target `vestibule::worker::output` and the fields `worker`, `pid` and `stream`, and
-/// `request_id` while the worker is in a request: it is the id of the request that the line was read in, which is the
-/// one it is about if the program does not hold back its output.
+/// level `INFO` with the target `vestibule::worker::output` and the fields `worker`, `pid` and `stream`. `request_id`
+/// is the id of the request that the worker runs when the line is read. With a program that buffers its output, the
+/// line may be about an earlier request.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker::{self, Command}};
@@ -100,23 +99,23 @@ impl Processes {
         self.handle.gate()
     }
 
-    /// Replaces all workers by new ones of the same command; a symbolic link in its working directory is resolved
-    /// again. All new workers are ready before the first old one is ended, so there are twice as many processes for a
-    /// time.
+    /// Replaces all workers by new ones of the same command. Symbolic links in its working directory are resolved
+    /// again. All new workers are ready before the first old one is stopped, so there are twice as many processes
+    /// during a reload.
     ///
     /// A reload continues if the future is dropped.
     ///
     /// # Errors
-    /// [`Kind::Internal`] with [`ReloadFailed`](super::ReloadFailed): a new worker has ended before it was ready, or not all
-    /// were ready within the [start timeout](super::ProcessesBuilder::start_timeout). They are ended,
-    /// and the old workers have never ceased to work.
+    /// [`Kind::Internal`] with [`ReloadFailed`](super::ReloadFailed): a new worker has ended before it was ready, or
+    /// not all were ready within the [start timeout](super::ProcessesBuilder::start_timeout). The new workers are
+    /// stopped, and the old ones continue to serve requests.
     pub async fn reload(&self) -> Result<(), Error> {
         let reloaded = reload(&self.handle, self.start_timeout).await;
         reloaded.map_err(|failed| Error::new(Kind::Internal, failed))
     }
 
-    /// Closes the pool for all handles: calls are answered with [`Kind::Overloaded`]. Queued requests
-    /// are still run, then the processes are ended.
+    /// Closes the pool for all handles: further calls return [`Kind::Overloaded`]. Queued requests are still run, then
+    /// the processes are stopped.
     pub fn close(&self) {
         self.handle.close();
     }
@@ -124,9 +123,9 @@ impl Processes {
     /// [Closes](Self::close) the pool and waits until all processes have ended, at most for `within`.
     ///
     /// # Errors
-    /// [`Kind::Timeout`] with [`StillRunning`](super::StillRunning) when that time has passed. Requests
-    /// that are queued then are answered with [`Kind::Overloaded`] and not run; running ones go on, and
-    /// their processes end after them.
+    /// [`Kind::Timeout`] with [`StillRunning`](super::StillRunning) when that time has passed. Requests that are still
+    /// queued fail with [`Kind::Overloaded`] and are not run. Running requests continue, and their processes are
+    /// stopped after them.
     pub async fn shutdown(&self, within: Duration) -> Result<(), Error> {
         self.handle.shutdown(within).await
     }
@@ -148,12 +147,12 @@ impl<B: HttpBody> Service<Request<B>> for Processes {
         Poll::Ready(Ok(()))
     }
 
-    /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the
-    /// answer is [`Kind::Overloaded`].
+    /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the result is
+    /// [`Kind::Overloaded`].
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let mut request = request.map(Body::new);
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
-            // A server that sets no peer gives the scheme here. With a peer the target may claim any.
+            // Without a peer, the server has set the scheme of the target. With one, the client may have set it.
             let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
             Peer::memory().forwarded_proto(scheme)
         });

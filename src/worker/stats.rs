@@ -42,6 +42,6 @@ pub struct Stats {
     pub unexpected_exits: u64,
     /// The generation of the workers: 0, and a higher one after each reload.
     pub generation: u64,
-    /// Time that all requests that were begun since the start had spent in the queue.
+    /// Total time in the queue of all requests that were begun since the start.
     pub queue_wait: Duration,
 }

@@ -81,7 +81,7 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
         }
     }
     drop(s);
-    pool.refuse_all(closed); // there are none, unless the start has failed
+    pool.refuse_all(closed); // only a failed start leaves requests
     drop(executor);
     pool.set_ended();
 }

@@ -1,4 +1,4 @@
-//! `Generations`: the instances of PHP, of which the last one that is ready is given requests.
+//! `Generations`: the instances of PHP, of which the one that became ready last gets requests.
 
 use std::{
     fs,
@@ -17,23 +17,22 @@ use crate::{
     worker::executor::process::SocketUser,
 };
 
-/// An instance of PHP that takes requests.
+/// An instance of PHP that accepts requests.
 pub(super) struct Generation {
-    /// The path of its socket, which no other has.
+    /// The path of its socket, which identifies it.
     socket: PathBuf,
     pub(super) address: Address,
-    /// Of the folder as it was when this instance became ready: a symbolic link to a release may have
-    /// changed since.
+    /// Finds scripts in the folder to which the symbolic links pointed when this instance became ready.
     pub(super) resolver: Arc<ScriptResolver>,
-    /// Receivers are held by requests that use it.
+    /// Each request that uses this instance holds a receiver.
     in_use: watch::Sender<()>,
 }
 
-/// Keeps a generation from being ended.
+/// A guard that keeps a generation running.
 #[derive(Debug)]
 pub(super) struct InUse(#[allow(dead_code, reason = "it is counted")] watch::Receiver<()>);
 
-/// The present generation, and those that are not yet drained.
+/// The current generation, and those that still have requests.
 pub(super) struct Generations {
     dir: PathBuf,
     front_controller: Option<String>,
@@ -43,8 +42,10 @@ pub(super) struct Generations {
 }
 
 impl Generations {
+    /// Creates the set without an instance.
+    ///
     /// # Errors
-    /// There is no such folder.
+    /// The folder does not exist.
     pub(super) fn new(options: &PhpBuilder) -> io::Result<Arc<Self>> {
         let this = Self {
             dir: options.dir.clone(),
@@ -57,8 +58,8 @@ impl Generations {
         Ok(Arc::new(this))
     }
 
-    /// Waits for an instance that takes requests, other than `except`, which cannot be connected to. It is not
-    /// ended before the second value is dropped.
+    /// Waits for an instance that accepts requests, other than `except`, to which a connection failed. It is not
+    /// stopped before the guard is dropped.
     pub(super) async fn enter(&self, except: Option<&Arc<Generation>>) -> (Arc<Generation>, InUse) {
         let is_another = |current: &Option<Arc<Generation>>| {
             let is_except = |current: &Arc<_>| except.is_some_and(|e| Arc::ptr_eq(current, e));
@@ -66,24 +67,24 @@ impl Generations {
         };
         let mut current = self.current.subscribe();
         loop {
-            // It fails only without a sender, which is a part of this value.
+            // `wait_for` fails only without a sender, which this value contains.
             if let Ok(current) = current.wait_for(is_another).await
                 && let Some(generation) = &*current
             {
-                // While `current` is borrowed no other generation takes its place, so a drain that
-                // begins then sees this use.
+                // The current generation cannot be replaced while `current` is borrowed, so `retire` waits for
+                // this guard.
                 return (generation.clone(), InUse(generation.in_use.subscribe()));
             }
         }
     }
 
-    /// The present instance, if there is one. It may be ended at any time.
+    /// Returns the current instance, if there is one. It may be stopped at any time.
     pub(super) fn current(&self) -> Option<Arc<Generation>> {
         self.current.borrow().clone()
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Generation>>> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

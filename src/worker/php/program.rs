@@ -1,4 +1,4 @@
-//! The program that runs PHP: php-fpm with a configuration of ours, or php-cgi.
+//! `Program`: php-fpm with a generated configuration, or php-cgi.
 
 use std::{
     env,
@@ -17,24 +17,24 @@ use crate::{
     worker::process::SOCKET,
 };
 
-/// Folders beside those of `PATH`: php-fpm is a program for administrators.
+/// Folders that are searched after those of `PATH`, where php-fpm is often installed.
 const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
-/// The variable by which php-fpm's configuration learns the path of its socket.
+/// The environment variable from which php-fpm's configuration takes the path of its socket.
 const SOCKET_VARIABLE: &str = "VESTIBULE_PHP_SOCKET";
 
-/// Connections that wait in the kernel, at most: those of one moment, since no more are made than there are
-/// processes to take them.
+/// Length of the kernel's accept queue: 1,024. It needs to hold a burst only, since there are never more connections
+/// than processes.
 const BACKLOG: usize = 1024;
 
 /// Neither php-fpm nor php-cgi is installed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is neither php-fpm nor php-cgi in PATH, /usr/sbin and /usr/local/sbin: install one of them"
+    "cannot find php-fpm or php-cgi in PATH, /usr/sbin and /usr/local/sbin: install one of them"
 )]
 pub struct NoPhp;
 
-/// This process is root's, and no user was set for the scripts.
+/// This process runs as root, and no user was set for the scripts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PHP would run as root: set the user and group of the scripts with PhpBuilder::user")]
 pub struct UserRequired;
@@ -46,7 +46,7 @@ pub(super) enum Program {
 }
 
 impl Program {
-    /// The program at `path`, or the one that is installed.
+    /// Returns the program at `path`, or the one that is installed.
     pub(super) fn find(path: Option<&Path>) -> Result<Self, BoxError> {
         if let Some(path) = path {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -57,7 +57,7 @@ impl Program {
         fpm.or_else(|| installed("php-cgi").map(Self::Cgi)).ok_or_else(|| NoPhp.into())
     }
 
-    /// The command that starts it, and the folder of its configuration, which must be kept.
+    /// Returns the command that starts the program, and the folder of its configuration, which the caller must keep.
     pub(super) fn command(&self, options: &PhpBuilder) -> Result<(Command, TempDir), BoxError> {
         let is_root = rustix::process::geteuid().is_root();
         if is_root && options.user.is_none() {
@@ -96,7 +96,7 @@ impl Program {
     }
 }
 
-/// The configuration of php-fpm: one pool, on the socket that the environment names.
+/// Returns the configuration of php-fpm: one pool, with the socket of [`SOCKET_VARIABLE`].
 fn fpm_config(options: &PhpBuilder, is_root: bool) -> Result<String, BoxError> {
     let PhpBuilder { children, spare, request_timeout, recycle_after, .. } = options;
     let mut conf = format!(
@@ -121,7 +121,7 @@ fn fpm_config(options: &PhpBuilder, is_root: bool) -> Result<String, BoxError> {
     Ok(conf)
 }
 
-/// The path of an installed program: of this name, or with the highest version behind it.
+/// Returns the path of an installed program: of this name, or else with the highest version as suffix.
 fn installed(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = env::split_paths(&path).chain(SYSTEM_DIRS.map(PathBuf::from));
@@ -132,12 +132,12 @@ fn installed(name: &str) -> Option<PathBuf> {
             is_executable(&file.path()).then(|| (version, file.path()))
         })
         .collect();
-    // A name without a version is what the administrator has chosen.
+    // A name without a version is the administrator's choice.
     found.sort_by_key(|(version, ..)| (version.is_empty(), version.clone()));
     found.pop().map(|(_, path)| path)
 }
 
-/// The version in a file's name: empty for `php-fpm`, 8 and 2 for `php-fpm8.2`; `None` for another program.
+/// Returns the version in a file name: empty for `php-fpm`, 8 and 2 for `php-fpm8.2`, `None` for another program.
 fn version_behind(file: &str, name: &str) -> Option<Vec<u32>> {
     let rest = file.strip_prefix(name)?.trim_start_matches('-');
     if rest.is_empty() {

@@ -46,32 +46,31 @@ use crate::{
 
 /// The handle of a PHP application: a [`Service`], cheap to clone.
 ///
-/// **Scripts.** The path of a request names a script below the folder, as
-/// [`Scripts`](crate::semantics::cgi::Scripts) has it; a path that names none is for the front controller, if
-/// there is one, and otherwise answered with 404. Only a `.php` file is run, and only one that lies below the
-/// folder when symbolic links are resolved. An upload with another suffix is never run, not even by
-/// `/uploads/x.jpg/y.php`; keep uploads outside of the folder, or give them names of your own, so that none has this
-/// suffix.
+/// **Scripts.** The path of a request names a script below the folder (see
+/// [`Scripts`](crate::semantics::cgi::Scripts)). Other paths are handled by the front controller, or answered with 404
+/// if there is none. Only files with the suffix `.php` are run, and only if they are below the folder after symbolic
+/// links are resolved. An upload with another suffix is never run, not even as `/uploads/x.jpg/y.php`. Store uploads
+/// outside of the folder, or under generated names, so that none has this suffix.
 ///
-/// **Permits.** There is one for each process and one for each place in the queue, reserved in `poll_ready` as
-/// those of [`Threads`](super::super::Threads) are. php-fpm is sent no more requests than it has
-/// processes. One that waits longer than the queue timeout is answered with [`Kind::Overloaded`], and one whose
-/// [`Deadline`] passes before with [`Kind::Timeout`]; neither is run, nor is one whose caller has left.
+/// **Permits.** There is a permit for each process and each slot of the queue, reserved in `poll_ready` like those of
+/// [`Threads`](super::super::Threads). php-fpm never gets more requests than it has processes. A request that waits
+/// longer than the queue timeout fails with [`Kind::Overloaded`], and one whose [`Deadline`] passes in the queue with
+/// [`Kind::Timeout`]. Neither is run, and neither is a request whose future was dropped.
 ///
-/// **Bodies.** The length of a request's body must be known: put a
-/// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front, which keeps slow clients from PHP too. A
-/// response is passed on as PHP sends it.
+/// **Bodies.** The length of a request's body must be known. A
+/// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front determines it, and keeps slow clients away from
+/// PHP. A response is streamed as PHP sends it.
 ///
-/// **Errors.** A script that takes longer than the request timeout is answered with [`Kind::Timeout`], and php-fpm
-/// kills its process. One whose process ends is answered with [`Kind::BadGateway`]. What PHP writes to its error
-/// log goes to ours, with the target `vestibule::fastcgi` and the fields of the request.
+/// **Errors.** A request that exceeds the request timeout fails with [`Kind::Timeout`], and php-fpm kills its process.
+/// A request whose process ends fails with [`Kind::BadGateway`]. PHP's error log is written to the log of this process,
+/// with the target `vestibule::fastcgi` and the fields of the request.
 ///
-/// **Supervision.** php-fpm has the supervisor of worker processes: if it ends it is started again, with growing
-/// pauses, and requests wait for it in the queue. Its processes end with this one.
+/// **Supervision.** php-fpm is supervised like a worker process: if it ends, it is restarted, with growing pauses, and
+/// requests wait for it in the queue. Its processes end when this process ends.
 ///
-/// **Reload.** [`reload`](Self::reload) starts a second php-fpm. When it takes requests, they go to it, and the
-/// first one is asked to end once it has answered all of its own, at most after the request timeout. No
-/// request is lost, and a symbolic link to the folder is resolved anew, so that a request never sees files of two releases.
+/// **Reload.** [`reload`](Self::reload) starts a second php-fpm. When that accepts requests, all new requests go to it,
+/// and the first one is stopped after its last response, at the latest after the request timeout. No request is lost.
+/// Symbolic links to the folder are resolved again, so that a request never uses files of two releases.
 #[derive(Clone)]
 pub struct Php {
     shared: Arc<Shared>,
@@ -79,7 +78,7 @@ pub struct Php {
     reservation: PermitSlot,
 }
 
-/// A reservation that clones do not share.
+/// A reservation that is not copied by `Clone`.
 #[derive(Default)]
 struct PermitSlot(Reservation);
 
@@ -91,16 +90,16 @@ impl Clone for PermitSlot {
 
 struct Shared {
     generations: Arc<Generations>,
-    /// One for each request that waits or is run.
+    /// One permit for each queued or running request.
     permits: Arc<Semaphore>,
-    /// One for each process of PHP.
+    /// One permit for each process of PHP.
     children: Arc<Semaphore>,
     admitted: usize,
     processes: usize,
     times: Times,
     limits: Arc<Limits>,
     served: AtomicU64,
-    /// Has php-fpm's configuration.
+    /// The folder of php-fpm's configuration.
     _config: TempDir,
 }
 
@@ -108,23 +107,23 @@ struct Shared {
 pub(super) struct Times {
     pub(super) queue: Duration,
     pub(super) request: Duration,
-    /// For all of PHP to start.
+    /// The start timeout of PHP.
     pub(super) start: Duration,
 }
 
-/// Figures of a PHP application at one moment.
+/// The figures of a PHP application at a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PhpStats {
-    /// Whether PHP takes requests.
+    /// Whether PHP accepts requests.
     pub is_ready: bool,
-    /// Requests that are run.
+    /// Running requests.
     pub busy: usize,
     /// Requests that wait for a process.
     pub queued: usize,
-    /// Requests that PHP has begun to answer, since the start.
+    /// Requests to which PHP has sent the head of a response, since the start.
     pub served: u64,
-    /// How often php-fpm has ended without being asked to, since the start.
+    /// How often php-fpm ended without being stopped, since the start.
     pub unexpected_exits: u64,
     /// The generation: 0, and a higher one after each reload.
     pub generation: u64,
@@ -156,7 +155,7 @@ impl Php {
         Self { shared: Arc::new(shared), handle, reservation: PermitSlot::default() }
     }
 
-    /// Returns the figures at this moment.
+    /// Returns the current figures.
     pub fn stats(&self) -> PhpStats {
         let (shared, stats) = (&self.shared, self.handle.stats());
         let busy = shared.processes.saturating_sub(shared.children.available_permits());
@@ -171,24 +170,24 @@ impl Php {
         }
     }
 
-    /// Returns a gate that is open while there is a permit, for
-    /// [`Serve::gate`](crate::serve::Serve::gate).
+    /// Returns a gate that is open while a permit is free, for [`Serve::gate`](crate::serve::Serve::gate).
     pub fn gate(&self) -> Gate {
         Gate::new(self.shared.permits.clone())
     }
 
-    /// Replaces PHP by a new instance, which is ready before the old one is ended: see [`Php`]. For that time
-    /// there are twice as many processes. A reload goes on if the future is dropped.
+    /// Replaces PHP by a new instance, which is ready before the old one is stopped: see [`Php`]. During a reload
+    /// there are twice as many processes. It continues if the future is dropped.
     ///
     /// # Errors
-    /// [`Kind::Internal`] with [`ReloadFailed`](super::super::ReloadFailed); the old instance works on.
+    /// [`Kind::Internal`] with [`ReloadFailed`](super::super::ReloadFailed). The old instance continues to serve
+    /// requests.
     pub async fn reload(&self) -> Result<(), Error> {
         let reloaded = reload(&self.handle, self.shared.times.start).await;
         reloaded.map_err(|failed| Error::new(Kind::Internal, failed))
     }
 
-    /// Closes the application for all handles: calls are answered with [`Kind::Overloaded`], and PHP is ended
-    /// when it has answered what it has begun.
+    /// Closes the application for all handles: further calls return [`Kind::Overloaded`], and PHP is stopped after its
+    /// running requests.
     pub fn close(&self) {
         self.shared.permits.close();
         self.shared.children.close();
@@ -215,7 +214,7 @@ impl<B: HttpBody> Service<Request<B>> for Php {
         self.reservation.0.poll(&shared.permits, shared.times.queue, cx).map(Ok)
     }
 
-    /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the answer is
+    /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the result is
     /// [`Kind::Overloaded`].
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (shared, pool) = (self.shared.clone(), self.handle.pool().clone());
@@ -237,10 +236,10 @@ impl<B: HttpBody> Service<Request<B>> for Php {
     }
 }
 
-/// One request. It has what is needed while the request waits: a reference to that could not be sent.
+/// One request while it waits. It copies what it needs, since a reference to the request is not `Send`.
 struct Exchange<'a> {
     shared: &'a Shared,
-    /// When it must have been sent.
+    /// The end of its queue timeout.
     until: Instant,
     deadline: Option<Instant>,
     path: String,
@@ -254,7 +253,7 @@ impl Exchange<'_> {
     ) -> Result<Response, BoxError> {
         hop::strip(request.headers_mut());
         request.headers_mut().remove(EXPECT);
-        // Before it waits: what PHP is not asked for needs none of its processes.
+        // Before the request waits: one that PHP does not run needs no process.
         let mut found = None;
         if let Some(current) = self.shared.generations.current() {
             let Some(script) = current.resolver.find(&self.path).await? else {
@@ -280,7 +279,7 @@ impl Exchange<'_> {
         Ok(response.map(|body| body.with_guard((permit, child, in_use))))
     }
 
-    /// Connects to an instance that takes connections.
+    /// Connects to the current instance, or to its successor if that fails.
     async fn connect(&self) -> Result<(Stream, Arc<Generation>, InUse), BoxError> {
         let mut except = None;
         loop {
@@ -288,13 +287,13 @@ impl Exchange<'_> {
             let (generation, in_use) = self.wait(enter).await?;
             match Stream::connect(&generation.address).await {
                 Ok(stream) => return Ok((stream, generation, in_use)),
-                // It has ended by itself, and its successor is on its way.
+                // It has ended unexpectedly, and is being restarted.
                 Err(_) => except = Some(generation),
             }
         }
     }
 
-    /// Waits until the queue timeout or the request's deadline.
+    /// Waits for `event` until the queue timeout or the request's deadline.
     async fn wait<T>(&self, event: impl Future<Output = T>) -> Result<T, Error> {
         let until = self.deadline.map_or(self.until, |deadline| deadline.min(self.until));
         match timeout_at(until.into(), event).await {

@@ -7,13 +7,13 @@ use crate::{
     proto::gate::{BadHead, Fault},
 };
 
-/// A worker process was not ready within its time to start.
+/// A worker process was not ready within the start timeout.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the worker process was not ready within {timeout:?}: {reason}")]
 pub struct NotReady {
-    /// The time it had.
+    /// The start timeout.
     pub timeout: Duration,
-    /// What the last check has found.
+    /// The result of the last readiness check.
     pub reason: String,
 }
 
@@ -21,70 +21,74 @@ pub struct NotReady {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the worker process ended before it was ready, with {status}: {last_line}")]
 pub struct ExitedEarly {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
     /// The last line of its output; empty if there was none.
     pub last_line: String,
 }
 
-/// A new generation of worker processes did not take over; the old one works on.
+/// A reload has failed. The old workers continue to serve requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadFailed {
     /// A new worker ended before it was ready. The log has its output.
-    #[error("a worker of the new generation ended before it was ready; the old one works on")]
+    #[error(
+        "a new worker ended before it was ready; the old workers continue, and the log has its output"
+    )]
     Exited,
     /// The new workers were not ready in time.
-    #[error("the new generation was not ready in time; the old one works on")]
+    #[error("the new workers were not ready within the start timeout; the old workers continue")]
     TimedOut,
-    /// Another reload is under way, or the pool is closed.
-    #[error("the pool is closed, or another reload is under way")]
+    /// Another reload is in progress, or the pool is closed.
+    #[error("the pool is closed, or another reload is in progress")]
     Refused,
 }
 
-/// A worker process did not answer a request that it was sent in a frame.
+/// A worker process did not answer a request that was sent in a frame.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GateError {
     /// It has ended.
-    #[error("the worker process has ended before it answered")]
+    #[error("the worker process ended before it answered")]
     Closed,
     /// Its socket is broken.
-    #[error("the socket of the worker process is broken")]
+    #[error("cannot use the socket of the worker process")]
     Io(#[from] io::Error),
-    /// It has sent what is no answer. It is ended and replaced.
+    /// It has sent an invalid frame. It is stopped and replaced.
     #[error("the worker process has violated its protocol")]
     Fault(#[from] Fault),
 }
 
-/// A Python application did not give a valid response. Its worker goes on.
+/// A Python application did not return a valid response. Its worker continues.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplicationError {
     /// It has raised an exception. The log has the traceback.
-    #[error("the application has raised {message}")]
+    #[error("the application raised {message}")]
     Raised {
-        /// The exception in a line, for example `KeyError: 'name'`.
+        /// The exception in one line, for example `KeyError: 'name'`.
         message: String,
     },
-    /// It has given a head that is not valid.
+    /// The head of its response is not valid.
     #[error(transparent)]
     Head(#[from] BadHead),
-    /// Its body has another length than its `Content-Length` says.
-    #[error("the application gave {actual} bytes of body and a Content-Length of {declared}")]
+    /// The length of the body differs from `Content-Length`.
+    #[error(
+        "the application returned a body of {actual} bytes with a Content-Length of {declared}"
+    )]
     Length {
         /// The value of `Content-Length`.
         declared: u64,
         /// The length of the body.
         actual: u64,
     },
-    /// The body that it streams is longer than its `Content-Length` says.
-    #[error("the application gave more bytes of body than its Content-Length says")]
+    /// The streamed body is longer than `Content-Length`.
+    #[error("the application sent a body that is longer than its Content-Length")]
     TooLong,
-    /// The body that it streams is shorter than its `Content-Length` says.
-    #[error("the application gave {missing} bytes of body less than its Content-Length says")]
+    /// The streamed body is shorter than `Content-Length`.
+    #[error("the application sent a body that is {missing} bytes shorter than its Content-Length")]
     TooShort {
-        /// Bytes that are missing.
+        /// The number of missing bytes.
         missing: u64,
     },
 }

@@ -1,4 +1,4 @@
-//! How requests are sent to worker processes.
+//! `Protocol` and `Http`: the protocols between a pool and its worker processes.
 
 use std::fmt;
 
@@ -11,20 +11,21 @@ use crate::{
     worker::executor::process::{self, Ready},
 };
 
-/// Name in arguments that stands for the path of the worker's socket.
+/// Placeholder in arguments for the path of the worker's socket.
 pub(in super::super) const SOCKET: &str = "{socket}";
 
-/// How requests are sent to worker processes: a parameter of [`ProcessesBuilder`]. It is sealed.
+/// The protocol between a pool and its worker processes, a type parameter of [`ProcessesBuilder`]. This trait is
+/// sealed.
 pub trait Protocol: sealed::Sealed + fmt::Debug {}
 
 pub(super) mod sealed {
     use super::{BoxError, Command, process};
 
     pub trait Sealed {
-        /// Returns the command of the workers, and how an executor speaks to them.
+        /// Returns the command of the workers, and the protocol of the executor.
         fn into_parts(self) -> Result<(Command, process::Protocol), BoxError>;
 
-        /// Returns how many requests a process answers at a time.
+        /// Returns the maximum number of concurrent requests of a process.
         fn lanes(&self) -> usize {
             1
         }
@@ -53,7 +54,7 @@ impl sealed::Sealed for Http {
         let Self { command, has_path, ready, lanes } = self;
         if has_path && !command.mentions(SOCKET) {
             return Err(
-                "no argument of the command has {socket} in it: where would it listen?".into()
+                "socket_path() needs {socket} in an argument of the command, for the path of the socket".into()
             );
         }
         Ok((command, process::Protocol::Http { has_path, ready, lanes }))
@@ -65,12 +66,12 @@ impl sealed::Sealed for Http {
 }
 
 impl ProcessesBuilder<Http> {
-    /// Makes a worker ready when it answers `GET` of this path with a status of 2xx or 3xx. By default
-    /// it is ready when it answers `OPTIONS *` with any status: a server does that by itself (RFC 9110
-    /// section 9.3.7), once it has loaded its application.
+    /// Sets the path of the readiness check: a worker is ready when it answers `GET` of this path with a status of 2xx
+    /// or 3xx. By default it is ready when it answers `OPTIONS *` with any status (RFC 9110 section 9.3.7), which a
+    /// server does without the application, once it has loaded that.
     ///
     /// # Panics
-    /// If it is not a path.
+    /// If `path` does not begin with a slash or is not a valid path.
     pub fn ready_path(mut self, path: &str) -> Self {
         let is_path = path.starts_with('/');
         let path = path.parse::<PathAndQuery>().ok().filter(|_| is_path);
@@ -78,12 +79,12 @@ impl ProcessesBuilder<Http> {
         self
     }
 
-    /// Sets how many requests a process is sent at a time, for programs that take several, such as uvicorn or
-    /// node. The default is 1.
+    /// Sets the maximum number of concurrent requests of a process, for programs like uvicorn or node. The default is
+    /// 1.
     ///
-    /// Each is a worker of the pool: [`Stats::workers`](crate::worker::Stats::workers), limits and bounds count
-    /// them. A process in which a request takes longer than the request timeout is given no other, and ends when
-    /// its other requests have ended.
+    /// Each of them counts as a worker of the pool, in [`Stats::workers`](crate::worker::Stats::workers) and in all
+    /// limits of the number of workers. When a request exceeds the request timeout, its process gets no further
+    /// requests, and is stopped when its other requests have ended.
     ///
     /// ```no_run
     /// use vestibule::worker::{self, Command};
@@ -97,8 +98,8 @@ impl ProcessesBuilder<Http> {
         self
     }
 
-    /// Has the program listen by itself, at a path that stands for `{socket}` in its arguments. The path
-    /// is in a directory that only the user of the worker may enter.
+    /// Makes the program bind its socket itself: `{socket}` in its arguments is replaced by the path, which is in a
+    /// directory that only the worker's user can access.
     ///
     /// ```no_run
     /// use vestibule::worker::{self, Command};

@@ -1,14 +1,14 @@
-//! `reload`: a new generation of workers.
+//! `reload`: replaces the workers of a pool by a new generation.
 
 use std::time::Duration;
 
 use super::ReloadFailed;
 use crate::{policy::restart::Reloaded, worker::handle::PoolHandle};
 
-/// Replaces all workers of a pool by a new generation that is to be ready within `timeout`.
+/// Replaces all workers of a pool by a new generation, which must be ready within `timeout`.
 ///
 /// # Errors
-/// Why the old generation works on, or the pool is closed.
+/// The reason for which the old generation continues, or the pool is closed.
 pub(in crate::worker) async fn reload(
     handle: &PoolHandle,
     timeout: Duration,
