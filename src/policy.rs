@@ -1,5 +1,5 @@
-//! Policies as pure state machines: balancing, adaptive limits, restarts. They have no clock and no I/O;
-//! time is an argument.
+//! Policies as pure state machines: load balancing, health, retry budgets, adaptive limits, restarts. They have no
+//! clock and no I/O; time is an argument.
 
 pub mod backoff;
 pub mod ewma;

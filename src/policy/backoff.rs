@@ -19,12 +19,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Makes delays of `first` after the first failure, and of at most `max`.
+    /// Creates delays that begin with `first` after the first failure, and are at most `max`.
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self { first, max }
     }
 
-    /// Returns the delay after so many consecutive failures; zero without one.
+    /// Returns the delay after this number of consecutive failures; zero for 0.
     pub fn delay(&self, failures: u32) -> Duration {
         let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
         let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);

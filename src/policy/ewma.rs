@@ -1,17 +1,17 @@
-//! Averages of what happened lately, for load balancing: [`PeakLatency`] and [`SuccessRate`].
+//! Exponentially weighted moving averages for load balancing: [`PeakLatency`] and [`SuccessRate`].
 //!
-//! Each weighs an observation by its age: after the decay time it counts 1/e. Both are one atomic number, so
-//! threads update them without a lock; an update that meets another one may be lost in neither.
+//! The weight of an observation decreases with its age: after the decay time it is 1/e. Each average is one atomic
+//! number, which threads update without a lock. No concurrent update is lost.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// The recent latency of an endpoint, which rises at once and falls slowly.
+/// The recent peak latency of an endpoint. It rises at once and decays slowly.
 ///
-/// An observation above the estimate replaces it; one below is averaged in. Without observations the
-/// estimate decays, so that an endpoint that was slow is tried again.
+/// An observation above the estimate replaces it, and one below is averaged in. Without observations the estimate
+/// decays, so that an endpoint that was slow is tried again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,12 +50,12 @@ pub struct SuccessRate {
 }
 
 impl PeakLatency {
-    /// Without an observation.
+    /// Creates an estimate without an observation.
     pub fn new(decay: Duration) -> Self {
         Self { average: Average::new(decay, 0.0) }
     }
 
-    /// Adds a latency that was measured at `now`, the time since any fixed instant.
+    /// Adds a latency that was measured at `now`, a duration since a fixed instant.
     pub fn observe(&self, now: Duration, latency: Duration) {
         let latency = (latency.as_nanos() as f32).max(1.0);
         self.average.update(now, |value, keep| {
@@ -63,7 +63,7 @@ impl PeakLatency {
         });
     }
 
-    /// The estimate at `now`; zero if nothing is known.
+    /// Returns the estimate at `now`, or zero without an observation.
     pub fn get(&self, now: Duration) -> Duration {
         let (value, keep) = self.average.load(now);
         Duration::from_nanos((value * keep) as u64)
@@ -71,18 +71,18 @@ impl PeakLatency {
 }
 
 impl SuccessRate {
-    /// Without an observation: all succeed.
+    /// Creates a rate without an observation, which is 1,000.
     pub fn new(decay: Duration) -> Self {
         Self { average: Average::new(decay, 1.0) }
     }
 
-    /// Adds an attempt that ended at `now`, the time since any fixed instant.
+    /// Adds an attempt that ended at `now`, a duration since a fixed instant.
     ///
-    /// Each counts at least a twentieth, so that a burst of failures shows before time has passed.
+    /// Each observation has a weight of at least 1/20, so that a burst of failures has an effect at once.
     pub fn observe(&self, now: Duration, is_success: bool) {
         let value = self.average.load(now).0;
         if is_success && value >= 1.0 {
-            return; // as is usual: no write to a line that threads share
+            return; // the usual case: no write to a cache line that threads share
         }
         let outcome = if is_success { 1.0 } else { 0.0 };
         self.average.update(now, |value, keep| {
@@ -92,14 +92,14 @@ impl SuccessRate {
         });
     }
 
-    /// The share in thousandths.
+    /// Returns the share of successful attempts, in thousandths.
     pub fn get(&self) -> u16 {
         (self.average.value() * 1000.0).round() as u16
     }
 }
 
-/// A number and the time of its last update, packed into one: a float of 32 bits, and milliseconds that wrap
-/// after 49 days. After a gap of as many days an observation may count for more than its age allows.
+/// A value and the time of its last update in one number: a float of 32 bits, and milliseconds that wrap after 49 days.
+/// After a pause of as many days, the old value may have too much weight.
 #[derive(Debug)]
 struct Average {
     packed: AtomicU64,
@@ -116,16 +116,16 @@ impl Average {
         unpack(self.packed.load(Relaxed)).0
     }
 
-    /// The value, and the part of it that is left at `now`.
+    /// Returns the value, and its remaining weight at `now`.
     fn load(&self, now: Duration) -> (f32, f32) {
         let (value, at) = unpack(self.packed.load(Relaxed));
         (value, self.keep(at, millis(now)))
     }
 
-    /// Replaces the value by that of `update`, which gets the old one and the part of it that is left.
+    /// Replaces the value by the result of `update`, which gets the old value and its remaining weight.
     fn update(&self, now: Duration, update: impl Fn(f32, f32) -> f32) {
         let now = millis(now);
-        // Relaxed: the number guards no other memory. The closure never declines.
+        // Relaxed: the number does not order access to other memory. The closure never returns `None`.
         let _ = self.packed.fetch_update(Relaxed, Relaxed, |packed| {
             let (value, at) = unpack(packed);
             Some(pack(update(value, self.keep(at, now)), now))
@@ -133,10 +133,10 @@ impl Average {
     }
 
     fn keep(&self, at: u32, now: u32) -> f32 {
-        // A reader with an older clock sees an update of its future.
+        // A thread may have read the clock before the last update.
         let age = now.wrapping_sub(at).cast_signed().max(0);
         let part = age as f32 / self.decay_millis;
-        // For a small part the exponential is a straight line, off by less than 1 in 10,000.
+        // For a small part the exponential is linear, with an error below 1 in 10,000.
         if part < 0.01 { 1.0 - part } else { (-part).exp() }
     }
 }

@@ -2,56 +2,55 @@
 
 use std::time::Duration;
 
-/// The lowest latency that is told apart, 100 us: below it the scheduling of the machine dominates. It
-/// also bounds the gradient where a clock did not advance.
+/// Lower bound of measured latencies: 100 us. Below it the scheduling of the machine dominates. It also bounds the
+/// gradient if the clock did not advance.
 const MIN_LATENCY: Duration = Duration::from_micros(100);
 
-/// The least number of samples of a mean, so that no single one decides.
+/// Minimum number of samples of a mean: 10, so that a single sample has little weight.
 const MIN_SAMPLES: usize = 10;
 
-/// The share of a change that a round applies, a fifth, as in Netflix's Gradient2. So a limit falls by at
-/// most 10 % in a round.
+/// The share of a change that a round applies: 0.2, as in Netflix's Gradient2. So a limit falls by at most 10 % in a
+/// round.
 const SMOOTHING: f64 = 0.2;
 
-/// The weight of an unloaded round in the long-term latency, a tenth: an outlier moves it little, and
-/// about 100 samples count.
+/// The weight of an unloaded round in the long-term latency: 0.1. An outlier has little effect, and the mean is over
+/// about 100 samples.
 const MIN_WEIGHT: f64 = 0.1;
 
-/// The share of the limit up to which the service counts as unloaded, and to which a probe lowers it.
+/// The share of the limit up to which the service counts as unloaded, and to which a probe lowers the limit.
 const UNLOADED: f64 = 0.25;
 
-/// Loaded rounds before a probe, 64. A probe takes about one round at a quarter of the limit, so it
-/// costs 1 % of the throughput.
+/// Loaded rounds between two probes: 64. A probe takes about one round at a quarter of the limit, so it costs 1 % of
+/// the throughput.
 const PROBE_INTERVAL: u32 = 64;
 
-/// The maximum of that after probes without a result, 4,096: it doubles with each of them.
+/// Maximum number of loaded rounds between two probes: 4,096. The interval doubles with each probe without a result.
 const MAX_PROBE_INTERVAL: u32 = 64 * PROBE_INTERVAL;
 
-/// How long a probe may be without a sample while no latency is known yet.
+/// Maximum time of a probe without a sample while no latency is known: 10 s.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A limit on concurrency that follows latency, after Netflix's Gradient2.
+/// A concurrency limit that adapts to latency, after Netflix's Gradient2.
 ///
-/// A service with more requests in flight than it can work on queues them, and its latency grows with
-/// their number. So after each round (as many samples as the limit) the limit is multiplied by the
-/// *gradient* of long-term to short-term latency, and a few permits for a [`queue`](Self::queue) are
-/// added:
+/// A service queues requests beyond those that it can process in parallel, and its latency grows with their number. So
+/// after each round (as many samples as the limit) the limit is multiplied by the *gradient*, the ratio of long-term to
+/// short-term latency, and a few permits for a [`queue`](Self::queue) are added:
 ///
 /// ```text
 /// gradient = clamp(tolerance * long / short, 0.5, 1.0)
 /// limit    = limit * gradient + queue                    (a fifth of the way each round)
 /// ```
 ///
-/// It converges where the queue balances the gradient: for a service that works on `c` requests at
-/// `tolerance * c` and a few more.
+/// The limit converges where the queue balances the gradient: for a service that processes `c` requests in parallel,
+/// slightly above `tolerance * c`.
 ///
-/// It differs from Gradient2 in the long-term latency, since an average over all latencies follows a
-/// lasting overload: it is the latency of the *unloaded* service, with at most a quarter of the limit in
-/// flight. If the load never falls that low, a *probe* every 64 rounds lowers the limit to that quarter
-/// for 10 samples. The first rounds are a probe too, to measure a first latency.
+/// The long-term latency differs from that of Gradient2, where an average over all latencies would follow a lasting
+/// overload. Here it is the latency of the *unloaded* service, with at most a quarter of the limit in flight. If the
+/// load never falls that low, a *probe* every 64 rounds lowers the limit to that quarter for 10 samples. The first
+/// rounds are a probe too, to measure an initial latency.
 ///
-/// It has no clock and no requests: [`on_sample`](Self::on_sample) takes the latency of each response,
-/// and [`limit`](Self::limit) returns the limit.
+/// It has no clock and no requests: [`on_sample`](Self::on_sample) takes the latency of each response, and
+/// [`limit`](Self::limit) returns the limit.
 ///
 /// ```
 /// use std::time::Duration;
@@ -59,7 +58,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// let mut gradient = Gradient::new().max(100);
 /// for _ in 0..10_000 {
-///     // However many are inside, it takes 5 ms: nothing queues.
+///     // The latency is always 5 ms: the service does not queue.
 ///     gradient.on_sample(Duration::from_millis(5), gradient.limit());
 /// }
 /// assert!(gradient.limit() > 20);
@@ -92,8 +91,7 @@ struct Probe {
 }
 
 impl Gradient {
-    /// Makes a limit that starts at 20 and stays between 1 and 1,000, with a queue of 4 and a tolerance
-    /// of 1.5.
+    /// Creates a limit that starts at 20 and stays between 1 and 1,000, with a queue of 4 and a tolerance of 1.5.
     pub fn new() -> Self {
         Self {
             min: 1.0,
@@ -110,15 +108,15 @@ impl Gradient {
         }
     }
 
-    /// Sets the first limit, clamped to the present bounds. Defaults to 20.
+    /// Sets the initial limit, clamped to the current bounds. Defaults to 20.
     #[must_use]
     pub fn initial(mut self, limit: usize) -> Self {
         self.limit = (limit as f64).clamp(self.min, self.max);
         self
     }
 
-    /// Sets the lower bound of the limit, which holds during probes too. At least 1, the default. It
-    /// raises a lower maximum.
+    /// Sets the lower bound of the limit, which also applies during probes. At least 1, the default. It raises a
+    /// lower maximum.
     #[must_use]
     pub fn min(mut self, limit: usize) -> Self {
         self.min = limit.max(1) as f64;
@@ -136,16 +134,16 @@ impl Gradient {
         self
     }
 
-    /// Sets how many requests may queue inside of the service. At least 1; defaults to 4. The limit grows
-    /// by so much in a round without added latency.
+    /// Sets how many requests may queue inside of the service. At least 1; defaults to 4. The limit grows by this
+    /// number in a round without added latency.
     #[must_use]
     pub fn queue(mut self, len: usize) -> Self {
         self.queue = len.max(1) as f64;
         self
     }
 
-    /// Sets the factor by which latency may exceed that of the unloaded service before the limit falls. At
-    /// least 1; defaults to 1.5. Use a larger one for a service whose latency varies much.
+    /// Sets the factor by which the latency may exceed that of the unloaded service before the limit falls. At least 1;
+    /// defaults to 1.5. Use a larger factor for a service whose latency varies much.
     #[must_use]
     pub fn tolerance(mut self, factor: f64) -> Self {
         // NaN becomes 1 too.
@@ -165,8 +163,7 @@ impl Gradient {
         self.limit as usize
     }
 
-    /// Takes the latency of a response, and the number of requests in flight when it began, itself
-    /// included.
+    /// Adds the latency of a response. `in_flight` is the number of requests in flight when it began, itself included.
     pub fn on_sample(&mut self, rtt: Duration, in_flight: usize) {
         let latency = rtt.max(MIN_LATENCY).as_secs_f64();
         let in_flight = in_flight as f64;
@@ -175,16 +172,16 @@ impl Gradient {
                 self.on_unloaded_round(mean);
             }
         } else if self.probe.is_active || in_flight < self.limit / 2.0 {
-            // It began before the probe; or the limit was not used, so the latency says nothing about it.
+            // It began before the probe, or the limit was not reached, so its latency does not depend on the limit.
         } else if let Some(mean) = self.loaded.add(latency, MIN_SAMPLES.max(self.limit as usize)) {
             self.on_loaded_round(mean);
         }
     }
 
-    /// Takes how long requests have waited for a permit without any sample.
+    /// Reports that requests wait for a permit and there was no sample for `quiet`.
     ///
-    /// A probe without a sample for several latencies is ended, and the next one is delayed: the requests
-    /// in flight hold their permits for longer than a response head takes, as streams do.
+    /// A probe without a sample for several latencies is ended, and the next one is delayed: the requests in flight
+    /// hold their permits for longer than the head of a response takes, for example because they are streams.
     pub fn on_stall(&mut self, quiet: Duration) {
         let known = self.short.or(self.long).map(|s| Duration::try_from_secs_f64(s * 4.0));
         let timeout = match known {
@@ -221,7 +218,7 @@ impl Gradient {
         let long = self.long.get_or_insert(short);
         let gradient = (self.tolerance * *long / short).clamp(0.5, 1.0);
         if *long > short * 2.0 {
-            *long *= 0.95; // no service is faster under load: the long-term latency is an outlier
+            *long *= 0.95; // a service is not faster under load, so the long-term latency is an outlier
         }
         let aim = self.limit * gradient + self.queue;
         let limit = self.limit + (aim - self.limit) * SMOOTHING;

@@ -1,4 +1,4 @@
-//! Whether an endpoint is expected to work: [`Health`], and which endpoints of a set are [outliers](outliers()).
+//! Health of endpoints: [`Health`] of one endpoint, and [outlier detection](outliers()) in a set.
 //!
 //! ```text
 //!                failures in a row, unreachable, outlier            period over
@@ -10,8 +10,8 @@
 //!       +--- slow start <-------------------------------------------------------------+
 //! ```
 //!
-//! Beside that an endpoint may be *down*, as active checks have found, *backing off*, as its `Retry-After` asks,
-//! and *out* or *draining*, as an operator has it; only the operator ends the latter two.
+//! Independently of that, an endpoint may be *down* because of active checks, *backing off* because of its
+//! `Retry-After`, and *out* or *draining* because of an operator. Only the operator ends the last two.
 
 mod options;
 mod outliers;
@@ -33,17 +33,17 @@ use std::{
 pub use options::HealthOptions;
 pub use outliers::{Sample, outliers};
 
-/// The least share of its weight that an endpoint has in a slow start, in thousandths.
+/// Minimum share of its weight that an endpoint has in a slow start: 100 thousandths.
 const MIN_RAMP: u64 = 100;
 
-/// `Health::until` of an endpoint that active checks found down.
+/// `Health::until` of an endpoint that is down because of active checks.
 const DOWN: u64 = u64::MAX;
 
 /// The health of one endpoint.
 ///
-/// All times are since one instant that the caller chooses, such as the birth of the endpoint; they are kept in
-/// milliseconds. What a balancer asks for each request is a few atomic loads; events other than a success of
-/// a healthy endpoint take a lock.
+/// All times are durations since one instant that the caller chooses, for example the creation of the endpoint; they
+/// are stored in milliseconds. The methods that a balancer calls for each request are a few atomic loads. Events other
+/// than a success of a healthy endpoint take a lock.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,7 +54,7 @@ const DOWN: u64 = u64::MAX;
 /// let attempt = health.begin(second(1), &options, false).unwrap();
 /// assert!(health.fail(attempt, second(2), &options, Failure::Unreachable, || true));
 /// assert_eq!(health.phase(second(2), &options), Phase::Ejected { until: second(3) });
-/// // One attempt at a time may show that it is back.
+/// // One probe at a time checks whether it works again.
 /// let probe = health.begin(second(3), &options, false).unwrap();
 /// assert!(health.begin(second(3), &options, false).is_none());
 /// health.succeed(probe, second(3), &options);
@@ -62,79 +62,79 @@ const DOWN: u64 = u64::MAX;
 /// ```
 #[derive(Debug)]
 pub struct Health {
-    /// The end of an ejection in milliseconds; 0 without one. When it is over, the endpoint is half-open.
+    /// The end of the ejection in milliseconds; 0 without one. After it, the endpoint is half-open.
     until: AtomicU64,
-    /// Until when it asked for no requests by `Retry-After`.
+    /// The end of its `Retry-After`, in milliseconds.
     back_off_until: AtomicU64,
-    /// Until when an operator has taken it out.
+    /// The time until which an operator has taken it out, in milliseconds.
     out_until: AtomicU64,
     is_draining: AtomicBool,
-    /// When its slow start began; 0 without one.
+    /// The begin of its slow start, in milliseconds; 0 without one.
     ramp_from: AtomicU64,
-    /// Attempts in a row that failed.
+    /// Consecutive failed attempts.
     failures: AtomicU32,
-    /// Probes under way while it is half-open.
+    /// Probes in flight while it is half-open.
     probes: AtomicU32,
     history: Mutex<History>,
 }
 
 #[derive(Debug, Default)]
 struct History {
-    /// When the present ejection began.
+    /// The begin of the current ejection.
     ejected_at: u64,
-    /// Ejections in a row, for the back-off.
+    /// Consecutive ejections, for the back-off.
     ejections: u32,
-    /// When the last ejection ended by a success.
+    /// The time of the success that ended the last ejection.
     restored_at: Option<u64>,
     is_down: bool,
-    /// Checks in a row with a result other than the present state.
+    /// Consecutive checks whose result differs from the current state.
     contrary_checks: u32,
 }
 
-/// What is known of an endpoint.
+/// The state of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
     /// It gets its share of the requests.
     Ready,
-    /// It gets a growing part of its share, in thousandths.
+    /// It gets a growing part of its share.
     SlowStart {
-        /// The part that it gets now.
+        /// The current part, in thousandths.
         ramp: u16,
     },
-    /// An operator has taken it out until then.
+    /// An operator has taken it out.
     Out {
-        /// The end of it.
+        /// The end of this state.
         until: Duration,
     },
-    /// Only requests of sessions that are bound to it go there.
+    /// It gets only requests of sessions that are bound to it.
     Draining,
-    /// It failed, and gets no requests until then.
+    /// It has failed, and gets no requests.
     Ejected {
-        /// The end of it.
+        /// The end of the ejection.
         until: Duration,
     },
-    /// An ejection is over: a few attempts may show that it works again.
+    /// Its ejection is over: a few probes check whether it works again.
     HalfOpen,
-    /// Active checks have found it down.
+    /// Active checks have failed.
     Down,
-    /// It asked for no requests until then.
+    /// It gets no requests because of its `Retry-After`.
     BackingOff {
-        /// The end of it.
+        /// The end of this state.
         until: Duration,
     },
 }
 
-/// How an attempt failed.
+/// The kind of a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The endpoint could not be reached: it is ejected at once.
+    /// No connection could be made. The endpoint is ejected at once.
     Unreachable,
-    /// Anything else that counts.
+    /// Any other failure that counts.
     Failed,
 }
 
-/// An attempt under way: [`Health::succeed`], [`Health::fail`] or [`Health::release`] ends it.
+/// An attempt in flight, ended by [`Health::succeed`], [`Health::fail`] or [`Health::release`].
 #[derive(Debug)]
 #[must_use]
 pub struct Attempt {
@@ -143,7 +143,7 @@ pub struct Attempt {
 }
 
 impl Health {
-    /// A healthy endpoint.
+    /// Creates the health of an endpoint that works.
     pub fn new() -> Self {
         Self {
             until: AtomicU64::new(0),
@@ -157,7 +157,7 @@ impl Health {
         }
     }
 
-    /// What is known of it at `now`. What an operator has set comes first.
+    /// Returns the state at `now`. The settings of an operator have precedence.
     pub fn phase(&self, now: Duration, options: &HealthOptions) -> Phase {
         let (at, until) = (millis(now), self.until.load(Relaxed));
         let out = self.out_until.load(Relaxed);
@@ -175,24 +175,24 @@ impl Health {
         }
     }
 
-    /// Whether an operator lets requests go there: it is not out. It may be draining.
+    /// Returns whether no operator has taken it out. It may be draining.
     pub fn is_in(&self, now: Duration) -> bool {
         let out = self.out_until.load(Relaxed);
         out == 0 || out <= millis(now)
     }
 
-    /// Whether it is being drained.
+    /// Returns whether it is draining.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(SeqCst)
     }
 
-    /// Whether nothing is known against it, so that it [is healthy](Self::is_healthy) at any time.
+    /// Returns whether no failure is recorded, so that it [is healthy](Self::is_healthy) at any time.
     pub fn is_clear(&self) -> bool {
         self.until.load(Relaxed) == 0 && self.back_off_until.load(Relaxed) == 0
     }
 
-    /// Whether it is expected to work, and a probe is free if it is half-open. What an operator has set does not
-    /// count.
+    /// Returns whether it is expected to work, and if it is half-open, whether another probe is allowed. The settings
+    /// of an operator have no influence.
     pub fn is_healthy(&self, now: Duration, options: &HealthOptions) -> bool {
         let (until, back_off) = (self.until.load(Relaxed), self.back_off_until.load(Relaxed));
         if until == 0 && back_off == 0 {
@@ -205,7 +205,7 @@ impl Health {
         until == 0 || self.probes.load(Relaxed) < options.probes
     }
 
-    /// The part of its weight that counts at `now`, in thousandths.
+    /// Returns the effective part of its weight at `now`, in thousandths: below 1,000 in a slow start.
     pub fn ramp(&self, now: Duration, options: &HealthOptions) -> u16 {
         let from = self.ramp_from.load(Relaxed);
         let period = millis(options.slow_start);
@@ -214,19 +214,19 @@ impl Health {
         }
         let age = millis(now).saturating_sub(from);
         if age >= period {
-            self.ramp_from.store(0, Relaxed); // the next look needs no clock
+            self.ramp_from.store(0, Relaxed); // the next call does not need the clock
             return 1000;
         }
         (age * 1000 / period).max(MIN_RAMP) as u16
     }
 
-    /// Attempts in a row that failed.
+    /// Returns the number of consecutive failed attempts.
     pub fn failures(&self) -> u32 {
         self.failures.load(Relaxed)
     }
 
-    /// Begins an attempt. `None` if it is half-open and no probe is free, unless `is_forced`, as for an attempt
-    /// that has nowhere else to go.
+    /// Begins an attempt. Returns `None` if the endpoint is half-open and no further probe is allowed, unless
+    /// `is_forced`, for an attempt without another endpoint.
     pub fn begin(
         &self,
         now: Duration,
@@ -242,7 +242,7 @@ impl Health {
         Some(Attempt { started, is_probe: true })
     }
 
-    /// Ends an attempt that says nothing about the endpoint.
+    /// Ends an attempt whose result says nothing about the endpoint.
     #[allow(clippy::needless_pass_by_value, reason = "an attempt ends once")]
     pub fn release(&self, attempt: Attempt) {
         if attempt.is_probe {
@@ -250,11 +250,11 @@ impl Health {
         }
     }
 
-    /// Ends an attempt that succeeded: ends an ejection that is older than the attempt.
+    /// Ends a successful attempt, and with it an ejection that began before the attempt.
     pub fn succeed(&self, attempt: Attempt, now: Duration, options: &HealthOptions) {
         let started = attempt.started;
         self.release(attempt);
-        // Read before it is written: the line is shared by all threads.
+        // Read first: threads share the cache line, and a write would take it from the others.
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
@@ -262,7 +262,7 @@ impl Health {
             return;
         }
         let mut history = self.history();
-        // A response to a request from before the failure says nothing about the time after it.
+        // A response to a request from before the failure does not show that the endpoint works after it.
         if started >= history.ejected_at && !history.is_down {
             history.restored_at = Some(millis(now));
             self.until.store(0, Relaxed);
@@ -270,8 +270,8 @@ impl Health {
         }
     }
 
-    /// Ends an attempt that failed, and ejects the endpoint if that was one too many and `may_eject` returns
-    /// `true`. Returns whether an ejection began.
+    /// Ends a failed attempt, and ejects the endpoint if it has reached the bound and `may_eject` returns `true`.
+    /// Returns whether an ejection began.
     #[allow(clippy::needless_pass_by_value, reason = "an attempt ends once")]
     pub fn fail(
         &self,
@@ -287,7 +287,7 @@ impl Health {
         let limit = options.consecutive_failures;
         let is_over = limit != 0 && failures >= limit;
         let is_ejected = self.until.load(Relaxed) != 0;
-        // With an ejection any attempt that began after it is a probe, whether it was forced or not.
+        // During an ejection, every attempt that began after it is a probe, whether it was forced or not.
         let is_certain = failure == Failure::Unreachable || is_probe || is_ejected;
         (is_certain || (is_over && may_eject())) && self.eject(started, now, options)
     }
@@ -297,7 +297,7 @@ impl Health {
         self.until.load(Relaxed) == 0 && self.eject(millis(now), now, options)
     }
 
-    /// Ejects it for an attempt that began at `started`.
+    /// Ejects the endpoint because of an attempt that began at `started`.
     fn eject(&self, started: u64, now: Duration, options: &HealthOptions) -> bool {
         let mut history = self.history();
         let (at, until) = (millis(now), self.until.load(Relaxed));
@@ -308,7 +308,7 @@ impl Health {
         if until == 0 && history.restored_at.is_none_or(|restored| restored + longest <= at) {
             history.ejections = 0;
         }
-        // A failure of a forced attempt prolongs an ejection, which is not another one.
+        // A failed forced attempt prolongs the ejection, and does not count as another one.
         let is_new = until <= at;
         history.ejections = history.ejections.saturating_add(u32::from(is_new));
         history.ejected_at = at;
@@ -318,7 +318,7 @@ impl Health {
         is_new
     }
 
-    /// Lets no requests go there for `period`, as its response asks, and at most for
+    /// Sends it no requests for `period`, the `Retry-After` of its response, at most for
     /// [`HealthOptions::max_retry_after`].
     pub fn back_off(&self, now: Duration, period: Duration, options: &HealthOptions) {
         let period = period.min(options.max_retry_after);
@@ -327,7 +327,7 @@ impl Health {
         }
     }
 
-    /// Takes the result of an active check. Returns whether the endpoint went down or came up by it.
+    /// Adds the result of an active check. Returns whether it changed the state to down or up.
     pub fn check(&self, now: Duration, is_ok: bool, options: &HealthOptions) -> bool {
         let mut history = self.history();
         if is_ok != history.is_down {
@@ -352,25 +352,25 @@ impl Health {
         true
     }
 
-    /// Begins a slow start, as for an endpoint that has joined a set.
+    /// Begins a slow start, for an endpoint that has joined a set.
     pub fn start_slowly(&self, now: Duration, options: &HealthOptions) {
         if !options.slow_start.is_zero() {
             self.ramp_from.store(millis(now).max(1), Relaxed);
         }
     }
 
-    /// Takes it out until then, as an operator.
+    /// Takes it out until `until`, for an operator.
     pub fn take_out(&self, until: Duration) {
-        // Relaxed: a late reader sends one more request, which then goes elsewhere.
+        // Relaxed: a thread that reads the old value sends one more request.
         self.out_until.store(millis(until), Relaxed);
     }
 
-    /// Lets it finish what it has, and gives it no new sessions.
+    /// Sets whether it is draining: it finishes its requests, and gets no new sessions.
     pub fn set_draining(&self, on: bool) {
         self.is_draining.store(on, SeqCst);
     }
 
-    /// Ends all that keeps requests away from it, as an operator: but for what active checks find.
+    /// Ends every state that keeps requests away from it, for an operator, except down because of active checks.
     pub fn restore(&self, now: Duration, options: &HealthOptions) {
         let mut history = self.history();
         self.out_until.store(0, Relaxed);
@@ -384,7 +384,7 @@ impl Health {
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,16 +1,16 @@
-//! Which endpoint a request goes to: [`Pick`], and the usual policies.
+//! Policies that pick the endpoint of a request: the trait [`Pick`], and the usual ones.
 //!
 //! | policy | takes | cost |
 //! |---|---|---|
 //! | [`RoundRobin`] | endpoints in turn, by weight | constant |
 //! | [`Random`] | an endpoint at random, by weight | constant |
-//! | [`LeastOutstanding`] | the endpoint with the fewest requests in flight | looks at all |
-//! | [`PowerOfTwoChoices`] | of two at random the one with fewer requests in flight | constant |
-//! | [`PeakEwma`] | of two at random the one with less latency, load and failures | constant |
+//! | [`LeastOutstanding`] | the endpoint with the fewest requests in flight | linear |
+//! | [`PowerOfTwoChoices`] | of two random endpoints, the one with fewer requests in flight | constant |
+//! | [`PeakEwma`] | of two random endpoints, the one with the lower cost of latency, load and failures | constant |
 //! | [`ConsistentHash`] | the same endpoint for the same key: ring or Maglev, with bounded load | constant |
-//! | [`First`] | the first that has room: bin packing | looks at full ones |
-//! | [`Sticky`] | the endpoint that a signed cookie names, else another policy's | one lookup |
-//! | [`Tiers`] | an endpoint of the best tier, or of the local zone, by another policy | constant |
+//! | [`First`] | the first one below its limit: bin packing | linear in the full ones |
+//! | [`Sticky`] | the endpoint that a signed cookie names, otherwise that of another policy | one lookup |
+//! | [`Tiers`] | an endpoint of the best tier, or of the local zone, picked by another policy | constant |
 
 mod candidate;
 mod candidates;
@@ -52,17 +52,17 @@ pub use sticky::{STICKY_COOKIE, Sticky};
 pub use tiers::Tiers;
 pub use two_choices::PowerOfTwoChoices;
 
-/// Decides which of several candidates a request goes to.
+/// Picks the endpoint of a request among several candidates.
 ///
-/// It is asked once for each attempt, by many threads at a time, and sees a snapshot: the candidates
-/// may be others at the next call. State such as a turn belongs to the policy itself.
+/// It is called once for each attempt, by many threads concurrently, with a snapshot: the set of candidates may
+/// differ at the next call. State, for example of a rotation, is part of the policy.
 ///
-/// Only [`pick`](Self::pick) must be implemented:
+/// Only [`pick`](Self::pick) is required:
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidates, Pick};
 ///
-/// /// The first server that is available: the others are stand-ins.
+/// /// The first available server: the others are backups.
 /// struct FirstAvailable;
 ///
 /// impl Pick for FirstAvailable {
@@ -78,24 +78,23 @@ pub use two_choices::PowerOfTwoChoices;
 /// assert_eq!(FirstAvailable.pick(Candidates::new(&servers)), Some(1));
 /// ```
 pub trait Pick: Send + Sync {
-    /// Returns the index of the candidate to use, below [`Candidates::len`], or `None` if none will
-    /// do.
+    /// Returns the index of the picked candidate, below [`Candidates::len`], or `None` to refuse the request.
     ///
-    /// One that is not [eligible](Candidate::is_eligible) is no good choice: one that was tried
-    /// already is refused.
+    /// The candidate should be [eligible](Candidate::is_eligible). A candidate that was already tried for this
+    /// request is refused.
     fn pick(&self, candidates: Candidates<'_>) -> Option<usize>;
 
-    /// Makes what the policy derives from a set of endpoints, such as the table of a consistent hash.
+    /// Computes data for a set of endpoints, for example the table of a consistent hash.
     ///
-    /// It is called when the set or a weight changes, and the result is part of every snapshot of this set
-    /// ([`Candidates::prepared`]). Load and health are meaningless here. Default: nothing.
+    /// It is called when the set or a weight changes, and the result is part of each snapshot of this set
+    /// ([`Candidates::prepared`]). The load and health of these candidates are not meaningful. Default: nothing.
     fn prepare(&self, candidates: Candidates<'_>) -> Prepared {
         let _ = candidates;
         Prepared::default()
     }
 
-    /// Returns the value of a `Set-Cookie` field for the response of the endpoint that was picked, if the
-    /// policy needs one. Default: none.
+    /// Returns the value of a `Set-Cookie` field for the response of the picked endpoint, if the policy needs one.
+    /// Default: none.
     fn set_cookie(&self, candidates: Candidates<'_>, picked: usize) -> Option<HeaderValue> {
         let _ = (candidates, picked);
         None

@@ -1,4 +1,4 @@
-//! `RetryBudget`: bounds retries by the number of requests, so that they cannot multiply an overload.
+//! `RetryBudget`: limits retries relative to the number of requests, so that they cannot multiply an overload.
 
 use std::{
     sync::{
@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The cost of a retry, in thousandths of one: every request deposits a part of it.
+/// The cost of a retry in tokens: 1,000. Each request deposits a part of it.
 const RETRY: u64 = 1000;
 
-/// A budget of retries that requests fill: a tenth or a fifth of a retry each.
+/// A budget of retries, to which each request adds a fraction of a retry, for example a fifth.
 ///
-/// A bound on the attempts of each request is not enough: with three attempts each, servers that are too slow
-/// get three times the load. With a budget they get a fifth more at most. Besides, a few retries
-/// each second are allowed whatever the load, and unspent ones are kept up to a bound, from which bursts of
-/// failures, as when a server is killed, are served. It begins full.
+/// A limit of attempts per request is not enough: with three attempts each, overloaded servers get three times the
+/// load. With a budget they get a fifth more at most. In addition, a few retries per second are allowed at any load.
+/// Unused retries are kept up to a bound, for bursts of failures, for example when a server is killed. The budget
+/// begins full.
 ///
 /// ```
 /// use std::time::Instant;
@@ -34,14 +34,15 @@ pub struct RetryBudget {
     deposit: u64,
     min_per_second: u64,
     burst: u64,
-    /// In thousandths of a retry, from the deposits and of the beginning.
+    /// In thousandths of a retry.
     tokens: AtomicU64,
-    /// When retries were last added for the time that has passed.
+    /// The time of the last refill.
     refilled: Mutex<Option<Instant>>,
 }
 
 impl RetryBudget {
-    /// Allows `percent` retries for each hundred requests, besides ten each second. Keeps up to 1,000.
+    /// Creates a budget of `percent` retries per hundred requests and ten per second. It keeps up to 1,000 unused
+    /// ones.
     pub const fn new(percent: u32) -> Self {
         Self {
             deposit: percent as u64 * RETRY / 100,
@@ -52,14 +53,14 @@ impl RetryBudget {
         }
     }
 
-    /// Sets how many retries each second are allowed whatever the load. Defaults to 10.
+    /// Sets how many retries per second are allowed at any load. Defaults to 10.
     #[must_use]
     pub const fn min_per_second(mut self, n: u32) -> Self {
         self.min_per_second = n as u64;
         self
     }
 
-    /// Sets how many unspent retries are kept, and how many there are at first. Defaults to 1,000.
+    /// Sets how many unused retries are kept, and the initial number. Defaults to 1,000.
     #[must_use]
     pub const fn burst(mut self, n: u32) -> Self {
         self.burst = n as u64 * RETRY;
@@ -67,34 +68,34 @@ impl RetryBudget {
         self
     }
 
-    /// Counts a request that is sent for the first time.
+    /// Counts the first attempt of a request.
     pub fn deposit(&self) {
-        // Read before it is written: while the budget is full, the line stays shared by all threads. Several
-        // threads may exceed the bound by a deposit each.
+        // Read first: while the budget is full, the cache line stays shared by all threads. Concurrent threads may
+        // each exceed the bound by one deposit.
         if self.tokens.load(Relaxed) < self.burst {
             self.tokens.fetch_add(self.deposit, Relaxed);
         }
     }
 
-    /// Takes a retry out of the budget. Returns `false` if none is left.
+    /// Takes a retry from the budget. Returns `false` if none is left.
     pub fn try_withdraw(&self, now: Instant) -> bool {
         self.refill(now);
         let take = |tokens: u64| tokens.min(self.burst).checked_sub(RETRY);
         self.tokens.fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 
-    /// Returns how many retries are left.
+    /// Returns the number of retries that are left.
     pub fn available(&self) -> u64 {
         self.tokens.load(Relaxed).min(self.burst) / RETRY
     }
 
-    /// Adds what the time since the last call allows.
+    /// Adds the retries for the time since the last call.
     fn refill(&self, now: Instant) {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         let mut refilled = self.refilled.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *refilled.get_or_insert(now);
         let passed = now.saturating_duration_since(since).min(Duration::from_secs(60));
-        // A retry's cost is 1,000 and a second has 1,000 milliseconds.
+        // A retry costs 1,000 tokens, and a second has 1,000 milliseconds.
         let earned = u64::try_from(passed.as_millis()).unwrap_or(0) * self.min_per_second;
         if earned > 0 {
             *refilled = Some(now);
@@ -105,7 +106,7 @@ impl RetryBudget {
 }
 
 impl Default for RetryBudget {
-    /// A retry for each five requests.
+    /// Allows one retry for five requests.
     fn default() -> Self {
         Self::new(20)
     }

@@ -1,4 +1,4 @@
-//! A hundred endpoints with crashes, slowness, flapping and partitions in virtual time: whatever happens, the
+//! Simulation of a hundred endpoints with crashes, slowness, flapping and partitions in virtual time, in which the
 //! invariants hold.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
@@ -18,7 +18,7 @@ const REQUESTS: usize = 100;
 const SEEDS: u64 = 10_000;
 const MAX_EJECTION: u64 = 200;
 
-/// Times are short, so that a run of 200 ms has all of it.
+/// Short times, so that each of them passes within a run of 200 ms.
 const OPTIONS: HealthOptions = HealthOptions::new()
     .consecutive_failures(3)
     .ejection(Backoff::new(Duration::from_millis(20), Duration::from_millis(MAX_EJECTION)))
@@ -26,19 +26,19 @@ const OPTIONS: HealthOptions = HealthOptions::new()
     .max_ejected(90)
     .min_available(5);
 
-/// What is wrong with an endpoint.
+/// A fault of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// Refuses connections from this millisecond on, until that one.
+    /// Refuses connections from the first millisecond to the second.
     Crash(u64, u64),
-    /// Takes so many times longer.
+    /// Is slower by this factor.
     Slow(u64),
-    /// Fails in every other period of so many milliseconds.
+    /// Fails in every other period of this length in milliseconds.
     Flap(u64),
-    /// Answers nothing in this time: attempts end by timeout.
+    /// Does not answer in this time, so that attempts time out.
     Partition(u64, u64),
-    /// Refuses every request, quickly.
+    /// Refuses every request at once.
     Broken,
 }
 
@@ -99,7 +99,7 @@ impl Server {
         }
     }
 
-    /// What becomes of a request at `now`, and how long it takes.
+    /// Returns the outcome of a request at `now`, and its duration.
     fn serve(&self, now: u64, rng: &mut Rng) -> (Outcome, u64) {
         let usual = 1 + rng.below(4);
         match self.fault {
@@ -117,7 +117,7 @@ impl Server {
     }
 }
 
-/// The servers as one attempt sees them.
+/// The servers as a source of candidates for one attempt.
 struct View<'a> {
     servers: &'a [Server],
     now: Duration,
@@ -145,7 +145,7 @@ impl Source for View<'_> {
     }
 }
 
-/// An attempt under way: when it ends, how, and since when it is.
+/// An attempt in flight: its end, its outcome, and its begin.
 struct Running {
     server: usize,
     attempt: Attempt,
@@ -160,7 +160,7 @@ struct Run {
     policy: Box<dyn Pick>,
     prepared: Prepared,
     rng: Rng,
-    /// By the time of their end; the number tells equals apart.
+    /// Attempts by the time of their end; the number distinguishes equal times.
     ends: BinaryHeap<Reverse<(u64, usize)>>,
     running: Vec<Option<Running>>,
     answered: usize,
@@ -198,7 +198,7 @@ impl Run {
         self.check_end(now);
     }
 
-    /// An operator takes an endpoint out, or lets it in.
+    /// Takes an endpoint out or restores it, as an operator.
     fn operate(&mut self, now: u64) {
         let index = self.rng.below(ENDPOINTS as u64) as usize;
         let server = &mut self.servers[index];
@@ -210,7 +210,7 @@ impl Run {
         }
     }
 
-    /// Sends a request, which was tried at these servers.
+    /// Sends a request that was already tried at these servers.
     fn send(&mut self, now: u64, tried: Vec<usize>) {
         let time = at(now);
         let is_left = |(i, s): (usize, &Server)| s.is_available(time) && !tried.contains(&i);
@@ -246,7 +246,7 @@ impl Run {
         }));
     }
 
-    /// Ends all attempts that are due; those that failed go elsewhere.
+    /// Ends all attempts that are due, and retries those that failed.
     fn end_until(&mut self, until: u64) {
         while let Some(&Reverse((end, number))) = self.ends.peek()
             && end <= until
@@ -259,7 +259,7 @@ impl Run {
 
     fn end(&mut self, running: Running, now: u64) {
         let Running { server: index, attempt, outcome, began, is_probe, mut tried } = running;
-        // Counted only where it is needed: this is most of the work.
+        // Counted only where it is needed, since it takes most of the time.
         let count = |servers: &[Server]| servers.iter().filter(|s| s.is_available(at(now))).count();
         let available = if outcome == Outcome::Answer { 0 } else { count(&self.servers) };
         let server = &mut self.servers[index];

@@ -6,18 +6,17 @@ use super::*;
 
 const MS: u64 = 1000;
 
-/// A service that works on `slots` requests at a time, in the order in which they come; in
-/// microseconds.
+/// A service that processes `slots` requests in parallel, in the order of their arrival; in microseconds.
 struct Service {
     slots: usize,
     latency: u64,
-    /// Adds up to so much to a latency, at random.
+    /// Maximum random addition to a latency.
     jitter: u64,
     seed: u64,
     now: u64,
-    /// When each slot is free.
+    /// The time at which each slot is free.
     free: BinaryHeap<Reverse<u64>>,
-    /// When each request ends, when it began, how many there were.
+    /// The end and the begin of each request, and the number in flight at its begin.
     inside: BinaryHeap<Reverse<(u64, u64, usize)>>,
 }
 
@@ -42,8 +41,8 @@ impl Service {
         self.inside.push(Reverse((end, self.now, self.inside.len() + 1)));
     }
 
-    /// Serves `n` requests, with as many inside as `gradient` allows and `demand` asks for. Returns
-    /// the mean limit, and how many were served in a second.
+    /// Serves `n` requests, with as many in flight as `gradient` allows and `demand` requires. Returns the mean
+    /// limit, and the number served per second.
     fn serve(&mut self, gradient: &mut Gradient, demand: usize, n: usize) -> (f64, f64) {
         let (began, mut limits) = (self.now, 0);
         for _ in 0..n {
@@ -61,7 +60,7 @@ impl Service {
         (limits as f64 / n as f64, n as f64 / seconds)
     }
 
-    /// What it can do in a second.
+    /// Returns the maximum number of requests per second.
     fn capacity(&self) -> f64 {
         self.slots as f64 * 1e6 / (self.latency + self.jitter / 2) as f64
     }
@@ -69,7 +68,7 @@ impl Service {
 
 const ALL: usize = usize::MAX;
 
-/// Two numbers that differ by a tenth at most.
+/// Returns whether two numbers differ by at most a tenth.
 fn near(a: f64, b: f64) -> bool {
     (a / b - 1.0).abs() <= 0.1
 }

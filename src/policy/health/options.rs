@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::policy::backoff::Backoff;
 
-/// When endpoints are ejected, and how they come back. The order of options does not matter.
+/// When endpoints are ejected, and how they come back. The order of the options does not matter.
 ///
 /// ```
 /// use std::time::Duration;
@@ -37,7 +37,7 @@ pub struct HealthOptions {
 }
 
 impl HealthOptions {
-    /// The defaults, which the methods name.
+    /// Creates the options with the defaults that are documented at each method.
     pub const fn new() -> Self {
         Self {
             consecutive_failures: 5,
@@ -58,121 +58,121 @@ impl HealthOptions {
         }
     }
 
-    /// Failures in a row that eject an endpoint; 0: none do. An endpoint that cannot be reached is ejected by
-    /// the first. Default 5.
+    /// Sets how many consecutive failures eject an endpoint. Default 5; 0: none do. An endpoint that cannot be
+    /// reached is ejected by the first failure.
     pub const fn consecutive_failures(mut self, n: u32) -> Self {
         self.consecutive_failures = n;
         self
     }
 
-    /// Whether a response with a status of 500 or above is such a failure. Default: no, since it may be the
-    /// fault of the request. It makes an endpoint less likely to be picked by
-    /// [`PeakEwma`](crate::policy::pick::PeakEwma) in any case.
+    /// Sets whether a response with a status of 500 or above is such a failure. Default: `false`, since the request
+    /// may be its cause. In any case it makes [`PeakEwma`](crate::policy::pick::PeakEwma) less likely to pick the
+    /// endpoint.
     pub const fn fail_on_server_error(mut self, on: bool) -> Self {
         self.fail_on_server_error = on;
         self
     }
 
-    /// How long an ejection lasts; longer with each one that follows soon. Default: 1 s, doubled up to 30 s.
+    /// Sets the duration of an ejection, which grows with each further one that follows soon. Default: 1 s, doubled
+    /// up to 30 s.
     pub const fn ejection(mut self, period: Backoff) -> Self {
         self.ejection = period;
         self
     }
 
-    /// How many attempts at a time may try whether an ejected endpoint works again; at least 1, the default.
+    /// Sets how many probes of a half-open endpoint may be in flight. At least 1, the default.
     pub const fn probes(mut self, n: u32) -> Self {
         self.probes = if n == 0 { 1 } else { n };
         self
     }
 
-    /// How long an endpoint that joins or comes back gets a growing part of its share, a tenth at first.
-    /// Default: zero, at once all of it.
+    /// Sets the duration of the slow start, in which an endpoint that joins or comes back gets a growing part of its
+    /// share, a tenth at first. Default: zero, no slow start.
     pub const fn slow_start(mut self, period: Duration) -> Self {
         self.slow_start = period;
         self
     }
 
-    /// How long a response of 503 with `Retry-After` (RFC 9110 section 10.2.3) keeps requests away at most.
+    /// Sets how long a response of 503 with `Retry-After` (RFC 9110 section 10.2.3) keeps requests away at most.
     /// Default 30 s; zero ignores the field.
     pub const fn max_retry_after(mut self, period: Duration) -> Self {
         self.max_retry_after = period;
         self
     }
 
-    /// How many endpoints must be left available by an ejection for failures in a row or as an outlier.
-    /// Default 1. An endpoint that cannot be reached is ejected all the same.
+    /// Sets how many endpoints must remain available after an ejection for consecutive failures or as an outlier.
+    /// Default 1. It does not apply to an endpoint that cannot be reached.
     pub const fn min_available(mut self, n: usize) -> Self {
         self.min_available = n;
         self
     }
 
-    /// Which part of the endpoints such ejections take out at most, in percent. Default 50.
+    /// Sets the maximum share of endpoints that such ejections take out, in percent. Default 50.
     pub const fn max_ejected(mut self, percent: u8) -> Self {
         self.max_ejected = percent;
         self
     }
 
-    /// Panic mode: while fewer than this part of the endpoints are healthy, in percent, requests go to all of
-    /// them, since the few would be overwhelmed. Default 0: only when none is healthy.
+    /// Sets the share of healthy endpoints, in percent, below which requests go to all endpoints (panic mode), since
+    /// the healthy ones would be overloaded. Default 0: only when none is healthy.
     pub const fn panic_below(mut self, percent: u8) -> Self {
         self.panic_below = percent;
         self
     }
 
-    /// Active checks in a row that must succeed until an endpoint is up again. Default 2.
+    /// Sets how many consecutive active checks must succeed before an endpoint that is down is up again. Default 2.
     pub const fn rise(mut self, n: u32) -> Self {
         self.rise = n;
         self
     }
 
-    /// Active checks in a row that must fail until an endpoint is down. Default 3.
+    /// Sets how many consecutive active checks must fail before an endpoint is down. Default 3.
     pub const fn fall(mut self, n: u32) -> Self {
         self.fall = n;
         self
     }
 
-    /// How long attempts are counted before endpoints are compared with each other. Default 10 s.
+    /// Sets the interval after which endpoints are compared with each other. Default 10 s.
     pub const fn outlier_interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Attempts in an interval without which an endpoint is not compared. Default 20.
+    /// Sets the minimum number of attempts in an interval for an endpoint to be compared. Default 20.
     pub const fn outlier_requests(mut self, n: u32) -> Self {
         self.min_requests = n;
         self
     }
 
-    /// Ejects an endpoint whose share of successes is below this part of the median of all, in percent.
-    /// Default 0: none.
+    /// Ejects an endpoint whose share of successes is below `percent` of the median of all. Default 0: none.
     pub const fn outlier_success(mut self, percent: u8) -> Self {
         self.success_below = percent;
         self
     }
 
-    /// Ejects an endpoint whose mean latency is more than this many times the median of all. Default 0: none.
+    /// Ejects an endpoint whose mean latency exceeds `factor` times the median of all. Default 0: none.
     pub const fn outlier_latency(mut self, factor: u32) -> Self {
         self.latency_factor = factor;
         self
     }
 
-    /// Whether endpoints are compared with each other.
+    /// Returns whether endpoints are compared with each other.
     pub const fn has_outliers(&self) -> bool {
         self.success_below > 0 || self.latency_factor > 0
     }
 
-    /// Whether one more of `total` endpoints may be ejected when so many are available.
+    /// Returns whether one more of `total` endpoints may be ejected, of which `available` are available.
     pub const fn may_eject(&self, available: usize, total: usize) -> bool {
         let ejected = total - available + 1;
         available > self.min_available && ejected * 100 <= total * self.max_ejected as usize
     }
 
-    /// Whether a share of healthy endpoints begins panic mode.
+    /// Returns whether panic mode depends on a share of healthy endpoints.
     pub const fn has_panic_share(&self) -> bool {
         self.panic_below > 0
     }
 
-    /// Whether requests go to endpoints that are not healthy, too.
+    /// Returns whether requests also go to endpoints that are not healthy.
     pub const fn is_panic(&self, healthy: usize, total: usize) -> bool {
         healthy == 0 || healthy * 100 < total * self.panic_below as usize
     }

@@ -1,29 +1,29 @@
-//! Which endpoints of a set work much worse than the others.
+//! `outliers`: endpoints of a set that perform much worse than the others.
 
 use std::time::Duration;
 
 use super::HealthOptions;
 
-/// Endpoints that must have enough attempts, or there is no telling which of them is the odd one out.
+/// Minimum number of endpoints with enough requests: 3. Of two that differ, it is unknown which one is the outlier.
 const MIN_ENDPOINTS: usize = 3;
 
-/// What an endpoint did in an interval.
+/// The results of an endpoint in an interval.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// Attempts that ended.
+    /// Completed attempts.
     pub requests: u32,
-    /// Those of them that failed.
+    /// Failed attempts among them.
     pub failures: u32,
-    /// The sum of their latencies.
+    /// The sum of the latencies.
     pub latency: Duration,
 }
 
-/// Returns which endpoints are outliers: by [`outlier_success`](HealthOptions::outlier_success) or
-/// [`outlier_latency`](HealthOptions::outlier_latency), compared with the median of those with
+/// Returns the indices of the outliers: endpoints below [`outlier_success`](HealthOptions::outlier_success) or above
+/// [`outlier_latency`](HealthOptions::outlier_latency), compared with the median of the endpoints with
 /// [enough](HealthOptions::outlier_requests) requests, of which there must be three.
 ///
-/// The median does not move with the outliers, as the mean and the deviation of a small set do: of three
-/// endpoints the one that always fails is found.
+/// Outliers do not move the median, as they do the mean and the deviation of a small set: of three endpoints, the one
+/// that always fails is found.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,7 +52,7 @@ pub fn outliers(samples: &[Sample], options: &HealthOptions) -> Vec<usize> {
     counted().filter(|(_, s)| is_outlier(s)).map(|(index, _)| index).collect()
 }
 
-/// The lower of the two in the middle, if there are two.
+/// Returns the median; the lower one of the two in the middle if the number is even.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[(values.len() - 1) / 2]

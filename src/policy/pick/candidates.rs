@@ -1,12 +1,13 @@
-//! `Candidates`: the endpoints among which a policy picks.
+//! `Candidates`: the endpoints of which a policy picks one.
 
 use std::fmt;
 
 use super::{Candidate, Prepared, RequestHead};
 
-/// The endpoints that a request may go to, numbered from 0.
+/// The endpoints of a set, by index from 0.
 ///
-/// A candidate is made when it is looked at, so a policy that looks at one does not pay for all.
+/// A candidate is created when it is accessed, so the cost of a policy depends only on the candidates that it
+/// accesses.
 #[derive(Clone, Copy)]
 pub struct Candidates<'a> {
     source: &'a dyn Source,
@@ -14,56 +15,56 @@ pub struct Candidates<'a> {
     prepared: Option<&'a Prepared>,
 }
 
-/// What candidates are made of.
+/// A source of candidates.
 ///
 /// It is implemented for arrays and vectors of candidates, for tests of a policy.
 pub trait Source {
-    /// How many candidates there are.
+    /// Returns the number of candidates.
     fn count(&self) -> usize;
 
-    /// The candidate with this number, which is below [`count`](Self::count).
+    /// Returns a candidate. `index` is below [`count`](Self::count).
     fn candidate(&self, index: usize) -> Candidate<'_>;
 
-    /// Whether all weights are equal. A source that cannot tell says `false`.
+    /// Returns whether all weights are equal; `false` if that is unknown, the default.
     fn is_uniform(&self) -> bool {
         false
     }
 
-    /// Requests that all candidates together are answering now. Default: the sum over all.
+    /// Returns the number of requests in flight of all candidates. The default adds them up.
     fn total_in_flight(&self) -> usize {
         (0..self.count()).map(|index| self.candidate(index).in_flight).sum()
     }
 }
 
 impl<'a> Candidates<'a> {
-    /// The candidates of `source`, for no request in particular.
+    /// Creates candidates without a request.
     pub fn new(source: &'a dyn Source) -> Self {
         Self { source, request: None, prepared: None }
     }
 
-    /// The same candidates for this request.
+    /// Sets the request.
     #[must_use]
     pub fn for_request(self, request: RequestHead<'a>) -> Self {
         Self { request: Some(request), ..self }
     }
 
-    /// The same candidates with what [`Pick::prepare`](super::Pick::prepare) has made of them.
+    /// Sets the result of [`Pick::prepare`](super::Pick::prepare).
     #[must_use]
     pub fn with_prepared(self, prepared: &'a Prepared) -> Self {
         Self { prepared: Some(prepared), ..self }
     }
 
-    /// The same request, for the candidates of another source.
+    /// Returns the candidates of another source, for the same request.
     pub(super) fn of(self, source: &'a dyn Source, prepared: Option<&'a Prepared>) -> Self {
         Self { source, request: self.request, prepared }
     }
 
-    /// The head of the request that is to be sent, if there is one.
+    /// Returns the head of the request, if there is one.
     pub fn request(&self) -> Option<RequestHead<'a>> {
         self.request
     }
 
-    /// What the policy prepared for this set, if it is of this type. Without it a policy has to do with the
+    /// Returns what the policy has prepared for this set, if it is of this type. Without it a policy must use the
     /// candidates alone.
     pub fn prepared<T: 'static>(&self) -> Option<&'a T> {
         self.prepared?.get()
@@ -73,17 +74,17 @@ impl<'a> Candidates<'a> {
         self.source
     }
 
-    /// How many there are.
+    /// Returns the number of candidates.
     pub fn len(&self) -> usize {
         self.source.count()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no candidates.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The candidate with this number.
+    /// Returns a candidate.
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
@@ -91,23 +92,23 @@ impl<'a> Candidates<'a> {
         self.source.candidate(index)
     }
 
-    /// All candidates, in the order of their numbers.
+    /// Returns all candidates in the order of their indices.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Candidate<'a>> + use<'a> {
         let source = self.source;
         (0..source.count()).map(|index| source.candidate(index))
     }
 
-    /// Whether all weights are known to be equal.
+    /// Returns whether all weights are known to be equal.
     pub fn is_uniform(&self) -> bool {
         self.source.is_uniform()
     }
 
-    /// Requests that all candidates together are answering now.
+    /// Returns the number of requests in flight of all candidates.
     pub fn total_in_flight(&self) -> usize {
         self.source.total_in_flight()
     }
 
-    /// The number of the first eligible candidate from `first` on, and in a circle.
+    /// Returns the index of the first eligible candidate, in a circular search from `first`.
     pub(super) fn eligible_from(&self, first: usize) -> Option<usize> {
         let n = self.len();
         (first..n).chain(0..first.min(n)).find(|&index| self.get(index).is_eligible())

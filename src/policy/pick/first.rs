@@ -1,12 +1,12 @@
-//! `First`: the first endpoint that has room.
+//! `First`: the first endpoint below its limit.
 
 use super::{Candidates, Pick};
 
-/// Takes the first eligible endpoint in the order of the set: the others get what it cannot take.
+/// Picks the first eligible endpoint in the order of the set, so that the others get only what exceeds its limit.
 ///
-/// An endpoint at its own limit of requests in flight is not available, so requests fill one endpoint after
-/// the other (bin packing), and those at the end may be stopped. Without such limits, or below them,
-/// [`fill`](Self::fill) says how many requests an endpoint takes before the next one is used.
+/// An endpoint at its own limit of requests in flight is not available. So requests fill one endpoint after the other
+/// (bin packing), and unused ones at the end can be stopped. For endpoints without such limits, [`fill`](Self::fill)
+/// sets the number of requests before the next endpoint is used.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, First, Pick};
@@ -18,7 +18,7 @@ use super::{Candidates, Pick};
 /// servers[0].in_flight = 8;
 /// assert_eq!(policy.pick(Candidates::new(&servers)), Some(1));
 /// servers[1].in_flight = 9;
-/// assert_eq!(policy.pick(Candidates::new(&servers)), Some(0), "all are full: the one with fewest");
+/// assert_eq!(policy.pick(Candidates::new(&servers)), Some(0), "all are full: the least loaded one");
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct First {
@@ -26,12 +26,12 @@ pub struct First {
 }
 
 impl First {
-    /// Without a limit of its own.
+    /// Creates the policy without a limit of its own.
     pub const fn new() -> Self {
         Self { fill: usize::MAX }
     }
 
-    /// How many requests for each unit of weight an endpoint takes before the next one is used; at least 1.
+    /// Sets how many requests for each unit of weight an endpoint gets before the next one is used. At least 1.
     /// Default: no limit.
     #[must_use]
     pub const fn fill(mut self, requests: usize) -> Self {

@@ -11,7 +11,7 @@ use super::{
 pub use maglev::MAGLEV_SLOTS;
 pub use ring::RING_POINTS;
 
-/// Endpoints that are passed over before all candidates are looked at.
+/// Endpoints that are skipped before the policy searches all candidates: 256.
 const MAX_STEPS: usize = 256;
 
 /// Sends requests with the same key to the same endpoint, by weight. When an endpoint joins or leaves, few
@@ -19,17 +19,17 @@ const MAX_STEPS: usize = 256;
 ///
 /// - [`ring`](Self::ring): each endpoint has [`RING_POINTS`] points for each unit of weight on a circle of
 ///   hashes. Only keys of the endpoint that left move, or those that a new one takes over.
-/// - [`maglev`](Self::maglev): a table of [`MAGLEV_SLOTS`] slots, filled by the endpoints' preferences
-///   (Eisenbud and others, "Maglev", 2016). Shares are more even, a look-up is one access, and a few more keys
+/// - [`maglev`](Self::maglev): a table of [`MAGLEV_SLOTS`] slots, filled by the preferences of the endpoints
+///   (Eisenbud and others, "Maglev", 2016). Shares are more even, a lookup is one access, and slightly more keys
 ///   move.
 ///
-/// The key of an endpoint decides where it lies, not its place in the set: gateways with the same set agree.
-/// A key whose endpoint is not eligible goes to the next one in its order, and comes back later. A request
-/// without a key goes to a random endpoint.
+/// The positions of an endpoint depend on its key and not on its index, so gateways with the same set agree. A key
+/// whose endpoint is not eligible goes to the next endpoint in the key's order until the first one is eligible again.
+/// A request without a key goes to a random endpoint.
 ///
-/// With [`bounded_load`](Self::bounded_load) an endpoint takes no more than a factor of its fair share of the
-/// requests in flight; the rest go to the next one in the key's order (Mirrokni and others, "Consistent hashing
-/// with bounded loads", 2016).
+/// With [`bounded_load`](Self::bounded_load) an endpoint gets at most a multiple of its fair share of the requests in
+/// flight; the rest go to the next endpoint in the key's order (Mirrokni and others, "Consistent hashing with bounded
+/// loads", 2016).
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, ConsistentHash, Pick, RequestHead, RequestKey};
@@ -44,7 +44,7 @@ const MAX_STEPS: usize = 256;
 pub struct ConsistentHash {
     key: RequestKey,
     kind: Kind,
-    /// Percent of the fair share.
+    /// In percent of the fair share.
     bound: Option<u32>,
     rng: Rng,
 }
@@ -55,7 +55,7 @@ enum Kind {
     Maglev,
 }
 
-/// Where keys belong, for one set.
+/// The owners of keys, for one set.
 #[derive(Debug)]
 struct Table {
     slots: Slots,
@@ -69,18 +69,18 @@ enum Slots {
 }
 
 impl ConsistentHash {
-    /// A ring of points.
+    /// Creates a policy with a ring of points.
     pub fn ring(key: RequestKey) -> Self {
         Self { key, kind: Kind::Ring, bound: None, rng: Rng::new() }
     }
 
-    /// A table of slots.
+    /// Creates a policy with a Maglev table.
     pub fn maglev(key: RequestKey) -> Self {
         Self { key, kind: Kind::Maglev, bound: None, rng: Rng::new() }
     }
 
-    /// How many of the requests in flight an endpoint takes at most, in percent of its fair share by weight;
-    /// at least 100. Google's proxies use 125. Default: no bound.
+    /// Sets the maximum number of requests in flight of an endpoint, in percent of its fair share by weight. At least
+    /// 100; Google's proxies use 125. Default: no bound.
     #[must_use]
     pub fn bounded_load(mut self, percent: u32) -> Self {
         self.bound = Some(percent.max(100));
@@ -124,7 +124,7 @@ impl ConsistentHash {
     }
 }
 
-/// How many requests an endpoint of `weight` may have in flight, the next one included.
+/// Returns how many requests an endpoint of `weight` may have in flight, including the next one.
 fn capacity(total: usize, weight: u64, total_weight: u64, percent: u32) -> usize {
     let share = (total as u128 + 1).saturating_mul(u128::from(weight));
     let share = share.saturating_mul(u128::from(percent));

@@ -1,4 +1,4 @@
-//! `RequestKey`: what of a request decides where it goes.
+//! `RequestKey`: the part of a request that selects its endpoint.
 
 use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
@@ -10,22 +10,22 @@ use http::{
 use super::siphash::SipKey;
 use crate::peer::Peer;
 
-/// The head of a request that is to be sent.
+/// The head of a request to be sent.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
-    /// Its method.
+    /// The method.
     pub method: &'a Method,
-    /// Its target.
+    /// The target.
     pub uri: &'a Uri,
-    /// Its fields.
+    /// The header fields.
     pub headers: &'a HeaderMap,
-    /// Its extensions, with the [`Peer`].
+    /// The extensions, with the [`Peer`].
     pub extensions: &'a Extensions,
 }
 
 impl<'a> RequestHead<'a> {
-    /// The head of `request`.
+    /// Borrows the head of `request`.
     pub fn of<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
@@ -35,8 +35,7 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The value of the first cookie with this name (RFC 6265 section 5.4), without the quotes that may stand
-    /// around it.
+    /// Returns the value of the first cookie with this name (RFC 6265 section 5.4), without enclosing quotes.
     pub fn cookie(&self, name: &str) -> Option<&'a [u8]> {
         let fields = self.headers.get_all(COOKIE).into_iter();
         let pairs = fields.flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
@@ -51,7 +50,7 @@ impl<'a> RequestHead<'a> {
 
 type KeyFn = dyn for<'a> Fn(RequestHead<'a>) -> Option<Cow<'a, [u8]>> + Send + Sync;
 
-/// The part of a request that decides where it goes: requests with the same key go to the same endpoint.
+/// The part of a request that selects its endpoint: requests with the same key go to the same endpoint.
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -78,7 +77,7 @@ enum Part {
 }
 
 impl RequestKey {
-    /// The client's address: that of the request's [`Peer`].
+    /// The client's address in the request's [`Peer`].
     pub const fn client_address() -> Self {
         Self(Part::ClientAddress)
     }
@@ -88,12 +87,12 @@ impl RequestKey {
         Self(Part::Path)
     }
 
-    /// The path and the query: what a cache has as its key.
+    /// The path and the query, like a cache key.
     pub const fn path_and_query() -> Self {
         Self(Part::PathAndQuery)
     }
 
-    /// The authority of the target, else the `Host` field.
+    /// The authority of the target, or else the `Host` field.
     pub const fn host() -> Self {
         Self(Part::Host)
     }
@@ -108,7 +107,7 @@ impl RequestKey {
         Self(Part::Cookie(name.into()))
     }
 
-    /// Whatever the closure returns; `None` if the request has no key.
+    /// The result of a closure; `None` for a request without a key.
     pub fn from_fn<F>(key: F) -> Self
     where
         F: for<'a> Fn(RequestHead<'a>) -> Option<Cow<'a, [u8]>> + Send + Sync + 'static,
@@ -116,7 +115,7 @@ impl RequestKey {
         Self(Part::Fn(Arc::new(key)))
     }
 
-    /// The hash of the request's key, if it has one.
+    /// Returns the hash of the request's key, if it has one.
     pub(super) fn hash(&self, request: RequestHead<'_>) -> Option<u64> {
         let hash = |bytes: &[u8]| SipKey::fixed().hash64(bytes);
         match &self.0 {

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Candidate, Candidates, Pick};
 
-/// Takes the endpoint with the fewest requests in flight for its weight.
+/// Picks the endpoint with the fewest requests in flight relative to its weight.
 ///
-/// Among equals it goes round, so that endpoints without load share what comes. It looks at every
-/// candidate: with hundreds of them, [`PowerOfTwoChoices`](super::PowerOfTwoChoices) costs less.
+/// It rotates among equals, so that idle endpoints share the requests. It checks every candidate: with hundreds of
+/// them, [`PowerOfTwoChoices`](super::PowerOfTwoChoices) costs less.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, LeastOutstanding, Pick};
@@ -24,7 +24,7 @@ pub struct LeastOutstanding {
 }
 
 impl LeastOutstanding {
-    /// Begins with the first endpoint, if none has load.
+    /// Creates the policy. Its rotation begins with the first endpoint.
     pub const fn new() -> Self {
         Self { turn: AtomicUsize::new(0) }
     }
@@ -33,7 +33,7 @@ impl LeastOutstanding {
 impl Pick for LeastOutstanding {
     fn pick(&self, candidates: Candidates<'_>) -> Option<usize> {
         let n = candidates.len();
-        // Relaxed: the number is a turn and guards no other memory.
+        // Relaxed: the counter does not order access to other memory.
         let first = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(n)?;
         let mut best: Option<(usize, Candidate<'_>)> = None;
         for index in (first..n).chain(0..first) {

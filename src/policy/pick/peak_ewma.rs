@@ -2,17 +2,16 @@
 
 use super::{Candidate, Candidates, Pick, rng::Rng, two_choices::better_of_two};
 
-/// The least share of success that counts, in thousandths: an endpoint that always fails costs a hundred
-/// times as much as one that never does, and is still tried at times.
+/// Minimum share of success in the cost, in thousandths: an endpoint that always fails costs a hundred times as much
+/// as one that never does, and is still tried occasionally.
 const MIN_SUCCESS: u64 = 10;
 
-/// Takes the cheaper of two endpoints drawn at random. The cost is the recent peak latency times the
-/// requests in flight and one more, divided by the weight and by the share of attempts that succeeded.
+/// Picks the cheaper one of two random endpoints. The cost is the recent peak latency times the requests in flight
+/// plus one, divided by the weight and by the share of successful attempts.
 ///
-/// The latency is that of [`Candidate::latency`], which rises at once with a slow response and falls slowly,
-/// so an endpoint that becomes slow loses its share with the first slow response. One that answers quickly
-/// because it fails does not attract requests. An endpoint without a known latency is compared as if it had
-/// the other's.
+/// [`Candidate::latency`] rises at once with a slow response and decays slowly, so an endpoint that becomes slow
+/// loses its share with the first slow response. An endpoint that fails quickly does not attract requests. An
+/// endpoint without a known latency is compared with the latency of the other.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,12 +30,12 @@ pub struct PeakEwma {
 }
 
 impl PeakEwma {
-    /// Draws from a random seed.
+    /// Creates the policy with a random seed.
     pub fn new() -> Self {
         Self { rng: Rng::new() }
     }
 
-    /// Draws the same sequence each time, for tests.
+    /// Creates the policy with a fixed seed, for tests.
     pub const fn with_seed(seed: u64) -> Self {
         Self { rng: Rng::with_seed(seed) }
     }
@@ -54,12 +53,12 @@ impl Pick for PeakEwma {
     }
 }
 
-/// Whether `a` costs less than `b`.
+/// Returns whether `a` costs less than `b`.
 fn is_cheaper(a: &Candidate<'_>, b: &Candidate<'_>) -> bool {
     let (known_a, known_b) = (a.latency.as_nanos(), b.latency.as_nanos());
     let latency_a = if known_a == 0 { known_b.max(1) } else { known_a };
     let latency_b = if known_b == 0 { known_a.max(1) } else { known_b };
-    // As floats: the product of five numbers may be larger than 128 bits.
+    // Floats: the product of five numbers can exceed 128 bits.
     let cost = |of: &Candidate<'_>, latency: u128| {
         let value = of.effective_weight() * u64::from(of.success).max(MIN_SUCCESS);
         latency as f64 * (of.in_flight as f64 + 1.0) / value as f64

@@ -2,18 +2,18 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-/// A value that a policy has made of a set of endpoints, of a type that the policy alone knows. Cheap to
-/// clone. By default there is none.
+/// Data that a policy has computed for a set of endpoints, of a type that only the policy knows. Cheap to clone. By
+/// default there is none.
 #[derive(Clone, Default)]
 pub struct Prepared(Option<Arc<dyn Any + Send + Sync>>);
 
 impl Prepared {
-    /// Wraps the value.
+    /// Wraps a value.
     pub fn new<T: Send + Sync + 'static>(value: T) -> Self {
         Self(Some(Arc::new(value)))
     }
 
-    /// The value, if there is one of this type.
+    /// Returns the value, if there is one of this type.
     pub fn get<T: 'static>(&self) -> Option<&T> {
         self.0.as_ref()?.downcast_ref()
     }

@@ -6,9 +6,9 @@ use super::{
     shares::{self, Shares},
 };
 
-/// Takes an endpoint at random, by weight.
+/// Picks a random endpoint by weight.
 ///
-/// It knows neither load nor turns, so gateways that know nothing of each other do not act in step.
+/// It uses neither load nor a rotation, so independent gateways do not synchronize.
 /// [`PowerOfTwoChoices`](super::PowerOfTwoChoices) costs nearly as little and balances much better.
 ///
 /// ```
@@ -23,12 +23,12 @@ pub struct Random {
 }
 
 impl Random {
-    /// Draws from a random seed.
+    /// Creates the policy with a random seed.
     pub fn new() -> Self {
         Self { rng: Rng::new() }
     }
 
-    /// Draws the same sequence each time, for tests.
+    /// Creates the policy with a fixed seed, for tests.
     pub const fn with_seed(seed: u64) -> Self {
         Self { rng: Rng::with_seed(seed) }
     }

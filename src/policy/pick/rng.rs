@@ -1,4 +1,4 @@
-//! `Rng`: random numbers that many threads draw at a time.
+//! `Rng`: a random number generator without a lock.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -22,7 +22,7 @@ impl Rng {
     }
 
     pub(super) fn next(&self) -> u64 {
-        // Relaxed: each caller gets another number, which guards no other memory.
+        // Relaxed: each caller gets another number, and none orders access to other memory.
         mix(self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA))
     }
 }

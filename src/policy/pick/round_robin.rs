@@ -7,11 +7,11 @@ use super::{
     shares::{self, Shares},
 };
 
-/// Takes endpoints in turn. It never locks.
+/// Picks endpoints in turn, without a lock.
 ///
-/// An endpoint of weight 3 has three turns for each one of an endpoint of weight 1. Its turns are spread over
-/// the cycle, as smoothly as those of nginx's weighted round robin. The turns of endpoints that are not
-/// eligible are shared by the others, by weight.
+/// An endpoint of weight 3 has three turns for each turn of an endpoint of weight 1. Its turns are spread over the
+/// cycle, as smoothly as in nginx's weighted round robin. The turns of endpoints that are not eligible are divided
+/// among the others by weight.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, Pick, RoundRobin};
@@ -32,13 +32,13 @@ pub struct RoundRobin {
 }
 
 impl RoundRobin {
-    /// Begins with the first endpoint.
+    /// Creates the policy, which begins with the first endpoint.
     pub const fn new() -> Self {
         Self { turn: AtomicU64::new(0) }
     }
 
     fn next(&self) -> u64 {
-        // Relaxed: the number is a turn and guards no other memory.
+        // Relaxed: the counter does not order access to other memory.
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -1,18 +1,18 @@
-//! `Shares`: which endpoint a turn belongs to, by weight.
+//! `Shares`: the endpoint of a turn, by weight.
 
 use super::{Candidate, Candidates, rng::mix};
 
-/// Turns that are tried before the eligible endpoints are counted.
+/// Turns that are tried before the policy counts the eligible endpoints: 64.
 const MAX_TURNS: usize = 64;
 
-/// The turns of one cycle: as many as all weights together, each of which belongs to an endpoint.
+/// The turns of one cycle, one for each unit of weight.
 #[derive(Debug)]
 pub(super) struct Shares {
-    /// The number of turns of all endpoints up to this one, itself included.
+    /// The number of turns of all endpoints up to and including this one.
     ends: Vec<u64>,
     total: u64,
-    /// Coprime to `total` and close to `total` divided by the golden ratio, so that its multiples visit
-    /// every position once a cycle, and neighbours in time are far apart.
+    /// Coprime to `total` and close to `total` divided by the golden ratio, so that its multiples visit every
+    /// position once a cycle, and successive positions are far apart.
     stride: u64,
 }
 
@@ -27,27 +27,27 @@ impl Shares {
         Self { ends, total, stride: stride(total) }
     }
 
-    /// The endpoint of the position, which is below the total.
+    /// Returns the endpoint of a position, which is below the total.
     fn at(&self, position: u64) -> usize {
         self.ends.partition_point(|&end| end <= position)
     }
 
-    /// The endpoint of this turn when turns follow each other smoothly.
+    /// Returns the endpoint of a turn in the smooth order.
     pub(super) fn smooth(&self, turn: u64) -> Option<usize> {
         let position = turn.checked_rem(self.total)?;
         let position = u128::from(position) * u128::from(self.stride) % u128::from(self.total);
         Some(self.at(u64::try_from(position).expect("below the total")))
     }
 
-    /// The endpoint of a random number.
+    /// Returns the endpoint of a random number.
     pub(super) fn random(&self, bits: u64) -> Option<usize> {
         let position = (u128::from(bits) * u128::from(self.total)) >> 64;
         (self.total > 0).then(|| self.at(u64::try_from(position).expect("below the total")))
     }
 }
 
-/// The first eligible endpoint of a sequence of turns; `next` gives a turn's number, and `owner` its
-/// endpoint. An endpoint in a slow start passes over a part of its turns.
+/// Returns the first eligible endpoint in a sequence of turns. `next` returns the number of a turn, and `owner` its
+/// endpoint. An endpoint in a slow start skips a part of its turns.
 pub(super) fn pick(
     candidates: Candidates<'_>,
     mut next: impl FnMut() -> u64,
@@ -69,7 +69,7 @@ fn takes_turn(candidate: &Candidate<'_>, turn: u64) -> bool {
     candidate.ramp >= 1000 || mix(turn) % 1000 < u64::from(candidate.ramp)
 }
 
-/// An eligible endpoint by weight, for when most endpoints are not eligible. It looks at all.
+/// Returns an eligible endpoint by weight, for when most endpoints are not eligible. It checks all of them.
 fn among_eligible(candidates: Candidates<'_>, number: u64) -> Option<usize> {
     let eligible = || candidates.iter().enumerate().filter(|(_, c)| c.is_eligible());
     let total: u64 = eligible().map(|(_, c)| c.effective_weight()).sum();
@@ -80,7 +80,7 @@ fn among_eligible(candidates: Candidates<'_>, number: u64) -> Option<usize> {
             None => return Some(index),
         }
     }
-    // Endpoints became ineligible between the two passes.
+    // Endpoints may have become ineligible between the two passes.
     candidates.eligible_from(0)
 }
 

@@ -1,4 +1,4 @@
-//! Policies over servers that are simulated in virtual time: latency against a known optimum.
+//! Simulation of policies over servers in virtual time: latency compared with a known optimum.
 
 use std::{
     cmp::Reverse,
@@ -12,7 +12,7 @@ use crate::policy::ewma::PeakLatency;
 /// A server that works on one request at a time.
 struct Server {
     key: String,
-    /// How many times longer than others it works.
+    /// The factor by which it is slower than others.
     slowness: f64,
     free_at: f64,
     in_flight: usize,

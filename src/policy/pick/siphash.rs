@@ -1,8 +1,8 @@
-//! SipHash-2-4: a keyed hash of short inputs that cannot be computed, or steered, without its key.
+//! SipHash-2-4: a keyed hash of short inputs, which cannot be predicted without the key.
 //!
 //! Aumasson, Bernstein, "SipHash: a fast short-input PRF", 2012. Its 128-bit variant signs cookies.
 
-/// The key: 16 bytes as two little-endian numbers.
+/// A key: 16 bytes as two little-endian numbers.
 #[derive(Clone, Copy)]
 pub(super) struct SipKey(u64, u64);
 
@@ -16,20 +16,19 @@ impl SipKey {
         Self(low, high)
     }
 
-    /// The key of hashes that are public: where a key lies on a ring. It is fixed, so that all gateways
-    /// agree.
+    /// Returns the key of public hashes, for example of positions on a ring. It is fixed, so that all gateways agree.
     pub(super) const fn fixed() -> Self {
         Self(0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908)
     }
 
-    /// The hash in 64 bits.
+    /// Returns the 64-bit hash.
     pub(super) fn hash64(self, bytes: &[u8]) -> u64 {
         let mut state = State::new(self);
         state.absorb(bytes);
         state.finish(0xff)
     }
 
-    /// The hash in 128 bits.
+    /// Returns the 128-bit hash.
     pub(super) fn hash128(self, bytes: &[u8]) -> [u8; 16] {
         let mut state = State::new(self);
         state.v[1] ^= 0xee;

@@ -6,19 +6,19 @@ use http::HeaderValue;
 
 use super::{Candidates, Pick, Prepared, siphash::SipKey};
 
-/// The cookie's name, unless set otherwise.
+/// Default name of the cookie.
 pub const STICKY_COOKIE: &str = "vestibule_endpoint";
 
 type Tag = [u8; 16];
 
-/// Sends all requests of a client to the endpoint that answered its first one, by a cookie. Other requests, and
-/// those whose endpoint is gone or not available, go where another policy has them.
+/// Binds a client to the endpoint that answered its first request, by a cookie. Another policy picks the endpoint of
+/// new clients, and of those whose endpoint was removed or is not available.
 ///
-/// The cookie's value is a SipHash-2-4-128 of the endpoint's key under the secret: it does not show the key, and
-/// without the secret a client cannot make the value of another endpoint. All gateways of a site need the same
-/// secret. Responses of the endpoint that the request's cookie names have no new cookie.
+/// The value of the cookie is the SipHash-2-4-128 of the endpoint's key under the secret. It does not reveal the key,
+/// and without the secret a client cannot compute the value of another endpoint. All gateways of a site need the same
+/// secret. A response gets no new cookie if the request's cookie names its endpoint.
 ///
-/// An endpoint that is being drained still gets the requests of its sessions.
+/// A draining endpoint still gets the requests of its sessions.
 ///
 /// The cookie has `Path=/`, `HttpOnly` and `SameSite=Lax`; it is a session cookie without
 /// [`max_age`](Self::max_age).
@@ -46,13 +46,14 @@ struct Tags {
 }
 
 impl<P: Pick> Sticky<P> {
-    /// `inner` picks the endpoint of a new client. The secret must be random.
+    /// Creates the policy. `inner` picks the endpoint of a new client. The secret must be random.
     pub fn new(secret: [u8; 16], inner: P) -> Self {
         let name = STICKY_COOKIE.into();
         Self { inner, secret: SipKey::new(&secret), name, max_age: None, is_secure: false }
     }
 
-    /// The cookie's name, a token (RFC 6265 section 4.1.1); `None` if it is none. Default [`STICKY_COOKIE`].
+    /// Sets the name of the cookie, a token (RFC 6265 section 4.1.1). Returns `None` for any other name. Default
+    /// [`STICKY_COOKIE`].
     #[must_use]
     pub fn cookie(mut self, name: &str) -> Option<Self> {
         let is_token =
@@ -64,14 +65,14 @@ impl<P: Pick> Sticky<P> {
         Some(self)
     }
 
-    /// How long the client keeps the cookie, in whole seconds. Default: until the browser ends.
+    /// Sets `Max-Age`, in whole seconds. By default the cookie lasts for the browser session.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self
     }
 
-    /// Whether the cookie is sent over TLS only. Default: not.
+    /// Sets the attribute `Secure`: the client sends the cookie over TLS only. Default `false`.
     #[must_use]
     pub fn secure(mut self, on: bool) -> Self {
         self.is_secure = on;
@@ -88,7 +89,7 @@ impl<P: Pick> Sticky<P> {
         Tags { indexes, inner }
     }
 
-    /// The endpoint that the request's cookie names, if it is in the set.
+    /// Returns the endpoint that the request's cookie names, if it is in the set.
     fn named(&self, tags: &Tags, candidates: Candidates<'_>) -> Option<usize> {
         let value = candidates.request()?.cookie(&self.name)?;
         tags.indexes.get(&decode(value)?).copied()
@@ -137,7 +138,7 @@ fn encode(tag: Tag) -> String {
     format!("{:032x}", u128::from_be_bytes(tag))
 }
 
-/// Exactly 32 lower-case hexadecimal digits.
+/// Decodes exactly 32 lower-case hexadecimal digits.
 fn decode(value: &[u8]) -> Option<Tag> {
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     if value.len() != 32 || !value.iter().all(is_digit) {
@@ -149,7 +150,7 @@ fn decode(value: &[u8]) -> Option<Tag> {
 
 impl<P: fmt::Debug> fmt::Debug for Sticky<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the secret.
+        // The secret is not printed.
         f.debug_struct("Sticky")
             .field("inner", &self.inner)
             .field("name", &self.name)

@@ -1,4 +1,4 @@
-//! `Tiers`: endpoints of the best tier, or of the local zone, before all others.
+//! `Tiers`: the best tier, or the local zone, before all others.
 
 use std::{
     collections::BTreeMap,
@@ -11,12 +11,12 @@ use super::{
     rng::{Rng, scale},
 };
 
-/// Picks by another policy among the endpoints of the best tier that has an eligible one: primaries and
-/// backups, or the local zone and the others. Each tier has a policy of its own.
+/// Picks an endpoint of the best tier with an eligible one, by another policy: primaries before backups, or the local
+/// zone before the others. Each tier has its own policy.
 ///
-/// By default a tier takes all requests as long as one endpoint of it is eligible, as nginx's `backup` has it.
-/// With [`spill_below`](Self::spill_below) a part of the requests goes on to the next tier when a part of the
-/// tier is not available, so that the rest is not overwhelmed.
+/// By default a tier gets all requests while one of its endpoints is eligible, like nginx's `backup`. With
+/// [`spill_below`](Self::spill_below) some of the requests go to the next tier when a part of the tier is not
+/// available, so that the remaining endpoints are not overloaded.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, Pick, RoundRobin, Tiers};
@@ -30,15 +30,15 @@ use super::{
 /// ```
 pub struct Tiers<P> {
     new_policy: Box<dyn Fn() -> P + Send + Sync>,
-    /// The policies of all tiers that there have been. They outlive a change of the set.
+    /// The policies of all tiers so far. They are kept when the set changes.
     policies: Mutex<BTreeMap<u8, Arc<P>>>,
-    /// The zone that is local, if zones are the tiers.
+    /// The local zone, if zones are the tiers.
     zone: Option<Box<str>>,
     spill_below: u8,
     rng: Rng,
 }
 
-/// The endpoints by tier, the best first.
+/// The endpoints by tier, best first.
 struct Groups<P>(Vec<Group<P>>);
 
 struct Group<P> {
@@ -57,7 +57,7 @@ struct Members<'a> {
 }
 
 impl<P: Pick + 'static> Tiers<P> {
-    /// Tiers by [`Candidate::tier`]; the function makes the policy of a tier.
+    /// Creates tiers by [`Candidate::tier`]. The function creates the policy of a tier.
     pub fn new(policy: impl Fn() -> P + Send + Sync + 'static) -> Self {
         Self {
             new_policy: Box::new(policy),
@@ -68,7 +68,7 @@ impl<P: Pick + 'static> Tiers<P> {
         }
     }
 
-    /// Two tiers: the endpoints of this zone, and all others.
+    /// Creates two tiers: the endpoints of this zone, and all others.
     pub fn local_zone(
         zone: impl Into<Box<str>>,
         policy: impl Fn() -> P + Send + Sync + 'static,
@@ -81,9 +81,9 @@ impl<P: Pick + 'static> Tiers<P> {
         policies.entry(tier).or_insert_with(|| Arc::new((self.new_policy)())).clone()
     }
 
-    /// Below which part of a tier that is available, in percent, requests go on to the next one: with 70, and
-    /// 35 % available, half of the requests do. Default 0: only when none is. Up to 100. It looks at all
-    /// endpoints of the tier for each pick.
+    /// Sets the available share of a tier, in percent, below which requests go to the next tier: with 70, and 35 %
+    /// available, half of them. Up to 100. Default 0: only if none is available. Each pick checks all endpoints of
+    /// the tier.
     #[must_use]
     pub fn spill_below(mut self, percent: u8) -> Self {
         self.spill_below = percent.min(100);
@@ -127,11 +127,11 @@ impl<P: Pick + 'static> Tiers<P> {
             group.members.get(group.policy.pick(members)?).copied()
         };
         let picked = groups.0.iter().find_map(|group| pick(group, false));
-        // If all spill, the first has to do.
+        // If every tier spills, the first one gets the request.
         picked.or_else(|| groups.0.iter().find_map(|group| pick(group, true)))
     }
 
-    /// Whether this request goes on to the next tier.
+    /// Returns whether this request goes to the next tier.
     fn spills(&self, members: Candidates<'_>) -> bool {
         if self.spill_below == 0 {
             return false;

@@ -1,18 +1,17 @@
-//! `PowerOfTwoChoices`: the better of two endpoints at random.
+//! `PowerOfTwoChoices`: the better one of two random endpoints.
 
 use super::{
     Candidate, Candidates, Pick,
     rng::{Rng, scale},
 };
 
-/// Pairs that are drawn before all candidates are looked at.
+/// Pairs that are drawn before the policy checks all candidates: 8.
 const MAX_DRAWS: usize = 8;
 
-/// Takes the less loaded of two endpoints drawn at random, as seen by requests in flight and weight.
+/// Picks the less loaded one of two random endpoints, by requests in flight and weight.
 ///
-/// It looks at two candidates as a rule, and nearly balances as well as
-/// [`LeastOutstanding`](super::LeastOutstanding); several gateways that use it do not all run to the
-/// same endpoint.
+/// It usually checks two candidates, and balances nearly as well as [`LeastOutstanding`](super::LeastOutstanding).
+/// Several gateways that use it do not all pick the same endpoint.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, Pick, PowerOfTwoChoices};
@@ -27,12 +26,12 @@ pub struct PowerOfTwoChoices {
 }
 
 impl PowerOfTwoChoices {
-    /// Draws from a random seed.
+    /// Creates the policy with a random seed.
     pub fn new() -> Self {
         Self { rng: Rng::new() }
     }
 
-    /// Draws the same sequence each time, for tests.
+    /// Creates the policy with a fixed seed, for tests.
     pub const fn with_seed(seed: u64) -> Self {
         Self { rng: Rng::with_seed(seed) }
     }
@@ -50,7 +49,8 @@ impl Pick for PowerOfTwoChoices {
     }
 }
 
-/// Of two eligible candidates drawn at random the second if it `is_better` than the first, else the first.
+/// Draws two eligible candidates at random. Returns the second one if it `is_better` than the first, otherwise the
+/// first.
 pub(super) fn better_of_two(
     candidates: Candidates<'_>,
     rng: &Rng,

@@ -1,57 +1,57 @@
-//! Bounds of a [`Supervisor`](super::Supervisor).
+//! The configuration of a [`Supervisor`](super::Supervisor).
 
 use std::time::{Duration, Instant};
 
 use super::{super::backoff::Backoff, Scale, WorkerId, after};
 
-/// Bounds of a [`Supervisor`].
+/// The configuration of a [`Supervisor`](super::Supervisor).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Config {
-    /// Workers that are always there. Each fills a slot.
+    /// Minimum number of workers. Each fills a slot.
     pub(crate) workers: usize,
-    /// How many more there may be.
+    /// The maximum number of workers, and when they are added and stopped.
     pub(crate) scale: Scale,
-    /// Abandoned workers that have not exited, at most.
+    /// Maximum number of abandoned workers that have not exited.
     pub(crate) max_abandoned: usize,
     pub(crate) request_timeout: Duration,
-    /// How long after the request timeout a worker is abandoned.
+    /// The time between the request timeout and the abandonment of a worker.
     pub(crate) grace: Duration,
-    /// Pauses before a slot is filled again, by the number of its failures in a row.
+    /// Pauses before a slot is filled again, by its consecutive failures.
     pub(crate) backoff: Backoff,
-    /// How long a worker may take to be ready, if that is bounded.
+    /// Maximum time until a worker is ready. `None`: unlimited.
     pub(crate) start_timeout: Option<Duration>,
-    /// When the back-off ends, if it does.
+    /// When the back-off is replaced by a long pause. `None`: never.
     pub(crate) give_up: Option<GiveUp>,
-    /// How long a worker must have been ready for its exit to be the first failure of its slot, if time
-    /// counts at all. A completed request counts in any case.
+    /// The time after which a ready worker counts as stable, so that its exit is a first failure. `None`: only a
+    /// completed request ends a series of failures, which it does in any case.
     pub(crate) stable_after: Option<Duration>,
-    /// When workers are replaced that have not failed.
+    /// When workers that have not failed are replaced.
     pub(crate) recycle: Recycle,
 }
 
-/// When a slot whose workers fail is not filled again for long.
+/// When a slot whose workers keep failing is left empty for a long pause.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GiveUp {
-    /// Exits in a row with no completed request in between.
+    /// Consecutive exits without a completed request.
     pub(crate) failures: u32,
-    /// How long after the last of them the slot is filled again.
+    /// The pause after the last of them.
     pub(crate) pause: Duration,
 }
 
-/// When a worker is nominated to be replaced by a new one. A limit that is `None` nominates none.
+/// The limits at which a worker is nominated for replacement. A limit of `None` does not apply.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recycle {
-    /// Requests that it has completed.
+    /// Completed requests.
     pub(crate) requests: Option<u64>,
-    /// Each worker has up to so many requests more, so that they are not nominated together.
+    /// Maximum number of further requests, random for each worker, so that workers are not nominated together.
     pub(crate) jitter: u64,
-    /// Time since it was ready.
+    /// Time since the worker became ready.
     pub(crate) age: Option<Duration>,
-    /// Bytes of memory, as [`on_memory`](super::Supervisor::on_memory) reports.
+    /// Memory in bytes, as reported by [`on_memory`](super::Supervisor::on_memory).
     pub(crate) memory: Option<u64>,
-    /// How many are replaced at a time, at most.
+    /// Maximum number of workers that are replaced at a time.
     pub(crate) at_a_time: usize,
-    /// Makes the jitter of one pool differ from that of another.
+    /// The seed of the jitter, which differs between pools.
     pub(crate) seed: u64,
 }
 
@@ -59,7 +59,7 @@ impl Recycle {
     pub(crate) const NEVER: Self =
         Self { requests: None, jitter: 0, age: None, memory: None, at_a_time: 0, seed: 0 };
 
-    /// Whether worker `id` is nominated after `served` requests.
+    /// Returns whether worker `id` is nominated after `served` requests.
     pub(super) fn nominates(&self, id: WorkerId, served: u64) -> bool {
         let extra = match self.jitter.checked_add(1) {
             Some(n) => mix(self.seed ^ id.number) % n,
@@ -68,13 +68,13 @@ impl Recycle {
         self.requests.is_some_and(|requests| served >= requests.saturating_add(extra))
     }
 
-    /// When a worker that is ready at `now` is too old.
+    /// Returns when a worker that is ready at `now` exceeds the age limit.
     pub(super) fn old_at(&self, now: Instant) -> Option<Instant> {
         self.age.map(|age| after(now, age))
     }
 }
 
-/// The output function of SplitMix64: neighbours give unrelated numbers.
+/// The output function of SplitMix64, which maps neighbouring numbers to unrelated ones.
 fn mix(n: u64) -> u64 {
     let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

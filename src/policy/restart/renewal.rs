@@ -1,4 +1,4 @@
-//! Workers that are replaced although they have not failed: recycling, and reloads by generation.
+//! Replacement of workers that have not failed: recycling, and reloads by generation.
 
 use std::time::{Duration, Instant};
 
@@ -7,40 +7,40 @@ use super::{
     slot::{Slot, State, Successor},
 };
 
-/// A reload that is under way.
+/// A reload in progress.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reload {
     generation: u64,
-    /// When all successors must be ready.
+    /// The time by which all successors must be ready.
     until: Instant,
 }
 
-/// How a reload has ended.
+/// The result of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reloaded {
-    /// The new generation has the slots.
+    /// The new generation has taken the slots.
     Ready,
-    /// A worker of the new generation exited before it was ready; the old one works on.
+    /// A worker of the new generation exited before it was ready; the old generation continues.
     Exited,
-    /// The new generation was not ready in time; the old one works on.
+    /// The new generation was not ready in time; the old generation continues.
     TimedOut,
     /// The pool was closed.
     Closed,
 }
 
-/// What a worker that asks for a request is told.
+/// The answer to a worker that asks for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// It may take one.
+    /// It may take a request.
     Take,
-    /// It waits until the rest of its generation is ready.
+    /// It must wait until its whole generation is ready.
     Wait,
-    /// It has no slot, and must exit.
+    /// It has no slot and must exit.
     Exit,
 }
 
 impl Supervisor {
-    /// Worker `id` uses so many bytes of memory.
+    /// Reports the memory of worker `id` in bytes.
     pub(crate) fn on_memory(&mut self, id: WorkerId, bytes: u64) {
         let limit = self.config.recycle.memory;
         if let Some(slot) = self.slot(id)
@@ -51,15 +51,14 @@ impl Supervisor {
         }
     }
 
-    /// Whether a worker was nominated since the last call, so that [`poll`](Self::poll) may have
-    /// something to do.
+    /// Returns whether a worker was nominated since the last call, so that [`poll`](Self::poll) may return an action.
     pub(crate) fn take_nominated(&mut self) -> bool {
         std::mem::take(&mut self.has_nominated)
     }
 
-    /// Replaces all workers by a new generation, if that is ready within `timeout`.
-    /// [`take_reloaded`](Self::take_reloaded) follows. Returns whether it has begun: not before all
-    /// workers are ready for the first time, during another reload, or after [`close`](Self::close).
+    /// Begins to replace all workers by a new generation, which must be ready within `timeout`.
+    /// [`take_reloaded`](Self::take_reloaded) returns the result. Returns `false`, without effect, before all workers
+    /// are ready for the first time, during another reload, and after [`close`](Self::close).
     pub(crate) fn reload(&mut self, now: Instant, timeout: Duration) -> bool {
         if self.phase != Phase::Running || self.reload.is_some() {
             return false;
@@ -69,9 +68,9 @@ impl Supervisor {
         true
     }
 
-    /// Ends all workers and starts each again when it has exited, as a new generation: at no time are there
-    /// more than `workers`. Returns whether that was possible: not before all workers are ready for the
-    /// first time, during a reload, or after [`close`](Self::close).
+    /// Stops all workers and starts each again, as a new generation, when it has exited: there are never more than
+    /// `workers`. Returns `false`, without effect, before all workers are ready for the first time, during a reload,
+    /// and after [`close`](Self::close).
     pub(crate) fn restart(&mut self, now: Instant) -> bool {
         if self.phase != Phase::Running || self.reload.is_some() {
             return false;
@@ -82,12 +81,12 @@ impl Supervisor {
         true
     }
 
-    /// How the last reload has ended, once.
+    /// Returns the result of the last reload, once.
     pub(crate) fn take_reloaded(&mut self) -> Option<Reloaded> {
         self.reloaded.take()
     }
 
-    /// What worker `id`, which is ready, may do.
+    /// Returns whether worker `id`, which is ready, may take a request.
     pub(crate) fn claim(&self, id: WorkerId) -> Claim {
         let Some(slot) = self.slots.get(id.slot) else { return Claim::Exit };
         if slot.state.id() == Some(id) {
@@ -99,12 +98,12 @@ impl Supervisor {
         }
     }
 
-    /// Workers that were ever replaced by recycling.
+    /// Returns the total number of recycled workers.
     pub(crate) fn recycled_total(&self) -> u64 {
         self.recycled_total
     }
 
-    /// The generation that has the slots: 0, and one more for each reload that was tried.
+    /// Returns the current generation: 0, and one more for each attempted reload.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -124,7 +123,7 @@ impl Supervisor {
         }
     }
 
-    /// Gives the slot to its successor, which is ready. The old worker ends its request and exits.
+    /// Gives the slot to its successor, which is ready. The old worker finishes its request and exits.
     fn promote(&mut self, slot: usize, now: Instant) {
         let old_at = self.config.recycle.old_at(now);
         let slot = &mut self.slots[slot];
@@ -150,7 +149,7 @@ impl Supervisor {
         }
     }
 
-    /// The worker of `slot` has exited, and its successor need not wait for that any more.
+    /// Gives the slot of an exited worker to its successor, which may still be starting.
     pub(super) fn adopt_successor(&mut self, slot: usize, now: Instant) {
         let slot = &mut self.slots[slot];
         if self.reload.is_none() && slot.successor.state.id().is_some() {
@@ -159,7 +158,7 @@ impl Supervisor {
         }
     }
 
-    /// Ends recycling and a reload: the pool is closed.
+    /// Ends recycling and any reload, since the pool is closed.
     pub(super) fn stop_renewal(&mut self, now: Instant) {
         self.stop_successors(now);
         if self.reload.is_some() {
@@ -208,7 +207,7 @@ impl Supervisor {
         state.id().map(Action::Start)
     }
 
-    /// Whether one more worker may be alive beside those of the slots.
+    /// Returns whether a further worker may run in addition to those of the slots.
     fn can_start_successor(&self) -> bool {
         let has_successor = |slot: &&Slot| slot.successor.state.id().is_some();
         let surplus = self.leaving.len() + self.slots.iter().filter(has_successor).count();
@@ -219,7 +218,7 @@ impl Supervisor {
         self.phase == Phase::Running && surplus < bound
     }
 
-    /// When a reload is over, or the next worker may be replaced.
+    /// Returns the end of the reload, or the time at which the next worker may be replaced.
     pub(super) fn renewal_deadline(&self) -> Option<Instant> {
         if let Some(reload) = self.reload {
             return Some(reload.until);

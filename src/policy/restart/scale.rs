@@ -1,4 +1,4 @@
-//! The number of workers: growth with demand, and shrinking of what is idle.
+//! Scaling: workers are added with the demand, and stopped when they are idle.
 
 use std::time::{Duration, Instant};
 
@@ -7,50 +7,50 @@ use super::{
     slot::{Slot, State},
 };
 
-/// How the number of workers follows the demand, beyond those that are always there.
+/// The limits of scaling.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
-    /// Workers at most. Fewer than those that are always there count as so many.
+    /// Maximum number of workers. A number below the minimum counts as the minimum.
     pub(crate) max: usize,
-    /// Workers that should be idle: more are started when fewer are.
+    /// The number of idle workers to keep.
     pub(crate) spare: usize,
-    /// How long a worker beyond the spare ones has no request before it is ended.
+    /// The idle time after which a worker beyond the spare ones is stopped.
     pub(crate) idle_timeout: Duration,
 }
 
 impl Scale {
-    /// A pool of one size.
+    /// A pool of constant size.
     pub(crate) const FIXED: Self = Self { max: 0, spare: 0, idle_timeout: Duration::MAX };
 
-    /// How often idle workers are looked for. One is ended after half as long again as the timeout, at most.
+    /// Returns the interval of checks for idle workers. So a worker is stopped after 1.5 times the timeout at the
+    /// latest.
     fn interval(&self) -> Duration {
         (self.idle_timeout / 2).max(Duration::from_millis(1))
     }
 }
 
-/// Workers of the slots by what they do.
+/// The number of workers in slots, by state.
 #[derive(Debug, Clone, Copy, Default)]
 struct Census {
     idle: usize,
     ready: usize,
-    /// They start, or will.
+    /// Starting, or about to be started.
     coming: usize,
 }
 
 impl Supervisor {
-    /// So many requests wait for a worker.
+    /// Reports the number of queued requests.
     pub(crate) fn on_demand(&mut self, queued: usize) {
         self.queued = queued;
     }
 
-    /// Whether a worker may have to be added when so many are idle and so many requests wait.
+    /// Returns whether a worker may have to be added for these numbers of idle workers and queued requests.
     pub(crate) fn may_grow(&self, idle: usize, queued: usize) -> bool {
         self.can_grow && idle < self.config.scale.spare.saturating_add(queued)
     }
 
-    /// Adds workers while more are needed than are idle or on their way. There are never more on their way
-    /// than are ready: a pool doubles at most in the time in which a worker starts, so that many starts do not
-    /// take the processor from requests.
+    /// Adds workers while more are needed than are idle or starting. At most as many start at a time as are ready, so
+    /// a pool at most doubles in the time that a start takes, and starting workers do not take the CPU from requests.
     pub(super) fn poll_growth(&mut self, now: Instant) {
         self.can_grow = false;
         if !self.is_scaling() {
@@ -71,8 +71,8 @@ impl Supervisor {
         }
     }
 
-    /// Ends workers that are not needed, those without a request for longest first. Neither workers nor ready
-    /// workers become fewer than are always there.
+    /// Stops workers that are not needed, those that were idle longest first. Neither the workers nor the ready ones
+    /// become fewer than the minimum.
     pub(super) fn poll_shrink(&mut self, now: Instant) {
         if !self.has_surplus() {
             self.shrink_at = None;
@@ -103,13 +103,13 @@ impl Supervisor {
         self.shrink_at = self.has_surplus().then_some(next);
     }
 
-    /// Whether one of so many idle workers may be one too many, and [`poll`](Self::poll) does not know yet.
+    /// Returns whether this number of idle workers may be too high, and [`poll`](Self::poll) must be called for it.
     pub(crate) fn may_shrink(&self, idle: usize) -> bool {
         let is_new = self.used > self.config.workers && self.shrink_at.is_none();
         is_new && idle > self.config.scale.spare && self.is_scaling()
     }
 
-    /// Whether there are more workers than are always there, and more of them idle than are needed.
+    /// Returns whether there are more workers than the minimum, and more of them idle than needed.
     fn has_surplus(&self) -> bool {
         let is_larger = self.used > self.config.workers;
         is_larger && self.is_scaling() && {
@@ -118,7 +118,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether the number of workers may change now. Not during a reload: both generations have the same.
+    /// Returns whether the number of workers may change. It does not during a reload, when both generations have the
+    /// same number.
     fn is_scaling(&self) -> bool {
         let is_elastic = self.slots.len() > self.config.workers;
         is_elastic && self.phase == Phase::Running && self.reload.is_none()

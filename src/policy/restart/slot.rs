@@ -1,41 +1,41 @@
-//! `Slot`: a place for one worker, and what that worker does.
+//! `Slot`: the slot of a worker, and the worker's state.
 
 use std::time::{Duration, Instant};
 
 use super::{NEVER, Recycle, WorkerId, after};
 
-/// A place for one worker at a time, and the one that is to follow.
+/// A slot for one worker and its successor.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) state: State,
-    /// Exits in a row with no completed request in between.
+    /// Consecutive exits without a completed request.
     pub(super) failures: u32,
-    /// Requests that the worker has completed.
+    /// Completed requests of the worker.
     served: u64,
-    /// When the worker became ready.
+    /// The time at which the worker became ready.
     ready_at: Option<Instant>,
-    /// Whether the worker is to be ended, and started again.
+    /// Whether the worker will be stopped and started again.
     is_restarting: bool,
-    /// When the worker is too old, if there is such a time.
+    /// The time at which the worker exceeds the age limit, if there is one.
     old_at: Option<Instant>,
     /// Whether the worker has reached another limit.
     is_nominated: bool,
-    /// When the worker was ready or began a request, or the slot was to be filled.
+    /// The time at which the worker last became ready or began a request, or the slot became vacant.
     pub(super) used_at: Instant,
     pub(super) successor: Successor,
 }
 
-/// The worker that is to follow in a slot.
+/// The successor of the worker in a slot.
 #[derive(Debug)]
 pub(super) struct Successor {
     /// Vacant, starting, or idle while it waits for others of its generation.
     pub(super) state: State,
-    /// Successors in a row that have exited before they were ready.
+    /// Consecutive successors that exited before they were ready.
     pub(super) failures: u32,
 }
 
 impl Slot {
-    /// A slot that is filled at `now`.
+    /// Creates a slot that is filled at `now`.
     pub(super) fn vacant(now: Instant) -> Self {
         Self {
             state: State::Vacant { start_at: now },
@@ -50,7 +50,7 @@ impl Slot {
         }
     }
 
-    /// A slot that needs no worker.
+    /// Creates a slot that needs no worker.
     pub(super) fn unused(now: Instant) -> Self {
         Self { state: State::Unused, ..Self::vacant(now) }
     }
@@ -59,7 +59,7 @@ impl Slot {
         matches!(self.state, State::Unused)
     }
 
-    /// Worker `id` is ready and has the slot.
+    /// Puts worker `id`, which is ready, into the slot.
     pub(super) fn install(&mut self, id: WorkerId, now: Instant, old_at: Option<Instant>) {
         self.state = State::Idle { id };
         self.used_at = now;
@@ -69,7 +69,7 @@ impl Slot {
         self.is_nominated = false;
     }
 
-    /// Has the worker ended and started again, or the next one started at once.
+    /// Makes the worker stop and start again, or the next one start at once.
     pub(super) fn restart(&mut self, now: Instant) {
         self.failures = 0;
         match &mut self.state {
@@ -78,7 +78,7 @@ impl Slot {
         }
     }
 
-    /// The worker that is to be ended now because of [`restart`](Self::restart).
+    /// Returns the worker that must be stopped now because of [`restart`](Self::restart).
     pub(super) fn poll_restart(&mut self, now: Instant) -> Option<WorkerId> {
         if !self.is_restarting {
             return None;
@@ -88,7 +88,7 @@ impl Slot {
         Some(id)
     }
 
-    /// Forgets earlier failures if the worker, which has exited, was ready for `stable_after`.
+    /// Resets the failures if the worker, which has exited, was ready for `stable_after`.
     pub(super) fn forget_failures(&mut self, now: Instant, stable_after: Option<Duration>) {
         let ready_at = self.ready_at.take().zip(stable_after);
         if ready_at.is_some_and(|(at, after)| now.saturating_duration_since(at) >= after) {
@@ -96,24 +96,24 @@ impl Slot {
         }
     }
 
-    /// Worker `id` has completed a request.
+    /// Records a completed request of worker `id`.
     pub(super) fn complete(&mut self, id: WorkerId) {
         self.state = State::Idle { id };
         self.failures = 0;
         self.served += 1;
     }
 
-    /// Whether the worker is nominated for the first time by its requests.
+    /// Returns whether the number of its requests nominates the worker for the first time.
     pub(super) fn is_served_out(&self, id: WorkerId, recycle: &Recycle) -> bool {
         !self.is_nominated && recycle.nominates(id, self.served)
     }
 
-    /// Returns whether the worker was not nominated before.
+    /// Nominates the worker. Returns whether it was not nominated before.
     pub(super) fn nominate(&mut self) -> bool {
         !std::mem::replace(&mut self.is_nominated, true)
     }
 
-    /// When the worker may be replaced; it is ready and was nominated, or will be.
+    /// Returns when the worker may be replaced, if it is ready and was nominated or has an age limit.
     pub(super) fn replace_at(&self) -> Option<Instant> {
         let State::Vacant { start_at } = self.successor.state else { return None };
         if !self.state.is_ready() {
@@ -132,7 +132,7 @@ impl Slot {
     }
 }
 
-/// A slot that is not needed is `Unused`, until it is `Vacant`.
+/// The state of a slot. One that is not needed is `Unused` until it becomes `Vacant`.
 ///
 /// ```text
 ///            Start             on_ready         on_begin
@@ -148,13 +148,13 @@ impl Slot {
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub(super) enum State {
-    /// No worker, and none is needed.
+    /// There is no worker, and none is needed.
     Unused,
-    /// No worker. The next one starts at `start_at`.
+    /// There is no worker. The next one starts at `start_at`.
     Vacant {
         start_at: Instant,
     },
-    /// Builds its application, and is stopped at `stop_at` if it has not by then.
+    /// The worker builds its application, and is stopped at `stop_at` if it is not ready by then.
     Starting {
         id: WorkerId,
         stop_at: Option<Instant>,
@@ -163,13 +163,13 @@ pub(super) enum State {
     Idle {
         id: WorkerId,
     },
-    /// Runs a request. `abort_at` is `None` once that was decided.
+    /// The worker runs a request. `abort_at` is `None` after the abort.
     Busy {
         id: WorkerId,
         abort_at: Option<Instant>,
         abandon_at: Instant,
     },
-    /// Has panicked and discards its application.
+    /// The worker has panicked and discards its application.
     Exiting {
         id: WorkerId,
         abandon_at: Instant,
@@ -194,12 +194,12 @@ impl State {
         }
     }
 
-    /// Whether it takes requests.
+    /// Returns whether the worker takes requests.
     pub(super) fn is_ready(self) -> bool {
         matches!(self, Self::Idle { .. } | Self::Busy { .. })
     }
 
-    /// Marks a worker as stopped that has no request, if it `must` or its time to start is over.
+    /// Marks a starting worker as stopped if it `must` be or its start timeout has passed. Returns its id if so.
     pub(super) fn stop(&mut self, must: bool, now: Instant) -> Option<WorkerId> {
         match self {
             Self::Starting { id, stop_at, is_stopped: is_stopped @ false }
@@ -212,7 +212,7 @@ impl State {
         }
     }
 
-    /// Marks a worker as stopped that has no slot, unless it runs a request.
+    /// Marks a worker without a slot as stopped, unless it runs a request. Returns its id if so.
     pub(super) fn release(&mut self, now: Instant) -> Option<WorkerId> {
         if let Self::Idle { id } = *self {
             *self = Self::Exiting { id, abandon_at: after(now, NEVER) };

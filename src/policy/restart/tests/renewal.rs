@@ -1,4 +1,4 @@
-//! Recycling and reloads.
+//! Tests of recycling and reloads.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn nominated_worker_leaves_when_its_successor_is_ready() {
     serve(&mut supervisor, ids[0], now);
     assert!(supervisor.take_nominated());
     let successor = starts(&mut supervisor, now)[0];
-    // It works on meanwhile.
+    // The worker continues meanwhile.
     serve(&mut supervisor, ids[0], now);
     assert_eq!((supervisor.ready(), supervisor.alive()), (1, 2));
     supervisor.on_ready(successor, now);
@@ -49,7 +49,7 @@ fn recycled_worker_ends_its_request_before_it_exits() {
     supervisor.on_begin(ids[0], now, None);
     supervisor.on_ready(successor, now);
     assert_eq!(actions(&mut supervisor, now), [], "it is not stopped");
-    // Its request has the same bounds as before.
+    // Its request has the same limits as before.
     assert_eq!(actions(&mut supervisor, now + TIMEOUT), [Action::Abort(ids[0])]);
     assert!(!supervisor.on_done(ids[0], false), "it must exit");
     supervisor.on_exit(ids[0], now);
@@ -156,7 +156,7 @@ fn reload_gives_all_slots_to_the_new_generation_at_once() {
     assert!(!supervisor.on_done(ids[1], false));
     ids.iter().for_each(|id| supervisor.on_exit(*id, now));
     assert_eq!((supervisor.alive(), supervisor.deadline()), (2, None));
-    // What is started later is of the new generation.
+    // Workers that are started later belong to the new generation.
     crash(&mut supervisor, new[0], now);
     assert_eq!(starts(&mut supervisor, now)[0].generation(), 1);
 }
@@ -174,7 +174,7 @@ fn reload_is_rolled_back_when_a_new_worker_exits() {
     supervisor.on_exit(new[0], now);
     assert_eq!((supervisor.generation(), supervisor.ready(), supervisor.alive()), (0, 2, 2));
     ids.iter().for_each(|id| serve(&mut supervisor, *id, now));
-    // The next one has a number of its own.
+    // The next reload has a new generation number.
     assert!(supervisor.reload(now, TIMEOUT));
     assert_eq!(starts(&mut supervisor, now)[0].generation(), 2);
 }

@@ -1,4 +1,4 @@
-//! Pools whose size follows the demand.
+//! Tests of pools whose size follows the demand.
 
 use super::*;
 
@@ -14,14 +14,14 @@ fn elastic(workers: usize, max: usize, spare: usize) -> (Supervisor, Vec<WorkerI
     (supervisor, ids, now)
 }
 
-/// Starts what is due, and has it ready.
+/// Starts the workers that are due and makes them ready.
 fn ready(supervisor: &mut Supervisor, now: Instant) -> Vec<WorkerId> {
     let ids = starts(supervisor, now);
     ids.iter().for_each(|id| supervisor.on_ready(*id, now));
     ids
 }
 
-/// Goes on from deadline to deadline until `until`; returns all actions.
+/// Polls at each deadline until `until`; returns all actions.
 fn run(supervisor: &mut Supervisor, until: Instant) -> Vec<Action> {
     let mut all = Vec::new();
     while let Some(now) = supervisor.deadline().filter(|at| *at <= until) {
@@ -78,7 +78,7 @@ fn idle_workers_are_ended_down_to_the_minimum() {
     let ended = run(&mut supervisor, now + IDLE * 2);
     assert_eq!((ended.len(), supervisor.ready()), (2, 2));
     assert!(ended.iter().all(|action| matches!(action, Action::Stop(_))));
-    assert_eq!(supervisor.deadline(), None, "nothing is looked for in a pool at its minimum");
+    assert_eq!(supervisor.deadline(), None, "a pool at its minimum is not checked");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn worker_that_is_used_is_not_ended_for_one_that_is_idle() {
     let second = ready(&mut supervisor, now);
     supervisor.on_demand(0);
     actions(&mut supervisor, now);
-    // The first worker begins a request now and then.
+    // The first worker begins a request from time to time.
     let later = now + IDLE * 3 / 4;
     supervisor.on_begin(first[0], later, None);
     assert!(supervisor.on_done(first[0], false));

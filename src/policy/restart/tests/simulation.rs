@@ -1,8 +1,8 @@
-//! Random small worlds over a year: workers that fail, panic, hang, grow old, are reloaded, and become more
-//! and fewer, and a supervisor that must cope.
+//! Simulation of random pools over a year: workers fail, panic, hang, grow old, are reloaded and scaled, and the
+//! supervisor's invariants hold.
 //!
-//! A year has some hundred events: bursts of requests within milliseconds, and between them days in which
-//! nothing comes, or for which the machine is suspended, so that all is overdue at once.
+//! A year has some hundred events: bursts of requests within milliseconds, separated by days without requests, or in
+//! which the machine is suspended, so that all deadlines pass at once.
 
 use std::thread;
 
@@ -11,9 +11,9 @@ use super::*;
 const SEEDS: u64 = 10_000;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Far beyond the longest pause of the back-off.
+/// Longer than the longest pause of the back-off.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(5);
-/// Events of a burst, at most.
+/// Maximum number of events in a burst.
 const BURST: u64 = 25;
 
 /// xorshift64: the same numbers on every run.
@@ -31,21 +31,21 @@ impl Rng {
         self.below(n) == 0
     }
 
-    /// From zero to far beyond every timeout of the world, short ones more often.
+    /// Returns a duration from zero to far beyond every timeout; short ones are more likely.
     fn duration(&mut self) -> Duration {
         let max = [2, 30, 200, 3_000][self.below(4) as usize];
         Duration::from_millis(self.below(max))
     }
 }
 
-/// A worker that has not exited, and when it does its next step.
+/// A worker that has not exited, and the time of its next step.
 struct Worker {
     id: WorkerId,
     life: Life,
     at: Instant,
 }
 
-/// What a worker does.
+/// The activity of a worker.
 #[derive(Debug)]
 enum Life {
     Builds { fails: bool },
@@ -54,7 +54,7 @@ enum Life {
     Exits,
 }
 
-/// What has happened in some worlds.
+/// The number of events in some worlds.
 #[derive(Default)]
 struct Totals {
     started: u64,
@@ -74,7 +74,7 @@ struct World {
     alive: Vec<Worker>,
     abandoned: Vec<WorkerId>,
     totals: Totals,
-    /// No request comes before.
+    /// No request arrives before this time.
     quiet_until: Instant,
     is_closed: bool,
     is_drained: bool,
@@ -157,7 +157,7 @@ impl World {
         self.totals.recycled += self.supervisor.recycled_total();
     }
 
-    /// Days without a request, or of suspension.
+    /// Skips days, without requests or with the machine suspended.
     fn pause(&mut self) {
         let pause = DAY * (1 + self.rng.below(90) as u32);
         if self.rng.one_in(3) {
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// Goes on to the next event or deadline.
+    /// Advances to the next event or deadline.
     fn step(&mut self) {
         let next = self.alive.iter().map(|w| (w.at, w.id.number)).min();
         match (next, self.supervisor.deadline()) {
@@ -211,7 +211,7 @@ impl World {
                 // It asks again when its generation is ready.
                 Claim::Wait => Life::Idles,
                 Claim::Exit => return self.exit(id),
-                // The queue of a drained pool has nothing for it, and tells it to end.
+                // The queue of a drained pool is empty, and makes the worker exit.
                 Claim::Take if self.is_drained || self.startup() == Startup::Failed => {
                     return self.exit(id);
                 }
@@ -252,7 +252,7 @@ impl World {
         self.supervisor.on_exit(id, self.now);
     }
 
-    /// Carries out what is due, then checks what must hold at every moment.
+    /// Executes the actions that are due, then checks the invariants.
     fn act(&mut self) {
         let is_quiet = self.now < self.quiet_until;
         let queued = if is_quiet || self.rng.one_in(2) { 0 } else { self.rng.below(4) };
@@ -279,8 +279,7 @@ impl World {
         self.check_progress();
     }
 
-    /// The floor: what the supervisor wants of itself, to recycle, reload or end what is idle, costs no ready
-    /// worker of those that are always there.
+    /// Checks that recycling, reloads and scaling do not lower the number of ready workers below the minimum.
     fn check_floor(&self, before: usize, action: Option<Action>) {
         let is_abandoned = matches!(action, Some(Action::Abandon(_)));
         let floor = before.min(self.config.workers);
@@ -337,7 +336,7 @@ impl World {
     fn stop(&mut self, id: WorkerId) {
         let at = self.now + Duration::from_millis(self.rng.below(20));
         let worker = self.worker(id);
-        // No request is lost by what the supervisor wants of itself.
+        // No request is lost by recycling, reloads and scaling.
         let life = &worker.life;
         assert!(matches!(life, Life::Builds { .. } | Life::Idles), "{life:?}");
         (worker.life, worker.at) = (Life::Exits, at);
@@ -349,7 +348,7 @@ impl World {
         assert_eq!(self.supervisor.alive(), self.alive.len());
     }
 
-    /// Nothing is due any more, and a slot without a worker gets one within the longest pause.
+    /// Checks that nothing is overdue, and that a slot without a worker gets one within the longest pause.
     fn check_progress(&self) {
         self.check_bounds();
         let deadline = self.supervisor.deadline();
@@ -377,7 +376,7 @@ impl Totals {
     }
 }
 
-/// The years of the seeds that leave this rest.
+/// Runs the seeds with this remainder.
 fn run_share(share: u64, of: u64) -> Totals {
     let mut totals = Totals::default();
     for seed in (1..=SEEDS).filter(|seed| seed % of == share) {
@@ -396,7 +395,7 @@ fn supervisor_keeps_its_invariants_over_a_year_of_random_workers() {
         let shares: Vec<_> = (0..threads).map(start).collect();
         shares.into_iter().map(|s| s.join().unwrap()).fold(Totals::default(), |a, b| a.add(&b))
     });
-    // The worlds are worth something: each kind of event is there.
+    // Each kind of event occurs.
     let Totals { started, abandoned, recycled, reloads, rollbacks, added, removed } = totals;
     assert!(started > 5 * SEEDS && abandoned > SEEDS, "{started} {abandoned}");
     assert!(recycled > SEEDS / 2 && reloads > SEEDS, "{recycled} {reloads}");
