@@ -168,6 +168,15 @@ impl Output {
         }
     }
 
+    /// Prepares an empty queue without a buffer for another connection.
+    pub(super) fn reset(&mut self) {
+        debug_assert!(self.is_empty() && self.bytes.capacity() == 0);
+        // Without `..`, so that a new field is not forgotten.
+        let Self { bytes: _, piece, file: _, prefetch, tail, written, unflushed: _, reader } = self;
+        (*piece, *tail, *written) = (Bytes::new(), b"", 0);
+        (*prefetch, *reader) = (None, None);
+    }
+
     /// Drops all queued data.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();

@@ -53,6 +53,14 @@ impl Transfers {
         self.is_open
     }
 
+    /// Removes all, but keeps the allocations.
+    pub(in crate::conn) fn clear(&mut self) {
+        let Self { entries, marks, is_open } = self;
+        entries.clear();
+        marks.clear();
+        *is_open = false;
+    }
+
     pub(in crate::conn) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

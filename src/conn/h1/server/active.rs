@@ -67,6 +67,10 @@ pub(super) struct Active {
 /// each request more than it is worth.
 const MAX_UNCOUNTED: usize = 4 << 10;
 
+/// The largest input buffer that is kept for the next request, perhaps of another connection, 4 KiB: most heads are
+/// smaller.
+const MAX_KEPT_INPUT: usize = 4 << 10;
+
 /// A request body that is being forwarded to the service.
 pub(super) struct Upload {
     pub(super) sender: Sender,
@@ -121,7 +125,7 @@ impl Phase {
     /// Returns the active state for the next poll, creating it from the idle one.
     pub(super) fn activate(&mut self, limits: &Arc<Limits>) -> &mut Active {
         if let Self::Idle(idle) = *self {
-            *self = Self::Active(Box::new(Active::new(limits, idle)));
+            *self = Self::Active(unused::acquire(limits, idle));
         }
         match self {
             Self::Active(active) => active,
@@ -135,10 +139,12 @@ impl Phase {
         let Self::Active(active) = self else { return };
         active.output.return_buffer();
         if let Some(idle) = active.idle_state() {
-            *self = Self::Idle(idle);
+            if let Self::Active(active) = std::mem::replace(self, Self::Idle(idle)) {
+                unused::release(active);
+            }
             return;
         }
-        if active.input.is_empty() {
+        if active.input.is_empty() && active.head_bytes > MAX_KEPT_INPUT {
             // Even an empty buffer may still share its allocation with a request's head.
             active.input = BytesMut::new();
         }
@@ -169,6 +175,49 @@ impl Active {
             detects_http2: false,
             is_close_delimited: false,
         }
+    }
+
+    /// Continues a connection that has been idle.
+    fn resume(&mut self, limits: &Arc<Limits>, idle: IdleState) {
+        self.core.reset(limits, idle);
+        (self.last_read, self.request_began) = (idle.since(), idle.since());
+    }
+
+    /// Drops what belongs to an exchange or a connection, so that another connection can use the allocations.
+    fn clear(&mut self) {
+        // Without `..`, so that a new field is not forgotten. `resume` resets the first three.
+        let Self {
+            core: _,
+            last_read: _,
+            request_began: _,
+            input,
+            output,
+            stage,
+            request,
+            head_bytes,
+            transfers,
+            upload,
+            interim,
+            lease,
+            read_closed,
+            half_closed,
+            drain_until,
+            protocol_error,
+            wants_upgrade,
+            detects_http2,
+            is_close_delimited,
+        } = self;
+        input.clear();
+        if input.try_reclaim(MAX_KEPT_INPUT + 1) {
+            *input = BytesMut::new();
+        }
+        output.reset();
+        transfers.clear();
+        (*stage, *request, *head_bytes) = (Stage::head(), RequestInfo::default(), 0);
+        (*upload, *interim, *lease) = (None, None, None);
+        (*half_closed, *drain_until) = (None, None);
+        (*read_closed, *protocol_error, *is_close_delimited) = (false, false, false);
+        (*wants_upgrade, *detects_http2) = (false, false);
     }
 
     /// Returns whether the reader of the request's body was ready for more at the last poll.
@@ -238,6 +287,45 @@ impl Active {
             && self.transfers.is_empty()
             && !(self.read_closed || self.protocol_error || self.is_close_delimited);
         if is_unused { self.core.idle_state() } else { None }
+    }
+}
+
+/// A thread's unused states, for reuse: each would cost four allocations for each request.
+mod unused {
+    use std::{cell::RefCell, sync::Arc};
+
+    use super::{Active, IdleState, Limits};
+
+    /// States that a thread keeps, 64: at most 400 KiB. A proxy may have that many requests under way on a thread.
+    const MAX_KEPT: usize = 64;
+
+    thread_local! {
+        // Boxed, since they are moved to and from connections.
+        #[expect(clippy::vec_box, reason = "the allocation is what is kept")]
+        static UNUSED: RefCell<Vec<Box<Active>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Returns the state for a connection that has been idle.
+    pub(super) fn acquire(limits: &Arc<Limits>, idle: IdleState) -> Box<Active> {
+        // The stack may be destroyed already when the thread ends.
+        match UNUSED.try_with(|unused| unused.borrow_mut().pop()).ok().flatten() {
+            Some(mut active) => {
+                active.resume(limits, idle);
+                active
+            }
+            None => Box::new(Active::new(limits, idle)),
+        }
+    }
+
+    /// Keeps a state whose connection is idle.
+    pub(super) fn release(mut active: Box<Active>) {
+        active.clear();
+        let _ = UNUSED.try_with(|unused| {
+            let mut unused = unused.borrow_mut();
+            if unused.len() < MAX_KEPT {
+                unused.push(active);
+            }
+        });
     }
 }
 

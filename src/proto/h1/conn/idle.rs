@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Conn, Limits, Reading, Role, Writing};
+use crate::peer::RateMeter;
 
 /// The state of a [`Conn`] between two exchanges.
 ///
@@ -42,6 +43,30 @@ impl<R: Role + Default> Conn<R> {
         let mut conn = Self::new(limits, since);
         conn.reading = Reading::Idle { is_head_due };
         conn
+    }
+
+    /// Makes this the state of another connection, which continues from its idle state. Keeps the allocation for
+    /// the lines of a head.
+    pub(crate) fn reset(&mut self, limits: &Arc<Limits>, idle: IdleState) {
+        // Without `..`, so that a new field is not forgotten.
+        let Self {
+            reading,
+            lines,
+            writing,
+            keep_alive,
+            role,
+            limits: old,
+            since,
+            rate_meter,
+            body_deadline,
+        } = self;
+        *reading = Reading::Idle { is_head_due: idle.is_head_due };
+        lines.clear();
+        (*writing, *keep_alive, *role, *since) = (Writing::Idle, true, R::default(), idle.since);
+        (*rate_meter, *body_deadline) = (RateMeter::default(), None);
+        if !Arc::ptr_eq(old, limits) {
+            old.clone_from(limits);
+        }
     }
 
     /// Returns the idle state, or `None` unless the connection is idle, keeps alive, and has received
