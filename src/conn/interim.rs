@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering, fence},
+    },
 };
 
 use http::{HeaderMap, StatusCode};
@@ -32,7 +35,14 @@ pub const MAX_INTERIM: usize = 8;
 /// # hint(&Request::new(vestibule::Body::empty()));
 /// ```
 #[derive(Clone, Default)]
-pub struct InterimResponses(Arc<Mutex<VecDeque<(StatusCode, HeaderMap)>>>);
+pub struct InterimResponses(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<VecDeque<(StatusCode, HeaderMap)>>,
+    /// Whether some wait: almost no request has any, so the driver looks here before it locks.
+    some_wait: AtomicBool,
+}
 
 /// As many interim responses wait as may, or the status is not of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,28 +67,35 @@ impl InterimResponses {
             return Err(InterimRefused);
         }
         queue.push_back((status, headers));
+        self.0.some_wait.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Takes the oldest.
     pub(crate) fn take(&self) -> Option<(StatusCode, HeaderMap)> {
-        self.lock().pop_front()
+        if !self.0.some_wait.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut queue = self.lock();
+        let oldest = queue.pop_front();
+        self.0.some_wait.store(!queue.is_empty(), Ordering::Release);
+        oldest
     }
 
     /// Removes all, for another request. Returns `false` if the last request still has a handle.
     pub(crate) fn reset(&mut self) -> bool {
-        match Arc::get_mut(&mut self.0) {
-            Some(queue) => {
-                queue.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
-                true
-            }
-            None => false,
+        // No other handle can appear: this is the only one.
+        if Arc::strong_count(&self.0) > 1 {
+            return false;
         }
+        fence(Ordering::Acquire); // what the last of the other handles has done
+        while self.take().is_some() {}
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(StatusCode, HeaderMap)>> {
         // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
