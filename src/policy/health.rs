@@ -175,6 +175,11 @@ impl Health {
         }
     }
 
+    /// Returns whether an operator has not taken it out, so that it [is in](Self::is_in) at any time.
+    pub fn is_never_out(&self) -> bool {
+        self.out_until.load(Relaxed) == 0
+    }
+
     /// Returns whether no operator has taken it out. It may be draining.
     pub fn is_in(&self, now: Duration) -> bool {
         let out = self.out_until.load(Relaxed);

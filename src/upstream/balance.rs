@@ -166,8 +166,8 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
         request: Request<Body>,
     ) -> Result<SentTo<S, S::Future>, (Refusal, Request<Body>)> {
         let now = clock::now();
-        self.group.sweep(now);
         let options = self.group.options();
+        self.group.sweep(now, &options);
         let head = RequestHead::of(&request);
         let history = History::of(&request);
         for _ in 0..MAX_PICKS {
@@ -189,7 +189,7 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
             };
             let (handle, is_forced) = (endpoint.handle(), view.ignores_health());
             let was_draining = handle.is_draining();
-            if let Some(in_flight) = handle.begin(now, is_forced, Some(&self.group)) {
+            if let Some(in_flight) = handle.begin(now, &options, is_forced, Some(&self.group)) {
                 if !view.may_send(endpoint) || handle.is_draining() != was_draining {
                     continue; // taken out meanwhile, perhaps by one that waits until it is idle
                 }

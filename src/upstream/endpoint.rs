@@ -211,7 +211,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(Body::new);
-        match self.handle.begin(clock::now(), true, None::<&Arc<Group>>) {
+        let options = self.handle.options();
+        match self.handle.begin(clock::now(), &options, true, None::<&Arc<Group>>) {
             Some(in_flight) => self.send(request, in_flight),
             None => {
                 let source = Error::new(Kind::Overloaded, super::NoRoom);

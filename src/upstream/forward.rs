@@ -240,7 +240,10 @@ impl Options {
 
     /// The expectation that is forwarded.
     fn expectation(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let expect = headers.get(EXPECT).filter(|_| self.forwards_expect)?;
+        if !self.forwards_expect {
+            return None;
+        }
+        let expect = headers.get(EXPECT)?;
         expect.as_bytes().eq_ignore_ascii_case(b"100-continue").then(|| expect.clone())
     }
 }

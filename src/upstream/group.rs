@@ -96,8 +96,7 @@ impl Group {
     }
 
     /// Whether so few endpoints are healthy that requests go to the others, too.
-    pub(super) fn is_panic(&self, now: Instant) -> bool {
-        let options = self.options();
+    pub(super) fn is_panic(&self, now: Instant, options: &HealthOptions) -> bool {
         if !options.has_panic_share() {
             return false; // the balancer sees by itself that none is healthy
         }
@@ -114,8 +113,7 @@ impl Group {
     }
 
     /// Compares the endpoints with each other if it is time, and ejects outliers.
-    pub(super) fn sweep(&self, now: Instant) {
-        let options = self.options();
+    pub(super) fn sweep(&self, now: Instant, options: &HealthOptions) {
         if !options.has_outliers() {
             return;
         }
@@ -126,9 +124,9 @@ impl Group {
         }
         let members = self.members.load();
         let samples: Vec<_> = members.iter().map(EndpointHandle::take_sample).collect();
-        for index in outliers(&samples, &options) {
+        for index in outliers(&samples, options) {
             let member = &members[index];
-            if self.may_eject(now) && member.health().eject_outlier(member.age(now), &options) {
+            if self.may_eject(now) && member.health().eject_outlier(member.age(now), options) {
                 let (endpoint, sample) = (member.key(), samples[index]);
                 let latency = sample.latency / sample.requests.max(1);
                 let error = format!(

@@ -66,7 +66,7 @@ impl<'a, S> View<'a, S> {
             may_repeat,
         };
         view.may_repeat = history.is_some() && endpoints.iter().all(|e| view.is_tried(e));
-        view.ignores_health = group.is_panic(now) || !view.has_healthy();
+        view.ignores_health = group.is_panic(now, options) || !view.has_healthy();
         view
     }
 

@@ -46,18 +46,20 @@ impl InFlight {
     pub(super) fn answer(&mut self, status: StatusCode, fields: &HeaderMap) {
         let Some(attempt) = self.attempt.take() else { return };
         let (endpoint, now) = (&self.endpoint, clock::now());
+        let options = endpoint.options();
         endpoint.end_pending();
         let is_success = !status.is_server_error();
-        endpoint.observe(now, Some(now.saturating_duration_since(self.started)), is_success);
+        let latency = now.saturating_duration_since(self.started);
+        endpoint.observe(now, &options, Some(latency), is_success);
         if status == StatusCode::SERVICE_UNAVAILABLE
             && let Some(period) = fields.get(RETRY_AFTER).and_then(|v| v.to_str().ok())
             && let Ok(seconds) = period.trim().parse()
         {
             let period = Duration::from_secs(seconds);
-            endpoint.health().back_off(endpoint.age(now), period, &endpoint.options());
+            endpoint.health().back_off(endpoint.age(now), period, &options);
         }
-        if is_success || !endpoint.options().fail_on_server_error {
-            endpoint.attempt_succeeded(attempt, now);
+        if is_success || !options.fail_on_server_error {
+            endpoint.attempt_succeeded(attempt, now, &options);
         } else {
             endpoint.note_error(format!("status {}", status.as_u16()), now);
             self.count_failure(attempt, Failure::Failed, now);
@@ -88,7 +90,7 @@ impl InFlight {
         // A timeout shows how slow it is, at least; other failures may be quick.
         let latency = now.saturating_duration_since(self.started);
         let latency = (kind == AttemptErrorKind::Timeout).then_some(latency);
-        self.endpoint.observe(now, latency, false);
+        self.endpoint.observe(now, &self.endpoint.options(), latency, false);
         let text = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
         self.endpoint.note_error(text, now);
         if self.count_failure(attempt, failure, now) {
@@ -103,9 +105,9 @@ impl InFlight {
     pub(super) fn break_off(&mut self, error: &BoxError) {
         let (endpoint, now) = (&self.endpoint, clock::now());
         endpoint.note_error(format!("response cut: {error}"), now);
-        endpoint.observe(now, None, false);
-        let Some(attempt) = endpoint.health().begin(endpoint.age(now), &endpoint.options(), true)
-        else {
+        let options = endpoint.options();
+        endpoint.observe(now, &options, None, false);
+        let Some(attempt) = endpoint.health().begin(endpoint.age(now), &options, true) else {
             return;
         };
         if self.count_failure(attempt, Failure::Failed, now) {

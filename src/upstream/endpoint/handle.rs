@@ -211,7 +211,8 @@ impl EndpointHandle {
 
     /// Whether an operator lets requests go there. It may be draining.
     pub(in crate::upstream) fn is_in(&self, now: Instant) -> bool {
-        self.0.health.is_in(self.age(now))
+        let health = &self.0.health;
+        health.is_never_out() || health.is_in(self.age(now))
     }
 
     pub(in crate::upstream) fn is_draining(&self) -> bool {
@@ -235,6 +236,7 @@ impl EndpointHandle {
     pub(in crate::upstream) fn begin(
         &self,
         now: Instant,
+        options: &HealthOptions,
         is_forced: bool,
         group: Option<&Arc<Group>>,
     ) -> Option<InFlight> {
@@ -250,7 +252,7 @@ impl EndpointHandle {
             state.in_flight.fetch_sub(1, Relaxed);
             return None;
         }
-        let Some(attempt) = state.health.begin(self.age(now), &self.options(), is_forced) else {
+        let Some(attempt) = state.health.begin(self.age(now), options, is_forced) else {
             state.pending.fetch_sub(1, Relaxed);
             state.in_flight.fetch_sub(1, Relaxed);
             return None;
@@ -272,13 +274,19 @@ impl EndpointHandle {
     }
 
     /// Enters an attempt in the averages, and if endpoints are compared in their window.
-    pub(super) fn observe(&self, now: Instant, latency: Option<Duration>, is_success: bool) {
+    pub(super) fn observe(
+        &self,
+        now: Instant,
+        options: &HealthOptions,
+        latency: Option<Duration>,
+        is_success: bool,
+    ) {
         let age = self.age(now);
         if let Some(latency) = latency {
             self.0.latency.observe(age, latency);
         }
         self.0.success.observe(age, is_success);
-        if self.options().has_outliers() {
+        if options.has_outliers() {
             let window = &self.0.window;
             window.requests.fetch_add(1, Relaxed);
             window.failures.fetch_add(u32::from(!is_success), Relaxed);
@@ -321,8 +329,13 @@ impl EndpointHandle {
         now.saturating_duration_since(self.0.born) + Duration::from_millis(1)
     }
 
-    pub(super) fn attempt_succeeded(&self, attempt: Attempt, now: Instant) {
-        self.0.health.succeed(attempt, self.age(now), &self.options());
+    pub(super) fn attempt_succeeded(
+        &self,
+        attempt: Attempt,
+        now: Instant,
+        options: &HealthOptions,
+    ) {
+        self.0.health.succeed(attempt, self.age(now), options);
     }
 
     fn errors(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Instant)>> {
