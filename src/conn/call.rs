@@ -36,7 +36,8 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    catch_panic(|| service.call(request)).map(|future| Box::pin(IntoResponse(future)) as Call)
+    // Boxed within, so that the future is moved once.
+    catch_panic(|| -> Call { Box::pin(IntoResponse(service.call(request))) })
 }
 
 /// Calls code of the service and catches its panic. After a panic the caller drops that code and does not
@@ -74,7 +75,9 @@ where
     type Output = Result<Response, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(self.project().0.poll(cx));
-        Poll::Ready(result.map(|response| response.map(Body::new)).map_err(Into::into))
+        match ready!(self.project().0.poll(cx)) {
+            Ok(response) => Poll::Ready(Ok(response.map(Body::new))),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
     }
 }

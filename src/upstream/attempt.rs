@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -17,14 +17,14 @@ use crate::{
     HttpService,
     body::Body,
     conn::Delivery,
-    error::{Error, Kind},
+    error::{BoxError, Error, Kind},
 };
 
 /// How long an endpoint's service may take to become ready for a request, 10 s: the default time that a request
 /// may wait in a worker's queue.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls a service when it is ready.
+/// Calls a service when it is ready, most services at once.
 #[pin_project]
 pub(super) struct Attempt<S, F>(#[pin] State<S, F>);
 
@@ -38,13 +38,30 @@ enum State<S, F> {
         timeout: Option<Pin<Box<Sleep>>>,
     },
     Called(#[pin] F),
+    Failed(Option<AttemptError>),
 }
 
-impl<S, F> Attempt<S, F> {
-    pub(super) fn new(service: S, request: Request<Body>) -> Self {
-        Self(State::NotReady { service, request: Some(request), timeout: None })
+impl<S: HttpService> Attempt<S, S::Future> {
+    pub(super) fn new(mut service: S, request: Request<Body>) -> Self {
+        // Without a waker: a service that is not ready is polled again by the future, with that of its task.
+        let mut cx = Context::from_waker(Waker::noop());
+        Self(match service.poll_ready(&mut cx) {
+            Poll::Ready(Ok(())) => State::Called(service.call(request)),
+            Poll::Ready(Err(error)) => State::Failed(Some(unready(error).with_request(request))),
+            Poll::Pending => {
+                let (request, timeout) = (Some(request), None);
+                State::NotReady { service, request, timeout }
+            }
+        })
     }
 }
+
+/// The error of a service that has failed before it was ready.
+fn unready(error: impl Into<BoxError>) -> AttemptError {
+    AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, error)
+}
+
+const ENDED: &str = "not polled again after it has ended";
 
 impl<S> Future for Attempt<S, S::Future>
 where
@@ -64,17 +81,16 @@ where
                         Err(error) => Err(AttemptError::from_service(error)),
                     });
                 }
+                StateProj::Failed(error) => return Poll::Ready(Err(error.take().expect(ENDED))),
             };
             let error = match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
-                    let request = request.take().expect("not polled again after it has ended");
+                    let request = request.take().expect(ENDED);
                     let future = service.call(request);
                     state.set(State::Called(future));
                     continue;
                 }
-                Poll::Ready(Err(e)) => {
-                    AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, e)
-                }
+                Poll::Ready(Err(error)) => unready(error),
                 Poll::Pending => {
                     let timeout = timeout.get_or_insert_with(|| Box::pin(sleep(READY_TIMEOUT)));
                     ready!(timeout.as_mut().poll(cx));
@@ -82,7 +98,7 @@ where
                     AttemptError::new(AttemptErrorKind::Busy, Delivery::NotSent, error)
                 }
             };
-            let request = request.take().expect("not polled again after it has ended");
+            let request = request.take().expect(ENDED);
             return Poll::Ready(Err(error.with_request(request)));
         }
     }

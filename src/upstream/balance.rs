@@ -148,7 +148,8 @@ enum Refusal {
 
 /// A request on its way to an endpoint.
 struct Sent<F> {
-    future: F,
+    /// Boxed, since it has the request in it, and is moved once for each layer around the balancer.
+    future: Pin<Box<F>>,
     /// A `Set-Cookie` for the response.
     cookie: Option<Box<HeaderValue>>,
 }
@@ -194,7 +195,8 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
                     continue; // taken out meanwhile, perhaps by one that waits until it is idle
                 }
                 let cookie = set.policy.set_cookie(candidates, index).map(Box::new);
-                return Ok(Sent { future: endpoint.send(request, in_flight), cookie });
+                let future = Box::pin(endpoint.send(request, in_flight));
+                return Ok(Sent { future, cookie });
             }
         }
         Err((Refusal::NoRoom, request))
@@ -286,11 +288,7 @@ pub struct ResponseFuture<S, F>(#[pin] State<S, F>);
 #[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State<S, F> {
     Waiting(WaitFuture<S, F>),
-    Sent {
-        #[pin]
-        future: endpoint::ResponseFuture<S, F>,
-        cookie: Option<Box<HeaderValue>>,
-    },
+    Sent { future: Pin<Box<endpoint::ResponseFuture<S, F>>>, cookie: Option<Box<HeaderValue>> },
     Failed(Option<AttemptError>),
 }
 
@@ -311,7 +309,7 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Sent { future, cookie } => {
-                    let mut response = ready!(future.poll(cx))?;
+                    let mut response = ready!(future.as_mut().poll(cx))?;
                     if let Some(cookie) = cookie.take() {
                         response.headers_mut().append(SET_COOKIE, *cookie);
                     }

@@ -40,13 +40,26 @@ const CHECK_AFTER: Duration = Duration::from_secs(1);
 ///
 /// # Panics
 /// When it is polled outside of a Tokio runtime.
-pub(in crate::upstream) struct ResponseFuture<P: Protocol>(State<P>);
+pub(in crate::upstream) struct ResponseFuture<P: Protocol> {
+    /// Dropped before the slot, which bounds connections.
+    state: State<P>,
+    /// `None` once the exchange has begun. Beside the state, so that the request is not moved by each change of it.
+    pending: Option<Pending<P>>,
+}
 
+#[expect(clippy::large_enum_variant, reason = "most requests begin their exchange at once")]
 enum State<P: Protocol> {
-    Begin(Option<Pending<P>>),
-    Waiting { future: SlotFuture, pending: Option<Pending<P>> },
-    Connecting { future: ConnectFuture<P>, pending: Option<Pending<P>> },
+    Begin,
+    Waiting(SlotFuture),
+    Connecting(ConnectFuture<P>),
     Exchanging { exchange: Exchange<P>, is_reused: bool },
+}
+
+/// What a request does next.
+enum Next<P: Protocol> {
+    Wait(SlotFuture),
+    Connect(ConnectFuture<P>),
+    Exchange { connection: Connection<P>, runtime: Id, is_reused: bool },
 }
 
 type Exchange<P> = client::Exchange<<P as Protocol>::Core, ServerStream, ReturnToPool<P>>;
@@ -67,27 +80,26 @@ type SlotFuture = Pin<Box<dyn Future<Output = Result<Option<Slot>, PoolExhausted
 
 impl<P: Protocol> ResponseFuture<P> {
     pub(super) fn new(server: Arc<Server<P>>, request: Request<Body>, extra: Extra<P>) -> Self {
-        Self(State::Begin(Some(Pending { server, request, extra, slot: None })))
+        let pending = Some(Pending { server, request, extra, slot: None });
+        Self { pending, state: State::Begin }
     }
 }
 
 impl<P: Protocol> Pending<P> {
     /// Takes a slot, if the server's connections are bounded, and goes on; or waits for one.
-    fn begin(mut self, cx: &mut Context<'_>) -> State<P> {
-        let Some(capacity) = &self.server.capacity else { return self.checkout(cx) };
-        match capacity.try_acquire() {
-            Some(slot) => self.slot = Some(Box::new(slot)),
-            None => {
-                let future = Box::pin(capacity.clone().acquire(self.deadline()));
-                return State::Waiting { future, pending: Some(self) };
+    fn begin(&mut self, cx: &mut Context<'_>) -> Next<P> {
+        if let Some(capacity) = &self.server.capacity {
+            match capacity.try_acquire() {
+                Some(slot) => self.slot = Some(Box::new(slot)),
+                None => return Next::Wait(Box::pin(capacity.clone().acquire(self.deadline()))),
             }
         }
         self.checkout(cx)
     }
 
-    /// Begins the exchange on an idle connection that is still open, or else connects.
-    fn checkout(mut self, cx: &mut Context<'_>) -> State<P> {
-        let Self { server, request, .. } = &self;
+    /// Takes an idle connection that is still open, or else connects.
+    fn checkout(&mut self, cx: &mut Context<'_>) -> Next<P> {
+        let Self { server, request, slot, .. } = self;
         if !History::needs_new_connection(request) {
             let runtime = Handle::current().id();
             let (now, timeout) = (clock::now(), server.config.idle_timeout);
@@ -97,28 +109,30 @@ impl<P: Protocol> Pending<P> {
                     && server.may_reuse(&idle.connection, now)
                     && idle.connection.poll_usable(cx)
                 {
-                    if let Some(slot) = &mut self.slot {
+                    if let Some(slot) = slot {
                         slot.open = idle.open;
                     }
-                    return self.exchange(idle.connection, runtime, true);
+                    return Next::Exchange {
+                        connection: idle.connection,
+                        runtime,
+                        is_reused: true,
+                    };
                 }
             }
         }
-        if let Some(slot) = &mut self.slot {
-            slot.open = Some(slot.open_one(|| self.server.pool.evict_oldest()));
+        if let Some(slot) = slot {
+            slot.open = Some(slot.open_one(|| server.pool.evict_oldest()));
         }
-        let future = Box::pin(connect(self.server.clone(), self.deadline()));
-        State::Connecting { future, pending: Some(self) }
+        Next::Connect(Box::pin(connect(server.clone(), self.deadline())))
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.request.extensions().get::<Deadline>().map(|deadline| deadline.0)
     }
 
-    fn exchange(self, connection: Connection<P>, runtime: Id, is_reused: bool) -> State<P> {
+    fn exchange(self, connection: Connection<P>, runtime: Id) -> Exchange<P> {
         let checkin = ReturnToPool { server: self.server, runtime, slot: self.slot };
-        let exchange = connection.exchange_with(self.request, self.extra, checkin);
-        State::Exchanging { exchange, is_reused }
+        connection.exchange_with(self.request, self.extra, checkin)
     }
 
     /// The error of a request that has waited for a slot in vain.
@@ -140,36 +154,45 @@ impl<P: Protocol> Future for ResponseFuture<P> {
     type Output = Result<Response<Body>, AttemptError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let state = &mut self.0;
+        let Self { pending, state } = &mut *self;
         loop {
-            *state = match state {
+            let next = match state {
                 State::Exchanging { exchange, is_reused } => {
                     let result = ready!(Pin::new(exchange).poll(cx));
                     let is_reused = *is_reused;
                     return Poll::Ready(result.map_err(|e| attempt_error::<P>(e, is_reused)));
                 }
-                State::Begin(pending) => pending.take().expect(ENDED).begin(cx),
-                State::Waiting { future, pending } => {
-                    let result = ready!(future.as_mut().poll(cx));
-                    let mut pending = pending.take().expect(ENDED);
-                    match result {
-                        Ok(Some(slot)) => {
-                            pending.slot = Some(Box::new(slot));
-                            pending.checkout(cx)
-                        }
-                        Ok(None) => return Poll::Ready(Err(pending.no_slot(None))),
-                        Err(error) => return Poll::Ready(Err(pending.no_slot(Some(error)))),
+                State::Begin => pending.as_mut().expect(ENDED).begin(cx),
+                State::Waiting(future) => match ready!(future.as_mut().poll(cx)) {
+                    Ok(Some(slot)) => {
+                        let pending = pending.as_mut().expect(ENDED);
+                        pending.slot = Some(Box::new(slot));
+                        pending.checkout(cx)
                     }
-                }
-                State::Connecting { future, pending } => {
-                    let result = ready!(future.as_mut().poll(cx));
-                    let pending = pending.take().expect(ENDED);
-                    match result {
-                        Ok(connection) => {
-                            pending.exchange(connection, Handle::current().id(), false)
-                        }
-                        Err(error) => return Poll::Ready(Err(error.with_request(pending.request))),
+                    Ok(None) => {
+                        return Poll::Ready(Err(pending.take().expect(ENDED).no_slot(None)));
                     }
+                    Err(error) => {
+                        return Poll::Ready(Err(pending.take().expect(ENDED).no_slot(Some(error))));
+                    }
+                },
+                State::Connecting(future) => match ready!(future.as_mut().poll(cx)) {
+                    Ok(connection) => {
+                        let runtime = Handle::current().id();
+                        Next::Exchange { connection, runtime, is_reused: false }
+                    }
+                    Err(error) => {
+                        let request = pending.take().expect(ENDED).request;
+                        return Poll::Ready(Err(error.with_request(request)));
+                    }
+                },
+            };
+            *state = match next {
+                Next::Wait(slot) => State::Waiting(slot),
+                Next::Connect(connect) => State::Connecting(connect),
+                Next::Exchange { connection, runtime, is_reused } => {
+                    let exchange = pending.take().expect(ENDED).exchange(connection, runtime);
+                    State::Exchanging { exchange, is_reused }
                 }
             };
         }
@@ -180,10 +203,10 @@ impl<P: Protocol> Unpin for ResponseFuture<P> {}
 
 impl<P: Protocol> fmt::Debug for ResponseFuture<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.0 {
-            State::Begin { .. } => "begin",
-            State::Waiting { .. } => "waiting",
-            State::Connecting { .. } => "connecting",
+        let state = match self.state {
+            State::Begin => "begin",
+            State::Waiting(_) => "waiting",
+            State::Connecting(_) => "connecting",
             State::Exchanging { .. } => "exchanging",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
