@@ -12,7 +12,7 @@
 //! | [`Remote`] | a server at an address, with a pool of idle connections |
 //! | [`TcpBalance`] | forwards whole connections, of any protocol, to endpoints |
 //! | [`discover`] | sources of endpoints: a file, DNS, etcd, or a custom stream |
-//! | [`check`] | asks endpoints whether they work |
+//! | [`check`] | active health checks |
 //! | [`FastCgi`] | a FastCGI application at an address, such as php-fpm |
 //!
 //! An endpoint is any service: a remote server, a pool of worker threads, an `axum::Router` or a closure.
@@ -102,12 +102,12 @@ pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 /// [`Remote`]s.
 ///
 /// - Requests go to the servers in turn, unless another [policy](UpstreamBuilder::policy) is set. A server that
-///   cannot be reached is ejected for a second, and for longer if that goes on.
-/// - Servers can be added, removed, drained, weighted and limited while it works: see
-///   [`balance`](Self::balance) and [`follow`](Self::follow).
+///   cannot be reached is ejected for a second, and for longer if it remains unreachable.
+/// - Servers can be added, removed, drained, weighted and limited at any time: see [`balance`](Self::balance) and
+///   [`follow`](Self::follow).
 /// - A request that was not sent is sent to the next server. One that may have been sent is retried only if its
 ///   method is idempotent, its body can be replayed, and no byte of a response has arrived. Each server is tried
-///   once; after that, one whose idle connection was closed is tried again.
+///   once. After that, a server of which only an idle connection was tried, and found closed, is tried again.
 /// - Hop-by-hop fields are removed in both directions, `Host` is kept, and `X-Forwarded-*` names the client.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included. A request whose deadline has passed is not sent.
@@ -134,8 +134,8 @@ impl Upstream {
     /// Creates a proxy to these servers with default options. See [`ServerAddress`] for the forms of their addresses.
     ///
     /// # Errors
-    /// An address that cannot be parsed, or whose scheme this build does not speak; none at all. For `https://`, the
-    /// system has no root certificates.
+    /// An address that cannot be parsed or whose scheme this build does not support, or an empty list. For
+    /// `https://`, the system has no root certificates.
     pub fn new<A: AsRef<str>>(servers: impl IntoIterator<Item = A>) -> io::Result<Self> {
         Self::builder(servers).build()
     }
@@ -146,11 +146,11 @@ impl Upstream {
         servers.into_iter().fold(UpstreamBuilder::new(), |builder, server| builder.server(server))
     }
 
-    /// Checks that all servers can be reached: connects to each once, and closes the connection.
+    /// Checks that all servers can be reached: connects once to each, and closes the connection.
     ///
-    /// Otherwise nothing connects before the first request, since a server may be started later, and a server that
-    /// cannot be reached is only logged as a warning (`endpoint ejected`). Await this at the start to make it an
-    /// error:
+    /// Without this call, the first connection is made by the first request, since a server may be started later, and
+    /// a server that cannot be reached is only logged as a warning (`endpoint ejected`). Await this method at startup
+    /// to make it an error:
     ///
     /// ```no_run
     /// # async fn run() -> std::io::Result<()> {
@@ -161,7 +161,7 @@ impl Upstream {
     /// ```
     ///
     /// # Errors
-    /// The error names each server that could not be connected to within the connect timeout, and the cause.
+    /// The error names each server to which no connection could be made within the connect timeout, and the cause.
     ///
     /// # Panics
     /// When it is polled outside of a Tokio runtime.
@@ -182,19 +182,19 @@ impl Upstream {
         Err(io::Error::new(io::ErrorKind::NotConnected, failures.join("; ")))
     }
 
-    /// Returns the servers as they are now, in the order in which they were added.
+    /// Returns the current servers, in the order in which they were added.
     pub fn endpoints(&self) -> Arc<[Endpoint<Remote>]> {
         self.balance().endpoints()
     }
 
-    /// Returns the balancer, whose servers, weights, policy and limits can be read and changed while it works, and
-    /// which [checks](Balance::check) their health.
+    /// Returns the balancer. Its servers, weights, policy and limits can be read and changed at any time, and it can
+    /// run active [health checks](Balance::check).
     pub fn balance(&self) -> &Balance<Remote, Arc<dyn Pick>> {
         self.0.get_ref().get_ref()
     }
 
-    /// Keeps the servers as a source tells: see [`Balance::follow`]. New servers have the options of this proxy.
-    /// Spawn the future as a task.
+    /// Follows a source of servers: see [`Balance::follow`]. New servers have the options of this proxy. Spawn the
+    /// future as a task.
     pub fn follow<D: discover::Discover + 'static>(
         &self,
         source: D,
@@ -202,7 +202,7 @@ impl Upstream {
         self.follow_with(source, discover::FollowOptions::new())
     }
 
-    /// Keeps the servers as a source tells, with options.
+    /// Follows a source of servers, with options.
     pub fn follow_with<D: discover::Discover + 'static>(
         &self,
         source: D,

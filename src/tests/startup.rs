@@ -47,7 +47,7 @@ fn try_build_is_error_that_names_the_folder() {
 #[test]
 fn pools_without_members_are_errors() {
     let error = Upstream::new::<&str>([]).unwrap_err();
-    assert_eq!(error.to_string(), "no server to send to");
+    assert_eq!(error.to_string(), "the proxy has no server: add one, or call `empty`");
     let error = worker::threads(0, || worker::blocking(|_| Response::new(""))).start();
     assert!(error.unwrap_err().to_string().contains("at least 1"));
 }

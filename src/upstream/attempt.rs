@@ -20,11 +20,11 @@ use crate::{
     error::{BoxError, Error, Kind},
 };
 
-/// How long an endpoint's service may take to become ready for a request, 10 s: the default time that a request
-/// may wait in a worker's queue.
+/// Timeout for the readiness of an endpoint's service: 10 s, the default time that a request may wait in the queue of
+/// a worker pool.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls a service when it is ready, most services at once.
+/// Awaits the readiness of a service, and then calls it.
 #[pin_project]
 pub(super) struct Attempt<S, F>(#[pin] State<S, F>);
 
@@ -34,7 +34,7 @@ enum State<S, F> {
     NotReady {
         service: S,
         request: Option<Request<Body>>,
-        /// `None` until the service was found not ready.
+        /// `None` until the service returned `Pending`.
         timeout: Option<Pin<Box<Sleep>>>,
     },
     Called(#[pin] F),

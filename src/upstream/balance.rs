@@ -1,4 +1,4 @@
-//! `Balance`: spreads requests over endpoints.
+//! `Balance`: distributes requests over endpoints.
 
 mod builder;
 mod live;
@@ -41,29 +41,29 @@ use crate::{
 
 pub use builder::{BalanceBuilder, EmptySet};
 
-/// Picks before a request gives up that loses each of its endpoints: to a request that takes the last room below a
-/// limit or the probe, or to a change of the set.
+/// Maximum number of picks for one attempt: 32. A picked endpoint can become unavailable before the request reaches
+/// it: at its limit, without a free probe, or removed from the set.
 const MAX_PICKS: usize = 32;
 
-/// Sends each request to one of several endpoints, as a policy decides.
+/// Sends each request to one of several endpoints, picked by a policy.
 ///
-/// A request that failed and comes again, as [`Retry`](super::Retry) sends it, goes to an endpoint where
-/// it was not tried. If each was tried, it goes once more to one of which only an idle connection was
-/// tried. Then the error is of [`AttemptErrorKind::NoEndpoint`].
+/// A request that [`Retry`](super::Retry) sends again goes to an endpoint where it was not yet tried. If all were
+/// tried, it goes once more to one of which only an idle connection was tried. After that the error has the kind
+/// [`AttemptErrorKind::NoEndpoint`].
 ///
-/// The set of endpoints may change while it works: [`insert`](Self::insert), [`remove`](Self::remove),
-/// [`replace`](Self::replace), [`follow`](Self::follow). A request sees one set and reads it without a lock. What
-/// an endpoint that was removed has in flight goes on to its end. Weights, policy, limits and health options can be
-/// changed as well, and [`status`](Self::status) shows all of it.
+/// The set of endpoints can be changed at any time: [`insert`](Self::insert), [`remove`](Self::remove),
+/// [`replace`](Self::replace), [`follow`](Self::follow). A request uses one snapshot of the set, which it reads
+/// without a lock. The requests of a removed endpoint continue. Weights, policy, limits and health options can be
+/// changed as well, and [`status`](Self::status) shows all of them.
 ///
-/// While all endpoints that were not tried are ejected, they are presented to the policy as available:
-/// an attempt that will probably fail is better than a refusal. An endpoint that an operator has
-/// [taken out](super::EndpointHandle::eject) gets no request in any case.
+/// While all untried endpoints are ejected, the policy sees them as available: an attempt that will probably fail is
+/// better than a refusal. An endpoint that an operator has [taken out](super::EndpointHandle::eject) never gets a
+/// request.
 ///
-/// Always ready: a request that finds all endpoints at their limits waits in a bounded
-/// [queue](BalanceBuilder::queue) after `call`, if there is one. Cheap to clone: clones share all.
+/// Always ready: if all endpoints are at their limits, the request waits in a bounded [queue](BalanceBuilder::queue)
+/// after `call`, if there is one. Cheap to clone: clones share everything.
 ///
-/// Here a pool of worker threads, a remote server and a closure are equals:
+/// A pool of worker threads, a remote server and a closure as endpoints:
 ///
 /// ```no_run
 /// use std::convert::Infallible;
@@ -91,16 +91,16 @@ pub struct Balance<S, P = RoundRobin>(Arc<Shared<S, P>>);
 
 struct Shared<S, P> {
     set: ArcSwap<Set<S, P>>,
-    /// Held while the set is changed.
+    /// Held while the set is being changed.
     change: Mutex<()>,
     group: Arc<Group>,
     empty: EmptySet,
-    /// Closed when the balancer is gone: tasks that work for it end.
+    /// Closed when the balancer is dropped, to end its tasks.
     open: watch::Sender<()>,
 }
 
 impl<S, P: Pick> Balance<S, P> {
-    /// Balances over these endpoints. Without any, every request fails.
+    /// Creates a balancer. Without endpoints, every request fails.
     ///
     /// # Panics
     /// If two endpoints have the same key.
@@ -110,7 +110,7 @@ impl<S, P: Pick> Balance<S, P> {
 }
 
 impl<S> Balance<S> {
-    /// Balances over these endpoints in turn.
+    /// Creates a balancer that uses the endpoints in turn.
     ///
     /// # Panics
     /// If two endpoints have the same key.
@@ -120,13 +120,14 @@ impl<S> Balance<S> {
 }
 
 impl<S, P> Balance<S, P> {
-    /// For a task that works for this balancer and must not keep it: it ends when the receiver does.
+    /// Returns a weak reference for a task that must not keep the balancer alive, and a receiver that is closed when
+    /// the balancer is dropped.
     pub(super) fn downgrade(&self) -> (WeakBalance<S, P>, watch::Receiver<()>) {
         (WeakBalance(Arc::downgrade(&self.0)), self.0.open.subscribe())
     }
 }
 
-/// A balancer that may be gone.
+/// A weak reference to a balancer.
 pub(super) struct WeakBalance<S, P>(Weak<Shared<S, P>>);
 
 impl<S, P> WeakBalance<S, P> {
@@ -135,18 +136,18 @@ impl<S, P> WeakBalance<S, P> {
     }
 }
 
-/// Why a request was not sent.
+/// The reason why no endpoint was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
-    /// There is no endpoint, or none that an operator lets requests go to.
+    /// There is no endpoint, or an operator has taken all out.
     Empty,
-    /// All endpoints that might take it are at their limits.
+    /// All endpoints that could take the request are at their limits.
     NoRoom,
-    /// It was tried wherever it might go.
+    /// The request was tried at all endpoints.
     Exhausted,
 }
 
-/// A request on its way to an endpoint.
+/// A request that was sent to an endpoint.
 struct Sent<F> {
     /// Boxed, since it has the request in it, and is moved once for each layer around the balancer.
     future: Pin<Box<F>>,
@@ -157,10 +158,10 @@ struct Sent<F> {
 type SentTo<S, F> = Sent<endpoint::ResponseFuture<S, F>>;
 
 impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
-    /// Sends the request to the endpoint that the policy picks, or returns it.
+    /// Sends the request to the endpoint that the policy picks, or returns it with the reason.
     #[expect(
         clippy::result_large_err,
-        reason = "the request goes on; a box would be one more allocation"
+        reason = "the caller keeps the request; a box would be one more allocation"
     )]
     fn send(
         &self,
@@ -172,7 +173,7 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
         let head = RequestHead::of(&request);
         let history = History::of(&request);
         for _ in 0..MAX_PICKS {
-            // Each time: the endpoints of a set that was replaced meanwhile may all be draining.
+            // Loaded for each pick: the endpoints of a replaced set may all be draining.
             let set = self.set.load();
             let view =
                 View::new(&set.endpoints, set.is_uniform, history, &self.group, now, &options);
@@ -192,7 +193,7 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
             let was_draining = handle.is_draining();
             if let Some(in_flight) = handle.begin(now, &options, is_forced, Some(&self.group)) {
                 if !view.may_send(endpoint) || handle.is_draining() != was_draining {
-                    continue; // taken out meanwhile, perhaps by one that waits until it is idle
+                    continue; // taken out after the pick; `idle` may wait for it
                 }
                 let cookie = set.policy.set_cookie(candidates, index).map(Box::new);
                 let future = Box::pin(endpoint.send(request, in_flight));
@@ -203,7 +204,7 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
     }
 }
 
-/// The error of a request that no endpoint takes.
+/// Creates the error of a request that no endpoint can take.
 fn refused(
     delivery_kind: AttemptErrorKind,
     kind: Kind,
@@ -231,7 +232,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(Body::new);
         ResponseFuture(if self.0.group.queue.has_waiting() {
-            // Those that wait come first.
+            // Queued requests have precedence.
             State::Waiting(waiting::wait(self.0.clone(), request))
         } else {
             match self.0.send(request) {

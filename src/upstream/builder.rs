@@ -18,7 +18,7 @@ use crate::{
     semantics::{forwarded::ForwardedFields, rewrite::Rewrite, via::Via},
 };
 
-/// What the servers of a proxy have in common.
+/// The common options of a proxy's servers.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
     remote: RemoteOptions,
@@ -34,8 +34,8 @@ impl Template {
 
 /// Builds an [`Upstream`]. The order of options does not matter.
 ///
-/// All servers get the same share of the requests at first:
-/// [`Balance::set_weight`](super::Balance::set_weight) and [`Upstream::follow`] change that.
+/// All servers have the same weight initially. [`Balance::set_weight`](super::Balance::set_weight) and
+/// [`Upstream::follow`] change it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -116,34 +116,34 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Sets how many requests each server takes at a time. Defaults to any number.
+    /// Sets the limits of concurrent requests for each server. Defaults to no limit.
     pub fn server_limits(mut self, limits: EndpointLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Sets how many requests may wait when all servers are at their limits. Defaults to none.
+    /// Sets the queue for requests while all servers are at their limits. Defaults to no queue.
     pub fn queue(mut self, options: QueueOptions) -> Self {
         self.balance = self.balance.queue(options);
         self
     }
 
-    /// Allows a proxy without a server at first, for one that [follows](Upstream::follow) a source, and sets what
-    /// becomes of requests without any. By default a server is needed.
+    /// Allows a proxy without an initial server, for one that [follows](Upstream::follow) a source, and sets how
+    /// requests are handled while there is none. By default at least one server is required.
     pub fn empty(mut self, empty: EmptySet) -> Self {
         self.balance = self.balance.empty(empty);
         self.may_be_empty = true;
         self
     }
 
-    /// Sets the maximum number of times that a request is sent. Defaults to the number of servers plus one.
+    /// Sets the maximum number of attempts per request. Defaults to the number of servers plus one.
     pub fn attempts(mut self, n: usize) -> Self {
         self.attempts = Some(n);
         self
     }
 
-    /// Sets the fields that name the client. Defaults to `X-Forwarded-For`, `-Proto` and `-Host`; such fields of the
-    /// client are removed.
+    /// Sets the fields that describe the client. Defaults to `X-Forwarded-For`, `-Proto` and `-Host`. Such fields
+    /// from the client are removed.
     pub fn forward(mut self, fields: ForwardedFields) -> Self {
         self.forward.fields = fields;
         self
@@ -155,7 +155,7 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Which `Host` the servers are sent, see [`ForwardLayer::host`]. Default: the client's.
+    /// Sets the `Host` of requests to the servers, see [`ForwardLayer::host`]. Defaults to the client's.
     pub fn host(mut self, policy: HostPolicy) -> Self {
         self.forward.host = policy;
         self
@@ -174,9 +174,8 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Sets the options of retries: their budget, delays and timeouts. Its number of
-    /// [`attempts`](RetryLayer::attempts) is used, too, unless [`attempts`](Self::attempts) is set. Default:
-    /// [`RetryLayer::new`].
+    /// Sets the options of retries: budget, delays and timeouts. Its number of [`attempts`](RetryLayer::attempts) is
+    /// used too, unless [`attempts`](Self::attempts) is set. Default: [`RetryLayer::new`].
     pub fn retry(mut self, retry: RetryLayer) -> Self {
         self.retry = Some(retry);
         self
@@ -205,12 +204,15 @@ impl UpstreamBuilder {
     /// Builds the proxy.
     ///
     /// # Errors
-    /// The first address that could not be parsed, or whose scheme this build does not speak; no address. For
+    /// The first address that could not be parsed or whose scheme this build does not support, or no address. For
     /// `https://`, the system has no root certificates.
     pub fn build(self) -> io::Result<Upstream> {
         let addresses = self.addresses?;
         if addresses.is_empty() && !self.may_be_empty {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to send to"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the proxy has no server: add one, or call `empty`",
+            ));
         }
         let mut remote = self.remote;
         for address in &addresses {
@@ -229,7 +231,7 @@ impl UpstreamBuilder {
         });
         let mut keys = HashSet::new();
         if let Some(twice) = addresses.iter().find(|address| !keys.insert(*address)) {
-            let why = format!("the server {twice} is named twice");
+            let why = format!("the server {twice} was added twice");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let template = Template { remote, limits: self.limits };

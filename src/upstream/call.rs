@@ -1,4 +1,4 @@
-//! Requests of our own: to a service, and the bytes of its response.
+//! Helpers that send a request to a service and read the body of its response.
 
 use std::{future::poll_fn, pin::Pin, task::Poll};
 
@@ -18,7 +18,7 @@ pub(super) async fn send<S: HttpService>(
     Ok(response.map(Body::new))
 }
 
-/// The next bytes of a body; trailers do not count.
+/// Returns the next data of a body; skips trailers.
 pub(super) async fn next_frame(body: &mut Body) -> Option<Result<Bytes, BoxError>> {
     poll_fn(|cx| {
         loop {

@@ -1,4 +1,4 @@
-//! Active health checks: [`Check`], and the usual ones.
+//! Active health checks: the trait [`Check`], and the usual ones.
 //!
 //! [`Balance::check`](super::Balance::check) runs one for all endpoints of a balancer.
 
@@ -16,9 +16,9 @@ use crate::error::BoxError;
 pub use http_check::{HttpCheck, MAX_CHECK_BODY};
 pub use run::{CHECK_INTERVAL, CHECK_TIMEOUT, CheckOptions};
 
-/// Asks an endpoint whether it works.
+/// An active health check of an endpoint.
 ///
-/// Implemented for functions that return a future, so anything can be a check:
+/// Implemented for functions that return a future:
 ///
 /// ```
 /// use vestibule::{BoxError, upstream::{Endpoint, Remote, check::Check}};
@@ -32,7 +32,7 @@ pub use run::{CHECK_INTERVAL, CHECK_TIMEOUT, CheckOptions};
 /// # drop(by_file());
 /// ```
 pub trait Check<S>: Send + Sync + 'static {
-    /// Returns an error that says what is wrong, if anything is. It is dropped when the time is up.
+    /// Returns an error that says why the endpoint does not work. The future is dropped at the timeout.
     fn check(&self, endpoint: Endpoint<S>) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
@@ -46,7 +46,7 @@ where
     }
 }
 
-/// Whether a server accepts a connection, which is closed at once.
+/// Checks that a server accepts a connection, which is closed at once.
 ///
 /// ```
 /// use vestibule::upstream::{Balance, Endpoint, Remote, check::{CheckOptions, connects}};

@@ -1,4 +1,4 @@
-//! `Connector`: makes connections to one server, with TLS if it has it.
+//! `Connector`: connects to one server, with TLS if it is configured.
 
 use std::io;
 
@@ -10,21 +10,21 @@ use crate::net::{
 /// A stream to a server.
 pub(super) type ServerStream = MaybeTls<Stream>;
 
-/// Where a server is, and how its certificate is verified.
+/// The address of a server, and the verification of its certificate.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     address: Address,
-    /// An error of the configuration is reported by each connection.
+    /// An error of the configuration is returned by each attempt to connect.
     tls: Option<Result<tls::Client, String>>,
 }
 
 impl Connector {
-    /// Without TLS.
+    /// Creates a connector without TLS.
     pub(super) fn plain(address: Address) -> Self {
         Self { address, tls: None }
     }
 
-    /// With TLS to `host`, offering these protocols (ALPN).
+    /// Creates a connector with TLS for `host`, which offers these application protocols (ALPN).
     pub(super) fn secure(
         address: Address,
         host: &str,
@@ -35,7 +35,7 @@ impl Connector {
         Self { address, tls: Some(client.map_err(|error| error.to_string())) }
     }
 
-    /// Connects. The caller bounds its time.
+    /// Connects. The caller applies the timeout.
     pub(super) async fn connect(&self) -> io::Result<ServerStream> {
         match &self.tls {
             None => Ok(tls::plain(Stream::connect(&self.address).await?)),

@@ -1,6 +1,6 @@
-//! Where endpoints come from: [`Discover`], and the usual sources.
+//! Sources of endpoints: the trait [`Discover`], and the usual ones.
 //!
-//! | source | what it follows |
+//! | source | follows |
 //! |---|---|
 //! | [`fixed`] | a list that does not change |
 //! | [`FileSource`] | a file with a target in each line, read again when it changes |
@@ -10,7 +10,7 @@
 )]
 #![cfg_attr(feature = "etcd", doc = "| [`EtcdSource`] | the keys of etcd with a prefix |")]
 //!
-//! [`Balance::follow`](super::Balance::follow) applies what a source tells.
+//! [`Balance::follow`](super::Balance::follow) applies the updates of a source.
 
 mod file;
 mod follow;
@@ -38,23 +38,23 @@ pub use file::{FILE_INTERVAL, FileSource, MAX_FILE};
 pub use follow::{FollowOptions, MAX_TARGETS};
 pub use target::{InvalidTarget, Target};
 
-/// What a source of endpoints tells.
+/// An update of a source of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Update {
-    /// These are all of them.
+    /// The complete set.
     Set(Vec<Target>),
-    /// One has joined, or is another now.
+    /// An added or changed endpoint.
     Insert(Target),
-    /// One has left.
+    /// A removed endpoint.
     Remove(EndpointKey),
 }
 
-/// A source of endpoints: a stream of full sets or changes, which never ends unless there will be no more change.
+/// A source of endpoints: a stream of complete sets or changes. It ends only if no further change is possible.
 /// Implemented for every such stream.
 ///
-/// An error says that the source is down at present: the set stays as it is. The source itself waits before it tries
-/// again.
+/// An error means that the source is currently unavailable, and leaves the set as it is. The source itself waits
+/// before it tries again.
 ///
 /// ```
 /// use vestibule::{BoxError, upstream::discover::{Discover, Target, Update}};
@@ -69,7 +69,7 @@ pub trait Discover: Stream<Item = Result<Update, BoxError>> + Send {}
 
 impl<D: Stream<Item = Result<Update, BoxError>> + Send> Discover for D {}
 
-/// A source of targets that do not change.
+/// Creates a source of targets that never change.
 pub fn fixed(targets: impl IntoIterator<Item = Target>) -> impl Discover + 'static {
     let targets: Vec<_> = targets.into_iter().collect();
     steps::Steps::new(Some(targets), |targets| {

@@ -39,12 +39,12 @@ pub use handle::{EndpointHandle, LAST_ERRORS};
 pub use limits::EndpointLimits;
 pub use status::{EndpointError, EndpointStatus};
 
-/// The name of an endpoint, which stays the same when other endpoints come and go. Cheap to clone.
+/// The key of an endpoint, which does not change when other endpoints are added or removed. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointKey(Arc<str>);
 
 impl EndpointKey {
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -68,18 +68,16 @@ impl fmt::Display for EndpointKey {
     }
 }
 
-/// A service that [`Balance`](super::Balance) can send requests to: with a key, a load and a health.
+/// A service with a key, a load and a health, to which [`Balance`](super::Balance) can send requests.
 ///
-/// The service is anything that answers requests: a [`Remote`](super::Remote), a pool of workers, an
-/// `axum::Router`, a closure. Services of several types become one by
-/// [`ErasedService`](super::ErasedService).
+/// The service is any HTTP service: a [`Remote`](super::Remote), a pool of workers, an `axum::Router`, a closure.
+/// [`ErasedService`](super::ErasedService) makes one type of services of several types.
 ///
-/// A request counts as in flight from `call` until the end of its response's body. A response that is
-/// complete with its head counts until then only. An endpoint whose service cannot be reached, or fails
-/// to become ready, is ejected, as [`HealthOptions`](crate::policy::health::HealthOptions) has it. When that
-/// begins, a `WARN` event "endpoint ejected" is written to the target `vestibule::upstream`, with the fields
-/// `endpoint` (the key), `error`, and those of the request. The end of an ejection is not logged. See
-/// [`EndpointHandle`] for the figures.
+/// A request counts as in flight from `call` until the end of the response's body, or until the head if the response
+/// is complete with it. An endpoint whose service cannot be reached, or fails to become ready, is ejected according
+/// to [`HealthOptions`](crate::policy::health::HealthOptions). The begin of an ejection is logged as a `WARN` event
+/// "endpoint ejected" with the target `vestibule::upstream`, with the fields `endpoint` (the key), `error`, and those
+/// of the request. The end of an ejection is not logged. See [`EndpointHandle`] for the figures.
 ///
 /// Clones share load and health. An endpoint is always ready; its service's readiness is awaited after
 /// `call`, for up to [`READY_TIMEOUT`](super::READY_TIMEOUT). Beyond its [limits](Self::limits) a request fails
@@ -105,7 +103,7 @@ pub struct Endpoint<S> {
     handle: EndpointHandle,
 }
 
-/// What a set says of an endpoint, beside its key.
+/// The properties of an endpoint in a set, except its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) weight: u32,
@@ -114,53 +112,53 @@ pub(super) struct Place {
 }
 
 impl<S> Endpoint<S> {
-    /// An endpoint of weight 1, of the first tier and no zone.
+    /// Creates an endpoint of weight 1, tier 0 and no zone.
     pub fn new(key: impl Into<EndpointKey>, service: S) -> Self {
         let place = Place { weight: 1, tier: 0, zone: Arc::default() };
         Self { service, place, handle: EndpointHandle::new(key.into()) }
     }
 
-    /// Its share of the requests, relative to the other weights; 0 counts as 1. Default 1.
+    /// Sets the share of the requests, relative to the other weights; 0 counts as 1. Default 1.
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.place.weight = weight.max(1);
         self
     }
 
-    /// Its tier, for [`Tiers`](crate::policy::pick::Tiers): endpoints of tier 1 are the backups of those of
-    /// tier 0. Default 0.
+    /// Sets the tier, for [`Tiers`](crate::policy::pick::Tiers): endpoints of tier 1 are the backups of those of tier
+    /// 0. Default 0.
     #[must_use]
     pub fn tier(mut self, tier: u8) -> Self {
         self.place.tier = tier;
         self
     }
 
-    /// Its zone, for [`Tiers::local_zone`](crate::policy::pick::Tiers::local_zone). Default: none.
+    /// Sets the zone, for [`Tiers::local_zone`](crate::policy::pick::Tiers::local_zone). Default: none.
     #[must_use]
     pub fn zone(mut self, zone: &str) -> Self {
         self.place.zone = zone.into();
         self
     }
 
-    /// How many requests it takes at a time. Default: any number. They can be
-    /// [changed](EndpointHandle::set_limits) while it works.
+    /// Sets the limits of concurrent requests, which can be [changed](EndpointHandle::set_limits) later. Default: no
+    /// limit.
     #[must_use]
     pub fn limits(self, limits: EndpointLimits) -> Self {
         self.handle.set_limits(limits);
         self
     }
 
-    /// Its load and its health.
+    /// Returns the handle of its load and health.
     pub fn handle(&self) -> &EndpointHandle {
         &self.handle
     }
 
-    /// Its key.
+    /// Returns the key.
     pub fn key(&self) -> &EndpointKey {
         self.handle.key()
     }
 
-    /// Its service.
+    /// Returns the service.
     pub fn service(&self) -> &S {
         &self.service
     }
@@ -173,7 +171,7 @@ impl<S> Endpoint<S> {
         self.place = place;
     }
 
-    /// As a policy sees it, but for its load and health.
+    /// Returns the candidate for a policy, without load and health.
     pub(super) fn candidate(&self) -> Candidate<'_> {
         let mut candidate = Candidate::new(self.key().as_str());
         candidate.weight = self.place.weight;
@@ -182,7 +180,7 @@ impl<S> Endpoint<S> {
         candidate
     }
 
-    /// The attempt to have this endpoint answer `request`.
+    /// Sends `request` to this endpoint as an attempt.
     pub(super) fn send(
         &self,
         request: Request<Body>,

@@ -17,9 +17,9 @@ use crate::{
     body::{Body, HttpBody},
 };
 
-/// A service whose type is erased, since all endpoints of a [`Balance`](super::Balance) have one type.
+/// A service with an erased type, for a [`Balance`](super::Balance) over services of several types.
 ///
-/// The service's future is allocated for each request. Endpoints of the same type do not need it.
+/// The future is allocated for each request. Endpoints of the same type do not need this.
 ///
 /// Always ready: the readiness of the service is awaited after `call`, for up to
 /// [`READY_TIMEOUT`](super::READY_TIMEOUT). Cheap to clone; each request is sent to a clone of the

@@ -15,12 +15,11 @@ use crate::{
     net::Address,
 };
 
-/// The part of an attempt that failed.
+/// The kind of a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AttemptErrorKind {
-    /// The server could not be connected to, or the readiness of the service is an error. The endpoint is
-    /// ejected.
+    /// No connection could be made, or the readiness of the service is an error. The endpoint is ejected.
     Unreachable,
     /// The service did not become ready in time.
     Busy,
@@ -42,10 +41,9 @@ pub enum AttemptErrorKind {
 
 /// An error of one attempt to send a request.
 ///
-/// It is the error of [`Remote`](super::Remote), [`Endpoint`](super::Endpoint) and
-/// [`Balance`](super::Balance). It says whether the request [may have been sent](Self::delivery), and
-/// carries the request if it can be sent again; [`Retry`](super::Retry) uses both. Its source is the
-/// crate's [`Error`], or the error of the endpoint's service.
+/// The error of [`Remote`](super::Remote), [`Endpoint`](super::Endpoint) and [`Balance`](super::Balance). It tells
+/// whether the request [may have been sent](Self::delivery), and contains the request if it can be sent again;
+/// [`Retry`](super::Retry) uses both. Its source is the crate's [`Error`], or the error of the endpoint's service.
 ///
 /// Requests of a custom service can be retried if it returns such errors:
 ///
@@ -66,7 +64,7 @@ struct Inner {
     kind: AttemptErrorKind,
     delivery: Delivery,
     source: BoxError,
-    /// In a mutex because an error must be `Sync` and a body need not be. It is accessed only by `&mut`.
+    /// In a mutex because an error must be `Sync` and a body need not be. It is accessed only through `&mut`.
     request: Mutex<Option<Request<Body>>>,
 }
 
@@ -77,15 +75,14 @@ impl AttemptError {
         Self(Box::new(Inner { kind, delivery, source, request: Mutex::new(None) }))
     }
 
-    /// Returns the request with the error. No part of its response may have been received, and its body must
-    /// be complete.
+    /// Adds the request to the error. No part of its response may have been received, and its body must be complete.
     #[must_use]
     pub fn with_request(mut self, request: Request<Body>) -> Self {
         self.0.request = Mutex::new(Some(request));
         self
     }
 
-    /// Returns what failed.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> AttemptErrorKind {
         self.0.kind
     }
@@ -95,12 +92,12 @@ impl AttemptError {
         self.0.delivery
     }
 
-    /// Takes the request, if the error has it.
+    /// Takes the request, if the error contains it.
     pub fn take_request(&mut self) -> Option<Request<Body>> {
         self.slot().take()
     }
 
-    /// Returns the request, if the error has it.
+    /// Returns the request, if the error contains it.
     pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
         self.slot().as_mut()
     }
@@ -151,7 +148,7 @@ impl StdError for AttemptError {
     }
 }
 
-/// The server cannot be connected to.
+/// No connection to the server could be made.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect to {address}")]
 pub struct Unreachable {
@@ -160,7 +157,7 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// Converts an error of `connect`.
+    /// Creates the error of a failed `connect`.
     pub(super) fn into_error(address: Address, source: io::Error) -> Error {
         let is_timeout = source.kind() == io::ErrorKind::TimedOut;
         let kind = if is_timeout { Kind::Timeout } else { Kind::BadGateway };

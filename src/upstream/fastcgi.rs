@@ -41,11 +41,11 @@ pub use builder::FastCgiBuilder;
 
 /// A FastCGI application at an address as a service, for example php-fpm on a Unix socket.
 ///
-/// - The path of a request names the script, as [`Scripts`] has it. A path that names none, or one that
-///   does not exist or lies outside of the folder when symbolic links are resolved, is answered with 404
-///   here, and never reaches the application.
-/// - The request becomes the variables of CGI, by [`Scripts::variables`]. The client is that of the
-///   request's [`Peer`](crate::peer::Peer) extension.
+/// - The path of a request selects the script (see [`Scripts`]). A path without a script, or with one that does not
+///   exist or lies outside of the folder after symbolic links are resolved, is answered with 404 here and never
+///   reaches the application.
+/// - The request is converted to CGI variables by [`Scripts::variables`]. The client is that of the request's
+///   [`Peer`](crate::peer::Peer) extension.
 /// - The length of a request's body must be known: a
 ///   [`RequestBufferLayer`](crate::layer::RequestBufferLayer) outside of this service ensures that, and keeps slow
 ///   clients from occupying workers of the application. Without it a chunked body is an error.
@@ -56,8 +56,8 @@ pub use builder::FastCgiBuilder;
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included.
 ///
-/// It makes one attempt; [`Retry`](super::Retry) makes more, and [`Balance`](super::Balance) spreads
-/// requests over several. Forwarding fields of the client are passed on unchanged: use
+/// It makes one attempt; [`Retry`](super::Retry) makes more, and [`Balance`](super::Balance) distributes requests
+/// over several applications. Forwarding fields of the client are passed on unchanged: use
 /// [`ForwardLayer`](super::ForwardLayer) if the application trusts `X-Forwarded-For`. Always ready. Cheap to clone:
 /// clones share connections.
 ///

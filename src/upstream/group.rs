@@ -1,4 +1,4 @@
-//! `Group`: what the endpoints of one `Balance` share, whatever their service.
+//! `Group`: the shared state of the endpoints of one `Balance`, independent of the type of their service.
 
 use std::{
     sync::{
@@ -16,10 +16,11 @@ use crate::{
     policy::health::{HealthOptions, outliers},
 };
 
-/// How long a count of healthy endpoints is used, unless an ejection begins: ejections end by themselves.
+/// Maximum age of a count of healthy endpoints: 100 ms. An ejection makes it invalid at once, but ejections also end
+/// by themselves.
 const COUNT_TTL: Duration = Duration::from_millis(100);
 
-/// The endpoints' handles, what they have in flight together, and the requests that wait for them.
+/// The handles of the endpoints, the number of their requests in flight, and the queue.
 #[derive(Debug)]
 pub(super) struct Group {
     members: ArcSwap<Vec<EndpointHandle>>,
@@ -47,7 +48,7 @@ impl Group {
         }
     }
 
-    /// Replaces the members. Those that are new to it get its options.
+    /// Replaces the members. New ones get the options of the group.
     pub(super) fn set_members(&self, members: Vec<EndpointHandle>) {
         let options = self.options.load_full();
         members.iter().for_each(|member| member.set_options(options.clone()));
@@ -67,38 +68,38 @@ impl Group {
         self.recount();
     }
 
-    /// Requests that all endpoints together are answering now.
+    /// Returns the number of requests in flight at all endpoints.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
 
-    /// A request begins.
+    /// Counts a request that begins.
     pub(super) fn enter(&self) {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// A request is over: there is room for another.
+    /// Counts a request that ends, and wakes a queued one.
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
         self.queue.wake();
     }
 
-    /// Whether one more endpoint may be ejected that works badly.
+    /// Returns whether one more endpoint may be ejected for failures or as an outlier.
     pub(super) fn may_eject(&self, now: Instant) -> bool {
         let members = self.members.load();
         let available = members.iter().filter(|member| member.is_available_at(now)).count();
         self.options().may_eject(available, members.len())
     }
 
-    /// The health of endpoints has changed: the next look counts them.
+    /// Invalidates the count of healthy endpoints.
     pub(super) fn recount(&self) {
         self.counted_at.store(0, Relaxed);
     }
 
-    /// Whether so few endpoints are healthy that requests go to the others, too.
+    /// Returns whether so few endpoints are healthy that requests also go to the others (panic mode).
     pub(super) fn is_panic(&self, now: Instant, options: &HealthOptions) -> bool {
         if !options.has_panic_share() {
-            return false; // the balancer sees by itself that none is healthy
+            return false; // the balancer itself handles the case that none is healthy
         }
         let (at, counted) = (self.millis(now), self.counted_at.load(Relaxed));
         if counted != 0 && at.saturating_sub(counted) < COUNT_TTL.as_millis() as u64 {
@@ -112,7 +113,7 @@ impl Group {
         is_panic
     }
 
-    /// Compares the endpoints with each other if it is time, and ejects outliers.
+    /// Compares the endpoints with each other once per interval, and ejects outliers.
     pub(super) fn sweep(&self, now: Instant, options: &HealthOptions) {
         if !options.has_outliers() {
             return;
@@ -130,7 +131,7 @@ impl Group {
                 let (endpoint, sample) = (member.key(), samples[index]);
                 let latency = sample.latency / sample.requests.max(1);
                 let error = format!(
-                    "it works worse than the others: {} of {} requests failed, mean latency {latency:?}",
+                    "outlier: {} of {} requests failed, mean latency {latency:?}",
                     sample.failures, sample.requests,
                 );
                 tracing::warn!(target: "vestibule::upstream", %endpoint, error, "endpoint ejected");
@@ -140,7 +141,7 @@ impl Group {
         }
     }
 
-    /// Since the birth of the group; never 0.
+    /// Returns the time since the group was created, in milliseconds; never 0.
     fn millis(&self, now: Instant) -> u64 {
         let age = now.saturating_duration_since(self.born);
         u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1)

@@ -30,13 +30,13 @@ pub struct HedgeLayer {
 }
 
 impl HedgeLayer {
-    /// Sends a request again that has no response after `delay`, with a budget of one in twenty requests. A
-    /// good delay is the time in which 95 % of the requests are answered.
+    /// Creates a layer that sends a second request if there is no response after `delay`, with a budget of 5 % of the
+    /// requests. A good delay is the 95th percentile of the response time.
     pub fn new(delay: Duration) -> Self {
         Self { delay, budget: Arc::new(RetryBudget::new(5)) }
     }
 
-    /// Shares a budget with other layers. Default: one of its own, of 5 %.
+    /// Sets a budget that is shared with other layers. Default: a budget of its own, of 5 %.
     #[must_use]
     pub fn budget(mut self, budget: Arc<RetryBudget>) -> Self {
         self.budget = budget;
@@ -52,13 +52,13 @@ impl<S> Layer<S> for HedgeLayer {
     }
 }
 
-/// Sends a request a second time if the first takes long, and returns the response that comes first. The
-/// other attempt is dropped, which closes its connection.
+/// Sends a request a second time if the first attempt takes long, and returns the first response. The other attempt
+/// is dropped, which closes its connection.
 ///
-/// Only a request is hedged whose method is idempotent (RFC 9110 section 9.2.2) and whose body is empty, in
-/// memory or in a file; others pass as they are. The head of such a request is copied before it is sent. A
-/// [budget](HedgeLayer::budget) bounds the second attempts, so that they do not double the load when all servers
-/// are slow. An error of one attempt is returned only if the other fails too, or has not begun.
+/// A request is hedged only if its method is idempotent (RFC 9110 section 9.2.2) and its body is empty, in memory or
+/// in a file; others pass unchanged. The head of such a request is copied before it is sent. A
+/// [budget](HedgeLayer::budget) limits the second attempts, so that they do not double the load when all servers are
+/// slow. The error of one attempt is returned only if the other has failed too, or has not begun.
 ///
 /// Over [`Balance`](super::Balance) the second attempt goes to the endpoint that its policy picks, which may be
 /// the same. Put it inside of [`Retry`](super::Retry) and outside of the balancer. Readiness passes through.
@@ -108,7 +108,7 @@ where
     }
 }
 
-/// A copy of the request, if it may be sent twice.
+/// Returns a copy of the request, if it may be sent twice.
 fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     if !request.method().is_idempotent() {
         return None;
@@ -127,7 +127,7 @@ struct Spare<S> {
     request: Box<Request<Body>>,
     service: S,
     budget: Arc<RetryBudget>,
-    /// `None` when it has passed, and the budget has paid for the attempt.
+    /// `None` after it has passed and the budget has been charged.
     delay: Option<Pin<Box<Sleep>>>,
 }
 
@@ -139,7 +139,7 @@ pub struct ResponseFuture<S, F, E> {
     #[pin]
     second: Option<F>,
     spare: Option<Spare<S>>,
-    /// The error of the attempt that has failed.
+    /// The error of a failed attempt while the other one runs.
     error: Option<E>,
 }
 
@@ -176,7 +176,7 @@ where
                 }
                 spare.delay = None;
             }
-            // The first attempt goes on if the service cannot take a second one.
+            // The first attempt continues if the service cannot take a second one.
             let is_ready = ready!(spare.service.poll_ready(cx)).is_ok();
             let mut spare = this.spare.take().expect("it was there just above");
             if !is_ready {

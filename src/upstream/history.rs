@@ -1,11 +1,11 @@
-//! `History`: the endpoints at which a request was tried, in its extensions after its first failure.
+//! `History`: the endpoints where a request was tried, an extension of the request after its first failure.
 
 use http::Request;
 
 use super::{endpoint::EndpointKey, error::AttemptErrorKind};
 use crate::body::Body;
 
-/// The failed attempts of a request. A request without failures has none, so it costs only a lookup.
+/// The failed attempts of a request. A request without failures has no history, so the cost is one lookup.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
     tried: Vec<Tried>,

@@ -20,13 +20,13 @@ use crate::{
     body::{Body, HttpBody},
 };
 
-/// How many mirrored requests may be under way, unless set otherwise.
+/// Default maximum number of mirrored requests in flight: 64.
 pub const MAX_MIRRORED: usize = 64;
 
-/// How long a mirrored request may take, its response's body included, unless set otherwise.
+/// Default timeout of a mirrored request, including the body of its response: 10 s.
 pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Shares are in thousandths.
+/// The denominator of shares.
 const WHOLE: u64 = 1000;
 
 /// Wraps a service in [`Mirror`].
@@ -39,26 +39,26 @@ pub struct MirrorLayer<M> {
 }
 
 impl<M> MirrorLayer<M> {
-    /// Sends a copy of each request to `shadow`.
+    /// Creates a layer that sends a copy of each request to `shadow`.
     pub fn new(shadow: M) -> Self {
         Self { shadow, per_mille: WHOLE, max_in_flight: MAX_MIRRORED, timeout: MIRROR_TIMEOUT }
     }
 
-    /// Sends a copy of so many requests of a thousand, evenly spread. Default: all.
+    /// Sets how many of a thousand requests are copied, evenly spread. Default: all.
     #[must_use]
     pub fn per_mille(mut self, n: u32) -> Self {
         self.per_mille = u64::from(n).min(WHOLE);
         self
     }
 
-    /// At most `n` copies are under way; beyond them none is sent. Default [`MAX_MIRRORED`].
+    /// Sets the maximum number of copies in flight. Beyond it, requests are not copied. Default [`MAX_MIRRORED`].
     #[must_use]
     pub fn max_in_flight(mut self, n: usize) -> Self {
         self.max_in_flight = n.min(Semaphore::MAX_PERMITS);
         self
     }
 
-    /// How long a copy may take, its response's body included. Default [`MIRROR_TIMEOUT`].
+    /// Sets the timeout of a copy, including the body of its response. Default [`MIRROR_TIMEOUT`].
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -80,15 +80,15 @@ impl<S, M: Clone> Layer<S> for MirrorLayer<M> {
     }
 }
 
-/// Sends a copy of some requests to a shadow, for example a new version of the application, and drops its
-/// responses. The client's response does not depend on it.
+/// Sends a copy of some requests to a shadow, for example a new version of the application, and drops its responses.
+/// The client's response does not depend on the shadow.
 ///
-/// Only a request whose body is empty, in memory or in a file is copied: put a
-/// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front for all others. The copy is sent by a task of
-/// its own, whatever its method: the shadow must not share the data of the real application. Its
-/// errors are logged at the level `DEBUG` (`mirrored request failed`).
+/// A request is copied only if its body is empty, in memory or in a file: put a
+/// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front for all others. A separate task sends the copy,
+/// whatever the method, so the shadow must not share data with the real application. Errors are logged at level
+/// `DEBUG` (`mirrored request failed`).
 ///
-/// Readiness is that of the service inside. Calls panic outside of a Tokio runtime if they are mirrored.
+/// Readiness is that of the inner service. A call that is mirrored panics outside of a Tokio runtime.
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -112,7 +112,7 @@ pub struct Mirror<S, M> {
 struct Shared {
     per_mille: u64,
     timeout: Duration,
-    /// Requests that could be copied.
+    /// Requests that could have been copied.
     seen: AtomicU64,
     permits: Arc<Semaphore>,
 }
@@ -121,7 +121,7 @@ impl Shared {
     /// Returns whether the next request is one of the share.
     fn is_chosen(&self) -> bool {
         let n = self.seen.fetch_add(1, Relaxed);
-        // One more whole copy is due after this request than before it.
+        // A copy is due if the total of due copies, rounded down, increases with this request.
         let due = |n: u64| n.wrapping_mul(self.per_mille) / WHOLE;
         due(n % WHOLE + 1) > due(n % WHOLE)
     }

@@ -1,4 +1,4 @@
-//! The type of [`shared`](super) without the feature `h2`: no connection is shared.
+//! The replacement of [`shared`](super) without the feature `h2`: no connection is shared.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl SharedConnections {
     }
 }
 
-/// Sends a request by HTTP/2, which this build does not speak.
+/// Sends a request by HTTP/2, which this build does not support.
 pub(super) async fn send(
     _: Arc<Shared>,
     request: Request<Body>,

@@ -106,12 +106,12 @@ impl<P: Protocol> Server<P> {
         Err(io::Error::other(format!("cannot connect to {}: {error}", self.address)))
     }
 
-    /// How many requests wait for a connection now, in all runtimes.
+    /// Returns how many requests wait for a connection, in all runtimes.
     pub(super) fn queued(&self) -> usize {
         self.capacity.as_ref().map_or(0, |capacity| capacity.waiting())
     }
 
-    /// Whether another exchange may begin on the connection.
+    /// Returns whether another exchange may begin on the connection.
     fn may_reuse(&self, connection: &Connection<P>, now: Instant) -> bool {
         connection.exchanges() < self.config.max_requests
             && now.saturating_duration_since(connection.opened()) < self.config.max_age

@@ -14,11 +14,11 @@ use tokio::sync::Notify;
 
 use crate::net::clock;
 
-/// How long a request waits in the queue, unless set otherwise: as long as in a worker's queue.
+/// Default timeout in the queue: 10 s, as in the queue of a worker pool.
 pub const BALANCE_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How important a request is where it waits for an endpoint: an extension of the request, set by a layer of
-/// your own. Without it a request is [`Normal`](Self::Normal).
+/// The priority of a request in the queue of a balancer: an extension of the request, set by a layer of the
+/// application. Without it a request has [`Normal`](Self::Normal) priority.
 ///
 /// ```
 /// use vestibule::{Body, Request, upstream::Priority};
@@ -33,7 +33,7 @@ pub enum Priority {
     /// The default.
     #[default]
     Normal,
-    /// After all others; in a full queue it gives way to them.
+    /// After all others. In a full queue, other requests displace it.
     Low,
 }
 
@@ -43,9 +43,9 @@ impl Priority {
     }
 }
 
-/// How many requests may wait for an endpoint, and for how long.
+/// The maximum number of requests that wait for an endpoint, and their timeout.
 ///
-/// Requests of a higher [priority](Priority) come first, those of the same one in the order in which they came.
+/// Requests of a higher [priority](Priority) come first, requests of the same priority in the order of their arrival.
 /// In a full queue a request displaces the last one of a lower priority, if there is one.
 ///
 /// ```
@@ -63,12 +63,12 @@ pub struct QueueOptions {
 }
 
 impl QueueOptions {
-    /// At most so many requests, for up to [`BALANCE_QUEUE_TIMEOUT`].
+    /// Creates a queue of at most `bound` requests, with the timeout [`BALANCE_QUEUE_TIMEOUT`].
     pub const fn new(bound: usize) -> Self {
         Self { bound, timeout: BALANCE_QUEUE_TIMEOUT }
     }
 
-    /// How long a request waits. Its [`Deadline`](crate::peer::Deadline) may end that sooner. Default
+    /// Sets the timeout in the queue. A [`Deadline`](crate::peer::Deadline) of the request may end it sooner. Default
     /// [`BALANCE_QUEUE_TIMEOUT`].
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -80,27 +80,27 @@ impl QueueOptions {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStats {
-    /// Requests that wait now.
+    /// Waiting requests.
     pub waiting: usize,
-    /// Requests that found an endpoint after they had waited.
+    /// Requests that got an endpoint after they had waited.
     pub admitted: u64,
     /// Requests that found the queue full, or were displaced from it.
     pub refused: u64,
-    /// Requests that waited for too long.
+    /// Requests whose timeout passed.
     pub timed_out: u64,
-    /// The waits of those admitted together: divided by their number it is the mean.
+    /// The total wait of admitted requests.
     pub total_wait: Duration,
-    /// The longest wait of those admitted.
+    /// The longest wait of an admitted request.
     pub longest_wait: Duration,
-    /// How long the oldest of those that wait has been waiting.
+    /// How long the oldest waiting request has been waiting.
     pub oldest_wait: Duration,
 }
 
-/// A queue that holds places, not requests: those are in the futures that wait.
+/// A queue of entries. The requests themselves are in the futures that wait.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Places in the queue; read without the lock.
+    /// The number of entries, read without the lock.
     len: AtomicUsize,
 }
 
@@ -114,30 +114,30 @@ struct State {
 #[derive(Debug)]
 struct Place {
     since: Instant,
-    /// Told when the place is taken out of the queue.
+    /// Notified when the entry is removed from the queue.
     called: Notify,
     is_displaced: std::sync::atomic::AtomicBool,
 }
 
-/// A request's place in the queue; dropped, it leaves it.
+/// The entry of a request in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
     queue: &'a Queue,
     place: Arc<Place>,
     class: Priority,
-    /// It was called and has not used that yet.
+    /// Whether it was called and has not used the call yet.
     is_called: bool,
 }
 
-/// Why a wait ended without an endpoint.
+/// The reason why a request got no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueueError {
-    /// No more requests may wait, or one of a higher priority took the place.
+    /// The queue is full, or a request of a higher priority took its entry.
     #[error("all endpoints are busy and the queue is full")]
     Full,
-    /// No endpoint had room in time.
-    #[error("no endpoint had room within {0:?}")]
+    /// No endpoint was available within the timeout.
+    #[error("no endpoint was available within {0:?}")]
     Timeout(Duration),
 }
 
@@ -147,10 +147,10 @@ impl Queue {
         Self { state: Mutex::new(State { options, classes, stats }), len: AtomicUsize::new(0) }
     }
 
-    /// Whether requests wait.
+    /// Returns whether requests wait.
     pub(super) fn has_waiting(&self) -> bool {
-        // Sequentially consistent, as is the write: the one that frees room after a failed pick either sees the
-        // place of the waiting request, or is seen by its look after it took its place.
+        // Sequentially consistent, like the write: a thread that frees capacity after a failed pick either sees the
+        // entry of the waiting request, or its change is seen by the pick that follows the entry.
         self.len.load(SeqCst) > 0
     }
 
@@ -158,7 +158,7 @@ impl Queue {
         self.state().options = options;
     }
 
-    /// Takes a place.
+    /// Adds an entry.
     pub(super) fn enter(&self, class: Priority) -> Result<(Ticket<'_>, Duration), QueueError> {
         let mut state = self.state();
         if state.options.bound <= state.len() && !state.displace(class) {
@@ -172,7 +172,7 @@ impl Queue {
         Ok((Ticket { queue: self, place, class, is_called: false }, timeout))
     }
 
-    /// Calls the first request: there is room.
+    /// Calls the first request, since there is capacity.
     pub(super) fn wake(&self) {
         if !self.has_waiting() {
             return;
@@ -198,7 +198,7 @@ impl Queue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -208,7 +208,7 @@ impl State {
         self.classes.iter().map(VecDeque::len).sum()
     }
 
-    /// Removes the last request of a lower class than this. Returns whether there was one.
+    /// Removes the last request of a lower priority. Returns whether there was one.
     fn displace(&mut self, class: Priority) -> bool {
         let mut lower = self.classes[class as usize + 1..].iter_mut().rev();
         let Some(place) = lower.find_map(VecDeque::pop_back) else { return false };
@@ -220,7 +220,7 @@ impl State {
 }
 
 impl Ticket<'_> {
-    /// Waits until it is called, which takes it out of the queue.
+    /// Waits until it is called, which removes it from the queue.
     pub(super) async fn called(&mut self) -> Result<(), QueueError> {
         self.place.called.notified().await;
         if self.place.is_displaced.load(SeqCst) {
@@ -230,14 +230,14 @@ impl Ticket<'_> {
         Ok(())
     }
 
-    /// Whether it is called, or the first in the queue: others must not be overtaken.
+    /// Returns whether it was called or is the first in the queue, so that it overtakes no other.
     pub(super) fn is_first(&self) -> bool {
         let state = self.queue.state();
         let first = state.classes.iter().find_map(VecDeque::front);
         self.is_called || first.is_some_and(|first| Arc::ptr_eq(first, &self.place))
     }
 
-    /// Goes back to the front: there was no room after all.
+    /// Returns to the front of the queue, since the pick failed.
     pub(super) fn requeue(&mut self) {
         if std::mem::take(&mut self.is_called) {
             let mut state = self.queue.state();
@@ -246,7 +246,7 @@ impl Ticket<'_> {
         }
     }
 
-    /// It has found an endpoint: the next may find another.
+    /// Leaves the queue with an endpoint. The next request is called, since there may be another endpoint.
     pub(super) fn admit(mut self) {
         self.is_called = true; // its drop calls the next
         let wait = clock::now().saturating_duration_since(self.place.since);
@@ -256,7 +256,7 @@ impl Ticket<'_> {
         stats.longest_wait = stats.longest_wait.max(wait);
     }
 
-    /// It has waited for too long.
+    /// Leaves the queue after the timeout.
     pub(super) fn time_out(self) -> QueueError {
         let mut state = self.queue.state();
         state.stats.timed_out += 1;
@@ -273,7 +273,7 @@ impl Drop for Ticket<'_> {
         let was_queued = class.len() < before;
         self.queue.publish(&state);
         drop(state);
-        // A call that it did not use is another's.
+        // An unused call is passed to the next request.
         let is_displaced = self.place.is_displaced.load(SeqCst);
         if self.is_called || (!was_queued && !is_displaced) {
             self.queue.wake();

@@ -44,12 +44,12 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 ///   lock between a request and its response.
 /// - Idle connections are reused in the runtime that opened them, newest first. They are closed when they have been
 ///   idle for [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT), and when their runtime ends.
-/// - Over HTTP/2 requests share a connection, which a task of the runtime drives, and more are opened when the server
+/// - With HTTP/2, requests share a connection, which a task of the runtime drives. More are opened when the server
 ///   allows no further request on it.
-/// - Over TLS the server's certificate is verified.
+/// - With TLS, the server's certificate is verified.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included.
-/// - `Host` is that of the request, or that of its target; without either, it is the server's address.
+/// - `Host` is that of the request or its target; without either, it is the server's address.
 ///
 /// It makes one attempt and does not rewrite the request: [`Retry`](super::Retry) and [`Forward`](super::Forward) do
 /// the rest of a gateway's work. Always ready. Cheap to clone: clones share connections.
@@ -66,16 +66,16 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 #[derive(Clone)]
 pub struct Remote(Arc<Shared>);
 
-/// What clones share.
+/// The state that clones share.
 pub(super) struct Shared {
     pub(super) scheme: Scheme,
     /// The connections of HTTP/1.1.
     pub(super) http1: Arc<pooled::Server<Http1>>,
     /// The connections of HTTP/2.
     pub(super) connections: SharedConnections,
-    /// Makes connections that may become those of HTTP/2.
+    /// Connects for protocols that are negotiated by ALPN, or HTTP/2.
     pub(super) connector: Connector,
-    /// Whether the server has chosen HTTP/1.1 by ALPN.
+    /// Whether the server has selected HTTP/1.1 by ALPN.
     pub(super) speaks_http1: AtomicBool,
 }
 
@@ -83,7 +83,7 @@ impl Remote {
     /// Creates the service of the server at a [`ServerAddress`], with default options.
     ///
     /// # Errors
-    /// An address that cannot be parsed, or whose scheme this build does not speak. For `https://`, the system has
+    /// An address that cannot be parsed or whose scheme this build does not support. For `https://`, the system has
     /// no root certificates.
     pub fn new(address: impl AsRef<str>) -> io::Result<Self> {
         let address: ServerAddress = address.as_ref().parse()?;
@@ -128,18 +128,19 @@ impl Remote {
         self.0.http1.check(&self.0.connector).await
     }
 
-    /// How many requests wait for a connection now, if connections are
-    /// [bounded](super::PoolConfig::max_connections), in all runtimes.
+    /// Returns how many requests wait for a connection, in all runtimes, if connections are
+    /// [bounded](super::PoolConfig::max_connections).
     pub fn queued(&self) -> usize {
         self.0.http1.queued()
     }
 
-    /// Returns the current number of idle connections, in all runtimes; those of HTTP/2 count even if not idle.
+    /// Returns the current number of idle connections, in all runtimes. Connections of HTTP/2 count even if they are
+    /// not idle.
     pub fn idle_connections(&self) -> usize {
         self.0.http1.idle_connections() + self.0.connections.len()
     }
 
-    /// Whether requests are sent by HTTP/1.1 now.
+    /// Returns whether requests are currently sent by HTTP/1.1.
     fn is_http1(&self) -> bool {
         match self.0.scheme {
             Scheme::Http => true,

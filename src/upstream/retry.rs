@@ -1,4 +1,4 @@
-//! `Retry`: sends a request again that failed without harm.
+//! `Retry`: sends a failed request again if that is safe.
 
 mod config;
 mod judge;
@@ -28,25 +28,23 @@ use crate::{
 
 pub use config::{ATTEMPTS, RetryLayer};
 
-/// Sends a request again that failed without harm: over [`Balance`](super::Balance), to another
-/// endpoint.
+/// Sends a failed request again if that is safe; over [`Balance`](super::Balance), to another endpoint.
 ///
-/// A request is sent again if the service gives it back in an [`AttemptError`](super::AttemptError), and
-/// - not a byte of it [was sent](super::Delivery::NotSent): whatever its method, whatever its body; or
-/// - the attempt failed before a byte of the response came, the body can be
-///   [sent again](Body::replay), and the method is idempotent (RFC 9110 section 9.2.2) or
-///   [`repeatable`](RetryLayer::repeatable) allows it.
+/// A request is sent again if the service returns it in an [`AttemptError`](super::AttemptError), and
+/// - no byte of it [was sent](super::Delivery::NotSent), whatever its method and body; or
+/// - the attempt failed before the first byte of the response, the body can be [replayed](Body::replay), and the
+///   method is idempotent (RFC 9110 section 9.2.2) or [`repeatable`](RetryLayer::repeatable) allows it.
 ///
-/// A body that a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) has collected can be sent again,
-/// in memory or in a file. A body that streams is lent to an attempt when it has a connection, so it is
-/// whole as long as nothing was sent.
+/// A body that a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) has buffered can be replayed, from memory
+/// or from a file. A streamed body is moved into an attempt only when there is a connection, so it is complete if
+/// nothing was sent.
 ///
-/// Retries are bounded: by their number for each request, by a [budget](RetryLayer::budget) for all
-/// requests together, and by time. A request that ran out of time is not sent again, unless the time
-/// was that of [one attempt](RetryLayer::attempt_timeout). Errors of other types pass as they are. Of the
-/// last [`AttemptError`](super::AttemptError) the source is returned.
+/// Retries are limited: in number for each request, by a [budget](RetryLayer::budget) for all requests together, and
+/// by time. A request whose deadline has passed is not sent again, unless it was the timeout of [one
+/// attempt](RetryLayer::attempt_timeout). Errors of other types are returned unchanged. Of the last
+/// [`AttemptError`](super::AttemptError), the source is returned.
 ///
-/// Each attempt but the first is sent to a clone of the service. Readiness passes through.
+/// Each attempt after the first one is sent to a clone of the service. Readiness passes through.
 ///
 /// ```
 /// use std::time::Duration;
@@ -75,7 +73,7 @@ pub struct Retry<S> {
 }
 
 impl<S> Retry<S> {
-    /// The service inside.
+    /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -119,9 +117,9 @@ pub struct ResponseFuture<S, F> {
     state: State<F>,
     service: S,
     config: Arc<Config>,
-    /// Attempts that have begun.
+    /// Attempts so far.
     attempts: u32,
-    /// The deadline of all attempts together, if an attempt has one of its own.
+    /// The deadline of all attempts together, if the current attempt has an earlier one.
     deadline: Option<Instant>,
     last_error: Option<BoxError>,
 }
@@ -129,7 +127,7 @@ pub struct ResponseFuture<S, F> {
 #[pin_project(project = StateProj)]
 enum State<F> {
     Called(#[pin] F),
-    /// The next attempt waits for its delay, then for the service.
+    /// The next attempt waits for its delay, and then for the readiness of the service.
     Waiting(Option<Box<Request<Body>>>, Option<Pin<Box<Sleep>>>),
 }
 
@@ -175,8 +173,8 @@ where
 }
 
 impl Config {
-    /// Sets the deadlines of a request and of its first attempt. Returns the deadline of all attempts, if the
-    /// request has lost it to that of an attempt.
+    /// Sets the deadline of the first attempt. Returns the deadline of all attempts together, if that of the attempt
+    /// has replaced it.
     fn begin(&self, request: &mut Request<Body>) -> Option<Instant> {
         if self.total_timeout.is_none() && self.attempt_timeout.is_none() {
             return None;
@@ -188,7 +186,7 @@ impl Config {
         deadline
     }
 
-    /// Sets the deadline of the next attempt, at the latest `deadline`.
+    /// Sets the deadline of the next attempt, which is not after `deadline`.
     fn limit_attempt(&self, request: &mut Request<Body>, deadline: Option<Instant>) {
         if self.total_timeout.is_none() && self.attempt_timeout.is_none() {
             return;

@@ -1,4 +1,4 @@
-//! `ServerAddress`: where a server is, and what it speaks.
+//! `ServerAddress`: the address of a server, and its protocol.
 
 use std::{fmt, io, str::FromStr};
 
@@ -19,7 +19,7 @@ pub struct ServerAddress {
     address: Address,
 }
 
-/// What a server speaks.
+/// The protocol of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// HTTP/1.1.
@@ -37,12 +37,12 @@ impl ServerAddress {
         Self { scheme, address }
     }
 
-    /// Returns what the server speaks.
+    /// Returns the protocol of the server.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Returns where it is.
+    /// Returns the network address.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -56,7 +56,7 @@ impl ServerAddress {
     }
 }
 
-/// Plain HTTP/1.1.
+/// An address with HTTP/1.1 without TLS.
 impl From<Address> for ServerAddress {
     fn from(address: Address) -> Self {
         Self::new(Scheme::Http, address)
@@ -70,10 +70,10 @@ impl FromStr for ServerAddress {
         if let Some(host) = text.strip_prefix("https://") {
             let host = host.trim_end_matches('/');
             if host.is_empty() {
-                let why = "'https://' has no host";
+                let why = "'https://' needs a host";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
-            // An IPv6 address has colons of its own.
+            // An IPv6 address contains colons.
             let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
             let address = if has_port { host.parse() } else { format!("{host}:443").parse() };
             return Ok(Self::new(Scheme::Https, address?));

@@ -1,4 +1,4 @@
-//! `SharedConnections`: HTTP/2 connections to one server, each of which many requests share.
+//! `SharedConnections`: HTTP/2 connections to one server, which requests share.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use crate::{
     peer::Deadline,
 };
 
-/// The connections of all runtimes. A connection belongs to the runtime that made it, whose task drives it.
+/// The connections of all runtimes. A connection belongs to the runtime that opened it, where a task drives it.
 #[derive(Debug, Default)]
 pub(super) struct SharedConnections(Mutex<HashMap<Id, Arc<Home>>>);
 
@@ -34,17 +34,17 @@ pub(super) struct SharedConnections(Mutex<HashMap<Id, Arc<Home>>>);
 #[derive(Debug, Default)]
 struct Home {
     open: Mutex<Vec<Connection>>,
-    /// Held while a connection is made, so that a burst of requests makes one.
+    /// Held while a connection is being opened, so that a burst of requests opens only one.
     connecting: tokio::sync::Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one is held.
+    // Nothing panics while a lock is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SharedConnections {
-    /// Returns the connections of the present runtime.
+    /// Returns the connections of the current runtime.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
@@ -54,7 +54,7 @@ impl SharedConnections {
         if let Some(home) = homes.get(&runtime) {
             return home.clone();
         }
-        // Runtimes that have ended leave nothing: their tasks have closed all connections.
+        // The tasks of a runtime that has ended have closed its connections.
         homes.retain(|_, home| Arc::strong_count(home) > 1 || home.has_open());
         homes.entry(runtime).or_default().clone()
     }
@@ -70,7 +70,7 @@ impl Home {
         lock(&self.open).iter().any(|connection| !connection.is_closed())
     }
 
-    /// Returns a connection that takes another request, the oldest such one, so that others become idle.
+    /// Returns the oldest connection that allows another request, so that the others become idle.
     fn find(&self) -> Option<Connection> {
         let mut open = lock(&self.open);
         open.retain(|connection| !connection.is_closed());
@@ -103,7 +103,7 @@ async fn drive<I: Io>(connection: &Connection, mut driver: Driver<I>, idle_timeo
         match tokio::time::timeout(idle_timeout, &mut driver).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {
-                return tracing::debug!(target: "vestibule::upstream", %error, "a connection has ended");
+                return tracing::debug!(target: "vestibule::upstream", %error, "a connection to a server failed");
             }
             Err(_) if connection.active() > 0 || connection.exchanges() != exchanges => {
                 exchanges = connection.exchanges();
@@ -116,8 +116,8 @@ async fn drive<I: Io>(connection: &Connection, mut driver: Driver<I>, idle_timeo
 /// The application protocols that are offered to a server (ALPN).
 pub(super) const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// Sends a request over a connection that has room for it, or a new one. If the server chooses HTTP/1.1, it is
-/// sent by that.
+/// Sends a request on a connection with a free stream, or on a new one. If the server selects HTTP/1.1, the request
+/// is sent by that.
 pub(super) async fn send(
     shared: Arc<Shared>,
     request: Request<Body>,
@@ -137,7 +137,7 @@ pub(super) async fn send(
     connection.exchange(request).await.map_err(attempt_error)
 }
 
-/// Returns a connection, within the connect timeout and until the request's deadline; `None` if the server speaks
+/// Returns a connection, within the connect timeout and until the request's deadline; `None` if the server selects
 /// HTTP/1.1.
 async fn connect(
     shared: &Shared,
@@ -163,7 +163,7 @@ async fn connect(
 async fn try_connect(shared: &Shared, home: &Arc<Home>) -> io::Result<Option<Connection>> {
     let _one_at_a_time = home.connecting.lock().await;
     if let Some(connection) = home.find() {
-        return Ok(Some(connection)); // another request has made it
+        return Ok(Some(connection)); // another request has opened it
     }
     let stream = shared.connector.connect().await?;
     if shared.scheme == Scheme::Https && tls::alpn(&stream) != Some(b"h2") {
@@ -180,12 +180,12 @@ async fn try_connect(shared: &Shared, home: &Arc<Home>) -> io::Result<Option<Con
     Ok(Some(connection))
 }
 
-/// The error of an exchange that failed, with the request if it was given back.
+/// Converts the error of an exchange, with the request if it was returned.
 #[cold]
 fn attempt_error(error: ExchangeError) -> AttemptError {
     let ExchangeError { cause, delivery, request, .. } = error;
     let kind = match cause {
-        // The connection ends, or the server takes no further request on it: another connection will do.
+        // The connection ends, or the server allows no further request on it: another connection can be used.
         Cause::Closed(_) | Cause::Reset(_) if delivery == Delivery::NotSent => {
             AttemptErrorKind::StaleConnection
         }

@@ -41,16 +41,16 @@ pub use builder::{MAX_CONNECTIONS, TCP_IDLE_TIMEOUT, TcpBalanceBuilder};
 pub use relay::End;
 pub use target::TcpTarget;
 
-/// Forwards whole connections to one of several servers: a balancer for databases, caches, mail, or
-/// TLS that is not ended here.
+/// Forwards whole connections to one of several servers: a load balancer for databases, caches, mail, or TLS that the
+/// servers terminate.
 ///
-/// - The server is picked by the same [policies](crate::policy::pick) as those of requests, and the same health
-///   counts: a server that cannot be connected to is ejected, and the connection goes to another. A policy may
-///   use the client's [`Peer`], which is among the extensions of the request that it sees.
-/// - Once connected, bytes are moved by splice(2), and are not copied in user space. The end of one
-///   direction is passed on, and the other goes on. A connection that breaks on one side is reset on the
-///   other, which then takes it for no proper end.
-/// - A connection on which nothing moves is closed after [`TCP_IDLE_TIMEOUT`].
+/// - A [policy](crate::policy::pick) picks the server, as for requests, with the same health: a server that cannot be
+///   reached is ejected, and the connection goes to another. The policy can use the client's [`Peer`], which is in
+///   the extensions of the request that it gets.
+/// - Bytes are moved by splice(2), without a copy in user space. The end of one direction is passed on, and the other
+///   direction continues. If the connection to one side breaks, the one to the other is reset, so that its peer does
+///   not take it for complete.
+/// - A connection without traffic is closed after [`TCP_IDLE_TIMEOUT`].
 /// - At most [`MAX_CONNECTIONS`] connections are forwarded; others are closed at once.
 ///
 /// Cheap to clone: clones share servers, limits and figures.
@@ -61,7 +61,7 @@ pub use target::TcpTarget;
 /// # async fn run() -> std::io::Result<()> {
 /// let redis = TcpBalance::builder(["10.0.0.1:6379", "10.0.0.2:6379"]).build()?;
 /// let listener = Listener::bind(&"127.0.0.1:6379".parse()?, false)?;
-/// let drain = Drain::new(); // `drain.begin()` ends it, `drain.ended().await` waits
+/// let drain = Drain::new(); // `drain.begin()` stops it, `drain.ended().await` waits
 /// redis.serve(listener, &drain).await
 /// # }
 /// ```
@@ -88,25 +88,25 @@ struct Counts {
     received: AtomicU64,
 }
 
-/// Figures of a [`TcpBalance`] since it was made.
+/// The figures of a [`TcpBalance`] since it was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TcpStats {
-    /// Connections that are being forwarded, or wait for a server.
+    /// Connections that are being forwarded or wait for a server.
     pub active: usize,
-    /// Connections of clients that were taken.
+    /// Accepted connections.
     pub accepted: u64,
-    /// Connections that were closed at once, since as many as may were active.
+    /// Connections that were closed at once because of [`MAX_CONNECTIONS`].
     pub refused: u64,
     /// Connections for which no server was found.
     pub failed: u64,
-    /// Bytes from clients to servers. They count when their connection has ended.
+    /// Bytes from clients to servers, of connections that have ended.
     pub sent: u64,
-    /// Bytes from servers to clients. They count when their connection has ended.
+    /// Bytes from servers to clients, of connections that have ended.
     pub received: u64,
 }
 
-/// How a forwarded connection has ended.
+/// The end of a forwarded connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Transferred {
@@ -114,7 +114,7 @@ pub struct Transferred {
     pub sent: u64,
     /// Bytes from the server to the client.
     pub received: u64,
-    /// Why it ended.
+    /// The reason of its end.
     pub end: End,
 }
 
@@ -122,29 +122,29 @@ pub struct Transferred {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TcpError {
-    /// As many connections as may are active.
-    #[error("{0} connections are forwarded already")]
+    /// The maximum number of connections is active.
+    #[error("the maximum of {0} connections is active")]
     TooMany(usize),
-    /// No server could be connected to.
-    #[error("no server for the connection")]
+    /// No connection to a server could be made.
+    #[error("cannot connect to any server")]
     NoServer(#[source] BoxError),
-    /// The server closed the connection before it had taken the PROXY header.
-    #[error("server took no PROXY header")]
+    /// The server closed the connection before it had read the PROXY header.
+    #[error("cannot send the PROXY header: does the server expect it?")]
     ProxyHeader(#[source] io::Error),
 }
 
 impl TcpBalance {
-    /// A balancer over these servers, `host:port` or `unix:/path`, with options.
+    /// Returns a builder for these servers, `host:port` or `unix:/path`.
     pub fn builder<A: AsRef<str>>(servers: impl IntoIterator<Item = A>) -> TcpBalanceBuilder {
         TcpBalanceBuilder::new(servers)
     }
 
-    /// The balancer of its servers: their load and health.
+    /// Returns the balancer of its servers, with their load and health.
     pub fn balance(&self) -> &Balance<TcpTarget, Arc<dyn Pick>> {
         self.0.targets.get_ref()
     }
 
-    /// Its figures.
+    /// Returns the figures.
     pub fn stats(&self) -> TcpStats {
         let Counts { accepted, refused, failed, sent, received } = &self.0.counts;
         TcpStats {
@@ -157,11 +157,11 @@ impl TcpBalance {
         }
     }
 
-    /// Forwards the connection of a client, until it ends or `watch` aborts it. `read_ahead` are bytes of the
-    /// client that were read already; they are sent first.
+    /// Forwards the connection of a client until it ends or `watch` aborts it. `read_ahead` are bytes that were
+    /// already read from the client; they are sent first.
     ///
     /// # Errors
-    /// [`TcpError`] if there was no server for it.
+    /// [`TcpError`] if there is no server for it.
     pub async fn forward(
         &self,
         mut client: Stream,
@@ -200,7 +200,7 @@ impl TcpBalance {
         Ok(Transferred { sent, received, end })
     }
 
-    /// Connects to a server that the policy picks, or to another if that fails.
+    /// Connects to the server that the policy picks, or to another if that fails.
     async fn connect(&self, peer: &Peer) -> Result<Connected, TcpError> {
         let mut targets = self.0.targets.clone();
         let mut request = Request::new(Body::empty());
@@ -212,7 +212,7 @@ impl TcpBalance {
     }
 }
 
-/// The addresses that a PROXY header tells: the client that a trusted proxy has named, or that of the socket.
+/// Returns the addresses for the PROXY header: the client that a trusted proxy has named, or that of the socket.
 fn addresses(peer: &Peer) -> Option<ProxyAddresses> {
     if let Some(proxied) = peer.proxy_addresses() {
         return Some(*proxied);
@@ -220,7 +220,7 @@ fn addresses(peer: &Peer) -> Option<ProxyAddresses> {
     Some(ProxyAddresses { client: peer.remote_addr()?, destination: peer.local_addr()? })
 }
 
-/// How long a server may take to accept a connection, unless set otherwise.
+/// Default timeout of connecting: 5 s.
 const CONNECT_TIMEOUT: Duration = super::CONNECT_TIMEOUT;
 
 impl fmt::Debug for TcpBalance {

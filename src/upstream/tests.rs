@@ -376,7 +376,7 @@ fn builder_tells_first_bad_address_whatever_order_of_options() {
         .unwrap_err();
     assert!(error.to_string().contains("'no port'"), "{error}");
     let error = UpstreamBuilder::new().build().unwrap_err();
-    assert_eq!(error.to_string(), "no server to send to");
+    assert_eq!(error.to_string(), "the proxy has no server: add one, or call `empty`");
     let built = UpstreamBuilder::new()
         .pool(PoolConfig::new().keep_idle(1))
         .server("unix:/a")

@@ -15,14 +15,14 @@ use crate::{
     },
 };
 
-/// What becomes of a request when there is no endpoint, or none that an operator lets requests go to.
+/// How a request is handled when there is no endpoint, or an operator has taken all out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EmptySet {
     /// It fails at once with [`NoEndpoint`](crate::upstream::NoEndpoint), which becomes 503.
     #[default]
     Fail,
-    /// It waits in the [queue](BalanceBuilder::queue) for one, as while a program starts and its endpoints are not
-    /// known yet.
+    /// It waits in the [queue](BalanceBuilder::queue), for example while a program starts and its endpoints are not
+    /// yet known.
     Wait,
 }
 
@@ -49,31 +49,31 @@ pub struct BalanceBuilder {
 }
 
 impl BalanceBuilder {
-    /// With default options.
+    /// Creates a builder with default options.
     pub const fn new() -> Self {
         Self { health: HealthOptions::new(), queue: QueueOptions::new(0), empty: EmptySet::Fail }
     }
 
-    /// When endpoints are ejected, and how they come back.
+    /// Sets when endpoints are ejected, and how they come back.
     pub const fn health(mut self, options: HealthOptions) -> Self {
         self.health = options;
         self
     }
 
-    /// How many requests may wait when all endpoints are at their [limits](Endpoint::limits). Default: none, a
+    /// Sets the queue for requests while all endpoints are at their [limits](Endpoint::limits). Default: none, and a
     /// request fails at once with [`QueueError::Full`](crate::upstream::QueueError), which becomes 503.
     pub const fn queue(mut self, options: QueueOptions) -> Self {
         self.queue = options;
         self
     }
 
-    /// What becomes of a request when there is no endpoint. Default [`EmptySet::Fail`].
+    /// Sets how a request is handled when there is no endpoint. Default [`EmptySet::Fail`].
     pub const fn empty(mut self, empty: EmptySet) -> Self {
         self.empty = empty;
         self
     }
 
-    /// Balances over these endpoints.
+    /// Creates the balancer of these endpoints.
     ///
     /// # Panics
     /// If two endpoints have the same key.

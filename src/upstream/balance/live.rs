@@ -1,4 +1,4 @@
-//! What can be read and changed of a `Balance` while it works.
+//! Methods of `Balance` that read and change it at run time.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -13,51 +13,51 @@ use crate::{
 };
 
 impl<S, P> Balance<S, P> {
-    /// The endpoints as they are now.
+    /// Returns the current endpoints.
     pub fn endpoints(&self) -> Arc<[Endpoint<S>]> {
         self.0.set.load().endpoints.clone()
     }
 
-    /// The handle of the endpoint with this key, with which it can be ejected, drained, restored and limited.
+    /// Returns the handle of the endpoint with this key, which can eject, drain, restore and limit it.
     pub fn endpoint(&self, key: &str) -> Option<EndpointHandle> {
         let set = self.0.set.load();
         let endpoint = set.endpoints.iter().find(|e| e.key().as_str() == key)?;
         Some(endpoint.handle().clone())
     }
 
-    /// What a status page shows of each endpoint.
+    /// Returns the status of each endpoint, for a status page.
     pub fn status(&self) -> Vec<EndpointStatus> {
         let set = self.0.set.load();
         set.endpoints.iter().map(|endpoint| endpoint.handle().status(endpoint.place())).collect()
     }
 
-    /// The figures of the queue.
+    /// Returns the figures of the queue.
     pub fn queue_stats(&self) -> QueueStats {
         self.0.group.queue.stats()
     }
 
-    /// Changes how many requests may wait from now on. Those that wait stay.
+    /// Changes the options of the queue. Waiting requests keep theirs.
     pub fn set_queue(&self, options: QueueOptions) {
         self.0.group.queue.set_options(options);
     }
 
-    /// When endpoints are ejected.
+    /// Returns the options of ejections.
     pub fn health_options(&self) -> HealthOptions {
         **self.0.group.options()
     }
 
-    /// Changes when endpoints are ejected. Ejections that have begun stay as long as they are.
+    /// Changes the options of ejections. Current ejections keep their end.
     pub fn set_health_options(&self, options: HealthOptions) {
         self.0.group.set_options(options);
     }
 }
 
 impl<S: Clone, P: Pick> Balance<S, P> {
-    /// Adds an endpoint, which is in and begins with a [slow start](HealthOptions::slow_start). It replaces one with the same
-    /// key, which is returned: what that one has in flight goes on.
+    /// Adds an endpoint, which begins with a [slow start](HealthOptions::slow_start). An endpoint with the same key
+    /// is replaced and returned; its requests continue.
     pub fn insert(&self, endpoint: Endpoint<S>) -> Option<Endpoint<S>> {
         let handle = endpoint.handle();
-        handle.health().set_draining(false); // it may have been removed before
+        handle.health().set_draining(false); // it may have been removed and drained before
         handle.health().start_slowly(handle.age(clock::now()), &self.0.group.options());
         self.0.change(|old| {
             let mut endpoints = old.to_vec();
@@ -76,8 +76,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
         })
     }
 
-    /// Removes the endpoint with this key. What it has in flight goes on;
-    /// [`idle`](EndpointHandle::idle) waits for the end of it.
+    /// Removes the endpoint with this key. Its requests continue; [`idle`](EndpointHandle::idle) waits for their end.
     pub fn remove(&self, key: &str) -> Option<Endpoint<S>> {
         self.0.change(|old| {
             let Some(at) = old.iter().position(|e| e.key().as_str() == key) else {
@@ -85,15 +84,15 @@ impl<S: Clone, P: Pick> Balance<S, P> {
             };
             let mut endpoints = old.to_vec();
             let removed = endpoints.remove(at);
-            // For requests that have the old set, so that it becomes idle.
+            // For requests with the old set, so that it becomes idle.
             removed.handle().drain();
             (Some(endpoints), Some(removed))
         })
     }
 
-    /// Replaces all endpoints by these. One whose key is in the set already stays, with its service, its
-    /// connections, its load and its health; it gets the new one's weight, tier and zone. Others begin with a slow
-    /// start. Returns those that were removed. Of several with the same key the first counts.
+    /// Replaces all endpoints. An endpoint whose key is already in the set keeps its service, connections, load and
+    /// health, and gets the new weight, tier and zone. Others begin with a slow start. Returns the removed endpoints.
+    /// Of several with the same key, the first one is used.
     pub fn replace(&self, endpoints: impl IntoIterator<Item = Endpoint<S>>) -> Vec<Endpoint<S>> {
         let options = self.health_options();
         self.0.change(|old| {
@@ -133,7 +132,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
         })
     }
 
-    /// Replaces the policy. One of any type fits into a `Balance` over `Arc<dyn Pick>`.
+    /// Replaces the policy. A `Balance` over `Arc<dyn Pick>` takes a policy of any type.
     pub fn set_policy(&self, policy: P) {
         self.0.change_policy(policy);
     }

@@ -1,4 +1,4 @@
-//! `Set`: the endpoints of a `Balance` as they are between two changes.
+//! `Set`: an immutable snapshot of the endpoints of a `Balance`.
 
 use std::{
     collections::HashSet,
@@ -11,7 +11,7 @@ use crate::{
     upstream::endpoint::Endpoint,
 };
 
-/// Endpoints, the policy, and what the policy made of them.
+/// The endpoints, the policy, and its prepared data.
 pub(super) struct Set<S, P> {
     pub(super) endpoints: Arc<[Endpoint<S>]>,
     pub(super) is_uniform: bool,
@@ -34,14 +34,14 @@ impl<S, P: Pick> Set<S, P> {
         Self { endpoints, is_uniform, policy, prepared }
     }
 
-    /// The candidates of a source over these endpoints.
+    /// Returns the candidates of a source over these endpoints.
     pub(super) fn candidates<'a>(&'a self, source: &'a dyn Source) -> Candidates<'a> {
         Candidates::new(source).with_prepared(&self.prepared)
     }
 }
 
 impl<S, P: Pick> Shared<S, P> {
-    /// Replaces the endpoints by those that `change` makes of them; with `None` they stay.
+    /// Replaces the endpoints by the result of `change`; with `None` they stay.
     pub(super) fn change<R>(
         &self,
         change: impl FnOnce(&[Endpoint<S>]) -> (Option<Vec<Endpoint<S>>>, R),
@@ -65,11 +65,11 @@ impl<S, P: Pick> Shared<S, P> {
     fn publish(&self, endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>) {
         let handles = endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect();
         self.set.store(Arc::new(Set::new(endpoints, policy)));
-        self.group.set_members(handles); // wakes those that wait
+        self.group.set_members(handles); // wakes queued requests
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
-        // A policy that panics leaves the set as it was.
+        // A panic of a policy leaves the set unchanged.
         self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

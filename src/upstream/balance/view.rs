@@ -1,4 +1,4 @@
-//! `View`: the endpoints as one request sees them.
+//! `View`: the endpoints for one attempt.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::{
     upstream::{endpoint::Endpoint, group::Group, history::History},
 };
 
-/// The endpoints without load and health, for what a policy prepares.
+/// The endpoints without load and health, for [`Pick::prepare`](crate::policy::pick::Pick::prepare).
 pub(super) struct Members<'a, S> {
     pub(super) endpoints: &'a [Endpoint<S>],
     pub(super) is_uniform: bool,
@@ -31,7 +31,7 @@ impl<S> Source for Members<'_, S> {
     }
 }
 
-/// The endpoints as one request sees them.
+/// The endpoints for one attempt.
 pub(super) struct View<'a, S> {
     endpoints: &'a [Endpoint<S>],
     is_uniform: bool,
@@ -39,9 +39,9 @@ pub(super) struct View<'a, S> {
     group: &'a Group,
     now: Instant,
     options: &'a HealthOptions,
-    /// Too few of those that were not tried are healthy.
+    /// Whether too few of the untried endpoints are healthy.
     ignores_health: bool,
-    /// All were tried.
+    /// Whether all endpoints were tried.
     may_repeat: bool,
 }
 
@@ -70,17 +70,17 @@ impl<'a, S> View<'a, S> {
         view
     }
 
-    /// Whether requests go to endpoints that are not healthy.
+    /// Returns whether requests go to endpoints that are not healthy.
     pub(super) fn ignores_health(&self) -> bool {
         self.ignores_health
     }
 
-    /// Whether the request may go there, whatever the policy thinks.
+    /// Returns whether the endpoint may get the request, whatever the policy picks.
     pub(super) fn may_send(&self, endpoint: &Endpoint<S>) -> bool {
         !self.is_tried(endpoint) && endpoint.handle().is_in(self.now)
     }
 
-    /// Why the policy has picked none.
+    /// Returns the reason why the policy has picked none.
     pub(super) fn refusal(&self) -> Refusal {
         let is_open = |e: &&Endpoint<S>| e.handle().is_in(self.now) && !e.handle().is_draining();
         let mut open = self.endpoints.iter().filter(is_open).peekable();
@@ -106,7 +106,7 @@ impl<'a, S> View<'a, S> {
             && handle.is_in(self.now)
     }
 
-    /// Whether an endpoint that was not tried is expected to work. It may be at its limits.
+    /// Returns whether an untried endpoint is healthy. It may be at its limits.
     fn has_healthy(&self) -> bool {
         let is_healthy =
             |e: &Endpoint<S>| e.handle().is_available_at(self.now) && !self.is_tried(e);

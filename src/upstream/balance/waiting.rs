@@ -1,4 +1,4 @@
-//! A request that waits for an endpoint in the queue.
+//! Requests that wait for an endpoint in the queue.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -18,14 +18,15 @@ use crate::{
     },
 };
 
-/// How often the first in the queue looks for an endpoint without being called: an ejection ends by itself.
+/// How often the first request in the queue checks the endpoints without being called: every 100 ms, since ejections
+/// end by themselves.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Boxed, since few requests wait.
 pub(super) type WaitFuture<S, F> =
     Pin<Box<dyn Future<Output = Result<SentTo<S, F>, AttemptError>> + Send>>;
 
-/// Waits for an endpoint that takes the request.
+/// Waits for an endpoint and sends the request to it.
 pub(super) fn wait<S, P>(
     shared: Arc<Shared<S, P>>,
     request: Request<Body>,

@@ -1,4 +1,4 @@
-//! `HttpCheck`: a request whose response has to be as expected.
+//! `HttpCheck`: a health check by an HTTP request.
 
 use std::{fmt, ops::RangeInclusive};
 
@@ -16,10 +16,11 @@ use crate::{
     },
 };
 
-/// Bytes of a response's body in which a text is searched, 64 KiB. The rest is not read.
+/// Bytes of a response's body that are searched for a text: 64 KiB. The rest is not read.
 pub const MAX_CHECK_BODY: usize = 64 << 10;
 
-/// Sends a GET to an endpoint, past its load and limits, and expects a status and, if it is set, a text in the body.
+/// Sends a GET to an endpoint, outside of its load and limits, and expects a status and optionally a text in the
+/// body.
 ///
 /// ```
 /// use vestibule::upstream::check::HttpCheck;
@@ -37,35 +38,36 @@ pub struct HttpCheck {
     text: Option<Bytes>,
 }
 
-/// What a response was not.
+/// The difference between a response and the expectation.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Unexpected {
     #[error("status {0}, not {1:?}")]
     Status(u16, RangeInclusive<u16>),
-    #[error("the expected text is not in the body")]
+    #[error("the body does not contain the expected text")]
     Body,
 }
 
 impl HttpCheck {
-    /// Asks for this path, which may have a query; `None` if it is none. A status of 200 to 399 is expected.
+    /// Creates a check of this path, which may have a query. Returns `None` if it is not valid. A status of 200 to
+    /// 399 is expected.
     pub fn new(path: &str) -> Option<Self> {
         let target: Uri = path.parse().ok().filter(|_| path.starts_with('/'))?;
         Some(Self { target, host: None, status: 200..=399, text: None })
     }
 
-    /// The `Host` of the request. Default: the server's address.
+    /// Sets the `Host` of the request. Default: the server's address.
     pub fn host(mut self, host: HeaderValue) -> Self {
         self.host = Some(host);
         self
     }
 
-    /// The status that is expected. Default: 200 to 399.
+    /// Sets the expected status. Default: 200 to 399.
     pub fn status(mut self, status: RangeInclusive<u16>) -> Self {
         self.status = status;
         self
     }
 
-    /// A text that must be in the first [`MAX_CHECK_BODY`] bytes of the body. Default: none.
+    /// Sets a text that the first [`MAX_CHECK_BODY`] bytes of the body must contain. Default: none.
     pub fn body_contains(mut self, text: impl Into<Bytes>) -> Self {
         self.text = Some(text.into());
         self
@@ -87,7 +89,7 @@ impl HttpCheck {
             return Err(Unexpected::Status(status, self.status.clone()).into());
         }
         let (mut body, mut start) = (response.into_body(), Vec::new());
-        // Read to its end if it is short, so that the connection can be used again.
+        // A short body is read to its end, so that the connection can be reused.
         while let Some(data) = next_frame(&mut body).await {
             let data = data?;
             let room = MAX_CHECK_BODY.saturating_sub(start.len());

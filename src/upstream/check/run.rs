@@ -21,19 +21,19 @@ use crate::{
     upstream::{Balance, Endpoint, EndpointKey},
 };
 
-/// How often each endpoint is checked, unless set otherwise.
+/// Default interval of the checks of an endpoint: 5 s.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a check may take, unless set otherwise.
+/// Default timeout of a check: 2 s.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The shortest time between two checks.
+/// Minimum time between two checks: 10 ms.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a set without endpoints is left alone.
+/// Time until an empty set is checked again: 1 s.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How often endpoints are checked. How many results it takes to bring one down or up again is set by
+/// The interval and timeout of checks. The number of results that change the state of an endpoint is set by
 /// [`fall`](crate::policy::health::HealthOptions::fall) and [`rise`](crate::policy::health::HealthOptions::rise).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -44,37 +44,37 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
-    /// The defaults, which the methods name.
+    /// Creates the options with the defaults that are documented at each method.
     pub const fn new() -> Self {
         Self { interval: CHECK_INTERVAL, timeout: CHECK_TIMEOUT, jitter_percent: 10 }
     }
 
-    /// The time between two checks of an endpoint, at least 10 ms. Default [`CHECK_INTERVAL`].
+    /// Sets the time between two checks of an endpoint, at least 10 ms. Default [`CHECK_INTERVAL`].
     pub const fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// How long a check may take. Default [`CHECK_TIMEOUT`].
+    /// Sets the timeout of a check. Default [`CHECK_TIMEOUT`].
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// By which part of the interval a check comes sooner at most, in percent, so that gateways do not check in step.
-    /// Default 10.
+    /// Sets the maximum random reduction of the interval, in percent, so that several gateways do not check at the
+    /// same time. Default 10.
     pub const fn jitter(mut self, percent: u32) -> Self {
         self.jitter_percent = percent;
         self
     }
 
-    /// The time until the next check: 0 of 1,024 parts of the jitter sooner, up to all of them.
+    /// Returns the time until the next check. `parts`, from 0 to 1,024, is the random share of the jitter.
     fn until_next(&self, parts: u32) -> Duration {
         let jitter = self.interval / 100 * self.jitter_percent.min(100);
         self.interval.saturating_sub(jitter / 1024 * parts).max(MIN_INTERVAL)
     }
 
-    /// How long a check may take so that none of an endpoint begins before the last one has ended.
+    /// Returns the timeout of a check, at which it ends before the next one of the same endpoint begins.
     fn limit(&self) -> Duration {
         self.timeout.min(self.until_next(1024))
     }
@@ -86,7 +86,7 @@ impl Default for CheckOptions {
     }
 }
 
-/// When each endpoint is to be checked; the first time at once.
+/// The time of the next check of each endpoint; the first one is immediate.
 #[derive(Default)]
 struct Schedule {
     due: HashMap<EndpointKey, Instant>,
@@ -95,7 +95,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// The endpoints that are due now, and when the next one is.
+    /// Returns the endpoints that are due now, and the time of the next check.
     fn due<S: Clone>(
         &mut self,
         endpoints: &[Endpoint<S>],
@@ -122,13 +122,13 @@ where
     S: Clone + Send + Sync + 'static,
     P: Pick + 'static,
 {
-    /// Checks all endpoints again and again. Spawn the future as a task: it ends when the last clone of this balancer
-    /// is dropped.
+    /// Checks all endpoints periodically. Spawn the future as a task: it ends when the last clone of this balancer is
+    /// dropped.
     ///
-    /// An endpoint is up until [`fall`](crate::policy::health::HealthOptions::fall) checks in a row have failed, and
-    /// gets requests again after [`rise`](crate::policy::health::HealthOptions::rise) that succeed. Both are events of
-    /// the target `vestibule::upstream`: `endpoint down` at `WARN`, `endpoint up` at `INFO`. An endpoint is never
-    /// checked twice at a time.
+    /// An endpoint is down after [`fall`](crate::policy::health::HealthOptions::fall) consecutive failed checks, and
+    /// up again after [`rise`](crate::policy::health::HealthOptions::rise) successful ones. Both are logged with the
+    /// target `vestibule::upstream`: `endpoint down` at `WARN`, `endpoint up` at `INFO`. The checks of an endpoint
+    /// never overlap.
     pub fn check<C: Check<S>>(
         &self,
         check: C,

@@ -42,7 +42,7 @@ async fn http_check_expects_status_and_text() {
     let check = check.status(200..=200).body_contains("\"ok\"");
     assert_eq!(result(&check, answering(200, "{\"state\":\"ok\"}")).await, Ok(()));
     let error = result(&check, answering(200, "{\"state\":\"bad\"}")).await.unwrap_err();
-    assert_eq!(error, "the expected text is not in the body");
+    assert_eq!(error, "the body does not contain the expected text");
     assert!(result(&check, answering(204, "\"ok\"")).await.is_err());
     // It counts as no request.
     let idle = answering(200, "\"ok\"");

@@ -1,4 +1,4 @@
-//! `DnsSource`: the addresses of a name.
+//! `DnsSource`: the addresses or SRV records of a name.
 
 use std::{
     collections::BTreeSet,
@@ -21,26 +21,26 @@ use tokio::time::sleep;
 use super::{Target, Update, steps::Steps};
 use crate::{error::BoxError, net::clock, policy::backoff::Backoff};
 
-/// The shortest time between two look-ups of a name, however short its TTL.
+/// Minimum time between two lookups of a name, whatever its TTL: 1 s.
 pub const DNS_MIN_TTL: Duration = Duration::from_secs(1);
 
-/// The longest time between two look-ups of a name, however long its TTL.
+/// Maximum time between two lookups of a name, whatever its TTL: 5 min.
 pub const DNS_MAX_TTL: Duration = Duration::from_secs(300);
 
-/// How long a name server may take to answer. Each is asked twice at most; then the last good set stays for a while.
+/// Timeout of a query: 2 s. Each name server is queried at most twice; after that the last set remains in use.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Waits after failures: a name server that is down is asked again soon.
+/// Pauses after failures: from 1 s to 30 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 type Item = Result<Update, BoxError>;
 
 /// Follows the addresses of a name (A and AAAA), or the servers of a service (SRV, RFC 2782). They are looked up
-/// again when their TTL is over, between [`DNS_MIN_TTL`] and [`DNS_MAX_TTL`].
+/// again after their TTL, which is limited to between [`DNS_MIN_TTL`] and [`DNS_MAX_TTL`].
 ///
-/// The targets are addresses with a port. Of SRV records the lowest priority is tier 0, the next one tier 1, and so
-/// on; a weight of 0 counts as 1. A name without addresses is an error, after which it is asked for again in a
-/// second, or up to 30 seconds if it goes on.
+/// The targets are addresses with a port. The lowest priority of SRV records is tier 0, the next one tier 1, and so
+/// on; a weight of 0 counts as 1. A name without addresses is an error, after which the lookup is repeated after 1 s,
+/// and up to 30 s if it continues to fail.
 ///
 /// ```no_run
 /// use vestibule::upstream::discover::DnsSource;
@@ -56,7 +56,7 @@ pub struct DnsSource(Steps<Item, Lookup>);
 struct Lookup {
     resolver: TokioResolver,
     question: Question,
-    /// Until the next look-up.
+    /// The time until the next lookup.
     wait: Duration,
     failures: u32,
     last: Option<Vec<Target>>,
@@ -69,7 +69,7 @@ enum Question {
 }
 
 impl DnsSource {
-    /// The addresses of `name`, by the system's name servers, and this port.
+    /// Follows the addresses of `name`, with this port, from the system's name servers.
     ///
     /// # Errors
     /// The system's configuration of name servers cannot be read.
@@ -77,7 +77,7 @@ impl DnsSource {
         Self::new(Question::Hosts { name: name.into(), port }, None)
     }
 
-    /// The addresses of `name`, by this name server, and this port.
+    /// Follows the addresses of `name`, with this port, from this name server.
     ///
     /// # Errors
     /// The resolver cannot be set up.
@@ -85,7 +85,7 @@ impl DnsSource {
         Self::new(Question::Hosts { name: name.into(), port }, Some(server))
     }
 
-    /// The servers of a service, such as `_http._tcp.app.internal`, by the system's name servers.
+    /// Follows the servers of a service, for example `_http._tcp.app.internal`, from the system's name servers.
     ///
     /// # Errors
     /// The system's configuration of name servers cannot be read.
@@ -93,7 +93,7 @@ impl DnsSource {
         Self::new(Question::Srv { name: name.into() }, None)
     }
 
-    /// The servers of a service by this name server.
+    /// Follows the servers of a service from this name server.
     ///
     /// # Errors
     /// The resolver cannot be set up.
@@ -108,7 +108,7 @@ impl DnsSource {
                 TokioResolver::builder_with_config(config(server), TokioRuntimeProvider::default())
             }
         };
-        // The wait between look-ups is the TTL: an answer is never asked for twice.
+        // Lookups are repeated only after the TTL, so the resolver needs no cache.
         let options = builder.options_mut();
         options.cache_size = 0;
         (options.timeout, options.attempts) = (TIMEOUT, 1);
@@ -129,7 +129,7 @@ fn config(server: SocketAddr) -> ResolverConfig {
 }
 
 impl Lookup {
-    /// The next news of the name.
+    /// Waits for the next update.
     async fn next(mut self) -> (Option<Item>, Self) {
         loop {
             sleep(self.wait).await;
@@ -152,7 +152,7 @@ impl Lookup {
         }
     }
 
-    /// The targets in a fixed order, and until when they hold.
+    /// Returns the targets in a fixed order, and the time until which they are valid.
     async fn ask(&self) -> Result<(Vec<Target>, Instant), BoxError> {
         match &self.question {
             Question::Hosts { name, port } => self.hosts(name, *port, 1, 0).await,

@@ -28,23 +28,22 @@ use crate::{
     },
 };
 
-/// Waits after failures.
+/// Pauses after failures: from 200 ms to 10 s.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
-/// Keys of the prefix at most; more is an error.
+/// Maximum number of keys. More is an error.
 const MAX_KEYS: usize = super::MAX_TARGETS;
 
 type Item = Result<Update, BoxError>;
 
-/// Follows the keys of etcd that begin with a prefix. Each value is a [`Target`], as `10.0.0.1:3000 weight=2`; of an
-/// empty value the rest of the key is the address.
+/// Follows the etcd keys with a prefix. Each value is a [`Target`], for example `10.0.0.1:3000 weight=2`. With an
+/// empty value, the rest of the key is the address.
 ///
-/// It reads all keys, then watches for changes from that revision on, so none is missed. When the watch breaks it
-/// goes on from the last revision that it has seen; when that has been compacted, or an answer cannot be understood,
-/// it reads all keys again. Servers that are down are passed over. A value that is no target is left out, with a
-/// warning.
+/// It reads all keys, and then watches for changes from that revision on, so that none is missed. A broken watch is
+/// resumed from the last revision. If that has been compacted, or a message is invalid, all keys are read again.
+/// Servers that are down are skipped. A value that is not a target is ignored, with a warning.
 ///
-/// It speaks etcd's JSON gateway (v3.4 and later), over the connections of an [`Upstream`], without TLS.
+/// It uses etcd's JSON gateway (v3.4 and later), over the connections of an [`Upstream`], without TLS.
 ///
 /// ```no_run
 /// use vestibule::upstream::discover::EtcdSource;
@@ -60,20 +59,20 @@ struct Watcher {
     etcd: Upstream,
     prefix: String,
     keys: BTreeMap<String, Target>,
-    /// The last revision that `keys` has; `None` if all keys must be read.
+    /// The last revision in `keys`; `None` if all keys must be read.
     revision: Option<u64>,
     watch: Option<Watch>,
     failures: u32,
 }
 
-/// The body of the answer to a watch.
+/// The response body of a watch.
 struct Watch {
     body: Body,
     lines: Lines,
 }
 
 impl EtcdSource {
-    /// Follows the keys with this prefix, at any of these servers.
+    /// Follows the keys with this prefix, on any of these servers.
     ///
     /// # Errors
     /// An address that cannot be parsed, or none at all.
@@ -94,7 +93,7 @@ impl EtcdSource {
 }
 
 impl Watcher {
-    /// The next change of the set, or why there is none.
+    /// Waits for the next change of the set, or an error.
     async fn next(mut self) -> (Option<Item>, Self) {
         loop {
             if self.failures > 0 {
@@ -107,7 +106,7 @@ impl Watcher {
             };
             match result {
                 Ok(is_changed) => {
-                    // A watch that begins proves nothing yet; a set that is told does.
+                    // The begin of a watch does not end a series of failures; a changed set does.
                     self.failures = if is_changed { 0 } else { self.failures };
                     if is_changed {
                         let targets = self.keys.values().cloned().collect();
@@ -117,7 +116,7 @@ impl Watcher {
                 Err(error) => {
                     self.watch = None;
                     self.failures = self.failures.saturating_add(1);
-                    // The watch of an idle prefix ends when the server has been silent for a minute.
+                    // The watch of an idle prefix ends when the server has sent nothing for a minute.
                     if self.failures > 1 {
                         let error = format!("etcd prefix {}: {error}", self.prefix);
                         return (Some(Err(error.into())), self);
@@ -147,14 +146,14 @@ impl Watcher {
         Ok(())
     }
 
-    /// Asks for all changes after `revision`.
+    /// Begins a watch of all changes after `revision`.
     async fn begin_watch(&mut self, revision: u64) -> Result<(), BoxError> {
         let body = self.post("/v3/watch", json::watch(&self.prefix, revision + 1)).await?;
         self.watch = Some(Watch { body, lines: Lines::default() });
         Ok(())
     }
 
-    /// Takes the next message of the watch. Returns whether keys have changed.
+    /// Reads the next message of the watch. Returns whether keys have changed.
     async fn read_watch(&mut self) -> Result<bool, BoxError> {
         let watch = self.watch.as_mut().ok_or("there is no watch")?;
         let line = loop {
@@ -173,7 +172,7 @@ impl Watcher {
                 Ok(false)
             }
             Event::Changes { revision, changes } => {
-                // The message that answers the request for a watch has the present revision and no change.
+                // The first message of a watch contains the current revision and no change.
                 let is_changed = !changes.is_empty();
                 for change in changes {
                     match change {
@@ -199,13 +198,13 @@ impl Watcher {
         match text.parse() {
             Ok(target) => drop(self.keys.insert(key, target)),
             Err(error) => {
-                tracing::warn!(target: "vestibule::upstream", key, %error, "endpoint left out");
+                tracing::warn!(target: "vestibule::upstream", key, %error, "endpoint ignored");
                 self.keys.remove(&key);
             }
         }
     }
 
-    /// Not an async function: its future must not borrow the watcher, whose body threads cannot share.
+    /// Not an async function, since its future must not borrow the watcher, whose body is not `Sync`.
     fn post(
         &self,
         path: &'static str,

@@ -16,19 +16,19 @@ use tokio::time::sleep;
 use super::{Target, Update, steps::Steps};
 use crate::{error::BoxError, net::blocking_pool::BlockingPool};
 
-/// How often the file is read, unless set otherwise.
+/// Default interval in which the file is read: 1 s.
 pub const FILE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest file, 1 MiB: some 40,000 targets.
+/// Maximum size of the file: 1 MiB, for some 40,000 targets.
 pub const MAX_FILE: u64 = 1 << 20;
 
 type Item = Result<Update, BoxError>;
 
-/// Follows a file that has a [`Target`] in each line. Empty lines, and what stands behind `#`, do not count.
+/// Follows a file with one [`Target`] per line. Empty lines and text after `#` are ignored.
 ///
-/// The file is read every [`FILE_INTERVAL`], on a thread that may block, so it works on network file systems and for
-/// files that are replaced. A text that differs from the last one is a new set. A file that cannot be read, or with
-/// a line that is no target, is an error, which is told once.
+/// The file is read every [`FILE_INTERVAL`], on a blocking thread, so it may be on a network file system and may be
+/// replaced. A changed text is a new set. A file that cannot be read, or with an invalid line, is an error, which is
+/// reported once.
 ///
 /// ```no_run
 /// use vestibule::upstream::{Endpoint, Remote, Upstream, discover::FileSource};
@@ -47,7 +47,7 @@ struct Reader {
     interval: Duration,
     threads: Arc<BlockingPool>,
     is_first: bool,
-    /// What it told last: the text, or the error.
+    /// The last result: the text, or the error.
     last: Option<Result<String, String>>,
 }
 
@@ -57,7 +57,7 @@ impl FileSource {
         Self::with_interval(path, FILE_INTERVAL)
     }
 
-    /// Reads the file so often.
+    /// Follows the file at this path, and reads it once per `interval`.
     pub fn with_interval(path: impl Into<PathBuf>, interval: Duration) -> Self {
         let reader = Reader {
             path: Arc::new(path.into()),
@@ -71,7 +71,7 @@ impl FileSource {
 }
 
 impl Reader {
-    /// The next news of the file.
+    /// Waits for the next update.
     async fn next(mut self) -> (Option<Item>, Self) {
         loop {
             if !std::mem::take(&mut self.is_first) {
@@ -82,7 +82,7 @@ impl Reader {
             let text = match read {
                 Ok(Ok(text)) => text,
                 Ok(Err(error)) => Err(error),
-                Err(_) => Err(io::Error::other("the thread that reads it has ended")),
+                Err(_) => Err(io::Error::other("the thread that reads the file has ended")),
             };
             let text = text.map_err(|e| format!("cannot read {}: {e}", self.path.display()));
             if self.last.as_ref() == Some(&text) {
@@ -104,7 +104,7 @@ fn read(path: &PathBuf) -> io::Result<String> {
     let mut text = String::new();
     let length = File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
     if length as u64 > MAX_FILE {
-        return Err(io::Error::other("it is longer than 1 MiB"));
+        return Err(io::Error::other("the file is larger than 1 MiB"));
     }
     Ok(text)
 }

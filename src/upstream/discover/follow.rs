@@ -1,4 +1,4 @@
-//! `Balance::follow`: keeps a balancer's endpoints as a source tells.
+//! `Balance::follow`: applies the updates of a source to a balancer.
 
 use std::{
     future::{Future, poll_fn},
@@ -11,10 +11,10 @@ use crate::{
     upstream::{Balance, Endpoint},
 };
 
-/// Endpoints that are taken from a source at most, unless set otherwise.
+/// Default maximum number of endpoints of a source: 10,000.
 pub const MAX_TARGETS: usize = 10_000;
 
-/// How a balancer follows a source.
+/// Options of [`Balance::follow`](super::super::Balance::follow).
 ///
 /// ```
 /// use vestibule::upstream::discover::FollowOptions;
@@ -30,19 +30,19 @@ pub struct FollowOptions {
 }
 
 impl FollowOptions {
-    /// The defaults, which the methods name.
+    /// Creates the options with the defaults that are documented at each method.
     pub const fn new() -> Self {
         Self { max_targets: MAX_TARGETS, applies_empty: false }
     }
 
-    /// Endpoints at most; what a source tells beyond that is left out, with a warning. Default [`MAX_TARGETS`].
+    /// Sets the maximum number of endpoints. Further ones are ignored, with a warning. Default [`MAX_TARGETS`].
     pub const fn max_targets(mut self, n: usize) -> Self {
         self.max_targets = n;
         self
     }
 
-    /// Whether the last endpoint goes when the source has none. Default: no, the last good set stays, since a source
-    /// that suddenly has nothing is more likely to be broken than all servers are to be gone.
+    /// Sets whether an empty source removes the last endpoint. Default `false`: the last set remains, since an empty
+    /// source is more likely to be broken than all servers are to be removed.
     pub const fn apply_empty(mut self, on: bool) -> Self {
         self.applies_empty = on;
         self
@@ -60,12 +60,12 @@ where
     S: Clone + Send + Sync + 'static,
     P: Pick + 'static,
 {
-    /// Keeps the endpoints as `source` tells; `endpoint` makes one of a target. Spawn the future as a task: it ends
-    /// when the stream ends, or when the last clone of this balancer is dropped.
+    /// Applies the updates of `source`; `endpoint` creates the endpoint of a target. Spawn the future as a task: it
+    /// ends when the stream ends, or when the last clone of this balancer is dropped.
     ///
-    /// An endpoint that stays keeps its connections, its load and its health. One that leaves finishes what it has in
-    /// flight. An error of the source is a warning of the target `vestibule::upstream`, and changes nothing. So does
-    /// a source without endpoints, unless [`apply_empty`](FollowOptions::apply_empty) is set.
+    /// An endpoint that remains keeps its connections, load and health. A removed one finishes its requests. An error
+    /// of the source is logged as a warning with the target `vestibule::upstream`, and changes nothing. The same
+    /// applies to a source without endpoints, unless [`apply_empty`](FollowOptions::apply_empty) is set.
     pub fn follow<D, F>(
         &self,
         source: D,
@@ -108,7 +108,7 @@ where
         let count = self.endpoints().len();
         match update {
             Update::Set(targets) if targets.is_empty() && !options.applies_empty => {
-                tracing::warn!(target: "vestibule::upstream", "the source has no endpoints: the last ones stay");
+                tracing::warn!(target: "vestibule::upstream", "the source has no endpoints; the last ones remain in use");
             }
             Update::Set(mut targets) => {
                 let surplus = targets.len().saturating_sub(options.max_targets);
@@ -131,7 +131,7 @@ where
             Update::Remove(key) => {
                 let is_last = count == 1 && self.endpoint(key.as_str()).is_some();
                 if is_last && !options.applies_empty {
-                    tracing::warn!(target: "vestibule::upstream", "the source has no endpoints: the last one stays");
+                    tracing::warn!(target: "vestibule::upstream", "the source has no endpoints; the last one remains in use");
                 } else {
                     self.remove(key.as_str());
                 }

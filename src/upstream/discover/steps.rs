@@ -10,7 +10,7 @@ use futures_core::Stream;
 
 type Step<T, S> = Pin<Box<dyn Future<Output = (Option<T>, S)> + Send>>;
 
-/// Calls a step with a state again and again, which returns an item and the next state; without an item the stream
+/// Calls a step repeatedly with a state. The step returns an item and the next state; without an item the stream
 /// ends.
 pub(super) struct Steps<T, S> {
     step: fn(S) -> Step<T, S>,

@@ -1,10 +1,10 @@
-//! `Target`: a server as a source describes it.
+//! `Target`: the description of a server by a source.
 
 use std::{fmt, str::FromStr};
 
 use crate::{net::Address, upstream::endpoint::EndpointKey};
 
-/// A server that a source has found. In a file or in etcd it is a line of text: the address, and what differs from
+/// A server found by a source. In a file or in etcd it is a line of text: the address, and options that differ from
 /// the defaults.
 ///
 /// ```
@@ -19,39 +19,39 @@ use crate::{net::Address, upstream::endpoint::EndpointKey};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Where it is.
+    /// The address.
     pub address: Address,
-    /// Its share of the requests, relative to the others. Default 1.
+    /// The share of the requests, relative to the others. Default 1.
     pub weight: u32,
-    /// Its tier; 0, the default, is used first.
+    /// The tier; 0, the default, is used first.
     pub tier: u8,
-    /// Its zone; empty by default.
+    /// The zone; empty by default.
     pub zone: String,
 }
 
-/// A text that describes no target.
+/// A text that is not a valid target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is no target: {why}")]
+#[error("'{text}' is not a valid target: {why}")]
 pub struct InvalidTarget {
     text: String,
     why: String,
 }
 
 impl Target {
-    /// The server at this address, with weight 1.
+    /// Creates a target with weight 1.
     pub const fn new(address: Address) -> Self {
         Self { address, weight: 1, tier: 0, zone: String::new() }
     }
 
-    /// Its key: the address.
+    /// Returns the key: the address.
     pub fn key(&self) -> EndpointKey {
         self.address.to_string().into()
     }
 
-    /// The targets of a text: one in each line, without empty lines and what stands behind `#`.
+    /// Parses one target per line; ignores empty lines and text after `#`.
     ///
     /// # Errors
-    /// The first line that is no target.
+    /// The first invalid line.
     pub(super) fn parse_lines(text: &str) -> Result<Vec<Self>, InvalidTarget> {
         let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
         lines.filter(|line| !line.is_empty()).map(str::parse).collect()
@@ -75,7 +75,7 @@ impl FromStr for Target {
                 "weight" => target.weight = value.parse().map_err(|e| invalid(&e))?,
                 "tier" => target.tier = value.parse().map_err(|e| invalid(&e))?,
                 "zone" => target.zone = value.to_owned(),
-                _ => return Err(invalid(&format_args!("there is no '{name}'"))),
+                _ => return Err(invalid(&format_args!("unknown option '{name}'"))),
             }
         }
         Ok(target)

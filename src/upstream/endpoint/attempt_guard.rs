@@ -1,4 +1,4 @@
-//! `InFlight`: one attempt at an endpoint, counted until it is dropped.
+//! `InFlight`: an attempt at an endpoint, counted until it is dropped.
 
 use std::{
     sync::Arc,
@@ -20,11 +20,11 @@ use crate::{
     },
 };
 
-/// An attempt that counts as in flight until it is dropped, and as pending until its response has a head.
+/// An attempt that counts as in flight until it is dropped, and as pending until the head of its response.
 pub(in crate::upstream) struct InFlight {
     endpoint: EndpointHandle,
     group: Option<Arc<Group>>,
-    /// Until its outcome is known.
+    /// `None` once its outcome is known.
     attempt: Option<Attempt>,
     started: Instant,
 }
@@ -42,7 +42,7 @@ impl InFlight {
         Self { endpoint, group, attempt: Some(attempt), started }
     }
 
-    /// The head of a response has come.
+    /// Records the head of a response.
     pub(super) fn answer(&mut self, status: StatusCode, fields: &HeaderMap) {
         let Some(attempt) = self.attempt.take() else { return };
         let (endpoint, now) = (&self.endpoint, clock::now());
@@ -66,14 +66,14 @@ impl InFlight {
         }
     }
 
-    /// The attempt has failed. Also notes in the request, if it comes back, that it was tried here.
+    /// Records a failure, and adds the endpoint to the history of the request, if the error contains it.
     pub(super) fn fail(mut self, error: &mut AttemptError) {
         let kind = error.kind();
         if let Some(request) = error.request_mut() {
             History::add(request, self.endpoint.key(), kind);
         }
         let failure = match kind {
-            // These say nothing about the endpoint; dropped, the attempt is released.
+            // These say nothing about the endpoint. Dropping the guard releases the attempt.
             AttemptErrorKind::StaleConnection
             | AttemptErrorKind::Request
             | AttemptErrorKind::Busy
@@ -87,7 +87,7 @@ impl InFlight {
         let Some(attempt) = self.attempt.take() else { return };
         let now = clock::now();
         self.endpoint.end_pending();
-        // A timeout shows how slow it is, at least; other failures may be quick.
+        // A timeout is a lower bound of the latency; other failures may be quick.
         let latency = now.saturating_duration_since(self.started);
         let latency = (kind == AttemptErrorKind::Timeout).then_some(latency);
         self.endpoint.observe(now, &self.endpoint.options(), latency, false);
@@ -101,10 +101,10 @@ impl InFlight {
         }
     }
 
-    /// The response broke off within its body, by the endpoint's fault.
+    /// Records that the endpoint broke off the body of its response.
     pub(super) fn break_off(&mut self, error: &BoxError) {
         let (endpoint, now) = (&self.endpoint, clock::now());
-        endpoint.note_error(format!("response cut: {error}"), now);
+        endpoint.note_error(format!("response incomplete: {error}"), now);
         let options = endpoint.options();
         endpoint.observe(now, &options, None, false);
         let Some(attempt) = endpoint.health().begin(endpoint.age(now), &options, true) else {
@@ -116,7 +116,7 @@ impl InFlight {
         }
     }
 
-    /// Returns whether an ejection has begun.
+    /// Records a failure of the attempt. Returns whether an ejection has begun.
     fn count_failure(&self, attempt: Attempt, failure: Failure, now: Instant) -> bool {
         let endpoint = &self.endpoint;
         let may_eject = || self.group.as_ref().is_none_or(|group| group.may_eject(now));

@@ -26,10 +26,10 @@ use crate::{
     upstream::group::Group,
 };
 
-/// How many of an endpoint's failures are kept.
+/// Number of failures that are kept for the status of an endpoint: 4.
 pub const LAST_ERRORS: usize = 4;
 
-/// After this time an observation counts 1/e in the averages of latency and success, as in Finagle and
+/// The decay time of latency and success: 10 s, after which an observation has a weight of 1/e, as in Finagle and
 /// Linkerd.
 const DECAY: Duration = Duration::from_secs(10);
 
@@ -55,7 +55,7 @@ struct State {
     is_idle: Notify,
 }
 
-/// What it did since endpoints were last compared.
+/// The results since the last comparison of endpoints.
 #[derive(Debug, Default)]
 struct Window {
     requests: AtomicU32,
@@ -83,17 +83,17 @@ impl EndpointHandle {
         }))
     }
 
-    /// The endpoint's key.
+    /// Returns the endpoint's key.
     pub fn key(&self) -> &EndpointKey {
         &self.0.key
     }
 
-    /// Requests that it is answering now, response bodies included.
+    /// Returns the number of requests in flight, until the end of their response's body.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Relaxed)
     }
 
-    /// Whether it is expected to work, and neither taken out nor drained. It may be at its limits.
+    /// Returns whether it is healthy, and neither taken out nor draining. It may be at its limits.
     pub fn is_available(&self) -> bool {
         self.is_available_at(clock::now())
     }
@@ -102,51 +102,51 @@ impl EndpointHandle {
         self.is_in(now) && !self.is_draining() && self.is_healthy(now)
     }
 
-    /// What is known of its health. Times are since the endpoint was made.
+    /// Returns the state of its health. Times are since the endpoint was created.
     pub fn phase(&self) -> Phase {
         self.0.health.phase(self.age(clock::now()), &self.options())
     }
 
-    /// Attempts that failed since the last one that did not. A closed idle connection, and a failure of
-    /// the request itself, do not count.
+    /// Returns the number of consecutive failed attempts. A closed idle connection and a failure of the request
+    /// itself do not count.
     pub fn failures(&self) -> u32 {
         self.0.health.failures()
     }
 
-    /// What the last of these failures was; `None` if there was none.
+    /// Returns the last of these failures, if there was one.
     pub fn last_error(&self) -> Option<Arc<str>> {
         self.errors().front().map(|(text, _)| text.clone())
     }
 
-    /// How many requests it takes at a time.
+    /// Returns the limits of concurrent requests.
     pub fn limits(&self) -> EndpointLimits {
         let (in_flight, pending) = (&self.0.max_in_flight, &self.0.max_pending);
         EndpointLimits::new().in_flight(in_flight.load(Relaxed)).pending(pending.load(Relaxed))
     }
 
-    /// Changes how many requests it takes at a time. What it has beyond them goes on.
+    /// Changes the limits of concurrent requests. Requests beyond new limits continue.
     pub fn set_limits(&self, limits: EndpointLimits) {
         self.0.max_in_flight.store(limits.max_in_flight(), Relaxed);
         self.0.max_pending.store(limits.max_pending(), Relaxed);
     }
 
-    /// Sends it no requests for `period`, even if there are no others. Neither a success, a failure nor a
-    /// health check changes that; [`restore`](Self::restore) does.
+    /// Takes it out for `period`: it gets no requests, even if there are no other endpoints. Neither a success, a
+    /// failure nor a health check changes that; [`restore`](Self::restore) does.
     pub fn eject(&self, period: Duration) {
         self.0.health.take_out(self.age(clock::now()).saturating_add(period));
     }
 
-    /// Sends it no requests but those of [sessions](crate::policy::pick::Sticky) that are bound to it, until
-    /// [`restore`](Self::restore). [`idle`](Self::idle) waits for what it has.
+    /// Drains it: it gets only requests of [sessions](crate::policy::pick::Sticky) that are bound to it, until
+    /// [`restore`](Self::restore). [`idle`](Self::idle) waits for the end of its requests.
     pub fn drain(&self) {
         self.0.health.set_draining(true);
     }
 
-    /// Waits until it has no request in flight.
+    /// Waits until it has no requests in flight.
     pub async fn idle(&self) {
         loop {
             let mut is_idle = std::pin::pin!(self.0.is_idle.notified());
-            // Before the look: a request that ends after it is noticed.
+            // Before the check, so that the end of a request after it is noticed.
             is_idle.as_mut().enable();
             if self.0.in_flight.load(SeqCst) == 0 {
                 return;
@@ -155,13 +155,13 @@ impl EndpointHandle {
         }
     }
 
-    /// Ends an ejection, by [`eject`](Self::eject) or by failures, a [`drain`](Self::drain), and the time for
-    /// which it asked by `Retry-After`. What active checks find stays.
+    /// Ends an ejection by [`eject`](Self::eject) or by failures, a [`drain`](Self::drain), and its `Retry-After`. It
+    /// remains down while active checks fail.
     pub fn restore(&self) {
         self.0.health.restore(self.age(clock::now()), &self.options());
     }
 
-    /// What a status page shows; weight, tier and zone are the set's.
+    /// Returns the status for a status page; weight, tier and zone are those of the set.
     pub(in crate::upstream) fn status(&self, place: &Place) -> EndpointStatus {
         let now = clock::now();
         let age = self.age(now);
@@ -194,7 +194,7 @@ impl EndpointHandle {
         }
     }
 
-    /// Sets load and health of the candidate, all but whether it is available and tried.
+    /// Sets the load and health of the candidate, except whether it is available and tried.
     pub(in crate::upstream) fn describe(
         &self,
         candidate: &mut Candidate<'_>,
@@ -209,7 +209,7 @@ impl EndpointHandle {
         candidate.is_draining = self.is_draining();
     }
 
-    /// Whether an operator lets requests go there. It may be draining.
+    /// Returns whether no operator has taken it out. It may be draining.
     pub(in crate::upstream) fn is_in(&self, now: Instant) -> bool {
         let health = &self.0.health;
         health.is_never_out() || health.is_in(self.age(now))
@@ -219,20 +219,20 @@ impl EndpointHandle {
         self.0.health.is_draining()
     }
 
-    /// Whether it is expected to work, whatever an operator has set.
+    /// Returns whether it is healthy, whatever an operator has set.
     pub(in crate::upstream) fn is_healthy(&self, now: Instant) -> bool {
         let health = &self.0.health;
         health.is_clear() || health.is_healthy(self.age(now), &self.options())
     }
 
-    /// Whether it is below its limits.
+    /// Returns whether it is below its limits.
     pub(in crate::upstream) fn has_room(&self) -> bool {
         self.in_flight() < self.0.max_in_flight.load(Relaxed)
             && self.0.pending.load(Relaxed) < self.0.max_pending.load(Relaxed)
     }
 
-    /// Begins an attempt; `None` if it is at a limit, or if it is half-open and has its probes, unless the
-    /// latter `is_forced`.
+    /// Begins an attempt. Returns `None` if it is at a limit, or if it is half-open without a free probe, unless
+    /// `is_forced`.
     pub(in crate::upstream) fn begin(
         &self,
         now: Instant,
@@ -245,7 +245,7 @@ impl EndpointHandle {
             move |n: usize| (n < max).then_some(n + 1)
         };
         let state = &self.0;
-        // Sequentially consistent, as are the flag of a drain and the look of `idle`: either a caller that checks the
+        // Sequentially consistent, like the flag of `drain` and the check of `idle`: either a caller that reads the
         // flag after this sees the drain, or `idle` sees the request.
         state.in_flight.fetch_update(SeqCst, Relaxed, below(&state.max_in_flight)).ok()?;
         if state.pending.fetch_update(Relaxed, Relaxed, below(&state.max_pending)).is_err() {
@@ -261,19 +261,19 @@ impl EndpointHandle {
         Some(InFlight::new(self.clone(), group.cloned(), attempt, now))
     }
 
-    /// A request has its response's head, or none will come.
+    /// Records that a request is not pending any more: it has the head of its response, or has failed.
     pub(super) fn end_pending(&self) {
         self.0.pending.fetch_sub(1, Relaxed);
     }
 
-    /// A request is over.
+    /// Records the end of a request.
     pub(super) fn end_in_flight(&self) {
         if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.0.is_idle.notify_waiters();
         }
     }
 
-    /// Enters an attempt in the averages, and if endpoints are compared in their window.
+    /// Adds an attempt to the averages, and to the results that are compared.
     pub(super) fn observe(
         &self,
         now: Instant,
@@ -295,7 +295,7 @@ impl EndpointHandle {
         }
     }
 
-    /// Takes what the endpoint did since the last call.
+    /// Takes the results since the last call.
     pub(in crate::upstream) fn take_sample(&self) -> Sample {
         let window = &self.0.window;
         Sample {
@@ -305,7 +305,7 @@ impl EndpointHandle {
         }
     }
 
-    /// Keeps the text of a failure.
+    /// Stores the text of a failure.
     pub(in crate::upstream) fn note_error(&self, text: String, now: Instant) {
         let mut errors = self.errors();
         errors.truncate(LAST_ERRORS - 1);
@@ -324,7 +324,7 @@ impl EndpointHandle {
         self.0.options.store(options);
     }
 
-    /// The time since it was made, which its health knows as `now`. Never zero.
+    /// Returns the time since it was created, which is `now` for its health. Never zero.
     pub(in crate::upstream) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.0.born) + Duration::from_millis(1)
     }
@@ -339,7 +339,7 @@ impl EndpointHandle {
     }
 
     fn errors(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Instant)>> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.0.errors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

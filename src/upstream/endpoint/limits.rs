@@ -1,9 +1,9 @@
-//! `EndpointLimits`: how many requests an endpoint takes at a time.
+//! `EndpointLimits`: limits of concurrent requests of an endpoint.
 
-/// Bounds on what one endpoint is given at a time: its circuit breaker. An endpoint at a limit is not picked;
-/// when all are, requests wait in the [queue](crate::upstream::BalanceBuilder::queue), or fail.
+/// Limits of concurrent requests of one endpoint (a circuit breaker). An endpoint at a limit is not picked; when all
+/// are, requests wait in the [queue](crate::upstream::BalanceBuilder::queue), or fail.
 ///
-/// How many connections a server gets is bound by its [`Remote`](crate::upstream::Remote).
+/// The number of connections to a server is limited by its [`PoolConfig`](crate::upstream::PoolConfig).
 ///
 /// ```
 /// use vestibule::upstream::EndpointLimits;
@@ -19,30 +19,30 @@ pub struct EndpointLimits {
 }
 
 impl EndpointLimits {
-    /// No limits.
+    /// Creates limits that do not apply.
     pub const fn new() -> Self {
         Self { in_flight: usize::MAX, pending: usize::MAX }
     }
 
-    /// Requests until the end of their response's body; 0: none at all. Default: no limit.
+    /// Sets the maximum number of requests until the end of their response's body; 0 allows none. Default: no limit.
     pub const fn in_flight(mut self, n: usize) -> Self {
         self.in_flight = n;
         self
     }
 
-    /// Requests without a response's head, so those that wait for a connection, for the service's readiness, or
-    /// for the application. Default: no limit.
+    /// Sets the maximum number of requests without the head of their response: they wait for a connection, for the
+    /// service's readiness, or for the application. Default: no limit.
     pub const fn pending(mut self, n: usize) -> Self {
         self.pending = n;
         self
     }
 
-    /// Requests until the end of their response's body.
+    /// Returns the maximum number of requests until the end of their response's body.
     pub const fn max_in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Requests without a response's head.
+    /// Returns the maximum number of requests without the head of their response.
     pub const fn max_pending(&self) -> usize {
         self.pending
     }

@@ -1,42 +1,41 @@
-//! `EndpointStatus`: what a status page shows of an endpoint.
+//! `EndpointStatus`: the status of an endpoint, for a status page.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{EndpointKey, EndpointLimits};
 use crate::policy::health::Phase;
 
-/// An endpoint at one moment.
+/// The status of an endpoint at a point in time.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EndpointStatus {
-    /// Its key.
+    /// The key.
     pub key: EndpointKey,
-    /// Its share of the requests, relative to the others.
+    /// The share of the requests, relative to the others.
     pub weight: u32,
-    /// Its tier; 0 is used first.
+    /// The tier; 0 is used first.
     pub tier: u8,
-    /// Its zone; empty if it has none.
+    /// The zone; empty without one.
     pub zone: Arc<str>,
-    /// What is known of its health. Times are since the endpoint was made: see
-    /// [`available_in`](Self::available_in).
+    /// The state of its health. Times are since the endpoint was created: see [`available_in`](Self::available_in).
     pub phase: Phase,
-    /// How long it gets no requests yet; `None` if it gets some, or if the end is not known.
+    /// The time until it gets requests again; `None` if it gets some, or if the time is unknown.
     pub available_in: Option<Duration>,
-    /// Requests under way, response bodies included.
+    /// Requests in flight, until the end of their response's body.
     pub in_flight: usize,
-    /// Those of them without a response's head.
+    /// Requests among them without the head of their response.
     pub pending: usize,
-    /// Its limits.
+    /// The limits.
     pub limits: EndpointLimits,
-    /// Its recent peak latency to a response's head; zero if it is not known.
+    /// The recent peak time to the head of a response; zero if it is unknown.
     pub latency: Duration,
-    /// The part of its recent attempts that succeeded, in thousandths.
+    /// The share of recent attempts that succeeded, in thousandths.
     pub success: u16,
-    /// Requests since it was made, those under way included.
+    /// Requests since it was created, including those in flight.
     pub requests: u64,
-    /// Attempts in a row that failed.
+    /// Consecutive failed attempts.
     pub failures: u32,
-    /// Its last failures, the newest first; at most [`LAST_ERRORS`](super::LAST_ERRORS).
+    /// The last failures, newest first; at most [`LAST_ERRORS`](super::LAST_ERRORS).
     pub last_errors: Vec<EndpointError>,
 }
 
@@ -44,8 +43,8 @@ pub struct EndpointStatus {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EndpointError {
-    /// What failed, and why.
+    /// The failure and its cause.
     pub text: Arc<str>,
-    /// How long ago it was.
+    /// The time since the failure.
     pub age: Duration,
 }

@@ -132,7 +132,7 @@ async fn response_that_breaks_within_its_body_counts_as_failure() {
     let response = cut.clone().oneshot(Request::new(Body::empty())).await.unwrap();
     assert_eq!(cut.handle().failures(), 0);
     response.into_body().collect().await.unwrap_err();
-    assert!(cut.handle().last_error().unwrap().starts_with("response cut"));
+    assert!(cut.handle().last_error().unwrap().starts_with("response incomplete"));
     assert_eq!(cut.handle().failures(), 1);
     // One that the client gives up says nothing.
     drop(cut.clone().oneshot(Request::new(Body::empty())).await.unwrap());

@@ -48,15 +48,15 @@ impl FastCgiBuilder {
         self
     }
 
-    /// Sets the path of the scripts for this process, if it differs from that of the application: `root` is the same
-    /// folder as that of [`Scripts::new`]. A script must exist there.
+    /// Sets the path of the scripts for this process, if it differs from the application's: `root` is the same folder
+    /// as that of [`Scripts::new`]. A script must exist there.
     pub fn local_root(mut self, root: impl Into<PathBuf>) -> Self {
         self.local_root = Some(root.into());
         self
     }
 
-    /// Sends every path with a script's suffix to the application without a check, for applications whose files are
-    /// not on this machine.
+    /// Sends every path with a script's suffix to the application without checking that the file exists, for
+    /// applications whose files are not on this machine.
     ///
     /// The application must then refuse scripts that do not exist. With `cgi.fix_pathinfo=1`, PHP's default,
     /// `/uploads/x.jpg/y.php` runs `x.jpg`: set it to 0, or leave php-fpm's `security.limit_extensions` at its

@@ -1,4 +1,4 @@
-//! FastCGI with one application.
+//! FastCGI 1.0 with one application.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `Capacity`: bounds the connections to one server, and the requests that wait for one.
+//! `Capacity`: limits the connections to one server, and the requests that wait for one.
 
 use std::{
     sync::{
@@ -12,50 +12,50 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::net::clock;
 
-/// No connection to a server could be had: all are in use.
+/// No connection was available, since all are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolExhausted {
-    /// As many requests wait for a connection as may.
-    #[error("{0} requests wait for a connection already")]
+    /// The maximum number of requests wait already.
+    #[error("the queue for a connection is full ({0} requests)")]
     QueueFull(usize),
-    /// No connection was free in time.
+    /// No connection became free in time.
     #[error("no connection was free within {0:?}")]
     Timeout(Duration),
 }
 
-/// The connections to one server, of all runtimes.
+/// The number of connections to one server, in all runtimes.
 ///
-/// A request holds a permit while it uses a connection or makes one. Idle connections hold none, so
-/// whenever `max` are open and a permit is free, at least one is idle and can be closed.
+/// A request holds a permit while it uses or opens a connection. Idle connections hold none. So whenever `max` are
+/// open and a permit is free, at least one is idle and can be closed.
 #[derive(Debug)]
 pub(super) struct Capacity {
     max: usize,
     permits: Arc<Semaphore>,
-    /// Connections that are open or being made.
+    /// Connections that are open or being opened.
     open: AtomicUsize,
     waiting: AtomicUsize,
     max_waiting: usize,
     timeout: Duration,
 }
 
-/// The right to use one connection, and its share of those that are open once it has one.
+/// The permit to use one connection, and the count of its open connection once it has one.
 #[derive(Debug)]
 pub(super) struct Slot {
-    // In this order: a connection is not open any more when its permit is free.
+    // Field order: the connection is counted as closed before the permit is released.
     pub(super) open: Option<Open>,
     _permit: OwnedSemaphorePermit,
     capacity: Arc<Capacity>,
 }
 
 impl Slot {
-    /// Counts one more open connection; `close_idle` closes an idle one if there is any.
+    /// Counts one more open connection. `close_idle` closes an idle one if there is any.
     pub(super) fn open_one(&self, close_idle: impl Fn() -> bool) -> Open {
         self.capacity.open(close_idle)
     }
 }
 
-/// An open connection, until it is dropped.
+/// Counts an open connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Open(Arc<Capacity>);
 
@@ -78,8 +78,8 @@ impl Capacity {
         Some(self.slot(permit))
     }
 
-    /// Waits for a slot, in order of arrival, until the timeout or `deadline`. `None` if the deadline has
-    /// passed first.
+    /// Waits for a slot, in the order of arrival, until the timeout or `deadline`. Returns `None` if `deadline`
+    /// passes first.
     pub(super) async fn acquire(
         self: Arc<Self>,
         deadline: Option<Instant>,
@@ -102,8 +102,8 @@ impl Capacity {
         Slot { open: None, _permit: permit, capacity: self.clone() }
     }
 
-    /// Counts one more open connection. While there are `max`, `close_idle` is called. The caller has a
-    /// slot, so one is idle, or is being closed by another thread.
+    /// Counts one more open connection. While there are `max`, it calls `close_idle`. The caller has a slot, so one
+    /// is idle, or is being closed by another thread.
     fn open(self: &Arc<Self>, close_idle: impl Fn() -> bool) -> Open {
         let count = |open| (open < self.max).then_some(open + 1);
         while self.open.fetch_update(SeqCst, SeqCst, count).is_err() {
@@ -114,7 +114,7 @@ impl Capacity {
         Open(self.clone())
     }
 
-    /// Returns how many requests wait.
+    /// Returns the number of waiting requests.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(SeqCst)
     }
@@ -126,7 +126,7 @@ impl Drop for Open {
     }
 }
 
-/// A request that waits, until it is dropped.
+/// Counts a waiting request until it is dropped.
 struct Waiting<'a>(&'a Capacity);
 
 impl<'a> Waiting<'a> {

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use super::idle_limit::IdleLimit;
 
-/// The default timeout of an idle connection, 60 s: less than the timeouts of servers (nginx: 75 s), so that a
-/// request is rarely sent on a connection that is being closed.
+/// Default timeout of an idle connection: 60 s, less than the timeouts of servers (nginx: 75 s), so that a request is
+/// rarely sent on a connection that the server is closing.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a connection is reused, unless set otherwise: within an hour a changed name is resolved again.
+/// Default maximum age of a reused connection: 1 h, after which a changed name is resolved again.
 pub const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// The default timeout of connecting, 5 s.
+/// Default timeout of connecting: 5 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many requests may wait for a connection to one server, unless set otherwise.
+/// Default maximum number of requests that wait for a connection to one server: 1,024.
 pub const MAX_QUEUED: usize = 1024;
 
-/// How long a request may wait for a connection, unless set otherwise.
+/// Default time that a request may wait for a connection: 5 s.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The options of the connections to one server: of a [`Remote`](super::super::Remote), a
@@ -61,12 +61,12 @@ impl PoolConfig {
         }
     }
 
-    /// Keeps at most `n` idle connections to a server, for each runtime. Defaults to no bound but the
+    /// Sets the maximum number of idle connections to a server, for each runtime. Defaults to no maximum except the
     /// [`idle_limit`](Self::idle_limit), and to 0 for a [`FastCgi`](super::super::FastCgi).
     ///
-    /// Without a bound, as many are kept as were in use at once within the idle timeout.
+    /// Without a maximum, as many are kept as were in use at the same time within the idle timeout.
     ///
-    /// An idle connection occupies a worker of php-fpm. If the sum over all runtimes is below `pm.max_children`,
+    /// An idle connection occupies a worker of php-fpm. While the sum over all runtimes is below `pm.max_children`,
     /// requests save the time of connecting; otherwise requests of other runtimes wait for workers that are idle.
     #[must_use]
     pub fn keep_idle(mut self, n: usize) -> Self {
@@ -74,51 +74,50 @@ impl PoolConfig {
         self
     }
 
-    /// Sets the bound on idle connections to all servers that share it. Defaults to
-    /// [`IdleLimit::of_process`].
+    /// Sets the common limit of idle connections to all servers that use it. Defaults to [`IdleLimit::of_process`].
     #[must_use]
     pub fn idle_limit(mut self, limit: IdleLimit) -> Self {
         self.idle_limit = limit;
         self
     }
 
-    /// Closes a connection that has been idle for `timeout`. Defaults to [`IDLE_TIMEOUT`].
+    /// Sets the time after which an idle connection is closed. Defaults to [`IDLE_TIMEOUT`].
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
 
-    /// Begins no exchange on a connection that is older than `age`. Defaults to [`MAX_AGE`].
+    /// Sets the age after which a connection is not reused. Defaults to [`MAX_AGE`].
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
     }
 
-    /// Closes a connection after `n` requests, at least one. Defaults to no bound. A server that closes after
-    /// as many itself does so while a request is on its way.
+    /// Sets the maximum number of requests on a connection, at least 1. Defaults to no maximum. Use it for a server
+    /// that closes connections after a number of requests, which may happen while a request is being sent.
     #[must_use]
     pub fn max_requests(mut self, n: u64) -> Self {
         self.max_requests = n.max(1);
         self
     }
 
-    /// Opens at most `n` connections to a server, at least one, idle ones and those of all runtimes included.
-    /// Defaults to no bound.
+    /// Sets the maximum number of connections to a server, at least 1, including idle ones and those of all runtimes.
+    /// Defaults to no maximum.
     ///
-    /// A request for which none is left waits, in order of arrival: see [`max_queued`](Self::max_queued)
-    /// and [`queue_timeout`](Self::queue_timeout). Otherwise it fails with
+    /// Requests without a connection wait, in the order of arrival: see [`max_queued`](Self::max_queued) and
+    /// [`queue_timeout`](Self::queue_timeout). After that they fail with
     /// [`AttemptErrorKind::Busy`](super::super::AttemptErrorKind::Busy) and
-    /// [`PoolExhausted`](super::super::PoolExhausted): a retry sends it to another server, and without
-    /// one it is answered with 503. To make a connection in one runtime, an idle one of another is closed.
+    /// [`PoolExhausted`](super::super::PoolExhausted): a retry sends the request to another server, and otherwise it
+    /// is answered with 503. To open a connection in one runtime, an idle one of another may be closed.
     #[must_use]
     pub fn max_connections(mut self, n: usize) -> Self {
         self.max_connections = Some(n.max(1));
         self
     }
 
-    /// Lets at most `n` requests wait for a connection to a server. Defaults to [`MAX_QUEUED`].
+    /// Sets the maximum number of requests that wait for a connection to a server. Defaults to [`MAX_QUEUED`].
     #[must_use]
     pub fn max_queued(mut self, n: usize) -> Self {
         self.max_queued = n;
@@ -132,7 +131,7 @@ impl PoolConfig {
         self
     }
 
-    /// Sets how long connecting may take. Defaults to [`CONNECT_TIMEOUT`].
+    /// Sets the timeout of connecting. Defaults to [`CONNECT_TIMEOUT`].
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

@@ -1,4 +1,4 @@
-//! Opens a connection to the server.
+//! `connect`: opens a connection to a server.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -9,8 +9,7 @@ use crate::{
     upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
 };
 
-/// Connects within the connect timeout and the request's deadline, if there is one. Both bounds include the TLS
-/// handshake.
+/// Connects within the connect timeout and the request's deadline, if there is one. Both include the TLS handshake.
 pub(super) async fn connect<P: Protocol>(
     server: Arc<Server<P>>,
     deadline: Option<Instant>,

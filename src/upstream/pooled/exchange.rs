@@ -1,4 +1,4 @@
-//! One request: a slot, then an idle connection or a new one, then the exchange on it.
+//! One request: acquires a slot, then checks out an idle connection or opens one, then runs the exchange.
 
 use std::{
     fmt,
@@ -32,8 +32,8 @@ use crate::{
     },
 };
 
-/// A connection that has been idle for longer, one second, is checked by a system call before it is used. A
-/// shorter time is less than servers wait before they close, and the runtime has seen most closes by then.
+/// Idle time after which a connection is checked by a system call before it is used: 1 s. Servers wait longer before
+/// they close, and the runtime has seen most closes by then.
 const CHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// The future of [`Server::send`].
@@ -69,7 +69,7 @@ struct Pending<P: Protocol> {
     server: Arc<Server<P>>,
     request: Request<Body>,
     extra: Extra<P>,
-    /// Boxed, since most servers have no bound on connections.
+    /// Boxed, since most servers do not limit connections.
     slot: Option<Box<Slot>>,
 }
 
@@ -86,7 +86,7 @@ impl<P: Protocol> ResponseFuture<P> {
 }
 
 impl<P: Protocol> Pending<P> {
-    /// Takes a slot, if the server's connections are bounded, and goes on; or waits for one.
+    /// Acquires a slot, if the server's connections are limited, and continues; or waits for one.
     fn begin(&mut self, cx: &mut Context<'_>) -> Next<P> {
         if let Some(capacity) = &self.server.capacity {
             match capacity.try_acquire() {
@@ -135,7 +135,7 @@ impl<P: Protocol> Pending<P> {
         connection.exchange_with(self.request, self.extra, checkin)
     }
 
-    /// The error of a request that has waited for a slot in vain.
+    /// Creates the error of a request that got no slot.
     fn no_slot(self, error: Option<PoolExhausted>) -> AttemptError {
         let error = match error {
             None => too_late::<P>(),
@@ -226,7 +226,7 @@ impl<P: Protocol> Checkin<Connection<P>> for ReturnToPool<P> {
         // The body may have been read in another runtime.
         let Ok(here) = Handle::try_current() else { return };
         if here.id() != runtime || !server.may_reuse(&connection, now) {
-            drop(connection); // before its slot
+            drop(connection); // before its slot is released
             return;
         }
         let keep = if server.config.idle_timeout.is_zero() { 0 } else { server.config.keep_idle };

@@ -1,4 +1,4 @@
-//! `IdleLimit`: bounds the idle connections to all servers together.
+//! `IdleLimit`: limits the idle connections to all servers together.
 
 use std::{
     fmt,
@@ -9,21 +9,21 @@ use std::{
     time::Instant,
 };
 
-/// Idle connections that a process keeps to all servers together, unless set otherwise: as many as a
-/// server accepts by default, so that each of its clients may use a connection of its own.
+/// Default limit of idle connections to all servers together: 8,192, the number of connections that a server accepts
+/// by default, so that each client may use its own connection.
 pub const TOTAL_IDLE: usize = 8192;
 
-/// How many pools are compared for the one whose connection has been idle longest.
+/// Number of pools that are compared for the connection that has been idle longest.
 const CHOICES: usize = 4;
 
 static SHARED: LazyLock<IdleLimit> = LazyLock::new(|| IdleLimit::new(TOTAL_IDLE));
 
-/// A bound on idle connections that several servers share. Cheap to clone: clones are one bound.
+/// A limit of idle connections that several servers share. Cheap to clone: clones are the same limit.
 ///
-/// Within it, a server has as many idle connections as were in use at once within the idle timeout: the
-/// connection that was used last is used first, so that the others grow old and are closed. When the bound is
-/// reached, connections that have been idle for long are closed first, whichever server they belong to: of
-/// four pools in turn, the one with the oldest connection closes it.
+/// Below the limit, a server has as many idle connections as were in use at the same time within the idle timeout:
+/// the connection that was used last is reused first, so that the others become old and are closed. At the limit,
+/// connections that have been idle for long are closed first, of any server: of four pools in rotation, the one with
+/// the oldest connection closes it.
 ///
 /// ```
 /// use vestibule::upstream::{IdleLimit, PoolConfig, Upstream};
@@ -48,13 +48,13 @@ struct Shared {
 #[derive(Default)]
 struct Pools {
     list: Vec<Weak<dyn Evict>>,
-    /// The pool that is compared next.
+    /// The index of the next pool to compare.
     next: usize,
 }
 
-/// A pool whose idle connections count.
+/// A pool whose idle connections count towards the limit.
 pub(super) trait Evict: Send + Sync {
-    /// Returns since when its oldest connection is idle.
+    /// Returns the time since which its oldest connection has been idle.
     fn oldest(&self) -> Option<Instant>;
 
     /// Closes that connection. Returns whether there was one.
@@ -62,23 +62,22 @@ pub(super) trait Evict: Send + Sync {
 }
 
 impl IdleLimit {
-    /// A bound of `max` connections; with zero none is kept.
+    /// Creates a limit of `max` connections. With 0, none is kept.
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Shared { max, idle: AtomicUsize::new(0), pools: Mutex::default() }))
     }
 
-    /// Returns the bound of the process, of [`TOTAL_IDLE`], which servers share unless they are configured
-    /// with another.
+    /// Returns the limit of the process, [`TOTAL_IDLE`], which all servers without another limit share.
     pub fn of_process() -> Self {
         SHARED.clone()
     }
 
-    /// Returns how many connections are idle now.
+    /// Returns the current number of idle connections.
     pub fn idle(&self) -> usize {
         self.0.idle.load(Relaxed)
     }
 
-    /// Adds a pool. It is forgotten when it is dropped.
+    /// Adds a pool, which is removed when it is dropped.
     pub(super) fn add_pool(&self, pool: Weak<dyn Evict>) {
         let list = &mut self.pools().list;
         if list.len() == list.capacity() {
@@ -87,13 +86,12 @@ impl IdleLimit {
         list.push(pool);
     }
 
-    /// Counts one more idle connection. Returns whether one too many is idle: then call
-    /// [`evict`](Self::evict).
+    /// Counts one more idle connection. Returns whether the limit is exceeded: then call [`evict`](Self::evict).
     pub(super) fn count_one(&self) -> bool {
         self.0.idle.fetch_add(1, Relaxed) >= self.0.max
     }
 
-    /// Counts `n` fewer.
+    /// Counts `n` idle connections less.
     pub(super) fn discount(&self, n: usize) {
         if n > 0 {
             self.0.idle.fetch_sub(n, Relaxed);
@@ -139,7 +137,7 @@ impl IdleLimit {
     }
 
     fn pools(&self) -> std::sync::MutexGuard<'_, Pools> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.0.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,13 +11,13 @@ use tokio::runtime::Id;
 
 use super::{capacity::Open, idle_limit::IdleLimit};
 
-/// The number of locks, so that the runtimes of different threads rarely contend.
+/// Number of locks: 16, so that runtimes on different threads rarely contend.
 const SHARDS: usize = 16;
 
 /// The idle connections of all runtimes.
 ///
-/// The newest is used first, so that those that are left after a burst become old and are closed. A runtime has an
-/// entry as long as it has a [`Reaper`](super::reaper::Reaper).
+/// The newest connection is used first, so that the others become old after a burst and are closed. A runtime has an
+/// entry while it has a [`Reaper`](super::reaper::Reaper).
 pub(super) struct Pool<C> {
     shards: [Mutex<Shard<C>>; SHARDS],
     limit: IdleLimit,
@@ -48,13 +48,13 @@ impl Hasher for IdHasher {
 pub(super) struct Idle<C> {
     pub(super) connection: C,
     pub(super) since: Instant,
-    // Below the connection: it is dropped after it.
+    // After the connection, so that it is dropped after it.
     pub(super) open: Option<Open>,
 }
 
-/// What [`Pool::checkin`] leaves to its caller.
+/// The actions that [`Pool::checkin`] requires of its caller.
 pub(super) struct CheckedIn {
-    /// The connection is the first of a runtime without a reaper.
+    /// The connection is the first one of a runtime without a reaper.
     pub(super) is_first: bool,
     /// The limit is exceeded: one connection must be evicted.
     pub(super) is_over_limit: bool,
@@ -83,7 +83,7 @@ impl<C> Pool<C> {
         None
     }
 
-    /// Keeps a connection, and closes the oldest if there are more than `keep`.
+    /// Checks in a connection, and closes the oldest if there are more than `keep`.
     pub(super) fn checkin(&self, runtime: Id, connection: Idle<C>, keep: usize) -> CheckedIn {
         if keep == 0 {
             return CheckedIn { is_first: false, is_over_limit: false };
@@ -125,7 +125,7 @@ impl<C> Pool<C> {
         drop(idle);
     }
 
-    /// Since when the oldest connection of all runtimes is idle.
+    /// Returns the time since which the oldest connection of all runtimes has been idle.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let oldest = |shard: &Mutex<Shard<C>>| {
             let shard = lock(shard);

@@ -10,7 +10,7 @@ use tokio::runtime::Id;
 use super::{Protocol, Server};
 use crate::net::clock;
 
-/// How long it sleeps if the idle timeout is beyond the range of the clock.
+/// Maximum time of a sleep, if the idle timeout exceeds the range of the clock: one day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Closes the idle connections of one runtime at their timeout, with or without traffic.
@@ -34,7 +34,7 @@ impl<P: Protocol> Reaper<P> {
             let now = clock::now();
             let timeout = server.config.idle_timeout;
             let Some(oldest) = server.pool.expire(self.runtime, now, timeout) else {
-                self.is_owner = false; // the next connection has a reaper of its own
+                self.is_owner = false; // the next connection spawns another reaper
                 return;
             };
             drop(server);

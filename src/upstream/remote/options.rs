@@ -12,14 +12,14 @@ use crate::{
     },
 };
 
-/// The default timeout of a response's head, and of a pause in its body, 60 s.
+/// Default timeout of a response's head, and of a pause in its body: 60 s.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 pub(in crate::upstream) struct Options {
     pub(in crate::upstream) pool: PoolConfig,
     pub(in crate::upstream) limits: Arc<Limits>,
-    /// How certificates are verified.
+    /// The verification of certificates.
     pub(in crate::upstream) tls: Option<tls::Client>,
 }
 
@@ -36,7 +36,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Fails if this build does not speak `scheme`, and completes what it needs.
+    /// Checks that this build supports `scheme`, and sets the defaults that it needs.
     pub(in crate::upstream) fn prepare(&mut self, scheme: Scheme) -> io::Result<()> {
         match scheme {
             Scheme::Http => Ok(()),
@@ -50,7 +50,12 @@ impl Options {
     }
 
     pub(in crate::upstream) fn tls_client(&self) -> io::Result<&tls::Client> {
-        let why = || io::Error::new(io::ErrorKind::InvalidInput, "no client for TLS is set");
+        let why = || {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "https:// needs a TLS client: none is configured",
+            )
+        };
         self.tls.as_ref().ok_or_else(why)
     }
 }

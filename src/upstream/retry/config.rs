@@ -16,7 +16,7 @@ use crate::{
     policy::{backoff::Backoff, retry_budget::RetryBudget},
 };
 
-/// How often a request is sent at most, unless set otherwise.
+/// Default maximum number of attempts: 3.
 pub const ATTEMPTS: usize = 3;
 
 /// Wraps a service in [`Retry`].
@@ -25,7 +25,7 @@ pub struct RetryLayer {
     config: Config,
 }
 
-/// Decides whether a request may be sent again.
+/// Returns whether a request may be sent again.
 type Repeatable = Arc<dyn Fn(&Request<Body>) -> bool + Send + Sync>;
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ pub(super) struct Config {
 }
 
 impl RetryLayer {
-    /// Sends a request up to [`ATTEMPTS`] times, without delay, with a budget of its own.
+    /// Creates a layer that makes up to [`ATTEMPTS`] attempts, without delay, with its own budget.
     pub fn new() -> Self {
         Self {
             config: Config {
@@ -53,15 +53,15 @@ impl RetryLayer {
         }
     }
 
-    /// How often a request is sent at most, at least once. Default [`ATTEMPTS`].
+    /// Sets the maximum number of attempts, at least 1. Default [`ATTEMPTS`].
     #[must_use]
     pub fn attempts(mut self, n: usize) -> Self {
         self.config.attempts = u32::try_from(n).unwrap_or(u32::MAX).max(1);
         self
     }
 
-    /// Shares a budget of retries with other layers: one without a retry left returns the error instead.
-    /// Default: one of its own, of [`RetryBudget::default`].
+    /// Sets a budget of retries that is shared with other layers. Without a retry left, the error is returned.
+    /// Default: its own budget, [`RetryBudget::default`].
     #[must_use]
     pub fn budget(mut self, budget: Arc<RetryBudget>) -> Self {
         self.config.budget = Some(budget);
@@ -75,23 +75,23 @@ impl RetryLayer {
         self
     }
 
-    /// Waits before an attempt, for a random part of the delay of `backoff`, so that requests that failed
-    /// together are not sent together. Default: no delay, since another endpoint is tried.
+    /// Sets the delay before an attempt: a random part of the delay of `backoff`, so that requests that failed
+    /// together are not repeated together. Default: no delay, since another endpoint is tried.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;
         self
     }
 
-    /// Bounds the time of each attempt to the head of its response, connecting included. An attempt that
-    /// exceeds it has failed, and the request may be sent again. Default: none.
+    /// Sets the timeout of each attempt, from connecting to the head of the response. After it, the attempt has
+    /// failed, and the request may be sent again. Default: none.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.config.attempt_timeout = Some(timeout);
         self
     }
 
-    /// Bounds the time of all attempts together to the head of a response, beside the
+    /// Sets the timeout of all attempts together, up to the head of a response, in addition to the
     /// [`Deadline`](crate::peer::Deadline) of the request. Default: none.
     #[must_use]
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
@@ -99,9 +99,8 @@ impl RetryLayer {
         self
     }
 
-    /// Lets a request be sent again whose method is not idempotent and which may have been sent, if `allows`
-    /// returns `true` for it: the application recognizes a repetition, for example by a field
-    /// `Idempotency-Key`.
+    /// Allows another attempt for requests that are not idempotent and may have been sent, if `allows` returns
+    /// `true`: for applications that recognize a repetition, for example by a field `Idempotency-Key`.
     #[must_use]
     pub fn repeatable(
         mut self,
@@ -119,7 +118,7 @@ impl Config {
         if delay.is_zero() {
             return delay;
         }
-        // Each state has keys of its own, so that it hashes to a random number.
+        // Each `RandomState` has its own keys, so its hash is a random number.
         let random = RandomState::new().hash_one(attempts) >> 32;
         delay.mul_f64(random as f64 / f64::from(u32::MAX))
     }

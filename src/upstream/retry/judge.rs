@@ -1,4 +1,4 @@
-//! Whether a request that failed is sent again.
+//! `judge`: decides whether a failed request is sent again.
 
 use std::time::Instant;
 
@@ -13,8 +13,8 @@ use crate::{
     upstream::error::{AttemptError, AttemptErrorKind},
 };
 
-/// Returns the error, and the request if it is to be sent again instead. `last` is the error of the attempt
-/// before.
+/// Returns the error, together with the request if it is to be sent again. `last` is the error of the previous
+/// attempt.
 #[cold]
 pub(super) fn judge(
     error: BoxError,
@@ -28,7 +28,7 @@ pub(super) fn judge(
         Err(error) => return (error, None),
     };
     let is_of_time = match error.kind() {
-        // What failed before says more than that there is nowhere else to go.
+        // The previous error is more useful than the fact that there is no other endpoint.
         AttemptErrorKind::NoEndpoint => {
             return (last.unwrap_or_else(|| error.into_source()), None);
         }
@@ -58,7 +58,7 @@ pub(super) fn judge(
             }
             Delivery::Answered => false,
         };
-        // Last, since it costs a retry.
+        // Checked last, since it takes a retry from the budget.
         may_repeat && config.budget.as_ref().is_none_or(|budget| budget.try_withdraw(now))
     });
     (error.into_source(), request.map(Box::new))

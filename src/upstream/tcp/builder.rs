@@ -13,11 +13,11 @@ use crate::{
     upstream::{Balance, Endpoint, RetryLayer},
 };
 
-/// How long nothing may move on a forwarded connection, unless set otherwise, as with nginx: 10 minutes.
+/// Default idle timeout of a forwarded connection: 10 min, as in nginx.
 pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How many connections are forwarded at a time, unless set otherwise. Each takes two descriptors, and up to
-/// four more for pipes while bytes wait for a slow reader.
+/// Default maximum number of forwarded connections: 4,096. Each uses two descriptors, and up to four more for pipes
+/// while bytes wait for a slow reader.
 pub const MAX_CONNECTIONS: usize = 4096;
 
 /// Builds a [`TcpBalance`]. The order of options does not matter.
@@ -45,57 +45,56 @@ impl TcpBalanceBuilder {
         }
     }
 
-    /// Which server a connection goes to. Default: [`RoundRobin`].
+    /// Sets the policy that picks the server of a connection. Default: [`RoundRobin`].
     pub fn policy(mut self, policy: impl Pick + 'static) -> Self {
         self.policy = Arc::new(policy);
         self
     }
 
-    /// How long connecting may take, for each server tried. Default: 5 s.
+    /// Sets the timeout of connecting, for each server. Default: 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How many servers are tried for a connection, at least one. Default: each once.
+    /// Sets the maximum number of servers that are tried for a connection, at least 1. Default: each server once.
     pub fn attempts(mut self, n: usize) -> Self {
         self.attempts = Some(n);
         self
     }
 
-    /// How long nothing may move on a connection. Default: [`TCP_IDLE_TIMEOUT`].
+    /// Sets the time without traffic after which a connection is closed. Default: [`TCP_IDLE_TIMEOUT`].
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle_timeout = timeout;
         self
     }
 
-    /// How long a connection may last. Default: for ever.
+    /// Sets the maximum duration of a connection. Default: unlimited.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.limits.total_timeout = Some(timeout);
         self
     }
 
-    /// How many connections are forwarded at a time, at least one; others are closed. Default:
-    /// [`MAX_CONNECTIONS`].
+    /// Sets the maximum number of forwarded connections, at least 1; others are closed. Default: [`MAX_CONNECTIONS`].
     pub fn max_connections(mut self, n: usize) -> Self {
         self.max_connections = n.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
-    /// Tells servers the client's address by the PROXY protocol, which they must expect. Off by default.
+    /// Sends the client's address to the servers by the PROXY protocol, which they must expect. Off by default.
     pub fn proxy_protocol(mut self, version: proxy::Version) -> Self {
         self.proxy_protocol = Some(version);
         self
     }
 
-    /// The balancer.
+    /// Builds the balancer.
     ///
     /// # Errors
-    /// The first address that could not be parsed, or that there is none.
+    /// The first address that could not be parsed, or no address.
     pub fn build(self) -> io::Result<TcpBalance> {
         let addresses = self.addresses?;
         if addresses.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no server to connect to"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the balancer has no server"));
         }
         let attempts = self.attempts.unwrap_or(addresses.len());
         let targets = addresses.into_iter().map(|address| {

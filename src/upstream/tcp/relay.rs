@@ -12,22 +12,22 @@ use tokio::{io::AsyncWrite, time::Sleep};
 
 use crate::net::{DrainWatch, Io, Stream, clock, splice::Pipe};
 
-/// Bounds on the time of a connection.
+/// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) idle_timeout: Duration,
     pub(super) total_timeout: Option<Duration>,
 }
 
-/// Why a forwarded connection has ended.
+/// The reason of the end of a forwarded connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum End {
-    /// Both sides have ended it.
+    /// Both sides have closed it.
     Complete,
-    /// Nothing moved for the idle timeout.
+    /// There was no traffic for the idle timeout.
     Idle,
-    /// It has lasted for the total timeout.
+    /// It exceeded the total timeout.
     TooLong,
     /// A shutdown has aborted it.
     Aborted,
@@ -43,31 +43,31 @@ pub(super) struct Relay {
     up: Direction,
     down: Direction,
     limits: Limits,
-    /// When a byte has moved for the last time.
+    /// The time of the last traffic.
     last_moved: Instant,
     until: Option<Instant>,
-    /// Fires at the earliest of both timeouts, as they were when it was set.
+    /// Fires at the earlier one of both timeouts at the time when it was set.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// The bytes from one socket to the other.
 #[derive(Default)]
 struct Direction {
-    /// While it has bytes.
+    /// `None` while it contains no bytes.
     pipe: Option<Pipe>,
     moved: u64,
     read_ended: bool,
     is_done: bool,
 }
 
-/// Which socket an error is of.
+/// The socket of an error.
 enum Broken {
     From(io::Error),
     To(io::Error),
 }
 
 impl Direction {
-    /// Moves what there is. Ready when the direction has ended.
+    /// Moves bytes until no progress is possible. Ready when the direction has ended.
     fn poll(
         &mut self,
         from: &Stream,
@@ -131,7 +131,7 @@ impl Relay {
                 if self.up.moved + self.down.moved > before {
                     self.last_moved = clock::now();
                 }
-                // It is registered for the abort, too.
+                // Registers for the abort too.
                 let _ = watch.poll_draining(cx);
                 if watch.is_aborted() {
                     return Poll::Ready(End::Aborted);
@@ -166,12 +166,12 @@ impl Relay {
             let timer =
                 self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until.into())));
             ready!(timer.as_mut().poll(cx));
-            self.timer = None; // bytes have moved since it was set
+            self.timer = None; // there was traffic since it was set
         }
     }
 
-    /// Closes both connections: in order after a proper end, else by a reset. Returns the bytes that were
-    /// moved to the server and to the client.
+    /// Closes both connections: normally after a complete transfer, otherwise by a reset. Returns the numbers of
+    /// bytes that were moved to the server and to the client.
     pub(super) fn finish(mut self, end: &End) -> (u64, u64) {
         if !matches!(end, End::Complete) {
             self.client.reset_on_close();

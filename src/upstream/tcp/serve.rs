@@ -10,12 +10,12 @@ use crate::{
 };
 
 impl TcpBalance {
-    /// Accepts connections in the current runtime and forwards each in a task of its own, until `drain` begins.
-    /// Then the listener is closed, and the connections go on: [`Drain::ended`] waits for them, and
-    /// [`Drain::abort`] cuts them.
+    /// Accepts connections in the current runtime and forwards each in its own task until `drain` begins. Then the
+    /// listener is closed and the connections continue: [`Drain::ended`] waits for them, and [`Drain::abort`] aborts
+    /// them.
     ///
-    /// Each connection that has ended, or was not forwarded, is a `DEBUG` or `WARN` event of the target
-    /// `vestibule::tcp`.
+    /// The end of each connection, and each one that was not forwarded, is logged as a `DEBUG` or `WARN` event with
+    /// the target `vestibule::tcp`.
     ///
     /// # Errors
     /// Those of registering the listener.

@@ -1,4 +1,4 @@
-//! `TcpTarget`: a server that is only connected to, as an endpoint of a balancer.
+//! `TcpTarget`: a server for whole connections, as an endpoint of a balancer.
 
 use std::{
     fmt,
@@ -21,10 +21,10 @@ use crate::{
     upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
 };
 
-/// A server that is connected to and sent nothing: an endpoint of a [`TcpBalance`](super::TcpBalance).
+/// A server for whole connections, without requests: an endpoint of a [`TcpBalance`](super::TcpBalance).
 ///
-/// It is a service like others, so that the balancer, its policies and its health are the same: its response
-/// carries the connection, and counts as in flight until that has ended.
+/// It is a service like others, so that the balancer, its policies and its health are the same. Its response contains
+/// the connection, and counts as in flight until the connection has ended.
 #[derive(Debug, Clone)]
 pub struct TcpTarget(Arc<Inner>);
 
@@ -39,13 +39,13 @@ impl TcpTarget {
         Self(Arc::new(Inner { address, connect_timeout }))
     }
 
-    /// The server's address.
+    /// Returns the server's address.
     pub fn address(&self) -> &Address {
         &self.0.address
     }
 }
 
-/// A connection to a server, and what counts it at its endpoint.
+/// A connection to a server, and the guard that counts it at its endpoint.
 pub(super) struct Connected {
     pub(super) stream: Stream,
     pub(super) guard: Body,
@@ -84,7 +84,7 @@ impl<B: HttpBody> Service<Request<B>> for TcpTarget {
             };
             match result {
                 Ok(stream) => {
-                    // A body that has not ended, so that the response counts until it is dropped.
+                    // A body without an end, so that the response counts as in flight until it is dropped.
                     let (sender, body) = Body::channel(None);
                     let mut response = Response::new(body);
                     let carried = Carried(Arc::new(Mutex::new(Some(stream))));

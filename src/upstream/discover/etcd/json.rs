@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::error::BoxError;
 
-/// The longest answer with all keys, 16 MiB.
+/// Maximum size of a response with all keys: 16 MiB.
 pub(super) const MAX_RANGE: usize = 16 << 20;
 
-/// The longest message of a watch, 16 MiB: some revisions at a time.
+/// Maximum size of a message of a watch: 16 MiB.
 const MAX_LINE: usize = 16 << 20;
 
 /// All keys at a revision.
@@ -26,7 +26,7 @@ pub(super) enum Event {
         revision: u64,
         changes: Vec<Change>,
     },
-    /// The revision from which to watch is not kept any more.
+    /// The requested revision has been compacted.
     Compacted,
 }
 
@@ -36,20 +36,20 @@ pub(super) enum Change {
     Delete(String),
 }
 
-/// The request for all keys with this prefix.
+/// Returns the request for all keys with this prefix.
 pub(super) fn range(prefix: &str, limit: usize) -> String {
     let (key, end) = key_range(prefix);
     json!({ "key": key, "range_end": end, "limit": limit.to_string() }).to_string()
 }
 
-/// The request for changes of keys with this prefix.
+/// Returns the request for changes of keys with this prefix.
 pub(super) fn watch(prefix: &str, from: u64) -> String {
     let (key, end) = key_range(prefix);
     let create = json!({ "key": key, "range_end": end, "start_revision": from.to_string() });
     json!({ "create_request": create }).to_string()
 }
 
-/// The first key with this prefix and the first one behind all of them; `\0` stands for the end of all keys.
+/// Returns the first key with this prefix and the first one after all of them; `\0` is the end of all keys.
 fn key_range(prefix: &str) -> (String, String) {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
@@ -103,16 +103,16 @@ fn entry(entry: &Value) -> Result<(String, String), BoxError> {
     Ok((text("key")?, text("value")?))
 }
 
-/// 64-bit numbers are text, others numbers.
+/// Reads a number; 64-bit numbers are strings.
 fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
-/// Bytes as they come, and the lines in them: a message each.
+/// Splits received bytes into lines, each of which is a message.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: Vec<u8>,
-    /// Bytes without the end of a line.
+    /// The number of bytes that contain no line end.
     scanned: usize,
 }
 
@@ -121,7 +121,7 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next complete line.
+    /// Returns the next complete line.
     pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, BoxError> {
         let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) else {
             self.scanned = self.buffer.len();
