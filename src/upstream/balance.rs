@@ -195,6 +195,9 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
                 if !view.may_send(endpoint) || handle.is_draining() != was_draining {
                     continue; // taken out after the pick; `idle` may wait for it
                 }
+                if let Some(history) = history {
+                    history.record_endpoint(endpoint.key());
+                }
                 let cookie = set.policy.set_cookie(candidates, index).map(Box::new);
                 let future = Box::pin(endpoint.send(request, in_flight));
                 return Ok(Sent { future, cookie });

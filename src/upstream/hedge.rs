@@ -15,6 +15,7 @@ use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::history::{History, PresentEndpoint};
 use crate::{
     HttpService,
     body::{Body, HttpBody},
@@ -60,8 +61,8 @@ impl<S> Layer<S> for HedgeLayer {
 /// [budget](HedgeLayer::budget) limits the second attempts, so that they do not double the load when all servers are
 /// slow. The error of one attempt is returned only if the other has failed too, or has not begun.
 ///
-/// Over [`Balance`](super::Balance) the second attempt goes to the endpoint that its policy picks, which may be
-/// the same. Put it inside of [`Retry`](super::Retry) and outside of the balancer. Readiness passes through.
+/// Over [`Balance`](super::Balance) the second attempt goes to another endpoint than the first, unless there is no
+/// other. Put it inside of [`Retry`](super::Retry) and outside of the balancer. Readiness passes through.
 ///
 /// ```
 /// use std::time::Duration;
@@ -94,11 +95,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let request = request.map(Body::new);
+        let mut request = request.map(Body::new);
         let spare = copy(&request).map(|copy| {
             self.layer.budget.deposit();
+            let first = PresentEndpoint::default();
+            History::report_endpoint(&mut request, first.clone());
             Spare {
                 request: Box::new(copy),
+                first,
                 service: self.inner.clone(),
                 budget: self.layer.budget.clone(),
                 delay: Some(Box::pin(sleep(self.layer.delay))),
@@ -125,6 +129,8 @@ fn copy(request: &Request<Body>) -> Option<Request<Body>> {
 /// A second attempt that has not begun.
 struct Spare<S> {
     request: Box<Request<Body>>,
+    /// Where the first attempt is.
+    first: PresentEndpoint,
     service: S,
     budget: Arc<RetryBudget>,
     /// `None` after it has passed and the budget has been charged.
@@ -181,6 +187,9 @@ where
             let mut spare = this.spare.take().expect("it was there just above");
             if !is_ready {
                 return Poll::Pending;
+            }
+            if let Some(first) = spare.first.get() {
+                History::avoid(&mut spare.request, &first);
             }
             this.second.set(Some(spare.service.call(*spare.request)));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    policy::retry_budget::RetryBudget,
+    policy::{pick::First, retry_budget::RetryBudget},
     upstream::{HedgeLayer, MirrorLayer},
 };
 
@@ -28,7 +28,7 @@ fn slow_at_first(
 
 async fn winner<S>(service: S, method: Method) -> bytes::Bytes
 where
-    S: HttpService<Body, ResponseBody = Body, Error = BoxError>,
+    S: HttpService<Body, ResponseBody = Body, Error: fmt::Debug>,
 {
     service.oneshot(request(method)).await.unwrap().into_body().as_bytes().unwrap()
 }
@@ -44,6 +44,29 @@ async fn hedge_sends_slow_idempotent_request_twice_and_returns_first_response() 
         let service = HedgeLayer::new(SEC).layer(slow_at_first(first, &calls));
         assert_eq!(winner(service, method.clone()).await, won, "{method} {first:?}");
         assert_eq!(calls.load(Relaxed), sent, "{method} {first:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedge_sends_second_attempt_to_another_endpoint_if_there_is_one() {
+    for (names, won) in [(&["slow", "quick"][..], "quick"), (&["slow"][..], "slow")] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let endpoints = names.iter().map(|name| {
+            let calls = calls.clone();
+            let service = service_fn(move |_: Request<Body>| {
+                let is_first = calls.fetch_add(1, Relaxed) == 0;
+                async move {
+                    tokio::time::sleep(if is_first { 9 * SEC } else { Duration::ZERO }).await;
+                    Ok::<_, BoxError>(Response::new(Body::from(*name)))
+                }
+            });
+            Endpoint::new(*name, ErasedService::new(service))
+        });
+        // It picks the first endpoint, as often as it may.
+        let balance = Balance::new(endpoints, First::new());
+        let began = tokio::time::Instant::now();
+        assert_eq!(winner(HedgeLayer::new(SEC).layer(balance), Method::GET).await, won);
+        assert_eq!((began.elapsed(), calls.load(Relaxed)), (SEC, 2));
     }
 }
 
