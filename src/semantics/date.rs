@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header};
 
 /// The last second of the year 9999, the latest that the format can express.
 const MAX: u64 = 253_402_300_799;
@@ -45,6 +45,35 @@ impl HttpDate {
     }
 }
 
+/// Returns the time for which `Retry-After` asks (RFC 9110 section 10.2.3): seconds, or a date. A date counts from
+/// the response's own `Date`, so that a wrong clock of either side does not matter, or from `now` if it has none. `None`
+/// if the field is absent, invalid or repeated.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::{HeaderMap, HeaderValue};
+/// use vestibule::semantics::date::{HttpDate, retry_after};
+///
+/// let now = HttpDate::parse(b"Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+/// let mut fields = HeaderMap::new();
+/// fields.insert("retry-after", HeaderValue::from_static("Sun, 06 Nov 1994 08:50:07 GMT"));
+/// assert_eq!(retry_after(&fields, now), Some(Duration::from_secs(30)));
+/// fields.insert("retry-after", HeaderValue::from_static("120"));
+/// assert_eq!(retry_after(&fields, now), Some(Duration::from_secs(120)));
+/// ```
+pub fn retry_after(fields: &HeaderMap, now: HttpDate) -> Option<Duration> {
+    let mut values = fields.get_all(header::RETRY_AFTER).iter();
+    let (value, None) = (values.next()?.as_bytes().trim_ascii(), values.next()) else {
+        return None;
+    };
+    if value.iter().all(u8::is_ascii_digit) {
+        return std::str::from_utf8(value).ok()?.parse().ok().map(Duration::from_secs);
+    }
+    let until = HttpDate::parse(value)?;
+    let since = fields.get(header::DATE).and_then(|date| HttpDate::parse(date.as_bytes()));
+    Some(Duration::from_secs(until.seconds().saturating_sub(since.unwrap_or(now).seconds())))
+}
+
 impl From<SystemTime> for HttpDate {
     /// Truncates to whole seconds. A time before 1970, which a file may have, becomes the epoch.
     fn from(time: SystemTime) -> Self {
@@ -74,6 +103,38 @@ mod tests {
             let date = HttpDate::parse(form.as_bytes()).unwrap();
             assert_eq!(date.to_value(), "Sun, 06 Nov 1994 08:49:37 GMT");
         }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_from_that_of_the_response() {
+        let now = HttpDate::parse(b"Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let seconds = |lines: &[(&'static str, &'static str)]| {
+            let mut fields = HeaderMap::new();
+            for (name, value) in lines {
+                fields.append(*name, HeaderValue::from_static(value));
+            }
+            retry_after(&fields, now).map(|period| period.as_secs())
+        };
+        let at = |value| ("retry-after", value);
+        let date = "Sun, 06 Nov 1994 08:50:07 GMT";
+        assert_eq!(seconds(&[]), None);
+        for (value, expected) in [
+            ("0", Some(0)),
+            (" 7 ", Some(7)),
+            (date, Some(30)),
+            ("Sun, 06 Nov 1994 08:49:07 GMT", Some(0)),
+            ("18446744073709551616", None),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+        ] {
+            assert_eq!(seconds(&[at(value)]), expected, "{value}");
+        }
+        let own = ("date", "Sun, 06 Nov 1994 08:49:57 GMT");
+        assert_eq!(seconds(&[at(date), own]), Some(10));
+        assert_eq!(seconds(&[at(date), ("date", "yesterday")]), Some(30));
+        assert_eq!(seconds(&[at("1"), at("2")]), None, "ambiguous");
     }
 
     #[test]

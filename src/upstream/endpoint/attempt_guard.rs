@@ -2,10 +2,10 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Instant, SystemTime},
 };
 
-use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
 
 use super::EndpointHandle;
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     error::{BoxError, Chain},
     net::clock,
     policy::health::{Attempt, Failure},
+    semantics::date::retry_after,
     upstream::{
         error::{AttemptError, AttemptErrorKind},
         group::Group,
@@ -52,10 +53,8 @@ impl InFlight {
         let latency = now.saturating_duration_since(self.started);
         endpoint.observe(now, &options, Some(latency), is_success);
         if status == StatusCode::SERVICE_UNAVAILABLE
-            && let Some(period) = fields.get(RETRY_AFTER).and_then(|v| v.to_str().ok())
-            && let Ok(seconds) = period.trim().parse()
+            && let Some(period) = retry_after(fields, SystemTime::now().into())
         {
-            let period = Duration::from_secs(seconds);
             endpoint.health().back_off(endpoint.age(now), period, &options);
         }
         if is_success || !options.fail_on_server_error {
