@@ -1,7 +1,6 @@
-//! The client's driver: one connection, one exchange at a time, polled by the task that waits for it.
+//! The client's driver: one connection with one exchange at a time, polled by the task that awaits it.
 //!
-//! It drives the client's half of any [`Protocol`]: [HTTP/1.1](super::h1::client) and
-//! [FastCGI](super::fcgi).
+//! It drives the client side of any [`Protocol`]: [HTTP/1.1](super::h1::client) and [FastCGI](super::fcgi).
 
 mod exchange;
 mod incoming;
@@ -38,9 +37,9 @@ pub(crate) use protocol::{NextRead, sealed};
 
 /// A connection to a server, between exchanges.
 ///
-/// It has no task of its own: an exchange is polled by the task that waits for the response, and so is the
-/// response's body. When that body has ended and the connection can serve another exchange, it is given
-/// to [`Checkin`]. A connection whose response was not read to its end is closed.
+/// It has no task of its own: the task that awaits the response polls the exchange, and then the response's body.
+/// When the body has ended and the connection can serve another exchange, it is passed to [`Checkin`]. A connection
+/// whose response was not read to its end is closed.
 #[derive(Debug)]
 pub struct Connection<P, I> {
     /// Boxed, since a connection moves with every request: from a pool into an exchange and its body,
@@ -57,7 +56,7 @@ struct State<P, I> {
     timer: Timer,
     write_timeout: Duration,
     opened: Instant,
-    /// Exchanges that have begun.
+    /// Exchanges so far.
     exchanges: u64,
 }
 
@@ -67,21 +66,21 @@ struct State<P, I> {
 pub struct Parts<I> {
     /// The stream.
     pub io: I,
-    /// Bytes that were read from the stream and not used.
+    /// Bytes that were read from the stream and not consumed.
     pub read_ahead: BytesMut,
 }
 
-/// Why an exchange failed.
+/// The cause of a failed exchange.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause<P: Protocol> {
-    /// The connection broke.
+    /// The connection failed.
     #[error("connection to the server failed")]
     Io(#[source] io::Error),
     /// The server closed the connection before its response was complete.
     #[error("server closed the connection before it answered")]
     Closed,
-    /// The server violated the protocol, or refused the request by its means.
+    /// The server violated the protocol, or refused the request in a way that the protocol defines.
     #[error("server sent no valid response")]
     Fault(#[source] P::Fault),
     /// The server exceeded a timeout in reading or in writing.
@@ -99,8 +98,8 @@ pub enum Cause<P: Protocol> {
 }
 
 impl<P: Protocol> Cause<P> {
-    /// Converts to the crate's error, whose kind says whose fault it is. An error of the request's body is
-    /// returned unchanged: it belongs to the client's connection.
+    /// Converts to the crate's error, with its kind. An error of the request's body is returned unchanged, since it
+    /// belongs to the client's connection.
     pub(crate) fn into_error(self) -> BoxError {
         let kind = match &self {
             Self::Timeout | Self::Deadline => Kind::Timeout,
@@ -120,13 +119,13 @@ impl<P: Protocol> Cause<P> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ExchangeError<P: Protocol> {
-    /// Why it failed.
+    /// The cause.
     pub cause: Cause<P>,
-    /// How far the request has come. Any byte from the server is an answer, interim responses and STDERR
-    /// included.
+    /// The progress of the request. Any byte from the server counts as an answer, including interim responses and
+    /// STDERR.
     pub delivery: Delivery,
-    /// The original request, if no byte of a response has been read and the request's body can be
-    /// [sent again](Body::replay) or was not yet read.
+    /// The original request, if no byte of a response was read and the request's body can be [replayed](Body::replay)
+    /// or was not yet read.
     pub request: Option<Box<Request<Body>>>,
 }
 
@@ -153,14 +152,14 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         Self { state: Box::new(state) }
     }
 
-    /// Returns whether the connection can serve an exchange now: `false` after the server has closed it or
-    /// has sent unsolicited bytes. Makes no system call unless bytes have arrived.
+    /// Returns whether the connection can serve an exchange now: `false` after the server has closed it or has sent
+    /// unsolicited bytes. It makes a system call only if bytes have arrived.
     pub fn poll_usable(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.is_reusable() {
             return false;
         }
         let State { io, input, .. } = &mut *self.state;
-        // Outside of tokio's coop budget: a read without budget is pending too, and says nothing about the
+        // Outside of tokio's coop budget: a read without budget is pending too, which says nothing about the
         // connection.
         let is_quiet =
             poll_fn(|cx| Poll::Ready(thread_buffers::poll_read(io, cx, input).is_pending()));
@@ -172,22 +171,21 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         self.state.opened
     }
 
-    /// Returns how many exchanges have begun on the connection.
+    /// Returns the number of exchanges so far.
     pub fn exchanges(&self) -> u64 {
         self.state.exchanges
     }
 
-    /// Returns whether the system has input of the server for the connection, or its end. An idle connection
-    /// that has is not [usable](Self::poll_usable), even if the runtime does not know of it yet.
+    /// Returns whether the kernel has received data or the end of the stream. An idle connection for which it has is
+    /// not [usable](Self::poll_usable), even if the runtime has not been notified yet.
     pub fn has_input(&self) -> bool {
         self.state.io.has_input()
     }
 
-    /// Sends a request, and `extra` as the protocol needs it, and waits for the head of its response.
+    /// Sends a request, together with `extra` as required by the protocol, and waits for the head of its response.
     ///
-    /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the
-    /// head. The response's body owns the connection until it has ended, and then gives it to
-    /// `checkin`.
+    /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the head. The response's
+    /// body owns the connection until it has ended, and then passes it to `checkin`.
     pub fn exchange_with<C: Checkin<Self>>(
         self,
         request: Request<Body>,
@@ -197,8 +195,7 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         Exchange::new(self, request, extra, checkin)
     }
 
-    /// Returns the stream, with bytes that were read and not used: after an upgrade, those of the next
-    /// protocol.
+    /// Returns the stream, with bytes that were read and not consumed: after an upgrade, those of the next protocol.
     pub fn into_parts(self) -> Parts<I> {
         let State { io, input, .. } = *self.state;
         Parts { io, read_ahead: input }

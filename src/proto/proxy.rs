@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: the addresses of a connection, sent in front of its bytes.
 //!
-//! The protocol is that of HAProxy's `doc/proxy-protocol.txt`. A receiver must read it only from peers that it
-//! trusts, and then always: a header is neither optional nor recognized by its look alone.
+//! The protocol is defined in HAProxy's `doc/proxy-protocol.txt`. A receiver must expect it only from trusted peers,
+//! and always from these: a header is neither optional nor detected.
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,7 @@ pub use v2::{MAX_V2, Tlv, Tlvs};
 pub enum Version {
     /// A line of text.
     V1,
-    /// Binary, with room for further facts.
+    /// A binary header with extensions.
     V2,
 }
 
@@ -28,10 +28,10 @@ pub enum Version {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
-    /// Its version.
+    /// The version.
     pub version: Version,
-    /// The addresses of the proxied connection. `None` if the sender does not know them, or sends the
-    /// connection for itself, such as a health check: then those of the socket count.
+    /// The addresses of the proxied connection. `None` if the sender does not know them, or if it connects on its own
+    /// behalf, for example for a health check: then those of the socket apply.
     pub addresses: Option<ProxyAddresses>,
     /// The extensions of version 2.
     pub tlvs: Tlvs,
@@ -61,32 +61,32 @@ pub enum Fault {
     Tlv,
 }
 
-/// Takes a header from the front of `input`. `None` means that more bytes are needed.
+/// Parses a header and removes it from the front of `input`. Returns `None` if more bytes are needed.
 ///
 /// ```
 /// use bytes::BytesMut;
 /// use vestibule::proto::proxy;
 ///
 /// let mut input = BytesMut::from("PROXY TCP4 192.0.2.1 192.0.2.9 40000 443\r\nGET / ");
-/// let header = proxy::parse(&mut input)?.expect("it is whole");
+/// let header = proxy::parse(&mut input)?.expect("it is complete");
 /// assert_eq!(header.addresses.unwrap().client.to_string(), "192.0.2.1:40000");
 /// assert_eq!(&input[..], b"GET / ");
 /// # Ok::<(), proxy::Fault>(())
 /// ```
 ///
 /// # Errors
-/// A [`Fault`] as soon as the bytes cannot become a valid header.
+/// A [`Fault`] as soon as no valid header can begin with these bytes.
 pub fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
     let len = v2::SIGNATURE.len().min(input.len());
     if input[..len] == v2::SIGNATURE[..len] {
-        // A single CR could be of no other version.
+        // A single CR can only begin version 2.
         return if len < v2::SIGNATURE.len() { Ok(None) } else { v2::parse(input) };
     }
     v1::parse(input)
 }
 
-/// Writes a header. Without addresses it says that they are unknown (version 1), or that the connection is the
-/// sender's own (version 2).
+/// Encodes a header. Without addresses it states that they are unknown (version 1), or that the sender connects on
+/// its own behalf (version 2).
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -108,8 +108,8 @@ pub fn encode(version: Version, addresses: Option<&ProxyAddresses>, out: &mut By
     }
 }
 
-/// Writes a header of version 2 with extensions. Those that would make it longer than [`MAX_V2`] are left
-/// out, with all behind them.
+/// Encodes a header of version 2 with extensions. The first extension that would make it longer than [`MAX_V2`], and
+/// all after it, are omitted.
 pub fn encode_with_tlvs(
     addresses: Option<&ProxyAddresses>,
     tlvs: &[(u8, Bytes)],

@@ -25,8 +25,8 @@ use crate::{
     semantics::gateway,
 };
 
-/// How long a server may take to say whether it wants the body of a request with `Expect: 100-continue`,
-/// as curl waits, 1 s. Then the body is sent, since old servers do not answer (RFC 9110 section 10.1.1).
+/// Time that a server has to answer `Expect: 100-continue`: 1 s, as in curl. After it the body is sent, since old
+/// servers do not answer (RFC 9110 section 10.1.1).
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The future of [`Connection::exchange_with`].
@@ -42,13 +42,13 @@ struct Inner<P: Protocol, I, C> {
     checkin: C,
     parts: request::Parts,
     extra: P::Extra,
-    /// The part of the body that has not been passed to the connection.
+    /// The part of the body that was not passed to the connection.
     upload: Option<Upload>,
-    /// A copy of the whole body, if it can be sent twice.
+    /// A copy of the complete body, if it can be sent twice.
     replay: Option<Body>,
-    /// The request's own deadline.
+    /// The request's deadline.
     deadline: Option<Instant>,
-    /// Until when the body is held back, since the server has been asked whether it wants it.
+    /// The end of the time in which the body is held back for the answer to `Expect`.
     held_until: Option<Instant>,
     progress: Progress,
 }
@@ -109,8 +109,8 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
                 pump(state, &mut self.upload, now, cx)?;
             }
             let had_room = state.output.has_room();
-            // A write may fail because the server has responded and closed. Its response can still be read,
-            // so the write error counts only if there is no response.
+            // A write may fail because the server has responded and closed the connection. Its response can still be
+            // read, so the error counts only if there is none.
             let mut broken = None;
             match self.poll_flush(cx, now) {
                 Poll::Ready(Ok(())) if !had_room && self.upload.is_some() => continue,
@@ -170,17 +170,17 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         result
     }
 
-    /// Passes interim responses on, without the fields of the server's hop.
+    /// Forwards interim responses, without hop-by-hop fields.
     fn relay_interim(&mut self) {
         while let Some(mut head) = self.connection.state.core.take_interim() {
             if let Some(receiver) = self.parts.extensions.get::<InterimResponses>() {
                 gateway::prepare_response(&mut head.headers);
-                let _ = receiver.send(head.status, head.headers); // beyond the bound they are dropped
+                let _ = receiver.send(head.status, head.headers); // those beyond the bound are dropped
             }
         }
     }
 
-    /// Ready when a time has passed: that of the exchange, or, without a cause, that of the held body.
+    /// Ready when a timeout has passed: with a cause that of the exchange, without one that of the held body.
     fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Cause<P>>> {
         let until = [self.deadline, self.held_until].into_iter().flatten().min();
         if !self.connection.state.poll_expired(cx, now, until) {
@@ -202,7 +202,7 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         let Self { mut connection, checkin, mut upload, parts: request, held_until, .. } = self;
         head_pool::release(request);
         if held_until.is_some() {
-            // The server has answered without the body, so it does not want it.
+            // The server has answered without the body, so it does not need it.
             upload = None;
             connection.state.core.abandon_body();
         }

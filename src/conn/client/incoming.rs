@@ -19,8 +19,8 @@ use crate::{
     proto::h1::Event,
 };
 
-/// The body of a response. It owns the connection, and checks it in at its end. Dropped before its end, it
-/// closes the connection, so that the rest is never read as the response to another request.
+/// The body of a response. It owns the connection, and checks it in at its end. Dropping it before its end closes the
+/// connection, so that the rest is never read as the response to another request.
 pub(super) struct Incoming<P: Protocol, I, C> {
     exchange: Option<(Connection<P, I>, C)>,
     /// The unsent part of the request's body: the server may respond before the request is complete.
@@ -32,7 +32,7 @@ pub(super) struct Incoming<P: Protocol, I, C> {
 }
 
 impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
-    /// Creates a body of `first`, and then what the connection returns.
+    /// Creates a body of `first` and the data that follows on the connection.
     pub(super) fn new(
         connection: Connection<P, I>,
         checkin: C,

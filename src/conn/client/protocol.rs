@@ -1,8 +1,8 @@
-//! `Protocol`: what the client's driver needs of a protocol.
+//! `Protocol`: the interface between the client's driver and a protocol.
 
-/// A protocol that a client's [`Connection`](super::Connection) speaks: HTTP/1.1 or FastCGI.
+/// A protocol of a client's [`Connection`](super::Connection): HTTP/1.1 or FastCGI.
 ///
-/// It is implemented by the cores of this crate only.
+/// Only the cores of this crate implement it.
 pub trait Protocol: sealed::Protocol {}
 
 impl<P: sealed::Protocol> Protocol for P {}
@@ -27,14 +27,14 @@ pub(crate) mod sealed {
 
     /// A protocol's core, from the client's side: state without a socket, task or clock.
     pub trait Protocol: fmt::Debug + Send + Unpin + 'static {
-        /// What is sent beside the request.
+        /// Data that is sent in addition to the request.
         type Extra: Send + Unpin + 'static;
         /// An error of the server.
         type Fault: StdError + Send + Sync + 'static;
         /// An error of the caller.
         type Misuse: StdError + Send + Sync + 'static;
 
-        /// Learns of the request that is sent next.
+        /// Prepares for a request, which is sent next.
         fn begin_request(&mut self, _request: &Request<Body>) {}
 
         /// Sends the head of a request; `length` is that of its body, `None` if unknown.
@@ -47,8 +47,7 @@ pub(crate) mod sealed {
             out: &mut BytesMut,
         ) -> Result<(), Self::Misuse>;
 
-        /// Announces up to `len` bytes of the body. Returns how many the caller may send, and what must
-        /// follow them.
+        /// Announces up to `len` bytes of the body. Returns how many the caller may send, and what must follow them.
         fn send_data(
             &mut self,
             len: usize,
@@ -74,13 +73,13 @@ pub(crate) mod sealed {
         fn recv_eof(&mut self, now: Instant)
         -> Result<Option<Event<response::Parts>>, Self::Fault>;
 
-        /// Returns what the next read is for.
+        /// Returns the expected content of the next read.
         fn next_read(&self) -> NextRead;
 
         /// Returns the bytes of the body that `recv` has not returned, if known.
         fn remaining_body(&self) -> Option<u64>;
 
-        /// Returns whether `input` may hold the whole rest of the body.
+        /// Returns whether `input` may contain the whole rest of the body.
         fn may_hold_body(&self, input: &[u8]) -> bool;
 
         /// Returns the time by which the server must make progress.
@@ -89,11 +88,12 @@ pub(crate) mod sealed {
         /// Restarts the server's timeout.
         fn resume(&mut self, now: Instant);
 
-        /// Gives up the request's body: the response may still come, and the connection is closed after it.
+        /// Stops sending the request's body: the response may still be received, and the connection is closed after
+        /// it.
         fn abandon_body(&mut self);
 
-        /// Returns whether the server has been asked whether it wants the request's body, and has not answered
-        /// (RFC 9110 section 10.1.1).
+        /// Returns whether the request has `Expect: 100-continue` and the server has not answered (RFC 9110 section
+        /// 10.1.1).
         fn awaits_continue(&self) -> bool {
             false
         }
@@ -106,7 +106,7 @@ pub(crate) mod sealed {
         /// Returns whether an exchange can begin.
         fn can_begin(&self) -> bool;
 
-        /// Returns the kind of the error that stands for a fault.
+        /// Returns the kind of the error for a fault.
         fn fault_kind(_fault: &Self::Fault) -> Kind {
             Kind::BadGateway
         }

@@ -1,4 +1,4 @@
-//! Forwarding of the request's body from the caller to the connection.
+//! Forwards the request's body from the caller to the connection.
 
 use std::{
     task::{Context, Poll},
@@ -11,7 +11,7 @@ use crate::{
     net::Io,
 };
 
-/// A body, and the unsent rest of its last piece: a piece may be larger than the protocol sends at once.
+/// A body, and the unsent rest of its last piece, which may be larger than the protocol sends at once.
 pub(super) struct Upload {
     body: Body,
     /// Boxed, since few pieces are so large.

@@ -28,21 +28,21 @@ use crate::{
 
 pub use exchange::Exchange;
 
-/// The window of one response, 256 KiB: with a round trip of 50 ms, 5 MiB a second.
+/// The flow-control window of one response: 256 KiB. With a round trip of 50 ms that is 5 MiB/s.
 const STREAM_WINDOW: u32 = 256 << 10;
 
-/// The window of all responses of a connection together, 4 MiB.
+/// The flow-control window of all responses of a connection together: 4 MiB.
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// Bytes of one request's body that may be queued for the connection, 256 KiB.
+/// Bytes of one request's body that may be queued for the connection: 256 KiB.
 const SEND_BUFFER: usize = 256 << 10;
 
-/// The maximum of requests under way on one connection, 1,000, whatever the server allows.
+/// Maximum number of requests in flight on one connection: 1,000, even if the server allows more.
 const MAX_STREAMS: usize = 1_000;
 
-/// A connection to a server, which many requests share. Cheap to clone.
+/// A connection to a server that many requests share. Cheap to clone.
 ///
-/// Its [`Driver`] must be polled, in a task of its own.
+/// Its [`Driver`] must be polled by a separate task.
 #[derive(Clone)]
 pub struct Connection {
     send: SendRequest<Bytes>,
@@ -53,22 +53,22 @@ struct Shared {
     limits: Arc<Limits>,
     scheme: Scheme,
     is_closed: AtomicBool,
-    /// Requests under way.
+    /// Requests in flight.
     active: AtomicUsize,
-    /// Requests so far; it may wrap.
+    /// Requests so far; the number may wrap.
     exchanges: AtomicUsize,
 }
 
-/// Drives the connection: reads and writes frames for all of its requests. It ends with the connection, and after
+/// The driver of a connection: reads and writes frames for all of its requests. It ends with the connection, or after
 /// the last request once all handles are dropped.
 pub struct Driver<I> {
     connection: h2::client::Connection<I, Bytes>,
     shared: Arc<Shared>,
 }
 
-/// Performs the handshake over a stream on which the server is known to speak HTTP/2. Of `limits`, `head_timeout` is
-/// the time from the end of a request to the head of its response, and `body_timeout` bounds each pause in its body and in
-/// sending.
+/// Performs the handshake on a stream whose server is known to support HTTP/2. `limits.head_timeout` is the maximum
+/// time from the end of a request to the head of its response, and `limits.body_timeout` is the maximum time without
+/// progress in its body and in sending.
 ///
 /// # Errors
 /// Those of the stream.
@@ -97,18 +97,18 @@ pub async fn handshake<I: Io>(
 }
 
 impl Connection {
-    /// Returns whether another request may be sent now: the connection is open, and the server allows one more.
+    /// Returns whether another request may be sent: the connection is open, and the server allows one more.
     pub fn has_room(&self) -> bool {
         let most = self.send.current_max_send_streams().min(MAX_STREAMS);
         !self.is_closed() && self.active() < most
     }
 
-    /// Returns whether the connection serves no further request.
+    /// Returns whether the connection accepts no further request.
     pub fn is_closed(&self) -> bool {
         self.shared.is_closed.load(Ordering::Acquire)
     }
 
-    /// Returns the number of requests under way.
+    /// Returns the number of requests in flight.
     pub fn active(&self) -> usize {
         self.shared.active.load(Ordering::Acquire)
     }
@@ -125,13 +125,13 @@ impl Connection {
         self.shared.exchanges.load(Ordering::Relaxed)
     }
 
-    /// Lets the connection serve no further request.
+    /// Makes the connection accept no further request.
     pub fn close(&self) {
         self.shared.is_closed.store(true, Ordering::Release);
     }
 }
 
-/// Counts a request as under way until it is dropped.
+/// Counts a request as in flight until it is dropped.
 struct Active(Arc<Shared>);
 
 impl Active {
@@ -149,7 +149,7 @@ impl Drop for Active {
 }
 
 impl<I: Io> Future for Driver<I> {
-    /// How the connection has ended. Each of its requests has an error of its own.
+    /// The result of the connection. Each of its requests has an error of its own.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -165,11 +165,11 @@ impl<I> Drop for Driver<I> {
     }
 }
 
-/// Why an exchange failed.
+/// The cause of a failed exchange.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The connection broke, or the server ended it.
+    /// The connection failed, or the server closed it.
     #[error("connection to the server failed")]
     Closed(#[source] h2::Error),
     /// The server reset the request, or violated the protocol.
@@ -194,7 +194,7 @@ impl Cause {
         if error.is_io() || error.is_go_away() { Self::Closed(error) } else { Self::Reset(error) }
     }
 
-    /// Returns whether the server has said that it has not acted on the request (RFC 9113 sections 6.8 and 8.7).
+    /// Returns whether the server reported that it did not process the request (RFC 9113 sections 6.8 and 8.7).
     fn is_unprocessed(&self) -> bool {
         match self {
             Self::Closed(error) => error.is_go_away() && error.is_remote(),
@@ -205,8 +205,8 @@ impl Cause {
         }
     }
 
-    /// Converts to the crate's error, whose kind says whose fault it is. An error of the request's body is
-    /// returned unchanged: it belongs to the client's connection.
+    /// Converts to the crate's error, with its kind. An error of the request's body is returned unchanged, since it
+    /// belongs to the client's connection.
     pub(crate) fn into_error(self) -> BoxError {
         let kind = match self {
             Self::Body(error) => return error,
@@ -222,11 +222,11 @@ impl Cause {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ExchangeError {
-    /// Why it failed.
+    /// The cause.
     pub cause: Cause,
-    /// Whether the server may have acted on the request.
+    /// Whether the server may have processed the request.
     pub delivery: Delivery,
-    /// The original request, if its body can be [sent again](Body::replay) or was not yet read.
+    /// The original request, if its body can be [replayed](Body::replay) or was not yet read.
     pub request: Option<Box<Request<Body>>>,
 }
 

@@ -37,25 +37,25 @@ use crate::{
     peer::{Peer, RequestId},
 };
 
-/// Rounds of one poll before the task yields: each polls what was woken.
+/// Rounds of one poll before the task yields: 16. Each round polls the woken streams.
 const MAX_ROUNDS_PER_POLL: usize = 16;
 
-/// How long a connection must have been idle before it can be shed, 250 ms, as with HTTP/1.1.
+/// Minimum idle time before a connection can be shed: 250 ms, as with HTTP/1.1.
 const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 
-/// How long the client may take, once the drain has begun, to acknowledge that and to end a connection without
-/// requests, 1 s.
+/// Time that the client has, after a drain has begun, to acknowledge it and to close a connection without requests: 1
+/// s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves one HTTP/2 connection: a future that ends with it.
+/// The driver of one HTTP/2 connection: a future that ends with the connection.
 ///
-/// All requests run in this one future, so there is no channel and no other task between a request and its
-/// response. The service's readiness is awaited when a head is complete, by one request after the other, and
-/// before the body is read. A request whose stream the client resets is dropped.
+/// All requests run in this future, without a channel or another task between a request and its response. The
+/// service's readiness is awaited when a head is complete, one request after another, and before the body is read. A
+/// request is dropped when the client resets its stream.
 ///
-/// The client must send its preface within the time of a first head. A connection without requests is closed
-/// after the idle timeout, with GOAWAY. A drain is announced by GOAWAY in two steps (RFC 9113 section 6.8), so
-/// that no request is lost.
+/// The client must send its preface within `head_timeout`. A connection without requests is closed after the idle
+/// timeout, with GOAWAY. A drain is announced by GOAWAY in two steps (RFC 9113 section 6.8), so that no request is
+/// lost.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -79,7 +79,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Connection<I: Io, S> {
     state: State<I>,
     wire: WireState,
-    /// `None` once it has panicked: no further request is served.
+    /// `None` after a panic or an error of readiness: no further request is served.
     service: Option<S>,
     shared: Shared,
     last_id: RequestId,
@@ -91,12 +91,12 @@ pub struct Connection<I: Io, S> {
     waiting: VecDeque<usize>,
     gate: GateWaiter,
     timer: Timer,
-    /// No stream has a deadline before this time.
+    /// A lower bound of the streams' deadlines.
     next_deadline: Option<Instant>,
-    /// Since when there is no request.
+    /// The time since which there is no request.
     idle_since: Option<Instant>,
     drain_until: Option<Instant>,
-    /// The last field, so that everything else is dropped before the connection counts as ended.
+    /// The last field, so that all others are dropped before the connection counts as ended.
     watch: DrainWatch,
 }
 
@@ -105,13 +105,13 @@ enum State<I: Io> {
     Open(h2::server::Connection<Wire<I>, Bytes>),
 }
 
-/// What every request of a connection needs.
+/// The state that all requests of a connection share.
 struct Shared {
     peer: Peer,
     config: Arc<Config>,
 }
 
-/// The requests under way, by key.
+/// The requests in flight, by key.
 #[derive(Default)]
 struct Streams {
     slots: Vec<Option<Stream>>,
@@ -158,7 +158,7 @@ where
     }
 }
 
-/// Returns a builder that announces all bounds.
+/// Returns a builder with the configured bounds.
 fn builder(options: &Http2Config, config: &Config) -> Builder {
     let mut builder = Builder::new();
     builder
@@ -167,7 +167,7 @@ fn builder(options: &Http2Config, config: &Config) -> Builder {
         .initial_connection_window_size(options.connection_window)
         .max_header_list_size(u32::try_from(config.limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(options.send_buffer)
-        // Streams that were reset before they were served, and those that the client made us reset
+        // Streams that were reset before they were served, and those that the client caused this server to reset
         // (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(Some(100));
@@ -193,8 +193,8 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// An error of the connection: the client reset it, violated the protocol or did not read. A failed request
-    /// is no error here: it has been answered.
+    /// An error of the connection: the client reset it, violated the protocol or did not read. The failure of a
+    /// request is not an error of the connection.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -246,7 +246,7 @@ where
         Poll::Pending
     }
 
-    /// Ready with whether the connection has ended.
+    /// Polls the handshake. Ready with whether the connection has ended.
     fn poll_handshake(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<bool>> {
         let State::Handshake(handshake, deadline) = &mut self.state else {
             return Poll::Ready(Ok(false));
@@ -284,12 +284,12 @@ where
 
     /// Drives `h2`: reads frames, accepts requests, writes frames. Ready when the connection has ended.
     fn poll_connection(&mut self, now: Instant, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Before the state is checked: a waker that was queued and not polled would not be queued again.
+        // Before the state is checked: a waker that is queued but not polled would not be queued again.
         let waker = self.connection_waker.begin_poll().clone();
         let State::Open(connection) = &mut self.state else { return Poll::Pending };
         let mut cx = Context::from_waker(&waker);
         loop {
-            // While the gate is closed, requests wait in `h2`, which announced how many there may be.
+            // While the gate is closed, requests wait in `h2`, which has announced their maximum number.
             let is_open = self.shared.config.gate.poll_opened(&mut self.gate, task).is_ready();
             let accepted = if is_open {
                 connection.poll_accept(&mut cx)
@@ -325,7 +325,7 @@ where
             return Err(io::Error::new(io::ErrorKind::InvalidData, flood));
         }
         let Some(error) = error else { return Ok(()) };
-        // The client says that it ends, or does end while no request is under way.
+        // The client announces its end, or closes the connection while no request is in flight.
         let says_so = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
         if says_so || (error.is_io() && self.streams.is_empty()) {
             return Ok(());
@@ -333,7 +333,7 @@ where
         Err(into_io(error))
     }
 
-    /// Calls the service for requests that wait for it, while it is ready.
+    /// Calls the service for waiting requests while it is ready.
     fn admit(&mut self, now: Instant, cx: &mut Context<'_>) {
         while let Some(&key) = self.waiting.front() {
             let Some(stream) = self.streams.get(key) else {
@@ -387,7 +387,7 @@ where
         }
     }
 
-    /// Refuses a request, since the service has failed for an earlier one.
+    /// Refuses a request, since the service has failed.
     fn refuse(&mut self, key: usize) {
         if let Some(stream) = self.streams.get(key) {
             stream.exchange.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
@@ -395,8 +395,7 @@ where
         }
     }
 
-    /// Drops a service that has panicked or failed to be ready. The connection ends after the requests that are
-    /// under way.
+    /// Drops a service that has panicked or whose readiness failed. The connection ends after the requests in flight.
     fn end_service(&mut self) {
         self.service = None;
         if let State::Open(connection) = &mut self.state {
@@ -414,7 +413,7 @@ where
             if self.streams.is_empty() {
                 self.idle_since = Some(now);
             }
-            // `h2` sees by the dropped handles that the stream needs no memory any more.
+            // Dropping the handles makes `h2` free the stream's memory.
             self.connection_waker.wake();
             return;
         }

@@ -16,7 +16,7 @@ use crate::net::Io;
 pub(super) struct H2Stream {
     recv: RecvStream,
     send: SendStream<Bytes>,
-    /// Data that was received and not yet read. The window is opened when it has been.
+    /// Data that was received and not yet read. The window is released when it is read.
     received: Bytes,
     is_shut_down: bool,
 }
@@ -53,7 +53,7 @@ impl AsyncRead for H2Stream {
         let n = buf.remaining().min(this.received.len());
         buf.put_slice(&this.received[..n]);
         this.received.advance(n);
-        // Cannot fail: so much was received.
+        // Cannot fail: the data has been received.
         let _ = this.recv.flow_control().release_capacity(n);
         Poll::Ready(Ok(()))
     }
@@ -83,7 +83,7 @@ impl AsyncWrite for H2Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // the connection sends what is queued
+        Poll::Ready(Ok(())) // the connection sends queued data
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! `Wakers`: which of a connection's streams have been woken since they were last polled.
+//! `Wakers`: the streams of a connection that were woken since their last poll.
 
 use std::{
     collections::VecDeque,
@@ -12,8 +12,8 @@ use std::{
 /// The key of the connection itself among the keys of streams.
 pub(super) const CONNECTION: usize = usize::MAX;
 
-/// The woken futures of one task. All streams of a connection run in its task, so that no channel and no other
-/// task stands between a request and its response; a wake-up says which of them to poll.
+/// The woken futures of one task. All streams of a connection run in its task, without a channel or another task
+/// between a request and its response; a wake-up identifies the stream to poll.
 #[derive(Debug, Default)]
 pub(super) struct Wakers(Arc<Queue>);
 
@@ -23,7 +23,7 @@ struct Queue(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     woken: VecDeque<usize>,
-    /// Whether the task polls now, and looks at the queue before it ends.
+    /// Whether the task is being polled, and will check the queue before it returns.
     is_polling: bool,
     task: Option<Waker>,
 }
@@ -68,7 +68,7 @@ impl Wake for Slot {
     }
 }
 
-/// A stream's place in the queue, with its waker.
+/// The entry of a stream in the queue, with its waker.
 #[derive(Debug)]
 pub(super) struct StreamWaker {
     slot: Arc<Slot>,
@@ -76,27 +76,27 @@ pub(super) struct StreamWaker {
 }
 
 impl StreamWaker {
-    /// Returns the waker for a poll, which may be woken again from now on.
+    /// Returns the waker for a poll. From now on, a wake-up queues the stream again.
     pub(super) fn begin_poll(&self) -> &Waker {
         self.slot.is_queued.store(false, Ordering::Release);
         &self.waker
     }
 
-    /// Has the stream polled, in this poll of the task or the next.
+    /// Queues the stream, which is polled in this poll of the task or the next.
     pub(super) fn wake(&self) {
         self.slot.push();
     }
 }
 
 impl Wakers {
-    /// Creates the waker of a stream, which is to be polled first.
+    /// Creates the waker of a stream, which is queued for its first poll.
     pub(super) fn stream(&self, key: usize) -> StreamWaker {
         let slot = Arc::new(Slot { key, queue: self.0.clone(), is_queued: AtomicBool::new(false) });
         slot.push();
         StreamWaker { waker: slot.clone().into(), slot }
     }
 
-    /// Begins a poll of the task: until [`try_end`](Self::try_end), wake-ups only queue.
+    /// Begins a poll of the task. Until [`try_end`](Self::try_end), wake-ups only queue streams.
     pub(super) fn begin(&self, cx: &Context<'_>) {
         let mut state = self.0.lock();
         state.is_polling = true;
@@ -118,7 +118,7 @@ impl Wakers {
         !state.is_polling
     }
 
-    /// Ends the poll. The task must be woken for streams that are left.
+    /// Ends the poll. The caller must wake the task if streams are left in the queue.
     pub(super) fn end(&self) {
         self.0.lock().is_polling = false;
     }

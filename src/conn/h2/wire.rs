@@ -1,5 +1,4 @@
-//! `Wire`: the stream below `h2`, with the bytes that were read ahead, a meter of frames and the progress of
-//! writes.
+//! `Wire`: the stream below `h2`, with the bytes that were read ahead, a meter of frames, and the progress of writes.
 
 use std::{
     io::{self, IoSlice},
@@ -26,13 +25,13 @@ pub(super) struct Wire<I> {
     state: WireState,
 }
 
-/// What a connection knows of its stream, which `h2` owns.
+/// The state of a connection's stream, which `h2` owns.
 #[derive(Debug, Clone)]
 pub(super) struct WireState(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// `None` for a client, whose server is trusted to that extent.
+    /// `None` for a client, since its server is trusted not to flood it.
     meter: Option<FrameMeter>,
     flood: Option<Flood>,
     rate: MinRate,
@@ -58,13 +57,13 @@ impl WireState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the flood of frames that the peer has sent, if it has.
+    /// Returns the flood of frames that the peer has sent, if there was one.
     pub(super) fn flood(&self) -> Option<Flood> {
         self.lock().flood
     }
 
-    /// Returns the time at which the peer is too slow: it reads nothing from the socket for `write`, or keeps
-    /// less than the minimum rate, or takes more than `head` for the head of a request.
+    /// Returns the time at which the peer is too slow: it reads nothing from the socket for `write`, or less than the
+    /// minimum rate, or takes more than `head` for the head of a request.
     pub(super) fn deadline(&self, write: Duration, head: Duration) -> Option<Instant> {
         let state = self.lock();
         let head_since = state.meter.as_ref().and_then(FrameMeter::head_since);
@@ -85,7 +84,7 @@ impl WireState {
         }
     }
 
-    /// Records a write of `written` of `offered` bytes; `None` if it has to wait.
+    /// Records a write of `written` of `offered` bytes; `None` if it is pending.
     fn record_write(&self, offered: usize, written: Option<usize>) {
         let mut state = self.lock();
         let written_len = written.unwrap_or(0);
@@ -114,7 +113,7 @@ impl<I: Io> AsyncRead for Wire<I> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.state.flood().is_some() {
-            return Poll::Pending; // the connection ends, and is woken by its own poll
+            return Poll::Pending; // the connection is being closed by its own poll
         }
         let before = buf.filled().len();
         if this.read_ahead.is_empty() {
@@ -160,7 +159,7 @@ impl<I: Io> AsyncWrite for Wire<I> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.io).poll_flush(cx);
         if result.is_pending() {
-            self.state.record_write(1, None); // TLS holds bytes back
+            self.state.record_write(1, None); // TLS has buffered bytes
         }
         result
     }

@@ -1,4 +1,4 @@
-//! Vectors of both versions: whole, byte by byte, and with bytes behind them.
+//! Vectors of both versions: complete, byte by byte, and with bytes behind them.
 
 use super::*;
 
@@ -141,7 +141,7 @@ fn extensions_are_kept_in_order() {
     assert_eq!(header.tlvs.iter().collect::<Vec<_>>(), tlvs);
     assert_eq!(header.tlvs.get(2).unwrap(), "example.com");
     assert_eq!(header.tlvs.get(9), None);
-    // No more than the receiver takes.
+    // Not more than a receiver accepts.
     let large = [(1, Bytes::from(vec![0; 4000])), (2, Bytes::from(vec![0; 200]))];
     let mut out = BytesMut::new();
     encode_with_tlvs(None, &large, &mut out);

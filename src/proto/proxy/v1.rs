@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::{Fault, Header, Tlvs, Version};
 use crate::peer::ProxyAddresses;
 
-/// The longest line of version 1, 107 bytes with its CRLF.
+/// Maximum length of a line of version 1: 107 bytes, including CRLF.
 pub const MAX_V1: usize = 107;
 
 const PREFIX: &[u8] = b"PROXY ";
@@ -34,7 +34,7 @@ fn parse_addresses(text: &str) -> Result<Option<ProxyAddresses>, Fault> {
     let is_v4 = match words.next() {
         Some("TCP4") => true,
         Some("TCP6") => false,
-        // All that follows is to be ignored.
+        // The rest must be ignored.
         Some("UNKNOWN") => return Ok(None),
         _ => return Err(Fault::Line),
     };
@@ -55,7 +55,7 @@ fn address(text: &str, is_v4: bool) -> Result<IpAddr, Fault> {
     if address.is_ipv4() == is_v4 { Ok(address) } else { Err(Fault::Line) }
 }
 
-/// A decimal number without a sign or a zero at its beginning.
+/// Parses a decimal number without sign and leading zeros.
 fn port(text: &str) -> Result<u16, Fault> {
     let is_plain =
         text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));

@@ -13,8 +13,8 @@ pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and transport, length.
 const FIXED: usize = 16;
 
-/// The longest header that is accepted, 4 KiB: the extensions of a TLS connection with its certificate's
-/// name take some hundred bytes.
+/// Maximum length of a header: 4 KiB. The extensions for a TLS connection with the name of its certificate take some
+/// hundred bytes.
 pub const MAX_V2: usize = 4 << 10;
 
 /// Two addresses and two ports.
@@ -22,7 +22,7 @@ const INET: usize = 12;
 const INET6: usize = 36;
 const UNIX: usize = 216;
 
-/// The extensions of a header: types and values. That they are well-formed has been checked.
+/// The extensions of a header: types and values, which are well-formed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tlvs(Bytes);
 
@@ -53,7 +53,7 @@ fn next_tlv(rest: &mut Bytes) -> Result<Option<Tlv>, Fault> {
     if rest.len() < len { Err(Fault::Tlv) } else { Ok(Some((kind, rest.split_to(len)))) }
 }
 
-/// Parses a header whose signature has been checked.
+/// Parses a header whose signature was checked.
 pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
     let Some(fixed) = input.first_chunk::<FIXED>() else { return Ok(None) };
     let [.., version_command, family_transport, len1, len0] = *fixed;
@@ -68,7 +68,7 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
         0x11 => INET,
         0x21 => INET6,
         0x31 => UNIX,
-        // What it means for a connection of its own is to be ignored.
+        // The addresses of a local connection must be ignored.
         _ if is_local => 0,
         _ => return Err(Fault::Kind),
     };
@@ -82,7 +82,7 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
     let mut rest = input.split_to(len).freeze();
     let addresses = match addresses_len {
         _ if is_local => {
-            // Nothing of it counts.
+            // The addresses do not apply.
             return Ok(Some(Header {
                 version: Version::V2,
                 addresses: None,
@@ -99,7 +99,7 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
                 [(); 2].map(|()| IpAddr::from(Ipv6Addr::from(rest.get_u128())));
             Some(with_ports(client, destination, &mut rest))
         }
-        // A Unix socket, or unknown: no address of a client.
+        // A Unix socket or unknown: there is no address of a client.
         len => {
             rest.advance(len);
             None
@@ -115,7 +115,7 @@ fn with_ports(client: IpAddr, destination: IpAddr, rest: &mut Bytes) -> ProxyAdd
     ProxyAddresses { client, destination: SocketAddr::new(destination, rest.get_u16()) }
 }
 
-/// Returns both addresses in one family, as each version needs it: IPv4 beside IPv6 is mapped into it.
+/// Returns both addresses in one family, as both versions require: IPv4 with IPv6 is mapped to IPv6.
 pub(super) fn one_family(a: IpAddr, b: IpAddr) -> (IpAddr, IpAddr) {
     let mapped = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),

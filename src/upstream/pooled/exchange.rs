@@ -97,7 +97,7 @@ impl<P: Protocol> Pending<P> {
         self.checkout(cx)
     }
 
-    /// Takes an idle connection that is still open, or else connects.
+    /// Checks out an idle connection that is still open, or otherwise connects.
     fn checkout(&mut self, cx: &mut Context<'_>) -> Next<P> {
         let Self { server, request, slot, .. } = self;
         if !History::needs_new_connection(request) {

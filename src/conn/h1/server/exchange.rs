@@ -128,7 +128,7 @@ where
         active.wants_upgrade = requested(&parts).is_some();
         if self.config.budget.is_exhausted() {
             self.config.budget.count_refused();
-            log_request!(warn, "vestibule::request", &active.request, "the budget is spent");
+            log_request!(warn, "vestibule::request", &active.request, "the buffer budget is full");
             self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);
             return Step::Again;
         }

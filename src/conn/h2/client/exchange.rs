@@ -29,9 +29,9 @@ struct Inner {
     connection: Connection,
     active: Active,
     parts: request::Parts,
-    /// The request's body, until it is sent.
+    /// The request's body until it is sent.
     body: Option<Body>,
-    /// A second body, for a retry.
+    /// A copy of the body for a retry.
     replay: Option<Body>,
     sent: Option<Sent>,
     deadline: Option<Instant>,
@@ -42,7 +42,7 @@ struct Inner {
 struct Sent {
     response: ResponseFuture,
     upload: Option<Box<Outgoing>>,
-    /// Since when the server is waited for.
+    /// The time since which the exchange waits for the server.
     since: Instant,
 }
 
@@ -72,7 +72,7 @@ impl Inner {
             return Poll::Ready(Err(Cause::Deadline));
         }
         if self.sent.is_none() {
-            // Waits while the server allows no further request.
+            // Pending while the server allows no further request.
             match self.connection.send.poll_ready(cx) {
                 Poll::Ready(Ok(())) => self.send(now)?,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Cause::new(error))),
@@ -105,7 +105,7 @@ impl Inner {
         if let Poll::Ready(result) = Pin::new(&mut sent.response).poll(cx) {
             return Poll::Ready(result.map_err(Cause::new));
         }
-        // While the server does not take the body, the pause counts; while the client sends it, no time runs.
+        // The timeout applies to a pause of the server in reading the body, but not while the client sends it.
         let wait = match &sent.upload {
             None => sent.since.checked_add(timeouts.head_timeout),
             Some(upload) => upload.deadline(timeouts.body_timeout),

@@ -20,8 +20,8 @@ use crate::{
     proto::h1::Limits,
 };
 
-/// The body of a response. The server may send as much as its window allows, which is opened as the body is
-/// read. Dropped before its end, it resets the request.
+/// The body of a response. The server may send as much as its window allows, and the window is released as the body
+/// is read. Dropping it before its end resets the request.
 pub(super) struct Incoming {
     recv: RecvStream,
     /// The unsent part of the request's body: the server may respond before the request is complete.
@@ -31,7 +31,7 @@ pub(super) struct Incoming {
     remaining: Option<u64>,
     has_data: bool,
     has_ended: bool,
-    /// Since when the reader waits for the server.
+    /// The time since which the reader waits for the server.
     since: Option<Instant>,
     timer: Timer,
     _active: Active,
@@ -66,7 +66,7 @@ impl Incoming {
                 Poll::Ready(None) => self.has_data = true,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(Some(Ok(data))) => {
-                    // Cannot fail: so much was received.
+                    // Cannot fail: the data has been received.
                     let _ = self.recv.flow_control().release_capacity(data.len());
                     if let Some(remaining) = &mut self.remaining {
                         *remaining = remaining.saturating_sub(data.len() as u64);

@@ -1,4 +1,4 @@
-//! The head of a request in the form of HTTP/2 (RFC 9113 section 8.3.1).
+//! Conversion of a request's head to HTTP/2 (RFC 9113 section 8.3.1).
 
 use http::{
     HeaderValue, Method, Request, Uri, Version,
@@ -7,9 +7,9 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-/// Converts a head; `None` if its target has no form in HTTP/2.
+/// Converts a head. Returns `None` if its target cannot be expressed in HTTP/2.
 ///
-/// `Host` becomes the authority. `TE: trailers` is added, since trailers are passed on, and gRPC asks for it.
+/// `Host` becomes the authority. `TE: trailers` is added, since trailers are forwarded, and gRPC requires it.
 pub(super) fn convert(parts: &request::Parts, scheme: &Scheme) -> Option<Request<()>> {
     let mut headers = parts.headers.clone();
     let authority = match headers.remove(HOST) {

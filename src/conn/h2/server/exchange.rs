@@ -45,9 +45,9 @@ pub(super) struct Exchange {
     is_head: bool,
     respond: SendResponse<Bytes>,
     upload: Option<Upload>,
-    /// Whether the reader of the request's body waits for the client.
+    /// Whether the reader of the request's body waits for data of the client.
     waits_for_client: bool,
-    /// The data of the client after an extended CONNECT.
+    /// The client's data after an extended CONNECT.
     tunnel: Option<RecvStream>,
     stage: Stage,
 }
@@ -63,26 +63,26 @@ struct Log {
 ///     └──────────▶ Answered ─┘
 /// ```
 enum Stage {
-    /// Waits for the service's readiness.
+    /// Waits for the service's readiness, since this time.
     Admit(Option<Box<Request<Body>>>, Instant),
-    /// The service is working. Since this time it is waited for.
+    /// Waits for the service's response. Its timeout counts from this time.
     Called(Call, Instant),
-    /// A response of the driver's own is to be sent.
+    /// Will send a response of the driver.
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
-    /// After a response of 101. With the counter of the bytes that were sent.
+    /// The tunnel after a response of 101, and the number of sent bytes.
     Tunnel(Tunnel, Arc<AtomicU64>),
     Ended,
 }
 
-/// Whether a request waits for the service.
+/// The admission state of a request.
 pub(super) enum Admission {
     Waits,
     Ended,
 }
 
 impl Exchange {
-    /// Begins with a head that has just been received.
+    /// Begins an exchange with a head that was just received.
     pub(super) fn begin(
         shared: &Shared,
         id: RequestId,
@@ -120,7 +120,7 @@ impl Exchange {
         };
         if config.budget.is_exhausted() {
             config.budget.count_refused();
-            log_request!(warn, "vestibule::request", &exchange.info, "the budget is spent");
+            log_request!(warn, "vestibule::request", &exchange.info, "the buffer budget is full");
             exchange.refuse(StatusCode::SERVICE_UNAVAILABLE);
         } else if is_misdirected(config, &shared.peer, &parts.headers) {
             let message = "the host needs another TLS handshake";
@@ -139,7 +139,7 @@ impl Exchange {
             let request = Box::new(Request::from_parts(parts, Body::empty()));
             exchange.stage = Stage::Admit(Some(request), now);
         } else {
-            // The stream's first poll follows, and registers a waker.
+            // The first poll of the stream follows, and registers a waker.
             let mut cx = Context::from_waker(Waker::noop());
             let (body, upload) =
                 open_body(recv, length, expects_continue, &config.limits, now, &mut cx);
@@ -156,7 +156,7 @@ impl Exchange {
         if let Stage::Admit(..) = self.stage { Admission::Waits } else { Admission::Ended }
     }
 
-    /// Takes the request, for the service that is ready.
+    /// Takes the request, to call the service, which is ready.
     pub(super) fn take_request(&mut self) -> Option<Request<Body>> {
         match &mut self.stage {
             Stage::Admit(request, _) => request.take().map(|request| *request),
@@ -173,13 +173,13 @@ impl Exchange {
         self.stage = Stage::Called(call, now);
     }
 
-    /// Answers in place of the service.
+    /// Answers instead of the service.
     pub(super) fn refuse(&mut self, status: StatusCode) {
         self.upload = None;
         self.stage = Stage::Answered(Box::new(text(problem::response(status, None, Format::Text))));
     }
 
-    /// Answers in place of a service that has failed.
+    /// Answers instead of a service that has failed.
     pub(super) fn fail(&mut self, _: &Shared, error: &BoxError) {
         log_error(&self.info, error);
         self.refuse(problem::status(Error::kind_of(&**error)));
@@ -270,7 +270,7 @@ impl Exchange {
             && self.waits_for_client
             && !waits
         {
-            *since = now; // the service's time does not run while the client is slow
+            *since = now; // the service's timeout does not run while the client is slow
         }
         self.waits_for_client = waits;
     }
@@ -292,8 +292,7 @@ impl Exchange {
         }
     }
 
-    /// Sends the head. Breaks when the exchange has ended with it: its stage is `Ended` if the response is
-    /// complete.
+    /// Sends the head. Returns `Break` when the exchange has ended; its stage is `Ended` if the response is complete.
     fn send_head(
         &mut self,
         shared: &Shared,
@@ -306,7 +305,7 @@ impl Exchange {
             let takeover = parts.extensions.remove::<Takeover>();
             match takeover.filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS) {
                 Some(takeover) => return self.switch(now, parts, recv, &takeover),
-                // A success would say that the tunnel has begun.
+                // A success status would mean that the tunnel has begun.
                 None if parts.status.is_success() => parts.status = StatusCode::BAD_GATEWAY,
                 None => {}
             }
@@ -393,8 +392,8 @@ impl Exchange {
         }
     }
 
-    /// Logs the end of a response in its middle. The stream is reset when its handles are dropped, after the data
-    /// that is queued.
+    /// Logs a response that is aborted in its body. The stream is reset when its handles are dropped, after the
+    /// queued data.
     fn log_abort(&self, error: &SendError) {
         let message = "the response was aborted";
         match error {
@@ -434,7 +433,7 @@ impl Exchange {
         Poll::Ready(())
     }
 
-    /// Ends with the connection.
+    /// Ends the exchange, since the connection has ended.
     pub(super) fn abandon(&mut self, shared: &Shared) {
         let _ = self.end(shared, false);
     }
@@ -452,13 +451,13 @@ impl Exchange {
         [upload, stage].into_iter().flatten().min()
     }
 
-    /// Handles a deadline that has passed; the exchange is to be polled then.
+    /// Handles a deadline that has passed. The exchange must be polled after that.
     pub(super) fn expire(&mut self, shared: &Shared, now: Instant) {
         let config = &shared.config;
         if let Some(upload) = &mut self.upload
             && upload.deadline(&config.limits).is_some_and(|d| d <= now)
         {
-            // The service sees the error in the body; its response, usually an error, is still sent.
+            // The service gets the error from the body. Its response, usually an error, is still sent.
             upload.time_out();
             self.upload = None;
             self.waits_for_client = false;
@@ -492,7 +491,7 @@ impl Exchange {
     }
 }
 
-/// Removes `Vary`: the text is the same for every client.
+/// Removes `Vary`, since the text is the same for every client.
 fn text(mut response: Response) -> Response {
     response.headers_mut().remove(VARY);
     response

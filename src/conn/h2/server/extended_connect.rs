@@ -1,4 +1,4 @@
-//! WebSockets by extended CONNECT (RFC 8441), in the form of HTTP/1.1 for the service.
+//! WebSockets by extended CONNECT (RFC 8441), converted to the form of HTTP/1.1 for the service.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -14,8 +14,8 @@ pub(super) fn take_protocol(parts: &mut request::Parts) -> Option<Protocol> {
     parts.extensions.remove()
 }
 
-/// Makes a valid head of an extended CONNECT that of a request to switch. A key is added, which servers of HTTP/1.1
-/// want; what they make of it is dropped again. Returns `false` for another protocol than `websocket`.
+/// Converts a valid head of an extended CONNECT to a request for an upgrade. A key is added, which HTTP/1.1 servers
+/// require; their response to it is removed again. Returns `false` for a protocol other than `websocket`.
 pub(super) fn convert_request(parts: &mut request::Parts, protocol: &Protocol) -> bool {
     if !protocol.as_str().eq_ignore_ascii_case("websocket") {
         return false;
@@ -28,14 +28,15 @@ pub(super) fn convert_request(parts: &mut request::Parts, protocol: &Protocol) -
     true
 }
 
-/// Removes the fields of the handshake of HTTP/1.1 from a response of 101, which becomes 200 (section 5).
+/// Removes the handshake fields of HTTP/1.1 from a response of 101, which becomes 200 (RFC 8441 section 5).
 pub(super) fn convert_response(parts: &mut response::Parts) {
     for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
         parts.headers.remove(name);
     }
 }
 
-/// Returns a key: 16 bytes in Base64 (RFC 6455 section 4.1). It guards against caches of HTTP/1.1, and is no secret.
+/// Returns a key: 16 bytes in Base64 (RFC 6455 section 4.1). It protects from caches of HTTP/1.1, and is not a
+/// secret.
 fn random_key() -> HeaderValue {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let number = || u128::from(RandomState::new().hash_one(0));

@@ -1,4 +1,4 @@
-//! `Outgoing`: sends the body of a response, as fast as the client opens its windows.
+//! `Outgoing`: sends the body of a response within the client's flow-control windows.
 
 use std::{
     pin::Pin,
@@ -23,18 +23,18 @@ pub(in crate::conn) struct Outgoing {
     body: Body,
     /// Data of the body that waits for the client's window.
     pending: Bytes,
-    /// Whether `pending` is the last of it.
+    /// Whether `pending` is the last data.
     is_last: bool,
-    /// Whether the client is waited for before the body is read: there is more, and it may be a file.
+    /// Whether to wait for window before the body is read: it is not complete, and may be a file.
     has_more: bool,
     rate: MinRate,
-    /// Since when data waits for the client without progress, and its rate.
+    /// The time since which data waits for the client without progress, and the rate.
     stalled: Option<(Instant, RateMeter)>,
-    /// The meter of earlier waits. It goes on, so that single bytes of window do not start it again.
+    /// The meter of earlier waits. It continues, so that a window of a few bytes does not restart it.
     meter: Option<(RateMeter, Instant)>,
 }
 
-/// Why a response has not been sent.
+/// The reason why a response was not sent.
 #[derive(Debug)]
 pub(in crate::conn) enum SendError {
     /// The client has reset the stream, or the connection has ended.
@@ -76,7 +76,7 @@ impl Outgoing {
                     return Poll::Ready(Ok(()));
                 }
                 if self.has_more {
-                    ready!(self.poll_window(1, now, cx))?; // nothing is read ahead of the window
+                    ready!(self.poll_window(1, now, cx))?; // the body is not read ahead of the window
                 }
                 if ready!(self.poll_body(cx))? {
                     return Poll::Ready(Ok(()));
@@ -97,7 +97,7 @@ impl Outgoing {
         }
     }
 
-    /// Takes the next piece of the body. Ready with `true` if the response has ended with it.
+    /// Reads the next piece of the body. Ready with `true` if the response has ended with it.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, SendError>> {
         let body = &mut self.body;
         let frame = match catch_panic(|| Pin::new(&mut *body).poll_frame(cx)) {
@@ -129,7 +129,7 @@ impl Outgoing {
         })
     }
 
-    /// Ready with the room in the client's windows, of which `wanted` bytes are asked for.
+    /// Ready with the available window, of which `wanted` bytes are requested.
     fn poll_window(
         &mut self,
         wanted: usize,
@@ -154,7 +154,7 @@ impl Outgoing {
         Poll::Ready(Ok(room))
     }
 
-    /// Starts the client's clock: data waits for it.
+    /// Starts the client's timeout, since data waits for it.
     fn stall(&mut self, now: Instant) {
         if self.stalled.is_some() {
             return;
@@ -162,7 +162,7 @@ impl Outgoing {
         let meter = match self.meter.take() {
             None => RateMeter::start(self.rate, now),
             Some((mut meter, since)) => {
-                // The time in which the client did not have to read does not count.
+                // The time without pending data does not count.
                 meter.extend(now.saturating_duration_since(since));
                 meter
             }
@@ -170,7 +170,7 @@ impl Outgoing {
         self.stalled = Some((now, meter));
     }
 
-    /// Returns the time at which the client is too slow: it takes nothing for `timeout`, or less than the minimum
+    /// Returns the time at which the client is too slow: it accepts no data for `timeout`, or less than the minimum
     /// rate. `None` while no data waits for it.
     pub(in crate::conn) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         let (since, meter) = self.stalled.as_ref()?;

@@ -18,19 +18,19 @@ use crate::{
 
 /// A request body that is being received.
 ///
-/// The client may send as much as its window allows, and the window is opened as the reader takes data: so a
-/// reader that stops stops the client.
+/// The client may send as much as its window allows, and the window is released as the reader takes data. So a reader
+/// that stops reading stops the client.
 pub(super) struct Upload {
     recv: RecvStream,
     sender: Sender,
     began: Instant,
-    /// While the reader waits for the client: since when, after the last data.
+    /// The time of the last data, while the reader waits for the client.
     waits_since: Option<Instant>,
-    /// When the reader stopped to wait, for the meter.
+    /// The time at which the reader stopped waiting, for the meter.
     paused_since: Option<Instant>,
     meter: RateMeter,
     expects_continue: bool,
-    /// Whether all data has come, and trailers may follow.
+    /// Whether all data was received, and trailers may follow.
     has_data: bool,
 }
 
@@ -47,8 +47,7 @@ pub(super) enum Progress {
     Ended,
 }
 
-/// Returns the body of a request: whole if it has come with its head, otherwise with the upload that sends
-/// it.
+/// Returns the body of a request: complete if it was received with the head, otherwise with the upload that sends it.
 pub(super) fn open_body(
     mut recv: RecvStream,
     length: Option<u64>,
@@ -88,7 +87,7 @@ pub(super) fn open_body(
 }
 
 impl Upload {
-    /// Forwards what has come, while its reader has room.
+    /// Forwards received data while the reader has capacity.
     pub(super) fn poll(&mut self, limits: &Limits, now: Instant, cx: &mut Context<'_>) -> Progress {
         let progress = self.pump(limits, now, cx);
         match progress {
@@ -98,7 +97,7 @@ impl Upload {
                     self.meter.extend(now.saturating_duration_since(paused));
                 }
             }
-            // The client's time does not run while the reader does not read.
+            // The client's timeout does not run while the reader does not read.
             Progress::Paused => {
                 self.waits_since = None;
                 self.paused_since.get_or_insert(now);
@@ -125,7 +124,7 @@ impl Upload {
             match self.recv.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     self.expects_continue = false;
-                    // Cannot fail: so much was received.
+                    // Cannot fail: the data has been received.
                     let _ = self.recv.flow_control().release_capacity(data.len());
                     self.meter.record(limits.body_rate, now, data.len() as u64);
                     self.waits_since = self.waits_since.map(|_| now);
@@ -136,7 +135,7 @@ impl Upload {
                 Poll::Ready(Some(Err(error))) => return self.abort(Kind::ClientGone, error),
                 Poll::Ready(None) => self.has_data = true,
                 Poll::Pending if self.expects_continue => {
-                    // 100 is sent when the service reads the body, and not before.
+                    // `100 Continue` is sent when the service reads the body, and not before.
                     return match self.sender.poll_demand(cx) {
                         Poll::Ready(Ok(())) => Progress::WaitsForContinue,
                         Poll::Ready(Err(_gone)) => Progress::Ended,
@@ -154,7 +153,7 @@ impl Upload {
     }
 
     fn take_sender(&mut self) -> Sender {
-        // A sender without a reader replaces it: nothing is sent any more.
+        // The replacement has no reader, since nothing more is sent.
         std::mem::replace(&mut self.sender, Body::channel(Some(0)).0)
     }
 
@@ -168,7 +167,7 @@ impl Upload {
         Progress::Ended
     }
 
-    /// Ends the body, since the client is too slow: the service sees it, and its response is still sent.
+    /// Aborts the body, since the client is too slow. The service gets the error, and its response is still sent.
     pub(super) fn time_out(&mut self) {
         self.abort(Kind::ClientTimeout, Fault::Timeout);
     }
