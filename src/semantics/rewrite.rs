@@ -5,7 +5,7 @@ mod tests;
 
 use http::{
     HeaderMap, HeaderValue, Uri,
-    header::{CONTENT_LOCATION, LOCATION, SET_COOKIE},
+    header::{CONTENT_LOCATION, LOCATION, REFRESH, SET_COOKIE},
     uri::PathAndQuery,
 };
 
@@ -39,9 +39,17 @@ use http::{
 pub struct Rewrite {
     /// The prefixes of clients and of the server, without a slash at the end.
     path: Option<(String, String)>,
-    servers: Vec<String>,
+    servers: Vec<ServerName>,
     /// Each with what replaces it; `None` removes the attribute.
     domains: Vec<(String, Option<String>)>,
+}
+
+/// By what a server may name itself.
+#[derive(Debug, Clone)]
+struct ServerName {
+    is_https: bool,
+    /// Without the scheme's default port.
+    authority: String,
 }
 
 /// A prefix of paths is not a path.
@@ -65,10 +73,26 @@ impl Rewrite {
         Ok(self)
     }
 
-    /// Adds an authority, `host` or `host:port`, by which the server may name itself in a redirect.
+    /// Adds an authority, `host` or `host:port`, by which the server may name itself in a redirect to `http`, or to
+    /// `https` if it begins with `https://`. The schemes `http://` and `h2://` have no meaning.
+    ///
+    /// ```
+    /// # use http::{HeaderMap, HeaderValue};
+    /// # use vestibule::semantics::rewrite::Rewrite;
+    /// let rewrite = Rewrite::new().server("https://10.0.0.1");
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert("location", HeaderValue::from_static("https://10.0.0.1:443/home"));
+    /// rewrite.response(&mut headers, None);
+    /// assert_eq!(headers["location"], "/home");
+    /// ```
     #[must_use]
     pub fn server(mut self, authority: &str) -> Self {
-        self.servers.push(without_default_port(authority).to_owned());
+        let (is_https, authority) = match authority.split_once("://") {
+            Some((scheme, rest)) => (scheme.eq_ignore_ascii_case("https"), rest),
+            None => (false, authority),
+        };
+        let authority = without_default_port(authority, is_https).to_owned();
+        self.servers.push(ServerName { is_https, authority });
         self
     }
 
@@ -98,7 +122,7 @@ impl Rewrite {
         Uri::from_parts(parts).ok()
     }
 
-    /// Rewrites `Location`, `Content-Location` and `Set-Cookie` of a response. `host` is the `Host` that was
+    /// Rewrites `Location`, `Content-Location`, `Refresh` and `Set-Cookie` of a response. `host` is the `Host` that was
     /// sent to the server: a redirect to it by `http` names the server, too.
     pub fn response(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         for name in [LOCATION, CONTENT_LOCATION] {
@@ -107,6 +131,11 @@ impl Rewrite {
             {
                 headers.insert(name, changed);
             }
+        }
+        if let Some(value) = headers.get(REFRESH)
+            && let Some(changed) = self.refresh(value.as_bytes(), host)
+        {
+            headers.insert(REFRESH, changed);
         }
         // Changed in place, so that their order stays.
         if let http::header::Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) {
@@ -121,27 +150,58 @@ impl Rewrite {
     /// Returns a changed location, or `None` if it stays.
     fn location(&self, value: &[u8], host: Option<&HeaderValue>) -> Option<HeaderValue> {
         let text = std::str::from_utf8(value).ok()?;
-        let path = match text.strip_prefix("//").or_else(|| strip_http(text)) {
+        HeaderValue::from_str(&self.public_target(text, host)?).ok()
+    }
+
+    /// Returns a changed `Refresh`, `5; url=/path`, or `None` if it stays. No RFC defines the field: browsers follow
+    /// the HTML standard, which allows a comma and quotes.
+    fn refresh(&self, value: &[u8], host: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let text = std::str::from_utf8(value).ok()?;
+        let separator = text.find([';', ','])?;
+        let equals = separator + text[separator..].find('=')?;
+        let is_url = text[separator + 1..equals].trim().eq_ignore_ascii_case("url");
+        let target = text[equals + 1..].trim();
+        let unquoted = ['"', '\'']
+            .iter()
+            .find_map(|&quote| target.strip_prefix(quote)?.strip_suffix(quote))
+            .unwrap_or(target);
+        let changed = self.public_target(unquoted, host).filter(|_| is_url)?;
+        let (start, end) = text.split_once(unquoted)?;
+        HeaderValue::from_str(&format!("{start}{changed}{end}")).ok()
+    }
+
+    /// Returns what a client asks for to get the server's `target`; `None` if that is the same, or elsewhere.
+    fn public_target(&self, target: &str, host: Option<&HeaderValue>) -> Option<String> {
+        let path = match after_scheme(target) {
             // The rest is an authority, and a path unless it is empty.
-            Some(rest) => {
+            Some((is_https, rest)) => {
                 let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at(end);
-                self.names_server(authority, host).then_some(path)?
+                self.names_server(is_https, authority, host).then_some(path)?
             }
-            None if text.starts_with('/') => text,
+            None if target.starts_with('/') => target,
             None => return None, // relative to the request's path, or of another scheme
         };
         let changed = self.public_path(path);
         // A path of two slashes at its beginning would be another host (RFC 3986 section 4.2).
         let is_path = changed.starts_with('/') && !changed.starts_with("//");
-        (is_path && changed != text).then(|| HeaderValue::from_str(&changed).ok())?
+        (is_path && changed != target).then_some(changed)
     }
 
-    fn names_server(&self, authority: &str, host: Option<&HeaderValue>) -> bool {
-        let authority = without_default_port(authority);
-        let host = host.and_then(|host| host.to_str().ok()).map(without_default_port);
-        let is_named = |name: &str| name.eq_ignore_ascii_case(authority);
-        host.is_some_and(is_named) || self.servers.iter().any(|name| is_named(name))
+    /// Returns whether an authority is the server's. Without a scheme it is that of either.
+    fn names_server(
+        &self,
+        is_https: Option<bool>,
+        authority: &str,
+        host: Option<&HeaderValue>,
+    ) -> bool {
+        let is = |of_https: bool, name: &str| {
+            is_https.is_none_or(|is_https| is_https == of_https)
+                && without_default_port(authority, of_https)
+                    .eq_ignore_ascii_case(without_default_port(name, of_https))
+        };
+        host.and_then(|host| host.to_str().ok()).is_some_and(|host| is(false, host))
+            || self.servers.iter().any(|server| is(server.is_https, &server.authority))
     }
 
     /// Returns the path that a client asks for to get the server's `path`, with all that follows it.
@@ -213,12 +273,16 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
 }
 
-/// Returns what follows `http://`, in any case.
-fn strip_http(text: &str) -> Option<&str> {
-    let (scheme, rest) = text.split_at_checked("http://".len())?;
-    scheme.eq_ignore_ascii_case("http://").then_some(rest)
+/// Returns what follows `http://` or `https://`, in any case, with whether it is the latter, or what follows `//`.
+fn after_scheme(text: &str) -> Option<(Option<bool>, &str)> {
+    if let Some(rest) = text.strip_prefix("//") {
+        return Some((None, rest));
+    }
+    let (scheme, rest) = text.split_once("://")?;
+    let is = |name: &str| scheme.eq_ignore_ascii_case(name);
+    if is("http") || is("https") { Some((Some(is("https")), rest)) } else { None }
 }
 
-fn without_default_port(authority: &str) -> &str {
-    authority.strip_suffix(":80").unwrap_or(authority)
+fn without_default_port(authority: &str, is_https: bool) -> &str {
+    authority.strip_suffix(if is_https { ":443" } else { ":80" }).unwrap_or(authority)
 }

@@ -38,6 +38,46 @@ fn prefix_that_is_no_path_is_refused() {
     }
 }
 
+#[test]
+fn redirect_by_https_names_a_server_of_https_alone() {
+    let rewrite =
+        Rewrite::new().server("https://secure:8443").server("https://tls").server("h2://plain");
+    for (value, expected) in [
+        ("https://secure:8443/x", "/x"),
+        ("HTTPS://TLS:443/x?y", "/x?y"),
+        ("https://tls", "/"),
+        ("//tls/x", "/x"),
+        ("http://plain:80/x", "/x"),
+        ("http://tls/x", "http://tls/x"),
+        ("https://plain/x", "https://plain/x"),
+        ("https://tls:80/x", "https://tls:80/x"),
+        ("https://www.example.com/x", "https://www.example.com/x"),
+        ("ftp://tls/x", "ftp://tls/x"),
+    ] {
+        assert_eq!(location(&rewrite, value), expected, "{value}");
+    }
+}
+
+#[test]
+fn refresh_to_the_server_becomes_one_below_the_public_prefix() {
+    let rewrite = paths("/app", "/base");
+    for (value, expected) in [
+        ("5; url=http://app2/base/x", "5; url=/app/x"),
+        ("0;URL='/base/x?y'", "0;URL='/app/x?y'"),
+        ("1, Url = \"http://app2/base\"", "1, Url = \"/app\""),
+        ("5", "5"),
+        ("5; url=", "5; url="),
+        ("5; uri=/base/x", "5; uri=/base/x"),
+        ("5; url=x", "5; url=x"),
+        ("5; url=https://example.com/base", "5; url=https://example.com/base"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(REFRESH, value.parse().unwrap());
+        rewrite.response(&mut headers, None);
+        assert_eq!(headers[REFRESH], expected, "{value}");
+    }
+}
+
 fn location(rewrite: &Rewrite, value: &str) -> String {
     let mut headers = HeaderMap::new();
     headers.insert(LOCATION, value.parse().unwrap());
