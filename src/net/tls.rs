@@ -8,7 +8,7 @@
 //!
 //! # async fn run() -> std::io::Result<()> {
 //! let tls = tls::Server::builder()
-//!     .host(tls::Host::pem_files("/etc/ssl/site.pem", "/etc/ssl/site.key")) // the first is the default
+//!     .host(tls::Host::pem_files("/etc/ssl/site.pem", "/etc/ssl/site.key")) // the first one is the default
 //!     .host(
 //!         tls::Host::pem_files("/etc/ssl/admin.pem", "/etc/ssl/admin.key")
 //!             .require_client_certificate("/etc/ssl/staff-ca.pem"),
@@ -19,8 +19,8 @@
 //! # }
 //! ```
 //!
-//! The versions are TLS 1.2 and 1.3, with the cipher suites and key exchanges that rustls holds to be safe. The
-//! cryptography is that of `ring`, unless a `ServerConfig` of your own has another provider.
+//! The versions are TLS 1.2 and 1.3, with the default cipher suites and key exchanges of rustls. The cryptography
+//! provider is `ring`, unless a custom `ServerConfig` has another one.
 
 mod client;
 mod handshake;
@@ -55,18 +55,18 @@ pub(crate) use stream::plain;
 pub use tokio_rustls::rustls;
 pub use watch::WATCH_INTERVAL;
 
-/// The application protocols that this build speaks, the preferred one first.
+/// The application protocols that this build supports, in order of preference.
 #[cfg(feature = "h2")]
 const SPOKEN: &[&[u8]] = &[b"h2", b"http/1.1"];
 #[cfg(not(feature = "h2"))]
 const SPOKEN: &[&[u8]] = &[b"http/1.1"];
 
-/// Returns the cryptography of this module.
+/// Returns the cryptography provider of this module.
 fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(ring::default_provider()))
 }
 
-/// Converts an error of rustls to one that names what failed.
+/// Converts an error of rustls to one that names its object.
 fn invalid(what: impl fmt::Display, error: impl fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {error}"))
 }

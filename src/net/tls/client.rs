@@ -1,4 +1,4 @@
-//! `Client`: TLS to servers, whose certificates are verified.
+//! `Client`: TLS to servers, with verification of their certificates.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
@@ -10,12 +10,12 @@ use tokio_rustls::{
 use super::{MaybeTls, invalid, pem, provider};
 use crate::net::Io;
 
-/// Sessions that a client keeps for resumption, 256: a few for each server name.
+/// Maximum number of sessions that a client keeps for resumption: 256, a few for each server name.
 const SESSIONS: usize = 256;
 
-/// TLS to servers. Certificates are verified, by default with the roots of the system.
+/// TLS to servers. Certificates are verified, by default with the system's roots.
 ///
-/// Cheap to clone: clones share the sessions that can be resumed.
+/// Cheap to clone: clones share the sessions for resumption.
 ///
 /// ```no_run
 /// use vestibule::tls;
@@ -43,7 +43,7 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Adds the authorities of a PEM file. With any such file the roots of the system are not used.
+    /// Adds the authorities of a PEM file. If there is such a file, the system's roots are not used.
     pub fn roots(mut self, file: impl Into<PathBuf>) -> Self {
         self.roots.push(file.into());
         self
@@ -55,8 +55,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the name that is sent (SNI) and that the server's certificate must have. Defaults to the host in
-    /// the server's address.
+    /// Sets the server name that is sent (SNI) and that the server's certificate must contain. Defaults to the host
+    /// in the server's address.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
@@ -65,7 +65,7 @@ impl ClientBuilder {
     /// Reads all files.
     ///
     /// # Errors
-    /// A file that cannot be read, a key that is not that of its certificate, an invalid name; no roots.
+    /// A file that cannot be read, a key that does not match its certificate, an invalid name, or no roots.
     pub fn build(self) -> io::Result<Client> {
         let roots = if self.roots.is_empty() {
             system_roots()?
@@ -96,7 +96,7 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// Creates a client with the roots of the system.
+    /// Creates a client with the system's roots.
     ///
     /// # Errors
     /// The system has no roots; see [`ClientBuilder::roots`].
@@ -109,13 +109,13 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// Uses a configuration of rustls as it is, apart from its ALPN protocols.
+    /// Creates a client with a configuration of rustls, which is used unchanged except for the ALPN protocols.
     pub fn from_config(config: impl Into<Arc<ClientConfig>>) -> Self {
         Self { config: config.into(), server_name: None }
     }
 
-    /// Returns this client with the ALPN protocols that it offers, and with `host`, without a port, as the name of
-    /// the server, unless it has one.
+    /// Returns this client with these ALPN protocols, and with `host`, without a port, as the server name, unless it
+    /// has one.
     ///
     /// # Errors
     /// `host` is neither a DNS name nor an IP address.
@@ -131,10 +131,10 @@ impl Client {
         Ok(client)
     }
 
-    /// Performs a handshake. The caller bounds its time.
+    /// Performs a handshake. The caller applies the timeout.
     ///
     /// # Errors
-    /// Those of the stream and of TLS: the server's certificate is not valid for its name, for example.
+    /// Errors of the stream and of TLS, for example a certificate that is not valid for the server name.
     pub async fn connect<I: Io>(&self, io: I) -> io::Result<MaybeTls<I>> {
         let name = self.server_name.clone();
         let name = name.ok_or_else(|| io::Error::other("no name for the server's certificate"))?;
@@ -143,11 +143,11 @@ impl Client {
     }
 }
 
-/// Reads the roots of the system.
+/// Reads the system's roots.
 fn system_roots() -> io::Result<RootCertStore> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Old roots that rustls cannot parse are of no use, and no reason to fail.
+    // Old roots that rustls cannot parse are ignored.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let why = found.errors.first().map_or_else(String::new, |e| format!(": {e}"));

@@ -1,4 +1,4 @@
-//! The server's handshake: from the first byte to a stream and its facts.
+//! The server's handshake: from the first byte to a stream and its connection facts.
 
 use std::io;
 
@@ -24,7 +24,7 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// Bytes of one read: most ClientHellos have 250 to 1,800.
 const READ_SIZE: usize = 4 << 10;
 
-/// Bytes of a plain HTTP request that are read and discarded, 64 KiB, so that its client reads the response.
+/// Bytes of a plain HTTP request that are read and discarded, so that its client reads the response: 64 KiB.
 const DISCARD_BYTES: u64 = 64 << 10;
 
 /// The response to HTTP without TLS, with the status and much of the text that nginx sends.
@@ -34,32 +34,32 @@ pub(super) const USE_HTTPS: &str = "HTTP/1.1 400 Bad Request\r\n\
     connection: close\r\n\r\n\
     400 Bad Request: plain HTTP was sent to an HTTPS port, use https:\n";
 
-/// Why a handshake failed.
+/// The cause of a failed handshake.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
     /// The client closed the connection before the handshake was complete.
     #[error("the client closed the connection during the TLS handshake")]
     Closed,
-    /// The client speaks HTTP without TLS. It was answered 400.
+    /// The client sent HTTP without TLS. It was answered with 400.
     #[error("the client sent plain HTTP to a TLS port")]
     PlainHttp,
-    /// The client speaks neither TLS nor HTTP.
-    #[error("the client's first byte, {0:#04x}, begins no TLS handshake")]
+    /// The client sent neither TLS nor HTTP.
+    #[error("the client's first byte, {0:#04x}, does not begin a TLS handshake")]
     NotTls(u8),
     /// No host has the requested name, and [`UnknownName::Alert`](super::UnknownName::Alert) is set.
     #[error("the client requested the unknown host {0:?}")]
     UnknownName(String),
-    /// The client violates TLS, or both sides agree on no version, cipher suite or ALPN protocol.
+    /// The client violated the protocol, or there is no common version, cipher suite or ALPN protocol.
     #[error("TLS handshake failed: {0}")]
     Tls(#[source] rustls::Error),
-    /// The connection failed, or the client refused the certificate.
+    /// The connection failed, or the client rejected the certificate.
     #[error("TLS handshake failed: {0}")]
     Io(#[from] io::Error),
 }
 
 impl Server {
-    /// Performs a handshake; `received` has bytes that were read ahead. The caller bounds its time.
+    /// Performs a handshake. `received` contains bytes that were read ahead. The caller applies the timeout.
     pub(crate) async fn accept<I: Io>(
         &self,
         mut io: I,
@@ -72,7 +72,7 @@ impl Server {
             io.shutdown().await?;
             return Err(HandshakeError::UnknownName(name.unwrap_or_default()));
         };
-        // Not before the ClientHello is complete: a client that sends nothing must not hold a permit.
+        // After the ClientHello is complete: a client that sends nothing must not hold a permit.
         let _permit = self.handshakes().acquire().await.expect("it is never closed");
         let stream = StartHandshake::from_parts(accepted, io).into_stream(config).await;
         let stream = stream.map_err(|e| match e.kind() {
@@ -84,7 +84,7 @@ impl Server {
     }
 }
 
-/// Reads until the ClientHello is complete. Answers clients that do not speak TLS.
+/// Reads until the ClientHello is complete. Answers clients that do not use TLS.
 async fn read_client_hello<I: Io>(
     io: &mut I,
     mut received: BytesMut,
@@ -128,7 +128,7 @@ async fn send_alert<I: Io>(
     HandshakeError::Tls(error)
 }
 
-/// Answers a client that does not speak TLS, if it seems to speak HTTP.
+/// Answers a client that does not use TLS, if it seems to use HTTP.
 async fn refuse<I: Io>(io: &mut I, first: u8) -> HandshakeError {
     if !first.is_ascii_uppercase() {
         return HandshakeError::NotTls(first);
@@ -136,7 +136,7 @@ async fn refuse<I: Io>(io: &mut I, first: u8) -> HandshakeError {
     let answer = async {
         io.write_all(USE_HTTPS.as_bytes()).await?;
         io.shutdown().await?;
-        // Closing a socket with unread bytes would reset the connection, and the response would be lost.
+        // Closing a socket with unread bytes resets the connection, and the response would be lost.
         let mut rest = io.take(DISCARD_BYTES);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };

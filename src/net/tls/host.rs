@@ -20,14 +20,14 @@ use webpki::EndEntityCert;
 
 use super::{invalid, pem};
 
-/// Sessions without tickets that a host keeps for resumption, 1,024: for clients of TLS 1.2 without tickets.
+/// Maximum number of sessions without tickets that a host keeps for resumption: 1,024, for clients of TLS 1.2 without
+/// tickets.
 const SESSIONS: usize = 1024;
 
-/// A host of a [`Server`](super::Server): a certificate, the names it is used for, and whether clients need a
-/// certificate.
+/// A host of a [`Server`](super::Server): a certificate, its names, and the policy for client certificates.
 ///
-/// Each host has session tickets of its own: a session of one host cannot be resumed at another, whose policy
-/// may be stricter.
+/// Each host has its own session tickets: a session of one host cannot be resumed with another one, whose policy may
+/// be stricter.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Host {
@@ -65,22 +65,21 @@ impl Host {
         Self { source, names: None, client_auth: ClientAuth::None }
     }
 
-    /// Sets the host names that the certificate is used for, for example `example.com` or `*.example.com`.
-    /// Defaults to those in the certificate. A wildcard stands for one label.
+    /// Sets the names for which the certificate is used, for example `example.com` or `*.example.com`. Defaults to
+    /// those in the certificate. A wildcard matches one label.
     pub fn names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.names = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Requires a client certificate that an authority of this PEM file has issued. Without one the handshake
-    /// fails.
+    /// Requires a client certificate issued by an authority in this PEM file. Without one the handshake fails.
     pub fn require_client_certificate(mut self, authorities: impl Into<PathBuf>) -> Self {
         self.client_auth = ClientAuth::Required(authorities.into());
         self
     }
 
-    /// Requests a client certificate, which must be valid if there is one:
-    /// [`Tls::client_certificate`](crate::peer::Tls::client_certificate) has it.
+    /// Requests a client certificate, which is optional but must be valid. It is available as
+    /// [`Tls::client_certificate`](crate::peer::Tls::client_certificate).
     pub fn request_client_certificate(mut self, authorities: impl Into<PathBuf>) -> Self {
         self.client_auth = ClientAuth::Optional(authorities.into());
         self
@@ -123,14 +122,14 @@ impl Host {
         let resolver = Arc::new(SingleCertAndKey::from(certified));
         let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols = alpn.to_vec();
-        // A session has the client's certificate as it was verified: with new authorities it must not last.
+        // A session contains the verified client certificate, so it must not outlive a change of the authorities.
         let (ticketer, storage) = if has_client_auth { new_sessions()? } else { sessions.get()? };
         config.ticketer = ticketer;
         config.session_storage = storage;
         Ok(LoadedHost { config: Arc::new(config), names, has_client_auth })
     }
 
-    /// Reads the certificate and its key. Also returns what to call them in errors.
+    /// Reads the certificate and its key. Also returns their description for errors.
     fn certified_key(&self, provider: &CryptoProvider) -> io::Result<(CertifiedKey, String)> {
         let (chain, key, what): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, String) =
             match &self.source {
@@ -146,7 +145,7 @@ impl Host {
                     (chain, key.map_err(|e| invalid("the private key", e))?, what.to_owned())
                 }
             };
-        // Fails if the key is not that of the certificate.
+        // Fails if the key does not match the certificate.
         let certified = CertifiedKey::from_der(chain, key, provider);
         Ok((certified.map_err(|e| invalid(&what, e))?, what))
     }
@@ -176,7 +175,7 @@ fn new_sessions() -> io::Result<SessionState> {
     Ok((ticketer, ServerSessionMemoryCache::new(SESSIONS)))
 }
 
-/// The session state of a host, which outlives reloads.
+/// The session state of a host, which is kept by reloads.
 #[derive(Default)]
 pub(super) struct Sessions(Mutex<Option<SessionState>>);
 
@@ -198,7 +197,7 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// A host whose files have been read.
+/// A host with the content of its files.
 #[derive(Debug)]
 pub(super) struct LoadedHost {
     pub(super) config: Arc<ServerConfig>,
@@ -213,7 +212,7 @@ fn certificate_names(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, String
     Ok(parsed.valid_dns_names().map(str::to_owned).collect())
 }
 
-/// Without the key.
+/// Does not print the key.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,8 +1,8 @@
-//! `Names`: finds the host of a name, exact ones before wildcards.
+//! `Names`: values by host name, with wildcards.
 
 use std::collections::HashMap;
 
-/// Values by host name. A wildcard, `*.example.com`, stands for one label.
+/// Values by host name. A wildcard, `*.example.com`, matches one label. Exact names have precedence.
 #[derive(Debug)]
 pub(super) struct Names<T> {
     exact: HashMap<Box<str>, T>,
@@ -17,7 +17,7 @@ impl<T> Default for Names<T> {
 }
 
 impl<T> Names<T> {
-    /// Adds a name, unless an earlier value has it.
+    /// Adds a name, unless it exists.
     pub(super) fn insert(&mut self, name: &str, value: T) {
         let name = normalize(name);
         match name.strip_prefix("*.") {
@@ -26,7 +26,7 @@ impl<T> Names<T> {
         };
     }
 
-    /// Returns the value for `name`, in any case and with or without the root's dot.
+    /// Returns the value for `name`. Case and a trailing dot are ignored.
     pub(super) fn get(&self, name: &str) -> Option<&T> {
         let name = normalize(name);
         self.exact.get(&*name).or_else(|| {

@@ -4,9 +4,8 @@ use std::io;
 
 use super::{Host, Server};
 
-/// Creates the TLS side of a listener with a new certificate that no authority has signed, for development:
-/// browsers warn, and `curl` needs `--insecure`. Its key is in memory only, so it is another one after each
-/// start.
+/// Creates the TLS configuration of a listener with a new self-signed certificate, for development: browsers warn,
+/// and `curl` needs `--insecure`. The key is in memory only, so the certificate changes with each start.
 ///
 /// ```
 /// let tls = vestibule::tls::self_signed(["localhost", "127.0.0.1"])?;

@@ -1,4 +1,4 @@
-//! `Server`: the TLS side of listeners, with certificates by host name.
+//! `Server`: the TLS configuration of listeners, with certificates by host name.
 
 use std::{
     fmt, io,
@@ -17,44 +17,44 @@ use super::{
 };
 use crate::peer::Tls;
 
-/// The default of [`ServerBuilder::handshakes`], 1,024: a handshake under way takes up to 64 KiB.
+/// Default of [`ServerBuilder::handshakes`]: 1,024. A handshake in progress takes up to 64 KiB.
 pub const HANDSHAKES: usize = 1024;
 
-/// What a client gets that names a host which no certificate is for (RFC 6066 section 3).
+/// The response to a client that requests a host without a certificate (RFC 6066 section 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnknownName {
     /// The first host's certificate, as in nginx. Clients that verify it end the handshake.
     #[default]
     DefaultHost,
-    /// The alert `unrecognized_name`, so that scanners learn no name.
+    /// The alert `unrecognized_name`, so that scanners do not learn any name.
     Alert,
 }
 
-/// The TLS side of listeners: certificates by host name (SNI), client certificates, session tickets and ALPN.
+/// The TLS configuration of listeners: certificates by host name (SNI), client certificates, session tickets and
+/// ALPN.
 ///
-/// Cheap to clone: clones share everything, so one of them can [`reload`](Self::reload) while another one
-/// serves.
+/// Cheap to clone: clones share everything, so one clone can [`reload`](Self::reload) while another one serves.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
 struct Shared {
     hosts: RwLock<Arc<Hosts>>,
-    /// Empty for a configuration of the user's.
+    /// Empty for a custom configuration.
     sources: Vec<(Host, Sessions)>,
-    /// Held by a reload.
+    /// Held during a reload.
     reload: Mutex<()>,
     unknown_name: UnknownName,
     alpn: Vec<Vec<u8>>,
     handshakes: Arc<Semaphore>,
 }
 
-/// The hosts as they were last loaded.
+/// The hosts, as last loaded.
 struct Hosts {
     by_name: Names<Arc<LoadedHost>>,
     default: Arc<LoadedHost>,
 }
 
-/// Builds a [`Server`]. The order of options does not matter; that of hosts does.
+/// Builds a [`Server`]. The order of the hosts matters, that of other options does not.
 #[derive(Debug)]
 #[must_use]
 pub struct ServerBuilder {
@@ -65,29 +65,29 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Adds a host. The first one is the default, for clients that name none. Of two hosts with the same name
-    /// the first one has it.
+    /// Adds a host. The first one is the default, for clients that do not send a name. If several hosts have the same
+    /// name, the first one is used.
     pub fn host(mut self, host: Host) -> Self {
         self.hosts.push(host);
         self
     }
 
-    /// Sets what a client gets that names an unknown host. Defaults to [`UnknownName::DefaultHost`].
+    /// Sets the response to a client that requests an unknown host. Defaults to [`UnknownName::DefaultHost`].
     pub fn unknown_name(mut self, answer: UnknownName) -> Self {
         self.unknown_name = answer;
         self
     }
 
-    /// Sets the application protocols (ALPN, RFC 7301), the preferred one first. Defaults to those that this
-    /// build speaks: `h2`, with that feature, and `http/1.1`. A client that offers others only gets the alert
+    /// Sets the application protocols (ALPN, RFC 7301), in order of preference. Defaults to those that this build
+    /// supports: `h2`, with that feature, and `http/1.1`. A client that offers only others gets the alert
     /// `no_application_protocol`.
     pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Sets how many handshakes may be under way at once, from the complete ClientHello on. Further clients
-    /// wait, within the time of their first head. Defaults to [`HANDSHAKES`].
+    /// Sets the maximum number of concurrent handshakes, counted from the complete ClientHello on. Further clients
+    /// wait, within `head_timeout`. Defaults to [`HANDSHAKES`].
     pub fn handshakes(mut self, n: usize) -> Self {
         self.handshakes = n;
         self
@@ -96,14 +96,20 @@ impl ServerBuilder {
     /// Reads all files.
     ///
     /// # Errors
-    /// No host, or zero handshakes; a file that cannot be read; a key that is not that of its certificate.
-    /// The text names the file.
+    /// No host, zero handshakes, a file that cannot be read, or a key that does not match its certificate. The text
+    /// names the file.
     pub fn build(self) -> io::Result<Server> {
         if self.hosts.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no host with a certificate"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "TLS needs a host with a certificate",
+            ));
         }
         if self.handshakes == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "0 handshakes serve nothing"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "`handshakes` must be at least 1",
+            ));
         }
         let sources: Vec<_> = self.hosts.into_iter().map(|h| (h, Sessions::default())).collect();
         let hosts = load(&sources, &self.alpn)?;
@@ -119,7 +125,7 @@ impl ServerBuilder {
 }
 
 impl Server {
-    /// Creates the TLS side of a listener with one certificate chain and its key, from PEM files.
+    /// Creates a configuration with one certificate chain and its key, from PEM files.
     ///
     /// # Errors
     /// Those of [`ServerBuilder::build`].
@@ -137,8 +143,8 @@ impl Server {
         }
     }
 
-    /// Uses a configuration of rustls as it is: its certificates, client verification, tickets and ALPN. It
-    /// has nothing to reload; a certificate resolver of your own can do that.
+    /// Creates a server with a configuration of rustls, which is used unchanged: its certificates, client
+    /// verification, tickets and ALPN. It cannot be reloaded; use a custom certificate resolver for that.
     pub fn from_config(config: impl Into<Arc<ServerConfig>>) -> Self {
         let config = config.into();
         let default = Arc::new(LoadedHost { config, names: Vec::new(), has_client_auth: false });
@@ -152,11 +158,11 @@ impl Server {
         }))
     }
 
-    /// Reads all files again. New connections use what they have now; open ones stay as they are, and sessions
-    /// of hosts without client certificates can still be resumed. Blocks while it reads.
+    /// Reads all files again. New connections use the new content, and open ones do not change. Sessions of hosts
+    /// without client certificates can still be resumed. Blocks while it reads.
     ///
     /// # Errors
-    /// Those of [`ServerBuilder::build`]. Then nothing changes: all hosts keep what they have.
+    /// Those of [`ServerBuilder::build`]. In that case nothing changes.
     pub fn reload(&self) -> io::Result<()> {
         let shared = &*self.0;
         if shared.sources.is_empty() {
@@ -174,9 +180,9 @@ impl Server {
         self.0.sources.iter().flat_map(|(host, _)| host.files()).map(PathBuf::from).collect()
     }
 
-    /// Returns whether a request for `host` may be served on a connection with these facts: `false` if the
-    /// host asks for client certificates, and the handshake was with another one. Then the answer is 421 (RFC
-    /// 9110 section 15.5.20).
+    /// Returns whether a request for `host` may be served on a connection with these facts: `false` if the host
+    /// requests client certificates, and the handshake was with another host. Then the response is 421 (RFC 9110
+    /// section 15.5.20).
     pub(crate) fn is_authoritative(&self, facts: &Tls, host: &str) -> bool {
         let hosts = self.hosts();
         let requested = hosts.by_name.get(host).unwrap_or(&hosts.default);
@@ -187,7 +193,7 @@ impl Server {
         Arc::ptr_eq(served.unwrap_or(&hosts.default), requested)
     }
 
-    /// Returns the configuration for a client that names this host; `None` if it must be refused.
+    /// Returns the configuration for a client that requests this host; `None` if it must be refused.
     pub(super) fn config_for(&self, name: Option<&str>) -> Option<Arc<ServerConfig>> {
         let hosts = self.hosts();
         let found = name.map(|name| hosts.by_name.get(name));

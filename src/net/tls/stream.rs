@@ -14,8 +14,8 @@ use crate::{body::FileSlice, net::Io};
 
 /// A stream with or without TLS, so that one driver serves both.
 ///
-/// Dropped, a TLS stream sends `close_notify` if the socket takes it at once, unless
-/// [`reset_on_close`](Io::reset_on_close) was called: the peer then sees that it was cut.
+/// Dropping a TLS stream sends `close_notify` if the socket accepts it at once, unless
+/// [`reset_on_close`](Io::reset_on_close) was called, so that the peer recognizes an aborted stream.
 pub struct MaybeTls<I: Io>(Kind<I>);
 
 enum Kind<I: Io> {
@@ -25,7 +25,7 @@ enum Kind<I: Io> {
 
 struct Secured<I: Io> {
     stream: TlsStream<I>,
-    /// Whether `close_notify` was sent, or must not be.
+    /// Whether `close_notify` was sent, or must not be sent.
     is_closed: bool,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn plain<I: Io>(io: I) -> MaybeTls<I> {
     MaybeTls(Kind::Plain(io))
 }
 
-/// Returns the application protocol of a stream that was negotiated, if any.
+/// Returns the negotiated application protocol of a stream, if any.
 #[cfg_attr(
     not(all(feature = "h2", feature = "upstream")),
     allow(dead_code, reason = "for servers")
@@ -49,7 +49,7 @@ impl<I: Io> MaybeTls<I> {
         Self(Kind::Tls(Box::new(Secured { stream: stream.into(), is_closed: false })))
     }
 
-    /// Returns the stream below.
+    /// Returns the underlying stream.
     pub fn get_ref(&self) -> &I {
         match &self.0 {
             Kind::Plain(io) => io,
@@ -64,7 +64,7 @@ impl<I: Io> MaybeTls<I> {
         }
     }
 
-    /// Returns the application protocol that was negotiated (ALPN), if any.
+    /// Returns the negotiated application protocol (ALPN), if any.
     pub fn alpn(&self) -> Option<&[u8]> {
         match &self.0 {
             Kind::Plain(_) => None,
@@ -101,7 +101,7 @@ impl<I: Io> Io for MaybeTls<I> {
         }
     }
 
-    /// Unknown with TLS: the bytes may be those of a session ticket.
+    /// Unknown with TLS: the bytes may belong to a session ticket.
     fn has_input(&self) -> bool {
         match &self.0 {
             Kind::Plain(io) => io.has_input(),

@@ -35,7 +35,7 @@ impl Authority {
         self.folder.path()
     }
 
-    /// The file with its own certificate.
+    /// Returns the file with its own certificate.
     pub(crate) fn file(&self) -> PathBuf {
         self.folder().join("ca.pem")
     }
@@ -45,7 +45,7 @@ impl Authority {
         self.issue_until(file, names, 2100)
     }
 
-    /// As [`issue`](Self::issue), valid to the beginning of a year.
+    /// Writes a certificate like [`issue`](Self::issue), valid until the beginning of a year.
     pub(crate) fn issue_until(&self, file: &str, names: &[&str], year: i32) -> (PathBuf, PathBuf) {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -59,12 +59,12 @@ impl Authority {
         (chain, key_file)
     }
 
-    /// A client that trusts this authority, and offers these ALPN protocols.
+    /// Returns a client that trusts this authority, and offers these ALPN protocols.
     pub(crate) fn client(&self, alpn: &[&str]) -> TlsConnector {
         self.client_with(alpn, None)
     }
 
-    /// A client with a certificate.
+    /// Returns a client with a certificate.
     pub(crate) fn client_with(
         &self,
         alpn: &[&str],
@@ -88,7 +88,7 @@ impl Authority {
     }
 }
 
-/// The name of a server, for a client.
+/// Returns the name of a server, for a client.
 pub(crate) fn name(name: &str) -> ServerName<'static> {
     ServerName::try_from(name.to_owned()).unwrap()
 }

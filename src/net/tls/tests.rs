@@ -232,7 +232,7 @@ fn build_names_the_file_that_is_wrong() {
     assert!(error(&chain, &chain).contains("no private key"));
     assert!(error(&chain, &other).contains("b.key"));
     let none = Server::builder().build().unwrap_err().to_string();
-    assert!(none.contains("no host"), "{none}");
+    assert!(none.contains("needs a host"), "{none}");
     let none = Server::builder().host(Host::pem_files(chain, key)).handshakes(0).build();
     assert!(none.is_err());
 }
@@ -270,7 +270,7 @@ async fn bytes_that_are_no_handshake_have_an_error_each() {
             "the client sent plain HTTP to a TLS port",
             "HTTP/1.1 400 ",
         ),
-        (b"\x80\x2e\x01", "the client's first byte, 0x80, begins no TLS handshake", ""),
+        (b"\x80\x2e\x01", "the client's first byte, 0x80, does not begin a TLS handshake", ""),
         (b"\x16\x03\x01\x00", "the client closed the connection during the TLS handshake", ""),
         (b"", "the client closed the connection during the TLS handshake", ""),
         (b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", "TLS handshake failed: ", "\x15\x03"),

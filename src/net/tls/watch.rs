@@ -11,18 +11,18 @@ use std::{
 use super::Server;
 use crate::net::blocking_pool::BlockingPool;
 
-/// How often [`Server::watch`] should look at the files, 10 s.
+/// Recommended interval of [`Server::watch`]: 10 s.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Server {
-    /// Looks at all files every `interval` and [reloads](Self::reload) when one has changed. Never ends; spawn
-    /// it, and drop the task to stop it.
+    /// Checks all files every `interval` and [reloads](Self::reload) when one has changed. The future never ends:
+    /// spawn it, and drop the task to stop it.
     ///
-    /// A failed reload is logged, and tried again when a file changes: a renewal that has replaced the
-    /// certificate but not yet its key is completed by the next look. It works with symbolic links that are
-    /// replaced (certbot, Kubernetes) and with file systems of the network.
+    /// A failed reload is logged, and repeated when a file changes: a renewal that has replaced the certificate but
+    /// not yet its key is completed by the next check. It works with symbolic links that are replaced (certbot,
+    /// Kubernetes) and with network file systems.
     pub async fn watch(self, interval: Duration) {
-        // Of its own, so that a file system that does not answer holds up nothing else.
+        // A separate pool, so that a file system that does not answer delays nothing else.
         static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
         let files: Arc<[PathBuf]> = self.files().into();
         let mut last = None;
@@ -47,12 +47,12 @@ fn log_reload(result: io::Result<()>) {
     match result {
         Ok(()) => tracing::info!(target: "vestibule::tls", "the certificates were reloaded"),
         Err(error) => {
-            tracing::error!(target: "vestibule::tls", %error, "the certificates stay: cannot reload them");
+            tracing::error!(target: "vestibule::tls", %error, "cannot reload the certificates; the old ones remain in use");
         }
     }
 }
 
-/// What changes when a file is replaced or written. `None` for one that cannot be looked at.
+/// Metadata that changes when a file is replaced or written. `None` if it cannot be read.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
