@@ -1,9 +1,9 @@
-//! What a pick costs, by policy and number of endpoints.
+//! The cost of a pick, by policy and number of endpoints.
 //!
-//! `cargo bench --no-default-features --bench balance`. Prints nanoseconds per pick, the best of many runs: the
-//! machine can only add to it. All endpoints have the same weight in the first column, several weights in the
-//! second; a tenth of them is not available. Endpoints are read as [`Candidate`]s from a vector; a `Balance` reads
-//! their load from atomics.
+//! `cargo bench --no-default-features --bench balance`. Prints nanoseconds per pick, the minimum of many runs, since
+//! noise only adds time. In the first column all endpoints have the same weight, in the second several weights; a
+//! tenth of them is not available. Endpoints are read as [`Candidate`]s from a vector; a `Balance` reads their load
+//! from atomics.
 
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a bench reads the clock")]
 

@@ -1,9 +1,9 @@
-//! What it costs to hand a request to a worker thread and its answer back.
+//! The cost of passing a request to a worker thread and its response back.
 //!
-//! `cargo bench --bench hand_over -- [--threads N] [--clients N] [--rounds N] [--seconds N]`, with wrk
-//! installed. The server runs on core 0 with the same small handler, inline in the connection's task and
-//! behind a pool of worker threads; the load runs on core 1. Rounds alternate. The last columns are what the
-//! pool adds to the inline handler in the same round. Nothing here judges.
+//! `cargo bench --bench hand_over -- [--threads N] [--clients N] [--rounds N] [--seconds N]`, with wrk installed. The
+//! server runs on core 0 with the same small handler, inline in the connection's task and in a pool of worker
+//! threads; the load runs on core 1. Rounds alternate. The last columns are the cost of the pool compared with the
+//! inline handler in the same round. Nothing is asserted.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -41,7 +41,7 @@ fn option(args: &mut Vec<String>, name: &str, default: u64) -> u64 {
     value
 }
 
-/// Serves with so many worker threads, or inline with none.
+/// Serves with this number of worker threads, or inline with 0.
 fn server(threads: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -88,7 +88,7 @@ impl Server {
         Self { child, url: format!("http://{}/", address.trim()) }
     }
 
-    /// Processor seconds so far, and context switches of all threads.
+    /// Returns CPU seconds and context switches of all threads so far.
     fn usage(&self) -> (f64, f64) {
         let (mut nanos, mut switches) = (0, 0);
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap() {
@@ -142,7 +142,7 @@ struct Round {
     p99: f64,
 }
 
-/// A time as wrk prints it.
+/// Parses a time in the format of wrk.
 fn millis(text: &str) -> f64 {
     let (number, factor) = match text {
         _ if text.ends_with("us") => (&text[..text.len() - 2], 1e-3),

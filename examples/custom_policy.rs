@@ -1,5 +1,5 @@
 //! A custom pick policy: batch jobs go to the servers in the back half of the list, all other requests to those in
-//! the front half, each to the least loaded there; if a half has no server left, the other one helps.
+//! the front half, each to the least loaded server. If a half has no available server, the other one is used.
 //!
 //! A policy has one method, which gets the request's head and a snapshot of the endpoints. Limits, health, retries
 //! and draining are the balancer's work: a policy only chooses among those that are eligible.
@@ -45,7 +45,7 @@ impl Pick for Halves {
         let half = candidates.len() / 2;
         let eligible = || candidates.iter().enumerate().filter(|(_, c)| c.is_eligible());
         let load = |(index, candidate): &(usize, Candidate<'_>)| {
-            // The other half comes last, whatever its load.
+            // The other half is used last, whatever its load.
             ((*index >= half) != is_batch, candidate.in_flight)
         };
         eligible().min_by_key(load).map(|(index, _)| index)

@@ -32,7 +32,7 @@ use vestibule::{
     serve::{serve, shutdown_signal},
 };
 
-/// Time for what is under way when the program is asked to end.
+/// Time for requests in progress when the program is stopped.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
 #[tokio::main]
@@ -73,9 +73,9 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // A page that waits for a reload has a response that never ends.
+    // The response of a page that waits for a reload does not end.
     let grace = if args.reload { Duration::from_secs(1) } else { SHUTDOWN };
-    // Ctrl-C or SIGTERM: finishes what is under way. A second one ends the process at once.
+    // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
     let mut server =
         serve(args.listen.as_str(), site).shutdown(shutdown_signal()).shutdown_timeout(grace);
     if !args.log {

@@ -27,7 +27,7 @@ php [--listen ADDR] [--children N] [--user UID:GID] [--data DIR] [--log] [DIR]
 /// The application that comes with the example.
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/php");
 
-/// A request body has so many bytes at most: 16 MiB.
+/// Maximum size of a request body: 16 MiB.
 const MAX_BODY: u64 = 16 << 20;
 
 #[tokio::main]
@@ -50,17 +50,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     #[allow(clippy::disallowed_methods, reason = "the task ends with the process")]
     tokio::spawn(reload_on_hangup(php.clone()));
 
-    // What a script names in X-Accel-Redirect is sent from here, and its process is free.
+    // A file that a script names in X-Accel-Redirect is sent from here, while its process is idle.
     let uploads = XAccelRedirectLayer::new(files::dir(args.data.join("files"))).prefix("/private");
     let app = ServiceBuilder::new()
-        // PHP is free when it has answered, however slow the client.
+        // PHP is idle after its response, even if the client reads slowly.
         .layer(layer::ResponseBufferLayer::new())
-        // It is given whole requests, whose length is known.
+        // PHP receives complete requests, whose length is known.
         .layer(layer::RequestBufferLayer::new().max_body(MAX_BODY))
         .layer(layer::RequestDeadlineLayer::new(Duration::from_secs(30)))
         .service(uploads.layer(php.clone()));
     let front = ServiceBuilder::new().layer(layer::RescueLayer::new()).service(
-        // A folder without scripts. The folder of the scripts is never served: that would show their source.
+        // A folder without scripts. The folder of the scripts must not be served, since that would show their source.
         Router::new().nest("/assets", files::dir(args.dir.join("assets"))).fallback(app),
     );
     let mut server = serve(args.listen.as_str(), front).shutdown(serve::shutdown_signal());

@@ -1,8 +1,8 @@
 //! A reverse proxy to one or several HTTP servers.
 //!
-//! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000 127.0.0.1:3001`. With
-//! `--check /healthz` it asks the servers whether they work, with `--servers FILE` they are those of a file that may
-//! change, and `--status 127.0.0.1:8081` shows the state of each.
+//! Run with `cargo run --release --example proxy -- --listen 127.0.0.1:8080 127.0.0.1:3000 127.0.0.1:3001`. `--check
+//! /healthz` checks the servers' health, `--servers FILE` reads them from a file that may change, and `--status
+//! 127.0.0.1:8081` shows the state of each.
 
 use std::{fmt::Write, time::Duration};
 
@@ -71,7 +71,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => {}
         Some("tcp") => drop(tokio::spawn(servers.balance().check(connects, every_second))),
         Some(path) => {
-            let check = HttpCheck::new(path).ok_or("--check: neither a path nor tcp")?;
+            let check = HttpCheck::new(path).ok_or("--check: expected a path or `tcp`")?;
             tokio::spawn(servers.balance().check(check, every_second));
         }
     }
@@ -81,7 +81,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Args { listen, threads, tls, buffer, log, .. } = args;
     let buffered = |servers| {
         ServiceBuilder::new()
-            // A server is free once it has answered, even if the client reads slowly.
+            // A server is idle after its response, even if the client reads slowly.
             .layer(layer::ResponseBufferLayer::new())
             // A server receives complete requests, even if the client sends slowly.
             .layer(layer::RequestBufferLayer::new().max_body(1 << 30))
@@ -90,7 +90,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match (buffer, cache) {
         (false, None) => run(serve(listen, servers), threads, tls, log).await,
         (true, None) => run(serve(listen, buffered(servers)), threads, tls, log).await,
-        // Outside of the buffers: hits need none.
+        // Outside of the buffers, which hits do not need.
         (false, Some(cache)) => run(serve(listen, cache.layer(servers)), threads, tls, log).await,
         (true, Some(cache)) => {
             run(serve(listen, cache.layer(buffered(servers))), threads, tls, log).await
@@ -122,12 +122,12 @@ fn upstream(args: &Args) -> Result<Upstream, Box<dyn std::error::Error>> {
         "two" => Box::new(PowerOfTwoChoices::new()),
         "ewma" => Box::new(PeakEwma::new()),
         "first" => Box::new(First::new()),
-        // All gateways of a site need one secret that is kept secret: not that of an example.
+        // All gateways of a site need the same secret, which must not be published like this one.
         "sticky" => Box::new(Sticky::new(*b"of an example...", PeakEwma::new())),
         "hash" => Box::new(ConsistentHash::ring(client()).bounded_load(125)),
         "hash-path" => Box::new(ConsistentHash::ring(RequestKey::path())),
         "maglev" => Box::new(ConsistentHash::maglev(client())),
-        other => return Err(format!("--policy: there is no '{other}'").into()),
+        other => return Err(format!("--policy: unknown policy '{other}'").into()),
     };
     Ok(builder.policy(policy).build()?)
 }

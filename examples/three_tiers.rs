@@ -7,7 +7,7 @@
 //!     --database-listen 10.0.0.1:6379 --database 10.0.0.4:6379 --database 10.0.0.5:6379
 //! ```
 //!
-//! Nothing but the addresses differs: an application on another machine is an endpoint like one on this.
+//! Only the addresses differ: an application on another machine is an endpoint like one on this machine.
 
 use std::time::Duration;
 
