@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Forwards a request as it is.
+/// Forwards a request unchanged.
 pub(super) async fn bypass<S>(
     shared: Arc<Shared>,
     inner: S,
@@ -51,7 +51,7 @@ struct Target {
 }
 
 impl Target {
-    /// Returns the target, if it can be that of a stored response.
+    /// Returns the target, if a stored response can have it.
     fn of(shared: &Shared, request: &Request<Body>) -> Option<Self> {
         Some(Self {
             key: Key::of(request, &shared.options.query)?,
@@ -61,7 +61,7 @@ impl Target {
         })
     }
 
-    /// RFC 9111 section 4.4, and RFC 9875 section 3.
+    /// Invalidates stored responses (RFC 9111 section 4.4 and RFC 9875 section 3).
     fn invalidate(&self, shared: &Shared, response: &HeaderMap) {
         let Self { key, scheme, authority, path } = self;
         handle::delete(shared, key, Purge::Hard);

@@ -1,11 +1,11 @@
-//! `Clock`: the time of a cache, which never steps back.
+//! `Clock`: the time of a cache, which never goes backwards.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{net::clock, semantics::date::HttpDate};
 
-/// Counts from the wall clock's time at its creation, by the monotonic clock. So an age is right after the wall clock
-/// was set.
+/// Starts with the time of the wall clock and advances with the monotonic clock. So ages stay correct when the wall
+/// clock is set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     epoch: Duration,
@@ -23,7 +23,7 @@ impl Clock {
         self.epoch + clock::now().saturating_duration_since(self.started)
     }
 
-    /// Returns the time of the wall clock, with which dates of other machines are compared.
+    /// Returns the time of the wall clock, for comparison with dates of other machines.
     pub(super) fn date(&self) -> HttpDate {
         HttpDate::from(SystemTime::now())
     }

@@ -1,4 +1,4 @@
-//! `Figures`: what a cache has done.
+//! `Figures`: the figures of a cache.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Figures {
     /// Requests that were answered by a fresh stored response.
     pub hits: u64,
-    /// Requests that were answered by a stale one: while it was revalidated, because the origin failed, or because the
-    /// request accepted that.
+    /// Requests that were answered by a stale response: while it was revalidated, because the origin failed, or
+    /// because the request permitted it.
     pub stale_hits: u64,
     /// Requests that were answered by the fetch of another request.
     pub collapsed: u64,
-    /// Requests that were forwarded since nothing was stored for them.
+    /// Requests that were forwarded, since no response was stored for them.
     pub misses: u64,
     /// Stored responses that the origin confirmed with 304.
     pub validated: u64,
-    /// Requests that the cache does not handle: other methods, with a content, without a host.
+    /// Requests that the cache does not handle, for example because of their method or content, or a missing host.
     pub bypassed: u64,
-    /// Requests that were forwarded, each for itself, since there were too many fetches or followers.
+    /// Requests that were forwarded individually, since there were too many fetches or followers.
     pub uncollapsed: u64,
     /// Responses that were stored.
     pub stored: u64,
@@ -29,9 +29,9 @@ pub struct Figures {
     pub refreshes: u64,
     /// Failures of the origin that a stale response concealed.
     pub concealed_errors: u64,
-    /// Keys that are stored.
+    /// Stored keys.
     pub keys: u64,
-    /// Bytes that are stored.
+    /// Stored bytes.
     pub bytes: u64,
     /// Fetches in progress whose responses may be stored.
     pub fetches: u64,

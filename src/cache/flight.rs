@@ -1,5 +1,5 @@
-//! `Flights`: the fetches in progress, so that requests for one response share one fetch, and an invalidation
-//! reaches what is not stored yet.
+//! `Flights`: the fetches in progress, so that requests for one response share one fetch, and an invalidation also
+//! applies to responses that are not stored yet.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use super::{fill::Fill, key::Key, layer::Options, object::Object, store::Store};
 /// All fetches of a cache whose responses may be stored.
 #[derive(Default)]
 pub(super) struct Flights {
-    /// Writes to the store happen under this lock, so none slips past an invalidation.
+    /// Also held during writes to the store, so that none is missed by an invalidation.
     by_key: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     len: AtomicUsize,
     followers: AtomicUsize,
@@ -27,36 +27,36 @@ pub(super) struct Flights {
 /// A fetch.
 pub(super) struct Flight {
     is_joinable: bool,
-    /// An invalidation came after its start: its response is not stored.
+    /// Whether it was invalidated after its start, so that its response is not stored.
     is_doomed: AtomicBool,
     phase: watch::Sender<Phase>,
 }
 
-/// How far a fetch is, for those that follow it.
+/// The progress of a fetch, for its followers.
 #[derive(Clone, Default)]
 pub(super) enum Phase {
-    /// The head of the response is awaited.
+    /// The fetch waits for the head of the response.
     #[default]
     Waiting,
-    /// The head is here and the content is being read.
+    /// The head was received, and the content is being read.
     Filling(Arc<Fill>),
     /// The response is complete, or the stored one was validated.
     Ready(Arc<Object>),
-    /// The fetch failed, or its response is not for others.
+    /// The fetch failed, or its response is not shared.
     Released,
 }
 
-/// What a request does about a response that is not stored.
+/// The role of a request without a usable stored response.
 pub(super) enum Entry {
     /// It fetches, and others may follow.
     Lead(Lead),
     /// It waits for the fetch of another request.
     Follow(Follower),
-    /// There are too many fetches: it fetches for itself, and its response is not stored.
+    /// There are too many fetches: it is forwarded individually, and its response is not stored.
     Alone,
 }
 
-/// The fetch of a request. Dropped before its end, it releases its followers.
+/// The fetch of a request. Dropping it before its end releases its followers.
 pub(super) struct Lead {
     flights: Arc<Flights>,
     key: Key,
@@ -72,11 +72,11 @@ pub(super) struct Follower {
 
 impl Flights {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Flight>>>> {
-        // A store that panics leaves the map consistent.
+        // A panic of the store leaves the map consistent.
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins a fetch for `key` whose response the request would select, or starts one.
+    /// Joins a fetch for `key` whose response matches the request, or starts one.
     pub(super) fn enter(
         self: &Arc<Self>,
         key: &Key,
@@ -112,8 +112,8 @@ impl Flights {
         self.lock().get(key).is_some_and(|flights| flights.iter().any(|f| f.accepts(request)))
     }
 
-    /// Changes the store, and keeps the responses of the selected fetches out of it. `f` is given the groups of the
-    /// response, or `None` as long as they are unknown.
+    /// Changes the store, and prevents the responses of the selected fetches from being stored. `selects` gets the
+    /// groups of the response, or `None` while they are unknown.
     pub(super) fn invalidate<R>(
         &self,
         selects: impl Fn(&Key, Option<&[String]>) -> bool,
@@ -136,7 +136,7 @@ impl Flights {
         result
     }
 
-    /// The same for the fetches of one key.
+    /// Does the same for the fetches of one key.
     pub(super) fn invalidate_key<R>(&self, key: &Key, change_store: impl FnOnce() -> R) -> R {
         let by_key = self.lock();
         for flight in by_key.get(key).into_iter().flatten() {
@@ -147,7 +147,7 @@ impl Flights {
         result
     }
 
-    /// Changes the store without regard to fetches.
+    /// Changes the store without affecting fetches.
     pub(super) fn write<R>(&self, change_store: impl FnOnce() -> R) -> R {
         let by_key = self.lock();
         let result = change_store();
@@ -182,13 +182,14 @@ impl Lead {
         &self.key
     }
 
-    /// Lets followers read the content as it arrives.
+    /// Lets followers read the content as it is received.
     pub(super) fn open(&self, fill: Arc<Fill>) {
         self.flight.phase.send_replace(Phase::Filling(fill));
     }
 
     /// Stores the object, unless it was invalidated since the start of the fetch, and ends the fetch. Followers that
-    /// wait for the head get the object in any case: they came before it. Returns whether it was stored.
+    /// wait for the head get the object in any case, since they arrived before the invalidation. Returns whether it
+    /// was stored.
     pub(super) fn store(mut self, store: &dyn Store, object: &Arc<Object>) -> bool {
         let flights = self.flights.clone();
         let mut by_key = flights.lock();
@@ -202,7 +203,7 @@ impl Lead {
         is_stored
     }
 
-    /// Those that follow already read the fill.
+    /// Passes the object to waiting followers; others already read the fill.
     fn publish(&self, object: &Arc<Object>) {
         self.flight.phase.send_if_modified(|phase| {
             let is_awaited = matches!(phase, Phase::Waiting);
@@ -213,7 +214,7 @@ impl Lead {
         });
     }
 
-    /// Ends the fetch: its response is not stored. Followers that read its content read on.
+    /// Ends the fetch without storing its response. Followers that read the content continue.
     pub(super) fn release(self) {
         drop(self);
     }
@@ -249,7 +250,7 @@ impl Drop for Lead {
 }
 
 impl Follower {
-    /// Waits for the head of the response, or the end of the fetch.
+    /// Waits for the head of the response, or for the end of the fetch.
     pub(super) async fn wait(mut self) -> Phase {
         let phase = self.phase.wait_for(|phase| !matches!(phase, Phase::Waiting)).await;
         phase.map_or(Phase::Released, |phase| phase.clone())

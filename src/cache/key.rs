@@ -1,4 +1,4 @@
-//! `Key`: what a stored response is found by.
+//! `Key`: the key of a stored response.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use crate::{
     semantics::target::{OriginalUri, normalize},
 };
 
-/// The longest key in bytes, 4 KiB. A request with a longer one is not answered from the cache.
+/// Maximum length of a key: 4 KiB. A request with a longer one is not answered from the cache.
 pub const MAX_KEY: usize = 4096;
 
 /// The key of a stored response: scheme, host, normal path and query.
 ///
-/// It cannot be made without a host, so that no site is ever answered with the page of another one. Two spellings of
-/// a path that mean the same have one key: see [`normalize`]. A default port, the case of the host and a dot at its
-/// end make no difference.
+/// A key always contains a host, so that a response of one site never answers a request for another. Equivalent
+/// spellings of a path have the same key: see [`normalize`]. A default port, the case of the host and its trailing
+/// dot make no difference.
 ///
 /// ```
 /// use vestibule::cache::Key;
@@ -28,22 +28,23 @@ pub const MAX_KEY: usize = 4096;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
 
-/// Which part of the query belongs to the key. The request is forwarded with all of it.
+/// The part of the query that belongs to the key. The request is always forwarded with the whole query.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum QueryKey {
-    /// The query as it is.
+    /// The query, unchanged.
     #[default]
     Exact,
-    /// The parameters in the order of their names, so that their order makes no difference.
+    /// The parameters, sorted by name, so that their order makes no difference.
     Sorted,
     /// The parameters with these names, sorted.
     Only(Vec<String>),
-    /// All parameters but those with these names, sorted. For those of advertising, which responses do not depend on.
+    /// All parameters except those with these names, sorted: for advertising parameters, which do not affect
+    /// responses.
     Without(Vec<String>),
 }
 
 impl Key {
-    /// Makes a key; `None` if the host is empty or no host, or the path has no [normal form](normalize).
+    /// Creates a key. Returns `None` if the host is empty or invalid, or if the path has no [normal form](normalize).
     pub fn new(scheme: &str, authority: &str, path: &str, query: Option<&str>) -> Option<Self> {
         let default_port = if scheme == "https" { ":443" } else { ":80" };
         let host = authority.strip_suffix(default_port).unwrap_or(authority);
@@ -53,13 +54,13 @@ impl Key {
             return None;
         }
         let path = normalize(path).ok()?;
-        // Exact, so that the text is not copied again.
+        // The exact capacity, so that the text is not copied again.
         let len = scheme.len() + 3 + host.len() + path.len() + query.map_or(0, |q| q.len() + 1);
         let mut text = String::with_capacity(len);
         text.push_str(scheme);
         text.push_str("://");
         text.extend(host.chars().map(|c| c.to_ascii_lowercase()));
-        // In the normal form `%3F` is a plain `?`, which here begins the query.
+        // In the normal form, `%3F` is a literal `?`, which would begin the query here.
         match path.contains('?') {
             true => text.push_str(&path.replace('?', "%3F")),
             false => text.push_str(&path),
@@ -71,8 +72,8 @@ impl Key {
         (text.len() <= MAX_KEY).then(|| Self(text.into()))
     }
 
-    /// Makes the key of a request by its [`Peer`]'s scheme and its target or `Host`; `None` if there is no host, or
-    /// more than one.
+    /// Creates the key of a request, with the scheme of its [`Peer`] and the host of its target or `Host`. Returns
+    /// `None` if there is no host, or more than one.
     pub(super) fn of<B>(request: &Request<B>, query: &QueryKey) -> Option<Self> {
         let scheme = scheme_of(request);
         let authority = authority_of(request)?;
@@ -80,19 +81,19 @@ impl Key {
         query.key(scheme.as_str(), authority, uri.path(), uri.query())
     }
 
-    /// Restores a key that was stored.
+    /// Restores a stored key.
     pub(super) fn restore(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// Returns the key as it is compared with a prefix: `https://example.com/path?query`.
+    /// Returns the key as text, which prefixes are compared with: `https://example.com/path?query`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl QueryKey {
-    /// Makes a key with the selected part of `query`.
+    /// Creates a key with the selected part of `query`.
     pub(super) fn key(
         &self,
         scheme: &str,
@@ -116,13 +117,13 @@ impl QueryKey {
             Self::Only(names) => parameters.retain(|p| names.contains(&name(p))),
             Self::Without(names) => parameters.retain(|p| !names.contains(&name(p))),
         }
-        // Stable: parameters with the same name keep their order, which has a meaning.
+        // A stable sort: the order of parameters with the same name has a meaning.
         parameters.sort_by_key(|p| name(p));
         parameters.join("&")
     }
 }
 
-/// The scheme that the client used.
+/// Returns the scheme that the client used.
 pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
     match request.extensions().get::<Peer>() {
         Some(peer) => peer.scheme(),
@@ -130,7 +131,7 @@ pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
     }
 }
 
-/// The host and port that the request is for; `None` if it has no host or several.
+/// Returns the host and port of the request; `None` if it has no host or several.
 pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
     // RFC 9112 section 3.2.2: the host of an absolute-form target overrides `Host`.
     if let Some(authority) = request.uri().authority() {
@@ -143,7 +144,7 @@ pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
     }
 }
 
-/// The target as the client sent it: a router may have shortened the path.
+/// Returns the target as the client sent it: a router may have shortened the path.
 pub(super) fn uri_of<B>(request: &Request<B>) -> &Uri {
     request.extensions().get::<OriginalUri>().map_or_else(|| request.uri(), |OriginalUri(uri)| uri)
 }

@@ -39,7 +39,7 @@ where
     S::Future: Send + 'static,
 {
     let (request, is_validation) = origin_request(fetch);
-    // What selects the variant is what the origin sees.
+    // The fields that the origin receives select the variant.
     let sent = request.headers().clone();
     let requested = shared.clock.now();
     let response = match super::call(inner, request).await {
@@ -62,7 +62,7 @@ where
     Ok(received(shared, fetch, &sent, response, requested, lead).await)
 }
 
-/// Returns the request for the whole response, with the validators of the stored one, and whether it has any.
+/// Returns the request for the whole response, with the validators of the stored one, and whether there are any.
 fn origin_request(fetch: &Fetch) -> (Request<Body>, bool) {
     let mut request = Request::from_parts(fetch.parts.clone(), Body::empty());
     let headers = request.headers_mut();
@@ -82,8 +82,7 @@ fn origin_request(fetch: &Fetch) -> (Request<Body>, bool) {
     (request, is_validation)
 }
 
-/// Returns the stale response that conceals a failure of the origin, if it may: an error of the service without a
-/// status.
+/// Returns the stale response to use instead of an error of the service without a status, if that is permitted.
 fn unreachable_origin(
     shared: &Shared,
     fetch: &Fetch,
@@ -141,7 +140,7 @@ fn validated(
     let stored = if is_storable {
         lead.store(&*shared.store, &object)
     } else {
-        // It is not for others any longer.
+        // It may not be shared any more.
         shared.flights.write(|| shared.store.remove(&fetch.key, stale));
         lead.release();
         false
@@ -167,7 +166,8 @@ pub(super) fn updated(
     let mut object = stored.clone();
     let mut new = new.clone();
     crate::semantics::hop::strip(&mut new);
-    // Without a date of its own it is as old as its receipt, not as the stored response (RFC 9110 section 6.6.1).
+    // Without `Date`, its age counts from its receipt, and not from that of the stored response (RFC 9110 section
+    // 6.6.1).
     if !new.contains_key(header::DATE) {
         new.insert(header::DATE, date.to_value());
     }
@@ -206,7 +206,7 @@ async fn received(
     shared.clear_hit_for_miss(&fetch.key);
     let (parts, body) = response.into_parts();
     let fill = Fill::new(head);
-    // Before the content is read, so that it begins with the first byte.
+    // Created before the content is read, so that it begins with the first byte.
     let asked = fetch.asked(&shared);
     let answer = respond::of_fill(asked, &fill, parts.headers);
     lead.open(fill.clone());
@@ -263,22 +263,22 @@ fn head(
     Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
 }
 
-/// What keeps a response out of the store.
+/// The reason why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
-    /// The request. The next one's response may be stored.
+    /// The request. The response to another request may be stored.
     OfRequest,
-    /// The response. That of the next request probably may not be stored either.
+    /// The response. The response to another request may probably not be stored either.
     OfResponse,
 }
 
 /// Ends a fetch whose response is not stored.
 fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, lead: Lead) {
-    // Requests that wait behind a failure try one after the other.
+    // After a failure, waiting requests try one after another.
     if reason == Refusal::OfResponse && !status.is_server_error() {
         shared.set_hit_for_miss(&fetch.key);
     }
-    // The stored response has an earlier state of the resource.
+    // The stored response represents an earlier state of the resource.
     if !status.is_server_error()
         && let Some(stale) = &fetch.stale
     {

@@ -1,4 +1,4 @@
-//! `MemoryStore`: objects in memory, within a bound in bytes and the budget.
+//! `MemoryStore`: objects in memory, within a capacity in bytes and the budget.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,22 +12,22 @@ use super::{
     store::{Found, Lookup, Purge, Selector, Store},
 };
 
-/// The default capacity in bytes, 64 MiB.
+/// Default capacity: 64 MiB.
 pub const CAPACITY: u64 = 64 << 20;
 
-/// The default largest content in bytes, 1 MiB.
+/// Default maximum size of the content of a response: 1 MiB.
 pub const MAX_OBJECT: u64 = 1 << 20;
 
-/// The default number of variants of a key, 16. Of more the oldest is dropped.
+/// Default maximum number of variants of a key: 16. Beyond it the oldest one is dropped.
 pub const MAX_VARIANTS: usize = 16;
 
-/// The size of an object for which the store is laid out, in bytes.
+/// The average size of an object for which the store is dimensioned, in bytes.
 const TYPICAL_OBJECT: u64 = 8 << 10;
 
-/// The parts of the store that have locks of their own; each has its share of the capacity.
+/// Number of shards, each with its own lock and share of the capacity: 8.
 const SHARDS: u64 = 8;
 
-/// Objects in memory. Which ones stay is decided by how often they are used (S3-FIFO).
+/// Objects in memory. S3-FIFO evicts those that are rarely used.
 pub(super) struct MemoryStore {
     objects: sync::Cache<Key, Arc<Variants>, ByBytes>,
     max_object: u64,
@@ -46,7 +46,7 @@ impl Weighter<Key, Arc<Variants>> for ByBytes {
 
 impl MemoryStore {
     pub(super) fn new(capacity: u64, max_object: u64, max_variants: usize, clock: Clock) -> Self {
-        // A shard must have room for some of the largest objects, or it cannot keep any.
+        // A shard must have capacity for several of the largest objects, or it cannot keep any.
         let shards = (capacity / max_object.saturating_mul(4).max(1)).clamp(1, SHARDS);
         let options = OptionsBuilder::new()
             .estimated_items_capacity(
@@ -67,7 +67,7 @@ impl MemoryStore {
 }
 
 impl MemoryStore {
-    /// Replaces or removes the objects of a key: `f` returns what is to be stored instead.
+    /// Replaces or removes the objects of a key by the result of `f`.
     fn update(&self, key: &Key, f: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>) {
         let Some(variants) = self.objects.peek(key) else { return };
         match variants.filter_map(f) {
@@ -134,7 +134,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// Returns what is left of a purged object.
+/// Returns the object after a purge: stale, or `None` if it is removed.
 pub(super) fn expired(object: &Arc<Object>, purge: Purge, now: Duration) -> Option<Arc<Object>> {
     match purge {
         Purge::Hard => None,

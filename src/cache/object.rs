@@ -1,4 +1,4 @@
-//! `Object`: a stored response, and `Variants`, those of one key.
+//! `Object`: a stored response. `Variants`: the stored responses of one key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,11 +12,11 @@ use crate::{
     semantics::cache::{Freshness, Vary, VaryKey},
 };
 
-/// The memory that an object takes beside its fields and its content, in bytes: this structure, the maps of its
-/// fields, and its place in the store.
+/// Memory of an object in addition to its fields and its content: 1,024 bytes for this structure, the maps of its
+/// fields, and its entry in the store.
 const OVERHEAD: usize = 1024;
 
-/// A response as it is stored. Immutable: an update is another object, which shares the content.
+/// A stored response. Immutable: an update creates another object, which shares the content.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
     /// Identifies the content: an update keeps it.
@@ -104,16 +104,16 @@ impl Object {
 
 /// Returns the bytes of the names and values of fields.
 pub(super) fn fields_len(headers: &HeaderMap) -> usize {
-    // A field takes about 72 bytes in the map beside its text.
+    // A field takes about 72 bytes in the map in addition to its text.
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 72).sum()
 }
 
-/// Returns the content length that a response announces; `None` if it announces none or it is malformed.
+/// Returns the content length that a response announces; `None` if it has none or it is malformed.
 pub(super) fn announced_len(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The stored responses of one key, the newest first.
+/// The stored responses of one key, newest first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Variants(Vec<Arc<Object>>);
 
@@ -123,7 +123,7 @@ impl Variants {
         self.0.iter().find(|object| object.matches(request))
     }
 
-    /// Returns these variants with `object`, which replaces its own variant. Of more than `max` the oldest is left out.
+    /// Returns these variants with `object`, which replaces its own variant. Beyond `max`, the oldest one is dropped.
     pub(super) fn with(&self, object: Arc<Object>, max: usize) -> Self {
         let mut objects = Vec::with_capacity((self.0.len() + 1).min(max));
         let others = self.0.iter().filter(|known| !known.is_same_variant(&object));

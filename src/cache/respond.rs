@@ -49,7 +49,7 @@ pub(super) fn of_fill(asked: Asked<'_>, fill: &Arc<Fill>, headers: HeaderMap) ->
     respond(asked, fill.head.status, headers, fill.head.len, content)
 }
 
-/// Evaluates the conditions of a request on a response that is not stored: the origin has not seen them.
+/// Evaluates the conditions of a request for a response that is not stored, since the origin did not receive them.
 pub(super) fn of_response(asked: Asked<'_>, response: Response) -> Response {
     let Asked { method, headers, date, .. } = asked;
     let selected = select(method, headers, response.status(), response.headers(), None, date);
@@ -69,7 +69,7 @@ pub(super) fn shared_headers(fill: &Fill, now: Duration) -> HeaderMap {
     headers
 }
 
-/// The age in seconds.
+/// Returns the age in seconds.
 pub(super) fn age(freshness: &Freshness, now: Duration) -> HeaderValue {
     HeaderValue::from(freshness.age(now).as_secs())
 }
@@ -100,7 +100,7 @@ fn respond(
             headers.insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
             (StatusCode::RANGE_NOT_SATISFIABLE, Body::empty())
         }
-        // Several parts are answered with the whole, which RFC 9110 section 14.2 permits.
+        // Several ranges are answered with the whole, which RFC 9110 section 14.2 permits.
         Selected::Whole | Selected::Part(Part::Whole | Part::Several(_)) => {
             if *method == Method::HEAD {
                 if let Some(len) = len {

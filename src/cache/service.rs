@@ -1,4 +1,4 @@
-//! `Cache`: the service, and what it decides without waiting.
+//! `Cache`: the service, and the decisions that it makes without waiting.
 
 use std::{
     fmt,
@@ -101,18 +101,18 @@ where
     }
 }
 
-/// What becomes of a request.
+/// The handling of a request.
 enum Decision {
     Answer(Box<Response>),
-    /// The request is answered from the store, and the stored response is refreshed in the background.
+    /// It is answered from the store, and the stored response is refreshed in the background.
     Refresh(Box<Response>, Box<Fetch>),
     Forward(Box<Fetch>),
 }
 
-/// Returns the key of a request that the cache handles: a GET or HEAD without content and conditions for the origin,
-/// with one host and a path in normal form.
+/// Returns the key of a request that the cache handles: a GET or HEAD without content and without conditions for the
+/// origin, with one host and a path in normal form.
 ///
-/// A request with content is forwarded, so a hit never leaves content unread on the connection.
+/// A request with content is forwarded, so that a hit never leaves content unread on the connection.
 fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<Key> {
     let is_handled = matches!(*request.method(), Method::GET | Method::HEAD)
         && request.body().is_end_stream()
@@ -122,7 +122,7 @@ fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<Key> {
     if is_handled { Key::of(request, &shared.options.query) } else { None }
 }
 
-/// Decides by the stored response.
+/// Decides how to handle a request, given the stored response.
 fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found) -> Decision {
     let control = shared.control(request.headers());
     let Found { object, has_others } = found;
@@ -146,7 +146,7 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
             shared.counters.hits.add();
             let response = answer(&object);
             let beta = shared.options.early_refresh;
-            // Without a fetch time there is nothing to hide.
+            // Without a known fetch time, a refresh saves nothing.
             if beta > 0.0
                 && object.freshness.remaining(now) < object.cost.mul_f64(beta * MAX_LEAD)
                 && object.freshness.refreshes_early(object.cost, beta, shared.random(), now)
@@ -188,11 +188,11 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
     }
 }
 
-/// An early refresh begins at most so many fetch times before the expiry: that of a random number of e^-32 is not
-/// drawn.
+/// Maximum time before the expiry at which an early refresh begins, in fetch times. A random number of e^-32 does not
+/// occur.
 const MAX_LEAD: f64 = 32.0;
 
-/// The `Cache-Status` of a stored response.
+/// Returns the `Cache-Status` of a stored response.
 pub(super) fn hit_status(object: &Object, now: std::time::Duration) -> CacheStatus {
     let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let (left, stale) = (object.freshness.remaining(now), object.freshness.staleness(now));
@@ -200,7 +200,7 @@ pub(super) fn hit_status(object: &Object, now: std::time::Duration) -> CacheStat
     CacheStatus { ttl: Some(ttl), ..CacheStatus::HIT }
 }
 
-/// The 504 that `only-if-cached` demands (RFC 9111 section 5.2.1.7).
+/// Returns the 504 that `only-if-cached` requires (RFC 9111 section 5.2.1.7).
 fn not_cached(request: &Request<Body>) -> Response {
     problem::response(StatusCode::GATEWAY_TIMEOUT, None, Format::of(request.headers()))
 }

@@ -20,7 +20,7 @@ use crate::{
     body::{HttpBody, PollSegment, Segment, Segments},
 };
 
-/// A response is sent in pieces of what the rate allows in this time, 50 ms.
+/// The interval in which the rate is applied: 50 ms.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Wraps a service in [`Bandwidth`].
@@ -38,7 +38,7 @@ struct Limit {
 }
 
 impl BandwidthLayer {
-    /// Creates a layer that sends the body of each response with `bytes` a second; at least 1.
+    /// Creates a layer that sends the body of each response at `bytes` per second, at least 1.
     pub fn new(bytes: u64) -> Self {
         Self { limit: Limit { rate: bytes.max(1), after: 0 } }
     }
@@ -59,12 +59,12 @@ impl<S> Layer<S> for BandwidthLayer {
     }
 }
 
-/// Limits the rate at which each response's body is sent, as nginx's `limit_rate`: so that one download leaves room for
-/// others. The limit is that of one response; bound the responses of a client by
+/// Limits the rate at which the body of each response is sent, like nginx's `limit_rate`, so that one download does
+/// not take all of the bandwidth. The limit applies to one response; limit the responses of a client with
 /// [`InFlightLayer`](super::InFlightLayer).
 ///
-/// Files are still sent by `sendfile`, in smaller pieces. A body that fits into the first bytes passes unchanged. Put it
-/// outside of the [response buffer](super::ResponseBuffer), which otherwise reads at this rate.
+/// Files are still sent by `sendfile`, in smaller pieces. A body that fits into the first bytes passes unchanged. Put
+/// this layer outside of the [response buffer](super::ResponseBuffer), which otherwise reads at this rate.
 ///
 /// Readiness passes through.
 ///
@@ -73,7 +73,7 @@ impl<S> Layer<S> for BandwidthLayer {
 /// use vestibule::{Body, BoxError, Request, Response, layer::BandwidthLayer};
 ///
 /// let downloads = ServiceBuilder::new()
-///     .layer(BandwidthLayer::new(1 << 20).after(10 << 20)) // 1 MiB a second behind the first 10 MiB
+///     .layer(BandwidthLayer::new(1 << 20).after(10 << 20)) // 1 MiB/s after the first 10 MiB
 ///     .service(service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::empty()))));
 /// # drop(downloads);
 /// ```
@@ -143,13 +143,13 @@ impl Limit {
         })
     }
 
-    /// The bytes that the rate allows in a tick, at least 1.
+    /// Returns the bytes that the rate allows in a tick, at least 1.
     fn tick_bytes(self) -> u64 {
         let millis = u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX);
         (self.rate.saturating_mul(millis) / 1000).max(1)
     }
 
-    /// The time in which the rate allows so many bytes.
+    /// Returns the time in which the rate allows this number of bytes.
     fn time_for(self, bytes: u64) -> Duration {
         Duration::from_nanos(
             u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(self.rate))
@@ -161,17 +161,18 @@ impl Limit {
 struct Paced {
     body: Body,
     limit: Limit,
-    /// A segment that is sent in pieces.
+    /// The rest of a segment that is sent in pieces.
     rest: Option<Segment>,
     /// The bytes that may be sent now.
     allowed: u64,
-    /// Up to when the rate was counted.
+    /// The time up to which the rate was applied.
     counted_to: Instant,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Paced {
-    /// Waits until some bytes may be sent. A reader that was slow gets one tick's bytes, not all that it has missed.
+    /// Waits until some bytes may be sent. A reader that was slow gets the bytes of one tick, and not those that it
+    /// has missed.
     fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.allowed > 0 {
             return Poll::Ready(());

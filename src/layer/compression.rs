@@ -33,22 +33,22 @@ use crate::{
     },
 };
 
-/// The default least size, 1,024 bytes: a smaller response fits into one packet as it is.
+/// Default minimum size: 1,024 bytes. A smaller response fits into one packet without compression.
 pub const MIN_SIZE: u64 = 1024;
 
-/// How much time is spent for how small a result.
+/// The trade-off between CPU time and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
     /// gzip 1, brotli 1, zstd 1.
     Fast,
-    /// gzip 5, brotli 4, zstd 3: for what is compressed while it is sent.
+    /// gzip 5, brotli 4, zstd 3: for content that is compressed while it is sent.
     #[default]
     Default,
-    /// gzip 9, brotli 9, zstd 12: for what a cache keeps.
+    /// gzip 9, brotli 9, zstd 12: for content that a cache stores.
     Best,
 }
 
-/// Selects the level by the `Content-Type`; `None` leaves the response as it is.
+/// Selects the level by the `Content-Type`; `None` leaves the response unchanged.
 type SelectLevel = dyn Fn(&str) -> Option<Level> + Send + Sync;
 
 /// Wraps a service in [`Compression`].
@@ -66,8 +66,8 @@ struct Options {
 }
 
 impl CompressionLayer {
-    /// Creates a layer for zstd, brotli and gzip, in this order if a client accepts them alike, and for
-    /// [compressible](is_compressible) types from [`MIN_SIZE`] on.
+    /// Creates a layer for zstd, brotli and gzip, in this order of preference among those that a client accepts
+    /// equally, and for [compressible](is_compressible) types from [`MIN_SIZE`] on.
     pub fn new() -> Self {
         let level = |content_type: &str| is_compressible(content_type).then_some(Level::Default);
         Self {
@@ -80,7 +80,7 @@ impl CompressionLayer {
         }
     }
 
-    /// Sets the codings, the preferred ones first.
+    /// Sets the codings, in order of preference.
     #[must_use]
     pub fn codings(mut self, codings: impl IntoIterator<Item = Coding>) -> Self {
         let encodes = |coding: &Coding| *coding != Coding::Identity;
@@ -88,15 +88,15 @@ impl CompressionLayer {
         self
     }
 
-    /// Sets the least size in bytes, for responses whose size is known. Defaults to [`MIN_SIZE`].
+    /// Sets the minimum size in bytes, for responses whose size is known. Defaults to [`MIN_SIZE`].
     #[must_use]
     pub fn min_size(mut self, bytes: u64) -> Self {
         self.options_mut().min_size = bytes;
         self
     }
 
-    /// Sets the level by the `Content-Type` of a response; `None` leaves it as it is. Defaults to
-    /// [`Level::Default`] for [compressible](is_compressible) types.
+    /// Sets a function that selects the level by the `Content-Type` of a response; `None` leaves it unchanged.
+    /// Defaults to [`Level::Default`] for [compressible](is_compressible) types.
     ///
     /// ```
     /// use vestibule::layer::{CompressionLayer, compression::{Level, is_compressible}};
@@ -113,7 +113,7 @@ impl CompressionLayer {
         self
     }
 
-    /// Leaves responses as they are while `is_busy` returns `true`. For example while the processor is.
+    /// Leaves responses unchanged while `is_busy` returns `true`, for example while the CPU is overloaded.
     #[must_use]
     pub fn skip_while(mut self, is_busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.options_mut().skip_while = Some(Arc::new(is_busy));
@@ -149,7 +149,7 @@ impl<S> Layer<S> for CompressionLayer {
     }
 }
 
-/// Returns whether content of a type becomes smaller: text, JSON, XML, scripts, SVG, fonts that are not compressed,
+/// Returns whether compression makes content of this type smaller: text, JSON, XML, scripts, SVG, uncompressed fonts,
 /// WebAssembly, and event streams.
 pub fn is_compressible(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -178,20 +178,20 @@ pub fn is_compressible(content_type: &str) -> bool {
 
 /// Compresses responses with the coding that the client prefers (RFC 9110 section 12.5.3).
 ///
-/// A response is left as it is if its type is not compressible, it is small, it is encoded already, it is a part or
-/// has no content, or it says `no-transform`; and so is the response to a request with `Range`, since ranges are of
-/// the original. All responses of compressible types say `Vary: Accept-Encoding`.
+/// A response is left unchanged if its type is not compressible, it is small, already encoded, partial or without
+/// content, if it has `no-transform`, or if the request has `Range`, since ranges refer to the original content. All
+/// responses of compressible types get `Vary: Accept-Encoding`.
 ///
-/// A strong entity tag becomes a weak one: the compressed content is equivalent, not identical. Digests of the content
-/// are removed, and so is `Accept-Ranges`.
+/// A strong entity tag becomes weak, since the compressed content is equivalent but not identical. Digests of the
+/// content and `Accept-Ranges` are removed.
 ///
-/// A response that is written piece by piece is flushed whenever nothing more is there at the moment, so that an event
-/// stream or a page that is written slowly is not held back.
+/// A response that is written piece by piece is flushed whenever no more data is available, so that event streams and
+/// slowly written pages are not delayed.
 ///
 /// Content is compressed on the thread that sends it, 64 KiB at a time. Inside of a
-/// [`CacheLayer`](crate::cache::CacheLayer) each response is compressed once for each coding.
+/// [`CacheLayer`](crate::cache::CacheLayer), each response is compressed once per coding.
 ///
-/// Do not compress responses over TLS that have both a secret and text that another site can choose (BREACH).
+/// Do not compress responses over TLS that contain both a secret and text that another site can choose (BREACH).
 ///
 /// Readiness passes through.
 #[derive(Debug, Clone)]
@@ -230,14 +230,14 @@ where
 }
 
 impl Options {
-    /// Returns the coding that the client prefers to none.
+    /// Returns the coding that the client prefers to `identity`, if there is one.
     fn select(&self, request: &HeaderMap) -> Option<Coding> {
         let mut available = self.codings.clone();
         available.push(Coding::Identity);
         Accepts::of(request).best(&available).filter(|coding| *coding != Coding::Identity)
     }
 
-    /// Compresses a response, if it should be.
+    /// Compresses a response, unless it must be left unchanged.
     fn apply(
         &self,
         response: Response<Body>,

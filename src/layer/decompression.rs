@@ -1,4 +1,4 @@
-//! `RequestDecompression`: request bodies decoded, within bounds.
+//! `RequestDecompression`: decodes request bodies, with limits.
 
 use std::{
     fmt,
@@ -28,27 +28,28 @@ use crate::{
     },
 };
 
-/// The default largest decoded body, 8 MiB.
+/// Default maximum size of a decoded body: 8 MiB.
 pub const MAX_DECODED: u64 = 8 << 20;
 
-/// The default largest ratio of decoded to encoded bytes, 100. JSON and forms stay below 30; a bomb is at 1,000.
+/// Default maximum ratio of decoded to encoded bytes: 100. JSON and forms stay below 30; a decompression bomb has
+/// 1,000.
 pub const MAX_RATIO: u64 = 100;
 
-/// The decoded bytes up to which the ratio does not count, 64 KiB: a few repeated bytes may have any ratio.
+/// Decoded bytes up to which the ratio is not checked: 64 KiB, since a few repeated bytes can have any ratio.
 const RATIO_FROM: u64 = 64 << 10;
 
-/// The decoded bytes that are made before they are read, 64 KiB.
+/// Bytes that are decoded at a time: 64 KiB.
 const STEP: usize = 64 << 10;
 
-/// A decoded body exceeds a bound.
+/// A decoded body exceeds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Bomb {
-    /// It has more bytes than permitted.
+    /// It is larger than the maximum.
     #[error("the decoded body is larger than {0} bytes")]
     TooLarge(u64),
-    /// It is so many times larger than what was sent.
-    #[error("the decoded body is more than {0} times larger than what was sent")]
+    /// The ratio of decoded to encoded bytes exceeds the maximum.
+    #[error("the decoded body is more than {0} times larger than the encoded one")]
     Ratio(u64),
 }
 
@@ -70,14 +71,14 @@ impl RequestDecompressionLayer {
         Self { bounds: Bounds { max_decoded: MAX_DECODED, max_ratio: MAX_RATIO } }
     }
 
-    /// Sets the largest decoded body in bytes. Defaults to [`MAX_DECODED`].
+    /// Sets the maximum size of a decoded body in bytes. Defaults to [`MAX_DECODED`].
     #[must_use]
     pub fn max_decoded(mut self, bytes: u64) -> Self {
         self.bounds.max_decoded = bytes;
         self
     }
 
-    /// Sets the largest ratio of decoded to encoded bytes. Defaults to [`MAX_RATIO`].
+    /// Sets the maximum ratio of decoded to encoded bytes. Defaults to [`MAX_RATIO`].
     #[must_use]
     pub fn max_ratio(mut self, ratio: u64) -> Self {
         self.bounds.max_ratio = ratio;
@@ -101,12 +102,12 @@ impl<S> Layer<S> for RequestDecompressionLayer {
 
 /// Decodes request bodies in gzip, brotli or zstd, and removes `Content-Encoding` and `Content-Length`.
 ///
-/// A request in another coding, or in several, is answered with 415 and the codings that are accepted (RFC 9110 section
-/// 15.5.16). A body beyond a bound fails with an error of [`Kind::TooLarge`] (413), a malformed one with
-/// [`Kind::BadRequest`]; it is decoded as it is read, at most
-/// 72 KiB at a time.
+/// A request in another coding, or in several, is answered with 415 and the accepted codings (RFC 9110 section
+/// 15.5.16). A body beyond a limit fails with [`Kind::TooLarge`] (413), a malformed one with [`Kind::BadRequest`]. A
+/// body is decoded as it is read, at most 72 KiB at a time.
 ///
-/// Put it outside of the [request buffer](super::RequestBuffer), so that its bounds count the decoded bytes.
+/// Put it outside of the [request buffer](super::RequestBuffer), so that the limits of the buffer apply to the
+/// decoded bytes.
 ///
 /// Readiness passes through.
 #[derive(Debug, Clone)]
@@ -137,7 +138,7 @@ where
             (Some(_), Some(_)) => None,
         };
         let Some(coding) = coding else {
-            self.inner = self.inner.clone(); // a clone has nothing reserved
+            self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
             return ResponseFuture(State::Refused(Some(Box::new(refusal(&request)))));
         };
         if let Some(decoder) = Decoder::new(coding) {
@@ -150,7 +151,7 @@ where
     }
 }
 
-/// The coding that a field names; `None` if it is unknown or there are several.
+/// Returns the coding that a field names; `None` if it is unknown or there are several.
 fn coding(value: &HeaderValue) -> Option<Coding> {
     let name = value.as_bytes().trim_ascii();
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
@@ -180,7 +181,7 @@ struct Decoded {
     body: Body,
     decoder: Decoder,
     bounds: Bounds,
-    /// What was received and is not decoded.
+    /// Received bytes that are not yet decoded.
     input: Bytes,
     received: u64,
     decoded: u64,
@@ -193,7 +194,7 @@ impl Decoded {
         Self { body, decoder, bounds, input: Bytes::new(), received, decoded, has_ended: false }
     }
 
-    /// Decodes what was received, up to [`STEP`] bytes.
+    /// Decodes received bytes, up to [`STEP`] bytes of output.
     fn decode(&mut self) -> Result<Bytes, BoxError> {
         let mut out = BytesMut::new();
         let malformed = |error| Error::new(Kind::BadRequest, error);

@@ -1,4 +1,4 @@
-//! `Https`: redirects plain HTTP to HTTPS, and tells browsers to use nothing else (HSTS).
+//! `Https`: redirects plain HTTP to HTTPS, and adds HSTS.
 
 use std::{
     fmt,
@@ -24,7 +24,7 @@ use crate::{
     semantics::problem::{self, Format},
 };
 
-/// The usual time of HSTS, one year: what browsers' preload lists ask for at least.
+/// The usual `max-age` of HSTS: one year, the minimum of the browsers' preload lists.
 pub const HSTS_MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Wraps a service in [`Https`].
@@ -47,9 +47,9 @@ impl HttpsLayer {
         self
     }
 
-    /// Adds `Strict-Transport-Security` to responses over HTTPS (RFC 6797): for `max_age`, browsers use HTTPS
-    /// for this host alone, and allow no exception for an invalid certificate. [`HSTS_MAX_AGE`] is usual; begin
-    /// with minutes. A field of the service's own stays.
+    /// Adds `Strict-Transport-Security` to responses over HTTPS (RFC 6797): for `max_age`, browsers use only HTTPS
+    /// for this host, and allow no exception for an invalid certificate. [`HSTS_MAX_AGE`] is usual; begin with
+    /// minutes. A field that the service sets is kept.
     #[must_use]
     pub fn hsts(mut self, max_age: Duration) -> Self {
         let value = format!("max-age={}", max_age.as_secs());
@@ -66,12 +66,12 @@ impl<S> Layer<S> for HttpsLayer {
     }
 }
 
-/// Redirects requests that came by plain HTTP, and adds HSTS to responses over HTTPS.
+/// Redirects requests over plain HTTP, and adds HSTS to responses over HTTPS.
 ///
-/// The scheme is that of the request's [`Peer`], so behind a proxy that ends TLS it stands inside of
+/// The scheme is that of the request's [`Peer`], so behind a proxy that terminates TLS this layer must be inside of
 /// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer). GET and HEAD are redirected with 301, other methods with
-/// 308, which keeps them. A request without `Host` is answered 400. Requests below `/.well-known/acme-challenge/`
-/// are served, since ACME asks for them by plain HTTP (RFC 8555 section 8.3).
+/// 308, which preserves them. A request without `Host` is answered with 400. Requests below
+/// `/.well-known/acme-challenge/` are served, since ACME sends them over plain HTTP (RFC 8555 section 8.3).
 ///
 /// One stack serves both ports:
 ///
@@ -111,7 +111,7 @@ where
         let is_https = scheme == Some(Scheme::HTTPS);
         let path = request.uri().path();
         if !is_https && !path.starts_with("/.well-known/acme-challenge/") {
-            self.inner = self.inner.clone(); // a clone has nothing reserved
+            self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
             return ResponseFuture(State::Redirected(Some(Box::new(
                 self.layer.redirect(&request),
             ))));
@@ -149,7 +149,7 @@ impl HttpsLayer {
     }
 }
 
-/// Returns the host of `Host` without its port. It must look like one: it becomes part of a `Location`.
+/// Returns the host of `Host` without its port. It must be a valid host, since it becomes part of a `Location`.
 fn host(headers: &HeaderMap) -> Option<&str> {
     let host = headers.get(HOST)?.to_str().ok()?;
     let name = match host.rsplit_once(':') {
@@ -171,7 +171,7 @@ enum State<F> {
         future: F,
         hsts: Option<HeaderValue>,
     },
-    /// Boxed, so that it does not add to the size.
+    /// Boxed, so that it does not make the future larger.
     Redirected(Option<Box<Response<Body>>>),
 }
 

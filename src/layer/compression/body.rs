@@ -16,10 +16,10 @@ use crate::{
     error::BoxError,
 };
 
-/// A content in memory up to this size, 64 KiB, is encoded at once, so that its length is known.
+/// Content in memory up to this size, 64 KiB, is encoded at once, so that its length is known.
 const AT_ONCE: usize = 64 << 10;
 
-/// The bytes of a piece that are encoded before other tasks run, 64 KiB.
+/// Bytes that are encoded before other tasks run: 64 KiB.
 const TURN: usize = 64 << 10;
 
 /// Returns `body` encoded.
@@ -60,9 +60,9 @@ struct Encoded {
     encoder: Encoder,
     /// The rest of a large piece.
     rest: Bytes,
-    /// The encoder may have bytes that were not written.
+    /// Whether the encoder contains bytes that were not written.
     unflushed: bool,
-    /// It is written piece by piece, so each is sent when nothing more is there.
+    /// Whether to flush the encoder when no more data is available.
     flushes: bool,
     trailers: Option<HeaderMap>,
     is_finished: bool,

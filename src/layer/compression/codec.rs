@@ -1,4 +1,4 @@
-//! Encoders and decoders, one step at a time.
+//! Encoders and decoders, which work in steps.
 
 use std::io;
 
@@ -17,10 +17,10 @@ use compression_codecs::{
 use super::Level;
 use crate::semantics::negotiate::Coding;
 
-/// The bytes that a step writes at most.
+/// Maximum output of a step: 8 KiB.
 const STEP: usize = 8 << 10;
 
-/// The largest window of `zstd`, 2^23 bytes: what RFC 9659 permits in HTTP. A decoder takes so much memory.
+/// Maximum window of `zstd`: 2^23 bytes, which RFC 9659 permits in HTTP. A decoder takes that much memory.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// An encoder of one content.
@@ -29,7 +29,7 @@ pub(super) struct Encoder(Box<dyn EncodeV2 + Send>);
 impl Encoder {
     /// Creates an encoder; `None` for `identity`.
     pub(super) fn new(coding: Coding, level: Level) -> Option<Self> {
-        // What servers use for content that is compressed while it is sent.
+        // The levels that servers use for content that is compressed while it is sent.
         let (gzip, br, zstd) = match level {
             Level::Fast => (1, 1, 1),
             Level::Default => (5, 4, 3),
@@ -41,7 +41,7 @@ impl Encoder {
                 Box::new(GzipEncoder::new(FlateEncoderParams::from(CodecLevel::Precise(gzip))))
             }
             Coding::Brotli => {
-                // A window of 2^19 bytes bounds the memory of a response.
+                // A window of 2^19 bytes limits the memory of a response.
                 let params = brotli::params::EncoderParams::default();
                 let params = params.quality(CodecLevel::Precise(br)).window_size(19);
                 Box::new(BrotliEncoder::new(params))
@@ -59,7 +59,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Writes what is in the encoder, so that a decoder gets all that was encoded.
+    /// Writes all encoded data, so that a decoder gets everything so far.
     pub(super) fn flush(&mut self, out: &mut BytesMut) -> io::Result<()> {
         while !step(out, |output| self.0.flush(output))? {}
         Ok(())
@@ -76,9 +76,9 @@ impl Encoder {
 pub(in crate::layer) struct Decoder {
     inner: Box<dyn DecodeV2 + Send>,
     is_gzip: bool,
-    /// The end of the encoded content was read.
+    /// Whether the end of the encoded content was read.
     is_done: bool,
-    /// The last step has filled its output, so more may follow without input.
+    /// Whether the last step has filled its output, so that more may follow without input.
     has_more: bool,
 }
 
@@ -102,7 +102,7 @@ impl Decoder {
     /// bytes that were used.
     ///
     /// # Errors
-    /// If the input is malformed, or something follows its end.
+    /// The input is malformed, or bytes follow its end.
     pub(in crate::layer) fn decode(
         &mut self,
         input: &[u8],
@@ -127,7 +127,7 @@ impl Decoder {
             if has_input || !self.is_gzip {
                 self.is_done = step(out, |output| self.inner.decode(&mut input, output))?;
             } else {
-                // It takes a call without input for an error.
+                // The decoder returns an error for a call without input.
                 step(out, |output| self.inner.flush(output))?;
             }
             self.has_more = out.len() == before + STEP;

@@ -1,8 +1,7 @@
 //! `Cache-Control` of requests and responses, and `CDN-Cache-Control` (RFC 9213).
 //!
-//! Directives are read so that a malformed one restricts and never permits: `max-age=x` is no freshness at all,
-//! `no-store=1` is `no-store`, and a field with an unclosed quote is `no-store`, since the directives behind the
-//! quote are lost.
+//! A malformed directive restricts and never permits: `max-age=x` means no freshness, `no-store=1` is `no-store`, and
+//! a field with an unclosed quote is `no-store`, since the directives after the quote are lost.
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -61,7 +60,7 @@ pub struct ResponseControl {
     pub proxy_revalidate: bool,
     /// `must-understand`.
     pub must_understand: bool,
-    /// The directives come from `CDN-Cache-Control`, so that `Expires` does not count either.
+    /// Whether the directives come from `CDN-Cache-Control`, so that `Expires` is ignored too.
     pub is_targeted: bool,
 }
 
@@ -182,15 +181,15 @@ fn field_names(argument: Argument<'_>) -> FieldNames {
 
 /// The directives of a request. Times are in seconds, at most 2^31.
 ///
-/// A malformed time counts as the value that restricts most.
+/// A malformed time counts as the most restrictive value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RequestControl {
     /// `max-age`: the response must not be older.
     pub max_age: Option<u64>,
-    /// `max-stale`: the response may be stale by so much; 2^31 without a value.
+    /// `max-stale`: the response may be stale by this time; 2^31 without a value.
     pub max_stale: Option<u64>,
-    /// `min-fresh`: the response must be fresh for so much longer.
+    /// `min-fresh`: the response must remain fresh for this time.
     pub min_fresh: Option<u64>,
     /// `no-cache`, or `Pragma: no-cache` without `Cache-Control` (RFC 9111 section 5.4).
     pub no_cache: bool,

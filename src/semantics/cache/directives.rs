@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::super::negotiate;
 
-/// The largest number of seconds, 2^31: a larger one is read as this (RFC 9111 section 1.2.2).
+/// Maximum number of seconds: 2^31. A larger one is read as this (RFC 9111 section 1.2.2).
 pub(super) const MAX_SECONDS: u64 = 1 << 31;
 
 /// A directive, with its name as it was sent.
@@ -43,7 +43,7 @@ pub(super) fn seconds(text: &[u8]) -> Option<u64> {
     Some(text.iter().fold(0, digit).min(MAX_SECONDS))
 }
 
-/// Returns the directives of all lines of a field. An element without a name is left out.
+/// Returns the directives of all lines of a field. An element without a name is ignored.
 pub(super) fn directives<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -52,7 +52,7 @@ pub(super) fn directives<'a>(
     lines.flat_map(|line| negotiate::split(line.as_bytes(), b',')).filter_map(directive)
 }
 
-/// Returns whether a line of the field has a quote that is not closed: the directives behind it cannot be read.
+/// Returns whether a line of the field has an unclosed quote, so that the directives after it cannot be read.
 pub(super) fn has_open_quote(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(name).iter().any(|line| {
         let (mut quoted, mut escaped) = (false, false);

@@ -1,4 +1,4 @@
-//! Freshness and age of a response (RFC 9111 section 4.2), and whether it may be used.
+//! Freshness and age of a response (RFC 9111 section 4.2), and whether it may be reused.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::semantics::date::HttpDate;
 
-/// The status codes whose responses may be stored without explicit freshness (RFC 9110 section 15.1). 206 is left
-/// out, since partial responses are not stored.
+/// Status codes whose responses may be stored without explicit freshness (RFC 9110 section 15.1). 206 is excluded,
+/// since partial responses are not stored.
 const HEURISTIC: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
 
-/// The times that apply to responses that have none of their own. By default none: a response is fresh, or may be
-/// used while it is stale, only if it says so.
+/// Default times of responses without explicit ones. All are zero initially: a response is fresh, or may be used
+/// while it is stale, only if its own fields permit it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lifetimes {
@@ -114,8 +114,8 @@ impl Freshness {
         let lifetime = explicit
             .unwrap_or_else(|| implicit_lifetime(status, headers, control, times.date, defaults));
         let forbids_stale = control.forbids_stale();
-        // `s-maxage` implies proxy-revalidate (RFC 9111 section 5.2.2.10). Origins that send a stale time of their
-        // own beside it want that to count.
+        // `s-maxage` implies proxy-revalidate (RFC 9111 section 5.2.2.10), but an explicit stale time of the response
+        // has precedence.
         let window = |own: Option<u64>, default: Duration| match own {
             _ if forbids_stale => Duration::ZERO,
             Some(seconds) => Duration::from_secs(seconds),
@@ -169,8 +169,8 @@ impl Freshness {
         self.is_explicit
     }
 
-    /// Returns the time after which the response is of no use without a validator: it is neither fresh nor may
-    /// be used stale.
+    /// Returns the time after which the response cannot be used without a validator: it is neither fresh nor may be
+    /// used stale.
     pub fn useful_until(&self) -> Duration {
         let stale = self.stale_while_revalidate.max(self.stale_if_error);
         let left = self.lifetime.saturating_add(stale).saturating_sub(self.initial_age);
@@ -258,18 +258,19 @@ impl Freshness {
         self.lifetime = self.lifetime.min(self.age(now));
     }
 
-    /// Decides whether to refresh a fresh response before it expires, so that a hot one never does.
+    /// Decides whether to refresh a fresh response before it expires, so that a frequently requested one never
+    /// expires.
     ///
-    /// By XFetch (Vattani, Chierichetti, Lowenstein, 2015): the probability grows as the expiry comes nearer and
-    /// with `cost`, the time that a fetch takes, so that one of many requests starts it about one fetch too
-    /// early. `random` is uniform in 0 to 1. A `beta` above 1 refreshes earlier, 0 never.
+    /// Implements XFetch (Vattani, Chierichetti, Lowenstein, 2015): the probability increases towards the expiry and
+    /// with `cost`, the time of a fetch, so that one of many requests starts a fetch shortly before it is necessary.
+    /// `random` is uniform in 0 to 1. A `beta` above 1 refreshes earlier; 0 never does.
     pub fn refreshes_early(&self, cost: Duration, beta: f64, random: f64, now: Duration) -> bool {
         let lead = -cost.as_secs_f64() * beta * random.max(f64::MIN_POSITIVE).ln();
         beta > 0.0 && self.remaining(now).as_secs_f64() <= lead
     }
 }
 
-/// The lifetime that the response states: `s-maxage`, `max-age`, or `Expires` (RFC 9111 section 4.2.1).
+/// Returns the explicit lifetime: `s-maxage`, `max-age`, or `Expires` (RFC 9111 section 4.2.1).
 fn explicit_lifetime(
     headers: &HeaderMap,
     control: &ResponseControl,
@@ -287,7 +288,7 @@ fn explicit_lifetime(
         (Some(value), None) => HttpDate::parse(value.as_bytes()),
         (Some(_), Some(_)) => None,
     };
-    // An invalid date, 0 above all, is a time in the past (section 5.3).
+    // An invalid date, most commonly 0, is a time in the past (section 5.3).
     let Some(expires) = expires else { return Some(Duration::ZERO) };
     let date = date(headers).unwrap_or(received);
     Some(Duration::from_secs(expires.seconds().saturating_sub(date.seconds()).min(MAX_SECONDS)))
@@ -321,7 +322,7 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode, control: &ResponseC
     control.public || HEURISTIC.contains(&status.as_u16())
 }
 
-/// The age of the response when it was received (RFC 9111 section 4.2.3).
+/// Returns the age of the response when it was received (RFC 9111 section 4.2.3).
 fn initial_age(headers: &HeaderMap, times: Received) -> Duration {
     let apparent = date(headers).map_or(0, |d| times.date.seconds().saturating_sub(d.seconds()));
     let delay = times.received.saturating_sub(times.requested);
@@ -329,8 +330,8 @@ fn initial_age(headers: &HeaderMap, times: Received) -> Duration {
     corrected.max(Duration::from_secs(apparent)).min(Duration::from_secs(MAX_SECONDS))
 }
 
-/// The value of `Age`. A value that is not one number means that the age is unknown, so it is the greatest:
-/// RFC 9111 section 5.1 permits to ignore it, and then an old response would pass for a new one.
+/// Returns the value of `Age`. A value that is not one number means an unknown age and counts as the maximum: RFC
+/// 9111 section 5.1 permits ignoring it, but then an old response would count as new.
 fn age_field(headers: &HeaderMap) -> u64 {
     let mut lines = headers.get_all(header::AGE).iter();
     match (lines.next(), lines.next()) {
@@ -340,7 +341,7 @@ fn age_field(headers: &HeaderMap) -> u64 {
     }
 }
 
-/// The value of `Date`; `None` if it is absent, repeated or invalid.
+/// Returns the value of `Date`; `None` if it is absent, repeated or invalid.
 fn date(headers: &HeaderMap) -> Option<HttpDate> {
     let mut lines = headers.get_all(header::DATE).iter();
     match (lines.next(), lines.next()) {

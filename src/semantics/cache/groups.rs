@@ -11,22 +11,22 @@ pub const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 pub const CACHE_GROUP_INVALIDATION: HeaderName =
     HeaderName::from_static("cache-group-invalidation");
 
-/// The field of other caches with the same meaning: names between spaces.
+/// A field of other caches with the same meaning: names separated by spaces.
 pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 
-/// The most groups of a response, 128.
+/// Maximum number of groups of a response: 128.
 pub const MAX_GROUPS: usize = 128;
 
-/// The most bytes of a group's name, 128.
+/// Maximum length of a group's name: 128 bytes.
 pub const MAX_GROUP_LEN: usize = 128;
 
-/// A response has more groups than [`MAX_GROUPS`], or a longer name than [`MAX_GROUP_LEN`]. It could not be
-/// invalidated, so it is not stored.
+/// A response has more groups than [`MAX_GROUPS`], or a longer name than [`MAX_GROUP_LEN`]. It is not stored, since
+/// it could not be invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("more than 128 groups, or a name longer than 128 bytes")]
 pub struct TooManyGroups;
 
-/// Returns the groups of a response, sorted. A malformed `Cache-Groups` is ignored, as RFC 9651 has it.
+/// Returns the groups of a response, sorted. A malformed `Cache-Groups` is ignored (RFC 9651 section 4.2).
 ///
 /// # Errors
 /// [`TooManyGroups`].

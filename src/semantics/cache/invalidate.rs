@@ -2,22 +2,21 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-/// Returns whether a request with this method may change what is stored: it is not one of the safe ones that RFC
-/// 9110 section 9.2.1 defines.
+/// Returns whether the method is unsafe (RFC 9110 section 9.2.1), so that stored responses are invalidated.
 pub fn is_unsafe(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
-/// Returns whether the response to an unsafe request invalidates: it is no error.
+/// Returns whether the response to an unsafe request invalidates stored responses: it must not be an error.
 pub fn invalidates(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// Returns the paths and queries of the same origin that the response to an unsafe request invalidates beside its
-/// target: those of `Location` and `Content-Location`.
+/// Returns the paths and queries that the response to an unsafe request invalidates in addition to its target: those
+/// of `Location` and `Content-Location` in the same origin.
 ///
-/// `origin` is the scheme and the authority of the request, `path` the path of its target. References to other
-/// origins are left out, so that a site cannot invalidate what another one has stored.
+/// `scheme` and `authority` are those of the request, `path` the path of its target. References to other origins are
+/// ignored, so that a site cannot invalidate the responses of another.
 ///
 /// ```
 /// use http::{HeaderMap, header::LOCATION};
@@ -76,7 +75,7 @@ fn resolve(scheme: &str, authority: &str, base: &str, reference: &str) -> Option
     Some(query.map_or_else(|| path.clone(), |query| format!("{path}?{query}")))
 }
 
-/// RFC 3986 section 5.2.4, for an absolute path.
+/// Removes dot segments of an absolute path (RFC 3986 section 5.2.4).
 fn remove_dot_segments(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let last = path.rsplit('/').next().unwrap_or_default();

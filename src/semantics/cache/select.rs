@@ -1,4 +1,5 @@
-//! What a stored response answers: the whole, a part of it, or a status that the request's conditions decide.
+//! Selects the part of a stored response that answers a request: the whole, a range, or a status that the request's
+//! conditions determine.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
@@ -9,8 +10,8 @@ use crate::semantics::{
     range::{self, Part},
 };
 
-/// The fields of a stored response that a 304 leaves out: they describe the content, which it does not have, and
-/// the client has it already (RFC 9110 section 15.4.5).
+/// Fields of a stored response that a 304 omits: they describe the content, which the client already has (RFC 9110
+/// section 15.4.5).
 const CONTENT_FIELDS: [HeaderName; 5] = [
     header::CONTENT_ENCODING,
     header::CONTENT_LANGUAGE,
@@ -19,10 +20,10 @@ const CONTENT_FIELDS: [HeaderName; 5] = [
     header::CONTENT_TYPE,
 ];
 
-/// What to send of a stored response.
+/// The part of a stored response to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selected {
-    /// All of it, with its status.
+    /// The whole response, with its status.
     Whole,
     /// A 304.
     NotModified,
@@ -30,16 +31,16 @@ pub enum Selected {
     Part(Part),
 }
 
-/// Returns whether a request has conditions that only the origin can evaluate: `If-Match` and
-/// `If-Unmodified-Since` (RFC 9111 section 4.3.2). It must be forwarded.
+/// Returns whether a request has conditions that only the origin can evaluate, `If-Match` and `If-Unmodified-Since`
+/// (RFC 9111 section 4.3.2), so that it must be forwarded.
 pub fn needs_origin(request: &HeaderMap) -> bool {
     request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
 }
 
-/// Evaluates the conditions and the range of a GET or HEAD request against a stored response with a content of `len`
-/// bytes, if that is known.
+/// Evaluates the conditions and the range of a GET or HEAD request for a stored response with content of `len` bytes,
+/// if that is known.
 ///
-/// Conditions apply to a 200 only, and so do ranges.
+/// Conditions and ranges apply to a 200 only.
 pub fn select(
     method: &Method,
     request: &HeaderMap,
@@ -53,12 +54,12 @@ pub fn select(
         return Selected::Whole;
     }
     let validators = validators(stored);
-    // Without Last-Modified, the time at which the response was made stands for it (RFC 9111 section 4.3.2).
+    // Without `Last-Modified`, `Date` is used instead (RFC 9111 section 4.3.2).
     let modified = validators.last_modified.or_else(|| date(stored, &header::DATE));
     let current = Validators { last_modified: modified, ..validators };
     match conditional::evaluate(method, request, Some(current)) {
         Outcome::NotModified => return Selected::NotModified,
-        // `If-Match` is for the origin: see `needs_origin`.
+        // Only the origin evaluates `If-Match`: see `needs_origin`.
         Outcome::Proceed | Outcome::PreconditionFailed => {}
     }
     let Some(len) = len.filter(|_| has_range) else { return Selected::Whole };

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// The name of the field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Why a request was forwarded (RFC 9211 section 2.2).
+/// The reason why a request was forwarded (RFC 9211 section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarded {
     /// The cache was configured not to handle the request.
@@ -37,7 +37,7 @@ impl Forwarded {
     }
 }
 
-/// How a cache handled a request.
+/// The handling of a request by a cache.
 ///
 /// ```
 /// use vestibule::semantics::cache::status::{CacheStatus, Forwarded};
@@ -49,15 +49,15 @@ impl Forwarded {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheStatus {
-    /// Why the request was forwarded; `None` for a hit.
+    /// The reason why the request was forwarded; `None` for a hit.
     pub forwarded: Option<Forwarded>,
-    /// The status that the origin answered with, if it is not that of the response.
+    /// The status of the origin, if it differs from that of the response.
     pub forwarded_status: Option<u16>,
     /// The remaining freshness in seconds; negative if the response is stale.
     pub ttl: Option<i64>,
-    /// The response was stored.
+    /// Whether the response was stored.
     pub stored: bool,
-    /// The request was answered by the response to another one.
+    /// Whether the request was answered by the fetch of another request.
     pub collapsed: bool,
 }
 
@@ -103,7 +103,7 @@ impl CacheStatus {
         text
     }
 
-    /// Appends the member to the field of a response, behind those of caches nearer to the origin.
+    /// Appends the member to the field of a response, after those of caches closer to the origin.
     pub fn append(&self, name: &str, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::try_from(self.to_text(name)) {
             headers.append(CACHE_STATUS, value);

@@ -1,4 +1,4 @@
-//! Whether a response may be stored (RFC 9111 section 3), and which of its fields.
+//! Decides whether a response may be stored (RFC 9111 section 3), and which of its fields.
 
 use http::{
     HeaderMap, HeaderName, Method, StatusCode,
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::semantics::{date::HttpDate, etag::ETag, hop};
 
-/// The status codes that are understood: those of RFC 9110, 7725, 6585, 8297 and 8470 that are final and whose
-/// caching rules this cache follows, for `must-understand`.
+/// Final status codes whose caching rules this cache implements, for `must-understand`: those of RFC 9110, 7725,
+/// 6585, 8297 and 8470.
 const UNDERSTOOD: [u16; 38] = [
     200, 201, 202, 203, 204, 205, 300, 301, 302, 303, 305, 307, 308, 400, 401, 402, 403, 404, 405,
     406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 417, 421, 422, 426, 451, 500, 501, 502, 503,
 ];
 
-/// Fields that are not stored although they are not hop-by-hop (RFC 9111 section 3.1), and `Age`, which is
+/// Fields that are not stored in addition to the hop-by-hop ones (RFC 9111 section 3.1), and `Age`, which is
 /// generated.
 const EXCLUDED: [HeaderName; 4] = [
     header::AGE,
@@ -29,15 +29,15 @@ const EXCLUDED: [HeaderName; 4] = [
     header::PROXY_AUTHORIZATION,
 ];
 
-/// What becomes of a response with `Set-Cookie`, which otherwise would give all clients the cookie of one.
+/// The handling of a response with `Set-Cookie`, which would give the cookie of one client to all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SetCookie {
-    /// It is not stored, unless it says `public` or `s-maxage`; its cookie is not stored then either.
+    /// It is not stored, unless it has `public` or `s-maxage`. The field is not stored in that case either.
     #[default]
     KeepOut,
     /// It is stored without the field.
     Remove,
-    /// It is stored with the field, as RFC 9111 section 7.3 has it.
+    /// It is stored with the field, which RFC 9111 section 7.3 permits.
     Store,
 }
 
@@ -48,22 +48,22 @@ pub enum NotStored {
     /// The method is not GET.
     #[error("the method is not GET")]
     Method,
-    /// The status is not final, is partial, or is not understood although the response demands that.
+    /// The status is not final or is partial, or it is not implemented although the response has `must-understand`.
     #[error("the status cannot be stored")]
     Status,
-    /// The response or the request says `no-store`.
+    /// The response or the request has `no-store`.
     #[error("no-store")]
     NoStore,
-    /// The response says `private`.
+    /// The response has `private`.
     #[error("private")]
     Private,
-    /// The request has `Authorization`, and the response does not permit to share it.
+    /// The request has `Authorization`, and the response does not permit sharing.
     #[error("the request has Authorization")]
     Authorization,
     /// The response has `Set-Cookie`.
     #[error("the response has Set-Cookie")]
     SetCookie,
-    /// The response says `Vary: *`, or names too many fields.
+    /// The response has `Vary: *`, or names too many fields.
     #[error("Vary matches no other request")]
     Vary,
     /// The response has more groups than can be invalidated.
@@ -74,7 +74,7 @@ pub enum NotStored {
     NoUse,
 }
 
-/// A request and its response, with what their fields say.
+/// A request and its response, with their directives.
 #[derive(Debug, Clone, Copy)]
 pub struct Exchange<'a> {
     /// The method of the request.

@@ -1,4 +1,4 @@
-//! Vectors: a request, a response, and what a cache may do with it.
+//! Vectors: a request, a response, and the expected decisions of a cache.
 //!
 //! A heading names the case. In its block `> name: value` is a field of the request, `< 200` the status and
 //! `< name: value` a field of the response; `{-60}` is the date 60 seconds before the response was received. Then:

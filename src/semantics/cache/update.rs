@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, header};
 use super::storable::has_validator;
 use crate::semantics::etag::ETag;
 
-/// Fields that an update leaves as they are: they describe the stored content, or are its validator.
+/// Fields that an update does not change: they describe the stored content, or are its validator.
 const CONTENT_FIELDS: [HeaderName; 7] = [
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,
@@ -16,7 +16,7 @@ const CONTENT_FIELDS: [HeaderName; 7] = [
     header::ETAG,
 ];
 
-/// The conditions of a request, which a cache evaluates itself for what it stores.
+/// Conditions of a request that a cache evaluates itself for stored responses.
 const CONDITIONS: [HeaderName; 5] = [
     header::IF_MATCH,
     header::IF_NONE_MATCH,
@@ -25,8 +25,7 @@ const CONDITIONS: [HeaderName; 5] = [
     header::IF_RANGE,
 ];
 
-/// Makes the fields of a request those that fetch a whole response for the store: without the client's conditions
-/// and range.
+/// Removes the client's conditions and range, so that the request fetches a whole response for the store.
 pub fn remove_conditions(request: &mut HeaderMap) {
     for name in &CONDITIONS {
         request.remove(name);
@@ -54,9 +53,9 @@ pub fn add_conditions(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
 
 /// Updates the stored fields by those of a 304 (RFC 9111 section 3.2).
 ///
-/// The 304 answers a request with the validator of this one response, so it is the one that is updated, also if the
-/// 304 names another entity tag; that is ignored. `new` has no fields that
-/// [are not stored](super::storable::retain_stored_fields).
+/// The 304 is the response to a request with the validator of this stored response, so this response is updated even
+/// if the 304 has another entity tag, which is ignored. `new` must not contain fields that [are not
+/// stored](super::storable::retain_stored_fields).
 pub fn update(stored: &mut HeaderMap, new: &HeaderMap) {
     for name in new.keys().filter(|name| !CONTENT_FIELDS.contains(name)) {
         stored.remove(name);
@@ -66,17 +65,17 @@ pub fn update(stored: &mut HeaderMap, new: &HeaderMap) {
     }
 }
 
-/// What the response to a HEAD request means for a stored response to GET.
+/// The meaning of a response to HEAD for a stored response to GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadUpdate {
-    /// It is the same: its fields are updated.
+    /// The content is the same: the fields are updated.
     Update,
-    /// It is another: the stored one is stale.
+    /// The content has changed: the stored response becomes stale.
     Expire,
 }
 
-/// Compares a 200 to HEAD with the stored response (RFC 9111 section 4.3.5): the same, if the fields that describe
-/// the content are the same where both have them.
+/// Compares a 200 to HEAD with the stored response (RFC 9111 section 4.3.5). The content is the same if the fields
+/// that describe it are equal where both responses have them.
 pub fn head_update(stored: &HeaderMap, new: &HeaderMap) -> HeadUpdate {
     let names = [header::ETAG, header::LAST_MODIFIED, header::CONTENT_LENGTH];
     let differs = |name: &HeaderName| match (stored.get(name), new.get(name)) {

@@ -7,15 +7,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{super::negotiate, directives::trim};
 
-/// The most fields that `Vary` may name, 16. A response with more is not stored.
+/// Maximum number of fields in `Vary`: 16. A response with more is not stored.
 pub const MAX_FIELDS: usize = 16;
 
 /// The fields of a request that select a variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vary {
-    /// `*`, a name that is none, or more than [`MAX_FIELDS`]: no other request matches.
+    /// `*`, an invalid name, or more than [`MAX_FIELDS`]: no other request matches.
     Any,
-    /// These fields, sorted. None, if there is no `Vary`.
+    /// These fields, sorted; empty without `Vary`.
     Fields(Box<[HeaderName]>),
 }
 
@@ -58,9 +58,9 @@ impl Vary {
 
     /// Returns the key of the variant that a request selects; `None` if none matches.
     ///
-    /// Two requests have the same key if they differ in the order and spelling of lists only: `Accept-Encoding`
-    /// and `Accept-Language` by their meaning, other fields by the white space around commas and by the lines
-    /// that a list is divided into.
+    /// Requests have the same key if they differ only in the order and spelling of lists: `Accept-Encoding` and
+    /// `Accept-Language` are compared by their meaning, other fields without the white space around commas and the
+    /// division of a list into lines.
     pub fn key(&self, request: &HeaderMap) -> Option<VaryKey> {
         let Self::Fields(names) = self else { return None };
         if names.is_empty() {
@@ -92,7 +92,7 @@ impl From<Bytes> for VaryKey {
     }
 }
 
-/// The value of a field in its normal form; `None` if it is absent.
+/// Returns the value of a field in its normal form; `None` if it is absent.
 fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     if *name == header::ACCEPT_ENCODING {
         let value = normalize_accept_encoding(request);
@@ -107,14 +107,14 @@ fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     Some(elements(request, name).collect::<Vec<_>>().join(&b","[..]))
 }
 
-/// The elements of a list, without empty ones.
+/// Returns the elements of a list, without empty ones.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).iter();
     let elements = lines.flat_map(|line| negotiate::split(line.as_bytes(), b',')).map(trim);
     elements.filter(|element| !element.is_empty())
 }
 
-/// Languages in lower case, without spaces, sorted: of those with equal weights the order has no meaning.
+/// Returns languages in lower case, without spaces, sorted: with equal weights their order has no meaning.
 fn languages(request: &HeaderMap) -> Vec<u8> {
     let mut ranges: Vec<Vec<u8>> = elements(request, &header::ACCEPT_LANGUAGE)
         .map(|element| {
@@ -130,8 +130,8 @@ fn languages(request: &HeaderMap) -> Vec<u8> {
 /// Returns `Accept-Encoding` in a normal form that names only codings of [`negotiate::Coding`], the preferred
 /// ones first; `None` if the field is absent, or accepts only `identity`.
 ///
-/// A cache forwards this form instead of the client's, so that what the origin selects depends on nothing that the
-/// key leaves out.
+/// A cache forwards this form instead of the client's, so that the origin's choice depends only on values that the
+/// key contains.
 ///
 /// ```
 /// use http::{HeaderMap, header::ACCEPT_ENCODING};
