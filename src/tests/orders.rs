@@ -1,15 +1,27 @@
 //! Tests all orders of this crate's layers: each gives the right responses.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tower::{BoxError, Layer, ServiceExt, util::BoxCloneService};
+use tower::{BoxError, Layer, ServiceExt, service_fn, util::BoxCloneService};
 
 use super::support::{exchange, start, statuses, within};
 use crate::{
     Request, Response,
     cache::CacheLayer,
-    layer::{RequestBufferLayer, RequestDeadlineLayer, RescueLayer, ResponseBufferLayer},
+    layer::{
+        HttpsLayer, RequestBufferLayer, RequestDeadlineLayer, RescueLayer, ResponseBufferLayer,
+        https::HSTS_MAX_AGE,
+    },
+    peer::{Peer, Tls},
+    upstream::{HedgeLayer, MirrorLayer},
     worker,
 };
 
@@ -25,6 +37,35 @@ const LAYERS: [(&str, Wrap); 5] = [
     ("response", |s| ResponseBufferLayer::new().layer(s).boxed_clone()),
     ("request", |s| RequestBufferLayer::new().max_body(300_000).layer(s).boxed_clone()),
 ];
+
+/// Returns the layers of order number `n` of the five: `https`, `hedge` and `mirror` stand at each place among them.
+fn stack(
+    order: &[usize],
+    n: usize,
+    app: Boxed,
+    copies: &Arc<AtomicUsize>,
+) -> (Boxed, Vec<&'static str>) {
+    let mut names: Vec<_> = order.iter().map(|&i| LAYERS[i].0).collect();
+    for (name, at) in [("https", n), ("hedge", n / 6), ("mirror", n / 20)] {
+        names.insert(at % (order.len() + 1), name);
+    }
+    let copies = copies.clone();
+    let shadow = service_fn(move |_: Request| {
+        copies.fetch_add(1, Relaxed);
+        async { Ok::<_, Infallible>(Response::new(crate::Body::from("copy"))) }
+    });
+    let stack = names.iter().fold(app, |s, &name| match name {
+        "https" => HttpsLayer::new().hsts(HSTS_MAX_AGE).layer(s).boxed_clone(),
+        "hedge" => HedgeLayer::new(Duration::from_secs(20)).layer(s).boxed_clone(),
+        "mirror" => MirrorLayer::new(shadow.clone()).layer(s).boxed_clone(),
+        _ => LAYERS.iter().find(|layer| layer.0 == name).unwrap().1(s),
+    });
+    let stack = stack.map_request(|mut request: Request| {
+        request.extensions_mut().insert(Peer::memory().secured(Tls::new("TLSv1.3")));
+        request
+    });
+    (stack.boxed_clone(), names)
+}
 
 /// Echoes the body in ten pieces; `/panic` panics.
 fn app(request: Request<Bytes>) -> Response {
@@ -51,16 +92,24 @@ async fn every_order_of_layers_gives_correct_responses() {
         "POST /4 HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\nsome".into(),
     ]
     .concat();
-    for order in permutations(LAYERS.len()) {
-        let names: Vec<_> = order.iter().map(|&i| LAYERS[i].0).collect();
-        let stack = order.iter().fold(threads.clone().boxed_clone(), |s, &i| LAYERS[i].1(s));
+    let copies = Arc::new(AtomicUsize::new(0));
+    for (n, order) in permutations(LAYERS.len()).iter().enumerate() {
+        let (stack, names) = stack(order, n, threads.clone().boxed_clone(), &copies);
         let server = start(stack).await;
         let answer = exchange(server.addr, &requests).await;
         assert_eq!(statuses(&answer), [200, 200, 500, 200, 413], "{names:?}");
         // Both bodies were returned completely, apart from chunk lines.
         assert!(answer.matches("0123456789abcdef").count() >= 2 * 12_400, "{names:?}");
+        assert!(answer.contains("strict-transport-security: "), "{names:?}");
         server.stop().await;
     }
+    // Both requests without a body were mirrored in each order, by tasks of their own.
+    within(async {
+        while copies.load(Relaxed) < 2 * 120 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     // A worker counts a request shortly after its response was sent.
     within(async {
         while threads.stats().busy > 0 {

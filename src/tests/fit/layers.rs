@@ -9,7 +9,7 @@ use http::{
     header::{ACCEPT_ENCODING, SERVER},
 };
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower::{Layer, ServiceBuilder, ServiceExt, util::MapRequestLayer};
 use tower_http::{
     compression::CompressionLayer,
     cors::CorsLayer,
@@ -27,10 +27,12 @@ use crate::{
     cache::CacheLayer,
     layer::{
         BandwidthLayer, ClientField, ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer,
-        InFlightLayer, RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer,
-        ResponseBufferLayer, TrustedProxyLayer,
+        HttpsLayer, InFlightLayer, RequestBufferLayer, RequestDeadlineLayer, RescueExt,
+        RescueLayer, ResponseBufferLayer, TrustedProxyLayer, https::HSTS_MAX_AGE,
     },
+    peer::{Peer, Tls},
     tests::support::{exchange, start, statuses},
+    upstream::{HedgeLayer, MirrorLayer},
 };
 
 #[cfg(feature = "compression")]
@@ -45,6 +47,11 @@ fn echo() -> Router {
     Router::new().route("/", post(async |body: String| body))
 }
 
+/// Returns the peer of a connection with TLS.
+fn secure() -> Peer {
+    Peer::memory().secured(Tls::new("TLSv1.3"))
+}
+
 /// Sends `body` to `service` and returns the response's body.
 async fn send<S, B>(service: S, body: B) -> String
 where
@@ -52,7 +59,7 @@ where
     B: HttpBody,
     S::ResponseBody: HttpBody,
 {
-    let request = Request::post("/").body(body).unwrap();
+    let request = Request::post("/").extension(secure()).body(body).unwrap();
     let Ok(response) = service.oneshot(request).await.map_err(Into::<BoxError>::into) else {
         panic!("the service failed");
     };
@@ -86,7 +93,7 @@ macro_rules! fits {
         assert_eq!(send(twice, Body::from("twice")).await, "twice");
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.txt"), "file").unwrap();
-        let request = Request::get("/a.txt").body(Body::empty()).unwrap();
+        let request = Request::get("/a.txt").extension(secure()).body(Body::empty()).unwrap();
         let response = layer.layer(ServeDir::new(folder.path())).oneshot(request).await;
         let body = response.unwrap().into_body().collect().await.unwrap();
         assert_eq!(body.to_bytes(), "file");
@@ -172,6 +179,21 @@ async fn trusted_proxy_layer_fits() {
     fits!(TrustedProxyLayer::new(ClientField::XForwardedFor).trust("10.0.0.0/8".parse().unwrap()));
 }
 
+#[tokio::test]
+async fn https_layer_fits() {
+    fits!(HttpsLayer::new().hsts(HSTS_MAX_AGE));
+}
+
+#[tokio::test]
+async fn hedge_layer_fits() {
+    fits!(HedgeLayer::new(MINUTE));
+}
+
+#[tokio::test]
+async fn mirror_layer_fits() {
+    fits!(MirrorLayer::new(echo()));
+}
+
 /// Returns an axum router in all layers of this crate, with a layer of tower-http between any two.
 fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Send + Sync {
     let id = HeaderName::from_static("x-request-id");
@@ -182,6 +204,7 @@ fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Sen
     ServiceBuilder::new()
         .layer(TrustedProxyLayer::new(ClientField::XForwardedFor).trust_unix())
         .layer(TraceLayer::new_for_http())
+        .layer(HttpsLayer::new())
         .layer(RescueLayer::new())
         .layer(CorsLayer::permissive())
         .layer(ClientRateLimitLayer::per_ip(100, MINUTE, 100))
@@ -194,6 +217,10 @@ fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Sen
         .layer(RequestDecompressionLayer::new())
         .layer(DisconnectLayer::detach())
         .layer(mark("x-inner"))
+        .layer(MirrorLayer::new(echo()))
+        .layer(mark("x-mirrored"))
+        .layer(HedgeLayer::new(MINUTE))
+        .layer(mark("x-hedged"))
         .layer(ConcurrencyLimitLayer::new(9))
         .layer(mark("x-innermost"))
         .layer(RequestDeadlineLayer::new(MINUTE))
@@ -205,7 +232,8 @@ async fn layers_stand_between_layers_of_tower_http() {
     let text = "a body long enough to be compressed ".repeat(100);
     assert_eq!(send(interleaved(), axum::body::Body::from(text.clone())).await, text);
 
-    let mut request = Request::post("/").body(axum::body::Body::from(text.clone())).unwrap();
+    let request = Request::post("/").extension(secure());
+    let mut request = request.body(axum::body::Body::from(text.clone())).unwrap();
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     let Ok(response) = interleaved().oneshot(request).await.map_err(Into::<BoxError>::into) else {
         panic!("the stack failed");
@@ -223,14 +251,19 @@ async fn layers_stand_between_layers_of_tower_http() {
 async fn interleaved_layers_are_served_and_mount_inside_axum() {
     let request =
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
-    let server = start(interleaved()).await;
+    let secured = MapRequestLayer::new(|mut request: Request| {
+        request.extensions_mut().insert(secure());
+        request
+    });
+    let server = start(secured.layer(interleaved())).await;
     let answer = exchange(server.addr, request).await;
     assert_eq!(statuses(&answer), [200]);
     assert!(answer.ends_with("hello"), "{answer}");
     server.stop().await;
 
     let site = Router::new().nest_service("/echo", interleaved().infallible());
-    let request = Request::post("/echo").body(axum::body::Body::from("nested")).unwrap();
+    let request = Request::post("/echo").extension(secure());
+    let request = request.body(axum::body::Body::from("nested")).unwrap();
     let body = site.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(body.to_bytes(), "nested");
 }
