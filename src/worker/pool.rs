@@ -206,8 +206,8 @@ impl Pool {
 
     fn poll_next(&self, id: WorkerId, mut may_yield: bool, cx: &Context<'_>) -> Poll<Option<Work>> {
         loop {
-            let now = Instant::now();
             let mut s = self.lock();
+            let now = Instant::now(); // a time from before the lock may be older than a request's deadline
             match s.supervisor.claim(id) {
                 Claim::Take => {}
                 Claim::Wait => {
