@@ -93,7 +93,7 @@ async fn file_source_follows_changes_and_tells_each_error_once() {
     fs::write(dir.path().join("long"), vec![b'#'; MAX_FILE as usize + 1]).unwrap();
     fs::rename(dir.path().join("long"), &path).unwrap();
     let error = next(&mut source).await.unwrap().unwrap_err();
-    assert!(error.contains("longer than 1 MiB"), "{error}");
+    assert!(error.contains("larger than 1 MiB"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
