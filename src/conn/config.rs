@@ -209,8 +209,8 @@ impl Http1Config {
         self
     }
 
-    /// Sets how many bytes of further requests are buffered while one is answered; the last read may
-    /// exceed it. Defaults to 16 KiB. The purpose of reading ahead is to detect that the client has
+    /// Sets how many bytes of further requests are buffered while one is answered; the last read, of up to 128 KiB,
+    /// may exceed it. Defaults to 16 KiB. The purpose of reading ahead is to detect that the client has
     /// disconnected. With zero, a disconnect is detected only by a write. The same holds for a client that
     /// disconnects after sending more than this, or after a body that the service does not read;
     /// [`Config::answer_timeout`] bounds the time of its request.
