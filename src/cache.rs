@@ -67,7 +67,6 @@
 //! | fetches in progress | [`MAX_FETCHES`], 1,024 |
 //! | requests that wait for them | [`MAX_FOLLOWERS`], 65,536 |
 //! | refreshes in the background | [`MAX_REFRESHES`], 64 |
-//!
 //! | bytes on disk, for a store in a folder | [`DISK_CAPACITY`], 1 GiB |
 //! | responses on disk | [`MAX_DISK_OBJECTS`], 1,000,000 |
 //! | content of a response on disk | [`MAX_DISK_OBJECT`], 16 MiB |
@@ -80,7 +79,9 @@
 //! # Where it stands
 //!
 //! Inside of [`RescueLayer`](crate::layer::RescueLayer), so that a stale response can conceal an error; outside of buffers,
-//! limits and deadlines of the application, so that hits need none of them.
+//! limits and deadlines of the application, so that hits need none of them. The key has the target as the client sent it,
+//! also inside of a [`Router`](crate::Router): a layer that rewrites the target by anything else than the target, such as
+//! a cookie, belongs inside of the cache, and its responses need `Vary`.
 
 mod bypass;
 mod clock;

@@ -68,16 +68,19 @@
 //! | | layer | effect | why here |
 //! |---|---|---|---|
 //! | 1 | [`TrustedProxyLayer`](layer::TrustedProxyLayer) | finds the client behind a proxy | the layers inside, and the access log, then see the client and not the proxy |
-//! | 2 | [`RescueLayer`](layer::RescueLayer) | turns every error into a response | layers outside of it see responses only |
-//! | 3 | [`ClientRateLimitLayer`](layer::ClientRateLimitLayer), [`InFlightLayer`](layer::InFlightLayer), authentication, the [`Router`] | limit the requests of each client, refuse, route | they refuse before a body is read |
-//! | 4 | [`CacheLayer`](cache::CacheLayer) | answers from stored responses | hits need nothing of what follows; inside of the `RescueLayer`, so that a stale response can replace an error |
-//! | 5 | [`CompressionLayer`](layer::CompressionLayer) | compresses responses | inside of the cache, which stores each coding once |
-//! | 6 | [`ResponseBufferLayer`](layer::ResponseBufferLayer) | buffers responses for slow clients | outside of everything that holds a worker, a permit or memory, so that all of it is released before a slow client has read the response |
-//! | 7 | [`RequestBufferLayer`](layer::RequestBufferLayer) | passes on complete requests only | a client that sends slowly then occupies no permit and no worker, and uses up no deadline |
-//! | 8 | [`DisconnectLayer`](layer::DisconnectLayer) | cancels or completes requests whose client disconnects | inside of the request buffer, since only a complete request can be completed; outside of the limits, which count it |
-//! | 9 | [`ConcurrencyLimitLayer`](layer::ConcurrencyLimitLayer) | limits concurrent requests | inside of the request buffer, so that no slow client holds a permit |
-//! | 10 | [`RequestDeadlineLayer`](layer::RequestDeadlineLayer) | sets one deadline for waiting and work | inside of the request buffer: outside, it would include the time in which the client sends its body, and a slow client would get 504 instead of 408 ([`Limits::body_timeout`](proto::h1::Limits::body_timeout)) |
-//! | 11 | [`worker`], [`files`], [`upstream`] | the application | |
+//! | 2 | [`HttpsLayer`](layer::HttpsLayer) | redirects plain HTTP to HTTPS | no other layer answers such a request |
+//! | 3 | [`RescueLayer`](layer::RescueLayer) | turns every error into a response | layers outside of it see responses only |
+//! | 4 | [`ClientRateLimitLayer`](layer::ClientRateLimitLayer), [`InFlightLayer`](layer::InFlightLayer), authentication, the [`Router`] | limit the requests of each client, refuse, route | they refuse before a body is read |
+//! | 5 | [`CacheLayer`](cache::CacheLayer) | answers from stored responses | hits need nothing of what follows; inside of the `RescueLayer`, so that a stale response can replace an error |
+//! | 6 | [`CompressionLayer`](layer::CompressionLayer) | compresses responses | inside of the cache, which stores each coding once |
+//! | 7 | [`BandwidthLayer`](layer::BandwidthLayer) | limits the rate of a response | outside of the response buffer, which would be filled at this rate otherwise |
+//! | 8 | [`ResponseBufferLayer`](layer::ResponseBufferLayer) | buffers responses for slow clients | outside of everything that holds a worker, a permit or memory, so that all of it is released before a slow client has read the response |
+//! | 9 | [`RequestDecompressionLayer`](layer::RequestDecompressionLayer) | decodes compressed requests | outside of the request buffer, whose bounds then count decoded bytes |
+//! | 10 | [`RequestBufferLayer`](layer::RequestBufferLayer) | passes on complete requests only | a client that sends slowly then occupies no permit and no worker, and uses up no deadline |
+//! | 11 | [`DisconnectLayer`](layer::DisconnectLayer) | cancels or completes requests whose client disconnects | inside of the request buffer, since only a complete request can be completed; outside of the limits, which count it |
+//! | 12 | [`ConcurrencyLimitLayer`](layer::ConcurrencyLimitLayer) | limits concurrent requests | inside of the request buffer, so that no slow client holds a permit |
+//! | 13 | [`RequestDeadlineLayer`](layer::RequestDeadlineLayer) | sets one deadline for waiting and work | inside of the request buffer: outside, it would include the time in which the client sends its body, and a slow client would get 504 instead of 408 ([`Limits::body_timeout`](proto::h1::Limits::body_timeout)) |
+//! | 14 | [`worker`], [`files`], [`upstream`] | the application | |
 //!
 //! In the program above the buffers wrap the whole site, so their bounds apply to all of it: a request body,
 //! including an upload to `/api`, may have at most [`MAX_BODY`](layer::buffer::request::MAX_BODY), 1 MiB

@@ -44,6 +44,10 @@ pub struct ClientBuilder {
 
 impl ClientBuilder {
     /// Adds the authorities of a PEM file. If there is such a file, the system's roots are not used.
+    ///
+    /// A self-signed certificate is its own authority, unless it says that it is a CA, as those of `openssl req -x509` do
+    /// by default. Such a server is refused with `CaUsedAsEndEntity`; make its certificate with `-addext
+    /// basicConstraints=critical,CA:FALSE`.
     pub fn roots(mut self, file: impl Into<PathBuf>) -> Self {
         self.roots.push(file.into());
         self
