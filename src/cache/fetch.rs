@@ -222,14 +222,15 @@ where
     let Some(stale) = stale.filter(|_| response.status() == http::StatusCode::OK) else {
         return Ok(response);
     };
-    let replacement = match update::head_update(&stale.headers, response.headers()) {
-        HeadUpdate::Update => lead::updated(&shared, &stale, response.headers(), requested),
-        HeadUpdate::Expire => {
-            let mut expired = Object::clone(&stale);
-            expired.freshness.expire(shared.clock.now());
-            expired
-        }
-    };
+    let replacement =
+        match update::head_update(&stale.headers, stale.content.len(), response.headers()) {
+            HeadUpdate::Update => lead::updated(&shared, &stale, response.headers(), requested),
+            HeadUpdate::Expire => {
+                let mut expired = Object::clone(&stale);
+                expired.freshness.expire(shared.clock.now());
+                expired
+            }
+        };
     let replacement = Arc::new(replacement);
     shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
     Ok(response)

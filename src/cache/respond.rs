@@ -90,13 +90,13 @@ fn respond(
         }
         Selected::Part(Part::Slice { first, last }) => {
             let len = len.expect("a part is selected of a known length");
+            select::retain_part_fields(&mut headers);
             headers.insert(header::CONTENT_RANGE, range::content_range(first, last, len));
             (StatusCode::PARTIAL_CONTENT, content(Some((first, last)))?)
         }
         Selected::Part(Part::Unsatisfiable) => {
             let len = len.expect("a part is selected of a known length");
-            headers.remove(header::CONTENT_ENCODING);
-            headers.remove(header::CONTENT_TYPE);
+            select::retain_unsatisfiable_fields(&mut headers);
             headers.insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
             (StatusCode::RANGE_NOT_SATISFIABLE, Body::empty())
         }

@@ -265,6 +265,31 @@ async fn range_of_what_is_not_stored_is_forwarded_or_cut_from_a_whole_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn range_of_a_fetched_response_leaves_out_the_fields_of_the_whole() {
+    let origin = Origin::new(|_, n| {
+        let tag = format!("\"{n}\"");
+        let fields = [("cache-control", "no-cache"), ("etag", &*tag), ("content-length", "10")];
+        Ok(response(&fields, "0123456789"))
+    });
+    let ask =
+        |site: &Site, range: &'static str| site.clone().oneshot(get("/", &[("range", range)]));
+    let replaced = site(&CacheLayer::new(), &origin);
+    fetch(&replaced, "/").await;
+    let filling = site(&CacheLayer::builder().fill_ranges(true).build(), &origin);
+    for site in [replaced, filling] {
+        for (range, status, want) in [("bytes=2-4", 206, "234"), ("bytes=10-", 416, "")] {
+            let part = ask(&site, range).await.unwrap();
+            assert_eq!(part.status(), status);
+            assert!(!part.headers().contains_key("content-length"), "it is that of the whole");
+            // A 416 is not what the URI names: no cache after this one may store it as that.
+            let describes_whole = ["etag", "cache-control"].map(|f| part.headers().contains_key(f));
+            assert_eq!(describes_whole, [status == 206; 2]);
+            assert_eq!(text(part).await, want);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn condition_of_a_client_is_evaluated_here_and_the_whole_is_stored() {
     let origin = Origin::with_fields(&[("cache-control", "max-age=60"), ("etag", "\"1\"")]);
     let site = site(&CacheLayer::new(), &origin);

@@ -3,6 +3,7 @@
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
+use super::control::CDN_CACHE_CONTROL;
 use crate::semantics::{
     conditional::{self, Outcome, Validators},
     date::HttpDate,
@@ -18,6 +19,25 @@ const CONTENT_FIELDS: [HeaderName; 5] = [
     header::CONTENT_LENGTH,
     header::CONTENT_RANGE,
     header::CONTENT_TYPE,
+];
+
+/// The fields of a stored response that a 206 leaves out: they hold for the whole content of a message (RFC 9530
+/// section 2).
+const MESSAGE_FIELDS: [HeaderName; 3] = [
+    header::CONTENT_LENGTH,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+];
+
+/// The fields of a stored response that a 416 leaves out besides: validators and a lifetime are those of the content.
+/// With them, a cache that does not distinguish requests by their range could store the 416 under the same URI.
+const LIFETIME_FIELDS: [HeaderName; 6] = [
+    header::AGE,
+    header::CACHE_CONTROL,
+    CDN_CACHE_CONTROL,
+    header::ETAG,
+    header::EXPIRES,
+    header::LAST_MODIFIED,
 ];
 
 /// The part of a stored response to send.
@@ -75,6 +95,20 @@ pub fn select(
 /// Removes the fields that a 304 does not have.
 pub fn retain_not_modified_fields(headers: &mut HeaderMap) {
     for name in &CONTENT_FIELDS {
+        headers.remove(name);
+    }
+}
+
+/// Removes the fields that a 206 does not have, before `Content-Range` is added.
+pub fn retain_part_fields(headers: &mut HeaderMap) {
+    for name in &MESSAGE_FIELDS {
+        headers.remove(name);
+    }
+}
+
+/// Removes the fields that a 416 does not have, before `Content-Range` is added.
+pub fn retain_unsatisfiable_fields(headers: &mut HeaderMap) {
+    for name in CONTENT_FIELDS.iter().chain(&MESSAGE_FIELDS).chain(&LIFETIME_FIELDS) {
         headers.remove(name);
     }
 }

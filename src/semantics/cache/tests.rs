@@ -209,15 +209,15 @@ fn not_modified_updates_all_fields_but_those_of_the_content() {
 
 #[test]
 fn head_with_another_validator_expires_what_is_stored() {
-    let stored = map(&["etag: \"1\"", "content-length: 5"]);
+    let stored = map(&["etag: \"1\""]);
     for (fields, want) in [
-        (&["etag: \"1\""][..], HeadUpdate::Update),
+        (&["etag: \"1\"", "content-length: 5"][..], HeadUpdate::Update),
         (&[], HeadUpdate::Update),
         (&["etag: \"2\""], HeadUpdate::Expire),
         (&["content-length: 6"], HeadUpdate::Expire),
         (&["last-modified: {-5}"], HeadUpdate::Expire),
     ] {
-        assert_eq!(head_update(&stored, &map(fields)), want, "{fields:?}");
+        assert_eq!(head_update(&stored, 5, &map(fields)), want, "{fields:?}");
     }
 }
 

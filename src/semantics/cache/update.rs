@@ -1,6 +1,6 @@
 //! Validation of a stored response, and its update by a 304 or by the response to HEAD.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::storable::has_validator;
 use crate::semantics::etag::ETag;
@@ -74,14 +74,16 @@ pub enum HeadUpdate {
     Expire,
 }
 
-/// Compares a 200 to HEAD with the stored response (RFC 9111 section 4.3.5). The content is the same if the fields
-/// that describe it are equal where both responses have them.
-pub fn head_update(stored: &HeaderMap, new: &HeaderMap) -> HeadUpdate {
-    let names = [header::ETAG, header::LAST_MODIFIED, header::CONTENT_LENGTH];
+/// Compares a 200 to HEAD with the stored response and the length of its content (RFC 9111 section 4.3.5). The content
+/// is the same if the validators and the lengths are equal where both responses have them.
+pub fn head_update(stored: &HeaderMap, len: u64, new: &HeaderMap) -> HeadUpdate {
     let differs = |name: &HeaderName| match (stored.get(name), new.get(name)) {
         (Some(a), Some(b)) => a != b,
-        (None, Some(_)) => *name != header::CONTENT_LENGTH,
+        (None, Some(_)) => true,
         (Some(_) | None, None) => false,
     };
-    if names.iter().any(differs) { HeadUpdate::Expire } else { HeadUpdate::Update }
+    let has_other_len =
+        new.get(header::CONTENT_LENGTH).is_some_and(|value| *value != HeaderValue::from(len));
+    let is_other = has_other_len || [header::ETAG, header::LAST_MODIFIED].iter().any(differs);
+    if is_other { HeadUpdate::Expire } else { HeadUpdate::Update }
 }
