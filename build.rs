@@ -17,6 +17,7 @@ fn main() {
     for (peer, program) in [
         ("curl", "curl"),
         ("nginx", "nginx"),
+        ("haproxy", "haproxy"),
         ("chromium", "chromium"),
         ("h2load", "h2load"),
         ("openssl", "openssl"),

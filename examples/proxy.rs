@@ -10,6 +10,7 @@ use tower::{Layer, ServiceBuilder, service_fn};
 use vestibule::{
     Body, BoxError, HttpService, Request, Response,
     cache::{CacheLayer, Heuristic, SetCookie},
+    conn::ProxyProtocol,
     layer,
     policy::{
         health::HealthOptions,
@@ -28,13 +29,16 @@ use vestibule::{
 };
 
 const HELP: &str = "\
-proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [--buffer]
+proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE]
+      [--proxy-protocol-from NETWORK] [--buffer]
       [--cache memory|DIR] [--log] [OPTION ...] UPSTREAM [UPSTREAM ...]
 
   --listen ADDR   host:port or unix:/path (127.0.0.1:8080)
   --threads N     N threads with a runtime each (0: one per core); by default one runtime
   --tls-cert FILE serves HTTPS, HTTP/2 and HTTP/1.1, with this certificate chain (PEM)
   --tls-key FILE  and its private key (PEM)
+  --proxy-protocol-from NETWORK   reads a PROXY header in front of each connection from there, as
+                  10.0.0.0/24; several times for several networks
   --buffer        buffers requests and responses, so that no server waits for a slow client
   --cache WHERE   stores responses as far as the servers permit: in memory, or in the folder WHERE too
   --cache-heuristic    with --cache: derives a lifetime from Last-Modified if there is no other
@@ -78,7 +82,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(addr) = &args.status {
         tokio::spawn(serve(addr.as_str(), status_page(servers.clone())).into_future());
     }
-    let Args { listen, threads, tls, buffer, log, .. } = args;
+    let Args { listen, buffer, .. } = args;
+    let front =
+        Front { threads: args.threads, tls: args.tls, senders: args.senders, log: args.log };
     let buffered = |servers| {
         ServiceBuilder::new()
             // A server is idle after its response, even if the client reads slowly.
@@ -88,13 +94,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .service(servers)
     };
     match (buffer, cache) {
-        (false, None) => run(serve(listen, servers), threads, tls, log).await,
-        (true, None) => run(serve(listen, buffered(servers)), threads, tls, log).await,
+        (false, None) => run(serve(listen, servers), front).await,
+        (true, None) => run(serve(listen, buffered(servers)), front).await,
         // Outside of the buffers, which hits do not need.
-        (false, Some(cache)) => run(serve(listen, cache.layer(servers)), threads, tls, log).await,
-        (true, Some(cache)) => {
-            run(serve(listen, cache.layer(buffered(servers))), threads, tls, log).await
-        }
+        (false, Some(cache)) => run(serve(listen, cache.layer(servers)), front).await,
+        (true, Some(cache)) => run(serve(listen, cache.layer(buffered(servers))), front).await,
     }
 }
 
@@ -158,25 +162,31 @@ fn status_page(servers: Upstream) -> impl HttpService<Body, Future: Send> + Clon
     })
 }
 
-async fn run<S>(
-    server: Serve<S>,
+/// The options of the side of the clients.
+struct Front {
     threads: Option<usize>,
     tls: Option<(String, String)>,
+    senders: Option<ProxyProtocol>,
     log: bool,
-) -> Result<(), Box<dyn std::error::Error>>
+}
+
+async fn run<S>(server: Serve<S>, front: Front) -> Result<(), Box<dyn std::error::Error>>
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
     let mut server = server.shutdown(shutdown_signal());
-    if let Some((chain, key)) = tls {
+    if let Some((chain, key)) = front.tls {
         server = server.tls(tls::Server::pem_files(chain, key)?);
     }
-    if !log {
+    if let Some(senders) = front.senders {
+        server = server.proxy_protocol(senders);
+    }
+    if !front.log {
         server = server.without_access_log();
     }
-    let server = match threads {
+    let server = match front.threads {
         None => server,
         Some(0) => server.thread_per_core(),
         Some(n) => server.runtime_threads(n),
@@ -189,6 +199,8 @@ struct Args {
     threads: Option<usize>,
     /// The files of the certificate and of its key.
     tls: Option<(String, String)>,
+    /// The senders of the PROXY protocol.
+    senders: Option<ProxyProtocol>,
     /// The authorities of servers with TLS.
     upstream_ca: Option<String>,
     buffer: bool,
@@ -230,6 +242,7 @@ impl Args {
             listen,
             threads: None,
             tls: None,
+            senders: None,
             upstream_ca: None,
             buffer: false,
             cache: None,
@@ -253,6 +266,10 @@ impl Args {
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
                 Long("tls-cert") => chain = Some(parser.value()?.string()?),
                 Long("tls-key") => key = Some(parser.value()?.string()?),
+                Long("proxy-protocol-from") => {
+                    let senders = args.senders.take().unwrap_or_default();
+                    args.senders = Some(senders.trust(parser.value()?.parse()?));
+                }
                 Long("upstream-ca") => args.upstream_ca = Some(parser.value()?.string()?),
                 Long("buffer") => args.buffer = true,
                 Long("cache") => args.cache = Some(parser.value()?.string()?),

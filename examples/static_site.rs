@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 
 use vestibule::{
     HttpService,
+    conn::ProxyProtocol,
     files::{self, DirBuilder},
     net::Address,
     serve::{Serve, serve, shutdown_signal},
@@ -14,12 +15,16 @@ use vestibule::{
 };
 
 const HELP: &str = "\
-static_site [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [OPTION ...] [DIR]
+static_site [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE]
+            [--proxy-protocol-from NETWORK] [OPTION ...] [DIR]
 
   --listen ADDR     host:port or unix:/path (127.0.0.1:8080)
   --threads N       N threads with a runtime each (0: one per core); by default one runtime
   --tls-cert FILE   serves HTTPS, HTTP/2 and HTTP/1.1, with this certificate chain (PEM)
   --tls-key FILE    and its private key (PEM)
+  --proxy-protocol-from NETWORK
+                    reads a PROXY header in front of each connection from there, as 10.0.0.0/24;
+                    several times for several networks
   --log             logs a line for each request, even if stderr is not a terminal
   --list            lists folders without an index.html
   --precompressed   sends a.js.zst, a.js.br or a.js.gz for a.js to clients that accept it
@@ -30,7 +35,8 @@ static_site [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE] [OPTI
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
-    let Args { listen, threads, tls, log, list, precompressed, fallback, dir } = Args::parse()?;
+    let Args { listen, threads, tls, senders, log, list, precompressed, fallback, dir } =
+        Args::parse()?;
 
     let mut site = DirBuilder::dir(&dir).cache_policy(|path| {
         // The name changes with the content, so a response never becomes stale.
@@ -53,6 +59,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     if let Some((chain, key)) = tls {
         server = server.tls(tls::Server::pem_files(chain, key)?);
+    }
+    if let Some(senders) = senders {
+        server = server.proxy_protocol(senders);
     }
     let shows_lines = log || std::io::stderr().is_terminal();
     let server = if shows_lines { server } else { server.without_access_log() };
@@ -88,6 +97,8 @@ struct Args {
     threads: Option<usize>,
     /// The files of the certificate and of its key.
     tls: Option<(String, String)>,
+    /// The senders of the PROXY protocol.
+    senders: Option<ProxyProtocol>,
     log: bool,
     list: bool,
     precompressed: bool,
@@ -102,6 +113,7 @@ impl Args {
             listen: "127.0.0.1:8080".into(),
             threads: None,
             tls: None,
+            senders: None,
             log: false,
             list: false,
             precompressed: false,
@@ -116,6 +128,10 @@ impl Args {
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
                 Long("tls-cert") => chain = Some(parser.value()?.string()?),
                 Long("tls-key") => key = Some(parser.value()?.string()?),
+                Long("proxy-protocol-from") => {
+                    let senders = args.senders.take().unwrap_or_default();
+                    args.senders = Some(senders.trust(parser.value()?.parse()?));
+                }
                 Long("log") => args.log = true,
                 Long("list") => args.list = true,
                 Long("precompressed") => args.precompressed = true,

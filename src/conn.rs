@@ -6,7 +6,7 @@
 //! accepted stream ─▶ [PROXY header] ─▶ [TLS handshake] ─▶ choice of protocol ─▶ driver
 //! ```
 //!
-//! Each stage passes a [`Transport`] to the next: the stream, bytes that were read ahead, the known facts
+//! A PROXY header is read from [trusted senders](ProxyProtocol) only. Each stage passes a [`Transport`] to the next: the stream, bytes that were read ahead, the known facts
 //! of the client, the [`DrainWatch`](crate::net::DrainWatch) by which a shutdown ends it, and the time at which it
 //! was accepted, where the deadline shared by all stages starts. A driver returns its transport after an
 //! upgrade. TLS negotiates the protocol (ALPN); without TLS the preface of HTTP/2 is told from a request of
@@ -32,6 +32,7 @@ pub(crate) mod head_pool;
 mod interim;
 mod misdirected;
 mod output;
+pub(crate) mod per_client;
 mod request_log;
 mod server;
 mod setup;
@@ -46,7 +47,7 @@ pub mod upgrade;
 pub use checkin::{Checkin, SingleUse};
 #[cfg(feature = "h2")]
 pub use config::Http2Config;
-pub use config::{Config, Http1Config};
+pub use config::{Config, Http1Config, ProxyProtocol};
 pub use delivery::Delivery;
 pub use interim::{InterimRefused, InterimResponses, MAX_INTERIM};
 pub(crate) use request_log::{RequestInfo, log_error, log_request};

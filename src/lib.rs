@@ -137,6 +137,8 @@
 //! | `vestibule::tls` | error | certificates cannot be reloaded |
 //! | | info | certificates were reloaded |
 //! | | debug | a handshake failed |
+//! | `vestibule::proxy_protocol` | warn | a trusted sender sent no valid PROXY header |
+//! | | debug | an address that is not trusted sent one |
 //! | `vestibule::net` | error | connections cannot be accepted |
 //! | | warn | no descriptors are left, a thread cannot be started |
 //! | `vestibule::serve` | error | the task of a connection panicked |

@@ -15,6 +15,7 @@ pub(crate) mod page_cache;
 pub mod process;
 mod process_budget;
 pub(crate) mod reclaim;
+mod refuse;
 mod send_queue;
 #[cfg(feature = "process")]
 pub(crate) mod seqpacket;
@@ -33,4 +34,5 @@ pub use gate::{Capacity, Gate, GateWaiter};
 pub use io::Io;
 pub use listen::{Address, Listener};
 pub use process_budget::process_budget;
+pub(crate) use refuse::refuse;
 pub use stream::Stream;

@@ -7,7 +7,7 @@ mod bind;
 pub mod deadlines {}
 #[cfg(feature = "h2")]
 mod http2_options;
-mod per_client;
+mod proxy_protocol;
 mod runtime_threads;
 mod signal;
 #[cfg(feature = "tls")]
@@ -31,7 +31,7 @@ use admission::Admission;
 
 use crate::{
     Budget, HttpService,
-    conn::{Config, Http1Config, access_log::Entry},
+    conn::{Config, Http1Config, access_log::Entry, per_client::PerClientConnections},
     net::{Address, Drain, Gate, Listener},
     peer::MinRate,
     proto::h1::Limits,
@@ -173,7 +173,8 @@ impl<S> Serve<S> {
 
     /// Sets the maximum number of connections that one client may have open: one IPv4 address, or one IPv6
     /// network of 64 bits. Further ones are closed at once, without a response. There is no limit by
-    /// default: behind a proxy, all connections come from the proxy's address.
+    /// default: behind a proxy, all connections come from the proxy's address, unless it tells that of its
+    /// client by the [PROXY protocol](Self::proxy_protocol).
     pub fn connections_per_client(mut self, n: usize) -> Self {
         self.options.connections_per_client = Some(n);
         self
@@ -363,12 +364,13 @@ where
 
     fn into_future(self) -> ServeFuture {
         let Self { has_threads, mut listeners, unlink, service, options, shutdown } = self;
-        let Options { connections, connections_per_client, .. } = options;
-        let gate = options.config.gate.clone();
-        let admission = Admission::new(listeners.len(), connections, connections_per_client, gate);
+        let Options { connections, connections_per_client, mut config, .. } = options;
+        config.per_client = connections_per_client.map(PerClientConnections::new);
+        let config = Arc::new(config);
+        let admission = Admission::new(listeners.len(), connections, config.clone());
         let accept_loop = AcceptLoop {
             service,
-            config: Arc::new(options.config),
+            config,
             admission: Arc::new(admission),
             shutdown_timeout: options.shutdown_timeout,
             others: options.others.into(),

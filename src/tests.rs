@@ -22,6 +22,7 @@ mod orders;
 mod panics;
 mod peers;
 mod pipeline;
+mod proxy_protocol;
 mod server;
 mod shutdown;
 mod sites;

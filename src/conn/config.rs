@@ -7,6 +7,7 @@
 mod http2;
 #[cfg(feature = "h2")]
 mod http2_options;
+mod proxy_protocol;
 #[cfg(feature = "tls")]
 mod tls_options;
 
@@ -17,8 +18,12 @@ use std::{sync::Arc, time::Duration};
     allow(unreachable_pub, reason = "public with the feature `h2` only")
 )]
 pub use http2::Http2Config;
+pub use proxy_protocol::ProxyProtocol;
 
-use super::access_log::{AccessLog, Entry};
+use super::{
+    access_log::{AccessLog, Entry},
+    per_client::PerClientConnections,
+};
 use crate::{
     Budget,
     net::{Gate, process_budget, tls},
@@ -51,6 +56,9 @@ pub struct Config {
     pub(crate) http1: Http1Config,
     pub(crate) http2: Option<Http2Config>,
     pub(crate) tls: Option<tls::Server>,
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
+    /// Counts the clients that senders of the PROXY protocol name.
+    pub(crate) per_client: Option<Arc<PerClientConnections>>,
 }
 
 impl Config {
@@ -68,6 +76,8 @@ impl Config {
             http1: Http1Config::new(),
             http2: DEFAULT_HTTP2,
             tls: None,
+            proxy_protocol: None,
+            per_client: None,
         }
     }
 

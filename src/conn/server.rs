@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     Config, Transport, h1, h2,
+    per_client::ClientConnection,
     setup::{self, Setup},
     tunnel::Tunneling,
 };
@@ -39,7 +40,11 @@ use crate::{
 /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhi"));
 /// # }
 /// ```
-pub struct Connection<I: Io, S>(Stage<I, S>);
+pub struct Connection<I: Io, S> {
+    stage: Stage<I, S>,
+    /// Its entry in the client's count, if there is a limit. Held to the end of the connection.
+    counted: Option<Box<ClientConnection>>,
+}
 
 /// The current stage, which owns the transport until it passes it to the next.
 enum Stage<I: Io, S> {
@@ -65,10 +70,16 @@ where
 {
     /// Creates a connection in the first stage that `config` enables.
     pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
-        Self(match setup::begin(transport, &config) {
+        let stage = match setup::begin(transport, &config) {
             Ok(transport) => Stage::driver(transport, service, config),
             Err((setup, peer)) => Stage::Setup { setup, peer, service, config },
-        })
+        };
+        Self { stage, counted: None }
+    }
+
+    /// Holds the entry in the client's count.
+    pub(crate) fn counted(self, counted: Option<Box<ClientConnection>>) -> Self {
+        Self { counted, ..self }
     }
 }
 
@@ -94,7 +105,7 @@ where
 impl<I: Io, S> Connection<I, S> {
     /// Returns the client, as far as it is known at this stage.
     pub fn peer(&self) -> &Peer {
-        match &self.0 {
+        match &self.stage {
             Stage::Setup { peer, .. } | Stage::Ended(peer) => peer,
             Stage::Http1(connection) => connection.peer(),
             Stage::Http2(connection) => connection.peer(),
@@ -119,7 +130,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let transport = match &mut self.0 {
+            let transport = match &mut self.stage {
                 Stage::Setup { setup, .. } => ready!(setup.as_mut().poll(cx)),
                 Stage::Http1(connection) => {
                     let result = ready!(connection.poll_detecting(cx));
@@ -133,19 +144,22 @@ where
                 Stage::Ended(_) => return Poll::Ready(Ok(())),
             };
             let ended = Stage::Ended(self.peer().clone());
-            match (std::mem::replace(&mut self.0, ended), transport) {
-                (Stage::Setup { service, config, .. }, Some(transport)) => {
-                    self.0 = Stage::driver(transport, service, config);
+            match (std::mem::replace(&mut self.stage, ended), transport) {
+                (Stage::Setup { service, config, .. }, Some((transport, counted))) => {
+                    self.stage = Stage::driver(transport, service, config);
+                    if counted.is_some() {
+                        self.counted = counted;
+                    }
                 }
                 (Stage::Http1(connection), _) if !connection.found_http2() => {
                     if let Some(tunnel) = connection.into_tunnel() {
-                        self.0 = Stage::Tunnel(Box::new(tunnel));
+                        self.stage = Stage::Tunnel(Box::new(tunnel));
                     }
                 }
                 (Stage::Http1(connection), _) => {
                     if let Some((transport, service, config)) = connection.into_http2() {
                         let connection = h2::server::Connection::new(transport, service, config);
-                        self.0 = Stage::Http2(Box::new(connection));
+                        self.stage = Stage::Http2(Box::new(connection));
                     }
                 }
                 (Stage::Setup { .. } | Stage::Http2(_) | Stage::Tunnel(_) | Stage::Ended(_), _) => {

@@ -1,4 +1,6 @@
-//! The stages before the protocol: the first bytes, then the TLS handshake.
+//! The stages before the protocol: the first bytes, the PROXY header, the TLS handshake.
+
+mod proxy_header;
 
 use std::{
     fmt::Display,
@@ -9,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Config, Transport, thread_buffers, timer::Timer};
+use bytes::BytesMut;
+
+use super::{Config, Transport, per_client::ClientConnection, thread_buffers, timer::Timer};
 use crate::{
     net::{
         DrainWatch, Io, clock,
@@ -24,15 +28,18 @@ const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 /// How long a handshake may last once the drain has begun, 1 s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What these stages make: a stream for the driver, and the entry in the count of the client that a PROXY header names.
+type Prepared<I> = (Transport<MaybeTls<I>>, Option<Box<ClientConnection>>);
+
 /// The future of these stages. `None` if the connection has ended in one of them.
-pub(super) type Setup<I> = Pin<Box<dyn Future<Output = Option<Transport<MaybeTls<I>>>> + Send>>;
+pub(super) type Setup<I> = Pin<Box<dyn Future<Output = Option<Prepared<I>>> + Send>>;
 
 /// Returns the stages that `config` enables, or the transport itself if there are none.
 pub(super) fn begin<I: Io + 'static>(
     transport: Transport<I>,
     config: &Arc<Config>,
 ) -> Result<Transport<MaybeTls<I>>, (Setup<I>, Peer)> {
-    if config.tls.is_none() {
+    if config.tls.is_none() && config.proxy_protocol.is_none() {
         let Transport { io, peer, read_ahead, accepted, watch } = transport;
         return Ok(Transport { io: tls::plain(io), peer, read_ahead, accepted, watch });
     }
@@ -40,36 +47,39 @@ pub(super) fn begin<I: Io + 'static>(
     Err((Box::pin(run(transport, config.clone())), peer))
 }
 
-async fn run<I: Io>(
-    transport: Transport<I>,
-    config: Arc<Config>,
-) -> Option<Transport<MaybeTls<I>>> {
+async fn run<I: Io>(transport: Transport<I>, config: Arc<Config>) -> Option<Prepared<I>> {
     let Transport { mut io, mut peer, mut read_ahead, accepted, mut watch } = transport;
     // One deadline for all stages and the first head.
     let mut bound = Bound {
         watch: &mut watch,
         deadline: accepted.checked_add(config.limits.head_timeout),
-        sheds_since: Some(accepted),
+        idle_since: accepted,
+        is_idle: false,
         timer: Timer::default(),
     };
-    if read_ahead.is_empty() {
-        // No memory is used before the first byte.
-        let first = poll_fn(|cx| thread_buffers::poll_read(&mut io, cx, &mut read_ahead));
-        match bound.run(first).await {
-            Ok(Ok(1..)) => {}
-            // A connection without a byte: a browser's spare one, or a health check.
-            Ok(Ok(0) | Err(_)) | Err(_) => return None,
+    bound.wait_for_input(&mut io, &mut read_ahead).await?;
+    let mut counted = None;
+    if config.proxy_protocol.is_some() {
+        let from_sender = config.expects_proxy_header(&peer);
+        peer = read_proxy_header(&mut bound, &mut io, &mut read_ahead, peer, &config).await?;
+        if from_sender && let Some(clients) = &config.per_client {
+            counted = clients.try_count(&peer).map(Box::new);
+            if counted.is_none() {
+                tracing::debug!(target: "vestibule::serve", %peer, "closed: the client has reached connections_per_client");
+                return None;
+            }
         }
     }
-    bound.sheds_since = None;
     let Some(tls) = &config.tls else {
-        return Some(Transport { io: tls::plain(io), peer, read_ahead, accepted, watch });
+        let io = tls::plain(io);
+        return Some((Transport { io, peer, read_ahead, accepted, watch }, counted));
     };
+    // A sender may have opened the connection before its client has sent anything.
+    bound.wait_for_input(&mut io, &mut read_ahead).await?;
     let error: Box<dyn Display + Send> = match bound.run(tls.accept(io, read_ahead)).await {
         Ok(Ok((io, facts))) => {
-            peer = peer.secured(facts);
-            let read_ahead = bytes::BytesMut::new();
-            return Some(Transport { io, peer, read_ahead, accepted, watch });
+            let (peer, read_ahead) = (peer.secured(facts), BytesMut::new());
+            return Some((Transport { io, peer, read_ahead, accepted, watch }, counted));
         }
         Ok(Err(error)) => Box::new(error),
         Err(end) => Box::new(end),
@@ -78,12 +88,48 @@ async fn run<I: Io>(
     None
 }
 
+/// Returns the peer with the addresses of its PROXY header, or `None` if the connection was refused.
+async fn read_proxy_header<I: Io>(
+    bound: &mut Bound<'_>,
+    io: &mut I,
+    input: &mut BytesMut,
+    peer: Peer,
+    config: &Config,
+) -> Option<Peer> {
+    let from_sender = config.expects_proxy_header(&peer);
+    let stage = async {
+        if from_sender {
+            proxy_header::take(io, input).await
+        } else {
+            proxy_header::find_none(io, input).await.map(|()| None)
+        }
+    };
+    let (error, is_late): (Box<dyn Display + Send>, bool) = match bound.run(stage).await {
+        Ok(Ok(None)) => return Some(peer),
+        Ok(Ok(Some(addresses))) => return Some(peer.proxied(addresses)),
+        Ok(Err(error)) => (Box::new(error), false),
+        Err(end) => (Box::new(end), true),
+    };
+    let message = "a connection was refused at its PROXY header";
+    if from_sender {
+        tracing::warn!(target: "vestibule::proxy_protocol", client = %peer, %error, "{message}");
+    } else {
+        tracing::debug!(target: "vestibule::proxy_protocol", client = %peer, %error, "{message}");
+    }
+    drop(error);
+    if !is_late {
+        let _ = bound.run(proxy_header::refuse(io, config.tls.is_some())).await;
+    }
+    None
+}
+
 /// What ends a stage from outside.
 struct Bound<'a> {
     watch: &'a mut DrainWatch,
     deadline: Option<Instant>,
-    /// Since when the connection is idle, if it is.
-    sheds_since: Option<Instant>,
+    /// Since when the connection is idle, while `is_idle`.
+    idle_since: Instant,
+    is_idle: bool,
     timer: Timer,
 }
 
@@ -99,6 +145,18 @@ enum Ended {
 }
 
 impl Bound<'_> {
+    /// Waits for a byte, unless `input` has some. No memory is used before. `None` if the connection has ended without
+    /// one: a browser's spare one, or a health check.
+    async fn wait_for_input<I: Io>(&mut self, io: &mut I, input: &mut BytesMut) -> Option<()> {
+        if input.is_empty() {
+            self.is_idle = true;
+            let first = poll_fn(|cx| thread_buffers::poll_read(io, cx, input));
+            let Ok(Ok(1..)) = self.run(first).await else { return None };
+            self.is_idle = false;
+        }
+        Some(())
+    }
+
     async fn run<F: Future>(&mut self, stage: F) -> Result<F::Output, Ended> {
         let mut stage = pin!(stage);
         poll_fn(|cx| match stage.as_mut().poll(cx) {
@@ -117,8 +175,8 @@ impl Bound<'_> {
             let drained = now.checked_add(DRAIN_TIMEOUT);
             self.deadline = [self.deadline, drained].into_iter().flatten().min();
         }
-        let is_idle = self.sheds_since.is_some_and(|since| since + MIN_IDLE_BEFORE_SHED <= now);
-        if is_idle && self.watch.is_shed_requested() && self.watch.claim_shed() {
+        let can_shed = self.is_idle && self.idle_since + MIN_IDLE_BEFORE_SHED <= now;
+        if can_shed && self.watch.is_shed_requested() && self.watch.claim_shed() {
             return Poll::Ready(Ended::Closed);
         }
         if self.timer.poll(cx, self.deadline, now) {

@@ -3,6 +3,7 @@
 //! The protocol is defined in HAProxy's `doc/proxy-protocol.txt`. A receiver must expect it only from trusted peers,
 //! and always from these: a header is neither optional nor detected.
 
+mod crc32c;
 #[cfg(test)]
 mod tests;
 mod v1;
@@ -56,9 +57,12 @@ pub enum Fault {
     /// The header is shorter than its addresses, or longer than [`MAX_V2`].
     #[error("PROXY header has a wrong length")]
     Length,
-    /// An extension is longer than the header.
+    /// An extension is longer than the header, or the one of the checksum has not four bytes.
     #[error("malformed extension of a PROXY header")]
     Tlv,
+    /// The checksum among the extensions is not that of the header.
+    #[error("wrong checksum of a PROXY header")]
+    Checksum,
 }
 
 /// Parses a header and removes it from the front of `input`. Returns `None` if more bytes are needed.
@@ -83,6 +87,30 @@ pub fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
         return if len < v2::SIGNATURE.len() { Ok(None) } else { v2::parse(input) };
     }
     v1::parse(input)
+}
+
+/// Returns whether `input` begins as a header of either version does; `None` if that takes more bytes. A request of
+/// HTTP and a TLS handshake do not.
+///
+/// ```
+/// use vestibule::proto::proxy;
+///
+/// assert_eq!(proxy::starts_header(b"PROXY TCP4 192.0.2.1"), Some(true));
+/// assert_eq!(proxy::starts_header(b"P"), None);
+/// assert_eq!(proxy::starts_header(b"POST / HTTP/1.1\r\n"), Some(false));
+/// ```
+pub fn starts_header(input: &[u8]) -> Option<bool> {
+    let mut needs_more = false;
+    for start in [v1::PREFIX, &v2::SIGNATURE] {
+        let len = start.len().min(input.len());
+        if input[..len] == start[..len] {
+            if len == start.len() {
+                return Some(true);
+            }
+            needs_more = true;
+        }
+    }
+    if needs_more { None } else { Some(false) }
 }
 
 /// Encodes a header. Without addresses it states that they are unknown (version 1), or that the sender connects on

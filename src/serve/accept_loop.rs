@@ -17,10 +17,7 @@ use crate::{
     net::{Accepted, Acceptor, Drain, Listener, Stream},
 };
 
-use super::{
-    admission::{Admission, Admitted, Shedding},
-    per_client::ClientConnection,
-};
+use super::admission::{Admission, Admitted, Shedding};
 
 /// An accept loop of a server.
 #[derive(Clone)]
@@ -86,7 +83,7 @@ where
         let Admitted { accepted: Accepted { stream, peer }, counted } = admitted;
         let transport = Transport::new(stream, peer, drain.watch());
         let connection = Connection::new(transport, self.service.clone(), self.config.clone());
-        Task { connection, _counted: counted }
+        Task { connection: connection.counted(counted) }
     }
 }
 
@@ -103,7 +100,6 @@ impl Drop for Connections {
 /// twice: as its capture and as the future that it awaits.
 struct Task<S> {
     connection: Connection<Stream, S>,
-    _counted: Option<Box<ClientConnection>>,
 }
 
 impl<S> Future for Task<S>
@@ -146,7 +142,7 @@ mod tests {
     use tracing::instrument::WithSubscriber;
 
     use super::*;
-    use crate::{Body, Request, Response, conn::testing::Lines, net::Gate, peer::Peer};
+    use crate::{Body, Request, Response, conn::testing::Lines, peer::Peer};
 
     /// The content of a response, whose destructor panics.
     struct PanicsOnDrop;
@@ -172,7 +168,7 @@ mod tests {
         let accept_loop = AcceptLoop {
             service,
             config: Arc::default(),
-            admission: Arc::new(Admission::new(1, 1, None, Gate::always_open())),
+            admission: Arc::new(Admission::new(1, 1, Arc::default())),
             shutdown_timeout: Duration::ZERO,
             others: Arc::new([]),
         };

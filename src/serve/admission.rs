@@ -10,8 +10,10 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::per_client::{ClientConnection, PerClientConnections};
-use crate::net::{Accepted, Acceptor, Drain, Gate};
+use crate::{
+    conn::{Config, per_client::ClientConnection},
+    net::{Accepted, Acceptor, Drain},
+};
 
 /// The number of connections of each loop that are woken in the first round to shed idle ones.
 const FIRST_WAKE: usize = 64;
@@ -26,10 +28,10 @@ const MAX_SHED_PAUSE: Duration = Duration::from_millis(160);
 
 /// The limits that all accept loops of a server share.
 pub(super) struct Admission {
-    pub(super) gate: Gate,
+    /// It has the gate, and the count of each client's connections.
+    config: Arc<Config>,
     /// A permit for each connection that may be opened.
     permits: Arc<Semaphore>,
-    per_client: Option<Arc<PerClientConnections>>,
     /// The drain of each loop's connections.
     drains: Vec<Drain>,
 }
@@ -37,7 +39,7 @@ pub(super) struct Admission {
 /// An admitted connection, which has one of the permits.
 pub(super) struct Admitted {
     pub(super) accepted: Accepted,
-    /// Its entry in the client's count, if there is a limit.
+    /// Its entry in the client's count, if there is a limit and the client is known.
     pub(super) counted: Option<Box<ClientConnection>>,
 }
 
@@ -56,11 +58,11 @@ impl Default for Shedding {
 }
 
 impl Admission {
-    pub(super) fn new(loops: usize, limit: usize, per_client: Option<usize>, gate: Gate) -> Self {
+    pub(super) fn new(loops: usize, limit: usize, config: Arc<Config>) -> Self {
         let permits = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
         let first = Drain::with_permits(permits.clone());
         let drains = std::iter::repeat_with(|| first.sibling()).take(loops).collect();
-        Self { gate, permits, per_client: per_client.map(PerClientConnections::new), drains }
+        Self { config, permits, drains }
     }
 
     /// Returns the drain of loop `n`; its watches return the permits.
@@ -73,9 +75,12 @@ impl Admission {
         // The permit comes after the connection: a thread that waits for a connection must not hold a permit
         // for which the client of another thread waits.
         let (accepted, counted) = loop {
-            self.gate.opened().await;
+            self.config.gate.opened().await;
             let accepted = self.accept(acceptor, shedding).await;
-            let Some(per_client) = &self.per_client else { break (accepted, None) };
+            let Some(per_client) = &self.config.per_client else { break (accepted, None) };
+            if self.config.expects_proxy_header(&accepted.peer) {
+                break (accepted, None); // counted when its client is known
+            }
             if let Some(counted) = per_client.try_count(&accepted.peer) {
                 break (accepted, Some(Box::new(counted)));
             }

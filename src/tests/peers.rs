@@ -9,6 +9,7 @@ mod dnsmasq;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod failover;
+mod haproxy;
 mod nginx;
 mod php;
 mod php_workers;

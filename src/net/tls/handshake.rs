@@ -13,7 +13,10 @@ use tokio_rustls::{
 };
 
 use super::{MaybeTls, Server};
-use crate::{net::Io, peer::Tls};
+use crate::{
+    net::{self, Io},
+    peer::Tls,
+};
 
 /// The content type of a record with a handshake message (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -23,9 +26,6 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Bytes of one read: most ClientHellos have 250 to 1,800.
 const READ_SIZE: usize = 4 << 10;
-
-/// Bytes of a plain HTTP request that are read and discarded, so that its client reads the response: 64 KiB.
-const DISCARD_BYTES: u64 = 64 << 10;
 
 /// The response to HTTP without TLS, with the status and much of the text that nginx sends.
 pub(super) const USE_HTTPS: &str = "HTTP/1.1 400 Bad Request\r\n\
@@ -133,14 +133,7 @@ async fn refuse<I: Io>(io: &mut I, first: u8) -> HandshakeError {
     if !first.is_ascii_uppercase() {
         return HandshakeError::NotTls(first);
     }
-    let answer = async {
-        io.write_all(USE_HTTPS.as_bytes()).await?;
-        io.shutdown().await?;
-        // Closing a socket with unread bytes resets the connection, and the response would be lost.
-        let mut rest = io.take(DISCARD_BYTES);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    let _ = answer.await; // the client may be gone
+    let _ = net::refuse(io, USE_HTTPS.as_bytes()).await; // the client may be gone
     HandshakeError::PlainHttp
 }
 

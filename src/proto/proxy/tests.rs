@@ -171,3 +171,47 @@ fn encoded_addresses_are_parsed_again() {
         assert_eq!(parse_all(&out).unwrap().unwrap().addresses, None);
     }
 }
+
+#[test]
+fn checksum_is_verified_wherever_it_stands() {
+    for (before, behind) in
+        [(&b""[..], &b""[..]), (b"\x04\0\0", b""), (b"\x02\0\x01a", b"\x04\0\x01b")]
+    {
+        let content = [&INET[..], before, b"\x03\0\x04\0\0\0\0", behind].concat();
+        let mut bytes = v2(0x21, 0x11, &content);
+        let at = bytes.len() - behind.len() - 4;
+        let crc = crc32c::crc32c(&[&bytes]).to_be_bytes();
+        assert_eq!(parse_all(&bytes), Err(Fault::Checksum));
+        bytes[at..at + 4].copy_from_slice(&crc);
+        let header = parse_all(&bytes).unwrap().unwrap();
+        assert_eq!(header.addresses, addresses("192.0.2.1:56324", "198.51.100.2:443"));
+        for changed in 16..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[changed] ^= 1;
+            assert!(parse_all(&bytes).is_err() || changed == at - 3, "byte {changed}");
+        }
+    }
+    let short = v2(0x21, 0x11, &[&INET[..], b"\x03\0\x03\0\0\0"].concat());
+    assert_eq!(parse_all(&short), Err(Fault::Tlv));
+    let local = v2(0x20, 0x11, &[&INET[..], b"\x03\0\x04\0\0\0\0"].concat());
+    assert!(parse_all(&local).unwrap().is_some(), "nothing of it counts");
+}
+
+#[test]
+fn start_of_a_header_is_known_by_its_first_bytes() {
+    for (bytes, expected) in [
+        (&b""[..], None),
+        (b"PROXY", None),
+        (b"PROXY ", Some(true)),
+        (b"PROXY TCP9", Some(true)),
+        (b"PROXYX", Some(false)),
+        (b"PRI * HTTP/2.0", Some(false)),
+        (b"\r\n", None),
+        (b"\r\nGET", Some(false)),
+        (&SIGNATURE[..11], None),
+        (SIGNATURE, Some(true)),
+        (b"\x16\x03\x01", Some(false)),
+    ] {
+        assert_eq!(starts_header(bytes), expected, "{bytes:?}");
+    }
+}

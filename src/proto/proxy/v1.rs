@@ -10,7 +10,8 @@ use crate::peer::ProxyAddresses;
 /// Maximum length of a line of version 1: 107 bytes, including CRLF.
 pub const MAX_V1: usize = 107;
 
-const PREFIX: &[u8] = b"PROXY ";
+/// The first bytes of every header of version 1.
+pub(super) const PREFIX: &[u8] = b"PROXY ";
 
 pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
     let len = PREFIX.len().min(input.len());

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Fault, Header, Version};
+use super::{Fault, Header, Version, crc32c::crc32c};
 use crate::peer::ProxyAddresses;
 
 /// The first bytes of every header of version 2.
@@ -16,6 +16,9 @@ const FIXED: usize = 16;
 /// Maximum length of a header: 4 KiB. The extensions for a TLS connection with the name of its certificate take some
 /// hundred bytes.
 pub const MAX_V2: usize = 4 << 10;
+
+/// The type of the extension with the CRC32c of the header (section 2.2.3).
+const CRC32C: u8 = 0x03;
 
 /// Two addresses and two ports.
 const INET: usize = 12;
@@ -78,11 +81,11 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
     if input.len() < FIXED + len {
         return Ok(None);
     }
-    input.advance(FIXED);
-    let mut rest = input.split_to(len).freeze();
+    let header = input.split_to(FIXED + len).freeze();
+    let mut rest = header.slice(FIXED..);
     let addresses = match addresses_len {
         _ if is_local => {
-            // The addresses do not apply.
+            // Nothing applies, and it need not be well-formed.
             return Ok(Some(Header {
                 version: Version::V2,
                 addresses: None,
@@ -106,8 +109,20 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
         }
     };
     let mut left = rest.clone();
-    while next_tlv(&mut left)?.is_some() {}
+    while let Some((kind, value)) = next_tlv(&mut left)? {
+        if kind == CRC32C {
+            check(&header, header.len() - left.len(), &value)?;
+        }
+    }
     Ok(Some(Header { version: Version::V2, addresses, tlvs: Tlvs(rest) }))
+}
+
+/// Compares the checksum `value`, which ends at `end`, with that of the header with zeros in its place.
+fn check(header: &[u8], end: usize, value: &[u8]) -> Result<(), Fault> {
+    let Ok(expected) = value.try_into().map(u32::from_be_bytes) else { return Err(Fault::Tlv) };
+    let start = end - value.len();
+    let found = crc32c(&[&header[..start], &[0; 4], &header[end..]]);
+    if found == expected { Ok(()) } else { Err(Fault::Checksum) }
 }
 
 fn with_ports(client: IpAddr, destination: IpAddr, rest: &mut Bytes) -> ProxyAddresses {

@@ -9,7 +9,7 @@ use tower::service_fn;
 use super::*;
 use crate::{
     Body, Request, Response,
-    conn::{Config, Connection, Transport},
+    conn::{Connection, Transport},
     peer::Peer,
 };
 
@@ -25,8 +25,9 @@ struct Full {
 
 impl Full {
     fn new() -> Self {
-        let admission = Admission::new(1, FULL, None, Gate::always_open());
-        Self { admission, shedding: Shedding::default(), config: Arc::default() }
+        let config: Arc<Config> = Arc::default();
+        let admission = Admission::new(1, FULL, config.clone());
+        Self { admission, shedding: Shedding::default(), config }
     }
 
     /// Admits a client that has sent a request for `path`.

@@ -10,13 +10,14 @@ use crate::peer::{IPV6_PREFIX, Peer};
 
 /// The connection counts of all clients, shared by all threads. A client without connections has no entry.
 #[derive(Debug)]
-pub(super) struct PerClientConnections {
+pub(crate) struct PerClientConnections {
     limit: usize,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// Counts a connection of a client until it is dropped.
-pub(super) struct ClientConnection {
+#[derive(Debug)]
+pub(crate) struct ClientConnection {
     connections: Arc<PerClientConnections>,
     peer: Peer,
 }
@@ -28,12 +29,12 @@ impl Drop for ClientConnection {
 }
 
 impl PerClientConnections {
-    pub(super) fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, counts: Mutex::default() })
     }
 
     /// Counts a connection of `peer`. Returns `None` if the client has reached its limit.
-    pub(super) fn try_count(self: &Arc<Self>, peer: &Peer) -> Option<ClientConnection> {
+    pub(crate) fn try_count(self: &Arc<Self>, peer: &Peer) -> Option<ClientConnection> {
         let admitted = self.try_acquire(peer);
         admitted.then(|| ClientConnection { connections: self.clone(), peer: peer.clone() })
     }
