@@ -1,5 +1,7 @@
 //! TLS from a socket to the service.
 
+mod bad_input;
+
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use tokio::{

@@ -209,6 +209,15 @@ where
                 }
                 Ok(Poll::Ready(()))
             }
+            // TLS without close_notify (RFC 9112 section 9.8). A request has its own end, so nothing is cut off here;
+            // elsewhere the client is gone.
+            Poll::Ready(Err(e))
+                if e.kind() == io::ErrorKind::UnexpectedEof
+                    && matches!(active.stage, Stage::Head(_) | Stage::Linger(..)) =>
+            {
+                self.handle_eof(active, now);
+                Ok(Poll::Ready(()))
+            }
             Poll::Ready(Err(e)) => Err(e),
         }
     }
