@@ -11,6 +11,8 @@ mod ends;
 mod exhaustion;
 mod fit;
 #[cfg(feature = "h2")]
+mod grpc;
+#[cfg(feature = "h2")]
 mod h2;
 mod half_close;
 mod incidents;
