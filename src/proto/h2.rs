@@ -11,7 +11,7 @@ pub use frame_meter::{Flood, FrameLimits, FrameMeter};
 #[cfg(feature = "h2")]
 pub(crate) use request::{ValidRequest, validate_request};
 #[cfg(feature = "h2")]
-pub(crate) use response::prepare_response;
+pub(crate) use response::{prepare_interim, prepare_response};
 
 /// The bytes with which a client begins (RFC 9113 section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

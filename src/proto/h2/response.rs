@@ -23,11 +23,7 @@ pub(crate) fn prepare_response(
     if status.is_informational() {
         return Err(Misuse::Status);
     }
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, TRAILER] {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
+    remove_connection_fields(headers);
     if !headers.contains_key(DATE)
         && let Ok(date) = HeaderValue::from_bytes(date)
     {
@@ -53,6 +49,21 @@ pub(crate) fn prepare_response(
         None => drop(headers.remove(CONTENT_LENGTH)),
     }
     Ok(!is_head && length != Some(0))
+}
+
+/// Prepares the head of an interim response, which has no body and no `Date` of its own.
+pub(crate) fn prepare_interim(headers: &mut HeaderMap) {
+    remove_connection_fields(headers);
+    headers.remove(CONTENT_LENGTH);
+}
+
+/// Removes the fields that are malformed in HTTP/2 (RFC 9113 section 8.2.2), and those of this hop.
+fn remove_connection_fields(headers: &mut HeaderMap) {
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, TRAILER] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
 }
 
 #[cfg(test)]

@@ -274,3 +274,44 @@ async fn both_protocols_are_served_on_one_port() {
     within(served.client.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 505 ") || answer.starts_with("HTTP/1.1 400 "), "{answer}");
 }
+
+#[tokio::test]
+async fn early_hints_come_before_the_response_and_without_fields_of_http1() {
+    use crate::conn::{InterimResponses, MAX_INTERIM};
+
+    let (go_on, waits) = oneshot::channel::<()>();
+    let waits = Arc::new(Mutex::new(Some(waits)));
+    let service = service_fn(move |request: Request| {
+        let waits = waits.lock().unwrap().take().unwrap();
+        async move {
+            let interim = request.extensions().get::<InterimResponses>().unwrap().clone();
+            let hint = |link: &str| {
+                let mut headers = HeaderMap::new();
+                headers.insert("link", link.parse().unwrap());
+                headers.insert("connection", "close".parse().unwrap());
+                headers.insert("content-length", "5".parse().unwrap());
+                interim.send(http::StatusCode::EARLY_HINTS, headers)
+            };
+            hint("</a.css>; rel=preload").unwrap();
+            waits.await.unwrap();
+            for _ in 0..MAX_INTERIM {
+                hint("</b.css>").unwrap();
+            }
+            assert!(hint("</c.css>").is_err(), "they are bounded");
+            Ok::<_, Infallible>(Response::new(Body::from("done")))
+        }
+    });
+    let mut client = connect(service, Config::new()).await;
+    let request = HttpRequest::get("http://a/").body(()).unwrap();
+    let (mut response, _) = client.send_request(request, true).unwrap();
+    let interim = std::future::poll_fn(|cx| response.poll_informational(cx));
+    let first = within(interim).await.unwrap().unwrap();
+    assert_eq!((first.status().as_u16(), first.headers().len()), (103, 1));
+    assert_eq!(first.headers()["link"], "</a.css>; rel=preload");
+    go_on.send(()).unwrap();
+    for _ in 0..MAX_INTERIM {
+        let interim = std::future::poll_fn(|cx| response.poll_informational(cx));
+        assert_eq!(within(interim).await.unwrap().unwrap().headers()["link"], "</b.css>");
+    }
+    assert_eq!(read(within(response).await.unwrap()).await.unwrap(), "done");
+}

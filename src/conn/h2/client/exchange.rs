@@ -14,12 +14,13 @@ use super::{Active, Cause, Connection, ExchangeError, incoming::Incoming, reques
 use crate::{
     body::Body,
     conn::{
-        Delivery,
+        Delivery, InterimResponses,
         h2::server::respond::{Outgoing, SendError},
         timer::Timer,
     },
     net::clock,
     peer::{Deadline, MinRate},
+    semantics::gateway,
 };
 
 /// The future of [`Connection::exchange`].
@@ -102,6 +103,9 @@ impl Inner {
                 sent.since = now;
             }
         }
+        while let Poll::Ready(Some(Ok(head))) = sent.response.poll_informational(cx) {
+            relay_interim(&self.parts, head);
+        }
         if let Poll::Ready(result) = Pin::new(&mut sent.response).poll(cx) {
             return Poll::Ready(result.map_err(Cause::new));
         }
@@ -157,6 +161,15 @@ impl Inner {
         let body = if was_sent { self.replay } else { self.body.or(self.replay) };
         let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
         ExchangeError { cause, delivery, request }
+    }
+}
+
+/// Passes an interim response on, without the fields of the server's hop. 100 is for this hop.
+fn relay_interim(request: &request::Parts, head: Response<()>) {
+    if let Some(receiver) = request.extensions.get::<InterimResponses>() {
+        let (mut head, ()) = head.into_parts();
+        gateway::prepare_response(&mut head.headers);
+        let _ = receiver.send(head.status, head.headers); // beyond the bound they are dropped
     }
 }
 

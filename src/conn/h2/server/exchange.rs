@@ -23,7 +23,7 @@ use crate::{
     Response,
     body::Body,
     conn::{
-        Config, RequestInfo,
+        Config, InterimResponses, RequestInfo,
         access_log::Entry,
         call::{Call, ServicePanicked, catch_panic, server_options},
         h2::stream::H2Stream,
@@ -34,7 +34,7 @@ use crate::{
     error::{BoxError, Chain, Error},
     net::clock,
     peer::RequestId,
-    proto::h2::{ValidRequest, prepare_response, validate_request},
+    proto::h2::{ValidRequest, prepare_interim, prepare_response, validate_request},
     semantics::problem::{self, Format},
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     waits_for_client: bool,
     /// The client's data after an extended CONNECT.
     tunnel: Option<RecvStream>,
+    /// Where the service puts interim responses, while it is called.
+    interim: Option<InterimResponses>,
     stage: Stage,
 }
 
@@ -108,6 +110,7 @@ impl Exchange {
             upload: None,
             waits_for_client: false,
             tunnel: None,
+            interim: None,
             stage: Stage::Ended, // replaced below
         };
         let ValidRequest { length, expects_continue } = match valid {
@@ -146,6 +149,8 @@ impl Exchange {
             exchange.upload = upload;
             parts.extensions.insert(shared.peer.clone());
             parts.extensions.insert(id);
+            let interim = exchange.interim.insert(InterimResponses::new());
+            parts.extensions.insert(interim.clone());
             let request = Box::new(Request::from_parts(parts, body));
             exchange.stage = Stage::Admit(Some(request), now);
         }
@@ -197,7 +202,9 @@ impl Exchange {
                     return Poll::Pending;
                 }
                 Stage::Called(call, _) => {
-                    let result = match catch_panic(|| call.as_mut().poll(cx)) {
+                    let polled = catch_panic(|| call.as_mut().poll(cx));
+                    self.relay_interim();
+                    let result = match polled {
                         Ok(Poll::Ready(result)) => result,
                         Ok(Poll::Pending) => {
                             if self.respond.poll_reset(cx).is_ready() {
@@ -207,6 +214,7 @@ impl Exchange {
                         }
                         Err(panicked) => Err(panicked.into()),
                     };
+                    self.interim = None;
                     self.stage = Stage::Ended; // drops the call before its response is sent
                     let response = self.response_of(result);
                     self.stage = Stage::Answered(Box::new(response));
@@ -273,6 +281,18 @@ impl Exchange {
             *since = now; // the service's timeout does not run while the client is slow
         }
         self.waits_for_client = waits;
+    }
+
+    /// Sends the interim responses that the service has. What the stream cannot take is dropped.
+    fn relay_interim(&mut self) {
+        let Some(interim) = &self.interim else { return };
+        while let Some((status, mut headers)) = interim.take() {
+            prepare_interim(&mut headers);
+            let mut head = http::Response::new(());
+            *head.status_mut() = status;
+            *head.headers_mut() = headers;
+            let _ = self.respond.send_informational(head);
+        }
     }
 
     fn response_of(&self, result: Result<Response, BoxError>) -> Response {
