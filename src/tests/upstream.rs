@@ -7,6 +7,7 @@ mod late;
 mod replay;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod secured;
+mod shared;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -21,6 +21,10 @@ impl SharedConnections {
     pub(super) fn len(&self) -> usize {
         0
     }
+
+    pub(super) fn waiting(&self) -> usize {
+        0
+    }
 }
 
 /// Sends a request by HTTP/2, which this build does not support.

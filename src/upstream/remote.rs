@@ -131,7 +131,7 @@ impl Remote {
     /// Returns how many requests wait for a connection, in all runtimes, if connections are
     /// [bounded](super::PoolConfig::max_connections).
     pub fn queued(&self) -> usize {
-        self.0.http1.queued()
+        self.0.http1.queued() + self.0.connections.waiting()
     }
 
     /// Returns the current number of idle connections, in all runtimes. Connections of HTTP/2 count even if they are

@@ -1,18 +1,22 @@
 //! `SharedConnections`: HTTP/2 connections to one server, which requests share.
 
+mod home;
+
 use std::{
     collections::HashMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{Request, Response, uri};
 use tokio::runtime::{Handle, Id};
 
+use self::home::{Home, Place};
 use super::{
     error::{AttemptError, AttemptErrorKind, Unreachable},
     history::History,
+    pooled::PoolExhausted,
     remote::Shared,
     server_address::Scheme,
 };
@@ -20,23 +24,16 @@ use crate::{
     body::Body,
     conn::{
         Delivery,
-        h2::client::{Cause, Connection, Driver, ExchangeError, handshake},
+        h2::client::{Cause, Connection, ExchangeError, handshake},
     },
-    net::{Io, clock, tls},
+    error::{Error, Kind},
+    net::tls,
     peer::Deadline,
 };
 
 /// The connections of all runtimes. A connection belongs to the runtime that opened it, where a task drives it.
 #[derive(Debug, Default)]
 pub(super) struct SharedConnections(Mutex<HashMap<Id, Arc<Home>>>);
-
-/// The connections of one runtime.
-#[derive(Debug, Default)]
-struct Home {
-    open: Mutex<Vec<Connection>>,
-    /// Held while a connection is being opened, so that a burst of requests opens only one.
-    connecting: tokio::sync::Mutex<()>,
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while a lock is held.
@@ -61,55 +58,12 @@ impl SharedConnections {
 
     /// Returns the number of open connections, in all runtimes.
     pub(super) fn len(&self) -> usize {
-        lock(&self.0).values().map(|home| lock(&home.open).len()).sum()
-    }
-}
-
-impl Home {
-    fn has_open(&self) -> bool {
-        lock(&self.open).iter().any(|connection| !connection.is_closed())
+        lock(&self.0).values().map(|home| home.len()).sum()
     }
 
-    /// Returns the oldest connection that allows another request, so that the others become idle.
-    fn find(&self) -> Option<Connection> {
-        let mut open = lock(&self.open);
-        open.retain(|connection| !connection.is_closed());
-        open.iter().find(|connection| connection.has_room()).cloned()
-    }
-
-    /// Adds a connection, and drives it in a task until it has been idle for `idle_timeout`.
-    fn add<I: Io + 'static>(
-        self: &Arc<Self>,
-        connection: Connection,
-        driver: Driver<I>,
-        idle_timeout: Duration,
-    ) {
-        lock(&self.open).push(connection.clone());
-        let home = Arc::downgrade(self);
-        Handle::current().spawn(async move {
-            drive(&connection, driver, idle_timeout).await;
-            connection.close();
-            if let Some(home) = home.upgrade() {
-                lock(&home.open).retain(|connection| !connection.is_closed());
-            }
-        });
-    }
-}
-
-/// Drives a connection to its end, or until it has been idle for `idle_timeout`.
-async fn drive<I: Io>(connection: &Connection, mut driver: Driver<I>, idle_timeout: Duration) {
-    let mut exchanges = connection.exchanges();
-    loop {
-        match tokio::time::timeout(idle_timeout, &mut driver).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => {
-                return tracing::debug!(target: "vestibule::upstream", %error, "a connection to a server failed");
-            }
-            Err(_) if connection.active() > 0 || connection.exchanges() != exchanges => {
-                exchanges = connection.exchanges();
-            }
-            Err(_) => return, // dropped, which closes it
-        }
+    /// Returns the number of requests that wait for a connection, in all runtimes.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.0).values().map(|home| home.waiting()).sum()
     }
 }
 
@@ -123,7 +77,7 @@ pub(super) async fn send(
     request: Request<Body>,
 ) -> Result<Response<Body>, AttemptError> {
     let home = shared.connections.home();
-    let connection = match home.find() {
+    let connection = match home.find(shared.http1.config()) {
         Some(connection) => connection,
         None => {
             let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
@@ -137,34 +91,39 @@ pub(super) async fn send(
     connection.exchange(request).await.map_err(attempt_error)
 }
 
-/// Returns a connection, within the connect timeout and until the request's deadline; `None` if the server selects
-/// HTTP/1.1.
+/// Returns a connection, after a wait at the maximum number of them, within the connect timeout and until the request's
+/// deadline; `None` if the server selects HTTP/1.1.
 async fn connect(
     shared: &Shared,
     home: &Arc<Home>,
     deadline: Option<Instant>,
 ) -> Result<Option<Connection>, AttemptError> {
-    let timeout = shared.http1.config().connect_timeout;
-    let until_deadline = deadline.map(|d| d.saturating_duration_since(clock::now()));
-    let allowed = until_deadline.map_or(timeout, |left| left.min(timeout));
-    let source = match tokio::time::timeout(allowed, try_connect(shared, home)).await {
-        Ok(Ok(connection)) => return Ok(connection),
-        Ok(Err(error)) => error,
-        Err(_) if until_deadline.is_some_and(|left| left <= timeout) => {
-            let cause = Cause::Deadline.into_error();
-            return Err(AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause));
-        }
-        Err(_) => io::ErrorKind::TimedOut.into(),
+    let config = shared.http1.config();
+    let made = async {
+        let _connecting = match home.place(config).await.map_err(exhausted)? {
+            Place::On(connection) => return Ok(Some(connection)),
+            Place::New(connecting) => connecting,
+        };
+        let source = match tokio::time::timeout(config.connect_timeout, make(shared, home)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => error,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+        let source = Unreachable::into_error(shared.http1.address.clone(), source);
+        Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
     };
-    let source = Unreachable::into_error(shared.http1.address.clone(), source);
-    Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
+    let Some(deadline) = deadline else { return made.await };
+    match tokio::time::timeout_at(deadline.into(), made).await {
+        Ok(result) => result,
+        Err(_) => {
+            let cause = Cause::Deadline.into_error();
+            Err(AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause))
+        }
+    }
 }
 
-async fn try_connect(shared: &Shared, home: &Arc<Home>) -> io::Result<Option<Connection>> {
-    let _one_at_a_time = home.connecting.lock().await;
-    if let Some(connection) = home.find() {
-        return Ok(Some(connection)); // another request has opened it
-    }
+/// Opens a connection for its first request.
+async fn make(shared: &Shared, home: &Arc<Home>) -> io::Result<Option<Connection>> {
     let stream = shared.connector.connect().await?;
     if shared.scheme == Scheme::Https && tls::alpn(&stream) != Some(b"h2") {
         shared.speaks_http1.store(true, Ordering::Relaxed);
@@ -178,6 +137,13 @@ async fn try_connect(shared: &Shared, home: &Arc<Home>) -> io::Result<Option<Con
     let (connection, driver) = handshake(stream, scheme, limits).await?;
     home.add(connection.clone(), driver, shared.http1.config().idle_timeout);
     Ok(Some(connection))
+}
+
+/// Converts the error of a request that has waited for a connection until its timeout.
+#[cold]
+fn exhausted(why: PoolExhausted) -> AttemptError {
+    let source = Error::new(Kind::Overloaded, why);
+    AttemptError::new(AttemptErrorKind::Busy, Delivery::NotSent, source)
 }
 
 /// Converts the error of an exchange, with the request if it was returned.

@@ -8,7 +8,7 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::{Request, uri::Scheme};
+use tokio::sync::Notify;
 
 use crate::{
     body::Body,
@@ -57,6 +58,8 @@ struct Shared {
     active: AtomicUsize,
     /// Requests so far; the number may wrap.
     exchanges: AtomicUsize,
+    /// Notified when a request has ended.
+    freed: OnceLock<Arc<Notify>>,
 }
 
 /// The driver of a connection: reads and writes frames for all of its requests. It ends with the connection, or after
@@ -92,6 +95,7 @@ pub async fn handshake<I: Io>(
         is_closed: AtomicBool::new(false),
         active: AtomicUsize::new(0),
         exchanges: AtomicUsize::new(0),
+        freed: OnceLock::new(),
     });
     Ok((Connection { send, shared: shared.clone() }, Driver { connection, shared }))
 }
@@ -120,14 +124,44 @@ impl Connection {
         Exchange::new(self, request)
     }
 
-    /// Returns the number of requests so far, which may wrap.
-    pub fn exchanges(&self) -> usize {
-        self.shared.exchanges.load(Ordering::Relaxed)
-    }
-
     /// Makes the connection accept no further request.
     pub fn close(&self) {
         self.shared.is_closed.store(true, Ordering::Release);
+    }
+}
+
+#[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for its connections"))]
+impl Connection {
+    /// Notifies one waiter of `freed` whenever a request has ended. The first call counts.
+    pub(crate) fn notify_when_freed(&self, freed: Arc<Notify>) {
+        let _ = self.shared.freed.set(freed);
+    }
+
+    /// Returns a view of the connection that does not keep it open.
+    pub(crate) fn activity(&self) -> Activity {
+        Activity(self.shared.clone())
+    }
+}
+
+/// A view of a connection. It does not keep the connection open, as a [`Connection`] does.
+#[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for its connections"))]
+pub(crate) struct Activity(Arc<Shared>);
+
+#[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for its connections"))]
+impl Activity {
+    /// Returns the number of requests in flight.
+    pub(crate) fn active(&self) -> usize {
+        self.0.active.load(Ordering::Acquire)
+    }
+
+    /// Returns the number of requests so far, which may wrap.
+    pub(crate) fn exchanges(&self) -> usize {
+        self.0.exchanges.load(Ordering::Relaxed)
+    }
+
+    /// Makes the connection accept no further request.
+    pub(crate) fn close(&self) {
+        self.0.is_closed.store(true, Ordering::Release);
     }
 }
 
@@ -145,6 +179,9 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::AcqRel);
+        if let Some(freed) = self.0.freed.get() {
+            freed.notify_one();
+        }
     }
 }
 

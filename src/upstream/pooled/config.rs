@@ -37,11 +37,11 @@ pub struct PoolConfig {
     pub(super) keep_idle: usize,
     pub(super) idle_limit: IdleLimit,
     pub(in crate::upstream) idle_timeout: Duration,
-    pub(super) max_age: Duration,
-    pub(super) max_requests: u64,
-    pub(super) max_connections: Option<usize>,
-    pub(super) max_queued: usize,
-    pub(super) queue_timeout: Duration,
+    pub(in crate::upstream) max_age: Duration,
+    pub(in crate::upstream) max_requests: u64,
+    pub(in crate::upstream) max_connections: Option<usize>,
+    pub(in crate::upstream) max_queued: usize,
+    pub(in crate::upstream) queue_timeout: Duration,
     pub(in crate::upstream) connect_timeout: Duration,
 }
 
@@ -111,6 +111,9 @@ impl PoolConfig {
     /// [`AttemptErrorKind::Busy`](super::super::AttemptErrorKind::Busy) and
     /// [`PoolExhausted`](super::super::PoolExhausted): a retry sends the request to another server, and otherwise it
     /// is answered with 503. To open a connection in one runtime, an idle one of another may be closed.
+    ///
+    /// Over HTTP/2 the bound is for each runtime, whose requests share its connections, and a request waits only if
+    /// the server allows no more requests on them.
     #[must_use]
     pub fn max_connections(mut self, n: usize) -> Self {
         self.max_connections = Some(n.max(1));

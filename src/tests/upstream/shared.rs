@@ -1,0 +1,224 @@
+//! Connections of HTTP/2 to servers: their limits, and what passes through them.
+
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::net::TcpListener;
+use tower::{ServiceExt, service_fn};
+
+use crate::{
+    Body, BoxError, Request, Response,
+    conn::{Http2Config, InterimResponses},
+    peer::Peer,
+    tests::support::{Running, exchange, start, start_with, within},
+    upstream::{PoolConfig, PoolExhausted, Upstream},
+};
+
+/// Answers with the address of the connection.
+async fn addresses() -> Running {
+    start(service_fn(async |request: Request| {
+        let peer: &Peer = request.extensions().get().unwrap();
+        Ok::<_, Infallible>(Response::new(Body::from(peer.to_string())))
+    }))
+    .await
+}
+
+fn upstream(server: &Running, pool: PoolConfig) -> Upstream {
+    Upstream::builder([format!("h2://{}", server.addr)]).pool(pool).attempts(1).build().unwrap()
+}
+
+async fn get(upstream: &Upstream) -> Result<Response, BoxError> {
+    let request = Request::get("/").header("host", "a").body(Body::empty()).unwrap();
+    within(upstream.clone().oneshot(request)).await
+}
+
+async fn text(response: Response) -> String {
+    let body = within(response.into_body().collect()).await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn connection_serves_no_more_requests_than_may_and_is_not_older() {
+    let server = addresses().await;
+    for (pool, connections) in [
+        (PoolConfig::new(), 1),
+        (PoolConfig::new().max_requests(2), 3),
+        (PoolConfig::new().max_requests(1), 6),
+        (PoolConfig::new().max_age(Duration::ZERO), 6),
+    ] {
+        let upstream = upstream(&server, pool);
+        let mut seen = BTreeSet::new();
+        for _ in 0..6 {
+            seen.insert(text(get(&upstream).await.unwrap()).await);
+        }
+        assert_eq!(seen.len(), connections);
+        assert!(upstream.endpoints()[0].service().idle_connections() <= 1);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connection_that_has_served_its_requests_ends_after_the_last() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("h2://{}", listener.local_addr().unwrap());
+    let (ended, counted) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (ends, counts) = (ended.clone(), counted.clone());
+    let server = tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (ends, counts) = (ends.clone(), counts.clone());
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                let mut requests = 0;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    requests += 1;
+                    respond.send_response(http::Response::new(()), true).unwrap();
+                }
+                counts.lock().unwrap().push(requests);
+                ends.fetch_add(1, Relaxed);
+            });
+        }
+    });
+    let pool = PoolConfig::new().max_requests(3).idle_timeout(Duration::MAX);
+    let upstream = Upstream::builder([&address]).pool(pool).build().unwrap();
+    for _ in 0..7 {
+        get(&upstream).await.unwrap();
+    }
+    // Two have served three each, and are closed without an idle timeout.
+    within(async {
+        while ended.load(Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(*counted.lock().unwrap(), [3, 3]);
+    server.abort();
+}
+
+#[tokio::test]
+async fn request_waits_for_a_stream_if_connections_are_bounded() {
+    let (tx, body) = Body::channel(None);
+    let body = Arc::new(Mutex::new(Some(body)));
+    let service = service_fn(move |request: Request| {
+        let body = body.lock().unwrap().take();
+        let peer = request.extensions().get::<Peer>().unwrap().to_string();
+        async move { Ok::<_, Infallible>(Response::new(body.unwrap_or_else(|| Body::from(peer)))) }
+    });
+    let one = Http2Config::new().max_streams(1);
+    let server = start_with(service, |s| s.http2(one)).await;
+    let pool = PoolConfig::new().max_connections(1).max_queued(1).queue_timeout(Duration::MAX);
+    let upstream = upstream(&server, pool);
+    let first = get(&upstream).await.unwrap();
+    let second = tokio::spawn({
+        let upstream = upstream.clone();
+        async move { get(&upstream).await }
+    });
+    within(async {
+        while upstream.endpoints()[0].service().queued() < 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let error = get(&upstream).await.unwrap_err();
+    assert!(find(&*error).is_some_and(|e| e == PoolExhausted::QueueFull(1)), "{error:?}");
+    assert_eq!(crate::Error::find(&*error).unwrap().kind(), crate::error::Kind::Overloaded);
+    tx.finish(None);
+    assert_eq!(text(first).await, "");
+    text(within(second).await.unwrap().unwrap()).await;
+    assert_eq!(upstream.endpoints()[0].service().queued(), 0);
+    assert_eq!(upstream.endpoints()[0].service().idle_connections(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn request_that_has_waited_too_long_fails() {
+    let (tx, body) = Body::channel(None);
+    let body = Arc::new(Mutex::new(Some(body)));
+    let service = service_fn(move |_: Request| {
+        let body = body.lock().unwrap().take();
+        async move { Ok::<_, Infallible>(Response::new(body.unwrap_or_default())) }
+    });
+    let one = Http2Config::new().max_streams(1);
+    let server = start_with(service, |s| s.http2(one)).await;
+    let pool = PoolConfig::new().max_connections(1).queue_timeout(Duration::ZERO);
+    let upstream = upstream(&server, pool);
+    let first = get(&upstream).await.unwrap();
+    let error = get(&upstream).await.unwrap_err();
+    assert!(
+        find(&*error).is_some_and(|e| e == PoolExhausted::Timeout(Duration::ZERO)),
+        "{error:?}"
+    );
+    drop((first, tx));
+    server.stop().await;
+}
+
+/// The bound that was exceeded, among the causes of an error.
+fn find(error: &(dyn std::error::Error + 'static)) -> Option<PoolExhausted> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.find_map(|error| error.downcast_ref().copied())
+}
+
+#[tokio::test]
+async fn h10_frames_in_a_body_are_data_to_a_server() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    let server = start(service_fn(move |request: Request| {
+        counted.fetch_add(1, Relaxed);
+        async move {
+            let body = request.into_body().collect().await?.to_bytes();
+            Ok::<_, BoxError>(Response::new(Body::from(body)))
+        }
+    }))
+    .await;
+    // The end of this stream's data, a reset of it, and a request of its own, as an attacker would have them read.
+    let frames = [
+        &[0, 0, 0, 0, 1, 0, 0, 0, 1][..],
+        &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8],
+        &[0, 0, 6, 1, 5, 0, 0, 0, 3, 0x83, 0x86, 0x84, 0x41, 1, b'b'],
+        crate::proto::h2::PREFACE,
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    let upstream = upstream(&server, PoolConfig::new());
+    for size in 1..=frames.len() {
+        let (tx, body) = Body::channel(None);
+        for piece in frames.chunks(size) {
+            tx.send(Bytes::copy_from_slice(piece)).unwrap();
+        }
+        tx.finish(None);
+        let request = Request::post("/").header("host", "a").body(body).unwrap();
+        let response = within(upstream.clone().oneshot(request)).await.unwrap();
+        let echoed = within(response.into_body().collect()).await.unwrap().to_bytes();
+        assert_eq!(echoed, frames, "in pieces of {size}");
+        assert_eq!(requests.load(Relaxed), size);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn early_hints_of_a_server_are_passed_on() {
+    let server = start(service_fn(async |request: Request| {
+        let interim = request.extensions().get::<InterimResponses>().unwrap();
+        let mut headers = http::HeaderMap::new();
+        headers.insert("link", "</a.css>".parse().unwrap());
+        interim.send(http::StatusCode::EARLY_HINTS, headers).unwrap();
+        Ok::<_, Infallible>(Response::new(Body::from("done")))
+    }))
+    .await;
+    let front = start(upstream(&server, PoolConfig::new())).await;
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = exchange(front.addr, request).await;
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n";
+    assert!(answer.starts_with(early) && answer.ends_with("\r\n\r\ndone"), "{answer}");
+    front.stop().await;
+    server.stop().await;
+}
