@@ -117,3 +117,35 @@ async fn drain_ends_a_connection_without_requests_within_a_second() {
     assert!(began.elapsed() <= SECOND);
     drain.ended().await;
 }
+
+#[tokio::test]
+async fn drain_announces_its_end_in_two_steps_and_serves_what_is_on_its_way() {
+    let (drain, watch) = drain();
+    let mut served = serve_watched(tell(), Config::new(), watch);
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)).await;
+    assert_eq!(raw.next_of(HEADERS).await.unwrap().stream, 1);
+    drain.begin();
+    // RFC 9113 section 6.8: first the largest stream, since requests may be on their way.
+    let first = raw.next_of(GOAWAY).await.unwrap();
+    assert_eq!((first.number(0), first.number(4)), (0x7fff_ffff, 0));
+    let ping = raw.next_of(PING).await.unwrap();
+    raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 3, GET)).await;
+    raw.write(&frame(PING, 1, 0, &ping.payload)).await; // ACK: what was sent before it has arrived
+    let mut was_served = false;
+    let second = loop {
+        let frame = raw.next().await.expect("the second step comes");
+        match frame.kind {
+            HEADERS => was_served |= frame.stream == 3,
+            GOAWAY => break frame,
+            _ => {}
+        }
+    };
+    assert_eq!((second.number(0), second.number(4)), (3, 0));
+    while let Some(frame) = raw.next().await {
+        was_served |= frame.kind == HEADERS && frame.stream == 3;
+    }
+    assert!(was_served);
+    within(served.task).await.unwrap().unwrap();
+    within(drain.ended()).await;
+}
