@@ -1,0 +1,83 @@
+//! Invariant: what a meter of HTTP/2 frames finds does not depend on cuts, and is what a simple reference finds in the
+//! whole bytes (RFC 9113 section 4.1).
+#![no_main]
+
+use std::{sync::LazyLock, time::Instant};
+
+use libfuzzer_sys::fuzz_target;
+use vestibule::proto::h2::{FrameLimits, FrameMeter, PREFACE};
+
+/// Windows of the counts begin and end by time: here all is at once.
+static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn limits() -> FrameLimits {
+    let mut limits = FrameLimits::new();
+    limits.pings = 2;
+    limits.settings = 1;
+    limits.resets = 3;
+    limits.empty_data = 1;
+    limits.continuations = 2;
+    limits.priorities = 0;
+    limits.window_updates = 2;
+    limits.unknown = 1;
+    limits
+}
+
+fuzz_target!(|data: &[u8]| {
+    let bytes = [PREFACE, data].concat();
+    let expected = reference(data);
+    let cut = PREFACE.len() + usize::from(data.first().copied().unwrap_or(0)).min(data.len());
+    let (first, second) = bytes.split_at(cut);
+    let single: Vec<&[u8]> = bytes.chunks(1).collect();
+    for pieces in [&[&bytes[..]][..], &[first, second], &single] {
+        let mut meter = FrameMeter::new(limits());
+        let flood = pieces.iter().find_map(|piece| meter.record(*NOW, piece).err());
+        match (flood, expected) {
+            (Some(flood), Found::Flood(frames)) => assert!(flood.frames.starts_with(frames)),
+            (None, Found::Head(is_open)) => assert_eq!(meter.head_since().is_some(), is_open),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
+        }
+    }
+});
+
+/// What is in the frames: a flood of these, or whether a head is incomplete.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Flood(&'static str),
+    Head(bool),
+}
+
+fn reference(mut rest: &[u8]) -> Found {
+    let l = limits();
+    let mut counts = std::collections::BTreeMap::new();
+    let mut head_is_open = false;
+    while let [a, b, c, kind, flags, _, _, _, _, payload @ ..] = rest {
+        let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let ack = flags & 1 != 0;
+        let counted = match kind {
+            0 if len == 0 && !ack => Some(("empty DATA", l.empty_data)), // the same bit is END_STREAM
+            1 | 7 | 0 => None,
+            2 => Some(("PRIORITY", l.priorities)),
+            3 => Some(("RST_STREAM", l.resets)),
+            4 if !ack => Some(("SETTINGS", l.settings)),
+            6 if !ack => Some(("PING", l.pings)),
+            4 | 6 => None,
+            8 => Some(("WINDOW_UPDATE", l.window_updates)),
+            9 => Some(("CONTINUATION", l.continuations)),
+            _ => Some(("frames of unknown types", l.unknown)),
+        };
+        if let Some((name, limit)) = counted {
+            let count = counts.entry(name).or_insert(0);
+            *count += 1;
+            if *count > limit {
+                return Found::Flood(name);
+            }
+        }
+        if matches!(kind, 1 | 9) {
+            // It ends with the last byte of a payload whose frame says so.
+            head_is_open = flags & 4 == 0 || payload.len() < len;
+        }
+        rest = payload.get(len..).unwrap_or_default();
+    }
+    Found::Head(head_is_open)
+}
