@@ -30,8 +30,8 @@ const SMALL_BODY: usize = 16 << 10;
 pub(super) const MAX_KEPT_CAPACITY: usize = 128 << 10;
 
 thread_local! {
-    static READ: Cell<BytesMut> = Cell::default();
-    static WRITE_BUFFER: Cell<BytesMut> = Cell::default();
+    static READ: Cell<Option<BytesMut>> = const { Cell::new(None) };
+    static WRITE_BUFFER: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
 /// Reads up to 128 KiB and appends them to `input`; `Ok(0)` is the end of the stream.
@@ -44,7 +44,7 @@ pub(super) fn poll_read<I: AsyncRead + Unpin>(
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
     // Taken, not borrowed: a driver nested in this read gets an empty buffer.
-    let mut buffer = READ.take();
+    let mut buffer = READ.take().unwrap_or_default();
     if buffer.capacity() < MIN_READ_ROOM {
         buffer.reserve(READ_BUFFER);
     }
@@ -55,7 +55,7 @@ pub(super) fn poll_read<I: AsyncRead + Unpin>(
         input.extend_from_slice(&buffer);
         buffer.clear();
     }
-    READ.set(buffer);
+    READ.set(Some(buffer));
     result
 }
 
@@ -77,14 +77,14 @@ pub(super) fn poll_read_body<I: AsyncRead + Unpin>(
 
 /// Takes the thread's write buffer, which is empty.
 pub(super) fn take_write_buffer() -> BytesMut {
-    WRITE_BUFFER.take()
+    WRITE_BUFFER.take().unwrap_or_default()
 }
 
 /// Returns a write buffer to the thread; it must be empty.
 pub(super) fn return_write_buffer(buffer: BytesMut) {
     debug_assert!(buffer.is_empty(), "only an empty buffer may serve another connection");
     if buffer.capacity() <= MAX_KEPT_CAPACITY {
-        WRITE_BUFFER.set(buffer);
+        WRITE_BUFFER.set(Some(buffer));
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
             READ.take();
             let mut input = BytesMut::new();
             read(&vec![b'a'; len], &mut input);
-            let room = READ.take().capacity();
+            let room = READ.take().unwrap().capacity();
             assert_eq!((input.len(), room), (len, kept));
             assert!(input.capacity() <= len.max(8), "{len} keeps {}", input.capacity());
         }
