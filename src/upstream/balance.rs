@@ -149,8 +149,7 @@ enum Refusal {
 
 /// A request that was sent to an endpoint.
 struct Sent<F> {
-    /// Boxed, since it has the request in it, and is moved once for each layer around the balancer.
-    future: Pin<Box<F>>,
+    future: F,
     /// A `Set-Cookie` for the response.
     cookie: Option<Box<HeaderValue>>,
 }
@@ -199,8 +198,7 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
                     history.record_endpoint(endpoint.key());
                 }
                 let cookie = set.policy.set_cookie(candidates, index).map(Box::new);
-                let future = Box::pin(endpoint.send(request, in_flight));
-                return Ok(Sent { future, cookie });
+                return Ok(Sent { future: endpoint.send(request, in_flight), cookie });
             }
         }
         Err((Refusal::NoRoom, request))
@@ -289,10 +287,13 @@ impl<S, P> fmt::Debug for Balance<S, P> {
 pub struct ResponseFuture<S, F>(#[pin] State<S, F>);
 
 #[pin_project(project = StateProj)]
-#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State<S, F> {
     Waiting(WaitFuture<S, F>),
-    Sent { future: Pin<Box<endpoint::ResponseFuture<S, F>>>, cookie: Option<Box<HeaderValue>> },
+    Sent {
+        #[pin]
+        future: endpoint::ResponseFuture<S, F>,
+        cookie: Option<Box<HeaderValue>>,
+    },
     Failed(Option<AttemptError>),
 }
 
@@ -313,7 +314,7 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Sent { future, cookie } => {
-                    let mut response = ready!(future.as_mut().poll(cx))?;
+                    let mut response = ready!(future.poll(cx))?;
                     if let Some(cookie) = cookie.take() {
                         response.headers_mut().append(SET_COOKIE, *cookie);
                     }

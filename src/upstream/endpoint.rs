@@ -17,7 +17,6 @@ use std::{
 };
 
 use http::{Request, Response};
-use pin_project::pin_project;
 use tower_service::Service;
 
 use super::{
@@ -189,7 +188,7 @@ impl<S> Endpoint<S> {
     where
         S: HttpService + Clone,
     {
-        let attempt = Attempt::new(self.service.clone(), request);
+        let attempt = Box::pin(Attempt::new(self.service.clone(), request));
         ResponseFuture(State::Sent { attempt, in_flight: Some(in_flight) })
     }
 }
@@ -222,15 +221,12 @@ where
 }
 
 /// The future of [`Endpoint`].
-#[pin_project]
-pub struct ResponseFuture<S, F>(#[pin] State<S, F>);
+pub struct ResponseFuture<S, F>(State<S, F>);
 
-#[pin_project(project = StateProj)]
-#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum State<S, F> {
     Sent {
-        #[pin]
-        attempt: Attempt<S, F>,
+        /// Boxed, since it has the request in it, and is moved once for each layer around the endpoint.
+        attempt: Pin<Box<Attempt<S, F>>>,
         in_flight: Option<InFlight>,
     },
     Refused(Option<AttemptError>),
@@ -244,12 +240,12 @@ where
 {
     type Output = Result<Response<Body>, AttemptError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (attempt, in_flight) = match self.project().0.project() {
-            StateProj::Sent { attempt, in_flight } => (attempt, in_flight),
-            StateProj::Refused(error) => return Poll::Ready(Err(error.take().expect(ENDED))),
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (attempt, in_flight) = match &mut self.0 {
+            State::Sent { attempt, in_flight } => (attempt, in_flight),
+            State::Refused(error) => return Poll::Ready(Err(error.take().expect(ENDED))),
         };
-        let result = ready!(attempt.poll(cx));
+        let result = ready!(attempt.as_mut().poll(cx));
         let mut in_flight = in_flight.take().expect(ENDED);
         Poll::Ready(match result {
             Ok(response) => {

@@ -272,13 +272,15 @@ impl BufferedBody {
     }
 }
 
-impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Future for Exchange<P, I, C> {
-    type Output = Result<Response<Body>, ExchangeError<P>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
+    /// Polls the exchange at `now`, for a caller that has just read the clock.
+    pub(crate) fn poll_at(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<Body>, ExchangeError<P>>> {
         let inner = self.inner.as_mut().expect("not polled again after it has ended");
         inner.connection.state.output.borrow_buffer();
-        let now = clock::now();
         let result = inner.poll_head(now, cx);
         inner.connection.state.output.return_buffer();
         let Poll::Ready(result) = result else { return Poll::Pending };
@@ -287,6 +289,14 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Future for Exch
             Ok(parts) => inner.respond(now, parts).map_err(ExchangeError::after_answer),
             Err(cause) => Err(inner.fail(now, cause)),
         })
+    }
+}
+
+impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Future for Exchange<P, I, C> {
+    type Output = Result<Response<Body>, ExchangeError<P>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_at(clock::now(), cx)
     }
 }
 

@@ -87,22 +87,22 @@ impl<P: Protocol> ResponseFuture<P> {
 
 impl<P: Protocol> Pending<P> {
     /// Acquires a slot, if the server's connections are limited, and continues; or waits for one.
-    fn begin(&mut self, cx: &mut Context<'_>) -> Next<P> {
+    fn begin(&mut self, now: Instant, cx: &mut Context<'_>) -> Next<P> {
         if let Some(capacity) = &self.server.capacity {
             match capacity.try_acquire() {
                 Some(slot) => self.slot = Some(Box::new(slot)),
                 None => return Next::Wait(Box::pin(capacity.clone().acquire(self.deadline()))),
             }
         }
-        self.checkout(cx)
+        self.checkout(now, cx)
     }
 
     /// Checks out an idle connection that is still open, or otherwise connects.
-    fn checkout(&mut self, cx: &mut Context<'_>) -> Next<P> {
+    fn checkout(&mut self, now: Instant, cx: &mut Context<'_>) -> Next<P> {
         let Self { server, request, slot, .. } = self;
         if !History::needs_new_connection(request) {
             let runtime = Handle::current().id();
-            let (now, timeout) = (clock::now(), server.config.idle_timeout);
+            let timeout = server.config.idle_timeout;
             while let Some(mut idle) = server.pool.checkout(runtime, now, timeout) {
                 let is_old = now.saturating_duration_since(idle.since) >= CHECK_AFTER;
                 if !(is_old && idle.connection.has_input())
@@ -155,19 +155,20 @@ impl<P: Protocol> Future for ResponseFuture<P> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { pending, state } = &mut *self;
+        let now = clock::now();
         loop {
             let next = match state {
                 State::Exchanging { exchange, is_reused } => {
-                    let result = ready!(Pin::new(exchange).poll(cx));
+                    let result = ready!(exchange.poll_at(now, cx));
                     let is_reused = *is_reused;
                     return Poll::Ready(result.map_err(|e| attempt_error::<P>(e, is_reused)));
                 }
-                State::Begin => pending.as_mut().expect(ENDED).begin(cx),
+                State::Begin => pending.as_mut().expect(ENDED).begin(now, cx),
                 State::Waiting(future) => match ready!(future.as_mut().poll(cx)) {
                     Ok(Some(slot)) => {
                         let pending = pending.as_mut().expect(ENDED);
                         pending.slot = Some(Box::new(slot));
-                        pending.checkout(cx)
+                        pending.checkout(now, cx)
                     }
                     Ok(None) => {
                         return Poll::Ready(Err(pending.take().expect(ENDED).no_slot(None)));
