@@ -7,10 +7,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
-    recvmsg, sendmsg, shutdown, socketpair,
+use rustix::{
+    io::ioctl_fionread,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
+        recvmsg, sendmsg, shutdown, socketpair,
+    },
 };
 use tokio::io::unix::AsyncFd;
 
@@ -92,6 +95,22 @@ impl SeqPacket {
     pub(crate) fn close(&self) {
         let _ = shutdown(self.0.get_ref(), Shutdown::Both); // fails only if the other side has ended it
     }
+}
+
+/// The number of bytes in messages that the owner of `socket` has not read.
+///
+/// # Errors
+/// Those of ioctl(2).
+pub(crate) fn unread(socket: &OwnedFd) -> io::Result<u64> {
+    Ok(ioctl_fionread(socket)?) // unix(7), SIOCINQ
+}
+
+/// Receives a message from any socket, if there is one.
+///
+/// # Errors
+/// Those of recvmsg(2), `EAGAIN` among them.
+pub(crate) fn try_recv(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
+    recv_now(socket, buffer)
 }
 
 /// The most descriptors of a message that is sent; the kernel's limit is 253 (unix(7)).

@@ -227,9 +227,13 @@ impl Supervisor {
         let last = after(now, self.config.request_timeout);
         let until = deadline.map_or(last, |d| d.min(last));
         let abandon_at = after(last, self.config.grace);
+        let busy = State::Busy { id, abort_at: Some(until), abandon_at };
         if let Some(slot) = self.slot(id) {
-            slot.state = State::Busy { id, abort_at: Some(until), abandon_at };
+            slot.state = busy;
             slot.used_at = now;
+        } else if let Some(state) = self.leaving.iter_mut().find(|state| state.id() == Some(id)) {
+            // It had begun the request before it was told to exit.
+            *state = busy;
         }
         Allowance { until, total: until.saturating_duration_since(now) }
     }

@@ -12,6 +12,9 @@
 //! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
 //! | `(id,)` | The client of this request has left: its answer is of no use. The worker still ends it. |
 //!
+//! A worker that reads requests one after another may find the next one in its socket when it has answered one, or
+//! before. As long as it has not read that, the front may take it out of the socket.
+//!
 //! Bytes of the request become characters of the same number (ISO 8859-1), as PEP 3333 has it. `body` is
 //! one of
 //! - `bytes`, up to [`MAX_INLINE`];
@@ -53,7 +56,7 @@ mod tests;
 
 pub use marshal::Fault;
 pub use reply::{BadHead, Head, MAX_FIELDS, Reply};
-pub use request::{RequestBody, RequestEncoder, TooLarge, cancel, fork, reap};
+pub use request::{RequestBody, RequestEncoder, TooLarge, cancel, fork, reap, request_id};
 
 /// The most bytes of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a
 /// socket's send buffer, 208 KiB unless `net.core.wmem_max` is lower.

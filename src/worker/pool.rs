@@ -1,5 +1,11 @@
 //! `Pool`: what the handles, the workers and the supervisor of a pool share.
 
+#[cfg(feature = "process")]
+mod ahead;
+
+#[cfg(feature = "process")]
+pub(super) use self::ahead::After;
+
 use std::{
     future::poll_fn,
     mem,
@@ -76,6 +82,12 @@ impl State {
             let _ = caller.send(how); // who may have left
         }
         mem::take(&mut self.standby)
+    }
+
+    /// Sends requests that wait ahead to busy workers.
+    fn send_ahead(&mut self, now: Instant) {
+        let supervisor = &self.supervisor;
+        self.queue.send_ahead(now, |id| supervisor.claim(id) == Claim::Take);
     }
 
     /// Tells the supervisor how many requests wait for a worker.
@@ -155,6 +167,7 @@ impl Pool {
             s.queue.wake_again_at().map_or_else(|| job.expires_at(), |at| at.min(job.expires_at()));
         self.wake_supervisor_by(&mut s, due);
         self.check_scale(&s);
+        s.send_ahead(job.queued_at());
         drop(s);
         if let Some(waker) = idle {
             waker.wake();
@@ -233,10 +246,7 @@ impl Pool {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Next::Closed) => Poll::Ready(None),
                 Poll::Ready(Next::Begin(job, request)) => {
-                    let allowance = s.supervisor.on_begin(id, now, job.deadline());
-                    s.queue.set_in_flight(id, job.clone(), allowance.total);
-                    self.wake_supervisor_by(&mut s, allowance.until);
-                    Poll::Ready(Some(Work { job, request, allowance }))
+                    Poll::Ready(Some(self.begin(&mut s, id, now, (job, request))))
                 }
                 Poll::Ready(Next::Expired(job)) => {
                     expired = Some(job);
@@ -253,15 +263,34 @@ impl Pool {
         }
     }
 
+    /// Worker `id` begins a request.
+    fn begin(
+        &self,
+        s: &mut State,
+        id: WorkerId,
+        now: Instant,
+        (job, request): (Arc<Job>, Request),
+    ) -> Work {
+        let allowance = s.supervisor.on_begin(id, now, job.deadline());
+        s.queue.set_in_flight(id, job.clone(), allowance.total);
+        self.wake_supervisor_by(s, allowance.until);
+        Work { job, request, allowance }
+    }
+
     /// Worker `id` has ended its request; `crashed` if it panicked. Returns whether it may take another
     /// one; otherwise it must exit.
     pub(super) fn done(&self, id: WorkerId, crashed: bool) -> bool {
         let mut s = self.lock();
+        let stays = self.end_request(&mut s, id, crashed);
+        self.check_closed(&s);
+        stays
+    }
+
+    fn end_request(&self, s: &mut State, id: WorkerId, crashed: bool) -> bool {
         s.queue.finish(id);
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
-        self.check_nominated(&mut s);
-        self.check_closed(&s);
+        self.check_nominated(s);
         stays
     }
 
@@ -292,12 +321,6 @@ impl Pool {
             job.answer(Err(error));
         }
         stays
-    }
-
-    /// The job that worker `id` runs.
-    #[cfg(feature = "process")]
-    pub(super) fn in_flight(&self, id: WorkerId) -> Option<Arc<Job>> {
-        self.lock().queue.in_flight(id).map(|(job, _)| job)
     }
 
     /// Worker `id` uses so many bytes of memory.
@@ -373,12 +396,12 @@ impl Pool {
     /// Worker `id` takes no more requests, and its slot is free.
     pub(super) fn on_exit(&self, id: WorkerId) {
         let now = Instant::now();
+        self.leave(id);
         let unfinished = self.update(|s| {
             s.supervisor.on_exit(id, now);
-            s.queue.take_in_flight(id)
+            [s.queue.take_in_flight(id), s.queue.take_ahead(id)]
         });
-        self.leave(id);
-        if let Some(job) = unfinished {
+        for job in unfinished.into_iter().flatten() {
             let cause = WorkerPanicked { message: "its worker exited".to_owned() };
             drop(job.take_permit());
             job.abort(|| Error::new(Kind::Internal, cause.clone()));

@@ -39,10 +39,10 @@ use crate::{
 /// the request timeout, and gets no other request in that time. A late response is read and dropped, and its
 /// connection is closed.
 ///
-/// **Crashes.** A request that was not sent when its worker ended is sent to another worker. One that may have been
-/// received is sent once more if its method is idempotent (RFC 9110 section 9.2.2) and its body can be
-/// [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`], and so does one whose response is not
-/// HTTP. A worker that ends is restarted. The first restart is immediate. While no request is completed in between,
+/// **Crashes.** A request that was not sent when its worker ended, or that a Python worker had not read, is sent to
+/// another worker. One that may have been received is sent once more if its method is idempotent (RFC 9110 section
+/// 9.2.2) and its body can be [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`], and so does one
+/// whose response is not HTTP. A worker that ends is restarted. The first restart is immediate. While no request is completed in between,
 /// further ones are delayed by 100 ms to 10 s, and by a minute after nine consecutive exits. While all workers are in
 /// this last state, requests fail at once with [`Kind::Overloaded`] and [`WorkersFailed`](super::WorkersFailed).
 ///
@@ -58,7 +58,7 @@ use crate::{
 /// process then kills the groups of workers that have child processes. Output is written to the log line by line, at
 /// level `INFO` with the target `vestibule::worker::output` and the fields `worker`, `pid` and `stream`. `request_id`
 /// is the id of the request that the worker runs when the line is read. With a program that buffers its output, the
-/// line may be about an earlier request.
+/// line may be about an earlier request. Lines of a process that runs several requests at a time have no `request_id`.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker::{self, Command}};
@@ -112,6 +112,12 @@ impl Processes {
     pub async fn reload(&self) -> Result<(), Error> {
         let reloaded = reload(&self.handle, self.start_timeout).await;
         reloaded.map_err(|failed| Error::new(Kind::Internal, failed))
+    }
+
+    /// The number of requests that were sent to busy workers.
+    #[cfg(test)]
+    pub(super) fn ahead(&self) -> usize {
+        self.handle.pool().lock().queue.ahead()
     }
 
     /// Closes the pool for all handles: further calls return [`Kind::Overloaded`]. Queued requests are still run, then

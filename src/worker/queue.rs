@@ -1,5 +1,7 @@
 //! `Queue`: requests that wait for a worker, workers that wait for a request, and the requests that workers run.
 
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
+pub(super) mod ahead;
 pub(super) mod job;
 pub(super) mod reservation;
 pub(super) mod streamed;
@@ -12,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::job::Job;
+use self::{ahead::Ahead, job::Job};
 use super::{
     error::{Closed, QueueTimeout, WorkersFailed},
     stats::Stats,
@@ -26,7 +28,8 @@ use crate::{
 /// The queue of a pool, behind the pool's lock.
 ///
 /// Idle workers pull: a job is assigned to a worker only when that worker begins it, so it never waits for a busy
-/// worker while another one is idle. The permits of the pool bound the length; each job owns one.
+/// worker while another one is idle. One that was sent [ahead](Ahead) to a busy worker is taken back then. The permits
+/// of the pool bound the length; each job owns one.
 ///
 /// A job wakes no worker while one is on its way to the queue. That one wakes the next when it has taken its job,
 /// if jobs are left: a worker that is awake anyway may have taken them in the meantime, without a switch of
@@ -40,6 +43,7 @@ pub(super) struct Queue {
     jobs: VecDeque<Arc<Job>>,
     /// The number of cancelled jobs in `jobs`.
     cancelled: usize,
+    ahead: Ahead,
     /// The worker that became idle last is woken first: its caches are warm.
     idle: Vec<(WorkerId, Waker)>,
     /// The worker that is on its way to the queue: it was woken, or has yielded to other threads.
@@ -137,6 +141,8 @@ impl Queue {
     pub(super) fn leave(&mut self, worker: WorkerId) {
         self.idle.retain(|(id, _)| *id != worker);
         self.coming.take_if(|coming| coming.worker == worker);
+        self.release_ahead(worker);
+        self.ahead.remove_worker(worker);
     }
 
     /// Returns the next job for `worker`, or registers it as idle; if it `may_yield`, it is told to do so before.
@@ -149,7 +155,8 @@ impl Queue {
         cx: &Context<'_>,
     ) -> Poll<Next> {
         self.coming.take_if(|coming| coming.worker == worker);
-        while let Some(job) = self.jobs.pop_front() {
+        self.recover_stale(now);
+        while let Some(job) = self.jobs.pop_front().or_else(|| self.ahead.take_back_oldest()) {
             if job.has_expired(now) && job.is_queued() {
                 return Poll::Ready(Next::Expired(job));
             }
@@ -162,7 +169,7 @@ impl Queue {
             return Poll::Ready(Next::Begin(job, request));
         }
         self.cancelled = 0;
-        if self.is_closed && self.in_flight.is_empty() {
+        if self.is_closed && self.in_flight.is_empty() && self.ahead.is_empty() {
             return Poll::Ready(Next::Closed);
         }
         if may_yield && self.coming.is_none() {
@@ -202,6 +209,9 @@ impl Queue {
     /// Counts a job that was cancelled before it was begun.
     pub(super) fn on_cancelled(&mut self) {
         self.cancelled_total += 1;
+        if self.ahead.remove_cancelled() {
+            return;
+        }
         self.cancelled += 1;
         if self.cancelled * 2 > self.jobs.len() {
             self.jobs.retain(|job| job.is_queued());
@@ -211,7 +221,7 @@ impl Queue {
 
     /// Removes the jobs that have expired, including cancelled ones.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
-        let mut expired = Vec::new();
+        let mut expired = self.ahead.take_back_expired(now);
         self.jobs.retain(|job| {
             let has_expired = job.has_expired(now);
             if has_expired {
@@ -227,7 +237,8 @@ impl Queue {
 
     /// Returns the time at which the first job expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.jobs.iter().map(|job| job.expires_at()).min()
+        let queued = self.jobs.iter().map(|job| job.expires_at());
+        queued.chain(self.ahead.next_expiry()).min()
     }
 
     /// Closes the queue: it accepts only jobs that workers return.
@@ -243,13 +254,16 @@ impl Queue {
     /// Removes all jobs that no worker has begun.
     pub(super) fn take_all(&mut self) -> VecDeque<Arc<Job>> {
         self.cancelled = 0;
-        mem::take(&mut self.jobs)
+        let mut jobs = VecDeque::from(self.ahead.take_back_all());
+        jobs.append(&mut self.jobs);
+        jobs
     }
 
     /// Returns whether it is closed, and no job waits or is run.
     pub(super) fn is_drained(&self) -> bool {
         // Not by `cancelled`: it is too high for a moment when a job is cancelled as it is refused.
-        self.is_closed && self.in_flight.is_empty() && !self.jobs.iter().any(|job| job.is_queued())
+        let is_idle = self.in_flight.is_empty() && self.ahead.is_empty();
+        self.is_closed && is_idle && !self.jobs.iter().any(|job| job.is_queued())
     }
 
     /// Returns whether a job waits, or was cancelled in the queue.
@@ -259,7 +273,7 @@ impl Queue {
 
     /// Returns the number of waiting jobs without cancelled ones.
     pub(super) fn queued(&self) -> usize {
-        self.jobs.len().saturating_sub(self.cancelled)
+        self.jobs.len().saturating_sub(self.cancelled) + self.ahead.queued()
     }
 
     /// Adds the figures of the queue to `stats`.

@@ -102,6 +102,12 @@ fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Returns the id of the request whose frame begins with these bytes; `None` for any other frame.
+pub fn request_id(frame: &[u8]) -> Option<u32> {
+    let [b')', 4, b'i', a, b, c, d, ..] = *frame else { return None };
+    Some(u32::from_le_bytes([a, b, c, d]))
+}
+
 /// Returns the frame that says that the client of request `id` has left.
 pub fn cancel(id: u32) -> Vec<u8> {
     let mut encoder = Encoder(Vec::with_capacity(8));

@@ -219,3 +219,11 @@ fn encoder_refuses_frames_beyond_their_bounds() {
     frame.variable(&"X".repeat(256), b"x");
     assert_eq!(frame.finish(RequestBody::Inline(b"")).unwrap().len(), 15);
 }
+
+#[test]
+fn id_of_a_request_is_found_in_its_frame_alone() {
+    let frame = RequestEncoder::new(MAX_ID, None).finish(RequestBody::Inline(b"")).unwrap();
+    assert_eq!(request_id(&frame), Some(MAX_ID));
+    assert_eq!(request_id(&frame[..6]), None);
+    assert_eq!(request_id(&cancel(7)), None);
+}

@@ -77,6 +77,8 @@ pub enum Protocol {
         is_forked: bool,
         /// Maximum number of concurrent requests of a process.
         lanes: usize,
+        /// Whether a lane reads a request only when it has answered the one before.
+        is_sequential: bool,
     },
 }
 
@@ -227,10 +229,11 @@ impl ProcessExecutor {
                 let link = || Link::Http(HttpLink::new(socket.clone(), ready.clone()));
                 (Origin::Spawned(spawned), repeat_with(link).take(*lanes).collect())
             }
-            Protocol::Gate { program, is_forked, lanes } => {
+            &Protocol::Gate { program, is_forked, lanes, is_sequential } => {
                 let runtime = self.runtime.clone();
                 let _runtime = runtime.enter();
-                let (links, socket) = gate_links(Some(*program).filter(|_| !is_forked), *lanes)?;
+                let (links, socket) =
+                    gate_links(Some(program).filter(|_| !is_forked), lanes, is_sequential)?;
                 let origin = match is_forked {
                     true => Origin::Fork(self.zygote(id.generation(), &command, program)?, socket),
                     false => Origin::Spawned(command.spawn(Some(&socket))?),
@@ -311,9 +314,14 @@ impl Drop for ProcessExecutor {
 
 /// Creates the links of a process. Returns the process's end of the first one too, over which the ends of the
 /// others are sent.
-fn gate_links(program: Option<&str>, lanes: usize) -> io::Result<(Vec<Link>, OwnedFd)> {
-    let (first, socket) = GateLink::new(program)?;
-    let others = (1..lanes).map(|_| GateLink::new(None)).collect::<io::Result<Vec<_>>>()?;
+fn gate_links(
+    program: Option<&str>,
+    lanes: usize,
+    is_sequential: bool,
+) -> io::Result<(Vec<Link>, OwnedFd)> {
+    let (first, socket) = GateLink::new(program, is_sequential)?;
+    let others = (1..lanes).map(|_| GateLink::new(None, is_sequential));
+    let others = others.collect::<io::Result<Vec<_>>>()?;
     let (others, sockets): (Vec<_>, Vec<_>) = others.into_iter().unzip();
     if !sockets.is_empty() {
         first.send_lanes(&sockets)?;

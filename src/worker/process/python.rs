@@ -55,6 +55,10 @@ const BOOTSTRAP: &str = "import socket\n\
 /// the request, one that lies in a file as its descriptor, and any other through a pipe: `wsgi.input` may be
 /// read to its end in each case.
 ///
+/// **The next request.** While no worker is idle, one whose requests take less than 5 ms is sent its next request
+/// before it has answered the present one, so that it need not sleep in between. That request still waits in the
+/// queue: another worker that becomes idle takes it, and a worker that ends leaves it to others.
+///
 /// **Responses.** A body in one piece is passed on whole. One that is iterated over is passed on piece by piece,
 /// before the application is asked for the next. A file in `wsgi.file_wrapper` leaves by `sendfile`. `close`
 /// is always called, before the worker is given its next request.
@@ -83,7 +87,7 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 /// **Requests.** Each process answers many requests at a time, up to
 /// [`threads`](ProcessesBuilder::threads), in one event loop of asyncio. Each of these is a worker in the
 /// figures of the pool, with a request timeout of its own: the task of a request that takes too long is
-/// cancelled.
+/// cancelled. None is sent another request before it has answered one.
 ///
 /// **Lifespan.** Each process runs the lifespan protocol, if the application has it: a worker is ready after the
 /// startup, and a failed startup is a failed start. The state is passed on to requests.
@@ -146,7 +150,12 @@ impl Sealed for Python {
         let mode = if is_preloaded { "zygote" } else { "worker" };
         let command = command.program(interpreter).args(["-c", BOOTSTRAP, interface]);
         let command = command.args([&*application, mode, &*lanes.to_string()]);
-        let protocol = process::Protocol::Gate { program: WORKER, is_forked: is_preloaded, lanes };
+        let protocol = process::Protocol::Gate {
+            program: WORKER,
+            is_forked: is_preloaded,
+            lanes,
+            is_sequential: interface == "wsgi",
+        };
         Ok((command, protocol))
     }
 

@@ -20,6 +20,8 @@ import traceback
 
 # Frames to the front.
 READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED = range(11)
+# How a frame of the front begins that says that a client has left: a tuple of one item.
+CLIENT_LEFT = b")\x01"
 # An order of the front to the process that forks workers.
 REAP = 2
 
@@ -75,14 +77,21 @@ class Front:
             raise ValueError("the head of the response is too large")
         return frame
 
-    def has_left(self):
-        """Whether the client of the request that is under way has left."""
-        try:
-            self.sock.recv(64, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        # It sends nothing else during a request, and nothing at all when it has ended.
-        return True
+    def has_left(self, number):
+        """Whether the client of this request, which is under way, has left."""
+        while True:
+            try:
+                frame = self.sock.recv(16, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            except BlockingIOError:
+                return False
+            if not frame:
+                return True
+            if frame[:2] != CLIENT_LEFT:
+                return False  # the next request was sent ahead
+            self.sock.recv(16)
+            # It may be that of an earlier request, which had ended already.
+            if marshal.loads(frame)[0] == number:
+                return True
 
 
 class Errors(io.TextIOBase):
@@ -232,7 +241,7 @@ class Response:
             raise TypeError("a body has bytes in it, not %r" % type(data))
         front = self.front
         if self.has_begun:
-            if front.has_left():
+            if front.has_left(self.number):
                 self.is_ended = True
                 raise ClientLeft("the client has left")
         else:
@@ -276,7 +285,7 @@ class Response:
                 if self.is_head:
                     return self.complete(b"")
                 self.write(data)
-            elif self.front.has_left():
+            elif self.front.has_left(self.number):
                 return self.complete(b"")
         return self.complete(b"")
 

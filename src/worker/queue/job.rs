@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{super::error::DeadlineExceeded, queue_timeout, streamed::Streamed};
+use super::{super::error::DeadlineExceeded, ahead::Lookahead, queue_timeout, streamed::Streamed};
 use crate::{
     Request, Response,
     conn::RequestInfo,
@@ -28,6 +28,9 @@ pub(crate) type Answer = Result<Response, BoxError>;
 ///   \--cancel-----------------------------------------------|
 ///                     Running --cancel (the work goes on)---/
 /// ```
+///
+/// A queued job may have been sent ahead to a busy worker. It is as any other that is queued as long as it can be
+/// taken back; if it cannot, that worker has begun it.
 pub(crate) struct Job {
     request: RequestInfo,
     times: Times,
@@ -45,6 +48,8 @@ pub(crate) struct Times {
 
 struct Cell {
     phase: Phase,
+    /// The worker that a queued request was sent ahead to.
+    ahead: Option<Arc<dyn Lookahead>>,
     caller: Option<Waker>,
     /// Returned to the pool when the work has ended.
     permit: Option<OwnedSemaphorePermit>,
@@ -61,6 +66,8 @@ const MAX_LOST: u8 = 2;
 #[allow(clippy::large_enum_variant, reason = "it lives in one allocation, beside the lock")]
 enum Phase {
     Queued(Request),
+    /// The caller has left, and a worker has begun the request that was sent ahead.
+    Orphaned(Request),
     Running,
     Answered(Answer),
     Ended,
@@ -70,7 +77,8 @@ impl Job {
     pub(crate) fn new(request: Request, permit: OwnedSemaphorePermit, times: Times) -> Arc<Self> {
         let info = RequestInfo::from_request(&request);
         let phase = Phase::Queued(request);
-        let cell = Cell { phase, caller: None, permit: Some(permit), body: None, lost: 0 };
+        let permit = Some(permit);
+        let cell = Cell { phase, ahead: None, caller: None, permit, body: None, lost: 0 };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
     }
 
@@ -111,11 +119,46 @@ impl Job {
         let mut cell = self.lock();
         match std::mem::replace(&mut cell.phase, Phase::Running) {
             Phase::Queued(request) => Some(request),
-            other @ (Phase::Running | Phase::Answered(_) | Phase::Ended) => {
+            other @ (Phase::Orphaned(_) | Phase::Running | Phase::Answered(_) | Phase::Ended) => {
                 cell.phase = other;
                 None
             }
         }
+    }
+
+    /// Sends the queued request ahead to a busy worker. Returns whether that worker has taken it.
+    pub(super) fn send_ahead(&self, to: &Arc<dyn Lookahead>) -> bool {
+        let mut cell = self.lock();
+        let Phase::Queued(request) = &cell.phase else { return false };
+        let is_sent = to.send_ahead(request);
+        if is_sent {
+            cell.ahead = Some(to.clone());
+        }
+        is_sent
+    }
+
+    /// Takes a request that was sent ahead back. Returns `false` if its worker has begun it.
+    pub(super) fn take_back(&self) -> bool {
+        self.lock().take_back()
+    }
+
+    /// Whether a worker has been sent the request ahead, and it was not taken back.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.lock().ahead.is_some()
+    }
+
+    /// Takes out the request that was sent ahead, for the worker that was sent it. Returns `None` if it was taken
+    /// back.
+    pub(super) fn begin_ahead(&self) -> Option<Request> {
+        let mut cell = self.lock();
+        cell.ahead.take()?;
+        let (after, request) = match std::mem::replace(&mut cell.phase, Phase::Ended) {
+            Phase::Queued(request) => (Phase::Running, Some(request)),
+            Phase::Orphaned(request) => (Phase::Ended, Some(request)),
+            other @ (Phase::Running | Phase::Answered(_) | Phase::Ended) => (other, None),
+        };
+        cell.phase = after;
+        request
     }
 
     /// Takes the request back from a worker that could not answer it; `is_sent` if that worker may have
@@ -157,8 +200,8 @@ impl Job {
         }
     }
 
-    /// Refuses a job that is not run, and returns its permit. Calls `count` before the caller is woken, and not at
-    /// all if the caller has left.
+    /// Refuses a job that is not run and not ahead, and returns its permit. Calls `count` before the caller is woken,
+    /// and not at all if the caller has left.
     pub(crate) fn refuse(&self, error: Error, count: impl FnOnce()) {
         let mut cell = self.lock();
         let permit = cell.permit.take();
@@ -204,7 +247,7 @@ impl Job {
         let mut cell = self.lock();
         match std::mem::replace(&mut cell.phase, Phase::Ended) {
             Phase::Answered(answer) => Poll::Ready(answer),
-            other @ (Phase::Queued(_) | Phase::Running | Phase::Ended) => {
+            other @ (Phase::Queued(_) | Phase::Orphaned(_) | Phase::Running | Phase::Ended) => {
                 cell.phase = other;
                 match &mut cell.caller {
                     Some(waker) => waker.clone_from(cx.waker()),
@@ -218,7 +261,14 @@ impl Job {
     /// Cancels the job, whose caller has left. Returns whether it was still queued, so that it is never run.
     pub(crate) fn cancel(&self) -> bool {
         let mut cell = self.lock();
-        let before = std::mem::replace(&mut cell.phase, Phase::Ended);
+        let is_taken_back = cell.take_back();
+        let before = match std::mem::replace(&mut cell.phase, Phase::Ended) {
+            Phase::Queued(request) if !is_taken_back => {
+                cell.phase = Phase::Orphaned(request);
+                return false;
+            }
+            before => before,
+        };
         let was_queued = matches!(before, Phase::Queued(_));
         let permit = if was_queued { cell.permit.take() } else { None };
         drop(cell);
@@ -229,6 +279,16 @@ impl Job {
     fn lock(&self) -> MutexGuard<'_, Cell> {
         // Nothing panics while the lock is held.
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cell {
+    fn take_back(&mut self) -> bool {
+        let is_taken_back = self.ahead.as_ref().is_none_or(|worker| worker.take_back());
+        if is_taken_back {
+            self.ahead = None;
+        }
+        is_taken_back
     }
 }
 

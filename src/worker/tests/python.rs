@@ -1,5 +1,6 @@
 //! WSGI applications, as a caller sees them.
 
+mod ahead;
 mod asgi;
 mod pool;
 

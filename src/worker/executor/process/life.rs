@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     super::{
         super::{
-            pool::{Lost, Pool, Work},
+            pool::{After, Lost, Pool, Work},
             process::{ExitedEarly, NotReady},
             queue::{job::Job, streamed::Ended},
         },
@@ -78,6 +78,9 @@ impl Life {
         if unready.is_none() {
             if group.set_ready() {
                 call("on_ready", hooks.on_ready.as_deref(), process.facts);
+            }
+            if let Some(link) = self.link.lookahead() {
+                shared.pool.add_lookahead(self.id, link);
             }
             shared.pool.on_ready(self.id);
             let has_ended = self.serve(&process.child).await;
@@ -174,16 +177,22 @@ impl Life {
     async fn serve(&mut self, child: &Child) -> bool {
         let pool = self.shared.pool.clone();
         let mut looked_at = Instant::now();
+        let mut ahead = None;
         loop {
-            let work = tokio::select! {
-                biased;
-                () = child.ended() => return true,
-                _ = stop(&mut self.stopped) => return false,
-                work = pool.next(self.id) => work,
+            let work = match ahead.take() {
+                // It has begun it, or will, also if it is to end.
+                Some(work) => Some(work),
+                None => tokio::select! {
+                    biased;
+                    () = child.ended() => return true,
+                    _ = stop(&mut self.stopped) => return false,
+                    work = pool.next(self.id) => work,
+                },
             };
             let Some(work) = work else { return false };
-            let Some(stays) = self.answer(child, work).await else { return false };
-            if !stays {
+            let Some(after) = self.answer(child, work).await else { return false };
+            ahead = after.ahead;
+            if !after.stays && ahead.is_none() {
                 return false;
             }
             if self.shared.launch.watches_memory && looked_at.elapsed() >= MEMORY_INTERVAL {
@@ -193,19 +202,21 @@ impl Life {
         }
     }
 
-    /// Sends a request to the worker and its response to the caller. Returns whether the worker may take another
-    /// request; `None` if it was abandoned or stopped.
-    async fn answer(&mut self, child: &Child, work: Work) -> Option<bool> {
+    /// Sends a request to the worker and its response to the caller. Returns what the worker does after that; `None` if
+    /// it was abandoned or stopped.
+    async fn answer(&mut self, child: &Child, work: Work) -> Option<After> {
         let Work { job, request, .. } = work;
         let mut has_ended = false;
         let result = {
-            let mut exchange = pin!(exchange(&self.link, request, &job));
+            let worker = (self.id, &*self.shared.pool);
+            let mut exchange = pin!(exchange(&self.link, worker, request, &job));
             tokio::select! {
                 biased;
                 result = &mut exchange => result,
                 _ = stop(&mut self.stopped) => return None,
                 () = child.ended() => {
                     has_ended = true;
+                    self.link.on_exit();
                     child.kill_group(); // its descendants could run forever
                     tokio::select! {
                         biased;
@@ -227,10 +238,10 @@ impl Life {
                 }
                 // The worker is idle before its caller gets the response, so that the caller finds its capacity
                 // released.
-                let stays = pool.done(self.id, crashed && is_broken);
+                let after = pool.done_ahead(self.id, crashed && is_broken);
                 drop(job.take_permit());
                 done.report(&job);
-                return Some(stays && !crashed);
+                return Some(After { stays: after.stays && !crashed, ..after });
             }
             Err(failed) => failed,
         };
@@ -250,7 +261,7 @@ impl Life {
                 stays
             }
         };
-        Some(stays)
+        Some(After { stays, ahead: None })
     }
 
     /// Sends the stop signal to the process, and kills its group at its end or after the stop timeout.
@@ -267,12 +278,17 @@ impl Life {
 }
 
 /// Runs a request, from its head to the end of the response's body.
-async fn exchange(link: &Link, request: crate::Request, job: &Arc<Job>) -> Result<Done, Failed> {
-    let done = match link.exchange(request, job).await? {
+async fn exchange(
+    link: &Link,
+    (id, pool): (WorkerId, &Pool),
+    request: crate::Request,
+    job: &Arc<Job>,
+) -> Result<Done, Failed> {
+    let done = match link.exchange(request, job, || pool.send_ahead()).await? {
         Ok(response) => deliver(response, job).await,
         Err(error) => Done::Answer(Err(error)),
     };
-    link.settle(job).await;
+    link.settle(job, || pool.release_ahead(id)).await;
     Ok(done)
 }
 

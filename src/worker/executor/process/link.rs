@@ -6,7 +6,10 @@ mod http;
 use std::sync::Arc;
 
 pub(super) use self::{gate::GateLink, http::HttpLink};
-use super::super::super::queue::job::{Answer, Job};
+use super::super::super::queue::{
+    ahead::Lookahead,
+    job::{Answer, Job},
+};
 use crate::{
     Request,
     conn::{Delivery, h1::client::Cause},
@@ -42,15 +45,33 @@ impl Failed {
 }
 
 impl Link {
-    /// Sends a request and waits for the head of its response, or for the application's error.
+    /// Sends a request and waits for the head of its response, or for the application's error. Calls `on_begun` when
+    /// another request may be sent ahead.
     pub(super) async fn exchange(
         &self,
         request: Request,
         job: &Arc<Job>,
+        on_begun: impl Fn(),
     ) -> Result<Answer, Failed> {
         match self {
             Self::Http(link) => link.exchange(request).await.map(Ok),
-            Self::Gate(link) => link.exchange(request, job).await,
+            Self::Gate(link) => link.exchange(request, job, on_begun).await,
+        }
+    }
+
+    /// The worker as one that is sent requests while it is busy, if it may be.
+    pub(super) fn lookahead(&self) -> Option<Arc<dyn Lookahead>> {
+        match self {
+            Self::Http(_) => None,
+            Self::Gate(link) => link.lookahead(),
+        }
+    }
+
+    /// The process has ended.
+    pub(super) fn on_exit(&self) {
+        match self {
+            Self::Http(_) => {} // the kernel has closed its connections
+            Self::Gate(link) => link.on_exit(),
         }
     }
 
@@ -86,11 +107,12 @@ impl Link {
         }
     }
 
-    /// Cancels the request if its response was not read to its end, and waits until the worker has ended it.
-    pub(super) async fn settle(&self, job: &Job) {
+    /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
+    /// takes back the request that was sent ahead, and returns `false` if the worker has begun it.
+    pub(super) async fn settle(&self, job: &Job, release: impl Fn() -> bool) {
         match self {
             Self::Http(_) => {} // the connection of an incomplete response is closed
-            Self::Gate(link) => link.settle(job).await,
+            Self::Gate(link) => link.settle(job, release).await,
         }
     }
 

@@ -67,3 +67,47 @@ fn permit_of_refused_job_is_returned_once() {
         assert_eq!(permits.available_permits(), 1);
     });
 }
+
+/// The socket of a worker that was sent a request ahead: who takes it out has it.
+struct Socket(Mutex<bool>);
+
+impl Socket {
+    fn take(&self) -> bool {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Lookahead for Socket {
+    fn send_ahead(&self, _: &Request) -> bool {
+        true
+    }
+
+    fn take_back(&self) -> bool {
+        self.take()
+    }
+
+    fn has_begun(&self) -> bool {
+        !*self.0.lock().unwrap()
+    }
+}
+
+#[test]
+fn job_that_is_ahead_is_either_begun_or_cancelled() {
+    model(|| {
+        let (job, permits) = job();
+        let socket = Arc::new(Socket(Mutex::new(true)));
+        assert!(job.send_ahead(&(socket.clone() as _)));
+        let worker = thread::spawn({
+            let job = job.clone();
+            move || {
+                let has_read = socket.take();
+                (has_read, job.begin_ahead().is_some())
+            }
+        });
+        let was_queued = job.cancel();
+        let (has_read, begun) = worker.join().unwrap();
+        assert_eq!(has_read, !was_queued, "either the worker has read it, or it was cancelled");
+        assert!(!has_read || begun, "what the worker has read is begun");
+        assert_eq!(permits.available_permits(), usize::from(was_queued));
+    });
+}

@@ -180,6 +180,16 @@ def application(environ, start_response):
     if path == "/load":
         start_response("200 OK", plain)
         return [b"/load %d" % os.getpid()]
+    if path == "/print":
+        print("printed in " + query)
+        wait()
+    if path == "/hold-one":
+        with open("held-" + query, "w"):
+            pass
+        while not os.path.exists("go-" + query):
+            time.sleep(0.001)
+        start_response("200 OK", plain)
+        return [b"%d" % os.getpid()]
     if path == "/hold":
         with open("held-" + query, "w"):
             pass

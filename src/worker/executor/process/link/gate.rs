@@ -2,6 +2,7 @@
 
 mod body;
 mod encode;
+mod lookahead;
 mod upload;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -17,12 +19,16 @@ use bytes::Bytes;
 use self::{
     body::respond,
     encode::{Attachment, Encoded, encode},
+    lookahead::Window,
     upload::Upload,
 };
 use super::{
     super::super::super::{
         process::{ApplicationError, GateError},
-        queue::job::{Answer, Job},
+        queue::{
+            ahead::Lookahead,
+            job::{Answer, Job},
+        },
     },
     Failed,
 };
@@ -34,7 +40,8 @@ use crate::{
     proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply, cancel},
 };
 
-/// The connection to one worker, for one request at a time.
+/// The connection to one worker, for one request at a time. A worker that reads a request only after its last response
+/// may be sent the next one ahead.
 pub(in super::super) struct GateLink(Arc<Front>);
 
 /// This process's end of the socket pair.
@@ -48,6 +55,7 @@ struct State {
     next_id: u32,
     /// The id of the request that the worker has not ended.
     open: Option<u32>,
+    window: Window,
     /// Whether the worker has violated the protocol.
     is_violated: bool,
     /// Whether the socket is closed or broken.
@@ -56,15 +64,20 @@ struct State {
 
 impl GateLink {
     /// Creates the link in the current runtime. Returns the worker's end of the socket pair too. `program` is sent
-    /// first, if there is one.
-    pub(in super::super) fn new(program: Option<&str>) -> io::Result<(Self, OwnedFd)> {
+    /// first, if there is one. A worker that `is_sequential` reads a request only after its last response.
+    pub(in super::super) fn new(
+        program: Option<&str>,
+        is_sequential: bool,
+    ) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = seqpacket::pair()?;
         let socket = SeqPacket::new(ours)?;
         if let Some(program) = program {
             socket.try_send(program.as_bytes(), &[])?;
         }
         let buffer = vec![0; MAX_FRAME].into_boxed_slice();
-        let state = State { buffer, next_id: 0, open: None, is_violated: false, is_lost: false };
+        let window = Window::new(is_sequential.then(|| theirs.try_clone()).transpose()?);
+        let (is_violated, is_lost) = (false, false);
+        let state = State { buffer, next_id: 0, open: None, window, is_violated, is_lost };
         Ok((Self(Arc::new(Front { socket, state: Mutex::new(state) })), theirs))
     }
 
@@ -85,27 +98,37 @@ impl GateLink {
         pending().await // until the process ends or the start timeout passes
     }
 
+    /// Sends a request, unless it was sent ahead, and waits for its response. Calls `on_begun` in between.
     pub(super) async fn exchange(
         &self,
         mut request: Request,
         job: &Arc<Job>,
+        on_begun: impl Fn(),
     ) -> Result<Answer, Failed> {
         let front = &self.0;
-        let id = front.next_id();
-        let Encoded { frame, attachment } = match encode(id, &request) {
-            Ok(encoded) => encoded,
-            Err(error) => return Ok(Err(error)),
+        let ahead = front.lock().begin_ahead();
+        let (id, attachment) = match ahead {
+            Some(id) => (id, Attachment::Nothing),
+            None => {
+                let id = front.lock().next_id();
+                let Encoded { frame, attachment } = match encode(id, &request) {
+                    Ok(encoded) => encoded,
+                    Err(error) => return Ok(Err(error)),
+                };
+                if let Err(error) = front.socket.send(&frame, &[]).await {
+                    return Err(lost(Some(request), Delivery::NotSent, error.into()));
+                }
+                front.lock().begin(id, matches!(attachment, Attachment::Nothing));
+                (id, attachment)
+            }
         };
-        if let Err(error) = front.socket.send(&frame, &[]).await {
-            return Err(lost(Some(request), Delivery::NotSent, error.into()));
-        }
-        front.lock().open = Some(id);
         let replay = request.body().replay();
-        let upload = match self.attach(attachment, &mut request).await {
+        let is_whole = !matches!(attachment, Attachment::Stream);
+        let mut upload = match self.attach(attachment, &mut request).await {
             Ok(upload) => upload,
             Err(error) => return Err(lost(None, Delivery::MaybeSent, error.into())),
         };
-        let mut upload = upload;
+        on_begun();
         let reply = poll_fn(|cx| {
             Upload::poll(&mut upload, cx);
             front.poll_reply(cx, id, job)
@@ -116,6 +139,9 @@ impl GateLink {
                 Err(fault) => Err(lost(None, Delivery::MaybeSent, front.break_off(fault))),
             },
             Err(error @ GateError::Fault(_)) => Err(lost(None, Delivery::MaybeSent, error)),
+            Err(error) if is_whole && front.lock().window.is_unread(id) => {
+                Err(lost(Some(request), Delivery::NotSent, error))
+            }
             Err(error) => {
                 let request = replay.map(|body| request.map(|_| body));
                 Err(lost(request, Delivery::MaybeSent, error))
@@ -144,12 +170,18 @@ impl GateLink {
         }
     }
 
-    /// Cancels the request if its response was not read to its end, and waits until the worker has ended it.
-    pub(super) async fn settle(&self, job: &Job) {
+    /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
+    /// takes back the request that was sent ahead, and returns `false` if the worker has begun it.
+    pub(super) async fn settle(&self, job: &Job, release: impl Fn() -> bool) {
         let front = &self.0;
         let Some(id) = front.open_request() else { return };
-        // If it fails, the worker has ended.
-        let _ = front.socket.send(&cancel(id), &[]).await;
+        // So that nothing is sent ahead any more.
+        front.lock().window.close();
+        // One that has begun the next request has ended this one.
+        if release() {
+            // If it fails, the worker has ended.
+            let _ = front.socket.send(&cancel(id), &[]).await;
+        }
         while front.open_request().is_some() {
             match poll_fn(|cx| front.poll_reply(cx, id, job)).await {
                 Ok((Reply::Failed { traceback, .. }, _)) => report(job, &traceback),
@@ -170,19 +202,46 @@ impl GateLink {
         self.0.lock().is_lost
     }
 
+    /// The worker as one that is sent requests ahead, if it may be.
+    pub(super) fn lookahead(&self) -> Option<Arc<dyn Lookahead>> {
+        let is_possible = self.0.lock().window.is_possible();
+        is_possible.then(|| self.0.clone() as _)
+    }
+
+    /// The process has ended: the socket ends when what it has written is read.
+    pub(super) fn on_exit(&self) {
+        let mut state = self.0.lock();
+        let State { window, buffer, .. } = &mut *state;
+        window.end(buffer);
+    }
+
     pub(super) fn close(&self) {
         self.0.socket.close();
     }
 }
 
-impl Front {
-    fn next_id(&self) -> u32 {
-        let mut state = self.lock();
-        let id = state.next_id;
-        state.next_id = if id == MAX_ID { 0 } else { id + 1 };
+impl State {
+    fn next_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id = if id == MAX_ID { 0 } else { id + 1 };
         id
     }
 
+    /// The worker is to answer this request next.
+    fn begin(&mut self, id: u32, may_look_ahead: bool) {
+        self.open = Some(id);
+        self.window.begin(Instant::now(), may_look_ahead);
+    }
+
+    /// Begins the request that was sent ahead, if there is one.
+    fn begin_ahead(&mut self) -> Option<u32> {
+        let id = self.window.take_ahead()?;
+        self.begin(id, true);
+        Some(id)
+    }
+}
+
+impl Front {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -257,6 +316,7 @@ impl Front {
         );
         if ends && reply.id() == state.open {
             state.open = None;
+            state.window.complete(Instant::now());
         }
         Poll::Ready(Ok((reply, received.descriptor)))
     }

@@ -1,0 +1,191 @@
+//! Tests of requests that are ahead, with workers whose sockets are flags.
+
+use std::{
+    sync::atomic::{AtomicU8, Ordering::SeqCst},
+    task::{Context, Poll, Waker},
+};
+
+use tokio::sync::Semaphore;
+
+use super::{
+    super::{Next, Stats, job::Times},
+    *,
+};
+
+/// A worker whose socket is empty, or has a request that was sent ahead.
+#[derive(Default)]
+struct Socket(AtomicU8);
+
+const EMPTY: u8 = 0;
+const SENT: u8 = 1;
+const READ: u8 = 2;
+
+impl Lookahead for Socket {
+    fn send_ahead(&self, _: &Request) -> bool {
+        self.0.compare_exchange(EMPTY, SENT, SeqCst, SeqCst).is_ok()
+    }
+
+    fn take_back(&self) -> bool {
+        self.0.compare_exchange(SENT, EMPTY, SeqCst, SeqCst).is_ok()
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.load(SeqCst) == READ
+    }
+}
+
+impl Socket {
+    fn read(&self) {
+        self.0.store(READ, SeqCst);
+    }
+}
+
+struct Pool {
+    queue: Queue,
+    sockets: Vec<Arc<Socket>>,
+    permits: Arc<Semaphore>,
+    now: Instant,
+}
+
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn id(number: usize) -> WorkerId {
+    WorkerId::of_number(number as u64)
+}
+
+impl Pool {
+    /// A pool of so many busy workers.
+    fn new(workers: usize) -> Self {
+        let mut queue = Queue::default();
+        let sockets: Vec<Arc<Socket>> = (0..workers).map(|_| Arc::default()).collect();
+        for (number, socket) in sockets.iter().enumerate() {
+            queue.add_lookahead(id(number), socket.clone());
+        }
+        Self { queue, sockets, permits: Arc::new(Semaphore::new(99)), now: Instant::now() }
+    }
+
+    /// Queues a job, and sends it ahead if that is possible.
+    fn push(&mut self) -> Arc<Job> {
+        let permit = self.permits.clone().try_acquire_owned().unwrap();
+        let queue_until = self.now + QUEUE_TIMEOUT;
+        let times = Times { queued_at: self.now, queue_until, deadline: None };
+        let job = Job::new(Request::default(), permit, times);
+        self.queue.push(&job).unwrap();
+        self.queue.send_ahead(self.now, |_| true);
+        job
+    }
+
+    /// What a worker begins that asks for a job.
+    fn next(&mut self, worker: usize) -> Option<Arc<Job>> {
+        let cx = Context::from_waker(Waker::noop());
+        match self.queue.poll_next(id(worker), self.now, false, &cx) {
+            Poll::Ready(Next::Begin(job, _)) => Some(job),
+            Poll::Ready(_) => panic!("neither a job nor none"),
+            Poll::Pending => None,
+        }
+    }
+
+    /// What a worker begins that has ended a request.
+    fn begin_ahead(&mut self, worker: usize) -> Option<Arc<Job>> {
+        let begun = self.queue.begin_ahead(id(worker), self.now)?;
+        self.sockets[worker].0.store(EMPTY, SeqCst);
+        Some(begun.0)
+    }
+}
+
+fn is_same(job: Option<Arc<Job>>, other: &Arc<Job>) -> bool {
+    job.is_some_and(|job| Arc::ptr_eq(&job, other))
+}
+
+#[test]
+fn each_busy_worker_is_sent_one_job_ahead_in_order() {
+    let mut pool = Pool::new(2);
+    let jobs = [pool.push(), pool.push(), pool.push()];
+    assert_eq!(jobs.each_ref().map(|job| job.is_ahead()), [true, true, false]);
+    assert_eq!(pool.queue.queued(), 3, "all wait");
+    assert!(is_same(pool.begin_ahead(0), &jobs[0]));
+    assert!(is_same(pool.begin_ahead(1), &jobs[1]));
+    assert!(is_same(pool.next(0), &jobs[2]));
+    assert!(pool.begin_ahead(0).is_none());
+}
+
+#[test]
+fn no_job_is_sent_ahead_while_a_worker_is_idle() {
+    let mut pool = Pool::new(2);
+    assert!(pool.next(1).is_none());
+    let job = pool.push();
+    assert!(!job.is_ahead());
+    assert!(pool.queue.wake_next(pool.now).is_some());
+    let behind = pool.push();
+    assert!(!behind.is_ahead(), "one is on its way");
+    assert!(is_same(pool.next(1), &job));
+    pool.queue.send_ahead(pool.now, |_| true);
+    assert!(behind.is_ahead());
+}
+
+#[test]
+fn idle_worker_takes_the_oldest_job_that_is_ahead_and_not_begun() {
+    let mut pool = Pool::new(3);
+    let jobs = [pool.push(), pool.push(), pool.push()];
+    pool.sockets[0].read();
+    assert!(is_same(pool.next(2), &jobs[1]));
+    assert!(is_same(pool.next(2), &jobs[2]));
+    assert!(pool.next(2).is_none(), "the first is begun");
+    assert!(is_same(pool.begin_ahead(0), &jobs[0]));
+}
+
+#[test]
+fn job_ahead_of_a_slow_worker_goes_before_later_ones() {
+    let mut pool = Pool::new(2);
+    let [slow, _, third] = [pool.push(), pool.push(), pool.push()];
+    assert!(pool.begin_ahead(1).is_some());
+    pool.now += MAX_AHEAD;
+    assert!(is_same(pool.next(1), &slow));
+    assert!(is_same(pool.next(1), &third));
+}
+
+#[test]
+fn cancelled_job_is_taken_back_and_begun_one_goes_on() {
+    let mut pool = Pool::new(2);
+    let [unread, read] = [pool.push(), pool.push()];
+    pool.sockets[1].read();
+    assert!(unread.cancel());
+    pool.queue.on_cancelled();
+    assert!(!read.cancel());
+    assert!(pool.begin_ahead(0).is_none());
+    assert_eq!(pool.permits.available_permits(), 98, "the worker has one of them");
+    assert!(is_same(pool.begin_ahead(1), &read));
+    assert!(!read.is_running(), "its caller has left");
+    drop(read.take_permit());
+    assert_eq!(pool.permits.available_permits(), 99);
+    let mut stats = Stats::default();
+    pool.queue.add_to(&mut stats);
+    assert_eq!((stats.cancelled, stats.queued), (1, 0));
+}
+
+#[test]
+fn expired_job_is_taken_back_and_begun_one_does_not_expire() {
+    let mut pool = Pool::new(2);
+    let [unread, read] = [pool.push(), pool.push()];
+    pool.sockets[1].read();
+    assert_eq!(pool.queue.next_expiry(), Some(pool.now + QUEUE_TIMEOUT));
+    pool.now += QUEUE_TIMEOUT;
+    let expired = pool.queue.take_expired(pool.now);
+    assert!(expired.len() == 1 && is_same(expired.into_iter().next(), &unread));
+    assert_eq!(pool.queue.next_expiry(), None);
+    assert!(is_same(pool.begin_ahead(1), &read));
+}
+
+#[test]
+fn leaving_worker_leaves_its_job_to_others_unless_it_has_begun_it() {
+    let mut pool = Pool::new(2);
+    let [unread, read] = [pool.push(), pool.push()];
+    pool.sockets[1].read();
+    pool.queue.leave(id(0));
+    assert!(!pool.queue.release_ahead(id(1)));
+    assert!(is_same(pool.next(2), &unread));
+    pool.queue.close();
+    assert!(!pool.queue.is_drained());
+    assert!(is_same(pool.queue.take_ahead(id(1)), &read));
+    assert!(pool.queue.is_drained());
+}

@@ -1,0 +1,217 @@
+//! Requests that were sent ahead to busy workers.
+
+use rustix::process::Signal;
+use tokio::{task::JoinHandle, time::timeout};
+
+use super::{
+    super::processes::{hook, kill, next, stop},
+    *,
+};
+
+type Call = JoinHandle<Result<Response, BoxError>>;
+
+impl Site {
+    fn spawn(&self, request: Request) -> Call {
+        tokio::spawn(self.pool.clone().oneshot(request))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.dir.path().join(name).exists()
+    }
+
+    fn release(&self, name: &str) {
+        fs::write(self.dir.path().join(format!("go-{name}")), "").unwrap();
+    }
+
+    /// Has each of so many workers hold a request, with the names from `a0` on, and sends another one ahead to one of
+    /// them. Only short requests are followed by others, so that it is tried again if this one took its time.
+    async fn hold_with_ahead(
+        &self,
+        workers: usize,
+        ahead: impl Fn() -> Request,
+    ) -> (Vec<Call>, Call) {
+        for attempt in 0.. {
+            assert!(attempt < 1000, "no request is sent ahead");
+            assert!(self.get("/load").await.is_ok());
+            let names: Vec<_> = (0..workers).map(|n| format!("a{n}-{attempt}")).collect();
+            let held = names.iter().map(|name| self.spawn(post(&format!("/hold-one?{name}"), "")));
+            let held: Vec<_> = held.collect();
+            for name in &names {
+                self.made(&format!("held-{name}")).await;
+            }
+            let queued = self.spawn(ahead());
+            while self.pool.stats().queued < 1 && !queued.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            if self.pool.ahead() == 1 {
+                // The others are found by these names.
+                for (n, name) in names.iter().enumerate() {
+                    fs::write(self.dir.path().join(format!("name-{n}")), name).unwrap();
+                }
+                return (held, queued);
+            }
+            queued.abort();
+            names.iter().for_each(|name| self.release(name));
+            for call in held {
+                call.await.unwrap().unwrap();
+            }
+            let _ = queued.await; // it was cancelled, or answered before that
+        }
+        unreachable!("there is no last attempt")
+    }
+
+    /// Releases a request that [`hold_with_ahead`](Self::hold_with_ahead) has begun.
+    async fn release_held(&self, n: usize) {
+        let name = self.made(&format!("name-{n}")).await;
+        self.release(&name);
+    }
+}
+
+fn one_worker() -> ProcessesBuilder<Python> {
+    wsgi("application").workers(1).queue_timeout(LONG)
+}
+
+async fn answer(call: Call) -> Result<Response, BoxError> {
+    timeout(LONG, call).await.expect("it is answered").unwrap()
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_ahead_of_a_killed_worker_is_answered_by_another() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let site = Site::start_with(one_worker().on_ready(on_ready));
+    let killed = next(&mut ready).await;
+    let (held, ahead) = site.hold_with_ahead(1, || post("/load", "not idempotent")).await;
+    kill(killed.pid, Signal::KILL);
+    for call in held {
+        assert_eq!(kind(&answer(call).await.unwrap_err()), Kind::BadGateway);
+    }
+    let other = next(&mut ready).await;
+    assert_eq!(text(&answer(ahead).await.unwrap()), format!("/load {}", other.pid));
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_that_a_killed_worker_has_not_read_is_answered_by_another() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let site = Site::start_with(one_worker().on_ready(on_ready));
+    for _ in 0..3 {
+        let killed = next(&mut ready).await;
+        stop(killed.pid);
+        let call = site.spawn(post("/load", "not idempotent"));
+        while site.pool.stats().busy < 1 {
+            tokio::task::yield_now().await;
+        }
+        kill(killed.pid, Signal::KILL);
+        assert!(text(&answer(call).await.unwrap()).starts_with("/load "));
+    }
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_ahead_whose_client_leaves_is_never_run() {
+    let site = Site::start_with(one_worker());
+    let (held, ahead) = site.hold_with_ahead(1, || get("/hold-one?never")).await;
+    let cancelled = site.pool.stats().cancelled;
+    ahead.abort();
+    assert!(ahead.await.unwrap_err().is_cancelled());
+    assert_eq!((site.pool.stats().cancelled, site.pool.ahead()), (cancelled + 1, 0));
+    site.release_held(0).await;
+    for call in held {
+        answer(call).await.unwrap();
+    }
+    assert!(site.get("/load").await.is_ok());
+    assert!(!site.has("held-never"));
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_ahead_whose_deadline_passes_is_never_run() {
+    let site = Site::start_with(one_worker());
+    let request = || with_deadline("/hold-one?late", SHORT);
+    let (held, ahead) = site.hold_with_ahead(1, request).await;
+    assert_eq!(kind(&answer(ahead).await.unwrap_err()), Kind::Timeout);
+    site.release_held(0).await;
+    for call in held {
+        answer(call).await.unwrap();
+    }
+    assert!(site.get("/load").await.is_ok());
+    assert!(!site.has("held-late"));
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_ahead_of_a_slow_one_goes_to_the_worker_that_becomes_idle() {
+    let site = Site::start_with(wsgi("application").workers(2).queue_timeout(LONG));
+    // It is ahead at either of them.
+    for idle in [0, 1] {
+        let (held, ahead) = site.hold_with_ahead(2, || get("/load")).await;
+        site.release_held(idle).await;
+        assert!(text(&answer(ahead).await.unwrap()).starts_with("/load "));
+        assert!(!held[1 - idle].is_finished());
+        site.release_held(1 - idle).await;
+        for call in held {
+            answer(call).await.unwrap();
+        }
+    }
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_ahead_of_a_stopped_worker_is_answered_by_its_replacement() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let builder = one_worker().on_ready(on_ready).request_timeout(Duration::from_secs(3));
+    let site = Site::start_bounded(builder, SHORT);
+    let stopped = next(&mut ready).await;
+    let (held, ahead) = site.hold_with_ahead(1, || post("/load", "")).await;
+    stop(stopped.pid);
+    for call in held {
+        assert_eq!(kind(&answer(call).await.unwrap_err()), Kind::Timeout);
+    }
+    let forked = next(&mut ready).await;
+    assert_eq!(text(&answer(ahead).await.unwrap()), format!("/load {}", forked.pid));
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn departed_client_of_a_stream_is_reported_although_another_request_is_ahead() {
+    let site = Site::start_with(one_worker());
+    for attempt in 0.. {
+        assert!(attempt < 1000, "no request is sent ahead");
+        assert!(site.get("/load").await.is_ok());
+        let streamed = site.get("/ticks").await.unwrap();
+        let ahead = site.spawn(get("/load"));
+        while site.pool.stats().queued < 1 {
+            tokio::task::yield_now().await;
+        }
+        let was_ahead = site.pool.ahead() == 1;
+        drop(streamed);
+        assert!(answer(ahead).await.is_ok());
+        if was_ahead {
+            break;
+        }
+    }
+    assert_eq!(site.made("closed").await, "/ticks");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn worker_answers_the_request_that_was_sent_ahead_next() {
+    let site = Site::start_with(one_worker());
+    let (held, ahead) = site.hold_with_ahead(1, || get("/load")).await;
+    let behind = site.spawn(get("/raise"));
+    site.release_held(0).await;
+    for call in held {
+        answer(call).await.unwrap();
+    }
+    assert!(text(&answer(ahead).await.unwrap()).starts_with("/load "));
+    assert_eq!(kind(&answer(behind).await.unwrap_err()), Kind::Internal);
+    site.end().await;
+}
