@@ -27,6 +27,7 @@ pub(super) struct Group {
     origin: Mutex<Option<Origin>>,
     zygote: Option<Arc<Zygote>>,
     process: OnceCell<Process>,
+    lane_count: usize,
     lanes: Mutex<Lanes>,
     ended: watch::Sender<Option<ExitedEarly>>,
     is_ready: AtomicBool,
@@ -66,6 +67,7 @@ impl Group {
             zygote,
             origin: Mutex::new(Some(origin)),
             process: OnceCell::new(),
+            lane_count: links.len(),
             lanes: Mutex::new(Lanes { free: links, active: 0, is_closed: false }),
             ended: watch::channel(None).0,
             is_ready: AtomicBool::new(false),
@@ -132,8 +134,10 @@ impl Group {
             let (number, pid, generation) = (id.number(), child.pid(), id.generation());
             let facts = WorkerProcess { number, pid, generation };
             on_start(facts);
-            let worker = Some((id, shared.pool.clone()));
-            let output = Mutex::new(output.map(|pipes| Output::start(worker.as_ref(), pid, pipes)));
+            // A line of a process with several lanes may belong to any of them.
+            let pool = (self.lane_count == 1).then(|| shared.pool.clone());
+            let worker = Some((id, pool));
+            let output = Mutex::new(output.map(|pipes| Output::start(worker, pid, pipes)));
             Ok::<_, BoxError>(Process { child, facts, output, zygote })
         };
         self.process.get_or_try_init(|| start).await

@@ -24,21 +24,22 @@ pub(super) struct Output {
 
 impl Output {
     /// Reads the standard output and error of a process in the current runtime. `worker` is `None` for a process
-    /// that is not a worker.
+    /// that is not a worker. With a pool, lines have the id of the request that the worker runs.
     pub(super) fn start(
-        worker: Option<&(WorkerId, Arc<Pool>)>,
+        worker: Option<(WorkerId, Option<Arc<Pool>>)>,
         pid: u32,
         [stdout, stderr]: [OwnedFd; 2],
     ) -> Self {
         let last_line = Arc::new(Mutex::new(String::new()));
         let read = |pipe: OwnedFd, stream: &'static str| {
-            let (last, worker) = (last_line.clone(), worker.cloned());
+            let (last, worker) = (last_line.clone(), worker.clone());
             tokio::spawn(async move {
                 let id = worker.as_ref().map(|(id, _)| display(*id));
                 let print = |line: &str| {
                     line.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
                     // The runtime handles the line before an answer that was written after it.
-                    let job = worker.as_ref().and_then(|(id, pool)| pool.in_flight(*id));
+                    let pool = worker.as_ref().and_then(|(id, pool)| Some((*id, pool.as_ref()?)));
+                    let job = pool.and_then(|(id, pool)| pool.in_flight(id));
                     let request_id = job.and_then(|job| job.request().id()).map(display);
                     tracing::info!(target: "vestibule::worker::output", worker = id, pid, stream, request_id, "{line}");
                 };

@@ -180,6 +180,8 @@ def application(environ, start_response):
     if path == "/load":
         start_response("200 OK", plain)
         return [b"/load %d" % os.getpid()]
+    if path == "/crash":
+        os._exit(101)
     if path == "/print":
         print("printed in " + query)
         wait()

@@ -12,6 +12,7 @@ use super::{
     super::processes::{Load, ROLE, hook, in_role, is_alive, kill, next, stop},
     *,
 };
+use crate::{conn::testing::Lines, peer::RequestId};
 
 /// The parent of a process.
 fn parent(pid: u32) -> u32 {
@@ -203,4 +204,97 @@ async fn stuck_thread_is_replaced_and_others_of_its_process_go_on() {
     let answers = hold(&site, 2).await;
     assert_ne!(answers[0], answers[1], "one is in another process");
     site.end().await;
+}
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn printed_line_names_a_request_only_if_no_other_can_have_printed_it() {
+    const TEST: &str =
+        "python::pool::printed_line_names_a_request_only_if_no_other_can_have_printed_it";
+    if env::var_os(ROLE).is_some() {
+        // The thread that reads the output has the subscriber of the whole program.
+        let lines = Lines::default();
+        tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(print_in_requests(&lines));
+    }
+    let output = in_role(TEST).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+async fn print_in_requests(lines: &Lines) {
+    for threads in [1, 2] {
+        let site = Site::start_with(wsgi("application").workers(1).threads(threads));
+        let calls = (0..threads).map(|n| {
+            let mut request = get(&format!("/print?{n}-of-{threads}"));
+            request.extensions_mut().insert(RequestId::new(17, n as u32));
+            tokio::spawn(site.pool.clone().oneshot(request))
+        });
+        let calls: Vec<_> = calls.collect();
+        for n in 0..threads {
+            let printed = format!("printed in {n}-of-{threads}");
+            let line = loop {
+                let found = lines.of("vestibule::worker::output");
+                match found.into_iter().find(|line| line.contains(&printed)) {
+                    Some(line) => break line,
+                    None => tokio::task::yield_now().await,
+                }
+            };
+            let id = format!("request_id={}", RequestId::new(17, n as u32));
+            assert_eq!(line.contains(&id), threads == 1, "{line}");
+            assert!(threads == 1 || !line.contains("request_id"), "{line}");
+        }
+        fs::write(site.dir.path().join("go"), "").unwrap();
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+        site.end().await;
+    }
+}
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn thousand_crashes_leave_no_descriptors_and_no_memory() {
+    if env::var_os(ROLE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(crash_a_thousand_times());
+    }
+    let name = "python::pool::thousand_crashes_leave_no_descriptors_and_no_memory";
+    let output = in_role(name).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+async fn crash_a_thousand_times() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let builder = wsgi("application").workers(1).queue_timeout(LONG).on_ready(on_ready);
+    let site = Site::start_with(builder);
+    let zygote = parent(next(&mut ready).await.pid);
+    let mut before = None;
+    for crash in 0..1000 {
+        let error = site.call(post("/crash", Body::empty())).await.unwrap_err();
+        assert_eq!(kind(&error), Kind::BadGateway);
+        // A request in between, without which the pauses between restarts grow.
+        let worker = next(&mut ready).await;
+        assert_eq!(text(&site.get("/load").await.unwrap()), format!("/load {}", worker.pid));
+        if crash == 200 {
+            before = Some(usage(zygote));
+        }
+    }
+    let ((fds, memory), after) = (before.unwrap(), usage(zygote));
+    assert!(after.0 <= fds + 5, "{fds} descriptors have become {}", after.0);
+    assert!(after.1 <= memory + (16 << 10), "{memory} KiB have become {}", after.1);
+    assert_eq!((site.pool.stats().panics, parent(zygote)), (1000, std::process::id()));
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+/// Descriptors and resident memory in KiB of this process and another.
+fn usage(other: u32) -> (usize, usize) {
+    let of = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let memory: usize = memory.trim().trim_end_matches(" kB").parse().unwrap();
+        (fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), memory)
+    };
+    let (ours, theirs) = (of(std::process::id()), of(other));
+    (ours.0 + theirs.0, ours.1 + theirs.1)
 }
