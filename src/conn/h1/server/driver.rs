@@ -72,7 +72,9 @@ where
                 active.core.disable_keep_alive();
                 active.drain_until.get_or_insert_with(|| deadline_after(now, DRAIN_HEAD_TIMEOUT));
             }
-            self.pump_upload(active, now, cx);
+            if active.upload.is_some() {
+                self.pump_upload(active, now, cx);
+            }
             if draining && matches!(active.stage, Stage::Discard(..)) && active.has_stalled_reader()
             {
                 active.upload = None; // the rest of the request is of no use to a reader that stopped

@@ -42,14 +42,7 @@ where
     }
 
     /// Forwards received bytes of the body to its reader, and records whether the reader wants more.
-    #[inline]
     pub(super) fn pump_upload(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>) {
-        if active.upload.is_some() {
-            self.pump_present(active, now, cx);
-        }
-    }
-
-    fn pump_present(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>) {
         let was_wanted = active.wants_upload();
         let is_wanted = self.pump(active, now, cx);
         match (was_wanted, is_wanted) {
