@@ -53,27 +53,45 @@ impl Capacity for Semaphore {
 /// assert!(gate.is_open());
 /// ```
 #[derive(Clone, Default)]
-pub struct Gate(Option<Arc<dyn Capacity>>);
+pub struct Gate {
+    capacity: Option<Arc<dyn Capacity>>,
+    total: Option<usize>,
+}
 
 impl Gate {
     /// Creates a gate that is open while `capacity` is free.
     pub fn new(capacity: Arc<impl Capacity>) -> Self {
-        Self(Some(capacity))
+        Self { capacity: Some(capacity), total: None }
     }
 
     /// Creates a gate that is always open, the default.
     pub fn always_open() -> Self {
-        Self(None)
+        Self::default()
+    }
+
+    /// Sets how many requests the capacity admits in total, including those that wait. A connection of HTTP/2
+    /// announces no more concurrent streams than that, so that its client keeps further requests. Defaults to
+    /// unknown; the gate of a worker pool has it.
+    #[must_use]
+    pub fn total(mut self, requests: usize) -> Self {
+        self.total = Some(requests);
+        self
+    }
+
+    /// Returns how many requests the capacity admits in total, if that is known.
+    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "announced by HTTP/2"))]
+    pub(crate) fn max_requests(&self) -> Option<usize> {
+        self.total
     }
 
     /// Returns whether it is open.
     pub fn is_open(&self) -> bool {
-        self.0.as_ref().is_none_or(|c| c.is_free())
+        self.capacity.as_ref().is_none_or(|c| c.is_free())
     }
 
     /// Waits until the gate is open.
     pub async fn opened(&self) {
-        if let Some(capacity) = &self.0
+        if let Some(capacity) = &self.capacity
             && !capacity.is_free()
         {
             capacity.clone().freed().await;
@@ -83,7 +101,7 @@ impl Gate {
     /// Polls whether the gate is open. If not, the task of `cx` is woken when it opens, unless `waiter` is
     /// dropped before. A new waiter is `GateWaiter::default()`.
     pub fn poll_opened(&self, waiter: &mut GateWaiter, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(capacity) = &self.0 else { return Poll::Ready(()) };
+        let Some(capacity) = &self.capacity else { return Poll::Ready(()) };
         if waiter.0.is_none() && capacity.is_free() {
             return Poll::Ready(());
         }

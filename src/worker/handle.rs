@@ -61,7 +61,8 @@ impl PoolHandle {
     }
 
     pub(super) fn gate(&self) -> Gate {
-        Gate::new(self.owner.pool.permits.clone())
+        let pool = &self.owner.pool;
+        Gate::new(pool.permits.clone()).total(pool.admitted)
     }
 
     pub(super) fn close(&self) {

@@ -38,6 +38,8 @@ use crate::{
 pub(super) struct Pool {
     /// One for each request that waits or is run.
     pub(super) permits: Arc<Semaphore>,
+    /// The number of permits.
+    pub(super) admitted: usize,
     pub(super) queue_timeout: Duration,
     state: Mutex<State>,
     /// Wakes the supervisor's thread: `wake_at` has moved ahead, or a worker's state has changed.
@@ -124,7 +126,7 @@ pub(super) struct Lost {
 impl Pool {
     pub(super) fn new(config: Config, queue: usize, queue_timeout: Duration) -> Arc<Self> {
         let workers = config.workers.max(config.scale.max);
-        let permits = workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
+        let admitted = workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
         let state = State {
             queue: Queue::default(),
             supervisor: Supervisor::new(config, Instant::now()),
@@ -136,7 +138,8 @@ impl Pool {
             panics: 0,
         };
         Arc::new(Self {
-            permits: Arc::new(Semaphore::new(permits)),
+            permits: Arc::new(Semaphore::new(admitted)),
+            admitted,
             queue_timeout,
             state: Mutex::new(state),
             alarm: Condvar::new(),

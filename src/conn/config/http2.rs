@@ -29,7 +29,8 @@ impl Http2Config {
 
     /// Sets how many requests of a connection may be under way at once. Defaults to 100, the least that RFC 9113
     /// section 6.5.2 recommends. A request counts until its response is complete and its service's future has
-    /// ended, whether or not the client has reset it.
+    /// ended, whether or not the client has reset it. A [gate](super::Config::gate) whose
+    /// [total](crate::net::Gate::total) is known lowers it.
     #[must_use]
     pub fn max_streams(mut self, n: u32) -> Self {
         self.max_streams = n;

@@ -161,8 +161,11 @@ where
 /// Returns a builder with the configured bounds.
 fn builder(options: &Http2Config, config: &Config) -> Builder {
     let mut builder = Builder::new();
+    // Requests beyond what the workers take would wait here; at the client, another server may take them.
+    let admitted =
+        config.gate.max_requests().map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
     builder
-        .max_concurrent_streams(options.max_streams)
+        .max_concurrent_streams(options.max_streams.min(admitted.max(1)))
         .initial_window_size(options.stream_window)
         .initial_connection_window_size(options.connection_window)
         .max_header_list_size(u32::try_from(config.limits.head_bytes).unwrap_or(u32::MAX))

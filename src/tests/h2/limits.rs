@@ -149,3 +149,21 @@ async fn drain_announces_its_end_in_two_steps_and_serves_what_is_on_its_way() {
     within(served.task).await.unwrap().unwrap();
     within(drain.ended()).await;
 }
+
+#[tokio::test]
+async fn announced_streams_are_no_more_than_the_workers_take() {
+    let pool = crate::worker::threads(2, || crate::worker::blocking(|_| Response::new("done")));
+    let pool = pool.queue(3).start().unwrap();
+    let half = Config::new().http2(crate::conn::Http2Config::new().max_streams(4));
+    for (config, streams) in
+        [(Config::new(), 100), (Config::new().gate(pool.gate()), 5), (half.gate(pool.gate()), 4)]
+    {
+        let mut served = serve(tell(), config);
+        let mut raw = Raw::begin(&mut served, &[]).await;
+        let first = raw.next().await.unwrap();
+        let mut settings = first.payload.chunks(6);
+        let announced = settings.find(|s| s[..2] == [0, 3]).expect("MAX_CONCURRENT_STREAMS");
+        assert_eq!(announced[2..], u32::to_be_bytes(streams));
+    }
+    pool.shutdown(Duration::from_secs(5)).await.unwrap();
+}

@@ -172,7 +172,7 @@ impl Php {
 
     /// Returns a gate that is open while a permit is free, for [`Serve::gate`](crate::serve::Serve::gate).
     pub fn gate(&self) -> Gate {
-        Gate::new(self.shared.permits.clone())
+        Gate::new(self.shared.permits.clone()).total(self.shared.admitted)
     }
 
     /// Replaces PHP by a new instance, which is ready before the old one is stopped: see [`Php`]. During a reload
