@@ -60,7 +60,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -209,8 +209,14 @@ impl Upstream {
         options: discover::FollowOptions,
     ) -> impl Future<Output = ()> + Send + use<D> {
         let template = self.1.clone();
+        // The roots of the system are read for the first server that needs them.
+        let secured = OnceLock::new();
         self.balance().follow(source, options, move |target| {
-            template.endpoint(&target.address.clone().into())
+            let template = match target.address.scheme() {
+                Scheme::Https => secured.get_or_init(|| template.clone().secured()),
+                Scheme::Http | Scheme::Http2 => &template,
+            };
+            template.endpoint(&target.address)
         })
     }
 }

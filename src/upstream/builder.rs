@@ -6,8 +6,10 @@ use tower_layer::Layer;
 
 use super::{
     BalanceBuilder, EmptySet, Endpoint, EndpointLimits, ForwardLayer, HostPolicy, PoolConfig,
-    QueueOptions, Remote, RetryLayer, Upstream, forward::Options as ForwardOptions,
-    remote::RemoteOptions, server_address::ServerAddress,
+    QueueOptions, Remote, RetryLayer, Upstream,
+    forward::Options as ForwardOptions,
+    remote::RemoteOptions,
+    server_address::{Scheme, ServerAddress},
 };
 use crate::{
     policy::{
@@ -26,6 +28,13 @@ pub(super) struct Template {
 }
 
 impl Template {
+    /// Adds the default TLS client, unless there is one. If it cannot be made, requests to servers at `https://` fail
+    /// with the reason.
+    pub(super) fn secured(mut self) -> Self {
+        let _ = self.remote.prepare(Scheme::Https);
+        self
+    }
+
     pub(super) fn endpoint(&self, address: &ServerAddress) -> Endpoint<Remote> {
         let remote = Remote::with_options(address, &self.remote);
         Endpoint::from(remote).limits(self.limits)

@@ -35,7 +35,7 @@ use crate::{
     net::Address,
 };
 
-pub(super) use options::Options as RemoteOptions;
+pub(super) use options::{Options as RemoteOptions, is_supported};
 pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 
 /// One HTTP server at an address, as a service.

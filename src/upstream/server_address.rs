@@ -81,7 +81,13 @@ impl FromStr for ServerAddress {
         if let Some(host) = text.strip_prefix("h2://") {
             return Ok(Self::new(Scheme::Http2, host.parse()?));
         }
-        Ok(Self::new(Scheme::Http, text.parse()?))
+        let address = text.parse().map_err(|_| {
+            let why = format!(
+                "'{text}' is neither host:port, http://host:port, https://host, h2://host:port nor unix:/path"
+            );
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })?;
+        Ok(Self::new(Scheme::Http, address))
     }
 }
 

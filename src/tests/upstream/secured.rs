@@ -18,7 +18,10 @@ use crate::{
     Body, BoxError, Request, Response,
     net::tls::{self, Client, Server, testing::Authority},
     tests::support::{Running, start, start_with, within},
-    upstream::Upstream,
+    upstream::{
+        EmptySet, Upstream,
+        discover::{Target, fixed},
+    },
 };
 
 /// Answers with the version, the host, the body and the trailers of the request.
@@ -76,6 +79,24 @@ async fn server_chooses_the_protocol_and_its_certificate_is_verified() {
         drop(upstream);
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn source_names_servers_with_tls_and_http2() {
+    let (ca, tls) = certificate(&["h2"]);
+    let (secure, plain) = (tell(Some(tls)).await, tell(None).await);
+    let client = Client::builder().roots(ca.file()).build().unwrap();
+    let servers =
+        [format!("https://localhost:{}", secure.addr.port()), format!("h2://{}", plain.addr)];
+    for server in servers {
+        let builder = Upstream::builder([] as [&str; 0]).empty(EmptySet::Fail);
+        let upstream = builder.tls(client.clone()).build().unwrap();
+        upstream.follow(fixed([server.parse::<Target>().unwrap()])).await;
+        assert_eq!(upstream.endpoints()[0].key().as_str(), server);
+        assert_eq!(send(&upstream, Body::empty()).await.unwrap(), "HTTP/2.0 a.example 0 0");
+    }
+    secure.stop().await;
+    plain.stop().await;
 }
 
 #[tokio::test]

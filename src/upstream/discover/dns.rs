@@ -19,7 +19,11 @@ use hickory_resolver::{
 use tokio::time::sleep;
 
 use super::{Target, Update, steps::Steps};
-use crate::{error::BoxError, net::clock, policy::backoff::Backoff};
+use crate::{
+    error::BoxError,
+    net::{Address, clock},
+    policy::backoff::Backoff,
+};
 
 /// Minimum time between two lookups of a name, whatever its TTL: 1 s.
 pub const DNS_MIN_TTL: Duration = Duration::from_secs(1);
@@ -38,9 +42,9 @@ type Item = Result<Update, BoxError>;
 /// Follows the addresses of a name (A and AAAA), or the servers of a service (SRV, RFC 2782). They are looked up
 /// again after their TTL, which is limited to between [`DNS_MIN_TTL`] and [`DNS_MAX_TTL`].
 ///
-/// The targets are addresses with a port. The lowest priority of SRV records is tier 0, the next one tier 1, and so
-/// on; a weight of 0 counts as 1. A name without addresses is an error, after which the lookup is repeated after 1 s,
-/// and up to 30 s if it continues to fail.
+/// The targets are addresses with a port, for HTTP/1.1 without TLS; for another protocol map the updates of the stream.
+/// The lowest priority of SRV records is tier 0, the next one tier 1, and so on; a weight of 0 counts as 1. A name
+/// without addresses is an error, after which the lookup is repeated after 1 s, and up to 30 s if it continues to fail.
 ///
 /// ```no_run
 /// use vestibule::upstream::discover::DnsSource;
@@ -171,7 +175,8 @@ impl Lookup {
         let answer = answer.map_err(|e| format!("cannot resolve {name}: {e}"))?;
         let addresses: BTreeSet<SocketAddr> =
             answer.iter().map(|ip| SocketAddr::new(ip, port)).collect();
-        let target = |address: SocketAddr| Target { weight, tier, ..Target::new(address.into()) };
+        let target =
+            |address: SocketAddr| Target { weight, tier, ..Target::new(Address::from(address)) };
         Ok((addresses.into_iter().map(target).collect(), answer.valid_until()))
     }
 

@@ -2,10 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{net::Address, upstream::endpoint::EndpointKey};
+use crate::upstream::{ServerAddress, endpoint::EndpointKey, remote::is_supported};
 
-/// A server found by a source. In a file or in etcd it is a line of text: the address, and options that differ from
-/// the defaults.
+/// A server found by a source. In a file or in etcd it is a line of text: a [`ServerAddress`], and options that differ
+/// from the defaults.
 ///
 /// ```
 /// use vestibule::upstream::discover::Target;
@@ -14,13 +14,15 @@ use crate::{net::Address, upstream::endpoint::EndpointKey};
 /// assert_eq!((target.weight, target.tier, &*target.zone), (4, 1, "eu-1"));
 /// assert_eq!(target.key().as_str(), "10.0.0.1:3000");
 /// assert!("unix:/run/app.sock".parse::<Target>().is_ok());
+/// # #[cfg(feature = "tls")]
+/// assert!("https://api.example weight=2".parse::<Target>().is_ok());
 /// assert!("10.0.0.1:3000 wieght=4".parse::<Target>().is_err());
 /// # Ok::<(), vestibule::upstream::discover::InvalidTarget>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// The address.
-    pub address: Address,
+    /// The address, and the protocol.
+    pub address: ServerAddress,
     /// The share of the requests, relative to the others. Default 1.
     pub weight: u32,
     /// The tier; 0, the default, is used first.
@@ -39,8 +41,8 @@ pub struct InvalidTarget {
 
 impl Target {
     /// Creates a target with weight 1.
-    pub const fn new(address: Address) -> Self {
-        Self { address, weight: 1, tier: 0, zone: String::new() }
+    pub fn new(address: impl Into<ServerAddress>) -> Self {
+        Self { address: address.into(), weight: 1, tier: 0, zone: String::new() }
     }
 
     /// Returns the key: the address.
@@ -68,7 +70,9 @@ impl FromStr for Target {
         };
         let mut words = text.split_whitespace();
         let address = words.next().ok_or_else(|| invalid(&"it is empty"))?;
-        let mut target = Self::new(address.parse().map_err(|e| invalid(&e))?);
+        let address: ServerAddress = address.parse().map_err(|e| invalid(&e))?;
+        is_supported(address.scheme()).map_err(|e| invalid(&e))?;
+        let mut target = Self::new(address);
         for word in words {
             let (name, value) = word.split_once('=').ok_or_else(|| invalid(&"not name=value"))?;
             match name {

@@ -64,6 +64,8 @@ fn target_needs_an_address_and_known_options() {
     let lines = "# servers\n\n a:1 weight=3 # the large one\r\nunix:/b tier=1\n";
     let targets = Target::parse_lines(lines).unwrap();
     assert_eq!(targets, [target("a:1 weight=3"), target("unix:/b tier=1")]);
+    let ftp = "ftp://a:1".parse::<Target>().unwrap_err().to_string();
+    assert!(ftp.contains("https://host, h2://host:port"), "{ftp}");
 }
 
 #[tokio::test]

@@ -38,15 +38,11 @@ impl Default for Options {
 impl Options {
     /// Checks that this build supports `scheme`, and sets the defaults that it needs.
     pub(in crate::upstream) fn prepare(&mut self, scheme: Scheme) -> io::Result<()> {
-        match scheme {
-            Scheme::Http => Ok(()),
-            Scheme::Http2 => speaks_http2(),
-            Scheme::Https if self.tls.is_some() => Ok(()),
-            Scheme::Https => {
-                self.tls = Some(default_tls()?);
-                Ok(())
-            }
+        is_supported(scheme)?;
+        if scheme == Scheme::Https && self.tls.is_none() {
+            self.tls = Some(default_tls()?);
         }
+        Ok(())
     }
 
     pub(in crate::upstream) fn tls_client(&self) -> io::Result<&tls::Client> {
@@ -67,17 +63,17 @@ fn default_tls() -> io::Result<tls::Client> {
 
 #[cfg(not(feature = "tls"))]
 fn default_tls() -> io::Result<tls::Client> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "https:// needs the feature `tls`"))
+    Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(feature = "h2")]
-fn speaks_http2() -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(not(feature = "h2"))]
-fn speaks_http2() -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "h2:// needs the feature `h2`"))
+/// Checks that this build supports `scheme`.
+pub(in crate::upstream) fn is_supported(scheme: Scheme) -> io::Result<()> {
+    let why = match scheme {
+        Scheme::Http2 if !cfg!(feature = "h2") => "h2:// needs the feature `h2`",
+        Scheme::Https if !cfg!(feature = "tls") => "https:// needs the feature `tls`",
+        Scheme::Http | Scheme::Http2 | Scheme::Https => return Ok(()),
+    };
+    Err(io::Error::new(io::ErrorKind::Unsupported, why))
 }
 
 /// Builds a [`Remote`]. The order of options does not matter.
