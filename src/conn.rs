@@ -33,6 +33,8 @@ mod interim;
 mod misdirected;
 mod output;
 pub(crate) mod per_client;
+#[cfg(any(feature = "hyper", feature = "process", feature = "upstream"))]
+pub(crate) mod relay;
 mod request_log;
 mod server;
 mod setup;
@@ -42,7 +44,10 @@ mod thread_buffers;
 mod timer;
 mod transport;
 mod tunnel;
+#[cfg(any(feature = "hyper", feature = "process", feature = "upstream"))]
+pub mod tunnels;
 pub mod upgrade;
+mod websocket;
 
 pub use checkin::{Checkin, SingleUse};
 #[cfg(feature = "h2")]

@@ -4,10 +4,6 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll},
     time::Instant,
 };
@@ -24,6 +20,7 @@ use crate::{
 
 /// Runs a tunnel in the connection's task, until it ends or a shutdown aborts it.
 pub(super) struct Tunneling {
+    /// `None` once it has ended.
     tunnel: Option<Tunnel>,
     log: TunnelLog,
     peer: Peer,
@@ -34,7 +31,6 @@ pub(super) struct Tunneling {
 /// The entry of the request that began a tunnel. It is written when the tunnel ends.
 pub(super) struct TunnelLog {
     pub(super) entry: Option<(Entry, Instant)>,
-    pub(super) written: Arc<AtomicU64>,
     pub(super) log: AccessLog,
 }
 
@@ -46,6 +42,12 @@ impl Tunneling {
     pub(super) fn peer(&self) -> &Peer {
         &self.peer
     }
+
+    fn end(&mut self) {
+        if let Some(tunnel) = self.tunnel.take() {
+            self.log.record(tunnel.written());
+        }
+    }
 }
 
 impl Future for Tunneling {
@@ -53,24 +55,39 @@ impl Future for Tunneling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let is_aborted = this.watch.poll_draining(cx) && this.watch.is_aborted();
-        let Some(tunnel) = this.tunnel.as_mut().filter(|_| !is_aborted) else {
-            return Poll::Ready(Ok(()));
-        };
-        match catch_unwind(AssertUnwindSafe(|| tunnel.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
+        let is_draining = this.watch.poll_draining(cx);
+        let Some(tunnel) = &mut this.tunnel else { return Poll::Ready(Ok(())) };
+        if is_draining {
+            tunnel.begin_drain();
+        }
+        let is_aborted = is_draining && this.watch.is_aborted();
+        match catch_unwind(AssertUnwindSafe(|| tunnel.poll(cx))) {
+            Ok(Poll::Pending) if !is_aborted => return Poll::Pending,
+            Ok(Poll::Pending) => {}
             Ok(Poll::Ready(())) => this.log.complete(),
             Err(panic) => {
                 let panic = panic_message(&*panic);
                 tracing::error!(target: "vestibule::request", client = %this.peer, panic, "a tunnel panicked");
             }
         }
-        this.tunnel = None;
+        this.end();
         Poll::Ready(Ok(()))
     }
 }
 
+impl Drop for Tunneling {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl TunnelLog {
+    fn record(&mut self, written: u64) {
+        if let Some((entry, _)) = &mut self.entry {
+            entry.bytes = written;
+        }
+    }
+
     pub(super) fn complete(&mut self) {
         if let Some((entry, _)) = &mut self.entry {
             entry.complete = true;
@@ -81,7 +98,6 @@ impl TunnelLog {
 impl Drop for TunnelLog {
     fn drop(&mut self) {
         if let Some((mut entry, began)) = self.entry.take() {
-            entry.bytes = self.written.load(Ordering::Relaxed);
             entry.elapsed = clock::now().saturating_duration_since(began);
             self.log.write(&entry);
         }

@@ -4,6 +4,11 @@
 //! function of the stream, by [`switch`]. The driver sends the head, and then runs the function's future in the
 //! connection's own task: a shutdown waits for it as for a request, and aborts it after the same time.
 //!
+//! The body of such a response stays open until the tunnel has ended, and is dropped then. So what layers hold until
+//! the end of a response, such as permits and counts of requests in flight, is held for the life of the tunnel.
+//!
+//! A client of ours that has [asked for a switch](crate::conn::h1::client) gets the stream by [`take_stream`].
+//!
 //! WebSockets over HTTP/2 (RFC 8441) are requests of the same form for the service, and their stream is one of the
 //! connection's.
 //!
@@ -24,6 +29,7 @@
 //! ```
 
 use std::{
+    any::Any,
     fmt,
     future::Future,
     io::{self, IoSlice},
@@ -38,27 +44,54 @@ use std::{
 use bytes::{Buf, BytesMut};
 use http::{
     HeaderValue, StatusCode,
-    header::{CONNECTION, UPGRADE},
+    header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http_body::SizeHint;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
+};
 
-use crate::{Response, body::Body, net::Io};
+use super::websocket;
+use crate::{
+    Response,
+    body::{Body, PollSegment, Segments},
+    net::Io,
+    semantics::{
+        problem::{self, Format},
+        upgrade,
+    },
+};
 
 /// The stream of an upgraded connection, with the bytes that were read ahead.
 pub struct Upgraded {
     io: Box<dyn Io>,
     read_ahead: BytesMut,
     written: Arc<AtomicU64>,
+    /// Whether a shutdown has begun; `None` if the stream is that of a client of ours.
+    draining: Option<watch::Receiver<bool>>,
 }
 
-/// A tunnel's future, which the connection runs.
-pub(crate) type Tunnel = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A tunnel, which the connection runs.
+pub(crate) struct Tunnel {
+    future: TunnelFuture,
+    written: Arc<AtomicU64>,
+    draining: watch::Sender<bool>,
+    /// The body of the response of 101, for what it holds. It is dropped after the stream.
+    _body: Body,
+}
 
-type Start = Box<dyn FnOnce(Upgraded) -> Tunnel + Send>;
+type TunnelFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+type Start = Box<dyn FnOnce(Upgraded) -> TunnelFuture + Send>;
 
 /// What a service does with the stream, in the extensions of its response.
 #[derive(Clone)]
 pub(crate) struct Takeover(Arc<Mutex<Option<Start>>>);
+
+/// The stream of a server that has switched, in the extensions of its response.
+#[derive(Clone)]
+struct StreamSlot(Arc<Mutex<Option<Upgraded>>>);
 
 /// Returns the response `101 Switching Protocols` to `protocol`, for example `websocket`, after which `run` has the
 /// stream. Further fields, such as `Sec-WebSocket-Accept`, are the service's.
@@ -76,37 +109,172 @@ where
 {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert(UPGRADE, HeaderValue::from_static(protocol));
+    upgrade::set(response.headers_mut(), HeaderValue::from_static(protocol));
     take_over(&mut response, run);
     response
 }
 
-/// Sets what is done with the stream after a response of 101.
+/// Answers a request for a WebSocket (RFC 6455 section 4.2) with 101, after which `run` has the stream. The frames are up
+/// to it, for example by the crate `tokio-tungstenite`. Check the request before, above all its `Origin`: a browser sends
+/// the cookies of this site with a WebSocket of any other site's page.
+///
+/// The response to any other request is 400, and 426 to another version than 13 (section 4.4). `run` is dropped then.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use vestibule::{Request, Response, conn::upgrade};
+///
+/// async fn chat(request: Request) -> Result<Response, Infallible> {
+///     Ok(upgrade::websocket(&request, |stream| async move {
+///         // WebSocketStream::from_raw_socket(stream, Role::Server, None).await ...
+///         drop(stream);
+///     }))
+/// }
+/// # let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// let response = rt.block_on(chat(Request::default())).unwrap();
+/// assert_eq!(response.status(), 400);
+/// ```
+pub fn websocket<B, F>(
+    request: &http::Request<B>,
+    run: impl FnOnce(Upgraded) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    match accept(request) {
+        Ok(accept) => {
+            let mut response = switch("websocket", run);
+            response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+            response
+        }
+        Err(refused) => refused,
+    }
+}
+
+/// Returns the `Sec-WebSocket-Accept` that agrees to a request for a WebSocket.
+///
+/// # Errors
+/// The response to any other request.
+pub(crate) fn accept<B>(request: &http::Request<B>) -> Result<HeaderValue, Response> {
+    let (status, detail) = match websocket::requested_key(request) {
+        Ok(key) => return Ok(websocket::accept(key)),
+        Err(websocket::Refusal::Malformed) => {
+            (StatusCode::BAD_REQUEST, "this is the address of a WebSocket")
+        }
+        Err(websocket::Refusal::Version) => {
+            (StatusCode::UPGRADE_REQUIRED, "WebSocket of version 13 is served")
+        }
+    };
+    let mut response = problem::response(status, Some(detail), Format::of(request.headers()));
+    if status == StatusCode::UPGRADE_REQUIRED {
+        response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    Err(response)
+}
+
+/// Sets what is done with the stream after a response of 101. A body that has ended is replaced by one that is open
+/// until the tunnel has ended.
 pub fn take_over<F>(response: &mut Response, run: impl FnOnce(Upgraded) -> F + Send + 'static)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let start: Start = Box::new(move |stream| Box::pin(run(stream)));
     response.extensions_mut().insert(Takeover(Arc::new(Mutex::new(Some(start)))));
+    if response.body().is_complete() {
+        *response.body_mut() = open_body(());
+    }
+}
+
+/// Takes the stream of a server that has switched protocols from its response, which a client of ours has received.
+/// `None` if the server has not switched, or the stream was taken before.
+///
+/// The response's body must be kept until the stream is dropped: it holds the place of the connection in its pool.
+pub fn take_stream<B>(response: &mut http::Response<B>) -> Option<Upgraded> {
+    let StreamSlot(slot) = response.extensions_mut().remove()?;
+    let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    stream
+}
+
+/// Puts the stream of a server that has switched into its response.
+pub(crate) fn put_stream(response: &mut Response, stream: Upgraded) {
+    response.extensions_mut().insert(StreamSlot(Arc::new(Mutex::new(Some(stream)))));
+}
+
+/// Returns an empty body that does not end before it is dropped, and holds `guard` until then.
+pub(crate) fn open_body(guard: impl Any + Send) -> Body {
+    Body::segmented(OpenBody { _guard: Box::new(guard) })
+}
+
+struct OpenBody {
+    _guard: Box<dyn Any + Send>,
+}
+
+impl Segments for OpenBody {
+    fn poll_segment(&mut self, _: &mut Context<'_>) -> PollSegment {
+        Poll::Pending
+    }
+
+    fn is_end(&self) -> bool {
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
+    }
 }
 
 impl Takeover {
-    /// Returns the tunnel over a stream; `None` if a clone has begun it.
-    pub(crate) fn begin(&self, stream: Upgraded) -> Option<Tunnel> {
+    /// Begins the tunnel over a stream; `None` if a clone has begun it. `body` is that of the response.
+    pub(crate) fn begin(
+        &self,
+        io: impl Io + 'static,
+        read_ahead: BytesMut,
+        body: Body,
+    ) -> Option<Tunnel> {
         let start = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(start(stream))
+        let (draining, watch) = watch::channel(false);
+        let stream = Upgraded { draining: Some(watch), ..Upgraded::new(io, read_ahead) };
+        let written = stream.written.clone();
+        Some(Tunnel { future: start(stream), written, draining, _body: body })
+    }
+}
+
+impl Tunnel {
+    /// Runs it until it ends.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.future.as_mut().poll(cx)
+    }
+
+    /// Returns how many bytes the tunnel has written to the client.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Tells the tunnel that a shutdown has begun.
+    pub(crate) fn begin_drain(&self) {
+        self.draining.send_if_modified(|is_draining| !std::mem::replace(is_draining, true));
     }
 }
 
 impl Upgraded {
     pub(crate) fn new(io: impl Io + 'static, read_ahead: BytesMut) -> Self {
-        Self { io: Box::new(io), read_ahead, written: Arc::default() }
+        Self { io: Box::new(io), read_ahead, written: Arc::default(), draining: None }
     }
 
-    /// Returns the counter of the bytes that are written.
-    pub(crate) fn written(&self) -> Arc<AtomicU64> {
-        self.written.clone()
+    /// Waits until a shutdown of the server has begun. The tunnel should then end by itself, for example by a frame
+    /// of WebSocket that closes it, since it is aborted when the
+    /// [`shutdown_timeout`](crate::serve::Serve::shutdown_timeout) has passed. Pending for ever for a stream of a
+    /// client.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let draining = self.draining.clone();
+        async move {
+            if let Some(mut draining) = draining
+                && draining.wait_for(|is_draining| *is_draining).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await // the connection has ended, and with it the tunnel
+        }
     }
 
     fn count(&self, result: &Poll<io::Result<usize>>) {
@@ -191,5 +359,11 @@ impl fmt::Debug for Upgraded {
 impl fmt::Debug for Takeover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Takeover").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for StreamSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamSlot").finish_non_exhaustive()
     }
 }

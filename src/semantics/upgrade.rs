@@ -12,10 +12,19 @@ use http::{
 /// `h2c` is no protocol to switch to: a request behind it would pass the rules of a proxy (RFC 9113 section 3.1
 /// has removed it).
 pub fn requested(parts: &Parts) -> Option<&HeaderValue> {
-    if parts.method != Method::GET || parts.version != Version::HTTP_11 {
+    requested_by(&parts.method, parts.version, &parts.headers)
+}
+
+/// Does the same as [`requested`] with a head whose parts are not together.
+pub fn requested_by<'a>(
+    method: &Method,
+    version: Version,
+    headers: &'a HeaderMap,
+) -> Option<&'a HeaderValue> {
+    if *method != Method::GET || version != Version::HTTP_11 {
         return None;
     }
-    protocol(&parts.headers)
+    protocol(headers)
 }
 
 /// Returns the protocol that a message's fields switch to.
@@ -31,6 +40,13 @@ pub fn protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut options =
         headers.get_all(CONNECTION).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
     options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade")).then_some(upgrade)
+}
+
+/// Sets the fields that ask for a switch to `protocol`, or agree to it. They are those of one hop: a gateway removes
+/// them with the other fields of a hop, and sets them again if it passes the switch on.
+pub fn set(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
 }
 
 /// Returns whether this protocol is WebSocket (RFC 6455).

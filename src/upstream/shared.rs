@@ -88,7 +88,16 @@ pub(super) async fn send(
             }
         }
     };
-    connection.exchange(request).await.map_err(attempt_error)
+    match connection.exchange(request).await {
+        Ok(response) => Ok(response),
+        // A connection of its own, for which ALPN offers HTTP/1.1 alone, as browsers do.
+        Err(ExchangeError { cause: Cause::NoExtendedConnect, request: Some(request), .. })
+            if shared.scheme == Scheme::Https =>
+        {
+            shared.http1.send(*request, ()).await
+        }
+        Err(error) => Err(attempt_error(error)),
+    }
 }
 
 /// Returns a connection, after a wait at the maximum number of them, within the connect timeout and until the request's
@@ -157,7 +166,7 @@ fn attempt_error(error: ExchangeError) -> AttemptError {
         }
         Cause::Closed(_) | Cause::Reset(_) => AttemptErrorKind::ConnectionLost,
         Cause::Timeout | Cause::Deadline => AttemptErrorKind::Timeout,
-        Cause::Unsendable | Cause::Body(_) => AttemptErrorKind::Request,
+        Cause::Unsendable | Cause::NoExtendedConnect | Cause::Body(_) => AttemptErrorKind::Request,
     };
     let error = AttemptError::new(kind, delivery, cause.into_error());
     match request {

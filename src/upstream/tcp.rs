@@ -1,7 +1,7 @@
 //! `TcpBalance`: forwards whole connections, of any protocol, to one of several servers.
 
 mod builder;
-mod relay;
+mod pipe;
 mod serve;
 mod target;
 #[cfg(test)]
@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -23,22 +24,20 @@ use http::Request;
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tower_service::Service;
 
-use self::{
-    relay::{Limits, Relay},
-    target::Connected,
-};
+use self::target::Connected;
 use super::{Balance, Retry};
 use crate::{
     body::Body,
+    conn::relay::{Limits, Relay},
     error::BoxError,
-    net::{DrainWatch, Io, Stream},
+    net::{DrainWatch, Io, Stream, splice::Pipe},
     peer::{Peer, ProxyAddresses},
     policy::pick::Pick,
     proto::proxy,
 };
 
+pub use crate::conn::relay::End;
 pub use builder::{MAX_CONNECTIONS, TCP_IDLE_TIMEOUT, TcpBalanceBuilder};
-pub use relay::End;
 pub use target::TcpTarget;
 
 /// Forwards whole connections to one of several servers: a load balancer for databases, caches, mail, or TLS that the
@@ -191,8 +190,15 @@ impl TcpBalance {
             client.reset_on_close();
             return Err(TcpError::ProxyHeader(error));
         }
-        let mut relay = Relay::new(client, server, shared.limits);
-        let end = poll_fn(|cx| relay.poll(cx, &mut watch)).await;
+        let mut relay = Relay::<_, Pipe>::new(client, server, shared.limits);
+        let end = poll_fn(|cx| match relay.poll(cx) {
+            // It is registered for the abort, too.
+            Poll::Pending if watch.poll_draining(cx) && watch.is_aborted() => {
+                Poll::Ready(End::Aborted)
+            }
+            polled => polled,
+        });
+        let end = end.await;
         let (sent, received) = relay.finish(&end);
         let sent = sent + read_ahead.len() as u64;
         shared.counts.sent.fetch_add(sent, Relaxed);

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -12,13 +13,17 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, request, response};
 
 use super::{
-    Cause, Connection, ExchangeError, Protocol,
+    Cause, Connection, ExchangeError, Parts, Protocol,
     incoming::Incoming,
     upload::{Upload, pump},
 };
 use crate::{
     body::Body,
-    conn::{Checkin, Delivery, InterimResponses, head_pool},
+    conn::{
+        Checkin, Delivery, InterimResponses, head_pool,
+        upgrade::{self, Upgraded},
+        websocket,
+    },
     net::{Io, clock},
     peer::Deadline,
     proto::h1::Event,
@@ -160,7 +165,7 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         Ok(())
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<std::io::Result<()>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
         let state = &mut *self.connection.state;
         let before = state.output.written();
         let result = state.poll_flush(cx, now);
@@ -200,6 +205,13 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
     /// Returns the response. Its body owns the connection, unless the body is already complete.
     fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause<P>> {
         let Self { mut connection, checkin, mut upload, parts: request, held_until, .. } = self;
+        if connection.state.core.has_switched() {
+            if !websocket::agrees(&request.headers, &parts.headers) {
+                let wrong = "the server's Sec-WebSocket-Accept is not that of the key";
+                return Err(Cause::Io(io::Error::new(io::ErrorKind::InvalidData, wrong)));
+            }
+            return switch(connection, checkin, parts);
+        }
         head_pool::release(request);
         if held_until.is_some() {
             // The server has answered without the body, so it does not need it.
@@ -246,6 +258,23 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
         ExchangeError { cause, delivery, request }
     }
+}
+
+/// Returns a response of 101 with the stream. Its body holds `checkin`, and what that holds of the pool, until it is
+/// dropped.
+fn switch<P: Protocol, I: Io + 'static, C: Send + 'static>(
+    connection: Connection<P, I>,
+    checkin: C,
+    parts: response::Parts,
+) -> Result<Response<Body>, Cause<P>> {
+    if !connection.state.output.is_empty() {
+        // The server has not received the request that it agrees to.
+        return Err(Cause::Io(io::ErrorKind::InvalidData.into()));
+    }
+    let Parts { io, read_ahead } = connection.into_parts();
+    let mut response = Response::from_parts(parts, upgrade::open_body(checkin));
+    upgrade::put_stream(&mut response, Upgraded::new(io, read_ahead));
+    Ok(response)
 }
 
 /// The part of a body that arrived with the head: usually one piece, which is not copied.

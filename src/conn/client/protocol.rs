@@ -103,6 +103,12 @@ pub(crate) mod sealed {
             None
         }
 
+        /// Returns whether the server has switched to the protocol that the request asked for: all bytes after the
+        /// head of its response are of that protocol.
+        fn has_switched(&self) -> bool {
+            false
+        }
+
         /// Returns whether an exchange can begin.
         fn can_begin(&self) -> bool;
 

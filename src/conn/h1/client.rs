@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
-use http::{HeaderMap, Request, request, response};
+use http::{HeaderMap, Request, Version, request, response};
 
 use crate::{
     body::Body,
@@ -14,6 +14,7 @@ use crate::{
     },
     net::{Io, clock},
     proto::h1::{self, Conn, Event, Fault, Limits, Misuse},
+    semantics::upgrade::requested_by,
 };
 
 pub use crate::conn::client::Parts;
@@ -48,6 +49,10 @@ impl<I: Io> Connection<I> {
     /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the
     /// head. The response's body owns the connection until it has ended, and then gives it to
     /// `checkin`.
+    ///
+    /// If the request [asks for a switch](crate::semantics::upgrade::requested) and the server agrees, the response is
+    /// 101, and [`upgrade::take_stream`](crate::conn::upgrade::take_stream) returns the stream. The
+    /// `Sec-WebSocket-Accept` to a request with `Sec-WebSocket-Key` is verified (RFC 6455 section 4.1).
     pub fn exchange<C: Checkin<Self>>(self, request: Request<Body>, checkin: C) -> Exchange<I, C> {
         self.exchange_with(request, (), checkin)
     }
@@ -66,6 +71,10 @@ impl Protocol for Core {
         length: Option<u64>,
         out: &mut BytesMut,
     ) -> Result<(), Misuse> {
+        // The version is that of this hop.
+        if let Some(protocol) = requested_by(&head.method, Version::HTTP_11, &head.headers) {
+            self.ask_for_switch(protocol.clone());
+        }
         self.send_head(now, &head.method, &head.uri, &head.headers, length, &[], out)
     }
 
@@ -129,6 +138,10 @@ impl Protocol for Core {
 
     fn take_interim(&mut self) -> Option<response::Parts> {
         Self::take_interim(self)
+    }
+
+    fn has_switched(&self) -> bool {
+        Self::has_switched(self)
     }
 
     fn can_begin(&self) -> bool {

@@ -27,7 +27,6 @@ use crate::{
         request_log::next_connection_number,
         timer::Timer,
         tunnel::{TunnelLog, Tunneling},
-        upgrade::Upgraded,
     },
     net::{Io, clock},
     peer::{Peer, RequestId},
@@ -188,15 +187,15 @@ impl<I: Io, S> Connection<I, S> {
     {
         let Inner { phase, driver } = self.0.as_mut()?;
         let Phase::Active(active) = phase else { return None };
-        let Stage::Switch(takeover) = std::mem::replace(&mut active.stage, Stage::End) else {
+        let Stage::Switch(switch) = std::mem::replace(&mut active.stage, Stage::End) else {
             return None;
         };
         let entry = active.transfers.take_open_entry();
         let log = driver.config.access_log.clone();
         let Transport { io, peer, read_ahead, watch, .. } = self.into_parts();
-        let stream = Upgraded::new(io, read_ahead);
-        let log = TunnelLog { entry, written: stream.written(), log };
-        let tunnel = takeover.begin(stream)?;
+        let log = TunnelLog { entry, log };
+        let (takeover, body) = *switch;
+        let tunnel = takeover.begin(io, read_ahead, body)?;
         Some(Tunneling::new(tunnel, log, peer, watch))
     }
 

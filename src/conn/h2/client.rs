@@ -15,9 +15,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::{
+    Ping, PingPong,
+    client::{Builder, SendRequest},
+};
 use http::{Request, uri::Scheme};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     body::Body,
@@ -60,12 +63,17 @@ struct Shared {
     exchanges: AtomicUsize,
     /// Notified when a request has ended.
     freed: OnceLock<Arc<Notify>>,
+    /// Whether the server's SETTINGS have been received.
+    has_settings: watch::Receiver<bool>,
 }
 
 /// The driver of a connection: reads and writes frames for all of its requests. It ends with the connection, or after
 /// the last request once all handles are dropped.
 pub struct Driver<I> {
     connection: h2::client::Connection<I, Bytes>,
+    /// The answer to a PING, which comes after the server's SETTINGS (RFC 9113 section 3.4); `None` once it has come.
+    pong: Option<PingPong>,
+    has_settings: watch::Sender<bool>,
     shared: Arc<Shared>,
 }
 
@@ -80,7 +88,7 @@ pub async fn handshake<I: Io>(
     scheme: Scheme,
     limits: Arc<Limits>,
 ) -> io::Result<(Connection, Driver<I>)> {
-    let (send, connection) = Builder::new()
+    let (send, mut connection) = Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -89,6 +97,11 @@ pub async fn handshake<I: Io>(
         .handshake(io)
         .await
         .map_err(|error| error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()))?;
+    let mut pong = connection.ping_pong();
+    if let Some(ping) = &mut pong {
+        let _ = ping.send_ping(Ping::opaque()); // fails if the connection has ended already
+    }
+    let (set_settings, has_settings) = watch::channel(false);
     let shared = Arc::new(Shared {
         limits,
         scheme,
@@ -96,8 +109,10 @@ pub async fn handshake<I: Io>(
         active: AtomicUsize::new(0),
         exchanges: AtomicUsize::new(0),
         freed: OnceLock::new(),
+        has_settings,
     });
-    Ok((Connection { send, shared: shared.clone() }, Driver { connection, shared }))
+    let driver = Driver { connection, pong, has_settings: set_settings, shared: shared.clone() };
+    Ok((Connection { send, shared }, driver))
 }
 
 impl Connection {
@@ -120,6 +135,10 @@ impl Connection {
     /// Sends a request and waits for the head of its response.
     ///
     /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the head.
+    ///
+    /// A request that [asks for a WebSocket](crate::semantics::upgrade::requested) is sent as an extended CONNECT (RFC
+    /// 8441), if the server's SETTINGS allow it. If the server agrees, the response is 101, as over HTTP/1.1, and
+    /// [`upgrade::take_stream`](crate::conn::upgrade::take_stream) returns the stream.
     pub fn exchange(self, request: Request<Body>) -> Exchange {
         Exchange::new(self, request)
     }
@@ -190,6 +209,13 @@ impl<I: Io> Future for Driver<I> {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(pong) = &mut this.pong
+            && pong.poll_pong(cx).is_ready()
+        {
+            this.pong = None;
+            let _ = this.has_settings.send(true);
+        }
         Pin::new(&mut self.connection).poll(cx).map_err(|error| {
             error.into_io().unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
         })
@@ -221,6 +247,9 @@ pub enum Cause {
     /// The request cannot be sent.
     #[error("request cannot be sent")]
     Unsendable,
+    /// The request asks for a WebSocket, and the server's SETTINGS do not allow extended CONNECT (RFC 8441 section 3).
+    #[error("server allows no WebSocket over HTTP/2 (SETTINGS_ENABLE_CONNECT_PROTOCOL)")]
+    NoExtendedConnect,
     /// The request's body failed while it was read.
     #[error("request body failed")]
     Body(#[source] BoxError),
@@ -238,7 +267,11 @@ impl Cause {
             Self::Reset(error) => {
                 error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
             }
-            Self::Timeout | Self::Deadline | Self::Unsendable | Self::Body(_) => false,
+            Self::Timeout
+            | Self::Deadline
+            | Self::Unsendable
+            | Self::NoExtendedConnect
+            | Self::Body(_) => false,
         }
     }
 
@@ -249,7 +282,7 @@ impl Cause {
             Self::Body(error) => return error,
             Self::Timeout | Self::Deadline => Kind::Timeout,
             Self::Unsendable => Kind::Internal,
-            Self::Closed(_) | Self::Reset(_) => Kind::BadGateway,
+            Self::Closed(_) | Self::Reset(_) | Self::NoExtendedConnect => Kind::BadGateway,
         };
         Error::new(kind, self).into()
     }

@@ -278,6 +278,9 @@ where
     fn begin_drain(&mut self, now: Instant) {
         if self.drain_until.is_none() {
             self.drain_until = now.checked_add(DRAIN_TIMEOUT);
+            for stream in self.streams.slots.iter_mut().flatten() {
+                stream.exchange.begin_drain();
+            }
             if let State::Open(connection) = &mut self.state {
                 connection.graceful_shutdown();
                 self.connection_waker.wake();
@@ -307,7 +310,11 @@ where
                     let last = self.last_id;
                     self.last_id =
                         RequestId::new(last.connection(), last.request().wrapping_add(1));
-                    let begun = Exchange::begin(&self.shared, self.last_id, request, respond, now);
+                    let mut begun =
+                        Exchange::begin(&self.shared, self.last_id, request, respond, now);
+                    if self.drain_until.is_some() {
+                        begun.begin_drain();
+                    }
                     let key = self.streams.insert(begun, &self.wakers);
                     self.idle_since = None;
                     self.waiting.push_back(key);

@@ -193,6 +193,9 @@ where
 /// Returns whether the body passes unchanged: it is available already, or must not be delayed.
 fn is_unbuffered(response: &Response) -> bool {
     let body = response.body();
+    if response.status().is_informational() {
+        return true; // 101: the body is open as long as the tunnel
+    }
     if body.as_bytes().is_some_and(|b| b.len() <= MAX_PASSED_LEN) || body.as_file().is_some() {
         return true;
     }

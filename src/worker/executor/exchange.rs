@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as _, Frame};
 use tokio::time::{Sleep, sleep_until};
 
@@ -110,6 +111,10 @@ pub(crate) async fn deliver(response: Response, job: &Job) -> Done {
 
 async fn first_frame(response: Response) -> Result<Output, BoxError> {
     if response.body().as_bytes().is_some() || response.body().as_file().is_some() {
+        return Ok(Output::Complete(response));
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // The tunnel runs in the connection's task, and its body is open as long.
         return Ok(Output::Complete(response));
     }
     // The bodies of frameworks are streams even if they have one piece. Polling once avoids the channel for

@@ -104,8 +104,8 @@ pub(super) enum Stage {
     Linger(u64, Instant),
     /// The client has begun with the preface of HTTP/2: the transport goes to another driver.
     Http2,
-    /// A response of 101 is sent: then the transport goes to the tunnel.
-    Switch(Takeover),
+    /// A response of 101 is sent: then the transport goes to the tunnel, with the response's body.
+    Switch(Box<(Takeover, Body)>),
     End,
 }
 

@@ -252,7 +252,7 @@ where
             && active.wants_upgrade
             && let Some(takeover) = parts.extensions.remove()
         {
-            return self.switch(active, now, &parts, takeover);
+            return self.switch(active, now, &parts, Box::new((takeover, body)));
         }
         let length = match catch_panic(|| body.len()) {
             Ok(length) => length,
@@ -318,13 +318,13 @@ where
         })
     }
 
-    /// Sends a response of 101, after which `takeover` has the stream.
+    /// Sends a response of 101, after which its service has the stream.
     fn switch(
         &mut self,
         active: &mut Active,
         now: Instant,
         parts: &response::Parts,
-        takeover: Takeover,
+        switch: Box<(Takeover, Body)>,
     ) {
         let protocol = parts.headers.get(UPGRADE).map_or(&b"websocket"[..], |v| v.as_bytes());
         let (core, out) = (&mut active.core, active.output.head());
@@ -334,7 +334,7 @@ where
         match sent {
             Ok(()) => {
                 active.transfers.record_head(parts.status, parts.extensions.get());
-                active.stage = Stage::Switch(takeover);
+                active.stage = Stage::Switch(switch);
             }
             Err(_misuse) => self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR),
         }

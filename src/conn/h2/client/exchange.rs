@@ -7,20 +7,34 @@ use std::{
     time::Instant,
 };
 
-use h2::{Reason, client::ResponseFuture};
-use http::{Request, Response, request};
+use bytes::{Bytes, BytesMut};
+use h2::{Reason, SendStream, client::ResponseFuture};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY},
+    request, response,
+};
 
-use super::{Active, Cause, Connection, ExchangeError, incoming::Incoming, request::convert};
+use super::{
+    Active, Cause, Connection, ExchangeError,
+    incoming::Incoming,
+    request::{convert, convert_switch},
+};
 use crate::{
     body::Body,
     conn::{
         Delivery, InterimResponses,
-        h2::server::respond::{Outgoing, SendError},
+        h2::{
+            server::respond::{Outgoing, SendError},
+            stream::H2Stream,
+        },
         timer::Timer,
+        upgrade::{self, Upgraded},
+        websocket,
     },
     net::clock,
     peer::{Deadline, MinRate},
-    semantics::gateway,
+    semantics::{self, gateway},
 };
 
 /// The future of [`Connection::exchange`].
@@ -35,6 +49,8 @@ struct Inner {
     /// A copy of the body for a retry.
     replay: Option<Body>,
     sent: Option<Sent>,
+    /// The server's SETTINGS, while a request that depends on them waits.
+    settings: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     deadline: Option<Instant>,
     timer: Timer,
 }
@@ -43,6 +59,8 @@ struct Inner {
 struct Sent {
     response: ResponseFuture,
     upload: Option<Box<Outgoing>>,
+    /// The client's half of the stream after an extended CONNECT.
+    tunnel: Option<SendStream<Bytes>>,
     /// The time since which the exchange waits for the server.
     since: Instant,
 }
@@ -53,6 +71,11 @@ impl Exchange {
         let deadline = parts.extensions.get::<Deadline>().map(|deadline| deadline.0);
         let replay = body.replay();
         let active = Active::new(&connection.shared);
+        let settings = asks_for_websocket(&parts).then(|| {
+            let mut has_settings = connection.shared.has_settings.clone();
+            // An error is the end of the connection, which is noticed elsewhere.
+            Box::pin(async move { drop(has_settings.wait_for(|has| *has).await) }) as Pin<Box<_>>
+        });
         Self(Some(Inner {
             connection,
             active,
@@ -60,6 +83,7 @@ impl Exchange {
             body: Some(body),
             replay,
             sent: None,
+            settings,
             deadline,
             timer: Timer::default(),
         }))
@@ -72,7 +96,7 @@ impl Inner {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Poll::Ready(Err(Cause::Deadline));
         }
-        if self.sent.is_none() {
+        if self.sent.is_none() && self.poll_settings(cx).is_ready() {
             // Pending while the server allows no further request.
             match self.connection.send.poll_ready(cx) {
                 Poll::Ready(Ok(())) => self.send(now)?,
@@ -122,22 +146,51 @@ impl Inner {
         Poll::Ready(Err(if is_deadline { Cause::Deadline } else { Cause::Timeout }))
     }
 
+    fn poll_settings(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(settings) = &mut self.settings {
+            ready!(settings.as_mut().poll(cx));
+            self.settings = None;
+        }
+        Poll::Ready(())
+    }
+
     fn send(&mut self, now: Instant) -> Result<(), Cause> {
         let shared = &self.connection.shared;
-        let head = convert(&self.parts, &shared.scheme).ok_or(Cause::Unsendable)?;
+        let mut head = convert(&self.parts, &shared.scheme).ok_or(Cause::Unsendable)?;
+        let is_switch = asks_for_websocket(&self.parts);
+        if is_switch {
+            if !self.connection.send.is_extended_connect_protocol_enabled() {
+                return Err(Cause::NoExtendedConnect);
+            }
+            convert_switch(&mut head);
+        }
         let body = self.body.take().unwrap_or_default();
-        let ends = http_body::Body::is_end_stream(&body);
+        let ends = http_body::Body::is_end_stream(&body) && !is_switch;
         let (response, stream) =
             self.connection.send.send_request(head, ends).map_err(Cause::new)?;
-        let upload = (!ends).then(|| Box::new(Outgoing::new(stream, body, MinRate::NONE)));
-        self.sent = Some(Sent { response, upload, since: now });
+        let (upload, tunnel) = match (ends, is_switch) {
+            (true, _) => (None, None),
+            (false, true) => (None, Some(stream)),
+            (false, false) => (Some(Box::new(Outgoing::new(stream, body, MinRate::NONE))), None),
+        };
+        self.sent = Some(Sent { response, upload, tunnel, since: now });
         Ok(())
     }
 
     fn respond(self, response: Response<h2::RecvStream>) -> Response<Body> {
-        let Self { connection, active, sent, .. } = self;
-        let upload = sent.and_then(|sent| sent.upload);
-        let (parts, recv) = response.into_parts();
+        let Self { connection, active, sent, parts: request, .. } = self;
+        let (upload, tunnel) = sent.map_or((None, None), |sent| (sent.upload, sent.tunnel));
+        let (mut parts, recv) = response.into_parts();
+        if let Some(mut send) = tunnel {
+            if parts.status.is_success() {
+                agree(&mut parts, &request);
+                let mut response = Response::from_parts(parts, upgrade::open_body(active));
+                let stream = Upgraded::new(H2Stream::new(recv, send), BytesMut::new());
+                upgrade::put_stream(&mut response, stream);
+                return response;
+            }
+            let _ = send.send_data(Bytes::new(), true); // fails if the server has reset the stream
+        }
         let limits = connection.shared.limits.clone();
         let body = if recv.is_end_stream() && upload.is_none() {
             Body::empty()
@@ -170,6 +223,20 @@ fn relay_interim(request: &request::Parts, head: Response<()>) {
         let (mut head, ()) = head.into_parts();
         gateway::prepare_response(&mut head.headers);
         let _ = receiver.send(head.status, head.headers); // beyond the bound they are dropped
+    }
+}
+
+/// Whether a request is sent as an extended CONNECT.
+fn asks_for_websocket(parts: &request::Parts) -> bool {
+    semantics::upgrade::requested(parts).is_some_and(semantics::upgrade::is_websocket)
+}
+
+/// Makes the response to an extended CONNECT that of HTTP/1.1 (RFC 8441 section 5), for the key of the request.
+fn agree(response: &mut response::Parts, request: &request::Parts) {
+    response.status = StatusCode::SWITCHING_PROTOCOLS;
+    semantics::upgrade::set(&mut response.headers, HeaderValue::from_static("websocket"));
+    if let Some(key) = request.headers.get(SEC_WEBSOCKET_KEY) {
+        response.headers.insert(SEC_WEBSOCKET_ACCEPT, websocket::accept(key));
     }
 }
 

@@ -1,8 +1,9 @@
 //! Conversion of a request's head to HTTP/2 (RFC 9113 section 8.3.1).
 
+use h2::ext::Protocol;
 use http::{
     HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -42,6 +43,13 @@ pub(super) fn convert(parts: &request::Parts, scheme: &Scheme) -> Option<Request
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
     Some(request)
+}
+
+/// Makes a converted head that of an extended CONNECT for a WebSocket, which has no key (RFC 8441 section 5).
+pub(super) fn convert_switch(request: &mut Request<()>) {
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    request.headers_mut().remove(SEC_WEBSOCKET_KEY);
 }
 
 #[cfg(test)]

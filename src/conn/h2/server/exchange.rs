@@ -1,10 +1,6 @@
 //! `Exchange`: one request and its response, on one stream.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -29,7 +25,7 @@ use crate::{
         h2::stream::H2Stream,
         log_error, log_request,
         misdirected::is_misdirected,
-        upgrade::{Takeover, Tunnel, Upgraded},
+        upgrade::{Takeover, Tunnel},
     },
     error::{BoxError, Chain, Error},
     net::clock,
@@ -51,6 +47,7 @@ pub(super) struct Exchange {
     tunnel: Option<RecvStream>,
     /// Where the service puts interim responses, while it is called.
     interim: Option<InterimResponses>,
+    is_draining: bool,
     stage: Stage,
 }
 
@@ -72,8 +69,8 @@ enum Stage {
     /// Will send a response of the driver.
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
-    /// The tunnel after a response of 101, and the number of sent bytes.
-    Tunnel(Tunnel, Arc<AtomicU64>),
+    /// The tunnel after a response of 101.
+    Tunnel(Box<Tunnel>),
     Ended,
 }
 
@@ -111,6 +108,7 @@ impl Exchange {
             waits_for_client: false,
             tunnel: None,
             interim: None,
+            is_draining: false,
             stage: Stage::Ended, // replaced below
         };
         let ValidRequest { length, expects_continue } = match valid {
@@ -168,7 +166,7 @@ impl Exchange {
             Stage::Called(..)
             | Stage::Answered(_)
             | Stage::Respond(_)
-            | Stage::Tunnel(..)
+            | Stage::Tunnel(_)
             | Stage::Ended => None,
         }
     }
@@ -241,15 +239,12 @@ impl Exchange {
                     }
                     return self.end(shared, result.is_ok());
                 }
-                Stage::Tunnel(tunnel, sent) => {
-                    let result = match catch_panic(|| tunnel.as_mut().poll(cx)) {
+                Stage::Tunnel(tunnel) => {
+                    let result = match catch_panic(|| tunnel.poll(cx)) {
                         Ok(Poll::Pending) => return Poll::Pending,
                         Ok(Poll::Ready(())) => Ok(()),
                         Err(panicked) => Err(SendError::Panicked(panicked)),
                     };
-                    if let Some(log) = &mut self.log {
-                        log.entry.bytes = sent.load(Ordering::Relaxed);
-                    }
                     if let Err(error) = &result {
                         self.log_abort(error);
                     }
@@ -324,7 +319,7 @@ impl Exchange {
         if let Some(recv) = self.tunnel.take() {
             let takeover = parts.extensions.remove::<Takeover>();
             match takeover.filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS) {
-                Some(takeover) => return self.switch(now, parts, recv, &takeover),
+                Some(takeover) => return self.switch(now, parts, recv, &takeover, body),
                 // A success status would mean that the tunnel has begun.
                 None if parts.status.is_success() => parts.status = StatusCode::BAD_GATEWAY,
                 None => {}
@@ -380,6 +375,7 @@ impl Exchange {
         mut parts: response::Parts,
         recv: RecvStream,
         takeover: &Takeover,
+        body: Body,
     ) -> std::ops::ControlFlow<()> {
         use std::ops::ControlFlow::{Break, Continue};
         convert_response(&mut parts);
@@ -398,11 +394,12 @@ impl Exchange {
             self.stage = Stage::Answered(Box::default());
             return Break(());
         };
-        let stream = Upgraded::new(H2Stream::new(recv, send), BytesMut::new());
-        let written = stream.written();
-        match takeover.begin(stream) {
+        match takeover.begin(H2Stream::new(recv, send), BytesMut::new(), body) {
             Some(tunnel) => {
-                self.stage = Stage::Tunnel(tunnel, written);
+                if self.is_draining {
+                    tunnel.begin_drain();
+                }
+                self.stage = Stage::Tunnel(Box::new(tunnel));
                 Continue(())
             }
             None => {
@@ -435,15 +432,26 @@ impl Exchange {
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)
-            | Stage::Tunnel(..)
+            | Stage::Tunnel(_)
             | Stage::Ended => {
                 self.respond.send_reset(reason);
             }
         }
     }
 
+    /// A shutdown has begun.
+    pub(super) fn begin_drain(&mut self) {
+        self.is_draining = true;
+        if let Stage::Tunnel(tunnel) = &self.stage {
+            tunnel.begin_drain();
+        }
+    }
+
     fn end(&mut self, shared: &Shared, is_complete: bool) -> Poll<()> {
         self.upload = None;
+        if let (Stage::Tunnel(tunnel), Some(log)) = (&self.stage, &mut self.log) {
+            log.entry.bytes = tunnel.written();
+        }
         self.stage = Stage::Ended;
         if let Some(Log { mut entry, began }) = self.log.take() {
             entry.complete = is_complete;
@@ -466,7 +474,7 @@ impl Exchange {
             Stage::Called(..) if self.waits_for_client => None,
             Stage::Called(_, since) => since.checked_add(config.answer_timeout),
             Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
-            Stage::Answered(_) | Stage::Tunnel(..) | Stage::Ended => None,
+            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => None,
         };
         [upload, stage].into_iter().flatten().min()
     }
@@ -506,7 +514,7 @@ impl Exchange {
                 log_request!(debug, "vestibule::request", &self.info, "{message}");
                 self.reset(Reason::CANCEL);
             }
-            Stage::Answered(_) | Stage::Tunnel(..) | Stage::Ended => {}
+            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => {}
         }
     }
 }

@@ -66,6 +66,14 @@ impl Conn<Client> {
         if own_fields.connection.has_close() {
             self.keep_alive = false;
         }
+        let has_switch = *method == Method::GET && length == Some(0);
+        let upgrade = self.role.next_upgrade.take().filter(|_| has_switch);
+        if let Some(protocol) = &upgrade {
+            encode::field(b"upgrade", protocol.as_bytes(), out);
+            encode::field(b"connection", b"upgrade", out);
+        }
+        self.role.upgrade = upgrade;
+        self.role.has_switched = false;
         encode::end_head(prepared, framing, self.keep_alive, Version::HTTP_11, out);
         let expects = headers
             .get(header::EXPECT)
@@ -85,6 +93,19 @@ impl Conn<Client> {
     /// 10.1.1).
     pub fn awaits_continue(&self) -> bool {
         self.role.awaits_continue && self.is_awaiting_response()
+    }
+
+    /// Lets the next request ask for a switch to `protocol` (RFC 9110 section 7.8), if it is a GET without a body: it is
+    /// sent with `Upgrade` and `Connection`. Such fields in its headers are never sent.
+    pub fn ask_for_switch(&mut self, protocol: HeaderValue) {
+        self.role.next_upgrade = Some(protocol);
+    }
+
+    /// Returns whether the server has switched to the protocol that the request asked for: the head of a response of
+    /// 101 has been received, and all bytes after it are of that protocol. A 101 that was not asked for, or that names
+    /// another protocol, is [`Fault::Switched`](super::super::Fault::Switched).
+    pub fn has_switched(&self) -> bool {
+        self.role.has_switched
     }
 
     /// Returns the next interim response that has arrived, in order, except for 100. A driver that does not

@@ -3,10 +3,14 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, UPGRADE},
+    request, response,
+};
 
 use super::super::{
-    Fault, Limits,
+    Fault, Length, Limits,
     head::{Lines, Section},
 };
 
@@ -80,6 +84,12 @@ pub struct Client {
     pub(super) interim_heads: VecDeque<response::Parts>,
     /// The request asks whether its body is wanted, and the server has not answered.
     pub(super) awaits_continue: bool,
+    /// The protocol that the next request asks to switch to.
+    pub(super) next_upgrade: Option<HeaderValue>,
+    /// The protocol that the current request asks to switch to.
+    pub(super) upgrade: Option<HeaderValue>,
+    /// The server has switched to it.
+    pub(super) has_switched: bool,
 }
 
 impl Role for Server {}
@@ -148,7 +158,13 @@ impl sealed::Role for Client {
     ) -> Result<HeadMeta, Fault> {
         let meta = super::super::response::parse(into, head, lines, &self.method, limits.lenient)?;
         if into.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Fault::Switched);
+            // RFC 9110 section 7.8: a server must not switch to a protocol that was not asked for.
+            let asked = self.upgrade.take().ok_or(Fault::Switched)?;
+            if !switches_to(&asked, &into.headers) {
+                return Err(Fault::Switched);
+            }
+            self.has_switched = true;
+            return Ok(HeadMeta { is_final: true, length: Length::Known(0), keep_alive: false });
         }
         let interim = into.status.is_informational();
         if interim {
@@ -173,4 +189,15 @@ impl sealed::Role for Client {
     fn is_response_pending(&self) -> bool {
         false
     }
+}
+
+/// Whether the fields of a response of 101 name this protocol alone.
+fn switches_to(protocol: &HeaderValue, headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(UPGRADE).iter();
+    let is_named = |name: &HeaderValue| name.as_bytes().eq_ignore_ascii_case(protocol.as_bytes());
+    let mut options =
+        headers.get_all(CONNECTION).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    named.next().is_some_and(is_named)
+        && named.next().is_none()
+        && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }

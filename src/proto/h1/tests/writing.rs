@@ -1,7 +1,7 @@
 //! Output: one framing field, no body where none is allowed, no hop-by-hop fields of another hop.
 
 use bytes::BytesMut;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
     run::now,
@@ -188,6 +188,44 @@ fn s17_client_connection_is_free_only_after_both_halves() {
     conn.send_data(5, &mut BytesMut::new()).unwrap();
     conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
     assert!(conn.is_idle());
+}
+
+#[test]
+fn s1_client_switches_only_to_the_protocol_that_it_has_asked_for() {
+    let agreeing = "HTTP/1.1 101 \r\nUpgrade: WebSocket\r\nConnection: x, Upgrade\r\n\r\n\x01\x00";
+    let mut conn = client();
+    conn.ask_for_switch(HeaderValue::from_static("websocket"));
+    let head = ask(&mut conn, &Method::GET, "http://a/", &[("upgrade", "x")], Some(0)).unwrap();
+    let fields = "upgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+    assert_eq!(head, format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}"));
+    conn.send_end(now(), None, &mut BytesMut::new()).unwrap();
+    let mut input = BytesMut::from(agreeing);
+    assert!(matches!(conn.recv(now(), &mut input), Ok(Some(Event::Head(_)))));
+    assert!(conn.has_switched() && !conn.is_idle() && input == b"\x01\x00"[..]);
+    let websocket = Some("websocket");
+    for (method, asks, length, answer) in [
+        (Method::GET, None, 0, agreeing),
+        (Method::GET, websocket, 1, agreeing),
+        (Method::POST, websocket, 0, agreeing),
+        (Method::GET, Some("h2c"), 0, agreeing),
+        (Method::GET, websocket, 0, "HTTP/1.1 101 \r\nUpgrade: websocket\r\n\r\n"),
+        (Method::GET, websocket, 0, "HTTP/1.1 101 \r\nConnection: upgrade\r\n\r\n"),
+        (Method::GET, websocket, 0, "HTTP/1.1 101 \r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n"),
+        (
+            Method::GET,
+            websocket,
+            0,
+            "HTTP/1.1 101 \r\nUpgrade: websocket, a\r\nConnection: upgrade\r\n\r\n",
+        ),
+    ] {
+        let mut conn = client();
+        if let Some(protocol) = asks {
+            conn.ask_for_switch(HeaderValue::from_static(protocol));
+        }
+        ask(&mut conn, &method, "http://a/", &[], Some(length)).unwrap();
+        let fault = conn.recv(now(), &mut BytesMut::from(answer)).unwrap_err();
+        assert_eq!((fault, conn.has_switched()), (Fault::Switched, false), "{method} {answer}");
+    }
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! Runs one tunnel: from the server's response of 101 to its end.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::atomic::Ordering::Relaxed,
+    task::Poll,
+};
+
+use tokio::time::{sleep, timeout};
+
+use super::{CLOSE_TIMEOUT, Switch};
+use crate::{
+    Response,
+    conn::{
+        log_request,
+        relay::{End, ReadBuffer, Relay},
+        upgrade::{self, Upgraded},
+    },
+    semantics::upgrade::is_websocket,
+};
+
+impl Switch {
+    /// Begins the tunnel of a response of 101, if the server's stream is in it. Otherwise the service has a tunnel of
+    /// its own.
+    pub(super) fn begin(self, response: &mut Response) {
+        let Some(server) = upgrade::take_stream(response) else { return };
+        self.tunnels.opened.fetch_add(1, Relaxed);
+        upgrade::take_over(response, move |client| self.run(client, server));
+    }
+
+    pub(super) async fn run(self, client: Upgraded, server: Upgraded) {
+        let draining = client.draining();
+        let mut relay = Relay::<_, ReadBuffer>::new(client, server, self.tunnels.options.limits);
+        if is_websocket(&self.protocol) {
+            relay = relay.with_frames();
+        }
+        let mut tunnel = Running { relay: Some(relay), switch: self };
+        tunnel.run(draining).await;
+    }
+}
+
+/// A tunnel, which is counted when it is dropped.
+struct Running {
+    /// `None` once it has ended.
+    relay: Option<Relay<Upgraded, ReadBuffer>>,
+    switch: Switch,
+}
+
+impl Running {
+    pub(super) async fn run(&mut self, draining: impl Future<Output = ()>) {
+        let Some(relay) = &mut self.relay else { return };
+        let grace = self.switch.tunnels.options.drain_timeout;
+        let mut drained = pin!(async {
+            draining.await;
+            sleep(grace).await;
+        });
+        let end = poll_fn(|cx| match relay.poll(cx) {
+            Poll::Pending => drained.as_mut().poll(cx).map(|()| End::Drained),
+            ended => ended,
+        })
+        .await;
+        if let End::Drained = end {
+            let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| relay.poll_close(cx))).await;
+        }
+        self.end(&end);
+    }
+
+    fn end(&mut self, end: &End) {
+        let Some(relay) = self.relay.take() else { return };
+        let (sent, received) = relay.finish(end);
+        let Switch { protocol, tunnels, request, .. } = &self.switch;
+        tunnels.sent.fetch_add(sent, Relaxed);
+        tunnels.received.fetch_add(received, Relaxed);
+        log_request!(
+            debug,
+            "vestibule::tunnel",
+            request,
+            ?protocol,
+            sent,
+            received,
+            ?end,
+            "a tunnel ended"
+        );
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(&End::Aborted);
+    }
+}
