@@ -36,6 +36,7 @@ mod strata;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
+mod tunnels;
 mod two_hops;
 mod upgrade;
 mod upstream;

@@ -75,7 +75,13 @@ use crate::{
     policy::pick::Pick,
 };
 
-pub use crate::conn::Delivery;
+pub use crate::conn::{
+    Delivery,
+    tunnels::{
+        MAX_TUNNELS, TUNNEL_DRAIN_TIMEOUT, TUNNEL_IDLE_TIMEOUT, TUNNEL_TOTAL_TIMEOUT,
+        TooManyTunnels, TunnelOptions, TunnelStats,
+    },
+};
 pub use attempt::READY_TIMEOUT;
 pub use balance::{Balance, BalanceBuilder, EmptySet};
 pub use builder::UpstreamBuilder;
@@ -109,6 +115,7 @@ pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 ///   method is idempotent, its body can be replayed, and no byte of a response has arrived. Each server is tried
 ///   once. After that, a server of which only an idle connection was tried, and found closed, is tried again.
 /// - Hop-by-hop fields are removed in both directions, `Host` is kept, and `X-Forwarded-*` names the client.
+/// - WebSockets pass, within bounds: see [`TunnelOptions`].
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included. A request whose deadline has passed is not sent.
 /// - Errors are [`Kind::BadGateway`](crate::error::Kind::BadGateway) and
@@ -191,6 +198,11 @@ impl Upstream {
     /// run active [health checks](Balance::check).
     pub fn balance(&self) -> &Balance<Remote, Arc<dyn Pick>> {
         self.0.get_ref().get_ref()
+    }
+
+    /// Returns the figures of its [tunnels](TunnelOptions).
+    pub fn tunnel_stats(&self) -> TunnelStats {
+        self.0.tunnel_stats()
     }
 
     /// Follows a source of servers: see [`Balance::follow`]. New servers have the options of this proxy. Spawn the

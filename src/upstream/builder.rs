@@ -6,7 +6,7 @@ use tower_layer::Layer;
 
 use super::{
     BalanceBuilder, EmptySet, Endpoint, EndpointLimits, ForwardLayer, HostPolicy, PoolConfig,
-    QueueOptions, Remote, RetryLayer, Upstream,
+    QueueOptions, Remote, RetryLayer, TunnelOptions, Upstream,
     forward::Options as ForwardOptions,
     remote::RemoteOptions,
     server_address::{Scheme, ServerAddress},
@@ -180,6 +180,13 @@ impl UpstreamBuilder {
     /// Forwards `Expect: 100-continue`, see [`ForwardLayer::forward_expect`]. Off by default.
     pub fn forward_expect(mut self, on: bool) -> Self {
         self.forward.forwards_expect = on;
+        self
+    }
+
+    /// Sets which connections may switch to another protocol, and their bounds. Default: WebSocket,
+    /// [`TunnelOptions::new`].
+    pub fn tunnels(mut self, options: TunnelOptions) -> Self {
+        self.forward.tunnels = options;
         self
     }
 

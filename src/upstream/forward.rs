@@ -20,6 +20,7 @@ use tower_service::Service;
 use crate::{
     HttpService,
     body::{Body, HttpBody},
+    conn::tunnels::{Switch, TooManyTunnels, TunnelOptions, TunnelStats, Tunnels},
     peer::Peer,
     semantics::{
         forwarded::ForwardedFields,
@@ -44,6 +45,7 @@ pub(super) struct Options {
     pub(super) forwards_expect: bool,
     pub(super) host: HostPolicy,
     pub(super) rewrite: Option<Arc<Rewrite>>,
+    pub(super) tunnels: TunnelOptions,
 }
 
 /// The `Host` that a server is sent.
@@ -112,6 +114,14 @@ impl ForwardLayer {
         self
     }
 
+    /// Sets which connections may switch to another protocol, and their bounds. The clones of a service share them.
+    /// Default: WebSocket, [`TunnelOptions::new`].
+    #[must_use]
+    pub fn tunnels(mut self, options: TunnelOptions) -> Self {
+        self.options.tunnels = options;
+        self
+    }
+
     /// Forwards TRACE, without credentials. By default the response is 501. See [`gateway::answer`].
     #[must_use]
     pub fn forward_trace(mut self, on: bool) -> Self {
@@ -124,7 +134,8 @@ impl<S> Layer<S> for ForwardLayer {
     type Service = Forward<S>;
 
     fn layer(&self, inner: S) -> Forward<S> {
-        Forward { inner, options: self.options.clone() }
+        let tunnels = Tunnels::new(self.options.tunnels.clone());
+        Forward { inner, options: self.options.clone(), tunnels }
     }
 }
 
@@ -137,6 +148,8 @@ impl<S> Layer<S> for ForwardLayer {
 ///
 /// It answers requests for the gateway itself, by `Max-Forwards: 0` and TRACE: see [`gateway::answer`]. The
 /// response to a TRACE with content is 400 (RFC 9110 section 9.3.8).
+///
+/// Requests for a WebSocket pass, and their connection becomes a tunnel: see [`TunnelOptions`].
 ///
 /// Interim responses of a server, such as 103 Early Hints, are relayed by
 /// [`InterimResponses`](crate::conn::InterimResponses) in the request's extensions.
@@ -162,12 +175,18 @@ impl<S> Layer<S> for ForwardLayer {
 pub struct Forward<S> {
     inner: S,
     options: Options,
+    tunnels: Arc<Tunnels>,
 }
 
 impl<S> Forward<S> {
     /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
+    }
+
+    /// Returns the figures of the tunnels, over all clones.
+    pub fn tunnel_stats(&self) -> TunnelStats {
+        self.tunnels.stats()
     }
 }
 
@@ -186,9 +205,16 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if let Some(response) = self.options.answer(&mut request) {
-            self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
-            return ResponseFuture(State::Answered(Some(Box::new(response))));
+            return self.answer(response);
         }
+        let switch = match self.tunnels.switch(&request) {
+            Ok(switch) => switch,
+            Err(TooManyTunnels) => {
+                let (status, format) =
+                    (StatusCode::SERVICE_UNAVAILABLE, Format::of(request.headers()));
+                return self.answer(problem::response(status, None, format));
+            }
+        };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
             // Without a peer the scheme of the target is that of the server. With one, a client may have sent it.
             let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
@@ -200,6 +226,9 @@ where
         if let Some(expect) = expect {
             request.headers_mut().insert(EXPECT, expect);
         }
+        if let Some(switch) = &switch {
+            switch.ask(&mut request);
+        }
         let via = self.options.via.clone();
         if let Some(via) = &via {
             via.append(request.headers_mut(), version);
@@ -208,7 +237,15 @@ where
         let rewrite = self.options.rewrite.clone().map(|rewrite| {
             Box::new(Rewriting { rewrite, host: request.headers().get(HOST).cloned() })
         });
-        ResponseFuture(State::Forwarded { future: self.inner.call(request), via, rewrite })
+        ResponseFuture(State::Forwarded { future: self.inner.call(request), via, rewrite, switch })
+    }
+}
+
+impl<S: Clone> Forward<S> {
+    /// Answers a request that is not forwarded.
+    fn answer<F>(&mut self, response: Response<Body>) -> ResponseFuture<F> {
+        self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
+        ResponseFuture(State::Answered(Some(Box::new(response))))
     }
 }
 
@@ -285,6 +322,8 @@ enum State<F> {
         via: Option<Via>,
         /// Boxed, since few gateways rewrite.
         rewrite: Option<Box<Rewriting>>,
+        /// Boxed, since few requests ask for it.
+        switch: Option<Box<Switch>>,
     },
     /// Boxed, since it is rare and would make the future larger.
     Answered(Option<Box<Response<Body>>>),
@@ -298,8 +337,8 @@ where
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (future, via, rewrite) = match self.project().0.project() {
-            StateProj::Forwarded { future, via, rewrite } => (future, via, rewrite),
+        let (future, via, rewrite, switch) = match self.project().0.project() {
+            StateProj::Forwarded { future, via, rewrite, switch } => (future, via, rewrite, switch),
             StateProj::Answered(response) => {
                 let response = response.take().expect("not polled again after it has ended");
                 return Poll::Ready(Ok(*response));
@@ -308,6 +347,9 @@ where
         Poll::Ready(ready!(future.poll(cx)).map(|response| {
             let mut response = response.map(Body::new);
             gateway::prepare_response(response.headers_mut());
+            if let Some(switch) = switch.take() {
+                switch.complete(&mut response);
+            }
             if let Some(Rewriting { rewrite, host }) = rewrite.as_deref() {
                 rewrite.response(response.headers_mut(), host.as_ref());
             }

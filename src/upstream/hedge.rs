@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, header::UPGRADE};
 use pin_project::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
@@ -56,8 +56,8 @@ impl<S> Layer<S> for HedgeLayer {
 /// Sends a request a second time if the first attempt takes long, and returns the first response. The other attempt
 /// is dropped, which closes its connection.
 ///
-/// A request is hedged only if its method is idempotent (RFC 9110 section 9.2.2) and its body is empty, in memory or
-/// in a file; others pass unchanged. The head of such a request is copied before it is sent. A
+/// A request is hedged only if its method is idempotent (RFC 9110 section 9.2.2), its body is empty, in memory or in a
+/// file, and it does not ask for a tunnel; others pass unchanged. The head of such a request is copied before it is sent. A
 /// [budget](HedgeLayer::budget) limits the second attempts, so that they do not double the load when all servers are
 /// slow. The error of one attempt is returned only if the other has failed too, or has not begun.
 ///
@@ -114,7 +114,7 @@ where
 
 /// Returns a copy of the request, if it may be sent twice.
 fn copy(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() {
+    if !request.method().is_idempotent() || request.headers().contains_key(UPGRADE) {
         return None;
     }
     let mut copy = Request::new(request.body().replay()?);

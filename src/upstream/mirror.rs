@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, header::UPGRADE};
 use http_body::Body as _;
 use tokio::sync::Semaphore;
 use tower_layer::Layer;
@@ -84,7 +84,7 @@ impl<S, M: Clone> Layer<S> for MirrorLayer<M> {
 /// The client's response does not depend on the shadow.
 ///
 /// A request is copied only if its body is empty, in memory or in a file: put a
-/// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front for all others. A separate task sends the copy,
+/// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front for all others. One that asks for a tunnel is not. A separate task sends the copy,
 /// whatever the method, so the shadow must not share data with the real application. Errors are logged at level
 /// `DEBUG` (`mirrored request failed`).
 ///
@@ -144,6 +144,7 @@ where
     fn call(&mut self, request: Request<B>) -> S::Future {
         let request = request.map(Body::new);
         if let Some(body) = request.body().replay()
+            && !request.headers().contains_key(UPGRADE)
             && self.shared.is_chosen()
             && let Ok(permit) = self.shared.permits.clone().try_acquire_owned()
         {

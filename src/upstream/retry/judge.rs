@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::Request;
+use http::{Request, header::UPGRADE};
 
 use super::Config;
 use crate::{
@@ -52,8 +52,8 @@ pub(super) fn judge(
         let may_repeat = match delivery {
             Delivery::NotSent => true,
             Delivery::MaybeSent => {
-                // RFC 9110 section 9.2.2.
-                request.method().is_idempotent()
+                // RFC 9110 section 9.2.2. Nor is a tunnel begun twice.
+                request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
                     || config.repeatable.as_ref().is_some_and(|allows| allows(request))
             }
             Delivery::Answered => false,

@@ -1,0 +1,203 @@
+//! WebSockets between HTTP/1.1 and HTTP/2, by extended CONNECT (RFC 8441).
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use bytes::Bytes;
+use h2::{RecvStream, client::SendRequest, ext::Protocol};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tower::service_fn;
+
+use super::{ASK, ask, pair};
+use crate::{
+    Body, HttpService, Request, Response,
+    conn::{Http2Config, upgrade},
+    tests::support::{Running, read_all, read_until, start, start_with, statuses, within},
+    upstream::Upstream,
+};
+
+/// A client of HTTP/2 that knows the server's SETTINGS.
+async fn connect(addr: SocketAddr) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let client = client.ready().await.unwrap();
+    within(async {
+        while !client.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    client
+}
+
+fn extended_connect(addr: SocketAddr, path: &str) -> http::Request<()> {
+    http::Request::connect(format!("http://{addr}{path}"))
+        .extension(Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13")
+        .body(())
+        .unwrap()
+}
+
+async fn read(mut recv: RecvStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(data) = within(recv.data()).await {
+        let data = data.unwrap();
+        recv.flow_control().release_capacity(data.len()).unwrap();
+        all.extend_from_slice(&data);
+    }
+    all
+}
+
+/// A server that echoes on `/chat`, and says at the end that it has seen it.
+async fn echo(extended_connect: bool) -> Running {
+    start_with(echo_service(), |s| s.http2(Http2Config::new().extended_connect(extended_connect)))
+        .await
+}
+
+fn echo_service() -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
+    service_fn(async |request: Request| {
+        if request.uri().path() != "/chat" {
+            let mut response = Response::new(Body::from("no chat"));
+            *response.status_mut() = http::StatusCode::NOT_FOUND;
+            return Ok::<_, Infallible>(response);
+        }
+        Ok(upgrade::websocket(&request, |mut stream| async move {
+            let mut piece = [0; 1024];
+            while let Ok(n @ 1..) = stream.read(&mut piece).await {
+                if stream.write_all(&piece[..n]).await.is_err() {
+                    return;
+                }
+            }
+            let _ = stream.write_all(b"end").await;
+            let _ = stream.shutdown().await;
+        }))
+    })
+}
+
+async fn proxy_to_h2(server: &Running) -> Running {
+    start(Upstream::new([format!("h2://{}", server.addr)]).unwrap()).await
+}
+
+const VERSION: &str = "Sec-WebSocket-Version: 13\r\n\r\n";
+
+/// A request for a WebSocket of the right version.
+fn websocket(path: &str) -> String {
+    ASK.replace("/chat", path).trim_end().to_owned() + "\r\n" + VERSION
+}
+
+#[tokio::test]
+async fn client_of_http2_reaches_a_server_of_http1() {
+    let pair = pair(|b| b).await;
+    let mut client = connect(pair.front.addr).await;
+    for is_right in [true, false] {
+        let request = extended_connect(pair.front.addr, "/chat");
+        let (response, mut send) = client.send_request(request, false).unwrap();
+        let mut server = pair.accept().await;
+        let head = read_until(&mut server, "\r\n\r\n").await;
+        assert!(head.starts_with("GET /chat HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("upgrade: websocket\r\nconnection: upgrade\r\n"), "{head}");
+        let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+        let accept = if is_right { accept_of(key) } else { "x".to_owned() };
+        let agree = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\nhello"
+        );
+        server.write_all(agree.as_bytes()).await.unwrap();
+        let response = within(response).await.unwrap();
+        if !is_right {
+            assert_eq!(response.status(), 502);
+            continue;
+        }
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+        assert!(!response.headers().contains_key("sec-websocket-accept"));
+        send.send_data(Bytes::from_static(b"to server"), true).unwrap();
+        assert_eq!(read_all(&mut server).await, "to server");
+        server.write_all(b" client").await.unwrap();
+        drop(server);
+        assert_eq!(read(response.into_body()).await, b"hello client");
+        pair.active(0).await;
+    }
+}
+
+fn accept_of(key: &str) -> String {
+    let key = http::HeaderValue::from_str(key).unwrap();
+    let mut request = Request::new(Body::empty());
+    crate::semantics::upgrade::set(
+        request.headers_mut(),
+        http::HeaderValue::from_static("websocket"),
+    );
+    request.headers_mut().insert("sec-websocket-key", key);
+    request.headers_mut().insert("sec-websocket-version", http::HeaderValue::from_static("13"));
+    let response = upgrade::websocket(&request, |_| async {});
+    response.headers()["sec-websocket-accept"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn client_of_http1_reaches_a_server_of_http2() {
+    let server = echo(true).await;
+    let proxy = proxy_to_h2(&server).await;
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+        client.write_all([&websocket("/chat"), "hello"].concat().as_bytes()).await.unwrap();
+        let head = read_until(&mut client, "\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+        assert_eq!(read_until(&mut client, "hello").await, "hello");
+        client.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut client).await, "end");
+    }
+    proxy.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn client_of_http2_reaches_a_server_of_http2() {
+    let server = echo(true).await;
+    let proxy = proxy_to_h2(&server).await;
+    let mut client = connect(proxy.addr).await;
+    let request = extended_connect(proxy.addr, "/chat");
+    let (response, mut send) = client.send_request(request, false).unwrap();
+    let response = within(response).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let large = vec![b'x'; 1 << 20];
+    send.reserve_capacity(large.len());
+    let sent = async {
+        for piece in large.chunks(1 << 14) {
+            within(std::future::poll_fn(|cx| {
+                if send.capacity() >= piece.len() {
+                    return std::task::Poll::Ready(());
+                }
+                send.poll_capacity(cx).map(|room| assert!(room.unwrap().is_ok()))
+            }))
+            .await;
+            send.send_data(Bytes::copy_from_slice(piece), false).unwrap();
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+    };
+    let (all, ()) = tokio::join!(read(response.into_body()), sent);
+    assert!(all.len() == large.len() + 3 && all.ends_with(b"xend"), "{}", all.len());
+}
+
+#[tokio::test]
+async fn server_of_http2_may_refuse_a_websocket() {
+    let server = echo(true).await;
+    let proxy = proxy_to_h2(&server).await;
+    let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+    for _ in 0..2 {
+        client.write_all(websocket("/other").as_bytes()).await.unwrap();
+        let answer = read_until(&mut client, "no chat").await;
+        assert_eq!(statuses(&answer), [404]);
+    }
+}
+
+#[tokio::test]
+async fn server_of_http2_without_extended_connect_is_502() {
+    let server = echo(false).await;
+    let proxy = proxy_to_h2(&server).await;
+    let mut client = ask(proxy.addr).await;
+    assert_eq!(statuses(&read_until(&mut client, "\r\n\r\n").await), [502]);
+}
