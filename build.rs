@@ -52,6 +52,18 @@ fn main() {
     if ci || (Path::new("/dev/fuse").exists() && (is_root || found("fusermount3"))) {
         println!("cargo::rustc-cfg=peer_fuse");
     }
+    // Its packages lie beside it, in a virtual environment.
+    let python = env::var_os("VESTIBULE_PYTHON").map(std::path::PathBuf::from);
+    let lib = python.as_deref().and_then(Path::parent).map(|bin| bin.join("../lib"));
+    let has_package = |name: &str| {
+        let versions = lib.as_deref().and_then(|lib| fs::read_dir(lib).ok());
+        let mut packages =
+            versions.into_iter().flatten().flatten().map(|v| v.path().join("site-packages"));
+        packages.any(|packages| packages.join(name).is_dir())
+    };
+    if ci || (has_package("websockets") && has_package("uvicorn")) {
+        println!("cargo::rustc-cfg=peer_websockets");
+    }
     // A Python with Django and gunicorn cannot be found by its name: a variable names it.
     if ci || env::var_os("VESTIBULE_PYTHON").is_some_and(|p| Path::new(&p).is_file()) {
         println!("cargo::rustc-cfg=peer_django");

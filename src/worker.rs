@@ -146,6 +146,6 @@ pub use process::{
     ReloadFailed, START_TIMEOUT, STOP_TIMEOUT, WorkerProcess, asgi, process, wsgi,
 };
 #[cfg(feature = "process")]
-pub use processes::Processes;
+pub use processes::{Processes, ProcessesFuture};
 pub use stats::Stats;
 pub use threads::Threads;

@@ -21,7 +21,9 @@
 //! - `(1, offset, length)`: a slice of a file, whose descriptor comes in a message of one byte after the frame;
 //! - `(2, length)`: a stream, -1 if its length is not known. The descriptor of a pipe comes as above. In it
 //!   each piece has its length in front, four bytes in little endian; 0 is the end. A pipe that ends
-//!   without it is a request that was cut.
+//!   without it is a request that was cut;
+//! - `(3,)`: a WebSocket. The descriptor of a stream socket comes as above. A response of 2xx accepts it: then the frames
+//!   of RFC 6455 go over that socket, and the lane is free. Any other response refuses it.
 //!
 //! # From the worker
 //!

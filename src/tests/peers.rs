@@ -17,6 +17,7 @@ mod redis;
 mod tiers;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod tls;
+mod websockets;
 mod workers;
 
 use std::{path::Path, process::Stdio};

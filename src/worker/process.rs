@@ -22,6 +22,7 @@ use super::{
     supervisor,
 };
 use crate::{
+    conn::tunnels::TunnelOptions,
     error::{Error, Kind},
     net::process::{Command, ExitStatus},
     policy::{
@@ -133,6 +134,7 @@ struct Settings {
     give_up: Option<GiveUp>,
     recycle: Recycle,
     fields: ForwardedFields,
+    tunnels: TunnelOptions,
 }
 
 impl<P: Protocol> ProcessesBuilder<P> {
@@ -150,6 +152,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
             give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
             recycle: Recycle { at_a_time: 1, ..Recycle::NEVER },
             fields: ForwardedFields::new(),
+            tunnels: TunnelOptions::off(),
         };
         let (hooks, stop_timeout, watches_memory) = (Hooks::default(), STOP_TIMEOUT, false);
         Self { settings, hooks, stop_timeout, watches_memory, protocol }
@@ -297,6 +300,11 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
+    fn allow_tunnels(mut self, options: TunnelOptions) -> Self {
+        self.settings.tunnels = options;
+        self
+    }
+
     /// Sets the pauses between restarts, and never gives up.
     #[cfg(test)]
     pub(super) fn backoff(mut self, backoff: Backoff) -> Self {
@@ -346,7 +354,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
         let executor = ProcessExecutor::new(pool.clone(), launch)
             .map_err(|error| Error::new(Kind::Internal, error))?;
         let supervisor = supervisor::start(&pool, executor)?;
-        Ok(Processes::new(pool, supervisor, settings.fields, start_timeout))
+        Ok(Processes::new(pool, supervisor, settings.fields, settings.tunnels, start_timeout))
     }
 }
 

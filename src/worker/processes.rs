@@ -2,6 +2,8 @@
 
 use std::{
     fmt,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     thread::JoinHandle,
@@ -17,6 +19,7 @@ use super::{
 use crate::{
     Body, Request, Response,
     body::HttpBody,
+    conn::tunnels::{Switch, TunnelOptions, TunnelStats, Tunnels},
     error::{BoxError, Error, Kind},
     net::Gate,
     peer::Peer,
@@ -30,7 +33,7 @@ use crate::{
 ///
 /// **Requests.** Requests are forwarded as by a gateway: without hop-by-hop fields and `Expect`, and with
 /// `X-Forwarded-For`, `-Proto` and `-Host` of the request's [`Peer`]. The connection is reused if the worker keeps it
-/// open. Upgrades are not forwarded.
+/// open. Upgrades are not forwarded, unless [`tunnels`](super::ProcessesBuilder::tunnels) allows them.
 ///
 /// **Timeout.** A request that takes longer than the request timeout fails with [`Kind::Timeout`], and its worker is
 /// stopped with `SIGTERM`, and after the [stop timeout](super::ProcessesBuilder::stop_timeout) with `SIGKILL` for its
@@ -75,6 +78,7 @@ use crate::{
 pub struct Processes {
     handle: PoolHandle,
     fields: ForwardedFields,
+    tunnels: Arc<Tunnels>,
     start_timeout: Duration,
 }
 
@@ -83,14 +87,21 @@ impl Processes {
         pool: Arc<Pool>,
         supervisor: JoinHandle<()>,
         fields: ForwardedFields,
+        tunnels: TunnelOptions,
         start_timeout: Duration,
     ) -> Self {
-        Self { handle: PoolHandle::new(pool, supervisor), fields, start_timeout }
+        let (handle, tunnels) = (PoolHandle::new(pool, supervisor), Tunnels::new(tunnels));
+        Self { handle, fields, tunnels, start_timeout }
     }
 
     /// Returns the current figures of the pool.
     pub fn stats(&self) -> Stats {
         self.handle.stats()
+    }
+
+    /// Returns the figures of its [tunnels](super::ProcessesBuilder::tunnels).
+    pub fn tunnel_stats(&self) -> TunnelStats {
+        self.tunnels.stats()
     }
 
     /// Returns a gate that is open while a permit is free. With [`Serve::gate`](crate::serve::Serve::gate), clients
@@ -146,7 +157,7 @@ impl fmt::Debug for Processes {
 impl<B: HttpBody> Service<Request<B>> for Processes {
     type Response = Response;
     type Error = BoxError;
-    type Future = ResponseFuture;
+    type Future = ProcessesFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         ready!(self.handle.poll_reserve(cx));
@@ -155,19 +166,57 @@ impl<B: HttpBody> Service<Request<B>> for Processes {
 
     /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the result is
     /// [`Kind::Overloaded`].
-    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+    fn call(&mut self, request: Request<B>) -> ProcessesFuture {
         let mut request = request.map(Body::new);
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
             // Without a peer, the server has set the scheme of the target. With one, the client may have set it.
             let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
             Peer::memory().forwarded_proto(scheme)
         });
+        let switch = match self.tunnels.switch(&request) {
+            Ok(switch) => switch,
+            Err(error) => {
+                let response = ResponseFuture::refused(Error::new(Kind::Overloaded, error));
+                return ProcessesFuture { response, switch: None };
+            }
+        };
         let has_host = request.uri().authority().is_some() || request.headers().contains_key(HOST);
         let headers = request.headers_mut();
         gateway::prepare_request(headers, &self.fields, &peer);
         if !has_host {
             headers.insert(HOST, HeaderValue::from_static("localhost"));
         }
-        self.handle.submit(request)
+        if let Some(switch) = &switch {
+            switch.ask(&mut request);
+        }
+        ProcessesFuture { response: self.handle.submit(request), switch }
+    }
+}
+
+/// The future of [`Processes`]. Its cancellation is that of [`ResponseFuture`].
+///
+/// # Panics
+/// When it is polled after it was ready with the error of a refused request.
+pub struct ProcessesFuture {
+    response: ResponseFuture,
+    /// Boxed, since few requests ask for it.
+    switch: Option<Box<Switch>>,
+}
+
+impl Future for ProcessesFuture {
+    type Output = Result<Response, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut result = ready!(Pin::new(&mut self.response).poll(cx));
+        if let (Ok(response), Some(switch)) = (&mut result, self.switch.take()) {
+            switch.complete(response);
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl fmt::Debug for ProcessesFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.response.fmt(f)
     }
 }

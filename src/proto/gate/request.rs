@@ -24,6 +24,8 @@ pub enum RequestBody<'a> {
         /// How many bytes it has, if that is known.
         length: Option<u64>,
     },
+    /// A WebSocket: its frames go over a socket whose descriptor follows.
+    WebSocket,
 }
 
 /// Writes the frame of a request.
@@ -90,6 +92,10 @@ impl RequestEncoder {
                 self.0.tuple(2);
                 self.0.int(2);
                 self.0.int(length.map_or(-1, number));
+            }
+            RequestBody::WebSocket => {
+                self.0.tuple(1);
+                self.0.int(3);
             }
         }
         let frame = self.0.0;

@@ -6,6 +6,7 @@ use http::uri::PathAndQuery;
 
 use super::ProcessesBuilder;
 use crate::{
+    conn::tunnels::TunnelOptions,
     error::BoxError,
     net::process::Command,
     worker::executor::process::{self, Ready},
@@ -96,6 +97,25 @@ impl ProcessesBuilder<Http> {
     pub fn concurrency(mut self, n: usize) -> Self {
         self.protocol.lanes = n.max(1);
         self
+    }
+
+    /// Allows WebSockets, or other protocols, within bounds. By default none is allowed: a program that answers one
+    /// request at a time could answer no other while a tunnel is open.
+    ///
+    /// A worker counts as idle when it has agreed to a tunnel, however long that lasts: the request timeout is for the
+    /// answer, and limits of requests do not count it. A worker that is replaced or ended closes its tunnels itself, within
+    /// the [stop timeout](Self::stop_timeout).
+    ///
+    /// ```no_run
+    /// use vestibule::{upstream::TunnelOptions, worker::{self, Command}};
+    ///
+    /// let uvicorn = Command::new("uvicorn").args(["--fd", "3", "mysite.asgi:application"]);
+    /// let pool = worker::process(uvicorn).workers(2).concurrency(100);
+    /// let site = pool.tunnels(TunnelOptions::new()).start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    pub fn tunnels(self, options: TunnelOptions) -> Self {
+        self.allow_tunnels(options)
     }
 
     /// Makes the program bind its socket itself: `{socket}` in its arguments is replaced by the path, which is in a

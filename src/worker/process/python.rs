@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{ProcessesBuilder, Protocol, protocol::sealed::Sealed};
-use crate::{error::BoxError, net::process::Command, worker::executor::process};
+use crate::{
+    conn::tunnels::TunnelOptions, error::BoxError, net::process::Command, worker::executor::process,
+};
 
 /// The program of a worker, which it is sent over its socket.
 const WORKER: &str = include_str!("../python/worker.py");
@@ -94,7 +96,13 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 ///
 /// **Bodies.** Those of requests and of responses are streamed. A file of `http.response.pathsend` leaves by
 /// `sendfile`. When the client leaves during a streamed response, the application receives `http.disconnect`, and
-/// `send` raises an `OSError`. Trailers and the scope `websocket` are not supported.
+/// `send` raises an `OSError`. Trailers are not supported.
+///
+/// **WebSockets.** The scope `websocket`, with the extension `websocket.http.response`. A message has 1 MiB at most (the
+/// client gets the code 1009), and 16 wait for the application at most. A WebSocket that was accepted occupies no
+/// worker and has no request timeout; [`websockets`](ProcessesBuilder::websockets) sets its bounds. Pings are
+/// answered. When the application returns, the client gets the code 1000, after an exception 1011, and 1012 when the
+/// worker ends.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker};
@@ -108,6 +116,7 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 /// ```
 pub fn asgi(application: &str) -> ProcessesBuilder<Python> {
     ProcessesBuilder::new(Python::new(application, "asgi", ASGI_LANES))
+        .allow_tunnels(TunnelOptions::new())
 }
 
 /// Default number of requests that a process of [`asgi`] answers at a time: 32.
@@ -176,6 +185,12 @@ impl ProcessesBuilder<Python> {
     pub fn python(mut self, interpreter: impl AsRef<Path>) -> Self {
         self.protocol.interpreter = Some(interpreter.as_ref().to_owned());
         self
+    }
+
+    /// Sets the bounds of WebSockets. The default is [`TunnelOptions::new`] for [`asgi`]; applications for WSGI have
+    /// none.
+    pub fn websockets(self, options: TunnelOptions) -> Self {
+        if self.protocol.interface == "asgi" { self.allow_tunnels(options) } else { self }
     }
 
     /// Sets the working directory, where the module of the application is looked for first. Symbolic links in

@@ -22,12 +22,19 @@ import traceback
 READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED = range(11)
 # How a frame of the front begins that says that a client has left: a tuple of one item.
 CLIENT_LEFT = b")\x01"
+# The body of a request for a WebSocket.
+WEBSOCKET = (3,)
 # An order of the front to the process that forks workers.
 REAP = 2
 
 MAX_FRAME = 160 << 10
 # The most bytes of a body, a traceback or a line of the log in a frame.
 PIECE = 64 << 10
+# The most bytes of a message of a WebSocket, and the most messages that wait for the application.
+MAX_MESSAGE = 1 << 20
+MAX_WAITING = 16
+# How many seconds the client has to close a WebSocket that the application has closed.
+CLOSE_TIMEOUT = 1
 
 
 class Terminated(SystemExit):
@@ -478,7 +485,8 @@ def serve_asgi(lanes, application):
                 if type(frame[3]) is not bytes:
                     _, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
                     descriptor = descriptors[0]
-                self.exchange = Exchange(self, frame, descriptor)
+                kind = WebSocket if frame[3] == WEBSOCKET else Exchange
+                self.exchange = kind(self, frame, descriptor)
                 task = self.loop.create_task(self.exchange.run())
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
@@ -672,6 +680,221 @@ def serve_asgi(lanes, application):
             if len(frame) > MAX_FRAME:
                 raise ValueError("the head of the response is too large")
             return frame
+
+    class Violation(Exception):
+        """The client has violated the protocol: the code of the Close frame that says so (RFC 6455 section 7.4.1)."""
+
+    class WebSocket(Exchange):
+        """A request for a WebSocket. If the application accepts it, its frames go over a socket of its own, and the lane
+        is free for other requests."""
+
+        def __init__(self, lane, frame, descriptor):
+            super().__init__(lane, frame, None)
+            self.sock = socket.socket(fileno=descriptor)
+            self.is_accepted = self.has_closed = False
+            self.waiting = asyncio.Queue(MAX_WAITING)
+            # What the application receives when the client has left.
+            self.left = None
+            self.pump = None
+
+        async def run(self):
+            self.reader, self.writer = await asyncio.open_unix_connection(sock=self.sock)
+            self.waiting.put_nowait({"type": "websocket.connect"})
+            code = 1000
+            try:
+                await application(self.scope(), self.receive, self.send)
+                if not self.is_complete:
+                    raise RuntimeError("the application has neither accepted nor closed the WebSocket")
+            except asyncio.CancelledError:
+                code = 1012  # the worker ends
+            except BaseException as error:
+                code = 1011
+                if not (self.left and isinstance(error, ClientLeft)):
+                    await self.fail(error)
+            finally:
+                await self.close(code)
+
+        async def close(self, code):
+            try:
+                if self.is_accepted and not self.has_closed:
+                    self.write_close(code)
+                if self.pump is not None:
+                    await asyncio.wait((self.pump,), timeout=CLOSE_TIMEOUT)  # until the client has closed it, too
+                    self.pump.cancel()
+                    # Unread bytes would make the close a reset, which destroys the Close frame.
+                    await asyncio.wait_for(self.discard(), CLOSE_TIMEOUT)
+            except (OSError, asyncio.TimeoutError):
+                pass
+            self.writer.close()
+
+        async def discard(self):
+            while await self.reader.read(PIECE):
+                pass
+
+        def scope(self):
+            scope = super().scope()
+            protocols = self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "")
+            scope.update(
+                type="websocket",
+                scheme="wss" if scope["scheme"] == "https" else "ws",
+                subprotocols=[name.strip() for name in protocols.split(",") if name.strip()],
+                extensions={"websocket.http.response": {}},
+            )
+            del scope["method"]
+            return scope
+
+        async def receive(self):
+            if self.left is not None and self.waiting.empty():
+                return self.left
+            if self.is_complete:
+                return await self.waiting.get()
+            # The client may leave before it is answered.
+            message = asyncio.ensure_future(self.waiting.get())
+            left = asyncio.ensure_future(self.has_left.wait())
+            done, _ = await asyncio.wait((message, left), return_when=asyncio.FIRST_COMPLETED)
+            left.cancel()
+            if message in done:
+                return message.result()
+            message.cancel()
+            self.left = {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+            return self.left
+
+        async def send(self, message):
+            kind = message["type"]
+            if not self.is_accepted:
+                return await self.answer(kind, message)
+            if self.left is not None:
+                raise ClientLeft("the client has left")
+            if self.has_closed:
+                raise RuntimeError("the WebSocket is closed")
+            if kind == "websocket.send":
+                text, data = message.get("text"), message.get("bytes")
+                if text is not None:
+                    self.write(1, text.encode())
+                elif data is not None:
+                    self.write(2, bytes(data))
+                else:
+                    raise ValueError("websocket.send has neither text nor bytes")
+            elif kind == "websocket.close":
+                self.write_close(message.get("code", 1000), message.get("reason") or "")
+            else:
+                raise RuntimeError("a message of the type %r has no place here" % kind)
+            await self.writer.drain()
+
+        async def answer(self, kind, message):
+            """Answers the handshake."""
+            if kind == "websocket.accept":
+                headers = list(message.get("headers") or ())
+                if message.get("subprotocol"):
+                    headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("latin-1")))
+                await super().send({"type": "http.response.start", "status": 200, "headers": headers})
+                self.is_accepted = True
+                await super().send({"type": "http.response.body"})
+                self.pump = self.lane.loop.create_task(self.read_frames())
+            elif kind == "websocket.close":
+                await super().send({"type": "http.response.start", "status": 403})
+                await super().send({"type": "http.response.body"})
+            elif kind == "websocket.http.response.start":
+                if message["status"] < 300:
+                    raise ValueError("a WebSocket is accepted by websocket.accept")
+                await super().send({**message, "type": "http.response.start"})
+            elif kind == "websocket.http.response.body":
+                await super().send({**message, "type": "http.response.body"})
+            else:
+                raise RuntimeError("a message of the type %r has no place here" % kind)
+
+        def write(self, opcode, data):
+            size = len(data)
+            if size < 126:
+                head = struct.pack("!BB", 128 | opcode, size)
+            elif size < 1 << 16:
+                head = struct.pack("!BBH", 128 | opcode, 126, size)
+            else:
+                head = struct.pack("!BBQ", 128 | opcode, 127, size)
+            self.writer.write(head + data)
+
+        def write_close(self, code, reason=""):
+            self.has_closed = True
+            self.write(8, struct.pack("!H", code) + reason.encode()[:123])
+            self.writer.write_eof()
+
+        async def read_frames(self):
+            """Reads messages until the client has left."""
+            code, reason = 1006, ""
+            try:
+                while True:
+                    opcode, data = await self.read_message()
+                    if opcode == 8:
+                        code, reason = self.read_close(data)
+                        if not self.has_closed:
+                            self.write_close(1000 if code == 1005 else code)
+                        break
+                    message = {"type": "websocket.receive"}
+                    try:
+                        message.update({"text": data.decode()} if opcode == 1 else {"bytes": data})
+                    except UnicodeDecodeError:
+                        raise Violation(1007)
+                    await self.waiting.put(message)
+            except Violation as violation:
+                (code,) = violation.args
+                if not self.has_closed:
+                    self.write_close(code)
+            except (OSError, EOFError):
+                pass  # without a Close frame
+            self.left = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            await self.waiting.put(self.left)
+
+        async def read_message(self):
+            """The next message or Close frame. Pings are answered."""
+            kind, parts, size = None, [], 0
+            while True:
+                first, second = await self.reader.readexactly(2)
+                opcode, length = first & 15, second & 127
+                is_last = first & 128
+                # Nothing was negotiated, and clients mask (RFC 6455 sections 5.1 and 5.2).
+                if first & 0x70 or not second & 128 or opcode not in (0, 1, 2, 8, 9, 10):
+                    raise Violation(1002)
+                if opcode > 7 and (length > 125 or not is_last):
+                    raise Violation(1002)
+                if opcode < 8 and (opcode == 0) == (kind is None):
+                    raise Violation(1002)
+                if length > 125:
+                    form = "!H" if length == 126 else "!Q"
+                    (length,) = struct.unpack(form, await self.reader.readexactly(struct.calcsize(form)))
+                if size + length > MAX_MESSAGE:
+                    raise Violation(1009)
+                mask = await self.reader.readexactly(4)
+                data = unmask(await self.reader.readexactly(length), mask)
+                if opcode == 8:
+                    return opcode, data
+                if opcode == 9:
+                    if not self.has_closed:
+                        self.write(10, data)
+                        await self.writer.drain()
+                elif opcode < 8:
+                    kind, size = kind or opcode, size + length
+                    parts.append(data)
+                    if is_last:
+                        return kind, b"".join(parts)
+
+        def read_close(self, data):
+            """The code and the reason of a Close frame (RFC 6455 section 7.4)."""
+            if not data:
+                return 1005, ""
+            code = int.from_bytes(data[:2], "big")
+            is_valid = len(data) > 1 and (1000 <= code <= 1014 and code not in (1004, 1005, 1006) or 3000 <= code < 5000)
+            try:
+                reason = data[2:].decode()
+            except UnicodeDecodeError:
+                raise Violation(1007)
+            if not is_valid:
+                raise Violation(1002)
+            return code, reason
+
+    def unmask(data, mask):
+        size = len(data)
+        key = (mask * (size // 4 + 1))[:size]
+        return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
 
     async def serve():
         lifespan = Lifespan()

@@ -85,12 +85,12 @@ pub(super) trait Placement: Sized {
     fn release(&self, path: &str);
 
     /// Calls a clone of the handle when it is ready.
-    async fn call(&self, request: Request) -> ResponseFuture {
+    async fn call(&self, request: Request) -> <Self::Handle as Service<Request>>::Future {
         self.handle().clone().ready().await.unwrap().call(request)
     }
 
     /// Calls with a path, without waiting for the answer.
-    async fn begin(&self, path: &str) -> ResponseFuture {
+    async fn begin(&self, path: &str) -> <Self::Handle as Service<Request>>::Future {
         let mut request = get(path);
         if path == "/panic" {
             // It is not idempotent, so it is not sent to another worker.
@@ -115,8 +115,12 @@ pub(super) trait Placement: Sized {
 
 /// The handle of any pool.
 pub(super) trait Handle:
-    Service<Request, Response = Response, Error = BoxError, Future = ResponseFuture>
-    + Clone
+    Service<
+        Request,
+        Response = Response,
+        Error = BoxError,
+        Future: Future<Output = Result<Response, BoxError>> + Send + Unpin + 'static,
+    > + Clone
     + Send
     + Sync
     + 'static

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::header::UPGRADE;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -249,7 +250,10 @@ impl Life {
         let crashed = has_ended || is_refused || ends_soon(child).await;
         let is_sent = delivery != Delivery::NotSent;
         // RFC 9110 section 9.2.2.
-        let request = request.filter(|request| !is_sent || request.method().is_idempotent());
+        let request = request.filter(|request| {
+            // A tunnel is not begun twice.
+            !is_sent || request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
+        });
         let stays = match request {
             Some(request) => {
                 pool.give_back(self.id, &job, Lost { request, is_sent, crashed, error })

@@ -1,5 +1,6 @@
 //! `Link`: sends requests to one worker and receives its responses, in the worker's protocol.
 
+mod bridge;
 mod gate;
 mod http;
 

@@ -4,6 +4,7 @@ mod body;
 mod encode;
 mod lookahead;
 mod upload;
+mod websocket;
 
 use std::{
     future::{pending, poll_fn},
@@ -21,6 +22,7 @@ use self::{
     encode::{Attachment, Encoded, encode},
     lookahead::Window,
     upload::Upload,
+    websocket::Tunnel,
 };
 use super::{
     super::super::super::{
@@ -106,12 +108,16 @@ impl GateLink {
         on_begun: impl Fn(),
     ) -> Result<Answer, Failed> {
         let front = &self.0;
+        let (tunnel, socket) = match Tunnel::new(&request) {
+            Ok(both) => both.unzip(),
+            Err(answer) => return Ok(answer),
+        };
         let ahead = front.lock().begin_ahead();
         let (id, attachment) = match ahead {
             Some(id) => (id, Attachment::Nothing),
             None => {
                 let id = front.lock().next_id();
-                let Encoded { frame, attachment } = match encode(id, &request) {
+                let Encoded { frame, attachment } = match encode(id, &request, socket) {
                     Ok(encoded) => encoded,
                     Err(error) => return Ok(Err(error)),
                 };
@@ -135,7 +141,10 @@ impl GateLink {
         });
         match reply.await {
             Ok((reply, fd)) => match respond(front, request.method(), reply, fd, upload, job) {
-                Ok(answer) => Ok(answer),
+                Ok(answer) => Ok(answer.map(|response| match tunnel {
+                    Some(tunnel) => tunnel.respond(response),
+                    None => response,
+                })),
                 Err(fault) => Err(lost(None, Delivery::MaybeSent, front.break_off(fault))),
             },
             Err(error @ GateError::Fault(_)) => Err(lost(None, Delivery::MaybeSent, error)),
@@ -160,6 +169,10 @@ impl GateLink {
             Attachment::Nothing => Ok(None),
             Attachment::File(file) => {
                 socket.send(&[0], &[file.as_fd()]).await?;
+                Ok(None)
+            }
+            Attachment::Socket(theirs) => {
+                socket.send(&[0], &[theirs.as_fd()]).await?;
                 Ok(None)
             }
             Attachment::Stream => {

@@ -15,12 +15,14 @@ use tokio::net::UnixStream;
 use super::{
     super::{Ready, SocketFile, listening::wait_open},
     Failed,
+    bridge::bridge,
 };
 use crate::{
     Body, Request, Response,
     conn::{
         Checkin, Delivery,
         h1::client::{Cause, Connection, ExchangeError},
+        upgrade,
     },
     error::{Chain, Error, Kind},
     net::Stream,
@@ -152,7 +154,10 @@ fn probe(ready: &Ready) -> Request {
 /// Prepares the worker's response for the client, as a gateway does.
 fn finish(mut response: Response) -> Response {
     gateway::prepare_response(response.headers_mut());
-    response
+    match upgrade::take_stream(&mut response) {
+        Some(stream) => bridge(response, stream),
+        None => response,
+    }
 }
 
 /// Returns whether connect(2) failed because this process or the kernel is out of descriptors or memory.

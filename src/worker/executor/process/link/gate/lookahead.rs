@@ -97,7 +97,8 @@ impl Lookahead for Front {
         }
         let id = state.next_id();
         // One that is refused is refused when it is begun.
-        let Ok(Encoded { frame, attachment: Attachment::Nothing }) = encode(id, request) else {
+        let Ok(Encoded { frame, attachment: Attachment::Nothing }) = encode(id, request, None)
+        else {
             return false;
         };
         let is_sent = self.socket.try_send(&frame, &[]).is_ok();

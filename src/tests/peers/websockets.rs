@@ -1,0 +1,236 @@
+//! WebSockets of a real application in Python, behind a pool of workers, and of a strict client in Python.
+
+use std::env;
+
+use futures_util::SinkExt;
+use tokio::net::TcpStream;
+use tokio_stream::StreamExt;
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Error, Message},
+};
+
+use super::program;
+use crate::{
+    tests::support::{exchange, start, statuses, within},
+    upstream::{TunnelOptions, Upstream},
+    worker,
+};
+
+/// An application for ASGI that sends each message to all clients.
+const APP: &str = "
+clients = set()
+
+async def app(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        while True:
+            message = await receive()
+            await send({'type': message['type'] + '.complete'})
+            if message['type'] == 'lifespan.shutdown':
+                return
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await send({'type': 'http.response.body', 'body': b'plain'})
+        return
+    assert (await receive())['type'] == 'websocket.connect'
+    if scope['path'] == '/no':
+        await send({'type': 'websocket.close'})
+        return
+    await send({'type': 'websocket.accept'})
+    clients.add(send)
+    try:
+        while True:
+            message = await receive()
+            if message['type'] == 'websocket.disconnect':
+                return
+            if message.get('text') == 'close':
+                await send({'type': 'websocket.close', 'code': 4000, 'reason': 'bye'})
+                return
+            for client in list(clients):
+                await client({
+                    'type': 'websocket.send', 'text': message.get('text'), 'bytes': message.get('bytes'),
+                })
+    finally:
+        clients.discard(send)
+";
+
+/// The same with Starlette.
+const STARLETTE: &str = "
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
+
+clients = set()
+
+async def chat(socket):
+    await socket.accept()
+    clients.add(socket)
+    try:
+        while True:
+            message = await socket.receive()
+            if message['type'] == 'websocket.disconnect':
+                return
+            if message.get('text') == 'close':
+                return await socket.close(4000, 'bye')
+            for client in list(clients):
+                await client.send({**message, 'type': 'websocket.send'})
+    finally:
+        clients.discard(socket)
+
+async def no(socket):
+    await socket.close()
+
+async def plain(request):
+    return PlainTextResponse('plain')
+
+app = Starlette(routes=[Route('/', plain), WebSocketRoute('/chat', chat), WebSocketRoute('/no', no)])
+";
+
+/// A client that checks all that RFC 6455 demands of a server.
+const CLIENT: &str = "
+import sys
+from websockets.sync.client import connect
+
+uri = sys.argv[1]
+with connect(uri, max_size=None) as a, connect(uri, max_size=None, compression=None) as b:
+    for sent in ['hello', '', 'x' * 200_000, b'\\0\\1', b'y' * 1_000_000]:
+        a.send(sent)
+        assert a.recv(30) == sent and b.recv(30) == sent
+    b.send(iter(['in ', 'three ', 'frames']))
+    assert a.recv(30) == b.recv(30) == 'in three frames'
+    assert a.ping().wait(30)
+    a.send('close')
+    try:
+        a.recv(30)
+        raise AssertionError('it goes on')
+    except Exception as end:
+        assert (end.rcvd.code, end.rcvd.reason) == (4000, 'bye'), end
+    b.send('still here')
+    assert b.recv(30) == 'still here'
+print('ok')
+";
+
+fn python() -> String {
+    env::var("VESTIBULE_PYTHON").expect("VESTIBULE_PYTHON names a Python")
+}
+
+/// A pool with one process of uvicorn, whose application is in `dir`.
+fn uvicorn(dir: &std::path::Path) -> worker::Processes {
+    std::fs::write(dir.join("chat.py"), APP).unwrap();
+    let command = worker::Command::new(python())
+        .args(["-m", "uvicorn", "--fd", "3", "--ws", "websockets", "--log-level", "warning"])
+        .args(["--app-dir", dir.to_str().unwrap(), "chat:app"]);
+    let pool = worker::process(command).workers(1).concurrency(2);
+    pool.tunnels(TunnelOptions::new()).start().unwrap()
+}
+
+/// The same application in a process of `worker::asgi`, and one with Starlette.
+fn asgi(dir: &std::path::Path, application: &str) -> worker::Processes {
+    std::fs::write(dir.join("chat.py"), application).unwrap();
+    let pool = worker::asgi("chat:app").python(python()).directory(dir).workers(1).threads(2);
+    pool.start().unwrap()
+}
+
+async fn connect(
+    addr: std::net::SocketAddr,
+    path: &str,
+) -> Result<WebSocketStream<TcpStream>, Error> {
+    let stream = TcpStream::connect(addr).await.unwrap();
+    within(client_async(format!("ws://{addr}{path}"), stream)).await.map(|(socket, _)| socket)
+}
+
+async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Message {
+    loop {
+        let message = within(socket.next()).await.unwrap().unwrap();
+        // A server may send pings at any time.
+        if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
+            return message;
+        }
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(
+    not(peer_websockets),
+    ignore = "pip install uvicorn websockets; VESTIBULE_PYTHON=that python"
+)]
+async fn application_in_worker_processes_serves_websockets() {
+    for kind in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = match kind {
+            0 => uvicorn(dir.path()),
+            1 => asgi(dir.path(), APP),
+            _ => asgi(dir.path(), STARLETTE),
+        };
+        serves_websockets(pool).await;
+    }
+}
+
+async fn serves_websockets(pool: worker::Processes) {
+    let front = start(pool.clone()).await;
+    // More tunnels than the process is sent requests at a time: they occupy no worker.
+    let mut sockets = Vec::new();
+    for _ in 0..4 {
+        sockets.push(connect(front.addr, "/chat").await.unwrap());
+    }
+    assert_eq!(pool.tunnel_stats().active, 4);
+    // The application waits for each client in turn, so it fits into the buffers of a socket.
+    let large = vec![7; 70_000];
+    for message in [Message::text("hello"), Message::binary(large)] {
+        within(sockets[0].send(message.clone())).await.unwrap();
+        for socket in &mut sockets {
+            assert!(hear(socket).await == message, "another message");
+        }
+    }
+    let plain =
+        exchange(front.addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(statuses(&plain) == [200] && plain.contains("plain"), "{plain}");
+    let Err(Error::Http(refused)) = connect(front.addr, "/no").await else { panic!("accepted") };
+    assert_eq!(refused.status(), 403);
+    let mut last = sockets.pop().unwrap();
+    within(last.send(Message::text("close"))).await.unwrap();
+    let Message::Close(Some(frame)) = hear(&mut last).await else { panic!("no close") };
+    assert_eq!((u16::from(frame.code), &*frame.reason), (4000, "bye"));
+    drop(last);
+    // A reload ends the old process, which says goodbye.
+    within(pool.reload()).await.unwrap();
+    for socket in &mut sockets {
+        let Message::Close(Some(frame)) = hear(socket).await else { panic!("no close") };
+        assert_eq!(u16::from(frame.code), 1012);
+    }
+    drop(sockets);
+    within(async {
+        while pool.tunnel_stats().active > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    front.stop().await;
+    within(pool.shutdown(super::super::support::TIMEOUT)).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(
+    not(peer_websockets),
+    ignore = "pip install uvicorn websockets; VESTIBULE_PYTHON=that python"
+)]
+async fn strict_client_reaches_an_application_through_two_proxies() {
+    for is_asgi in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = if is_asgi { asgi(dir.path(), APP) } else { uvicorn(dir.path()) };
+        reaches_through_two_proxies(pool).await;
+    }
+}
+
+async fn reaches_through_two_proxies(pool: worker::Processes) {
+    let inner = start(pool.clone()).await;
+    let front = start(Upstream::new([format!("h2://{}", inner.addr)]).unwrap()).await;
+    let uri = format!("ws://{}/chat", front.addr);
+    let out = within(program(&python()).args(["-c", CLIENT, &uri]).output()).await.unwrap();
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "ok\n", "{error}");
+    front.stop().await;
+    inner.stop().await;
+    within(pool.shutdown(super::super::support::TIMEOUT)).await.unwrap();
+}

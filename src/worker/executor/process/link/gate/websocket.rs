@@ -1,0 +1,59 @@
+//! `Tunnel`: a WebSocket whose frames go over a socket of its own.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+};
+
+use bytes::BytesMut;
+use http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_ACCEPT};
+use tokio::net::UnixStream;
+
+use super::super::super::super::super::queue::job::Answer;
+use super::super::bridge::bridge;
+use crate::{
+    Request, Response,
+    conn::upgrade::{self, Upgraded},
+    error::{Error, Kind},
+    net::Stream,
+    semantics::upgrade::{is_websocket, requested_by},
+};
+
+/// The front's end of the socket, and the answer to the client's key.
+pub(super) struct Tunnel {
+    stream: Stream,
+    accept: HeaderValue,
+}
+
+impl Tunnel {
+    /// Creates the sockets for a request that asks for a WebSocket. Returns the worker's, too.
+    ///
+    /// # Errors
+    /// The response to a request whose handshake is not valid, and the error if there is no descriptor for a socket.
+    pub(super) fn new(request: &Request) -> Result<Option<(Self, OwnedFd)>, Answer> {
+        let (method, version) = (request.method(), request.version());
+        if !requested_by(method, version, request.headers()).is_some_and(is_websocket) {
+            return Ok(None);
+        }
+        let accept = upgrade::accept(request).map_err(Answer::Ok)?;
+        let (stream, theirs) =
+            pair().map_err(|error| Answer::Err(Error::new(Kind::Overloaded, error).into()))?;
+        Ok(Some((Self { stream, accept }, theirs)))
+    }
+
+    /// Makes the worker's response that of the handshake: one of 2xx has accepted it.
+    pub(super) fn respond(self, mut response: Response) -> Response {
+        if !response.status().is_success() {
+            return response;
+        }
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, self.accept);
+        bridge(response, Upgraded::new(self.stream, BytesMut::new()))
+    }
+}
+
+fn pair() -> io::Result<(Stream, OwnedFd)> {
+    let (ours, theirs) = StdStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?.into(), theirs.into()))
+}
