@@ -35,6 +35,8 @@ pub mod decompression;
 pub mod disconnect;
 pub mod from_fn;
 pub mod https;
+#[cfg(feature = "hyper")]
+pub mod hyper_upgrade;
 pub mod limit;
 pub mod request_deadline;
 pub mod rescue;
@@ -49,6 +51,8 @@ pub use decompression::{RequestDecompression, RequestDecompressionLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
 pub use from_fn::{FromFn, FromFnLayer, Next, from_fn};
 pub use https::{Https, HttpsLayer};
+#[cfg(feature = "hyper")]
+pub use hyper_upgrade::{HyperUpgrade, HyperUpgradeLayer};
 #[cfg(feature = "limit")]
 pub use limit::{ClientRateLimit, ClientRateLimitLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};

@@ -110,6 +110,7 @@
 //! | `compression` | no | compressed responses and requests; compiles C code for zstd |
 //! | `tls` | yes | TLS for listeners, and to servers |
 //! | `h2` | yes | HTTP/2 |
+//! | `hyper` | no | WebSockets of services that are written for hyper, such as axum's |
 //! | `self-signed` | no | a certificate for development |
 //! | `dns`, `etcd` | no | [sources of endpoints](upstream::discover); each enables `upstream` |
 //! | `metrics` | no | gauges and counters of the [budget](budget#metrics), through the crate `metrics` |

@@ -15,6 +15,8 @@ mod grpc;
 #[cfg(feature = "h2")]
 mod h2;
 mod half_close;
+#[cfg(feature = "hyper")]
+mod hyper_upgrade;
 mod incidents;
 mod links;
 mod log_lines;

@@ -35,6 +35,8 @@ use crate::{
     upstream::{HedgeLayer, MirrorLayer},
 };
 
+#[cfg(feature = "hyper")]
+use crate::layer::HyperUpgradeLayer;
 #[cfg(feature = "compression")]
 use crate::layer::{
     CompressionLayer as OurCompressionLayer, RequestDecompressionLayer as OurDecompressionLayer,
@@ -295,4 +297,10 @@ async fn axum_router_stands_in_for_the_site_of_the_readme() {
     assert_eq!(statuses(&answer), [200]);
     assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
     server.stop().await;
+}
+
+#[cfg(feature = "hyper")]
+#[tokio::test]
+async fn hyper_upgrade_fits() {
+    fits!(HyperUpgradeLayer::new());
 }
