@@ -13,8 +13,10 @@
 //! Independently of that, an endpoint may be *down* because of active checks, *backing off* because of its
 //! `Retry-After`, and *out* or *draining* because of an operator. Only the operator ends the last two.
 
+mod operator;
 mod options;
 mod outliers;
+mod phase;
 
 #[cfg(test)]
 mod tests;
@@ -22,16 +24,14 @@ mod tests;
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU32, AtomicU64,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 pub use options::HealthOptions;
 pub use outliers::{Sample, outliers};
+pub use phase::Phase;
 
 /// Minimum share of its weight that an endpoint has in a slow start: 100 thousandths.
 const MIN_RAMP: u64 = 100;
@@ -91,40 +91,6 @@ struct History {
     contrary_checks: u32,
 }
 
-/// The state of an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Phase {
-    /// It gets its share of the requests.
-    Ready,
-    /// It gets a growing part of its share.
-    SlowStart {
-        /// The current part, in thousandths.
-        ramp: u16,
-    },
-    /// An operator has taken it out.
-    Out {
-        /// The end of this state.
-        until: Duration,
-    },
-    /// It gets only requests of sessions that are bound to it.
-    Draining,
-    /// It has failed, and gets no requests.
-    Ejected {
-        /// The end of the ejection.
-        until: Duration,
-    },
-    /// Its ejection is over: a few probes check whether it works again.
-    HalfOpen,
-    /// Active checks have failed.
-    Down,
-    /// It gets no requests because of its `Retry-After`.
-    BackingOff {
-        /// The end of this state.
-        until: Duration,
-    },
-}
-
 /// The kind of a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -155,40 +121,6 @@ impl Health {
             probes: AtomicU32::new(0),
             history: Mutex::default(),
         }
-    }
-
-    /// Returns the state at `now`. The settings of an operator have precedence.
-    pub fn phase(&self, now: Duration, options: &HealthOptions) -> Phase {
-        let (at, until) = (millis(now), self.until.load(Relaxed));
-        let out = self.out_until.load(Relaxed);
-        let back_off = self.back_off_until.load(Relaxed);
-        let ramp = self.ramp(now, options);
-        match () {
-            () if at < out => Phase::Out { until: Duration::from_millis(out) },
-            () if self.is_draining() => Phase::Draining,
-            () if until == DOWN => Phase::Down,
-            () if at < until => Phase::Ejected { until: Duration::from_millis(until) },
-            () if at < back_off => Phase::BackingOff { until: Duration::from_millis(back_off) },
-            () if until != 0 => Phase::HalfOpen,
-            () if ramp < 1000 => Phase::SlowStart { ramp },
-            () => Phase::Ready,
-        }
-    }
-
-    /// Returns whether an operator has not taken it out, so that it [is in](Self::is_in) at any time.
-    pub fn is_never_out(&self) -> bool {
-        self.out_until.load(Relaxed) == 0
-    }
-
-    /// Returns whether no operator has taken it out. It may be draining.
-    pub fn is_in(&self, now: Duration) -> bool {
-        let out = self.out_until.load(Relaxed);
-        out == 0 || out <= millis(now)
-    }
-
-    /// Returns whether it is draining.
-    pub fn is_draining(&self) -> bool {
-        self.is_draining.load(SeqCst)
     }
 
     /// Returns whether no failure is recorded, so that it [is healthy](Self::is_healthy) at any time.
@@ -362,30 +294,6 @@ impl Health {
         if !options.slow_start.is_zero() {
             self.ramp_from.store(millis(now).max(1), Relaxed);
         }
-    }
-
-    /// Takes it out until `until`, for an operator.
-    pub fn take_out(&self, until: Duration) {
-        // Relaxed: a thread that reads the old value sends one more request.
-        self.out_until.store(millis(until), Relaxed);
-    }
-
-    /// Sets whether it is draining: it finishes its requests, and gets no new sessions.
-    pub fn set_draining(&self, on: bool) {
-        self.is_draining.store(on, SeqCst);
-    }
-
-    /// Ends every state that keeps requests away from it, for an operator, except down because of active checks.
-    pub fn restore(&self, now: Duration, options: &HealthOptions) {
-        let mut history = self.history();
-        self.out_until.store(0, Relaxed);
-        self.back_off_until.store(0, Relaxed);
-        self.set_draining(false);
-        if !history.is_down {
-            self.until.store(0, Relaxed);
-            history.restored_at = Some(millis(now));
-        }
-        self.start_slowly(now, options);
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
