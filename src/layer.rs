@@ -28,6 +28,7 @@
 mod assert_ready;
 pub mod bandwidth;
 pub mod buffer;
+mod called_or_answered;
 #[cfg(feature = "compression")]
 pub mod compression;
 #[cfg(feature = "compression")]

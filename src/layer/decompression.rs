@@ -17,7 +17,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::compression::Decoder;
+use super::{called_or_answered::CalledOrAnswered, compression::Decoder};
 use crate::{
     Body, BoxError, HttpService, Request,
     body::HttpBody,
@@ -139,7 +139,7 @@ where
         };
         let Some(coding) = coding else {
             self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
-            return ResponseFuture(State::Refused(Some(Box::new(refusal(&request)))));
+            return ResponseFuture(CalledOrAnswered::answered(refusal(&request)));
         };
         if let Some(decoder) = Decoder::new(coding) {
             request.headers_mut().remove(CONTENT_ENCODING);
@@ -147,7 +147,7 @@ where
             let bounds = self.bounds;
             request = request.map(|body| Body::new(Decoded::new(body, decoder, bounds)));
         }
-        ResponseFuture(State::Called(self.inner.call(request)))
+        ResponseFuture(CalledOrAnswered::Called(self.inner.call(request)))
     }
 }
 
@@ -273,13 +273,7 @@ impl http_body::Body for Decoded {
 
 /// The future of [`RequestDecompression`].
 #[pin_project]
-pub struct ResponseFuture<F>(#[pin] State<F>);
-
-#[pin_project(project = StateProj)]
-enum State<F> {
-    Called(#[pin] F),
-    Refused(Option<Box<Response<Body>>>),
-}
+pub struct ResponseFuture<F>(#[pin] CalledOrAnswered<F>);
 
 impl<F, R, E> Future for ResponseFuture<F>
 where
@@ -289,15 +283,7 @@ where
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().0.project() {
-            StateProj::Called(future) => {
-                Poll::Ready(ready!(future.poll(cx)).map(|response| response.map(Body::new)))
-            }
-            StateProj::Refused(response) => {
-                let response = response.take().expect("not polled again after it has ended");
-                Poll::Ready(Ok(*response))
-            }
-        }
+        self.project().0.poll(cx)
     }
 }
 

@@ -17,6 +17,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::called_or_answered::CalledOrAnswered;
 use crate::{
     HttpService, Request,
     body::{Body, HttpBody},
@@ -112,12 +113,11 @@ where
         let path = request.uri().path();
         if !is_https && !path.starts_with("/.well-known/acme-challenge/") {
             self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
-            return ResponseFuture(State::Redirected(Some(Box::new(
-                self.layer.redirect(&request),
-            ))));
+            let redirect = CalledOrAnswered::answered(self.layer.redirect(&request));
+            return ResponseFuture { inner: redirect, hsts: None };
         }
         let hsts = self.layer.hsts.clone().filter(|_| is_https);
-        ResponseFuture(State::Called { future: self.inner.call(request), hsts })
+        ResponseFuture { inner: CalledOrAnswered::Called(self.inner.call(request)), hsts }
     }
 }
 
@@ -162,17 +162,11 @@ fn host(headers: &HeaderMap) -> Option<&str> {
 
 /// The future of [`Https`].
 #[pin_project]
-pub struct ResponseFuture<F>(#[pin] State<F>);
-
-#[pin_project(project = StateProj)]
-enum State<F> {
-    Called {
-        #[pin]
-        future: F,
-        hsts: Option<HeaderValue>,
-    },
-    /// Boxed, so that it does not make the future larger.
-    Redirected(Option<Box<Response<Body>>>),
+pub struct ResponseFuture<F> {
+    #[pin]
+    inner: CalledOrAnswered<F>,
+    /// The value of `Strict-Transport-Security`, if it is to be added.
+    hsts: Option<HeaderValue>,
 }
 
 impl<F, R, E> Future for ResponseFuture<F>
@@ -183,20 +177,12 @@ where
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (future, hsts) = match self.project().0.project() {
-            StateProj::Called { future, hsts } => (future, hsts),
-            StateProj::Redirected(response) => {
-                let response = response.take().expect("not polled again after it has ended");
-                return Poll::Ready(Ok(*response));
-            }
-        };
-        Poll::Ready(ready!(future.poll(cx)).map(|response| {
-            let mut response = response.map(Body::new);
-            if let Some(hsts) = hsts.take() {
-                response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(hsts);
-            }
-            response
-        }))
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        if let Some(hsts) = this.hsts.take() {
+            response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(hsts);
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
