@@ -317,7 +317,7 @@ async fn servers_take_turns_and_dead_one_is_ejected() {
 }
 
 #[tokio::test]
-async fn no_server_is_502_and_a_silent_one_504() {
+async fn missing_server_is_502_and_silent_one_is_504() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let front = proxy(&[dead]).await;
     assert_eq!(statuses(&exchange(front.addr, get("/")).await), [502]);
@@ -332,7 +332,7 @@ async fn no_server_is_502_and_a_silent_one_504() {
 }
 
 #[tokio::test]
-async fn truncated_response_is_cut_for_the_client_too() {
+async fn truncated_response_is_aborted_for_the_client() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -349,7 +349,7 @@ async fn truncated_response_is_cut_for_the_client_too() {
 }
 
 #[tokio::test]
-async fn s17_client_that_leaves_midway_costs_the_server_connection() {
+async fn s17_client_that_disconnects_midway_closes_the_server_connection() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let began = Arc::new(Notify::new());
@@ -423,7 +423,7 @@ async fn trailers_reach_the_server_through_request_buffer() {
 }
 
 #[tokio::test]
-async fn deadline_of_request_bounds_the_servers_and_expired_request_is_not_sent() {
+async fn deadline_limits_all_attempts_and_expired_request_is_not_sent() {
     let (script, addr) = Script::new().await;
     let asked = |deadline: Instant| {
         let mut request = Request::new(Body::empty());

@@ -124,7 +124,7 @@ async fn send<S: HttpService>(service: S, method: Method) -> Result<u16, BoxErro
 }
 
 #[tokio::test]
-async fn retry_sends_unsent_request_elsewhere_whatever_its_method_and_body() {
+async fn retry_sends_unsent_request_with_any_method_and_body_to_another_endpoint() {
     let (dead, alive) = (Scripted::new([not_sent as _]), Scripted::new([]));
     let retry = RetryLayer::new().layer(balance(&[&dead, &alive]));
     let (tx, body) = Body::channel(None);
@@ -145,7 +145,7 @@ async fn retry_repeats_possibly_sent_request_only_if_idempotent() {
 }
 
 #[tokio::test]
-async fn retry_leaves_timeouts_and_failures_of_the_service_alone() {
+async fn retry_returns_timeouts_and_failures_of_the_service() {
     for (outcome, kind) in [(too_late as _, Kind::Timeout), (failed as _, Kind::Internal)] {
         let (slow, alive) = (Scripted::new([outcome]), Scripted::new([]));
         let retry = RetryLayer::new().layer(balance(&[&slow, &alive]));
@@ -292,7 +292,7 @@ async fn endpoint_that_fails_to_become_ready_is_ejected_and_request_goes_elsewhe
 }
 
 #[tokio::test(start_paused = true)]
-async fn endpoint_that_does_not_become_ready_in_time_is_left_but_not_ejected() {
+async fn endpoint_that_is_not_ready_in_time_is_skipped_but_not_ejected() {
     let busy = Scripted {
         script: Arc::new(Script { never_ready: true, ..Script::default() }),
         is_ready: false,
@@ -369,7 +369,7 @@ async fn retry_passes_readiness_through() {
 }
 
 #[test]
-fn builder_tells_first_bad_address_whatever_order_of_options() {
+fn builder_returns_first_invalid_address_in_any_order_of_options() {
     let error = Upstream::builder(["a:1", "no port", "worse"])
         .pool(PoolConfig::new().keep_idle(1))
         .build()

@@ -64,7 +64,7 @@ fn round_robin_shares_turns_of_unavailable_endpoints() {
 }
 
 #[test]
-fn round_robin_heeds_weights() {
+fn round_robin_follows_weights() {
     let mut endpoints = Uniform::new(4, &[2]).0;
     (endpoints[0].weight, endpoints[1].weight) = (3, 0); // 0 counts as 1
     assert_eq!(shares(&RoundRobin::new(), &endpoints, 500), [300, 100, 0, 100]);
@@ -141,7 +141,7 @@ fn hashes() -> [ConsistentHash; 2] {
 }
 
 #[test]
-fn random_heeds_weights() {
+fn random_follows_weights() {
     let mut endpoints = Uniform::new(4, &[2]).0;
     endpoints[0].weight = 3;
     let shares = shares(&Random::with_seed(3), &endpoints, 5000);

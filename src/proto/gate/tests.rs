@@ -91,7 +91,7 @@ fn decoder_refuses_every_cut_and_every_longer_frame() {
 }
 
 #[test]
-fn decoder_refuses_what_is_no_frame() {
+fn decoder_refuses_invalid_frames() {
     let end = |id: &[u8]| [b"(\x02\0\0\0i\x04\0\0\0", id].concat();
     for (frame, fault) in [
         (&b"HTTP/1.1 200 OK"[..], Fault::Type(b'H')),
@@ -169,7 +169,7 @@ fn fields_are_bounded_by_number() {
 }
 
 #[test]
-fn values_that_are_no_strings_are_the_application_s_fault() {
+fn values_other_than_strings_are_faults_of_the_application() {
     let name = string("x");
     for value in [&b"N"[..], b"T", b"i\x03\0\0\0", b"g\0\0\0\0\0\0\0\0", b"u\x03\0\0\0\xed\xa0\x80"]
     {

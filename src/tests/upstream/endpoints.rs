@@ -110,7 +110,7 @@ async fn broken_idle_connection_sends_request_to_another_server() {
 }
 
 #[tokio::test]
-async fn body_that_is_still_coming_goes_to_next_server_if_one_is_unreachable() {
+async fn streamed_body_goes_to_next_server_if_one_is_unreachable() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (script, alive) = Script::new().await;
     let front = proxy(&[dead, alive]).await;

@@ -45,7 +45,7 @@ where
 }
 
 #[tokio::test]
-async fn server_behind_is_told_the_client_that_a_trusted_proxy_names() {
+async fn upstream_server_gets_the_client_that_a_trusted_proxy_names() {
     let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
         X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\nX-Forwarded-For: 10.0.0.2\r\nX-Real-IP: 6.6.6.6\r\n\
         X-Forwarded-Proto: https\r\nX-Forwarded-Host: example.com\r\n\r\n";
@@ -81,7 +81,7 @@ async fn server_behind_is_told_the_client_that_a_trusted_proxy_names() {
 }
 
 #[tokio::test]
-async fn peer_that_is_not_trusted_is_the_client_whatever_it_says() {
+async fn untrusted_peer_is_the_client_whatever_its_fields() {
     let request =
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
     for trust in [Trust::Replace, Trust::Append] {

@@ -120,7 +120,7 @@ async fn accepted_expectation_brings_the_body() {
 }
 
 #[tokio::test]
-async fn server_that_ignores_an_expectation_gets_the_body_after_a_while() {
+async fn server_that_ignores_an_expectation_gets_the_body_after_a_timeout() {
     let (script, addr) = Script::new().await;
     let front = start(to(addr).forward_expect(true).build().unwrap()).await;
     let server = async {
@@ -136,7 +136,7 @@ async fn server_that_ignores_an_expectation_gets_the_body_after_a_while() {
 }
 
 #[tokio::test]
-async fn expectation_is_answered_here_unless_it_is_forwarded() {
+async fn expectation_is_answered_by_the_gateway_unless_it_is_forwarded() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let mut client = TcpStream::connect(front.addr).await.unwrap();
@@ -150,7 +150,7 @@ async fn expectation_is_answered_here_unless_it_is_forwarded() {
 }
 
 #[tokio::test]
-async fn counter_of_forwards_is_not_lost_by_naming_it_in_connection() {
+async fn max_forwards_is_kept_if_connection_names_it() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let request = "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 5\r\n\
@@ -193,7 +193,7 @@ async fn paths_redirects_and_cookies_are_rewritten_both_ways() {
 }
 
 #[tokio::test]
-async fn fixed_host_is_sent_in_place_of_the_client_s() {
+async fn fixed_host_replaces_that_of_the_client() {
     let (script, addr) = Script::new().await;
     let host = HostPolicy::Fixed(HeaderValue::from_static("site.example"));
     let front = start(to(addr).host(host).build().unwrap()).await;

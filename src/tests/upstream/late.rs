@@ -85,7 +85,7 @@ async fn s17_rest_of_answer_is_given_to_no_other_request() {
 }
 
 #[tokio::test]
-async fn s17_promised_body_that_is_withheld_costs_the_connection() {
+async fn s17_announced_body_that_is_not_sent_closes_the_connection() {
     // The client waits for 100 Continue, gets an error, and does not send the body.
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
@@ -115,7 +115,7 @@ async fn s17_promised_body_that_is_withheld_costs_the_connection() {
 }
 
 #[tokio::test]
-async fn s17_body_cut_by_the_client_costs_the_connection() {
+async fn s17_body_aborted_by_the_client_closes_the_connection() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let breaks = [

@@ -88,7 +88,7 @@ fn queue_error(error: &AttemptError) -> Option<&QueueError> {
 }
 
 #[tokio::test]
-async fn set_changes_while_it_works() {
+async fn set_changes_during_requests() {
     let balance = Balance::round_robin([named("a"), named("b")]);
     assert_eq!(shares(&balance, 4).await, of([("a", 2), ("b", 2)]));
     assert!(balance.insert(named("c")).is_none());
@@ -115,7 +115,7 @@ async fn set_with_two_equal_keys_is_refused() {
 }
 
 #[tokio::test]
-async fn policy_is_replaced_while_it_works() {
+async fn policy_is_replaced_during_requests() {
     let first: Arc<dyn Pick> = Arc::new(crate::policy::pick::First::new());
     let balance = Balance::new([named("a"), named("b")], first);
     assert_eq!(shares(&balance, 3).await, of([("a", 3)]));
@@ -124,7 +124,7 @@ async fn policy_is_replaced_while_it_works() {
 }
 
 #[tokio::test]
-async fn removed_endpoint_finishes_what_it_has() {
+async fn removed_endpoint_finishes_its_requests() {
     let held = Held::default();
     let balance = Balance::round_robin([held.endpoint("a")]);
     let response = balance.clone().oneshot(request()).await.unwrap();
@@ -318,7 +318,7 @@ async fn slow_start_gives_endpoint_that_joins_a_small_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_waits_in_queue_until_there_is_room() {
+async fn request_waits_in_queue_for_an_available_endpoint() {
     let held = Held::default();
     let balance = BalanceBuilder::new()
         .queue(QueueOptions::new(2).timeout(Duration::from_secs(5)))
@@ -432,7 +432,7 @@ async fn full_endpoint_does_not_send_requests_to_ejected_one() {
 }
 
 #[tokio::test]
-async fn retry_goes_to_endpoint_with_room() {
+async fn retry_goes_to_available_endpoint() {
     let dead = service_fn(|request: Request<Body>| async {
         let error = AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, "refused");
         Err::<Response<Body>, _>(error.with_request(request))

@@ -69,14 +69,14 @@ fn target_needs_an_address_and_known_options() {
 }
 
 #[tokio::test]
-async fn fixed_source_tells_its_targets_once() {
+async fn fixed_source_yields_its_targets_once() {
     let mut source = Box::pin(fixed([target("a:1"), target("b:2")]));
     assert_eq!(next(&mut source).await, set(&["a:1", "b:2"]));
     assert_eq!(next(&mut source).await, None);
 }
 
 #[tokio::test]
-async fn file_source_follows_changes_and_tells_each_error_once() {
+async fn file_source_follows_changes_and_reports_each_error_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("servers");
     let mut source = FileSource::with_interval(&path, Duration::from_millis(5));

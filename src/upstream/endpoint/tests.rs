@@ -46,7 +46,7 @@ async fn failure_does_not_shorten_an_ejection_by_operator() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn success_ends_an_ejection_by_failure_and_none_by_operator() {
+async fn success_ends_an_ejection_by_failures_but_not_by_operator() {
     let failing = endpoint(unreachable);
     assert_eq!(ask(&failing).await, None);
     assert!(!failing.handle().is_available());
@@ -80,7 +80,7 @@ async fn retry_after_of_503_keeps_requests_away_and_of_others_does_not() {
 }
 
 #[tokio::test]
-async fn server_errors_count_as_failures_if_so_set() {
+async fn server_errors_count_as_failures_by_option() {
     let failing = endpoint(|| status(StatusCode::BAD_GATEWAY, None));
     for _ in 0..9 {
         ask(&failing).await;

@@ -108,7 +108,7 @@ async fn script_that_is_no_file_is_404_and_reaches_no_application() {
 }
 
 #[tokio::test]
-async fn front_controller_takes_what_names_no_script() {
+async fn front_controller_handles_paths_without_a_script() {
     let (dir, (listener, address)) = (site(), listen().await);
     let php = FastCgi::builder(address, scripts(&dir).front_controller("/index.php")).build();
     for (path, script, status) in [
@@ -153,7 +153,7 @@ async fn script_outside_of_its_folder_is_not_found() {
 }
 
 #[tokio::test]
-async fn unchecked_script_is_left_to_the_application() {
+async fn unchecked_script_is_passed_to_the_application() {
     let (listener, address) = listen().await;
     let scripts = Scripts::new("/nowhere/at/all");
     let php = FastCgi::builder(address, scripts).unchecked_scripts().build();
@@ -167,7 +167,7 @@ async fn unchecked_script_is_left_to_the_application() {
 }
 
 #[tokio::test]
-async fn connection_is_used_again_as_often_as_the_application_leaves_it_open() {
+async fn connection_is_reused_while_the_application_keeps_it_open() {
     let (dir, (listener, address)) = (site(), listen().await);
     let php = FastCgi::builder(address, scripts(&dir)).pool(PoolConfig::new().keep_idle(1)).build();
     let client = async {
@@ -192,7 +192,7 @@ async fn connection_is_used_again_as_often_as_the_application_leaves_it_open() {
 }
 
 #[tokio::test]
-async fn no_connection_is_kept_unless_asked_for() {
+async fn idle_connection_is_closed_unless_keep_idle_is_set() {
     let (dir, (listener, address)) = (site(), listen().await);
     let php = FastCgi::builder(address, scripts(&dir)).build();
     let app = async {

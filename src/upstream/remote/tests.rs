@@ -151,7 +151,7 @@ async fn connection_whose_body_ends_in_another_runtime_is_not_kept() {
 }
 
 #[tokio::test]
-async fn no_more_connections_are_kept_than_asked_for() {
+async fn pool_keeps_no_more_connections_than_keep_idle() {
     for keep in [0, 1] {
         let (listener, address) = listen().await;
         let remote = Remote::builder(address).pool(PoolConfig::new().keep_idle(keep)).build();
@@ -191,7 +191,7 @@ async fn request_without_host_names_the_server() {
 }
 
 #[tokio::test]
-async fn request_past_its_deadline_is_not_sent_and_costs_no_connection() {
+async fn request_past_its_deadline_is_not_sent_and_closes_no_connection() {
     let (listener, address) = listen().await;
     let remote = Remote::builder(address).build();
     let (response, _server) = tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
@@ -205,7 +205,7 @@ async fn request_past_its_deadline_is_not_sent_and_costs_no_connection() {
 }
 
 #[tokio::test]
-async fn failures_tell_whether_the_request_may_have_been_sent() {
+async fn failure_reports_whether_the_request_may_have_been_sent() {
     let (listener, address) = listen().await;
     let refused: SocketAddr = address.to_string().parse().unwrap();
     let remote = Remote::builder(address).build();
@@ -275,7 +275,7 @@ async fn reused_connection_that_breaks_in_an_answer_is_not_stale() {
 }
 
 #[tokio::test]
-async fn answer_that_is_no_http_is_a_protocol_error_without_the_request() {
+async fn invalid_response_is_protocol_error_without_the_request() {
     let (listener, address) = listen().await;
     let server = async {
         let mut server = listener.accept().await.unwrap().0;
@@ -290,7 +290,7 @@ async fn answer_that_is_no_http_is_a_protocol_error_without_the_request() {
 }
 
 #[tokio::test]
-async fn upload_goes_on_after_an_early_response_head() {
+async fn upload_continues_after_an_early_response_head() {
     const PIECE: usize = 20 << 10;
     let (listener, address) = listen().await;
     let server = tokio::spawn(async move {

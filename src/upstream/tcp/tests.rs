@@ -69,7 +69,7 @@ async fn is_reset(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn connection_carries_bytes_both_ways_and_the_end_of_each() {
+async fn connection_forwards_bytes_and_the_end_of_each_direction() {
     let (listener, addr) = server().await;
     let front = start(TcpBalance::builder([addr])).await;
     let mut client = front.connect().await;
@@ -147,7 +147,7 @@ async fn connection_that_breaks_on_one_side_is_reset_on_the_other() {
 }
 
 #[tokio::test]
-async fn connection_on_which_nothing_moves_is_closed() {
+async fn connection_without_traffic_is_closed_at_its_idle_timeout() {
     let (listener, addr) = server().await;
     let front = start(TcpBalance::builder([addr]).idle_timeout(60 * SEC)).await;
     let mut client = front.connect().await;
@@ -167,7 +167,7 @@ async fn connection_on_which_nothing_moves_is_closed() {
 }
 
 #[tokio::test]
-async fn connection_ends_at_its_total_timeout_though_it_moves() {
+async fn connection_ends_at_its_total_timeout_despite_traffic() {
     let (listener, addr) = server().await;
     let front = start(TcpBalance::builder([addr]).total_timeout(60 * SEC)).await;
     let mut client = front.connect().await;
@@ -212,7 +212,7 @@ async fn drain_waits_for_connections_and_abort_cuts_them() {
 }
 
 #[tokio::test]
-async fn server_is_told_the_client_by_the_proxy_protocol() {
+async fn server_gets_the_address_of_the_client_by_the_proxy_protocol() {
     for version in [proxy::Version::V1, proxy::Version::V2] {
         let (listener, addr) = server().await;
         let front = start(TcpBalance::builder([addr]).proxy_protocol(version)).await;
@@ -273,7 +273,7 @@ async fn policy_decides_where_a_connection_goes() {
 }
 
 #[test]
-fn builder_names_the_address_that_is_wrong() {
+fn builder_returns_error_with_the_invalid_address() {
     let error = TcpBalance::builder(["a:1", "no port"]).build().unwrap_err();
     assert!(error.to_string().contains("no port"), "{error}");
     assert!(TcpBalance::builder([""; 0]).build().is_err());

@@ -136,7 +136,7 @@ async fn mirror_sends_its_share_to_the_shadow_and_returns_the_real_response() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mirror_sends_no_more_than_its_bound_and_ends_slow_copies() {
+async fn mirror_limits_copies_in_flight_and_times_out_slow_ones() {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = calls.clone();
     let hangs = service_fn(move |_: Request<Body>| {

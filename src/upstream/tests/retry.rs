@@ -32,7 +32,7 @@ async fn retry_without_budget_left_returns_the_error() {
 }
 
 #[tokio::test]
-async fn request_that_is_not_sent_again_costs_no_budget() {
+async fn request_without_a_retry_takes_nothing_from_the_budget() {
     let budget = Arc::new(RetryBudget::new(0).min_per_second(0).burst(1));
     for outcome in [maybe_sent as _, answered as _, failed as _] {
         let broken = Scripted::new([outcome]);
@@ -43,7 +43,7 @@ async fn request_that_is_not_sent_again_costs_no_budget() {
 }
 
 #[tokio::test]
-async fn repeatable_request_is_sent_again_whatever_its_method() {
+async fn repeatable_request_is_retried_with_any_method() {
     for (outcome, calls) in [(maybe_sent as _, 1), (answered as _, 0)] {
         let (broken, alive) = (Scripted::new([outcome]), Scripted::new([]));
         let layer = RetryLayer::new().repeatable(|request| request.headers().contains_key("key"));
@@ -86,7 +86,7 @@ impl Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_have_a_time_of_their_own_within_the_total() {
+async fn attempt_timeout_is_limited_by_total_timeout() {
     let slow = Slow::default();
     let layer = RetryLayer::new().attempts(9).attempt_timeout(2 * SEC).total_timeout(5 * SEC);
     let began = Instant::now();

@@ -224,7 +224,7 @@ macro_rules! for_placement {
                 stats_count_all_outcomes
             }
             restart {
-                panic_costs_one_answer_and_one_instance
+                panic_fails_one_request_and_replaces_one_instance
                 panic_does_not_affect_other_workers
                 failed_rebuild_is_tried_again
                 request_waits_for_slow_rebuild

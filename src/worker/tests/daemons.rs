@@ -81,7 +81,7 @@ async fn daemon_that_ends_is_started_again_and_counted() {
 }
 
 #[tokio::test]
-async fn daemon_is_ended_by_its_signal_and_in_its_own_way() {
+async fn daemon_is_stopped_by_its_signal_and_has_a_status_of_its_own() {
     let script = "trap 'exit 7' QUIT; sleep 1000 & touch ready; wait";
     let (sender, mut events) = mpsc::unbounded_channel();
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +121,7 @@ async fn restarted_daemon_never_runs_twice() {
 }
 
 #[tokio::test]
-async fn daemon_in_crash_loop_waits_for_its_next_start_or_restart() {
+async fn daemon_in_crash_loop_is_started_at_once_by_restart() {
     // From the third start on it works.
     let script = "[ -e b ] && exec sleep 1000; [ -e a ] && touch b; touch a; exit 3";
     let mut daemon = Running::start(script, |builder| builder);
@@ -137,7 +137,7 @@ async fn daemon_in_crash_loop_waits_for_its_next_start_or_restart() {
 }
 
 #[test]
-fn program_that_is_not_there_is_error_of_the_start() {
+fn start_returns_the_error_of_a_missing_program() {
     let error = daemon(Command::new("/no/such/program")).start().unwrap_err();
     assert_eq!(error.kind(), Kind::Internal);
     let error = daemon(Command::new("/bin/true")).instances(0).start().unwrap_err();

@@ -100,7 +100,7 @@ async fn worker_that_cannot_be_started_is_tried_again() {
 }
 
 #[tokio::test]
-async fn executor_is_told_to_abort_and_abandon_stuck_worker() {
+async fn executor_aborts_and_abandons_stuck_worker() {
     let (mut threads, pool, commands) = start(1, |_| false).unwrap();
     let stuck = started(&commands);
     let answer = ServiceExt::<Request>::ready(&mut threads).await.unwrap().call(get("/"));
@@ -143,7 +143,7 @@ async fn request_of_worker_that_exits_is_answered() {
 }
 
 #[tokio::test]
-async fn pool_whose_workers_are_given_up_refuses_requests_at_once() {
+async fn pool_whose_workers_keep_failing_refuses_requests_at_once() {
     let (mut threads, pool, commands) = start(1, |n| n > 0).unwrap();
     let queued = ServiceExt::<Request>::ready(&mut threads).await.unwrap().call(get("/queued"));
     pool.on_exit(started(&commands)); // and cannot be started again

@@ -82,8 +82,8 @@ async fn start() -> (InProcesses, WorkerProcess, mpsc::UnboundedReceiver<WorkerP
 }
 
 #[test]
-fn thousand_failed_starts_in_a_row_leave_no_descriptors_and_no_memory() {
-    run("thousand_failed_starts_in_a_row_leave_no_descriptors_and_no_memory", fail_to_start);
+fn thousand_failed_starts_leak_no_descriptors_and_no_memory() {
+    run("thousand_failed_starts_leak_no_descriptors_and_no_memory", fail_to_start);
 }
 
 async fn fail_to_start(_: Lines) {
@@ -197,8 +197,8 @@ impl Drop for SmallDisk {
 
 #[test]
 #[cfg_attr(not(peer_root), ignore = "needs root, to mount a small file system")]
-fn reload_on_a_full_disk_leaves_the_workers_alone() {
-    const TEST: &str = "reload_on_a_full_disk_leaves_the_workers_alone";
+fn reload_on_a_full_disk_keeps_the_old_workers() {
+    const TEST: &str = "reload_on_a_full_disk_keeps_the_old_workers";
     if env::var_os(ROLE).is_some() {
         return run(TEST, run_out_of_disk);
     }

@@ -176,7 +176,7 @@ async fn request_of_crashed_worker_is_sent_again_while_pool_closes() {
 }
 
 #[tokio::test]
-async fn stopped_worker_is_answered_for_killed_and_replaced() {
+async fn stopped_worker_fails_its_request_and_is_killed_and_replaced() {
     let (on_ready, mut ready) = hook();
     let (on_exit, mut exits) = hook();
     let pool = InProcesses::start_with(vec![], |b| {
@@ -198,7 +198,7 @@ async fn stopped_worker_is_answered_for_killed_and_replaced() {
 }
 
 #[tokio::test]
-async fn answer_that_is_no_http_is_a_bad_gateway_and_costs_no_worker() {
+async fn invalid_response_is_bad_gateway_and_worker_continues() {
     let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
     let error = pool.get("/garbage").await.unwrap_err();
     assert_eq!(kind(&error), Kind::BadGateway);
@@ -271,7 +271,7 @@ async fn reload_replaces_workers_without_a_failed_request() {
 }
 
 #[tokio::test]
-async fn reload_that_fails_leaves_the_old_workers_alone() {
+async fn failed_reload_keeps_the_old_workers() {
     let builds = vec![Build::Succeed, Build::Succeed, Build::Fail];
     let pool = InProcesses::start_with(builds, |b| b.workers(2)).unwrap();
     let load = Load::start(pool.processes(), || post("/load"));
@@ -328,7 +328,7 @@ async fn recycled_workers_lose_no_request() {
 }
 
 #[tokio::test]
-async fn worker_that_has_grown_is_replaced_after_an_answer() {
+async fn worker_above_its_memory_limit_is_replaced_after_a_response() {
     let options = |b: ProcessesBuilder| b.workers(1).recycle_memory(60 << 20);
     let pool = InProcesses::start_with(vec![], options).unwrap();
     assert_eq!(text(&pool.get("/small").await.unwrap()), "/small 0");
@@ -341,7 +341,7 @@ async fn worker_that_has_grown_is_replaced_after_an_answer() {
 }
 
 #[tokio::test]
-async fn panic_in_hook_costs_no_worker() {
+async fn panic_in_hook_does_not_affect_the_worker() {
     let (on_exit, mut exits) = hook();
     let pool = InProcesses::start_with(vec![], |b| {
         b.workers(1).on_spawn(|_| panic!("on_spawn")).on_ready(|_| panic!("on_ready")).on_exit(
@@ -360,7 +360,7 @@ async fn panic_in_hook_costs_no_worker() {
 }
 
 #[tokio::test]
-async fn process_is_sent_as_many_requests_as_it_takes() {
+async fn process_gets_concurrent_requests_up_to_its_limit() {
     let options = |b: ProcessesBuilder| b.workers(1).concurrency(2);
     let mut pool = InProcesses::start_with(vec![], options).unwrap();
     let held = [pool.begin("/hold1").await, pool.begin("/hold2").await];
@@ -385,7 +385,7 @@ async fn process_is_sent_as_many_requests_as_it_takes() {
 }
 
 #[tokio::test]
-async fn connection_held_by_child_of_dead_worker_does_not_hold_its_request() {
+async fn request_of_dead_worker_ends_although_a_child_holds_its_connection() {
     let mut pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
     let answer = pool.call(post("/fork-hold")).await;
     // The child has left the group of its parent, and has the connection.
@@ -412,7 +412,7 @@ pub(super) fn in_role(test: &str) -> process::Command {
 }
 
 #[test]
-fn worker_and_its_children_end_with_a_parent_that_is_killed() {
+fn worker_and_its_children_end_with_a_killed_parent() {
     if env::var_os(ROLE).is_some() {
         // A worker that ignores SIGTERM and has a child of its own; both say who they are.
         let script = "trap '' TERM; sleep 1000 & echo worker $$ $!; wait";
@@ -423,7 +423,7 @@ fn worker_and_its_children_end_with_a_parent_that_is_killed() {
         let _ = process(command).workers(2).on_spawn(hook).start();
         return;
     }
-    let mut parent = in_role("processes::worker_and_its_children_end_with_a_parent_that_is_killed");
+    let mut parent = in_role("processes::worker_and_its_children_end_with_a_killed_parent");
     // It cannot remove its temporary files.
     let files = tempfile::tempdir().unwrap();
     let mut parent = parent.env("TMPDIR", files.path()).spawn().unwrap();
@@ -449,8 +449,8 @@ fn worker_and_its_children_end_with_a_parent_that_is_killed() {
 }
 
 #[test]
-fn printed_line_has_id_of_request_in_hands_of_its_worker() {
-    const TEST: &str = "processes::printed_line_has_id_of_request_in_hands_of_its_worker";
+fn output_line_has_the_id_of_the_request_of_its_worker() {
+    const TEST: &str = "processes::output_line_has_the_id_of_the_request_of_its_worker";
     if env::var_os(ROLE).is_some() {
         // The thread that reads the output has the subscriber of the whole program.
         let lines = Lines::default();

@@ -87,7 +87,7 @@ async fn collect(response: Response) -> String {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn environ_has_what_cgi_and_pep_3333_demand() {
+async fn environ_has_the_variables_of_cgi_and_pep_3333() {
     let site = Site::start("application");
     let mut request = Request::post("/caf%C3%A9/x?a=%20b")
         .header("host", "example.com:8443")
@@ -165,7 +165,7 @@ async fn path_that_decodes_ambiguously_is_refused() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn body_is_read_to_its_end_wherever_it_lies() {
+async fn body_is_read_to_its_end_from_memory_file_and_stream() {
     let site = Site::start("application");
     let content = format!("first\nsecond\n{}", "x".repeat(300_000));
     let mut file = tempfile::tempfile().unwrap();
@@ -194,7 +194,7 @@ async fn body_is_read_to_its_end_wherever_it_lies() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn body_that_is_cut_is_an_error_to_the_application() {
+async fn incomplete_body_is_error_in_the_application() {
     let site = Site::start("application");
     let (sender, stream) = Body::channel(None);
     sender.send("first\n".into()).unwrap();
@@ -249,7 +249,7 @@ async fn file_of_the_file_wrapper_stays_a_file() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn exception_is_an_error_of_the_application_and_costs_no_worker() {
+async fn exception_is_application_error_and_worker_continues() {
     let site = Site::start("application");
     let raised = |message: &str| ApplicationError::Raised { message: message.to_owned() };
     assert_eq!(site.error("/raise").await, raised("KeyError: 'name'"));
@@ -309,7 +309,7 @@ async fn response_to_head_has_the_length_and_no_body() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn worker_that_sends_garbage_is_replaced_and_its_request_a_bad_gateway() {
+async fn worker_that_violates_the_protocol_is_replaced_and_its_request_is_bad_gateway() {
     // A signal that comes just before Python's sleep does not end it, so the worker has to be killed at times.
     let builder = wsgi("application").workers(1).queue_timeout(LONG);
     let site = Site::start_bounded(builder, SHORT);

@@ -144,7 +144,7 @@ async fn request_waits_for_a_connection_while_all_are_in_use() {
 }
 
 #[tokio::test]
-async fn wait_for_a_connection_ends_in_time_and_at_the_deadline() {
+async fn queued_request_fails_at_the_queue_timeout_and_at_its_deadline() {
     let (listener, address) = listen().await;
     let pool = PoolConfig::new().max_connections(1).queue_timeout(3 * SEC);
     let remote = Remote::builder(address).pool(pool).build();
@@ -168,7 +168,7 @@ async fn wait_for_a_connection_ends_in_time_and_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn idle_connection_of_another_runtime_makes_room_for_a_new_one() {
+async fn idle_connection_of_another_runtime_is_closed_for_a_new_one() {
     let (listener, address) = listen().await;
     let remote = Remote::builder(address).pool(PoolConfig::new().max_connections(1)).build();
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -9,7 +9,7 @@ pub(super) async fn error_of_application_is_returned_to_caller<P: Placement>() {
     assert_eq!((pool.stats().served, pool.stats().panics), (2, 0));
 }
 
-pub(super) async fn panic_costs_one_answer_and_one_instance<P: Placement>() {
+pub(super) async fn panic_fails_one_request_and_replaces_one_instance<P: Placement>() {
     let pool: P = Settings::default().start();
     assert_eq!(text(&pool.get("/before").await.unwrap()), "/before 0");
     let panics = pool.begin("/panic").await;

@@ -20,7 +20,7 @@ async fn process_answers_many_requests_at_a_time() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn scope_has_what_asgi_demands() {
+async fn scope_has_the_keys_of_asgi() {
     let site = Site::start_with(asgi("asgi_application").workers(1));
     let mut request = Request::get("/caf%C3%A9/x?a=%20b")
         .header("host", "example.com")
@@ -90,7 +90,7 @@ async fn application_receives_disconnect_of_its_client() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn task_that_takes_too_long_is_cancelled_and_others_go_on() {
+async fn task_that_takes_too_long_is_cancelled_and_others_continue() {
     let builder = asgi("asgi_application").workers(1).threads(2);
     let site = Site::start_with(builder.request_timeout(Duration::from_millis(300)));
     let error = site.get("/forever").await.unwrap_err();
@@ -102,7 +102,7 @@ async fn task_that_takes_too_long_is_cancelled_and_others_go_on() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn exception_is_an_error_of_the_application() {
+async fn exception_is_application_error() {
     let site = Site::start_with(asgi("asgi_application").workers(1));
     let raised = |message: &str| ApplicationError::Raised { message: message.to_owned() };
     assert_eq!(site.error("/raise").await, raised("KeyError: 'name'"));

@@ -65,7 +65,7 @@ async fn killed_worker_is_forked_again_and_loses_no_request_that_can_be_sent_aga
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn workers_outlive_the_process_that_forked_them_until_they_are_replaced() {
+async fn workers_outlive_their_zygote_until_they_are_replaced() {
     let (on_ready, mut ready) = hook::<WorkerProcess>();
     let site = Site::start_with(wsgi("application").workers(1).on_ready(on_ready));
     let first = next(&mut ready).await;
@@ -87,7 +87,7 @@ async fn workers_outlive_the_process_that_forked_them_until_they_are_replaced() 
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn stopped_worker_is_answered_for_killed_and_forked_again() {
+async fn stopped_worker_fails_its_request_and_is_killed_and_forked_again() {
     let (on_ready, mut ready) = hook::<WorkerProcess>();
     let (on_exit, mut exits) = hook();
     let builder = wsgi("application").workers(1).on_ready(on_ready).on_exit(on_exit);
@@ -105,7 +105,7 @@ async fn stopped_worker_is_answered_for_killed_and_forked_again() {
 
 #[test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-fn workers_and_the_process_that_forked_them_end_with_a_parent_that_is_killed() {
+fn workers_and_their_zygote_end_with_a_killed_parent() {
     if env::var_os(ROLE).is_some() {
         // Signals of a terminal do not reach it, so only its end ends the others.
         let hook = |worker: WorkerProcess| println!("worker {} {}", worker.pid, parent(worker.pid));
@@ -113,8 +113,7 @@ fn workers_and_the_process_that_forked_them_end_with_a_parent_that_is_killed() {
         std::thread::park_timeout(LONG);
         return;
     }
-    let name =
-        "python::pool::workers_and_the_process_that_forked_them_end_with_a_parent_that_is_killed";
+    let name = "python::pool::workers_and_their_zygote_end_with_a_killed_parent";
     // It cannot remove its temporary files.
     let files = tempfile::tempdir().unwrap();
     let mut program = in_role(name).env("TMPDIR", files.path()).spawn().unwrap();
@@ -174,7 +173,7 @@ async fn hold(site: &Site, n: usize) -> Vec<String> {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn threads_of_a_worker_answer_requests_at_a_time() {
+async fn threads_of_a_worker_run_requests_concurrently() {
     for preload in [true, false] {
         let builder = wsgi("application").workers(1).threads(3).preload(preload);
         let site = Site::start_with(builder);
@@ -188,7 +187,7 @@ async fn threads_of_a_worker_answer_requests_at_a_time() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn stuck_thread_is_replaced_and_others_of_its_process_go_on() {
+async fn stuck_thread_is_replaced_and_others_of_its_process_continue() {
     let builder = wsgi("application").workers(1).threads(2);
     let site = Site::start_with(builder.request_timeout(Duration::from_secs(3)));
     let error = site.get("/hold?0").await.unwrap_err();
