@@ -23,10 +23,10 @@ use self::{
     slot::{Slot, State},
 };
 
-/// A duration that means "never": an [`Instant`] cannot hold an arbitrary [`Duration`].
+/// A duration that means "never", ten years: an [`Instant`] cannot hold an arbitrary [`Duration`].
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
 
-/// Returns `now + wait`, with `wait` bounded so that the sum cannot overflow.
+/// Returns `now + wait`, with `wait` limited to [`NEVER`], so that the sum cannot overflow.
 pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
     now + wait.min(NEVER)
 }
@@ -40,18 +40,18 @@ pub(crate) struct WorkerId {
 }
 
 impl WorkerId {
-    /// The generation it belongs to: 0, and one more for each reload.
+    /// Returns its generation: 0, and one more for each reload.
     pub(crate) fn generation(self) -> u64 {
         self.generation
     }
 
-    /// A worker of this number, in a slot of that.
+    /// Creates the id of a worker, with a slot of the same number.
     #[cfg(test)]
     pub(crate) fn of_number(number: u64) -> Self {
         Self { slot: number as usize, number, generation: 0 }
     }
 
-    /// Its number, which no other worker of the pool has.
+    /// Returns its number, which is never reused in the pool.
     pub(crate) fn number(self) -> u64 {
         self.number
     }
@@ -66,19 +66,19 @@ impl fmt::Display for WorkerId {
 /// A command for the executor of the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Start this worker. [`Supervisor::on_exit`] must follow at some time, also if it cannot start.
+    /// Start this worker. [`Supervisor::on_exit`] must follow, also if it cannot be started.
     Start(WorkerId),
-    /// End the request of this worker with a timeout, and interrupt it if that is possible.
+    /// Abort the request of this worker with a timeout, and interrupt it if that is possible.
     Abort(WorkerId),
     /// Abandon this worker: it did not end its request in time, and is replaced in its slot.
     Abandon(WorkerId),
-    /// End this worker, which has no request.
+    /// Stop this worker, which has no request.
     Stop(WorkerId),
-    /// End this worker, which is not ready in time.
+    /// Stop this worker, which did not become ready in time.
     TimeOut(WorkerId),
 }
 
-/// Time that a request may take.
+/// The time that a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowance {
     pub(crate) until: Instant,
@@ -96,8 +96,8 @@ pub(crate) enum Startup {
 
 /// Decides when the workers of a pool are started, restarted and abandoned.
 ///
-/// It has no threads and no clock. Its input are events (`on_*`), and its output [`Action`]s: poll it until there is
-/// none, after each event and at [`deadline`](Self::deadline). Events of an id that has exited are ignored.
+/// It has no threads and no clock. Its inputs are events (`on_*`), and its outputs are [`Action`]s: poll it until
+/// there are none, after each event and at [`deadline`](Self::deadline). Events of an id that has exited are ignored.
 ///
 /// **Start.** All slots are filled at once. If a worker exits before all are ready, the start has failed and no
 /// further worker is started. A worker that is not ready within the start timeout is stopped, also after a restart.
@@ -106,56 +106,56 @@ pub(crate) enum Startup {
 /// that a panic costs no capacity. Each further time without a completed request the delay is longer (back-off), so
 /// that a worker that cannot be built, or that panics in its first request, does not use all of the CPU.
 ///
-/// **Request timeout.** A request past its deadline or its timeout is aborted. A worker that has not
-/// ended it after a grace period, or has panicked and not exited by then, is abandoned and its slot is
-/// filled at once. While `max_abandoned` abandoned workers have not exited, no further one is
-/// abandoned: it keeps its slot and continues when its request ends. As soon as an abandoned worker exits, the one
-/// that is overdue for longest is abandoned.
+/// **Request timeout.** A request past its deadline or its timeout is aborted. A worker that has not ended it after
+/// the grace period, or has panicked and not exited by then, is abandoned, and its slot is filled at once. While
+/// there are `max_abandoned` abandoned workers that have not exited, no further one is abandoned: it keeps its slot
+/// and continues when its request ends. As soon as an abandoned worker exits, the one that has been overdue longest
+/// is abandoned.
 ///
-/// **End.** After [`close`](Self::close) slots are filled as before until the queue is empty
-/// ([`on_drained`](Self::on_drained)); from then on nothing is started. [`is_ended`](Self::is_ended)
-/// once all workers have exited, abandoned ones included.
+/// **End.** After [`close`](Self::close), slots are filled as before until the queue is empty
+/// ([`on_drained`](Self::on_drained)). After that, no worker is started. [`is_ended`](Self::is_ended) returns `true`
+/// when all workers have exited, including abandoned ones.
 ///
 /// **Recycling.** A worker that has reached a limit of [`Recycle`] is only nominated: it continues while a successor
 /// starts in its slot, for at most `at_a_time` workers of the pool. When the successor is ready, the old worker
 /// leaves the slot: it finishes its request and exits. So recycling never lowers the number of ready workers.
 ///
-/// **Reload.** [`reload`](Self::reload) starts a successor of the next generation in every slot. They wait until all
-/// are ready, and then replace the old generation in all slots. If one exits before, or the time is over, they are
-/// stopped, and the old generation continues.
+/// **Reload.** [`reload`](Self::reload) starts a successor of the next generation in every slot. The successors wait
+/// until all are ready, and then replace the old generation in all slots. If one exits before that, or the timeout
+/// passes, they are stopped, and the old generation continues.
 ///
-/// **Restart of all.** [`restart`](Self::restart) ends the workers first, and starts others when they have
-/// exited: for what must not run twice.
+/// **Restart of all.** [`restart`](Self::restart) stops the workers first, and starts others when they have exited,
+/// for programs that must not run twice.
 ///
-/// **Scale.** Between `workers` and the maximum of [`Scale`], workers are added while requests wait for one, or
-/// while too few are idle, and ended when they had no request for long. Ready workers do not become fewer than
-/// `workers` by that.
+/// **Scale.** Between `workers` and the maximum of [`Scale`], workers are added while requests wait, or while too few
+/// workers are idle, and are stopped after they were idle for long. This never lowers the number of ready workers
+/// below `workers`.
 ///
-/// So at most twice the maximum, and `max_abandoned`, are alive.
+/// So the number of workers is at most twice the maximum, plus `max_abandoned`.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
     phase: Phase,
     has_failed_to_start: bool,
-    /// As many as there are workers at most.
+    /// One for each worker of the maximum.
     slots: Vec<Slot>,
     /// Slots that need a worker.
     used: usize,
-    /// Requests that wait for a worker.
+    /// Queued requests.
     queued: usize,
     /// Whether a worker may be added when another one is needed, as of the last [`poll`](Self::poll).
     can_grow: bool,
-    /// When idle workers are looked for; `None` while none is one too many.
+    /// The time of the next check for idle workers; `None` while there are none to stop.
     shrink_at: Option<Instant>,
     /// Abandoned workers that have not exited.
     abandoned: Vec<WorkerId>,
-    /// Workers that were ever abandoned.
+    /// The total number of abandoned workers.
     abandoned_total: u64,
     /// Workers that have left their slot to a successor, or were not needed, and have not exited.
     leaving: Vec<State>,
-    /// Workers that were ever replaced by recycling.
+    /// The total number of recycled workers.
     recycled_total: u64,
-    /// Workers that were ready and have exited without being asked to.
+    /// Workers that were ready and exited without being stopped.
     unexpected_exits: u64,
     generation: u64,
     last_generation: u64,
@@ -179,7 +179,7 @@ enum Phase {
 }
 
 impl Supervisor {
-    /// A supervisor that starts all workers at `now`.
+    /// Creates a supervisor that starts all workers at `now`.
     pub(crate) fn new(config: Config, now: Instant) -> Self {
         let max = config.scale.max.max(config.workers);
         let slot = |n| if n < config.workers { Slot::vacant(now) } else { Slot::unused(now) };
@@ -206,7 +206,7 @@ impl Supervisor {
         }
     }
 
-    /// Worker `id` has built its application.
+    /// Records that worker `id` has built its application.
     pub(crate) fn on_ready(&mut self, id: WorkerId, now: Instant) {
         let old_at = self.config.recycle.old_at(now);
         let Some(slot) = self.slot(id) else { return self.on_successor_ready(id, now) };
@@ -217,7 +217,7 @@ impl Supervisor {
         }
     }
 
-    /// Worker `id` begins a request with this deadline.
+    /// Records that worker `id` begins a request with this deadline. Returns the time that the request may take.
     pub(crate) fn on_begin(
         &mut self,
         id: WorkerId,
@@ -238,7 +238,7 @@ impl Supervisor {
         Allowance { until, total: until.saturating_duration_since(now) }
     }
 
-    /// Worker `id` has ended its request; `crashed` if it panicked. Returns whether it may take another
+    /// Records that worker `id` has ended its request; `crashed` if it panicked. Returns whether it may take another
     /// one; otherwise it must exit.
     pub(crate) fn on_done(&mut self, id: WorkerId, crashed: bool) -> bool {
         let recycle = self.config.recycle;
@@ -258,7 +258,7 @@ impl Supervisor {
         !crashed && !is_leaving
     }
 
-    /// Worker `id` has exited, or could not be started.
+    /// Records that worker `id` has exited, or could not be started.
     pub(crate) fn on_exit(&mut self, id: WorkerId, now: Instant) {
         self.abandoned.retain(|abandoned| *abandoned != id);
         let Config { backoff, give_up, stable_after, .. } = self.config;
@@ -278,7 +278,7 @@ impl Supervisor {
         }
     }
 
-    /// The pool takes no more requests.
+    /// Records that the pool was closed.
     pub(crate) fn close(&mut self, now: Instant) {
         match self.phase {
             Phase::Starting => self.fail_to_start(),
@@ -290,7 +290,7 @@ impl Supervisor {
         }
     }
 
-    /// The queue of the closed pool is empty.
+    /// Records that the queue of the closed pool is empty.
     pub(crate) fn on_drained(&mut self) {
         if self.phase == Phase::Draining {
             self.phase = Phase::Ending;
@@ -302,7 +302,7 @@ impl Supervisor {
         self.has_failed_to_start = true;
     }
 
-    /// The next thing to do at `now`; `None` if there is nothing before the next event or
+    /// Returns the next action at `now`; `None` if there is none before the next event or
     /// [`deadline`](Self::deadline).
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Action> {
         self.poll_reload(now);
@@ -363,7 +363,7 @@ impl Supervisor {
         state.id().map(Action::Start)
     }
 
-    /// A new worker for `slot`.
+    /// Creates a new worker for `slot`.
     fn start(&mut self, slot: usize, generation: u64, now: Instant) -> State {
         let id = WorkerId { slot, number: self.next_number, generation };
         self.next_number += 1;
@@ -371,7 +371,7 @@ impl Supervisor {
         State::Starting { id, stop_at, is_stopped: false }
     }
 
-    /// When [`poll`](Self::poll) has something to do at the latest, if no event comes before.
+    /// Returns the time at which [`poll`](Self::poll) must be called if there is no event before that.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let can_abandon = self.can_abandon();
         let due = |state: &State| {
@@ -395,7 +395,7 @@ impl Supervisor {
         states.chain(self.renewal_deadline()).chain(self.shrink_at).min()
     }
 
-    /// Whether the first start of all workers has succeeded.
+    /// Returns whether the first start of all workers has succeeded.
     pub(crate) fn startup(&self) -> Startup {
         match self.phase {
             Phase::Starting => Startup::Pending,
@@ -404,48 +404,49 @@ impl Supervisor {
         }
     }
 
-    /// Whether all slots are given up: until one of their workers is ready no request is answered.
+    /// Returns whether all slots have failed too often, so that no request is answered until one of their workers is
+    /// ready.
     pub(crate) fn has_failed(&self) -> bool {
         let Some(GiveUp { failures, .. }) = self.config.give_up else { return false };
         self.ready() == 0 && self.used_slots().all(|slot| slot.failures >= failures)
     }
 
-    /// Whether all workers have exited and none will be started.
+    /// Returns whether all workers have exited and none will be started.
     pub(crate) fn is_ended(&self) -> bool {
         self.phase == Phase::Ending && self.alive() == 0
     }
 
-    /// Workers that have not exited, abandoned ones included.
+    /// Returns the number of workers that have not exited, including abandoned ones.
     pub(crate) fn alive(&self) -> usize {
         let leaving = self.leaving.iter().copied();
         let states = self.slots.iter().flat_map(Slot::states).chain(leaving);
         self.abandoned.len() + states.filter(|state| state.id().is_some()).count()
     }
 
-    /// Workers that are idle or run a request.
+    /// Returns the number of workers that are idle or run a request.
     pub(crate) fn ready(&self) -> usize {
         self.slots.iter().filter(|slot| slot.state.is_ready()).count()
     }
 
-    /// Workers that were ready and have exited without being asked to.
+    /// Returns the number of workers that were ready and exited without being stopped.
     pub(crate) fn unexpected_exits(&self) -> u64 {
         self.unexpected_exits
     }
 
-    /// Workers past their request timeout and grace: abandoned ones that have not exited, and those
-    /// that may not be abandoned because of the bound.
+    /// Returns the number of workers past their request timeout and grace period: abandoned ones that have not
+    /// exited, and those that may not be abandoned because of the bound.
     pub(crate) fn stuck(&self, now: Instant) -> usize {
         let is_overdue = |s: &&State| s.abandon_at().is_some_and(|at| at <= now);
         let states = self.slots.iter().map(|s| &s.state).chain(&self.leaving);
         self.abandoned.len() + states.filter(is_overdue).count()
     }
 
-    /// Workers that were ever abandoned.
+    /// Returns the total number of abandoned workers.
     pub(crate) fn abandoned_total(&self) -> u64 {
         self.abandoned_total
     }
 
-    /// Workers that run requests or did, and may be aborted and abandoned.
+    /// Returns the states of workers that run requests or did, and may be aborted and abandoned.
     fn states_mut(&mut self) -> impl Iterator<Item = &mut State> {
         self.slots.iter_mut().map(|slot| &mut slot.state).chain(&mut self.leaving)
     }
@@ -463,7 +464,7 @@ impl Supervisor {
         self.phase != Phase::Ending
     }
 
-    /// The slot of `id`, if it has neither exited nor been abandoned.
+    /// Returns the slot of `id`, if it has neither exited nor been abandoned.
     fn slot(&mut self, id: WorkerId) -> Option<&mut Slot> {
         self.slots.get_mut(id.slot).filter(|s| s.state.id() == Some(id))
     }

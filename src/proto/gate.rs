@@ -1,22 +1,22 @@
-//! Frames between a front and a worker process: parsed requests, and responses, in Python's `marshal` form.
+//! Frames between this process, the front, and a worker process: parsed requests, and responses, in Python's
+//! `marshal` format.
 //!
-//! A front has a parsed head and a complete body when it gives a request to a worker, so the worker
-//! parses nothing: it rebuilds the request by one call of `marshal.loads`. One frame is one message of a
-//! `SOCK_SEQPACKET` socket, of [`MAX_FRAME`] bytes at most. Every frame is a tuple; its first item says what
-//! it is. There is no version: the worker program is part of this crate.
+//! The front has a parsed head and a complete body when it sends a request to a worker, so the worker does not parse
+//! anything: it decodes the request with one call of `marshal.loads`. One frame is one message of a `SOCK_SEQPACKET`
+//! socket, of at most [`MAX_FRAME`] bytes. Every frame is a tuple, whose first item is its kind. There is no version
+//! number, since the worker program is part of this crate.
 //!
 //! # From the front
 //!
 //! | frame | |
 //! |---|---|
 //! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
-//! | `(id,)` | The client of this request has left: its answer is of no use. The worker still ends it. |
+//! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. |
 //!
 //! A worker that reads requests one after another may find the next one in its socket when it has answered one, or
 //! before. As long as it has not read that, the front may take it out of the socket.
 //!
-//! Bytes of the request become characters of the same number (ISO 8859-1), as PEP 3333 has it. `body` is
-//! one of
+//! Bytes of the request are decoded as ISO 8859-1, as in PEP 3333. `body` is one of
 //! - `bytes`, up to [`MAX_INLINE`];
 //! - `(1, offset, length)`: a slice of a file, whose descriptor comes in a message of one byte after the frame;
 //! - `(2, length)`: a stream, -1 if its length is not known. The descriptor of a pipe comes as above. In it
@@ -35,20 +35,20 @@
 //! | `(3, id, bytes)` | [`Chunk`](Reply::Chunk): a piece of the body |
 //! | `(4, id)` | [`End`](Reply::End): the end of the body, or of a request whose client has left |
 //! | `(5, id, status, headers, offset, length)` | [`File`](Reply::File): a response whose body is in the file that comes as a descriptor with this message |
-//! | `(6, id, message, traceback)` | [`Failed`](Reply::Failed): the application has raised an exception |
-//! | `(7, id, text)` | [`Log`](Reply::Log): what the application has written to `wsgi.errors` |
+//! | `(6, id, message, traceback)` | [`Failed`](Reply::Failed): the application raised an exception |
+//! | `(7, id, text)` | [`Log`](Reply::Log): output of the application to `wsgi.errors` |
 //!
-//! A process may load the application once and fork workers: it has a socket of its own. It says `(0,)` when it
-//! has loaded the application; then it answers one order after another.
+//! A process may load the application once and fork workers. It has its own socket, sends `(0,)` when it has loaded
+//! the application, and then answers one command after another.
 //!
-//! | order | answer | |
+//! | command | reply | |
 //! |---|---|---|
 //! | `(1,)`, with the descriptors of the worker's socket, standard output and error | `(8,)`, with a pidfd: [`Forked`](Reply::Forked), or `(10, message)`: [`NotForked`](Reply::NotForked) | Fork a worker, which leads a process group. |
 //! | `(2, pid)` | `(9, is_signal, number)`: [`Reaped`](Reply::Reaped) | Reap a worker that has ended. |
 //!
-//! `status` is a string such as `200 OK`, `headers` a list of pairs of strings or bytes, as the application gave
-//! them. A frame that is not one of these is a [`Fault`]: its worker cannot be relied on any more. A head that
-//! is not valid in HTTP is the application's fault, a [`BadHead`], and its worker is as good as before.
+//! `status` is a string like `200 OK`, `headers` a list of pairs of strings or bytes, as returned by the application.
+//! Any other frame is a [`Fault`], after which the worker must be stopped. A head that is not valid in HTTP is a
+//! [`BadHead`], a fault of the application, and its worker continues.
 
 mod marshal;
 mod reply;
@@ -60,12 +60,12 @@ pub use marshal::Fault;
 pub use reply::{BadHead, Head, MAX_FIELDS, Reply};
 pub use request::{RequestBody, RequestEncoder, TooLarge, cancel, fork, reap, request_id};
 
-/// The most bytes of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a
+/// Maximum size of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a
 /// socket's send buffer, 208 KiB unless `net.core.wmem_max` is lower.
 pub const MAX_FRAME: usize = 160 << 10;
 
-/// The most bytes of a body inside of a frame: 64 KiB. That leaves 96 KiB for the head.
+/// Maximum size of a body inside of a frame: 64 KiB, which leaves 96 KiB for the head.
 pub const MAX_INLINE: usize = 64 << 10;
 
-/// The highest id of a request; the next one is 0.
+/// Maximum id of a request; the next one is 0.
 pub const MAX_ID: u32 = i32::MAX as u32;

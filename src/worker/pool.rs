@@ -1,4 +1,4 @@
-//! `Pool`: what the handles, the workers and the supervisor of a pool share.
+//! `Pool`: the state that the handles, the workers and the supervisor of a pool share.
 
 #[cfg(feature = "process")]
 mod ahead;
@@ -31,18 +31,17 @@ use crate::{
     policy::restart::{Allowance, Claim, Config, Reloaded, Startup, Supervisor, WorkerId},
 };
 
-/// The queue, and the supervisor's state, behind one lock: a worker that takes a request or ends one
-/// changes both.
+/// The queue and the supervisor's state, behind one lock, since a worker that begins or ends a request changes both.
 ///
 /// Locks are taken in the order pool, then job; wakers are woken with neither held.
 pub(super) struct Pool {
-    /// One for each request that waits or is run.
+    /// One permit for each queued or running request.
     pub(super) permits: Arc<Semaphore>,
     /// The number of permits.
     pub(super) admitted: usize,
     pub(super) queue_timeout: Duration,
     state: Mutex<State>,
-    /// Wakes the supervisor's thread: `wake_at` has moved ahead, or a worker's state has changed.
+    /// Wakes the supervisor's thread, when `wake_at` has become earlier or a worker's state has changed.
     alarm: Condvar,
     /// Wakes the thread that starts the pool.
     started: Condvar,
@@ -54,21 +53,21 @@ pub(super) struct Pool {
 pub(super) struct State {
     pub(super) queue: Queue,
     pub(super) supervisor: Supervisor,
-    /// Until when the supervisor's thread sleeps; `None` if until it is woken.
+    /// The time at which the supervisor's thread wakes up; `None` if it sleeps until it is notified.
     wake_at: Option<Instant>,
-    /// Why the first worker that failed to start did so.
+    /// The error of the first worker that failed to start.
     startup_error: Option<BoxError>,
-    /// Workers that are ready and wait for the rest of their generation.
+    /// Workers that are ready and wait until their whole generation is.
     standby: Vec<(WorkerId, Waker)>,
-    /// Receives how the reload that is under way has ended.
+    /// Receives the result of the reload in progress.
     reload: Option<oneshot::Sender<Reloaded>>,
     has_ended: bool,
     panics: u64,
 }
 
 impl State {
-    /// Tells the supervisor when the closed pool has no request left; returns the idle workers, which are
-    /// not needed any more.
+    /// Notifies the supervisor when the closed pool has no request left. Returns the idle workers, which are not
+    /// needed any more.
     pub(super) fn check_drained(&mut self) -> Vec<(WorkerId, Waker)> {
         if !self.queue.is_drained() {
             return Vec::new();
@@ -77,22 +76,22 @@ impl State {
         self.queue.take_all_idle()
     }
 
-    /// Reports a reload that has ended; returns the workers that were waiting for that.
+    /// Reports a completed reload. Returns the workers that were waiting for it.
     pub(super) fn check_reloaded(&mut self) -> Vec<(WorkerId, Waker)> {
         let Some(how) = self.supervisor.take_reloaded() else { return Vec::new() };
         if let Some(caller) = self.reload.take() {
-            let _ = caller.send(how); // who may have left
+            let _ = caller.send(how); // it may have been dropped
         }
         mem::take(&mut self.standby)
     }
 
-    /// Sends requests that wait ahead to busy workers.
+    /// Sends queued requests ahead to busy workers.
     fn send_ahead(&mut self, now: Instant) {
         let supervisor = &self.supervisor;
         self.queue.send_ahead(now, |id| supervisor.claim(id) == Claim::Take);
     }
 
-    /// Tells the supervisor how many requests wait for a worker.
+    /// Reports the number of queued requests to the supervisor.
     pub(super) fn update_demand(&mut self) {
         self.supervisor.on_demand(self.queue.queued());
     }
@@ -177,7 +176,7 @@ impl Pool {
         }
     }
 
-    /// Wakes the supervisor's thread if a worker may have to be added, or may be one too many.
+    /// Wakes the supervisor's thread if a worker may have to be added or stopped.
     fn check_scale(&self, s: &State) {
         let (idle, queued) = (s.queue.idle(), s.queue.queued());
         if s.supervisor.may_grow(idle, queued) || s.supervisor.may_shrink(idle) {
@@ -185,8 +184,8 @@ impl Pool {
         }
     }
 
-    /// Makes the supervisor's thread wake no later than `at`. As all requests have the same timeouts,
-    /// it is hardly ever woken for that.
+    /// Makes the supervisor's thread wake up no later than `at`. Since all requests have the same timeouts, this
+    /// rarely notifies it.
     fn wake_supervisor_by(&self, s: &mut State, at: Instant) {
         if s.wake_at.is_none_or(|wake_at| at < wake_at) {
             s.wake_at = Some(at);
@@ -212,8 +211,8 @@ impl Pool {
         poll_fn(|cx| self.poll_next(id, false, cx)).await
     }
 
-    /// As [`next`](Self::next), for a worker that has its thread to itself: it yields to other threads once before
-    /// it waits. On a core that it shares with the thread that queues requests, it finds the next ones then without
+    /// Waits like [`next`](Self::next), for a worker with its own thread, which yields to other threads once before
+    /// it waits. If it shares its core with the thread that queues requests, it then finds several of them without
     /// being woken for each.
     pub(super) async fn next_on_thread(&self, id: WorkerId) -> Option<Work> {
         let mut may_yield = true;
@@ -223,7 +222,7 @@ impl Pool {
     fn poll_next(&self, id: WorkerId, mut may_yield: bool, cx: &Context<'_>) -> Poll<Option<Work>> {
         loop {
             let mut s = self.lock();
-            let now = Instant::now(); // a time from before the lock may be older than a request's deadline
+            let now = Instant::now(); // after the lock: a deadline may pass while this waits for it
             match s.supervisor.claim(id) {
                 Claim::Take => {}
                 Claim::Wait => {
@@ -266,7 +265,7 @@ impl Pool {
         }
     }
 
-    /// Worker `id` begins a request.
+    /// Begins a request on worker `id`.
     fn begin(
         &self,
         s: &mut State,
@@ -280,7 +279,7 @@ impl Pool {
         Work { job, request, allowance }
     }
 
-    /// Worker `id` has ended its request; `crashed` if it panicked. Returns whether it may take another
+    /// Records that worker `id` has ended its request; `crashed` if it panicked. Returns whether it may take another
     /// one; otherwise it must exit.
     pub(super) fn done(&self, id: WorkerId, crashed: bool) -> bool {
         let mut s = self.lock();
@@ -297,9 +296,9 @@ impl Pool {
         stays
     }
 
-    /// Worker `id` gives back the request of a job that it could not answer, for another worker; `is_sent`
-    /// if it may have received it, `crashed` if it must exit. If the request cannot be queued again, the
-    /// job is answered with `error`. Returns as [`done`](Self::done) does.
+    /// Queues the request of a job again that worker `id` could not answer, for another worker. `is_sent` means that
+    /// the worker may have received it, `crashed` that it must exit. If the request cannot be queued again, the job
+    /// is answered with `error`. Returns whether the worker may take another request.
     pub(super) fn give_back(&self, id: WorkerId, job: &Arc<Job>, lost: Lost) -> bool {
         let Lost { request, is_sent, crashed, error } = lost;
         let mut s = self.lock();
@@ -307,7 +306,7 @@ impl Pool {
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
         self.check_nominated(&mut s);
-        // The closed pool has workers until no request is left.
+        // A closed pool keeps its workers until no request is left.
         let is_queued = job.give_back(request, is_sent);
         if is_queued {
             s.queue.push_front(job);
@@ -326,7 +325,7 @@ impl Pool {
         stays
     }
 
-    /// Worker `id` uses so many bytes of memory.
+    /// Reports the memory of worker `id` in bytes.
     pub(super) fn on_memory(&self, id: WorkerId, bytes: u64) {
         let mut s = self.lock();
         s.supervisor.on_memory(id, bytes);
@@ -347,7 +346,7 @@ impl Pool {
         }
     }
 
-    /// Worker `id` takes no more requests.
+    /// Removes worker `id`, which takes no more requests, from the queue.
     pub(super) fn leave(&self, id: WorkerId) {
         let mut s = self.lock();
         s.queue.leave(id);
@@ -358,8 +357,8 @@ impl Pool {
         }
     }
 
-    /// Begins to replace all workers by a new generation that is to be ready within `timeout`; `None`
-    /// if that is not possible now.
+    /// Begins to replace all workers by a new generation, which must be ready within `timeout`. Returns `None` if
+    /// that is not possible now.
     pub(super) fn reload(&self, timeout: Duration) -> Option<oneshot::Receiver<Reloaded>> {
         let now = Instant::now();
         self.update(|s| {
@@ -371,32 +370,32 @@ impl Pool {
         })
     }
 
-    /// Ends all workers and starts each again when it has exited. Returns whether that was possible.
+    /// Stops all workers, and starts each again when it has exited. Returns whether that was possible.
     pub(super) fn restart(&self) -> bool {
         let now = Instant::now();
         self.update(|s| s.supervisor.restart(now))
     }
 
-    /// Worker `id` has built its application and takes requests.
+    /// Records that worker `id` has built its application and takes requests.
     pub(super) fn on_ready(&self, id: WorkerId) {
         let now = Instant::now();
         self.update(|s| s.supervisor.on_ready(id, now));
     }
 
-    /// Worker `id` could not be started; [`on_exit`](Self::on_exit) follows.
+    /// Records that worker `id` could not be started. [`on_exit`](Self::on_exit) follows.
     pub(super) fn on_failed(&self, id: WorkerId, error: BoxError) {
         let mut s = self.lock();
         if s.supervisor.startup() == Startup::Pending {
             s.startup_error.get_or_insert(error);
             return;
         }
-        drop(s); // a log subscriber may ask for the figures of the pool
+        drop(s); // a log subscriber may call `stats`
         let error = Chain(&*error);
-        let message = "cannot start a worker, it will be tried again";
+        let message = "cannot start a worker; it will be retried after a pause";
         tracing::error!(target: "vestibule::worker", worker = %id, %error, "{message}");
     }
 
-    /// Worker `id` takes no more requests, and its slot is free.
+    /// Records that worker `id` has exited, so that its slot is free.
     pub(super) fn on_exit(&self, id: WorkerId) {
         let now = Instant::now();
         self.leave(id);
@@ -411,7 +410,7 @@ impl Pool {
         }
     }
 
-    /// Changes the state of workers, and wakes the threads that wait for that.
+    /// Changes the state of workers, and wakes the threads that wait for a change.
     fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut s = self.lock();
         let out = change(&mut s);
@@ -428,7 +427,7 @@ impl Pool {
     /// Waits until all workers are ready.
     ///
     /// # Errors
-    /// Why the first one that failed could not be started.
+    /// The error of the first one that could not be started.
     pub(super) fn wait_started(&self) -> Result<(), BoxError> {
         let is_pending = |s: &mut State| s.supervisor.startup() == Startup::Pending;
         let s = self.started.wait_while(self.lock(), is_pending);
@@ -441,14 +440,14 @@ impl Pool {
         }
     }
 
-    /// A job was cancelled before a worker began it.
+    /// Counts a job that was cancelled before a worker began it.
     pub(super) fn on_cancelled(&self) {
         let mut s = self.lock();
         s.queue.on_cancelled();
         self.check_closed(&s);
     }
 
-    /// Takes no more requests. Queued ones are still run, then the workers exit.
+    /// Closes the pool. Queued requests are still run, then the workers exit.
     pub(super) fn close(&self) {
         self.permits.close();
         let now = Instant::now();

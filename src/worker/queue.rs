@@ -28,12 +28,12 @@ use crate::{
 /// The queue of a pool, behind the pool's lock.
 ///
 /// Idle workers pull: a job is assigned to a worker only when that worker begins it, so it never waits for a busy
-/// worker while another one is idle. One that was sent [ahead](Ahead) to a busy worker is taken back then. The permits
-/// of the pool bound the length; each job owns one.
+/// worker while another one is idle. A job that was sent [ahead](Ahead) to a busy worker is taken back in that case.
+/// The permits of the pool limit the length; each job owns one.
 ///
-/// A job wakes no worker while one is on its way to the queue. That one wakes the next when it has taken its job,
-/// if jobs are left: a worker that is awake anyway may have taken them in the meantime, without a switch of
-/// threads for each.
+/// A job does not wake a worker while another one has been woken and has not yet taken its job. That worker wakes the
+/// next one if jobs are left: workers that are already running may have taken them in the meantime, without a switch
+/// of threads for each.
 ///
 /// It identifies workers by their id and waker. Methods that may end a job return it, so that its caller is woken
 /// without the lock.
@@ -46,7 +46,7 @@ pub(super) struct Queue {
     ahead: Ahead,
     /// The worker that became idle last is woken first: its caches are warm.
     idle: Vec<(WorkerId, Waker)>,
-    /// The worker that is on its way to the queue: it was woken, or has yielded to other threads.
+    /// The worker that was woken or has yielded to other threads, and has not yet taken a job.
     coming: Option<Coming>,
     in_flight: Vec<InFlight>,
     is_closed: bool,
@@ -60,15 +60,15 @@ struct Coming {
     since: Instant,
 }
 
-/// How long a worker may be on its way to a job until another one is woken: 1 ms, a few times what a thread takes
-/// to wake. Its runtime may be in a task of its application.
+/// Time after which another worker is woken if the first one has not taken its job: 1 ms, a few times the wake-up
+/// time of a thread. Its runtime may be running another task of the application.
 const WAKE_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// A job that a worker runs.
 struct InFlight {
     worker: WorkerId,
     job: Arc<Job>,
-    /// Time that it may take.
+    /// The time that it may take.
     total: Duration,
 }
 
@@ -115,13 +115,14 @@ impl Queue {
         Some(waker)
     }
 
-    /// When [`wake_next`](Self::wake_next) wakes another worker for a job that waits, although one is on its way.
+    /// Returns when [`wake_next`](Self::wake_next) wakes another worker for a waiting job, although one was already
+    /// woken.
     pub(super) fn wake_again_at(&self) -> Option<Instant> {
         let has_choice = !self.jobs.is_empty() && !self.idle.is_empty();
         self.coming.as_ref().filter(|_| has_choice).map(|coming| coming.since + WAKE_TIMEOUT)
     }
 
-    /// Workers that wait for a job.
+    /// Returns the number of idle workers.
     pub(super) fn idle(&self) -> usize {
         self.idle.len()
     }
@@ -188,19 +189,19 @@ impl Queue {
         self.in_flight.push(InFlight { worker, job, total });
     }
 
-    /// `worker` has ended its job.
+    /// Records that `worker` has ended its job.
     pub(super) fn finish(&mut self, worker: WorkerId) {
         self.served += 1;
         self.take_in_flight(worker);
     }
 
-    /// The job of `worker` and the time it may take.
+    /// Returns the job of `worker` and the time that it may take.
     pub(super) fn in_flight(&self, worker: WorkerId) -> Option<(Arc<Job>, Duration)> {
         let running = self.in_flight.iter().find(|r| r.worker == worker)?;
         Some((running.job.clone(), running.total))
     }
 
-    /// Forgets that `worker` runs a job, and returns it.
+    /// Removes the job that `worker` runs, and returns it.
     pub(super) fn take_in_flight(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
         let at = self.in_flight.iter().position(|r| r.worker == worker)?;
         Some(self.in_flight.swap_remove(at).job)

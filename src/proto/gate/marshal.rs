@@ -1,11 +1,11 @@
 //! The subset of Python's `marshal` format that frames use.
 //!
-//! `loads` of CPython 3.9 to 3.14 reads all that is written here, and `dumps(frame, 2)` of each writes only
-//! what is read here: version 2 has neither references nor short forms.
+//! `loads` of CPython 3.9 to 3.14 reads everything that is written here, and `dumps(frame, 2)` of these versions
+//! writes only what is read here: version 2 has neither references nor short forms.
 
 use bytes::Bytes;
 
-/// Types, by the byte in front of a value.
+/// The type codes, the first byte of a value.
 mod kind {
     pub(super) const NONE: u8 = b'N';
     pub(super) const TRUE: u8 = b'T';
@@ -26,10 +26,10 @@ mod kind {
     pub(super) const END_OF_DICT: u8 = b'0';
 }
 
-/// Bits of a digit of a long integer.
+/// Bits per digit of a long integer.
 const DIGIT_BITS: u32 = 15;
 
-/// Writes values, one after another.
+/// Encodes a sequence of values.
 #[derive(Debug)]
 pub(super) struct Encoder(pub(super) Vec<u8>);
 
@@ -79,7 +79,7 @@ impl Encoder {
         self.0.extend_from_slice(value);
     }
 
-    /// A string of ASCII characters that Python keeps once, such as a key.
+    /// Encodes an ASCII string that Python interns, for example a key.
     ///
     /// # Panics
     /// In debug builds, if it is longer than 255 bytes or not ASCII.
@@ -89,7 +89,7 @@ impl Encoder {
         self.0.extend_from_slice(value.as_bytes());
     }
 
-    /// A string that has a character for each byte, of the same number.
+    /// Encodes a string with one character for each byte (ISO 8859-1).
     pub(super) fn latin1(&mut self, value: &[u8]) {
         if !value.is_ascii() {
             let text: String = value.iter().map(|byte| char::from(*byte)).collect();
@@ -109,54 +109,54 @@ impl Encoder {
     }
 
     fn len(&mut self, len: usize) {
-        // More than `MAX_FRAME` is refused at the end of the frame, so what this cuts is never sent.
+        // A frame above `MAX_FRAME` is refused at its end, so a truncated length is never sent.
         self.0.extend((len as u32).to_le_bytes());
     }
 }
 
-/// Why a frame of a worker is not one.
+/// The reason why a frame of a worker is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// It ends in the middle of a value.
     #[error("frame is cut off")]
     Truncated,
-    /// Bytes follow its last value, or it is larger than [`MAX_FRAME`](super::MAX_FRAME).
+    /// Bytes follow the last value, or it is larger than [`MAX_FRAME`](super::MAX_FRAME).
     #[error("frame is too long")]
     TooLong,
-    /// A value of a type that does not belong there.
-    #[error("frame has a value of type 0x{0:02x} where it has no place")]
+    /// A value has an unexpected type.
+    #[error("frame has a value of the unexpected type 0x{0:02x}")]
     Type(u8),
-    /// A number that is out of range.
+    /// A number is out of range.
     #[error("frame has a number out of range")]
     Number,
-    /// A first item that names no frame, or another number of items.
-    #[error("frame of no known kind")]
+    /// The first item is not a known kind, or the number of items does not match it.
+    #[error("frame of unknown kind")]
     Kind,
-    /// It came with a descriptor that does not belong there, or without one.
-    #[error("frame with a descriptor too many or too few")]
+    /// It was received with an unexpected descriptor, or without an expected one.
+    #[error("frame with an unexpected descriptor, or without an expected one")]
     Descriptor,
-    /// It belongs to no request that is under way, or has no place in it.
-    #[error("frame that has no place in the exchange")]
+    /// It does not belong to the current request, or is not expected in its state.
+    #[error("frame that is not expected in the exchange")]
     Unsolicited,
 }
 
-/// Reads values, one after another.
+/// Decodes a sequence of values.
 #[derive(Debug)]
 pub(super) struct Decoder(pub(super) Bytes);
 
-/// What an application gave as a string: one, or bytes, which stand for their characters in ISO 8859-1.
+/// A string from an application: a string, or bytes, which represent characters of ISO 8859-1.
 #[derive(Debug)]
 pub(super) enum Text {
-    /// It need not be UTF-8: Python's strings may have halves of surrogate pairs.
+    /// It may not be valid UTF-8: Python's strings can contain single surrogates.
     Unicode(Bytes),
     Latin1(Bytes),
-    /// Another value, such as a number.
+    /// Another value, for example a number.
     None,
 }
 
 impl Text {
-    /// Its characters as bytes (ISO 8859-1); `None` if one has a higher number than 255.
+    /// Returns its characters as bytes (ISO 8859-1); `None` if one is above 255.
     pub(super) fn into_latin1(self) -> Option<Bytes> {
         let text = match self {
             Self::Unicode(text) if !text.is_ascii() => text,
@@ -200,13 +200,13 @@ impl Decoder {
         usize::try_from(len).map_err(|_| Fault::Number)
     }
 
-    /// The number of items of a tuple.
+    /// Returns the number of items of a tuple.
     pub(super) fn tuple(&mut self) -> Result<usize, Fault> {
         self.expect(kind::TUPLE)?;
         self.len()
     }
 
-    /// The number of items of a list, or of a tuple in its place.
+    /// Returns the number of items of a list, or of a tuple instead.
     pub(super) fn list(&mut self) -> Result<usize, Fault> {
         match self.kind()? {
             kind::LIST | kind::TUPLE => self.len(),
@@ -214,7 +214,7 @@ impl Decoder {
         }
     }
 
-    /// A number that is not negative.
+    /// Decodes a non-negative number.
     pub(super) fn unsigned(&mut self) -> Result<u64, Fault> {
         match self.kind()? {
             kind::INT => {
@@ -252,7 +252,7 @@ impl Decoder {
         self.take(len)
     }
 
-    /// A string, or what an application gave in the place of one.
+    /// Decodes a string, or another value in its place.
     pub(super) fn text(&mut self) -> Result<Text, Fault> {
         let (len, make): (_, fn(Bytes) -> Text) = match self.kind()? {
             kind::UNICODE | kind::INTERNED => (self.len()?, Text::Unicode),
@@ -265,7 +265,7 @@ impl Decoder {
         self.take(len).map(make)
     }
 
-    /// A string for people.
+    /// Decodes a message.
     pub(super) fn message(&mut self) -> Result<String, Fault> {
         match self.text()? {
             Text::Unicode(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
@@ -274,7 +274,7 @@ impl Decoder {
         }
     }
 
-    /// Nothing may follow.
+    /// Checks that no bytes follow.
     pub(super) fn end(&self) -> Result<(), Fault> {
         if self.0.is_empty() { Ok(()) } else { Err(Fault::TooLong) }
     }

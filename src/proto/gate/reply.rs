@@ -11,7 +11,7 @@ use super::{
     marshal::{Decoder, Fault},
 };
 
-/// The most fields of a response's head: 256.
+/// Maximum number of fields in the head of a response: 256.
 pub const MAX_FIELDS: usize = 256;
 
 /// A frame of a worker.
@@ -22,7 +22,7 @@ pub enum Reply {
     Ready,
     /// A response in one piece.
     Complete {
-        /// The request.
+        /// The id of the request.
         id: u32,
         /// The head.
         head: Result<Head, BadHead>,
@@ -31,46 +31,46 @@ pub enum Reply {
     },
     /// A response whose body follows.
     Head {
-        /// The request.
+        /// The id of the request.
         id: u32,
         /// The head.
         head: Result<Head, BadHead>,
     },
     /// A piece of the body.
     Chunk {
-        /// The request.
+        /// The id of the request.
         id: u32,
         /// The piece.
         data: Bytes,
     },
     /// The end of the body, or of a request whose client has left.
     End {
-        /// The request.
+        /// The id of the request.
         id: u32,
     },
     /// A response whose body is a slice of a file.
     File {
-        /// The request.
+        /// The id of the request.
         id: u32,
         /// The head.
         head: Result<Head, BadHead>,
-        /// Where the body begins.
+        /// The offset of the body.
         offset: u64,
-        /// How many bytes it has.
+        /// The length of the body in bytes.
         length: u64,
     },
     /// The application has raised an exception.
     Failed {
-        /// The request.
+        /// The id of the request.
         id: u32,
-        /// The exception in a line.
+        /// The exception in one line.
         message: String,
-        /// Where it was raised.
+        /// The traceback.
         traceback: String,
     },
-    /// What the application has written to its log.
+    /// Output of the application to its log.
     Log {
-        /// The request.
+        /// The id of the request.
         id: u32,
         /// The text, which may have several lines.
         text: String,
@@ -79,14 +79,14 @@ pub enum Reply {
     Forked,
     /// A worker could not be forked.
     NotForked {
-        /// Why.
+        /// The error.
         message: String,
     },
     /// A worker was reaped.
     Reaped {
-        /// Whether a signal has ended it.
+        /// Whether it was ended by a signal.
         is_signal: bool,
-        /// Its exit status, or the signal.
+        /// Its exit status, or the number of the signal.
         number: u32,
     },
 }
@@ -94,40 +94,42 @@ pub enum Reply {
 /// The head of a response.
 #[derive(Debug)]
 pub struct Head {
-    /// A final status: none below 200.
+    /// A final status, at least 200.
     pub status: StatusCode,
-    /// The fields, with `Content-Length` as the application gave it.
+    /// The fields, including `Content-Length` from the application.
     pub headers: HeaderMap,
     /// The value of `Content-Length`.
     pub length: Option<u64>,
 }
 
-/// What is wrong with a head. It is the application's fault.
+/// The fault of a head, which is caused by the application.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadHead {
     /// The status does not begin with a number from 200 to 999 and a space.
-    #[error("the application gave a status that is none: {0:?}")]
+    #[error("the application returned the invalid status {0:?}")]
     Status(String),
     /// The name of a field is not a token (RFC 9110 section 5.1).
-    #[error("the application gave a field with the name {0:?}")]
+    #[error("the application returned a field with the invalid name {0:?}")]
     Name(String),
-    /// A value has a control character, such as a line break, or one that is not in ISO 8859-1.
-    #[error("the application gave the field {0} a value with characters that have no place in it")]
+    /// A value has a control character, for example a line break, or a character that is not in ISO 8859-1.
+    #[error(
+        "the application returned the field {0} with a control character or one beyond ISO 8859-1"
+    )]
     Value(HeaderName),
     /// More than [`MAX_FIELDS`] fields.
-    #[error("the application gave too many fields: {0}")]
+    #[error("the application returned too many fields: {0}")]
     TooManyFields(usize),
     /// `Content-Length` is repeated, or is not one decimal number.
-    #[error("the application gave a Content-Length that is none")]
+    #[error("the application returned an invalid or repeated Content-Length")]
     ContentLength,
-    /// The application coded the body, which is for the server to do (PEP 3333, "Other HTTP Features").
-    #[error("the application gave a Transfer-Encoding")]
+    /// The application has applied a transfer coding, which is the server's task (PEP 3333, "Other HTTP Features").
+    #[error("the application returned a Transfer-Encoding, which only the server may set")]
     TransferEncoding,
 }
 
 impl Reply {
-    /// Reads a frame.
+    /// Decodes a frame.
     ///
     /// ```
     /// use vestibule::proto::gate::Reply;
@@ -138,7 +140,7 @@ impl Reply {
     /// ```
     ///
     /// # Errors
-    /// [`Fault`]: it is not a frame.
+    /// [`Fault`] if it is not a valid frame.
     pub fn decode(frame: Bytes) -> Result<Self, Fault> {
         if frame.len() > MAX_FRAME {
             return Err(Fault::TooLong);
@@ -176,12 +178,12 @@ impl Reply {
         Ok(reply)
     }
 
-    /// Returns whether a descriptor comes with it.
+    /// Returns whether a descriptor belongs to it.
     pub fn has_descriptor(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Forked)
     }
 
-    /// Returns the request that it belongs to.
+    /// Returns the id of its request.
     pub fn id(&self) -> Option<u32> {
         match self {
             Self::Ready | Self::Forked | Self::NotForked { .. } | Self::Reaped { .. } => None,
@@ -201,7 +203,7 @@ fn id(input: &mut Decoder) -> Result<u32, Fault> {
     u32::try_from(id).ok().filter(|id| *id <= MAX_ID).ok_or(Fault::Number)
 }
 
-/// The status and the fields. All are read, so that what follows is found also after a bad one.
+/// Decodes the status and the fields. All are read even after an invalid one, so that the next value is found.
 fn head(input: &mut Decoder) -> Result<Result<Head, BadHead>, Fault> {
     let status = input.text()?.into_latin1();
     let count = input.list()?;
@@ -227,13 +229,13 @@ fn head(input: &mut Decoder) -> Result<Result<Head, BadHead>, Fault> {
     Ok(head)
 }
 
-/// The number of a status such as `404 Not Found`.
+/// Returns the code of a status like `404 Not Found`.
 fn status_code(status: &[u8]) -> Result<StatusCode, BadHead> {
     let digits = match status.split_first_chunk::<3>() {
         Some((digits, [] | [b' ', ..])) => StatusCode::from_bytes(digits).ok(),
         _ => None,
     };
-    // A server that is told to send an interim response would wait for the final one.
+    // With an interim response, the server would wait for the final one.
     digits
         .filter(|code| !code.is_informational())
         .ok_or_else(|| BadHead::Status(String::from_utf8_lossy(status).into_owned()))

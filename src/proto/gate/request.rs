@@ -1,34 +1,34 @@
-//! Frames of the front: a request, and that its client has left.
+//! Frames of the front: requests, and disconnects of their clients.
 
 use super::{MAX_FRAME, MAX_ID, MAX_INLINE, marshal::Encoder};
 
-/// A request does not fit into a frame.
+/// The head of a request does not fit into a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the head of the request is too large for a worker: {0} bytes")]
 pub struct TooLarge(pub usize);
 
-/// Where the body of a request is.
+/// The location of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestBody<'a> {
     /// In the frame: at most [`MAX_INLINE`] bytes.
     Inline(&'a [u8]),
     /// In a file whose descriptor follows.
     File {
-        /// Where it begins.
+        /// The offset of the body.
         offset: u64,
-        /// How many bytes it has.
+        /// The length of the body in bytes.
         length: u64,
     },
     /// In a pipe whose descriptor follows, in pieces.
     Stream {
-        /// How many bytes it has, if that is known.
+        /// The length of the body in bytes, if it is known.
         length: Option<u64>,
     },
     /// A WebSocket: its frames go over a socket whose descriptor follows.
     WebSocket,
 }
 
-/// Writes the frame of a request.
+/// Encodes the frame of a request.
 ///
 /// ```
 /// use vestibule::proto::gate::{RequestBody, RequestEncoder};
@@ -43,7 +43,7 @@ pub enum RequestBody<'a> {
 pub struct RequestEncoder(Encoder);
 
 impl RequestEncoder {
-    /// Begins a request that is to be answered within `deadline` seconds.
+    /// Begins a request that must be answered within `deadline` seconds.
     ///
     /// # Panics
     /// In debug builds, if the id is above [`MAX_ID`].
@@ -60,8 +60,8 @@ impl RequestEncoder {
         Self(encoder)
     }
 
-    /// Adds a variable. A later one of the same name replaces it. Names are ASCII, and those that are longer
-    /// than 255 bytes are left out: no application asks for them.
+    /// Adds a variable. A later one of the same name replaces it. Names that are longer than 255 bytes or not ASCII
+    /// are ignored, since no application uses them.
     pub fn variable(&mut self, name: &str, value: &[u8]) {
         if name.len() <= 255 && name.is_ascii() {
             self.0.key(name);
@@ -103,7 +103,7 @@ impl RequestEncoder {
     }
 }
 
-/// An offset or a length; the kernel has none above this.
+/// Converts an offset or a length, which the kernel limits to this.
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -114,7 +114,7 @@ pub fn request_id(frame: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes([a, b, c, d]))
 }
 
-/// Returns the frame that says that the client of request `id` has left.
+/// Returns the frame for a disconnect of the client of request `id`.
 pub fn cancel(id: u32) -> Vec<u8> {
     let mut encoder = Encoder(Vec::with_capacity(8));
     encoder.tuple(1);
@@ -122,7 +122,7 @@ pub fn cancel(id: u32) -> Vec<u8> {
     encoder.0
 }
 
-/// Returns the order to fork a worker.
+/// Returns the command to fork a worker.
 pub fn fork() -> Vec<u8> {
     let mut encoder = Encoder(Vec::with_capacity(8));
     encoder.tuple(1);
@@ -130,7 +130,7 @@ pub fn fork() -> Vec<u8> {
     encoder.0
 }
 
-/// Returns the order to reap the worker with this process id.
+/// Returns the command to reap the worker with this process id.
 pub fn reap(pid: u32) -> Vec<u8> {
     let mut encoder = Encoder(Vec::with_capacity(16));
     encoder.tuple(2);

@@ -1,4 +1,4 @@
-//! Frames against the bytes that CPython's `marshal.dumps(frame, 2)` makes of them.
+//! Frames compared with the output of CPython's `marshal.dumps(frame, 2)`.
 
 use bytes::Bytes;
 
@@ -22,7 +22,7 @@ const FORKED: &[u8] = b"(\x01\0\0\0i\x08\0\0\0";
 const REAPED: &[u8] = b"(\x03\0\0\0i\x09\0\0\0Ti\x0f\0\0\0";
 const NOT_FORKED: &[u8] = b"(\x02\0\0\0i\x0a\0\0\0u\x01\0\0\0x";
 
-/// One of each kind.
+/// A frame of each kind.
 const ALL: [&[u8]; 11] =
     [READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED];
 
@@ -30,12 +30,12 @@ fn decode(frame: &[u8]) -> Result<Reply, Fault> {
     Reply::decode(Bytes::copy_from_slice(frame))
 }
 
-/// A value as version 2 of marshal has it.
+/// A string in version 2 of marshal.
 fn string(text: &str) -> Vec<u8> {
     [b"u", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// A frame of a response in one piece, without a body.
+/// A frame of a complete response without a body.
 fn complete(status: &[u8], fields: &[[&[u8]; 2]]) -> Vec<u8> {
     let mut frame = b"(\x05\0\0\0i\x01\0\0\0i\x01\0\0\0".to_vec();
     frame.extend(status);
@@ -110,7 +110,7 @@ fn decoder_refuses_invalid_frames() {
     ] {
         assert_eq!(decode(frame).unwrap_err(), fault, "{frame:?}");
     }
-    // A list that says to have more items than there are bytes.
+    // A list with more items than bytes.
     let mut frame = complete(&string("200 OK"), &[]);
     let at = frame.len() - 9;
     frame[at..at + 4].copy_from_slice(&[0xff, 0xff, 0xff, 0x7f]);
@@ -177,7 +177,7 @@ fn values_other_than_strings_are_faults_of_the_application() {
         let Ok(Reply::Complete { head, .. }) = decode(&frame) else { panic!("{value:?}") };
         assert_eq!(head.unwrap_err(), BadHead::Value("x".parse().unwrap()));
     }
-    // Bytes are strings of ASGI.
+    // ASGI uses bytes for strings.
     let frame = complete(b"s\x03\0\0\x00200", &[[b"s\x01\0\0\0x", b"s\x01\0\0\0\xe9"]]);
     let Ok(Reply::Complete { head: Ok(head), .. }) = decode(&frame) else { panic!() };
     assert_eq!(head.headers["x"].as_bytes(), b"\xe9");
@@ -214,7 +214,7 @@ fn encoder_refuses_frames_beyond_their_bounds() {
     let rest = frame(0, 0).unwrap().len() + 3; // a long string has a longer length
     assert_eq!(frame(MAX_FRAME - rest, 0).unwrap().len(), MAX_FRAME);
     assert_eq!(frame(MAX_FRAME - rest + 1, 0), Err(TooLarge(MAX_FRAME + 1)));
-    // No application asks for a name of this length.
+    // No application uses a name of this length.
     let mut frame = RequestEncoder::new(0, None);
     frame.variable(&"X".repeat(256), b"x");
     assert_eq!(frame.finish(RequestBody::Inline(b"")).unwrap().len(), 15);

@@ -1,4 +1,4 @@
-//! What a worker does that may be sent a request while it is busy.
+//! Workers that may be sent a request ahead, while they are busy.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,28 +8,29 @@ use super::{
 };
 use crate::policy::restart::WorkerId;
 
-/// What a worker does when it has ended a request.
+/// The actions of a worker that has ended a request.
 pub(in super::super) struct After {
     /// Whether it may take another one; otherwise it must exit.
     pub(in super::super) stays: bool,
-    /// The request that it was sent ahead, which it has begun. It ends this one before it exits.
+    /// The request that was sent ahead, which the worker has begun. The worker finishes it before it exits.
     pub(in super::super) ahead: Option<Work>,
 }
 
 impl Pool {
-    /// Registers a worker that may be sent a request while it is busy. [`leave`](Self::leave) ends that.
+    /// Registers a worker that may be sent requests ahead. [`leave`](Self::leave) removes it.
     pub(in super::super) fn add_lookahead(&self, id: WorkerId, link: Arc<dyn Lookahead>) {
         self.lock().queue.add_lookahead(id, link);
     }
 
-    /// Sends requests that wait ahead to busy workers: one of them has begun a request.
+    /// Sends queued requests ahead to busy workers, after one of them has begun a request.
     pub(in super::super) fn send_ahead(&self) {
         let mut s = self.lock();
         s.send_ahead(Instant::now());
     }
 
-    /// As [`done`](Self::done). A worker that was sent a request ahead begins it in the same moment, so that it is not
-    /// taken for idle. If it may take none, that is queued again, unless the worker has begun it.
+    /// Records the end of a request like [`done`](Self::done). If a request was sent ahead, the worker begins it at
+    /// once, so that it never counts as idle in between. If the worker may not take another request, the one ahead is
+    /// queued again, unless the worker has begun it.
     pub(in super::super) fn done_ahead(&self, id: WorkerId, crashed: bool) -> After {
         let mut s = self.lock();
         let now = Instant::now();
@@ -46,7 +47,7 @@ impl Pool {
         After { stays, ahead }
     }
 
-    /// Queues the request again that worker `id` was sent ahead. Returns `false` if the worker has begun it.
+    /// Queues the request again that was sent ahead to worker `id`. Returns `false` if the worker has begun it.
     pub(in super::super) fn release_ahead(&self, id: WorkerId) -> bool {
         let mut s = self.lock();
         let is_released = s.queue.release_ahead(id);
@@ -58,7 +59,7 @@ impl Pool {
         is_released
     }
 
-    /// The job that worker `id` runs; `None` if it may have begun the next one.
+    /// Returns the job that worker `id` runs; `None` if it may have begun the next one.
     pub(in super::super) fn in_flight(&self, id: WorkerId) -> Option<Arc<Job>> {
         let s = self.lock();
         let (job, _) = s.queue.in_flight(id).filter(|_| !s.queue.has_begun_ahead(id))?;

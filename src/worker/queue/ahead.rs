@@ -14,23 +14,24 @@ use std::{
 use super::{Queue, job::Job};
 use crate::{Request, policy::restart::WorkerId};
 
-/// The most time that a request may take, and the one before it have taken, for another one to be sent ahead: 5 ms. A
-/// worker that takes longer gains nothing by that.
+/// Maximum duration of a request, and of the one before it, for another one to be sent ahead: 5 ms. For slower
+/// requests it saves nothing.
 pub(crate) const MAX_DURATION: Duration = Duration::from_millis(5);
 
-/// How long a request may be ahead while other workers take requests that came later, 10 ms: its worker is slow.
+/// Maximum time that a request may be ahead while other workers take requests that were queued later: 10 ms, after
+/// which its worker counts as slow.
 const MAX_AHEAD: Duration = Duration::from_millis(10);
 
-/// A worker that reads its next request when it has answered the present one.
+/// A worker that reads its next request after it has answered the current one.
 pub(crate) trait Lookahead: Send + Sync {
-    /// Sends a request that the worker reads when it has answered the present one. Returns whether that was
-    /// possible: it runs a short request, and has read all that it was sent. Does not block.
+    /// Sends a request, which the worker reads after it has answered the current one. Returns whether that was
+    /// possible: the current request is short, and the worker has read everything that was sent. Does not block.
     fn send_ahead(&self, request: &Request) -> bool;
 
     /// Takes back the request that was sent ahead. Returns `false` if the worker has read it. Does not block.
     fn take_back(&self) -> bool;
 
-    /// Whether the worker has read the request that was sent ahead.
+    /// Returns whether the worker has read the request that was sent ahead.
     fn has_begun(&self) -> bool;
 }
 
@@ -63,22 +64,22 @@ impl Ahead {
         self.workers.push((worker, link));
     }
 
-    /// Removes a worker that ends. [`take_back`](Self::take_back) precedes.
+    /// Removes a worker that ends, after [`take_back`](Self::take_back).
     pub(super) fn remove_worker(&mut self, worker: WorkerId) {
         self.workers.retain(|(id, _)| *id != worker);
     }
 
-    /// Whether no request is ahead.
+    /// Returns whether no request is ahead.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The number of requests that are ahead, and not known to be begun.
+    /// Returns the number of requests that are ahead and not known to be begun.
     pub(super) fn queued(&self) -> usize {
         self.entries.iter().filter(|entry| !entry.is_begun).count()
     }
 
-    /// Workers that have no request ahead, of which one may be sent it.
+    /// Returns the workers without a request ahead, to which one may be sent.
     pub(super) fn candidates(&self) -> impl Iterator<Item = &(WorkerId, Arc<dyn Lookahead>)> {
         let is_free = |worker| self.entries.iter().all(|entry| entry.worker != worker);
         self.workers.iter().filter(move |(worker, _)| is_free(*worker))
@@ -95,7 +96,7 @@ impl Ahead {
         Some(self.entries.remove(at).job)
     }
 
-    /// Takes back what is ahead at `worker`. Returns `Err` if it has begun that.
+    /// Takes back the request that is ahead at `worker`. Returns `Err` if the worker has begun it.
     pub(super) fn take_back(&mut self, worker: WorkerId) -> Result<Option<Arc<Job>>, ()> {
         let at = self.entries.iter().position(|entry| entry.worker == worker);
         let Some(at) = at else { return Ok(None) };
@@ -110,7 +111,7 @@ impl Ahead {
         self.take_back_where(|_| true, 1).pop()
     }
 
-    /// Takes back requests that are ahead of others for too long.
+    /// Takes back requests that have been ahead for too long.
     pub(super) fn take_back_stale(&mut self, now: Instant) -> Vec<Arc<Job>> {
         let is_stale = |e: &Entry| now.saturating_duration_since(e.since) >= MAX_AHEAD;
         if !self.entries.first().is_some_and(is_stale) {
@@ -119,12 +120,12 @@ impl Ahead {
         self.take_back_where(is_stale, usize::MAX)
     }
 
-    /// Takes back those that have expired.
+    /// Takes back requests that have expired.
     pub(super) fn take_back_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
         self.take_back_where(|entry| entry.job.has_expired(now), usize::MAX)
     }
 
-    /// Takes back all that no worker has read.
+    /// Takes back all requests that no worker has read.
     pub(super) fn take_back_all(&mut self) -> Vec<Arc<Job>> {
         self.take_back_where(|_| true, usize::MAX)
     }
@@ -149,13 +150,13 @@ impl Ahead {
         self.entries.len() < before
     }
 
-    /// The time at which the first one expires.
+    /// Returns the time at which the first one expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let queued = self.entries.iter().filter(|entry| !entry.is_begun);
         queued.map(|entry| entry.job.expires_at()).min()
     }
 
-    /// Whether `worker` has begun the request that is ahead.
+    /// Returns whether `worker` has begun the request that is ahead.
     pub(super) fn has_begun(&self, worker: WorkerId) -> bool {
         let is_ahead = self.entries.iter().any(|entry| entry.worker == worker);
         let mut workers = self.workers.iter();
@@ -164,7 +165,7 @@ impl Ahead {
 }
 
 impl Queue {
-    /// Registers a worker that may be sent a request while it is busy.
+    /// Registers a worker that may be sent requests ahead.
     pub(in super::super) fn add_lookahead(&mut self, worker: WorkerId, link: Arc<dyn Lookahead>) {
         self.ahead.add_worker(worker, link);
     }
@@ -212,8 +213,8 @@ impl Queue {
         Some((job, request))
     }
 
-    /// Queues the job again that was sent ahead to `worker`. Returns whether none is left there: `false` if it has
-    /// begun it. [`wake_next`](Self::wake_next) follows.
+    /// Queues the job again that was sent ahead to `worker`. Returns `false` if the worker has begun it.
+    /// [`wake_next`](Self::wake_next) follows.
     pub(in super::super) fn release_ahead(&mut self, worker: WorkerId) -> bool {
         let taken = self.ahead.take_back(worker);
         if let Ok(Some(job)) = &taken {
@@ -222,17 +223,18 @@ impl Queue {
         taken.is_ok()
     }
 
-    /// Forgets the job that was sent ahead to `worker`, which has ended, and returns it.
+    /// Removes the job that was sent ahead to `worker`, which has ended, and returns it.
     pub(in super::super) fn take_ahead(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
         self.ahead.take(worker)
     }
 
-    /// Whether `worker` has read the job that was sent ahead, so that it is not known in which of two it is.
+    /// Returns whether `worker` has read the job that was sent ahead, so that it is unknown which of two jobs it
+    /// runs.
     pub(in super::super) fn has_begun_ahead(&self, worker: WorkerId) -> bool {
         self.ahead.has_begun(worker)
     }
 
-    /// The number of jobs that are ahead.
+    /// Returns the number of jobs that are ahead.
     #[cfg(test)]
     pub(in super::super) fn ahead(&self) -> usize {
         self.ahead.entries.len()

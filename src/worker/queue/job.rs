@@ -26,11 +26,11 @@ pub(crate) type Answer = Result<Response, BoxError>;
 ///   ^-----give_back----/
 ///   |  \--answer (refused)---------------^                  ^
 ///   \--cancel-----------------------------------------------|
-///                     Running --cancel (the work goes on)---/
+///                     Running --cancel (the worker continues)---/
 /// ```
 ///
-/// A queued job may have been sent ahead to a busy worker. It is as any other that is queued as long as it can be
-/// taken back; if it cannot, that worker has begun it.
+/// A queued job may have been sent ahead to a busy worker. It remains queued while it can be taken back; if it
+/// cannot, the worker has begun it.
 pub(crate) struct Job {
     request: RequestInfo,
     times: Times,
@@ -59,8 +59,8 @@ struct Cell {
     lost: u8,
 }
 
-/// How often a request that may have been received is sent, twice: a request that crashes its worker must not crash
-/// all workers.
+/// Maximum number of workers to which a request that may have been received is sent: 2, since a request that crashes
+/// its worker must not crash all of them.
 const MAX_LOST: u8 = 2;
 
 #[allow(clippy::large_enum_variant, reason = "it lives in one allocation, beside the lock")]
@@ -82,7 +82,7 @@ impl Job {
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
     }
 
-    /// What log lines say of the request.
+    /// Returns the identity of the request for log lines.
     pub(crate) fn request(&self) -> &RequestInfo {
         &self.request
     }
@@ -137,18 +137,17 @@ impl Job {
         is_sent
     }
 
-    /// Takes a request that was sent ahead back. Returns `false` if its worker has begun it.
+    /// Takes back a request that was sent ahead. Returns `false` if its worker has begun it.
     pub(super) fn take_back(&self) -> bool {
         self.lock().take_back()
     }
 
-    /// Whether a worker has been sent the request ahead, and it was not taken back.
+    /// Returns whether the request was sent ahead and not taken back.
     pub(super) fn is_ahead(&self) -> bool {
         self.lock().ahead.is_some()
     }
 
-    /// Takes out the request that was sent ahead, for the worker that was sent it. Returns `None` if it was taken
-    /// back.
+    /// Takes the request out for the worker to which it was sent ahead. Returns `None` if it was taken back.
     pub(super) fn begin_ahead(&self) -> Option<Request> {
         let mut cell = self.lock();
         cell.ahead.take()?;
@@ -161,9 +160,8 @@ impl Job {
         request
     }
 
-    /// Takes the request back from a worker that could not answer it; `is_sent` if that worker may have
-    /// received it. Returns whether it is queued again: not if its caller has been answered or has left,
-    /// or if it was lost too often.
+    /// Queues the request again after a worker could not answer it; `is_sent` means that the worker may have received
+    /// it. Returns `false` if the caller was answered or has left, or if the request has failed too often.
     pub(crate) fn give_back(&self, request: Request, is_sent: bool) -> bool {
         let mut cell = self.lock();
         cell.lost += u8::from(is_sent);
@@ -184,7 +182,7 @@ impl Job {
         matches!(self.lock().phase, Phase::Queued(_))
     }
 
-    /// Sends the result to the caller. Only the first one counts, and none after the caller has left.
+    /// Sends the result to the caller. Only the first result has an effect, and none after the caller has left.
     pub(crate) fn answer(&self, answer: Answer) {
         let mut cell = self.lock();
         if !matches!(cell.phase, Phase::Running | Phase::Queued(_)) {
@@ -224,7 +222,7 @@ impl Job {
         self.lock().body = Some(body);
     }
 
-    /// Whether the head of a response was sent whose body is not complete.
+    /// Returns whether the head of a response was sent whose body is not complete.
     #[cfg(feature = "process")]
     pub(crate) fn has_body(&self) -> bool {
         self.lock().body.is_some()

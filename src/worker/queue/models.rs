@@ -1,4 +1,4 @@
-//! Models of jobs that are queued while workers fall asleep: none is left behind.
+//! Loom models of jobs that are queued while workers fall asleep: none is left behind.
 
 use std::{future::poll_fn, mem};
 
@@ -36,7 +36,7 @@ fn work(queue: &Mutex<Queue>, worker: WorkerId, now: Instant) -> usize {
     }
 }
 
-/// Queues so many jobs for so many workers, and then closes the queue.
+/// Queues `jobs` jobs for `workers` workers, and then closes the queue.
 fn all_jobs_are_taken(jobs: usize, workers: u64) {
     model(move || {
         let now = Instant::now();
@@ -55,7 +55,7 @@ fn all_jobs_are_taken(jobs: usize, workers: u64) {
             let job = Job::new(Request::default(), permit, times);
             let mut locked = queue.lock().unwrap();
             locked.push(&job).unwrap();
-            // No time passes, so that no other worker is woken for one that is on its way.
+            // The time does not advance, so no other worker is woken instead of one that was already woken.
             let woken = locked.wake_next(now);
             drop(locked);
             woken.into_iter().for_each(Waker::wake);

@@ -30,11 +30,11 @@ pub(crate) fn new(len: Option<u64>) -> (Arc<Streamed>, Body) {
 }
 
 impl Streamed {
-    /// Waits for room. Also registers for the drop of the reader, so that it wakes a worker that waits for its
+    /// Waits for capacity. Also registers for the drop of the reader, which wakes a worker that waits for its
     /// application.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), ReaderDropped>> {
         match &*lock(&self.sender) {
-            // Registered first, since a channel with room does not register for anything.
+            // Registered first, since a channel with capacity does not register a waker.
             Some(sender) if sender.poll_closed(cx).is_pending() => sender.poll_ready(cx),
             _ => Poll::Ready(Err(ReaderDropped)),
         }

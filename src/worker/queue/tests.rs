@@ -12,7 +12,7 @@ fn push(queue: &mut Queue, permits: &Arc<Semaphore>, now: Instant) -> Arc<Job> {
     job
 }
 
-/// A queue for which so many workers wait.
+/// Returns a queue for which `workers` workers wait.
 fn with_idle(workers: u64, now: Instant) -> (Queue, Vec<WorkerId>) {
     let mut queue = Queue::default();
     let ids: Vec<_> = (0..workers).map(WorkerId::of_number).collect();
