@@ -1,4 +1,4 @@
-//! Tests of worker pools, by what a caller observes: with real threads, and short but real times.
+//! Tests of worker pools from the caller's point of view: with real threads, and short but real times.
 
 mod contract;
 #[cfg(feature = "process")]
@@ -23,9 +23,9 @@ use crate::{
     peer::Deadline,
 };
 
-/// Does not pass in a test that succeeds.
+/// A timeout that never passes in a successful test.
 const LONG: Duration = Duration::from_secs(60);
-/// A test waits until it has passed.
+/// A time that a test waits for.
 const SHORT: Duration = Duration::from_millis(30);
 
 fn get(path: &str) -> Request {

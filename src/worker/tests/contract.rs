@@ -1,8 +1,7 @@
-//! The contract of a worker pool, wherever its workers run.
+//! The contract of a worker pool, for workers of every kind.
 //!
-//! Each test is generic over a [`Placement`], which starts a pool whose applications follow a
-//! [`Script`]. A new executor gets the whole suite with an implementation of that trait and a line of
-//! `contract_tests!`.
+//! Each test is generic over a [`Placement`], which starts a pool of scripted applications. The whole suite applies
+//! to a new executor with an implementation of that trait and a line of `contract_tests!`.
 
 mod bodies;
 #[cfg(feature = "process")]
@@ -29,7 +28,7 @@ use crate::{BoxError, Error, Request, Response, error::Kind, net::Gate};
 
 /// A pool for a test, and the control over its applications.
 ///
-/// What an application does depends on the path of the request:
+/// The path of a request selects the behaviour of the application:
 ///
 /// | path | |
 /// |---|---|
@@ -49,7 +48,7 @@ use crate::{BoxError, Error, Request, Response, error::Kind, net::Gate};
 pub(super) trait Placement: Sized {
     type Handle: Handle;
 
-    /// A time that a test waits for, and that is enough for an answer.
+    /// A time that a test waits for, and that is sufficient for a response.
     const SHORT: Duration;
 
     /// The length of the body of `/stream` after its first piece, as far as it is known.
@@ -61,7 +60,7 @@ pub(super) trait Placement: Sized {
     /// Checks the error of a request that has ended its worker.
     fn assert_crashed(error: &BoxError);
 
-    /// Checks the error of a body that its application has broken off.
+    /// Checks the error of a body that its application has aborted.
     fn assert_broken(error: &BoxError);
 
     /// Starts a pool.
@@ -72,16 +71,16 @@ pub(super) trait Placement: Sized {
     /// Waits for the next request that an application begins; returns its path.
     async fn entered(&mut self) -> String;
 
-    /// Whether a request was begun that [`entered`](Self::entered) has not returned.
+    /// Returns whether a request was begun that [`entered`](Self::entered) has not returned.
     fn has_entered(&mut self) -> bool;
 
     /// Waits until the application is built for the `n`-th time (from 0) or fails to be.
     async fn built(&mut self, n: usize);
 
-    /// How often a build was begun.
+    /// Returns how often a build was begun.
     fn builds(&self) -> usize;
 
-    /// Lets the request of this path go on, or the build of this name, now or later.
+    /// Releases the request of this path, or the build of this name, now or later.
     fn release(&self, path: &str);
 
     /// Calls a clone of the handle when it is ready.
@@ -130,14 +129,14 @@ pub(super) trait Handle:
     fn close(&self);
     async fn shutdown(&self, within: Duration) -> Result<(), Error>;
 
-    /// Whether it gets a permit without waiting.
+    /// Returns whether it gets a permit without waiting.
     fn is_ready(&mut self) -> bool {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         self.poll_ready(&mut cx).is_ready()
     }
 }
 
-/// Options of the pool, and what its builds do.
+/// Options of the pool, and the results of its builds.
 #[derive(Clone)]
 pub(super) struct Settings {
     workers: usize,
@@ -147,7 +146,7 @@ pub(super) struct Settings {
     queue_timeout: Duration,
     request_timeout: Duration,
     max_abandoned: usize,
-    /// What the first builds do; all others succeed.
+    /// The results of the first builds; all others succeed.
     builds: Vec<Build>,
 }
 
@@ -270,7 +269,7 @@ mod threads {
     for_placement!(placement::InThreads);
 }
 
-/// What an application cannot do in a process of its own: there it answers 500, or ends.
+/// Behaviour that an application in a process cannot have: there it answers 500, or ends.
 mod threads_only {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! Processes without requests.
+//! Tests of processes without requests.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{super::*, *};
 
-/// What the hooks of a daemon are called with.
+/// The calls of a daemon's hooks.
 #[derive(Debug, PartialEq)]
 enum Event {
     Spawn(WorkerProcess),
@@ -47,7 +47,7 @@ impl Running {
         }
     }
 
-    /// Waits until the script has said that it is ready, and takes note.
+    /// Waits until the script has created the file `ready`, and removes it.
     async fn ready(&self) {
         take(&self.dir.path().join("ready")).await;
     }
@@ -77,7 +77,7 @@ async fn daemon_that_ends_is_started_again_and_counted() {
     daemon.daemon.shutdown(LONG).await.unwrap();
     let ended = [daemon.exited().await.1, daemon.exited().await.1];
     assert_eq!((ended, daemon.daemon.stats().running), ([ExitStatus::Signal(15); 2], 0));
-    assert_eq!(daemon.daemon.stats().unexpected_exits, 1, "these were asked to");
+    assert_eq!(daemon.daemon.stats().unexpected_exits, 1, "these were stopped");
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn restarted_daemon_never_runs_twice() {
 
 #[tokio::test]
 async fn daemon_in_crash_loop_is_started_at_once_by_restart() {
-    // From the third start on it works.
+    // From the third start on it keeps running.
     let script = "[ -e b ] && exec sleep 1000; [ -e a ] && touch b; touch a; exit 3";
     let mut daemon = Running::start(script, |builder| builder);
     for number in 0..2 {
@@ -130,7 +130,7 @@ async fn daemon_in_crash_loop_is_started_at_once_by_restart() {
         assert_eq!(daemon.exited().await, (number, ExitStatus::Code(3)));
     }
     daemon.daemon.restart();
-    // The restart may replace a start that was about to begin, and with it its number.
+    // The restart may replace a start that was about to begin, together with its number.
     let process = daemon.spawned().await;
     assert!(process.number >= 2 && process.generation <= 1, "{process:?}");
     daemon.daemon.shutdown(LONG).await.unwrap();

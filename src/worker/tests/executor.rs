@@ -23,12 +23,12 @@ enum Command {
     Abandon(WorkerId),
 }
 
-/// Reports what it is told to do. Its workers are ready at once.
+/// Reports the calls of the supervisor. Its workers are ready at once.
 struct Recorder {
     pool: Arc<Pool>,
     commands: mpsc::Sender<Command>,
     starts: usize,
-    /// Whether the start of this number (from 0) fails.
+    /// Returns whether the start of this number (from 0) fails.
     fails: fn(usize) -> bool,
 }
 

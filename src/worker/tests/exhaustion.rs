@@ -1,4 +1,4 @@
-//! Pools that run out of what a system has, each in a process of its own.
+//! Tests of pools that run out of a resource of the system, each in a separate process.
 
 use std::{
     env, fs,
@@ -24,16 +24,16 @@ use super::{
 };
 use crate::{conn::testing::Lines, policy::backoff::Backoff};
 
-/// Starts this test program with one test, in which it has a role.
+/// Returns the command that runs one test of this program in a child process.
 fn in_role(test: &str) -> process::Command {
-    // Whoever runs it may execute it, if not enter the directories on the way to it.
+    // The user can execute this path, even without access to the directories of the file.
     let mut command = process::Command::new("/proc/self/exe");
     command.args(["--exact", &format!("worker::tests::exhaustion::{test}"), "--nocapture"]);
     command.env(ROLE, "1").stdin(Stdio::null());
     command
 }
 
-/// Runs a scenario in a process of its own, whose log it is given.
+/// Runs a scenario in a child process, with its log.
 fn run<S: Future<Output = ()>>(test: &str, scenario: fn(Lines) -> S) {
     run_with(test, |_| {}, scenario);
 }
@@ -44,7 +44,7 @@ fn run_with<S: Future<Output = ()>>(
     scenario: fn(Lines) -> S,
 ) {
     if env::var_os(ROLE).is_some() {
-        // The threads of the pool have the subscriber of the whole program.
+        // The threads of the pool use the global subscriber.
         let lines = Lines::default();
         tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -73,7 +73,7 @@ async fn line(lines: &Lines, module: &str, text: &str) -> String {
     timeout(LONG, wait).await.expect("the log has such a line")
 }
 
-/// A pool of one worker, and the process of that.
+/// Starts a pool of one worker. Returns its process too.
 async fn start() -> (InProcesses, WorkerProcess, mpsc::UnboundedReceiver<WorkerProcess>) {
     let (on_ready, mut ready) = hook();
     let pool = InProcesses::start_with(vec![], |b| b.workers(1).on_ready(on_ready)).unwrap();
@@ -115,7 +115,7 @@ async fn fail_to_start(_: Lines) {
     };
     let (fds, memory) = timeout(LONG, after(CRASHES / 5)).await.unwrap();
     let (later_fds, later_memory) = timeout(LONG, after(CRASHES)).await.unwrap();
-    // The worker of the moment has some descriptors.
+    // The current worker has some descriptors.
     assert!(later_fds <= fds + 8, "{fds} descriptors have become {later_fds}");
     assert!(later_memory <= memory + 4096, "{memory} KiB have become {later_memory}");
     pool.shutdown().await;
@@ -148,12 +148,12 @@ async fn run_out_of_descriptors(lines: Lines) {
     // The connection to the worker is closed, and the next one takes a descriptor.
     assert!(pool.get("/garbage").await.is_err());
     let limit = getrlimit(Resource::Nofile).current;
-    set_soft_limit(Resource::Nofile, Some(3)); // those that are open stay open
+    set_soft_limit(Resource::Nofile, Some(3)); // open descriptors stay open
     for _ in 0..3 {
         assert_eq!(kind(&pool.get("/").await.unwrap_err()), Kind::Overloaded);
     }
     set_soft_limit(Resource::Nofile, limit);
-    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0", "it was not to blame");
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0", "the worker was kept");
     set_soft_limit(Resource::Nofile, Some(3));
     kill(worker.pid, Signal::KILL);
     line(&lines, "worker", "cannot start a worker").await;
@@ -186,7 +186,7 @@ async fn run_out_of_processes(lines: Lines) {
     pool.shutdown().await;
 }
 
-/// A small file system, until this is dropped.
+/// A small file system, which is unmounted on drop.
 struct SmallDisk(tempfile::TempDir);
 
 impl Drop for SmallDisk {
@@ -216,7 +216,7 @@ async fn run_out_of_disk(_: Lines) {
     let path = |n: usize| env::temp_dir().join(format!("fill-{n}"));
     let files = (0..).take_while(|n| fs::write(path(*n), "x").is_ok()).count();
     assert!(files < 64, "it is no small disk");
-    // A new worker finds no room for its socket. What runs goes on.
+    // A new worker cannot create its socket. The old one continues.
     let error: BoxError = pool.processes().reload().await.unwrap_err().into();
     assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Exited);
     assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");

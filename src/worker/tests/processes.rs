@@ -1,4 +1,4 @@
-//! What only workers that are processes have.
+//! Tests of properties that only processes have.
 
 use std::{
     collections::HashSet,
@@ -27,7 +27,7 @@ pub(super) fn kill(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
-/// A hook that passes on what it is called with.
+/// Returns a hook that sends its argument to a channel.
 pub(super) fn hook<T: Send + 'static>()
 -> (impl Fn(T) + Send + Sync + 'static, mpsc::UnboundedReceiver<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -44,18 +44,19 @@ fn post(path: &str) -> Request {
     request
 }
 
-/// The process that has begun `/hold-pid`.
+/// Returns the process that has begun `/hold-pid`.
 fn pid_in(entered: &str) -> u32 {
     entered.strip_prefix("/hold-pid ").unwrap().parse().unwrap()
 }
 
-/// Whether a process exists that has not ended.
+/// Returns whether a process is running.
 pub(super) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// Stops a process, and waits until each of its threads has stopped: the signal takes its time.
+/// Stops a process with SIGSTOP, and waits until each of its threads has stopped, since the signal takes effect
+/// later.
 pub(super) fn stop(pid: u32) {
     kill(pid, Signal::STOP);
     let began = Instant::now();
@@ -73,7 +74,7 @@ pub(super) fn stop(pid: u32) {
     }
 }
 
-/// Sends requests without end, until it is dropped; returns the errors.
+/// Sends requests until it is ended; returns the errors.
 pub(super) struct Load {
     tasks: JoinSet<Vec<BoxError>>,
     stop: tokio::sync::watch::Sender<bool>,
@@ -133,7 +134,7 @@ async fn killed_worker_loses_no_request_that_can_be_sent_again() {
             victim = next(&mut ready).await;
         }
         let errors = load.end().await;
-        // Each kill can take at most the request in the worker's hands.
+        // Each kill can fail at most the request that the worker runs.
         let most = if method == Method::GET { 0 } else { KILLS };
         assert!(errors.len() <= most, "{method}: {errors:?}");
         assert!(errors.iter().all(|e| kind(e) == Kind::BadGateway), "{method}: {errors:?}");
@@ -144,7 +145,7 @@ async fn killed_worker_loses_no_request_that_can_be_sent_again() {
 #[tokio::test]
 async fn request_that_ends_its_worker_is_sent_to_two_workers_at_most() {
     let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
-    // The connection of an earlier request is open: it is idempotent, and may be sent again.
+    // The connection of an earlier request is open: the request is idempotent, and may be sent again.
     assert_eq!(text(&pool.get("/first").await.unwrap()), "/first 0");
     let error = pool.processes().clone().oneshot(get("/panic")).await.unwrap_err();
     assert_eq!(kind(&error), Kind::BadGateway);
@@ -248,7 +249,7 @@ async fn socket_path_must_stand_in_an_argument() {
 async fn worker_is_ready_when_its_path_succeeds() {
     let options = |b: ProcessesBuilder| b.workers(1).ready_path("/health");
     let mut pool = InProcesses::start_with(vec![], options).unwrap();
-    // Twice it answered 503.
+    // The first two responses were 503.
     for _ in 0..3 {
         assert_eq!(pool.entered().await, "/health");
     }
@@ -388,7 +389,7 @@ async fn process_gets_concurrent_requests_up_to_its_limit() {
 async fn request_of_dead_worker_ends_although_a_child_holds_its_connection() {
     let mut pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
     let answer = pool.call(post("/fork-hold")).await;
-    // The child has left the group of its parent, and has the connection.
+    // The child has left the group of its parent, and holds the connection.
     let entered = pool.entered().await;
     let mut pids = entered.split(' ').skip(1).map(|pid| pid.parse::<u32>().unwrap());
     let (worker, child) = (pids.next().unwrap(), pids.next().unwrap());
@@ -400,10 +401,10 @@ async fn request_of_dead_worker_ends_although_a_child_holds_its_connection() {
     pool.shutdown().await;
 }
 
-/// What this test program is to do when it is started once more.
+/// The environment variable that makes this test program play a role in a child process.
 pub(super) const ROLE: &str = "VESTIBULE_TEST_ROLE";
 
-/// Starts this test program with one test, in which it has a role.
+/// Returns the command that runs one test of this program in a child process.
 pub(super) fn in_role(test: &str) -> process::Command {
     let mut command = process::Command::new(env::current_exe().unwrap());
     command.args(["--exact", &format!("worker::tests::{test}"), "--nocapture"]);
@@ -414,7 +415,7 @@ pub(super) fn in_role(test: &str) -> process::Command {
 #[test]
 fn worker_and_its_children_end_with_a_killed_parent() {
     if env::var_os(ROLE).is_some() {
-        // A worker that ignores SIGTERM and has a child of its own; both say who they are.
+        // A worker that ignores SIGTERM and has a child process; both print their ids.
         let script = "trap '' TERM; sleep 1000 & echo worker $$ $!; wait";
         let hook = |worker: WorkerProcess| println!("worker {}", worker.pid);
         let command = Command::new("/bin/sh").args(["-c", script]);
@@ -424,13 +425,13 @@ fn worker_and_its_children_end_with_a_killed_parent() {
         return;
     }
     let mut parent = in_role("processes::worker_and_its_children_end_with_a_killed_parent");
-    // It cannot remove its temporary files.
+    // The killed process cannot remove its temporary files.
     let files = tempfile::tempdir().unwrap();
     let mut parent = parent.env("TMPDIR", files.path()).spawn().unwrap();
     let mut pids = HashSet::new();
     for line in BufReader::new(parent.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
-        // The process and its output have the same numbers.
+        // The hook and the output print the same ids.
         if let Some((_, numbers)) = line.rsplit_once("worker ") {
             pids.extend(numbers.split(' ').filter_map(|pid| pid.parse::<u32>().ok()));
         }
@@ -452,7 +453,7 @@ fn worker_and_its_children_end_with_a_killed_parent() {
 fn output_line_has_the_id_of_the_request_of_its_worker() {
     const TEST: &str = "processes::output_line_has_the_id_of_the_request_of_its_worker";
     if env::var_os(ROLE).is_some() {
-        // The thread that reads the output has the subscriber of the whole program.
+        // The thread that reads the output uses the global subscriber.
         let lines = Lines::default();
         tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -507,7 +508,7 @@ async fn crash_again_and_again() {
     for crash in 0..100 {
         assert!(pool.begin("/panic").await.await.is_err());
         assert_eq!(pool.get("/").await.unwrap().status(), 200);
-        // What the test itself has for each application is a connection, which ends with it.
+        // The test itself has a connection for each application, which ends with it.
         if crash == 20 {
             before = Some(descriptors());
         }

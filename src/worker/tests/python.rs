@@ -1,4 +1,4 @@
-//! WSGI applications, as a caller sees them.
+//! Tests of WSGI applications from the caller's point of view.
 
 mod ahead;
 mod asgi;
@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use super::{super::*, *};
 use crate::{body::FileSlice, peer::Peer, semantics::target::OriginalUri};
 
-/// An application whose path says what it does.
+/// An application whose behaviour depends on the path.
 const APPLICATION: &str = include_str!("python/application.py");
 
 /// A pool of one worker, and the directory of its application.
@@ -29,7 +29,7 @@ impl Site {
         Self::start_with(wsgi(application).workers(1).queue_timeout(LONG))
     }
 
-    /// Starts a pool that has the applications of these tests in its directory.
+    /// Starts a pool with the applications of these tests in its directory.
     fn start_with(builder: ProcessesBuilder<Python>) -> Self {
         Self::start_bounded(builder, LONG)
     }
@@ -51,20 +51,20 @@ impl Site {
         self.call(get(path)).await
     }
 
-    /// What the application raises, or what is wrong with its response.
+    /// Returns the exception of the application, or the fault of its response.
     async fn error(&self, path: &str) -> ApplicationError {
         let error = self.get(path).await.unwrap_err();
         assert_eq!(kind(&error), Kind::Internal);
         cause(&error)
     }
 
-    /// Shuts the pool down; the one worker has served all requests.
+    /// Shuts the pool down, and checks that the one worker has served all requests.
     async fn end(self) {
         assert_eq!(self.pool.stats().panics, 0);
         self.pool.shutdown(LONG).await.unwrap();
     }
 
-    /// Waits until the application has made this file; returns its content.
+    /// Waits until the application has created this file; returns its content.
     async fn made(&self, name: &str) -> String {
         let path = self.dir.path().join(name);
         loop {
@@ -242,7 +242,7 @@ async fn file_of_the_file_wrapper_stays_a_file() {
     let file = response.body().as_file().expect("a file");
     assert_eq!((file.offset(), file.len()), (5, 10));
     assert_eq!(collect(response).await, "5678901234");
-    // What is no file is read by the application.
+    // An object that is not a file is read by the application.
     assert_eq!(collect(site.get("/no-file").await.unwrap()).await, "in memory");
     site.end().await;
 }
@@ -260,7 +260,7 @@ async fn exception_is_application_error_and_worker_continues() {
     // Before anything was sent, the head can still be replaced.
     let response = site.get("/exc-info").await.unwrap();
     assert_eq!((response.status().as_u16(), text(&response)), (503, "sorry".to_owned()));
-    // After that the body breaks off.
+    // After that the body is aborted.
     for path in ["/raise-late", "/exc-info-late"] {
         let mut body = site.get(path).await.unwrap().into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
@@ -310,7 +310,7 @@ async fn response_to_head_has_the_length_and_no_body() {
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn worker_that_violates_the_protocol_is_replaced_and_its_request_is_bad_gateway() {
-    // A signal that comes just before Python's sleep does not end it, so the worker has to be killed at times.
+    // A signal just before Python's sleep does not end it, so the worker must sometimes be killed.
     let builder = wsgi("application").workers(1).queue_timeout(LONG);
     let site = Site::start_bounded(builder, SHORT);
     for path in ["/garbage", "/other-request", "/descriptor", "/no-regular-file"] {

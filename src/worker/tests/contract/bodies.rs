@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use super::*;
 use crate::Body;
 
-/// A pool with one permit, and the body of the answer to `path` after its first piece.
+/// Starts a pool with one permit. Returns the body of the response to `path` after its first piece.
 async fn open<P: Placement>(path: &str, request_timeout: Duration) -> (P, Body) {
     let pool: P = Settings { queue: 0, request_timeout, ..Settings::default() }.start();
     let mut body = pool.get(path).await.unwrap().into_body();

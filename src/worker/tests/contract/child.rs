@@ -32,7 +32,7 @@ pub(super) fn command(control: &Path) -> Command {
         .env(CONTROL, control)
 }
 
-/// Does nothing unless it is a worker.
+/// Does nothing unless this process is a worker.
 #[test]
 fn child_follows_its_script() {
     let Some(control) = env::var_os(CONTROL) else { return };
@@ -44,7 +44,7 @@ fn child_follows_its_script() {
 /// The connection to the test.
 struct Control {
     writer: Mutex<OwnedWriteHalf>,
-    /// What waits for a release.
+    /// The names that are waited for.
     waiting: RefCell<Vec<(String, oneshot::Sender<()>)>>,
     active: Cell<usize>,
     is_ending: Cell<bool>,
@@ -55,7 +55,7 @@ struct Control {
 impl Control {
     async fn say(&self, what: &str, name: &str) {
         let line = format!("{what} {name}\n");
-        let _ = self.writer.lock().await.write_all(line.as_bytes()).await; // the test may be over
+        let _ = self.writer.lock().await.write_all(line.as_bytes()).await; // the test may have ended
     }
 
     async fn wait(&self, name: &str) {
@@ -75,7 +75,7 @@ impl Control {
         }
     }
 
-    /// Ends the process when it was asked to and no request is under way.
+    /// Ends the process when it was asked to and runs no request.
     fn end_if_idle(&self) {
         if self.is_ending.get() && self.active.get() == 0 {
             process::exit(0);
@@ -154,7 +154,7 @@ async fn serve(mut stream: UnixStream, control: &Control, instance: &str) -> std
     }
 }
 
-/// Starts a child in a process group of its own that inherits the connection; returns its id.
+/// Starts a child in its own process group that inherits the connection; returns its id.
 fn fork(stream: &UnixStream) -> u32 {
     rustix::io::fcntl_setfd(stream, rustix::io::FdFlags::empty()).unwrap();
     let mut sleep = process::Command::new("sleep");
@@ -165,7 +165,7 @@ fn fork(stream: &UnixStream) -> u32 {
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
 
-/// Answers a request; returns whether the connection is still of use.
+/// Answers a request; returns whether the connection can be reused.
 async fn answer(
     stream: &mut UnixStream,
     control: &Control,

@@ -63,7 +63,7 @@ impl Control {
         Ok(Response::new(format!("{path} {instance}").into()))
     }
 
-    /// A body that goes on when it is released.
+    /// Returns a body that continues when it is released.
     fn stream(self: &Arc<Self>, path: &str, len: Option<u64>) -> Body {
         let (tx, body) = Body::channel(len);
         let (control, path) = (self.clone(), path.to_owned());
@@ -87,7 +87,7 @@ impl Control {
 
 type Handler = Box<dyn FnMut(Request<Bytes>) -> Result<Response, &'static str>>;
 
-/// Gives one piece, then runs blocking code.
+/// Yields one piece, then runs blocking code.
 struct TwoSteps {
     first: Option<Bytes>,
     second: Box<dyn FnMut() + Send>,

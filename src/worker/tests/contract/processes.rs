@@ -1,4 +1,4 @@
-//! Scripted applications in child processes, which are this test program once more.
+//! Scripted applications in child processes that run this test program.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -16,7 +16,7 @@ use super::{
     *,
 };
 
-/// Name of the socket by which applications are controlled.
+/// Name of the socket that controls the applications.
 pub(super) const CONTROL: &str = "control";
 
 /// A pool of worker processes with scripted applications.
@@ -24,12 +24,12 @@ pub(in super::super) struct InProcesses {
     processes: Processes,
     events: Events,
     control: Arc<Control>,
-    /// Has the socket by which the applications are controlled.
+    /// The directory of the socket that controls the applications.
     _dir: TempDir,
 }
 
 impl InProcesses {
-    /// Starts a pool with more options than all placements have.
+    /// Starts a pool with options beyond those of all placements.
     pub(in super::super) fn start_with(
         builds: Vec<Build>,
         options: impl FnOnce(ProcessesBuilder) -> ProcessesBuilder,
@@ -121,7 +121,7 @@ impl Placement for InProcesses {
                 .queue_timeout(queue_timeout)
                 .request_timeout(request_timeout)
                 .max_abandoned(max_abandoned)
-                // A worker that is stuck stays so until it is released, as a thread does.
+                // A stuck worker remains stuck until it is released, like a thread.
                 .stop_timeout(LONG)
         })
     }

@@ -5,14 +5,14 @@ use super::{
     *,
 };
 
-/// The application: follows its script as `child.rs` does.
+/// The application, which follows the same script as `child.rs`.
 const APPLICATION: &str = include_str!("scripted.py");
 
 /// A pool of worker processes with scripted WSGI applications.
 pub(in super::super) struct InPython(pub(in super::super) InProcesses);
 
 impl InPython {
-    /// Starts a pool with more options than all placements have.
+    /// Starts a pool with options beyond those of all placements.
     pub(in super::super) fn start_with(
         builds: Vec<Build>,
         options: impl FnOnce(ProcessesBuilder<Python>) -> ProcessesBuilder<Python>,
@@ -20,7 +20,7 @@ impl InPython {
         let pool = InProcesses::start_controlled(builds, |dir| {
             std::fs::write(dir.join("scripted.py"), APPLICATION).unwrap();
             let builder = wsgi("scripted").directory(dir).env("CONTROL", dir.join(CONTROL));
-            // Each worker has a control connection, and a build of its own.
+            // Each worker has its own control connection and build.
             let builder = builder.preload(false);
             options(builder.env("PYTHONDONTWRITEBYTECODE", "1")).start()
         });

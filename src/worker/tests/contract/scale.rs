@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Waits until the pool has so many workers.
+/// Waits until the pool has `n` workers.
 async fn has_workers<P: Placement>(pool: &P, n: usize) {
     let wait = async {
         while pool.stats().workers != n {

@@ -23,8 +23,8 @@ impl Site {
         fs::write(self.dir.path().join(format!("go-{name}")), "").unwrap();
     }
 
-    /// Has each of so many workers hold a request, with the names from `a0` on, and sends another one ahead to one of
-    /// them. Only short requests are followed by others, so that it is tried again if this one took its time.
+    /// Makes each of `workers` workers hold a request, named from `a0` on, and sends another one ahead to one of them. A
+    /// request is sent ahead only behind a short one, so this is repeated if the current one took too long.
     async fn hold_with_ahead(
         &self,
         workers: usize,
@@ -55,7 +55,7 @@ impl Site {
             for call in held {
                 call.await.unwrap().unwrap();
             }
-            let _ = queued.await; // it was cancelled, or answered before that
+            let _ = queued.await; // it was cancelled or answered
         }
         unreachable!("there is no last attempt")
     }
@@ -147,7 +147,7 @@ async fn request_ahead_whose_deadline_passes_is_never_run() {
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn request_ahead_of_a_slow_one_goes_to_the_worker_that_becomes_idle() {
     let site = Site::start_with(wsgi("application").workers(2).queue_timeout(LONG));
-    // It is ahead at either of them.
+    // It is ahead at one of them.
     for idle in [0, 1] {
         let (held, ahead) = site.hold_with_ahead(2, || get("/load")).await;
         site.release_held(idle).await;

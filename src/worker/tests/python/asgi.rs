@@ -1,4 +1,4 @@
-//! ASGI applications.
+//! Tests of ASGI applications.
 
 use std::env;
 
@@ -108,7 +108,7 @@ async fn exception_is_application_error() {
     assert_eq!(site.error("/raise").await, raised("KeyError: 'name'"));
     let incomplete = "RuntimeError: the application has not completed its response";
     assert_eq!(site.error("/incomplete").await, raised(incomplete));
-    // What is raised after the response goes to the log.
+    // An exception after the response is logged.
     assert_eq!(text(&site.get("/raise-late").await.unwrap()), "complete");
     assert_eq!(text(&site.get("/").await.unwrap()), "/");
     site.end().await;
@@ -129,7 +129,7 @@ async fn lifespan_is_run_in_each_process() {
     assert_eq!((early.status, &*early.last_line), (ExitStatus::Code(3), "no database"));
 }
 
-/// An application of a framework that the interpreter has.
+/// Runs an application of an installed framework; returns its response.
 async fn answer_of(module: &str, application: &str, path: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("framework.py"), module).unwrap();

@@ -1,4 +1,4 @@
-//! Workers that are forked, and several in one process.
+//! Tests of forked workers, and of several workers in one process.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{conn::testing::Lines, peer::RequestId};
 
-/// The parent of a process.
+/// Returns the parent of a process.
 fn parent(pid: u32) -> u32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
@@ -107,14 +107,14 @@ async fn stopped_worker_fails_its_request_and_is_killed_and_forked_again() {
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 fn workers_and_their_zygote_end_with_a_killed_parent() {
     if env::var_os(ROLE).is_some() {
-        // Signals of a terminal do not reach it, so only its end ends the others.
+        // The signals of a terminal do not reach it, so only its end stops the others.
         let hook = |worker: WorkerProcess| println!("worker {} {}", worker.pid, parent(worker.pid));
         let _site = Site::start_with(wsgi("application").workers(2).on_ready(hook));
         std::thread::park_timeout(LONG);
         return;
     }
     let name = "python::pool::workers_and_their_zygote_end_with_a_killed_parent";
-    // It cannot remove its temporary files.
+    // The killed process cannot remove its temporary files.
     let files = tempfile::tempdir().unwrap();
     let mut program = in_role(name).env("TMPDIR", files.path()).spawn().unwrap();
     let mut pids = HashSet::new();
@@ -153,7 +153,7 @@ async fn recycled_and_reloaded_workers_lose_no_request() {
     site.end().await;
 }
 
-/// Has `n` requests held at once; returns what they answer when they are released.
+/// Holds `n` concurrent requests; returns their responses after they are released.
 async fn hold(site: &Site, n: usize) -> Vec<String> {
     let requests = (0..n).map(|i| {
         let (pool, request) = (site.pool.clone(), get(&format!("/hold?{i}")));
@@ -192,7 +192,7 @@ async fn stuck_thread_is_replaced_and_others_of_its_process_continue() {
     let site = Site::start_with(builder.request_timeout(Duration::from_secs(3)));
     let error = site.get("/hold?0").await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
-    // The response may be there before the worker is counted.
+    // The response may arrive before the worker is counted.
     while site.pool.stats().abandoned < 1 {
         tokio::task::yield_now().await;
     }
@@ -211,7 +211,7 @@ fn printed_line_names_a_request_only_if_no_other_can_have_printed_it() {
     const TEST: &str =
         "python::pool::printed_line_names_a_request_only_if_no_other_can_have_printed_it";
     if env::var_os(ROLE).is_some() {
-        // The thread that reads the output has the subscriber of the whole program.
+        // The thread that reads the output uses the global subscriber.
         let lines = Lines::default();
         tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
