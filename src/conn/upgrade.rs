@@ -147,7 +147,7 @@ where
             response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
             response
         }
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 
@@ -155,7 +155,7 @@ where
 ///
 /// # Errors
 /// The response to any other request.
-pub(crate) fn accept<B>(request: &http::Request<B>) -> Result<HeaderValue, Response> {
+pub(crate) fn accept<B>(request: &http::Request<B>) -> Result<HeaderValue, Box<Response>> {
     let (status, detail) = match websocket::requested_key(request) {
         Ok(key) => return Ok(websocket::accept(key)),
         Err(websocket::Refusal::Malformed) => {
@@ -169,7 +169,7 @@ pub(crate) fn accept<B>(request: &http::Request<B>) -> Result<HeaderValue, Respo
     if status == StatusCode::UPGRADE_REQUIRED {
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
-    Err(response)
+    Err(Box::new(response))
 }
 
 /// Sets what is done with the stream after a response of 101. A body that has ended is replaced by one that is open
@@ -191,8 +191,7 @@ where
 /// The response's body must be kept until the stream is dropped: it holds the place of the connection in its pool.
 pub fn take_stream<B>(response: &mut http::Response<B>) -> Option<Upgraded> {
     let StreamSlot(slot) = response.extensions_mut().remove()?;
-    let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-    stream
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Puts the stream of a server that has switched into its response.

@@ -57,7 +57,7 @@ impl Running {
         });
         let end = poll_fn(|cx| match relay.poll(cx) {
             Poll::Pending => drained.as_mut().poll(cx).map(|()| End::Drained),
-            ended => ended,
+            Poll::Ready(end) => Poll::Ready(end),
         })
         .await;
         if let End::Drained = end {

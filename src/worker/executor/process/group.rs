@@ -137,7 +137,7 @@ impl Group {
             // A line of a process with several lanes may belong to any of them.
             let pool = (self.lane_count == 1).then(|| shared.pool.clone());
             let worker = Some((id, pool));
-            let output = Mutex::new(output.map(|pipes| Output::start(worker, pid, pipes)));
+            let output = Mutex::new(output.map(|pipes| Output::start(worker.as_ref(), pid, pipes)));
             Ok::<_, BoxError>(Process { child, facts, output, zygote })
         };
         self.process.get_or_try_init(|| start).await

@@ -26,13 +26,13 @@ impl Output {
     /// Reads the standard output and error of a process in the current runtime. `worker` is `None` for a process
     /// that is not a worker. With a pool, lines have the id of the request that the worker runs.
     pub(super) fn start(
-        worker: Option<(WorkerId, Option<Arc<Pool>>)>,
+        worker: Option<&(WorkerId, Option<Arc<Pool>>)>,
         pid: u32,
         [stdout, stderr]: [OwnedFd; 2],
     ) -> Self {
         let last_line = Arc::new(Mutex::new(String::new()));
         let read = |pipe: OwnedFd, stream: &'static str| {
-            let (last, worker) = (last_line.clone(), worker.clone());
+            let (last, worker) = (last_line.clone(), worker.cloned());
             tokio::spawn(async move {
                 let id = worker.as_ref().map(|(id, _)| display(*id));
                 let print = |line: &str| {

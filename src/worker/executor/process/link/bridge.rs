@@ -37,7 +37,7 @@ pub(super) fn bridge(mut response: Response, worker: Upgraded) -> Response {
     tokio::spawn(async move {
         let end = poll_fn(|cx| match relay.poll(cx) {
             Poll::Pending => Pin::new(&mut ended).poll(cx).map(|_| End::Drained),
-            ended => ended,
+            Poll::Ready(end) => Poll::Ready(end),
         });
         let end = end.await;
         if let End::Drained = end {

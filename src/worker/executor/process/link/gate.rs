@@ -110,7 +110,7 @@ impl GateLink {
         let front = &self.0;
         let (tunnel, socket) = match Tunnel::new(&request) {
             Ok(both) => both.unzip(),
-            Err(answer) => return Ok(answer),
+            Err(answer) => return Ok(*answer),
         };
         let ahead = front.lock().begin_ahead();
         let (id, attachment) = match ahead {

@@ -71,7 +71,7 @@ impl Window {
         while let Ok(message) = try_recv(&worker_end, buffer)
             && message.len > 0
         {
-            self.unread = self.unread.or(request_id(&buffer[..message.len]));
+            self.unread = self.unread.or_else(|| request_id(&buffer[..message.len]));
         }
     }
 

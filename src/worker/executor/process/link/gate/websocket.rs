@@ -30,14 +30,15 @@ impl Tunnel {
     ///
     /// # Errors
     /// The response to a request whose handshake is not valid, and the error if there is no descriptor for a socket.
-    pub(super) fn new(request: &Request) -> Result<Option<(Self, OwnedFd)>, Answer> {
+    pub(super) fn new(request: &Request) -> Result<Option<(Self, OwnedFd)>, Box<Answer>> {
         let (method, version) = (request.method(), request.version());
         if !requested_by(method, version, request.headers()).is_some_and(is_websocket) {
             return Ok(None);
         }
-        let accept = upgrade::accept(request).map_err(Answer::Ok)?;
-        let (stream, theirs) =
-            pair().map_err(|error| Answer::Err(Error::new(Kind::Overloaded, error).into()))?;
+        let accept = upgrade::accept(request).map_err(|refused| Box::new(Answer::Ok(*refused)))?;
+        let (stream, theirs) = pair().map_err(|error| -> Box<Answer> {
+            Box::new(Err(Error::new(Kind::Overloaded, error).into()))
+        })?;
         Ok(Some((Self { stream, accept }, theirs)))
     }
 
