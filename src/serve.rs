@@ -1,4 +1,24 @@
 //! `serve`: serves a service at an address, with safe defaults for everything else.
+//!
+//! [`serve()`] takes an address and a service, and returns a builder that is awaited:
+//!
+//! | for | use |
+//! |---|---|
+//! | a stop without lost requests | [`Serve::shutdown`] with [`shutdown_signal`], [`Serve::shutdown_timeout`] |
+//! | more than one thread | [`Serve::thread_per_core`], [`Serve::runtime_threads`] |
+//! | timeouts and limits of requests | [`Serve::limits`], [`Serve::answer_timeout`], [`Serve::write_timeout`]; all of them are in [`deadlines`] |
+//! | limits of connections and memory | [`Serve::connections`], [`Serve::connections_per_client`], [`Serve::budget`], [`Serve::gate`] |
+//! | TLS | `Serve::tls` with [`tls::Server`](crate::tls) (feature `tls`) |
+//! | HTTP/2 | on by default, by ALPN and by its preface (feature `h2`); `Serve::http2`, `Serve::without_http2` |
+//! | the client's address behind a load balancer | [`Serve::proxy_protocol`], or [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer) |
+//! | a log of responses | [`Serve::access_log`] |
+//! | the address that the system has chosen | [`Serve::bind`], [`Bound::local_addr`] |
+//!
+//! # Replacing the program
+//!
+//! A new version takes over without a refused connection if the listening socket outlives both: let systemd hold it
+//! (a `.socket` unit), and pass it to `serve` as a tokio listener. Connections wait in its queue while the old program,
+//! stopped with SIGTERM, completes its requests and the new one starts.
 
 mod accept_loop;
 mod admission;
