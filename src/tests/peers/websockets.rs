@@ -44,6 +44,7 @@ async def app(scope, receive, send):
             if message['type'] == 'websocket.disconnect':
                 return
             if message.get('text') == 'close':
+                clients.discard(send)  # before it waits: others must not send to it any more
                 await send({'type': 'websocket.close', 'code': 4000, 'reason': 'bye'})
                 return
             for client in list(clients):
@@ -72,6 +73,7 @@ async def chat(socket):
             if message['type'] == 'websocket.disconnect':
                 return
             if message.get('text') == 'close':
+                clients.discard(socket)
                 return await socket.close(4000, 'bye')
             for client in list(clients):
                 await client.send({**message, 'type': 'websocket.send'})
