@@ -1,0 +1,117 @@
+//! A chat over WebSocket, in this process.
+//!
+//! Run with `cargo run --example chat`, and open <http://127.0.0.1:8080> in two windows. Any crate that speaks WebSocket
+//! over a stream can be used; here it is `tokio-tungstenite`. It works over HTTP/1.1 and HTTP/2, alone and behind
+//! `examples/proxy.rs`.
+
+#[cfg(test)]
+#[path = "chat/tests.rs"]
+mod tests;
+
+use std::{convert::Infallible, pin::pin, time::Duration};
+
+use futures_util::SinkExt;
+use http::{HeaderValue, StatusCode, header};
+use tokio::{sync::broadcast, time::timeout};
+use tokio_stream::StreamExt;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
+};
+use tower::service_fn;
+use vestibule::{
+    Body, HttpService, Request, Response, Router,
+    conn::upgrade::{self, Upgraded},
+    serve::{serve, shutdown_signal},
+};
+
+/// The longest message, 4 KiB.
+const MAX_MESSAGE: usize = 4 << 10;
+
+/// A client that is further behind misses messages.
+const MAX_BEHIND: usize = 64;
+
+/// How long a client may take to receive a message, or to confirm the end.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+    serve(listen, site()).shutdown(shutdown_signal()).await
+}
+
+/// The page and its chat room.
+fn site() -> impl HttpService<Body, Future: Send> + Clone + Send + Sync + 'static {
+    let (room, _) = broadcast::channel::<String>(MAX_BEHIND);
+    let chat = service_fn(move |request: Request| {
+        let room = room.clone();
+        async move {
+            // A browser sends the cookies of this site with a WebSocket of any other site's page.
+            if !is_same_origin(&request) {
+                let mut refused = Response::new(Body::from("the page is of another site\n"));
+                *refused.status_mut() = StatusCode::FORBIDDEN;
+                return Ok::<_, Infallible>(refused);
+            }
+            Ok(upgrade::websocket(&request, |stream| converse(stream, room)))
+        }
+    });
+    let page = service_fn(|_: Request| async {
+        let mut page = Response::new(Body::from(include_str!("chat/page.html")));
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        page.headers_mut().insert(header::CONTENT_TYPE, html);
+        Ok::<_, Infallible>(page)
+    });
+    Router::new().route("/chat", chat).route("/", page)
+}
+
+/// Whether a request comes from a page of this site, or from a program that is no browser.
+fn is_same_origin(request: &Request) -> bool {
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return true };
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    origin.is_some_and(|(_, origin)| Some(origin) == host)
+}
+
+/// Passes messages between a client and the room until one of them ends.
+async fn converse(stream: Upgraded, room: broadcast::Sender<String>) {
+    let mut messages = room.subscribe();
+    let mut draining = pin!(stream.draining());
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let end = loop {
+        let message = tokio::select! {
+            received = socket.next() => match received {
+                Some(Ok(Message::Text(text))) => {
+                    let _ = room.send(text.to_string()); // fails if there is no client
+                    continue;
+                }
+                Some(Ok(Message::Close(_))) | None => break None,
+                Some(Ok(_)) => continue, // pings are answered
+                Some(Err(Error::Capacity(_))) => break Some((CloseCode::Size, "too long")),
+                Some(Err(_)) => return,
+            },
+            message = messages.recv() => match message {
+                Ok(text) => Message::text(text),
+                Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                Err(broadcast::error::RecvError::Closed) => break None,
+            },
+            () = &mut draining => break Some((CloseCode::Away, "the server stops")),
+        };
+        if !matches!(timeout(SEND_TIMEOUT, socket.send(message)).await, Ok(Ok(()))) {
+            return;
+        }
+    };
+    let frame = end.map(|(code, reason)| CloseFrame { code, reason: reason.into() });
+    let closed = async {
+        socket.close(frame).await?;
+        while socket.try_next().await?.is_some() {} // until the client has confirmed
+        Ok::<_, Error>(())
+    };
+    let _ = timeout(SEND_TIMEOUT, closed).await;
+}
