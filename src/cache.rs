@@ -67,6 +67,8 @@
 //! | fetches in progress | [`MAX_FETCHES`], 1,024 |
 //! | requests that wait for them | [`MAX_FOLLOWERS`], 65,536 |
 //! | refreshes in the background | [`MAX_REFRESHES`], 64 |
+//! | groups that are invalidated at a time | [`MAX_MARKED_GROUPS`], 16,384 |
+//! | prefixes, likewise | [`MAX_MARKED_PREFIXES`], 256 |
 //! | bytes on disk, for a store in a folder | [`DISK_CAPACITY`], 1 GiB |
 //! | responses on disk | [`MAX_DISK_OBJECTS`], 1,000,000 |
 //! | content of a response on disk | [`MAX_DISK_OBJECT`], 16 MiB |
@@ -94,13 +96,16 @@ mod handle;
 mod key;
 mod layer;
 mod lead;
+mod marks;
 mod memory;
 mod object;
+mod pool;
 mod pump;
 mod respond;
 mod service;
 mod shared;
 mod store;
+mod sweep;
 
 use std::future::poll_fn;
 
@@ -112,6 +117,7 @@ pub use layer::{
     CacheBuilder, CacheLayer, FILL_TIMEOUT, HIT_FOR_MISS, MAX_FETCHES, MAX_FOLLOWERS,
     MAX_REFRESHES, STALE_IF_UNREACHABLE,
 };
+pub use marks::{MAX_MARKED_GROUPS, MAX_MARKED_PREFIXES};
 pub use memory::{CAPACITY, MAX_OBJECT, MAX_VARIANTS};
 pub use service::{Cache, ResponseFuture};
 pub use store::Purge;

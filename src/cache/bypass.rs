@@ -62,7 +62,7 @@ impl Target {
     }
 
     /// Invalidates stored responses (RFC 9111 section 4.4 and RFC 9875 section 3).
-    fn invalidate(&self, shared: &Shared, response: &HeaderMap) {
+    fn invalidate(&self, shared: &Arc<Shared>, response: &HeaderMap) {
         let Self { key, scheme, authority, path } = self;
         handle::delete(shared, key, Purge::Hard);
         for target in invalidate::targets(scheme, authority, path, response) {
@@ -80,7 +80,7 @@ impl Target {
             && let Some(root) = Key::new(scheme, authority, "/", None)
         {
             let origin = root.as_str().trim_end_matches('/');
-            handle::invalidate_groups(shared, &groups, Some(origin), Purge::Hard);
+            handle::invalidate_groups(shared, &groups, origin, Purge::Hard);
         }
     }
 }

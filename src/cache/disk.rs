@@ -8,7 +8,7 @@ use std::{
     fmt, io,
     path::Path,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -25,14 +25,13 @@ use self::{
 use super::{
     clock::Clock,
     key::Key,
+    marks::Verdict,
     memory::MemoryStore,
     object::{Content, Object},
-    store::{Found, Lookup, Purge, Selector, Store},
+    pool::POOL,
+    store::{Changes, Found, Judge, Lookup, Purge, Store},
 };
-use crate::{
-    body::FileSlice,
-    net::blocking_pool::{BlockingPool, Job},
-};
+use crate::{body::FileSlice, net::blocking_pool::Job};
 
 /// The default bytes on disk, 1 GiB.
 pub const DISK_CAPACITY: u64 = 1 << 30;
@@ -58,9 +57,6 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// The threads of the scan.
 const SCAN_THREADS: u8 = 4;
 
-/// Reads and writes the files of all stores.
-static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
-
 /// Objects on disk and in memory.
 pub(super) struct DiskStore {
     inner: Arc<Inner>,
@@ -72,8 +68,10 @@ struct Inner {
     memory: MemoryStore,
     max_object: u64,
     clock: Clock,
-    /// All changes of the index and of names of files happen under this lock.
+    /// All changes of the index happen under this lock, and the naming of heads.
     writing: Mutex<Vec<Writing>>,
+    /// Held while the head of a stored object is replaced; taken before `writing`.
+    heads: Mutex<()>,
     writing_len: AtomicU64,
     /// Until when nothing is written, in milliseconds of the clock.
     paused_until: AtomicU64,
@@ -112,6 +110,7 @@ impl DiskStore {
             max_object: bounds.max_object,
             clock,
             writing: Mutex::default(),
+            heads: Mutex::default(),
             writing_len: AtomicU64::new(0),
             paused_until: AtomicU64::new(0),
         };
@@ -171,7 +170,7 @@ impl Inner {
         if len > self.max_object || is_full {
             return;
         }
-        let Some(head) = head::encode(key, object) else { return };
+        let Some(head) = head::encode(key, object, len) else { return };
         self.writing_len.fetch_add(len, Relaxed);
         writing.push(Writing { key: key.clone(), object: object.clone() });
         POOL.run(Box::new(Write {
@@ -186,16 +185,64 @@ impl Inner {
 
     /// Writes the head of an object whose content is on disk already.
     fn write_head(self: &Arc<Self>, key: &Key, object: &Arc<Object>) {
-        let Some(head) = head::encode(key, object) else { return };
+        let Some(head) = head::encode(key, object, object.content.len()) else { return };
         let (store, key, object) = (self.clone(), key.clone(), object.clone());
         POOL.run(Box::new(Write { store, key, object, content: None, head, has_run: false }));
     }
 
-    /// Removes an entry of the index and its files.
-    fn discard(&self, key: &Key, selects: impl Fn(&Meta) -> bool) -> usize {
-        let ids = self.index.remove(key, selects);
-        ids.iter().for_each(|id| self.files.remove(*id));
-        ids.len()
+    /// Writes that objects have become stale, so that they are stale after a restart too.
+    fn expire_heads(&self, key: &Key, changes: &Changes) {
+        for (id, at) in &changes.expired {
+            let head = self.files.read_head(*id).ok();
+            let Some((read_key, mut object, len)) = head.and_then(|head| head::decode(&head))
+            else {
+                continue;
+            };
+            if read_key == *key && object.id == *id {
+                object.freshness.expire(*at);
+                if let Some(head) = head::encode(key, &object, len)
+                    && let Err(error) = self.replace_head(key, *id, &head, |_| true)
+                {
+                    self.pause(&error);
+                }
+            }
+        }
+    }
+
+    /// Replaces the head of an object, if its entry in the index is still what `is_current` demands.
+    fn replace_head(
+        &self,
+        key: &Key,
+        id: u64,
+        head: &[u8],
+        is_current: impl Fn(&Meta) -> bool,
+    ) -> io::Result<()> {
+        let is_current = || {
+            let metas = self.index.get(key).unwrap_or_default();
+            metas.iter().any(|meta| meta.id == id && is_current(meta))
+        };
+        // Two updates of an object have the same files. No request waits for this lock.
+        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_current() {
+            return Ok(());
+        }
+        let written = self.files.write_head(id, head);
+        let writing = self.lock();
+        let result = match written {
+            Ok(()) if is_current() => self.files.commit(id),
+            result => {
+                self.files.discard_head(id);
+                result
+            }
+        };
+        drop(writing);
+        drop(heads);
+        result
+    }
+
+    /// Removes entries of the index, and later their files. After a crash before that a later object of the variant counts.
+    fn discard(&self, key: &Key, selects: impl Fn(&Meta) -> bool) {
+        index::remove_later(&self.files, self.index.remove(key, selects));
     }
 
     /// Reads an object, and keeps it in memory if it is small.
@@ -214,7 +261,8 @@ impl Inner {
         let metas = self.index.get(key).unwrap_or_default();
         let current = metas.iter().find(|other| other.id == meta.id);
         // It may have become stale, or was removed, while it was read.
-        object.freshness = current.unwrap_or(meta).freshness;
+        let current_meta = current.unwrap_or(meta);
+        (object.freshness, object.revision) = (current_meta.freshness, current_meta.revision);
         let object = Arc::new(object);
         if current.is_some() && object.content.len() <= self.memory.max_object() {
             self.memory.insert(key, &object);
@@ -312,18 +360,48 @@ impl Store for DiskStore {
     }
 
     fn invalidate(&self, key: &Key, purge: Purge) {
-        self.purge_keys(std::slice::from_ref(key), &|_, _| true, purge);
+        let at = self.inner.clock.now();
+        let verdict = match purge {
+            Purge::Hard => Verdict::Remove,
+            Purge::Soft => Verdict::Expire(at),
+        };
+        let changes = self.judge(key, &|_, _, _| verdict);
+        if purge == Purge::Hard {
+            self.settle(key, changes);
+        } else {
+            let (inner, key) = (self.inner.clone(), key.clone());
+            drop(POOL.call(move || inner.expire_heads(&key, &changes)));
+        }
     }
 
-    fn purge(&self, selects: Selector<'_>, purge: Purge) -> usize {
-        let writing = self.inner.lock();
-        let mut keys = self.inner.index.select(selects);
-        keys.extend(writing.iter().map(|w| w.key.clone()));
-        drop(writing);
-        keys.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-        keys.dedup();
-        let in_memory = self.inner.memory.purge(selects, purge);
-        in_memory.max(self.purge_keys(&keys, selects, purge))
+    fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
+        let keys: Vec<_> = self.inner.lock().iter().map(|w| w.key.clone()).collect();
+        keys.iter().for_each(&mut *selected);
+        self.inner.memory.visit(judge, selected);
+        self.inner.index.visit(judge, selected);
+    }
+
+    fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes {
+        let inner = &self.inner;
+        let mut writing = inner.lock();
+        inner.memory.judge(key, judge);
+        let mut changes = inner.index.judge(key, judge);
+        writing.retain_mut(|w| {
+            if w.key != *key {
+                return true;
+            }
+            let mut object = Object::clone(&w.object);
+            let verdict = judge(key, &object.groups, object.revision);
+            let stays = changes.note(object.id, &mut object.freshness, verdict);
+            w.object = Arc::new(object);
+            stays
+        });
+        changes
+    }
+
+    fn settle(&self, key: &Key, changes: Changes) {
+        changes.removed.iter().for_each(|id| self.inner.files.remove(*id));
+        self.inner.expire_heads(key, &changes);
     }
 
     fn usage(&self) -> (u64, u64) {
@@ -332,27 +410,6 @@ impl Store for DiskStore {
 
     fn max_object(&self) -> u64 {
         self.inner.max_object
-    }
-}
-
-impl DiskStore {
-    /// Invalidates the selected objects of these keys.
-    fn purge_keys(&self, keys: &[Key], selects: Selector<'_>, purge: Purge) -> usize {
-        let (inner, now, mut count) = (&self.inner, self.inner.clock.now(), 0);
-        for key in keys {
-            let mut writing = inner.lock();
-            if keys.len() == 1 {
-                inner.memory.invalidate(key, purge);
-            }
-            let before = writing.len();
-            writing.retain(|w| w.key != *key || !selects(key, &w.object.groups));
-            count += before - writing.len();
-            match purge {
-                Purge::Hard => count += inner.discard(key, |meta| selects(key, &meta.groups)),
-                Purge::Soft => count += inner.index.expire(key, now, |m| selects(key, &m.groups)),
-            }
-        }
-        count
     }
 }
 
@@ -422,16 +479,7 @@ impl Write {
     /// Writes the head of an object that is stored. Of several updates the last one counts.
     fn write_head(&self) -> io::Result<()> {
         let Self { store, key, object, head, .. } = self;
-        let writing = store.lock();
-        let metas = store.index.get(key).unwrap_or_default();
-        let is_current = metas.iter().any(|m| m.id == object.id && m.freshness == object.freshness);
-        if is_current {
-            // Under the lock, since another update has the same files.
-            store.files.write_head(object.id, head)?;
-            store.files.commit(object.id)?;
-        }
-        drop(writing);
-        Ok(())
+        store.replace_head(key, object.id, head, |meta| meta.freshness == object.freshness)
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Figures {
     pub refreshes: u64,
     /// Failures of the origin that a stale response concealed.
     pub concealed_errors: u64,
+    /// Stored responses that were removed or made stale by invalidations of a prefix, a group or everything.
+    pub invalidated: u64,
     /// Stored keys.
     pub keys: u64,
     /// Stored bytes.
@@ -66,7 +68,8 @@ counters!(
     stored,
     not_stored,
     refreshes,
-    concealed_errors
+    concealed_errors,
+    invalidated
 );
 
 #[derive(Debug, Default)]
@@ -74,6 +77,10 @@ pub(super) struct Counter(AtomicU64);
 
 impl Counter {
     pub(super) fn add(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.add_many(1);
+    }
+
+    pub(super) fn add_many(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
     }
 }

@@ -52,6 +52,7 @@ impl Head {
     fn object(&self, content: Content, lease: Option<Lease>) -> Object {
         Object {
             id: self.id,
+            revision: self.id,
             status: self.status,
             headers: self.headers.clone(),
             freshness: self.freshness,

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{figures::Figures, key::Key, shared::Shared, store::Purge};
+use super::{figures::Figures, key::Key, marks::Scope, shared::Shared, store::Purge, sweep};
 use crate::net::Drain;
 
 /// A handle of a [`CacheLayer`](super::CacheLayer), cheap to clone.
 ///
 /// Invalidations take effect at once: no request that comes later is answered by what was stored before, nor by a
-/// fetch that began before.
+/// fetch that began before. Those of a prefix, a group or everything are marks, with which each lookup compares what it
+/// finds. The store is searched for what they concern in the background, and no request waits for that.
 ///
 /// ```
 /// use vestibule::cache::{CacheLayer, Key, Purge};
@@ -34,24 +35,28 @@ impl CacheHandle {
         delete(&self.0, key, purge);
     }
 
-    /// Invalidates all keys that begin with `prefix`, as [`Key::as_str`] shows them, and returns how many responses
-    /// these are. Takes time in proportion to all that is stored.
-    pub fn delete_prefix(&self, prefix: &str, purge: Purge) -> usize {
-        let selects = |key: &Key| key.as_str().starts_with(prefix);
-        self.0
-            .flights
-            .invalidate(|key, _| selects(key), || self.0.store.purge(&|key, _| selects(key), purge))
+    /// Invalidates all keys that begin with `prefix`, as [`Key::as_str`] shows them.
+    pub fn delete_prefix(&self, prefix: &str, purge: Purge) {
+        sweep::invalidate(&self.0, &[Scope::Prefix(prefix)], purge);
     }
 
     /// Invalidates all responses of a group, which their `Cache-Groups` (RFC 9875) or `Surrogate-Key` name, in all
-    /// sites, and returns how many these are. Takes time in proportion to all that is stored.
-    pub fn invalidate(&self, group: &str, purge: Purge) -> usize {
-        invalidate_groups(&self.0, &[group.to_owned()], None, purge)
+    /// sites.
+    pub fn invalidate(&self, group: &str, purge: Purge) {
+        sweep::invalidate(&self.0, &[Scope::Group { group, origin: "" }], purge);
     }
 
-    /// Invalidates everything, and returns how many responses these are.
-    pub fn delete_all(&self, purge: Purge) -> usize {
-        self.0.flights.invalidate(|_, _| true, || self.0.store.purge(&|_, _| true, purge))
+    /// Invalidates everything.
+    pub fn delete_all(&self, purge: Purge) {
+        sweep::invalidate(&self.0, &[Scope::All], purge);
+    }
+
+    /// Waits until all earlier invalidations are carried out: memory is freed and files are removed.
+    /// [`Figures::invalidated`] then counts them.
+    pub async fn swept(&self) {
+        let mut sweeps = self.0.sweeps.subscribe();
+        // The sender lives as long as this handle.
+        let _ = sweeps.wait_for(|is_sweeping| !is_sweeping).await;
     }
 
     /// Returns the current figures.
@@ -78,23 +83,13 @@ pub(super) fn delete(shared: &Shared, key: &Key, purge: Purge) {
     shared.flights.invalidate_key(key, || shared.store.invalidate(key, purge));
 }
 
-/// Invalidates groups, those of one origin only if it is given (RFC 9875 section 3). A fetch whose groups are unknown
-/// may be of one of them.
+/// Invalidates groups, those of one origin only if it is not empty (RFC 9875 section 3).
 pub(super) fn invalidate_groups(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     groups: &[String],
-    origin: Option<&str>,
+    origin: &str,
     purge: Purge,
-) -> usize {
-    let is_of_origin = |key: &Key| {
-        origin.is_none_or(|origin| {
-            let rest = key.as_str().strip_prefix(origin);
-            rest.is_some_and(|rest| rest.starts_with('/'))
-        })
-    };
-    let is_member = |of: &[String]| groups.iter().any(|group| of.binary_search(group).is_ok());
-    shared.flights.invalidate(
-        |key, of| is_of_origin(key) && of.is_none_or(is_member),
-        || shared.store.purge(&|key, of| is_of_origin(key) && is_member(of), purge),
-    )
+) {
+    let scopes: Vec<_> = groups.iter().map(|group| Scope::Group { group, origin }).collect();
+    sweep::invalidate(shared, &scopes, purge);
 }

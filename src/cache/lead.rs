@@ -123,7 +123,9 @@ fn validated(
     lead: Lead,
 ) -> Response {
     shared.counters.validated.add();
-    let object = updated(shared, stale, response.headers(), requested);
+    let mut object = updated(shared, stale, response.headers(), requested);
+    // Only if no invalidation came since the request was sent is it stored.
+    object.revision = shared.next_id();
     let control = ResponseControl::of(&object.headers);
     let request_control = shared.control(fetch.headers());
     let exchange = Exchange {

@@ -8,8 +8,9 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync};
 use super::{
     clock::Clock,
     key::Key,
+    marks::Verdict,
     object::{Object, Variants},
-    store::{Found, Lookup, Purge, Selector, Store},
+    store::{Changes, Found, Judge, Lookup, Purge, Store},
 };
 
 /// Default capacity: 64 MiB.
@@ -105,24 +106,28 @@ impl Store for MemoryStore {
         self.update(key, |object| expired(object, purge, now));
     }
 
-    fn purge(&self, selects: Selector<'_>, purge: Purge) -> usize {
-        let mut selected = Vec::new();
+    fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
         for (key, variants) in self.objects.iter() {
-            if variants.iter().any(|object| selects(&key, &object.groups)) {
-                selected.push(key);
+            let keeps = |object: &Arc<Object>| {
+                judge(&key, &object.groups, object.revision) == Verdict::Keep
+            };
+            if !variants.iter().all(keeps) {
+                selected(&key);
             }
         }
-        let (now, mut count) = (self.clock.now(), 0);
-        for key in &selected {
-            self.update(key, |object| {
-                if !selects(key, &object.groups) {
-                    return Some(object.clone());
-                }
-                count += 1;
-                expired(object, purge, now)
-            });
-        }
-        count
+    }
+
+    fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes {
+        let mut changes = Changes::default();
+        self.update(key, |object| match judge(key, &object.groups, object.revision) {
+            Verdict::Keep => Some(object.clone()),
+            verdict => {
+                let mut judged = Object::clone(object);
+                let stays = changes.note(object.id, &mut judged.freshness, verdict);
+                stays.then(|| Arc::new(judged))
+            }
+        });
+        changes
     }
 
     fn usage(&self) -> (u64, u64) {

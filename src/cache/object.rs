@@ -21,6 +21,9 @@ const OVERHEAD: usize = 1024;
 pub(super) struct Object {
     /// Identifies the content: an update keeps it.
     pub(super) id: u64,
+    /// Orders this version among invalidations: an id of the time at which it was stored or validated, 0 if that was in
+    /// an earlier process.
+    pub(super) revision: u64,
     pub(super) status: StatusCode,
     /// Without hop-by-hop fields, `Age` and `Content-Length`.
     pub(super) headers: HeaderMap,

@@ -125,7 +125,7 @@ fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<Key> {
 /// Decides how to handle a request, given the stored response.
 fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found) -> Decision {
     let control = shared.control(request.headers());
-    let Found { object, has_others } = found;
+    let Found { object, has_others } = shared.marks.apply(key, found);
     let Some(object) = object else {
         if control.only_if_cached {
             return Decision::Answer(Box::new(not_cached(&request)));

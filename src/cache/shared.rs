@@ -14,7 +14,7 @@ use std::{
 
 use http::{HeaderMap, Request};
 use quick_cache::sync;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     clock::Clock,
@@ -22,6 +22,7 @@ use super::{
     flight::Flights,
     key::Key,
     layer::Options,
+    marks::Marks,
     respond::Asked,
     store::{Found, Lookup, Store},
 };
@@ -40,6 +41,9 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) clock: Clock,
     pub(super) flights: Arc<Flights>,
+    pub(super) marks: Marks,
+    /// Whether the marks are being carried out.
+    pub(super) sweeps: watch::Sender<bool>,
     pub(super) counters: Counters,
     pub(super) tasks: Drain,
     /// Until when requests of a key do not wait for each other.
@@ -63,6 +67,8 @@ impl Shared {
             budget,
             clock,
             flights: Arc::default(),
+            marks: Marks::default(),
+            sweeps: watch::Sender::default(),
             counters: Counters::default(),
             tasks: Drain::new(),
             hit_for_miss: sync::Cache::new(MAX_HIT_FOR_MISS),
@@ -89,10 +95,11 @@ impl Shared {
     }
 
     pub(super) async fn lookup(&self, key: &Key, request: &HeaderMap) -> Found {
-        match self.store.get(key, request) {
+        let found = match self.store.get(key, request) {
             Lookup::Ready(found) => found,
             Lookup::Pending(found) => found.await,
-        }
+        };
+        self.marks.apply(key, found)
     }
 
     /// Returns an id that no other object has, also of those that earlier processes have stored.

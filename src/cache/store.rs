@@ -1,13 +1,14 @@
 //! `Store`: where objects are, in memory or on disk.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 
-use super::{key::Key, object::Object};
+use super::{key::Key, marks::Verdict, object::Object};
+use crate::semantics::cache::Freshness;
 
-/// Which objects a purge concerns.
-pub(super) type Selector<'a> = &'a dyn Fn(&Key, &[String]) -> bool;
+/// What becomes of an object with this key, these groups and this revision.
+pub(super) type Judge<'a> = &'a dyn Fn(&Key, &[String], u64) -> Verdict;
 
 /// A store of objects by key. Called from many threads; all calls that change it are serialized by the caller,
 /// except that it may drop any object at any time.
@@ -27,14 +28,53 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Removes all variants of a key, or makes them stale.
     fn invalidate(&self, key: &Key, purge: Purge);
 
-    /// Removes all objects that `selects` selects, or makes them stale. Returns how many.
-    fn purge(&self, selects: Selector<'_>, purge: Purge) -> usize;
+    /// Calls `selected` with each key of which `judge` does not keep all objects. No lock is held meanwhile: what is
+    /// stored during the call may be missed, and what is removed may be called.
+    fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key));
+
+    /// Removes the objects of a key that `judge` does not keep, or makes them stale.
+    fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes;
+
+    /// Does on disk what [`judge`](Self::judge) did. It may block, and needs no lock.
+    fn settle(&self, key: &Key, changes: Changes) {
+        let _ = (key, changes);
+    }
 
     /// Returns the number of keys and the bytes that are stored.
     fn usage(&self) -> (u64, u64);
 
     /// Returns the largest content that is stored, in bytes.
     fn max_object(&self) -> u64;
+}
+
+/// The ids of objects that were invalidated.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) removed: Vec<u64>,
+    /// With the time at which they became stale.
+    pub(super) expired: Vec<(u64, Duration)>,
+}
+
+impl Changes {
+    pub(super) fn len(&self) -> usize {
+        self.removed.len() + self.expired.len()
+    }
+
+    /// Notes the verdict on an object. Returns whether it stays.
+    pub(super) fn note(&mut self, id: u64, freshness: &mut Freshness, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Keep => true,
+            Verdict::Expire(at) => {
+                freshness.expire(at);
+                self.expired.push((id, at));
+                true
+            }
+            Verdict::Remove => {
+                self.removed.push(id);
+                false
+            }
+        }
+    }
 }
 
 /// The stored response for a request.

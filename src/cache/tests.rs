@@ -424,13 +424,25 @@ async fn handle_invalidates_by_key_prefix_and_group() {
     assert_eq!(all().await, "1 2 3");
     cache.delete(&Key::new("http", "SITE.example", "/g%31", None).unwrap(), Purge::Hard);
     assert_eq!(all().await, "4 2 3");
-    assert_eq!(cache.delete_prefix("http://site.example/g", Purge::Hard), 2);
+    let swept = async || {
+        cache.swept().await;
+        cache.figures().invalidated
+    };
+    cache.delete_prefix("http://site.example/g", Purge::Hard);
+    assert_eq!(swept().await, 2);
     assert_eq!(all().await, "5 6 3");
-    assert_eq!(cache.invalidate("news", Purge::Soft), 2);
+    cache.invalidate("news", Purge::Soft);
     assert_eq!(all().await, "7 8 3");
     assert_eq!(origin.seen(7)["if-none-match"], "\"e\"", "soft: it is validated");
-    assert_eq!(cache.invalidate("nothing", Purge::Hard), 0);
-    assert_eq!(cache.delete_all(Purge::Hard), 3);
+    // The responses that were validated are newer than the mark.
+    assert_eq!((all().await, swept().await <= 4), ("7 8 3".to_owned(), true));
+    cache.invalidate("news", Purge::Soft);
+    let before = cache.figures().invalidated;
+    assert_eq!(swept().await - before, 2);
+    cache.invalidate("nothing", Purge::Hard);
+    assert_eq!(swept().await - before, 2);
+    cache.delete_all(Purge::Hard);
+    assert_eq!((swept().await - before, cache.figures().keys), (5, 0));
     assert_eq!(all().await, "9 10 11");
 }
 

@@ -67,6 +67,11 @@ impl Files {
         self.write(&self.path(id, "new"), head, false)
     }
 
+    /// Removes a head that was written and has no name.
+    pub(super) fn discard_head(&self, id: u64) {
+        let _ = fs::remove_file(self.path(id, "new"));
+    }
+
     /// Gives the written head its name: the object is stored from now on.
     pub(super) fn commit(&self, id: u64) -> io::Result<()> {
         fs::rename(self.path(id, "new"), self.path(id, "head"))

@@ -22,12 +22,12 @@ const PREFIX: usize = 8 + 4 + 8;
 /// The largest head, 256 KiB. An object with a larger one is not written.
 pub(super) const MAX_HEAD: usize = 256 << 10;
 
-/// Returns the head of an object; `None` if it is too large.
-pub(super) fn encode(key: &Key, object: &Object) -> Option<Vec<u8>> {
+/// Returns the head of an object with a content of this length; `None` if it is too large.
+pub(super) fn encode(key: &Key, object: &Object, len: u64) -> Option<Vec<u8>> {
     let Vary::Fields(vary) = &object.vary else { return None };
     let mut out = Output(vec![0; PREFIX]);
     out.number(object.id);
-    out.number(object.content.len());
+    out.number(len);
     out.text(key.as_str().as_bytes());
     out.number(object.status.as_u16().into());
     object.freshness.to_words().into_iter().for_each(|word| out.number(word));
@@ -82,6 +82,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
     }
     let object = Object {
         id,
+        revision: 0,
         status,
         headers,
         freshness: Freshness::from_words(words),
@@ -160,6 +161,7 @@ mod tests {
         let vary = Vary::of(&varying);
         let object = Object {
             id: 7,
+            revision: 8,
             status: StatusCode::NOT_FOUND,
             vary_key: vary.key(&headers).unwrap(),
             headers,
@@ -176,7 +178,7 @@ mod tests {
     #[test]
     fn head_is_read_as_it_was_written() {
         let (key, object) = object();
-        let (read_key, read, len) = decode(&encode(&key, &object).unwrap()).unwrap();
+        let (read_key, read, len) = decode(&encode(&key, &object, 7).unwrap()).unwrap();
         assert_eq!((read_key, len, read.id, read.status), (key, 7, 7, object.status));
         assert_eq!(
             (&read.headers, read.freshness, &read.groups),
@@ -188,7 +190,7 @@ mod tests {
     #[test]
     fn damaged_head_is_refused() {
         let (key, object) = object();
-        let head = encode(&key, &object).unwrap();
+        let head = encode(&key, &object, 7).unwrap();
         for end in 0..head.len() {
             assert!(decode(&head[..end]).is_none(), "torn at {end}");
         }
@@ -208,6 +210,6 @@ mod tests {
     fn head_is_bounded() {
         let (key, mut object) = object();
         object.headers.insert("x", HeaderValue::from_bytes(&vec![b'x'; MAX_HEAD]).unwrap());
-        assert!(encode(&key, &object).is_none());
+        assert!(encode(&key, &object, 7).is_none());
     }
 }

@@ -1,13 +1,19 @@
 //! `Index`: which objects are on disk. Entries that make room for others have their files removed.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::HeaderMap;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync};
 
 use super::{
-    super::{key::Key, object::Object, store::Selector},
-    DiskBounds, POOL,
+    super::{
+        key::Key,
+        marks::Verdict,
+        object::Object,
+        pool::POOL,
+        store::{Changes, Judge},
+    },
+    DiskBounds,
     files::Files,
 };
 use crate::{
@@ -22,6 +28,7 @@ const BLOCK: u64 = 4096;
 #[derive(Debug, Clone)]
 pub(super) struct Meta {
     pub(super) id: u64,
+    pub(super) revision: u64,
     pub(super) freshness: Freshness,
     pub(super) groups: Arc<[String]>,
     vary: Vary,
@@ -33,6 +40,7 @@ impl Meta {
     pub(super) fn of(object: &Object, len: u64) -> Self {
         Self {
             id: object.id,
+            revision: object.revision,
             freshness: object.freshness,
             groups: object.groups.clone(),
             vary: object.vary.clone(),
@@ -87,7 +95,7 @@ impl Lifecycle<Key, Metas> for Collect {
     }
 }
 
-fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
+pub(super) fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
     if !ids.is_empty() {
         POOL.run(Box::new(Remove { files: files.clone(), ids }));
     }
@@ -187,28 +195,30 @@ impl Index {
         removed.into_iter().map(|meta| meta.id).collect()
     }
 
-    /// Makes the selected entries of a key stale, and returns how many.
-    pub(super) fn expire(
-        &self,
-        key: &Key,
-        now: Duration,
-        selects: impl Fn(&Meta) -> bool,
-    ) -> usize {
-        let Some(metas) = self.entries.peek(key) else { return 0 };
-        let (mut metas, mut count) = (Vec::clone(&metas), 0);
-        for meta in metas.iter_mut().filter(|meta| selects(meta)) {
-            meta.freshness.expire(now);
-            count += 1;
+    /// Removes the entries of a key that `judge` does not keep, or makes them stale. Files stay as they are.
+    pub(super) fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes {
+        let mut changes = Changes::default();
+        let Some(metas) = self.entries.peek(key) else { return changes };
+        let mut metas = Vec::clone(&metas);
+        metas.retain_mut(|meta| {
+            let verdict = judge(key, &meta.groups, meta.revision);
+            changes.note(meta.id, &mut meta.freshness, verdict)
+        });
+        match (changes.len(), metas.is_empty()) {
+            (0, _) => {}
+            (_, true) => drop(self.entries.remove(key)),
+            (_, false) => self.set(key, metas),
         }
-        self.set(key, metas);
-        count
+        changes
     }
 
-    /// Returns the keys of which an object is selected.
-    pub(super) fn select(&self, selects: Selector<'_>) -> Vec<Key> {
-        let is_selected =
-            |(key, metas): &(Key, Metas)| metas.iter().any(|meta| selects(key, &meta.groups));
-        self.entries.iter().filter(is_selected).map(|(key, _)| key).collect()
+    /// Calls `selected` with each key of which `judge` does not keep all objects.
+    pub(super) fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
+        for (key, metas) in self.entries.iter() {
+            if !metas.iter().all(|m| judge(&key, &m.groups, m.revision) == Verdict::Keep) {
+                selected(&key);
+            }
+        }
     }
 
     pub(super) fn usage(&self) -> (u64, u64) {

@@ -178,7 +178,9 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     written(&layer, 3).await;
     let cache = layer.handle();
     cache.delete(&Key::new("http", "a", "/1/50", None).unwrap(), Purge::Hard);
-    assert_eq!(cache.delete_prefix("http://a/3/", Purge::Hard), 1);
+    cache.delete_prefix("http://a/3/", Purge::Hard);
+    cache.swept().await;
+    assert_eq!(cache.figures().invalidated, 1);
     assert_eq!((files(&dir, "head").len(), files(&dir, "content").len()), (1, 1));
     drop((layer, cache));
     let layer = open(&dir, builder);
@@ -187,11 +189,19 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     }
     written(&layer, 3).await;
     let cache = layer.handle();
-    assert_eq!(cache.invalidate("all", Purge::Soft), 3);
+    cache.invalidate("all", Purge::Soft);
+    cache.swept().await;
+    assert_eq!(cache.figures().invalidated, 3);
+    drop((layer, cache));
+    // Also after a restart.
+    let layer = open(&dir, builder);
+    let cache = layer.handle();
     for path in paths {
         assert_eq!(source(&layer, path).await, "origin", "{path} is stale");
     }
-    assert!(cache.delete_all(Purge::Hard) >= 3);
+    cache.delete_all(Purge::Hard);
+    cache.swept().await;
+    assert!(cache.figures().invalidated >= 3);
     assert_eq!(files(&dir, "head").len(), 0);
 }
 
@@ -327,6 +337,7 @@ async fn object_is_whole_or_gone_after_the_process_was_killed() {
             from_disk += usize::from(source(&layer, path).await == "cache");
         }
         layer.handle().delete_all(Purge::Hard);
+        layer.handle().swept().await;
         drop(layer);
     }
     assert!(from_disk > 0, "nothing was ever found again");

@@ -19,6 +19,7 @@ async fn store_keeps_to_its_capacity_and_returns_memory_to_the_budget() {
     }
     assert!(cache.figures().keys >= 8, "{:?}", cache.figures());
     cache.delete_all(Purge::Hard);
+    cache.swept().await;
     assert_eq!((cache.figures().bytes, budget.usage().memory), (0, 0));
 }
 

@@ -182,15 +182,9 @@ async fn fetch_that_began_before_an_invalidation_is_not_stored() {
     let key = Key::new("http", "site.example", "/", None).unwrap();
     let invalidations: [&dyn Fn(); 4] = [
         &|| cache.delete(&key, Purge::Hard),
-        &|| {
-            cache.delete_prefix("http://site", Purge::Hard);
-        },
-        &|| {
-            cache.invalidate("g", Purge::Hard);
-        },
-        &|| {
-            cache.delete_all(Purge::Hard);
-        },
+        &|| cache.delete_prefix("http://site", Purge::Hard),
+        &|| cache.invalidate("g", Purge::Hard),
+        &|| cache.delete_all(Purge::Hard),
     ];
     for (i, invalidate) in invalidations.into_iter().enumerate() {
         let before = begin(&site, get("/", &[]));
