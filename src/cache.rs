@@ -71,9 +71,10 @@
 //! | prefixes, likewise | [`MAX_MARKED_PREFIXES`], 256 |
 //! | bytes on disk, for a store in a folder | [`DISK_CAPACITY`], 1 GiB |
 //! | responses on disk | [`MAX_DISK_OBJECTS`], 1,000,000 |
-//! | content of a response on disk | [`MAX_DISK_OBJECT`], 16 MiB |
+//! | content of a response on disk | [`MAX_DISK_OBJECT`], 64 MiB |
 //! | bytes that wait to be written | [`MAX_WRITING`], 64 MiB |
-//! | scan of the folder at the start | [`SCAN_TIMEOUT`], 60 seconds |
+//! | bytes that are written to disk as they arrive | a quarter of the capacity |
+//! | scan of the folder at the start, in the background | [`SCAN_TIMEOUT`], 10 minutes |
 //!
 //! A content whose length is not announced and that turns out too large is read on for its clients, at the pace of the
 //! slowest of them.
@@ -109,7 +110,9 @@ mod sweep;
 
 use std::future::poll_fn;
 
-pub use disk::{DISK_CAPACITY, MAX_DISK_OBJECT, MAX_DISK_OBJECTS, MAX_WRITING, SCAN_TIMEOUT};
+pub use disk::{
+    DISK_CAPACITY, Durability, MAX_DISK_OBJECT, MAX_DISK_OBJECTS, MAX_WRITING, SCAN_TIMEOUT,
+};
 pub use figures::Figures;
 pub use handle::CacheHandle;
 pub use key::{Key, MAX_KEY, QueryKey};

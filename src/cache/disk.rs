@@ -3,32 +3,41 @@
 mod files;
 mod head;
 mod index;
+mod scan;
+mod spool;
 
 use std::{
-    fmt, io,
+    collections::HashSet,
+    fmt,
+    fs::File,
+    io,
     path::Path,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::sync::watch;
 
+pub(super) use self::spool::Spool;
+pub use self::{files::Durability, scan::SCAN_TIMEOUT};
 use self::{
     files::Files,
     index::{Index, Meta},
+    scan::Touched,
 };
 use super::{
     clock::Clock,
     key::Key,
-    marks::Verdict,
+    marks::{Marks, Verdict},
     memory::MemoryStore,
     object::{Content, Object},
-    pool::POOL,
+    pool::{self, POOL},
     store::{Changes, Found, Judge, Lookup, Purge, Store},
 };
 use crate::{body::FileSlice, net::blocking_pool::Job};
@@ -39,8 +48,11 @@ pub const DISK_CAPACITY: u64 = 1 << 30;
 /// The default number of objects on disk, 1,000,000. An object takes about 400 bytes of memory.
 pub const MAX_DISK_OBJECTS: u64 = 1_000_000;
 
-/// The default largest content on disk, 16 MiB. It is in memory until it is complete.
-pub const MAX_DISK_OBJECT: u64 = 16 << 20;
+/// The default largest content on disk, 64 MiB.
+pub const MAX_DISK_OBJECT: u64 = 64 << 20;
+
+/// The share of the capacity that contents may take while they are written from the origin, a quarter.
+const MAX_SPOOLED_SHARE: u64 = 4;
 
 /// The bytes that wait to be written, 64 MiB. Objects beyond are stored in memory only.
 pub const MAX_WRITING: u64 = 64 << 20;
@@ -48,14 +60,8 @@ pub const MAX_WRITING: u64 = 64 << 20;
 /// The number of objects that wait to be written, 1,024.
 const MAX_WRITES: usize = 1024;
 
-/// The time that the scan of the folder may take at the start, 60 seconds. What was not reached then is removed.
-pub const SCAN_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How long nothing is written after a failure, 10 seconds: a full disk or one that is read-only stays so for a while.
 const PAUSE: Duration = Duration::from_secs(10);
-
-/// The threads of the scan.
-const SCAN_THREADS: u8 = 4;
 
 /// Objects on disk and in memory.
 pub(super) struct DiskStore {
@@ -69,12 +75,43 @@ struct Inner {
     max_object: u64,
     clock: Clock,
     /// All changes of the index happen under this lock, and the naming of heads.
-    writing: Mutex<Vec<Writing>>,
-    /// Held while the head of a stored object is replaced; taken before `writing`.
+    state: Mutex<State>,
+    /// Held while the head of a stored object is replaced; taken before `state`.
     heads: Mutex<()>,
     writing_len: AtomicU64,
+    /// The bytes of contents that are being written before their objects are inserted.
+    spooled_len: AtomicU64,
+    /// The bound of `spooled_len`.
+    max_spooled: u64,
     /// Until when nothing is written, in milliseconds of the clock.
     paused_until: AtomicU64,
+    /// Whether the folder is being scanned.
+    scanning: watch::Sender<bool>,
+    /// The store was dropped.
+    is_closed: AtomicBool,
+}
+
+/// What is on its way to the disk.
+struct State {
+    writing: Vec<Writing>,
+    /// The ids of contents that are being written before their objects are inserted.
+    spools: HashSet<u64>,
+    /// `None` after the scan.
+    touched: Option<Touched>,
+}
+
+impl State {
+    /// Returns whether the object with this id, which is not in the index, is being written.
+    fn is_live(&self, id: u64) -> bool {
+        self.spools.contains(&id) || self.writing.iter().any(|w| w.object.id == id)
+    }
+
+    /// Keeps what the scan finds of a key out of the index.
+    fn touch(&mut self, key: &Key) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(key);
+        }
+    }
 }
 
 /// An object that is being written. It is removed if the object is invalidated, and is then not committed.
@@ -90,104 +127,87 @@ pub(super) struct DiskBounds {
     pub(super) max_objects: u64,
     pub(super) max_object: u64,
     pub(super) max_variants: usize,
+    pub(super) durability: Durability,
 }
 
 impl DiskStore {
-    /// Opens the folder and reads what is there.
+    /// Opens the folder, and begins to read what is there. `marks` are held until that has ended.
     pub(super) fn open(
         root: &Path,
         bounds: DiskBounds,
         memory: MemoryStore,
         clock: Clock,
+        marks: &Arc<Marks>,
     ) -> io::Result<Self> {
-        let files = Arc::new(Files::open(root)?);
+        let files = Arc::new(Files::open(root, bounds.durability)?);
         let index = Index::new(bounds, files.clone());
-        scan(&files, &index, SCAN_TIMEOUT)?;
-        let inner = Inner {
+        let touched = Some(Touched::new());
+        let state = State { writing: Vec::new(), spools: HashSet::new(), touched };
+        let inner = Arc::new(Inner {
             files,
             index,
             memory,
             max_object: bounds.max_object,
             clock,
-            writing: Mutex::default(),
+            state: Mutex::new(state),
             heads: Mutex::default(),
             writing_len: AtomicU64::new(0),
+            spooled_len: AtomicU64::new(0),
+            max_spooled: (bounds.capacity / MAX_SPOOLED_SHARE).max(bounds.max_object),
             paused_until: AtomicU64::new(0),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+            scanning: watch::Sender::new(true),
+            is_closed: AtomicBool::new(false),
+        });
+        marks.hold();
+        scan::start(&inner, marks)?;
+        Ok(Self { inner })
     }
 }
 
-/// Enters all objects of the folder into the index, within the time.
-fn scan(files: &Files, index: &Index, timeout: Duration) -> io::Result<()> {
-    let (ends, entering) = (Instant::now() + timeout, Mutex::new(()));
-    let scan_folders = |first: u8| -> io::Result<()> {
-        for folder in (first..=u8::MAX).step_by(SCAN_THREADS.into()) {
-            files.scan(folder, |id| {
-                let meta = (Instant::now() < ends).then(|| read_meta(files, id)).flatten();
-                let Some((key, meta)) = meta else { return false };
-                // Entries of one key may be in several folders.
-                let one_at_a_time = entering.lock().unwrap_or_else(PoisonError::into_inner);
-                let is_newest = index.insert_newest(&key, meta);
-                drop(one_at_a_time);
-                is_newest
-            })?;
-        }
-        Ok(())
-    };
-    let scan_folders = &scan_folders;
-    thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..SCAN_THREADS).map(|first| scope.spawn(move || scan_folders(first))).collect();
-        let results = threads.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("the scan panicked")))
-        });
-        results.collect()
-    })
-}
-
-/// Returns the key and the entry of an object, if it is whole.
-fn read_meta(files: &Files, id: u64) -> Option<(Key, Meta)> {
-    let (key, object, len) = head::decode(&files.read_head(id).ok()?)?;
-    files.open_content(id, len).ok().filter(|_| object.id == id)?;
-    Some((key, Meta::of(&object, len)))
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.inner.is_closed.store(true, Relaxed);
+    }
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Vec<Writing>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics between two changes that belong together.
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_paused(&self) -> bool {
+        let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX);
+        now < self.paused_until.load(Relaxed)
     }
 
     /// Writes an object in a thread that may block, unless too much is being written or the disk has failed recently.
-    fn write(self: &Arc<Self>, writing: &mut Vec<Writing>, key: &Key, object: &Arc<Object>) {
-        let len = object.content.len();
-        let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX);
-        let is_paused = now < self.paused_until.load(Relaxed);
-        let (false, Content::Memory(content)) = (is_paused, &object.content) else { return };
-        let is_full =
-            writing.len() >= MAX_WRITES || self.writing_len.load(Relaxed) + len > MAX_WRITING;
-        if len > self.max_object || is_full {
+    fn write(self: &Arc<Self>, state: &mut State, key: &Key, object: &Arc<Object>) {
+        let (len, is_spooled) = (object.content.len(), state.spools.contains(&object.id));
+        let (what, in_memory) = match &object.content {
+            Content::Memory(content) => (What::Content(content.clone()), len),
+            Content::File(file) if is_spooled => (What::Spooled(file.file().clone()), 0),
+            Content::File(_) => return,
+        };
+        let is_full = state.writing.len() >= MAX_WRITES
+            || self.writing_len.load(Relaxed) + in_memory > MAX_WRITING;
+        if self.is_paused() || len > self.max_object || is_full {
             return;
         }
         let Some(head) = head::encode(key, object, len) else { return };
-        self.writing_len.fetch_add(len, Relaxed);
-        writing.push(Writing { key: key.clone(), object: object.clone() });
-        POOL.run(Box::new(Write {
-            store: self.clone(),
-            key: key.clone(),
-            object: object.clone(),
-            content: Some(content.clone()),
-            head,
-            has_run: false,
-        }));
+        state.spools.remove(&object.id);
+        self.writing_len.fetch_add(in_memory, Relaxed);
+        state.writing.push(Writing { key: key.clone(), object: object.clone() });
+        let (store, key, object) = (self.clone(), key.clone(), object.clone());
+        POOL.run(Box::new(Write { store, key, object, what, head, has_run: false }));
     }
 
     /// Writes the head of an object whose content is on disk already.
     fn write_head(self: &Arc<Self>, key: &Key, object: &Arc<Object>) {
         let Some(head) = head::encode(key, object, object.content.len()) else { return };
         let (store, key, object) = (self.clone(), key.clone(), object.clone());
-        POOL.run(Box::new(Write { store, key, object, content: None, head, has_run: false }));
+        let what = What::Head;
+        POOL.run(Box::new(Write { store, key, object, what, head, has_run: false }));
     }
 
     /// Writes that objects have become stale, so that they are stale after a restart too.
@@ -299,7 +319,7 @@ impl Store for DiskStore {
             return Lookup::Ready(found);
         }
         let is_writing = |w: &&Writing| w.key == *key && w.object.matches(request);
-        if let Some(writing) = self.inner.lock().iter().rev().find(is_writing) {
+        if let Some(writing) = self.inner.lock().writing.iter().rev().find(is_writing) {
             return Lookup::Ready(Found { object: Some(writing.object.clone()), has_others: true });
         }
         let Some(metas) = self.inner.index.get(key) else { return Lookup::Ready(found) };
@@ -316,16 +336,17 @@ impl Store for DiskStore {
 
     fn insert(&self, key: &Key, object: &Arc<Object>) {
         let inner = &self.inner;
-        let mut writing = inner.lock();
+        let mut state = inner.lock();
+        state.touch(key);
         if object.content.len() <= inner.memory.max_object() {
             inner.memory.insert(key, object);
         }
-        if let Some(w) = writing.iter_mut().find(|w| w.object.id == object.id) {
+        if let Some(w) = state.writing.iter_mut().find(|w| w.object.id == object.id) {
             // Only its fields are new: they are written behind the content.
             w.object = object.clone();
             return;
         }
-        writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
+        state.writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
         if inner.index.has(key, object.id) {
             // Only its fields are new.
             inner.index.insert(key, Meta::of(object, object.content.len()));
@@ -333,14 +354,14 @@ impl Store for DiskStore {
             return;
         }
         inner.discard(key, |meta| meta.is_same_variant(object));
-        inner.write(&mut writing, key, object);
+        inner.write(&mut state, key, object);
     }
 
     fn replace(&self, key: &Key, old: &Object, new: &Arc<Object>) {
         let inner = &self.inner;
-        let mut writing = inner.lock();
+        let mut state = inner.lock();
         inner.memory.replace(key, old, new);
-        let mut writes = writing.iter_mut().filter(|w| w.key == *key);
+        let mut writes = state.writing.iter_mut().filter(|w| w.key == *key);
         if let Some(w) = writes.find(|w| w.object.is_unchanged(old)) {
             w.object = new.clone();
             return;
@@ -353,9 +374,10 @@ impl Store for DiskStore {
     }
 
     fn remove(&self, key: &Key, object: &Object) {
-        let mut writing = self.inner.lock();
+        let mut state = self.inner.lock();
+        state.touch(key);
         self.inner.memory.remove(key, object);
-        writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
+        state.writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
         self.inner.discard(key, |meta| meta.is_same_variant(object));
     }
 
@@ -365,17 +387,18 @@ impl Store for DiskStore {
             Purge::Hard => Verdict::Remove,
             Purge::Soft => Verdict::Expire(at),
         };
+        self.inner.lock().touch(key);
         let changes = self.judge(key, &|_, _, _| verdict);
         if purge == Purge::Hard {
             self.settle(key, changes);
         } else {
             let (inner, key) = (self.inner.clone(), key.clone());
-            drop(POOL.call(move || inner.expire_heads(&key, &changes)));
+            pool::run(move || inner.expire_heads(&key, &changes));
         }
     }
 
     fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
-        let keys: Vec<_> = self.inner.lock().iter().map(|w| w.key.clone()).collect();
+        let keys: Vec<_> = self.inner.lock().writing.iter().map(|w| w.key.clone()).collect();
         keys.iter().for_each(&mut *selected);
         self.inner.memory.visit(judge, selected);
         self.inner.index.visit(judge, selected);
@@ -383,10 +406,10 @@ impl Store for DiskStore {
 
     fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes {
         let inner = &self.inner;
-        let mut writing = inner.lock();
+        let mut state = inner.lock();
         inner.memory.judge(key, judge);
         let mut changes = inner.index.judge(key, judge);
-        writing.retain_mut(|w| {
+        state.writing.retain_mut(|w| {
             if w.key != *key {
                 return true;
             }
@@ -411,6 +434,22 @@ impl Store for DiskStore {
     fn max_object(&self) -> u64 {
         self.inner.max_object
     }
+
+    fn max_in_memory(&self) -> u64 {
+        self.inner.memory.max_object()
+    }
+
+    fn spool(&self, id: u64) -> Option<Spool> {
+        (!self.inner.is_paused()).then(|| Spool::new(self.inner.clone(), id))
+    }
+
+    fn loaded(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut scanning = self.inner.scanning.subscribe();
+        Box::pin(async move {
+            // An error if the store was dropped.
+            let _ = scanning.wait_for(|is_scanning| !is_scanning).await;
+        })
+    }
 }
 
 impl fmt::Debug for DiskStore {
@@ -419,12 +458,20 @@ impl fmt::Debug for DiskStore {
     }
 }
 
+/// What of an object is written beside its head.
+enum What {
+    Content(Bytes),
+    /// The content is written, and the file is to be synchronized.
+    Spooled(Arc<File>),
+    Head,
+}
+
 /// Writes an object, or only its head.
 struct Write {
     store: Arc<Inner>,
     key: Key,
     object: Arc<Object>,
-    content: Option<Bytes>,
+    what: What,
     head: Vec<u8>,
     has_run: bool,
 }
@@ -436,9 +483,11 @@ impl Job for Write {
 
     fn run(mut self: Box<Self>) {
         self.has_run = true;
-        let result = match &self.content {
-            Some(content) => self.write_all(content),
-            None => self.write_head(),
+        let files = &self.store.files;
+        let result = match &self.what {
+            What::Content(content) => self.commit(files.write_content(self.object.id, content)),
+            What::Spooled(file) => self.commit(files.sync_content(file)),
+            What::Head => self.write_head(),
         };
         if let Err(error) = result {
             self.store.pause(&error);
@@ -451,28 +500,27 @@ impl Job for Write {
 }
 
 impl Write {
-    /// Writes an object, and enters it into the index unless it was invalidated meanwhile.
-    fn write_all(&self, content: &Bytes) -> io::Result<()> {
+    /// Gives a written object its head, and enters it into the index unless it was invalidated meanwhile.
+    fn commit(&self, written: io::Result<()>) -> io::Result<()> {
         let Self { store, key, object, head, .. } = self;
-        let written = store.files.write_content(object.id, content);
         let written = written.and_then(|()| store.files.write_head(object.id, head));
-        let mut writing = store.lock();
-        let place = writing.iter().position(|w| w.object.id == object.id);
-        let current = place.map(|at| writing.swap_remove(at).object);
+        let mut state = store.lock();
+        let place = state.writing.iter().position(|w| w.object.id == object.id);
+        let current = place.map(|at| state.writing.swap_remove(at).object);
         let committed = match (&current, written) {
             (Some(_), Ok(())) => store.files.commit(object.id),
             (_, result) => result,
         };
         match current.filter(|_| committed.is_ok()) {
             Some(current) => {
-                store.index.insert(key, Meta::of(&current, content.len() as u64));
+                store.index.insert(key, Meta::of(&current, current.content.len()));
                 if !current.is_unchanged(object) {
                     store.write_head(key, &current);
                 }
             }
-            None => store.files.remove(object.id),
+            None => index::remove_later(&store.files, vec![object.id]),
         }
-        drop(writing);
+        drop(state);
         committed
     }
 
@@ -485,10 +533,15 @@ impl Write {
 
 impl Drop for Write {
     fn drop(&mut self) {
-        let Some(content) = &self.content else { return };
-        self.store.writing_len.fetch_sub(content.len() as u64, Relaxed);
+        match &self.what {
+            What::Content(content) => {
+                self.store.writing_len.fetch_sub(content.len() as u64, Relaxed);
+            }
+            What::Spooled(_) => {}
+            What::Head => return,
+        }
         if !self.has_run {
-            self.store.lock().retain(|w| w.object.id != self.object.id);
+            self.store.lock().writing.retain(|w| w.object.id != self.object.id);
         }
     }
 }

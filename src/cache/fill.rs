@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    fs::File,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -15,7 +16,7 @@ use http_body::SizeHint;
 use super::object::{Content, Object};
 use crate::{
     Body,
-    body::{PollSegment, Segment, Segments},
+    body::{FileSlice, PollSegment, Segment, Segments},
     budget::Lease,
     error::{Error, Kind},
     semantics::cache::{Freshness, Vary, VaryKey},
@@ -76,6 +77,8 @@ pub(super) struct Fill {
 struct State {
     /// The pieces with their offsets; those that every reader has read are dropped if the content is not stored.
     pieces: VecDeque<(u64, Bytes)>,
+    /// The file with the first bytes, and how many it has. Those pieces are dropped.
+    file: Option<(Arc<File>, u64)>,
     /// The number of bytes so far.
     len: u64,
     /// `Err` if the origin failed.
@@ -133,6 +136,28 @@ impl Fill {
         self.lock().len
     }
 
+    /// Returns the pieces from `offset`, which is the beginning of one or the end.
+    pub(super) fn pieces_from(&self, offset: u64) -> Vec<Bytes> {
+        let state = self.lock();
+        let pieces = state.pieces.iter().filter(|(at, _)| *at >= offset);
+        pieces.map(|(_, piece)| piece.clone()).collect()
+    }
+
+    /// Drops the pieces below `to`, which are in the file now. Readers read it from there.
+    pub(super) fn set_written(&self, file: Arc<File>, to: u64) {
+        let mut state = self.lock();
+        state.file = Some((file, to));
+        while state.pieces.front().is_some_and(|(at, _)| *at < to) {
+            state.pieces.pop_front();
+        }
+    }
+
+    /// Returns the bytes that are in memory.
+    pub(super) fn memory_len(&self) -> u64 {
+        let state = self.lock();
+        state.len - state.file.as_ref().map_or(0, |(_, written)| *written)
+    }
+
     /// Keeps from now on only what readers have not read.
     pub(super) fn stop_storing(&self) {
         let mut state = self.lock();
@@ -153,9 +178,14 @@ impl Fill {
         }
     }
 
-    /// Returns the object with a copy of the whole content: a piece may share a larger allocation.
+    /// Returns the object with the whole content: the file, if it was written to one, or a copy of the pieces, since a
+    /// piece may share a larger allocation.
     pub(super) fn to_object(&self, lease: Option<Lease>) -> Object {
         let state = self.lock();
+        if let Some((file, len)) = state.file.clone() {
+            drop(state);
+            return self.head.object(Content::File(FileSlice::new(file, 0, len)), None);
+        }
         let mut content = BytesMut::with_capacity(usize::try_from(state.len).unwrap_or(0));
         state.pieces.iter().for_each(|(_, piece)| content.extend_from_slice(piece));
         drop(state);
@@ -166,7 +196,9 @@ impl Fill {
     /// longer.
     pub(super) fn reader(self: &Arc<Self>, first: u64, last: Option<u64>) -> Option<Body> {
         let mut state = self.lock();
-        if state.pieces.front().map_or(state.len, |(at, _)| *at) > first {
+        let kept_from = state.pieces.front().map_or(state.len, |(at, _)| *at);
+        let in_file = state.file.as_ref().map_or(0, |(_, written)| *written);
+        if kept_from > first && kept_from > in_file {
             return None;
         }
         let slot = state.readers.iter().position(Option::is_none).unwrap_or_else(|| {
@@ -198,6 +230,16 @@ impl State {
         let from = self.slowest().unwrap_or(self.len);
         while self.pieces.front().is_some_and(|(at, piece)| at + piece.len() as u64 <= from) {
             self.pieces.pop_front();
+        }
+    }
+
+    /// Returns the bytes at `offset` that are here, in one piece or the file.
+    fn segment_at(&self, offset: u64) -> Option<Segment> {
+        match &self.file {
+            Some((file, written)) if offset < *written => {
+                Some(Segment::File(FileSlice::new(file.clone(), offset, written - offset)))
+            }
+            _ => self.piece_at(offset).map(Segment::Bytes),
         }
     }
 
@@ -233,11 +275,19 @@ impl Segments for Reader {
             return Poll::Ready(None);
         }
         let mut state = self.fill.lock();
-        if let Some(mut piece) = state.piece_at(self.offset) {
-            if let Some(until) = self.until {
-                piece.truncate(usize::try_from(until - self.offset).unwrap_or(usize::MAX));
-            }
-            self.offset += piece.len() as u64;
+        if let Some(mut segment) = state.segment_at(self.offset) {
+            let max = self.until.map_or(u64::MAX, |until| until - self.offset);
+            self.offset += match &mut segment {
+                Segment::Bytes(piece) => {
+                    piece.truncate(usize::try_from(max).unwrap_or(usize::MAX));
+                    piece.len() as u64
+                }
+                Segment::File(file) => {
+                    *file = file.split_to(max);
+                    file.len()
+                }
+                Segment::Trailers(_) => 0,
+            };
             if let Some(reader) = &mut state.readers[self.slot] {
                 reader.offset = self.offset;
             }
@@ -245,7 +295,7 @@ impl Segments for Reader {
             let producer = state.producer.take();
             drop(state);
             producer.into_iter().for_each(Waker::wake);
-            return Poll::Ready(Some(Ok(Segment::Bytes(piece))));
+            return Poll::Ready(Some(Ok(segment)));
         }
         match state.end {
             Some(Ok(())) => Poll::Ready(None),

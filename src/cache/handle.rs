@@ -59,6 +59,12 @@ impl CacheHandle {
         let _ = sweeps.wait_for(|is_sweeping| !is_sweeping).await;
     }
 
+    /// Waits until all is known that a store in a folder had at its start. Before that, what is not known yet is
+    /// fetched again.
+    pub async fn loaded(&self) {
+        self.0.store.loaded().await;
+    }
+
     /// Returns the current figures.
     pub fn figures(&self) -> Figures {
         let (keys, bytes) = self.0.store.usage();

@@ -7,9 +7,10 @@ use tower_layer::Layer;
 
 use super::{
     clock::Clock,
-    disk::{self, DiskBounds, DiskStore},
+    disk::{self, DiskBounds, DiskStore, Durability},
     handle::CacheHandle,
     key::QueryKey,
+    marks::Marks,
     memory::{self, MemoryStore},
     service::Cache,
     shared::Shared,
@@ -118,6 +119,7 @@ impl CacheLayer {
                 max_objects: disk::MAX_DISK_OBJECTS,
                 max_object: disk::MAX_DISK_OBJECT,
                 max_variants: memory::MAX_VARIANTS,
+                durability: Durability::default(),
             },
         }
     }
@@ -315,9 +317,15 @@ impl CacheBuilder {
     }
 
     /// Sets the largest content that is stored on disk, in bytes. Defaults to [`MAX_DISK_OBJECT`](super::MAX_DISK_OBJECT).
-    /// A content is in memory, within the budget, until it is complete.
+    /// A content above [`max_object`](Self::max_object) is written to its file while it is read from the origin.
     pub fn max_disk_object(mut self, bytes: u64) -> Self {
         self.disk.max_object = bytes;
+        self
+    }
+
+    /// Sets what a response on disk survives. Defaults to [`Durability::PowerLoss`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.disk.durability = durability;
         self
     }
 
@@ -325,16 +333,18 @@ impl CacheBuilder {
     pub fn build(self) -> CacheLayer {
         let clock = Clock::new();
         let memory = MemoryStore::new(self.capacity, self.max_object, self.max_variants, clock);
-        self.with_store(Arc::new(memory), clock)
+        self.with_store(Arc::new(memory), clock, Arc::default())
     }
 
     /// Makes the layer, with its store in a folder and the [capacity](Self::capacity) of memory in front of it for what is
     /// used most. Contents up to [`max_object`](Self::max_object) are read into memory, larger ones are sent by
     /// `sendfile`.
     ///
-    /// What the folder has is read first, for up to [`SCAN_TIMEOUT`](super::SCAN_TIMEOUT): call it before the server
-    /// starts. The folder belongs to one process. It survives a crash: an object is either whole or gone. A response is
-    /// written after it was sent; while the disk is full or read-only it is stored in memory only.
+    /// What the folder has is read in the background, for up to [`SCAN_TIMEOUT`](super::SCAN_TIMEOUT), and requests for
+    /// what was not reached yet are forwarded; [`CacheHandle::loaded`] waits for the end. The folder belongs to one
+    /// process. It survives a crash: an object is either whole or gone. A response is written after it was sent, or, if it
+    /// is larger than [`max_object`](Self::max_object), as it arrives. While the disk is full or read-only responses are
+    /// stored in memory only.
     ///
     /// # Errors
     /// Those of the folder, and if another process uses it.
@@ -342,12 +352,13 @@ impl CacheBuilder {
         let clock = Clock::new();
         let memory = MemoryStore::new(self.capacity, self.max_object, self.max_variants, clock);
         let bounds = DiskBounds { max_variants: self.max_variants, ..self.disk };
-        let store = DiskStore::open(folder.as_ref(), bounds, memory, clock)?;
-        Ok(self.with_store(Arc::new(store), clock))
+        let marks = Arc::new(Marks::default());
+        let store = DiskStore::open(folder.as_ref(), bounds, memory, clock, &marks)?;
+        Ok(self.with_store(Arc::new(store), clock, marks))
     }
 
-    fn with_store(self, store: Arc<dyn Store>, clock: Clock) -> CacheLayer {
-        CacheLayer { shared: Arc::new(Shared::new(self.options, store, self.budget, clock)) }
+    fn with_store(self, store: Arc<dyn Store>, clock: Clock, marks: Arc<Marks>) -> CacheLayer {
+        CacheLayer { shared: Arc::new(Shared::new(self.options, store, self.budget, clock, marks)) }
     }
 }
 

@@ -75,6 +75,10 @@ pub(super) struct Marks {
 
 #[derive(Default)]
 struct Set {
+    /// The newest mark that was carried out.
+    swept: u64,
+    /// Marks that were carried out still count.
+    is_held: bool,
     all: Level,
     prefixes: Vec<(Box<str>, Level)>,
     /// By group, then by origin.
@@ -166,17 +170,36 @@ impl Marks {
         Found { object, has_others }
     }
 
-    /// Returns the newest mark; `None` if there are none.
+    /// Returns the newest mark; `None` if all are carried out.
     pub(super) fn newest(&self) -> Option<u64> {
-        Some(self.newest.load(Relaxed)).filter(|newest| *newest > 0)
+        let set = self.read();
+        Some(self.newest.load(Relaxed)).filter(|newest| *newest > set.swept)
     }
 
     /// Forgets the marks up to this one, which have been carried out.
     pub(super) fn forget(&self, up_to: u64) {
         let mut set = self.write();
-        let newest = set.forget(up_to);
-        self.newest.store(newest, Relaxed);
-        drop(set);
+        set.swept = set.swept.max(up_to);
+        self.forget_swept(&mut set);
+    }
+
+    /// Keeps marks that are carried out, for objects that are not in the store yet.
+    pub(super) fn hold(&self) {
+        self.write().is_held = true;
+    }
+
+    /// Ends [`hold`](Self::hold).
+    pub(super) fn release(&self) {
+        let mut set = self.write();
+        set.is_held = false;
+        self.forget_swept(&mut set);
+    }
+
+    fn forget_swept(&self, set: &mut Set) {
+        if !set.is_held {
+            let newest = set.forget(set.swept);
+            self.newest.store(newest, Relaxed);
+        }
     }
 }
 
@@ -283,7 +306,10 @@ mod tests {
             let other = Key::new("http", "ab", "/", None).unwrap();
             let concerns_other = matches!(scope, Scope::All | Scope::Group { origin: "", .. });
             assert_eq!(marks.verdict(&other, &groups(of), 4) == Verdict::Remove, concerns_other);
+            marks.hold();
             marks.forget(9);
+            assert_eq!((verdict(4), marks.newest()), (Verdict::Remove, Some(10)));
+            marks.release();
             assert_eq!((verdict(4), marks.newest()), (Verdict::Expire(AT), Some(10)));
             marks.forget(10);
             assert_eq!((verdict(4), marks.newest()), (Verdict::Keep, None));

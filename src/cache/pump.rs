@@ -1,11 +1,17 @@
 //! Reads the content of a response into a fill, and stores it at its end.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http_body::Body as _;
 
-use super::{fill::Fill, flight::Lead, shared::Shared};
+use super::{disk::Spool, fill::Fill, flight::Lead, shared::Shared};
 use crate::{Body, budget::Lease};
 
 /// Reads what is here at once, and the rest in a task of its own, so that no slow client slows it.
@@ -13,6 +19,7 @@ pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, lea
     let mut pump = Pump {
         shared: shared.clone(),
         lease: Some(shared.budget.memory_lease()),
+        spool: None,
         fill,
         body,
         lead: Some(lead),
@@ -25,7 +32,7 @@ pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, lea
                     if !pump.take(frame.map(Result::ok)) {
                         return Poll::Ready(true);
                     }
-                    if pump.lead.is_none() {
+                    if pump.lead.is_none() || pump.spool.is_some() {
                         return Poll::Ready(false);
                     }
                 }
@@ -49,6 +56,8 @@ struct Pump {
     /// `None` if the content is not stored.
     lead: Option<Lead>,
     lease: Option<Lease>,
+    /// Where the content is written, if it is too large for memory.
+    spool: Option<Spool>,
 }
 
 impl Pump {
@@ -60,13 +69,30 @@ impl Pump {
                     return;
                 }
             }
+            self.write(Spool::poll_capacity).await;
             let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
             let frame = frame.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()));
+            if frame.is_none() {
+                self.write(Spool::poll_flush).await;
+            }
             if !self.take(frame.map(Result::ok)) {
                 return;
             }
             // A body that is always ready would starve other tasks.
             tokio::task::consume_budget().await;
+        }
+    }
+
+    /// Writes to the spool, if there is one. If the disk fails the content is not stored.
+    async fn write(
+        &mut self,
+        poll: impl Fn(&mut Spool, &Fill, &mut Context<'_>) -> Poll<io::Result<()>>,
+    ) {
+        let Some(spool) = &mut self.spool else { return };
+        let fill = &self.fill;
+        match poll_fn(|cx| poll(spool, fill, cx)).await {
+            Ok(()) => self.lease.iter_mut().for_each(|lease| lease.set(fill.memory_len())),
+            Err(_) => self.stop_storing(),
         }
     }
 
@@ -94,8 +120,17 @@ impl Pump {
         if self.lead.is_none() {
             return;
         }
-        let is_leased = self.lease.as_mut().is_some_and(|lease| lease.try_set(len).is_ok());
-        if len > self.shared.store.max_object() || !is_leased {
+        let in_memory = self.fill.memory_len();
+        let is_leased = self.lease.as_mut().is_some_and(|lease| lease.try_set(in_memory).is_ok());
+        let store = &self.shared.store;
+        if self.spool.is_none() && (len > store.max_in_memory() || !is_leased) {
+            self.spool = store.spool(self.fill.head.id);
+        }
+        let has_place = match &mut self.spool {
+            Some(spool) => spool.reserve(len),
+            None => is_leased && len <= store.max_in_memory(),
+        };
+        if len > store.max_object() || !has_place {
             self.shared.counters.not_stored.add();
             self.stop_storing();
         }
@@ -108,6 +143,7 @@ impl Pump {
             lead.release();
         }
         self.lease = None;
+        self.spool = None;
         self.fill.stop_storing();
     }
 
@@ -122,6 +158,8 @@ impl Pump {
             if lead.store(&*self.shared.store, &object) {
                 self.shared.counters.stored.add();
             }
+            // The store has taken the file over.
+            self.spool = None;
         }
         self.fill.end(Ok(()));
     }

@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) clock: Clock,
     pub(super) flights: Arc<Flights>,
-    pub(super) marks: Marks,
+    pub(super) marks: Arc<Marks>,
     /// Whether the marks are being carried out.
     pub(super) sweeps: watch::Sender<bool>,
     pub(super) counters: Counters,
@@ -60,6 +60,7 @@ impl Shared {
         store: Arc<dyn Store>,
         budget: Budget,
         clock: Clock,
+        marks: Arc<Marks>,
     ) -> Self {
         Self {
             options,
@@ -67,7 +68,7 @@ impl Shared {
             budget,
             clock,
             flights: Arc::default(),
-            marks: Marks::default(),
+            marks,
             sweeps: watch::Sender::default(),
             counters: Counters::default(),
             tasks: Drain::new(),

@@ -4,7 +4,7 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 
-use super::{key::Key, marks::Verdict, object::Object};
+use super::{disk::Spool, key::Key, marks::Verdict, object::Object};
 use crate::semantics::cache::Freshness;
 
 /// What becomes of an object with this key, these groups and this revision.
@@ -45,6 +45,23 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the largest content that is stored, in bytes.
     fn max_object(&self) -> u64;
+
+    /// Returns the largest content that is held in memory until it is whole.
+    fn max_in_memory(&self) -> u64 {
+        self.max_object()
+    }
+
+    /// Begins the file of an object's content; `None` if it cannot be stored in one. The object is inserted after it was
+    /// written, before the spool is dropped.
+    fn spool(&self, id: u64) -> Option<Spool> {
+        let _ = id;
+        None
+    }
+
+    /// Waits until all objects are known that earlier processes have stored.
+    fn loaded(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// The ids of objects that were invalidated.

@@ -4,28 +4,48 @@
 //! What else is there is removed at the next start.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use bytes::Bytes;
 
 use super::head::MAX_HEAD;
 
 /// The name of the file that keeps other processes out.
 const LOCK: &str = "lock";
 
+/// The name of the file with the id of the boot in which objects were written without regard to power loss.
+const BOOT: &str = "boot";
+
+/// What an object in a folder survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The end of the process, by `kill -9` too, and power loss: a content is synchronized to the disk (`fdatasync`) before
+    /// its object is stored.
+    #[default]
+    PowerLoss,
+    /// The end of the process only: nothing is synchronized. Once the system has been started again the folder is
+    /// emptied, since its files may be torn.
+    Crash,
+}
+
 /// The folder of a store, locked for this process.
 #[derive(Debug)]
 pub(super) struct Files {
     root: PathBuf,
+    durability: Durability,
     #[expect(dead_code, reason = "unlocked when it is closed")]
     lock: File,
 }
 
 impl Files {
     /// Opens or creates the folder.
-    pub(super) fn open(root: &Path) -> io::Result<Self> {
+    pub(super) fn open(root: &Path, durability: Durability) -> io::Result<Self> {
         let context = |error: io::Error, what: &str| {
             io::Error::new(error.kind(), format!("{what} {}: {error}", root.display()))
         };
@@ -50,21 +70,71 @@ impl Files {
                 Ok(()) | Err(_) => {}
             }
         }
-        Ok(Self { root: root.to_owned(), lock })
+        let files = Self { root: root.to_owned(), durability, lock };
+        files.check_boot().map_err(|e| context(e, "cannot write to the cache folder"))?;
+        Ok(files)
+    }
+
+    /// Removes all objects if they were written without regard to power loss, and the system was started since.
+    fn check_boot(&self) -> io::Result<()> {
+        let path = self.root.join(BOOT);
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let written_in = fs::read_to_string(&path).ok();
+        if written_in.as_ref().is_some_and(|written_in| *written_in != boot || boot.is_empty()) {
+            for folder in 0..=u8::MAX {
+                self.scan(folder, || false, |_| false, |_| false)?;
+                self.scan(folder, || false, |_| false, |_| false)?;
+            }
+        }
+        match (self.durability, written_in) {
+            (Durability::PowerLoss, None) => Ok(()),
+            (Durability::PowerLoss, Some(_)) => fs::remove_file(path),
+            (Durability::Crash, _) => fs::write(path, boot),
+        }
     }
 
     fn path(&self, id: u64, extension: &str) -> PathBuf {
         self.root.join(format!("{:02x}/{id:016x}.{extension}", id % 256))
     }
 
-    /// Writes the content of an object, and waits until it is on disk.
+    /// Writes the content of an object.
     pub(super) fn write_content(&self, id: u64, content: &[u8]) -> io::Result<()> {
-        self.write(&self.path(id, "content"), content, true)
+        let file = self.create(&self.path(id, "content"), true)?;
+        self.finish(file, content)
+    }
+
+    /// Appends pieces at the end of a content, whose file is created first.
+    pub(super) fn append_content(
+        &self,
+        id: u64,
+        file: Option<Arc<File>>,
+        at: u64,
+        pieces: &[Bytes],
+    ) -> io::Result<Arc<File>> {
+        let file = match file {
+            Some(file) => file,
+            None => Arc::new(self.create(&self.path(id, "content"), true)?),
+        };
+        let mut at = at;
+        for piece in pieces {
+            file.write_all_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok(file)
+    }
+
+    /// Waits until a content is on disk, as far as that is demanded.
+    pub(super) fn sync_content(&self, file: &File) -> io::Result<()> {
+        match self.durability {
+            Durability::PowerLoss => file.sync_data(),
+            Durability::Crash => Ok(()),
+        }
     }
 
     /// Writes a head without giving it its name.
     pub(super) fn write_head(&self, id: u64, head: &[u8]) -> io::Result<()> {
-        self.write(&self.path(id, "new"), head, false)
+        // A head that power loss has torn is found by its checksum.
+        self.create(&self.path(id, "new"), false)?.write_all(head)
     }
 
     /// Removes a head that was written and has no name.
@@ -77,17 +147,20 @@ impl Files {
         fs::rename(self.path(id, "new"), self.path(id, "head"))
     }
 
-    fn write(&self, path: &Path, bytes: &[u8], is_new: bool) -> io::Result<()> {
+    fn create(&self, path: &Path, is_new: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        options.write(true).mode(0o600).custom_flags(libc_nofollow());
+        options.read(true).write(true).mode(0o600).custom_flags(nofollow());
         if is_new {
             options.create_new(true)
         } else {
             options.create(true).truncate(true)
         };
-        let mut file = options.open(path)?;
+        options.open(path)
+    }
+
+    fn finish(&self, mut file: File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)?;
-        file.sync_data()
+        self.sync_content(&file)
     }
 
     /// Removes an object, the head first.
@@ -115,34 +188,52 @@ impl Files {
         }
     }
 
-    /// Calls `f` with the id of each object of one of the 256 folders. If that returns `false`, and with all that is no
-    /// object, the files are removed.
-    pub(super) fn scan(&self, folder: u8, mut f: impl FnMut(u64) -> bool) -> io::Result<()> {
+    /// Returns whether the content of an object has this length.
+    pub(super) fn has_content(&self, id: u64, len: u64) -> bool {
+        fs::metadata(self.path(id, "content")).is_ok_and(|m| m.is_file() && m.len() == len)
+    }
+
+    /// Calls `enter` with the id of each object of one of the 256 folders. If that returns `false`, and with all that is
+    /// no object, the files are removed, except those of objects that are being written. Ends early once `is_closed`.
+    pub(super) fn scan(
+        &self,
+        folder: u8,
+        is_closed: impl Fn() -> bool,
+        enter: impl Fn(u64) -> bool,
+        is_live: impl Fn(u64) -> bool,
+    ) -> io::Result<()> {
         let folder = self.root.join(format!("{folder:02x}"));
         let mut others = Vec::new();
-        let mut kept = std::collections::HashSet::new();
+        let mut kept = HashSet::new();
         for entry in fs::read_dir(&folder)? {
+            if is_closed() {
+                return Ok(());
+            }
             let path = entry?.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let id = u64::from_str_radix(stem, 16).ok().filter(|id| self.path(*id, "head") == path);
-            match id {
-                Some(id) if f(id) => drop(kept.insert(id)),
+            match self.id_of(&path, "head") {
+                Some(id) if enter(id) => drop(kept.insert(id)),
                 _ => others.push(path),
             }
         }
         for path in others {
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let id = u64::from_str_radix(stem, 16).ok();
-            let is_content = path.extension().is_some_and(|extension| extension == "content");
-            if !(is_content && id.is_some_and(|id| kept.contains(&id))) {
+            let id = self.id_of(&path, "content").or_else(|| self.id_of(&path, "new"));
+            // One that was being written when the folder was read may be whole by now.
+            let stays = |id| kept.contains(&id) || is_live(id) || self.path(id, "head").exists();
+            if !id.is_some_and(stays) {
                 let _ = fs::remove_file(path);
             }
         }
         Ok(())
     }
+
+    /// Returns the id in the path of a file with this extension.
+    fn id_of(&self, path: &Path, extension: &str) -> Option<u64> {
+        let stem = path.file_stem()?.to_str()?;
+        u64::from_str_radix(stem, 16).ok().filter(|id| self.path(*id, extension) == path)
+    }
 }
 
 /// `O_NOFOLLOW`: a link in place of a file is not written to.
-fn libc_nofollow() -> i32 {
+fn nofollow() -> i32 {
     i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }

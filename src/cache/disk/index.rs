@@ -10,16 +10,13 @@ use super::{
         key::Key,
         marks::Verdict,
         object::Object,
-        pool::POOL,
+        pool,
         store::{Changes, Judge},
     },
     DiskBounds,
     files::Files,
 };
-use crate::{
-    net::blocking_pool::Job,
-    semantics::cache::{Freshness, Vary, VaryKey},
-};
+use crate::semantics::cache::{Freshness, Vary, VaryKey};
 
 /// Disks are divided into blocks of 4 KiB: a head and a content take at least one each.
 const BLOCK: u64 = 4096;
@@ -95,35 +92,17 @@ impl Lifecycle<Key, Metas> for Collect {
     }
 }
 
+/// Removes files, in a thread that may block. If none can be started they are removed at the next start.
 pub(super) fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
     if !ids.is_empty() {
-        POOL.run(Box::new(Remove { files: files.clone(), ids }));
-    }
-}
-
-/// Removes files.
-struct Remove {
-    files: Arc<Files>,
-    ids: Vec<u64>,
-}
-
-impl Job for Remove {
-    fn is_wanted(&mut self) -> bool {
-        true
-    }
-
-    fn run(self: Box<Self>) {
-        self.ids.iter().for_each(|id| self.files.remove(*id));
-    }
-
-    fn fail(self: Box<Self>, _: &std::io::Error) {
-        // They are removed at the next start: what the index then has too much of makes room again.
+        let files = files.clone();
+        pool::run(move || ids.iter().for_each(|id| files.remove(*id)));
     }
 }
 
 impl Index {
     pub(super) fn new(bounds: DiskBounds, files: Arc<Files>) -> Self {
-        let DiskBounds { capacity, max_objects, max_object, max_variants } = bounds;
+        let DiskBounds { capacity, max_objects, max_object, max_variants, .. } = bounds;
         // An object counts for at least its share, so that there are no more than `max_objects`.
         let least = capacity.div_ceil(max_objects.max(1));
         let shards = (capacity / max_object.saturating_mul(4).max(1)).clamp(1, 8);

@@ -1,6 +1,10 @@
 //! A store in a real folder.
 
-use std::{fs, io::BufRead, path::PathBuf, process::Stdio};
+mod kill;
+mod scan;
+mod spool;
+
+use std::{fs, io::BufRead, path::PathBuf, process::Stdio, thread, time::Instant};
 
 use http_body_util::BodyExt;
 use tempfile::TempDir;
@@ -22,8 +26,14 @@ fn builder() -> CacheBuilder {
     CacheLayer::builder().max_object(10_000)
 }
 
-/// Opens a folder, once the store of an earlier layer has let it go.
-fn open(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
+/// Opens a folder, once the store of an earlier layer has let it go, and waits for the scan.
+async fn open(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
+    let layer = begin_open(dir, builder);
+    layer.handle().loaded().await;
+    layer
+}
+
+fn begin_open(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
     let started = Instant::now();
     loop {
         match builder().open(dir.path()) {
@@ -86,7 +96,7 @@ fn files(dir: &TempDir, extension: &str) -> Vec<PathBuf> {
 #[tokio::test]
 async fn objects_are_found_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let layer = open(&dir, builder);
+    let layer = open(&dir, builder).await;
     for path in ["/5", "/10000", "/100000", "/0"] {
         assert_eq!(source(&layer, path).await, "origin");
     }
@@ -100,7 +110,7 @@ async fn objects_are_found_after_a_restart() {
     };
     tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
     drop(layer);
-    let layer = open(&dir, builder);
+    let layer = open(&dir, builder).await;
     for _ in 0..2 {
         for path in ["/5", "/10000", "/100000", "/0"] {
             assert_eq!(source(&layer, path).await, "cache", "{path}");
@@ -116,7 +126,7 @@ async fn objects_are_found_after_a_restart() {
 #[tokio::test]
 async fn large_object_is_sent_as_a_file_and_cut_there() {
     let dir = tempfile::tempdir().unwrap();
-    let layer = open(&dir, builder);
+    let layer = open(&dir, builder).await;
     source(&layer, "/100000").await;
     written(&layer, 1).await;
     let (whole, from) = ask(&layer, "/100000", &[]).await;
@@ -149,7 +159,7 @@ async fn damaged_object_is_never_served_and_is_removed() {
     ];
     for (i, (extension, damage)) in damages.into_iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
-        let layer = open(&dir, builder);
+        let layer = open(&dir, builder).await;
         source(&layer, "/100000").await;
         written(&layer, 1).await;
         damage(&files(&dir, extension)[0]);
@@ -160,7 +170,7 @@ async fn damaged_object_is_never_served_and_is_removed() {
             damage(&files(&dir, extension)[0]);
         }
         drop(layer);
-        let layer = open(&dir, builder);
+        let layer = open(&dir, builder).await;
         let left = |e| files(&dir, e).len();
         assert_eq!((left("head"), left("content"), left("new")), (0, 0, 0), "{i}");
         assert_eq!(source(&layer, "/100000").await, "origin", "{i}");
@@ -170,7 +180,7 @@ async fn damaged_object_is_never_served_and_is_removed() {
 #[tokio::test]
 async fn invalidated_object_does_not_come_back_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let layer = open(&dir, builder);
+    let layer = open(&dir, builder).await;
     let paths = ["/1/50", "/2/50", "/3/20000"];
     for path in paths {
         source(&layer, path).await;
@@ -183,7 +193,7 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     assert_eq!(cache.figures().invalidated, 1);
     assert_eq!((files(&dir, "head").len(), files(&dir, "content").len()), (1, 1));
     drop((layer, cache));
-    let layer = open(&dir, builder);
+    let layer = open(&dir, builder).await;
     for (path, from) in paths.into_iter().zip(["origin", "cache", "origin"]) {
         assert_eq!(source(&layer, path).await, from, "{path}");
     }
@@ -194,7 +204,7 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     assert_eq!(cache.figures().invalidated, 3);
     drop((layer, cache));
     // Also after a restart.
-    let layer = open(&dir, builder);
+    let layer = open(&dir, builder).await;
     let cache = layer.handle();
     for path in paths {
         assert_eq!(source(&layer, path).await, "origin", "{path} is stale");
@@ -212,7 +222,7 @@ async fn folder_keeps_to_its_bounds_in_bytes_and_objects() {
         (|| builder().max_disk_objects(20).disk_capacity(10 << 20).max_disk_object(20_000), 20),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let layer = open(&dir, builder);
+        let layer = open(&dir, builder).await;
         for i in 0..100 {
             source(&layer, &format!("/{i}/20000")).await;
         }
@@ -233,11 +243,11 @@ async fn folder_keeps_to_its_bounds_in_bytes_and_objects() {
 #[tokio::test]
 async fn folder_belongs_to_one_store() {
     let dir = tempfile::tempdir().unwrap();
-    let layer = open(&dir, builder);
+    let layer = open(&dir, builder).await;
     let error = builder().open(dir.path()).unwrap_err();
     assert!(error.to_string().starts_with("another process uses the cache folder "), "{error}");
     drop(layer);
-    drop(open(&dir, builder));
+    drop(open(&dir, builder).await);
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     assert!(
@@ -266,7 +276,7 @@ async fn full_or_read_only_disk_leaves_responses_in_memory() {
             }
         }
         let unmount = Unmount(dir.path());
-        let layer = open(&dir, || builder().max_object(300_000));
+        let layer = open(&dir, || builder().max_object(300_000)).await;
         source(&layer, "/10000").await;
         written(&layer, 1).await;
         // Larger than the disk.
@@ -286,59 +296,4 @@ async fn full_or_read_only_disk_leaves_responses_in_memory() {
         drop(layer);
         drop(unmount);
     }
-}
-
-/// The rounds of the test below. `VESTIBULE_CACHE_KILLS` sets another number.
-const KILLS: usize = 10;
-
-const FOLDER: &str = "VESTIBULE_CACHE_FOLDER";
-
-/// Run by the next test in a process of its own: stores without end, and says so.
-#[tokio::test]
-async fn child_stores_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let layer = builder().disk_capacity(4 << 20).max_disk_object(100_000).open(folder).unwrap();
-    for i in 0.. {
-        let path = format!("/{i}/{}", (i * 7919) % 60_000);
-        source(&layer, &path).await;
-        println!("stored {path}");
-    }
-}
-
-#[tokio::test]
-async fn object_is_whole_or_gone_after_the_process_was_killed() {
-    let dir = tempfile::tempdir().unwrap();
-    let kills = std::env::var("VESTIBULE_CACHE_KILLS").ok().and_then(|n| n.parse().ok());
-    let mut from_disk = 0;
-    for round in 0..kills.unwrap_or(KILLS) {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--nocapture", "cache::disk::tests::child_stores_until_it_is_killed"])
-            .env(FOLDER, dir.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let out = io::BufReader::new(child.stdout.take().unwrap());
-        let mut paths = Vec::new();
-        for line in out.lines() {
-            let line = line.unwrap();
-            let Some(path) = line.split("stored ").nth(1) else { continue };
-            paths.push(path.to_owned());
-            if paths.len() == 10 + round * 3 {
-                child.kill().unwrap();
-            }
-        }
-        child.wait().unwrap();
-        let layer = open(&dir, builder);
-        let figures = layer.handle().figures();
-        assert_eq!(files(&dir, "head").len() as u64, figures.keys);
-        assert_eq!(files(&dir, "content").len() as u64, figures.keys);
-        for path in &paths {
-            from_disk += usize::from(source(&layer, path).await == "cache");
-        }
-        layer.handle().delete_all(Purge::Hard);
-        layer.handle().swept().await;
-        drop(layer);
-    }
-    assert!(from_disk > 0, "nothing was ever found again");
 }

@@ -1,0 +1,104 @@
+//! A process that is killed while it fills its cache.
+
+use super::*;
+
+/// The rounds of the test below. `VESTIBULE_CACHE_KILLS` sets another number.
+const KILLS: usize = 20;
+
+const FOLDER: &str = "VESTIBULE_CACHE_FOLDER";
+
+/// The bytes between two points at which the child may be killed.
+const PIECE: usize = 8 << 10;
+
+/// The length of the content of the path with this number: half of them are written as they arrive.
+fn path(i: usize) -> String {
+    let len = if i.is_multiple_of(2) { 20_000 + (i * 7919) % 150_000 } else { (i * 7919) % 10_000 };
+    format!("/{i}/{len}")
+}
+
+/// Answers in pieces, and says when it sends one.
+async fn in_pieces(request: Request) -> Result<Response, BoxError> {
+    let content = content(request.uri().path());
+    let (sender, body) = Body::channel(None);
+    tokio::spawn(async move {
+        for piece in content.as_bytes().chunks(PIECE) {
+            println!("piece");
+            if sender.send(Bytes::copy_from_slice(piece)).is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        sender.finish(None);
+    });
+    let response = Response::builder().header("cache-control", "max-age=1000");
+    Ok(response.body(body)?)
+}
+
+/// Run by the next test in a process of its own: stores without end, and says what.
+#[tokio::test]
+async fn child_stores_until_it_is_killed() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let first: usize = std::env::var("VESTIBULE_CACHE_FIRST").unwrap().parse().unwrap();
+    let builder = builder().disk_capacity(4 << 20).max_disk_object(400_000);
+    let layer = builder.durability(Durability::Crash).open(folder).unwrap();
+    for i in first.. {
+        println!("begin {i}");
+        let site = layer.layer(service_fn(in_pieces));
+        let request = Request::get(format!("http://a{}", path(i))).body(Body::empty()).unwrap();
+        let response = site.oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+}
+
+/// Starts the child, kills it after some lines, and returns the first and the last path that it has begun.
+fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
+    let name = "cache::disk::tests::kill::child_stores_until_it_is_killed";
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", name])
+        .env(FOLDER, dir.path())
+        .env("VESTIBULE_CACHE_FIRST", first.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let out = io::BufReader::new(child.stdout.take().unwrap());
+    let (mut last, mut seen) = (first, 0);
+    for line in out.lines() {
+        let line = line.unwrap();
+        if let Some((_, number)) = line.split_once("begin ") {
+            last = number.parse().unwrap();
+        }
+        seen += usize::from(line.contains("begin ") || line.contains("piece"));
+        if seen == lines {
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    last
+}
+
+#[tokio::test]
+async fn object_is_whole_or_gone_after_the_process_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let kills = std::env::var("VESTIBULE_CACHE_KILLS").ok().and_then(|n| n.parse().ok());
+    let (mut next, mut from_disk, mut torn) = (0, 0, 0);
+    for round in 0..kills.unwrap_or(KILLS) {
+        let last = kill_after(1 + (round * 13) % 60, next, &dir);
+        torn += usize::from(files(&dir, "content").len() != files(&dir, "head").len());
+        let layer = open(&dir, || builder().durability(Durability::Crash)).await;
+        let (heads, contents) = (files(&dir, "head").len(), files(&dir, "content").len());
+        assert_eq!((heads as u64, files(&dir, "new").len()), (layer.handle().figures().keys, 0));
+        assert_eq!(heads, contents);
+        let site = layer.layer(service_fn(|_: Request| async { Err::<Response, _>("not stored") }));
+        for i in next.saturating_sub(20)..=last {
+            let request = Request::get(format!("http://a{}", path(i))).body(Body::empty()).unwrap();
+            let Ok(response) = site.clone().oneshot(request).await else { continue };
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(body == content(&path(i)).as_bytes(), "round {round}: {}", path(i));
+            from_disk += 1;
+        }
+        next = last + 1;
+    }
+    assert!(from_disk > 0, "nothing was ever found again");
+    assert!(torn > 0, "no fill was ever interrupted");
+}
