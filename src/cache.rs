@@ -42,6 +42,7 @@
 //! - **Early refresh**: one of many requests refreshes a response shortly before it expires, so that a hot one never does.
 //! - **Variants** by `Vary`, with `Accept-Encoding` and `Accept-Language` in a normal form. The origin is sent the normal
 //!   form of `Accept-Encoding`.
+//! - **Queries** that a response's `No-Vary-Search` calls the same share it, [by choice](CacheBuilder::no_vary_search).
 //! - **Ranges and conditions** of requests are answered from whole responses. Partial responses are not stored.
 //! - **Invalidation** by unsafe requests, and by [`CacheHandle`] with a key, a prefix or a group.
 //!
@@ -67,6 +68,7 @@
 //! | fetches in progress | [`MAX_FETCHES`], 1,024 |
 //! | requests that wait for them | [`MAX_FOLLOWERS`], 65,536 |
 //! | refreshes in the background | [`MAX_REFRESHES`], 64 |
+//! | queries and paths that are remembered for `No-Vary-Search` | 16,384 of each |
 //! | groups that are invalidated at a time | [`MAX_MARKED_GROUPS`], 16,384 |
 //! | prefixes, likewise | [`MAX_MARKED_PREFIXES`], 256 |
 //! | bytes on disk, for a store in a folder | [`DISK_CAPACITY`], 1 GiB |
@@ -86,6 +88,7 @@
 //! also inside of a [`Router`](crate::Router): a layer that rewrites the target by anything else than the target, such as
 //! a cookie, belongs inside of the cache, and its responses need `Vary`.
 
+mod aliases;
 mod bypass;
 mod clock;
 mod disk;

@@ -6,6 +6,7 @@ use http::{HeaderMap, Method, Request, header, request};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    aliases,
     fill::Fill,
     flight::{Entry, Phase},
     key::Key,
@@ -21,7 +22,7 @@ use crate::{
     peer::Deadline,
     semantics::{
         cache::{
-            Reuse,
+            NoVarySearch, Reuse,
             status::{CacheStatus, Forwarded},
             update::{self, HeadUpdate},
         },
@@ -82,6 +83,12 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
+    if shared.options.no_vary_search
+        && fetch.stale.is_none()
+        && let Some(response) = stored_for_another_query(&shared, &fetch).await
+    {
+        return Ok(response);
+    }
     if fetch.parts.method == Method::HEAD {
         return fetch_head(shared, inner, fetch).await;
     }
@@ -179,7 +186,20 @@ where
 /// stored now otherwise.
 async fn stored_meanwhile(shared: &Shared, fetch: &mut Fetch) -> Option<Response> {
     fetch.reload(shared).await;
-    let object = fetch.stale.as_ref()?;
+    fresh_response(shared, fetch, fetch.stale.as_ref()?)
+}
+
+/// Returns the response to another query, if that is fresh and says that it is this one's too.
+async fn stored_for_another_query(shared: &Shared, fetch: &Fetch) -> Option<Response> {
+    let key = shared.aliases.find(&fetch.key)?;
+    let object = shared.lookup(&key, fetch.headers()).await.object?;
+    let rule = NoVarySearch::of(&object.headers)?;
+    let is_same = aliases::is_same(&rule, &key, &fetch.key);
+    is_same.then(|| fresh_response(shared, fetch, &object)).flatten()
+}
+
+/// Returns the response of a stored object, if it is fresh.
+fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Response> {
     let asked = fetch.asked(shared);
     let control = shared.control(fetch.headers());
     if object.freshness.reuse(&control, asked.now) != Reuse::Fresh {

@@ -87,6 +87,9 @@ impl CacheHandle {
 /// Invalidates a key.
 pub(super) fn delete(shared: &Shared, key: &Key, purge: Purge) {
     shared.flights.invalidate_key(key, || shared.store.invalidate(key, purge));
+    if let Some(other) = shared.aliases.find(key) {
+        shared.flights.invalidate_key(&other, || shared.store.invalidate(&other, purge));
+    }
 }
 
 /// Invalidates groups, those of one origin only if it is not empty (RFC 9875 section 3).

@@ -78,6 +78,7 @@ pub(super) struct Options {
     pub(super) early_refresh: f64,
     pub(super) obeys_requests: bool,
     pub(super) fills_ranges: bool,
+    pub(super) no_vary_search: bool,
     pub(super) collapses: bool,
     pub(super) bypass_if: Option<Arc<Predicate>>,
     pub(super) stale_while: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
@@ -106,6 +107,7 @@ impl CacheLayer {
                 early_refresh: 1.0,
                 obeys_requests: false,
                 fills_ranges: false,
+                no_vary_search: false,
                 collapses: true,
                 bypass_if: None,
                 stale_while: None,
@@ -250,10 +252,18 @@ impl CacheBuilder {
     }
 
     /// Fetches the whole response for a range that is not stored, and cuts the range from it. Off by default: such a
-    /// request is forwarded as it is, and its response is not stored. A response that is too large to store is sent whole. A whole that is too large for the store is sent
+    /// request is forwarded as it is, and its response is not stored. A response that is too large for the store is sent
     /// whole.
     pub fn fill_ranges(mut self, on: bool) -> Self {
         self.options.fills_ranges = on;
+        self
+    }
+
+    /// Obeys `No-Vary-Search` of responses: a fresh response is used for all queries between which it says that there is
+    /// no difference. Off by default, since the field is a draft of the IETF's. What was learned of queries is not kept
+    /// across a restart.
+    pub fn no_vary_search(mut self, on: bool) -> Self {
+        self.options.no_vary_search = on;
         self
     }
 

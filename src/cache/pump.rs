@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 
 use super::{disk::Spool, fill::Fill, flight::Lead, shared::Shared};
-use crate::{Body, budget::Lease};
+use crate::{Body, budget::Lease, semantics::cache::NoVarySearch};
 
 /// Reads what is here at once, and the rest in a task of its own, so that no slow client slows it.
 pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, lead: Lead) {
@@ -154,9 +154,18 @@ impl Pump {
             return;
         }
         if let Some(lead) = self.lead.take() {
+            let rule = if self.shared.options.no_vary_search {
+                NoVarySearch::of(&self.fill.head.headers)
+            } else {
+                None
+            };
+            let key = lead.key().clone();
             let object = Arc::new(self.fill.to_object(self.lease.take()));
             if lead.store(&*self.shared.store, &object) {
                 self.shared.counters.stored.add();
+                if let Some(rule) = rule {
+                    self.shared.aliases.insert(&key, rule);
+                }
             }
             // The store has taken the file over.
             self.spool = None;

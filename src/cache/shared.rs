@@ -17,6 +17,7 @@ use quick_cache::sync;
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
+    aliases::Aliases,
     clock::Clock,
     figures::Counters,
     flight::Flights,
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub(super) marks: Arc<Marks>,
     /// Whether the marks are being carried out.
     pub(super) sweeps: watch::Sender<bool>,
+    pub(super) aliases: Aliases,
     pub(super) counters: Counters,
     pub(super) tasks: Drain,
     /// Until when requests of a key do not wait for each other.
@@ -70,6 +72,7 @@ impl Shared {
             flights: Arc::default(),
             marks,
             sweeps: watch::Sender::default(),
+            aliases: Aliases::new(),
             counters: Counters::default(),
             tasks: Drain::new(),
             hit_for_miss: sync::Cache::new(MAX_HIT_FOR_MISS),

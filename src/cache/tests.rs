@@ -3,6 +3,7 @@
 mod bounds;
 mod flights;
 mod model;
+mod search;
 mod stale;
 
 use std::{

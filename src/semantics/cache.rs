@@ -6,7 +6,7 @@
 //!
 //! | question | answered by |
 //! |---|---|
-//! | What do the fields say? | [`RequestControl`], [`ResponseControl`], [`Vary`], [`groups`] |
+//! | What do the fields say? | [`RequestControl`], [`ResponseControl`], [`Vary`], [`NoVarySearch`], [`groups`] |
 //! | May this response be stored? | [`storable`](storable::storable) |
 //! | How long is it fresh, how old is it? | [`Freshness`] |
 //! | May it answer this request now? | [`Freshness::reuse`] |
@@ -19,6 +19,7 @@ mod directives;
 pub mod freshness;
 pub mod groups;
 pub mod invalidate;
+pub mod search;
 pub mod select;
 pub mod status;
 pub mod storable;
@@ -28,6 +29,7 @@ pub mod vary;
 
 pub use control::{FieldNames, RequestControl, ResponseControl};
 pub use freshness::{Freshness, Heuristic, Lifetimes, Reuse};
+pub use search::NoVarySearch;
 pub use vary::{Vary, VaryKey};
 
 #[cfg(test)]

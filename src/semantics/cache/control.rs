@@ -130,7 +130,7 @@ impl ResponseControl {
                     Argument::Text(text.as_bytes())
                 }
                 Item::Text(text) => Argument::Text(text.as_bytes()),
-                Item::Other => Argument::Malformed,
+                Item::Texts(_) | Item::Other => Argument::Malformed,
             };
             control.add(Directive { name: key.as_bytes(), argument });
         }

@@ -8,7 +8,9 @@ pub(super) enum Item {
     Integer(i64),
     Boolean(bool),
     Text(String),
-    /// A token, decimal, byte sequence or inner list, which no directive has as its value.
+    /// An inner list of strings.
+    Texts(Vec<String>),
+    /// A token, decimal, byte sequence or another inner list, which no directive has as its value.
     Other,
 }
 
@@ -113,12 +115,16 @@ impl Input<'_> {
         if !self.take(b'(') {
             return self.bare_item();
         }
+        let mut texts = Some(Vec::new());
         loop {
             self.skip_spaces();
             if self.take(b')') {
-                return Some(Item::Other);
+                return Some(texts.map_or(Item::Other, Item::Texts));
             }
-            self.bare_item()?;
+            match (self.bare_item()?, &mut texts) {
+                (Item::Text(text), Some(texts)) => texts.push(text),
+                _ => texts = None,
+            }
             self.parameters()?;
             if !matches!(self.0.first(), Some(b' ' | b')')) {
                 return None;
