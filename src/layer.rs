@@ -24,9 +24,11 @@
 //! assert_eq!(response.body().as_bytes().unwrap(), "hello");
 //! ```
 
+pub mod access;
 #[cfg(test)]
 mod assert_ready;
 pub mod bandwidth;
+pub mod basic_auth;
 pub mod buffer;
 mod called_or_answered;
 #[cfg(feature = "compression")]
@@ -34,22 +36,34 @@ pub mod compression;
 #[cfg(feature = "compression")]
 pub mod decompression;
 pub mod disconnect;
+pub mod edit_fields;
+pub mod error_pages;
+pub mod filter;
+pub mod forward_auth;
 pub mod from_fn;
 pub mod https;
 #[cfg(feature = "hyper")]
 pub mod hyper_upgrade;
 pub mod limit;
+pub mod maintenance;
+pub mod redirect;
 pub mod request_deadline;
 pub mod rescue;
 pub mod trusted_proxy;
 
+pub use access::{Access, AccessLayer};
 pub use bandwidth::{Bandwidth, BandwidthLayer};
+pub use basic_auth::{BasicAuth, BasicAuthLayer};
 pub use buffer::{RequestBuffer, RequestBufferLayer, ResponseBuffer, ResponseBufferLayer};
 #[cfg(feature = "compression")]
 pub use compression::{Compression, CompressionLayer};
 #[cfg(feature = "compression")]
 pub use decompression::{RequestDecompression, RequestDecompressionLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
+pub use edit_fields::{EditFields, EditFieldsLayer};
+pub use error_pages::{ErrorPages, ErrorPagesLayer};
+pub use filter::{Filtered, HeadFilter};
+pub use forward_auth::{ForwardAuth, ForwardAuthLayer};
 pub use from_fn::{FromFn, FromFnLayer, Next, from_fn};
 pub use https::{Https, HttpsLayer};
 #[cfg(feature = "hyper")]
@@ -57,6 +71,8 @@ pub use hyper_upgrade::{HyperUpgrade, HyperUpgradeLayer};
 #[cfg(feature = "limit")]
 pub use limit::{ClientRateLimit, ClientRateLimitLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
+pub use maintenance::{Maintenance, MaintenanceLayer};
+pub use redirect::{Redirect, RedirectLayer, RewritePath, RewritePathLayer};
 pub use request_deadline::{RequestDeadline, RequestDeadlineLayer};
 pub use rescue::{Rescue, RescueExt, RescueLayer};
 pub use trusted_proxy::{ClientField, TrustedProxy, TrustedProxyLayer};

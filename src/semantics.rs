@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod cgi;
 pub mod conditional;
+pub mod constant_time;
 pub mod date;
 pub mod etag;
 pub mod forwarded;

@@ -45,6 +45,11 @@ impl Network {
         }
     }
 
+    /// Returns the length of the prefix in bits.
+    pub fn prefix_len(&self) -> u32 {
+        self.prefix
+    }
+
     fn parse(text: &str) -> Result<Self, &'static str> {
         let (ip, prefix) = match text.split_once('/') {
             Some((ip, prefix)) => (ip, Some(prefix)),

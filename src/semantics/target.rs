@@ -4,9 +4,13 @@
 //! `/public/..%2fadmin` and another one serves it. So the path is decoded exactly once, here, and all
 //! decisions use the result.
 
+mod pattern;
+
 use std::borrow::Cow;
 
 use http::Uri;
+
+pub use pattern::{InvalidPattern, PathPattern};
 
 /// A request's URI as the client sent it, before a router removed the prefix of a nested service.
 /// It is in the extensions of the nested service's requests.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use tower::{BoxError, Layer, ServiceExt, service_fn, util::BoxCloneService};
 
 use super::support::{exchange, start, statuses, within};
@@ -17,8 +18,9 @@ use crate::{
     Request, Response,
     cache::CacheLayer,
     layer::{
-        HttpsLayer, RequestBufferLayer, RequestDeadlineLayer, RescueLayer, ResponseBufferLayer,
-        https::HSTS_MAX_AGE,
+        AccessLayer, EditFieldsLayer, ErrorPagesLayer, ForwardAuthLayer, HttpsLayer, RedirectLayer,
+        RequestBufferLayer, RequestDeadlineLayer, RescueLayer, ResponseBufferLayer,
+        RewritePathLayer, https::HSTS_MAX_AGE,
     },
     peer::{Peer, Tls},
     upstream::{HedgeLayer, MirrorLayer},
@@ -120,6 +122,51 @@ async fn every_order_of_layers_gives_correct_responses() {
     let stats = threads.stats();
     assert_eq!((stats.queued, stats.stuck, stats.panics), (0, 0, 120));
     threads.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Layers that decide by heads. Each lets the request below pass.
+const HEADS: [(&str, Wrap); 6] = [
+    ("access", |s| AccessLayer::new().allow_others(true).layer(s).boxed_clone()),
+    ("redirect", |s| {
+        let layer = RedirectLayer::new().redirect(StatusCode::FOUND, "/old/{x}", "/new/{x}");
+        layer.unwrap().layer(s).boxed_clone()
+    }),
+    ("rewrite", |s| {
+        let layer = RewritePathLayer::new().rewrite("/v1/{*rest}", "/{rest}");
+        layer.unwrap().layer(s).boxed_clone()
+    }),
+    ("fields", |s| EditFieldsLayer::new().remove_dangerous().add_security().layer(s).boxed_clone()),
+    ("pages", |s| ErrorPagesLayer::new().page(404, "page").layer(s).boxed_clone()),
+    ("auth", |s| {
+        let authority =
+            service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(crate::Body::empty())));
+        ForwardAuthLayer::new(authority, "/check").layer(s).boxed_clone()
+    }),
+];
+
+#[tokio::test]
+async fn every_order_of_layers_on_heads_gives_correct_responses() {
+    for order in permutations(HEADS.len()) {
+        let names: Vec<_> = order.iter().map(|&i| HEADS[i].0).collect();
+        let app = service_fn(async |request: Request| {
+            assert!(!request.headers().contains_key("proxy"));
+            let status = if request.uri() == "/a?q" { 200 } else { 404 };
+            let response = Response::builder().status(status).header("x-powered-by", "app");
+            Ok::<_, BoxError>(response.body(crate::Body::from("app"))?)
+        });
+        let app = crate::layer::MaintenanceLayer::new("closed").layer(app);
+        let stack = order.iter().fold(app.boxed_clone(), |s, &i| HEADS[i].1(s));
+        for (path, status, body) in
+            [("/v1/a?q", 200, &b"app"[..]), ("/b", 404, b"page"), ("/old/a", 302, b"")]
+        {
+            let request = Request::get(path).header("accept", "text/html").header("proxy", "x");
+            let request = request.body(crate::Body::empty()).unwrap();
+            let response = stack.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{names:?} {path}");
+            assert_eq!(response.body().as_bytes().unwrap_or_default(), body, "{names:?} {path}");
+            assert!(!response.headers().contains_key("x-powered-by"), "{names:?} {path}");
+        }
+    }
 }
 
 /// Returns all permutations of `0..n`.

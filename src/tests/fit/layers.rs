@@ -6,10 +6,10 @@ use axum::{Router, routing::post};
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue,
-    header::{ACCEPT_ENCODING, SERVER},
+    header::{ACCEPT_ENCODING, AUTHORIZATION, SERVER},
 };
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceBuilder, ServiceExt, util::MapRequestLayer};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn, util::MapRequestLayer};
 use tower_http::{
     compression::CompressionLayer,
     cors::CorsLayer,
@@ -17,7 +17,7 @@ use tower_http::{
     limit::RequestBodyLimitLayer,
     request_id::{MakeRequestUuid, SetRequestIdLayer},
     services::ServeDir,
-    set_header::SetResponseHeaderLayer,
+    set_header::{SetRequestHeaderLayer, SetResponseHeaderLayer},
     trace::TraceLayer,
 };
 
@@ -26,9 +26,11 @@ use crate::{
     body::HttpBody,
     cache::CacheLayer,
     layer::{
-        BandwidthLayer, ClientField, ClientRateLimitLayer, ConcurrencyLimitLayer, DisconnectLayer,
-        HttpsLayer, InFlightLayer, RequestBufferLayer, RequestDeadlineLayer, RescueExt,
-        RescueLayer, ResponseBufferLayer, TrustedProxyLayer, https::HSTS_MAX_AGE,
+        AccessLayer, BandwidthLayer, BasicAuthLayer, ClientField, ClientRateLimitLayer,
+        ConcurrencyLimitLayer, DisconnectLayer, EditFieldsLayer, ErrorPagesLayer, ForwardAuthLayer,
+        HttpsLayer, InFlightLayer, MaintenanceLayer, RedirectLayer, RequestBufferLayer,
+        RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer, RewritePathLayer,
+        TrustedProxyLayer, https::HSTS_MAX_AGE,
     },
     peer::{Peer, Tls},
     tests::support::{exchange, start, statuses},
@@ -194,6 +196,48 @@ async fn hedge_layer_fits() {
 #[tokio::test]
 async fn mirror_layer_fits() {
     fits!(MirrorLayer::new(echo()));
+}
+
+#[tokio::test]
+async fn access_layer_fits() {
+    fits!(AccessLayer::new().allow_others(true));
+}
+
+#[tokio::test]
+async fn basic_auth_layer_fits() {
+    let credentials = HeaderValue::from_static("Basic YTpi");
+    let client = SetRequestHeaderLayer::overriding(AUTHORIZATION, credentials);
+    let auth = BasicAuthLayer::new("a").user("a", "b");
+    fits!(ServiceBuilder::new().layer(client).layer(auth).into_inner());
+}
+
+#[tokio::test]
+async fn edit_fields_layer_fits() {
+    fits!(EditFieldsLayer::new().remove_dangerous().add_security());
+}
+
+#[tokio::test]
+async fn error_pages_layer_fits() {
+    fits!(ErrorPagesLayer::new().pages(400..=599, "page"));
+}
+
+#[tokio::test]
+async fn forward_auth_layer_fits() {
+    let authority = service_fn(async |_: Request| {
+        Ok::<_, BoxError>(http::Response::new(Full::<Bytes>::default()))
+    });
+    fits!(ForwardAuthLayer::new(authority, "/check"));
+}
+
+#[tokio::test]
+async fn maintenance_layer_fits() {
+    fits!(MaintenanceLayer::new("page"));
+}
+
+#[tokio::test]
+async fn redirect_and_rewrite_layers_fit() {
+    fits!(RedirectLayer::new().redirect(http::StatusCode::FOUND, "/old", "/new").unwrap());
+    fits!(RewritePathLayer::new().rewrite("/v1/{*rest}", "/{rest}").unwrap());
 }
 
 /// Returns an axum router in all layers of this crate, with a layer of tower-http between any two.

@@ -1,0 +1,180 @@
+//! `ErrorPages`: pages of the site for error statuses.
+
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, header, request};
+use tower_layer::Layer;
+
+use super::filter::{Filtered, HeadFilter};
+use crate::{body::Body, semantics::negotiate::prefers};
+
+/// Replaces the content of error responses by pages of the site, for clients that prefer HTML.
+///
+/// Outside of [`RescueLayer`](super::RescueLayer), so that it sees all errors as responses. The status stays, and so do the
+/// other fields, except those that describe the replaced content. A client that prefers JSON to HTML gets the response as
+/// it is, and so does one of HEAD but for the fields. Responses of an application can be left alone by
+/// [`keep_html`](Self::keep_html).
+///
+/// ```
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use vestibule::{Body, BoxError, Request, Response, layer::ErrorPagesLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+/// let pages = ErrorPagesLayer::new()
+///     .page(404, "<h1>There is no such page</h1>")
+///     .pages(500..=599, "<h1>Something went wrong on our side</h1>");
+/// let site = pages.layer(service_fn(async |_: Request| {
+///     Ok::<_, BoxError>(Response::builder().status(502).body(Body::from("details"))?)
+/// }));
+/// let ask = |accept| http::Request::get("/").header("accept", accept).body(Body::empty());
+/// let response = site.clone().oneshot(ask("text/html, */*;q=0.1")?).await?;
+/// assert!(response.body().as_bytes().unwrap().starts_with(b"<h1>Something"));
+/// let response = site.oneshot(ask("application/json")?).await?;
+/// assert_eq!(response.body().as_bytes().unwrap(), "details");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct ErrorPagesLayer {
+    pages: Arc<HashMap<u16, Bytes>>,
+    keeps_html: bool,
+}
+
+/// The service of [`ErrorPagesLayer`].
+pub type ErrorPages<S> = Filtered<S, ErrorPagesLayer>;
+
+impl ErrorPagesLayer {
+    /// Creates a layer without pages.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the page of a status, in HTML in UTF-8.
+    ///
+    /// # Panics
+    /// If the status is not from 400 to 599.
+    #[must_use]
+    pub fn page(self, status: u16, page: impl Into<Bytes>) -> Self {
+        self.pages(status..=status, page)
+    }
+
+    /// Sets the page of several statuses. A later call replaces an earlier one.
+    ///
+    /// # Panics
+    /// If one of them is not from 400 to 599.
+    #[must_use]
+    pub fn pages(mut self, statuses: RangeInclusive<u16>, page: impl Into<Bytes>) -> Self {
+        let page = page.into();
+        for status in statuses {
+            assert!((400..=599).contains(&status), "{status} is not the status of an error");
+            Arc::make_mut(&mut self.pages).insert(status, page.clone());
+        }
+        self
+    }
+
+    /// Leaves responses alone that are HTML themselves: pages of an application. Off by default.
+    #[must_use]
+    pub fn keep_html(mut self, on: bool) -> Self {
+        self.keeps_html = on;
+        self
+    }
+}
+
+impl<S> Layer<S> for ErrorPagesLayer {
+    type Service = ErrorPages<S>;
+
+    fn layer(&self, inner: S) -> ErrorPages<S> {
+        Filtered::new(inner, self.clone())
+    }
+}
+
+/// What is remembered of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    wants_page: bool,
+    is_head: bool,
+}
+
+impl HeadFilter for ErrorPagesLayer {
+    type Memo = Client;
+
+    fn on_request(&self, head: &mut request::Parts) -> Result<Client, Box<Response<Body>>> {
+        let wants_page = prefers(&head.headers, "text/html", "application/json");
+        Ok(Client { wants_page, is_head: head.method == Method::HEAD })
+    }
+
+    fn on_response(&self, client: Client, response: Response<Body>) -> Response<Body> {
+        let Some(page) = self.pages.get(&response.status().as_u16()) else { return response };
+        let content_type = response.headers().get(header::CONTENT_TYPE);
+        let is_html = content_type.is_some_and(|t| t.as_bytes().starts_with(b"text/html"));
+        if !client.wants_page || (self.keeps_html && is_html) {
+            return response;
+        }
+        let (mut parts, _) = response.into_parts();
+        for name in [
+            header::CONTENT_LENGTH,
+            header::CONTENT_ENCODING,
+            header::CONTENT_LANGUAGE,
+            header::CONTENT_RANGE,
+            header::ACCEPT_RANGES,
+            header::ETAG,
+            header::LAST_MODIFIED,
+        ] {
+            parts.headers.remove(name);
+        }
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        parts.headers.insert(header::CONTENT_TYPE, html);
+        // The form of the response depends on what the client prefers.
+        parts.headers.append(header::VARY, HeaderValue::from_static("accept"));
+        if client.is_head {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(page.len()));
+            return Response::from_parts(parts, Body::empty());
+        }
+        Response::from_parts(parts, Body::from(page.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(
+        layer: &ErrorPagesLayer,
+        method: &str,
+        response: http::response::Builder,
+    ) -> Response<Body> {
+        let request = http::Request::builder().method(method).header("accept", "text/html");
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let client = layer.on_request(&mut head).unwrap();
+        layer.on_response(client, response.body(Body::from("own")).unwrap())
+    }
+
+    #[test]
+    fn page_replaces_the_content_and_what_describes_it() {
+        let layer = ErrorPagesLayer::new().pages(500..=599, "a").page(503, "page");
+        let response = Response::builder()
+            .status(503)
+            .header("content-length", "3")
+            .header("content-encoding", "gzip")
+            .header("etag", "\"e\"")
+            .header("retry-after", "9");
+        let response = apply(&layer, "GET", response);
+        let names: Vec<_> = response.headers().keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["retry-after", "content-type", "vary"]);
+        assert_eq!(response.body().as_bytes().unwrap(), "page");
+        let head = apply(&layer, "HEAD", Response::builder().status(500));
+        assert!(head.body().as_bytes().is_none_or(|body| body.is_empty()));
+        assert_eq!(head.headers()["content-length"], "1");
+    }
+
+    #[test]
+    fn other_statuses_and_the_application_s_pages_stay() {
+        let layer = ErrorPagesLayer::new().page(404, "page");
+        let own = |response| apply(&layer, "GET", response).body().as_bytes().unwrap() == "own";
+        assert!(own(Response::builder().status(500)) && own(Response::builder()));
+        let html = || Response::builder().status(404).header("content-type", "text/html");
+        assert!(!own(html()));
+        let kept = apply(&layer.clone().keep_html(true), "GET", html());
+        assert_eq!(kept.body().as_bytes().unwrap(), "own");
+    }
+}

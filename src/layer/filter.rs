@@ -1,0 +1,129 @@
+//! `HeadFilter`: what layers have in common that decide by the head of a request and change that of a response, and wait
+//! for nothing.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Response, request};
+use pin_project::pin_project;
+use tower_service::Service;
+
+use crate::{
+    HttpService, Request,
+    body::{Body, HttpBody},
+};
+
+/// A rule for heads, of which [`Filtered`] makes a service.
+pub trait HeadFilter: Clone + Send + Sync + 'static {
+    /// What is kept from the request until its response.
+    type Memo: Send;
+
+    /// Changes the head of a request, or answers it.
+    ///
+    /// # Errors
+    /// The response, if the request is not passed on. Boxed, since that is the seldom case.
+    fn on_request(&self, head: &mut request::Parts) -> Result<Self::Memo, Box<Response<Body>>>;
+
+    /// Changes the response to a request that was passed on. Does nothing by default.
+    fn on_response(&self, memo: Self::Memo, response: Response<Body>) -> Response<Body> {
+        let _ = memo;
+        response
+    }
+}
+
+/// Applies a [`HeadFilter`] to the requests and responses of a service. It is ready when the inner service is.
+#[derive(Clone)]
+pub struct Filtered<S, F> {
+    inner: S,
+    filter: F,
+}
+
+impl<S, F> Filtered<S, F> {
+    /// Wraps a service.
+    pub fn new(inner: S, filter: F) -> Self {
+        Self { inner, filter }
+    }
+}
+
+impl<S, F, B> Service<Request<B>> for Filtered<S, F>
+where
+    S: HttpService<B> + Clone,
+    F: HeadFilter,
+    B: HttpBody,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, F>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        match self.filter.on_request(&mut head) {
+            Ok(memo) => {
+                let future = self.inner.call(Request::from_parts(head, body));
+                let filter = self.filter.clone();
+                ResponseFuture(State::Called { future, called: Some((filter, memo)) })
+            }
+            Err(response) => {
+                self.inner = self.inner.clone(); // a clone has nothing reserved
+                ResponseFuture(State::Answered(Some(response)))
+            }
+        }
+    }
+}
+
+impl<S: fmt::Debug, F> fmt::Debug for Filtered<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filtered").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Filtered`].
+#[pin_project]
+pub struct ResponseFuture<T, F: HeadFilter>(#[pin] State<T, F>);
+
+#[pin_project(project = StateProj)]
+enum State<T, F: HeadFilter> {
+    Called {
+        #[pin]
+        future: T,
+        called: Option<(F, F::Memo)>,
+    },
+    Answered(Option<Box<Response<Body>>>),
+}
+
+impl<T, F, R, E> Future for ResponseFuture<T, F>
+where
+    T: Future<Output = Result<Response<R>, E>>,
+    F: HeadFilter,
+    R: HttpBody,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().0.project() {
+            StateProj::Called { future, called } => {
+                let response = ready!(future.poll(cx))?.map(Body::new);
+                let (filter, memo) = called.take().expect("not polled again after it has ended");
+                Poll::Ready(Ok(filter.on_response(memo, response)))
+            }
+            StateProj::Answered(response) => {
+                let response = response.take().expect("not polled again after it has ended");
+                Poll::Ready(Ok(*response))
+            }
+        }
+    }
+}
+
+impl<T, F: HeadFilter> fmt::Debug for ResponseFuture<T, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

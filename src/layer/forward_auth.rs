@@ -1,0 +1,343 @@
+//! `ForwardAuth`: asks another service whether a request may pass, as nginx's `auth_request`.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, header};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    HttpService, Request,
+    body::{Body, HttpBody},
+    error::BoxError,
+    peer::{Deadline, Peer},
+    semantics::{hop, target::OriginalUri},
+};
+
+/// The fields of a request that describe its content or ask for a part, which the authority is not sent.
+const NOT_SENT: [HeaderName; 12] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::EXPECT,
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::ACCEPT_ENCODING,
+    header::MAX_FORWARDS,
+];
+
+const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Asks an authority about each request before it is passed on: nginx's `auth_request`, Caddy's and Traefik's
+/// `forward_auth`. The authority is any service: an [`Upstream`](crate::upstream), a worker pool, a function.
+///
+/// The authority gets a GET for [its path](Self::new) with the fields of the request, without its content, and with
+/// `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`. With a 2xx the request is passed on, with the fields of that
+/// response that are [copied](Self::copy); a client cannot send these fields itself. Any other response is the client's: a
+/// redirect to a login page, or a 401. An error of the authority is an error of the request; it never passes.
+///
+/// The request's [`Deadline`] is the authority's too. The readiness of the inner service is awaited after the authority has
+/// answered, so no permit is held meanwhile. It stands outside of buffers, since the content is not needed.
+///
+/// ```
+/// use http::HeaderName;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use vestibule::{Body, BoxError, Request, Response, layer::ForwardAuthLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+/// let authority = service_fn(async |question: Request| {
+///     assert_eq!(question.headers()["x-forwarded-uri"], "/account?tab=1");
+///     let is_known = question.headers().get("cookie").is_some_and(|c| c == "session=1");
+///     let answer = Response::builder().status(if is_known { 204 } else { 401 });
+///     Ok::<_, BoxError>(answer.header("x-user", "alice").body(Body::empty())?)
+/// });
+/// let auth = ForwardAuthLayer::new(authority, "/check").copy(HeaderName::from_static("x-user"));
+/// let site = auth.layer(service_fn(async |request: Request| {
+///     Ok::<_, BoxError>(Response::new(Body::from(request.headers()["x-user"].to_str()?.to_owned())))
+/// }));
+/// let ask = |cookie| {
+///     let request = http::Request::get("/account?tab=1").header("cookie", cookie);
+///     request.header("x-user", "mallory").body(Body::empty())
+/// };
+/// assert_eq!(site.clone().oneshot(ask("session=2")?).await?.status(), 401);
+/// let response = site.oneshot(ask("session=1")?).await?;
+/// assert_eq!(response.body().as_bytes().unwrap(), "alice");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ForwardAuthLayer<A> {
+    authority: A,
+    options: Arc<Options>,
+}
+
+#[derive(Debug, Clone)]
+struct Options {
+    path: Uri,
+    copied: Vec<HeaderName>,
+}
+
+impl<A> ForwardAuthLayer<A> {
+    /// Creates a layer that asks `authority` at a path, with a query if it has one.
+    ///
+    /// # Panics
+    /// If `path` is not a path.
+    pub fn new(authority: A, path: &str) -> Self {
+        assert!(path.starts_with('/'), "{path:?} is not a path");
+        let path = path.parse().unwrap_or_else(|e| panic!("{path:?} is not a path: {e}"));
+        Self { authority, options: Arc::new(Options { path, copied: Vec::new() }) }
+    }
+
+    /// Copies a field of the authority's response to the request that is passed on. What the client has sent in this field
+    /// is removed.
+    #[must_use]
+    pub fn copy(mut self, name: HeaderName) -> Self {
+        Arc::make_mut(&mut self.options).copied.push(name);
+        self
+    }
+}
+
+impl<S, A: Clone> Layer<S> for ForwardAuthLayer<A> {
+    type Service = ForwardAuth<S, A>;
+
+    fn layer(&self, inner: S) -> ForwardAuth<S, A> {
+        ForwardAuth { inner, layer: self.clone() }
+    }
+}
+
+/// Asks an authority before each request. See [`ForwardAuthLayer`].
+#[derive(Debug, Clone)]
+pub struct ForwardAuth<S, A> {
+    inner: S,
+    layer: ForwardAuthLayer<A>,
+}
+
+impl<S, A, B> Service<Request<B>> for ForwardAuth<S, A>
+where
+    S: HttpService<B> + Clone + Send + 'static,
+    S::Future: Send,
+    A: HttpService + Clone + Send + 'static,
+    A::Future: Send,
+    B: HttpBody,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let mut inner = self.inner.clone();
+        let ForwardAuthLayer { mut authority, options } = self.layer.clone();
+        ResponseFuture(Box::pin(async move {
+            let mut request = request;
+            let question = options.question(&request);
+            poll_fn(|cx| authority.poll_ready(cx)).await.map_err(Into::into)?;
+            let answer = authority.call(question).await.map_err(Into::into)?;
+            if !answer.status().is_success() {
+                return Ok(answer.map(Body::new));
+            }
+            options.copy(answer.headers(), request.headers_mut());
+            drop(answer);
+            poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+            let response = inner.call(request).await.map_err(Into::into)?;
+            Ok(response.map(Body::new))
+        }))
+    }
+}
+
+impl Options {
+    /// Returns the authority's request.
+    fn question<B>(&self, request: &Request<B>) -> Request<Body> {
+        let mut headers = request.headers().clone();
+        hop::strip(&mut headers);
+        for name in NOT_SENT.iter().chain(&self.copied) {
+            headers.remove(name);
+        }
+        let original = request.extensions().get::<OriginalUri>();
+        let uri = original.map_or_else(|| request.uri(), |OriginalUri(uri)| uri);
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let peer = request.extensions().get::<Peer>();
+        let scheme = peer.map(|peer| peer.scheme().to_string());
+        let client = peer.and_then(Peer::ip).map(|ip| ip.to_string());
+        // The authority of the target overrides `Host` (RFC 9112 section 3.2.2).
+        let host = match uri.authority() {
+            Some(authority) => Some(authority.as_str().to_owned()),
+            None => request.headers().get(header::HOST).and_then(|h| Some(h.to_str().ok()?.into())),
+        };
+        for (name, value) in [
+            (METHOD, Some(request.method().as_str().to_owned())),
+            (URI, Some(target.to_owned())),
+            (HOST, host),
+            (PROTO, scheme),
+            (CLIENT, client),
+        ] {
+            // What the client says in these fields is removed in any case.
+            headers.remove(&name);
+            let value = value.and_then(|value| HeaderValue::from_str(&value).ok());
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        let mut question = Request::new(Body::empty());
+        *question.method_mut() = Method::GET;
+        *question.uri_mut() = self.path.clone();
+        *question.headers_mut() = headers;
+        let extensions = question.extensions_mut();
+        if let Some(peer) = peer {
+            extensions.insert(peer.clone());
+        }
+        if let Some(deadline) = request.extensions().get::<Deadline>() {
+            extensions.insert(*deadline);
+        }
+        question
+    }
+
+    /// Copies fields from the answer to the request.
+    fn copy(&self, answer: &HeaderMap, request: &mut HeaderMap) {
+        for name in &self.copied {
+            request.remove(name);
+            for value in answer.get_all(name) {
+                request.append(name, value.clone());
+            }
+        }
+    }
+}
+
+/// The future of [`ForwardAuth`].
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture(Boxed);
+
+type Boxed = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    const USER: HeaderName = HeaderName::from_static("x-user");
+
+    type Seen = Arc<Mutex<Vec<HeaderMap>>>;
+
+    /// Sends a request through the layer, with an authority that answers with `status`, and returns the response and what
+    /// the application has seen.
+    async fn send(
+        request: http::request::Builder,
+        authority: impl Fn(Request) -> Result<Response<Body>, BoxError> + Clone + Send + Sync + 'static,
+    ) -> (Result<Response<Body>, BoxError>, Vec<HeaderMap>) {
+        let seen = Seen::default();
+        let kept = seen.clone();
+        let app = service_fn(move |request: Request| {
+            kept.lock().unwrap().push(request.headers().clone());
+            async { Ok::<_, BoxError>(Response::new(Body::from("app"))) }
+        });
+        let authority = service_fn(move |request| std::future::ready(authority(request)));
+        let layer = ForwardAuthLayer::new(authority, "/check?a=b").copy(USER);
+        let response = layer.layer(app).oneshot(request.body(Body::from("content")).unwrap()).await;
+        let seen = seen.lock().unwrap().clone();
+        (response, seen)
+    }
+
+    #[tokio::test]
+    async fn authority_sees_the_request_without_its_content_and_the_client_s_claims() {
+        let address: std::net::SocketAddr = "192.0.2.1:5".parse().unwrap();
+        let mut request = Request::post("/x?y=1").extension(Peer::tcp(address, address));
+        for (name, value) in [
+            ("host", "site.example"),
+            ("cookie", "c=1"),
+            ("content-length", "7"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("if-none-match", "*"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-method", "GET"),
+            ("x-user", "mallory"),
+        ] {
+            request = request.header(name, value);
+        }
+        let (response, seen) = send(request, |question| {
+            let mut fields: Vec<_> = question.headers().iter().collect();
+            fields.sort_by_key(|(name, _)| name.as_str());
+            let fields: Vec<_> =
+                fields.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+            assert_eq!(
+                fields,
+                [
+                    "cookie: c=1",
+                    "host: site.example",
+                    "x-forwarded-for: 192.0.2.1",
+                    "x-forwarded-host: site.example",
+                    "x-forwarded-method: POST",
+                    "x-forwarded-proto: http",
+                    "x-forwarded-uri: /x?y=1",
+                ]
+            );
+            assert_eq!(
+                (question.method(), question.uri()),
+                (&Method::GET, &"/check?a=b".parse().unwrap())
+            );
+            Ok(Response::new(Body::empty()))
+        })
+        .await;
+        assert_eq!(response.unwrap().body().as_bytes().unwrap(), "app");
+        // Without an answer in it, the client's claim is removed.
+        assert!(!seen[0].contains_key(USER) && seen[0]["content-length"] == "7");
+    }
+
+    #[tokio::test]
+    async fn request_passes_by_success_of_the_authority_only() {
+        for (status, passes) in [(200, true), (204, true), (302, false), (401, false), (500, false)]
+        {
+            let (response, seen) = send(Request::get("/"), move |_| {
+                let answer = Response::builder().status(status).header(USER, "alice");
+                Ok(answer.header("location", "/login").body(Body::from("authority"))?)
+            })
+            .await;
+            let response = response.unwrap();
+            assert_eq!(seen.len(), usize::from(passes), "{status}");
+            if passes {
+                assert_eq!(seen[0][USER], "alice");
+                assert!(!response.headers().contains_key("location"));
+            } else {
+                assert_eq!(response.status(), status);
+                assert_eq!(response.headers()["location"], "/login");
+                assert_eq!(response.body().as_bytes().unwrap(), "authority");
+            }
+        }
+        let (response, seen) =
+            send(Request::get("/"), |_| Err("the authority is down".into())).await;
+        assert!(response.is_err() && seen.is_empty());
+    }
+}

@@ -1,0 +1,207 @@
+//! `Redirect` and `RewritePath`: paths by pattern, for clients and for the application.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode, Uri, header, request, uri::PathAndQuery};
+use tower_layer::Layer;
+
+use super::filter::{Filtered, HeadFilter};
+use crate::{
+    body::Body,
+    semantics::target::{InvalidPattern, OriginalUri, PathPattern},
+};
+
+/// Redirects clients by the pattern of the path. The first pattern that matches counts.
+///
+/// The query is kept, behind that of the target if it has one. A path that would become another host's is passed on.
+///
+/// ```
+/// use http::StatusCode;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use vestibule::{Body, BoxError, Request, Response, layer::RedirectLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+/// let moved = RedirectLayer::new()
+///     .redirect(StatusCode::PERMANENT_REDIRECT, "/old/{*rest}", "/new/{rest}")?
+///     .redirect(StatusCode::FOUND, "/chat", "https://chat.example.com/")?;
+/// let site = moved.layer(service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::empty()))));
+/// let request = http::Request::get("/old/a?b").body(Body::empty())?;
+/// let response = site.oneshot(request).await?;
+/// assert_eq!((response.status().as_u16(), &response.headers()["location"]), (308, &"/new/a?b".parse()?));
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct RedirectLayer(Arc<Vec<(StatusCode, PathPattern)>>);
+
+/// The service of [`RedirectLayer`].
+pub type Redirect<S> = Filtered<S, RedirectLayer>;
+
+impl RedirectLayer {
+    /// Creates a layer without patterns.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Redirects paths of a [pattern](PathPattern) with this status. 308 and 307 keep the method; after 301 and 302
+    /// clients send GET.
+    ///
+    /// # Errors
+    /// [`InvalidPattern`].
+    ///
+    /// # Panics
+    /// If the status is not one of 301, 302, 303, 307 and 308.
+    pub fn redirect(
+        mut self,
+        status: StatusCode,
+        from: &str,
+        to: &str,
+    ) -> Result<Self, InvalidPattern> {
+        assert!(matches!(status.as_u16(), 301..=303 | 307 | 308), "{status} is no redirect");
+        Arc::make_mut(&mut self.0).push((status, PathPattern::new(from, to)?));
+        Ok(self)
+    }
+
+    fn location(&self, uri: &Uri) -> Option<(StatusCode, HeaderValue)> {
+        let found = |(status, pattern): &(StatusCode, PathPattern)| {
+            Some((*status, pattern.apply(uri.path())?))
+        };
+        let (status, target) = self.0.iter().find_map(found)?;
+        let location = with_query(target, uri.query());
+        Some((status, HeaderValue::from_str(&location).ok()?))
+    }
+}
+
+/// Changes the path that the inner services see, by its pattern. The first pattern that matches counts.
+///
+/// The query is kept. The target that the client asked for is in the extensions as [`OriginalUri`]. It stands inside of
+/// access rules and outside of the router.
+///
+/// ```
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use vestibule::{Body, BoxError, Request, Response, layer::RewritePathLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+/// let versions = RewritePathLayer::new().rewrite("/v1/{*rest}", "/api/{rest}?version=1")?;
+/// let site = versions.layer(service_fn(async |request: Request| {
+///     Ok::<_, BoxError>(Response::new(Body::from(request.uri().to_string())))
+/// }));
+/// let request = http::Request::get("/v1/users?page=2").body(Body::empty())?;
+/// let response = site.oneshot(request).await?;
+/// assert_eq!(response.body().as_bytes().unwrap(), "/api/users?version=1&page=2");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct RewritePathLayer(Arc<Vec<PathPattern>>);
+
+/// The service of [`RewritePathLayer`].
+pub type RewritePath<S> = Filtered<S, RewritePathLayer>;
+
+impl RewritePathLayer {
+    /// Creates a layer without patterns.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Rewrites paths of a [pattern](PathPattern) to another path.
+    ///
+    /// # Errors
+    /// [`InvalidPattern`].
+    pub fn rewrite(mut self, from: &str, to: &str) -> Result<Self, InvalidPattern> {
+        Arc::make_mut(&mut self.0).push(PathPattern::new(from, to)?);
+        Ok(self)
+    }
+
+    fn target(&self, uri: &Uri) -> Option<Uri> {
+        let target = self.0.iter().find_map(|pattern| pattern.apply(uri.path()))?;
+        let target: PathAndQuery = with_query(target, uri.query()).parse().ok()?;
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(target);
+        Uri::from_parts(parts).ok()
+    }
+}
+
+fn with_query(mut target: String, query: Option<&str>) -> String {
+    if let Some(query) = query {
+        target.push(if target.contains('?') { '&' } else { '?' });
+        target.push_str(query);
+    }
+    target
+}
+
+impl<S> Layer<S> for RedirectLayer {
+    type Service = Redirect<S>;
+
+    fn layer(&self, inner: S) -> Redirect<S> {
+        Filtered::new(inner, self.clone())
+    }
+}
+
+impl<S> Layer<S> for RewritePathLayer {
+    type Service = RewritePath<S>;
+
+    fn layer(&self, inner: S) -> RewritePath<S> {
+        Filtered::new(inner, self.clone())
+    }
+}
+
+impl HeadFilter for RedirectLayer {
+    type Memo = ();
+
+    fn on_request(&self, head: &mut request::Parts) -> Result<(), Box<Response<Body>>> {
+        let Some((status, location)) = self.location(&head.uri) else { return Ok(()) };
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::LOCATION, location);
+        Err(Box::new(response))
+    }
+}
+
+impl HeadFilter for RewritePathLayer {
+    type Memo = ();
+
+    fn on_request(&self, head: &mut request::Parts) -> Result<(), Box<Response<Body>>> {
+        if let Some(target) = self.target(&head.uri) {
+            let original = std::mem::replace(&mut head.uri, target);
+            if head.extensions.get::<OriginalUri>().is_none() {
+                head.extensions.insert(OriginalUri(original));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_pattern_counts_and_the_query_is_kept() {
+        let layer = RedirectLayer::new()
+            .redirect(StatusCode::FOUND, "/a/{x}", "/first/{x}?y=1")
+            .unwrap()
+            .redirect(StatusCode::PERMANENT_REDIRECT, "/a/{*rest}", "/second/{rest}")
+            .unwrap();
+        for (uri, want) in [
+            ("/a/1?z=2", Some((302, "/first/1?y=1&z=2"))),
+            ("/a/1/2?z", Some((308, "/second/1/2?z"))),
+            ("http://evil.example/a/1", Some((302, "/first/1?y=1"))),
+            ("/b", None),
+            ("*", None),
+        ] {
+            let got = layer.location(&uri.parse().unwrap());
+            let got = got.as_ref().map(|(status, to)| (status.as_u16(), to.to_str().unwrap()));
+            assert_eq!(got, want, "{uri}");
+        }
+    }
+
+    #[test]
+    fn rewritten_request_keeps_its_authority_and_the_first_target() {
+        let layer = RewritePathLayer::new().rewrite("/a/{*rest}", "/b/{rest}").unwrap();
+        let request = http::Request::get("http://h.example:81/a/x?q").body(()).unwrap();
+        let (mut head, ()) = request.into_parts();
+        assert!(layer.on_request(&mut head).is_ok());
+        assert_eq!(head.uri, "http://h.example:81/b/x?q");
+        assert!(layer.on_request(&mut head).is_ok());
+        assert_eq!(head.extensions.get::<OriginalUri>().unwrap().0, "http://h.example:81/a/x?q");
+    }
+}
