@@ -40,11 +40,14 @@
 //! - **Stale responses** are used while they are revalidated in the background, while the origin fails, and
 //!   [while it is overloaded](CacheBuilder::stale_while), as far as the response permits that.
 //! - **Early refresh**: one of many requests refreshes a response shortly before it expires, so that a hot one never does.
+//! - **Early hints**: browsers get the `Link` fields of a stale response while it is fetched again,
+//!   [by choice](CacheBuilder::early_hints).
 //! - **Variants** by `Vary`, with `Accept-Encoding` and `Accept-Language` in a normal form. The origin is sent the normal
 //!   form of `Accept-Encoding`.
 //! - **Queries** that a response's `No-Vary-Search` calls the same share it, [by choice](CacheBuilder::no_vary_search).
 //! - **Ranges and conditions** of requests are answered from whole responses. Partial responses are not stored.
-//! - **Invalidation** by unsafe requests, and by [`CacheHandle`] with a key, a prefix or a group.
+//! - **Invalidation** by unsafe requests, and by [`CacheHandle`] with a key, a prefix or a group, or over
+//!   HTTP by a [`PurgeService`].
 //!
 //! # What is not stored
 //!
@@ -97,6 +100,7 @@ mod figures;
 mod fill;
 mod flight;
 mod handle;
+mod hints;
 mod key;
 mod layer;
 mod lead;
@@ -105,6 +109,7 @@ mod memory;
 mod object;
 mod pool;
 mod pump;
+mod purge;
 mod respond;
 mod service;
 mod shared;
@@ -125,6 +130,7 @@ pub use layer::{
 };
 pub use marks::{MAX_MARKED_GROUPS, MAX_MARKED_PREFIXES};
 pub use memory::{CAPACITY, MAX_OBJECT, MAX_VARIANTS};
+pub use purge::{MIN_TOKEN, PurgeService};
 pub use service::{Cache, ResponseFuture};
 pub use store::Purge;
 

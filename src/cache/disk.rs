@@ -5,19 +5,17 @@ mod head;
 mod index;
 mod scan;
 mod spool;
+mod write;
 
 use std::{
     collections::HashSet,
-    fmt,
-    fs::File,
-    io,
+    fmt, io,
     path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -40,7 +38,7 @@ use super::{
     pool::{self, POOL},
     store::{Changes, Found, Judge, Lookup, Purge, Store},
 };
-use crate::{body::FileSlice, net::blocking_pool::Job};
+use crate::body::FileSlice;
 
 /// The default bytes on disk, 1 GiB.
 pub const DISK_CAPACITY: u64 = 1 << 30;
@@ -56,12 +54,6 @@ const MAX_SPOOLED_SHARE: u64 = 4;
 
 /// The bytes that wait to be written, 64 MiB. Objects beyond are stored in memory only.
 pub const MAX_WRITING: u64 = 64 << 20;
-
-/// The number of objects that wait to be written, 1,024.
-const MAX_WRITES: usize = 1024;
-
-/// How long nothing is written after a failure, 10 seconds: a full disk or one that is read-only stays so for a while.
-const PAUSE: Duration = Duration::from_secs(10);
 
 /// Objects on disk and in memory.
 pub(super) struct DiskStore {
@@ -174,90 +166,6 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics between two changes that belong together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_paused(&self) -> bool {
-        let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX);
-        now < self.paused_until.load(Relaxed)
-    }
-
-    /// Writes an object in a thread that may block, unless too much is being written or the disk has failed recently.
-    fn write(self: &Arc<Self>, state: &mut State, key: &Key, object: &Arc<Object>) {
-        let (len, is_spooled) = (object.content.len(), state.spools.contains(&object.id));
-        let (what, in_memory) = match &object.content {
-            Content::Memory(content) => (What::Content(content.clone()), len),
-            Content::File(file) if is_spooled => (What::Spooled(file.file().clone()), 0),
-            Content::File(_) => return,
-        };
-        let is_full = state.writing.len() >= MAX_WRITES
-            || self.writing_len.load(Relaxed) + in_memory > MAX_WRITING;
-        if self.is_paused() || len > self.max_object || is_full {
-            return;
-        }
-        let Some(head) = head::encode(key, object, len) else { return };
-        state.spools.remove(&object.id);
-        self.writing_len.fetch_add(in_memory, Relaxed);
-        state.writing.push(Writing { key: key.clone(), object: object.clone() });
-        let (store, key, object) = (self.clone(), key.clone(), object.clone());
-        POOL.run(Box::new(Write { store, key, object, what, head, has_run: false }));
-    }
-
-    /// Writes the head of an object whose content is on disk already.
-    fn write_head(self: &Arc<Self>, key: &Key, object: &Arc<Object>) {
-        let Some(head) = head::encode(key, object, object.content.len()) else { return };
-        let (store, key, object) = (self.clone(), key.clone(), object.clone());
-        let what = What::Head;
-        POOL.run(Box::new(Write { store, key, object, what, head, has_run: false }));
-    }
-
-    /// Writes that objects have become stale, so that they are stale after a restart too.
-    fn expire_heads(&self, key: &Key, changes: &Changes) {
-        for (id, at) in &changes.expired {
-            let head = self.files.read_head(*id).ok();
-            let Some((read_key, mut object, len)) = head.and_then(|head| head::decode(&head))
-            else {
-                continue;
-            };
-            if read_key == *key && object.id == *id {
-                object.freshness.expire(*at);
-                if let Some(head) = head::encode(key, &object, len)
-                    && let Err(error) = self.replace_head(key, *id, &head, |_| true)
-                {
-                    self.pause(&error);
-                }
-            }
-        }
-    }
-
-    /// Replaces the head of an object, if its entry in the index is still what `is_current` demands.
-    fn replace_head(
-        &self,
-        key: &Key,
-        id: u64,
-        head: &[u8],
-        is_current: impl Fn(&Meta) -> bool,
-    ) -> io::Result<()> {
-        let is_current = || {
-            let metas = self.index.get(key).unwrap_or_default();
-            metas.iter().any(|meta| meta.id == id && is_current(meta))
-        };
-        // Two updates of an object have the same files. No request waits for this lock.
-        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_current() {
-            return Ok(());
-        }
-        let written = self.files.write_head(id, head);
-        let writing = self.lock();
-        let result = match written {
-            Ok(()) if is_current() => self.files.commit(id),
-            result => {
-                self.files.discard_head(id);
-                result
-            }
-        };
-        drop(writing);
-        drop(heads);
-        result
     }
 
     /// Removes entries of the index, and later their files. After a crash before that a later object of the variant counts.
@@ -455,105 +363,6 @@ impl Store for DiskStore {
 impl fmt::Debug for DiskStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DiskStore").field("files", &self.inner.files).finish_non_exhaustive()
-    }
-}
-
-/// What of an object is written beside its head.
-enum What {
-    Content(Bytes),
-    /// The content is written, and the file is to be synchronized.
-    Spooled(Arc<File>),
-    Head,
-}
-
-/// Writes an object, or only its head.
-struct Write {
-    store: Arc<Inner>,
-    key: Key,
-    object: Arc<Object>,
-    what: What,
-    head: Vec<u8>,
-    has_run: bool,
-}
-
-impl Job for Write {
-    fn is_wanted(&mut self) -> bool {
-        true
-    }
-
-    fn run(mut self: Box<Self>) {
-        self.has_run = true;
-        let files = &self.store.files;
-        let result = match &self.what {
-            What::Content(content) => self.commit(files.write_content(self.object.id, content)),
-            What::Spooled(file) => self.commit(files.sync_content(file)),
-            What::Head => self.write_head(),
-        };
-        if let Err(error) = result {
-            self.store.pause(&error);
-        }
-    }
-
-    fn fail(self: Box<Self>, error: &io::Error) {
-        self.store.pause(error);
-    }
-}
-
-impl Write {
-    /// Gives a written object its head, and enters it into the index unless it was invalidated meanwhile.
-    fn commit(&self, written: io::Result<()>) -> io::Result<()> {
-        let Self { store, key, object, head, .. } = self;
-        let written = written.and_then(|()| store.files.write_head(object.id, head));
-        let mut state = store.lock();
-        let place = state.writing.iter().position(|w| w.object.id == object.id);
-        let current = place.map(|at| state.writing.swap_remove(at).object);
-        let committed = match (&current, written) {
-            (Some(_), Ok(())) => store.files.commit(object.id),
-            (_, result) => result,
-        };
-        match current.filter(|_| committed.is_ok()) {
-            Some(current) => {
-                store.index.insert(key, Meta::of(&current, current.content.len()));
-                if !current.is_unchanged(object) {
-                    store.write_head(key, &current);
-                }
-            }
-            None => index::remove_later(&store.files, vec![object.id]),
-        }
-        drop(state);
-        committed
-    }
-
-    /// Writes the head of an object that is stored. Of several updates the last one counts.
-    fn write_head(&self) -> io::Result<()> {
-        let Self { store, key, object, head, .. } = self;
-        store.replace_head(key, object.id, head, |meta| meta.freshness == object.freshness)
-    }
-}
-
-impl Drop for Write {
-    fn drop(&mut self) {
-        match &self.what {
-            What::Content(content) => {
-                self.store.writing_len.fetch_sub(content.len() as u64, Relaxed);
-            }
-            What::Spooled(_) => {}
-            What::Head => return,
-        }
-        if !self.has_run {
-            self.store.lock().writing.retain(|w| w.object.id != self.object.id);
-        }
-    }
-}
-
-impl Inner {
-    /// Writes nothing for a while.
-    fn pause(&self, error: &io::Error) {
-        let until = u64::try_from((self.clock.now() + PAUSE).as_millis()).unwrap_or(u64::MAX);
-        let before = self.paused_until.swap(until, Relaxed);
-        if before + u64::try_from(PAUSE.as_millis()).unwrap_or(0) < until {
-            tracing::warn!(%error, "cannot write to the cache folder: responses are stored in memory only");
-        }
     }
 }
 

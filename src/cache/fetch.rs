@@ -9,6 +9,7 @@ use super::{
     aliases,
     fill::Fill,
     flight::{Entry, Phase},
+    hints,
     key::Key,
     lead,
     object::Object,
@@ -88,6 +89,11 @@ where
         && let Some(response) = stored_for_another_query(&shared, &fetch).await
     {
         return Ok(response);
+    }
+    if shared.options.early_hints
+        && let Some(stale) = &fetch.stale
+    {
+        hints::send(&fetch.parts, &stale.headers);
     }
     if fetch.parts.method == Method::HEAD {
         return fetch_head(shared, inner, fetch).await;

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{figures::Figures, key::Key, marks::Scope, shared::Shared, store::Purge, sweep};
+use http::Uri;
+
+use super::{
+    figures::Figures, key::Key, marks::Scope, purge::PurgeService, shared::Shared, store::Purge,
+    sweep,
+};
 use crate::net::Drain;
 
 /// A handle of a [`CacheLayer`](super::CacheLayer), cheap to clone.
@@ -49,6 +54,22 @@ impl CacheHandle {
     /// Invalidates everything.
     pub fn delete_all(&self, purge: Purge) {
         sweep::invalidate(&self.0, &[Scope::All], purge);
+    }
+
+    /// Returns a service that invalidates by request, for clients that know `token`.
+    ///
+    /// # Panics
+    /// If the token is shorter than [`MIN_TOKEN`](super::MIN_TOKEN).
+    pub fn purge_service(&self, token: &str) -> PurgeService {
+        PurgeService::new(self.clone(), token)
+    }
+
+    /// Returns the key of an URL, with what of its query [belongs to keys](super::CacheBuilder::query_key); `None` if it is
+    /// not absolute, or its path has no normal form.
+    pub fn key_of_url(&self, url: &str) -> Option<Key> {
+        let url: Uri = url.parse().ok()?;
+        let (scheme, authority) = (url.scheme_str()?, url.authority()?);
+        self.0.options.query.key(scheme, authority.as_str(), url.path(), url.query())
     }
 
     /// Waits until all earlier invalidations are carried out: memory is freed and files are removed.

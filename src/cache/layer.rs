@@ -79,6 +79,7 @@ pub(super) struct Options {
     pub(super) obeys_requests: bool,
     pub(super) fills_ranges: bool,
     pub(super) no_vary_search: bool,
+    pub(super) early_hints: bool,
     pub(super) collapses: bool,
     pub(super) bypass_if: Option<Arc<Predicate>>,
     pub(super) stale_while: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
@@ -108,6 +109,7 @@ impl CacheLayer {
                 obeys_requests: false,
                 fills_ranges: false,
                 no_vary_search: false,
+                early_hints: false,
                 collapses: true,
                 bypass_if: None,
                 stale_while: None,
@@ -264,6 +266,14 @@ impl CacheBuilder {
     /// across a restart.
     pub fn no_vary_search(mut self, on: bool) -> Self {
         self.options.no_vary_search = on;
+        self
+    }
+
+    /// Sends the `Link` fields of a stale response as 103 Early Hints (RFC 8297) while it is validated or fetched again: those
+    /// for `preload`, `modulepreload` and `preconnect`, to browsers that navigate (`Sec-Fetch-Mode: navigate`). Off by default:
+    /// some old clients do not understand 103.
+    pub fn early_hints(mut self, on: bool) -> Self {
+        self.options.early_hints = on;
         self
     }
 

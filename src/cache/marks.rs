@@ -289,7 +289,6 @@ mod tests {
 
     #[test]
     fn mark_concerns_earlier_objects_of_its_scope_only() {
-        let marks = Marks::default();
         let origin = "http://a";
         for (scope, path, of) in [
             (Scope::All, "/x", &[][..]),
@@ -297,6 +296,7 @@ mod tests {
             (Scope::Group { group: "g", origin: "" }, "/", &["f", "g"]),
             (Scope::Group { group: "g", origin }, "/", &["g"]),
         ] {
+            let marks = Marks::default();
             let verdict = |revision| marks.verdict(&key(path), &groups(of), revision);
             assert_eq!(verdict(9), Verdict::Keep);
             marks.add(scope, Purge::Soft, 10, AT);

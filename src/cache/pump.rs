@@ -92,7 +92,10 @@ impl Pump {
         let fill = &self.fill;
         match poll_fn(|cx| poll(spool, fill, cx)).await {
             Ok(()) => self.lease.iter_mut().for_each(|lease| lease.set(fill.memory_len())),
-            Err(_) => self.stop_storing(),
+            Err(_) => {
+                self.shared.counters.not_stored.add();
+                self.stop_storing();
+            }
         }
     }
 

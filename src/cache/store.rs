@@ -82,8 +82,12 @@ impl Changes {
         match verdict {
             Verdict::Keep => true,
             Verdict::Expire(at) => {
+                let before = *freshness;
                 freshness.expire(at);
-                self.expired.push((id, at));
+                // Not one that was stale already, or is judged again.
+                if *freshness != before {
+                    self.expired.push((id, at));
+                }
                 true
             }
             Verdict::Remove => {

@@ -3,6 +3,7 @@
 mod bounds;
 mod flights;
 mod model;
+mod purge;
 mod search;
 mod stale;
 
@@ -437,8 +438,8 @@ async fn handle_invalidates_by_key_prefix_and_group() {
     assert_eq!(origin.seen(7)["if-none-match"], "\"e\"", "soft: it is validated");
     // The responses that were validated are newer than the mark.
     assert_eq!((all().await, swept().await <= 4), ("7 8 3".to_owned(), true));
-    cache.invalidate("news", Purge::Soft);
     let before = cache.figures().invalidated;
+    cache.invalidate("news", Purge::Soft);
     assert_eq!(swept().await - before, 2);
     cache.invalidate("nothing", Purge::Hard);
     assert_eq!(swept().await - before, 2);

@@ -83,7 +83,6 @@ impl Files {
         if written_in.as_ref().is_some_and(|written_in| *written_in != boot || boot.is_empty()) {
             for folder in 0..=u8::MAX {
                 self.scan(folder, || false, |_| false, |_| false)?;
-                self.scan(folder, || false, |_| false, |_| false)?;
             }
         }
         match (self.durability, written_in) {
@@ -212,7 +211,8 @@ impl Files {
             let path = entry?.path();
             match self.id_of(&path, "head") {
                 Some(id) if enter(id) => drop(kept.insert(id)),
-                _ => others.push(path),
+                Some(_) => drop(fs::remove_file(path)),
+                None => others.push(path),
             }
         }
         for path in others {

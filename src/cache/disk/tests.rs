@@ -4,7 +4,14 @@ mod kill;
 mod scan;
 mod spool;
 
-use std::{fs, io::BufRead, path::PathBuf, process::Stdio, thread, time::Instant};
+use std::{
+    fs,
+    io::BufRead,
+    path::PathBuf,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
 
 use http_body_util::BodyExt;
 use tempfile::TempDir;

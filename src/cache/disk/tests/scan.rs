@@ -87,3 +87,75 @@ async fn folder_is_emptied_if_power_loss_may_have_torn_it() {
         assert!(!dir.path().join("boot").exists());
     }
 }
+
+/// The objects of the test below. `VESTIBULE_CACHE_OBJECTS` sets another number; with a million it takes minutes.
+const OBJECTS: u64 = 2000;
+
+/// Returns the resident memory of this process, in KiB.
+fn resident_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Writes objects as an earlier process would have done, in the folders that begin with `first`.
+fn write_objects(folder: &Files, first: u64, n: u64) {
+    let headers = [("cache-control", "max-age=100000"), ("content-type", "text/html")];
+    let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    let headers: HeaderMap = headers.into_iter().collect();
+    let (now, vary) = (Clock::new().now(), crate::semantics::cache::Vary::of(&HeaderMap::new()));
+    for id in (first + 1..=n).step_by(4) {
+        let key = Key::new("http", "site.example", &format!("/objects/{id}"), None).unwrap();
+        let now = u64::try_from(now.as_nanos()).unwrap();
+        let object = Object {
+            id,
+            revision: id,
+            status: http::StatusCode::OK,
+            headers: headers.clone(),
+            freshness: crate::semantics::cache::Freshness::from_words([now, 0, 1 << 60, 0, 0, 4]),
+            vary_key: vary.key(&headers).unwrap(),
+            vary: vary.clone(),
+            groups: Arc::from([]),
+            cost: Duration::ZERO,
+            content: Content::Memory(Bytes::from_static(b"content")),
+            lease: None,
+        };
+        folder.write_content(id, b"content").unwrap();
+        folder.write_head(id, &head::encode(&key, &object, 7).unwrap()).unwrap();
+        folder.commit(id).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn objects_of_an_earlier_process_are_all_found() {
+    let n = std::env::var("VESTIBULE_CACHE_OBJECTS").ok().and_then(|n| n.parse().ok());
+    let (n, dir) = (n.unwrap_or(OBJECTS), tempfile::tempdir().unwrap());
+    let folder = Files::open(dir.path(), Durability::Crash).unwrap();
+    thread::scope(|scope| {
+        let folder = &folder;
+        (0..4).for_each(|first| drop(scope.spawn(move || write_objects(folder, first, n))));
+    });
+    drop(folder);
+    let (before, started) = (resident_kib(), Instant::now());
+    let builder = || builder().durability(Durability::Crash).disk_capacity(1 << 40);
+    let layer = begin_open(&dir, || builder().max_disk_objects(2 * n));
+    let opened = started.elapsed();
+    layer.handle().loaded().await;
+    let (scanned, after) = (started.elapsed(), resident_kib());
+    println!("{n} objects: open {opened:?}, scan {scanned:?}");
+    println!("{} bytes of memory for each", (after.saturating_sub(before) << 10) / n);
+    assert_eq!(layer.handle().figures().keys, n);
+    let site = layer.layer(service_fn(|_: Request| async { Err::<Response, _>("not stored") }));
+    for id in [1, n / 2, n] {
+        let request = Request::get(format!("http://site.example/objects/{id}"));
+        let request = request.body(Body::empty()).unwrap();
+        let body = site.clone().oneshot(request).await.unwrap().into_body();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "content");
+    }
+    let swept = Instant::now();
+    layer.handle().delete_all(Purge::Hard);
+    let marked = swept.elapsed();
+    layer.handle().swept().await;
+    println!("delete_all {marked:?}, swept {:?}", swept.elapsed());
+    assert_eq!((files(&dir, "head").len(), layer.handle().figures().invalidated), (0, n));
+}
