@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     HttpService,
+    budget::Lease,
     conn::{
         Config, Http2Config, Transport,
         call::{call_service, poll_service_ready},
@@ -90,6 +91,10 @@ pub struct Connection<I: Io, S> {
     /// Requests that wait for the service's readiness, oldest first.
     waiting: VecDeque<usize>,
     gate: GateWaiter,
+    /// Requests whose client waits for the reader of the body.
+    paused: usize,
+    /// The share of the budget for what was received of these bodies.
+    lease: Option<Lease>,
     timer: Timer,
     /// A lower bound of the streams' deadlines.
     next_deadline: Option<Instant>,
@@ -122,6 +127,8 @@ struct Stream {
     /// Boxed, so that the table stays small.
     exchange: Box<Exchange>,
     waker: StreamWaker,
+    /// Whether it is counted among those that are paused.
+    is_paused: bool,
 }
 
 impl<I, S> Connection<I, S>
@@ -149,6 +156,8 @@ where
             streams: Streams::default(),
             waiting: VecDeque::new(),
             gate: GateWaiter::default(),
+            paused: 0,
+            lease: None,
             timer: Timer::default(),
             next_deadline: None,
             idle_since: Some(clock::now()),
@@ -242,6 +251,7 @@ where
                 }
             }
             if self.wakers.try_end() {
+                self.update_lease();
                 return self.poll_deadlines(now, cx);
             }
         }
@@ -418,7 +428,14 @@ where
         let Some(stream) = self.streams.get(key) else { return };
         let waker = stream.waker.begin_poll().clone();
         let mut cx = Context::from_waker(&waker);
-        if stream.exchange.poll(&self.shared, now, &mut cx).is_ready() {
+        let has_ended = stream.exchange.poll(&self.shared, now, &mut cx).is_ready();
+        let is_paused = !has_ended && stream.exchange.is_paused();
+        match (std::mem::replace(&mut stream.is_paused, is_paused), is_paused) {
+            (false, true) => self.paused += 1,
+            (true, false) => self.paused -= 1,
+            (false, false) | (true, true) => {}
+        }
+        if has_ended {
             self.streams.remove(key);
             if self.streams.is_empty() {
                 self.idle_since = Some(now);
@@ -429,6 +446,19 @@ where
         }
         let deadline = stream.exchange.deadline(&self.shared.config);
         self.next_deadline = [self.next_deadline, deadline].into_iter().flatten().min();
+    }
+
+    /// Counts what was received of request bodies, and not read, in the budget. Other buffers of a connection are
+    /// small, and the body of a response is the service's memory.
+    fn update_lease(&mut self) {
+        if self.paused == 0 {
+            self.lease = None;
+            return;
+        }
+        let streams = self.streams.slots.iter_mut().flatten();
+        let unread: usize = streams.map(|stream| stream.exchange.unread()).sum();
+        let budget = &self.shared.config.budget;
+        self.lease.get_or_insert_with(|| budget.memory_lease()).set(unread as u64);
     }
 
     /// Checks the deadlines of the connection and of its streams.
@@ -507,7 +537,7 @@ impl Streams {
             self.slots.len() - 1
         });
         let (exchange, waker) = (Box::new(exchange), wakers.stream(key));
-        self.slots[key] = Some(Stream { exchange, waker });
+        self.slots[key] = Some(Stream { exchange, waker, is_paused: false });
         key
     }
 

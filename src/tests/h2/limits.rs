@@ -167,3 +167,41 @@ async fn announced_streams_are_no_more_than_the_workers_take() {
     }
     pool.shutdown(Duration::from_secs(5)).await.unwrap();
 }
+
+#[tokio::test]
+async fn unread_bodies_count_in_the_budget() {
+    let never = tower::service_fn(async |request: Request| {
+        let _unread = request;
+        std::future::pending::<Result<Response, Infallible>>().await
+    });
+    let budget = crate::Budget::default();
+    let mut served = serve(never, Config::new().budget(budget.clone()));
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    // The announced window holds from the acknowledgement on.
+    assert_eq!(raw.next().await.unwrap().kind, SETTINGS);
+    raw.write(&frame(SETTINGS, 1, 0, &[])).await;
+    let sent = 2 * 12 * 16_384;
+    for stream in [1, 3] {
+        raw.write(&frame(HEADERS, END_HEADERS, stream, POST)).await;
+        for _ in 0..12 {
+            raw.write(&frame(DATA, 0, stream, &[b'x'; 16_384])).await;
+        }
+    }
+    // The channel of each body has 64 KiB, and a piece more.
+    let unread = sent - 2 * (80 << 10);
+    let memory = async |expected: std::ops::RangeInclusive<u64>| {
+        within(async {
+            while !expected.contains(&budget.usage().memory) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    memory(unread..=sent).await;
+    raw.write(&frame(RST_STREAM, 0, 1, &8u32.to_be_bytes())).await;
+    memory(unread / 2..=sent / 2).await;
+    raw.write(&frame(RST_STREAM, 0, 3, &8u32.to_be_bytes())).await;
+    memory(0..=0).await;
+    drop(raw);
+    let _ = within(served.task).await.unwrap();
+}

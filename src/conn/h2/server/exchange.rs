@@ -159,6 +159,16 @@ impl Exchange {
         if let Stage::Admit(..) = self.stage { Admission::Waits } else { Admission::Ended }
     }
 
+    /// Returns whether the client waits for the reader of the request's body.
+    pub(super) fn is_paused(&self) -> bool {
+        self.upload.as_ref().is_some_and(Upload::is_paused)
+    }
+
+    /// Returns the bytes of the request's body that were received and not read.
+    pub(super) fn unread(&mut self) -> usize {
+        self.upload.as_mut().map_or(0, Upload::unread)
+    }
+
     /// Takes the request, to call the service, which is ready.
     pub(super) fn take_request(&mut self) -> Option<Request<Body>> {
         match &mut self.stage {

@@ -147,6 +147,16 @@ impl Upload {
         }
     }
 
+    /// Returns whether the client waits for the reader.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
+    }
+
+    /// Returns the bytes that were received and not forwarded: at most the stream's window.
+    pub(super) fn unread(&mut self) -> usize {
+        self.recv.flow_control().used_capacity()
+    }
+
     /// Records that `100 Continue` was sent.
     pub(super) fn continued(&mut self) {
         self.expects_continue = false;
