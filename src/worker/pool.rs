@@ -112,7 +112,7 @@ pub(super) struct Work {
 }
 
 /// A request that its worker could not answer.
-pub(super) struct Lost {
+pub(super) struct Unanswered {
     pub(super) request: Request,
     /// Whether the worker may have received it.
     pub(super) is_sent: bool,
@@ -299,15 +299,15 @@ impl Pool {
     /// Queues the request of a job again that worker `id` could not answer, for another worker. `is_sent` means that
     /// the worker may have received it, `crashed` that it must exit. If the request cannot be queued again, the job
     /// is answered with `error`. Returns whether the worker may take another request.
-    pub(super) fn give_back(&self, id: WorkerId, job: &Arc<Job>, lost: Lost) -> bool {
-        let Lost { request, is_sent, crashed, error } = lost;
+    pub(super) fn requeue(&self, id: WorkerId, job: &Arc<Job>, unanswered: Unanswered) -> bool {
+        let Unanswered { request, is_sent, crashed, error } = unanswered;
         let mut s = self.lock();
         s.queue.take_in_flight(id);
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
         self.check_nominated(&mut s);
         // A closed pool keeps its workers until no request is left.
-        let is_queued = job.give_back(request, is_sent);
+        let is_queued = job.requeue(request, is_sent);
         if is_queued {
             s.queue.push_front(job);
         }

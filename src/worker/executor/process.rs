@@ -5,11 +5,11 @@
 //! even if the caller has left, so that the pool knows when the worker is idle again. The caller and this
 //! thread share the job, as with worker threads. There is no channel, except for a body that is streamed.
 
-mod group;
-mod life;
+mod lane_group;
 mod link;
-mod listening;
 mod output;
+mod socket_user;
+mod worker_task;
 mod zygote;
 
 use std::{
@@ -29,11 +29,11 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-pub(crate) use self::listening::SocketUser;
+pub(crate) use self::socket_user::SocketUser;
 use self::{
-    group::{Group, Origin},
-    life::Life,
+    lane_group::{LaneGroup, PendingProcess},
     link::{GateLink, HttpLink, Link},
+    worker_task::WorkerTask,
     zygote::Zygote,
 };
 use super::{
@@ -111,9 +111,9 @@ pub enum Ready {
 
 /// Why a worker is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+enum StopReason {
     /// The supervisor has stopped or abandoned it.
-    Unwanted,
+    Requested,
     /// It was not ready within the start timeout.
     NotReady,
 }
@@ -144,9 +144,9 @@ pub(crate) struct ProcessExecutor {
     /// The process of each generation that forks workers.
     zygotes: Vec<(u64, Arc<Zygote>)>,
     /// Processes with a free lane, with their generation.
-    groups: Vec<(u64, Arc<Group>)>,
+    groups: Vec<(u64, Arc<LaneGroup>)>,
     /// Stops each worker.
-    stops: HashMap<WorkerId, watch::Sender<Option<Stop>>>,
+    stops: HashMap<WorkerId, watch::Sender<Option<StopReason>>>,
     runtime: Handle,
     /// Ends the runtime's thread when dropped.
     end: Option<oneshot::Sender<()>>,
@@ -197,25 +197,25 @@ impl ProcessExecutor {
     }
 
     /// Returns a free lane of a process of the worker's generation; starts a process if there is none.
-    fn lane(&mut self, id: WorkerId) -> io::Result<(Arc<Group>, Link)> {
+    fn lane(&mut self, id: WorkerId) -> io::Result<(Arc<LaneGroup>, Link)> {
         let generation = id.generation();
         self.prune();
         let mut open = self.groups.iter().filter(|(of, _)| *of == generation);
         if let Some(joined) = open.find_map(|(_, group)| Some((group.clone(), group.join()?))) {
             return Ok(joined);
         }
-        let (origin, links) = self.launch(id)?;
-        let group = Group::new(origin, links);
+        let (pending, links) = self.launch(id)?;
+        let group = LaneGroup::new(pending, links);
         let link = group.join().ok_or(io::ErrorKind::InvalidInput)?;
         self.groups.push((generation, group.clone()));
         Ok((group, link))
     }
 
     /// Starts a process, or prepares it for being forked, and returns a link for each of its lanes.
-    fn launch(&mut self, id: WorkerId) -> io::Result<(Origin, Vec<Link>)> {
+    fn launch(&mut self, id: WorkerId) -> io::Result<(PendingProcess, Vec<Link>)> {
         let command = self.command(id.generation())?;
         let shared = self.shared.clone();
-        let (mut origin, links) = match &shared.launch.protocol {
+        let (mut pending, links) = match &shared.launch.protocol {
             Protocol::Http { has_path, ready, lanes } => {
                 let socket = Arc::new(SocketFile(shared.dir.path(&format!("{id}.sock"))));
                 let spawned = match has_path {
@@ -227,24 +227,27 @@ impl ProcessExecutor {
                     false => command.spawn(Some(&bind(&socket.0)?))?,
                 };
                 let link = || Link::Http(HttpLink::new(socket.clone(), ready.clone()));
-                (Origin::Spawned(spawned), repeat_with(link).take(*lanes).collect())
+                (PendingProcess::Spawned(spawned), repeat_with(link).take(*lanes).collect())
             }
             &Protocol::Gate { program, is_forked, lanes, is_sequential } => {
                 let runtime = self.runtime.clone();
                 let _runtime = runtime.enter();
                 let (links, socket) =
                     gate_links(Some(program).filter(|_| !is_forked), lanes, is_sequential)?;
-                let origin = match is_forked {
-                    true => Origin::Fork(self.zygote(id.generation(), &command, program)?, socket),
-                    false => Origin::Spawned(command.spawn(Some(&socket))?),
+                let pending = match is_forked {
+                    true => PendingProcess::Fork(
+                        self.zygote(id.generation(), &command, program)?,
+                        socket,
+                    ),
+                    false => PendingProcess::Spawned(command.spawn(Some(&socket))?),
                 };
-                (origin, links)
+                (pending, links)
             }
         };
-        if let Origin::Spawned(spawned) = &mut origin {
+        if let PendingProcess::Spawned(spawned) = &mut pending {
             shared.guard(spawned);
         }
-        Ok((origin, links))
+        Ok((pending, links))
     }
 
     /// Returns the process that forks the workers of a generation; starts it if there is none or it has ended.
@@ -271,7 +274,7 @@ impl ProcessExecutor {
         self.zygotes.retain(|(of, zygote)| *of >= oldest && !zygote.has_ended());
     }
 
-    fn stop_worker(&mut self, id: WorkerId, why: Stop) {
+    fn stop_worker(&mut self, id: WorkerId, why: StopReason) {
         if let Some(stop) = self.stops.remove(&id) {
             let _ = stop.send(Some(why)); // it may have exited
         }
@@ -284,22 +287,22 @@ impl Executor for ProcessExecutor {
         let (group, link) = self.lane(id)?;
         let (stop, stopped) = watch::channel(None);
         self.stops.insert(id, stop);
-        let life = Life { id, shared: self.shared.clone(), group, link, stopped };
-        self.runtime.spawn(life.run());
+        let task = WorkerTask { id, shared: self.shared.clone(), group, link, stopped };
+        self.runtime.spawn(task.run());
         Ok(())
     }
 
     fn abandon(&mut self, id: WorkerId) {
-        self.stop_worker(id, Stop::Unwanted);
+        self.stop_worker(id, StopReason::Requested);
     }
 
     fn stop(&mut self, id: WorkerId) {
         self.prune(); // the generation may have ended
-        self.stop_worker(id, Stop::Unwanted);
+        self.stop_worker(id, StopReason::Requested);
     }
 
     fn time_out(&mut self, id: WorkerId) {
-        self.stop_worker(id, Stop::NotReady);
+        self.stop_worker(id, StopReason::NotReady);
     }
 }
 

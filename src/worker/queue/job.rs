@@ -23,7 +23,7 @@ pub(crate) type Answer = Result<Response, BoxError>;
 ///
 /// ```text
 /// Queued --begin--> Running --answer--> Answered --poll--> Ended
-///   ^-----give_back----/
+///   ^------requeue-----/
 ///   |  \--answer (refused)---------------^                  ^
 ///   \--cancel-----------------------------------------------|
 ///                     Running --cancel (the worker continues)---/
@@ -56,12 +56,12 @@ struct Cell {
     /// The body that a worker is sending.
     body: Option<Arc<Streamed>>,
     /// The number of workers that may have received the request and did not answer.
-    lost: u8,
+    failed_attempts: u8,
 }
 
 /// Maximum number of workers to which a request that may have been received is sent: 2, since a request that crashes
 /// its worker must not crash all of them.
-const MAX_LOST: u8 = 2;
+const MAX_ATTEMPTS: u8 = 2;
 
 #[allow(clippy::large_enum_variant, reason = "it lives in one allocation, beside the lock")]
 enum Phase {
@@ -78,7 +78,8 @@ impl Job {
         let info = RequestInfo::from_request(&request);
         let phase = Phase::Queued(request);
         let permit = Some(permit);
-        let cell = Cell { phase, ahead: None, caller: None, permit, body: None, lost: 0 };
+        let cell =
+            Cell { phase, ahead: None, caller: None, permit, body: None, failed_attempts: 0 };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
     }
 
@@ -162,10 +163,10 @@ impl Job {
 
     /// Queues the request again after a worker could not answer it; `is_sent` means that the worker may have received
     /// it. Returns `false` if the caller was answered or has left, or if the request has failed too often.
-    pub(crate) fn give_back(&self, request: Request, is_sent: bool) -> bool {
+    pub(crate) fn requeue(&self, request: Request, is_sent: bool) -> bool {
         let mut cell = self.lock();
-        cell.lost += u8::from(is_sent);
-        if !matches!(cell.phase, Phase::Running) || cell.lost >= MAX_LOST {
+        cell.failed_attempts += u8::from(is_sent);
+        if !matches!(cell.phase, Phase::Running) || cell.failed_attempts >= MAX_ATTEMPTS {
             drop(cell);
             return false; // and drops the request without the lock
         }

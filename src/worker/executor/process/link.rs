@@ -24,22 +24,22 @@ pub(super) enum Link {
 }
 
 /// The failure of an exchange before its response.
-pub(super) struct Failed {
+pub(super) struct ExchangeFailed {
     /// The request, if it can be sent again.
     pub(super) request: Option<Request>,
     pub(super) delivery: Delivery,
     /// Whether the worker must be stopped: it accepts no connections, or has violated the protocol.
-    pub(super) is_refused: bool,
+    pub(super) is_fatal: bool,
     pub(super) error: BoxError,
 }
 
-impl Failed {
+impl ExchangeFailed {
     /// Creates the failure of a process that has ended while its connection is held open.
     pub(super) fn ended() -> Self {
         Self {
             request: None,
             delivery: Delivery::MaybeSent,
-            is_refused: false,
+            is_fatal: false,
             error: Error::new(Kind::BadGateway, Cause::Closed).into(),
         }
     }
@@ -53,7 +53,7 @@ impl Link {
         request: Request,
         job: &Arc<Job>,
         on_begun: impl Fn(),
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Answer, ExchangeFailed> {
         match self {
             Self::Http(link) => link.exchange(request).await.map(Ok),
             Self::Gate(link) => link.exchange(request, job, on_begun).await,
@@ -110,10 +110,10 @@ impl Link {
 
     /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
     /// takes back the request that was sent ahead, and returns `false` if the worker has begun it.
-    pub(super) async fn settle(&self, job: &Job, release: impl Fn() -> bool) {
+    pub(super) async fn finish_request(&self, job: &Job, release: impl Fn() -> bool) {
         match self {
             Self::Http(_) => {} // the connection of an incomplete response is closed
-            Self::Gate(link) => link.settle(job, release).await,
+            Self::Gate(link) => link.finish_request(job, release).await,
         }
     }
 
@@ -126,10 +126,10 @@ impl Link {
     }
 
     /// Returns whether the worker may have ended, after the body of a response has failed.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(super) fn is_disconnected(&self) -> bool {
         match self {
             Self::Http(_) => true,
-            Self::Gate(link) => link.is_lost(),
+            Self::Gate(link) => link.is_disconnected(),
         }
     }
 

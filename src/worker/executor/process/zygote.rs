@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Maximum size of a reply in bytes. A longer message is truncated.
-const MAX_ANSWER: usize = 4096;
+const MAX_REPLY: usize = 4096;
 
 /// The handle of the process. Dropping the last reference stops the process.
 ///
@@ -129,7 +129,7 @@ impl Zygote {
 
     /// Receives the next reply.
     async fn receive(&self) -> Result<(Reply, Option<OwnedFd>), BoxError> {
-        let mut buffer = [0; MAX_ANSWER];
+        let mut buffer = [0; MAX_REPLY];
         let received = poll_fn(|cx| {
             let received = ready!(self.control.poll_recv(cx, &mut buffer));
             Poll::Ready(received)

@@ -32,7 +32,7 @@ use super::{
             job::{Answer, Job},
         },
     },
-    Failed,
+    ExchangeFailed,
 };
 use crate::{
     Request,
@@ -44,10 +44,10 @@ use crate::{
 
 /// The connection to one worker, for one request at a time. A worker that reads a request only after its last response
 /// may be sent the next one ahead.
-pub(in super::super) struct GateLink(Arc<Front>);
+pub(in super::super) struct GateLink(Arc<FrameSocket>);
 
 /// This process's end of the socket pair.
-struct Front {
+struct FrameSocket {
     socket: SeqPacket,
     state: Mutex<State>,
 }
@@ -56,12 +56,12 @@ struct State {
     buffer: Box<[u8]>,
     next_id: u32,
     /// The id of the request that the worker has not ended.
-    open: Option<u32>,
+    in_progress: Option<u32>,
     window: Window,
     /// Whether the worker has violated the protocol.
     is_violated: bool,
     /// Whether the socket is closed or broken.
-    is_lost: bool,
+    is_disconnected: bool,
 }
 
 impl GateLink {
@@ -78,9 +78,10 @@ impl GateLink {
         }
         let buffer = vec![0; MAX_FRAME].into_boxed_slice();
         let window = Window::new(is_sequential.then(|| theirs.try_clone()).transpose()?);
-        let (is_violated, is_lost) = (false, false);
-        let state = State { buffer, next_id: 0, open: None, window, is_violated, is_lost };
-        Ok((Self(Arc::new(Front { socket, state: Mutex::new(state) })), theirs))
+        let (is_violated, is_disconnected) = (false, false);
+        let state =
+            State { buffer, next_id: 0, in_progress: None, window, is_violated, is_disconnected };
+        Ok((Self(Arc::new(FrameSocket { socket, state: Mutex::new(state) })), theirs))
     }
 
     /// Sends the worker the sockets of further lanes.
@@ -106,25 +107,25 @@ impl GateLink {
         mut request: Request,
         job: &Arc<Job>,
         on_begun: impl Fn(),
-    ) -> Result<Answer, Failed> {
-        let front = &self.0;
+    ) -> Result<Answer, ExchangeFailed> {
+        let frames = &self.0;
         let (tunnel, socket) = match Tunnel::new(&request) {
             Ok(both) => both.unzip(),
             Err(answer) => return Ok(*answer),
         };
-        let ahead = front.lock().begin_ahead();
+        let ahead = frames.lock().begin_ahead();
         let (id, attachment) = match ahead {
             Some(id) => (id, Attachment::Nothing),
             None => {
-                let id = front.lock().next_id();
+                let id = frames.lock().next_id();
                 let Encoded { frame, attachment } = match encode(id, &request, socket) {
                     Ok(encoded) => encoded,
                     Err(error) => return Ok(Err(error)),
                 };
-                if let Err(error) = front.socket.send(&frame, &[]).await {
-                    return Err(lost(Some(request), Delivery::NotSent, error.into()));
+                if let Err(error) = frames.socket.send(&frame, &[]).await {
+                    return Err(failure(Some(request), Delivery::NotSent, error.into()));
                 }
-                front.lock().begin(id, matches!(attachment, Attachment::Nothing));
+                frames.lock().begin(id, matches!(attachment, Attachment::Nothing));
                 (id, attachment)
             }
         };
@@ -132,28 +133,28 @@ impl GateLink {
         let is_whole = !matches!(attachment, Attachment::Stream);
         let mut upload = match self.attach(attachment, &mut request).await {
             Ok(upload) => upload,
-            Err(error) => return Err(lost(None, Delivery::MaybeSent, error.into())),
+            Err(error) => return Err(failure(None, Delivery::MaybeSent, error.into())),
         };
         on_begun();
         let reply = poll_fn(|cx| {
             Upload::poll(&mut upload, cx);
-            front.poll_reply(cx, id, job)
+            frames.poll_reply(cx, id, job)
         });
         match reply.await {
-            Ok((reply, fd)) => match respond(front, request.method(), reply, fd, upload, job) {
+            Ok((reply, fd)) => match respond(frames, request.method(), reply, fd, upload, job) {
                 Ok(answer) => Ok(answer.map(|response| match tunnel {
                     Some(tunnel) => tunnel.respond(response),
                     None => response,
                 })),
-                Err(fault) => Err(lost(None, Delivery::MaybeSent, front.break_off(fault))),
+                Err(fault) => Err(failure(None, Delivery::MaybeSent, frames.set_violated(fault))),
             },
-            Err(error @ GateError::Fault(_)) => Err(lost(None, Delivery::MaybeSent, error)),
-            Err(error) if is_whole && front.lock().window.is_unread(id) => {
-                Err(lost(Some(request), Delivery::NotSent, error))
+            Err(error @ GateError::Fault(_)) => Err(failure(None, Delivery::MaybeSent, error)),
+            Err(error) if is_whole && frames.lock().window.is_unread(id) => {
+                Err(failure(Some(request), Delivery::NotSent, error))
             }
             Err(error) => {
                 let request = replay.map(|body| request.map(|_| body));
-                Err(lost(request, Delivery::MaybeSent, error))
+                Err(failure(request, Delivery::MaybeSent, error))
             }
         }
     }
@@ -185,19 +186,19 @@ impl GateLink {
 
     /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
     /// takes back the request that was sent ahead, and returns `false` if the worker has begun it.
-    pub(super) async fn settle(&self, job: &Job, release: impl Fn() -> bool) {
-        let front = &self.0;
-        let Some(id) = front.open_request() else { return };
+    pub(super) async fn finish_request(&self, job: &Job, release: impl Fn() -> bool) {
+        let frames = &self.0;
+        let Some(id) = frames.request_in_progress() else { return };
         // So that nothing is sent ahead any more.
-        front.lock().window.close();
+        frames.lock().window.close();
         // One that has begun the next request has ended this one.
         if release() {
             // If it fails, the worker has ended.
-            let _ = front.socket.send(&cancel(id), &[]).await;
+            let _ = frames.socket.send(&cancel(id), &[]).await;
         }
-        while front.open_request().is_some() {
-            match poll_fn(|cx| front.poll_reply(cx, id, job)).await {
-                Ok((Reply::Failed { traceback, .. }, _)) => report(job, &traceback),
+        while frames.request_in_progress().is_some() {
+            match poll_fn(|cx| frames.poll_reply(cx, id, job)).await {
+                Ok((Reply::Failed { traceback, .. }, _)) => log_exception(job, &traceback),
                 Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%error, "a worker process did not end its request");
@@ -211,8 +212,8 @@ impl GateLink {
         self.0.lock().is_violated
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.0.lock().is_lost
+    pub(super) fn is_disconnected(&self) -> bool {
+        self.0.lock().is_disconnected
     }
 
     /// The worker as one that is sent requests ahead, if it may be.
@@ -240,9 +241,9 @@ impl State {
         id
     }
 
-    /// The worker is to answer this request next.
+    /// Records the request that the worker answers next.
     fn begin(&mut self, id: u32, may_look_ahead: bool) {
-        self.open = Some(id);
+        self.in_progress = Some(id);
         self.window.begin(Instant::now(), may_look_ahead);
     }
 
@@ -254,16 +255,16 @@ impl State {
     }
 }
 
-impl Front {
+impl FrameSocket {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the request that the worker has not ended, if the worker can still end it.
-    fn open_request(&self) -> Option<u32> {
+    fn request_in_progress(&self) -> Option<u32> {
         let state = self.lock();
-        state.open.filter(|_| !state.is_violated && !state.is_lost)
+        state.in_progress.filter(|_| !state.is_violated && !state.is_disconnected)
     }
 
     /// Receives the next frame of request `id`. Writes the application's log messages to the log.
@@ -290,7 +291,7 @@ impl Front {
                     tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
                 }
                 reply if reply.id() == Some(id) => return Poll::Ready(Ok((reply, descriptor))),
-                _ => return Poll::Ready(Err(self.break_off(Fault::Unsolicited))),
+                _ => return Poll::Ready(Err(self.set_violated(Fault::Unsolicited))),
             }
         }
     }
@@ -304,7 +305,7 @@ impl Front {
         let received = match ready!(self.socket.poll_recv(cx, &mut state.buffer)) {
             Ok(received) if received.len > 0 => received,
             end => {
-                state.is_lost = true;
+                state.is_disconnected = true;
                 return Poll::Ready(Err(end.map_or_else(GateError::Io, |_| GateError::Closed)));
             }
         };
@@ -327,28 +328,28 @@ impl Front {
             &reply,
             Reply::Complete { .. } | Reply::End { .. } | Reply::File { .. } | Reply::Failed { .. }
         );
-        if ends && reply.id() == state.open {
-            state.open = None;
+        if ends && reply.id() == state.in_progress {
+            state.in_progress = None;
             state.window.complete(Instant::now());
         }
         Poll::Ready(Ok((reply, received.descriptor)))
     }
 
     /// Records that the worker has violated the protocol, so that it is stopped.
-    fn break_off(&self, fault: Fault) -> GateError {
+    fn set_violated(&self, fault: Fault) -> GateError {
         self.lock().is_violated = true;
         fault.into()
     }
 }
 
 /// Creates the failure of a request that the worker will not answer.
-fn lost(request: Option<Request>, delivery: Delivery, error: GateError) -> Failed {
+fn failure(request: Option<Request>, delivery: Delivery, error: GateError) -> ExchangeFailed {
     let error = Error::new(Kind::BadGateway, error).into();
-    Failed { request, delivery, is_refused: true, error }
+    ExchangeFailed { request, delivery, is_fatal: true, error }
 }
 
 /// Logs the traceback of an exception of the application.
-fn report(job: &Job, traceback: &str) {
+fn log_exception(job: &Job, traceback: &str) {
     let request = job.request();
     log_request!(
         error,
@@ -359,6 +360,6 @@ fn report(job: &Job, traceback: &str) {
 }
 
 /// Converts an error of the application for the caller.
-fn failed(error: ApplicationError) -> BoxError {
+fn internal(error: ApplicationError) -> BoxError {
     Error::new(Kind::Internal, error).into()
 }

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use tokio::net::UnixStream;
 
 use super::{
-    super::{Ready, SocketFile, listening::wait_open},
-    Failed,
+    super::{Ready, SocketFile, socket_user::wait_open},
+    ExchangeFailed,
     bridge::bridge,
 };
 use crate::{
@@ -58,7 +58,7 @@ impl HttpLink {
 
     /// Sends a request and waits for the head of its response. The supervisor applies the deadline, not the
     /// connection: the exchange continues after it, since its end shows that the worker is idle again.
-    pub(super) async fn exchange(&self, mut request: Request) -> Result<Response, Failed> {
+    pub(super) async fn exchange(&self, mut request: Request) -> Result<Response, ExchangeFailed> {
         request.extensions_mut().remove::<Deadline>();
         let idle = self.idle.take();
         if let Some(mut connection) = idle
@@ -82,8 +82,8 @@ impl HttpLink {
         }
         let stream = match UnixStream::connect(self.socket.path()).await {
             Ok(stream) => Stream::from(stream),
-            Err(error) if is_ours(&error) => return Err(Failed::exhausted(error)),
-            Err(error) => return Err(Failed::refused(request, error)),
+            Err(error) if is_ours(&error) => return Err(ExchangeFailed::exhausted(error)),
+            Err(error) => return Err(ExchangeFailed::refused(request, error)),
         };
         let connection = Connection::new(stream, self.limits.clone());
         let response = connection.exchange(request, self.idle.clone()).await?;
@@ -166,13 +166,13 @@ fn is_ours(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
-impl Failed {
+impl ExchangeFailed {
     /// Creates the failure to connect without descriptors or memory, which is not the worker's fault.
     fn exhausted(error: io::Error) -> Self {
         Self {
             request: None,
             delivery: Delivery::NotSent,
-            is_refused: false,
+            is_fatal: false,
             error: Error::new(Kind::Overloaded, error).into(),
         }
     }
@@ -182,20 +182,20 @@ impl Failed {
         Self {
             request: Some(request),
             delivery: Delivery::NotSent,
-            is_refused: true,
+            is_fatal: true,
             error: Error::new(Kind::BadGateway, Cause::Io(error)).into(),
         }
     }
 }
 
-impl From<ExchangeError> for Failed {
+impl From<ExchangeError> for ExchangeFailed {
     fn from(error: ExchangeError) -> Self {
         let ExchangeError { cause, delivery, request, .. } = error;
         let is_of_worker = matches!(cause, Cause::Io(_) | Cause::Closed);
         Self {
             request: request.filter(|_| is_of_worker).map(|request| *request),
             delivery,
-            is_refused: false,
+            is_fatal: false,
             error: cause.into_error(),
         }
     }

@@ -16,7 +16,7 @@ use super::super::super::super::super::{
     process::{ApplicationError, GateError},
     queue::job::{Answer, Job},
 };
-use super::{Front, failed, report, upload::Upload};
+use super::{FrameSocket, internal, log_exception, upload::Upload};
 use crate::{
     Body, Response,
     body::FileSlice,
@@ -30,7 +30,7 @@ use crate::{
 /// # Errors
 /// The frame does not begin a response.
 pub(super) fn respond(
-    front: &Arc<Front>,
+    frames: &Arc<FrameSocket>,
     method: &Method,
     reply: Reply,
     descriptor: Option<OwnedFd>,
@@ -47,7 +47,7 @@ pub(super) fn respond(
             }
             let remaining = head.length;
             let body = Incoming {
-                front: front.clone(),
+                frames: frames.clone(),
                 job: job.clone(),
                 id,
                 remaining,
@@ -68,15 +68,15 @@ pub(super) fn respond(
             })
         }
         Reply::Failed { message, traceback, .. } => {
-            report(job, &traceback);
-            Err(failed(ApplicationError::Raised { message }))
+            log_exception(job, &traceback);
+            Err(internal(ApplicationError::Raised { message }))
         }
         _ => return Err(Fault::Unsolicited),
     })
 }
 
 fn bad_head(error: crate::proto::gate::BadHead) -> BoxError {
-    failed(ApplicationError::Head(error))
+    internal(ApplicationError::Head(error))
 }
 
 /// Creates a response with its complete body.
@@ -92,7 +92,7 @@ fn complete(method: &Method, mut head: Head, body: impl Into<Body>) -> Answer {
     }
     match head.length {
         Some(declared) if declared != actual => {
-            Err(failed(ApplicationError::Length { declared, actual }))
+            Err(internal(ApplicationError::Length { declared, actual }))
         }
         _ => Ok(response(head, body)),
     }
@@ -113,7 +113,7 @@ fn response(mut head: Head, body: Body) -> Response {
 
 /// A body that the worker streams.
 struct Incoming {
-    front: Arc<Front>,
+    frames: Arc<FrameSocket>,
     job: Arc<Job>,
     id: u32,
     /// Bytes that are missing, if the length is known.
@@ -145,24 +145,24 @@ impl http_body::Body for Incoming {
             return Poll::Ready(None);
         }
         Upload::poll(&mut self.upload, cx);
-        let reply = ready!(self.front.poll_reply(cx, self.id, &self.job));
+        let reply = ready!(self.frames.poll_reply(cx, self.id, &self.job));
         let error = match reply {
             Ok((Reply::Chunk { data, .. }, _)) => match self.data(data) {
                 Ok(frame) => return Poll::Ready(Some(Ok(frame))),
-                Err(error) => failed(error),
+                Err(error) => internal(error),
             },
             Ok((Reply::End { .. }, _)) => {
                 self.has_ended = true;
                 match self.remaining {
                     None | Some(0) => return Poll::Ready(None),
-                    Some(missing) => failed(ApplicationError::TooShort { missing }),
+                    Some(missing) => internal(ApplicationError::TooShort { missing }),
                 }
             }
             Ok((Reply::Failed { message, traceback, .. }, _)) => {
-                report(&self.job, &traceback);
-                failed(ApplicationError::Raised { message })
+                log_exception(&self.job, &traceback);
+                internal(ApplicationError::Raised { message })
             }
-            Ok(_) => bad_gateway(self.front.break_off(Fault::Unsolicited)),
+            Ok(_) => bad_gateway(self.frames.set_violated(Fault::Unsolicited)),
             Err(error) => bad_gateway(error),
         };
         self.has_ended = true;

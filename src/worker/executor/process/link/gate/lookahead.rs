@@ -1,10 +1,10 @@
-//! `Window`: the request that a worker is sent ahead, while it answers another one.
+//! `Window`: the request that was sent ahead to a worker, while it answers another one.
 
 use std::{os::fd::OwnedFd, time::Instant};
 
 use super::{
     super::super::super::super::queue::ahead::{Lookahead, MAX_DURATION},
-    Front, State,
+    FrameSocket, State,
     encode::{Attachment, Encoded, encode},
 };
 use crate::{
@@ -13,19 +13,19 @@ use crate::{
     proto::gate::request_id,
 };
 
-/// What is known of the worker's end of the socket.
+/// The known state of the worker's end of the socket.
 ///
 /// A request is sent ahead only when the worker has read everything else. So it is the only one in the socket, and
 /// either the worker reads it or this process does, which takes it back.
 pub(super) struct Window {
-    /// The worker's end, to take back what it has not read. `None` if nothing can be sent ahead: the worker reads
-    /// requests before it has answered others, or has ended.
+    /// The worker's end, to take back unread requests. `None` if nothing can be sent ahead: the worker reads requests
+    /// before it has answered others, or has ended.
     worker_end: Option<OwnedFd>,
-    /// The request that was sent ahead, and not taken back.
+    /// The request that was sent ahead and not taken back.
     ahead: Option<u32>,
-    /// The request that a worker that has ended had not read.
+    /// The request that a worker had not read when it ended.
     unread: Option<u32>,
-    /// When the worker began its present request; `None` if nothing may be sent ahead behind it.
+    /// The time at which the worker began its current request; `None` if nothing may be sent ahead after it.
     begun_at: Option<Instant>,
     /// Whether its last request was short.
     was_short: bool,
@@ -40,18 +40,19 @@ impl Window {
         self.worker_end.is_some()
     }
 
-    /// The worker begins a request. Another one may be sent `ahead` if all of the first is in its frame.
+    /// Records that the worker begins a request. Another one may be sent ahead if `may_look_ahead`: the whole request
+    /// is in its frame.
     pub(super) fn begin(&mut self, now: Instant, may_look_ahead: bool) {
         self.begun_at = Some(now).filter(|_| may_look_ahead);
     }
 
-    /// The worker has completed its request.
+    /// Records that the worker has completed its request.
     pub(super) fn complete(&mut self, now: Instant) {
         let is_short = |at: Instant| now.saturating_duration_since(at) < MAX_DURATION;
         self.was_short = self.begun_at.take().is_some_and(is_short);
     }
 
-    /// Sends nothing ahead before the next request is begun.
+    /// Prevents sending ahead until the next request is begun.
     pub(super) fn close(&mut self) {
         self.begun_at = None;
     }
@@ -60,12 +61,12 @@ impl Window {
         self.ahead.take()
     }
 
-    /// Whether the worker has ended before it has read request `id`.
+    /// Returns whether the worker ended before it read request `id`.
     pub(super) fn is_unread(&self, id: u32) -> bool {
         self.unread == Some(id)
     }
 
-    /// The worker has ended. Finds out which request it has not read, and closes its end.
+    /// Records that the worker has ended: determines which request it has not read, and closes its end.
     pub(super) fn end(&mut self, buffer: &mut [u8]) {
         let Some(worker_end) = self.worker_end.take() else { return };
         while let Ok(message) = try_recv(&worker_end, buffer)
@@ -75,7 +76,7 @@ impl Window {
         }
     }
 
-    /// Whether a request may be sent ahead now.
+    /// Returns whether a request may be sent ahead now.
     fn is_open(&self, now: Instant) -> bool {
         let is_short = |at: Instant| now.saturating_duration_since(at) < MAX_DURATION;
         self.was_short
@@ -89,14 +90,14 @@ impl Window {
     }
 }
 
-impl Lookahead for Front {
+impl Lookahead for FrameSocket {
     fn send_ahead(&self, request: &Request) -> bool {
         let mut state = self.lock();
-        if state.open.is_none() || !state.window.is_open(Instant::now()) {
+        if state.in_progress.is_none() || !state.window.is_open(Instant::now()) {
             return false;
         }
         let id = state.next_id();
-        // One that is refused is refused when it is begun.
+        // A request that cannot be encoded is refused when it is begun.
         let Ok(Encoded { frame, attachment: Attachment::Nothing }) = encode(id, request, None)
         else {
             return false;

@@ -1,4 +1,4 @@
-//! `Life`: the task of one worker, from its start to its exit. A worker is a process, or a lane of one.
+//! `WorkerTask`: the task of one worker, from its start to its exit. A worker is a process, or a lane of one.
 
 use std::{
     future::pending,
@@ -17,15 +17,15 @@ use tokio::{
 use super::{
     super::{
         super::{
-            pool::{After, Lost, Pool, Work},
+            pool::{After, Pool, Unanswered, Work},
             process::{ExitedEarly, NotReady},
             queue::{job::Job, streamed::Ended},
         },
         exchange::{Done, deliver},
     },
-    Shared, Stop,
-    group::{Group, Process},
-    link::{Failed, Link},
+    Shared, StopReason,
+    lane_group::{LaneGroup, Process},
+    link::{ExchangeFailed, Link},
 };
 use crate::{
     conn::Delivery,
@@ -49,36 +49,36 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The task of one worker.
-pub(super) struct Life {
+pub(super) struct WorkerTask {
     pub(super) id: WorkerId,
     pub(super) shared: Arc<Shared>,
-    pub(super) group: Arc<Group>,
+    pub(super) group: Arc<LaneGroup>,
     pub(super) link: Link,
-    pub(super) stopped: watch::Receiver<Option<Stop>>,
+    pub(super) stopped: watch::Receiver<Option<StopReason>>,
 }
 
 /// Why a worker did not become ready.
 enum Unready {
     /// Its process has ended.
     Ended,
-    Stopped(Stop),
+    Stopped(StopReason),
 }
 
-impl Life {
+impl WorkerTask {
     pub(super) async fn run(mut self) {
         // Dropped last, also when the task is dropped.
         let _exit = ExitGuard { pool: self.shared.pool.clone(), id: self.id };
         let (shared, group) = (self.shared.clone(), self.group.clone());
         let hooks = &shared.launch.hooks;
-        let Some(process) = self.begin(&group).await else {
+        let Some(process) = self.start_process(&group).await else {
             group.leave();
             return;
         };
         let mut problem = NO_ANSWER.to_owned();
-        let unready = self.start(&process.child, &mut problem).await;
+        let unready = self.wait_ready(&process.child, &mut problem).await;
         if unready.is_none() {
             if group.set_ready() {
-                call("on_ready", hooks.on_ready.as_deref(), process.facts);
+                call_hook("on_ready", hooks.on_ready.as_deref(), process.facts);
             }
             if let Some(link) = self.link.lookahead() {
                 shared.pool.add_lookahead(self.id, link);
@@ -95,7 +95,7 @@ impl Life {
         self.link.close();
         let is_last = group.leave();
         let ended = if is_last {
-            self.end(&process.child).await;
+            self.stop_process(&process.child).await;
             let (status, last_line) = process.reap().await;
             let ended = ExitedEarly { status, last_line };
             group.set_ended(ended.clone());
@@ -113,18 +113,18 @@ impl Life {
             Some(Unready::Stopped(why)) => self.report_stop(why, problem),
         }
         if is_last {
-            call("on_exit", hooks.on_exit.as_deref(), (process.facts, status));
+            call_hook("on_exit", hooks.on_exit.as_deref(), (process.facts, status));
         }
     }
 
     /// Starts the process, unless another lane has done so. Returns `None` if that fails or is stopped.
-    async fn begin<'a>(&mut self, group: &'a Group) -> Option<&'a Process> {
+    async fn start_process<'a>(&mut self, group: &'a LaneGroup) -> Option<&'a Process> {
         let shared = self.shared.clone();
         let on_spawn = shared.launch.hooks.on_spawn.as_deref();
-        let on_start = |process| call("on_spawn", on_spawn, process);
+        let on_start = |process| call_hook("on_spawn", on_spawn, process);
         let process = tokio::select! {
             biased;
-            why = stop(&mut self.stopped) => Err(why),
+            why = wait_stopped(&mut self.stopped) => Err(why),
             process = group.process(self.id, &shared, on_start) => Ok(process),
         };
         match process {
@@ -132,7 +132,7 @@ impl Life {
             Ok(Err(error)) => shared.pool.on_failed(self.id, error),
             Err(why) => {
                 let zygote = group.zygote();
-                if let (Stop::NotReady, Some(zygote)) = (why, zygote) {
+                if let (StopReason::NotReady, Some(zygote)) = (why, zygote) {
                     zygote.discard();
                 }
                 let reason = zygote.map_or(NO_ANSWER, |_| "the application is not loaded");
@@ -143,22 +143,22 @@ impl Life {
     }
 
     /// Reports that the worker was stopped before it was ready.
-    fn report_stop(&self, why: Stop, reason: String) {
-        if why == Stop::NotReady {
+    fn report_stop(&self, why: StopReason, reason: String) {
+        if why == StopReason::NotReady {
             let error = NotReady { timeout: self.shared.launch.start_timeout, reason };
             self.shared.pool.on_failed(self.id, error.into());
         }
     }
 
     /// Waits until the worker is ready. Returns the reason if it ends or is stopped before that.
-    async fn start(&mut self, child: &Child, problem: &mut String) -> Option<Unready> {
+    async fn wait_ready(&mut self, child: &Child, problem: &mut String) -> Option<Unready> {
         if self.link.is_started() {
             return None;
         }
         tokio::select! {
             biased;
             () = child.ended() => Some(Unready::Ended),
-            why = stop(&mut self.stopped) => Some(Unready::Stopped(why)),
+            why = wait_stopped(&mut self.stopped) => Some(Unready::Stopped(why)),
             () = self.link.wait_ready(problem) => None,
         }
     }
@@ -177,7 +177,7 @@ impl Life {
     /// requests.
     async fn serve(&mut self, child: &Child) -> bool {
         let pool = self.shared.pool.clone();
-        let mut looked_at = Instant::now();
+        let mut measured_at = Instant::now();
         let mut ahead = None;
         loop {
             let work = match ahead.take() {
@@ -186,26 +186,26 @@ impl Life {
                 None => tokio::select! {
                     biased;
                     () = child.ended() => return true,
-                    _ = stop(&mut self.stopped) => return false,
+                    _ = wait_stopped(&mut self.stopped) => return false,
                     work = pool.next(self.id) => work,
                 },
             };
             let Some(work) = work else { return false };
-            let Some(after) = self.answer(child, work).await else { return false };
+            let Some(after) = self.run_job(child, work).await else { return false };
             ahead = after.ahead;
             if !after.stays && ahead.is_none() {
                 return false;
             }
-            if self.shared.launch.watches_memory && looked_at.elapsed() >= MEMORY_INTERVAL {
+            if self.shared.launch.watches_memory && measured_at.elapsed() >= MEMORY_INTERVAL {
                 pool.on_memory(self.id, memory(child.pid()));
-                looked_at = Instant::now();
+                measured_at = Instant::now();
             }
         }
     }
 
     /// Sends a request to the worker and its response to the caller. Returns what the worker does after that; `None` if
     /// it was abandoned or stopped.
-    async fn answer(&mut self, child: &Child, work: Work) -> Option<After> {
+    async fn run_job(&mut self, child: &Child, work: Work) -> Option<After> {
         let Work { job, request, .. } = work;
         let mut has_ended = false;
         let result = {
@@ -214,7 +214,7 @@ impl Life {
             tokio::select! {
                 biased;
                 result = &mut exchange => result,
-                _ = stop(&mut self.stopped) => return None,
+                _ = wait_stopped(&mut self.stopped) => return None,
                 () = child.ended() => {
                     has_ended = true;
                     self.link.on_exit();
@@ -222,7 +222,7 @@ impl Life {
                     tokio::select! {
                         biased;
                         result = last_answer(exchange, &job) => result,
-                        _ = stop(&mut self.stopped) => return None,
+                        _ = wait_stopped(&mut self.stopped) => return None,
                     }
                 }
             }
@@ -231,10 +231,10 @@ impl Life {
         let failed = match result {
             Ok(done) => {
                 let is_broken = matches!(&done, Done::Body(_, Ended::Failed(_)));
-                let may_end = is_broken && self.link.is_lost();
+                let may_end = is_broken && self.link.is_disconnected();
                 let crashed =
-                    has_ended || self.link.is_violated() || (may_end && ends_soon(child).await);
-                if crashed || !is_answer_wanted(&done, &job) {
+                    has_ended || self.link.is_violated() || (may_end && exits_soon(child).await);
+                if crashed || !is_caller_waiting(&done, &job) {
                     self.link.close_idle();
                 }
                 // The worker is idle before its caller gets the response, so that the caller finds its capacity
@@ -246,8 +246,8 @@ impl Life {
             }
             Err(failed) => failed,
         };
-        let Failed { request, delivery, is_refused, error } = failed;
-        let crashed = has_ended || is_refused || ends_soon(child).await;
+        let ExchangeFailed { request, delivery, is_fatal, error } = failed;
+        let crashed = has_ended || is_fatal || exits_soon(child).await;
         let is_sent = delivery != Delivery::NotSent;
         // RFC 9110 section 9.2.2.
         let request = request.filter(|request| {
@@ -256,7 +256,7 @@ impl Life {
         });
         let stays = match request {
             Some(request) => {
-                pool.give_back(self.id, &job, Lost { request, is_sent, crashed, error })
+                pool.requeue(self.id, &job, Unanswered { request, is_sent, crashed, error })
             }
             None => {
                 let stays = pool.done(self.id, crashed);
@@ -269,7 +269,7 @@ impl Life {
     }
 
     /// Sends the stop signal to the process, and kills its group at its end or after the stop timeout.
-    async fn end(&self, child: &Child) {
+    async fn stop_process(&self, child: &Child) {
         child.terminate(self.shared.launch.command.signal());
         if timeout(self.shared.launch.stop_timeout, child.ended()).await.is_err() {
             let within = self.shared.launch.stop_timeout;
@@ -287,24 +287,24 @@ async fn exchange(
     (id, pool): (WorkerId, &Pool),
     request: crate::Request,
     job: &Arc<Job>,
-) -> Result<Done, Failed> {
+) -> Result<Done, ExchangeFailed> {
     let done = match link.exchange(request, job, || pool.send_ahead()).await? {
         Ok(response) => deliver(response, job).await,
         Err(error) => Done::Answer(Err(error)),
     };
-    link.settle(job, || pool.release_ahead(id)).await;
+    link.finish_request(job, || pool.release_ahead(id)).await;
     Ok(done)
 }
 
 /// Waits for the rest of an exchange whose process has ended. After the head of the response there is no timeout:
 /// the client may read slowly.
 async fn last_answer(
-    exchange: impl Future<Output = Result<Done, Failed>>,
+    exchange: impl Future<Output = Result<Done, ExchangeFailed>>,
     job: &Job,
-) -> Result<Done, Failed> {
+) -> Result<Done, ExchangeFailed> {
     let held_open = async {
         sleep(LAST_ANSWER).await;
-        if job.has_body() { pending().await } else { Err(Failed::ended()) }
+        if job.has_body() { pending().await } else { Err(ExchangeFailed::ended()) }
     };
     tokio::select! {
         biased;
@@ -314,7 +314,7 @@ async fn last_answer(
 }
 
 /// Returns whether the caller still waits for the response.
-fn is_answer_wanted(done: &Done, job: &Job) -> bool {
+fn is_caller_waiting(done: &Done, job: &Job) -> bool {
     match done {
         Done::Answer(_) => job.is_running(),
         Done::Body(..) => true, // the connection of an incomplete body is closed already
@@ -322,19 +322,19 @@ fn is_answer_wanted(done: &Done, job: &Job) -> bool {
 }
 
 /// Returns whether the process of a broken connection ends: the kernel closes its sockets first.
-async fn ends_soon(child: &Child) -> bool {
+async fn exits_soon(child: &Child) -> bool {
     timeout(EXIT_NOTICE, child.ended()).await.is_ok()
 }
 
 /// Waits until the worker is stopped.
-async fn stop(stopped: &mut watch::Receiver<Option<Stop>>) -> Stop {
+async fn wait_stopped(stopped: &mut watch::Receiver<Option<StopReason>>) -> StopReason {
     // An error: the executor was dropped.
     let why = stopped.wait_for(Option::is_some).await;
-    why.ok().and_then(|why| *why).unwrap_or(Stop::Unwanted)
+    why.ok().and_then(|why| *why).unwrap_or(StopReason::Requested)
 }
 
 /// Calls a hook. A panic of the hook is logged and has no other effect.
-fn call<T>(name: &str, hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
+fn call_hook<T>(name: &str, hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
     let Some(hook) = hook else { return };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(with))) {
         let message = panic_message(&*panic);

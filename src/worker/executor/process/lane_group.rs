@@ -1,4 +1,4 @@
-//! `Group`: a worker process and its lanes.
+//! `LaneGroup`: a worker process and its lanes.
 
 use std::{
     os::fd::OwnedFd,
@@ -23,8 +23,8 @@ use crate::{
 ///
 /// The first lane starts the process, and the last one that leaves stops it. A lane leaves when the process is
 /// being replaced, or when its request is stuck; then no other worker joins the process.
-pub(super) struct Group {
-    origin: Mutex<Option<Origin>>,
+pub(super) struct LaneGroup {
+    pending: Mutex<Option<PendingProcess>>,
     zygote: Option<Arc<Zygote>>,
     process: OnceCell<Process>,
     lane_count: usize,
@@ -34,7 +34,7 @@ pub(super) struct Group {
 }
 
 /// A process that was spawned, or that its first lane forks.
-pub(super) enum Origin {
+pub(super) enum PendingProcess {
     Spawned(Spawned),
     /// The zygote forks it, and it inherits this socket.
     Fork(Arc<Zygote>, OwnedFd),
@@ -56,16 +56,16 @@ pub(super) struct Process {
     zygote: Option<Arc<Zygote>>,
 }
 
-impl Group {
+impl LaneGroup {
     /// Creates a process with one lane for each link.
-    pub(super) fn new(origin: Origin, links: Vec<Link>) -> Arc<Self> {
-        let zygote = match &origin {
-            Origin::Spawned(_) => None,
-            Origin::Fork(zygote, _) => Some(zygote.clone()),
+    pub(super) fn new(pending: PendingProcess, links: Vec<Link>) -> Arc<Self> {
+        let zygote = match &pending {
+            PendingProcess::Spawned(_) => None,
+            PendingProcess::Fork(zygote, _) => Some(zygote.clone()),
         };
         Arc::new(Self {
             zygote,
-            origin: Mutex::new(Some(origin)),
+            pending: Mutex::new(Some(pending)),
             process: OnceCell::new(),
             lane_count: links.len(),
             lanes: Mutex::new(Lanes { free: links, active: 0, is_closed: false }),
@@ -119,10 +119,10 @@ impl Group {
         on_start: impl FnOnce(WorkerProcess),
     ) -> Result<&Process, BoxError> {
         let start = async {
-            let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (mut spawned, zygote) = match origin {
-                Some(Origin::Spawned(spawned)) => (spawned, None),
-                Some(Origin::Fork(zygote, socket)) => {
+            let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (mut spawned, zygote) = match pending {
+                Some(PendingProcess::Spawned(spawned)) => (spawned, None),
+                Some(PendingProcess::Fork(zygote, socket)) => {
                     let mut spawned = zygote.fork(socket).await?;
                     shared.guard(&mut spawned);
                     (spawned, Some(zygote))
