@@ -1,4 +1,4 @@
-//! `wsgi`: Python applications without another server.
+//! `wsgi` and `asgi`: Python applications without another server.
 
 use std::{
     env,
@@ -11,7 +11,7 @@ use crate::{
     conn::tunnels::TunnelOptions, error::BoxError, net::process::Command, worker::executor::process,
 };
 
-/// The program of a worker, which it is sent over its socket.
+/// The source text of the worker program, which the worker reads from its socket.
 const WORKER: &str = include_str!("../python/worker.py");
 
 /// Reads the program from the socket that the worker inherits, and runs it.
@@ -20,16 +20,15 @@ const BOOTSTRAP: &str = "import socket\n\
     exec(compile(front.recv(1 << 20), 'vestibule/worker.py', 'exec'))\n\
     main(front)";
 
-/// A pool of worker processes that run a WSGI application (PEP 3333): Django, Flask, or any other. Nothing is
-/// needed but a Python interpreter, from 3.9 on, and the application.
+/// Creates a pool of worker processes that run a WSGI application (PEP 3333): Django, Flask, or any other. It needs a
+/// Python interpreter, version 3.9 or later, and no other server.
 ///
-/// `application` is the name of a module and of an object in it, `mysite.wsgi:application`. The object may
-/// be left out if it is `application`; with `()` behind its name it is called once in each worker, for the
-/// application.
+/// `application` is a module and an object in it, for example `mysite.wsgi:application`. The object defaults to
+/// `application`. With `()` after its name, it is a factory, which is called when the application is loaded.
 ///
-/// The interpreter is that of `VIRTUAL_ENV`, if the environment has this variable, and otherwise `python3` in
-/// `PATH`. The module is looked for in the [directory](ProcessesBuilder::directory), and where the interpreter
-/// looks otherwise.
+/// The interpreter is that of the environment variable `VIRTUAL_ENV` if it is set, and otherwise `python3` in `PATH`.
+/// The module is searched for in the [directory](ProcessesBuilder::directory), and then in the interpreter's search
+/// path.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker};
@@ -48,51 +47,50 @@ const BOOTSTRAP: &str = "import socket\n\
 ///
 /// The handle is [`Processes`](super::super::Processes), with its contract. Beyond that:
 ///
-/// **Requests.** A worker is sent a parsed request. Its `environ` has what CGI has (RFC 3875 section 4.1) and
-/// what PEP 3333 demands, and `REQUEST_URI` and `RAW_URI` with the target as it came. `PATH_INFO` is the
-/// [normal form](crate::semantics::target::normalize) of the path, decoded, and `SCRIPT_NAME` what a
-/// [`Router`](crate::Router) has removed of it; a path with an escaped slash is refused with
-/// [`Kind::BadRequest`](crate::error::Kind::BadRequest). Fields whose names have an underscore are left out, as is
-/// `Proxy`. The client's address is that of its [`Peer`](crate::peer::Peer). A body of up to 64 KiB travels with
-/// the request, one that lies in a file as its descriptor, and any other through a pipe: `wsgi.input` may be
-/// read to its end in each case.
+/// **Requests.** A worker receives a parsed request. Its `environ` has the variables of CGI (RFC 3875 section 4.1)
+/// and of PEP 3333, and `REQUEST_URI` and `RAW_URI` with the unchanged target. `PATH_INFO` is the decoded [normal
+/// form](crate::semantics::target::normalize) of the path, and `SCRIPT_NAME` the prefix that a
+/// [`Router`](crate::Router) has removed. A path with an escaped slash is refused with
+/// [`Kind::BadRequest`](crate::error::Kind::BadRequest). Fields whose names contain an underscore are omitted, and so
+/// is `Proxy`. The client's address is that of its [`Peer`](crate::peer::Peer). A body of up to 64 KiB is sent with
+/// the request, a body in a file as a descriptor, and any other through a pipe: `wsgi.input` may be read to its end
+/// in each case.
 ///
-/// **The next request.** While no worker is idle, one whose requests take less than 5 ms is sent its next request
-/// before it has answered the present one, so that it need not sleep in between. That request still waits in the
-/// queue: another worker that becomes idle takes it, and a worker that ends leaves it to others.
+/// **The next request.** While no worker is idle, a worker whose requests take less than 5 ms is sent its next
+/// request before it has answered the current one, so that it does not sleep in between. That request still counts as
+/// queued: another worker that becomes idle takes it, and so does one if the first worker ends.
 ///
-/// **Responses.** A body in one piece is passed on whole. One that is iterated over is passed on piece by piece,
-/// before the application is asked for the next. A file in `wsgi.file_wrapper` leaves by `sendfile`. `close`
-/// is always called, before the worker is given its next request.
+/// **Responses.** A body in one piece is passed on as a whole. An iterated body is passed on piece by piece, before
+/// the application is asked for the next piece. A file in `wsgi.file_wrapper` is sent by `sendfile`. `close` is
+/// always called, before the worker gets its next request.
 ///
-/// **Errors.** An exception is logged with its traceback and answered with
-/// [`Kind::Internal`](crate::error::Kind::Internal), and so is a response that is not valid; its source is an
-/// [`ApplicationError`](super::super::ApplicationError). The worker goes on. What is written to `wsgi.errors` is logged with
-/// the request, and what is written to standard output and error as that of all worker processes.
+/// **Errors.** An exception is logged with its traceback, and its request fails with
+/// [`Kind::Internal`](crate::error::Kind::Internal), as does one with an invalid response. The source is an
+/// [`ApplicationError`](super::super::ApplicationError). The worker continues. Output to `wsgi.errors` is logged with
+/// the request; standard output and error are logged like those of all worker processes.
 ///
-/// **Client gone.** When the client leaves during a streamed response, the worker learns of it at its next piece,
-/// an empty one included: `close` is called, and `write` raises an exception.
+/// **Disconnects.** When the client disconnects during a streamed response, the worker notices it at its next piece,
+/// which may be empty: `close` is called, and `write` raises an exception.
 ///
 /// **Processes.** One process loads the application for each generation of workers and forks them, unless
-/// [`preload`](ProcessesBuilder::preload) is `false`. If it ends, its workers go on, and the next worker that is
-/// needed has another one loaded.
+/// [`preload`](ProcessesBuilder::preload) is `false`. If it ends, its workers continue, and it is started again for
+/// the next worker.
 ///
-/// **End.** A worker that is to end, or that exceeded its request timeout, gets `SIGTERM`, which raises
+/// **Stop.** A worker that is stopped, or that has exceeded its request timeout, gets `SIGTERM`, which raises
 /// `SystemExit` in the application.
 pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
     ProcessesBuilder::new(Python::new(application, "wsgi", 1))
 }
 
-/// A pool of worker processes that run an ASGI application (version 3): Starlette, FastAPI, Django with async views.
-/// It is [`wsgi`] with these differences:
+/// Creates a pool of worker processes that run an ASGI application (version 3): Starlette, FastAPI, Django with async
+/// views. It is like [`wsgi`] with these differences:
 ///
-/// **Requests.** Each process answers many requests at a time, up to
-/// [`threads`](ProcessesBuilder::threads), in one event loop of asyncio. Each of these is a worker in the
-/// figures of the pool, with a request timeout of its own: the task of a request that takes too long is
-/// cancelled. None is sent another request before it has answered one.
+/// **Requests.** Each process runs many concurrent requests, up to [`threads`](ProcessesBuilder::threads), in one
+/// asyncio event loop. Each of them counts as a worker in the figures of the pool, with its own request timeout: the
+/// task of a request that takes too long is cancelled. No request is sent ahead.
 ///
-/// **Lifespan.** Each process runs the lifespan protocol, if the application has it: a worker is ready after the
-/// startup, and a failed startup is a failed start. The state is passed on to requests.
+/// **Lifespan.** Each process runs the lifespan protocol, if the application supports it: a worker is ready after the
+/// startup, and a failed startup is a failed start. The state is passed to requests.
 ///
 /// **Bodies.** Those of requests and of responses are streamed. A file of `http.response.pathsend` leaves by
 /// `sendfile`. When the client leaves during a streamed response, the application receives `http.disconnect`, and
@@ -119,13 +117,13 @@ pub fn asgi(application: &str) -> ProcessesBuilder<Python> {
         .allow_tunnels(TunnelOptions::new())
 }
 
-/// Default number of requests that a process of [`asgi`] answers at a time: 32.
+/// Default maximum number of concurrent requests of a process of [`asgi`]: 32.
 const ASGI_LANES: usize = 32;
 
-/// The most of them, 64: each has a socket.
+/// Upper bound of this number: 64, since each has a socket.
 const MAX_LANES: usize = 64;
 
-/// A Python application, which is sent requests in frames: the workers of [`wsgi`].
+/// A Python application, which receives requests in frames: the protocol of [`wsgi`] and [`asgi`].
 #[derive(Debug)]
 pub struct Python {
     application: String,
@@ -133,7 +131,7 @@ pub struct Python {
     lanes: usize,
     interpreter: Option<PathBuf>,
     is_preloaded: bool,
-    /// All but the program and its arguments.
+    /// Everything except the program and its arguments.
     command: Command,
 }
 
@@ -173,15 +171,15 @@ impl Sealed for Python {
     }
 }
 
-/// The interpreter of the virtual environment, or `python3`.
+/// Returns the interpreter of the virtual environment, or `python3`.
 fn find_interpreter() -> OsString {
     let in_environment = env::var_os("VIRTUAL_ENV").map(|dir| Path::new(&dir).join("bin/python"));
     in_environment.map_or_else(|| "python3".into(), PathBuf::into_os_string)
 }
 
 impl ProcessesBuilder<Python> {
-    /// Sets the interpreter: a path, or a name in `PATH`. The one of a virtual environment uses the packages of
-    /// that. The default is `bin/python` below `VIRTUAL_ENV` if that is set, and otherwise `python3`.
+    /// Sets the interpreter: a path, or a name in `PATH`. The interpreter of a virtual environment uses its packages.
+    /// The default is `bin/python` below `VIRTUAL_ENV` if that is set, and otherwise `python3`.
     pub fn python(mut self, interpreter: impl AsRef<Path>) -> Self {
         self.protocol.interpreter = Some(interpreter.as_ref().to_owned());
         self
@@ -193,44 +191,44 @@ impl ProcessesBuilder<Python> {
         if self.protocol.interface == "asgi" { self.allow_tunnels(options) } else { self }
     }
 
-    /// Sets the working directory, where the module of the application is looked for first. Symbolic links in
-    /// it are resolved once for each generation of workers, see
-    /// [`Processes::reload`](super::super::Processes::reload). The default is that of this process.
+    /// Sets the working directory, which is searched first for the module of the application. Symbolic links in it
+    /// are resolved once for each generation of workers, see [`Processes::reload`](super::super::Processes::reload).
+    /// The default is that of this process.
     pub fn directory(self, dir: impl AsRef<Path>) -> Self {
         self.configure(|command| command.current_dir(dir))
     }
 
-    /// Sets a variable of the environment.
+    /// Sets an environment variable.
     pub fn env(self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.configure(|command| command.env(name, value))
     }
 
-    /// Sets how many requests each process answers at a time: with so many threads (WSGI), or in tasks of one
-    /// event loop (ASGI). The default is 1 and 32; the most is 64.
+    /// Sets the maximum number of concurrent requests of each process: the number of threads (WSGI), or of tasks in
+    /// one event loop (ASGI). The default is 1 for WSGI and 32 for ASGI; the maximum is 64.
     ///
-    /// Each counts as a worker: in [`Stats`](super::super::Stats), for the queue, and for each limit of a number of
+    /// Each counts as a worker: in [`Stats`](super::super::Stats), for the queue, and in all limits of the number of
     /// workers. [`workers`](Self::workers) is the number of processes.
     ///
-    /// A thread cannot be interrupted: one that exceeds its request timeout is abandoned, and another process takes
-    /// its place. Its own process ends when the last of its threads does.
+    /// A thread cannot be interrupted: one that exceeds its request timeout is abandoned, and replaced by another
+    /// process. Its own process ends with the last of its threads.
     pub fn threads(mut self, n: usize) -> Self {
         self.protocol.lanes = n.clamp(1, MAX_LANES);
         self
     }
 
-    /// Sets whether the application is loaded once for each generation of workers, by a process that forks them.
-    /// The default is `true`: workers share the memory of what is loaded, and one that has ended is replaced within
-    /// milliseconds.
+    /// Sets whether the application is loaded once for each generation of workers, by a process that forks them. The
+    /// default is `true`: workers share the memory of the loaded application, and a worker that has ended is replaced
+    /// within milliseconds.
     ///
-    /// Workers have copies of what exists when the application is loaded. One that starts threads or opens
-    /// connections as it is loaded needs `false`, or `os.register_at_fork`: then each worker loads it.
+    /// Workers are copies of the process after it has loaded the application. An application that starts threads or
+    /// opens connections while it is loaded needs `false`, so that each worker loads it, or `os.register_at_fork`.
     pub fn preload(mut self, is_preloaded: bool) -> Self {
         self.protocol.is_preloaded = is_preloaded;
         self
     }
 
-    /// Changes other settings of the processes: user, group, limits and the environment. Arguments are passed to
-    /// the interpreter, before its program.
+    /// Changes other settings of the processes: user, group, limits and the environment. Arguments are passed to the
+    /// interpreter, before its program.
     ///
     /// ```
     /// use vestibule::{net::process::ResourceLimit, worker};

@@ -1,7 +1,7 @@
 """The program of a Python worker process.
 
-The front starts it with a socket as descriptor 3 and sends it this file. It loads the application and answers
-one request after another; with several lanes, which are sockets of their own, one on each at a time. The frames are
+The front starts it with a socket as descriptor 3, and sends this file over the socket. The process loads the
+application and answers one request after another on each lane. A lane is a socket to the front. The frames are
 described in src/proto/gate.rs.
 """
 
@@ -20,15 +20,15 @@ import traceback
 
 # Frames to the front.
 READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED = range(11)
-# How a frame of the front begins that says that a client has left: a tuple of one item.
+# The first bytes of the frame for a disconnected client: a tuple of one item.
 CLIENT_LEFT = b")\x01"
 # The body of a request for a WebSocket.
 WEBSOCKET = (3,)
-# An order of the front to the process that forks workers.
+# A command of the front to the process that forks workers.
 REAP = 2
 
 MAX_FRAME = 160 << 10
-# The most bytes of a body, a traceback or a line of the log in a frame.
+# Maximum number of bytes of a body, a traceback or a log line in a frame.
 PIECE = 64 << 10
 # The most bytes of a message of a WebSocket, and the most messages that wait for the application.
 MAX_MESSAGE = 1 << 20
@@ -38,15 +38,15 @@ CLOSE_TIMEOUT = 1
 
 
 class Terminated(SystemExit):
-    """The front ends this process."""
+    """The front has stopped this process."""
 
 
 class ClientLeft(ConnectionError):
-    """The client has left, and what is written to it is of no use."""
+    """The client has disconnected, so output is discarded."""
 
 
 def plain(value):
-    """The same string as an instance of `str` itself, which is all that marshal takes."""
+    """Converts an instance of a subclass of `str` to `str`, the only one that marshal accepts."""
     if isinstance(value, str):
         return str.__add__("", value) if type(value) is not str else value
     raise TypeError("%r is not a string" % (value,))
@@ -60,13 +60,13 @@ class Front:
         self.buffer = bytearray(MAX_FRAME)
 
     def receive(self):
-        """The next frame, or None when the front has closed the socket."""
+        """Returns the next frame, or None when the front has closed the socket."""
         if not self.sock.recv_into(self.buffer):
             return None
         return marshal.loads(self.buffer)
 
     def receive_descriptor(self):
-        """The descriptor that follows a frame."""
+        """Receives the descriptor that follows a frame."""
         _, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
         return descriptors[0]
 
@@ -85,7 +85,7 @@ class Front:
         return frame
 
     def has_left(self, number):
-        """Whether the client of this request, which is under way, has left."""
+        """Returns whether the client of this request, which is in progress, has disconnected."""
         while True:
             try:
                 frame = self.sock.recv(16, socket.MSG_DONTWAIT | socket.MSG_PEEK)
@@ -96,13 +96,13 @@ class Front:
             if frame[:2] != CLIENT_LEFT:
                 return False  # the next request was sent ahead
             self.sock.recv(16)
-            # It may be that of an earlier request, which had ended already.
+            # It may belong to an earlier request, which has already ended.
             if marshal.loads(frame)[0] == number:
                 return True
 
 
 class Errors(io.TextIOBase):
-    """`wsgi.errors`: goes to the log of the front, with the request."""
+    """`wsgi.errors`: sends its lines to the log of the front, with the request."""
 
     def __init__(self, front):
         self.front = front
@@ -129,7 +129,7 @@ def printable(text):
 
 
 class FileInput(io.RawIOBase):
-    """A request's body in a file."""
+    """The body of a request in a file."""
 
     def __init__(self, descriptor, offset, length):
         self.descriptor, self.offset, self.end = descriptor, offset, offset + length
@@ -141,7 +141,7 @@ class FileInput(io.RawIOBase):
         room = min(len(target), self.end - self.offset)
         if not room:
             return 0
-        # Not by the position of the descriptor, which the front shares.
+        # Does not use the position of the descriptor, which the front shares.
         count = os.preadv(self.descriptor, [memoryview(target)[:room]], self.offset)
         if not count:
             raise OSError("the body of the request is shorter than it was")
@@ -155,7 +155,7 @@ class FileInput(io.RawIOBase):
 
 
 class StreamInput(io.RawIOBase):
-    """A request's body in a pipe, in pieces with their length in front."""
+    """The body of a request in a pipe, in pieces that are preceded by their length."""
 
     def __init__(self, descriptor):
         self.descriptor, self.left, self.ended = descriptor, 0, False
@@ -190,7 +190,7 @@ class StreamInput(io.RawIOBase):
 
 
 class FileWrapper:
-    """`wsgi.file_wrapper`: the front sends the file by itself if it can."""
+    """`wsgi.file_wrapper`: the front sends the file itself if possible."""
 
     def __init__(self, filelike, block_size=8192):
         self.filelike, self.block_size = filelike, block_size
@@ -207,7 +207,7 @@ class FileWrapper:
         raise StopIteration
 
     def slice(self):
-        """The descriptor, the offset and the length of what is left of a file; None if it is none."""
+        """Returns the descriptor, the offset and the remaining length of a file; None if it is not a regular file."""
         try:
             descriptor = self.filelike.fileno()
             status = os.fstat(descriptor)
@@ -220,7 +220,7 @@ class FileWrapper:
 
 
 class Response:
-    """The response to one request, as the application makes it."""
+    """The response to one request."""
 
     __slots__ = ("front", "number", "is_head", "head", "length", "has_begun", "is_ended")
 
@@ -243,9 +243,9 @@ class Response:
         return self.write
 
     def write(self, data):
-        """The callable that `start_response` returns, and how a body is streamed."""
+        """Sends a piece of the body. This is the callable that `start_response` returns."""
         if not isinstance(data, bytes):
-            raise TypeError("a body has bytes in it, not %r" % type(data))
+            raise TypeError("a body must contain bytes, not %r" % type(data))
         front = self.front
         if self.has_begun:
             if front.has_left(self.number):
@@ -270,11 +270,11 @@ class Response:
         return None
 
     def answer(self, result):
-        """Sends all of the body, or returns a frame that has all of it, to be sent by the caller."""
+        """Sends the whole body, or returns a frame with the whole body, which the caller sends."""
         kind = type(result)
         if kind is list or kind is tuple:
             return self.complete(result[0] if len(result) == 1 else b"".join(result))
-        # Django's responses say so of themselves; iterated over, they could be a stream.
+        # Django's responses have this attribute. An iterator could be a stream.
         if getattr(result, "streaming", None) is False:
             return self.complete(b"".join(result))
         if kind is FileWrapper and not self.has_begun and self.head is not None and not self.is_head:
@@ -287,7 +287,7 @@ class Response:
             elif data:
                 length = self.content_length() if self.head else None
                 if length == len(data):
-                    # That is all of it. It is not asked for more before this is sent.
+                    # This is the whole body. It is sent before the application is asked for more.
                     return self.complete(data)
                 if self.is_head:
                     return self.complete(b"")
@@ -312,7 +312,7 @@ class Response:
         if wanted is not None:
             length = min(length, wanted)
         frame = self.front.send_head(FILE, self.number, self.head, offset, length)
-        # Before the application closes the file.
+        # Sent before the application closes the file.
         socket.send_fds(self.front.sock, [frame], [descriptor])
         self.is_ended = True
         return None
@@ -344,7 +344,7 @@ class Wsgi:
             if frame is None:
                 return
             if len(frame) == 1:
-                continue  # the client has left after the response
+                continue  # the client disconnected after the response
             number, _, environ, body = frame
             environ.update(base)
             errors.number = number
@@ -369,7 +369,7 @@ class Wsgi:
             try:
                 frame = response.answer(result)
             finally:
-                # Before the response is sent, since the front gives the next request to this process then.
+                # Before the response is sent, since the front sends the next request after that.
                 if hasattr(result, "close"):
                     result.close()
             self.errors.flush()
@@ -381,7 +381,7 @@ class Wsgi:
             self.fail(number, response, error)
 
     def fail(self, number, response, error):
-        """Reports what the application has raised, or that the request ends without a response."""
+        """Reports an exception of the application, or that the request ends without a response."""
         if isinstance(error, ClientLeft) and response.is_ended:
             self.front.send(END, number)
             return
@@ -397,7 +397,7 @@ def serve_wsgi(lanes, application):
     """Answers requests on each lane, with a thread for each if there are several."""
     if len(lanes) == 1:
         return serve_wsgi_lane(lanes[0], application, False)
-    # Daemons: a process that is to end does not wait for one that is stuck.
+    # Daemon threads, so that a process that is stopped does not wait for a stuck one.
     threads = [
         threading.Thread(target=serve_wsgi_lane, args=(lane, application, True), daemon=True)
         for lane in lanes
@@ -440,7 +440,7 @@ def serve_asgi(lanes, application):
             try:
                 await application(scope, self.to_application.get, self.send)
             except Exception:
-                pass  # it does not support it, which is not an error
+                pass  # the application does not support the protocol, which is not an error
             finally:
                 self.answered.set()
 
@@ -450,7 +450,7 @@ def serve_asgi(lanes, application):
             self.answered.set()
 
         async def tell(self, what):
-            """Tells the application that it starts or ends, and waits for its answer."""
+            """Sends a lifespan event to the application, and waits for the reply."""
             self.answered.clear()
             if self.task.done():
                 return
@@ -458,14 +458,14 @@ def serve_asgi(lanes, application):
             await self.answered.wait()
 
     class Lane:
-        """A socket to the front, on which one request is answered at a time."""
+        """A socket to the front, for one request at a time."""
 
         def __init__(self, sock, state):
             self.sock, self.state = sock, state
             self.loop = asyncio.get_running_loop()
             self.buffer = bytearray(MAX_FRAME)
             self.exchange = None
-            # Those of earlier requests may go on after their responses.
+            # The tasks of earlier requests may continue after their responses.
             self.tasks = set()
             self.ended = asyncio.Event()
             self.loop.add_reader(sock, self.read)
@@ -494,7 +494,7 @@ def serve_asgi(lanes, application):
                 self.exchange.has_left.set()
 
         def close(self):
-            """The front has closed the socket: what is under way is of no use."""
+            """Cancels the tasks, since the front has closed the socket."""
             if not self.ended.is_set():
                 self.loop.remove_reader(self.sock)
                 for task in self.tasks:
@@ -599,7 +599,7 @@ def serve_asgi(lanes, application):
             return {"type": "http.request", "body": data, "more_body": not self.is_read}
 
         async def piece(self):
-            """The next piece of the request's body, and whether it is the last."""
+            """Returns the next piece of the request's body, and whether it is the last one."""
             if type(self.body) is bytes:
                 return self.body, True
             if self.body[0] == 1:
@@ -922,7 +922,7 @@ def serve_asgi(lanes, application):
 
 
 def load(target):
-    """The object that a string such as `mysite.wsgi:application` names, or the result of `factory()`."""
+    """Returns the object with a name like `mysite.wsgi:application`, or the result of `factory()`."""
     module, _, path = target.partition(":")
     path = path or "application"
     found = importlib.import_module(module)
@@ -936,8 +936,8 @@ def terminate(signum, stack):
 
 
 def fork_workers(control):
-    """Forks a worker for each order of the front. Returns in each of them, with its socket, and returns None when
-    the front has closed this one."""
+    """Executes the commands of the front to fork and reap workers. Returns in each worker with its socket, and
+    returns None when the front has closed the control socket."""
     control.send(marshal.dumps((READY,), 2))
     while True:
         order, descriptors, _, _ = socket.recv_fds(control, 64, 3)
@@ -964,7 +964,7 @@ def fork_workers(control):
             return socket.socket(fileno=3)
         if pid:
             try:
-                os.setpgid(pid, pid)  # whichever of the two comes first
+                os.setpgid(pid, pid)  # parent and child both call it, since either may run first
             except OSError:
                 pass
             pidfd = os.pidfd_open(pid)
@@ -983,13 +983,13 @@ def main(sock):
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
     application = load(target)
-    # What is loaded now stays: the collector need not visit it again and again, and does not write to pages that
-    # processes share.
+    # The loaded objects are permanent: the collector need not visit them, and must not write to pages that processes
+    # share.
     gc.collect()
     gc.freeze()
     if mode == "zygote":
         if threading.active_count() > 1:
-            print("the application has started threads while it was loaded: they are not in its workers", file=sys.stderr)
+            print("the application started threads while it was loaded; its workers do not have them", file=sys.stderr)
         try:
             sock = fork_workers(sock)
         except (BrokenPipeError, ConnectionResetError):
@@ -1008,7 +1008,7 @@ def main(sock):
 
 
 def receive_lanes(sock, count):
-    """The sockets of further lanes, which the front sends over the first."""
+    """Receives the sockets of further lanes over the first one."""
     if not count:
         return []
     _, descriptors, _, _ = socket.recv_fds(sock, 1, count)
