@@ -1,6 +1,6 @@
-//! Invariant: `Cache-Control` and `CDN-Cache-Control` mean the same in any order of their lines; no time is above its
-//! bound; a further restriction always counts, whatever stands before it; and a plain field means what a reference
-//! which splits at commas finds.
+//! Invariant: `Cache-Control` and `CDN-Cache-Control` have the same result in any order of their lines; no time is
+//! above its bound; a further restriction always applies, whatever precedes it; and a field without quotes has the
+//! result of a simple reference that splits at commas.
 #![no_main]
 
 use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};

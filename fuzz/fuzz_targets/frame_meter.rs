@@ -1,5 +1,5 @@
-//! Invariant: what a meter of HTTP/2 frames finds does not depend on cuts, and is what a simple reference finds in the
-//! whole bytes (RFC 9113 section 4.1).
+//! Invariant: the result of a meter of HTTP/2 frames does not depend on cuts, and is that of a simple reference over
+//! the whole bytes (RFC 9113 section 4.1).
 #![no_main]
 
 use std::{sync::LazyLock, time::Instant};
@@ -7,7 +7,7 @@ use std::{sync::LazyLock, time::Instant};
 use libfuzzer_sys::fuzz_target;
 use vestibule::proto::h2::{FrameLimits, FrameMeter, PREFACE};
 
-/// Windows of the counts begin and end by time: here all is at once.
+/// The windows of the counts depend on time: here all frames have the same time.
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn limits() -> FrameLimits {
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What is in the frames: a flood of these, or whether a head is incomplete.
+/// The result: a flood of frames of this kind, or whether a head is incomplete.
 #[derive(Debug, Clone, Copy)]
 enum Found {
     Flood(&'static str),

@@ -1,5 +1,5 @@
-//! Invariant: whatever a worker process sends, nothing panics; a frame that is accepted has a head that HTTP allows,
-//! a body that is a part of the frame, and is not accepted when it is cut or longer by a byte.
+//! Invariant: no output of a worker process causes a panic; an accepted frame has a head that HTTP allows and a body
+//! that is a part of the frame, and is refused if it is truncated or longer by a byte.
 #![no_main]
 
 use bytes::Bytes;

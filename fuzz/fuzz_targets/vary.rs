@@ -1,5 +1,5 @@
-//! Invariant: a request selects the same variant however the lines of its fields are divided and spaced; another value
-//! of a named field selects another one; `Accept-Encoding` in its normal form is its own normal form.
+//! Invariant: a request selects the same variant for any division and spacing of its field lines; another value of a
+//! named field selects another one; the normal form of `Accept-Encoding` is its own normal form.
 #![no_main]
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};

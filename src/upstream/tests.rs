@@ -1,4 +1,5 @@
-//! Endpoints, balance and retry over services in memory; sockets are in `src/tests/upstream.rs`.
+//! Tests of endpoints, balancing and retries over services in memory; tests with sockets are in
+//! `src/tests/upstream.rs`.
 
 mod copies;
 mod retry;
@@ -28,7 +29,7 @@ use crate::{
 type Outcome = Result<Response<Body>, BoxError>;
 type Step = fn(Request<Body>) -> Outcome;
 
-/// Answers as it is told, in turn; then with 200. Panics when it is called without being ready.
+/// Returns the scripted outcomes in turn, and then 200. Panics when it is called without being ready.
 #[derive(Default)]
 struct Scripted {
     script: Arc<Script>,
@@ -218,7 +219,7 @@ async fn balance_asks_policy_once_for_each_attempt() {
     let endpoints = [0, 1].map(|i| Endpoint::new(i.to_string(), dead[i].clone()));
     let balance = Balance::new(endpoints, Counting(RoundRobin::new(), picks.clone()));
     let retry = RetryLayer::new().attempts(2).layer(balance);
-    // The second time both are ejected.
+    // In the second round both are ejected.
     for round in 1..=2 {
         send(retry.clone(), Method::GET).await.unwrap_err();
         assert_eq!(picks.load(Relaxed), 2 * round);
@@ -332,7 +333,7 @@ async fn request_is_in_flight_until_response_body_ends() {
     drop(response);
     assert_eq!(in_flight(), 0);
 
-    // Given up before it was answered, and answered with a complete body.
+    // Dropped before it was answered, and answered with a complete body.
     let mut endpoint = Endpoint::new("complete", ErasedService::new(Scripted::new([])));
     let call = endpoint.call(request(Method::GET));
     assert_eq!(endpoint.handle().in_flight(), 1);
@@ -403,6 +404,6 @@ fn services_are_clone_send_and_sync() {
 #[test]
 fn future_of_whole_proxy_is_small() {
     let size = size_of::<ResponseFuture>();
-    // It is moved into the box that a server makes for each request.
+    // A server moves it into a box for each request.
     assert!(size <= 160, "{size} bytes");
 }

@@ -23,7 +23,7 @@ fn set(targets: &[&str]) -> Option<Result<Update, String>> {
     Some(Ok(Update::Set(targets.iter().map(|text| target(text)).collect())))
 }
 
-/// A source that tells what the test sends.
+/// A source that yields the updates that the test sends.
 struct Told(mpsc::UnboundedReceiver<Result<Update, BoxError>>);
 
 impl Stream for Told {

@@ -1,4 +1,4 @@
-//! One server on loopback: the pool of idle connections and its owner.
+//! Tests of one server on loopback: the pool of idle connections and its owner.
 
 mod pool;
 
@@ -43,7 +43,7 @@ async fn read_head(server: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Takes a connection, and answers a request on it with 204.
+/// Accepts a connection, and answers a request on it with 204.
 async fn serve_one(listener: &TcpListener) -> TcpStream {
     let mut server = listener.accept().await.unwrap().0;
     answer(&mut server).await;
@@ -56,7 +56,7 @@ async fn answer(server: &mut TcpStream) -> String {
     head
 }
 
-/// Lets tasks that can go on do so.
+/// Lets other tasks run until none can continue.
 async fn settle() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -76,7 +76,7 @@ async fn idle_connections_are_closed_at_their_timeout_without_traffic() {
     one.unwrap();
     pause();
     advance(30 * SEC).await;
-    // While the first is in use, another is made, and is used last.
+    // While the first connection is in use, a second one is opened, and is used last.
     let (mut a, mut b) = (remote.clone(), remote.clone());
     let (a, b) = (a.call(get()), b.call(get()));
     let (a, b, _, mut second) = tokio::join!(a, b, answer(&mut first), serve_one(&listener));
@@ -128,7 +128,7 @@ async fn runtime_that_ends_closes_its_idle_connections_and_no_others() {
     let mut theirs = serve_one(&listener).await;
     assert_closed(&mut theirs).await;
     other.join().unwrap();
-    // Ours still serves.
+    // The connection of this runtime still works.
     let (response, _) = tokio::join!(remote.clone().oneshot(get()), answer(&mut ours));
     response.unwrap();
 }
@@ -221,7 +221,7 @@ async fn failure_reports_whether_the_request_may_have_been_sent() {
         (AttemptErrorKind::ConnectionLost, Delivery::MaybeSent)
     );
     assert_eq!(lost.take_request().unwrap().method(), Method::GET);
-    // The same on a connection that was idle.
+    // The same on an idle connection.
     let server = async {
         let mut server = serve_one(&listener).await;
         read_head(&mut server).await;
@@ -235,7 +235,7 @@ async fn failure_reports_whether_the_request_may_have_been_sent() {
         (stale.kind(), stale.delivery()),
         (AttemptErrorKind::StaleConnection, Delivery::MaybeSent)
     );
-    // Nothing listens.
+    // No server listens.
     drop(listener);
     let (_tx, body) = Body::channel(None);
     let streamed = Request::post("/").body(body).unwrap();

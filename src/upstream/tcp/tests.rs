@@ -1,4 +1,4 @@
-//! Connections through the balancer, over loopback.
+//! Tests of connections through the balancer, over loopback.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use crate::{
 
 const SEC: Duration = Duration::from_secs(1);
 
-/// A balancer that serves, and the end of its accept loop.
+/// A running balancer, and the end of its accept loop.
 struct Front {
     addr: SocketAddr,
     balance: TcpBalance,
@@ -52,7 +52,7 @@ async fn server() -> (TcpListener, String) {
     (listener, addr)
 }
 
-/// An address that refuses connections.
+/// Returns an address that refuses connections.
 async fn refusing() -> String {
     server().await.1
 }
@@ -74,7 +74,7 @@ async fn connection_forwards_bytes_and_the_end_of_each_direction() {
     let front = start(TcpBalance::builder([addr])).await;
     let mut client = front.connect().await;
     let (mut server, _) = listener.accept().await.unwrap();
-    // More than all buffers between them hold.
+    // More bytes than all buffers between them hold.
     let up: Vec<u8> =
         (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let down: Vec<u8> = up.iter().rev().copied().collect();
@@ -87,7 +87,7 @@ async fn connection_forwards_bytes_and_the_end_of_each_direction() {
     let mut received = Vec::new();
     let receiving = async {
         server_read.read_to_end(&mut received).await.unwrap();
-        // The client has ended its half, and still reads.
+        // The client has ended its sending half, and still reads.
         server_write.write_all(&down).await.unwrap();
         server_write.shutdown().await.unwrap();
     };
@@ -252,7 +252,7 @@ async fn bytes_that_were_read_ahead_are_sent_first() {
     assert!(matches!(end, End::Complete), "{end:?}");
 }
 
-/// Picks the second, whatever its health.
+/// Picks the second endpoint, whatever its health.
 struct Second;
 
 impl Pick for Second {
