@@ -71,6 +71,8 @@ pub use hyper_upgrade::{HyperUpgrade, HyperUpgradeLayer};
 #[cfg(feature = "limit")]
 pub use limit::{ClientRateLimit, ClientRateLimitLayer};
 pub use limit::{ConcurrencyLimit, ConcurrencyLimitLayer, InFlight, InFlightLayer};
+#[cfg(feature = "redis")]
+pub use limit::{SharedRateLimit, SharedRateLimitLayer};
 pub use maintenance::{Maintenance, MaintenanceLayer};
 pub use redirect::{Redirect, RedirectLayer, RewritePath, RewritePathLayer};
 pub use request_deadline::{RequestDeadline, RequestDeadlineLayer};

@@ -3,10 +3,11 @@
 //! | layer | limits | above the limit |
 //! |---|---|---|
 //! | [`ClientRateLimitLayer`] | the request rate of a client | 429 at once, with `retry-after` |
+//! | `SharedRateLimitLayer` (feature `redis`) | the same over several fronts, which count in Redis | 429 at once |
 //! | [`InFlightLayer`] | the requests of a client in flight | 429 at once |
 //! | [`ConcurrencyLimitLayer`] | the requests in the inner service | requests wait, then 503 |
 //!
-//! The first two refuse a request before its body is read, so put them far outside. Put the last one inside
+//! The first three refuse a request before its body is read, so put them far outside. Put the last one inside
 //! the [request buffer](super::RequestBufferLayer): outside it, a client that sends its body slowly would
 //! hold a permit all the time.
 //!
@@ -38,6 +39,8 @@ mod key;
 pub mod rate;
 mod response_guard;
 mod sharded;
+#[cfg(feature = "redis")]
+pub mod shared_rate;
 #[cfg(test)]
 mod testing;
 
@@ -46,3 +49,7 @@ pub use error::{PermitTimeout, QueueFull, RateLimited, TooManyInFlight};
 pub use in_flight::{InFlight, InFlightLayer};
 #[cfg(feature = "limit")]
 pub use rate::{ClientRateLimit, ClientRateLimitLayer};
+#[cfg(feature = "redis")]
+pub use shared_rate::{
+    SharedLimitError, SharedLimitFigures, SharedRateLimit, SharedRateLimitLayer,
+};

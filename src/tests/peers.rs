@@ -14,6 +14,8 @@ mod nginx;
 mod php;
 mod php_workers;
 mod redis;
+#[cfg(feature = "redis")]
+mod shared_rate;
 mod tiers;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod tls;

@@ -149,6 +149,14 @@ impl<K: Hash + Eq + Clone + Send + 'static> ClientRateLimitLayer<K> {
 }
 
 impl<K> ClientRateLimitLayer<K> {
+    /// Takes one request from the bucket of `key`.
+    ///
+    /// # Errors
+    /// The time until the next one is allowed.
+    pub(super) fn check(&self, key: &K) -> Result<(), Duration> {
+        self.buckets.check(key)
+    }
+
     /// Returns the number of stored keys, including idle ones that are not yet removed.
     pub fn keys(&self) -> usize {
         self.buckets.keys()
@@ -219,9 +227,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let ClientRateLimitLayer { key, buckets, .. } = &self.limit;
+        let limit = &self.limit;
         let (head, body) = request.into_parts();
-        let state = match key(&head).map_or(Ok(()), |key| buckets.check(&key)) {
+        let state = match (limit.key)(&head).map_or(Ok(()), |key| limit.check(&key)) {
             Ok(()) => State::Inner(self.inner.call(Request::from_parts(head, body))),
             Err(retry_after) => {
                 self.inner = self.inner.clone(); // a clone has nothing reserved

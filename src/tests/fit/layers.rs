@@ -240,6 +240,15 @@ async fn redirect_and_rewrite_layers_fit() {
     fits!(RewritePathLayer::new().rewrite("/v1/{*rest}", "/{rest}").unwrap());
 }
 
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn shared_rate_limit_layer_fits() {
+    // Without a Redis there, each passes by the limit of the front alone.
+    let builder =
+        crate::layer::SharedRateLimitLayer::builder("redis+unix:///nowhere", 1, MINUTE, 100);
+    fits!(builder.per_key(|_| Some(String::new())).unwrap());
+}
+
 /// Returns an axum router in all layers of this crate, with a layer of tower-http between any two.
 fn interleaved<B: HttpBody>() -> impl HttpService<B, Future: Send> + Clone + Send + Sync {
     let id = HeaderName::from_static("x-request-id");

@@ -1,0 +1,259 @@
+//! `SharedRateLimit`: limits the request rate of a client over several fronts, which count in Redis.
+
+mod store;
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::request::Parts;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use self::store::{Answer, Store};
+pub use self::store::{SharedLimitError, SharedLimitFigures};
+use super::{
+    error::RateLimited,
+    key::KeyFn,
+    rate::{ClientRateLimitLayer, MAX_KEYS},
+};
+use crate::{
+    HttpService, Request, Response,
+    body::{Body, HttpBody},
+    error::{BoxError, Error, Kind},
+    peer::{IPV6_PREFIX, Peer},
+};
+
+/// The default time for an answer of Redis, 10 milliseconds.
+pub const REDIS_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// How long Redis is not asked after it has failed or was too slow, 1 second. Then one request asks again.
+pub const REDIS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest key in bytes, 256. A request with a longer one is limited by this front alone.
+pub const MAX_KEY_LEN: usize = 256;
+
+/// Wraps a service in [`SharedRateLimit`]. All services that it and its clones make share the limit.
+#[derive(Clone)]
+pub struct SharedRateLimitLayer {
+    key: KeyFn<String>,
+    /// The limit of this front alone.
+    local: ClientRateLimitLayer<String>,
+    store: Arc<Store>,
+}
+
+/// Options of a [`SharedRateLimitLayer`].
+#[must_use = "a limit is made by per_ip() or per_key()"]
+pub struct SharedRateLimitBuilder {
+    url: String,
+    rate: u32,
+    per: Duration,
+    burst: u32,
+    max_keys: usize,
+    timeout: Duration,
+    prefix: String,
+    ipv6_prefix: u8,
+}
+
+impl SharedRateLimitLayer {
+    /// Returns a builder for a limit of `rate` requests in each `per` on average, and up to `burst` at once, each at least 1,
+    /// for each client at all fronts that use this Redis together. `redis` is its URL: `redis://host:6379/0`,
+    /// `redis+unix:///path`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use vestibule::layer::SharedRateLimitLayer;
+    ///
+    /// let second = Duration::from_secs(1);
+    /// let layer = SharedRateLimitLayer::builder("redis://10.0.0.5/", 10, second, 41).per_ip()?;
+    /// # drop(layer);
+    /// # Ok::<(), vestibule::layer::limit::SharedLimitError>(())
+    /// ```
+    pub fn builder(
+        redis: impl Into<String>,
+        rate: u32,
+        per: Duration,
+        burst: u32,
+    ) -> SharedRateLimitBuilder {
+        SharedRateLimitBuilder {
+            url: redis.into(),
+            rate,
+            per,
+            burst,
+            max_keys: MAX_KEYS,
+            timeout: REDIS_TIMEOUT,
+            prefix: "vestibule:rate:".to_owned(),
+            ipv6_prefix: IPV6_PREFIX,
+        }
+    }
+
+    /// Returns the current figures.
+    pub fn figures(&self) -> SharedLimitFigures {
+        self.store.figures()
+    }
+}
+
+impl SharedRateLimitBuilder {
+    /// Sets the time for an answer of Redis, which each request waits for at most. Defaults to [`REDIS_TIMEOUT`].
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = time;
+        self
+    }
+
+    /// Sets what the names of keys in Redis begin with. Defaults to `vestibule:rate:`. Limits that differ need different
+    /// prefixes.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets how many keys this front stores at most for its own limit. Defaults to [`MAX_KEYS`].
+    pub fn max_keys(mut self, max: usize) -> Self {
+        self.max_keys = max;
+        self
+    }
+
+    /// Sets the prefix length of a client's IPv6 network for [`per_ip`](Self::per_ip), in bits. Defaults to [`IPV6_PREFIX`].
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.ipv6_prefix = bits;
+        self
+    }
+
+    /// Creates the layer, keyed by client address as [`ClientRateLimitLayer::per_ip`].
+    ///
+    /// # Errors
+    /// If the URL is not one of Redis.
+    pub fn per_ip(self) -> Result<SharedRateLimitLayer, SharedLimitError> {
+        let bits = self.ipv6_prefix;
+        let network = move |head: &Parts| head.extensions.get::<Peer>()?.network(bits);
+        self.per_key(move |head| network(head).map(|ip: IpAddr| ip.to_string()))
+    }
+
+    /// Creates the layer with this key. Requests for which it returns `None` are not limited.
+    ///
+    /// # Errors
+    /// If the URL is not one of Redis.
+    pub fn per_key(
+        self,
+        key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Result<SharedRateLimitLayer, SharedLimitError> {
+        let Self { url, rate, per, burst, max_keys, timeout, prefix, .. } = self;
+        let key: KeyFn<String> = Arc::new(key);
+        let own_key = key.clone();
+        let local = ClientRateLimitLayer::builder(rate, per, burst);
+        let local = local.max_keys(max_keys).per_key(move |head: &Parts| own_key(head));
+        let store = Store::new(&url, prefix, (rate.max(1), per, burst.max(1)), timeout)?;
+        Ok(SharedRateLimitLayer { key, local, store: Arc::new(store) })
+    }
+}
+
+impl<S> Layer<S> for SharedRateLimitLayer {
+    type Service = SharedRateLimit<S>;
+
+    fn layer(&self, inner: S) -> SharedRateLimit<S> {
+        SharedRateLimit { inner, limit: self.clone() }
+    }
+}
+
+/// Limits the request rate of each client over all fronts that use one Redis, by one call of a script for each request
+/// (GCRA). The clock is that of Redis.
+///
+/// A request above the rate is refused with an error of [`Kind::TooManyRequests`] whose source is [`RateLimited`], as by
+/// [`ClientRateLimit`](super::ClientRateLimit). Each front also has that limit for itself, which is checked first: a
+/// client that one front refuses costs Redis nothing.
+///
+/// **Without Redis** the front's own limit alone counts, and no client gets an error: if Redis does not answer within its
+/// [`timeout`](SharedRateLimitBuilder::timeout), has failed, or is not reached, the request passes, and for
+/// [`REDIS_PAUSE`] the next ones do not ask. [`SharedRateLimitLayer::figures`] counts them. With n fronts a client then gets up
+/// to n times the rate.
+///
+/// It is always ready: the inner service's readiness is awaited after the answer, so no capacity is held meanwhile. A key
+/// in Redis expires when its burst is full again.
+#[derive(Clone)]
+pub struct SharedRateLimit<S> {
+    inner: S,
+    limit: SharedRateLimitLayer,
+}
+
+impl<S, B> Service<Request<B>> for SharedRateLimit<S>
+where
+    S: HttpService<B> + Clone + Send + 'static,
+    S::Future: Send,
+    B: HttpBody,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let (mut inner, limit) = (self.inner.clone(), self.limit.clone());
+        ResponseFuture(Box::pin(async move {
+            let (head, body) = request.into_parts();
+            limit.check(&head).await?;
+            poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+            let response = inner.call(Request::from_parts(head, body)).await;
+            Ok(response.map_err(Into::into)?.map(Body::new))
+        }))
+    }
+}
+
+impl SharedRateLimitLayer {
+    async fn check(&self, head: &Parts) -> Result<(), Error> {
+        let refused = |retry_after| Error::new(Kind::TooManyRequests, RateLimited { retry_after });
+        let Some(key) = (self.key)(head) else { return Ok(()) };
+        self.local.check(&key).map_err(refused)?;
+        match self.store.take(&key).await {
+            Answer::Allowed | Answer::Unknown => Ok(()),
+            Answer::Refused(time) => Err(refused(time)),
+        }
+    }
+}
+
+/// The future of [`SharedRateLimit`].
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for SharedRateLimitLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedRateLimitLayer").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SharedRateLimitBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL, which may have a password.
+        f.debug_struct("SharedRateLimitBuilder")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for SharedRateLimit<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedRateLimit").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
