@@ -73,8 +73,14 @@ impl Exchange {
         let active = Active::new(&connection.shared);
         let settings = asks_for_websocket(&parts).then(|| {
             let mut has_settings = connection.shared.has_settings.clone();
-            // An error is the end of the connection, which is noticed elsewhere.
-            Box::pin(async move { drop(has_settings.wait_for(|has| *has).await) }) as Pin<Box<_>>
+            let timeout = connection.shared.limits.head_timeout;
+            // An error is the end of the connection, which is noticed elsewhere. Without SETTINGS in time, the server
+            // allows nothing.
+            let wait = async move {
+                let has_come = has_settings.wait_for(|has| *has);
+                drop(tokio::time::timeout(timeout, has_come).await);
+            };
+            Box::pin(wait) as Pin<Box<_>>
         });
         Self(Some(Inner {
             connection,
