@@ -15,6 +15,7 @@ struct Server {
     task: JoinHandle<std::io::Result<()>>,
 }
 
+#[allow(clippy::disallowed_methods, reason = "the test awaits the task")]
 async fn start<S>(service: S) -> Server
 where
     S: HttpService<Body, Future: Send> + Clone + Send + Sync + 'static,

@@ -88,9 +88,10 @@ impl BasicAuthLayer {
         }
         let token = token.trim_matches(' ').as_bytes();
         // All are compared, so that the time does not say which user it was.
-        let matches = |(_, known): &&(Arc<str>, String)| is_equal(known.as_bytes(), token);
-        let found = self.users.iter().filter(matches).last();
-        found.map(|(name, _)| User(name.clone()))
+        let found = self.users.iter().fold(None, |found, (name, known)| {
+            if is_equal(known.as_bytes(), token) { Some(name) } else { found }
+        });
+        found.map(|name| User(name.clone()))
     }
 }
 

@@ -7,11 +7,13 @@ use tower::util::BoxCloneSyncService;
 use super::*;
 use crate::{Budget, body::Sender};
 
+type Senders = Arc<StdMutex<Vec<Sender>>>;
+
 /// A site whose responses the test writes, and their senders.
 fn channels(
     layer: &CacheLayer,
-) -> (impl FnMut(&str) -> tokio::task::JoinHandle<Response>, Arc<StdMutex<Vec<Sender>>>) {
-    let senders: Arc<StdMutex<Vec<Sender>>> = Arc::default();
+) -> (impl FnMut(&str) -> tokio::task::JoinHandle<Response>, Senders) {
+    let senders = Senders::default();
     let kept = senders.clone();
     let site = BoxCloneSyncService::new(layer.layer(service_fn(move |_: Request| {
         let (sender, body) = Body::channel(None);
