@@ -105,6 +105,14 @@ pub(crate) fn unread(socket: &OwnedFd) -> io::Result<u64> {
     Ok(ioctl_fionread(socket)?) // unix(7), SIOCINQ
 }
 
+/// Sends a message on a socket that no runtime has, if that does not block.
+///
+/// # Errors
+/// As for [`SeqPacket::try_send`].
+pub(crate) fn try_send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
+    send_now(socket, message, &[])
+}
+
 /// Receives a message from any socket, if there is one.
 ///
 /// # Errors

@@ -11,10 +11,11 @@
 //! | frame | |
 //! |---|---|
 //! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
-//! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. |
+//! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. It is sent before the response has begun only to a worker that answers several requests at a time. |
 //!
-//! A worker that reads requests one after another may find the next one in its socket when it has answered one, or
-//! before. As long as it has not read that, the front may take it out of the socket.
+//! A worker that reads requests one after another has a second socket. There the front sends it a request while it is in
+//! another one, and may take that out of the socket again. A message of one byte on the first socket, which is no
+//! frame, says when the worker is to look there.
 //!
 //! Bytes of the request are decoded as ISO 8859-1, as in PEP 3333. `body` is one of
 //! - `bytes`, up to [`MAX_INLINE`];

@@ -315,8 +315,8 @@ impl Drop for ProcessExecutor {
     }
 }
 
-/// Creates the links of a process. Returns the process's end of the first one too, over which the ends of the
-/// others are sent.
+/// Creates the links of a process. Returns the process's end of the first one too, over which it is sent its ends of the
+/// others, and then the sockets for requests that are sent ahead to each.
 fn gate_links(
     program: Option<&str>,
     lanes: usize,
@@ -325,9 +325,12 @@ fn gate_links(
     let (first, socket) = GateLink::new(program, is_sequential)?;
     let others = (1..lanes).map(|_| GateLink::new(None, is_sequential));
     let others = others.collect::<io::Result<Vec<_>>>()?;
-    let (others, sockets): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+    let (others, mut sockets): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+    for link in [&first].into_iter().chain(&others) {
+        sockets.extend(link.lookahead_socket()?);
+    }
     if !sockets.is_empty() {
-        first.send_lanes(&sockets)?;
+        first.send_sockets(&sockets)?;
     }
     Ok((others.into_iter().chain([first]).map(Link::Gate).collect(), socket))
 }

@@ -93,7 +93,7 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 /// startup, and a failed startup is a failed start. The state is passed to requests.
 ///
 /// **Bodies.** Those of requests and of responses are streamed. A file of `http.response.pathsend` leaves by
-/// `sendfile`. When the client leaves during a streamed response, the application receives `http.disconnect`, and
+/// `sendfile`. When the client leaves, also before the response, the application receives `http.disconnect`, and
 /// `send` raises an `OSError`. Trailers are not supported.
 ///
 /// **WebSockets.** The scope `websocket`, with the extension `websocket.http.response`. A message has 1 MiB at most (the

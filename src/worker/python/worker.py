@@ -20,8 +20,6 @@ import traceback
 
 # Frames to the front.
 READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED = range(11)
-# The first bytes of the frame for a disconnected client: a tuple of one item.
-CLIENT_LEFT = b")\x01"
 # The body of a request for a WebSocket.
 WEBSOCKET = (3,)
 # A command of the front to the process that forks workers.
@@ -53,17 +51,29 @@ def plain(value):
 
 
 class Front:
-    """The socket to the front."""
+    """The sockets to the front: one for all frames, and one for a request that it sends ahead."""
 
-    def __init__(self, sock):
-        self.sock = sock
+    def __init__(self, sock, ahead):
+        self.sock, self.ahead = sock, ahead
         self.buffer = bytearray(MAX_FRAME)
+        self.is_marked = False
 
     def receive(self):
         """Returns the next frame, or None when the front has closed the socket."""
-        if not self.sock.recv_into(self.buffer):
-            return None
-        return marshal.loads(self.buffer)
+        while True:
+            if self.is_marked:
+                self.is_marked = False
+                try:
+                    if self.ahead.recv_into(self.buffer, 0, socket.MSG_DONTWAIT):
+                        return marshal.loads(self.buffer)
+                except BlockingIOError:
+                    pass  # the front has taken it back
+            count = self.sock.recv_into(self.buffer)
+            if not count:
+                return None
+            if count > 1:
+                return marshal.loads(self.buffer)
+            self.is_marked = True
 
     def receive_descriptor(self):
         """Receives the descriptor that follows a frame."""
@@ -88,16 +98,13 @@ class Front:
         """Returns whether the client of this request, which is in progress, has disconnected."""
         while True:
             try:
-                frame = self.sock.recv(16, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+                frame = self.sock.recv(64, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return False
-            if not frame:
-                return True
-            if frame[:2] != CLIENT_LEFT:
-                return False  # the next request was sent ahead
-            self.sock.recv(16)
-            # It may belong to an earlier request, which has already ended.
-            if marshal.loads(frame)[0] == number:
+            if len(frame) == 1:
+                self.is_marked = True
+            # It sends nothing else during a request. It may belong to an earlier one, which has already ended.
+            elif not frame or marshal.loads(frame)[0] == number:
                 return True
 
 
@@ -410,7 +417,7 @@ def serve_wsgi(lanes, application):
 
 def serve_wsgi_lane(lane, application, is_threaded):
     try:
-        front = Front(lane)
+        front = Front(*lane)
         front.send(READY)
         Wsgi(front, application, is_threaded).run()
     except (BrokenPipeError, ConnectionResetError):
@@ -996,19 +1003,21 @@ def main(sock):
             return
         if sock is None:
             return
-    lanes = [sock, *receive_lanes(sock, int(lanes) - 1)]
+    lanes = int(lanes)
+    # Those of all lanes, and those for requests that are sent ahead.
+    sockets = [sock, *receive_sockets(sock, lanes - 1 if kind == "asgi" else 2 * lanes - 1)]
     try:
         if kind == "asgi":
-            return serve_asgi(lanes, application)
+            return serve_asgi(sockets, application)
         signal.signal(signal.SIGTERM, terminate)
-        serve_wsgi(lanes, application)
+        serve_wsgi(list(zip(sockets[:lanes], sockets[lanes:])), application)
     finally:
-        for lane in lanes:
-            lane.close()
+        for sock in sockets:
+            sock.close()
 
 
-def receive_lanes(sock, count):
-    """Receives the sockets of further lanes over the first one."""
+def receive_sockets(sock, count):
+    """Receives further sockets, which the front sends over the first."""
     if not count:
         return []
     _, descriptors, _, _ = socket.recv_fds(sock, 1, count)

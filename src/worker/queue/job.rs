@@ -51,6 +51,8 @@ struct Cell {
     /// The worker that a queued request was sent ahead to.
     ahead: Option<Arc<dyn Lookahead>>,
     caller: Option<Waker>,
+    /// Woken when the caller leaves.
+    worker: Option<Waker>,
     /// Returned to the pool when the work has ended.
     permit: Option<OwnedSemaphorePermit>,
     /// The body that a worker is sending.
@@ -78,8 +80,9 @@ impl Job {
         let info = RequestInfo::from_request(&request);
         let phase = Phase::Queued(request);
         let permit = Some(permit);
+        let (caller, worker) = (None, None);
         let cell =
-            Cell { phase, ahead: None, caller: None, permit, body: None, failed_attempts: 0 };
+            Cell { phase, ahead: None, caller, worker, permit, body: None, failed_attempts: 0 };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
     }
 
@@ -257,6 +260,20 @@ impl Job {
         }
     }
 
+    /// Waits until the caller of a running job has left.
+    #[cfg(feature = "process")]
+    pub(crate) fn poll_left(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut cell = self.lock();
+        if matches!(cell.phase, Phase::Ended) {
+            return Poll::Ready(());
+        }
+        match &mut cell.worker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => cell.worker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
     /// Cancels the job, whose caller has left. Returns whether it was still queued, so that it is never run.
     pub(crate) fn cancel(&self) -> bool {
         let mut cell = self.lock();
@@ -270,8 +287,12 @@ impl Job {
         };
         let was_queued = matches!(before, Phase::Queued(_));
         let permit = if was_queued { cell.permit.take() } else { None };
+        let worker = cell.worker.take();
         drop(cell);
         drop((before, permit));
+        if let Some(waker) = worker {
+            waker.wake();
+        }
         was_queued
     }
 

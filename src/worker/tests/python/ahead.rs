@@ -215,3 +215,33 @@ async fn worker_answers_the_request_that_was_sent_ahead_next() {
     assert_eq!(kind(&answer(behind).await.unwrap_err()), Kind::Internal);
     site.end().await;
 }
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn worker_that_finds_two_requests_answers_the_first_one_first() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let site = Site::start_with(one_worker().on_ready(on_ready));
+    let worker = next(&mut ready).await;
+    let mut ahead = 0;
+    for attempt in 0.. {
+        assert!(attempt < 1000, "no request is sent ahead");
+        assert!(site.get("/load").await.is_ok());
+        stop(worker.pid);
+        let first = site.spawn(get("/load"));
+        while site.pool.stats().busy < 1 {
+            tokio::task::yield_now().await;
+        }
+        let second = site.spawn(get("/raise"));
+        while site.pool.stats().queued < 1 {
+            tokio::task::yield_now().await;
+        }
+        ahead += site.pool.ahead();
+        kill(worker.pid, Signal::CONT);
+        assert_eq!(text(&answer(first).await.unwrap()), format!("/load {}", worker.pid));
+        assert_eq!(kind(&answer(second).await.unwrap_err()), Kind::Internal);
+        if ahead >= 3 {
+            break;
+        }
+    }
+    site.end().await;
+}

@@ -90,6 +90,18 @@ async fn application_receives_disconnect_of_its_client() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn application_receives_disconnect_before_its_response_has_begun() {
+    let site = Site::start_with(asgi("asgi_application").workers(1).threads(1));
+    let call = tokio::spawn(site.pool.clone().oneshot(get("/until-left")));
+    site.made("waiting").await;
+    call.abort();
+    assert_eq!(site.made("left").await, "http.disconnect");
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn task_that_takes_too_long_is_cancelled_and_others_continue() {
     let builder = asgi("asgi_application").workers(1).threads(2);
     let site = Site::start_with(builder.request_timeout(Duration::from_millis(300)));

@@ -46,6 +46,11 @@ async def application(scope, receive, send):
         raise KeyError("name")
     if path == "/incomplete":
         return
+    if path == "/until-left":
+        await receive()
+        note("waiting", "")
+        message = await receive()
+        return note("left", message["type"])
     if path == "/forever":
         try:
             await asyncio.sleep(3600)

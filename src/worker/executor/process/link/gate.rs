@@ -8,7 +8,7 @@ mod websocket;
 
 use std::{
     future::{pending, poll_fn},
-    io,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 
 use self::{
-    body::respond,
+    body::{bad_gateway, respond},
     encode::{Attachment, Encoded, encode},
     lookahead::Window,
     upload::Upload,
@@ -77,17 +77,22 @@ impl GateLink {
             socket.try_send(program.as_bytes(), &[])?;
         }
         let buffer = vec![0; MAX_FRAME].into_boxed_slice();
-        let window = Window::new(is_sequential.then(|| theirs.try_clone()).transpose()?);
+        let window = Window::new(is_sequential, theirs.try_clone()?)?;
         let (is_violated, is_disconnected) = (false, false);
         let state =
             State { buffer, next_id: 0, in_progress: None, window, is_violated, is_disconnected };
         Ok((Self(Arc::new(FrameSocket { socket, state: Mutex::new(state) })), theirs))
     }
 
-    /// Sends the worker the sockets of further lanes.
-    pub(in super::super) fn send_lanes(&self, sockets: &[OwnedFd]) -> io::Result<()> {
+    /// Sends the worker further sockets.
+    pub(in super::super) fn send_sockets(&self, sockets: &[OwnedFd]) -> io::Result<()> {
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         self.0.socket.try_send(&[0], &fds)
+    }
+
+    /// The socket from which the worker reads the requests that are sent ahead, if it may be sent any.
+    pub(in super::super) fn lookahead_socket(&self) -> io::Result<Option<OwnedFd>> {
+        self.0.lock().window.worker_socket().map(OwnedFd::try_clone).transpose()
     }
 
     /// Waits until the worker has loaded the application.
@@ -101,7 +106,8 @@ impl GateLink {
         pending().await // until the process ends or the start timeout passes
     }
 
-    /// Sends a request, unless it was sent ahead, and waits for its response. Calls `on_begun` in between.
+    /// Sends a request, unless it was sent ahead, and waits for its response. Calls `on_begun` when it has to
+    /// wait.
     pub(super) async fn exchange(
         &self,
         mut request: Request,
@@ -135,12 +141,9 @@ impl GateLink {
             Ok(upload) => upload,
             Err(error) => return Err(failure(None, Delivery::MaybeSent, error.into())),
         };
-        on_begun();
-        let reply = poll_fn(|cx| {
-            Upload::poll(&mut upload, cx);
-            frames.poll_reply(cx, id, job)
-        });
-        match reply.await {
+        let (has_left, reply) = self.first_reply(id, job, &mut upload, on_begun).await;
+        match reply {
+            Ok((Reply::End { .. }, _)) if has_left => Ok(Err(bad_gateway(GateError::Closed))),
             Ok((reply, fd)) => match respond(frames, request.method(), reply, fd, upload, job) {
                 Ok(answer) => Ok(answer.map(|response| match tunnel {
                     Some(tunnel) => tunnel.respond(response),
@@ -157,6 +160,35 @@ impl GateLink {
                 Err(failure(request, Delivery::MaybeSent, error))
             }
         }
+    }
+
+    /// Waits for the first frame of a response, and calls `on_begun` if it is not there. If the caller leaves before, the
+    /// cancellation is sent to a worker that answers several requests at a time. Returns whether it was.
+    async fn first_reply(
+        &self,
+        id: u32,
+        job: &Job,
+        upload: &mut Option<Upload>,
+        on_begun: impl Fn(),
+    ) -> (bool, Result<(Reply, Option<OwnedFd>), GateError>) {
+        let frames = &self.0;
+        let is_concurrent = frames.lock().window.worker_socket().is_none();
+        let (mut has_left, mut is_begun) = (false, false);
+        let reply = poll_fn(|cx| {
+            Upload::poll(upload, cx);
+            if is_concurrent && !has_left && job.poll_left(cx).is_ready() {
+                // If the socket is full, it is told when the response has begun.
+                has_left = frames.socket.try_send(&cancel(id), &[]).is_ok();
+            }
+            let reply = frames.poll_reply(cx, id, job);
+            // A worker that has answered this one, too, is better sent two.
+            if reply.is_pending() && !mem::replace(&mut is_begun, true) {
+                on_begun();
+            }
+            reply
+        });
+        let reply = reply.await;
+        (has_left, reply)
     }
 
     /// Sends the descriptor of a request's body.
@@ -177,7 +209,7 @@ impl GateLink {
                 Ok(None)
             }
             Attachment::Stream => {
-                let (upload, reader) = Upload::new(std::mem::take(request.body_mut()))?;
+                let (upload, reader) = Upload::new(mem::take(request.body_mut()))?;
                 socket.send(&[0], &[reader.as_fd()]).await?;
                 Ok(Some(upload))
             }
@@ -218,7 +250,7 @@ impl GateLink {
 
     /// The worker as one that is sent requests ahead, if it may be.
     pub(super) fn lookahead(&self) -> Option<Arc<dyn Lookahead>> {
-        let is_possible = self.0.lock().window.is_possible();
+        let is_possible = self.0.lock().window.worker_socket().is_some();
         is_possible.then(|| self.0.clone() as _)
     }
 
@@ -249,7 +281,7 @@ impl State {
 
     /// Begins the request that was sent ahead, if there is one.
     fn begin_ahead(&mut self) -> Option<u32> {
-        let id = self.window.take_ahead()?;
+        let id = self.window.begin_ahead()?;
         self.begin(id, true);
         Some(id)
     }

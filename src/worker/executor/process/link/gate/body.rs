@@ -178,6 +178,6 @@ impl http_body::Body for Incoming {
     }
 }
 
-fn bad_gateway(error: GateError) -> BoxError {
+pub(super) fn bad_gateway(error: GateError) -> BoxError {
     Error::new(Kind::BadGateway, error).into()
 }
