@@ -47,6 +47,7 @@ impl<R: Role + Default> Conn<R> {
 
     /// Makes this the state of another connection, which continues from its idle state. Keeps the allocation for
     /// the lines of a head.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers keep states"))]
     pub(crate) fn reset(&mut self, limits: &Arc<Limits>, idle: IdleState) {
         // Without `..`, so that a new field is not forgotten.
         let Self {

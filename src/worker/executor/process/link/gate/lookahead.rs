@@ -114,7 +114,7 @@ impl Window {
         if let (None, Some([_, theirs])) = (self.ahead, &self.sockets)
             && let Ok(message) = try_recv(theirs, buffer)
         {
-            self.unread = self.unread.or(request_id(&buffer[..message.len]));
+            self.unread = self.unread.or_else(|| request_id(&buffer[..message.len]));
         }
     }
 
