@@ -34,6 +34,10 @@ mod misdirected;
 mod output;
 pub(crate) mod per_client;
 #[cfg(any(feature = "hyper", feature = "process", feature = "upstream"))]
+#[cfg_attr(
+    not(feature = "upstream"),
+    allow(dead_code, unreachable_pub, reason = "only upstreams use all of it")
+)]
 pub(crate) mod relay;
 mod request_log;
 mod server;
@@ -45,6 +49,7 @@ mod timer;
 mod transport;
 mod tunnel;
 #[cfg(any(feature = "hyper", feature = "process", feature = "upstream"))]
+#[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "only upstreams use all of it"))]
 pub mod tunnels;
 pub mod upgrade;
 mod websocket;
