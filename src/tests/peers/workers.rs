@@ -25,6 +25,7 @@ import http.server, os, socket
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    wbufsize = -1 # head and body in one write, so that no kill comes between them
 
     def do_GET(self):
         self.rfile.read(int(self.headers.get('Content-Length', 0)))
