@@ -214,24 +214,24 @@ where
         let Stage::Call(call, _) = &mut active.stage else { return Step::Again };
         let polled = catch_panic(|| call.as_mut().poll(cx));
         active.relay_interim();
-        if let Ok(Poll::Pending) = polled {
-            return Step::Wait;
-        }
+        let result = match polled {
+            Ok(Poll::Pending) => return Step::Wait,
+            Ok(Poll::Ready(result)) => result,
+            Err(panicked) => Err(panicked.into()),
+        };
         active.interim = None;
         active.stage = Stage::End; // drops the call before its response is sent
-        let response = match polled {
-            Ok(Poll::Ready(Ok(response))) => response,
-            Ok(Poll::Ready(Err(error))) if error.is::<ServicePanicked>() => {
+        let response = match result {
+            Ok(response) => response,
+            Err(error) if error.is::<ServicePanicked>() => {
                 return self.refuse_service_error(active, &error);
             }
-            Err(panicked) => return self.refuse_service_error(active, &panicked.into()),
-            Ok(Poll::Ready(Err(error))) => {
+            Err(error) => {
                 log_error(&active.request, &error);
                 let mut response = problem::of_error(&*error, None, Format::Text);
                 response.headers_mut().remove(VARY); // text for every client, so it does not vary
                 response
             }
-            Ok(Poll::Pending) => return Step::Wait, // as above
         };
         self.respond(active, now, cx, response);
         Step::Again
