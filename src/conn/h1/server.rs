@@ -180,7 +180,7 @@ impl<I: Io, S> Connection<I, S> {
         Some((self.into_parts(), service, config))
     }
 
-    /// Returns the tunnel that a response of 101 has begun, if one has.
+    /// Returns the tunnel after a response of 101, if there was one.
     pub(in crate::conn) fn into_tunnel(mut self) -> Option<Tunneling>
     where
         I: 'static,

@@ -50,7 +50,7 @@ async fn child_stores_until_it_is_killed() {
     }
 }
 
-/// Starts the child, kills it after some lines, and returns the first and the last path that it has begun.
+/// Starts the child, kills it after some lines, and returns the first and the last path that it was writing.
 fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
     let name = "cache::disk::tests::kill::child_stores_until_it_is_killed";
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())

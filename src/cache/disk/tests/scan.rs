@@ -4,7 +4,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::*;
 
-/// The folders with which the threads of the scan begin. In each a pipe that nobody writes stops its thread.
+/// The first folder of each thread of the scan. A pipe in it that nobody writes to blocks its thread.
 const FIRST: [&str; 4] = ["00", "01", "02", "03"];
 
 fn pipe(dir: &TempDir, folder: &str) -> PathBuf {

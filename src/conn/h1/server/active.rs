@@ -102,7 +102,7 @@ pub(super) enum Stage {
     },
     /// Discarding input after the last response, at most this many bytes, until this time.
     Linger(u64, Instant),
-    /// The client has begun with the preface of HTTP/2: the transport goes to another driver.
+    /// The client has sent the preface of HTTP/2: the transport goes to another driver.
     Http2,
     /// A response of 101 is sent: then the transport goes to the tunnel, with the response's body.
     Switch(Box<(Takeover, Body)>),

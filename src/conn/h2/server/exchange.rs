@@ -449,7 +449,7 @@ impl Exchange {
         }
     }
 
-    /// A shutdown has begun.
+    /// Records that the server shuts down.
     pub(super) fn begin_drain(&mut self) {
         self.is_draining = true;
         if let Stage::Tunnel(tunnel) = &self.stage {

@@ -19,7 +19,7 @@ use crate::{
     semantics::upgrade::{is_websocket, requested_by},
 };
 
-/// The front's end of the socket, and the answer to the client's key.
+/// The server's end of the socket, and the answer to the client's key.
 pub(super) struct Tunnel {
     stream: Stream,
     accept: HeaderValue,
