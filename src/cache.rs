@@ -14,7 +14,7 @@
 //!     .stale_while_revalidate(Duration::from_secs(30))
 //!     .cache_status("front")
 //!     .build();
-//! let cache = layer.handle(); // to invalidate, and for figures
+//! let cache = layer.handle(); // to invalidate, and to read counters
 //! let site = ServiceBuilder::new().layer(layer).service(service_fn(|_: Request| async {
 //!     let response = Response::builder().header("cache-control", "max-age=60");
 //!     Ok::<_, BoxError>(response.body(Body::from("hello"))?)
@@ -25,7 +25,7 @@
 //!     let response = site.clone().oneshot(request).await?;
 //!     assert!(response.headers()["cache-status"].to_str()?.starts_with(expected));
 //! }
-//! assert_eq!(cache.figures().hits, 1);
+//! assert_eq!(cache.stats().hits, 1);
 //! # Ok(()) }
 //! ```
 //!
@@ -96,14 +96,13 @@ mod bypass;
 mod clock;
 mod disk;
 mod fetch;
-mod figures;
 mod fill;
 mod flight;
 mod handle;
 mod hints;
 mod key;
 mod layer;
-mod lead;
+mod leader;
 mod marks;
 mod memory;
 mod object;
@@ -113,6 +112,7 @@ mod purge;
 mod respond;
 mod service;
 mod shared;
+mod stats;
 mod store;
 mod sweep;
 
@@ -121,7 +121,6 @@ use std::future::poll_fn;
 pub use disk::{
     DISK_CAPACITY, Durability, MAX_DISK_OBJECT, MAX_DISK_OBJECTS, MAX_WRITING, SCAN_TIMEOUT,
 };
-pub use figures::Figures;
 pub use handle::CacheHandle;
 pub use key::{Key, MAX_KEY, QueryKey};
 pub use layer::{
@@ -132,6 +131,7 @@ pub use marks::{MAX_MARKED_GROUPS, MAX_MARKED_PREFIXES};
 pub use memory::{CAPACITY, MAX_OBJECT, MAX_VARIANTS};
 pub use purge::{MIN_TOKEN, PurgeService};
 pub use service::{Cache, ResponseFuture};
+pub use stats::CacheStats;
 pub use store::Purge;
 
 pub use crate::semantics::cache::{Heuristic, storable::SetCookie};

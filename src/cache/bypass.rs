@@ -29,7 +29,7 @@ where
     S: HttpService,
 {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let why = if is_read { Forwarded::Bypass } else { Forwarded::Method };
+    let reason = if is_read { Forwarded::Bypass } else { Forwarded::Method };
     let is_unsafe = invalidate::is_unsafe(request.method());
     let target = if is_unsafe { Target::of(&shared, &request) } else { None };
     let mut response = super::call(inner, request).await?;
@@ -38,7 +38,7 @@ where
     {
         target.invalidate(&shared, response.headers());
     }
-    shared.add_status(&mut response, CacheStatus::forwarded(why));
+    shared.add_status(&mut response, CacheStatus::forwarded(reason));
     Ok(response)
 }
 

@@ -27,7 +27,7 @@ pub use self::{files::Durability, scan::SCAN_TIMEOUT};
 use self::{
     files::Files,
     index::{Index, Meta},
-    scan::Touched,
+    scan::ChangedKeys,
 };
 use super::{
     clock::Clock,
@@ -89,7 +89,7 @@ struct State {
     /// The ids of contents that are being written before their objects are inserted.
     spools: HashSet<u64>,
     /// `None` after the scan.
-    touched: Option<Touched>,
+    changed_keys: Option<ChangedKeys>,
 }
 
 impl State {
@@ -99,9 +99,9 @@ impl State {
     }
 
     /// Keeps what the scan finds of a key out of the index.
-    fn touch(&mut self, key: &Key) {
-        if let Some(touched) = &mut self.touched {
-            touched.insert(key);
+    fn note_changed(&mut self, key: &Key) {
+        if let Some(changed_keys) = &mut self.changed_keys {
+            changed_keys.insert(key);
         }
     }
 }
@@ -133,8 +133,8 @@ impl DiskStore {
     ) -> io::Result<Self> {
         let files = Arc::new(Files::open(root, bounds.durability)?);
         let index = Index::new(bounds, files.clone());
-        let touched = Some(Touched::new());
-        let state = State { writing: Vec::new(), spools: HashSet::new(), touched };
+        let changed_keys = Some(ChangedKeys::new());
+        let state = State { writing: Vec::new(), spools: HashSet::new(), changed_keys };
         let inner = Arc::new(Inner {
             files,
             index,
@@ -245,7 +245,7 @@ impl Store for DiskStore {
     fn insert(&self, key: &Key, object: &Arc<Object>) {
         let inner = &self.inner;
         let mut state = inner.lock();
-        state.touch(key);
+        state.note_changed(key);
         if object.content.len() <= inner.memory.max_object() {
             inner.memory.insert(key, object);
         }
@@ -283,7 +283,7 @@ impl Store for DiskStore {
 
     fn remove(&self, key: &Key, object: &Object) {
         let mut state = self.inner.lock();
-        state.touch(key);
+        state.note_changed(key);
         self.inner.memory.remove(key, object);
         state.writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
         self.inner.discard(key, |meta| meta.is_same_variant(object));
@@ -295,7 +295,7 @@ impl Store for DiskStore {
             Purge::Hard => Verdict::Remove,
             Purge::Soft => Verdict::Expire(at),
         };
-        self.inner.lock().touch(key);
+        self.inner.lock().note_changed(key);
         let changes = self.judge(key, &|_, _, _| verdict);
         if purge == Purge::Hard {
             self.settle(key, changes);

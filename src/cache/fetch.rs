@@ -8,12 +8,12 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     aliases,
     fill::Fill,
-    flight::{Entry, Phase},
+    flight::{Phase, Role},
     hints,
     key::Key,
-    lead,
+    leader,
     object::Object,
-    respond::{self, Asked},
+    respond::{self, RequestContext},
     service::hit_status,
     shared::Shared,
 };
@@ -37,7 +37,7 @@ pub(super) struct Fetch {
     pub(super) parts: request::Parts,
     pub(super) key: Key,
     pub(super) stale: Option<Arc<Object>>,
-    pub(super) why: Forwarded,
+    pub(super) reason: Forwarded,
 }
 
 impl Fetch {
@@ -45,17 +45,17 @@ impl Fetch {
         request: Request<Body>,
         key: &Key,
         stale: Option<Arc<Object>>,
-        why: Forwarded,
+        reason: Forwarded,
     ) -> Self {
-        Self { parts: request.into_parts().0, key: key.clone(), stale, why }
+        Self { parts: request.into_parts().0, key: key.clone(), stale, reason }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }
 
-    pub(super) fn asked(&self, shared: &Shared) -> Asked<'_> {
-        Asked {
+    pub(super) fn context(&self, shared: &Shared) -> RequestContext<'_> {
+        RequestContext {
             method: &self.parts.method,
             headers: &self.parts.headers,
             now: shared.clock.now(),
@@ -108,7 +108,7 @@ where
     let mut is_joinable = shared.options.collapses
         && !headers.contains_key(header::AUTHORIZATION)
         && !shared.control(headers).no_store
-        && fetch.why != Forwarded::Request;
+        && fetch.reason != Forwarded::Request;
     let deadline = Instant::now().checked_add(shared.options.fill_timeout);
     loop {
         let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key, shared.clock.now());
@@ -120,20 +120,20 @@ where
         let joins = is_joinable && !is_hit_for_miss;
         let follower =
             match shared.flights.enter(&fetch.key, fetch.headers(), joins, &shared.options) {
-                Entry::Lead(lead) => {
+                Role::Lead(leader) => {
                     // Another fetch may have ended since the lookup.
                     if let Some(response) = stored_meanwhile(&shared, &mut fetch).await {
-                        lead.release();
+                        leader.release();
                         return Ok(response);
                     }
                     shared.counters.misses.add();
-                    return lead::fetch(shared, inner, &fetch, lead).await;
+                    return leader::fetch(shared, inner, &fetch, leader).await;
                 }
-                Entry::Alone => {
+                Role::Uncollapsed => {
                     shared.counters.uncollapsed.add();
                     return forward(&shared, inner, fetch).await;
                 }
-                Entry::Follow(follower) => follower,
+                Role::Follow(follower) => follower,
             };
         let phase = match deadline {
             Some(deadline) => timeout_at(deadline, follower.wait()).await,
@@ -142,7 +142,7 @@ where
         let response = match phase {
             Ok(Phase::Filling(fill)) => follow_fill(&shared, &fetch, &fill),
             Ok(Phase::Ready(object)) if object.matches(fetch.headers()) => {
-                Some(respond::of_object(fetch.asked(&shared), &object))
+                Some(respond::of_object(fetch.context(&shared), &object))
             }
             Ok(Phase::Ready(_) | Phase::Waiting | Phase::Released) => None,
             Err(_elapsed) => {
@@ -152,7 +152,7 @@ where
         };
         if let Some(mut response) = response {
             shared.counters.collapsed.add();
-            let status = CacheStatus { collapsed: true, ..CacheStatus::forwarded(fetch.why) };
+            let status = CacheStatus { collapsed: true, ..CacheStatus::forwarded(fetch.reason) };
             shared.add_status(&mut response, status);
             return Ok(response);
         }
@@ -171,20 +171,20 @@ where
     if shared.flights.has(&fetch.key, fetch.headers()) {
         return;
     }
-    let Some(place) = shared.begin_refresh() else { return };
+    let Some(permit) = shared.try_begin_refresh() else { return };
     // The client is answered, so its deadline does not count.
     fetch.parts.extensions.remove::<Deadline>();
     fetch.parts.method = Method::GET;
     let entry = shared.flights.enter(&fetch.key, fetch.headers(), true, &shared.options);
-    let Entry::Lead(lead) = entry else { return };
+    let Role::Lead(leader) = entry else { return };
     shared.counters.refreshes.add();
     let (background, inner) = (shared.clone(), inner.clone());
     shared.spawn(async move {
-        if let Err(error) = lead::fetch(background, inner, &fetch, lead).await {
+        if let Err(error) = leader::fetch(background, inner, &fetch, leader).await {
             let error = tracing::field::display(Chain(&*error));
             tracing::debug!(key = %fetch.key, error, "cannot refresh a stored response");
         }
-        drop(place);
+        drop(permit);
     });
 }
 
@@ -206,14 +206,14 @@ async fn stored_for_another_query(shared: &Shared, fetch: &Fetch) -> Option<Resp
 
 /// Returns the response of a stored object, if it is fresh.
 fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Response> {
-    let asked = fetch.asked(shared);
+    let context = fetch.context(shared);
     let control = shared.control(fetch.headers());
-    if object.freshness.reuse(&control, asked.now) != Reuse::Fresh {
+    if object.freshness.reuse(&control, context.now) != Reuse::Fresh {
         return None;
     }
     shared.counters.hits.add();
-    let mut response = respond::of_object(asked, object);
-    shared.add_status(&mut response, hit_status(object, asked.now));
+    let mut response = respond::of_object(context, object);
+    shared.add_status(&mut response, hit_status(object, context.now));
     Some(response)
 }
 
@@ -222,8 +222,8 @@ fn follow_fill(shared: &Shared, fetch: &Fetch, fill: &Arc<Fill>) -> Option<Respo
     if !fill.head.matches(fetch.headers()) {
         return None;
     }
-    let asked = fetch.asked(shared);
-    respond::of_fill(asked, fill, respond::shared_headers(fill, asked.now))
+    let context = fetch.context(shared);
+    respond::of_fill(context, fill, respond::shared_headers(fill, context.now))
 }
 
 /// Forwards a request as it is. Its response is not stored.
@@ -231,9 +231,9 @@ async fn forward<S>(shared: &Shared, inner: S, fetch: Fetch) -> Result<Response,
 where
     S: HttpService,
 {
-    let why = fetch.why;
+    let reason = fetch.reason;
     let mut response = super::call(inner, fetch.into_request()).await?;
-    shared.add_status(&mut response, CacheStatus::forwarded(why));
+    shared.add_status(&mut response, CacheStatus::forwarded(reason));
     Ok(response)
 }
 
@@ -250,7 +250,7 @@ where
     };
     let replacement =
         match update::head_update(&stale.headers, stale.content.len(), response.headers()) {
-            HeadUpdate::Update => lead::updated(&shared, &stale, response.headers(), requested),
+            HeadUpdate::Update => leader::updated(&shared, &stale, response.headers(), requested),
             HeadUpdate::Expire => {
                 let mut expired = Object::clone(&stale);
                 expired.freshness.expire(shared.clock.now());

@@ -47,17 +47,17 @@ pub(super) enum Phase {
 }
 
 /// The role of a request without a usable stored response.
-pub(super) enum Entry {
+pub(super) enum Role {
     /// It fetches, and others may follow.
-    Lead(Lead),
+    Lead(Leader),
     /// It waits for the fetch of another request.
     Follow(Follower),
     /// There are too many fetches: it is forwarded individually, and its response is not stored.
-    Alone,
+    Uncollapsed,
 }
 
 /// The fetch of a request. Dropping it before its end releases its followers.
-pub(super) struct Lead {
+pub(super) struct Leader {
     flights: Arc<Flights>,
     key: Key,
     flight: Arc<Flight>,
@@ -83,19 +83,19 @@ impl Flights {
         request: &HeaderMap,
         is_joinable: bool,
         options: &Options,
-    ) -> Entry {
+    ) -> Role {
         let mut by_key = self.lock();
         let flights = by_key.get(key).map_or(&[][..], Vec::as_slice);
         if is_joinable && let Some(flight) = flights.iter().rev().find(|f| f.accepts(request)) {
             if self.followers.load(Relaxed) >= options.max_followers {
-                return Entry::Alone;
+                return Role::Uncollapsed;
             }
             self.followers.fetch_add(1, Relaxed);
             let phase = flight.phase.subscribe();
-            return Entry::Follow(Follower { flights: self.clone(), phase });
+            return Role::Follow(Follower { flights: self.clone(), phase });
         }
         if self.len.load(Relaxed) >= options.max_fetches {
-            return Entry::Alone;
+            return Role::Uncollapsed;
         }
         self.len.fetch_add(1, Relaxed);
         let flight = Arc::new(Flight {
@@ -104,7 +104,7 @@ impl Flights {
             phase: watch::Sender::default(),
         });
         by_key.entry(key.clone()).or_default().push(flight.clone());
-        Entry::Lead(Lead { flights: self.clone(), key: key.clone(), flight, is_listed: true })
+        Role::Lead(Leader { flights: self.clone(), key: key.clone(), flight, is_listed: true })
     }
 
     /// Returns whether a fetch for `key` is in progress that the request could follow.
@@ -177,7 +177,7 @@ impl Flight {
     }
 }
 
-impl Lead {
+impl Leader {
     pub(super) fn key(&self) -> &Key {
         &self.key
     }
@@ -233,7 +233,7 @@ impl Lead {
     }
 }
 
-impl Drop for Lead {
+impl Drop for Leader {
     fn drop(&mut self) {
         if self.is_listed {
             let flights = self.flights.clone();

@@ -1,11 +1,11 @@
-//! `CacheHandle`: invalidation, and figures.
+//! `CacheHandle`: invalidation, and stats.
 
 use std::sync::Arc;
 
 use http::Uri;
 
 use super::{
-    figures::Figures, key::Key, marks::Scope, purge::PurgeService, shared::Shared, store::Purge,
+    key::Key, marks::Scope, purge::PurgeService, shared::Shared, stats::CacheStats, store::Purge,
     sweep,
 };
 use crate::net::Drain;
@@ -73,7 +73,7 @@ impl CacheHandle {
     }
 
     /// Waits until all earlier invalidations are carried out: memory is freed and files are removed.
-    /// [`Figures::invalidated`] then counts them.
+    /// [`CacheStats::invalidated`] then counts them.
     pub async fn swept(&self) {
         let mut sweeps = self.0.sweeps.subscribe();
         // The sender lives as long as this handle.
@@ -86,10 +86,10 @@ impl CacheHandle {
         self.0.store.loaded().await;
     }
 
-    /// Returns the current figures.
-    pub fn figures(&self) -> Figures {
+    /// Returns the current stats.
+    pub fn stats(&self) -> CacheStats {
         let (keys, bytes) = self.0.store.usage();
-        Figures {
+        CacheStats {
             keys,
             bytes,
             fetches: self.0.flights.len() as u64,

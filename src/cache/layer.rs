@@ -128,7 +128,7 @@ impl CacheLayer {
         }
     }
 
-    /// Returns a handle to invalidate stored responses, and to read figures.
+    /// Returns a handle to invalidate stored responses, and to read stats.
     pub fn handle(&self) -> CacheHandle {
         CacheHandle::new(self.shared.clone())
     }

@@ -209,31 +209,31 @@ impl Set {
         match scope {
             Scope::All => &mut self.all,
             Scope::Prefix(prefix) => {
-                let place = self.prefixes.iter().position(|(known, _)| **known == *prefix);
-                let place = place.unwrap_or(self.prefixes.len());
-                if place == MAX_MARKED_PREFIXES {
+                let index = self.prefixes.iter().position(|(known, _)| **known == *prefix);
+                let index = index.unwrap_or(self.prefixes.len());
+                if index == MAX_MARKED_PREFIXES {
                     too_many("prefixes", MAX_MARKED_PREFIXES);
                     return &mut self.all;
                 }
-                if place == self.prefixes.len() {
+                if index == self.prefixes.len() {
                     self.prefixes.push((prefix.into(), Level::default()));
                 }
-                &mut self.prefixes[place].1
+                &mut self.prefixes[index].1
             }
             Scope::Group { group, origin } => {
                 let known = self.groups.get(group).map_or(&[][..], Vec::as_slice);
-                let place = known.iter().position(|(known, _)| **known == *origin);
-                if place.is_none() && self.groups_len == MAX_MARKED_GROUPS {
+                let index = known.iter().position(|(known, _)| **known == *origin);
+                if index.is_none() && self.groups_len == MAX_MARKED_GROUPS {
                     too_many("groups", MAX_MARKED_GROUPS);
                     return &mut self.all;
                 }
                 let levels = self.groups.entry(group.into()).or_default();
-                let place = place.unwrap_or_else(|| {
+                let index = index.unwrap_or_else(|| {
                     self.groups_len += 1;
                     levels.push((origin.into(), Level::default()));
                     levels.len() - 1
                 });
-                &mut levels[place].1
+                &mut levels[index].1
             }
         }
     }

@@ -11,18 +11,18 @@ use std::{
 use bytes::Bytes;
 use http_body::Body as _;
 
-use super::{disk::Spool, fill::Fill, flight::Lead, shared::Shared};
+use super::{disk::Spool, fill::Fill, flight::Leader, shared::Shared};
 use crate::{Body, budget::Lease, semantics::cache::NoVarySearch};
 
 /// Reads what is here at once, and the rest in a task of its own, so that no slow client slows it.
-pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, lead: Lead) {
+pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, leader: Leader) {
     let mut pump = Pump {
         shared: shared.clone(),
         lease: Some(shared.budget.memory_lease()),
         spool: None,
         fill,
         body,
-        lead: Some(lead),
+        leader: Some(leader),
     };
     let is_done = poll_fn(|cx| {
         loop {
@@ -32,7 +32,7 @@ pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, lea
                     if !pump.take(frame.map(Result::ok)) {
                         return Poll::Ready(true);
                     }
-                    if pump.lead.is_none() || pump.spool.is_some() {
+                    if pump.leader.is_none() || pump.spool.is_some() {
                         return Poll::Ready(false);
                     }
                 }
@@ -54,7 +54,7 @@ struct Pump {
     fill: Arc<Fill>,
     body: Body,
     /// `None` if the content is not stored.
-    lead: Option<Lead>,
+    leader: Option<Leader>,
     lease: Option<Lease>,
     /// Where the content is written, if it is too large for memory.
     spool: Option<Spool>,
@@ -63,7 +63,7 @@ struct Pump {
 impl Pump {
     async fn run(mut self) {
         loop {
-            if self.lead.is_none() {
+            if self.leader.is_none() {
                 let fill = &self.fill;
                 if poll_fn(|cx| fill.poll_capacity(cx)).await.is_err() {
                     return;
@@ -120,7 +120,7 @@ impl Pump {
     fn push(&mut self, piece: Bytes) {
         let len = self.fill.len() + piece.len() as u64;
         self.fill.push(piece);
-        if self.lead.is_none() {
+        if self.leader.is_none() {
             return;
         }
         let in_memory = self.fill.memory_len();
@@ -141,9 +141,9 @@ impl Pump {
 
     /// Lets the present readers continue, and admits no others.
     fn stop_storing(&mut self) {
-        if let Some(lead) = self.lead.take() {
-            self.shared.set_hit_for_miss(lead.key());
-            lead.release();
+        if let Some(leader) = self.leader.take() {
+            self.shared.set_hit_for_miss(leader.key());
+            leader.release();
         }
         self.lease = None;
         self.spool = None;
@@ -156,15 +156,15 @@ impl Pump {
             self.fill.end(Err(()));
             return;
         }
-        if let Some(lead) = self.lead.take() {
+        if let Some(leader) = self.leader.take() {
             let rule = if self.shared.options.no_vary_search {
                 NoVarySearch::of(&self.fill.head.headers)
             } else {
                 None
             };
-            let key = lead.key().clone();
+            let key = leader.key().clone();
             let object = Arc::new(self.fill.to_object(self.lease.take()));
-            if lead.store(&*self.shared.store, &object) {
+            if leader.store(&*self.shared.store, &object) {
                 self.shared.counters.stored.add();
                 if let Some(rule) = rule {
                     self.shared.aliases.insert(&key, rule);

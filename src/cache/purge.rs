@@ -82,7 +82,7 @@ impl PurgeService {
         if method != Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let (mut what, mut purge, mut waits) = (None, Purge::Hard, false);
+        let (mut target, mut purge, mut waits) = (None, Purge::Hard, false);
         for parameter in uri.query().unwrap_or_default().split('&') {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             let value = decode(value).ok_or(StatusCode::BAD_REQUEST)?;
@@ -90,13 +90,13 @@ impl PurgeService {
                 ("soft", true) => purge = Purge::Soft,
                 ("wait", true) => waits = true,
                 // Two at once are ambiguous.
-                ("url" | "prefix" | "group", false) | ("all", true) if what.is_none() => {
-                    what = Some((name, value));
+                ("url" | "prefix" | "group", false) | ("all", true) if target.is_none() => {
+                    target = Some((name, value));
                 }
                 _ => return Err(StatusCode::BAD_REQUEST),
             }
         }
-        match what.ok_or(StatusCode::BAD_REQUEST)? {
+        match target.ok_or(StatusCode::BAD_REQUEST)? {
             ("url", url) => {
                 let key = self.cache.key_of_url(&url).ok_or(StatusCode::BAD_REQUEST)?;
                 self.cache.delete(&key, purge);

@@ -19,7 +19,7 @@ use crate::{
 
 /// What a response depends on beside the stored one.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
     /// The time of the cache.
@@ -29,29 +29,33 @@ pub(super) struct Asked<'a> {
 }
 
 /// Returns the response of a stored object.
-pub(super) fn of_object(asked: Asked<'_>, object: &Object) -> Response {
+pub(super) fn of_object(context: RequestContext<'_>, object: &Object) -> Response {
     let mut headers = object.headers.clone();
-    headers.insert(header::AGE, age(&object.freshness, asked.now));
+    headers.insert(header::AGE, age(&object.freshness, context.now));
     let len = object.content.len();
     let content = |part: Option<(u64, u64)>| match part {
         None => Some(object.content.body()),
         Some((first, last)) => Some(object.content.part(first, last)),
     };
-    respond(asked, object.status, headers, Some(len), content).expect("an object is complete")
+    respond(context, object.status, headers, Some(len), content).expect("an object is complete")
 }
 
 /// Returns the response of a fill with these fields; `None` if the beginning of the content is kept no longer.
-pub(super) fn of_fill(asked: Asked<'_>, fill: &Arc<Fill>, headers: HeaderMap) -> Option<Response> {
+pub(super) fn of_fill(
+    context: RequestContext<'_>,
+    fill: &Arc<Fill>,
+    headers: HeaderMap,
+) -> Option<Response> {
     let content = |part: Option<(u64, u64)>| match part {
         None => fill.reader(0, None),
         Some((first, last)) => fill.reader(first, Some(last)),
     };
-    respond(asked, fill.head.status, headers, fill.head.len, content)
+    respond(context, fill.head.status, headers, fill.head.len, content)
 }
 
 /// Evaluates the conditions of a request for a response that is not stored, since the origin did not receive them.
-pub(super) fn of_response(asked: Asked<'_>, response: Response) -> Response {
-    let Asked { method, headers, date, .. } = asked;
+pub(super) fn of_response(context: RequestContext<'_>, response: Response) -> Response {
+    let RequestContext { method, headers, date, .. } = context;
     let selected = select(method, headers, response.status(), response.headers(), None, date);
     if selected != Selected::NotModified {
         return response;
@@ -76,13 +80,13 @@ pub(super) fn age(freshness: &Freshness, now: Duration) -> HeaderValue {
 
 /// Makes the response with the content that `content` returns for a part, or for the whole.
 fn respond(
-    asked: Asked<'_>,
+    context: RequestContext<'_>,
     status: StatusCode,
     mut headers: HeaderMap,
     len: Option<u64>,
     content: impl FnOnce(Option<(u64, u64)>) -> Option<Body>,
 ) -> Option<Response> {
-    let Asked { method, headers: request, date, .. } = asked;
+    let RequestContext { method, headers: request, date, .. } = context;
     let (status, body) = match select(method, request, status, &headers, len, date) {
         Selected::NotModified => {
             select::retain_not_modified_fields(&mut headers);

@@ -130,14 +130,14 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
         if control.only_if_cached {
             return Decision::Answer(Box::new(not_cached(&request)));
         }
-        let why = if has_others { Forwarded::VaryMiss } else { Forwarded::UriMiss };
-        return Decision::Forward(Box::new(Fetch::new(request, key, None, why)));
+        let reason = if has_others { Forwarded::VaryMiss } else { Forwarded::UriMiss };
+        return Decision::Forward(Box::new(Fetch::new(request, key, None, reason)));
     };
-    let asked = shared.asked(&request);
-    let now = asked.now;
+    let context = shared.context(&request);
+    let now = context.now;
     let reuse = object.freshness.reuse(&control, now);
     let answer = |object: &Object| {
-        let mut response = respond::of_object(asked, object);
+        let mut response = respond::of_object(context, object);
         shared.add_status(&mut response, hit_status(object, now));
         Box::new(response)
     };
@@ -172,18 +172,18 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
         }
         Reuse::Validate => {
             let is_fresh = !object.freshness.remaining(now).is_zero();
-            let why = if is_fresh { Forwarded::Request } else { Forwarded::Stale };
+            let reason = if is_fresh { Forwarded::Request } else { Forwarded::Stale };
             let is_overloaded = shared.options.stale_while.as_ref().is_some_and(|f| f());
-            if why == Forwarded::Stale
+            if reason == Forwarded::Stale
                 && is_overloaded
                 && object.freshness.is_usable_for(shared.options.stale_if_unreachable, now)
             {
                 shared.counters.stale_hits.add();
                 let response = answer(&object);
-                let fetch = Fetch::new(request, key, Some(object.clone()), why);
+                let fetch = Fetch::new(request, key, Some(object.clone()), reason);
                 return Decision::Refresh(response, Box::new(fetch));
             }
-            Decision::Forward(Box::new(Fetch::new(request, key, Some(object.clone()), why)))
+            Decision::Forward(Box::new(Fetch::new(request, key, Some(object.clone()), reason)))
         }
     }
 }

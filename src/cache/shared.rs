@@ -19,12 +19,12 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     aliases::Aliases,
     clock::Clock,
-    figures::Counters,
     flight::Flights,
     key::Key,
     layer::Options,
     marks::Marks,
-    respond::Asked,
+    respond::RequestContext,
+    stats::Counters,
     store::{Found, Lookup, Store},
 };
 use crate::{
@@ -83,8 +83,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn asked<'a, B>(&self, request: &'a Request<B>) -> Asked<'a> {
-        Asked {
+    pub(super) fn context<'a, B>(&self, request: &'a Request<B>) -> RequestContext<'a> {
+        RequestContext {
             method: request.method(),
             headers: request.headers(),
             now: self.clock.now(),
@@ -160,17 +160,17 @@ impl Shared {
     }
 
     /// Takes a place among the refreshes; `None` if there are too many.
-    pub(super) fn begin_refresh(self: &Arc<Self>) -> Option<RefreshPlace> {
+    pub(super) fn try_begin_refresh(self: &Arc<Self>) -> Option<RefreshPermit> {
         let add = |n: usize| (n < self.options.max_refreshes).then_some(n + 1);
         self.refreshes.fetch_update(Relaxed, Relaxed, add).ok()?;
-        Some(RefreshPlace(self.clone()))
+        Some(RefreshPermit(self.clone()))
     }
 }
 
 /// A place among the refreshes in the background.
-pub(super) struct RefreshPlace(Arc<Shared>);
+pub(super) struct RefreshPermit(Arc<Shared>);
 
-impl Drop for RefreshPlace {
+impl Drop for RefreshPermit {
     fn drop(&mut self) {
         self.0.refreshes.fetch_sub(1, Relaxed);
     }

@@ -15,17 +15,17 @@ pub(super) fn invalidate(shared: &Arc<Shared>, scopes: &[Scope<'_>], purge: Purg
     shared
         .flights
         .invalidate(|key, groups| scopes.iter().any(|scope| scope.selects(key, groups)), change);
-    begin(shared);
+    start(shared);
 }
 
 /// Begins to carry out the marks, unless that is under way.
-pub(super) fn begin(shared: &Arc<Shared>) {
-    let begins = shared.sweeps.send_if_modified(|is_sweeping| {
-        let begins = !*is_sweeping && shared.marks.newest().is_some();
-        *is_sweeping |= begins;
-        begins
+pub(super) fn start(shared: &Arc<Shared>) {
+    let starts = shared.sweeps.send_if_modified(|is_sweeping| {
+        let starts = !*is_sweeping && shared.marks.newest().is_some();
+        *is_sweeping |= starts;
+        starts
     });
-    if begins {
+    if starts {
         let (shared, watch) = (shared.clone(), shared.tasks.watch());
         POOL.run(Box::new(Sweep { shared, watch, has_ended: false }));
     }
@@ -53,7 +53,7 @@ impl Job for Sweep {
         self.end();
         if !self.watch.is_aborted() {
             // A mark may have come after the last look.
-            begin(&self.shared);
+            start(&self.shared);
         }
     }
 

@@ -206,7 +206,7 @@ async fn request_without_host_or_with_content_or_for_the_origin_is_forwarded() {
         site.clone().oneshot(request).await.unwrap();
     }
     assert_eq!(origin.count(), 1 + 2 * n);
-    assert_eq!(layer.handle().figures().bypassed, 2 * n as u64);
+    assert_eq!(layer.handle().stats().bypassed, 2 * n as u64);
 }
 
 #[tokio::test(start_paused = true)]
@@ -428,7 +428,7 @@ async fn handle_invalidates_by_key_prefix_and_group() {
     assert_eq!(all().await, "4 2 3");
     let swept = async || {
         cache.swept().await;
-        cache.figures().invalidated
+        cache.stats().invalidated
     };
     cache.delete_prefix("http://site.example/g", Purge::Hard);
     assert_eq!(swept().await, 2);
@@ -438,13 +438,13 @@ async fn handle_invalidates_by_key_prefix_and_group() {
     assert_eq!(origin.seen(7)["if-none-match"], "\"e\"", "soft: it is validated");
     // The responses that were validated are newer than the mark.
     assert_eq!((all().await, swept().await <= 4), ("7 8 3".to_owned(), true));
-    let before = cache.figures().invalidated;
+    let before = cache.stats().invalidated;
     cache.invalidate("news", Purge::Soft);
     assert_eq!(swept().await - before, 2);
     cache.invalidate("nothing", Purge::Hard);
     assert_eq!(swept().await - before, 2);
     cache.delete_all(Purge::Hard);
-    assert_eq!((swept().await - before, cache.figures().keys), (5, 0));
+    assert_eq!((swept().await - before, cache.stats().keys), (5, 0));
     assert_eq!(all().await, "9 10 11");
 }
 

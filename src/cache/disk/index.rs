@@ -69,13 +69,13 @@ pub(super) struct Index {
 
 #[derive(Clone)]
 struct ByBytes {
-    least: u64,
+    min_weight: u64,
 }
 
 impl Weighter<Key, Metas> for ByBytes {
     fn weight(&self, _: &Key, metas: &Metas) -> u64 {
         let blocks = |meta: &Meta| (meta.len.div_ceil(BLOCK) + 1) * BLOCK;
-        metas.iter().map(|meta| blocks(meta).max(self.least)).sum()
+        metas.iter().map(|meta| blocks(meta).max(self.min_weight)).sum()
     }
 }
 
@@ -104,9 +104,9 @@ impl Index {
     pub(super) fn new(bounds: DiskBounds, files: Arc<Files>) -> Self {
         let DiskBounds { capacity, max_objects, max_object, max_variants, .. } = bounds;
         // An object counts for at least its share, so that there are no more than `max_objects`.
-        let least = capacity.div_ceil(max_objects.max(1));
+        let min_weight = capacity.div_ceil(max_objects.max(1));
         let shards = (capacity / max_object.saturating_mul(4).max(1)).clamp(1, 8);
-        let items = (capacity / least.max(2 * BLOCK)).clamp(16, 1 << 16);
+        let items = (capacity / min_weight.max(2 * BLOCK)).clamp(16, 1 << 16);
         let options = OptionsBuilder::new()
             .estimated_items_capacity(usize::try_from(items).unwrap_or(16))
             .weight_capacity(capacity)
@@ -115,7 +115,7 @@ impl Index {
             .expect("capacities are set");
         let entries = sync::Cache::with_options(
             options,
-            ByBytes { least },
+            ByBytes { min_weight },
             DefaultHashBuilder::default(),
             Collect,
         );

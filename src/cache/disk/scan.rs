@@ -20,27 +20,27 @@ use super::{
 pub const SCAN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The keys that may be stored or invalidated during the scan, 1,048,576. With more, what was not reached is removed.
-const MAX_TOUCHED: usize = 1 << 20;
+const MAX_CHANGED_KEYS: usize = 1 << 20;
 
 /// The threads of the scan.
 const THREADS: u8 = 4;
 
 /// What of the folder may not be entered into the index any more.
-pub(super) struct Touched {
+pub(super) struct ChangedKeys {
     /// Hashes of keys, which take less memory; another key with the same hash is fetched again.
     keys: HashSet<u64>,
     random: RandomState,
     is_full: bool,
 }
 
-impl Touched {
+impl ChangedKeys {
     pub(super) fn new() -> Self {
         Self { keys: HashSet::new(), random: RandomState::new(), is_full: false }
     }
 
     /// Notes that objects of a key were stored, removed or invalidated.
     pub(super) fn insert(&mut self, key: &Key) {
-        if self.keys.len() < MAX_TOUCHED {
+        if self.keys.len() < MAX_CHANGED_KEYS {
             self.keys.insert(self.random.hash_one(key));
         } else {
             self.is_full = true;
@@ -59,7 +59,7 @@ impl Touched {
 pub(super) fn start(inner: &Arc<Inner>, marks: &Arc<Marks>) -> io::Result<()> {
     let (inner, marks) = (inner.clone(), marks.clone());
     thread::Builder::new().name("cache-scan".to_owned()).spawn(move || {
-        let scan = Scan { inner: &inner, marks: &marks, ends: Instant::now() + SCAN_TIMEOUT };
+        let scan = Scan { inner: &inner, marks: &marks, deadline: Instant::now() + SCAN_TIMEOUT };
         scan.run();
     })?;
     Ok(())
@@ -68,7 +68,7 @@ pub(super) fn start(inner: &Arc<Inner>, marks: &Arc<Marks>) -> io::Result<()> {
 struct Scan<'a> {
     inner: &'a Arc<Inner>,
     marks: &'a Marks,
-    ends: Instant,
+    deadline: Instant,
 }
 
 impl Scan<'_> {
@@ -89,7 +89,7 @@ impl Scan<'_> {
                 }
             }
         });
-        self.inner.lock().touched = None;
+        self.inner.lock().changed_keys = None;
         self.marks.release();
         self.inner.scanning.send_replace(false);
     }
@@ -103,7 +103,7 @@ impl Scan<'_> {
     /// Enters an object, if it is whole and nothing newer is known of its key. Returns whether its files stay.
     fn enter(&self, id: u64) -> bool {
         let inner = self.inner;
-        let meta = (Instant::now() < self.ends).then(|| read_meta(inner, id)).flatten();
+        let meta = (Instant::now() < self.deadline).then(|| read_meta(inner, id)).flatten();
         let mut state = inner.lock();
         if state.is_live(id) {
             return true;
@@ -112,12 +112,13 @@ impl Scan<'_> {
         if inner.index.has(&key, id) {
             return true;
         }
-        let touched = state.touched.get_or_insert_with(Touched::new);
+        let changed_keys = state.changed_keys.get_or_insert_with(ChangedKeys::new);
         // Judged under the lock: a sweep that begins later finds the entry.
         let mut changes = Changes::default();
         let verdict = self.marks.verdict(&key, &meta.groups, meta.revision);
         let stays = changes.note(id, &mut meta.freshness, verdict);
-        let is_entered = stays && !touched.contains(&key) && inner.index.insert_newest(&key, meta);
+        let is_entered =
+            stays && !changed_keys.contains(&key) && inner.index.insert_newest(&key, meta);
         drop(state);
         inner.expire_heads(&key, &changes);
         is_entered

@@ -87,13 +87,13 @@ impl Spool {
     fn poll_write(
         &mut self,
         fill: &Fill,
-        least: u64,
+        min_len: u64,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         if self.writing.is_none() {
             let pieces = fill.pieces_from(self.written);
             let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-            if len < least {
+            if len < min_len {
                 return Poll::Pending;
             }
             let (store, id, file, at) =

@@ -84,12 +84,12 @@ async fn source(layer: &CacheLayer, path: &str) -> &'static str {
 /// Waits until so many keys are on disk.
 async fn written(layer: &CacheLayer, keys: u64) {
     let wait = async {
-        while layer.handle().figures().keys != keys {
+        while layer.handle().stats().keys != keys {
             tokio::task::yield_now().await;
         }
     };
     let in_time = tokio::time::timeout(Duration::from_secs(20), wait).await;
-    assert!(in_time.is_ok(), "{:?}", layer.handle().figures());
+    assert!(in_time.is_ok(), "{:?}", layer.handle().stats());
 }
 
 /// The files of objects in a folder.
@@ -197,7 +197,7 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     cache.delete(&Key::new("http", "a", "/1/50", None).unwrap(), Purge::Hard);
     cache.delete_prefix("http://a/3/", Purge::Hard);
     cache.swept().await;
-    assert_eq!(cache.figures().invalidated, 1);
+    assert_eq!(cache.stats().invalidated, 1);
     assert_eq!((files(&dir, "head").len(), files(&dir, "content").len()), (1, 1));
     drop((layer, cache));
     let layer = open(&dir, builder).await;
@@ -208,7 +208,7 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     let cache = layer.handle();
     cache.invalidate("all", Purge::Soft);
     cache.swept().await;
-    assert_eq!(cache.figures().invalidated, 3);
+    assert_eq!(cache.stats().invalidated, 3);
     drop((layer, cache));
     // Also after a restart.
     let layer = open(&dir, builder).await;
@@ -218,7 +218,7 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     }
     cache.delete_all(Purge::Hard);
     cache.swept().await;
-    assert!(cache.figures().invalidated >= 3);
+    assert!(cache.stats().invalidated >= 3);
     assert_eq!(files(&dir, "head").len(), 0);
 }
 
@@ -289,7 +289,7 @@ async fn full_or_read_only_disk_leaves_responses_in_memory() {
         // Larger than the disk.
         assert_eq!(source(&layer, "/300000").await, "origin");
         let paused = async {
-            while files(&dir, "content").len() != 1 || layer.handle().figures().keys != 1 {
+            while files(&dir, "content").len() != 1 || layer.handle().stats().keys != 1 {
                 tokio::task::yield_now().await;
             }
         };

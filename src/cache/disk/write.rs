@@ -36,9 +36,9 @@ impl Inner {
     /// Writes an object in a thread that may block, unless too much is being written or the disk has failed recently.
     pub(super) fn write(self: &Arc<Self>, state: &mut State, key: &Key, object: &Arc<Object>) {
         let (len, is_spooled) = (object.content.len(), state.spools.contains(&object.id));
-        let (what, in_memory) = match &object.content {
-            Content::Memory(content) => (What::Content(content.clone()), len),
-            Content::File(file) if is_spooled => (What::Spooled(file.file().clone()), 0),
+        let (kind, in_memory) = match &object.content {
+            Content::Memory(content) => (WriteKind::Content(content.clone()), len),
+            Content::File(file) if is_spooled => (WriteKind::Spooled(file.file().clone()), 0),
             Content::File(_) => return,
         };
         let is_full = state.writing.len() >= MAX_WRITES
@@ -51,15 +51,15 @@ impl Inner {
         self.writing_len.fetch_add(in_memory, Relaxed);
         state.writing.push(Writing { key: key.clone(), object: object.clone() });
         let (store, key, object) = (self.clone(), key.clone(), object.clone());
-        POOL.run(Box::new(Write { store, key, object, what, head, has_run: false }));
+        POOL.run(Box::new(Write { store, key, object, kind, head, has_run: false }));
     }
 
     /// Writes the head of an object whose content is on disk already.
     pub(super) fn write_head(self: &Arc<Self>, key: &Key, object: &Arc<Object>) {
         let Some(head) = head::encode(key, object, object.content.len()) else { return };
         let (store, key, object) = (self.clone(), key.clone(), object.clone());
-        let what = What::Head;
-        POOL.run(Box::new(Write { store, key, object, what, head, has_run: false }));
+        let kind = WriteKind::Head;
+        POOL.run(Box::new(Write { store, key, object, kind, head, has_run: false }));
     }
 
     /// Writes that objects have become stale, so that they are stale after a restart too.
@@ -122,8 +122,8 @@ impl Inner {
     }
 }
 
-/// What of an object is written beside its head.
-enum What {
+/// The part of an object that is written in addition to its head.
+enum WriteKind {
     Content(Bytes),
     /// The content is written, and the file is to be synchronized.
     Spooled(Arc<File>),
@@ -135,7 +135,7 @@ struct Write {
     store: Arc<Inner>,
     key: Key,
     object: Arc<Object>,
-    what: What,
+    kind: WriteKind,
     head: Vec<u8>,
     has_run: bool,
 }
@@ -148,10 +148,12 @@ impl Job for Write {
     fn run(mut self: Box<Self>) {
         self.has_run = true;
         let files = &self.store.files;
-        let result = match &self.what {
-            What::Content(content) => self.commit(files.write_content(self.object.id, content)),
-            What::Spooled(file) => self.commit(files.sync_content(file)),
-            What::Head => self.write_head(),
+        let result = match &self.kind {
+            WriteKind::Content(content) => {
+                self.commit(files.write_content(self.object.id, content))
+            }
+            WriteKind::Spooled(file) => self.commit(files.sync_content(file)),
+            WriteKind::Head => self.write_head(),
         };
         if let Err(error) = result {
             self.store.pause(&error);
@@ -169,8 +171,8 @@ impl Write {
         let Self { store, key, object, head, .. } = self;
         let written = written.and_then(|()| store.files.write_head(object.id, head));
         let mut state = store.lock();
-        let place = state.writing.iter().position(|w| w.object.id == object.id);
-        let current = place.map(|at| state.writing.swap_remove(at).object);
+        let index = state.writing.iter().position(|w| w.object.id == object.id);
+        let current = index.map(|at| state.writing.swap_remove(at).object);
         let committed = match (&current, written) {
             (Some(_), Ok(())) => store.files.commit(object.id),
             (_, result) => result,
@@ -197,12 +199,12 @@ impl Write {
 
 impl Drop for Write {
     fn drop(&mut self) {
-        match &self.what {
-            What::Content(content) => {
+        match &self.kind {
+            WriteKind::Content(content) => {
                 self.store.writing_len.fetch_sub(content.len() as u64, Relaxed);
             }
-            What::Spooled(_) => {}
-            What::Head => return,
+            WriteKind::Spooled(_) => {}
+            WriteKind::Head => return,
         }
         if !self.has_run {
             self.store.lock().writing.retain(|w| w.object.id != self.object.id);

@@ -13,14 +13,14 @@ async fn store_keeps_to_its_capacity_and_returns_memory_to_the_budget() {
     let (cache, site) = (layer.handle(), site(&layer, &origin));
     for i in 0..200 {
         fetch(&site, &format!("/{i}")).await;
-        let figures = cache.figures();
-        assert!(figures.bytes <= 200_000 && figures.keys <= 18, "{figures:?}");
+        let stats = cache.stats();
+        assert!(stats.bytes <= 200_000 && stats.keys <= 18, "{stats:?}");
         assert!(budget.usage().memory <= 200_000);
     }
-    assert!(cache.figures().keys >= 8, "{:?}", cache.figures());
+    assert!(cache.stats().keys >= 8, "{:?}", cache.stats());
     cache.delete_all(Purge::Hard);
     cache.swept().await;
-    assert_eq!((cache.figures().bytes, budget.usage().memory), (0, 0));
+    assert_eq!((cache.stats().bytes, budget.usage().memory), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -34,7 +34,7 @@ async fn content_above_the_largest_object_is_not_stored() {
     for path in ["/10000", "/10000", "/10001", "/10001"] {
         fetch(&site, path).await;
     }
-    assert_eq!((origin.count(), layer.handle().figures().not_stored), (3, 2));
+    assert_eq!((origin.count(), layer.handle().stats().not_stored), (3, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,15 +69,15 @@ async fn requests_beyond_the_bounds_of_fetches_and_followers_are_forwarded() {
     let begin = |path: &str| tokio::spawn(site.clone().oneshot(get(path, &[])));
     let same: Vec<_> = (0..5).map(|_| begin("/")).collect();
     settle().await;
-    let figures = cache.figures();
-    assert_eq!((figures.fetches, figures.followers, figures.uncollapsed), (1, 2, 2));
+    let stats = cache.stats();
+    assert_eq!((stats.fetches, stats.followers, stats.uncollapsed), (1, 2, 2));
     let other = begin("/other");
     settle().await;
-    assert_eq!((cache.figures().uncollapsed, origin.count()), (3, 4));
+    assert_eq!((cache.stats().uncollapsed, origin.count()), (3, 4));
     for response in same.into_iter().chain([other]) {
         assert_eq!(response.await.unwrap().unwrap().status(), StatusCode::OK);
     }
     settle().await;
-    let figures = cache.figures();
-    assert_eq!((figures.fetches, figures.followers, figures.keys), (0, 0, 1));
+    let stats = cache.stats();
+    assert_eq!((stats.fetches, stats.followers, stats.keys), (0, 0, 1));
 }

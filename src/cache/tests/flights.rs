@@ -47,8 +47,8 @@ async fn follower_reads_while_the_leader_fills() {
     sender.finish(None);
     assert_eq!((leader.piece().await, follower.piece().await), (None, None));
     assert_eq!(fetch(&site, "/").await, "one two");
-    let figures = layer.handle().figures();
-    assert_eq!((figures.misses, figures.collapsed, figures.hits, origin.count()), (1, 1, 1, 1));
+    let stats = layer.handle().stats();
+    assert_eq!((stats.misses, stats.collapsed, stats.hits, origin.count()), (1, 1, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,7 +117,7 @@ async fn private_response_lets_followers_go_and_later_requests_do_not_wait() {
     assert_eq!(burst(5).await, 1, "all at once");
     tokio::time::advance(HIT_FOR_MISS).await;
     assert_eq!(burst(5).await, 2);
-    assert_eq!(layer.handle().figures().collapsed, 0);
+    assert_eq!(layer.handle().stats().collapsed, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,8 +169,8 @@ async fn ten_thousand_requests_for_an_expired_response_cause_one_fetch() {
         assert_eq!(text(response.await.unwrap().unwrap()).await, "2");
     }
     assert_eq!(origin.count(), 2);
-    let figures = layer.handle().figures();
-    assert_eq!((figures.fetches, figures.followers), (0, 0));
+    let stats = layer.handle().stats();
+    assert_eq!((stats.fetches, stats.followers), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,6 +258,6 @@ async fn content_that_turns_out_too_large_is_read_at_the_pace_of_its_slowest_cli
         (sent * 50_000, sent * 50_000)
     );
     let next = ask(&site, "/").await;
-    assert_eq!((origin.count(), layer.handle().figures().keys), (2, 0));
+    assert_eq!((origin.count(), layer.handle().stats().keys), (2, 0));
     drop(next);
 }

@@ -23,7 +23,7 @@ async fn stale_response_is_validated_and_updated_by_a_304() {
         assert_eq!(response.headers()["x"], x);
         assert_eq!(text(response).await, "content");
     }
-    assert_eq!((origin.count(), layer.handle().figures().validated), (3, 2));
+    assert_eq!((origin.count(), layer.handle().stats().validated), (3, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,8 +78,8 @@ async fn stale_response_is_used_while_one_task_revalidates_it() {
     tokio::time::advance(SEC).await;
     settle().await;
     assert_eq!(fetch(&site, "/").await, "2");
-    let figures = layer.handle().figures();
-    assert_eq!((figures.refreshes, figures.stale_hits, origin.count()), (1, 100, 2));
+    let stats = layer.handle().stats();
+    assert_eq!((stats.refreshes, stats.stale_hits, origin.count()), (1, 100, 2));
     tokio::time::advance(41 * SEC).await;
     assert_eq!(fetch(&site, "/").await, "3", "too stale");
 }
@@ -104,7 +104,7 @@ async fn refreshes_in_the_background_are_bounded_and_end_with_a_shutdown() {
     tasks.begin();
     tasks.abort();
     settle().await;
-    assert_eq!((tasks.len(), layer.handle().figures().fetches), (0, 0));
+    assert_eq!((tasks.len(), layer.handle().stats().fetches), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +147,7 @@ async fn failure_of_the_origin_is_concealed_as_far_as_the_response_permits() {
             }
             Err(_) => assert!(!is_concealed && failure == "error", "{control} {failure}"),
         }
-        assert_eq!(layer.handle().figures().concealed_errors, u64::from(is_concealed));
+        assert_eq!(layer.handle().stats().concealed_errors, u64::from(is_concealed));
         tokio::time::advance(STALE_IF_UNREACHABLE).await;
         let late = site.clone().oneshot(get("/", &[])).await;
         assert!(
@@ -193,9 +193,9 @@ async fn response_that_is_often_requested_is_refreshed_before_it_expires() {
         }
         settle().await;
     }
-    let figures = layer.handle().figures();
-    assert_eq!((figures.misses, figures.hits), (1, 30_000));
-    assert!((4..=8).contains(&figures.refreshes), "{}", figures.refreshes);
+    let stats = layer.handle().stats();
+    assert_eq!((stats.misses, stats.hits), (1, 30_000));
+    assert!((4..=8).contains(&stats.refreshes), "{}", stats.refreshes);
 
     let origin = Origin::with_fields(&[("cache-control", "max-age=60")]).delayed(SEC);
     let site = super::site(&CacheLayer::builder().early_refresh(0.0).build(), &origin);

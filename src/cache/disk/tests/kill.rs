@@ -87,7 +87,7 @@ async fn object_is_whole_or_gone_after_the_process_was_killed() {
         torn += usize::from(files(&dir, "content").len() != files(&dir, "head").len());
         let layer = open(&dir, || builder().durability(Durability::Crash)).await;
         let (heads, contents) = (files(&dir, "head").len(), files(&dir, "content").len());
-        assert_eq!((heads as u64, files(&dir, "new").len()), (layer.handle().figures().keys, 0));
+        assert_eq!((heads as u64, files(&dir, "new").len()), (layer.handle().stats().keys, 0));
         assert_eq!(heads, contents);
         let site = layer.layer(service_fn(|_: Request| async { Err::<Response, _>("not stored") }));
         for i in next.saturating_sub(20)..=last {

@@ -14,7 +14,7 @@ fn pipe(dir: &TempDir, folder: &str) -> PathBuf {
 /// Stores a path in a folder that no thread of the scan begins with.
 async fn store(layer: &CacheLayer, dir: &TempDir, path: &str) {
     loop {
-        let before = layer.handle().figures().keys;
+        let before = layer.handle().stats().keys;
         source(layer, path).await;
         written(layer, before + 1).await;
         let is_in_first =
@@ -46,7 +46,7 @@ async fn requests_are_served_and_invalidations_count_during_the_scan() {
     cache.delete_prefix("http://a/5/", Purge::Soft);
     // The sweep has ended before these objects are known.
     cache.swept().await;
-    assert_eq!(cache.figures().invalidated, 0);
+    assert_eq!(cache.stats().invalidated, 0);
     let pipes = FIRST.map(|folder| pipe(&dir, folder));
     let opened = tokio::task::spawn_blocking(move || {
         pipes.each_ref().map(|path| fs::OpenOptions::new().write(true).open(path).unwrap())
@@ -144,7 +144,7 @@ async fn objects_of_an_earlier_process_are_all_found() {
     let (scanned, after) = (started.elapsed(), resident_kib());
     println!("{n} objects: open {opened:?}, scan {scanned:?}");
     println!("{} bytes of memory for each", (after.saturating_sub(before) << 10) / n);
-    assert_eq!(layer.handle().figures().keys, n);
+    assert_eq!(layer.handle().stats().keys, n);
     let site = layer.layer(service_fn(|_: Request| async { Err::<Response, _>("not stored") }));
     for id in [1, n / 2, n] {
         let request = Request::get(format!("http://site.example/objects/{id}"));
@@ -157,5 +157,5 @@ async fn objects_of_an_earlier_process_are_all_found() {
     let marked = swept.elapsed();
     layer.handle().swept().await;
     println!("delete_all {marked:?}, swept {:?}", swept.elapsed());
-    assert_eq!((files(&dir, "head").len(), layer.handle().figures().invalidated), (0, n));
+    assert_eq!((files(&dir, "head").len(), layer.handle().stats().invalidated), (0, n));
 }

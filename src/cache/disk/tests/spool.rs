@@ -61,7 +61,7 @@ async fn content_above_memory_is_written_while_it_arrives_and_followers_read_it(
     };
     send(20);
     until(|| written_len(&dir) >= 900_000).await;
-    assert_eq!((files(&dir, "head").len(), layer.handle().figures().keys), (0, 0));
+    assert_eq!((files(&dir, "head").len(), layer.handle().stats().keys), (0, 0));
     until(|| budget.usage().memory < 300_000).await;
     let follower = ask("/2000000").await.unwrap();
     let mut follower = follower.into_body();
@@ -108,7 +108,7 @@ async fn content_that_is_cut_or_invalidated_or_too_large_leaves_no_file() {
         let got = response.into_body().collect().await.map(|body| body.to_bytes());
         assert_eq!(got.ok().map(|got| got.len()), (how != "cut").then_some(len), "{how}");
         until(|| files(&dir, "content").is_empty()).await;
-        assert_eq!((files(&dir, "head").len(), layer.handle().figures().keys), (0, 0), "{how}");
+        assert_eq!((files(&dir, "head").len(), layer.handle().stats().keys), (0, 0), "{how}");
     }
 }
 
@@ -123,7 +123,7 @@ async fn contents_on_their_way_to_the_disk_are_bounded_together() {
         // A quarter of the capacity is for both.
         sender.send(Bytes::from(vec![7; 120_000])).unwrap();
     }
-    until(|| layer.handle().figures().not_stored == 1).await;
+    until(|| layer.handle().stats().not_stored == 1).await;
     senders.lock().unwrap().drain(..).for_each(|sender| sender.finish(None));
     for response in [first, second] {
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 120_000);

@@ -1,11 +1,11 @@
-//! `Figures`: the figures of a cache.
+//! `CacheStats`: the stats of a cache.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts of requests and of stored responses; returned by [`CacheHandle::figures`](super::CacheHandle::figures).
+/// Counts of requests and of stored responses; returned by [`CacheHandle::stats`](super::CacheHandle::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Figures {
+pub struct CacheStats {
     /// Requests that were answered by a fresh stored response.
     pub hits: u64,
     /// Requests that were answered by a stale response: while it was revalidated, because the origin failed, or
@@ -43,15 +43,15 @@ pub struct Figures {
 
 macro_rules! counters {
     ($($name:ident),*) => {
-        /// The counters of [`Figures`].
+        /// The counters of [`CacheStats`].
         #[derive(Debug, Default)]
         pub(super) struct Counters {
             $(pub(super) $name: Counter,)*
         }
 
         impl Counters {
-            pub(super) fn read(&self) -> Figures {
-                Figures { $($name: self.$name.0.load(Relaxed),)* ..Figures::default() }
+            pub(super) fn read(&self) -> CacheStats {
+                CacheStats { $($name: self.$name.0.load(Relaxed),)* ..CacheStats::default() }
             }
         }
     };

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request, StatusCode, header};
 use super::{
     fetch::Fetch,
     fill::{Fill, Head},
-    flight::Lead,
+    flight::Leader,
     object::{Object, announced_len},
     pump, respond,
     service::hit_status,
@@ -32,7 +32,7 @@ pub(super) async fn fetch<S>(
     shared: Arc<Shared>,
     inner: S,
     fetch: &Fetch,
-    lead: Lead,
+    leader: Leader,
 ) -> Result<Response, BoxError>
 where
     S: HttpService + Clone + Send + 'static,
@@ -45,7 +45,7 @@ where
     let response = match super::call(inner, request).await {
         Ok(response) => response,
         Err(error) => {
-            lead.release();
+            leader.release();
             return unreachable_origin(&shared, fetch, None).ok_or(error);
         }
     };
@@ -53,13 +53,13 @@ where
         && response.status() == StatusCode::NOT_MODIFIED
         && let Some(stale) = &fetch.stale
     {
-        return Ok(validated(&shared, fetch, stale, &response, requested, lead));
+        return Ok(validated(&shared, fetch, stale, &response, requested, leader));
     }
     if let Some(stale) = unreachable_origin(&shared, fetch, Some(response.status())) {
-        lead.release();
+        leader.release();
         return Ok(stale);
     }
-    Ok(received(shared, fetch, &sent, response, requested, lead).await)
+    Ok(received(shared, fetch, &sent, response, requested, leader).await)
 }
 
 /// Returns the request for the whole response, with the validators of the stored one, and whether there are any.
@@ -89,25 +89,25 @@ fn unreachable_origin(
     status: Option<StatusCode>,
 ) -> Option<Response> {
     let stale = fetch.stale.as_ref()?;
-    let asked = fetch.asked(shared);
+    let context = fetch.context(shared);
     let is_unreachable =
         matches!(status, None | Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
     // RFC 5861 section 4.
     let is_error =
         matches!(status, Some(StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE));
     let window = shared.options.stale_if_unreachable;
-    let is_usable = (is_unreachable && stale.freshness.is_usable_for(window, asked.now))
-        || (is_error && stale.freshness.is_usable_on_error(asked.now));
+    let is_usable = (is_unreachable && stale.freshness.is_usable_for(window, context.now))
+        || (is_error && stale.freshness.is_usable_on_error(context.now));
     if !is_usable {
         return None;
     }
     shared.counters.stale_hits.add();
     shared.counters.concealed_errors.add();
-    let mut response = respond::of_object(asked, stale);
+    let mut response = respond::of_object(context, stale);
     let status = CacheStatus {
-        forwarded: Some(fetch.why),
+        forwarded: Some(fetch.reason),
         forwarded_status: status.map(|status| status.as_u16()),
-        ..hit_status(stale, asked.now)
+        ..hit_status(stale, context.now)
     };
     shared.add_status(&mut response, status);
     Some(response)
@@ -120,7 +120,7 @@ fn validated(
     stale: &Arc<Object>,
     response: &Response,
     requested: Duration,
-    lead: Lead,
+    leader: Leader,
 ) -> Response {
     shared.counters.validated.add();
     let mut object = updated(shared, stale, response.headers(), requested);
@@ -140,18 +140,18 @@ fn validated(
     let is_storable = storable(&exchange, shared.options.set_cookie).is_ok();
     let object = Arc::new(object);
     let stored = if is_storable {
-        lead.store(&*shared.store, &object)
+        leader.store(&*shared.store, &object)
     } else {
         // It may not be shared any more.
         shared.flights.write(|| shared.store.remove(&fetch.key, stale));
-        lead.release();
+        leader.release();
         false
     };
-    let mut answer = respond::of_object(fetch.asked(shared), &object);
+    let mut answer = respond::of_object(fetch.context(shared), &object);
     let status = CacheStatus {
         forwarded_status: Some(StatusCode::NOT_MODIFIED.as_u16()),
         stored,
-        ..CacheStatus::forwarded(fetch.why)
+        ..CacheStatus::forwarded(fetch.reason)
     };
     shared.add_status(&mut answer, status);
     answer
@@ -192,15 +192,15 @@ async fn received(
     sent: &HeaderMap,
     response: Response,
     requested: Duration,
-    lead: Lead,
+    leader: Leader,
 ) -> Response {
-    let mut status = CacheStatus::forwarded(fetch.why);
+    let mut status = CacheStatus::forwarded(fetch.reason);
     let head = match head(&shared, fetch, sent, &response, requested) {
         Ok(head) => head,
         Err(reason) => {
             shared.counters.not_stored.add();
-            refuse(&shared, fetch, response.status(), reason, lead);
-            let mut response = respond::of_response(fetch.asked(&shared), response);
+            refuse(&shared, fetch, response.status(), reason, leader);
+            let mut response = respond::of_response(fetch.context(&shared), response);
             shared.add_status(&mut response, status);
             return response;
         }
@@ -209,11 +209,11 @@ async fn received(
     let (parts, body) = response.into_parts();
     let fill = Fill::new(head);
     // Created before the content is read, so that it begins with the first byte.
-    let asked = fetch.asked(&shared);
-    let answer = respond::of_fill(asked, &fill, parts.headers);
-    lead.open(fill.clone());
+    let context = fetch.context(&shared);
+    let answer = respond::of_fill(context, &fill, parts.headers);
+    leader.open(fill.clone());
     status.stored = true;
-    pump::start(&shared, fill, body, lead).await;
+    pump::start(&shared, fill, body, leader).await;
     let mut answer = answer.expect("a new fill has all of its content");
     shared.add_status(&mut answer, status);
     answer
@@ -275,7 +275,7 @@ enum Refusal {
 }
 
 /// Ends a fetch whose response is not stored.
-fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, lead: Lead) {
+fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, leader: Leader) {
     // After a failure, waiting requests try one after another.
     if reason == Refusal::OfResponse && !status.is_server_error() {
         shared.set_hit_for_miss(&fetch.key);
@@ -286,5 +286,5 @@ fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, l
     {
         shared.flights.write(|| shared.store.remove(&fetch.key, stale));
     }
-    lead.release();
+    leader.release();
 }
