@@ -66,12 +66,14 @@ pub(super) fn request_line(method: &Method, target: &Uri, out: &mut BytesMut) ->
     true
 }
 
-/// The values of fields that this module writes itself, or only if they are absent (`Date`).
+/// The values of fields that this module writes itself, or only if they are absent (`Date`), and of `Expect`.
 #[derive(Default)]
 pub(super) struct OwnFields<'a> {
     pub(super) content_length: Option<&'a [u8]>,
     pub(super) connection: ConnectionOptions,
     pub(super) has_date: bool,
+    /// `Expect: 100-continue`, which is copied.
+    pub(super) expects_continue: bool,
 }
 
 impl<'a> OwnFields<'a> {
@@ -84,6 +86,11 @@ impl<'a> OwnFields<'a> {
             2 => name == b"te",
             4 => {
                 self.has_date |= name == b"date";
+                false
+            }
+            6 => {
+                self.expects_continue |=
+                    name == b"expect" && value.eq_ignore_ascii_case(b"100-continue");
                 false
             }
             7 => name == b"upgrade" || name == b"trailer",

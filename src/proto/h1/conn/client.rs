@@ -63,6 +63,7 @@ impl Conn<Client> {
             out.truncate(before);
             return Err(Misuse::Length);
         }
+        let expects_continue = own_fields.expects_continue;
         if own_fields.connection.has_close() {
             self.keep_alive = false;
         }
@@ -75,13 +76,10 @@ impl Conn<Client> {
         self.role.upgrade = upgrade;
         self.role.has_switched = false;
         encode::end_head(prepared, framing, self.keep_alive, Version::HTTP_11, out);
-        let expects = headers
-            .get(header::EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         self.role.method.clone_from(method);
         self.role.interim = 0;
         self.role.interim_heads.clear();
-        self.role.awaits_continue = expects && length != Some(0);
+        self.role.awaits_continue = expects_continue && length != Some(0);
         self.writing = writing;
         self.reading = Reading::Idle { is_head_due: true };
         self.since = now;
