@@ -4,11 +4,12 @@ use http::Version;
 
 use super::scan;
 
-/// The options of `Connection` fields that affect keep-alive.
+/// The options of `Connection` fields that affect the connection.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionOptions {
     has_close: bool,
     has_keep_alive: bool,
+    has_upgrade: bool,
 }
 
 impl ConnectionOptions {
@@ -18,11 +19,16 @@ impl ConnectionOptions {
             let option = scan::trim(option);
             self.has_close |= option.eq_ignore_ascii_case(b"close");
             self.has_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.has_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
         }
     }
 
     pub(super) fn has_close(&self) -> bool {
         self.has_close
+    }
+
+    pub(super) fn has_upgrade(&self) -> bool {
+        self.has_upgrade
     }
 
     /// Returns whether the connection persists: not with `close`; by default in HTTP/1.1, only with

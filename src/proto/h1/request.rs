@@ -20,6 +20,8 @@ pub(super) struct Meta {
     pub(super) length: Length,
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
+    /// `Connection` has the option `upgrade`.
+    pub(super) has_upgrade: bool,
 }
 
 /// Fills an empty head from its bytes and the lines found in them.
@@ -87,6 +89,7 @@ pub(super) fn parse(
     Ok(Meta {
         length,
         keep_alive: connection.keeps_alive(parts.version),
+        has_upgrade: connection.has_upgrade(),
         // RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
         expects_continue: expects_continue
             && parts.version == Version::HTTP_11

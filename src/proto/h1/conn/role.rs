@@ -71,6 +71,8 @@ pub struct Server {
     /// The method is HEAD, so the response has no body.
     pub(super) is_head: bool,
     pub(super) expects_continue: bool,
+    /// `Connection` has the option `upgrade`.
+    pub(super) has_upgrade: bool,
 }
 
 /// The role that writes requests and reads responses.
@@ -121,6 +123,7 @@ impl sealed::Role for Server {
         self.version = into.version;
         self.is_head = into.method == Method::HEAD;
         self.expects_continue = meta.expects_continue;
+        self.has_upgrade = meta.has_upgrade;
         Ok(HeadMeta { is_final: true, length: meta.length, keep_alive: meta.keep_alive })
     }
 

@@ -32,6 +32,12 @@ impl Conn<Server> {
         }
     }
 
+    /// Returns whether the `Connection` of the current request has the option `upgrade`.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for the driver"))]
+    pub(crate) fn wants_upgrade(&self) -> bool {
+        self.role.has_upgrade
+    }
+
     /// Sends an interim response, such as 103 Early Hints (RFC 8297), before the final one.
     ///
     /// # Errors
