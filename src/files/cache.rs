@@ -55,7 +55,9 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Table {
-    slots: HashMap<Box<str>, Slot>,
+    /// A lookup by SipHash would cost 2 % of the request of a small file. What collisions can cost is bounded by the
+    /// number of entries.
+    slots: HashMap<Box<str>, Slot, foldhash::fast::RandomState>,
     /// Number of batches of changes that were reported.
     changes: u64,
     /// The most recent batches, the last one at the back.
