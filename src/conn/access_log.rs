@@ -176,7 +176,7 @@ impl AccessLog {
             Self::Custom(write) => write(entry),
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(write)) {
-            let request = RequestInfo::without_head(&entry.peer, entry.id);
+            let request = RequestInfo::new(&entry.peer, entry.id, None);
             let panic = panic_message(&*panic);
             super::log_request!(
                 error,

@@ -19,25 +19,13 @@ use crate::{
 /// service.
 pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
-/// Polls the service's readiness.
-pub(super) fn poll_service_ready<S: HttpService>(
-    service: &mut S,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), BoxError>> {
-    match catch_panic(|| service.poll_ready(cx)) {
-        Ok(ready) => ready.map_err(Into::into),
-        Err(panicked) => Poll::Ready(Err(panicked.into())),
-    }
-}
-
 /// Calls the service, which must be ready.
-pub(super) fn call_service<S>(service: &mut S, request: Request) -> Result<Call, ServicePanicked>
+pub(super) fn call_service<S>(service: &mut S, request: Request) -> Call
 where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    // Boxed within, so that the future is moved once.
-    catch_panic(|| -> Call { Box::pin(IntoResponse(service.call(request))) })
+    Box::pin(IntoResponse(service.call(request)))
 }
 
 /// Calls code of the service and catches its panic. After a panic the caller drops that code and does not

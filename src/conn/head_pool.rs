@@ -30,7 +30,8 @@ const MAX_KEPT: usize = 64;
 thread_local! {
     static FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
     static LARGE_FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
-    /// Each holds a [`Peer`], a [`RequestId`] and [`InterimResponses`], and nothing else.
+    /// Each holds three values. If they are not a [`Peer`], a [`RequestId`] and [`InterimResponses`], it is dropped when
+    /// it is acquired.
     static EXTENSIONS: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -43,32 +44,37 @@ pub(crate) fn acquire_fields(count: usize) -> HeaderMap {
 }
 
 /// Returns the extensions of a request: its client, its id, and where interim responses to it go.
-pub(crate) fn acquire_extensions(peer: &Peer, id: RequestId) -> Extensions {
+pub(crate) fn acquire_extensions(peer: &Peer, id: RequestId) -> (Extensions, InterimResponses) {
     let kept = EXTENSIONS.try_with(|stack| stack.borrow_mut().pop());
-    let mut extensions = kept.ok().flatten().unwrap_or_default();
-    match extensions.get_mut::<Peer>() {
-        Some(old) => old.clone_from(peer),
-        None => drop(extensions.insert(peer.clone())),
+    if let Some(mut extensions) = kept.ok().flatten()
+        && let Some(interim) = overwrite(&mut extensions, peer, id)
+    {
+        return (extensions, interim);
     }
-    match extensions.get_mut::<RequestId>() {
-        Some(old) => *old = id,
-        None => drop(extensions.insert(id)),
+    let interim = InterimResponses::new();
+    let mut extensions = Extensions::new();
+    extensions.insert(peer.clone());
+    extensions.insert(id);
+    extensions.insert(interim.clone());
+    (extensions, interim)
+}
+
+/// Overwrites the values of an old request. Returns `None` if there are others.
+fn overwrite(extensions: &mut Extensions, peer: &Peer, id: RequestId) -> Option<InterimResponses> {
+    extensions.get_mut::<Peer>()?.clone_from(peer);
+    *extensions.get_mut::<RequestId>()? = id;
+    let interim = extensions.get_mut::<InterimResponses>()?;
+    if !interim.reset() {
+        *interim = InterimResponses::new(); // the old request still has a handle
     }
-    let is_unused = extensions.get_mut::<InterimResponses>().is_some_and(InterimResponses::reset);
-    if !is_unused {
-        extensions.insert(InterimResponses::new());
-    }
-    extensions
+    Some(interim.clone())
 }
 
 /// Returns the maps of an answered request to the pool.
 pub(crate) fn release(request::Parts { headers, extensions, .. }: request::Parts) {
     release_fields(headers);
     // Other values would have to be cleared, which frees the allocations too.
-    let has_all = extensions.get::<Peer>().is_some()
-        && extensions.get::<RequestId>().is_some()
-        && extensions.get::<InterimResponses>().is_some();
-    if extensions.len() == 3 && has_all {
+    if extensions.len() == 3 {
         let _ = EXTENSIONS.try_with(|stack| {
             let mut stack = stack.borrow_mut();
             if stack.len() < MAX_KEPT {
@@ -112,7 +118,7 @@ mod tests {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.headers = acquire_fields(fields);
         parts.headers.reserve(fields);
-        parts.extensions = acquire_extensions(peer, id);
+        (parts.extensions, _) = acquire_extensions(peer, id);
         for _ in 0..fields {
             parts.headers.append(header::COOKIE, HeaderValue::from_static("secret"));
         }
@@ -161,7 +167,10 @@ mod tests {
 
         let (mut bare, ()) = Request::new(()).into_parts();
         bare.extensions.insert("no peer");
+        bare.extensions.insert(1_u8);
+        bare.extensions.insert(RequestId::new(1, 1));
         release(bare);
-        assert!(EXTENSIONS.take().is_empty());
+        let (fresh, _) = acquire_extensions(&Peer::memory(), RequestId::new(1, 1));
+        assert!(fresh.len() == 3 && fresh.get::<&str>().is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use http::{Method, Request, Uri, uri::PathAndQuery};
+use http::{Extensions, Method, Request, Uri, request, uri::PathAndQuery};
 
 use crate::{
     error::{BoxError, Chain, Error, Kind},
@@ -60,38 +60,47 @@ pub(super) fn next_connection_number() -> u32 {
 pub(crate) struct RequestInfo {
     client: Option<Peer>,
     id: Option<RequestId>,
-    method: Option<Method>,
+    line: Option<RequestLine>,
+}
+
+/// The method and the target of a request.
+#[derive(Debug, Clone)]
+pub(super) struct RequestLine {
+    method: Method,
     target: Option<PathAndQuery>,
+}
+
+impl RequestLine {
+    pub(super) fn new(method: &Method, uri: &Uri) -> Self {
+        Self { method: method.clone(), target: uri.path_and_query().cloned() }
+    }
 }
 
 impl RequestInfo {
     /// Takes the facts from a request whose extensions have the client and the id, as set by the driver.
     pub(crate) fn from_request<B>(request: &Request<B>) -> Self {
-        let extensions = request.extensions();
+        Self::with_extensions(request.method(), request.uri(), request.extensions())
+    }
+
+    /// Takes the facts from the head of such a request.
+    pub(crate) fn from_parts(head: &request::Parts) -> Self {
+        Self::with_extensions(&head.method, &head.uri, &head.extensions)
+    }
+
+    fn with_extensions(method: &Method, uri: &Uri, extensions: &Extensions) -> Self {
         // A nested router has shortened the URI.
         let original = extensions.get::<OriginalUri>();
-        let uri = original.map_or_else(|| request.uri(), |original| &original.0);
+        let uri = original.map_or(uri, |original| &original.0);
         Self {
             client: extensions.get().cloned(),
             id: extensions.get().copied(),
-            method: Some(request.method().clone()),
-            target: uri.path_and_query().cloned(),
+            line: Some(RequestLine::new(method, uri)),
         }
     }
 
-    /// Takes the facts from a request's head.
-    pub(super) fn new(client: &Peer, id: RequestId, method: &Method, uri: &Uri) -> Self {
-        Self {
-            client: Some(client.clone()),
-            id: Some(id),
-            method: Some(method.clone()),
-            target: uri.path_and_query().cloned(),
-        }
-    }
-
-    /// Creates the facts of a request whose head could not be read.
-    pub(super) fn without_head(client: &Peer, id: RequestId) -> Self {
-        Self { client: Some(client.clone()), id: Some(id), ..Self::default() }
+    /// Creates the facts of a request; `None` for the line if its head could not be read.
+    pub(super) fn new(client: &Peer, id: RequestId, line: Option<RequestLine>) -> Self {
+        Self { client: Some(client.clone()), id: Some(id), line }
     }
 
     pub(crate) fn client(&self) -> Option<&Peer> {
@@ -103,11 +112,11 @@ impl RequestInfo {
     }
 
     pub(crate) fn method(&self) -> Option<&str> {
-        self.method.as_ref().map(Method::as_str)
+        self.line.as_ref().map(|line| line.method.as_str())
     }
 
     /// Returns the path without the query, which may hold secrets.
     pub(crate) fn path(&self) -> Option<&str> {
-        self.target.as_ref().map(PathAndQuery::path)
+        self.line.as_ref()?.target.as_ref().map(PathAndQuery::path)
     }
 }

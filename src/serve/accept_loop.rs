@@ -111,7 +111,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = Pin::new(&mut self.connection);
-        // The driver catches panics of the service. Any other, for example of a destructor, ends only this
+        // The driver catches panics of the service. Any other, for example of a future that it drops, ends only this
         // connection.
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -133,7 +133,6 @@ where
 mod tests {
     use std::convert::Infallible;
 
-    use bytes::Bytes;
     use tokio::{
         io::AsyncWriteExt,
         net::{TcpListener, TcpStream},
@@ -142,16 +141,10 @@ mod tests {
     use tracing::instrument::WithSubscriber;
 
     use super::*;
-    use crate::{Body, Request, Response, conn::testing::Lines, peer::Peer};
+    use crate::{Request, Response, conn::testing::Lines, peer::Peer};
 
-    /// The content of a response, whose destructor panics.
+    /// A part of the service's future, whose destructor panics.
     struct PanicsOnDrop;
-
-    impl AsRef<[u8]> for PanicsOnDrop {
-        fn as_ref(&self) -> &[u8] {
-            b"hi"
-        }
-    }
 
     impl Drop for PanicsOnDrop {
         fn drop(&mut self) {
@@ -162,8 +155,8 @@ mod tests {
     /// Returns the log lines of the task of a connection whose client sends `bytes` and then resets it.
     async fn lines_of_task(bytes: &str) -> String {
         let service = service_fn(|_: Request| async {
-            let content = Bytes::from_owner(PanicsOnDrop);
-            Ok::<_, Infallible>(Response::new(Body::from(content)))
+            let _dropped_with_the_connection = PanicsOnDrop;
+            std::future::pending::<Result<Response, Infallible>>().await
         });
         let accept_loop = AcceptLoop {
             service,

@@ -32,6 +32,8 @@ enum Place {
     SizeHint,
     Frame,
     LaterFrame,
+    /// The destructor of the body.
+    Drop,
 }
 
 impl Place {
@@ -106,6 +108,14 @@ impl http_body::Body for PanickingBody {
     }
 }
 
+impl Drop for PanickingBody {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.place.panic_at(Place::Drop);
+        }
+    }
+}
+
 const POST: &str = "POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
 
 #[tokio::test]
@@ -139,6 +149,14 @@ async fn panic_of_a_body_cuts_its_response_and_is_logged() {
         let text = format!("the service panicked: expected at {place:?}");
         assert_line(&lines, "vestibule::request", "ERROR", &text);
     }
+}
+
+#[tokio::test]
+async fn panic_of_a_destructor_closes_the_connection_after_the_answer() {
+    let (answer, lines) = lines_of(Panicking::new(Place::Drop), &POST.repeat(2)).await;
+    assert_eq!(statuses(&answer), [200], "{answer}");
+    assert!(answer.ends_with("\r\n\r\n4\r\nsome\r\n0\r\n\r\n"), "complete: {answer}");
+    assert_line(&lines, "vestibule::request", "ERROR", "the service panicked: expected at Drop");
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ use crate::{
     budget::Lease,
     conn::{
         Config, Http2Config, Transport,
-        call::{call_service, poll_service_ready},
+        call::{call_service, catch_panic},
         request_log::next_connection_number,
         timer::Timer,
     },
@@ -372,7 +372,8 @@ where
                 self.refuse(key);
                 continue;
             };
-            match poll_service_ready(service, cx) {
+            let ready = catch_panic(|| service.poll_ready(cx).map_err(Into::into));
+            match ready.unwrap_or_else(|panicked| Poll::Ready(Err(panicked.into()))) {
                 Poll::Pending => return,
                 Poll::Ready(Err(error)) => {
                     self.waiting.pop_front();
@@ -395,7 +396,7 @@ where
             return;
         };
         let Some(request) = stream.exchange.take_request() else { return };
-        match call_service(service, request) {
+        match catch_panic(|| call_service(service, request)) {
             Ok(call) => stream.exchange.called(call, now),
             Err(panicked) => {
                 stream.exchange.fail(&self.shared, &panicked.into());

@@ -10,8 +10,8 @@ use crate::{
     body::{Body, Sender},
     budget::Lease,
     conn::{
-        InterimResponses, RequestInfo, access_log::Transfers, call::Call, output::Output,
-        upgrade::Takeover,
+        InterimResponses, access_log::Transfers, call::Call, output::Output,
+        request_log::RequestLine, upgrade::Takeover,
     },
     net::GateWaiter,
     proto::h1::{Conn, Event, IdleState, Limits, Server},
@@ -30,8 +30,8 @@ pub(super) struct Active {
     pub(super) input: BytesMut,
     pub(super) output: Output,
     pub(super) stage: Stage,
-    /// The current request, for log lines.
-    pub(super) request: RequestInfo,
+    /// The line of the current request, for log lines; `None` if its head could not be read.
+    pub(super) request: Option<RequestLine>,
     /// When the first byte of its head was received.
     pub(super) request_began: Instant,
     /// Bytes of its head; log lines share its memory.
@@ -161,7 +161,7 @@ impl Active {
             input: BytesMut::new(),
             output: Output::default(),
             stage: Stage::head(),
-            request: RequestInfo::default(),
+            request: None,
             request_began: idle.since(),
             head_bytes: 0,
             transfers: Transfers::default(),
@@ -213,7 +213,7 @@ impl Active {
         }
         output.reset();
         transfers.clear();
-        (*stage, *request, *head_bytes) = (Stage::head(), RequestInfo::default(), 0);
+        (*stage, *request, *head_bytes) = (Stage::head(), None, 0);
         (*upload, *interim, *lease) = (None, None, None);
         (*half_closed, *drain_until) = (None, None);
         (*read_closed, *protocol_error, *is_close_delimited) = (false, false, false);

@@ -333,12 +333,12 @@ where
             Stage::Discard(..) if active.has_stalled_reader() => active.upload = None,
             Stage::Admit(..) => {
                 let message = "the service was not ready in time";
-                log_request!(warn, "vestibule::request", &active.request, "{message}");
+                log_request!(warn, "vestibule::request", &self.request_info(active), "{message}");
                 self.refuse(active, http::StatusCode::SERVICE_UNAVAILABLE);
             }
             Stage::Call(..) if !active.wants_upload() => {
                 let message = "the service did not answer in time";
-                log_request!(error, "vestibule::request", &active.request, "{message}");
+                log_request!(error, "vestibule::request", &self.request_info(active), "{message}");
                 self.refuse(active, http::StatusCode::GATEWAY_TIMEOUT);
             }
             Stage::Head(_) | Stage::Discard(..) | Stage::Call(..) | Stage::Respond(_) => {

@@ -20,11 +20,12 @@ use crate::{
     HttpService, Response,
     body::{self, Body, FileSlice, Segment},
     conn::{
-        InterimResponses, RequestInfo,
+        RequestInfo,
         access_log::Entry,
-        call::{self, ServicePanicked, call_service, catch_panic, server_options},
+        call::{ServicePanicked, call_service, catch_panic, server_options},
         head_pool, log_error, log_request,
         misdirected::is_misdirected,
+        request_log::RequestLine,
         upgrade::Takeover,
     },
     error::{BoxError, Chain, Error},
@@ -49,8 +50,33 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Advances the exchange by one step.
+    /// Advances the exchange by one step. A panic of the service is caught here, whichever of its code has panicked:
+    /// its readiness, its call, its future or the body of its response.
     pub(super) fn step(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
+        let waits_for_input = matches!(active.stage, Stage::Head(_)) && active.input.is_empty();
+        if waits_for_input && !active.core.is_closed() {
+            return Step::Wait; // the last step of almost every poll
+        }
+        catch_panic(|| self.step_unguarded(active, now, cx)).unwrap_or_else(|panicked| {
+            self.handle_panic(active, panicked);
+            Step::Again
+        })
+    }
+
+    /// Answers with 500 in place of a service that has panicked, or aborts the response that has begun, and closes.
+    fn handle_panic(&mut self, active: &mut Active, panicked: ServicePanicked) {
+        // The destructor of a body may panic when its response is complete.
+        if matches!(active.stage, Stage::Respond(_)) || active.core.is_idle() {
+            let error = Chain(&panicked);
+            log_request!(error, "vestibule::request", &self.request_info(active), %error, "the response was aborted");
+            self.abort_response(active);
+        } else {
+            active.interim = None;
+            self.refuse_service_error(active, &panicked.into());
+        }
+    }
+
+    fn step_unguarded(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         match &mut active.stage {
             Stage::Head(_) => self.step_head(active, now, cx),
             Stage::Admit(..) => self.step_admit(active, now, cx),
@@ -67,9 +93,6 @@ where
     }
 
     fn step_head(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
-        if active.input.is_empty() && !active.core.is_closed() {
-            return Step::Wait; // saves two calls of the core for each request
-        }
         if active.detects_http2 {
             let n = active.input.len().min(PREFACE.len());
             if active.input[..n] == PREFACE[..n] {
@@ -97,11 +120,21 @@ where
                 self.refuse_fault(active, fault);
                 if speaks_tls {
                     let message = "the client speaks TLS, and this port does not";
-                    log_request!(debug, "vestibule::request", &active.request, "{message}");
+                    log_request!(
+                        debug,
+                        "vestibule::request",
+                        &self.request_info(active),
+                        "{message}"
+                    );
                 }
             }
         }
         Step::Again
+    }
+
+    /// Returns the facts of the current request, for log lines.
+    pub(super) fn request_info(&self, active: &Active) -> RequestInfo {
+        RequestInfo::new(&self.peer, self.last_id, active.request.clone())
     }
 
     /// Returns the id of the next request.
@@ -120,21 +153,26 @@ where
     ) -> Step {
         active.stage = Stage::End; // replaced below
         let id = self.next_request_id();
-        active.request = RequestInfo::new(&self.peer, id, &parts.method, &parts.uri);
+        active.request = Some(RequestLine::new(&parts.method, &parts.uri));
         if self.config.access_log.is_enabled() {
             let entry = Entry::new(&self.peer, id, &parts);
             active.transfers.begin_entry(entry, active.request_began, active.head_bytes);
         }
-        active.wants_upgrade = requested(&parts).is_some();
+        active.wants_upgrade = active.core.wants_upgrade() && requested(&parts).is_some();
         if self.config.budget.is_exhausted() {
             self.config.budget.count_refused();
-            log_request!(warn, "vestibule::request", &active.request, "the buffer budget is full");
+            log_request!(
+                warn,
+                "vestibule::request",
+                &self.request_info(active),
+                "the buffer budget is full"
+            );
             self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);
             return Step::Again;
         }
         if is_misdirected(&self.config, &self.peer, &parts.headers) {
             let message = "the host needs another TLS handshake";
-            log_request!(debug, "vestibule::request", &active.request, "{message}");
+            log_request!(debug, "vestibule::request", &self.request_info(active), "{message}");
             self.refuse(active, StatusCode::MISDIRECTED_REQUEST);
             return Step::Again;
         }
@@ -156,10 +194,9 @@ where
             self.respond(active, now, cx, server_options());
             return Step::Again;
         }
-        parts.extensions = head_pool::acquire_extensions(&self.peer, id);
-        if parts.version != Version::HTTP_10 {
-            active.interim = parts.extensions.get::<InterimResponses>().cloned();
-        }
+        let interim;
+        (parts.extensions, interim) = head_pool::acquire_extensions(&self.peer, id);
+        active.interim = (parts.version != Version::HTTP_10).then_some(interim);
         match self.poll_service_ready(cx) {
             Poll::Ready(Ok(())) => self.call(active, now, cx, Request::from_parts(parts, body)),
             Poll::Ready(Err(error)) => self.refuse_service_error(active, &error),
@@ -172,7 +209,7 @@ where
     }
 
     fn poll_service_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        call::poll_service_ready(self.service(), cx)
+        self.service().poll_ready(cx).map_err(Into::into)
     }
 
     fn service(&mut self) -> &mut S {
@@ -199,11 +236,7 @@ where
         cx: &mut Context<'_>,
         request: Request<Body>,
     ) -> Step {
-        let call = match call_service(self.service(), request) {
-            Ok(call) => call,
-            Err(panicked) => return self.refuse_service_error(active, &panicked.into()),
-        };
-        active.stage = Stage::Call(call, now);
+        active.stage = Stage::Call(call_service(self.service(), request), now);
         if active.upload.is_some() {
             return Step::Again; // the buffered part of the body is forwarded first
         }
@@ -212,22 +245,15 @@ where
 
     fn step_call(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Call(call, _) = &mut active.stage else { return Step::Again };
-        let polled = catch_panic(|| call.as_mut().poll(cx));
+        let polled = call.as_mut().poll(cx);
         active.relay_interim();
-        let result = match polled {
-            Ok(Poll::Pending) => return Step::Wait,
-            Ok(Poll::Ready(result)) => result,
-            Err(panicked) => Err(panicked.into()),
-        };
+        let Poll::Ready(result) = polled else { return Step::Wait };
         active.interim = None;
         active.stage = Stage::End; // drops the call before its response is sent
         let response = match result {
             Ok(response) => response,
-            Err(error) if error.is::<ServicePanicked>() => {
-                return self.refuse_service_error(active, &error);
-            }
             Err(error) => {
-                log_error(&active.request, &error);
+                log_error(&self.request_info(active), &error);
                 let mut response = problem::of_error(&*error, None, Format::Text);
                 response.headers_mut().remove(VARY); // text for every client, so it does not vary
                 response
@@ -240,7 +266,7 @@ where
     /// Answers in place of a service that has panicked or failed to be ready, by the error's kind, and
     /// closes.
     fn refuse_service_error(&mut self, active: &mut Active, error: &BoxError) -> Step {
-        log_error(&active.request, error);
+        log_error(&self.request_info(active), error);
         self.refuse(active, problem::status(Error::kind_of(&**error)));
         Step::Again
     }
@@ -254,18 +280,12 @@ where
         {
             return self.switch(active, now, &parts, Box::new((takeover, body)));
         }
-        let length = match catch_panic(|| body.len()) {
-            Ok(length) => length,
-            Err(panicked) => {
-                self.refuse_service_error(active, &panicked.into());
-                return;
-            }
-        };
+        let length = body.len();
         self.disable_keep_alive_if_unread(active, cx);
         if let Err(misuse) = self.send_head(active, now, &parts, length) {
             let status = parts.status.as_u16();
             let message = "the service's response cannot be sent";
-            log_request!(error, "vestibule::request", &active.request, status, error = %misuse, "{message}");
+            log_request!(error, "vestibule::request", &self.request_info(active), status, error = %misuse, "{message}");
             self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
@@ -357,25 +377,18 @@ where
 
     fn step_respond(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Respond(body) = &mut active.stage else { return Step::Again };
-        let polled = catch_panic(|| body.poll_segment(cx));
-        if matches!(polled, Ok(Poll::Ready(_))) && active.half_closed.is_some() {
+        let Poll::Ready(segment) = body.poll_segment(cx) else { return Step::Wait };
+        if active.half_closed.is_some() {
             active.half_closed = Some(now);
         }
-        let segment = match polled {
-            Ok(Poll::Pending) => return Step::Wait,
-            Ok(Poll::Ready(None)) => {
-                self.finish(active, now, None);
-                return Step::Again;
-            }
-            Ok(Poll::Ready(Some(Err(error)))) => {
+        let segment = match segment {
+            Some(Ok(segment)) => segment,
+            Some(Err(error)) => {
                 self.fail_response(active, &error);
                 return Step::Again;
             }
-            Ok(Poll::Ready(Some(Ok(segment)))) => segment,
-            Err(panicked) => {
-                let error = Chain(&panicked);
-                log_request!(error, "vestibule::request", &active.request, %error, "the response was aborted");
-                self.abort_response(active);
+            None => {
+                self.finish(active, now, None);
                 return Step::Again;
             }
         };
@@ -419,7 +432,7 @@ where
         };
         if !matches!(active.stage, Stage::Discard(..)) {
             active.upload = None;
-            active.request = RequestInfo::default(); // it shares the memory of the head
+            active.request = None; // it shares the memory of the head
             active.head_bytes = 0;
         }
     }
@@ -427,7 +440,7 @@ where
     /// Logs an error of the response and aborts it.
     fn fail_response(&mut self, active: &mut Active, error: &BoxError) {
         let error = Chain(&**error);
-        log_request!(warn, "vestibule::request", &active.request, %error, "the response was aborted");
+        log_request!(warn, "vestibule::request", &self.request_info(active), %error, "the response was aborted");
         self.abort_response(active);
     }
 
@@ -476,13 +489,13 @@ where
     pub(super) fn refuse_fault(&mut self, active: &mut Active, fault: Fault) {
         if matches!(active.stage, Stage::Head(_)) {
             let id = self.next_request_id();
-            active.request = RequestInfo::without_head(&self.peer, id);
+            active.request = None;
             if self.config.access_log.is_enabled() {
                 let entry = Entry::without_head(&self.peer, id);
                 active.transfers.begin_entry(entry, active.request_began, 0);
             }
         }
-        log_request!(debug, "vestibule::request", &active.request, error = %fault, "a request was refused");
+        log_request!(debug, "vestibule::request", &self.request_info(active), error = %fault, "a request was refused");
         self.refuse(active, fault.status());
     }
 

@@ -25,6 +25,7 @@ use crate::{
         h2::stream::H2Stream,
         log_error, log_request,
         misdirected::is_misdirected,
+        request_log::RequestLine,
         upgrade::{Takeover, Tunnel},
     },
     error::{BoxError, Chain, Error},
@@ -94,7 +95,8 @@ impl Exchange {
         let is_head = parts.method == Method::HEAD;
         let protocol = take_protocol(&mut parts);
         let valid = validate_request(&mut parts, &config.limits, protocol.is_some());
-        let info = RequestInfo::new(&shared.peer, id, &parts.method, &parts.uri);
+        let line = RequestLine::new(&parts.method, &parts.uri);
+        let info = RequestInfo::new(&shared.peer, id, Some(line));
         let log = config.access_log.is_enabled().then(|| {
             let entry = Entry::new(&shared.peer, id, &parts);
             Log { entry, began: now }
