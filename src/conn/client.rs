@@ -192,7 +192,9 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         extra: P::Extra,
         checkin: C,
     ) -> Exchange<P, I, C> {
-        Exchange::new(self, request, extra, checkin)
+        let mut exchange = Exchange::unconnected(request, extra, checkin);
+        exchange.connect(self, false);
+        exchange
     }
 
     /// Returns the stream, with bytes that were read and not consumed: after an upgrade, those of the next protocol.

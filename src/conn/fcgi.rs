@@ -85,8 +85,8 @@ impl Protocol for Core {
     type Fault = Fault;
     type Misuse = Misuse;
 
-    fn begin_request(&mut self, request: &Request<Body>) {
-        self.stderr.begin_request(RequestInfo::from_request(request));
+    fn begin_request(&mut self, head: &request::Parts) {
+        self.stderr.begin_request(RequestInfo::from_parts(head));
     }
 
     fn send_request(

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::Request;
+use http::{Extensions, Request};
 
 use super::{endpoint::EndpointKey, error::AttemptErrorKind};
 use crate::body::Body;
@@ -95,7 +95,7 @@ impl History {
     }
 
     /// Returns whether the next attempt must not use an idle connection.
-    pub(super) fn needs_new_connection(request: &Request<Body>) -> bool {
-        Self::of(request).is_some_and(|history| history.needs_new_connection)
+    pub(super) fn needs_new_connection(extensions: &Extensions) -> bool {
+        extensions.get::<Self>().is_some_and(|history| history.needs_new_connection)
     }
 }

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, request, response};
 
 use super::{
-    Cause, Connection, ExchangeError, Parts, Protocol,
+    Cause, Connection, ExchangeError, Parts, Protocol, State,
     incoming::Incoming,
     upload::{Upload, pump},
 };
@@ -38,14 +38,17 @@ const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// It is not boxed; the caller may box it.
 pub struct Exchange<P: Protocol, I, C> {
-    /// `None` once it has ended.
-    inner: Option<Inner<P, I, C>>,
+    /// `None` before it is connected, and after its end.
+    connection: Option<Connection<P, I>>,
+    /// What it sends. Beside the connection, so that a request that waits for one is not moved when it has it.
+    outgoing: Outgoing<P, C>,
 }
 
-struct Inner<P: Protocol, I, C> {
-    connection: Connection<P, I>,
-    checkin: C,
-    parts: request::Parts,
+/// A request, and the state of its exchange.
+struct Outgoing<P: Protocol, C> {
+    /// `None` after the end, like the head of the request.
+    checkin: Option<C>,
+    parts: Option<request::Parts>,
     extra: P::Extra,
     /// The part of the body that was not passed to the connection.
     upload: Option<Upload>,
@@ -56,7 +59,11 @@ struct Inner<P: Protocol, I, C> {
     /// The end of the time in which the body is held back for the answer to `Expect`.
     held_until: Option<Instant>,
     progress: Progress,
+    /// The task is already registered for input, of which there is none.
+    awaits_input: bool,
 }
+
+const ENDED: &str = "not polled before it is connected, nor after it has ended";
 
 /// The progress of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,42 +78,67 @@ enum Progress {
     Answered,
 }
 
-impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
-    pub(super) fn new(
-        mut connection: Connection<P, I>,
-        request: Request<Body>,
-        extra: P::Extra,
-        checkin: C,
-    ) -> Self {
-        connection.state.exchanges += 1;
-        connection.state.core.begin_request(&request);
+impl<P: Protocol, I, C> Exchange<P, I, C> {
+    /// Creates the exchange of a request that has no connection yet.
+    pub(crate) fn unconnected(request: Request<Body>, extra: P::Extra, checkin: C) -> Self {
         let (parts, body) = request.into_parts();
-        let inner = Inner {
-            connection,
-            checkin,
+        let outgoing = Outgoing {
+            checkin: Some(checkin),
             deadline: parts.extensions.get::<Deadline>().map(|deadline| deadline.0),
-            parts,
+            parts: Some(parts),
             extra,
             replay: body.replay(),
             upload: Some(Upload::new(body)),
             held_until: None,
             progress: Progress::New,
+            awaits_input: false,
         };
-        Self { inner: Some(inner) }
+        Self { connection: None, outgoing }
+    }
+
+    /// Returns the deadline of the request.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.outgoing.deadline
+    }
+
+    /// Returns the head of the request, and what takes the connection at the end. `None` after the end.
+    pub(crate) fn unsent(&mut self) -> Option<(&request::Parts, &mut C)> {
+        let Outgoing { parts, checkin, .. } = &mut self.outgoing;
+        Some((parts.as_ref()?, checkin.as_mut()?))
+    }
+
+    /// Returns the request, which has no connection. `None` after the end.
+    pub(crate) fn take_request(&mut self) -> Option<Request<Body>> {
+        let body = self.outgoing.upload.take()?.into_body();
+        Some(Request::from_parts(self.outgoing.parts.take()?, body))
     }
 }
 
-impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> {
-    fn poll_head(
+impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
+    /// Begins the exchange on a connection. `awaits_input` means that [`Connection::poll_usable`] was just called with
+    /// the context of the next poll.
+    pub(crate) fn connect(&mut self, mut connection: Connection<P, I>, awaits_input: bool) {
+        let state = &mut *connection.state;
+        state.exchanges += 1;
+        if let Some(parts) = &self.outgoing.parts {
+            state.core.begin_request(parts);
+        }
+        self.outgoing.awaits_input = awaits_input;
+        self.connection = Some(connection);
+    }
+}
+
+impl<P: Protocol, C> Outgoing<P, C> {
+    fn poll_head<I: Io>(
         &mut self,
+        state: &mut State<P, I>,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Poll<Result<response::Parts, Cause<P>>> {
         if self.progress == Progress::New {
-            self.encode_request(now)?;
+            self.encode_request(state, now)?;
         }
         loop {
-            let state = &mut *self.connection.state;
             if !state.core.awaits_continue() {
                 self.held_until = None;
             }
@@ -117,13 +149,13 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
             // A write may fail because the server has responded and closed the connection. Its response can still be
             // read, so the error counts only if there is none.
             let mut broken = None;
-            match self.poll_flush(cx, now) {
+            match self.poll_flush(state, cx, now) {
                 Poll::Ready(Ok(())) if !had_room && self.upload.is_some() => continue,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(e)) => broken = Some(Cause::Io(e)),
             }
-            let state = &mut *self.connection.state;
-            match state.poll_read(cx) {
+            let awaits_input = std::mem::take(&mut self.awaits_input) && broken.is_none();
+            match if awaits_input { Poll::Pending } else { state.poll_read(cx) } {
                 Poll::Ready(Ok(0)) => {
                     if self.progress == Progress::Answered {
                         state.core.recv_eof(now).map_err(Cause::Fault)?;
@@ -133,7 +165,7 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
                 Poll::Ready(Ok(_)) => {
                     self.progress = Progress::Answered;
                     let event = state.core.recv(now, &mut state.input).map_err(Cause::Fault)?;
-                    self.relay_interim();
+                    self.relay_interim(state);
                     if let Some(Event::Head(head)) = event {
                         return Poll::Ready(Ok(head));
                     }
@@ -141,7 +173,7 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Cause::Io(e))),
                 Poll::Pending => match broken {
                     Some(cause) => return Poll::Ready(Err(cause)),
-                    None => match ready!(self.poll_expired(now, cx)) {
+                    None => match ready!(self.poll_expired(state, now, cx)) {
                         Some(cause) => return Poll::Ready(Err(cause)),
                         None => self.held_until = None,
                     },
@@ -150,14 +182,14 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         }
     }
 
-    fn encode_request(&mut self, now: Instant) -> Result<(), Cause<P>> {
+    fn encode_request<I>(&mut self, state: &mut State<P, I>, now: Instant) -> Result<(), Cause<P>> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Cause::Deadline);
         }
         let length = self.upload.as_ref().map_or(Some(0), Upload::len);
-        let state = &mut *self.connection.state;
+        let parts = self.parts.as_ref().expect(ENDED);
         let (core, out) = (&mut state.core, state.output.head());
-        core.send_request(now, &self.parts, &self.extra, length, out).map_err(Cause::Misuse)?;
+        core.send_request(now, parts, &self.extra, length, out).map_err(Cause::Misuse)?;
         if core.awaits_continue() {
             self.held_until = now.checked_add(CONTINUE_TIMEOUT);
         }
@@ -165,8 +197,12 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         Ok(())
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
-        let state = &mut *self.connection.state;
+    fn poll_flush<I: Io>(
+        &mut self,
+        state: &mut State<P, I>,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Poll<io::Result<()>> {
         let before = state.output.written();
         let result = state.poll_flush(cx, now);
         if self.progress == Progress::Encoded && state.output.written() > before {
@@ -176,9 +212,10 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
     }
 
     /// Forwards interim responses, without hop-by-hop fields.
-    fn relay_interim(&mut self) {
-        while let Some(mut head) = self.connection.state.core.take_interim() {
-            if let Some(receiver) = self.parts.extensions.get::<InterimResponses>() {
+    fn relay_interim<I>(&self, state: &mut State<P, I>) {
+        while let Some(mut head) = state.core.take_interim() {
+            let parts = self.parts.as_ref();
+            if let Some(receiver) = parts.and_then(|p| p.extensions.get::<InterimResponses>()) {
                 gateway::prepare_response(&mut head.headers);
                 let _ = receiver.send(head.status, head.headers); // those beyond the bound are dropped
             }
@@ -186,9 +223,14 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
     }
 
     /// Ready when a timeout has passed: with a cause that of the exchange, without one that of the held body.
-    fn poll_expired(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Cause<P>>> {
+    fn poll_expired<I: Io>(
+        &self,
+        state: &mut State<P, I>,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Cause<P>>> {
         let until = [self.deadline, self.held_until].into_iter().flatten().min();
-        if !self.connection.state.poll_expired(cx, now, until) {
+        if !state.poll_expired(cx, now, until) {
             return Poll::Pending;
         }
         let later = clock::now();
@@ -203,8 +245,19 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
     }
 
     /// Returns the response. Its body owns the connection, unless the body is already complete.
-    fn respond(self, now: Instant, parts: response::Parts) -> Result<Response<Body>, Cause<P>> {
-        let Self { mut connection, checkin, mut upload, parts: request, held_until, .. } = self;
+    fn respond<I: Io + 'static>(
+        &mut self,
+        connection: Connection<P, I>,
+        now: Instant,
+        parts: response::Parts,
+    ) -> Result<Response<Body>, Cause<P>>
+    where
+        C: Checkin<Connection<P, I>>,
+    {
+        let request = self.parts.take().expect(ENDED);
+        let checkin = self.checkin.take().expect(ENDED);
+        let mut upload = self.upload.take();
+        let mut connection = connection; // an error drops it before what `checkin` holds of the pool
         if connection.state.core.has_switched() {
             if !websocket::agrees(&request.headers, &parts.headers) {
                 let wrong = "the server's Sec-WebSocket-Accept is not that of the key";
@@ -213,7 +266,7 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
             return switch(connection, checkin, parts);
         }
         head_pool::release(request);
-        if held_until.is_some() {
+        if self.held_until.is_some() {
             // The server has answered without the body, so it does not need it.
             upload = None;
             connection.state.core.abandon_body();
@@ -241,21 +294,35 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Inner<P, I, C> 
         Ok(Response::from_parts(parts, buffered.finish().into()))
     }
 
-    fn fail(self, now: Instant, cause: Cause<P>) -> ExchangeError<P> {
+    fn fail<I: Io>(
+        &mut self,
+        connection: Connection<P, I>,
+        now: Instant,
+        cause: Cause<P>,
+    ) -> ExchangeError<P>
+    where
+        C: Checkin<Connection<P, I>>,
+    {
         let delivery = match self.progress {
             Progress::New | Progress::Encoded => Delivery::NotSent,
             Progress::Written => Delivery::MaybeSent,
             Progress::Answered => Delivery::Answered,
         };
         let body = match self.progress {
-            Progress::New => self.upload.map(Upload::into_body),
-            Progress::Encoded | Progress::Written => self.replay,
+            Progress::New => self.upload.take().map(Upload::into_body),
+            Progress::Encoded | Progress::Written => self.replay.take(),
             Progress::Answered => None,
         };
-        if self.progress == Progress::New && self.connection.is_reusable() {
-            self.checkin.checkin(self.connection, now);
+        let keeps_connection = self.progress == Progress::New && connection.is_reusable();
+        match self.checkin.take() {
+            Some(checkin) if keeps_connection => checkin.checkin(connection, now),
+            checkin => {
+                drop(connection); // before what `checkin` holds of the pool
+                drop(checkin);
+            }
         }
-        let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
+        let parts = self.parts.take();
+        let request = parts.zip(body).map(|(p, body)| Box::new(Request::from_parts(p, body)));
         ExchangeError { cause, delivery, request }
     }
 }
@@ -308,15 +375,18 @@ impl<P: Protocol, I: Io + 'static, C: Checkin<Connection<P, I>>> Exchange<P, I, 
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<Body>, ExchangeError<P>>> {
-        let inner = self.inner.as_mut().expect("not polled again after it has ended");
-        inner.connection.state.output.borrow_buffer();
-        let result = inner.poll_head(now, cx);
-        inner.connection.state.output.return_buffer();
+        let Self { connection, outgoing } = self;
+        let state = &mut *connection.as_mut().expect(ENDED).state;
+        state.output.borrow_buffer();
+        let result = outgoing.poll_head(state, now, cx);
+        state.output.return_buffer();
         let Poll::Ready(result) = result else { return Poll::Pending };
-        let inner = self.inner.take().expect("just polled");
+        let connection = connection.take().expect(ENDED);
         Poll::Ready(match result {
-            Ok(parts) => inner.respond(now, parts).map_err(ExchangeError::after_answer),
-            Err(cause) => Err(inner.fail(now, cause)),
+            Ok(parts) => {
+                outgoing.respond(connection, now, parts).map_err(ExchangeError::after_answer)
+            }
+            Err(cause) => Err(outgoing.fail(connection, now, cause)),
         })
     }
 }
@@ -333,6 +403,8 @@ impl<P: Protocol, I, C> Unpin for Exchange<P, I, C> {}
 
 impl<P: Protocol, I, C> fmt::Debug for Exchange<P, I, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("ended", &self.inner.is_none()).finish_non_exhaustive()
+        f.debug_struct("Exchange")
+            .field("is_connected", &self.connection.is_some())
+            .finish_non_exhaustive()
     }
 }

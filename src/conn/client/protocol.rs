@@ -20,10 +20,10 @@ pub(crate) mod sealed {
     use std::{error::Error as StdError, fmt, time::Instant};
 
     use bytes::BytesMut;
-    use http::{HeaderMap, Request, request, response};
+    use http::{HeaderMap, request, response};
 
     use super::NextRead;
-    use crate::{body::Body, error::Kind, proto::h1::Event};
+    use crate::{error::Kind, proto::h1::Event};
 
     /// A protocol's core, from the client's side: state without a socket, task or clock.
     pub trait Protocol: fmt::Debug + Send + Unpin + 'static {
@@ -35,7 +35,7 @@ pub(crate) mod sealed {
         type Misuse: StdError + Send + Sync + 'static;
 
         /// Prepares for a request, which is sent next.
-        fn begin_request(&mut self, _request: &Request<Body>) {}
+        fn begin_request(&mut self, _head: &request::Parts) {}
 
         /// Sends the head of a request; `length` is that of its body, `None` if unknown.
         fn send_request(

@@ -24,7 +24,6 @@ use crate::{
     conn::{Checkin, Delivery, client},
     error::{Error, Kind},
     net::clock,
-    peer::Deadline,
     upstream::{
         connector::ServerStream,
         error::{AttemptError, AttemptErrorKind},
@@ -41,37 +40,26 @@ const CHECK_AFTER: Duration = Duration::from_secs(1);
 /// # Panics
 /// When it is polled outside of a Tokio runtime.
 pub(in crate::upstream) struct ResponseFuture<P: Protocol> {
-    /// Dropped before the slot, which bounds connections.
+    /// Dropped before the slot in the exchange, which bounds connections.
     state: State<P>,
-    /// `None` once the exchange has begun. Beside the state, so that the request is not moved by each change of it.
-    pending: Option<Pending<P>>,
+    exchange: Exchange<P>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "most requests begin their exchange at once")]
 enum State<P: Protocol> {
     Begin,
     Waiting(SlotFuture),
     Connecting(ConnectFuture<P>),
-    Exchanging { exchange: Exchange<P>, is_reused: bool },
+    Exchanging { is_reused: bool },
 }
 
 /// What a request does next.
 enum Next<P: Protocol> {
     Wait(SlotFuture),
     Connect(ConnectFuture<P>),
-    Exchange { connection: Connection<P>, runtime: Id, is_reused: bool },
+    Exchange { is_reused: bool },
 }
 
 type Exchange<P> = client::Exchange<<P as Protocol>::Core, ServerStream, ReturnToPool<P>>;
-
-/// A request that has no connection yet.
-struct Pending<P: Protocol> {
-    server: Arc<Server<P>>,
-    request: Request<Body>,
-    extra: Extra<P>,
-    /// Boxed, since most servers do not limit connections.
-    slot: Option<Box<Slot>>,
-}
 
 /// Boxed, since most requests use an idle connection.
 type ConnectFuture<P> = Pin<Box<dyn Future<Output = Result<Connection<P>, AttemptError>> + Send>>;
@@ -80,72 +68,70 @@ type SlotFuture = Pin<Box<dyn Future<Output = Result<Option<Slot>, PoolExhausted
 
 impl<P: Protocol> ResponseFuture<P> {
     pub(super) fn new(server: Arc<Server<P>>, request: Request<Body>, extra: Extra<P>) -> Self {
-        let pending = Some(Pending { server, request, extra, slot: None });
-        Self { pending, state: State::Begin }
+        let checkin = ReturnToPool { server, runtime: None, slot: None };
+        Self { state: State::Begin, exchange: Exchange::unconnected(request, extra, checkin) }
     }
 }
 
-impl<P: Protocol> Pending<P> {
-    /// Acquires a slot, if the server's connections are limited, and continues; or waits for one.
-    fn begin(&mut self, now: Instant, cx: &mut Context<'_>) -> Next<P> {
-        if let Some(capacity) = &self.server.capacity {
-            match capacity.try_acquire() {
-                Some(slot) => self.slot = Some(Box::new(slot)),
-                None => return Next::Wait(Box::pin(capacity.clone().acquire(self.deadline()))),
-            }
+/// Acquires a slot, if the server's connections are limited, and continues; or waits for one.
+fn begin<P: Protocol>(exchange: &mut Exchange<P>, now: Instant, cx: &mut Context<'_>) -> Next<P> {
+    let deadline = exchange.deadline();
+    let (_, ReturnToPool { server, slot, .. }) = exchange.unsent().expect(ENDED);
+    if let Some(capacity) = &server.capacity {
+        match capacity.try_acquire() {
+            Some(acquired) => *slot = Some(Box::new(acquired)),
+            None => return Next::Wait(Box::pin(capacity.clone().acquire(deadline))),
         }
-        self.checkout(now, cx)
     }
+    checkout(exchange, now, cx)
+}
 
-    /// Checks out an idle connection that is still open, or otherwise connects.
-    fn checkout(&mut self, now: Instant, cx: &mut Context<'_>) -> Next<P> {
-        let Self { server, request, slot, .. } = self;
-        if !History::needs_new_connection(request) {
-            let runtime = Handle::current().id();
-            let timeout = server.config.idle_timeout;
-            while let Some(mut idle) = server.pool.checkout(runtime, now, timeout) {
-                let is_old = now.saturating_duration_since(idle.since) >= CHECK_AFTER;
-                if !(is_old && idle.connection.has_input())
-                    && server.may_reuse(&idle.connection, now)
-                    && idle.connection.poll_usable(cx)
-                {
-                    if let Some(slot) = slot {
-                        slot.open = idle.open;
-                    }
-                    return Next::Exchange {
-                        connection: idle.connection,
-                        runtime,
-                        is_reused: true,
-                    };
+/// Checks out an idle connection that is still open, or otherwise connects.
+fn checkout<P: Protocol>(
+    exchange: &mut Exchange<P>,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Next<P> {
+    let deadline = exchange.deadline();
+    let (head, ReturnToPool { server, runtime, slot }) = exchange.unsent().expect(ENDED);
+    let here = Handle::current().id();
+    *runtime = Some(here);
+    if !History::needs_new_connection(&head.extensions) {
+        let timeout = server.config.idle_timeout;
+        while let Some(mut idle) = server.pool.checkout(here, now, timeout) {
+            let is_old = now.saturating_duration_since(idle.since) >= CHECK_AFTER;
+            if !(is_old && idle.connection.has_input())
+                && server.may_reuse(&idle.connection, now)
+                && idle.connection.poll_usable(cx)
+            {
+                if let Some(slot) = slot {
+                    slot.open = idle.open;
                 }
+                exchange.connect(idle.connection, true);
+                return Next::Exchange { is_reused: true };
             }
         }
-        if let Some(slot) = slot {
-            slot.open = Some(slot.open_one(|| server.pool.evict_oldest()));
+    }
+    if let Some(slot) = slot {
+        slot.open = Some(slot.open_one(|| server.pool.evict_oldest()));
+    }
+    Next::Connect(Box::pin(connect(server.clone(), deadline)))
+}
+
+/// Creates the error of a request that got no slot.
+fn no_slot<P: Protocol>(error: Option<PoolExhausted>) -> AttemptError {
+    match error {
+        None => too_late::<P>(),
+        Some(exhausted) => {
+            let source = Error::new(Kind::Overloaded, exhausted);
+            AttemptError::new(AttemptErrorKind::Busy, Delivery::NotSent, source)
         }
-        Next::Connect(Box::pin(connect(server.clone(), self.deadline())))
     }
+}
 
-    fn deadline(&self) -> Option<Instant> {
-        self.request.extensions().get::<Deadline>().map(|deadline| deadline.0)
-    }
-
-    fn exchange(self, connection: Connection<P>, runtime: Id) -> Exchange<P> {
-        let checkin = ReturnToPool { server: self.server, runtime, slot: self.slot };
-        connection.exchange_with(self.request, self.extra, checkin)
-    }
-
-    /// Creates the error of a request that got no slot.
-    fn no_slot(self, error: Option<PoolExhausted>) -> AttemptError {
-        let error = match error {
-            None => too_late::<P>(),
-            Some(exhausted) => {
-                let source = Error::new(Kind::Overloaded, exhausted);
-                AttemptError::new(AttemptErrorKind::Busy, Delivery::NotSent, source)
-            }
-        };
-        error.with_request(self.request)
-    }
+/// Returns the error of a request that got no connection, with the request.
+fn unsent<P: Protocol>(exchange: &mut Exchange<P>, error: AttemptError) -> AttemptError {
+    error.with_request(exchange.take_request().expect(ENDED))
 }
 
 const ENDED: &str = "not polled again after it has ended";
@@ -154,47 +140,39 @@ impl<P: Protocol> Future for ResponseFuture<P> {
     type Output = Result<Response<Body>, AttemptError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { pending, state } = &mut *self;
+        let Self { state, exchange } = &mut *self;
         let now = clock::now();
         loop {
             let next = match state {
-                State::Exchanging { exchange, is_reused } => {
+                State::Exchanging { is_reused } => {
                     let result = ready!(exchange.poll_at(now, cx));
                     let is_reused = *is_reused;
                     return Poll::Ready(result.map_err(|e| attempt_error::<P>(e, is_reused)));
                 }
-                State::Begin => pending.as_mut().expect(ENDED).begin(now, cx),
+                State::Begin => begin(exchange, now, cx),
                 State::Waiting(future) => match ready!(future.as_mut().poll(cx)) {
-                    Ok(Some(slot)) => {
-                        let pending = pending.as_mut().expect(ENDED);
-                        pending.slot = Some(Box::new(slot));
-                        pending.checkout(now, cx)
+                    Ok(Some(acquired)) => {
+                        let (_, ReturnToPool { slot, .. }) = exchange.unsent().expect(ENDED);
+                        *slot = Some(Box::new(acquired));
+                        checkout(exchange, now, cx)
                     }
-                    Ok(None) => {
-                        return Poll::Ready(Err(pending.take().expect(ENDED).no_slot(None)));
-                    }
+                    Ok(None) => return Poll::Ready(Err(unsent(exchange, no_slot::<P>(None)))),
                     Err(error) => {
-                        return Poll::Ready(Err(pending.take().expect(ENDED).no_slot(Some(error))));
+                        return Poll::Ready(Err(unsent(exchange, no_slot::<P>(Some(error)))));
                     }
                 },
                 State::Connecting(future) => match ready!(future.as_mut().poll(cx)) {
                     Ok(connection) => {
-                        let runtime = Handle::current().id();
-                        Next::Exchange { connection, runtime, is_reused: false }
+                        exchange.connect(connection, false);
+                        Next::Exchange { is_reused: false }
                     }
-                    Err(error) => {
-                        let request = pending.take().expect(ENDED).request;
-                        return Poll::Ready(Err(error.with_request(request)));
-                    }
+                    Err(error) => return Poll::Ready(Err(unsent(exchange, error))),
                 },
             };
             *state = match next {
                 Next::Wait(slot) => State::Waiting(slot),
                 Next::Connect(connect) => State::Connecting(connect),
-                Next::Exchange { connection, runtime, is_reused } => {
-                    let exchange = pending.take().expect(ENDED).exchange(connection, runtime);
-                    State::Exchanging { exchange, is_reused }
-                }
+                Next::Exchange { is_reused } => State::Exchanging { is_reused },
             };
         }
     }
@@ -217,7 +195,9 @@ impl<P: Protocol> fmt::Debug for ResponseFuture<P> {
 /// Checks a connection in to the pool, if its exchange ends in the runtime that opened it.
 pub(super) struct ReturnToPool<P: Protocol> {
     server: Arc<Server<P>>,
-    runtime: Id,
+    /// `None` before it is connected.
+    runtime: Option<Id>,
+    /// Boxed, since most servers do not limit connections.
     slot: Option<Box<Slot>>,
 }
 
@@ -225,7 +205,7 @@ impl<P: Protocol> Checkin<Connection<P>> for ReturnToPool<P> {
     fn checkin(self, connection: Connection<P>, now: Instant) {
         let Self { server, runtime, mut slot } = self;
         // The body may have been read in another runtime.
-        let Ok(here) = Handle::try_current() else { return };
+        let (Ok(here), Some(runtime)) = (Handle::try_current(), runtime) else { return };
         if here.id() != runtime || !server.may_reuse(&connection, now) {
             drop(connection); // before its slot is released
             return;
