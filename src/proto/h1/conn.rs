@@ -1,25 +1,21 @@
-//! The connection's state machine. This file and those of the two roles below hold all code that
-//! changes its state.
+//! `Conn`: the state machine of a connection. Only this module and its children change its state.
 
 mod client;
 mod idle;
+mod recv;
 mod role;
+mod send;
 mod server;
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 
 pub use idle::IdleState;
 pub use role::{Client, Role, Server};
 
-use super::{
-    Fault, Length, Limits, Misuse,
-    chunked::{Decoder, Step},
-    encode,
-    head::Lines,
-};
+use super::{Limits, chunked::Decoder, head::Lines};
 use crate::peer::RateMeter;
 
 /// The state machine of one HTTP/1.1 connection, without a socket, task or clock.
@@ -127,300 +123,6 @@ impl<R: Role + Default> Conn<R> {
     }
 }
 
-/// Input.
-impl<R: Role> Conn<R> {
-    /// Parses the next event from the front of `input` and removes its bytes.
-    ///
-    /// `input` holds all bytes that have arrived and were not removed. `None` means that more bytes are
-    /// needed, or that none are wanted now; [`wants_read`](Self::wants_read) tells which. Call it again
-    /// with further bytes appended to those that it left.
-    ///
-    /// # Errors
-    /// Returns the peer's [`Fault`] and closes the reading half.
-    pub fn recv(
-        &mut self,
-        now: Instant,
-        input: &mut BytesMut,
-    ) -> Result<Option<Event<R::Head>>, Fault> {
-        self.recv_with(now, input, |_| HeaderMap::new())
-    }
-
-    /// Does the same as [`recv`](Self::recv), with the map for the fields of a complete head from
-    /// `fields`, which is called with their number: a driver that keeps the maps of earlier heads saves
-    /// their allocations. The map must be empty.
-    ///
-    /// ```
-    /// # use std::{sync::Arc, time::Instant};
-    /// # use bytes::BytesMut;
-    /// # use vestibule::proto::h1::{Conn, Event, Limits, Server};
-    /// use http::HeaderMap;
-    ///
-    /// # let now = Instant::now();
-    /// # let mut conn = Conn::<Server>::new(Arc::new(Limits::default()), now);
-    /// # let mut input = BytesMut::from("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
-    /// let map = |count: usize| HeaderMap::with_capacity(count.max(100));
-    /// let Some(Event::Head(head)) = conn.recv_with(now, &mut input, map)? else { panic!() };
-    /// assert!(head.headers.capacity() >= 100 && head.headers["host"] == "a");
-    /// # Ok::<(), vestibule::proto::h1::Fault>(())
-    /// ```
-    ///
-    /// # Errors
-    /// The same as of [`recv`](Self::recv).
-    pub fn recv_with(
-        &mut self,
-        now: Instant,
-        input: &mut BytesMut,
-        fields: impl Fn(usize) -> HeaderMap,
-    ) -> Result<Option<Event<R::Head>>, Fault> {
-        let result = self.recv_inner(now, input, fields);
-        if result.is_err() {
-            self.reading = Reading::Closed;
-            self.keep_alive = false;
-        }
-        result
-    }
-
-    fn recv_inner(
-        &mut self,
-        now: Instant,
-        input: &mut BytesMut,
-        fields: impl Fn(usize) -> HeaderMap,
-    ) -> Result<Option<Event<R::Head>>, Fault> {
-        match &mut self.reading {
-            Reading::Idle { .. } | Reading::Head => self.recv_head(now, input, fields),
-            Reading::Length(0) => Ok(Some(self.recv_end(now, None))),
-            Reading::Length(_) | Reading::UntilClose if input.is_empty() => Ok(None),
-            Reading::Length(left) => {
-                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-                *left -= n as u64;
-                self.record_progress(now, n);
-                self.role.on_body_data();
-                Ok(Some(Event::Data(input.split_to(n).freeze())))
-            }
-            Reading::UntilClose => {
-                self.since = now;
-                Ok(Some(Event::Data(input.split().freeze())))
-            }
-            Reading::Chunked(decoder) => match decoder.step(input, &self.limits)? {
-                Step::NeedsInput => Ok(None),
-                Step::Data(data) => {
-                    self.record_progress(now, data.len());
-                    self.role.on_body_data();
-                    Ok(Some(Event::Data(data)))
-                }
-                Step::End(trailers) => Ok(Some(self.recv_end(now, trailers))),
-            },
-            Reading::Done | Reading::Closed => Ok(None),
-        }
-    }
-
-    fn recv_head(
-        &mut self,
-        now: Instant,
-        input: &mut BytesMut,
-        fields: impl Fn(usize) -> HeaderMap,
-    ) -> Result<Option<Event<R::Head>>, Fault> {
-        let section = R::section(&self.limits);
-        loop {
-            if input.is_empty() {
-                return Ok(None);
-            }
-            if R::IS_CLIENT && self.writing == Writing::Idle {
-                return Err(Fault::Unsolicited);
-            }
-            if let Reading::Idle { is_head_due } = self.reading {
-                // A later head is timed from its first byte, the first one from the connection's start.
-                if !is_head_due {
-                    self.since = now;
-                }
-                self.reading = Reading::Head;
-                self.lines.clear();
-            }
-            let Some(len) = self.lines.read(input, section, &self.limits)? else {
-                return Ok(None);
-            };
-            let head = input.split_to(len).freeze();
-            let mut parts = R::empty_head(fields(self.lines.fields.len()));
-            let meta = self.role.parse(&mut parts, &head, &self.lines, &self.limits)?;
-            if !meta.is_final {
-                self.lines.clear();
-                self.role.on_interim(parts);
-                continue;
-            }
-            self.keep_alive &= meta.keep_alive;
-            self.since = now;
-            if !R::IS_CLIENT && meta.length != Length::Known(0) {
-                self.rate_meter = RateMeter::start(self.limits.body_rate, now);
-                self.body_deadline = now.checked_add(self.limits.body_total_timeout);
-            }
-            self.reading = match meta.length {
-                Length::Known(n) => Reading::Length(n),
-                Length::Chunked => Reading::Chunked(Decoder::new()),
-                Length::UntilClose => Reading::UntilClose,
-            };
-            return Ok(Some(Event::Head(parts)));
-        }
-    }
-
-    /// Records the arrival of body bytes for the timeouts.
-    fn record_progress(&mut self, now: Instant, bytes: usize) {
-        self.since = now;
-        self.rate_meter.record(self.limits.body_rate, now, bytes as u64);
-    }
-
-    fn recv_end(&mut self, now: Instant, trailers: Option<HeaderMap>) -> Event<R::Head> {
-        self.reading = Reading::Done;
-        (self.rate_meter, self.body_deadline) = (RateMeter::default(), None);
-        self.try_keep_alive(now);
-        Event::End(trailers)
-    }
-
-    /// Handles the end of the peer's stream.
-    ///
-    /// It is in order between messages, and at the end of a body that ends with the connection, for
-    /// which it returns [`Event::End`].
-    ///
-    /// # Errors
-    /// [`Fault::Truncated`] in the middle of a message, or while a response is outstanding.
-    pub fn recv_eof(&mut self, now: Instant) -> Result<Option<Event<R::Head>>, Fault> {
-        self.keep_alive = false;
-        let is_awaiting_response = self.is_awaiting_response();
-        match std::mem::replace(&mut self.reading, Reading::Closed) {
-            Reading::UntilClose | Reading::Length(0) => Ok(Some(self.recv_end(now, None))),
-            Reading::Closed => Ok(None),
-            Reading::Done => {
-                self.reading = Reading::Done;
-                Ok(None)
-            }
-            Reading::Idle { .. } if !is_awaiting_response => Ok(None),
-            Reading::Head if self.lines.is_empty() && !is_awaiting_response => Ok(None),
-            Reading::Idle { .. } | Reading::Head | Reading::Length(_) | Reading::Chunked(_) => {
-                Err(Fault::Truncated)
-            }
-        }
-    }
-
-    /// Handles a [`deadline`](Self::deadline) that has passed.
-    ///
-    /// `None` means that the connection was idle: close it without an answer.
-    pub fn timeout(&mut self) -> Option<Fault> {
-        self.keep_alive = false;
-        let was_idle = self.is_before_message() && !self.is_awaiting_response();
-        match std::mem::replace(&mut self.reading, Reading::Closed) {
-            Reading::Closed | Reading::Done | Reading::Length(0) => None,
-            _ if was_idle => None,
-            Reading::Idle { .. }
-            | Reading::Head
-            | Reading::Length(_)
-            | Reading::Chunked(_)
-            | Reading::UntilClose => Some(Fault::Timeout),
-        }
-    }
-
-    /// Whether nothing of the next message has arrived, not counting empty lines before it.
-    fn is_before_message(&self) -> bool {
-        match &self.reading {
-            Reading::Idle { .. } => true,
-            Reading::Head => self.lines.is_empty(),
-            Reading::Length(_)
-            | Reading::Chunked(_)
-            | Reading::UntilClose
-            | Reading::Done
-            | Reading::Closed => false,
-        }
-    }
-
-    /// Whether at least the head of a request was sent and nothing of its final response has arrived.
-    fn is_awaiting_response(&self) -> bool {
-        R::IS_CLIENT && self.writing != Writing::Idle && self.is_before_message()
-    }
-}
-
-/// Output.
-impl<R: Role> Conn<R> {
-    /// Announces `n` bytes of the body: writes the prefix that they need, and returns their suffix.
-    ///
-    /// The caller sends the bytes themselves between the two, so they need not be copied.
-    ///
-    /// # Errors
-    /// [`Misuse::State`] if no body is being sent, [`Misuse::TooLong`] if it would exceed its announced
-    /// length.
-    pub fn send_data(&mut self, n: usize, out: &mut BytesMut) -> Result<&'static [u8], Misuse> {
-        match &mut self.writing {
-            _ if n == 0 => Ok(b""),
-            Writing::Length(left) => {
-                *left = left.checked_sub(n as u64).ok_or(Misuse::TooLong)?;
-                Ok(b"")
-            }
-            Writing::Chunked => {
-                encode::chunk_size(n, out);
-                Ok(b"\r\n")
-            }
-            Writing::UntilClose => Ok(b""),
-            Writing::Idle | Writing::Done | Writing::Closed => Err(Misuse::State),
-        }
-    }
-
-    /// Ends the message. Trailers go out with a chunked body and are dropped otherwise.
-    ///
-    /// # Errors
-    /// [`Misuse::TooShort`] before all announced bytes: send them, or close the connection.
-    /// [`Misuse::State`] if no body is being sent.
-    pub fn send_end(
-        &mut self,
-        now: Instant,
-        trailers: Option<&HeaderMap>,
-        out: &mut BytesMut,
-    ) -> Result<(), Misuse> {
-        match self.writing {
-            Writing::Length(0) => {}
-            Writing::Length(_) => return Err(Misuse::TooShort),
-            Writing::Chunked => encode::last_chunk(trailers, out),
-            Writing::UntilClose => self.keep_alive = false,
-            Writing::Idle | Writing::Done | Writing::Closed => return Err(Misuse::State),
-        }
-        self.writing = Writing::Done;
-        if R::IS_CLIENT || self.is_before_message() {
-            self.since = now; // from here on the rest of the response is awaited
-        }
-        self.try_keep_alive(now);
-        Ok(())
-    }
-
-    /// Closes the connection after the current exchange, or now if it is idle.
-    pub fn disable_keep_alive(&mut self) {
-        self.keep_alive = false;
-        if self.is_idle() {
-            self.reading = Reading::Closed;
-            self.writing = Writing::Closed;
-        }
-    }
-
-    /// Gives up a message that is being sent, so that no other can follow it. The peer's message may still be
-    /// received, and the connection is closed after it.
-    pub fn abandon_body(&mut self) {
-        self.keep_alive = false;
-        if self.is_writing_body() {
-            self.writing = Writing::Closed;
-        }
-    }
-
-    /// Once both halves are done, starts the next exchange or closes the connection.
-    fn try_keep_alive(&mut self, now: Instant) {
-        if !matches!(self.reading, Reading::Done) || self.writing != Writing::Done {
-            return;
-        }
-        self.since = now;
-        if self.keep_alive {
-            self.reading = Reading::Idle { is_head_due: false };
-            self.writing = Writing::Idle;
-        } else {
-            self.reading = Reading::Closed;
-            self.writing = Writing::Closed;
-        }
-    }
-}
-
 /// Requests to the driver.
 impl<R: Role> Conn<R> {
     /// Returns whether more bytes can be used now. `false` between a complete request and the end of its
@@ -513,5 +215,38 @@ impl<R: Role> Conn<R> {
             Writing::Length(_) | Writing::Chunked | Writing::UntilClose => false,
         };
         written && matches!(self.reading, Reading::Closed)
+    }
+
+    /// Returns whether nothing of the next message has arrived, not counting empty lines before it.
+    fn is_before_message(&self) -> bool {
+        match &self.reading {
+            Reading::Idle { .. } => true,
+            Reading::Head => self.lines.is_empty(),
+            Reading::Length(_)
+            | Reading::Chunked(_)
+            | Reading::UntilClose
+            | Reading::Done
+            | Reading::Closed => false,
+        }
+    }
+
+    /// Returns whether at least the head of a request was sent and nothing of its final response has arrived.
+    fn is_awaiting_response(&self) -> bool {
+        R::IS_CLIENT && self.writing != Writing::Idle && self.is_before_message()
+    }
+
+    /// Once both halves are done, starts the next exchange or closes the connection.
+    fn try_keep_alive(&mut self, now: Instant) {
+        if !matches!(self.reading, Reading::Done) || self.writing != Writing::Done {
+            return;
+        }
+        self.since = now;
+        if self.keep_alive {
+            self.reading = Reading::Idle { is_head_due: false };
+            self.writing = Writing::Idle;
+        } else {
+            self.reading = Reading::Closed;
+            self.writing = Writing::Closed;
+        }
     }
 }

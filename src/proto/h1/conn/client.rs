@@ -93,7 +93,7 @@ impl Conn<Client> {
         self.role.awaits_continue && self.is_awaiting_response()
     }
 
-    /// Lets the next request ask for a switch to `protocol` (RFC 9110 section 7.8), if it is a GET without a body: it is
+    /// Makes the next request ask for a switch to `protocol` (RFC 9110 section 7.8), if it is a GET without a body: it is
     /// sent with `Upgrade` and `Connection`. Such fields in its headers are never sent.
     pub fn ask_for_switch(&mut self, protocol: HeaderValue) {
         self.role.next_upgrade = Some(protocol);

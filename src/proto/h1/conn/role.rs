@@ -21,12 +21,10 @@ pub(super) mod sealed {
     use bytes::Bytes;
     use http::HeaderMap;
 
-    use super::{
-        super::{Fault, Length},
-        Limits, Lines, Section,
-    };
+    use super::{Limits, Lines, Section};
+    use crate::proto::h1::{Fault, Length};
 
-    /// What a head states about its message.
+    /// The framing of a message, as stated by its head.
     #[derive(Debug)]
     pub struct HeadMeta {
         /// Whether the head is not that of an interim response.
@@ -82,9 +80,9 @@ pub struct Client {
     pub(super) method: Method,
     /// Interim responses received so far.
     pub(super) interim: usize,
-    /// Those that the driver has not taken, without 100.
+    /// Interim responses that the driver has not taken, without 100.
     pub(super) interim_heads: VecDeque<response::Parts>,
-    /// The request asks whether its body is wanted, and the server has not answered.
+    /// Whether the request has `Expect: 100-continue`, and the server has not answered.
     pub(super) awaits_continue: bool,
     /// The protocol that the next request asks to switch to.
     pub(super) next_upgrade: Option<HeaderValue>,
@@ -194,7 +192,7 @@ impl sealed::Role for Client {
     }
 }
 
-/// Whether the fields of a response of 101 name this protocol alone.
+/// Returns whether the fields of a response of 101 name this protocol alone.
 fn switches_to(protocol: &HeaderValue, headers: &HeaderMap) -> bool {
     let mut named = headers.get_all(UPGRADE).iter();
     let is_named = |name: &HeaderValue| name.as_bytes().eq_ignore_ascii_case(protocol.as_bytes());
