@@ -1,8 +1,11 @@
 //! The server's HTTP/2 driver: one connection, one service, all streams in one task.
 
+mod admit;
+mod deadlines;
 mod exchange;
 mod extended_connect;
 pub(super) mod respond;
+mod streams;
 mod upload;
 
 use std::{
@@ -20,7 +23,7 @@ use h2::{
     server::{Builder, Handshake},
 };
 
-use self::exchange::{Admission, Exchange};
+use self::{exchange::Exchange, streams::Streams};
 use super::{
     wakers::{CONNECTION, StreamWaker, Wakers},
     wire::{Wire, WireState},
@@ -28,17 +31,12 @@ use super::{
 use crate::{
     HttpService,
     budget::Lease,
-    conn::{
-        Config, Http2Config, Transport,
-        call::{call_service, catch_panic},
-        request_log::next_connection_number,
-        timer::Timer,
-    },
+    conn::{Config, Http2Config, Transport, request_log::next_connection_number, timer::Timer},
     net::{DrainWatch, GateWaiter, Io, clock},
     peer::{Peer, RequestId},
 };
 
-/// Rounds of one poll before the task yields: 16. Each round polls the woken streams.
+/// Maximum number of rounds of one poll before the task yields: 16. Each round polls the woken streams.
 const MAX_ROUNDS_PER_POLL: usize = 16;
 
 /// Minimum idle time before a connection can be shed: 250 ms, as with HTTP/1.1.
@@ -93,7 +91,7 @@ pub struct Connection<I: Io, S> {
     gate: GateWaiter,
     /// Requests whose client waits for the reader of the body.
     paused: usize,
-    /// The share of the budget for what was received of these bodies.
+    /// The share of the budget for received data that these bodies' readers have not read.
     lease: Option<Lease>,
     timer: Timer,
     /// A lower bound of the streams' deadlines.
@@ -114,21 +112,6 @@ enum State<I: Io> {
 struct Shared {
     peer: Peer,
     config: Arc<Config>,
-}
-
-/// The requests in flight, by key.
-#[derive(Default)]
-struct Streams {
-    slots: Vec<Option<Stream>>,
-    free: Vec<usize>,
-}
-
-struct Stream {
-    /// Boxed, so that the table stays small.
-    exchange: Box<Exchange>,
-    waker: StreamWaker,
-    /// Whether it is counted among those that are paused.
-    is_paused: bool,
 }
 
 impl<I, S> Connection<I, S>
@@ -288,7 +271,7 @@ where
     fn begin_drain(&mut self, now: Instant) {
         if self.drain_until.is_none() {
             self.drain_until = now.checked_add(DRAIN_TIMEOUT);
-            for stream in self.streams.slots.iter_mut().flatten() {
+            for stream in self.streams.iter_mut() {
                 stream.exchange.begin_drain();
             }
             if let State::Open(connection) = &mut self.state {
@@ -314,18 +297,20 @@ where
             };
             match accepted {
                 Poll::Pending => break,
-                Poll::Ready(None) => return Poll::Ready(self.ended(None)),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.ended(Some(error))),
+                Poll::Ready(None) => return Poll::Ready(self.close_result(None)),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(self.close_result(Some(error)));
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let last = self.last_id;
                     self.last_id =
                         RequestId::new(last.connection(), last.request().wrapping_add(1));
-                    let mut begun =
+                    let mut exchange =
                         Exchange::begin(&self.shared, self.last_id, request, respond, now);
                     if self.drain_until.is_some() {
-                        begun.begin_drain();
+                        exchange.begin_drain();
                     }
-                    let key = self.streams.insert(begun, &self.wakers);
+                    let key = self.streams.insert(exchange, &self.wakers);
                     self.idle_since = None;
                     self.waiting.push_back(key);
                 }
@@ -340,89 +325,17 @@ where
     }
 
     /// Returns the result of a connection that `h2` has ended.
-    fn ended(&self, error: Option<h2::Error>) -> io::Result<()> {
+    fn close_result(&self, error: Option<h2::Error>) -> io::Result<()> {
         if let Some(flood) = self.wire.flood() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, flood));
         }
         let Some(error) = error else { return Ok(()) };
-        // The client announces its end, or closes the connection while no request is in flight.
-        let says_so = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
-        if says_so || (error.is_io() && self.streams.is_empty()) {
+        // The client announces the end, or closes the connection while no request is in flight.
+        let is_announced = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+        if is_announced || (error.is_io() && self.streams.is_empty()) {
             return Ok(());
         }
         Err(into_io(error))
-    }
-
-    /// Calls the service for waiting requests while it is ready.
-    fn admit(&mut self, now: Instant, cx: &mut Context<'_>) {
-        while let Some(&key) = self.waiting.front() {
-            let Some(stream) = self.streams.get(key) else {
-                self.waiting.pop_front(); // it has ended
-                continue;
-            };
-            match stream.exchange.admission() {
-                Admission::Waits => {}
-                Admission::Ended => {
-                    self.waiting.pop_front();
-                    continue;
-                }
-            }
-            let Some(service) = &mut self.service else {
-                self.waiting.pop_front();
-                self.refuse(key);
-                continue;
-            };
-            let ready = catch_panic(|| service.poll_ready(cx).map_err(Into::into));
-            match ready.unwrap_or_else(|panicked| Poll::Ready(Err(panicked.into()))) {
-                Poll::Pending => return,
-                Poll::Ready(Err(error)) => {
-                    self.waiting.pop_front();
-                    if let Some(stream) = self.streams.get(key) {
-                        stream.exchange.fail(&self.shared, &error);
-                        stream.waker.wake();
-                    }
-                    self.end_service();
-                }
-                Poll::Ready(Ok(())) => {
-                    self.waiting.pop_front();
-                    self.call(key, now);
-                }
-            }
-        }
-    }
-
-    fn call(&mut self, key: usize, now: Instant) {
-        let (Some(stream), Some(service)) = (self.streams.get(key), &mut self.service) else {
-            return;
-        };
-        let Some(request) = stream.exchange.take_request() else { return };
-        match catch_panic(|| call_service(service, request)) {
-            Ok(call) => stream.exchange.called(call, now),
-            Err(panicked) => {
-                stream.exchange.fail(&self.shared, &panicked.into());
-                self.end_service();
-            }
-        }
-        if let Some(stream) = self.streams.get(key) {
-            stream.waker.wake();
-        }
-    }
-
-    /// Refuses a request, since the service has failed.
-    fn refuse(&mut self, key: usize) {
-        if let Some(stream) = self.streams.get(key) {
-            stream.exchange.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
-            stream.waker.wake();
-        }
-    }
-
-    /// Drops a service that has panicked or whose readiness failed. The connection ends after the requests in flight.
-    fn end_service(&mut self) {
-        self.service = None;
-        if let State::Open(connection) = &mut self.state {
-            connection.graceful_shutdown();
-            self.connection_waker.wake();
-        }
     }
 
     fn poll_stream(&mut self, key: usize, now: Instant) {
@@ -448,111 +361,13 @@ where
         let deadline = stream.exchange.deadline(&self.shared.config);
         self.next_deadline = [self.next_deadline, deadline].into_iter().flatten().min();
     }
-
-    /// Counts what was received of request bodies, and not read, in the budget. Other buffers of a connection are
-    /// small, and the body of a response is the service's memory.
-    fn update_lease(&mut self) {
-        if self.paused == 0 {
-            self.lease = None;
-            return;
-        }
-        let streams = self.streams.slots.iter_mut().flatten();
-        let unread: usize = streams.map(|stream| stream.exchange.unread()).sum();
-        let budget = &self.shared.config.budget;
-        self.lease.get_or_insert_with(|| budget.memory_lease()).set(unread as u64);
-    }
-
-    /// Checks the deadlines of the connection and of its streams.
-    fn poll_deadlines(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let config = &self.shared.config;
-        let wire = self.wire.deadline(config.write_timeout, config.limits.head_timeout);
-        let idle = self.idle_since.and_then(|since| {
-            let idle = since.checked_add(config.limits.idle_timeout);
-            [idle, self.drain_until].into_iter().flatten().min()
-        });
-        if let Some(since) = self.idle_since
-            && self.watch.is_shed_requested()
-            && since + MIN_IDLE_BEFORE_SHED <= now
-            && self.watch.claim_shed()
-        {
-            return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
-        }
-        let deadline = [wire, idle, self.next_deadline].into_iter().flatten().min();
-        if !self.timer.poll(cx, deadline, now) {
-            return Poll::Pending;
-        }
-        let now = clock::now();
-        if wire.is_some_and(|d| d <= now) {
-            let message = "the client does not read, or sends a head too slowly";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
-        }
-        if idle.is_some_and(|d| d <= now) {
-            match &mut self.state {
-                State::Open(connection) if self.drain_until.is_none() => {
-                    self.drain_until = now.checked_add(DRAIN_TIMEOUT);
-                    connection.graceful_shutdown();
-                    self.connection_waker.wake();
-                }
-                State::Open(_) | State::Handshake(..) => return Poll::Ready(Ok(())),
-            }
-        } else {
-            self.expire_streams(now);
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// Handles the deadlines of streams that have passed.
-    fn expire_streams(&mut self, now: Instant) {
-        self.next_deadline = None;
-        for stream in self.streams.slots.iter_mut().flatten() {
-            match stream.exchange.deadline(&self.shared.config) {
-                Some(due) if due <= now => {
-                    stream.exchange.expire(&self.shared, now);
-                    stream.waker.wake();
-                }
-                due => {
-                    self.next_deadline = [self.next_deadline, due].into_iter().flatten().min();
-                }
-            }
-        }
-    }
 }
 
 impl<I: Io, S> Drop for Connection<I, S> {
     fn drop(&mut self) {
-        for stream in self.streams.slots.iter_mut().flatten() {
+        for stream in self.streams.iter_mut() {
             stream.exchange.abandon(&self.shared);
         }
-    }
-}
-
-impl Streams {
-    fn get(&mut self, key: usize) -> Option<&mut Stream> {
-        self.slots.get_mut(key)?.as_mut()
-    }
-
-    fn insert(&mut self, exchange: Exchange, wakers: &Wakers) -> usize {
-        let key = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        let (exchange, waker) = (Box::new(exchange), wakers.stream(key));
-        self.slots[key] = Some(Stream { exchange, waker, is_paused: false });
-        key
-    }
-
-    fn remove(&mut self, key: usize) {
-        if self.slots[key].take().is_some() {
-            self.free.push(key);
-        }
-        if self.is_empty() {
-            *self = Self::default(); // an idle connection owns no table
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.free.len() == self.slots.len()
     }
 }
 

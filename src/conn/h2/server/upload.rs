@@ -158,7 +158,7 @@ impl Upload {
     }
 
     /// Records that `100 Continue` was sent.
-    pub(super) fn continued(&mut self) {
+    pub(super) fn record_continue(&mut self) {
         self.expects_continue = false;
     }
 

@@ -1,0 +1,92 @@
+//! The deadlines of a connection and its streams, and their share of the budget.
+
+use std::{
+    io,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use super::{Connection, DRAIN_TIMEOUT, MIN_IDLE_BEFORE_SHED, State};
+use crate::{
+    HttpService,
+    net::{Io, clock},
+};
+
+impl<I, S> Connection<I, S>
+where
+    I: Io,
+    S: HttpService,
+    S::Future: Send + 'static,
+{
+    /// Counts the data of request bodies that was received and not read in the budget. Other buffers of a connection are
+    /// small, and the body of a response is the service's memory.
+    pub(super) fn update_lease(&mut self) {
+        if self.paused == 0 {
+            self.lease = None;
+            return;
+        }
+        let unread: usize = self.streams.iter_mut().map(|stream| stream.exchange.unread()).sum();
+        let budget = &self.shared.config.budget;
+        self.lease.get_or_insert_with(|| budget.memory_lease()).set(unread as u64);
+    }
+
+    /// Checks the deadlines of the connection and of its streams.
+    pub(super) fn poll_deadlines(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let config = &self.shared.config;
+        let wire = self.wire.deadline(config.write_timeout, config.limits.head_timeout);
+        let idle = self.idle_since.and_then(|since| {
+            let idle = since.checked_add(config.limits.idle_timeout);
+            [idle, self.drain_until].into_iter().flatten().min()
+        });
+        if let Some(since) = self.idle_since
+            && self.watch.is_shed_requested()
+            && since + MIN_IDLE_BEFORE_SHED <= now
+            && self.watch.claim_shed()
+        {
+            return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
+        }
+        let deadline = [wire, idle, self.next_deadline].into_iter().flatten().min();
+        if !self.timer.poll(cx, deadline, now) {
+            return Poll::Pending;
+        }
+        let now = clock::now();
+        if wire.is_some_and(|d| d <= now) {
+            let message = "the client does not read, or sends a head too slowly";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+        }
+        if idle.is_some_and(|d| d <= now) {
+            match &mut self.state {
+                State::Open(connection) if self.drain_until.is_none() => {
+                    self.drain_until = now.checked_add(DRAIN_TIMEOUT);
+                    connection.graceful_shutdown();
+                    self.connection_waker.wake();
+                }
+                State::Open(_) | State::Handshake(..) => return Poll::Ready(Ok(())),
+            }
+        } else {
+            self.expire_streams(now);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Handles the deadlines of streams that have passed.
+    fn expire_streams(&mut self, now: Instant) {
+        self.next_deadline = None;
+        for stream in self.streams.iter_mut() {
+            match stream.exchange.deadline(&self.shared.config) {
+                Some(due) if due <= now => {
+                    stream.exchange.expire(&self.shared, now);
+                    stream.waker.wake();
+                }
+                due => {
+                    self.next_deadline = [self.next_deadline, due].into_iter().flatten().min();
+                }
+            }
+        }
+    }
+}

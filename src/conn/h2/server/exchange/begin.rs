@@ -1,0 +1,147 @@
+//! Begins an exchange: checks the head, and creates the request for the service.
+
+use std::{
+    task::{Context, Waker},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use h2::{RecvStream, ext::Protocol, server::SendResponse};
+use http::{Method, Request, StatusCode, request};
+
+use super::{Exchange, Log, Stage};
+use crate::{
+    body::Body,
+    conn::{
+        InterimResponses, RequestInfo,
+        access_log::Entry,
+        call::server_options,
+        h2::server::{
+            Shared,
+            extended_connect::{convert_request, take_protocol},
+            upload::open_body,
+        },
+        log_request,
+        misdirected::is_misdirected,
+        request_log::RequestLine,
+    },
+    peer::RequestId,
+    proto::h2::{ValidRequest, validate_request},
+};
+
+impl Exchange {
+    /// Begins an exchange with a head that was just received.
+    pub(in crate::conn::h2::server) fn begin(
+        shared: &Shared,
+        id: RequestId,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        now: Instant,
+    ) -> Self {
+        let (mut parts, recv) = request.into_parts();
+        let protocol = take_protocol(&mut parts);
+        let valid = validate_request(&mut parts, &shared.config.limits, protocol.is_some());
+        let mut exchange = Self::new(shared, id, &parts, respond, now);
+        let valid = match valid {
+            Ok(valid) => valid,
+            Err(fault) => {
+                log_request!(debug, "vestibule::request", &exchange.info, error = %fault, "a request was refused");
+                exchange.refuse(fault.status());
+                return exchange;
+            }
+        };
+        if let Some(status) = exchange.refusal(shared, &parts) {
+            exchange.refuse(status);
+        } else if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+            exchange.stage = Stage::Answered(Box::new(server_options()));
+        } else {
+            parts.extensions.insert(shared.peer.clone());
+            parts.extensions.insert(id);
+            match protocol {
+                Some(protocol) => exchange.admit_tunnel(parts, recv, &protocol, now),
+                None => exchange.admit(shared, parts, recv, &valid, now),
+            }
+        }
+        exchange
+    }
+
+    fn new(
+        shared: &Shared,
+        id: RequestId,
+        parts: &request::Parts,
+        respond: SendResponse<Bytes>,
+        now: Instant,
+    ) -> Self {
+        let log = shared.config.access_log.is_enabled().then(|| {
+            let entry = Entry::new(&shared.peer, id, parts);
+            Log { entry, began: now }
+        });
+        let line = RequestLine::new(&parts.method, &parts.uri);
+        Self {
+            info: RequestInfo::new(&shared.peer, id, Some(line)),
+            log,
+            is_head: parts.method == Method::HEAD,
+            respond,
+            upload: None,
+            waits_for_client: false,
+            tunnel: None,
+            interim: None,
+            is_draining: false,
+            stage: Stage::Ended,
+        }
+    }
+
+    /// Returns the status of a valid request that is refused before the service is called.
+    fn refusal(&self, shared: &Shared, parts: &request::Parts) -> Option<StatusCode> {
+        let config = &shared.config;
+        if config.budget.is_exhausted() {
+            config.budget.count_refused();
+            log_request!(warn, "vestibule::request", &self.info, "the buffer budget is full");
+            Some(StatusCode::SERVICE_UNAVAILABLE)
+        } else if is_misdirected(config, &shared.peer, &parts.headers) {
+            let message = "the host needs another TLS handshake";
+            log_request!(debug, "vestibule::request", &self.info, "{message}");
+            Some(StatusCode::MISDIRECTED_REQUEST)
+        } else {
+            None
+        }
+    }
+
+    /// Waits for the service's readiness, with a request for a tunnel of `protocol`.
+    fn admit_tunnel(
+        &mut self,
+        mut parts: request::Parts,
+        recv: RecvStream,
+        protocol: &Protocol,
+        now: Instant,
+    ) {
+        if !convert_request(&mut parts, protocol) {
+            self.refuse(StatusCode::NOT_IMPLEMENTED);
+            return;
+        }
+        self.tunnel = Some(recv);
+        let request = Box::new(Request::from_parts(parts, Body::empty()));
+        self.stage = Stage::Admit(Some(request), now);
+    }
+
+    /// Waits for the service's readiness, with any other request.
+    fn admit(
+        &mut self,
+        shared: &Shared,
+        mut parts: request::Parts,
+        recv: RecvStream,
+        valid: &ValidRequest,
+        now: Instant,
+    ) {
+        // The first poll of the stream follows, and registers a waker.
+        let mut cx = Context::from_waker(Waker::noop());
+        let ValidRequest { length, expects_continue } = *valid;
+        let limits = &shared.config.limits;
+        let (body, upload) = open_body(recv, length, expects_continue, limits, now, &mut cx);
+        self.upload = upload;
+        let interim = self.interim.insert(InterimResponses::new());
+        parts.extensions.insert(interim.clone());
+        let request = Box::new(Request::from_parts(parts, body));
+        self.stage = Stage::Admit(Some(request), now);
+    }
+}

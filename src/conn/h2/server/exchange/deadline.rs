@@ -1,0 +1,63 @@
+//! The deadlines of an exchange.
+
+use std::time::Instant;
+
+use h2::Reason;
+use http::StatusCode;
+
+use super::{Exchange, Stage};
+use crate::conn::{Config, h2::server::Shared, log_request};
+
+impl Exchange {
+    /// Returns the earliest deadline of this stage.
+    pub(in crate::conn::h2::server) fn deadline(&self, config: &Config) -> Option<Instant> {
+        let upload = self.upload.as_ref().and_then(|upload| upload.deadline(&config.limits));
+        let stage = match &self.stage {
+            Stage::Admit(_, since) => since.checked_add(config.ready_timeout),
+            Stage::Called(..) if self.waits_for_client => None,
+            Stage::Called(_, since) => since.checked_add(config.answer_timeout),
+            Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
+            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => None,
+        };
+        [upload, stage].into_iter().flatten().min()
+    }
+
+    /// Handles a deadline that has passed. The exchange must be polled after that.
+    pub(in crate::conn::h2::server) fn expire(&mut self, shared: &Shared, now: Instant) {
+        let config = &shared.config;
+        if let Some(upload) = &mut self.upload
+            && upload.deadline(&config.limits).is_some_and(|d| d <= now)
+        {
+            // The service gets the error from the body. Its response, usually an error, is still sent.
+            upload.time_out();
+            self.upload = None;
+            self.waits_for_client = false;
+            if let Stage::Called(_, since) = &mut self.stage {
+                *since = now;
+            }
+            return;
+        }
+        match self.stage {
+            Stage::Admit(..) => {
+                log_request!(
+                    warn,
+                    "vestibule::request",
+                    &self.info,
+                    "the service was not ready in time"
+                );
+                self.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            }
+            Stage::Called(..) => {
+                let message = "the service did not answer in time";
+                log_request!(error, "vestibule::request", &self.info, "{message}");
+                self.refuse(StatusCode::GATEWAY_TIMEOUT);
+            }
+            Stage::Respond(_) => {
+                let message = "the client does not read the response";
+                log_request!(debug, "vestibule::request", &self.info, "{message}");
+                self.reset(Reason::CANCEL);
+            }
+            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => {}
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `Streams`: the requests in flight of a connection.
+
+use super::exchange::Exchange;
+use crate::conn::h2::wakers::{StreamWaker, Wakers};
+
+/// The requests in flight, by key.
+#[derive(Default)]
+pub(super) struct Streams {
+    slots: Vec<Option<Stream>>,
+    free: Vec<usize>,
+}
+
+/// A request in flight.
+pub(super) struct Stream {
+    /// Boxed, so that the table stays small.
+    pub(super) exchange: Box<Exchange>,
+    pub(super) waker: StreamWaker,
+    /// Whether it counts in [`Connection::paused`](super::Connection).
+    pub(super) is_paused: bool,
+}
+
+impl Streams {
+    pub(super) fn get(&mut self, key: usize) -> Option<&mut Stream> {
+        self.slots.get_mut(key)?.as_mut()
+    }
+
+    pub(super) fn insert(&mut self, exchange: Exchange, wakers: &Wakers) -> usize {
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let (exchange, waker) = (Box::new(exchange), wakers.stream(key));
+        self.slots[key] = Some(Stream { exchange, waker, is_paused: false });
+        key
+    }
+
+    pub(super) fn remove(&mut self, key: usize) {
+        if self.slots[key].take().is_some() {
+            self.free.push(key);
+        }
+        if self.is_empty() {
+            *self = Self::default(); // an idle connection owns no table
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
+        self.slots.iter_mut().flatten()
+    }
+}
