@@ -6,11 +6,11 @@
 //! accepted stream ─▶ [PROXY header] ─▶ [TLS handshake] ─▶ choice of protocol ─▶ driver
 //! ```
 //!
-//! A PROXY header is read from [trusted senders](ProxyProtocol) only. Each stage passes a [`Transport`] to the next: the stream, bytes that were read ahead, the known facts
-//! of the client, the [`DrainWatch`](crate::net::DrainWatch) by which a shutdown ends it, and the time at which it
-//! was accepted, where the deadline shared by all stages starts. A driver returns its transport after an
-//! upgrade. TLS negotiates the protocol (ALPN); without TLS the preface of HTTP/2 is told from a request of
-//! HTTP/1.1 by its bytes.
+//! A PROXY header is read from [trusted senders](ProxyProtocol) only. Each stage passes a [`Transport`] to the next:
+//! the stream, bytes that were read ahead, the known facts of the client, the
+//! [`DrainWatch`](crate::net::DrainWatch) by which a shutdown ends it, and the time at which it was accepted, where
+//! the deadline shared by all stages starts. A driver returns its transport after an upgrade. TLS negotiates the
+//! protocol (ALPN); without TLS the first bytes show whether the client sends the preface of HTTP/2.
 //!
 //! Connections of our own ([`client`]) go to HTTP servers ([`h1::client`]) and to FastCGI applications
 //! ([`fcgi`]).
@@ -33,6 +33,7 @@ mod interim;
 mod misdirected;
 mod output;
 pub(crate) mod per_client;
+mod read_ahead;
 #[cfg(any(feature = "hyper", feature = "process", feature = "upstream"))]
 #[cfg_attr(
     not(feature = "upstream"),

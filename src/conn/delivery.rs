@@ -1,6 +1,6 @@
-//! `Delivery`: how far a request that failed has come.
+//! `Delivery`: the progress of a failed request.
 
-/// How far a request that failed has come.
+/// The progress of a failed request.
 ///
 /// A request that was not sent can always be sent again; one that may have been sent, only if its method is
 /// idempotent (RFC 9110 section 9.2.2).

@@ -48,7 +48,7 @@ pub type Connection<I> = client::Connection<Core, I>;
 /// The future of [`Connection::exchange`].
 pub type Exchange<I, C> = client::Exchange<Core, I, C>;
 
-/// Why an exchange with an application failed.
+/// The cause of a failed exchange with an application.
 pub type Cause = client::Cause<Core>;
 
 /// A failed exchange with an application.

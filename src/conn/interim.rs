@@ -14,12 +14,12 @@ use http::{HeaderMap, StatusCode};
 /// Interim responses to one request that may wait to be sent.
 pub const MAX_INTERIM: usize = 8;
 
-/// Where a service puts interim responses to a request, which are sent to the client before the final one: 103
-/// Early Hints (RFC 8297), or 102. It is in the extensions of each request from the server's driver.
+/// A queue of interim responses to a request, which are sent to the client before the final one: 103 Early Hints
+/// (RFC 8297), or 102. The server's driver puts it into the extensions of each request.
 ///
-/// A client of ours relays those of its server: [`upstream`](crate::upstream) passes them on, without
-/// the fields of the server's hop. They are sent when the service's future has been polled, so a future that is
-/// polled by another task sends them with some delay. A client of HTTP/1.0 gets none.
+/// [`upstream`](crate::upstream) adds those of the server, without their hop-by-hop fields. The driver sends the queue
+/// after it has polled the service's future, so those of a future that another task polls are sent with some delay. A
+/// client of HTTP/1.0 gets none.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, StatusCode, header::LINK};
@@ -40,17 +40,17 @@ pub struct InterimResponses(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     queue: Mutex<VecDeque<(StatusCode, HeaderMap)>>,
-    /// Whether some wait: almost no request has any, so the driver looks here before it locks.
+    /// Whether the queue has any: almost no request has, so the driver checks this before it locks.
     some_wait: AtomicBool,
 }
 
-/// As many interim responses wait as may, or the status is not of one.
+/// The queue is full, or the status is not that of an interim response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the interim response cannot be sent")]
 pub struct InterimRefused;
 
 impl InterimResponses {
-    /// None.
+    /// Creates an empty queue.
     pub fn new() -> Self {
         Self::default()
     }
@@ -58,8 +58,8 @@ impl InterimResponses {
     /// Adds a response.
     ///
     /// # Errors
-    /// [`InterimRefused`] if [`MAX_INTERIM`] wait, or for a status that is final, or 100 or 101, which belong to
-    /// the drivers.
+    /// [`InterimRefused`] if [`MAX_INTERIM`] are queued, or for a status that is final, or 100 or 101, which only the
+    /// drivers send.
     pub fn send(&self, status: StatusCode, headers: HeaderMap) -> Result<(), InterimRefused> {
         let is_other = matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS);
         let mut queue = self.lock();
@@ -71,7 +71,7 @@ impl InterimResponses {
         Ok(())
     }
 
-    /// Takes the oldest.
+    /// Takes the oldest response.
     pub(crate) fn take(&self) -> Option<(StatusCode, HeaderMap)> {
         if !self.0.some_wait.load(Ordering::Acquire) {
             return None;
@@ -82,19 +82,19 @@ impl InterimResponses {
         oldest
     }
 
-    /// Removes all, for another request. Returns `false` if the last request still has a handle.
+    /// Empties the queue for another request. Returns `false` if another handle exists.
     pub(crate) fn reset(&mut self) -> bool {
         // No other handle can appear: this is the only one.
         if Arc::strong_count(&self.0) > 1 {
             return false;
         }
-        fence(Ordering::Acquire); // what the last of the other handles has done
+        fence(Ordering::Acquire); // synchronizes with the drop of the last other handle
         while self.take().is_some() {}
         true
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(StatusCode, HeaderMap)>> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

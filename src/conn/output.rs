@@ -44,7 +44,7 @@ pub(super) struct Output {
     reader: Option<SlowReader>,
 }
 
-/// What follows a complete flush.
+/// The data that follows a complete flush.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AfterFlush {
     /// More data, at an unknown time, or nothing.

@@ -1,4 +1,4 @@
-//! `Relay`: moves bytes both ways between two streams until both directions have ended.
+//! `Relay`: copies bytes in both directions between two streams until both have ended.
 
 use std::{
     future::Future,
@@ -18,7 +18,7 @@ use crate::{
     proto::websocket::{FrameScanner, GOING_AWAY, close_frame},
 };
 
-/// Reads of one direction in one poll before the task yields, 64: with a buffer of 16 KiB, a megabyte.
+/// Maximum number of reads of one direction in one poll before the task yields: 64, which are up to 1 MiB at 16 KiB.
 const MAX_READS_PER_POLL: usize = 64;
 
 /// The timeouts of a connection.
@@ -30,13 +30,13 @@ pub(crate) struct Limits {
 
 /// Holds bytes between a read of one stream and a write to the other. Its memory is bounded.
 pub(crate) trait Carrier<I>: Sized {
-    /// Creates an empty one.
+    /// Acquires an empty carrier.
     fn acquire() -> io::Result<Self>;
-    /// Whether it holds nothing.
+    /// Returns whether it holds no bytes.
     fn is_empty(&self) -> bool;
-    /// Reads once. `Ok(0)` is the end of the stream.
+    /// Performs one read. `Ok(0)` is the end of the stream.
     fn poll_fill(&mut self, from: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<usize>>;
-    /// Writes once, and shows the scanner what was written, if the bytes are at hand.
+    /// Performs one write, and passes the written bytes to the scanner, if they are in user space.
     fn poll_drain(
         &mut self,
         to: &mut I,
@@ -45,7 +45,7 @@ pub(crate) trait Carrier<I>: Sized {
     ) -> Poll<io::Result<usize>>;
 }
 
-/// The bytes of one read, 16 KiB at most.
+/// The bytes of one read.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer(BytesMut);
 
@@ -77,7 +77,7 @@ impl<I: Io> Carrier<I> for ReadBuffer {
     }
 }
 
-/// Writes at least a byte.
+/// Writes at least one byte.
 fn poll_write<I: Io>(to: &mut I, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     match ready!(Pin::new(to).poll_write(cx, bytes)) {
         Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -89,7 +89,7 @@ fn poll_write<I: Io>(to: &mut I, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io:
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum End {
-    /// Both sides have closed it.
+    /// Both peers have ended their sending half.
     Complete,
     /// There was no traffic for the idle timeout.
     Idle,
@@ -97,11 +97,11 @@ pub enum End {
     TooLong,
     /// A shutdown has aborted it.
     Aborted,
-    /// A shutdown has closed it in order.
+    /// A shutdown has closed it gracefully.
     Drained,
-    /// The client's connection broke.
+    /// The client's connection failed.
     Client(io::Error),
-    /// The server's connection broke.
+    /// The server's connection failed.
     Server(io::Error),
 }
 
@@ -113,24 +113,25 @@ pub(crate) struct Relay<I, C> {
     limits: Limits,
     /// The time of the last traffic.
     last_moved: Instant,
-    until: Option<Instant>,
-    /// Fires at the earlier one of both timeouts at the time when it was set.
+    /// The end of the total timeout.
+    deadline: Option<Instant>,
+    /// Fires at the earlier one of both timeouts, as of the time when it was armed.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// The bytes from one stream to the other.
+/// One direction of a connection.
 struct Direction<C> {
-    /// `None` while it contains no bytes.
+    /// `None` while it would be empty.
     carrier: Option<C>,
     moved: u64,
     /// Whether bytes were written that may not have been flushed.
     is_unflushed: bool,
     read_ended: bool,
     is_done: bool,
-    /// Follows the frames that are written, if they are those of WebSocket.
+    /// Tracks the boundaries of the written frames, if the protocol is WebSocket.
     scanner: Option<FrameScanner>,
-    /// A frame to be written before the end, if all frames before it are complete.
-    farewell: BytesMut,
+    /// A Close frame to write before the end, unless another frame is incomplete.
+    close_frame: BytesMut,
 }
 
 impl<C> Default for Direction<C> {
@@ -142,19 +143,19 @@ impl<C> Default for Direction<C> {
             read_ended: false,
             is_done: false,
             scanner: None,
-            farewell: BytesMut::new(),
+            close_frame: BytesMut::new(),
         }
     }
 }
 
-/// The stream of an error.
+/// The stream on which an error occurred.
 enum Broken {
     From(io::Error),
     To(io::Error),
 }
 
 impl<C> Direction<C> {
-    /// Moves bytes until no progress is possible. Ready when the direction has ended.
+    /// Copies bytes until no progress is possible. Ready when the direction has ended.
     fn poll<I: Io>(
         &mut self,
         from: &mut I,
@@ -168,7 +169,7 @@ impl<C> Direction<C> {
         while !self.is_done {
             ready!(self.poll_drain(to, cx))?;
             if self.read_ended {
-                ready!(self.poll_farewell(to, cx)).map_err(Broken::To)?;
+                ready!(self.poll_close_frame(to, cx)).map_err(Broken::To)?;
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::To)?;
                 self.is_done = true;
                 break;
@@ -184,7 +185,7 @@ impl<C> Direction<C> {
             };
             match carrier.poll_fill(from, cx) {
                 Poll::Pending => {
-                    self.carrier = None; // an idle connection has none
+                    self.carrier = None; // an idle connection owns no buffer
                     if self.is_unflushed {
                         ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::To)?;
                         self.is_unflushed = false;
@@ -199,7 +200,7 @@ impl<C> Direction<C> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what was read. Ready when that is done.
+    /// Writes the bytes that were read. Ready when none are left.
     fn poll_drain<I: Io>(&mut self, to: &mut I, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>
     where
         C: Carrier<I>,
@@ -218,26 +219,30 @@ impl<C> Direction<C> {
 }
 
 impl<C> Direction<C> {
-    /// Writes the last frame, unless another is incomplete or was the last.
-    fn poll_farewell<I: Io>(&mut self, to: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes the Close frame, unless another frame is incomplete or the peer has sent one.
+    fn poll_close_frame<I: Io>(
+        &mut self,
+        to: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         if let Some(scanner) = self.scanner.take()
             && (!scanner.is_at_boundary() || scanner.has_closed())
         {
-            self.farewell.clear();
+            self.close_frame.clear();
         }
-        while !self.farewell.is_empty() {
-            let n = ready!(poll_write(to, &self.farewell, cx))?;
-            self.farewell.advance(n);
+        while !self.close_frame.is_empty() {
+            let n = ready!(poll_write(to, &self.close_frame, cx))?;
+            self.close_frame.advance(n);
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads no more. With frames of WebSocket, one that closes is the last.
+    /// Ends reading. A WebSocket gets a Close frame as its last frame, masked with `mask` towards the server.
     fn close(&mut self, mask: Option<[u8; 4]>) {
         if !self.read_ended {
             self.read_ended = true;
             if self.scanner.is_some() {
-                self.farewell.extend(close_frame(GOING_AWAY, mask));
+                self.close_frame.extend(close_frame(GOING_AWAY, mask));
             }
         }
     }
@@ -253,12 +258,12 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
             down: Direction::default(),
             limits,
             last_moved: now,
-            until: limits.total_timeout.and_then(|timeout| now.checked_add(timeout)),
+            deadline: limits.total_timeout.and_then(|timeout| now.checked_add(timeout)),
             timer: None,
         }
     }
 
-    /// Follows the frames of WebSocket in both directions, so that [`poll_close`](Self::poll_close) can close it.
+    /// Tracks the frames of a WebSocket in both directions, so that [`poll_close`](Self::poll_close) can close it.
     #[must_use]
     pub(crate) fn with_frames(mut self) -> Self {
         for scanner in [&mut self.up.scanner, &mut self.down.scanner] {
@@ -267,7 +272,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         self
     }
 
-    /// Moves bytes until the connection has ended.
+    /// Copies bytes until the connection has ended.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let before = self.up.moved + self.down.moved;
         let up = self.up.poll(&mut self.client, &mut self.server, cx);
@@ -293,8 +298,8 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         })
     }
 
-    /// Ends both directions in order: writes what was read, closes a WebSocket with the code 1001, ends both streams,
-    /// and discards what still comes until their peers have ended them, too. Ready then, or when a stream breaks.
+    /// Closes both directions gracefully: writes the bytes that were read, closes a WebSocket with the code 1001, shuts
+    /// down both sending halves, and discards further input. Ready when both peers have closed, or a stream has failed.
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let key = u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or_default();
         self.up.close(Some(key.to_be_bytes()));
@@ -302,8 +307,8 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         let up = self.up.poll(&mut self.client, &mut self.server, cx);
         let down = self.down.poll(&mut self.server, &mut self.client, cx);
         let is_pending = up.is_pending() || down.is_pending();
-        let rests = [discard(&mut self.client, cx), discard(&mut self.server, cx)];
-        if is_pending || rests.iter().any(Poll::is_pending) {
+        let discards = [discard(&mut self.client, cx), discard(&mut self.server, cx)];
+        if is_pending || discards.iter().any(Poll::is_pending) {
             Poll::Pending
         } else {
             Poll::Ready(())
@@ -313,25 +318,25 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let now = clock::now();
-            let idle_until = self.last_moved.checked_add(self.limits.idle_timeout);
-            if self.until.is_some_and(|until| until <= now) {
+            let idle = self.last_moved.checked_add(self.limits.idle_timeout);
+            if self.deadline.is_some_and(|deadline| deadline <= now) {
                 return Poll::Ready(End::TooLong);
             }
-            if idle_until.is_some_and(|until| until <= now) {
+            if idle.is_some_and(|deadline| deadline <= now) {
                 return Poll::Ready(End::Idle);
             }
-            let Some(until) = [idle_until, self.until].into_iter().flatten().min() else {
+            let Some(next) = [idle, self.deadline].into_iter().flatten().min() else {
                 return Poll::Pending;
             };
             let timer =
-                self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until.into())));
+                self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next.into())));
             ready!(timer.as_mut().poll(cx));
-            self.timer = None; // there was traffic since it was set
+            self.timer = None; // there was traffic since it was armed
         }
     }
 
-    /// Closes both connections: normally after a complete transfer, otherwise by a reset. Returns the numbers of
-    /// bytes that were moved to the server and to the client.
+    /// Drops both connections, and resets them unless the transfer is complete. Returns the numbers of bytes that were
+    /// copied to the server and to the client.
     pub(crate) fn finish(mut self, end: &End) -> (u64, u64) {
         if !matches!(end, End::Complete | End::Drained) {
             self.client.reset_on_close();
@@ -341,7 +346,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
     }
 }
 
-/// Reads and drops what comes. Ready at the end of the stream.
+/// Reads and discards input. Ready at the end of the stream.
 fn discard<I: Io>(io: &mut I, cx: &mut Context<'_>) -> Poll<()> {
     for _ in 0..MAX_READS_PER_POLL {
         let mut buffer = BytesMut::new();

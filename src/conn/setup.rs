@@ -22,13 +22,14 @@ use crate::{
     peer::Peer,
 };
 
-/// How long a connection must have been idle before it can be shed, as with HTTP/1.
+/// Minimum idle time before a connection can be shed: 250 ms, as with HTTP/1.1.
 const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 
-/// How long a handshake may last once the drain has begun, 1 s.
+/// Time that these stages may take once the drain has begun: 1 s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What these stages make: a stream for the driver, and the entry in the count of the client that a PROXY header names.
+/// The output of these stages: the transport for the driver, and the entry in the connection count of the client that
+/// the PROXY header names.
 type Prepared<I> = (Transport<MaybeTls<I>>, Option<Box<ClientConnection>>);
 
 /// The future of these stages. `None` if the connection has ended in one of them.
@@ -74,7 +75,7 @@ async fn run<I: Io>(transport: Transport<I>, config: Arc<Config>) -> Option<Prep
         let io = tls::plain(io);
         return Some((Transport { io, peer, read_ahead, accepted, watch }, counted));
     };
-    // A sender may have opened the connection before its client has sent anything.
+    // The proxy may have opened the connection before its client has sent anything.
     bound.wait_for_input(&mut io, &mut read_ahead).await?;
     let error: Box<dyn Display + Send> = match bound.run(tls.accept(io, read_ahead)).await {
         Ok(Ok((io, facts))) => {
@@ -101,7 +102,7 @@ async fn read_proxy_header<I: Io>(
         if from_sender {
             proxy_header::take(io, input).await
         } else {
-            proxy_header::find_none(io, input).await.map(|()| None)
+            proxy_header::ensure_none(io, input).await.map(|()| None)
         }
     };
     let (error, is_late): (Box<dyn Display + Send>, bool) = match bound.run(stage).await {
@@ -123,30 +124,28 @@ async fn read_proxy_header<I: Io>(
     None
 }
 
-/// What ends a stage from outside.
+/// The bounds of a stage: its deadline, a shutdown, and shedding while it is idle.
 struct Bound<'a> {
     watch: &'a mut DrainWatch,
     deadline: Option<Instant>,
-    /// Since when the connection is idle, while `is_idle`.
     idle_since: Instant,
+    /// Whether the stage waits for the client's first byte.
     is_idle: bool,
     timer: Timer,
 }
 
-/// Why a stage was ended.
+/// The reason why a stage was ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error("the client took too long")]
     TimedOut,
-    #[error(
-        "the server shuts down, or the connection was idle and another client needed its place"
-    )]
+    #[error("the server shuts down, or the connection was idle and was shed for another client")]
     Closed,
 }
 
 impl Bound<'_> {
-    /// Waits for a byte, unless `input` has some. No memory is used before. `None` if the connection has ended without
-    /// one: a browser's spare one, or a health check.
+    /// Waits until `input` has a byte. No buffer is allocated before. Returns `None` if the connection has ended without
+    /// one, as that of a health check or a browser's preconnect.
     async fn wait_for_input<I: Io>(&mut self, io: &mut I, input: &mut BytesMut) -> Option<()> {
         if input.is_empty() {
             self.is_idle = true;
@@ -157,6 +156,7 @@ impl Bound<'_> {
         Some(())
     }
 
+    /// Runs a stage within its bounds.
     async fn run<F: Future>(&mut self, stage: F) -> Result<F::Output, Ended> {
         let mut stage = pin!(stage);
         poll_fn(|cx| match stage.as_mut().poll(cx) {

@@ -28,7 +28,7 @@ pub(super) struct Tunneling {
     watch: DrainWatch,
 }
 
-/// The entry of the request that began a tunnel. It is written when the tunnel ends.
+/// The access log entry of the request that began a tunnel. It is written when this is dropped.
 pub(super) struct TunnelLog {
     pub(super) entry: Option<(Entry, Instant)>,
     pub(super) log: AccessLog,

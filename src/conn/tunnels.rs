@@ -19,35 +19,35 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{RequestInfo, relay::Limits};
 use crate::{Response, body::HttpBody, semantics::upgrade};
 
-/// How long nothing may move in a tunnel, unless set otherwise, as with [`TcpBalance`](crate::upstream::TcpBalance): 10 minutes.
-/// Most applications send a ping more often than that.
+/// The default maximum time without traffic in either direction of a tunnel: 10 minutes, as with
+/// [`TcpBalance`](crate::upstream::TcpBalance). Most applications send a ping more often.
 pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long a tunnel may last, unless set otherwise, 24 hours: a client whose login has ended meanwhile does not keep
-/// what it was allowed for ever.
+/// The default maximum duration of a tunnel: 24 hours. It bounds how long a client keeps its access after its
+/// credentials have expired.
 pub const TUNNEL_TOTAL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// How long a tunnel goes on when a shutdown has begun, unless set otherwise, 10 s: less than the
+/// The default time for which a tunnel continues when a shutdown has begun: 10 s, less than the
 /// [`shutdown_timeout`](crate::serve::Serve::shutdown_timeout), after which it would be aborted.
 pub const TUNNEL_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many tunnels there are at a time, unless set otherwise. Each takes a connection to a server, and up to 32 KiB
-/// while bytes wait for a slow reader.
+/// The default maximum number of tunnels at a time: 4,096. Each takes a connection to a server, and up to 32 KiB while
+/// bytes wait for a slow reader.
 pub const MAX_TUNNELS: usize = 4096;
 
-/// How long the peers of a tunnel may take to end it when a shutdown ends it, 1 s.
+/// Time that both peers of a tunnel have to close it when a shutdown ends it: 1 s.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Which connections through a gateway may switch to another protocol, and their bounds.
+/// The protocols to which connections through a gateway may switch, and the bounds of such tunnels.
 ///
-/// A request that [asks for a switch](crate::semantics::upgrade::requested) to one of the protocols is sent to the server with
-/// its `Upgrade`, and only when the server has answered 101 for this protocol the bytes that follow belong to the
-/// tunnel. Until then they are a request of HTTP/1.1. Any other response is returned as it is, and the connections
-/// serve further requests. Of all other requests `Upgrade` is removed, as a server may ignore it (RFC 9110 section
-/// 7.8): of those with a body, for several protocols or for one that is not allowed. `h2c` is never allowed.
+/// A request that [asks for a switch](crate::semantics::upgrade::requested) to an allowed protocol is sent to the
+/// server with its `Upgrade`. If the server answers 101 with this protocol, the following bytes of both connections
+/// belong to the tunnel; until then the client's bytes are parsed as HTTP/1.1. After any other response, both
+/// connections serve further requests. `Upgrade` is removed from requests that have a body, name several protocols or
+/// name one that is not allowed (RFC 9110 section 7.8 lets a server ignore it). `h2c` is never allowed.
 ///
-/// The request is never sent twice once its head may have reached a server. A tunnel counts as a request in flight to its end,
-/// for permits, limits and policies; its duration does not count as latency, nor its end as a failure.
+/// The request is not retried if its head may have reached a server. A tunnel counts as a request in flight until it
+/// ends, for permits, limits and policies. Its duration does not count as latency, and its end not as a failure.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,38 +80,38 @@ impl TunnelOptions {
         }
     }
 
-    /// Allows no switch.
+    /// Allows no protocol.
     pub fn off() -> Self {
         Self::new().protocols([])
     }
 
-    /// Which protocols may be switched to. Rules of the gateway for requests do not apply to what a tunnel carries.
-    /// Default: `websocket`.
+    /// Sets the allowed protocols. The gateway's rules for requests do not apply to the bytes of a tunnel. Default:
+    /// `websocket`.
     ///
     /// # Panics
-    /// A name is no valid field value.
+    /// If a name is not a valid field value.
     #[must_use]
     pub fn protocols(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {
         self.protocols = names.into_iter().map(HeaderValue::from_static).collect();
         self
     }
 
-    /// How long nothing may move in a tunnel, in either direction. Default: [`TUNNEL_IDLE_TIMEOUT`].
+    /// Sets the maximum time without traffic in either direction. Default: [`TUNNEL_IDLE_TIMEOUT`].
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle_timeout = timeout;
         self
     }
 
-    /// How long a tunnel may last. Default: [`TUNNEL_TOTAL_TIMEOUT`].
+    /// Sets the maximum duration of a tunnel. Default: [`TUNNEL_TOTAL_TIMEOUT`].
     #[must_use]
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.limits.total_timeout = Some(timeout);
         self
     }
 
-    /// How long a tunnel goes on when a shutdown has begun. Then it is closed in order, a WebSocket on both sides by a
-    /// Close frame with the code 1001, unless another frame is incomplete. Default:
+    /// Sets how long a tunnel continues when a shutdown has begun. Then it is closed gracefully: in a WebSocket both
+    /// sides get a Close frame with the code 1001, unless another frame is incomplete. Default:
     /// [`TUNNEL_DRAIN_TIMEOUT`].
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
@@ -119,7 +119,7 @@ impl TunnelOptions {
         self
     }
 
-    /// How many tunnels there may be at a time; further requests for one are answered with 503. Default:
+    /// Sets the maximum number of tunnels at a time; a further request for one is answered with 503. Default:
     /// [`MAX_TUNNELS`].
     #[must_use]
     pub fn max_tunnels(mut self, n: usize) -> Self {
@@ -134,23 +134,23 @@ impl Default for TunnelOptions {
     }
 }
 
-/// Figures of the tunnels of a gateway since it was made.
+/// Counters of the tunnels of a gateway since its creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TunnelStats {
-    /// Tunnels, and requests for one that the server has not answered.
+    /// Open tunnels, and requests for one that the server has not yet answered.
     pub active: usize,
-    /// Tunnels that have begun.
+    /// Tunnels that were opened.
     pub opened: u64,
-    /// Requests for a tunnel that were answered with 503, since as many as may were active.
+    /// Requests for a tunnel that were answered with 503, since the maximum number was active.
     pub refused: u64,
-    /// Bytes from clients to servers. They count when their tunnel has ended.
+    /// Bytes from clients to servers, added when a tunnel ends.
     pub sent: u64,
-    /// Bytes from servers to clients. They count when their tunnel has ended.
+    /// Bytes from servers to clients, added when a tunnel ends.
     pub received: u64,
 }
 
-/// The tunnels of one gateway, over all clones.
+/// The tunnels of one gateway, shared by its clones.
 #[derive(Debug)]
 pub(crate) struct Tunnels {
     options: TunnelOptions,
@@ -161,12 +161,12 @@ pub(crate) struct Tunnels {
     received: AtomicU64,
 }
 
-/// As many tunnels as may be are active.
+/// The maximum number of tunnels is active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("as many tunnels as may be are active")]
+#[error("the maximum number of tunnels is active (max_tunnels)")]
 pub struct TooManyTunnels;
 
-/// A request for a switch to another protocol, with its share of the number of tunnels.
+/// A request for a switch to another protocol, with the permit of its tunnel.
 pub(crate) struct Switch {
     protocol: HeaderValue,
     tunnels: Arc<Tunnels>,
@@ -192,13 +192,13 @@ impl Tunnels {
         request: &Request<B>,
     ) -> Result<Option<Box<Switch>>, TooManyTunnels> {
         let (method, version) = (request.method(), request.version());
-        let asked = upgrade::requested_by(method, version, request.headers());
-        let is_allowed = |asked: &&HeaderValue| {
+        let requested = upgrade::requested_by(method, version, request.headers());
+        let is_allowed = |requested: &&HeaderValue| {
             let mut allowed = self.options.protocols.iter();
             request.body().is_end_stream()
-                && allowed.any(|name| name.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
+                && allowed.any(|name| name.as_bytes().eq_ignore_ascii_case(requested.as_bytes()))
         };
-        let Some(protocol) = asked.filter(is_allowed).cloned() else { return Ok(None) };
+        let Some(protocol) = requested.filter(is_allowed).cloned() else { return Ok(None) };
         match self.permits.clone().try_acquire_owned() {
             Ok(permit) => Ok(Some(Box::new(Switch {
                 protocol,
@@ -225,12 +225,12 @@ impl Tunnels {
 }
 
 impl Switch {
-    /// Asks for the switch in a request whose fields of the client's hop were removed.
-    pub(crate) fn ask<B>(&self, request: &mut Request<B>) {
+    /// Adds `Upgrade` to a request whose hop-by-hop fields were removed.
+    pub(crate) fn set_upgrade<B>(&self, request: &mut Request<B>) {
         upgrade::set(request.headers_mut(), self.protocol.clone());
     }
 
-    /// Begins the tunnel if the server has agreed. The fields of its hop were removed from the response.
+    /// Begins the tunnel if the server has answered 101. The hop-by-hop fields of the response were removed before.
     pub(crate) fn complete(self, response: &mut Response) {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::set(response.headers_mut(), self.protocol.clone());

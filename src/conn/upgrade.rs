@@ -1,16 +1,17 @@
 //! Streams that a service takes over after `101 Switching Protocols` (RFC 9110 section 7.8), such as WebSockets.
 //!
-//! A service answers a request that [asks for it](crate::semantics::upgrade::requested) with 101 and a
-//! function of the stream, by [`switch`]. The driver sends the head, and then runs the function's future in the
-//! connection's own task: a shutdown waits for it as for a request, and aborts it after the same time.
+//! A service accepts a request that [asks for a switch](crate::semantics::upgrade::requested) by [`switch`]: a
+//! response of 101 with a function that takes the stream. The driver sends the head, and then runs the function's
+//! future in the connection's own task: a shutdown waits for it as for a request, and aborts it after the same time.
 //!
-//! The body of such a response stays open until the tunnel has ended, and is dropped then. So what layers hold until
-//! the end of a response, such as permits and counts of requests in flight, is held for the life of the tunnel.
+//! The body of such a response is dropped when the tunnel has ended. So layers hold their permits, and count the
+//! request as in flight, for the life of the tunnel.
 //!
-//! A client of ours that has [asked for a switch](crate::conn::h1::client) gets the stream by [`take_stream`].
+//! A client that has sent such a request by [`h1::client`](crate::conn::h1::client) gets the stream from
+//! [`take_stream`].
 //!
-//! WebSockets over HTTP/2 (RFC 8441) are requests of the same form for the service, and their stream is one of the
-//! connection's.
+//! A WebSocket over HTTP/2 (RFC 8441) is the same request for the service; its stream is a stream of the HTTP/2
+//! connection.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -41,7 +42,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use http::{
     HeaderValue, StatusCode,
     header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION},
@@ -52,7 +53,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::websocket;
+use super::{read_ahead::ReadAhead, websocket};
 use crate::{
     Response,
     body::{Body, PollSegment, Segments},
@@ -63,21 +64,21 @@ use crate::{
     },
 };
 
-/// The stream of an upgraded connection, with the bytes that were read ahead.
+/// The stream of an upgraded connection, beginning with the bytes that were read ahead.
 pub struct Upgraded {
     io: Box<dyn Io>,
-    read_ahead: BytesMut,
+    read_ahead: ReadAhead,
     written: Arc<AtomicU64>,
-    /// Whether a shutdown has begun; `None` if the stream is that of a client of ours.
+    /// Whether a shutdown has begun; `None` for a connection to a server.
     draining: Option<watch::Receiver<bool>>,
 }
 
-/// A tunnel, which the connection runs.
+/// A tunnel, which runs in the task of its connection.
 pub(crate) struct Tunnel {
     future: TunnelFuture,
     written: Arc<AtomicU64>,
     draining: watch::Sender<bool>,
-    /// The body of the response of 101, for what it holds. It is dropped after the stream.
+    /// The body of the response of 101, since it may hold permits. It is dropped after the stream.
     _body: Body,
 }
 
@@ -85,21 +86,21 @@ type TunnelFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Start = Box<dyn FnOnce(Upgraded) -> TunnelFuture + Send>;
 
-/// What a service does with the stream, in the extensions of its response.
+/// The function that takes the stream, in the extensions of a response of 101.
 #[derive(Clone)]
 pub(crate) struct Takeover(Arc<Mutex<Option<Start>>>);
 
-/// The stream of a server that has switched, in the extensions of its response.
+/// The stream of a server that has switched protocols, in the extensions of its response.
 #[derive(Clone)]
 struct StreamSlot(Arc<Mutex<Option<Upgraded>>>);
 
-/// Returns the response `101 Switching Protocols` to `protocol`, for example `websocket`, after which `run` has the
-/// stream. Further fields, such as `Sec-WebSocket-Accept`, are the service's.
+/// Returns the response `101 Switching Protocols` to `protocol`, for example `websocket`. `run` gets the stream when
+/// the head was sent. The caller adds further fields, such as `Sec-WebSocket-Accept`.
 ///
-/// To a request that does not ask for a switch it is a response that cannot be sent: 500.
+/// If the request did not ask for a switch, the driver sends 500 instead.
 ///
 /// # Panics
-/// `protocol` is no valid field value.
+/// If `protocol` is not a valid field value.
 pub fn switch<F>(
     protocol: &'static str,
     run: impl FnOnce(Upgraded) -> F + Send + 'static,
@@ -114,11 +115,11 @@ where
     response
 }
 
-/// Answers a request for a WebSocket (RFC 6455 section 4.2) with 101, after which `run` has the stream. The frames are up
-/// to it, for example by the crate `tokio-tungstenite`. Check the request before, above all its `Origin`: a browser sends
-/// the cookies of this site with a WebSocket of any other site's page.
+/// Returns the response of 101 to a request for a WebSocket (RFC 6455 section 4.2). `run` gets the stream, and reads
+/// and writes the frames, for example by the crate `tokio-tungstenite`. Check the request first, above all its
+/// `Origin`: a page of another site can open a WebSocket to this site, and the browser sends this site's cookies.
 ///
-/// The response to any other request is 400, and 426 to another version than 13 (section 4.4). `run` is dropped then.
+/// Returns 400 for any other request, and 426 for a version other than 13 (section 4.4). Then `run` is dropped.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -151,18 +152,18 @@ where
     }
 }
 
-/// Returns the `Sec-WebSocket-Accept` that agrees to a request for a WebSocket.
+/// Returns the `Sec-WebSocket-Accept` for a request for a WebSocket.
 ///
 /// # Errors
-/// The response to any other request.
+/// The response to send to any other request.
 pub(crate) fn accept<B>(request: &http::Request<B>) -> Result<HeaderValue, Box<Response>> {
     let (status, detail) = match websocket::requested_key(request) {
         Ok(key) => return Ok(websocket::accept(key)),
         Err(websocket::Refusal::Malformed) => {
-            (StatusCode::BAD_REQUEST, "this is the address of a WebSocket")
+            (StatusCode::BAD_REQUEST, "this resource is a WebSocket")
         }
         Err(websocket::Refusal::Version) => {
-            (StatusCode::UPGRADE_REQUIRED, "WebSocket of version 13 is served")
+            (StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is supported")
         }
     };
     let mut response = problem::response(status, Some(detail), Format::of(request.headers()));
@@ -172,8 +173,8 @@ pub(crate) fn accept<B>(request: &http::Request<B>) -> Result<HeaderValue, Box<R
     Err(Box::new(response))
 }
 
-/// Sets what is done with the stream after a response of 101. A body that has ended is replaced by one that is open
-/// until the tunnel has ended.
+/// Sets the function that gets the stream when the head of this response of 101 was sent. An empty body is replaced
+/// by one that does not end before it is dropped.
 pub fn take_over<F>(response: &mut Response, run: impl FnOnce(Upgraded) -> F + Send + 'static)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -185,21 +186,21 @@ where
     }
 }
 
-/// Takes the stream of a server that has switched protocols from its response, which a client of ours has received.
-/// `None` if the server has not switched, or the stream was taken before.
+/// Takes the stream from the response of a server that has switched protocols. Returns `None` if the server has not
+/// switched, or the stream was taken before.
 ///
-/// The response's body must be kept until the stream is dropped: it holds the place of the connection in its pool.
+/// The response's body must be kept until the stream is dropped: it holds the permit of the connection.
 pub fn take_stream<B>(response: &mut http::Response<B>) -> Option<Upgraded> {
     let StreamSlot(slot) = response.extensions_mut().remove()?;
     slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Puts the stream of a server that has switched into its response.
+/// Puts the stream of a server that has switched protocols into its response.
 pub(crate) fn put_stream(response: &mut Response, stream: Upgraded) {
     response.extensions_mut().insert(StreamSlot(Arc::new(Mutex::new(Some(stream)))));
 }
 
-/// Returns an empty body that does not end before it is dropped, and holds `guard` until then.
+/// Returns an empty body that does not end, and holds `guard` until it is dropped.
 pub(crate) fn open_body(guard: impl Any + Send) -> Body {
     Body::segmented(OpenBody { _guard: Box::new(guard) })
 }
@@ -223,7 +224,8 @@ impl Segments for OpenBody {
 }
 
 impl Takeover {
-    /// Begins the tunnel over a stream; `None` if a clone has begun it. `body` is that of the response.
+    /// Begins the tunnel over a stream. `body` is the body of the response. Returns `None` if a clone of the response
+    /// has begun the tunnel before.
     pub(crate) fn begin(
         &self,
         io: impl Io + 'static,
@@ -239,12 +241,12 @@ impl Takeover {
 }
 
 impl Tunnel {
-    /// Runs it until it ends.
+    /// Polls the tunnel. Ready when it has ended.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.future.as_mut().poll(cx)
     }
 
-    /// Returns how many bytes the tunnel has written to the client.
+    /// Returns the number of bytes that were written to the client.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
@@ -257,13 +259,13 @@ impl Tunnel {
 
 impl Upgraded {
     pub(crate) fn new(io: impl Io + 'static, read_ahead: BytesMut) -> Self {
+        let read_ahead = ReadAhead::new(read_ahead);
         Self { io: Box::new(io), read_ahead, written: Arc::default(), draining: None }
     }
 
-    /// Waits until a shutdown of the server has begun. The tunnel should then end by itself, for example by a frame
-    /// of WebSocket that closes it, since it is aborted when the
-    /// [`shutdown_timeout`](crate::serve::Serve::shutdown_timeout) has passed. Pending for ever for a stream of a
-    /// client.
+    /// Waits until a shutdown of the server has begun. The tunnel should end then, a WebSocket by a Close frame: it
+    /// is aborted after the [`shutdown_timeout`](crate::serve::Serve::shutdown_timeout). Never ready for a connection
+    /// to a server.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let draining = self.draining.clone();
         async move {
@@ -272,7 +274,7 @@ impl Upgraded {
             {
                 return;
             }
-            std::future::pending().await // the connection has ended, and with it the tunnel
+            std::future::pending().await // the connection has ended, and the tunnel is dropped
         }
     }
 
@@ -300,16 +302,7 @@ impl AsyncRead for Upgraded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.read_ahead.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
-        }
-        let n = buf.remaining().min(this.read_ahead.len());
-        buf.put_slice(&this.read_ahead[..n]);
-        this.read_ahead.advance(n);
-        if this.read_ahead.is_empty() {
-            this.read_ahead = BytesMut::new(); // frees the allocation
-        }
-        Poll::Ready(Ok(()))
+        this.read_ahead.poll_read(&mut this.io, cx, buf)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The keys of WebSocket's handshake over HTTP/1.1 (RFC 6455 section 4).
+//! `Sec-WebSocket-Key` and `Sec-WebSocket-Accept` of the WebSocket handshake over HTTP/1.1 (RFC 6455 section 4).
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -10,10 +10,11 @@ use sha1_smol::Sha1;
 
 use crate::semantics::upgrade;
 
-/// What a server appends to the key before it hashes it (section 1.3).
+/// The suffix that a server hashes with the key (section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Returns a key: 16 bytes in Base64 (section 4.1). It guards against caches of HTTP/1.1, and is no secret.
+/// Returns a new key: 16 bytes in Base64 (section 4.1). It need not be secret: it protects from caches that answer
+/// with a stored response.
 #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "clients of HTTP/2 send none"))]
 pub(crate) fn random_key() -> HeaderValue {
     let number = || RandomState::new().hash_one(0);
@@ -21,27 +22,27 @@ pub(crate) fn random_key() -> HeaderValue {
     base64(&bytes)
 }
 
-/// Returns the value of `Sec-WebSocket-Accept` by which a server agrees to a request with this key (section 4.2.2).
+/// Returns the value of `Sec-WebSocket-Accept` for a key (section 4.2.2).
 pub(crate) fn accept(key: &HeaderValue) -> HeaderValue {
     let mut hash = Sha1::from(key.as_bytes());
     hash.update(GUID);
     base64(&hash.digest().bytes())
 }
 
-/// Returns whether a server's response of 101 belongs to the request: its `Sec-WebSocket-Accept` is that of the key.
-/// A request without a key is not one of WebSocket, or leaves the check to its client.
-pub(crate) fn agrees(request: &HeaderMap, response: &HeaderMap) -> bool {
+/// Returns whether the `Sec-WebSocket-Accept` of a response of 101 is that of the request's key. True for a request
+/// without a key, which asks for another protocol, or whose client checks the response itself.
+pub(crate) fn has_valid_accept(request: &HeaderMap, response: &HeaderMap) -> bool {
     let Some(key) = request.get(SEC_WEBSOCKET_KEY) else { return true };
-    let mut answers = response.get_all(SEC_WEBSOCKET_ACCEPT).iter();
-    answers.next() == Some(&accept(key)) && answers.next().is_none()
+    let mut values = response.get_all(SEC_WEBSOCKET_ACCEPT).iter();
+    values.next() == Some(&accept(key)) && values.next().is_none()
 }
 
-/// Why a request is not that of a WebSocket.
+/// The reason why a request is not a valid request for a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// It does not ask for one, or has no valid key: 400.
     Malformed,
-    /// It asks for another version than 13 (section 4.4): 426.
+    /// It asks for a version other than 13 (section 4.4): 426.
     Version,
 }
 
@@ -65,7 +66,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVal
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a key is 16 bytes in Base64: 22 digits, of which the last has four zero bits, and two of padding.
+/// Returns whether a key is 16 bytes in Base64: 22 digits, the last of which has four zero bits, and `==`.
 fn is_key(key: &[u8]) -> bool {
     let Some((digits, b"==")) = key.split_at_checked(22) else { return false };
     let is_digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
@@ -143,18 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn accept_is_that_of_rfc_6455_and_no_other_agrees() {
+    fn accept_is_that_of_rfc_6455_and_any_other_is_invalid() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let (mut request, mut response) = (HeaderMap::new(), HeaderMap::new());
-        assert!(agrees(&request, &response), "no key was sent");
+        assert!(has_valid_accept(&request, &response), "no key was sent");
         request.insert(SEC_WEBSOCKET_KEY, key.clone());
-        assert!(!agrees(&request, &response));
+        assert!(!has_valid_accept(&request, &response));
         response.insert(SEC_WEBSOCKET_ACCEPT, key.clone());
-        assert!(!agrees(&request, &response));
+        assert!(!has_valid_accept(&request, &response));
         response.insert(SEC_WEBSOCKET_ACCEPT, accept(&key));
-        assert!(agrees(&request, &response));
+        assert!(has_valid_accept(&request, &response));
         response.append(SEC_WEBSOCKET_ACCEPT, accept(&key));
-        assert!(!agrees(&request, &response), "it is repeated");
+        assert!(!has_valid_accept(&request, &response), "it is repeated");
     }
 }

@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: the addresses of a connection, sent in front of its bytes.
 //!
-//! The protocol is defined in HAProxy's `doc/proxy-protocol.txt`. A receiver must expect it only from trusted peers,
-//! and always from these: a header is neither optional nor detected.
+//! The protocol is defined in HAProxy's `doc/proxy-protocol.txt`. A receiver must require a header from trusted peers,
+//! and must not accept one from others: it is neither optional nor detected.
 
 mod crc32c;
 #[cfg(test)]
@@ -42,7 +42,7 @@ pub struct Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The first bytes are of neither version.
+    /// The first bytes are the signature of neither version.
     #[error("not a PROXY header")]
     Signature,
     /// The line of version 1 is malformed.
@@ -57,7 +57,7 @@ pub enum Fault {
     /// The header is shorter than its addresses, or longer than [`MAX_V2`].
     #[error("PROXY header has a wrong length")]
     Length,
-    /// An extension is longer than the header, or the one of the checksum has not four bytes.
+    /// An extension exceeds the header, or the checksum does not have four bytes.
     #[error("malformed extension of a PROXY header")]
     Tlv,
     /// The checksum among the extensions is not that of the header.
@@ -89,8 +89,8 @@ pub fn parse(input: &mut BytesMut) -> Result<Option<Header>, Fault> {
     v1::parse(input)
 }
 
-/// Returns whether `input` begins as a header of either version does; `None` if that takes more bytes. A request of
-/// HTTP and a TLS handshake do not.
+/// Returns whether `input` begins like a header of either version; `None` if more bytes are needed. HTTP requests and
+/// TLS handshakes do not.
 ///
 /// ```
 /// use vestibule::proto::proxy;

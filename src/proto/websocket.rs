@@ -1,28 +1,28 @@
-//! Frames of WebSocket (RFC 6455 section 5), as far as a gateway needs them: where each ends.
+//! The boundaries of WebSocket frames (RFC 6455 section 5), which a gateway needs to close a WebSocket.
 
 /// The opcode of a Close frame (section 5.5.1).
 const CLOSE: u8 = 8;
 
-/// The longest head of a frame: two bytes, a length of eight and a mask of four.
+/// Maximum length of a frame's head: two bytes, a length of eight and a mask of four.
 const MAX_HEAD: usize = 14;
 
-/// The code by which an endpoint says that it goes away, such as a server that is shut down (section 7.4.1).
+/// The status code of an endpoint that goes away, for example a server that shuts down (section 7.4.1).
 pub const GOING_AWAY: u16 = 1001;
 
-/// Follows the frames of one direction, whose bytes come in any pieces. Payloads are not looked at.
+/// Tracks the frames of one direction, whose bytes may arrive in any pieces. It does not read payloads.
 ///
 /// ```
 /// use vestibule::proto::websocket::FrameScanner;
 ///
 /// let mut frames = FrameScanner::new();
-/// frames.scan(b"\x81\x05hel"); // a text of five bytes, which has not all come
+/// frames.scan(b"\x81\x05hel"); // three of the five bytes of a text
 /// assert!(!frames.is_at_boundary());
 /// frames.scan(b"lo");
 /// assert!(frames.is_at_boundary() && !frames.has_closed());
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct FrameScanner {
-    /// The head of the current frame, while it has not all come.
+    /// The head of the current frame, while it is incomplete.
     head: [u8; MAX_HEAD],
     head_len: usize,
     payload_left: u64,
@@ -35,7 +35,7 @@ impl FrameScanner {
         Self::default()
     }
 
-    /// Passes over the next bytes.
+    /// Scans the next bytes.
     pub fn scan(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.payload_left > 0 {
@@ -54,13 +54,13 @@ impl FrameScanner {
         }
     }
 
-    /// Returns whether all frames so far are complete, so that another may follow: also between the fragments of a
-    /// message, if it is a control frame (section 5.4).
+    /// Returns whether all frames so far are complete, so that another one may follow. Between the fragments of a
+    /// message it must be a control frame (section 5.4).
     pub fn is_at_boundary(&self) -> bool {
         self.head_len == 0 && self.payload_left == 0
     }
 
-    /// Returns whether a Close frame has come, after which no other may follow.
+    /// Returns whether there was a Close frame, which no other frame may follow.
     pub fn has_closed(&self) -> bool {
         self.has_closed
     }

@@ -48,17 +48,17 @@ pub(super) struct Options {
     pub(super) tunnels: TunnelOptions,
 }
 
-/// The `Host` that a server is sent.
+/// The `Host` of forwarded requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostPolicy {
-    /// That of the client, as with nginx's `proxy_set_header Host $host`.
+    /// The client's `Host`, as with nginx's `proxy_set_header Host $host`.
     #[default]
     Client,
-    /// The server's address: for servers that serve several sites, or that refuse unknown names.
-    /// `X-Forwarded-Host` has the client's.
+    /// The server's address, for servers that serve several sites or refuse unknown names. `X-Forwarded-Host` has the
+    /// client's `Host`.
     Server,
-    /// This one.
+    /// A fixed value.
     Fixed(HeaderValue),
 }
 
@@ -85,44 +85,44 @@ impl ForwardLayer {
         self
     }
 
-    /// Forwards `Expect: 100-continue`, so that a server may refuse a request by its head before the client has
-    /// sent the body. Off by default: the expectation is answered here as soon as the body is read, and a
-    /// server gets the body at once.
+    /// Sets whether `Expect: 100-continue` is forwarded, so that a server may refuse a request by its head before the
+    /// client has sent the body. Off by default: the client is sent 100 as soon as its body is read, and the server gets
+    /// the body at once.
     ///
-    /// A server that does not answer is sent the body after a second. The answer 100 is not relayed as it is:
-    /// the client gets one when its body is read. With a
-    /// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front the body is here before the server is
-    /// asked.
+    /// If the server does not answer within a second, it is sent the body. Its 100 is not relayed: the client is sent 100
+    /// when its body is read. Behind a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) this has no effect on the
+    /// client, whose body was received before.
     #[must_use]
     pub fn forward_expect(mut self, on: bool) -> Self {
         self.options.forwards_expect = on;
         self
     }
 
-    /// Which `Host` a server is sent. Default: the client's.
+    /// Sets the `Host` of forwarded requests. Default: the client's.
     #[must_use]
     pub fn host(mut self, policy: HostPolicy) -> Self {
         self.options.host = policy;
         self
     }
 
-    /// Rewrites paths for the server, and its redirects and cookies. A request whose path is not below
-    /// the public prefix is answered with 404.
+    /// Rewrites the paths of requests, and the redirects and cookies of responses. A request whose path is not below the
+    /// public prefix is answered with 404.
     #[must_use]
     pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
         self.options.rewrite = Some(Arc::new(rewrite));
         self
     }
 
-    /// Sets which connections may switch to another protocol, and their bounds. The clones of a service share them.
-    /// Default: WebSocket, [`TunnelOptions::new`].
+    /// Sets the protocols to which connections may switch, and the bounds of tunnels, which all clones of the service
+    /// share. Default: WebSocket, [`TunnelOptions::new`].
     #[must_use]
     pub fn tunnels(mut self, options: TunnelOptions) -> Self {
         self.options.tunnels = options;
         self
     }
 
-    /// Forwards TRACE, without credentials. By default the response is 501. See [`gateway::answer`].
+    /// Sets whether TRACE is forwarded, without credentials. By default it is answered with 501. See
+    /// [`gateway::answer`].
     #[must_use]
     pub fn forward_trace(mut self, on: bool) -> Self {
         self.options.forwards_trace = on;
@@ -141,15 +141,15 @@ impl<S> Layer<S> for ForwardLayer {
 
 /// Rewrites requests and responses as a gateway must.
 ///
-/// It removes the hop-by-hop fields (RFC 9110 section 7.6.1) of both and the `Expect` of the request,
-/// unless it is [forwarded](ForwardLayer::forward_expect), and adds the
-/// [`ForwardedFields`], which name the client. The client is the [`Peer`] in the request's extensions. The layer
-/// belongs outside of [`Retry`](super::Retry), so that a request is rewritten once and not for each attempt.
+/// It removes the hop-by-hop fields of both (RFC 9110 section 7.6.1), and the `Expect` of the request unless it is
+/// [forwarded](ForwardLayer::forward_expect). It adds the [`ForwardedFields`], which describe the client: the [`Peer`]
+/// in the request's extensions. Put it outside of [`Retry`](super::Retry), so that a request is rewritten once and not
+/// for each attempt.
 ///
-/// It answers requests for the gateway itself, by `Max-Forwards: 0` and TRACE: see [`gateway::answer`]. The
-/// response to a TRACE with content is 400 (RFC 9110 section 9.3.8).
+/// It answers TRACE, and OPTIONS with `Max-Forwards: 0`, instead of the server: see [`gateway::answer`]. A TRACE with
+/// content is answered with 400 (RFC 9110 section 9.3.8).
 ///
-/// Requests for a WebSocket pass, and their connection becomes a tunnel: see [`TunnelOptions`].
+/// Requests for a WebSocket are forwarded, and the connection becomes a tunnel: see [`TunnelOptions`].
 ///
 /// Interim responses of a server, such as 103 Early Hints, are relayed by
 /// [`InterimResponses`](crate::conn::InterimResponses) in the request's extensions.
@@ -184,7 +184,7 @@ impl<S> Forward<S> {
         &self.inner
     }
 
-    /// Returns the figures of the tunnels, over all clones.
+    /// Returns the figures of the tunnels of all clones.
     pub fn tunnel_stats(&self) -> TunnelStats {
         self.tunnels.stats()
     }
@@ -216,18 +216,18 @@ where
             }
         };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
-            // Without a peer the scheme of the target is that of the server. With one, a client may have sent it.
+            // Without a peer, the server has set the scheme of the target. With one, the client may have set it.
             let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
             Peer::memory().forwarded_proto(scheme)
         });
         let version = request.version();
-        let expect = self.options.expectation(request.headers());
+        let expect = self.options.forwarded_expect(request.headers());
         gateway::prepare_request(request.headers_mut(), &self.options.fields, &peer);
         if let Some(expect) = expect {
             request.headers_mut().insert(EXPECT, expect);
         }
         if let Some(switch) = &switch {
-            switch.ask(&mut request);
+            switch.set_upgrade(&mut request);
         }
         let via = self.options.via.clone();
         if let Some(via) = &via {
@@ -275,8 +275,8 @@ impl Options {
         })
     }
 
-    /// The expectation that is forwarded.
-    fn expectation(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+    /// Returns the value of `Expect` that is forwarded.
+    fn forwarded_expect(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         if !self.forwards_expect {
             return None;
         }
@@ -292,7 +292,7 @@ impl HostPolicy {
             Self::Fixed(host) => drop(request.headers_mut().insert(HOST, host.clone())),
             Self::Server => {
                 request.headers_mut().remove(HOST);
-                // An absolute target has a host, too.
+                // An absolute target has a host too.
                 let mut parts = Parts::default();
                 parts.path_and_query = request.uri().path_and_query().cloned();
                 if let Ok(target) = Uri::from_parts(parts) {
@@ -303,7 +303,7 @@ impl HostPolicy {
     }
 }
 
-/// What the response is rewritten by.
+/// The rules by which the response is rewritten.
 struct Rewriting {
     rewrite: Arc<Rewrite>,
     /// The `Host` that was sent.
@@ -320,9 +320,9 @@ enum State<F> {
         #[pin]
         future: F,
         via: Option<Via>,
-        /// Boxed, since few gateways rewrite.
+        /// Boxed, since few gateways rewrite paths.
         rewrite: Option<Box<Rewriting>>,
-        /// Boxed, since few requests ask for it.
+        /// Boxed, since few requests ask for a switch.
         switch: Option<Box<Switch>>,
     },
     /// Boxed, since it is rare and would make the future larger.

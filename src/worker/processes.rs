@@ -45,9 +45,10 @@ use crate::{
 /// **Crashes.** A request that was not sent when its worker ended, or that a Python worker had not read, is sent to
 /// another worker. One that may have been received is sent once more if its method is idempotent (RFC 9110 section
 /// 9.2.2) and its body can be [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`], and so does one
-/// whose response is not HTTP. A worker that ends is restarted. The first restart is immediate. While no request is completed in between,
-/// further ones are delayed by 100 ms to 10 s, and by a minute after nine consecutive exits. While all workers are in
-/// this last state, requests fail at once with [`Kind::Overloaded`] and [`WorkersFailed`](super::WorkersFailed).
+/// whose response is not HTTP. A worker that ends is restarted. The first restart is immediate. While no request is
+/// completed in between, further ones are delayed by 100 ms to 10 s, and by a minute after nine consecutive exits. While
+/// all workers are in this last state, requests fail at once with [`Kind::Overloaded`] and
+/// [`WorkersFailed`](super::WorkersFailed).
 ///
 /// **Replacement.** A worker that has reached a limit (`recycle_...`) and all workers in a
 /// [`reload`](Self::reload) continue until their replacements are ready; then they finish their request and exit. No
@@ -125,7 +126,7 @@ impl Processes {
         reloaded.map_err(|failed| Error::new(Kind::Internal, failed))
     }
 
-    /// The number of requests that were sent to busy workers.
+    /// Returns the number of requests that were sent ahead to busy workers.
     #[cfg(test)]
     pub(super) fn ahead(&self) -> usize {
         self.handle.pool().lock().queue.ahead()
@@ -187,7 +188,7 @@ impl<B: HttpBody> Service<Request<B>> for Processes {
             headers.insert(HOST, HeaderValue::from_static("localhost"));
         }
         if let Some(switch) = &switch {
-            switch.ask(&mut request);
+            switch.set_upgrade(&mut request);
         }
         ProcessesFuture { response: self.handle.submit(request), switch }
     }

@@ -259,7 +259,7 @@ impl<P: Protocol, C> Outgoing<P, C> {
         let mut upload = self.upload.take();
         let mut connection = connection; // an error drops it before what `checkin` holds of the pool
         if connection.state.core.has_switched() {
-            if !websocket::agrees(&request.headers, &parts.headers) {
+            if !websocket::has_valid_accept(&request.headers, &parts.headers) {
                 let wrong = "the server's Sec-WebSocket-Accept is not that of the key";
                 return Err(Cause::Io(io::Error::new(io::ErrorKind::InvalidData, wrong)));
             }

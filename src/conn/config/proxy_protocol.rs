@@ -5,13 +5,13 @@ use crate::peer::{Network, Peer};
 
 /// The senders of the PROXY protocol that a server trusts: load balancers in front that forward whole connections.
 ///
-/// - A connection from a trusted sender begins with a header of version 1 or 2, before TLS, and once. It must: a
-///   header is neither optional nor recognized by its look, since a client could send one through a sender that
-///   does not. Its addresses become those of the client ([`Peer::ip`], [`Peer::proxy_addresses`]) for the log, for
-///   limits and for forwarded fields. A header without addresses (`LOCAL`, `UNKNOWN`, a Unix socket) leaves those of
-///   the socket. Extensions (TLVs) are ignored, but for a checksum, which is verified.
-/// - A connection from any other address has no header. One that begins with a header is refused.
-/// - The header is complete within the [time of the first head](crate::proto::h1::Limits::head_timeout), which it
+/// - A connection from a trusted sender must begin with exactly one header of version 1 or 2, before TLS. The header
+///   is not optional: otherwise a client could forge one through a sender that adds none. Its addresses become those
+///   of the client ([`Peer::ip`], [`Peer::proxy_addresses`]) for the log, for limits and for forwarded fields. After
+///   a header without addresses (`LOCAL`, `UNKNOWN`, a Unix socket) those of the socket apply. Extensions (TLVs) are
+///   ignored, except for the checksum, which is verified.
+/// - A connection from any other address is refused if it begins with a header.
+/// - The header must be complete within the [time of the first head](crate::proto::h1::Limits::head_timeout), which it
 ///   shares with the TLS handshake and the first request, and within [`MAX_V1`](crate::proto::proxy::MAX_V1) or
 ///   [`MAX_V2`](crate::proto::proxy::MAX_V2) bytes.
 /// - A refused connection is closed, after a response of 400 if the server has no TLS. The log has a line under the
@@ -32,7 +32,7 @@ pub struct ProxyProtocol {
 }
 
 impl ProxyProtocol {
-    /// Trusts no sender yet, so that every connection with a header is refused.
+    /// Trusts no sender: every connection with a header is refused.
     pub fn new() -> Self {
         Self::default()
     }

@@ -19,7 +19,7 @@ use crate::{
     semantics::cgi::{Script, Scripts},
 };
 
-/// How long a script that was found is assumed to exist: 1 s, as the files of a folder.
+/// Time for which a script that was found is assumed to exist: 1 s, as for the files of a folder.
 const VALIDITY: Duration = Duration::from_secs(1);
 
 /// The maximum number of cached scripts. Few applications have as many scripts that are requested directly.

@@ -28,7 +28,7 @@ pub type Connection<I> = client::Connection<Core, I>;
 /// The future of [`Connection::exchange`].
 pub type Exchange<I, C> = client::Exchange<Core, I, C>;
 
-/// Why an exchange with an HTTP/1.1 server failed.
+/// The cause of a failed exchange with an HTTP/1.1 server.
 pub type Cause = client::Cause<Core>;
 
 /// A failed exchange with an HTTP/1.1 server.

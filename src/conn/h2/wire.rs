@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
+    conn::read_ahead::ReadAhead,
     net::{Io, clock},
     peer::{MinRate, RateMeter},
     proto::h2::{Flood, FrameLimits, FrameMeter},
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Wire<I> {
     io: I,
-    read_ahead: BytesMut,
+    read_ahead: ReadAhead,
     state: WireState,
 }
 
@@ -43,6 +44,7 @@ impl<I: Io> Wire<I> {
     pub(super) fn new(io: I, read_ahead: BytesMut, rate: MinRate, limits: FrameLimits) -> Self {
         let meter = Some(FrameMeter::new(limits));
         let state = State { meter, flood: None, rate, blocked: None };
+        let read_ahead = ReadAhead::new(read_ahead);
         Self { io, read_ahead, state: WireState(Arc::new(Mutex::new(state))) }
     }
 
@@ -116,16 +118,7 @@ impl<I: Io> AsyncRead for Wire<I> {
             return Poll::Pending; // the connection is being closed by its own poll
         }
         let before = buf.filled().len();
-        if this.read_ahead.is_empty() {
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        } else {
-            let n = buf.remaining().min(this.read_ahead.len());
-            buf.put_slice(&this.read_ahead[..n]);
-            this.read_ahead.advance(n);
-            if this.read_ahead.is_empty() {
-                this.read_ahead = BytesMut::new(); // frees the allocation
-            }
-        }
+        ready!(this.read_ahead.poll_read(&mut this.io, cx, buf))?;
         this.state.record_read(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }

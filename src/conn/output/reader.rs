@@ -31,7 +31,7 @@ pub(super) struct SlowReader {
     /// When `taken` last grew.
     last_progress: Instant,
     rate_meter: RateMeter,
-    /// Since when no data waits for the peer. Its clock is stopped meanwhile.
+    /// The time since which no data waits for the peer, while its clock is stopped.
     paused_since: Option<Instant>,
     reported_fast: bool,
 }

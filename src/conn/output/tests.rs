@@ -58,7 +58,7 @@ async fn file_that_has_shrunk_is_error_however_it_is_sent() {
     assert_eq!((error.kind(), moved), (io::ErrorKind::UnexpectedEof, 100));
 }
 
-/// How a body is sent to a slow reader.
+/// The way in which a body is sent to a slow reader.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
     /// A file, by `sendfile`.

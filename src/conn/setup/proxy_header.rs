@@ -1,4 +1,4 @@
-//! The stage of the PROXY header: reads that of a trusted sender, and finds one of any other client.
+//! The stage of the PROXY header: reads it from a trusted sender, and refuses it from any other client.
 
 use std::{future::poll_fn, io};
 
@@ -11,20 +11,20 @@ use crate::{
     proto::proxy::{self, Fault},
 };
 
-/// The response to a connection without TLS, so that someone who tries the port by hand sees what it expects.
+/// The response on a connection without TLS, for someone who tries the port by hand.
 const RESPONSE: &str = "HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain; charset=utf-8\r\n\
     content-length: 55\r\n\
     connection: close\r\n\r\n\
     400 Bad Request: PROXY header missing or not permitted\n";
 
-/// Why a connection is refused in this stage.
+/// The reason why a connection is refused in this stage.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
-    /// The sender is trusted, so its connections begin with a header.
+    /// A trusted sender must send a valid header.
     #[error("trusted sender sent no valid PROXY header: {0}")]
     Invalid(#[from] Fault),
-    #[error("PROXY header from an address that is not trusted")]
+    #[error("PROXY header from an address that is not trusted (see ProxyProtocol::trust)")]
     Untrusted,
     #[error("trusted sender closed the connection in its PROXY header")]
     Closed,
@@ -32,8 +32,8 @@ pub(super) enum HeaderError {
     Io(#[from] io::Error),
 }
 
-/// Takes the header of a trusted sender from the front of `input`, which it fills as far as necessary: at most by one
-/// read more than the longest header.
+/// Reads the header of a trusted sender, and removes it from the front of `input`, which may get bytes of the next
+/// stage: at most one read more than the longest header.
 pub(super) async fn take<I: Io>(
     io: &mut I,
     input: &mut BytesMut,
@@ -48,8 +48,14 @@ pub(super) async fn take<I: Io>(
     }
 }
 
-/// Reads until it is clear that the client sends no header.
-pub(super) async fn find_none<I: Io>(io: &mut I, input: &mut BytesMut) -> Result<(), HeaderError> {
+/// Reads until the first bytes cannot be those of a header.
+///
+/// # Errors
+/// [`HeaderError::Untrusted`] if they are.
+pub(super) async fn ensure_none<I: Io>(
+    io: &mut I,
+    input: &mut BytesMut,
+) -> Result<(), HeaderError> {
     loop {
         match proxy::starts_header(input) {
             Some(true) => return Err(HeaderError::Untrusted),
@@ -57,7 +63,7 @@ pub(super) async fn find_none<I: Io>(io: &mut I, input: &mut BytesMut) -> Result
             None => {}
         }
         if read(io, input).await? == 0 {
-            return Ok(()); // the next stage finds the end, too
+            return Ok(()); // the next stage handles the end of the stream
         }
     }
 }
@@ -66,7 +72,7 @@ async fn read<I: Io>(io: &mut I, input: &mut BytesMut) -> io::Result<usize> {
     poll_fn(|cx| thread_buffers::poll_read(io, cx, input)).await
 }
 
-/// Ends a refused connection in order.
+/// Answers a refused connection, and closes it without a reset.
 pub(super) async fn refuse<I: Io>(io: &mut I, has_tls: bool) {
     let response = if has_tls { &[] } else { RESPONSE.as_bytes() };
     let _ = net::refuse(io, response).await; // the client may be gone

@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Switch {
-    /// Begins the tunnel of a response of 101, if the server's stream is in it. Otherwise the service has a tunnel of
-    /// its own.
+    /// Begins the tunnel of a response of 101 that has the server's stream. Without one, the inner service runs the
+    /// tunnel itself.
     pub(super) fn begin(self, response: &mut Response) {
         let Some(server) = upgrade::take_stream(response) else { return };
         self.tunnels.opened.fetch_add(1, Relaxed);
@@ -40,7 +40,7 @@ impl Switch {
     }
 }
 
-/// A tunnel, which is counted when it is dropped.
+/// An open tunnel. Its bytes are counted when it ends or is dropped.
 struct Running {
     /// `None` once it has ended.
     relay: Option<Relay<Upgraded, ReadBuffer>>,
