@@ -1,4 +1,4 @@
-//! One request through a server of hyper over a pipe in memory.
+//! One request through a hyper server, over a pipe in memory.
 
 use std::{
     convert::Infallible,
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header::HOST};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use tokio::sync::oneshot;
 
@@ -25,12 +25,12 @@ use crate::{
     },
 };
 
-/// Bytes of a tunnel on their way through the pipe, in each direction, 16 KiB.
+/// Capacity of the pipe in each direction: 16 KiB.
 const PIPE_BYTES: usize = 16 << 10;
 
-/// What the service has answered.
-enum Answer<E> {
-    /// It has agreed to a switch. With its response's body, for what that holds.
+/// The outcome of the service's call.
+enum Outcome<E> {
+    /// The service accepts the switch. The body of its response may hold permits.
     Switched(Body),
     Other(Result<Response, E>),
 }
@@ -44,42 +44,81 @@ where
     let format = Format::of(request.headers());
     let protocol = upgrade::protocol(request.headers()).cloned();
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
-    let (answer, mut answered) = oneshot::channel();
-    let call = Arc::new(Mutex::new(Some((inner, request, answer))));
-    let service = service_fn(move |asked: hyper::Request<Incoming>| {
+    let (sender, mut outcome) = oneshot::channel();
+    let call = Arc::new(Mutex::new(Some((inner, request, sender))));
+    let service = service_fn(move |piped: hyper::Request<Incoming>| {
         let call = call.lock().unwrap_or_else(PoisonError::into_inner).take();
         async move {
-            let Some((mut inner, mut request, answer)) = call else {
-                return Ok::<_, Infallible>(refusal()); // one request was sent
+            let Some((inner, request, sender)) = call else {
+                return Ok::<_, Infallible>(placeholder()); // one request was sent
             };
-            if let Some(on_upgrade) = asked.into_parts().0.extensions.remove::<OnUpgrade>() {
-                request.extensions_mut().insert(on_upgrade);
-            }
-            let result = inner.call(request).await.map(|response| response.map(Body::new));
-            let (head, outcome) = match result {
-                // One with a tunnel of this crate has no use for the pipe.
-                Ok(response)
-                    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-                        && response.extensions().get::<Takeover>().is_none() =>
-                {
-                    let (parts, body) = response.into_parts();
-                    (Response::from_parts(parts, Body::empty()), Answer::Switched(body))
-                }
-                other => (refusal(), Answer::Other(other)),
-            };
-            let _ = answer.send(outcome); // fails if the client has left
+            let on_upgrade = piped.into_parts().0.extensions.remove::<OnUpgrade>();
+            let (head, outcome) = call_service(inner, request, on_upgrade).await;
+            let _ = sender.send(outcome); // fails if the client has disconnected
             Ok(head)
         }
     });
     let server = http1::Builder::new().serve_connection(HyperIo(far), service).with_upgrades();
-    let mut asked = Request::new(Body::empty());
-    if let Some(protocol) = protocol {
-        upgrade::set(asked.headers_mut(), protocol);
-    }
-    asked.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
-    // The service has the time that it has anywhere: its driver bounds it.
+    // The driver bounds the time of the service.
     let limits = Limits { head_timeout: NEVER, ..Limits::default() };
-    let client = Connection::new(near, Arc::new(limits)).exchange(asked, SingleUse);
+    let client =
+        Connection::new(near, Arc::new(limits)).exchange(piped_request(protocol), SingleUse);
+    let response = drive(server, client).await;
+    match (outcome.try_recv(), response) {
+        (Ok(Outcome::Other(result)), _) => result,
+        (Ok(Outcome::Switched(body)), Ok(response)) => {
+            Ok(response.map(|open| open.with_guard(body)))
+        }
+        // The service has panicked, or its response of 101 does not fit the request.
+        (Ok(Outcome::Switched(_)) | Err(_), _) => {
+            Ok(problem::response(StatusCode::INTERNAL_SERVER_ERROR, None, format))
+        }
+    }
+}
+
+/// Calls the service with the request of the client and the upgrade of the request in the pipe. Returns the head for
+/// the pipe, and the outcome.
+async fn call_service<S, B>(
+    mut inner: S,
+    mut request: Request<B>,
+    on_upgrade: Option<OnUpgrade>,
+) -> (Response, Outcome<S::Error>)
+where
+    S: HttpService<B>,
+    B: HttpBody,
+{
+    if let Some(on_upgrade) = on_upgrade {
+        request.extensions_mut().insert(on_upgrade);
+    }
+    match inner.call(request).await.map(|response| response.map(Body::new)) {
+        // A tunnel of this crate does not use the pipe.
+        Ok(response)
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                && response.extensions().get::<Takeover>().is_none() =>
+        {
+            let (parts, body) = response.into_parts();
+            (Response::from_parts(parts, Body::empty()), Outcome::Switched(body))
+        }
+        other => (placeholder(), Outcome::Other(other)),
+    }
+}
+
+/// Returns the request for the pipe.
+fn piped_request(protocol: Option<HeaderValue>) -> Request {
+    let mut request = Request::new(Body::empty());
+    if let Some(protocol) = protocol {
+        upgrade::set(request.headers_mut(), protocol);
+    }
+    request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    request
+}
+
+/// Polls both ends of the pipe until the client's end has a response, and after a response of 101 until hyper has
+/// passed its end to the service.
+async fn drive<E>(
+    server: impl Future,
+    client: impl Future<Output = Result<Response, E>>,
+) -> Result<Response, E> {
     let (mut server, mut client) = (pin!(server), pin!(client));
     let (mut has_ended, mut response) = (false, None);
     poll_fn(|cx| {
@@ -89,32 +128,24 @@ where
         {
             response = Some(received);
         }
-        // The server ends when it has passed its end of the pipe to the service.
         let is_switch = |r: &Response| r.status() == StatusCode::SWITCHING_PROTOCOLS;
-        match &response {
-            Some(Ok(head)) if is_switch(head) && !has_ended => Poll::Pending,
-            Some(_) => Poll::Ready(()),
+        match response.take() {
+            Some(Ok(head)) if is_switch(&head) && !has_ended => {
+                response = Some(Ok(head));
+                Poll::Pending
+            }
+            Some(result) => Poll::Ready(result),
             None => Poll::Pending,
         }
     })
-    .await;
-    match (answered.try_recv(), response) {
-        (Ok(Answer::Other(result)), _) => result,
-        (Ok(Answer::Switched(body)), Some(Ok(response))) => {
-            Ok(response.map(|open| open.with_guard(body)))
-        }
-        // The service has panicked, or its response of 101 was not one to this request.
-        (Ok(Answer::Switched(_)) | Err(_), _) => {
-            Ok(problem::response(StatusCode::INTERNAL_SERVER_ERROR, None, format))
-        }
-    }
+    .await
 }
 
-/// Stands for "never" among the timeouts of a connection.
+/// A timeout that never passes.
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
 
-/// The response that ends the connection in the pipe; no client gets it.
-fn refusal() -> Response {
+/// Returns the response that ends the connection in the pipe. It is not sent to the client.
+fn placeholder() -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response
