@@ -115,6 +115,7 @@ mod process;
 mod processes;
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need more"))]
 mod queue;
+mod settings;
 mod stats;
 mod supervisor;
 mod threads;
@@ -127,10 +128,7 @@ pub use crate::net::process::{
     Command, ExitStatus, FileAccess, LandlockUnsupported, ResourceLimit, StopSignal,
 };
 pub use blocking::{BlockingFuture, BlockingService, IntoResponse, blocking};
-pub use builder::{
-    IDLE_TIMEOUT, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, ThreadsBuilder, threads,
-    try_threads,
-};
+pub use builder::{ThreadsBuilder, threads, try_threads};
 #[cfg(feature = "process")]
 pub use daemon::{Daemon, DaemonBuilder, DaemonStats, daemon};
 pub use error::{
@@ -147,5 +145,6 @@ pub use process::{
 };
 #[cfg(feature = "process")]
 pub use processes::{Processes, ProcessesFuture};
+pub use settings::{IDLE_TIMEOUT, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT};
 pub use stats::Stats;
 pub use threads::Threads;

@@ -3,43 +3,20 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    error::NoWorkers,
     executor::thread::{Factory, ThreadExecutor},
-    pool::Pool,
+    settings::PoolSettings,
     supervisor,
     threads::Threads,
 };
 use crate::{
     HttpService,
-    error::{BoxError, Error, Kind},
-    policy::{
-        backoff::Backoff,
-        restart::{Config, Recycle, Scale},
-    },
+    error::{BoxError, Error},
+    policy::restart::Config,
 };
-
-/// Default length of the queue per worker: 64 requests. At 10 ms for each, the last one waits 0.6 s. In a longer
-/// queue, clients give up before their request is run.
-pub const QUEUE_PER_WORKER: usize = 64;
-
-/// Default of [`ThreadsBuilder::queue_timeout`]: 10 s, about the time after which a user reloads the page.
-pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Default of `idle_timeout` of pools whose size follows the demand: 1 min, so that the workers of one burst of
-/// requests are still there for the next.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Default of [`ThreadsBuilder::request_timeout`]: 30 s, as Gunicorn's.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time between the request timeout and the abandonment of a worker: 50 ms. An application that awaits ends at
 /// once; the grace period is for a thread that is scheduled late.
 const GRACE: Duration = Duration::from_millis(50);
-
-/// Pauses between failed restarts: from 100 ms, which does not load a database that restarts, to 10 s, which is
-/// soon enough to notice its recovery.
-pub(super) const RESTART_BACKOFF: Backoff =
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// Creates a pool of `n` worker threads. Each builds an instance of the application with `factory`, on its own
 /// thread, so the application need not be `Send`. See [`Threads`] for the contract.
@@ -103,31 +80,12 @@ where
 #[must_use = "nothing runs before start()"]
 pub struct ThreadsBuilder<A> {
     factory: Arc<Factory<A>>,
-    settings: Settings,
-}
-
-#[derive(Debug)]
-struct Settings {
-    workers: usize,
-    scale: Scale,
-    /// `None`: [`QUEUE_PER_WORKER`] for each worker.
-    queue: Option<usize>,
-    queue_timeout: Duration,
-    request_timeout: Duration,
-    max_abandoned: Option<usize>,
+    settings: PoolSettings,
 }
 
 impl<A: HttpService + 'static> ThreadsBuilder<A> {
     fn new(workers: usize, factory: Arc<Factory<A>>) -> Self {
-        let settings = Settings {
-            workers,
-            scale: Scale { idle_timeout: IDLE_TIMEOUT, ..Scale::FIXED },
-            queue: None,
-            queue_timeout: QUEUE_TIMEOUT,
-            request_timeout: REQUEST_TIMEOUT,
-            max_abandoned: None,
-        };
-        Self { factory, settings }
+        Self { factory, settings: PoolSettings::new(workers) }
     }
 
     /// Sets the maximum number of workers. The default is `n`: a pool of constant size.
@@ -156,20 +114,20 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     }
 
     /// Sets the idle time after which a worker beyond `n` and the spare ones exits. It exits after 1.5 times this
-    /// time at the latest. The default is [`IDLE_TIMEOUT`].
+    /// time at the latest. The default is [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.scale.idle_timeout = timeout;
         self
     }
 
-    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] times the maximum number
+    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`](super::QUEUE_PER_WORKER) times the maximum number
     /// of workers.
     pub fn queue(mut self, len: usize) -> Self {
         self.settings.queue = Some(len);
         self
     }
 
-    /// Sets how long a request may wait for a permit and a worker. The default is [`QUEUE_TIMEOUT`].
+    /// Sets how long a request may wait for a permit and a worker. The default is [`QUEUE_TIMEOUT`](super::QUEUE_TIMEOUT).
     /// A request that no worker has begun by then is never run.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.settings.queue_timeout = timeout;
@@ -177,7 +135,7 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     }
 
     /// Sets how long the application may take for a request, a streamed body included. The default is
-    /// [`REQUEST_TIMEOUT`].
+    /// [`REQUEST_TIMEOUT`](super::REQUEST_TIMEOUT).
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.settings.request_timeout = timeout;
         self
@@ -187,7 +145,7 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     /// exceeds the request timeout and does not return. The default is the maximum number of workers.
     ///
     /// There are never more threads than workers and `max` together. At the bound, a further stuck worker is not
-    /// replaced: its caller gets [`Kind::Timeout`], and it takes no other request until its call returns. It is
+    /// replaced: its caller gets [`Kind::Timeout`](crate::error::Kind::Timeout), and it takes no other request until its call returns. It is
     /// abandoned and replaced as soon as an abandoned thread exits. While all workers are stuck, requests wait in
     /// the queue until the queue timeout.
     pub fn max_abandoned(mut self, max: usize) -> Self {
@@ -198,30 +156,11 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     /// Starts the threads and blocks until each has built its application.
     ///
     /// # Errors
-    /// [`Kind::Internal`], after all threads have exited. Its source is the factory's error,
+    /// [`Kind::Internal`](crate::error::Kind::Internal), after all threads have exited. Its source is the factory's error,
     /// [`FactoryPanicked`](super::FactoryPanicked), an [`io::Error`](std::io::Error) if a thread or its
-    /// runtime could not be started, or [`NoWorkers`] if `n` is 0.
+    /// runtime could not be started, or [`NoWorkers`](super::NoWorkers) if `n` is 0.
     pub fn start(self) -> Result<Threads, Error> {
-        let Settings { workers, scale, queue, queue_timeout, request_timeout, max_abandoned } =
-            self.settings;
-        let most = workers.max(scale.max);
-        if workers == 0 {
-            return Err(Error::new(Kind::Internal, NoWorkers));
-        }
-        let config = Config {
-            workers,
-            scale,
-            max_abandoned: max_abandoned.unwrap_or(most),
-            request_timeout,
-            grace: GRACE,
-            backoff: RESTART_BACKOFF,
-            start_timeout: None,
-            give_up: None,
-            stable_after: None,
-            recycle: Recycle::NEVER,
-        };
-        let queue = queue.unwrap_or_else(|| most.saturating_mul(QUEUE_PER_WORKER));
-        let pool = Pool::new(config, queue, queue_timeout);
+        let pool = self.settings.build(|config| Config { grace: GRACE, ..config })?;
         let executor = ThreadExecutor::new(pool.clone(), self.factory);
         let supervisor = supervisor::start(&pool, executor)?;
         Ok(Threads::new(pool, supervisor))

@@ -3,12 +3,12 @@
 use std::{fmt, sync::Arc, thread::JoinHandle, time::Duration};
 
 use super::{
-    builder::RESTART_BACKOFF,
     error::NoWorkers,
     executor::process::{Launch, ProcessExecutor, Protocol, Ready},
     handle::PoolHandle,
     pool::Pool,
     process::{GIVE_UP_FAILURES, GIVE_UP_PAUSE, WorkerProcess},
+    settings::RESTART_BACKOFF,
     supervisor,
 };
 use crate::{

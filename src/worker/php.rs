@@ -12,11 +12,11 @@ pub use self::{
     service::{Php, PhpStats, ResponseFuture as PhpFuture},
 };
 use super::{
-    builder::{QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
     error::NoWorkers,
     executor::process::{Launch, ProcessExecutor, Protocol, Ready},
     pool::Pool,
     process::{GIVE_UP_FAILURES, GIVE_UP_PAUSE, START_TIMEOUT},
+    settings::{QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
     supervisor,
 };
 use crate::{

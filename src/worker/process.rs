@@ -14,11 +14,9 @@ pub use self::{
 };
 pub(super) use self::{protocol::SOCKET, reload::reload};
 use super::{
-    builder::{IDLE_TIMEOUT, QUEUE_PER_WORKER, QUEUE_TIMEOUT, REQUEST_TIMEOUT, RESTART_BACKOFF},
-    error::NoWorkers,
     executor::process::{Launch, ProcessExecutor},
-    pool::Pool,
     processes::Processes,
+    settings::{PoolSettings, RESTART_BACKOFF},
     supervisor,
 };
 use crate::{
@@ -27,7 +25,7 @@ use crate::{
     net::process::{Command, ExitStatus},
     policy::{
         backoff::Backoff,
-        restart::{Config, GiveUp, Recycle, Scale},
+        restart::{Config, GiveUp, Recycle},
     },
     semantics::forwarded::ForwardedFields,
 };
@@ -122,13 +120,7 @@ pub struct ProcessesBuilder<P = Http> {
 
 #[derive(Debug)]
 struct Settings {
-    workers: usize,
-    scale: Scale,
-    /// `None`: [`QUEUE_PER_WORKER`] for each worker.
-    queue: Option<usize>,
-    queue_timeout: Duration,
-    request_timeout: Duration,
-    max_abandoned: Option<usize>,
+    pool: PoolSettings,
     start_timeout: Duration,
     backoff: Backoff,
     give_up: Option<GiveUp>,
@@ -141,12 +133,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
     fn new(protocol: P) -> Self {
         let workers = thread::available_parallelism().map_or(1, Into::into);
         let settings = Settings {
-            workers,
-            scale: Scale { idle_timeout: IDLE_TIMEOUT, ..Scale::FIXED },
-            queue: None,
-            queue_timeout: QUEUE_TIMEOUT,
-            request_timeout: REQUEST_TIMEOUT,
-            max_abandoned: None,
+            pool: PoolSettings::new(workers),
             start_timeout: START_TIMEOUT,
             backoff: RESTART_BACKOFF,
             give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
@@ -160,7 +147,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
 
     /// Sets the number of worker processes. The default is the number of cores.
     pub fn workers(mut self, n: usize) -> Self {
-        self.settings.workers = n;
+        self.settings.pool.workers = n;
         self
     }
 
@@ -180,42 +167,42 @@ impl<P: Protocol> ProcessesBuilder<P> {
     /// # Ok::<_, vestibule::Error>(())
     /// ```
     pub fn max_workers(mut self, max: usize) -> Self {
-        self.settings.scale.max = max;
+        self.settings.pool.scale.max = max;
         self
     }
 
     /// Sets the number of idle workers to keep, within [`max_workers`](Self::max_workers). The default is 0: a worker
     /// is added only when a request waits.
     pub fn spare_workers(mut self, n: usize) -> Self {
-        self.settings.scale.spare = n;
+        self.settings.pool.scale.spare = n;
         self
     }
 
     /// Sets the idle time after which a worker beyond [`workers`](Self::workers) and the spare ones is stopped. It is
     /// stopped after 1.5 times this time at the latest. The default is [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.scale.idle_timeout = timeout;
+        self.settings.pool.scale.idle_timeout = timeout;
         self
     }
 
-    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`] times the maximum number of
+    /// Sets how many requests may wait for a worker. The default is [`QUEUE_PER_WORKER`](super::QUEUE_PER_WORKER) times the maximum number of
     /// workers.
     pub fn queue(mut self, len: usize) -> Self {
-        self.settings.queue = Some(len);
+        self.settings.pool.queue = Some(len);
         self
     }
 
-    /// Sets how long a request may wait for a permit and a worker. The default is [`QUEUE_TIMEOUT`].
+    /// Sets how long a request may wait for a permit and a worker. The default is [`QUEUE_TIMEOUT`](super::QUEUE_TIMEOUT).
     /// A request that no worker has begun by then is never sent to one.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.queue_timeout = timeout;
+        self.settings.pool.queue_timeout = timeout;
         self
     }
 
     /// Sets how long a worker may take for a request, a streamed body included. The default is
-    /// [`REQUEST_TIMEOUT`]. A worker that takes longer is stopped and replaced.
+    /// [`REQUEST_TIMEOUT`](super::REQUEST_TIMEOUT). A worker that takes longer is stopped and replaced.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.request_timeout = timeout;
+        self.settings.pool.request_timeout = timeout;
         self
     }
 
@@ -223,7 +210,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
     /// replaced. The default is the maximum number of workers; 0 counts as 1. At the bound, a further stuck worker is
     /// not replaced until an abandoned one has exited.
     pub fn max_abandoned(mut self, max: usize) -> Self {
-        self.settings.max_abandoned = Some(max.max(1));
+        self.settings.pool.max_abandoned = Some(max.max(1));
         self
     }
 
@@ -319,38 +306,18 @@ impl<P: Protocol> ProcessesBuilder<P> {
     /// [`io::Error`](std::io::Error) if a process could not be started, or [`NoWorkers`](super::NoWorkers).
     pub fn start(self) -> Result<Processes, Error> {
         let Self { settings, hooks, stop_timeout, watches_memory, protocol } = self;
-        let Settings { workers, queue, queue_timeout, request_timeout, start_timeout, .. } =
-            settings;
-        if workers == 0 {
-            return Err(Error::new(Kind::Internal, NoWorkers));
-        }
-        let lanes = protocol.lanes();
-        let workers = workers.saturating_mul(lanes);
-        let scale = Scale {
-            max: settings.scale.max.saturating_mul(lanes),
-            spare: settings.scale.spare.saturating_mul(lanes),
-            ..settings.scale
-        };
-        let most = workers.max(scale.max);
+        let Settings { start_timeout, backoff, give_up, recycle, .. } = settings;
+        let pool = settings.pool.with_lanes(protocol.lanes()).build(|config| Config {
+            backoff,
+            start_timeout: Some(start_timeout),
+            give_up,
+            recycle: Recycle { seed: std::process::id().into(), ..recycle },
+            ..config
+        })?;
         let (command, protocol) =
             protocol.into_parts().map_err(|error| Error::new(Kind::Internal, error))?;
         let launch =
             Launch { command, protocol, start_timeout, stop_timeout, watches_memory, hooks };
-        let config = Config {
-            workers,
-            scale,
-            max_abandoned: settings.max_abandoned.unwrap_or(most),
-            request_timeout,
-            // `stop_timeout` is the grace period of a process.
-            grace: Duration::ZERO,
-            backoff: settings.backoff,
-            start_timeout: Some(start_timeout),
-            give_up: settings.give_up,
-            stable_after: None,
-            recycle: Recycle { seed: std::process::id().into(), ..settings.recycle },
-        };
-        let queue = queue.unwrap_or_else(|| most.saturating_mul(QUEUE_PER_WORKER));
-        let pool = Pool::new(config, queue, queue_timeout);
         let executor = ProcessExecutor::new(pool.clone(), launch)
             .map_err(|error| Error::new(Kind::Internal, error))?;
         let supervisor = supervisor::start(&pool, executor)?;
