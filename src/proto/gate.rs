@@ -11,20 +11,20 @@
 //! | frame | |
 //! |---|---|
 //! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
-//! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. It is sent before the response has begun only to a worker that answers several requests at a time. |
+//! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. Before the response has begun, it is sent only to a worker that runs several requests at a time. |
 //!
-//! A worker that reads requests one after another has a second socket. There the front sends it a request while it is in
-//! another one, and may take that out of the socket again. A message of one byte on the first socket, which is no
-//! frame, says when the worker is to look there.
+//! A worker that runs one request at a time has a second socket. While it runs a request, the front may send the next
+//! one on that socket, and may read it back. A message of one byte on the first socket, which is not a frame, makes the
+//! worker read the second socket.
 //!
 //! Bytes of the request are decoded as ISO 8859-1, as in PEP 3333. `body` is one of
 //! - `bytes`, up to [`MAX_INLINE`];
-//! - `(1, offset, length)`: a slice of a file, whose descriptor comes in a message of one byte after the frame;
-//! - `(2, length)`: a stream, -1 if its length is not known. The descriptor of a pipe comes as above. In it
-//!   each piece has its length in front, four bytes in little endian; 0 is the end. A pipe that ends
-//!   without it is a request that was cut;
-//! - `(3,)`: a WebSocket. The descriptor of a stream socket comes as above. A response of 2xx accepts it: then the frames
-//!   of RFC 6455 go over that socket, and the lane is free. Any other response refuses it.
+//! - `(1, offset, length)`: a slice of a file, whose descriptor is sent in a message of one byte after the frame;
+//! - `(2, length)`: a stream, -1 if its length is not known. The descriptor of a pipe is sent as above. In the pipe
+//!   each piece follows its length, four bytes in little endian; the length 0 is the end. If the pipe ends
+//!   without it, the body is truncated;
+//! - `(3,)`: a WebSocket. The descriptor of a stream socket is sent as above. A response of 2xx accepts it: then the
+//!   frames of RFC 6455 are sent on that socket, and the lane is free. Any other response refuses it.
 //!
 //! # From the worker
 //!
@@ -34,8 +34,8 @@
 //! | `(1, id, status, headers, body)` | [`Complete`](Reply::Complete): a response in one piece |
 //! | `(2, id, status, headers)` | [`Head`](Reply::Head): a response whose body follows |
 //! | `(3, id, bytes)` | [`Chunk`](Reply::Chunk): a piece of the body |
-//! | `(4, id)` | [`End`](Reply::End): the end of the body, or of a request whose client has left |
-//! | `(5, id, status, headers, offset, length)` | [`File`](Reply::File): a response whose body is in the file that comes as a descriptor with this message |
+//! | `(4, id)` | [`End`](Reply::End): the end of the body, or of a request whose client has disconnected |
+//! | `(5, id, status, headers, offset, length)` | [`File`](Reply::File): a response whose body is in the file whose descriptor this message has |
 //! | `(6, id, message, traceback)` | [`Failed`](Reply::Failed): the application raised an exception |
 //! | `(7, id, text)` | [`Log`](Reply::Log): output of the application to `wsgi.errors` |
 //!

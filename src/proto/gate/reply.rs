@@ -43,7 +43,7 @@ pub enum Reply {
         /// The piece.
         data: Bytes,
     },
-    /// The end of the body, or of a request whose client has left.
+    /// The end of the body, or of a request whose client has disconnected.
     End {
         /// The id of the request.
         id: u32,

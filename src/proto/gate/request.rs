@@ -1,4 +1,4 @@
-//! Frames of the front: requests, and disconnects of their clients.
+//! Frames for a worker: requests, and disconnects of their clients.
 
 use super::{MAX_FRAME, MAX_ID, MAX_INLINE, marshal::Encoder};
 

@@ -1,9 +1,9 @@
 //! Workers as child processes: each is sent one request at a time over its Unix socket.
 //!
 //! One thread with its own runtime (`worker-io`) exchanges requests and responses with all workers of a pool.
-//! So a socket never leaves its runtime, whichever runtime the caller has, and a response is read to its end
-//! even if the caller has left, so that the pool knows when the worker is idle again. The caller and this
-//! thread share the job, as with worker threads. There is no channel, except for a body that is streamed.
+//! So a socket never leaves its runtime, and a response is read to its end even if the caller has disconnected, so
+//! that the pool knows when the worker is idle again. The caller and this thread share the job, as with worker
+//! threads. There is no channel, except for a streamed body.
 
 mod lane_group;
 mod link;
@@ -109,7 +109,7 @@ pub enum Ready {
     Path(PathAndQuery),
 }
 
-/// Why a worker is stopped.
+/// The reason why a worker is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StopReason {
     /// The supervisor has stopped or abandoned it.

@@ -123,7 +123,7 @@ pub struct PhpStats {
     pub queued: usize,
     /// Requests to which PHP has sent the head of a response, since the start.
     pub served: u64,
-    /// How often php-fpm ended without being stopped, since the start.
+    /// The number of times that php-fpm exited without being stopped, since the start.
     pub unexpected_exits: u64,
     /// The generation: 0, and a higher one after each reload.
     pub generation: u64,

@@ -1,4 +1,4 @@
-//! Workers that may be sent a request ahead, while they are busy.
+//! Requests that are sent ahead to busy workers.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,9 +8,9 @@ use super::{
 };
 use crate::policy::restart::WorkerId;
 
-/// The actions of a worker that has ended a request.
+/// What a worker does after a request.
 pub(in super::super) struct After {
-    /// Whether it may take another one; otherwise it must exit.
+    /// Whether it may take another request; otherwise it must exit.
     pub(in super::super) stays: bool,
     /// The request that was sent ahead, which the worker has begun. The worker finishes it before it exits.
     pub(in super::super) ahead: Option<Work>,

@@ -68,8 +68,8 @@ impl sealed::Sealed for Http {
 
 impl ProcessesBuilder<Http> {
     /// Sets the path of the readiness check: a worker is ready when it answers `GET` of this path with a status of 2xx
-    /// or 3xx. By default it is ready when it answers `OPTIONS *` with any status (RFC 9110 section 9.3.7), which a
-    /// server does without the application, once it has loaded that.
+    /// or 3xx. By default it is ready when it answers `OPTIONS *` with any status (RFC 9110 section 9.3.7), which most
+    /// servers answer themselves once they have loaded the application.
     ///
     /// # Panics
     /// If `path` does not begin with a slash or is not a valid path.
@@ -99,11 +99,11 @@ impl ProcessesBuilder<Http> {
         self
     }
 
-    /// Allows WebSockets, or other protocols, within bounds. By default none is allowed: a program that answers one
-    /// request at a time could answer no other while a tunnel is open.
+    /// Allows WebSockets or other protocols, within bounds. By default none is allowed: a program that runs one request
+    /// at a time could not answer another one while a tunnel is open.
     ///
-    /// A worker counts as idle when it has agreed to a tunnel, however long that lasts: the request timeout is for the
-    /// answer, and limits of requests do not count it. A worker that is replaced or ended closes its tunnels itself, within
+    /// A worker counts as idle once it has accepted a tunnel: the request timeout applies to the response only, and the
+    /// tunnel does not count in the limits of requests. A worker that is stopped must close its tunnels itself, within
     /// the [stop timeout](Self::stop_timeout).
     ///
     /// ```no_run

@@ -57,8 +57,8 @@ const BOOTSTRAP: &str = "import socket\n\
 /// in each case.
 ///
 /// **The next request.** While no worker is idle, a worker whose requests take less than 5 ms is sent its next
-/// request before it has answered the current one, so that it does not sleep in between. That request still counts as
-/// queued: another worker that becomes idle takes it, and so does one if the first worker ends.
+/// request before it has answered the current one, so that it does not sleep in between. Until the worker reads it,
+/// that request still counts as queued, and another worker that becomes idle takes it.
 ///
 /// **Responses.** A body in one piece is passed on as a whole. An iterated body is passed on piece by piece, before
 /// the application is asked for the next piece. A file in `wsgi.file_wrapper` is sent by `sendfile`. `close` is
@@ -92,15 +92,15 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 /// **Lifespan.** Each process runs the lifespan protocol, if the application supports it: a worker is ready after the
 /// startup, and a failed startup is a failed start. The state is passed to requests.
 ///
-/// **Bodies.** Those of requests and of responses are streamed. A file of `http.response.pathsend` leaves by
-/// `sendfile`. When the client leaves, also before the response, the application receives `http.disconnect`, and
+/// **Bodies.** The bodies of requests and responses are streamed. A file of `http.response.pathsend` is sent by
+/// `sendfile`. When the client disconnects, even before the response, the application receives `http.disconnect`, and
 /// `send` raises an `OSError`. Trailers are not supported.
 ///
-/// **WebSockets.** The scope `websocket`, with the extension `websocket.http.response`. A message has 1 MiB at most (the
-/// client gets the code 1009), and 16 wait for the application at most. A WebSocket that was accepted occupies no
-/// worker and has no request timeout; [`websockets`](ProcessesBuilder::websockets) sets its bounds. Pings are
-/// answered. When the application returns, the client gets the code 1000, after an exception 1011, and 1012 when the
-/// worker ends.
+/// **WebSockets.** The scope `websocket` is supported, with the extension `websocket.http.response`. A message has at
+/// most 1 MiB (the client gets the code 1009 for a larger one), and at most 16 are queued for the application. An
+/// accepted WebSocket occupies no worker and has no request timeout; [`websockets`](ProcessesBuilder::websockets) sets
+/// its bounds. Pings are answered. The client gets the code 1000 when the application returns, 1011 after an exception,
+/// and 1012 when the worker stops.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker};
@@ -185,8 +185,8 @@ impl ProcessesBuilder<Python> {
         self
     }
 
-    /// Sets the bounds of WebSockets. The default is [`TunnelOptions::new`] for [`asgi`]; applications for WSGI have
-    /// none.
+    /// Sets the bounds of WebSockets. The default is [`TunnelOptions::new`] for [`asgi`]. [`wsgi`] does not support
+    /// WebSockets.
     pub fn websockets(self, options: TunnelOptions) -> Self {
         if self.protocol.interface == "asgi" { self.allow_tunnels(options) } else { self }
     }

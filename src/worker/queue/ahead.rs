@@ -1,9 +1,9 @@
 //! `Lookahead` and `Ahead`: requests that were sent to busy workers, one to each.
 //!
 //! A worker that finds its next request in its socket when it has answered one need not sleep and be woken, which
-//! costs more than the exchange itself. Such a request is still queued: it can be taken back as long as the worker
-//! has not read it, and is when another worker becomes idle, its caller leaves, its time is over, or the worker
-//! is slow or to end.
+//! costs more than the exchange itself. Such a request still counts as queued, and can be taken back until the worker
+//! has read it. It is taken back when another worker becomes idle, its caller disconnects, it expires, or the worker is
+//! slow or must exit.
 
 use std::{
     mem,
@@ -14,8 +14,8 @@ use std::{
 use super::{Queue, job::Job};
 use crate::{Request, policy::restart::WorkerId};
 
-/// Maximum duration of a request, and of the one before it, for another one to be sent ahead: 5 ms. For slower
-/// requests it saves nothing.
+/// A request is sent ahead only if the current request has run for less than this time, and the previous one took less:
+/// 5 ms. For slower requests it saves nothing.
 pub(crate) const MAX_DURATION: Duration = Duration::from_millis(5);
 
 /// Maximum time that a request may be ahead while other workers take requests that were queued later: 10 ms, after
@@ -24,8 +24,8 @@ const MAX_AHEAD: Duration = Duration::from_millis(10);
 
 /// A worker that reads its next request after it has answered the current one.
 pub(crate) trait Lookahead: Send + Sync {
-    /// Sends a request, which the worker reads after it has answered the current one. Returns whether that was
-    /// possible: the current request is short, and the worker has read everything that was sent. Does not block.
+    /// Sends a request, which the worker reads after it has answered the current one. Returns `false` if that is not
+    /// possible: the requests of the worker are not short, or it has not read everything that was sent. Does not block.
     fn send_ahead(&self, request: &Request) -> bool;
 
     /// Takes back the request that was sent ahead. Returns `false` if the worker has read it. Does not block.
@@ -35,7 +35,7 @@ pub(crate) trait Lookahead: Send + Sync {
     fn has_begun(&self) -> bool;
 }
 
-/// The requests that are ahead, oldest first, and the workers that may be sent one.
+/// The requests that were sent ahead, oldest first, and the workers that support it.
 #[derive(Default)]
 pub(super) struct Ahead {
     entries: Vec<Entry>,
@@ -130,11 +130,11 @@ impl Ahead {
         self.take_back_where(|_| true, usize::MAX)
     }
 
-    fn take_back_where(&mut self, is_meant: impl Fn(&Entry) -> bool, most: usize) -> Vec<Arc<Job>> {
+    fn take_back_where(&mut self, matches: impl Fn(&Entry) -> bool, max: usize) -> Vec<Arc<Job>> {
         let mut taken = Vec::new();
         let entries = mem::take(&mut self.entries);
         for mut entry in entries {
-            if taken.len() < most && is_meant(&entry) && entry.take_back() {
+            if taken.len() < max && matches(&entry) && entry.take_back() {
                 taken.push(entry.job);
             } else {
                 self.entries.push(entry);
@@ -150,7 +150,7 @@ impl Ahead {
         self.entries.len() < before
     }
 
-    /// Returns the time at which the first one expires.
+    /// Returns the time at which the first request expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let queued = self.entries.iter().filter(|entry| !entry.is_begun);
         queued.map(|entry| entry.job.expires_at()).min()
@@ -188,7 +188,7 @@ impl Queue {
         let mut sent = Vec::new();
         for (worker, link) in self.ahead.candidates().filter(|(worker, _)| may_take(*worker)) {
             let Some(job) = self.jobs.front() else { break };
-            // The supervisor's thread refuses it.
+            // The supervisor's thread refuses an expired job.
             if job.has_expired(now) {
                 break;
             }
@@ -201,7 +201,7 @@ impl Queue {
         }
     }
 
-    /// Returns the job that was sent ahead to `worker`, which has ended the one before: the worker begins it.
+    /// Begins the job that was sent ahead to `worker`, which has ended its previous job.
     pub(in super::super) fn begin_ahead(
         &mut self,
         worker: WorkerId,
@@ -223,13 +223,12 @@ impl Queue {
         taken.is_ok()
     }
 
-    /// Removes the job that was sent ahead to `worker`, which has ended, and returns it.
+    /// Removes and returns the job that was sent ahead to `worker`, which has exited.
     pub(in super::super) fn take_ahead(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
         self.ahead.take(worker)
     }
 
-    /// Returns whether `worker` has read the job that was sent ahead, so that it is unknown which of two jobs it
-    /// runs.
+    /// Returns whether `worker` has read the job that was sent ahead, so that it is unknown which of the two it runs.
     pub(in super::super) fn has_begun_ahead(&self, worker: WorkerId) -> bool {
         self.ahead.has_begun(worker)
     }
@@ -240,7 +239,7 @@ impl Queue {
         self.ahead.entries.len()
     }
 
-    /// Queues the jobs again that are ahead at workers that are slow.
+    /// Queues jobs again that were sent ahead to slow workers.
     pub(super) fn recover_stale(&mut self, now: Instant) {
         for job in self.ahead.take_back_stale(now).into_iter().rev() {
             self.jobs.push_front(job);

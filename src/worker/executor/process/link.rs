@@ -60,7 +60,7 @@ impl Link {
         }
     }
 
-    /// The worker as one that is sent requests while it is busy, if it may be.
+    /// Returns the interface for sending requests ahead, if the worker supports it.
     pub(super) fn lookahead(&self) -> Option<Arc<dyn Lookahead>> {
         match self {
             Self::Http(_) => None,
@@ -68,7 +68,7 @@ impl Link {
         }
     }
 
-    /// The process has ended.
+    /// Records that the process has exited.
     pub(super) fn on_exit(&self) {
         match self {
             Self::Http(_) => {} // the kernel has closed its connections

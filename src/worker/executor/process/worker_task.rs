@@ -57,7 +57,7 @@ pub(super) struct WorkerTask {
     pub(super) stopped: watch::Receiver<Option<StopReason>>,
 }
 
-/// Why a worker did not become ready.
+/// The reason why a worker did not become ready.
 enum Unready {
     /// Its process has ended.
     Ended,
@@ -328,7 +328,7 @@ async fn exits_soon(child: &Child) -> bool {
 
 /// Waits until the worker is stopped.
 async fn wait_stopped(stopped: &mut watch::Receiver<Option<StopReason>>) -> StopReason {
-    // An error: the executor was dropped.
+    // Fails if the executor was dropped.
     let why = stopped.wait_for(Option::is_some).await;
     why.ok().and_then(|why| *why).unwrap_or(StopReason::Requested)
 }

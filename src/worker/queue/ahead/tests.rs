@@ -54,7 +54,7 @@ fn id(number: usize) -> WorkerId {
 }
 
 impl Pool {
-    /// A pool of so many busy workers.
+    /// Returns a queue with this number of busy workers.
     fn new(workers: usize) -> Self {
         let mut queue = Queue::default();
         let sockets: Vec<Arc<Socket>> = (0..workers).map(|_| Arc::default()).collect();
@@ -75,7 +75,7 @@ impl Pool {
         job
     }
 
-    /// What a worker begins that asks for a job.
+    /// Returns the job that an idle worker gets.
     fn next(&mut self, worker: usize) -> Option<Arc<Job>> {
         let cx = Context::from_waker(Waker::noop());
         match self.queue.poll_next(id(worker), self.now, false, &cx) {
@@ -85,7 +85,7 @@ impl Pool {
         }
     }
 
-    /// What a worker begins that has ended a request.
+    /// Returns the job that was sent ahead to a worker, which has ended its request.
     fn begin_ahead(&mut self, worker: usize) -> Option<Arc<Job>> {
         let begun = self.queue.begin_ahead(id(worker), self.now)?;
         self.sockets[worker].0.store(EMPTY, SeqCst);

@@ -18,18 +18,18 @@ use crate::{
     },
 };
 
-/// Bytes of a tunnel on their way between the runtimes, in each direction, 16 KiB.
+/// Capacity of the pipe between the runtimes in each direction: 16 KiB.
 const BRIDGE_BYTES: usize = 16 << 10;
 
-/// How long a worker may take to end its side of a tunnel that has ended, 1 s.
+/// Time that a worker has to close its side of a tunnel that has ended: 1 s.
 const BRIDGE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Puts a stream in memory into a response of 101, for the caller's runtime: a socket does not leave its own. A task
-/// moves bytes until the tunnel has ended.
+/// Puts a pipe in memory into a response of 101, for the caller's runtime, since a socket must not leave its runtime. A
+/// task copies bytes between the pipe and the worker until the tunnel has ended.
 #[allow(clippy::disallowed_methods, reason = "it ends with the tunnel")]
 pub(super) fn bridge(mut response: Response, worker: Upgraded) -> Response {
     let (ours, caller) = tokio::io::duplex(BRIDGE_BYTES);
-    // The tunnel itself has bounds.
+    // The caller's tunnel has timeouts.
     let limits = relay::Limits { idle_timeout: Duration::MAX, total_timeout: None };
     let client = Upgraded::new(ours, BytesMut::new());
     let mut relay = Relay::<_, ReadBuffer>::new(client, worker, limits);
@@ -41,7 +41,7 @@ pub(super) fn bridge(mut response: Response, worker: Upgraded) -> Response {
         });
         let end = end.await;
         if let End::Drained = end {
-            // The tunnel has ended, and the worker's side with it.
+            // The caller has dropped the tunnel: close the worker's side.
             let _ = timeout(BRIDGE_CLOSE_TIMEOUT, poll_fn(|cx| relay.poll_close(cx))).await;
         }
         relay.finish(&end);

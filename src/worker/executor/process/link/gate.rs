@@ -42,8 +42,8 @@ use crate::{
     proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply, cancel},
 };
 
-/// The connection to one worker, for one request at a time. A worker that reads a request only after its last response
-/// may be sent the next one ahead.
+/// The connection to one worker, for one request at a time. The next request may be sent ahead to a worker that reads
+/// it only after its current response.
 pub(in super::super) struct GateLink(Arc<FrameSocket>);
 
 /// This process's end of the socket pair.
@@ -84,13 +84,13 @@ impl GateLink {
         Ok((Self(Arc::new(FrameSocket { socket, state: Mutex::new(state) })), theirs))
     }
 
-    /// Sends the worker further sockets.
+    /// Sends further sockets to the worker.
     pub(in super::super) fn send_sockets(&self, sockets: &[OwnedFd]) -> io::Result<()> {
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         self.0.socket.try_send(&[0], &fds)
     }
 
-    /// The socket from which the worker reads the requests that are sent ahead, if it may be sent any.
+    /// Returns the socket from which the worker reads requests that are sent ahead, if there is one.
     pub(in super::super) fn lookahead_socket(&self) -> io::Result<Option<OwnedFd>> {
         self.0.lock().window.worker_socket().map(OwnedFd::try_clone).transpose()
     }
@@ -106,8 +106,8 @@ impl GateLink {
         pending().await // until the process ends or the start timeout passes
     }
 
-    /// Sends a request, unless it was sent ahead, and waits for its response. Calls `on_begun` when it has to
-    /// wait.
+    /// Sends a request, unless it was sent ahead, and waits for its response. Calls `on_begun` if the response has not
+    /// arrived yet.
     pub(super) async fn exchange(
         &self,
         mut request: Request,
@@ -162,8 +162,8 @@ impl GateLink {
         }
     }
 
-    /// Waits for the first frame of a response, and calls `on_begun` if it is not there. If the caller leaves before, the
-    /// cancellation is sent to a worker that answers several requests at a time. Returns whether it was.
+    /// Waits for the first frame of a response, and calls `on_begun` if it has not arrived yet. If the caller disconnects
+    /// before it, a worker that runs several requests at a time is sent a cancellation. Returns whether it was sent.
     async fn first_reply(
         &self,
         id: u32,
@@ -177,11 +177,11 @@ impl GateLink {
         let reply = poll_fn(|cx| {
             Upload::poll(upload, cx);
             if is_concurrent && !has_left && job.poll_left(cx).is_ready() {
-                // If the socket is full, it is told when the response has begun.
+                // If the socket is full, the cancellation is sent after the response has begun.
                 has_left = frames.socket.try_send(&cancel(id), &[]).is_ok();
             }
             let reply = frames.poll_reply(cx, id, job);
-            // A worker that has answered this one, too, is better sent two.
+            // Not if the response has arrived: the worker can be sent two requests then.
             if reply.is_pending() && !mem::replace(&mut is_begun, true) {
                 on_begun();
             }
@@ -221,11 +221,10 @@ impl GateLink {
     pub(super) async fn finish_request(&self, job: &Job, release: impl Fn() -> bool) {
         let frames = &self.0;
         let Some(id) = frames.request_in_progress() else { return };
-        // So that nothing is sent ahead any more.
         frames.lock().window.close();
-        // One that has begun the next request has ended this one.
+        // A worker that has begun the next request has ended this one.
         if release() {
-            // If it fails, the worker has ended.
+            // Fails if the worker has exited.
             let _ = frames.socket.send(&cancel(id), &[]).await;
         }
         while frames.request_in_progress().is_some() {
@@ -248,13 +247,13 @@ impl GateLink {
         self.0.lock().is_disconnected
     }
 
-    /// The worker as one that is sent requests ahead, if it may be.
+    /// Returns the interface for sending requests ahead, if the worker supports it.
     pub(super) fn lookahead(&self) -> Option<Arc<dyn Lookahead>> {
         let is_possible = self.0.lock().window.worker_socket().is_some();
         is_possible.then(|| self.0.clone() as _)
     }
 
-    /// The process has ended: the socket ends when what it has written is read.
+    /// Records that the process has exited: the socket ends after the bytes that it has written.
     pub(super) fn on_exit(&self) {
         let mut state = self.0.lock();
         let State { window, buffer, .. } = &mut *state;

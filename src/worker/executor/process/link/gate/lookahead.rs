@@ -1,4 +1,4 @@
-//! `Window`: the request that was sent ahead to a worker, while it answers another one.
+//! `Window`: the request that was sent ahead to a worker while it runs another one.
 
 use std::{io, os::fd::OwnedFd, time::Instant};
 
@@ -13,28 +13,30 @@ use crate::{
     proto::gate::request_id,
 };
 
-/// The state of the request that is sent ahead, and of the one before.
+/// The state of the request that was sent ahead, and of the request that the worker runs.
 ///
-/// It travels on a socket pair of its own. A message of one byte on the other socket, the mark, says when the worker is
-/// to read it. It is the only message there, and this process has both ends: either the worker reads it or this process
-/// does, which takes it back. The mark stays then, so nothing else is sent ahead before the worker has read that.
+/// A request is sent ahead on a second socket pair, which holds at most one message. After it, a marker of one byte is
+/// sent on the main socket; when the worker reads the marker, it reads the second socket. This process has both ends of
+/// the second pair: it takes the request back by reading it before the worker does. The marker remains in the main
+/// socket then, so no other request is sent ahead until the worker has read the marker.
 pub(super) struct Window {
-    /// This process's end and the worker's. `None` if nothing can be sent ahead: the worker reads requests before it has
-    /// answered others.
+    /// This process's end and the worker's. `None` if the worker runs several requests at a time, so that nothing is
+    /// sent ahead.
     sockets: Option<[OwnedFd; 2]>,
-    /// The worker's end of the other socket pair, to find out what it has not read; `None` after its exit.
+    /// The worker's end of the main socket pair, from which unread requests are recovered when the worker has exited;
+    /// `None` after that.
     worker_end: Option<OwnedFd>,
     /// The request that was sent ahead and not taken back.
     ahead: Option<u32>,
-    /// Whether the worker may find the mark of a request that was taken back.
+    /// Whether the main socket may hold the marker of a request that was taken back.
     is_stale: bool,
-    /// The request that a worker that has ended had not read.
+    /// The request that the worker had not read when it exited.
     unread: Option<u32>,
-    /// When the worker began its present request; `None` if it has none.
+    /// When the worker began its current request; `None` if it has none.
     begun_at: Option<Instant>,
-    /// Whether another request may be sent ahead behind that.
+    /// Whether a request may be sent ahead during the current one.
     may_look_ahead: bool,
-    /// Whether its last request was short.
+    /// Whether the previous request took less than [`MAX_DURATION`].
     was_short: bool,
 }
 
@@ -58,17 +60,17 @@ impl Window {
         })
     }
 
-    /// The socket from which the worker reads what is sent ahead.
+    /// Returns the worker's end of the second socket pair.
     pub(super) fn worker_socket(&self) -> Option<&OwnedFd> {
         self.sockets.as_ref().map(|[_, theirs]| theirs)
     }
 
-    /// Records that the worker begins a request. Another one may be sent ahead if `may_look_ahead`: the whole request
-    /// is in its frame.
+    /// Records that the worker begins a request. `may_look_ahead` means that the whole request is in its frame, so that
+    /// another one may be sent ahead.
     pub(super) fn begin(&mut self, now: Instant, may_look_ahead: bool) {
         self.begun_at = Some(now);
         self.may_look_ahead = may_look_ahead && !self.is_stale;
-        self.is_stale = false; // once it has completed this request, it has read the mark that was sent before
+        self.is_stale = false; // the worker reads the marker before this request
     }
 
     /// Records that the worker has completed its request.
@@ -77,17 +79,17 @@ impl Window {
         self.was_short = self.begun_at.take().is_some_and(is_short);
     }
 
-    /// Prevents sending ahead until the next request is begun.
+    /// Allows no request to be sent ahead until the next one is begun.
     pub(super) fn close(&mut self) {
         self.may_look_ahead = false;
     }
 
-    /// The worker begins the request that was sent ahead, if there is one: it has the mark, and reads it next.
+    /// Records that the worker begins the request that was sent ahead, and returns its id.
     pub(super) fn begin_ahead(&mut self) -> Option<u32> {
         self.ahead.take()
     }
 
-    /// Takes back what is ahead, unless the worker has read it.
+    /// Takes back the request that was sent ahead, unless the worker has read it.
     fn take_back(&mut self, buffer: &mut [u8]) -> bool {
         let (Some(id), Some([_, theirs])) = (self.ahead, &self.sockets) else { return false };
         let message = try_recv(theirs, buffer);
@@ -97,12 +99,13 @@ impl Window {
         is_taken
     }
 
-    /// Returns whether the worker ended before it read request `id`.
+    /// Returns whether the worker exited before it read request `id`.
     pub(super) fn is_unread(&self, id: u32) -> bool {
         self.unread == Some(id)
     }
 
-    /// Records that the worker has ended: determines which request it has not read, and closes its end of that socket.
+    /// Records that the worker has exited: finds the request that it has not read, and closes its end of the main
+    /// socket.
     pub(super) fn end(&mut self, buffer: &mut [u8]) {
         let Some(worker_end) = self.worker_end.take() else { return };
         while let Ok(message) = try_recv(&worker_end, buffer)
@@ -110,7 +113,7 @@ impl Window {
         {
             self.unread = self.unread.or_else(|| request_id(&buffer[..message.len]));
         }
-        // One that was sent ahead and is begun lies in the other socket.
+        // A request that was sent ahead and counts as begun is in the second socket.
         if let (None, Some([_, theirs])) = (self.ahead, &self.sockets)
             && let Ok(message) = try_recv(theirs, buffer)
         {
@@ -127,7 +130,7 @@ impl Window {
     }
 }
 
-/// Whether the worker has read all that was sent to its end of a socket.
+/// Returns whether the worker has read everything that was sent to its end of a socket.
 fn is_read(socket: &OwnedFd) -> bool {
     matches!(unread(socket), Ok(0))
 }
@@ -139,16 +142,16 @@ impl Lookahead for FrameSocket {
             return false;
         }
         let id = state.next_id();
-        // A request that cannot be encoded is refused when it is begun.
+        // A request that cannot be encoded fails later, when it is begun.
         let Ok(Encoded { frame, attachment: Attachment::Nothing }) = encode(id, request, None)
         else {
             return false;
         };
         let Some([ours, _]) = &state.window.sockets else { return false };
-        // The mark comes second: what is there when the worker reads it is what it belongs to.
+        // The marker is sent second, so that the request is there when the worker reads the marker.
         let is_sent = try_send(ours, &frame).is_ok();
         if is_sent && self.socket.try_send(&[0], &[]).is_err() {
-            // The worker has ended, or does not read.
+            // The worker has exited, or does not read.
             state.window.ahead = Some(id);
             let State { window, buffer, .. } = &mut *state;
             window.take_back(buffer);

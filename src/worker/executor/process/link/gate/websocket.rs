@@ -1,4 +1,4 @@
-//! `Tunnel`: a WebSocket whose frames go over a socket of its own.
+//! `Tunnel`: a WebSocket, whose frames have a socket of their own.
 
 use std::{
     io,
@@ -26,10 +26,10 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Creates the sockets for a request that asks for a WebSocket. Returns the worker's, too.
+    /// Creates the socket pair for a request that asks for a WebSocket, and returns the worker's end too.
     ///
     /// # Errors
-    /// The response to a request whose handshake is not valid, and the error if there is no descriptor for a socket.
+    /// The response to a request whose handshake is not valid, or the error of socketpair(2).
     pub(super) fn new(request: &Request) -> Result<Option<(Self, OwnedFd)>, Box<Answer>> {
         let (method, version) = (request.method(), request.version());
         if !requested_by(method, version, request.headers()).is_some_and(is_websocket) {
@@ -42,7 +42,7 @@ impl Tunnel {
         Ok(Some((Self { stream, accept }, theirs)))
     }
 
-    /// Makes the worker's response that of the handshake: one of 2xx has accepted it.
+    /// Converts the worker's response to that of the handshake: a status of 2xx accepts the WebSocket.
     pub(super) fn respond(self, mut response: Response) -> Response {
         if !response.status().is_success() {
             return response;
