@@ -1,12 +1,13 @@
 //! Tests of properties that only processes have.
 
+mod crashes;
+mod replacement;
+
 use std::{
     collections::HashSet,
     env,
     io::{BufRead, BufReader},
-    os::unix::{fs::symlink, process::ExitStatusExt},
-    path::Path,
-    pin::pin,
+    os::unix::process::ExitStatusExt,
     process::{self, Stdio},
     sync::{Arc, Mutex},
 };
@@ -115,90 +116,6 @@ fn handle_and_builder_are_send() {
 }
 
 #[tokio::test]
-async fn killed_worker_loses_no_request_that_can_be_sent_again() {
-    const KILLS: usize = 10;
-    for method in [Method::GET, Method::POST] {
-        let (on_ready, mut ready) = hook::<WorkerProcess>();
-        let pool = InProcesses::start_with(vec![], |b| b.workers(2).on_ready(on_ready)).unwrap();
-        let first = [next(&mut ready).await, next(&mut ready).await];
-        assert_eq!(first.map(|w| w.generation), [0, 0]);
-        let request = if method == Method::GET { || get("/load") } else { || post("/load") };
-        let load = Load::start(pool.processes(), request);
-        let mut victim = first[0];
-        for _ in 0..KILLS {
-            let served = pool.stats().served;
-            while pool.stats().served < served + 50 {
-                tokio::task::yield_now().await;
-            }
-            kill(victim.pid, Signal::KILL);
-            victim = next(&mut ready).await;
-        }
-        let errors = load.end().await;
-        // Each kill can fail at most the request that the worker runs.
-        let most = if method == Method::GET { 0 } else { KILLS };
-        assert!(errors.len() <= most, "{method}: {errors:?}");
-        assert!(errors.iter().all(|e| kind(e) == Kind::BadGateway), "{method}: {errors:?}");
-        pool.shutdown().await;
-    }
-}
-
-#[tokio::test]
-async fn request_that_ends_its_worker_is_sent_to_two_workers_at_most() {
-    let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
-    // The connection of an earlier request is open: the request is idempotent, and may be sent again.
-    assert_eq!(text(&pool.get("/first").await.unwrap()), "/first 0");
-    let error = pool.processes().clone().oneshot(get("/panic")).await.unwrap_err();
-    assert_eq!(kind(&error), Kind::BadGateway);
-    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 2");
-    pool.shutdown().await;
-}
-
-#[tokio::test]
-async fn request_of_crashed_worker_is_sent_again_while_pool_closes() {
-    for workers in [1, 2] {
-        let mut pool = InProcesses::start_with(vec![], |b| b.workers(workers)).unwrap();
-        let held = pool.begin("/hold-pid").await;
-        let busy = pid_in(&pool.entered().await);
-        pool.handle().close();
-        kill(busy, Signal::KILL);
-        assert_ne!(pid_in(&pool.entered().await), busy);
-        let mut held = pin!(held);
-        let answer = loop {
-            pool.release("/hold-pid"); // more than once: the killed worker has used one up
-            tokio::select! {
-                biased;
-                answer = &mut held => break answer,
-                () = tokio::task::yield_now() => {}
-            }
-        };
-        assert_eq!(answer.unwrap().status(), 200);
-        pool.shutdown().await;
-    }
-}
-
-#[tokio::test]
-async fn stopped_worker_fails_its_request_and_is_killed_and_replaced() {
-    let (on_ready, mut ready) = hook();
-    let (on_exit, mut exits) = hook();
-    let pool = InProcesses::start_with(vec![], |b| {
-        b.workers(1)
-            .request_timeout(InProcesses::SHORT)
-            .stop_timeout(SHORT)
-            .on_ready(on_ready)
-            .on_exit(on_exit)
-    });
-    let pool = pool.unwrap();
-    let stopped: WorkerProcess = next(&mut ready).await;
-    stop(stopped.pid);
-    let error = pool.get("/").await.unwrap_err();
-    assert_eq!(kind(&error), Kind::Timeout);
-    assert_eq!(cause::<RequestTimeout>(&error), RequestTimeout(InProcesses::SHORT));
-    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
-    assert_eq!(next(&mut exits).await, (stopped, ExitStatus::Signal(9)));
-    pool.shutdown().await;
-}
-
-#[tokio::test]
 async fn invalid_response_is_bad_gateway_and_worker_continues() {
     let pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
     let error = pool.get("/garbage").await.unwrap_err();
@@ -258,90 +175,6 @@ async fn worker_is_ready_when_its_path_succeeds() {
 }
 
 #[tokio::test]
-async fn reload_replaces_workers_without_a_failed_request() {
-    let pool = InProcesses::start_with(vec![], |b| b.workers(2)).unwrap();
-    let load = Load::start(pool.processes(), || post("/load"));
-    for generation in 1..=3 {
-        pool.processes().reload().await.unwrap();
-        assert_eq!(pool.stats().generation, generation);
-    }
-    let errors = load.end().await;
-    assert!(errors.is_empty(), "{errors:?}");
-    pool.shutdown().await;
-    assert_eq!((pool.builds(), pool.stats().panics), (8, 0));
-}
-
-#[tokio::test]
-async fn failed_reload_keeps_the_old_workers() {
-    let builds = vec![Build::Succeed, Build::Succeed, Build::Fail];
-    let pool = InProcesses::start_with(builds, |b| b.workers(2)).unwrap();
-    let load = Load::start(pool.processes(), || post("/load"));
-    let error: BoxError = pool.processes().reload().await.unwrap_err().into();
-    assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Exited);
-    let errors = load.end().await;
-    assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!((pool.stats().workers, pool.stats().generation), (2, 0));
-    // The next one succeeds.
-    pool.processes().reload().await.unwrap();
-    pool.shutdown().await;
-    let error: BoxError = pool.processes().reload().await.unwrap_err().into();
-    assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Refused);
-}
-
-#[tokio::test]
-async fn link_to_a_directory_is_resolved_once_for_each_generation() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().canonicalize().unwrap();
-    for release in ["1", "2"] {
-        std::fs::create_dir(root.join(release)).unwrap();
-    }
-    let current = root.join("current");
-    symlink("1", &current).unwrap();
-    let change = |command: Command| command.current_dir(&current);
-    let pool = InProcesses::start_command(vec![], change, |b| b.workers(1)).unwrap();
-    let is_in = async |release: &str| {
-        let response = pool.get("/cwd").await.unwrap();
-        assert_eq!(Path::new(&text(&response)), root.join(release));
-    };
-    is_in("1").await;
-    std::fs::remove_file(&current).unwrap();
-    symlink("2", &current).unwrap();
-    // A worker that is restarted runs the same release.
-    assert!(pool.begin("/panic").await.await.is_err());
-    is_in("1").await;
-    pool.processes().reload().await.unwrap();
-    is_in("2").await;
-    pool.shutdown().await;
-}
-
-#[tokio::test]
-async fn recycled_workers_lose_no_request() {
-    let options = |b: ProcessesBuilder| b.workers(2).recycle_after(20, 10);
-    let pool = InProcesses::start_with(vec![], options).unwrap();
-    let load = Load::start(pool.processes(), || post("/load"));
-    while pool.stats().recycled < 6 {
-        tokio::task::yield_now().await;
-    }
-    let errors = load.end().await;
-    assert!(errors.is_empty(), "{errors:?}");
-    pool.shutdown().await;
-    assert_eq!(pool.stats().panics, 0);
-}
-
-#[tokio::test]
-async fn worker_above_its_memory_limit_is_replaced_after_a_response() {
-    let options = |b: ProcessesBuilder| b.workers(1).recycle_memory(60 << 20);
-    let pool = InProcesses::start_with(vec![], options).unwrap();
-    assert_eq!(text(&pool.get("/small").await.unwrap()), "/small 0");
-    pool.get("/memory").await.unwrap();
-    while pool.stats().recycled == 0 {
-        assert!(pool.get("/").await.is_ok());
-    }
-    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
-    pool.shutdown().await;
-}
-
-#[tokio::test]
 async fn panic_in_hook_does_not_affect_the_worker() {
     let (on_exit, mut exits) = hook();
     let pool = InProcesses::start_with(vec![], |b| {
@@ -383,22 +216,6 @@ async fn process_gets_concurrent_requests_up_to_its_limit() {
     }
     pool.shutdown().await;
     assert_eq!((pool.builds(), pool.stats().panics), (2, 0));
-}
-
-#[tokio::test]
-async fn request_of_dead_worker_ends_although_a_child_holds_its_connection() {
-    let mut pool = InProcesses::start_with(vec![], |b| b.workers(1)).unwrap();
-    let answer = pool.call(post("/fork-hold")).await;
-    // The child has left the group of its parent, and holds the connection.
-    let entered = pool.entered().await;
-    let mut pids = entered.split(' ').skip(1).map(|pid| pid.parse::<u32>().unwrap());
-    let (worker, child) = (pids.next().unwrap(), pids.next().unwrap());
-    kill(worker, Signal::KILL);
-    assert_eq!(kind(&answer.await.unwrap_err()), Kind::BadGateway);
-    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
-    assert!(is_alive(child));
-    kill(child, Signal::KILL);
-    pool.shutdown().await;
 }
 
 /// The environment variable that makes this test program play a role in a child process.

@@ -1,0 +1,89 @@
+//! Reloads and recycling.
+
+use std::{os::unix::fs::symlink, path::Path};
+
+use super::*;
+
+#[tokio::test]
+async fn reload_replaces_workers_without_a_failed_request() {
+    let pool = InProcesses::start_with(vec![], |b| b.workers(2)).unwrap();
+    let load = Load::start(pool.processes(), || post("/load"));
+    for generation in 1..=3 {
+        pool.processes().reload().await.unwrap();
+        assert_eq!(pool.stats().generation, generation);
+    }
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    pool.shutdown().await;
+    assert_eq!((pool.builds(), pool.stats().panics), (8, 0));
+}
+
+#[tokio::test]
+async fn failed_reload_keeps_the_old_workers() {
+    let builds = vec![Build::Succeed, Build::Succeed, Build::Fail];
+    let pool = InProcesses::start_with(builds, |b| b.workers(2)).unwrap();
+    let load = Load::start(pool.processes(), || post("/load"));
+    let error: BoxError = pool.processes().reload().await.unwrap_err().into();
+    assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Exited);
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!((pool.stats().workers, pool.stats().generation), (2, 0));
+    // The next one succeeds.
+    pool.processes().reload().await.unwrap();
+    pool.shutdown().await;
+    let error: BoxError = pool.processes().reload().await.unwrap_err().into();
+    assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::Refused);
+}
+
+#[tokio::test]
+async fn link_to_a_directory_is_resolved_once_for_each_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    for release in ["1", "2"] {
+        std::fs::create_dir(root.join(release)).unwrap();
+    }
+    let current = root.join("current");
+    symlink("1", &current).unwrap();
+    let change = |command: Command| command.current_dir(&current);
+    let pool = InProcesses::start_command(vec![], change, |b| b.workers(1)).unwrap();
+    let is_in = async |release: &str| {
+        let response = pool.get("/cwd").await.unwrap();
+        assert_eq!(Path::new(&text(&response)), root.join(release));
+    };
+    is_in("1").await;
+    std::fs::remove_file(&current).unwrap();
+    symlink("2", &current).unwrap();
+    // A worker that is restarted runs the same release.
+    assert!(pool.begin("/panic").await.await.is_err());
+    is_in("1").await;
+    pool.processes().reload().await.unwrap();
+    is_in("2").await;
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn recycled_workers_lose_no_request() {
+    let options = |b: ProcessesBuilder| b.workers(2).recycle_after(20, 10);
+    let pool = InProcesses::start_with(vec![], options).unwrap();
+    let load = Load::start(pool.processes(), || post("/load"));
+    while pool.stats().recycled < 6 {
+        tokio::task::yield_now().await;
+    }
+    let errors = load.end().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    pool.shutdown().await;
+    assert_eq!(pool.stats().panics, 0);
+}
+
+#[tokio::test]
+async fn worker_above_its_memory_limit_is_replaced_after_a_response() {
+    let options = |b: ProcessesBuilder| b.workers(1).recycle_memory(60 << 20);
+    let pool = InProcesses::start_with(vec![], options).unwrap();
+    assert_eq!(text(&pool.get("/small").await.unwrap()), "/small 0");
+    pool.get("/memory").await.unwrap();
+    while pool.stats().recycled == 0 {
+        assert!(pool.get("/").await.is_ok());
+    }
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    pool.shutdown().await;
+}
