@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::history::{History, PresentEndpoint};
+use super::history::{CurrentEndpoint, History};
 use crate::{
     HttpService,
     body::{Body, HttpBody},
@@ -57,12 +57,11 @@ impl<S> Layer<S> for HedgeLayer {
 /// is dropped, which closes its connection.
 ///
 /// A request is hedged only if its method is idempotent (RFC 9110 section 9.2.2), its body is empty, in memory or in a
-/// file, and it does not ask for a tunnel; others pass unchanged. The head of such a request is copied before it is sent. A
-/// [budget](HedgeLayer::budget) limits the second attempts, so that they do not double the load when all servers are
-/// slow. The error of one attempt is returned only if the other has failed too, or has not begun.
+/// file, and it does not ask for a tunnel; others pass unchanged. The head of such a request is copied before it is
+/// sent. A [budget](HedgeLayer::budget) limits the second attempts, so that they do not double the load when all servers
+/// are slow. The error of one attempt is returned only if the other has failed too, or has not begun.
 ///
-/// Over [`Balance`](super::Balance) the second attempt goes to another endpoint than the first, unless there is no
-/// other. Put it inside of [`Retry`](super::Retry) and outside of the balancer. Readiness passes through.
+/// Over [`Balance`](super::Balance) the second attempt goes to a different endpoint, if there is one. Put it inside of [`Retry`](super::Retry) and outside of the balancer. Readiness passes through.
 ///
 /// ```
 /// use std::time::Duration;
@@ -96,11 +95,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut request = request.map(Body::new);
-        let spare = copy(&request).map(|copy| {
+        let hedge = copy(&request).map(|copy| {
             self.layer.budget.deposit();
-            let first = PresentEndpoint::default();
+            let first = CurrentEndpoint::default();
             History::report_endpoint(&mut request, first.clone());
-            Spare {
+            SecondAttempt {
                 request: Box::new(copy),
                 first,
                 service: self.inner.clone(),
@@ -108,7 +107,7 @@ where
                 delay: Some(Box::pin(sleep(self.layer.delay))),
             }
         });
-        ResponseFuture { first: Some(self.inner.call(request)), second: None, spare, error: None }
+        ResponseFuture { first: Some(self.inner.call(request)), second: None, hedge, error: None }
     }
 }
 
@@ -127,10 +126,10 @@ fn copy(request: &Request<Body>) -> Option<Request<Body>> {
 }
 
 /// A second attempt that has not begun.
-struct Spare<S> {
+struct SecondAttempt<S> {
     request: Box<Request<Body>>,
-    /// Where the first attempt is.
-    first: PresentEndpoint,
+    /// The endpoint of the first attempt.
+    first: CurrentEndpoint,
     service: S,
     budget: Arc<RetryBudget>,
     /// `None` after it has passed and the budget has been charged.
@@ -144,7 +143,7 @@ pub struct ResponseFuture<S, F, E> {
     first: Option<F>,
     #[pin]
     second: Option<F>,
-    spare: Option<Spare<S>>,
+    hedge: Option<SecondAttempt<S>>,
     /// The error of a failed attempt while the other one runs.
     error: Option<E>,
 }
@@ -173,25 +172,25 @@ where
                 let error = this.error.take().expect("not polled again after it has ended");
                 return Poll::Ready(Err(error));
             }
-            let Some(spare) = this.spare else { return Poll::Pending };
-            if let Some(delay) = &mut spare.delay {
+            let Some(hedge) = this.hedge else { return Poll::Pending };
+            if let Some(delay) = &mut hedge.delay {
                 ready!(delay.as_mut().poll(cx));
-                if !spare.budget.try_withdraw(clock::now()) {
-                    *this.spare = None;
+                if !hedge.budget.try_withdraw(clock::now()) {
+                    *this.hedge = None;
                     return Poll::Pending;
                 }
-                spare.delay = None;
+                hedge.delay = None;
             }
             // The first attempt continues if the service cannot take a second one.
-            let is_ready = ready!(spare.service.poll_ready(cx)).is_ok();
-            let mut spare = this.spare.take().expect("it was there just above");
+            let is_ready = ready!(hedge.service.poll_ready(cx)).is_ok();
+            let mut hedge = this.hedge.take().expect("it is `Some` just above");
             if !is_ready {
                 return Poll::Pending;
             }
-            if let Some(first) = spare.first.get() {
-                History::avoid(&mut spare.request, &first);
+            if let Some(first) = hedge.first.get() {
+                History::avoid(&mut hedge.request, &first);
             }
-            this.second.set(Some(spare.service.call(*spare.request)));
+            this.second.set(Some(hedge.service.call(*hedge.request)));
         }
     }
 }

@@ -12,18 +12,18 @@ use crate::body::Body;
 pub(super) struct History {
     tried: Vec<Tried>,
     needs_new_connection: bool,
-    /// Where to record the endpoint of the present attempt, if another attempt may begin beside it.
-    present: Option<PresentEndpoint>,
+    /// Receives the endpoint of the current attempt, if a second attempt may run at the same time.
+    current: Option<CurrentEndpoint>,
 }
 
-/// The endpoint of an attempt under way, for one that is to go elsewhere.
+/// The endpoint of a running attempt, which a second attempt avoids.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PresentEndpoint(Arc<Mutex<Option<EndpointKey>>>);
+pub(super) struct CurrentEndpoint(Arc<Mutex<Option<EndpointKey>>>);
 
-impl PresentEndpoint {
+impl CurrentEndpoint {
     /// Returns the endpoint, once the attempt has one.
     pub(super) fn get(&self) -> Option<EndpointKey> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -35,7 +35,7 @@ impl PresentEndpoint {
 #[derive(Debug, Clone)]
 struct Tried {
     key: EndpointKey,
-    /// Whether only an idle connection was tried, which was closed, or the first attempt is still there.
+    /// Whether it may be tried again: the attempt failed on an idle connection, or is still running.
     may_repeat: bool,
 }
 
@@ -58,22 +58,23 @@ impl History {
         }
     }
 
-    /// Lets another attempt know where this one goes.
-    pub(super) fn report_endpoint(request: &mut Request<Body>, to: PresentEndpoint) {
-        Self::of_mut(request).present = Some(to);
+    /// Makes the balancer report the endpoint of this attempt to `current`.
+    pub(super) fn report_endpoint(request: &mut Request<Body>, current: CurrentEndpoint) {
+        Self::of_mut(request).current = Some(current);
     }
 
-    /// Records where this attempt goes, if another one wants to know.
+    /// Records the endpoint of this attempt, if [`report_endpoint`](Self::report_endpoint) was called.
     pub(super) fn record_endpoint(&self, key: &EndpointKey) {
-        if let Some(present) = &self.present {
-            present.set(key);
+        if let Some(current) = &self.current {
+            current.set(key);
         }
     }
 
-    /// Sends the request elsewhere than to `key`, where it is under way already, unless it was tried everywhere.
+    /// Makes the balancer send the request to `key`, where another attempt is running, only if all other endpoints were
+    /// tried.
     pub(super) fn avoid(request: &mut Request<Body>, key: &EndpointKey) {
         let history = Self::of_mut(request);
-        history.present = None;
+        history.current = None;
         if !history.has_tried(key) {
             history.tried.push(Tried { key: key.clone(), may_repeat: true });
         }

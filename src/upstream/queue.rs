@@ -92,11 +92,11 @@ pub struct QueueStats {
     pub total_wait: Duration,
     /// The longest wait of an admitted request.
     pub longest_wait: Duration,
-    /// How long the oldest waiting request has been waiting.
+    /// The time since the oldest waiting request was queued.
     pub oldest_wait: Duration,
 }
 
-/// A queue of entries. The requests themselves are in the futures that wait.
+/// A queue of entries. The requests themselves are in the waiting futures.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -107,12 +107,13 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct State {
     options: QueueOptions,
-    classes: [VecDeque<Arc<Place>>; 3],
+    classes: [VecDeque<Arc<Entry>>; 3],
     stats: QueueStats,
 }
 
 #[derive(Debug)]
-struct Place {
+/// A waiting request.
+struct Entry {
     since: Instant,
     /// Notified when the entry is removed from the queue.
     called: Notify,
@@ -123,9 +124,9 @@ struct Place {
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
     queue: &'a Queue,
-    place: Arc<Place>,
+    place: Arc<Entry>,
     class: Priority,
-    /// Whether it was called and has not used the call yet.
+    /// Whether it was called, and has not yet used or passed on the call.
     is_called: bool,
 }
 
@@ -166,7 +167,7 @@ impl Queue {
             return Err(QueueError::Full);
         }
         let (since, timeout) = (clock::now(), state.options.timeout);
-        let place = Arc::new(Place { since, called: Notify::new(), is_displaced: false.into() });
+        let place = Arc::new(Entry { since, called: Notify::new(), is_displaced: false.into() });
         state.classes[class as usize].push_back(place.clone());
         self.publish(&state);
         Ok((Ticket { queue: self, place, class, is_called: false }, timeout))

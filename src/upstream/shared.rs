@@ -1,6 +1,6 @@
 //! `SharedConnections`: HTTP/2 connections to one server, which requests share.
 
-mod home;
+mod runtime_pool;
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 use http::{Request, Response, uri};
 use tokio::runtime::{Handle, Id};
 
-use self::home::{Home, Place};
+use self::runtime_pool::{Checkout, RuntimePool};
 use super::{
     error::{AttemptError, AttemptErrorKind, Unreachable},
     history::History,
@@ -33,7 +33,7 @@ use crate::{
 
 /// The connections of all runtimes. A connection belongs to the runtime that opened it, where a task drives it.
 #[derive(Debug, Default)]
-pub(super) struct SharedConnections(Mutex<HashMap<Id, Arc<Home>>>);
+pub(super) struct SharedConnections(Mutex<HashMap<Id, Arc<RuntimePool>>>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while a lock is held.
@@ -45,43 +45,42 @@ impl SharedConnections {
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
-    fn home(&self) -> Arc<Home> {
+    fn pool(&self) -> Arc<RuntimePool> {
         let runtime = Handle::current().id();
-        let mut homes = lock(&self.0);
-        if let Some(home) = homes.get(&runtime) {
-            return home.clone();
+        let mut pools = lock(&self.0);
+        if let Some(pool) = pools.get(&runtime) {
+            return pool.clone();
         }
         // The tasks of a runtime that has ended have closed its connections.
-        homes.retain(|_, home| Arc::strong_count(home) > 1 || home.has_open());
-        homes.entry(runtime).or_default().clone()
+        pools.retain(|_, pool| Arc::strong_count(pool) > 1 || pool.has_open());
+        pools.entry(runtime).or_default().clone()
     }
 
     /// Returns the number of open connections, in all runtimes.
     pub(super) fn len(&self) -> usize {
-        lock(&self.0).values().map(|home| home.len()).sum()
+        lock(&self.0).values().map(|pool| pool.len()).sum()
     }
 
     /// Returns the number of requests that wait for a connection, in all runtimes.
     pub(super) fn waiting(&self) -> usize {
-        lock(&self.0).values().map(|home| home.waiting()).sum()
+        lock(&self.0).values().map(|pool| pool.waiting()).sum()
     }
 }
 
 /// The application protocols that are offered to a server (ALPN).
 pub(super) const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// Sends a request on a connection with a free stream, or on a new one. If the server selects HTTP/1.1, the request
-/// is sent by that.
+/// Sends a request on a connection with a free stream, or on a new one; by HTTP/1.1 if the server selects that.
 pub(super) async fn send(
     shared: Arc<Shared>,
     request: Request<Body>,
 ) -> Result<Response<Body>, AttemptError> {
-    let home = shared.connections.home();
-    let connection = match home.find(shared.http1.config()) {
+    let pool = shared.connections.pool();
+    let connection = match pool.try_checkout(shared.http1.config()) {
         Some(connection) => connection,
         None => {
             let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-            match connect(&shared, &home, deadline).await {
+            match connect(&shared, &pool, deadline).await {
                 Ok(Some(connection)) => connection,
                 Ok(None) => return shared.http1.send(request, ()).await,
                 Err(error) => return Err(error.with_request(request)),
@@ -90,7 +89,7 @@ pub(super) async fn send(
     };
     match connection.exchange(request).await {
         Ok(response) => Ok(response),
-        // A connection of its own, for which ALPN offers HTTP/1.1 alone, as browsers do.
+        // Sent on a connection whose ALPN offers HTTP/1.1 alone, as browsers do.
         Err(ExchangeError { cause: Cause::NoExtendedConnect, request: Some(request), .. })
             if shared.scheme == Scheme::Https =>
         {
@@ -100,20 +99,20 @@ pub(super) async fn send(
     }
 }
 
-/// Returns a connection, after a wait at the maximum number of them, within the connect timeout and until the request's
-/// deadline; `None` if the server selects HTTP/1.1.
+/// Returns a connection with a free stream, or opens one within the connect timeout. At the maximum number of connections
+/// it waits for one, at most until the request's deadline. Returns `None` if the server selects HTTP/1.1.
 async fn connect(
     shared: &Shared,
-    home: &Arc<Home>,
+    pool: &Arc<RuntimePool>,
     deadline: Option<Instant>,
 ) -> Result<Option<Connection>, AttemptError> {
     let config = shared.http1.config();
-    let made = async {
-        let _connecting = match home.place(config).await.map_err(exhausted)? {
-            Place::On(connection) => return Ok(Some(connection)),
-            Place::New(connecting) => connecting,
+    let connected = async {
+        let _connecting = match pool.checkout(config).await.map_err(exhausted)? {
+            Checkout::Open(connection) => return Ok(Some(connection)),
+            Checkout::Connect(connecting) => connecting,
         };
-        let source = match tokio::time::timeout(config.connect_timeout, make(shared, home)).await {
+        let source = match tokio::time::timeout(config.connect_timeout, open(shared, pool)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
@@ -121,8 +120,8 @@ async fn connect(
         let source = Unreachable::into_error(shared.http1.address.clone(), source);
         Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
     };
-    let Some(deadline) = deadline else { return made.await };
-    match tokio::time::timeout_at(deadline.into(), made).await {
+    let Some(deadline) = deadline else { return connected.await };
+    match tokio::time::timeout_at(deadline.into(), connected).await {
         Ok(result) => result,
         Err(_) => {
             let cause = Cause::Deadline.into_error();
@@ -132,7 +131,7 @@ async fn connect(
 }
 
 /// Opens a connection for its first request.
-async fn make(shared: &Shared, home: &Arc<Home>) -> io::Result<Option<Connection>> {
+async fn open(shared: &Shared, pool: &Arc<RuntimePool>) -> io::Result<Option<Connection>> {
     let stream = shared.connector.connect().await?;
     if shared.scheme == Scheme::Https && tls::alpn(&stream) != Some(b"h2") {
         shared.speaks_http1.store(true, Ordering::Relaxed);
@@ -144,7 +143,7 @@ async fn make(shared: &Shared, home: &Arc<Home>) -> io::Result<Option<Connection
     };
     let limits = shared.http1.protocol.limits.clone();
     let (connection, driver) = handshake(stream, scheme, limits).await?;
-    home.add(connection.clone(), driver, shared.http1.config().idle_timeout);
+    pool.add(connection.clone(), driver, shared.http1.config().idle_timeout);
     Ok(Some(connection))
 }
 

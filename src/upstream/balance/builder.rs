@@ -15,13 +15,13 @@ use crate::{
     },
 };
 
-/// How a request is handled when there is no endpoint, or an operator has taken all out.
+/// The handling of a request when there is no endpoint, or an operator has taken all endpoints out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EmptySet {
-    /// It fails at once with [`NoEndpoint`](crate::upstream::NoEndpoint), which becomes 503.
+    /// The request fails at once with [`NoEndpoint`](crate::upstream::NoEndpoint), which becomes 503.
     #[default]
     Fail,
-    /// It waits in the [queue](BalanceBuilder::queue), for example while a program starts and its endpoints are not
+    /// The request waits in the [queue](BalanceBuilder::queue), for example while a program starts and its endpoints are not
     /// yet known.
     Wait,
 }

@@ -18,9 +18,9 @@ use crate::{
     },
 };
 
-/// How often the first request in the queue checks the endpoints without being called: every 100 ms, since ejections
-/// end by themselves.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Interval at which the first request in the queue checks the endpoints without being called: 100 ms, since an ejection
+/// ends without a notification.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Boxed, since few requests wait.
 pub(super) type WaitFuture<S, F> =
@@ -87,7 +87,7 @@ where
                 }
                 return Err(overloaded(error, request));
             }
-            () = sleep(LOOK_INTERVAL) => {}
+            () = sleep(POLL_INTERVAL) => {}
         }
     }
 }

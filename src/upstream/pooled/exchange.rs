@@ -52,7 +52,7 @@ enum State<P: Protocol> {
     Exchanging { is_reused: bool },
 }
 
-/// What a request does next.
+/// The next step of a request.
 enum Next<P: Protocol> {
     Wait(SlotFuture),
     Connect(ConnectFuture<P>),

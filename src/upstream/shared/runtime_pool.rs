@@ -1,4 +1,4 @@
-//! `Home`: the HTTP/2 connections to a server of one runtime, within the limits of its pool.
+//! `RuntimePool`: the HTTP/2 connections of one runtime to a server.
 
 use std::{
     future::Future,
@@ -22,35 +22,35 @@ use crate::{
     upstream::pooled::{PoolConfig, PoolExhausted},
 };
 
-/// The connections of one runtime, which drives them.
+/// The connections of one runtime to a server. Tasks of the runtime drive them.
 #[derive(Debug, Default)]
-pub(super) struct Home {
-    open: Mutex<Vec<Open>>,
+pub(super) struct RuntimePool {
+    open: Mutex<Vec<OpenConnection>>,
     /// Held while a connection is being opened, so that a burst of requests opens only one.
     connecting: tokio::sync::Mutex<()>,
     /// Notified when a request or a connection has ended.
     freed: Arc<Notify>,
-    /// Requests that wait at the maximum number of connections.
+    /// The number of requests that wait, since the maximum number of connections is open.
     waiting: AtomicUsize,
 }
 
-/// A connection, and what its limits count.
+/// A connection, with its age and the number of its requests.
 #[derive(Debug)]
-struct Open {
+struct OpenConnection {
     connection: Connection,
     opened: Instant,
     requests: u64,
 }
 
-/// What a request gets from a [`Home`].
-pub(super) enum Place<'a> {
-    /// A connection that takes it.
-    On(Connection),
-    /// The right to open a connection.
-    New(MutexGuard<'a, ()>),
+/// The result of [`RuntimePool::checkout`].
+pub(super) enum Checkout<'a> {
+    /// An open connection with a free stream.
+    Open(Connection),
+    /// The caller must open a connection, and holds the lock meanwhile.
+    Connect(MutexGuard<'a, ()>),
 }
 
-impl Home {
+impl RuntimePool {
     pub(super) fn has_open(&self) -> bool {
         lock(&self.open).iter().any(|open| !open.connection.is_closed())
     }
@@ -65,10 +65,9 @@ impl Home {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Returns a connection that takes another request, the oldest such one, so that others become idle. The request
-    /// is counted. A connection that has reached its age or its number of requests is removed: it ends after the
-    /// requests that are in flight on it.
-    pub(super) fn find(&self, config: &PoolConfig) -> Option<Connection> {
+    /// Returns the oldest connection with a free stream, so that others become idle, and counts the request. A connection
+    /// that has reached its maximum age or number of requests is removed: it ends after its requests in flight.
+    pub(super) fn try_checkout(&self, config: &PoolConfig) -> Option<Connection> {
         let now = clock::now();
         let mut all = lock(&self.open);
         all.retain(|open| {
@@ -80,31 +79,35 @@ impl Home {
         Some(open.connection.clone())
     }
 
-    /// Returns a connection, or the right to open one. At the maximum number of connections it waits, in order of arrival.
-    pub(super) async fn place(&self, config: &PoolConfig) -> Result<Place<'_>, PoolExhausted> {
+    /// Returns a connection with a free stream, or the lock for opening one. At the maximum number of connections it
+    /// waits for either.
+    pub(super) async fn checkout(
+        &self,
+        config: &PoolConfig,
+    ) -> Result<Checkout<'_>, PoolExhausted> {
         let is_full = || config.max_connections.is_some_and(|max| self.len() >= max);
-        let mut wait = None;
+        let mut waiter = None;
         loop {
             // Before the check, so that no notification after it is missed.
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
-            if let Some(connection) = self.find(config) {
-                return Ok(Place::On(connection));
+            if let Some(connection) = self.try_checkout(config) {
+                return Ok(Checkout::Open(connection));
             }
             if !is_full() {
                 let connecting = self.connecting.lock().await;
-                if let Some(connection) = self.find(config) {
-                    return Ok(Place::On(connection)); // another request has opened it
+                if let Some(connection) = self.try_checkout(config) {
+                    return Ok(Checkout::Open(connection)); // another request has opened it
                 }
                 if !is_full() {
-                    return Ok(Place::New(connecting));
+                    return Ok(Checkout::Connect(connecting));
                 }
             }
-            let wait = match &mut wait {
-                Some(wait) => wait,
-                None => wait.insert(Waiting::begin(self, config)?),
+            let waiter = match &mut waiter {
+                Some(waiter) => waiter,
+                None => waiter.insert(Waiter::new(self, config)?),
             };
-            if !wait.until(freed).await {
+            if !waiter.wait(freed).await {
                 return Err(PoolExhausted::Timeout(config.queue_timeout));
             }
         }
@@ -118,17 +121,17 @@ impl Home {
         idle_timeout: Duration,
     ) {
         connection.notify_when_freed(self.freed.clone());
-        // No handle of it: a removed connection ends with its last request.
+        // The task has no handle of the connection, so that a removed connection ends after its last request.
         let activity = connection.activity();
         let opened = clock::now();
-        lock(&self.open).push(Open { connection, opened, requests: 1 });
-        let home = Arc::downgrade(self);
+        lock(&self.open).push(OpenConnection { connection, opened, requests: 1 });
+        let pool = Arc::downgrade(self);
         Handle::current().spawn(async move {
             drive(&activity, driver, idle_timeout).await;
             activity.close();
-            if let Some(home) = home.upgrade() {
-                lock(&home.open).retain(|open| !open.connection.is_closed());
-                home.freed.notify_waiters();
+            if let Some(pool) = pool.upgrade() {
+                lock(&pool.open).retain(|open| !open.connection.is_closed());
+                pool.freed.notify_waiters();
             }
         });
     }
@@ -146,41 +149,44 @@ async fn drive<I: Io>(activity: &Activity, mut driver: Driver<I>, idle_timeout: 
             Err(_) if activity.active() > 0 || activity.exchanges() != exchanges => {
                 exchanges = activity.exchanges();
             }
-            Err(_) => return, // dropped, which closes it
+            Err(_) => return, // dropping the driver closes the connection
         }
     }
 }
 
-/// A request that waits, until it is dropped.
-struct Waiting<'a> {
-    home: &'a Home,
-    until: Option<Instant>,
+/// Counts a waiting request until it is dropped.
+struct Waiter<'a> {
+    pool: &'a RuntimePool,
+    /// The end of the queue timeout.
+    deadline: Option<Instant>,
 }
 
-impl<'a> Waiting<'a> {
-    fn begin(home: &'a Home, config: &PoolConfig) -> Result<Self, PoolExhausted> {
+impl<'a> Waiter<'a> {
+    /// # Errors
+    /// The maximum number of requests waits.
+    fn new(pool: &'a RuntimePool, config: &PoolConfig) -> Result<Self, PoolExhausted> {
         let max = config.max_queued;
-        if home.waiting.fetch_add(1, Ordering::Relaxed) >= max {
-            home.waiting.fetch_sub(1, Ordering::Relaxed);
+        if pool.waiting.fetch_add(1, Ordering::Relaxed) >= max {
+            pool.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(PoolExhausted::QueueFull(max));
         }
-        Ok(Self { home, until: clock::now().checked_add(config.queue_timeout) })
+        Ok(Self { pool, deadline: clock::now().checked_add(config.queue_timeout) })
     }
 
-    /// Waits for `freed`. Returns `false` if the time has passed.
-    async fn until(&self, freed: impl Future<Output = ()>) -> bool {
-        match self.until {
+    /// Waits for `freed`. Returns `false` when the queue timeout has passed.
+    async fn wait(&self, freed: impl Future<Output = ()>) -> bool {
+        match self.deadline {
             None => {
                 freed.await;
                 true
             }
-            Some(until) => tokio::time::timeout_at(until.into(), freed).await.is_ok(),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), freed).await.is_ok(),
         }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.home.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.pool.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

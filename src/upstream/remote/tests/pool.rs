@@ -113,7 +113,7 @@ async fn begin_answer(listener: &TcpListener) -> TcpStream {
     server
 }
 
-/// Why a request has got no connection.
+/// The reason why a request got no connection.
 fn cause(error: AttemptError) -> PoolExhausted {
     let source = error.into_source();
     let source = Error::find(&*source).unwrap();
