@@ -88,7 +88,7 @@ async fn s23_s24_hop_by_hop_and_forged_fields_are_replaced() {
 }
 
 #[tokio::test]
-async fn connections_are_reused_and_bodies_framed_once() {
+async fn connection_is_reused_and_each_body_is_framed_anew() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
@@ -213,7 +213,7 @@ async fn s17_server_that_answers_before_the_body_is_not_used_again() {
         first.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
         let mut rest = Vec::new();
         let _ = within(first.read_to_end(&mut rest)).await;
-        assert!(!rest.windows(4).any(|w| w == b"GET "), "no request where a body was due");
+        assert!(!rest.windows(4).any(|w| w == b"GET "), "no request in place of the body");
         let mut second = script.accept().await;
         read_until(&mut second, "\r\n\r\n").await;
         second.write_all(OK.as_bytes()).await.unwrap();

@@ -134,7 +134,7 @@ async fn via_is_added_both_ways_by_choice() {
 }
 
 #[tokio::test]
-async fn requests_for_the_gateway_are_answered_by_it() {
+async fn gateway_answers_trace_and_max_forwards_zero() {
     let (_script, addr) = Script::new().await;
     let builder = || Upstream::builder([addr.to_string()]);
     let ask = async |servers: Upstream, method: &str, fields: &str| {
@@ -175,7 +175,7 @@ async fn forwarded_trace_has_no_credentials_and_one_hop_less() {
 }
 
 #[tokio::test]
-async fn errors_have_one_shape_in_every_place_that_answers() {
+async fn every_error_response_has_the_same_format() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let site = crate::Router::new()
@@ -218,7 +218,7 @@ async fn errors_have_one_shape_in_every_place_that_answers() {
 }
 
 #[tokio::test]
-async fn limit_that_refuses_a_body_is_named_however_the_body_comes() {
+async fn response_names_exceeded_body_limit_for_any_framing() {
     async fn answer_of<R>(layer: RescueLayer<R>, request: &str) -> String
     where
         R: Responder + Clone + Send + 'static,
@@ -241,11 +241,11 @@ async fn limit_that_refuses_a_body_is_named_however_the_body_comes() {
         ("/streamed", chunked),
     ] {
         let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{body}");
-        let told = answer_of(RescueLayer::new().tell_limits(), &request).await;
-        assert_eq!(statuses(&told), [413], "{path}");
+        let named = answer_of(RescueLayer::new().tell_limits(), &request).await;
+        assert_eq!(statuses(&named), [413], "{path}");
         let want = "\r\n\r\n413 Payload Too Large\nthe body is larger than 4 bytes\n";
-        assert!(told.ends_with(want), "{path}: {told}");
-        let untold = answer_of(RescueLayer::new(), &request).await;
-        assert!(untold.ends_with("\r\n\r\n413 Payload Too Large\n"), "{path}: {untold}");
+        assert!(named.ends_with(want), "{path}: {named}");
+        let unnamed = answer_of(RescueLayer::new(), &request).await;
+        assert!(unnamed.ends_with("\r\n\r\n413 Payload Too Large\n"), "{path}: {unnamed}");
     }
 }

@@ -92,7 +92,7 @@ async fn refusal_of_an_expectation_arrives_before_the_body() {
     server.write_all(refusal.as_bytes()).await.unwrap();
     let answer = read_until(&mut client, "\r\n\r\n").await;
     assert_eq!(statuses(&answer), [413], "and no 100");
-    // The body was promised and will not come, so the connection serves no other request.
+    // The announced body will not be sent, so the connection serves no other request.
     let mut rest = Vec::new();
     within(server.read_to_end(&mut rest)).await.unwrap();
     assert!(rest.is_empty(), "no part of the body is sent");
@@ -101,7 +101,7 @@ async fn refusal_of_an_expectation_arrives_before_the_body() {
 }
 
 #[tokio::test]
-async fn accepted_expectation_brings_the_body() {
+async fn body_is_sent_after_the_server_accepts_the_expectation() {
     let (script, addr) = Script::new().await;
     let front = start(to(addr).forward_expect(true).build().unwrap()).await;
     let mut client = TcpStream::connect(front.addr).await.unwrap();

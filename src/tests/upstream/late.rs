@@ -1,5 +1,5 @@
-//! S17: responses before the end of the request, or after the client has left. A connection on which either side has
-//! not sent a complete message never carries another request.
+//! S17: responses before the end of the request, or after the client has disconnected. A connection on which either
+//! message is incomplete never carries another request.
 
 use super::*;
 
@@ -21,14 +21,14 @@ async fn serve_one(script: &Script) -> (String, TcpStream) {
 }
 
 #[tokio::test]
-async fn s17_answer_after_the_timeout_is_discarded() {
+async fn s17_response_after_the_timeout_is_discarded() {
     let (script, addr) = Script::new().await;
     let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
     let front = start(with_limits(addr, limits)).await;
     let server = async {
         let mut late = script.accept().await;
         read_until(&mut late, "\r\n\r\n").await;
-        assert!(rest(&mut late).await.is_empty(), "given up on, and nothing more sent on it");
+        assert!(rest(&mut late).await.is_empty(), "closed, without another request");
         let _ = late.write_all(EVIL.as_bytes()).await;
         let (head, kept) = serve_one(&script).await;
         assert!(head.starts_with("GET /2 "));
@@ -48,7 +48,7 @@ async fn s17_answer_after_the_timeout_is_discarded() {
 }
 
 #[tokio::test]
-async fn s17_answer_for_departed_client_is_discarded() {
+async fn s17_response_for_disconnected_client_is_discarded() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let mut client = TcpStream::connect(front.addr).await.unwrap();
@@ -65,7 +65,7 @@ async fn s17_answer_for_departed_client_is_discarded() {
 }
 
 #[tokio::test]
-async fn s17_rest_of_answer_is_given_to_no_other_request() {
+async fn s17_rest_of_response_is_never_sent_to_another_client() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let mut client = TcpStream::connect(front.addr).await.unwrap();
@@ -94,7 +94,7 @@ async fn s17_announced_body_that_is_not_sent_closes_the_connection() {
         let head = read_until(&mut first, "\r\n\r\n").await;
         assert!(head.contains("content-length: 50\r\n") && !head.contains("expect"), "{head}");
         first.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
-        assert!(rest(&mut first).await.is_empty(), "no request where a body was due");
+        assert!(rest(&mut first).await.is_empty(), "no request in place of the body");
         serve_one(&script).await
     };
     let client = async {
@@ -104,7 +104,7 @@ async fn s17_announced_body_that_is_not_sent_closes_the_connection() {
         client.write_all(head.as_bytes()).await.unwrap();
         let answer = read_until(&mut client, "no").await;
         assert_eq!(*statuses(&answer).last().unwrap(), 403, "{answer}");
-        // Bytes that it sends now are the body, and never a request.
+        // Bytes that the client sends now are its body, and never a request.
         let _ = client.write_all(b"GET /evil HTTP/1.1\r\nHost: a\r\n\r\n").await;
         exchange(front.addr, get("/2")).await
     };
@@ -147,20 +147,20 @@ async fn s17_body_aborted_by_the_client_closes_the_connection() {
         let ((head, kept), answer) = tokio::join!(server, client);
         assert!(head.starts_with("GET /2 "), "{head}");
         assert_eq!(statuses(&answer), [200]);
-        drop(kept); // so that the next round has a connection of its own
+        drop(kept); // so that the next round opens a connection
     }
     front.stop().await;
 }
 
 #[tokio::test]
-async fn s17_answer_that_begins_early_does_not_cut_the_request_body() {
+async fn s17_response_before_the_end_of_the_body_does_not_truncate_the_body() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;
     let server = async {
         let mut server = script.accept().await;
         read_until(&mut server, "half").await;
         server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nea").await.unwrap();
-        assert_eq!(read_until(&mut server, "rest").await, "rest", "the body goes on");
+        assert_eq!(read_until(&mut server, "rest").await, "rest", "the body continues");
         server.write_all(b"rl").await.unwrap();
         // Both messages are complete, so the connection carries another request.
         let second = read_until(&mut server, "\r\n\r\n").await;

@@ -8,7 +8,7 @@ use crate::{
 
 const LEN: usize = 300_000;
 
-/// Reads a request whole, and closes the connection or answers. Returns the length of its body.
+/// Reads a complete request, and answers it or closes the connection. Returns the length of its body.
 async fn serve(script: Script, answers: bool) -> usize {
     let mut server = script.accept().await;
     let mut all = Vec::new();

@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// Answers with the version, the host, the body and the trailers of the request.
-async fn tell(tls: Option<Server>) -> Running {
+/// A server that answers with the version, the host, and the lengths of the body and the trailers of the request.
+async fn describe(tls: Option<Server>) -> Running {
     let service = service_fn(async |request: Request| {
         let version = request.version();
         let host = request.headers()["host"].to_str().unwrap().to_owned();
@@ -61,7 +61,7 @@ fn certificate(alpn: &[&str]) -> (Authority, Server) {
 async fn server_chooses_the_protocol_and_its_certificate_is_verified() {
     for (alpn, version) in [(&["h2", "http/1.1"][..], "HTTP/2.0"), (&["http/1.1"], "HTTP/1.1")] {
         let (ca, tls) = certificate(alpn);
-        let server = tell(Some(tls)).await;
+        let server = describe(Some(tls)).await;
         let address = format!("https://localhost:{}", server.addr.port());
         let client = Client::builder().roots(ca.file()).build().unwrap();
         let upstream = Upstream::builder([&address]).tls(client).build().unwrap();
@@ -84,7 +84,7 @@ async fn server_chooses_the_protocol_and_its_certificate_is_verified() {
 #[tokio::test]
 async fn source_names_servers_with_tls_and_http2() {
     let (ca, tls) = certificate(&["h2"]);
-    let (secure, plain) = (tell(Some(tls)).await, tell(None).await);
+    let (secure, plain) = (describe(Some(tls)).await, describe(None).await);
     let client = Client::builder().roots(ca.file()).build().unwrap();
     let servers =
         [format!("https://localhost:{}", secure.addr.port()), format!("h2://{}", plain.addr)];
@@ -100,8 +100,8 @@ async fn source_names_servers_with_tls_and_http2() {
 }
 
 #[tokio::test]
-async fn prior_knowledge_carries_streams_trailers_and_many_requests_on_one_connection() {
-    let server = tell(None).await;
+async fn prior_knowledge_connection_carries_concurrent_requests_with_trailers() {
+    let server = describe(None).await;
     let upstream = Upstream::new([format!("h2://{}", server.addr)]).unwrap();
     let requests = (0..50).map(|i| {
         let upstream = upstream.clone();
@@ -188,7 +188,7 @@ async fn server_that_resets_a_request_is_a_bad_gateway() {
 }
 
 #[test]
-fn scheme_without_roots_or_certificate_is_told_when_it_is_built() {
+fn builder_returns_error_of_unknown_scheme_and_missing_certificate() {
     assert!(Upstream::new(["ftp://a:1"]).is_err());
     let missing = Client::builder().roots("/nonexistent").build().unwrap_err();
     assert!(missing.to_string().contains("/nonexistent"));

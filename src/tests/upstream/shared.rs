@@ -1,4 +1,4 @@
-//! Connections of HTTP/2 to servers: their limits, and what passes through them.
+//! HTTP/2 connections to servers: their limits, and the messages on them.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use crate::{
     upstream::{PoolConfig, PoolExhausted, Upstream},
 };
 
-/// Answers with the address of the connection.
+/// A server that answers with the client address of the connection.
 async fn addresses() -> Running {
     start(service_fn(async |request: Request| {
         let peer: &Peer = request.extensions().get().unwrap();
@@ -47,7 +47,7 @@ async fn text(response: Response) -> String {
 }
 
 #[tokio::test]
-async fn connection_serves_no_more_requests_than_may_and_is_not_older() {
+async fn connection_is_replaced_at_its_maximum_requests_and_age() {
     let server = addresses().await;
     for (pool, connections) in [
         (PoolConfig::new(), 1),
@@ -161,7 +161,7 @@ async fn request_that_has_waited_too_long_fails() {
     server.stop().await;
 }
 
-/// The bound that was exceeded, among the causes of an error.
+/// Returns the exceeded bound from the causes of an error.
 fn find(error: &(dyn std::error::Error + 'static)) -> Option<PoolExhausted> {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.find_map(|error| error.downcast_ref().copied())
@@ -205,7 +205,7 @@ async fn h10_frames_in_a_body_are_data_to_a_server() {
 }
 
 #[tokio::test]
-async fn early_hints_of_a_server_are_passed_on() {
+async fn early_hints_of_a_server_are_relayed() {
     let server = start(service_fn(async |request: Request| {
         let interim = request.extensions().get::<InterimResponses>().unwrap();
         let mut headers = http::HeaderMap::new();
