@@ -6,7 +6,7 @@ use std::{io, os::fd::OwnedFd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Registers a non-blocking socket with the present runtime, for read readiness only.
+/// Registers a non-blocking socket with the current runtime, for read readiness only.
 ///
 /// # Errors
 /// Those of epoll_ctl(2).
@@ -15,7 +15,7 @@ pub(super) fn register_for_reads(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
-/// Registers a socket with the present runtime, for reads and writes.
+/// Registers a socket with the current runtime, for reads and writes.
 ///
 /// # Errors
 /// Those of epoll_ctl(2).

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 /// no more than these.
 const MAX_THREADS: usize = 32;
 
-/// How long an idle thread waits for the next job: 10 s, as the threads of a Tokio runtime do.
+/// Idle time after which a thread exits: 10 s, as in Tokio's pool.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The queue length above which unwanted jobs are dropped.

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn date_line_says_the_present_second() {
+    fn date_line_has_the_current_second() {
         let second = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap().as_secs();
         let before = SystemTime::now();
         let line = with_date_line(now(), <[u8]>::to_vec);

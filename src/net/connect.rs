@@ -17,17 +17,17 @@ use tokio::{
 
 use super::blocking_pool::BlockingPool;
 
-/// How long an attempt may take before the next address is tried beside it, 250 ms (RFC 8305 section 8).
+/// Time after which the next address is tried while an attempt is still running: 250 ms (RFC 8305 section 8).
 pub(super) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The number of addresses of one name that are tried. A name that has more is balanced by its DNS server,
+/// Maximum number of addresses of one name that are tried. A name with more addresses is balanced by its DNS server,
 /// which changes their order.
 const MAX_ADDRESSES: usize = 16;
 
 /// Connects to `host:port`. A host name is resolved on a [`BlockingPool`]: tokio's pool panics if the system
 /// cannot start a thread.
 pub(super) async fn connect_tcp(host: &str) -> io::Result<TcpStream> {
-    /// A pool of its own, so that name servers that do not answer occupy no thread of the disks.
+    /// A separate pool, so that name servers that do not answer occupy no thread of the disks.
     static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
     if let Ok(addr) = host.parse::<SocketAddr>() {
         return TcpStream::connect(addr).await;
@@ -59,10 +59,10 @@ fn interleave(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Connects to the address that answers first. The next one is tried when the last attempt has failed, or
-/// has taken `delay`; attempts under way continue (RFC 8305 section 5).
+/// has taken `delay`; running attempts continue (RFC 8305 section 5).
 ///
 /// # Errors
-/// That of the last attempt to fail; [`NotFound`](io::ErrorKind::NotFound) without an address.
+/// The error of the attempt that failed last; [`NotFound`](io::ErrorKind::NotFound) without an address.
 async fn race<T, F>(
     addrs: Vec<SocketAddr>,
     delay: Duration,
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(interleave(Vec::new()), []);
     }
 
-    /// Ports say what happens: 1 hangs, 2 is refused, 3 connects at once.
+    /// The outcome depends on the port: 1 hangs, 2 is refused, 3 connects at once.
     async fn connect(addr: SocketAddr) -> io::Result<SocketAddr> {
         match addr.port() {
             1 => std::future::pending().await,
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn address_that_refuses_delays_the_next_not_at_all() {
+    async fn address_that_refuses_does_not_delay_the_next() {
         let tried = RefCell::new(Vec::new());
         let began = Instant::now();
         let list = addrs(&["[::1]:2", "1.1.1.1:2", "[::2]:3", "2.2.2.2:3"]);

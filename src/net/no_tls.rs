@@ -7,14 +7,14 @@ use bytes::BytesMut;
 use super::Io;
 use crate::peer::Tls;
 
-/// A stream with or without TLS: without it in this build.
+/// A stream with or without TLS. In this build no stream has TLS.
 pub(crate) type MaybeTls<I> = I;
 
-/// The TLS side of listeners, which this build has not.
+/// The TLS side of listeners, which this build does not support.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Server {}
 
-/// Never made.
+/// Never constructed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {}
 
@@ -32,7 +32,7 @@ impl Server {
     }
 }
 
-/// TLS to servers, which this build has not.
+/// TLS to servers, which this build does not support.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for servers"))]
 pub(crate) enum Client {}

@@ -240,10 +240,10 @@ impl Command {
         self
     }
 
-    /// Has a shell run a script, to which the command is `$@`.
+    /// Returns a command that runs a shell script, in which this command is `$@`.
     #[cfg(test)]
     pub(crate) fn by_shell(mut self, script: &str) -> Self {
-        // In the shell the name of this program is its own.
+        // `$0` of the shell is this name.
         let program = std::fs::canonicalize(&self.program).expect("the program exists");
         let mut args: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), program.into()];
         args.append(&mut self.args);

@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::async_fd::register_for_both;
 
-/// Makes a pair of connected sockets, in blocking mode, which programs expect of an inherited one.
+/// Creates a pair of connected sockets in blocking mode, which programs expect of an inherited socket.
 ///
 /// # Errors
 /// Those of socketpair(2).
@@ -32,7 +32,7 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 #[derive(Debug)]
 pub(crate) struct SeqPacket(AsyncFd<OwnedFd>);
 
-/// A message that was received. One of no bytes is the end: the other socket is closed.
+/// A received message. An empty message is the end of the stream: the other socket is closed.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) len: usize,
@@ -42,7 +42,7 @@ pub(crate) struct Received {
 }
 
 impl SeqPacket {
-    /// Registers a socket with the present runtime.
+    /// Registers a socket with the current runtime.
     ///
     /// # Errors
     /// Those of epoll_ctl(2).
@@ -91,13 +91,13 @@ impl SeqPacket {
         }
     }
 
-    /// Ends both directions: the other side reads to the end of what was sent.
+    /// Shuts down both directions. The other side can still read the messages that were sent.
     pub(crate) fn close(&self) {
-        let _ = shutdown(self.0.get_ref(), Shutdown::Both); // fails only if the other side has ended it
+        let _ = shutdown(self.0.get_ref(), Shutdown::Both); // fails only if the other side was closed before
     }
 }
 
-/// The number of bytes in messages that the owner of `socket` has not read.
+/// Returns the number of bytes that were sent to `socket` and not read from it.
 ///
 /// # Errors
 /// Those of ioctl(2).
@@ -105,7 +105,7 @@ pub(crate) fn unread(socket: &OwnedFd) -> io::Result<u64> {
     Ok(ioctl_fionread(socket)?) // unix(7), SIOCINQ
 }
 
-/// Sends a message on a socket that no runtime has, if that does not block.
+/// Sends a message on a socket that is not registered with a runtime, if that does not block.
 ///
 /// # Errors
 /// As for [`SeqPacket::try_send`].
@@ -121,7 +121,7 @@ pub(crate) fn try_recv(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Receiv
     recv_now(socket, buffer)
 }
 
-/// The most descriptors of a message that is sent; the kernel's limit is 253 (unix(7)).
+/// Maximum number of descriptors in a message: 128. The kernel's limit is 253 (unix(7)).
 pub(crate) const MAX_DESCRIPTORS: usize = 128;
 
 fn send_now(socket: &OwnedFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -131,7 +131,7 @@ fn send_now(socket: &OwnedFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Res
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    // A message is sent whole or not at all.
+    // A message is sent completely or not at all.
     sendmsg(socket, &[IoSlice::new(message)], &mut control, flags)?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use tokio::io::Interest;
 
 use super::Stream;
 
-/// The most that is moved into a pipe at once, 64 KiB: its usual capacity.
+/// Maximum number of bytes that are moved into a pipe at once: 64 KiB, its usual capacity.
 const STEP: usize = 64 << 10;
 
 /// Empty pipes that a thread keeps for its next transfers.
@@ -25,7 +25,7 @@ thread_local! {
     static KEPT: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A pipe between two sockets. Dropped while it is empty, it is kept for another transfer of the thread.
+/// A pipe between two sockets. If it is empty when it is dropped, the thread keeps it for another transfer.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     /// The reading and the writing end; `None` once it is dropped.

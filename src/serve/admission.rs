@@ -21,8 +21,8 @@ const FIRST_WAKE: usize = 64;
 /// The maximum number of idle connections that are requested to end at once.
 const SHED_BATCH: usize = 64;
 
-/// How long the loop waits for a permit before it wakes more connections, the first time and at most. If none
-/// can end, 8,192 connections are woken within 70 ms.
+/// Initial and maximum time that the loop waits for a permit before it wakes more connections. If none can end, 8,192
+/// connections are woken within 70 ms.
 const SHED_PAUSE: Duration = Duration::from_millis(10);
 const MAX_SHED_PAUSE: Duration = Duration::from_millis(160);
 

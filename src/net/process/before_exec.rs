@@ -83,8 +83,8 @@ pub(super) fn prepare(command: &mut Command, plan: Plan) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the signals that ask a process to end their default action. A shell that starts a program in the
-/// background has it ignore SIGINT and SIGQUIT, and what is ignored stays so over execve(2).
+/// Sets the stop signals to their default action. A shell that starts a program in the background makes it ignore
+/// SIGINT and SIGQUIT, and execve(2) keeps ignored signals.
 fn reset_stop_signals() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT] {
         // SAFETY: signal(2) is async-signal-safe, and SIG_DFL installs no handler.

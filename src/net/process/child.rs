@@ -52,7 +52,7 @@ pub(crate) struct Child {
     is_reaped: AtomicBool,
 }
 
-/// How a child process ended.
+/// The exit status of a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExitStatus {
@@ -147,7 +147,8 @@ impl Spawned {
         self.process.as_ref().map(|(pid, _)| number(*pid))
     }
 
-    /// Has the child's process group killed by `guardian` if this process ends before the child is reaped.
+    /// Registers the child's process group with `guardian`, which kills it if this process ends before the child is
+    /// reaped.
     pub(crate) fn guard(&mut self, guardian: &Arc<Guardian>) {
         self.guarded = self.pid().map(|pid| guardian.register(pid));
     }

@@ -1,4 +1,4 @@
-//! `FileAccess`: the files that a process is left with.
+//! `FileAccess`: the files that a child process may access.
 
 #![allow(unsafe_code, reason = "landlock(7) has no wrappers in libc or rustix")]
 
@@ -13,14 +13,14 @@ use std::{
     ptr,
 };
 
-/// The files that a child process may use, beyond what their permissions say, see landlock(7).
+/// The files that a child process may access, in addition to the check of their permissions (landlock(7)).
 ///
-/// What is not beneath one of the paths cannot be opened, executed, created or removed, by the process and all
-/// that it starts. Descriptors that it inherits are not affected, nor are sockets. The program, the libraries
-/// and the interpreter have to be among the paths.
+/// The process and its children cannot open, execute, create or remove files that are not beneath one of the paths.
+/// Inherited descriptors and sockets are not affected. The paths must include the program, its libraries and its
+/// interpreter.
 ///
-/// A path that does not exist is an error of the start. Linux 5.13 or later is needed; a kernel without it is
-/// an error, too ([`LandlockUnsupported`]), unless [`or_unrestricted`](Self::or_unrestricted) is chosen.
+/// The start fails if a path does not exist, and on a kernel without landlock, which needs Linux 5.13
+/// ([`LandlockUnsupported`]), unless [`or_unrestricted`](Self::or_unrestricted) is set.
 ///
 /// ```
 /// use vestibule::net::process::{Command, FileAccess};
@@ -56,23 +56,23 @@ struct Rule {
 pub struct LandlockUnsupported;
 
 impl FileAccess {
-    /// Creates a restriction to no file at all.
+    /// Creates a restriction that allows no file.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Allows to read and execute a file, or all files beneath a directory.
+    /// Allows reading and executing a file, or all files beneath a directory.
     pub fn read_only(self, path: impl AsRef<Path>) -> Self {
         self.rule(path.as_ref(), false)
     }
 
-    /// Allows to read, execute, write, create and remove a file, or all files beneath a directory. Device files
-    /// cannot be created.
+    /// Allows reading, executing, writing, creating and removing a file, or all files beneath a directory. Device
+    /// files cannot be created.
     pub fn read_write(self, path: impl AsRef<Path>) -> Self {
         self.rule(path.as_ref(), true)
     }
 
-    /// Starts the process without the restriction on a kernel that has none. By default that is an error.
+    /// Starts the process without the restriction on a kernel without landlock. By default the start fails.
     pub fn or_unrestricted(mut self) -> Self {
         self.is_optional = true;
         self
@@ -128,10 +128,10 @@ impl Rights {
     const READ: u64 = Self::EXECUTE | Self::READ_FILE | Self::READ_DIR;
     const WRITE: u64 =
         (Self::VERSION_1 & !(Self::MAKE_CHAR | Self::MAKE_BLOCK)) | Self::REFER | Self::TRUNCATE;
-    /// Those of a file that is no directory.
+    /// The rights that apply to a file other than a directory.
     const OF_FILE: u64 = Self::EXECUTE | Self::READ_FILE | Self::WRITE_FILE | Self::TRUNCATE;
 
-    /// What this version of landlock restricts.
+    /// Returns the rights that this version of landlock can restrict.
     fn of_version(version: i64) -> Self {
         let refer = if version >= 2 { Self::REFER } else { 0 };
         let truncate = if version >= 3 { Self::TRUNCATE } else { 0 };
@@ -155,7 +155,7 @@ struct PathBeneathAttr {
 const CREATE_RULESET_VERSION: u32 = 1;
 const RULE_PATH_BENEATH: i32 = 1;
 
-/// The version of landlock that the kernel has, from 1; `None` if it has none.
+/// Returns the kernel's version of landlock, from 1; `None` if it does not support landlock.
 fn version() -> Option<i64> {
     let no_attr = ptr::null::<RulesetAttr>();
     // SAFETY: the call asks for the version only, for which it takes no attributes (landlock(7)).
@@ -216,7 +216,7 @@ impl Ruleset {
     }
 }
 
-/// Restricts this thread, and all that it starts, to a ruleset. It must have no new privileges, or be root.
+/// Restricts this thread and its children to a ruleset. The thread must have `no_new_privs` set, or be root.
 /// Async-signal-safe.
 pub(super) fn restrict_self(ruleset: RawFd) -> io::Result<()> {
     // SAFETY: the call takes numbers, and fails if the descriptor is no ruleset.

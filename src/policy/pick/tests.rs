@@ -125,7 +125,7 @@ fn keyed(n: usize) -> Vec<String> {
     (0..n).map(|i| format!("10.0.{}.{}:80", i / 256, i % 256)).collect()
 }
 
-/// Where each of `keys` paths goes.
+/// Returns the endpoint of each of `keys` paths.
 fn owners(policy: &dyn Pick, source: &dyn Source, keys: usize) -> Vec<Option<usize>> {
     let prepared = policy.prepare(Candidates::new(source));
     let owner = |key| {

@@ -75,7 +75,7 @@ impl Default for FrameLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("more than {limit} {frames} in ten seconds")]
 pub struct Flood {
-    /// What the frames are, for example `PING frames`.
+    /// The kind of the frames, for example `PING frames`.
     pub frames: &'static str,
     /// The bound.
     pub limit: u32,
@@ -107,13 +107,13 @@ pub struct FrameMeter {
     counts: [u32; KINDS.len()],
     /// Bytes that were sent to the client in this window.
     sent: u64,
-    /// Since when a header block is incomplete.
+    /// The time of the first frame of an incomplete header block.
     head_since: Option<Instant>,
     /// Whether the block ends with the payload that is being skipped.
     ends_block: bool,
 }
 
-/// What is counted, for errors.
+/// The counted kinds of frames, for errors.
 const KINDS: [&str; 8] = [
     "PING frames",
     "SETTINGS frames",

@@ -9,7 +9,7 @@ use http::{
 
 use crate::proto::h1::{Fault, Host, Limits, is_ambiguous_name, is_target, parse_content_length};
 
-/// What the driver needs to know of a valid request.
+/// The framing of a valid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ValidRequest {
     /// The length of the body, if the client has stated it.

@@ -1,9 +1,9 @@
-//! A table of slots that endpoints fill in turn, each in an order of its own.
+//! `Maglev`: a table of slots that endpoints fill in turn, each in its own order.
 
 use super::super::{Candidates, siphash::SipKey};
 
-/// Slots of the table: a prime, as the fill needs it. With more than a hundredth as many endpoints a larger
-/// table is used, of 655,373 slots.
+/// Slots of the table: 65,537, a prime, so that the order of each endpoint visits every slot. With more than 655
+/// endpoints, the table has 655,373 slots.
 pub const MAGLEV_SLOTS: usize = 65_537;
 
 const MANY_SLOTS: usize = 655_373;
@@ -11,17 +11,17 @@ const EMPTY: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) struct Maglev {
-    /// The endpoint of each slot; none at all without endpoints.
+    /// The endpoint of each slot. Empty without endpoints.
     slots: Vec<u32>,
 }
 
-/// An endpoint's order of slots: from `next` on in steps of `skip`.
+/// An endpoint's order of slots: from `next` on, in steps of `skip`.
 struct Preference {
     index: u32,
     next: usize,
     skip: usize,
     weight: f64,
-    /// How many slots it is owed so far.
+    /// The number of slots that it should have so far.
     target: f64,
     filled: f64,
 }
@@ -35,7 +35,7 @@ impl Maglev {
         let mut preferences = preferences(candidates, size);
         let mut slots = vec![EMPTY; size];
         let mut left = size;
-        // In each round an endpoint is owed its weight relative to the greatest one.
+        // In each round the target of an endpoint grows by its weight relative to the largest one.
         while left > 0 {
             for p in &mut preferences {
                 p.target += p.weight;
@@ -56,7 +56,7 @@ impl Maglev {
         Self { slots }
     }
 
-    /// The endpoint of the slot that many steps behind that of `hash`.
+    /// Returns the endpoint of the slot of `hash`, or of the slot `step` places after that.
     pub(super) fn owner(&self, hash: u64, step: usize) -> Option<usize> {
         let size = self.slots.len();
         if size == 0 {
@@ -67,7 +67,7 @@ impl Maglev {
     }
 }
 
-/// In the order of the keys, so that the order of the set does not matter.
+/// Returns the preferences in the order of the keys, so that the result does not depend on the order of the set.
 fn preferences(candidates: Candidates<'_>, size: usize) -> Vec<Preference> {
     let greatest = candidates.iter().map(|c| c.weight.max(1)).max().unwrap_or(1);
     let mut order: Vec<usize> = (0..candidates.len()).collect();

@@ -1,19 +1,19 @@
-//! A circle of hashes on which each endpoint has points.
+//! `Ring`: a circle of hashes on which each endpoint has points.
 
 use super::super::{Candidates, siphash::SipKey};
 
-/// Points of an endpoint on the ring, for each unit of its weight. Their number makes shares even: with 100
-/// points a share differs from the fair one by about a tenth.
+/// Points on the ring for each unit of an endpoint's weight: 100, with which a share differs from the fair one by about
+/// a tenth.
 pub const RING_POINTS: usize = 100;
 
-/// Points of a ring at most: 12 MiB. With more weight than that each unit has fewer points.
+/// Maximum number of points: 1,048,576, which take 12 MiB. With a larger total weight each unit has fewer points.
 const MAX_POINTS: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Ring {
     /// Sorted by hash.
     points: Vec<Point>,
-    /// For each value of a hash's first bits the first point that is not before it.
+    /// The index of the first point at or after each prefix of a hash.
     starts: Vec<u32>,
     shift: u32,
 }
@@ -51,7 +51,7 @@ impl Ring {
         Self { starts: starts.collect(), points, shift }
     }
 
-    /// The endpoint of the point that many steps behind the first one at or behind `hash`.
+    /// Returns the endpoint of the first point at or after `hash`, or of the point `step` places after that.
     pub(super) fn owner(&self, hash: u64, step: usize) -> Option<usize> {
         let start = self.starts[hash.checked_shr(self.shift).unwrap_or(0) as usize] as usize;
         let later = &self.points[start..];
