@@ -1,5 +1,7 @@
 //! `Relay`: copies bytes in both directions between two streams until both have ended.
 
+mod direction;
+
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
@@ -9,13 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Sleep;
 
+use self::direction::{Broken, Direction};
+pub(crate) use self::direction::{Carrier, ReadBuffer};
 use super::thread_buffers;
 use crate::{
     net::{Io, clock},
-    proto::websocket::{FrameScanner, GOING_AWAY, close_frame},
+    proto::websocket::FrameScanner,
 };
 
 /// Maximum number of reads of one direction in one poll before the task yields: 64, which are up to 1 MiB at 16 KiB.
@@ -26,63 +30,6 @@ const MAX_READS_PER_POLL: usize = 64;
 pub(crate) struct Limits {
     pub(crate) idle_timeout: Duration,
     pub(crate) total_timeout: Option<Duration>,
-}
-
-/// Holds bytes between a read of one stream and a write to the other. Its memory is bounded.
-pub(crate) trait Carrier<I>: Sized {
-    /// Acquires an empty carrier.
-    fn acquire() -> io::Result<Self>;
-    /// Returns whether it holds no bytes.
-    fn is_empty(&self) -> bool;
-    /// Performs one read. `Ok(0)` is the end of the stream.
-    fn poll_fill(&mut self, from: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<usize>>;
-    /// Performs one write, and passes the written bytes to the scanner, if they are in user space.
-    fn poll_drain(
-        &mut self,
-        to: &mut I,
-        scanner: Option<&mut FrameScanner>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>>;
-}
-
-/// The bytes of one read.
-#[derive(Debug, Default)]
-pub(crate) struct ReadBuffer(BytesMut);
-
-impl<I: Io> Carrier<I> for ReadBuffer {
-    fn acquire() -> io::Result<Self> {
-        Ok(Self::default())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn poll_fill(&mut self, from: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        thread_buffers::poll_read(from, cx, &mut self.0)
-    }
-
-    fn poll_drain(
-        &mut self,
-        to: &mut I,
-        scanner: Option<&mut FrameScanner>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let n = ready!(poll_write(to, &self.0, cx))?;
-        if let Some(scanner) = scanner {
-            scanner.scan(&self.0[..n]);
-        }
-        self.0.advance(n);
-        Poll::Ready(Ok(n))
-    }
-}
-
-/// Writes at least one byte.
-fn poll_write<I: Io>(to: &mut I, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    match ready!(Pin::new(to).poll_write(cx, bytes)) {
-        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-        result => Poll::Ready(result),
-    }
 }
 
 /// The reason of the end of a forwarded connection.
@@ -117,135 +64,6 @@ pub(crate) struct Relay<I, C> {
     deadline: Option<Instant>,
     /// Fires at the earlier one of both timeouts, as of the time when it was armed.
     timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// One direction of a connection.
-struct Direction<C> {
-    /// `None` while it would be empty.
-    carrier: Option<C>,
-    moved: u64,
-    /// Whether bytes were written that may not have been flushed.
-    is_unflushed: bool,
-    read_ended: bool,
-    is_done: bool,
-    /// Tracks the boundaries of the written frames, if the protocol is WebSocket.
-    scanner: Option<FrameScanner>,
-    /// A Close frame to write before the end, unless another frame is incomplete.
-    close_frame: BytesMut,
-}
-
-impl<C> Default for Direction<C> {
-    fn default() -> Self {
-        Self {
-            carrier: None,
-            moved: 0,
-            is_unflushed: false,
-            read_ended: false,
-            is_done: false,
-            scanner: None,
-            close_frame: BytesMut::new(),
-        }
-    }
-}
-
-/// The stream on which an error occurred.
-enum Broken {
-    From(io::Error),
-    To(io::Error),
-}
-
-impl<C> Direction<C> {
-    /// Copies bytes until no progress is possible. Ready when the direction has ended.
-    fn poll<I: Io>(
-        &mut self,
-        from: &mut I,
-        to: &mut I,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Broken>>
-    where
-        C: Carrier<I>,
-    {
-        let mut reads = 0;
-        while !self.is_done {
-            ready!(self.poll_drain(to, cx))?;
-            if self.read_ended {
-                ready!(self.poll_close_frame(to, cx)).map_err(Broken::To)?;
-                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::To)?;
-                self.is_done = true;
-                break;
-            }
-            if reads == MAX_READS_PER_POLL {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            reads += 1;
-            let carrier = match &mut self.carrier {
-                Some(carrier) => carrier,
-                none => none.insert(C::acquire().map_err(Broken::From)?),
-            };
-            match carrier.poll_fill(from, cx) {
-                Poll::Pending => {
-                    self.carrier = None; // an idle connection owns no buffer
-                    if self.is_unflushed {
-                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::To)?;
-                        self.is_unflushed = false;
-                    }
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(0)) => self.read_ended = true,
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::From(error))),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Writes the bytes that were read. Ready when none are left.
-    fn poll_drain<I: Io>(&mut self, to: &mut I, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>
-    where
-        C: Carrier<I>,
-    {
-        while let Some(carrier) = self.carrier.as_mut().filter(|carrier| !carrier.is_empty()) {
-            let n =
-                ready!(carrier.poll_drain(to, self.scanner.as_mut(), cx)).map_err(Broken::To)?;
-            self.moved += n as u64;
-            self.is_unflushed = true;
-        }
-        if self.read_ended {
-            self.carrier = None;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<C> Direction<C> {
-    /// Writes the Close frame, unless another frame is incomplete or the peer has sent one.
-    fn poll_close_frame<I: Io>(
-        &mut self,
-        to: &mut I,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(scanner) = self.scanner.take()
-            && (!scanner.is_at_boundary() || scanner.has_closed())
-        {
-            self.close_frame.clear();
-        }
-        while !self.close_frame.is_empty() {
-            let n = ready!(poll_write(to, &self.close_frame, cx))?;
-            self.close_frame.advance(n);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Ends reading. A WebSocket gets a Close frame as its last frame, masked with `mask` towards the server.
-    fn close(&mut self, mask: Option<[u8; 4]>) {
-        if !self.read_ended {
-            self.read_ended = true;
-            if self.scanner.is_some() {
-                self.close_frame.extend(close_frame(GOING_AWAY, mask));
-            }
-        }
-    }
 }
 
 impl<I: Io, C: Carrier<I>> Relay<I, C> {
