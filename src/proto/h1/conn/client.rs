@@ -42,15 +42,7 @@ impl Conn<Client> {
         if !encode::request_line(method, target, out) {
             return Err(Misuse::Target);
         }
-        let (framing, writing) = match length {
-            // RFC 9110 section 8.6: methods that define a body send `Content-Length: 0` without one.
-            Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
-                (Framing::Length(0), Writing::Length(0))
-            }
-            Some(0) => (Framing::None, Writing::Length(0)),
-            Some(n) => (Framing::Length(n), Writing::Length(n)),
-            None => (Framing::Chunked, Writing::Chunked),
-        };
+        let (framing, writing) = request_framing(method, length);
         let target_host = || {
             let host = target.authority().map_or("", |a| a.as_str());
             host.rsplit_once('@').map_or(host, |(_user, host)| host).as_bytes()
@@ -111,5 +103,18 @@ impl Conn<Client> {
     /// [`max_interim_responses`](super::super::Limits::max_interim_responses) bounds their number.
     pub fn take_interim(&mut self) -> Option<response::Parts> {
         self.role.interim_heads.pop_front()
+    }
+}
+
+/// Returns the framing of a request's body, and the state of the writing half after its head.
+fn request_framing(method: &Method, length: Option<u64>) -> (Framing, Writing) {
+    match length {
+        // RFC 9110 section 8.6: methods that define a body send `Content-Length: 0` without one.
+        Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
+            (Framing::Length(0), Writing::Length(0))
+        }
+        Some(0) => (Framing::None, Writing::Length(0)),
+        Some(n) => (Framing::Length(n), Writing::Length(n)),
+        None => (Framing::Chunked, Writing::Chunked),
     }
 }
