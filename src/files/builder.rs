@@ -329,6 +329,9 @@ impl DirBuilder {
 
     /// Sets the maximum number of paths in the cache. Defaults to 4,096. Zero turns the cache off.
     ///
+    /// A path enters a full cache at its second request, if that is not long after the first: a client that requests
+    /// every file once evicts none of those that others request.
+    ///
     /// An entry takes about 1 KiB, beside the content of a small file. Where more paths than this are
     /// requested in turn, each request is a lookup, which costs two or three times as much as a cached
     /// response: then raise it.

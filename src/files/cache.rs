@@ -1,12 +1,16 @@
 //! `Cache`: a bounded table of lookup results, so that a request for a cached file costs no system call.
 
+mod admission;
+
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
+    hash::BuildHasher,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use self::admission::Admission;
 use super::entry::Entry;
 
 /// Default maximum number of cached paths, existing and missing ones: 4,096. At about 1 KiB of headers each
@@ -58,6 +62,7 @@ struct Table {
     /// A lookup by SipHash would cost 2 % of the request of a small file. What collisions can cost is bounded by the
     /// number of entries.
     slots: HashMap<Box<str>, Slot, foldhash::fast::RandomState>,
+    admission: Admission,
     /// Number of batches of changes that were reported.
     changes: u64,
     /// The most recent batches, the last one at the back.
@@ -193,7 +198,8 @@ impl Cache {
     }
 
     /// Caches the result of a lookup of `path` that began at `looked_up`. If the path may have changed since
-    /// the change count was `changes`, or the entry exceeds a bound, this removes the older entry instead.
+    /// the change count was `changes`, or the entry exceeds a bound, this removes the older entry instead. A new path
+    /// enters a full table only if it was looked up before, not long ago.
     pub(super) fn insert(&self, path: &str, entry: Arc<Entry>, looked_up: Instant, changes: u64) {
         let size = Size::of(path, &entry);
         if self.revalidate.is_zero() {
@@ -211,12 +217,12 @@ impl Cache {
             drop(table);
             return drop(old);
         }
+        let fits = table.sum.plus(size).fits(self.limits);
+        if !fits && old.is_none() && !table.admits(path, self.limits) {
+            return;
+        }
         let is_referenced = old.as_ref().is_some_and(|slot| slot.is_referenced);
-        let evicted = if table.sum.plus(size).fits(self.limits) {
-            Vec::new()
-        } else {
-            table.evict(self.limits, size)
-        };
+        let evicted = if fits { Vec::new() } else { table.evict(self.limits, size) };
         table.sum = table.sum.plus(size);
         let fresh_until = looked_up.checked_add(self.revalidate);
         table.slots.insert(
@@ -239,6 +245,12 @@ impl Table {
         let slot = self.slots.remove(path)?;
         self.sum = self.sum.minus(slot.size);
         Some(slot)
+    }
+
+    /// Returns whether a new path may evict others.
+    fn admits(&mut self, path: &str, limits: Limits) -> bool {
+        let hash = self.slots.hasher().hash_one(path);
+        self.admission.is_repeated(hash, limits.entries)
     }
 
     /// Returns whether a change may have affected `path` since the change count was `changes`.

@@ -109,6 +109,7 @@ fn entries_stay_within_their_bound() {
     assert_eq!(counted(&cache).entries, 16);
     for i in 16..200 {
         cache.insert(&format!("/{i}"), file.clone(), now, 0);
+        cache.insert(&format!("/{i}"), file.clone(), now, 0); // once more, since the table may be full
         assert!(counted(&cache).fits(cache.limits));
         assert!(cache.get(&format!("/{i}"), now).is_some());
     }
@@ -168,6 +169,24 @@ fn missing_names_evict_only_each_other() {
         assert!(counted(&cache).entries <= 16);
     }
     assert!((0..8).all(|i| cache.get(&format!("/{i}"), now).is_some()));
+}
+
+#[test]
+fn path_enters_full_table_when_it_is_looked_up_again() {
+    let (disk, now) = (Disk::new(), Instant::now());
+    let cache = Cache::new(Limits { entries: 16, ..Limits::default() }, SECOND);
+    let file = disk.file(1);
+    for i in 0..16 {
+        cache.insert(&format!("/{i}"), file.clone(), now, 0);
+    }
+    // A client that requests every file once.
+    for i in 16..1000 {
+        cache.insert(&format!("/{i}"), file.clone(), now, 0);
+    }
+    assert!((0..16).all(|i| cache.get(&format!("/{i}"), now).is_some()));
+    cache.insert("/999", file, now, 0);
+    assert!(cache.get("/999", now).is_some());
+    assert!(counted(&cache).entries <= 16);
 }
 
 #[test]

@@ -1,0 +1,44 @@
+//! `Admission`: which paths may enter a full table.
+
+/// Remembers the paths that were looked up while the table was full.
+///
+/// Only a path that is looked up again soon may evict others. So a client that requests every file once evicts
+/// none of those that others request, and costs no evictions.
+///
+/// A slot for each hash remembers the last path with it, by another part of the hash. Two paths that are taken for one
+/// cost an eviction, no more.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    /// Empty until the table is full for the first time.
+    seen: Box<[u32]>,
+}
+
+impl Admission {
+    /// Returns whether the path with this hash was passed before, among about as many others as the table has
+    /// `entries`.
+    pub(super) fn is_repeated(&mut self, hash: u64, entries: usize) -> bool {
+        if self.seen.is_empty() {
+            self.seen = vec![0; entries.next_power_of_two()].into();
+        }
+        let [low, high] = [hash as u32, (hash >> 32) as u32];
+        let slot = low as usize & (self.seen.len() - 1);
+        let tag = high | 1; // not zero, which is an empty slot
+        std::mem::replace(&mut self.seen[slot], tag) == tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_is_repeated_until_as_many_others_have_come() {
+        let mut admission = Admission::default();
+        let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        assert!(!admission.is_repeated(hash(1), 16));
+        assert!(admission.is_repeated(hash(1), 16));
+        (2..200).for_each(|n| assert!(!admission.is_repeated(hash(n), 16), "{n}"));
+        assert!(!admission.is_repeated(hash(1), 16));
+        assert_eq!(admission.seen.len(), 16);
+    }
+}
