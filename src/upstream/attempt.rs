@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -38,27 +38,13 @@ enum State<S, F> {
         timeout: Option<Pin<Box<Sleep>>>,
     },
     Called(#[pin] F),
-    Failed(Option<AttemptError>),
 }
 
 impl<S: HttpService> Attempt<S, S::Future> {
-    pub(super) fn new(mut service: S, request: Request<Body>) -> Self {
-        // Without a waker: a service that is not ready is polled again by the future, with that of its task.
-        let mut cx = Context::from_waker(Waker::noop());
-        Self(match service.poll_ready(&mut cx) {
-            Poll::Ready(Ok(())) => State::Called(service.call(request)),
-            Poll::Ready(Err(error)) => State::Failed(Some(unready(error).with_request(request))),
-            Poll::Pending => {
-                let (request, timeout) = (Some(request), None);
-                State::NotReady { service, request, timeout }
-            }
-        })
+    pub(super) fn new(service: S, request: Request<Body>) -> Self {
+        let (request, timeout) = (Some(request), None);
+        Self(State::NotReady { service, request, timeout })
     }
-}
-
-/// The error of a service that has failed before it was ready.
-fn unready(error: impl Into<BoxError>) -> AttemptError {
-    AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, error)
 }
 
 const ENDED: &str = "not polled again after it has ended";
@@ -81,7 +67,6 @@ where
                         Err(error) => Err(AttemptError::from_service(error)),
                     });
                 }
-                StateProj::Failed(error) => return Poll::Ready(Err(error.take().expect(ENDED))),
             };
             let error = match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
@@ -90,7 +75,9 @@ where
                     state.set(State::Called(future));
                     continue;
                 }
-                Poll::Ready(Err(error)) => unready(error),
+                Poll::Ready(Err(error)) => {
+                    AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, error)
+                }
                 Poll::Pending => {
                     let timeout = timeout.get_or_insert_with(|| Box::pin(sleep(READY_TIMEOUT)));
                     ready!(timeout.as_mut().poll(cx));
