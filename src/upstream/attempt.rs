@@ -17,7 +17,7 @@ use crate::{
     HttpService,
     body::Body,
     conn::Delivery,
-    error::{BoxError, Error, Kind},
+    error::{Error, Kind},
 };
 
 /// Timeout for the readiness of an endpoint's service: 10 s, the default time that a request may wait in the queue of
