@@ -123,8 +123,8 @@ impl Store for MemoryStore {
             Verdict::Keep => Some(object.clone()),
             verdict => {
                 let mut judged = Object::clone(object);
-                let stays = changes.note(object.id, &mut judged.freshness, verdict);
-                stays.then(|| Arc::new(judged))
+                let is_kept = changes.record(object.id, &mut judged.freshness, verdict);
+                is_kept.then(|| Arc::new(judged))
             }
         });
         changes

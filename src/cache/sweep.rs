@@ -82,6 +82,6 @@ fn sweep(shared: &Shared) {
     shared.store.visit(&verdict, &mut |key| {
         let changes = shared.flights.write(|| shared.store.judge(key, &verdict));
         shared.counters.invalidated.add_many(changes.len() as u64);
-        shared.store.settle(key, changes);
+        shared.store.apply_to_disk(key, changes);
     });
 }

@@ -1,7 +1,7 @@
-//! The files of a store: a folder with 256 folders, in them a head and a content for each object.
+//! The files of a store: a directory with 256 subdirectories, which hold a head and a content file for each object.
 //!
-//! The content is complete and on disk before its head gets its name, so an object whose head has a name is whole.
-//! What else is there is removed at the next start.
+//! A head file is renamed to its final name after the content is complete and on disk. So an object whose head has its final
+//! name is complete. The scan at the next start removes all other files.
 
 use std::{
     collections::HashSet,
@@ -16,73 +16,73 @@ use bytes::Bytes;
 
 use super::head::MAX_HEAD;
 
-/// The name of the file that keeps other processes out.
+/// The name of the file whose lock excludes other processes.
 const LOCK: &str = "lock";
 
-/// The name of the file with the id of the boot in which objects were written without regard to power loss.
+/// The name of the file with the boot id of the system, if objects were written with [`Durability::Crash`].
 const BOOT: &str = "boot";
 
-/// What an object in a folder survives.
+/// The events that objects in a directory survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// The end of the process, by `kill -9` too, and power loss: a content is synchronized to the disk (`fdatasync`) before
+    /// The end of the process, even by SIGKILL, and power loss: the content is synchronized to the disk (`fdatasync`) before
     /// its object is stored.
     #[default]
     PowerLoss,
-    /// The end of the process only: nothing is synchronized. Once the system has been started again the folder is
-    /// emptied, since its files may be torn.
+    /// The end of the process only: nothing is synchronized. After a restart of the system all objects are removed, since
+    /// their files may be torn.
     Crash,
 }
 
-/// The folder of a store, locked for this process.
+/// The directory of a store, locked for this process.
 #[derive(Debug)]
 pub(super) struct Files {
     root: PathBuf,
     durability: Durability,
-    #[expect(dead_code, reason = "unlocked when it is closed")]
+    #[expect(dead_code, reason = "closing the file releases the lock")]
     lock: File,
 }
 
 impl Files {
-    /// Opens or creates the folder.
+    /// Opens the directory, and creates it if it is missing.
     pub(super) fn open(root: &Path, durability: Durability) -> io::Result<Self> {
         let context = |error: io::Error, what: &str| {
             io::Error::new(error.kind(), format!("{what} {}: {error}", root.display()))
         };
         let create = || fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
-        create().map_err(|e| context(e, "cannot create the cache folder"))?;
+        create().map_err(|e| context(e, "cannot create the cache directory"))?;
         let path = root.join(LOCK);
-        let is_there = path.exists();
+        let exists = path.exists();
         let create =
             || OpenOptions::new().write(true).create(true).mode(0o600).truncate(false).open(&path);
-        if !is_there {
-            create().map_err(|e| context(e, "cannot write to the cache folder"))?;
+        if !exists {
+            create().map_err(|e| context(e, "cannot write to the cache directory"))?;
         }
-        // Not for writing, so that the file system may become read-only.
-        let lock = File::open(&path).map_err(|e| context(e, "cannot read the cache folder"))?;
+        // Opened for reading: a file that is open for writing prevents a remount as read-only.
+        let lock = File::open(&path).map_err(|e| context(e, "cannot read the cache directory"))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|e| context(e.into(), "another process uses the cache folder"))?;
+            .map_err(|e| context(e.into(), "another process uses the cache directory"))?;
         for i in 0..=u8::MAX {
             match fs::DirBuilder::new().mode(0o700).create(root.join(format!("{i:02x}"))) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(context(e, "cannot create a folder in"));
+                    return Err(context(e, "cannot create a directory in"));
                 }
                 Ok(()) | Err(_) => {}
             }
         }
         let files = Self { root: root.to_owned(), durability, lock };
-        files.check_boot().map_err(|e| context(e, "cannot write to the cache folder"))?;
+        files.check_boot().map_err(|e| context(e, "cannot write to the cache directory"))?;
         Ok(files)
     }
 
-    /// Removes all objects if they were written without regard to power loss, and the system was started since.
+    /// Removes all objects if they were written with [`Durability::Crash`] before the last start of the system.
     fn check_boot(&self) -> io::Result<()> {
         let path = self.root.join(BOOT);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let written_in = fs::read_to_string(&path).ok();
         if written_in.as_ref().is_some_and(|written_in| *written_in != boot || boot.is_empty()) {
-            for folder in 0..=u8::MAX {
-                self.scan(folder, || false, |_| false, |_| false)?;
+            for dir in 0..=u8::MAX {
+                self.scan(dir, || false, |_| false, |_| false)?;
             }
         }
         match (self.durability, written_in) {
@@ -102,7 +102,7 @@ impl Files {
         self.finish(file, content)
     }
 
-    /// Appends pieces at the end of a content, whose file is created first.
+    /// Writes pieces at offset `at`, the end of a content. Creates the content file if `file` is `None`.
     pub(super) fn append_content(
         &self,
         id: u64,
@@ -122,7 +122,7 @@ impl Files {
         Ok(file)
     }
 
-    /// Waits until a content is on disk, as far as that is demanded.
+    /// Waits until a content is on disk, if the durability requires it.
     pub(super) fn sync_content(&self, file: &File) -> io::Result<()> {
         match self.durability {
             Durability::PowerLoss => file.sync_data(),
@@ -130,18 +130,18 @@ impl Files {
         }
     }
 
-    /// Writes a head without giving it its name.
+    /// Writes a head to a temporary name.
     pub(super) fn write_head(&self, id: u64, head: &[u8]) -> io::Result<()> {
-        // A head that power loss has torn is found by its checksum.
+        // Not synchronized: the checksum reveals a head that power loss has torn.
         self.create(&self.path(id, "new"), false)?.write_all(head)
     }
 
-    /// Removes a head that was written and has no name.
+    /// Removes a head that was written and not committed.
     pub(super) fn discard_head(&self, id: u64) {
         let _ = fs::remove_file(self.path(id, "new"));
     }
 
-    /// Gives the written head its name: the object is stored from now on.
+    /// Renames the written head to its final name, which stores the object.
     pub(super) fn commit(&self, id: u64) -> io::Result<()> {
         fs::rename(self.path(id, "new"), self.path(id, "head"))
     }
@@ -177,7 +177,10 @@ impl Files {
         Ok(head)
     }
 
-    /// Opens a content, if it has this length.
+    /// Opens a content.
+    ///
+    /// # Errors
+    /// If it does not have this length.
     pub(super) fn open_content(&self, id: u64, len: u64) -> io::Result<File> {
         let file = File::open(self.path(id, "content"))?;
         if file.metadata()?.len() == len {
@@ -192,34 +195,36 @@ impl Files {
         fs::metadata(self.path(id, "content")).is_ok_and(|m| m.is_file() && m.len() == len)
     }
 
-    /// Calls `enter` with the id of each object of one of the 256 folders. If that returns `false`, and with all that is
-    /// no object, the files are removed, except those of objects that are being written. Ends early once `is_closed`.
+    /// Calls `add` with the id of each object in one of the 256 subdirectories. Removes the files of an object for which
+    /// `add` returns `false`, and all files that belong to no object, except those of objects that are being written.
+    /// Returns early if `is_closed` returns `true`.
     pub(super) fn scan(
         &self,
-        folder: u8,
+        dir: u8,
         is_closed: impl Fn() -> bool,
-        enter: impl Fn(u64) -> bool,
-        is_live: impl Fn(u64) -> bool,
+        add: impl Fn(u64) -> bool,
+        is_being_written: impl Fn(u64) -> bool,
     ) -> io::Result<()> {
-        let folder = self.root.join(format!("{folder:02x}"));
+        let dir = self.root.join(format!("{dir:02x}"));
         let mut others = Vec::new();
         let mut kept = HashSet::new();
-        for entry in fs::read_dir(&folder)? {
+        for entry in fs::read_dir(&dir)? {
             if is_closed() {
                 return Ok(());
             }
             let path = entry?.path();
             match self.id_of(&path, "head") {
-                Some(id) if enter(id) => drop(kept.insert(id)),
+                Some(id) if add(id) => drop(kept.insert(id)),
                 Some(_) => drop(fs::remove_file(path)),
                 None => others.push(path),
             }
         }
         for path in others {
             let id = self.id_of(&path, "content").or_else(|| self.id_of(&path, "new"));
-            // One that was being written when the folder was read may be whole by now.
-            let stays = |id| kept.contains(&id) || is_live(id) || self.path(id, "head").exists();
-            if !id.is_some_and(stays) {
+            // An object may have been committed since the directory was read.
+            let is_needed =
+                |id| kept.contains(&id) || is_being_written(id) || self.path(id, "head").exists();
+            if !id.is_some_and(is_needed) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -233,7 +238,7 @@ impl Files {
     }
 }
 
-/// `O_NOFOLLOW`: a link in place of a file is not written to.
+/// `O_NOFOLLOW`, so that a symbolic link in place of a file is not followed.
 fn nofollow() -> i32 {
     i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }

@@ -1,6 +1,6 @@
-//! The head of an object as a file: its fields and times, with a checksum.
+//! The format of head files: the fields and times of an object, with a checksum.
 //!
-//! All numbers are little-endian; a text has its length in front.
+//! All numbers are little-endian. A text is preceded by its length.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,16 +13,16 @@ use super::super::{
 };
 use crate::semantics::cache::{Freshness, Vary, VaryKey};
 
-/// The first bytes of a head: the format and its version.
+/// The first bytes of a head: the name and the version of the format.
 const MAGIC: &[u8; 8] = b"vstbl\x00\x00\x01";
 
-/// The bytes in front of the content of a head: the magic, its length and its checksum.
+/// The length of the prefix of a head: magic, length and checksum.
 const PREFIX: usize = 8 + 4 + 8;
 
-/// The largest head, 256 KiB. An object with a larger one is not written.
+/// The maximum length of a head, 256 KiB. An object with a longer one is stored in memory only.
 pub(super) const MAX_HEAD: usize = 256 << 10;
 
-/// Returns the head of an object with a content of this length; `None` if it is too large.
+/// Encodes the head of an object with a content of `len` bytes. Returns `None` if it is longer than [`MAX_HEAD`].
 pub(super) fn encode(key: &Key, object: &Object, len: u64) -> Option<Vec<u8>> {
     let Vary::Fields(vary) = &object.vary else { return None };
     let mut out = Output(vec![0; PREFIX]);
@@ -51,8 +51,8 @@ pub(super) fn encode(key: &Key, object: &Object, len: u64) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Returns the key and the object of a head, without the content, and the length of the content; `None` if any part of
-/// it is malformed.
+/// Decodes a head: the key, the object with an empty content, and the length of the content. Returns `None` if it is
+/// malformed.
 pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
     let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
     let len = u32::from_le_bytes(prefix[8..12].try_into().ok()?);
@@ -96,7 +96,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
     input.0.is_empty().then_some((key, object, content_len))
 }
 
-/// FNV-1a over words of eight bytes: it finds torn writes, not attacks.
+/// FNV-1a over words of eight bytes: it detects torn writes, but not attacks.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325, |sum, chunk| {
         let mut word = [0; 8];
@@ -135,7 +135,7 @@ impl<'a> Input<'a> {
         Some(text)
     }
 
-    /// An element takes at least eight bytes, so the number of elements is bounded by what is there.
+    /// Reads a list. Its length is bounded by the remaining input, since an element takes at least eight bytes.
     fn list<T>(&mut self, mut element: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let n = usize::try_from(self.number()?).ok().filter(|n| *n <= self.0.len() / 8)?;
         let mut list = Vec::with_capacity(n);

@@ -1,4 +1,4 @@
-//! `Index`: which objects are on disk. Entries that make room for others have their files removed.
+//! `Index`: the objects that are on disk. Removes the files of entries that it evicts.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::semantics::cache::{Freshness, Vary, VaryKey};
 
-/// Disks are divided into blocks of 4 KiB: a head and a content take at least one each.
+/// The size of a block of the file system, 4 KiB: a head and a content take at least one each.
 const BLOCK: u64 = 4096;
 
-/// What is known of an object on disk.
+/// The facts about an object on disk that a lookup and an invalidation need.
 #[derive(Debug, Clone)]
 pub(super) struct Meta {
     pub(super) id: u64,
@@ -79,8 +79,7 @@ impl Weighter<Key, Metas> for ByBytes {
     }
 }
 
-/// Collects what an insertion drops: entries that make room, the one that is replaced, and the new one if it is too
-/// large.
+/// Collects the entries that an insertion drops: evicted ones, the replaced one, and the new one if it is too large.
 #[derive(Clone)]
 struct Collect;
 
@@ -92,7 +91,7 @@ impl Lifecycle<Key, Metas> for Collect {
     }
 }
 
-/// Removes files, in a thread that may block. If none can be started they are removed at the next start.
+/// Removes the files of objects on a blocking thread. If no thread can be started, the next scan removes them.
 pub(super) fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
     if !ids.is_empty() {
         let files = files.clone();
@@ -103,7 +102,7 @@ pub(super) fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
 impl Index {
     pub(super) fn new(bounds: DiskBounds, files: Arc<Files>) -> Self {
         let DiskBounds { capacity, max_objects, max_object, max_variants, .. } = bounds;
-        // An object counts for at least its share, so that there are no more than `max_objects`.
+        // Each object weighs at least `capacity / max_objects`, so that there are at most `max_objects`.
         let min_weight = capacity.div_ceil(max_objects.max(1));
         let shards = (capacity / max_object.saturating_mul(4).max(1)).clamp(1, 8);
         let items = (capacity / min_weight.max(2 * BLOCK)).clamp(16, 1 << 16);
@@ -130,7 +129,7 @@ impl Index {
         self.entries.peek(key).is_some_and(|metas| metas.iter().any(|meta| meta.id == id))
     }
 
-    /// Enters an object, which replaces that of the same variant.
+    /// Inserts an object. Replaces the object of the same variant.
     pub(super) fn insert(&self, key: &Key, meta: Meta) {
         let known = self.entries.peek(key).unwrap_or_default();
         let others = known.iter().filter(|other| !other.is_variant_of(&meta)).cloned();
@@ -140,17 +139,17 @@ impl Index {
         self.set(key, metas);
     }
 
-    /// Sets the entries of a key, and removes the files of all that are dropped for it.
+    /// Sets the entries of a key, and removes the files of all entries that this drops.
     fn set(&self, key: &Key, metas: Vec<Meta>) {
         let (metas, mut dropped) = (Arc::new(metas), Vec::new());
         self.entries.insert_with_lifecycle(key.clone(), metas.clone(), &mut dropped);
-        let is_refused = dropped.iter().any(|other| Arc::ptr_eq(other, &metas));
-        let is_kept = |id: u64| !is_refused && metas.iter().any(|meta| meta.id == id);
+        let is_too_large = dropped.iter().any(|other| Arc::ptr_eq(other, &metas));
+        let is_kept = |id: u64| !is_too_large && metas.iter().any(|meta| meta.id == id);
         let ids = dropped.iter().flat_map(|metas| metas.iter().map(|meta| meta.id));
         remove_later(&self.files, ids.filter(|id| !is_kept(*id)).collect());
     }
 
-    /// Enters an object, unless one of the same variant was stored later. Returns whether it did.
+    /// Inserts an object, unless a newer one of the same variant is stored. Returns whether it was inserted.
     pub(super) fn insert_newest(&self, key: &Key, meta: Meta) -> bool {
         let known = self.entries.peek(key).unwrap_or_default();
         let has_newer = known.iter().any(|other| other.is_variant_of(&meta) && other.id > meta.id);
@@ -160,7 +159,7 @@ impl Index {
         !has_newer
     }
 
-    /// Removes the selected entries of a key and returns their ids. Their files stay.
+    /// Removes the selected entries of a key and returns their ids. Does not remove files.
     pub(super) fn remove(&self, key: &Key, selects: impl Fn(&Meta) -> bool) -> Vec<u64> {
         let Some(metas) = self.entries.peek(key) else { return Vec::new() };
         let (removed, kept): (Vec<_>, Vec<_>) = metas.iter().cloned().partition(|m| selects(m));
@@ -174,14 +173,14 @@ impl Index {
         removed.into_iter().map(|meta| meta.id).collect()
     }
 
-    /// Removes the entries of a key that `judge` does not keep, or makes them stale. Files stay as they are.
+    /// Removes the entries of a key, or makes them stale, according to `judge`. Does not change files.
     pub(super) fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes {
         let mut changes = Changes::default();
         let Some(metas) = self.entries.peek(key) else { return changes };
         let mut metas = Vec::clone(&metas);
         metas.retain_mut(|meta| {
             let verdict = judge(key, &meta.groups, meta.revision);
-            changes.note(meta.id, &mut meta.freshness, verdict)
+            changes.record(meta.id, &mut meta.freshness, verdict)
         });
         match (changes.len(), metas.is_empty()) {
             (0, _) => {}
@@ -191,7 +190,7 @@ impl Index {
         changes
     }
 
-    /// Calls `selected` with each key of which `judge` does not keep all objects.
+    /// Calls `selected` for each key with an object that `judge` does not keep.
     pub(super) fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
         for (key, metas) in self.entries.iter() {
             if !metas.iter().all(|m| judge(&key, &m.groups, m.revision) == Verdict::Keep) {

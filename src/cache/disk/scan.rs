@@ -1,5 +1,5 @@
-//! The scan of the folder at the start: it enters what is there into the index, in threads of its own, while requests are
-//! served.
+//! The scan of the directory after a start. Threads of their own add the objects of earlier processes to the index, while
+//! requests are already served.
 
 use std::{
     collections::HashSet,
@@ -16,18 +16,19 @@ use super::{
     index::Meta,
 };
 
-/// The time that the scan of the folder may take, 10 minutes. What was not reached then is removed.
+/// The maximum duration of the scan of a directory, 10 minutes. Objects that it has not reached by then are removed.
 pub const SCAN_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The keys that may be stored or invalidated during the scan, 1,048,576. With more, what was not reached is removed.
+/// The maximum number of keys that are stored or invalidated during the scan, 1,048,576. Beyond it, all objects that the
+/// scan has not reached are removed.
 const MAX_CHANGED_KEYS: usize = 1 << 20;
 
-/// The threads of the scan.
+/// The number of threads of the scan.
 const THREADS: u8 = 4;
 
-/// What of the folder may not be entered into the index any more.
+/// The keys that were changed during the scan. Their objects in the directory may be outdated and are not added to the index.
 pub(super) struct ChangedKeys {
-    /// Hashes of keys, which take less memory; another key with the same hash is fetched again.
+    /// Hashes of keys, which take less memory. A collision removes an object that is up to date.
     keys: HashSet<u64>,
     random: RandomState,
     is_full: bool,
@@ -38,7 +39,7 @@ impl ChangedKeys {
         Self { keys: HashSet::new(), random: RandomState::new(), is_full: false }
     }
 
-    /// Notes that objects of a key were stored, removed or invalidated.
+    /// Adds a key whose objects were stored, removed or invalidated.
     pub(super) fn insert(&mut self, key: &Key) {
         if self.keys.len() < MAX_CHANGED_KEYS {
             self.keys.insert(self.random.hash_one(key));
@@ -52,7 +53,7 @@ impl ChangedKeys {
     }
 }
 
-/// Scans the folder in the background.
+/// Scans the directory in the background.
 ///
 /// # Errors
 /// If no thread can be started.
@@ -73,18 +74,18 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn run(&self) {
-        let scan_folders = |first: u8| -> io::Result<()> {
-            (first..=u8::MAX).step_by(THREADS.into()).try_for_each(|folder| self.scan(folder))
+        let scan_dirs = |first: u8| -> io::Result<()> {
+            (first..=u8::MAX).step_by(THREADS.into()).try_for_each(|dir| self.scan(dir))
         };
         thread::scope(|scope| {
             for first in 0..THREADS {
                 let scan = move || {
-                    if let Err(error) = scan_folders(first) {
-                        tracing::warn!(%error, "cannot read a part of the cache folder: it is not used");
+                    if let Err(error) = scan_dirs(first) {
+                        tracing::warn!(%error, "cannot read a part of the cache directory: its objects are not used");
                     }
                 };
-                let started = thread::Builder::new().spawn_scoped(scope, scan);
-                if started.is_err() {
+                let spawned = thread::Builder::new().spawn_scoped(scope, scan);
+                if spawned.is_err() {
                     scan();
                 }
             }
@@ -94,18 +95,19 @@ impl Scan<'_> {
         self.inner.scanning.send_replace(false);
     }
 
-    fn scan(&self, folder: u8) -> io::Result<()> {
+    fn scan(&self, dir: u8) -> io::Result<()> {
         let is_closed = || self.inner.is_closed.load(Relaxed);
-        let is_live = |id| self.inner.lock().is_live(id);
-        self.inner.files.scan(folder, is_closed, |id| self.enter(id), is_live)
+        let is_being_written = |id| self.inner.lock().is_being_written(id);
+        self.inner.files.scan(dir, is_closed, |id| self.add(id), is_being_written)
     }
 
-    /// Enters an object, if it is whole and nothing newer is known of its key. Returns whether its files stay.
-    fn enter(&self, id: u64) -> bool {
+    /// Adds an object to the index, if it is complete and its key was not changed during the scan. Returns whether to keep
+    /// its files.
+    fn add(&self, id: u64) -> bool {
         let inner = self.inner;
         let meta = (Instant::now() < self.deadline).then(|| read_meta(inner, id)).flatten();
         let mut state = inner.lock();
-        if state.is_live(id) {
+        if state.is_being_written(id) {
             return true;
         }
         let Some((key, mut meta)) = meta else { return false };
@@ -113,21 +115,21 @@ impl Scan<'_> {
             return true;
         }
         let changed_keys = state.changed_keys.get_or_insert_with(ChangedKeys::new);
-        // Judged under the lock: a sweep that begins later finds the entry.
+        // The marks are applied under the lock, so that a sweep that starts later finds the entry.
         let mut changes = Changes::default();
         let verdict = self.marks.verdict(&key, &meta.groups, meta.revision);
-        let stays = changes.note(id, &mut meta.freshness, verdict);
-        let is_entered =
-            stays && !changed_keys.contains(&key) && inner.index.insert_newest(&key, meta);
+        let is_kept = changes.record(id, &mut meta.freshness, verdict);
+        let is_added =
+            is_kept && !changed_keys.contains(&key) && inner.index.insert_newest(&key, meta);
         drop(state);
         inner.expire_heads(&key, &changes);
-        is_entered
+        is_added
     }
 }
 
-/// Returns the key and the entry of an object, if it is whole.
+/// Returns the key and the index entry of an object, if it is complete.
 fn read_meta(inner: &Inner, id: u64) -> Option<(Key, Meta)> {
     let (key, object, len) = head::decode(&inner.files.read_head(id).ok()?)?;
-    let is_whole = object.id == id && inner.files.has_content(id, len);
-    is_whole.then(|| (key, Meta::of(&object, len)))
+    let is_complete = object.id == id && inner.files.has_content(id, len);
+    is_complete.then(|| (key, Meta::of(&object, len)))
 }

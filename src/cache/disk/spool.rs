@@ -1,4 +1,4 @@
-//! `Spool`: a content that is written to its file while it is read from the origin.
+//! `Spool`: writes a content to its file while it is received from the origin.
 
 use std::{
     fs::File,
@@ -14,47 +14,49 @@ use super::{
     Inner, index,
 };
 
-/// The bytes that are collected before they are written, 64 KiB.
+/// The minimum length of a write, 64 KiB, except for the last one.
 const MIN_WRITE: u64 = 64 << 10;
 
-/// The bytes in memory above which the origin is read no further until they are written, 256 KiB.
+/// The maximum number of unwritten bytes, 256 KiB. While there are more, the origin is not read (backpressure).
 const MAX_UNWRITTEN: u64 = 256 << 10;
 
-/// The content of a fill on its way to the disk. Dropped before the store has taken its object over, it removes the file.
+/// The file of a content that is being received. The file is removed if the spool is dropped before the object is inserted
+/// into the store.
 pub(in crate::cache) struct Spool {
     store: Arc<Inner>,
     id: u64,
-    /// Created with the first write.
+    /// `None` before the first write.
     file: Option<Arc<File>>,
     written: u64,
     writing: Option<Writing>,
-    /// What it takes of [`Inner::max_spooled`].
+    /// Its part of [`Inner::spooled_len`].
     reserved: u64,
 }
 
-/// A write, and the length of the file after it.
+/// A write in progress.
 struct Writing {
-    to: u64,
+    /// The length of the file after the write.
+    end: u64,
     result: oneshot::Receiver<io::Result<io::Result<Arc<File>>>>,
 }
 
 impl Spool {
-    /// Creates a spool for the object with this id, which nothing else writes.
+    /// Creates a spool for the object with this id. The object must have no other writer.
     pub(super) fn new(store: Arc<Inner>, id: u64) -> Self {
         store.lock().spools.insert(id);
         Self { store, id, file: None, written: 0, writing: None, reserved: 0 }
     }
 
-    /// Takes a share of what all fills may have on disk. Returns `false` if that is exhausted.
+    /// Reserves disk space for a content of `len` bytes. Returns `false` if all spools together have none left.
     pub(in crate::cache) fn reserve(&mut self, len: u64) -> bool {
         let more = len.saturating_sub(self.reserved);
-        let take = |n: u64| n.checked_add(more).filter(|sum| *sum <= self.store.max_spooled);
-        let is_taken = self.store.spooled_len.fetch_update(Relaxed, Relaxed, take).is_ok();
-        self.reserved += if is_taken { more } else { 0 };
-        is_taken
+        let add = |n: u64| n.checked_add(more).filter(|sum| *sum <= self.store.max_spooled);
+        let is_reserved = self.store.spooled_len.fetch_update(Relaxed, Relaxed, add).is_ok();
+        self.reserved += if is_reserved { more } else { 0 };
+        is_reserved
     }
 
-    /// Writes what was pushed to the fill. Ready when more may be read from the origin, or the disk has failed.
+    /// Writes the pieces of the fill. Ready when more may be read from the origin, or when a write has failed.
     pub(in crate::cache) fn poll_capacity(
         &mut self,
         fill: &Fill,
@@ -70,7 +72,7 @@ impl Spool {
         }
     }
 
-    /// Writes all that was pushed. Ready when it is written, or the disk has failed.
+    /// Writes all pieces of the fill. Ready when they are written, or when a write has failed.
     pub(in crate::cache) fn poll_flush(
         &mut self,
         fill: &Fill,
@@ -82,8 +84,8 @@ impl Spool {
         Poll::Ready(Ok(()))
     }
 
-    /// Waits for the write in progress, and begins one if at least `least` bytes are not written. Ready when one has
-    /// ended; pending also if there is nothing to write.
+    /// Polls the write in progress, or starts one if at least `min_len` bytes are unwritten. Ready when a write has
+    /// completed. Also pending, without a wake-up, if there are fewer unwritten bytes.
     fn poll_write(
         &mut self,
         fill: &Fill,
@@ -101,23 +103,23 @@ impl Spool {
             let write = move || {
                 let result = store.files.append_content(id, file, at, &pieces);
                 if !store.lock().spools.contains(&id) {
-                    // The spool was dropped meanwhile, and its file removed before this write created it.
+                    // The spool was dropped, and its file removed, before this write created the file again.
                     store.files.remove(id);
                 }
                 result
             };
-            self.writing = Some(Writing { to: at + len, result: POOL.call(write) });
+            self.writing = Some(Writing { end: at + len, result: POOL.call(write) });
         }
         let Some(writing) = &mut self.writing else { return Poll::Pending };
         let result = ready!(std::pin::Pin::new(&mut writing.result).poll(cx));
-        let to = writing.to;
+        let end = writing.end;
         self.writing = None;
         let panicked = |_| io::Error::other("the write panicked");
         let file = result.map_err(panicked).and_then(|r| r).and_then(|r| r);
         let file = file.inspect_err(|error| self.store.pause(error))?;
-        self.written = to;
+        self.written = end;
         self.file = Some(file.clone());
-        fill.set_written(file, to);
+        fill.set_written(file, end);
         Poll::Ready(Ok(()))
     }
 }
@@ -125,6 +127,7 @@ impl Spool {
 impl Drop for Spool {
     fn drop(&mut self) {
         self.store.spooled_len.fetch_sub(self.reserved, Relaxed);
+        // An inserted object has removed the id.
         let is_abandoned = self.store.lock().spools.remove(&self.id);
         if is_abandoned {
             index::remove_later(&self.store.files, vec![self.id]);

@@ -1,4 +1,4 @@
-//! A store in a real folder.
+//! Tests of a store in a real directory.
 
 mod kill;
 mod scan;
@@ -20,10 +20,10 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::*;
 use crate::{
     Body, BoxError, Request, Response,
-    cache::{CacheBuilder, CacheLayer},
+    cache::{CacheBuilder, CacheLayer, Purge},
 };
 
-/// The content of a path: it says its length and path, so that no other content passes for it.
+/// The content of a path, whose last segment is the length. It consists of the path, so that no other path has it.
 fn content(path: &str) -> String {
     let len: usize = path.rsplit('/').next().unwrap().parse().unwrap();
     format!("{path};").repeat(len / (path.len() + 1) + 1)[..len].to_owned()
@@ -33,14 +33,15 @@ fn builder() -> CacheBuilder {
     CacheLayer::builder().max_object(10_000)
 }
 
-/// Opens a folder, once the store of an earlier layer has let it go, and waits for the scan.
+/// Opens a directory, as soon as the store of an earlier layer has unlocked it, and waits for the scan.
 async fn open(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
-    let layer = begin_open(dir, builder);
+    let layer = open_without_scan(dir, builder);
     layer.handle().loaded().await;
     layer
 }
 
-fn begin_open(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
+/// Opens a directory, as soon as the store of an earlier layer has unlocked it, without waiting for the scan.
+fn open_without_scan(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
     let started = Instant::now();
     loop {
         match builder().open(dir.path()) {
@@ -51,10 +52,20 @@ fn begin_open(dir: &TempDir, builder: impl Fn() -> CacheBuilder) -> CacheLayer {
     }
 }
 
-/// Asks for a path. The origin is asked if it is not stored: `x-from` says which.
-async fn ask(layer: &CacheLayer, path: &str, fields: &[(&str, &str)]) -> (Response, &'static str) {
-    let asked = Arc::new(AtomicU64::new(0));
-    let count = asked.clone();
+/// Waits until `is_true` returns `true`.
+async fn until(is_true: impl Fn() -> bool) {
+    let wait = async {
+        while !is_true() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it becomes true");
+}
+
+/// Requests a path. Returns the response, and whether it came from the cache or from the origin.
+async fn get(layer: &CacheLayer, path: &str, fields: &[(&str, &str)]) -> (Response, &'static str) {
+    let requests = Arc::new(AtomicU64::new(0));
+    let count = requests.clone();
     let site = layer.layer(service_fn(move |request: Request| {
         count.fetch_add(1, Relaxed);
         async move {
@@ -70,33 +81,27 @@ async fn ask(layer: &CacheLayer, path: &str, fields: &[(&str, &str)]) -> (Respon
         request = request.header(*name, *value);
     }
     let response = site.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-    (response, if asked.load(Relaxed) == 0 { "cache" } else { "origin" })
+    (response, if requests.load(Relaxed) == 0 { "cache" } else { "origin" })
 }
 
-/// Asks for a path, checks the content, and returns where it came from.
+/// Requests a path, checks the content, and returns where it came from.
 async fn source(layer: &CacheLayer, path: &str) -> &'static str {
-    let (response, from) = ask(layer, path, &[]).await;
+    let (response, from) = get(layer, path, &[]).await;
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert!(body == content(path).as_bytes(), "{path} from {from}");
     from
 }
 
-/// Waits until so many keys are on disk.
+/// Waits until `keys` keys are on disk.
 async fn written(layer: &CacheLayer, keys: u64) {
-    let wait = async {
-        while layer.handle().stats().keys != keys {
-            tokio::task::yield_now().await;
-        }
-    };
-    let in_time = tokio::time::timeout(Duration::from_secs(20), wait).await;
-    assert!(in_time.is_ok(), "{:?}", layer.handle().stats());
+    until(|| layer.handle().stats().keys == keys).await;
 }
 
-/// The files of objects in a folder.
+/// The files with this extension in a directory.
 fn files(dir: &TempDir, extension: &str) -> Vec<PathBuf> {
-    let folders = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
-    let folders = folders.filter(|path| path.is_dir());
-    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap()).map(|e| e.unwrap().path());
+    let dirs = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+    let dirs = dirs.filter(|path| path.is_dir());
+    let files = dirs.flat_map(|dir| fs::read_dir(dir).unwrap()).map(|e| e.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|e| e == extension)).collect()
 }
 
@@ -107,22 +112,17 @@ async fn objects_are_found_after_a_restart() {
     for path in ["/5", "/10000", "/100000", "/0"] {
         assert_eq!(source(&layer, path).await, "origin");
     }
-    let (_, from) = ask(&layer, "/5", &[("accept-language", "de")]).await;
+    let (_, from) = get(&layer, "/5", &[("accept-language", "de")]).await;
     assert_eq!(from, "origin", "another variant");
     written(&layer, 4).await;
-    let wait = async {
-        while files(&dir, "head").len() < 5 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    until(|| files(&dir, "head").len() == 5).await;
     drop(layer);
     let layer = open(&dir, builder).await;
     for _ in 0..2 {
         for path in ["/5", "/10000", "/100000", "/0"] {
             assert_eq!(source(&layer, path).await, "cache", "{path}");
         }
-        let (response, from) = ask(&layer, "/5", &[("accept-language", "de")]).await;
+        let (response, from) = get(&layer, "/5", &[("accept-language", "de")]).await;
         assert_eq!(
             (from, &response.headers()["surrogate-key"]),
             ("cache", &"all".parse().unwrap())
@@ -131,14 +131,14 @@ async fn objects_are_found_after_a_restart() {
 }
 
 #[tokio::test]
-async fn large_object_is_sent_as_a_file_and_cut_there() {
+async fn large_object_is_sent_from_its_file_also_in_part() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, builder).await;
     source(&layer, "/100000").await;
     written(&layer, 1).await;
-    let (whole, from) = ask(&layer, "/100000", &[]).await;
+    let (whole, from) = get(&layer, "/100000", &[]).await;
     assert_eq!((from, whole.body().as_file().map(FileSlice::len)), ("cache", Some(100_000)));
-    let (part, _) = ask(&layer, "/100000", &[("range", "bytes=99990-99994")]).await;
+    let (part, _) = get(&layer, "/100000", &[("range", "bytes=99990-99994")]).await;
     assert_eq!((part.status().as_u16(), part.body().as_file().map(FileSlice::len)), (206, Some(5)));
     let part = part.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(part, content("/100000").as_bytes()[99_990..99_995]);
@@ -158,7 +158,7 @@ async fn damaged_object_is_never_served_and_is_removed() {
         }),
         ("head", |path| fs::rename(path, path.with_extension("new")).unwrap()),
         ("head", |path| {
-            // The name of another object.
+            // The name that a head of another object would have.
             let name = path.file_name().unwrap().to_str().unwrap();
             let id = u64::from_str_radix(name.split('.').next().unwrap(), 16).unwrap();
             fs::rename(path, path.with_file_name(format!("{:016x}.head", id ^ 0x100))).unwrap();
@@ -171,21 +171,21 @@ async fn damaged_object_is_never_served_and_is_removed() {
         written(&layer, 1).await;
         damage(&files(&dir, extension)[0]);
         if i < 4 {
-            // It is found while the store is open, too.
+            // An open store detects the damage, too.
             assert_eq!(source(&layer, "/100000").await, "origin", "{i}");
             written(&layer, 1).await;
             damage(&files(&dir, extension)[0]);
         }
         drop(layer);
         let layer = open(&dir, builder).await;
-        let left = |e| files(&dir, e).len();
-        assert_eq!((left("head"), left("content"), left("new")), (0, 0, 0), "{i}");
+        let count = |e| files(&dir, e).len();
+        assert_eq!((count("head"), count("content"), count("new")), (0, 0, 0), "{i}");
         assert_eq!(source(&layer, "/100000").await, "origin", "{i}");
     }
 }
 
 #[tokio::test]
-async fn invalidated_object_does_not_come_back_after_a_restart() {
+async fn invalidation_persists_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, builder).await;
     let paths = ["/1/50", "/2/50", "/3/20000"];
@@ -210,7 +210,6 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
     cache.swept().await;
     assert_eq!(cache.stats().invalidated, 3);
     drop((layer, cache));
-    // Also after a restart.
     let layer = open(&dir, builder).await;
     let cache = layer.handle();
     for path in paths {
@@ -223,7 +222,7 @@ async fn invalidated_object_does_not_come_back_after_a_restart() {
 }
 
 #[tokio::test]
-async fn folder_keeps_to_its_bounds_in_bytes_and_objects() {
+async fn directory_keeps_to_its_bounds_in_bytes_and_objects() {
     for (builder, max) in [
         ((|| builder().disk_capacity(400_000).max_disk_object(20_000)) as fn() -> CacheBuilder, 16),
         (|| builder().max_disk_objects(20).disk_capacity(10 << 20).max_disk_object(20_000), 20),
@@ -234,25 +233,22 @@ async fn folder_keeps_to_its_bounds_in_bytes_and_objects() {
             source(&layer, &format!("/{i}/20000")).await;
         }
         assert_eq!(source(&layer, "/20001").await, "origin");
-        let settled = async {
-            while files(&dir, "content").len() != files(&dir, "head").len()
-                || files(&dir, "head").len() > max
-            {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), settled).await.unwrap();
+        until(|| {
+            let heads = files(&dir, "head").len();
+            heads <= max && files(&dir, "content").len() == heads
+        })
+        .await;
         assert!(files(&dir, "head").len() >= max / 2);
         assert_eq!(source(&layer, "/20001").await, "origin", "too large for the store");
     }
 }
 
 #[tokio::test]
-async fn folder_belongs_to_one_store() {
+async fn directory_belongs_to_one_store() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, builder).await;
     let error = builder().open(dir.path()).unwrap_err();
-    assert!(error.to_string().starts_with("another process uses the cache folder "), "{error}");
+    assert!(error.to_string().starts_with("another process uses the cache directory "), "{error}");
     drop(layer);
     drop(open(&dir, builder).await);
     let file = dir.path().join("file");
@@ -262,7 +258,7 @@ async fn folder_belongs_to_one_store() {
             .open(&file)
             .unwrap_err()
             .to_string()
-            .starts_with("cannot create the cache folder ")
+            .starts_with("cannot create the cache directory ")
     );
 }
 
@@ -288,12 +284,7 @@ async fn full_or_read_only_disk_leaves_responses_in_memory() {
         written(&layer, 1).await;
         // Larger than the disk.
         assert_eq!(source(&layer, "/300000").await, "origin");
-        let paused = async {
-            while files(&dir, "content").len() != 1 || layer.handle().stats().keys != 1 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), paused).await.unwrap();
+        until(|| files(&dir, "content").len() == 1 && layer.handle().stats().keys == 1).await;
         assert_eq!(source(&layer, "/300000").await, "cache", "from memory");
         mount_remount(dir.path(), MountFlags::RDONLY, c"").unwrap();
         assert_eq!(source(&layer, "/20").await, "origin");

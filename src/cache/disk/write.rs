@@ -1,4 +1,4 @@
-//! Writes objects and their heads, in threads that may block.
+//! Writes objects and their heads on blocking threads.
 
 use std::{
     fs::File,
@@ -21,10 +21,10 @@ use super::{
 };
 use crate::net::blocking_pool::Job;
 
-/// The number of objects that wait to be written, 1,024.
+/// The maximum number of objects that wait to be written, 1,024.
 const MAX_WRITES: usize = 1024;
 
-/// How long nothing is written after a failure, 10 seconds: a full disk or one that is read-only stays so for a while.
+/// The pause in writes after a failure, 10 seconds: a disk that is full or read-only probably stays so for a while.
 const PAUSE: Duration = Duration::from_secs(10);
 
 impl Inner {
@@ -33,7 +33,8 @@ impl Inner {
         now < self.paused_until.load(Relaxed)
     }
 
-    /// Writes an object in a thread that may block, unless too much is being written or the disk has failed recently.
+    /// Writes an object on a blocking thread. Does nothing if too many bytes or objects are being written, or during the
+    /// pause after a failure.
     pub(super) fn write(self: &Arc<Self>, state: &mut State, key: &Key, object: &Arc<Object>) {
         let (len, is_spooled) = (object.content.len(), state.spools.contains(&object.id));
         let (kind, in_memory) = match &object.content {
@@ -54,7 +55,7 @@ impl Inner {
         POOL.run(Box::new(Write { store, key, object, kind, head, has_run: false }));
     }
 
-    /// Writes the head of an object whose content is on disk already.
+    /// Writes the head of an object whose content is already on disk.
     pub(super) fn write_head(self: &Arc<Self>, key: &Key, object: &Arc<Object>) {
         let Some(head) = head::encode(key, object, object.content.len()) else { return };
         let (store, key, object) = (self.clone(), key.clone(), object.clone());
@@ -62,7 +63,7 @@ impl Inner {
         POOL.run(Box::new(Write { store, key, object, kind, head, has_run: false }));
     }
 
-    /// Writes that objects have become stale, so that they are stale after a restart too.
+    /// Writes the expiry of objects to their heads, so that they are still stale after a restart.
     pub(super) fn expire_heads(&self, key: &Key, changes: &Changes) {
         for (id, at) in &changes.expired {
             let head = self.files.read_head(*id).ok();
@@ -81,7 +82,7 @@ impl Inner {
         }
     }
 
-    /// Replaces the head of an object, if its entry in the index is still what `is_current` demands.
+    /// Replaces the head of an object, if `is_current` returns `true` for its entry in the index.
     pub(super) fn replace_head(
         &self,
         key: &Key,
@@ -93,13 +94,13 @@ impl Inner {
             let metas = self.index.get(key).unwrap_or_default();
             metas.iter().any(|meta| meta.id == id && is_current(meta))
         };
-        // Two updates of an object have the same files. No request waits for this lock.
+        // Two updates of an object write the same temporary file. Requests do not take this lock.
         let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_current() {
             return Ok(());
         }
         let written = self.files.write_head(id, head);
-        let writing = self.lock();
+        let state = self.lock();
         let result = match written {
             Ok(()) if is_current() => self.files.commit(id),
             result => {
@@ -107,17 +108,17 @@ impl Inner {
                 result
             }
         };
-        drop(writing);
+        drop(state);
         drop(heads);
         result
     }
 
-    /// Writes nothing for a while.
+    /// Pauses writes after a failure.
     pub(super) fn pause(&self, error: &io::Error) {
         let until = u64::try_from((self.clock.now() + PAUSE).as_millis()).unwrap_or(u64::MAX);
         let before = self.paused_until.swap(until, Relaxed);
         if before + u64::try_from(PAUSE.as_millis()).unwrap_or(0) < until {
-            tracing::warn!(%error, "cannot write to the cache folder: responses are stored in memory only");
+            tracing::warn!(%error, "cannot write to the cache directory: responses are stored in memory only");
         }
     }
 }
@@ -125,7 +126,7 @@ impl Inner {
 /// The part of an object that is written in addition to its head.
 enum WriteKind {
     Content(Bytes),
-    /// The content is written, and the file is to be synchronized.
+    /// The content is in this file and still has to be synchronized.
     Spooled(Arc<File>),
     Head,
 }
@@ -166,7 +167,7 @@ impl Job for Write {
 }
 
 impl Write {
-    /// Gives a written object its head, and enters it into the index unless it was invalidated meanwhile.
+    /// Commits an object whose content was written, and adds it to the index, unless it was invalidated during the write.
     fn commit(&self, written: io::Result<()>) -> io::Result<()> {
         let Self { store, key, object, head, .. } = self;
         let written = written.and_then(|()| store.files.write_head(object.id, head));
@@ -190,7 +191,7 @@ impl Write {
         committed
     }
 
-    /// Writes the head of an object that is stored. Of several updates the last one counts.
+    /// Writes the head of a stored object, unless a later update has replaced its freshness.
     fn write_head(&self) -> io::Result<()> {
         let Self { store, key, object, head, .. } = self;
         store.replace_head(key, object.id, head, |meta| meta.freshness == object.freshness)

@@ -1,22 +1,22 @@
-//! A process that is killed while it fills its cache.
+//! Tests with a process that is killed while it stores responses.
 
 use super::*;
 
-/// The rounds of the test below. `VESTIBULE_CACHE_KILLS` sets another number.
+/// The default number of rounds of the test below. `VESTIBULE_CACHE_KILLS` sets another one.
 const KILLS: usize = 20;
 
-const FOLDER: &str = "VESTIBULE_CACHE_FOLDER";
+const DIR: &str = "VESTIBULE_CACHE_DIR";
 
 /// The bytes between two points at which the child may be killed.
 const PIECE: usize = 8 << 10;
 
-/// The length of the content of the path with this number: half of them are written as they arrive.
+/// The path with this number. Half of the contents are so long that they are written while they are received.
 fn path(i: usize) -> String {
     let len = if i.is_multiple_of(2) { 20_000 + (i * 7919) % 150_000 } else { (i * 7919) % 10_000 };
     format!("/{i}/{len}")
 }
 
-/// Answers in pieces, and says when it sends one.
+/// Answers in pieces, and prints a line for each.
 async fn in_pieces(request: Request) -> Result<Response, BoxError> {
     let content = content(request.uri().path());
     let (sender, body) = Body::channel(None);
@@ -34,10 +34,10 @@ async fn in_pieces(request: Request) -> Result<Response, BoxError> {
     Ok(response.body(body)?)
 }
 
-/// Run by the next test in a process of its own: stores without end, and says what.
+/// The child process of the test below: stores responses without end, and prints a line for each.
 #[tokio::test]
 async fn child_stores_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let Some(folder) = std::env::var_os(DIR) else { return };
     let first: usize = std::env::var("VESTIBULE_CACHE_FIRST").unwrap().parse().unwrap();
     let builder = builder().disk_capacity(4 << 20).max_disk_object(400_000);
     let layer = builder.durability(Durability::Crash).open(folder).unwrap();
@@ -50,12 +50,12 @@ async fn child_stores_until_it_is_killed() {
     }
 }
 
-/// Starts the child, kills it after some lines, and returns the first and the last path that it was writing.
+/// Starts the child and kills it after some lines of output. Returns the number of its last path.
 fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
     let name = "cache::disk::tests::kill::child_stores_until_it_is_killed";
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", name])
-        .env(FOLDER, dir.path())
+        .env(DIR, dir.path())
         .env("VESTIBULE_CACHE_FIRST", first.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -78,7 +78,7 @@ fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
 }
 
 #[tokio::test]
-async fn object_is_whole_or_gone_after_the_process_was_killed() {
+async fn object_is_complete_or_missing_after_the_process_was_killed() {
     let dir = tempfile::tempdir().unwrap();
     let kills = std::env::var("VESTIBULE_CACHE_KILLS").ok().and_then(|n| n.parse().ok());
     let (mut next, mut from_disk, mut torn) = (0, 0, 0);
@@ -99,6 +99,6 @@ async fn object_is_whole_or_gone_after_the_process_was_killed() {
         }
         next = last + 1;
     }
-    assert!(from_disk > 0, "nothing was ever found again");
-    assert!(torn > 0, "no fill was ever interrupted");
+    assert!(from_disk > 0, "no round found a stored object");
+    assert!(torn > 0, "no round interrupted a write");
 }

@@ -1,17 +1,18 @@
-//! The scan at the start.
+//! Tests of the scan after a start.
 
+use http::HeaderMap;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::*;
 
-/// The first folder of each thread of the scan. A pipe in it that nobody writes to blocks its thread.
+/// The first directory of each thread of the scan. A pipe without a writer in each of them blocks the threads.
 const FIRST: [&str; 4] = ["00", "01", "02", "03"];
 
-fn pipe(dir: &TempDir, folder: &str) -> PathBuf {
-    dir.path().join(folder).join(format!("00000000000000{folder}.head"))
+fn pipe(dir: &TempDir, first: &str) -> PathBuf {
+    dir.path().join(first).join(format!("00000000000000{first}.head"))
 }
 
-/// Stores a path in a folder that no thread of the scan begins with.
+/// Stores a path in a directory that is not one of [`FIRST`].
 async fn store(layer: &CacheLayer, dir: &TempDir, path: &str) {
     loop {
         let before = layer.handle().stats().keys;
@@ -35,19 +36,19 @@ async fn requests_are_served_and_invalidations_count_during_the_scan() {
         store(&layer, &dir, path).await;
     }
     drop(layer);
-    for folder in FIRST {
-        mknodat(CWD, pipe(&dir, folder), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for first in FIRST {
+        mknodat(CWD, pipe(&dir, first), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     }
-    let layer = begin_open(&dir, builder);
+    let layer = open_without_scan(&dir, builder);
     let cache = layer.handle();
     assert_eq!(source(&layer, paths[0]).await, "origin");
     cache.delete(&Key::new("http", "a", paths[1], None).unwrap(), Purge::Hard);
     cache.delete_prefix("http://a/3/", Purge::Hard);
     cache.delete_prefix("http://a/5/", Purge::Soft);
-    // The sweep has ended before these objects are known.
+    // The sweep ends before the scan adds these objects to the index.
     cache.swept().await;
     assert_eq!(cache.stats().invalidated, 0);
-    let pipes = FIRST.map(|folder| pipe(&dir, folder));
+    let pipes = FIRST.map(|first| pipe(&dir, first));
     let opened = tokio::task::spawn_blocking(move || {
         pipes.each_ref().map(|path| fs::OpenOptions::new().write(true).open(path).unwrap())
     });
@@ -58,16 +59,11 @@ async fn requests_are_served_and_invalidations_count_during_the_scan() {
         assert_eq!(source(&layer, path).await, from, "{path}");
     }
     written(&layer, 5).await;
-    let settled = async {
-        while (files(&dir, "head").len(), files(&dir, "content").len()) != (5, 5) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), settled).await.unwrap();
+    until(|| (files(&dir, "head").len(), files(&dir, "content").len()) == (5, 5)).await;
 }
 
 #[tokio::test]
-async fn folder_is_emptied_if_power_loss_may_have_torn_it() {
+async fn directory_without_durability_is_emptied_after_a_restart_of_the_system() {
     for (written_with, boot, from) in [
         (Durability::Crash, None, "cache"),
         (Durability::Crash, Some("another boot"), "origin"),
@@ -88,7 +84,7 @@ async fn folder_is_emptied_if_power_loss_may_have_torn_it() {
     }
 }
 
-/// The objects of the test below. `VESTIBULE_CACHE_OBJECTS` sets another number; with a million it takes minutes.
+/// The default number of objects of the test below. `VESTIBULE_CACHE_OBJECTS` sets another one; a million takes minutes.
 const OBJECTS: u64 = 2000;
 
 /// Returns the resident memory of this process, in KiB.
@@ -98,8 +94,8 @@ fn resident_kib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Writes objects as an earlier process would have done, in the folders that begin with `first`.
-fn write_objects(folder: &Files, first: u64, n: u64) {
+/// Writes every fourth object, from `first + 1` to `n`, as an earlier process would have done.
+fn write_objects(files: &Files, first: u64, n: u64) {
     let headers = [("cache-control", "max-age=100000"), ("content-type", "text/html")];
     let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
     let headers: HeaderMap = headers.into_iter().collect();
@@ -120,25 +116,25 @@ fn write_objects(folder: &Files, first: u64, n: u64) {
             content: Content::Memory(Bytes::from_static(b"content")),
             lease: None,
         };
-        folder.write_content(id, b"content").unwrap();
-        folder.write_head(id, &head::encode(&key, &object, 7).unwrap()).unwrap();
-        folder.commit(id).unwrap();
+        files.write_content(id, b"content").unwrap();
+        files.write_head(id, &head::encode(&key, &object, 7).unwrap()).unwrap();
+        files.commit(id).unwrap();
     }
 }
 
 #[tokio::test]
-async fn objects_of_an_earlier_process_are_all_found() {
+async fn scan_adds_all_objects_of_an_earlier_process() {
     let n = std::env::var("VESTIBULE_CACHE_OBJECTS").ok().and_then(|n| n.parse().ok());
     let (n, dir) = (n.unwrap_or(OBJECTS), tempfile::tempdir().unwrap());
-    let folder = Files::open(dir.path(), Durability::Crash).unwrap();
+    let earlier = Files::open(dir.path(), Durability::Crash).unwrap();
     thread::scope(|scope| {
-        let folder = &folder;
-        (0..4).for_each(|first| drop(scope.spawn(move || write_objects(folder, first, n))));
+        let earlier = &earlier;
+        (0..4).for_each(|first| drop(scope.spawn(move || write_objects(earlier, first, n))));
     });
-    drop(folder);
+    drop(earlier);
     let (before, started) = (resident_kib(), Instant::now());
     let builder = || builder().durability(Durability::Crash).disk_capacity(1 << 40);
-    let layer = begin_open(&dir, || builder().max_disk_objects(2 * n));
+    let layer = open_without_scan(&dir, || builder().max_disk_objects(2 * n));
     let opened = started.elapsed();
     layer.handle().loaded().await;
     let (scanned, after) = (started.elapsed(), resident_kib());

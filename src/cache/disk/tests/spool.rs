@@ -1,4 +1,4 @@
-//! Contents that are written to disk while they arrive.
+//! Tests of contents that are written to disk while they are received.
 
 use std::sync::Mutex as StdMutex;
 
@@ -9,7 +9,7 @@ use crate::{Budget, body::Sender};
 
 type Senders = Arc<StdMutex<Vec<Sender>>>;
 
-/// A site whose responses the test writes, and their senders.
+/// Returns a function that requests a path, and the senders of the response bodies, which the test writes.
 fn channels(
     layer: &CacheLayer,
 ) -> (impl FnMut(&str) -> tokio::task::JoinHandle<Response>, Senders) {
@@ -23,21 +23,12 @@ fn channels(
             Ok::<_, BoxError>(response.body(body)?)
         }
     })));
-    let ask = move |path: &str| {
+    let get = move |path: &str| {
         let request = Request::get(format!("http://a{path}")).body(Body::empty()).unwrap();
         let site = site.clone();
         tokio::spawn(async move { site.oneshot(request).await.unwrap() })
     };
-    (ask, senders)
-}
-
-async fn until(what: impl Fn() -> bool) {
-    let wait = async {
-        while !what() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it happens");
+    (get, senders)
 }
 
 fn written_len(dir: &TempDir) -> u64 {
@@ -45,13 +36,13 @@ fn written_len(dir: &TempDir) -> u64 {
 }
 
 #[tokio::test]
-async fn content_above_memory_is_written_while_it_arrives_and_followers_read_it() {
+async fn large_content_is_written_while_it_is_received_and_followers_read_it() {
     let dir = tempfile::tempdir().unwrap();
     let budget = Budget::default();
     let layer = open(&dir, || builder().budget(budget.clone())).await;
-    let (mut ask, senders) = channels(&layer);
+    let (mut get, senders) = channels(&layer);
     let whole = content("/2000000");
-    let leader = ask("/2000000").await.unwrap();
+    let leader = get("/2000000").await.unwrap();
     let sender = senders.lock().unwrap().pop().unwrap();
     let mut pieces = whole.as_bytes().chunks(50_000);
     let mut send = |n: usize| {
@@ -63,17 +54,17 @@ async fn content_above_memory_is_written_while_it_arrives_and_followers_read_it(
     until(|| written_len(&dir) >= 900_000).await;
     assert_eq!((files(&dir, "head").len(), layer.handle().stats().keys), (0, 0));
     until(|| budget.usage().memory < 300_000).await;
-    let follower = ask("/2000000").await.unwrap();
+    let follower = get("/2000000").await.unwrap();
     let mut follower = follower.into_body();
     let mut got = follower.frame().await.unwrap().unwrap().into_data().unwrap().to_vec();
     send(20);
     sender.finish(None);
     got.extend_from_slice(&follower.collect().await.unwrap().to_bytes());
     assert!(got == whole.as_bytes(), "the follower");
-    // The leader, which has read nothing so far.
+    // The leader has read nothing so far.
     assert!(leader.into_body().collect().await.unwrap().to_bytes() == whole.as_bytes());
     written(&layer, 1).await;
-    let stored = ask("/2000000").await.unwrap();
+    let stored = get("/2000000").await.unwrap();
     assert_eq!(stored.body().as_file().map(FileSlice::len), Some(2_000_000));
     assert!(stored.into_body().collect().await.unwrap().to_bytes() == whole.as_bytes());
     assert!(senders.lock().unwrap().is_empty());
@@ -81,24 +72,24 @@ async fn content_above_memory_is_written_while_it_arrives_and_followers_read_it(
 }
 
 #[tokio::test]
-async fn content_that_is_cut_or_invalidated_or_too_large_leaves_no_file() {
+async fn truncated_or_invalidated_or_too_large_content_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, || builder().max_disk_object(600_000)).await;
-    let (mut ask, senders) = channels(&layer);
-    for how in ["cut", "invalidated", "too large"] {
-        let response = ask("/500000").await.unwrap();
+    let (mut get, senders) = channels(&layer);
+    for how in ["truncated", "invalidated", "too large"] {
+        let response = get("/500000").await.unwrap();
         let sender = senders.lock().unwrap().pop().unwrap();
         sender.send(Bytes::from(vec![7; 500_000])).unwrap();
         until(|| written_len(&dir) == 500_000).await;
         let mut len = 500_000;
         match how {
-            "cut" => drop(sender),
+            "truncated" => drop(sender),
             "invalidated" => {
                 layer.handle().delete_all(Purge::Hard);
                 sender.finish(None);
             }
             _ => {
-                // What was written is still read from the file.
+                // The response is still read from the file, which has no name any more.
                 sender.send(Bytes::from(vec![7; 100_001])).unwrap();
                 until(|| files(&dir, "content").is_empty()).await;
                 sender.finish(None);
@@ -106,21 +97,21 @@ async fn content_that_is_cut_or_invalidated_or_too_large_leaves_no_file() {
             }
         }
         let got = response.into_body().collect().await.map(|body| body.to_bytes());
-        assert_eq!(got.ok().map(|got| got.len()), (how != "cut").then_some(len), "{how}");
+        assert_eq!(got.ok().map(|got| got.len()), (how != "truncated").then_some(len), "{how}");
         until(|| files(&dir, "content").is_empty()).await;
         assert_eq!((files(&dir, "head").len(), layer.handle().stats().keys), (0, 0), "{how}");
     }
 }
 
 #[tokio::test]
-async fn contents_on_their_way_to_the_disk_are_bounded_together() {
+async fn spools_have_a_common_bound() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, || builder().disk_capacity(800_000).max_disk_object(200_000)).await;
-    let (mut ask, senders) = channels(&layer);
-    let first = ask("/1").await.unwrap();
-    let second = ask("/2").await.unwrap();
+    let (mut get, senders) = channels(&layer);
+    let first = get("/1").await.unwrap();
+    let second = get("/2").await.unwrap();
     for sender in senders.lock().unwrap().iter() {
-        // A quarter of the capacity is for both.
+        // All spools together may use a quarter of the capacity.
         sender.send(Bytes::from(vec![7; 120_000])).unwrap();
     }
     until(|| layer.handle().stats().not_stored == 1).await;
