@@ -1,7 +1,7 @@
 //! A shared cache of responses (RFC 9111) as a layer.
 //!
-//! [`CacheLayer`] stands in front of any service: an upstream set, an application's workers, a folder, an
-//! `axum::Router`. It stores what the origin permits to store, and answers from that.
+//! [`CacheLayer`] wraps any service, called the *origin* here: upstream servers, an application's workers, files, or an
+//! `axum::Router`. It stores responses as far as the origin permits, and answers requests with them.
 //!
 //! ```
 //! use std::time::Duration;
@@ -31,67 +31,75 @@
 //!
 //! # What it does
 //!
-//! - **Decisions** are those of [`semantics::cache`](crate::semantics::cache), with the configured
-//!   [times](CacheBuilder) for responses that have none of their own.
-//! - **Single flight**: requests for the same response share one fetch. They read its content as it arrives, at their own
-//!   pace; a task of its own reads the origin. If the response turns out not to be for others, each request is forwarded
-//!   by itself, and for [a while](HIT_FOR_MISS) later ones do not wait. A request waits at most
-//!   [`fill_timeout`](CacheBuilder::fill_timeout) for the head.
+//! - **Decisions** follow [`semantics::cache`](crate::semantics::cache), with the configured [lifetimes](CacheBuilder) for
+//!   responses without their own.
+//! - **Single flight**: requests for the same response share one fetch. A task reads the origin, and each client reads the
+//!   content while it is received, at its own pace. If the response cannot be shared, each request is forwarded by itself,
+//!   and later requests do not wait for each other for [10 seconds](HIT_FOR_MISS). A request waits at most
+//!   [`fill_timeout`](CacheBuilder::fill_timeout) for the head of the response.
 //! - **Stale responses** are used while they are revalidated in the background, while the origin fails, and
-//!   [while it is overloaded](CacheBuilder::stale_while), as far as the response permits that.
-//! - **Early refresh**: one of many requests refreshes a response shortly before it expires, so that a hot one never does.
-//! - **Early hints**: browsers get the `Link` fields of a stale response while it is fetched again,
-//!   [by choice](CacheBuilder::early_hints).
-//! - **Variants** by `Vary`, with `Accept-Encoding` and `Accept-Language` in a normal form. The origin is sent the normal
-//!   form of `Accept-Encoding`.
-//! - **Queries** that a response's `No-Vary-Search` calls the same share it, [by choice](CacheBuilder::no_vary_search).
-//! - **Ranges and conditions** of requests are answered from whole responses. Partial responses are not stored.
-//! - **Invalidation** by unsafe requests, and by [`CacheHandle`] with a key, a prefix or a group, or over
-//!   HTTP by a [`PurgeService`].
+//!   [while it is overloaded](CacheBuilder::stale_while), if the response permits it.
+//! - **Early refresh**: one of many requests refreshes a response shortly before it expires, so that a response that is often
+//!   requested does not expire.
+//! - **Early hints** ([optional](CacheBuilder::early_hints)): browsers get the `Link` fields of a stale response while it is
+//!   fetched again.
+//! - **Variants** by `Vary`, with `Accept-Encoding` and `Accept-Language` in a normal form. `Accept-Encoding` is also
+//!   forwarded in its normal form.
+//! - **Equivalent queries** by `No-Vary-Search` share a response ([optional](CacheBuilder::no_vary_search)).
+//! - **Ranges and conditions** of requests are evaluated on stored responses. Partial responses are not stored.
+//! - **Invalidation** by unsafe requests, by [`CacheHandle`] with a key, a prefix or a group, and over HTTP by
+//!   [`PurgeService`].
 //!
 //! # What is not stored
 //!
-//! Responses to other methods than GET; partial ones; those with `no-store` or `private`; to requests with
-//! `Authorization`, unless they say `public`, `s-maxage` or `must-revalidate`; with `Set-Cookie`, unless they say `public`
-//! or `s-maxage` (the cookie is never stored, unless [`set_cookie`](CacheBuilder::set_cookie) says so); larger than
-//! [`max_object`](CacheBuilder::max_object); and all while the [budget](CacheBuilder::budget) is above its soft limit.
-//! Requests with content, `Upgrade`, `If-Match` or `If-Unmodified-Since`, without a host or with several, and with a path
-//! that has no [normal form](crate::semantics::target::normalize) are forwarded as they are. Trailers are dropped.
+//! - responses to methods other than GET, and partial responses;
+//! - responses with `no-store` or `private`;
+//! - responses to requests with `Authorization`, unless they have `public`, `s-maxage` or `must-revalidate`;
+//! - responses with `Set-Cookie`, unless they have `public` or `s-maxage`. The cookie itself is stored only with
+//!   [`SetCookie::Store`];
+//! - contents longer than [`max_object`](CacheBuilder::max_object), or [`max_disk_object`](CacheBuilder::max_disk_object) with
+//!   a store on disk;
+//! - any response while the [budget](CacheBuilder::budget) is above its soft limit.
+//!
+//! Forwarded without a lookup are requests with content, `Upgrade`, `If-Match` or `If-Unmodified-Since`, requests without a
+//! host or with more than one, and requests with a path that has no
+//! [normal form](crate::semantics::target::normalize). Trailers are dropped.
 //!
 //! # Bounds
 //!
 //! | what | default |
 //! |---|---|
-//! | bytes that are stored | [`CAPACITY`], 64 MiB, and the budget |
+//! | bytes in memory | [`CAPACITY`], 64 MiB, and the budget |
 //! | content of a response | [`MAX_OBJECT`], 1 MiB |
 //! | variants of a key | [`MAX_VARIANTS`], 16 |
 //! | fields in `Vary` | [`MAX_FIELDS`](crate::semantics::cache::vary::MAX_FIELDS), 16 |
 //! | groups of a response | [`MAX_GROUPS`](crate::semantics::cache::groups::MAX_GROUPS), 128 |
-//! | bytes of a key | [`MAX_KEY`], 4 KiB |
+//! | length of a key | [`MAX_KEY`], 4 KiB |
 //! | fetches in progress | [`MAX_FETCHES`], 1,024 |
-//! | requests that wait for them | [`MAX_FOLLOWERS`], 65,536 |
-//! | refreshes in the background | [`MAX_REFRESHES`], 64 |
+//! | requests that wait for a fetch of another request | [`MAX_FOLLOWERS`], 65,536 |
+//! | concurrent refreshes in the background | [`MAX_REFRESHES`], 64 |
 //! | queries and paths that are remembered for `No-Vary-Search` | 16,384 of each |
-//! | groups that are invalidated at a time | [`MAX_MARKED_GROUPS`], 16,384 |
-//! | prefixes, likewise | [`MAX_MARKED_PREFIXES`], 256 |
-//! | bytes on disk, for a store in a folder | [`DISK_CAPACITY`], 1 GiB |
+//! | groups that are invalidated during one sweep | [`MAX_MARKED_GROUPS`], 16,384 |
+//! | prefixes that are invalidated during one sweep | [`MAX_MARKED_PREFIXES`], 256 |
+//! | bytes on disk | [`DISK_CAPACITY`], 1 GiB |
 //! | responses on disk | [`MAX_DISK_OBJECTS`], 1,000,000 |
 //! | content of a response on disk | [`MAX_DISK_OBJECT`], 64 MiB |
-//! | bytes that wait to be written | [`MAX_WRITING`], 64 MiB |
-//! | bytes that are written to disk as they arrive | a quarter of the capacity |
-//! | scan of the folder at the start, in the background | [`SCAN_TIMEOUT`], 10 minutes |
+//! | bytes that wait to be written to disk | [`MAX_WRITING`], 64 MiB |
+//! | bytes that are written to disk while they are received | a quarter of the capacity on disk |
+//! | duration of the scan of the directory after a start | [`SCAN_TIMEOUT`], 10 minutes |
 //!
-//! A content whose length is not announced and that turns out too large is read on for its clients, at the pace of the
-//! slowest of them.
+//! If a content of unannounced length exceeds its bound, it is not stored. Its present clients still get all of it; the origin
+//! is then read at the pace of the slowest one.
 //!
-//! # Where it stands
+//! # Position among other layers
 //!
-//! Inside of [`RescueLayer`](crate::layer::RescueLayer), so that a stale response can conceal an error; outside of buffers,
-//! limits and deadlines of the application, so that hits need none of them. The key has the target as the client sent it,
-//! also inside of a [`Router`](crate::Router): a layer that rewrites the target by anything else than the target, such as
-//! a cookie, belongs inside of the cache, and its responses need `Vary`.
+//! Inside [`RescueLayer`](crate::layer::RescueLayer), so that a stale response is used instead of an error. Outside the
+//! buffers, limits and deadlines of the application, since hits need none of them. The key contains the target that the client
+//! sent, even inside a [`Router`](crate::Router). A layer that rewrites the target by other facts, such as a cookie, belongs
+//! inside the cache, and its responses need `Vary`.
 
 mod aliases;
+mod builder;
 mod bypass;
 mod clock;
 mod disk;
@@ -118,14 +126,15 @@ mod sweep;
 
 use std::future::poll_fn;
 
+pub use builder::CacheBuilder;
 pub use disk::{
     DISK_CAPACITY, Durability, MAX_DISK_OBJECT, MAX_DISK_OBJECTS, MAX_WRITING, SCAN_TIMEOUT,
 };
 pub use handle::CacheHandle;
 pub use key::{Key, MAX_KEY, QueryKey};
 pub use layer::{
-    CacheBuilder, CacheLayer, FILL_TIMEOUT, HIT_FOR_MISS, MAX_FETCHES, MAX_FOLLOWERS,
-    MAX_REFRESHES, STALE_IF_UNREACHABLE,
+    CacheLayer, FILL_TIMEOUT, HIT_FOR_MISS, MAX_FETCHES, MAX_FOLLOWERS, MAX_REFRESHES,
+    STALE_IF_UNREACHABLE,
 };
 pub use marks::{MAX_MARKED_GROUPS, MAX_MARKED_PREFIXES};
 pub use memory::{CAPACITY, MAX_OBJECT, MAX_VARIANTS};

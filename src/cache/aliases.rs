@@ -1,4 +1,4 @@
-//! `Aliases`: under which key the response is stored that a request with another query may use (`No-Vary-Search`).
+//! `Aliases`: the keys of stored responses by equivalent queries (`No-Vary-Search`).
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -10,19 +10,19 @@ use quick_cache::sync;
 use super::key::Key;
 use crate::semantics::cache::NoVarySearch;
 
-/// The paths whose rule is remembered, 16,384. Of others the next response tells it again.
+/// The maximum number of paths with a rule, 16,384. The next response of an evicted path sets its rule again.
 const MAX_PATHS: usize = 16_384;
 
-/// The queries that are remembered, 16,384.
+/// The maximum number of queries, 16,384.
 const MAX_QUERIES: usize = 16_384;
 
-/// What responses have said about the queries of their paths.
+/// The `No-Vary-Search` rules of paths, and the keys of stored responses that they make usable for other queries.
 #[derive(Debug)]
 pub(super) struct Aliases {
     /// The rule of the latest response of a path.
     rules: sync::Cache<Box<str>, Arc<NoVarySearch>>,
-    /// The key of the latest response to a query, by a hash of the path and of what in the query makes a difference. The
-    /// rule of the response itself shows whether it is the right one.
+    /// The key of the latest response, by a hash of the path and the normalized query. A collision is detected by the rule of
+    /// the response itself.
     keys: sync::Cache<u64, Key>,
     random: RandomState,
 }
@@ -36,14 +36,15 @@ impl Aliases {
         }
     }
 
-    /// Notes that a response with this rule is stored under `key`.
+    /// Records that a response with this rule is stored under `key`.
     pub(super) fn insert(&self, key: &Key, rule: NoVarySearch) {
         let (path, query) = split(key);
         self.keys.insert(self.random.hash_one((path, rule.normalize(query))), key.clone());
         self.rules.insert(path.into(), Arc::new(rule));
     }
 
-    /// Returns another key whose response the request may use. That response must have a [rule](is_same) for this too.
+    /// Returns another key whose response may be usable for the request. The caller must check the rule of that response
+    /// with [`is_same`].
     pub(super) fn find(&self, key: &Key) -> Option<Key> {
         let (path, query) = split(key);
         let rule = self.rules.get(path)?;
@@ -52,7 +53,7 @@ impl Aliases {
     }
 }
 
-/// Returns whether the rule of a response that is stored under `stored` permits to use it for `key`, of the same path.
+/// Returns whether `rule`, of the response that is stored under `stored`, permits its use for `key`.
 pub(super) fn is_same(rule: &NoVarySearch, stored: &Key, key: &Key) -> bool {
     let ((stored_path, stored), (path, query)) = (split(stored), split(key));
     stored_path == path && rule.is_same(stored, query)

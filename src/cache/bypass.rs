@@ -1,4 +1,4 @@
-//! Requests that the cache does not handle. Unsafe ones invalidate stored responses.
+//! Requests that bypass the cache. Unsafe ones invalidate stored responses.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ struct Target {
 }
 
 impl Target {
-    /// Returns the target, if a stored response can have it.
+    /// Returns the target; `None` if it has no key.
     fn of(shared: &Shared, request: &Request<Body>) -> Option<Self> {
         Some(Self {
             key: Key::of(request, &shared.options.query)?,

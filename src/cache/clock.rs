@@ -1,11 +1,11 @@
-//! `Clock`: the time of a cache, which never goes backwards.
+//! `Clock`: the monotonic time of a cache.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{net::clock, semantics::date::HttpDate};
 
-/// Starts with the time of the wall clock and advances with the monotonic clock. So ages stay correct when the wall
-/// clock is set.
+/// A clock that starts at the wall clock's time and advances with the monotonic clock, so that ages stay correct when the wall
+/// clock is adjusted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     epoch: Duration,

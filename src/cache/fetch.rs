@@ -1,14 +1,14 @@
-//! Requests without a usable stored response: they wait for the fetch of another request, or are forwarded.
+//! Requests without a usable stored response: they follow the fetch of another request, or are forwarded.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Request, header, request};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
     aliases,
     fill::Fill,
-    flight::{Phase, Role},
+    flight::{Follower, Phase, Role},
     hints,
     key::Key,
     leader,
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// A request to be forwarded, and its stored response.
+/// A request to be forwarded, and the stale response to it.
 pub(super) struct Fetch {
     /// The request, which has no content.
     pub(super) parts: request::Parts,
@@ -68,17 +68,17 @@ impl Fetch {
         Request::from_parts(self.parts, Body::empty())
     }
 
-    /// Looks the stored response up again.
+    /// Repeats the lookup of the stored response.
     async fn reload(&mut self, shared: &Shared) {
         self.stale = shared.lookup(&self.key, self.headers()).await.object;
     }
 }
 
-/// Forwards a request, or waits for the fetch of another one.
+/// Forwards a request, or follows the fetch of another one.
 pub(super) async fn fetch<S>(
     shared: Arc<Shared>,
     inner: S,
-    mut fetch: Fetch,
+    fetch: Fetch,
 ) -> Result<Response, BoxError>
 where
     S: HttpService + Clone + Send + 'static,
@@ -104,7 +104,21 @@ where
         shared.counters.misses.add();
         return forward(&shared, inner, fetch).await;
     }
-    // The response to a request with credentials, or that must not be stored, is seldom for others.
+    fetch_whole(shared, inner, fetch).await
+}
+
+/// Fetches the whole response, or follows the fetch of another request.
+async fn fetch_whole<S>(
+    shared: Arc<Shared>,
+    inner: S,
+    mut fetch: Fetch,
+) -> Result<Response, BoxError>
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let headers = fetch.headers();
+    // The response to a request with credentials, or with `no-store`, is seldom usable for other requests.
     let mut is_joinable = shared.options.collapses
         && !headers.contains_key(header::AUTHORIZATION)
         && !shared.control(headers).no_store
@@ -114,7 +128,7 @@ where
         let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key, shared.clock.now());
         if is_hit_for_miss && fetch.stale.is_none() && conditional::is_conditional(fetch.headers())
         {
-            // The origin probably answers with 304, and with nothing that could be stored.
+            // The origin probably answers with a 304, which cannot be stored without a stored response.
             return forward(&shared, inner, fetch).await;
         }
         let joins = is_joinable && !is_hit_for_miss;
@@ -122,7 +136,7 @@ where
             match shared.flights.enter(&fetch.key, fetch.headers(), joins, &shared.options) {
                 Role::Lead(leader) => {
                     // Another fetch may have ended since the lookup.
-                    if let Some(response) = stored_meanwhile(&shared, &mut fetch).await {
+                    if let Some(response) = stored_since_lookup(&shared, &mut fetch).await {
                         leader.release();
                         return Ok(response);
                     }
@@ -135,34 +149,47 @@ where
                 }
                 Role::Follow(follower) => follower,
             };
-        let phase = match deadline {
-            Some(deadline) => timeout_at(deadline, follower.wait()).await,
-            None => Ok(follower.wait().await),
-        };
-        let response = match phase {
-            Ok(Phase::Filling(fill)) => follow_fill(&shared, &fetch, &fill),
-            Ok(Phase::Ready(object)) if object.matches(fetch.headers()) => {
-                Some(respond::of_object(fetch.context(&shared), &object))
-            }
-            Ok(Phase::Ready(_) | Phase::Waiting | Phase::Released) => None,
-            Err(_elapsed) => {
-                is_joinable = false;
-                None
-            }
-        };
-        if let Some(mut response) = response {
-            shared.counters.collapsed.add();
-            let status = CacheStatus { collapsed: true, ..CacheStatus::forwarded(fetch.reason) };
-            shared.add_status(&mut response, status);
-            return Ok(response);
+        match follow(&shared, &fetch, follower, deadline).await {
+            Ok(Some(response)) => return Ok(response),
+            Ok(None) => {}
+            Err(_elapsed) => is_joinable = false,
         }
-        if let Some(response) = stored_meanwhile(&shared, &mut fetch).await {
+        if let Some(response) = stored_since_lookup(&shared, &mut fetch).await {
             return Ok(response);
         }
     }
 }
 
-/// Refreshes the stored response in the background, unless that is under way or there are too many refreshes.
+/// Waits for the fetch of another request. Returns its response, or `None` if that cannot answer this request.
+///
+/// # Errors
+/// If the head of the response has not arrived by the deadline.
+async fn follow(
+    shared: &Shared,
+    fetch: &Fetch,
+    follower: Follower,
+    deadline: Option<Instant>,
+) -> Result<Option<Response>, Elapsed> {
+    let phase = match deadline {
+        Some(deadline) => timeout_at(deadline, follower.wait()).await?,
+        None => follower.wait().await,
+    };
+    let response = match phase {
+        Phase::Filling(fill) => follow_fill(shared, fetch, &fill),
+        Phase::Ready(object) if object.matches(fetch.headers()) => {
+            Some(respond::of_object(fetch.context(shared), &object))
+        }
+        Phase::Ready(_) | Phase::Waiting | Phase::Released => None,
+    };
+    Ok(response.map(|mut response| {
+        shared.counters.collapsed.add();
+        let status = CacheStatus { collapsed: true, ..CacheStatus::forwarded(fetch.reason) };
+        shared.add_status(&mut response, status);
+        response
+    }))
+}
+
+/// Refreshes the stored response in the background, unless a refresh is in progress or there are too many of them.
 pub(super) fn refresh<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch)
 where
     S: HttpService + Clone + Send + 'static,
@@ -172,7 +199,7 @@ where
         return;
     }
     let Some(permit) = shared.try_begin_refresh() else { return };
-    // The client is answered, so its deadline does not count.
+    // The client has its response, so its deadline does not apply.
     fetch.parts.extensions.remove::<Deadline>();
     fetch.parts.method = Method::GET;
     let entry = shared.flights.enter(&fetch.key, fetch.headers(), true, &shared.options);
@@ -188,14 +215,13 @@ where
     });
 }
 
-/// Returns the response, if one was stored since the lookup that is fresh. The request is validated against what is
-/// stored now otherwise.
-async fn stored_meanwhile(shared: &Shared, fetch: &mut Fetch) -> Option<Response> {
+/// Repeats the lookup, and returns the response if it is fresh. Otherwise it becomes the stale response of the request.
+async fn stored_since_lookup(shared: &Shared, fetch: &mut Fetch) -> Option<Response> {
     fetch.reload(shared).await;
     fresh_response(shared, fetch, fetch.stale.as_ref()?)
 }
 
-/// Returns the response to another query, if that is fresh and says that it is this one's too.
+/// Returns the stored response to an equivalent query (`No-Vary-Search`), if it is fresh.
 async fn stored_for_another_query(shared: &Shared, fetch: &Fetch) -> Option<Response> {
     let key = shared.aliases.find(&fetch.key)?;
     let object = shared.lookup(&key, fetch.headers()).await.object?;
@@ -217,7 +243,8 @@ fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Res
     Some(response)
 }
 
-/// Returns the response that another request's fetch gives, if it is of this request's variant and still whole.
+/// Returns the response of another request's fetch, if the request selects this variant and the beginning of the content is
+/// still in memory.
 fn follow_fill(shared: &Shared, fetch: &Fetch, fill: &Arc<Fill>) -> Option<Response> {
     if !fill.head.matches(fetch.headers()) {
         return None;
@@ -226,7 +253,7 @@ fn follow_fill(shared: &Shared, fetch: &Fetch, fill: &Arc<Fill>) -> Option<Respo
     respond::of_fill(context, fill, respond::shared_headers(fill, context.now))
 }
 
-/// Forwards a request as it is. Its response is not stored.
+/// Forwards a request unchanged, and does not store its response.
 async fn forward<S>(shared: &Shared, inner: S, fetch: Fetch) -> Result<Response, BoxError>
 where
     S: HttpService,

@@ -1,5 +1,4 @@
-//! `Fill`: a response whose content is being read from the origin, by a task of its own, while any number of clients
-//! read it.
+//! `Fill`: a response whose content a task reads from the origin, while any number of clients read it from memory.
 
 use std::{
     collections::VecDeque,
@@ -22,24 +21,24 @@ use crate::{
     semantics::cache::{Freshness, Vary, VaryKey},
 };
 
-/// The bytes that are kept for the slowest reader once the content is not stored, 256 KiB: the origin is read no
-/// faster.
+/// The maximum number of bytes that are kept for the slowest reader of a content that is not stored, 256 KiB. While there
+/// are more, the origin is not read (backpressure).
 pub(super) const WINDOW: u64 = 256 << 10;
 
 /// The head of a response that may be stored.
 #[derive(Debug)]
 pub(super) struct Head {
-    /// That of the object.
+    /// The id of the object.
     pub(super) id: u64,
     pub(super) status: StatusCode,
-    /// As they are stored.
+    /// The fields that are stored.
     pub(super) headers: HeaderMap,
     pub(super) freshness: Freshness,
     pub(super) vary: Vary,
     pub(super) vary_key: VaryKey,
     pub(super) groups: Arc<[String]>,
     pub(super) cost: Duration,
-    /// The length of the content, if the origin has announced it.
+    /// The length of the content; `None` if it is unknown in advance.
     pub(super) len: Option<u64>,
 }
 
@@ -75,16 +74,17 @@ pub(super) struct Fill {
 
 #[derive(Default)]
 struct State {
-    /// The pieces with their offsets; those that every reader has read are dropped if the content is not stored.
+    /// The pieces that are in memory, with their offsets.
     pieces: VecDeque<(u64, Bytes)>,
-    /// The file with the first bytes, and how many it has. Those pieces are dropped.
+    /// The file with the beginning of the content, and the number of bytes in it. Their pieces are dropped.
     file: Option<(Arc<File>, u64)>,
-    /// The number of bytes so far.
+    /// The number of bytes received.
     len: u64,
-    /// `Err` if the origin failed.
+    /// `Some` after the end of the content; `Err` if the origin failed.
     end: Option<Result<(), ()>>,
+    /// Whether the content is stored. If not, pieces that every reader has read are dropped.
     is_stored: bool,
-    /// Each reader knows its slot.
+    /// The readers by slot; `None` is a free slot.
     readers: Vec<Option<ReaderSlot>>,
     producer: Option<Waker>,
 }
@@ -94,7 +94,7 @@ struct ReaderSlot {
     waker: Option<Waker>,
 }
 
-/// All readers have left.
+/// The error if all readers were dropped.
 pub(super) struct NoReaders;
 
 impl Fill {
@@ -122,7 +122,7 @@ impl Fill {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the content: completely, or because the origin failed.
+    /// Ends the content: `Ok` if it is complete, `Err` if the origin failed. Only the first call has an effect.
     pub(super) fn end(&self, result: Result<(), ()>) {
         let mut state = self.lock();
         state.end.get_or_insert(result);
@@ -131,41 +131,41 @@ impl Fill {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Returns the number of bytes so far.
+    /// Returns the number of bytes received.
     pub(super) fn len(&self) -> u64 {
         self.lock().len
     }
 
-    /// Returns the pieces from `offset`, which is the beginning of one or the end.
+    /// Returns the pieces from `offset`, which must be the offset of a piece or the length.
     pub(super) fn pieces_from(&self, offset: u64) -> Vec<Bytes> {
         let state = self.lock();
         let pieces = state.pieces.iter().filter(|(at, _)| *at >= offset);
         pieces.map(|(_, piece)| piece.clone()).collect()
     }
 
-    /// Drops the pieces below `to`, which are in the file now. Readers read it from there.
-    pub(super) fn set_written(&self, file: Arc<File>, to: u64) {
+    /// Sets the file, which has the first `len` bytes, and drops their pieces. Readers read them from the file.
+    pub(super) fn set_written(&self, file: Arc<File>, len: u64) {
         let mut state = self.lock();
-        state.file = Some((file, to));
-        while state.pieces.front().is_some_and(|(at, _)| *at < to) {
+        state.file = Some((file, len));
+        while state.pieces.front().is_some_and(|(at, _)| *at < len) {
             state.pieces.pop_front();
         }
     }
 
-    /// Returns the bytes that are in memory.
+    /// Returns the number of bytes in memory.
     pub(super) fn memory_len(&self) -> u64 {
         let state = self.lock();
         state.len - state.file.as_ref().map_or(0, |(_, written)| *written)
     }
 
-    /// Keeps from now on only what readers have not read.
+    /// Stops storing the content. From now on, pieces are dropped when every reader has read them.
     pub(super) fn stop_storing(&self) {
         let mut state = self.lock();
         state.is_stored = false;
         state.trim();
     }
 
-    /// Waits until the slowest reader has read all but [`WINDOW`] bytes. For a content that is not stored.
+    /// For a content that is not stored: ready when the slowest reader has read all but [`WINDOW`] bytes.
     pub(super) fn poll_capacity(&self, cx: &Context<'_>) -> Poll<Result<(), NoReaders>> {
         let mut state = self.lock();
         match state.slowest() {
@@ -178,8 +178,8 @@ impl Fill {
         }
     }
 
-    /// Returns the object with the whole content: the file, if it was written to one, or a copy of the pieces, since a
-    /// piece may share a larger allocation.
+    /// Returns the object with the whole content: the file, or a copy of the pieces, since a piece may share a larger
+    /// allocation.
     pub(super) fn to_object(&self, lease: Option<Lease>) -> Object {
         let state = self.lock();
         if let Some((file, len)) = state.file.clone() {
@@ -192,8 +192,7 @@ impl Fill {
         self.head.object(Content::Memory(content.freeze()), lease)
     }
 
-    /// Returns a body of the bytes from `first` to the end, or up to `last`; `None` if some of them are kept no
-    /// longer.
+    /// Returns a body of the bytes from `first` to `last`, or to the end; `None` if some of them were dropped.
     pub(super) fn reader(self: &Arc<Self>, first: u64, last: Option<u64>) -> Option<Body> {
         let mut state = self.lock();
         let kept_from = state.pieces.front().map_or(state.len, |(at, _)| *at);
@@ -207,9 +206,9 @@ impl Fill {
         });
         state.readers[slot] = Some(ReaderSlot { offset: first, waker: None });
         drop(state);
-        let until = last.map(|last| last + 1).or(self.head.len);
+        let end = last.map(|last| last + 1).or(self.head.len);
         let is_part = last.is_some();
-        Some(Body::segmented(Reader { fill: self.clone(), slot, offset: first, until, is_part }))
+        Some(Body::segmented(Reader { fill: self.clone(), slot, offset: first, end, is_part }))
     }
 }
 
@@ -222,7 +221,7 @@ impl State {
         self.readers.iter().flatten().map(|reader| reader.offset).min()
     }
 
-    /// Drops what every reader has read, if it is not to be stored.
+    /// Drops the pieces that every reader has read, if the content is not stored.
     fn trim(&mut self) {
         if self.is_stored {
             return;
@@ -233,7 +232,7 @@ impl State {
         }
     }
 
-    /// Returns the bytes at `offset` that are here, in one piece or the file.
+    /// Returns the available bytes at `offset` of one piece or of the file.
     fn segment_at(&self, offset: u64) -> Option<Segment> {
         match &self.file {
             Some((file, written)) if offset < *written => {
@@ -243,7 +242,7 @@ impl State {
         }
     }
 
-    /// Returns the bytes at `offset` that are here in one piece.
+    /// Returns the available bytes at `offset` of one piece.
     fn piece_at(&self, offset: u64) -> Option<Bytes> {
         let next = self.pieces.partition_point(|(at, _)| *at <= offset);
         let (at, piece) = self.pieces.get(next.checked_sub(1)?)?;
@@ -252,20 +251,20 @@ impl State {
     }
 }
 
-/// A client's view of the content.
+/// The body of one client's response.
 struct Reader {
     fill: Arc<Fill>,
     slot: usize,
     offset: u64,
-    /// The offset at which it ends, if that is known.
-    until: Option<u64>,
-    /// It ends before the content may end.
+    /// The offset of its end, if it is known.
+    end: Option<u64>,
+    /// Whether it is a range of the content. If not, it also ends with an error if the origin fails.
     is_part: bool,
 }
 
 impl Reader {
     fn is_at_end(&self) -> bool {
-        self.is_part && self.until.is_some_and(|until| self.offset >= until)
+        self.is_part && self.end.is_some_and(|end| self.offset >= end)
     }
 }
 
@@ -276,7 +275,7 @@ impl Segments for Reader {
         }
         let mut state = self.fill.lock();
         if let Some(mut segment) = state.segment_at(self.offset) {
-            let max = self.until.map_or(u64::MAX, |until| until - self.offset);
+            let max = self.end.map_or(u64::MAX, |end| end - self.offset);
             self.offset += match &mut segment {
                 Segment::Bytes(piece) => {
                     piece.truncate(usize::try_from(max).unwrap_or(usize::MAX));
@@ -300,7 +299,7 @@ impl Segments for Reader {
         match state.end {
             Some(Ok(())) => Poll::Ready(None),
             Some(Err(())) => {
-                let cause = "the response that the cache reads was cut";
+                let cause = "the origin's response to the cache was truncated";
                 Poll::Ready(Some(Err(Error::new(Kind::BadGateway, cause).into())))
             }
             None => {
@@ -321,8 +320,8 @@ impl Segments for Reader {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.until {
-            Some(until) => SizeHint::with_exact(until.saturating_sub(self.offset)),
+        match self.end {
+            Some(end) => SizeHint::with_exact(end.saturating_sub(self.offset)),
             None => SizeHint::default(),
         }
     }

@@ -18,17 +18,17 @@ use super::{fill::Fill, key::Key, layer::Options, object::Object, store::Store};
 /// All fetches of a cache whose responses may be stored.
 #[derive(Default)]
 pub(super) struct Flights {
-    /// Also held during writes to the store, so that none is missed by an invalidation.
+    /// Also locked during writes to the store, so that an invalidation misses none of them.
     by_key: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     len: AtomicUsize,
     followers: AtomicUsize,
 }
 
-/// A fetch.
+/// A fetch in progress.
 pub(super) struct Flight {
     is_joinable: bool,
-    /// Whether it was invalidated after its start, so that its response is not stored.
-    is_doomed: AtomicBool,
+    /// Whether an invalidation has applied to it since its start. Its response is then not stored.
+    is_invalidated: AtomicBool,
     phase: watch::Sender<Phase>,
 }
 
@@ -48,9 +48,9 @@ pub(super) enum Phase {
 
 /// The role of a request without a usable stored response.
 pub(super) enum Role {
-    /// It fetches, and others may follow.
+    /// It fetches the response, and others may follow.
     Lead(Leader),
-    /// It waits for the fetch of another request.
+    /// It follows the fetch of another request.
     Follow(Follower),
     /// There are too many fetches: it is forwarded individually, and its response is not stored.
     Uncollapsed,
@@ -100,7 +100,7 @@ impl Flights {
         self.len.fetch_add(1, Relaxed);
         let flight = Arc::new(Flight {
             is_joinable,
-            is_doomed: AtomicBool::new(false),
+            is_invalidated: AtomicBool::new(false),
             phase: watch::Sender::default(),
         });
         by_key.entry(key.clone()).or_default().push(flight.clone());
@@ -127,7 +127,7 @@ impl Flights {
                     Phase::Waiting | Phase::Ready(_) | Phase::Released => selects(key, None),
                 };
                 if is_selected {
-                    flight.is_doomed.store(true, Relaxed);
+                    flight.is_invalidated.store(true, Relaxed);
                 }
             }
         }
@@ -136,11 +136,11 @@ impl Flights {
         result
     }
 
-    /// Does the same for the fetches of one key.
+    /// Changes the store, and prevents the responses of the fetches for `key` from being stored.
     pub(super) fn invalidate_key<R>(&self, key: &Key, change_store: impl FnOnce() -> R) -> R {
         let by_key = self.lock();
         for flight in by_key.get(key).into_iter().flatten() {
-            flight.is_doomed.store(true, Relaxed);
+            flight.is_invalidated.store(true, Relaxed);
         }
         let result = change_store();
         drop(by_key);
@@ -166,7 +166,7 @@ impl Flights {
 
 impl Flight {
     fn accepts(&self, request: &HeaderMap) -> bool {
-        if !self.is_joinable || self.is_doomed.load(Relaxed) {
+        if !self.is_joinable || self.is_invalidated.load(Relaxed) {
             return false;
         }
         match &*self.phase.borrow() {
@@ -193,7 +193,7 @@ impl Leader {
     pub(super) fn store(mut self, store: &dyn Store, object: &Arc<Object>) -> bool {
         let flights = self.flights.clone();
         let mut by_key = flights.lock();
-        let is_stored = !self.flight.is_doomed.load(Relaxed);
+        let is_stored = !self.flight.is_invalidated.load(Relaxed);
         if is_stored {
             store.insert(&self.key, object);
         }

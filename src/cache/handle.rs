@@ -1,4 +1,4 @@
-//! `CacheHandle`: invalidation, and stats.
+//! `CacheHandle`: invalidation and counters.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use crate::net::Drain;
 
 /// A handle of a [`CacheLayer`](super::CacheLayer), cheap to clone.
 ///
-/// Invalidations take effect at once: no request that comes later is answered by what was stored before, nor by a
-/// fetch that began before. Those of a prefix, a group or everything are marks, with which each lookup compares what it
-/// finds. The store is searched for what they concern in the background, and no request waits for that.
+/// An invalidation takes effect at once: a later request is answered neither by a response that was stored before, nor by a
+/// fetch that was started before. Invalidations of a prefix, a group or everything are marks, which each lookup applies to
+/// what it finds. A sweep in the background removes the responses from the store; no request waits for it.
 ///
 /// ```
 /// use vestibule::cache::{CacheLayer, Key, Purge};
@@ -45,8 +45,8 @@ impl CacheHandle {
         sweep::invalidate(&self.0, &[Scope::Prefix(prefix)], purge);
     }
 
-    /// Invalidates all responses of a group, which their `Cache-Groups` (RFC 9875) or `Surrogate-Key` name, in all
-    /// sites.
+    /// Invalidates all responses of a group, which is named by their `Cache-Groups` (RFC 9875) or `Surrogate-Key`, of all
+    /// origins.
     pub fn invalidate(&self, group: &str, purge: Purge) {
         sweep::invalidate(&self.0, &[Scope::Group { group, origin: "" }], purge);
     }
@@ -56,7 +56,7 @@ impl CacheHandle {
         sweep::invalidate(&self.0, &[Scope::All], purge);
     }
 
-    /// Returns a service that invalidates by request, for clients that know `token`.
+    /// Returns a service with which clients that know `token` invalidate stored responses over HTTP.
     ///
     /// # Panics
     /// If the token is shorter than [`MIN_TOKEN`](super::MIN_TOKEN).
@@ -64,29 +64,28 @@ impl CacheHandle {
         PurgeService::new(self.clone(), token)
     }
 
-    /// Returns the key of an URL, with what of its query [belongs to keys](super::CacheBuilder::query_key); `None` if it is
-    /// not absolute, or its path has no normal form.
+    /// Returns the key of a URL, with the part of its query that [belongs to keys](super::CacheBuilder::query_key); `None` if
+    /// the URL is not absolute, or if its path has no normal form.
     pub fn key_of_url(&self, url: &str) -> Option<Key> {
         let url: Uri = url.parse().ok()?;
         let (scheme, authority) = (url.scheme_str()?, url.authority()?);
         self.0.options.query.key(scheme, authority.as_str(), url.path(), url.query())
     }
 
-    /// Waits until all earlier invalidations are carried out: memory is freed and files are removed.
-    /// [`CacheStats::invalidated`] then counts them.
+    /// Waits for the sweep of all earlier invalidations: after it, memory is freed, files are removed, and
+    /// [`CacheStats::invalidated`] has counted the responses.
     pub async fn swept(&self) {
         let mut sweeps = self.0.sweeps.subscribe();
         // The sender lives as long as this handle.
         let _ = sweeps.wait_for(|is_sweeping| !is_sweeping).await;
     }
 
-    /// Waits until all is known that a store in a folder had at its start. Before that, what is not known yet is
-    /// fetched again.
+    /// Waits for the scan of the directory after a start. Before its end, requests for stored responses may be forwarded.
     pub async fn loaded(&self) {
         self.0.store.loaded().await;
     }
 
-    /// Returns the current stats.
+    /// Returns the current counters.
     pub fn stats(&self) -> CacheStats {
         let (keys, bytes) = self.0.store.usage();
         CacheStats {
@@ -113,7 +112,7 @@ pub(super) fn delete(shared: &Shared, key: &Key, purge: Purge) {
     }
 }
 
-/// Invalidates groups, those of one origin only if it is not empty (RFC 9875 section 3).
+/// Invalidates groups of one origin (RFC 9875 section 3), or of all if `origin` is empty.
 pub(super) fn invalidate_groups(
     shared: &Arc<Shared>,
     groups: &[String],

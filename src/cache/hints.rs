@@ -1,18 +1,18 @@
-//! 103 Early Hints from what a stored response has linked (RFC 8297).
+//! 103 Early Hints (RFC 8297) with the links of a stored response.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 
 use crate::conn::InterimResponses;
 
-/// The most `Link` fields of a 103, 16.
+/// The maximum number of `Link` fields in a 103, 16.
 const MAX_LINKS: usize = 16;
 
-/// What browsers follow early.
+/// The link relations that browsers act on in a 103.
 const RELATIONS: [&str; 3] = ["preload", "modulepreload", "preconnect"];
 
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Sends the links of a stored response ahead of the response, if a browser navigates.
+/// Sends the links of a stored response in a 103, if the request is a navigation of a browser.
 pub(super) fn send(request: &request::Parts, stored: &HeaderMap) {
     let navigates = request.headers.get(FETCH_MODE).is_some_and(|mode| mode == "navigate");
     let (true, Some(interim)) = (navigates, request.extensions.get::<InterimResponses>()) else {
@@ -21,12 +21,12 @@ pub(super) fn send(request: &request::Parts, stored: &HeaderMap) {
     let links = stored.get_all(header::LINK).iter().filter(|link| is_early(link));
     let links: HeaderMap = links.take(MAX_LINKS).map(|link| (header::LINK, link.clone())).collect();
     if !links.is_empty() {
-        // If too many wait, this one is not needed.
+        // Fails if too many interim responses wait; a hint is dispensable.
         let _ = interim.send(StatusCode::EARLY_HINTS, links);
     }
 }
 
-/// Returns whether a field has a link that is to be followed early. Browsers ignore its other links.
+/// Returns whether a field contains a link with one of [`RELATIONS`]. Browsers ignore its other links.
 fn is_early(link: &HeaderValue) -> bool {
     let Ok(link) = link.to_str() else { return false };
     let mut parameters = link.split([';', ',']).filter_map(|p| p.trim().split_once('='));
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn links_to_load_early_are_sent_to_browsers_that_navigate() {
+    fn links_of_early_relations_are_sent_for_navigations() {
         let early = [
             "</a.css>; rel=preload; as=style",
             "</b.js>; REL=\"modulepreload\"",

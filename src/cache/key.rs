@@ -9,14 +9,13 @@ use crate::{
     semantics::target::{OriginalUri, normalize},
 };
 
-/// Maximum length of a key: 4 KiB. A request with a longer one is not answered from the cache.
+/// The maximum length of a key, 4 KiB. A request with a longer one bypasses the cache.
 pub const MAX_KEY: usize = 4096;
 
 /// The key of a stored response: scheme, host, normal path and query.
 ///
-/// A key always contains a host, so that a response of one site never answers a request for another. Equivalent
-/// spellings of a path have the same key: see [`normalize`]. A default port, the case of the host and its trailing
-/// dot make no difference.
+/// A key always contains a host, so that a response of one site never answers a request for another. Equivalent spellings of
+/// a path have the same key: see [`normalize`]. The default port, the case of the host and its trailing dot are insignificant.
 ///
 /// ```
 /// use vestibule::cache::Key;
@@ -81,19 +80,19 @@ impl Key {
         query.key(scheme.as_str(), authority, uri.path(), uri.query())
     }
 
-    /// Restores a stored key.
+    /// Creates a key from the text of a stored key.
     pub(super) fn restore(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// Returns the key as text, which prefixes are compared with: `https://example.com/path?query`.
+    /// Returns the key as text, for example `https://example.com/path?query`. Prefixes are compared with this text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl QueryKey {
-    /// Creates a key with the selected part of `query`.
+    /// Creates a key with the part of `query` that belongs to it.
     pub(super) fn key(
         &self,
         scheme: &str,
@@ -123,7 +122,7 @@ impl QueryKey {
     }
 }
 
-/// Returns the scheme that the client used.
+/// Returns the scheme of the client's URL.
 pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
     match request.extensions().get::<Peer>() {
         Some(peer) => peer.scheme(),
@@ -131,7 +130,7 @@ pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
     }
 }
 
-/// Returns the host and port of the request; `None` if it has no host or several.
+/// Returns the host and port of the request; `None` if it has no host or more than one.
 pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
     // RFC 9112 section 3.2.2: the host of an absolute-form target overrides `Host`.
     if let Some(authority) = request.uri().authority() {
@@ -144,7 +143,7 @@ pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
     }
 }
 
-/// Returns the target as the client sent it: a router may have shortened the path.
+/// Returns the target that the client sent. A router may have removed a prefix of the path.
 pub(super) fn uri_of<B>(request: &Request<B>) -> &Uri {
     request.extensions().get::<OriginalUri>().map_or_else(|| request.uri(), |OriginalUri(uri)| uri)
 }
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn s4_key_without_a_host_cannot_be_made() {
+    fn s4_key_requires_one_valid_host() {
         for host in ["", ".", ":80", "a b", "a/b", "user@host", "a?b", "a#b", "\u{e9}"] {
             assert_eq!(key(host, "/", None), None, "{host:?}");
         }
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_target_have_one_key() {
+    fn equivalent_targets_have_the_same_key() {
         for (host, path) in [("A.example:80", "/%61b"), ("a.EXAMPLE.", "/ab"), ("a.example", "/ab")]
         {
             assert_eq!(key(host, path, None).unwrap(), "http://a.example/ab");
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn query_is_sorted_and_filtered_by_choice() {
+    fn query_key_sorts_and_filters_parameters() {
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         let query = "b=2&a=1&b=1&utm_x=9&&c";
         for (selection, want) in [

@@ -1,4 +1,4 @@
-//! The fetch of a response for the store: validation, the decision whether to store it, and its content.
+//! The fetch of a response for the store: validation, the decision whether to store the response, and its content.
 
 use std::{sync::Arc, time::Duration};
 
@@ -62,7 +62,7 @@ where
     Ok(received(shared, fetch, &sent, response, requested, leader).await)
 }
 
-/// Returns the request for the whole response, with the validators of the stored one, and whether there are any.
+/// Returns the request for the whole response, with the validators of the stored response, and whether it has any.
 fn origin_request(fetch: &Fetch) -> (Request<Body>, bool) {
     let mut request = Request::from_parts(fetch.parts.clone(), Body::empty());
     let headers = request.headers_mut();
@@ -82,7 +82,7 @@ fn origin_request(fetch: &Fetch) -> (Request<Body>, bool) {
     (request, is_validation)
 }
 
-/// Returns the stale response to use instead of an error of the service without a status, if that is permitted.
+/// Returns the stale response, if it may be used instead of an error of the service (no `status`) or of this status.
 fn unreachable_origin(
     shared: &Shared,
     fetch: &Fetch,
@@ -124,7 +124,7 @@ fn validated(
 ) -> Response {
     shared.counters.validated.add();
     let mut object = updated(shared, stale, response.headers(), requested);
-    // Only if no invalidation came since the request was sent is it stored.
+    // It is stored only if it was not invalidated since the request was sent.
     object.revision = shared.next_id();
     let control = ResponseControl::of(&object.headers);
     let request_control = shared.control(fetch.headers());
@@ -142,7 +142,7 @@ fn validated(
     let stored = if is_storable {
         leader.store(&*shared.store, &object)
     } else {
-        // It may not be shared any more.
+        // The new fields forbid storing it.
         shared.flights.write(|| shared.store.remove(&fetch.key, stale));
         leader.release();
         false
@@ -208,7 +208,7 @@ async fn received(
     shared.clear_hit_for_miss(&fetch.key);
     let (parts, body) = response.into_parts();
     let fill = Fill::new(head);
-    // Created before the content is read, so that it begins with the first byte.
+    // Created before the content is read, so that this reader gets it from the first byte.
     let context = fetch.context(&shared);
     let answer = respond::of_fill(context, &fill, parts.headers);
     leader.open(fill.clone());
@@ -219,7 +219,7 @@ async fn received(
     answer
 }
 
-/// Returns the head of a response for the store.
+/// Returns the head of a response to store, or the reason not to store it.
 fn head(
     shared: &Shared,
     fetch: &Fetch,
@@ -268,19 +268,19 @@ fn head(
 /// The reason why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
-    /// The request. The response to another request may be stored.
+    /// The request forbids it. The response to another request may be storable.
     OfRequest,
-    /// The response. The response to another request may probably not be stored either.
+    /// The response forbids it. Responses to other requests are probably not storable either.
     OfResponse,
 }
 
 /// Ends a fetch whose response is not stored.
 fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, leader: Leader) {
-    // After a failure, waiting requests try one after another.
+    // After a failure of the origin, waiting requests are forwarded one after another.
     if reason == Refusal::OfResponse && !status.is_server_error() {
         shared.set_hit_for_miss(&fetch.key);
     }
-    // The stored response represents an earlier state of the resource.
+    // The response shows that the stored one is outdated.
     if !status.is_server_error()
         && let Some(stale) = &fetch.stale
     {

@@ -1,5 +1,4 @@
-//! `Marks`: invalidations of many responses. They count from the moment at which they are made, and are carried out in
-//! the background.
+//! `Marks`: invalidations of many responses. Lookups apply a mark at once; a sweep in the background applies it to the store.
 
 use std::{
     collections::HashMap,
@@ -17,20 +16,20 @@ use super::{
     store::{Found, Purge},
 };
 
-/// The groups that may be invalidated while the store is searched for those of earlier invalidations, 16,384. One more
-/// invalidates everything.
+/// The maximum number of groups that are invalidated during one sweep of the store, 16,384. One more invalidates everything.
 pub const MAX_MARKED_GROUPS: usize = 16_384;
 
-/// The prefixes, likewise, 256. Each is compared with each request's key until the search has ended.
+/// The maximum number of prefixes that are invalidated during one sweep of the store, 256. One more invalidates everything.
+/// Until the sweep has ended, the key of each request is compared with each prefix.
 pub const MAX_MARKED_PREFIXES: usize = 256;
 
-/// What an invalidation concerns.
+/// The set of responses that an invalidation applies to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Scope<'a> {
     All,
-    /// Keys that begin with this.
+    /// The responses whose key begins with this.
     Prefix(&'a str),
-    /// A group, of one origin only if it is not empty (RFC 9875 section 3).
+    /// The responses of a group, of one origin (RFC 9875 section 3), or of all if `origin` is empty.
     Group {
         group: &'a str,
         origin: &'a str,
@@ -38,7 +37,7 @@ pub(super) enum Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// Returns whether it concerns a response with this key and these groups; unknown groups may be any.
+    /// Returns whether it contains a response with this key and these groups. Unknown groups (`None`) match every group.
     pub(super) fn selects(&self, key: &Key, groups: Option<&[String]>) -> bool {
         match self {
             Self::All => true,
@@ -56,28 +55,28 @@ fn is_of_origin(key: &Key, origin: &str) -> bool {
     origin.is_empty() || rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// What the marks say about an object.
+/// The effect of the marks on an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Keep,
-    /// It became stale at this time.
+    /// The object became stale at this time.
     Expire(Duration),
     Remove,
 }
 
-/// All invalidations that are not carried out yet.
+/// The invalidations that have not been applied to the store yet.
 #[derive(Default)]
 pub(super) struct Marks {
-    /// The newest mark; 0 if there is none. An object with a later revision needs no lookup.
+    /// The revision of the newest mark; 0 if there is none. No mark applies to an object with a later revision.
     newest: AtomicU64,
     set: RwLock<Set>,
 }
 
 #[derive(Default)]
 struct Set {
-    /// The newest mark that was carried out.
+    /// The revision of the newest mark that a sweep has applied.
     swept: u64,
-    /// Marks that were carried out still count.
+    /// Whether marks are kept after the sweep.
     is_held: bool,
     all: Level,
     prefixes: Vec<(Box<str>, Level)>,
@@ -86,7 +85,8 @@ struct Set {
     groups_len: usize,
 }
 
-/// The latest invalidations of one scope: they concern objects with an earlier revision. 0 is before all objects.
+/// The latest invalidations of one scope, by kind. An invalidation applies to objects with an earlier revision; 0 means that
+/// there is none.
 #[derive(Debug, Clone, Copy, Default)]
 struct Level {
     hard: u64,
@@ -102,7 +102,7 @@ impl Level {
         }
     }
 
-    /// Returns the stricter one.
+    /// Returns the union of both.
     fn max(self, other: Self) -> Self {
         let soft = if self.soft > other.soft { self } else { other };
         Self { hard: self.hard.max(other.hard), soft: soft.soft, soft_at: soft.soft_at }
@@ -116,7 +116,7 @@ impl Level {
         }
     }
 
-    /// Forgets invalidations up to a revision. Returns whether one is left.
+    /// Removes invalidations up to a revision. Returns whether any is left.
     fn forget(&mut self, up_to: u64) -> bool {
         self.hard = if self.hard <= up_to { 0 } else { self.hard };
         self.soft = if self.soft <= up_to { 0 } else { self.soft };
@@ -148,14 +148,14 @@ impl Marks {
 
     /// Returns what the marks say about an object.
     pub(super) fn verdict(&self, key: &Key, groups: &[String], revision: u64) -> Verdict {
-        // A request that comes after an invalidation sees its mark, since one happens before the other.
+        // A request sees the marks of all invalidations that happened before it.
         if revision >= self.newest.load(Relaxed) {
             return Verdict::Keep;
         }
         self.read().find(key, groups).verdict(revision)
     }
 
-    /// Returns what of a stored response the marks leave.
+    /// Applies the marks to a found object.
     pub(super) fn apply(&self, key: &Key, found: Found) -> Found {
         let Found { object: Some(object), has_others } = found else { return found };
         let object = match self.verdict(key, &object.groups, object.revision) {
@@ -170,20 +170,20 @@ impl Marks {
         Found { object, has_others }
     }
 
-    /// Returns the newest mark; `None` if all are carried out.
+    /// Returns the revision of the newest mark; `None` if all were swept.
     pub(super) fn newest(&self) -> Option<u64> {
         let set = self.read();
         Some(self.newest.load(Relaxed)).filter(|newest| *newest > set.swept)
     }
 
-    /// Forgets the marks up to this one, which have been carried out.
+    /// Removes the marks up to a revision, after a sweep.
     pub(super) fn forget(&self, up_to: u64) {
         let mut set = self.write();
         set.swept = set.swept.max(up_to);
         self.forget_swept(&mut set);
     }
 
-    /// Keeps marks that are carried out, for objects that are not in the store yet.
+    /// Keeps marks after their sweep, for objects that the scan has not added to the store yet.
     pub(super) fn hold(&self) {
         self.write().is_held = true;
     }
@@ -204,7 +204,7 @@ impl Marks {
 }
 
 impl Set {
-    /// Returns the level of a scope. If there are too many, that of everything.
+    /// Returns the level of a scope, or the level of all objects if there are too many scopes.
     fn level(&mut self, scope: Scope<'_>) -> &mut Level {
         match scope {
             Scope::All => &mut self.all,
@@ -246,7 +246,7 @@ impl Set {
         prefixes.chain(groups).fold(self.all, |level, (_, other)| level.max(*other))
     }
 
-    /// Returns the newest mark that is left.
+    /// Removes invalidations up to a revision. Returns the revision of the newest one that is left.
     fn forget(&mut self, up_to: u64) -> u64 {
         self.all.forget(up_to);
         self.prefixes.retain_mut(|(_, level)| level.forget(up_to));
@@ -263,7 +263,7 @@ impl Set {
 
 fn too_many(what: &str, max: usize) {
     tracing::warn!(
-        "more than {max} {what} are invalidated at a time: the whole cache is invalidated"
+        "more than {max} {what} were invalidated during one sweep: the whole cache is invalidated"
     );
 }
 
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn mark_concerns_earlier_objects_of_its_scope_only() {
+    fn mark_applies_to_earlier_objects_of_its_scope_only() {
         let origin = "http://a";
         for (scope, path, of) in [
             (Scope::All, "/x", &[][..]),
@@ -304,8 +304,8 @@ mod tests {
             marks.add(scope, Purge::Hard, 5, AT);
             assert_eq!((verdict(4), verdict(5)), (Verdict::Remove, Verdict::Expire(AT)));
             let other = Key::new("http", "ab", "/", None).unwrap();
-            let concerns_other = matches!(scope, Scope::All | Scope::Group { origin: "", .. });
-            assert_eq!(marks.verdict(&other, &groups(of), 4) == Verdict::Remove, concerns_other);
+            let contains_other = matches!(scope, Scope::All | Scope::Group { origin: "", .. });
+            assert_eq!(marks.verdict(&other, &groups(of), 4) == Verdict::Remove, contains_other);
             marks.hold();
             marks.forget(9);
             assert_eq!((verdict(4), marks.newest()), (Verdict::Remove, Some(10)));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_bounded_and_one_more_concerns_everything() {
+    fn marks_are_bounded_and_one_more_applies_to_all_objects() {
         let unmarked = key("/unmarked");
         let marks = Marks::default();
         for i in 0..MAX_MARKED_GROUPS {

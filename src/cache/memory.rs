@@ -13,22 +13,22 @@ use super::{
     store::{Changes, Found, Judge, Lookup, Purge, Store},
 };
 
-/// Default capacity: 64 MiB.
+/// The default capacity of the memory store, 64 MiB.
 pub const CAPACITY: u64 = 64 << 20;
 
-/// Default maximum size of the content of a response: 1 MiB.
+/// The default maximum length of a content in memory, 1 MiB.
 pub const MAX_OBJECT: u64 = 1 << 20;
 
-/// Default maximum number of variants of a key: 16. Beyond it the oldest one is dropped.
+/// The default maximum number of variants of a key, 16. Beyond it the oldest one is dropped.
 pub const MAX_VARIANTS: usize = 16;
 
-/// The average size of an object for which the store is dimensioned, in bytes.
+/// The assumed average size of an object, in bytes. Determines the initial capacity of the hash table.
 const TYPICAL_OBJECT: u64 = 8 << 10;
 
-/// Number of shards, each with its own lock and share of the capacity: 8.
+/// The maximum number of shards, 8. Each has its own lock and part of the capacity.
 const SHARDS: u64 = 8;
 
-/// Objects in memory. S3-FIFO evicts those that are rarely used.
+/// A store in memory. S3-FIFO evicts rarely used objects.
 pub(super) struct MemoryStore {
     objects: sync::Cache<Key, Arc<Variants>, ByBytes>,
     max_object: u64,

@@ -12,8 +12,7 @@ use crate::{
     semantics::cache::{Freshness, Vary, VaryKey},
 };
 
-/// Memory of an object in addition to its fields and its content: 1,024 bytes for this structure, the maps of its
-/// fields, and its entry in the store.
+/// The memory of an object in addition to its fields and its content, 1,024 bytes: the structures, and the entry in the store.
 const OVERHEAD: usize = 1024;
 
 /// A stored response. Immutable: an update creates another object, which shares the content.
@@ -21,8 +20,8 @@ const OVERHEAD: usize = 1024;
 pub(super) struct Object {
     /// Identifies the content: an update keeps it.
     pub(super) id: u64,
-    /// Orders this version among invalidations: an id of the time at which it was stored or validated, 0 if that was in
-    /// an earlier process.
+    /// The order of this version relative to invalidations: an id from the time when it was stored or validated; 0 for a
+    /// version of an earlier process.
     pub(super) revision: u64,
     pub(super) status: StatusCode,
     /// Without hop-by-hop fields, `Age` and `Content-Length`.
@@ -35,8 +34,8 @@ pub(super) struct Object {
     /// The time that the fetch took.
     pub(super) cost: Duration,
     pub(super) content: Content,
-    /// The share of the budget; returned when the last object with this content is dropped.
-    #[expect(dead_code, reason = "returned when it is dropped")]
+    /// The lease of the content's memory, which is returned when the last object with this content is dropped.
+    #[expect(dead_code, reason = "dropping it returns the lease")]
     pub(super) lease: Option<Arc<Lease>>,
 }
 
@@ -85,17 +84,17 @@ impl Object {
         self.vary.key(request).is_some_and(|key| key == self.vary_key)
     }
 
-    /// Returns whether `other` is of the same variant, so that it replaces this one.
+    /// Returns whether `other` is of the same variant, and would therefore replace this object.
     pub(super) fn is_same_variant(&self, other: &Self) -> bool {
         self.vary == other.vary && self.vary_key == other.vary_key
     }
 
-    /// Returns whether this is `other`, neither replaced nor updated.
+    /// Returns whether this object is `other`: it was neither replaced nor updated.
     pub(super) fn is_unchanged(&self, other: &Self) -> bool {
         self.id == other.id && self.freshness == other.freshness
     }
 
-    /// Returns the memory that the object takes, in bytes.
+    /// Returns the memory of the object, in bytes.
     pub(super) fn memory(&self) -> u64 {
         let content = match &self.content {
             Content::Memory(bytes) => bytes.len(),

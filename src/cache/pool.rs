@@ -1,13 +1,13 @@
-//! The threads for work of the cache that may block.
+//! The blocking threads of the cache.
 
 use std::sync::LazyLock;
 
 use crate::net::blocking_pool::{BlockingPool, Job};
 
-/// Reads and writes the files of all stores, and carries out invalidations.
+/// The threads that read and write files and run sweeps, for all caches of the process.
 pub(super) static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
 
-/// Runs `work` on one of the threads, unless none can be started.
+/// Runs `work` on one of the threads. Drops it if no thread can be started.
 pub(super) fn run(work: impl FnOnce() + Send + 'static) {
     POOL.run(Box::new(Work(work)));
 }

@@ -1,4 +1,4 @@
-//! Reads the content of a response into a fill, and stores it at its end.
+//! Reads the content of a response into a fill, and stores the object at its end.
 
 use std::{
     future::poll_fn,
@@ -14,7 +14,7 @@ use http_body::Body as _;
 use super::{disk::Spool, fill::Fill, flight::Leader, shared::Shared};
 use crate::{Body, budget::Lease, semantics::cache::NoVarySearch};
 
-/// Reads what is here at once, and the rest in a task of its own, so that no slow client slows it.
+/// Reads the available content in this task, and the rest in a task of its own, so that a slow client does not delay it.
 pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, leader: Leader) {
     let mut pump = Pump {
         shared: shared.clone(),
@@ -29,7 +29,7 @@ pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, lea
             match Pin::new(&mut pump.body).poll_frame(cx) {
                 Poll::Ready(frame) => {
                     let frame = frame.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()));
-                    if !pump.take(frame.map(Result::ok)) {
+                    if !pump.accept(frame.map(Result::ok)) {
                         return Poll::Ready(true);
                     }
                     if pump.leader.is_none() || pump.spool.is_some() {
@@ -56,7 +56,7 @@ struct Pump {
     /// `None` if the content is not stored.
     leader: Option<Leader>,
     lease: Option<Lease>,
-    /// Where the content is written, if it is too large for memory.
+    /// The file of the content, if that is too large for memory.
     spool: Option<Spool>,
 }
 
@@ -75,7 +75,7 @@ impl Pump {
             if frame.is_none() {
                 self.write(Spool::poll_flush).await;
             }
-            if !self.take(frame.map(Result::ok)) {
+            if !self.accept(frame.map(Result::ok)) {
                 return;
             }
             // A body that is always ready would starve other tasks.
@@ -83,7 +83,7 @@ impl Pump {
         }
     }
 
-    /// Writes to the spool, if there is one. If the disk fails the content is not stored.
+    /// Writes to the spool, if there is one. If the write fails, the content is not stored.
     async fn write(
         &mut self,
         poll: impl Fn(&mut Spool, &Fill, &mut Context<'_>) -> Poll<io::Result<()>>,
@@ -99,8 +99,8 @@ impl Pump {
         }
     }
 
-    /// Takes a piece, a failure (`Some(None)`) or the end. Returns `false` if nothing follows.
-    fn take(&mut self, piece: Option<Option<Bytes>>) -> bool {
+    /// Accepts a piece, a failure of the body (`Some(None)`) or its end (`None`). Returns `false` after the last one.
+    fn accept(&mut self, piece: Option<Option<Bytes>>) -> bool {
         match piece {
             Some(Some(piece)) => {
                 self.push(piece);
@@ -129,17 +129,17 @@ impl Pump {
         if self.spool.is_none() && (len > store.max_in_memory() || !is_leased) {
             self.spool = store.spool(self.fill.head.id);
         }
-        let has_place = match &mut self.spool {
+        let has_room = match &mut self.spool {
             Some(spool) => spool.reserve(len),
             None => is_leased && len <= store.max_in_memory(),
         };
-        if len > store.max_object() || !has_place {
+        if len > store.max_object() || !has_room {
             self.shared.counters.not_stored.add();
             self.stop_storing();
         }
     }
 
-    /// Lets the present readers continue, and admits no others.
+    /// Stops storing the content. Present readers continue, and new requests do not follow.
     fn stop_storing(&mut self) {
         if let Some(leader) = self.leader.take() {
             self.shared.set_hit_for_miss(leader.key());
@@ -170,7 +170,7 @@ impl Pump {
                     self.shared.aliases.insert(&key, rule);
                 }
             }
-            // The store has taken the file over.
+            // The object owns the file now.
             self.spool = None;
         }
         self.fill.end(Ok(()));
@@ -179,7 +179,7 @@ impl Pump {
 
 impl Drop for Pump {
     fn drop(&mut self) {
-        // Without an effect after the end.
+        // Has no effect if the content has ended.
         self.fill.end(Err(()));
     }
 }

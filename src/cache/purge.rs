@@ -1,4 +1,4 @@
-//! `PurgeService`: invalidations over HTTP, for the site's own deployment, content system and other fronts.
+//! `PurgeService`: invalidation over HTTP, for deployments, content management systems and other fronts of the site.
 
 use std::{
     fmt,
@@ -22,24 +22,24 @@ use crate::{
     },
 };
 
-/// The shortest token, 16 bytes.
+/// The minimum length of a token, 16 bytes.
 pub const MIN_TOKEN: usize = 16;
 
-/// Invalidates stored responses by request. Made by [`CacheHandle::purge_service`]; mount it below a path of its own, and
-/// over TLS or on a network of its own.
+/// A service that invalidates stored responses. Created by [`CacheHandle::purge_service`]. Mount it at a path of its own, and
+/// expose it only over TLS or on a private network.
 ///
-/// Each request is a POST with `Authorization: Bearer TOKEN` and without content; by its query it is one of
+/// Each request is a POST with `Authorization: Bearer TOKEN` and without content. The query has exactly one of
 ///
 /// | query | invalidates |
 /// |---|---|
-/// | `?url=https://example.com/news` | all variants of an URL |
-/// | `?prefix=https://example.com/news/` | all that begin with this |
-/// | `?group=front-page` | all of a [group](CacheHandle::invalidate) |
+/// | `?url=https://example.com/news` | all variants of a URL |
+/// | `?prefix=https://example.com/news/` | all URLs with this prefix |
+/// | `?group=front-page` | all responses of a [group](CacheHandle::invalidate) |
 /// | `?all` | everything |
 ///
-/// Values may be encoded by per cent, and those with `&`, `+` or `%` have to be. `&soft` makes them [stale](Purge::Soft)
-/// instead of removing them, and with `&wait` the response comes once memory is freed and files are removed. The response
-/// is 204; 401 without the token, which is compared in constant time; 405 to another method; 400 to anything else.
+/// Values may be percent-encoded; `&`, `+` and `%` must be. With `&soft`, responses become [stale](Purge::Soft) instead of
+/// being removed. With `&wait`, the response is sent after memory was freed and files were removed. The status is 204; 401
+/// without the token, which is compared in constant time; 405 for another method; 400 for any other query.
 ///
 /// ```
 /// use tower::{Service, ServiceExt};
@@ -74,7 +74,7 @@ impl PurgeService {
         scheme.eq_ignore_ascii_case(b"bearer ") && is_equal(token, &self.token)
     }
 
-    /// Carries a request out. Returns whether the response waits for the sweep.
+    /// Executes a request. Returns whether the response waits for the sweep.
     fn purge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<bool, StatusCode> {
         if !self.is_authorized(headers) {
             return Err(StatusCode::UNAUTHORIZED);
@@ -89,7 +89,7 @@ impl PurgeService {
             match (name, value.is_empty()) {
                 ("soft", true) => purge = Purge::Soft,
                 ("wait", true) => waits = true,
-                // Two at once are ambiguous.
+                // More than one target is ambiguous.
                 ("url" | "prefix" | "group", false) | ("all", true) if target.is_none() => {
                     target = Some((name, value));
                 }
@@ -109,13 +109,13 @@ impl PurgeService {
     }
 }
 
-/// Decodes a value; `None` if it is malformed or not UTF-8.
+/// Decodes a percent-encoded value; `None` if it is malformed or not UTF-8.
 fn decode(value: &str) -> Option<String> {
     let mut bytes = value.bytes();
     let mut decoded = Vec::with_capacity(value.len());
     while let Some(byte) = bytes.next() {
         decoded.push(match byte {
-            b'+' => return None, // a space in forms, a plus elsewhere
+            b'+' => return None, // ambiguous: a space in forms, a plus elsewhere
             b'%' => {
                 let mut digit = || char::from(bytes.next()?).to_digit(16);
                 u8::try_from(digit()? << 4 | digit()?).ok()?

@@ -1,4 +1,4 @@
-//! Responses of stored objects and of fills, by the request's method, conditions and range.
+//! Builds responses from stored objects and fills, according to the request's method, conditions and range.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What a response depends on beside the stored one.
+/// The parts of a request, and the times, that a response depends on.
 #[derive(Clone, Copy)]
 pub(super) struct RequestContext<'a> {
     pub(super) method: &'a Method,
@@ -40,7 +40,7 @@ pub(super) fn of_object(context: RequestContext<'_>, object: &Object) -> Respons
     respond(context, object.status, headers, Some(len), content).expect("an object is complete")
 }
 
-/// Returns the response of a fill with these fields; `None` if the beginning of the content is kept no longer.
+/// Returns the response of a fill with these fields; `None` if the beginning of the content was dropped.
 pub(super) fn of_fill(
     context: RequestContext<'_>,
     fill: &Arc<Fill>,
@@ -53,7 +53,7 @@ pub(super) fn of_fill(
     respond(context, fill.head.status, headers, fill.head.len, content)
 }
 
-/// Evaluates the conditions of a request for a response that is not stored, since the origin did not receive them.
+/// Evaluates the conditions of a request for a response that is not stored. The origin did not receive them.
 pub(super) fn of_response(context: RequestContext<'_>, response: Response) -> Response {
     let RequestContext { method, headers, date, .. } = context;
     let selected = select(method, headers, response.status(), response.headers(), None, date);
@@ -66,7 +66,7 @@ pub(super) fn of_response(context: RequestContext<'_>, response: Response) -> Re
     Response::from_parts(parts, Body::empty())
 }
 
-/// Returns the fields of a fill for a request that did not cause it.
+/// Returns the fields of a fill for a follower: those that are stored, and `Age`.
 pub(super) fn shared_headers(fill: &Fill, now: Duration) -> HeaderMap {
     let mut headers = fill.head.headers.clone();
     headers.insert(header::AGE, age(&fill.head.freshness, now));
@@ -78,7 +78,7 @@ pub(super) fn age(freshness: &Freshness, now: Duration) -> HeaderValue {
     HeaderValue::from(freshness.age(now).as_secs())
 }
 
-/// Makes the response with the content that `content` returns for a part, or for the whole.
+/// Builds a response. `content` returns the body for a range (first and last offset), or for the whole content.
 fn respond(
     context: RequestContext<'_>,
     status: StatusCode,
@@ -104,7 +104,7 @@ fn respond(
             headers.insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
             (StatusCode::RANGE_NOT_SATISFIABLE, Body::empty())
         }
-        // Several ranges are answered with the whole, which RFC 9110 section 14.2 permits.
+        // RFC 9110 section 14.2 permits to ignore several ranges.
         Selected::Whole | Selected::Part(Part::Whole | Part::Several(_)) => {
             if *method == Method::HEAD {
                 if let Some(len) = len {

@@ -1,4 +1,4 @@
-//! `Cache`: the service, and the decisions that it makes without waiting.
+//! `Cache`: the service. Hits are decided and answered without a task or a future of their own.
 
 use std::{
     fmt,
@@ -37,7 +37,7 @@ use crate::{
 
 /// A shared cache (RFC 9111) in front of a service. See the [module](super).
 ///
-/// It is always ready: the inner service's readiness is awaited when a request is forwarded.
+/// Always ready. The readiness of the inner service is awaited when a request is forwarded.
 #[derive(Debug, Clone)]
 pub struct Cache<S> {
     inner: S,
@@ -101,18 +101,19 @@ where
     }
 }
 
-/// The handling of a request.
+/// How a request is handled.
 enum Decision {
+    /// It is answered with a stored response, or with an error.
     Answer(Box<Response>),
-    /// It is answered from the store, and the stored response is refreshed in the background.
+    /// It is answered with a stored response, which is refreshed in the background.
     Refresh(Box<Response>, Box<Fetch>),
     Forward(Box<Fetch>),
 }
 
-/// Returns the key of a request that the cache handles: a GET or HEAD without content and without conditions for the
-/// origin, with one host and a path in normal form.
+/// Returns the key of a request that the cache handles: a GET or HEAD without content and without preconditions that only
+/// the origin can evaluate, with one host and a path that has a normal form.
 ///
-/// A request with content is forwarded, so that a hit never leaves content unread on the connection.
+/// A request with content is forwarded, since a hit would leave its content unread on the connection.
 fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<Key> {
     let is_handled = matches!(*request.method(), Method::GET | Method::HEAD)
         && request.body().is_end_stream()
@@ -146,9 +147,9 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
             shared.counters.hits.add();
             let response = answer(&object);
             let beta = shared.options.early_refresh;
-            // Without a known fetch time, a refresh saves nothing.
+            // This check spares most hits a random number.
             if beta > 0.0
-                && object.freshness.remaining(now) < object.cost.mul_f64(beta * MAX_LEAD)
+                && object.freshness.remaining(now) < object.cost.mul_f64(beta * MAX_LEAD_TIME)
                 && object.freshness.refreshes_early(object.cost, beta, shared.random(), now)
             {
                 let stale = Some(object.clone());
@@ -188,9 +189,8 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
     }
 }
 
-/// Maximum time before the expiry at which an early refresh begins, in fetch times. A random number of e^-32 does not
-/// occur.
-const MAX_LEAD: f64 = 32.0;
+/// The maximum time between an early refresh and the expiry, in fetch times: the probability of an earlier one is e^-32.
+const MAX_LEAD_TIME: f64 = 32.0;
 
 /// Returns the `Cache-Status` of a stored response.
 pub(super) fn hit_status(object: &Object, now: std::time::Duration) -> CacheStatus {
@@ -232,7 +232,7 @@ impl Future for ResponseFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             State::Ready(response) => {
-                let response = response.take().expect("not polled again after it has ended");
+                let response = response.take().expect("not polled after completion");
                 Poll::Ready(Ok(*response))
             }
             State::Boxed(future) => future.as_mut().poll(cx),

@@ -33,7 +33,7 @@ use crate::{
     semantics::cache::{RequestControl, status::CacheStatus},
 };
 
-/// The most keys that are remembered as those of responses that are not for others, 16,384.
+/// The maximum number of hit-for-miss keys, 16,384. Beyond it, the least used ones are forgotten.
 const MAX_HIT_FOR_MISS: usize = 16_384;
 
 pub(super) struct Shared {
@@ -43,12 +43,12 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) flights: Arc<Flights>,
     pub(super) marks: Arc<Marks>,
-    /// Whether the marks are being carried out.
+    /// Whether a sweep is in progress.
     pub(super) sweeps: watch::Sender<bool>,
     pub(super) aliases: Aliases,
     pub(super) counters: Counters,
     pub(super) tasks: Drain,
-    /// Until when requests of a key do not wait for each other.
+    /// Keys with responses that cannot be shared, each with the time until which requests do not wait for each other.
     hit_for_miss: sync::Cache<Key, Duration>,
     refreshes: AtomicUsize,
     random: RandomState,
@@ -92,7 +92,7 @@ impl Shared {
         }
     }
 
-    /// The directives of a request, as far as they are obeyed.
+    /// Returns the directives of a request that are obeyed.
     pub(super) fn control(&self, headers: &HeaderMap) -> RequestControl {
         let control = RequestControl::of(headers);
         if self.options.obeys_requests { control } else { control.without_bypass() }
@@ -106,7 +106,7 @@ impl Shared {
         self.marks.apply(key, found)
     }
 
-    /// Returns an id that no other object has, also of those that earlier processes have stored.
+    /// Returns an id that no other object has, including those of earlier processes.
     pub(super) fn next_id(&self) -> u64 {
         let now = u64::try_from(self.clock.now().as_nanos()).unwrap_or(u64::MAX);
         let next = |last: u64| Some(now.max(last + 1));
@@ -140,7 +140,7 @@ impl Shared {
         (draw >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Runs `work` in a task of its own, until a shutdown cuts it. Returns `false` if there is no runtime.
+    /// Spawns a task, which a shutdown may abort. Returns `false` if there is no runtime.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
         let Ok(runtime) = Handle::try_current() else { return false };
         let mut watch = self.tasks.watch();
@@ -159,7 +159,7 @@ impl Shared {
         true
     }
 
-    /// Takes a place among the refreshes; `None` if there are too many.
+    /// Returns the permit of a refresh; `None` if there are too many.
     pub(super) fn try_begin_refresh(self: &Arc<Self>) -> Option<RefreshPermit> {
         let add = |n: usize| (n < self.options.max_refreshes).then_some(n + 1);
         self.refreshes.fetch_update(Relaxed, Relaxed, add).ok()?;
@@ -167,7 +167,7 @@ impl Shared {
     }
 }
 
-/// A place among the refreshes in the background.
+/// The permit of a refresh in the background.
 pub(super) struct RefreshPermit(Arc<Shared>);
 
 impl Drop for RefreshPermit {

@@ -1,43 +1,43 @@
-//! `CacheStats`: the stats of a cache.
+//! `CacheStats`: the counters of a cache.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts of requests and of stored responses; returned by [`CacheHandle::stats`](super::CacheHandle::stats).
+/// Counters and gauges of a cache. Returned by [`CacheHandle::stats`](super::CacheHandle::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Requests that were answered by a fresh stored response.
+    /// Requests that were answered with a fresh stored response.
     pub hits: u64,
-    /// Requests that were answered by a stale response: while it was revalidated, because the origin failed, or
-    /// because the request permitted it.
+    /// Requests that were answered with a stale response: during its revalidation, because the origin failed, or because the
+    /// request permitted it.
     pub stale_hits: u64,
     /// Requests that were answered by the fetch of another request.
     pub collapsed: u64,
-    /// Requests that were forwarded, since no response was stored for them.
+    /// Requests that were forwarded, because no usable response was stored.
     pub misses: u64,
     /// Stored responses that the origin confirmed with 304.
     pub validated: u64,
-    /// Requests that the cache does not handle, for example because of their method or content, or a missing host.
+    /// Requests that bypassed the cache, for example because of their method, their content, or a missing host.
     pub bypassed: u64,
-    /// Requests that were forwarded individually, since there were too many fetches or followers.
+    /// Requests that were forwarded individually, because there were too many fetches or followers.
     pub uncollapsed: u64,
     /// Responses that were stored.
     pub stored: u64,
-    /// Responses that may not be stored, or are too large.
+    /// Responses that must not be stored, or are too large.
     pub not_stored: u64,
     /// Refreshes in the background.
     pub refreshes: u64,
-    /// Failures of the origin that a stale response concealed.
+    /// Failures of the origin that were answered with a stale response.
     pub concealed_errors: u64,
     /// Stored responses that were removed or made stale by invalidations of a prefix, a group or everything.
     pub invalidated: u64,
-    /// Stored keys.
+    /// Keys in the store.
     pub keys: u64,
-    /// Stored bytes.
+    /// Bytes in the store.
     pub bytes: u64,
     /// Fetches in progress whose responses may be stored.
     pub fetches: u64,
-    /// Requests that wait for the fetch of another one.
+    /// Requests that wait for the fetch of another request.
     pub followers: u64,
 }
 

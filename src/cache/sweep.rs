@@ -1,11 +1,11 @@
-//! Carries out invalidations of many responses in the background: no request waits while the store is searched.
+//! The sweep: applies the marks to the store, in the background, so that no request waits for it.
 
 use std::{io, sync::Arc};
 
 use super::{marks::Scope, pool::POOL, shared::Shared, store::Purge};
 use crate::net::{DrainWatch, blocking_pool::Job};
 
-/// Invalidates what the scopes concern, from now on, and begins to carry it out.
+/// Adds a mark for each scope, and starts a sweep.
 pub(super) fn invalidate(shared: &Arc<Shared>, scopes: &[Scope<'_>], purge: Purge) {
     let change = || {
         for scope in scopes {
@@ -18,7 +18,7 @@ pub(super) fn invalidate(shared: &Arc<Shared>, scopes: &[Scope<'_>], purge: Purg
     start(shared);
 }
 
-/// Begins to carry out the marks, unless that is under way.
+/// Starts a sweep, unless one is in progress or there is no mark.
 pub(super) fn start(shared: &Arc<Shared>) {
     let starts = shared.sweeps.send_if_modified(|is_sweeping| {
         let starts = !*is_sweeping && shared.marks.newest().is_some();
@@ -31,7 +31,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     }
 }
 
-/// Carries out all marks.
+/// Applies all marks to the store.
 struct Sweep {
     shared: Arc<Shared>,
     watch: DrainWatch,
@@ -52,13 +52,13 @@ impl Job for Sweep {
         }
         self.end();
         if !self.watch.is_aborted() {
-            // A mark may have come after the last look.
+            // A mark may have been added after the last check.
             start(&self.shared);
         }
     }
 
     fn fail(self: Box<Self>, _: &io::Error) {
-        // The marks count until the next invalidation starts a sweep.
+        // The marks stay in effect, and the next invalidation starts another sweep.
     }
 }
 
@@ -76,7 +76,7 @@ impl Drop for Sweep {
     }
 }
 
-/// Searches the store once. Changes are made key by key.
+/// Applies the marks once. The lock is taken for each key by itself.
 fn sweep(shared: &Shared) {
     let verdict = |key: &_, groups: &_, revision| shared.marks.verdict(key, groups, revision);
     shared.store.visit(&verdict, &mut |key| {

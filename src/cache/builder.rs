@@ -1,0 +1,296 @@
+//! `CacheBuilder`: the options of a cache.
+
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
+
+use http::Request;
+
+use super::{
+    clock::Clock,
+    disk::{self, DiskBounds, DiskStore, Durability},
+    key::QueryKey,
+    layer::{CacheLayer, Options},
+    marks::Marks,
+    memory::{self, MemoryStore},
+    shared::Shared,
+    store::Store,
+};
+use crate::{
+    Body, Budget,
+    net::process_budget,
+    semantics::cache::{Heuristic, storable::SetCookie},
+};
+
+/// Options of a [`CacheLayer`]; created by [`CacheLayer::builder`].
+#[must_use = "a layer is made by build()"]
+pub struct CacheBuilder {
+    options: Options,
+    capacity: u64,
+    max_object: u64,
+    max_variants: usize,
+    budget: Budget,
+    disk: DiskBounds,
+}
+
+impl CacheBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            options: Options::default(),
+            capacity: memory::CAPACITY,
+            max_object: memory::MAX_OBJECT,
+            max_variants: memory::MAX_VARIANTS,
+            budget: process_budget(),
+            disk: DiskBounds {
+                capacity: disk::DISK_CAPACITY,
+                max_objects: disk::MAX_DISK_OBJECTS,
+                max_object: disk::MAX_DISK_OBJECT,
+                max_variants: memory::MAX_VARIANTS,
+                durability: Durability::default(),
+            },
+        }
+    }
+
+    /// Sets the memory for stored responses, in bytes. Defaults to [`CAPACITY`](super::CAPACITY). It also counts in the
+    /// [budget](Self::budget).
+    pub fn capacity(mut self, bytes: u64) -> Self {
+        self.capacity = bytes;
+        self
+    }
+
+    /// Sets the maximum length of a content that is stored in memory, in bytes. Defaults to
+    /// [`MAX_OBJECT`](super::MAX_OBJECT).
+    pub fn max_object(mut self, bytes: u64) -> Self {
+        self.max_object = bytes;
+        self
+    }
+
+    /// Sets the maximum number of variants of a key. Defaults to [`MAX_VARIANTS`](super::MAX_VARIANTS).
+    pub fn max_variants(mut self, n: usize) -> Self {
+        self.max_variants = n.max(1);
+        self
+    }
+
+    /// Sets the budget in which stored responses count. Defaults to [`process_budget`]. While the budget is above its soft
+    /// limit, no response is stored, so that the cache does not force buffers to disk.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Sets a heuristic lifetime, derived from `Last-Modified`, for responses without explicit freshness (RFC 9111 section
+    /// 4.2.2). Off by default.
+    pub fn heuristic(mut self, heuristic: Heuristic) -> Self {
+        self.options.lifetimes.heuristic = Some(heuristic);
+        self
+    }
+
+    /// Sets the lifetime of successes and redirects without explicit freshness. Defaults to 0: they are stored only with a
+    /// validator.
+    pub fn default_lifetime(mut self, time: Duration) -> Self {
+        self.options.lifetimes.default = time;
+        self
+    }
+
+    /// Sets the lifetime of a 404, 405, 410, 414 or 501 without explicit freshness. Defaults to 0.
+    pub fn negative_lifetime(mut self, time: Duration) -> Self {
+        self.options.lifetimes.negative = time;
+        self
+    }
+
+    /// Sets the `stale-while-revalidate` of responses without one: for how long after its expiry a response is used while it
+    /// is revalidated in the background. Defaults to 0.
+    pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
+        self.options.lifetimes.stale_while_revalidate = time;
+        self
+    }
+
+    /// Sets the `stale-if-error` of responses without one: for how long after its expiry a response is used instead of a 500,
+    /// 502, 503 or 504. Defaults to 0.
+    pub fn stale_if_error(mut self, time: Duration) -> Self {
+        self.options.lifetimes.stale_if_error = time;
+        self
+    }
+
+    /// Sets for how long after its expiry a response is used while the origin is unreachable: the inner service fails, or
+    /// answers with 502 or 504. Defaults to [`STALE_IF_UNREACHABLE`](super::STALE_IF_UNREACHABLE).
+    pub fn stale_if_unreachable(mut self, time: Duration) -> Self {
+        self.options.stale_if_unreachable = time;
+        self
+    }
+
+    /// Answers with stale responses, which are refreshed in the background, while `is_overloaded` returns `true`: for example
+    /// while the queue of a worker pool is long. [`stale_if_unreachable`](Self::stale_if_unreachable) limits how stale they
+    /// may be.
+    pub fn stale_while(mut self, is_overloaded: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.options.stale_while = Some(Arc::new(is_overloaded));
+        self
+    }
+
+    /// Sets how early before its expiry a response is refreshed in the background, so that a response that is often requested
+    /// does not expire. The unit is the time of a fetch, and the exact moment is random. Defaults to 1; 0 disables it.
+    pub fn early_refresh(mut self, beta: f64) -> Self {
+        self.options.early_refresh = if beta.is_finite() { beta.max(0.0) } else { 0.0 };
+        self
+    }
+
+    /// Sets how responses with `Set-Cookie` are stored. Defaults to [`SetCookie::KeepOut`].
+    pub fn set_cookie(mut self, how: SetCookie) -> Self {
+        self.options.set_cookie = how;
+        self
+    }
+
+    /// Sets which part of the query belongs to the key. Defaults to the whole query.
+    pub fn query_key(mut self, query: QueryKey) -> Self {
+        self.options.query = query;
+        self
+    }
+
+    /// Adds a `Cache-Status` field (RFC 9211) to responses, with this name for the cache. Off by default.
+    pub fn cache_status(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into());
+        self
+    }
+
+    /// Obeys `no-cache`, `max-age`, `max-stale` and `min-fresh` of requests. Off by default, since with it any client can
+    /// bypass the cache. `no-store` and `only-if-cached` are always obeyed.
+    pub fn obey_requests(mut self, on: bool) -> Self {
+        self.options.obeys_requests = on;
+        self
+    }
+
+    /// Fetches the whole response on a miss of a range request, stores it, and answers with the range. Off by default: such a
+    /// request is forwarded unchanged, and its response is not stored. A response that is too large for the store is sent as
+    /// a whole.
+    pub fn fill_ranges(mut self, on: bool) -> Self {
+        self.options.fills_ranges = on;
+        self
+    }
+
+    /// Obeys `No-Vary-Search` of responses: a fresh response is used for all queries that this field declares equivalent. Off
+    /// by default, since the field is an IETF draft. The known equivalences are lost in a restart.
+    pub fn no_vary_search(mut self, on: bool) -> Self {
+        self.options.no_vary_search = on;
+        self
+    }
+
+    /// Sends the `Link` fields of a stale response as 103 Early Hints (RFC 8297) while it is validated or fetched again. Sends
+    /// only `preload`, `modulepreload` and `preconnect`, and only for navigations of browsers (`Sec-Fetch-Mode: navigate`).
+    /// Off by default: some old clients do not understand 103.
+    pub fn early_hints(mut self, on: bool) -> Self {
+        self.options.early_hints = on;
+        self
+    }
+
+    /// Lets requests for the same response share one fetch. On by default.
+    pub fn collapse(mut self, on: bool) -> Self {
+        self.options.collapses = on;
+        self
+    }
+
+    /// Sets how long a request waits for the head of the response to another request. Defaults to [`FILL_TIMEOUT`](super::FILL_TIMEOUT).
+    pub fn fill_timeout(mut self, time: Duration) -> Self {
+        self.options.fill_timeout = time;
+        self
+    }
+
+    /// Sets for how long requests for a key do not wait for each other after a response that could not be shared.
+    /// Defaults to [`HIT_FOR_MISS`](super::HIT_FOR_MISS).
+    pub fn hit_for_miss(mut self, time: Duration) -> Self {
+        self.options.hit_for_miss = time;
+        self
+    }
+
+    /// Sets the maximum number of fetches in progress whose responses may be stored. Defaults to [`MAX_FETCHES`](super::MAX_FETCHES). Further requests are
+    /// forwarded, and their responses are not stored.
+    pub fn max_fetches(mut self, n: usize) -> Self {
+        self.options.max_fetches = n;
+        self
+    }
+
+    /// Sets the maximum number of requests that wait for the fetch of another request. Defaults to [`MAX_FOLLOWERS`](super::MAX_FOLLOWERS). Further ones are forwarded.
+    pub fn max_followers(mut self, n: usize) -> Self {
+        self.options.max_followers = n;
+        self
+    }
+
+    /// Sets the maximum number of concurrent refreshes in the background. Defaults to [`MAX_REFRESHES`](super::MAX_REFRESHES).
+    pub fn max_refreshes(mut self, n: usize) -> Self {
+        self.options.max_refreshes = n;
+        self
+    }
+
+    /// Forwards requests for which `predicate` returns `true`, without a lookup. Unsafe ones still invalidate.
+    pub fn bypass_if(
+        mut self,
+        predicate: impl Fn(&Request<Body>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.options.bypass_if = Some(Arc::new(predicate));
+        self
+    }
+
+    /// Sets the capacity in bytes of a store on disk ([`open`](Self::open)). Defaults to
+    /// [`DISK_CAPACITY`](super::DISK_CAPACITY).
+    pub fn disk_capacity(mut self, bytes: u64) -> Self {
+        self.disk.capacity = bytes;
+        self
+    }
+
+    /// Sets the maximum number of responses on disk. Defaults to [`MAX_DISK_OBJECTS`](super::MAX_DISK_OBJECTS).
+    pub fn max_disk_objects(mut self, n: u64) -> Self {
+        self.disk.max_objects = n;
+        self
+    }
+
+    /// Sets the maximum length of a content on disk, in bytes. Defaults to [`MAX_DISK_OBJECT`](super::MAX_DISK_OBJECT). A
+    /// content that exceeds [`max_object`](Self::max_object) is written to its file while it is received.
+    pub fn max_disk_object(mut self, bytes: u64) -> Self {
+        self.disk.max_object = bytes;
+        self
+    }
+
+    /// Sets which events a response on disk survives. Defaults to [`Durability::PowerLoss`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.disk.durability = durability;
+        self
+    }
+
+    /// Creates the layer, with a store in memory.
+    pub fn build(self) -> CacheLayer {
+        let clock = Clock::new();
+        let memory = MemoryStore::new(self.capacity, self.max_object, self.max_variants, clock);
+        self.with_store(Arc::new(memory), clock, Arc::default())
+    }
+
+    /// Creates the layer, with a store in a directory, and a store in memory of [`capacity`](Self::capacity) in front of it
+    /// for the most used responses. Contents up to [`max_object`](Self::max_object) are read into memory, longer ones are
+    /// sent by `sendfile`. The directory is created if it is missing.
+    ///
+    /// A scan in the background, of at most [`SCAN_TIMEOUT`](super::SCAN_TIMEOUT), finds the responses of earlier processes;
+    /// until then, requests for them are forwarded. [`CacheHandle::loaded`](super::CacheHandle::loaded) waits for its end. The directory is locked for one process. After a
+    /// crash, a response is either complete or missing. A response is written to disk after it was received, or, if it exceeds
+    /// [`max_object`](Self::max_object), while it is received. While the disk is full or read-only, responses are stored in
+    /// memory only.
+    ///
+    /// # Errors
+    /// If the directory cannot be created, read or written, or if another process uses it.
+    pub fn open(self, dir: impl AsRef<Path>) -> io::Result<CacheLayer> {
+        let clock = Clock::new();
+        let memory = MemoryStore::new(self.capacity, self.max_object, self.max_variants, clock);
+        let bounds = DiskBounds { max_variants: self.max_variants, ..self.disk };
+        let marks = Arc::new(Marks::default());
+        let store = DiskStore::open(dir.as_ref(), bounds, memory, clock, &marks)?;
+        Ok(self.with_store(Arc::new(store), clock, marks))
+    }
+
+    fn with_store(self, store: Arc<dyn Store>, clock: Clock, marks: Arc<Marks>) -> CacheLayer {
+        CacheLayer { shared: Arc::new(Shared::new(self.options, store, self.budget, clock, marks)) }
+    }
+}
+
+impl fmt::Debug for CacheBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheBuilder")
+            .field("capacity", &self.capacity)
+            .field("max_object", &self.max_object)
+            .finish_non_exhaustive()
+    }
+}
