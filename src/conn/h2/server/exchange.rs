@@ -166,7 +166,8 @@ impl Exchange {
                 }
                 Stage::Tunnel(tunnel) => {
                     let result = match catch_panic(|| tunnel.poll(cx)) {
-                        Ok(polled) => Ok(ready!(polled)),
+                        Ok(Poll::Pending) => return Poll::Pending,
+                        Ok(Poll::Ready(())) => Ok(()),
                         Err(panicked) => Err(SendError::Panicked(panicked)),
                     };
                     return self.end_response(shared, &result);
