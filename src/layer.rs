@@ -36,6 +36,7 @@ pub mod compression;
 #[cfg(feature = "compression")]
 pub mod decompression;
 pub mod disconnect;
+pub mod early_data;
 pub mod edit_fields;
 pub mod error_pages;
 pub mod filter;
@@ -60,6 +61,7 @@ pub use compression::{Compression, CompressionLayer};
 #[cfg(feature = "compression")]
 pub use decompression::{RequestDecompression, RequestDecompressionLayer};
 pub use disconnect::{Disconnect, DisconnectLayer};
+pub use early_data::{EarlyData, EarlyDataLayer};
 pub use edit_fields::{EditFields, EditFieldsLayer};
 pub use error_pages::{ErrorPages, ErrorPagesLayer};
 pub use filter::{Filtered, HeadFilter};

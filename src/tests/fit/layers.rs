@@ -27,10 +27,10 @@ use crate::{
     cache::CacheLayer,
     layer::{
         AccessLayer, BandwidthLayer, BasicAuthLayer, ClientField, ClientRateLimitLayer,
-        ConcurrencyLimitLayer, DisconnectLayer, EditFieldsLayer, ErrorPagesLayer, ForwardAuthLayer,
-        HttpsLayer, InFlightLayer, MaintenanceLayer, RedirectLayer, RequestBufferLayer,
-        RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer, RewritePathLayer,
-        TrustedProxyLayer, https::HSTS_MAX_AGE,
+        ConcurrencyLimitLayer, DisconnectLayer, EarlyDataLayer, EditFieldsLayer, ErrorPagesLayer,
+        ForwardAuthLayer, HttpsLayer, InFlightLayer, MaintenanceLayer, RedirectLayer,
+        RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer,
+        RewritePathLayer, TrustedProxyLayer, https::HSTS_MAX_AGE,
     },
     peer::{Peer, Tls},
     tests::support::{exchange, start, statuses},
@@ -231,6 +231,7 @@ async fn forward_auth_layer_fits() {
 
 #[tokio::test]
 async fn maintenance_layer_fits() {
+    fits!(EarlyDataLayer::new());
     fits!(MaintenanceLayer::new("page"));
 }
 
