@@ -69,8 +69,8 @@ pub enum Symlinks {
     /// Relative links that stay inside the folder. Without `openat2` (before Linux 5.6, and in some
     /// sandboxes) none is followed, as with [`Never`](Self::Never).
     Inside,
-    /// Links whose target has the same owner as the link itself; in a chain each link is checked. Where
-    /// several people keep files side by side, none can publish another's.
+    /// Links whose target has the same owner as the link itself; in a chain each link is checked. So no user can publish the
+    /// files of another user.
     SameOwner,
     /// No links.
     Never,

@@ -28,10 +28,10 @@ const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect")
 /// The field of Apache and lighttpd: a path in the file system.
 const X_SENDFILE: HeaderName = HeaderName::from_static("x-sendfile");
 
-/// Fields of a GET or HEAD request that apply to the file, beside Accept-Encoding.
+/// Fields of a GET or HEAD request that apply to the file, in addition to Accept-Encoding.
 ///
-/// In requests of other methods they apply to the application, which has acted by now: a 412 or a 304
-/// would claim that it has not.
+/// In requests of other methods they apply to the application, which has already acted: a 412 or a 304 would claim the
+/// contrary.
 const REQUEST_FIELDS: [HeaderName; 6] = [
     header::IF_MATCH,
     header::IF_MODIFIED_SINCE,
@@ -324,8 +324,8 @@ fn merge_fields(mut response: Response, mut app_fields: HeaderMap) -> Response {
     response
 }
 
-/// Removes what lets caches store the file, and keeps what forbids it: an error that carries the
-/// application's cookies could be stored by heuristics otherwise.
+/// Removes the directives that permit caches to store the file, and keeps those that forbid it. Otherwise an error with the
+/// application's cookies could be stored heuristically.
 fn restrict_caching(app_fields: &mut HeaderMap) {
     let mut directives = Vec::new();
     for value in app_fields.get_all(header::CACHE_CONTROL) {

@@ -12,12 +12,13 @@ use crate::{
     semantics::problem::{self, Format},
 };
 
-/// Answers 403 to clients that it does not allow, by their address: nginx's `allow` and `deny`.
+/// Allows and denies clients by their address, as nginx's `allow` and `deny`. Answers 403 to denied clients.
 ///
-/// Of all networks that contain the address the longest prefix decides, so the order of the calls makes no difference; of
-/// two rules for one network the later one counts. An address in no network is [allowed](Self::allow_others) or not. The
-/// address is that of the request's [`Peer`], so behind a proxy the layer stands inside of
-/// [`TrustedProxyLayer`](super::TrustedProxyLayer). A peer without an address, as on a Unix socket, is in no network.
+/// The network with the longest prefix that contains the address decides, so the order of the calls is insignificant. A
+/// second rule for the same network replaces the first one. An address in no network is denied, unless
+/// [`allow_others`](Self::allow_others) is set. The address is that of the request's [`Peer`]; behind a proxy, the layer
+/// belongs inside [`TrustedProxyLayer`](super::TrustedProxyLayer). A peer without an address, as on a Unix socket, is in no
+/// network.
 ///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};
@@ -35,7 +36,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct AccessLayer {
-    /// With whether it is allowed; the longest prefix first.
+    /// Each network with whether it is allowed, the longest prefix first.
     networks: Arc<Vec<(Network, bool)>>,
     allows_others: bool,
 }
@@ -61,7 +62,7 @@ impl AccessLayer {
         self.with(network, false)
     }
 
-    /// Sets whether clients are allowed that are in none of the networks. Defaults to `false`.
+    /// Sets whether clients in none of the networks are allowed. Defaults to `false`.
     #[must_use]
     pub fn allow_others(mut self, on: bool) -> Self {
         self.allows_others = on;
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peers_are_allowed_by_choice_and_the_last_rule_of_a_network_counts() {
+    fn allow_others_allows_other_peers_and_the_last_rule_of_a_network_applies() {
         let layer = AccessLayer::new().deny("10.0.0.0/8".parse().unwrap()).allow_others(true);
         assert!(
             allows(&layer, "11.0.0.1") && layer.allows(None) && layer.allows(Some(&Peer::memory()))

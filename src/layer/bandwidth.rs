@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn body_is_sent_at_the_rate_behind_its_first_bytes() {
+    async fn body_is_sent_at_the_rate_after_its_first_bytes() {
         for (rate, after, len, seconds) in
             [(1000, 0, 3000, 3.0), (1000, 2000, 3000, 1.0), (1000, 3000, 3000, 0.0), (1, 0, 3, 3.0)]
         {

@@ -1,4 +1,4 @@
-//! `BasicAuth`: names and passwords of HTTP's basic scheme (RFC 7617).
+//! `BasicAuth`: the Basic authentication scheme (RFC 7617).
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::{
     },
 };
 
-/// Answers 401 to requests without the name and password of a user: for a staging site or an operator's page, over TLS
-/// only.
+/// Answers 401 to requests without the name and password of a user. Intended for staging sites and administration pages, and
+/// only over TLS.
 ///
-/// Passwords are compared in a time that depends on their lengths only, and with those of all users. They are in the memory
-/// of this process as they are; use [`ForwardAuthLayer`](super::ForwardAuthLayer) where users choose their own. The
-/// `Authorization` field is removed, and the name is in the extensions as [`User`].
+/// The time of a comparison depends only on the lengths of the passwords, and every request is compared with all users. The
+/// passwords are in the memory of this process in plain text; use [`ForwardAuthLayer`](super::ForwardAuthLayer) for passwords
+/// that users have chosen. `Authorization` is removed from an authenticated request, and [`User`] added to its extensions.
 ///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};
@@ -41,7 +41,7 @@ use crate::{
 #[derive(Clone)]
 pub struct BasicAuthLayer {
     challenge: HeaderValue,
-    /// Names with `name:password` in Base64.
+    /// Each name with `name:password` in Base64.
     users: Arc<Vec<(Arc<str>, String)>>,
 }
 
@@ -60,7 +60,8 @@ impl User {
 }
 
 impl BasicAuthLayer {
-    /// Creates a layer without users. `realm` is shown by browsers; of it only letters, digits, spaces and `-._` are used.
+    /// Creates a layer without users. Browsers show the `realm`. Characters other than ASCII letters, digits, spaces and `-._`
+    /// are removed from it.
     pub fn new(realm: &str) -> Self {
         let is_plain = |c: &char| c.is_ascii_alphanumeric() || " -._".contains(*c);
         let realm: String = realm.chars().filter(is_plain).collect();
@@ -72,10 +73,10 @@ impl BasicAuthLayer {
     /// Adds a user.
     ///
     /// # Panics
-    /// If the name has a colon, which RFC 7617 forbids.
+    /// If the name contains a colon, which RFC 7617 forbids.
     #[must_use]
     pub fn user(mut self, name: &str, password: &str) -> Self {
-        assert!(!name.contains(':'), "the name {name:?} has a colon");
+        assert!(!name.contains(':'), "the user name {name:?} contains a colon (RFC 7617)");
         let credentials = to_base64(format!("{name}:{password}").as_bytes());
         Arc::make_mut(&mut self.users).push((name.into(), credentials));
         self
@@ -87,7 +88,7 @@ impl BasicAuthLayer {
             return None;
         }
         let token = token.trim_matches(' ').as_bytes();
-        // All are compared, so that the time does not say which user it was.
+        // All users are compared, so that the time does not reveal which one matched.
         let found = self.users.iter().fold(None, |found, (name, known)| {
             if is_equal(known.as_bytes(), token) { Some(name) } else { found }
         });
@@ -108,7 +109,7 @@ impl HeadFilter for BasicAuthLayer {
 
     fn on_request(&self, head: &mut request::Parts) -> Result<(), Box<Response<Body>>> {
         let mut fields = head.headers.get_all(header::AUTHORIZATION).iter();
-        // With two fields it is ambiguous who asks.
+        // Two fields may name different users.
         let user = match (fields.next(), fields.next()) {
             (Some(field), None) => self.find(field),
             _ => None,
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_is_found_by_the_right_password_only() {
+    fn basic_auth_finds_user_by_the_right_password_only() {
         let layer = BasicAuthLayer::new("a\"b\r\n").user("anne", "sec:ret").user("bob", "");
         assert_eq!(layer.challenge, r#"Basic realm="ab", charset="UTF-8""#);
         for (field, user) in [
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn two_fields_are_refused() {
+    fn second_authorization_field_is_refused() {
         let layer = BasicAuthLayer::new("a").user("bob", "");
         let request = http::Request::get("/").header("authorization", "Basic Ym9iOg==");
         let (mut head, ()) = request.body(()).unwrap().into_parts();

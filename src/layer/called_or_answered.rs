@@ -1,4 +1,4 @@
-//! `CalledOrAnswered`: the response of the inner service, or one of the layer itself.
+//! `CalledOrAnswered`: the future of the inner service, or a response of the layer itself.
 
 use std::{
     future::Future,
@@ -39,7 +39,7 @@ where
                 Poll::Ready(ready!(future.poll(cx)).map(|response| response.map(Body::new)))
             }
             Proj::Answered(response) => {
-                Poll::Ready(Ok(*response.take().expect("not polled again after it has ended")))
+                Poll::Ready(Ok(*response.take().expect("not polled after completion")))
             }
         }
     }

@@ -138,7 +138,7 @@ where
             (Some(_), Some(_)) => None,
         };
         let Some(coding) = coding else {
-            self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
+            self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
             return ResponseFuture(CalledOrAnswered::answered(refusal(&request)));
         };
         if let Some(decoder) = Decoder::new(coding) {

@@ -76,7 +76,7 @@ impl DisconnectBuilder {
         self
     }
 
-    /// Makes the layer.
+    /// Creates the layer.
     pub fn build(self) -> DisconnectLayer {
         let detached = Arc::new(Detached::new(self.max_detached, self.time_limit));
         DisconnectLayer { policy: self.policy, detached }

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::filter::{Filtered, HeadFilter};
 use crate::{body::Body, semantics::lookalike::is_lookalike};
 
-/// Fields of responses that tell an attacker about the application.
+/// Fields of responses that reveal the software of the application.
 const REVEALING: [&str; 7] = [
     "server",
     "x-powered-by",
@@ -19,9 +19,9 @@ const REVEALING: [&str; 7] = [
     "x-runtime",
 ];
 
-/// Sets and removes several fields of requests and responses. For a single one `tower_http`'s `SetResponseHeaderLayer` does.
+/// Sets and removes fields of requests and responses. (For a single field, `tower_http`'s `SetResponseHeaderLayer` is enough.)
 ///
-/// The edits are done in the order of the calls, those of requests before the service is called.
+/// The edits are applied in the order of the calls.
 ///
 /// ```
 /// use http::{HeaderName, HeaderValue};
@@ -31,7 +31,7 @@ const REVEALING: [&str; 7] = [
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
 /// let fields = EditFieldsLayer::new()
 ///     .remove_dangerous()
-///     .remove_from_request(HeaderName::from_static("x-user")) // only the proxy says who it is
+///     .remove_from_request(HeaderName::from_static("x-user")) // a client must not set it
 ///     .add_to_response("referrer-policy".parse()?, HeaderValue::from_static("same-origin"));
 /// let site = fields.layer(service_fn(async |request: Request| {
 ///     assert!(!request.headers().contains_key("x-user"));
@@ -59,7 +59,7 @@ struct Edits {
 #[derive(Debug, Clone)]
 enum Edit {
     Set(HeaderName, HeaderValue),
-    /// Unless the field is there.
+    /// Adds the field if it is missing.
     Add(HeaderName, HeaderValue),
     Remove(HeaderName),
 }
@@ -84,21 +84,21 @@ impl EditFieldsLayer {
         Arc::make_mut(&mut self.0)
     }
 
-    /// Sets a field of requests, in place of all with this name.
+    /// Sets a field of requests. Replaces all fields with this name.
     #[must_use]
     pub fn set_in_request(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.edits().request.push(Edit::Set(name, value));
         self
     }
 
-    /// Removes a field of requests: one that only the proxy or the layers inside of this one may set.
+    /// Removes a field of requests, for example one that only inner layers may set.
     #[must_use]
     pub fn remove_from_request(mut self, name: HeaderName) -> Self {
         self.edits().request.push(Edit::Remove(name));
         self
     }
 
-    /// Sets a field of responses, in place of all with this name.
+    /// Sets a field of responses. Replaces all fields with this name.
     #[must_use]
     pub fn set_in_response(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.edits().response.push(Edit::Set(name, value));
@@ -119,9 +119,9 @@ impl EditFieldsLayer {
         self
     }
 
-    /// Removes what applications should not see or say: of requests `Proxy`, which CGI makes `HTTP_PROXY` of (httpoxy), and
-    /// names that CGI takes for those of a [proxy's fields](is_lookalike); of responses those that name the application's
-    /// software and its version.
+    /// Removes dangerous fields. From requests: `Proxy`, which CGI turns into `HTTP_PROXY` (httpoxy), and names that CGI
+    /// confuses with the [fields of a proxy](is_lookalike). From responses: fields that reveal the software of the
+    /// application, such as `Server` and `X-Powered-By`.
     #[must_use]
     pub fn remove_dangerous(mut self) -> Self {
         let edits = self.edits();
@@ -131,10 +131,9 @@ impl EditFieldsLayer {
         self
     }
 
-    /// Adds fields to responses that tell browsers to be strict, where the application does not say otherwise:
-    /// `X-Content-Type-Options: nosniff`, `X-Frame-Options: SAMEORIGIN`, `Referrer-Policy: strict-origin-when-cross-origin` and
-    /// `Cross-Origin-Opener-Policy: same-origin`. A `Content-Security-Policy` depends on the site, and HSTS is
-    /// [`HttpsLayer`](super::HttpsLayer)'s.
+    /// Adds security fields to responses that do not have them: `X-Content-Type-Options: nosniff`, `X-Frame-Options:
+    /// SAMEORIGIN`, `Referrer-Policy: strict-origin-when-cross-origin` and `Cross-Origin-Opener-Policy: same-origin`. Does not
+    /// add a `Content-Security-Policy`, which depends on the site, nor HSTS, which [`HttpsLayer`](super::HttpsLayer) adds.
     #[must_use]
     pub fn add_security(self) -> Self {
         let opener = HeaderName::from_static("cross-origin-opener-policy");
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_are_done_in_order() {
+    fn edits_are_applied_in_order() {
         let value = HeaderValue::from_static;
         let layer = EditFieldsLayer::new()
             .set_in_request(name("a"), value("1"))
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn dangerous_fields_are_removed_and_strict_ones_added() {
+    fn dangerous_fields_are_removed_and_security_fields_added() {
         let layer = EditFieldsLayer::new().remove_dangerous().add_security();
         let (mut head, ()) = http::Request::new(()).into_parts();
         head.headers = map(&[("proxy", "a"), ("x_forwarded_for", "a"), ("x-forwarded-for", "a")]);

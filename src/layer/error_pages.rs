@@ -1,4 +1,4 @@
-//! `ErrorPages`: pages of the site for error statuses.
+//! `ErrorPages`: custom pages for error statuses.
 
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
@@ -9,12 +9,12 @@ use tower_layer::Layer;
 use super::filter::{Filtered, HeadFilter};
 use crate::{body::Body, semantics::negotiate::prefers};
 
-/// Replaces the content of error responses by pages of the site, for clients that prefer HTML.
+/// Replaces the content of error responses by HTML pages, for clients that prefer HTML to JSON. Other clients get the
+/// response unchanged.
 ///
-/// Outside of [`RescueLayer`](super::RescueLayer), so that it sees all errors as responses. The status stays, and so do the
-/// other fields, except those that describe the replaced content. A client that prefers JSON to HTML gets the response as
-/// it is, and so does one of HEAD but for the fields. Responses of an application can be left alone by
-/// [`keep_html`](Self::keep_html).
+/// Belongs outside [`RescueLayer`](super::RescueLayer), which turns errors into responses. Keeps the status and all fields
+/// except those that describe the replaced content. With [`keep_html`](Self::keep_html), error pages of the application are
+/// kept.
 ///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};
@@ -27,10 +27,10 @@ use crate::{body::Body, semantics::negotiate::prefers};
 /// let site = pages.layer(service_fn(async |_: Request| {
 ///     Ok::<_, BoxError>(Response::builder().status(502).body(Body::from("details"))?)
 /// }));
-/// let ask = |accept| http::Request::get("/").header("accept", accept).body(Body::empty());
-/// let response = site.clone().oneshot(ask("text/html, */*;q=0.1")?).await?;
+/// let get = |accept| http::Request::get("/").header("accept", accept).body(Body::empty());
+/// let response = site.clone().oneshot(get("text/html, */*;q=0.1")?).await?;
 /// assert!(response.body().as_bytes().unwrap().starts_with(b"<h1>Something"));
-/// let response = site.oneshot(ask("application/json")?).await?;
+/// let response = site.oneshot(get("application/json")?).await?;
 /// assert_eq!(response.body().as_bytes().unwrap(), "details");
 /// # Ok(()) }
 /// ```
@@ -49,10 +49,10 @@ impl ErrorPagesLayer {
         Self::default()
     }
 
-    /// Sets the page of a status, in HTML in UTF-8.
+    /// Sets the page of a status: HTML in UTF-8.
     ///
     /// # Panics
-    /// If the status is not from 400 to 599.
+    /// If the status is not in 400 to 599.
     #[must_use]
     pub fn page(self, status: u16, page: impl Into<Bytes>) -> Self {
         self.pages(status..=status, page)
@@ -61,18 +61,18 @@ impl ErrorPagesLayer {
     /// Sets the page of several statuses. A later call replaces an earlier one.
     ///
     /// # Panics
-    /// If one of them is not from 400 to 599.
+    /// If one of them is not in 400 to 599.
     #[must_use]
     pub fn pages(mut self, statuses: RangeInclusive<u16>, page: impl Into<Bytes>) -> Self {
         let page = page.into();
         for status in statuses {
-            assert!((400..=599).contains(&status), "{status} is not the status of an error");
+            assert!((400..=599).contains(&status), "{status} is not an error status");
             Arc::make_mut(&mut self.pages).insert(status, page.clone());
         }
         self
     }
 
-    /// Leaves responses alone that are HTML themselves: pages of an application. Off by default.
+    /// Keeps responses whose content is HTML, such as error pages of the application. Off by default.
     #[must_use]
     pub fn keep_html(mut self, on: bool) -> Self {
         self.keeps_html = on;
@@ -88,10 +88,10 @@ impl<S> Layer<S> for ErrorPagesLayer {
     }
 }
 
-/// What is remembered of a request.
+/// The facts about a request that its response depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Client {
-    wants_page: bool,
+    prefers_html: bool,
     is_head: bool,
 }
 
@@ -99,15 +99,15 @@ impl HeadFilter for ErrorPagesLayer {
     type Memo = Client;
 
     fn on_request(&self, head: &mut request::Parts) -> Result<Client, Box<Response<Body>>> {
-        let wants_page = prefers(&head.headers, "text/html", "application/json");
-        Ok(Client { wants_page, is_head: head.method == Method::HEAD })
+        let prefers_html = prefers(&head.headers, "text/html", "application/json");
+        Ok(Client { prefers_html, is_head: head.method == Method::HEAD })
     }
 
     fn on_response(&self, client: Client, response: Response<Body>) -> Response<Body> {
         let Some(page) = self.pages.get(&response.status().as_u16()) else { return response };
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let is_html = content_type.is_some_and(|t| t.as_bytes().starts_with(b"text/html"));
-        if !client.wants_page || (self.keeps_html && is_html) {
+        if !client.prefers_html || (self.keeps_html && is_html) {
             return response;
         }
         let (mut parts, _) = response.into_parts();
@@ -124,7 +124,7 @@ impl HeadFilter for ErrorPagesLayer {
         }
         let html = HeaderValue::from_static("text/html; charset=utf-8");
         parts.headers.insert(header::CONTENT_TYPE, html);
-        // The form of the response depends on what the client prefers.
+        // Appended, since the response may vary by other fields too.
         parts.headers.append(header::VARY, HeaderValue::from_static("accept"));
         if client.is_head {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(page.len()));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn page_replaces_the_content_and_what_describes_it() {
+    fn page_replaces_the_content_and_the_fields_that_describe_it() {
         let layer = ErrorPagesLayer::new().pages(500..=599, "a").page(503, "page");
         let response = Response::builder()
             .status(503)
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn other_statuses_and_the_application_s_pages_stay() {
+    fn other_statuses_and_kept_html_are_unchanged() {
         let layer = ErrorPagesLayer::new().page(404, "page");
         let own = |response| apply(&layer, "GET", response).body().as_bytes().unwrap() == "own";
         assert!(own(Response::builder().status(500)) && own(Response::builder()));

@@ -1,5 +1,4 @@
-//! `HeadFilter`: what layers have in common that decide by the head of a request and change that of a response, and wait
-//! for nothing.
+//! `HeadFilter`: the common part of layers that inspect or change the head of a request and its response, without waiting.
 
 use std::{
     fmt,
@@ -17,25 +16,58 @@ use crate::{
     body::{Body, HttpBody},
 };
 
-/// A rule for heads, of which [`Filtered`] makes a service.
+/// A synchronous rule for the heads of requests and responses. [`Filtered`] applies it to a service.
+///
+/// [`AccessLayer`](super::AccessLayer), [`BasicAuthLayer`](super::BasicAuthLayer) and other layers of this module are built on
+/// it. For asynchronous rules use [`from_fn`](super::from_fn()).
+///
+/// ```
+/// use http::{Response, request};
+/// use tower::{ServiceExt, service_fn};
+/// use vestibule::{Body, BoxError, Request, layer::{Filtered, HeadFilter}};
+///
+/// /// Refuses all methods but GET.
+/// #[derive(Clone)]
+/// struct ReadOnly;
+///
+/// impl HeadFilter for ReadOnly {
+///     type Memo = ();
+///
+///     fn on_request(&self, head: &mut request::Parts) -> Result<(), Box<Response<Body>>> {
+///         if head.method == http::Method::GET {
+///             return Ok(());
+///         }
+///         let mut refusal = Response::new(Body::empty());
+///         *refusal.status_mut() = http::StatusCode::METHOD_NOT_ALLOWED;
+///         Err(Box::new(refusal))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+/// let app = service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::empty())));
+/// let site = Filtered::new(app, ReadOnly);
+/// let request = http::Request::post("/").body(Body::empty())?;
+/// assert_eq!(site.oneshot(request).await?.status(), 405);
+/// # Ok(()) }
+/// ```
 pub trait HeadFilter: Clone + Send + Sync + 'static {
-    /// What is kept from the request until its response.
+    /// The value that is passed from [`on_request`](Self::on_request) to [`on_response`](Self::on_response).
     type Memo: Send;
 
-    /// Changes the head of a request, or answers it.
+    /// Inspects and changes the head of a request, or answers the request.
     ///
     /// # Errors
-    /// The response, if the request is not passed on. Boxed, since that is the seldom case.
+    /// The response, if the service is not called. It is boxed, since it is large and rare.
     fn on_request(&self, head: &mut request::Parts) -> Result<Self::Memo, Box<Response<Body>>>;
 
-    /// Changes the response to a request that was passed on. Does nothing by default.
+    /// Changes the response of the service. Does nothing by default.
     fn on_response(&self, memo: Self::Memo, response: Response<Body>) -> Response<Body> {
         let _ = memo;
         response
     }
 }
 
-/// Applies a [`HeadFilter`] to the requests and responses of a service. It is ready when the inner service is.
+/// Applies a [`HeadFilter`] to the requests and responses of a service. Ready when the inner service is.
 #[derive(Clone)]
 pub struct Filtered<S, F> {
     inner: S,
@@ -72,7 +104,7 @@ where
                 ResponseFuture(State::Called { future, called: Some((filter, memo)) })
             }
             Err(response) => {
-                self.inner = self.inner.clone(); // a clone has nothing reserved
+                self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
                 ResponseFuture(State::Answered(Some(response)))
             }
         }
@@ -111,11 +143,11 @@ where
         match self.project().0.project() {
             StateProj::Called { future, called } => {
                 let response = ready!(future.poll(cx))?.map(Body::new);
-                let (filter, memo) = called.take().expect("not polled again after it has ended");
+                let (filter, memo) = called.take().expect("not polled after completion");
                 Poll::Ready(Ok(filter.on_response(memo, response)))
             }
             StateProj::Answered(response) => {
-                let response = response.take().expect("not polled again after it has ended");
+                let response = response.take().expect("not polled after completion");
                 Poll::Ready(Ok(*response))
             }
         }

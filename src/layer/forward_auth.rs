@@ -1,4 +1,4 @@
-//! `ForwardAuth`: asks another service whether a request may pass, as nginx's `auth_request`.
+//! `ForwardAuth`: authorizes requests by another service, as nginx's `auth_request`.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use crate::{
     semantics::{hop, target::OriginalUri},
 };
 
-/// The fields of a request that describe its content or ask for a part, which the authority is not sent.
+/// The fields that are not copied to the subrequest, since they describe the content or apply to the original resource.
 const NOT_SENT: [HeaderName; 12] = [
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
@@ -42,16 +42,19 @@ const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CLIENT: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Asks an authority about each request before it is passed on: nginx's `auth_request`, Caddy's and Traefik's
-/// `forward_auth`. The authority is any service: an [`Upstream`](crate::upstream), a worker pool, a function.
+/// Authorizes each request by a subrequest to an authorization service, as nginx's `auth_request`, Caddy's `forward_auth` and
+/// Traefik's `ForwardAuth` do. The authorization service is any service: an [`Upstream`](crate::upstream), a worker pool, a
+/// function.
 ///
-/// The authority gets a GET for [its path](Self::new) with the fields of the request, without its content, and with
-/// `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`. With a 2xx the request is passed on, with the fields of that
-/// response that are [copied](Self::copy); a client cannot send these fields itself. Any other response is the client's: a
-/// redirect to a login page, or a 401. An error of the authority is an error of the request; it never passes.
+/// The subrequest is a GET for [the given path](Self::new), with the fields of the request, without its content, and with
+/// `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`.
+/// - A 2xx allows the request. The fields set by [`copy`](Self::copy) are copied from this response to the request; a client
+///   cannot set them itself.
+/// - Any other response is sent to the client, for example a redirect to a login page, or a 401.
+/// - An error of the authorization service is returned as the error of the request.
 ///
-/// The request's [`Deadline`] is the authority's too. The readiness of the inner service is awaited after the authority has
-/// answered, so no permit is held meanwhile. It stands outside of buffers, since the content is not needed.
+/// The request's [`Deadline`] applies to the subrequest too. The readiness of the inner service is awaited after the
+/// subrequest, so that no permit is held during it. The layer belongs outside buffers, since it does not need the content.
 ///
 /// ```
 /// use http::HeaderName;
@@ -59,28 +62,28 @@ const CLIENT: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// use vestibule::{Body, BoxError, Request, Response, layer::ForwardAuthLayer};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
-/// let authority = service_fn(async |question: Request| {
-///     assert_eq!(question.headers()["x-forwarded-uri"], "/account?tab=1");
-///     let is_known = question.headers().get("cookie").is_some_and(|c| c == "session=1");
-///     let answer = Response::builder().status(if is_known { 204 } else { 401 });
-///     Ok::<_, BoxError>(answer.header("x-user", "alice").body(Body::empty())?)
+/// let authorizer = service_fn(async |subrequest: Request| {
+///     assert_eq!(subrequest.headers()["x-forwarded-uri"], "/account?tab=1");
+///     let is_known = subrequest.headers().get("cookie").is_some_and(|c| c == "session=1");
+///     let response = Response::builder().status(if is_known { 204 } else { 401 });
+///     Ok::<_, BoxError>(response.header("x-user", "alice").body(Body::empty())?)
 /// });
-/// let auth = ForwardAuthLayer::new(authority, "/check").copy(HeaderName::from_static("x-user"));
+/// let auth = ForwardAuthLayer::new(authorizer, "/check").copy(HeaderName::from_static("x-user"));
 /// let site = auth.layer(service_fn(async |request: Request| {
 ///     Ok::<_, BoxError>(Response::new(Body::from(request.headers()["x-user"].to_str()?.to_owned())))
 /// }));
-/// let ask = |cookie| {
+/// let get = |cookie| {
 ///     let request = http::Request::get("/account?tab=1").header("cookie", cookie);
 ///     request.header("x-user", "mallory").body(Body::empty())
 /// };
-/// assert_eq!(site.clone().oneshot(ask("session=2")?).await?.status(), 401);
-/// let response = site.oneshot(ask("session=1")?).await?;
+/// assert_eq!(site.clone().oneshot(get("session=2")?).await?.status(), 401);
+/// let response = site.oneshot(get("session=1")?).await?;
 /// assert_eq!(response.body().as_bytes().unwrap(), "alice");
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
 pub struct ForwardAuthLayer<A> {
-    authority: A,
+    authorizer: A,
     options: Arc<Options>,
 }
 
@@ -91,18 +94,17 @@ struct Options {
 }
 
 impl<A> ForwardAuthLayer<A> {
-    /// Creates a layer that asks `authority` at a path, with a query if it has one.
+    /// Creates a layer that sends subrequests for `path`, which may have a query, to `authorizer`.
     ///
     /// # Panics
     /// If `path` is not a path.
-    pub fn new(authority: A, path: &str) -> Self {
+    pub fn new(authorizer: A, path: &str) -> Self {
         assert!(path.starts_with('/'), "{path:?} is not a path");
         let path = path.parse().unwrap_or_else(|e| panic!("{path:?} is not a path: {e}"));
-        Self { authority, options: Arc::new(Options { path, copied: Vec::new() }) }
+        Self { authorizer, options: Arc::new(Options { path, copied: Vec::new() }) }
     }
 
-    /// Copies a field of the authority's response to the request that is passed on. What the client has sent in this field
-    /// is removed.
+    /// Copies a field of the authorization response to the request. Fields of this name from the client are removed.
     #[must_use]
     pub fn copy(mut self, name: HeaderName) -> Self {
         Arc::make_mut(&mut self.options).copied.push(name);
@@ -118,7 +120,7 @@ impl<S, A: Clone> Layer<S> for ForwardAuthLayer<A> {
     }
 }
 
-/// Asks an authority before each request. See [`ForwardAuthLayer`].
+/// Authorizes each request by a subrequest. See [`ForwardAuthLayer`].
 #[derive(Debug, Clone)]
 pub struct ForwardAuth<S, A> {
     inner: S,
@@ -143,17 +145,17 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let mut inner = self.inner.clone();
-        let ForwardAuthLayer { mut authority, options } = self.layer.clone();
+        let ForwardAuthLayer { mut authorizer, options } = self.layer.clone();
         ResponseFuture(Box::pin(async move {
             let mut request = request;
-            let question = options.question(&request);
-            poll_fn(|cx| authority.poll_ready(cx)).await.map_err(Into::into)?;
-            let answer = authority.call(question).await.map_err(Into::into)?;
-            if !answer.status().is_success() {
-                return Ok(answer.map(Body::new));
+            let subrequest = options.subrequest(&request);
+            poll_fn(|cx| authorizer.poll_ready(cx)).await.map_err(Into::into)?;
+            let authorization = authorizer.call(subrequest).await.map_err(Into::into)?;
+            if !authorization.status().is_success() {
+                return Ok(authorization.map(Body::new));
             }
-            options.copy(answer.headers(), request.headers_mut());
-            drop(answer);
+            options.copy(authorization.headers(), request.headers_mut());
+            drop(authorization);
             poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
             let response = inner.call(request).await.map_err(Into::into)?;
             Ok(response.map(Body::new))
@@ -162,8 +164,8 @@ where
 }
 
 impl Options {
-    /// Returns the authority's request.
-    fn question<B>(&self, request: &Request<B>) -> Request<Body> {
+    /// Returns the subrequest.
+    fn subrequest<B>(&self, request: &Request<B>) -> Request<Body> {
         let mut headers = request.headers().clone();
         hop::strip(&mut headers);
         for name in NOT_SENT.iter().chain(&self.copied) {
@@ -187,32 +189,32 @@ impl Options {
             (PROTO, scheme),
             (CLIENT, client),
         ] {
-            // What the client says in these fields is removed in any case.
+            // The client's own values are removed even if there is no new one.
             headers.remove(&name);
             let value = value.and_then(|value| HeaderValue::from_str(&value).ok());
             if let Some(value) = value {
                 headers.insert(name, value);
             }
         }
-        let mut question = Request::new(Body::empty());
-        *question.method_mut() = Method::GET;
-        *question.uri_mut() = self.path.clone();
-        *question.headers_mut() = headers;
-        let extensions = question.extensions_mut();
+        let mut subrequest = Request::new(Body::empty());
+        *subrequest.method_mut() = Method::GET;
+        *subrequest.uri_mut() = self.path.clone();
+        *subrequest.headers_mut() = headers;
+        let extensions = subrequest.extensions_mut();
         if let Some(peer) = peer {
             extensions.insert(peer.clone());
         }
         if let Some(deadline) = request.extensions().get::<Deadline>() {
             extensions.insert(*deadline);
         }
-        question
+        subrequest
     }
 
-    /// Copies fields from the answer to the request.
-    fn copy(&self, answer: &HeaderMap, request: &mut HeaderMap) {
+    /// Copies fields from the authorization response to the request.
+    fn copy(&self, authorization: &HeaderMap, request: &mut HeaderMap) {
         for name in &self.copied {
             request.remove(name);
-            for value in answer.get_all(name) {
+            for value in authorization.get_all(name) {
                 request.append(name, value.clone());
             }
         }
@@ -251,11 +253,10 @@ mod tests {
 
     type Seen = Arc<Mutex<Vec<HeaderMap>>>;
 
-    /// Sends a request through the layer, with an authority that answers with `status`, and returns the response and what
-    /// the application has seen.
+    /// Sends a request through the layer. Returns the response, and the fields of the requests that the application received.
     async fn send(
         request: http::request::Builder,
-        authority: impl Fn(Request) -> Result<Response<Body>, BoxError> + Clone + Send + Sync + 'static,
+        authorizer: impl Fn(Request) -> Result<Response<Body>, BoxError> + Clone + Send + Sync + 'static,
     ) -> (Result<Response<Body>, BoxError>, Vec<HeaderMap>) {
         let seen = Seen::default();
         let kept = seen.clone();
@@ -263,15 +264,15 @@ mod tests {
             kept.lock().unwrap().push(request.headers().clone());
             async { Ok::<_, BoxError>(Response::new(Body::from("app"))) }
         });
-        let authority = service_fn(move |request| std::future::ready(authority(request)));
-        let layer = ForwardAuthLayer::new(authority, "/check?a=b").copy(USER);
+        let authorizer = service_fn(move |request| std::future::ready(authorizer(request)));
+        let layer = ForwardAuthLayer::new(authorizer, "/check?a=b").copy(USER);
         let response = layer.layer(app).oneshot(request.body(Body::from("content")).unwrap()).await;
         let seen = seen.lock().unwrap().clone();
         (response, seen)
     }
 
     #[tokio::test]
-    async fn authority_sees_the_request_without_its_content_and_the_client_s_claims() {
+    async fn subrequest_has_no_content_and_no_forwarded_fields_of_the_client() {
         let address: std::net::SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut request = Request::post("/x?y=1").extension(Peer::tcp(address, address));
         for (name, value) in [
@@ -287,8 +288,8 @@ mod tests {
         ] {
             request = request.header(name, value);
         }
-        let (response, seen) = send(request, |question| {
-            let mut fields: Vec<_> = question.headers().iter().collect();
+        let (response, seen) = send(request, |subrequest| {
+            let mut fields: Vec<_> = subrequest.headers().iter().collect();
             fields.sort_by_key(|(name, _)| name.as_str());
             let fields: Vec<_> =
                 fields.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
@@ -305,39 +306,40 @@ mod tests {
                 ]
             );
             assert_eq!(
-                (question.method(), question.uri()),
+                (subrequest.method(), subrequest.uri()),
                 (&Method::GET, &"/check?a=b".parse().unwrap())
             );
             Ok(Response::new(Body::empty()))
         })
         .await;
         assert_eq!(response.unwrap().body().as_bytes().unwrap(), "app");
-        // Without an answer in it, the client's claim is removed.
+        // The client's field is removed although the authorization response does not have it.
         assert!(!seen[0].contains_key(USER) && seen[0]["content-length"] == "7");
     }
 
     #[tokio::test]
-    async fn request_passes_by_success_of_the_authority_only() {
-        for (status, passes) in [(200, true), (204, true), (302, false), (401, false), (500, false)]
+    async fn success_of_the_subrequest_alone_allows_the_request() {
+        for (status, is_allowed) in
+            [(200, true), (204, true), (302, false), (401, false), (500, false)]
         {
             let (response, seen) = send(Request::get("/"), move |_| {
-                let answer = Response::builder().status(status).header(USER, "alice");
-                Ok(answer.header("location", "/login").body(Body::from("authority"))?)
+                let response = Response::builder().status(status).header(USER, "alice");
+                Ok(response.header("location", "/login").body(Body::from("authorizer"))?)
             })
             .await;
             let response = response.unwrap();
-            assert_eq!(seen.len(), usize::from(passes), "{status}");
-            if passes {
+            assert_eq!(seen.len(), usize::from(is_allowed), "{status}");
+            if is_allowed {
                 assert_eq!(seen[0][USER], "alice");
                 assert!(!response.headers().contains_key("location"));
             } else {
                 assert_eq!(response.status(), status);
                 assert_eq!(response.headers()["location"], "/login");
-                assert_eq!(response.body().as_bytes().unwrap(), "authority");
+                assert_eq!(response.body().as_bytes().unwrap(), "authorizer");
             }
         }
         let (response, seen) =
-            send(Request::get("/"), |_| Err("the authority is down".into())).await;
+            send(Request::get("/"), |_| Err("the authorizer is down".into())).await;
         assert!(response.is_err() && seen.is_empty());
     }
 }

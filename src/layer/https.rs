@@ -112,7 +112,7 @@ where
         let is_https = scheme == Some(Scheme::HTTPS);
         let path = request.uri().path();
         if !is_https && !path.starts_with("/.well-known/acme-challenge/") {
-            self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
+            self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
             let redirect = CalledOrAnswered::answered(self.layer.redirect(&request));
             return ResponseFuture { inner: redirect, hsts: None };
         }

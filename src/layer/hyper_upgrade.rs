@@ -35,7 +35,7 @@ impl HyperUpgradeLayer {
         Self::default()
     }
 
-    /// Sets which protocols may be switched to, and the bounds of their tunnels.
+    /// Sets the allowed protocols, and the bounds of the tunnels.
     #[must_use]
     pub fn tunnels(mut self, options: TunnelOptions) -> Self {
         self.options = options;
@@ -55,13 +55,13 @@ impl<S> Layer<S> for HyperUpgradeLayer {
 /// [`OnUpgrade`](hyper::upgrade::OnUpgrade), so that an unchanged service for hyper, such as an `axum::Router` with
 /// `WebSocketUpgrade`, works under [`serve`](crate::serve()).
 ///
-/// Only hyper can make an `OnUpgrade`. So such a request has a server of hyper of its own, over a pipe in memory, which
-/// sees a request of the same meaning and passes the service the original one, extensions included. If the service
-/// answers 101, the pipe becomes a tunnel to the client, with the bounds of [`TunnelOptions`]: over HTTP/1.1 and, for
-/// WebSockets, HTTP/2. Any other response is returned as it is. All other requests pass unchanged, without hyper.
+/// Only hyper can create an `OnUpgrade`. So each upgrade request is sent through a hyper server of its own over an in-memory
+/// pipe. That server receives an equivalent request, and the service is called with the original one, extensions included. If
+/// the service answers 101, the pipe becomes a tunnel to the client, within the bounds of [`TunnelOptions`]: over HTTP/1.1
+/// and, for WebSockets, over HTTP/2. Any other response is returned unchanged. Requests without an upgrade do not use hyper.
 ///
-/// A service that begins a task with the upgraded connection, as axum does, is not ended by a shutdown itself: its
-/// connection is closed, and the task ends as it does when a client leaves.
+/// A service that spawns a task for the upgraded connection, as axum does, is not told about a shutdown: its connection is
+/// closed, and the task ends as if the client had disconnected.
 ///
 /// Readiness passes through.
 ///
@@ -92,7 +92,7 @@ pub struct HyperUpgrade<S> {
 }
 
 impl<S> HyperUpgrade<S> {
-    /// Returns the figures of the tunnels, over all clones.
+    /// Returns the counters of the tunnels of all clones.
     pub fn tunnel_stats(&self) -> TunnelStats {
         self.tunnels.stats()
     }
@@ -115,7 +115,7 @@ where
         match self.tunnels.switch(&request) {
             Ok(None) => ResponseFuture(State::Called(self.inner.call(request))),
             Ok(Some(switch)) => {
-                // The one that is ready.
+                // Calls the instance that was polled ready.
                 let clone = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, clone);
                 ResponseFuture(State::Switching {
@@ -124,7 +124,7 @@ where
                 })
             }
             Err(TooManyTunnels) => {
-                self.inner = self.inner.clone(); // a clone has nothing reserved
+                self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
                 let format = Format::of(request.headers());
                 let status = http::StatusCode::SERVICE_UNAVAILABLE;
                 let refused = problem::response(status, None, format);
@@ -148,7 +148,7 @@ enum State<F, E> {
     Refused(Option<Box<Response>>),
 }
 
-const ENDED: &str = "not polled again after it has ended";
+const ENDED: &str = "not polled after completion";
 
 impl<F, R, E> Future for ResponseFuture<F, E>
 where

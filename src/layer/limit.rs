@@ -3,7 +3,7 @@
 //! | layer | limits | above the limit |
 //! |---|---|---|
 //! | [`ClientRateLimitLayer`] | the request rate of a client | 429 at once, with `retry-after` |
-//! | `SharedRateLimitLayer` (feature `redis`) | the same over several fronts, which count in Redis | 429 at once |
+//! | `SharedRateLimitLayer` (feature `redis`) | the request rate of a client at several fronts together, with counters in Redis | 429 at once |
 //! | [`InFlightLayer`] | the requests of a client in flight | 429 at once |
 //! | [`ConcurrencyLimitLayer`] | the requests in the inner service | requests wait, then 503 |
 //!
@@ -50,6 +50,4 @@ pub use in_flight::{InFlight, InFlightLayer};
 #[cfg(feature = "limit")]
 pub use rate::{ClientRateLimit, ClientRateLimitLayer};
 #[cfg(feature = "redis")]
-pub use shared_rate::{
-    SharedLimitError, SharedLimitFigures, SharedRateLimit, SharedRateLimitLayer,
-};
+pub use shared_rate::{SharedLimitError, SharedLimitStats, SharedRateLimit, SharedRateLimitLayer};

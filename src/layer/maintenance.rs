@@ -1,4 +1,4 @@
-//! `Maintenance`: closes a site while it is worked on.
+//! `Maintenance`: a maintenance mode for a site.
 
 use std::{
     sync::{
@@ -18,10 +18,10 @@ use crate::{
     peer::{Network, Peer},
 };
 
-/// Answers 503 with a page while the site is closed.
+/// Answers 503 with a page while maintenance mode is on.
 ///
-/// It is opened and closed by its [handle](Self::handle) while the server runs. Clients of some networks may be let in: the
-/// address is that of the request's [`Peer`], so behind a proxy the layer stands inside of
+/// A [handle](Self::handle) switches it on and off while the server runs. Clients of [admitted](Self::admit) networks are
+/// served as usual. The address is that of the request's [`Peer`]; behind a proxy, the layer belongs inside
 /// [`TrustedProxyLayer`](super::TrustedProxyLayer).
 ///
 /// ```
@@ -53,29 +53,29 @@ pub struct MaintenanceLayer {
 /// The service of [`MaintenanceLayer`].
 pub type Maintenance<S> = Filtered<S, MaintenanceLayer>;
 
-/// Opens and closes the services of a [`MaintenanceLayer`]. Cheap to clone.
+/// A handle that switches the maintenance mode of a [`MaintenanceLayer`] on and off. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Switch(Arc<AtomicBool>);
 
 impl Switch {
-    /// Closes the site for requests that come from now on.
+    /// Switches maintenance mode on: later requests get a 503.
     pub fn close(&self) {
         self.0.store(true, Relaxed);
     }
 
-    /// Opens the site.
+    /// Switches maintenance mode off.
     pub fn open(&self) {
         self.0.store(false, Relaxed);
     }
 
-    /// Returns whether the site is closed.
+    /// Returns whether maintenance mode is on.
     pub fn is_closed(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
 
 impl MaintenanceLayer {
-    /// Creates a layer for a site that is open, with the page in HTML that is shown while it is closed.
+    /// Creates a layer, with maintenance mode off. `page` is the HTML page that is shown while it is on.
     pub fn new(page: impl Into<Bytes>) -> Self {
         Self {
             switch: Switch::default(),
@@ -93,21 +93,21 @@ impl MaintenanceLayer {
         self
     }
 
-    /// Adds `Retry-After`, in whole seconds.
+    /// Adds `Retry-After` to the 503, in whole seconds.
     #[must_use]
     pub fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(HeaderValue::from(time.as_secs()));
         self
     }
 
-    /// Lets clients of a network in.
+    /// Admits the clients of a network during maintenance.
     #[must_use]
     pub fn admit(mut self, network: Network) -> Self {
         Arc::make_mut(&mut self.admitted).push(network);
         self
     }
 
-    /// Returns the handle that opens and closes the site.
+    /// Returns the handle that switches maintenance mode on and off.
     pub fn handle(&self) -> Switch {
         self.switch.clone()
     }

@@ -1,4 +1,4 @@
-//! `Redirect` and `RewritePath`: paths by pattern, for clients and for the application.
+//! `Redirect` and `RewritePath`: redirects and rewrites by patterns of the path.
 
 use std::sync::Arc;
 
@@ -11,9 +11,10 @@ use crate::{
     semantics::target::{InvalidPattern, OriginalUri, PathPattern},
 };
 
-/// Redirects clients by the pattern of the path. The first pattern that matches counts.
+/// Redirects requests whose path matches a pattern. The first matching pattern applies.
 ///
-/// The query is kept, behind that of the target if it has one. A path that would become another host's is passed on.
+/// The query of the request is appended to the target, after the target's own query. A request whose path would turn the
+/// target into a URL of another host is passed on.
 ///
 /// ```
 /// use http::StatusCode;
@@ -42,11 +43,11 @@ impl RedirectLayer {
         Self::default()
     }
 
-    /// Redirects paths of a [pattern](PathPattern) with this status. 308 and 307 keep the method; after 301 and 302
-    /// clients send GET.
+    /// Redirects paths that match the [pattern](PathPattern) `from` to `to`, with this status. 307 and 308 preserve the
+    /// method; after 301 and 302 clients send GET.
     ///
     /// # Errors
-    /// [`InvalidPattern`].
+    /// [`InvalidPattern`] if `from` or `to` is malformed.
     ///
     /// # Panics
     /// If the status is not one of 301, 302, 303, 307 and 308.
@@ -56,7 +57,7 @@ impl RedirectLayer {
         from: &str,
         to: &str,
     ) -> Result<Self, InvalidPattern> {
-        assert!(matches!(status.as_u16(), 301..=303 | 307 | 308), "{status} is no redirect");
+        assert!(matches!(status.as_u16(), 301..=303 | 307 | 308), "{status} is not a redirect");
         Arc::make_mut(&mut self.0).push((status, PathPattern::new(from, to)?));
         Ok(self)
     }
@@ -71,10 +72,10 @@ impl RedirectLayer {
     }
 }
 
-/// Changes the path that the inner services see, by its pattern. The first pattern that matches counts.
+/// Rewrites the path of requests that match a pattern, for the inner services. The first matching pattern applies.
 ///
-/// The query is kept. The target that the client asked for is in the extensions as [`OriginalUri`]. It stands inside of
-/// access rules and outside of the router.
+/// The query of the request is appended to the new target. The target that the client sent is in the extensions as
+/// [`OriginalUri`]. The layer belongs inside access rules and outside the router.
 ///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};
@@ -102,10 +103,10 @@ impl RewritePathLayer {
         Self::default()
     }
 
-    /// Rewrites paths of a [pattern](PathPattern) to another path.
+    /// Rewrites paths that match the [pattern](PathPattern) `from` to `to`.
     ///
     /// # Errors
-    /// [`InvalidPattern`].
+    /// [`InvalidPattern`] if `from` or `to` is malformed.
     pub fn rewrite(mut self, from: &str, to: &str) -> Result<Self, InvalidPattern> {
         Arc::make_mut(&mut self.0).push(PathPattern::new(from, to)?);
         Ok(self)
@@ -175,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_pattern_counts_and_the_query_is_kept() {
+    fn first_matching_pattern_applies_and_the_query_is_kept() {
         let layer = RedirectLayer::new()
             .redirect(StatusCode::FOUND, "/a/{x}", "/first/{x}?y=1")
             .unwrap()

@@ -273,7 +273,7 @@ mod tests {
     use crate::{error::Kind, semantics::problem::RateLimited};
 
     #[test]
-    fn every_kind_has_its_status_and_no_body_reveals_the_cause() {
+    fn response_has_the_status_of_the_kind_and_does_not_reveal_the_cause() {
         for (kind, status) in [
             (Kind::BadRequest, 400),
             (Kind::ClientGone, 400),
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn error_is_found_inside_foreign_one() {
+    fn error_is_found_in_the_chain_of_another_error() {
         #[derive(Debug, thiserror::Error)]
         #[error("foreign")]
         struct Foreign(#[source] Error);
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn limit_of_a_body_is_told_by_choice() {
+    async fn tell_limits_adds_the_limit_to_the_response() {
         let error = || Error::new(Kind::TooLarge, BodyTooLarge { limit: 9 });
         let text = |r: Response| String::from_utf8(r.body().as_bytes().unwrap().to_vec()).unwrap();
         let untold = rescued(RescueLayer::new(), error, "*/*").await;

@@ -1,4 +1,4 @@
-//! `TrustedProxy`: sets the client of a request as a trusted proxy in front names it.
+//! `TrustedProxy`: determines the client of a request behind trusted proxies.
 
 use std::{
     fmt,
@@ -90,25 +90,24 @@ impl<S> Layer<S> for TrustedProxyLayer {
     }
 }
 
-/// Sets the [`Peer`] of each request to the client that a trusted proxy in front names, as nginx does
-/// with `set_real_ip_from` and `real_ip_recursive`.
+/// Sets the [`Peer`] of each request to the client that a trusted proxy names, as nginx's `set_real_ip_from` with
+/// `real_ip_recursive`.
 ///
-/// A request's hop ([`Peer::hop_ip`]) is trusted if its address is in one of the networks. Then one field,
-/// the [`ClientField`], is evaluated by [`ClientField::resolve`]: from the end, past trusted addresses, to
-/// the first other one. From here on [`Peer::ip`], [`Peer::network`], [`Peer::addr`] and [`Peer::scheme`]
-/// are those of the client, for the access log, for limits, and for
-/// [`ForwardedFields`](crate::semantics::forwarded::ForwardedFields) to an upstream. A request that names no
-/// client is the hop's own. The response has the same [`Peer`] in its extensions, for the server's access
+/// A request's hop ([`Peer::hop_ip`]) is trusted if its address is in one of the networks. Then [`ClientField::resolve`]
+/// evaluates one field, the [`ClientField`]: the client is the last address in it that is not trusted. For inner services,
+/// [`Peer::ip`], [`Peer::network`], [`Peer::addr`] and [`Peer::scheme`] are those of the client: for the access log, for
+/// limits, and for [`ForwardedFields`](crate::semantics::forwarded::ForwardedFields) to an upstream. Without the field, the
+/// client is the hop. The response has the same [`Peer`] in its extensions, for the server's access
 /// log. An error has none: without a [`RescueLayer`](super::RescueLayer) directly inside, the entry of a
 /// failed request names the hop.
 ///
 /// Inner services can trust the fields that name a client:
-/// - From a trusted hop the list begins with the client, without anything that the client itself sent;
-///   other fields that name one are removed, and so is `X-Forwarded-Proto` unless it is read.
-///   `X-Forwarded-Host` and the like stay.
+/// - From a trusted hop, the list begins with the client, without addresses that the client itself sent. Other fields that
+///   name a client are removed, and so is `X-Forwarded-Proto` unless it is [read](TrustedProxyLayer::x_forwarded_proto).
+///   `X-Forwarded-Host` and similar fields are kept.
 /// - From any other hop, and without a [`Peer`], all of them are removed.
 ///
-/// A field of a trusted proxy that is ambiguous is an error of [`Kind::BadRequest`] whose source is
+/// An ambiguous field of a trusted proxy is an error of [`Kind::BadRequest`] whose source is
 /// [`InvalidClientField`]: 400. Readiness passes through.
 ///
 /// By default only the client is forwarded to an upstream. With
@@ -162,7 +161,7 @@ impl Options {
         let scheme = if self.read_proto && self.field != ClientField::Forwarded {
             x_forwarded_proto(request.headers())?
         } else {
-            // The proxy may have passed it on as the client sent it.
+            // The proxy may have passed on the client's value.
             request.headers_mut().remove("x-forwarded-proto");
             None
         };
@@ -198,7 +197,7 @@ where
         ResponseFuture(match self.options.apply(&mut request) {
             Ok(peer) => State::Inner { future: self.inner.call(request), peer },
             Err(invalid) => {
-                self.inner = self.inner.clone(); // a clone has nothing reserved
+                self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
                 State::Refused(Some(Error::new(Kind::BadRequest, invalid)))
             }
         })

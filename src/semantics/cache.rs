@@ -1,12 +1,11 @@
-//! Rules of a shared cache (RFC 9111): what may be stored, for how long it is fresh, and what a stored
-//! response may answer.
+//! Rules of a shared cache (RFC 9111): which responses may be stored, how long they are fresh, and which requests they may
+//! answer.
 //!
-//! All of it is pure. Times are durations since the Unix epoch by a clock of the caller that never steps
-//! back; `now` is an argument.
+//! All functions are pure. Times are durations since the Unix epoch by a monotonic clock of the caller; `now` is an argument.
 //!
 //! | question | answered by |
 //! |---|---|
-//! | What do the fields say? | [`RequestControl`], [`ResponseControl`], [`Vary`], [`NoVarySearch`], [`groups`] |
+//! | What do the fields mean? | [`RequestControl`], [`ResponseControl`], [`Vary`], [`NoVarySearch`], [`groups`] |
 //! | May this response be stored? | [`storable`](storable::storable) |
 //! | How long is it fresh, how old is it? | [`Freshness`] |
 //! | May it answer this request now? | [`Freshness::reuse`] |

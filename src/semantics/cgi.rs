@@ -1,4 +1,4 @@
-//! The variables that a CGI, FastCGI or WSGI application gets of a request (RFC 3875 section 4.1).
+//! The variables of a request for CGI, FastCGI and WSGI applications (RFC 3875 section 4.1).
 
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "for worker processes"))]
 mod wsgi;
@@ -23,11 +23,11 @@ pub(crate) use self::wsgi::wsgi_variables;
 /// - It has a segment that ends in the suffix, `.php` unless set otherwise: `/blog/post.php/2024` is the
 ///   script `/blog/post.php` with the `PATH_INFO` `/2024`. The first such segment counts.
 /// - It ends in a slash: `/blog/` is `/blog/index.php`.
-/// - Every other path, and a folder without an index, is for the [front
-///   controller](Self::front_controller), if there is one.
+/// - Every other path, and a directory without an index, names the [front controller](Self::front_controller), if there is
+///   one.
 ///
 /// The caller must check that the script exists. For a path that names no file, php-fpm removes segments until one
-/// does (`cgi.fix_pathinfo`), so `/uploads/x.jpg/y.php` would run a file that was uploaded as a picture.
+/// does (`cgi.fix_pathinfo`), so `/uploads/x.jpg/y.php` would execute an uploaded picture.
 ///
 /// ```
 /// use vestibule::semantics::cgi::Scripts;
@@ -49,7 +49,7 @@ pub struct Scripts {
     variables: Vec<(String, String)>,
 }
 
-/// A script, and the rest of the request's path.
+/// A script, and the rest of the request's path after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
     name: String,
@@ -69,7 +69,7 @@ impl Script {
 }
 
 impl Scripts {
-    /// Creates the rules for `.php` scripts below `root`, which is an absolute path for the application.
+    /// Creates the rules for `.php` scripts below `root`, an absolute path in the file system of the application.
     pub fn new(root: impl Into<String>) -> Self {
         let mut root = root.into();
         root.truncate(root.trim_end_matches('/').len());
@@ -119,7 +119,7 @@ impl Scripts {
         &self.root
     }
 
-    /// Returns the path of the script's file for the application.
+    /// Returns the path of the script's file in the file system of the application.
     pub fn file_name(&self, script: &Script) -> String {
         format!("{}{}", self.root, script.name)
     }
@@ -164,8 +164,8 @@ impl Scripts {
 
     /// Calls `push` with the name and the value of each variable.
     ///
-    /// `request` should be without the fields of its hop: see [`hop::strip`](super::hop::strip). `length` is
-    /// that of its body in bytes. An [`OriginalUri`] in the extensions makes `SCRIPT_NAME` begin with the prefix that
+    /// `request` should have no hop-by-hop fields: see [`hop::strip`](super::hop::strip). `length` is the length of its body
+    /// in bytes. An [`OriginalUri`] in the extensions makes `SCRIPT_NAME` begin with the prefix that
     /// a router has removed.
     ///
     /// Fields become `HTTP_*` variables, except these:

@@ -23,7 +23,7 @@ const MAX: u64 = 253_402_300_799;
 pub struct HttpDate(u64);
 
 impl HttpDate {
-    /// Makes a date of seconds since the Unix epoch. Later dates become the last second of 9999.
+    /// Creates a date from seconds since the Unix epoch. Later dates become the last second of 9999.
     pub fn from_seconds(seconds: u64) -> Self {
         Self(seconds.min(MAX))
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn date_is_read_in_three_forms_and_written_in_one() {
+    fn date_is_parsed_in_three_formats_and_written_in_one() {
         for form in [
             "Sun, 06 Nov 1994 08:49:37 GMT",
             "Sunday, 06-Nov-94 08:49:37 GMT",
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn fractions_of_a_second_are_cut_off() {
+    fn fractions_of_a_second_are_truncated() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_999_999_999);
         assert_eq!(HttpDate::from(time).seconds(), 1);
     }

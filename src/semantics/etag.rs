@@ -33,7 +33,7 @@ pub struct ETag<'a> {
 pub struct BadETag;
 
 impl<'a> ETag<'a> {
-    /// Makes a strong tag: representations with the same tag are identical byte for byte.
+    /// Creates a strong tag: representations with the same tag are identical byte for byte.
     ///
     /// # Errors
     /// If `opaque` has a quote, a space or a control character in it.
@@ -41,7 +41,7 @@ impl<'a> ETag<'a> {
         Self::new(false, opaque)
     }
 
-    /// Makes a weak tag: representations with the same tag are equivalent.
+    /// Creates a weak tag: representations with the same tag are equivalent.
     ///
     /// # Errors
     /// If `opaque` has a quote, a space or a control character in it.

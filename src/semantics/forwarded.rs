@@ -45,10 +45,10 @@ pub enum Trust {
 /// The forwarding fields of requests to upstream servers, and the treatment of those that a request already
 /// has.
 ///
-/// Call [`hop::strip`](super::hop::strip) first, so that a client cannot have the added fields removed.
-/// In every mode the field `Proxy` is removed: it has no meaning in HTTP, and CGI-like applications
-/// take it for their `HTTP_PROXY` variable (the "httpoxy" attack). All
-/// [lookalikes](super::lookalike) of these fields and of those that frame a message are removed too.
+/// Call [`hop::strip`](super::hop::strip) first, so that a client cannot remove the added fields by `Connection`.
+/// In every mode the field `Proxy` is removed: it has no meaning in HTTP, and CGI turns it into the variable `HTTP_PROXY` (the
+/// "httpoxy" attack). All [lookalikes](super::lookalike) of these fields and of the fields that frame a message are removed,
+/// too.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};

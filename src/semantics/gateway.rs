@@ -36,8 +36,8 @@ pub fn prepare_request(headers: &mut HeaderMap, fields: &ForwardedFields, peer: 
 }
 
 /// Applies `Max-Forwards` to OPTIONS and TRACE (RFC 9110 section 7.6.2), and decides whether TRACE is
-/// forwarded. Returns the status with which the gateway answers in the server's place. On `None` the
-/// request must be forwarded; its `Max-Forwards` has been decremented.
+/// forwarded. Returns the status of the gateway's own response. On `None` the request must be forwarded; its `Max-Forwards`
+/// has been decremented.
 ///
 /// | request | status |
 /// |---|---|
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn s23_connection_names_the_client_s_fields_and_never_ours() {
+    fn s23_connection_removes_fields_of_the_client_and_not_of_the_gateway() {
         let fields = [
             ("host", "a"),
             ("connection", "close, X-Real-IP, X-Forwarded-For, X-Forwarded-Proto, Host"),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn max_forwards_is_counted_down_for_options_and_trace() {
+    fn max_forwards_is_decremented_for_options_and_trace() {
         let max = u64::MAX.to_string();
         let less = (u64::MAX - 1).to_string();
         let cases = [

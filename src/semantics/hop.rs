@@ -32,7 +32,7 @@ const END_TO_END: [&str; 13] = [
     "cache-control",
     "vary",
     "expires",
-    "max-forwards", // counted down here, so it must not be lost (RFC 9110 section 7.6.2)
+    "max-forwards", // decremented here, so it must not be lost (RFC 9110 section 7.6.2)
 ];
 
 /// Removes the fields of this hop: `Connection`, every field that it names, `Keep-Alive`,
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn end_to_end_fields_stay_though_connection_names_them() {
+    fn end_to_end_fields_are_kept_although_connection_names_them() {
         for name in END_TO_END {
             assert_eq!(
                 strip_map(&[(name, "1"), ("connection", &name.to_uppercase())]),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn h2c_upgrade_leaves_no_field_behind() {
+    fn strip_removes_all_fields_of_h2c_upgrade() {
         let fields = [
             ("host", "a"),
             ("upgrade", "h2c"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_option_that_is_no_token_removes_nothing() {
+    fn connection_option_that_is_not_a_token_removes_nothing() {
         let mut headers = map(&[("x-one", "1"), ("x-two", "2")]);
         headers.insert(CONNECTION, HeaderValue::from_bytes(b"\xff, x-one, \x80").unwrap());
         strip(&mut headers);

@@ -39,7 +39,7 @@ impl Coding {
     }
 }
 
-/// List elements that are read, 32; the rest is ignored. Browsers send four.
+/// The maximum number of list elements, 32; the rest is ignored. Browsers send four.
 const MAX_ELEMENTS: usize = 32;
 
 /// The content codings that a request accepts, parsed from `Accept-Encoding`.
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn most_specific_range_weighs_media_type() {
+    fn most_specific_range_has_the_weight_of_media_type() {
         assert_eq!(weights(&[]), (1000, 1000));
         for (value, html, json) in [
             ("*/*", 1000, 1000),

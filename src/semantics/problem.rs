@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn json_escapes_what_it_must() {
+    fn json_escapes_quotes_and_control_characters() {
         let json = response(StatusCode::OK, Some("a\"b\\c\u{1}\nd\u{e9}"), Format::Json);
         let want =
             "{\"status\":200,\"title\":\"OK\",\"detail\":\"a\\\"b\\\\c\\u0001\\u000ad\u{e9}\"}";

@@ -31,12 +31,12 @@ pub enum Part {
     Unsatisfiable,
 }
 
-/// The maximum of parts in a response, 64. Viewers of large documents request some dozens. A request for
-/// more is answered with the whole content, which costs less than so many parts.
+/// The maximum number of parts in a response, 64. Viewers of large documents request some dozens. A request for more is
+/// answered with the whole content, which costs less than so many parts.
 pub const MAX_PARTS: usize = 64;
 
-/// Parts with a gap of at most so many bytes, 80, are joined: the head of a part takes about as much
-/// (RFC 9110 section 15.3.7.2).
+/// The maximum gap between parts that are joined, 80 bytes: the head of a part takes about as much (RFC 9110 section
+/// 15.3.7.2).
 const GAP: u64 = 80;
 
 /// Returns the part of a content of `len` bytes that a request selects, provided that its `If-Range`, if
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn several_ranges_are_parts_in_the_order_asked_for() {
+    fn several_ranges_are_parts_in_the_requested_order() {
         let table = [
             ("bytes=0-1,500-501", vec![(0, 1), (500, 501)]),
             ("bytes=500-501 , 0-1", vec![(500, 501), (0, 1)]),
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(parse(b"bytes=0-1,2000-", 1000), part(0, 1));
         assert_eq!(parse(b"bytes=0-1,2-3", 1000), part(0, 3));
         assert_eq!(parse(b"bytes=-1,", 10), part(9, 9));
-        // Head and tail of what is shorter than both.
+        // Head and tail of a content that is shorter than both.
         for value in ["bytes=0-0,-1", "bytes=0-1023,-1024", "bytes=-1024,0-1023", "bytes=0-,0-"] {
             assert_eq!(parse(value.as_bytes(), 1), part(0, 0), "{value}");
         }
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_that_is_asked_for_is_in_one_part_of_an_answer() {
+    fn requested_byte_is_in_exactly_one_part() {
         // Some thousand lists of up to five parts, against the plain definition.
         let mut seed = 1_u64;
         let mut random = |below: u64| {

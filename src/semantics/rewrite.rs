@@ -9,12 +9,12 @@ use http::{
     uri::PathAndQuery,
 };
 
-/// Maps the paths that clients see to those of a server, as nginx's `location /app/` with
-/// `proxy_pass http://server/base/;`, and what a server says of itself back: redirects to its own paths and
-/// its own address (`proxy_redirect`), and the `Path` and `Domain` of its cookies.
+/// Maps the paths that clients request to paths of a server, as nginx's `location /app/` with
+/// `proxy_pass http://server/base/;`, and maps the responses of the server back: redirects to its own paths and address
+/// (`proxy_redirect`), and the `Path` and `Domain` of its cookies.
 ///
-/// Paths are compared as they are, segment by segment: `/app` holds `/app` and `/app/x`, and
-/// neither `/apple` nor `/%61pp`.
+/// Paths are compared without decoding, segment by segment: `/app` matches `/app` and `/app/x`, but neither `/apple` nor
+/// `/%61pp`.
 ///
 /// ```
 /// use http::{HeaderMap, Uri};
@@ -37,14 +37,14 @@ use http::{
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Rewrite {
-    /// The prefixes of clients and of the server, without a slash at the end.
+    /// The prefixes for clients and for the server, without a slash at the end.
     path: Option<(String, String)>,
     servers: Vec<ServerName>,
     /// Each with what replaces it; `None` removes the attribute.
     domains: Vec<(String, Option<String>)>,
 }
 
-/// By what a server may name itself.
+/// An authority by which the server may name itself.
 #[derive(Debug, Clone)]
 struct ServerName {
     is_https: bool,
@@ -52,19 +52,19 @@ struct ServerName {
     authority: String,
 }
 
-/// A prefix of paths is not a path.
+/// The error of a prefix that is not a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not the prefix of a path: it must begin with '/' and have no '?', '#' or '..'")]
 pub struct InvalidPrefix(String);
 
 impl Rewrite {
-    /// Changes nothing.
+    /// Creates rules that change nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Maps paths below `public`, as clients see them, to paths below `server`. A slash at the end of either
-    /// has no meaning.
+    /// Maps paths below `public`, which clients request, to paths below `server`. A slash at the end of either is
+    /// insignificant.
     ///
     /// # Errors
     /// [`InvalidPrefix`] unless both begin with a slash and are paths alone.
@@ -74,7 +74,7 @@ impl Rewrite {
     }
 
     /// Adds an authority, `host` or `host:port`, by which the server may name itself in a redirect to `http`, or to
-    /// `https` if it begins with `https://`. The schemes `http://` and `h2://` have no meaning.
+    /// `https` if it begins with `https://`. A scheme of `http://` or `h2://` is ignored.
     ///
     /// ```
     /// # use http::{HeaderMap, HeaderValue};
@@ -96,8 +96,8 @@ impl Rewrite {
         self
     }
 
-    /// Replaces the domain `from` of cookies by `to`. With `None` the attribute is removed, so that a cookie
-    /// belongs to the host that the client has asked.
+    /// Replaces the domain `from` of cookies by `to`. With `None` the attribute is removed, so that a cookie belongs to the
+    /// host of the request.
     #[must_use]
     pub fn cookie_domain(mut self, from: &str, to: Option<&str>) -> Self {
         let from = from.trim_start_matches('.').to_owned();
@@ -147,13 +147,13 @@ impl Rewrite {
         }
     }
 
-    /// Returns a changed location, or `None` if it stays.
+    /// Returns the changed location, or `None` if it is kept.
     fn location(&self, value: &[u8], host: Option<&HeaderValue>) -> Option<HeaderValue> {
         let text = std::str::from_utf8(value).ok()?;
         HeaderValue::from_str(&self.public_target(text, host)?).ok()
     }
 
-    /// Returns a changed `Refresh`, `5; url=/path`, or `None` if it stays. No RFC defines the field: browsers follow
+    /// Returns the changed `Refresh`, `5; url=/path`, or `None` if it is kept. No RFC defines the field: browsers follow
     /// the HTML standard, which allows a comma and quotes.
     fn refresh(&self, value: &[u8], host: Option<&HeaderValue>) -> Option<HeaderValue> {
         let text = std::str::from_utf8(value).ok()?;
@@ -170,10 +170,10 @@ impl Rewrite {
         HeaderValue::from_str(&format!("{start}{changed}{end}")).ok()
     }
 
-    /// Returns what a client asks for to get the server's `target`; `None` if that is the same, or elsewhere.
+    /// Returns the target for clients that maps to the server's `target`; `None` if it is the same, or on another host.
     fn public_target(&self, target: &str, host: Option<&HeaderValue>) -> Option<String> {
         let path = match after_scheme(target) {
-            // The rest is an authority, and a path unless it is empty.
+            // The rest is an authority and an optional path.
             Some((is_https, rest)) => {
                 let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at(end);
@@ -183,12 +183,12 @@ impl Rewrite {
             None => return None, // relative to the request's path, or of another scheme
         };
         let changed = self.public_path(path);
-        // A path of two slashes at its beginning would be another host (RFC 3986 section 4.2).
+        // A path that begins with two slashes would be another host (RFC 3986 section 4.2).
         let is_path = changed.starts_with('/') && !changed.starts_with("//");
         (is_path && changed != target).then_some(changed)
     }
 
-    /// Returns whether an authority is the server's. Without a scheme it is that of either.
+    /// Returns whether an authority is the server's. Without a scheme, both schemes match.
     fn names_server(
         &self,
         is_https: Option<bool>,
@@ -204,7 +204,7 @@ impl Rewrite {
             || self.servers.iter().any(|server| is(server.is_https, &server.authority))
     }
 
-    /// Returns the path that a client asks for to get the server's `path`, with all that follows it.
+    /// Returns the path for clients that maps to the server's `path`, with the query and fragment after it.
     fn public_path(&self, path: &str) -> String {
         let end = path.find(['?', '#']).unwrap_or(path.len());
         let (path, rest) = path.split_at(end);
@@ -221,7 +221,7 @@ impl Rewrite {
         }
     }
 
-    /// Returns a changed `Set-Cookie` (RFC 6265 section 4.1), or `None` if it stays.
+    /// Returns the changed `Set-Cookie` (RFC 6265 section 4.1), or `None` if it is kept.
     fn cookie(&self, value: &[u8]) -> Option<HeaderValue> {
         let text = std::str::from_utf8(value).ok()?;
         let mut parts = text.split(';');
@@ -248,7 +248,7 @@ impl Rewrite {
         (out != text).then(|| HeaderValue::from_str(&out).ok())?
     }
 
-    /// Returns what replaces a cookie's domain, if anything does.
+    /// Returns the replacement of a cookie's domain, if it has one.
     fn domain(&self, domain: &str) -> Option<Option<&str>> {
         let domain = domain.trim_start_matches('.');
         let found = self.domains.iter().find(|(from, _)| from.eq_ignore_ascii_case(domain))?;

@@ -43,7 +43,7 @@ pub enum BadTarget {
     /// A segment `.` or `..`, plain or escaped, between slashes or backslashes of any kind.
     #[error("a dot segment in the path")]
     DotSegment,
-    /// A plain backslash, which is no URI character and which some programs read as a slash.
+    /// A plain backslash, which is not a URI character and which some programs read as a slash.
     #[error("a backslash in the path")]
     Backslash,
     /// The bytes are not UTF-8. Overlong forms are not UTF-8.

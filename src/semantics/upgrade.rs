@@ -8,14 +8,13 @@ use http::{
 
 /// Returns the protocol that a request asks to switch to, for example `websocket`.
 ///
-/// `None` unless it is a GET of HTTP/1.1 whose `Connection` has `upgrade` and whose one `Upgrade` names one protocol.
-/// `h2c` is no protocol to switch to: a request behind it would pass the rules of a proxy (RFC 9113 section 3.1
-/// has removed it).
+/// `None` unless it is a GET of HTTP/1.1 whose `Connection` has `upgrade` and whose only `Upgrade` field names one protocol.
+/// `h2c` is ignored: requests after a switch to it would bypass the rules of a proxy (removed by RFC 9113 section 3.1).
 pub fn requested(parts: &Parts) -> Option<&HeaderValue> {
     requested_by(&parts.method, parts.version, &parts.headers)
 }
 
-/// Does the same as [`requested`] with a head whose parts are not together.
+/// As [`requested`], for the separate parts of a head.
 pub fn requested_by<'a>(
     method: &Method,
     version: Version,
@@ -42,8 +41,8 @@ pub fn protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
     options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade")).then_some(upgrade)
 }
 
-/// Sets the fields that ask for a switch to `protocol`, or agree to it. They are those of one hop: a gateway removes
-/// them with the other fields of a hop, and sets them again if it passes the switch on.
+/// Sets the fields of a request or response that switches to `protocol`. They are hop-by-hop fields: a gateway removes them,
+/// and sets them again if it forwards the switch.
 pub fn set(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn new_refuses_names_that_are_no_tokens() {
+    fn new_refuses_names_that_are_not_tokens() {
         for name in ["", "a b", "a,b", "a(b)", "a\r\nb", "\u{e9}"] {
             assert!(Via::new(name).is_err(), "{name}");
         }

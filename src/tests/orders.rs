@@ -1,4 +1,4 @@
-//! Tests all orders of this crate's layers: each gives the right responses.
+//! Tests that the layers of this crate give the same responses in every order.
 
 use std::{
     convert::Infallible,
@@ -18,9 +18,9 @@ use crate::{
     Request, Response,
     cache::CacheLayer,
     layer::{
-        AccessLayer, EditFieldsLayer, ErrorPagesLayer, ForwardAuthLayer, HttpsLayer, RedirectLayer,
-        RequestBufferLayer, RequestDeadlineLayer, RescueLayer, ResponseBufferLayer,
-        RewritePathLayer, https::HSTS_MAX_AGE,
+        AccessLayer, BasicAuthLayer, EditFieldsLayer, ErrorPagesLayer, ForwardAuthLayer,
+        HttpsLayer, RedirectLayer, RequestBufferLayer, RequestDeadlineLayer, RescueLayer,
+        ResponseBufferLayer, RewritePathLayer, https::HSTS_MAX_AGE,
     },
     peer::{Peer, Tls},
     upstream::{HedgeLayer, MirrorLayer},
@@ -40,7 +40,7 @@ const LAYERS: [(&str, Wrap); 5] = [
     ("request", |s| RequestBufferLayer::new().max_body(300_000).layer(s).boxed_clone()),
 ];
 
-/// Returns the layers of order number `n` of the five: `https`, `hedge` and `mirror` stand at each place among them.
+/// Returns the layers in order number `n`, with `https`, `hedge` and `mirror` inserted at positions that depend on `n`.
 fn stack(
     order: &[usize],
     n: usize,
@@ -124,7 +124,7 @@ async fn every_order_of_layers_gives_correct_responses() {
     threads.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 
-/// Layers that decide by heads. Each lets the request below pass.
+/// Layers that inspect or change heads. Each allows the requests of the test below.
 const HEADS: [(&str, Wrap); 6] = [
     ("access", |s| AccessLayer::new().allow_others(true).layer(s).boxed_clone()),
     ("redirect", |s| {
@@ -138,16 +138,35 @@ const HEADS: [(&str, Wrap); 6] = [
     ("fields", |s| EditFieldsLayer::new().remove_dangerous().add_security().layer(s).boxed_clone()),
     ("pages", |s| ErrorPagesLayer::new().page(404, "page").layer(s).boxed_clone()),
     ("auth", |s| {
-        let authority =
+        let authorizer =
             service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(crate::Body::empty())));
-        ForwardAuthLayer::new(authority, "/check").layer(s).boxed_clone()
+        ForwardAuthLayer::new(authorizer, "/check").layer(s).boxed_clone()
+    }),
+];
+
+/// Layers that are inserted at each position among [`HEADS`].
+const INSERTED: &[(&str, Wrap)] = &[
+    ("basic", |s| BasicAuthLayer::new("realm").user("a", "b").layer(s).boxed_clone()),
+    #[cfg(feature = "hyper")]
+    ("upgrade", |s| crate::layer::HyperUpgradeLayer::new().layer(s).boxed_clone()),
+    #[cfg(feature = "redis")]
+    ("rate", |s| {
+        // Redis is unreachable, so the limit of the front alone applies.
+        let minute = Duration::from_secs(60);
+        let url = "redis+unix:///nowhere";
+        let limit = crate::layer::SharedRateLimitLayer::builder(url, 1, minute, 100);
+        limit.per_key(|_| Some(String::new())).unwrap().layer(s).boxed_clone()
     }),
 ];
 
 #[tokio::test]
 async fn every_order_of_layers_on_heads_gives_correct_responses() {
-    for order in permutations(HEADS.len()) {
-        let names: Vec<_> = order.iter().map(|&i| HEADS[i].0).collect();
+    for (n, order) in permutations(HEADS.len()).into_iter().enumerate() {
+        let mut layers: Vec<_> = order.iter().map(|&i| HEADS[i]).collect();
+        for (i, layer) in (1..).zip(INSERTED) {
+            layers.insert(n / i % (layers.len() + 1), *layer);
+        }
+        let names: Vec<_> = layers.iter().map(|layer| layer.0).collect();
         let app = service_fn(async |request: Request| {
             assert!(!request.headers().contains_key("proxy"));
             let status = if request.uri() == "/a?q" { 200 } else { 404 };
@@ -155,11 +174,12 @@ async fn every_order_of_layers_on_heads_gives_correct_responses() {
             Ok::<_, BoxError>(response.body(crate::Body::from("app"))?)
         });
         let app = crate::layer::MaintenanceLayer::new("closed").layer(app);
-        let stack = order.iter().fold(app.boxed_clone(), |s, &i| HEADS[i].1(s));
+        let stack = layers.iter().fold(app.boxed_clone(), |s, layer| layer.1(s));
         for (path, status, body) in
             [("/v1/a?q", 200, &b"app"[..]), ("/b", 404, b"page"), ("/old/a", 302, b"")]
         {
             let request = Request::get(path).header("accept", "text/html").header("proxy", "x");
+            let request = request.header("authorization", "Basic YTpi");
             let request = request.body(crate::Body::empty()).unwrap();
             let response = stack.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), status, "{names:?} {path}");

@@ -149,7 +149,7 @@ where
         let options = self.options.clone();
         if options.budget.is_exhausted() {
             options.budget.count_refused();
-            self.inner = self.inner.clone(); // a clone has nothing reserved
+            self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
             return ResponseFuture { inner: None, options, request: RequestInfo::default() };
         }
         let info = RequestInfo::from_request(&request);

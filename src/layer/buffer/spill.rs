@@ -134,7 +134,7 @@ impl Spill {
         spill
     }
 
-    /// Loses the batch that is being written, as a panic of the write does.
+    /// Drops the batch that is being written, as a panic of the write does.
     #[cfg(test)]
     pub(super) fn lose_batch(&mut self) {
         self.start_write();

@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-/// A body that comes in random pieces, with pauses.
+/// A body of random pieces, with pauses.
 fn trickle(data: Bytes, seed: u64) -> Body {
     let (tx, body) = Body::channel(None);
     tokio::spawn(async move {
@@ -73,7 +73,7 @@ fn is_free(budget: &Budget) -> bool {
 }
 
 #[tokio::test]
-async fn request_is_whole_wherever_it_was_kept() {
+async fn buffered_request_is_complete_in_memory_and_on_disk() {
     let budget = Budget::default();
     let mut random = Random(7);
     const MEMORY: usize = 100_000;
@@ -85,7 +85,7 @@ async fn request_is_whole_wherever_it_was_kept() {
             let (want, seen) = (want.clone(), seen.clone());
             async move {
                 let body = request.into_body();
-                let again = body.replay().expect("it can be had twice");
+                let again = body.replay().expect("it can be replayed");
                 assert_eq!(body.len(), Some(size as u64));
                 if size > MEMORY {
                     assert_eq!(body.as_file().map(|f| f.len()), Some(size as u64));
@@ -117,7 +117,7 @@ fn kind(error: &BoxError) -> Kind {
 }
 
 #[tokio::test]
-async fn request_without_room_is_refused_and_leaves_nothing_behind() {
+async fn request_beyond_the_budget_is_refused_and_releases_its_share() {
     let cases = [
         // The disk budget is one byte too small; the folder does not exist.
         (Budget::builder().max_disk(199_999).build(), 200_000, Some(Kind::Overloaded)),
@@ -155,7 +155,7 @@ async fn request_without_room_is_refused_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn streamed_request_is_handed_on_at_once_and_still_bounded() {
+async fn streamed_request_is_passed_on_at_once_and_still_bounded() {
     let layer = RequestBufferLayer::new()
         .max_body(10)
         .stream_if(|request| request.uri().path().starts_with("/up"));
@@ -188,7 +188,7 @@ async fn through(layer: ResponseBufferLayer, body: Body) -> Body {
 }
 
 #[tokio::test]
-async fn response_is_whole_wherever_it_was_kept() {
+async fn buffered_response_is_complete_in_memory_and_on_disk() {
     let mut random = Random(11);
     for round in 0..60 {
         let budget = Budget::builder().soft_limit(random.below(3) as u64 * 100_000).build();
@@ -232,7 +232,7 @@ impl Drop for Tells {
 }
 
 #[tokio::test]
-async fn service_is_freed_though_client_does_not_read_and_memory_is_short() {
+async fn response_buffer_frees_service_of_slow_client_with_little_memory() {
     let budget = Budget::default();
     let data = Random(5).bytes(3 << 20);
     let (tx, dropped) = oneshot::channel();
@@ -259,7 +259,7 @@ async fn service_is_freed_though_client_does_not_read_and_memory_is_short() {
 }
 
 #[tokio::test]
-async fn full_or_failing_disk_costs_no_response() {
+async fn full_or_failing_disk_breaks_no_response() {
     for budget in [
         Budget::builder().spill_dir("/nonexistent").build(),
         Budget::builder().max_disk(0).build(),
@@ -279,7 +279,7 @@ async fn full_or_failing_disk_costs_no_response() {
 }
 
 #[tokio::test]
-async fn spent_budget_refuses_request_before_service_is_called() {
+async fn exhausted_budget_refuses_request_before_service_is_called() {
     let budget = Budget::builder().hard_limit(10).build();
     let mut taken = budget.memory_lease();
     taken.set(10);
@@ -293,7 +293,7 @@ async fn spent_budget_refuses_request_before_service_is_called() {
 }
 
 #[tokio::test]
-async fn departed_client_returns_its_whole_share() {
+async fn disconnected_client_returns_its_share_of_the_budget() {
     let budget = Budget::default();
     for taken in [0, 1, 3, 8] {
         let layer = ResponseBufferLayer::new().max_memory(30_000).budget(budget.clone());
@@ -307,7 +307,7 @@ async fn departed_client_returns_its_whole_share() {
         tokio::time::timeout(Duration::from_secs(20), dropped).await.expect("it is held").unwrap();
         tokio::time::timeout(Duration::from_secs(20), async {
             while !is_free(&budget) {
-                yield_now().await; // a batch on its way to the disk holds its part
+                yield_now().await; // a batch that is being written holds its share
             }
         })
         .await
@@ -316,7 +316,7 @@ async fn departed_client_returns_its_whole_share() {
 }
 
 #[tokio::test]
-async fn response_with_all_memory_taken_gathers_nothing_for_disk() {
+async fn exhausted_memory_collects_no_batch_for_disk() {
     const PIECE: usize = 10_000;
     let body = || {
         let (tx, body) = Body::channel(None);

@@ -240,7 +240,7 @@ async fn endless_body_yields_to_other_tasks() {
     });
     drop(layer.layer(app).oneshot(Request::default()).await.unwrap());
     let drain = layer.detached();
-    settle().await; // which would hang
+    settle().await; // hangs if the body does not yield
     assert_eq!(drain.len(), 1);
     drain.begin();
     drain.abort();

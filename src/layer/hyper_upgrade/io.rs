@@ -1,4 +1,4 @@
-//! `HyperIo`: a stream of Tokio with hyper's traits.
+//! `HyperIo`: adapts a Tokio stream to hyper's I/O traits.
 
 use std::{
     io,
@@ -9,10 +9,10 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-/// Bytes of one read, 8 KiB. They are copied, so that it needs no unsafe code.
+/// The maximum length of a read, 8 KiB. The bytes are copied, which needs no unsafe code.
 const READ_BYTES: usize = 8 << 10;
 
-/// A pipe in memory for hyper.
+/// One end of an in-memory pipe, with hyper's I/O traits.
 pub(super) struct HyperIo(pub(super) DuplexStream);
 
 impl Read for HyperIo {

@@ -193,7 +193,7 @@ where
         let (head, body) = request.into_parts();
         let state = match key(&head) {
             Some(key) if !counts.try_increment(&key, limit) => {
-                self.inner = self.inner.clone(); // a clone has nothing reserved
+                self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
                 State::Refused(Some(Error::new(Kind::TooManyRequests, TooManyInFlight { limit })))
             }
             key => {

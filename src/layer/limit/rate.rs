@@ -232,7 +232,7 @@ where
         let state = match (limit.key)(&head).map_or(Ok(()), |key| limit.check(&key)) {
             Ok(()) => State::Inner(self.inner.call(Request::from_parts(head, body))),
             Err(retry_after) => {
-                self.inner = self.inner.clone(); // a clone has nothing reserved
+                self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
                 State::Refused(Some(Error::new(Kind::TooManyRequests, RateLimited { retry_after })))
             }
         };

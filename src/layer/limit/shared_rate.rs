@@ -1,4 +1,4 @@
-//! `SharedRateLimit`: limits the request rate of a client over several fronts, which count in Redis.
+//! `SharedRateLimit`: limits the request rate of each client at several fronts together, with counters in Redis.
 
 mod store;
 
@@ -16,8 +16,8 @@ use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::store::{Answer, Store};
-pub use self::store::{SharedLimitError, SharedLimitFigures};
+use self::store::{Decision, Store};
+pub use self::store::{SharedLimitError, SharedLimitStats};
 use super::{
     error::RateLimited,
     key::KeyFn,
@@ -30,16 +30,16 @@ use crate::{
     peer::{IPV6_PREFIX, Peer},
 };
 
-/// The default time for an answer of Redis, 10 milliseconds.
+/// The default timeout of a call to Redis, 10 milliseconds.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// How long Redis is not asked after it has failed or was too slow, 1 second. Then one request asks again.
+/// The pause after a call to Redis that failed or timed out, 1 second. After it, one request calls Redis again.
 pub const REDIS_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest key in bytes, 256. A request with a longer one is limited by this front alone.
+/// The maximum length of a key in bytes, 256. A request with a longer one is limited by this front alone.
 pub const MAX_KEY_LEN: usize = 256;
 
-/// Wraps a service in [`SharedRateLimit`]. All services that it and its clones make share the limit.
+/// Wraps a service in [`SharedRateLimit`]. All services that this layer and its clones wrap share the limit.
 #[derive(Clone)]
 pub struct SharedRateLimitLayer {
     key: KeyFn<String>,
@@ -49,7 +49,7 @@ pub struct SharedRateLimitLayer {
 }
 
 /// Options of a [`SharedRateLimitLayer`].
-#[must_use = "a limit is made by per_ip() or per_key()"]
+#[must_use = "a layer is made by per_ip() or per_key()"]
 pub struct SharedRateLimitBuilder {
     url: String,
     rate: u32,
@@ -62,8 +62,8 @@ pub struct SharedRateLimitBuilder {
 }
 
 impl SharedRateLimitLayer {
-    /// Returns a builder for a limit of `rate` requests in each `per` on average, and up to `burst` at once, each at least 1,
-    /// for each client at all fronts that use this Redis together. `redis` is its URL: `redis://host:6379/0`,
+    /// Returns a builder for a limit of `rate` requests in each `per` on average, and up to `burst` at once, for each client at
+    /// all fronts that use the same Redis. Both are at least 1. `redis` is the URL of Redis: `redis://host:6379/0` or
     /// `redis+unix:///path`.
     ///
     /// ```
@@ -93,27 +93,26 @@ impl SharedRateLimitLayer {
         }
     }
 
-    /// Returns the current figures.
-    pub fn figures(&self) -> SharedLimitFigures {
-        self.store.figures()
+    /// Returns the current counters.
+    pub fn stats(&self) -> SharedLimitStats {
+        self.store.stats()
     }
 }
 
 impl SharedRateLimitBuilder {
-    /// Sets the time for an answer of Redis, which each request waits for at most. Defaults to [`REDIS_TIMEOUT`].
+    /// Sets the timeout of a call to Redis: the longest time that the limit delays a request. Defaults to [`REDIS_TIMEOUT`].
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = time;
         self
     }
 
-    /// Sets what the names of keys in Redis begin with. Defaults to `vestibule:rate:`. Limits that differ need different
-    /// prefixes.
+    /// Sets the prefix of the keys in Redis. Defaults to `vestibule:rate:`. Different limits need different prefixes.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Sets how many keys this front stores at most for its own limit. Defaults to [`MAX_KEYS`].
+    /// Sets the maximum number of keys in memory for the limit of this front. Defaults to [`MAX_KEYS`].
     pub fn max_keys(mut self, max: usize) -> Self {
         self.max_keys = max;
         self
@@ -128,7 +127,7 @@ impl SharedRateLimitBuilder {
     /// Creates the layer, keyed by client address as [`ClientRateLimitLayer::per_ip`].
     ///
     /// # Errors
-    /// If the URL is not one of Redis.
+    /// If the URL is not a Redis URL.
     pub fn per_ip(self) -> Result<SharedRateLimitLayer, SharedLimitError> {
         let bits = self.ipv6_prefix;
         let network = move |head: &Parts| head.extensions.get::<Peer>()?.network(bits);
@@ -138,7 +137,7 @@ impl SharedRateLimitBuilder {
     /// Creates the layer with this key. Requests for which it returns `None` are not limited.
     ///
     /// # Errors
-    /// If the URL is not one of Redis.
+    /// If the URL is not a Redis URL.
     pub fn per_key(
         self,
         key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
@@ -161,20 +160,19 @@ impl<S> Layer<S> for SharedRateLimitLayer {
     }
 }
 
-/// Limits the request rate of each client over all fronts that use one Redis, by one call of a script for each request
-/// (GCRA). The clock is that of Redis.
+/// Limits the request rate of each client at all fronts that use the same Redis. Each request runs one script in Redis, which
+/// implements GCRA with the clock of Redis.
 ///
 /// A request above the rate is refused with an error of [`Kind::TooManyRequests`] whose source is [`RateLimited`], as by
-/// [`ClientRateLimit`](super::ClientRateLimit). Each front also has that limit for itself, which is checked first: a
-/// client that one front refuses costs Redis nothing.
+/// [`ClientRateLimit`](super::ClientRateLimit). Each front first checks the same limit by itself, so a client that exceeds it
+/// at one front causes no call to Redis.
 ///
-/// **Without Redis** the front's own limit alone counts, and no client gets an error: if Redis does not answer within its
-/// [`timeout`](SharedRateLimitBuilder::timeout), has failed, or is not reached, the request passes, and for
-/// [`REDIS_PAUSE`] the next ones do not ask. [`SharedRateLimitLayer::figures`] counts them. With n fronts a client then gets up
-/// to n times the rate.
+/// **If Redis fails** or does not answer within the [`timeout`](SharedRateLimitBuilder::timeout), only the limit of the front
+/// applies, and the request is not refused. For [`REDIS_PAUSE`], later requests do not call Redis.
+/// [`SharedRateLimitLayer::stats`] counts these requests. A client may then send n times the rate through n fronts.
 ///
-/// It is always ready: the inner service's readiness is awaited after the answer, so no capacity is held meanwhile. A key
-/// in Redis expires when its burst is full again.
+/// Always ready. The readiness of the inner service is awaited after the call to Redis, so that no capacity is held during it.
+/// A key in Redis expires when the client may send a full burst again.
 #[derive(Clone)]
 pub struct SharedRateLimit<S> {
     inner: S,
@@ -213,8 +211,8 @@ impl SharedRateLimitLayer {
         let Some(key) = (self.key)(head) else { return Ok(()) };
         self.local.check(&key).map_err(refused)?;
         match self.store.take(&key).await {
-            Answer::Allowed | Answer::Unknown => Ok(()),
-            Answer::Refused(time) => Err(refused(time)),
+            Decision::Allowed | Decision::Unknown => Ok(()),
+            Decision::Refused(time) => Err(refused(time)),
         }
     }
 }
@@ -239,7 +237,7 @@ impl fmt::Debug for SharedRateLimitLayer {
 
 impl fmt::Debug for SharedRateLimitBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URL, which may have a password.
+        // Without the URL, which may contain a password.
         f.debug_struct("SharedRateLimitBuilder")
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()

@@ -118,7 +118,7 @@ async fn hop_is_the_one_that_the_proxy_protocol_names() {
 }
 
 #[tokio::test]
-async fn scheme_of_x_forwarded_proto_is_read_by_choice() {
+async fn scheme_of_x_forwarded_proto_is_read_if_enabled() {
     let layer = layer(ClientField::XForwardedFor).x_forwarded_proto(true);
     let fields = [("x-forwarded-proto", "https"), ("x-forwarded-for", "192.0.2.7")];
     assert!(told(&layer, request(tcp(PROXY), &fields)).await.starts_with("192.0.2.7 https"));
@@ -142,12 +142,12 @@ async fn field_of_a_trusted_proxy_that_is_ambiguous_is_a_bad_request() {
         assert_eq!(ours.kind(), Kind::BadRequest);
         assert!(ours.source().unwrap().is::<InvalidClientField>());
         let text = told(&layer, request(tcp("192.0.2.7:1"), &[field])).await;
-        assert_eq!(text, "192.0.2.7:1 http", "of any other peer it is dropped unread");
+        assert_eq!(text, "192.0.2.7:1 http", "the field of an untrusted peer is removed");
     }
 }
 
 #[tokio::test]
-async fn refused_request_gives_up_what_is_reserved_inside() {
+async fn refused_request_releases_permit_reserved_inside() {
     let limit = crate::layer::ConcurrencyLimitLayer::new(1);
     let mut service = layer(ClientField::XForwardedFor).layer(limit.layer(AssertReady::new(tell)));
     let bad = [("x-forwarded-for", "nonsense")];

@@ -1,4 +1,4 @@
-//! Dictionaries and lists of structured fields (RFC 9651), as far as fields of caches use them.
+//! Dictionaries and lists of structured fields (RFC 9651), limited to the types that caching fields use.
 
 use http::{HeaderMap, HeaderName};
 
@@ -14,8 +14,8 @@ pub(super) enum Item {
     Other,
 }
 
-/// Parses a dictionary; `None` if any part of it is malformed or the field is absent. Of members with the same
-/// key the last one counts.
+/// Parses a dictionary; `None` if any part of it is malformed or the field is absent. The last one of several members with the
+/// same key applies.
 pub(super) fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<(String, Item)>> {
     let text = joined(headers, name)?;
     let mut input = Input(&text);

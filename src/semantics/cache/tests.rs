@@ -7,7 +7,7 @@
 //! - `lifetime: 60` in seconds;
 //! - `at 30: Fresh`, the [`Reuse`] after 30 seconds; `at 30 (max-age=5): Validate` for a request with this
 //!   `Cache-Control`;
-//! - `error at 30: yes`, whether it may be used then since the origin failed.
+//! - `error at 30: yes`, whether it may be used after 30 seconds if the origin fails.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ fn run(case: &Case, defaults: &Lifetimes) {
 }
 
 #[test]
-fn r11_vectors_are_decided_as_they_say() {
+fn r11_cache_vectors_have_the_expected_decisions() {
     let plain = Lifetimes::default();
     let generous = Lifetimes {
         heuristic: Some(Heuristic::default()),
@@ -322,7 +322,7 @@ fn field_that_is_not_stored_is_removed() {
 }
 
 #[test]
-fn early_refresh_becomes_likelier_as_the_expiry_comes_nearer() {
+fn early_refresh_becomes_more_probable_before_the_expiry() {
     let at = Duration::from_secs(RECEIVED);
     let times = Received { requested: at, received: at, date: HttpDate::from_seconds(RECEIVED) };
     let response = map(&["cache-control: max-age=100"]);

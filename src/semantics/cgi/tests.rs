@@ -44,7 +44,7 @@ fn tcp() -> Peer {
 }
 
 #[test]
-fn path_is_split_behind_the_first_segment_with_the_suffix() {
+fn path_is_split_after_the_first_segment_with_the_suffix() {
     for (path, name, path_info) in [
         ("/a.php", "/a.php", ""),
         ("/a.php/", "/a.php", "/"),
@@ -83,7 +83,7 @@ fn front_controller_is_for_paths_without_script_alone() {
 }
 
 #[test]
-fn suffix_and_index_can_be_others() {
+fn suffix_and_index_are_configurable() {
     let scripts = scripts().suffix(".cgi").index("start.cgi");
     assert_eq!(names(&scripts, "/a.php/b.cgi/c")[0].0, "/a.php/b.cgi");
     assert_eq!(names(&scripts, "/")[0].0, "/start.cgi");
@@ -191,7 +191,7 @@ fn fields_of_one_name_are_joined() {
 }
 
 #[test]
-fn proxied_and_secured_client_is_told_as_it_is() {
+fn variables_describe_the_proxied_client_and_its_scheme() {
     let proxied = ProxyAddresses {
         client: "[2001:db8::1]:1".parse().unwrap(),
         destination: "[2001:db8::2]:443".parse().unwrap(),
@@ -216,7 +216,7 @@ fn proxied_and_secured_client_is_told_as_it_is() {
 }
 
 #[test]
-fn host_of_the_target_stands_in_for_a_missing_host_field() {
+fn host_of_the_target_replaces_a_missing_host_field() {
     let map = variables(&scripts(), &head("http://u@a.example:81/a.php?b", &[]), &tcp(), 0);
     assert_eq!((&*map["HTTP_HOST"], &*map["SERVER_NAME"]), ("a.example:81", "a.example"));
     assert_eq!(map["REQUEST_URI"], "/a.php?b");

@@ -13,12 +13,11 @@ use crate::{
     semantics::target::{BadTarget, OriginalUri, file_path, normalize},
 };
 
-/// Tells `push` the name and the value of each variable that is a string, `wsgi.url_scheme` included.
+/// Calls `push` with the name and the value of each variable that is a string, including `wsgi.url_scheme`.
 ///
-/// `PATH_INFO` is the normal form of the path, decoded, so it is the path that a router has seen.
-/// `SCRIPT_NAME` is what a router has removed of it; `RAW_URI` and `REQUEST_URI` have the target as it came.
-/// Fields become variables by the rules of [`Scripts::variables`](super::Scripts::variables). `length` is
-/// that of the body, if it is known.
+/// `PATH_INFO` is the decoded normal form of the path, which is also what a router matches. `SCRIPT_NAME` is the prefix that
+/// a router has removed. `RAW_URI` and `REQUEST_URI` are the unchanged target. Fields become variables by the rules of
+/// [`Scripts::variables`](super::Scripts::variables). `length` is the length of the body, if it is known.
 ///
 /// # Errors
 /// [`BadTarget`] for a path without a normal form, or with an escaped slash: the application would see it
@@ -66,7 +65,7 @@ fn path_info(path: &str) -> Result<Cow<'_, str>, BadTarget> {
         return Ok(Cow::Borrowed("/"));
     }
     Ok(match normalize(path)? {
-        // One without escapes is the same.
+        // A path without escapes is its own decoded form.
         Cow::Borrowed(path) if !path.contains('%') => Cow::Borrowed(path),
         normal => Cow::Owned(format!("/{}", file_path(&normal)?)),
     })

@@ -36,7 +36,7 @@ fn if_match_refuses_tags_that_do_not_match_strongly() {
 }
 
 #[test]
-fn if_unmodified_since_counts_only_without_if_match() {
+fn if_unmodified_since_applies_only_without_if_match() {
     use header::{IF_MATCH, IF_UNMODIFIED_SINCE};
     check(&Method::PUT, &[(IF_UNMODIFIED_SINCE, AT)], Outcome::Proceed);
     check(&Method::PUT, &[(IF_UNMODIFIED_SINCE, NEW)], Outcome::Proceed);
@@ -46,7 +46,7 @@ fn if_unmodified_since_counts_only_without_if_match() {
 }
 
 #[test]
-fn if_none_match_is_not_modified_for_readers_and_refusal_for_writers() {
+fn if_none_match_is_304_for_safe_methods_and_412_for_others() {
     use header::IF_NONE_MATCH;
     for same in [r#""x""#, r#"W/"x""#, "*", r#""a", W/"x""#] {
         check(&Method::GET, &[(IF_NONE_MATCH, same)], Outcome::NotModified);
@@ -58,7 +58,7 @@ fn if_none_match_is_not_modified_for_readers_and_refusal_for_writers() {
 }
 
 #[test]
-fn if_modified_since_counts_only_for_readers_and_without_if_none_match() {
+fn if_modified_since_applies_only_to_safe_methods_and_without_if_none_match() {
     use header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
     check(&Method::GET, &[(IF_MODIFIED_SINCE, AT)], Outcome::NotModified);
     check(&Method::HEAD, &[(IF_MODIFIED_SINCE, NEW)], Outcome::NotModified);

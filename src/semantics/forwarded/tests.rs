@@ -96,7 +96,7 @@ fn trusted_proxy_has_its_lists_continued() {
 }
 
 #[test]
-fn trusted_proxy_without_fields_is_taken_for_the_client() {
+fn trusted_proxy_without_fields_is_the_client() {
     let got = run(ForwardedFields::new().trust(Trust::Append), &[], "10.0.0.1", "example.com");
     assert_eq!(got["x-forwarded-for"], "10.0.0.1");
     assert_eq!(got["x-forwarded-proto"], "http");

@@ -8,7 +8,7 @@ fn paths(public: &str, server: &str) -> Rewrite {
 }
 
 #[test]
-fn target_below_the_public_prefix_is_moved_below_the_server_s() {
+fn target_below_the_public_prefix_is_mapped_below_the_server_prefix() {
     for (public, server, from, to) in [
         ("/app", "/", "/app", Some("/")),
         ("/app", "/", "/app/", Some("/")),
@@ -31,7 +31,7 @@ fn target_below_the_public_prefix_is_moved_below_the_server_s() {
 }
 
 #[test]
-fn prefix_that_is_no_path_is_refused() {
+fn prefix_that_is_not_a_path_is_refused() {
     for bad in ["", "app", "/a?b", "/a#b", "/a/../b", "/..", "/a b"] {
         assert_eq!(Rewrite::new().path(bad, "/").unwrap_err(), InvalidPrefix(bad.into()));
         assert!(Rewrite::new().path("/", bad).is_err(), "{bad}");
@@ -123,8 +123,8 @@ fn redirect_to_the_server_becomes_one_below_the_public_prefix() {
 }
 
 #[test]
-fn redirect_to_another_host_by_a_path_of_two_slashes_is_never_made() {
-    // A path that would become the name of a host.
+fn redirect_never_begins_with_two_slashes() {
+    // Without the prefix, these paths would begin with the name of a host.
     for value in
         ["/base//evil.example/x", "http://app2/base//evil.example/x", "http://app2//evil/x"]
     {

@@ -1,4 +1,4 @@
-//! `PathPattern`: paths with named parts, and targets that are made of them.
+//! `PathPattern`: a pattern of paths with named parts, and the target that is built from them.
 
 use std::fmt;
 
@@ -39,7 +39,7 @@ enum Piece {
     Part(usize),
 }
 
-/// A text is not a valid [`PathPattern`], or its target is none.
+/// A text is not a valid pattern or target of a [`PathPattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is not a valid pattern: {reason}")]
 pub struct InvalidPattern {
@@ -48,10 +48,10 @@ pub struct InvalidPattern {
 }
 
 impl PathPattern {
-    /// Parses a pattern and a target: a path, or an URL whose host has no named parts.
+    /// Parses a pattern and a target: a path, or a URL whose host has no named parts.
     ///
     /// # Errors
-    /// [`InvalidPattern`].
+    /// [`InvalidPattern`] if either is malformed.
     pub fn new(pattern: &str, target: &str) -> Result<Self, InvalidPattern> {
         let invalid = |text: &str, reason| InvalidPattern { text: text.to_owned(), reason };
         let (segments, names, has_rest) =
@@ -60,7 +60,7 @@ impl PathPattern {
         Ok(Self { segments, has_rest, target })
     }
 
-    /// Returns the target that a path becomes; `None` if it does not match, or the target would name another host.
+    /// Returns the target of a path; `None` if the path does not match, or if the target would be a URL of another host.
     pub fn apply(&self, path: &str) -> Option<String> {
         let parts = self.parts(path)?;
         let target: String = self
@@ -71,7 +71,7 @@ impl PathPattern {
                 Piece::Part(i) => parts[*i],
             })
             .collect();
-        // Browsers take `//host` and `/\host` for another host, where the target begins with a named part.
+        // Browsers interpret `//host` and `/\host` as another host, which a named part could produce.
         let names_host = target.starts_with("//") || target.starts_with("/\\");
         (!names_host).then_some(target)
     }

@@ -51,7 +51,7 @@ fn control_characters_are_refused_plain_and_escaped() {
 }
 
 #[test]
-fn dot_segments_are_refused_however_they_are_written() {
+fn dot_segments_are_refused_in_every_spelling() {
     for path in [
         "/.",
         "/..",
@@ -145,7 +145,7 @@ fn normal_form_of_normal_form_has_no_new_segments() {
     }
 }
 
-/// Decodes a path until nothing changes, and takes backslashes for slashes.
+/// Decodes a path until nothing changes, and replaces backslashes by slashes.
 fn decode_fully(path: &str) -> String {
     let once = percent_encoding::percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
     if once == path { once } else { decode_fully(&once) }

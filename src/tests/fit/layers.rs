@@ -223,10 +223,10 @@ async fn error_pages_layer_fits() {
 
 #[tokio::test]
 async fn forward_auth_layer_fits() {
-    let authority = service_fn(async |_: Request| {
+    let authorizer = service_fn(async |_: Request| {
         Ok::<_, BoxError>(http::Response::new(Full::<Bytes>::default()))
     });
-    fits!(ForwardAuthLayer::new(authority, "/check"));
+    fits!(ForwardAuthLayer::new(authorizer, "/check"));
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn redirect_and_rewrite_layers_fit() {
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn shared_rate_limit_layer_fits() {
-    // Without a Redis there, each passes by the limit of the front alone.
+    // Redis is unreachable, so the limit of the front alone applies.
     let builder =
         crate::layer::SharedRateLimitLayer::builder("redis+unix:///nowhere", 1, MINUTE, 100);
     fits!(builder.per_key(|_| Some(String::new())).unwrap());

@@ -22,7 +22,7 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A Redis on a Unix socket in a folder.
+/// A Redis on a Unix socket in a directory.
 async fn start(dir: &Path) -> Child {
     let socket = dir.join("redis");
     let mut command = program("redis-server");
@@ -71,7 +71,7 @@ async fn fronts_share_a_rate_and_each_limits_by_itself_without_redis() {
         assert_eq!(refused.status(), 429);
         let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
         assert!((3590..=3600).contains(&seconds), "{seconds}");
-        assert_eq!((front.figures().allowed, front.figures().refused), (5, 1));
+        assert_eq!((front.stats().allowed, front.stats().refused), (5, 1));
     }
     assert_eq!(send(&fronts[0], "/b").await.status(), 200, "another client");
 
@@ -82,20 +82,20 @@ async fn fronts_share_a_rate_and_each_limits_by_itself_without_redis() {
         passed += usize::from(send(&fronts[0], "/c").await.status() == 200);
     }
     assert_eq!(passed, 10, "the limit of the front alone");
-    let figures = fronts[0].figures();
-    assert!(figures.is_paused && figures.failures >= 1 && figures.local == 10, "{figures:?}");
+    let stats = fronts[0].stats();
+    assert!(stats.is_paused && stats.failures >= 1 && stats.local == 10, "{stats:?}");
 
     let mut redis = start(dir.path()).await;
-    // The first request after the pause asks again. Its connection may still be the broken one.
-    let before = fronts[0].figures().allowed;
+    // The first request after the pause calls Redis. The connection may still be the broken one.
+    let before = fronts[0].stats().allowed;
     for i in 0..5 {
-        until(|| !fronts[0].figures().is_paused).await;
+        until(|| !fronts[0].stats().is_paused).await;
         assert_eq!(send(&fronts[0], &format!("/d{i}")).await.status(), 200);
-        if fronts[0].figures().allowed > before {
+        if fronts[0].stats().allowed > before {
             break;
         }
     }
-    assert!(fronts[0].figures().allowed > before, "{:?}", fronts[0].figures());
+    assert!(fronts[0].stats().allowed > before, "{:?}", fronts[0].stats());
     redis.start_kill().unwrap();
     within(redis.wait()).await.unwrap();
 }
@@ -120,15 +120,15 @@ async fn stopped_redis_under_load_is_no_error_for_any_client() {
             })
         })
         .collect();
-    until(|| limit.figures().allowed > 100).await;
+    until(|| limit.stats().allowed > 100).await;
     kill_process(pid, Signal::STOP).unwrap();
-    until(|| limit.figures().is_paused).await;
+    until(|| limit.stats().is_paused).await;
     let before = sent.load(Relaxed);
     until(|| sent.load(Relaxed) >= before + 1000).await;
-    assert!(limit.figures().failures >= 1 && limit.figures().local > 500, "{:?}", limit.figures());
+    assert!(limit.stats().failures >= 1 && limit.stats().local > 500, "{:?}", limit.stats());
     kill_process(pid, Signal::CONT).unwrap();
-    let before = limit.figures().allowed;
-    until(|| limit.figures().allowed >= before + 100).await;
+    let before = limit.stats().allowed;
+    until(|| limit.stats().allowed >= before + 100).await;
     ends.store(true, Relaxed);
     for client in clients {
         within(client).await.unwrap();

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::{Budget, net::blocking_pool::BlockingPool};
 
-    /// Asserts that a response of 2,000 bytes arrives whole though the writer has to give its file up.
+    /// Asserts that a response of 2,000 bytes is complete although the writer stops using its file.
     async fn assert_whole_without_disk(mut writer: SpoolWriter) {
         let reader = SpoolReader::new(writer.spool(), None);
         let (tx, mut body) = Body::channel(None);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn response_is_whole_though_its_disk_is_full() {
+    async fn response_is_complete_if_the_disk_is_full() {
         let options = Options { max_memory: 10, max_disk: 1 << 20, budget: Budget::default() };
         let mut writer = SpoolWriter::new(None, &options, RequestInfo::default());
         let full = File::options().write(true).open("/dev/full").unwrap();
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn response_is_whole_if_no_thread_can_be_started_to_spill_it() {
+    async fn response_is_complete_if_no_thread_can_write_it() {
         static NONE: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::without_threads);
         let options = Options { max_memory: 10, max_disk: 1 << 20, budget: Budget::default() };
         let mut writer = SpoolWriter::new(None, &options, RequestInfo::default());

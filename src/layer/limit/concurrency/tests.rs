@@ -102,7 +102,7 @@ async fn waiters_are_served_in_order_of_arrival() {
 }
 
 #[tokio::test]
-async fn dropped_waiter_leaves_the_queue_to_those_behind_it() {
+async fn dropped_waiter_leaves_the_queue() {
     let limit = ConcurrencyLimitLayer::builder(1).queue(2).build();
     let mut a = limit.layer(AssertReady::new(hello));
     let (mut b, mut c) = (a.clone(), a.clone());
@@ -279,7 +279,7 @@ async fn failed_readiness_releases_the_permit_and_pending_one_keeps_it() {
 
 /// Requests in all stages, with random events.
 #[tokio::test(start_paused = true)]
-async fn no_permit_is_lost_or_invented_in_any_order_of_calls() {
+async fn permits_are_neither_lost_nor_added_by_any_order_of_calls() {
     for seed in 1..=30 {
         let mut rng = Rng(seed);
         let permits = 1 + rng.below(4);

@@ -57,7 +57,7 @@ async fn client_at_its_bound_is_refused_while_another_is_served() {
     calls.push(service.ready().await.unwrap().call(from_ip(IP)));
     assert_refused(service.oneshot(from_ip(IP)).await, 2);
     drop(calls);
-    assert_eq!(layer.clients(), 0, "who has none in flight is forgotten");
+    assert_eq!(layer.clients(), 0, "a client without requests in flight is removed");
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn client_without_ip_is_not_limited() {
 }
 
 #[tokio::test]
-async fn custom_key_may_be_of_any_type() {
+async fn custom_key_can_have_any_type() {
     let layer = InFlightLayer::per_key(0, |head: &Parts| Some(head.uri.path().to_owned()));
     let mut service = layer.layer(AssertReady::new(never));
     let to = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();

@@ -151,7 +151,7 @@ async fn new_keys_above_the_bound_share_one_bucket_and_known_ones_keep_theirs() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn absurd_rates_are_replaced_by_the_nearest_valid_ones() {
+async fn invalid_rates_are_replaced_by_the_nearest_valid_ones() {
     let never = ClientRateLimitLayer::per_ip(0, Duration::MAX, 0);
     assert!(served(&never, IP).await);
     assert!(wait(&never, from_ip(IP)).await.unwrap() > SEC * 3600 * 24 * 365);

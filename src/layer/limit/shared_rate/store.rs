@@ -1,4 +1,4 @@
-//! `Store`: the buckets in Redis, and when it is asked.
+//! `Store`: the buckets in Redis, with the pauses after failures.
 
 use std::{
     fmt,
@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout};
 
 use super::{MAX_KEY_LEN, REDIS_PAUSE};
 
-/// The requests that wait for an answer at a time, 1,024. Others are limited by the front alone.
+/// The maximum number of concurrent calls, 1,024. Further requests are limited by the front alone.
 const MAX_PENDING: usize = 1024;
 
-/// The time for a new connection, 1 second. Requests do not wait for it longer than for an answer.
+/// The timeout of a new connection, 1 second. The timeout of a call applies while a request waits for it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// GCRA: the theoretical arrival time of the next request, in microseconds of Redis's clock, is the value of the key.
@@ -36,49 +36,50 @@ redis.call('SET', KEYS[1], string.format('%.3f', arrival), 'PX', math.ceil((arri
 return 0
 ";
 
-/// The limit cannot be made.
+/// The error of a limit whose URL is malformed.
 #[derive(Debug, thiserror::Error)]
-#[error("the URL is not one of Redis: {0}")]
+#[error("the URL is not a Redis URL: {0}")]
 pub struct SharedLimitError(redis::RedisError);
 
-/// What a limit has done; returned by [`SharedRateLimitLayer::figures`](super::SharedRateLimitLayer::figures).
+/// Counters of a shared limit. Returned by [`SharedRateLimitLayer::stats`](super::SharedRateLimitLayer::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct SharedLimitFigures {
+pub struct SharedLimitStats {
     /// Requests that Redis has allowed.
     pub allowed: u64,
-    /// Requests that Redis has refused. Those that the front's own limit has refused are not counted.
+    /// Requests that Redis has refused. Requests that the limit of the front has refused are not counted.
     pub refused: u64,
-    /// Requests for which the front's own limit alone counted: without an answer of Redis, or without asking.
+    /// Requests to which only the limit of the front applied: the call failed, or Redis was not called.
     pub local: u64,
-    /// Failures of Redis, and answers that came too late.
+    /// Calls to Redis that have failed or timed out.
     pub failures: u64,
-    /// Whether Redis is not asked at present.
+    /// Whether calls to Redis are paused.
     pub is_paused: bool,
 }
 
-/// An answer about one request.
+/// The decision on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Decision {
     Allowed,
-    /// With the time until a request is allowed.
+    /// Contains the time until a request is allowed.
     Refused(Duration),
-    /// Redis was not asked, or has not answered.
+    /// Redis was not called, or the call failed.
     Unknown,
 }
 
 pub(super) struct Store {
     client: Client,
-    /// Made by the first request, in its runtime.
+    /// Created by the first request, in its runtime.
     connection: OnceLock<ConnectionManager>,
     script: Script,
     prefix: String,
-    /// The time between two requests at the rate, and the one by which a request may be early, in microseconds.
+    /// The time between two requests at the rate, in microseconds.
     interval: f64,
+    /// The time by which a request may arrive early, in microseconds.
     tolerance: f64,
     timeout: Duration,
     started: Instant,
-    /// Until when Redis is not asked, in milliseconds since `started`; 0 while it works.
+    /// The end of the pause, in milliseconds since `started`; 0 while Redis works.
     paused_until: AtomicU64,
     allowed: AtomicU64,
     refused: AtomicU64,
@@ -111,34 +112,34 @@ impl Store {
         })
     }
 
-    /// Takes one request from the bucket of `key`.
-    pub(super) async fn take(&self, key: &str) -> Answer {
-        let answer = match key.len() <= MAX_KEY_LEN && self.may_ask() {
-            true => self.ask(key).await,
-            false => Answer::Unknown,
+    /// Counts one request in the bucket of `key`.
+    pub(super) async fn take(&self, key: &str) -> Decision {
+        let decision = match key.len() <= MAX_KEY_LEN && self.try_begin_call() {
+            true => self.call(key).await,
+            false => Decision::Unknown,
         };
-        let counter = match answer {
-            Answer::Allowed => &self.allowed,
-            Answer::Refused(_) => &self.refused,
-            Answer::Unknown => &self.local,
+        let counter = match decision {
+            Decision::Allowed => &self.allowed,
+            Decision::Refused(_) => &self.refused,
+            Decision::Unknown => &self.local,
         };
         counter.fetch_add(1, Relaxed);
-        answer
+        decision
     }
 
-    async fn ask(&self, key: &str) -> Answer {
-        let Some(mut connection) = self.connection() else { return Answer::Unknown };
-        let mut call = self.script.key(format!("{}{key}", self.prefix));
-        call.arg(self.interval).arg(self.tolerance);
-        let result = timeout(self.timeout, call.invoke_async::<u64>(&mut connection)).await;
+    async fn call(&self, key: &str) -> Decision {
+        let Some(mut connection) = self.connection() else { return Decision::Unknown };
+        let mut script = self.script.key(format!("{}{key}", self.prefix));
+        script.arg(self.interval).arg(self.tolerance);
+        let result = timeout(self.timeout, script.invoke_async::<u64>(&mut connection)).await;
         match result {
             Ok(Ok(micros)) => {
                 if self.paused_until.swap(0, Relaxed) > 0 {
                     tracing::info!("Redis answers again: the rate limit is shared");
                 }
                 match micros {
-                    0 => Answer::Allowed,
-                    micros => Answer::Refused(Duration::from_micros(micros)),
+                    0 => Decision::Allowed,
+                    micros => Decision::Refused(Duration::from_micros(micros)),
                 }
             }
             Ok(Err(error)) => self.fail(&error),
@@ -146,17 +147,17 @@ impl Store {
         }
     }
 
-    /// Notes a failure: Redis is not asked for a while.
-    fn fail(&self, error: &dyn fmt::Display) -> Answer {
+    /// Records a failure, and starts a pause.
+    fn fail(&self, error: &dyn fmt::Display) -> Decision {
         self.failures.fetch_add(1, Relaxed);
         if self.paused_until.swap(self.now() + pause(), Relaxed) == 0 {
             tracing::warn!(%error, "Redis does not answer: each front limits rates by itself");
         }
-        Answer::Unknown
+        Decision::Unknown
     }
 
-    /// Returns whether a request may ask: all while Redis works, one in each pause otherwise.
-    fn may_ask(&self) -> bool {
+    /// Returns whether a request may call Redis. After a failure, only one request in each pause may.
+    fn try_begin_call(&self) -> bool {
         let (until, now) = (self.paused_until.load(Relaxed), self.now());
         until == 0
             || (now >= until
@@ -183,8 +184,8 @@ impl Store {
         Some(self.connection.get_or_init(|| made).clone())
     }
 
-    pub(super) fn figures(&self) -> SharedLimitFigures {
-        SharedLimitFigures {
+    pub(super) fn stats(&self) -> SharedLimitStats {
+        SharedLimitStats {
             allowed: self.allowed.load(Relaxed),
             refused: self.refused.load(Relaxed),
             local: self.local.load(Relaxed),
@@ -200,6 +201,6 @@ fn pause() -> u64 {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("figures", &self.figures()).finish_non_exhaustive()
+        f.debug_struct("Store").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }

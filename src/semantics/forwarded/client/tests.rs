@@ -249,10 +249,10 @@ impl Rng {
     }
 }
 
-/// A simulated chain of proxies: the client forges a list, and each proxy appends the address of its peer. For
-/// every forged list and every format of the proxies, the client is found and the list begins with it.
+/// Simulates a chain of proxies: the client forges a list, and each proxy appends the address of its peer. The client is
+/// found, and the list begins with it.
 #[test]
-fn client_is_found_whatever_it_invents_and_however_proxies_write() {
+fn client_is_found_for_every_forged_list_and_every_format_of_proxies() {
     let forged = [
         "6.6.6.6",
         "10.6.6.6",
