@@ -93,6 +93,10 @@ pub struct Entry {
     pub bytes: u64,
     /// Whether the whole response was written to the socket.
     pub complete: bool,
+    /// Whether this crate generated the response in place of the application: the driver, the router, a layer or the proxy
+    /// has refused or redirected the request, or has turned an error into a response. Such responses of layers have
+    /// [`LocalReply`](crate::semantics::problem::LocalReply) in their extensions.
+    pub local_reply: bool,
     /// The time from the first byte of the request's head to this entry. That of a pipelined request starts
     /// when the previous response is complete.
     pub elapsed: Duration,
@@ -124,6 +128,7 @@ impl Entry {
             status: None,
             bytes: 0,
             complete: false,
+            local_reply: false,
             elapsed: Duration::ZERO,
         }
     }
@@ -132,7 +137,7 @@ impl Entry {
 /// Emits an entry as an `info` event of [`TARGET`], as the default access log does.
 ///
 /// Its fields are `client`, `request_id`, `scheme`, `method`, `path`, `version`, `status`, `bytes`,
-/// `complete` and `micros`, without those that are `None` in the entry.
+/// `complete`, `local_reply` and `micros`, without those that are `None` in the entry.
 pub fn trace(entry: &Entry) {
     tracing::info!(
         target: TARGET,
@@ -145,6 +150,7 @@ pub fn trace(entry: &Entry) {
         status = entry.status.map(|status| status.as_u16()),
         bytes = entry.bytes,
         complete = entry.complete,
+        local_reply = entry.local_reply,
         micros = u64::try_from(entry.elapsed.as_micros()).unwrap_or(u64::MAX),
     );
 }

@@ -9,7 +9,10 @@ use std::{
 use http::Response;
 use pin_project::pin_project;
 
-use crate::body::{Body, HttpBody};
+use crate::{
+    body::{Body, HttpBody},
+    semantics::problem::LocalReply,
+};
 
 /// The future of a layer that answers some requests itself and calls the inner service for all others.
 #[pin_project(project = Proj)]
@@ -20,8 +23,9 @@ pub(super) enum CalledOrAnswered<F> {
 }
 
 impl<F> CalledOrAnswered<F> {
-    /// Creates a future that returns `response`.
-    pub(super) fn answered(response: Response<Body>) -> Self {
+    /// Creates a future that returns `response`, marked as [`LocalReply`].
+    pub(super) fn answered(mut response: Response<Body>) -> Self {
+        response.extensions_mut().insert(LocalReply);
         Self::Answered(Some(Box::new(response)))
     }
 }

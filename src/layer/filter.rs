@@ -14,6 +14,7 @@ use tower_service::Service;
 use crate::{
     HttpService, Request,
     body::{Body, HttpBody},
+    semantics::problem::LocalReply,
 };
 
 /// A synchronous rule for the heads of requests and responses. [`Filtered`] applies it to a service.
@@ -57,7 +58,8 @@ pub trait HeadFilter: Clone + Send + Sync + 'static {
     /// Inspects and changes the head of a request, or answers the request.
     ///
     /// # Errors
-    /// The response, if the service is not called. It is boxed, since it is large and rare.
+    /// The response, if the service is not called. It is boxed, since it is large and rare. It is marked as a
+    /// [`LocalReply`].
     fn on_request(&self, head: &mut request::Parts) -> Result<Self::Memo, Box<Response<Body>>>;
 
     /// Changes the response of the service. Does nothing by default.
@@ -103,7 +105,8 @@ where
                 let filter = self.filter.clone();
                 ResponseFuture(State::Called { future, called: Some((filter, memo)) })
             }
-            Err(response) => {
+            Err(mut response) => {
+                response.extensions_mut().insert(LocalReply);
                 self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
                 ResponseFuture(State::Answered(Some(response)))
             }

@@ -118,6 +118,13 @@ pub fn of_kind(kind: Kind, detail: Option<&str>, format: Format) -> Response<Bod
     response
 }
 
+/// Marks a response that this crate has generated in place of the application, in the response's extensions.
+///
+/// [`response`] adds it, and so do the layers that refuse or redirect requests. The access log reports it as
+/// [`local_reply`](crate::conn::access_log::Entry::local_reply). Add it to the refusals of your own layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalReply;
+
 /// The client exceeds its request rate.
 ///
 /// As the source of an error of [`Kind::TooManyRequests`] it gives [`of_error`] the value of `retry-after`.
@@ -156,7 +163,7 @@ pub fn of_error(
 /// Returns a response with this status. A text has the status and its reason phrase, as in the status line;
 /// `detail` is one sentence for the client, without a full stop.
 ///
-/// It has `vary: accept`, since its format depends on that field.
+/// It has `vary: accept`, since its format depends on that field, and [`LocalReply`] in its extensions.
 ///
 /// ```
 /// use http::StatusCode;
@@ -193,6 +200,7 @@ pub fn response(status: StatusCode, detail: Option<&str>, format: Format) -> Res
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(VARY, HeaderValue::from_static("accept"));
+    response.extensions_mut().insert(LocalReply);
     response
 }
 

@@ -8,12 +8,12 @@ use tokio::{
     net::TcpStream,
     sync::mpsc,
 };
-use tower::service_fn;
+use tower::{Layer, service_fn};
 
 use super::support::{Running, exchange, read_until, reset, start_with, within};
 use crate::{
-    Body, BoxError, HttpService, Request, Response, conn::access_log::Entry, files, peer::Peer,
-    proto::h1::Limits, serve::Serve,
+    Body, BoxError, HttpService, Request, Response, conn::access_log::Entry, files,
+    layer::RedirectLayer, peer::Peer, proto::h1::Limits, serve::Serve,
 };
 
 /// The entries of the access log, in the order in which they are written.
@@ -84,7 +84,7 @@ fn get(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn file_of_which_little_is_read_is_logged_with_what_left() {
+async fn partly_read_file_is_logged_with_the_bytes_sent() {
     const LEN: u64 = 8 << 20;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("large"), vec![b'x'; LEN as usize]).unwrap();
@@ -105,7 +105,7 @@ async fn file_of_which_little_is_read_is_logged_with_what_left() {
 }
 
 #[tokio::test]
-async fn entry_tells_client_and_request() {
+async fn entry_names_client_and_request() {
     let (server, mut log) = logged(service_fn(app), |s| s).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     let request = "GET /hello?a=1 HTTP/1.0\r\nReferer: http://b/\r\nUser-Agent: test/1\r\n\r\n";
@@ -148,7 +148,7 @@ async fn pipelined_responses_have_an_entry_each_without_their_framing() {
 }
 
 #[tokio::test]
-async fn requests_that_the_server_refuses_have_an_entry() {
+async fn refused_request_has_an_entry() {
     let limits = Limits { start_line_bytes: 100, head_bytes: 1000, ..Limits::default() };
     let ms = Duration::from_millis;
     let options = |s: Serve<_>| s.limits(limits).answer_timeout(ms(50));
@@ -176,7 +176,7 @@ async fn requests_that_the_server_refuses_have_an_entry() {
 }
 
 #[tokio::test]
-async fn head_that_is_too_slow_has_an_entry_and_a_silent_client_has_none() {
+async fn slow_head_has_an_entry_and_a_silent_client_has_none() {
     let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
     let (server, mut log) = logged(service_fn(app), |s| s.limits(limits)).await;
     assert!(exchange(server.addr, "").await.is_empty());
@@ -231,7 +231,7 @@ async fn exchange_that_a_shutdown_aborts_has_an_entry() {
 }
 
 #[tokio::test]
-async fn body_of_a_request_that_is_too_slow_is_logged_with_its_answer() {
+async fn slow_request_body_is_logged_with_its_response() {
     let limits = Limits { body_timeout: Duration::from_millis(50), ..Limits::default() };
     let (server, mut log) = logged(service_fn(app), |s| s.limits(limits)).await;
     let head = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsome";
@@ -297,7 +297,7 @@ async fn driver_answers_an_unrescued_error_by_its_kind() {
 }
 
 #[tokio::test]
-async fn driver_tells_a_rate_limited_client_when_to_ask_again() {
+async fn driver_sends_retry_after_to_rate_limited_client() {
     use crate::{
         error::{Error, Kind},
         layer::limit::RateLimited,
@@ -314,9 +314,24 @@ async fn driver_tells_a_rate_limited_client_when_to_ask_again() {
 }
 
 #[tokio::test]
-async fn entry_names_the_client_of_a_trusted_proxy() {
-    use tower::Layer;
+async fn entry_distinguishes_local_replies_from_responses_of_the_service() {
+    let app = service_fn(async |request: Request| match request.uri().path() {
+        "/error" => Err(BoxError::from("failed")),
+        "/unavailable" => Ok(Response::builder().status(503).body(Body::empty())?),
+        _ => Ok(Response::new(Body::empty())),
+    });
+    let redirect = RedirectLayer::new().redirect(http::StatusCode::FOUND, "/old", "/new").unwrap();
+    let (server, log) = logged(redirect.layer(app), |server| server).await;
+    let requests = ["/ok", "/unavailable", "/error", "/old"].map(get).concat();
+    exchange(server.addr, &[&requests, "malformed\r\n\r\n"].concat()).await;
+    let entries = log.rest(server).await;
+    let entries: Vec<_> =
+        entries.iter().map(|entry| (entry.status.unwrap().as_u16(), entry.local_reply)).collect();
+    assert_eq!(entries, [(200, false), (503, false), (500, true), (302, true), (400, true)]);
+}
 
+#[tokio::test]
+async fn entry_names_the_client_of_a_trusted_proxy() {
     use crate::layer::{ClientField, RescueLayer, TrustedProxyLayer};
     let trusted = TrustedProxyLayer::new(ClientField::Forwarded);
     let trusted = trusted.trust("127.0.0.0/8".parse().unwrap());

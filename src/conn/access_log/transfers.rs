@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use http::StatusCode;
+use http::{Extensions, StatusCode};
 
 use super::{AccessLog, Entry};
-use crate::{net::clock, peer::Peer};
+use crate::{net::clock, peer::Peer, semantics::problem::LocalReply};
 
 /// The entries of a connection that cannot be written yet, oldest first.
 ///
@@ -65,11 +65,13 @@ impl Transfers {
         self.entries.is_empty()
     }
 
-    /// Records the head of a response. `peer` replaces the client of the entry.
-    pub(in crate::conn) fn record_head(&mut self, status: StatusCode, peer: Option<&Peer>) {
+    /// Records the head of a response: that of the service with these extensions, or one of the driver itself (`None`). A
+    /// [`Peer`] in the extensions replaces the client of the entry.
+    pub(in crate::conn) fn record_head(&mut self, status: StatusCode, of: Option<&Extensions>) {
         if let Some(entry) = self.open_entry() {
             entry.status = Some(status);
-            if let Some(peer) = peer {
+            entry.local_reply = of.is_none_or(|of| of.get::<LocalReply>().is_some());
+            if let Some(peer) = of.and_then(|of| of.get::<Peer>()) {
                 entry.peer = peer.clone();
             }
         }

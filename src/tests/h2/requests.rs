@@ -219,6 +219,8 @@ async fn access_log_has_an_entry_for_each_response() {
         .collect();
     assert_eq!(facts[..2], [("/one", 200, 10, true), ("/two", 200, 10, true)]);
     assert_eq!((facts[2].1, facts[2].3), (400, true));
+    let local_replies: Vec<_> = log.iter().map(|entry| entry.local_reply).collect();
+    assert_eq!(local_replies, [false, false, true]);
     assert_eq!(log[1].id.request(), 2);
     assert_eq!(log[0].version, Some(http::Version::HTTP_2));
 }

@@ -289,7 +289,7 @@ where
             self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR);
             return;
         }
-        active.transfers.record_head(parts.status, parts.extensions.get());
+        active.transfers.record_head(parts.status, Some(&parts.extensions));
         head_pool::release_fields(parts.headers);
         active.is_close_delimited = active.core.is_close_delimited();
         if active.core.is_body_written() {
@@ -353,7 +353,7 @@ where
         });
         match sent {
             Ok(()) => {
-                active.transfers.record_head(parts.status, parts.extensions.get());
+                active.transfers.record_head(parts.status, Some(&parts.extensions));
                 active.stage = Stage::Switch(switch);
             }
             Err(_misuse) => self.refuse(active, StatusCode::INTERNAL_SERVER_ERROR),

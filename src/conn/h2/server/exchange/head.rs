@@ -25,7 +25,7 @@ use crate::{
     error::{BoxError, Chain},
     net::clock,
     proto::h2::{prepare_interim, prepare_response},
-    semantics::problem::{self, Format},
+    semantics::problem::{self, Format, LocalReply},
 };
 
 impl Exchange {
@@ -95,6 +95,7 @@ impl Exchange {
         };
         if let Some(log) = &mut self.log {
             log.entry.status = Some(parts.status);
+            log.entry.local_reply = parts.extensions.get::<LocalReply>().is_some();
             if let Some(peer) = parts.extensions.get() {
                 log.entry.peer = Clone::clone(peer);
             }
