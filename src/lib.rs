@@ -1,5 +1,5 @@
 //! The front tier and the application tier of a web site, built in your own process from [`tower`] layers:
-//! what NGINX and Gunicorn do together, as a library.
+//! what NGINX and Gunicorn do together, as a library. [Common tasks](guide::how_to) lists what to use for which task.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -15,7 +15,7 @@
 //!
 //!     let site = Router::new()
 //!         .nest("/static", files::dir("public")) // "/static/a.css" is the file public/a.css
-//!         .prefix("/api", api) // the path stays: servers are sent "/api/.."
+//!         .prefix("/api", api) // the path is kept: servers receive "/api/.."
 //!         .fallback(app);
 //!
 //!     // What NGINX does: buffer slow clients, time out, and answer errors.
@@ -90,14 +90,14 @@
 //!
 //! | guide | |
 //! |---|---|
-//! | [common tasks](guide::how_to) | each with the item that does it |
-//! | [with axum](guide::axum), [with tower-http](guide::tower_http) | over, under and between their services and layers |
+//! | [common tasks](guide::how_to) | assembling the front, clients, files, cache, upstreams, workers, limits and logs |
+//! | [with axum](guide::axum), [with tower-http](guide::tower_http) | around, inside and between their services and layers |
 //! | [a cache](guide::cache) | in front of servers, what it stores, invalidation, the public test suite |
 //! | [what every site needs](guide::site) | redirects, fields, access, authentication, error pages |
 //! | [behind another proxy](guide::behind_a_proxy) | the address of the client |
 //! | [defaults and limits](guide::limits) | every option with its default, and the status beyond it |
 //! | [deadlines](serve::deadlines) | how long a server waits, and for what |
-//! | [statuses](guide::statuses) | the responses that this crate makes itself, why, and what to do |
+//! | [statuses](guide::statuses) | the responses that this crate generates itself, why, and what to do |
 //!
 //! # Features
 //!
@@ -107,7 +107,7 @@
 //! | `cache`, `files`, `upstream`, `worker` | yes | the services of these names; each enables `server` |
 //! | `process` | yes | workers that are child processes |
 //! | `limit` | yes | rate limits for each client |
-//! | `redis` | no | a rate limit that several fronts share in Redis |
+//! | `redis` | no | a rate limit that several fronts share through Redis |
 //! | `compression` | no | compressed responses and requests; compiles C code for zstd |
 //! | `tls` | yes | TLS for listeners, and to servers |
 //! | `h2` | yes | HTTP/2 |
@@ -146,10 +146,10 @@
 //! | `vestibule::serve` | error | the task of a connection panicked |
 //! | | warn | a shutdown aborted connections |
 //! | | debug | a connection failed, or was closed by a limit |
-//! | `vestibule::cache` | warn | the folder of a cache cannot be written to |
+//! | `vestibule::cache` | warn | the directory of a cache cannot be read or written |
 //! | | debug | a stored response cannot be refreshed or read |
-//! | `vestibule::files` | warn | a folder or a file cannot be served, also one that an application has named |
-//! | | debug | a folder cannot be watched, a stale entry was served, a precompressed file is older than its original |
+//! | `vestibule::files` | warn | a directory or a file cannot be served, also one that an application has named |
+//! | | debug | a directory cannot be watched, a stale entry was served, a precompressed file is older than its original |
 //!
 //! A filter for a target includes the targets below it: `vestibule::files` includes `vestibule::files::root`. The filter
 //! `vestibule=info,vestibule::access=off` shows failures and disables the access log, which then costs
