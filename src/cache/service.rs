@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Method, Request, StatusCode, header};
@@ -146,14 +147,8 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
         Reuse::Fresh => {
             shared.counters.hits.add();
             let response = answer(&object);
-            let beta = shared.options.early_refresh;
-            // This check spares most hits a random number.
-            if beta > 0.0
-                && object.freshness.remaining(now) < object.cost.mul_f64(beta * MAX_LEAD_TIME)
-                && object.freshness.refreshes_early(object.cost, beta, shared.random(), now)
-            {
-                let stale = Some(object.clone());
-                let fetch = Fetch::new(request, key, stale, Forwarded::Stale);
+            if refreshes_early(shared, &object, now) {
+                let fetch = Fetch::new(request, key, Some(object.clone()), Forwarded::Stale);
                 return Decision::Refresh(response, Box::new(fetch));
             }
             Decision::Answer(response)
@@ -189,12 +184,21 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
     }
 }
 
+/// Decides whether a request refreshes a fresh response before it expires.
+fn refreshes_early(shared: &Shared, object: &Object, now: Duration) -> bool {
+    let (freshness, beta) = (&object.freshness, shared.options.early_refresh);
+    // The second comparison spares most hits a random number.
+    beta > 0.0
+        && freshness.remaining(now) < object.cost.mul_f64(beta * MAX_LEAD_TIME)
+        && freshness.refreshes_early(object.cost, beta, shared.random(), now)
+}
+
 /// The maximum time between an early refresh and the expiry, in fetch times: the probability of an earlier one is e^-32.
 const MAX_LEAD_TIME: f64 = 32.0;
 
 /// Returns the `Cache-Status` of a stored response.
-pub(super) fn hit_status(object: &Object, now: std::time::Duration) -> CacheStatus {
-    let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+pub(super) fn hit_status(object: &Object, now: Duration) -> CacheStatus {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let (left, stale) = (object.freshness.remaining(now), object.freshness.staleness(now));
     let ttl = if left.is_zero() { -seconds(stale) } else { seconds(left) };
     CacheStatus { ttl: Some(ttl), ..CacheStatus::HIT }

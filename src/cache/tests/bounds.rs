@@ -1,4 +1,4 @@
-//! Every bound, at the bound.
+//! Tests of each bound, at the bound.
 
 use super::*;
 use crate::Budget;
@@ -38,19 +38,19 @@ async fn content_above_the_largest_object_is_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn oldest_variant_makes_room_for_a_new_one() {
+async fn new_variant_beyond_the_bound_replaces_the_oldest_one() {
     let origin = Origin::with_fields(&[("cache-control", "max-age=60"), ("vary", "x")]);
     let layer = CacheLayer::builder().max_variants(2).build();
     let site = site(&layer, &origin);
-    let ask =
+    let send =
         async |x: &str| text(site.clone().oneshot(get("/", &[("x", x)])).await.unwrap()).await;
     for (x, want) in [("a", "1"), ("b", "2"), ("a", "1"), ("c", "3"), ("b", "2"), ("a", "4")] {
-        assert_eq!(ask(x).await, want, "{x}");
+        assert_eq!(send(x).await, want, "{x}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn store_takes_no_more_while_the_budget_is_above_its_soft_limit() {
+async fn store_accepts_nothing_while_the_budget_is_above_its_soft_limit() {
     let origin = Origin::with_fields(&[("cache-control", "max-age=60")]);
     let budget = Budget::builder().soft_limit(1000).hard_limit(2000).build();
     let site = site(&CacheLayer::builder().budget(budget.clone()).build(), &origin);
@@ -66,12 +66,12 @@ async fn requests_beyond_the_bounds_of_fetches_and_followers_are_forwarded() {
     let origin = Origin::with_fields(&[("cache-control", "max-age=60")]).delayed(SEC);
     let layer = CacheLayer::builder().max_fetches(1).max_followers(2).build();
     let (cache, site) = (layer.handle(), site(&layer, &origin));
-    let begin = |path: &str| tokio::spawn(site.clone().oneshot(get(path, &[])));
-    let same: Vec<_> = (0..5).map(|_| begin("/")).collect();
+    let spawn = |path: &str| tokio::spawn(site.clone().oneshot(get(path, &[])));
+    let same: Vec<_> = (0..5).map(|_| spawn("/")).collect();
     settle().await;
     let stats = cache.stats();
     assert_eq!((stats.fetches, stats.followers, stats.uncollapsed), (1, 2, 2));
-    let other = begin("/other");
+    let other = spawn("/other");
     settle().await;
     assert_eq!((cache.stats().uncollapsed, origin.count()), (3, 4));
     for response in same.into_iter().chain([other]) {

@@ -1,32 +1,20 @@
 //! Requests that share a fetch.
 
-use futures::Next;
-
 use super::*;
 use crate::body::CHANNEL_CAPACITY;
 
-/// A small stand-in for the next piece of a body.
-mod futures {
-    use super::*;
-
-    pub(super) trait Next {
-        async fn piece(&mut self) -> Option<String>;
-    }
-
-    impl Next for Body {
-        async fn piece(&mut self) -> Option<String> {
-            let data = self.frame().await?.unwrap().into_data().unwrap();
-            Some(String::from_utf8(data.to_vec()).unwrap())
-        }
-    }
+/// Returns the next piece of a body as text.
+async fn piece(body: &mut Body) -> Option<String> {
+    let data = body.frame().await?.unwrap().into_data().unwrap();
+    Some(String::from_utf8(data.to_vec()).unwrap())
 }
 
-async fn ask(site: &Site, path: &'static str) -> Response {
+async fn send(site: &Site, path: &'static str) -> Response {
     site.clone().oneshot(get(path, &[])).await.unwrap()
 }
 
-/// Starts a request in a task of its own.
-fn begin(site: &Site, request: Request) -> tokio::task::JoinHandle<Result<Response, BoxError>> {
+/// Sends a request in a task of its own.
+fn spawn(site: &Site, request: Request) -> tokio::task::JoinHandle<Result<Response, BoxError>> {
     tokio::spawn(site.clone().oneshot(request))
 }
 
@@ -35,17 +23,17 @@ async fn follower_reads_while_the_leader_fills() {
     let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
     let layer = CacheLayer::new();
     let site = site(&layer, &origin);
-    let mut leader = ask(&site, "/").await.into_body();
+    let mut leader = send(&site, "/").await.into_body();
     let sender = senders.lock().unwrap().pop().unwrap();
     sender.send("one ".into()).unwrap();
-    assert_eq!(leader.piece().await.unwrap(), "one ");
-    let mut follower = ask(&site, "/").await.into_body();
-    assert_eq!(follower.piece().await.unwrap(), "one ");
+    assert_eq!(piece(&mut leader).await.unwrap(), "one ");
+    let mut follower = send(&site, "/").await.into_body();
+    assert_eq!(piece(&mut follower).await.unwrap(), "one ");
     sender.send("two".into()).unwrap();
-    assert_eq!(follower.piece().await.unwrap(), "two");
-    assert_eq!(leader.piece().await.unwrap(), "two");
+    assert_eq!(piece(&mut follower).await.unwrap(), "two");
+    assert_eq!(piece(&mut leader).await.unwrap(), "two");
     sender.finish(None);
-    assert_eq!((leader.piece().await, follower.piece().await), (None, None));
+    assert_eq!((piece(&mut leader).await, piece(&mut follower).await), (None, None));
     assert_eq!(fetch(&site, "/").await, "one two");
     let stats = layer.handle().stats();
     assert_eq!((stats.misses, stats.collapsed, stats.hits, origin.count()), (1, 1, 1, 1));
@@ -55,7 +43,7 @@ async fn follower_reads_while_the_leader_fills() {
 async fn client_that_reads_nothing_does_not_slow_the_fill() {
     let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
     let site = site(&CacheLayer::new(), &origin);
-    let leader = ask(&site, "/").await;
+    let leader = send(&site, "/").await;
     let sender = senders.lock().unwrap().pop().unwrap();
     let piece = "x".repeat(CHANNEL_CAPACITY);
     for _ in 0..8 {
@@ -70,10 +58,10 @@ async fn client_that_reads_nothing_does_not_slow_the_fill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fill_goes_on_after_its_client_has_left() {
+async fn fill_continues_after_its_client_disconnects() {
     let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
     let site = site(&CacheLayer::new(), &origin);
-    drop(ask(&site, "/").await);
+    drop(send(&site, "/").await);
     let sender = senders.lock().unwrap().pop().unwrap();
     sender.send("whole".into()).unwrap();
     sender.finish(None);
@@ -82,12 +70,12 @@ async fn fill_goes_on_after_its_client_has_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn follower_takes_over_when_the_leader_leaves_before_the_head() {
+async fn follower_takes_over_when_the_leader_is_dropped_before_the_head() {
     let origin = Origin::with_fields(&[("cache-control", "max-age=60")]).delayed(SEC);
     let site = site(&CacheLayer::new(), &origin);
-    let leader = begin(&site, get("/", &[]));
+    let leader = spawn(&site, get("/", &[]));
     settle().await;
-    let followers: Vec<_> = (0..3).map(|_| begin(&site, get("/", &[]))).collect();
+    let followers: Vec<_> = (0..3).map(|_| spawn(&site, get("/", &[]))).collect();
     settle().await;
     leader.abort();
     for follower in followers {
@@ -97,13 +85,13 @@ async fn follower_takes_over_when_the_leader_leaves_before_the_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn private_response_lets_followers_go_and_later_requests_do_not_wait() {
+async fn private_response_releases_followers_and_later_requests_do_not_wait() {
     let origin = Origin::with_fields(&[("cache-control", "private")]).delayed(SEC);
     let layer = CacheLayer::new();
     let site = site(&layer, &origin);
     let burst = async |n: usize| {
         let began = tokio::time::Instant::now();
-        let all: Vec<_> = (0..n).map(|_| begin(&site, get("/", &[]))).collect();
+        let all: Vec<_> = (0..n).map(|_| spawn(&site, get("/", &[]))).collect();
         let mut texts = Vec::new();
         for response in all {
             texts.push(text(response.await.unwrap().unwrap()).await);
@@ -126,9 +114,9 @@ async fn follower_of_a_slow_leader_is_forwarded_after_a_time() {
         Origin::new(|_, n| Ok(response(&[("cache-control", "max-age=60")], n.to_string())))
             .delayed(60 * SEC);
     let site = site(&CacheLayer::builder().fill_timeout(2 * SEC).build(), &origin);
-    let leader = begin(&site, get("/", &[]));
+    let leader = spawn(&site, get("/", &[]));
     settle().await;
-    let mut follower = begin(&site, get("/", &[]));
+    let mut follower = spawn(&site, get("/", &[]));
     settle().await;
     tokio::time::advance(SEC).await;
     settle().await;
@@ -146,7 +134,7 @@ async fn followers_of_other_variants_share_a_fetch_of_their_own() {
         Origin::with_fields(&[("cache-control", "max-age=60"), ("vary", "x")]).delayed(SEC);
     let site = site(&CacheLayer::new(), &origin);
     let all: Vec<_> =
-        (0..30).map(|i| (i, begin(&site, get("/", &[("x", ["a", "b", "c"][i % 3])])))).collect();
+        (0..30).map(|i| (i, spawn(&site, get("/", &[("x", ["a", "b", "c"][i % 3])])))).collect();
     let mut by_variant = [const { String::new() }; 3];
     for (i, response) in all {
         let text = text(response.await.unwrap().unwrap()).await;
@@ -164,7 +152,7 @@ async fn ten_thousand_requests_for_an_expired_response_cause_one_fetch() {
     let site = site(&layer, &origin);
     assert_eq!(fetch(&site, "/").await, "1");
     tokio::time::advance(SEC).await;
-    let all: Vec<_> = (0..10_000).map(|_| begin(&site, get("/", &[]))).collect();
+    let all: Vec<_> = (0..10_000).map(|_| spawn(&site, get("/", &[]))).collect();
     for response in all {
         assert_eq!(text(response.await.unwrap().unwrap()).await, "2");
     }
@@ -187,10 +175,10 @@ async fn fetch_that_began_before_an_invalidation_is_not_stored() {
         &|| cache.delete_all(Purge::Hard),
     ];
     for (i, invalidate) in invalidations.into_iter().enumerate() {
-        let before = begin(&site, get("/", &[]));
+        let before = spawn(&site, get("/", &[]));
         settle().await;
         invalidate();
-        // It does not follow the fetch from before either.
+        // A later request does not follow the earlier fetch.
         assert_eq!(fetch(&site, "/").await, (2 * i + 2).to_string());
         assert_eq!(text(before.await.unwrap().unwrap()).await, (2 * i + 1).to_string());
         assert_eq!(fetch(&site, "/").await, (2 * i + 2).to_string());
@@ -199,23 +187,23 @@ async fn fetch_that_began_before_an_invalidation_is_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn content_that_is_cut_or_of_another_length_is_not_stored() {
+async fn truncated_content_is_not_stored() {
     let (origin, senders) = channels(&[("cache-control", "max-age=60"), ("content-length", "3")]);
     let site = site(&CacheLayer::new(), &origin);
-    let leader = ask(&site, "/").await;
-    let follower = ask(&site, "/").await;
+    let leader = send(&site, "/").await;
+    let follower = send(&site, "/").await;
     let sender = senders.lock().unwrap().pop().unwrap();
     sender.send("a".into()).unwrap();
     drop(sender);
     for response in [leader, follower] {
         assert!(response.into_body().collect().await.is_err());
     }
-    let short = ask(&site, "/").await;
+    let short = send(&site, "/").await;
     let sender = senders.lock().unwrap().pop().unwrap();
     sender.send("ab".into()).unwrap();
     sender.finish(None);
     assert!(short.into_body().collect().await.is_err());
-    let third = ask(&site, "/").await;
+    let third = send(&site, "/").await;
     let sender = senders.lock().unwrap().pop().unwrap();
     sender.send("abc".into()).unwrap();
     sender.finish(None);
@@ -226,11 +214,11 @@ async fn content_that_is_cut_or_of_another_length_is_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn content_that_turns_out_too_large_is_read_at_the_pace_of_its_slowest_client() {
+async fn too_large_content_is_read_at_the_pace_of_its_slowest_client() {
     let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
     let layer = CacheLayer::builder().max_object(100_000).build();
     let site = site(&layer, &origin);
-    let (leader, follower) = (ask(&site, "/").await, ask(&site, "/").await);
+    let (leader, follower) = (send(&site, "/").await, send(&site, "/").await);
     let sender = senders.lock().unwrap().pop().unwrap();
     let piece = "x".repeat(50_000);
     let mut sent = 0;
@@ -242,14 +230,11 @@ async fn content_that_turns_out_too_large_is_read_at_the_pace_of_its_slowest_cli
         }
         sender.send(piece.clone().into()).unwrap();
         sent += 1;
-        assert!(sent < 20, "the origin is read although nobody reads");
+        assert!(sent < 20, "the origin is read although no client reads");
     }
     let read = tokio::spawn(text(leader));
     settle().await;
-    assert!(
-        tokio::time::timeout(SEC, sender.ready()).await.is_err(),
-        "the other one reads nothing"
-    );
+    assert!(tokio::time::timeout(SEC, sender.ready()).await.is_err(), "the follower reads nothing");
     let other = tokio::spawn(text(follower));
     sender.ready().await.unwrap();
     sender.finish(None);
@@ -257,7 +242,7 @@ async fn content_that_turns_out_too_large_is_read_at_the_pace_of_its_slowest_cli
         (read.await.unwrap().len(), other.await.unwrap().len()),
         (sent * 50_000, sent * 50_000)
     );
-    let next = ask(&site, "/").await;
+    let next = send(&site, "/").await;
     assert_eq!((origin.count(), layer.handle().stats().keys), (2, 0));
     drop(next);
 }

@@ -1,16 +1,16 @@
-//! Random origins, clocks and clients, against a reference that is slow and obviously right.
+//! Compares the cache with a simple reference, for random origins, times and clients.
 
 use std::collections::HashMap;
 
 use super::*;
 
-/// The seeds of a run. `VESTIBULE_CACHE_SEEDS` sets another number.
+/// The default number of seeds. `VESTIBULE_CACHE_SEEDS` sets another one.
 const SEEDS: u64 = 200;
 
 /// The steps of a seed.
 const STEPS: usize = 60;
 
-/// What the origin answers with at present, in seconds.
+/// The current response of the origin. Times are in seconds.
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
     version: u64,
@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-/// A stored response, as the reference sees it.
+/// A stored response of the reference.
 #[derive(Debug, Clone, Copy)]
 struct Record {
     state: State,
@@ -57,7 +57,7 @@ struct Record {
     lifetime: u64,
 }
 
-/// The cache, in the words of the RFCs.
+/// A cache by the rules of RFC 9111 and RFC 5861, without their optimisations.
 #[derive(Default)]
 struct Reference {
     records: HashMap<(usize, usize), Record>,
@@ -66,7 +66,7 @@ struct Reference {
 }
 
 impl Reference {
-    /// The variant that a request selects: the even paths have one only.
+    /// The variant that a request selects. Even paths have only one.
     fn key(path: usize, variant: usize) -> (usize, usize) {
         (path, if path.is_multiple_of(2) { 0 } else { variant })
     }
@@ -159,7 +159,7 @@ impl Random {
     }
 }
 
-/// Answers by the present state; 304 if the client names the present version.
+/// Answers by the current state: 304 if the request has the current entity tag.
 fn answer(request: &Request, state: State) -> Result<Response, BoxError> {
     match state.failure {
         Failure::Unreachable => return Err("the origin is unreachable".into()),
@@ -186,8 +186,8 @@ fn answer(request: &Request, state: State) -> Result<Response, BoxError> {
 async fn run(seed: u64) {
     let mut random = Random(seed);
     let state = Arc::new(Mutex::new(random.state(0)));
-    let present = state.clone();
-    let origin = Origin::new(move |request, _| answer(request, *present.lock().unwrap()));
+    let current = state.clone();
+    let origin = Origin::new(move |request, _| answer(request, *current.lock().unwrap()));
     let layer = CacheLayer::builder().early_refresh(0.0).build();
     let (cache, site) = (layer.handle(), site(&layer, &origin));
     let mut reference = Reference::default();
@@ -244,7 +244,7 @@ async fn run(seed: u64) {
 }
 
 #[test]
-fn cache_behaves_as_the_reference_for_random_origins_and_clients() {
+fn cache_equals_the_reference_for_random_origins_and_clients() {
     let seeds = std::env::var("VESTIBULE_CACHE_SEEDS").ok().and_then(|n| n.parse().ok());
     for seed in 0..seeds.unwrap_or(SEEDS) {
         let runtime = tokio::runtime::Builder::new_current_thread()

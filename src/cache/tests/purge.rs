@@ -1,4 +1,4 @@
-//! Invalidations over HTTP.
+//! Invalidation over HTTP.
 
 use super::*;
 

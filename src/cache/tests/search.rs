@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn response_is_used_for_queries_that_it_calls_the_same() {
+async fn response_is_used_for_equivalent_queries() {
     let origin = Origin::new(|request, n| {
         let rule = match request.uri().path() {
             "/a" => r#"key-order, params=("utm")"#,
@@ -22,7 +22,7 @@ async fn response_is_used_for_queries_that_it_calls_the_same() {
         ("/a?x=1&y=2", "1"),
         ("/a?y=2&utm=b&x=1", "1"),
         ("/a?y=2&x=2", "2"),
-        // Its response has no such field, so it is for this query only.
+        // This response has no `No-Vary-Search`, so it is for this query only.
         ("/a?own=1", "3"),
         ("/a?utm=1&own=1", "4"),
         ("/a?own=1", "3"),
@@ -32,7 +32,7 @@ async fn response_is_used_for_queries_that_it_calls_the_same() {
     ] {
         assert_eq!(fetch(&site, path).await, number, "{path}");
     }
-    // Invalidated by the name of either.
+    // An equivalent query invalidates it.
     layer
         .handle()
         .delete(&Key::new("http", "site.example", "/a", Some("y=2&x=1")).unwrap(), Purge::Hard);
@@ -43,7 +43,7 @@ async fn response_is_used_for_queries_that_it_calls_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_vary_search_is_obeyed_by_choice_only() {
+async fn no_vary_search_is_obeyed_if_enabled() {
     let origin =
         Origin::with_fields(&[("cache-control", "max-age=60"), ("no-vary-search", "params")]);
     let site = site(&CacheLayer::new(), &origin);

@@ -1,4 +1,4 @@
-//! Stale responses: validated, used while that is done, and used because the origin fails.
+//! Stale responses: validation, use during revalidation, and use because the origin fails.
 
 use super::*;
 
@@ -108,7 +108,7 @@ async fn refreshes_in_the_background_are_bounded_and_end_with_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failure_of_the_origin_is_concealed_as_far_as_the_response_permits() {
+async fn stale_response_replaces_failure_as_far_as_it_permits() {
     let cases = [
         ("max-age=10", "error", true),
         ("max-age=10", "502", true),
@@ -209,7 +209,7 @@ async fn response_that_is_often_requested_is_refreshed_before_it_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn response_that_may_not_be_stored_removes_the_one_before() {
+async fn response_that_must_not_be_stored_removes_the_stored_one() {
     let origin = Origin::new(|_, n| {
         let control = if n == 1 { "max-age=10, stale-if-error=999" } else { "no-store" };
         if n > 2 {

@@ -1,0 +1,101 @@
+//! Invalidation by unsafe requests and by the handle.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn unsafe_request_invalidates_its_target_and_references_if_it_succeeds() {
+    let origin = Origin::new(|r, n| {
+        Ok(match r.method() {
+            &Method::GET => response(&[("cache-control", "max-age=60")], n.to_string()),
+            _ if r.uri().path() == "/fails" => {
+                response(&[("status", "500"), ("location", "/a")], "")
+            }
+            _ => response(
+                &[("location", "/a"), ("content-location", "b"), ("location", "http://other/c")],
+                "",
+            ),
+        })
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    let all = async |site: &Site| {
+        let mut all = Vec::new();
+        for path in ["/t", "/a", "/b", "/c"] {
+            all.push(fetch(site, path).await);
+        }
+        all.join(" ")
+    };
+    let post = |path: &str| {
+        Request::post(format!("http://site.example{path}")).body(Body::from("x")).unwrap()
+    };
+    assert_eq!(all(&site).await, "1 2 3 4");
+    assert_eq!(status_of(&site, post("/fails")).await, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(all(&site).await, "1 2 3 4");
+    assert_eq!(status_of(&site, post("/t")).await, StatusCode::OK);
+    assert_eq!(all(&site).await, "7 8 9 4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handle_invalidates_by_key_prefix_and_group() {
+    let origin = Origin::new(|r, n| {
+        let group = if r.uri().path().starts_with("/g") { "\"news\", \"x\"" } else { "\"x\"" };
+        Ok(response(
+            &[("cache-control", "max-age=60"), ("cache-groups", group), ("etag", "\"e\"")],
+            n.to_string(),
+        ))
+    });
+    let layer = CacheLayer::new();
+    let (cache, site) = (layer.handle(), site(&layer, &origin));
+    let all = async || {
+        format!(
+            "{} {} {}",
+            fetch(&site, "/g1").await,
+            fetch(&site, "/g2").await,
+            fetch(&site, "/h").await
+        )
+    };
+    assert_eq!(all().await, "1 2 3");
+    cache.delete(&Key::new("http", "SITE.example", "/g%31", None).unwrap(), Purge::Hard);
+    assert_eq!(all().await, "4 2 3");
+    let swept = async || {
+        cache.swept().await;
+        cache.stats().invalidated
+    };
+    cache.delete_prefix("http://site.example/g", Purge::Hard);
+    assert_eq!(swept().await, 2);
+    assert_eq!(all().await, "5 6 3");
+    cache.invalidate("news", Purge::Soft);
+    assert_eq!(all().await, "7 8 3");
+    assert_eq!(origin.seen(7)["if-none-match"], "\"e\"", "soft: it is validated");
+    // The responses that were validated are newer than the mark.
+    assert_eq!((all().await, swept().await <= 4), ("7 8 3".to_owned(), true));
+    let before = cache.stats().invalidated;
+    cache.invalidate("news", Purge::Soft);
+    assert_eq!(swept().await - before, 2);
+    cache.invalidate("nothing", Purge::Hard);
+    assert_eq!(swept().await - before, 2);
+    cache.delete_all(Purge::Hard);
+    assert_eq!((swept().await - before, cache.stats().keys), (5, 0));
+    assert_eq!(all().await, "9 10 11");
+}
+
+#[tokio::test(start_paused = true)]
+async fn group_of_an_unsafe_response_is_invalidated_in_its_own_site_only() {
+    let origin = Origin::new(|r, n| {
+        Ok(match r.method() {
+            &Method::GET => response(
+                &[("cache-control", "max-age=60"), ("cache-groups", "\"g\"")],
+                n.to_string(),
+            ),
+            _ => response(&[("cache-group-invalidation", "\"g\"")], ""),
+        })
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    let send = |host: &'static str, method: &'static str| {
+        let site = site.clone();
+        let request = Request::builder().method(method).uri(format!("http://{host}/{method}"));
+        async move { text(site.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()).await }
+    };
+    assert_eq!((send("a", "GET").await, send("ab", "GET").await), ("1".into(), "2".into()));
+    send("a", "POST").await;
+    assert_eq!((send("a", "GET").await, send("ab", "GET").await), ("4".into(), "2".into()));
+}
