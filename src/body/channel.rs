@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn sender_waits_at_bound_and_learns_that_reader_left() {
+    fn sender_waits_at_bound_and_fails_after_reader_was_dropped() {
         let cx = Context::from_waker(Waker::noop());
         let (tx, mut body) = Body::channel(None);
         tx.send(Bytes::from(vec![0; CHANNEL_CAPACITY - MIN_PIECE_COST])).unwrap();

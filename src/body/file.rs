@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn file_slice_is_read_in_steps_and_never_padded() {
+    fn file_slice_is_read_in_steps_and_not_padded() {
         let (file, data) = file(200_000);
         let mut slice = FileSlice::new(file.clone(), 10, 150_000);
         let mut got = Vec::new();
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "any time will do")]
-    fn slice_reads_only_what_was_prefetched() {
+    fn slice_reads_only_prefetched_bytes() {
         /// Up to which offsets prefetches were started; the last one is not done yet.
         static STARTED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
         static IS_DONE: Mutex<bool> = Mutex::new(false);

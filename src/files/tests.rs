@@ -283,7 +283,7 @@ async fn if_range_sends_whole_file_when_it_has_changed() {
 }
 
 #[tokio::test]
-async fn dates_outside_of_what_http_can_write_do_no_harm() {
+async fn dates_outside_the_range_of_http_are_clamped() {
     let site = Site::new();
     let set = |time| {
         let file = fs::File::options().write(true).open(site.root().join("hello.txt")).unwrap();

@@ -155,7 +155,7 @@ async fn fast_endless_body_reaches_its_total_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn service_without_answer_is_given_up() {
+async fn service_without_response_is_dropped_after_its_timeout() {
     let whole = "GET /never HTTP/1.1\r\nHost: a\r\n\r\n";
     let (answer, took) = send(&[whole], secs(1)).await;
     assert_eq!((statuses(&answer), took.as_secs()), (vec![504], 300));

@@ -214,7 +214,7 @@ async fn dropped_server_ends_its_connections() {
 }
 
 #[tokio::test]
-async fn request_body_may_be_read_beyond_the_response() {
+async fn request_body_can_be_read_after_the_response_has_started() {
     let (tx, mut read) = mpsc::unbounded_channel();
     let server = start(service_fn(move |request: Request| {
         let tx = tx.clone();
@@ -241,7 +241,7 @@ async fn request_body_may_be_read_beyond_the_response() {
 }
 
 #[tokio::test]
-async fn answer_to_broken_body_arrives_though_the_client_goes_on_sending() {
+async fn response_to_broken_body_arrives_although_the_client_keeps_sending() {
     let server = start(service_fn(|request: Request| async {
         request.into_body().collect().await?;
         Ok::<_, crate::BoxError>(Response::new(Body::empty()))
@@ -378,7 +378,7 @@ impl tower::Service<Request> for Held {
 }
 
 #[tokio::test]
-async fn bytes_behind_delayed_request_do_not_cut_its_response() {
+async fn bytes_after_delayed_request_do_not_truncate_its_response() {
     const LEN: usize = 40_000;
     let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".to_owned()), false).unwrap();
     let to = listener.local_addr().unwrap().to_string().parse().unwrap();

@@ -31,7 +31,7 @@ async fn count(client: &mut TcpStream) -> (usize, bool) {
 }
 
 #[tokio::test]
-async fn bytes_behind_the_last_request_do_not_cost_its_response() {
+async fn bytes_after_the_last_request_do_not_truncate_its_response() {
     let server = start(service_fn(large)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -44,7 +44,7 @@ async fn bytes_behind_the_last_request_do_not_cost_its_response() {
 }
 
 #[tokio::test]
-async fn request_cut_by_shutdown_does_not_cost_the_response_before_it() {
+async fn incomplete_request_at_shutdown_does_not_affect_the_response_before_it() {
     let server = start(service_fn(large)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -65,7 +65,7 @@ async fn request_cut_by_shutdown_does_not_cost_the_response_before_it() {
 }
 
 #[tokio::test]
-async fn panic_does_not_cost_the_answers_before_it() {
+async fn panic_does_not_affect_earlier_responses() {
     let server = start(service_fn(|request: Request| async move {
         assert!(request.uri().path() != "/panic", "expected");
         Ok::<_, Infallible>(Response::new(Body::from("fine")))

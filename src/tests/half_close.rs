@@ -84,7 +84,7 @@ async fn half_closed_client_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_client_is_answered_to_all_that_it_sent_ahead() {
+async fn half_closed_client_gets_responses_to_all_pipelined_requests() {
     let answer = answers(&[&[GET, GET, GET].concat()]).await;
     assert_eq!(statuses(&answer), [200, 200, 200], "{answer}");
     let heads: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).collect();
@@ -93,20 +93,20 @@ async fn half_closed_client_is_answered_to_all_that_it_sent_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_client_is_told_that_its_last_request_is_not_whole() {
+async fn half_closed_client_gets_an_error_for_its_incomplete_request() {
     let answer = answers(&[&[GET, &GET[..9]].concat()]).await;
     assert_eq!(statuses(&answer), [200, 400], "{answer}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_client_is_answered_though_its_body_is_not_read() {
+async fn half_closed_client_is_answered_although_its_body_is_not_read() {
     let head = b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
     let answer = answers(&[head, b"hello"]).await;
     assert_eq!(statuses(&answer), [200], "{answer}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_client_is_answered_though_its_chunked_body_is_not_read() {
+async fn half_closed_client_is_answered_although_its_chunked_body_is_not_read() {
     let head: &[u8] = b"POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let body: &[u8] = b"5\r\nhello\r\n0\r\n\r\n";
     for pieces in [&[&*[head, body].concat()][..], &[head, body], &[head, &body[..9], &body[9..]]] {
@@ -135,7 +135,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_client_counts_as_gone_after_its_time() {
+async fn half_closed_client_counts_as_disconnected_after_its_timeout() {
     let silent = || service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>());
     for (time, waits) in [(0, 0), (30, 30), (u64::MAX, 300)] {
         let (waited, answer) = waited(silent(), Duration::from_secs(time), GET).await;
@@ -148,7 +148,7 @@ async fn half_closed_client_counts_as_gone_after_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_piece_of_a_response_begins_the_time_of_a_half_closed_client_anew() {
+async fn each_piece_of_a_response_restarts_the_timeout_of_a_half_closed_client() {
     let streams = |ends: bool| {
         service_fn(move |_: Request| async move {
             let (sender, body) = Body::channel(None);

@@ -67,7 +67,7 @@ async fn axum_application_serves_websockets_unchanged() {
 }
 
 #[tokio::test]
-async fn response_that_is_no_switch_is_returned_as_it_is() {
+async fn response_without_a_switch_is_returned_unchanged() {
     let front = start(HyperUpgradeLayer::new().layer(app())).await;
     let stream = TcpStream::connect(front.addr).await.unwrap();
     let uri = format!("ws://{}/", front.addr);

@@ -82,14 +82,14 @@ async fn unrescued_error_names_its_request() {
 }
 
 #[tokio::test]
-async fn rescue_below_a_nested_route_names_the_path_that_was_asked_for() {
+async fn rescue_below_a_nested_route_logs_the_requested_path() {
     let nested = RescueLayer::new().layer(service_fn(fails));
     let (_, lines) = lines_of(crate::Router::new().nest("/a", nested), POST).await;
     assert_line(&lines, "vestibule::request", "ERROR", "path=\"/a/b\"");
 }
 
 #[tokio::test]
-async fn service_that_does_not_answer_in_time_is_named_with_its_request() {
+async fn service_that_does_not_answer_in_time_is_logged_with_its_request() {
     let never = service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>());
     let (answer, lines) = lines_of(never, POST).await;
     assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
@@ -97,7 +97,7 @@ async fn service_that_does_not_answer_in_time_is_named_with_its_request() {
 }
 
 #[tokio::test]
-async fn response_that_breaks_off_is_named_with_its_request() {
+async fn aborted_response_is_logged_with_its_request() {
     let breaks = service_fn(|_: Request| async {
         let (tx, body) = Body::channel(None);
         tx.send("some".into()).unwrap();
@@ -109,7 +109,7 @@ async fn response_that_breaks_off_is_named_with_its_request() {
 }
 
 #[tokio::test]
-async fn response_that_cannot_be_sent_is_named_with_its_request() {
+async fn response_that_cannot_be_sent_is_logged_with_its_request() {
     let informs =
         service_fn(|_: Request| async { Response::builder().status(103).body(Body::empty()) });
     let (answer, lines) = lines_of(informs, POST).await;
@@ -118,7 +118,7 @@ async fn response_that_cannot_be_sent_is_named_with_its_request() {
 }
 
 #[tokio::test]
-async fn panic_of_a_worker_is_named_with_its_request() {
+async fn panic_of_a_worker_is_logged_with_its_request() {
     let app = worker::threads(1, || worker::blocking(|_| -> Response { panic!("expected") }));
     let app = ServiceBuilder::new().layer(RescueLayer::new()).service(app.start().unwrap());
     let (answer, lines) = lines_of(app, POST).await;
@@ -127,7 +127,7 @@ async fn panic_of_a_worker_is_named_with_its_request() {
 }
 
 #[tokio::test]
-async fn ejected_endpoint_is_named_with_the_request_that_found_it_down() {
+async fn ejected_endpoint_is_logged_with_the_request_that_failed() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let upstream = Upstream::new([free.to_string()]).unwrap();
     let (answer, lines) = lines_of(RescueLayer::new().layer(upstream), POST).await;
@@ -138,7 +138,7 @@ async fn ejected_endpoint_is_named_with_the_request_that_found_it_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_fails_without_its_client_is_named_with_its_request() {
+async fn detached_work_that_fails_is_logged_with_its_request() {
     let layer = DisconnectLayer::detach();
     let detached = layer.detached();
     let slow = service_fn(|request: Request| async {
@@ -163,7 +163,7 @@ async fn work_that_fails_without_its_client_is_named_with_its_request() {
 }
 
 #[tokio::test]
-async fn refused_head_is_named_with_its_client() {
+async fn refused_head_is_logged_with_its_client() {
     let (answer, lines) = lines_of(service_fn(fails), "nonsense\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     let lines = lines.of("vestibule::request");
@@ -172,7 +172,7 @@ async fn refused_head_is_named_with_its_client() {
 }
 
 #[tokio::test]
-async fn request_carries_an_id_that_counts_up_on_its_connection() {
+async fn request_has_an_id_that_increases_on_its_connection() {
     let ids = Arc::new(Mutex::new(Vec::new()));
     let seen = ids.clone();
     let notes = service_fn(move |request: Request| {

@@ -85,7 +85,7 @@ fn sentence(name: &str) -> &str {
 }
 
 #[test]
-fn name_check_finds_what_is_no_sentence() {
+fn name_check_finds_names_that_are_not_sentences() {
     for good in ["idle_connection_owns_no_buffer", "if_range_needs_a_tag", "s1_s17_body_is_read"] {
         assert_eq!(fault(good), None, "{good}");
     }

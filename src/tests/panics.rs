@@ -141,7 +141,7 @@ async fn panic_below_layers_is_answered_500() {
 }
 
 #[tokio::test]
-async fn panic_of_a_body_cuts_its_response_and_is_logged() {
+async fn panic_of_a_body_aborts_its_response_and_is_logged() {
     for (place, sent) in [(Place::Frame, ""), (Place::LaterFrame, "4\r\nsome\r\n")] {
         let (answer, lines) = lines_of(Panicking::new(place), &POST.repeat(2)).await;
         assert_eq!(statuses(&answer), [200], "{place:?}");
@@ -160,7 +160,7 @@ async fn panic_of_a_destructor_closes_the_connection_after_the_answer() {
 }
 
 #[tokio::test]
-async fn unread_body_of_a_request_does_not_cost_the_500() {
+async fn unread_request_body_does_not_prevent_the_500() {
     let upload = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
     let panics = service_fn(|request: Request| async move {
         assert!(request.uri().path() != "/", "expected");

@@ -45,7 +45,7 @@ fn path() -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
 }
 
 #[tokio::test]
-async fn connection_serves_what_an_earlier_stage_read_ahead() {
+async fn connection_serves_requests_that_an_earlier_stage_read_ahead() {
     let (mut client, mut transport) = transport();
     transport.read_ahead.extend_from_slice(&GET[..10]);
     client.write_all(&GET[10..]).await.unwrap();
@@ -71,7 +71,7 @@ async fn head_deadline_counts_from_accept_over_all_stages() {
 }
 
 #[tokio::test]
-async fn driver_gives_its_transport_back_with_what_it_read_ahead() {
+async fn driver_returns_its_transport_with_the_bytes_read_ahead() {
     let drain = Drain::new();
     let (mut client, mut transport) = transport();
     transport.watch = drain.watch();
@@ -94,7 +94,7 @@ async fn driver_gives_its_transport_back_with_what_it_read_ahead() {
 }
 
 #[tokio::test]
-async fn idle_driver_gives_its_transport_back() {
+async fn idle_driver_returns_its_transport() {
     let (_client, transport) = transport();
     let accepted = transport.accepted;
     let connection = server::Connection::new(transport, path(), Arc::default());
@@ -113,7 +113,7 @@ impl crate::conn::Checkin<client::Connection<DuplexStream>> for Return {
 }
 
 #[tokio::test]
-async fn client_driver_gives_its_stream_back() {
+async fn client_driver_returns_its_stream() {
     let (mut server, io) = tokio::io::duplex(1 << 10);
     let (back, returned) = oneshot::channel();
     let connection = client::Connection::new(io, Arc::default());

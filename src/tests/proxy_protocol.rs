@@ -225,7 +225,7 @@ async fn shutdown_ends_a_connection_in_its_header() {
 }
 
 #[tokio::test]
-async fn balancer_of_connections_tells_the_client_to_the_server() {
+async fn tcp_balancer_sends_the_client_address_to_the_server() {
     for version in [Version::V1, Version::V2] {
         let logged = Arc::new(Mutex::new(Vec::new()));
         let log = logged.clone();

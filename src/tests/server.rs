@@ -116,7 +116,7 @@ async fn response_to_head_is_head_alone_and_http_1_0_ends_with_close() {
 }
 
 #[tokio::test]
-async fn continue_is_sent_when_the_body_is_asked_for_and_not_before() {
+async fn continue_is_sent_when_the_body_is_polled_and_not_before() {
     let server = start(service_fn(|request: Request| async {
         if request.uri().path() == "/refuse" {
             return Ok(Response::builder().status(403).body(Body::empty())?);
@@ -249,7 +249,7 @@ async fn malformed_chunk_fails_the_body_and_is_answered_with_400() {
 }
 
 #[tokio::test]
-async fn errors_become_responses_and_the_connection_goes_on() {
+async fn errors_become_responses_and_the_connection_stays_open() {
     let server = start(service_fn(|request: Request| async move {
         match request.uri().path() {
             "/full" => Err(BoxError::from(Error::new(Kind::Overloaded, "full"))),
@@ -296,7 +296,7 @@ async fn truncated_body_is_never_taken_for_complete() {
 }
 
 #[tokio::test]
-async fn departed_client_has_its_work_dropped() {
+async fn work_of_disconnected_client_is_dropped() {
     let (began, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     struct OnDrop(Arc<Notify>);
     impl Drop for OnDrop {

@@ -30,7 +30,7 @@ async fn upstream_check_succeeds_if_all_servers_can_be_reached() {
 }
 
 #[test]
-fn try_build_is_error_that_names_the_folder() {
+fn try_build_error_names_the_directory() {
     let folder = tempfile::tempdir().unwrap();
     let (missing, file) = (folder.path().join("nope"), folder.path().join("file"));
     std::fs::write(&file, "").unwrap();
@@ -53,7 +53,7 @@ fn pools_without_members_are_errors() {
 }
 
 #[test]
-fn address_that_is_none_is_error_that_names_it() {
+fn invalid_address_is_error_that_names_it() {
     let hello = || service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::empty())));
     for address in ["8080", "localhost", "http://a/b:80"] {
         let error = serve(address, hello()).bind().unwrap_err().to_string();

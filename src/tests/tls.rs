@@ -80,7 +80,7 @@ async fn t1_request_for_a_stricter_host_is_misdirected() {
 }
 
 #[tokio::test]
-async fn file_over_tls_is_whole_and_leaves_with_its_head() {
+async fn file_over_tls_is_complete_and_sent_with_its_head() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let folder = tempfile::tempdir().unwrap();
@@ -102,7 +102,7 @@ async fn file_over_tls_is_whole_and_leaves_with_its_head() {
 }
 
 #[tokio::test]
-async fn plain_http_on_a_tls_port_is_told_and_tls_on_a_plain_port_is_refused() {
+async fn plain_http_on_a_tls_port_is_answered_and_tls_on_a_plain_port_is_refused() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let server = facts(Server::pem_files(chain, key).unwrap()).await;

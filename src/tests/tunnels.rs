@@ -115,7 +115,7 @@ async fn request_for_a_websocket_reaches_the_server_with_its_fields() {
 }
 
 #[tokio::test]
-async fn s1_bytes_behind_the_request_are_no_tunnel_before_the_server_agrees() {
+async fn s1_bytes_after_the_request_are_not_tunnelled_before_the_server_agrees() {
     let pair = pair(|b| b).await;
     let smuggled = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut client = TcpStream::connect(pair.front.addr).await.unwrap();
@@ -243,7 +243,7 @@ async fn number_of_tunnels_is_bounded() {
 }
 
 #[tokio::test]
-async fn tunnel_whose_one_side_breaks_is_reset_on_the_other() {
+async fn broken_tunnel_is_reset_on_its_other_side() {
     let pair = pair(|b| b).await;
     for client_breaks in [false, true] {
         let (client, server) = pair.tunnel().await;

@@ -59,7 +59,7 @@ async fn read_head(client: &mut DuplexStream) -> String {
 }
 
 #[tokio::test]
-async fn s1_stream_after_101_begins_with_the_bytes_behind_the_request() {
+async fn s1_stream_after_101_begins_with_the_bytes_after_the_request() {
     let log: Arc<Mutex<Vec<Entry>>> = Arc::default();
     let entries = log.clone();
     let config = Config::new().access_log(move |entry| entries.lock().unwrap().push(entry.clone()));
@@ -83,7 +83,7 @@ async fn s1_stream_after_101_begins_with_the_bytes_behind_the_request() {
 }
 
 #[tokio::test]
-async fn request_that_asks_for_no_switch_gets_none() {
+async fn request_without_upgrade_gets_no_switch() {
     for request in [
         "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",

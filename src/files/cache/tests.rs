@@ -221,7 +221,7 @@ fn one_caller_revalidates_while_others_get_stale_entry_for_one_more_lifetime() {
 }
 
 #[test]
-fn changed_entry_is_removed_and_earlier_lookup_is_not_believed() {
+fn changed_entry_is_removed_and_result_of_earlier_lookup_is_not_cached() {
     let (disk, now) = (Disk::new(), Instant::now());
     let cache = Cache::new(Limits::default(), SECOND);
     let before = cache.change_count();

@@ -102,7 +102,7 @@ fn relative_link_inside_is_followed_by_openat2_alone() {
 }
 
 #[test]
-fn lookup_without_openat2_walks_and_remembers_what_the_kernel_said() {
+fn lookup_without_openat2_walks_and_remembers_the_error_of_the_kernel() {
     let (outside, root) = tree();
     symlink("top.txt", outside.path().join("root/link")).unwrap();
     let folder = root.folder().unwrap();

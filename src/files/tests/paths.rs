@@ -133,7 +133,7 @@ async fn f4_links_out_of_the_root_are_absent_and_links_within_are_followed() {
 }
 
 #[tokio::test]
-async fn file_made_up_by_the_kernel_is_absent() {
+async fn file_generated_by_the_kernel_is_absent() {
     // Their reported sizes are 0 and 4096, both wrong.
     for (root, target) in [("/proc/sys/kernel", "/ostype"), ("/sys/kernel", "/uevent_seqnum")] {
         if fs::exists(root).unwrap() {

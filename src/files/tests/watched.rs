@@ -132,7 +132,7 @@ async fn dir_without_watch_has_none() {
 }
 
 #[tokio::test]
-async fn root_that_is_deleted_and_made_anew_is_opened_again() {
+async fn deleted_root_is_opened_again_when_it_exists_again() {
     for (watch, inline) in [(true, true), (true, false), (false, true), (false, false)] {
         let site = Site::new();
         let revalidate = if watch { HOUR } else { Duration::from_nanos(1) };

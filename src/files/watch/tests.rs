@@ -21,7 +21,7 @@ fn counts(watcher: &FolderWatcher) -> (usize, usize) {
 }
 
 #[test]
-fn second_names_of_directories_leave_room_for_others() {
+fn watched_aliases_of_directories_are_bounded() {
     let (folder, root, _, watcher) = watcher();
     symlink(".", folder.path().join("ubuntu")).unwrap(); // as mirrors have it
     for name in ["a", "b", "other"] {
@@ -63,7 +63,7 @@ fn watch_takes_no_more_folders_than_its_bound() {
 }
 
 #[test]
-fn watch_of_another_root_begins_anew() {
+fn watch_of_another_root_starts_again() {
     let (_folder, root, cache, watcher) = watcher();
     let now = std::time::Instant::now();
     watcher.watch_path(&root, "x");

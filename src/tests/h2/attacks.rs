@@ -139,7 +139,7 @@ async fn h5_bomb_of_indexed_fields_is_refused_and_closed_windows_are_reaped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h5_window_that_opens_by_single_bytes_is_no_progress_for_ever() {
+async fn h5_window_updates_of_single_bytes_do_not_count_as_progress_forever() {
     let long = tower::service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; 100_000])))
     });

@@ -39,7 +39,7 @@ async fn preface_that_comes_after_the_first_poll_is_served() {
 }
 
 #[tokio::test]
-async fn half_a_preface_ends_in_order() {
+async fn incomplete_preface_ends_the_connection_in_order() {
     for sent in [1, 10, PREFACE.len() - 1] {
         let mut served = serve(tell(), Config::new());
         served.client.write_all(&PREFACE[..sent]).await.unwrap();
@@ -119,7 +119,7 @@ async fn drain_ends_a_connection_without_requests_within_a_second() {
 }
 
 #[tokio::test]
-async fn drain_announces_its_end_in_two_steps_and_serves_what_is_on_its_way() {
+async fn drain_sends_goaway_in_two_steps_and_serves_requests_in_flight() {
     let (drain, watch) = drain();
     let mut served = serve_watched(tell(), Config::new(), watch);
     let mut raw = Raw::begin(&mut served, &[]).await;

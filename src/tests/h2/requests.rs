@@ -29,7 +29,7 @@ fn echo() -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
 }
 
 #[tokio::test]
-async fn request_looks_as_with_http1_and_response_has_a_date() {
+async fn request_equals_that_of_http1_and_response_has_a_date() {
     let mut client = connect(tell(), Config::new()).await;
     let request = HttpRequest::get("http://a.example:81/x?y=1").header("cookie", "a");
     let response = send(&mut client, request, "").await.unwrap();
@@ -109,7 +109,7 @@ async fn unread_body_stops_its_client_and_no_other() {
 }
 
 #[tokio::test]
-async fn panic_costs_one_response_and_failed_body_resets_its_stream() {
+async fn panic_fails_one_response_and_failed_body_resets_its_stream() {
     let service = service_fn(async |request: Request| {
         match request.uri().path() {
             "/panic" => panic!("as it was asked to"),
@@ -141,7 +141,7 @@ async fn panic_costs_one_response_and_failed_body_resets_its_stream() {
 }
 
 #[tokio::test]
-async fn request_waits_for_readiness_and_no_capacity_is_held_for_one_that_left() {
+async fn request_waits_for_readiness_and_disconnected_client_holds_no_capacity() {
     let places = Arc::new(Semaphore::new(1));
     let limited = tower::limit::ConcurrencyLimit::with_semaphore(
         service_fn(async |request: Request| {
@@ -226,7 +226,7 @@ async fn access_log_has_an_entry_for_each_response() {
 }
 
 #[tokio::test]
-async fn drain_finishes_requests_and_tells_the_client_in_two_steps() {
+async fn drain_finishes_requests_and_sends_goaway_in_two_steps() {
     let (drain, watch) = drain();
     let (answer, answered) = oneshot::channel::<()>();
     let answered = Arc::new(Mutex::new(Some(answered)));

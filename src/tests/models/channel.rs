@@ -58,7 +58,7 @@ fn sender_at_the_bound_is_woken_by_reader() {
 }
 
 #[test]
-fn sender_learns_that_reader_wants_more_or_has_left() {
+fn sender_is_woken_by_demand_and_by_dropped_reader() {
     model(|| {
         let (tx, body) = Body::channel(None);
         let reader = thread::spawn(move || {

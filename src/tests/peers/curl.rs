@@ -127,7 +127,7 @@ async fn curl_uploads_with_100_continue_in_chunks_and_as_form() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
-async fn large_file_arrives_whole_directly_and_through_proxy() {
+async fn large_file_arrives_completely_directly_and_through_proxy() {
     let folder = folder();
     let site = site(folder.path()).await;
     let proxy = start(Upstream::new([site.addr.to_string()]).unwrap()).await;

@@ -214,7 +214,7 @@ async fn php_warning_reaches_the_log_with_its_request() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
-async fn killed_php_worker_costs_its_request_and_no_other() {
+async fn killed_php_worker_fails_its_request_and_no_other() {
     let php = Php::start().await;
     for keep_idle in [0, 1] {
         let front = start(php.service(keep_idle)).await;

@@ -160,7 +160,7 @@ async fn reload_takes_the_next_release_without_a_failed_request() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
-async fn reload_lets_the_old_instance_answer_what_it_has_begun() {
+async fn reload_lets_the_old_instance_complete_its_requests() {
     let dir = site();
     let release = dir.path().join("release");
     let wait = format!(
@@ -234,7 +234,7 @@ async fn php_cgi_runs_the_same_application() {
 }
 
 #[tokio::test]
-async fn php_without_folder_program_or_user_is_error_of_the_start() {
+async fn php_without_directory_program_or_user_fails_to_start() {
     let dir = site();
     let error = builder(&dir.path().join("none")).start().unwrap_err();
     assert!(error.to_string().contains("none/current"), "{error}");

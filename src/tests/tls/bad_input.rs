@@ -276,7 +276,7 @@ async fn truncated_stream_is_an_error_in_a_body_and_the_end_when_idle() {
 
 #[cfg(feature = "h2")]
 #[tokio::test]
-async fn half_a_preface_over_tls_ends_in_order() {
+async fn incomplete_preface_over_tls_ends_the_connection_in_order() {
     let ca = Authority::new();
     let tls = server(&ca);
     let preface = crate::proto::h2::PREFACE;

@@ -135,7 +135,7 @@ fn unreadable_file_is_absent() {
 }
 
 #[test]
-fn files_that_the_kernel_makes_up_are_missing_and_not_opened() {
+fn files_generated_by_the_kernel_are_missing_and_not_opened() {
     for (folder, files) in [
         ("/proc", ["self/status", "self/mem", "sys/kernel/ostype", "kmsg", "kcore", "self", "."]),
         ("/sys", ["kernel/uevent_seqnum", "kernel/mm", ".", "fs", "power", "bus", "none"]),
