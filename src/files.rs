@@ -19,19 +19,19 @@
 //! | request | response |
 //! |---|---|
 //! | GET or HEAD of a file | 200; 206 and 416 for ranges, several as `multipart/byteranges`; 304 and 412 by its preconditions |
-//! | a folder with a trailing slash | its index file, or 404 |
-//! | a folder without the slash | 308 to the same path with the slash, also at the root of a nested service |
+//! | a directory with a trailing slash | its index file, or 404 |
+//! | a directory without the slash | 308 to the same path with the slash, also at the root of a nested service |
 //! | a file with a trailing slash, an empty segment (`//`) | 404 |
 //! | a hidden name (`.git`), except `/.well-known` | 404 |
-//! | an unreadable file, a path that leads out of the folder, a special file | 404 |
+//! | an unreadable file, a path that leads out of the directory, a special file | 404 |
 //! | anything on a pseudo file system (`/proc`, `/sys`) | 404 |
 //! | an ambiguous path | 400 |
 //! | another method | 405 |
 //!
 //! A [`DirBuilder`] has all options: precompressed files, pages without their extension, a page for
-//! missing files or [another service](DirBuilder::or) for them, listings of folders, Cache-Control and
+//! missing files or [another service](DirBuilder::or) for them, listings of directories, Cache-Control and
 //! Content-Type by name. [`file()`] serves one file for all paths, [`backend()`] serves files from
-//! another source than a folder.
+//! another source than a directory.
 //!
 //! Files are opened strictly below the root: a symbolic link that leads out of it is a 404, unless
 //! [`Symlinks`] says otherwise. Small files are cached in memory, large ones are kept open. The kernel
@@ -40,10 +40,10 @@
 //! for up to a minute, and any other path is an error of the kind
 //! [`Overloaded`](crate::error::Kind::Overloaded) (503).
 //!
-//! The cache holds 4,096 paths, 16 MiB of content and 256 open files, and 4,096 folders are watched. Where
+//! The cache holds 4,096 paths, 16 MiB of content and 256 open files, and 4,096 directories are watched. Where
 //! more are requested in turn throughput falls by about a half, since each request is a lookup:
 //! [`DirBuilder::cache_entries`], [`cache_bytes`](DirBuilder::cache_bytes),
-//! [`cache_open_files`](DirBuilder::cache_open_files) and [`watched_folders`](DirBuilder::watched_folders) raise
+//! [`cache_open_files`](DirBuilder::cache_open_files) and [`watched_directories`](DirBuilder::watched_directories) raise
 //! the bounds. No lookup has a deadline, since a local disk is expected: do not serve a
 //! network file system that may hang.
 //!
@@ -87,11 +87,11 @@ pub use service::{LookupError, ResponseFuture};
 pub use try_files::TryFiles;
 pub use x_accel_redirect::{XAccelRedirect, XAccelRedirectLayer};
 
-/// Serves GET and HEAD requests with the files below the folder `path`, with default options.
+/// Serves GET and HEAD requests with the files below the directory `path`, with default options.
 ///
-/// The folder is opened now and kept open: if it is renamed, or if `path` is a symbolic link that is later
-/// set to another folder, the service keeps the folder that it has opened. If that folder is deleted, as by
-/// `rm -rf dist && npm run build`, responses are 404 until there is a folder at `path` again, which is
+/// The directory is opened now and kept open: if it is renamed, or if `path` is a symbolic link that is later
+/// set to another directory, the service keeps the directory that it has opened. If that directory is deleted, as by
+/// `rm -rf dist && npm run build`, responses are 404 until there is a directory at `path` again, which is
 /// then opened; symbolic links in `path` are followed then as they are at that time. If it cannot be opened
 /// now, requests are errors until it can.
 ///
@@ -112,8 +112,8 @@ pub fn dir(path: impl Into<PathBuf>) -> Dir {
 /// Serves GET and HEAD requests of any path with the one file at `path`, with default options. For
 /// example, a router has it for the route `/favicon.ico`.
 ///
-/// The folder of the file is opened now and kept open. `path` may be a symbolic link to a file in the
-/// same folder only, unless [`Symlinks`] says otherwise. While the file does not exist, responses are
+/// The directory of the file is opened now and kept open. `path` may be a symbolic link to a file in the
+/// same directory only, unless [`Symlinks`] says otherwise. While the file does not exist, responses are
 /// 404. The file name must be UTF-8.
 ///
 /// ```
@@ -122,9 +122,9 @@ pub fn dir(path: impl Into<PathBuf>) -> Dir {
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let folder = tempfile::tempdir().unwrap();
-/// std::fs::write(folder.path().join("v2.txt"), "User-agent: *\n").unwrap();
-/// let site = Router::new().route("/robots.txt", files::file(folder.path().join("v2.txt")));
+/// let directory = tempfile::tempdir().unwrap();
+/// std::fs::write(directory.path().join("v2.txt"), "User-agent: *\n").unwrap();
+/// let site = Router::new().route("/robots.txt", files::file(directory.path().join("v2.txt")));
 ///
 /// let request = http::Request::get("/robots.txt").body(Body::empty()).unwrap();
 /// let response = site.oneshot(request).await.unwrap();

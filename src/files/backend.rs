@@ -4,7 +4,7 @@ use std::{fmt, fs::File, io, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-/// The source of the files of a [`Dir`](super::Dir): a [folder](super::dir), the program's own memory
+/// The source of the files of a [`Dir`](super::Dir): a [directory](super::dir), the program's own memory
 /// ([`Embedded`](super::Embedded)), an archive, or an object store.
 ///
 /// All methods but [`try_lookup_cached`](Self::try_lookup_cached) run on threads that may block. They
@@ -31,7 +31,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Calls `each` for every item of a folder, in any order, until it returns `Break`. May block.
+    /// Calls `each` for every item of a directory, in any order, until it returns `Break`. May block.
     ///
     /// The default lists nothing.
     ///
@@ -48,8 +48,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 pub enum Lookup {
     /// Nothing that can be served.
     Missing,
-    /// A folder.
-    Folder,
+    /// A directory.
+    Directory,
     /// A file.
     File(BackendFile),
 }
@@ -90,13 +90,13 @@ impl Content {
     }
 }
 
-/// An item of a folder.
+/// An item of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Its name, of any bytes but `/` and NUL.
     pub name: Vec<u8>,
-    /// Whether it is a folder.
-    pub is_folder: bool,
+    /// Whether it is a directory.
+    pub is_directory: bool,
     /// Its size in bytes.
     pub size: u64,
     /// The time of the last modification, if it is known.

@@ -17,7 +17,7 @@ use super::{
     lookup_config::LookupConfig,
     root::{OPEN_DIR_PATH, Root, Symlinks, cannot_open},
     try_files::TryFiles,
-    watch::MAX_WATCHED_FOLDERS,
+    watch::MAX_WATCHED_DIRECTORIES,
 };
 use crate::HttpService;
 
@@ -47,10 +47,10 @@ pub struct DirBuilder {
     options: Options,
 }
 
-/// The files that are served; a folder is opened by [`DirBuilder::build`].
+/// The files that are served; a directory is opened by [`DirBuilder::build`].
 #[derive(Debug)]
 enum Origin {
-    Folder(PathBuf),
+    Directory(PathBuf),
     Backend(Box<dyn Backend>),
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Options {
     pub(super) symlinks: Symlinks,
     pub(super) inline_lookups: bool,
     pub(super) watch: bool,
-    pub(super) watched_folders: usize,
+    pub(super) watched_directories: usize,
     pub(super) revalidate: Duration,
     pub(super) limits: Limits,
 }
@@ -72,7 +72,7 @@ impl Default for Options {
             symlinks: Symlinks::Inside,
             inline_lookups: true,
             watch: true,
-            watched_folders: MAX_WATCHED_FOLDERS,
+            watched_directories: MAX_WATCHED_DIRECTORIES,
             revalidate: REVALIDATE_INTERVAL,
             limits: Limits::default(),
         }
@@ -80,9 +80,9 @@ impl Default for Options {
 }
 
 impl DirBuilder {
-    /// Serves the files below the folder `path`; see [`dir`](super::dir()).
+    /// Serves the files below the directory `path`; see [`dir`](super::dir()).
     pub fn dir(path: impl Into<PathBuf>) -> Self {
-        Self { origin: Origin::Folder(path.into()), options: Options::default() }
+        Self { origin: Origin::Directory(path.into()), options: Options::default() }
     }
 
     /// Serves the file `path` for every request path; see [`file`](super::file()).
@@ -92,16 +92,16 @@ impl DirBuilder {
         if name.is_none() {
             tracing::warn!(path = %path.display(), "the path has no file name in UTF-8");
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
         let config = LookupConfig {
             single_file: Some(format!("/{}", name.unwrap_or(".").replace('%', "%25")).into()),
             indexes: Vec::new(),
             index_required: true,
             ..LookupConfig::default()
         };
-        let folder = folder.unwrap_or_else(|| Path::new(".")).to_owned();
+        let directory = directory.unwrap_or_else(|| Path::new(".")).to_owned();
         let options = Options { config, ..Options::default() };
-        Self { origin: Origin::Folder(folder), options }
+        Self { origin: Origin::Directory(directory), options }
     }
 
     /// Serves the files of `backend`; see [`backend`](super::backend()).
@@ -109,9 +109,9 @@ impl DirBuilder {
         Self { origin: Origin::Backend(Box::new(backend)), options: Options::default() }
     }
 
-    /// Makes the service, and opens its folder.
+    /// Makes the service, and opens its directory.
     ///
-    /// If the folder cannot be opened yet, this logs a warning. Requests are errors until it can. See
+    /// If the directory cannot be opened yet, this logs a warning. Requests are errors until it can. See
     /// [`try_build`](Self::try_build) to get an error instead.
     ///
     /// ```
@@ -121,18 +121,18 @@ impl DirBuilder {
     pub fn build(self) -> Dir {
         let Self { origin, options } = self;
         let storage = match origin {
-            Origin::Folder(path) => Storage::Folder(Root::new(path, options.symlinks)),
+            Origin::Directory(path) => Storage::Directory(Root::new(path, options.symlinks)),
             Origin::Backend(backend) => Storage::Backend(backend),
         };
         Dir::new(storage, options)
     }
 
-    /// Makes the service as [`build`](Self::build) does, but fails if the folder cannot be opened.
+    /// Makes the service as [`build`](Self::build) does, but fails if the directory cannot be opened.
     ///
     /// # Errors
-    /// The error of opening the folder, with its path.
+    /// The error of opening the directory, with its path.
     pub fn try_build(self) -> io::Result<Dir> {
-        if let Origin::Folder(path) = &self.origin {
+        if let Origin::Directory(path) = &self.origin {
             openat(CWD, path, OPEN_DIR_PATH, Mode::empty())
                 .map_err(|errno| cannot_open(path, &errno.into()))?;
         }
@@ -176,18 +176,18 @@ impl DirBuilder {
 
 /// Options.
 impl DirBuilder {
-    /// Sets the name of the index file of a folder. Defaults to `index.html`.
+    /// Sets the name of the index file of a directory. Defaults to `index.html`.
     pub fn index(self, name: impl Into<String>) -> Self {
         self.indexes([name])
     }
 
-    /// Sets the names of index files. The first one that exists is served for its folder.
+    /// Sets the names of index files. The first one that exists is served for its directory.
     pub fn indexes(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.options.config.indexes = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Sets the Content-Type by the file's path below the folder. `None` leaves the one that is guessed
+    /// Sets the Content-Type by the file's path below the directory. `None` leaves the one that is guessed
     /// from the extension. Called once for each lookup, not for each request.
     ///
     /// ```
@@ -212,7 +212,7 @@ impl DirBuilder {
         self.cache_policy(move |_| Some(value.clone()))
     }
 
-    /// Sets Cache-Control by the file's path below the folder. `None` sends none. Called once for each
+    /// Sets Cache-Control by the file's path below the directory. `None` sends none. Called once for each
     /// lookup, not for each request.
     ///
     /// ```
@@ -243,15 +243,15 @@ impl DirBuilder {
         self
     }
 
-    /// Serves `about.html` for `/about` if there is no such file, and no folder with an index file or a
+    /// Serves `about.html` for `/about` if there is no such file, and no directory with an index file or a
     /// listing. Off by default.
     pub fn html_extension(mut self) -> Self {
         self.options.config.html_extension = true;
         self
     }
 
-    /// Lists a folder without an index file: as JSON if Accept prefers it to HTML, otherwise as HTML. Up
-    /// to 10,000 names, folders first. Off by default.
+    /// Lists a directory without an index file: as JSON if Accept prefers it to HTML, otherwise as HTML. Up
+    /// to 10,000 names, directories first. Off by default.
     pub fn listing(mut self) -> Self {
         self.options.config.listing = true;
         self
@@ -264,21 +264,21 @@ impl DirBuilder {
     }
 
     /// Serves this file with the status 200 for every missing path: the page of a single-page application.
-    /// `path` is below the folder, as in `"index.html"`; while there is no such file, responses are 404.
+    /// `path` is below the directory, as in `"index.html"`; while there is no such file, responses are 404.
     /// Replaces a [`not_found_page`](Self::not_found_page).
     pub fn fallback_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::OK));
         self
     }
 
-    /// Serves this file with the status 404 for every missing path. `path` is below the folder, as in
+    /// Serves this file with the status 404 for every missing path. `path` is below the directory, as in
     /// `"404.html"`. Replaces a [`fallback_page`](Self::fallback_page).
     pub fn not_found_page(mut self, path: impl Into<String>) -> Self {
         self.options.config.fallback_page = Some((path.into(), StatusCode::NOT_FOUND));
         self
     }
 
-    /// Sets which symbolic links below a folder are followed. Defaults to [`Symlinks::Inside`].
+    /// Sets which symbolic links below a directory are followed. Defaults to [`Symlinks::Inside`].
     pub fn symlinks(mut self, which: Symlinks) -> Self {
         self.options.symlinks = which;
         self
@@ -307,23 +307,23 @@ impl DirBuilder {
         self
     }
 
-    /// Watches the folders by inotify, so that a change is seen within some hundredths of a second, not
-    /// only after [`revalidate`](Self::revalidate). On by default, for folders.
+    /// Watches the directories by inotify, so that a change is seen within some hundredths of a second, not
+    /// only after [`revalidate`](Self::revalidate). On by default, for directories.
     ///
     /// It takes a thread from the first lookup on. It does not report changes that another machine makes on
-    /// a network file system, changes behind a symbolic link, and changes in folders beyond
-    /// [`watched_folders`](Self::watched_folders): the next lookup sees these. If the kernel's limit of
-    /// inotify instances is reached, no folder is watched.
+    /// a network file system, changes behind a symbolic link, and changes in directories beyond
+    /// [`watched_directories`](Self::watched_directories): the next lookup sees these. If the kernel's limit of
+    /// inotify instances is reached, no directory is watched.
     pub fn watch(mut self, on: bool) -> Self {
         self.options.watch = on;
         self
     }
 
-    /// Sets the maximum number of [watched](Self::watch) folders. Defaults to 4,096. The first folders with a
+    /// Sets the maximum number of [watched](Self::watch) directories. Defaults to 4,096. The first directories with a
     /// lookup are watched. Each takes about 1.5 KiB of kernel memory and one of
     /// `fs.inotify.max_user_watches`, which all programs of a user share.
-    pub fn watched_folders(mut self, max: usize) -> Self {
-        self.options.watched_folders = max;
+    pub fn watched_directories(mut self, max: usize) -> Self {
+        self.options.watched_directories = max;
         self
     }
 

@@ -1,4 +1,4 @@
-//! `Dir`: the files of a folder or of another backend as a service.
+//! `Dir`: the files of a directory or of another backend as a service.
 
 use std::{
     io::{self, ErrorKind},
@@ -8,13 +8,13 @@ use std::{
 
 use super::{
     backend::Backend, builder::Options, cache::Cache, entry::Loaded, root::Root,
-    single_flight::SingleFlight, watch::FolderWatcher,
+    single_flight::SingleFlight, watch::DirectoryWatcher,
 };
 
-/// The files below a folder as a service; made by [`dir`](super::dir()), [`file`](super::file()),
+/// The files below a directory as a service; made by [`dir`](super::dir()), [`file`](super::file()),
 /// [`backend`](super::backend()) and [`DirBuilder::build`](super::DirBuilder::build).
 ///
-/// It is always ready and cheap to clone: clones share the open folder and the cache. It takes requests
+/// It is always ready and cheap to clone: clones share the open directory and the cache. It takes requests
 /// with any body, which it drops unread. It answers every request itself, with a 404 or a 405 too; an
 /// error is never the client's fault. It must be called within a Tokio runtime.
 ///
@@ -25,11 +25,11 @@ use super::{
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let folder = tempfile::tempdir().unwrap();
-/// std::fs::write(folder.path().join("hello.txt"), "hello").unwrap();
+/// let directory = tempfile::tempdir().unwrap();
+/// std::fs::write(directory.path().join("hello.txt"), "hello").unwrap();
 ///
 /// let request = Request::get("/hello.txt").body(Body::empty()).unwrap();
-/// let response = files::dir(folder.path()).oneshot(request).await.unwrap();
+/// let response = files::dir(directory.path()).oneshot(request).await.unwrap();
 /// assert_eq!(response.status(), StatusCode::OK);
 /// assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
 /// assert_eq!(response.body().as_bytes().unwrap(), "hello");
@@ -42,7 +42,7 @@ use super::{
 /// use vestibule::files;
 ///
 /// let site = files::dir("public");
-/// let other = site.clone().hidden(); // would serve the same folder by two caches
+/// let other = site.clone().hidden(); // would serve the same directory by two caches
 /// ```
 #[derive(Debug, Clone)]
 pub struct Dir(pub(super) Arc<Inner>);
@@ -55,20 +55,20 @@ pub(super) struct Inner {
     /// Blocking lookups in flight, marked with their start and with the count of changes then.
     pub(super) lookups: SingleFlight<Loaded, (Instant, u64)>,
     /// Set by the first lookup that may block; contains `None` if the watcher could not be started.
-    watcher: OnceLock<Option<FolderWatcher>>,
+    watcher: OnceLock<Option<DirectoryWatcher>>,
 }
 
 /// Where the files are stored.
 #[derive(Debug)]
 pub(super) enum Storage {
-    Folder(Root),
+    Directory(Root),
     Backend(Box<dyn Backend>),
 }
 
 impl Storage {
     pub(super) fn backend(&self) -> &dyn Backend {
         match self {
-            Self::Folder(root) => root,
+            Self::Directory(root) => root,
             Self::Backend(backend) => &**backend,
         }
     }
@@ -88,7 +88,7 @@ impl Dir {
 }
 
 impl Inner {
-    /// Invalidates the whole cache, because the root is another folder now.
+    /// Invalidates the whole cache, because the root is another directory now.
     pub(super) fn invalidate_all(&self) {
         match self.watcher.get() {
             Some(Some(watcher)) => watcher.reset(),
@@ -96,7 +96,7 @@ impl Inner {
         }
     }
 
-    /// Watches the folders of `path` from now on, unless watching is off.
+    /// Watches the directories of `path` from now on, unless watching is off.
     ///
     /// # Errors
     /// `WouldBlock` if they are not watched yet and `can_block` is `false`.
@@ -104,10 +104,13 @@ impl Inner {
         if !self.options.watch || !self.cache.is_enabled() {
             return Ok(());
         }
-        let start = || match FolderWatcher::new(self.cache.clone(), self.options.watched_folders) {
+        let start = || match DirectoryWatcher::new(
+            self.cache.clone(),
+            self.options.watched_directories,
+        ) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                tracing::debug!(%error, "cannot watch the folder; changes are seen by revalidation only");
+                tracing::debug!(%error, "cannot watch the directory; changes are seen by revalidation only");
                 None
             }
         };

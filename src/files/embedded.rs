@@ -29,7 +29,7 @@ use super::backend::{Backend, BackendFile, Content, Item, Lookup};
 /// Assets::get(&path).unwrap().data.into_owned())))`.
 #[derive(Clone, Default)]
 pub struct Embedded {
-    /// Sorted, so that the files of a folder are adjacent.
+    /// Sorted, so that the files of a directory are adjacent.
     files: BTreeMap<String, BackendFile>,
 }
 
@@ -53,16 +53,16 @@ impl Embedded {
         if let Some(file) = self.files.get(path) {
             return Lookup::File(file.clone());
         }
-        let is_folder = path == "." || self.below(path).next().is_some();
-        if is_folder { Lookup::Folder } else { Lookup::Missing }
+        let is_directory = path == "." || self.below(path).next().is_some();
+        if is_directory { Lookup::Directory } else { Lookup::Missing }
     }
 
-    /// Returns the files below a folder, with their paths relative to it.
+    /// Returns the files below a directory, with their paths relative to it.
     fn below<'a>(
         &'a self,
-        folder: &str,
+        directory: &str,
     ) -> impl Iterator<Item = (&'a str, &'a BackendFile)> + use<'a> {
-        let prefix = if folder == "." { String::new() } else { format!("{folder}/") };
+        let prefix = if directory == "." { String::new() } else { format!("{directory}/") };
         let from = self.files.range(prefix.clone()..);
         from.map_while(move |(path, file)| Some((path.strip_prefix(&prefix)?, file)))
     }
@@ -80,12 +80,13 @@ impl Backend for Embedded {
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
         let mut last = None;
         for (rest, file) in self.below(path) {
-            let (name, is_folder) = rest.split_once('/').map_or((rest, false), |(f, _)| (f, true));
+            let (name, is_directory) =
+                rest.split_once('/').map_or((rest, false), |(f, _)| (f, true));
             if last.replace(name) == Some(name) {
-                continue; // another file of the same folder
+                continue; // another file of the same directory
             }
-            let size = if is_folder { 0 } else { file.content.len() };
-            if each(Item { name: name.into(), is_folder, size, modified: None }).is_break() {
+            let size = if is_directory { 0 } else { file.content.len() };
+            if each(Item { name: name.into(), is_directory, size, modified: None }).is_break() {
                 break;
             }
         }

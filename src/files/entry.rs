@@ -24,14 +24,14 @@ use crate::{
 /// An entry and the status with which it is served.
 pub(super) type Loaded = (StatusCode, Arc<Entry>);
 
-/// The file, listing or folder that a path names.
+/// The file, listing or directory that a path names.
 #[derive(Debug)]
 pub(super) enum Entry {
     File(Variants),
-    /// The items of a folder without an index file.
+    /// The items of a directory without an index file.
     Listing(Listing),
-    /// A folder that was requested without the trailing slash.
-    Folder,
+    /// A directory that was requested without the trailing slash.
+    Directory,
     Missing,
 }
 
@@ -61,21 +61,21 @@ pub(super) struct Page {
 impl Entry {
     /// Looks up `path`. May block.
     pub(super) fn load(view: View<'_>, path: &FilePath, config: &LookupConfig) -> io::Result<Self> {
-        let FilePath { below_root: path, is_folder } = path;
-        if *is_folder {
-            return Self::load_folder(view, path, config);
+        let FilePath { below_root: path, is_directory } = path;
+        if *is_directory {
+            return Self::load_directory(view, path, config);
         }
         let found = Self::load_path(view, path, false, config)?;
         let needs_index = config.html_extension || config.index_required;
-        if matches!(found, Self::Folder) && needs_index {
-            let inside = Self::load_folder(view, &format!("{path}/"), config)?;
+        if matches!(found, Self::Directory) && needs_index {
+            let inside = Self::load_directory(view, &format!("{path}/"), config)?;
             if !matches!(inside, Self::Missing) {
                 return Ok(found);
             }
         } else if !matches!(found, Self::Missing) {
             return Ok(found);
         }
-        // Missing, or a folder without an index file or listing, such as `blog/` beside `blog.html`.
+        // Missing, or a directory without an index file or listing, such as `blog/` beside `blog.html`.
         if config.html_extension {
             let page = Self::load_file(view, &format!("{path}.html"), config)?;
             if !matches!(page, Self::Missing) {
@@ -85,24 +85,24 @@ impl Entry {
         Ok(if config.index_required { Self::Missing } else { found })
     }
 
-    /// Looks up a file; a folder counts as missing.
+    /// Looks up a file; a directory counts as missing.
     pub(super) fn load_file(view: View<'_>, path: &str, config: &LookupConfig) -> io::Result<Self> {
         Self::load_path(view, path, true, config)
     }
 
-    /// Looks up the index file or the listing of a folder. `folder` ends in a slash or is empty.
-    fn load_folder(view: View<'_>, folder: &str, config: &LookupConfig) -> io::Result<Self> {
+    /// Looks up the index file or the listing of a directory. `directory` ends in a slash or is empty.
+    fn load_directory(view: View<'_>, directory: &str, config: &LookupConfig) -> io::Result<Self> {
         for index in &config.indexes {
-            let found = Self::load_file(view, &format!("{folder}{index}"), config)?;
+            let found = Self::load_file(view, &format!("{directory}{index}"), config)?;
             if !matches!(found, Self::Missing) {
                 return Ok(found);
             }
         }
-        let folder = if folder.is_empty() { "." } else { folder.trim_end_matches('/') };
+        let directory = if directory.is_empty() { "." } else { directory.trim_end_matches('/') };
         if config.listing
-            && let Lookup::Folder = view.lookup(folder)?
+            && let Lookup::Directory = view.lookup(directory)?
         {
-            return Listing::read(view, folder, config.hidden).map(Self::Listing);
+            return Listing::read(view, directory, config.hidden).map(Self::Listing);
         }
         Ok(Self::Missing)
     }
@@ -115,9 +115,9 @@ impl Entry {
     ) -> io::Result<Self> {
         Ok(match view.lookup(path)? {
             Lookup::File(file) => Self::File(Variants::load(view, file, path, config)?),
-            // For example, a folder with the name of the index file.
-            Lookup::Folder if !file_only => Self::Folder,
-            Lookup::Folder | Lookup::Missing => Self::Missing,
+            // For example, a directory with the name of the index file.
+            Lookup::Directory if !file_only => Self::Directory,
+            Lookup::Directory | Lookup::Missing => Self::Missing,
         })
     }
 
@@ -133,7 +133,7 @@ impl Entry {
                 .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
             }
             Self::Listing(listing) => (listing.html.len() + listing.json.len(), 0),
-            Self::Folder | Self::Missing => (0, 0),
+            Self::Directory | Self::Missing => (0, 0),
         }
     }
 }
@@ -178,7 +178,7 @@ impl Variants {
     }
 }
 
-/// The time by which a precompressed file may be older than the file itself, one minute. Copying a folder
+/// The time by which a precompressed file may be older than the file itself, one minute. Copying a directory
 /// writes its files in any order, so a smaller difference means nothing.
 const MAX_AGE_DIFFERENCE: Duration = Duration::from_secs(60);
 
@@ -197,20 +197,20 @@ fn is_outdated(encoded: Option<SystemTime>, identity: Option<SystemTime>) -> boo
 pub(super) struct FilePath {
     pub(super) below_root: String,
     /// Whether it ends in a slash: its index file or listing is requested.
-    is_folder: bool,
+    is_directory: bool,
 }
 
 impl FilePath {
     /// Returns the path of a file; its name is not checked.
     pub(super) fn of_file(name: &str) -> Self {
-        Self { below_root: name.to_owned(), is_folder: false }
+        Self { below_root: name.to_owned(), is_directory: false }
     }
 
     /// Parses a decoded path without its leading slash. Returns `None` for hidden names, and for empty
     /// segments, which would be second names of the same file.
     pub(super) fn parse(path: &str, config: &LookupConfig) -> Option<Self> {
-        let (folders, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));
-        for (i, segment) in folders.into_iter().flat_map(|f| f.split('/')).enumerate() {
+        let (directories, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));
+        for (i, segment) in directories.into_iter().flat_map(|f| f.split('/')).enumerate() {
             // RFC 8615 section 3: `.well-known` is at the top.
             let is_hidden = segment.starts_with('.') && !(i == 0 && segment == ".well-known");
             if (is_hidden && !config.hidden) || segment.is_empty() {
@@ -220,7 +220,7 @@ impl FilePath {
         if name.starts_with('.') && path != ".well-known" && !config.hidden {
             return None;
         }
-        Some(Self { below_root: path.to_owned(), is_folder: name.is_empty() })
+        Some(Self { below_root: path.to_owned(), is_directory: name.is_empty() })
     }
 }
 

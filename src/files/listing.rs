@@ -1,4 +1,4 @@
-//! `Listing`: the items of a folder as HTML and as JSON.
+//! `Listing`: the items of a directory as HTML and as JSON.
 
 use std::{fmt::Write, io, ops::ControlFlow};
 
@@ -13,7 +13,7 @@ use crate::semantics::{
     target::{file_path, normalize},
 };
 
-/// Maximum number of listed items, 10,000. The listing of a larger folder says that there are more.
+/// Maximum number of listed items, 10,000. The listing of a larger directory says that there are more.
 const MAX_ITEMS: usize = 10_000;
 
 #[derive(Debug)]
@@ -23,11 +23,11 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Reads the folder. May block.
-    pub(super) fn read(view: View<'_>, folder: &str, show_hidden: bool) -> io::Result<Self> {
+    /// Reads the directory. May block.
+    pub(super) fn read(view: View<'_>, directory: &str, show_hidden: bool) -> io::Result<Self> {
         let mut items = Vec::new();
         let mut has_more = false;
-        view.list(folder, &mut |item| {
+        view.list(directory, &mut |item| {
             if (show_hidden || !item.name.starts_with(b".")) && has_target(&item.name) {
                 has_more = items.len() >= MAX_ITEMS;
                 if has_more {
@@ -37,8 +37,8 @@ impl Listing {
             }
             ControlFlow::Continue(())
         })?;
-        // Folders first, then by name.
-        items.sort_by(|a, b| (!a.is_folder, &a.name).cmp(&(!b.is_folder, &b.name)));
+        // Directories first, then by name.
+        items.sort_by(|a, b| (!a.is_directory, &a.name).cmp(&(!b.is_directory, &b.name)));
         Ok(Self { html: to_html(&items, has_more).into(), json: to_json(&items, has_more).into() })
     }
 }
@@ -56,7 +56,7 @@ fn to_html(items: &[Item], has_more: bool) -> String {
          <li><a href=\"../\">../</a>\n",
     );
     for item in items {
-        let slash = if item.is_folder { "/" } else { "" };
+        let slash = if item.is_directory { "/" } else { "" };
         // Relative with `./`, so that no name is taken for a scheme or another host.
         page.push_str("<li><a href=\"./");
         page.push_str(&escape::escape_path(&item.name));
@@ -74,7 +74,7 @@ fn to_html(items: &[Item], has_more: bool) -> String {
         }
         page.push_str(slash);
         page.push_str("</a>");
-        if !item.is_folder {
+        if !item.is_directory {
             let _ = write!(page, " {} bytes", item.size);
         }
         page.push('\n');
@@ -103,7 +103,7 @@ fn to_json(items: &[Item], has_more: bool) -> String {
                 c => text.push(c),
             }
         }
-        let item_type = if item.is_folder { "folder" } else { "file" };
+        let item_type = if item.is_directory { "folder" } else { "file" };
         let _ = write!(text, "\",\"type\":\"{item_type}\",\"size\":{}", item.size);
         if let Some(modified) = item.modified {
             let modified = HttpDate::from(modified).to_value();

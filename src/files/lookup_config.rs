@@ -10,7 +10,7 @@ pub(super) type Policy = dyn Fn(&str) -> Option<HeaderValue> + Send + Sync;
 pub(super) struct LookupConfig {
     /// The normal path of the only file, which answers every request path.
     pub(super) single_file: Option<Box<str>>,
-    /// Names of index files; the first one that exists answers for its folder.
+    /// Names of index files; the first one that exists answers for its directory.
     pub(super) indexes: Vec<String>,
     /// Overrides the Content-Type that is guessed from the extension.
     pub(super) content_type: Option<Box<Policy>>,
@@ -19,7 +19,7 @@ pub(super) struct LookupConfig {
     pub(super) html_extension: bool,
     pub(super) listing: bool,
     pub(super) hidden: bool,
-    /// Treats a folder without an index file and without a listing as missing.
+    /// Treats a directory without an index file and without a listing as missing.
     pub(super) index_required: bool,
     /// The page for paths that name nothing, and its status.
     pub(super) fallback_page: Option<(String, StatusCode)>,
@@ -63,7 +63,7 @@ impl fmt::Debug for LookupConfig {
 /// or more hexadecimal digits of one case, with both letters and digits, or eight or more letters,
 /// digits and `_` that change between lower case, upper case, digits and `_` at least five times. Words
 /// (`jquery`), dates (`20240131`) and words with a number at the end (`version2`) do not. This errs towards
-/// `false`, since some hashes look like words: for a folder that contains only such files, check the folder
+/// `false`, since some hashes look like words: for a directory that contains only such files, check the directory
 /// instead (`path.starts_with("assets/")`).
 ///
 /// ```

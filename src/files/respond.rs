@@ -38,7 +38,7 @@ pub(super) fn respond(request: &Parts, entry: &Entry, status: StatusCode) -> Res
             None => fallback_response(request, &variants.identity, status),
         },
         Entry::Listing(listing) => listing_response(request, listing),
-        Entry::Folder => redirect(request),
+        Entry::Directory => redirect(request),
         Entry::Missing => status_text(request, StatusCode::NOT_FOUND),
     }
 }
@@ -100,7 +100,7 @@ fn fallback_response(request: &Parts, page: &Page, status: StatusCode) -> Respon
     complete(&request.method, status, headers, page.slice(0, page.len))
 }
 
-/// Returns the listing of a folder, as HTML unless the client prefers JSON.
+/// Returns the listing of a directory, as HTML unless the client prefers JSON.
 fn listing_response(request: &Parts, listing: &Listing) -> Response<Body> {
     let prefers_json = prefers(&request.headers, "application/json", "text/html");
     let (content_type, body) = if prefers_json {
@@ -212,7 +212,7 @@ fn not_modified(ok_headers: &HeaderMap) -> Response<Body> {
     response
 }
 
-/// Redirects to the same folder with the slash, and with query and escapes unchanged.
+/// Redirects to the same directory with the slash, and with query and escapes unchanged.
 ///
 /// The reference is relative, so it is correct below any prefix that a router has stripped; as it begins
 /// with `./`, no path can turn it into another host or scheme.

@@ -1,7 +1,7 @@
-//! A folder as a root: files are opened below it and nowhere else.
+//! A directory as a root: files are opened below it and nowhere else.
 //!
 //! The kernel confines paths where it can: `openat2` with `RESOLVE_BENEATH` resolves a path in one
-//! step, so no folder can be exchanged for a symbolic link meanwhile. Without `openat2` (old kernels,
+//! step, so no directory can be exchanged for a symbolic link meanwhile. Without `openat2` (old kernels,
 //! sandboxes) the path is walked one component at a time, and no symbolic link is followed.
 //!
 //! The two differ in one point: `openat2` follows a relative link that stays below the root, the
@@ -46,29 +46,29 @@ use super::backend::{Backend, Item, Lookup};
 /// Maximum number of attempts to open a path while concurrent renames interfere (EAGAIN of openat2(2)).
 const MAX_ATTEMPTS: usize = 8;
 
-/// The folder in which each descriptor of the process has a name, by which an `O_PATH` descriptor is reopened.
+/// The directory in which each descriptor of the process has a name, by which an `O_PATH` descriptor is reopened.
 const FD_DIR: &str = "/proc/self/fd";
 
 /// Flags that resolve a path without opening the file, so that no FIFO or device notices; its type is
 /// checked first.
 const OPEN_PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// Flags that open files and folders. Blocking: the open waits for the holder of a lease (fcntl(2)).
+/// Flags that open files and directories. Blocking: the open waits for the holder of a lease (fcntl(2)).
 const OPEN_READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 
-/// Flags that open files and folders by path. Non-blocking: a FIFO may be at the path by now, and its open
+/// Flags that open files and directories by path. Non-blocking: a FIFO may be at the path by now, and its open
 /// would wait for a writer.
 const OPEN_READ_NONBLOCK: OFlags = OPEN_READ.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
-/// Flags that open a folder for path resolution only, which needs no permission to read it.
+/// Flags that open a directory for path resolution only, which needs no permission to read it.
 pub(super) const OPEN_DIR_PATH: OFlags =
     OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Which symbolic links below a folder are followed.
+/// Which symbolic links below a directory are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Symlinks {
-    /// Relative links that stay inside the folder. Without `openat2` (before Linux 5.6, and in some
+    /// Relative links that stay inside the directory. Without `openat2` (before Linux 5.6, and in some
     /// sandboxes) none is followed, as with [`Never`](Self::Never).
     Inside,
     /// Links whose target has the same owner as the link itself; in a chain each link is checked. So no user can publish the
@@ -80,14 +80,14 @@ pub enum Symlinks {
     Any,
 }
 
-/// The root folder. It is kept open, so that it stays the same if its path is renamed, and is reopened if it
+/// The root directory. It is kept open, so that it stays the same if its path is renamed, and is reopened if it
 /// was deleted.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
     symlinks: Symlinks,
     /// `None` until it can be opened.
-    folder: Mutex<Option<Arc<OpenFolder>>>,
+    directory: Mutex<Option<Arc<OpenDirectory>>>,
     /// Whether the kernel has no `openat2`, so that it is not tried again.
     openat2_unavailable: AtomicBool,
     /// [`FD_DIR`], or another path in tests.
@@ -96,21 +96,24 @@ pub(super) struct Root {
     cached_lookup_unsupported: AtomicBool,
 }
 
-/// Returns an error of the same kind that names the folder.
-pub(super) fn cannot_open(folder: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot open the folder {}: {error}", folder.display()))
+/// Returns an error of the same kind that names the directory.
+pub(super) fn cannot_open(directory: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("cannot open the directory {}: {error}", directory.display()),
+    )
 }
 
-/// The open folder.
+/// The open directory.
 #[derive(Debug)]
-struct OpenFolder {
+struct OpenDirectory {
     fd: OwnedFd,
     /// Whether lookups that never block are possible below it.
     is_local: bool,
 }
 
-impl OpenFolder {
-    /// Opens a folder. May block.
+impl OpenDirectory {
+    /// Opens a directory. May block.
     fn open(path: &Path) -> io::Result<Self> {
         let fd = openat(CWD, path, OPEN_DIR_PATH, Mode::empty())?;
         let is_local = cached_lookup::is_local(fd.as_fd());
@@ -123,7 +126,7 @@ impl OpenFolder {
     }
 }
 
-/// An open regular file or folder.
+/// An open regular file or directory.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
@@ -132,23 +135,23 @@ pub(super) struct Opened {
 }
 
 impl Root {
-    /// Opens the folder if it exists; otherwise each [`open`](Self::open) tries again.
+    /// Opens the directory if it exists; otherwise each [`open`](Self::open) tries again.
     pub(super) fn new(path: PathBuf, symlinks: Symlinks) -> Self {
         let root = Self {
             path,
             symlinks,
-            folder: Mutex::default(),
+            directory: Mutex::default(),
             openat2_unavailable: AtomicBool::new(false),
             fd_dir: FD_DIR,
             cached_lookup_unsupported: AtomicBool::new(false),
         };
-        if let Err(error) = root.folder() {
-            tracing::warn!(path = %root.path.display(), %error, "cannot open the folder; each request tries again");
+        if let Err(error) = root.directory() {
+            tracing::warn!(path = %root.path.display(), %error, "cannot open the directory; each request tries again");
         }
         root
     }
 
-    /// Returns the same open folder with another rule for links.
+    /// Returns the same open directory with another rule for links.
     #[cfg(test)]
     fn with_symlinks(&self, symlinks: Symlinks) -> Self {
         let root = Self::new(self.path.clone(), symlinks);
@@ -156,7 +159,7 @@ impl Root {
         root
     }
 
-    /// Opens the file or folder at `path` below the root. Returns `None` if there is none that may be served.
+    /// Opens the file or directory at `path` below the root. Returns `None` if there is none that may be served.
     ///
     /// Blocks on the disk. `path` is relative, with single slashes between its names.
     ///
@@ -164,13 +167,13 @@ impl Root {
     /// If the root itself cannot be opened, and on errors that are not the path's fault: out of
     /// descriptors or memory, an I/O error.
     pub(super) fn open(&self, path: &str) -> io::Result<Option<Opened>> {
-        let folder = self.folder().map_err(|error| match error.kind() {
+        let directory = self.directory().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::PermissionDenied => cannot_open(&self.path, &error),
             _ => error, // its errno says whether descriptors or memory have run out
         })?;
-        let root = folder.fd.as_fd();
+        let root = directory.fd.as_fd();
         let mut opened = Err(Errno::AGAIN);
         for _ in 0..MAX_ATTEMPTS {
             opened = self.try_open(root, path);
@@ -237,12 +240,12 @@ impl Root {
         }
     }
 
-    /// Returns the listing's item for `name` in `folder`, which is at `path`. A link is listed as its target.
+    /// Returns the listing's item for `name` in `directory`, which is at `path`. A link is listed as its target.
     ///
-    /// Returns `None` if it has been deleted meanwhile, is neither a file nor a folder, or is a link that
+    /// Returns `None` if it has been deleted meanwhile, is neither a file nor a directory, or is a link that
     /// is not followed or has no target.
-    fn item(&self, folder: &File, path: &str, name: &CStr) -> Option<Item> {
-        let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    fn item(&self, directory: &File, path: &str, name: &CStr) -> Option<Item> {
+        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let (kind, size, seconds) = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
                 let name = name.to_str().ok()?;
@@ -255,40 +258,40 @@ impl Root {
         let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         matches!(kind, FileType::RegularFile | FileType::Directory).then(|| Item {
             name: name.to_bytes().to_vec(),
-            is_folder: kind == FileType::Directory,
+            is_directory: kind == FileType::Directory,
             size,
             modified: SystemTime::UNIX_EPOCH.checked_add(since),
         })
     }
 
-    /// Returns the open folder, or opens it.
-    fn folder(&self) -> io::Result<Arc<OpenFolder>> {
-        if let Some(folder) = &*self.lock() {
-            return Ok(folder.clone());
+    /// Returns the open directory, or opens it.
+    fn directory(&self) -> io::Result<Arc<OpenDirectory>> {
+        if let Some(directory) = &*self.lock() {
+            return Ok(directory.clone());
         }
-        let folder = Arc::new(OpenFolder::open(&self.path)?);
-        Ok(self.lock().get_or_insert(folder).clone())
+        let directory = Arc::new(OpenDirectory::open(&self.path)?);
+        Ok(self.lock().get_or_insert(directory).clone())
     }
 
-    /// Reopens the folder if it was deleted and its path names a folder again. Returns whether it did. May
+    /// Reopens the directory if it was deleted and its path names a directory again. Returns whether it did. May
     /// block.
     pub(super) fn reopen_if_deleted(&self) -> bool {
-        let Some(old) = self.lock().clone().filter(|folder| folder.is_deleted()) else {
+        let Some(old) = self.lock().clone().filter(|directory| directory.is_deleted()) else {
             return false;
         };
-        let Ok(new) = OpenFolder::open(&self.path) else { return false };
-        let mut folder = self.lock();
-        let is_first = folder.as_ref().is_some_and(|folder| Arc::ptr_eq(folder, &old));
+        let Ok(new) = OpenDirectory::open(&self.path) else { return false };
+        let mut directory = self.lock();
+        let is_first = directory.as_ref().is_some_and(|directory| Arc::ptr_eq(directory, &old));
         if is_first {
-            *folder = Some(Arc::new(new));
+            *directory = Some(Arc::new(new));
         }
-        drop(folder);
+        drop(directory);
         is_first
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<OpenFolder>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<OpenDirectory>>> {
         // Nothing panics while it is held.
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -296,7 +299,7 @@ impl Backend for Root {
     fn lookup(&self, path: &str) -> io::Result<Lookup> {
         Ok(match self.open(path)? {
             None => Lookup::Missing,
-            Some(Opened { meta, .. }) if meta.is_dir() => Lookup::Folder,
+            Some(Opened { meta, .. }) if meta.is_dir() => Lookup::Directory,
             Some(Opened { file, meta }) => {
                 backend_file::read(file, meta)?.map_or(Lookup::Missing, Lookup::File)
             }
@@ -308,12 +311,12 @@ impl Backend for Root {
     }
 
     fn list(&self, path: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
-        let Some(Opened { file: folder, .. }) = self.open(path)? else { return Ok(()) };
-        for entry in Dir::read_from(&folder)? {
+        let Some(Opened { file: directory, .. }) = self.open(path)? else { return Ok(()) };
+        for entry in Dir::read_from(&directory)? {
             let entry = entry?;
             let name = entry.file_name();
             if !matches!(name.to_bytes(), b"." | b"..")
-                && let Some(item) = self.item(&folder, path, name)
+                && let Some(item) = self.item(&directory, path, name)
                 && each(item).is_break()
             {
                 break;

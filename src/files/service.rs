@@ -69,7 +69,7 @@ pub(super) enum Resolution {
 
 /// Entries that need no lookup.
 static MISSING: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Missing));
-static FOLDER: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Folder));
+static DIRECTORY: LazyLock<Arc<Entry>> = LazyLock::new(|| Arc::new(Entry::Directory));
 
 /// Returns the response to a refused request.
 pub(super) fn refuse(request: &Parts, status: StatusCode) -> Response<Body> {
@@ -90,7 +90,7 @@ impl Inner {
         } else {
             let path = request.uri.path();
             if path == "/" && !client_uri(request).path().ends_with('/') {
-                return Resolution::Entry(FOLDER.clone(), StatusCode::OK);
+                return Resolution::Entry(DIRECTORY.clone(), StatusCode::OK);
             }
             let Ok(normal) = normalize(path) else {
                 return Resolution::Refused(StatusCode::BAD_REQUEST);
@@ -211,7 +211,7 @@ impl Inner {
         Ok((*status, entry))
     }
 
-    /// Runs `load`, caches its entry as `name`, and watches the folders of `path`.
+    /// Runs `load`, caches its entry as `name`, and watches the directories of `path`.
     fn lookup(
         &self,
         view: View<'_>,
@@ -220,14 +220,14 @@ impl Inner {
         now: Instant,
         load: impl FnOnce(&LookupConfig) -> io::Result<Entry>,
     ) -> io::Result<Arc<Entry>> {
-        if let Storage::Folder(root) = &self.storage
+        if let Storage::Directory(root) = &self.storage
             && view.can_block()
             && root.reopen_if_deleted()
         {
             self.invalidate_all();
         }
         let change_count = self.cache.change_count();
-        if let Storage::Folder(root) = &self.storage {
+        if let Storage::Directory(root) = &self.storage {
             self.watch_path(root, path, view.can_block())?;
         }
         let entry = Arc::new(load(&self.options.config)?);
@@ -285,7 +285,7 @@ struct Pending {
     lookup: PendingLookup,
 }
 
-/// An error of reading the folder or a file in it, which is not the request's fault.
+/// An error of reading the directory or a file in it, which is not the request's fault.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot look up a file")]
 pub struct LookupError(#[source] io::Error);

@@ -1,4 +1,4 @@
-//! Requests against real temporary folders.
+//! Requests against real temporary directories.
 
 mod backends;
 mod cached;
@@ -31,8 +31,8 @@ impl Site {
         let site = Self { outside: tempfile::tempdir().unwrap() };
         fs::write(site.outside.path().join("secret.txt"), "secret").unwrap();
         fs::create_dir(site.root()).unwrap();
-        for folder in ["docs", "empty", ".git", ".well-known", "odd/index.html", "a b"] {
-            fs::create_dir_all(site.root().join(folder)).unwrap();
+        for directory in ["docs", "empty", ".git", ".well-known", "odd/index.html", "a b"] {
+            fs::create_dir_all(site.root().join(directory)).unwrap();
         }
         site.write("index.html", "<h1>home</h1>");
         site.write("hello.txt", "0123456789");
@@ -305,7 +305,8 @@ async fn missing_root_is_server_error_and_not_404() {
     let served = dir(site.outside.path().join("later"));
     let error = served.clone().oneshot(request(Method::GET, "/x")).await.unwrap_err();
     assert_eq!(Error::find(&*error).map(Error::kind), Some(Kind::Internal));
-    let named = format!("cannot open the folder {}: ", site.outside.path().join("later").display());
+    let named =
+        format!("cannot open the directory {}: ", site.outside.path().join("later").display());
     let cause = crate::error::Chain(&*error).to_string();
     assert!(cause.contains(&named), "{cause}");
     fs::create_dir(site.outside.path().join("later")).unwrap();

@@ -103,7 +103,7 @@ impl XAccelRedirectLayer {
     }
 
     /// Accepts `X-Sendfile` too. Its value is a path in the file system that begins with `root`, the
-    /// path of the folder that is served.
+    /// path of the directory that is served.
     #[must_use]
     pub fn sendfile(mut self, root: impl Into<PathBuf>) -> Self {
         self.root = Some(root.into());
@@ -146,11 +146,11 @@ impl<S> Layer<S> for XAccelRedirectLayer {
 /// client's request, and so do conditions and ranges if it is a GET or HEAD. The application's cookies,
 /// `Content-Type`, `Content-Disposition`, `Cache-Control` and `Vary` are kept; fields about its own body
 /// or status and other `X-Accel-` fields are not. An empty `Content-Type` stands for the file's own. A
-/// file that does not exist is a 404 and a warning in the log, and so is a folder without the trailing
+/// file that does not exist is a 404 and a warning in the log, and so is a directory without the trailing
 /// slash.
 ///
 /// The fields that name files never reach the client, and are ignored in requests. Put it around
-/// applications that you trust: they can publish any file of the folder.
+/// applications that you trust: they can publish any file of the directory.
 #[derive(Debug, Clone)]
 pub struct XAccelRedirect<S> {
     inner: S,
@@ -238,7 +238,7 @@ where
                 StateProj::File { response, app_fields, named_file } => {
                     let mut response = ready!(response.poll(cx))?;
                     if response.status() == StatusCode::PERMANENT_REDIRECT {
-                        // A folder without the slash. The client cannot request its path.
+                        // A directory without the slash. The client cannot request its path.
                         let method =
                             if this.file_request.is_head { Method::HEAD } else { Method::GET };
                         let status = StatusCode::NOT_FOUND;

@@ -12,7 +12,7 @@ use crate::{Body, BoxError, Request, Response, Router, cache::CacheLayer, files}
 #[tokio::test]
 async fn s3_unread_body_after_early_answer_is_never_a_request() {
     let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("folder")).unwrap();
+    fs::create_dir(dir.path().join("directory")).unwrap();
     fs::write(dir.path().join("a.txt"), "text").unwrap();
     let site = Router::new().nest("/static", files::dir(dir.path())).route(
         "/fails",
@@ -45,7 +45,7 @@ async fn s3_unread_body_after_early_answer_is_never_a_request() {
         ("HEAD", "/static/a.txt", 200),
         ("POST", "/static/a.txt", 405),
         ("GET", "/static/none", 404),
-        ("GET", "/static/folder", 308),
+        ("GET", "/static/directory", 308),
         ("GET", "/static/%2e%2e/a", 400),
         ("GET", "/missing", 404),
         ("DELETE", "/empty", 204),

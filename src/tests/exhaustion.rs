@@ -106,12 +106,12 @@ async fn files_of_the_cache_are_served_without_descriptors() {
 }
 
 async fn serve_files_without_descriptors() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("small.txt"), "small").unwrap();
-    fs::write(folder.path().join("large.txt"), "7".repeat(100_000)).unwrap();
-    fs::write(folder.path().join("other.txt"), "other").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("small.txt"), "small").unwrap();
+    fs::write(directory.path().join("large.txt"), "7".repeat(100_000)).unwrap();
+    fs::write(directory.path().join("other.txt"), "other").unwrap();
     // Each request looks up the path again.
-    let dir = files::DirBuilder::dir(folder.path()).revalidate(Duration::from_nanos(1)).build();
+    let dir = files::DirBuilder::dir(directory.path()).revalidate(Duration::from_nanos(1)).build();
     let server = start(RescueLayer::new().layer(dir)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
     let mut get = async |path: &str| {
@@ -128,7 +128,7 @@ async fn serve_files_without_descriptors() {
     }
     let usual = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..usual }).unwrap();
-    assert!(fs::File::open(folder.path()).is_err(), "the limit holds");
+    assert!(fs::File::open(directory.path()).is_err(), "the limit holds");
     for path in ["/small.txt", "/large.txt"] {
         assert_eq!(get(path).await, [200]);
     }
@@ -143,23 +143,23 @@ async fn serve_files_without_descriptors() {
 #[tokio::test]
 #[cfg_attr(not(peer_root), ignore = "run as root: the child takes another uid")]
 async fn server_survives_when_no_thread_can_be_started() {
-    if let Some(folder) = env::var_os(CHILD) {
-        return serve_without_threads(Path::new(&folder)).await;
+    if let Some(directory) = env::var_os(CHILD) {
+        return serve_without_threads(Path::new(&directory)).await;
     }
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-    fs::write(folder.path().join("large.bin"), vec![b'7'; 100_000]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+    fs::write(directory.path().join("large.bin"), vec![b'7'; 100_000]).unwrap();
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["--exact", "--nocapture", "--test-threads=1"]);
     child.arg("tests::exhaustion::server_survives_when_no_thread_can_be_started");
-    child.env(CHILD, folder.path()).kill_on_drop(true).stdin(Stdio::null());
+    child.env(CHILD, directory.path()).kill_on_drop(true).stdin(Stdio::null());
     let output = within(child.output()).await.unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 
 /// Serves on this thread as a user that cannot start another one.
-async fn serve_without_threads(folder: &Path) {
-    let budget = Budget::builder().spill_dir(folder).build();
+async fn serve_without_threads(directory: &Path) {
+    let budget = Budget::builder().spill_dir(directory).build();
     let app = service_fn(async |request: Request| -> Result<Response, BoxError> {
         match request.uri().path() {
             "/panic" => panic!("a fault of the application"),
@@ -172,7 +172,7 @@ async fn serve_without_threads(folder: &Path) {
     });
     let app = RequestBufferLayer::new().budget(budget.clone()).layer(app);
     let app = ResponseBufferLayer::new().max_memory(1000).budget(budget).layer(app);
-    let site = Router::new().nest("/files", files::dir(folder)).fallback(app);
+    let site = Router::new().nest("/files", files::dir(directory)).fallback(app);
     let server = start(RescueLayer::new().layer(site)).await;
     let get = async |path: &str| {
         let head = "Host: a\r\nConnection: close\r\n\r\n";

@@ -39,9 +39,9 @@ async fn serve_takes_axum_router() {
 
 #[tokio::test]
 async fn serve_takes_serve_dir_of_tower_http() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.txt"), "a".repeat(100_000)).unwrap();
-    let server = start(ServeDir::new(folder.path())).await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.txt"), "a".repeat(100_000)).unwrap();
+    let server = start(ServeDir::new(directory.path())).await;
     let answer =
         exchange(server.addr, "GET /a.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert_eq!(statuses(&answer), [200]);

@@ -35,8 +35,8 @@ fn documents() -> Vec<PathBuf> {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "md"))
         .collect();
-    for folder in ["src", "examples", "benches"] {
-        found.extend(source::files(&root.join(folder), "md"));
+    for directory in ["src", "examples", "benches"] {
+        found.extend(source::files(&root.join(directory), "md"));
     }
     found.push(root.join("fuzz/README.md"));
     found

@@ -523,8 +523,8 @@ async fn connections_above_the_limit_wait_until_one_ends() {
 
 #[tokio::test]
 async fn unix_socket_is_served_and_its_path_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s.sock");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.sock");
     let address = format!("unix:{}", path.display());
     for _ in 0..2 {
         // The second time over a socket file of a crashed server.

@@ -124,8 +124,8 @@ async fn server_ends_while_a_connection_lingers() {
 
 #[tokio::test]
 async fn server_leaves_a_socket_file_that_is_no_longer_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s.sock");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.sock");
     let server = serve(format!("unix:{}", path.display()), service_fn(early)).bind().unwrap();
     std::fs::remove_file(&path).unwrap();
     let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -176,8 +176,8 @@ async fn signal_drains_a_server_and_a_second_one_ends_the_process() {
         println!("listening");
         return server.await.unwrap();
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s.sock");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.sock");
     for signal in [Signal::TERM, Signal::INT] {
         let (mut server, mut client, _output) = child(&path).await;
         send(&server, signal);

@@ -1,4 +1,4 @@
-//! Tests of folders behind a router and a server, with requests that no browser sends.
+//! Tests of directories behind a router and a server, with requests that no browser sends.
 
 use std::{
     fs::{self, File},
@@ -16,15 +16,15 @@ use tower::service_fn;
 use super::support::{Running, exchange, read_all, read_until, start, statuses};
 use crate::{Body, BoxError, Response, Router, files};
 
-/// Creates a folder with these files. The content of each is its path.
-fn folder(paths: &[&str]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+/// Creates a directory with these files. The content of each is its path.
+fn directory(paths: &[&str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
     for path in paths {
-        let file = folder.path().join(path);
+        let file = directory.path().join(path);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, format!("this is {path}")).unwrap();
     }
-    folder
+    directory
 }
 
 /// Returns the whole response to a GET.
@@ -35,14 +35,14 @@ async fn get(server: &Running, target: &str) -> String {
 
 #[tokio::test]
 async fn f2_path_refused_in_one_spelling_is_served_in_none() {
-    let folder = folder(&["public/page", "admin/secret"]);
+    let directory = directory(&["public/page", "admin/secret"]);
     let refuse = service_fn(async |_| {
         let mut response = Response::new(Body::from("refused"));
         *response.status_mut() = StatusCode::FORBIDDEN;
         Ok::<_, BoxError>(response)
     });
     // One router allows the named path, the other all except the named path.
-    let dir = files::dir(folder.path());
+    let dir = files::dir(directory.path());
     let named = Router::new().prefix("/public", dir.clone()).prefix("/admin", refuse);
     let others = Router::new().prefix("/admin", refuse).fallback(dir);
     for site in [named, others] {
@@ -86,9 +86,9 @@ async fn f2_path_refused_in_one_spelling_is_served_in_none() {
 }
 
 #[tokio::test]
-async fn f3_no_redirect_leads_to_another_host_from_where_a_folder_is_mounted() {
-    let folder = folder(&["dir/x", "evil.com/dir/x"]);
-    let dir = || files::dir(folder.path());
+async fn f3_no_redirect_leads_to_another_host_from_where_a_directory_is_mounted() {
+    let directory = directory(&["dir/x", "evil.com/dir/x"]);
+    let dir = || files::dir(directory.path());
     let site = Router::new()
         .nest("/files", dir())
         .nest("/nested", Router::new().nest("/deep", dir()))
@@ -139,9 +139,9 @@ fn cut(path: &Path, len: u64) {
 
 #[tokio::test]
 async fn file_that_shrinks_while_it_is_sent_ends_the_connection() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
-    let server = start(files::dir(folder.path())).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let server = start(files::dir(directory.path())).await;
     for asked in ["", "Range: bytes=10-\r\n"] {
         // More than all buffers between the server and the client.
         fs::write(&path, "").unwrap();
@@ -164,10 +164,10 @@ async fn file_that_shrinks_while_it_is_sent_ends_the_connection() {
 
 #[tokio::test]
 async fn file_that_shrank_after_its_lookup_ends_the_connection() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
     fs::write(&path, vec![b'7'; 100_000]).unwrap();
-    let site = files::DirBuilder::dir(folder.path())
+    let site = files::DirBuilder::dir(directory.path())
         .watch(false)
         .revalidate(Duration::from_secs(3600))
         .build();

@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Returns the folder of `Cargo.toml`.
+/// Returns the directory of `Cargo.toml`.
 pub(super) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Returns all files below a folder with this extension.
+/// Returns all files below a directory with this extension.
 pub(super) fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -55,8 +55,8 @@ pub(super) fn tests() -> Vec<Test> {
 /// Returns the functions in the test code of each file, with the path from the repository's root.
 pub(super) fn functions() -> Vec<(String, Vec<Function>)> {
     let mut found = Vec::new();
-    for folder in ["src", "examples"] {
-        for path in files(&repository().join(folder), "rs") {
+    for directory in ["src", "examples"] {
+        for path in files(&repository().join(directory), "rs") {
             let file = path.strip_prefix(repository()).unwrap();
             let text = fs::read_to_string(&path).unwrap();
             let is_test = |part: &std::ffi::OsStr| {

@@ -12,8 +12,8 @@ async fn upstream_check_names_servers_that_cannot_be_reached() {
     let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let live = live.local_addr().unwrap().to_string();
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-    let folder = tempfile::tempdir().unwrap();
-    let gone = format!("unix:{}", folder.path().join("gone").display());
+    let directory = tempfile::tempdir().unwrap();
+    let gone = format!("unix:{}", directory.path().join("gone").display());
     let api = Upstream::new([&live, &gone, &dead]).unwrap();
     let error = api.check().await.unwrap_err().to_string();
     let refused = format!("cannot connect to {dead}: Connection refused (os error 111)");
@@ -31,16 +31,16 @@ async fn upstream_check_succeeds_if_all_servers_can_be_reached() {
 
 #[test]
 fn try_build_error_names_the_directory() {
-    let folder = tempfile::tempdir().unwrap();
-    let (missing, file) = (folder.path().join("nope"), folder.path().join("file"));
+    let directory = tempfile::tempdir().unwrap();
+    let (missing, file) = (directory.path().join("nope"), directory.path().join("file"));
     std::fs::write(&file, "").unwrap();
     for (path, why) in [(&missing, "No such file"), (&file, "Not a directory")] {
         let error = DirBuilder::dir(path).try_build().unwrap_err().to_string();
-        let text = format!("cannot open the folder {}: {why}", path.display());
+        let text = format!("cannot open the directory {}: {why}", path.display());
         assert!(error.starts_with(&text), "{error}");
     }
-    drop(DirBuilder::dir(folder.path()).try_build().unwrap());
-    // The file does not exist, and its folder does.
+    drop(DirBuilder::dir(directory.path()).try_build().unwrap());
+    // The file does not exist, and its directory does.
     drop(DirBuilder::file(missing).try_build().unwrap());
 }
 

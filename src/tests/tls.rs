@@ -83,11 +83,11 @@ async fn t1_request_for_a_stricter_host_is_misdirected() {
 async fn file_over_tls_is_complete_and_sent_with_its_head() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let bytes: Vec<u8> = (0..5_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
-    std::fs::write(folder.path().join("big"), &bytes).unwrap();
-    std::fs::write(folder.path().join("small"), "small").unwrap();
-    let site = Router::new().fallback(files::dir(folder.path()));
+    std::fs::write(directory.path().join("big"), &bytes).unwrap();
+    std::fs::write(directory.path().join("small"), "small").unwrap();
+    let site = Router::new().fallback(files::dir(directory.path()));
     let tls = Server::pem_files(chain, key).unwrap();
     let server = start_with(site, |s| s.tls(tls)).await;
     let mut stream = connect(&ca, server.addr, "a.example").await;

@@ -9,23 +9,23 @@ use super::{
     *,
 };
 
-/// A folder with which entries of every kind are made.
+/// A directory with which entries of every kind are made.
 struct Disk {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     root: Root,
 }
 
 impl Disk {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::new(folder.path().to_owned(), Symlinks::Inside);
-        Self { folder, root }
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_owned(), Symlinks::Inside);
+        Self { directory, root }
     }
 
     /// Makes an entry with `len` bytes of content.
     fn file(&self, len: u64) -> Arc<Entry> {
         let content = vec![b'x'; usize::try_from(len).unwrap()];
-        fs::write(self.folder.path().join("f"), content).unwrap();
+        fs::write(self.directory.path().join("f"), content).unwrap();
         self.entry("f")
     }
 

@@ -11,8 +11,8 @@ fn path_names_file_or_directory() {
         (".well-known", false),
         ("a..b", false),
     ];
-    for (path, is_folder) in table {
-        let want = FilePath { below_root: path.to_owned(), is_folder };
+    for (path, is_directory) in table {
+        let want = FilePath { below_root: path.to_owned(), is_directory };
         assert_eq!(FilePath::parse(path, &LookupConfig::default()), Some(want), "{path}");
     }
 }

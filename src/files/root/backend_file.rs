@@ -1,4 +1,4 @@
-//! A folder's files: small ones are held in memory, large ones open.
+//! A directory's files: small ones are held in memory, large ones open.
 
 use std::{
     fs::{File, Metadata},

@@ -21,16 +21,16 @@ use crate::files::backend::{BackendFile, Content, Lookup};
 const LOCAL_FILE_SYSTEMS: [FsWord; 5] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
-/// Returns whether the folder is on a local file system. May block.
-pub(super) fn is_local(folder: BorrowedFd<'_>) -> bool {
-    fstatfs(folder).is_ok_and(|fs| LOCAL_FILE_SYSTEMS.contains(&fs.f_type))
+/// Returns whether the directory is on a local file system. May block.
+pub(super) fn is_local(directory: BorrowedFd<'_>) -> bool {
+    fstatfs(directory).is_ok_and(|fs| LOCAL_FILE_SYSTEMS.contains(&fs.f_type))
 }
 
 impl Root {
     /// Looks up a path without waiting for a disk, a remote server or the holder of a lease on the
     /// file.
     ///
-    /// Finds small files, folders and names that the kernel has cached as missing, and only under
+    /// Finds small files, directories and names that the kernel has cached as missing, and only under
     /// [`Symlinks::Inside`]. Returns `None` for everything else and on every error: the caller then
     /// uses [`open`](Self::open), which may block.
     pub(super) fn try_lookup_cached(&self, path: &str) -> Option<Lookup> {
@@ -40,8 +40,8 @@ impl Root {
         if !is_supported || unsupported.load(Relaxed) {
             return None;
         }
-        let folder = self.lock().clone().filter(|folder| folder.is_local)?;
-        let root = &folder.fd;
+        let directory = self.lock().clone().filter(|directory| directory.is_local)?;
+        let root = &directory.fd;
         // Only names in the kernel's cache, and only on this file system.
         let within = ResolveFlags::BENEATH
             | ResolveFlags::NO_MAGICLINKS
@@ -55,14 +55,14 @@ impl Root {
             }
             // A sandbox (PERM); another file system or a path out of the root (XDEV).
             Err(Errno::PERM | Errno::XDEV) => return None,
-            // A deleted folder is empty, but its path may name another one by now.
+            // A deleted directory is empty, but its path may name another one by now.
             Err(errno) => {
-                return (is_absence(errno) && !folder.is_deleted()).then_some(Lookup::Missing);
+                return (is_absence(errno) && !directory.is_deleted()).then_some(Lookup::Missing);
             }
         };
         let meta = held.metadata().ok()?;
         if meta.is_dir() {
-            return Some(Lookup::Folder);
+            return Some(Lookup::Directory);
         }
         if !meta.is_file() {
             return Some(Lookup::Missing);
@@ -113,8 +113,8 @@ mod tests {
 
     /// Makes a root with some files, beside the package and so perhaps on a local file system.
     fn root() -> (tempfile::TempDir, Root) {
-        let folder = tempfile::tempdir_in(".").unwrap();
-        let path = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let path = |name: &str| directory.path().join(name);
         fs::create_dir(path("docs")).unwrap();
         fs::write(path("docs/a.txt"), "content").unwrap();
         fs::write(path("docs/empty"), "").unwrap();
@@ -125,14 +125,14 @@ mod tests {
         .unwrap();
         symlink("docs/a.txt", path("inside")).unwrap();
         symlink("/etc/hostname", path("outside")).unwrap();
-        let root = Root::new(folder.path().to_owned(), Symlinks::Inside);
-        (folder, root)
+        let root = Root::new(directory.path().to_owned(), Symlinks::Inside);
+        (directory, root)
     }
 
     fn found(root: &Root, path: &str) -> Option<String> {
         Some(match root.try_lookup_cached(path)? {
             Lookup::Missing => "missing".to_owned(),
-            Lookup::Folder => "folder".to_owned(),
+            Lookup::Directory => "directory".to_owned(),
             Lookup::File(BackendFile { content: Content::Bytes(bytes), .. }) => {
                 String::from_utf8(bytes.to_vec()).unwrap()
             }
@@ -142,15 +142,15 @@ mod tests {
 
     #[test]
     fn cached_lookup_agrees_with_blocking_lookup() {
-        let (_folder, root) = root();
-        if !root.folder().unwrap().is_local {
+        let (_directory, root) = root();
+        if !root.directory().unwrap().is_local {
             return; // no lookup is cached then
         }
         let whole = |text: &str| Some(text.to_owned());
         for (path, want) in [
             ("docs/a.txt", whole("content")),
             ("docs/empty", whole("")),
-            ("docs", whole("folder")),
+            ("docs", whole("directory")),
             ("inside", whole("content")),
             ("large", None),
             ("outside", None),
@@ -178,14 +178,14 @@ mod tests {
 
     #[test]
     fn cached_lookup_declines_other_rules_and_special_files() {
-        let (folder, root) = root();
+        let (directory, root) = root();
         for symlinks in [Symlinks::Never, Symlinks::Any, Symlinks::SameOwner] {
             let root = root.with_symlinks(symlinks);
             root.open("docs/a.txt").unwrap();
             assert_eq!(found(&root, "docs/a.txt"), None, "{symlinks:?}");
         }
-        let _socket = UnixListener::bind(folder.path().join("socket")).unwrap();
-        let fifo = folder.path().join("fifo");
+        let _socket = UnixListener::bind(directory.path().join("socket")).unwrap();
+        let fifo = directory.path().join("fifo");
         mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         for path in ["socket", "fifo"] {
             assert!(root.open(path).unwrap().is_none());

@@ -30,7 +30,7 @@ const PSEUDO_FILE_SYSTEMS: [FsWord; 12] = [
     0xf97c_ff8c,
 ];
 
-/// Returns the metadata of a regular file or a folder; `NOENT` for devices, FIFOs, sockets and everything on
+/// Returns the metadata of a regular file or a directory; `NOENT` for devices, FIFOs, sockets and everything on
 /// pseudo file systems.
 pub(super) fn servable_metadata(file: &File) -> Result<Metadata, Errno> {
     let meta = file.metadata().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
@@ -40,14 +40,22 @@ pub(super) fn servable_metadata(file: &File) -> Result<Metadata, Errno> {
 
 /// Opens `path` below `root` by openat2(2). Fails with `AGAIN` if a rename anywhere in the system may have
 /// interfered.
-pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: &str,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     let within = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
     openat2(root, path, flags, Mode::empty(), within)
 }
 
 /// Opens a path one name at a time and follows no link. If the last name is a link, `last` decides whether
 /// the link itself is opened or the open fails.
-pub(super) fn open_by_walk(root: BorrowedFd<'_>, path: &str, last: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_by_walk(
+    root: BorrowedFd<'_>,
+    path: &str,
+    last: OFlags,
+) -> Result<OwnedFd, Errno> {
     // The size of a request's head bounds the path and so the number of steps.
     let mut held: Option<OwnedFd> = None;
     let mut rest = path;

@@ -70,20 +70,20 @@ pub(super) fn open_by_owner(
 fn push_target(steps: &mut Vec<Step>, target: &[u8], owner: u32) {
     let mut owner = Some(owner);
     for name in target.rsplit(|&b| b == b'/') {
-        // `a//b` is `a/./b`, and `a/` is `a/.`, which must be a folder.
+        // `a//b` is `a/./b`, and `a/` is `a/.`, which must be a directory.
         let name = if name.is_empty() { b"." } else { name };
         steps.push(Step { name: name.into(), owner: owner.take() });
     }
 }
 
-/// Opens the file or folder of this name, or the link itself if it is one.
+/// Opens the file or directory of this name, or the link itself if it is one.
 fn open_no_follow(
     at: BorrowedFd<'_>,
     name: &[u8],
     flags: OFlags,
 ) -> Result<(OwnedFd, Stat), Errno> {
     match openat(at, name, flags.union(OFlags::NOFOLLOW), Mode::empty()) {
-        // NOTDIR: the name is a link or a file, where a folder is required.
+        // NOTDIR: the name is a link or a file, where a directory is required.
         Err(why @ (Errno::LOOP | Errno::NOTDIR)) => {
             let fd = openat(at, name, OPEN_LINK_PATH, Mode::empty())?;
             let stat = fstat(&fd)?;

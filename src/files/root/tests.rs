@@ -16,7 +16,7 @@ type Open = fn(BorrowedFd<'_>, &str, OFlags) -> Result<OwnedFd, Errno>;
 /// Both ways to open a path, so that each is tested on every kernel.
 const WAYS: [(&str, Open); 2] = [("openat2", open_beneath), ("walk", open_by_walk)];
 
-/// `root/` beside `secret.txt`, both below a temporary folder.
+/// `root/` beside `secret.txt`, both below a temporary directory.
 fn tree() -> (tempfile::TempDir, Root) {
     let outside = tempfile::tempdir().unwrap();
     let path = outside.path().join("root");
@@ -37,7 +37,7 @@ fn text(fd: OwnedFd) -> String {
 fn files_and_directories_below_root_are_opened_by_openat2_and_by_walk() {
     let (_outside, root) = tree();
     for (way, open) in WAYS {
-        let open = |path| open(root.folder().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK);
+        let open = |path| open(root.directory().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK);
         assert_eq!(text(open("top.txt").unwrap()), "top", "{way}");
         assert_eq!(text(open("a/b/deep.txt").unwrap()), "deep", "{way}");
         assert!(servable_metadata(&open("a/b").unwrap().into()).unwrap().is_dir(), "{way}");
@@ -53,7 +53,7 @@ fn no_name_leads_out_of_root() {
     for (way, open) in WAYS {
         for path in ["..", "../secret.txt", "a/../../secret.txt", absolute.to_str().unwrap()] {
             let errno =
-                open(root.folder().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK).unwrap_err();
+                open(root.directory().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -74,7 +74,7 @@ fn symbolic_links_out_of_root_are_refused_by_openat2_and_by_walk() {
             ["up", "absolute", "parent/secret.txt", "all/etc/passwd", "magic/etc/passwd", "loop"]
         {
             let errno =
-                open(root.folder().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK).unwrap_err();
+                open(root.directory().unwrap().fd.as_fd(), path, OPEN_READ_NONBLOCK).unwrap_err();
             assert!(is_absence(errno), "{way} {path}: {errno}");
         }
     }
@@ -95,8 +95,8 @@ fn relative_link_inside_is_followed_by_openat2_alone() {
     root.openat2_unavailable.store(true, Relaxed);
     assert_eq!(read("short/deep.txt"), None);
     assert_eq!(read("a/top"), None);
-    let folder = root.folder().unwrap();
-    let fd = folder.fd.as_fd();
+    let directory = root.directory().unwrap();
+    let fd = directory.fd.as_fd();
     assert_eq!(open_by_walk(fd, "short/deep.txt", OPEN_READ_NONBLOCK).unwrap_err(), Errno::NOTDIR);
     assert_eq!(open_by_walk(fd, "a/top", OPEN_READ_NONBLOCK).unwrap_err(), Errno::LOOP);
 }
@@ -105,8 +105,8 @@ fn relative_link_inside_is_followed_by_openat2_alone() {
 fn lookup_without_openat2_walks_and_remembers_the_error_of_the_kernel() {
     let (outside, root) = tree();
     symlink("top.txt", outside.path().join("root/link")).unwrap();
-    let folder = root.folder().unwrap();
-    let fd = folder.fd.as_fd();
+    let directory = root.directory().unwrap();
+    let fd = directory.fd.as_fd();
     let find = |path, says: Result<&str, Errno>| {
         let asked = std::cell::Cell::new(false);
         let found = root.open_inside(fd, path, OPEN_READ, |root, asked_for, flags| {

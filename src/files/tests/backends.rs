@@ -1,4 +1,4 @@
-//! Files of other backends than a folder.
+//! Files of other backends than a directory.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ fn site() -> Embedded {
 }
 
 #[tokio::test]
-async fn files_in_the_program_are_served_as_those_of_a_folder() {
+async fn files_in_the_program_are_served_as_those_of_a_directory() {
     let dir = DirBuilder::backend(site()).precompressed().build();
     assert_eq!(content(get(&dir, "/").await).await, "<h1>home</h1>");
     assert_eq!(content(get(&dir, "/docs/").await).await, "docs");

@@ -1,4 +1,4 @@
-//! Listings of folders with hostile names.
+//! Listings of directories with hostile names.
 
 use std::{
     io,
@@ -61,11 +61,11 @@ async fn listed(dir: &Dir, target: &str) -> (Vec<String>, Vec<String>) {
 #[tokio::test]
 async fn every_listed_entry_can_be_requested() {
     let site = Site::new();
-    let folder = site.root().join("list");
-    fs::create_dir(&folder).unwrap();
+    let directory = site.root().join("list");
+    fs::create_dir(&directory).unwrap();
     for name in HOSTILE {
         let name = std::ffi::OsStr::from_bytes(name);
-        fs::write(folder.join(name), name.as_bytes()).unwrap();
+        fs::write(directory.join(name), name.as_bytes()).unwrap();
     }
     for dir in [site.builder().listing().build(), site.builder().listing().hidden().build()] {
         let (links, names) = listed(&dir, "/list/").await;
@@ -100,24 +100,24 @@ async fn link_is_listed_as_its_target_if_that_is_served() {
     let site = Site::new();
     let at = std::time::UNIX_EPOCH + Duration::from_secs(784_111_777);
     fs::File::open(site.root().join("hello.txt")).unwrap().set_modified(at).unwrap();
-    for folder in [site.root(), site.root().join("empty")] {
-        let up = if folder.ends_with("empty") { "../" } else { "" };
+    for directory in [site.root(), site.root().join("empty")] {
+        let up = if directory.ends_with("empty") { "../" } else { "" };
         for (link, to) in [
             ("to-file", "hello.txt"),
-            ("to-folder", "docs"),
+            ("to-directory", "docs"),
             ("to-nothing", "none.txt"),
             ("to-itself", "to-itself"),
             ("to-outside", "../secret.txt"),
         ] {
-            std::os::unix::fs::symlink(format!("{up}{to}"), folder.join(link)).unwrap();
+            std::os::unix::fs::symlink(format!("{up}{to}"), directory.join(link)).unwrap();
         }
-        std::os::unix::fs::symlink("/dev/null", folder.join("to-device")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", directory.join("to-device")).unwrap();
     }
     fs::remove_file(site.root().join("index.html")).unwrap();
     for (rule, want) in [
         (Symlinks::Never, &[][..]),
-        (Symlinks::Inside, &["to-folder", "to-file"]),
-        (Symlinks::Any, &["to-folder", "to-file", "to-outside"]),
+        (Symlinks::Inside, &["to-directory", "to-file"]),
+        (Symlinks::Any, &["to-directory", "to-file", "to-outside"]),
     ] {
         let dir = site.builder().listing().symlinks(rule).build();
         for target in ["/", "/empty/"] {
@@ -133,8 +133,8 @@ async fn link_is_listed_as_its_target_if_that_is_served() {
         let json = get_with(&dir, "/empty/", &accept).await;
         let json = String::from_utf8(content(json).await.to_vec()).unwrap();
         let file = r#"{"name":"to-file","type":"file","size":10,"modified":"Sun, 06 Nov 1994"#;
-        let folder = r#"{"name":"to-folder","type":"folder","#;
-        for item in [file, folder] {
+        let directory = r#"{"name":"to-directory","type":"folder","#;
+        for item in [file, directory] {
             assert_eq!(json.contains(item), rule != Symlinks::Never, "{json}");
         }
     }
@@ -187,24 +187,24 @@ async fn listing_is_served_without_etag() {
     }
 }
 
-/// A folder with more items than a listing has, after some hidden ones. It counts the items that were read.
+/// A directory with more items than a listing has, after some hidden ones. It counts the items that were read.
 #[derive(Debug)]
-struct LargeFolder {
+struct LargeDirectory {
     hidden: usize,
     visible: usize,
     count: Arc<AtomicUsize>,
 }
 
-impl Backend for LargeFolder {
+impl Backend for LargeDirectory {
     fn lookup(&self, path: &str) -> io::Result<Lookup> {
-        Ok(if path == "." { Lookup::Folder } else { Lookup::Missing })
+        Ok(if path == "." { Lookup::Directory } else { Lookup::Missing })
     }
 
     fn list(&self, _: &str, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> io::Result<()> {
         let hidden = (0..self.hidden).map(|i| if i % 2 == 0 { ".x" } else { "\n" }.to_owned());
         for name in hidden.chain((0..self.visible).map(|i| format!("{i:05}"))) {
             self.count.fetch_add(1, Ordering::Relaxed);
-            let item = Item { name: name.into(), is_folder: false, size: 0, modified: None };
+            let item = Item { name: name.into(), is_directory: false, size: 0, modified: None };
             if each(item).is_break() {
                 break;
             }
@@ -225,7 +225,7 @@ async fn listing_is_cut_at_its_bound_and_says_so() {
         (20_000, 20_000, 10_000, true, 30_001),
     ] {
         let count = Arc::new(AtomicUsize::new(0));
-        let dir = DirBuilder::backend(LargeFolder { hidden, visible, count: count.clone() })
+        let dir = DirBuilder::backend(LargeDirectory { hidden, visible, count: count.clone() })
             .listing()
             .build();
         let json = get_with(&dir, "/", &[(header::ACCEPT, "application/json")]).await;

@@ -129,7 +129,7 @@ async fn page_with_directory_name_stands_for_directory() {
     let dir = site.builder().html_extension().build();
     assert_eq!(content(get(&dir, "/blog").await).await, "the blog");
     assert_eq!(content(get(&dir, "/blog/2026").await).await, "this year");
-    // The index file of the folder comes first.
+    // The index file of the directory comes first.
     let pages = || site.builder().html_extension();
     for dir in [pages().listing().build(), pages().index("2026.html").build()] {
         assert_eq!(get(&dir, "/blog").await.status(), StatusCode::PERMANENT_REDIRECT);
@@ -208,7 +208,7 @@ async fn listing_is_sorted_and_escaped() {
     assert!(json.starts_with(r#"{"items":[{"name":"zoo","type":"folder","#), "{json}");
     assert!(json.contains(r#"{"name":"\"q\".txt","type":"file","size":1,"modified":""#), "{json}");
     assert!(json.ends_with("],\"more\":false}\n"));
-    // An index file comes first, the root is a folder too, and listings are off by default.
+    // An index file comes first, the root is a directory too, and listings are off by default.
     assert_eq!(content(get(&dir, "/docs/").await).await, "docs");
     fs::remove_file(site.root().join("index.html")).unwrap();
     let root = String::from_utf8(
@@ -234,23 +234,23 @@ async fn f4_links_are_followed_as_far_as_their_rule_allows() {
     symlink("hello.txt", site.root().join("inside")).unwrap();
     symlink("../secret.txt", site.root().join("outside")).unwrap();
     symlink("/etc/hostname", site.root().join("absolute")).unwrap();
-    symlink("docs", site.root().join("folder")).unwrap();
+    symlink("docs", site.root().join("directory")).unwrap();
     let owned_by_us = rustix::process::getuid().is_root();
     for (which, served) in [
-        (Symlinks::Inside, ["/inside", "/folder/index.html"].as_slice()),
+        (Symlinks::Inside, ["/inside", "/directory/index.html"].as_slice()),
         (Symlinks::Never, &[]),
-        (Symlinks::Any, &["/inside", "/folder/index.html", "/outside", "/absolute"]),
+        (Symlinks::Any, &["/inside", "/directory/index.html", "/outside", "/absolute"]),
         (
             Symlinks::SameOwner,
             if owned_by_us {
-                &["/inside", "/folder/index.html", "/outside", "/absolute"]
+                &["/inside", "/directory/index.html", "/outside", "/absolute"]
             } else {
-                &["/inside", "/folder/index.html", "/outside"]
+                &["/inside", "/directory/index.html", "/outside"]
             },
         ),
     ] {
         let dir = site.builder().symlinks(which).build();
-        for target in ["/inside", "/folder/index.html", "/outside", "/absolute"] {
+        for target in ["/inside", "/directory/index.html", "/outside", "/absolute"] {
             let status = get(&dir, target).await.status().as_u16();
             let want = if served.contains(&target) { 200 } else { 404 };
             assert_eq!(status, want, "{which:?} {target}");

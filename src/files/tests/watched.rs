@@ -149,7 +149,7 @@ async fn deleted_root_is_opened_again_when_it_exists_again() {
             site.write("hello.txt", round);
             becomes(&served, "/hello.txt", |_, body| body == round.as_bytes()).await;
         }
-        // The folder that is open is kept while it exists.
+        // The directory that is open is kept while it exists.
         let elsewhere = site.outside.path().join("elsewhere");
         fs::rename(site.root(), &elsewhere).unwrap();
         fs::create_dir(site.root()).unwrap();

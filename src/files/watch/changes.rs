@@ -5,7 +5,7 @@ use std::{
     ops::Bound,
 };
 
-/// Names that have changed, by their folder below the root.
+/// Names that have changed, by their directory below the root.
 ///
 /// Answers err towards "affected": a needless invalidation costs one lookup.
 #[derive(Debug, Default)]
@@ -17,16 +17,16 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Records that `name` in `folder` was created, deleted or modified; `.` is the root.
-    pub(super) fn add(&mut self, folder: &str, name: &[u8]) {
-        match self.names.get_mut(folder) {
+    /// Records that `name` in `directory` was created, deleted or modified; `.` is the root.
+    pub(super) fn add(&mut self, directory: &str, name: &[u8]) {
+        match self.names.get_mut(directory) {
             Some(names) => {
                 if !names.contains(name) {
                     names.insert(name.into());
                 }
             }
             None => {
-                self.names.insert(folder.into(), BTreeSet::from([name.into()]));
+                self.names.insert(directory.into(), BTreeSet::from([name.into()]));
             }
         }
     }
@@ -41,12 +41,12 @@ impl Changes {
     }
 
     /// Returns whether a cached entry of `path` may be outdated. Paths are below the root; one with a
-    /// trailing slash is the folder's index file or listing.
+    /// trailing slash is the directory's index file or listing.
     pub(super) fn may_affect(&self, path: &str) -> bool {
         if self.has_lost_events {
             return true;
         }
-        let (folder, name) = split_name(path);
+        let (directory, name) = split_name(path);
         // A prefix counts: `a.html` can answer for `a`, and `a.js.gz` for `a.js`.
         let begins = |names: &BTreeSet<Box<[u8]>>| {
             let from = (Bound::Included(name.as_bytes()), Bound::Unbounded);
@@ -55,23 +55,23 @@ impl Changes {
                 .next()
                 .is_some_and(|changed| changed.starts_with(name.as_bytes()))
         };
-        self.names.get(folder).is_some_and(begins) || self.has_replaced(folder)
+        self.names.get(directory).is_some_and(begins) || self.has_replaced(directory)
     }
 
-    /// Returns whether `folder`, or a folder above it, may have been replaced.
-    pub(super) fn has_replaced(&self, mut folder: &str) -> bool {
-        while folder != "." {
-            let (parent, name) = split_name(folder);
+    /// Returns whether `directory`, or a directory above it, may have been replaced.
+    pub(super) fn has_replaced(&self, mut directory: &str) -> bool {
+        while directory != "." {
+            let (parent, name) = split_name(directory);
             if self.names.get(parent).is_some_and(|names| names.contains(name.as_bytes())) {
                 return true;
             }
-            folder = parent;
+            directory = parent;
         }
         false
     }
 }
 
-/// Splits a path into its folder and the name in it.
+/// Splits a path into its directory and the name in it.
 fn split_name(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or((".", path))
 }
@@ -82,13 +82,13 @@ mod tests {
 
     #[test]
     fn change_invalidates_each_path_its_name_may_serve() {
-        let concerned = |folder: &str, name: &str, path: &str| {
+        let concerned = |directory: &str, name: &str, path: &str| {
             let mut changes = Changes::default();
-            changes.add(folder, name.as_bytes());
+            changes.add(directory, name.as_bytes());
             changes.add("elsewhere", b"x");
             changes.may_affect(path)
         };
-        for (folder, name, path) in [
+        for (directory, name, path) in [
             (".", "a.js", "a.js"),
             (".", "a.js.gz", "a.js"),
             (".", "about.html", "about"),
@@ -103,9 +103,9 @@ mod tests {
             ("docs", "a", "docs/a/b/c.txt"),
             ("docs/a", "b", "docs/a/b/c.txt"),
         ] {
-            assert!(concerned(folder, name, path), "{folder} {name} {path}");
+            assert!(concerned(directory, name, path), "{directory} {name} {path}");
         }
-        for (folder, name, path) in [
+        for (directory, name, path) in [
             (".", "a", "a.js"),
             (".", "b.js", "a.js"),
             ("docs", "a.js", "a.js"),
@@ -114,7 +114,7 @@ mod tests {
             ("docs", "a", "docs2/a"),
             ("a/docs", "a", "docs/a"),
         ] {
-            assert!(!concerned(folder, name, path), "{folder} {name} {path}");
+            assert!(!concerned(directory, name, path), "{directory} {name} {path}");
         }
     }
 

@@ -119,7 +119,7 @@ fn kind(error: &BoxError) -> Kind {
 #[tokio::test]
 async fn request_beyond_the_budget_is_refused_and_releases_its_share() {
     let cases = [
-        // The disk budget is one byte too small; the folder does not exist.
+        // The disk budget is one byte too small; the directory does not exist.
         (Budget::builder().max_disk(199_999).build(), 200_000, Some(Kind::Overloaded)),
         (Budget::builder().max_disk(200_000).build(), 200_000, None),
         (Budget::builder().spill_dir("/nonexistent").build(), 200_000, Some(Kind::Overloaded)),

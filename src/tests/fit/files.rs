@@ -26,14 +26,14 @@ use crate::{
     layer::RescueLayer,
 };
 
-/// Creates a folder with `a.txt`, the large `b.txt` and `docs/index.html`.
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.txt"), "small").unwrap();
-    std::fs::write(folder.path().join("b.txt"), "b".repeat(100_000)).unwrap();
-    std::fs::create_dir(folder.path().join("docs")).unwrap();
-    std::fs::write(folder.path().join("docs/index.html"), "index").unwrap();
-    folder
+/// Creates a directory with `a.txt`, the large `b.txt` and `docs/index.html`.
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.txt"), "small").unwrap();
+    std::fs::write(directory.path().join("b.txt"), "b".repeat(100_000)).unwrap();
+    std::fs::create_dir(directory.path().join("docs")).unwrap();
+    std::fs::write(directory.path().join("docs/index.html"), "index").unwrap();
+    directory
 }
 
 /// An application that names a file for `/report`, and greets on other paths.
@@ -85,8 +85,8 @@ fn foreign(method: &str, path: &str, body: &'static str) -> Request<Full<Bytes>>
 
 #[tokio::test]
 async fn dir_mounts_inside_axum() {
-    let folder = folder();
-    let files = RescueLayer::new().layer(files::dir(folder.path()));
+    let directory = directory();
+    let files = RescueLayer::new().layer(files::dir(directory.path()));
     let site = app().nest_service("/static", files);
     assert_eq!(send(site.clone(), axums("/static/a.txt")).await, (200, "small".into()));
     assert_eq!(send(site.clone(), axums("/static/b.txt")).await, (200, "b".repeat(100_000)));
@@ -100,18 +100,18 @@ async fn dir_mounts_inside_axum() {
 
 #[tokio::test]
 async fn dir_is_the_fallback_of_axum() {
-    let folder = folder();
+    let directory = directory();
     let site = Router::new()
         .route("/hello", get(async || "hello"))
-        .fallback_service(RescueLayer::new().layer(files::dir(folder.path())));
+        .fallback_service(RescueLayer::new().layer(files::dir(directory.path())));
     assert_eq!(send(site.clone(), axums("/docs/")).await, (200, "index".into()));
     assert_eq!(send(site, axums("/hello")).await, (200, "hello".into()));
 }
 
 #[tokio::test]
 async fn x_accel_redirect_wraps_axum() {
-    let folder = folder();
-    let site = XAccelRedirectLayer::new(files::dir(folder.path())).layer(app());
+    let directory = directory();
+    let site = XAccelRedirectLayer::new(files::dir(directory.path())).layer(app());
     assert_eq!(send(site.clone(), ours("/report")).await, (200, "small".into()));
     assert_eq!(send(site.clone(), axums("/report")).await, (200, "small".into()));
     assert_eq!(send(site.clone(), foreign("POST", "/hello", "echo")).await, (200, "echo".into()));
@@ -120,10 +120,10 @@ async fn x_accel_redirect_wraps_axum() {
 
 #[tokio::test]
 async fn x_accel_redirect_is_a_layer_of_axum() {
-    let folder = folder();
+    let directory = directory();
     let layers = ServiceBuilder::new()
         .layer(RescueLayer::new())
-        .layer(XAccelRedirectLayer::new(files::dir(folder.path())));
+        .layer(XAccelRedirectLayer::new(files::dir(directory.path())));
     let site = app().layer(layers);
     assert_eq!(send(site.clone(), ours("/report")).await, (200, "small".into()));
     assert_eq!(send(site.clone(), axums("/report")).await, (200, "small".into()));
@@ -132,8 +132,8 @@ async fn x_accel_redirect_is_a_layer_of_axum() {
 
 #[tokio::test]
 async fn try_files_wraps_axum_and_mounts_inside_it() {
-    let folder = folder();
-    let site = DirBuilder::dir(folder.path()).or(app());
+    let directory = directory();
+    let site = DirBuilder::dir(directory.path()).or(app());
     assert_eq!(send(site.clone(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(site.clone(), axums("/hello")).await, (200, "hello".into()));
     for _ in 0..2 {
@@ -168,8 +168,8 @@ macro_rules! wrapped {
 
 #[tokio::test]
 async fn dir_stands_under_layers_of_tower_http() {
-    let folder = folder();
-    let site = || wrapped!(files::dir(folder.path()));
+    let directory = directory();
+    let site = || wrapped!(files::dir(directory.path()));
     assert_eq!(send(site(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(site(), axums("/b.txt")).await, (200, "b".repeat(100_000)));
     assert_eq!(send(site(), foreign("PUT", "/a.txt", "form")).await.0, 405);
@@ -188,19 +188,19 @@ async fn dir_stands_under_layers_of_tower_http() {
 
 #[tokio::test]
 async fn files_stand_over_layers_of_tower_http() {
-    let folder = folder();
-    let site = || DirBuilder::dir(folder.path()).or(wrapped!(app()));
+    let directory = directory();
+    let site = || DirBuilder::dir(directory.path()).or(wrapped!(app()));
     assert_eq!(send(site(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(site(), axums("/hello")).await, (200, "hello".into()));
     assert_eq!(send(wrapped!(site()), foreign("POST", "/hello", "echo")).await.1, "echo");
 
-    let accel = XAccelRedirectLayer::new(files::dir(folder.path()));
+    let accel = XAccelRedirectLayer::new(files::dir(directory.path()));
     assert_eq!(send(accel.layer(wrapped!(app())), ours("/report")).await, (200, "small".into()));
     assert_eq!(send(wrapped!(accel.layer(app())), ours("/report")).await, (200, "small".into()));
 
     let other = tempfile::tempdir().unwrap();
     std::fs::write(other.path().join("c.txt"), "other").unwrap();
-    let both = DirBuilder::dir(folder.path()).or(ServeDir::new(other.path()));
+    let both = DirBuilder::dir(directory.path()).or(ServeDir::new(other.path()));
     assert_eq!(send(both.clone(), ours("/a.txt")).await, (200, "small".into()));
     assert_eq!(send(both, axums("/c.txt")).await, (200, "other".into()));
 }

@@ -95,10 +95,10 @@ macro_rules! fits {
         assert_eq!(send(cors, Body::from("cors")).await, "cors");
         let twice = layer.layer(layer.layer(echo()));
         assert_eq!(send(twice, Body::from("twice")).await, "twice");
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("a.txt"), "file").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.txt"), "file").unwrap();
         let request = Request::get("/a.txt").extension(secure()).body(Body::empty()).unwrap();
-        let response = layer.layer(ServeDir::new(folder.path())).oneshot(request).await;
+        let response = layer.layer(ServeDir::new(directory.path())).oneshot(request).await;
         let body = response.unwrap().into_body().collect().await.unwrap();
         assert_eq!(body.to_bytes(), "file");
         between!(

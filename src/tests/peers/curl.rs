@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Starts a server with files, an echo behind a request buffer of 4 MiB, and another that refuses bodies above 1 KiB.
-async fn site(folder: &Path) -> Running {
+async fn site(directory: &Path) -> Running {
     let echo = service_fn(|request: Request| async move {
         let body = request.into_body().collect().await?.to_bytes();
         let sum = sum(&body).to_string();
@@ -27,25 +27,25 @@ async fn site(folder: &Path) -> Running {
         Router::new()
             .route("/echo", bounded(4 << 20))
             .route("/small", bounded(1 << 10))
-            .fallback(files::dir(folder)),
+            .fallback(files::dir(directory)),
     )
     .await
 }
 
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("index.html"), "<h1>home</h1>").unwrap();
-    std::fs::write(folder.path().join("big.bin"), noise(20_000_000)).unwrap();
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("index.html"), "<h1>home</h1>").unwrap();
+    std::fs::write(directory.path().join("big.bin"), noise(20_000_000)).unwrap();
     let abc: String = ('a'..='z').cycle().take(1000).collect();
-    std::fs::write(folder.path().join("abc.txt"), abc).unwrap();
-    folder
+    std::fs::write(directory.path().join("abc.txt"), abc).unwrap();
+    directory
 }
 
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
 async fn curl_gets_heads_ranges_and_conditions() {
-    let folder = folder();
-    let site = site(folder.path()).await;
+    let directory = directory();
+    let site = site(directory.path()).await;
     let url = |path: &str| format!("http://{}{path}", site.addr);
 
     assert_eq!(curl(&[&url("/")]).await, "<h1>home</h1>");
@@ -87,8 +87,8 @@ async fn curl_gets_heads_ranges_and_conditions() {
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
 async fn curl_uploads_with_100_continue_in_chunks_and_as_form() {
-    let folder = folder();
-    let site = site(folder.path()).await;
+    let directory = directory();
+    let site = site(directory.path()).await;
     let url = |path: &str| format!("http://{}{path}", site.addr);
     let mut upload = tempfile::NamedTempFile::new().unwrap();
     let data = noise(2_000_000);
@@ -128,8 +128,8 @@ async fn curl_uploads_with_100_continue_in_chunks_and_as_form() {
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
 async fn large_file_arrives_completely_directly_and_through_proxy() {
-    let folder = folder();
-    let site = site(folder.path()).await;
+    let directory = directory();
+    let site = site(directory.path()).await;
     let proxy = start(Upstream::new([site.addr.to_string()]).unwrap()).await;
     let expected = sum(&noise(20_000_000));
     for addr in [site.addr, proxy.addr] {
@@ -148,7 +148,7 @@ async fn large_file_arrives_completely_directly_and_through_proxy() {
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
 async fn no_path_leads_out_of_the_root() {
-    let outer = folder();
+    let outer = directory();
     let root = outer.path().join("root");
     std::fs::create_dir(&root).unwrap();
     std::fs::write(outer.path().join("secret"), "secret").unwrap();

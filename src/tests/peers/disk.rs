@@ -148,7 +148,7 @@ impl Drop for Mounted {
     }
 }
 
-/// A server of a folder on such a disk. The server and the clients share one thread, so a wait for the disk on it
+/// A server of a directory on such a disk. The server and the clients share one thread, so a wait for the disk on it
 /// blocks all of them.
 struct Served {
     disk: Disk,
@@ -157,7 +157,7 @@ struct Served {
     watchdog: thread::JoinHandle<bool>,
     done: std::sync::mpsc::Sender<()>,
     _mounted: Mounted,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Served {
@@ -170,19 +170,19 @@ impl Served {
     where
         S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
     {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let disk = Disk::default();
         let mut config = Config::default();
         config.mount_options =
             vec![MountOption::RO, MountOption::FSName("vestibule-test".to_owned())];
         let mounted = Mounted {
-            _session: fuser::spawn_mount(disk.clone(), folder.path(), &config).unwrap(),
+            _session: fuser::spawn_mount(disk.clone(), directory.path(), &config).unwrap(),
             disk: disk.clone(),
-            at: folder.path().to_owned(),
+            at: directory.path().to_owned(),
         };
         let hello = service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("hi"))));
         let site =
-            Router::new().nest("/disk", wrap(files::dir(folder.path()))).route("/hello", hello);
+            Router::new().nest("/disk", wrap(files::dir(directory.path()))).route("/hello", hello);
         let server = start(site).await;
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let rescue = disk.clone();
@@ -191,7 +191,7 @@ impl Served {
             rescue.open(LEN);
             hangs
         });
-        Self { disk, server, watchdog, done, _mounted: mounted, _folder: folder }
+        Self { disk, server, watchdog, done, _mounted: mounted, _directory: directory }
     }
 
     async fn ask(&self, fields: &str) -> TcpStream {

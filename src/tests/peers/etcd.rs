@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// etcd with one member, in a folder of its own.
+/// etcd with one member, in a directory of its own.
 struct Etcd {
     child: Child,
     client: SocketAddr,

@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::nginx::{Nginx, folder, free_address};
+use super::nginx::{Nginx, directory, free_address};
 use crate::{
     policy::pick::PeakEwma,
     tests::support::{Running, exchange, start, statuses, within},
@@ -31,7 +31,7 @@ struct Site {
 
 impl Site {
     async fn start() -> Self {
-        let dirs: Vec<_> = (0..3).map(|_| folder()).collect();
+        let dirs: Vec<_> = (0..3).map(|_| directory()).collect();
         let mut servers = Vec::new();
         for dir in &dirs {
             servers.push(Some(Nginx::start(dir.path(), free_address().await, "").await));

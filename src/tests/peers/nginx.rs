@@ -18,7 +18,7 @@ use crate::{
     upstream::Upstream,
 };
 
-/// A running nginx in its own folder, on a port and on a Unix socket.
+/// A running nginx in its own directory, on a port and on a Unix socket.
 pub(super) struct Nginx {
     child: Child,
     pub(super) addr: SocketAddr,
@@ -61,7 +61,7 @@ impl Nginx {
     }
 }
 
-pub(super) fn folder() -> tempfile::TempDir {
+pub(super) fn directory() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     fs::create_dir(&root).unwrap();
@@ -84,7 +84,7 @@ fn get(path: &str, more: &str) -> String {
 #[tokio::test]
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
 async fn nginx_proxies_to_port_and_socket_over_idle_connections() {
-    let dir = folder();
+    let dir = directory();
     let nginx = Nginx::start(dir.path(), free_address().await, "if_modified_since before;").await;
     let socket = format!("unix:{}", dir.path().join("sock").display());
     for server in [nginx.addr.to_string(), socket] {
@@ -114,7 +114,7 @@ async fn nginx_proxies_to_port_and_socket_over_idle_connections() {
 #[tokio::test]
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
 async fn nginx_may_close_idle_connections_and_restart() {
-    let dir = folder();
+    let dir = directory();
     let addr = free_address().await;
     let nginx = Nginx::start(dir.path(), addr, "keepalive_requests 2;").await;
     let front = start(Upstream::new([addr.to_string()]).unwrap()).await;

@@ -49,7 +49,7 @@ const SCRIPTS: [(&str, &str); 10] = [
     ),
 ];
 
-/// A running php-fpm in its own folder.
+/// A running php-fpm in its own directory.
 struct Php {
     child: Child,
     dir: tempfile::TempDir,

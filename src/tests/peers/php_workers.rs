@@ -29,7 +29,7 @@ const FRONT_CONTROLLER: &str = "<?php
         echo 'front ', $_SERVER['REQUEST_URI'];
     }";
 
-/// A folder that any user may read: scripts have another one than these tests if that is root.
+/// A directory that any user may read: scripts have another one than these tests if that is root.
 fn site() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -79,7 +79,7 @@ async fn shut_down(php: Php) {
 
 #[tokio::test]
 #[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
-async fn php_runs_scripts_of_its_folder_and_nothing_else() {
+async fn php_runs_scripts_of_its_directory_and_nothing_else() {
     let dir = site();
     let php = builder(dir.path()).start().unwrap();
     assert_eq!(ok(&php, "/info.php/a/b").await, "200 /info.php /a/b");

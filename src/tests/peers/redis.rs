@@ -15,7 +15,7 @@ use crate::{
     upstream::TcpBalance,
 };
 
-/// A Redis on a Unix socket in a folder, which says its name.
+/// A Redis on a Unix socket in a directory, which says its name.
 struct Redis {
     child: Child,
     address: String,

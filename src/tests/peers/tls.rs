@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Files and an echo, with a certificate for `localhost`.
-async fn site(ca: &Authority, folder: &Path) -> Running {
+async fn site(ca: &Authority, directory: &Path) -> Running {
     let (chain, key) = ca.issue("localhost", &["localhost"]);
     let echo = service_fn(async |request: Request| {
         let version = request.version();
@@ -24,23 +24,23 @@ async fn site(ca: &Authority, folder: &Path) -> Running {
             response.header("x-version", format!("{version:?}")).body(Body::from(body))?,
         )
     });
-    let site = Router::new().route("/echo", echo).fallback(files::dir(folder));
+    let site = Router::new().route("/echo", echo).fallback(files::dir(directory));
     let tls = Server::pem_files(chain, key).unwrap();
     start_with(site, |s| s.tls(tls)).await
 }
 
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("index.html"), "<h1>home</h1>").unwrap();
-    std::fs::write(folder.path().join("big.bin"), noise(20_000_000)).unwrap();
-    folder
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("index.html"), "<h1>home</h1>").unwrap();
+    std::fs::write(directory.path().join("big.bin"), noise(20_000_000)).unwrap();
+    directory
 }
 
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
 async fn curl_speaks_both_versions_of_tls_and_of_http() {
-    let (ca, folder) = (Authority::new(), folder());
-    let site = site(&ca, folder.path()).await;
+    let (ca, directory) = (Authority::new(), directory());
+    let site = site(&ca, directory.path()).await;
     let url = |path: &str| format!("https://localhost:{}{path}", site.addr.port());
     let authority = ca.file();
     let authority = ["--cacert", authority.to_str().unwrap(), "--ipv4"];
@@ -53,14 +53,14 @@ async fn curl_speaks_both_versions_of_tls_and_of_http() {
     ] {
         let answer = curl(&[&authority[..], options, &version, &[&url("/")]].concat()).await;
         assert_eq!(answer, expected, "{options:?}");
-        let upload = folder.path().join("upload");
+        let upload = directory.path().join("upload");
         std::fs::write(&upload, noise(3_000_000)).unwrap();
         let data = format!("@{}", upload.display());
         let sent = ["--data-binary", &data, "--dump-header", "-", "--output", "/dev/null"];
         let head = curl(&[&authority[..], options, &sent, &[&url("/echo")]].concat()).await;
         let told = format!("x-sum: {}\r\n", sum(&noise(3_000_000)));
         assert!(head.contains(&told), "{options:?}: {head}");
-        let big = folder.path().join("received");
+        let big = directory.path().join("received");
         let into = ["--output", big.to_str().unwrap()];
         curl(&[&authority[..], options, &into, &[&url("/big.bin")]].concat()).await;
         assert!(std::fs::read(&big).unwrap() == noise(20_000_000), "{options:?}");
@@ -86,8 +86,8 @@ async fn curl_speaks_http2_without_tls_on_the_port_of_http1() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(peer_h2load), ignore = "apt-get install nghttp2-client")]
 async fn h2load_has_every_request_answered() {
-    let (ca, folder) = (Authority::new(), folder());
-    let site = site(&ca, folder.path()).await;
+    let (ca, directory) = (Authority::new(), directory());
+    let site = site(&ca, directory.path()).await;
     let url = format!("https://localhost:{}/", site.addr.port());
     let mut h2load = program("h2load");
     h2load.args(["-n", "5000", "-c", "10", "-m", "50", &url]);
@@ -101,8 +101,8 @@ async fn h2load_has_every_request_answered() {
 #[tokio::test]
 #[cfg_attr(not(peer_openssl), ignore = "apt-get install openssl")]
 async fn openssl_negotiates_resumes_and_sees_an_orderly_end() {
-    let (ca, folder) = (Authority::new(), folder());
-    let site = site(&ca, folder.path()).await;
+    let (ca, directory) = (Authority::new(), directory());
+    let site = site(&ca, directory.path()).await;
     let session = ca.folder().join("session");
     for (option, expected) in [("-sess_out", "New, TLSv1.2"), ("-sess_in", "Reused, TLSv1.2")] {
         let mut client = program("openssl");

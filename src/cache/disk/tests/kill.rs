@@ -37,10 +37,10 @@ async fn in_pieces(request: Request) -> Result<Response, BoxError> {
 /// The child process of the test below: stores responses without end, and prints a line for each.
 #[tokio::test]
 async fn child_stores_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(DIR) else { return };
+    let Some(directory) = std::env::var_os(DIR) else { return };
     let first: usize = std::env::var("VESTIBULE_CACHE_FIRST").unwrap().parse().unwrap();
     let builder = builder().disk_capacity(4 << 20).max_disk_object(400_000);
-    let layer = builder.durability(Durability::Crash).open(folder).unwrap();
+    let layer = builder.durability(Durability::Crash).open(directory).unwrap();
     for i in first.. {
         println!("begin {i}");
         let site = layer.layer(service_fn(in_pieces));

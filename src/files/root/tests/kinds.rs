@@ -1,4 +1,4 @@
-//! Special files are checked and not opened; files and folders are opened.
+//! Special files are checked and not opened; files and directories are opened.
 
 use std::{mem::MaybeUninit, path::Path, thread};
 
@@ -136,14 +136,14 @@ fn unreadable_file_is_absent() {
 
 #[test]
 fn files_generated_by_the_kernel_are_missing_and_not_opened() {
-    for (folder, files) in [
+    for (directory, files) in [
         ("/proc", ["self/status", "self/mem", "sys/kernel/ostype", "kmsg", "kcore", "self", "."]),
         ("/sys", ["kernel/uevent_seqnum", "kernel/mm", ".", "fs", "power", "bus", "none"]),
         ("/", ["proc/self/status", "proc/kmsg", "proc", "sys/kernel", "sys", "proc/1", "sys/fs"]),
     ] {
-        for root in each_way(&Root::new(folder.into(), Symlinks::Inside)) {
+        for root in each_way(&Root::new(directory.into(), Symlinks::Inside)) {
             for path in files {
-                assert!(root.open(path).unwrap().is_none(), "{folder} {path} {root:?}");
+                assert!(root.open(path).unwrap().is_none(), "{directory} {path} {root:?}");
             }
         }
     }

@@ -30,13 +30,13 @@ fn own_links_lead_anywhere_in_every_spelling() {
         ("dots", "./a/.././/top.txt", "dots", Some("top")),
         ("up", "../secret.txt", "up", Some("secret")),
         ("absolute", secret.to_str().unwrap(), "absolute", Some("secret")),
-        ("folder", "../out", "folder/file", Some("out")),
+        ("directory", "../out", "directory/file", Some("out")),
         ("slash", "../out/", "slash/file", Some("out")),
-        ("through", "folder/../secret.txt", "through", Some("secret")),
+        ("through", "directory/../secret.txt", "through", Some("secret")),
         ("a/b/back", "../../twice", "a/b/back", Some("top")),
         ("here", ".", "here/here/a/b/deep.txt", Some("deep")),
         ("file-slash", "top.txt/", "file-slash", None),
-        ("file-folder", "top.txt", "file-folder/x", None),
+        ("file-directory", "top.txt", "file-directory/x", None),
         ("dangling", "none", "dangling", None),
         ("loop", "loop", "loop", None),
         ("one", "two", "one", None),
@@ -45,8 +45,8 @@ fn own_links_lead_anywhere_in_every_spelling() {
         symlink(target, outside.path().join("root").join(name)).unwrap();
         assert_eq!(read(&root, path).as_deref(), want, "{path}");
     }
-    for folder in ["folder", "here", "slash", "a"] {
-        assert!(root.open(folder).unwrap().unwrap().meta.is_dir(), "{folder}");
+    for directory in ["directory", "here", "slash", "a"] {
+        assert!(root.open(directory).unwrap().unwrap().meta.is_dir(), "{directory}");
     }
     // Allowed in links, not in requests.
     for path in ["..", "../secret.txt", "a/../top.txt", "a/./b", "a//b", "here/", "/etc/passwd"] {
@@ -75,7 +75,7 @@ fn path_follows_as_many_links_as_the_kernel() {
 #[cfg_attr(not(peer_root), ignore = "run as root: only root can make a link of another owner")]
 fn f4_link_of_one_owner_publishes_nothing_behind_link_of_another() {
     let (outside, root) = own();
-    fs::create_dir_all(outside.path().join("bob/folder")).unwrap();
+    fs::create_dir_all(outside.path().join("bob/directory")).unwrap();
     fs::create_dir(outside.path().join("alice")).unwrap();
     let give = |path: &str, owner| {
         lchown(outside.path().join(path), Some(owner), None).unwrap();
@@ -84,7 +84,7 @@ fn f4_link_of_one_owner_publishes_nothing_behind_link_of_another() {
         // Alice links to a link of Bob's.
         ("root/link", "../bob/link", ALICE),
         ("root/through", "../bob/to-alice/private", ALICE),
-        ("root/folder", "../bob/to-alice", ALICE),
+        ("root/directory", "../bob/to-alice", ALICE),
         ("root/slash", "../bob/to-alice/", ALICE),
         ("root/bob", "../bob/shown", BOB),
         ("root/bob-too", "bob", BOB),
@@ -107,7 +107,7 @@ fn f4_link_of_one_owner_publishes_nothing_behind_link_of_another() {
     for (path, want) in [
         ("link", None),
         ("through", None),
-        ("folder/private", None),
+        ("directory/private", None),
         ("slash/private", None),
         ("bob", Some("bob")),
         ("bob-too", Some("bob")),

@@ -12,8 +12,8 @@ const OPENS: usize = if cfg!(miri) { 10 } else { 20_000 };
 /// Returns the texts that are read at `path` while `one` and `other`, both below the root, are exchanged
 /// all the time.
 fn read_while(root: &Root, [one, other]: [&str; 2], path: &str) -> Vec<String> {
-    let folder = root.folder().unwrap();
-    let (fd, over) = (folder.fd.as_fd(), AtomicBool::new(false));
+    let directory = root.directory().unwrap();
+    let (fd, over) = (directory.fd.as_fd(), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Relaxed) {

@@ -49,7 +49,7 @@ async fn disk_budget_is_not_exceeded_and_its_room_is_used_again_in_other_files()
 
 #[tokio::test]
 async fn batch_that_cannot_be_written_is_returned() {
-    let budget = Budget::builder().spill_dir("/nonexistent/folder").build();
+    let budget = Budget::builder().spill_dir("/nonexistent/directory").build();
     let mut spill = Spill::new(&budget);
     spill.push(Bytes::from_static(b"hello")).unwrap();
     let failed = poll_fn(|cx| spill.poll_flush(cx)).await.unwrap_err();
