@@ -59,12 +59,12 @@ impl<S> Layer<S> for BandwidthLayer {
     }
 }
 
-/// Limits the rate at which the body of each response is sent, like nginx's `limit_rate`, so that one download does
-/// not take all of the bandwidth. The limit applies to one response; limit the responses of a client with
+/// Limits the rate at which the body of each response is sent, like nginx's `limit_rate`, so that one download does not use
+/// all of the bandwidth. The limit applies to one response; limit the responses of a client with
 /// [`InFlightLayer`](super::InFlightLayer).
 ///
 /// Files are still sent by `sendfile`, in smaller pieces. A body that fits into the first bytes passes unchanged. Put
-/// this layer outside of the [response buffer](super::ResponseBuffer), which otherwise reads at this rate.
+/// this layer outside the [response buffer](super::ResponseBuffer), which otherwise reads at this rate.
 ///
 /// Readiness passes through.
 ///
@@ -171,8 +171,8 @@ struct Paced {
 }
 
 impl Paced {
-    /// Waits until some bytes may be sent. A reader that was slow gets the bytes of one tick, and not those that it
-    /// has missed.
+    /// Waits until some bytes may be sent. A slow reader gets the bytes of one tick, and not those of the time in which it did
+    /// not read.
     fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.allowed > 0 {
             return Poll::Ready(());

@@ -67,11 +67,11 @@ async fn active_connection_is_not_shed() {
     within(began.notified()).await;
     let mut waiting = TcpStream::connect(server.addr).await.unwrap();
     waiting.write_all(GET.as_bytes()).await.unwrap();
-    let patience = Duration::from_millis(400); // longer than who is idle would be left alone
+    let patience = Duration::from_millis(400); // longer than the idle timeout
     assert!(tokio::time::timeout(patience, began.notified()).await.is_err(), "let in beside it");
     go_on.add_permits(2);
     read_until(&mut busy, "hi").await;
-    // It closes now that it is idle.
+    // It is closed when it becomes idle.
     read_until(&mut waiting, "hi").await;
     assert_eq!(read_all(&mut busy).await, "");
     drop(waiting);
@@ -160,7 +160,7 @@ async fn client_waiting_at_gate_is_not_idle() {
 
 #[tokio::test]
 async fn waiting_heads_and_answers_are_charged_and_spent_budget_refuses_requests() {
-    const PAGE: usize = 12_000; // copied behind its head
+    const PAGE: usize = 12_000; // copied into the buffer of its head
     let budget = crate::Budget::builder().hard_limit(200_000).build();
     let page = service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(vec![b'p'; PAGE])))
@@ -221,7 +221,7 @@ async fn connections_release_their_slots_however_they_end() {
         }
         let (tx, body) = Body::channel(Some(100_000));
         let _ = tx.send(vec![b'x'; 50_000].into());
-        drop(tx); // breaks off in the middle
+        drop(tx); // aborts the body
         Ok::<_, Infallible>(Response::new(body))
     });
     // With `half_close` of zero, an orderly end cancels the request as a reset does.

@@ -1,5 +1,5 @@
-//! Tests of all deadlines of a connection, in virtual time: a client that keeps them is served, however slow it
-//! is, and another one is aborted at the configured time.
+//! Tests of all deadlines of a connection, in virtual time: a slow client that meets them is served, and any other is aborted
+//! at the configured time.
 
 use std::{
     convert::Infallible,
@@ -94,7 +94,7 @@ async fn send(pieces: &[&str], every: Duration) -> (String, Duration) {
             }
             sleep(every).await;
         }
-        std::future::pending::<()>().await; // it stays, silent
+        std::future::pending::<()>().await; // the client sends nothing more
     };
     tokio::select! {
         result = all => drop(result.unwrap()),

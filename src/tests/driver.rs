@@ -174,7 +174,7 @@ async fn body_that_ends_with_connection_is_reset_when_drain_aborts_it() {
         service_fn(move |_: Request| {
             let (tx, body) = Body::channel(None);
             tx.send("half".into()).unwrap();
-            keep.lock().unwrap().push(tx); // it never goes on
+            keep.lock().unwrap().push(tx); // the body never ends
             b.notify_one();
             async { Ok::<_, Infallible>(Response::new(body)) }
         }),

@@ -1,4 +1,4 @@
-//! Tests of the ends of connections: responses arrive complete, and no side waits in vain.
+//! Tests of the ends of connections: responses arrive completely, and neither side waits for the other.
 
 use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 

@@ -189,13 +189,13 @@ async fn streaming(client: &mut Client<Channel>, name: &str, text: &str) -> Stre
     within(client.server_streaming(request, method(name), Text)).await.unwrap().into_inner()
 }
 
-/// All that a client of gRPC does, through `addr`.
+/// Makes all kinds of gRPC calls to `addr`.
 async fn run_calls(addr: SocketAddr, cancelled: &Notify) {
     let client = &mut client(addr).await;
     let response = unary(client, "Echo", "hello").await.unwrap();
     assert_eq!(response.get_ref(), "hello");
     assert_eq!(response.metadata().get("x-got-x-sent").unwrap(), "metadata");
-    // The client's sign that it takes trailers must arrive (RFC 9110 section 10.1.4).
+    // The client's `te: trailers` must arrive (RFC 9110 section 10.1.4).
     assert_eq!(response.metadata().get("x-got-te").unwrap(), "trailers");
     let large = "x".repeat(2_000_000);
     assert!(*unary(client, "Echo", &large).await.unwrap().get_ref() == large);
@@ -226,7 +226,7 @@ async fn run_calls(addr: SocketAddr, cancelled: &Notify) {
     assert_eq!(within(messages.message()).await.unwrap().unwrap(), "first");
     drop(messages);
     within(cancelled.notified()).await;
-    // The connection is still of use.
+    // The connection is still usable.
     assert_eq!(unary(client, "Echo", "again").await.unwrap().get_ref(), "again");
 }
 
@@ -275,7 +275,7 @@ async fn tonic_client_calls_a_server_of_tonic_through_the_proxy() {
     run_calls(proxy.addr, &talk.cancelled).await;
     assert_eq!(upstream.endpoints()[0].service().idle_connections(), 1, "all on one connection");
 
-    // Without a server the client learns of the gateway's status.
+    // Without a server, the client gets the gateway's status.
     drop(upstream);
     stop.send(()).unwrap();
     let client = &mut client(proxy.addr).await;

@@ -53,7 +53,7 @@ fn gated(open: Arc<Notify>) -> impl HttpService<Body, Future: Send> {
             let path = request.uri().path().to_owned();
             drop(request);
             open.notified().await;
-            open.notify_one(); // for the next one
+            open.notify_one(); // for the next request
             Ok::<_, Infallible>(Response::new(Body::from(path)))
         }
     })

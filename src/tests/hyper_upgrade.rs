@@ -17,7 +17,7 @@ use tower::Layer;
 use super::support::{exchange, start, statuses, within};
 use crate::{Request, Response, layer::HyperUpgradeLayer, peer::Peer, upstream::Upstream};
 
-/// Echoes, and first says where the client is.
+/// Sends the address of the client, and then echoes.
 fn app() -> Router {
     let chat = async |Extension(peer): Extension<Peer>, upgrade: WebSocketUpgrade| {
         upgrade.on_upgrade(move |mut socket: WebSocket| async move {

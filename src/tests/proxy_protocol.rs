@@ -69,7 +69,7 @@ async fn talk(from: &str, size: usize, bytes: &[u8]) -> (String, Lines) {
     let lines = Lines::default();
     // Each half is dropped when it has ended, so that the server sees the end of a refused connection.
     let send = async move {
-        let _ = writer.write_all(bytes).await; // a refused connection may end earlier
+        let _ = writer.write_all(bytes).await; // fails if the connection was refused before
     };
     let read = async move {
         let mut answer = Vec::new();
@@ -269,7 +269,7 @@ async fn connections_per_client_count_the_client_of_the_header() {
     let mut second = TcpStream::connect(server.addr).await.unwrap();
     second.write_all(from(2).as_bytes()).await.unwrap();
     read_until(&mut second, "over http\n").await;
-    // Its place is free when it has ended.
+    // The connection is not counted after its end.
     drop(first);
     within(async {
         let again = [from(1).trim_end_matches(GET), LAST].concat();
@@ -327,7 +327,7 @@ mod tls {
         let server = start_with(service_fn(tell), |s| s.tls(tls).proxy_protocol(senders())).await;
         let mut client = TcpStream::connect(server.addr).await.unwrap();
         client.write_all(LINE.as_bytes()).await.unwrap();
-        // Served meanwhile: the header was read before.
+        // The connection is served, since its header was read before.
         let mut other = TcpStream::connect(server.addr).await.unwrap();
         other.write_all(LINE.as_bytes()).await.unwrap();
         let mut other = within(connector.connect(name("a.example"), other)).await.unwrap();

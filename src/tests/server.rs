@@ -182,7 +182,7 @@ async fn s3_early_answer_drains_small_body_and_closes_before_large_one() {
     got.unwrap();
     assert_eq!(statuses(&answer), [413]);
     assert!(answer.contains("connection: close\r\n"));
-    drop(client); // else the end waits for it to hang up
+    drop(client); // the server waits for the client to disconnect
     server.stop().await;
 }
 

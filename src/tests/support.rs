@@ -63,7 +63,7 @@ where
     let (stop, stopped) = oneshot::channel();
     let signal = async {
         if stopped.await.is_err() {
-            std::future::pending::<()>().await; // the test is over: the runtime ends us
+            std::future::pending::<()>().await; // the test has ended, and the runtime drops this task
         }
     };
     let server = options(serve("127.0.0.1:0", service)).shutdown(signal).bind().unwrap();
@@ -107,7 +107,7 @@ pub(super) async fn read_until(client: &mut TcpStream, end: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// Closes the connection with a reset, by which the server knows that the client has left.
+/// Closes the connection with a reset, so that the server sees that the client has disconnected.
 pub(super) fn reset(client: TcpStream) {
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);

@@ -38,7 +38,7 @@ fn get(path: &str, host: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
 }
 
-/// Tells the facts of the handshake.
+/// Responds with the facts of the handshake.
 async fn facts(tls: Server) -> Running {
     let service = service_fn(async |request: Request| {
         let peer: &Peer = request.extensions().get().unwrap();

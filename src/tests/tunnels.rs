@@ -122,7 +122,7 @@ async fn s1_bytes_after_the_request_are_not_tunnelled_before_the_server_agrees()
     client.write_all([ASK, smuggled].concat().as_bytes()).await.unwrap();
     let mut server = pair.accept().await;
     read_until(&mut server, "\r\n\r\n").await;
-    // The proxy has had time to send what it would send: this response of the same runtime comes after it.
+    // This response of the same runtime arrives after anything that the proxy would have sent.
     exchange(pair.front.addr, "BAD\r\n\r\n").await;
     let error = server.try_read(&mut [0; 64]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
@@ -276,7 +276,7 @@ async fn shutdown_closes_a_tunnel_in_order_after_its_time() {
         assert_eq!(rest, close, "no frame within a frame");
         let mut rest = Vec::new();
         within(server.read_to_end(&mut rest)).await.unwrap();
-        // Perhaps behind what came late, which is an incomplete frame.
+        // It may follow an incomplete frame that arrived late.
         if rest.starts_with(b"\x88") {
             let unmasked = [rest[6] ^ rest[2], rest[7] ^ rest[3]];
             assert_eq!((rest[1], rest.len(), u16::from_be_bytes(unmasked)), (0x82, 8, 1001));

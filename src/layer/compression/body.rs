@@ -16,15 +16,15 @@ use crate::{
     error::BoxError,
 };
 
-/// Content in memory up to this size, 64 KiB, is encoded at once, so that its length is known.
-const AT_ONCE: usize = 64 << 10;
+/// The maximum length of a content in memory that is encoded as a whole, so that its length is known: 64 KiB.
+const MAX_WHOLE: usize = 64 << 10;
 
-/// Bytes that are encoded before other tasks run: 64 KiB.
-const TURN: usize = 64 << 10;
+/// The maximum number of bytes that are encoded before other tasks run, 64 KiB.
+const MAX_PIECE: usize = 64 << 10;
 
 /// Returns `body` encoded.
 pub(super) fn encoded(body: Body, mut encoder: Encoder) -> Body {
-    if let Some(content) = body.as_bytes().filter(|content| content.len() <= AT_ONCE) {
+    if let Some(content) = body.as_bytes().filter(|content| content.len() <= MAX_WHOLE) {
         let mut out = BytesMut::with_capacity(content.len() / 2);
         let result = encoder.encode(&content, &mut out).and_then(|()| encoder.finish(&mut out));
         return match result {
@@ -32,13 +32,13 @@ pub(super) fn encoded(body: Body, mut encoder: Encoder) -> Body {
             Err(error) => Body::from_stream(Failed(Some(error.into()))),
         };
     }
-    let flushes = body.len().is_none();
+    let flushes_when_pending = body.len().is_none();
     Body::segmented(Encoded {
         body,
         encoder,
         rest: Bytes::new(),
-        unflushed: false,
-        flushes,
+        is_unflushed: false,
+        flushes_when_pending,
         trailers: None,
         is_finished: false,
     })
@@ -61,9 +61,9 @@ struct Encoded {
     /// The rest of a large piece.
     rest: Bytes,
     /// Whether the encoder contains bytes that were not written.
-    unflushed: bool,
+    is_unflushed: bool,
     /// Whether to flush the encoder when no more data is available.
-    flushes: bool,
+    flushes_when_pending: bool,
     trailers: Option<HeaderMap>,
     is_finished: bool,
 }
@@ -83,7 +83,7 @@ impl Encoded {
                 }
             }
         }
-        let piece = self.rest.split_to(self.rest.len().min(TURN));
+        let piece = self.rest.split_to(self.rest.len().min(MAX_PIECE));
         Poll::Ready(Some(Ok(piece)))
     }
 }
@@ -95,15 +95,15 @@ impl Segments for Encoded {
             match self.poll_piece(cx)? {
                 Poll::Ready(Some(piece)) => {
                     self.encoder.encode(&piece, &mut out)?;
-                    self.unflushed = true;
+                    self.is_unflushed = true;
                 }
                 Poll::Ready(None) => {
                     self.encoder.finish(&mut out)?;
                     self.is_finished = true;
                 }
-                Poll::Pending if self.flushes && self.unflushed => {
+                Poll::Pending if self.flushes_when_pending && self.is_unflushed => {
                     self.encoder.flush(&mut out)?;
-                    self.unflushed = false;
+                    self.is_unflushed = false;
                     if out.is_empty() {
                         return Poll::Pending;
                     }
