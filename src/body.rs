@@ -1,4 +1,18 @@
-//! `Body`, the crate's body type: empty, bytes, a channel, a slice of a file, or any other body.
+//! The body type of requests and responses: [`Body`] is empty, bytes, a channel, a slice of a file, or any other body.
+//!
+//! ```
+//! use vestibule::Body;
+//!
+//! let whole = Body::from("hello");
+//! assert_eq!(whole.as_bytes().unwrap(), "hello");
+//!
+//! // A body that is written while it is sent.
+//! let (sender, streamed) = Body::channel(Some(5));
+//! sender.send("hello".into())?;
+//! sender.finish(None);
+//! assert_eq!(streamed.len(), Some(5));
+//! # Ok::<(), vestibule::body::ReaderDropped>(())
+//! ```
 
 mod channel;
 #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "only `files` knows residency"))]

@@ -1,4 +1,16 @@
-//! `Budget`: a limit on the memory and disk of all buffers together.
+//! A limit on the memory and disk of all buffers together: [`Budget`].
+//!
+//! ```
+//! use vestibule::Budget;
+//!
+//! let budget = Budget::builder().soft_limit(1000).hard_limit(2000).build();
+//! let mut lease = budget.memory_lease();
+//! assert!(lease.try_set(1500).is_ok());
+//! assert!(lease.try_set(2500).is_err());
+//! assert_eq!(budget.usage().memory, 1500);
+//! drop(lease);
+//! assert_eq!(budget.usage().memory, 0);
+//! ```
 //!
 //! # Metrics
 //!

@@ -1,4 +1,12 @@
-//! The crate's error: opaque, with a kind, a cause and `is_*` methods.
+//! The errors of this crate: [`Error`] has a [`Kind`], which determines the status of a response, and a cause.
+//!
+//! ```
+//! use vestibule::{BoxError, Error, error::Kind};
+//!
+//! let error: BoxError = Error::new(Kind::Timeout, "the database did not answer").into();
+//! // It is found in the chain of causes of any error.
+//! assert_eq!(Error::find(&*error).map(Error::kind), Some(Kind::Timeout));
+//! ```
 
 use std::{error::Error as StdError, fmt};
 

@@ -1,4 +1,14 @@
-//! The peer of a connection, and the id and deadline of a request.
+//! The client of a request ([`Peer`]), and the id and the deadline of a request. All are in the extensions of requests.
+//!
+//! ```
+//! use vestibule::peer::Peer;
+//!
+//! let peer = Peer::tcp("192.0.2.7:50000".parse()?, "10.0.0.1:443".parse()?);
+//! let request = http::Request::get("/").extension(peer).body(()).unwrap();
+//! let client = request.extensions().get::<Peer>().and_then(Peer::ip);
+//! assert_eq!(client, Some("192.0.2.7".parse()?));
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
 
 mod network;
 mod rate;

@@ -3,6 +3,16 @@
 //!
 //! All functions are pure. Times are durations since the Unix epoch by a monotonic clock of the caller; `now` is an argument.
 //!
+//! ```
+//! use http::{HeaderMap, header::CACHE_CONTROL};
+//! use vestibule::semantics::cache::ResponseControl;
+//!
+//! let mut headers = HeaderMap::new();
+//! headers.insert(CACHE_CONTROL, "public, s-maxage=60".parse().unwrap());
+//! let control = ResponseControl::of(&headers);
+//! assert!(control.public && control.s_maxage == Some(60));
+//! ```
+//!
 //! | question | answered by |
 //! |---|---|
 //! | What do the fields mean? | [`RequestControl`], [`ResponseControl`], [`Vary`], [`NoVarySearch`], [`groups`] |
