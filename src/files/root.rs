@@ -33,10 +33,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{
-        AtFlags, CWD, Dir, FileType, FsWord, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat,
-        openat2, statat,
-    },
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat},
     io::Errno,
 };
 
