@@ -40,7 +40,7 @@ pub struct Rewrite {
     /// The prefixes for clients and for the server, without a slash at the end.
     path: Option<(String, String)>,
     servers: Vec<ServerName>,
-    /// Each with what replaces it; `None` removes the attribute.
+    /// Domains of cookies with their replacements; `None` removes the attribute.
     domains: Vec<(String, Option<String>)>,
 }
 

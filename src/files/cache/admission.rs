@@ -1,12 +1,12 @@
-//! `Admission`: which paths may enter a full table.
+//! `Admission`: decides which paths may enter a full table.
 
-/// Remembers the paths that were looked up while the table was full.
+/// The paths that were recently looked up while the table was full.
 ///
-/// Only a path that is looked up again soon may evict others. So a client that requests every file once evicts
-/// none of those that others request, and costs no evictions.
+/// Only a path that is looked up again soon may evict others. So a client that requests every file once, such as a crawler,
+/// does not evict the files that other clients request.
 ///
-/// A slot for each hash remembers the last path with it, by another part of the hash. Two paths that are taken for one
-/// cost an eviction, no more.
+/// A hash table with one slot for each hash, which contains another part of the hash as a tag. A collision admits a path at its
+/// first lookup.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     /// Empty until the table is full for the first time.
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_is_repeated_until_as_many_others_have_come() {
+    fn path_is_repeated_until_its_slot_is_overwritten() {
         let mut admission = Admission::default();
         let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         assert!(!admission.is_repeated(hash(1), 16));

@@ -1,5 +1,5 @@
-//! `ResponseBuffer`: reads a response body as fast as it is produced, into memory and then to disk,
-//! however slowly the client reads.
+//! `ResponseBuffer`: reads a response body as fast as it is produced, into memory and then to disk, independently of the speed
+//! of the client.
 
 mod spool;
 mod spool_reader;

@@ -142,7 +142,7 @@ impl ResponseControl {
         self.no_cache == Some(FieldNames::All)
     }
 
-    /// Returns whether a stale response must not be used, whatever the reason.
+    /// Returns whether a stale response must never be used.
     pub fn forbids_stale(&self) -> bool {
         self.must_revalidate || self.proxy_revalidate || self.needs_validation()
     }
@@ -157,7 +157,7 @@ impl ResponseControl {
     }
 }
 
-/// Without a list a directive applies to all fields, whatever another one lists.
+/// A directive without a list applies to all fields, even if another one has a list.
 fn merge(slot: &mut Option<FieldNames>, new: FieldNames) {
     *slot = Some(match (slot.take(), new) {
         (Some(FieldNames::Listed(mut known)), FieldNames::Listed(more)) => {

@@ -1,16 +1,16 @@
-//! Which parts of a query make no difference to a response: `No-Vary-Search` (draft-ietf-httpbis-no-vary-search).
+//! `No-Vary-Search` (draft-ietf-httpbis-no-vary-search): which queries of a path have the same response.
 
 use http::{HeaderMap, HeaderName};
 
 use super::structured::{self, Item};
 
-/// The field of a response that names the parts of the query that make no difference.
+/// The field of a response that names the insignificant parts of the query.
 pub const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
 
-/// The most names in the field, 64. With more, it is ignored.
+/// The maximum number of names in the field, 64. A field with more is ignored.
 pub const MAX_NAMES: usize = 64;
 
-/// Which queries of one path have the same response.
+/// A rule that decides which queries of a path have the same response.
 ///
 /// ```
 /// use http::HeaderMap;
@@ -35,8 +35,8 @@ enum Names {
 }
 
 impl NoVarySearch {
-    /// Returns what the field of a response says; `None` if each part of the query makes a difference: there is no such
-    /// field, it is malformed, or has an unknown value for a known key.
+    /// Returns the rule of a response; `None` if each part of the query is significant: the field is absent or malformed, or has
+    /// an invalid value for a known key.
     pub fn of(response: &HeaderMap) -> Option<Self> {
         let members = structured::dictionary(response, &NO_VARY_SEARCH)?;
         let (mut order, mut params, mut except) = (false, None, None);
@@ -54,14 +54,14 @@ impl NoVarySearch {
             (Some(Item::Boolean(true)), except) => {
                 Names::Except(decoded(except.unwrap_or_default()))
             }
-            // Names to keep mean something beside a plain `params` only.
+            // `except` is valid only with a `params` that is true.
             (_, Some(_)) => return None,
             (Some(Item::Texts(names)), None) => Names::Only(decoded(names)),
             (_, None) => Names::Only(Vec::new()),
         };
         let (Names::Only(names) | Names::Except(names)) = &ignored;
-        let says_nothing = !order && ignored == Names::Only(Vec::new());
-        let is_useful = names.len() <= MAX_NAMES && !says_nothing;
+        let ignores_nothing = !order && ignored == Names::Only(Vec::new());
+        let is_useful = names.len() <= MAX_NAMES && !ignores_nothing;
         is_useful.then_some(Self { ignores_order: order, ignored })
     }
 
@@ -70,8 +70,8 @@ impl NoVarySearch {
         self.normalize(a) == self.normalize(b)
     }
 
-    /// Returns the parameters of a query that make a difference, in a form that is the same for the same ones. Parameters
-    /// are decoded as those of forms (`application/x-www-form-urlencoded`).
+    /// Returns the significant parameters of a query in a normal form: equivalent queries have the same one. Parameters are
+    /// decoded as those of forms (`application/x-www-form-urlencoded`).
     pub fn normalize(&self, query: &str) -> Vec<u8> {
         let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
         let mut parameters: Vec<(Vec<u8>, Vec<u8>)> = parameters
@@ -82,7 +82,7 @@ impl NoVarySearch {
             .filter(|(name, _)| !self.ignores(name))
             .collect();
         if self.ignores_order {
-            // Stable: parameters with the same name keep their order, which has a meaning.
+            // A stable sort: the order of parameters with the same name is significant.
             parameters.sort_by(|(a, _), (b, _)| a.cmp(b));
         }
         let mut text = Vec::new();
@@ -101,7 +101,7 @@ impl NoVarySearch {
     }
 }
 
-/// Decodes a name or value: `+` is a space, and bytes may be encoded by per cent.
+/// Decodes a name or value: `+` is a space, and bytes may be percent-encoded.
 fn decode(text: &str) -> Vec<u8> {
     let (bytes, mut at) = (text.as_bytes(), 0);
     let digit = |at: usize| {

@@ -130,7 +130,7 @@ impl ClientField {
         let is_as_it_was = |rest: &[Element<'_>]| {
             let mut lines = headers.get_all(&name).iter().map(HeaderValue::as_bytes);
             let first = rest.first().zip(lines.next());
-            // Empty elements in front of the client would be read as such behind us.
+            // Empty elements before the client would confuse the upstream server.
             first.is_some_and(|(e, line)| line.starts_with(e.text)) && lines.next().is_none()
         };
         let rest = match &elements[begin..] {

@@ -36,7 +36,7 @@ struct Adaptive {
     stalled_since: Option<Instant>,
 }
 
-/// There is capacity while a permit is free, whatever the queue.
+/// There is capacity while a permit is free. The queue does not matter.
 impl Capacity for Permits {
     fn is_free(&self) -> bool {
         self.available.available_permits() > 0
