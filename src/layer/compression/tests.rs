@@ -1,6 +1,7 @@
 use std::io::Read;
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use tower::{ServiceExt, service_fn};
 

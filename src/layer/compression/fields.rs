@@ -1,0 +1,72 @@
+//! The header fields of responses that are compressed.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{
+        ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, VARY,
+    },
+};
+
+use crate::semantics::{etag::ETag, negotiate::Coding};
+
+/// Returns whether a response with this status and these fields may be encoded.
+pub(super) fn can_be_encoded(status: StatusCode, headers: &HeaderMap) -> bool {
+    let has_content = !status.is_informational()
+        && !matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let no_transform = headers.get_all(CACHE_CONTROL).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|&b| b == b',')
+            .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
+    });
+    has_content
+        && !no_transform
+        && !headers.contains_key(CONTENT_ENCODING)
+        && !headers.contains_key(CONTENT_RANGE)
+}
+
+/// Returns the value of `Content-Length`; `None` if it is absent or malformed.
+pub(super) fn announced_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Adds `Accept-Encoding` to `Vary`, unless it is there.
+pub(super) fn add_vary(headers: &mut HeaderMap) {
+    let is_named = headers.get_all(VARY).iter().any(|value| {
+        value.as_bytes().split(|&b| b == b',').any(|name| {
+            let name = name.trim_ascii();
+            name == b"*" || name.eq_ignore_ascii_case(b"accept-encoding")
+        })
+    });
+    if !is_named {
+        headers.append(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+}
+
+/// Changes the fields to those of the encoded content.
+pub(super) fn mark_as_encoded(headers: &mut HeaderMap, coding: Coding) {
+    const OF_THE_CONTENT: [HeaderName; 6] = [
+        CONTENT_LENGTH,
+        ACCEPT_RANGES,
+        HeaderName::from_static("content-md5"),
+        HeaderName::from_static("content-digest"),
+        HeaderName::from_static("repr-digest"),
+        HeaderName::from_static("digest"),
+    ];
+    for name in &OF_THE_CONTENT {
+        headers.remove(name);
+    }
+    if let Some(name) = coding.name() {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+    let weak = headers.get(ETAG).and_then(|value| {
+        let etag = ETag::parse(value.as_bytes()).ok().filter(|etag| !etag.is_weak())?;
+        ETag::weak(etag.opaque()).ok().map(ETag::to_value)
+    });
+    if let Some(weak) = weak {
+        headers.insert(ETAG, weak);
+    }
+}
