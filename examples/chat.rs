@@ -28,13 +28,13 @@ use vestibule::{
     serve::{serve, shutdown_signal},
 };
 
-/// The longest message, 4 KiB.
+/// Maximum size of a message: 4 KiB.
 const MAX_MESSAGE: usize = 4 << 10;
 
-/// A client that is further behind misses messages.
-const MAX_BEHIND: usize = 64;
+/// Maximum number of messages that are queued for a client. A slower client misses messages.
+const MAX_QUEUED: usize = 64;
 
-/// How long a client may take to receive a message, or to confirm the end.
+/// Time that a client has to receive a message, or to confirm the end.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tokio::main]
@@ -44,13 +44,13 @@ async fn main() -> std::io::Result<()> {
     serve(listen, site()).shutdown(shutdown_signal()).await
 }
 
-/// The page and its chat room.
+/// Returns the service of the page and its chat room.
 fn site() -> impl HttpService<Body, Future: Send> + Clone + Send + Sync + 'static {
-    let (room, _) = broadcast::channel::<String>(MAX_BEHIND);
+    let (room, _) = broadcast::channel::<String>(MAX_QUEUED);
     let chat = service_fn(move |request: Request| {
         let room = room.clone();
         async move {
-            // A browser sends the cookies of this site with a WebSocket of any other site's page.
+            // A page of another site can open a WebSocket to this site, with the cookies of this site.
             if !is_same_origin(&request) {
                 let mut refused = Response::new(Body::from("the page is of another site\n"));
                 *refused.status_mut() = StatusCode::FORBIDDEN;
@@ -68,7 +68,7 @@ fn site() -> impl HttpService<Body, Future: Send> + Clone + Send + Sync + 'stati
     Router::new().route("/chat", chat).route("/", page)
 }
 
-/// Whether a request comes from a page of this site, or from a program that is no browser.
+/// Returns whether a request comes from a page of this site, or from a program other than a browser.
 fn is_same_origin(request: &Request) -> bool {
     let Some(origin) = request.headers().get(header::ORIGIN) else { return true };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -101,7 +101,7 @@ async fn converse(stream: Upgraded, room: broadcast::Sender<String>) {
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => break None,
             },
-            () = &mut draining => break Some((CloseCode::Away, "the server stops")),
+            () = &mut draining => break Some((CloseCode::Away, "the server shuts down")),
         };
         if !matches!(timeout(SEND_TIMEOUT, socket.send(message)).await, Ok(Ok(()))) {
             return;

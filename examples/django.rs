@@ -1,5 +1,5 @@
-//! A Django site in one command, without NGINX and Gunicorn: static files, private files, slow clients and the
-//! application's workers.
+//! A Django site in one command, without nginx and Gunicorn: static files, private files, buffers for slow clients, and
+//! the application's workers.
 //!
 //! `cargo run --release --example django` runs the guest book in `examples/django`, and
 //! `cargo run --release --example django -- --listen 0.0.0.0:8000 /srv/mysite mysite.wsgi:application` your own.
@@ -32,7 +32,7 @@ use vestibule::{
     serve::{serve, shutdown_signal},
 };
 
-/// Time for requests in progress when the program is stopped.
+/// Shutdown timeout: the time that requests in flight may take when the program is stopped.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
 #[tokio::main]
@@ -73,7 +73,7 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // The response of a page that waits for a reload does not end.
+    // With --reload, each open page holds an event stream, which does not end.
     let grace = if args.reload { Duration::from_secs(1) } else { SHUTDOWN };
     // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
     let mut server =
@@ -88,8 +88,10 @@ where
     };
     let server = server.bind()?;
     match server.local_addr()? {
-        at @ Address::Tcp(_) => eprintln!("Open http://{at}/ in a browser. Ctrl-C ends it."),
-        at @ Address::Unix(_) => eprintln!("Listening on {at}. Ctrl-C ends it."),
+        at @ Address::Tcp(_) => {
+            eprintln!("Open http://{at}/ in a browser. Ctrl-C stops the server.")
+        }
+        at @ Address::Unix(_) => eprintln!("Listening on {at}. Ctrl-C stops the server."),
     }
     server.await
 }

@@ -68,8 +68,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .shutdown_timeout(Duration::from_secs(10));
     let server = args.with_threads(server).bind()?;
     match server.local_addr()? {
-        at @ Address::Tcp(_) => eprintln!("Open http://{at}/ in a browser. Ctrl-C ends it."),
-        at @ Address::Unix(_) => eprintln!("Listening on {at}. Ctrl-C ends it."),
+        at @ Address::Tcp(_) => {
+            eprintln!("Open http://{at}/ in a browser. Ctrl-C stops the server.")
+        }
+        at @ Address::Unix(_) => eprintln!("Listening on {at}. Ctrl-C stops the server."),
     }
     server.await?;
     app.shutdown(Duration::from_secs(5)).await?;

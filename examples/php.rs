@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         server = server.without_access_log();
     }
     let server = server.bind()?;
-    eprintln!("Open http://{}/ in a browser. Ctrl-C ends it.", server.local_addr()?);
+    eprintln!("Open http://{}/ in a browser. Ctrl-C stops the server.", server.local_addr()?);
     server.await?;
     php.shutdown(Duration::from_secs(10)).await?;
     Ok(())

@@ -102,7 +102,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-/// The proxy itself.
+/// Returns the proxy's service.
 fn upstream(args: &Args) -> Result<Upstream, Box<dyn std::error::Error>> {
     let health = HealthOptions::new().slow_start(args.slow_start);
     let mut builder = Upstream::builder(&args.upstreams).health(health);
@@ -136,7 +136,7 @@ fn upstream(args: &Args) -> Result<Upstream, Box<dyn std::error::Error>> {
     Ok(builder.policy(policy).build()?)
 }
 
-/// A line for each server, and one for the queue.
+/// Returns the status page: a line for each server, and one for the queue.
 fn status_page(servers: Upstream) -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
     service_fn(move |_: Request| {
         let mut text = String::new();
@@ -162,7 +162,7 @@ fn status_page(servers: Upstream) -> impl HttpService<Body, Future: Send> + Clon
     })
 }
 
-/// The options of the side of the clients.
+/// The options of the listener.
 struct Front {
     threads: Option<usize>,
     tls: Option<(String, String)>,
@@ -194,6 +194,7 @@ where
     Ok(server.await?)
 }
 
+#[derive(Default)]
 struct Args {
     listen: String,
     threads: Option<usize>,
@@ -237,27 +238,8 @@ impl Args {
 
     fn parse() -> Result<Self, lexopt::Error> {
         use lexopt::prelude::*;
-        let listen = "127.0.0.1:8080".into();
-        let mut args = Self {
-            listen,
-            threads: None,
-            tls: None,
-            senders: None,
-            upstream_ca: None,
-            buffer: false,
-            cache: None,
-            heuristic: false,
-            set_cookie: false,
-            log: false,
-            policy: "turns".into(),
-            check: None,
-            slow_start: Duration::ZERO,
-            max: None,
-            queue: None,
-            servers: None,
-            status: None,
-            upstreams: vec![],
-        };
+        let (listen, policy) = ("127.0.0.1:8080".into(), "turns".into());
+        let mut args = Self { listen, policy, ..Self::default() };
         let (mut chain, mut key) = (None, None);
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {

@@ -39,15 +39,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .attempt_timeout(Duration::from_secs(10))
         .total_timeout(Duration::from_secs(30));
     let site = ServiceBuilder::new()
-        .layer(RescueLayer::new()) // outermost: it answers for all below
-        .layer(ResponseBufferLayer::new()) // the application is free before the client has read
-        .layer(RequestBufferLayer::new()) // and not taken before the client has sent
+        .layer(RescueLayer::new()) // outermost: it converts the errors of all layers
+        .layer(ResponseBufferLayer::new()) // frees the application before the client has read the response
+        .layer(RequestBufferLayer::new()) // calls the application when the client has sent the request
         .service(Upstream::builder(apps).retry(retry).build()?);
 
     let drain = Drain::new();
     let front = async {
         let served = serve(listen, site).shutdown(shutdown_signal()).await;
-        drain.begin(); // ends the other listener, too
+        drain.begin(); // also ends the other listener
         served
     };
     let database = async {

@@ -63,13 +63,13 @@ async fn chat_works_alone_and_through_a_proxy() {
         }
         within(bob.send(Message::Ping("x".into()))).await.unwrap();
         assert_eq!(hear(&mut bob).await, Message::Pong("x".into()));
-        // Too long for the room: it says so, and the others go on.
+        // A message that is too long: its client gets an error, and the others continue.
         say(&mut bob, &"x".repeat(MAX_MESSAGE + 1)).await;
         let Message::Close(Some(frame)) = hear(&mut bob).await else { panic!("no close") };
         assert_eq!(frame.code, CloseCode::Size);
         say(&mut ann, "still here").await;
         assert_eq!(hear(&mut ann).await, Message::text("still here"));
-        // A shutdown of the chat says goodbye, through the proxy, too.
+        // A shutdown of the chat sends Close frames, also through the proxy.
         let _ = chat.stop.send(());
         let Message::Close(Some(frame)) = hear(&mut ann).await else { panic!("no close") };
         assert_eq!(frame.code, CloseCode::Away);
@@ -99,7 +99,7 @@ async fn page_of_another_site_is_refused() {
     assert_eq!(response.status(), 403);
 }
 
-/// A page that has the chat in a frame, says the name in its query, and tells when it has heard the other.
+/// A page with the chat in a frame. It sends the name in its query, and reports when it has received the other's message.
 const DRIVER: &str = "<!doctype html><title>driver</title><iframe src=/></iframe><script>
 const [me, other] = location.search.slice(1).split('&');
 const frame = document.querySelector('iframe');
@@ -141,7 +141,7 @@ async fn two_pages_of_a_browser_hear_each_other() {
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
             .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
             .args(["--disable-component-update", "--disable-dev-shm-usage"])
-            .arg("--remote-debugging-port=0") // it goes on until it is ended
+            .arg("--remote-debugging-port=0") // keeps it running until it is killed
             .arg(format!("--user-data-dir={}", profile.display()))
             .arg(format!("http://{}/driver?{names}", server.address))
             .kill_on_drop(true)

@@ -13,12 +13,12 @@ django [OPTIONS] [PROJECT_DIR MODULE:APP]
   --listen ADDR     host:port or unix:/path (127.0.0.1:8000)
   --workers N       processes that run the application (one for each core)
   --threads N       N front threads with a runtime each (0: one for each core); without it, one runtime
-  --asgi            the application is one for ASGI, such as mysite.asgi:application
-  --trust NETWORK   believes X-Forwarded-For and -Proto of proxies there, such as 10.0.0.0/8; may be repeated
-  --public-media    serves MEDIA_ROOT at MEDIA_URL to everybody
+  --asgi            the application uses ASGI, such as mysite.asgi:application
+  --trust NETWORK   trusts X-Forwarded-For and -Proto of proxies there, such as 10.0.0.0/8; may be repeated
+  --public-media    serves MEDIA_ROOT at MEDIA_URL without access control
   --log             logs a line for each request
   --reload          for development: restarts workers and refreshes the browser when a file changes
-  --check           says what is wrong with the set-up, and serves nothing";
+  --check           checks the set-up, prints what to repair, and exits";
 
 pub struct Args {
     pub listen: String,
@@ -30,7 +30,7 @@ pub struct Args {
     pub log: bool,
     pub reload: bool,
     pub check: bool,
-    /// Directory and application; `None` for the ones that come with the example.
+    /// Directory and application; `None` for those of the example.
     pub project: Option<(PathBuf, String)>,
 }
 
@@ -78,7 +78,7 @@ impl Args {
         Ok(args)
     }
 
-    /// The host that a browser on this machine names; `None` if that cannot be known from the address.
+    /// Returns the host in the URL of the site; `None` if the address does not determine it.
     pub fn host(&self) -> Option<String> {
         if self.listen.starts_with("unix:") {
             return None;
@@ -92,7 +92,7 @@ impl Args {
     }
 }
 
-/// A network, or the address of one host.
+/// Parses a network, or the address of one host.
 fn network(text: &str) -> Result<Network, vestibule::peer::InvalidNetwork> {
     let bits = if text.contains('/') {
         ""

@@ -1,4 +1,4 @@
-//! `--check`: what is wrong with the set-up, and what to do.
+//! `--check`: checks the set-up, and prints what to repair.
 
 use std::process::ExitCode;
 
@@ -7,17 +7,17 @@ use vestibule::{Body, Request, Router, serve};
 
 use crate::{args::Args, project::Project, site};
 
-/// What is fine; or what is not, and what to do.
+/// The result of a check, in words: a success; or a problem, and what to do.
 type Finding = Result<String, (String, String)>;
 
-/// Prints a line for each check. Fails if one has.
+/// Prints the result of each check. Fails if a check has failed.
 pub async fn run(args: &Args) -> ExitCode {
     let mut has_failed = false;
     let mut report = |finding: Finding| match finding {
-        Ok(what) => println!("ok    {what}"),
-        Err((what, todo)) => {
+        Ok(success) => println!("ok    {success}"),
+        Err((problem, remedy)) => {
             has_failed = true;
-            println!("FAIL  {what}\n      -> {todo}");
+            println!("FAIL  {problem}\n      -> {remedy}");
         }
     };
     report(address(&args.listen));
@@ -29,19 +29,19 @@ pub async fn run(args: &Args) -> ExitCode {
 }
 
 async fn check_project(mut project: Project, args: &Args, report: &mut impl FnMut(Finding)) {
-    if project.is_shipped
+    if project.is_example
         && let Err(error) = project.prepare()
     {
         return report(failed(&error, "see the error: migrations and static files must work"));
     }
     let Project { python, dir, .. } = &project;
-    report(Ok(format!("interpreter {}, by {}", python.path.display(), python.found_by)));
+    report(Ok(format!("interpreter {}, from {}", python.path.display(), python.source)));
     let place = dir.display().to_string();
     if let Err(error) = project.probe() {
-        let todo = format!(
+        let remedy = format!(
             "the module must be importable from {place}, with its requirements installed in that environment"
         );
-        return report(failed(&error, &todo));
+        return report(failed(&error, &remedy));
     }
     let version = |name| project.setting(name).unwrap_or("none");
     let (python, django) = (version("python"), version("django"));
@@ -56,8 +56,8 @@ async fn check_project(mut project: Project, args: &Args, report: &mut impl FnMu
     report(worker(&project, args).await);
 }
 
-fn failed(error: &(impl ToString + ?Sized), todo: &str) -> Finding {
-    Err((error.to_string(), todo.to_owned()))
+fn failed(problem: &(impl ToString + ?Sized), remedy: &str) -> Finding {
+    Err((problem.to_string(), remedy.to_owned()))
 }
 
 fn address(listen: &str) -> Finding {
@@ -65,7 +65,7 @@ fn address(listen: &str) -> Finding {
         Ok(_) => Ok(format!("address {listen} is free")),
         Err(error) => failed(
             &error,
-            "end the program that listens there, or choose another address with --listen",
+            "stop the program that listens there, or choose another address with --listen",
         ),
     }
 }
@@ -75,34 +75,38 @@ fn static_root(project: &Project) -> Finding {
         return Ok("no static files: django.contrib.staticfiles is not installed".to_owned());
     }
     let Some((url, root)) = project.static_files() else {
-        let todo = "set STATIC_ROOT to a directory, and STATIC_URL to a path such as \"/static/\"";
-        return failed("STATIC_ROOT or STATIC_URL is not set: static files are not served", todo);
+        let remedy =
+            "set STATIC_ROOT to a directory, and STATIC_URL to a path such as \"/static/\"";
+        return failed("STATIC_ROOT or STATIC_URL is not set: static files are not served", remedy);
     };
     if root.is_dir() {
         return Ok(format!("static files of {} at {url}", root.display()));
     }
-    failed(&format!("there is no STATIC_ROOT {}", root.display()), "run `manage.py collectstatic`")
+    failed(
+        &format!("STATIC_ROOT {} does not exist", root.display()),
+        "run `manage.py collectstatic`",
+    )
 }
 
 fn allowed_hosts(project: &Project, args: &Args) -> Finding {
     let hosts = project.setting("allowed_hosts").unwrap_or_default();
     let is_debug = project.setting("debug") == Some("1");
-    let todo = "add the names by which the site is reached to ALLOWED_HOSTS";
+    let remedy = "add the names by which the site is reached to ALLOWED_HOSTS";
     let Some(host) = args.host() else {
         return match hosts {
-            "" => failed("ALLOWED_HOSTS is empty: every request is answered with 400", todo),
-            hosts => Ok(format!("ALLOWED_HOSTS is {hosts}: see that your site's name is there")),
+            "" => failed("ALLOWED_HOSTS is empty: every request is answered with 400", remedy),
+            hosts => Ok(format!("ALLOWED_HOSTS is {hosts}: it must contain your site's name")),
         };
     };
-    // As Django has it, an empty list with DEBUG means this machine.
+    // With DEBUG, Django takes an empty list for these names.
     let hosts = if hosts.is_empty() && is_debug { ".localhost,127.0.0.1,[::1]" } else { hosts };
     if hosts.split(',').any(|pattern| matches(pattern.trim(), &host)) {
         return Ok(format!("ALLOWED_HOSTS has {host}"));
     }
-    failed(&format!("ALLOWED_HOSTS has no {host}: requests are answered with 400"), todo)
+    failed(&format!("ALLOWED_HOSTS has no {host}: requests are answered with 400"), remedy)
 }
 
-/// Whether a pattern of `ALLOWED_HOSTS` stands for a host.
+/// Returns whether a pattern of `ALLOWED_HOSTS` matches a host.
 fn matches(pattern: &str, host: &str) -> bool {
     let (pattern, host) = (pattern.to_ascii_lowercase(), host.to_ascii_lowercase());
     match pattern.strip_prefix('.') {
@@ -113,9 +117,9 @@ fn matches(pattern: &str, host: &str) -> bool {
 
 fn migrations(project: &Project) -> Finding {
     match project.manage(&["migrate", "--check", "--verbosity", "0"]) {
-        Ok(()) => Ok("the database has all migrations".to_owned()),
+        Ok(()) => Ok("all migrations are applied".to_owned()),
         Err(error) => failed(
-            &format!("the database is not up to date, or cannot be reached: {error}"),
+            &format!("migrations are missing, or the database cannot be reached: {error}"),
             "run `manage.py migrate`",
         ),
     }
@@ -124,7 +128,7 @@ fn migrations(project: &Project) -> Finding {
 async fn worker(project: &Project, args: &Args) -> Finding {
     let workers = match site::workers(project, args).workers(1).start() {
         Ok(workers) => workers,
-        Err(error) => return failed(&error, "the log above has what the worker has written"),
+        Err(error) => return failed(&error, "the log above has the output of the worker"),
     };
     let host = args.host().unwrap_or_else(|| "localhost".to_owned());
     let request = Request::get("/").header("host", host).body(Body::empty());
@@ -135,13 +139,13 @@ async fn worker(project: &Project, args: &Args) -> Finding {
     let _ = workers.shutdown(std::time::Duration::from_secs(15)).await;
     match answer {
         Ok(response) if !response.status().is_server_error() => {
-            Ok(format!("a worker boots, and answers / with {}", response.status()))
+            Ok(format!("a worker starts, and answers / with {}", response.status()))
         }
         Ok(response) => failed(
-            &format!("a worker boots, and answers / with {}", response.status()),
+            &format!("a worker starts, and answers / with {}", response.status()),
             "the log above has the traceback, if the project logs django.request",
         ),
-        Err(error) => failed(&error, "the log above has what the worker has written"),
+        Err(error) => failed(&error, "the log above has the output of the worker"),
     }
 }
 
@@ -150,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_of_allowed_hosts_stand_for_what_django_takes_them_for() {
+    fn patterns_of_allowed_hosts_match_as_in_django() {
         for (pattern, host) in
             [("*", "a"), (".b.org", "b.org"), (".b.org", "A.B.org"), ("b.org", "B.ORG")]
         {

@@ -1,4 +1,4 @@
-//! The project: where it is, and what its settings say.
+//! `Project`: the directory, the interpreter and the settings of a Django project.
 
 use std::{
     collections::HashMap,
@@ -8,57 +8,58 @@ use std::{
 
 use crate::{args::Args, python::Python};
 
-/// Asks the project for its settings.
+/// The Python program that imports the application and prints the settings.
 const PROBE: &str = include_str!("probe.py");
 
-/// The project that comes with the example.
-const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/django");
+/// The directory of the example's own project.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/django");
 
 pub struct Project {
     pub dir: PathBuf,
     pub app: String,
     pub python: Python,
-    pub is_shipped: bool,
-    /// Variables of the workers' environment.
+    /// Whether it is the example's own project.
+    pub is_example: bool,
+    /// Environment variables of the workers.
     pub envs: Vec<(&'static str, &'static str)>,
     settings: HashMap<String, String>,
 }
 
 impl Project {
-    /// Finds the interpreter. The application is not yet imported.
+    /// Finds the directory and the interpreter. The application is not imported.
     pub fn open(args: &Args) -> io::Result<Self> {
-        let is_shipped = args.project.is_none();
+        let is_example = args.project.is_none();
         let (dir, app) = match &args.project {
             Some((dir, app)) => (dir.clone(), app.clone()),
-            None if args.asgi => (SHIPPED.into(), "mysite.asgi:application".to_owned()),
-            None => (SHIPPED.into(), "mysite.wsgi:application".to_owned()),
+            None if args.asgi => (EXAMPLE.into(), "mysite.asgi:application".to_owned()),
+            None => (EXAMPLE.into(), "mysite.wsgi:application".to_owned()),
         };
         let dir = fs::canonicalize(&dir).map_err(|error| {
-            let why = format!("there is no project at {}: {error}", dir.display());
+            let why = format!("cannot open the project at {}: {error}", dir.display());
             io::Error::new(error.kind(), why)
         })?;
         let python = Python::find(&dir)?;
         let mut envs = Vec::new();
-        if args.reload && is_shipped && env::var_os("DJANGO_DEBUG").is_none() {
-            envs.push(("DJANGO_DEBUG", "1")); // pages that explain what is wrong
+        if args.reload && is_example && env::var_os("DJANGO_DEBUG").is_none() {
+            envs.push(("DJANGO_DEBUG", "1")); // shows tracebacks in the browser
         }
-        Ok(Self { dir, app, python, is_shipped, envs, settings: HashMap::new() })
+        Ok(Self { dir, app, python, is_example, envs, settings: HashMap::new() })
     }
 
-    /// Prepares the project that comes with the example, and reads the settings of any.
+    /// Reads the settings, and sets up the database and the static files of the example's own project.
     pub fn prepare(&mut self) -> io::Result<()> {
-        if self.is_shipped {
+        if self.is_example {
             self.manage(&["migrate", "--noinput", "--verbosity", "0"])?;
             self.collect_static()?;
         }
         self.probe()?;
-        if let Some((_, uploads)) = self.media().filter(|_| self.is_shipped) {
+        if let Some((_, uploads)) = self.media().filter(|_| self.is_example) {
             fs::create_dir_all(uploads)?;
         }
         Ok(())
     }
 
-    /// Imports the application in a process of its own and asks for the settings.
+    /// Imports the application in a separate process, and reads the settings.
     pub fn probe(&mut self) -> io::Result<()> {
         let out = self.python.output(&self.dir, &["-c", PROBE, &self.app], &self.envs)?;
         if !out.status.success() {
@@ -73,17 +74,17 @@ impl Project {
         Ok(())
     }
 
-    /// A setting that is neither missing nor empty.
+    /// Returns a setting, unless it is missing or empty.
     pub fn setting(&self, name: &str) -> Option<&str> {
         self.settings.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The path below which static files are, and their folder, if the front is to serve them.
+    /// Returns the URL prefix and the folder of static files, if both are set.
     pub fn static_files(&self) -> Option<(&str, &Path)> {
         self.folder("static_url", "static_root")
     }
 
-    /// The same of what users have uploaded.
+    /// Returns the URL prefix and the folder of uploads, if both are set.
     pub fn media(&self) -> Option<(&str, &Path)> {
         self.folder("media_url", "media_root")
     }
@@ -109,7 +110,7 @@ impl Project {
         if out.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        Err(io::Error::other(format!("`{}` failed:\n{said}", args.join(" "))))
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        Err(io::Error::other(format!("`{}` failed:\n{stderr}", args.join(" "))))
     }
 }

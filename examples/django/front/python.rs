@@ -1,4 +1,4 @@
-//! The Python interpreter of a project, and its virtual environment.
+//! `Python`: the interpreter of a project, and its virtual environment.
 
 use std::{
     env, fs, io,
@@ -6,19 +6,20 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// Is in a virtual environment that is being made, and stays if that was interrupted.
+/// A file in a virtual environment that is being created. It remains if the creation is interrupted.
 const INCOMPLETE: &str = ".incomplete";
 
-/// An interpreter, and why it was taken.
+/// A Python interpreter.
 #[derive(Debug, Clone)]
 pub struct Python {
     pub path: PathBuf,
-    pub found_by: String,
+    /// The variable or the directory from which it was chosen.
+    pub source: String,
 }
 
 impl Python {
-    /// The interpreter of `VIRTUAL_ENV`; else that of `.venv` in the project; else of a `.venv` that is made here
-    /// from `requirements.txt`; and without one that of the system.
+    /// Chooses the interpreter: that of `VIRTUAL_ENV`, of `.venv` in the project, of a new `.venv` if the project has a
+    /// `requirements.txt`, or of the system.
     pub fn find(project: &Path) -> io::Result<Self> {
         if let Some(venv) = env::var_os("VIRTUAL_ENV").filter(|venv| !venv.is_empty()) {
             let path = Path::new(&venv).join("bin/python");
@@ -30,40 +31,40 @@ impl Python {
         }
         let requirements = project.join("requirements.txt");
         if requirements.is_file() {
-            make(&venv, &requirements)?;
-            return Self::at(venv.join("bin/python"), format!("{}, made now", venv.display()));
+            create_venv(&venv, &requirements)?;
+            return Self::at(venv.join("bin/python"), format!("{}, just created", venv.display()));
         }
-        Ok(Self { path: "python3".into(), found_by: "PATH".to_owned() })
+        Ok(Self { path: "python3".into(), source: "PATH".to_owned() })
     }
 
-    fn at(path: PathBuf, found_by: String) -> io::Result<Self> {
+    fn at(path: PathBuf, source: String) -> io::Result<Self> {
         if path.exists() {
-            return Ok(Self { path, found_by });
+            return Ok(Self { path, source });
         }
         let why = format!(
-            "there is no {}: make the virtual environment anew, with `python3 -m venv`",
+            "{} does not exist: create the virtual environment again with `python3 -m venv`",
             path.display()
         );
         Err(io::Error::new(io::ErrorKind::NotFound, why))
     }
 
-    /// Runs it with these arguments in a directory.
+    /// Runs the interpreter with these arguments in a directory, and returns its output.
     pub fn output(&self, dir: &Path, args: &[&str], envs: &[(&str, &str)]) -> io::Result<Output> {
         let mut command = Command::new(&self.path);
         command.args(args).current_dir(dir).envs(envs.iter().copied()).stdin(Stdio::null());
-        command.output().map_err(|error| named(&self.path, &error))
+        command.output().map_err(|error| cannot_run(&self.path, &error))
     }
 }
 
-/// Makes a virtual environment with what is required.
-fn make(venv: &Path, requirements: &Path) -> io::Result<()> {
+/// Creates a virtual environment with the packages of a requirements file.
+fn create_venv(venv: &Path, requirements: &Path) -> io::Result<()> {
     eprintln!(
-        "The first start: making the virtual environment {} from {} ...",
+        "First start: creating the virtual environment {} from {} ...",
         venv.display(),
         requirements.display()
     );
     if venv.exists() {
-        fs::remove_dir_all(venv)?; // of a start that was interrupted
+        fs::remove_dir_all(venv)?; // left by an interrupted creation
     }
     fs::create_dir_all(venv)?;
     fs::write(venv.join(INCOMPLETE), "")?;
@@ -74,14 +75,15 @@ fn make(venv: &Path, requirements: &Path) -> io::Result<()> {
 }
 
 fn run(command: &mut Command) -> io::Result<()> {
-    let status = command.status().map_err(|error| named(command.get_program().as_ref(), &error))?;
+    let status =
+        command.status().map_err(|error| cannot_run(command.get_program().as_ref(), &error))?;
     if status.success() {
         return Ok(());
     }
     Err(io::Error::other(format!("{command:?} failed with {status}")))
 }
 
-fn named(program: &Path, error: &io::Error) -> io::Error {
+fn cannot_run(program: &Path, error: &io::Error) -> io::Error {
     let why =
         format!("cannot run {}: {error} (install Python 3, and python3-venv)", program.display());
     io::Error::new(error.kind(), why)

@@ -1,4 +1,4 @@
-//! `refresh`: pages load again when the project has changed.
+//! `refresh`: makes the browser reload pages when the project has changed.
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -9,18 +9,18 @@ use vestibule::{
     layer::{self, Next},
 };
 
-/// A stream of events, one for each reload.
+/// Path of the event stream, with one event for each reload of the workers.
 const EVENTS: &str = "/__vestibule/events";
 
-/// The script that waits for one.
+/// Path of the script that waits for an event.
 const SCRIPT_PATH: &str = "/__vestibule/refresh.js";
 const SCRIPT: &str = r#"new EventSource("/__vestibule/events").addEventListener("reload", () => location.reload());
 "#;
 
-/// What is added to each page.
+/// The element that is appended to each page.
 const TAG: &[u8] = b"<script src=\"/__vestibule/refresh.js\" defer></script>";
 
-/// Answers the script's requests, and adds it to each page of `site`.
+/// Serves the script and its events, and adds the script to each page of `site`.
 pub fn refresh<S>(
     site: S,
     changes: watch::Receiver<u64>,
@@ -48,18 +48,18 @@ fn script() -> Response {
     response
 }
 
-/// A response that goes on until the client has left or the program ends.
+/// Returns the event stream, which ends when the client disconnects or the program exits.
 fn events(mut changes: watch::Receiver<u64>) -> Response {
     let (sender, body) = Body::channel(None);
     #[allow(clippy::disallowed_methods, reason = "the task ends with the response")]
     tokio::spawn(async move {
         changes.mark_unchanged();
-        // The comment makes the browser see the response's head.
+        // The head of the response is sent with the first piece of its body.
         let mut event = Bytes::from_static(b": waiting\n\n");
         while sender.send(event).is_ok() {
-            let gone = std::future::poll_fn(|cx| sender.poll_closed(cx));
+            let disconnected = std::future::poll_fn(|cx| sender.poll_closed(cx));
             tokio::select! {
-                () = gone => return,
+                () = disconnected => return,
                 changed = changes.changed() => if changed.is_err() { return },
             }
             event = Bytes::from_static(b"event: reload\ndata:\n\n");
@@ -72,7 +72,7 @@ fn events(mut changes: watch::Receiver<u64>) -> Response {
     response
 }
 
-/// Adds the script to a page that is here as a whole.
+/// Adds the script to a page whose body is complete and in memory.
 fn with_script(mut response: Response) -> Response {
     let headers = response.headers();
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -82,7 +82,7 @@ fn with_script(mut response: Response) -> Response {
         return response;
     }
     let page = Bytes::from([&page[..], TAG].concat());
-    response.headers_mut().remove(header::CONTENT_LENGTH); // the server writes that of the body
+    response.headers_mut().remove(header::CONTENT_LENGTH); // the server sets the new length
     *response.body_mut() = Body::from(page);
     response
 }

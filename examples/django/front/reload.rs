@@ -1,4 +1,4 @@
-//! `--reload`: new workers when a file of the project has changed.
+//! `--reload`: replaces the workers when a file of the project has changed.
 
 use std::{
     collections::HashMap,
@@ -12,29 +12,29 @@ use vestibule::worker::Processes;
 
 use crate::project::Project;
 
-/// How often files are looked at. inotify would need a watch for each directory, and sees no changes of
-/// shared folders.
+/// Interval between two scans of the project. inotify would need a watch for each directory, and does not report
+/// changes on network file systems.
 const INTERVAL: Duration = Duration::from_millis(300);
 
-/// Directories that are not the project's own.
-const LEFT_OUT: [&str; 5] = ["__pycache__", "node_modules", "var", "venv", "site-packages"];
+/// Directories that are not scanned.
+const EXCLUDED: [&str; 5] = ["__pycache__", "node_modules", "var", "venv", "site-packages"];
 
-/// What counts as a part of the program.
+/// Suffixes of the files that are watched.
 const SUFFIXES: [&str; 8] = ["py", "html", "txt", "css", "js", "json", "toml", "po"];
 
-/// Files that are watched, at most.
+/// Maximum number of watched files.
 const MAX_FILES: usize = 20_000;
 
 type Files = HashMap<PathBuf, SystemTime>;
 
-/// Watches the project until the program ends. `changed` counts reloads that have succeeded.
+/// Watches the project until the program exits. `changed` counts successful reloads.
 pub fn spawn(project: Project, workers: Processes, changed: watch::Sender<u64>) {
     #[allow(clippy::disallowed_methods, reason = "the task ends with the process")]
     tokio::spawn(async move {
-        let mut known = look(&project).await;
+        let mut known = scan(&project).await;
         while !changed.is_closed() {
             tokio::time::sleep(INTERVAL).await;
-            let now = look(&project).await;
+            let now = scan(&project).await;
             let Some(path) = difference(&known, &now).map(Path::to_owned) else { continue };
             eprintln!("{} has changed: reloading", path.display());
             known = now;
@@ -44,21 +44,22 @@ pub fn spawn(project: Project, workers: Processes, changed: watch::Sender<u64>) 
             }
             match workers.reload().await {
                 Ok(()) => changed.send_modify(|n| *n += 1),
-                // The output of the new workers is in the log, and the old ones go on.
+                // The log has the output of the new workers. The old ones continue.
                 Err(error) => eprintln!("{error}"),
             }
         }
     });
 }
 
-async fn look(project: &Project) -> Files {
+/// Returns the project's files with their modification times.
+async fn scan(project: &Project) -> Files {
     let dir = project.dir.clone();
-    let look = move || {
+    let scan = move || {
         let mut files = Files::new();
         walk(&dir, &mut files);
         files
     };
-    tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    tokio::task::spawn_blocking(scan).await.unwrap_or_default()
 }
 
 fn walk(dir: &Path, files: &mut Files) {
@@ -67,7 +68,7 @@ fn walk(dir: &Path, files: &mut Files) {
         let (path, name) = (entry.path(), entry.file_name());
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && !LEFT_OUT.contains(&name) {
+        if kind.is_dir() && !EXCLUDED.contains(&name) {
             walk(&path, files);
         } else if path.extension().is_some_and(|s| SUFFIXES.iter().any(|known| s == *known))
             && files.len() < MAX_FILES
@@ -78,11 +79,11 @@ fn walk(dir: &Path, files: &mut Files) {
     }
 }
 
-/// A file that is new, changed or gone.
+/// Returns a file that was added, changed or removed.
 fn difference<'a>(old: &'a Files, new: &'a Files) -> Option<&'a Path> {
     let changed = new.iter().find(|(path, time)| old.get(*path) != Some(time));
-    let gone = || old.keys().find(|path| !new.contains_key(*path));
-    changed.map(|(path, _)| path).or_else(gone).map(PathBuf::as_path)
+    let removed = || old.keys().find(|path| !new.contains_key(*path));
+    changed.map(|(path, _)| path).or_else(removed).map(PathBuf::as_path)
 }
 
 #[cfg(test)]
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn difference_names_a_file_that_is_new_changed_or_gone() {
+    fn difference_is_a_file_that_was_added_changed_or_removed() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         let files = || {

@@ -1,4 +1,4 @@
-//! The front around the application.
+//! The layers in front of the application.
 
 use std::time::Duration;
 
@@ -16,37 +16,36 @@ use vestibule::{
 
 use crate::{args::Args, project::Project};
 
-/// A request body has so many bytes at most: 64 MiB.
+/// Maximum size of a request body: 64 MiB.
 const MAX_BODY: u64 = 64 << 20;
 
-/// Time of a request in the queue and in a worker.
+/// Maximum time of a request in the queue and in a worker.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a worker may take to end in development, where its work can be dropped.
-const KILL_AFTER: Duration = Duration::from_secs(2);
+/// Stop timeout of workers in development, where requests in flight may be lost.
+const DEVELOPMENT_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where the application says that a private file is: `X-Accel-Redirect: /private/a.pdf` is `a.pdf` in
-/// `MEDIA_ROOT`.
+/// Prefix of private files: `X-Accel-Redirect: /private/a.pdf` sends `a.pdf` of `MEDIA_ROOT`.
 const PRIVATE: &str = "/private";
 
-/// The workers of the project, which are not yet started.
+/// Returns the settings of the project's workers.
 pub fn workers(project: &Project, args: &Args) -> ProcessesBuilder<Python> {
     let workers = if args.asgi { worker::asgi(&project.app) } else { worker::wsgi(&project.app) };
     let workers = workers.python(&project.python.path).directory(&project.dir);
     let workers =
         project.envs.iter().fold(workers, |workers, (name, value)| workers.env(name, value));
     let workers = workers.workers(args.workers).request_timeout(TIMEOUT);
-    if args.reload { workers.stop_timeout(KILL_AFTER) } else { workers }
+    if args.reload { workers.stop_timeout(DEVELOPMENT_STOP_TIMEOUT) } else { workers }
 }
 
-/// What a client talks to.
+/// Returns the service for clients: the workers, and the layers in front of them.
 pub fn front(
     project: &Project,
     args: &Args,
     workers: Processes,
 ) -> impl HttpService<Future: Send + 'static> + Clone + Send + Sync + use<> {
     let app = match project.media() {
-        // Frees the worker when it has said which file, and sends that as a static one.
+        // The worker is idle once it has named the file, which is sent like a static one.
         Some((_, root)) => {
             let private = XAccelRedirectLayer::new(files::dir(root)).prefix(PRIVATE);
             Router::new().fallback(private.layer(workers))
@@ -54,11 +53,11 @@ pub fn front(
         None => Router::new().fallback(workers),
     };
     let app = ServiceBuilder::new()
-        // Outside of the workers: they are free when they have answered, however slow the client.
+        // A worker is idle once it has answered, even if the client reads slowly.
         .layer(ResponseBufferLayer::new())
-        // They are given whole requests, however slow the client.
+        // A worker gets complete requests, even if the client sends slowly.
         .layer(RequestBufferLayer::new().max_body(MAX_BODY))
-        // Inside of the buffer: the time that a client takes to send is not the application's.
+        // Inside of the buffer, so that the time in which the client sends does not count.
         .layer(RequestDeadlineLayer::new(TIMEOUT))
         .service(app);
 
@@ -70,7 +69,7 @@ pub fn front(
         site = site.nest(url.trim_end_matches('/'), files::dir(root));
     }
 
-    // Forwarding fields are dropped unless the client is a trusted proxy.
+    // Forwarded fields are removed unless the client is a trusted proxy.
     let mut proxies = TrustedProxyLayer::new(ClientField::XForwardedFor).x_forwarded_proto(true);
     for network in &args.trust {
         proxies = proxies.trust(*network);
@@ -80,7 +79,7 @@ pub fn front(
     }
     ServiceBuilder::new()
         .layer(proxies)
-        // Everything below may fail; here each failure becomes a response.
+        // Converts all errors of the services below to responses.
         .layer(RescueLayer::new())
         .service(site)
 }
