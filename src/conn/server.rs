@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
-    Config, Transport, h1, h2,
+    Config, Transport,
+    h1::{self, server::NextStage},
+    h2,
     per_client::ClientConnection,
     setup::{self, Setup},
     tunnel::Tunneling,
@@ -134,7 +136,7 @@ where
                 Stage::Setup { setup, .. } => ready!(setup.as_mut().poll(cx)),
                 Stage::Http1(connection) => {
                     let result = ready!(connection.poll_detecting(cx));
-                    if !connection.gives_up_transport() {
+                    if !connection.has_next_stage() {
                         return Poll::Ready(result);
                     }
                     None
@@ -151,17 +153,14 @@ where
                         self.counted = counted;
                     }
                 }
-                (Stage::Http1(connection), _) if !connection.found_http2() => {
-                    if let Some(tunnel) = connection.into_tunnel() {
-                        self.stage = Stage::Tunnel(Box::new(tunnel));
-                    }
-                }
-                (Stage::Http1(connection), _) => {
-                    if let Some((transport, service, config)) = connection.into_http2() {
+                (Stage::Http1(connection), _) => match connection.into_next_stage() {
+                    Some(NextStage::Tunnel(tunnel)) => self.stage = Stage::Tunnel(Box::new(tunnel)),
+                    Some(NextStage::Http2(transport, service, config)) => {
                         let connection = h2::server::Connection::new(transport, service, config);
                         self.stage = Stage::Http2(Box::new(connection));
                     }
-                }
+                    None => {}
+                },
                 (Stage::Setup { .. } | Stage::Http2(_) | Stage::Tunnel(_) | Stage::Ended(_), _) => {
                 }
             }

@@ -79,6 +79,14 @@ struct Inner<I, S> {
     driver: Driver<I, S>,
 }
 
+/// The stage that follows the driver.
+pub(in crate::conn) enum NextStage<I, S> {
+    /// The driver of HTTP/2. The preface is in the bytes that were read ahead.
+    Http2(Transport<I>, S, Arc<Config>),
+    /// The tunnel after a response of 101.
+    Tunnel(Tunneling),
+}
+
 impl<I, S> Connection<I, S>
 where
     I: Io,
@@ -100,7 +108,7 @@ where
     }
 
     /// Polls the driver of a stream that may begin with the preface of HTTP/2, if that is enabled and TLS has not
-    /// negotiated another protocol: then the driver ends, and [`found_http2`](Self::found_http2).
+    /// negotiated another protocol: then the driver ends, and [`has_next_stage`](Self::has_next_stage).
     pub(in crate::conn) fn poll_detecting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_driver(cx, true)
     }
@@ -116,8 +124,8 @@ where
             && driver.peer.tls().is_none();
         active.output.borrow_buffer();
         let result = driver.poll_loop(active, cx);
-        let gives_up_transport = matches!(active.stage, Stage::Http2 | Stage::Switch(_));
-        if result.is_ready() && !(gives_up_transport && matches!(result, Poll::Ready(Ok(())))) {
+        let has_next_stage = matches!(active.stage, Stage::Http2 | Stage::Switch(_));
+        if result.is_ready() && !(has_next_stage && matches!(result, Poll::Ready(Ok(())))) {
             active.stage = Stage::End; // drops the service's future
             active.upload = None;
             active.transfers.abort(&driver.config.access_log);
@@ -144,7 +152,7 @@ impl<I: Io, S> Connection<I, S> {
     /// Returns the transport, with bytes that were read and not used: after an upgrade, those of the next
     /// protocol.
     ///
-    /// An exchange under way is dropped, and so is response data that was not yet written.
+    /// An exchange in progress is dropped, and so is response data that was not yet written.
     pub fn into_parts(mut self) -> Transport<I> {
         let Inner { phase, driver } = self.0.take().expect("taken once, by value");
         let (read_ahead, accepted) = match phase {
@@ -159,44 +167,35 @@ impl<I: Io, S> Connection<I, S> {
         Transport { io, peer, read_ahead, accepted, watch }
     }
 
-    /// Returns whether the driver has ended, and its transport goes on: the client speaks HTTP/2, or a response of
-    /// 101 was sent.
-    pub(in crate::conn) fn gives_up_transport(&self) -> bool {
+    /// Returns whether the driver has ended and another stage follows: the client has sent the preface of HTTP/2, or a
+    /// response of 101 was sent.
+    pub(in crate::conn) fn has_next_stage(&self) -> bool {
         let phase = self.0.as_ref().map(|inner| &inner.phase);
         let Some(Phase::Active(active)) = phase else { return false };
         matches!(active.stage, Stage::Http2 | Stage::Switch(_))
     }
 
-    /// Returns whether the client speaks HTTP/2.
-    pub(in crate::conn) fn found_http2(&self) -> bool {
-        let phase = self.0.as_ref().map(|inner| &inner.phase);
-        matches!(phase, Some(Phase::Active(active)) if matches!(active.stage, Stage::Http2))
-    }
-
-    /// Returns what a driver of HTTP/2 needs; the preface is in what was read ahead.
-    pub(in crate::conn) fn into_http2(mut self) -> Option<(Transport<I>, S, Arc<Config>)> {
-        let driver = &mut self.0.as_mut()?.driver;
-        let (service, config) = (driver.service.take()?, driver.config.clone());
-        Some((self.into_parts(), service, config))
-    }
-
-    /// Returns the tunnel after a response of 101, if there was one.
-    pub(in crate::conn) fn into_tunnel(mut self) -> Option<Tunneling>
+    /// Returns the stage that follows the driver, if there is one.
+    pub(in crate::conn) fn into_next_stage(mut self) -> Option<NextStage<I, S>>
     where
         I: 'static,
     {
         let Inner { phase, driver } = self.0.as_mut()?;
         let Phase::Active(active) = phase else { return None };
+        let config = driver.config.clone();
+        if matches!(active.stage, Stage::Http2) {
+            let service = driver.service.take()?;
+            return Some(NextStage::Http2(self.into_parts(), service, config));
+        }
         let Stage::Switch(switch) = std::mem::replace(&mut active.stage, Stage::End) else {
             return None;
         };
-        let entry = active.transfers.take_open_entry();
-        let log = driver.config.access_log.clone();
+        let log =
+            TunnelLog { entry: active.transfers.take_open_entry(), log: config.access_log.clone() };
         let Transport { io, peer, read_ahead, watch, .. } = self.into_parts();
-        let log = TunnelLog { entry, log };
         let (takeover, body) = *switch;
         let tunnel = takeover.begin(io, read_ahead, body)?;
-        Some(Tunneling::new(tunnel, log, peer, watch))
+        Some(NextStage::Tunnel(Tunneling::new(tunnel, log, peer, watch)))
     }
 
     fn inner(&self) -> &Inner<I, S> {
