@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn acquired_memory_has_nothing_of_its_former_head() {
+    fn acquired_maps_have_nothing_of_the_previous_head() {
         let [alice, bob] = ["192.0.2.1:1", "192.0.2.2:2"]
             .map(|client| Peer::tcp(client.parse().unwrap(), "192.0.2.9:80".parse().unwrap()));
         release(head(&alice, 9));

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interim_responses_are_bounded_and_only_interim() {
+    fn interim_queue_is_bounded_and_refuses_final_statuses() {
         let interim = InterimResponses::new();
         for status in [100, 101, 200, 404] {
             let status = StatusCode::from_u16(status).unwrap();

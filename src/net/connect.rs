@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempt_that_is_slow_may_still_win() {
+    async fn slow_attempt_is_used_if_it_succeeds_first() {
         let slow = |addr: SocketAddr| async move {
             if addr.port() == 9 {
                 sleep(ATTEMPT_DELAY * 2).await;

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn bind_error_says_what_failed_and_what_to_do() {
+    fn bind_error_names_the_cause_and_the_remedy() {
         let taken = Listener::bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap();
         let taken = taken.local_addr().unwrap();
         let why = "address in use (another program listens there)";

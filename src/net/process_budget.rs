@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_budget_is_one() {
+    fn process_budget_is_the_same_for_all_callers() {
         assert!(process_budget().is_same(&process_budget()));
         assert!(!process_budget().is_same(&Budget::default()));
     }

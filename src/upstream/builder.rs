@@ -183,7 +183,7 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Sets which connections may switch to another protocol, and their bounds. Default: WebSocket,
+    /// Sets the protocols to which connections may switch, and the bounds of tunnels. Default: WebSocket,
     /// [`TunnelOptions::new`].
     pub fn tunnels(mut self, options: TunnelOptions) -> Self {
         self.forward.tunnels = options;

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn senders_are_trusted_by_network_and_unix_sockets_if_chosen() {
+    fn senders_are_trusted_by_network_and_unix_sockets_by_option() {
         let senders = ProxyProtocol::new().trust("10.0.0.0/8".parse().unwrap());
         let peer = |addr: &str| Peer::tcp(addr.parse().unwrap(), "10.0.0.1:80".parse().unwrap());
         assert!(senders.is_trusted(&peer("10.1.2.3:9")));

@@ -157,7 +157,7 @@ async fn application_that_does_not_answer_or_pauses_is_too_slow() {
 }
 
 #[tokio::test]
-async fn application_that_closes_before_it_answers_may_have_the_request() {
+async fn application_that_closes_before_its_response_may_have_the_request() {
     let (mut app, connection) = pair();
     let exchange = tokio::spawn(connection.exchange(get(), Params::new(), SingleUse));
     read_request(&mut app).await;
@@ -169,7 +169,7 @@ async fn application_that_closes_before_it_answers_may_have_the_request() {
 }
 
 #[tokio::test]
-async fn response_that_is_cut_or_at_odds_with_its_length_is_an_error() {
+async fn response_that_is_truncated_or_contradicts_its_length_is_an_error() {
     for (records, fault) in [
         (vec![stdout("Stat")], Fault::Truncated),
         (vec![stderr("PHP Fatal error")], Fault::Truncated),
@@ -226,7 +226,7 @@ async fn connection_with_an_unsent_part_of_a_body_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn idle_connection_that_is_closed_or_spoke_is_not_usable() {
+async fn idle_connection_that_was_closed_or_has_input_is_not_usable() {
     let (mut app, connection) = pair();
     let kept = Kept::default();
     app.write_all(&[stdout(OK), end(0)].concat()).await.unwrap();

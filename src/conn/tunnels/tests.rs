@@ -26,7 +26,7 @@ fn tunnel(options: TunnelOptions) -> (DuplexStream, DuplexStream, JoinHandle<()>
 }
 
 #[tokio::test(start_paused = true)]
-async fn tunnel_ends_when_nothing_has_moved_for_its_idle_timeout() {
+async fn tunnel_without_traffic_ends_at_its_idle_timeout() {
     let (mut client, mut server, task) = tunnel(TunnelOptions::new().idle_timeout(60 * SEC));
     let begun = Instant::now();
     for to_server in [true, false] {
@@ -42,7 +42,7 @@ async fn tunnel_ends_when_nothing_has_moved_for_its_idle_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tunnel_ends_at_its_total_timeout_though_bytes_move() {
+async fn tunnel_ends_at_its_total_timeout_despite_traffic() {
     let (mut client, mut server, task) = tunnel(TunnelOptions::new().total_timeout(100 * SEC));
     let begun = Instant::now();
     while !task.is_finished() {

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exact_name_wins_over_wildcard_which_stands_for_one_label() {
+    fn exact_name_has_precedence_over_wildcard_of_one_label() {
         let mut names = Names::default();
         names.insert("*.Example.com", 1);
         names.insert("a.example.com", 2);

@@ -64,7 +64,7 @@ async fn certificate_is_that_of_the_requested_name() {
 }
 
 #[tokio::test]
-async fn unknown_name_is_answered_by_an_alert_if_that_is_chosen() {
+async fn unknown_name_gets_an_alert_by_option() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let host = Host::pem_files(chain, key);
@@ -89,7 +89,7 @@ async fn session_is_resumed_at_its_host_and_after_a_reload() {
 }
 
 #[tokio::test]
-async fn t1_ticket_of_one_host_opens_no_other() {
+async fn t1_ticket_of_one_host_is_not_accepted_by_another() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("both", &["a.example", "admin.example"]);
     let staff = Authority::new();
@@ -153,7 +153,7 @@ async fn client_certificate_is_optional_required_or_refused_when_expired() {
 }
 
 #[tokio::test]
-async fn both_versions_are_spoken_and_facts_name_them() {
+async fn both_versions_are_supported_and_facts_name_them() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let tls = Server::builder().host(Host::pem_files(chain, key)).alpn(["one", "two"]);
@@ -180,7 +180,7 @@ async fn both_versions_are_spoken_and_facts_name_them() {
 }
 
 #[tokio::test]
-async fn reload_takes_all_files_or_none() {
+async fn reload_applies_all_files_or_none() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let tls = Server::pem_files(&chain, &key).unwrap();
@@ -219,7 +219,7 @@ async fn watch_reloads_when_a_file_changes_and_survives_a_half_written_one() {
 }
 
 #[test]
-fn build_names_the_file_that_is_wrong() {
+fn build_error_names_the_invalid_file() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let (_, other) = ca.issue("b", &["b.example"]);
@@ -260,7 +260,7 @@ async fn client_hello_in_single_bytes_is_read() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_handshake_have_an_error_each() {
+async fn bytes_other_than_a_handshake_have_typed_errors() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let tls = Server::pem_files(chain, key).unwrap();
@@ -288,7 +288,7 @@ async fn bytes_that_are_no_handshake_have_an_error_each() {
 }
 
 #[test]
-fn plain_http_answer_has_the_length_that_it_states() {
+fn plain_http_response_has_its_content_length() {
     let (head, body) = handshake::USE_HTTPS.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
 }
@@ -318,7 +318,7 @@ async fn handshakes_above_their_bound_wait() {
 }
 
 #[tokio::test]
-async fn dropped_stream_says_its_end_unless_it_was_cut() {
+async fn dropped_stream_sends_close_notify_unless_it_was_aborted() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
     let tls = Server::pem_files(chain, key).unwrap();

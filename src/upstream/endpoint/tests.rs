@@ -66,7 +66,7 @@ async fn success_ends_an_ejection_by_failures_but_not_by_operator() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_of_503_keeps_requests_away_and_of_others_does_not() {
+async fn retry_after_applies_to_status_503_only() {
     let busy = endpoint(|| status(StatusCode::SERVICE_UNAVAILABLE, Some("7")));
     assert_eq!(ask(&busy).await, Some(503));
     let status_now = busy.handle().status(busy.place());

@@ -251,7 +251,7 @@ async fn failure_reports_whether_the_request_may_have_been_sent() {
 }
 
 #[tokio::test]
-async fn reused_connection_that_breaks_in_an_answer_is_not_stale() {
+async fn reused_connection_that_fails_within_a_response_is_not_stale() {
     let (listener, address) = listen().await;
     let remote = Remote::builder(address).build();
     let parts = ["H", "HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 103 Early Hints\r\n\r\n"];

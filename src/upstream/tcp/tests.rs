@@ -195,7 +195,7 @@ async fn connection_above_the_bound_is_closed_at_once() {
 }
 
 #[tokio::test]
-async fn drain_waits_for_connections_and_abort_cuts_them() {
+async fn drain_waits_for_connections_and_abort_resets_them() {
     let (listener, addr) = server().await;
     let front = start(TcpBalance::builder([addr])).await;
     let mut client = front.connect().await;

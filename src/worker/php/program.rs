@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn program_at_path_is_told_apart_by_its_name() {
+    fn program_at_path_is_recognized_by_its_name() {
         let found = |path: &str| Program::find(Some(Path::new(path))).unwrap();
         assert!(matches!(found("/opt/php/bin/php-cgi8.3"), Program::Cgi(_)));
         assert!(matches!(found("/opt/cgi-bin/php-fpm"), Program::Fpm(_)));

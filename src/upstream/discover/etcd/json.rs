@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_bounded_and_may_come_in_pieces() {
+    fn lines_are_bounded_and_may_arrive_in_pieces() {
         let mut lines = Lines::default();
         for piece in ["ab", "c\nde\n", "f"] {
             lines.push(piece.as_bytes());
