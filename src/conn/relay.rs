@@ -22,7 +22,7 @@ use crate::{
     proto::websocket::FrameScanner,
 };
 
-/// Maximum number of reads of one direction in one poll before the task yields: 64, which are up to 1 MiB at 16 KiB.
+/// Maximum number of reads of one direction in one poll before the task yields: 64, of up to 128 KiB each.
 const MAX_READS_PER_POLL: usize = 64;
 
 /// The timeouts of a connection.

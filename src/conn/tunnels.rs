@@ -31,8 +31,8 @@ pub const TUNNEL_TOTAL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// [`shutdown_timeout`](crate::serve::Serve::shutdown_timeout), after which it would be aborted.
 pub const TUNNEL_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The default maximum number of tunnels at a time: 4,096. Each takes a connection to a server, and up to 32 KiB while
-/// bytes wait for a slow reader.
+/// The default maximum number of tunnels at a time: 4,096. Each takes a connection to a server, and up to 256 KiB while
+/// bytes wait for slow readers: one read in each direction.
 pub const MAX_TUNNELS: usize = 4096;
 
 /// Time that both peers of a tunnel have to close it when a shutdown ends it: 1 s.

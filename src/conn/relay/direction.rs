@@ -32,7 +32,7 @@ pub(crate) trait Carrier<I>: Sized {
     ) -> Poll<io::Result<usize>>;
 }
 
-/// The bytes of one read.
+/// The bytes of one read, at most 128 KiB.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer(BytesMut);
 
