@@ -3,6 +3,7 @@
 mod body;
 mod codec;
 mod fields;
+mod padding;
 
 use std::{
     fmt,
@@ -61,6 +62,7 @@ struct Options {
     min_size: u64,
     level: Arc<SelectLevel>,
     skip_while: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    max_padding: u16,
 }
 
 impl CompressionLayer {
@@ -74,6 +76,7 @@ impl CompressionLayer {
                 min_size: MIN_SIZE,
                 level: Arc::new(level),
                 skip_while: None,
+                max_padding: 0,
             }),
         }
     }
@@ -115,6 +118,19 @@ impl CompressionLayer {
     #[must_use]
     pub fn skip_while(mut self, is_busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.options_mut().skip_while = Some(Arc::new(is_busy));
+        self
+    }
+
+    /// Adds 1 to `max` bytes to each compressed response, a random number, so that its length says less about its content
+    /// (BREACH). 0, the default, adds none. Only gzip can be padded in a way that all browsers read, so other codings are not
+    /// used then.
+    ///
+    /// An attacker who repeats a request can average the lengths: each doubling of `max` has it repeated four times as
+    /// often. So this is no substitute for a limit on requests and a token that changes with each response. A stored
+    /// response keeps its padding: put such pages outside of caches.
+    #[must_use]
+    pub fn random_padding(mut self, max: u16) -> Self {
+        self.options_mut().max_padding = max;
         self
     }
 
@@ -189,7 +205,8 @@ pub fn is_compressible(content_type: &str) -> bool {
 /// Content is compressed on the thread that sends it, 64 KiB at a time. Inside of a
 /// [`CacheLayer`](crate::cache::CacheLayer), each response is compressed once per coding.
 ///
-/// Do not compress responses over TLS that contain both a secret and text that another site can choose (BREACH).
+/// Do not compress responses over TLS that contain both a secret and text that another site can choose (BREACH), or at least
+/// with [`random_padding`](CompressionLayer::random_padding).
 ///
 /// Readiness passes through.
 #[derive(Debug, Clone)]
@@ -231,6 +248,7 @@ impl Options {
     /// Returns the coding that the client prefers to `identity`, if there is one.
     fn select(&self, request: &HeaderMap) -> Option<Coding> {
         let mut available = self.codings.clone();
+        available.retain(|coding| self.max_padding == 0 || *coding == Coding::Gzip);
         available.push(Coding::Identity);
         Accepts::of(request).best(&available).filter(|coding| *coding != Coding::Identity)
     }
@@ -256,9 +274,12 @@ impl Options {
         let is_busy = self.skip_while.as_ref().is_some_and(|is_busy| is_busy());
         let encoder = coding.filter(|_| !is_small && !is_busy);
         let Some(coding) = encoder else { return Response::from_parts(parts, body) };
-        let Some(encoder) = Encoder::new(coding, level) else {
+        let Some(mut encoder) = Encoder::new(coding, level) else {
             return Response::from_parts(parts, body);
         };
+        if self.max_padding > 0 {
+            encoder.pad(padding::random_len(self.max_padding));
+        }
         mark_as_encoded(&mut parts.headers, coding);
         let body = if is_head { body } else { body::encoded(body, encoder) };
         Response::from_parts(parts, body)

@@ -40,7 +40,8 @@ const LAYERS: [(&str, Wrap); 5] = [
     ("request", |s| RequestBufferLayer::new().max_body(300_000).layer(s).boxed_clone()),
 ];
 
-/// Returns the layers in order number `n`, with `https`, `hedge` and `mirror` inserted at positions that depend on `n`.
+/// Returns the layers in order number `n`, with `https`, `hedge`, `mirror` and both codings inserted at positions that
+/// depend on `n`.
 fn stack(
     order: &[usize],
     n: usize,
@@ -48,7 +49,10 @@ fn stack(
     copies: &Arc<AtomicUsize>,
 ) -> (Boxed, Vec<&'static str>) {
     let mut names: Vec<_> = order.iter().map(|&i| LAYERS[i].0).collect();
-    for (name, at) in [("https", n), ("hedge", n / 6), ("mirror", n / 20)] {
+    let more = [("https", n), ("hedge", n / 6), ("mirror", n / 20)];
+    #[cfg(feature = "compression")]
+    let more = more.into_iter().chain([("compress", n / 2), ("decompress", n / 7)]);
+    for (name, at) in more {
         names.insert(at % (order.len() + 1), name);
     }
     let copies = copies.clone();
@@ -60,6 +64,10 @@ fn stack(
         "https" => HttpsLayer::new().hsts(HSTS_MAX_AGE).layer(s).boxed_clone(),
         "hedge" => HedgeLayer::new(Duration::from_secs(20)).layer(s).boxed_clone(),
         "mirror" => MirrorLayer::new(shadow.clone()).layer(s).boxed_clone(),
+        #[cfg(feature = "compression")]
+        "compress" => crate::layer::CompressionLayer::new().layer(s).boxed_clone(),
+        #[cfg(feature = "compression")]
+        "decompress" => crate::layer::RequestDecompressionLayer::new().layer(s).boxed_clone(),
         _ => LAYERS.iter().find(|layer| layer.0 == name).unwrap().1(s),
     });
     let stack = stack.map_request(|mut request: Request| {

@@ -14,7 +14,7 @@ use compression_codecs::{
     zstd::params::DParameter,
 };
 
-use super::Level;
+use super::{Level, padding};
 use crate::semantics::negotiate::Coding;
 
 /// Maximum output of a step: 8 KiB.
@@ -24,7 +24,11 @@ const STEP: usize = 8 << 10;
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// An encoder of one content.
-pub(super) struct Encoder(Box<dyn EncodeV2 + Send>);
+pub(super) struct Encoder {
+    codec: Box<dyn EncodeV2 + Send>,
+    /// The length of the padding that is not written yet.
+    padding: u16,
+}
 
 impl Encoder {
     /// Creates an encoder; `None` for `identity`.
@@ -35,7 +39,7 @@ impl Encoder {
             Level::Default => (5, 4, 3),
             Level::Best => (9, 9, 12),
         };
-        Some(Self(match coding {
+        let codec: Box<dyn EncodeV2 + Send> = match coding {
             Coding::Identity => return None,
             Coding::Gzip => {
                 Box::new(GzipEncoder::new(FlateEncoderParams::from(CodecLevel::Precise(gzip))))
@@ -47,27 +51,46 @@ impl Encoder {
                 Box::new(BrotliEncoder::new(params))
             }
             Coding::Zstd => Box::new(ZstdEncoder::new(zstd)),
-        }))
+        };
+        Some(Self { codec, padding: 0 })
+    }
+
+    /// Adds this many bytes of padding, if the coding is gzip.
+    pub(super) fn pad(&mut self, len: u16) {
+        self.padding = len;
+    }
+
+    /// Calls the codec, and pads the header, which is in the first output.
+    fn step<T>(
+        &mut self,
+        out: &mut BytesMut,
+        f: impl FnOnce(&mut dyn EncodeV2, &mut WriteBuffer<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let result = step(out, |output| f(&mut *self.codec, output));
+        if self.padding > 0 && !out.is_empty() {
+            padding::add_comment(out, std::mem::take(&mut self.padding));
+        }
+        result
     }
 
     /// Encodes a piece. Some of it may stay in the encoder.
     pub(super) fn encode(&mut self, piece: &[u8], out: &mut BytesMut) -> io::Result<()> {
         let mut input = PartialBuffer::new(piece);
         while !input.unwritten().is_empty() {
-            step(out, |output| self.0.encode(&mut input, output))?;
+            self.step(out, |codec, output| codec.encode(&mut input, output))?;
         }
         Ok(())
     }
 
     /// Writes all encoded data, so that a decoder gets everything so far.
     pub(super) fn flush(&mut self, out: &mut BytesMut) -> io::Result<()> {
-        while !step(out, |output| self.0.flush(output))? {}
+        while !self.step(out, |codec, output| codec.flush(output))? {}
         Ok(())
     }
 
     /// Writes the rest.
     pub(super) fn finish(&mut self, out: &mut BytesMut) -> io::Result<()> {
-        while !step(out, |output| self.0.finish(output))? {}
+        while !self.step(out, |codec, output| codec.finish(output))? {}
         Ok(())
     }
 }

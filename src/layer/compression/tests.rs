@@ -228,3 +228,34 @@ async fn level_and_pressure_are_chosen_by_the_site() {
     .await;
     assert_eq!(got.headers()["content-encoding"], "gzip");
 }
+
+#[tokio::test]
+async fn padding_changes_the_length_at_random_and_not_the_content() {
+    let layer = CompressionLayer::new().random_padding(200);
+    let request = &[("accept-encoding", "zstd, br, gzip;q=0.5")];
+    let plain =
+        ask(CompressionLayer::new(), &[("accept-encoding", "gzip")], response(&[HTML], page(100)));
+    let plain = plain.await.into_body().collect().await.unwrap().to_bytes().len();
+    let mut lens = std::collections::HashSet::new();
+    for i in 0..64 {
+        // At once, and in pieces.
+        let (sender, channel) = Body::channel(None);
+        let body = if i % 2 == 0 { Body::from(page(100)) } else { channel };
+        sender.send(page(100).into()).unwrap();
+        sender.finish(None);
+        let got = ask(layer.clone(), request, response(&[HTML], body)).await;
+        assert_eq!(got.headers()["content-encoding"], "gzip");
+        let bytes = got.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(decode("gzip", &bytes), page(100).as_bytes());
+        let header = flate2::read::GzDecoder::new(&bytes[..]).header().unwrap().clone();
+        let padding = header.comment().unwrap().len();
+        assert!((1..=200).contains(&padding));
+        if i % 2 == 0 {
+            assert_eq!(bytes.len(), plain + padding + 1);
+        }
+        lens.insert(padding);
+    }
+    assert!(lens.len() > 8, "{lens:?}");
+    let only = ask(layer, &[("accept-encoding", "br, zstd")], response(&[HTML], page(100))).await;
+    assert!(!only.headers().contains_key("content-encoding"));
+}
