@@ -42,6 +42,7 @@ proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE]
   --buffer        buffers requests and responses, so that no server waits for a slow client
   --cache WHERE   stores responses as far as the servers permit: in memory, or in the folder WHERE too
   --cache-heuristic    with --cache: derives a lifetime from Last-Modified if there is no other
+  --cache-max-in-memory N   with --cache DIR: sends contents above N bytes from their files
   --cache-set-cookie   with --cache: stores Set-Cookie too, as RFC 9111 permits
   --log           logs a line for each request
   --upstream-ca FILE   the authorities of https:// servers (PEM); by default those of the system
@@ -206,6 +207,7 @@ struct Args {
     upstream_ca: Option<String>,
     buffer: bool,
     cache: Option<String>,
+    max_in_memory: Option<u64>,
     heuristic: bool,
     set_cookie: bool,
     log: bool,
@@ -225,6 +227,9 @@ impl Args {
         let mut builder = CacheLayer::builder().cache_status("proxy");
         if self.heuristic {
             builder = builder.heuristic(Heuristic::default());
+        }
+        if let Some(bytes) = self.max_in_memory {
+            builder = builder.max_object(bytes);
         }
         if self.set_cookie {
             builder = builder.set_cookie(SetCookie::Store);
@@ -255,6 +260,7 @@ impl Args {
                 Long("upstream-ca") => args.upstream_ca = Some(parser.value()?.string()?),
                 Long("buffer") => args.buffer = true,
                 Long("cache") => args.cache = Some(parser.value()?.string()?),
+                Long("cache-max-in-memory") => args.max_in_memory = Some(parser.value()?.parse()?),
                 Long("cache-heuristic") => args.heuristic = true,
                 Long("cache-set-cookie") => args.set_cookie = true,
                 Long("log") => args.log = true,

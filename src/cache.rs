@@ -81,9 +81,11 @@
 //! | queries and paths that are remembered for `No-Vary-Search` | 16,384 of each |
 //! | groups that are invalidated during one sweep | [`MAX_MARKED_GROUPS`], 16,384 |
 //! | prefixes that are invalidated during one sweep | [`MAX_MARKED_PREFIXES`], 256 |
+//! | record of invalidations on disk | 1 MiB; with more, everything is invalid after a crash |
 //! | bytes on disk | [`DISK_CAPACITY`], 1 GiB |
 //! | responses on disk | [`MAX_DISK_OBJECTS`], 1,000,000 |
 //! | content of a response on disk | [`MAX_DISK_OBJECT`], 64 MiB |
+//! | open files of contents above [`max_object`](CacheBuilder::max_object) | 256 KiB of the capacity in memory for each |
 //! | bytes that wait to be written to disk | [`MAX_WRITING`], 64 MiB |
 //! | bytes that are written to disk while they are received | a quarter of the capacity on disk |
 //! | duration of the scan of the directory after a start | [`SCAN_TIMEOUT`], 10 minutes |
@@ -106,8 +108,12 @@ mod disk;
 mod fetch;
 mod fill;
 mod flight;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod hints;
+mod hit_fields;
 mod key;
 mod layer;
 mod leader;
@@ -139,6 +145,11 @@ pub use layer::{
 pub use marks::{MAX_MARKED_GROUPS, MAX_MARKED_PREFIXES};
 pub use memory::{CAPACITY, MAX_OBJECT, MAX_VARIANTS};
 pub use purge::{MIN_TOKEN, PurgeService};
+#[cfg(feature = "redis")]
+pub use purge::{
+    PURGE_CHANNEL, PURGE_PAUSE, PURGE_PING, PurgeChannel, PurgeChannelBuilder, PurgeChannelError,
+    PurgeChannelStats,
+};
 pub use service::{Cache, ResponseFuture};
 pub use stats::CacheStats;
 pub use store::Purge;

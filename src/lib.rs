@@ -107,7 +107,7 @@
 //! | `cache`, `files`, `upstream`, `worker` | yes | the services of these names; each enables `server` |
 //! | `process` | yes | workers that are child processes |
 //! | `limit` | yes | rate limits for each client |
-//! | `redis` | no | a rate limit that several fronts share through Redis |
+//! | `redis` | no | a rate limit and invalidations of a cache that several fronts share through Redis |
 //! | `compression` | no | compressed responses and requests; compiles C code for zstd |
 //! | `tls` | yes | TLS for listeners, and to servers |
 //! | `h2` | yes | HTTP/2 |

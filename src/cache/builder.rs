@@ -262,7 +262,7 @@ impl CacheBuilder {
 
     /// Creates the layer, with a store in a directory, and a store in memory of [`capacity`](Self::capacity) in front of it
     /// for the most used responses. Contents up to [`max_object`](Self::max_object) are read into memory, longer ones are
-    /// sent by `sendfile`. The directory is created if it is missing.
+    /// sent by `sendfile`, and the files of the most used ones stay open. The directory is created if it is missing.
     ///
     /// A scan in the background, of at most [`SCAN_TIMEOUT`](super::SCAN_TIMEOUT), finds the responses of earlier processes;
     /// until then, requests for them are forwarded. [`CacheHandle::loaded`](super::CacheHandle::loaded) waits for its end. The directory is locked for one process. After a
@@ -276,8 +276,7 @@ impl CacheBuilder {
         let clock = Clock::new();
         let memory = MemoryStore::new(self.capacity, self.max_object, self.max_variants, clock);
         let bounds = DiskBounds { max_variants: self.max_variants, ..self.disk };
-        let marks = Arc::new(Marks::default());
-        let store = DiskStore::open(dir.as_ref(), bounds, memory, clock, &marks)?;
+        let (store, marks) = DiskStore::open(dir.as_ref(), bounds, memory, clock)?;
         Ok(self.with_store(Arc::new(store), clock, marks))
     }
 

@@ -1,8 +1,10 @@
 //! `DiskStore`: objects in the files of a directory, with a `MemoryStore` in front for the most used ones.
 
+mod codec;
 mod files;
-mod head;
+pub(super) mod head;
 mod index;
+pub(super) mod journal;
 mod scan;
 mod spool;
 mod store;
@@ -21,12 +23,15 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub(super) use self::spool::Spool;
 pub use self::{files::Durability, scan::SCAN_TIMEOUT};
 use self::{
     files::Files,
     index::{Index, Meta},
     scan::ChangedKeys,
+};
+pub(super) use self::{
+    journal::{Journal, Record},
+    spool::Spool,
 };
 use super::{
     clock::Clock,
@@ -61,7 +66,8 @@ pub(super) struct DiskStore {
 struct Inner {
     files: Arc<Files>,
     index: Index,
-    memory: MemoryStore,
+    /// Small objects, and the open files of large ones.
+    memory: Arc<MemoryStore>,
     max_object: u64,
     clock: Clock,
     /// Locked for every change of the index, and for every rename of a head file to its final name.
@@ -121,16 +127,20 @@ pub(super) struct DiskBounds {
 }
 
 impl DiskStore {
-    /// Opens the directory and starts the scan for its objects. `marks` are held until the scan has ended.
+    /// Opens the directory and starts the scan for its objects. Returns the marks, with those of earlier processes, which
+    /// are held until the scan has ended.
     pub(super) fn open(
         root: &Path,
         bounds: DiskBounds,
         memory: MemoryStore,
         clock: Clock,
-        marks: &Arc<Marks>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Arc<Marks>)> {
         let files = Arc::new(Files::open(root, bounds.durability)?);
-        let index = Index::new(bounds, files.clone());
+        let marks = Arc::new(Marks::open(|restore| {
+            Journal::open(root, &files, bounds.durability, restore)
+        })?);
+        let memory = Arc::new(memory);
+        let index = Index::new(bounds, files.clone(), memory.clone());
         let changed_keys = Some(ChangedKeys::new());
         let state = State { writing: Vec::new(), spools: HashSet::new(), changed_keys };
         let inner = Arc::new(Inner {
@@ -148,9 +158,8 @@ impl DiskStore {
             scanning: watch::Sender::new(true),
             is_closed: AtomicBool::new(false),
         });
-        marks.hold();
-        scan::start(&inner, marks)?;
-        Ok(Self { inner })
+        scan::start(&inner, &marks)?;
+        Ok((Self { inner }, marks))
     }
 }
 
@@ -172,7 +181,7 @@ impl Inner {
         index::remove_later(&self.files, self.index.remove(key, selects));
     }
 
-    /// Reads an object, and inserts it into the memory store if it is small.
+    /// Reads an object, and inserts it into the memory store, with its open file if it is large.
     fn read(&self, key: &Key, meta: &Meta) -> Option<Arc<Object>> {
         let result = self.read_files(key, meta);
         let state = self.lock();
@@ -191,7 +200,7 @@ impl Inner {
         let current_meta = current.unwrap_or(meta);
         (object.freshness, object.revision) = (current_meta.freshness, current_meta.revision);
         let object = Arc::new(object);
-        if current.is_some() && object.content.len() <= self.memory.max_object() {
+        if current.is_some() {
             self.memory.insert(key, &object);
         }
         drop(state);

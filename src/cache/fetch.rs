@@ -14,7 +14,6 @@ use super::{
     leader,
     object::Object,
     respond::{self, RequestContext},
-    service::hit_status,
     shared::Shared,
 };
 use crate::{
@@ -238,9 +237,7 @@ fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Res
         return None;
     }
     shared.counters.hits.add();
-    let mut response = respond::of_object(context, object);
-    shared.add_status(&mut response, hit_status(object, context.now));
-    Some(response)
+    Some(respond::of_hit(shared, context, object))
 }
 
 /// Returns the response of another request's fetch, if the request selects this variant and the beginning of the content is

@@ -12,7 +12,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::SizeHint;
 
-use super::object::{Content, Object};
+use super::{
+    hit_fields::HitFields,
+    object::{Content, Object},
+};
 use crate::{
     Body,
     body::{FileSlice, PollSegment, Segment, Segments},
@@ -62,6 +65,7 @@ impl Head {
             cost: self.cost,
             content,
             lease: lease.map(Arc::new),
+            hit_fields: HitFields::default(),
         }
     }
 }

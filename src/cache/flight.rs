@@ -13,13 +13,21 @@ use std::{
 use http::HeaderMap;
 use tokio::sync::watch;
 
-use super::{fill::Fill, key::Key, layer::Options, object::Object, store::Store};
+use super::{
+    fill::Fill,
+    key::{Key, KeyHasher},
+    layer::Options,
+    object::Object,
+    store::Store,
+};
+
+type ByKey = HashMap<Key, Vec<Arc<Flight>>, KeyHasher>;
 
 /// All fetches of a cache whose responses may be stored.
 #[derive(Default)]
 pub(super) struct Flights {
     /// Also locked during writes to the store, so that an invalidation misses none of them.
-    by_key: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
+    by_key: Mutex<ByKey>,
     len: AtomicUsize,
     followers: AtomicUsize,
 }
@@ -71,7 +79,7 @@ pub(super) struct Follower {
 }
 
 impl Flights {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Flight>>>> {
+    fn lock(&self) -> MutexGuard<'_, ByKey> {
         // A panic of the store leaves the map consistent.
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,7 +227,7 @@ impl Leader {
         drop(self);
     }
 
-    fn unlist(&mut self, by_key: &mut HashMap<Key, Vec<Arc<Flight>>>) {
+    fn unlist(&mut self, by_key: &mut ByKey) {
         if !std::mem::replace(&mut self.is_listed, false) {
             return;
         }

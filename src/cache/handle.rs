@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::Uri;
 
 use super::{
-    key::Key, marks::Scope, purge::PurgeService, shared::Shared, stats::CacheStats, store::Purge,
-    sweep,
+    disk::Record, key::Key, marks::Scope, pool, purge::PurgeService, shared::Shared,
+    stats::CacheStats, store::Purge, sweep,
 };
 use crate::net::Drain;
 
@@ -15,6 +15,10 @@ use crate::net::Drain;
 /// An invalidation takes effect at once: a later request is answered neither by a response that was stored before, nor by a
 /// fetch that was started before. Invalidations of a prefix, a group or everything are marks, which each lookup applies to
 /// what it finds. A sweep in the background removes the responses from the store; no request waits for it.
+///
+/// With a store in a directory they are recorded there before the call returns, so that they also count after `kill -9`; after
+/// power loss once [`swept`](Self::swept) has returned. If more than 1 MiB of them are not carried out when the process is
+/// killed, everything is invalidated.
 ///
 /// ```
 /// use vestibule::cache::{CacheLayer, Key, Purge};
@@ -75,9 +79,10 @@ impl CacheHandle {
     /// Waits for the sweep of all earlier invalidations: after it, memory is freed, files are removed, and
     /// [`CacheStats::invalidated`] has counted the responses.
     pub async fn swept(&self) {
-        let mut sweeps = self.0.sweeps.subscribe();
-        // The sender lives as long as this handle.
+        let (mut sweeps, mut deletions) = (self.0.sweeps.subscribe(), self.0.deletions.subscribe());
+        // The senders live as long as this handle.
         let _ = sweeps.wait_for(|is_sweeping| !is_sweeping).await;
+        let _ = deletions.wait_for(|n| *n == 0).await;
     }
 
     /// Waits for the scan of the directory after a start. Before its end, requests for stored responses may be forwarded.
@@ -105,10 +110,42 @@ impl CacheHandle {
 }
 
 /// Invalidates a key.
-pub(super) fn delete(shared: &Shared, key: &Key, purge: Purge) {
-    shared.flights.invalidate_key(key, || shared.store.invalidate(key, purge));
+pub(super) fn delete(shared: &Arc<Shared>, key: &Key, purge: Purge) {
+    delete_one(shared, key, purge);
     if let Some(other) = shared.aliases.find(key) {
-        shared.flights.invalidate_key(&other, || shared.store.invalidate(&other, purge));
+        delete_one(shared, &other, purge);
+    }
+}
+
+fn delete_one(shared: &Arc<Shared>, key: &Key, purge: Purge) {
+    let change = || (shared.store.invalidate(key, purge), shared.next_id());
+    let (changes, revision) = shared.flights.invalidate_key(key, change);
+    let Some(changes) = changes else { return };
+    let deletion = Deletion::new(shared.clone());
+    let (scope, at) = (Scope::Key(key.as_str()), shared.clock.now());
+    let can_wait = shared.marks.begin(&Record { scope, purge, revision, at });
+    let key = key.clone();
+    let settle = move || {
+        let Deletion(shared) = &deletion;
+        let is_settled = shared.store.apply_to_disk(&key, changes);
+        shared.marks.end(revision, is_settled);
+    };
+    if can_wait { pool::run(settle) } else { settle() }
+}
+
+/// A key whose files are being removed.
+struct Deletion(Arc<Shared>);
+
+impl Deletion {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.deletions.send_modify(|n| *n += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Deletion {
+    fn drop(&mut self) {
+        self.0.deletions.send_modify(|n| *n -= 1);
     }
 }
 

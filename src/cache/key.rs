@@ -27,6 +27,9 @@ pub const MAX_KEY: usize = 4096;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
 
+/// The hasher of tables with keys, which clients choose: its seed is random.
+pub(super) type KeyHasher = foldhash::quality::RandomState;
+
 /// The part of the query that belongs to the key. The request is always forwarded with the whole query.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum QueryKey {
@@ -48,7 +51,7 @@ impl Key {
         let default_port = if scheme == "https" { ":443" } else { ":80" };
         let host = authority.strip_suffix(default_port).unwrap_or(authority);
         let host = host.strip_suffix('.').unwrap_or(host);
-        let is_host_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+        let is_host_byte = |b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' | b'[' | b']');
         if host.is_empty() || host.starts_with(':') || !host.bytes().all(is_host_byte) {
             return None;
         }
@@ -58,11 +61,12 @@ impl Key {
         let mut text = String::with_capacity(len);
         text.push_str(scheme);
         text.push_str("://");
-        text.extend(host.chars().map(|c| c.to_ascii_lowercase()));
+        text.push_str(host);
+        text[scheme.len() + 3..].make_ascii_lowercase();
         // In the normal form, `%3F` is a literal `?`, which would begin the query here.
-        match path.contains('?') {
-            true => text.push_str(&path.replace('?', "%3F")),
-            false => text.push_str(&path),
+        match memchr::memchr(b'?', path.as_bytes()) {
+            Some(_) => text.push_str(&path.replace('?', "%3F")),
+            None => text.push_str(&path),
         }
         if let Some(query) = query {
             text.push('?');

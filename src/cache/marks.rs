@@ -1,5 +1,7 @@
 //! `Marks`: invalidations of many responses. Lookups apply a mark at once; a sweep in the background applies it to the store.
 
+mod recorded;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -11,6 +13,7 @@ use std::{
 };
 
 use super::{
+    disk::Journal,
     key::Key,
     object::Object,
     store::{Found, Purge},
@@ -34,6 +37,8 @@ pub(super) enum Scope<'a> {
         group: &'a str,
         origin: &'a str,
     },
+    /// A single key, that an earlier process has deleted.
+    Key(&'a str),
 }
 
 impl Scope<'_> {
@@ -46,6 +51,7 @@ impl Scope<'_> {
                 is_of_origin(key, origin)
                     && groups.is_none_or(|of| of.binary_search_by(|g| (**g).cmp(group)).is_ok())
             }
+            Self::Key(one) => key.as_str() == *one,
         }
     }
 }
@@ -70,6 +76,8 @@ pub(super) struct Marks {
     /// The revision of the newest mark; 0 if there is none. No mark applies to an object with a later revision.
     newest: AtomicU64,
     set: RwLock<Set>,
+    /// Of a store in a directory.
+    journal: Option<Journal>,
 }
 
 #[derive(Default)]
@@ -83,6 +91,8 @@ struct Set {
     /// By group, then by origin.
     groups: HashMap<Box<str>, Vec<(Box<str>, Level)>>,
     groups_len: usize,
+    /// As many as a journal has.
+    keys: HashMap<Box<str>, Level>,
 }
 
 /// The latest invalidations of one scope, by kind. An invalidation applies to objects with an earlier revision; 0 means that
@@ -176,14 +186,17 @@ impl Marks {
         Some(self.newest.load(Relaxed)).filter(|newest| *newest > set.swept)
     }
 
-    /// Removes the marks up to a revision, after a sweep.
-    pub(super) fn forget(&self, up_to: u64) {
+    /// Removes the marks up to a revision, after a sweep; from the journal only if the disk has not failed.
+    pub(super) fn forget(&self, up_to: u64, is_settled: bool) {
         let mut set = self.write();
         set.swept = set.swept.max(up_to);
         self.forget_swept(&mut set);
+        drop(set);
+        self.clear_journal(is_settled);
     }
 
     /// Keeps marks after their sweep, for objects that the scan has not added to the store yet.
+    #[cfg(test)]
     pub(super) fn hold(&self) {
         self.write().is_held = true;
     }
@@ -193,6 +206,8 @@ impl Marks {
         let mut set = self.write();
         set.is_held = false;
         self.forget_swept(&mut set);
+        drop(set);
+        self.clear_journal(true);
     }
 
     fn forget_swept(&self, set: &mut Set) {
@@ -235,6 +250,7 @@ impl Set {
                 });
                 &mut levels[index].1
             }
+            Scope::Key(key) => self.keys.entry(key.into()).or_default(),
         }
     }
 
@@ -243,7 +259,8 @@ impl Set {
             self.prefixes.iter().filter(|(prefix, _)| key.as_str().starts_with(&**prefix));
         let groups = groups.iter().filter_map(|group| self.groups.get(&**group)).flatten();
         let groups = groups.filter(|(origin, _)| is_of_origin(key, origin));
-        prefixes.chain(groups).fold(self.all, |level, (_, other)| level.max(*other))
+        let scopes = prefixes.chain(groups).map(|(_, level)| level);
+        scopes.chain(self.keys.get(key.as_str())).fold(self.all, |level, other| level.max(*other))
     }
 
     /// Removes invalidations up to a revision. Returns the revision of the newest one that is left.
@@ -255,8 +272,10 @@ impl Set {
             !levels.is_empty()
         });
         self.groups_len = self.groups.values().map(Vec::len).sum();
+        self.keys.retain(|_, level| level.forget(up_to));
         let groups = self.groups.values().flatten();
-        let left = self.prefixes.iter().chain(groups).map(|(_, level)| level.newest());
+        let scopes = self.prefixes.iter().chain(groups).map(|(_, level)| level);
+        let left = scopes.chain(self.keys.values()).map(|level| level.newest());
         left.max().unwrap_or(0).max(self.all.newest())
     }
 }
@@ -295,6 +314,7 @@ mod tests {
             (Scope::Prefix("http://a/x"), "/xy", &[]),
             (Scope::Group { group: "g", origin: "" }, "/", &["f", "g"]),
             (Scope::Group { group: "g", origin }, "/", &["g"]),
+            (Scope::Key("http://a/x"), "/x", &[]),
         ] {
             let marks = Marks::default();
             let verdict = |revision| marks.verdict(&key(path), &groups(of), revision);
@@ -307,11 +327,11 @@ mod tests {
             let contains_other = matches!(scope, Scope::All | Scope::Group { origin: "", .. });
             assert_eq!(marks.verdict(&other, &groups(of), 4) == Verdict::Remove, contains_other);
             marks.hold();
-            marks.forget(9);
+            marks.forget(9, true);
             assert_eq!((verdict(4), marks.newest()), (Verdict::Remove, Some(10)));
             marks.release();
             assert_eq!((verdict(4), marks.newest()), (Verdict::Expire(AT), Some(10)));
-            marks.forget(10);
+            marks.forget(10, true);
             assert_eq!((verdict(4), marks.newest()), (Verdict::Keep, None));
             let set = marks.read();
             assert_eq!((set.prefixes.len(), set.groups.len(), set.groups_len), (0, 0, 0));

@@ -3,11 +3,11 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync};
+use quick_cache::{OptionsBuilder, Weighter, sync};
 
 use super::{
     clock::Clock,
-    key::Key,
+    key::{Key, KeyHasher},
     marks::Verdict,
     object::{Object, Variants},
     store::{Changes, Found, Judge, Lookup, Purge, Store},
@@ -30,7 +30,7 @@ const SHARDS: u64 = 8;
 
 /// A store in memory. S3-FIFO evicts rarely used objects.
 pub(super) struct MemoryStore {
-    objects: sync::Cache<Key, Arc<Variants>, ByBytes>,
+    objects: sync::Cache<Key, Arc<Variants>, ByBytes, KeyHasher>,
     max_object: u64,
     max_variants: usize,
     clock: Clock,
@@ -60,7 +60,7 @@ impl MemoryStore {
         let objects = sync::Cache::with_options(
             options,
             ByBytes,
-            DefaultHashBuilder::default(),
+            KeyHasher::default(),
             sync::DefaultLifecycle::default(),
         );
         Self { objects, max_object, max_variants, clock }
@@ -74,6 +74,16 @@ impl MemoryStore {
         match variants.filter_map(f) {
             Some(left) => self.objects.insert(key.clone(), Arc::new(left)),
             None => drop(self.objects.remove(key)),
+        }
+    }
+}
+
+impl MemoryStore {
+    /// Removes objects with these ids whose content is in a file.
+    pub(super) fn close_files(&self, key: &Key, ids: &[u64]) {
+        let is_closed = |object: &Arc<Object>| object.content.is_file() && ids.contains(&object.id);
+        if self.objects.peek(key).is_some_and(|variants| variants.iter().any(is_closed)) {
+            self.update(key, |object| (!is_closed(object)).then(|| object.clone()));
         }
     }
 }
@@ -101,9 +111,10 @@ impl Store for MemoryStore {
         self.update(key, |known| (!known.is_same_variant(object)).then(|| known.clone()));
     }
 
-    fn invalidate(&self, key: &Key, purge: Purge) {
+    fn invalidate(&self, key: &Key, purge: Purge) -> Option<Changes> {
         let now = self.clock.now();
         self.update(key, |object| expired(object, purge, now));
+        None
     }
 
     fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {

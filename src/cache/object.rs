@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
+use super::hit_fields::HitFields;
 use crate::{
     Body,
     body::FileSlice,
@@ -15,13 +16,15 @@ use crate::{
 /// The memory of an object in addition to its fields and its content, 1,024 bytes: the structures, and the entry in the store.
 const OVERHEAD: usize = 1024;
 
+/// What an open file counts as, 256 KiB: the default capacity keeps 256 files open.
+const OPEN_FILE: usize = 256 << 10;
+
 /// A stored response. Immutable: an update creates another object, which shares the content.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
     /// Identifies the content: an update keeps it.
     pub(super) id: u64,
-    /// The order of this version relative to invalidations: an id from the time when it was stored or validated; 0 for a
-    /// version of an earlier process.
+    /// The order of this version relative to invalidations: an id from the time when it was stored or validated.
     pub(super) revision: u64,
     pub(super) status: StatusCode,
     /// Without hop-by-hop fields, `Age` and `Content-Length`.
@@ -37,6 +40,7 @@ pub(super) struct Object {
     /// The lease of the content's memory, which is returned when the last object with this content is dropped.
     #[expect(dead_code, reason = "dropping it returns the lease")]
     pub(super) lease: Option<Arc<Lease>>,
+    pub(super) hit_fields: HitFields,
 }
 
 /// The content of a stored response.
@@ -47,6 +51,10 @@ pub(super) enum Content {
 }
 
 impl Content {
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
@@ -98,9 +106,10 @@ impl Object {
     pub(super) fn memory(&self) -> u64 {
         let content = match &self.content {
             Content::Memory(bytes) => bytes.len(),
-            Content::File(_) => 0,
+            Content::File(_) => OPEN_FILE,
         };
-        (OVERHEAD + fields_len(&self.headers) + content) as u64
+        // Twice, for those of hits, whose text is shared.
+        (OVERHEAD + 2 * fields_len(&self.headers) + content) as u64
     }
 }
 

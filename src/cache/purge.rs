@@ -1,5 +1,9 @@
 //! `PurgeService`: invalidation over HTTP, for deployments, content management systems and other fronts of the site.
 
+mod command;
+#[cfg(feature = "redis")]
+mod redis;
+
 use std::{
     fmt,
     future::Future,
@@ -11,7 +15,13 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use tower_service::Service;
 
-use super::{handle::CacheHandle, store::Purge};
+use self::command::Command;
+#[cfg(feature = "redis")]
+pub use self::redis::{
+    PURGE_CHANNEL, PURGE_PAUSE, PURGE_PING, PurgeChannel, PurgeChannelBuilder, PurgeChannelError,
+    PurgeChannelStats,
+};
+use super::handle::CacheHandle;
 use crate::{
     Body,
     body::HttpBody,
@@ -37,7 +47,7 @@ pub const MIN_TOKEN: usize = 16;
 /// | `?group=front-page` | all responses of a [group](CacheHandle::invalidate) |
 /// | `?all` | everything |
 ///
-/// Values may be percent-encoded; `&`, `+` and `%` must be. With `&soft`, responses become [stale](Purge::Soft) instead of
+/// Values may be percent-encoded; `&`, `+` and `%` must be. With `&soft`, responses become [stale](super::Purge::Soft) instead of
 /// being removed. With `&wait`, the response is sent after memory was freed and files were removed. The status is 204; 401
 /// without the token, which is compared in constant time; 405 for another method; 400 for any other query.
 ///
@@ -59,12 +69,20 @@ pub const MIN_TOKEN: usize = 16;
 pub struct PurgeService {
     cache: CacheHandle,
     token: Arc<[u8]>,
+    fan_out: Option<Arc<dyn FanOut>>,
 }
+
+/// Sends commands to the other fronts.
+trait FanOut: Send + Sync {
+    fn publish(&self, command: String) -> Published;
+}
+
+type Published = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 impl PurgeService {
     pub(super) fn new(cache: CacheHandle, token: &str) -> Self {
         assert!(token.len() >= MIN_TOKEN, "the token is shorter than {MIN_TOKEN} bytes");
-        Self { cache, token: token.as_bytes().into() }
+        Self { cache, token: token.as_bytes().into(), fan_out: None }
     }
 
     fn is_authorized(&self, headers: &HeaderMap) -> bool {
@@ -74,56 +92,22 @@ impl PurgeService {
         scheme.eq_ignore_ascii_case(b"bearer ") && is_equal(token, &self.token)
     }
 
-    /// Executes a request. Returns whether the response waits for the sweep.
-    fn purge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<bool, StatusCode> {
+    /// Returns what a request demands.
+    fn command(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Command, StatusCode> {
         if !self.is_authorized(headers) {
             return Err(StatusCode::UNAUTHORIZED);
         }
         if method != Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let (mut target, mut purge, mut waits) = (None, Purge::Hard, false);
-        for parameter in uri.query().unwrap_or_default().split('&') {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            let value = decode(value).ok_or(StatusCode::BAD_REQUEST)?;
-            match (name, value.is_empty()) {
-                ("soft", true) => purge = Purge::Soft,
-                ("wait", true) => waits = true,
-                // More than one target is ambiguous.
-                ("url" | "prefix" | "group", false) | ("all", true) if target.is_none() => {
-                    target = Some((name, value));
-                }
-                _ => return Err(StatusCode::BAD_REQUEST),
-            }
-        }
-        match target.ok_or(StatusCode::BAD_REQUEST)? {
-            ("url", url) => {
-                let key = self.cache.key_of_url(&url).ok_or(StatusCode::BAD_REQUEST)?;
-                self.cache.delete(&key, purge);
-            }
-            ("prefix", prefix) => self.cache.delete_prefix(&prefix, purge),
-            ("group", group) => self.cache.invalidate(&group, purge),
-            _ => self.cache.delete_all(purge),
-        }
-        Ok(waits)
+        let query = uri.query().unwrap_or_default();
+        Command::parse(query, &self.cache).ok_or(StatusCode::BAD_REQUEST)
     }
-}
-
-/// Decodes a percent-encoded value; `None` if it is malformed or not UTF-8.
-fn decode(value: &str) -> Option<String> {
-    let mut bytes = value.bytes();
-    let mut decoded = Vec::with_capacity(value.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => return None, // ambiguous: a space in forms, a plus elsewhere
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                u8::try_from(digit()? << 4 | digit()?).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(decoded).ok()
 }
 
 impl<B: HttpBody> Service<Request<B>> for PurgeService {
@@ -136,12 +120,25 @@ impl<B: HttpBody> Service<Request<B>> for PurgeService {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let result = self.purge(request.method(), request.uri(), request.headers());
+        let command = self.command(request.method(), request.uri(), request.headers());
+        // At once, so that it is done if this future is dropped.
+        let _ = command.as_ref().map(|command| command.apply(&self.cache));
+        let fan_out = self.fan_out.clone();
         let (cache, format) = (self.cache.clone(), Format::of(request.headers()));
         Box::pin(async move {
-            let mut response = match result {
-                Ok(waits) => {
-                    if waits {
+            let published = match (&fan_out, command) {
+                (Some(fan_out), Ok(command)) => match fan_out.publish(command.encode()).await {
+                    Ok(()) => Ok(command),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot send an invalidation to the other fronts");
+                        Err(StatusCode::SERVICE_UNAVAILABLE)
+                    }
+                },
+                (_, command) => command,
+            };
+            let mut response = match published {
+                Ok(command) => {
+                    if command.waits {
                         cache.swept().await;
                     }
                     let mut response = Response::new(Body::empty());

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::{fill::Fill, object::Object};
+use super::{fill::Fill, object::Object, service::hit_status, shared::Shared};
 use crate::{
     Body, Response,
     semantics::{
@@ -32,12 +32,31 @@ pub(super) struct RequestContext<'a> {
 pub(super) fn of_object(context: RequestContext<'_>, object: &Object) -> Response {
     let mut headers = object.headers.clone();
     headers.insert(header::AGE, age(&object.freshness, context.now));
+    of_object_with(context, object, headers)
+}
+
+fn of_object_with(context: RequestContext<'_>, object: &Object, headers: HeaderMap) -> Response {
     let len = object.content.len();
     let content = |part: Option<(u64, u64)>| match part {
         None => Some(object.content.body()),
         Some((first, last)) => Some(object.content.part(first, last)),
     };
     respond(context, object.status, headers, Some(len), content).expect("an object is complete")
+}
+
+/// Returns the response of a hit, with its `Cache-Status`.
+pub(super) fn of_hit(shared: &Shared, context: RequestContext<'_>, object: &Object) -> Response {
+    let (status, age) = (hit_status(object, context.now), object.freshness.age(context.now));
+    let make = || {
+        let mut headers = object.headers.clone();
+        headers.insert(header::AGE, HeaderValue::from(age.as_secs()));
+        if let Some(name) = &shared.options.name {
+            status.append(name, &mut headers);
+        }
+        headers
+    };
+    let headers = object.hit_fields.get((age.as_secs(), status.ttl.unwrap_or_default()), make);
+    of_object_with(context, object, headers)
 }
 
 /// Returns the response of a fill with these fields; `None` if the beginning of the content was dropped.

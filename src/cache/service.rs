@@ -138,11 +138,7 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
     let context = shared.context(&request);
     let now = context.now;
     let reuse = object.freshness.reuse(&control, now);
-    let answer = |object: &Object| {
-        let mut response = respond::of_object(context, object);
-        shared.add_status(&mut response, hit_status(object, now));
-        Box::new(response)
-    };
+    let answer = |object: &Object| Box::new(respond::of_hit(shared, context, object));
     match reuse {
         Reuse::Fresh => {
             shared.counters.hits.add();
@@ -204,7 +200,8 @@ pub(super) fn hit_status(object: &Object, now: Duration) -> CacheStatus {
     CacheStatus { ttl: Some(ttl), ..CacheStatus::HIT }
 }
 
-/// Returns the 504 that `only-if-cached` requires (RFC 9111 section 5.2.1.7).
+/// Returns the 504 that `only-if-cached` requires (RFC 9111 section 5.2.1.7). Without `Cache-Status`, which is for
+/// responses of the origin and those that are based on a stored one (RFC 9211 section 2).
 fn not_cached(request: &Request<Body>) -> Response {
     problem::response(StatusCode::GATEWAY_TIMEOUT, None, Format::of(request.headers()))
 }

@@ -13,14 +13,14 @@ use std::{
 };
 
 use http::{HeaderMap, Request};
-use quick_cache::sync;
+use quick_cache::{UnitWeighter, sync};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     aliases::Aliases,
     clock::Clock,
     flight::Flights,
-    key::Key,
+    key::{Key, KeyHasher},
     layer::Options,
     marks::Marks,
     respond::RequestContext,
@@ -45,11 +45,13 @@ pub(super) struct Shared {
     pub(super) marks: Arc<Marks>,
     /// Whether a sweep is in progress.
     pub(super) sweeps: watch::Sender<bool>,
+    /// The keys that were deleted and whose files are not removed yet.
+    pub(super) deletions: watch::Sender<usize>,
     pub(super) aliases: Aliases,
     pub(super) counters: Counters,
     pub(super) tasks: Drain,
     /// Keys with responses that cannot be shared, each with the time until which requests do not wait for each other.
-    hit_for_miss: sync::Cache<Key, Duration>,
+    hit_for_miss: sync::Cache<Key, Duration, UnitWeighter, KeyHasher>,
     refreshes: AtomicUsize,
     random: RandomState,
     draws: AtomicUsize,
@@ -64,6 +66,7 @@ impl Shared {
         clock: Clock,
         marks: Arc<Marks>,
     ) -> Self {
+        let last_id = AtomicU64::new(marks.first_id());
         Self {
             options,
             store,
@@ -72,14 +75,21 @@ impl Shared {
             flights: Arc::default(),
             marks,
             sweeps: watch::Sender::default(),
+            deletions: watch::Sender::default(),
             aliases: Aliases::new(),
             counters: Counters::default(),
             tasks: Drain::new(),
-            hit_for_miss: sync::Cache::new(MAX_HIT_FOR_MISS),
+            hit_for_miss: sync::Cache::with(
+                MAX_HIT_FOR_MISS,
+                MAX_HIT_FOR_MISS as u64,
+                UnitWeighter,
+                KeyHasher::default(),
+                sync::DefaultLifecycle::default(),
+            ),
             refreshes: AtomicUsize::new(0),
             random: RandomState::new(),
             draws: AtomicUsize::new(0),
-            last_id: AtomicU64::new(0),
+            last_id,
         }
     }
 
@@ -106,12 +116,9 @@ impl Shared {
         self.marks.apply(key, found)
     }
 
-    /// Returns an id that no other object has, including those of earlier processes.
+    /// Returns an id above all earlier ones, including those of earlier processes with the same directory.
     pub(super) fn next_id(&self) -> u64 {
-        let now = u64::try_from(self.clock.now().as_nanos()).unwrap_or(u64::MAX);
-        let next = |last: u64| Some(now.max(last + 1));
-        let last = self.last_id.fetch_update(Relaxed, Relaxed, next);
-        now.max(last.unwrap_or_default() + 1)
+        self.last_id.fetch_add(1, Relaxed) + 1
     }
 
     pub(super) fn is_hit_for_miss(&self, key: &Key, now: Duration) -> bool {

@@ -25,8 +25,9 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Removes the variant of an object.
     fn remove(&self, key: &Key, object: &Object);
 
-    /// Removes all variants of a key, or makes them stale.
-    fn invalidate(&self, key: &Key, purge: Purge);
+    /// Removes all variants of a key, or makes them stale. Returns what is to be done on disk by
+    /// [`apply_to_disk`](Self::apply_to_disk); `None` if the disk has nothing of this key.
+    fn invalidate(&self, key: &Key, purge: Purge) -> Option<Changes>;
 
     /// Calls `selected` for each key with an object that `judge` does not keep. Takes no lock: objects that are stored
     /// during the call may be missed, and `selected` may be called for removed ones.
@@ -35,9 +36,11 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Removes the objects of a key, or makes them stale, according to `judge`. Changes memory and the index only.
     fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes;
 
-    /// Applies the changes of [`judge`](Self::judge) to files. Blocks, and is called without a lock.
-    fn apply_to_disk(&self, key: &Key, changes: Changes) {
+    /// Applies the changes of [`judge`](Self::judge) to files. Blocks, and is called without a lock. Returns `false` if the
+    /// disk has failed.
+    fn apply_to_disk(&self, key: &Key, changes: Changes) -> bool {
         let _ = (key, changes);
+        true
     }
 
     /// Returns the number of keys and the bytes that are stored.

@@ -2,19 +2,27 @@
 
 use std::{io, sync::Arc};
 
-use super::{marks::Scope, pool::POOL, shared::Shared, store::Purge};
+use super::{disk::Record, marks::Scope, pool::POOL, shared::Shared, store::Purge};
 use crate::net::{DrainWatch, blocking_pool::Job};
 
 /// Adds a mark for each scope, and starts a sweep.
 pub(super) fn invalidate(shared: &Arc<Shared>, scopes: &[Scope<'_>], purge: Purge) {
     let change = || {
-        for scope in scopes {
-            shared.marks.add(*scope, purge, shared.next_id(), shared.clock.now());
-        }
+        let add = |scope: &Scope<'_>| {
+            let (revision, at) = (shared.next_id(), shared.clock.now());
+            shared.marks.add(*scope, purge, revision, at);
+            revision
+        };
+        scopes.iter().map(add).collect()
     };
-    shared
+    let revisions: Vec<u64> = shared
         .flights
         .invalidate(|key, groups| scopes.iter().any(|scope| scope.selects(key, groups)), change);
+    // Requests do not wait for the file.
+    for (scope, revision) in scopes.iter().zip(revisions) {
+        let (scope, at) = (*scope, shared.clock.now());
+        shared.marks.record(&Record { scope, purge, revision, at });
+    }
     start(shared);
 }
 
@@ -47,8 +55,10 @@ impl Job for Sweep {
         while !self.watch.is_aborted()
             && let Some(newest) = self.shared.marks.newest()
         {
-            sweep(&self.shared);
-            self.shared.marks.forget(newest);
+            self.shared.marks.sync();
+            let is_settled = sweep(&self.shared);
+            self.shared.marks.sync_removals();
+            self.shared.marks.forget(newest, is_settled);
         }
         self.end();
         if !self.watch.is_aborted() {
@@ -76,12 +86,14 @@ impl Drop for Sweep {
     }
 }
 
-/// Applies the marks once. The lock is taken for each key by itself.
-fn sweep(shared: &Shared) {
+/// Applies the marks once. The lock is taken for each key by itself. Returns `false` if the disk has failed.
+fn sweep(shared: &Shared) -> bool {
+    let mut is_settled = true;
     let verdict = |key: &_, groups: &_, revision| shared.marks.verdict(key, groups, revision);
     shared.store.visit(&verdict, &mut |key| {
         let changes = shared.flights.write(|| shared.store.judge(key, &verdict));
         shared.counters.invalidated.add_many(changes.len() as u64);
-        shared.store.apply_to_disk(key, changes);
+        is_settled &= shared.store.apply_to_disk(key, changes);
     });
+    is_settled
 }

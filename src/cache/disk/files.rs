@@ -81,15 +81,18 @@ impl Files {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let written_in = fs::read_to_string(&path).ok();
         if written_in.as_ref().is_some_and(|written_in| *written_in != boot || boot.is_empty()) {
-            for dir in 0..=u8::MAX {
-                self.scan(dir, || false, |_| false, |_| false)?;
-            }
+            self.empty()?;
         }
         match (self.durability, written_in) {
             (Durability::PowerLoss, None) => Ok(()),
             (Durability::PowerLoss, Some(_)) => fs::remove_file(path),
             (Durability::Crash, _) => fs::write(path, boot),
         }
+    }
+
+    /// Removes all objects.
+    pub(super) fn empty(&self) -> io::Result<()> {
+        (0..=u8::MAX).try_for_each(|folder| self.scan(folder, || false, |_| false, |_| false))
     }
 
     fn path(&self, id: u64, extension: &str) -> PathBuf {
@@ -162,11 +165,15 @@ impl Files {
         self.sync_content(&file)
     }
 
-    /// Removes an object, the head first.
-    pub(super) fn remove(&self, id: u64) {
-        for extension in ["head", "new", "content"] {
-            let _ = fs::remove_file(self.path(id, extension));
-        }
+    /// Removes an object, the head first. Returns whether the head is removed, so that the object does not come back.
+    pub(super) fn remove(&self, id: u64) -> bool {
+        let is_removed = |extension| match fs::remove_file(self.path(id, extension)) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let is_gone = is_removed("head");
+        let _ = (is_removed("new"), is_removed("content"));
+        is_gone
     }
 
     /// Reads a head.
@@ -198,6 +205,9 @@ impl Files {
     /// Calls `add` with the id of each object in one of the 256 subdirectories. Removes the files of an object for which
     /// `add` returns `false`, and all files that belong to no object, except those of objects that are being written.
     /// Returns early if `is_closed` returns `true`.
+    ///
+    /// # Errors
+    /// If the subdirectory cannot be read, or a head cannot be removed.
     pub(super) fn scan(
         &self,
         dir: u8,
@@ -207,7 +217,7 @@ impl Files {
     ) -> io::Result<()> {
         let dir = self.root.join(format!("{dir:02x}"));
         let mut others = Vec::new();
-        let mut kept = HashSet::new();
+        let (mut kept, mut result) = (HashSet::new(), Ok(()));
         for entry in fs::read_dir(&dir)? {
             if is_closed() {
                 return Ok(());
@@ -215,7 +225,10 @@ impl Files {
             let path = entry?.path();
             match self.id_of(&path, "head") {
                 Some(id) if add(id) => drop(kept.insert(id)),
-                Some(_) => drop(fs::remove_file(path)),
+                Some(_) => match fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => result = Err(error),
+                    Ok(()) | Err(_) => {}
+                },
                 None => others.push(path),
             }
         }
@@ -228,7 +241,7 @@ impl Files {
                 let _ = fs::remove_file(path);
             }
         }
-        Ok(())
+        result
     }
 
     /// Returns the id in the path of a file with this extension.

@@ -1,20 +1,27 @@
 //! The format of head files: the fields and times of an object, with a checksum.
-//!
-//! All numbers are little-endian. A text is preceded by its length.
+
+#[cfg(any(fuzzing, test))]
+mod fuzzing;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::super::{
-    key::Key,
-    object::{Content, Object},
+#[cfg(any(fuzzing, test))]
+pub(in crate::cache) use self::fuzzing::{is_stable, with_checksum};
+use super::{
+    super::{
+        hit_fields::HitFields,
+        key::Key,
+        object::{Content, Object},
+    },
+    codec::{Input, Output, checksum},
 };
 use crate::semantics::cache::{Freshness, Vary, VaryKey};
 
 /// The first bytes of a head: the name and the version of the format.
-const MAGIC: &[u8; 8] = b"vstbl\x00\x00\x01";
+const MAGIC: &[u8; 8] = b"vstbl\x00\x00\x02";
 
 /// The length of the prefix of a head: magic, length and checksum.
 const PREFIX: usize = 8 + 4 + 8;
@@ -27,6 +34,7 @@ pub(super) fn encode(key: &Key, object: &Object, len: u64) -> Option<Vec<u8>> {
     let Vary::Fields(vary) = &object.vary else { return None };
     let mut out = Output(vec![0; PREFIX]);
     out.number(object.id);
+    out.number(object.revision);
     out.number(len);
     out.text(key.as_str().as_bytes());
     out.number(object.status.as_u16().into());
@@ -61,7 +69,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
         return None;
     }
     let mut input = Input(rest);
-    let (id, content_len) = (input.number()?, input.number()?);
+    let (id, revision, content_len) = (input.number()?, input.number()?, input.number()?);
     let key = Key::restore(std::str::from_utf8(input.text()?).ok()?);
     let status = StatusCode::from_u16(u16::try_from(input.number()?).ok()?).ok()?;
     let mut words = [0; 6];
@@ -82,7 +90,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
     }
     let object = Object {
         id,
-        revision: 0,
+        revision,
         status,
         headers,
         freshness: Freshness::from_words(words),
@@ -92,58 +100,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
         cost,
         content: Content::Memory(Bytes::new()),
         lease: None,
+        hit_fields: HitFields::default(),
     };
-    input.0.is_empty().then_some((key, object, content_len))
-}
-
-/// FNV-1a over words of eight bytes: it detects torn writes, but not attacks.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325, |sum, chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let mixed = (sum ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
-        mixed ^ (mixed >> 29)
-    })
-}
-
-struct Output(Vec<u8>);
-
-impl Output {
-    fn number(&mut self, n: u64) {
-        self.0.extend_from_slice(&n.to_le_bytes());
-    }
-
-    fn text(&mut self, text: &[u8]) {
-        self.number(text.len() as u64);
-        self.0.extend_from_slice(text);
-    }
-}
-
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn number(&mut self) -> Option<u64> {
-        let (number, rest) = self.0.split_first_chunk::<8>()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*number))
-    }
-
-    fn text(&mut self) -> Option<&'a [u8]> {
-        let len = usize::try_from(self.number()?).ok()?;
-        let (text, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(text)
-    }
-
-    /// Reads a list. Its length is bounded by the remaining input, since an element takes at least eight bytes.
-    fn list<T>(&mut self, mut element: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        let n = usize::try_from(self.number()?).ok().filter(|n| *n <= self.0.len() / 8)?;
-        let mut list = Vec::with_capacity(n);
-        for _ in 0..n {
-            list.push(element(self)?);
-        }
-        Some(list)
-    }
+    input.is_empty().then_some((key, object, content_len))
 }
 
 #[cfg(test)]
@@ -171,6 +130,7 @@ mod tests {
             cost: Duration::from_millis(9),
             content: Content::Memory(Bytes::from_static(b"content")),
             lease: None,
+            hit_fields: HitFields::default(),
         };
         (key, object)
     }
@@ -179,6 +139,7 @@ mod tests {
     fn head_is_read_as_it_was_written() {
         let (key, object) = object();
         let (read_key, read, len) = decode(&encode(&key, &object, 7).unwrap()).unwrap();
+        assert_eq!(read.revision, object.revision);
         assert_eq!((read_key, len, read.id, read.status), (key, 7, 7, object.status));
         assert_eq!(
             (&read.headers, read.freshness, &read.groups),

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync};
+use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync};
 
 use super::{
     super::{
-        key::Key,
+        key::{Key, KeyHasher},
         marks::Verdict,
+        memory::MemoryStore,
         object::Object,
         pool,
         store::{Changes, Judge},
@@ -62,9 +63,11 @@ impl Meta {
 type Metas = Arc<Vec<Meta>>;
 
 pub(super) struct Index {
-    entries: sync::Cache<Key, Metas, ByBytes, DefaultHashBuilder, Collect>,
+    entries: sync::Cache<Key, Metas, ByBytes, KeyHasher, Collect>,
     max_variants: usize,
     files: Arc<Files>,
+    /// Where files of objects are kept open.
+    memory: Arc<MemoryStore>,
 }
 
 #[derive(Clone)]
@@ -84,10 +87,10 @@ impl Weighter<Key, Metas> for ByBytes {
 struct Collect;
 
 impl Lifecycle<Key, Metas> for Collect {
-    type RequestState = Vec<Metas>;
+    type RequestState = Vec<(Key, Metas)>;
 
-    fn on_evict(&self, dropped: &mut Vec<Metas>, _: Key, metas: Metas) {
-        dropped.push(metas);
+    fn on_evict(&self, dropped: &mut Self::RequestState, key: Key, metas: Metas) {
+        dropped.push((key, metas));
     }
 }
 
@@ -95,12 +98,16 @@ impl Lifecycle<Key, Metas> for Collect {
 pub(super) fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
     if !ids.is_empty() {
         let files = files.clone();
-        pool::run(move || ids.iter().for_each(|id| files.remove(*id)));
+        pool::run(move || {
+            ids.iter().for_each(|id| {
+                let _ = files.remove(*id);
+            })
+        });
     }
 }
 
 impl Index {
-    pub(super) fn new(bounds: DiskBounds, files: Arc<Files>) -> Self {
+    pub(super) fn new(bounds: DiskBounds, files: Arc<Files>, memory: Arc<MemoryStore>) -> Self {
         let DiskBounds { capacity, max_objects, max_object, max_variants, .. } = bounds;
         // Each object weighs at least `capacity / max_objects`, so that there are at most `max_objects`.
         let min_weight = capacity.div_ceil(max_objects.max(1));
@@ -115,10 +122,10 @@ impl Index {
         let entries = sync::Cache::with_options(
             options,
             ByBytes { min_weight },
-            DefaultHashBuilder::default(),
+            KeyHasher::default(),
             Collect,
         );
-        Self { entries, max_variants, files }
+        Self { entries, max_variants, files, memory }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Metas> {
@@ -143,10 +150,15 @@ impl Index {
     fn set(&self, key: &Key, metas: Vec<Meta>) {
         let (metas, mut dropped) = (Arc::new(metas), Vec::new());
         self.entries.insert_with_lifecycle(key.clone(), metas.clone(), &mut dropped);
-        let is_too_large = dropped.iter().any(|other| Arc::ptr_eq(other, &metas));
+        let is_too_large = dropped.iter().any(|(_, other)| Arc::ptr_eq(other, &metas));
         let is_kept = |id: u64| !is_too_large && metas.iter().any(|meta| meta.id == id);
-        let ids = dropped.iter().flat_map(|metas| metas.iter().map(|meta| meta.id));
-        remove_later(&self.files, ids.filter(|id| !is_kept(*id)).collect());
+        let mut ids = Vec::new();
+        for (key, metas) in &dropped {
+            ids.extend(metas.iter().map(|meta| meta.id).filter(|id| !is_kept(*id)));
+            // Removed files take space on the disk as long as they are open.
+            self.memory.close_files(key, &ids);
+        }
+        remove_later(&self.files, ids);
     }
 
     /// Inserts an object, unless a newer one of the same variant is stored. Returns whether it was inserted.

@@ -82,6 +82,7 @@ impl Scan<'_> {
                 let scan = move || {
                     if let Err(error) = scan_dirs(first) {
                         tracing::warn!(%error, "cannot read a part of the cache directory: its objects are not used");
+                        self.marks.fail();
                     }
                 };
                 let spawned = thread::Builder::new().spawn_scoped(scope, scan);
@@ -90,6 +91,10 @@ impl Scan<'_> {
                 }
             }
         });
+        if self.inner.is_closed.load(Relaxed) {
+            // What was not reached is judged after the next start.
+            self.marks.fail();
+        }
         self.inner.lock().changed_keys = None;
         self.marks.release();
         self.inner.scanning.send_replace(false);
@@ -122,7 +127,9 @@ impl Scan<'_> {
         let is_added =
             is_kept && !changed_keys.contains(&key) && inner.index.insert_newest(&key, meta);
         drop(state);
-        inner.expire_heads(&key, &changes);
+        if !inner.expire_heads(&key, &changes) {
+            self.marks.fail();
+        }
         is_added
     }
 }

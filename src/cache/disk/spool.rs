@@ -104,7 +104,7 @@ impl Spool {
                 let result = store.files.append_content(id, file, at, &pieces);
                 if !store.lock().spools.contains(&id) {
                     // The spool was dropped, and its file removed, before this write created the file again.
-                    store.files.remove(id);
+                    let _ = store.files.remove(id);
                 }
                 result
             };

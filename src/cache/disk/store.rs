@@ -9,7 +9,7 @@ use super::{
         key::Key,
         marks::Verdict,
         object::Object,
-        pool::{self, POOL},
+        pool::POOL,
         store::{Changes, Found, Judge, Lookup, Purge, Store},
     },
     DiskStore, Writing,
@@ -47,6 +47,8 @@ impl Store for DiskStore {
         state.note_changed(key);
         if object.content.len() <= inner.memory.max_object() {
             inner.memory.insert(key, object);
+        } else {
+            inner.memory.remove(key, object);
         }
         if let Some(w) = state.writing.iter_mut().find(|w| w.object.id == object.id) {
             // The content is being written already: the new fields are written after it.
@@ -88,20 +90,18 @@ impl Store for DiskStore {
         self.inner.discard(key, |meta| meta.is_same_variant(object));
     }
 
-    fn invalidate(&self, key: &Key, purge: Purge) {
+    fn invalidate(&self, key: &Key, purge: Purge) -> Option<Changes> {
         let at = self.inner.clock.now();
         let verdict = match purge {
             Purge::Hard => Verdict::Remove,
             Purge::Soft => Verdict::Expire(at),
         };
-        self.inner.lock().note_changed(key);
+        let mut state = self.inner.lock();
+        state.note_changed(key);
+        let is_scanning = state.changed_keys.is_some();
+        drop(state);
         let changes = self.judge(key, &|_, _, _| verdict);
-        if purge == Purge::Hard {
-            self.apply_to_disk(key, changes);
-        } else {
-            let (inner, key) = (self.inner.clone(), key.clone());
-            pool::run(move || inner.expire_heads(&key, &changes));
-        }
+        (is_scanning || changes.len() > 0).then_some(changes)
     }
 
     fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
@@ -129,9 +129,10 @@ impl Store for DiskStore {
         changes
     }
 
-    fn apply_to_disk(&self, key: &Key, changes: Changes) {
-        changes.removed.iter().for_each(|id| self.inner.files.remove(*id));
-        self.inner.expire_heads(key, &changes);
+    fn apply_to_disk(&self, key: &Key, changes: Changes) -> bool {
+        let remove = |is_applied, id: &u64| self.inner.files.remove(*id) && is_applied;
+        let is_removed = changes.removed.iter().fold(true, remove);
+        self.inner.expire_heads(key, &changes) && is_removed
     }
 
     fn usage(&self) -> (u64, u64) {

@@ -1,6 +1,7 @@
 //! Tests of a store in a real directory.
 
 mod kill;
+mod marks;
 mod scan;
 mod spool;
 
@@ -142,6 +143,50 @@ async fn large_object_is_sent_from_its_file_also_in_part() {
     assert_eq!((part.status().as_u16(), part.body().as_file().map(FileSlice::len)), (206, Some(5)));
     let part = part.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(part, content("/100000").as_bytes()[99_990..99_995]);
+    drop(whole);
+    // The file stays open, so a further hit looks for none.
+    fs::rename(dir.path(), dir.path().with_extension("moved")).unwrap();
+    assert_eq!(source(&layer, "/100000").await, "cache");
+    fs::rename(dir.path().with_extension("moved"), dir.path()).unwrap();
+    assert_eq!(open_files(&dir, "content"), 1);
+    layer.handle().delete(&Key::new("http", "a", "/100000", None).unwrap(), Purge::Hard);
+    assert_eq!(open_files(&dir, "content"), 0);
+    assert_eq!(source(&layer, "/100000").await, "origin");
+}
+
+/// Returns how many files in a folder whose name ends like this are open in this process.
+fn open_files(dir: &TempDir, extension: &str) -> usize {
+    let links =
+        fs::read_dir("/proc/self/fd").unwrap().filter_map(|e| fs::read_link(e.ok()?.path()).ok());
+    let is_content = |path: &PathBuf| path.to_string_lossy().ends_with(extension);
+    links.filter(|path| path.starts_with(dir.path()) && is_content(path)).count()
+}
+
+#[tokio::test]
+async fn large_object_replaces_a_small_one_that_is_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = open(&dir, builder).await;
+    let len = Arc::new(AtomicU64::new(100));
+    let current = len.clone();
+    let site = layer.layer(service_fn(move |_: Request| {
+        let content = vec![b'x'; usize::try_from(current.load(Relaxed)).unwrap()];
+        let response = Response::builder().header("cache-control", "max-age=1000");
+        std::future::ready(response.body(Body::from(content)).map_err(BoxError::from))
+    }));
+    let ask = async || {
+        let request = Request::get("http://a/grows").body(Body::empty()).unwrap();
+        let response = site.clone().oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes().len()
+    };
+    assert_eq!(ask().await, 100);
+    written(&layer, 1).await;
+    len.store(50_000, Relaxed);
+    assert_eq!(ask().await, 100);
+    // Softly, so that the small one stays until it is replaced.
+    layer.handle().delete_all(Purge::Soft);
+    assert_eq!(ask().await, 50_000);
+    len.store(7, Relaxed);
+    assert_eq!((ask().await, ask().await), (50_000, 50_000), "it is stored");
 }
 
 #[tokio::test]
@@ -239,6 +284,16 @@ async fn directory_keeps_to_its_bounds_in_bytes_and_objects() {
         })
         .await;
         assert!(files(&dir, "head").len() >= max / 2);
+        for i in 0..100 {
+            source(&layer, &format!("/{i}/20000")).await;
+        }
+        assert!(open_files(&dir, "content") > 0);
+        let closed = async {
+            while open_files(&dir, "content (deleted)") > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), closed).await.unwrap();
         assert_eq!(source(&layer, "/20001").await, "origin", "too large for the store");
     }
 }
@@ -269,7 +324,9 @@ async fn full_or_read_only_disk_leaves_responses_in_memory() {
     {
         use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
         let dir = tempfile::tempdir().unwrap();
-        if mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), c"size=256k").is_err() {
+        // The journal, and 256 KiB.
+        let size = c"size=1280k";
+        if mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), size).is_err() {
             return; // a container whose root may not mount
         }
         struct Unmount<'a>(&'a Path);

@@ -63,8 +63,10 @@ impl Inner {
         POOL.run(Box::new(Write { store, key, object, kind, head, has_run: false }));
     }
 
-    /// Writes the expiry of objects to their heads, so that they are still stale after a restart.
-    pub(super) fn expire_heads(&self, key: &Key, changes: &Changes) {
+    /// Writes the expiry of objects to their heads, so that they are still stale after a restart. Returns whether all of it
+    /// was written.
+    pub(super) fn expire_heads(&self, key: &Key, changes: &Changes) -> bool {
+        let mut is_written = true;
         for (id, at) in &changes.expired {
             let head = self.files.read_head(*id).ok();
             let Some((read_key, mut object, len)) = head.and_then(|head| head::decode(&head))
@@ -77,9 +79,11 @@ impl Inner {
                     && let Err(error) = self.replace_head(key, *id, &head, |_| true)
                 {
                     self.pause(&error);
+                    is_written = false;
                 }
             }
         }
+        is_written
     }
 
     /// Replaces the head of an object, if `is_current` returns `true` for its entry in the index.
@@ -149,12 +153,14 @@ impl Job for Write {
     fn run(mut self: Box<Self>) {
         self.has_run = true;
         let files = &self.store.files;
-        let result = match &self.kind {
-            WriteKind::Content(content) => {
-                self.commit(files.write_content(self.object.id, content))
-            }
-            WriteKind::Spooled(file) => self.commit(files.sync_content(file)),
-            WriteKind::Head => self.write_head(),
+        let written = match &self.kind {
+            WriteKind::Content(content) => Some(files.write_content(self.object.id, content)),
+            WriteKind::Spooled(file) => Some(files.sync_content(file)),
+            WriteKind::Head => None,
+        };
+        let result = match written {
+            Some(written) => self.commit(written),
+            None => self.write_head(),
         };
         if let Err(error) = result {
             self.store.pause(&error);
@@ -168,27 +174,37 @@ impl Job for Write {
 
 impl Write {
     /// Commits an object whose content was written, and adds it to the index, unless it was invalidated during the write.
-    fn commit(&self, written: io::Result<()>) -> io::Result<()> {
-        let Self { store, key, object, head, .. } = self;
-        let written = written.and_then(|()| store.files.write_head(object.id, head));
-        let mut state = store.lock();
-        let index = state.writing.iter().position(|w| w.object.id == object.id);
-        let current = index.map(|at| state.writing.swap_remove(at).object);
-        let committed = match (&current, written) {
-            (Some(_), Ok(())) => store.files.commit(object.id),
-            (_, result) => result,
-        };
-        match current.filter(|_| committed.is_ok()) {
-            Some(current) => {
-                store.index.insert(key, Meta::of(&current, current.content.len()));
-                if !current.is_unchanged(object) {
-                    store.write_head(key, &current);
-                }
+    fn commit(&mut self, written: io::Result<()>) -> io::Result<()> {
+        let id = self.object.id;
+        let mut written = written.and_then(|()| self.store.files.write_head(id, &self.head));
+        loop {
+            let mut state = self.store.lock();
+            let place = state.writing.iter().position(|w| w.object.id == id);
+            let current = place.map(|at| state.writing[at].object.clone());
+            if let (Some(current), Ok(())) = (&current, &written)
+                && !current.is_unchanged(&self.object)
+                && let Some(head) = head::encode(&self.key, current, current.content.len())
+            {
+                // It was updated or has become stale: a head of an earlier state would survive a crash.
+                drop(state);
+                self.object = current.clone();
+                written = self.store.files.write_head(id, &head);
+                continue;
             }
-            None => index::remove_later(&store.files, vec![object.id]),
+            place.map(|at| state.writing.swap_remove(at));
+            let committed = match (&current, written) {
+                (Some(_), Ok(())) => self.store.files.commit(id),
+                (_, result) => result,
+            };
+            match current.filter(|_| committed.is_ok()) {
+                Some(current) => {
+                    let meta = Meta::of(&current, current.content.len());
+                    self.store.index.insert(&self.key, meta);
+                }
+                None => index::remove_later(&self.store.files, vec![id]),
+            }
+            return committed;
         }
-        drop(state);
-        committed
     }
 
     /// Writes the head of a stored object, unless a later update has replaced its freshness.

@@ -1,11 +1,12 @@
 //! `Cache-Status` (RFC 9211): how a cache handled a request.
 
-use std::fmt::Write as _;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The name of the field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// The usual length of all parameters.
+const PARAMETERS: usize = 64;
 
 /// The reason why a request was forwarded (RFC 9211 section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,23 +81,31 @@ impl CacheStatus {
     pub fn to_text(&self, name: &str) -> String {
         let is_token = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '*')
             && name.bytes().all(|b| super::directives::is_token_byte(b) || b":/".contains(&b));
-        let mut text = if is_token {
-            name.to_owned()
+        let mut text = String::with_capacity(name.len() + PARAMETERS);
+        if is_token {
+            text.push_str(name);
         } else {
-            let text = name.chars().filter(|c| (' '..='~').contains(c));
-            let escape = |c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] };
-            format!("\"{}\"", text.flat_map(escape).collect::<String>())
-        };
+            text.push('"');
+            for c in name.chars().filter(|c| (' '..='~').contains(c)) {
+                if matches!(c, '"' | '\\') {
+                    text.push('\\');
+                }
+                text.push(c);
+            }
+            text.push('"');
+        }
         text.push_str(if self.forwarded.is_none() { "; hit" } else { "" });
         if let Some(why) = self.forwarded {
             text.push_str("; fwd=");
             text.push_str(why.token());
         }
         if let Some(status) = self.forwarded_status {
-            let _ = write!(text, "; fwd-status={status}");
+            text.push_str("; fwd-status=");
+            text.push_str(itoa::Buffer::new().format(status));
         }
         if let Some(ttl) = self.ttl {
-            let _ = write!(text, "; ttl={ttl}");
+            text.push_str("; ttl=");
+            text.push_str(itoa::Buffer::new().format(ttl));
         }
         text.push_str(if self.stored { "; stored" } else { "" });
         text.push_str(if self.collapsed { "; collapsed" } else { "" });

@@ -4,11 +4,12 @@ use http::HeaderMap;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::*;
+use crate::cache::hit_fields::HitFields;
 
 /// The first directory of each thread of the scan. A pipe without a writer in each of them blocks the threads.
-const FIRST: [&str; 4] = ["00", "01", "02", "03"];
+pub(super) const FIRST: [&str; 4] = ["00", "01", "02", "03"];
 
-fn pipe(dir: &TempDir, first: &str) -> PathBuf {
+pub(super) fn pipe(dir: &TempDir, first: &str) -> PathBuf {
     dir.path().join(first).join(format!("00000000000000{first}.head"))
 }
 
@@ -115,6 +116,7 @@ fn write_objects(files: &Files, first: u64, n: u64) {
             cost: Duration::ZERO,
             content: Content::Memory(Bytes::from_static(b"content")),
             lease: None,
+            hit_fields: HitFields::default(),
         };
         files.write_content(id, b"content").unwrap();
         files.write_head(id, &head::encode(&key, &object, 7).unwrap()).unwrap();
@@ -127,6 +129,7 @@ async fn scan_adds_all_objects_of_an_earlier_process() {
     let n = std::env::var("VESTIBULE_CACHE_OBJECTS").ok().and_then(|n| n.parse().ok());
     let (n, dir) = (n.unwrap_or(OBJECTS), tempfile::tempdir().unwrap());
     let earlier = Files::open(dir.path(), Durability::Crash).unwrap();
+    drop(Journal::open(dir.path(), &earlier, Durability::Crash, |_| ()).unwrap());
     thread::scope(|scope| {
         let earlier = &earlier;
         (0..4).for_each(|first| drop(scope.spawn(move || write_objects(earlier, first, n))));
@@ -142,16 +145,43 @@ async fn scan_adds_all_objects_of_an_earlier_process() {
     println!("{} bytes of memory for each", (after.saturating_sub(before) << 10) / n);
     assert_eq!(layer.handle().stats().keys, n);
     let site = layer.layer(service_fn(|_: Request| async { Err::<Response, _>("not stored") }));
-    for id in [1, n / 2, n] {
+    let ask = async |id: u64| {
         let request = Request::get(format!("http://site.example/objects/{id}"));
-        let request = request.body(Body::empty()).unwrap();
-        let body = site.clone().oneshot(request).await.unwrap().into_body();
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "content");
+        let response = site.clone().oneshot(request.body(Body::empty()).unwrap()).await;
+        let Ok(response) = response else { return false };
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        body == "content"
+    };
+    for id in [1, n / 2, n] {
+        assert!(ask(id).await, "{id}");
     }
-    let swept = Instant::now();
-    layer.handle().delete_all(Purge::Hard);
-    let marked = swept.elapsed();
-    layer.handle().swept().await;
-    println!("delete_all {marked:?}, swept {:?}", swept.elapsed());
-    assert_eq!((files(&dir, "head").len(), layer.handle().stats().invalidated), (0, n));
+    let cache = layer.handle();
+    let sweep = async |what: &str, kept: u64| {
+        let (mut slowest, began) = (Duration::ZERO, Instant::now());
+        if what.is_empty() {
+            cache.delete_all(Purge::Hard);
+        } else {
+            cache.delete_prefix(what, Purge::Hard);
+        }
+        let marked = began.elapsed();
+        let mut swept = std::pin::pin!(cache.swept());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut swept => break,
+                () = tokio::task::yield_now() => {}
+            }
+            let asked = Instant::now();
+            assert_eq!(ask(2).await, kept > 0, "it is served, or forwarded, at once");
+            slowest = slowest.max(asked.elapsed());
+        }
+        println!(
+            "{what:?}: marked in {marked:?}, swept in {:?}, slowest request {slowest:?}",
+            began.elapsed()
+        );
+        assert_eq!((files(&dir, "head").len() as u64, cache.stats().invalidated), (kept, n - kept));
+    };
+    let kept = (1..=n).filter(|id| !id.to_string().starts_with('1')).count() as u64;
+    sweep("http://site.example/objects/1", kept).await;
+    sweep("", 0).await;
 }

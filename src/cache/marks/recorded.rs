@@ -1,0 +1,118 @@
+//! The marks of a store in a directory, which are recorded there until they are carried out.
+
+use std::io;
+
+use super::{
+    super::{
+        disk::{Journal, Record},
+        store::Purge,
+    },
+    Level, Marks, Scope, Set,
+};
+
+/// Takes a record of an earlier process.
+pub(in crate::cache) type Restore<'a> = &'a mut dyn FnMut(Record<'_>);
+
+impl Marks {
+    /// Creates marks with those that a journal has. They concern objects that are not known yet, so they are
+    /// [held](Self::hold).
+    pub(in crate::cache) fn open(
+        open: impl FnOnce(Restore<'_>) -> io::Result<Journal>,
+    ) -> io::Result<Self> {
+        let mut marks = Self::default();
+        let mut restore = |record: Record<'_>| {
+            let Record { scope, purge, revision, at } = record;
+            marks.add(scope, purge, revision, at);
+        };
+        let journal = open(&mut restore)?;
+        marks.journal = Some(journal);
+        let newest = marks.newest().unwrap_or_default();
+        let mut set = marks.write();
+        // There is nothing to be searched for them: each object is judged when it is found.
+        (set.swept, set.is_held) = (newest, true);
+        drop(set);
+        Ok(marks)
+    }
+
+    /// Returns the id above which those of this process are.
+    pub(in crate::cache) fn first_id(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Journal::first_id)
+    }
+
+    /// Records a mark that was added. It counts after a crash when this returns.
+    pub(in crate::cache) fn record(&self, record: &Record<'_>) {
+        if let Some(journal) = &self.journal {
+            journal.append(record, || self.read().encode());
+        }
+    }
+
+    /// Records the invalidation of a key whose files are removed later. Returns `false` if that has to be done at once.
+    pub(in crate::cache) fn begin(&self, record: &Record<'_>) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.begin(record, || self.read().encode()))
+    }
+
+    /// Forgets the invalidation of a key, unless the disk has failed.
+    pub(in crate::cache) fn end(&self, revision: u64, is_settled: bool) {
+        if let Some(journal) = &self.journal {
+            journal.end(revision);
+        }
+        self.clear_journal(is_settled);
+    }
+
+    /// Keeps all records for the next process, since the disk has failed.
+    pub(in crate::cache) fn fail(&self) {
+        self.clear_journal(false);
+    }
+
+    /// Waits until the marks are on disk.
+    pub(in crate::cache) fn sync(&self) {
+        self.journal.iter().for_each(Journal::sync);
+    }
+
+    /// Waits until what was carried out is on disk.
+    pub(in crate::cache) fn sync_removals(&self) {
+        self.journal.iter().for_each(Journal::sync_removals);
+    }
+
+    pub(super) fn clear_journal(&self, is_settled: bool) {
+        let Some(journal) = &self.journal else { return };
+        if !is_settled {
+            journal.fail();
+        }
+        journal.clear(|| {
+            let set = self.read();
+            !set.is_held && set.is_empty()
+        });
+    }
+}
+
+impl Set {
+    fn levels(&self) -> impl Iterator<Item = (Scope<'_>, Level)> {
+        let prefixes = self.prefixes.iter().map(|(prefix, level)| (Scope::Prefix(prefix), *level));
+        let groups = self.groups.iter().flat_map(|(group, levels)| {
+            let scope = move |origin| Scope::Group { group, origin };
+            levels.iter().map(move |(origin, level)| (scope(origin), *level))
+        });
+        let keys = self.keys.iter().map(|(key, level)| (Scope::Key(key), *level));
+        prefixes.chain(groups).chain(keys).chain([(Scope::All, self.all)])
+    }
+
+    fn is_empty(&self) -> bool {
+        self.levels().all(|(_, level)| level.newest() == 0)
+    }
+
+    /// Returns the records of all marks.
+    fn encode(&self) -> Vec<Vec<u8>> {
+        let of = |(scope, level): (Scope<'_>, Level)| {
+            let hard =
+                Record { scope, purge: Purge::Hard, revision: level.hard, at: level.soft_at };
+            let soft = Record { purge: Purge::Soft, revision: level.soft, ..hard };
+            [hard, soft]
+                .into_iter()
+                .filter(|record| record.revision > 0)
+                .map(|r| r.encode())
+                .collect::<Vec<_>>()
+        };
+        self.levels().flat_map(of).collect()
+    }
+}

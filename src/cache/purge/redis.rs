@@ -1,0 +1,323 @@
+//! `PurgeChannel`: invalidations of several fronts over a channel of Redis.
+
+mod subscriber;
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use redis::{
+    Client, Script,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use tokio::time::timeout;
+
+use super::{
+    super::{handle::CacheHandle, key::Key, store::Purge},
+    FanOut, Published, PurgeService,
+    command::{Command, CommandScope},
+};
+use crate::error::BoxError;
+
+/// The default name of the channel, and of the key that has the id of its last message.
+pub const PURGE_CHANNEL: &str = "vestibule:purge";
+
+/// How long the subscriber waits before it connects again, 1 second.
+pub const PURGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often the connection of the subscriber is checked, and the time for the answer, 5 seconds.
+pub const PURGE_PING: Duration = Duration::from_secs(5);
+
+/// The default time in which Redis must take an invalidation, 1 second.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The messages that wait to be sent at a time, 1,024.
+const MAX_PENDING: usize = 1024;
+
+/// Sends a message with its id and that of the one before, so that a subscriber knows whether it has missed one.
+const PUBLISH: &str = r"
+local before = redis.call('GET', KEYS[1]) or ''
+redis.call('SET', KEYS[1], ARGV[1])
+return redis.call('PUBLISH', KEYS[1], table.concat({before, ARGV[1], ARGV[2], ARGV[3]}, ' '))
+";
+
+/// The channel cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeChannelError {
+    /// The URL is not one of Redis.
+    #[error("the URL is not one of Redis: {0}")]
+    Url(#[source] redis::RedisError),
+    /// There is no Tokio runtime.
+    #[error("the subscriber needs a Tokio runtime")]
+    NoRuntime,
+    /// Redis has refused the message.
+    #[error("Redis has refused an invalidation: {0}")]
+    Refused(#[source] redis::RedisError),
+    /// Redis has not answered in time.
+    #[error("Redis has not answered within {0:?}")]
+    Timeout(Duration),
+}
+
+/// What a channel has done; returned by [`PurgeChannel::stats`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PurgeChannelStats {
+    /// Invalidations that were sent.
+    pub sent: u64,
+    /// Invalidations that could not be sent.
+    pub failed: u64,
+    /// Invalidations of other fronts that were carried out.
+    pub received: u64,
+    /// How often everything was invalidated since messages may have been missed; at least once, after the start.
+    pub resets: u64,
+    /// Whether the front is subscribed.
+    pub is_subscribed: bool,
+}
+
+/// Options of a [`PurgeChannel`]; created by [`CacheHandle::purge_channel`].
+#[must_use = "a channel is made by connect()"]
+pub struct PurgeChannelBuilder {
+    cache: CacheHandle,
+    url: String,
+    channel: String,
+    timeout: Duration,
+    on_missed: Purge,
+}
+
+/// A channel of Redis over which several fronts tell each other what to invalidate. Cheap to clone.
+///
+/// Each invalidation takes effect here at once, and is then sent to the others, which carry it out when they get it:
+/// usually within a millisecond. An error says that it was not sent; it is safe to send it again.
+///
+/// **Redis is not asked for requests**, and is not needed to serve them. While a front is not subscribed it misses
+/// messages, and serves what it has stored. Each message has the id of the one before: a front that is subscribed again and
+/// finds that it has missed one, or cannot tell since Redis has lost its data, invalidates everything,
+/// [softly](Purge::Soft) by default: each response is validated before its next use. So does each front after its start.
+/// The check of the connection and [`PURGE_PAUSE`] bound how long a lost connection is not noticed: [`PURGE_PING`]
+/// twice, and the pause.
+///
+/// Everyone who can publish in this Redis can invalidate.
+///
+/// ```no_run
+/// use vestibule::cache::{CacheLayer, Purge};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = CacheLayer::new();
+/// let fronts = layer.handle().purge_channel("redis://10.0.0.5/").connect()?;
+/// fronts.invalidate("front-page", Purge::Soft).await?; // at all fronts
+/// let service = fronts.purge_service("a token of the site"); // and by request
+/// # drop(service); Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PurgeChannel(Arc<Inner>);
+
+struct Inner {
+    cache: CacheHandle,
+    client: Client,
+    channel: String,
+    /// Made by the first message, in its runtime.
+    connection: OnceLock<ConnectionManager>,
+    script: Script,
+    timeout: Duration,
+    on_missed: Purge,
+    /// Identifies the messages of this front.
+    sender: String,
+    last_message: AtomicU64,
+    sent: AtomicU64,
+    failed: AtomicU64,
+    received: AtomicU64,
+    resets: AtomicU64,
+    is_subscribed: AtomicBool,
+}
+
+impl CacheHandle {
+    /// Returns a builder for a [`PurgeChannel`] with this Redis: `redis://host:6379/0`, `redis+unix:///path`.
+    pub fn purge_channel(&self, redis: impl Into<String>) -> PurgeChannelBuilder {
+        PurgeChannelBuilder {
+            cache: self.clone(),
+            url: redis.into(),
+            channel: PURGE_CHANNEL.to_owned(),
+            timeout: TIMEOUT,
+            on_missed: Purge::Soft,
+        }
+    }
+}
+
+impl PurgeChannelBuilder {
+    /// Sets the name of the channel. Defaults to [`PURGE_CHANNEL`]. Fronts of different sites need different names.
+    pub fn channel(mut self, name: impl Into<String>) -> Self {
+        self.channel = name.into();
+        self
+    }
+
+    /// Sets the time in which Redis must take an invalidation. Defaults to 1 second.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = time;
+        self
+    }
+
+    /// Sets how everything is invalidated when messages were missed. Defaults to [`Purge::Soft`].
+    pub fn on_missed(mut self, purge: Purge) -> Self {
+        self.on_missed = purge;
+        self
+    }
+
+    /// Begins to subscribe, in the current Tokio runtime. The subscriber ends with the last clone of the channel, and
+    /// connects again, without end, whenever its connection breaks.
+    ///
+    /// # Errors
+    /// If the URL is not one of Redis, or without a runtime. It is no error that Redis cannot be reached.
+    pub fn connect(self) -> Result<PurgeChannel, PurgeChannelError> {
+        let Self { cache, url, channel, timeout, on_missed } = self;
+        let client = Client::open(url).map_err(PurgeChannelError::Url)?;
+        let runtime = tokio::runtime::Handle::try_current();
+        let runtime = runtime.map_err(|_| PurgeChannelError::NoRuntime)?;
+        let inner = Arc::new(Inner {
+            cache,
+            client,
+            channel,
+            connection: OnceLock::new(),
+            script: Script::new(PUBLISH),
+            timeout,
+            on_missed,
+            sender: random_id(),
+            last_message: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            is_subscribed: AtomicBool::new(false),
+        });
+        runtime.spawn(subscriber::run(Arc::downgrade(&inner)));
+        Ok(PurgeChannel(inner))
+    }
+}
+
+/// Returns 128 bits that no other front has.
+fn random_id() -> String {
+    let [a, b] = [(); 2].map(|()| RandomState::new().hash_one(0));
+    format!("{a:016x}{b:016x}")
+}
+
+impl PurgeChannel {
+    /// Invalidates all variants of a key, at all fronts.
+    ///
+    /// # Errors
+    /// As for all of these methods: it was carried out here, and not sent.
+    pub async fn delete(&self, key: &Key, purge: Purge) -> Result<(), PurgeChannelError> {
+        self.run(CommandScope::Key(key.clone()), purge).await
+    }
+
+    /// Invalidates all keys that begin with `prefix`, at all fronts.
+    ///
+    /// # Errors
+    /// If it was not sent.
+    pub async fn delete_prefix(&self, prefix: &str, purge: Purge) -> Result<(), PurgeChannelError> {
+        self.run(CommandScope::Prefix(prefix.to_owned()), purge).await
+    }
+
+    /// Invalidates all responses of a group, at all fronts.
+    ///
+    /// # Errors
+    /// If it was not sent.
+    pub async fn invalidate(&self, group: &str, purge: Purge) -> Result<(), PurgeChannelError> {
+        self.run(CommandScope::Group(group.to_owned()), purge).await
+    }
+
+    /// Invalidates everything, at all fronts.
+    ///
+    /// # Errors
+    /// If it was not sent.
+    pub async fn delete_all(&self, purge: Purge) -> Result<(), PurgeChannelError> {
+        self.run(CommandScope::All, purge).await
+    }
+
+    /// Returns a [`PurgeService`] whose invalidations are carried out at all fronts. It answers with 503 if one was not
+    /// sent.
+    ///
+    /// # Panics
+    /// If the token is shorter than [`MIN_TOKEN`](super::super::MIN_TOKEN).
+    pub fn purge_service(&self, token: &str) -> PurgeService {
+        let fan_out: Option<Arc<dyn FanOut>> = Some(Arc::new(self.clone()));
+        PurgeService { fan_out, ..self.0.cache.purge_service(token) }
+    }
+
+    /// Returns the current figures.
+    pub fn stats(&self) -> PurgeChannelStats {
+        let inner = &*self.0;
+        PurgeChannelStats {
+            sent: inner.sent.load(Relaxed),
+            failed: inner.failed.load(Relaxed),
+            received: inner.received.load(Relaxed),
+            resets: inner.resets.load(Relaxed),
+            is_subscribed: inner.is_subscribed.load(Relaxed),
+        }
+    }
+
+    async fn run(&self, scope: CommandScope, purge: Purge) -> Result<(), PurgeChannelError> {
+        let command = Command { scope, purge, waits: false };
+        command.apply(&self.0.cache);
+        self.0.publish(&command.encode()).await
+    }
+}
+
+impl FanOut for PurgeChannel {
+    fn publish(&self, command: String) -> Published {
+        let inner = self.0.clone();
+        Box::pin(async move { inner.publish(&command).await.map_err(BoxError::from) })
+    }
+}
+
+impl Inner {
+    async fn publish(&self, command: &str) -> Result<(), PurgeChannelError> {
+        let result = self.send(command).await;
+        let counter = if result.is_ok() { &self.sent } else { &self.failed };
+        counter.fetch_add(1, Relaxed);
+        result
+    }
+
+    async fn send(&self, command: &str) -> Result<(), PurgeChannelError> {
+        let mut connection = self.connection().map_err(PurgeChannelError::Refused)?;
+        let id = format!("{}-{}", self.sender, self.last_message.fetch_add(1, Relaxed));
+        let mut call = self.script.key(&self.channel);
+        call.arg(id).arg(&self.sender).arg(command);
+        match timeout(self.timeout, call.invoke_async::<u64>(&mut connection)).await {
+            Ok(result) => result.map(drop).map_err(PurgeChannelError::Refused),
+            Err(_) => Err(PurgeChannelError::Timeout(self.timeout)),
+        }
+    }
+
+    fn connection(&self) -> redis::RedisResult<ConnectionManager> {
+        if let Some(connection) = self.connection.get() {
+            return Ok(connection.clone());
+        }
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(0)
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout))
+            .set_concurrency_limit(MAX_PENDING);
+        let made = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
+        Ok(self.connection.get_or_init(|| made).clone())
+    }
+}
+
+impl fmt::Debug for PurgeChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PurgeChannel").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PurgeChannelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL, which may have a password.
+        f.debug_struct("PurgeChannelBuilder")
+            .field("channel", &self.channel)
+            .finish_non_exhaustive()
+    }
+}

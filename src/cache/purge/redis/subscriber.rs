@@ -1,0 +1,134 @@
+//! The task that carries out the invalidations of other fronts.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use redis::{AsyncTypedCommands, Client, Msg, RedisError};
+use tokio::time::{sleep, timeout};
+
+use super::{super::command::Command, Inner, PURGE_PAUSE, PURGE_PING};
+
+/// How often the task checks whether the channel was dropped while no message comes, 1 second.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Subscribes, again and again, until the channel is dropped.
+pub(super) async fn run(inner: Weak<Inner>) {
+    let mut last = None;
+    let mut is_reported = false;
+    while let Some(client) = inner.upgrade().map(|inner| inner.client.clone()) {
+        let result = subscribe(&inner, client, &mut last).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if inner.is_subscribed.swap(false, Relaxed) {
+            is_reported = false;
+        }
+        if let Err(error) = result
+            && !std::mem::replace(&mut is_reported, true)
+        {
+            tracing::warn!(%error, "not subscribed to invalidations: those of other fronts are missed until Redis is reached");
+        }
+        drop(inner);
+        sleep(PURGE_PAUSE).await;
+    }
+}
+
+/// Subscribes once, until the connection breaks or the channel is dropped. `last` is the id of the last message.
+async fn subscribe(
+    inner: &Weak<Inner>,
+    client: Client,
+    last: &mut Option<String>,
+) -> Result<(), Failure> {
+    let Some(channel) = inner.upgrade().map(|inner| inner.channel.clone()) else { return Ok(()) };
+    let subscribed = async {
+        let (mut sink, stream) = client.get_async_pubsub().await?.split();
+        sink.subscribe(&channel).await?;
+        // After that: what comes from now on is in the stream.
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let current = connection.get(&channel).await?.unwrap_or_default();
+        Ok::<_, RedisError>((sink, stream, current))
+    };
+    let (mut sink, mut stream, current) = timeout(PURGE_PING, subscribed).await??;
+    let Some(channel) = inner.upgrade() else { return Ok(()) };
+    if last.as_ref() != Some(&current) {
+        channel.reset();
+    }
+    *last = Some(current);
+    channel.is_subscribed.store(true, Relaxed);
+    tracing::info!("subscribed to the invalidations of other fronts");
+    drop(channel);
+    let mut silent_for = Duration::ZERO;
+    loop {
+        let next = poll_fn(|cx| Pin::new(&mut stream).poll_next(cx));
+        match timeout(CHECK_INTERVAL, next).await {
+            Ok(message) => {
+                let Some(inner) = inner.upgrade() else { return Ok(()) };
+                inner.receive(&message.ok_or(Failure::Closed)?, last);
+                silent_for = Duration::ZERO;
+            }
+            Err(_) if inner.strong_count() == 0 => return Ok(()),
+            Err(_) => {
+                silent_for += CHECK_INTERVAL;
+                if silent_for >= PURGE_PING {
+                    timeout(PURGE_PING, sink.ping::<redis::Value>()).await??;
+                    silent_for = Duration::ZERO;
+                }
+            }
+        }
+    }
+}
+
+/// The end of a subscription.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the connection to Redis was closed")]
+    Closed,
+    #[error("Redis has not answered in time")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    #[error("Redis failed: {0}")]
+    Redis(#[from] RedisError),
+}
+
+impl Inner {
+    /// Invalidates everything, since messages may have been missed.
+    fn reset(&self) {
+        self.cache.delete_all(self.on_missed);
+        self.resets.fetch_add(1, Relaxed);
+    }
+
+    /// Carries out a message: the id of the one before, its own, that of its sender, and its command.
+    fn receive(&self, message: &Msg, last: &mut Option<String>) {
+        let text = str::from_utf8(message.get_payload_bytes()).ok();
+        let parts = text.and_then(|text| {
+            let mut parts = text.splitn(4, ' ');
+            Some((parts.next()?, parts.next()?, parts.next()?, parts.next()?))
+        });
+        let Some((before, id, sender, command)) = parts else {
+            tracing::warn!("an unknown message about invalidations: everything is invalidated");
+            *last = None;
+            return self.reset();
+        };
+        // The first messages may have come between the subscription and the question for the last id.
+        let is_next = last.as_deref() == Some(before) || last.as_deref() == Some(id);
+        *last = Some(id.to_owned());
+        if !is_next {
+            return self.reset();
+        }
+        if sender == self.sender {
+            return; // it has been carried out
+        }
+        match Command::parse(command, &self.cache) {
+            Some(command) => {
+                command.apply(&self.cache);
+                self.received.fetch_add(1, Relaxed);
+            }
+            None => {
+                tracing::warn!("an unknown message about invalidations: everything is invalidated");
+                self.reset();
+            }
+        }
+    }
+}
