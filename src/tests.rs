@@ -3,7 +3,10 @@
 mod access_log;
 mod admission;
 mod attacks;
+mod cache_tiers;
 mod calls;
+#[cfg(feature = "compression")]
+mod compressed_once;
 mod deadlines;
 mod driver;
 mod early;

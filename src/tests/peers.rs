@@ -15,6 +15,10 @@ mod php;
 mod php_workers;
 mod redis;
 #[cfg(feature = "redis")]
+mod redis_server;
+#[cfg(all(feature = "cache", feature = "redis"))]
+mod shared_purge;
+#[cfg(feature = "redis")]
 mod shared_rate;
 mod tiers;
 #[cfg(all(feature = "h2", feature = "tls"))]

@@ -1,7 +1,7 @@
-//! A rate limit that several fronts share in Redis, which is killed, restarted and stopped.
+//! A rate limit that several fronts share in Redis, which is killed, restarted, stopped and replaced by its
+//! replica.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -9,33 +9,23 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{net::UnixStream, process::Child};
+use rustix::process::Signal;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 
-use super::{listening, program};
+use super::{nginx::free_address, redis_server::RedisServer};
 use crate::{
     Body, BoxError, Request, Response,
     layer::{RescueLayer, SharedRateLimitLayer},
+    net::{Address, Drain, Listener},
+    policy::pick::First,
     tests::support::within,
+    upstream::TcpBalance,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A Redis on a Unix socket in a directory.
-async fn start(dir: &Path) -> Child {
-    let socket = dir.join("redis");
-    let mut command = program("redis-server");
-    command.args(["--port", "0", "--save", "", "--appendonly", "no", "--dir"]).arg(dir);
-    command.arg("--unixsocket").arg(&socket).stdout(std::process::Stdio::null());
-    let mut child = command.spawn().expect("redis-server is installed");
-    listening(&mut child, async || UnixStream::connect(&socket).await.is_ok()).await;
-    child
-}
-
 /// A front with a limit for each path.
-fn front(dir: &Path, rate: u32, burst: u32) -> SharedRateLimitLayer {
-    let url = format!("redis+unix://{}", dir.join("redis").display());
+fn front(url: impl Into<String>, rate: u32, burst: u32) -> SharedRateLimitLayer {
     // A busy machine may take longer than the default.
     let builder = SharedRateLimitLayer::builder(url, rate, HOUR, burst);
     let builder = builder.timeout(Duration::from_secs(1));
@@ -61,8 +51,8 @@ async fn until(what: impl Fn() -> bool) {
 #[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
 async fn fronts_share_a_rate_and_each_limits_by_itself_without_redis() {
     let dir = tempfile::tempdir().unwrap();
-    let mut redis = start(dir.path()).await;
-    let fronts = [front(dir.path(), 1, 10), front(dir.path(), 1, 10)];
+    let mut redis = RedisServer::start(dir.path(), "redis").await;
+    let fronts = [front(redis.url(), 1, 10), front(redis.url(), 1, 10)];
     for i in 0..10 {
         assert_eq!(send(&fronts[i % 2], "/a").await.status(), 200, "{i}");
     }
@@ -75,8 +65,7 @@ async fn fronts_share_a_rate_and_each_limits_by_itself_without_redis() {
     }
     assert_eq!(send(&fronts[0], "/b").await.status(), 200, "another client");
 
-    redis.start_kill().unwrap();
-    within(redis.wait()).await.unwrap();
+    redis.kill().await;
     let mut passed = 0;
     for _ in 0..20 {
         passed += usize::from(send(&fronts[0], "/c").await.status() == 200);
@@ -85,8 +74,8 @@ async fn fronts_share_a_rate_and_each_limits_by_itself_without_redis() {
     let stats = fronts[0].stats();
     assert!(stats.is_paused && stats.failures >= 1 && stats.local == 10, "{stats:?}");
 
-    let mut redis = start(dir.path()).await;
-    // The first request after the pause calls Redis. The connection may still be the broken one.
+    let mut redis = RedisServer::start(dir.path(), "redis").await;
+    // The first request after the pause asks again. Its connection may still be the broken one.
     let before = fronts[0].stats().allowed;
     for i in 0..5 {
         until(|| !fronts[0].stats().is_paused).await;
@@ -96,17 +85,15 @@ async fn fronts_share_a_rate_and_each_limits_by_itself_without_redis() {
         }
     }
     assert!(fronts[0].stats().allowed > before, "{:?}", fronts[0].stats());
-    redis.start_kill().unwrap();
-    within(redis.wait()).await.unwrap();
+    redis.kill().await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
 async fn stopped_redis_under_load_is_no_error_for_any_client() {
     let dir = tempfile::tempdir().unwrap();
-    let mut redis = start(dir.path()).await;
-    let pid = Pid::from_raw(redis.id().unwrap().try_into().unwrap()).unwrap();
-    let limit = front(dir.path(), 1_000_000_000, 1_000_000);
+    let mut redis = RedisServer::start(dir.path(), "redis").await;
+    let limit = front(redis.url(), 1_000_000_000, 1_000_000);
     let (ends, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..50)
         .map(|client| {
@@ -121,18 +108,84 @@ async fn stopped_redis_under_load_is_no_error_for_any_client() {
         })
         .collect();
     until(|| limit.stats().allowed > 100).await;
-    kill_process(pid, Signal::STOP).unwrap();
+    redis.signal(Signal::STOP);
     until(|| limit.stats().is_paused).await;
     let before = sent.load(Relaxed);
     until(|| sent.load(Relaxed) >= before + 1000).await;
     assert!(limit.stats().failures >= 1 && limit.stats().local > 500, "{:?}", limit.stats());
-    kill_process(pid, Signal::CONT).unwrap();
+    redis.signal(Signal::CONT);
     let before = limit.stats().allowed;
     until(|| limit.stats().allowed >= before + 100).await;
     ends.store(true, Relaxed);
     for client in clients {
         within(client).await.unwrap();
     }
-    redis.start_kill().unwrap();
-    within(redis.wait()).await.unwrap();
+    redis.kill().await;
+}
+
+/// Waits until the replica has a key.
+async fn replicated(replica: &RedisServer, key: &str) {
+    within(async {
+        while replica.call(&format!("EXISTS {key}")).await != ":1\r\n" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
+async fn promoted_replica_knows_the_rates_that_its_primary_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = free_address().await;
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let listens = ["--bind", &ip, "--port", &port];
+    let mut primary = RedisServer::start_with(dir.path(), "primary", &listens).await;
+    let follows = ["--port", "0", "--replicaof", &ip, &port];
+    let mut replica = RedisServer::start_with(dir.path(), "replica", &follows).await;
+    // A balancer of TCP in front of both, which uses the second when the first is gone.
+    let servers = [primary.address(), replica.address()];
+    let balance = TcpBalance::builder(servers).policy(First::new()).build().unwrap();
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let Address::Tcp(addr) = listener.local_addr().unwrap() else { panic!("it is TCP") };
+    let drain = Drain::new();
+    let watched = drain.clone();
+    let task = tokio::spawn(async move { balance.serve(listener, &watched).await });
+
+    let fronts = [(); 2].map(|()| front(format!("redis://{addr}/"), 1, 4));
+    for i in 0..4 {
+        assert_eq!(send(&fronts[i % 2], "/a").await.status(), 200, "{i}");
+    }
+    assert_eq!(send(&fronts[0], "/a").await.status(), 429);
+    replicated(&replica, "vestibule:rate:/a").await;
+
+    primary.kill().await;
+    // Until it is promoted the replica refuses to write: each front limits by itself.
+    for i in 0..4 {
+        assert_eq!(send(&fronts[0], "/b").await.status(), 200, "{i}");
+    }
+    assert_eq!(send(&fronts[0], "/b").await.status(), 429, "the limit of the front alone");
+    assert_eq!(replica.call("REPLICAOF NO ONE").await, "+OK\r\n");
+    // The first requests after a pause ask again, on new connections.
+    for (i, front) in fronts.iter().enumerate() {
+        let before = front.stats().allowed;
+        for n in 0..20 {
+            until(|| !front.stats().is_paused).await;
+            assert_eq!(send(front, &format!("/c{i}{n}")).await.status(), 200);
+            if front.stats().allowed > before {
+                break;
+            }
+        }
+        assert!(front.stats().allowed > before, "{:?}", front.stats());
+    }
+    // Both fronts had two requests for the path, of four: only the replica knows of all.
+    for front in &fronts {
+        let refused = front.stats().refused;
+        assert_eq!(send(front, "/a").await.status(), 429);
+        assert_eq!(front.stats().refused, refused + 1, "by Redis and not by the front itself");
+    }
+    drain.begin();
+    replica.kill().await;
+    within(drain.ended()).await;
+    task.await.unwrap().unwrap();
 }
