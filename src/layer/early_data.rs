@@ -1,4 +1,4 @@
-//! `EarlyData`: refuses requests that may have been replayed.
+//! `EarlyData`: refuses requests of TLS early data, which may have been replayed.
 
 use http::{Response, StatusCode, request};
 use tower_layer::Layer;
@@ -11,13 +11,13 @@ use crate::{
 
 /// Answers 425 Too Early to requests of TLS early data whose method is not safe (RFC 8470).
 ///
-/// Early data (0-RTT) can be replayed: an attacker who has recorded it may send it again. A proxy in front that accepts
-/// it, such as a CDN, marks such requests with `Early-Data: 1`. A client that gets 425 repeats its request after the
-/// handshake. Requests with a safe method (RFC 9110 section 9.2.1) pass, with the field, so that a service can decide
-/// for itself; where a GET has effects, [`pass_safe`](Self::pass_safe) refuses it.
+/// Early data (0-RTT) can be replayed by an attacker who has recorded it. A proxy in front that accepts early data, such as a
+/// CDN, marks these requests with `Early-Data: 1`. A client that gets a 425 repeats its request after the handshake. Requests
+/// with a safe method (RFC 9110 section 9.2.1) are passed on with the field, unless [`pass_safe`](Self::pass_safe) is `false`,
+/// for applications whose GET requests have effects.
 ///
-/// The servers of this crate accept no early data themselves, and a client that sends the field only asks for a 425, so
-/// it need not be trusted. Any value counts as 1, as section 5.1 says.
+/// The servers of this crate do not accept early data. The field needs no trust, since a client that sends it only causes a
+/// 425. Any value counts as 1 (section 5.1).
 ///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};

@@ -18,9 +18,9 @@ use crate::{
     Request, Response,
     cache::CacheLayer,
     layer::{
-        AccessLayer, BasicAuthLayer, EditFieldsLayer, ErrorPagesLayer, ForwardAuthLayer,
-        HttpsLayer, RedirectLayer, RequestBufferLayer, RequestDeadlineLayer, RescueLayer,
-        ResponseBufferLayer, RewritePathLayer, https::HSTS_MAX_AGE,
+        AccessLayer, BasicAuthLayer, EarlyDataLayer, EditFieldsLayer, ErrorPagesLayer,
+        ForwardAuthLayer, HttpsLayer, RedirectLayer, RequestBufferLayer, RequestDeadlineLayer,
+        RescueLayer, ResponseBufferLayer, RewritePathLayer, https::HSTS_MAX_AGE,
     },
     peer::{Peer, Tls},
     upstream::{HedgeLayer, MirrorLayer},
@@ -155,6 +155,7 @@ const HEADS: [(&str, Wrap); 6] = [
 /// Layers that are inserted at each position among [`HEADS`].
 const INSERTED: &[(&str, Wrap)] = &[
     ("basic", |s| BasicAuthLayer::new("realm").user("a", "b").layer(s).boxed_clone()),
+    ("early", |s| EarlyDataLayer::new().layer(s).boxed_clone()),
     #[cfg(feature = "hyper")]
     ("upgrade", |s| crate::layer::HyperUpgradeLayer::new().layer(s).boxed_clone()),
     #[cfg(feature = "redis")]
