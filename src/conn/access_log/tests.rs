@@ -120,8 +120,8 @@ fn default_line_has_every_field_and_not_the_query() {
     });
     let expected = [
         "client=192.0.2.1:5 request_id=1-3 scheme=\"http\" method=\"POST\" path=\"/a\" version=HTTP/1.1 \
-         status=201 bytes=12 complete=true micros=3000",
-        "client=unix request_id=2-1 scheme=\"http\" bytes=0 complete=false micros=0",
+         status=201 bytes=12 complete=true local_reply=false micros=3000",
+        "client=unix request_id=2-1 scheme=\"http\" bytes=0 complete=false local_reply=false micros=0",
     ];
     let lines = lines.of(TARGET);
     assert_eq!(lines.len(), 2);
