@@ -22,8 +22,8 @@ use crate::proto::h1::FieldLines;
 /// - *Requests to the driver*: [`wants_read`](Self::wants_read), [`deadline`](Self::deadline).
 /// - *State*: [`is_idle`](Self::is_idle), [`keeps_alive`](Self::keeps_alive) and others.
 ///
-/// `now` must not go backwards. An output method in a wrong state returns [`Misuse`] and changes
-/// nothing; the application's error is a [`Fault`], after which nothing more is read.
+/// `now` must not go backwards. An output method in a wrong state returns [`Misuse`](super::Misuse) and changes
+/// nothing; the application's error is a [`Fault`](super::Fault), after which nothing more is read.
 ///
 /// The states of the two halves, reading and writing:
 ///

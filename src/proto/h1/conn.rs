@@ -29,8 +29,8 @@ use crate::peer::RateMeter;
 ///   [`wants_continue`](Self::wants_continue), [`deadline`](Self::deadline).
 /// - *State*: [`is_idle`](Self::is_idle), [`keeps_alive`](Self::keeps_alive) and others.
 ///
-/// `now` must not go backwards. An output method in a wrong state returns [`Misuse`] and changes
-/// nothing; a peer's error is a [`Fault`], after which nothing more is read.
+/// `now` must not go backwards. An output method in a wrong state returns [`Misuse`](super::Misuse) and changes
+/// nothing; a peer's error is a [`Fault`](super::Fault), after which nothing more is read.
 ///
 /// Each half, reading and writing, goes through the same states:
 ///

@@ -19,7 +19,7 @@ impl Conn {
     ///
     /// `None` means that more bytes are needed, or that none are wanted now; [`wants_read`](Self::wants_read)
     /// tells which. Call it again when bytes have been appended to the rest, which is shorter than a record's
-    /// header, or than one record of at most [`Limits::max_values_bytes`].
+    /// header, or than one record of at most [`Limits::max_values_bytes`](crate::proto::fcgi::Limits::max_values_bytes).
     ///
     /// # Errors
     /// The application's [`Fault`]. The connection is closed after it.

@@ -98,7 +98,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Requests values of the application, such as `FCGI_MAX_CONNS`. The result, [`Event::Values`], has those
+    /// Requests values of the application, such as `FCGI_MAX_CONNS`. The result, [`Event::Values`](super::Event::Values), has those
     /// that it supports. php-fpm closes the connection after it.
     ///
     /// # Errors
