@@ -55,7 +55,11 @@ static TEXT_HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
 /// Returns a response with the status as a short text, or as JSON if the client prefers that; HEAD gets
 /// its length only.
 pub(super) fn status_text(request: &Parts, status: StatusCode) -> Response<Body> {
-    status_body(&request.method, status, Format::of(&request.headers))
+    let format = match Format::of(&request.headers) {
+        Format::Grpc => Format::Text, // the status says whether the next service may answer
+        format => format,
+    };
+    status_body(&request.method, status, format)
 }
 
 /// Returns a response with the status in this format.

@@ -1,4 +1,6 @@
-//! Responses of the server itself: the status as a short text, or as JSON (RFC 9457).
+//! Responses of the server itself: the status as a short text, as JSON (RFC 9457), or for gRPC.
+
+mod grpc;
 
 use std::{error::Error as StdError, time::Duration};
 
@@ -26,11 +28,15 @@ pub enum Format {
     Text,
     /// `application/problem+json` (RFC 9457): `status`, `title`, and `detail` if there is one.
     Json,
+    /// Trailers only, for clients of gRPC: status 200 and no body, with `grpc-status` and `grpc-message` in the head.
+    /// The code is that of gRPC's table for the status, for example 14, unavailable, for 502, 503 and 504.
+    Grpc,
 }
 
 impl Format {
-    /// Returns `Json` for a client that prefers `application/json` or `application/problem+json` to plain
-    /// text, or that names either and gives plain text the same weight; otherwise `Text`.
+    /// Returns `Grpc` for a request of the type `application/grpc`, with or without a suffix such as `+proto`.
+    /// Otherwise returns `Json` for a client that prefers `application/json` or `application/problem+json` to plain
+    /// text, or that names either and gives plain text the same weight, and `Text` for all others.
     ///
     /// ```
     /// use http::{HeaderMap, HeaderValue, header::ACCEPT};
@@ -44,6 +50,9 @@ impl Format {
     /// assert_eq!(Format::of(&HeaderMap::new()), Format::Text);
     /// ```
     pub fn of(headers: &HeaderMap) -> Self {
+        if grpc::is_grpc(headers) {
+            return Self::Grpc;
+        }
         // A type that clients do not list: it matches `application/*` at most.
         const UNLISTED: &str = "application/octet-stream";
         let is_preferred = |json| {
@@ -57,28 +66,40 @@ impl Format {
             Self::Text
         }
     }
+
+    /// Returns the format for a request whose `Accept` is not evaluated: `Grpc` or `Text`.
+    pub(crate) fn without_accept(headers: &HeaderMap) -> Self {
+        if grpc::is_grpc(headers) { Self::Grpc } else { Self::Text }
+    }
 }
 
-/// The `Accept` field of a request, kept for a later [`Format`].
+/// The `Accept` field of a request, and whether it is one of gRPC, kept for a later [`Format`].
 #[derive(Debug, Clone, Default)]
-pub struct Accept(Option<HeaderValue>);
+pub struct Accept {
+    field: Option<HeaderValue>,
+    is_grpc: bool,
+}
 
 impl Accept {
     /// Returns the field of a request. Several lines are joined.
     pub fn of(headers: &HeaderMap) -> Self {
+        let is_grpc = grpc::is_grpc(headers);
         let mut lines = headers.get_all(ACCEPT).iter();
-        let Some(first) = lines.next() else { return Self(None) };
-        if lines.next().is_none() {
-            return Self(Some(first.clone()));
+        let first = lines.next();
+        if first.is_none() || lines.next().is_none() {
+            return Self { field: first.cloned(), is_grpc };
         }
         let lines: Vec<_> = headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes).collect();
-        Self(HeaderValue::from_bytes(&lines.join(&b", "[..])).ok())
+        Self { field: HeaderValue::from_bytes(&lines.join(&b", "[..])).ok(), is_grpc }
     }
 
     /// Returns the format of a response to this request.
     pub fn format(&self) -> Format {
-        let Some(accept) = &self.0 else { return Format::Text };
-        Format::of(&HeaderMap::from_iter([(ACCEPT, accept.clone())]))
+        match &self.field {
+            _ if self.is_grpc => Format::Grpc,
+            None => Format::Text,
+            Some(accept) => Format::of(&HeaderMap::from_iter([(ACCEPT, accept.clone())])),
+        }
     }
 }
 
@@ -164,6 +185,7 @@ pub fn of_error(
 /// `detail` is one sentence for the client, without a full stop.
 ///
 /// It has `vary: accept`, since its format depends on that field, and [`LocalReply`] in its extensions.
+/// With [`Format::Grpc`] its own status is 200.
 ///
 /// ```
 /// use http::StatusCode;
@@ -179,6 +201,7 @@ pub fn response(status: StatusCode, detail: Option<&str>, format: Format) -> Res
     let title = status.canonical_reason().unwrap_or_default();
     let mut out = BytesMut::new();
     let content_type = match format {
+        Format::Grpc => return grpc::response(status, detail),
         Format::Text => {
             out.extend([status.as_str(), " ", title, "\n"].map(str::as_bytes).concat());
             out.extend(detail.into_iter().flat_map(|detail| [detail, "\n"]).flat_map(str::bytes));

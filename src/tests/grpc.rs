@@ -20,10 +20,15 @@ use tonic::{
     server::Grpc,
     transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
-use tower::{Service, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::support::{start, within};
-use crate::{BoxError, upstream::Upstream};
+use crate::{
+    BoxError, Error,
+    error::Kind,
+    layer::{RequestBufferLayer, RescueLayer},
+    upstream::Upstream,
+};
 
 /// Messages of text, so that no code has to be generated.
 #[derive(Clone, Default)]
@@ -283,11 +288,46 @@ async fn tonic_client_calls_a_server_of_tonic_through_the_proxy() {
         loop {
             match unary(client, "Echo", "hello").await {
                 Ok(_) => tokio::task::yield_now().await, // it is still ending
-                Err(status) => return assert!(status.message().contains("502"), "{status}"),
+                Err(status) => {
+                    assert_eq!(status.message(), "502 Bad Gateway");
+                    assert_eq!(status.code(), Code::Unavailable);
+                    return;
+                }
             }
         }
     })
     .await;
     proxy.stop().await;
     within(serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn errors_of_layers_and_the_driver_are_read_by_a_tonic_client() {
+    let app = service_fn(async |request: crate::Request| {
+        let path = request.uri().path().to_owned();
+        match &*path {
+            "/t.Talk/Full" => Err(Error::new(Kind::Overloaded, "the queue is full").into()),
+            "/t.Talk/Fails" => Err::<crate::Response, BoxError>("a bug".into()),
+            _ => Ok(crate::Router::new().oneshot(request).await.unwrap()),
+        }
+    });
+    let buffered = RequestBufferLayer::new().max_body(1000).layer(app.clone());
+    let layers = start(RescueLayer::new().layer(buffered)).await;
+    let driver = start(app).await;
+    for (addr, has_buffer) in [(layers.addr, true), (driver.addr, false)] {
+        let client = &mut client(addr).await;
+        for (name, text, code, message) in [
+            ("Full", "", Code::Unavailable, "503 Service Unavailable"),
+            ("Fails", "", Code::Internal, "500 Internal Server Error"),
+            ("Other", "", Code::Unimplemented, "404 Not Found"),
+            ("Other", &*"x".repeat(2000), Code::ResourceExhausted, "413 Payload Too Large"),
+        ] {
+            if has_buffer || text.is_empty() {
+                let status = unary(client, name, text).await.unwrap_err();
+                assert_eq!((status.code(), status.message()), (code, message), "{name}");
+            }
+        }
+    }
+    layers.stop().await;
+    driver.stop().await;
 }

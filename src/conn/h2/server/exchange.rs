@@ -39,11 +39,15 @@ pub(super) struct Exchange {
     info: RequestInfo,
     log: Option<Log>,
     is_head: bool,
+    /// Whether the method is CONNECT, without a protocol.
+    is_connect: bool,
+    /// The format of responses of the driver: text, or that of gRPC.
+    format: Format,
     respond: SendResponse<Bytes>,
     upload: Option<Upload>,
     /// Whether the reader of the request's body waits for the client's data.
     waits_for_client: bool,
-    /// The client's data after an extended CONNECT.
+    /// The client's data after a CONNECT, extended or not.
     tunnel: Option<RecvStream>,
     /// The queue of the service's interim responses, while its future is polled.
     interim: Option<InterimResponses>,
@@ -69,7 +73,7 @@ enum Stage {
     /// Has a response whose head is not sent.
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
-    /// The tunnel after a response of 101.
+    /// The tunnel after a response of 101, or the success of a CONNECT.
     Tunnel(Box<Tunnel>),
     Ended,
 }
@@ -116,7 +120,7 @@ impl Exchange {
     pub(super) fn refuse(&mut self, status: StatusCode) {
         self.upload = None;
         self.stage =
-            Stage::Answered(Box::new(without_vary(problem::response(status, None, Format::Text))));
+            Stage::Answered(Box::new(without_vary(problem::response(status, None, self.format))));
     }
 
     /// Answers instead of a service that has failed.

@@ -2,8 +2,8 @@
 
 use h2::ext::Protocol;
 use http::{
-    HeaderValue, Method, Version,
-    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+    HeaderValue, Method, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
     request, response,
 };
 
@@ -29,9 +29,13 @@ pub(super) fn convert_request(parts: &mut request::Parts, protocol: &Protocol) -
     true
 }
 
-/// Removes the handshake fields of HTTP/1.1 from a response of 101, which becomes 200 (RFC 8441 section 5).
+/// Removes the handshake fields of HTTP/1.1 from a response of 101, which becomes 200 (RFC 8441 section 5), and the length
+/// of a body, which no tunnel has.
 pub(super) fn convert_response(parts: &mut response::Parts) {
-    for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+    for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
         parts.headers.remove(name);
+    }
+    if !parts.status.is_success() {
+        parts.status = StatusCode::OK;
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     },
     peer::RequestId,
     proto::h2::{ValidRequest, validate_request},
+    semantics::problem::Format,
 };
 
 impl Exchange {
@@ -42,6 +43,7 @@ impl Exchange {
         let protocol = take_protocol(&mut parts);
         let valid = validate_request(&mut parts, &shared.config.limits, protocol.is_some());
         let mut exchange = Self::new(shared, id, &parts, respond, now);
+        exchange.is_connect = parts.method == Method::CONNECT && protocol.is_none();
         let valid = match valid {
             Ok(valid) => valid,
             Err(fault) => {
@@ -58,8 +60,8 @@ impl Exchange {
             parts.extensions.insert(shared.peer.clone());
             parts.extensions.insert(id);
             match protocol {
-                Some(protocol) => exchange.admit_tunnel(parts, recv, &protocol, now),
-                None => exchange.admit(shared, parts, recv, &valid, now),
+                None if !exchange.is_connect => exchange.admit(shared, parts, recv, &valid, now),
+                protocol => exchange.admit_tunnel(parts, recv, protocol.as_ref(), now),
             }
         }
         exchange
@@ -77,10 +79,16 @@ impl Exchange {
             Log { entry, began: now }
         });
         let line = RequestLine::new(&parts.method, &parts.uri);
+        let format = match parts.method {
+            Method::POST => Format::without_accept(&parts.headers), // gRPC has no other method
+            _ => Format::Text,
+        };
         Self {
             info: RequestInfo::new(&shared.peer, id, Some(line)),
             log,
             is_head: parts.method == Method::HEAD,
+            is_connect: false,
+            format,
             respond,
             upload: None,
             waits_for_client: false,
@@ -107,15 +115,15 @@ impl Exchange {
         }
     }
 
-    /// Waits for the service's readiness, with a request for a tunnel of `protocol`.
+    /// Waits for the service's readiness, with a request for a tunnel: by CONNECT, or by extended CONNECT with a protocol.
     fn admit_tunnel(
         &mut self,
         mut parts: request::Parts,
         recv: RecvStream,
-        protocol: &Protocol,
+        protocol: Option<&Protocol>,
         now: Instant,
     ) {
-        if !convert_request(&mut parts, protocol) {
+        if protocol.is_some_and(|protocol| !convert_request(&mut parts, protocol)) {
             self.refuse(StatusCode::NOT_IMPLEMENTED);
             return;
         }

@@ -25,7 +25,7 @@ use crate::{
     error::{BoxError, Chain},
     net::clock,
     proto::h2::{prepare_interim, prepare_response},
-    semantics::problem::{self, Format, LocalReply},
+    semantics::problem::{self, LocalReply},
 };
 
 impl Exchange {
@@ -51,10 +51,10 @@ impl Exchange {
                     return without_vary(problem::response(
                         StatusCode::INTERNAL_SERVER_ERROR,
                         None,
-                        Format::Text,
+                        self.format,
                     ));
                 }
-                without_vary(problem::of_error(&*error, None, Format::Text))
+                without_vary(problem::of_error(&*error, None, self.format))
             }
         }
     }
@@ -69,7 +69,12 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         if let Some(recv) = self.tunnel.take() {
             let takeover = parts.extensions.remove::<Takeover>();
-            match takeover.filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS) {
+            // After an extended CONNECT the service has answered a request for an upgrade.
+            let has_begun = match parts.status {
+                StatusCode::SWITCHING_PROTOCOLS => !self.is_connect,
+                status => self.is_connect && status.is_success(),
+            };
+            match takeover.filter(|_| has_begun) {
                 Some(takeover) => return self.switch(now, parts, recv, &takeover, body),
                 // A success status would mean that the tunnel has begun.
                 None if parts.status.is_success() => parts.status = StatusCode::BAD_GATEWAY,
@@ -120,7 +125,7 @@ impl Exchange {
         }
     }
 
-    /// Answers an extended CONNECT, and begins the tunnel.
+    /// Answers a CONNECT, extended or not, and begins the tunnel.
     fn switch(
         &mut self,
         now: Instant,
@@ -130,7 +135,6 @@ impl Exchange {
         body: Body,
     ) -> ControlFlow<()> {
         convert_response(&mut parts);
-        parts.status = StatusCode::OK;
         let (status, headers) = (parts.status, &mut parts.headers);
         let prepare =
             |date: &[u8]| prepare_response(status, headers, None, false, date_value(date));
@@ -139,6 +143,7 @@ impl Exchange {
             log.entry.status = Some(status);
         }
         let mut head = http::Response::new(());
+        *head.status_mut() = status;
         *head.headers_mut() = parts.headers;
         let sent = self.respond.send_response(head, false);
         let Some(send) = sent.ok().filter(|_| is_prepared) else {
