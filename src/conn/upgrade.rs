@@ -115,6 +115,19 @@ where
     response
 }
 
+/// Returns the success of a CONNECT, after which `run` has the stream (RFC 9110 section 9.3.6).
+///
+/// To any other request it is a response that cannot be sent: 500. CONNECT is refused by the driver unless
+/// [`Limits::allow_connect`](crate::proto::h1::Limits::allow_connect) is set.
+pub fn connected<F>(run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut response = Response::new(Body::empty());
+    take_over(&mut response, run);
+    response
+}
+
 /// Returns the response of 101 to a request for a WebSocket (RFC 6455 section 4.2). `run` gets the stream, and reads
 /// and writes the frames, for example by the crate `tokio-tungstenite`. Check the request first, above all its
 /// `Origin`: a page of another site can open a WebSocket to this site, and the browser sends this site's cookies.
@@ -276,6 +289,12 @@ impl Upgraded {
             }
             std::future::pending().await // the connection has ended, and the tunnel is dropped
         }
+    }
+
+    /// Returns a check of whether [`draining`](Self::draining) may be ready, which costs less than a poll of it.
+    pub(crate) fn may_be_draining(&self) -> impl Fn() -> bool + Send + use<> {
+        let draining = self.draining.clone();
+        move || draining.as_ref().is_some_and(|watch| !matches!(watch.has_changed(), Ok(false)))
     }
 
     fn count(&self, result: &Poll<io::Result<usize>>) {

@@ -22,9 +22,12 @@ pub enum Fault {
     /// A well-formed version that is neither 1.1 nor 1.0.
     #[error("HTTP version not supported")]
     VersionNotSupported,
-    /// `CONNECT`: this is not a forward proxy.
+    /// `CONNECT`, which the [limits](super::Limits::allow_connect) do not allow.
     #[error("CONNECT is not served")]
     Connect,
+    /// `CONNECT` with a `Content-Length` or `Transfer-Encoding` (RFC 9110 section 9.3.6).
+    #[error("CONNECT with a body")]
+    ConnectBody,
     /// A line that ends in LF without CR, or CR without LF.
     #[error("line does not end in CRLF")]
     LineEnd,
@@ -117,6 +120,7 @@ impl Fault {
                 StatusCode::BAD_GATEWAY
             }
             Self::RequestLine
+            | Self::ConnectBody
             | Self::Target
             | Self::Version
             | Self::LineEnd

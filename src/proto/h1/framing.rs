@@ -87,6 +87,11 @@ impl FramingFields {
         Ok(())
     }
 
+    /// Returns whether no framing field was recorded.
+    pub(super) fn is_empty(&self) -> bool {
+        self.content_length.is_none() && self.codings == Codings::None
+    }
+
     /// Returns the length of a request's body.
     pub(super) fn request_length(&self, version: Version) -> Result<Length, Fault> {
         self.explicit_length(version).map(|l| l.unwrap_or(Length::Known(0))) // step 7

@@ -35,6 +35,7 @@ pub struct Limits {
     pub(crate) body_rate: MinRate,
     pub(crate) body_total_timeout: Duration,
     pub(crate) lenient: Lenient,
+    pub(crate) connect: bool,
 }
 
 impl Limits {
@@ -55,6 +56,7 @@ impl Limits {
             body_rate: MinRate::new(240, Duration::from_secs(60)),
             body_total_timeout: Duration::from_secs(6 * 3600),
             lenient: Lenient::new(),
+            connect: false,
         }
     }
 
@@ -153,6 +155,15 @@ impl Limits {
         self.lenient = lenient;
         self
     }
+
+    /// Sets whether servers accept CONNECT (501 otherwise), over HTTP/2, too. Off by default. A service gets such a
+    /// request with its target in authority-form, such as `a.example:443`, and without a body; the connection
+    /// becomes a tunnel by its response [`connected`](crate::conn::upgrade::connected). Without a service that
+    /// allows destinations, such as [`Connect`](crate::upstream::Connect), none should be accepted.
+    pub const fn allow_connect(mut self, on: bool) -> Self {
+        self.connect = on;
+        self
+    }
 }
 
 impl Default for Limits {
@@ -182,7 +193,8 @@ mod tests {
             .body_timeout(Duration::from_secs(3))
             .body_rate(MinRate::new(9, SECOND))
             .body_total_timeout(Duration::from_secs(4))
-            .lenient(Lenient::new().bare_lf(true));
+            .lenient(Lenient::new().bare_lf(true))
+            .allow_connect(true);
         let expected = Limits {
             head_bytes: 1,
             start_line_bytes: 2,
@@ -198,6 +210,7 @@ mod tests {
             body_rate: MinRate::new(9, SECOND),
             body_total_timeout: Duration::from_secs(4),
             lenient: Lenient { bare_lf: true, ..Lenient::default() },
+            connect: true,
         };
         assert_eq!(LIMITS, expected);
         assert_eq!(Limits::default(), Limits::new());

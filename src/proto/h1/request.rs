@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Uri, Version, header, request::Parts};
 
 use super::{
-    Fault, Lenient,
+    Fault, Limits,
     framing::{FramingFields, Length},
     head::{Lines, range},
     keep_alive::ConnectionOptions,
@@ -29,12 +29,13 @@ pub(super) fn parse(
     parts: &mut Parts,
     head: &Bytes,
     lines: &Lines,
-    lenient: Lenient,
+    limits: &Limits,
 ) -> Result<Meta, Fault> {
     let line = parse_line(head, lines)?;
     parts.method = Method::from_bytes(&head[line.method]).map_err(|_| Fault::RequestLine)?;
     parts.version = line.version;
-    if parts.method == Method::CONNECT {
+    let is_connect = parts.method == Method::CONNECT;
+    if is_connect && !limits.connect {
         return Err(Fault::Connect);
     }
 
@@ -53,7 +54,7 @@ pub(super) fn parse(
                     return Err(Fault::Host);
                 }
             }
-            KnownField::ContentLength if lenient.repeated_content_length => {
+            KnownField::ContentLength if limits.lenient.repeated_content_length => {
                 let Some(n) = framing.record_repeated_content_length(value)? else { continue };
                 let inserted = parts.headers.try_insert(name, n.into());
                 inserted.map_err(|_| Fault::FieldsTooLarge)?;
@@ -86,9 +87,13 @@ pub(super) fn parse(
         parts.headers.try_insert(header::HOST, authority).map_err(|_| Fault::FieldsTooLarge)?;
     }
     let length = framing.request_length(parts.version)?;
+    if is_connect && !framing.is_empty() {
+        return Err(Fault::ConnectBody); // RFC 9110 section 9.3.6: bytes after the head may be the tunnel's
+    }
     Ok(Meta {
         length,
-        keep_alive: connection.keeps_alive(parts.version),
+        // A client that does not wait for the response to CONNECT has sent bytes that are no request.
+        keep_alive: connection.keeps_alive(parts.version) && !is_connect,
         has_upgrade: connection.has_upgrade(),
         // RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
         expects_continue: expects_continue
@@ -156,10 +161,27 @@ fn parse_target(
         None => None,
     };
     match target[0] {
+        _ if method == Method::CONNECT => parse_authority(target, host),
         b'/' => Ok((Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?, None)),
         b'*' if target.len() == 1 && method == Method::OPTIONS => Ok((Uri::from_static("*"), None)),
         _ => parse_absolute(method, target, host),
     }
+}
+
+/// Parses a target in authority-form, which has a host and a port (RFC 9112 section 3.2.3).
+fn parse_authority(
+    target: Bytes,
+    host: Option<Host<'_>>,
+) -> Result<(Uri, Option<HeaderValue>), Fault> {
+    let named = Host::parse(&target).ok_or(Fault::Target)?;
+    let port = named.port.filter(|port| *port > 0).ok_or(Fault::Target)?;
+    // Some clients leave out a port that is the default of HTTP or HTTPS.
+    if host.is_some_and(|host| !host.is_same(named, port)) {
+        return Err(Fault::Host);
+    }
+    let authority = HeaderValue::from_maybe_shared(target.clone()).map_err(|_| Fault::Target)?;
+    let uri = Uri::from_maybe_shared(target).map_err(|_| Fault::Target)?;
+    Ok((uri, Some(authority)))
 }
 
 /// Parses a target in absolute-form, whose authority is the host (RFC 9112 section 3.2.2).

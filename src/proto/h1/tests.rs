@@ -13,6 +13,7 @@
 //!   alone: no request was sent). In files about responses `answers GET` is the default.
 //! - `limits fields=2 name_bytes=8`: bounds other than the defaults.
 //! - `lenient bare_lf`: with these leniencies.
+//! - `connect`: CONNECT is allowed.
 //! - `eof`: the peer closes after these bytes.
 //!
 //! The events follow:
@@ -43,8 +44,9 @@ use std::collections::HashSet;
 
 use vector::Vector;
 
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 16] = [
     ("request-line", include_str!("vectors/request-line.md")),
+    ("connect", include_str!("vectors/connect.md")),
     ("fields", include_str!("vectors/fields.md")),
     ("host", include_str!("vectors/host.md")),
     ("content-length", include_str!("vectors/content-length.md")),

@@ -5,6 +5,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE},
     request::Parts,
+    uri::Authority,
 };
 
 use crate::proto::h1::{Fault, Host, Limits, is_ambiguous_name, is_target, parse_content_length};
@@ -27,7 +28,8 @@ pub(crate) fn validate_request(
     limits: &Limits,
     has_protocol: bool,
 ) -> Result<ValidRequest, Fault> {
-    if parts.method == Method::CONNECT && !has_protocol {
+    let is_connect = parts.method == Method::CONNECT && !has_protocol;
+    if is_connect && !limits.connect {
         return Err(Fault::Connect);
     }
     if parts.method.as_str().len() > limits.method_bytes {
@@ -36,12 +38,21 @@ pub(crate) fn validate_request(
     if parts.headers.len() > limits.fields {
         return Err(Fault::FieldsTooLarge); // each crumb of a cookie counts
     }
+    let mut has_special = false;
     for (name, value) in &parts.headers {
         check_field(name, value, limits)?;
+        has_special |= [EXPECT, CONTENT_TYPE, CONTENT_LENGTH, COOKIE].contains(name);
     }
     let host = authority(parts)?;
-    parts.uri = origin_form(parts)?;
+    if is_connect {
+        check_connect(parts)?; // the target stays in authority-form
+    } else {
+        parts.uri = origin_form(parts)?;
+    }
     parts.headers.try_insert(HOST, host).map_err(|_| Fault::FieldsTooLarge)?;
+    if !has_special {
+        return Ok(ValidRequest { length: None, expects_continue: false });
+    }
     join_cookies(&mut parts.headers)?;
     let expects_continue = match single(&parts.headers, &EXPECT)? {
         None => false,
@@ -98,6 +109,17 @@ fn authority(parts: &Parts) -> Result<HeaderValue, Fault> {
         return Err(Fault::Host);
     }
     HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::Target)
+}
+
+/// Checks CONNECT, which has a host and a port, and no body of its own (section 8.5).
+fn check_connect(parts: &Parts) -> Result<(), Fault> {
+    if parts.headers.contains_key(CONTENT_LENGTH) {
+        return Err(Fault::ConnectBody);
+    }
+    match parts.uri.authority().and_then(Authority::port_u16) {
+        Some(1..) => Ok(()),
+        Some(0) | None => Err(Fault::Target),
+    }
 }
 
 /// Returns the target in origin-form, or `*`.
@@ -208,6 +230,29 @@ mod tests {
         }
         let twice = [("content-length", "1"), ("content-length", "1")];
         assert_eq!(validate("GET", "https://a/", &twice).map(drop), Err(Fault::Repeated));
+    }
+
+    #[test]
+    fn connect_has_a_port_and_no_body() {
+        let limits = Limits::new().allow_connect(true);
+        let connect = |target: &str, field: (&str, &str)| {
+            let request = Request::builder().method("CONNECT").uri(target).header(field.0, field.1);
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            validate_request(&mut parts, &limits, false).map(|valid| (parts, valid))
+        };
+        let (parts, valid) = connect("a.example:443", ("x", "y")).unwrap();
+        assert_eq!(parts.uri, "a.example:443");
+        assert_eq!(parts.headers[HOST], "a.example:443");
+        assert_eq!(valid.length, None);
+        for (target, field, fault) in [
+            ("a", ("x", "y"), Fault::Target),
+            ("a:0", ("x", "y"), Fault::Target),
+            ("u@a:443", ("x", "y"), Fault::Target),
+            ("a:443", ("host", "b"), Fault::Host),
+            ("a:443", ("content-length", "0"), Fault::ConnectBody),
+        ] {
+            assert_eq!(connect(target, field).map(drop), Err(fault), "{target}");
+        }
     }
 
     #[test]

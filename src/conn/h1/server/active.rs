@@ -54,7 +54,7 @@ pub(super) struct Active {
     pub(super) drain_until: Option<Instant>,
     /// Whether the request's body violated the protocol or was too slow.
     pub(super) protocol_error: bool,
-    /// Whether the current request asks for another protocol.
+    /// Whether the current request asks for another protocol, or for a tunnel by CONNECT.
     pub(super) wants_upgrade: bool,
     /// Whether the first bytes may be the preface of HTTP/2.
     pub(super) detects_http2: bool,
@@ -104,7 +104,7 @@ pub(super) enum Stage {
     Linger(u64, Instant),
     /// The client has sent the preface of HTTP/2: the transport goes to another driver.
     Http2,
-    /// A response of 101 is sent: then the transport goes to the tunnel, with the response's body.
+    /// A response of 101, or the success of a CONNECT, is sent: then the transport goes to the tunnel, with the response's body.
     Switch(Box<(Takeover, Body)>),
     End,
 }

@@ -158,7 +158,8 @@ where
             let entry = Entry::new(&self.peer, id, &parts);
             active.transfers.begin_entry(entry, active.request_began, active.head_bytes);
         }
-        active.wants_upgrade = active.core.wants_upgrade() && requested(&parts).is_some();
+        active.wants_upgrade = (active.core.wants_upgrade() && requested(&parts).is_some())
+            || parts.method == Method::CONNECT;
         if self.config.budget.is_exhausted() {
             self.config.budget.count_refused();
             log_request!(
@@ -274,8 +275,8 @@ where
     /// Starts the response, and completes it unless its body is streamed.
     fn respond(&mut self, active: &mut Active, now: Instant, cx: &Context<'_>, response: Response) {
         let (mut parts, body) = response.into_parts();
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS
-            && active.wants_upgrade
+        if active.wants_upgrade
+            && (parts.status == StatusCode::SWITCHING_PROTOCOLS || parts.status.is_success())
             && let Some(takeover) = parts.extensions.remove()
         {
             return self.switch(active, now, &parts, Box::new((takeover, body)));
@@ -338,7 +339,7 @@ where
         })
     }
 
-    /// Sends a response of 101, after which its service has the stream.
+    /// Sends a response of 101, or the success of a CONNECT, after which its service has the stream.
     fn switch(
         &mut self,
         active: &mut Active,
@@ -348,8 +349,11 @@ where
     ) {
         let protocol = parts.headers.get(UPGRADE).map_or(&b"websocket"[..], |v| v.as_bytes());
         let (core, out) = (&mut active.core, active.output.head());
-        let sent = clock::with_date_line(now, |date| {
-            core.send_switch(&parts.headers, protocol, date, out)
+        let sent = clock::with_date_line(now, |date| match parts.status {
+            StatusCode::SWITCHING_PROTOCOLS => {
+                core.send_switch(&parts.headers, protocol, date, out)
+            }
+            status => core.send_connected(status, &parts.headers, date, out),
         });
         match sent {
             Ok(()) => {

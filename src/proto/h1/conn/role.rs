@@ -68,6 +68,8 @@ pub struct Server {
     pub(super) version: Version,
     /// The method is HEAD, so the response has no body.
     pub(super) is_head: bool,
+    /// The method is CONNECT: a success would begin a tunnel.
+    pub(super) is_connect: bool,
     pub(super) expects_continue: bool,
     /// `Connection` has the option `upgrade`.
     pub(super) has_upgrade: bool,
@@ -116,10 +118,11 @@ impl sealed::Role for Server {
         lines: &Lines,
         limits: &Limits,
     ) -> Result<HeadMeta, Fault> {
-        let meta = super::super::request::parse(into, head, lines, limits.lenient)?;
+        let meta = super::super::request::parse(into, head, lines, limits)?;
         self.response_pending = true;
         self.version = into.version;
         self.is_head = into.method == Method::HEAD;
+        self.is_connect = into.method == Method::CONNECT;
         self.expects_continue = meta.expects_continue;
         self.has_upgrade = meta.has_upgrade;
         Ok(HeadMeta { is_final: true, length: meta.length, keep_alive: meta.keep_alive })

@@ -72,7 +72,8 @@ impl Conn<Server> {
     ///
     /// # Errors
     /// [`Misuse::State`] unless a request waits for its response, [`Misuse::Status`] for a status below
-    /// 200, [`Misuse::Length`] for a `Content-Length` that contradicts `length`.
+    /// 200, and for a success of CONNECT, which begins a tunnel ([`send_connected`](Self::send_connected)),
+    /// [`Misuse::Length`] for a `Content-Length` that contradicts `length`.
     pub fn send_head(
         &mut self,
         now: Instant,
@@ -85,7 +86,7 @@ impl Conn<Server> {
         if self.writing != Writing::Idle || !self.role.response_pending {
             return Err(Misuse::State);
         }
-        if status.is_informational() {
+        if status.is_informational() || (self.role.is_connect && status.is_success()) {
             return Err(Misuse::Status);
         }
         let before = out.len();
@@ -146,22 +147,62 @@ impl Conn<Server> {
         date: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), Misuse> {
-        let is_complete = matches!(self.reading, Reading::Done);
-        if self.writing != Writing::Idle || !self.role.response_pending || !is_complete {
+        if self.role.is_connect || !self.can_switch() {
             return Err(Misuse::State);
         }
-        out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        self.begin_switch(StatusCode::SWITCHING_PROTOCOLS, headers, date, out);
+        encode::field(b"upgrade", protocol, out);
+        out.extend_from_slice(b"connection: upgrade\r\n\r\n");
+        Ok(())
+    }
+
+    /// Sends the head of a success of CONNECT, after which the connection is a tunnel. It has no framing fields (RFC
+    /// 9110 section 9.3.6).
+    ///
+    /// # Errors
+    /// [`Misuse::State`] unless a request of CONNECT waits for its response, [`Misuse::Status`] for a status that is no
+    /// success.
+    pub fn send_connected(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        date: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Misuse> {
+        if !self.role.is_connect || !self.can_switch() {
+            return Err(Misuse::State);
+        }
+        if !status.is_success() {
+            return Err(Misuse::Status);
+        }
+        self.begin_switch(status, headers, date, out);
+        out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    /// Whether a complete request waits for its response.
+    fn can_switch(&self) -> bool {
+        let is_complete = matches!(self.reading, Reading::Done);
+        self.writing == Writing::Idle && self.role.response_pending && is_complete
+    }
+
+    /// Writes the head of the last response, without its end.
+    fn begin_switch(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        date: &[u8],
+        out: &mut BytesMut,
+    ) {
+        encode::status_line(status, out);
         let own_fields = encode::fields(headers, out);
         if !own_fields.has_date {
             out.extend_from_slice(date);
         }
-        encode::field(b"upgrade", protocol, out);
-        out.extend_from_slice(b"connection: upgrade\r\n\r\n");
         self.role.response_pending = false;
         self.keep_alive = false;
         self.reading = Reading::Closed;
         self.writing = Writing::Closed;
-        Ok(())
     }
 
     /// Writes a short text response, with or without a request, and closes the connection.

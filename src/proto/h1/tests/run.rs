@@ -62,13 +62,14 @@ impl Log {
     }
 }
 
-/// Reads requests and answers each with an empty 204.
+/// Reads requests and answers each with an empty 204, and CONNECT with 403.
 fn serve(vector: &Vector, pieces: &[&[u8]]) -> Log {
     let now = now();
     let mut conn = Conn::<Server>::new(Arc::new(vector.limits.clone()), now);
     let (mut input, mut out, mut log) = (BytesMut::new(), BytesMut::new(), Log::default());
     let mut pieces = pieces.iter();
     let mut eof = vector.eof;
+    let mut status = StatusCode::NO_CONTENT;
     loop {
         let event = match conn.recv(now, &mut input) {
             Ok(None) => match pieces.next() {
@@ -84,6 +85,9 @@ fn serve(vector: &Vector, pieces: &[&[u8]]) -> Log {
         match event {
             Ok(None) => {}
             Ok(Some(Event::Head(head))) => {
+                if head.method == http::Method::CONNECT {
+                    status = StatusCode::FORBIDDEN; // a success would begin a tunnel
+                }
                 log.push(format!("head {} {} {:?}", head.method, head.uri, head.version));
                 log.fields("field", &head.headers);
                 if conn.wants_continue() {
@@ -97,7 +101,7 @@ fn serve(vector: &Vector, pieces: &[&[u8]]) -> Log {
             Ok(Some(Event::End(trailers))) => {
                 let keep_alive = conn.keeps_alive();
                 log.end(trailers.as_ref(), keep_alive);
-                let (status, headers) = (StatusCode::NO_CONTENT, HeaderMap::new());
+                let headers = HeaderMap::new();
                 conn.send_head(now, status, &headers, Some(0), b"", &mut out).unwrap();
                 conn.send_end(now, None, &mut out).unwrap();
                 assert_eq!((conn.is_idle(), conn.is_closed()), (keep_alive, !keep_alive));

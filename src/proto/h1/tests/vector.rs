@@ -78,6 +78,7 @@ fn vector(name: &str, client: bool, input: Vec<u8>, lines: &[&str]) -> Vector {
             "lenient" => {
                 rest.split_whitespace().for_each(|l| lenient(l, &mut vector.limits.lenient))
             }
+            "connect" => vector.limits.connect = true,
             "eof" => vector.eof = true,
             "data" => {
                 let quoted = rest.strip_prefix('"').and_then(|r| r.strip_suffix('"')).unwrap();
