@@ -1,4 +1,5 @@
-//! Policies as pure state machines: load balancing, health, retry budgets, adaptive limits, restarts. They have no
+//! Policies as pure state machines: load balancing, health, retry budgets, adaptive limits, restarts, allowed
+//! destinations. They have no
 //! clock and no I/O; time is an argument.
 //!
 //! ```
@@ -11,6 +12,7 @@
 //! ```
 
 pub mod backoff;
+pub mod destinations;
 pub mod ewma;
 pub mod gradient;
 pub mod health;

@@ -13,6 +13,7 @@
 //! | [`TcpBalance`] | forwards whole connections, of any protocol, to endpoints |
 //! | [`discover`] | sources of endpoints: a file, DNS, etcd, or a custom stream |
 //! | [`check`] | active health checks |
+//! | [`Connect`] | tunnels of clients to other hosts, by the method CONNECT |
 //! | [`FastCgi`] | a FastCGI application at an address, such as php-fpm |
 //!
 //! An endpoint is any service: a remote server, a pool of worker threads, an `axum::Router` or a closure.
@@ -23,6 +24,7 @@
 
 pub mod balance;
 pub mod check;
+pub mod connect;
 pub mod discover;
 pub mod endpoint;
 pub mod erased;
@@ -85,6 +87,7 @@ pub use crate::conn::{
 pub use attempt::READY_TIMEOUT;
 pub use balance::{Balance, BalanceBuilder, EmptySet};
 pub use builder::UpstreamBuilder;
+pub use connect::{Connect, ConnectLayer};
 pub use endpoint::{
     Endpoint, EndpointError, EndpointHandle, EndpointKey, EndpointLimits, EndpointStatus,
 };

@@ -199,13 +199,22 @@ impl Tunnels {
                 && allowed.any(|name| name.as_bytes().eq_ignore_ascii_case(requested.as_bytes()))
         };
         let Some(protocol) = requested.filter(is_allowed).cloned() else { return Ok(None) };
+        self.admit(protocol, request).map(|switch| Some(Box::new(switch)))
+    }
+
+    /// Returns a tunnel that `request` may begin, with its share of their number. `protocol` is for the log.
+    pub(crate) fn admit<B>(
+        self: &Arc<Self>,
+        protocol: HeaderValue,
+        request: &Request<B>,
+    ) -> Result<Switch, TooManyTunnels> {
         match self.permits.clone().try_acquire_owned() {
-            Ok(permit) => Ok(Some(Box::new(Switch {
+            Ok(permit) => Ok(Switch {
                 protocol,
                 tunnels: self.clone(),
                 request: RequestInfo::from_request(request),
                 _permit: permit,
-            }))),
+            }),
             Err(_) => {
                 self.refused.fetch_add(1, Relaxed);
                 Err(TooManyTunnels)
@@ -225,6 +234,12 @@ impl Tunnels {
 }
 
 impl Switch {
+    /// Returns the request, for log lines.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for CONNECT"))]
+    pub(crate) fn request(&self) -> &RequestInfo {
+        &self.request
+    }
+
     /// Adds `Upgrade` to a request whose hop-by-hop fields were removed.
     pub(crate) fn set_upgrade<B>(&self, request: &mut Request<B>) {
         upgrade::set(request.headers_mut(), self.protocol.clone());

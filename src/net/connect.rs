@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     pin::Pin,
     sync::LazyLock,
     task::Poll,
@@ -27,16 +27,38 @@ const MAX_ADDRESSES: usize = 16;
 /// Connects to `host:port`. A host name is resolved on a [`BlockingPool`]: tokio's pool panics if the system
 /// cannot start a thread.
 pub(super) async fn connect_tcp(host: &str) -> io::Result<TcpStream> {
+    race(interleave(resolve(host).await?), ATTEMPT_DELAY, TcpStream::connect).await
+}
+
+/// Does the same as [`connect_tcp`], but only to addresses that `allows` accepts.
+///
+/// # Errors
+/// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if it accepts none of the name's addresses.
+#[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for tunnels of clients"))]
+pub(super) async fn connect_allowed(
+    host: &str,
+    allows: impl Fn(IpAddr) -> bool,
+) -> io::Result<TcpStream> {
+    let mut addrs = resolve(host).await?;
+    let is_empty = addrs.is_empty();
+    addrs.retain(|addr| allows(addr.ip()));
+    if addrs.is_empty() && !is_empty {
+        let message = "no address of the host is allowed";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    race(interleave(addrs), ATTEMPT_DELAY, TcpStream::connect).await
+}
+
+/// Returns the addresses of `host:port`.
+async fn resolve(host: &str) -> io::Result<Vec<SocketAddr>> {
     /// A separate pool, so that name servers that do not answer occupy no thread of the disks.
     static POOL: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::default);
     if let Ok(addr) = host.parse::<SocketAddr>() {
-        return TcpStream::connect(addr).await;
+        return Ok(vec![addr]);
     }
     let name = host.to_owned();
     let found = POOL.call(move || name.to_socket_addrs().map(Vec::from_iter)).await;
-    let addrs = found
-        .map_err(|_| io::Error::other("the thread that resolved the host name panicked"))???;
-    race(interleave(addrs), ATTEMPT_DELAY, TcpStream::connect).await
+    found.map_err(|_| io::Error::other("the thread that resolved the host name panicked"))??
 }
 
 /// Returns the addresses in their order of preference, but with the families in turn (RFC 8305 section 4),

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -18,7 +19,11 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{Address, Io, connect::connect_tcp, send_queue::send_queue_len};
+use super::{
+    Address, Io,
+    connect::{connect_allowed, connect_tcp},
+    send_queue::send_queue_len,
+};
 use crate::body::FileSlice;
 
 /// The maximum of one `sendfile`, 2 MiB, so that other connections get their turn.
@@ -61,6 +66,20 @@ impl Stream {
             }
             Address::Unix(path) => Ok(UnixStream::connect(path).await?.into()),
         }
+    }
+
+    /// Connects to `host:port`, but only to an address that `allows` accepts. The caller applies the timeout.
+    ///
+    /// # Errors
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if it accepts none of the host's addresses.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for tunnels of clients"))]
+    pub(crate) async fn connect_allowed(
+        host: &str,
+        allows: impl Fn(IpAddr) -> bool,
+    ) -> io::Result<Self> {
+        let stream = connect_allowed(host, allows).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream.into())
     }
 
     /// Returns the socket's descriptor.

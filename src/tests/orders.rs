@@ -23,7 +23,7 @@ use crate::{
         RescueLayer, ResponseBufferLayer, RewritePathLayer, https::HSTS_MAX_AGE,
     },
     peer::{Peer, Tls},
-    upstream::{HedgeLayer, MirrorLayer},
+    upstream::{ConnectLayer, HedgeLayer, MirrorLayer},
     worker,
 };
 
@@ -40,8 +40,8 @@ const LAYERS: [(&str, Wrap); 5] = [
     ("request", |s| RequestBufferLayer::new().max_body(300_000).layer(s).boxed_clone()),
 ];
 
-/// Returns the layers in order number `n`, with `https`, `hedge`, `mirror` and both codings inserted at positions that
-/// depend on `n`.
+/// Returns the layers in order number `n`, with `https`, `hedge`, `mirror`, `connect` and both codings inserted at positions
+/// that depend on `n`.
 fn stack(
     order: &[usize],
     n: usize,
@@ -49,7 +49,7 @@ fn stack(
     copies: &Arc<AtomicUsize>,
 ) -> (Boxed, Vec<&'static str>) {
     let mut names: Vec<_> = order.iter().map(|&i| LAYERS[i].0).collect();
-    let more = [("https", n), ("hedge", n / 6), ("mirror", n / 20)];
+    let more = [("https", n), ("hedge", n / 6), ("mirror", n / 20), ("connect", n / 3)];
     #[cfg(feature = "compression")]
     let more = more.into_iter().chain([("compress", n / 2), ("decompress", n / 7)]);
     for (name, at) in more {
@@ -63,6 +63,7 @@ fn stack(
     let stack = names.iter().fold(app, |s, &name| match name {
         "https" => HttpsLayer::new().hsts(HSTS_MAX_AGE).layer(s).boxed_clone(),
         "hedge" => HedgeLayer::new(Duration::from_secs(20)).layer(s).boxed_clone(),
+        "connect" => ConnectLayer::new().layer(s).boxed_clone(),
         "mirror" => MirrorLayer::new(shadow.clone()).layer(s).boxed_clone(),
         #[cfg(feature = "compression")]
         "compress" => crate::layer::CompressionLayer::new().layer(s).boxed_clone(),

@@ -1,5 +1,6 @@
 //! WebSockets through the proxy, byte by byte, with scripted servers.
 
+mod connect;
 #[cfg(feature = "h2")]
 mod http2;
 

@@ -7,6 +7,7 @@ use std::{
     task::Poll,
 };
 
+use bytes::BytesMut;
 use tokio::time::{sleep, timeout};
 
 use super::{CLOSE_TIMEOUT, Switch};
@@ -17,6 +18,7 @@ use crate::{
         relay::{End, ReadBuffer, Relay},
         upgrade::{self, Upgraded},
     },
+    net::Io,
     semantics::upgrade::is_websocket,
 };
 
@@ -29,8 +31,16 @@ impl Switch {
         upgrade::take_over(response, move |client| self.run(client, server));
     }
 
+    /// Returns the success of a CONNECT, with the tunnel to a server's stream.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for CONNECT"))]
+    pub(crate) fn connected(self, server: impl Io + 'static) -> Response {
+        self.tunnels.opened.fetch_add(1, Relaxed);
+        let server = Upgraded::new(server, BytesMut::new());
+        upgrade::connected(move |client| self.run(client, server))
+    }
+
     pub(super) async fn run(self, client: Upgraded, server: Upgraded) {
-        let draining = client.draining();
+        let draining = (client.draining(), client.may_be_draining());
         let mut relay = Relay::<_, ReadBuffer>::new(client, server, self.tunnels.options.limits);
         if is_websocket(&self.protocol) {
             relay = relay.with_frames();
@@ -48,15 +58,24 @@ struct Running {
 }
 
 impl Running {
-    pub(super) async fn run(&mut self, draining: impl Future<Output = ()>) {
+    pub(super) async fn run(
+        &mut self,
+        (draining, may_be_draining): (impl Future<Output = ()>, impl Fn() -> bool),
+    ) {
         let Some(relay) = &mut self.relay else { return };
         let grace = self.switch.tunnels.options.drain_timeout;
         let mut drained = pin!(async {
             draining.await;
             sleep(grace).await;
         });
+        let mut is_registered = false;
         let end = poll_fn(|cx| match relay.poll(cx) {
-            Poll::Pending => drained.as_mut().poll(cx).map(|()| End::Drained),
+            // Its waker is that of this task, for every byte that moves.
+            Poll::Pending if is_registered && !may_be_draining() => Poll::Pending,
+            Poll::Pending => {
+                is_registered = true;
+                drained.as_mut().poll(cx).map(|()| End::Drained)
+            }
             Poll::Ready(end) => Poll::Ready(end),
         })
         .await;

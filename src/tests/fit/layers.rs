@@ -34,7 +34,7 @@ use crate::{
     },
     peer::{Peer, Tls},
     tests::support::{exchange, start, statuses},
-    upstream::{HedgeLayer, MirrorLayer},
+    upstream::{ConnectLayer, HedgeLayer, MirrorLayer},
 };
 
 #[cfg(feature = "hyper")]
@@ -119,6 +119,11 @@ macro_rules! fits {
 #[tokio::test]
 async fn rescue_layer_fits() {
     fits!(RescueLayer::new());
+}
+
+#[tokio::test]
+async fn connect_layer_fits() {
+    fits!(ConnectLayer::new());
 }
 
 #[tokio::test]

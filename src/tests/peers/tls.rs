@@ -4,13 +4,15 @@ use std::{convert::Infallible, path::Path};
 
 use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
-use tower::service_fn;
+use tower::{Layer, service_fn};
 
 use super::{curl, noise, program, sum};
 use crate::{
     Body, BoxError, Request, Response, Router, files,
     net::tls::{Server, testing::Authority},
+    proto::h1::Limits,
     tests::support::{Running, start, start_with, within},
+    upstream::ConnectLayer,
 };
 
 /// Files and an echo, with a certificate for `localhost`.
@@ -81,6 +83,41 @@ async fn curl_speaks_http2_without_tls_on_the_port_of_http1() {
     assert_eq!(curl(&["--http2", &url]).await, "HTTP/1.1", "no upgrade to h2c");
     assert_eq!(curl(&[&url]).await, "HTTP/1.1");
     server.stop().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
+async fn curl_has_a_tunnel_by_connect_through_a_proxy_with_and_without_tls() {
+    let (ca, folder) = (Authority::new(), folder());
+    let site = site(&ca, folder.path()).await;
+    let layer = ConnectLayer::new()
+        .allow("localhost".parse().unwrap(), [site.addr.port()])
+        .allow_network("127.0.0.0/8".parse().unwrap());
+    let limits = Limits::new().allow_connect(true);
+    let plain = start_with(layer.layer(Router::new()), |s| s.limits(limits.clone())).await;
+    let (chain, key) = ca.issue("proxy", &["localhost"]);
+    let tls = Server::pem_files(chain, key).unwrap();
+    let secure = start_with(layer.layer(Router::new()), |s| s.limits(limits).tls(tls)).await;
+
+    let (ca, url) =
+        (ca.file().to_str().unwrap().to_owned(), |port: u16| format!("https://localhost:{port}/"));
+    for proxy in [
+        format!("http://localhost:{}", plain.addr.port()),
+        format!("https://localhost:{}", secure.addr.port()),
+    ] {
+        let args = ["--proxytunnel", "--proxy", &proxy, "--proxy-cacert", &ca, "--cacert", &ca];
+        let answer = curl(&[&args[..], &[&url(site.addr.port())]].concat()).await;
+        assert_eq!(answer, "<h1>home</h1>", "{proxy}");
+        // The status of a refused CONNECT, and no tunnel.
+        let mut refused = program("curl");
+        refused.args(args).args(["--silent", "--write-out", "%{http_connect}", &url(1)]);
+        let refused = within(refused.output()).await.unwrap();
+        assert!(!refused.status.success() && refused.stdout == b"403", "{refused:?}");
+    }
+    assert_eq!(layer.stats().opened, 2);
+    plain.stop().await;
+    secure.stop().await;
+    site.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
