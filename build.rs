@@ -32,6 +32,9 @@ fn main() {
             println!("cargo::rustc-cfg=peer_{peer}");
         }
     }
+    if ci || Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").is_file() {
+        println!("cargo::rustc-cfg=peer_nginx_stream");
+    }
     // The name of php-fpm contains its version.
     let is_fpm = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("php-fpm");
     let has_fpm = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut d| d.any(|e| e.is_ok_and(is_fpm)));
@@ -61,7 +64,8 @@ fn main() {
             versions.into_iter().flatten().flatten().map(|v| v.path().join("site-packages"));
         packages.any(|packages| packages.join(name).is_dir())
     };
-    if ci || (has_package("websockets") && has_package("uvicorn")) {
+    let packages = ["websockets", "uvicorn", "starlette", "channels"];
+    if ci || packages.iter().all(|name| has_package(name)) {
         println!("cargo::rustc-cfg=peer_websockets");
     }
     // A Python with Django and gunicorn cannot be found by its name: a variable names it.

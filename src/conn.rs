@@ -42,7 +42,7 @@ mod read_ahead;
 pub(crate) mod relay;
 mod request_log;
 mod server;
-mod setup;
+pub(crate) mod setup;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread_buffers;

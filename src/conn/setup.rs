@@ -1,6 +1,6 @@
 //! The stages before the protocol: the first bytes, the PROXY header, the TLS handshake.
 
-mod proxy_header;
+pub(crate) mod proxy_header;
 
 use std::{
     fmt::Display,

@@ -23,7 +23,7 @@ use crate::{
     net::{Drain, DrainWatch, Listener},
     peer::{Peer, ProxyAddresses},
     proto::proxy::{self, MAX_V1, MAX_V2, Version},
-    upstream::TcpBalance,
+    upstream::{TcpBalance, TcpBalanceBuilder},
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -254,6 +254,58 @@ async fn tcp_balancer_sends_the_client_address_to_the_server() {
         server.stop().await;
         assert_eq!(*logged.lock().unwrap(), [own.to_string(), own.to_string()]);
     }
+}
+
+/// Serves with a balancer of connections on a free port.
+fn balance(builder: TcpBalanceBuilder, drain: &Drain) -> (SocketAddr, TcpBalance) {
+    let balance = builder.build().unwrap();
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let front = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let (serving, drain) = (balance.clone(), drain.clone());
+    tokio::spawn(async move { serving.serve(listener, &drain).await });
+    (front, balance)
+}
+
+#[tokio::test]
+async fn tcp_balance_passes_on_the_client_that_a_trusted_sender_names() {
+    let drain = Drain::new();
+    let server = start_with(service_fn(tell), |s| s.proxy_protocol(senders())).await;
+    for (first, second) in [(Version::V1, Version::V2), (Version::V2, Version::V1)] {
+        let inner = TcpBalance::builder([server.addr.to_string()]);
+        let inner = inner.read_proxy_protocol(senders()).proxy_protocol(second);
+        let (inner, figures) = balance(inner, &drain);
+        let outer = TcpBalance::builder([inner.to_string()]).proxy_protocol(first);
+        let (front, _) = balance(outer, &drain);
+        let mut client = TcpStream::connect(front).await.unwrap();
+        let own = client.local_addr().unwrap();
+        client.write_all([GET, LAST].concat().as_bytes()).await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert_eq!(answer.matches(&format!("{own} by ")).count(), 2, "{answer}");
+        assert!(answer.contains(&format!("to Some({front})")), "{answer}");
+
+        // A trusted sender must send a header, and a whole one.
+        for bytes in [GET, &LINE[..9]] {
+            let mut client = TcpStream::connect(inner).await.unwrap();
+            client.write_all(bytes.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            assert_eq!(read_all(&mut client).await, "");
+        }
+        assert_eq!(figures.stats().failed, 2);
+    }
+    drain.begin();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn tcp_balance_forwards_what_others_send_as_it_is() {
+    let drain = Drain::new();
+    let server = start_with(service_fn(tell), |s| s.proxy_protocol(senders())).await;
+    let builder = TcpBalance::builder([server.addr.to_string()]);
+    let (front, _) = balance(builder.read_proxy_protocol(ProxyProtocol::new()), &drain);
+    let answer = exchange(front, [LINE, LAST].concat()).await;
+    assert!(answer.contains("192.0.2.1:1000 by "), "{answer}");
+    drain.begin();
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -28,7 +28,11 @@ use self::target::Connected;
 use super::{Balance, Retry};
 use crate::{
     body::Body,
-    conn::relay::{Limits, Relay},
+    conn::{
+        ProxyProtocol,
+        relay::{Limits, Relay},
+        setup::proxy_header,
+    },
     error::BoxError,
     net::{DrainWatch, Io, Stream, splice::Pipe},
     peer::{Peer, ProxyAddresses},
@@ -37,7 +41,7 @@ use crate::{
 };
 
 pub use crate::conn::relay::End;
-pub use builder::{MAX_CONNECTIONS, TCP_IDLE_TIMEOUT, TcpBalanceBuilder};
+pub use builder::{MAX_CONNECTIONS, PROXY_HEADER_TIMEOUT, TCP_IDLE_TIMEOUT, TcpBalanceBuilder};
 pub use target::TcpTarget;
 
 /// Forwards whole connections to one of several servers: a load balancer for databases, caches, mail, or TLS that the
@@ -49,6 +53,8 @@ pub use target::TcpTarget;
 /// - Bytes are moved by splice(2), without a copy in user space. The end of one direction is passed on, and the other
 ///   direction continues. If the connection to one side breaks, the one to the other is reset, so that its peer does
 ///   not take it for complete.
+/// - The client's address passes through by the PROXY protocol: [read](TcpBalanceBuilder::read_proxy_protocol) from
+///   trusted senders, and [sent](TcpBalanceBuilder::proxy_protocol) to servers.
 /// - A connection without traffic is closed after [`TCP_IDLE_TIMEOUT`].
 /// - At most [`MAX_CONNECTIONS`] connections are forwarded; others are closed at once.
 ///
@@ -73,6 +79,7 @@ struct Shared {
     targets: Targets,
     limits: Limits,
     proxy_protocol: Option<proxy::Version>,
+    senders: Option<ProxyProtocol>,
     permits: Arc<Semaphore>,
     max_connections: usize,
     counts: Counts,
@@ -127,6 +134,9 @@ pub enum TcpError {
     /// No connection to a server could be made.
     #[error("cannot connect to any server")]
     NoServer(#[source] BoxError),
+    /// A trusted sender sent no valid PROXY header, or not in time.
+    #[error("trusted sender sent no valid PROXY header")]
+    NoProxyHeader(#[source] BoxError),
     /// The server closed the connection before it had read the PROXY header.
     #[error("cannot send the PROXY header: does the server expect it?")]
     ProxyHeader(#[source] io::Error),
@@ -175,6 +185,14 @@ impl TcpBalance {
             return Err(TcpError::TooMany(shared.max_connections));
         };
         shared.counts.accepted.fetch_add(1, Relaxed);
+        let mut received = BytesMut::from(read_ahead);
+        let peer = &match self.read_header(&mut client, peer, &mut received).await {
+            Ok(named) => named,
+            Err(error) => {
+                shared.counts.failed.fetch_add(1, Relaxed);
+                return Err(TcpError::NoProxyHeader(error));
+            }
+        };
         let connected = self.connect(peer).await.inspect_err(|_| {
             shared.counts.failed.fetch_add(1, Relaxed);
             client.reset_on_close();
@@ -185,7 +203,7 @@ impl TcpBalance {
         if let Some(version) = shared.proxy_protocol {
             proxy::encode(version, addresses(peer).as_ref(), &mut first);
         }
-        first.extend_from_slice(read_ahead);
+        first.extend_from_slice(&received);
         if let Err(error) = server.write_all(&first).await {
             client.reset_on_close();
             return Err(TcpError::ProxyHeader(error));
@@ -199,11 +217,28 @@ impl TcpBalance {
             polled => polled,
         });
         let end = end.await;
+        let early = received.len() as u64;
         let (sent, received) = relay.finish(&end);
-        let sent = sent + read_ahead.len() as u64;
+        let sent = sent + early;
         shared.counts.sent.fetch_add(sent, Relaxed);
         shared.counts.received.fetch_add(received, Relaxed);
         Ok(Transferred { sent, received, end })
+    }
+
+    /// Reads the PROXY header of a trusted sender from the front of the connection. Returns the client that it names;
+    /// `received` has what came behind it.
+    async fn read_header(
+        &self,
+        client: &mut Stream,
+        peer: &Peer,
+        received: &mut BytesMut,
+    ) -> Result<Peer, BoxError> {
+        if !self.0.senders.as_ref().is_some_and(|senders| senders.is_trusted(peer)) {
+            return Ok(peer.clone());
+        }
+        let read = proxy_header::take(client, received);
+        let named = tokio::time::timeout(PROXY_HEADER_TIMEOUT, read).await??;
+        Ok(named.map_or_else(|| peer.clone(), |addresses| peer.clone().proxied(addresses)))
     }
 
     /// Connects to the server that the policy picks, or to another if that fails.

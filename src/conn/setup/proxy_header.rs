@@ -20,7 +20,7 @@ const RESPONSE: &str = "HTTP/1.1 400 Bad Request\r\n\
 
 /// The reason why a connection is refused in this stage.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HeaderError {
+pub(crate) enum HeaderError {
     /// A trusted sender must send a valid header.
     #[error("trusted sender sent no valid PROXY header: {0}")]
     Invalid(#[from] Fault),
@@ -34,7 +34,7 @@ pub(super) enum HeaderError {
 
 /// Reads the header of a trusted sender, and removes it from the front of `input`, which may get bytes of the next
 /// stage: at most one read more than the longest header.
-pub(super) async fn take<I: Io>(
+pub(crate) async fn take<I: Io>(
     io: &mut I,
     input: &mut BytesMut,
 ) -> Result<Option<ProxyAddresses>, HeaderError> {

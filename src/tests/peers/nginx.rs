@@ -8,14 +8,22 @@ use std::{
 };
 
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream, UnixStream},
     process::Child,
 };
 
+use tower::service_fn;
+
 use super::{listening, noise, program};
 use crate::{
-    tests::support::{exchange, start, statuses, within},
-    upstream::Upstream,
+    Body, BoxError, Request, Response,
+    conn::ProxyProtocol,
+    net::{Drain, Listener},
+    peer::Peer,
+    proto::proxy,
+    tests::support::{exchange, read_all, start, start_with, statuses, within},
+    upstream::{TcpBalance, Upstream},
 };
 
 /// A running nginx in its own directory, on a port and on a Unix socket.
@@ -79,6 +87,78 @@ pub(super) async fn free_address() -> SocketAddr {
 
 fn get(path: &str, more: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n{more}\r\n")
+}
+
+/// Runs nginx with this configuration until it listens on `addr`.
+async fn run(dir: &Path, conf: &str, addr: SocketAddr) -> Child {
+    let at = dir.display();
+    let conf = [conf, "daemon off; master_process off; pid {at}/pid; error_log stderr; events { }"];
+    fs::write(dir.join("conf"), conf.concat().replace("{at}", &at.to_string())).unwrap();
+    let mut command = program("nginx");
+    command.arg("-p").arg(dir).arg("-e").arg("stderr").arg("-c").arg(dir.join("conf"));
+    let mut child = command.spawn().expect("nginx is installed");
+    listening(&mut child, async || TcpStream::connect(addr).await.is_ok()).await;
+    child
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_nginx_stream), ignore = "apt-get install libnginx-mod-stream")]
+async fn nginx_names_its_client_by_the_proxy_protocol() {
+    let tell = service_fn(async |request: Request| {
+        let peer: &Peer = request.extensions().get().unwrap();
+        let to = peer.proxy_addresses().map(|addresses| addresses.destination);
+        Ok::<_, BoxError>(Response::new(Body::from(format!("{peer} to {to:?}\n"))))
+    });
+    let senders = ProxyProtocol::new().trust("127.0.0.0/8".parse().unwrap());
+    let server = start_with(tell, |s| s.proxy_protocol(senders)).await;
+    let (dir, addr) = (tempfile::tempdir().unwrap(), free_address().await);
+    let conf = format!(
+        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
+         stream {{ server {{ listen {addr}; proxy_pass {}; proxy_protocol on; }} }}\n",
+        server.addr
+    );
+    let mut nginx = run(dir.path(), &conf, addr).await;
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    let own = client.local_addr().unwrap();
+    let requests = [get("/", ""), get("/", "Connection: close\r\n")].concat();
+    client.write_all(requests.as_bytes()).await.unwrap();
+    let answer = read_all(&mut client).await;
+    assert_eq!(statuses(&answer), [200, 200], "{answer}");
+    assert_eq!(answer.matches(&format!("{own} to Some({addr})\n")).count(), 2, "{answer}");
+    nginx.start_kill().unwrap();
+    within(nginx.wait()).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
+async fn nginx_reads_the_header_that_a_tcp_balancer_sends() {
+    for version in [proxy::Version::V1, proxy::Version::V2] {
+        let (dir, addr) = (tempfile::tempdir().unwrap(), free_address().await);
+        let conf = format!(
+            "http {{ access_log off;\n\
+               client_body_temp_path {{at}}/b; proxy_temp_path {{at}}/p; fastcgi_temp_path {{at}}/f;\n\
+               uwsgi_temp_path {{at}}/u; scgi_temp_path {{at}}/s;\n\
+               server {{ listen {addr} proxy_protocol;\n\
+                 location / {{ return 200 \"$proxy_protocol_addr:$proxy_protocol_port\"; }} }} }}"
+        );
+        let mut nginx = run(dir.path(), &conf, addr).await;
+        let balance = TcpBalance::builder([addr.to_string()]).proxy_protocol(version);
+        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let front = listener.local_addr().unwrap().to_string();
+        let (balance, drain) = (balance.build().unwrap(), Drain::new());
+        let watched = drain.clone();
+        let serving = tokio::spawn(async move { balance.serve(listener, &watched).await });
+        let mut client = TcpStream::connect(front).await.unwrap();
+        let own = client.local_addr().unwrap();
+        client.write_all(get("/", "Connection: close\r\n").as_bytes()).await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert!(answer.ends_with(&format!("\r\n\r\n{own}")), "{answer}");
+        drain.begin();
+        within(serving).await.unwrap().unwrap();
+        nginx.start_kill().unwrap();
+        within(nginx.wait()).await.unwrap();
+    }
 }
 
 #[tokio::test]

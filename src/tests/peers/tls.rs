@@ -88,8 +88,8 @@ async fn curl_speaks_http2_without_tls_on_the_port_of_http1() {
 #[tokio::test]
 #[cfg_attr(not(peer_curl), ignore = "apt-get install curl")]
 async fn curl_has_a_tunnel_by_connect_through_a_proxy_with_and_without_tls() {
-    let (ca, folder) = (Authority::new(), folder());
-    let site = site(&ca, folder.path()).await;
+    let (ca, directory) = (Authority::new(), directory());
+    let site = site(&ca, directory.path()).await;
     let layer = ConnectLayer::new()
         .allow("localhost".parse().unwrap(), [site.addr.port()])
         .allow_network("127.0.0.0/8".parse().unwrap());

@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::{CONNECT_TIMEOUT, Counts, Limits, Shared, TcpBalance, TcpTarget};
 use crate::{
+    conn::ProxyProtocol,
     net::Address,
     policy::pick::{Pick, RoundRobin},
     proto::proxy,
@@ -20,6 +21,9 @@ pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// while bytes wait for a slow reader.
 pub const MAX_CONNECTIONS: usize = 4096;
 
+/// How long a trusted sender may take for its PROXY header: 5 s. It sends it before all else.
+pub const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Builds a [`TcpBalance`]. The order of options does not matter.
 #[must_use]
 pub struct TcpBalanceBuilder {
@@ -30,6 +34,7 @@ pub struct TcpBalanceBuilder {
     max_connections: usize,
     attempts: Option<usize>,
     proxy_protocol: Option<proxy::Version>,
+    senders: Option<ProxyProtocol>,
 }
 
 impl TcpBalanceBuilder {
@@ -42,6 +47,7 @@ impl TcpBalanceBuilder {
             max_connections: MAX_CONNECTIONS,
             attempts: None,
             proxy_protocol: None,
+            senders: None,
         }
     }
 
@@ -87,6 +93,14 @@ impl TcpBalanceBuilder {
         self
     }
 
+    /// Reads a PROXY header in front of each connection from these senders, within [`PROXY_HEADER_TIMEOUT`]: its
+    /// client is that of policies and of the header that is [sent](Self::proxy_protocol). A connection from any other
+    /// address is forwarded as it is, since many protocols begin with the server. Default: none is read.
+    pub fn read_proxy_protocol(mut self, senders: ProxyProtocol) -> Self {
+        self.senders = Some(senders);
+        self
+    }
+
     /// Builds the balancer.
     ///
     /// # Errors
@@ -106,6 +120,7 @@ impl TcpBalanceBuilder {
             targets: RetryLayer::new().attempts(attempts).layer(balance),
             limits: self.limits,
             proxy_protocol: self.proxy_protocol,
+            senders: self.senders,
             permits: Arc::new(Semaphore::new(self.max_connections)),
             max_connections: self.max_connections,
             counts: Counts::default(),
