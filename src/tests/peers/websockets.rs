@@ -89,6 +89,50 @@ async def plain(request):
 app = Starlette(routes=[Route('/', plain), WebSocketRoute('/chat', chat), WebSocketRoute('/no', no)])
 ";
 
+/// The same with Django Channels.
+const CHANNELS: &str = "
+import django
+from django.conf import settings
+
+settings.configure(
+    SECRET_KEY='of a test', ALLOWED_HOSTS=['*'], ROOT_URLCONF=__name__, INSTALLED_APPS=['channels'],
+    CHANNEL_LAYERS={'default': {'BACKEND': 'channels.layers.InMemoryChannelLayer'}},
+)
+django.setup()
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.http import HttpResponse
+from django.urls import path
+
+class Chat(AsyncWebsocketConsumer):
+    async def connect(self):
+        await self.channel_layer.group_add('all', self.channel_name)
+        await self.accept()
+
+    async def disconnect(self, code):
+        await self.channel_layer.group_discard('all', self.channel_name)
+
+    async def receive(self, text_data=None, bytes_data=None):
+        if text_data == 'close':
+            return await self.close(4000, 'bye')
+        await self.channel_layer.group_send('all', {'type': 'tell', 'text': text_data, 'bytes': bytes_data})
+
+    async def tell(self, event):
+        await self.send(event['text'], event['bytes'])
+
+class No(AsyncWebsocketConsumer):
+    async def connect(self):
+        await self.close()
+
+urlpatterns = [path('', lambda request: HttpResponse('plain'))]
+app = ProtocolTypeRouter({
+    'http': get_asgi_application(),
+    'websocket': URLRouter([path('chat', Chat.as_asgi()), path('no', No.as_asgi())]),
+})
+";
+
 /// A client that checks all that RFC 6455 demands of a server.
 const CLIENT: &str = "
 import sys
@@ -155,14 +199,15 @@ async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Message {
 #[tokio::test]
 #[cfg_attr(
     not(peer_websockets),
-    ignore = "pip install uvicorn websockets; VESTIBULE_PYTHON=that python"
+    ignore = "pip install uvicorn websockets starlette channels; VESTIBULE_PYTHON=that python"
 )]
 async fn application_in_worker_processes_serves_websockets() {
-    for kind in 0..3 {
+    for kind in 0..4 {
         let dir = tempfile::tempdir().unwrap();
         let pool = match kind {
             0 => uvicorn(dir.path()),
             1 => asgi(dir.path(), APP),
+            2 => asgi(dir.path(), CHANNELS),
             _ => asgi(dir.path(), STARLETTE),
         };
         serves_websockets(pool).await;

@@ -1,12 +1,12 @@
 //! WebSockets between HTTP/1.1 and HTTP/2, by extended CONNECT (RFC 8441).
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest, ext::Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 use tower::service_fn;
 
@@ -14,7 +14,10 @@ use super::{ASK, ask, pair};
 use crate::{
     Body, HttpService, Request, Response,
     conn::{Http2Config, upgrade},
-    tests::support::{Running, read_all, read_until, start, start_with, statuses, within},
+    proto::{h1::Limits, h2::PREFACE},
+    tests::support::{
+        Running, exchange, read_all, read_until, start, start_with, statuses, within,
+    },
     upstream::Upstream,
 };
 
@@ -59,6 +62,9 @@ async fn echo(extended_connect: bool) -> Running {
 
 fn echo_service() -> impl HttpService<Body, Future: Send> + Clone + Send + 'static {
     service_fn(async |request: Request| {
+        if request.uri().path() == "/version" {
+            return Ok(Response::new(Body::from(format!("{:?}", request.version()))));
+        }
         if request.uri().path() != "/chat" {
             let mut response = Response::new(Body::from("no chat"));
             *response.status_mut() = http::StatusCode::NOT_FOUND;
@@ -200,4 +206,88 @@ async fn server_of_http2_without_extended_connect_is_502() {
     let proxy = proxy_to_h2(&server).await;
     let mut client = ask(proxy.addr).await;
     assert_eq!(statuses(&read_until(&mut client, "\r\n\r\n").await), [502]);
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, len, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// Reads frames up to one of this type, and returns its stream and payload.
+async fn next_of(socket: &mut TcpStream, kind: u8) -> (u8, Vec<u8>) {
+    loop {
+        let mut head = [0; 9];
+        within(socket.read_exact(&mut head)).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        within(socket.read_exact(&mut payload)).await.unwrap();
+        if head[3] == kind {
+            return (head[8], payload);
+        }
+    }
+}
+
+#[tokio::test]
+async fn websocket_waits_for_the_settings_of_a_new_connection() {
+    let (headers, settings, ping) = (1, 4, 6);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("h2://{}", listener.local_addr().unwrap());
+    let proxy = start(Upstream::new([address]).unwrap()).await;
+    let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+    client.write_all(websocket("/chat").as_bytes()).await.unwrap();
+
+    let mut server = within(listener.accept()).await.unwrap().0;
+    within(server.read_exact(&mut [0; PREFACE.len()])).await.unwrap();
+    // The client has sent all that it sends by itself. Only now it learns that extended CONNECT is allowed.
+    let (_, payload) = next_of(&mut server, ping).await;
+    let allowed = frame(settings, 0, 0, &[0, 8, 0, 0, 0, 1]);
+    server.write_all(&[allowed, frame(ping, 1, 0, &payload)].concat()).await.unwrap();
+    let (stream, _) = next_of(&mut server, headers).await;
+    server.write_all(&frame(headers, 4, stream, &[0x88])).await.unwrap(); // `:status: 200`
+    assert_eq!(statuses(&read_until(&mut client, "\r\n\r\n").await), [101]);
+}
+
+#[tokio::test]
+async fn server_that_sends_no_settings_is_502_after_the_timeout_of_heads() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("h2://{}", listener.local_addr().unwrap());
+    let limits = Limits::new().head_timeout(Duration::from_millis(1));
+    let proxy = start(Upstream::builder([address]).limits(limits).build().unwrap()).await;
+    let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+    client.write_all(websocket("/chat").as_bytes()).await.unwrap();
+    let _server = within(listener.accept()).await.unwrap();
+    assert_eq!(statuses(&read_until(&mut client, "\r\n\r\n").await), [502]);
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn websocket_to_a_secure_server_without_extended_connect_uses_http1() {
+    use crate::net::tls::{Client, Host, Server, testing::Authority};
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("server", &["localhost"]);
+    let tls = Server::builder().host(Host::pem_files(chain, key)).build().unwrap();
+    for allowed in [false, true] {
+        let options = Http2Config::new().extended_connect(allowed);
+        let tls = tls.clone();
+        let server = start_with(echo_service(), |s| s.tls(tls).http2(options)).await;
+        let address = format!("https://localhost:{}", server.addr.port());
+        let client = Client::builder().roots(ca.file()).build().unwrap();
+        let upstream = Upstream::builder([address]).tls(client).build().unwrap();
+        let proxy = start(upstream.clone()).await;
+        for _ in 0..2 {
+            // A plain request before each, which uses the connection of HTTP/2.
+            let answer = exchange(proxy.addr, "GET /version HTTP/1.0\r\nHost: a\r\n\r\n").await;
+            assert!(answer.ends_with("\r\n\r\nHTTP/2.0"), "{answer}");
+            let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+            client.write_all([&websocket("/chat"), "hello"].concat().as_bytes()).await.unwrap();
+            let head = read_until(&mut client, "\r\n\r\n").await;
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            assert_eq!(read_until(&mut client, "hello").await, "hello");
+            client.shutdown().await.unwrap();
+            assert_eq!(read_all(&mut client).await, "end");
+        }
+        proxy.stop().await;
+        drop(upstream);
+        server.stop().await;
+    }
 }
