@@ -146,6 +146,10 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
             let Some(next) = [idle, self.deadline].into_iter().flatten().min() else {
                 return Poll::Pending;
             };
+            // It was polled by this task when it was set.
+            if self.timer.as_ref().is_some_and(|timer| timer.deadline().into_std() > now) {
+                return Poll::Pending;
+            }
             let timer =
                 self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next.into())));
             ready!(timer.as_mut().poll(cx));
