@@ -6,12 +6,16 @@
 mod frame_meter;
 mod request;
 mod response;
+#[cfg(feature = "h2")]
+mod sent_frames;
 
 pub use frame_meter::{Flood, FrameLimits, FrameMeter};
 #[cfg(feature = "h2")]
 pub(crate) use request::{ValidRequest, validate_request};
 #[cfg(feature = "h2")]
 pub(crate) use response::{prepare_interim, prepare_response};
+#[cfg(feature = "h2")]
+pub(crate) use sent_frames::{Sent, SentFrames};
 
 /// The bytes with which a client begins (RFC 9113 section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

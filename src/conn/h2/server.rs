@@ -34,6 +34,7 @@ use crate::{
     conn::{Config, Http2Config, Transport, request_log::next_connection_number, timer::Timer},
     net::{DrainWatch, GateWaiter, Io, clock},
     peer::{Peer, RequestId},
+    proto::h2::Sent,
 };
 
 /// Maximum number of rounds of one poll before the task yields: 16. Each round polls the woken streams.
@@ -77,7 +78,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// ```
 pub struct Connection<I: Io, S> {
     state: State<I>,
-    wire: WireState,
+    wire: WireState<I>,
     /// `None` after a panic or an error of readiness: no further request is served.
     service: Option<S>,
     shared: Shared,
@@ -89,10 +90,12 @@ pub struct Connection<I: Io, S> {
     /// Requests that wait for the service's readiness, oldest first.
     waiting: VecDeque<usize>,
     gate: GateWaiter,
-    /// Requests whose client waits for the reader of the body.
-    paused: usize,
-    /// The share of the budget for received data that these bodies' readers have not read.
+    /// Requests with data in buffers: their client waits for the reader of the body, or they wait for the client.
+    holding: usize,
+    /// The share of the budget for this data.
     lease: Option<Lease>,
+    /// The list of what was written, while it is empty.
+    sent: Vec<Sent>,
     timer: Timer,
     /// A lower bound of the streams' deadlines.
     next_deadline: Option<Instant>,
@@ -139,8 +142,9 @@ where
             streams: Streams::default(),
             waiting: VecDeque::new(),
             gate: GateWaiter::default(),
-            paused: 0,
+            holding: 0,
             lease: None,
+            sent: Vec::new(),
             timer: Timer::default(),
             next_deadline: None,
             idle_since: Some(clock::now()),
@@ -233,6 +237,9 @@ where
                     return Poll::Ready(result);
                 }
             }
+            if let Err(result) = self.flush(now) {
+                return Poll::Ready(result);
+            }
             if self.wakers.try_end() {
                 self.update_lease();
                 return self.poll_deadlines(now, cx);
@@ -240,6 +247,44 @@ where
         }
         cx.waker().wake_by_ref(); // yields to other tasks
         Poll::Pending
+    }
+
+    /// Writes the frames of this round, and ends the exchanges whose last frame is among them. An error is the result of
+    /// the connection.
+    fn flush(&mut self, now: Instant) -> Result<(), io::Result<()>> {
+        // A socket has one waker for writes, which `h2` uses, too.
+        let mut cx = Context::from_waker(self.connection_waker.waker());
+        let flushed = self.wire.poll_flush(&mut cx);
+        let mut written = self.wire.take_sent(std::mem::take(&mut self.sent));
+        for sent in &written {
+            self.record_sent(sent, now);
+        }
+        written.clear();
+        self.sent = written;
+        match flushed {
+            Poll::Ready(Err(_)) if self.streams.is_empty() => Err(Ok(())),
+            Poll::Ready(Err(error)) => Err(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    fn record_sent(&mut self, sent: &Sent, now: Instant) {
+        let Some(key) = self.streams.find(sent.stream) else { return };
+        let Some(stream) = self.streams.get(key) else { return };
+        let has_ended = stream.exchange.record_sent(&self.shared, sent);
+        stream.count(has_ended, &mut self.holding);
+        if has_ended {
+            self.remove(key, now);
+        }
+    }
+
+    fn remove(&mut self, key: usize, now: Instant) {
+        self.streams.remove(key);
+        if self.streams.is_empty() {
+            self.idle_since = Some(now);
+        }
+        // Dropping the handles makes `h2` free the stream's memory.
+        self.connection_waker.wake();
     }
 
     /// Polls the handshake. Ready with whether the connection has ended.
@@ -343,19 +388,9 @@ where
         let waker = stream.waker.begin_poll().clone();
         let mut cx = Context::from_waker(&waker);
         let has_ended = stream.exchange.poll(&self.shared, now, &mut cx).is_ready();
-        let is_paused = !has_ended && stream.exchange.is_paused();
-        match (std::mem::replace(&mut stream.is_paused, is_paused), is_paused) {
-            (false, true) => self.paused += 1,
-            (true, false) => self.paused -= 1,
-            (false, false) | (true, true) => {}
-        }
+        stream.count(has_ended, &mut self.holding);
         if has_ended {
-            self.streams.remove(key);
-            if self.streams.is_empty() {
-                self.idle_since = Some(now);
-            }
-            // Dropping the handles makes `h2` free the stream's memory.
-            self.connection_waker.wake();
+            self.remove(key, now);
             return;
         }
         let deadline = stream.exchange.deadline(&self.shared.config);

@@ -82,6 +82,11 @@ impl StreamWaker {
         &self.waker
     }
 
+    /// Returns the waker.
+    pub(super) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
     /// Queues the stream, which is polled in this poll of the task or the next.
     pub(super) fn wake(&self) {
         self.slot.push();

@@ -1,6 +1,7 @@
 //! `Wire`: the stream below `h2`, with the bytes that were read ahead, a meter of frames, and the progress of writes.
 
 use std::{
+    fmt,
     io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -8,30 +9,43 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    conn::read_ahead::ReadAhead,
+    conn::{read_ahead::ReadAhead, thread_buffers},
     net::{Io, clock},
     peer::{MinRate, RateMeter},
-    proto::h2::{Flood, FrameLimits, FrameMeter},
+    proto::h2::{Flood, FrameLimits, FrameMeter, Sent, SentFrames},
 };
 
-/// A stream for `h2`.
-#[derive(Debug)]
-pub(super) struct Wire<I> {
+/// Bytes of frames that are collected before they are written, 16 KiB: the most that a record of TLS takes.
+const MAX_COLLECTED: usize = 16 << 10;
+
+/// Writes from this size on, 8 KiB, are not copied.
+const MIN_DIRECT: usize = 8 << 10;
+
+/// A stream for `h2`, which writes and flushes each frame by itself. The frames of one poll are collected, and written
+/// by [`WireState::poll_flush`] at its end: so that all responses of a poll take one call of the system, and one record
+/// of TLS.
+pub(super) struct Wire<I>(WireState<I>);
+
+/// The connection's stream, which `h2` and the driver share.
+pub(super) struct WireState<I>(Arc<Mutex<State<I>>>);
+
+struct State<I> {
     io: I,
     read_ahead: ReadAhead,
-    state: WireState,
+    /// Frames that were not written. The thread's buffer, while it is empty between two polls.
+    collected: BytesMut,
+    /// Whether the stream may hold bytes that were written, as TLS does.
+    is_unflushed: bool,
+    progress: Progress,
+    sent: SentFrames,
 }
 
-/// The state of a connection's stream, which `h2` owns.
-#[derive(Debug, Clone)]
-pub(super) struct WireState(Arc<Mutex<State>>);
-
 #[derive(Debug)]
-struct State {
+struct Progress {
     /// `None` for a client, since its server is trusted not to flood it.
     meter: Option<FrameMeter>,
     flood: Option<Flood>,
@@ -43,131 +57,222 @@ struct State {
 impl<I: Io> Wire<I> {
     pub(super) fn new(io: I, read_ahead: BytesMut, rate: MinRate, limits: FrameLimits) -> Self {
         let meter = Some(FrameMeter::new(limits));
-        let state = State { meter, flood: None, rate, blocked: None };
-        let read_ahead = ReadAhead::new(read_ahead);
-        Self { io, read_ahead, state: WireState(Arc::new(Mutex::new(state))) }
+        let progress = Progress { meter, flood: None, rate, blocked: None };
+        let collected = BytesMut::new();
+        let (read_ahead, sent) = (ReadAhead::new(read_ahead), SentFrames::default());
+        let state = State { io, read_ahead, collected, is_unflushed: false, progress, sent };
+        Self(WireState(Arc::new(Mutex::new(state))))
     }
 
-    pub(super) fn state(&self) -> WireState {
-        self.state.clone()
+    pub(super) fn state(&self) -> WireState<I> {
+        WireState(self.0.0.clone())
     }
 }
 
-impl WireState {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held.
+impl<I> WireState<I> {
+    fn lock(&self) -> MutexGuard<'_, State<I>> {
+        // A panic of the stream ends the connection.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the flood of frames that the peer has sent, if there was one.
     pub(super) fn flood(&self) -> Option<Flood> {
-        self.lock().flood
+        self.lock().progress.flood
+    }
+
+    /// Takes what was written of each stream, in exchange for an empty list.
+    pub(super) fn take_sent(&self, empty: Vec<Sent>) -> Vec<Sent> {
+        self.lock().sent.take(empty)
     }
 
     /// Returns the time at which the peer is too slow: it reads nothing from the socket for `write`, or less than the
     /// minimum rate, or takes more than `head` for the head of a request.
     pub(super) fn deadline(&self, write: Duration, head: Duration) -> Option<Instant> {
-        let state = self.lock();
-        let head_since = state.meter.as_ref().and_then(FrameMeter::head_since);
+        let progress = &self.lock().progress;
+        let head_since = progress.meter.as_ref().and_then(FrameMeter::head_since);
         let head = head_since.and_then(|since| since.checked_add(head));
-        let (stalled, rate) = match &state.blocked {
+        let (stalled, rate) = match &progress.blocked {
             Some((since, meter)) => (since.checked_add(write), meter.deadline()),
             None => (None, None),
         };
         [head, stalled, rate].into_iter().flatten().min()
     }
+}
 
-    fn record_read(&self, bytes: &[u8]) {
-        let mut state = self.lock();
-        if let Some(meter) = &mut state.meter
+impl<I: Io> WireState<I> {
+    /// Writes what was collected. Must be called at the end of each poll of the connection.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lock().poll_flush(cx)
+    }
+}
+
+impl Progress {
+    fn record_read(&mut self, bytes: &[u8]) {
+        if let Some(meter) = &mut self.meter
             && let Err(flood) = meter.record(clock::now(), bytes)
         {
-            state.flood = Some(flood);
+            self.flood = Some(flood);
         }
     }
 
     /// Records a write of `written` of `offered` bytes; `None` if it is pending.
-    fn record_write(&self, offered: usize, written: Option<usize>) {
-        let mut state = self.lock();
+    fn record_write(&mut self, offered: usize, written: Option<usize>) {
         let written_len = written.unwrap_or(0);
-        if let Some(meter) = &mut state.meter {
+        if let Some(meter) = &mut self.meter {
             meter.record_sent(written_len);
         }
         if written == Some(offered) {
-            state.blocked = None;
+            self.blocked = None;
             return;
         }
-        let (now, rate) = (clock::now(), state.rate);
-        let (since, meter) =
-            state.blocked.get_or_insert_with(|| (now, RateMeter::start(rate, now)));
+        let (now, rate) = (clock::now(), self.rate);
+        let (since, meter) = self.blocked.get_or_insert_with(|| (now, RateMeter::start(rate, now)));
         if written_len > 0 {
             *since = now;
             meter.record(rate, now, written_len as u64);
         }
     }
+
+    fn record_result(&mut self, offered: usize, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(n)) => self.record_write(offered, Some(*n)),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.record_write(offered, None),
+        }
+    }
+}
+
+impl<I: Io> State<I> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.progress.flood.is_some() {
+            return Poll::Pending; // the connection is being closed by its own poll
+        }
+        let before = buf.filled().len();
+        ready!(self.read_ahead.poll_read(&mut self.io, cx, buf))?;
+        self.progress.record_read(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Collects a small write, and passes on a large one after what was collected.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum::<usize>();
+        if self.collected.len() + len > MAX_COLLECTED {
+            ready!(self.poll_write_collected(cx))?;
+            if len >= MIN_DIRECT {
+                let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+                self.progress.record_result(len, &result);
+                self.is_unflushed = true;
+                if let Poll::Ready(Ok(n)) = result {
+                    let mut left = n;
+                    for buf in bufs {
+                        let n = left.min(buf.len());
+                        self.sent.record(&buf[..n]);
+                        left -= n;
+                    }
+                }
+                return result;
+            }
+        }
+        if self.collected.capacity() == 0 {
+            self.collected = thread_buffers::take_write_buffer();
+            self.collected.reserve(MAX_COLLECTED);
+        }
+        for buf in bufs {
+            self.collected.extend_from_slice(buf);
+        }
+        Poll::Ready(Ok(len))
+    }
+
+    fn poll_write_collected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.collected.is_empty() {
+            let result = Pin::new(&mut self.io).poll_write(cx, &self.collected);
+            self.progress.record_result(self.collected.len(), &result);
+            let n = ready!(result)?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.is_unflushed = true;
+            self.sent.record(&self.collected[..n]);
+            if n == self.collected.len() {
+                self.collected.clear(); // keeps the allocation whole, unlike `advance`
+            } else {
+                self.collected.advance(n);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_collected(cx))?;
+        if self.collected.capacity() > 0 {
+            thread_buffers::return_write_buffer(std::mem::take(&mut self.collected));
+        }
+        if self.is_unflushed {
+            let result = Pin::new(&mut self.io).poll_flush(cx);
+            if result.is_pending() {
+                self.progress.record_write(1, None); // TLS has buffered bytes
+            }
+            ready!(result)?;
+            self.is_unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<I: Io> AsyncRead for Wire<I> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.state.flood().is_some() {
-            return Poll::Pending; // the connection is being closed by its own poll
-        }
-        let before = buf.filled().len();
-        ready!(this.read_ahead.poll_read(&mut this.io, cx, buf))?;
-        this.state.record_read(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        self.0.lock().poll_read(cx, buf)
     }
 }
 
 impl<I: Io> AsyncWrite for Wire<I> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.record_result(buf.len(), &result);
-        result
+        self.0.lock().poll_write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.record_result(bufs.iter().map(|buf| buf.len()).sum(), &result);
-        result
+        self.0.lock().poll_write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.io).poll_flush(cx);
-        if result.is_pending() {
-            self.state.record_write(1, None); // TLS has buffered bytes
-        }
-        result
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // the driver flushes at the end of its poll
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.lock();
+        ready!(state.poll_flush(cx))?;
+        Pin::new(&mut state.io).poll_shutdown(cx)
     }
 }
 
-impl<I: Io> Wire<I> {
-    fn record_result(&self, offered: usize, result: &Poll<io::Result<usize>>) {
-        match result {
-            Poll::Ready(Ok(n)) => self.state.record_write(offered, Some(*n)),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.state.record_write(offered, None),
-        }
+impl<I> fmt::Debug for WireState<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireState").field("progress", &self.lock().progress).finish_non_exhaustive()
+    }
+}
+
+impl<I> fmt::Debug for Wire<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wire").field(&self.0).finish()
     }
 }

@@ -1,6 +1,6 @@
 //! `Names`: values by host name, with wildcards.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 /// Values by host name. A wildcard, `*.example.com`, matches one label. Exact names have precedence.
 #[derive(Debug)]
@@ -36,8 +36,13 @@ impl<T> Names<T> {
     }
 }
 
-fn normalize(name: &str) -> String {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+fn normalize(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
+    }
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ struct Shared {
 struct Hosts {
     by_name: Names<Arc<LoadedHost>>,
     default: Arc<LoadedHost>,
+    /// Whether any of them requests client certificates.
+    has_client_auth: bool,
 }
 
 /// Builds a [`Server`]. The order of the hosts matters, that of other options does not.
@@ -149,7 +151,11 @@ impl Server {
         let config = config.into();
         let default = Arc::new(LoadedHost { config, names: Vec::new(), has_client_auth: false });
         Self(Arc::new(Shared {
-            hosts: RwLock::new(Arc::new(Hosts { by_name: Names::default(), default })),
+            hosts: RwLock::new(Arc::new(Hosts {
+                by_name: Names::default(),
+                default,
+                has_client_auth: false,
+            })),
             sources: Vec::new(),
             reload: Mutex::new(()),
             unknown_name: UnknownName::DefaultHost,
@@ -185,6 +191,9 @@ impl Server {
     /// section 15.5.20).
     pub(crate) fn is_authoritative(&self, facts: &Tls, host: &str) -> bool {
         let hosts = self.hosts();
+        if !hosts.has_client_auth {
+            return true;
+        }
         let requested = hosts.by_name.get(host).unwrap_or(&hosts.default);
         if !requested.has_client_auth {
             return true;
@@ -218,15 +227,17 @@ fn load(sources: &[(Host, Sessions)], alpn: &[Vec<u8>]) -> io::Result<Hosts> {
     let provider = provider();
     let mut by_name = Names::default();
     let mut default = None;
+    let mut has_client_auth = false;
     for (host, sessions) in sources {
         let loaded = Arc::new(host.load(&provider, sessions, alpn)?);
+        has_client_auth |= loaded.has_client_auth;
         for name in &loaded.names {
             by_name.insert(name, loaded.clone());
         }
         default.get_or_insert(loaded);
     }
     let default = default.expect("`build` has checked that there is a host");
-    Ok(Hosts { by_name, default })
+    Ok(Hosts { by_name, default, has_client_auth })
 }
 
 impl fmt::Debug for Server {

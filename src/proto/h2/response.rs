@@ -1,7 +1,7 @@
 //! Prepares the head of a response (RFC 9113 section 8.3.2).
 
 use http::{
-    HeaderMap, HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, DATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 
@@ -45,10 +45,16 @@ pub(crate) fn prepare_response(
         None => length,
     };
     match stated {
-        Some(n) => drop(headers.insert(CONTENT_LENGTH, n.into())),
+        Some(n) if own == Some(Some(n)) => {}
+        Some(n) => drop(headers.insert(CONTENT_LENGTH, decimal(n))),
         None => drop(headers.remove(CONTENT_LENGTH)),
     }
     Ok(!is_head && length != Some(0))
+}
+
+/// Returns a number as text. `HeaderValue::from` would allocate twice.
+fn decimal(n: u64) -> HeaderValue {
+    HeaderValue::from_str(itoa::Buffer::new().format(n)).expect("digits are visible")
 }
 
 /// Prepares the head of an interim response, which has no body and no `Date` of its own.
@@ -59,11 +65,28 @@ pub(crate) fn prepare_interim(headers: &mut HeaderMap) {
 
 /// Removes the fields that are malformed in HTTP/2 (RFC 9113 section 8.2.2), and those of this hop.
 fn remove_connection_fields(headers: &mut HeaderMap) {
+    // Most responses have none of them, and a pass over the names costs less than a lookup of each.
+    if !headers.keys().any(is_connection_field) {
+        return;
+    }
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, TRAILER] {
         headers.remove(name);
     }
     headers.remove("keep-alive");
     headers.remove("proxy-connection");
+}
+
+fn is_connection_field(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "te"
+            | "trailer"
+            | "keep-alive"
+            | "proxy-connection"
+    )
 }
 
 #[cfg(test)]

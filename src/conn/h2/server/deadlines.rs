@@ -18,16 +18,18 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Counts the data of request bodies that was received and not read in the budget. Other buffers of a connection are
-    /// small, and the body of a response is the service's memory.
+    /// Counts in the budget what was received of request bodies and not read, and what was read of response bodies and
+    /// not written. Other buffers of a connection are small, and a body that is complete is the service's memory.
     pub(super) fn update_lease(&mut self) {
-        if self.paused == 0 {
+        if self.holding == 0 {
             self.lease = None;
             return;
         }
-        let unread: usize = self.streams.iter_mut().map(|stream| stream.exchange.unread()).sum();
+        let streams = self.streams.iter_mut();
+        let bytes: usize =
+            streams.map(|stream| stream.exchange.unread() + stream.exchange.held()).sum();
         let budget = &self.shared.config.budget;
-        self.lease.get_or_insert_with(|| budget.memory_lease()).set(unread as u64);
+        self.lease.get_or_insert_with(|| budget.memory_lease()).set(bytes as u64);
     }
 
     /// Checks the deadlines of the connection and of its streams.

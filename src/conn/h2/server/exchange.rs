@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, server::SendResponse};
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{Request, StatusCode};
 
 use self::head::without_vary;
@@ -31,6 +31,7 @@ use crate::{
     },
     error::{BoxError, Chain, Error},
     net::clock,
+    proto::h2::Sent,
     semantics::problem::{self, Format},
 };
 
@@ -44,6 +45,7 @@ pub(super) struct Exchange {
     /// The format of responses of the driver: text, or that of gRPC.
     format: Format,
     respond: SendResponse<Bytes>,
+    sending: Sending,
     upload: Option<Upload>,
     /// Whether the reader of the request's body waits for the client's data.
     waits_for_client: bool,
@@ -55,6 +57,17 @@ pub(super) struct Exchange {
     stage: Stage,
 }
 
+/// The data of the response: how much `h2` got, and how much it has written.
+#[derive(Default)]
+struct Sending {
+    given: u64,
+    written: u64,
+    /// Whether the last frame was written.
+    has_ended: bool,
+    /// Whether what `h2` has is no memory of the service: its body is not complete.
+    is_streamed: bool,
+}
+
 /// The entry in the access log, until the response has been sent.
 struct Log {
     entry: Entry,
@@ -62,7 +75,7 @@ struct Log {
 }
 
 /// ```text
-///   Admit ──▶ Called ──▶ Respond ──▶ Ended
+///   Admit ──▶ Called ──▶ Respond ──▶ Given ──▶ Ended
 ///     └──────────▶ Answered ─┘
 /// ```
 enum Stage {
@@ -73,6 +86,8 @@ enum Stage {
     /// Has a response whose head is not sent.
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
+    /// `h2` has the whole response, and has not yet written its end.
+    Given(SendStream<Bytes>),
     /// The tunnel after a response of 101, or the success of a CONNECT.
     Tunnel(Box<Tunnel>),
     Ended,
@@ -99,6 +114,38 @@ impl Exchange {
         self.upload.as_mut().map_or(0, Upload::unread)
     }
 
+    /// Returns the bytes of the response that are held for the client and are no memory of the service.
+    pub(super) fn held(&self) -> usize {
+        let Sending { given, written, is_streamed, .. } = self.sending;
+        let queued = usize::try_from(given.saturating_sub(written)).unwrap_or(usize::MAX);
+        let queued = if is_streamed { queued } else { 0 };
+        match &self.stage {
+            Stage::Respond(outgoing) => queued + outgoing.held(),
+            Stage::Given(_) => queued,
+            Stage::Admit(..)
+            | Stage::Called(..)
+            | Stage::Answered(_)
+            | Stage::Tunnel(_)
+            | Stage::Ended => 0,
+        }
+    }
+
+    /// Returns the number of its stream.
+    pub(super) fn stream_id(&self) -> u32 {
+        self.respond.stream_id().as_u32()
+    }
+
+    /// Records what was written of the stream. Returns whether the exchange has ended with it.
+    pub(super) fn record_sent(&mut self, shared: &Shared, sent: &Sent) -> bool {
+        self.sending.written += sent.data as u64;
+        self.sending.has_ended |= sent.has_ended;
+        let has_ended = self.sending.has_ended && matches!(self.stage, Stage::Given(_));
+        if has_ended {
+            let _ = self.end(shared, true);
+        }
+        has_ended
+    }
+
     /// Takes the request, to call the service, which is ready.
     pub(super) fn take_request(&mut self) -> Option<Request<Body>> {
         match &mut self.stage {
@@ -106,6 +153,7 @@ impl Exchange {
             Stage::Called(..)
             | Stage::Answered(_)
             | Stage::Respond(_)
+            | Stage::Given(_)
             | Stage::Tunnel(_)
             | Stage::Ended => None,
         }
@@ -155,18 +203,23 @@ impl Exchange {
                 Stage::Answered(response) => {
                     let response = std::mem::take(&mut **response);
                     if self.send_head(shared, now, response).is_break() {
-                        let is_complete = matches!(self.stage, Stage::Ended);
-                        return self.end(shared, is_complete);
+                        return self.end(shared, false);
                     }
                 }
                 Stage::Respond(outgoing) => {
-                    let mut sent = 0;
-                    let polled = outgoing.poll(now, &mut sent, cx);
-                    if let Some(log) = &mut self.log {
-                        log.entry.bytes += sent;
+                    let result = ready!(outgoing.poll(now, &mut self.sending.given, cx));
+                    if result.is_err() {
+                        return self.end_response(shared, &result);
                     }
-                    let result = ready!(polled);
-                    return self.end_response(shared, &result);
+                    self.upload = None;
+                    let stage = std::mem::replace(&mut self.stage, Stage::Ended);
+                    if let Stage::Respond(outgoing) = stage {
+                        self.stage = Stage::Given(outgoing.into_stream());
+                    }
+                }
+                Stage::Given(stream) => {
+                    ready!(stream.poll_reset(cx)).map_or_else(drop, drop);
+                    return self.end(shared, false);
                 }
                 Stage::Tunnel(tunnel) => {
                     let result = match catch_panic(|| tunnel.poll(cx)) {
@@ -239,6 +292,7 @@ impl Exchange {
     fn reset(&mut self, reason: Reason) {
         match &mut self.stage {
             Stage::Respond(outgoing) => outgoing.reset(reason),
+            Stage::Given(stream) => stream.send_reset(reason),
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)
@@ -259,8 +313,11 @@ impl Exchange {
 
     fn end(&mut self, shared: &Shared, is_complete: bool) -> Poll<()> {
         self.upload = None;
-        if let (Stage::Tunnel(tunnel), Some(log)) = (&self.stage, &mut self.log) {
-            log.entry.bytes = tunnel.written();
+        if let Some(log) = &mut self.log {
+            log.entry.bytes = match &self.stage {
+                Stage::Tunnel(tunnel) => tunnel.written(),
+                _ => self.sending.written,
+            };
         }
         self.stage = Stage::Ended;
         if let Some(Log { mut entry, began }) = self.log.take() {

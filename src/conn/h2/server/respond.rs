@@ -17,6 +17,9 @@ use crate::{
     peer::{MinRate, RateMeter},
 };
 
+/// The largest piece, 16,375 bytes: with the header of its frame it fills one record of TLS.
+const MAX_PIECE: usize = (16 << 10) - 9;
+
 /// A response body that is being sent.
 pub(in crate::conn) struct Outgoing {
     stream: SendStream<Bytes>,
@@ -84,7 +87,7 @@ impl Outgoing {
                 continue;
             }
             let room = ready!(self.poll_window(self.pending.len(), now, cx))?;
-            let piece = self.pending.split_to(room.min(self.pending.len()));
+            let piece = self.pending.split_to(room.min(self.pending.len()).min(MAX_PIECE));
             let (len, ends) = (piece.len(), self.is_last && self.pending.is_empty());
             self.stream.send_data(piece, ends).map_err(|_| SendError::Gone)?;
             *sent += len as u64;
@@ -168,6 +171,21 @@ impl Outgoing {
             }
         };
         self.stalled = Some((now, meter));
+    }
+
+    /// Returns the bytes of the body that wait for the client's window and are no memory of the service.
+    pub(in crate::conn) fn held(&self) -> usize {
+        if self.has_more { self.pending.len() } else { 0 }
+    }
+
+    /// Returns whether the body is read piece by piece, since it is not complete in memory.
+    pub(in crate::conn) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Returns the stream, which all data was given to.
+    pub(in crate::conn) fn into_stream(self) -> SendStream<Bytes> {
+        self.stream
     }
 
     /// Returns the time at which the client is too slow: it accepts no data for `timeout`, or less than the minimum

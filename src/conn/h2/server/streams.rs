@@ -15,13 +15,32 @@ pub(super) struct Stream {
     /// Boxed, so that the table stays small.
     pub(super) exchange: Box<Exchange>,
     pub(super) waker: StreamWaker,
-    /// Whether it counts in [`Connection::paused`](super::Connection).
-    pub(super) is_paused: bool,
+    /// Whether it counts in [`Connection::holding`](super::Connection).
+    is_holding: bool,
+}
+
+impl Stream {
+    /// Counts whether it holds data.
+    pub(super) fn count(&mut self, has_ended: bool, holding: &mut usize) {
+        let is_holding = !has_ended && (self.exchange.is_paused() || self.exchange.held() > 0);
+        match (std::mem::replace(&mut self.is_holding, is_holding), is_holding) {
+            (false, true) => *holding += 1,
+            (true, false) => *holding -= 1,
+            (false, false) | (true, true) => {}
+        }
+    }
 }
 
 impl Streams {
     pub(super) fn get(&mut self, key: usize) -> Option<&mut Stream> {
         self.slots.get_mut(key)?.as_mut()
+    }
+
+    /// Returns the key of the stream with this number.
+    pub(super) fn find(&self, id: u32) -> Option<usize> {
+        self.slots
+            .iter()
+            .position(|slot| slot.as_ref().is_some_and(|stream| stream.exchange.stream_id() == id))
     }
 
     pub(super) fn insert(&mut self, exchange: Exchange, wakers: &Wakers) -> usize {
@@ -30,7 +49,7 @@ impl Streams {
             self.slots.len() - 1
         });
         let (exchange, waker) = (Box::new(exchange), wakers.stream(key));
-        self.slots[key] = Some(Stream { exchange, waker, is_paused: false });
+        self.slots[key] = Some(Stream { exchange, waker, is_holding: false });
         key
     }
 

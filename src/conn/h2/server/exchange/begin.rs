@@ -9,11 +9,11 @@ use bytes::Bytes;
 use h2::{RecvStream, ext::Protocol, server::SendResponse};
 use http::{Method, Request, StatusCode, request};
 
-use super::{Exchange, Log, Stage};
+use super::{Exchange, Log, Sending, Stage};
 use crate::{
     body::Body,
     conn::{
-        InterimResponses, RequestInfo,
+        RequestInfo,
         access_log::Entry,
         call::server_options,
         h2::server::{
@@ -21,7 +21,7 @@ use crate::{
             extended_connect::{convert_request, take_protocol},
             upload::open_body,
         },
-        log_request,
+        head_pool, log_request,
         misdirected::is_misdirected,
         request_log::RequestLine,
     },
@@ -57,10 +57,13 @@ impl Exchange {
         } else if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
             exchange.stage = Stage::Answered(Box::new(server_options()));
         } else {
-            parts.extensions.insert(shared.peer.clone());
-            parts.extensions.insert(id);
+            let (extensions, interim) = head_pool::acquire_extensions(&shared.peer, id);
+            parts.extensions = extensions;
             match protocol {
-                None if !exchange.is_connect => exchange.admit(shared, parts, recv, &valid, now),
+                None if !exchange.is_connect => {
+                    exchange.interim = Some(interim);
+                    exchange.admit(shared, parts, recv, &valid, now);
+                }
                 protocol => exchange.admit_tunnel(parts, recv, protocol.as_ref(), now),
             }
         }
@@ -90,6 +93,7 @@ impl Exchange {
             is_connect: false,
             format,
             respond,
+            sending: Sending::default(),
             upload: None,
             waits_for_client: false,
             tunnel: None,
@@ -136,7 +140,7 @@ impl Exchange {
     fn admit(
         &mut self,
         shared: &Shared,
-        mut parts: request::Parts,
+        parts: request::Parts,
         recv: RecvStream,
         valid: &ValidRequest,
         now: Instant,
@@ -147,8 +151,6 @@ impl Exchange {
         let limits = &shared.config.limits;
         let (body, upload) = open_body(recv, length, expects_continue, limits, now, &mut cx);
         self.upload = upload;
-        let interim = self.interim.insert(InterimResponses::new());
-        parts.extensions.insert(interim.clone());
         let request = Box::new(Request::from_parts(parts, body));
         self.stage = Stage::Admit(Some(request), now);
     }

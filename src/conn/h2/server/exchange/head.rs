@@ -59,7 +59,7 @@ impl Exchange {
         }
     }
 
-    /// Sends the head. Returns `Break` when the exchange has ended; its stage is `Ended` if the response is complete.
+    /// Sends the head. Returns `Break` if the stream is gone.
     pub(super) fn send_head(
         &mut self,
         shared: &Shared,
@@ -115,12 +115,14 @@ impl Exchange {
             }
             Ok(stream) if has_body => {
                 let outgoing = Outgoing::new(stream, body, shared.config.write_rate);
+                self.sending.is_streamed = outgoing.has_more();
                 self.stage = Stage::Respond(Box::new(outgoing));
                 Continue(())
             }
-            Ok(_) => {
-                self.stage = Stage::Ended;
-                Break(())
+            Ok(stream) => {
+                self.upload = None;
+                self.stage = Stage::Given(stream);
+                Continue(())
             }
         }
     }

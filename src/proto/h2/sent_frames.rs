@@ -1,0 +1,128 @@
+//! `SentFrames`: follows the frames that a server writes, to learn how much of each response was sent.
+
+/// Bytes of a frame's header (RFC 9113 section 4.1).
+const HEADER: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+
+const END_STREAM: u8 = 1;
+
+/// Follows the frames of one direction, in pieces of any size. The crate `h2` does not tell when data that was given to it
+/// leaves it.
+#[derive(Debug, Default)]
+pub(crate) struct SentFrames {
+    header: [u8; HEADER],
+    /// Bytes of the header so far, `HEADER` in the payload.
+    header_len: usize,
+    /// Bytes of the payload that are to come.
+    payload: usize,
+    sent: Vec<Sent>,
+}
+
+/// What was sent of one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) stream: u32,
+    /// Bytes of data.
+    pub(crate) data: usize,
+    /// Whether the server's last frame of the stream is among it.
+    pub(crate) has_ended: bool,
+}
+
+impl SentFrames {
+    /// Records bytes that were written.
+    pub(crate) fn record(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() || (self.header_len == HEADER && self.payload == 0) {
+            if self.header_len < HEADER {
+                let n = bytes.len().min(HEADER - self.header_len);
+                self.header[self.header_len..self.header_len + n].copy_from_slice(&bytes[..n]);
+                self.header_len += n;
+                bytes = &bytes[n..];
+                if self.header_len == HEADER {
+                    let [a, b, c, ..] = self.header;
+                    self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                }
+                continue;
+            }
+            let n = bytes.len().min(self.payload);
+            bytes = &bytes[n..];
+            self.payload -= n;
+            self.record_payload(n);
+            if self.payload == 0 {
+                self.header_len = 0;
+            }
+        }
+    }
+
+    fn record_payload(&mut self, n: usize) {
+        let [_, _, _, kind, flags, a, b, c, d] = self.header;
+        if !matches!(kind, DATA | HEADERS) {
+            return;
+        }
+        let sent = Sent {
+            stream: u32::from_be_bytes([a & 0x7f, b, c, d]),
+            data: if kind == DATA { n } else { 0 },
+            has_ended: flags & END_STREAM != 0 && self.payload == 0,
+        };
+        match self.sent.last_mut().filter(|last| last.stream == sent.stream) {
+            Some(last) => {
+                last.data += sent.data;
+                last.has_ended |= sent.has_ended;
+            }
+            None if sent.data > 0 || sent.has_ended => self.sent.push(sent),
+            None => {}
+        }
+    }
+
+    /// Takes what was sent since the last call, in exchange for an empty list.
+    pub(crate) fn take(&mut self, empty: Vec<Sent>) -> Vec<Sent> {
+        std::mem::replace(&mut self.sent, empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: usize) -> Vec<u8> {
+        let len = u8::try_from(payload).unwrap();
+        [&[0, 0, len, kind, flags, 0, 0, 0, stream][..], &vec![0; payload]].concat()
+    }
+
+    #[test]
+    fn data_of_each_stream_is_counted_in_every_split() {
+        let sent = |stream, data, has_ended| Sent { stream, data, has_ended };
+        let bytes = [
+            frame(4, 0, 0, 12),      // SETTINGS
+            frame(HEADERS, 4, 1, 9), // a response with a body
+            frame(DATA, 0, 1, 100),
+            frame(HEADERS, 5, 3, 1), // one without
+            frame(DATA, 1, 1, 0),    // the end alone
+            frame(HEADERS, 4, 5, 3),
+            frame(DATA, 0, 5, 7),
+            frame(HEADERS, 5, 5, 2), // trailers
+            frame(3, 0, 7, 4),       // RST_STREAM
+        ]
+        .concat();
+        for size in 1..=bytes.len() {
+            let mut frames = SentFrames::default();
+            let mut all: Vec<Sent> = Vec::new();
+            for piece in bytes.chunks(size) {
+                frames.record(piece);
+                for sent in frames.take(Vec::new()) {
+                    match all.last_mut().filter(|last| last.stream == sent.stream) {
+                        Some(last) => {
+                            last.data += sent.data;
+                            last.has_ended |= sent.has_ended;
+                        }
+                        None => all.push(sent),
+                    }
+                }
+            }
+            let expected =
+                [sent(1, 100, false), sent(3, 0, true), sent(1, 0, true), sent(5, 7, true)];
+            assert_eq!(all, expected, "{size}");
+        }
+    }
+}
