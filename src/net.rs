@@ -19,6 +19,7 @@ mod refuse;
 mod send_queue;
 #[cfg(feature = "process")]
 pub(crate) mod seqpacket;
+pub(crate) mod serving;
 #[cfg(feature = "upstream")]
 pub(crate) mod splice;
 mod stream;

@@ -1,9 +1,11 @@
 //! `SeqPacket`: a Unix socket that keeps the boundaries of messages, and passes descriptors.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -30,7 +32,11 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// One end of a pair, in a runtime.
 #[derive(Debug)]
-pub(crate) struct SeqPacket(AsyncFd<OwnedFd>);
+pub(crate) struct SeqPacket {
+    socket: Arc<OwnedFd>,
+    /// The registration with the runtime; `None` if it has failed.
+    registration: Mutex<Option<AsyncFd<Arc<OwnedFd>>>>,
+}
 
 /// A received message. An empty message is the end of the stream: the other socket is closed.
 #[derive(Debug)]
@@ -47,7 +53,25 @@ impl SeqPacket {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
-        register_for_both(socket).map(Self)
+        let socket = Arc::new(socket);
+        let registration = Mutex::new(Some(register_for_both(socket.clone())?));
+        Ok(Self { socket, registration })
+    }
+
+    /// Registers the socket with the current runtime instead of the one before. No task may be waiting for it.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2). Then the socket is in no runtime, and waiting for it fails.
+    pub(crate) fn change_runtime(&self) -> io::Result<()> {
+        let mut registration = self.registration();
+        *registration = None;
+        *registration = Some(register_for_both(self.socket.clone())?);
+        Ok(())
+    }
+
+    fn registration(&self) -> MutexGuard<'_, Option<AsyncFd<Arc<OwnedFd>>>> {
+        // Nothing panics while the lock is held.
+        self.registration.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a message, and up to [`MAX_DESCRIPTORS`] descriptors with it.
@@ -55,17 +79,18 @@ impl SeqPacket {
     /// # Errors
     /// Those of sendmsg(2): `EPIPE` or `ECONNRESET` if the other socket is closed.
     pub(crate) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        loop {
-            match send_now(self.0.get_ref(), message, fds) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+        poll_fn(|cx| {
+            loop {
+                match send_now(&self.socket, message, fds) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+                let registration = self.registration();
+                let registered = registration.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+                ready!(registered.poll_write_ready(cx))?.clear_ready();
             }
-            let mut guard = self.0.writable().await?;
-            match guard.try_io(|socket| send_now(socket.get_ref(), message, fds)) {
-                Ok(result) => return result,
-                Err(_would_block) => {}
-            }
-        }
+        })
+        .await
     }
 
     /// Sends a message if that does not block.
@@ -73,7 +98,7 @@ impl SeqPacket {
     /// # Errors
     /// As for [`send`](Self::send), and `EAGAIN`.
     pub(crate) fn try_send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        send_now(self.0.get_ref(), message, fds)
+        send_now(&self.socket, message, fds)
     }
 
     /// Receives a message.
@@ -82,8 +107,10 @@ impl SeqPacket {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<Received>> {
+        let registration = self.registration();
+        let registered = registration.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         loop {
-            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            let mut guard = ready!(registered.poll_read_ready(cx))?;
             match guard.try_io(|socket| recv_now(socket.get_ref(), buffer)) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}
@@ -93,7 +120,7 @@ impl SeqPacket {
 
     /// Shuts down both directions. The other side can still read the messages that were sent.
     pub(crate) fn close(&self) {
-        let _ = shutdown(self.0.get_ref(), Shutdown::Both); // fails only if the other side was closed before
+        let _ = shutdown(&*self.socket, Shutdown::Both); // fails only if the other side has ended it
     }
 }
 
@@ -103,14 +130,6 @@ impl SeqPacket {
 /// Those of ioctl(2).
 pub(crate) fn unread(socket: &OwnedFd) -> io::Result<u64> {
     Ok(ioctl_fionread(socket)?) // unix(7), SIOCINQ
-}
-
-/// Sends a message on a socket that is not registered with a runtime, if that does not block.
-///
-/// # Errors
-/// As for [`SeqPacket::try_send`].
-pub(crate) fn try_send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
-    send_now(socket, message, &[])
 }
 
 /// Receives a message from any socket, if there is one.

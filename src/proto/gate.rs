@@ -13,9 +13,8 @@
 //! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
 //! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. Before the response has begun, it is sent only to a worker that runs several requests at a time. |
 //!
-//! A worker that runs one request at a time has a second socket. While it runs a request, the front may send the next
-//! one on that socket, and may read it back. A message of one byte on the first socket, which is not a frame, makes the
-//! worker read the second socket.
+//! A worker that reads requests one after another may find the next ones in its socket, sent while it is in another one.
+//! The front may take them out again, oldest first. While one is there, no `(id,)` is.
 //!
 //! Bytes of the request are decoded as ISO 8859-1, as in PEP 3333. `body` is one of
 //! - `bytes`, up to [`MAX_INLINE`];

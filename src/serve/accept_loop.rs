@@ -14,7 +14,7 @@ use crate::{
     HttpService,
     conn::{Config, Connection, Transport},
     error::panic_message,
-    net::{Accepted, Acceptor, Drain, Listener, Stream},
+    net::{Accepted, Acceptor, Drain, Listener, Stream, serving::Serving},
 };
 
 use super::admission::{Admission, Admitted, Shedding};
@@ -43,6 +43,7 @@ where
         listener: Listener,
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
+        let _serving = Serving::new();
         let mut acceptor = Acceptor::new(listener)?;
         let connections = Connections(self.admission.drain(n).clone());
         let mut stop = std::pin::pin!(stop);

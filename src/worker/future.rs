@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     pool::Pool,
-    queue::job::{Answer, Job},
+    queue::job::{Answer, Cancelled, Job},
 };
 use crate::error::{BoxError, Error};
 
@@ -53,9 +53,9 @@ impl Future for ResponseFuture {
 impl Drop for ResponseFuture {
     fn drop(&mut self) {
         if let State::Waiting { job, pool } = &self.0
-            && job.cancel()
+            && let was @ (Cancelled::Queued | Cancelled::Ahead) = job.cancel()
         {
-            pool.on_cancelled();
+            pool.on_cancelled(job, was);
         }
     }
 }

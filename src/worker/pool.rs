@@ -2,6 +2,8 @@
 
 #[cfg(feature = "process")]
 mod ahead;
+#[cfg(feature = "process")]
+mod runtimes;
 
 #[cfg(feature = "process")]
 pub(super) use self::ahead::After;
@@ -22,7 +24,10 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::{
     error::WorkerPanicked,
-    queue::{Next, Queue, closed, failed, job::Job},
+    queue::{
+        Next, Queue, closed, failed,
+        job::{Cancelled, Job},
+    },
     stats::Stats,
 };
 use crate::{
@@ -48,6 +53,9 @@ pub(super) struct Pool {
     /// Notified when all threads have ended.
     ended: Notify,
     refused: AtomicU64,
+    /// The runtimes in which requests may be exchanged with worker processes.
+    #[cfg(feature = "process")]
+    pub(super) runtimes: runtimes::Runtimes,
 }
 
 pub(super) struct State {
@@ -145,6 +153,8 @@ impl Pool {
             started: Condvar::new(),
             ended: Notify::new(),
             refused: AtomicU64::new(0),
+            #[cfg(feature = "process")]
+            runtimes: runtimes::Runtimes::default(),
         })
     }
 
@@ -238,6 +248,9 @@ impl Pool {
             }
             let next = s.queue.poll_next(id, now, mem::take(&mut may_yield), cx);
             let another = s.queue.wake_next(now);
+            if let Some(at) = s.queue.retry_ahead_at() {
+                self.wake_supervisor_by(&mut s, at);
+            }
             let mut expired = None;
             let polled = match next {
                 Poll::Ready(Next::Yield) => {
@@ -283,13 +296,13 @@ impl Pool {
     /// one; otherwise it must exit.
     pub(super) fn done(&self, id: WorkerId, crashed: bool) -> bool {
         let mut s = self.lock();
-        let stays = self.end_request(&mut s, id, crashed);
+        let stays = self.end_request(&mut s, id, Instant::now(), crashed);
         self.check_closed(&s);
         stays
     }
 
-    fn end_request(&self, s: &mut State, id: WorkerId, crashed: bool) -> bool {
-        s.queue.finish(id);
+    fn end_request(&self, s: &mut State, id: WorkerId, now: Instant, crashed: bool) -> bool {
+        s.queue.finish(id, now);
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
         self.check_nominated(s);
@@ -298,10 +311,12 @@ impl Pool {
 
     /// Queues the request of a job again that worker `id` could not answer, for another worker. `is_sent` means that
     /// the worker may have received it, `crashed` that it must exit. If the request cannot be queued again, the job
-    /// is answered with `error`. Returns whether the worker may take another request.
-    pub(super) fn requeue(&self, id: WorkerId, job: &Arc<Job>, unanswered: Unanswered) -> bool {
+    /// is answered with `error`. The worker continues as after [`done_ahead`](Self::done_ahead).
+    #[cfg(feature = "process")]
+    pub(super) fn requeue(&self, id: WorkerId, job: &Arc<Job>, unanswered: Unanswered) -> After {
         let Unanswered { request, is_sent, crashed, error } = unanswered;
         let mut s = self.lock();
+        let now = Instant::now();
         s.queue.take_in_flight(id);
         s.panics += u64::from(crashed);
         let stays = s.supervisor.on_done(id, crashed);
@@ -311,7 +326,8 @@ impl Pool {
         if is_queued {
             s.queue.push_front(job);
         }
-        let idle = s.queue.wake_next(Instant::now());
+        let ahead = if crashed { None } else { self.begin_ahead(&mut s, id, now, stays) };
+        let idle = s.queue.wake_next(now);
         self.wake_supervisor_by(&mut s, job.expires_at());
         self.check_closed(&s);
         drop(s);
@@ -322,7 +338,7 @@ impl Pool {
             drop(job.take_permit());
             job.answer(Err(error));
         }
-        stays
+        After { stays, ahead }
     }
 
     /// Reports the memory of worker `id` in bytes.
@@ -401,9 +417,11 @@ impl Pool {
         self.leave(id);
         let unfinished = self.update(|s| {
             s.supervisor.on_exit(id, now);
-            [s.queue.take_in_flight(id), s.queue.take_ahead(id)]
+            let mut unfinished = s.queue.take_ahead(id);
+            unfinished.extend(s.queue.take_in_flight(id));
+            unfinished
         });
-        for job in unfinished.into_iter().flatten() {
+        for job in unfinished {
             let cause = WorkerPanicked { message: "its worker exited".to_owned() };
             drop(job.take_permit());
             job.abort(|| Error::new(Kind::Internal, cause.clone()));
@@ -440,11 +458,17 @@ impl Pool {
         }
     }
 
-    /// Counts a job that was cancelled before a worker began it.
-    pub(super) fn on_cancelled(&self) {
+    /// Counts a job that was cancelled before a worker began it, or takes it back.
+    pub(super) fn on_cancelled(&self, job: &Arc<Job>, was: Cancelled) {
         let mut s = self.lock();
-        s.queue.on_cancelled();
+        s.queue.on_cancelled(job, was);
+        // Others may have been taken back with it.
+        let idle = s.queue.wake_next(Instant::now());
         self.check_closed(&s);
+        drop(s);
+        if let Some(waker) = idle {
+            waker.wake();
+        }
     }
 
     /// Closes the pool. Queued requests are still run, then the workers exit.

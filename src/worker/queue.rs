@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{ahead::Ahead, job::Job};
+use self::{
+    ahead::Ahead,
+    job::{Cancelled, Job},
+};
 use super::{
     error::{Closed, QueueTimeout, WorkersFailed},
     stats::Stats,
@@ -49,6 +52,8 @@ pub(super) struct Queue {
     /// The worker that was woken or has yielded to other threads, and has not yet taken a job.
     coming: Option<Coming>,
     in_flight: Vec<InFlight>,
+    /// When each worker ended its last job.
+    ended: Vec<(WorkerId, Instant)>,
     is_closed: bool,
     served: u64,
     cancelled_total: u64,
@@ -106,6 +111,7 @@ impl Queue {
 
     /// Returns the waker of an idle worker if a job waits and no worker is on its way to it.
     pub(super) fn wake_next(&mut self, now: Instant) -> Option<Waker> {
+        self.retry_ahead(now);
         let is_late = |c: &Coming| now.saturating_duration_since(c.since) >= WAKE_TIMEOUT;
         if self.jobs.is_empty() || self.coming.as_ref().is_some_and(|c| !is_late(c)) {
             return None;
@@ -116,10 +122,12 @@ impl Queue {
     }
 
     /// Returns when [`wake_next`](Self::wake_next) wakes another worker for a waiting job, although one was already
-    /// woken.
+    /// woken, or for one that is ahead.
     pub(super) fn wake_again_at(&self) -> Option<Instant> {
         let has_choice = !self.jobs.is_empty() && !self.idle.is_empty();
-        self.coming.as_ref().filter(|_| has_choice).map(|coming| coming.since + WAKE_TIMEOUT)
+        let again = self.coming.as_ref().filter(|_| has_choice);
+        let again = again.map(|coming| coming.since + WAKE_TIMEOUT);
+        [again, self.retry_ahead_at()].into_iter().flatten().min()
     }
 
     /// Returns the number of idle workers.
@@ -141,6 +149,7 @@ impl Queue {
     /// follows.
     pub(super) fn leave(&mut self, worker: WorkerId) {
         self.idle.retain(|(id, _)| *id != worker);
+        self.ended.retain(|(id, _)| *id != worker);
         self.coming.take_if(|coming| coming.worker == worker);
         self.release_ahead(worker);
         self.ahead.remove_worker(worker);
@@ -157,7 +166,7 @@ impl Queue {
     ) -> Poll<Next> {
         self.coming.take_if(|coming| coming.worker == worker);
         self.recover_stale(now);
-        while let Some(job) = self.jobs.pop_front().or_else(|| self.ahead.take_back_oldest()) {
+        while let Some(job) = self.jobs.pop_front().or_else(|| self.ahead.take_back_oldest(now)) {
             if job.has_expired(now) && job.is_queued() {
                 return Poll::Ready(Next::Expired(job));
             }
@@ -190,9 +199,18 @@ impl Queue {
     }
 
     /// Records that `worker` has ended its job.
-    pub(super) fn finish(&mut self, worker: WorkerId) {
+    pub(super) fn finish(&mut self, worker: WorkerId, now: Instant) {
         self.served += 1;
         self.take_in_flight(worker);
+        match self.ended.iter_mut().find(|(id, _)| *id == worker) {
+            Some((_, at)) => *at = now,
+            None => self.ended.push((worker, now)),
+        }
+    }
+
+    /// Returns when `worker` ended its last job.
+    pub(super) fn ended_at(&self, worker: WorkerId) -> Option<Instant> {
+        self.ended.iter().find(|(id, _)| *id == worker).map(|(_, at)| *at)
     }
 
     /// Returns the job of `worker` and the time that it may take.
@@ -207,12 +225,14 @@ impl Queue {
         Some(self.in_flight.swap_remove(at).job)
     }
 
-    /// Counts a job that was cancelled before it was begun.
-    pub(super) fn on_cancelled(&mut self) {
-        self.cancelled_total += 1;
-        if self.ahead.remove_cancelled() {
+    /// Counts a job that was cancelled before it was begun. One that was sent ahead is taken back; if its worker has
+    /// begun it, it is not counted.
+    pub(super) fn on_cancelled(&mut self, job: &Arc<Job>, was: Cancelled) {
+        if was == Cancelled::Ahead {
+            self.cancelled_total += u64::from(self.cancel_ahead(job));
             return;
         }
+        self.cancelled_total += 1;
         self.cancelled += 1;
         if self.cancelled * 2 > self.jobs.len() {
             self.jobs.retain(|job| job.is_queued());
@@ -222,7 +242,10 @@ impl Queue {
 
     /// Removes the jobs that have expired, including cancelled ones.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
-        let mut expired = self.ahead.take_back_expired(now);
+        let taken = self.ahead.take_back_expired(now);
+        let (mut expired, others): (Vec<_>, _) =
+            taken.into_iter().partition(|j| j.has_expired(now));
+        self.requeue(others);
         self.jobs.retain(|job| {
             let has_expired = job.has_expired(now);
             if has_expired {

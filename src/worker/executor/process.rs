@@ -1,10 +1,13 @@
 //! Workers as child processes: each is sent one request at a time over its Unix socket.
 //!
-//! One thread with its own runtime (`worker-io`) exchanges requests and responses with all workers of a pool.
-//! So a socket never leaves its runtime, and a response is read to its end even if the caller has disconnected, so
-//! that the pool knows when the worker is idle again. The caller and this thread share the job, as with worker
-//! threads. There is no channel, except for a streamed body.
+//! One thread with its own runtime (`worker-io`) supervises all workers of a pool, and exchanges requests and responses
+//! with them until it is known which runtimes serve connections. Then the workers are assigned to these, so that a
+//! request changes no thread on its way. A socket is in one runtime at a time, whichever runtime the caller has, and a
+//! response is read to its end even if the caller has left, so that the pool knows when the worker is idle again. The
+//! caller and the task of the worker share the job, as with worker threads. There is no channel, except for a body that
+//! is streamed.
 
+mod lane;
 mod lane_group;
 mod link;
 mod output;
@@ -31,6 +34,7 @@ use tokio::{
 
 pub(crate) use self::socket_user::SocketUser;
 use self::{
+    lane::Lane,
     lane_group::{LaneGroup, PendingProcess},
     link::{GateLink, HttpLink, Link},
     worker_task::WorkerTask,
@@ -287,8 +291,8 @@ impl Executor for ProcessExecutor {
         let (group, link) = self.lane(id)?;
         let (stop, stopped) = watch::channel(None);
         self.stops.insert(id, stop);
-        let task = WorkerTask { id, shared: self.shared.clone(), group, link, stopped };
-        self.runtime.spawn(task.run());
+        let lane = Lane { id, shared: self.shared.clone(), group, link };
+        self.runtime.spawn(WorkerTask::new(lane, stopped).run());
         Ok(())
     }
 
@@ -316,7 +320,7 @@ impl Drop for ProcessExecutor {
 }
 
 /// Creates the links of a process. Returns the process's end of the first one too, over which it is sent its ends of the
-/// others, and then the sockets for requests that are sent ahead to each.
+/// others.
 fn gate_links(
     program: Option<&str>,
     lanes: usize,
@@ -325,10 +329,7 @@ fn gate_links(
     let (first, socket) = GateLink::new(program, is_sequential)?;
     let others = (1..lanes).map(|_| GateLink::new(None, is_sequential));
     let others = others.collect::<io::Result<Vec<_>>>()?;
-    let (others, mut sockets): (Vec<_>, Vec<_>) = others.into_iter().unzip();
-    for link in [&first].into_iter().chain(&others) {
-        sockets.extend(link.lookahead_socket()?);
-    }
+    let (others, sockets): (Vec<_>, Vec<_>) = others.into_iter().unzip();
     if !sockets.is_empty() {
         first.send_sockets(&sockets)?;
     }

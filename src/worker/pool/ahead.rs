@@ -1,14 +1,20 @@
 //! Requests that are sent ahead to busy workers.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     super::queue::{ahead::Lookahead, job::Job},
-    Pool, Work,
+    Pool, State, Work,
 };
 use crate::policy::restart::WorkerId;
 
-/// What a worker does after a request.
+/// Maximum time between a line of output and its receipt: 5 ms, a multiple of the time that a woken thread usually takes.
+const LINE_DELAY: Duration = Duration::from_millis(5);
+
+/// The actions of a worker that has ended a request.
 pub(in super::super) struct After {
     /// Whether it may take another request; otherwise it must exit.
     pub(in super::super) stays: bool,
@@ -28,16 +34,14 @@ impl Pool {
         s.send_ahead(Instant::now());
     }
 
-    /// Records the end of a request like [`done`](Self::done). If a request was sent ahead, the worker begins it at
-    /// once, so that it never counts as idle in between. If the worker may not take another request, the one ahead is
-    /// queued again, unless the worker has begun it.
+    /// Records the end of a request like [`done`](Self::done). If requests were sent ahead, the worker begins the next
+    /// one at once, so that it never counts as idle in between. If the worker may not take another request, those ahead
+    /// are queued again, unless the worker has begun them.
     pub(in super::super) fn done_ahead(&self, id: WorkerId, crashed: bool) -> After {
         let mut s = self.lock();
         let now = Instant::now();
-        let stays = self.end_request(&mut s, id, crashed);
-        let is_released = !stays && s.queue.release_ahead(id);
-        let begun = if is_released { None } else { s.queue.begin_ahead(id, now) };
-        let ahead = begun.map(|begun| self.begin(&mut s, id, now, begun));
+        let stays = self.end_request(&mut s, id, now, crashed);
+        let ahead = self.begin_ahead(&mut s, id, now, stays);
         self.check_closed(&s);
         let idle = s.queue.wake_next(now);
         drop(s);
@@ -47,7 +51,23 @@ impl Pool {
         After { stays, ahead }
     }
 
-    /// Queues the request again that was sent ahead to worker `id`. Returns `false` if the worker has begun it.
+    /// Begins the next request that was sent ahead to worker `id`. If the worker does not stay, those that it has not
+    /// begun are queued again.
+    pub(super) fn begin_ahead(
+        &self,
+        s: &mut State,
+        id: WorkerId,
+        now: Instant,
+        stays: bool,
+    ) -> Option<Work> {
+        if !stays && s.queue.release_ahead(id) {
+            return None;
+        }
+        let begun = s.queue.begin_ahead(id, now)?;
+        Some(self.begin(s, id, now, begun))
+    }
+
+    /// Queues the requests again that were sent ahead to worker `id`. Returns `false` if the worker has begun one.
     pub(in super::super) fn release_ahead(&self, id: WorkerId) -> bool {
         let mut s = self.lock();
         let is_released = s.queue.release_ahead(id);
@@ -59,9 +79,19 @@ impl Pool {
         is_released
     }
 
-    /// Returns the job that worker `id` runs; `None` if it may have begun the next one.
+    /// Returns whether worker `id` has a request.
+    pub(in super::super) fn is_working(&self, id: WorkerId) -> bool {
+        self.lock().queue.in_flight(id).is_some()
+    }
+
+    /// Returns the job that worker `id` runs, for a line of its output; `None` if the line may be of another job: one that
+    /// was sent ahead, or one whose end another thread has seen before the line.
     pub(in super::super) fn in_flight(&self, id: WorkerId) -> Option<Arc<Job>> {
         let s = self.lock();
+        let just_ended = |at: Instant| at.elapsed() < LINE_DELAY;
+        if self.runtimes.is_used() && s.queue.ended_at(id).is_some_and(just_ended) {
+            return None;
+        }
         let (job, _) = s.queue.in_flight(id).filter(|_| !s.queue.has_begun_ahead(id))?;
         Some(job)
     }

@@ -56,9 +56,10 @@ const BOOTSTRAP: &str = "import socket\n\
 /// the request, a body in a file as a descriptor, and any other through a pipe: `wsgi.input` may be read to its end
 /// in each case.
 ///
-/// **The next request.** While no worker is idle, a worker whose requests take less than 5 ms is sent its next
-/// request before it has answered the current one, so that it does not sleep in between. Until the worker reads it,
-/// that request still counts as queued, and another worker that becomes idle takes it.
+/// **The next requests.** While no worker is idle, a worker whose requests take less than 5 ms is sent its next ones
+/// before it has answered the current one, so that it does not sleep in between: one, or as many as it answers in 2 ms, at
+/// most 8. They still count as queued: another worker that becomes idle takes them, and so does one if the first worker
+/// ends.
 ///
 /// **Responses.** A body in one piece is passed on as a whole. An iterated body is passed on piece by piece, before
 /// the application is asked for the next piece. A file in `wsgi.file_wrapper` is sent by `sendfile`. `close` is

@@ -51,29 +51,11 @@ def plain(value):
 
 
 class Front:
-    """The sockets to the front: one for all frames, and one for a request that it sends ahead."""
+    """The socket to the front."""
 
-    def __init__(self, sock, ahead):
-        self.sock, self.ahead = sock, ahead
+    def __init__(self, sock):
+        self.sock = sock
         self.buffer = bytearray(MAX_FRAME)
-        self.is_marked = False
-
-    def receive(self):
-        """Returns the next frame, or None when the front has closed the socket."""
-        while True:
-            if self.is_marked:
-                self.is_marked = False
-                try:
-                    if self.ahead.recv_into(self.buffer, 0, socket.MSG_DONTWAIT):
-                        return marshal.loads(self.buffer)
-                except BlockingIOError:
-                    pass  # the front has taken it back
-            count = self.sock.recv_into(self.buffer)
-            if not count:
-                return None
-            if count > 1:
-                return marshal.loads(self.buffer)
-            self.is_marked = True
 
     def receive_descriptor(self):
         """Receives the descriptor that follows a frame."""
@@ -98,13 +80,15 @@ class Front:
         """Returns whether the client of this request, which is in progress, has disconnected."""
         while True:
             try:
-                frame = self.sock.recv(64, socket.MSG_DONTWAIT)
+                frame = self.sock.recv(64, socket.MSG_DONTWAIT | socket.MSG_PEEK)
             except BlockingIOError:
                 return False
-            if len(frame) == 1:
-                self.is_marked = True
-            # It sends nothing else during a request. It may belong to an earlier one, which has already ended.
-            elif not frame or marshal.loads(frame)[0] == number:
+            if not frame:
+                return True
+            if frame[1] != 1:
+                return False  # the next request, since the second byte is the number of items
+            # It may belong to an earlier request, which has already ended.
+            if marshal.loads(self.sock.recv(64))[0] == number:
                 return True
 
 
@@ -229,11 +213,11 @@ class FileWrapper:
 class Response:
     """The response to one request."""
 
-    __slots__ = ("front", "number", "is_head", "head", "length", "has_begun", "is_ended")
+    __slots__ = ("front", "number", "is_head", "head", "has_begun", "is_ended")
 
     def __init__(self, front, number, is_head):
         self.front, self.number, self.is_head = front, number, is_head
-        self.head = self.length = None
+        self.head = None
         self.has_begun = self.is_ended = False
 
     def start(self, status, headers, exc_info=None):
@@ -345,11 +329,10 @@ class Wsgi:
 
     def run(self):
         """Answers requests until the front has closed the socket."""
-        front, base, errors = self.front, self.base, self.errors
-        while True:
-            frame = front.receive()
-            if frame is None:
-                return
+        base, errors, buffer = self.base, self.errors, self.front.buffer
+        receive, loads = self.front.sock.recv_into, marshal.loads
+        while receive(buffer):
+            frame = loads(buffer)
             if len(frame) == 1:
                 continue  # the client disconnected after the response
             number, _, environ, body = frame
@@ -379,7 +362,8 @@ class Wsgi:
                 # Before the response is sent, since the front sends the next request after that.
                 if hasattr(result, "close"):
                     result.close()
-            self.errors.flush()
+            if self.errors.pending:
+                self.errors.flush()
             if frame is not None:
                 self.front.sock.send(frame)
         except Terminated:
@@ -417,7 +401,7 @@ def serve_wsgi(lanes, application):
 
 def serve_wsgi_lane(lane, application, is_threaded):
     try:
-        front = Front(*lane)
+        front = Front(lane)
         front.send(READY)
         Wsgi(front, application, is_threaded).run()
     except (BrokenPipeError, ConnectionResetError):
@@ -1004,13 +988,12 @@ def main(sock):
         if sock is None:
             return
     lanes = int(lanes)
-    # Those of all lanes, and those for requests that are sent ahead.
-    sockets = [sock, *receive_sockets(sock, lanes - 1 if kind == "asgi" else 2 * lanes - 1)]
+    sockets = [sock, *receive_sockets(sock, lanes - 1)]
     try:
         if kind == "asgi":
             return serve_asgi(sockets, application)
         signal.signal(signal.SIGTERM, terminate)
-        serve_wsgi(list(zip(sockets[:lanes], sockets[lanes:])), application)
+        serve_wsgi(sockets, application)
     finally:
         for sock in sockets:
             sock.close()

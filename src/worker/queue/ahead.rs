@@ -1,12 +1,14 @@
-//! `Lookahead` and `Ahead`: requests that were sent to busy workers, one to each.
+//! `Lookahead` and `Ahead`: requests that were sent to busy workers.
 //!
-//! A worker that finds its next request in its socket when it has answered one need not sleep and be woken, which
+//! A worker that finds its next requests in its socket when it has answered one need not sleep and be woken, which
 //! costs more than the exchange itself. Such a request still counts as queued, and can be taken back until the worker
 //! has read it. It is taken back when another worker becomes idle, its caller disconnects, it expires, or the worker is
 //! slow or must exit.
+//!
+//! A worker reads its requests in order. So those before one that is taken back are taken back too, and queued again.
+//! All of this happens under the lock of the pool.
 
 use std::{
-    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,51 +24,62 @@ pub(crate) const MAX_DURATION: Duration = Duration::from_millis(5);
 /// which its worker counts as slow.
 const MAX_AHEAD: Duration = Duration::from_millis(10);
 
-/// A worker that reads its next request after it has answered the current one.
+/// A worker that reads its next requests after it has answered the current one, in order. No method blocks.
 pub(crate) trait Lookahead: Send + Sync {
-    /// Sends a request, which the worker reads after it has answered the current one. Returns `false` if that is not
-    /// possible: the requests of the worker are not short, or it has not read everything that was sent. Does not block.
-    fn send_ahead(&self, request: &Request) -> bool;
+    /// Sends a request, which the worker reads after those that it was sent before. Returns its id, or `None` if it
+    /// cannot be sent: the worker has no request, its requests are not short, or it has enough of them.
+    fn send_ahead(&self, request: &Request, now: Instant) -> Option<u32>;
 
-    /// Takes back the request that was sent ahead. Returns `false` if the worker has read it. Does not block.
-    fn take_back(&self) -> bool;
+    /// Records that the worker has completed its request, and begins the oldest one that is ahead.
+    fn begin_ahead(&self, now: Instant);
 
-    /// Returns whether the worker has read the request that was sent ahead.
+    /// Takes back requests that are ahead, from the oldest one that the worker has not read to `last`. Returns their
+    /// ids. If the worker has not even read the request before them, its exchange fails as not sent.
+    fn take_back(&self, last: u32) -> Vec<u32>;
+
+    /// Returns whether the worker has read the request that it is to answer before those that are ahead.
+    fn has_read_current(&self) -> bool;
+
+    /// Returns whether the worker has read the oldest request that is ahead.
     fn has_begun(&self) -> bool;
 }
 
-/// The requests that were sent ahead, oldest first, and the workers that support it.
+/// The requests that are ahead, oldest first, and the workers that may be sent them.
 #[derive(Default)]
 pub(super) struct Ahead {
     entries: Vec<Entry>,
-    workers: Vec<(WorkerId, Arc<dyn Lookahead>)>,
+    workers: Vec<Candidate>,
+    /// When an idle worker is given a request that it could not be given before, at the latest.
+    retry_at: Option<Instant>,
 }
 
 struct Entry {
     worker: WorkerId,
+    id: u32,
     job: Arc<Job>,
     since: Instant,
     /// Whether its worker is known to have read it.
     is_begun: bool,
 }
 
-impl Entry {
-    /// Takes the request back if its worker has not read it.
-    fn take_back(&mut self) -> bool {
-        self.is_begun = self.is_begun || !self.job.take_back();
-        !self.is_begun
-    }
+struct Candidate {
+    worker: WorkerId,
+    link: Arc<dyn Lookahead>,
+    /// The number of its requests that are ahead.
+    count: usize,
+    /// Whether it takes no more of them now.
+    is_full: bool,
 }
 
 impl Ahead {
     /// Registers a worker.
     pub(super) fn add_worker(&mut self, worker: WorkerId, link: Arc<dyn Lookahead>) {
-        self.workers.push((worker, link));
+        self.workers.push(Candidate { worker, link, count: 0, is_full: false });
     }
 
-    /// Removes a worker that ends, after [`take_back`](Self::take_back).
+    /// Removes a worker that ends, after its requests were taken back.
     pub(super) fn remove_worker(&mut self, worker: WorkerId) {
-        self.workers.retain(|(id, _)| *id != worker);
+        self.workers.retain(|candidate| candidate.worker != worker);
     }
 
     /// Returns whether no request is ahead.
@@ -79,75 +92,135 @@ impl Ahead {
         self.entries.iter().filter(|entry| !entry.is_begun).count()
     }
 
-    /// Returns the workers without a request ahead, to which one may be sent.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = &(WorkerId, Arc<dyn Lookahead>)> {
-        let is_free = |worker| self.entries.iter().all(|entry| entry.worker != worker);
-        self.workers.iter().filter(move |(worker, _)| is_free(*worker))
+    fn candidate(&mut self, worker: WorkerId) -> Option<&mut Candidate> {
+        self.workers.iter_mut().find(|candidate| candidate.worker == worker)
     }
 
-    /// Records that `job` was sent ahead to `worker`.
-    pub(super) fn push(&mut self, worker: WorkerId, job: Arc<Job>, now: Instant) {
-        self.entries.push(Entry { worker, job, since: now, is_begun: false });
+    fn remove(&mut self, at: usize) -> Arc<Job> {
+        let Entry { worker, job, .. } = self.entries.remove(at);
+        if let Some(candidate) = self.candidate(worker) {
+            candidate.count -= 1;
+        }
+        job
     }
 
-    /// Removes the job that is ahead at `worker`.
-    pub(super) fn take(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
+    /// Prepares for calls of [`send`](Self::send), to workers that `may_take` requests.
+    fn prepare(&mut self, may_take: impl Fn(WorkerId) -> bool) {
+        for candidate in &mut self.workers {
+            candidate.is_full = !may_take(candidate.worker);
+        }
+    }
+
+    /// Sends a job ahead to the worker that has the fewest. Returns whether one takes it.
+    fn send(&mut self, job: &Arc<Job>, now: Instant) -> bool {
+        loop {
+            let open = self.workers.iter_mut().filter(|candidate| !candidate.is_full);
+            let Some(candidate) = open.min_by_key(|candidate| candidate.count) else {
+                return false;
+            };
+            if let Some(id) = job.send_ahead(&*candidate.link, now) {
+                candidate.count += 1;
+                let worker = candidate.worker;
+                let job = job.clone();
+                self.entries.push(Entry { worker, id, job, since: now, is_begun: false });
+                return true;
+            }
+            candidate.is_full = true;
+        }
+    }
+
+    /// Removes the oldest job that is ahead at `worker`, which begins it.
+    fn begin(&mut self, worker: WorkerId, now: Instant) -> Option<Arc<Job>> {
         let at = self.entries.iter().position(|entry| entry.worker == worker)?;
-        Some(self.entries.remove(at).job)
+        self.candidate(worker)?.link.begin_ahead(now);
+        Some(self.remove(at))
     }
 
-    /// Takes back the request that is ahead at `worker`. Returns `Err` if the worker has begun it.
-    pub(super) fn take_back(&mut self, worker: WorkerId) -> Result<Option<Arc<Job>>, ()> {
-        let at = self.entries.iter().position(|entry| entry.worker == worker);
-        let Some(at) = at else { return Ok(None) };
-        if !self.entries[at].take_back() {
-            return Err(());
-        }
-        Ok(Some(self.entries.remove(at).job))
-    }
-
-    /// Takes back the oldest request that no worker has read.
-    pub(super) fn take_back_oldest(&mut self) -> Option<Arc<Job>> {
-        self.take_back_where(|_| true, 1).pop()
-    }
-
-    /// Takes back requests that have been ahead for too long.
-    pub(super) fn take_back_stale(&mut self, now: Instant) -> Vec<Arc<Job>> {
-        let is_stale = |e: &Entry| now.saturating_duration_since(e.since) >= MAX_AHEAD;
-        if !self.entries.first().is_some_and(is_stale) {
-            return Vec::new();
-        }
-        self.take_back_where(is_stale, usize::MAX)
-    }
-
-    /// Takes back requests that have expired.
-    pub(super) fn take_back_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
-        self.take_back_where(|entry| entry.job.has_expired(now), usize::MAX)
-    }
-
-    /// Takes back all requests that no worker has read.
-    pub(super) fn take_back_all(&mut self) -> Vec<Arc<Job>> {
-        self.take_back_where(|_| true, usize::MAX)
-    }
-
-    fn take_back_where(&mut self, matches: impl Fn(&Entry) -> bool, max: usize) -> Vec<Arc<Job>> {
+    /// Removes all jobs that are ahead at `worker`, which has ended.
+    fn take(&mut self, worker: WorkerId) -> Vec<Arc<Job>> {
         let mut taken = Vec::new();
-        let entries = mem::take(&mut self.entries);
-        for mut entry in entries {
-            if taken.len() < max && matches(&entry) && entry.take_back() {
-                taken.push(entry.job);
+        while let Some(at) = self.entries.iter().position(|entry| entry.worker == worker) {
+            taken.push(self.remove(at));
+        }
+        taken
+    }
+
+    /// Takes back an entry, and with it those that its worker was sent before. Returns the jobs that are queued again,
+    /// oldest first. The others of these are begun, or their callers have left.
+    fn take_back(&mut self, at: usize) -> Vec<Arc<Job>> {
+        let Entry { worker, id, .. } = self.entries[at];
+        let ids = self.candidate(worker).map_or_else(Vec::new, |c| c.link.take_back(id));
+        let mut taken = Vec::new();
+        let mut begun = at + 1;
+        let mut next = 0;
+        while next < begun {
+            let entry = &mut self.entries[next];
+            if entry.worker == worker && ids.contains(&entry.id) {
+                let job = self.remove(next);
+                begun -= 1;
+                if job.take_back() {
+                    taken.push(job);
+                }
             } else {
-                self.entries.push(entry);
+                entry.is_begun |= entry.worker == worker;
+                next += 1;
             }
         }
         taken
     }
 
-    /// Removes jobs that were cancelled. Returns whether there were any.
-    pub(super) fn remove_cancelled(&mut self) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|entry| entry.job.is_ahead());
-        self.entries.len() < before
+    /// Takes back the oldest request that no worker has read, for an idle worker. If its worker has not even read the
+    /// one before, that is about to run, and so the request stays there for a moment.
+    pub(super) fn take_back_oldest(&mut self, now: Instant) -> Option<Arc<Job>> {
+        self.retry_at = None;
+        let (mut at, mut asleep) = (0, Vec::new());
+        while let Some(entry) = self.entries.get(at) {
+            let (worker, is_begun, since) = (entry.worker, entry.is_begun, entry.since);
+            let is_stale = now.saturating_duration_since(since) >= MAX_AHEAD;
+            let has_read = |c: &mut Candidate| c.link.has_read_current();
+            if is_begun || asleep.contains(&worker) {
+                at += 1;
+            } else if is_stale || self.candidate(worker).is_some_and(has_read) {
+                if let Some(job) = self.take_back(at).pop() {
+                    return Some(job);
+                }
+            } else {
+                let retry_at = since + MAX_AHEAD;
+                self.retry_at = Some(self.retry_at.map_or(retry_at, |at| at.min(retry_at)));
+                asleep.push(worker);
+            }
+        }
+        None
+    }
+
+    /// Takes back those requests that are meant, and others that their workers were sent before. Returns both, oldest
+    /// first.
+    fn take_back_where(&mut self, is_meant: impl Fn(&Entry) -> bool) -> Vec<Arc<Job>> {
+        let mut taken = Vec::new();
+        while let Some(at) = self.entries.iter().rposition(|e| !e.is_begun && is_meant(e)) {
+            taken.extend(self.take_back(at));
+        }
+        taken.sort_by_key(|job| job.queued_at());
+        taken
+    }
+
+    /// Takes back requests that have been ahead for too long.
+    fn take_back_stale(&mut self, now: Instant) -> Vec<Arc<Job>> {
+        let is_stale = |e: &Entry| now.saturating_duration_since(e.since) >= MAX_AHEAD;
+        if !self.entries.first().is_some_and(is_stale) {
+            return Vec::new();
+        }
+        self.take_back_where(is_stale)
+    }
+
+    /// Takes back requests that have expired, and those before them.
+    pub(super) fn take_back_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
+        self.take_back_where(|entry| entry.job.has_expired(now))
+    }
+
+    /// Takes back all requests that no worker has read.
+    pub(super) fn take_back_all(&mut self) -> Vec<Arc<Job>> {
+        self.take_back_where(|_| true)
     }
 
     /// Returns the time at which the first request expires.
@@ -156,11 +229,11 @@ impl Ahead {
         queued.map(|entry| entry.job.expires_at()).min()
     }
 
-    /// Returns whether `worker` has begun the request that is ahead.
+    /// Returns whether `worker` has begun the oldest request that is ahead.
     pub(super) fn has_begun(&self, worker: WorkerId) -> bool {
         let is_ahead = self.entries.iter().any(|entry| entry.worker == worker);
         let mut workers = self.workers.iter();
-        is_ahead && workers.any(|(id, link)| *id == worker && link.has_begun())
+        is_ahead && workers.any(|c| c.worker == worker && c.link.has_begun())
     }
 }
 
@@ -181,54 +254,55 @@ impl Queue {
             return;
         }
         self.recover_stale(now);
-        while self.jobs.front().is_some_and(|job| !job.is_queued()) {
+        self.ahead.prepare(may_take);
+        while let Some(job) = self.jobs.front() {
+            if !job.is_queued() {
+                self.cancelled = self.cancelled.saturating_sub(1);
+            } else if job.has_expired(now) || !self.ahead.send(job, now) {
+                return; // the supervisor's thread refuses one that has expired
+            }
             self.jobs.pop_front();
-            self.cancelled = self.cancelled.saturating_sub(1);
-        }
-        let mut sent = Vec::new();
-        for (worker, link) in self.ahead.candidates().filter(|(worker, _)| may_take(*worker)) {
-            let Some(job) = self.jobs.front() else { break };
-            // The supervisor's thread refuses an expired job.
-            if job.has_expired(now) {
-                break;
-            }
-            if job.send_ahead(link) {
-                sent.extend(self.jobs.pop_front().map(|job| (*worker, job)));
-            }
-        }
-        for (worker, job) in sent {
-            self.ahead.push(worker, job, now);
         }
     }
 
-    /// Begins the job that was sent ahead to `worker`, which has ended its previous job.
+    /// Returns the oldest job that was sent ahead to `worker`, which has ended the one before: the worker begins it.
     pub(in super::super) fn begin_ahead(
         &mut self,
         worker: WorkerId,
         now: Instant,
     ) -> Option<(Arc<Job>, Request)> {
-        let job = self.ahead.take(worker)?;
+        let job = self.ahead.begin(worker, now)?;
         let request = job.begin_ahead()?;
         self.wait_total += now.saturating_duration_since(job.queued_at());
         Some((job, request))
     }
 
-    /// Queues the job again that was sent ahead to `worker`. Returns `false` if the worker has begun it.
+    /// Queues the jobs again that were sent ahead to `worker`. Returns `false` if the worker has begun one of them.
     /// [`wake_next`](Self::wake_next) follows.
     pub(in super::super) fn release_ahead(&mut self, worker: WorkerId) -> bool {
-        let taken = self.ahead.take_back(worker);
-        if let Ok(Some(job)) = &taken {
-            self.jobs.push_front(job.clone());
-        }
-        taken.is_ok()
+        let jobs = self.ahead.take_back_where(|entry| entry.worker == worker);
+        self.requeue(jobs);
+        !self.ahead.entries.iter().any(|entry| entry.worker == worker)
     }
 
-    /// Removes and returns the job that was sent ahead to `worker`, which has exited.
-    pub(in super::super) fn take_ahead(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
+    /// Removes the jobs that were sent ahead to `worker`, which has ended, and returns them.
+    pub(in super::super) fn take_ahead(&mut self, worker: WorkerId) -> Vec<Arc<Job>> {
         self.ahead.take(worker)
     }
 
-    /// Returns whether `worker` has read the job that was sent ahead, so that it is unknown which of the two it runs.
+    /// Takes back a job whose caller has left, unless its worker has begun it. Returns whether that was possible.
+    pub(super) fn cancel_ahead(&mut self, job: &Arc<Job>) -> bool {
+        let entries = &self.ahead.entries;
+        let Some(at) = entries.iter().position(|entry| Arc::ptr_eq(&entry.job, job)) else {
+            return false; // it has begun
+        };
+        let jobs = self.ahead.take_back(at);
+        self.requeue(jobs);
+        !job.is_ahead()
+    }
+
+    /// Returns whether `worker` has read the job that was sent ahead, so that it is unknown which of two jobs it
+    /// runs.
     pub(in super::super) fn has_begun_ahead(&self, worker: WorkerId) -> bool {
         self.ahead.has_begun(worker)
     }
@@ -241,7 +315,25 @@ impl Queue {
 
     /// Queues jobs again that were sent ahead to slow workers.
     pub(super) fn recover_stale(&mut self, now: Instant) {
-        for job in self.ahead.take_back_stale(now).into_iter().rev() {
+        let jobs = self.ahead.take_back_stale(now);
+        self.requeue(jobs);
+    }
+
+    /// Takes back a job that is ahead for an idle worker that could not be given it before.
+    pub(super) fn retry_ahead(&mut self, now: Instant) {
+        if self.jobs.is_empty() && self.retry_ahead_at().is_some() {
+            self.jobs.extend(self.ahead.take_back_oldest(now));
+        }
+    }
+
+    /// Returns when that is possible at the latest. It may be when its worker has answered a request.
+    pub(in super::super) fn retry_ahead_at(&self) -> Option<Instant> {
+        self.ahead.retry_at.filter(|_| !self.idle.is_empty() && !self.ahead.is_empty())
+    }
+
+    /// Queues jobs again that were taken back, before all others.
+    pub(super) fn requeue(&mut self, jobs: Vec<Arc<Job>>) {
+        for job in jobs.into_iter().rev() {
             self.jobs.push_front(job);
         }
     }

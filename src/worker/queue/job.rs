@@ -19,6 +19,17 @@ use crate::{
 /// The result of a request for its caller.
 pub(crate) type Answer = Result<Response, BoxError>;
 
+/// Where a job was when its caller left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cancelled {
+    /// In the queue: it is never run.
+    Queued,
+    /// Sent ahead to a worker: it is run if it cannot be taken back.
+    Ahead,
+    /// Begun or ended.
+    Begun,
+}
+
 /// A request that its caller, the queue, a worker and the supervisor share.
 ///
 /// ```text
@@ -48,8 +59,8 @@ pub(crate) struct Times {
 
 struct Cell {
     phase: Phase,
-    /// The worker that a queued request was sent ahead to.
-    ahead: Option<Arc<dyn Lookahead>>,
+    /// Whether the request was sent ahead to a busy worker and not taken back.
+    is_ahead: bool,
     caller: Option<Waker>,
     /// Woken when the caller leaves.
     worker: Option<Waker>,
@@ -68,7 +79,7 @@ const MAX_ATTEMPTS: u8 = 2;
 #[allow(clippy::large_enum_variant, reason = "it lives in one allocation, beside the lock")]
 enum Phase {
     Queued(Request),
-    /// The caller has left, and a worker has begun the request that was sent ahead.
+    /// The caller has left, and the request was sent ahead to a worker.
     Orphaned(Request),
     Running,
     Answered(Answer),
@@ -82,7 +93,7 @@ impl Job {
         let permit = Some(permit);
         let (caller, worker) = (None, None);
         let cell =
-            Cell { phase, ahead: None, caller, worker, permit, body: None, failed_attempts: 0 };
+            Cell { phase, is_ahead: false, caller, worker, permit, body: None, failed_attempts: 0 };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
     }
 
@@ -130,31 +141,45 @@ impl Job {
         }
     }
 
-    /// Sends the queued request ahead to a busy worker. Returns whether that worker has taken it.
-    pub(super) fn send_ahead(&self, to: &Arc<dyn Lookahead>) -> bool {
+    /// Sends the queued request ahead to a busy worker. Returns its id there, or `None` if the worker does not take it.
+    pub(super) fn send_ahead(&self, to: &dyn Lookahead, now: Instant) -> Option<u32> {
         let mut cell = self.lock();
-        let Phase::Queued(request) = &cell.phase else { return false };
-        let is_sent = to.send_ahead(request);
-        if is_sent {
-            cell.ahead = Some(to.clone());
-        }
-        is_sent
+        let Phase::Queued(request) = &cell.phase else { return None };
+        let id = to.send_ahead(request, now)?;
+        cell.is_ahead = true;
+        Some(id)
     }
 
-    /// Takes back a request that was sent ahead. Returns `false` if its worker has begun it.
+    /// Records that the request was taken back from the worker. Returns whether the job is queued: otherwise its caller
+    /// has left, and the job has ended.
     pub(super) fn take_back(&self) -> bool {
-        self.lock().take_back()
+        let mut cell = self.lock();
+        cell.is_ahead = false;
+        match std::mem::replace(&mut cell.phase, Phase::Ended) {
+            Phase::Orphaned(request) => {
+                let permit = cell.permit.take();
+                drop(cell);
+                drop((request, permit));
+                false
+            }
+            other @ (Phase::Queued(_) | Phase::Running | Phase::Answered(_) | Phase::Ended) => {
+                cell.phase = other;
+                true
+            }
+        }
     }
 
-    /// Returns whether the request was sent ahead and not taken back.
+    /// Returns whether the request was sent ahead and not taken back or begun.
     pub(super) fn is_ahead(&self) -> bool {
-        self.lock().ahead.is_some()
+        self.lock().is_ahead
     }
 
     /// Takes the request out for the worker to which it was sent ahead. Returns `None` if it was taken back.
     pub(super) fn begin_ahead(&self) -> Option<Request> {
         let mut cell = self.lock();
-        cell.ahead.take()?;
+        if !std::mem::take(&mut cell.is_ahead) {
+            return None;
+        }
         let (after, request) = match std::mem::replace(&mut cell.phase, Phase::Ended) {
             Phase::Queued(request) => (Phase::Running, Some(request)),
             Phase::Orphaned(request) => (Phase::Ended, Some(request)),
@@ -274,14 +299,13 @@ impl Job {
         Poll::Pending
     }
 
-    /// Cancels the job, whose caller has left. Returns whether it was still queued, so that it is never run.
-    pub(crate) fn cancel(&self) -> bool {
+    /// Cancels the job, whose caller has left.
+    pub(crate) fn cancel(&self) -> Cancelled {
         let mut cell = self.lock();
-        let is_taken_back = cell.take_back();
         let before = match std::mem::replace(&mut cell.phase, Phase::Ended) {
-            Phase::Queued(request) if !is_taken_back => {
+            Phase::Queued(request) if cell.is_ahead => {
                 cell.phase = Phase::Orphaned(request);
-                return false;
+                return Cancelled::Ahead;
             }
             before => before,
         };
@@ -293,22 +317,12 @@ impl Job {
         if let Some(waker) = worker {
             waker.wake();
         }
-        was_queued
+        if was_queued { Cancelled::Queued } else { Cancelled::Begun }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cell> {
         // Nothing panics while the lock is held.
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Cell {
-    fn take_back(&mut self) -> bool {
-        let is_taken_back = self.ahead.as_ref().is_none_or(|worker| worker.take_back());
-        if is_taken_back {
-            self.ahead = None;
-        }
-        is_taken_back
     }
 }
 

@@ -83,14 +83,16 @@ fn cancelled_job_that_expires_is_not_refused() {
     let mut queue = Queue::default();
     let jobs: Vec<_> = (0..4).map(|_| push(&mut queue, &permits, now)).collect();
     let now = now + WAKE_TIMEOUT * 9;
-    assert!(jobs[1].cancel());
-    queue.on_cancelled();
+    let was = jobs[1].cancel();
+    assert_eq!(was, Cancelled::Queued);
+    queue.on_cancelled(&jobs[1], was);
     let mut refused = 0;
     for job in queue.take_expired(now) {
         // Cancelled after it was taken out of the queue, and before it is refused.
         if Arc::ptr_eq(&job, &jobs[2]) {
-            assert!(job.cancel());
-            queue.on_cancelled();
+            let was = job.cancel();
+            assert_eq!(was, Cancelled::Queued);
+            queue.on_cancelled(&job, was);
         }
         job.refuse(job.expiry(), || refused += 1);
     }

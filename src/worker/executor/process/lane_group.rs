@@ -143,6 +143,11 @@ impl LaneGroup {
         self.process.get_or_try_init(|| start).await
     }
 
+    /// Returns the process, if it has been started.
+    pub(super) fn started(&self) -> Option<&Process> {
+        self.process.get()
+    }
+
     /// Records that a lane is ready. Returns whether it is the first one.
     pub(super) fn set_ready(&self) -> bool {
         !self.is_ready.swap(true, Ordering::Relaxed)

@@ -4,7 +4,7 @@ mod bridge;
 mod gate;
 mod http;
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 pub(super) use self::{gate::GateLink, http::HttpLink};
 use super::super::super::queue::{
@@ -30,6 +30,8 @@ pub(super) struct ExchangeFailed {
     pub(super) delivery: Delivery,
     /// Whether the worker must be stopped: it accepts no connections, or has violated the protocol.
     pub(super) is_fatal: bool,
+    /// Whether this process has taken the request back. The worker is idle.
+    pub(super) is_taken_back: bool,
     pub(super) error: BoxError,
 }
 
@@ -40,8 +42,15 @@ impl ExchangeFailed {
             request: None,
             delivery: Delivery::MaybeSent,
             is_fatal: false,
+            is_taken_back: false,
             error: Error::new(Kind::BadGateway, Cause::Closed).into(),
         }
+    }
+
+    /// Creates the failure of a request that was taken back before the worker had read it.
+    fn taken_back(request: Request) -> Self {
+        let delivery = Delivery::NotSent;
+        Self { request: Some(request), delivery, is_taken_back: true, ..Self::ended() }
     }
 }
 
@@ -65,6 +74,22 @@ impl Link {
         match self {
             Self::Http(_) => None,
             Self::Gate(link) => link.lookahead(),
+        }
+    }
+
+    /// Returns whether the link may change its runtime between two requests.
+    pub(super) fn may_move(&self) -> bool {
+        matches!(self, Self::Gate(_))
+    }
+
+    /// Moves the link to the current runtime.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(super) fn change_runtime(&self) -> io::Result<()> {
+        match self {
+            Self::Http(_) => Ok(()),
+            Self::Gate(link) => link.change_runtime(),
         }
     }
 
@@ -109,7 +134,7 @@ impl Link {
     }
 
     /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
-    /// takes back the request that was sent ahead, and returns `false` if the worker has begun it.
+    /// takes back the requests that were sent ahead, and returns `false` if the worker has begun one.
     pub(super) async fn finish_request(&self, job: &Job, release: impl Fn() -> bool) {
         match self {
             Self::Http(_) => {} // the connection of an incomplete response is closed

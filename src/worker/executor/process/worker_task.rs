@@ -1,60 +1,38 @@
 //! `WorkerTask`: the task of one worker, from its start to its exit. A worker is a process, or a lane of one.
 
 use std::{
-    future::pending,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
     sync::Arc,
-    time::{Duration, Instant},
+    task::{Context, Poll},
 };
 
-use http::header::UPGRADE;
 use tokio::{
+    runtime::Handle,
     sync::watch,
-    time::{sleep, timeout},
+    task::{JoinError, JoinHandle},
+    time::timeout,
 };
 
 use super::{
-    super::{
-        super::{
-            pool::{After, Pool, Unanswered, Work},
-            process::{ExitedEarly, NotReady},
-            queue::{job::Job, streamed::Ended},
-        },
-        exchange::{Done, deliver},
+    super::super::{
+        pool::Pool,
+        process::{ExitedEarly, NotReady},
     },
-    Shared, StopReason,
+    StopReason,
+    lane::{Lane, Left},
     lane_group::{LaneGroup, Process},
-    link::{ExchangeFailed, Link},
 };
-use crate::{
-    conn::Delivery,
-    error::panic_message,
-    net::process::{Child, memory},
-    policy::restart::WorkerId,
-};
-
-/// Maximum time between a broken connection and the end of its process, if the process has crashed: 100 ms. The
-/// kernel closes the sockets first.
-const EXIT_NOTICE: Duration = Duration::from_millis(100);
+use crate::{error::panic_message, net::process::Child, policy::restart::WorkerId};
 
 /// Default reason of [`NotReady`].
 const NO_ANSWER: &str = "it has not answered";
 
-/// Timeout of an exchange whose process has ended: 1 s. The bytes that the process wrote can be read at once, but a
-/// descendant outside of its group may have inherited the connection and hold it open.
-const LAST_ANSWER: Duration = Duration::from_secs(1);
-
-/// Minimum time between two measurements of a worker's memory: 1 s.
-const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The task of one worker.
 pub(super) struct WorkerTask {
-    pub(super) id: WorkerId,
-    pub(super) shared: Arc<Shared>,
-    pub(super) group: Arc<LaneGroup>,
-    pub(super) link: Link,
-    pub(super) stopped: watch::Receiver<Option<StopReason>>,
+    lane: Arc<Lane>,
+    stopped: watch::Receiver<Option<StopReason>>,
 }
 
 /// The reason why a worker did not become ready.
@@ -65,12 +43,17 @@ enum Unready {
 }
 
 impl WorkerTask {
+    pub(super) fn new(lane: Lane, stopped: watch::Receiver<Option<StopReason>>) -> Self {
+        Self { lane: Arc::new(lane), stopped }
+    }
+
     pub(super) async fn run(mut self) {
+        let lane = self.lane.clone();
+        let Lane { id, shared, group, link } = &*lane;
         // Dropped last, also when the task is dropped.
-        let _exit = ExitGuard { pool: self.shared.pool.clone(), id: self.id };
-        let (shared, group) = (self.shared.clone(), self.group.clone());
+        let _exit = ExitGuard { pool: shared.pool.clone(), id: *id };
         let hooks = &shared.launch.hooks;
-        let Some(process) = self.start_process(&group).await else {
+        let Some(process) = self.start_process(group).await else {
             group.leave();
             return;
         };
@@ -80,19 +63,19 @@ impl WorkerTask {
             if group.set_ready() {
                 call_hook("on_ready", hooks.on_ready.as_deref(), process.facts);
             }
-            if let Some(link) = self.link.lookahead() {
-                shared.pool.add_lookahead(self.id, link);
+            if let Some(link) = link.lookahead() {
+                shared.pool.add_lookahead(*id, link);
             }
-            shared.pool.on_ready(self.id);
-            let has_ended = self.serve(&process.child).await;
-            if has_ended && self.link.is_independent() {
+            shared.pool.on_ready(*id);
+            let has_ended = self.serve().await;
+            if has_ended && link.is_independent() {
                 let pid = process.facts.pid;
-                tracing::warn!(worker = %self.id, pid, "a process ended unexpectedly and will be restarted");
+                tracing::warn!(worker = %self.lane.id, pid, "a process ended unexpectedly and will be restarted");
             }
         }
-        shared.pool.leave(self.id);
+        shared.pool.leave(self.lane.id);
         self.retire(&process.child).await;
-        self.link.close();
+        self.lane.link.close();
         let is_last = group.leave();
         let ended = if is_last {
             self.stop_process(&process.child).await;
@@ -108,8 +91,10 @@ impl WorkerTask {
         let Some(ended) = ended else { return };
         let (status, pid) = (ended.status, process.facts.pid);
         match unready {
-            None => tracing::debug!(worker = %self.id, pid, %status, "a worker process has ended"),
-            Some(Unready::Ended) => shared.pool.on_failed(self.id, ended.into()),
+            None => {
+                tracing::debug!(worker = %self.lane.id, pid, %status, "a worker process has ended")
+            }
+            Some(Unready::Ended) => shared.pool.on_failed(self.lane.id, ended.into()),
             Some(Unready::Stopped(why)) => self.report_stop(why, problem),
         }
         if is_last {
@@ -119,17 +104,17 @@ impl WorkerTask {
 
     /// Starts the process, unless another lane has done so. Returns `None` if that fails or is stopped.
     async fn start_process<'a>(&mut self, group: &'a LaneGroup) -> Option<&'a Process> {
-        let shared = self.shared.clone();
+        let shared = self.lane.shared.clone();
         let on_spawn = shared.launch.hooks.on_spawn.as_deref();
         let on_start = |process| call_hook("on_spawn", on_spawn, process);
         let process = tokio::select! {
             biased;
             why = wait_stopped(&mut self.stopped) => Err(why),
-            process = group.process(self.id, &shared, on_start) => Ok(process),
+            process = group.process(self.lane.id, &shared, on_start) => Ok(process),
         };
         match process {
             Ok(Ok(process)) => return Some(process),
-            Ok(Err(error)) => shared.pool.on_failed(self.id, error),
+            Ok(Err(error)) => shared.pool.on_failed(self.lane.id, error),
             Err(why) => {
                 let zygote = group.zygote();
                 if let (StopReason::NotReady, Some(zygote)) = (why, zygote) {
@@ -145,189 +130,82 @@ impl WorkerTask {
     /// Reports that the worker was stopped before it was ready.
     fn report_stop(&self, why: StopReason, reason: String) {
         if why == StopReason::NotReady {
-            let error = NotReady { timeout: self.shared.launch.start_timeout, reason };
-            self.shared.pool.on_failed(self.id, error.into());
+            let error = NotReady { timeout: self.lane.shared.launch.start_timeout, reason };
+            self.lane.shared.pool.on_failed(self.lane.id, error.into());
         }
     }
 
     /// Waits until the worker is ready. Returns the reason if it ends or is stopped before that.
     async fn wait_ready(&mut self, child: &Child, problem: &mut String) -> Option<Unready> {
-        if self.link.is_started() {
+        if self.lane.link.is_started() {
             return None;
         }
         tokio::select! {
             biased;
             () = child.ended() => Some(Unready::Ended),
             why = wait_stopped(&mut self.stopped) => Some(Unready::Stopped(why)),
-            () = self.link.wait_ready(problem) => None,
+            () = self.lane.link.wait_ready(problem) => None,
         }
     }
 
     /// Waits until the [`SocketUser`](super::SocketUser) does not use the worker any more, at most for the stop
     /// timeout.
     async fn retire(&self, child: &Child) {
-        let retired = timeout(self.shared.launch.stop_timeout, self.link.retire());
+        let retired = timeout(self.lane.shared.launch.stop_timeout, self.lane.link.retire());
         tokio::select! {
             () = child.ended() => {}
             _ = retired => {}
         }
     }
 
-    /// Serves requests until the worker ends or must stop. Returns whether it ended unexpectedly between two
-    /// requests.
-    async fn serve(&mut self, child: &Child) -> bool {
-        let pool = self.shared.pool.clone();
-        let mut measured_at = Instant::now();
-        let mut ahead = None;
+    /// Serves requests until the worker ends or must stop, in the runtime of this task or in one that serves connections.
+    /// Returns whether the worker ended unexpectedly between two requests.
+    async fn serve(&self) -> bool {
+        let pool = &self.lane.shared.pool;
+        let (mut runtime, mut ahead) = (None::<Handle>, None);
         loop {
-            let work = match ahead.take() {
-                // It has begun it, or will, also if it is to end.
-                Some(work) => Some(work),
-                None => tokio::select! {
-                    biased;
-                    () = child.ended() => return true,
-                    _ = wait_stopped(&mut self.stopped) => return false,
-                    work = pool.next(self.id) => work,
+            let serve_loop =
+                self.lane.clone().serve(self.stopped.clone(), runtime.clone(), ahead.take());
+            let left = match &runtime {
+                None => serve_loop.await,
+                // Aborted with this task.
+                Some(runtime) => match AbortOnDrop(runtime.spawn(serve_loop)).await {
+                    Ok(left) => left,
+                    Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                    Err(_) => Left::Dropped,
                 },
             };
-            let Some(work) = work else { return false };
-            let Some(after) = self.run_job(child, work).await else { return false };
-            ahead = after.ahead;
-            if !after.stays && ahead.is_none() {
-                return false;
-            }
-            if self.shared.launch.watches_memory && measured_at.elapsed() >= MEMORY_INTERVAL {
-                pool.on_memory(self.id, memory(child.pid()));
-                measured_at = Instant::now();
+            match left {
+                Left::Ended => return true,
+                Left::Stopped => return false,
+                Left::Moved { to, work } => (runtime, ahead) = (Some(to), work),
+                Left::Dropped => {
+                    if let Some(runtime) = runtime.take() {
+                        pool.runtimes.remove(&runtime);
+                    }
+                    if pool.is_working(self.lane.id) {
+                        return false; // and the request that it has is lost
+                    }
+                }
             }
         }
     }
 
-    /// Sends a request to the worker and its response to the caller. Returns what the worker does after that; `None` if
-    /// it was abandoned or stopped.
-    async fn run_job(&mut self, child: &Child, work: Work) -> Option<After> {
-        let Work { job, request, .. } = work;
-        let mut has_ended = false;
-        let result = {
-            let worker = (self.id, &*self.shared.pool);
-            let mut exchange = pin!(exchange(&self.link, worker, request, &job));
-            tokio::select! {
-                biased;
-                result = &mut exchange => result,
-                _ = wait_stopped(&mut self.stopped) => return None,
-                () = child.ended() => {
-                    has_ended = true;
-                    self.link.on_exit();
-                    child.kill_group(); // its descendants could run forever
-                    tokio::select! {
-                        biased;
-                        result = last_answer(exchange, &job) => result,
-                        _ = wait_stopped(&mut self.stopped) => return None,
-                    }
-                }
-            }
-        };
-        let pool = &self.shared.pool;
-        let failed = match result {
-            Ok(done) => {
-                let is_broken = matches!(&done, Done::Body(_, Ended::Failed(_)));
-                let may_end = is_broken && self.link.is_disconnected();
-                let crashed =
-                    has_ended || self.link.is_violated() || (may_end && exits_soon(child).await);
-                if crashed || !is_caller_waiting(&done, &job) {
-                    self.link.close_idle();
-                }
-                // The worker is idle before its caller gets the response, so that the caller finds its capacity
-                // released.
-                let after = pool.done_ahead(self.id, crashed && is_broken);
-                drop(job.take_permit());
-                done.report(&job);
-                return Some(After { stays: after.stays && !crashed, ..after });
-            }
-            Err(failed) => failed,
-        };
-        let ExchangeFailed { request, delivery, is_fatal, error } = failed;
-        let crashed = has_ended || is_fatal || exits_soon(child).await;
-        let is_sent = delivery != Delivery::NotSent;
-        // RFC 9110 section 9.2.2.
-        let request = request.filter(|request| {
-            // A tunnel is not begun twice.
-            !is_sent || request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
-        });
-        let stays = match request {
-            Some(request) => {
-                pool.requeue(self.id, &job, Unanswered { request, is_sent, crashed, error })
-            }
-            None => {
-                let stays = pool.done(self.id, crashed);
-                drop(job.take_permit());
-                job.answer(Err(error));
-                stays
-            }
-        };
-        Some(After { stays, ahead: None })
-    }
-
     /// Sends the stop signal to the process, and kills its group at its end or after the stop timeout.
     async fn stop_process(&self, child: &Child) {
-        child.terminate(self.shared.launch.command.signal());
-        if timeout(self.shared.launch.stop_timeout, child.ended()).await.is_err() {
-            let within = self.shared.launch.stop_timeout;
+        child.terminate(self.lane.shared.launch.command.signal());
+        if timeout(self.lane.shared.launch.stop_timeout, child.ended()).await.is_err() {
+            let within = self.lane.shared.launch.stop_timeout;
             let message = "a worker process did not end after the stop signal and is killed";
-            tracing::warn!(worker = %self.id, pid = child.pid(), ?within, "{message}");
+            tracing::warn!(worker = %self.lane.id, pid = child.pid(), ?within, "{message}");
         }
         child.kill_group();
         child.ended().await;
     }
 }
 
-/// Runs a request, from its head to the end of the response's body.
-async fn exchange(
-    link: &Link,
-    (id, pool): (WorkerId, &Pool),
-    request: crate::Request,
-    job: &Arc<Job>,
-) -> Result<Done, ExchangeFailed> {
-    let done = match link.exchange(request, job, || pool.send_ahead()).await? {
-        Ok(response) => deliver(response, job).await,
-        Err(error) => Done::Answer(Err(error)),
-    };
-    link.finish_request(job, || pool.release_ahead(id)).await;
-    Ok(done)
-}
-
-/// Waits for the rest of an exchange whose process has ended. After the head of the response there is no timeout:
-/// the client may read slowly.
-async fn last_answer(
-    exchange: impl Future<Output = Result<Done, ExchangeFailed>>,
-    job: &Job,
-) -> Result<Done, ExchangeFailed> {
-    let held_open = async {
-        sleep(LAST_ANSWER).await;
-        if job.has_body() { pending().await } else { Err(ExchangeFailed::ended()) }
-    };
-    tokio::select! {
-        biased;
-        result = exchange => result,
-        failed = held_open => failed,
-    }
-}
-
-/// Returns whether the caller still waits for the response.
-fn is_caller_waiting(done: &Done, job: &Job) -> bool {
-    match done {
-        Done::Answer(_) => job.is_running(),
-        Done::Body(..) => true, // the connection of an incomplete body is closed already
-    }
-}
-
-/// Returns whether the process of a broken connection ends: the kernel closes its sockets first.
-async fn exits_soon(child: &Child) -> bool {
-    timeout(EXIT_NOTICE, child.ended()).await.is_ok()
-}
-
 /// Waits until the worker is stopped.
-async fn wait_stopped(stopped: &mut watch::Receiver<Option<StopReason>>) -> StopReason {
+pub(super) async fn wait_stopped(stopped: &mut watch::Receiver<Option<StopReason>>) -> StopReason {
     // Fails if the executor was dropped.
     let why = stopped.wait_for(Option::is_some).await;
     why.ok().and_then(|why| *why).unwrap_or(StopReason::Requested)
@@ -339,6 +217,23 @@ fn call_hook<T>(name: &str, hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(with))) {
         let message = panic_message(&*panic);
         tracing::error!(hook = name, message, "a hook of a worker pool panicked");
+    }
+}
+
+/// A task that is aborted when it is dropped.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 

@@ -1,42 +1,87 @@
 //! Tests of requests that are ahead, with workers whose sockets are flags.
 
 use std::{
-    sync::atomic::{AtomicU8, Ordering::SeqCst},
+    collections::VecDeque,
+    sync::Mutex,
     task::{Context, Poll, Waker},
 };
 
 use tokio::sync::Semaphore;
 
 use super::{
-    super::{Next, Stats, job::Times},
+    super::{
+        Next, Stats,
+        job::{Cancelled, Times},
+    },
     *,
 };
 
-/// A worker whose socket is empty, or has a request that was sent ahead.
+/// A worker that reads requests from its socket, in order.
 #[derive(Default)]
-struct Socket(AtomicU8);
+struct Socket(Mutex<Sent>);
 
-const EMPTY: u8 = 0;
-const SENT: u8 = 1;
-const READ: u8 = 2;
+#[derive(Default)]
+struct Sent {
+    next_id: u32,
+    /// Ids of requests that are ahead: those that the worker has read come first.
+    ahead: VecDeque<u32>,
+    read: usize,
+    has_unread_current: bool,
+    has_lost_current: bool,
+}
+
+/// How many requests a worker takes ahead.
+const DEPTH: usize = 2;
 
 impl Lookahead for Socket {
-    fn send_ahead(&self, _: &Request) -> bool {
-        self.0.compare_exchange(EMPTY, SENT, SeqCst, SeqCst).is_ok()
+    fn send_ahead(&self, _: &Request, _: Instant) -> Option<u32> {
+        let mut sent = self.0.lock().unwrap();
+        if sent.ahead.len() == DEPTH {
+            return None;
+        }
+        sent.next_id += 1;
+        let id = sent.next_id;
+        sent.ahead.push_back(id);
+        Some(id)
     }
 
-    fn take_back(&self) -> bool {
-        self.0.compare_exchange(SENT, EMPTY, SeqCst, SeqCst).is_ok()
+    fn begin_ahead(&self, _: Instant) {
+        let mut sent = self.0.lock().unwrap();
+        sent.ahead.pop_front();
+        sent.read = sent.read.saturating_sub(1);
+    }
+
+    fn take_back(&self, last: u32) -> Vec<u32> {
+        let mut sent = self.0.lock().unwrap();
+        sent.has_lost_current |= std::mem::take(&mut sent.has_unread_current);
+        let unread = sent.ahead.iter().skip(sent.read).copied().collect::<Vec<_>>();
+        let taken = unread.into_iter().filter(|id| *id <= last).collect::<Vec<_>>();
+        sent.ahead.retain(|id| !taken.contains(id));
+        taken
+    }
+
+    fn has_read_current(&self) -> bool {
+        !self.0.lock().unwrap().has_unread_current
     }
 
     fn has_begun(&self) -> bool {
-        self.0.load(SeqCst) == READ
+        self.0.lock().unwrap().read > 0
     }
 }
 
 impl Socket {
+    /// The worker reads the next request.
     fn read(&self) {
-        self.0.store(READ, SeqCst);
+        self.0.lock().unwrap().read += 1;
+    }
+
+    /// The worker does not read the request that it was sent before those ahead.
+    fn sleep(&self) {
+        self.0.lock().unwrap().has_unread_current = true;
+    }
+
+    fn has_lost_current(&self) -> bool {
+        self.0.lock().unwrap().has_lost_current
     }
 }
 
@@ -85,11 +130,16 @@ impl Pool {
         }
     }
 
-    /// Returns the job that was sent ahead to a worker, which has ended its request.
+    /// The caller of a job leaves.
+    fn cancel(&mut self, job: &Arc<Job>) {
+        let was = job.cancel();
+        assert_eq!(was, Cancelled::Ahead);
+        self.queue.on_cancelled(job, was);
+    }
+
+    /// What a worker begins that has ended a request.
     fn begin_ahead(&mut self, worker: usize) -> Option<Arc<Job>> {
-        let begun = self.queue.begin_ahead(id(worker), self.now)?;
-        self.sockets[worker].0.store(EMPTY, SeqCst);
-        Some(begun.0)
+        Some(self.queue.begin_ahead(id(worker), self.now)?.0)
     }
 }
 
@@ -98,14 +148,16 @@ fn is_same(job: Option<Arc<Job>>, other: &Arc<Job>) -> bool {
 }
 
 #[test]
-fn each_busy_worker_is_sent_one_job_ahead_in_order() {
+fn busy_workers_are_sent_jobs_ahead_in_turn_until_they_have_enough() {
     let mut pool = Pool::new(2);
-    let jobs = [pool.push(), pool.push(), pool.push()];
-    assert_eq!(jobs.each_ref().map(|job| job.is_ahead()), [true, true, false]);
-    assert_eq!(pool.queue.queued(), 3, "all wait");
+    let jobs = [(); 5].map(|()| pool.push());
+    assert_eq!(jobs.each_ref().map(|job| job.is_ahead()), [true, true, true, true, false]);
+    assert_eq!(pool.queue.queued(), 5, "all wait");
     assert!(is_same(pool.begin_ahead(0), &jobs[0]));
     assert!(is_same(pool.begin_ahead(1), &jobs[1]));
-    assert!(is_same(pool.next(0), &jobs[2]));
+    assert!(is_same(pool.begin_ahead(1), &jobs[3]));
+    assert!(is_same(pool.next(1), &jobs[4]));
+    assert!(is_same(pool.begin_ahead(0), &jobs[2]));
     assert!(pool.begin_ahead(0).is_none());
 }
 
@@ -149,9 +201,8 @@ fn cancelled_job_is_taken_back_and_begun_one_goes_on() {
     let mut pool = Pool::new(2);
     let [unread, read] = [pool.push(), pool.push()];
     pool.sockets[1].read();
-    assert!(unread.cancel());
-    pool.queue.on_cancelled();
-    assert!(!read.cancel());
+    pool.cancel(&unread);
+    pool.cancel(&read);
     assert!(pool.begin_ahead(0).is_none());
     assert_eq!(pool.permits.available_permits(), 98, "the worker has one of them");
     assert!(is_same(pool.begin_ahead(1), &read));
@@ -186,6 +237,42 @@ fn leaving_worker_leaves_its_job_to_others_unless_it_has_begun_it() {
     assert!(is_same(pool.next(2), &unread));
     pool.queue.close();
     assert!(!pool.queue.is_drained());
-    assert!(is_same(pool.queue.take_ahead(id(1)), &read));
+    assert!(is_same(pool.queue.take_ahead(id(1)).pop(), &read));
     assert!(pool.queue.is_drained());
+}
+
+#[test]
+fn jobs_before_one_that_is_taken_back_are_queued_again_in_order() {
+    let mut pool = Pool::new(1);
+    let [first, second, third] = [(); 3].map(|()| pool.push());
+    pool.cancel(&second);
+    assert!(!first.is_ahead() && !third.is_ahead());
+    assert_eq!(pool.permits.available_permits(), 97);
+    assert!(is_same(pool.next(0), &first));
+    assert!(is_same(pool.next(0), &third));
+    assert!(pool.next(0).is_none(), "the second one is never run");
+}
+
+#[test]
+fn idle_worker_waits_a_moment_for_a_worker_that_has_not_read_its_current_job() {
+    let mut pool = Pool::new(2);
+    pool.sockets[0].sleep();
+    let ahead = pool.push();
+    assert!(pool.next(1).is_none());
+    assert_eq!(pool.queue.wake_again_at(), Some(pool.now + MAX_AHEAD));
+    assert!(pool.queue.wake_next(pool.now).is_none(), "it has still not read it");
+    pool.sockets[0].0.lock().unwrap().has_unread_current = false;
+    assert!(pool.queue.wake_next(pool.now).is_some());
+    assert!(is_same(pool.next(1), &ahead));
+    assert!(!pool.sockets[0].has_lost_current());
+}
+
+#[test]
+fn worker_that_does_not_read_loses_all_its_jobs() {
+    let mut pool = Pool::new(2);
+    pool.sockets[0].sleep();
+    let ahead = pool.push();
+    pool.now += MAX_AHEAD;
+    assert!(is_same(pool.next(1), &ahead));
+    assert!(pool.sockets[0].has_lost_current());
 }

@@ -27,7 +27,7 @@ fn job_is_either_begun_or_cancelled() {
             let job = job.clone();
             move || job.begin().is_some()
         });
-        let was_queued = job.cancel();
+        let was_queued = job.cancel() == Cancelled::Queued;
         let begun = worker.join().unwrap();
         assert!(begun != was_queued, "either the worker has begun it, or it was cancelled");
         assert_eq!(permits.available_permits(), usize::from(was_queued));
@@ -78,12 +78,18 @@ impl Socket {
 }
 
 impl Lookahead for Socket {
-    fn send_ahead(&self, _: &Request) -> bool {
-        true
+    fn send_ahead(&self, _: &Request, _: Instant) -> Option<u32> {
+        Some(0)
     }
 
-    fn take_back(&self) -> bool {
-        self.take()
+    fn begin_ahead(&self, _: Instant) {}
+
+    fn take_back(&self, last: u32) -> Vec<u32> {
+        if self.take() { vec![last] } else { Vec::new() }
+    }
+
+    fn has_read_current(&self) -> bool {
+        true
     }
 
     fn has_begun(&self) -> bool {
@@ -96,18 +102,29 @@ fn job_that_is_ahead_is_either_begun_or_cancelled() {
     model(|| {
         let (job, permits) = job();
         let socket = Arc::new(Socket(Mutex::new(true)));
-        assert!(job.send_ahead(&(socket.clone() as _)));
+        let id = job.send_ahead(&*socket, Instant::now()).unwrap();
+        // The lock of the pool: a job is taken back or begun under it.
+        let pool = Arc::new(Mutex::new(()));
         let worker = thread::spawn({
-            let job = job.clone();
+            let (job, socket, pool) = (job.clone(), socket.clone(), pool.clone());
             move || {
-                let has_read = socket.take();
-                (has_read, job.begin_ahead().is_some())
+                if !socket.take() {
+                    return (false, false);
+                }
+                let _pool = pool.lock().unwrap();
+                (true, job.begin_ahead().is_some())
             }
         });
-        let was_queued = job.cancel();
+        let was = job.cancel();
+        if was == Cancelled::Ahead {
+            let _pool = pool.lock().unwrap();
+            if !socket.take_back(id).is_empty() {
+                assert!(!job.take_back(), "its caller has left");
+            }
+        }
         let (has_read, begun) = worker.join().unwrap();
-        assert_eq!(has_read, !was_queued, "either the worker has read it, or it was cancelled");
-        assert!(!has_read || begun, "what the worker has read is begun");
-        assert_eq!(permits.available_permits(), usize::from(was_queued));
+        assert_eq!(has_read, begun, "what the worker has read is begun");
+        assert_ne!(was, Cancelled::Queued);
+        assert_eq!(permits.available_permits(), usize::from(!has_read));
     });
 }

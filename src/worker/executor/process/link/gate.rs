@@ -77,7 +77,7 @@ impl GateLink {
             socket.try_send(program.as_bytes(), &[])?;
         }
         let buffer = vec![0; MAX_FRAME].into_boxed_slice();
-        let window = Window::new(is_sequential, theirs.try_clone()?)?;
+        let window = Window::new(is_sequential, theirs.try_clone()?);
         let (is_violated, is_disconnected) = (false, false);
         let state =
             State { buffer, next_id: 0, in_progress: None, window, is_violated, is_disconnected };
@@ -88,11 +88,6 @@ impl GateLink {
     pub(in super::super) fn send_sockets(&self, sockets: &[OwnedFd]) -> io::Result<()> {
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         self.0.socket.try_send(&[0], &fds)
-    }
-
-    /// Returns the socket from which the worker reads requests that are sent ahead, if there is one.
-    pub(in super::super) fn lookahead_socket(&self) -> io::Result<Option<OwnedFd>> {
-        self.0.lock().window.worker_socket().map(OwnedFd::try_clone).transpose()
     }
 
     /// Waits until the worker has loaded the application.
@@ -119,7 +114,7 @@ impl GateLink {
             Ok(both) => both.unzip(),
             Err(answer) => return Ok(*answer),
         };
-        let ahead = frames.lock().begin_ahead();
+        let ahead = frames.lock().window.take_begun();
         let (id, attachment) = match ahead {
             Some(id) => (id, Attachment::Nothing),
             None => {
@@ -142,6 +137,7 @@ impl GateLink {
             Err(error) => return Err(failure(None, Delivery::MaybeSent, error.into())),
         };
         let (has_left, reply) = self.first_reply(id, job, &mut upload, on_begun).await;
+        let Some(reply) = reply else { return Err(ExchangeFailed::taken_back(request)) };
         match reply {
             Ok((Reply::End { .. }, _)) if has_left => Ok(Err(bad_gateway(GateError::Closed))),
             Ok((reply, fd)) => match respond(frames, request.method(), reply, fd, upload, job) {
@@ -162,17 +158,18 @@ impl GateLink {
         }
     }
 
-    /// Waits for the first frame of a response, and calls `on_begun` if it has not arrived yet. If the caller disconnects
-    /// before it, a worker that runs several requests at a time is sent a cancellation. Returns whether it was sent.
+    /// Waits for the first frame of a response, and calls `on_begun` if it is not there. If the caller leaves before, the
+    /// cancellation is sent to a worker that answers several requests at a time. Returns whether it was, and no frame if
+    /// the request was taken back.
     async fn first_reply(
         &self,
         id: u32,
         job: &Job,
         upload: &mut Option<Upload>,
         on_begun: impl Fn(),
-    ) -> (bool, Result<(Reply, Option<OwnedFd>), GateError>) {
+    ) -> (bool, Option<Result<(Reply, Option<OwnedFd>), GateError>>) {
         let frames = &self.0;
-        let is_concurrent = frames.lock().window.worker_socket().is_none();
+        let is_concurrent = !frames.lock().window.is_sequential();
         let (mut has_left, mut is_begun) = (false, false);
         let reply = poll_fn(|cx| {
             Upload::poll(upload, cx);
@@ -180,12 +177,15 @@ impl GateLink {
                 // If the socket is full, the cancellation is sent after the response has begun.
                 has_left = frames.socket.try_send(&cancel(id), &[]).is_ok();
             }
+            if !is_concurrent && frames.lock().window.is_taken_back(id, cx.waker()) {
+                return Poll::Ready(None);
+            }
             let reply = frames.poll_reply(cx, id, job);
             // Not if the response has arrived: the worker can be sent two requests then.
             if reply.is_pending() && !mem::replace(&mut is_begun, true) {
                 on_begun();
             }
-            reply
+            reply.map(Some)
         });
         let reply = reply.await;
         (has_left, reply)
@@ -217,7 +217,7 @@ impl GateLink {
     }
 
     /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
-    /// takes back the request that was sent ahead, and returns `false` if the worker has begun it.
+    /// takes back the requests that were sent ahead, and returns `false` if the worker has begun one.
     pub(super) async fn finish_request(&self, job: &Job, release: impl Fn() -> bool) {
         let frames = &self.0;
         let Some(id) = frames.request_in_progress() else { return };
@@ -239,6 +239,14 @@ impl GateLink {
         }
     }
 
+    /// Moves the socket to the current runtime.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(super) fn change_runtime(&self) -> io::Result<()> {
+        self.0.socket.change_runtime()
+    }
+
     pub(super) fn is_violated(&self) -> bool {
         self.0.lock().is_violated
     }
@@ -249,7 +257,7 @@ impl GateLink {
 
     /// Returns the interface for sending requests ahead, if the worker supports it.
     pub(super) fn lookahead(&self) -> Option<Arc<dyn Lookahead>> {
-        let is_possible = self.0.lock().window.worker_socket().is_some();
+        let is_possible = self.0.lock().window.is_sequential();
         is_possible.then(|| self.0.clone() as _)
     }
 
@@ -276,13 +284,6 @@ impl State {
     fn begin(&mut self, id: u32, may_look_ahead: bool) {
         self.in_progress = Some(id);
         self.window.begin(Instant::now(), may_look_ahead);
-    }
-
-    /// Begins the request that was sent ahead, if there is one.
-    fn begin_ahead(&mut self) -> Option<u32> {
-        let id = self.window.begin_ahead()?;
-        self.begin(id, true);
-        Some(id)
     }
 }
 
@@ -376,7 +377,7 @@ impl FrameSocket {
 /// Creates the failure of a request that the worker will not answer.
 fn failure(request: Option<Request>, delivery: Delivery, error: GateError) -> ExchangeFailed {
     let error = Error::new(Kind::BadGateway, error).into();
-    ExchangeFailed { request, delivery, is_fatal: true, error }
+    ExchangeFailed { request, delivery, is_fatal: true, is_taken_back: false, error }
 }
 
 /// Logs the traceback of an exception of the application.

@@ -173,6 +173,7 @@ impl ExchangeFailed {
             request: None,
             delivery: Delivery::NotSent,
             is_fatal: false,
+            is_taken_back: false,
             error: Error::new(Kind::Overloaded, error).into(),
         }
     }
@@ -183,6 +184,7 @@ impl ExchangeFailed {
             request: Some(request),
             delivery: Delivery::NotSent,
             is_fatal: true,
+            is_taken_back: false,
             error: Error::new(Kind::BadGateway, Cause::Io(error)).into(),
         }
     }
@@ -196,6 +198,7 @@ impl From<ExchangeError> for ExchangeFailed {
             request: request.filter(|_| is_of_worker).map(|request| *request),
             delivery,
             is_fatal: false,
+            is_taken_back: false,
             error: cause.into_error(),
         }
     }

@@ -1,6 +1,13 @@
-//! `Window`: the request that was sent ahead to a worker while it runs another one.
+//! `Window`: the requests that were sent ahead to a worker, while it answers another one.
 
-use std::{io, os::fd::OwnedFd, time::Instant};
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use http::header::UPGRADE;
 
 use super::{
     super::super::super::super::queue::ahead::{Lookahead, MAX_DURATION},
@@ -9,74 +16,87 @@ use super::{
 };
 use crate::{
     Request,
-    net::seqpacket::{pair, try_recv, try_send, unread},
+    net::seqpacket::{try_recv, unread},
     proto::gate::request_id,
 };
 
-/// The state of the request that was sent ahead, and of the request that the worker runs.
+/// Maximum number of requests that are ahead at a worker: 8.
+const MAX_DEPTH: usize = 8;
+
+/// Maximum duration of the requests that are ahead at a worker, as the last ones took, if they are more than one: 2 ms.
+const MAX_WORK: Duration = Duration::from_millis(2);
+
+/// The weight of a request in the average duration is one in this number.
+const WEIGHT: u32 = 8;
+
+/// The state of the requests that are ahead, and of the one before.
 ///
-/// A request is sent ahead on a second socket pair, which holds at most one message. After it, a marker of one byte is
-/// sent on the main socket; when the worker reads the marker, it reads the second socket. This process has both ends of
-/// the second pair: it takes the request back by reading it before the worker does. The marker remains in the main
-/// socket then, so no other request is sent ahead until the worker has read the marker.
+/// They are in the worker's socket. Since this process has both ends of it, either the worker reads a request or this
+/// process does, which takes it back. Both read the oldest one first.
 pub(super) struct Window {
-    /// This process's end and the worker's. `None` if the worker runs several requests at a time, so that nothing is
-    /// sent ahead.
-    sockets: Option<[OwnedFd; 2]>,
-    /// The worker's end of the main socket pair, from which unread requests are recovered when the worker has exited;
-    /// `None` after that.
+    /// The worker's end of the socket pair; `None` after its exit.
     worker_end: Option<OwnedFd>,
-    /// The request that was sent ahead and not taken back.
-    ahead: Option<u32>,
-    /// Whether the main socket may hold the marker of a request that was taken back.
-    is_stale: bool,
-    /// The request that the worker had not read when it exited.
-    unread: Option<u32>,
-    /// When the worker began its current request; `None` if it has none.
+    /// Whether the worker reads a request only when it has answered the one before.
+    is_sequential: bool,
+    /// The ids and sizes of the requests that were sent ahead and not taken back, oldest first.
+    ahead: VecDeque<(u32, usize)>,
+    /// The id of the request that was sent ahead and is begun, until its exchange begins.
+    begun: Option<u32>,
+    /// The id of the current request, if the worker had not read it when those behind it were taken back.
+    taken_back: Option<u32>,
+    /// Woken when the current request is taken back.
+    exchange: Option<Waker>,
+    /// The requests that a worker that has ended had not read.
+    unread: Vec<u32>,
+    /// When the worker began its present request; `None` if it has none.
     begun_at: Option<Instant>,
-    /// Whether a request may be sent ahead during the current one.
+    /// Whether others may be sent ahead behind that.
     may_look_ahead: bool,
-    /// Whether the previous request took less than [`MAX_DURATION`].
-    was_short: bool,
+    /// The duration of its last request.
+    last: Option<Duration>,
+    /// The average duration of its requests.
+    average: Duration,
 }
 
 impl Window {
     /// Creates the state of a worker with this end of its socket pair.
-    ///
-    /// # Errors
-    /// Those of socketpair(2).
-    pub(super) fn new(is_possible: bool, worker_end: OwnedFd) -> io::Result<Self> {
-        let sockets = is_possible.then(pair).transpose()?.map(|(ours, theirs)| [ours, theirs]);
-        let worker_end = Some(worker_end);
-        Ok(Self {
-            sockets,
-            worker_end,
-            ahead: None,
-            is_stale: false,
-            unread: None,
+    pub(super) fn new(is_sequential: bool, worker_end: OwnedFd) -> Self {
+        Self {
+            worker_end: Some(worker_end),
+            is_sequential,
+            ahead: VecDeque::new(),
+            begun: None,
+            taken_back: None,
+            exchange: None,
+            unread: Vec::new(),
             begun_at: None,
             may_look_ahead: false,
-            was_short: false,
-        })
+            last: None,
+            average: Duration::ZERO,
+        }
     }
 
-    /// Returns the worker's end of the second socket pair.
-    pub(super) fn worker_socket(&self) -> Option<&OwnedFd> {
-        self.sockets.as_ref().map(|[_, theirs]| theirs)
+    /// Whether the worker reads a request only when it has answered the one before.
+    pub(super) fn is_sequential(&self) -> bool {
+        self.is_sequential
     }
 
-    /// Records that the worker begins a request. `may_look_ahead` means that the whole request is in its frame, so that
-    /// another one may be sent ahead.
+    /// Records that the worker begins a request. Others may be sent ahead if `may_look_ahead`: the whole request is in
+    /// its frame.
     pub(super) fn begin(&mut self, now: Instant, may_look_ahead: bool) {
         self.begun_at = Some(now);
-        self.may_look_ahead = may_look_ahead && !self.is_stale;
-        self.is_stale = false; // the worker reads the marker before this request
+        self.may_look_ahead = may_look_ahead && self.is_sequential;
     }
 
     /// Records that the worker has completed its request.
     pub(super) fn complete(&mut self, now: Instant) {
-        let is_short = |at: Instant| now.saturating_duration_since(at) < MAX_DURATION;
-        self.was_short = self.begun_at.take().is_some_and(is_short);
+        let Some(begun_at) = self.begun_at.take() else { return };
+        let last = now.saturating_duration_since(begun_at);
+        self.average = match self.last {
+            None => last,
+            Some(_) => self.average - self.average / WEIGHT + last / WEIGHT,
+        };
+        self.last = Some(last);
     }
 
     /// Allows no request to be sent ahead until the next one is begun.
@@ -84,92 +104,139 @@ impl Window {
         self.may_look_ahead = false;
     }
 
-    /// Records that the worker begins the request that was sent ahead, and returns its id.
-    pub(super) fn begin_ahead(&mut self) -> Option<u32> {
-        self.ahead.take()
+    /// Returns the id of the request that was sent ahead and is begun by this exchange.
+    pub(super) fn take_begun(&mut self) -> Option<u32> {
+        self.begun.take()
     }
 
-    /// Takes back the request that was sent ahead, unless the worker has read it.
-    fn take_back(&mut self, buffer: &mut [u8]) -> bool {
-        let (Some(id), Some([_, theirs])) = (self.ahead, &self.sockets) else { return false };
-        let message = try_recv(theirs, buffer);
-        let is_taken = message.is_ok_and(|m| request_id(&buffer[..m.len]) == Some(id));
-        self.ahead.take_if(|_| is_taken);
-        self.is_stale |= is_taken;
-        is_taken
+    /// Returns whether request `id`, which is begun, was taken back. Otherwise `waker` is woken when it is.
+    pub(super) fn is_taken_back(&mut self, id: u32, waker: &Waker) -> bool {
+        match &mut self.exchange {
+            Some(before) => before.clone_from(waker),
+            None => self.exchange = Some(waker.clone()),
+        }
+        self.taken_back.take_if(|taken| *taken == id).is_some()
     }
 
     /// Returns whether the worker exited before it read request `id`.
     pub(super) fn is_unread(&self, id: u32) -> bool {
-        self.unread == Some(id)
+        self.unread.contains(&id)
     }
 
-    /// Records that the worker has exited: finds the request that it has not read, and closes its end of the main
-    /// socket.
+    /// Records that the worker has ended: determines which requests it has not read, and closes its end of the socket.
     pub(super) fn end(&mut self, buffer: &mut [u8]) {
         let Some(worker_end) = self.worker_end.take() else { return };
         while let Ok(message) = try_recv(&worker_end, buffer)
             && message.len > 0
         {
-            self.unread = self.unread.or_else(|| request_id(&buffer[..message.len]));
-        }
-        // A request that was sent ahead and counts as begun is in the second socket.
-        if let (None, Some([_, theirs])) = (self.ahead, &self.sockets)
-            && let Ok(message) = try_recv(theirs, buffer)
-        {
-            self.unread = self.unread.or_else(|| request_id(&buffer[..message.len]));
+            self.unread.extend(request_id(&buffer[..message.len]));
         }
     }
 
     /// Returns whether a request may be sent ahead now.
     fn is_open(&self, now: Instant) -> bool {
-        let is_short = |at: Instant| now.saturating_duration_since(at) < MAX_DURATION;
-        let is_free = self.ahead.is_none() && !self.is_stale && self.may_look_ahead;
-        let is_fast = self.was_short && self.begun_at.is_some_and(is_short);
-        is_free && is_fast && self.worker_socket().is_some_and(is_read)
+        let is_short = |duration: Duration| duration < MAX_DURATION;
+        let is_fast = self.last.is_some_and(is_short)
+            && self.begun_at.is_some_and(|at| is_short(now.saturating_duration_since(at)));
+        let fits = self.average * (self.ahead.len() as u32 + 1) <= MAX_WORK;
+        self.may_look_ahead
+            && is_fast
+            && (self.ahead.is_empty() || fits && self.ahead.len() < MAX_DEPTH)
+    }
+
+    /// The number of bytes in the worker's socket that it has not read; `None` after its exit.
+    fn unread_bytes(&self) -> Option<u64> {
+        self.worker_end.as_ref().and_then(|socket| unread(socket).ok())
     }
 }
 
-/// Returns whether the worker has read everything that was sent to its end of a socket.
-fn is_read(socket: &OwnedFd) -> bool {
-    matches!(unread(socket), Ok(0))
+impl State {
+    /// Reads requests instead of the worker, up to the one with the id `last`. Returns the ids of those that were ahead.
+    fn take_back(&mut self, last: u32) -> Vec<u32> {
+        let Self { window, buffer, in_progress, .. } = self;
+        let mut taken = Vec::new();
+        let Some(worker_end) = &window.worker_end else {
+            // It has ended, and this process has read what was in its socket.
+            let Some(end) = window.ahead.iter().position(|(id, _)| *id == last) else {
+                return taken;
+            };
+            let unread = window.ahead.drain(..=end).map(|(id, _)| id).collect::<Vec<_>>();
+            taken.extend(unread.iter().filter(|id| window.unread.contains(id)));
+            // Those that it has read are begun.
+            for id in unread.into_iter().rev().filter(|id| !window.unread.contains(id)) {
+                window.ahead.push_front((id, 0));
+            }
+            return taken;
+        };
+        while window.ahead.iter().any(|(id, _)| *id == last)
+            && let Ok(message) = try_recv(worker_end, buffer)
+            && message.len > 0
+        {
+            let Some(id) = request_id(&buffer[..message.len]) else {
+                continue; // the client of an earlier request has left
+            };
+            if let Some(at) = window.ahead.iter().position(|(ahead, _)| *ahead == id) {
+                window.ahead.remove(at);
+                taken.push(id);
+            } else if in_progress.take_if(|current| *current == id).is_some() {
+                window.taken_back = Some(id);
+                window.begun_at = None;
+            }
+        }
+        taken
+    }
 }
 
 impl Lookahead for FrameSocket {
-    fn send_ahead(&self, request: &Request) -> bool {
+    fn send_ahead(&self, request: &Request, now: Instant) -> Option<u32> {
         let mut state = self.lock();
-        if state.in_progress.is_none() || !state.window.is_open(Instant::now()) {
-            return false;
+        // A WebSocket would need another socket.
+        let has_upgrade = request.headers().contains_key(UPGRADE);
+        if has_upgrade || state.in_progress.is_none() || !state.window.is_open(now) {
+            return None;
         }
         let id = state.next_id();
         // A request that cannot be encoded fails later, when it is begun.
         let Ok(Encoded { frame, attachment: Attachment::Nothing }) = encode(id, request, None)
         else {
-            return false;
+            return None;
         };
-        let Some([ours, _]) = &state.window.sockets else { return false };
-        // The marker is sent second, so that the request is there when the worker reads the marker.
-        let is_sent = try_send(ours, &frame).is_ok();
-        if is_sent && self.socket.try_send(&[0], &[]).is_err() {
-            // The worker has exited, or does not read.
-            state.window.ahead = Some(id);
-            let State { window, buffer, .. } = &mut *state;
-            window.take_back(buffer);
-            return false;
-        }
-        state.window.ahead = Some(id).filter(|_| is_sent);
-        is_sent
+        self.socket.try_send(&frame, &[]).ok()?;
+        state.window.ahead.push_back((id, frame.len()));
+        Some(id)
     }
 
-    fn take_back(&self) -> bool {
+    fn begin_ahead(&self, now: Instant) {
         let mut state = self.lock();
-        let State { window, buffer, .. } = &mut *state;
-        window.take_back(buffer)
+        if let Some((id, _)) = state.window.ahead.pop_front() {
+            state.window.begun = Some(id);
+            state.in_progress = Some(id);
+            state.window.begin(now, true);
+        }
+    }
+
+    fn take_back(&self, last: u32) -> Vec<u32> {
+        let mut state = self.lock();
+        let taken = state.take_back(last);
+        let is_revoked = state.window.taken_back.is_some();
+        let exchange = state.window.exchange.take_if(|_| is_revoked);
+        drop(state);
+        if let Some(waker) = exchange {
+            waker.wake();
+        }
+        taken
+    }
+
+    fn has_read_current(&self) -> bool {
+        let state = self.lock();
+        let ahead: usize = state.window.ahead.iter().map(|(_, size)| size).sum();
+        state.window.unread_bytes().is_none_or(|unread| unread <= ahead as u64)
     }
 
     fn has_begun(&self) -> bool {
         let state = self.lock();
-        let socket = state.window.worker_socket().filter(|_| state.window.ahead.is_some());
-        socket.is_some_and(is_read)
+        let ahead: usize = state.window.ahead.iter().map(|(_, size)| size).sum();
+        let unread = state.window.unread_bytes();
+        ahead > 0 && unread.is_some_and(|unread| unread < ahead as u64)
     }
 }

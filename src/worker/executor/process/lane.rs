@@ -1,0 +1,233 @@
+//! `Lane`: a worker of the pool, a process or a part of one, and its requests.
+//!
+//! Its task supervises it in the runtime of the pool. Its requests are exchanged there, too, until a runtime that serves
+//! connections has called the pool: then in that runtime, so that a request changes no thread on its way. It may move
+//! between two requests.
+
+use std::{
+    future::pending,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::header::UPGRADE;
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{
+    super::{
+        super::{
+            pool::{After, Pool, Unanswered, Work},
+            queue::{job::Job, streamed::Ended},
+        },
+        exchange::{Done, deliver},
+    },
+    Shared, StopReason,
+    lane_group::LaneGroup,
+    link::{ExchangeFailed, Link},
+    worker_task::wait_stopped,
+};
+use crate::{
+    conn::Delivery,
+    net::process::{Child, memory},
+    policy::restart::WorkerId,
+};
+
+/// Maximum time between a broken connection and the end of its process, if the process has crashed: 100 ms. The
+/// kernel closes the sockets first.
+const EXIT_NOTICE: Duration = Duration::from_millis(100);
+
+/// Timeout of an exchange whose process has ended: 1 s. The bytes that the process wrote can be read at once, but a
+/// descendant outside of its group may have inherited the connection and hold it open.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+
+/// Minimum time between two measurements of a worker's memory: 1 s.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A worker of the pool.
+pub(super) struct Lane {
+    pub(super) id: WorkerId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) group: Arc<LaneGroup>,
+    pub(super) link: Link,
+}
+
+/// Why a worker serves no more requests in a runtime.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
+pub(super) enum Left {
+    /// Its process ended between two requests.
+    Ended,
+    /// It must stop.
+    Stopped,
+    /// It continues in another runtime, with the request that it has begun.
+    Moved { to: Handle, work: Option<Work> },
+    /// The runtime has ended.
+    Dropped,
+}
+
+impl Lane {
+    /// Serves requests in the current runtime, `here`; `None` stands for that of the pool. It has begun the request
+    /// `ahead`.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        mut stopped: watch::Receiver<Option<StopReason>>,
+        here: Option<Handle>,
+        mut ahead: Option<Work>,
+    ) -> Left {
+        let pool = &self.shared.pool;
+        let Some(process) = self.group.started() else { return Left::Stopped };
+        let child = &process.child;
+        if let Err(error) = self.link.change_runtime() {
+            tracing::error!(worker = %self.id, %error, "cannot register the socket of a worker");
+            return Left::Stopped;
+        }
+        let mut measured_at = Instant::now();
+        loop {
+            if self.link.may_move()
+                && let Some(to) = pool.runtimes.assigned(self.id, here.as_ref())
+            {
+                return Left::Moved { to, work: ahead };
+            }
+            let work = match ahead.take() {
+                // It has begun it, or will, also if it is to end.
+                Some(work) => Some(work),
+                None => tokio::select! {
+                    biased;
+                    () = child.ended() => return Left::Ended,
+                    _ = wait_stopped(&mut stopped) => return Left::Stopped,
+                    work = pool.next(self.id) => work,
+                },
+            };
+            let Some(work) = work else { return Left::Stopped };
+            let Some(after) = self.run_job(child, &mut stopped, work).await else {
+                return Left::Stopped;
+            };
+            ahead = after.ahead;
+            if !after.stays && ahead.is_none() {
+                return Left::Stopped;
+            }
+            if self.shared.launch.watches_memory && measured_at.elapsed() >= MEMORY_INTERVAL {
+                pool.on_memory(self.id, memory(child.pid()));
+                measured_at = Instant::now();
+            }
+        }
+    }
+
+    /// Sends a request to the worker and its response to the caller. Returns what the worker does after that; `None` if
+    /// it was abandoned or stopped.
+    async fn run_job(
+        &self,
+        child: &Child,
+        stopped: &mut watch::Receiver<Option<StopReason>>,
+        work: Work,
+    ) -> Option<After> {
+        let Work { job, request, .. } = work;
+        let mut has_ended = false;
+        let result = {
+            let worker = (self.id, &*self.shared.pool);
+            let mut exchange = pin!(exchange(&self.link, worker, request, &job));
+            tokio::select! {
+                biased;
+                result = &mut exchange => result,
+                _ = wait_stopped(stopped) => return None,
+                () = child.ended() => {
+                    has_ended = true;
+                    self.link.on_exit();
+                    child.kill_group(); // its descendants could run forever
+                    tokio::select! {
+                        biased;
+                        result = last_answer(exchange, &job) => result,
+                        _ = wait_stopped(stopped) => return None,
+                    }
+                }
+            }
+        };
+        let pool = &self.shared.pool;
+        let failed = match result {
+            Ok(done) => {
+                let is_broken = matches!(&done, Done::Body(_, Ended::Failed(_)));
+                let may_end = is_broken && self.link.is_disconnected();
+                let crashed =
+                    has_ended || self.link.is_violated() || (may_end && exits_soon(child).await);
+                if crashed || !is_caller_waiting(&done, &job) {
+                    self.link.close_idle();
+                }
+                // The worker is idle before its caller gets the response, so that the caller finds its capacity
+                // released.
+                let after = pool.done_ahead(self.id, crashed && is_broken);
+                drop(job.take_permit());
+                done.report(&job);
+                return Some(After { stays: after.stays && !crashed, ..after });
+            }
+            Err(failed) => failed,
+        };
+        let ExchangeFailed { request, delivery, is_fatal, is_taken_back, error } = failed;
+        let crashed = has_ended || is_fatal || !is_taken_back && exits_soon(child).await;
+        let is_sent = delivery != Delivery::NotSent;
+        // RFC 9110 section 9.2.2.
+        let request = request.filter(|request| {
+            // A tunnel is not begun twice.
+            !is_sent || request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
+        });
+        Some(match request {
+            Some(request) => {
+                pool.requeue(self.id, &job, Unanswered { request, is_sent, crashed, error })
+            }
+            None => {
+                let stays = pool.done(self.id, crashed);
+                drop(job.take_permit());
+                job.answer(Err(error));
+                After { stays, ahead: None }
+            }
+        })
+    }
+}
+
+/// Runs a request, from its head to the end of the response's body.
+async fn exchange(
+    link: &Link,
+    (id, pool): (WorkerId, &Pool),
+    request: crate::Request,
+    job: &Arc<Job>,
+) -> Result<Done, ExchangeFailed> {
+    let done = match link.exchange(request, job, || pool.send_ahead()).await? {
+        Ok(response) => deliver(response, job).await,
+        Err(error) => Done::Answer(Err(error)),
+    };
+    link.finish_request(job, || pool.release_ahead(id)).await;
+    Ok(done)
+}
+
+/// Waits for the rest of an exchange whose process has ended. After the head of the response there is no timeout:
+/// the client may read slowly.
+async fn last_answer(
+    exchange: impl Future<Output = Result<Done, ExchangeFailed>>,
+    job: &Job,
+) -> Result<Done, ExchangeFailed> {
+    let held_open = async {
+        sleep(LAST_ANSWER).await;
+        if job.has_body() { pending().await } else { Err(ExchangeFailed::ended()) }
+    };
+    tokio::select! {
+        biased;
+        result = exchange => result,
+        failed = held_open => failed,
+    }
+}
+
+/// Returns whether the caller still waits for the response.
+fn is_caller_waiting(done: &Done, job: &Job) -> bool {
+    match done {
+        Done::Answer(_) => job.is_running(),
+        Done::Body(..) => true, // the connection of an incomplete body is closed already
+    }
+}
+
+/// Returns whether the process of a broken connection ends: the kernel closes its sockets first.
+async fn exits_soon(child: &Child) -> bool {
+    timeout(EXIT_NOTICE, child.ended()).await.is_ok()
+}
