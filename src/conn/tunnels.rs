@@ -202,7 +202,7 @@ impl Tunnels {
         self.admit(protocol, request).map(|switch| Some(Box::new(switch)))
     }
 
-    /// Returns a tunnel that `request` may begin, with its share of their number. `protocol` is for the log.
+    /// Returns the permit of a tunnel for `request`. `protocol` is for the log.
     pub(crate) fn admit<B>(
         self: &Arc<Self>,
         protocol: HeaderValue,

@@ -115,9 +115,9 @@ where
     response
 }
 
-/// Returns the success of a CONNECT, after which `run` has the stream (RFC 9110 section 9.3.6).
+/// Returns the successful response to a CONNECT (RFC 9110 section 9.3.6). `run` gets the stream when the head was sent.
 ///
-/// To any other request it is a response that cannot be sent: 500. CONNECT is refused by the driver unless
+/// If the method is not CONNECT, the driver sends 500 instead. The driver refuses CONNECT unless
 /// [`Limits::allow_connect`](crate::proto::h1::Limits::allow_connect) is set.
 pub fn connected<F>(run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
 where

@@ -1,4 +1,4 @@
-//! `Destinations`: the hosts, ports and addresses to which clients may have a tunnel.
+//! `Destinations`: the hosts, ports and addresses to which clients may open tunnels.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -9,10 +9,10 @@ use http::uri::Authority;
 
 use crate::peer::Network;
 
-/// The hosts, ports and addresses to which clients may have a tunnel. Without a rule there is none.
+/// The hosts, ports and addresses to which clients may open tunnels. Without a rule, none is allowed.
 ///
-/// A destination is checked twice: its host and port before the name is resolved, and then each address that a
-/// connection is made to. So a name that an attacker lets point to `127.0.0.1` reaches nothing.
+/// A destination is checked twice: its host and port before the name is resolved, and then each address before a
+/// connection is made. So an attacker's name that resolves to `127.0.0.1` is refused.
 ///
 /// ```
 /// use vestibule::policy::destinations::Destinations;
@@ -37,17 +37,17 @@ impl Destinations {
         Self::default()
     }
 
-    /// Allows hosts on these ports.
+    /// Allows these hosts on these ports.
     pub fn allow(&mut self, hosts: HostPattern, ports: impl IntoIterator<Item = u16>) {
         self.rules.push((hosts, ports.into_iter().collect()));
     }
 
-    /// Allows the addresses of a network, besides those that [are public](is_public), for hosts that a rule allows.
+    /// Allows the addresses of a network, in addition to [public](is_public) ones, for allowed hosts.
     pub fn allow_network(&mut self, network: Network) {
         self.networks.push(network);
     }
 
-    /// Returns whether a rule allows this host and port. Without a port it is `false`.
+    /// Returns whether a rule allows this host and port; `false` without a port.
     pub fn allows(&self, target: &Authority) -> bool {
         let host = target.host();
         let host = host.strip_suffix('.').unwrap_or(host);
@@ -61,8 +61,8 @@ impl Destinations {
     }
 }
 
-/// Hosts by name: `a.example`, `*.example` for all names below, or `*` for all hosts. An address is a name of itself:
-/// `192.0.2.1`, `[2001:db8::1]`.
+/// A pattern of hosts: `a.example`, `*.example` for all subdomains, `*` for all hosts, or an address: `192.0.2.1`,
+/// `[2001:db8::1]`.
 ///
 /// Case and a trailing dot are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,11 +72,11 @@ pub struct HostPattern(Kind);
 enum Kind {
     Any,
     Exact(Box<str>),
-    /// With its dot.
+    /// The suffix, with its dot.
     Below(Box<str>),
 }
 
-/// A text is not a valid [`HostPattern`].
+/// A text that is not a valid [`HostPattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a host pattern: expected a name, `*.` and a name, or `*`, without a port")]
 pub struct InvalidHostPattern(String);
@@ -125,9 +125,9 @@ impl FromStr for HostPattern {
     }
 }
 
-/// Returns whether an address is reached over the public internet: none of the blocks of the registries of special
-/// addresses (RFC 6890) that are private, of this machine or link, shared, reserved, for documentation or multicast. Of
-/// IPv6 it is an address of 2000::/3 that is not in such a block, nor contains one of IPv4 (6to4, Teredo).
+/// Returns whether an address is reachable over the public internet. `false` for the blocks of the special-purpose
+/// registries (RFC 6890): loopback, link-local, private, shared, reserved, documentation and multicast. A public IPv6
+/// address is in 2000::/3, not in such a block, and does not contain an IPv4 address (6to4, Teredo).
 pub fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {

@@ -1,4 +1,4 @@
-//! `Connect`: tunnels of clients to other hosts, by the method CONNECT.
+//! `Connect`: tunnels to other hosts by the method CONNECT.
 
 use std::{
     fmt,
@@ -30,26 +30,27 @@ use crate::{
     service::HttpService,
 };
 
-/// Gives clients tunnels to other hosts by the method CONNECT (RFC 9110 section 9.3.6), over HTTP/1.1 and HTTP/2: a forward
-/// proxy for TLS and other protocols, to the destinations that it allows and no others.
+/// Opens tunnels to other hosts by the method CONNECT (RFC 9110 section 9.3.6), over HTTP/1.1 and HTTP/2: a forward
+/// proxy for TLS and other protocols, to allowed destinations only.
 ///
-/// It has two switches, both off: the driver refuses CONNECT with 501 unless
+/// It needs two options, both off by default. The driver refuses CONNECT with 501 unless
 /// [`Limits::allow_connect`](crate::proto::h1::Limits::allow_connect) is set, and the layer refuses every destination
-/// with 403 that no [`allow`](Self::allow) names. An allowed name must also resolve to a public address, or to one of
-/// an [allowed network](Self::allow_network): so no client reaches this machine or its network by a name of its own. The
-/// addresses that were checked are those that are connected to. Requests of other methods go to the inner service.
+/// with 403 unless an [`allow`](Self::allow) names it. The address must also be public, or in an
+/// [allowed network](Self::allow_network), so that a client cannot reach this machine or its network by a name that it
+/// controls. Connections are made only to addresses that were checked. Requests of other methods are passed to the inner
+/// service.
 ///
-/// Who may use it is up to a layer in front of it, such as [`AccessLayer`](crate::layer::AccessLayer).
+/// To restrict the clients, put a layer in front of it, such as [`AccessLayer`](crate::layer::AccessLayer).
 ///
 /// | status | cause |
 /// |---|---|
 /// | 403 | the host, the port, or all addresses of the host are not allowed |
 /// | 502 | the host has no address, or refuses the connection |
-/// | 503 | there are as many tunnels as may be: [`TunnelOptions::max_tunnels`] |
+/// | 503 | the maximum number of tunnels is active: [`TunnelOptions::max_tunnels`] |
 /// | 504 | no connection was made within the [`connect_timeout`](Self::connect_timeout) |
 ///
-/// A tunnel has the bounds of its [`TunnelOptions`], is closed by a shutdown after their drain timeout, and is
-/// [counted](Self::stats).
+/// Tunnels have the bounds of [`TunnelOptions`]: a shutdown closes them after the drain timeout. See
+/// [`stats`](Self::stats) for their counters.
 ///
 /// ```no_run
 /// use tower::Layer;
@@ -66,7 +67,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// Then `curl --proxytunnel --proxy http://10.1.0.1:3128 https://api.example.com/` has a tunnel.
+/// Then `curl --proxytunnel --proxy http://10.1.0.1:3128 https://api.example.com/` uses a tunnel.
 #[derive(Clone)]
 pub struct ConnectLayer {
     allowed: Arc<Destinations>,
@@ -84,7 +85,7 @@ impl ConnectLayer {
         }
     }
 
-    /// Allows hosts on these ports, if their addresses are public or in an allowed network.
+    /// Allows these hosts on these ports, if their addresses are public or in an allowed network.
     #[must_use]
     pub fn allow(mut self, hosts: HostPattern, ports: impl IntoIterator<Item = u16>) -> Self {
         Arc::make_mut(&mut self.allowed).allow(hosts, ports);
@@ -99,32 +100,32 @@ impl ConnectLayer {
         self
     }
 
-    /// Sets how long resolving the name and connecting may take. Defaults to [`CONNECT_TIMEOUT`].
+    /// Sets the timeout of resolving the name and connecting. Defaults to [`CONNECT_TIMEOUT`].
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets the bounds of the tunnels. Their [protocols](TunnelOptions::protocols) have no effect. Services that were made
-    /// before keep the bounds that they had. Defaults to [`TunnelOptions::new`].
+    /// Sets the bounds of the tunnels; [`protocols`](TunnelOptions::protocols) has no effect. Services that exist already
+    /// keep their bounds. Defaults to [`TunnelOptions::new`].
     #[must_use]
     pub fn tunnels(mut self, options: TunnelOptions) -> Self {
         self.tunnels = Tunnels::new(options);
         self
     }
 
-    /// Returns figures of the tunnels, over all services of this layer.
+    /// Returns the counters of the tunnels of all services of this layer.
     pub fn stats(&self) -> TunnelStats {
         self.tunnels.stats()
     }
 
-    /// Returns the future that connects, or the response that refuses.
+    /// Returns the future that connects, or the response to a refused request.
     fn begin<B: HttpBody>(&self, request: &Request<B>) -> Result<Tunneling, Response<Body>> {
         let refuse = |status| problem::response(status, None, Format::of(request.headers()));
         let target = request.uri().authority().filter(|_| request.uri().scheme().is_none());
         let Some(target) = target.filter(|_| request.body().is_end_stream()) else {
-            return Err(refuse(StatusCode::BAD_REQUEST)); // the driver lets none through
+            return Err(refuse(StatusCode::BAD_REQUEST)); // the driver refuses it before
         };
         if !self.allowed.allows(target) {
             let info = RequestInfo::from_request(request);
@@ -175,7 +176,7 @@ impl fmt::Debug for ConnectLayer {
     }
 }
 
-/// No connection to the destination of a tunnel was made.
+/// A connection to the destination of a tunnel failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect to {target} for a tunnel")]
 struct NotConnected {
@@ -193,7 +194,7 @@ impl<S> Layer<S> for ConnectLayer {
 
 /// The service of [`ConnectLayer`].
 ///
-/// It is ready when the inner service is. What that has reserved is released when a tunnel begins.
+/// It is ready when the inner service is. Capacity that the inner service has reserved is released when a tunnel begins.
 #[derive(Debug, Clone)]
 pub struct Connect<S> {
     inner: S,

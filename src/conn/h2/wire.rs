@@ -19,15 +19,14 @@ use crate::{
     proto::h2::{Flood, FrameLimits, FrameMeter, Sent, SentFrames},
 };
 
-/// Bytes of frames that are collected before they are written, 16 KiB: the most that a record of TLS takes.
+/// Maximum size of collected frames: 16 KiB, the maximum size of a TLS record.
 const MAX_COLLECTED: usize = 16 << 10;
 
-/// Writes from this size on, 8 KiB, are not copied.
+/// Minimum size of a write that is not copied: 8 KiB.
 const MIN_DIRECT: usize = 8 << 10;
 
-/// A stream for `h2`, which writes and flushes each frame by itself. The frames of one poll are collected, and written
-/// by [`WireState::poll_flush`] at its end: so that all responses of a poll take one call of the system, and one record
-/// of TLS.
+/// A stream for `h2`, which writes and flushes each frame separately. The frames of one poll are collected, and written
+/// by [`WireState::poll_flush`] at its end, so that all responses of a poll take one system call and one TLS record.
 pub(super) struct Wire<I>(WireState<I>);
 
 /// The connection's stream, which `h2` and the driver share.
@@ -36,9 +35,9 @@ pub(super) struct WireState<I>(Arc<Mutex<State<I>>>);
 struct State<I> {
     io: I,
     read_ahead: ReadAhead,
-    /// Frames that were not written. The thread's buffer, while it is empty between two polls.
+    /// Collected frames. The buffer is returned to the thread while it is empty between two polls.
     collected: BytesMut,
-    /// Whether the stream may hold bytes that were written, as TLS does.
+    /// Whether the stream itself may hold written bytes, as TLS does.
     is_unflushed: bool,
     progress: Progress,
     sent: SentFrames,
@@ -80,7 +79,7 @@ impl<I> WireState<I> {
         self.lock().progress.flood
     }
 
-    /// Takes what was written of each stream, in exchange for an empty list.
+    /// Takes the records of written data, in exchange for an empty list.
     pub(super) fn take_sent(&self, empty: Vec<Sent>) -> Vec<Sent> {
         self.lock().sent.take(empty)
     }
@@ -100,7 +99,7 @@ impl<I> WireState<I> {
 }
 
 impl<I: Io> WireState<I> {
-    /// Writes what was collected. Must be called at the end of each poll of the connection.
+    /// Writes the collected frames. Must be called at the end of each poll of the connection.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lock().poll_flush(cx)
     }
@@ -153,7 +152,7 @@ impl<I: Io> State<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Collects a small write, and passes on a large one after what was collected.
+    /// Collects a small write. A large one is written directly, after the collected frames.
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

@@ -31,7 +31,7 @@ impl Switch {
         upgrade::take_over(response, move |client| self.run(client, server));
     }
 
-    /// Returns the success of a CONNECT, with the tunnel to a server's stream.
+    /// Returns the successful response to a CONNECT, with the tunnel to a server's stream.
     #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for CONNECT"))]
     pub(crate) fn connected(self, server: impl Io + 'static) -> Response {
         self.tunnels.opened.fetch_add(1, Relaxed);

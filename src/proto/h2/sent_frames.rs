@@ -1,4 +1,4 @@
-//! `SentFrames`: follows the frames that a server writes, to learn how much of each response was sent.
+//! `SentFrames`: tracks the frames that a server writes, to count the written data of each response.
 
 /// Bytes of a frame's header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
@@ -8,25 +8,24 @@ const HEADERS: u8 = 1;
 
 const END_STREAM: u8 = 1;
 
-/// Follows the frames of one direction, in pieces of any size. The crate `h2` does not tell when data that was given to it
-/// leaves it.
+/// Tracks the frames of one direction, in pieces of any size. The crate `h2` does not report when it has written data.
 #[derive(Debug, Default)]
 pub(crate) struct SentFrames {
     header: [u8; HEADER],
-    /// Bytes of the header so far, `HEADER` in the payload.
+    /// Received bytes of the header; `HEADER` while in the payload.
     header_len: usize,
-    /// Bytes of the payload that are to come.
+    /// Remaining bytes of the payload.
     payload: usize,
     sent: Vec<Sent>,
 }
 
-/// What was sent of one stream.
+/// The written part of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) stream: u32,
     /// Bytes of data.
     pub(crate) data: usize,
-    /// Whether the server's last frame of the stream is among it.
+    /// Whether the server's last frame of the stream was written.
     pub(crate) has_ended: bool,
 }
 
@@ -75,7 +74,7 @@ impl SentFrames {
         }
     }
 
-    /// Takes what was sent since the last call, in exchange for an empty list.
+    /// Takes the records since the last call, in exchange for an empty list.
     pub(crate) fn take(&mut self, empty: Vec<Sent>) -> Vec<Sent> {
         std::mem::replace(&mut self.sent, empty)
     }

@@ -1,4 +1,4 @@
-//! Errors as a client of gRPC reads them: a response of trailers only.
+//! Errors for gRPC clients: responses of trailers only.
 
 use std::fmt::Write as _;
 
@@ -9,16 +9,15 @@ use crate::body::Body;
 
 const GRPC: &[u8] = b"application/grpc";
 
-/// Returns whether a request is one of gRPC: its type is `application/grpc`, perhaps with a format of messages, such as
-/// `application/grpc+proto`. That of gRPC-Web is another type.
+/// Returns whether a request is a gRPC request: its type is `application/grpc`, with or without a message format, such
+/// as `application/grpc+proto`. gRPC-Web has another type.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) else { return false };
     let Some((media_type, rest)) = value.split_at_checked(GRPC.len()) else { return false };
     media_type.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// Returns the code of gRPC for a status: that of its table from HTTP to gRPC, by which a client would read the status.
-/// A code that says more is taken for those that the table calls unknown.
+/// Returns the gRPC code for a status, by gRPC's table of HTTP statuses. A more specific code replaces UNKNOWN.
 fn code(status: StatusCode) -> u16 {
     const UNKNOWN: u16 = 2;
     const DEADLINE_EXCEEDED: u16 = 4;
@@ -60,7 +59,7 @@ pub(super) fn response(status: StatusCode, detail: Option<&str>) -> Response<Bod
     response
 }
 
-/// Encodes all but visible ASCII and spaces, and the sign of the encoding, as `%` and two digits.
+/// Percent-encodes all bytes except spaces and visible ASCII characters other than `%`.
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

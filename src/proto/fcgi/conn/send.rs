@@ -98,8 +98,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Requests values of the application, such as `FCGI_MAX_CONNS`. The result, [`Event::Values`](super::Event::Values), has those
-    /// that it supports. php-fpm closes the connection after it.
+    /// Requests values of the application, such as `FCGI_MAX_CONNS`. The result,
+    /// [`Event::Values`](super::Event::Values), has those that it supports. php-fpm closes the connection after it.
     ///
     /// # Errors
     /// [`Misuse::State`] unless the connection is idle, [`Misuse::PairTooLong`] if the names do not fit
