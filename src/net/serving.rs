@@ -4,11 +4,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::{Handle, Id};
 
-/// The ids of these runtimes, once for each of their accept loops.
+/// The ids of the runtimes that serve connections, once for each accept loop.
 static RUNTIMES: Mutex<Vec<Id>> = Mutex::new(Vec::new());
 
-/// Declares that the current runtime serves connections, until it is dropped: it runs for long, no task blocks its
-/// threads, and it has timers.
+/// Declares that the current runtime serves connections, until this value is dropped. Such a runtime is long-lived, has
+/// timers, and its threads are not blocked.
 #[derive(Debug)]
 pub(crate) struct Serving(Id);
 

@@ -13,8 +13,8 @@
 //! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
 //! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. Before the response has begun, it is sent only to a worker that runs several requests at a time. |
 //!
-//! A worker that reads requests one after another may find the next ones in its socket, sent while it is in another one.
-//! The front may take them out again, oldest first. While one is there, no `(id,)` is.
+//! While a worker that runs one request at a time runs a request, the front may send the next ones, and may read them
+//! back from the socket, oldest first. While there is one in the socket, no `(id,)` is sent.
 //!
 //! Bytes of the request are decoded as ISO 8859-1, as in PEP 3333. `body` is one of
 //! - `bytes`, up to [`MAX_INLINE`];

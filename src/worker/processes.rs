@@ -190,7 +190,7 @@ impl<B: HttpBody> Service<Request<B>> for Processes {
         if let Some(switch) = &switch {
             switch.set_upgrade(&mut request);
         }
-        self.handle.pool().runtimes.add_present();
+        self.handle.pool().runtimes.add_current();
         ProcessesFuture { response: self.handle.submit(request), switch }
     }
 }

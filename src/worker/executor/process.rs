@@ -1,11 +1,10 @@
 //! Workers as child processes: each is sent one request at a time over its Unix socket.
 //!
-//! One thread with its own runtime (`worker-io`) supervises all workers of a pool, and exchanges requests and responses
-//! with them until it is known which runtimes serve connections. Then the workers are assigned to these, so that a
-//! request changes no thread on its way. A socket is in one runtime at a time, whichever runtime the caller has, and a
-//! response is read to its end even if the caller has left, so that the pool knows when the worker is idle again. The
-//! caller and the task of the worker share the job, as with worker threads. There is no channel, except for a body that
-//! is streamed.
+//! One thread with its own runtime (`worker-io`) supervises all workers of a pool. It also exchanges requests and
+//! responses with them, until a runtime that serves connections calls the pool: then the workers are assigned to such
+//! runtimes, so that a request stays on its thread. A socket is in one runtime at a time. A response is read to its end
+//! even if the caller has disconnected, so that the pool knows when the worker is idle again. The caller and the task of
+//! the worker share the job, as with worker threads. There is no channel, except for a streamed body.
 
 mod lane;
 mod lane_group;

@@ -14,7 +14,7 @@ use crate::policy::restart::WorkerId;
 /// Maximum time between a line of output and its receipt: 5 ms, a multiple of the time that a woken thread usually takes.
 const LINE_DELAY: Duration = Duration::from_millis(5);
 
-/// The actions of a worker that has ended a request.
+/// What a worker does after a request.
 pub(in super::super) struct After {
     /// Whether it may take another request; otherwise it must exit.
     pub(in super::super) stays: bool,

@@ -1,4 +1,4 @@
-//! `Runtimes`: the runtimes that serve connections and call a pool, to which its workers are assigned.
+//! `Runtimes`: the runtimes that serve connections and call a pool. Its workers are assigned to them.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -27,12 +27,12 @@ impl Runtimes {
     }
 
     /// Adds the current runtime, if it serves connections.
-    pub(in super::super) fn add_present(&self) {
-        let Ok(present) = Handle::try_current() else { return };
+    pub(in super::super) fn add_current(&self) {
+        let Ok(current) = Handle::try_current() else { return };
         let mut list = self.list();
-        let is_known = list.iter().any(|runtime| runtime.id() == present.id());
-        if !is_known && list.len() < MAX_RUNTIMES && is_serving(&present) {
-            list.push(present);
+        let is_known = list.iter().any(|runtime| runtime.id() == current.id());
+        if !is_known && list.len() < MAX_RUNTIMES && is_serving(&current) {
+            list.push(current);
             self.count.store(list.len(), Ordering::Relaxed);
         }
     }
@@ -44,7 +44,7 @@ impl Runtimes {
         self.count.store(list.len(), Ordering::Relaxed);
     }
 
-    /// Returns whether workers are assigned to such runtimes.
+    /// Returns whether there are any, so that workers are assigned to them.
     pub(in super::super) fn is_used(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }

@@ -58,8 +58,7 @@ const BOOTSTRAP: &str = "import socket\n\
 ///
 /// **The next requests.** While no worker is idle, a worker whose requests take less than 5 ms is sent its next ones
 /// before it has answered the current one, so that it does not sleep in between: one, or as many as it answers in 2 ms, at
-/// most 8. They still count as queued: another worker that becomes idle takes them, and so does one if the first worker
-/// ends.
+/// most 8. Until the worker reads them, they still count as queued, and another worker that becomes idle takes them.
 ///
 /// **Responses.** A body in one piece is passed on as a whole. An iterated body is passed on piece by piece, before
 /// the application is asked for the next piece. A file in `wsgi.file_wrapper` is sent by `sendfile`. `close` is

@@ -5,8 +5,8 @@
 //! has read it. It is taken back when another worker becomes idle, its caller disconnects, it expires, or the worker is
 //! slow or must exit.
 //!
-//! A worker reads its requests in order. So those before one that is taken back are taken back too, and queued again.
-//! All of this happens under the lock of the pool.
+//! A worker reads its requests in order. So when a request is taken back, the earlier ones are taken back too, and queued
+//! again. All of this happens under the lock of the pool.
 
 use std::{
     sync::Arc,
@@ -26,30 +26,31 @@ const MAX_AHEAD: Duration = Duration::from_millis(10);
 
 /// A worker that reads its next requests after it has answered the current one, in order. No method blocks.
 pub(crate) trait Lookahead: Send + Sync {
-    /// Sends a request, which the worker reads after those that it was sent before. Returns its id, or `None` if it
-    /// cannot be sent: the worker has no request, its requests are not short, or it has enough of them.
+    /// Sends a request, which the worker reads after earlier ones. Returns its id, or `None` if it cannot be sent: the
+    /// worker has no current request, its requests are not short, or it has enough of them.
     fn send_ahead(&self, request: &Request, now: Instant) -> Option<u32>;
 
     /// Records that the worker has completed its request, and begins the oldest one that is ahead.
     fn begin_ahead(&self, now: Instant);
 
     /// Takes back requests that are ahead, from the oldest one that the worker has not read to `last`. Returns their
-    /// ids. If the worker has not even read the request before them, its exchange fails as not sent.
+    /// ids. If the worker has not read the current request either, that is taken back too, and its exchange fails as not
+    /// sent.
     fn take_back(&self, last: u32) -> Vec<u32>;
 
-    /// Returns whether the worker has read the request that it is to answer before those that are ahead.
+    /// Returns whether the worker has read its current request.
     fn has_read_current(&self) -> bool;
 
     /// Returns whether the worker has read the oldest request that is ahead.
     fn has_begun(&self) -> bool;
 }
 
-/// The requests that are ahead, oldest first, and the workers that may be sent them.
+/// The requests that are ahead, oldest first, and the workers that support it.
 #[derive(Default)]
 pub(super) struct Ahead {
     entries: Vec<Entry>,
     workers: Vec<Candidate>,
-    /// When an idle worker is given a request that it could not be given before, at the latest.
+    /// The latest time at which a request is taken back for an idle worker, after that was not possible.
     retry_at: Option<Instant>,
 }
 
@@ -67,7 +68,7 @@ struct Candidate {
     link: Arc<dyn Lookahead>,
     /// The number of its requests that are ahead.
     count: usize,
-    /// Whether it takes no more of them now.
+    /// Whether no more can be sent ahead to it now.
     is_full: bool,
 }
 
@@ -77,7 +78,7 @@ impl Ahead {
         self.workers.push(Candidate { worker, link, count: 0, is_full: false });
     }
 
-    /// Removes a worker that ends, after its requests were taken back.
+    /// Removes a worker that exits, after its requests were taken back.
     pub(super) fn remove_worker(&mut self, worker: WorkerId) {
         self.workers.retain(|candidate| candidate.worker != worker);
     }
@@ -104,14 +105,14 @@ impl Ahead {
         job
     }
 
-    /// Prepares for calls of [`send`](Self::send), to workers that `may_take` requests.
+    /// Prepares for calls of [`send`](Self::send). Only workers that `may_take` requests get any.
     fn prepare(&mut self, may_take: impl Fn(WorkerId) -> bool) {
         for candidate in &mut self.workers {
             candidate.is_full = !may_take(candidate.worker);
         }
     }
 
-    /// Sends a job ahead to the worker that has the fewest. Returns whether one takes it.
+    /// Sends a job ahead to the worker with the fewest. Returns whether that was possible.
     fn send(&mut self, job: &Arc<Job>, now: Instant) -> bool {
         loop {
             let open = self.workers.iter_mut().filter(|candidate| !candidate.is_full);
@@ -129,14 +130,14 @@ impl Ahead {
         }
     }
 
-    /// Removes the oldest job that is ahead at `worker`, which begins it.
+    /// Removes and returns the oldest job that is ahead at `worker`, which begins it.
     fn begin(&mut self, worker: WorkerId, now: Instant) -> Option<Arc<Job>> {
         let at = self.entries.iter().position(|entry| entry.worker == worker)?;
         self.candidate(worker)?.link.begin_ahead(now);
         Some(self.remove(at))
     }
 
-    /// Removes all jobs that are ahead at `worker`, which has ended.
+    /// Removes and returns all jobs that are ahead at `worker`, which has exited.
     fn take(&mut self, worker: WorkerId) -> Vec<Arc<Job>> {
         let mut taken = Vec::new();
         while let Some(at) = self.entries.iter().position(|entry| entry.worker == worker) {
@@ -145,8 +146,8 @@ impl Ahead {
         taken
     }
 
-    /// Takes back an entry, and with it those that its worker was sent before. Returns the jobs that are queued again,
-    /// oldest first. The others of these are begun, or their callers have left.
+    /// Takes back an entry, and the earlier entries of its worker. Returns the jobs that are queued again, oldest first.
+    /// The others have begun, or their callers have disconnected.
     fn take_back(&mut self, at: usize) -> Vec<Arc<Job>> {
         let Entry { worker, id, .. } = self.entries[at];
         let ids = self.candidate(worker).map_or_else(Vec::new, |c| c.link.take_back(id));
@@ -169,8 +170,8 @@ impl Ahead {
         taken
     }
 
-    /// Takes back the oldest request that no worker has read, for an idle worker. If its worker has not even read the
-    /// one before, that is about to run, and so the request stays there for a moment.
+    /// Takes back the oldest request that no worker has read, for an idle worker. If its worker has not read its current
+    /// request either, that worker is about to run, so the request is left there for a moment.
     pub(super) fn take_back_oldest(&mut self, now: Instant) -> Option<Arc<Job>> {
         self.retry_at = None;
         let (mut at, mut asleep) = (0, Vec::new());
@@ -193,8 +194,7 @@ impl Ahead {
         None
     }
 
-    /// Takes back those requests that are meant, and others that their workers were sent before. Returns both, oldest
-    /// first.
+    /// Takes back the matching requests, and the earlier requests of their workers. Returns both, oldest first.
     fn take_back_where(&mut self, is_meant: impl Fn(&Entry) -> bool) -> Vec<Arc<Job>> {
         let mut taken = Vec::new();
         while let Some(at) = self.entries.iter().rposition(|e| !e.is_begun && is_meant(e)) {
@@ -213,7 +213,7 @@ impl Ahead {
         self.take_back_where(is_stale)
     }
 
-    /// Takes back requests that have expired, and those before them.
+    /// Takes back requests that have expired, and the earlier ones of their workers.
     pub(super) fn take_back_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
         self.take_back_where(|entry| entry.job.has_expired(now))
     }
@@ -265,7 +265,7 @@ impl Queue {
         }
     }
 
-    /// Returns the oldest job that was sent ahead to `worker`, which has ended the one before: the worker begins it.
+    /// Begins the oldest job that was sent ahead to `worker`, which has ended its previous job.
     pub(in super::super) fn begin_ahead(
         &mut self,
         worker: WorkerId,
@@ -285,12 +285,12 @@ impl Queue {
         !self.ahead.entries.iter().any(|entry| entry.worker == worker)
     }
 
-    /// Removes the jobs that were sent ahead to `worker`, which has ended, and returns them.
+    /// Removes and returns the jobs that were sent ahead to `worker`, which has exited.
     pub(in super::super) fn take_ahead(&mut self, worker: WorkerId) -> Vec<Arc<Job>> {
         self.ahead.take(worker)
     }
 
-    /// Takes back a job whose caller has left, unless its worker has begun it. Returns whether that was possible.
+    /// Takes back a job whose caller has disconnected. Returns `false` if its worker has begun it.
     pub(super) fn cancel_ahead(&mut self, job: &Arc<Job>) -> bool {
         let entries = &self.ahead.entries;
         let Some(at) = entries.iter().position(|entry| Arc::ptr_eq(&entry.job, job)) else {
@@ -319,14 +319,14 @@ impl Queue {
         self.requeue(jobs);
     }
 
-    /// Takes back a job that is ahead for an idle worker that could not be given it before.
+    /// Tries again to take back a job for an idle worker.
     pub(super) fn retry_ahead(&mut self, now: Instant) {
         if self.jobs.is_empty() && self.retry_ahead_at().is_some() {
             self.jobs.extend(self.ahead.take_back_oldest(now));
         }
     }
 
-    /// Returns when that is possible at the latest. It may be when its worker has answered a request.
+    /// Returns the latest time of the next try. The end of a request may cause one earlier.
     pub(in super::super) fn retry_ahead_at(&self) -> Option<Instant> {
         self.ahead.retry_at.filter(|_| !self.idle.is_empty() && !self.ahead.is_empty())
     }

@@ -19,7 +19,7 @@ use crate::{
 /// The result of a request for its caller.
 pub(crate) type Answer = Result<Response, BoxError>;
 
-/// Where a job was when its caller left.
+/// The state of a job when its caller disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancelled {
     /// In the queue: it is never run.

@@ -1,8 +1,8 @@
-//! `Lane`: a worker of the pool, a process or a part of one, and its requests.
+//! `Lane`: a worker of the pool, which is a process or a part of one, and its requests.
 //!
-//! Its task supervises it in the runtime of the pool. Its requests are exchanged there, too, until a runtime that serves
-//! connections has called the pool: then in that runtime, so that a request changes no thread on its way. It may move
-//! between two requests.
+//! Its task supervises it in the runtime of the pool. Its requests are exchanged in that runtime too, until a runtime that
+//! serves connections has called the pool. Then they are exchanged in that one, so that a request stays on its thread. A
+//! lane changes its runtime only between two requests.
 
 use std::{
     future::pending,
@@ -56,7 +56,7 @@ pub(super) struct Lane {
     pub(super) link: Link,
 }
 
-/// Why a worker serves no more requests in a runtime.
+/// The reason why a worker serves no more requests in a runtime.
 #[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(super) enum Left {
     /// Its process ended between two requests.
@@ -70,8 +70,8 @@ pub(super) enum Left {
 }
 
 impl Lane {
-    /// Serves requests in the current runtime, `here`; `None` stands for that of the pool. It has begun the request
-    /// `ahead`.
+    /// Serves requests in the current runtime, `here`; `None` is the runtime of the pool. `ahead` is a request that it has
+    /// begun.
     pub(super) async fn serve(
         self: Arc<Self>,
         mut stopped: watch::Receiver<Option<StopReason>>,
@@ -93,7 +93,7 @@ impl Lane {
                 return Left::Moved { to, work: ahead };
             }
             let work = match ahead.take() {
-                // It has begun it, or will, also if it is to end.
+                // The worker has begun it, or will, even if it must exit.
                 Some(work) => Some(work),
                 None => tokio::select! {
                     biased;
@@ -170,7 +170,7 @@ impl Lane {
         let is_sent = delivery != Delivery::NotSent;
         // RFC 9110 section 9.2.2.
         let request = request.filter(|request| {
-            // A tunnel is not begun twice.
+            // A request for a tunnel is not sent again.
             !is_sent || request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
         });
         Some(match request {

@@ -1,4 +1,4 @@
-//! `Window`: the requests that were sent ahead to a worker, while it answers another one.
+//! `Window`: the requests that were sent ahead to a worker while it runs another one.
 
 use std::{
     collections::VecDeque,
@@ -23,36 +23,37 @@ use crate::{
 /// Maximum number of requests that are ahead at a worker: 8.
 const MAX_DEPTH: usize = 8;
 
-/// Maximum duration of the requests that are ahead at a worker, as the last ones took, if they are more than one: 2 ms.
+/// Maximum expected duration of all requests that are ahead at a worker, by the average of its last ones: 2 ms. One
+/// request may take longer.
 const MAX_WORK: Duration = Duration::from_millis(2);
 
-/// The weight of a request in the average duration is one in this number.
+/// The inverse weight of a request in the average duration: 8, so that the average is over about eight requests.
 const WEIGHT: u32 = 8;
 
-/// The state of the requests that are ahead, and of the one before.
+/// The state of the requests that are ahead, and of the request that the worker runs.
 ///
-/// They are in the worker's socket. Since this process has both ends of it, either the worker reads a request or this
-/// process does, which takes it back. Both read the oldest one first.
+/// They are in the worker's socket, of which this process has both ends. It takes a request back by reading it before
+/// the worker does. Both read the oldest request first.
 pub(super) struct Window {
     /// The worker's end of the socket pair; `None` after its exit.
     worker_end: Option<OwnedFd>,
-    /// Whether the worker reads a request only when it has answered the one before.
+    /// Whether the worker reads a request only after it has answered the previous one.
     is_sequential: bool,
     /// The ids and sizes of the requests that were sent ahead and not taken back, oldest first.
     ahead: VecDeque<(u32, usize)>,
-    /// The id of the request that was sent ahead and is begun, until its exchange begins.
+    /// The id of a request that was sent ahead and has begun, until its exchange begins.
     begun: Option<u32>,
-    /// The id of the current request, if the worker had not read it when those behind it were taken back.
+    /// The id of the current request, if it was taken back together with later ones, before the worker had read it.
     taken_back: Option<u32>,
     /// Woken when the current request is taken back.
     exchange: Option<Waker>,
-    /// The requests that a worker that has ended had not read.
+    /// The requests that the worker had not read when it exited.
     unread: Vec<u32>,
-    /// When the worker began its present request; `None` if it has none.
+    /// When the worker began its current request; `None` if it has none.
     begun_at: Option<Instant>,
-    /// Whether others may be sent ahead behind that.
+    /// Whether requests may be sent ahead during the current one.
     may_look_ahead: bool,
-    /// The duration of its last request.
+    /// The duration of its previous request.
     last: Option<Duration>,
     /// The average duration of its requests.
     average: Duration,
@@ -76,13 +77,13 @@ impl Window {
         }
     }
 
-    /// Whether the worker reads a request only when it has answered the one before.
+    /// Returns whether the worker reads a request only after it has answered the previous one.
     pub(super) fn is_sequential(&self) -> bool {
         self.is_sequential
     }
 
-    /// Records that the worker begins a request. Others may be sent ahead if `may_look_ahead`: the whole request is in
-    /// its frame.
+    /// Records that the worker begins a request. `may_look_ahead` means that the whole request is in its frame, so that
+    /// others may be sent ahead.
     pub(super) fn begin(&mut self, now: Instant, may_look_ahead: bool) {
         self.begun_at = Some(now);
         self.may_look_ahead = may_look_ahead && self.is_sequential;
@@ -104,12 +105,12 @@ impl Window {
         self.may_look_ahead = false;
     }
 
-    /// Returns the id of the request that was sent ahead and is begun by this exchange.
+    /// Takes the id of the request that was sent ahead, whose exchange begins now.
     pub(super) fn take_begun(&mut self) -> Option<u32> {
         self.begun.take()
     }
 
-    /// Returns whether request `id`, which is begun, was taken back. Otherwise `waker` is woken when it is.
+    /// Returns whether the current request, `id`, was taken back. If not, `waker` is woken when it is.
     pub(super) fn is_taken_back(&mut self, id: u32, waker: &Waker) -> bool {
         match &mut self.exchange {
             Some(before) => before.clone_from(waker),
@@ -123,7 +124,7 @@ impl Window {
         self.unread.contains(&id)
     }
 
-    /// Records that the worker has ended: determines which requests it has not read, and closes its end of the socket.
+    /// Records that the worker has exited: finds the requests that it has not read, and closes its end of the socket.
     pub(super) fn end(&mut self, buffer: &mut [u8]) {
         let Some(worker_end) = self.worker_end.take() else { return };
         while let Ok(message) = try_recv(&worker_end, buffer)
@@ -144,25 +145,25 @@ impl Window {
             && (self.ahead.is_empty() || fits && self.ahead.len() < MAX_DEPTH)
     }
 
-    /// The number of bytes in the worker's socket that it has not read; `None` after its exit.
+    /// Returns the number of bytes in the socket that the worker has not read; `None` after its exit.
     fn unread_bytes(&self) -> Option<u64> {
         self.worker_end.as_ref().and_then(|socket| unread(socket).ok())
     }
 }
 
 impl State {
-    /// Reads requests instead of the worker, up to the one with the id `last`. Returns the ids of those that were ahead.
+    /// Reads requests in place of the worker, up to the request `last`. Returns the ids of those that were ahead.
     fn take_back(&mut self, last: u32) -> Vec<u32> {
         let Self { window, buffer, in_progress, .. } = self;
         let mut taken = Vec::new();
         let Some(worker_end) = &window.worker_end else {
-            // It has ended, and this process has read what was in its socket.
+            // The worker has exited, and `end` has read its socket.
             let Some(end) = window.ahead.iter().position(|(id, _)| *id == last) else {
                 return taken;
             };
             let unread = window.ahead.drain(..=end).map(|(id, _)| id).collect::<Vec<_>>();
             taken.extend(unread.iter().filter(|id| window.unread.contains(id)));
-            // Those that it has read are begun.
+            // The others have begun.
             for id in unread.into_iter().rev().filter(|id| !window.unread.contains(id)) {
                 window.ahead.push_front((id, 0));
             }
@@ -173,7 +174,7 @@ impl State {
             && message.len > 0
         {
             let Some(id) = request_id(&buffer[..message.len]) else {
-                continue; // the client of an earlier request has left
+                continue; // the disconnect of an earlier request's client
             };
             if let Some(at) = window.ahead.iter().position(|(ahead, _)| *ahead == id) {
                 window.ahead.remove(at);
