@@ -14,11 +14,12 @@ use crate::net::Drain;
 ///
 /// An invalidation takes effect at once: a later request is answered neither by a response that was stored before, nor by a
 /// fetch that was started before. Invalidations of a prefix, a group or everything are marks, which each lookup applies to
-/// what it finds. A sweep in the background removes the responses from the store; no request waits for it.
+/// what it finds. A sweep in the background removes the responses from the store; no request waits for it. It removes more
+/// than 10,000 objects a second from disk, so everything of a store of a million takes one to two minutes.
 ///
-/// With a store in a directory they are recorded there before the call returns, so that they also count after `kill -9`; after
-/// power loss once [`swept`](Self::swept) has returned. If more than 1 MiB of them are not carried out when the process is
-/// killed, everything is invalidated.
+/// A store on disk records an invalidation before the call returns, so that it also applies after `kill -9`; after power loss
+/// once [`swept`](Self::swept) has returned. If the record of what is not swept yet exceeds 1 MiB, everything is invalid
+/// after a crash.
 ///
 /// ```
 /// use vestibule::cache::{CacheLayer, Key, Purge};
