@@ -1,4 +1,4 @@
-//! What the fuzz targets call: the files of a store in a directory.
+//! Entry points of the fuzz targets for the files of a store.
 
 use super::disk;
 

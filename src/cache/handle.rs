@@ -17,9 +17,9 @@ use crate::net::Drain;
 /// what it finds. A sweep in the background removes the responses from the store; no request waits for it. It removes more
 /// than 10,000 objects a second from disk, so everything of a store of a million takes one to two minutes.
 ///
-/// A store on disk records an invalidation before the call returns, so that it also applies after `kill -9`; after power loss
-/// once [`swept`](Self::swept) has returned. If the record of what is not swept yet exceeds 1 MiB, everything is invalid
-/// after a crash.
+/// With a store on disk, an invalidation is recorded there before the call returns, so that it survives SIGKILL. It survives
+/// power loss once [`swept`](Self::swept) has returned. If more than 1 MiB of invalidations are pending when the process is
+/// killed, everything is invalidated.
 ///
 /// ```
 /// use vestibule::cache::{CacheLayer, Key, Purge};

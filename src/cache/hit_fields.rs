@@ -1,10 +1,10 @@
-//! `HitFields`: the fields of an object's responses, which the hits within a second share.
+//! `HitFields`: the fields of an object's responses, shared by all hits within a second.
 
 use std::sync::Mutex;
 
 use http::HeaderMap;
 
-/// The fields of the latest responses. A clone of an object begins without them.
+/// The fields of the latest responses. A clone of an object starts without them.
 #[derive(Debug, Default)]
 pub(super) struct HitFields(Mutex<Option<Latest>>);
 
@@ -12,14 +12,14 @@ pub(super) struct HitFields(Mutex<Option<Latest>>);
 struct Latest {
     /// The age and the remaining freshness, in seconds, on which the fields depend.
     times: (u64, i64),
-    /// `None` until a second response has them, so that those of rare objects take no memory.
+    /// `None` until a second response needs them, so that rarely used objects take no memory for them.
     headers: Option<HeaderMap>,
 }
 
 impl HitFields {
-    /// Returns the fields of a response with these times, made by `make` if the latest response had others.
+    /// Returns the fields of a response with these times. Calls `make` if the latest response had other times.
     pub(super) fn get(&self, times: (u64, i64), make: impl FnOnce() -> HeaderMap) -> HeaderMap {
-        // No hit waits for another one.
+        // A hit does not wait for another one.
         let Ok(mut latest) = self.0.try_lock() else { return make() };
         match &mut *latest {
             Some(latest) if latest.times == times => {

@@ -16,7 +16,7 @@ use crate::{
 /// The memory of an object in addition to its fields and its content, 1,024 bytes: the structures, and the entry in the store.
 const OVERHEAD: usize = 1024;
 
-/// What an open file counts as, 256 KiB: the default capacity keeps 256 files open.
+/// The weight of an open file in the memory store, 256 KiB: the default capacity keeps 256 files open.
 const OPEN_FILE: usize = 256 << 10;
 
 /// A stored response. Immutable: an update creates another object, which shares the content.

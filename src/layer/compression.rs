@@ -121,13 +121,13 @@ impl CompressionLayer {
         self
     }
 
-    /// Adds 1 to `max` bytes to each compressed response, a random number, so that its length says less about its content
-    /// (BREACH). 0, the default, adds none. Only gzip can be padded in a way that all browsers read, so other codings are not
-    /// used then.
+    /// Adds a random number of bytes, 1 to `max`, to each compressed response, so that its length reveals less about its content
+    /// (BREACH). Defaults to 0, which adds none. Only gzip can be padded in a way that all browsers accept, so other codings
+    /// are not used with padding.
     ///
-    /// An attacker who repeats a request can average the lengths: each doubling of `max` has it repeated four times as
-    /// often. So this is no substitute for a limit on requests and a token that changes with each response. A stored
-    /// response keeps its padding: put such pages outside of caches.
+    /// An attacker who repeats a request can average the lengths; each doubling of `max` requires four times as many requests.
+    /// So padding does not replace a rate limit and a token that changes with each response. A stored response keeps its
+    /// padding: do not cache such pages.
     #[must_use]
     pub fn random_padding(mut self, max: u16) -> Self {
         self.options_mut().max_padding = max;

@@ -1,6 +1,6 @@
-//! Numbers and texts in the files of a store. All numbers are little-endian; a text has its length in front.
+//! Encodes and decodes numbers and texts in the files of a store. Numbers are little-endian; a text is preceded by its length.
 
-/// FNV-1a over words of eight bytes: it finds torn writes, not attacks.
+/// FNV-1a over words of eight bytes: it detects torn writes, but not attacks.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
     bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325, |sum, chunk| {
         let mut word = [0; 8];
@@ -43,7 +43,7 @@ impl<'a> Input<'a> {
         Some(text)
     }
 
-    /// An element takes at least eight bytes, so the number of elements is bounded by what is there.
+    /// Reads a list. Its length is bounded by the remaining input, since an element takes at least eight bytes.
     pub(super) fn list<T>(
         &mut self,
         mut element: impl FnMut(&mut Self) -> Option<T>,

@@ -92,7 +92,7 @@ impl Files {
 
     /// Removes all objects.
     pub(super) fn empty(&self) -> io::Result<()> {
-        (0..=u8::MAX).try_for_each(|folder| self.scan(folder, || false, |_| false, |_| false))
+        (0..=u8::MAX).try_for_each(|dir| self.scan(dir, || false, |_| false, |_| false))
     }
 
     fn path(&self, id: u64, extension: &str) -> PathBuf {

@@ -1,7 +1,8 @@
-//! `Journal`: the file of the invalidations that are not carried out yet, so that they count after a crash too.
+//! `Journal`: a file with the invalidations that have not been applied to the store yet, so that they survive a crash.
 //!
-//! It has a fixed length, so that a full disk can record them. A record is written by one call, before the invalidation
-//! returns. A journal that is missing or damaged has the directory emptied: what was invalidated is then unknown.
+//! The file has a fixed length, so that it can be written on a full disk. A record is written by one call, before the
+//! invalidation returns. If the journal is missing or damaged, the directory is emptied, since it is unknown what was
+//! invalidated.
 
 #[cfg(any(fuzzing, test))]
 mod fuzzing;
@@ -22,39 +23,39 @@ pub(in crate::cache) use self::record::Record;
 use self::record::{HEADER, ID_BITS, MAX_SESSION};
 use super::files::{Durability, Files};
 
-/// The length of the journal, 1 MiB: about ten thousand invalidations. With more at a time, a crash invalidates everything.
+/// The length of the journal, 1 MiB: about ten thousand invalidations. If more are pending, a crash invalidates everything.
 pub(in crate::cache) const JOURNAL_LEN: usize = 1 << 20;
 
-/// The name of its file.
+/// The name of the journal's file.
 const NAME: &str = "marks";
 
-/// The invalidations of single keys that may wait for the disk, 4,096.
+/// The maximum number of invalidations of single keys that wait for the disk, 4,096.
 const MAX_PENDING: usize = 4096;
 
-/// The end of the records.
+/// The bytes after the last record.
 const END: [u8; 4] = [0; 4];
 
 pub(in crate::cache) struct Journal {
-    /// Of the file, which is open while it is written only, so that the file system may become read-only.
+    /// The path of the file, which is open only during a write, so that the file system can be remounted read-only.
     path: PathBuf,
     /// For `syncfs`.
     root: File,
     durability: Durability,
-    /// The first id of this process. All earlier ones are smaller.
+    /// The first id of this process. The ids of earlier processes are smaller.
     first_id: u64,
     state: Mutex<State>,
 }
 
 struct State {
     len: usize,
-    /// The records of single keys that are not carried out yet, by revision.
+    /// The records of single keys that have not been applied to the files yet, by revision.
     pending: HashMap<u64, Vec<u8>>,
-    /// An invalidation could not be carried out, so the records stay.
+    /// Whether an invalidation could not be applied to the files. The records are then kept.
     has_failed: bool,
 }
 
 impl Journal {
-    /// Opens the journal of a directory and begins a session. Calls `restore` with each record of earlier ones.
+    /// Opens the journal of a directory and starts a session. Calls `restore` with each record of earlier sessions.
     pub(super) fn open(
         root: &Path,
         files: &Files,
@@ -94,7 +95,7 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The length is that of what was written.
+        // The length is updated only after a write.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,8 +103,8 @@ impl Journal {
         OpenOptions::new().write(true).open(&self.path)?.write_all_at(bytes, at)
     }
 
-    /// Records an invalidation. If there is no room, the journal is written anew with what `live` returns; if that is too
-    /// much, a crash invalidates everything.
+    /// Records an invalidation. If the journal is full, it is rewritten with the records that `live` returns; if these are too
+    /// many, with one that invalidates everything.
     pub(in crate::cache) fn append(
         &self,
         record: &Record<'_>,
@@ -112,8 +113,8 @@ impl Journal {
         self.append_to(&mut self.lock(), record, live);
     }
 
-    /// Records the invalidation of a single key, until [`end`](Self::end) is called. Returns `false` if so many are
-    /// recorded that this one has to be carried out at once.
+    /// Records the invalidation of a single key, until [`end`](Self::end) is called. Returns `false` if too many are pending,
+    /// so that the caller must apply this one before it returns.
     pub(in crate::cache) fn begin(
         &self,
         record: &Record<'_>,
@@ -152,17 +153,17 @@ impl Journal {
         }
     }
 
-    /// Forgets the record of a key whose invalidation is carried out.
+    /// Removes the pending record of a key, whose invalidation has been applied to the files.
     pub(in crate::cache) fn end(&self, revision: u64) {
         self.lock().pending.remove(&revision);
     }
 
-    /// Keeps the records, since an invalidation could not be carried out.
+    /// Keeps the records, since an invalidation could not be applied to the files.
     pub(in crate::cache) fn fail(&self) {
         self.lock().has_failed = true;
     }
 
-    /// Waits until the records are on disk, as far as that is demanded.
+    /// Waits until the records are on disk, if the durability requires it.
     pub(in crate::cache) fn sync(&self) {
         if self.durability == Durability::PowerLoss
             && let Err(error) = File::open(&self.path).and_then(|file| file.sync_data())
@@ -171,26 +172,26 @@ impl Journal {
         }
     }
 
-    /// Waits until files are removed on disk too, as far as that is demanded.
+    /// Waits until removals of files are on disk, if the durability requires it.
     pub(in crate::cache) fn sync_removals(&self) {
         if self.durability == Durability::PowerLoss
             && let Err(error) = rustix::fs::syncfs(&self.root)
         {
-            tracing::warn!(%error, "cannot carry out an invalidation in the cache directory");
+            tracing::warn!(%error, "cannot synchronize the cache directory after an invalidation");
             self.fail();
         }
     }
 
-    /// Removes all records, if all are carried out: those of keys, and what `is_done` says of the others.
+    /// Removes all records, if no key is pending and `is_done` returns `true` for the others.
     pub(in crate::cache) fn clear(&self, is_done: impl FnOnce() -> bool) {
         let mut state = self.lock();
-        let stays = state.len == HEADER || state.has_failed || !state.pending.is_empty();
-        if !stays && is_done() && self.write(&END, HEADER as u64).is_ok() {
+        let is_kept = state.len == HEADER || state.has_failed || !state.pending.is_empty();
+        if !is_kept && is_done() && self.write(&END, HEADER as u64).is_ok() {
             state.len = HEADER;
         }
     }
 
-    /// Replaces all records; by one that invalidates everything if they are too long.
+    /// Replaces all records. If they are too long, by one that invalidates everything.
     fn rewrite(&self, state: &mut State, record: &Record<'_>, records: &[u8]) {
         let everything = record.of_everything().encode();
         let fits = HEADER + records.len() + END.len() <= JOURNAL_LEN;
@@ -204,7 +205,7 @@ impl Journal {
     }
 }
 
-/// Creates an empty journal. Its file gets its name when it is complete.
+/// Creates an empty journal. The complete file is renamed to its name.
 fn create(root: &Path, path: &Path, durability: Durability) -> io::Result<()> {
     let new = root.join("marks.new");
     let mut bytes = vec![0; JOURNAL_LEN];

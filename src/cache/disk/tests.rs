@@ -154,7 +154,7 @@ async fn large_object_is_sent_from_its_file_also_in_part() {
     assert_eq!(source(&layer, "/100000").await, "origin");
 }
 
-/// Returns how many files in a folder whose name ends like this are open in this process.
+/// Returns the number of files with this extension below a directory that this process has open.
 fn open_files(dir: &TempDir, extension: &str) -> usize {
     let links =
         fs::read_dir("/proc/self/fd").unwrap().filter_map(|e| fs::read_link(e.ok()?.path()).ok());

@@ -1,4 +1,4 @@
-//! The marks of a store in a directory, which are recorded there until they are carried out.
+//! The marks of a store on disk, which are recorded in its journal until a sweep has applied them.
 
 use std::io;
 
@@ -10,11 +10,11 @@ use super::{
     Level, Marks, Scope, Set,
 };
 
-/// Takes a record of an earlier process.
+/// Called with each record of earlier processes.
 pub(in crate::cache) type Restore<'a> = &'a mut dyn FnMut(Record<'_>);
 
 impl Marks {
-    /// Creates marks with those that a journal has. They concern objects that are not known yet, so they are
+    /// Creates marks with the records of a journal. They apply to objects that the scan has not found yet, so they are
     /// [held](Self::hold).
     pub(in crate::cache) fn open(
         open: impl FnOnce(Restore<'_>) -> io::Result<Journal>,
@@ -28,30 +28,31 @@ impl Marks {
         marks.journal = Some(journal);
         let newest = marks.newest().unwrap_or_default();
         let mut set = marks.write();
-        // There is nothing to be searched for them: each object is judged when it is found.
+        // No sweep is needed: the scan applies the marks to each object.
         (set.swept, set.is_held) = (newest, true);
         drop(set);
         Ok(marks)
     }
 
-    /// Returns the id above which those of this process are.
+    /// Returns the first id of this process.
     pub(in crate::cache) fn first_id(&self) -> u64 {
         self.journal.as_ref().map_or(0, Journal::first_id)
     }
 
-    /// Records a mark that was added. It counts after a crash when this returns.
+    /// Records a mark. After this returns, the mark survives a crash.
     pub(in crate::cache) fn record(&self, record: &Record<'_>) {
         if let Some(journal) = &self.journal {
             journal.append(record, || self.read().encode());
         }
     }
 
-    /// Records the invalidation of a key whose files are removed later. Returns `false` if that has to be done at once.
+    /// Records the invalidation of a key whose files are removed later. Returns `false` if they must be removed before the
+    /// caller returns.
     pub(in crate::cache) fn begin(&self, record: &Record<'_>) -> bool {
         self.journal.as_ref().is_some_and(|journal| journal.begin(record, || self.read().encode()))
     }
 
-    /// Forgets the invalidation of a key, unless the disk has failed.
+    /// Removes the record of a key's invalidation, unless the disk has failed.
     pub(in crate::cache) fn end(&self, revision: u64, is_settled: bool) {
         if let Some(journal) = &self.journal {
             journal.end(revision);
@@ -69,7 +70,7 @@ impl Marks {
         self.journal.iter().for_each(Journal::sync);
     }
 
-    /// Waits until what was carried out is on disk.
+    /// Waits until the removals of files are on disk.
     pub(in crate::cache) fn sync_removals(&self) {
         self.journal.iter().for_each(Journal::sync_removals);
     }

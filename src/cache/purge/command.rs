@@ -1,4 +1,4 @@
-//! An invalidation as the query of a request, and as a message to other fronts.
+//! `Command`: an invalidation, as the query of a request and as a message to other fronts.
 
 use std::fmt::Write as _;
 
@@ -26,7 +26,7 @@ pub(super) enum CommandScope {
 }
 
 impl Command {
-    /// Reads a query; `None` if it is malformed or ambiguous.
+    /// Parses a query; `None` if it is malformed or ambiguous.
     pub(super) fn parse(query: &str, cache: &CacheHandle) -> Option<Self> {
         let (mut scope, mut purge, mut waits) = (None, Purge::Hard, false);
         for parameter in query.split('&') {
@@ -48,7 +48,7 @@ impl Command {
                 ("all", true) => CommandScope::All,
                 _ => return None,
             };
-            // Two at once are ambiguous.
+            // More than one scope is ambiguous.
             if scope.replace(named).is_some() {
                 return None;
             }
@@ -56,7 +56,7 @@ impl Command {
         Some(Self { scope: scope?, purge, waits })
     }
 
-    /// Returns the query. The response to it does not wait.
+    /// Returns the query, without `wait`.
     pub(super) fn encode(&self) -> String {
         let mut query = match &self.scope {
             CommandScope::Key(key) => format!("key={}", encode(key.as_str())),
@@ -68,7 +68,7 @@ impl Command {
         query
     }
 
-    /// Carries it out in a cache.
+    /// Applies it to a cache.
     pub(super) fn apply(&self, cache: &CacheHandle) {
         match &self.scope {
             CommandScope::Key(key) => cache.delete(key, self.purge),
@@ -79,7 +79,7 @@ impl Command {
     }
 }
 
-/// Encodes a value by per cent.
+/// Percent-encodes a value.
 fn encode(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for byte in value.bytes() {
@@ -92,13 +92,13 @@ fn encode(value: &str) -> String {
     text
 }
 
-/// Decodes a value; `None` if it is malformed or not UTF-8.
+/// Decodes a percent-encoded value; `None` if it is malformed or not UTF-8.
 fn decode(value: &str) -> Option<String> {
     let mut bytes = value.bytes();
     let mut decoded = Vec::with_capacity(value.len());
     while let Some(byte) = bytes.next() {
         decoded.push(match byte {
-            b'+' => return None, // a space in forms, a plus elsewhere
+            b'+' => return None, // ambiguous: a space in forms, a plus elsewhere
             b'%' => {
                 let mut digit = || char::from(bytes.next()?).to_digit(16);
                 u8::try_from(digit()? << 4 | digit()?).ok()?

@@ -1,4 +1,4 @@
-//! `PurgeChannel`: invalidations of several fronts over a channel of Redis.
+//! `PurgeChannel`: invalidation at several fronts over a Redis channel.
 
 mod subscriber;
 
@@ -25,33 +25,33 @@ use super::{
 };
 use crate::error::BoxError;
 
-/// The default name of the channel, and of the key that has the id of its last message.
+/// The default name of the channel, and of the key with the id of its last message.
 pub const PURGE_CHANNEL: &str = "vestibule:purge";
 
-/// How long the subscriber waits before it connects again, 1 second.
+/// The pause before the subscriber reconnects, 1 second.
 pub const PURGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often the connection of the subscriber is checked, and the time for the answer, 5 seconds.
+/// The interval and the timeout of the pings on the subscriber's connection, 5 seconds.
 pub const PURGE_PING: Duration = Duration::from_secs(5);
 
-/// The default time in which Redis must take an invalidation, 1 second.
+/// The default timeout of sending an invalidation, 1 second.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The messages that wait to be sent at a time, 1,024.
+/// The maximum number of messages that wait to be sent, 1,024.
 const MAX_PENDING: usize = 1024;
 
-/// Sends a message with its id and that of the one before, so that a subscriber knows whether it has missed one.
+/// Publishes a message with its id and the id of the previous message, so that a subscriber detects a missed one.
 const PUBLISH: &str = r"
 local before = redis.call('GET', KEYS[1]) or ''
 redis.call('SET', KEYS[1], ARGV[1])
 return redis.call('PUBLISH', KEYS[1], table.concat({before, ARGV[1], ARGV[2], ARGV[3]}, ' '))
 ";
 
-/// The channel cannot be used.
+/// An error of a [`PurgeChannel`].
 #[derive(Debug, thiserror::Error)]
 pub enum PurgeChannelError {
-    /// The URL is not one of Redis.
-    #[error("the URL is not one of Redis: {0}")]
+    /// The URL is not a Redis URL.
+    #[error("the URL is not a Redis URL: {0}")]
     Url(#[source] redis::RedisError),
     /// There is no Tokio runtime.
     #[error("the subscriber needs a Tokio runtime")]
@@ -64,7 +64,7 @@ pub enum PurgeChannelError {
     Timeout(Duration),
 }
 
-/// What a channel has done; returned by [`PurgeChannel::stats`].
+/// Counters of a channel. Returned by [`PurgeChannel::stats`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PurgeChannelStats {
@@ -72,9 +72,9 @@ pub struct PurgeChannelStats {
     pub sent: u64,
     /// Invalidations that could not be sent.
     pub failed: u64,
-    /// Invalidations of other fronts that were carried out.
+    /// Invalidations of other fronts that were applied.
     pub received: u64,
-    /// How often everything was invalidated since messages may have been missed; at least once, after the start.
+    /// Invalidations of everything, because messages may have been missed. At least one, after the start.
     pub resets: u64,
     /// Whether the front is subscribed.
     pub is_subscribed: bool,
@@ -90,19 +90,18 @@ pub struct PurgeChannelBuilder {
     on_missed: Purge,
 }
 
-/// A channel of Redis over which several fronts tell each other what to invalidate. Cheap to clone.
+/// A Redis channel that sends invalidations to several fronts. Cheap to clone.
 ///
-/// Each invalidation takes effect here at once, and is then sent to the others, which carry it out when they get it:
-/// usually within a millisecond. An error says that it was not sent; it is safe to send it again.
+/// An invalidation takes effect at this front at once, and is then published. Other fronts apply it when they receive it,
+/// usually within a millisecond. An error means that it was not published; it is safe to repeat it.
 ///
-/// **Redis is not asked for requests**, and is not needed to serve them. While a front is not subscribed it misses
-/// messages, and serves what it has stored. Each message has the id of the one before: a front that is subscribed again and
-/// finds that it has missed one, or cannot tell since Redis has lost its data, invalidates everything,
-/// [softly](Purge::Soft) by default: each response is validated before its next use. So does each front after its start.
-/// The check of the connection and [`PURGE_PAUSE`] bound how long a lost connection is not noticed: [`PURGE_PING`]
-/// twice, and the pause.
+/// **Redis is not used to serve requests.** While a front is not subscribed, it misses messages and serves its stored
+/// responses. Each message has the id of the previous one. A front that subscribes again and has missed a message, or cannot
+/// know because Redis has lost its data, invalidates everything, [softly](Purge::Soft) by default: each response is
+/// validated before its next use. Each front does the same after its start. A lost connection is detected after at most two
+/// times [`PURGE_PING`], and replaced after [`PURGE_PAUSE`].
 ///
-/// Everyone who can publish in this Redis can invalidate.
+/// Every client that can publish in this Redis can invalidate responses.
 ///
 /// ```no_run
 /// use vestibule::cache::{CacheLayer, Purge};
@@ -111,7 +110,7 @@ pub struct PurgeChannelBuilder {
 /// let layer = CacheLayer::new();
 /// let fronts = layer.handle().purge_channel("redis://10.0.0.5/").connect()?;
 /// fronts.invalidate("front-page", Purge::Soft).await?; // at all fronts
-/// let service = fronts.purge_service("a token of the site"); // and by request
+/// let service = fronts.purge_service("a token of the site"); // the same over HTTP
 /// # drop(service); Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -121,7 +120,7 @@ struct Inner {
     cache: CacheHandle,
     client: Client,
     channel: String,
-    /// Made by the first message, in its runtime.
+    /// Created by the first message, in its runtime.
     connection: OnceLock<ConnectionManager>,
     script: Script,
     timeout: Duration,
@@ -137,7 +136,7 @@ struct Inner {
 }
 
 impl CacheHandle {
-    /// Returns a builder for a [`PurgeChannel`] with this Redis: `redis://host:6379/0`, `redis+unix:///path`.
+    /// Returns a builder for a [`PurgeChannel`]. `redis` is the URL of Redis: `redis://host:6379/0` or `redis+unix:///path`.
     pub fn purge_channel(&self, redis: impl Into<String>) -> PurgeChannelBuilder {
         PurgeChannelBuilder {
             cache: self.clone(),
@@ -156,7 +155,7 @@ impl PurgeChannelBuilder {
         self
     }
 
-    /// Sets the time in which Redis must take an invalidation. Defaults to 1 second.
+    /// Sets the timeout of sending an invalidation. Defaults to 1 second.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = time;
         self
@@ -168,11 +167,11 @@ impl PurgeChannelBuilder {
         self
     }
 
-    /// Begins to subscribe, in the current Tokio runtime. The subscriber ends with the last clone of the channel, and
-    /// connects again, without end, whenever its connection breaks.
+    /// Spawns the subscriber, in the current Tokio runtime. The subscriber ends with the last clone of the channel. Until then
+    /// it reconnects whenever its connection breaks.
     ///
     /// # Errors
-    /// If the URL is not one of Redis, or without a runtime. It is no error that Redis cannot be reached.
+    /// If the URL is not a Redis URL, or if there is no runtime. It is not an error if Redis is unreachable.
     pub fn connect(self) -> Result<PurgeChannel, PurgeChannelError> {
         let Self { cache, url, channel, timeout, on_missed } = self;
         let client = Client::open(url).map_err(PurgeChannelError::Url)?;
@@ -209,7 +208,7 @@ impl PurgeChannel {
     /// Invalidates all variants of a key, at all fronts.
     ///
     /// # Errors
-    /// As for all of these methods: it was carried out here, and not sent.
+    /// If it was not sent to the other fronts. It has taken effect at this one, as with the methods below.
     pub async fn delete(&self, key: &Key, purge: Purge) -> Result<(), PurgeChannelError> {
         self.run(CommandScope::Key(key.clone()), purge).await
     }
@@ -238,8 +237,7 @@ impl PurgeChannel {
         self.run(CommandScope::All, purge).await
     }
 
-    /// Returns a [`PurgeService`] whose invalidations are carried out at all fronts. It answers with 503 if one was not
-    /// sent.
+    /// Returns a [`PurgeService`] whose invalidations take effect at all fronts. It answers 503 if one was not sent.
     ///
     /// # Panics
     /// If the token is shorter than [`MIN_TOKEN`](super::super::MIN_TOKEN).
@@ -248,7 +246,7 @@ impl PurgeChannel {
         PurgeService { fan_out, ..self.0.cache.purge_service(token) }
     }
 
-    /// Returns the current figures.
+    /// Returns the current counters.
     pub fn stats(&self) -> PurgeChannelStats {
         let inner = &*self.0;
         PurgeChannelStats {
@@ -315,7 +313,7 @@ impl fmt::Debug for PurgeChannel {
 
 impl fmt::Debug for PurgeChannelBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URL, which may have a password.
+        // Without the URL, which may contain a password.
         f.debug_struct("PurgeChannelBuilder")
             .field("channel", &self.channel)
             .finish_non_exhaustive()

@@ -1,6 +1,5 @@
-//! The bytes of a journal.
-//!
-//! A header, then records, each with its length in front and a checksum behind it. A length of 0 ends them.
+//! The format of a journal: a header, and records. A record is preceded by its length and followed by its checksum. A length of
+//! 0 ends the list.
 
 use std::time::Duration;
 
@@ -12,16 +11,16 @@ use super::{
     JOURNAL_LEN,
 };
 
-/// The first bytes of a journal: the format and its version.
+/// The first bytes of a journal: the name and the version of the format.
 const MAGIC: [u8; 8] = *b"vstblm\x00\x01";
 
-/// The length of the header: the magic, the number of the session and the checksum of both.
+/// The length of the header: magic, session number and checksum.
 pub(super) const HEADER: usize = 24;
 
-/// The ids of a session, as bits: 17,592,186,044,416.
+/// The number of bits of an id within a session: 17,592,186,044,416 ids.
 pub(super) const ID_BITS: u32 = 44;
 
-/// The last session of a directory, 1,048,574. Then it is emptied, and sessions begin again.
+/// The last session of a directory, 1,048,574. After it the directory is emptied, and sessions start again.
 pub(super) const MAX_SESSION: u64 = (1 << (u64::BITS - ID_BITS)) - 2;
 
 /// An invalidation.
@@ -29,7 +28,7 @@ pub(super) const MAX_SESSION: u64 = (1 << (u64::BITS - ID_BITS)) - 2;
 pub(in crate::cache) struct Record<'a> {
     pub(in crate::cache) scope: Scope<'a>,
     pub(in crate::cache) purge: Purge,
-    /// It concerns objects with an earlier revision.
+    /// It applies to objects with an earlier revision.
     pub(in crate::cache) revision: u64,
     pub(in crate::cache) at: Duration,
 }
@@ -74,13 +73,13 @@ impl Record<'_> {
         out
     }
 
-    /// Returns the invalidation of everything at the same time.
+    /// Returns the invalidation of everything, with the same revision and time.
     pub(super) fn of_everything(&self) -> Record<'static> {
         Record { scope: Scope::All, purge: Purge::Hard, revision: self.revision, at: self.at }
     }
 }
 
-/// Reads a journal; `None` if any part of it is malformed.
+/// Decodes a journal; `None` if any part of it is malformed.
 pub(super) fn decode(bytes: &[u8]) -> Option<Decoded<'_>> {
     let (start, mut rest) = bytes.split_at_checked(HEADER)?;
     let session = u64::from_le_bytes(start[8..16].try_into().ok()?);

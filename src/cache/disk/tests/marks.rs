@@ -1,4 +1,4 @@
-//! A process that is killed before its invalidations are carried out.
+//! Tests with a process that is killed before its invalidations are applied to the files.
 
 use std::sync::Barrier;
 
@@ -13,11 +13,11 @@ use super::{
     *,
 };
 
-const FOLDER: &str = "VESTIBULE_CACHE_MARKS_FOLDER";
+const DIR: &str = "VESTIBULE_CACHE_MARKS_DIR";
 
 const PATHS: [&str; 7] = ["/p/1/50", "/p/2/20000", "/q/50", "/k/50", "/k/20000", "/s/50", "/l/50"];
 
-/// Blocks all threads that carry out invalidations, until the result is waited for.
+/// Blocks all threads of the pool until `wait` is called on the result.
 fn block_pool() -> Arc<Barrier> {
     let blocked = Arc::new(Barrier::new(33));
     for _ in 0..32 {
@@ -35,11 +35,11 @@ fn key(path: &str) -> Key {
     Key::new("http", "a", path, None).unwrap()
 }
 
-/// Run by the tests below in a process of its own: invalidates, and kills itself before that is carried out.
+/// The child process of the tests below: invalidates, and kills itself before files are removed.
 #[tokio::test]
 async fn child_invalidates_and_kills_itself() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let layer = builder().durability(Durability::Crash).open(folder).unwrap();
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let layer = builder().durability(Durability::Crash).open(dir).unwrap();
     let cache = layer.handle();
     cache.loaded().await;
     let _blocked = block_pool();
@@ -65,7 +65,7 @@ async fn child_invalidates_and_kills_itself() {
     kill_process(getpid(), Signal::KILL).unwrap();
 }
 
-/// Stores all paths, and has them invalidated by a process that is killed before it removes any.
+/// Stores all paths, and invalidates them in a process that is killed before it removes any file.
 async fn invalidate_and_kill(dir: &TempDir, what: &str) {
     let layer = open(dir, || builder().durability(Durability::Crash)).await;
     for path in PATHS {
@@ -76,13 +76,13 @@ async fn invalidate_and_kill(dir: &TempDir, what: &str) {
     wait_free(dir);
     let name = "cache::disk::tests::marks::child_invalidates_and_kills_itself";
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", name]).env(FOLDER, dir.path()).env("VESTIBULE_CACHE_INVALIDATES", what);
+    child.args(["--exact", name]).env(DIR, dir.path()).env("VESTIBULE_CACHE_INVALIDATES", what);
     let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
     assert_eq!(files(dir, "head").len(), PATHS.len(), "none was removed");
 }
 
-/// Waits until no process has the directory.
+/// Waits until no process uses the directory.
 fn wait_free(dir: &TempDir) {
     let started = Instant::now();
     while Files::open(dir.path(), Durability::Crash).is_err() {
@@ -113,7 +113,7 @@ async fn assert_sources(dir: &TempDir, from_cache: &[&str]) {
 }
 
 #[tokio::test]
-async fn invalidation_counts_after_the_process_was_killed_before_it_was_carried_out() {
+async fn invalidation_survives_a_kill_before_it_was_applied() {
     for (what, from_cache) in [("some", &["/q/50", "/l/50"][..]), ("group", &[]), ("many", &[])] {
         let dir = tempfile::tempdir().unwrap();
         invalidate_and_kill(&dir, what).await;
@@ -122,7 +122,7 @@ async fn invalidation_counts_after_the_process_was_killed_before_it_was_carried_
 }
 
 #[tokio::test]
-async fn damaged_or_missing_journal_leaves_nothing_of_the_folder() {
+async fn directory_with_damaged_or_missing_journal_is_emptied() {
     let damages: [fn(&mut Vec<u8>); 4] = [
         |bytes| bytes[30] ^= 1,
         |bytes| bytes[8] ^= 1,
@@ -144,30 +144,30 @@ async fn damaged_or_missing_journal_leaves_nothing_of_the_folder() {
 }
 
 #[tokio::test]
-async fn journal_is_kept_if_the_folder_was_not_scanned_to_its_end() {
+async fn journal_is_kept_if_the_scan_was_not_completed() {
     let dir = tempfile::tempdir().unwrap();
     invalidate_and_kill(&dir, "some").await;
-    for folder in FIRST {
-        mknodat(CWD, pipe(&dir, folder), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for first in FIRST {
+        mknodat(CWD, pipe(&dir, first), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     }
     let layer = open_without_scan(&dir, || builder().durability(Durability::Crash));
     drop(layer);
     let started = Instant::now();
     while Files::open(dir.path(), Durability::Crash).is_err() {
         assert!(started.elapsed() < Duration::from_secs(20));
-        for folder in FIRST {
-            // Releases a thread that waits for a writer. An error if there is none.
+        for first in FIRST {
+            // Releases a thread that waits for a writer; fails if there is none.
             let _ = rustix::fs::open(
-                pipe(&dir, folder),
+                pipe(&dir, first),
                 OFlags::WRONLY | OFlags::NONBLOCK,
                 Mode::empty(),
             );
         }
         thread::yield_now();
     }
-    for folder in FIRST {
-        // It stays if its thread has not reached it.
-        let _ = fs::remove_file(pipe(&dir, folder));
+    for first in FIRST {
+        // The file is left if its thread has not reached it.
+        let _ = fs::remove_file(pipe(&dir, first));
     }
     assert!(!files(&dir, "head").is_empty(), "they are not judged yet");
     let layer = open(&dir, || builder().durability(Durability::Crash)).await;
@@ -178,7 +178,7 @@ async fn journal_is_kept_if_the_folder_was_not_scanned_to_its_end() {
 }
 
 #[tokio::test]
-async fn journal_is_empty_once_all_is_carried_out() {
+async fn journal_is_empty_after_the_sweep() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, builder).await;
     source(&layer, "/50").await;

@@ -1,4 +1,4 @@
-//! The task that carries out the invalidations of other fronts.
+//! The task that applies the invalidations of other fronts.
 
 use std::{
     future::poll_fn,
@@ -13,10 +13,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{super::command::Command, Inner, PURGE_PAUSE, PURGE_PING};
 
-/// How often the task checks whether the channel was dropped while no message comes, 1 second.
+/// The interval at which the task checks whether the channel was dropped, 1 second.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Subscribes, again and again, until the channel is dropped.
+/// Subscribes repeatedly until the channel is dropped.
 pub(super) async fn run(inner: Weak<Inner>) {
     let mut last = None;
     let mut is_reported = false;
@@ -29,7 +29,7 @@ pub(super) async fn run(inner: Weak<Inner>) {
         if let Err(error) = result
             && !std::mem::replace(&mut is_reported, true)
         {
-            tracing::warn!(%error, "not subscribed to invalidations: those of other fronts are missed until Redis is reached");
+            tracing::warn!(%error, "cannot subscribe to invalidations: those of other fronts are missed until Redis is reachable");
         }
         drop(inner);
         sleep(PURGE_PAUSE).await;
@@ -46,7 +46,7 @@ async fn subscribe(
     let subscribed = async {
         let (mut sink, stream) = client.get_async_pubsub().await?.split();
         sink.subscribe(&channel).await?;
-        // After that: what comes from now on is in the stream.
+        // Read after the subscription: later messages are in the stream.
         let mut connection = client.get_multiplexed_async_connection().await?;
         let current = connection.get(&channel).await?.unwrap_or_default();
         Ok::<_, RedisError>((sink, stream, current))
@@ -99,7 +99,7 @@ impl Inner {
         self.resets.fetch_add(1, Relaxed);
     }
 
-    /// Carries out a message: the id of the one before, its own, that of its sender, and its command.
+    /// Applies a message, which consists of the id of the previous message, its own id, the id of its sender, and a command.
     fn receive(&self, message: &Msg, last: &mut Option<String>) {
         let text = str::from_utf8(message.get_payload_bytes()).ok();
         let parts = text.and_then(|text| {
@@ -111,14 +111,14 @@ impl Inner {
             *last = None;
             return self.reset();
         };
-        // The first messages may have come between the subscription and the question for the last id.
+        // The first messages may have arrived before the last id was read.
         let is_next = last.as_deref() == Some(before) || last.as_deref() == Some(id);
         *last = Some(id.to_owned());
         if !is_next {
             return self.reset();
         }
         if sender == self.sender {
-            return; // it has been carried out
+            return; // it has taken effect already
         }
         match Command::parse(command, &self.cache) {
             Some(command) => {
