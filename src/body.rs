@@ -21,6 +21,8 @@ mod file;
 mod guarded;
 #[cfg(not(feature = "server"))]
 mod in_place;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers make them"))]
+mod pipe;
 mod read_at;
 #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "only `files` knows residency"))]
 mod residency;
@@ -44,6 +46,9 @@ pub use channel::{CHANNEL_CAPACITY, ReaderDropped, Sender};
 pub use file::FileSlice;
 #[cfg(feature = "server")]
 pub(crate) use file::Prefetching;
+#[cfg(feature = "server")]
+pub(crate) use pipe::Ends;
+pub use pipe::Pipe;
 #[cfg(feature = "files")]
 pub(crate) use residency::ResidencyCache;
 #[cfg_attr(

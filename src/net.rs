@@ -20,7 +20,6 @@ mod send_queue;
 #[cfg(feature = "process")]
 pub(crate) mod seqpacket;
 pub(crate) mod serving;
-#[cfg(feature = "upstream")]
 pub(crate) mod splice;
 mod stream;
 #[cfg(feature = "tls")]

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use http_body::{Body as _, SizeHint};
 
 use super::{Body, PollSegment, Segments};
-use crate::error::BoxError;
+use crate::{budget::Budget, error::BoxError};
 
 impl Body {
     /// Keeps `guard` until the body has ended, has failed, or is dropped.
@@ -51,6 +51,10 @@ impl<G: Send> Segments for Guarded<G> {
             self.guard = None;
         }
         Poll::Ready(segment)
+    }
+
+    fn accept_pipes(&mut self, budget: &Budget) {
+        self.body.accept_pipes(budget);
     }
 
     fn is_end(&self) -> bool {

@@ -9,33 +9,37 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
-use super::{Body, FileSlice, Kind};
-use crate::error::BoxError;
+use super::{Body, FileSlice, Kind, Pipe};
+use crate::{budget::Budget, error::BoxError};
 
 /// A part of a body, as a server sends it.
 pub(crate) enum Segment {
     Bytes(Bytes),
     File(FileSlice),
+    /// Only of a body that [accepts pipes](Body::accept_pipes).
+    Pipe(Pipe),
     Trailers(HeaderMap),
 }
 
-#[cfg(feature = "files")]
 impl Segment {
     /// Returns the number of data bytes.
     pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(file) => file.len(),
+            Self::Pipe(pipe) => pipe.len() as u64,
             Self::Trailers(_) => 0,
         }
     }
 }
 
 /// A source of segments. As an [`http_body::Body`], for other code than this crate's server, its segments in
-/// files are read step by step.
+/// files and pipes are read step by step.
 pub(crate) trait Segments: Send {
     /// As [`http_body::Body::poll_frame`].
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment;
+    /// As [`Body::accept_pipes`]. Does nothing by default: then no segment is a pipe.
+    fn accept_pipes(&mut self, _budget: &Budget) {}
     /// As [`http_body::Body::is_end_stream`].
     fn is_end(&self) -> bool;
     /// As [`http_body::Body::size_hint`].
@@ -44,18 +48,22 @@ pub(crate) trait Segments: Send {
 
 pub(crate) type PollSegment = Poll<Option<Result<Segment, BoxError>>>;
 
-/// A body in segments, and the rest of a file segment that is being read.
+/// A body in segments, and the rest of a segment that is being read.
 pub(crate) struct SegmentedBody {
     inner: Box<dyn Segments>,
     file: Option<FileSlice>,
+    pipe: Option<Pipe>,
 }
 
 impl SegmentedBody {
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
-        match self.file.take() {
-            Some(file) if !file.is_empty() => Poll::Ready(Some(Ok(Segment::File(file)))),
-            _ => self.inner.poll_segment(cx),
+        if let Some(file) = self.file.take().filter(|file| !file.is_empty()) {
+            return Poll::Ready(Some(Ok(Segment::File(file))));
         }
+        if let Some(pipe) = self.pipe.take().filter(|pipe| !pipe.is_empty()) {
+            return Poll::Ready(Some(Ok(Segment::Pipe(pipe))));
+        }
+        self.inner.poll_segment(cx)
     }
 
     pub(super) fn poll_frame(
@@ -69,6 +77,12 @@ impl SegmentedBody {
                     None => self.file = None,
                 }
             }
+            if let Some(pipe) = &mut self.pipe {
+                match pipe.read_next()? {
+                    Some(read) => return Poll::Ready(Some(Ok(Frame::data(read)))),
+                    None => self.pipe = None,
+                }
+            }
             return Poll::Ready(match ready!(self.inner.poll_segment(cx)?) {
                 None => None,
                 Some(Segment::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
@@ -77,12 +91,17 @@ impl SegmentedBody {
                     self.file = Some(file);
                     continue;
                 }
+                Some(Segment::Pipe(pipe)) => {
+                    self.pipe = Some(pipe);
+                    continue;
+                }
             });
         }
     }
 
     fn pending_len(&self) -> u64 {
-        self.file.as_ref().map_or(0, FileSlice::len)
+        let file = self.file.as_ref().map_or(0, FileSlice::len);
+        file + self.pipe.as_ref().map_or(0, |pipe| pipe.len() as u64)
     }
 
     pub(super) fn is_end(&self) -> bool {
@@ -103,7 +122,14 @@ impl SegmentedBody {
 impl Body {
     /// Creates a body in segments.
     pub(crate) fn segmented(inner: impl Segments + 'static) -> Self {
-        Self(Kind::Segmented(SegmentedBody { inner: Box::new(inner), file: None }))
+        Self(Kind::Segmented(SegmentedBody { inner: Box::new(inner), file: None, pipe: None }))
+    }
+
+    /// Lets the body return segments in pipes, which count in `budget`, since its reader can move them to a socket.
+    pub(crate) fn accept_pipes(&mut self, budget: &Budget) {
+        if let Kind::Segmented(s) = &mut self.0 {
+            s.inner.accept_pipes(budget);
+        }
     }
 
     /// Polls the next segment of any body.

@@ -289,7 +289,7 @@ impl Segments for Reader {
                     *file = file.split_to(max);
                     file.len()
                 }
-                Segment::Trailers(_) => 0,
+                Segment::Pipe(_) | Segment::Trailers(_) => 0,
             };
             if let Some(reader) = &mut state.readers[self.slot] {
                 reader.offset = self.offset;

@@ -3,6 +3,7 @@
 //! It drives the client side of any [`Protocol`]: [HTTP/1.1](super::h1::client) and [FastCGI](super::fcgi).
 
 mod exchange;
+mod first_read;
 mod incoming;
 mod protocol;
 mod upload;
@@ -31,6 +32,8 @@ use crate::{
     peer::MinRate,
 };
 
+use first_read::FirstRead;
+
 pub use exchange::Exchange;
 pub use protocol::Protocol;
 pub(crate) use protocol::{NextRead, sealed};
@@ -58,6 +61,7 @@ struct State<P, I> {
     opened: Instant,
     /// Exchanges so far.
     exchanges: u64,
+    first_read: FirstRead,
 }
 
 /// The parts of a [`Connection`], returned by [`Connection::into_parts`].
@@ -148,6 +152,7 @@ impl<P: Protocol, I: Io> Connection<P, I> {
             timer: Timer::default(),
             opened: clock::now(),
             exchanges: 0,
+            first_read: FirstRead::default(),
         };
         Self { state: Box::new(state) }
     }
@@ -216,7 +221,10 @@ impl<P: Protocol, I: Io> State<P, I> {
             NextRead::Body(left) => {
                 thread_buffers::poll_read_body(&mut self.io, cx, &mut self.input, left)
             }
-            NextRead::Head => thread_buffers::poll_read(&mut self.io, cx, &mut self.input),
+            NextRead::Head => {
+                let max_len = self.first_read.max_len();
+                thread_buffers::poll_read_up_to(&mut self.io, cx, &mut self.input, max_len)
+            }
         }
     }
 

@@ -1,5 +1,6 @@
-//! `Output`: the write queue of a connection: bytes, then a large piece or a file, then bytes again.
+//! `Output`: the write queue of a connection: bytes, then a large piece, a file or a pipe, then bytes again.
 
+mod in_kernel;
 mod reader;
 
 use std::{
@@ -12,10 +13,10 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use self::reader::SlowReader;
+use self::{in_kernel::InKernel, reader::SlowReader};
 use super::thread_buffers;
 use crate::{
-    body::FileSlice,
+    body::{FileSlice, Pipe},
     net::{Io, file_slice::prefetch_next},
     peer::MinRate,
 };
@@ -27,12 +28,12 @@ const MAX_COPIED_PIECE: usize = 16 << 10;
 /// While this many bytes are queued, 64 KiB, no further response is started.
 const HIGH_WATER_MARK: usize = 64 << 10;
 
-/// Queued data, written in this order: `bytes`, then `piece` or `file`, then `tail`.
+/// Queued data, written in this order: `bytes`, then `piece` or `in_kernel`, then `tail`.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     bytes: BytesMut,
     piece: Bytes,
-    file: Option<FileSlice>,
+    in_kernel: Option<InKernel>,
     /// The offset up to which the file is being read into the page cache, and the end of that read.
     prefetch: Option<(u64, oneshot::Receiver<()>)>,
     tail: &'static [u8],
@@ -71,28 +72,32 @@ impl Output {
         }
     }
 
-    /// Returns the buffer for heads and chunk lines. Must not be called while a piece or a file is queued.
+    /// Returns the buffer for heads and chunk lines. Must not be called while a piece, a file or a pipe is
+    /// queued.
     pub(super) fn head(&mut self) -> &mut BytesMut {
         debug_assert!(
-            self.piece.is_empty() && self.file.is_none(),
+            self.piece.is_empty() && self.in_kernel.is_none(),
             "a head would overtake the piece before it"
         );
         &mut self.bytes
     }
 
-    /// Returns the buffer for the end of a message. Nothing is written to it while a piece or a file is
-    /// queued: the length of such a body was announced.
+    /// Returns the buffer for the end of a message. Nothing is written to it while a piece, a file or a
+    /// pipe is queued: the length of such a body was announced.
     pub(super) fn end(&mut self) -> &mut BytesMut {
         &mut self.bytes
     }
 
     /// Returns whether more may be added.
     pub(super) fn has_room(&self) -> bool {
-        self.piece.is_empty() && self.file.is_none() && self.bytes.len() < HIGH_WATER_MARK
+        self.piece.is_empty() && self.in_kernel.is_none() && self.bytes.len() < HIGH_WATER_MARK
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.piece.is_empty() && self.file.is_none() && !self.unflushed
+        self.bytes.is_empty()
+            && self.piece.is_empty()
+            && self.in_kernel.is_none()
+            && !self.unflushed
     }
 
     /// Returns the bytes written to the connection so far.
@@ -102,8 +107,8 @@ impl Output {
 
     /// Returns the end of the queued data, as a position in the connection's byte stream.
     pub(super) fn end_position(&self) -> u64 {
-        let file = self.file.as_ref().map_or(0, FileSlice::len);
-        self.written + (self.buffered() + self.tail.len()) as u64 + file
+        let in_kernel = self.in_kernel.as_ref().map_or(0, InKernel::len);
+        self.written + (self.buffered() + self.tail.len()) as u64 + in_kernel
     }
 
     /// Returns the number of queued bytes after the first empty line at or after position `from`.
@@ -136,10 +141,19 @@ impl Output {
 
     /// Adds a slice of a file, and the `tail` that must follow it.
     pub(super) fn push_file(&mut self, file: FileSlice, tail: &'static [u8]) {
-        if file.is_empty() {
+        self.push_in_kernel(InKernel::File(file), tail);
+    }
+
+    /// Adds the bytes in a pipe, and the `tail` that must follow them.
+    pub(super) fn push_pipe(&mut self, pipe: Pipe, tail: &'static [u8]) {
+        self.push_in_kernel(InKernel::Pipe(pipe), tail);
+    }
+
+    fn push_in_kernel(&mut self, part: InKernel, tail: &'static [u8]) {
+        if part.len() == 0 {
             self.bytes.extend_from_slice(tail);
         } else {
-            self.file = Some(file);
+            self.in_kernel = Some(part);
             self.tail = tail;
         }
     }
@@ -172,7 +186,8 @@ impl Output {
     pub(super) fn reset(&mut self) {
         debug_assert!(self.is_empty() && self.bytes.capacity() == 0);
         // Without `..`, so that a new field is not forgotten.
-        let Self { bytes: _, piece, file: _, prefetch, tail, written, unflushed: _, reader } = self;
+        let Self { bytes: _, piece, in_kernel: _, prefetch, tail, written, unflushed: _, reader } =
+            self;
         (*piece, *tail, *written) = (Bytes::new(), b"", 0);
         (*prefetch, *reader) = (None, None);
     }
@@ -223,18 +238,19 @@ impl Output {
         moved: &mut u64,
     ) -> Poll<io::Result<()>> {
         while self.has_data() {
-            if self.file.is_some() && self.piece.is_empty() && !io.can_send_file() {
-                // One write, and one record of TLS, takes the head and the file's first bytes.
+            let is_read = self.in_kernel.as_ref().is_some_and(|part| !part.is_sent_by(io));
+            if is_read && self.piece.is_empty() {
+                // One write, and one record of TLS, takes the head and the first bytes of the part.
                 self.read_resident(cx, now)?;
             }
             let n = if !self.piece.is_empty() {
                 ready!(self.poll_write_both(io, cx))?
             } else if self.bytes.is_empty() {
                 ready!(self.poll_resident(cx, now));
-                let Some(n) = ready!(self.poll_send_file(io, cx))? else { continue };
+                let Some(n) = ready!(self.poll_send_in_kernel(io, cx))? else { continue };
                 n
             } else {
-                let n = if self.file.is_some() || matches!(after, AfterFlush::Close) {
+                let n = if self.in_kernel.is_some() || matches!(after, AfterFlush::Close) {
                     ready!(io.poll_write_more(cx, &self.bytes))?
                 } else {
                     ready!(Pin::new(&mut *io).poll_write(cx, &self.bytes))?
@@ -257,7 +273,7 @@ impl Output {
     }
 
     fn has_data(&self) -> bool {
-        !self.bytes.is_empty() || !self.piece.is_empty() || self.file.is_some()
+        !self.bytes.is_empty() || !self.piece.is_empty() || self.in_kernel.is_some()
     }
 
     fn advance_bytes(&mut self, n: usize) {
@@ -281,19 +297,20 @@ impl Output {
         self.piece.advance(n - from_bytes);
         if self.piece.is_empty() {
             self.piece = Bytes::new(); // an empty slice would keep the whole piece alive
-            if self.file.is_none() {
+            if self.in_kernel.is_none() {
                 self.bytes.extend_from_slice(std::mem::take(&mut self.tail));
             }
         }
         Poll::Ready(Ok(n))
     }
 
-    /// Ready when the file's next bytes are in the page cache. Otherwise `sendfile` would wait for the disk,
+    /// Ready when the next bytes of a file are in the page cache. Otherwise `sendfile` would wait for the disk,
     /// and block all connections of this thread.
     fn poll_resident(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let Some(file) = self.file.as_mut().filter(|file| file.resident_len() == 0) else {
+        let Some(InKernel::File(file)) = &mut self.in_kernel else { return Poll::Ready(()) };
+        if file.resident_len() > 0 {
             return Poll::Ready(());
-        };
+        }
         if let Some((to, read)) = &mut self.prefetch {
             let _ = ready!(Pin::new(read).poll(cx)); // errors are reported by the send
             file.mark_resident(*to, now);
@@ -308,42 +325,37 @@ impl Output {
         if self.prefetch.is_some() { self.poll_resident(cx, now) } else { Poll::Ready(()) }
     }
 
-    /// Reads the file's next bytes into `piece`, if they are in the page cache.
+    /// Reads the next bytes of a file or a pipe into `piece`, if they are in memory.
     fn read_resident(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
         if self.poll_resident(cx, now).is_ready() { self.read_piece() } else { Ok(()) }
     }
 
     fn read_piece(&mut self) -> io::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        self.piece = file.read_next()?.unwrap_or_default();
-        if file.is_empty() {
-            self.file = None; // the tail follows the piece then
+        let Some(part) = &mut self.in_kernel else { return Ok(()) };
+        self.piece = part.read_next()?.unwrap_or_default();
+        if part.len() == 0 {
+            self.in_kernel = None; // the tail follows the piece then
         }
         Ok(())
     }
 
-    /// Sends from the file. Returns `None` if its next bytes were read into `piece` instead.
-    fn poll_send_file<I: Io>(
+    /// Sends from a file or a pipe. Returns `None` if the next bytes were read into `piece` instead.
+    fn poll_send_in_kernel<I: Io>(
         &mut self,
         io: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<usize>>> {
-        let Some(file) = &mut self.file else { return Poll::Ready(Ok(Some(0))) };
-        match ready!(io.poll_send_file(cx, file)) {
-            Ok(0) => {
-                let e = io::Error::new(io::ErrorKind::UnexpectedEof, "the file has shrunk");
-                Poll::Ready(Err(e))
-            }
+        let Some(part) = &mut self.in_kernel else { return Poll::Ready(Ok(Some(0))) };
+        match ready!(part.poll_send(io, cx)) {
             Ok(n) => {
-                file.advance(n as u64);
-                if file.is_empty() {
-                    self.file = None;
+                if part.len() == 0 {
+                    self.in_kernel = None;
                     self.bytes.extend_from_slice(std::mem::take(&mut self.tail));
                 }
                 Poll::Ready(Ok(Some(n)))
             }
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {
-                // The connection has no `sendfile`: read the next bytes and write them as a piece.
+                // The connection cannot send it: read the next bytes and write them as a piece.
                 self.read_piece()?;
                 Poll::Ready(Ok(None))
             }

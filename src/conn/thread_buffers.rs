@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Maximum size of one read: 128 KiB, which fits a response or an upload of 100 KiB with its head.
@@ -43,12 +43,22 @@ pub(super) fn poll_read<I: AsyncRead + Unpin>(
     cx: &mut Context<'_>,
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
+    poll_read_up_to(io, cx, input, usize::MAX)
+}
+
+/// Reads as [`poll_read`], at most `max_len` bytes.
+pub(super) fn poll_read_up_to<I: AsyncRead + Unpin>(
+    io: &mut I,
+    cx: &mut Context<'_>,
+    input: &mut BytesMut,
+    max_len: usize,
+) -> Poll<io::Result<usize>> {
     // Taken, not borrowed: a driver nested in this read gets an empty buffer.
     let mut buffer = READ_BUFFER.take().unwrap_or_default();
     if buffer.capacity() < MIN_READ_ROOM {
         buffer.reserve(MAX_READ);
     }
-    let result = pin!(io.read_buf(&mut buffer)).poll(cx);
+    let result = pin!(io.read_buf(&mut (&mut buffer).limit(max_len))).poll(cx);
     if input.is_empty() && buffer.len() >= MIN_SPLIT {
         *input = buffer.split();
     } else {

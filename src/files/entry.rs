@@ -269,7 +269,7 @@ impl Page {
         match self.segment(offset, len) {
             Segment::File(file) => Body::file(file),
             Segment::Bytes(bytes) => Body::from(bytes),
-            Segment::Trailers(_) => unreachable!("a file has no trailers"),
+            Segment::Pipe(_) | Segment::Trailers(_) => unreachable!("a file has neither"),
         }
     }
 

@@ -213,7 +213,7 @@ impl Segments for Paced {
                 self.rest = (!file.is_empty()).then_some(Segment::File(file));
                 Segment::File(piece)
             }
-            Some(trailers @ Segment::Trailers(_)) => trailers,
+            Some(whole @ (Segment::Pipe(_) | Segment::Trailers(_))) => whole,
             None => return Poll::Ready(None),
         };
         Poll::Ready(Some(Ok(piece)))
@@ -227,7 +227,7 @@ impl Segments for Paced {
         let rest = match &self.rest {
             Some(Segment::Bytes(bytes)) => bytes.len() as u64,
             Some(Segment::File(file)) => file.len(),
-            Some(Segment::Trailers(_)) | None => 0,
+            Some(Segment::Pipe(_) | Segment::Trailers(_)) | None => 0,
         };
         let hint = self.body.size_hint();
         let mut sum = SizeHint::new();

@@ -1,4 +1,4 @@
-//! `Io`: the stream that a driver needs: reads, writes, and optionally `sendfile`.
+//! `Io`: the stream that a driver needs: reads, writes, and optionally `sendfile` and `splice`.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
-use crate::body::FileSlice;
+use crate::body::{FileSlice, Pipe};
 
 /// A stream that a driver can use.
 ///
@@ -34,6 +34,40 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         _file: &FileSlice,
     ) -> Poll<io::Result<usize>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Moves up to `max_len` bytes that have arrived into `pipe`, which must be empty, without reading them into
+    /// memory. `Ok(0)` is the end of the stream.
+    ///
+    /// # Errors
+    /// Those of the connection; [`Unsupported`](io::ErrorKind::Unsupported), the default, if the stream has
+    /// no `splice`.
+    fn poll_fill_pipe(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _pipe: &mut Pipe,
+        _max_len: usize,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Sends bytes of `pipe`, which must not be empty, without reading them into memory.
+    ///
+    /// # Errors
+    /// Those of the connection; [`Unsupported`](io::ErrorKind::Unsupported), the default, if the stream has
+    /// no `splice`: then the caller reads the pipe.
+    fn poll_drain_pipe(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Returns whether [`poll_fill_pipe`](Self::poll_fill_pipe) and [`poll_drain_pipe`](Self::poll_drain_pipe) may
+    /// succeed. Defaults to `false`: then bodies are read.
+    fn can_splice(&self) -> bool {
+        false
     }
 
     /// Returns whether a read would return at once: bytes, the end of the stream or an error. `false`, the

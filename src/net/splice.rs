@@ -1,91 +1,145 @@
-//! `Pipe`: moves bytes from one socket to another by splice(2), without a copy in user space.
+//! Moves bytes from one socket to another through a [`Pipe`] by splice(2), without a copy in user space.
 
 use std::{
     cell::RefCell,
     io,
-    os::fd::OwnedFd,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
 
 use rustix::{
     io::Errno,
-    pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
+    pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
 use tokio::io::Interest;
 
 use super::Stream;
+use crate::body::{Ends, Pipe};
 
-/// Maximum number of bytes that are moved into a pipe at once: 64 KiB, its usual capacity.
-const STEP: usize = 64 << 10;
+/// The capacity of a pipe, 256 KiB: a body of 100 KiB in one piece, and few system calls for a large one. Without
+/// privileges a user may have 64 MiB in pipes (`pipe-user-pages-soft`); beyond it they stay at the kernel's default.
+const CAPACITY: usize = 256 << 10;
 
 /// Empty pipes that a thread keeps for its next transfers.
 const MAX_KEPT: usize = 16;
 
-thread_local! {
-    static KEPT: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
+/// Pipes of the process with which bodies may be moved, 512. Each has two descriptors, and may hold [`CAPACITY`] for a
+/// client that does not read.
+const MAX_BODY_PIPES: usize = 512;
+
+/// Pipes of the process, with those that are kept.
+static PIPES: Count = Count(AtomicUsize::new(0));
+
+struct Count(AtomicUsize);
+
+impl Count {
+    /// Counts another one, unless there are `max`.
+    fn try_add(&self, max: usize) -> bool {
+        let has_room = self.0.fetch_add(1, Relaxed) < max;
+        if !has_room {
+            self.subtract(1);
+        }
+        has_room
+    }
+
+    fn subtract(&self, n: usize) {
+        self.0.fetch_sub(n, Relaxed);
+    }
 }
 
-/// A pipe between two sockets. If it is empty when it is dropped, the thread keeps it for another transfer.
-#[derive(Debug)]
-pub(crate) struct Pipe {
-    /// The reading and the writing end; `None` once it is dropped.
-    ends: Option<(OwnedFd, OwnedFd)>,
-    len: usize,
+thread_local! {
+    static KEPT: RefCell<Kept> = const { RefCell::new(Kept(Vec::new())) };
+}
+
+/// The empty pipes of a thread.
+struct Kept(Vec<Ends>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        PIPES.subtract(self.0.len());
+    }
 }
 
 impl Pipe {
     /// Returns an empty pipe.
+    ///
+    /// # Errors
+    /// Those of pipe(2).
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for the TCP balancer"))]
     pub(crate) fn acquire() -> io::Result<Self> {
-        let kept = KEPT.try_with(|kept| kept.borrow_mut().pop()).ok().flatten();
-        let ends = match kept {
-            Some(ends) => ends,
-            None => pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?,
-        };
-        Ok(Self { ends: Some(ends), len: 0 })
+        match pop() {
+            Some(pipe) => Ok(pipe),
+            None => {
+                PIPES.try_add(usize::MAX);
+                open()
+            }
+        }
     }
 
-    /// Returns the bytes in the pipe.
-    pub(crate) fn len(&self) -> usize {
-        self.len
+    /// Returns an empty pipe for a part of a body; `None` if the process has too many, or too many open files.
+    pub(crate) fn try_acquire() -> Option<Self> {
+        pop().or_else(|| PIPES.try_add(MAX_BODY_PIPES).then(open)?.ok())
     }
 
-    /// Moves bytes out of a socket into the pipe, which must be empty; 0 is the end of the stream.
-    pub(crate) fn poll_fill(&mut self, from: &Stream, cx: &Context<'_>) -> Poll<io::Result<usize>> {
-        debug_assert!(self.len == 0, "a full pipe cannot be told from an empty socket");
-        let Some((_, write)) = &self.ends else { return Poll::Ready(Ok(0)) };
+    /// Moves up to `max_len` bytes out of a socket into the pipe, which must be empty; 0 is the end of the stream.
+    pub(crate) fn poll_fill(
+        &mut self,
+        from: &Stream,
+        max_len: usize,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(self.is_empty(), "a full pipe cannot be told from an empty socket");
+        let Some((_, write)) = self.ends() else { return Poll::Ready(Ok(0)) };
+        let max_len = max_len.min(CAPACITY);
         let n = ready!(from.poll_call(cx, Interest::READABLE, |socket| {
-            splice(socket, None, write, None, STEP, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
+            splice(socket, None, write, None, max_len, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
         }))?;
-        self.len = n;
+        self.record_filled(n);
         Poll::Ready(Ok(n))
     }
 
     /// Moves bytes out of the pipe into a socket.
     pub(crate) fn poll_drain(&mut self, to: &Stream, cx: &Context<'_>) -> Poll<io::Result<usize>> {
-        let (Some((read, _)), len) = (&self.ends, self.len) else { return Poll::Ready(Ok(0)) };
+        let (Some((read, _)), len) = (self.ends(), self.len()) else { return Poll::Ready(Ok(0)) };
         let n = ready!(to.poll_call(cx, Interest::WRITABLE, |socket| {
             splice(read, None, socket, None, len, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
         }))?;
         if n == 0 {
             return Poll::Ready(Err(Errno::PIPE.into()));
         }
-        self.len -= n;
+        self.record_drained(n);
         Poll::Ready(Ok(n))
     }
 }
 
-impl Drop for Pipe {
-    fn drop(&mut self) {
-        let Some(ends) = self.ends.take() else { return };
-        if self.len == 0 {
-            // The stack may be destroyed already when the thread ends.
-            let _ = KEPT.try_with(|kept| {
-                let mut kept = kept.borrow_mut();
-                if kept.len() < MAX_KEPT {
-                    kept.push(ends);
-                }
-            });
-        }
+fn pop() -> Option<Pipe> {
+    let ends = KEPT.try_with(|kept| kept.borrow_mut().0.pop()).ok()??;
+    Some(Pipe::new(ends, release))
+}
+
+/// Returns a new pipe, which is counted already.
+fn open() -> io::Result<Pipe> {
+    let (read, write) =
+        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).inspect_err(|_| PIPES.subtract(1))?;
+    let _ = fcntl_setpipe_size(&write, CAPACITY); // best effort: a smaller one works as well
+    Ok(Pipe::new((read.into(), write.into()), release))
+}
+
+/// Keeps an empty pipe, and closes others.
+fn release(ends: Ends, is_empty: bool) {
+    let keep = |ends| {
+        // The stack is destroyed already when the thread ends.
+        KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            let has_room = kept.0.len() < MAX_KEPT;
+            if has_room {
+                kept.0.push(ends);
+            }
+            has_room
+        })
+    };
+    if !is_empty || !keep(ends).unwrap_or(false) {
+        PIPES.subtract(1);
     }
 }
 
@@ -107,26 +161,34 @@ mod tests {
         let (from, to) = (Stream::from(from), Stream::from(to));
         let mut pipe = Pipe::acquire().unwrap();
         sender.write_all(b"hello").await.unwrap();
-        assert_eq!(poll_fn(|cx| pipe.poll_fill(&from, cx)).await.unwrap(), 5);
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(&from, CAPACITY, cx)).await.unwrap(), 5);
         assert_eq!(pipe.len(), 5);
         assert_eq!(poll_fn(|cx| pipe.poll_drain(&to, cx)).await.unwrap(), 5);
         let mut got = [0; 5];
         receiver.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"hello");
         drop(sender);
-        assert_eq!(poll_fn(|cx| pipe.poll_fill(&from, cx)).await.unwrap(), 0);
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(&from, CAPACITY, cx)).await.unwrap(), 0);
+    }
+
+    #[test]
+    fn count_refuses_a_pipe_above_its_maximum() {
+        let count = Count(AtomicUsize::new(0));
+        assert_eq!([0; 4].map(|_| count.try_add(3)), [true, true, true, false]);
+        count.subtract(1);
+        assert_eq!([0; 2].map(|_| count.try_add(3)), [true, false]);
     }
 
     #[tokio::test]
     async fn pipe_is_kept_only_while_it_is_empty() {
-        let kept = || KEPT.with_borrow(Vec::len);
+        let kept = || KEPT.with_borrow(|kept| kept.0.len());
         let before = kept();
         drop(Pipe::acquire().unwrap());
         let (mut sender, from) = UnixStream::pair().unwrap();
         sender.write_all(b"left").await.unwrap();
         let from = Stream::from(from);
         let mut pipe = Pipe::acquire().unwrap();
-        poll_fn(|cx| pipe.poll_fill(&from, cx)).await.unwrap();
+        poll_fn(|cx| pipe.poll_fill(&from, CAPACITY, cx)).await.unwrap();
         drop(pipe);
         assert!(kept() <= before.max(1), "its bytes must reach no other connection");
         let pipes: Vec<_> = (0..MAX_KEPT + 3).map(|_| Pipe::acquire().unwrap()).collect();

@@ -24,7 +24,7 @@ use super::{
     connect::{connect_allowed, connect_tcp},
     send_queue::send_queue_len,
 };
-use crate::body::FileSlice;
+use crate::body::{FileSlice, Pipe};
 
 /// The maximum of one `sendfile`, 2 MiB, so that other connections get their turn.
 const SEND_FILE_STEP: u64 = 2 << 20;
@@ -91,7 +91,6 @@ impl Stream {
     }
 
     /// Runs `call`, a system call, once the socket is ready for it.
-    #[cfg(feature = "upstream")]
     pub(super) fn poll_call(
         &self,
         cx: &Context<'_>,
@@ -210,6 +209,27 @@ impl Io for Stream {
     fn reset_on_close(&mut self) {
         // Best effort: a Unix socket is closed in order.
         let _ = socket2::SockRef::from(&self.fd()).set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    fn poll_fill_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        max_len: usize,
+    ) -> Poll<io::Result<usize>> {
+        pipe.poll_fill(self, max_len, cx)
+    }
+
+    fn poll_drain_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        pipe.poll_drain(self, cx)
+    }
+
+    fn can_splice(&self) -> bool {
+        true
     }
 
     fn poll_send_file(&mut self, cx: &mut Context<'_>, f: &FileSlice) -> Poll<io::Result<usize>> {

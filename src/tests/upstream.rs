@@ -4,6 +4,7 @@ mod endpoints;
 mod forwarding;
 mod heads;
 mod late;
+mod pipes;
 mod replay;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod secured;
@@ -19,7 +20,9 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt};
 
-use super::support::{Running, exchange, read_all, read_until, reset, start, statuses, within};
+use super::support::{
+    Running, exchange, read_all, read_until, reset, start, start_with, statuses, within,
+};
 use crate::{
     Body, Error, Request, layer::RequestBufferLayer, peer::Deadline, proto::h1::Limits,
     upstream::Upstream,

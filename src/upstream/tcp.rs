@@ -27,14 +27,14 @@ use tower_service::Service;
 use self::target::Connected;
 use super::{Balance, Retry};
 use crate::{
-    body::Body,
+    body::{Body, Pipe},
     conn::{
         ProxyProtocol,
         relay::{Limits, Relay},
         setup::proxy_header,
     },
     error::BoxError,
-    net::{DrainWatch, Io, Stream, splice::Pipe},
+    net::{DrainWatch, Io, Stream},
     peer::{Peer, ProxyAddresses},
     policy::pick::Pick,
     proto::proxy,

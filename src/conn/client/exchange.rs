@@ -271,6 +271,10 @@ impl<P: Protocol, C> Outgoing<P, C> {
             upload = None;
             connection.state.core.abandon_body();
         }
+        let state = &mut *connection.state;
+        if state.io.can_splice() {
+            state.first_read.record_response(state.core.unframed_body());
+        }
         let mut buffered = BufferedBody::default();
         loop {
             let state = &mut *connection.state;
@@ -284,7 +288,7 @@ impl<P: Protocol, C> Outgoing<P, C> {
                 Some(Event::End(_)) => break,
                 Some(Event::Head(_)) | None => {
                     let incoming = Incoming::new(connection, checkin, upload, buffered.finish());
-                    return Ok(Response::from_parts(parts, Body::new(incoming)));
+                    return Ok(Response::from_parts(parts, Body::segmented(incoming)));
                 }
             }
         }

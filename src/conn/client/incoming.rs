@@ -1,20 +1,23 @@
 //! `Incoming`: the body of a response, which owns the connection and reads from it when polled.
 
 use std::{
-    pin::Pin,
+    io,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::SizeHint;
 
 use super::{
-    Cause, Connection, Protocol,
+    Cause, Connection, Protocol, State,
+    first_read::MIN_SPLICED,
     upload::{Upload, pump},
 };
 use crate::{
+    body::{Pipe, PollSegment, Segment, Segments},
+    budget::Budget,
     conn::Checkin,
-    error::BoxError,
     net::{Io, clock},
     proto::h1::Event,
 };
@@ -29,6 +32,25 @@ pub(super) struct Incoming<P: Protocol, I, C> {
     first: Bytes,
     /// The remaining bytes of the body, if known.
     remaining: Option<u64>,
+    pipes: Pipes,
+}
+
+/// Whether the body travels in pipes.
+enum Pipes {
+    /// Its reader takes bytes.
+    Refused,
+    /// Too little of it is outside of memory.
+    Unused,
+    /// Within this budget.
+    Used(Budget),
+}
+
+/// The result of a read.
+enum Read {
+    /// As many bytes were appended to the input; 0 is the end of the stream.
+    Input(usize),
+    /// Bytes of the body.
+    Pipe(Pipe),
 }
 
 impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
@@ -40,22 +62,29 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
         first: Bytes,
     ) -> Self {
         let remaining = connection.state.core.remaining_body().map(|n| n + first.len() as u64);
-        Self { exchange: Some((connection, checkin)), upload, first, remaining }
+        Self {
+            exchange: Some((connection, checkin)),
+            upload,
+            first,
+            remaining,
+            pipes: Pipes::Refused,
+        }
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<()>, Cause<P>>> {
+    /// Returns the next segment; `None` is the end of the body.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Segment>, Cause<P>>> {
         if !self.first.is_empty() {
-            return Poll::Ready(Ok(Event::Data(std::mem::take(&mut self.first))));
+            return Poll::Ready(Ok(Some(Segment::Bytes(std::mem::take(&mut self.first)))));
         }
-        let Some((connection, _)) = &mut self.exchange else {
-            return Poll::Ready(Ok(Event::End(None)));
-        };
+        let Some((connection, _)) = &mut self.exchange else { return Poll::Ready(Ok(None)) };
         let now = clock::now();
         let state = &mut *connection.state;
         loop {
             match state.core.recv(now, &mut state.input).map_err(Cause::Fault)? {
-                Some(Event::Data(data)) => return Poll::Ready(Ok(Event::Data(data))),
-                Some(Event::End(trailers)) => return Poll::Ready(Ok(Event::End(trailers))),
+                Some(Event::Data(data)) => return Poll::Ready(Ok(Some(Segment::Bytes(data)))),
+                Some(Event::End(trailers)) => {
+                    return Poll::Ready(Ok(trailers.map(Segment::Trailers)));
+                }
                 Some(Event::Head(_)) | None => {}
             }
             if self.upload.is_some() || !state.output.is_empty() {
@@ -73,61 +102,117 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
                     continue; // the pump stopped at a full output, and no waker is registered for it
                 }
             }
-            match state.poll_read(cx) {
+            match poll_read(state, &self.pipes, now, cx) {
                 Poll::Pending if state.poll_expired(cx, now, None) => {
                     return Poll::Ready(Err(Cause::Timeout));
                 }
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) => {
+                Poll::Ready(Ok(Read::Input(0))) => {
                     return Poll::Ready(match state.core.recv_eof(now).map_err(Cause::Fault)? {
-                        Some(Event::End(trailers)) => Ok(Event::End(trailers)),
+                        Some(Event::End(trailers)) => Ok(trailers.map(Segment::Trailers)),
                         _ => Err(Cause::Closed),
                     });
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(Read::Input(_))) => {}
+                Poll::Ready(Ok(Read::Pipe(pipe))) => {
+                    return Poll::Ready(Ok(Some(Segment::Pipe(pipe))));
+                }
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Cause::Io(e))),
             }
         }
     }
+
+    /// Gives up the connection at the end of the body, which has arrived.
+    fn finish(&mut self) {
+        if let Some((connection, checkin)) = self.exchange.take()
+            && connection.is_reusable()
+        {
+            checkin.checkin(connection, clock::now());
+        }
+    }
+
+    /// Ends the body with its last pipe, so that another request can use the connection while a slow client reads it.
+    fn finish_if_complete(&mut self) {
+        let Some((connection, _)) = &mut self.exchange else { return };
+        let state = &mut *connection.state;
+        if state.core.remaining_body() == Some(0)
+            && self.upload.is_none()
+            && matches!(state.core.recv(clock::now(), &mut state.input), Ok(Some(Event::End(None))))
+        {
+            self.finish();
+        }
+    }
 }
 
-impl<P, I, C> http_body::Body for Incoming<P, I, C>
+/// Reads into the input, or into a pipe if that is possible.
+fn poll_read<P: Protocol, I: Io>(
+    state: &mut State<P, I>,
+    pipes: &Pipes,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Read>> {
+    let Pipes::Used(budget) = pipes else {
+        if matches!(pipes, Pipes::Refused) {
+            state.first_read.record_refused_pipes();
+        }
+        return state.poll_read(cx).map_ok(Read::Input);
+    };
+    let left = usize::try_from(state.core.unframed_body()).unwrap_or(usize::MAX);
+    if left > 0
+        && state.input.is_empty()
+        && !budget.is_above_soft_limit()
+        && let Some(mut pipe) = Pipe::try_acquire()
+    {
+        match ready!(state.io.poll_fill_pipe(cx, &mut pipe, left)) {
+            Ok(0) => return Poll::Ready(Ok(Read::Input(0))),
+            Ok(n) => {
+                state.core.recv_moved(now, n).map_err(io::Error::other)?;
+                pipe.hold(budget.memory_lease());
+                return Poll::Ready(Ok(Read::Pipe(pipe)));
+            }
+            // Not this kind of socket.
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) => {
+            }
+            Err(e) => return Poll::Ready(Err(e)),
+        }
+    }
+    state.poll_read(cx).map_ok(Read::Input)
+}
+
+impl<P, I, C> Segments for Incoming<P, I, C>
 where
     P: Protocol,
     I: Io + 'static,
     C: Checkin<Connection<P, I>>,
 {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match ready!(self.poll_event(cx)) {
-            Ok(Event::Data(data)) => {
-                if let Some(remaining) = &mut self.remaining {
-                    *remaining -= data.len() as u64;
-                }
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Ok(Event::End(trailers)) => {
-                if let Some((connection, checkin)) = self.exchange.take()
-                    && connection.is_reusable()
-                {
-                    checkin.checkin(connection, clock::now());
-                }
-                Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
-            }
-            Ok(Event::Head(())) => unreachable!("a body is under way"),
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
+        let segment = match ready!(self.poll_next(cx)) {
+            Ok(segment) => segment,
             Err(cause) => {
                 self.exchange = None;
-                Poll::Ready(Some(Err(cause.into_error())))
+                return Poll::Ready(Some(Err(cause.into_error())));
             }
+        };
+        if let Some(remaining) = &mut self.remaining {
+            *remaining -= segment.as_ref().map_or(0, Segment::len);
         }
+        match &segment {
+            Some(Segment::Bytes(_) | Segment::File(_)) => {}
+            Some(Segment::Pipe(_)) => self.finish_if_complete(),
+            Some(Segment::Trailers(_)) | None => self.finish(),
+        }
+        Poll::Ready(segment.map(Ok))
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn accept_pipes(&mut self, budget: &Budget) {
+        let Some((connection, _)) = &self.exchange else { return };
+        let State { core, input, io, .. } = &*connection.state;
+        let is_used = io.can_splice() && core.unframed_body() >= input.len() as u64 + MIN_SPLICED;
+        self.pipes = if is_used { Pipes::Used(budget.clone()) } else { Pipes::Unused };
+    }
+
+    fn is_end(&self) -> bool {
         self.exchange.is_none() && self.first.is_empty()
     }
 

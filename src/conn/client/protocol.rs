@@ -79,6 +79,17 @@ pub(crate) mod sealed {
         /// Returns the bytes of the body that `recv` has not returned, if known.
         fn remaining_body(&self) -> Option<u64>;
 
+        /// Returns how many bytes of the body, which `recv` has not returned, are on the stream as they are: 0 if
+        /// they are framed, or if their number is unknown.
+        fn unframed_body(&self) -> u64 {
+            0
+        }
+
+        /// Records that `n` of these bytes were moved elsewhere. `input` must be empty.
+        fn recv_moved(&mut self, _now: Instant, _n: usize) -> Result<(), Self::Misuse> {
+            Ok(())
+        }
+
         /// Returns whether `input` may contain the whole rest of the body.
         fn may_hold_body(&self, input: &[u8]) -> bool;
 

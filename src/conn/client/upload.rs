@@ -78,6 +78,9 @@ pub(super) fn pump<P: Protocol, I: Io>(
                 output.push_file(file, tail);
                 continue;
             }
+            Poll::Ready(Some(Ok(Segment::Pipe(_)))) => {
+                unreachable!("the body of a request is not asked for pipes")
+            }
             Poll::Ready(Some(Ok(Segment::Trailers(trailers)))) => Some(trailers),
             Poll::Ready(None) => None,
         };

@@ -115,6 +115,14 @@ impl Protocol for Core {
         Self::remaining_body(self)
     }
 
+    fn unframed_body(&self) -> u64 {
+        Self::remaining_body(self).unwrap_or(0)
+    }
+
+    fn recv_moved(&mut self, now: Instant, n: usize) -> Result<(), Misuse> {
+        Self::recv_moved(self, now, n)
+    }
+
     /// `false` of a chunked body, so that its pieces and trailers pass as they come.
     fn may_hold_body(&self, input: &[u8]) -> bool {
         self.remaining_body().is_some_and(|n| n <= input.len() as u64)

@@ -10,7 +10,10 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
-use crate::{body::FileSlice, net::Io};
+use crate::{
+    body::{FileSlice, Pipe},
+    net::Io,
+};
 
 /// A stream with or without TLS, so that one driver serves both.
 ///
@@ -98,6 +101,36 @@ impl<I: Io> Io for MaybeTls<I> {
         match &mut self.0 {
             Kind::Plain(io) => io.poll_send_file(cx, file),
             Kind::Tls(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    fn poll_fill_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        max_len: usize,
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Plain(io) => io.poll_fill_pipe(cx, pipe, max_len),
+            Kind::Tls(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    fn poll_drain_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Plain(io) => io.poll_drain_pipe(cx, pipe),
+            Kind::Tls(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    fn can_splice(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(io) => io.can_splice(),
+            Kind::Tls(_) => false,
         }
     }
 

@@ -5,11 +5,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::{
-    conn::relay::Carrier,
-    net::{Stream, splice::Pipe},
-    proto::websocket::FrameScanner,
-};
+use crate::{body::Pipe, conn::relay::Carrier, net::Stream, proto::websocket::FrameScanner};
+
+/// The most that is moved into a pipe at once, 64 KiB: what a client that does not read may hold in each direction.
+const STEP: usize = 64 << 10;
 
 /// The bytes stay in the kernel.
 impl Carrier<Stream> for Pipe {
@@ -18,11 +17,11 @@ impl Carrier<Stream> for Pipe {
     }
 
     fn is_empty(&self) -> bool {
-        self.len() == 0
+        Self::is_empty(self)
     }
 
     fn poll_fill(&mut self, from: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        Self::poll_fill(self, from, cx)
+        Self::poll_fill(self, from, STEP, cx)
     }
 
     fn poll_drain(

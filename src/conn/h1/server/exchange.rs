@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     HttpService, Response,
-    body::{self, Body, FileSlice, Segment},
+    body::{self, Body, FileSlice, Pipe, Segment},
     conn::{
         RequestInfo,
         access_log::Entry,
@@ -301,7 +301,11 @@ where
             body::Kind::Bytes(bytes) => self.send_piece(active, bytes),
             body::Kind::File(file) => self.send_file(active, file),
             streamed => {
-                active.stage = Stage::Respond(streamed.into());
+                let mut body = Body::from(streamed);
+                if self.io.can_splice() {
+                    body.accept_pipes(&self.config.budget);
+                }
+                active.stage = Stage::Respond(body);
                 return;
             }
         };
@@ -379,6 +383,13 @@ where
         Ok(())
     }
 
+    fn send_pipe(&mut self, active: &mut Active, pipe: Pipe) -> Result<(), Misuse> {
+        let tail = active.core.send_data(pipe.len(), active.output.head())?;
+        active.transfers.record_body(active.output.end_position(), pipe.len() as u64);
+        active.output.push_pipe(pipe, tail);
+        Ok(())
+    }
+
     fn step_respond(&mut self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> Step {
         let Stage::Respond(body) = &mut active.stage else { return Step::Again };
         let Poll::Ready(segment) = body.poll_segment(cx) else { return Step::Wait };
@@ -399,6 +410,7 @@ where
         let sent = match segment {
             Segment::Bytes(data) => self.send_piece(active, data),
             Segment::File(file) => self.send_file(active, file),
+            Segment::Pipe(pipe) => self.send_pipe(active, pipe),
             Segment::Trailers(trailers) => {
                 self.finish(active, now, Some(&trailers));
                 Ok(())

@@ -9,7 +9,7 @@ use super::{Conn, Event, Reading, Role, Writing};
 use crate::{
     peer::RateMeter,
     proto::h1::{
-        Fault, Length,
+        Fault, Length, Misuse,
         chunked::{Decoder, Step},
     },
 };
@@ -147,6 +147,21 @@ impl<R: Role> Conn<R> {
             };
             return Ok(Some(Event::Head(parts)));
         }
+    }
+
+    /// Reports that `n` bytes of the body have arrived and were moved elsewhere, without [`recv`](Self::recv).
+    ///
+    /// No bytes of this body may be in the input, and its length must be known: see
+    /// [`remaining_body`](Self::remaining_body). `recv` returns the end of the body as usual.
+    ///
+    /// # Errors
+    /// [`Misuse::State`] if no body of known length is being received, [`Misuse::TooLong`] if it is shorter.
+    pub fn recv_moved(&mut self, now: Instant, n: usize) -> Result<(), Misuse> {
+        let Reading::Length(left) = &mut self.reading else { return Err(Misuse::State) };
+        *left = left.checked_sub(n as u64).ok_or(Misuse::TooLong)?;
+        self.record_progress(now, n);
+        self.role.on_body_data();
+        Ok(())
     }
 
     /// Records the arrival of body bytes for the timeouts.

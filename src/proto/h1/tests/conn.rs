@@ -170,6 +170,22 @@ fn client_conn_works_after_misuse() {
     assert_eq!(post(&mut conn, &[], Some(5)), Err(Misuse::State));
 }
 
+#[test]
+fn body_that_is_moved_elsewhere_ends_like_one_that_is_received() {
+    let (mut conn, mut input) = (client(), BytesMut::new());
+    assert_eq!(conn.recv_moved(now(), 1), Err(Misuse::State));
+    ask(&mut conn, &Method::GET, "http://a/", &[], Some(0)).unwrap();
+    input.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
+    assert!(matches!(conn.recv(now(), &mut input), Ok(Some(Event::Head(_)))));
+    assert!(matches!(conn.recv(now(), &mut input), Ok(Some(Event::Data(data))) if data == "abc"));
+    assert_eq!(conn.recv_moved(now(), 8), Err(Misuse::TooLong));
+    conn.recv_moved(now(), 5).unwrap();
+    assert_eq!(conn.remaining_body(), Some(2));
+    conn.recv_moved(now(), 2).unwrap();
+    assert!(matches!(conn.recv(now(), &mut input), Ok(Some(Event::End(None)))));
+    assert!(conn.keeps_alive());
+}
+
 // Calls in a wrong state.
 
 #[test]
