@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`RoundRobin`] | endpoints in turn, by weight | constant |
 //! | [`Random`] | an endpoint at random, by weight | constant |
-//! | [`LeastOutstanding`] | the endpoint with the fewest requests in flight | linear |
+//! | [`LeastOutstanding`] | the endpoint with the fewest requests in flight | linear up to 64, then constant |
 //! | [`PowerOfTwoChoices`] | of two random endpoints, the one with fewer requests in flight | constant |
 //! | [`PeakEwma`] | of two random endpoints, the one with the lower cost of latency, load and failures | constant |
 //! | [`ConsistentHash`] | the same endpoint for the same key: ring or Maglev, with bounded load | constant |

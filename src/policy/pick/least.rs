@@ -2,12 +2,26 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Candidate, Candidates, Pick};
+use super::{
+    Candidate, Candidates, Pick, Prepared,
+    rng::{mix, scale},
+    shares::Shares,
+};
+
+/// The largest set of which every endpoint is checked, 64: a check costs about 3 ns.
+const MAX_EXACT: usize = 64;
+
+/// The endpoints of a larger set that are checked, if all have the same weight: 8.
+const SAMPLES: u64 = 8;
+
+/// The endpoints of a larger set that are checked, if weights differ: 3, since each costs a search by weight.
+const WEIGHTED_SAMPLES: u64 = 3;
 
 /// Picks the endpoint with the fewest requests in flight relative to its weight.
 ///
-/// It rotates among equals, so that idle endpoints share the requests. It checks every candidate: with hundreds of
-/// them, [`PowerOfTwoChoices`](super::PowerOfTwoChoices) costs less.
+/// It rotates among equals, so that idle endpoints share the requests. In a set of up to 64 it checks every endpoint.
+/// In a larger one it checks eight at random, or three by weight if weights differ, so it is not exact there: the
+/// picked endpoint is among the least loaded ones. If none of these is eligible, it checks all.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, LeastOutstanding, Pick};
@@ -34,15 +48,112 @@ impl Pick for LeastOutstanding {
     fn pick(&self, candidates: Candidates<'_>) -> Option<usize> {
         let n = candidates.len();
         // Relaxed: the counter does not order access to other memory.
-        let first = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(n)?;
-        let mut best: Option<(usize, Candidate<'_>)> = None;
-        for index in (first..n).chain(0..first) {
-            let candidate = candidates.get(index);
-            let is_better = best.is_none_or(|(_, best)| candidate.is_less_loaded_than(&best));
-            if candidate.is_eligible() && is_better {
-                best = Some((index, candidate));
-            }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = turn.checked_rem(n)?;
+        sample(candidates, turn as u64)
+            .or_else(|| least_loaded(candidates, (first..n).chain(0..first)))
+    }
+
+    fn prepare(&self, candidates: Candidates<'_>) -> Prepared {
+        if candidates.len() <= MAX_EXACT || candidates.is_uniform() {
+            return Prepared::default();
         }
-        best.map(|(index, _)| index)
+        Prepared::new(Shares::new(candidates))
+    }
+}
+
+/// Returns the least loaded one of some endpoints of a large set, if one of them is eligible.
+fn sample(candidates: Candidates<'_>, turn: u64) -> Option<usize> {
+    let n = candidates.len();
+    if n <= MAX_EXACT {
+        return None;
+    }
+    if candidates.is_uniform() {
+        let bits = |i| mix(turn.wrapping_mul(SAMPLES).wrapping_add(i));
+        return least_loaded(candidates, (0..SAMPLES).map(|i| scale(bits(i), n)));
+    }
+    let shares = candidates.prepared::<Shares>()?;
+    let bits = |i| mix(turn.wrapping_mul(WEIGHTED_SAMPLES).wrapping_add(i));
+    least_loaded(candidates, (0..WEIGHTED_SAMPLES).filter_map(|i| shares.random(bits(i))))
+}
+
+/// Returns the least loaded eligible endpoint of these, the first one of equals.
+fn least_loaded(candidates: Candidates<'_>, indices: impl Iterator<Item = usize>) -> Option<usize> {
+    let mut best: Option<(usize, Candidate<'_>)> = None;
+    for index in indices {
+        let candidate = candidates.get(index);
+        let is_better = best.is_none_or(|(_, best)| candidate.is_less_loaded_than(&best));
+        if candidate.is_eligible() && is_better {
+            best = Some((index, candidate));
+        }
+    }
+    best.map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::pick::Source;
+
+    /// Candidates, and whether their weights are equal.
+    struct Set(Vec<Candidate<'static>>, bool);
+
+    impl Source for Set {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+
+        fn candidate(&self, index: usize) -> Candidate<'_> {
+            self.0[index]
+        }
+
+        fn is_uniform(&self) -> bool {
+            self.1
+        }
+    }
+
+    /// Picks as many times as ten for each unit of weight, with a request in flight for each pick. Returns the loads
+    /// by weight.
+    fn loads(mut set: Set) -> Vec<usize> {
+        let policy = LeastOutstanding::new();
+        let prepared = policy.prepare(Candidates::new(&set));
+        let total: u32 = set.0.iter().map(|candidate| candidate.weight).sum();
+        for _ in 0..total * 10 {
+            let picked = policy.pick(Candidates::new(&set).with_prepared(&prepared)).unwrap();
+            set.0[picked].in_flight += 1;
+        }
+        set.0.iter().map(|candidate| candidate.in_flight / candidate.weight as usize).collect()
+    }
+
+    #[test]
+    fn set_up_to_the_bound_gets_exactly_the_least_loaded_endpoint() {
+        let set = |n| Set(vec![Candidate::new("x"); n], true);
+        assert_eq!(loads(set(MAX_EXACT)), [10; MAX_EXACT]);
+        let above = loads(set(MAX_EXACT + 1));
+        assert!(above.iter().any(|&load| load != 10), "a sample is not exact: {above:?}");
+    }
+
+    #[test]
+    fn large_set_is_balanced_by_weight() {
+        let (mut uniform, mut weighted) = (vec![Candidate::new("x"); 1000], Vec::new());
+        for (index, candidate) in uniform.iter_mut().enumerate() {
+            let weight = 1 + index as u32 % 4;
+            weighted.push(Candidate { weight, ..*candidate });
+        }
+        for (set, least, most) in [(Set(uniform, true), 8, 11), (Set(weighted, false), 7, 11)] {
+            let loads = loads(set);
+            let (min, max) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
+            assert!(*min >= least && *max <= most, "{min} to {max}");
+        }
+    }
+
+    #[test]
+    fn large_set_with_one_eligible_endpoint_gets_that_one() {
+        for is_uniform in [true, false] {
+            let mut set = Set(vec![Candidate::new("x"); 1000], is_uniform);
+            set.0.iter_mut().for_each(|candidate| candidate.is_available = false);
+            set.0[777].is_available = true;
+            assert_eq!(LeastOutstanding::new().pick(Candidates::new(&set)), Some(777));
+        }
     }
 }
