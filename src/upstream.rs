@@ -101,7 +101,9 @@ pub use pooled::{
     CONNECT_TIMEOUT, IDLE_TIMEOUT, IdleLimit, MAX_AGE, MAX_QUEUED, PoolConfig, PoolExhausted,
     QUEUE_TIMEOUT, TOTAL_IDLE,
 };
-pub use queue::{BALANCE_QUEUE_TIMEOUT, Priority, QueueError, QueueOptions, QueueStats};
+pub use queue::{
+    BALANCE_QUEUE_TIMEOUT, Priority, PriorityStats, QueueError, QueueOptions, QueueStats,
+};
 pub use remote::{RESPONSE_TIMEOUT, Remote, RemoteBuilder};
 pub use retry::{ATTEMPTS, Retry, RetryLayer};
 pub use server_address::{Scheme, ServerAddress};

@@ -1,5 +1,10 @@
 //! `Queue`: requests that wait for an endpoint.
 
+#[cfg_attr(not(feature = "metrics"), path = "queue/no_gauges.rs")]
+mod gauges;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -77,11 +82,25 @@ impl QueueOptions {
 }
 
 /// The figures of a queue.
+///
+/// With the feature `metrics` these are recorded by the crate of that name, as sums over all balancers of the process.
+/// Each has the label `priority`: `high`, `normal` or `low`.
+///
+/// | name | type | unit | what |
+/// |---|---|---|---|
+/// | `vestibule_balance_queue_waiting` | gauge | requests | waiting requests |
+/// | `vestibule_balance_queue_wait_seconds` | histogram | seconds | the wait of requests that got an endpoint |
+/// | `vestibule_balance_queue_refused_total` | counter | requests | that found the queue full or were displaced |
+/// | `vestibule_balance_queue_timed_out_total` | counter | requests | whose timeout passed |
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStats {
     /// Waiting requests.
     pub waiting: usize,
+    /// The maximum of waiting requests.
+    pub bound: usize,
+    /// The timeout of waiting requests.
+    pub timeout: Duration,
     /// Requests that got an endpoint after they had waited.
     pub admitted: u64,
     /// Requests that found the queue full, or were displaced from it.
@@ -94,7 +113,26 @@ pub struct QueueStats {
     pub longest_wait: Duration,
     /// The time since the oldest waiting request was queued.
     pub oldest_wait: Duration,
+    /// The figures by priority, that of [`Priority::High`] first.
+    pub by_priority: [PriorityStats; 3],
 }
+
+/// The figures of the requests of one priority in a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PriorityStats {
+    /// Waiting requests.
+    pub waiting: usize,
+    /// Requests that got an endpoint after they had waited.
+    pub admitted: u64,
+    /// Requests that found the queue full, or were displaced from it.
+    pub refused: u64,
+    /// Requests whose timeout passed.
+    pub timed_out: u64,
+}
+
+/// All priorities, in the order of their numbers.
+const CLASSES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
 /// A queue of entries. The requests themselves are in the waiting futures.
 #[derive(Debug)]
@@ -163,13 +201,13 @@ impl Queue {
     pub(super) fn enter(&self, class: Priority) -> Result<(Ticket<'_>, Duration), QueueError> {
         let mut state = self.state();
         if state.options.bound <= state.len() && !state.displace(class) {
-            state.stats.refused += 1;
+            state.count_refused(class);
             return Err(QueueError::Full);
         }
         let (since, timeout) = (clock::now(), state.options.timeout);
         let place = Arc::new(Entry { since, called: Notify::new(), is_displaced: false.into() });
         state.classes[class as usize].push_back(place.clone());
-        self.publish(&state);
+        self.publish(&mut state);
         Ok((Ticket { queue: self, place, class, is_called: false }, timeout))
     }
 
@@ -180,7 +218,7 @@ impl Queue {
         }
         let mut state = self.state();
         let first = state.classes.iter_mut().find_map(VecDeque::pop_front);
-        self.publish(&state);
+        self.publish(&mut state);
         if let Some(place) = first {
             place.called.notify_one();
         }
@@ -191,10 +229,18 @@ impl Queue {
         let oldest = state.classes.iter().filter_map(|class| class.front()).map(|p| p.since).min();
         let now = clock::now();
         let oldest_wait = oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        QueueStats { waiting: state.len(), oldest_wait, ..state.stats }
+        let (waiting, QueueOptions { bound, timeout }) = (state.len(), state.options);
+        QueueStats { waiting, bound, timeout, oldest_wait, ..state.stats }
     }
 
-    fn publish(&self, state: &State) {
+    fn publish(&self, state: &mut State) {
+        for (class, queue) in CLASSES.into_iter().zip(&state.classes) {
+            let waiting = &mut state.stats.by_priority[class as usize].waiting;
+            if *waiting != queue.len() {
+                gauges::change_waiting(class, *waiting, queue.len());
+                *waiting = queue.len();
+            }
+        }
         self.len.store(state.len(), SeqCst);
     }
 
@@ -211,12 +257,19 @@ impl State {
 
     /// Removes the last request of a lower priority. Returns whether there was one.
     fn displace(&mut self, class: Priority) -> bool {
-        let mut lower = self.classes[class as usize + 1..].iter_mut().rev();
-        let Some(place) = lower.find_map(VecDeque::pop_back) else { return false };
+        let mut lower = CLASSES.into_iter().skip(class as usize + 1).rev();
+        let last = |class| Some((class, self.classes[class as usize].pop_back()?));
+        let Some((lower, place)) = lower.find_map(last) else { return false };
         place.is_displaced.store(true, SeqCst);
         place.called.notify_one();
-        self.stats.refused += 1;
+        self.count_refused(lower);
         true
+    }
+
+    fn count_refused(&mut self, class: Priority) {
+        self.stats.refused += 1;
+        self.stats.by_priority[class as usize].refused += 1;
+        gauges::count_refused(class);
     }
 }
 
@@ -243,7 +296,7 @@ impl Ticket<'_> {
         if std::mem::take(&mut self.is_called) {
             let mut state = self.queue.state();
             state.classes[self.class as usize].push_front(self.place.clone());
-            self.queue.publish(&state);
+            self.queue.publish(&mut state);
         }
     }
 
@@ -252,6 +305,8 @@ impl Ticket<'_> {
         self.is_called = true; // its drop calls the next
         let wait = clock::now().saturating_duration_since(self.place.since);
         let stats = &mut self.queue.state().stats;
+        gauges::count_admitted(self.class, wait);
+        stats.by_priority[self.class as usize].admitted += 1;
         stats.admitted += 1;
         stats.total_wait = stats.total_wait.saturating_add(wait);
         stats.longest_wait = stats.longest_wait.max(wait);
@@ -261,6 +316,8 @@ impl Ticket<'_> {
     pub(super) fn time_out(self) -> QueueError {
         let mut state = self.queue.state();
         state.stats.timed_out += 1;
+        state.stats.by_priority[self.class as usize].timed_out += 1;
+        gauges::count_timed_out(self.class);
         QueueError::Timeout(state.options.timeout)
     }
 }
@@ -272,7 +329,7 @@ impl Drop for Ticket<'_> {
         let before = class.len();
         class.retain(|place| !Arc::ptr_eq(place, &self.place));
         let was_queued = class.len() < before;
-        self.queue.publish(&state);
+        self.queue.publish(&mut state);
         drop(state);
         // An unused call is passed to the next request.
         let is_displaced = self.place.is_displaced.load(SeqCst);

@@ -31,7 +31,12 @@ impl<S, P> Balance<S, P> {
         set.endpoints.iter().map(|endpoint| endpoint.handle().status(endpoint.place())).collect()
     }
 
-    /// Returns the figures of the queue.
+    /// Returns the policy.
+    pub fn policy(&self) -> Arc<P> {
+        self.0.set.load().policy.clone()
+    }
+
+    /// Returns the figures and options of the queue.
     pub fn queue_stats(&self) -> QueueStats {
         self.0.group.queue.stats()
     }

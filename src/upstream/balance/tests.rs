@@ -119,7 +119,9 @@ async fn policy_is_replaced_during_requests() {
     let first: Arc<dyn Pick> = Arc::new(crate::policy::pick::First::new());
     let balance = Balance::new([named("a"), named("b")], first);
     assert_eq!(shares(&balance, 3).await, of([("a", 3)]));
-    balance.set_policy(Arc::new(RoundRobin::new()));
+    let second: Arc<dyn Pick> = Arc::new(RoundRobin::new());
+    balance.set_policy(second.clone());
+    assert!(Arc::ptr_eq(&*balance.policy(), &second));
     assert_eq!(shares(&balance, 4).await, of([("a", 2), ("b", 2)]));
 }
 
