@@ -41,6 +41,11 @@ fn main() {
     if ci || env::split_paths(&path).any(|p| has_fpm(&p)) || has_fpm(Path::new("/usr/sbin")) {
         println!("cargo::rustc-cfg=peer_php");
     }
+    // Debian has its programs in a directory for each version.
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    if ci || versions.map(|v| v.path().join("bin/postgres")).any(|program| program.is_file()) {
+        println!("cargo::rustc-cfg=peer_postgres");
+    }
     // Mounting needs root, or a set-user-ID program.
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if ci || is_root {
@@ -67,6 +72,9 @@ fn main() {
     let packages = ["websockets", "uvicorn", "starlette", "channels"];
     if ci || packages.iter().all(|name| has_package(name)) {
         println!("cargo::rustc-cfg=peer_websockets");
+    }
+    if ci || has_package("psycopg") {
+        println!("cargo::rustc-cfg=peer_psycopg");
     }
     // A Python with Django and gunicorn cannot be found by its name: a variable names it.
     if ci || env::var_os("VESTIBULE_PYTHON").is_some_and(|p| Path::new(&p).is_file()) {

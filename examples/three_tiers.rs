@@ -7,6 +7,12 @@
 //!     --database-listen 10.0.0.1:6379 --database 10.0.0.4:6379 --database 10.0.0.5:6379
 //! ```
 //!
+//! There the application is, for example, the guest book, with PostgreSQL as the database (on port 5432 instead of 6379):
+//!
+//! ```sh
+//! DATABASE_URL=postgresql://site@10.0.0.1/site cargo run --example django -- --listen 10.0.0.2:8000
+//! ```
+//!
 //! Only the addresses differ: an application on another machine is an endpoint like one on this machine.
 
 use std::time::Duration;

@@ -10,9 +10,11 @@ mod dnsmasq;
 mod etcd;
 mod failover;
 mod haproxy;
+mod machines;
 mod nginx;
 mod php;
 mod php_workers;
+mod postgres;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_server;

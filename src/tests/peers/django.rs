@@ -99,7 +99,7 @@ async fn forms_and_sessions_work_through_the_front() {
 }
 
 /// Returns the CSRF token of a page as a field of a form.
-fn token(page: &str) -> String {
+pub(super) fn token(page: &str) -> String {
     let (_, rest) = page.split_once("name=\"csrfmiddlewaretoken\" value=\"").unwrap();
     format!("csrfmiddlewaretoken={}", rest.split('"').next().unwrap())
 }

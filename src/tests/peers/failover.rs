@@ -1,5 +1,7 @@
 //! Three nginx behind the proxy, which come and go under load.
 
+mod faults;
+
 use std::{
     fs,
     sync::{

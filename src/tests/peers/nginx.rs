@@ -15,7 +15,7 @@ use tokio::{
 
 use tower::service_fn;
 
-use super::{listening, noise, program};
+use super::{listening, machines::Machine, noise, program};
 use crate::{
     Body, BoxError, Request, Response,
     conn::ProxyProtocol,
@@ -34,6 +34,15 @@ pub(super) struct Nginx {
 
 impl Nginx {
     pub(super) async fn start(dir: &Path, addr: SocketAddr, extra: &str) -> Self {
+        Self::start_on(&Machine::here(), dir, addr, extra).await
+    }
+
+    pub(super) async fn start_on(
+        machine: &Machine,
+        dir: &Path,
+        addr: SocketAddr,
+        extra: &str,
+    ) -> Self {
         let at = dir.display();
         let conf = format!(
             "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
@@ -52,7 +61,7 @@ impl Nginx {
         fs::write(dir.join("conf"), conf).unwrap();
         // nginx cannot bind the socket file of a killed instance.
         let _ = fs::remove_file(dir.join("sock"));
-        let mut command = program("nginx");
+        let mut command = machine.command("nginx");
         command.arg("-p").arg(dir).arg("-e").arg("stderr").arg("-c").arg(dir.join("conf"));
         let mut child = command.spawn().expect("nginx is installed");
         let socket = dir.join("sock");

@@ -1,16 +1,17 @@
-//! Three tiers on three machines, and on one: the front, an application under gunicorn and its Redis, each
-//! in a network namespace of its own.
+//! Three tiers on three machines, and on one: the front, an application and its database, each in a network namespace
+//! of its own.
 
-use std::{env, fs, fs::File, os::fd::AsFd, path::Path, process::Stdio};
+mod guests;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::{
-    net::TcpStream,
-    process::{Child, Command},
-};
+use std::{env, fs, path::Path, process::Stdio};
+
+use tokio::{net::TcpStream, process::Child};
 use tower::ServiceBuilder;
 
-use super::{listening, program};
+use super::{
+    listening,
+    machines::{Machine, Network},
+};
 use crate::{
     layer::{RequestBufferLayer, RescueLayer},
     tests::support::{exchange, start, statuses, within},
@@ -37,77 +38,6 @@ def application(environ, start_response):
     start_response(status, [('Content-Type', 'text/plain'), ('Content-Length', str(len(body)))])
     return [body]
 ";
-
-/// A machine: a network namespace, or this one.
-struct Machine {
-    namespace: Option<String>,
-    ip: String,
-}
-
-impl Machine {
-    fn here() -> Self {
-        Self { namespace: None, ip: "127.0.0.1".into() }
-    }
-
-    /// A command that runs there.
-    fn command(&self, name: &str) -> Command {
-        match &self.namespace {
-            None => program(name),
-            Some(namespace) => {
-                let mut command = program("ip");
-                command.args(["netns", "exec", namespace, name]);
-                command
-            }
-        }
-    }
-}
-
-/// Namespaces, which are deleted with this.
-struct Network(Vec<String>);
-
-impl Network {
-    /// Three machines of one network: the first has the bridge.
-    fn new() -> (Self, [Machine; 3]) {
-        let names: Vec<_> =
-            ["f", "a", "d"].iter().map(|n| format!("vt{n}{}", std::process::id())).collect();
-        let network = Self(names);
-        let [front, others @ ..] = &network.0[..] else { unreachable!("there are three") };
-        for name in &network.0 {
-            ip(&["netns", "add", name]);
-            ip(&["-n", name, "link", "set", "lo", "up"]);
-        }
-        ip(&["-n", front, "link", "add", "br0", "type", "bridge"]);
-        ip(&["-n", front, "addr", "add", "10.77.0.1/24", "dev", "br0"]);
-        ip(&["-n", front, "link", "set", "br0", "up"]);
-        for (n, name) in (2..).zip(others) {
-            let (port, address) = (format!("p{n}"), format!("10.77.0.{n}/24"));
-            let peer = ["type", "veth", "peer", "name", "eth0", "netns", name];
-            ip(&[&["-n", front, "link", "add", &port], &peer[..]].concat());
-            ip(&["-n", front, "link", "set", &port, "master", "br0", "up"]);
-            ip(&["-n", name, "addr", "add", &address, "dev", "eth0"]);
-            ip(&["-n", name, "link", "set", "eth0", "up"]);
-        }
-        let machine = |n: usize| Machine {
-            namespace: Some(network.0[n].clone()),
-            ip: format!("10.77.0.{}", n + 1),
-        };
-        let machines = [machine(0), machine(1), machine(2)];
-        (network, machines)
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for name in &self.0 {
-            let _ = std::process::Command::new("ip").args(["netns", "del", name]).status();
-        }
-    }
-}
-
-fn ip(args: &[&str]) {
-    let status = std::process::Command::new("ip").args(args).status().expect("ip is installed");
-    assert!(status.success(), "ip {}", args.join(" "));
-}
 
 /// Ends a program in order, with what it has started.
 async fn stop(mut child: Child) {
@@ -169,21 +99,13 @@ async fn visit(app: &Machine, database: &Machine, port: u16, dir: &Path) -> Vec<
 fn front_serves_tiers_on_one_machine_and_on_three_with_the_same_code() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("app.py"), APPLICATION).unwrap();
-    let (_network, [front, app, database]) = Network::new();
-    let inside = front.namespace.as_ref().unwrap();
-    let namespace = File::open(format!("/run/netns/{inside}")).unwrap();
+    let (_network, [front, app, database]) = Network::new("t");
     for is_apart in [true, false] {
         let answers = std::thread::scope(|scope| {
             let in_front = scope.spawn(|| {
-                // The thread alone moves, and its sockets are made there.
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                    .unwrap();
-                let runtime =
-                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let here = || Machine { namespace: Some(inside.clone()), ..Machine::here() };
-                let local = here();
+                let local = front.loopback();
                 let (app, database) = if is_apart { (&app, &database) } else { (&local, &local) };
-                runtime.block_on(visit(app, database, 8000, dir.path()))
+                front.run(visit(app, database, 8000, dir.path()))
             });
             in_front.join().unwrap()
         });
