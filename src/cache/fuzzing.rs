@@ -8,9 +8,11 @@ use super::disk;
 /// If what was read is not written with the same meaning again.
 pub fn read_files(bytes: &[u8]) -> bool {
     let heads = [bytes.to_vec(), disk::head::with_checksum(bytes)];
-    let is_head = heads.iter().fold(false, |any, head| disk::head::is_stable(head) || any);
+    let accepted_heads = heads.iter().filter(|head| disk::head::is_stable(head)).count();
     let journals = [bytes.to_vec(), disk::journal::with_checksums(bytes)];
-    journals.iter().fold(is_head, |any, journal| disk::journal::is_stable(journal) || any)
+    let accepted_journals =
+        journals.iter().filter(|journal| disk::journal::is_stable(journal)).count();
+    accepted_heads + accepted_journals > 0
 }
 
 #[cfg(test)]

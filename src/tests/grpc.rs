@@ -311,7 +311,7 @@ async fn errors_of_layers_and_the_driver_are_read_by_a_tonic_client() {
             _ => Ok(crate::Router::new().oneshot(request).await.unwrap()),
         }
     });
-    let buffered = RequestBufferLayer::new().max_body(1000).layer(app.clone());
+    let buffered = RequestBufferLayer::new().max_body(1000).layer(app);
     let layers = start(RescueLayer::new().layer(buffered)).await;
     let driver = start(app).await;
     for (addr, has_buffer) in [(layers.addr, true), (driver.addr, false)] {

@@ -121,8 +121,9 @@ impl ConnectLayer {
     }
 
     /// Returns the future that connects, or the response to a refused request.
-    fn begin<B: HttpBody>(&self, request: &Request<B>) -> Result<Tunneling, Response<Body>> {
-        let refuse = |status| problem::response(status, None, Format::of(request.headers()));
+    fn begin<B: HttpBody>(&self, request: &Request<B>) -> Result<Tunneling, Box<Response<Body>>> {
+        let refuse =
+            |status| Box::new(problem::response(status, None, Format::of(request.headers())));
         let target = request.uri().authority().filter(|_| request.uri().scheme().is_none());
         let Some(target) = target.filter(|_| request.body().is_end_stream()) else {
             return Err(refuse(StatusCode::BAD_REQUEST)); // the driver refuses it before
@@ -221,7 +222,7 @@ where
         self.inner = self.inner.clone(); // releases the reserved capacity: a clone has none
         ResponseFuture(match self.layer.begin(&request) {
             Ok(tunneling) => State::Connects(tunneling),
-            Err(refused) => State::Refused(Some(Box::new(refused))),
+            Err(refused) => State::Refused(Some(refused)),
         })
     }
 }

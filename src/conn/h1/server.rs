@@ -80,6 +80,7 @@ struct Inner<I, S> {
 }
 
 /// The stage that follows the driver.
+#[expect(clippy::large_enum_variant, reason = "a connection returns one, at the end of its driver")]
 pub(in crate::conn) enum NextStage<I, S> {
     /// The driver of HTTP/2. The preface is in the bytes that were read ahead.
     Http2(Transport<I>, S, Arc<Config>),
