@@ -5,7 +5,7 @@ use super::disk;
 /// Reads the bytes of a head and of a journal, as they are and with right checksums. Returns whether any was accepted.
 ///
 /// # Panics
-/// If what was read is not written with the same meaning again.
+/// If the decoded value differs after it was encoded and decoded again.
 pub fn read_files(bytes: &[u8]) -> bool {
     let heads = [bytes.to_vec(), disk::head::with_checksum(bytes)];
     let accepted_heads = heads.iter().filter(|head| disk::head::is_stable(head)).count();

@@ -156,7 +156,7 @@ impl Marks {
         drop(set);
     }
 
-    /// Returns what the marks say about an object.
+    /// Returns the verdict of the marks on an object.
     pub(super) fn verdict(&self, key: &Key, groups: &[String], revision: u64) -> Verdict {
         // A request sees the marks of all invalidations that happened before it.
         if revision >= self.newest.load(Relaxed) {

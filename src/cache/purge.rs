@@ -92,7 +92,7 @@ impl PurgeService {
         scheme.eq_ignore_ascii_case(b"bearer ") && is_equal(token, &self.token)
     }
 
-    /// Returns what a request demands.
+    /// Returns the command of a request, or the status of a refusal.
     fn command(
         &self,
         method: &Method,

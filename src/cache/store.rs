@@ -25,8 +25,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Removes the variant of an object.
     fn remove(&self, key: &Key, object: &Object);
 
-    /// Removes all variants of a key, or makes them stale. Returns what is to be done on disk by
-    /// [`apply_to_disk`](Self::apply_to_disk); `None` if the disk has nothing of this key.
+    /// Removes all variants of a key, or makes them stale. Returns the changes for
+    /// [`apply_to_disk`](Self::apply_to_disk); `None` if the disk has no object of this key.
     fn invalidate(&self, key: &Key, purge: Purge) -> Option<Changes>;
 
     /// Calls `selected` for each key with an object that `judge` does not keep. Takes no lock: objects that are stored

@@ -48,7 +48,7 @@ fn torn_or_damaged_journal_is_refused() {
     for len in [0, HEADER, JOURNAL_LEN - 1] {
         assert!(record::decode(&bytes[..len]).is_none());
     }
-    // Torn within a record: the rest is what the file had before.
+    // A write that was torn within a record: the rest are the old bytes of the file.
     let mut start = HEADER;
     for record in record::decode(&bytes).unwrap().records {
         let end = start + record.encode().len();
